@@ -1,0 +1,5 @@
+//! Who calls.
+
+mod client_keys;
+
+pub use client_keys::{Client, ClientKeys, Digest, DigestError, generate_key};

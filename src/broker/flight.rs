@@ -1,0 +1,202 @@
+//! One shared call to Courier for each key.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foldhash::quality::RandomState;
+use tokio::sync::watch;
+
+use super::cache::{Entry, Stage};
+use super::{Broker, Refusal, Workspace};
+use crate::policy::budget::{Class, Place};
+use crate::policy::refresh::{self, Reason};
+use crate::token::{Grant, TokenKey};
+use crate::upstream::{Dispatcher, Failure, Full, Turn};
+
+/// The flights that are in the air. A flight runs in its own task, so whoever
+/// hangs up cancels nothing; a miss, a renewal and any number of callers for
+/// one key share one.
+#[derive(Default)]
+pub struct Flights {
+    air: Mutex<HashMap<TokenKey, Aloft, RandomState>>,
+    count: watch::Sender<usize>,
+}
+
+struct Aloft {
+    outcome: watch::Receiver<Option<Outcome>>,
+    /// Where a renewal queues for the budget, until somebody waits for it.
+    renewal: Option<Place>,
+}
+
+type Outcome = Result<Arc<Entry>, Refusal>;
+
+/// How a request gets onto a flight.
+pub enum Boarding {
+    /// It need not: the token is there already.
+    Landed(Arc<Entry>),
+    /// There is one; wait for it.
+    Joined(Ticket),
+    /// There was none; see that it departs.
+    Opened(Departure),
+}
+
+/// A flight that has its turn at the budget and must now be flown.
+pub struct Departure {
+    key: TokenKey,
+    turn: Turn,
+    publish: watch::Sender<Option<Outcome>>,
+}
+
+impl Departure {
+    /// To wait for its outcome.
+    pub fn ticket(&self) -> Ticket {
+        Ticket(self.publish.subscribe())
+    }
+}
+
+/// To wait for a flight.
+pub struct Ticket(watch::Receiver<Option<Outcome>>);
+
+impl Ticket {
+    /// Waits until the flight has landed.
+    pub async fn outcome(mut self) -> Outcome {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Err(Refusal::Lost)),
+            Err(_) => Err(Refusal::Lost),
+        }
+    }
+}
+
+impl Flights {
+    /// Boards a request that somebody waits for. `again` looks into the cache
+    /// once more, while no flight for the key can take off or land.
+    pub fn board(
+        &self,
+        key: &TokenKey,
+        dispatcher: &Dispatcher,
+        again: impl FnOnce() -> Option<Arc<Entry>>,
+    ) -> Result<Boarding, Refusal> {
+        let full = |Full(wait)| Refusal::Limited(wait);
+        let mut air = self.air();
+        if let Some(aloft) = air.get_mut(key) {
+            if let Some(place) = aloft.renewal {
+                dispatcher.promote(place).map_err(full)?;
+                aloft.renewal = None;
+            }
+            return Ok(Boarding::Joined(Ticket(aloft.outcome.clone())));
+        }
+        if let Some(entry) = again() {
+            return Ok(Boarding::Landed(entry));
+        }
+        let turn = dispatcher.queue(Class::Waiting).map_err(full)?;
+        Ok(Boarding::Opened(self.open(&mut air, key, turn, None)))
+    }
+
+    /// Opens a flight for a renewal, unless there is one for the key already.
+    pub fn renew(&self, key: &TokenKey, dispatcher: &Dispatcher) -> Option<Departure> {
+        let mut air = self.air();
+        if air.contains_key(key) {
+            return None;
+        }
+        let turn = dispatcher.queue(Class::Renewal).ok()?;
+        let place = turn.place();
+        Some(self.open(&mut air, key, turn, place))
+    }
+
+    /// Waits until no flight is in the air.
+    pub async fn landed(&self) {
+        // It fails only where the sender is gone, and we hold it.
+        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    fn open(&self, air: &mut Air<'_>, key: &TokenKey, turn: Turn, renewal: Option<Place>) -> Departure {
+        let (publish, outcome) = watch::channel(None);
+        air.insert(key.clone(), Aloft { outcome, renewal });
+        self.count.send_replace(air.len());
+        Departure { key: key.clone(), turn, publish }
+    }
+
+    fn close(&self, key: &TokenKey) {
+        let mut air = self.air();
+        air.remove(key);
+        self.count.send_replace(air.len());
+    }
+
+    fn air(&self) -> Air<'_> {
+        self.air.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Air<'a> = MutexGuard<'a, HashMap<TokenKey, Aloft, RandomState>>;
+
+/// Takes a flight off the list, however its task ends. Whoever still waits then
+/// is told so by the closed channel.
+struct Landing<'a> {
+    broker: &'a Broker,
+    key: &'a TokenKey,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        self.broker.0.flights.close(self.key);
+    }
+}
+
+/// Flies: waits for the budget, calls Courier, and keeps what came. A failure
+/// touches nothing that is in the cache.
+pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure, renewal: Option<Reason>) {
+    let Departure { key, turn, publish } = departure;
+    let landing = Landing { broker: &broker, key: &key };
+    let outcome = workspace.dispatcher.issue(turn, &key).await;
+    if let Some(reason) = renewal {
+        workspace.refresher.metrics.renewal(reason, outcome.is_ok());
+    }
+    let outcome = match outcome {
+        Ok(grant) => Ok(keep(&broker, &workspace, &key, grant, renewal)),
+        Err(failure) => {
+            give_up(&broker, &workspace, &key, &failure, renewal);
+            Err(failure.into())
+        }
+    };
+    // First the cache, then the list, then the waiters: whoever finds no flight
+    // finds the token.
+    drop(landing);
+    publish.send_replace(Some(outcome));
+}
+
+fn keep(broker: &Broker, workspace: &Workspace, key: &TokenKey, grant: Grant, renewal: Option<Reason>) -> Arc<Entry> {
+    let settings = &broker.0.settings;
+    let due = refresh::due(settings.refresh, &settings.floor, &grant, fastrand::f64());
+    tracing::info!(
+        workspace = key.workspace(),
+        user = key.users().collect::<Vec<_>>().join(" "),
+        scopes = key.scopes(),
+        life_seconds = grant.life().as_secs(),
+        expires_at = %humantime::format_rfc3339_seconds(
+            std::time::UNIX_EPOCH + broker.0.clock.unix() + grant.remaining(broker.0.clock.now())
+        ),
+        reason = renewal.map_or("asked", Reason::as_str),
+        "{}", if renewal.is_some() { "token renewed" } else { "token issued" },
+    );
+    let entry = Arc::new(Entry::new(grant, due, Arc::clone(&workspace.refresher)));
+    workspace.refresher.plan(key, &entry);
+    broker.0.cache.insert(key.clone(), Arc::clone(&entry));
+    entry
+}
+
+fn give_up(broker: &Broker, workspace: &Workspace, key: &TokenKey, failure: &Failure, renewal: Option<Reason>) {
+    tracing::warn!(
+        workspace = key.workspace(),
+        user = key.users().collect::<Vec<_>>().join(" "),
+        scopes = key.scopes(),
+        reason = renewal.map_or("asked", Reason::as_str),
+        error = %failure,
+        "no token came",
+    );
+    if let Some(entry) = broker.0.cache.get(key) {
+        let stage = *entry.stage();
+        if let Stage::Renewing(failures) = stage {
+            workspace.refresher.retry(key, &entry, failures + 1, broker.0.clock.now());
+        }
+    }
+}

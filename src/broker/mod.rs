@@ -1,0 +1,275 @@
+//! The story: an ask becomes an answer.
+//!
+//! Ask -> cache -> judge its freshness -> serve. Or, where there is nothing
+//! fresh enough: one flight per key -> budget -> Courier -> grant -> cache and
+//! schedule -> everyone who waited.
+
+mod cache;
+mod flight;
+mod refresher;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use cache::{Cache, Entry};
+use flight::{Boarding, Flights};
+use refresher::Refresher;
+
+use crate::clock::Clock;
+use crate::metrics::{Metrics, Outcome};
+use crate::policy::freshness::{self, Floor, Stale, Verdict};
+use crate::policy::refresh::Mode;
+use crate::token::{Grant, Moment, TokenKey, WorkspaceName};
+use crate::upstream::{Dispatcher, Failure};
+
+/// How the broker serves and renews.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The least that a token handed out has left.
+    pub floor: Floor,
+    /// What is renewed.
+    pub refresh: Mode,
+    /// The most tokens that are kept.
+    pub capacity: u64,
+    /// The longest that an ask waits.
+    pub timeout: Duration,
+}
+
+/// A request inside the broker.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Exactly what is wanted.
+    pub key: TokenKey,
+    /// What the token must have left, if the caller said.
+    pub min_ttl: Option<Duration>,
+}
+
+/// A token, and how it was come by.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The token.
+    pub grant: Grant,
+    /// What it has left.
+    pub remaining: Duration,
+    /// How it was come by.
+    pub source: Source,
+}
+
+/// How a token was come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From memory.
+    Hit,
+    /// Issued, since there was none, or none fresh enough.
+    Issued {
+        /// Another request had asked Courier already.
+        collapsed: bool,
+        /// What was wrong with the one that there was.
+        stale: Option<Stale>,
+    },
+    /// From memory although it is too old, since no new one could be had.
+    Kept(Stale),
+}
+
+impl Source {
+    /// What the metrics call it.
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::Hit => Outcome::Hit,
+            Self::Issued { collapsed: true, .. } => Outcome::Collapsed,
+            Self::Issued { stale: None, .. } => Outcome::Miss,
+            Self::Issued { stale: Some(_), .. } | Self::Kept(_) => Outcome::Stale,
+        }
+    }
+}
+
+/// Why an ask has no answer. Cheap to clone: every waiter gets it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The budget can't serve it in time; it could, this much later.
+    #[error("the rate budget for calls to Courier is used up")]
+    Limited(Duration),
+    /// Courier brought no token.
+    #[error(transparent)]
+    Upstream(#[from] Failure),
+    /// It has waited as long as it may.
+    #[error("no token came in time")]
+    TimedOut,
+    /// The token came with less life than may be handed out.
+    #[error("Courier took so long that the token has too little life left")]
+    TooOld,
+    /// The flight's task died. A mistake in this program.
+    #[error("an internal error")]
+    Lost,
+}
+
+/// The broker. Cheap to clone.
+#[derive(Clone)]
+pub struct Broker(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    cache: Cache,
+    flights: Flights,
+    workspaces: HashMap<WorkspaceName, Arc<Workspace>>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    runtime: Handle,
+}
+
+/// What belongs to one workspace alone, so that no other can slow it.
+struct Workspace {
+    dispatcher: Arc<Dispatcher>,
+    refresher: Arc<Refresher>,
+}
+
+impl Broker {
+    /// A broker for these workspaces. Flights and background work run on
+    /// `runtime`; the background work is started by [`Broker::start`].
+    pub fn new(
+        settings: Settings,
+        dispatchers: impl IntoIterator<Item = (WorkspaceName, Dispatcher)>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        runtime: Handle,
+    ) -> Self {
+        let workspaces = dispatchers
+            .into_iter()
+            .map(|(name, dispatcher)| {
+                let refresher = Arc::new(Refresher::new(settings.refresh, metrics.workspace(&name)));
+                (name, Arc::new(Workspace { dispatcher: Arc::new(dispatcher), refresher }))
+            })
+            .collect();
+        let cache = Cache::new(settings.capacity, settings.floor, Arc::clone(&metrics));
+        let flights = Flights::default();
+        Self(Arc::new(Inner { settings, cache, flights, workspaces, clock, metrics, runtime }))
+    }
+
+    /// Starts the background work: the dispatchers, the refreshers and the
+    /// cache's housekeeping. It ends when the handle is dropped.
+    pub fn start(&self) -> Background {
+        let mut tasks = Vec::new();
+        for workspace in self.0.workspaces.values() {
+            let dispatcher = Arc::clone(&workspace.dispatcher);
+            tasks.push(self.0.runtime.spawn(async move { dispatcher.run().await }));
+            let (broker, workspace) = (self.clone(), Arc::clone(workspace));
+            tasks.push(self.0.runtime.spawn(async move { refresher::run(&broker, &workspace).await }));
+        }
+        let broker = self.clone();
+        tasks.push(self.0.runtime.spawn(async move {
+            loop {
+                broker.0.clock.sleep_until(broker.0.clock.now() + HOUSEKEEPING).await;
+                broker.0.cache.tidy();
+            }
+        }));
+        Background(tasks)
+    }
+
+    /// Answers an ask: from memory if it can, else when Courier has answered,
+    /// and in any case within the settings' time-out.
+    pub async fn ask(&self, ask: &Ask) -> Result<Answer, Refusal> {
+        let now = self.0.clock.now();
+        let stale = match self.look(ask, now) {
+            Look::Fresh(entry) => return Ok(Self::hand_out(&entry, now, Source::Hit)),
+            Look::Stale(entry, why) => Some((entry, why)),
+            Look::Nothing => None,
+        };
+        let refusal = match self.fetch(ask, stale.as_ref().map(|(_, why)| *why)).await {
+            Ok(answer) => return Ok(answer),
+            Err(refusal) => refusal,
+        };
+        // No new one could be had. An old one that is good enough outlives that.
+        let now = self.0.clock.now();
+        match stale {
+            Some((entry, why)) if freshness::survives_outage(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) => {
+                Ok(Self::hand_out(&entry, now, Source::Kept(why)))
+            }
+            _ => Err(refusal),
+        }
+    }
+
+    /// How many tokens are cached, for the metrics.
+    pub fn count_tokens(&self) {
+        self.0.cache.tidy();
+        self.0.metrics.cached_tokens.set(i64::try_from(self.0.cache.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Waits until no flight is in the air.
+    pub async fn landed(&self) {
+        self.0.flights.landed().await;
+    }
+
+    fn look(&self, ask: &Ask, now: Moment) -> Look {
+        let Some(entry) = self.0.cache.get(&ask.key) else {
+            return Look::Nothing;
+        };
+        match freshness::judge(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) {
+            Verdict::Serve => Look::Fresh(entry),
+            Verdict::ServeAndRenew => {
+                if let Some(workspace) = self.0.workspaces.get(ask.key.workspace()) {
+                    workspace.refresher.wanted_again(&ask.key, &entry, now);
+                }
+                Look::Fresh(entry)
+            }
+            Verdict::Wait(why) => Look::Stale(entry, why),
+        }
+    }
+
+    async fn fetch(&self, ask: &Ask, stale: Option<Stale>) -> Result<Answer, Refusal> {
+        let workspace = self.0.workspaces.get(ask.key.workspace()).ok_or(Refusal::Lost)?;
+        let boarding = self.0.flights.board(&ask.key, &workspace.dispatcher, || {
+            // Another flight may have landed since we looked.
+            match self.look(ask, self.0.clock.now()) {
+                Look::Fresh(entry) => Some(entry),
+                Look::Stale(..) | Look::Nothing => None,
+            }
+        })?;
+        let (ticket, collapsed) = match boarding {
+            Boarding::Landed(entry) => return Ok(Self::hand_out(&entry, self.0.clock.now(), Source::Hit)),
+            Boarding::Joined(ticket) => (ticket, true),
+            Boarding::Opened(departure) => {
+                let ticket = departure.ticket();
+                self.0.runtime.spawn(flight::fly(self.clone(), Arc::clone(workspace), departure, None));
+                (ticket, false)
+            }
+        };
+        let entry = tokio::time::timeout(self.0.settings.timeout, ticket.outcome())
+            .await
+            .map_err(|_| Refusal::TimedOut)??;
+        let now = self.0.clock.now();
+        if entry.grant.remaining(now) < self.0.settings.floor.hard_of(entry.grant.life()) {
+            return Err(Refusal::TooOld);
+        }
+        Ok(Self::hand_out(&entry, now, Source::Issued { collapsed, stale }))
+    }
+
+    fn hand_out(entry: &Entry, now: Moment, source: Source) -> Answer {
+        entry.count_use();
+        Answer { grant: entry.grant.clone(), remaining: entry.grant.remaining(now), source }
+    }
+}
+
+/// What the cache has for an ask.
+enum Look {
+    Fresh(Arc<Entry>),
+    Stale(Arc<Entry>, Stale),
+    Nothing,
+}
+
+/// The cache has no thread of its own: this often what has ended is let go.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// The broker's tasks; dropping this ends them.
+pub struct Background(Vec<JoinHandle<()>>);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Renews tokens before they run out: drives one workspace's schedule.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::cache::{Entry, Stage};
+use super::{Broker, Workspace, flight};
+use crate::metrics::WorkspaceMetrics;
+use crate::policy::refresh::{self, Facts, Mode, Verdict};
+use crate::policy::schedule::{Schedule, Ticket};
+use crate::token::{Moment, TokenKey};
+
+/// The schedule of one workspace's renewals. Its lock is taken when a token
+/// comes, goes or is due, never on a hit.
+pub struct Refresher {
+    mode: Mode,
+    schedule: Mutex<Schedule<TokenKey>>,
+    /// Something is due earlier than what was thought to be the next.
+    sooner: Notify,
+    pub(super) metrics: WorkspaceMetrics,
+}
+
+/// So many due tokens are looked at before others get their turn.
+const BATCH: usize = 256;
+
+impl Refresher {
+    /// A refresher with an empty schedule.
+    pub fn new(mode: Mode, metrics: WorkspaceMetrics) -> Self {
+        Self { mode, schedule: Mutex::new(Schedule::new()), sooner: Notify::new(), metrics }
+    }
+
+    /// Plans the renewal of a new entry.
+    pub fn plan(&self, key: &TokenKey, entry: &Entry) {
+        if entry.due < Moment::NEVER {
+            self.add(key, entry, entry.due, 0);
+        }
+    }
+
+    /// Plans another try for an entry whose renewal has failed.
+    pub fn retry(&self, key: &TokenKey, entry: &Entry, failures: u32, now: Moment) {
+        self.add(key, entry, refresh::retry_due(failures, now, fastrand::f64()), failures);
+    }
+
+    /// A token was handed out after its renewal was due. If it was then let run
+    /// out as unused, that was a mistake: it is looked at again, now.
+    pub fn wanted_again(&self, key: &TokenKey, entry: &Entry, now: Moment) {
+        if *entry.stage() == Stage::Idle {
+            entry.count_use();
+            self.add(key, entry, now, 0);
+        }
+    }
+
+    /// Takes an entry that is gone out of the schedule.
+    pub fn forget(&self, ticket: Ticket) {
+        self.schedule().remove(ticket);
+    }
+
+    fn add(&self, key: &TokenKey, entry: &Entry, due: Moment, failures: u32) {
+        let mut stage = entry.stage();
+        if let Stage::Scheduled(..) = *stage {
+            return;
+        }
+        let mut schedule = self.schedule();
+        let next = schedule.next();
+        *stage = Stage::Scheduled(schedule.add(due, key.clone()), failures);
+        if next.is_none_or(|next| due < next) {
+            self.sooner.notify_one();
+        }
+    }
+
+    fn schedule(&self) -> MutexGuard<'_, Schedule<TokenKey>> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Renews what is due, for ever. What is due waits in the schedule, not in the
+/// dispatcher's queue, while the queue has no room for it.
+pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
+    let Workspace { dispatcher, refresher } = &**workspace;
+    loop {
+        let mut looked_at = 0;
+        while looked_at < BATCH && dispatcher.has_room() {
+            let now = broker.0.clock.now();
+            let Some((ticket, key)) = refresher.schedule().pop(now) else {
+                break;
+            };
+            consider(broker, workspace, &key, ticket, now);
+            looked_at += 1;
+        }
+        if looked_at == BATCH {
+            tokio::task::yield_now().await;
+        } else if dispatcher.has_room() {
+            let next = refresher.schedule().next().unwrap_or(Moment::NEVER);
+            tokio::select! {
+                () = refresher.sooner.notified() => {}
+                () = broker.0.clock.sleep_until(next) => {}
+            }
+        } else {
+            dispatcher.room().await;
+        }
+    }
+}
+
+/// Decides about a token that has come due, and does it.
+fn consider(broker: &Broker, workspace: &Arc<Workspace>, key: &TokenKey, ticket: Ticket, now: Moment) {
+    let Some(entry) = broker.0.cache.get(key) else {
+        return;
+    };
+    let failures = {
+        let mut stage = entry.stage();
+        let Stage::Scheduled(planned, failures) = *stage else {
+            return;
+        };
+        if planned != ticket {
+            // That was an older token of this key.
+            return;
+        }
+        *stage = Stage::Renewing(failures);
+        failures
+    };
+    let facts = Facts { uses: entry.uses(), failures, remaining: entry.grant.remaining(now) };
+    match refresh::judge(workspace.refresher.mode, &facts) {
+        Verdict::Renew(reason) => {
+            broker.0.metrics.renewal_lateness.observe(now.since(entry.due).as_secs_f64());
+            // Where there is a flight already, it brings what is wanted.
+            if let Some(departure) = broker.0.flights.renew(key, &workspace.dispatcher) {
+                let flight = flight::fly(broker.clone(), Arc::clone(workspace), departure, Some(reason));
+                broker.0.runtime.spawn(flight);
+            }
+        }
+        Verdict::Stop(why) => {
+            tracing::debug!(workspace = key.workspace(), reason = ?why, "token not renewed");
+            *entry.stage() = Stage::Idle;
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The one place where the time is read.
+//!
+//! Everything else is given a [`Moment`]: the rules stay pure, and a test can
+//! run a day in a millisecond. `clippy.toml` forbids every other reading.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the module that the ban on clock readings points to"
+)]
+
+use std::time::{Duration, SystemTime};
+
+use crate::token::Moment;
+
+/// Reads the time and waits for it. Cheap to copy.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    System,
+    Tokio { origin: tokio::time::Instant },
+}
+
+/// The longest single sleep of [`Clock::sleep_until`]. Timers stand still while
+/// a machine is suspended and the system clock does not, so a long wait looks
+/// again now and then.
+const LONGEST_NAP: Duration = Duration::from_secs(20);
+
+impl Clock {
+    /// The machine's clock since boot. It does not jump with NTP or with an
+    /// operator's `date -s`, and it does count the time that a machine was
+    /// suspended: a token goes on ageing in a closed laptop.
+    pub const fn system() -> Self {
+        Self(Source::System)
+    }
+
+    /// A clock that follows tokio's, for tests that pause and advance it. It
+    /// starts an hour after its origin, so that a test may look back.
+    pub fn tokio() -> Self {
+        Self(Source::Tokio {
+            origin: tokio::time::Instant::now() - Duration::from_secs(3600),
+        })
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Moment {
+        match self.0 {
+            Source::System => Moment::from_nanos(since_boot_nanos()),
+            Source::Tokio { origin } => {
+                Moment::from_nanos(0) + tokio::time::Instant::now().duration_since(origin)
+            }
+        }
+    }
+
+    /// The present time of day as the time since 1970. Only for what people and
+    /// other programs read: it jumps when somebody sets it.
+    pub fn unix(&self) -> Duration {
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+    }
+
+    /// Waits until `moment` has come; [`Moment::NEVER`] waits for ever.
+    pub async fn sleep_until(&self, moment: Moment) {
+        loop {
+            let left = moment.since(self.now());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(LONGEST_NAP)).await;
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn since_boot_nanos() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    timespec_nanos(time)
+}
+
+/// Elsewhere the monotonic clock is the best that there is. On macOS it counts
+/// a suspended machine too.
+#[cfg(not(target_os = "linux"))]
+fn since_boot_nanos() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    timespec_nanos(time)
+}
+
+fn timespec_nanos(time: rustix::time::Timespec) -> u64 {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
+    seconds * 1_000_000_000 + nanos
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_tokio_clock_follows_a_paused_runtime() {
+        let clock = Clock::tokio();
+        let start = clock.now();
+        clock.sleep_until(start + Duration::from_secs(86_400)).await;
+        let slept = clock.now().since(start);
+        assert!(slept >= Duration::from_secs(86_400), "{slept:?}");
+        assert!(slept < Duration::from_secs(86_401), "{slept:?}");
+    }
+
+    #[test]
+    fn the_system_clock_never_runs_backwards() {
+        let clock = Clock::system();
+        let readings: Vec<_> = (0..1000).map(|_| clock.now()).collect();
+        assert!(readings.is_sorted());
+    }
+}

@@ -1,0 +1,9 @@
+pub mod auth;
+pub mod broker;
+pub mod clock;
+pub mod metrics;
+pub mod policy;
+pub mod sandbox;
+pub mod secrets;
+pub mod token;
+pub mod upstream;

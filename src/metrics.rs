@@ -1,0 +1,387 @@
+//! What Prometheus is told.
+//!
+//! Labels are closed enums and the workspaces of the settings, never a user, a
+//! scope or anything else that a caller chooses: what is exported stays as large
+//! as it is at the start. Children are looked up once, here, so that counting
+//! is an atomic addition.
+
+use std::array;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+
+use crate::policy::budget::Class;
+use crate::policy::refresh::Reason;
+use crate::token::WorkspaceName;
+
+/// A route of the app listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `POST /auth/issue-token`
+    IssueToken,
+    /// `POST` and `GET /api/generate-courier-jwt`
+    Frontend,
+    /// `POST /v1/tokens`
+    Tokens,
+    /// Every other path.
+    Other,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered from memory.
+    Hit,
+    /// Waited for a call to Courier of its own.
+    Miss,
+    /// Waited for a call that another request had begun.
+    Collapsed,
+    /// Found a token that was too old.
+    Stale,
+    /// Refused: who asked, or what for (401, 403).
+    Denied,
+    /// Refused: the request made no sense (other 4xx).
+    Invalid,
+    /// Refused: the budget could not serve it in time (429).
+    Limited,
+    /// Courier or the broker failed (5xx).
+    Failed,
+}
+
+/// How a call to Courier ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallOutcome {
+    /// A token.
+    Issued,
+    /// Courier refused the request (400).
+    Refused,
+    /// Courier refused the broker's API key (401, 402, 403).
+    Credentials,
+    /// Courier asked to slow down (429).
+    Throttled,
+    /// Courier failed (5xx) or answered what no API answers.
+    Unavailable,
+    /// No connection could be made, or it broke.
+    Connect,
+    /// No answer in time.
+    Timeout,
+    /// The answer could not be read.
+    Malformed,
+    /// The token was not what was asked for.
+    Mismatch,
+}
+
+/// Why a token left the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// It ran out.
+    Expired,
+    /// A newer one took its place.
+    Replaced,
+    /// The cache was full.
+    Evicted,
+    /// It was taken out on purpose.
+    Removed,
+}
+
+/// A closed set of label values.
+trait Label: Copy + 'static {
+    const ALL: &'static [Self];
+    fn as_str(self) -> &'static str;
+}
+
+macro_rules! label {
+    ($type:ty { $($variant:ident = $text:literal),+ $(,)? }) => {
+        impl Label for $type {
+            const ALL: &'static [Self] = &[$(Self::$variant),+];
+            fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+    };
+}
+
+label!(Route {
+    IssueToken = "/auth/issue-token",
+    Frontend = "/api/generate-courier-jwt",
+    Tokens = "/v1/tokens",
+    Other = "other",
+});
+label!(Outcome {
+    Hit = "hit",
+    Miss = "miss",
+    Collapsed = "collapsed",
+    Stale = "stale",
+    Denied = "denied",
+    Invalid = "invalid",
+    Limited = "limited",
+    Failed = "failed",
+});
+label!(CallOutcome {
+    Issued = "issued",
+    Refused = "refused",
+    Credentials = "credentials",
+    Throttled = "throttled",
+    Unavailable = "unavailable",
+    Connect = "connect",
+    Timeout = "timeout",
+    Malformed = "malformed",
+    Mismatch = "mismatch",
+});
+label!(Removal { Expired = "expired", Replaced = "replaced", Evicted = "evicted", Removed = "removed" });
+
+impl CallOutcome {
+    /// The word for logs.
+    pub fn as_str(self) -> &'static str {
+        Label::as_str(self)
+    }
+}
+
+/// Everything that is counted.
+pub struct Metrics {
+    registry: Registry,
+    requests: [[IntCounter; 8]; 4],
+    durations: [Histogram; 4],
+    removals: [IntCounter; 4],
+    /// Tokens in the cache.
+    pub cached_tokens: IntGauge,
+    /// How much later than planned renewals were begun.
+    pub renewal_lateness: Histogram,
+    calls: IntCounterVec,
+    call_durations: HistogramVec,
+    queue_depths: IntGaugeVec,
+    queue_waits: HistogramVec,
+    budgets: GaugeVec,
+    renewals: IntCounterVec,
+}
+
+/// The metrics of one workspace.
+pub struct WorkspaceMetrics {
+    calls: [[IntCounter; 9]; 2],
+    /// How long calls to Courier take.
+    pub call_duration: Histogram,
+    queue_depths: [IntGauge; 2],
+    queue_waits: [Histogram; 2],
+    /// The permitted calls a second.
+    pub budget: Gauge,
+    renewals: [[IntCounter; 2]; 1],
+}
+
+const PREFIX: &str = "courier_token_broker_";
+/// From a hit in microseconds to a caller's longest wait, in seconds.
+const WAITS: &[f64] = &[
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// From a call inside one region to a time-out, in seconds.
+const CALLS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// From on time to an outage, in seconds.
+const LATENESS: &[f64] = &[0.01, 0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0];
+
+impl Metrics {
+    /// All metrics at zero. An error here is a mistake in a declaration.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let requests = counters(&registry, "requests_total", "Requests by route and how they ended.", &["route", "outcome"])?;
+        let durations = histograms(
+            &registry,
+            "request_duration_seconds",
+            "From a request's arrival to its answer.",
+            &["route"],
+            WAITS,
+        )?;
+        let removals =
+            counters(&registry, "cache_removals_total", "Tokens that left the cache, by cause.", &["cause"])?;
+        let build = register(&registry, IntGaugeVec::new(named("build_info", "Always 1; the label tells the version."), &["version"])?)?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let metrics = Self {
+            requests: array::from_fn(|route| {
+                array::from_fn(|outcome| {
+                    requests.with_label_values(&[Route::ALL[route].as_str(), Outcome::ALL[outcome].as_str()])
+                })
+            }),
+            durations: array::from_fn(|route| durations.with_label_values(&[Route::ALL[route].as_str()])),
+            removals: array::from_fn(|cause| removals.with_label_values(&[Removal::ALL[cause].as_str()])),
+            cached_tokens: register(&registry, IntGauge::with_opts(named("cached_tokens", "Tokens in the cache."))?)?,
+            renewal_lateness: register(
+                &registry,
+                Histogram::with_opts(HistogramOpts {
+                    common_opts: named("renewal_lateness_seconds", "How much later than planned renewals were begun."),
+                    buckets: LATENESS.to_vec(),
+                })?,
+            )?,
+            calls: counters(
+                &registry,
+                "upstream_requests_total",
+                "Calls to Courier by why they were made and how they ended.",
+                &["workspace", "class", "outcome"],
+            )?,
+            call_durations: histograms(
+                &registry,
+                "upstream_request_duration_seconds",
+                "From sending a call to Courier to its answer.",
+                &["workspace"],
+                CALLS,
+            )?,
+            queue_depths: register(
+                &registry,
+                IntGaugeVec::new(named("upstream_queue_depth", "Calls that wait for the budget."), &["workspace", "class"])?,
+            )?,
+            queue_waits: histograms(
+                &registry,
+                "upstream_queue_wait_seconds",
+                "How long calls waited for the budget.",
+                &["workspace", "class"],
+                WAITS,
+            )?,
+            budgets: register(
+                &registry,
+                GaugeVec::new(named("upstream_budget_per_second", "The permitted calls to Courier a second."), &["workspace"])?,
+            )?,
+            renewals: counters(
+                &registry,
+                "renewals_total",
+                "Renewals by why they were made and how they ended.",
+                &["workspace", "reason", "outcome"],
+            )?,
+            registry,
+        };
+        #[cfg(target_os = "linux")]
+        metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(metrics)
+    }
+
+    /// Counts a request that has been answered after `seconds`.
+    pub fn request(&self, route: Route, outcome: Outcome, seconds: f64) {
+        self.requests[route as usize][outcome as usize].inc();
+        self.durations[route as usize].observe(seconds);
+    }
+
+    /// Counts a token that left the cache.
+    pub fn removal(&self, cause: Removal) {
+        self.removals[cause as usize].inc();
+    }
+
+    /// The metrics of one workspace.
+    pub fn workspace(&self, name: &WorkspaceName) -> WorkspaceMetrics {
+        let name = name.as_str();
+        WorkspaceMetrics {
+            calls: array::from_fn(|class| {
+                array::from_fn(|outcome| {
+                    let labels = [name, Class::ALL[class].as_str(), CallOutcome::ALL[outcome].as_str()];
+                    self.calls.with_label_values(&labels)
+                })
+            }),
+            call_duration: self.call_durations.with_label_values(&[name]),
+            queue_depths: array::from_fn(|class| self.queue_depths.with_label_values(&[name, Class::ALL[class].as_str()])),
+            queue_waits: array::from_fn(|class| self.queue_waits.with_label_values(&[name, Class::ALL[class].as_str()])),
+            budget: self.budgets.with_label_values(&[name]),
+            renewals: array::from_fn(|reason| {
+                ["issued", "failed"]
+                    .map(|outcome| self.renewals.with_label_values(&[name, Reason::ALL[reason].as_str(), outcome]))
+            }),
+        }
+    }
+
+    /// Prometheus' text format, version 0.0.4.
+    pub fn text(&self) -> prometheus::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+impl WorkspaceMetrics {
+    /// Counts a call to Courier.
+    pub fn call(&self, class: Class, outcome: CallOutcome) {
+        self.calls[class as usize][outcome as usize].inc();
+    }
+
+    /// Tells how many calls of a class wait.
+    pub fn queue_depth(&self, class: Class, depth: usize) {
+        self.queue_depths[class as usize].set(i64::try_from(depth).unwrap_or(i64::MAX));
+    }
+
+    /// Tells how long a call has waited.
+    pub fn queue_wait(&self, class: Class, seconds: f64) {
+        self.queue_waits[class as usize].observe(seconds);
+    }
+
+    /// Counts a renewal.
+    pub fn renewal(&self, reason: Reason, issued: bool) {
+        self.renewals[reason as usize][usize::from(!issued)].inc();
+    }
+}
+
+fn named(name: &str, help: &str) -> Opts {
+    Opts::new(format!("{PREFIX}{name}"), help)
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> prometheus::Result<C> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    register(registry, IntCounterVec::new(named(name, help), labels)?)
+}
+
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> prometheus::Result<HistogramVec> {
+    let options = HistogramOpts { common_opts: named(name, help), buckets: buckets.to_vec() };
+    register(registry, HistogramVec::new(options, labels)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The library joins label values without a separator, so ("ab", "c") and
+    /// ("a", "bc") would be one series.
+    #[test]
+    fn no_two_label_combinations_are_one_series() {
+        fn joined(sets: &[&[&str]]) -> Vec<String> {
+            sets.iter().fold(vec![String::new()], |prefixes, set| {
+                prefixes.iter().flat_map(|prefix| set.iter().map(move |text| format!("{prefix}{text}"))).collect()
+            })
+        }
+        fn texts<L: Label>() -> Vec<&'static str> {
+            L::ALL.iter().map(|label| label.as_str()).collect()
+        }
+        let classes = Class::ALL.map(Class::as_str);
+        for sets in [
+            vec![&texts::<Route>()[..], &texts::<Outcome>()],
+            vec![&classes[..], &texts::<CallOutcome>()],
+        ] {
+            let mut all = joined(&sets);
+            let count = all.len();
+            all.sort();
+            all.dedup();
+            assert_eq!(all.len(), count);
+        }
+    }
+
+    #[test]
+    fn every_child_counts_where_its_labels_say() {
+        let metrics = Metrics::new().expect("the declarations are sound");
+        metrics.request(Route::Tokens, Outcome::Collapsed, 0.5);
+        let workspace = metrics.workspace(&WorkspaceName::new("eu").expect("a name"));
+        workspace.call(Class::Renewal, CallOutcome::Mismatch);
+        workspace.renewal(Reason::Due, false);
+        let text = String::from_utf8(metrics.text().expect("text")).expect("UTF-8");
+        for line in [
+            "courier_token_broker_requests_total{outcome=\"collapsed\",route=\"/v1/tokens\"} 1",
+            "courier_token_broker_upstream_requests_total{class=\"renewal\",outcome=\"mismatch\",workspace=\"eu\"} 1",
+            "courier_token_broker_renewals_total{outcome=\"failed\",reason=\"due\",workspace=\"eu\"} 1",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is missing in {text}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Who calls Courier next.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Why somebody wants to call, in the order in which they are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Somebody waits for the token.
+    Waiting,
+    /// A token is carried on before its window ends.
+    Renewal,
+}
+
+impl Class {
+    /// Every class, in the order in which they are served.
+    pub const ALL: [Self; 2] = [Self::Waiting, Self::Renewal];
+
+    /// The word for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Renewal => "renewal",
+        }
+    }
+}
+
+/// One call in this many is a renewal's while renewals wait, however many users
+/// do: a renewal that starves is a user who waits later.
+pub const RENEWAL_SHARE: usize = 10;
+
+/// The calls that wait for the budget: waiting users first, in the order of
+/// their arrival, then renewals; every [`RENEWAL_SHARE`]th call is a renewal's.
+#[derive(Debug)]
+pub struct Queue<T> {
+    waiting: BTreeMap<Place, T>,
+    renewals: BTreeMap<Place, T>,
+    arrivals: u64,
+    /// Calls of waiting users since the last renewal.
+    passed: usize,
+}
+
+/// A call's place in the queue, by its arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place(u64);
+
+impl<T> Queue<T> {
+    /// An empty queue.
+    pub const fn new() -> Self {
+        Self { waiting: BTreeMap::new(), renewals: BTreeMap::new(), arrivals: 0, passed: 0 }
+    }
+
+    /// Queues a call.
+    pub fn push(&mut self, class: Class, call: T) -> Place {
+        let place = Place(self.arrivals);
+        self.arrivals += 1;
+        self.lane(class).insert(place, call);
+        place
+    }
+
+    /// Somebody has begun to wait for a renewal that is queued: from now on it
+    /// is a waiting user's call, at the place of its arrival. Returns whether
+    /// there was such a renewal.
+    pub fn promote(&mut self, place: Place) -> bool {
+        self.renewals
+            .remove(&place)
+            .map(|call| self.waiting.insert(place, call))
+            .is_some()
+    }
+
+    /// Takes the call whose turn it is.
+    pub fn pop(&mut self) -> Option<(Class, T)> {
+        let renewal_first = self.waiting.is_empty() || self.passed + 1 >= RENEWAL_SHARE;
+        if renewal_first && let Some((_, call)) = self.renewals.pop_first() {
+            self.passed = 0;
+            return Some((Class::Renewal, call));
+        }
+        let (_, call) = self.waiting.pop_first()?;
+        // Where no renewal waits, none is passed over.
+        self.passed = if self.renewals.is_empty() { 0 } else { self.passed + 1 };
+        Some((Class::Waiting, call))
+    }
+
+    /// How many calls go before one of this class that would arrive now.
+    pub fn ahead(&self, class: Class) -> usize {
+        let (waiting, renewals) = (self.waiting.len(), self.renewals.len());
+        match class {
+            Class::Waiting => waiting + renewals.min(waiting / (RENEWAL_SHARE - 1) + 1),
+            Class::Renewal => waiting + renewals,
+        }
+    }
+
+    /// How many calls of a class wait.
+    pub fn depth(&self, class: Class) -> usize {
+        match class {
+            Class::Waiting => self.waiting.len(),
+            Class::Renewal => self.renewals.len(),
+        }
+    }
+
+    /// Nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.renewals.is_empty()
+    }
+
+    fn lane(&mut self, class: Class) -> &mut BTreeMap<Place, T> {
+        match class {
+            Class::Waiting => &mut self.waiting,
+            Class::Renewal => &mut self.renewals,
+        }
+    }
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The permitted rate of calls to one workspace: in any window of t seconds at
+/// most `rate * t + burst` calls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budget {
+    rate: f64,
+    burst: u32,
+}
+
+impl Budget {
+    /// The rates that can be kept, in calls a second.
+    pub const RATES: std::ops::RangeInclusive<f64> = 0.001..=100_000.0;
+    /// The largest burst.
+    pub const MAX_BURST: u32 = 1_000_000;
+
+    /// `rate` calls a second on average and `burst` at once. `None` where the
+    /// rate is out of [`Budget::RATES`] or the burst is 0 or too large.
+    pub fn new(rate: f64, burst: u32) -> Option<Self> {
+        let fits = Self::RATES.contains(&rate) && (1..=Self::MAX_BURST).contains(&burst);
+        fits.then_some(Self { rate, burst })
+    }
+
+    /// Calls a second.
+    pub const fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// Calls at once.
+    pub const fn burst(&self) -> u32 {
+        self.burst
+    }
+
+    /// The time between two calls at the full rate.
+    pub fn period(&self) -> Duration {
+        // Rounded up: never a call too many.
+        Duration::from_nanos((1e9 / self.rate).ceil() as u64)
+    }
+
+    /// When the call that has `ahead` others before it can leave, if the next
+    /// one can in `next`.
+    pub fn wait(&self, next: Duration, ahead: usize) -> Duration {
+        let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
+        next.saturating_add(self.period().saturating_mul(ahead))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_who_wait_go_before_renewals() {
+        let mut queue = Queue::new();
+        queue.push(Class::Renewal, "renewal");
+        queue.push(Class::Waiting, "first user");
+        queue.push(Class::Waiting, "second user");
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(_, call)| call).collect();
+        assert_eq!(order, ["first user", "second user", "renewal"]);
+    }
+
+    #[test]
+    fn renewals_never_starve() {
+        let mut queue = Queue::new();
+        for n in 0..1000 {
+            queue.push(Class::Waiting, n);
+            if n < 50 {
+                queue.push(Class::Renewal, n);
+            }
+        }
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(class, _)| class).collect();
+        for tenth in order[..500].chunks(RENEWAL_SHARE) {
+            assert_eq!(tenth.iter().filter(|class| **class == Class::Renewal).count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_renewal_that_somebody_waits_for_goes_with_the_users() {
+        let mut queue = Queue::new();
+        let renewal = queue.push(Class::Renewal, "renewal");
+        let user = queue.push(Class::Waiting, "user");
+        assert!(queue.promote(renewal));
+        assert!(!queue.promote(renewal));
+        assert!(!queue.promote(user));
+        assert_eq!(queue.pop(), Some((Class::Waiting, "renewal")));
+        assert_eq!(queue.pop(), Some((Class::Waiting, "user")));
+    }
+
+    #[test]
+    fn what_goes_before_an_arrival_is_never_told_too_low() {
+        for waiting in 0..40 {
+            for renewals in 0..10 {
+                for class in Class::ALL {
+                    let mut queue = Queue::new();
+                    for _ in 0..waiting {
+                        queue.push(Class::Waiting, false);
+                    }
+                    for _ in 0..renewals {
+                        queue.push(Class::Renewal, false);
+                    }
+                    let told = queue.ahead(class);
+                    queue.push(class, true);
+                    let before = std::iter::from_fn(|| queue.pop()).take_while(|(_, mine)| !mine).count();
+                    assert!(before <= told && told <= before + 1, "{waiting} {renewals} {class:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn absurd_budgets_can_not_be_made() {
+        for (rate, burst) in [(0.0, 1), (-1.0, 1), (f64::NAN, 1), (f64::INFINITY, 1), (1.0, 0), (1.0, 1_000_001)] {
+            assert_eq!(Budget::new(rate, burst), None, "{rate} {burst}");
+        }
+        let budget = Budget::new(50.0, 10).expect("a budget");
+        assert_eq!(budget.wait(Duration::from_millis(5), 3), Duration::from_millis(65));
+    }
+}

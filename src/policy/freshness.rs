@@ -1,0 +1,204 @@
+//! May this token still be handed out?
+
+use std::time::Duration;
+
+/// The least that a token handed out has left.
+///
+/// Courier's client SDKs have no refresh hook: a page keeps the token that it was
+/// given until it is reloaded. So "not yet expired" is not good enough.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Floor {
+    share: f64,
+    hard: Duration,
+}
+
+impl Floor {
+    /// The largest share: above it next to nothing of a token could be used.
+    pub const MAX_SHARE: f64 = 0.95;
+
+    /// A floor of `share` (0 to [`Floor::MAX_SHARE`]) of a token's life, which
+    /// an outage may lower to `hard`. `None` where the share is out of range.
+    pub fn new(share: f64, hard: Duration) -> Option<Self> {
+        (0.0..=Self::MAX_SHARE).contains(&share).then_some(Self { share, hard })
+    }
+
+    /// What a token of this life has left when it is no longer handed out.
+    pub fn of(&self, life: Duration) -> Duration {
+        life.mul_f64(self.share).max(self.hard_of(life))
+    }
+
+    /// What a token of this life has left when it is not handed out even while
+    /// Courier fails: the hard floor, and for short lifetimes the floor's share
+    /// if that is less.
+    pub fn hard_of(&self, life: Duration) -> Duration {
+        // A share of nothing would hand out a token that has just ended.
+        self.hard.min(life.mul_f64(self.share)).max(Self::LEAST.min(life))
+    }
+
+    /// How long after its issue a token of this life may be handed out.
+    pub fn window_of(&self, life: Duration) -> Duration {
+        life.saturating_sub(self.of(life))
+    }
+
+    /// No setting can lower the hard floor below this.
+    const LEAST: Duration = Duration::from_millis(1);
+}
+
+/// What is known of a token that somebody asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// How long it lives in all.
+    pub life: Duration,
+    /// What is left of that.
+    pub remaining: Duration,
+    /// What the caller wants left, if it said.
+    pub min_ttl: Option<Duration>,
+    /// Its renewal is due.
+    pub due: bool,
+}
+
+/// What becomes of a request that found a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Hand it out.
+    Serve,
+    /// Hand it out, and see that it is renewed.
+    ServeAndRenew,
+    /// It is too old for this caller: wait for a new one.
+    Wait(Stale),
+}
+
+/// Why a token is too old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stale {
+    /// Less is left than the caller wants.
+    BelowMinTtl,
+    /// Less is left than the floor's share.
+    BelowFloor,
+    /// Less is left than may ever be handed out.
+    BelowHardFloor,
+}
+
+impl Stale {
+    /// The word for `Cache-Status` and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BelowMinTtl => "below-min-ttl",
+            Self::BelowFloor => "below-floor",
+            Self::BelowHardFloor => "below-hard-floor",
+        }
+    }
+}
+
+/// Judges a token that was asked for.
+pub fn judge(floor: &Floor, facts: &Facts) -> Verdict {
+    let Facts { life, remaining, min_ttl, due } = *facts;
+    if remaining < floor.hard_of(life) {
+        Verdict::Wait(Stale::BelowHardFloor)
+    } else if remaining < floor.of(life) {
+        Verdict::Wait(Stale::BelowFloor)
+    } else if min_ttl.is_some_and(|wanted| remaining < wanted) {
+        Verdict::Wait(Stale::BelowMinTtl)
+    } else if due {
+        Verdict::ServeAndRenew
+    } else {
+        Verdict::Serve
+    }
+}
+
+/// May the token be handed out although it is below its floor, since no new one
+/// could be had? What the caller itself demanded still holds.
+pub fn survives_outage(floor: &Floor, facts: &Facts) -> bool {
+    facts.remaining >= floor.hard_of(facts.life) && facts.min_ttl.is_none_or(|wanted| facts.remaining >= wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn floor() -> Floor {
+        Floor::new(0.5, Duration::from_secs(30)).expect("half is a share")
+    }
+
+    fn facts(life: Duration, remaining: Duration) -> Facts {
+        Facts { life, remaining, min_ttl: None, due: false }
+    }
+
+    #[test]
+    fn a_token_is_served_down_to_its_floor_and_no_further() {
+        let life = 2 * HOUR;
+        assert_eq!(judge(&floor(), &facts(life, HOUR)), Verdict::Serve);
+        let below = HOUR - Duration::from_nanos(1);
+        assert_eq!(judge(&floor(), &facts(life, below)), Verdict::Wait(Stale::BelowFloor));
+        let hard = Duration::from_secs(30);
+        assert_eq!(judge(&floor(), &facts(life, hard)), Verdict::Wait(Stale::BelowFloor));
+        let below = hard - Duration::from_nanos(1);
+        assert_eq!(judge(&floor(), &facts(life, below)), Verdict::Wait(Stale::BelowHardFloor));
+    }
+
+    #[test]
+    fn a_caller_may_ask_for_more_than_the_floor_but_never_for_less() {
+        let ask = |remaining, min_ttl| judge(&floor(), &Facts { min_ttl: Some(min_ttl), ..facts(2 * HOUR, remaining) });
+        let minute = Duration::from_secs(60);
+        assert_eq!(ask(HOUR + minute, HOUR + minute), Verdict::Serve);
+        assert_eq!(ask(HOUR + minute, HOUR + 2 * minute), Verdict::Wait(Stale::BelowMinTtl));
+        assert_eq!(ask(HOUR - minute, minute), Verdict::Wait(Stale::BelowFloor));
+    }
+
+    #[test]
+    fn a_due_token_is_served_and_renewed() {
+        let due = Facts { due: true, ..facts(2 * HOUR, HOUR) };
+        assert_eq!(judge(&floor(), &due), Verdict::ServeAndRenew);
+    }
+
+    #[test]
+    fn an_outage_lowers_the_floor_but_not_what_the_caller_demanded() {
+        let old = facts(2 * HOUR, Duration::from_secs(60));
+        assert!(survives_outage(&floor(), &old));
+        assert!(!survives_outage(&floor(), &Facts { min_ttl: Some(HOUR), ..old }));
+        assert!(!survives_outage(&floor(), &facts(2 * HOUR, Duration::from_secs(29))));
+    }
+
+    #[test]
+    fn short_lifetimes_have_a_window_too() {
+        let life = Duration::from_secs(4);
+        assert_eq!(floor().of(life), Duration::from_secs(2));
+        assert_eq!(floor().hard_of(life), Duration::from_secs(2));
+        assert_eq!(floor().window_of(life), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn shares_out_of_range_are_no_floor() {
+        for share in [-0.1, 0.96, 1.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(Floor::new(share, HOUR), None, "{share}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_handed_out_below_the_hard_floor_or_after_its_end(
+            share in 0.0..=Floor::MAX_SHARE,
+            hard in 0u64..100_000_000,
+            life in 1u64..100_000_000,
+            remaining in 0u64..100_000_000,
+            min_ttl in prop::option::of(0u64..100_000_000),
+            due in any::<bool>(),
+        ) {
+            let ms = Duration::from_millis;
+            let floor = Floor::new(share, ms(hard)).expect("in range");
+            let facts = Facts { life: ms(life), remaining: ms(remaining.min(life)), min_ttl: min_ttl.map(ms), due };
+            let served = !matches!(judge(&floor, &facts), Verdict::Wait(_));
+            if served || survives_outage(&floor, &facts) {
+                prop_assert!(facts.remaining > Duration::ZERO);
+                prop_assert!(facts.remaining >= ms(hard).min(ms(life).mul_f64(share)));
+                prop_assert!(facts.min_ttl.is_none_or(|wanted| facts.remaining >= wanted));
+            }
+            if served {
+                prop_assert!(facts.remaining >= ms(life).mul_f64(share));
+            }
+        }
+    }
+}

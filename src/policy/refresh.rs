@@ -1,0 +1,163 @@
+//! Is it worth a call to carry this token on, and when?
+
+use std::time::Duration;
+
+use crate::policy::freshness::Floor;
+use crate::token::{Grant, Moment};
+
+/// Which tokens are renewed before they run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// None: the first request after a token's window waits for Courier.
+    Off,
+    /// Those that were handed out in their window. A token that nobody asked
+    /// for is left to run out, so a user who is gone costs one renewal.
+    Used,
+}
+
+/// What is known of a token that has come due.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// How often it was handed out since it was issued.
+    pub uses: u32,
+    /// Its renewals that have failed since then.
+    pub failures: u32,
+    /// What is left of its life.
+    pub remaining: Duration,
+}
+
+/// What becomes of a token that has come due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Renew it.
+    Renew(Reason),
+    /// Let it run out.
+    Stop(Stop),
+}
+
+/// Why a token is renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its window ends, and it was used.
+    Due,
+}
+
+impl Reason {
+    /// Every reason, in the order of their declaration.
+    pub const ALL: [Self; 1] = [Self::Due];
+
+    /// The word for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Due => "due",
+        }
+    }
+}
+
+/// Why a token is not renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The settings say so.
+    Off,
+    /// Nobody was handed it in its window.
+    Unused,
+    /// It has ended: whoever wants it will ask.
+    Ended,
+}
+
+/// Decides about a token that has come due.
+pub const fn judge(mode: Mode, facts: &Facts) -> Verdict {
+    match mode {
+        Mode::Off => Verdict::Stop(Stop::Off),
+        Mode::Used if facts.remaining.is_zero() => Verdict::Stop(Stop::Ended),
+        Mode::Used if facts.uses == 0 => Verdict::Stop(Stop::Unused),
+        Mode::Used => Verdict::Renew(Reason::Due),
+    }
+}
+
+/// When a token comes due: shortly before its window ends, at a moment that is
+/// drawn once. `draw` is uniform in 0..1.
+///
+/// The lead is 2 to 10% of the window, so that tokens of one moment do not come
+/// due in one moment, and where the window allows it at least two seconds,
+/// which a call needs with its wait in the queue.
+pub fn due(mode: Mode, floor: &Floor, grant: &Grant, draw: f64) -> Moment {
+    if mode == Mode::Off {
+        return Moment::NEVER;
+    }
+    let window = floor.window_of(grant.life());
+    let drawn = window.mul_f64(0.02 + 0.08 * draw.clamp(0.0, 1.0));
+    let lead = drawn.max(LEAST_LEAD.min(window / 4));
+    grant.sent() + window.saturating_sub(lead)
+}
+
+const LEAST_LEAD: Duration = Duration::from_secs(2);
+
+/// When a renewal that has failed `failures` times in a row is tried again:
+/// after one second, two, four, up to a minute, of which `draw` (uniform in
+/// 0..1) takes off up to half so that failed renewals spread.
+pub fn retry_due(failures: u32, now: Moment, draw: f64) -> Moment {
+    let doublings = failures.saturating_sub(1).min(6);
+    let wait = Duration::from_secs(1u64 << doublings).min(LONGEST_RETRY);
+    now + wait.mul_f64(1.0 - 0.5 * draw.clamp(0.0, 1.0))
+}
+
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::Token;
+    use proptest::prelude::*;
+
+    fn grant(life: Duration) -> Grant {
+        Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(77), life)
+    }
+
+    fn facts(uses: u32) -> Facts {
+        Facts { uses, failures: 0, remaining: Duration::from_secs(1) }
+    }
+
+    #[test]
+    fn a_token_is_renewed_only_if_it_was_used() {
+        assert_eq!(judge(Mode::Used, &facts(1)), Verdict::Renew(Reason::Due));
+        assert_eq!(judge(Mode::Used, &facts(0)), Verdict::Stop(Stop::Unused));
+        assert_eq!(judge(Mode::Off, &facts(1)), Verdict::Stop(Stop::Off));
+    }
+
+    #[test]
+    fn a_token_that_has_ended_is_not_renewed() {
+        let ended = Facts { remaining: Duration::ZERO, ..facts(5) };
+        assert_eq!(judge(Mode::Used, &ended), Verdict::Stop(Stop::Ended));
+    }
+
+    #[test]
+    fn nothing_comes_due_where_nothing_is_renewed() {
+        let floor = Floor::new(0.5, Duration::ZERO).expect("a share");
+        assert_eq!(due(Mode::Off, &floor, &grant(Duration::from_secs(60)), 0.5), Moment::NEVER);
+    }
+
+    #[test]
+    fn failed_renewals_back_off_to_a_minute() {
+        let now = Moment::from_nanos(0);
+        let waits: Vec<_> = (1..9).map(|n| retry_due(n, now, 0.0).since(now).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(retry_due(1, now, 1.0).since(now), Duration::from_millis(500));
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_comes_due_inside_its_window(
+            share in 0.0..=Floor::MAX_SHARE,
+            seconds in 1u64..100_000_000,
+            draw in 0.0..1.0,
+        ) {
+            let floor = Floor::new(share, Duration::from_secs(30)).expect("in range");
+            let grant = grant(Duration::from_secs(seconds));
+            let window = floor.window_of(grant.life());
+            let due = due(Mode::Used, &floor, &grant, draw);
+            prop_assert!(due < grant.sent() + window);
+            prop_assert!(due >= grant.sent() + window.mul_f64(0.74));
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! What is due next.
+
+use std::time::Duration;
+
+use crate::token::Moment;
+
+/// Deadlines in the order in which they come, for millions of items: a
+/// hierarchical timer wheel (Varghese and Lauck, 1987, scheme 7).
+///
+/// Adding, removing and popping take constant time. It is given the time and
+/// holds no clock: [`Schedule::next`] says when to look again, and looking early
+/// is harmless. Nothing comes out before it is due, and it comes out at most
+/// a tick (about a millisecond) after.
+#[derive(Debug)]
+pub struct Schedule<T> {
+    /// The tick up to which the wheel has turned.
+    turned: u64,
+    levels: [Level; LEVELS],
+    /// Due already, in the order in which they came due.
+    ready: List,
+    nodes: Vec<Node<T>>,
+    /// The head of the list of unused nodes.
+    free: u32,
+    len: usize,
+}
+
+/// A scheduled item, by which it can be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    node: u32,
+    generation: u32,
+}
+
+#[derive(Debug)]
+struct Node<T> {
+    item: Option<T>,
+    due: u64,
+    next: u32,
+    previous: u32,
+    generation: u32,
+}
+
+/// A doubly linked list through the nodes.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    head: u32,
+    tail: u32,
+}
+
+/// 64 slots, each as wide as the whole level below it.
+#[derive(Debug)]
+struct Level {
+    /// A bit for each slot that holds something.
+    occupied: u64,
+    slots: [List; SLOTS],
+}
+
+const NONE: u32 = u32::MAX;
+/// 2^20 nanoseconds: a tick is 1.05 ms.
+const TICK_BITS: u32 = 20;
+const SLOT_BITS: u32 = 6;
+const SLOTS: usize = 1 << SLOT_BITS;
+/// Eight levels hold every tick that a [`Moment`] can name.
+const LEVELS: usize = (u64::BITS - TICK_BITS).div_ceil(SLOT_BITS) as usize;
+
+const EMPTY: List = List { head: NONE, tail: NONE };
+
+impl<T> Schedule<T> {
+    /// An empty schedule.
+    pub const fn new() -> Self {
+        Self {
+            turned: 0,
+            levels: [const { Level { occupied: 0, slots: [EMPTY; SLOTS] } }; LEVELS],
+            ready: EMPTY,
+            nodes: Vec::new(),
+            free: NONE,
+            len: 0,
+        }
+    }
+
+    /// Schedules an item.
+    pub fn add(&mut self, due: Moment, item: T) -> Ticket {
+        let due = (due.as_nanos() >> TICK_BITS).saturating_add(1);
+        let node = if self.free == NONE {
+            let node = u32::try_from(self.nodes.len()).unwrap_or(NONE);
+            assert!(node < NONE, "a schedule holds fewer than 2^32 items");
+            self.nodes.push(Node { item: Some(item), due, next: NONE, previous: NONE, generation: 0 });
+            node
+        } else {
+            let node = self.free;
+            let unused = &mut self.nodes[node as usize];
+            self.free = unused.next;
+            unused.item = Some(item);
+            unused.due = due;
+            node
+        };
+        self.len += 1;
+        self.place(node);
+        Ticket { node, generation: self.nodes[node as usize].generation }
+    }
+
+    /// Takes an item out before it is due. `None` where it is out already.
+    pub fn remove(&mut self, ticket: Ticket) -> Option<T> {
+        let node = self.nodes.get(ticket.node as usize)?;
+        if node.generation != ticket.generation || node.item.is_none() {
+            return None;
+        }
+        self.unlink(ticket.node);
+        self.release(ticket.node)
+    }
+
+    /// Takes out the next item that is due by `now`.
+    pub fn pop(&mut self, now: Moment) -> Option<(Ticket, T)> {
+        self.turn(now.as_nanos() >> TICK_BITS);
+        let node = self.ready.head;
+        if node == NONE {
+            return None;
+        }
+        let ticket = Ticket { node, generation: self.nodes[node as usize].generation };
+        self.unlink(node);
+        Some((ticket, self.release(node)?))
+    }
+
+    /// When to call [`Schedule::pop`] next: never later than the next item is
+    /// due, but possibly earlier. `None` where nothing is scheduled.
+    pub fn next(&self) -> Option<Moment> {
+        if self.ready.head != NONE {
+            return Some(Moment::from_nanos(self.turned << TICK_BITS));
+        }
+        let (level, slot) = self.first_slot()?;
+        Some(Moment::from_nanos(self.start(level, slot).saturating_mul(1 << TICK_BITS)))
+    }
+
+    /// How many items are scheduled.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Nothing is scheduled.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The resolution: how late an item may come out.
+    pub const TICK: Duration = Duration::from_nanos(1 << TICK_BITS);
+
+    /// Turns the wheel. What comes due goes to `ready`; what comes nearer goes
+    /// to a finer level.
+    fn turn(&mut self, now: u64) {
+        while let Some((level, slot)) = self.first_slot() {
+            let start = self.start(level, slot);
+            if start > now {
+                break;
+            }
+            self.turned = start;
+            let mut node = self.levels[level].slots[slot].head;
+            self.levels[level].slots[slot] = EMPTY;
+            self.levels[level].occupied &= !(1 << slot);
+            while node != NONE {
+                let next = self.nodes[node as usize].next;
+                self.place(node);
+                node = next;
+            }
+        }
+        self.turned = self.turned.max(now);
+    }
+
+    /// The slot whose time comes first. A coarser level's slots all begin after
+    /// the finer level's have ended.
+    fn first_slot(&self) -> Option<(usize, usize)> {
+        let level = self.levels.iter().position(|level| level.occupied != 0)?;
+        Some((level, self.levels[level].occupied.trailing_zeros() as usize))
+    }
+
+    /// The first tick of a slot that lies ahead.
+    const fn start(&self, level: usize, slot: usize) -> u64 {
+        let below = level as u32 * SLOT_BITS;
+        let turn = self.turned & !((1u64 << (below + SLOT_BITS)) - 1);
+        turn | (slot as u64) << below
+    }
+
+    /// Where a deadline belongs: the level of the highest group of bits in which
+    /// it differs from the present, and the slot that this group names.
+    const fn home(&self, due: u64) -> Option<(usize, usize)> {
+        if due <= self.turned {
+            return None;
+        }
+        let level = (u64::BITS - 1 - (due ^ self.turned).leading_zeros()) / SLOT_BITS;
+        let slot = (due >> (level * SLOT_BITS)) as usize % SLOTS;
+        Some((level as usize, slot))
+    }
+
+    /// Links a node in where its deadline belongs.
+    fn place(&mut self, node: u32) {
+        let list = match self.home(self.nodes[node as usize].due) {
+            None => &mut self.ready,
+            Some((level, slot)) => {
+                let level = &mut self.levels[level];
+                level.occupied |= 1 << slot;
+                &mut level.slots[slot]
+            }
+        };
+        let last = list.tail;
+        list.tail = node;
+        if last == NONE {
+            list.head = node;
+        } else {
+            self.nodes[last as usize].next = node;
+        }
+        let linked = &mut self.nodes[node as usize];
+        linked.previous = last;
+        linked.next = NONE;
+    }
+
+    /// Takes a node out of the list that it is in.
+    fn unlink(&mut self, node: u32) {
+        let Node { due, next, previous, .. } = self.nodes[node as usize];
+        let home = self.home(due);
+        let list = match home {
+            None => &mut self.ready,
+            Some((level, slot)) => &mut self.levels[level].slots[slot],
+        };
+        if previous == NONE {
+            list.head = next;
+        }
+        if next == NONE {
+            list.tail = previous;
+        }
+        if let Some((level, slot)) = home
+            && list.head == NONE
+        {
+            self.levels[level].occupied &= !(1 << slot);
+        }
+        if previous != NONE {
+            self.nodes[previous as usize].next = next;
+        }
+        if next != NONE {
+            self.nodes[next as usize].previous = previous;
+        }
+    }
+
+    /// Gives an unlinked node back, so that its tickets are worth nothing.
+    fn release(&mut self, node: u32) -> Option<T> {
+        let released = &mut self.nodes[node as usize];
+        released.generation = released.generation.wrapping_add(1);
+        released.next = self.free;
+        self.free = node;
+        self.len -= 1;
+        released.item.take()
+    }
+}
+
+impl<T> Default for Schedule<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(seconds: f64) -> Moment {
+        Moment::from_nanos(0) + Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn items_come_out_when_they_are_due_and_not_before() {
+        let mut schedule = Schedule::new();
+        schedule.add(at(3600.0), "hour");
+        schedule.add(at(1.0), "second");
+        schedule.add(at(2_592_000.0), "month");
+        assert_eq!(schedule.pop(at(0.999)), None);
+        assert_eq!(schedule.pop(at(1.002)).map(|(_, item)| item), Some("second"));
+        assert_eq!(schedule.pop(at(3599.9)), None);
+        assert_eq!(schedule.pop(at(3_000_000.0)).map(|(_, item)| item), Some("hour"));
+        assert_eq!(schedule.pop(at(3_000_000.0)).map(|(_, item)| item), Some("month"));
+        assert_eq!(schedule.pop(at(3_000_000.0)), None);
+        assert!(schedule.is_empty());
+        assert_eq!(schedule.next(), None);
+    }
+
+    #[test]
+    fn what_is_already_due_comes_out_at_once_in_its_order() {
+        let mut schedule = Schedule::new();
+        assert_eq!(schedule.pop(at(100.0)), None);
+        schedule.add(at(50.0), 1);
+        schedule.add(at(20.0), 2);
+        let order: Vec<_> = std::iter::from_fn(|| schedule.pop(at(100.1))).map(|(_, item)| item).collect();
+        assert_eq!(order, [1, 2]);
+    }
+
+    #[test]
+    fn a_removed_item_never_comes_out_and_its_ticket_is_worth_nothing() {
+        let mut schedule = Schedule::new();
+        let ticket = schedule.add(at(5.0), "old");
+        assert_eq!(schedule.remove(ticket), Some("old"));
+        assert_eq!(schedule.remove(ticket), None);
+        let other = schedule.add(at(5.0), "new");
+        assert_ne!(ticket, other);
+        assert_eq!(schedule.remove(ticket), None);
+        assert_eq!(schedule.pop(at(6.0)), Some((other, "new")));
+    }
+
+    #[test]
+    fn the_end_of_the_clock_can_be_scheduled() {
+        let mut schedule = Schedule::new();
+        schedule.add(Moment::NEVER, ());
+        assert_eq!(schedule.pop(at(1e9)), None);
+        assert!(schedule.next() > Some(at(1e9)));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add(u64),
+        Remove(prop::sample::Index),
+        Advance(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        // Times of every magnitude, so that every level is used.
+        let nanos = || (0u32..62, any::<u64>()).prop_map(|(bits, noise)| noise % (1 << bits));
+        prop_oneof![
+            4 => nanos().prop_map(Step::Add),
+            1 => any::<prop::sample::Index>().prop_map(Step::Remove),
+            2 => nanos().prop_map(|by| Step::Advance(by / 64)),
+        ]
+    }
+
+    proptest! {
+        /// Against a list that is searched: same items, none early, none more
+        /// than a tick late, and `next` never oversleeps.
+        #[test]
+        fn the_wheel_does_what_a_sorted_list_does(steps in prop::collection::vec(step(), 1..120)) {
+            let mut schedule = Schedule::new();
+            let mut model: Vec<(Ticket, Moment)> = Vec::new();
+            let mut now = Moment::from_nanos(0);
+            for step in steps {
+                match step {
+                    Step::Add(after) => {
+                        let due = now + Duration::from_nanos(after);
+                        model.push((schedule.add(due, due), due));
+                    }
+                    Step::Remove(which) if !model.is_empty() => {
+                        let (ticket, due) = model.swap_remove(which.index(model.len()));
+                        prop_assert_eq!(schedule.remove(ticket), Some(due));
+                    }
+                    Step::Remove(_) => {}
+                    Step::Advance(by) => now = now + Duration::from_nanos(by),
+                }
+                if let Some(first) = model.iter().map(|(_, due)| *due).min() {
+                    let next = schedule.next();
+                    prop_assert!(next.is_some_and(|next| next <= first.max(now) + Schedule::<Moment>::TICK));
+                }
+                while let Some((ticket, due)) = schedule.pop(now) {
+                    prop_assert!(due <= now);
+                    let place = model.iter().position(|entry| *entry == (ticket, due));
+                    prop_assert!(place.is_some());
+                    model.swap_remove(place.unwrap_or_default());
+                }
+                for (_, due) in &model {
+                    prop_assert!(*due + Schedule::<Moment>::TICK > now);
+                }
+                prop_assert_eq!(schedule.len(), model.len());
+            }
+        }
+    }
+}

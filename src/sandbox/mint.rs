@@ -1,0 +1,168 @@
+//! Where tokens are made.
+
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use super::timespan::Timespan;
+
+/// Makes tokens as one Courier workspace does: JWTs signed with HS256 by a
+/// secret that only the mint knows, all for one tenant, no two alike.
+///
+/// Its randomness is not fit for keys. Nothing real trusts these tokens.
+#[derive(Debug)]
+pub(super) struct Mint {
+    key: hmac::Key,
+    tenant_id: String,
+}
+
+impl Mint {
+    /// A mint with a secret and a tenant of its own.
+    pub(super) fn new() -> Self {
+        let secret: [u8; 32] = random();
+        Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+            tenant_id: uuid(),
+        }
+    }
+
+    /// A JWT for `scope`, issued at `now` since 1970. Without a `timespan` it
+    /// has no `exp` and never expires.
+    pub(super) fn jwt(&self, scope: &str, timespan: Option<Timespan>, now: Duration) -> String {
+        let iat = now.as_secs();
+        let mut claims = json!({
+            "scope": scope,
+            "tenant_scope": "published/production",
+            "tenant_id": self.tenant_id,
+            "iat": iat,
+            "jti": uuid(),
+        });
+        if let Some(timespan) = timespan {
+            claims["exp"] = number(timespan.end(iat));
+        }
+        let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
+        let claims = BASE64_URL_SAFE_NO_PAD.encode(claims.to_string());
+        let signed = format!("{header}.{claims}");
+        let signature = BASE64_URL_SAFE_NO_PAD.encode(hmac::sign(&self.key, signed.as_bytes()));
+        format!("{signed}.{signature}")
+    }
+}
+
+/// A token of the kind that old workspaces still get: it tells nobody what it
+/// is for or when it ends.
+pub(super) fn opaque() -> String {
+    format!("pk_{}", hex(&random::<24>()))
+}
+
+/// A JSON number as JavaScript writes it: without a fraction where it has none
+/// and is exact.
+fn number(value: f64) -> Value {
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    if value.abs() <= EXACT {
+        Value::from(value as i64)
+    } else {
+        Value::from(value)
+    }
+}
+
+/// A random UUID, version 4.
+fn uuid() -> String {
+    let mut bytes: [u8; 16] = random();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let digits = hex(&bytes);
+    let (a, b, c) = (&digits[..8], &digits[8..12], &digits[12..16]);
+    let (d, e) = (&digits[16..20], &digits[20..]);
+    format!("{a}-{b}-{c}-{d}-{e}")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    std::array::from_fn(|_| fastrand::u8(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    const NOW: Duration = Duration::from_millis(1_767_225_601_900);
+    const INBOX: &str = "user_id:alice inbox:read:messages inbox:write:events read:preferences \
+                         write:preferences read:brands";
+
+    fn claims(token: &str) -> Value {
+        let part = token.split('.').nth(1).unwrap();
+        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
+    }
+
+    fn exp(expires_in: Value) -> Value {
+        let timespan = Timespan::read(&expires_in).unwrap();
+        claims(&Mint::new().jwt(INBOX, Some(timespan), NOW))["exp"].clone()
+    }
+
+    #[test]
+    fn a_jwt_is_signed_and_says_what_was_asked() {
+        let mint = Mint::new();
+        let token = mint.jwt(INBOX, Timespan::read(&json!("1d")), NOW);
+        assert!((340..=580).contains(&token.len()), "{}", token.len());
+
+        let (signed, signature) = token.rsplit_once('.').unwrap();
+        let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).unwrap();
+        assert!(hmac::verify(&mint.key, signed.as_bytes(), &signature).is_ok());
+
+        let (header, _) = signed.split_once('.').unwrap();
+        let header: Value =
+            serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(header).unwrap()).unwrap();
+        assert_eq!(header, json!({"alg": "HS256", "typ": "JWT"}));
+
+        let claims = claims(&token);
+        assert_eq!(claims["scope"], INBOX);
+        assert_eq!(claims["tenant_scope"], "published/production");
+        assert_eq!(claims["tenant_id"], mint.tenant_id);
+        assert_eq!(claims["iat"], 1_767_225_601_u64);
+        assert_eq!(claims["exp"], 1_767_225_601_u64 + 86_400);
+        let names: HashSet<_> = claims.as_object().unwrap().keys().cloned().collect();
+        let expected = ["scope", "tenant_scope", "tenant_id", "iat", "exp", "jti"];
+        assert_eq!(names, expected.map(String::from).into());
+    }
+
+    #[test]
+    fn a_token_without_a_lifetime_never_expires() {
+        let token = Mint::new().jwt(INBOX, None, NOW);
+        assert!(claims(&token).get("exp").is_none());
+    }
+
+    #[test]
+    fn a_lifetime_of_nothing_is_born_expired() {
+        assert_eq!(exp(json!("60")), 1_767_225_601);
+        assert_eq!(exp(json!(-1)), 1_767_225_600);
+        assert_eq!(exp(json!(1e99)).as_f64(), Some(1e99));
+    }
+
+    #[test]
+    fn no_two_tokens_are_alike() {
+        let mint = Mint::new();
+        let tokens: HashSet<_> = (0..1000)
+            .flat_map(|_| [mint.jwt(INBOX, None, NOW), opaque()])
+            .collect();
+        assert_eq!(tokens.len(), 2000);
+        assert_ne!(mint.tenant_id, Mint::new().tenant_id);
+    }
+
+    #[test]
+    fn a_uuid_is_a_random_one() {
+        let form = regex_lite::Regex::new(
+            "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$",
+        )
+        .unwrap();
+        for _ in 0..100 {
+            assert!(form.is_match(&uuid()));
+        }
+    }
+}

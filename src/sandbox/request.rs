@@ -1,0 +1,171 @@
+//! What a call to the token endpoint asks for.
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use serde_json::Value;
+
+use super::BODY_LIMIT;
+use super::reply::Refusal;
+use super::timespan::Timespan;
+
+/// The body of one call, as far as it could be read.
+///
+/// It is read leniently, field by field, because the log of calls shows what
+/// was asked even where the answer is a refusal. [`Request::judge`] is the
+/// strict part.
+#[derive(Debug)]
+pub(super) struct Request(Result<Value, Refusal>);
+
+/// A request that Courier grants.
+#[derive(Debug, PartialEq)]
+pub(super) struct Wish {
+    pub(super) scope: String,
+    /// `None` where the request has no `expires_in`.
+    pub(super) timespan: Option<Timespan>,
+}
+
+impl Request {
+    /// Reads a request's body.
+    pub(super) fn read(body: &[u8]) -> Self {
+        if body.len() > BODY_LIMIT {
+            return Self(Err(Refusal::TooLarge));
+        }
+        Self(match serde_json::from_slice(body) {
+            Ok(value @ Value::Object(_)) => Ok(value),
+            _ => Err(Refusal::Json),
+        })
+    }
+
+    /// The scope that was asked for, empty where there is none.
+    pub(super) fn scope(&self) -> &str {
+        self.field("scope")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    }
+
+    /// The `expires_in` that was asked for as JSON text, empty where there is
+    /// none.
+    pub(super) fn expires_in(&self) -> String {
+        self.field("expires_in")
+            .map(Value::to_string)
+            .unwrap_or_default()
+    }
+
+    /// What Courier would say to this request with that key. `expected` is the
+    /// one good key; without it every key is good.
+    pub(super) fn judge(
+        &self,
+        authorization: Option<&[u8]>,
+        expected: Option<&str>,
+    ) -> Result<Wish, Refusal> {
+        let key = authorization.and_then(bearer).ok_or(Refusal::Key)?;
+        if let Some(expected) = expected {
+            verify_slices_are_equal(key, expected.as_bytes()).map_err(|_| Refusal::Key)?;
+        }
+        self.0.as_ref().map_err(|&refusal| refusal)?;
+        let scope = self.scope();
+        if scope.is_empty() {
+            return Err(Refusal::Scope);
+        }
+        let timespan = match self.field("expires_in") {
+            Some(value) => Some(Timespan::read(value).ok_or(Refusal::ExpiresIn)?),
+            None => None,
+        };
+        Ok(Wish {
+            scope: scope.to_owned(),
+            timespan,
+        })
+    }
+
+    fn field(&self, name: &str) -> Option<&Value> {
+        self.0.as_ref().ok()?.get(name)
+    }
+}
+
+/// The key of an `Authorization: Bearer KEY` header. A key has no white space.
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = header.split_at_checked(b"Bearer".len())?;
+    let key = rest.trim_ascii();
+    let well_formed = scheme.eq_ignore_ascii_case(b"Bearer")
+        && rest.first() == Some(&b' ')
+        && !key.is_empty()
+        && !key.iter().any(u8::is_ascii_whitespace);
+    well_formed.then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &[u8] = br#"{"scope": "user_id:u", "expires_in": "1d"}"#;
+
+    #[test]
+    fn a_missing_malformed_or_wrong_key_is_refused() {
+        let bad: [Option<&[u8]>; 10] = [
+            None,
+            Some(b""),
+            Some(b"Bearer"),
+            Some(b"Bearer "),
+            Some(b"Bearerpk"),
+            Some(b"Basic pk"),
+            Some(b"pk"),
+            Some(b"Bearer p k"),
+            Some(b"Bearer pk2"),
+            Some(b"Bearer \xff"),
+        ];
+        for header in bad {
+            let judged = Request::read(GOOD).judge(header, Some("pk"));
+            assert_eq!(judged, Err(Refusal::Key), "{header:?}");
+        }
+        for header in [&b"Bearer pk"[..], b"bearer  pk"] {
+            assert!(Request::read(GOOD).judge(Some(header), Some("pk")).is_ok());
+        }
+    }
+
+    #[test]
+    fn without_an_expected_key_any_key_but_none_is_good() {
+        let request = Request::read(GOOD);
+        assert!(request.judge(Some(b"Bearer anything"), None).is_ok());
+        assert_eq!(request.judge(Some(b"Bearer "), None), Err(Refusal::Key));
+        assert_eq!(request.judge(None, None), Err(Refusal::Key));
+    }
+
+    #[test]
+    fn a_bad_body_is_refused_with_its_reason() {
+        let table: [(&[u8], Refusal); 13] = [
+            (b"", Refusal::Json),
+            (b"{", Refusal::Json),
+            (b"[]", Refusal::Json),
+            (b"\"scope\"", Refusal::Json),
+            (b"{\"scope\": \"\xff\"}", Refusal::Json),
+            (br#"{"scope": "a", "expires_in": 1e400}"#, Refusal::Json),
+            (br#"{}"#, Refusal::Scope),
+            (br#"{"scope": ""}"#, Refusal::Scope),
+            (br#"{"scope": null}"#, Refusal::Scope),
+            (br#"{"scope": ["a"]}"#, Refusal::Scope),
+            (br#"{"scope": "a", "expires_in": null}"#, Refusal::ExpiresIn),
+            (
+                br#"{"scope": "a", "expires_in": "soon"}"#,
+                Refusal::ExpiresIn,
+            ),
+            (&[b' '; BODY_LIMIT + 1], Refusal::TooLarge),
+        ];
+        for (body, refusal) in table {
+            let judged = Request::read(body).judge(Some(b"Bearer pk"), None);
+            assert_eq!(judged, Err(refusal), "{}", body.escape_ascii());
+        }
+        let deep = "[".repeat(BODY_LIMIT);
+        let judged = Request::read(deep.as_bytes()).judge(Some(b"Bearer pk"), None);
+        assert_eq!(judged, Err(Refusal::Json));
+    }
+
+    #[test]
+    fn a_scope_is_granted_to_the_letter() {
+        // Courier guards nobody against a user id with a space in it: this is
+        // a token for two users.
+        let body = br#"{"scope": "user_id:bob user_id:alice  x", "other": 1}"#;
+        let wish = Request::read(body).judge(Some(b"Bearer pk"), None);
+        let scope = "user_id:bob user_id:alice  x".to_owned();
+        let timespan = None;
+        assert_eq!(wish, Ok(Wish { scope, timespan }));
+    }
+}

@@ -1,0 +1,114 @@
+//! What must not be seen.
+
+use std::fmt;
+use std::path::Path;
+
+use secrecy::{ExposeSecret, SecretString};
+
+/// An API key, a client key or another text that opens doors. No `Debug`,
+/// `Display` or serialisation shows it, and its memory is wiped when it is
+/// dropped. Copies that an HTTP library makes of it are not.
+#[derive(Clone)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// The longest secret, in bytes.
+    pub const MAX_BYTES: usize = 4096;
+
+    /// Takes a secret that fits into an HTTP header: visible ASCII, without
+    /// what surrounds it (files end in a newline).
+    pub fn new(text: &str) -> Result<Self, SecretError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(SecretError::Empty);
+        }
+        if text.len() > Self::MAX_BYTES {
+            return Err(SecretError::TooLong);
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(SecretError::Character);
+        }
+        Ok(Self(SecretString::from(text)))
+    }
+
+    /// Reads a secret from a file.
+    pub fn read(path: &Path) -> Result<Self, SecretError> {
+        use std::io::Read;
+        let mut text = String::new();
+        std::fs::File::open(path)
+            // One byte more than is allowed tells a file that is too long.
+            .and_then(|file| file.take(Self::MAX_BYTES as u64 + 1).read_to_string(&mut text))
+            .map_err(|error| SecretError::File(error.kind()))?;
+        Self::new(&text)
+    }
+
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(REDACTED)
+    }
+}
+
+impl serde::Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(REDACTED)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Secret {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::new(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// What is shown in a secret's place.
+pub const REDACTED: &str = "[redacted]";
+
+/// Why a text or a file is not a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// Nothing but white space.
+    #[error("is empty")]
+    Empty,
+    /// Longer than [`Secret::MAX_BYTES`].
+    #[error("is longer than {} bytes", Secret::MAX_BYTES)]
+    TooLong,
+    /// It would not fit into an HTTP header.
+    #[error("contains white space or other characters that are not visible ASCII")]
+    Character,
+    /// The file can't be read.
+    #[error("can't be read: {0}")]
+    File(std::io::ErrorKind),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_shown_by_nothing() {
+        let secret = Secret::new("pk_prod_hidden\n").expect("a secret");
+        assert_eq!(secret.expose(), "pk_prod_hidden");
+        let shown = format!("{secret:?} {}", serde_json::to_string(&secret).expect("a string"));
+        assert!(!shown.contains("hidden"), "{shown}");
+    }
+
+    #[test]
+    fn what_can_not_be_a_header_is_no_secret() {
+        assert_eq!(Secret::new(" \n").err(), Some(SecretError::Empty));
+        assert_eq!(Secret::new("a\r\nX: y").err(), Some(SecretError::Character));
+        assert_eq!(Secret::new(&"x".repeat(4097)).err(), Some(SecretError::TooLong));
+    }
+
+    #[test]
+    fn a_missing_file_is_said_plainly() {
+        let error = Secret::read(Path::new("/does/not/exist")).err();
+        assert_eq!(error, Some(SecretError::File(std::io::ErrorKind::NotFound)));
+    }
+}

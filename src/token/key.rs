@@ -1,0 +1,181 @@
+//! What makes two requests one.
+
+use std::borrow::Borrow;
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use super::claim::ScopeClaim;
+use super::lifetime::Lifetime;
+
+/// The name of a workspace: one Courier API key and base URL.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkspaceName(Arc<str>);
+
+impl WorkspaceName {
+    /// The longest name, in bytes.
+    pub const MAX_BYTES: usize = 64;
+
+    /// Reads a name: lower-case letters, digits, `-` and `_`.
+    pub fn new(name: &str) -> Result<Self, WorkspaceNameError> {
+        let fits = (1..=Self::MAX_BYTES).contains(&name.len());
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+        if fits && name.bytes().all(plain) {
+            Ok(Self(name.into()))
+        } else {
+            Err(WorkspaceNameError)
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for WorkspaceName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for WorkspaceName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// A text is not a workspace's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a workspace name has 1 to {} lower-case letters, digits, `-` and `_`", WorkspaceName::MAX_BYTES)]
+pub struct WorkspaceNameError;
+
+/// Exactly what was asked: the workspace, the users in their order, the set of
+/// scopes, and the lifetime. A token serves a request if and only if it was
+/// issued for an equal key.
+///
+/// It is one string, `workspace seconds claim`. None of the parts but the last
+/// can contain a space, so different keys are different strings. Cheap to
+/// clone.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TokenKey(Arc<str>);
+
+impl TokenKey {
+    /// The key of a request.
+    pub fn new(workspace: &WorkspaceName, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
+        let mut text = String::with_capacity(192);
+        // Writing to a string can't fail.
+        let _ = write!(text, "{} {} {claim}", workspace.as_str(), lifetime.as_secs());
+        Self(text.into())
+    }
+
+    fn parts(&self) -> (&str, &str, &str) {
+        let (workspace, rest) = self.0.split_once(' ').unwrap_or_default();
+        let (lifetime, claim) = rest.split_once(' ').unwrap_or_default();
+        (workspace, lifetime, claim)
+    }
+
+    /// The name of the workspace whose Courier is asked.
+    pub fn workspace(&self) -> &str {
+        self.parts().0
+    }
+
+    /// The lifetime that Courier is asked for.
+    pub fn lifetime(&self) -> Lifetime {
+        let seconds = self.parts().1.parse().unwrap_or_default();
+        Lifetime::from_seconds(seconds).unwrap_or(Lifetime::MAX)
+    }
+
+    /// The scope string that Courier is asked for.
+    pub fn claim(&self) -> &str {
+        self.parts().2
+    }
+
+    /// The part of the scope string that names the users, for logs.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.claim().split(' ').map_while(|part| part.strip_prefix("user_id:"))
+    }
+
+    /// The scopes alone, as one string, for logs.
+    pub fn scopes(&self) -> &str {
+        let claim = self.claim();
+        let users: usize = self.users().map(|user| "user_id: ".len() + user.len()).sum();
+        claim.get(users..).unwrap_or_default()
+    }
+}
+
+/// A request's key never needs to be hidden: it holds no secret.
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "TokenKey({:?})", &*self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(workspace: &str, claim: &str, lifetime: &str) -> TokenKey {
+        TokenKey::new(
+            &WorkspaceName::new(workspace).expect("a name"),
+            &ScopeClaim::parse(claim).expect("a claim"),
+            Lifetime::parse(lifetime).expect("a lifetime"),
+        )
+    }
+
+    #[test]
+    fn a_key_gives_back_what_it_was_made_of() {
+        let key = key("eu-1", "write:x user_id:a:b user_id:c read:x", "1d");
+        assert_eq!(key.workspace(), "eu-1");
+        assert_eq!(key.lifetime().as_secs(), 86_400);
+        assert_eq!(key.claim(), "user_id:a:b user_id:c read:x write:x");
+        assert_eq!(key.users().collect::<Vec<_>>(), ["a:b", "c"]);
+        assert_eq!(key.scopes(), "read:x write:x");
+    }
+
+    #[test]
+    fn equal_requests_are_one_key_and_all_others_differ() {
+        let base = key("default", "user_id:a read:x write:x", "1d");
+        assert_eq!(base, key("default", "write:x read:x user_id:a user_id:a", "24 hours"));
+        for other in [
+            key("other", "user_id:a read:x write:x", "1d"),
+            key("default", "user_id:b read:x write:x", "1d"),
+            key("default", "user_id:a user_id:b read:x write:x", "1d"),
+            key("default", "user_id:a read:x", "1d"),
+            key("default", "user_id:a read:x write:x read:y", "1d"),
+            key("default", "user_id:a read:x write:x", "2d"),
+        ] {
+            assert_ne!(base, other);
+        }
+        assert_ne!(
+            key("default", "user_id:a user_id:b read:x", "1d"),
+            key("default", "user_id:b user_id:a read:x", "1d"),
+        );
+    }
+
+    #[test]
+    fn a_workspace_name_can_not_contain_what_separates_the_parts() {
+        for name in ["", "a b", "A", "a/b", "ä", "a\n", &"x".repeat(65)] {
+            assert_eq!(WorkspaceName::new(name), Err(WorkspaceNameError), "{name:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn keys_are_equal_only_if_their_parts_are(
+            one in ("[ab]{1,2}", "[ab0-9 :]{1,4}", 1u32..3),
+            two in ("[ab]{1,2}", "[ab0-9 :]{1,4}", 1u32..3),
+        ) {
+            let make = |(workspace, text, seconds): &(String, String, u32)| {
+                let text = format!("user_id:u {text}");
+                let claim = ScopeClaim::parse(&text).ok()?;
+                let lifetime = Lifetime::from_seconds(f64::from(*seconds)).ok()?;
+                let name = WorkspaceName::new(workspace).ok()?;
+                Some((TokenKey::new(&name, &claim, lifetime), (workspace.clone(), claim.to_string(), *seconds)))
+            };
+            if let (Some((first, first_parts)), Some((second, second_parts))) = (make(&one), make(&two)) {
+                prop_assert_eq!(first == second, first_parts == second_parts);
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! How long a token is asked to live.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// The lifetime that Courier is asked for: whole seconds, at least one.
+///
+/// Courier reads `expires_in` with `jsonwebtoken`, which takes a JSON number as
+/// seconds and a string by the grammar of the npm package `ms` 2.1.3, where a
+/// bare number is *milliseconds*. This reads exactly that, so that an app
+/// may be pointed at the broker without changing a character, and refuses what
+/// would be born expired. `"1d"`, `"24 hrs"` and `86400` are one lifetime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lifetime(NonZeroU32);
+
+/// `ms` reads no more than this.
+const MAX_CHARACTERS: usize = 100;
+
+impl Lifetime {
+    /// The longest lifetime that can be spoken of: 136 years.
+    pub const MAX: Self = Self(NonZeroU32::MAX);
+
+    /// A lifetime of that many seconds: what Courier makes of a JSON number.
+    pub fn from_seconds(seconds: f64) -> Result<Self, LifetimeError> {
+        if seconds.fract() != 0.0 {
+            // Also where it is infinite or not a number at all.
+            return Err(LifetimeError::NotWhole);
+        }
+        Self::from_whole(seconds)
+    }
+
+    /// Reads a string as Courier does.
+    pub fn parse(text: &str) -> Result<Self, LifetimeError> {
+        // `ms` counts UTF-16 units; what is not ASCII is refused anyway.
+        if text.len() > MAX_CHARACTERS {
+            return Err(LifetimeError::TooManyCharacters);
+        }
+        let digits = text
+            .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-')))
+            .unwrap_or(text.len());
+        let (number, rest) = text.split_at(digits);
+        let unit = rest.trim_start_matches(' ');
+        let milliseconds = match unit.to_ascii_lowercase().as_str() {
+            "" if !rest.is_empty() => return Err(LifetimeError::NotADuration),
+            "" | "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" => 1.0,
+            "s" | "sec" | "secs" | "second" | "seconds" => 1e3,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60e3,
+            "h" | "hr" | "hrs" | "hour" | "hours" => 3_600e3,
+            "d" | "day" | "days" => 86_400e3,
+            "w" | "week" | "weeks" => 604_800e3,
+            "y" | "yr" | "yrs" | "year" | "years" => 31_557_600e3,
+            _ => return Err(LifetimeError::NotADuration),
+        };
+        let number = decimal(number).ok_or(LifetimeError::NotADuration)?;
+        Self::from_whole((number * milliseconds / 1e3).floor())
+    }
+
+    fn from_whole(seconds: f64) -> Result<Self, LifetimeError> {
+        if seconds < 0.0 {
+            return Err(LifetimeError::Negative);
+        }
+        if seconds > f64::from(u32::MAX) {
+            return Err(LifetimeError::TooLong);
+        }
+        // In range and whole, so the conversion is exact.
+        NonZeroU32::new(seconds as u32).map(Self).ok_or(LifetimeError::Zero)
+    }
+
+    /// In seconds.
+    pub const fn as_secs(self) -> u32 {
+        self.0.get()
+    }
+
+    /// As a length of time.
+    pub const fn as_duration(self) -> Duration {
+        Duration::from_secs(self.0.get() as u64)
+    }
+}
+
+/// `-?(?:\d+)?\.?\d+`, read as JavaScript's `parseFloat` reads it.
+fn decimal(text: &str) -> Option<f64> {
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or(("", unsigned));
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if fraction.is_empty() || !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+/// The form in which Courier is asked: seconds with their unit.
+impl fmt::Display for Lifetime {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}s", self.0)
+    }
+}
+
+/// Why a value is not a lifetime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LifetimeError {
+    /// Not of the grammar.
+    #[error("is not a duration: wanted a text such as \"1d\", \"12 hours\" or \"2.5 hrs\", or a whole number of seconds")]
+    NotADuration,
+    /// `ms` reads at most a hundred characters.
+    #[error("must have at most {MAX_CHARACTERS} characters")]
+    TooManyCharacters,
+    /// A JSON number with a fraction.
+    #[error("must be a whole number of seconds where it is a number")]
+    NotWhole,
+    /// Less than a second: the token would be born expired.
+    #[error("is less than a second, so the token would be born expired (a text without a unit counts milliseconds: write \"60s\" or the number 60 for a minute)")]
+    Zero,
+    /// Below zero: the token would be born expired.
+    #[error("is negative, so the token would be born expired")]
+    Negative,
+    /// Longer than [`Lifetime::MAX`].
+    #[error("is longer than any token may live")]
+    TooLong,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn seconds(text: &str) -> Result<u32, LifetimeError> {
+        Lifetime::parse(text).map(Lifetime::as_secs)
+    }
+
+    #[test]
+    fn strings_are_read_as_courier_reads_them() {
+        for (text, wanted) in [
+            ("2.5 hrs", 9000),
+            ("1  d", 86_400),
+            ("1 WEEKS", 604_800),
+            (".5h", 1800),
+            ("1m", 60),
+            ("1M", 60),
+            ("1y", 31_557_600),
+            ("1.9s", 1),
+            ("3600", 3),
+            ("2 hours", 7200),
+            ("3 days", 259_200),
+            ("5s", 5),
+            ("1000 ms", 1),
+            ("0001d", 86_400),
+            ("12 msecs ".trim(), 0),
+        ] {
+            let wanted = if wanted == 0 { Err(LifetimeError::Zero) } else { Ok(wanted) };
+            assert_eq!(seconds(text), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_born_expired_is_refused() {
+        for text in ["60", "999ms", "0", "0d", ".9s"] {
+            assert_eq!(seconds(text), Err(LifetimeError::Zero), "{text:?}");
+        }
+        assert_eq!(seconds("-1d"), Err(LifetimeError::Negative));
+        assert_eq!(Lifetime::from_seconds(0.0), Err(LifetimeError::Zero));
+        assert_eq!(Lifetime::from_seconds(-5.0), Err(LifetimeError::Negative));
+    }
+
+    #[test]
+    fn what_courier_would_not_read_is_refused() {
+        for text in [
+            " 1d", "1d ", "\t1d", "1\td", "1d\n", "+1d", "5.h", "1d 2h", "1e3s", "1 month", "", "d", ".", "-", "--1d",
+            "1..5d", "1.5.2d", "1 ", "١d", "1 ſ", "1\u{a0}d", "Infinity", "NaN", "0x10s", "1_000s",
+        ] {
+            assert_eq!(seconds(text), Err(LifetimeError::NotADuration), "{text:?}");
+        }
+        assert_eq!(seconds(&format!("{}s", "1".repeat(100))), Err(LifetimeError::TooManyCharacters));
+        assert_eq!(seconds(&"9".repeat(100)), Err(LifetimeError::TooLong));
+        assert_eq!(seconds("200y"), Err(LifetimeError::TooLong));
+    }
+
+    #[test]
+    fn json_numbers_are_whole_seconds() {
+        assert_eq!(Lifetime::from_seconds(3600.0).map(Lifetime::as_secs), Ok(3600));
+        for number in [1.5, f64::NAN, f64::INFINITY] {
+            assert_eq!(Lifetime::from_seconds(number), Err(LifetimeError::NotWhole));
+        }
+        assert_eq!(Lifetime::from_seconds(1e99), Err(LifetimeError::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn what_courier_is_asked_for_reads_back_as_itself(seconds in 1..=u32::MAX) {
+            let lifetime = Lifetime::from_seconds(f64::from(seconds)).expect("at least a second");
+            prop_assert_eq!(Lifetime::parse(&lifetime.to_string()), Ok(lifetime));
+        }
+
+        #[test]
+        fn no_text_is_too_strange(text in any::<String>()) {
+            let _ = Lifetime::parse(&text);
+        }
+    }
+}

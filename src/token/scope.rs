@@ -1,0 +1,91 @@
+//! What a token may do.
+
+use std::fmt;
+
+/// One scope, such as `inbox:read:messages`. Courier's list is open: a scope
+/// that this broker has never heard of is a scope too. Its characters are those
+/// of a scope token in RFC 6749, section 3.3.
+///
+/// `user_id:...` is not a scope: it says whom the token is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope<'a>(&'a str);
+
+impl<'a> Scope<'a> {
+    /// The longest scope, in bytes.
+    pub const MAX_BYTES: usize = 256;
+
+    /// Reads one scope.
+    pub fn new(scope: &'a str) -> Result<Self, ScopeError> {
+        if scope.is_empty() {
+            return Err(ScopeError::Empty);
+        }
+        if scope.len() > Self::MAX_BYTES {
+            return Err(ScopeError::TooLong);
+        }
+        if !scope.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) {
+            return Err(ScopeError::Character);
+        }
+        let name = scope.as_bytes().get(..7).unwrap_or_default();
+        if name.eq_ignore_ascii_case(b"user_id") {
+            return Err(ScopeError::User);
+        }
+        Ok(Self(scope))
+    }
+
+    /// The scope as Courier reads it.
+    pub const fn as_str(self) -> &'a str {
+        self.0
+    }
+}
+
+impl fmt::Display for Scope<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.0)
+    }
+}
+
+/// Why a text is not a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScopeError {
+    /// There is no scope.
+    #[error("a scope must not be empty")]
+    Empty,
+    /// Longer than [`Scope::MAX_BYTES`].
+    #[error("a scope must have at most {} bytes", Scope::MAX_BYTES)]
+    TooLong,
+    /// A space, quote, backslash, control or non-ASCII character.
+    #[error("a scope must consist of visible ASCII characters without quotes and backslashes")]
+    Character,
+    /// It names a user where a scope is wanted.
+    #[error("a scope must not begin with `user_id`: users are named apart from the scopes")]
+    User,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documented_and_unheard_of_scopes_are_accepted() {
+        for scope in ["inbox:read:messages", "read:brands:my_brand", "tenant:t-1:notifications:read", "new:thing"] {
+            assert_eq!(Scope::new(scope).map(Scope::as_str), Ok(scope));
+        }
+    }
+
+    #[test]
+    fn a_scope_can_not_smuggle_in_a_user_or_another_scope() {
+        for (text, why) in [
+            ("", ScopeError::Empty),
+            ("user_id:alice", ScopeError::User),
+            ("USER_ID:alice", ScopeError::User),
+            ("user_id", ScopeError::User),
+            ("a b", ScopeError::Character),
+            ("a\tb", ScopeError::Character),
+            ("a\"b", ScopeError::Character),
+            ("rëad", ScopeError::Character),
+        ] {
+            assert_eq!(Scope::new(text), Err(why), "{text:?}");
+        }
+        assert_eq!(Scope::new(&"x".repeat(257)), Err(ScopeError::TooLong));
+    }
+}

@@ -1,0 +1,120 @@
+//! Whom a token is for.
+
+use std::fmt;
+
+/// A user's id as Courier knows it.
+///
+/// Courier reads `user_id:<id>` out of one space-separated string, so an id with
+/// a space in it names a second user: `"bob user_id:alice"` is a token for
+/// Alice. White space of any kind, control characters and characters that
+/// nobody sees are therefore refused. An id may contain `:`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UserId<'a>(&'a str);
+
+impl<'a> UserId<'a> {
+    /// The longest id, in bytes.
+    pub const MAX_BYTES: usize = 256;
+
+    /// Reads an id; any other text is refused whole, never repaired.
+    pub fn new(id: &'a str) -> Result<Self, UserIdError> {
+        if id.is_empty() {
+            return Err(UserIdError::Empty);
+        }
+        if id.len() > Self::MAX_BYTES {
+            return Err(UserIdError::TooLong);
+        }
+        let plain = id.bytes().all(|byte| byte.is_ascii_graphic());
+        if !plain && id.chars().any(is_blank) {
+            return Err(UserIdError::Blank);
+        }
+        Ok(Self(id))
+    }
+
+    /// The id.
+    pub const fn as_str(self) -> &'a str {
+        self.0
+    }
+}
+
+impl fmt::Display for UserId<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.0)
+    }
+}
+
+/// White space by Unicode's rule or JavaScript's (U+FEFF, and U+180E in older
+/// engines), controls, and the invisible marks that make two ids look alike.
+fn is_blank(character: char) -> bool {
+    character.is_whitespace()
+        || character.is_control()
+        || matches!(
+            character,
+            '\u{00AD}'
+                | '\u{034F}'
+                | '\u{061C}'
+                | '\u{115F}'..='\u{1160}'
+                | '\u{17B4}'..='\u{17B5}'
+                | '\u{180B}'..='\u{180F}'
+                | '\u{200B}'..='\u{200F}'
+                | '\u{202A}'..='\u{202E}'
+                | '\u{2060}'..='\u{206F}'
+                | '\u{2800}'
+                | '\u{3164}'
+                | '\u{FE00}'..='\u{FE0F}'
+                | '\u{FEFF}'
+                | '\u{FFA0}'
+                | '\u{FFF0}'..='\u{FFFB}'
+                | '\u{E0000}'..='\u{E0FFF}'
+        )
+}
+
+/// Why a text is not a user id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UserIdError {
+    /// There is no id.
+    #[error("a user id must not be empty")]
+    Empty,
+    /// Longer than [`UserId::MAX_BYTES`].
+    #[error("a user id must have at most {} bytes", UserId::MAX_BYTES)]
+    TooLong,
+    /// A character that could split the scope string or hide in a log line.
+    #[error("a user id must not contain white space, control characters or invisible characters")]
+    Blank,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ids_in_use_are_accepted() {
+        for id in ["u", "user-1", "a:b:c", "jane+x@example.com", "zoë", "用户", "user_id:alice"] {
+            assert_eq!(UserId::new(id).map(UserId::as_str), Ok(id));
+        }
+        assert!(UserId::new(&"x".repeat(256)).is_ok());
+    }
+
+    #[test]
+    fn an_id_can_not_name_a_second_user() {
+        for blank in [
+            ' ', '\t', '\n', '\r', '\0', '\u{b}', '\u{85}', '\u{a0}', '\u{1680}', '\u{180e}', '\u{2003}',
+            '\u{2028}', '\u{200b}', '\u{202e}', '\u{3000}', '\u{feff}', '\u{7f}',
+        ] {
+            let id = format!("bob{blank}user_id:alice");
+            assert_eq!(UserId::new(&id), Err(UserIdError::Blank), "{blank:?}");
+        }
+        assert_eq!(UserId::new(""), Err(UserIdError::Empty));
+        assert_eq!(UserId::new(&"x".repeat(257)), Err(UserIdError::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepted_id_survives_any_splitting_on_white_space(id in any::<String>()) {
+            if let Ok(id) = UserId::new(&id) {
+                let claim = format!("user_id:{id} read:brands");
+                prop_assert_eq!(claim.split_whitespace().count(), 2);
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Courier's API over HTTP.
+
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Response, Url, redirect, retry};
+use serde_json::json;
+
+use crate::clock::Clock;
+use crate::secrets::{REDACTED, Secret};
+use crate::token::{Grant, Moment, TokenKey};
+use crate::upstream::{Failure, Issuer, Issuing, Permit, claims};
+
+/// Where one workspace's Courier is.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `https://api.courier.com`, or another region's host.
+    pub base_url: Url,
+    /// The workspace's API key.
+    pub api_key: Secret,
+    /// The longest that making a connection may take.
+    pub connect_timeout: Duration,
+    /// The longest that a call may take in all.
+    pub timeout: Duration,
+}
+
+/// Courier itself, for one workspace.
+///
+/// A call is one HTTP request: nothing is retried here, no redirect followed and
+/// no proxy used, since each of these would be a call past the budget or with
+/// the API key to somebody else. `Idempotency-Key` is never sent: Courier would
+/// replay its first answer for a day, an old token among them.
+pub struct Courier {
+    client: Client,
+    url: Url,
+    settings: Settings,
+    authorization: HeaderValue,
+    clock: Clock,
+}
+
+/// Why no client for Courier could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CourierError {
+    /// The HTTP client can't be built; without the system's certificates, say.
+    #[error("the HTTP client for Courier can't be made ({0}): are the system's CA certificates installed (Debian: ca-certificates)?")]
+    Client(#[source] reqwest::Error),
+    /// The base URL can't be continued with a path.
+    #[error("base_url must be like \"https://api.courier.com\"")]
+    BaseUrl,
+    /// The key does not fit into a header.
+    #[error("the API key does not fit into a header")]
+    ApiKey,
+}
+
+/// Courier's answers have less than one kilobyte.
+const LARGEST_ANSWER: usize = 16 * 1024;
+/// As much of Courier's message as is passed on.
+const LONGEST_MESSAGE: usize = 300;
+
+impl Courier {
+    /// Makes a client; nothing is sent yet.
+    pub fn new(settings: Settings, clock: Clock) -> Result<Self, CourierError> {
+        let client = Client::builder()
+            .user_agent(concat!("courier-token-broker/", env!("CARGO_PKG_VERSION")))
+            .retry(retry::never())
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(settings.connect_timeout)
+            .timeout(settings.timeout)
+            // A silent connection is found dead before somebody waits on it.
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .http2_keep_alive_timeout(Duration::from_secs(5))
+            .http2_keep_alive_while_idle(true)
+            .build()
+            .map_err(CourierError::Client)?;
+        let mut url = settings.base_url.clone();
+        url.path_segments_mut()
+            .map_err(|()| CourierError::BaseUrl)?
+            .pop_if_empty()
+            .extend(["auth", "issue-token"]);
+        let mut authorization = HeaderValue::try_from(format!("Bearer {}", settings.api_key.expose()))
+            .map_err(|_| CourierError::ApiKey)?;
+        authorization.set_sensitive(true);
+        Ok(Self { client, url, settings, authorization, clock })
+    }
+
+    async fn call(&self, key: &TokenKey) -> Result<Grant, Failure> {
+        let body = json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() }).to_string();
+        let sent = self.clock.now();
+        let request = self
+            .client
+            .post(self.url.clone())
+            .header(AUTHORIZATION, self.authorization.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .body(body);
+        let response = request.send().await.map_err(|error| failure(&error))?;
+        self.read(response, key, sent).await
+    }
+
+    async fn read(&self, mut response: Response, key: &TokenKey, sent: Moment) -> Result<Grant, Failure> {
+        let status = response.status().as_u16();
+        let pause = retry_after(response.headers());
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
+            if body.len() + chunk.len() > LARGEST_ANSWER {
+                return Err(Failure::Malformed("it is too large"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        match status {
+            200..=299 => {
+                let answer: Issued =
+                    serde_json::from_slice(&body).map_err(|_| Failure::Malformed("it is not a JSON object with a token"))?;
+                claims::grant(&answer.token, key, sent)
+            }
+            400 => Err(Failure::Refused(self.message(&body))),
+            401..=403 => Err(Failure::Credentials(status)),
+            429 => Err(Failure::Throttled(pause)),
+            _ => Err(Failure::Unavailable(status)),
+        }
+    }
+
+    /// What Courier said, fit to be passed on: short, on one line, without the
+    /// key.
+    fn message(&self, body: &[u8]) -> String {
+        let said = serde_json::from_slice::<Refused>(body).map(|refused| refused.message);
+        said.unwrap_or_else(|_| "it did not say why".to_owned())
+            .replace(self.settings.api_key.expose(), REDACTED)
+            .chars()
+            .map(|character| if character.is_control() { ' ' } else { character })
+            .take(LONGEST_MESSAGE)
+            .collect()
+    }
+}
+
+impl Issuer for Courier {
+    fn issue<'a>(&'a self, key: &'a TokenKey, _permit: Permit) -> Issuing<'a> {
+        Box::pin(self.call(key))
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Issued {
+    token: String,
+}
+
+#[derive(serde::Deserialize)]
+struct Refused {
+    message: String,
+}
+
+fn failure(error: &reqwest::Error) -> Failure {
+    if error.is_timeout() { Failure::Timeout } else { Failure::Connect }
+}
+
+/// Whole seconds; a date is not read.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u32 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.into()))
+}

@@ -1,0 +1,229 @@
+//! The budget's door: every call to one workspace's Courier leaves through it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use governor::clock::Clock as GovernorClock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use tokio::sync::{Notify, oneshot};
+
+use crate::clock::Clock;
+use crate::metrics::{CallOutcome, WorkspaceMetrics};
+use crate::policy::budget::{Budget, Class, Place, Queue};
+use crate::token::{Grant, Moment, TokenKey};
+use crate::upstream::{Failure, Issuer};
+
+/// How a dispatcher dispatches.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The permitted rate of calls.
+    pub budget: Budget,
+    /// The longest that a waiting user's call may queue. One that would have to
+    /// wait longer is refused when it comes, not when it has waited in vain.
+    pub max_wait: Duration,
+}
+
+/// Lets calls leave in the order of [`Queue`] and at the rate of the budget:
+/// in any window of t seconds at most `rate * t + burst`.
+pub struct Dispatcher {
+    settings: Settings,
+    issuer: Arc<dyn Issuer>,
+    limiter: RateLimiter<NotKeyed, InMemoryState, Clock, NoOpMiddleware<Nanos>>,
+    line: Mutex<Line>,
+    /// The queue is not empty any more.
+    arrived: Notify,
+    /// A renewal has left the queue.
+    room: Notify,
+    clock: Clock,
+    metrics: WorkspaceMetrics,
+}
+
+struct Line {
+    queue: Queue<Waiter>,
+    /// When the next call can leave, as far as is known.
+    next: Moment,
+}
+
+struct Waiter {
+    permit: oneshot::Sender<Permit>,
+    since: Moment,
+}
+
+/// The right to one call. It can't be copied, and only a dispatcher makes it.
+#[derive(Debug)]
+pub struct Permit {
+    class: Class,
+}
+
+/// A call's turn, now or later. Dropping it gives it up.
+#[derive(Debug)]
+pub struct Turn {
+    permit: oneshot::Receiver<Permit>,
+    place: Option<Place>,
+}
+
+impl Turn {
+    /// Where in the queue, by which it can be promoted; `None` where the call
+    /// may leave at once.
+    pub const fn place(&self) -> Option<Place> {
+        self.place
+    }
+}
+
+/// The budget can't serve a call in time; it could, this much later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full(pub Duration);
+
+impl Dispatcher {
+    /// A dispatcher whose [`Dispatcher::run`] has to be running.
+    pub fn new(settings: Settings, issuer: Arc<dyn Issuer>, clock: Clock, metrics: WorkspaceMetrics) -> Self {
+        let Settings { budget, .. } = settings;
+        let quota = Quota::with_period(budget.period())
+            .unwrap_or(Quota::per_second(std::num::NonZeroU32::MIN))
+            .allow_burst(std::num::NonZeroU32::new(budget.burst()).unwrap_or(std::num::NonZeroU32::MIN));
+        metrics.budget.set(budget.rate());
+        Self {
+            settings,
+            issuer,
+            limiter: RateLimiter::direct_with_clock(quota, clock),
+            line: Mutex::new(Line { queue: Queue::new(), next: clock.now() }),
+            arrived: Notify::new(),
+            room: Notify::new(),
+            clock,
+            metrics,
+        }
+    }
+
+    /// Takes a place in the line, or says how long it is.
+    pub fn queue(&self, class: Class) -> Result<Turn, Full> {
+        let (sender, permit) = oneshot::channel();
+        let mut line = self.line();
+        let now = self.clock.now();
+        if line.queue.is_empty() && self.admit(&mut line, now) {
+            self.metrics.queue_wait(class, 0.0);
+            // The receiver is right here.
+            let _ = sender.send(Permit { class });
+            return Ok(Turn { permit, place: None });
+        }
+        if class == Class::Waiting {
+            self.in_time(&line, now)?;
+        }
+        if line.queue.is_empty() {
+            self.arrived.notify_one();
+        }
+        let place = line.queue.push(class, Waiter { permit: sender, since: now });
+        self.tell_depths(&line);
+        Ok(Turn { permit, place: Some(place) })
+    }
+
+    /// Somebody has begun to wait for a renewal that is in the queue.
+    pub fn promote(&self, place: Place) -> Result<(), Full> {
+        let mut line = self.line();
+        self.in_time(&line, self.clock.now())?;
+        line.queue.promote(place);
+        self.tell_depths(&line);
+        self.room.notify_one();
+        Ok(())
+    }
+
+    /// Waits for the turn, then calls.
+    pub async fn issue(&self, turn: Turn, key: &TokenKey) -> Result<Grant, Failure> {
+        // It fails only where the dispatcher is being dropped.
+        let permit = turn.permit.await.map_err(|_| Failure::Timeout)?;
+        let class = permit.class;
+        let sent = self.clock.now();
+        let outcome = self.issuer.issue(key, permit).await;
+        self.metrics.call_duration.observe(self.clock.now().since(sent).as_secs_f64());
+        self.metrics.call(class, outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued));
+        outcome
+    }
+
+    /// May another renewal be queued? About as many as a second serves: the
+    /// others are better kept in the schedule, where their order is known.
+    pub fn has_room(&self) -> bool {
+        self.line().queue.depth(Class::Renewal) < (self.settings.budget.rate().ceil() as usize).max(1)
+    }
+
+    /// Waits until a renewal has left the queue.
+    pub async fn room(&self) {
+        self.room.notified().await;
+    }
+
+    /// Lets calls leave; runs until it is dropped.
+    pub async fn run(&self) {
+        loop {
+            let next = self.release();
+            tokio::select! {
+                () = self.arrived.notified() => {}
+                () = self.clock.sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// Lets go whoever may go now, and says when to look again.
+    fn release(&self) -> Moment {
+        let mut line = self.line();
+        let now = self.clock.now();
+        while !line.queue.is_empty() {
+            if !self.admit(&mut line, now) {
+                self.tell_depths(&line);
+                return line.next;
+            }
+            self.let_go(&mut line, now);
+        }
+        self.tell_depths(&line);
+        Moment::NEVER
+    }
+
+    /// Gives the permit that has been paid for to the first who still wants it.
+    fn let_go(&self, line: &mut Line, now: Moment) {
+        while let Some((class, waiter)) = line.queue.pop() {
+            if class == Class::Renewal {
+                self.room.notify_one();
+            }
+            if waiter.permit.send(Permit { class }).is_ok() {
+                self.metrics.queue_wait(class, now.since(waiter.since).as_secs_f64());
+                return;
+            }
+        }
+    }
+
+    /// Pays for one call out of the budget, if there is anything in it.
+    fn admit(&self, line: &mut Line, now: Moment) -> bool {
+        match self.limiter.check() {
+            Ok(()) => true,
+            Err(not_yet) => {
+                line.next = now + not_yet.wait_time_from(Nanos::new(now.as_nanos()));
+                false
+            }
+        }
+    }
+
+    fn in_time(&self, line: &Line, now: Moment) -> Result<(), Full> {
+        let Settings { budget, max_wait } = self.settings;
+        let wait = budget.wait(line.next.since(now), line.queue.ahead(Class::Waiting));
+        if wait <= max_wait { Ok(()) } else { Err(Full(wait)) }
+    }
+
+    fn tell_depths(&self, line: &Line) {
+        for class in Class::ALL {
+            self.metrics.queue_depth(class, line.queue.depth(class));
+        }
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        // Nothing that panics runs under the lock.
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl GovernorClock for Clock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::new(Self::now(self).as_nanos())
+    }
+}
