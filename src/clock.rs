@@ -3,10 +3,7 @@
 //! Everything else is given a [`Moment`]: the rules stay pure, and a test can
 //! run a day in a millisecond. `clippy.toml` forbids every other reading.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "this is the module that the ban on clock readings points to"
-)]
+#![expect(clippy::disallowed_methods, reason = "this is the module that the ban on clock readings points to")]
 
 use std::time::{Duration, SystemTime};
 
@@ -38,27 +35,21 @@ impl Clock {
     /// A clock that follows tokio's, for tests that pause and advance it. It
     /// starts an hour after its origin, so that a test may look back.
     pub fn tokio() -> Self {
-        Self(Source::Tokio {
-            origin: tokio::time::Instant::now() - Duration::from_secs(3600),
-        })
+        Self(Source::Tokio { origin: tokio::time::Instant::now() - Duration::from_secs(3600) })
     }
 
     /// The present moment.
     pub fn now(&self) -> Moment {
         match self.0 {
             Source::System => Moment::from_nanos(since_boot_nanos()),
-            Source::Tokio { origin } => {
-                Moment::from_nanos(0) + tokio::time::Instant::now().duration_since(origin)
-            }
+            Source::Tokio { origin } => Moment::from_nanos(0) + tokio::time::Instant::now().duration_since(origin),
         }
     }
 
     /// The present time of day as the time since 1970. Only for what people and
     /// other programs read: it jumps when somebody sets it.
     pub fn unix(&self) -> Duration {
-        SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
     }
 
     /// Waits until `moment` has come; [`Moment::NEVER`] waits for ever.

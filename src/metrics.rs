@@ -184,7 +184,8 @@ impl Metrics {
     /// All metrics at zero. An error here is a mistake in a declaration.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let requests = counters(&registry, "requests_total", "Requests by route and how they ended.", &["route", "outcome"])?;
+        let requests =
+            counters(&registry, "requests_total", "Requests by route and how they ended.", &["route", "outcome"])?;
         let durations = histograms(
             &registry,
             "request_duration_seconds",
@@ -194,7 +195,10 @@ impl Metrics {
         )?;
         let removals =
             counters(&registry, "cache_removals_total", "Tokens that left the cache, by cause.", &["cause"])?;
-        let build = register(&registry, IntGaugeVec::new(named("build_info", "Always 1; the label tells the version."), &["version"])?)?;
+        let build = register(
+            &registry,
+            IntGaugeVec::new(named("build_info", "Always 1; the label tells the version."), &["version"])?,
+        )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let metrics = Self {
             requests: array::from_fn(|route| {
@@ -227,7 +231,10 @@ impl Metrics {
             )?,
             queue_depths: register(
                 &registry,
-                IntGaugeVec::new(named("upstream_queue_depth", "Calls that wait for the budget."), &["workspace", "class"])?,
+                IntGaugeVec::new(
+                    named("upstream_queue_depth", "Calls that wait for the budget."),
+                    &["workspace", "class"],
+                )?,
             )?,
             queue_waits: histograms(
                 &registry,
@@ -238,7 +245,10 @@ impl Metrics {
             )?,
             budgets: register(
                 &registry,
-                GaugeVec::new(named("upstream_budget_per_second", "The permitted calls to Courier a second."), &["workspace"])?,
+                GaugeVec::new(
+                    named("upstream_budget_per_second", "The permitted calls to Courier a second."),
+                    &["workspace"],
+                )?,
             )?,
             renewals: counters(
                 &registry,
@@ -275,8 +285,12 @@ impl Metrics {
                 })
             }),
             call_duration: self.call_durations.with_label_values(&[name]),
-            queue_depths: array::from_fn(|class| self.queue_depths.with_label_values(&[name, Class::ALL[class].as_str()])),
-            queue_waits: array::from_fn(|class| self.queue_waits.with_label_values(&[name, Class::ALL[class].as_str()])),
+            queue_depths: array::from_fn(|class| {
+                self.queue_depths.with_label_values(&[name, Class::ALL[class].as_str()])
+            }),
+            queue_waits: array::from_fn(|class| {
+                self.queue_waits.with_label_values(&[name, Class::ALL[class].as_str()])
+            }),
             budget: self.budgets.with_label_values(&[name]),
             renewals: array::from_fn(|reason| {
                 ["issued", "failed"]
@@ -356,10 +370,7 @@ mod tests {
             L::ALL.iter().map(|label| label.as_str()).collect()
         }
         let classes = Class::ALL.map(Class::as_str);
-        for sets in [
-            vec![&texts::<Route>()[..], &texts::<Outcome>()],
-            vec![&classes[..], &texts::<CallOutcome>()],
-        ] {
+        for sets in [vec![&texts::<Route>()[..], &texts::<Outcome>()], vec![&classes[..], &texts::<CallOutcome>()]] {
             let mut all = joined(&sets);
             let count = all.len();
             all.sort();

@@ -133,7 +133,8 @@ mod tests {
         keys.add(Digest::of("key-a"), client("a"));
         keys.add(Digest::of("key-b"), client("b"));
         assert_eq!(keys.find("key-b").map(|client| client.name.as_str()), Some("b"));
-        for wrong in ["", "key-", "key-c", "key-a ", "KEY-A", &Digest::of("key-a").to_string(), &"x".repeat(1_000_000)] {
+        for wrong in ["", "key-", "key-c", "key-a ", "KEY-A", &Digest::of("key-a").to_string(), &"x".repeat(1_000_000)]
+        {
             assert!(keys.find(wrong).is_none());
         }
     }

@@ -185,7 +185,9 @@ impl Broker {
         // No new one could be had. An old one that is good enough outlives that.
         let now = self.0.clock.now();
         match stale {
-            Some((entry, why)) if freshness::survives_outage(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) => {
+            Some((entry, why))
+                if freshness::survives_outage(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) =>
+            {
                 Ok(Self::hand_out(&entry, now, Source::Kept(why)))
             }
             _ => Err(refusal),
@@ -237,9 +239,8 @@ impl Broker {
                 (ticket, false)
             }
         };
-        let entry = tokio::time::timeout(self.0.settings.timeout, ticket.outcome())
-            .await
-            .map_err(|_| Refusal::TimedOut)??;
+        let entry =
+            tokio::time::timeout(self.0.settings.timeout, ticket.outcome()).await.map_err(|_| Refusal::TimedOut)??;
         let now = self.0.clock.now();
         if entry.grant.remaining(now) < self.0.settings.floor.hard_of(entry.grant.life()) {
             return Err(Refusal::TooOld);

@@ -93,10 +93,7 @@ mod tests {
             users: patterns(&["shop-*"]),
             max_lifetime: Lifetime::parse("1d").expect("a day"),
         };
-        access.judge(
-            &ScopeClaim::parse(claim).expect("a claim"),
-            Lifetime::parse(lifetime).expect("a lifetime"),
-        )
+        access.judge(&ScopeClaim::parse(claim).expect("a claim"), Lifetime::parse(lifetime).expect("a lifetime"))
     }
 
     #[test]

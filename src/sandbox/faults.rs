@@ -113,9 +113,7 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 fn outage(text: &str) -> Result<Range<Duration>, String> {
-    let (start, end) = text
-        .split_once("..")
-        .ok_or("START..END is wanted, such as 10s..30s")?;
+    let (start, end) = text.split_once("..").ok_or("START..END is wanted, such as 10s..30s")?;
     let outage = duration(start)?..duration(end)?;
     if outage.is_empty() {
         return Err("the start must be before the end".to_owned());
@@ -216,10 +214,7 @@ mod tests {
     #[test]
     fn an_error_rate_is_a_share_of_the_calls() {
         let struck = |error_rate| {
-            let faults = Faults {
-                error_rate,
-                ..Faults::default()
-            };
+            let faults = Faults { error_rate, ..Faults::default() };
             (0..10_000).filter(|_| faults.strikes()).count()
         };
         assert_eq!(struck(0.0), 0);
@@ -231,11 +226,7 @@ mod tests {
     #[test]
     fn jitter_goes_both_ways_but_never_below_nothing() {
         let delays = |latency, jitter| {
-            let faults = Faults {
-                latency: seconds(latency),
-                latency_jitter: seconds(jitter),
-                ..Faults::default()
-            };
+            let faults = Faults { latency: seconds(latency), latency_jitter: seconds(jitter), ..Faults::default() };
             let delays: Vec<_> = (0..1000).map(|_| faults.delay()).collect();
             (*delays.iter().min().unwrap(), *delays.iter().max().unwrap())
         };

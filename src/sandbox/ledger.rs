@@ -67,9 +67,7 @@ impl Ledger {
 
     /// The last `most` calls, oldest first.
     pub(super) fn last(&self, most: usize) -> impl Iterator<Item = &Call> {
-        self.calls
-            .iter()
-            .skip(self.calls.len().saturating_sub(most))
+        self.calls.iter().skip(self.calls.len().saturating_sub(most))
     }
 
     /// All calls that are remembered, oldest first.
@@ -94,10 +92,7 @@ mod tests {
     #[test]
     fn no_second_holds_more_calls_than_the_limit() {
         let mut ledger = Ledger::default();
-        let admitted: Vec<_> = (0..500)
-            .map(|step| at(step * 7))
-            .filter(|&moment| ledger.admit(moment, 5))
-            .collect();
+        let admitted: Vec<_> = (0..500).map(|step| at(step * 7)).filter(|&moment| ledger.admit(moment, 5)).collect();
         assert!(admitted.len() > 15);
         for window in admitted.windows(6) {
             assert!(window[5].since(window[0]) >= WINDOW, "{window:?}");

@@ -23,10 +23,7 @@ impl Mint {
     /// A mint with a secret and a tenant of its own.
     pub(super) fn new() -> Self {
         let secret: [u8; 32] = random();
-        Self {
-            key: hmac::Key::new(hmac::HMAC_SHA256, &secret),
-            tenant_id: uuid(),
-        }
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret), tenant_id: uuid() }
     }
 
     /// A JWT for `scope`, issued at `now` since 1970. Without a `timespan` it
@@ -61,11 +58,7 @@ pub(super) fn opaque() -> String {
 /// and is exact.
 fn number(value: f64) -> Value {
     const EXACT: f64 = (1_u64 << 53) as f64;
-    if value.abs() <= EXACT {
-        Value::from(value as i64)
-    } else {
-        Value::from(value)
-    }
+    if value.abs() <= EXACT { Value::from(value as i64) } else { Value::from(value) }
 }
 
 /// A random UUID, version 4.
@@ -117,8 +110,7 @@ mod tests {
         assert!(hmac::verify(&mint.key, signed.as_bytes(), &signature).is_ok());
 
         let (header, _) = signed.split_once('.').unwrap();
-        let header: Value =
-            serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(header).unwrap()).unwrap();
+        let header: Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(header).unwrap()).unwrap();
         assert_eq!(header, json!({"alg": "HS256", "typ": "JWT"}));
 
         let claims = claims(&token);
@@ -148,19 +140,15 @@ mod tests {
     #[test]
     fn no_two_tokens_are_alike() {
         let mint = Mint::new();
-        let tokens: HashSet<_> = (0..1000)
-            .flat_map(|_| [mint.jwt(INBOX, None, NOW), opaque()])
-            .collect();
+        let tokens: HashSet<_> = (0..1000).flat_map(|_| [mint.jwt(INBOX, None, NOW), opaque()]).collect();
         assert_eq!(tokens.len(), 2000);
         assert_ne!(mint.tenant_id, Mint::new().tenant_id);
     }
 
     #[test]
     fn a_uuid_is_a_random_one() {
-        let form = regex_lite::Regex::new(
-            "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$",
-        )
-        .unwrap();
+        let form =
+            regex_lite::Regex::new("^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$").unwrap();
         for _ in 0..100 {
             assert!(form.is_match(&uuid()));
         }

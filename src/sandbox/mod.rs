@@ -98,42 +98,27 @@ impl Simulator {
     /// Takes a call in: what stands of `judged` after the faults, entered with
     /// the moment of arrival. The clock is read under the lock, so that the
     /// order of the ledger is the order of its moments.
-    fn receive(
-        &self,
-        request: &Request,
-        judged: Result<Wish, Refusal>,
-    ) -> (Moment, Result<Wish, Refusal>) {
+    fn receive(&self, request: &Request, judged: Result<Wish, Refusal>) -> (Moment, Result<Wish, Refusal>) {
         let Workspace { faults, clock, .. } = &*self.0;
         let expires_in = request.expires_in();
         let mut ledger = self.ledger();
         let at = clock.now();
         let verdict = if faults.is_out(at.since(self.0.start)) {
             Err(Refusal::Outage)
-        } else if !faults
-            .rate_limit
-            .is_none_or(|limit| ledger.admit(at, limit))
-        {
+        } else if !faults.rate_limit.is_none_or(|limit| ledger.admit(at, limit)) {
             Err(Refusal::RateLimit)
         } else if faults.strikes() {
             Err(Refusal::Failure)
         } else {
             judged
         };
-        let status = verdict
-            .as_ref()
-            .err()
-            .map_or(200, |refusal| refusal.status());
+        let status = verdict.as_ref().err().map_or(200, |refusal| refusal.status());
         ledger.enter(at, request.scope(), &expires_in, status);
         (at, verdict)
     }
 
     fn issue(&self, wish: &Wish) -> String {
-        let Workspace {
-            faults,
-            clock,
-            mint,
-            ..
-        } = &*self.0;
+        let Workspace { faults, clock, mint, .. } = &*self.0;
         if faults.opaque_tokens {
             return mint::opaque();
         }
@@ -151,9 +136,7 @@ impl Simulator {
 /// Without the API key: it may be somebody's real one.
 impl std::fmt::Debug for Simulator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Simulator")
-            .field("faults", &self.0.faults)
-            .finish_non_exhaustive()
+        f.debug_struct("Simulator").field("faults", &self.0.faults).finish_non_exhaustive()
     }
 }
 
@@ -225,10 +208,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_opaque_token_tells_nothing() {
-        let simulator = simulator(Faults {
-            opaque_tokens: true,
-            ..Faults::default()
-        });
+        let simulator = simulator(Faults { opaque_tokens: true, ..Faults::default() });
         let reply = simulator.answer(KEY, ASK).await;
         let token = body(&reply)["token"].as_str().unwrap().to_owned();
         assert!(token.starts_with("pk_") && !token.contains('.'), "{token}");
@@ -236,10 +216,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_overridden_scope_is_in_every_jwt() {
-        let simulator = simulator(Faults {
-            scope_override: Some("user_id:alice".to_owned()),
-            ..Faults::default()
-        });
+        let simulator = simulator(Faults { scope_override: Some("user_id:alice".to_owned()), ..Faults::default() });
         let reply = simulator.answer(KEY, ASK).await;
         assert_eq!(claims(&reply)["scope"], "user_id:alice");
         assert_eq!(simulator.calls()[0].scope, "user_id:u read:brands");
@@ -247,10 +224,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_over_the_rate_limit_is_told_to_wait_a_second() {
-        let simulator = simulator(Faults {
-            rate_limit: Some(2),
-            ..Faults::default()
-        });
+        let simulator = simulator(Faults { rate_limit: Some(2), ..Faults::default() });
         let mut replies = Vec::new();
         for _ in 0..3 {
             replies.push(simulator.answer(KEY, ASK).await);
@@ -284,10 +258,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_is_logged_when_it_arrives_and_not_when_it_is_answered() {
-        let simulator = simulator(Faults {
-            latency: Duration::from_secs(5),
-            ..Faults::default()
-        });
+        let simulator = simulator(Faults { latency: Duration::from_secs(5), ..Faults::default() });
         let clock = simulator.0.clock;
         let start = clock.now();
         let first = tokio::spawn({
@@ -295,9 +266,7 @@ mod tests {
             async move { simulator.answer(KEY, ASK).await }
         });
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let second = simulator
-            .answer(Some(b"Bearer no"), br#"{"expires_in": 60}"#)
-            .await;
+        let second = simulator.answer(Some(b"Bearer no"), br#"{"expires_in": 60}"#).await;
         assert!(clock.now().since(start) >= Duration::from_secs(6));
         assert_eq!((first.await.unwrap().status, second.status), (200, 401));
 
@@ -311,10 +280,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_caller_that_hangs_up_is_in_the_log_with_its_status() {
-        let simulator = simulator(Faults {
-            latency: Duration::from_secs(60),
-            ..Faults::default()
-        });
+        let simulator = simulator(Faults { latency: Duration::from_secs(60), ..Faults::default() });
         let patience = Duration::from_secs(1);
         let answer = tokio::time::timeout(patience, simulator.answer(KEY, ASK)).await;
         assert!(answer.is_err());
@@ -323,8 +289,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn debug_output_has_no_key() {
-        let simulator =
-            Simulator::new(Some("s3cret".to_owned()), Faults::default(), Clock::tokio());
+        let simulator = Simulator::new(Some("s3cret".to_owned()), Faults::default(), Clock::tokio());
         assert!(!format!("{simulator:?}").contains("s3cret"));
     }
 }

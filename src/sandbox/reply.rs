@@ -30,11 +30,7 @@ impl Reply {
 
     /// An answer without a `Retry-After`.
     pub(super) fn new(status: u16, body: &serde_json::Value) -> Self {
-        Self {
-            status,
-            retry_after: None,
-            body: body.to_string(),
-        }
+        Self { status, retry_after: None, body: body.to_string() }
     }
 }
 

@@ -37,26 +37,18 @@ impl Request {
 
     /// The scope that was asked for, empty where there is none.
     pub(super) fn scope(&self) -> &str {
-        self.field("scope")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
+        self.field("scope").and_then(Value::as_str).unwrap_or_default()
     }
 
     /// The `expires_in` that was asked for as JSON text, empty where there is
     /// none.
     pub(super) fn expires_in(&self) -> String {
-        self.field("expires_in")
-            .map(Value::to_string)
-            .unwrap_or_default()
+        self.field("expires_in").map(Value::to_string).unwrap_or_default()
     }
 
     /// What Courier would say to this request with that key. `expected` is the
     /// one good key; without it every key is good.
-    pub(super) fn judge(
-        &self,
-        authorization: Option<&[u8]>,
-        expected: Option<&str>,
-    ) -> Result<Wish, Refusal> {
+    pub(super) fn judge(&self, authorization: Option<&[u8]>, expected: Option<&str>) -> Result<Wish, Refusal> {
         let key = authorization.and_then(bearer).ok_or(Refusal::Key)?;
         if let Some(expected) = expected {
             verify_slices_are_equal(key, expected.as_bytes()).map_err(|_| Refusal::Key)?;
@@ -70,10 +62,7 @@ impl Request {
             Some(value) => Some(Timespan::read(value).ok_or(Refusal::ExpiresIn)?),
             None => None,
         };
-        Ok(Wish {
-            scope: scope.to_owned(),
-            timespan,
-        })
+        Ok(Wish { scope: scope.to_owned(), timespan })
     }
 
     fn field(&self, name: &str) -> Option<&Value> {
@@ -143,10 +132,7 @@ mod tests {
             (br#"{"scope": null}"#, Refusal::Scope),
             (br#"{"scope": ["a"]}"#, Refusal::Scope),
             (br#"{"scope": "a", "expires_in": null}"#, Refusal::ExpiresIn),
-            (
-                br#"{"scope": "a", "expires_in": "soon"}"#,
-                Refusal::ExpiresIn,
-            ),
+            (br#"{"scope": "a", "expires_in": "soon"}"#, Refusal::ExpiresIn),
             (&[b' '; BODY_LIMIT + 1], Refusal::TooLarge),
         ];
         for (body, refusal) in table {

@@ -146,13 +146,9 @@ async fn read(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
 
 fn respond(reply: Reply) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(reply.body));
-    *response.status_mut() =
-        StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(seconds) = reply.retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -201,12 +197,7 @@ mod tests {
         let server = tokio::spawn(simulator.clone().serve(listener, async {
             let _ = stopped.await;
         }));
-        Served {
-            simulator,
-            address,
-            stop,
-            server,
-        }
+        Served { simulator, address, stop, server }
     }
 
     /// Sends a request that asks for the connection to be closed, and reads to
@@ -231,11 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_socket_answers_as_the_simulator_does() {
-        let served = serve(Faults {
-            rate_limit: Some(1),
-            ..Faults::default()
-        })
-        .await;
+        let served = serve(Faults { rate_limit: Some(1), ..Faults::default() }).await;
 
         let (status, head, body) = call(served.address, "POST //auth/issue-token", ASK).await;
         assert_eq!(status, 200, "{body}");
@@ -247,17 +234,11 @@ mod tests {
         assert!(head.contains("retry-after: 1"), "{head}");
 
         let (status, head, body) = call(served.address, "GET /auth/issue-token", "").await;
-        assert_eq!(
-            (status, &body["type"]),
-            (405, &json!("invalid_request_error"))
-        );
+        assert_eq!((status, &body["type"]), (405, &json!("invalid_request_error")));
         assert!(head.contains("allow: post"), "{head}");
 
         let (status, _, body) = call(served.address, "POST /send", "{}").await;
-        assert_eq!(
-            (status, &body["type"]),
-            (404, &json!("invalid_request_error"))
-        );
+        assert_eq!((status, &body["type"]), (404, &json!("invalid_request_error")));
 
         let (status, _, body) = call(served.address, "GET /simulator/calls", "").await;
         assert_eq!((status, &body["count"]), (200, &json!(2)));
@@ -286,14 +267,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_shutdown_lets_a_call_that_is_under_way_end() {
         let latency = Duration::from_secs(3);
-        let served = serve(Faults {
-            latency,
-            ..Faults::default()
-        })
-        .await;
+        let served = serve(Faults { latency, ..Faults::default() }).await;
         let address = served.address;
-        let answer =
-            tokio::spawn(async move { call(address, "POST /auth/issue-token", ASK).await });
+        let answer = tokio::spawn(async move { call(address, "POST /auth/issue-token", ASK).await });
         arrived(&served.simulator, 1).await;
         served.stop.send(()).unwrap();
         served.server.await.unwrap();
@@ -302,14 +278,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_shutdown_does_not_wait_for_ever() {
-        let served = serve(Faults {
-            latency: Duration::from_secs(3600),
-            ..Faults::default()
-        })
-        .await;
+        let served = serve(Faults { latency: Duration::from_secs(3600), ..Faults::default() }).await;
         let mut stream = TcpStream::connect(served.address).await.unwrap();
-        let head =
-            "POST /auth/issue-token HTTP/1.1\r\nhost: courier\r\ncontent-length: 2\r\n\r\n{}";
+        let head = "POST /auth/issue-token HTTP/1.1\r\nhost: courier\r\ncontent-length: 2\r\n\r\n{}";
         stream.write_all(head.as_bytes()).await.unwrap();
         arrived(&served.simulator, 1).await;
         let clock = Clock::tokio();

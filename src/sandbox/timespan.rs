@@ -46,9 +46,7 @@ impl Timespan {
         let parts = GRAMMAR.captures(text)?;
         let number: f64 = parts.get(1)?.as_str().parse().ok()?;
         let unit = parts.get(2).map_or("ms", |unit| unit.as_str());
-        Some(Self {
-            seconds: number * milliseconds_of(unit)? / 1000.0,
-        })
+        Some(Self { seconds: number * milliseconds_of(unit)? / 1000.0 })
     }
 }
 

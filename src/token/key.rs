@@ -19,11 +19,7 @@ impl WorkspaceName {
     pub fn new(name: &str) -> Result<Self, WorkspaceNameError> {
         let fits = (1..=Self::MAX_BYTES).contains(&name.len());
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
-        if fits && name.bytes().all(plain) {
-            Ok(Self(name.into()))
-        } else {
-            Err(WorkspaceNameError)
-        }
+        if fits && name.bytes().all(plain) { Ok(Self(name.into())) } else { Err(WorkspaceNameError) }
     }
 
     /// The name.

@@ -36,9 +36,7 @@ impl Lifetime {
         if text.len() > MAX_CHARACTERS {
             return Err(LifetimeError::TooManyCharacters);
         }
-        let digits = text
-            .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-')))
-            .unwrap_or(text.len());
+        let digits = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-'))).unwrap_or(text.len());
         let (number, rest) = text.split_at(digits);
         let unit = rest.trim_start_matches(' ');
         let milliseconds = match unit.to_ascii_lowercase().as_str() {
@@ -100,7 +98,9 @@ impl fmt::Display for Lifetime {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LifetimeError {
     /// Not of the grammar.
-    #[error("is not a duration: wanted a text such as \"1d\", \"12 hours\" or \"2.5 hrs\", or a whole number of seconds")]
+    #[error(
+        "is not a duration: wanted a text such as \"1d\", \"12 hours\" or \"2.5 hrs\", or a whole number of seconds"
+    )]
     NotADuration,
     /// `ms` reads at most a hundred characters.
     #[error("must have at most {MAX_CHARACTERS} characters")]
@@ -109,7 +109,9 @@ pub enum LifetimeError {
     #[error("must be a whole number of seconds where it is a number")]
     NotWhole,
     /// Less than a second: the token would be born expired.
-    #[error("is less than a second, so the token would be born expired (a text without a unit counts milliseconds: write \"60s\" or the number 60 for a minute)")]
+    #[error(
+        "is less than a second, so the token would be born expired (a text without a unit counts milliseconds: write \"60s\" or the number 60 for a minute)"
+    )]
     Zero,
     /// Below zero: the token would be born expired.
     #[error("is negative, so the token would be born expired")]

@@ -22,7 +22,7 @@ impl<'a> Scope<'a> {
         if scope.len() > Self::MAX_BYTES {
             return Err(ScopeError::TooLong);
         }
-        if !scope.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) {
+        if !scope.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'*')) {
             return Err(ScopeError::Character);
         }
         let name = scope.as_bytes().get(..7).unwrap_or_default();
@@ -53,8 +53,8 @@ pub enum ScopeError {
     /// Longer than [`Scope::MAX_BYTES`].
     #[error("a scope must have at most {} bytes", Scope::MAX_BYTES)]
     TooLong,
-    /// A space, quote, backslash, control or non-ASCII character.
-    #[error("a scope must consist of visible ASCII characters without quotes and backslashes")]
+    /// A space, quote, backslash, asterisk, control or non-ASCII character.
+    #[error("a scope must consist of visible ASCII characters without quotes, backslashes and `*`")]
     Character,
     /// It names a user where a scope is wanted.
     #[error("a scope must not begin with `user_id`: users are named apart from the scopes")]
@@ -82,6 +82,7 @@ mod tests {
             ("a b", ScopeError::Character),
             ("a\tb", ScopeError::Character),
             ("a\"b", ScopeError::Character),
+            ("inbox:*", ScopeError::Character),
             ("rëad", ScopeError::Character),
         ] {
             assert_eq!(Scope::new(text), Err(why), "{text:?}");

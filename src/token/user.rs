@@ -98,8 +98,8 @@ mod tests {
     #[test]
     fn an_id_can_not_name_a_second_user() {
         for blank in [
-            ' ', '\t', '\n', '\r', '\0', '\u{b}', '\u{85}', '\u{a0}', '\u{1680}', '\u{180e}', '\u{2003}',
-            '\u{2028}', '\u{200b}', '\u{202e}', '\u{3000}', '\u{feff}', '\u{7f}',
+            ' ', '\t', '\n', '\r', '\0', '\u{b}', '\u{85}', '\u{a0}', '\u{1680}', '\u{180e}', '\u{2003}', '\u{2028}',
+            '\u{200b}', '\u{202e}', '\u{3000}', '\u{feff}', '\u{7f}',
         ] {
             let id = format!("bob{blank}user_id:alice");
             assert_eq!(UserId::new(&id), Err(UserIdError::Blank), "{blank:?}");

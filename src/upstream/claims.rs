@@ -48,7 +48,8 @@ impl Claims {
     /// is no JSON object. One that begins as a JWT must be one.
     fn of(token: &str) -> Result<Option<Self>, Failure> {
         let mut parts = token.split('.');
-        let (Some(header), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        let (Some(header), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Ok(None);
         };
         if object::<IgnoredAny>(header).is_none() {

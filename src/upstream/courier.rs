@@ -42,7 +42,9 @@ pub struct Courier {
 #[derive(Debug, thiserror::Error)]
 pub enum CourierError {
     /// The HTTP client can't be built; without the system's certificates, say.
-    #[error("the HTTP client for Courier can't be made ({0}): are the system's CA certificates installed (Debian: ca-certificates)?")]
+    #[error(
+        "the HTTP client for Courier can't be made ({0}): are the system's CA certificates installed (Debian: ca-certificates)?"
+    )]
     Client(#[source] reqwest::Error),
     /// The base URL can't be continued with a path.
     #[error("base_url must be like \"https://api.courier.com\"")]
@@ -74,12 +76,9 @@ impl Courier {
             .build()
             .map_err(CourierError::Client)?;
         let mut url = settings.base_url.clone();
-        url.path_segments_mut()
-            .map_err(|()| CourierError::BaseUrl)?
-            .pop_if_empty()
-            .extend(["auth", "issue-token"]);
-        let mut authorization = HeaderValue::try_from(format!("Bearer {}", settings.api_key.expose()))
-            .map_err(|_| CourierError::ApiKey)?;
+        url.path_segments_mut().map_err(|()| CourierError::BaseUrl)?.pop_if_empty().extend(["auth", "issue-token"]);
+        let mut authorization =
+            HeaderValue::try_from(format!("Bearer {}", settings.api_key.expose())).map_err(|_| CourierError::ApiKey)?;
         authorization.set_sensitive(true);
         Ok(Self { client, url, settings, authorization, clock })
     }
@@ -109,8 +108,8 @@ impl Courier {
         }
         match status {
             200..=299 => {
-                let answer: Issued =
-                    serde_json::from_slice(&body).map_err(|_| Failure::Malformed("it is not a JSON object with a token"))?;
+                let answer: Issued = serde_json::from_slice(&body)
+                    .map_err(|_| Failure::Malformed("it is not a JSON object with a token"))?;
                 claims::grant(&answer.token, key, sent)
             }
             400 => Err(Failure::Refused(self.message(&body))),

@@ -204,7 +204,7 @@ impl Dispatcher {
 
     fn in_time(&self, line: &Line, now: Moment) -> Result<(), Full> {
         let Settings { budget, max_wait } = self.settings;
-        let wait = budget.wait(line.next.since(now), line.queue.ahead(Class::Waiting));
+        let wait = budget.wait(line.next.since(now), line.queue.ahead());
         if wait <= max_wait { Ok(()) } else { Err(Full(wait)) }
     }
 

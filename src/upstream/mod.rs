@@ -11,6 +11,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 pub use courier::{Courier, CourierError, Settings as CourierSettings};
+pub use reqwest::Url;
+
 pub use dispatcher::{Dispatcher, Full, Permit, Settings as DispatcherSettings, Turn};
 
 use crate::metrics::CallOutcome;

@@ -1,0 +1,142 @@
+//! A broker that listens: everything wired together, run, and stopped.
+//!
+//! This alone decides what runs on which runtime: now all on the one that it is
+//! called on.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::broker::Broker;
+use crate::clock::Clock;
+use crate::config::{Settings, WorkspaceSettings};
+use crate::http::{Admin, Api, Limits, Listener, Readiness};
+use crate::metrics::Metrics;
+use crate::upstream::{Courier, CourierError, Dispatcher};
+
+/// A broker that has its ports and its workspaces, and is about to run.
+pub struct App {
+    listeners: Vec<Listener>,
+    admin_listener: Listener,
+    api: Arc<Api>,
+    admin: Arc<Admin>,
+    broker: Broker,
+    readiness: Arc<Readiness>,
+    shutdown_timeout: Duration,
+}
+
+/// Why a broker can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port that is taken, or an address that is not this machine's.
+    #[error("can't listen on {0}: {1}")]
+    Listen(SocketAddr, #[source] io::Error),
+    /// A workspace's Courier can't be called.
+    #[error("workspaces.{0}: {1}")]
+    Courier(String, #[source] CourierError),
+    /// A mistake in this program.
+    #[error("the metrics can't be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// The admin listener is for few; its connections don't count with the apps'.
+const ADMIN_LIMITS: Limits = Limits { connections: 256, header_timeout: Duration::from_secs(30) };
+
+impl App {
+    /// Wires a broker together and takes its ports.
+    pub async fn bind(settings: Settings, clock: Clock) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::new()?);
+        let dispatchers = settings
+            .workspaces
+            .into_iter()
+            .map(|workspace| Ok((workspace.name.clone(), dispatcher(workspace, clock, &metrics)?)))
+            .collect::<Result<Vec<_>, StartError>>()?;
+        let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), Handle::current());
+        let mut listeners = Vec::new();
+        for address in settings.listen {
+            listeners.push(listen(address, settings.limits).await?);
+        }
+        let admin_listener = listen(settings.admin_listen, ADMIN_LIMITS).await?;
+        let readiness = Arc::new(Readiness::default());
+        Ok(Self {
+            listeners,
+            admin_listener,
+            api: Arc::new(Api::new(settings.http, broker.clone(), settings.clients, clock, Arc::clone(&metrics))),
+            admin: Arc::new(Admin::new(broker.clone(), metrics, Arc::clone(&readiness))),
+            broker,
+            readiness,
+            shutdown_timeout: settings.shutdown_timeout,
+        })
+    }
+
+    /// Where apps call.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.address().ok()).collect()
+    }
+
+    /// Where operators look.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_listener.address().ok()
+    }
+
+    /// Runs until `stop` resolves. Then it is not ready any more, accepts nothing
+    /// more, finishes what is under way, and returns whether all of it was
+    /// finished in time.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> bool {
+        let Self { listeners, admin_listener, api, admin, broker, readiness, shutdown_timeout } = self;
+        let background = broker.start();
+        let (stopping, told) = watch::channel(false);
+        let mut serving = JoinSet::new();
+        for listener in listeners {
+            let (api, mut told) = (Arc::clone(&api), told.clone());
+            let answer = move |request| {
+                let api = Arc::clone(&api);
+                async move { api.answer(request).await }
+            };
+            serving.spawn(listener.serve(answer, async move {
+                // It fails only where the sender is gone, which means stop too.
+                let _ = told.wait_for(|stop| *stop).await;
+            }));
+        }
+        // Health is told to the very end.
+        let mut telling = JoinSet::new();
+        let answer = move |request: hyper::Request<hyper::body::Incoming>| {
+            let response = admin.answer(&request);
+            std::future::ready(response)
+        };
+        telling.spawn(admin_listener.serve(answer, std::future::pending()));
+        readiness.set(true);
+        stop.await;
+        readiness.set(false);
+        tracing::info!("stopping: finishing what is under way");
+        stopping.send_replace(true);
+        let finish = async {
+            while serving.join_next().await.is_some() {}
+            // Renewals, and calls whose callers have hung up.
+            broker.landed().await;
+        };
+        let finished = tokio::time::timeout(shutdown_timeout, finish).await.is_ok();
+        if !finished {
+            tracing::warn!("stopping although some requests were not finished in time");
+        }
+        drop(background);
+        finished
+    }
+}
+
+/// The one way to a workspace's Courier.
+pub fn dispatcher(settings: WorkspaceSettings, clock: Clock, metrics: &Metrics) -> Result<Dispatcher, StartError> {
+    let WorkspaceSettings { name, courier, dispatcher } = settings;
+    let courier = Courier::new(courier, clock).map_err(|error| StartError::Courier(name.to_string(), error))?;
+    Ok(Dispatcher::new(dispatcher, Arc::new(courier), clock, metrics.workspace(&name)))
+}
+
+async fn listen(address: SocketAddr, limits: Limits) -> Result<Listener, StartError> {
+    Listener::bind(address, limits).await.map_err(|error| StartError::Listen(address, error))
+}

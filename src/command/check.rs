@@ -1,0 +1,60 @@
+//! `check`: are these settings good?
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use courier_token_broker::app::dispatcher;
+use courier_token_broker::clock::Clock;
+use courier_token_broker::config::{Settings, WorkspaceSettings};
+use courier_token_broker::metrics::Metrics;
+use courier_token_broker::policy::budget::Class;
+use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey};
+
+use super::{Failure, Sources, block_on};
+
+#[derive(Args)]
+pub struct Check {
+    #[command(flatten)]
+    sources: Sources,
+    /// Also asks each workspace's Courier for a token of one minute.
+    #[arg(long)]
+    probe: bool,
+}
+
+/// The user whom a probe's token is for.
+const PROBE: &str = "user_id:courier-token-broker-probe inbox:read:messages";
+
+impl Check {
+    pub fn run(self) -> Result<(), Failure> {
+        let (layers, raw) = self.sources.read()?;
+        let settings = Settings::resolve(&raw, &layers)?;
+        let shown = toml::to_string(&raw).context("the settings can't be shown")?;
+        let mut out = io::stdout().lock();
+        writeln!(out, "{shown}")?;
+        out.flush()?;
+        drop(out);
+        if self.probe { block_on(probe(settings.workspaces)) } else { Ok(()) }
+    }
+}
+
+async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {
+    let clock = Clock::system();
+    let metrics = Metrics::new().context("the metrics can't be set up")?;
+    let mut failed = Vec::new();
+    for workspace in workspaces {
+        let name = workspace.name.clone();
+        let claim = ScopeClaim::parse(PROBE).context("the probe is no claim")?;
+        let key = TokenKey::new(&name, &claim, Lifetime::parse("1m").context("the probe has no lifetime")?);
+        let dispatcher = Arc::new(dispatcher(workspace, clock, &metrics)?);
+        let sent = clock.now();
+        // The budget is full, so the call leaves at once.
+        let Ok(turn) = dispatcher.queue(Class::Waiting) else { continue };
+        match dispatcher.issue(turn, &key).await {
+            Ok(_) => println!("# workspace {name}: a token came in {} ms", clock.now().since(sent).as_millis()),
+            Err(failure) => failed.push(format!("workspace {name}: {failure}")),
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(failed.join("; ")).into()) }
+}

@@ -1,0 +1,195 @@
+//! The commands.
+
+mod check;
+mod client_key;
+mod sandbox;
+mod serve;
+mod simulate;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use courier_token_broker::app::StartError;
+use courier_token_broker::config::{Layers, LogFormat, Raw, Settings, SettingsError};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Issues, caches, shares and renews Courier's user-scoped tokens for many apps,
+/// inside one rate budget.
+#[derive(Parser)]
+#[command(
+    name = "courier-token-broker",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Without a command it serves. Exit codes: 0 done, 2 bad usage or settings, 1 anything else.\n\n\
+        Environment:\n  \
+        COURIER_API_KEY                        API key of the workspace \"default\"\n  \
+        COURIER_BASE_URL                       base URL of the workspace \"default\" (https://api.courier.com)\n  \
+        COURIER_TOKEN_BROKER_CLIENT_KEY        key of one client, for the simplest set-up\n  \
+        COURIER_TOKEN_BROKER__SECTION__KEY     any setting of the files"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::Serve,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the broker.
+    Serve(serve::Serve),
+    /// Runs a broker and a Courier simulator in one process: no key, no file, no network.
+    Sandbox(sandbox::Sandbox),
+    /// Runs the Courier simulator alone.
+    SimulateCourier(simulate::SimulateCourier),
+    /// Checks the settings and prints them, secrets redacted.
+    Check(check::Check),
+    /// Makes a client key, prints it once, and prints its settings entry.
+    ClientKey(client_key::ClientKey),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.command {
+            None => self.serve.run(),
+            Some(Command::Serve(serve)) => serve.run(),
+            Some(Command::Sandbox(sandbox)) => sandbox.run(),
+            Some(Command::SimulateCourier(simulate)) => simulate.run(),
+            Some(Command::Check(check)) => check.run(),
+            Some(Command::ClientKey(client_key)) => client_key.run(),
+        }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// Usage or settings: somebody has to change what was given.
+    Settings(String),
+    /// Anything else.
+    Other(anyhow::Error),
+}
+
+impl Failure {
+    /// The program's exit code.
+    pub const fn code(&self) -> u8 {
+        match self {
+            Self::Settings(_) => 2,
+            Self::Other(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Settings(line) => out.write_str(line),
+            Self::Other(error) => write!(out, "{error:#}"),
+        }
+    }
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Self {
+        Self::Settings(error.to_string())
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Metrics(_) => Self::Other(error.into()),
+            _ => Self::Settings(error.to_string()),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// Where the settings come from.
+#[derive(Args)]
+#[command(about = None, long_about = None)]
+struct Sources {
+    /// A settings file (TOML); may be given several times, later ones go over earlier ones.
+    #[arg(long = "config", value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+impl Sources {
+    /// Reads files and environment.
+    fn read(self) -> Result<(Layers, Raw), Failure> {
+        let environment: BTreeMap<_, _> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let mut layers = Layers::new(self.files, environment);
+        let raw = layers.merge()?;
+        Ok((layers, raw))
+    }
+}
+
+/// Logs go to standard error: what a command prints is its own.
+fn log(settings: &Settings) {
+    let json = match settings.log_format {
+        LogFormat::Auto => !io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let lines = tracing_subscriber::fmt().with_max_level(settings.log_level).with_writer(io::stderr);
+    if json {
+        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+    } else {
+        lines.with_ansi(io::stderr().is_terminal()).with_target(false).init();
+    }
+}
+
+/// Runs a command's story on a runtime of its own.
+fn block_on<T>(story: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(story);
+    // What has not ended by now has had its time.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Resolves at the first SIGTERM or SIGINT; the second ends the program at once.
+fn asked_to_stop() -> io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            leave_at_once();
+        });
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "whoever asks twice does not want to wait")]
+fn leave_at_once() -> ! {
+    std::process::exit(1)
+}
+
+fn bound(address: SocketAddr) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure::Settings(format!("can't listen on {address}: {error}"))
+}

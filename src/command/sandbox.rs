@@ -1,0 +1,94 @@
+//! `sandbox`: a broker and a Courier to play with.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use clap::Args;
+use courier_token_broker::app::App;
+use courier_token_broker::auth::Digest;
+use courier_token_broker::clock::Clock;
+use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
+use courier_token_broker::sandbox::{Faults, Simulator};
+use courier_token_broker::secrets::Secret;
+use tokio::net::TcpListener;
+
+use super::serve::{allow_many_connections, announce, serve};
+use super::{Failure, block_on, bound, log};
+
+#[derive(Args)]
+pub struct Sandbox {
+    /// Where apps call.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where metrics and health are.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    admin_listen: SocketAddr,
+    /// Where the simulated Courier is.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+    courier_listen: SocketAddr,
+    #[command(flatten)]
+    faults: Faults,
+}
+
+const CLIENT_KEY: &str = "sandbox";
+const API_KEY: &str = "sandbox-api-key";
+
+impl Sandbox {
+    pub fn run(self) -> Result<(), Failure> {
+        block_on(async {
+            let listener = TcpListener::bind(self.courier_listen).await.map_err(bound(self.courier_listen))?;
+            let courier = listener.local_addr()?;
+            let settings = self.settings(courier)?;
+            log(&settings);
+            allow_many_connections();
+            let clock = Clock::system();
+            let app = App::bind(settings, clock).await?;
+            announce(&app)?;
+            self.explain(&app, courier)?;
+            let simulator = Simulator::new(Some(API_KEY.to_owned()), self.faults, clock);
+            // It ends with the program: what the broker finishes needs it.
+            tokio::spawn(simulator.serve(listener, std::future::pending()));
+            serve(app).await
+        })
+    }
+
+    /// Nothing is read from files or the environment.
+    fn settings(&self, courier: SocketAddr) -> Result<Settings, Failure> {
+        let mut raw = Raw::default();
+        raw.server.listen.0 = vec![self.listen.to_string()];
+        raw.server.insecure = true;
+        raw.admin.listen = self.admin_listen.to_string();
+        raw.workspaces = BTreeMap::from([(
+            "default".to_owned(),
+            RawWorkspace {
+                api_key: Secret::new(API_KEY).ok(),
+                base_url: format!("http://{courier}"),
+                insecure: true,
+                ..RawWorkspace::default()
+            },
+        )]);
+        raw.clients = vec![RawClient {
+            name: CLIENT_KEY.to_owned(),
+            key_sha256: Digest::of(CLIENT_KEY).to_string(),
+            scopes: Some(vec!["*".to_owned()]),
+            max_lifetime: raw.tokens.max_lifetime,
+            ..RawClient::default()
+        }];
+        Ok(Settings::resolve(&raw, &Layers::default())?)
+    }
+
+    fn explain(&self, app: &App, courier: SocketAddr) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        writeln!(out, "Courier simulator on http://{courier} (what it was asked: http://{courier}/simulator/calls)")?;
+        if let Some(address) = app.addresses().first() {
+            writeln!(
+                out,
+                "\nTry it (the second time it comes from memory):\n\n  \
+                 curl -i http://{address}/v1/tokens -H 'Authorization: Bearer {CLIENT_KEY}' \\\n    \
+                 -H 'Content-Type: application/json' -d '{{\"user_id\": \"jane\", \"profile\": \"inbox\"}}'\n"
+            )?;
+        }
+        out.flush()
+    }
+}

@@ -1,0 +1,85 @@
+//! `serve`: the broker.
+
+use std::io::{self, Write};
+
+use clap::Args;
+use courier_token_broker::app::App;
+use courier_token_broker::clock::Clock;
+use courier_token_broker::config::{LogFormat, Settings};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use super::{Failure, Sources, asked_to_stop, block_on, log};
+
+#[derive(Args)]
+#[command(about = None, long_about = None)]
+pub struct Serve {
+    #[command(flatten)]
+    sources: Sources,
+    /// Where apps call, instead of what the settings say (server.listen).
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<String>,
+    /// Where metrics and health are, instead of what the settings say (admin.listen).
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<String>,
+    /// How much is logged: error, warn, info, debug or trace (log.level).
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Logs in JSON, also on a terminal (log.format).
+    #[arg(long)]
+    log_json: bool,
+}
+
+impl Serve {
+    pub fn run(self) -> Result<(), Failure> {
+        let (layers, mut raw) = self.sources.read()?;
+        if !self.listen.is_empty() {
+            raw.server.listen.0 = self.listen;
+        }
+        if let Some(address) = self.admin_listen {
+            raw.admin.listen = address;
+        }
+        if let Some(level) = self.log_level {
+            raw.log.level = level;
+        }
+        if self.log_json {
+            raw.log.format = LogFormat::Json;
+        }
+        let settings = Settings::resolve(&raw, &layers)?;
+        log(&settings);
+        allow_many_connections();
+        block_on(async {
+            let app = App::bind(settings, Clock::system()).await?;
+            announce(&app)?;
+            serve(app).await
+        })
+    }
+}
+
+/// Runs the app until it is asked to stop.
+pub async fn serve(app: App) -> Result<(), Failure> {
+    app.run(asked_to_stop()?).await;
+    Ok(())
+}
+
+/// Says where the broker is, so that a script that let it choose its ports can
+/// read them.
+pub fn announce(app: &App) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for address in app.addresses() {
+        writeln!(out, "courier-token-broker on http://{address}")?;
+    }
+    if let Some(address) = app.admin_address() {
+        writeln!(out, "admin on http://{address}")?;
+    }
+    out.flush()
+}
+
+/// A connection is a file descriptor, and many systems allow a thousand unless
+/// asked for more.
+pub fn allow_many_connections() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}

@@ -1,0 +1,37 @@
+//! `simulate-courier`: the Courier simulator alone.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use clap::Args;
+use courier_token_broker::clock::Clock;
+use courier_token_broker::sandbox::{Faults, Simulator};
+use tokio::net::TcpListener;
+
+use super::{Failure, asked_to_stop, block_on, bound};
+
+#[derive(Args)]
+pub struct SimulateCourier {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+    listen: SocketAddr,
+    /// The only API key that is accepted; without it, any is.
+    #[arg(long, value_name = "KEY")]
+    api_key: Option<String>,
+    #[command(flatten)]
+    faults: Faults,
+}
+
+impl SimulateCourier {
+    pub fn run(self) -> Result<(), Failure> {
+        block_on(async {
+            let listener = TcpListener::bind(self.listen).await.map_err(bound(self.listen))?;
+            let mut out = io::stdout().lock();
+            writeln!(out, "Courier simulator on http://{}", listener.local_addr()?)?;
+            out.flush()?;
+            drop(out);
+            Simulator::new(self.api_key, self.faults, Clock::system()).serve(listener, asked_to_stop()?).await;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! What is wrong with the settings, in one line.
+
+use std::fmt;
+
+/// A setting that won't do: where it stands, its key, and what is wanted. What
+/// stands there is not repeated, since it could be a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsError {
+    /// A file's name, an environment variable's, a flag's; `None` for settings
+    /// that are nowhere.
+    pub origin: Option<String>,
+    /// The key, such as `tokens.floor`; empty where the whole origin is meant.
+    pub key: String,
+    /// What is wrong and what is wanted.
+    pub wanted: String,
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(out, "{origin}: ")?;
+        }
+        if !self.key.is_empty() {
+            write!(out, "{}: ", self.key)?;
+        }
+        out.write_str(&self.wanted)
+    }
+}
+
+impl std::error::Error for SettingsError {}
+
+/// Turns a deserialiser's message into what is wanted, without the value that
+/// it found.
+pub fn wanted(message: &str) -> String {
+    let message = message.lines().next().unwrap_or_default();
+    if let Some(unknown) = message.strip_prefix("unknown field ") {
+        return format!("unknown key {unknown}")
+            .replace(", expected one of", "; known are")
+            .replace(", expected", "; known is");
+    }
+    // "invalid type: string \"x\", expected a boolean"
+    let Some((_, wanted)) = message.rsplit_once(", expected ") else {
+        return message.to_owned();
+    };
+    let wanted = match wanted.split(" for key ").next().unwrap_or(wanted) {
+        "f64" | "a floating point" => "a number",
+        "u16" | "u32" | "u64" | "usize" | "an unsigned 32 bit integer" | "an unsigned 64 bit integer" => {
+            "a whole number that is not negative"
+        }
+        "a sequence" | "an array" => "a list",
+        "a map" | "a nested map" | "struct" => "a table",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    };
+    format!("must be {wanted}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_loses_the_value_and_keeps_what_is_wanted() {
+        for (message, expected) in [
+            ("invalid type: string \"pk_secret, expected x\", expected f64", "must be a number"),
+            ("invalid type: integer `5`, expected a boolean", "must be a boolean"),
+            (
+                "unknown field `flor`, expected one of `floor`, `share`",
+                "unknown key `flor`; known are `floor`, `share`",
+            ),
+            ("must be a duration", "must be a duration"),
+        ] {
+            assert_eq!(wanted(message), expected);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Where settings come from, and which of two wins.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use config::{Config, ConfigError, Environment, File, FileFormat};
+use serde::de::DeserializeOwned;
+
+use super::error::{SettingsError, wanted};
+use super::raw::Raw;
+use crate::secrets::Secret;
+
+/// Every setting can be given in the environment: `tokens.floor` as
+/// `COURIER_TOKEN_BROKER__TOKENS__FLOOR`.
+pub const ENVIRONMENT_PREFIX: &str = "COURIER_TOKEN_BROKER__";
+
+/// Where settings come from: files, each over those before it, and over them
+/// the environment.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// TOML files.
+    pub files: Vec<PathBuf>,
+    /// The environment's variables.
+    pub environment: BTreeMap<String, String>,
+    read: Vec<(String, toml::Table)>,
+}
+
+/// Variables that are not of the pattern, for the simplest set-up.
+pub(super) const API_KEY: &str = "COURIER_API_KEY";
+pub(super) const BASE_URL: &str = "COURIER_BASE_URL";
+pub(super) const CLIENT_KEY: &str = "COURIER_TOKEN_BROKER_CLIENT_KEY";
+
+impl Layers {
+    /// Layers that have yet to be read.
+    pub fn new(files: Vec<PathBuf>, environment: BTreeMap<String, String>) -> Self {
+        Self { files, environment, read: Vec::new() }
+    }
+
+    /// Reads the files and lays everything over the defaults.
+    pub fn merge(&mut self) -> Result<Raw, SettingsError> {
+        let mut builder = Config::builder();
+        for path in &self.files {
+            let name = path.display().to_string();
+            let failed = |wanted: String| SettingsError { origin: Some(name.clone()), key: String::new(), wanted };
+            let text = std::fs::read_to_string(path).map_err(|error| failed(format!("can't be read: {error}")))?;
+            // Each file is checked by itself first, so that an error knows where
+            // it stands.
+            let table = check(&text).map_err(|(line, key, wanted)| SettingsError {
+                origin: Some(if line > 0 { format!("{name}:{line}") } else { name.clone() }),
+                key,
+                wanted,
+            })?;
+            self.read.push((name, table));
+            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+        }
+        let variables: Vec<_> =
+            self.environment.iter().filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
+        for (name, value) in &variables {
+            // Each alone, for the same reason.
+            let alone = Config::builder().add_source(environment([(*name, *value)]));
+            read::<Raw>(alone.build()).map_err(|(key, wanted)| SettingsError {
+                origin: Some((*name).clone()),
+                key,
+                wanted,
+            })?;
+        }
+        let merged = builder.add_source(environment(variables)).build();
+        let mut raw: Raw = read(merged).map_err(|(key, wanted)| self.error(&key, wanted))?;
+        self.overlay(&mut raw)?;
+        Ok(raw)
+    }
+
+    /// An error about a key, with the origin that gave it its value.
+    pub fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
+        let variable = format!("{ENVIRONMENT_PREFIX}{}", key.to_uppercase().replace('.', "__"));
+        let origin = if self.environment.contains_key(&variable) {
+            Some(variable)
+        } else {
+            let file = self.read.iter().rev().find(|(_, table)| holds(table, key));
+            file.map(|(name, _)| name.clone())
+        };
+        SettingsError { origin, key: key.to_owned(), wanted: wanted.into() }
+    }
+
+    /// The variables for the simplest set-up: the workspace `default`.
+    fn overlay(&self, raw: &mut Raw) -> Result<(), SettingsError> {
+        let of = |name: &str| self.environment.get(name).filter(|value| !value.trim().is_empty());
+        let (key, base_url) = (of(API_KEY), of(BASE_URL));
+        if key.is_some() || base_url.is_some() || raw.workspaces.is_empty() {
+            let workspace = raw.workspaces.entry("default".to_owned()).or_default();
+            if let Some(key) = key {
+                let key = Secret::new(key).map_err(|error| SettingsError {
+                    origin: Some(API_KEY.to_owned()),
+                    key: String::new(),
+                    wanted: error.to_string(),
+                })?;
+                workspace.api_key = Some(key);
+                workspace.api_key_file = None;
+            }
+            if let Some(base_url) = base_url {
+                workspace.base_url.clone_from(base_url);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn environment<'a>(variables: impl IntoIterator<Item = (&'a String, &'a String)>) -> Environment {
+    let variables = variables.into_iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    // Values stay texts: parsing them would turn a secret 012345 into 12345.
+    Environment::with_prefix(ENVIRONMENT_PREFIX.trim_end_matches('_'))
+        .prefix_separator("__")
+        .separator("__")
+        .source(Some(variables))
+}
+
+type Misfit = (String, String);
+
+fn read<T: DeserializeOwned>(config: Result<Config, ConfigError>) -> Result<T, Misfit> {
+    let config = config.map_err(|error| (String::new(), wanted(&error.to_string())))?;
+    serde_path_to_error::deserialize(config).map_err(|error| {
+        let key = error.path().to_string();
+        (if key == "." { String::new() } else { key }, explain(error.inner()))
+    })
+}
+
+fn explain(error: &ConfigError) -> String {
+    match error {
+        ConfigError::Type { expected, .. } => wanted(&format!(", expected {expected}")),
+        ConfigError::At { error, .. } => explain(error),
+        ConfigError::Message(message) => wanted(message),
+        other => wanted(&other.to_string()),
+    }
+}
+
+/// Reads one file by itself, or tells line, key and what is wanted.
+fn check(text: &str) -> Result<toml::Table, (usize, String, String)> {
+    let line = |error: &toml::de::Error| {
+        let start = error.span().map_or(0, |span| span.start).min(text.len());
+        text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1
+    };
+    let misfit = |error: &toml::de::Error, key: String| (line(error), key, wanted(error.message()));
+    let table: toml::Table = text.parse().map_err(|error| misfit(&error, String::new()))?;
+    let document = toml::Deserializer::parse(text).map_err(|error| misfit(&error, String::new()))?;
+    serde_path_to_error::deserialize::<_, Raw>(document).map_err(|error| {
+        let key = error.path().to_string();
+        misfit(error.inner(), if key == "." { String::new() } else { key })
+    })?;
+    Ok(table)
+}
+
+fn holds(table: &toml::Table, key: &str) -> bool {
+    let mut parts = key.split('.');
+    let first = parts.next().and_then(|part| table.get(part));
+    parts.try_fold(first, |value, part| Some(value?.get(part))).flatten().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers(files: &[&str], environment: &[(&str, &str)]) -> (tempfile::TempDir, Layers) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let paths = files
+            .iter()
+            .enumerate()
+            .map(|(place, text)| {
+                let path = folder.path().join(format!("{place}.toml"));
+                std::fs::write(&path, text).expect("written");
+                path
+            })
+            .collect();
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        (folder, Layers::new(paths, environment))
+    }
+
+    fn error(files: &[&str], environment: &[(&str, &str)]) -> String {
+        let (folder, mut layers) = layers(files, environment);
+        let error = layers.merge().expect_err("it is refused").to_string();
+        error.replace(&format!("{}/", folder.path().display()), "")
+    }
+
+    #[test]
+    fn later_files_go_over_earlier_ones_and_the_environment_over_all() {
+        let (_folder, mut layers) = layers(
+            &["[tokens]\nfloor = 0.1\ncapacity = 7\nhard_floor = \"1s\"", "[tokens]\nfloor = 0.2\ncapacity = 8"],
+            &[
+                ("COURIER_TOKEN_BROKER__TOKENS__FLOOR", "0.3"),
+                ("COURIER_TOKEN_BROKER__SERVER__LISTEN", "127.0.0.1:1, 127.0.0.1:2"),
+                ("COURIER_API_KEY", "012345"),
+                ("UNRELATED", "x"),
+            ],
+        );
+        let raw = layers.merge().expect("good");
+        assert_eq!((raw.tokens.floor, raw.tokens.capacity, raw.tokens.hard_floor.0.as_secs()), (0.3, 8, 1));
+        assert_eq!(raw.server.listen.0, ["127.0.0.1:1", "127.0.0.1:2"]);
+        let key = raw.workspaces["default"].api_key.as_ref().map(Secret::expose);
+        assert_eq!(key, Some("012345"));
+    }
+
+    #[test]
+    fn an_error_names_file_line_key_and_what_is_wanted_but_not_the_value() {
+        for (file, wanted) in [
+            ("[tokens]\nfloor = \"sec\"", "0.toml:2: tokens.floor: must be a number"),
+            ("\n[tokens]\nflor = 0.5", "0.toml:3: tokens.flor: unknown key `flor`; known are"),
+            ("[workspaces.eu]\napi_key = 5", "0.toml:2: workspaces.eu.api_key: must be a string"),
+            ("[workspaces.eu]\napi_key = \"pk secret\"", "api_key: contains white space"),
+            ("[server.tls]\ncertificate_file = \"x\"", "server.tls: is not supported by this version yet"),
+            ("[store]\nkind = \"redis\"", "store.kind: must be \"memory\""),
+            ("[tokens]\nhard_floor = \"pk_secret\"", "tokens.hard_floor: must be a duration"),
+            ("[[clients]]\nname = \"a\"\nrequests_per_second = 5", "clients[0].requests_per_second: is not supported"),
+            ("[tokens\nfloor = pk_secret", "0.toml:1: "),
+            ("x = pk_secret", "0.toml:1: "),
+        ] {
+            let error = error(&[file], &[]);
+            assert!(error.contains(wanted), "{file:?} gave {error:?}");
+            assert!(!error.contains("secret") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_in_the_environment_names_the_variable() {
+        for (name, value, wanted) in [
+            (
+                "COURIER_TOKEN_BROKER__TOKENS__FLOOR",
+                "secret",
+                "COURIER_TOKEN_BROKER__TOKENS__FLOOR: tokens.floor: must be a number",
+            ),
+            (
+                "COURIER_TOKEN_BROKER__TOKNES__FLOOR",
+                "1",
+                "COURIER_TOKEN_BROKER__TOKNES__FLOOR: toknes: unknown key `toknes`",
+            ),
+            ("COURIER_API_KEY", "a secret", "COURIER_API_KEY: contains white space"),
+        ] {
+            let error = error(&[], &[(name, value)]);
+            assert!(error.starts_with(wanted), "{name} gave {error:?}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_said_plainly() {
+        let mut layers = Layers::new(vec![PathBuf::from("/does/not/exist.toml")], BTreeMap::new());
+        let error = layers.merge().expect_err("it is refused").to_string();
+        assert!(error.starts_with("/does/not/exist.toml: can't be read"), "{error}");
+    }
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        let (_folder, mut layers) = layers(&[include_str!("../../config/default.toml")], &[]);
+        let mut defaults = Raw::default();
+        defaults.workspaces.entry("default".to_owned()).or_default();
+        let shown = |raw: &Raw| toml::to_string(raw).expect("it can be shown");
+        assert_eq!(shown(&layers.merge().expect("good")), shown(&defaults));
+    }
+}

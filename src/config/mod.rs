@@ -1,0 +1,15 @@
+//! The settings: built-in defaults < each file in order < environment < flags.
+//!
+//! [`Layers`] are what they come from, [`Raw`] is their shape, [`Settings`] what
+//! they mean: values that each wing defines for itself, checked, so that what
+//! starts can run. Nothing here reads the environment or opens a port.
+
+mod error;
+mod layers;
+mod raw;
+mod resolve;
+
+pub use error::SettingsError;
+pub use layers::{ENVIRONMENT_PREFIX, Layers};
+pub use raw::{Client as RawClient, LogFormat, Raw, Workspace as RawWorkspace};
+pub use resolve::{Settings, WorkspaceSettings};

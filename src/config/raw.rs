@@ -1,0 +1,290 @@
+//! The shape of the settings, as they are written in TOML.
+
+#![expect(missing_docs, reason = "config/default.toml documents each key, once")]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::secrets::Secret;
+use crate::token::INBOX;
+
+/// All settings, not yet checked against each other. `Default` is what holds
+/// where nothing is said; `config/default.toml` explains each key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raw {
+    pub server: Server,
+    pub admin: Admin,
+    pub workspaces: BTreeMap<String, Workspace>,
+    pub tokens: Tokens,
+    pub refresh: Refresh,
+    pub profiles: BTreeMap<String, Vec<String>>,
+    pub clients: Vec<Client>,
+    pub log: Log,
+    #[serde(skip_serializing)]
+    pub sessions: Option<NotYet>,
+    #[serde(skip_serializing)]
+    pub store: Store,
+}
+
+/// Settings of one key of [`Raw`]; `config/default.toml` documents each.
+macro_rules! table {
+    ($name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty = $default:expr),+ $(,)? }) => {
+        #[derive(Clone, Debug, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name { $($(#[$attribute])* pub $field: $type),+ }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default),+ }
+            }
+        }
+    };
+}
+
+const fn seconds(seconds: u64) -> Human {
+    Human(Duration::from_secs(seconds))
+}
+
+table!(Server {
+    listen: OneOrMany = OneOrMany(vec!["127.0.0.1:8080".to_owned()]),
+    insecure: bool = false,
+    timeout: Human = seconds(10),
+    shutdown_timeout: Human = seconds(10),
+    limits: Limits = Limits::default(),
+    #[serde(skip_serializing)]
+    tls: Option<NotYet> = None,
+});
+
+table!(Limits {
+    connections: u32 = 16_384,
+    body_bytes: u32 = 16 * 1024,
+    header_bytes: u32 = 16 * 1024,
+    header_timeout: Human = seconds(60),
+    body_timeout: Human = seconds(10),
+});
+
+table!(Admin { listen: String = "127.0.0.1:9090".to_owned() });
+
+table!(Workspace {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_key: Option<Secret> = None,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_key_file: Option<PathBuf> = None,
+    base_url: String = "https://api.courier.com".to_owned(),
+    insecure: bool = false,
+    connect_timeout: Human = seconds(3),
+    timeout: Human = seconds(5),
+    budget: Budget = Budget::default(),
+});
+
+table!(Budget { requests_per_second: f64 = 20.0, burst: u32 = 20 });
+
+table!(Tokens {
+    default_lifetime: Human = seconds(86_400),
+    max_lifetime: Human = seconds(30 * 86_400),
+    floor: f64 = 0.5,
+    hard_floor: Human = seconds(30),
+    capacity: u64 = 1_000_000,
+});
+
+table!(Refresh {
+    mode: String = "used".to_owned(),
+    #[serde(skip_serializing)]
+    extra_calls: Option<NotYet> = None,
+});
+
+table!(Client {
+    name: String = String::new(),
+    key_sha256: String = String::new(),
+    workspace: String = "default".to_owned(),
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scopes: Option<Vec<String>> = None,
+    users: Vec<String> = vec!["*".to_owned()],
+    max_lifetime: Human = seconds(86_400),
+    #[serde(skip_serializing)]
+    requests_per_second: Option<NotYet> = None,
+});
+
+table!(Log { level: String = "info".to_owned(), format: LogFormat = LogFormat::Auto });
+
+table!(Store {
+    kind: StoreKind = StoreKind::Memory,
+    path: Option<NotYet> = None,
+    url: Option<NotYet> = None,
+    key_file: Option<NotYet> = None,
+});
+
+impl Default for Raw {
+    fn default() -> Self {
+        let inbox =
+            ["inbox:read:messages", "inbox:write:events", "read:preferences", "write:preferences", "read:brands"];
+        Self {
+            server: Server::default(),
+            admin: Admin::default(),
+            workspaces: BTreeMap::new(),
+            tokens: Tokens::default(),
+            refresh: Refresh::default(),
+            profiles: BTreeMap::from([(INBOX.to_owned(), inbox.map(str::to_owned).to_vec())]),
+            clients: Vec::new(),
+            log: Log::default(),
+            sessions: None,
+            store: Store::default(),
+        }
+    }
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// One line of text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where tokens are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    Memory,
+}
+
+impl Serialize for StoreKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("memory")
+    }
+}
+
+impl<'de> Deserialize<'de> for StoreKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "memory" => Ok(Self::Memory),
+            _ => Err(de::Error::custom("must be \"memory\": this version has no other store yet")),
+        }
+    }
+}
+
+/// A setting that has its name already and that this version can't honour: to
+/// ignore it would be worse than to refuse it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotYet(());
+
+impl<'de> Deserialize<'de> for NotYet {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(de::Error::custom("is not supported by this version yet: remove it"))
+    }
+}
+
+/// One text or a list of texts; in the environment, texts between commas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct OneOrMany(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Vec<String>;
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("a string or a list of strings")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(text.split(',').map(|part| part.trim().to_owned()).collect())
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    texts.push(text);
+                }
+                Ok(texts)
+            }
+        }
+        deserializer.deserialize_any(Visitor).map(Self)
+    }
+}
+
+/// A length of time as people write it: `90s`, `1h 30m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Human(pub Duration);
+
+impl Human {
+    const WANTED: &str = "must be a duration such as \"90s\" or \"1h 30m\", at most 100 years";
+    const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
+
+    /// Reads a duration.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        // A crafted overflow panics in humantime 2.4, which ignores white space
+        // between digits; and nobody who writes 5M means five months.
+        let mut run = 0;
+        for byte in text.bytes() {
+            match byte {
+                b'0'..=b'9' => run += 1,
+                _ if byte.is_ascii_whitespace() => {}
+                _ => run = 0,
+            }
+            if run > 10 {
+                return Err(Self::WANTED);
+            }
+        }
+        if text.len() > 64 || text.contains('M') || text.contains("month") {
+            return Err(
+                "must be a duration in seconds, minutes, hours or days (s, m, h, d); a month has no fixed length",
+            );
+        }
+        let length = humantime::parse_duration(text).map_err(|_| Self::WANTED)?;
+        if length > Self::LONGEST { Err(Self::WANTED) } else { Ok(Self(length)) }
+    }
+}
+
+impl Serialize for Human {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Human {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Human;
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("a duration such as \"90s\" or \"1h 30m\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Human, E> {
+                Human::parse(text).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        let seconds = |text| Human::parse(text).map(|human| human.0.as_secs());
+        assert_eq!(seconds("90s"), Ok(90));
+        assert_eq!(seconds("1h 30m"), Ok(5400));
+        assert_eq!(seconds("30d"), Ok(2_592_000));
+        for wrong in ["", "90", "5M", "1 month", "-1s", "200years", "1844674407 3709551615s 1000ms", "99999999999s"] {
+            assert!(Human::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_duration_is_too_strange(text in "[0-9 a-zA-Z]{0,70}") {
+            let _ = Human::parse(&text);
+        }
+    }
+}

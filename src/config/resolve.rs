@@ -1,0 +1,316 @@
+//! What the settings mean.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::error::SettingsError;
+use super::layers::{CLIENT_KEY, Layers};
+use super::raw::{self, Raw};
+use crate::auth::{Client, ClientKeys, Digest};
+use crate::policy::access::{Access, Pattern};
+use crate::policy::budget::Budget;
+use crate::policy::freshness::Floor;
+use crate::policy::refresh::Mode;
+use crate::secrets::Secret;
+use crate::token::{Lifetime, Profile, WorkspaceName};
+use crate::{broker, http, upstream};
+
+/// Settings that were checked: what each wing needs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where apps call.
+    pub listen: Vec<SocketAddr>,
+    /// Where operators look.
+    pub admin_listen: SocketAddr,
+    /// What a connection may do.
+    pub limits: http::Limits,
+    /// The longest that a stop waits for what is under way.
+    pub shutdown_timeout: Duration,
+    /// The routes.
+    pub http: http::Settings,
+    /// Who may ask.
+    pub clients: ClientKeys,
+    /// How tokens are served and renewed.
+    pub broker: broker::Settings,
+    /// The Couriers.
+    pub workspaces: Vec<WorkspaceSettings>,
+    /// How much is logged.
+    pub log_level: tracing::Level,
+    /// How it is written.
+    pub log_format: raw::LogFormat,
+}
+
+/// One Courier.
+#[derive(Clone, Debug)]
+pub struct WorkspaceSettings {
+    /// Its name.
+    pub name: WorkspaceName,
+    /// Where it is.
+    pub courier: upstream::CourierSettings,
+    /// How it may be called.
+    pub dispatcher: upstream::DispatcherSettings,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+impl Settings {
+    /// Checks merged settings. `layers` are where they came from, for errors.
+    pub fn resolve(raw: &Raw, layers: &Layers) -> Result<Self, SettingsError> {
+        let check = Check(layers);
+        let lifetime = |key: &str, raw: raw::Human| check.lifetime(key, raw);
+        let max_lifetime = lifetime("tokens.max_lifetime", raw.tokens.max_lifetime)?;
+        let default_lifetime = lifetime("tokens.default_lifetime", raw.tokens.default_lifetime)?;
+        if default_lifetime > max_lifetime {
+            return Err(check.error("tokens.default_lifetime", "must not be longer than tokens.max_lifetime"));
+        }
+        let profiles = check.profiles(raw)?;
+        let workspaces = raw
+            .workspaces
+            .iter()
+            .map(|(name, workspace)| check.workspace(name, workspace, raw.server.timeout.0))
+            .collect::<Result<Vec<_>, _>>()?;
+        let floor = Floor::new(raw.tokens.floor, raw.tokens.hard_floor.0)
+            .ok_or_else(|| check.error("tokens.floor", format!("must be a number from 0 to {}", Floor::MAX_SHARE)))?;
+        check.range("tokens.capacity", raw.tokens.capacity, 1, 1_000_000_000)?;
+        let limits = &raw.server.limits;
+        check.range("server.limits.connections", limits.connections.into(), 1, 1_000_000)?;
+        check.range("server.limits.body_bytes", limits.body_bytes.into(), 256, 1 << 20)?;
+        check.range("server.limits.header_bytes", limits.header_bytes.into(), 1024, 128 << 10)?;
+        Ok(Self {
+            listen: check.listen(&raw.server)?,
+            admin_listen: check.address("admin.listen", &raw.admin.listen)?,
+            limits: http::Limits {
+                connections: limits.connections as usize,
+                header_timeout: check.span("server.limits.header_timeout", limits.header_timeout, SECOND, HOUR)?,
+            },
+            shutdown_timeout: check.span(
+                "server.shutdown_timeout",
+                raw.server.shutdown_timeout,
+                Duration::ZERO,
+                HOUR,
+            )?,
+            http: http::Settings {
+                default_lifetime,
+                max_lifetime,
+                body_bytes: limits.body_bytes as usize,
+                header_bytes: limits.header_bytes as usize,
+                body_timeout: check.span("server.limits.body_timeout", limits.body_timeout, SECOND, HOUR)?,
+                profiles,
+            },
+            clients: check.clients(raw, &workspaces)?,
+            broker: broker::Settings {
+                floor,
+                refresh: check.mode(&raw.refresh.mode)?,
+                capacity: raw.tokens.capacity,
+                // An SDK gives up after a minute.
+                timeout: check.span("server.timeout", raw.server.timeout, SECOND, Duration::from_secs(50))?,
+            },
+            workspaces,
+            log_level: raw.log.level.parse().map_err(|_| {
+                check.error("log.level", "must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"")
+            })?,
+            log_format: raw.log.format,
+        })
+    }
+}
+
+/// Checks one key after the other.
+struct Check<'a>(&'a Layers);
+
+impl Check<'_> {
+    fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
+        self.0.error(key, wanted)
+    }
+
+    fn range(&self, key: &str, value: u64, least: u64, most: u64) -> Result<(), SettingsError> {
+        if (least..=most).contains(&value) {
+            Ok(())
+        } else {
+            Err(self.error(key, format!("must be a whole number from {least} to {most}")))
+        }
+    }
+
+    fn span(&self, key: &str, raw: raw::Human, least: Duration, most: Duration) -> Result<Duration, SettingsError> {
+        if (least..=most).contains(&raw.0) {
+            return Ok(raw.0);
+        }
+        let [least, most] = [least, most].map(humantime::format_duration);
+        Err(self.error(key, format!("must be a duration from {least} to {most}")))
+    }
+
+    fn lifetime(&self, key: &str, raw: raw::Human) -> Result<Lifetime, SettingsError> {
+        Lifetime::from_seconds(raw.0.as_secs_f64())
+            .map_err(|_| self.error(key, "must be a duration of whole seconds, at least \"1s\""))
+    }
+
+    fn address(&self, key: &str, text: &str) -> Result<SocketAddr, SettingsError> {
+        if text.starts_with("unix:") {
+            return Err(
+                self.error(key, "Unix sockets are not supported by this version yet: give an IP address and port")
+            );
+        }
+        text.parse().map_err(|_| self.error(key, "must be an IP address and port such as \"127.0.0.1:8080\""))
+    }
+
+    fn listen(&self, server: &raw::Server) -> Result<Vec<SocketAddr>, SettingsError> {
+        const KEY: &str = "server.listen";
+        let addresses = server.listen.0.iter().map(|text| self.address(KEY, text)).collect::<Result<Vec<_>, _>>()?;
+        if addresses.is_empty() {
+            return Err(self.error(KEY, "must have at least one address"));
+        }
+        if !server.insecure && addresses.iter().any(|address| !address.ip().is_loopback()) {
+            let wanted = "tokens and client keys would cross the network unencrypted: listen on a loopback address \
+                behind a proxy that does TLS, or set server.insecure = true";
+            return Err(self.error(KEY, wanted));
+        }
+        Ok(addresses)
+    }
+
+    fn mode(&self, mode: &str) -> Result<Mode, SettingsError> {
+        match mode {
+            "off" => Ok(Mode::Off),
+            "used" => Ok(Mode::Used),
+            "learned" => {
+                Err(self
+                    .error("refresh.mode", "\"learned\" is not supported by this version yet: use \"used\" or \"off\""))
+            }
+            _ => Err(self.error("refresh.mode", "must be \"used\" or \"off\"")),
+        }
+    }
+
+    fn profiles(&self, raw: &Raw) -> Result<BTreeMap<String, Profile>, SettingsError> {
+        let profile = |(name, scopes): (&String, &Vec<String>)| {
+            Profile::new(scopes.iter().map(String::as_str))
+                .map(|profile| (name.clone(), profile))
+                .map_err(|error| self.error(&format!("profiles.{name}"), error.to_string()))
+        };
+        raw.profiles.iter().map(profile).collect()
+    }
+
+    fn workspace(
+        &self,
+        name: &str,
+        raw: &raw::Workspace,
+        caller_timeout: Duration,
+    ) -> Result<WorkspaceSettings, SettingsError> {
+        let key = |field: &str| format!("workspaces.{name}.{field}");
+        let name =
+            WorkspaceName::new(name).map_err(|error| self.error(&format!("workspaces.{name}"), error.to_string()))?;
+        let timeout = self.span(&key("timeout"), raw.timeout, SECOND, caller_timeout)?;
+        let Some(budget) = Budget::new(raw.budget.requests_per_second, raw.budget.burst) else {
+            let (least, most) = (Budget::RATES.start(), Budget::RATES.end());
+            return Err(self.error(
+                &key("budget"),
+                format!("requests_per_second must be from {least} to {most}, burst from 1 to {}", Budget::MAX_BURST),
+            ));
+        };
+        Ok(WorkspaceSettings {
+            courier: upstream::CourierSettings {
+                base_url: self.base_url(&key("base_url"), raw)?,
+                api_key: self.api_key(&key("api_key"), &key("api_key_file"), raw)?,
+                connect_timeout: self.span(&key("connect_timeout"), raw.connect_timeout, SECOND / 100, timeout)?,
+                timeout,
+            },
+            // A call that leaves at the end of the longest wait is still
+            // answered while its caller waits.
+            dispatcher: upstream::DispatcherSettings { budget, max_wait: caller_timeout.saturating_sub(timeout) },
+            name,
+        })
+    }
+
+    fn base_url(&self, key: &str, raw: &raw::Workspace) -> Result<upstream::Url, SettingsError> {
+        let wanted = "must be a URL such as \"https://api.courier.com\", without user, password, query or fragment";
+        let url: upstream::Url = raw.base_url.parse().map_err(|_| self.error(key, wanted))?;
+        let bare =
+            url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+        if !bare || url.host().is_none() || !matches!(url.scheme(), "https" | "http") {
+            return Err(self.error(key, wanted));
+        }
+        let loopback = match url.host_str().unwrap_or_default() {
+            "localhost" => true,
+            host => host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
+        };
+        if url.scheme() == "http" && !loopback && !raw.insecure {
+            let wanted =
+                "the API key would cross the network unencrypted: use https, or set insecure = true for this workspace";
+            return Err(self.error(key, wanted));
+        }
+        Ok(url)
+    }
+
+    fn api_key(&self, key: &str, file_key: &str, raw: &raw::Workspace) -> Result<Secret, SettingsError> {
+        match (&raw.api_key, &raw.api_key_file) {
+            (Some(api_key), None) => Ok(api_key.clone()),
+            (None, Some(path)) => {
+                Secret::read(path).map_err(|error| self.error(file_key, format!("{}: {error}", path.display())))
+            }
+            (Some(_), Some(_)) => Err(self.error(file_key, "give either api_key or api_key_file, not both")),
+            (None, None) => Err(self.error(
+                key,
+                "no Courier API key is given: set COURIER_API_KEY (for the workspace \"default\"), or api_key_file",
+            )),
+        }
+    }
+
+    fn clients(&self, raw: &Raw, workspaces: &[WorkspaceSettings]) -> Result<ClientKeys, SettingsError> {
+        let mut keys = ClientKeys::default();
+        let mut seen = Vec::new();
+        for (place, client) in raw.clients.iter().enumerate() {
+            let key = |field: &str| format!("clients[{place}].{field}");
+            if client.name.is_empty() {
+                return Err(self.error(&key("name"), "must be a name for logs"));
+            }
+            if seen.contains(&&client.name) {
+                return Err(self.error(&key("name"), "must differ from the other clients' names"));
+            }
+            seen.push(&client.name);
+            let digest =
+                Digest::parse(&client.key_sha256).map_err(|error| self.error(&key("key_sha256"), error.to_string()))?;
+            if !workspaces.iter().any(|workspace| workspace.name.as_str() == client.workspace) {
+                return Err(self.error(&key("workspace"), "must be the name of one of the workspaces"));
+            }
+            keys.add(digest, self.client(raw, client, key)?);
+        }
+        if let Some(key) = self.0.environment.get(CLIENT_KEY).filter(|key| !key.trim().is_empty()) {
+            let at_variable =
+                |wanted: String| SettingsError { origin: Some(CLIENT_KEY.to_owned()), key: String::new(), wanted };
+            let key = Secret::new(key).map_err(|error| at_variable(error.to_string()))?;
+            if !workspaces.iter().any(|workspace| workspace.name.as_str() == "default") {
+                return Err(at_variable("needs a workspace named \"default\"".to_owned()));
+            }
+            let client = raw::Client { name: "default".to_owned(), ..raw::Client::default() };
+            keys.add(Digest::of(key.expose()), self.client(raw, &client, |field| format!("clients.default.{field}"))?);
+        }
+        if keys.is_empty() {
+            return Err(self.error(
+                "clients",
+                "nobody could call, since there is no client: `courier-token-broker client-key NAME` makes one, or set \
+                 COURIER_TOKEN_BROKER_CLIENT_KEY to a secret of your own",
+            ));
+        }
+        Ok(keys)
+    }
+
+    fn client(&self, raw: &Raw, client: &raw::Client, key: impl Fn(&str) -> String) -> Result<Client, SettingsError> {
+        let patterns = |field: &str, texts: &[String]| {
+            texts.iter().map(|text| Pattern::new(text)).collect::<Option<Vec<_>>>().ok_or_else(|| {
+                self.error(&key(field), format!("must be patterns of 1 to {} bytes", Pattern::MAX_BYTES))
+            })
+        };
+        // By default what the profiles name, and nothing else.
+        let profiles: Vec<_> = raw.profiles.values().flatten().cloned().collect();
+        let scopes = client.scopes.as_ref().unwrap_or(&profiles);
+        Ok(Client {
+            name: client.name.clone(),
+            workspace: WorkspaceName::new(&client.workspace)
+                .map_err(|error| self.error(&key("workspace"), error.to_string()))?,
+            access: Access {
+                scopes: patterns("scopes", scopes)?,
+                users: patterns("users", &client.users)?,
+                max_lifetime: self.lifetime(&key("max_lifetime"), client.max_lifetime)?,
+            },
+        })
+    }
+}

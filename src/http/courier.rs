@@ -1,0 +1,33 @@
+//! `POST /auth/issue-token`, as Courier has it: every official server SDK works
+//! with its base URL set to the broker.
+
+use hyper::{Request, Response};
+
+use super::body::{self, Incoming, Reply, Span, Text};
+use super::problem::Problem;
+use super::{Api, min_ttl_header, token_response};
+use crate::broker::Source;
+use crate::token::ScopeClaim;
+
+#[derive(serde::Deserialize)]
+struct Asked<'a> {
+    #[serde(borrow)]
+    scope: Text<'a>,
+    expires_in: Span,
+}
+
+impl Api {
+    pub(super) async fn issue_token<B>(&self, request: Request<B>) -> Result<(Source, Response<Reply>), Problem>
+    where
+        B: Incoming,
+    {
+        let client = self.client(&request)?;
+        let min_ttl = min_ttl_header(&request)?;
+        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let asked: Asked<'_> = body::parse(&body)?;
+        let claim = ScopeClaim::parse(&asked.scope)?;
+        let lifetime = asked.expires_in.of("expires_in")?;
+        let answer = self.serve(&client, &claim, Some(lifetime), min_ttl).await?;
+        Ok(token_response(&answer, answer.grant.object().into()))
+    }
+}

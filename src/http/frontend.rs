@@ -1,0 +1,103 @@
+//! `POST /api/generate-courier-jwt`, as Courier's guide has every backend write
+//! it: the front-end sample works against the broker unchanged.
+
+use hyper::header::AUTHORIZATION;
+use hyper::{Method, Request, Response};
+use percent_encoding::percent_decode_str;
+
+use super::body::{self, Incoming, Reply, Text};
+use super::problem::Problem;
+use super::{Api, min_ttl_header, token_response};
+use crate::broker::Source;
+use crate::token::{INBOX, Profile, ScopeClaim, UserId};
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Asked<'a> {
+    #[serde(borrow)]
+    user_id: Text<'a>,
+}
+
+impl Api {
+    pub(super) async fn frontend<B>(&self, request: Request<B>) -> Result<(Source, Response<Reply>), Problem>
+    where
+        B: Incoming,
+    {
+        if carries_session(&request) {
+            return Err(Problem::NoSessions);
+        }
+        let client = self.client(&request)?;
+        let min_ttl = min_ttl_header(&request)?;
+        let body;
+        let user = if request.method() == Method::GET {
+            user_in_query(request.uri().query().unwrap_or_default())?
+        } else {
+            body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+            let asked: Asked<'_> = body::parse(&body)?;
+            asked.user_id.to_string()
+        };
+        let scopes = self.settings.profiles.get(INBOX).into_iter().flat_map(Profile::scopes).collect();
+        let claim = ScopeClaim::new(vec![UserId::new(&user)?], scopes)?;
+        let answer = self.serve(&client, &claim, None, min_ttl).await?;
+        let rest = format!(
+            r#","expiresIn":"{}s","expiresAt":"{}"}}"#,
+            answer.remaining.as_secs(),
+            self.expires_at(answer.remaining),
+        );
+        Ok(token_response(&answer, Reply::new(answer.grant.open_object(), rest.into())))
+    }
+}
+
+/// A bearer with the shape of a JWT is a user's session, never a client key.
+fn carries_session<B>(request: &Request<B>) -> bool {
+    let value = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split_once(' ').is_some_and(|(_, bearer)| bearer.split('.').count() == 3)
+}
+
+/// `?userId=...`, once. A `+` is read as the space that it means in a form, and
+/// a space is in no user id, so nobody gets the token of a user whose id was
+/// escaped wrongly.
+fn user_in_query(query: &str) -> Result<String, Problem> {
+    let wrong = |why: &str| Problem::Invalid(format!("the query parameter userId {why}"));
+    let mut users = query.split('&').filter_map(|pair| pair.split_once('=')).filter(|(name, _)| *name == "userId");
+    let (_, user) = users.next().ok_or_else(|| wrong("is missing"))?;
+    if users.next().is_some() {
+        return Err(wrong("is given twice"));
+    }
+    let user = user.replace('+', " ");
+    let user = percent_decode_str(&user).decode_utf8().map_err(|_| wrong("is not UTF-8"))?;
+    Ok(user.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_read_from_the_query_exactly_or_not_at_all() {
+        for (query, wanted) in [
+            ("userId=u", Some("u")),
+            ("a=b&userId=jane%2Bx%40example.com", Some("jane+x@example.com")),
+            ("userId=a=b", Some("a=b")),
+            ("userId=a+b", Some("a b")),
+            ("userId=%C3%A4", Some("ä")),
+            ("userId=%ff", None),
+            ("userId=a&userId=b", None),
+            ("userid=a", None),
+            ("", None),
+        ] {
+            assert_eq!(user_in_query(query).ok().as_deref(), wanted, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_bearer_with_the_shape_of_a_jwt_is_a_session() {
+        let with = |value: &str| {
+            carries_session(&Request::builder().header(AUTHORIZATION, value).body(()).expect("a request"))
+        };
+        assert!(with("Bearer a.b.c"));
+        assert!(!with("Bearer abc"));
+        assert!(!with("Bearer a.b"));
+        assert!(!with("a.b.c"));
+    }
+}

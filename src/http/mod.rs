@@ -1,0 +1,213 @@
+//! The wire: what callers send and what they get.
+//!
+//! To add a route: a file with a handler, a variant of [`Route`], a line in
+//! [`Api::find`] and one in [`Api::answer`].
+
+mod admin;
+mod body;
+mod courier;
+mod frontend;
+mod listener;
+mod native;
+mod problem;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, Uri};
+
+pub use admin::{Admin, Readiness};
+pub use body::{Incoming, Reply};
+pub use listener::{Limits, Listener};
+
+use crate::auth::{Client, ClientKeys};
+use crate::broker::{Answer, Ask, Broker, Source};
+use crate::clock::Clock;
+use crate::metrics::{Metrics, Route};
+use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
+use problem::{Problem, Style};
+
+/// What the app listener needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The lifetime of a token for which the caller names none.
+    pub default_lifetime: Lifetime,
+    /// The longest lifetime that anyone may ask for.
+    pub max_lifetime: Lifetime,
+    /// Named scope sets; always with `inbox`.
+    pub profiles: BTreeMap<String, Profile>,
+    /// The largest request body, in bytes.
+    pub body_bytes: usize,
+    /// The most bytes of a request's headers.
+    pub header_bytes: usize,
+    /// The longest that a request's body may take to arrive.
+    pub body_timeout: Duration,
+}
+
+/// The routes for apps.
+pub struct Api {
+    settings: Settings,
+    broker: Broker,
+    clients: ClientKeys,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const TOKEN_MIN_TTL: HeaderName = HeaderName::from_static("token-min-ttl");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+impl Api {
+    /// The routes for apps, answered by this broker.
+    pub const fn new(
+        settings: Settings,
+        broker: Broker,
+        clients: ClientKeys,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { settings, broker, clients, clock, metrics }
+    }
+
+    /// Answers one request, whatever it is.
+    pub async fn answer<B>(&self, request: Request<B>) -> Response<Reply>
+    where
+        B: Incoming,
+    {
+        let arrived = self.clock.now();
+        let (route, methods) = Self::find(request.uri());
+        let answered = match route {
+            _ if header_bytes(&request) > self.settings.header_bytes => Err(Problem::HeadersTooLarge),
+            Route::Other => Err(Problem::NotFound),
+            _ if !methods.contains(request.method()) => Err(Problem::Method(methods)),
+            Route::IssueToken => self.issue_token(request).await,
+            Route::Frontend => self.frontend(request).await,
+            Route::Tokens => self.tokens(request).await,
+        };
+        let (outcome, response) = match answered {
+            Ok((source, response)) => (source.outcome(), response),
+            Err(problem) => {
+                let style = if route == Route::Frontend { Style::Frontend } else { Style::Courier };
+                (problem.outcome(), problem.response(style))
+            }
+        };
+        self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
+        response
+    }
+
+    /// Which route a path is, and by which methods. SDKs whose base URL ends in a
+    /// slash send `//auth/issue-token`.
+    fn find(uri: &Uri) -> (Route, &'static [Method]) {
+        match uri.path().trim_start_matches('/') {
+            "auth/issue-token" => (Route::IssueToken, &[Method::POST]),
+            "api/generate-courier-jwt" => (Route::Frontend, &[Method::POST, Method::GET]),
+            "v1/tokens" => (Route::Tokens, &[Method::POST]),
+            _ => (Route::Other, &[]),
+        }
+    }
+
+    /// Whose key the request carries.
+    fn client<B>(&self, request: &Request<B>) -> Result<Arc<Client>, Problem> {
+        let mut values = request.headers().get_all(AUTHORIZATION).iter();
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return Err(Problem::NoKey);
+        };
+        let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Problem::NoKey)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(Problem::NoKey);
+        }
+        self.clients.find(key.trim()).cloned().ok_or(Problem::UnknownKey)
+    }
+
+    /// Lets a client have what it asked for, if it may.
+    async fn serve(
+        &self,
+        client: &Client,
+        claim: &ScopeClaim<'_>,
+        lifetime: Option<Lifetime>,
+        min_ttl: Option<Lifetime>,
+    ) -> Result<Answer, Problem> {
+        let longest = self.settings.max_lifetime.min(client.access.max_lifetime);
+        let lifetime = lifetime.unwrap_or(self.settings.default_lifetime.min(longest));
+        if lifetime > self.settings.max_lifetime {
+            return Err(Problem::LifetimeTooLong(self.settings.max_lifetime));
+        }
+        if min_ttl.is_some_and(|wanted| wanted >= lifetime) {
+            return Err(Problem::MinTtlTooLong);
+        }
+        if let Err(denial) = client.access.judge(claim, lifetime) {
+            tracing::warn!(client = client.name, claim = %claim, rule = ?denial, "refused");
+            return Err(Problem::Denied(denial));
+        }
+        let key = TokenKey::new(&client.workspace, claim, lifetime);
+        let ask = Ask { key, min_ttl: min_ttl.map(Lifetime::as_duration) };
+        Ok(self.broker.ask(&ask).await?)
+    }
+
+    /// When a token that has this much left ends, as RFC 3339 in UTC.
+    fn expires_at(&self, remaining: Duration) -> impl std::fmt::Display {
+        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + self.clock.unix() + remaining)
+    }
+}
+
+/// An answer that carries a token. Nobody on the way may keep it.
+fn token_response(answer: &Answer, body: Reply) -> (Source, Response<Reply>) {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(CACHE_STATUS, cache_status(answer));
+    (answer.source, response)
+}
+
+/// How the token was come by, as RFC 9211 has it.
+fn cache_status(answer: &Answer) -> HeaderValue {
+    let mut text = String::with_capacity(96);
+    let ttl = answer.remaining.as_secs();
+    // Writing to a string can't fail.
+    let _ = match answer.source {
+        Source::Hit => write!(text, "courier-token-broker; hit; ttl={ttl}"),
+        Source::Issued { collapsed, stale } => {
+            let forwarded = if stale.is_some() { "stale" } else { "miss" };
+            let collapsed = if collapsed { "; collapsed" } else { "" };
+            write!(text, "courier-token-broker; fwd={forwarded}; stored{collapsed}; ttl={ttl}")
+        }
+        Source::Kept(_) => write!(text, "courier-token-broker; fwd=stale; ttl={ttl}"),
+    };
+    if let Source::Kept(why) | Source::Issued { stale: Some(why), .. } = answer.source {
+        text.push_str("; detail=");
+        text.push_str(why.as_str());
+    }
+    // It consists of letters and digits.
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("courier-token-broker"))
+}
+
+/// `Token-Min-TTL`: what the token must have left. A bare number would be
+/// milliseconds by Courier's grammar and seconds by everybody's expectation.
+fn min_ttl_header<B>(request: &Request<B>) -> Result<Option<Lifetime>, Problem> {
+    let Some(value) = request.headers().get(TOKEN_MIN_TTL) else {
+        return Ok(None);
+    };
+    let wrong = |why: &str| Problem::Invalid(format!("the header Token-Min-TTL {why}"));
+    let text = value.to_str().map_err(|_| wrong("must be a duration such as 6h"))?;
+    if text.ends_with(|last: char| last.is_ascii_digit()) {
+        return Err(wrong("needs a unit: write 6h, 90m or 300s"));
+    }
+    Lifetime::parse(text).map(Some).map_err(|error| wrong(&error.to_string()))
+}
+
+fn header_bytes<B>(request: &Request<B>) -> usize {
+    let uri = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    let lines = request.headers().iter();
+    uri + lines.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum::<usize>()
+}
+
+/// `Allow: POST, GET`
+fn allow(methods: &[Method]) -> (HeaderName, HeaderValue) {
+    let names: Vec<_> = methods.iter().map(Method::as_str).collect();
+    (ALLOW, HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static("POST")))
+}

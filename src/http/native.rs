@@ -1,0 +1,68 @@
+//! `POST /v1/tokens`: the broker's own, with everything that it can do.
+
+use hyper::{Request, Response};
+use serde_json::json;
+
+use super::body::{self, Incoming, Reply, Span, Text, present};
+use super::problem::Problem;
+use super::{Api, token_response};
+use crate::broker::Source;
+use crate::token::{Profile, Scope, ScopeClaim, UserId};
+
+#[derive(serde::Deserialize)]
+struct Asked<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    user_id: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    user_ids: Option<Vec<Text<'a>>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    scopes: Option<Vec<Text<'a>>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    profile: Option<Text<'a>>,
+    #[serde(default, deserialize_with = "present")]
+    expires_in: Option<Span>,
+    #[serde(default, deserialize_with = "present")]
+    min_ttl: Option<Span>,
+}
+
+impl Api {
+    pub(super) async fn tokens<B>(&self, request: Request<B>) -> Result<(Source, Response<Reply>), Problem>
+    where
+        B: Incoming,
+    {
+        let client = self.client(&request)?;
+        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let asked: Asked<'_> = body::parse(&body)?;
+        let users = match (&asked.user_id, &asked.user_ids) {
+            (Some(user), None) => vec![UserId::new(user)?],
+            (None, Some(users)) => users.iter().map(|user| UserId::new(user)).collect::<Result<_, _>>()?,
+            _ => return Err(Problem::Invalid("name either user_id or user_ids".to_owned())),
+        };
+        let scopes = match (&asked.scopes, &asked.profile) {
+            (Some(scopes), None) => {
+                let scopes = scopes.iter().map(|scope| Scope::new(scope)).collect::<Result<_, _>>();
+                scopes.map_err(|error| Problem::Invalid(error.to_string()))?
+            }
+            (None, Some(name)) => self.profile(name)?.scopes().collect(),
+            _ => return Err(Problem::Invalid("name either scopes or a profile such as \"inbox\"".to_owned())),
+        };
+        let claim = ScopeClaim::new(users, scopes)?;
+        let lifetime = asked.expires_in.map(|span| span.of("expires_in")).transpose()?;
+        let min_ttl = asked.min_ttl.map(|span| span.of("min_ttl")).transpose()?;
+        let answer = self.serve(&client, &claim, lifetime, min_ttl).await?;
+        let rest = format!(
+            r#","scope":{},"expires_in":{},"expires_at":"{}"}}"#,
+            json!(claim.to_string()),
+            answer.remaining.as_secs(),
+            self.expires_at(answer.remaining),
+        );
+        Ok(token_response(&answer, Reply::new(answer.grant.open_object(), rest.into())))
+    }
+
+    fn profile(&self, name: &str) -> Result<&Profile, Problem> {
+        self.settings.profiles.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.settings.profiles.keys().map(String::as_str).collect();
+            Problem::Invalid(format!("there is no such profile: the settings have {}", known.join(", ")))
+        })
+    }
+}

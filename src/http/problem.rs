@@ -1,0 +1,303 @@
+//! What goes wrong, and how it is said.
+
+use std::time::Duration;
+
+use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::{Method, Response, StatusCode};
+use serde_json::json;
+
+use super::body::Reply;
+use super::{JSON, NO_STORE, allow};
+use crate::broker::Refusal;
+use crate::metrics::Outcome;
+use crate::policy::access::Denial;
+use crate::token::{ClaimError, Lifetime, UserIdError};
+use crate::upstream::Failure;
+
+/// Why a request gets no token.
+#[derive(Debug)]
+pub enum Problem {
+    /// No such path.
+    NotFound,
+    /// Not by this method; these are.
+    Method(&'static [Method]),
+    /// No client key, or not in the form of one.
+    NoKey,
+    /// Nobody's client key.
+    UnknownKey,
+    /// A session where none can be checked.
+    NoSessions,
+    /// The client may not have this.
+    Denied(Denial),
+    /// The body is not JSON by its media type.
+    MediaType,
+    /// The body is larger than this many bytes.
+    BodyTooLarge(usize),
+    /// The body did not arrive in time.
+    BodyTimeout,
+    /// Path and headers are too large together.
+    HeadersTooLarge,
+    /// What was sent makes no sense; this is what is wrong with it.
+    Invalid(String),
+    /// Nobody may ask for so long a lifetime.
+    LifetimeTooLong(Lifetime),
+    /// More is to be left than the token ever has.
+    MinTtlTooLong,
+    /// The broker has no token for it.
+    Refusal(Refusal),
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refusal(refusal)
+    }
+}
+
+impl From<ClaimError> for Problem {
+    fn from(error: ClaimError) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+impl From<UserIdError> for Problem {
+    fn from(error: UserIdError) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+/// Whose shape an error has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Courier's: `{"message", "type"}`.
+    Courier,
+    /// That of the published samples of a front-end route: `{"error", "message"}`.
+    Frontend,
+}
+
+/// May the same request be sent again?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retry {
+    /// It would end in the same way.
+    Never,
+    /// After so long.
+    After(Duration),
+}
+
+/// Courier's SDKs disagree about any other `Retry-After`: some heed no more
+/// than this, some take a date or a zero as "at once".
+const RETRY_SECONDS: std::ops::RangeInclusive<u64> = 1..=59;
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const SOON: Retry = Retry::After(Duration::from_secs(1));
+const LATER: Retry = Retry::After(Duration::from_secs(5));
+
+impl Problem {
+    /// The one place where statuses are chosen.
+    const fn shape(&self) -> (StatusCode, &'static str, Retry) {
+        const INVALID: &str = "invalid_request_error";
+        const API: &str = "api_error";
+        match self {
+            Self::NotFound => (StatusCode::NOT_FOUND, INVALID, Retry::Never),
+            Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, Retry::Never),
+            Self::NoKey | Self::UnknownKey | Self::NoSessions => {
+                (StatusCode::UNAUTHORIZED, "authentication_error", Retry::Never)
+            }
+            Self::Denied(_) => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
+            Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
+            Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Retry::Never),
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, SOON),
+            Self::HeadersTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID, Retry::Never),
+            Self::Invalid(_) | Self::LifetimeTooLong(_) | Self::MinTtlTooLong => {
+                (StatusCode::BAD_REQUEST, INVALID, Retry::Never)
+            }
+            Self::Refusal(refusal) => match refusal {
+                Refusal::Limited(wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
+                Refusal::TimedOut | Refusal::Upstream(Failure::Timeout) => (StatusCode::GATEWAY_TIMEOUT, API, SOON),
+                Refusal::Lost => (StatusCode::INTERNAL_SERVER_ERROR, API, SOON),
+                Refusal::TooOld | Refusal::Upstream(Failure::Connect) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+                Refusal::Upstream(Failure::Refused(_)) => (StatusCode::BAD_REQUEST, INVALID, Retry::Never),
+                // The caller can't mend what the operator has to.
+                Refusal::Upstream(Failure::Credentials(_) | Failure::Mismatch) => {
+                    (StatusCode::BAD_GATEWAY, API, Retry::Never)
+                }
+                Refusal::Upstream(Failure::Throttled(pause)) => match pause {
+                    Some(pause) => (StatusCode::SERVICE_UNAVAILABLE, API, Retry::After(*pause)),
+                    None => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+                },
+                Refusal::Upstream(Failure::Unavailable(500..)) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+                Refusal::Upstream(Failure::Unavailable(_)) => (StatusCode::BAD_GATEWAY, API, Retry::Never),
+                Refusal::Upstream(Failure::Malformed(_)) => (StatusCode::BAD_GATEWAY, API, LATER),
+            },
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::NotFound => "there is nothing at this path: the broker only issues tokens (POST /auth/issue-token, \
+                POST /api/generate-courier-jwt, POST /v1/tokens); for every other call set the SDK's base URL to \
+                https://api.courier.com"
+                .to_owned(),
+            Self::Method(methods) => {
+                let names: Vec<_> = methods.iter().map(Method::as_str).collect();
+                format!("wrong method: this path takes {}", names.join(" and "))
+            }
+            Self::NoKey => "the header `Authorization: Bearer CLIENT_KEY` is missing or malformed".to_owned(),
+            Self::UnknownKey => "the client key is not known".to_owned(),
+            Self::NoSessions => {
+                "this looks like a user's session, and none can be checked here: send a client key".to_owned()
+            }
+            Self::Denied(denial) => denial.to_string(),
+            Self::MediaType => "the body must be JSON: send `Content-Type: application/json`".to_owned(),
+            Self::BodyTooLarge(limit) => format!("the body is too large: at most {limit} bytes are taken"),
+            Self::BodyTimeout => "the body did not arrive in time".to_owned(),
+            Self::HeadersTooLarge => "path and headers are too large".to_owned(),
+            Self::Invalid(message) => message.clone(),
+            Self::LifetimeTooLong(longest) => {
+                format!("expires_in is too long: at most {} seconds are allowed", longest.as_secs())
+            }
+            Self::MinTtlTooLong => {
+                "the token would never have that much left: min_ttl must be less than expires_in".to_owned()
+            }
+            // What is wrong with the broker's key is not the caller's business.
+            Self::Refusal(Refusal::Upstream(Failure::Credentials(_))) => {
+                "Courier refused the broker: its operator has to act".to_owned()
+            }
+            Self::Refusal(refusal) => refusal.to_string(),
+        }
+    }
+
+    /// What the metrics call it.
+    pub fn outcome(&self) -> Outcome {
+        match self.shape().0 {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Outcome::Denied,
+            StatusCode::TOO_MANY_REQUESTS => Outcome::Limited,
+            status if status.is_server_error() => Outcome::Failed,
+            _ => Outcome::Invalid,
+        }
+    }
+
+    /// The answer.
+    pub fn response(&self, style: Style) -> Response<Reply> {
+        let (status, kind, retry) = self.shape();
+        let body = match style {
+            Style::Courier => json!({ "message": self.message(), "type": kind }),
+            // Exactly what the published samples answer.
+            Style::Frontend if status == StatusCode::UNAUTHORIZED => json!({ "error": "Unauthorized" }),
+            Style::Frontend => {
+                let error = match status.canonical_reason() {
+                    Some(reason) if status.is_client_error() => reason,
+                    _ => "Failed to generate JWT",
+                };
+                json!({ "error": error, "message": self.message() })
+            }
+        };
+        let mut response = Response::new(Reply::from(body.to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, JSON);
+        headers.insert(CACHE_CONTROL, NO_STORE);
+        match retry {
+            Retry::After(wait) if wait.as_secs() <= *RETRY_SECONDS.end() => {
+                let seconds =
+                    (wait.as_millis().div_ceil(1000) as u64).clamp(*RETRY_SECONDS.start(), *RETRY_SECONDS.end());
+                headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            // A caller told to wait for minutes should give up instead.
+            Retry::After(_) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(*RETRY_SECONDS.end()));
+                headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
+            Retry::Never => {
+                headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
+        }
+        match self {
+            Self::NoKey | Self::UnknownKey | Self::NoSessions => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::Method(methods) => {
+                let (name, value) = allow(methods);
+                headers.insert(name, value);
+            }
+            // The rest of the body is not waited for.
+            Self::BodyTimeout | Self::BodyTooLarge(_) => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems() -> Vec<Problem> {
+        let upstream = |failure| Problem::Refusal(Refusal::Upstream(failure));
+        vec![
+            Problem::NotFound,
+            Problem::Method(&[Method::POST]),
+            Problem::NoKey,
+            Problem::UnknownKey,
+            Problem::NoSessions,
+            Problem::Denied(Denial::Scope),
+            Problem::MediaType,
+            Problem::BodyTooLarge(1),
+            Problem::BodyTimeout,
+            Problem::HeadersTooLarge,
+            Problem::Invalid("x".to_owned()),
+            Problem::LifetimeTooLong(Lifetime::MAX),
+            Problem::MinTtlTooLong,
+            Problem::Refusal(Refusal::Limited(Duration::from_millis(2500))),
+            Problem::Refusal(Refusal::Limited(Duration::ZERO)),
+            Problem::Refusal(Refusal::Limited(Duration::from_secs(600))),
+            Problem::Refusal(Refusal::TimedOut),
+            Problem::Refusal(Refusal::TooOld),
+            Problem::Refusal(Refusal::Lost),
+            upstream(Failure::Refused("no".to_owned())),
+            upstream(Failure::Credentials(401)),
+            upstream(Failure::Throttled(Some(Duration::from_secs(30)))),
+            upstream(Failure::Throttled(None)),
+            upstream(Failure::Unavailable(500)),
+            upstream(Failure::Unavailable(302)),
+            upstream(Failure::Connect),
+            upstream(Failure::Timeout),
+            upstream(Failure::Malformed("x")),
+            upstream(Failure::Mismatch),
+        ]
+    }
+
+    #[test]
+    fn every_error_tells_every_sdk_whether_and_when_to_retry() {
+        for problem in problems() {
+            for style in [Style::Courier, Style::Frontend] {
+                let response = problem.response(style);
+                let after = response.headers().get(RETRY_AFTER);
+                let never = response.headers().get(X_SHOULD_RETRY);
+                assert!(after.is_some() || never.is_some_and(|value| value == "false"), "{problem:?}");
+                if let Some(after) = after {
+                    let seconds: u64 = after.to_str().expect("text").parse().expect("a whole number");
+                    assert!(RETRY_SECONDS.contains(&seconds), "{problem:?}: {seconds}");
+                }
+                let retryable = matches!(response.status().as_u16(), 408 | 409 | 429 | 500..);
+                assert!(retryable || never.is_some(), "{problem:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_couriers_answer_means_for_the_caller() {
+        for (failure, status) in [
+            (Failure::Refused("unknown scope".to_owned()), 400),
+            (Failure::Credentials(401), 502),
+            (Failure::Credentials(402), 502),
+            (Failure::Credentials(403), 502),
+            (Failure::Mismatch, 502),
+            (Failure::Unavailable(503), 503),
+            (Failure::Timeout, 504),
+        ] {
+            let response = Problem::Refusal(Refusal::Upstream(failure)).response(Style::Courier);
+            assert_eq!(response.status().as_u16(), status);
+        }
+    }
+}
