@@ -174,7 +174,7 @@ impl Broker {
     pub async fn ask(&self, ask: &Ask) -> Result<Answer, Refusal> {
         let now = self.0.clock.now();
         let stale = match self.look(ask, now) {
-            Look::Fresh(entry) => return Ok(Self::hand_out(&entry, now, Source::Hit)),
+            Look::Fresh { entry, renew } => return Ok(self.hit(&ask.key, &entry, renew, now)),
             Look::Stale(entry, why) => Some((entry, why)),
             Look::Nothing => None,
         };
@@ -210,13 +210,8 @@ impl Broker {
             return Look::Nothing;
         };
         match freshness::judge(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) {
-            Verdict::Serve => Look::Fresh(entry),
-            Verdict::ServeAndRenew => {
-                if let Some(workspace) = self.0.workspaces.get(ask.key.workspace()) {
-                    workspace.refresher.wanted_again(&ask.key, &entry, now);
-                }
-                Look::Fresh(entry)
-            }
+            Verdict::Serve => Look::Fresh { entry, renew: false },
+            Verdict::ServeAndRenew => Look::Fresh { entry, renew: true },
             Verdict::Wait(why) => Look::Stale(entry, why),
         }
     }
@@ -226,7 +221,7 @@ impl Broker {
         let boarding = self.0.flights.board(&ask.key, &workspace.dispatcher, || {
             // Another flight may have landed since we looked.
             match self.look(ask, self.0.clock.now()) {
-                Look::Fresh(entry) => Some(entry),
+                Look::Fresh { entry, .. } => Some(entry),
                 Look::Stale(..) | Look::Nothing => None,
             }
         })?;
@@ -248,6 +243,15 @@ impl Broker {
         Ok(Self::hand_out(&entry, now, Source::Issued { collapsed, stale }))
     }
 
+    fn hit(&self, key: &TokenKey, entry: &Entry, renew: bool, now: Moment) -> Answer {
+        // The use comes first: it is what the renewal is decided by.
+        let answer = Self::hand_out(entry, now, Source::Hit);
+        if renew && let Some(workspace) = self.0.workspaces.get(key.workspace()) {
+            workspace.refresher.wanted_again(key, entry, now);
+        }
+        answer
+    }
+
     fn hand_out(entry: &Entry, now: Moment, source: Source) -> Answer {
         entry.count_use();
         Answer { grant: entry.grant.clone(), remaining: entry.grant.remaining(now), source }
@@ -256,7 +260,7 @@ impl Broker {
 
 /// What the cache has for an ask.
 enum Look {
-    Fresh(Arc<Entry>),
+    Fresh { entry: Arc<Entry>, renew: bool },
     Stale(Arc<Entry>, Stale),
     Nothing,
 }

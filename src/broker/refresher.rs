@@ -46,7 +46,6 @@ impl Refresher {
     /// out as unused, that was a mistake: it is looked at again, now.
     pub fn wanted_again(&self, key: &TokenKey, entry: &Entry, now: Moment) {
         if *entry.stage() == Stage::Idle {
-            entry.count_use();
             self.add(key, entry, now, 0);
         }
     }

@@ -1,0 +1,158 @@
+//! Nothing passes the budget; waiting users go first; nobody is left without an
+//! answer.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use courier_token_broker::broker::{Refusal, Source};
+use courier_token_broker::token::Moment;
+
+use super::world::{HOUR, MS, SECOND, Setup, World, ask};
+
+/// Is there a window of any length t with more than `rate * t + burst` calls?
+pub fn keeps_budget(calls: &[Moment], rate: f64, burst: f64) -> bool {
+    // A window that holds most begins and ends with a call.
+    calls.iter().enumerate().all(|(first, from)| {
+        calls[first..]
+            .iter()
+            .enumerate()
+            .all(|(more, to)| (more + 1) as f64 <= rate * to.since(*from).as_secs_f64() + burst + 1e-6)
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_thousand_users_at_once_keep_to_the_budget_and_all_are_answered() {
+    let world = World::new(&Setup { rate: 50.0, burst: 10, ..Setup::default() });
+    let start = world.clock.now();
+    let asks: Vec<_> = (0..2_000)
+        .map(|user| {
+            let broker = world.broker.clone();
+            tokio::spawn(async move { broker.ask(&ask(&user.to_string(), "1d")).await })
+        })
+        .collect();
+    let (mut served, mut refused) = (0, 0);
+    for asked in asks {
+        match asked.await.expect("no panic") {
+            Ok(_) => served += 1,
+            Err(Refusal::Limited(wait)) => {
+                refused += 1;
+                assert!(wait > 5 * SECOND && wait < 6 * SECOND, "{wait:?}");
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    // The burst, and five seconds' worth of calls.
+    assert_eq!((served, refused), (260, 1740));
+    assert!(world.clock.now().since(start) < 5200 * MS);
+    let calls: Vec<_> = world.courier.calls().iter().map(|call| call.at).collect();
+    assert_eq!(calls.len(), served);
+    assert!(keeps_budget(&calls, 50.0, 10.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_is_too_long_is_refused_at_once() {
+    let world = World::new(&Setup { rate: 1.0, burst: 1, ..Setup::default() });
+    world.ask("first", "1d").await.expect("a token");
+    let start = world.clock.now();
+    let waiting: Vec<_> = (0..10)
+        .map(|user| {
+            let (broker, clock) = (world.broker.clone(), world.clock);
+            tokio::spawn(async move {
+                let outcome = broker.ask(&ask(&user.to_string(), "1d")).await;
+                (outcome, clock.now().since(start))
+            })
+        })
+        .collect();
+    for (place, asked) in waiting.into_iter().enumerate() {
+        let (outcome, took) = asked.await.expect("no panic");
+        if place < 5 {
+            outcome.expect("a token");
+            assert!(took < Duration::from_secs(place as u64 + 1) + 200 * MS, "{took:?}");
+        } else {
+            assert!(matches!(outcome, Err(Refusal::Limited(_))));
+            assert_eq!(took, Duration::ZERO);
+        }
+    }
+}
+
+/// Due renewals for more than the budget, and a user who comes into that.
+#[tokio::test(start_paused = true)]
+async fn a_waiting_user_goes_before_due_renewals_and_renewals_do_not_starve() {
+    let world = World::new(&Setup { rate: 5.0, burst: 100, ..Setup::default() });
+    for user in 0..100 {
+        world.ask(&user.to_string(), "60s").await.expect("a token");
+    }
+    let before = world.courier.call_count();
+    // All of them come due within 3 s, for which the budget has 15 calls and what
+    // is left of the burst.
+    while world.courier.call_count() < before + 60 {
+        world.pass(10 * MS).await;
+        assert!(world.clock.now() < Moment::NEVER);
+    }
+    let asked = world.clock.now();
+    world.ask("somebody else", "1d").await.expect("a token");
+    let took = world.clock.now().since(asked);
+    // At five calls a second: the next permit, not the last of forty.
+    assert!(took <= 600 * MS, "{took:?}");
+    // While users keep the budget busy for good, renewals still get their tenth.
+    let from = world.courier.call_count();
+    for user in 0..200 {
+        let broker = world.broker.clone();
+        tokio::spawn(async move { broker.ask(&ask(&format!("new {user}").replace(' ', "-"), "1d")).await });
+        world.pass(200 * MS).await;
+    }
+    let calls = world.courier.calls();
+    let users: HashSet<_> = calls[from..].iter().filter(|call| !call.scope.contains("new")).collect_scopes();
+    assert!(users.len() >= 15, "{} renewals in 40 s at 5 calls a second", users.len());
+    let all: Vec<_> = calls.iter().map(|call| call.at).collect();
+    assert!(keeps_budget(&all, 5.0, 100.0));
+}
+
+trait Scopes<'a> {
+    fn collect_scopes(self) -> HashSet<&'a str>;
+}
+
+impl<'a, I: Iterator<Item = &'a courier_token_broker::sandbox::Call>> Scopes<'a> for I {
+    fn collect_scopes(self) -> HashSet<&'a str> {
+        self.map(|call| call.scope.as_str()).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_who_waits_for_a_queued_renewal_goes_with_the_users() {
+    let world = World::new(&Setup { rate: 1.0, burst: 1, ..Setup::default() });
+    world.ask("jane", "1h").await.expect("a token");
+    world.pass(HOUR / 2 - 200 * SECOND).await;
+    // Users keep the budget busy while Jane's renewal comes due and queues.
+    let queued = "courier_token_broker_upstream_queue_depth{class=\"renewal\",workspace=\"default\"} 1";
+    let mut users = 0;
+    let is_queued = || String::from_utf8(world.metrics.text().expect("text")).expect("UTF-8").contains(queued);
+    while !is_queued() {
+        // Two of them queue, so that one more is still served in time.
+        for _ in 0..if users == 0 { 3 } else { 1 } {
+            let (broker, user) = (world.broker.clone(), format!("new-{users}"));
+            tokio::spawn(async move { broker.ask(&ask(&user, "1d")).await });
+            users += 1;
+        }
+        world.pass(SECOND).await;
+    }
+    let calls_for_jane = || world.courier.calls().iter().filter(|call| call.scope.contains("jane")).count();
+    assert_eq!(calls_for_jane(), 1);
+    let mut wants = ask("jane", "1h");
+    wants.min_ttl = Some(HOUR * 5 / 6);
+    let answer = world.broker.ask(&wants).await.expect("in time, or it would be refused");
+    assert!(matches!(answer.source, Source::Issued { collapsed: true, .. }));
+    assert_eq!(calls_for_jane(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hits_are_never_limited() {
+    let world = World::new(&Setup { rate: 0.01, burst: 1, ..Setup::default() });
+    world.ask("jane", "1d").await.expect("a token");
+    assert!(matches!(world.ask("john", "1d").await, Err(Refusal::Limited(_))));
+    let asked = world.clock.now();
+    for _ in 0..10_000 {
+        assert_eq!(world.ask("jane", "1d").await.expect("a token").source, Source::Hit);
+    }
+    assert!(world.clock.now().since(asked) < HOUR / 3600);
+}

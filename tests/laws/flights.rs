@@ -1,0 +1,97 @@
+//! One flight per key; hits are cheap; nobody's hanging up hurts another.
+
+use courier_token_broker::broker::{Refusal, Source};
+use courier_token_broker::policy::refresh::Mode;
+
+use super::world::{MS, SECOND, Setup, World, ask};
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_cold_requests_for_one_key_make_one_call() {
+    let world = World::new(&Setup::default());
+    let asks: Vec<_> = (0..10_000)
+        .map(|_| {
+            let broker = world.broker.clone();
+            tokio::spawn(async move { broker.ask(&ask("jane", "1d")).await })
+        })
+        .collect();
+    world.pass(50 * MS).await;
+    // The first caller, whose request began the call, hangs up with the others.
+    asks.iter().step_by(2).for_each(tokio::task::JoinHandle::abort);
+    let mut objects = Vec::new();
+    for (place, asked) in asks.into_iter().enumerate() {
+        match asked.await {
+            Ok(answer) => objects.push(answer.expect("a token").grant.object()),
+            Err(cancelled) => assert!(cancelled.is_cancelled() && place % 2 == 0),
+        }
+    }
+    assert_eq!(objects.len(), 5_000);
+    assert!(objects.iter().all(|object| *object == objects[0]));
+    assert_eq!(world.courier.call_count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_goes_on_when_everybody_has_hung_up() {
+    let world = World::new(&Setup::default());
+    let broker = world.broker.clone();
+    let asked = tokio::spawn(async move { broker.ask(&ask("jane", "1d")).await });
+    world.pass(50 * MS).await;
+    asked.abort();
+    world.broker.landed().await;
+    let answer = world.ask("jane", "1d").await.expect("a token");
+    assert_eq!(answer.source, Source::Hit);
+    assert_eq!(world.courier.call_count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn different_keys_fly_apart() {
+    let world = World::new(&Setup::default());
+    let (one, two, three) = tokio::join!(world.ask("jane", "1d"), world.ask("john", "1d"), world.ask("jane", "2d"));
+    let objects = [one, two, three].map(|answer| answer.expect("a token").grant.object());
+    assert_eq!(world.courier.call_count(), 3);
+    assert!(objects[0] != objects[1] && objects[0] != objects[2] && objects[1] != objects[2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hit_copies_no_token() {
+    let world = World::new(&Setup::default());
+    world.ask("jane", "1d").await.expect("a token");
+    let first = world.ask("jane", "1d").await.expect("a token").grant;
+    let second = world.ask("jane", "1d").await.expect("a token").grant;
+    assert_eq!(first.object().as_ptr(), second.object().as_ptr());
+    assert_eq!(first.open_object().as_ptr(), second.object().as_ptr());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_waiter_has_its_own_deadline() {
+    let world = World::new(&Setup { latency: 12 * SECOND, ..Setup::default() });
+    let (early, late) = tokio::join!(world.ask("jane", "1d"), async {
+        world.pass(5 * SECOND).await;
+        world.ask("jane", "1d").await
+    });
+    assert_eq!(early.err(), Some(Refusal::TimedOut));
+    assert!(matches!(late.expect("in time").source, Source::Issued { collapsed: true, .. }));
+    assert_eq!(world.courier.call_count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_told_to_every_waiter_and_forgotten() {
+    let world = World::new(&Setup::default());
+    world.break_courier(true);
+    let (one, two) = tokio::join!(world.ask("jane", "1d"), world.ask("jane", "1d"));
+    assert!(matches!((one, two), (Err(Refusal::Upstream(_)), Err(Refusal::Upstream(_)))));
+    assert_eq!(world.courier.call_count(), 1);
+    world.break_courier(false);
+    world.ask("jane", "1d").await.expect("a token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_cache_lets_the_longest_unasked_go_and_refuses_nobody() {
+    let world = World::new(&Setup { capacity: 100, mode: Mode::Off, ..Setup::default() });
+    for user in 0..300 {
+        world.ask(&user.to_string(), "1d").await.expect("a token");
+    }
+    world.broker.count_tokens();
+    assert!(world.metrics.cached_tokens.get() <= 100, "{}", world.metrics.cached_tokens.get());
+    assert_eq!(world.ask("299", "1d").await.expect("a token").source, Source::Hit);
+    assert_ne!(world.ask("0", "1d").await.expect("a token").source, Source::Hit);
+}

@@ -1,0 +1,127 @@
+//! No token is handed out near its end, and a good one outlives a bad renewal.
+
+use std::time::Duration;
+
+use courier_token_broker::broker::{Refusal, Source};
+use courier_token_broker::policy::freshness::Stale;
+use courier_token_broker::policy::refresh::Mode;
+
+use super::world::{HOUR, MS, SECOND, Setup, World, ask};
+
+fn unrefreshed() -> World {
+    World::new(&Setup { mode: Mode::Off, ..Setup::default() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_below_its_floor_is_not_handed_out() {
+    let world = unrefreshed();
+    for step in 0..200 {
+        let answer = world.ask("jane", "1h").await.expect("a token");
+        assert!(answer.remaining >= HOUR / 2, "at step {step}: {:?}", answer.remaining);
+        world.pass(97 * SECOND).await;
+    }
+    // 200 steps of 97 s are 11 windows of half an hour.
+    assert_eq!(world.courier.call_count(), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_token_says_why_the_old_one_would_not_do() {
+    let world = unrefreshed();
+    world.ask("jane", "1h").await.expect("a token");
+    world.pass(HOUR / 2).await;
+    let answer = world.ask("jane", "1h").await.expect("a token");
+    assert_eq!(answer.source, Source::Issued { collapsed: false, stale: Some(Stale::BelowFloor) });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_wants_more_left_gets_a_newer_token() {
+    let world = unrefreshed();
+    world.ask("jane", "1h").await.expect("a token");
+    world.pass(HOUR / 4).await;
+    let mut wants = ask("jane", "1h");
+    wants.min_ttl = Some(50 * 60 * SECOND);
+    let answer = world.broker.ask(&wants).await.expect("a token");
+    assert_eq!(answer.source, Source::Issued { collapsed: false, stale: Some(Stale::BelowMinTtl) });
+    assert!(answer.remaining >= 50 * 60 * SECOND);
+    // And everybody has it now.
+    let other = world.ask("jane", "1h").await.expect("a token");
+    assert_eq!(other.grant.object(), answer.grant.object());
+    assert_eq!(other.source, Source::Hit);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_courier_is_down_a_token_is_good_down_to_the_hard_floor() {
+    let world = unrefreshed();
+    world.ask("jane", "1h").await.expect("a token");
+    world.break_courier(true);
+    let hard_floor = 30 * SECOND;
+    let mut kept = 0;
+    loop {
+        world.pass(61 * SECOND).await;
+        match world.ask("jane", "1h").await {
+            Ok(answer) => {
+                assert!(answer.remaining >= hard_floor, "{:?}", answer.remaining);
+                kept += u32::from(answer.source == Source::Kept(Stale::BelowFloor));
+            }
+            Err(refusal) => {
+                assert!(matches!(refusal, Refusal::Upstream(_)));
+                break;
+            }
+        }
+    }
+    assert!(kept >= 25, "{kept}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_caller_demanded_is_not_lowered_by_an_outage() {
+    let world = unrefreshed();
+    world.ask("jane", "1h").await.expect("a token");
+    world.break_courier(true);
+    world.pass(HOUR / 4).await;
+    let mut wants = ask("jane", "1h");
+    wants.min_ttl = Some(50 * 60 * SECOND);
+    assert!(world.broker.ask(&wants).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_renewal_keeps_the_good_token() {
+    let world = World::new(&Setup::default());
+    let first = world.ask("jane", "1h").await.expect("a token").grant.object();
+    world.break_courier(true);
+    // Renewals begin to fail two minutes before the window ends.
+    while world.courier.call_count() < 4 {
+        world.pass(SECOND).await;
+        let answer = world.ask("jane", "1h").await.expect("a token");
+        assert_eq!(answer.grant.object(), first);
+        assert_eq!(answer.source, Source::Hit);
+    }
+    world.break_courier(false);
+    world.pass(60 * SECOND).await;
+    let answer = world.ask("jane", "1h").await.expect("a token");
+    assert_ne!(answer.grant.object(), first, "a failed renewal is tried again");
+    assert_eq!(answer.source, Source::Hit);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_renewal_delays_nobody() {
+    let world = World::new(&Setup { latency: 4 * SECOND, ..Setup::default() });
+    world.ask("jane", "1h").await.expect("a token");
+    while world.courier.call_count() < 2 {
+        world.pass(SECOND).await;
+        world.ask("jane", "1h").await.expect("a token");
+    }
+    // The renewal is under way.
+    for _ in 0..30 {
+        let asked = world.clock.now();
+        world.ask("jane", "1h").await.expect("a token");
+        assert_eq!(world.clock.now().since(asked), Duration::ZERO);
+        world.pass(100 * MS).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_came_too_late_is_refused() {
+    // Half of two seconds is gone when it comes.
+    let world = World::new(&Setup { latency: 1500 * MS, ..Setup::default() });
+    assert_eq!(world.ask("jane", "2s").await.err(), Some(Refusal::TooOld));
+}

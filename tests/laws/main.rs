@@ -1,0 +1,9 @@
+//! The broker's laws, under a clock that stands still unless a test moves it:
+//! the real broker, dispatcher and refresher, with the simulated Courier behind
+//! them in the same process.
+
+mod budget;
+mod flights;
+mod floors;
+mod renewals;
+mod world;

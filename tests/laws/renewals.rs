@@ -1,0 +1,98 @@
+//! What is used is renewed in time, what is not is let go.
+
+use courier_token_broker::broker::Source;
+use courier_token_broker::policy::refresh::Mode;
+
+use super::world::{HOUR, MS, SECOND, Setup, World};
+
+#[tokio::test(start_paused = true)]
+async fn somebody_who_keeps_asking_waits_once() {
+    let world = World::new(&Setup::default());
+    let mut waited = 0;
+    for _ in 0..(3 * 24 * 6) {
+        let answer = world.ask("jane", "1h").await.expect("a token");
+        waited += u32::from(answer.source != Source::Hit);
+        world.pass(600 * SECOND).await;
+    }
+    assert_eq!(waited, 1);
+    // Three days are 144 windows of half an hour; each is cut short by 2 to 10%.
+    let calls = world.courier.call_count();
+    assert!((144..=161).contains(&calls), "{calls}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_who_is_gone_costs_one_renewal() {
+    let world = World::new(&Setup::default());
+    world.ask("jane", "1h").await.expect("a token");
+    world.pass(6 * HOUR).await;
+    assert_eq!(world.courier.call_count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_renewed_where_that_is_off() {
+    let world = World::new(&Setup { mode: Mode::Off, ..Setup::default() });
+    world.ask("jane", "1h").await.expect("a token");
+    world.pass(6 * HOUR).await;
+    assert_eq!(world.courier.call_count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_who_comes_after_all_is_not_made_to_wait_next() {
+    let world = World::new(&Setup::default());
+    world.ask("jane", "1h").await.expect("a token");
+    // It is renewed once, is not asked for, and comes due again as unused.
+    while world.courier.call_count() < 2 {
+        world.pass(SECOND).await;
+    }
+    world.pass(HOUR / 2 - 20 * SECOND).await;
+    assert_eq!(world.courier.call_count(), 2);
+    // Now it is asked for in the last seconds of its window.
+    let late = world.ask("jane", "1h").await.expect("a token");
+    assert_eq!(late.source, Source::Hit);
+    world.pass(SECOND).await;
+    assert_eq!(world.courier.call_count(), 3);
+    world.pass(60 * SECOND).await;
+    assert_eq!(world.ask("jane", "1h").await.expect("a token").source, Source::Hit);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_of_one_moment_are_spread() {
+    let world = World::new(&Setup::default());
+    for user in 0..500 {
+        let broker = world.broker.clone();
+        tokio::spawn(async move { broker.ask(&super::world::ask(&user.to_string(), "1h")).await });
+    }
+    world.pass(SECOND).await;
+    assert_eq!(world.courier.call_count(), 500);
+    world.pass(HOUR / 2).await;
+    let calls = world.courier.calls();
+    assert_eq!(calls.len(), 1000);
+    let spread = calls[999].at.since(calls[500].at);
+    // 8% of half an hour are 144 s.
+    assert!(spread > 120 * SECOND, "{spread:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn due_renewals_use_the_whole_budget_whatever_the_latency() {
+    for latency in [20, 100, 500] {
+        let world = World::new(&Setup { rate: 2.0, burst: 500, latency: latency * MS, ..Setup::default() });
+        let crowd = |name: &'static str, lifetime: &'static str| {
+            for user in 0..500 {
+                let broker = world.broker.clone();
+                let ask = super::world::ask(&format!("{name}-{user}"), lifetime);
+                tokio::spawn(async move { broker.ask(&ask).await });
+            }
+        };
+        // 500 tokens come due within 144 s, for which the budget has 288 calls,
+        // once others have used up the burst.
+        crowd("due", "1h");
+        world.pass(HOUR / 2 - 190 * SECOND).await;
+        crowd("other", "30d");
+        world.pass(600 * SECOND).await;
+        let calls = world.courier.calls();
+        let renewals: Vec<_> = calls[500..].iter().filter(|call| call.scope.contains("due")).collect();
+        assert_eq!(renewals.len(), 500, "at {latency} ms");
+        let took = renewals[499].at.since(renewals[0].at);
+        assert!(took < 255 * SECOND, "{took:?} for 500 calls at 2 a second and {latency} ms");
+    }
+}

@@ -1,0 +1,119 @@
+//! A broker and its Courier in virtual time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use courier_token_broker::broker::{Answer, Ask, Background, Broker, Refusal, Settings};
+use courier_token_broker::clock::Clock;
+use courier_token_broker::metrics::Metrics;
+use courier_token_broker::policy::budget::Budget;
+use courier_token_broker::policy::freshness::Floor;
+use courier_token_broker::policy::refresh::Mode;
+use courier_token_broker::sandbox::{Faults, Simulator};
+use courier_token_broker::token::{Grant, Lifetime, ScopeClaim, Token, TokenKey, WorkspaceName};
+use courier_token_broker::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit};
+
+pub const MS: Duration = Duration::from_millis(1);
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+/// What a test may vary.
+pub struct Setup {
+    pub rate: f64,
+    pub burst: u32,
+    pub latency: Duration,
+    pub mode: Mode,
+    pub capacity: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { rate: 1000.0, burst: 1000, latency: 100 * MS, mode: Mode::Used, capacity: 100_000 }
+    }
+}
+
+pub struct World {
+    pub broker: Broker,
+    pub clock: Clock,
+    pub courier: Simulator,
+    pub metrics: Arc<Metrics>,
+    down: Arc<AtomicBool>,
+    _background: Background,
+}
+
+impl World {
+    pub fn new(setup: &Setup) -> Self {
+        let clock = Clock::tokio();
+        let courier = Simulator::new(None, Faults { latency: setup.latency, ..Faults::default() }, clock);
+        let down = Arc::new(AtomicBool::new(false));
+        let issuer = InProcess { courier: courier.clone(), down: Arc::clone(&down), clock };
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let budget = Budget::new(setup.rate, setup.burst).expect("a budget");
+        let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
+        let name = workspace();
+        let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&name));
+        let broker = Broker::new(
+            Settings {
+                floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
+                refresh: setup.mode,
+                capacity: setup.capacity,
+                timeout: 10 * SECOND,
+            },
+            [(name, dispatcher)],
+            clock,
+            Arc::clone(&metrics),
+            tokio::runtime::Handle::current(),
+        );
+        let background = broker.start();
+        Self { broker, clock, courier, metrics, down, _background: background }
+    }
+
+    pub async fn ask(&self, user: &str, lifetime: &str) -> Result<Answer, Refusal> {
+        self.broker.ask(&ask(user, lifetime)).await
+    }
+
+    /// From now on every call to Courier fails, or none does.
+    pub fn break_courier(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
+    }
+
+    pub async fn pass(&self, time: Duration) {
+        self.clock.sleep_until(self.clock.now() + time).await;
+    }
+}
+
+pub fn workspace() -> WorkspaceName {
+    WorkspaceName::new("default").expect("a name")
+}
+
+pub fn ask(user: &str, lifetime: &str) -> Ask {
+    let text = format!("user_id:{user} inbox:read:messages");
+    let claim = ScopeClaim::parse(&text).expect("a claim");
+    let lifetime = Lifetime::parse(lifetime).expect("a lifetime");
+    Ask { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None }
+}
+
+/// Courier without a network.
+struct InProcess {
+    courier: Simulator,
+    down: Arc<AtomicBool>,
+    clock: Clock,
+}
+
+impl Issuer for InProcess {
+    fn issue<'a>(&'a self, key: &'a TokenKey, _permit: Permit) -> Issuing<'a> {
+        Box::pin(async move {
+            let sent = self.clock.now();
+            let body = serde_json::json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() });
+            let reply = self.courier.answer(Some(b"Bearer key"), body.to_string().as_bytes()).await;
+            if self.down.load(Ordering::Relaxed) {
+                return Err(Failure::Connect);
+            }
+            let answer: serde_json::Value = serde_json::from_str(&reply.body).expect("JSON");
+            let token = answer["token"].as_str().ok_or(Failure::Unavailable(reply.status))?;
+            let token = Token::new(token).expect("a token");
+            Ok(Grant::new(&token, sent, key.lifetime().as_duration()))
+        })
+    }
+}
