@@ -1,16 +1,19 @@
 //! A broker that listens: everything wired together, run, and stopped.
 //!
-//! This alone decides what runs on which runtime: now all on the one that it is
-//! called on.
+//! This alone decides what runs on which runtime: connections on the one that it
+//! is called on, and what calls Courier on a thread of its own, so that a crowd
+//! of requests does not hold up the calls that the budget has let go. (Held up
+//! together, they would reach Courier as one burst.)
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::broker::Broker;
@@ -29,6 +32,8 @@ pub struct App {
     broker: Broker,
     readiness: Arc<Readiness>,
     shutdown_timeout: Duration,
+    /// The thread that calls Courier runs until this is dropped.
+    upstream: oneshot::Sender<()>,
 }
 
 /// Why a broker can't start.
@@ -40,13 +45,16 @@ pub enum StartError {
     /// A workspace's Courier can't be called.
     #[error("workspaces.{0}: {1}")]
     Courier(String, #[source] CourierError),
+    /// The system has no thread to give.
+    #[error("can't start a thread: {0}")]
+    Thread(#[source] io::Error),
     /// A mistake in this program.
     #[error("the metrics can't be set up: {0}")]
     Metrics(#[from] prometheus::Error),
 }
 
 /// The admin listener is for few; its connections don't count with the apps'.
-const ADMIN_LIMITS: Limits = Limits { connections: 256, header_timeout: Duration::from_secs(30) };
+const ADMIN_LIMITS: Limits = Limits { connections: 256, header_bytes: 8192, header_timeout: Duration::from_secs(30) };
 
 impl App {
     /// Wires a broker together and takes its ports.
@@ -57,7 +65,8 @@ impl App {
             .into_iter()
             .map(|workspace| Ok((workspace.name.clone(), dispatcher(workspace, clock, &metrics)?)))
             .collect::<Result<Vec<_>, StartError>>()?;
-        let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), Handle::current());
+        let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
+        let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime);
         let mut listeners = Vec::new();
         for address in settings.listen {
             listeners.push(listen(address, settings.limits).await?);
@@ -72,6 +81,7 @@ impl App {
             broker,
             readiness,
             shutdown_timeout: settings.shutdown_timeout,
+            upstream,
         })
     }
 
@@ -89,7 +99,7 @@ impl App {
     /// more, finishes what is under way, and returns whether all of it was
     /// finished in time.
     pub async fn run(self, stop: impl Future<Output = ()>) -> bool {
-        let Self { listeners, admin_listener, api, admin, broker, readiness, shutdown_timeout } = self;
+        let Self { listeners, admin_listener, api, admin, broker, readiness, shutdown_timeout, upstream } = self;
         let background = broker.start();
         let (stopping, told) = watch::channel(false);
         let mut serving = JoinSet::new();
@@ -125,9 +135,22 @@ impl App {
         if !finished {
             tracing::warn!("stopping although some requests were not finished in time");
         }
-        drop(background);
+        drop((background, upstream));
         finished
     }
+}
+
+/// A runtime on a thread of its own, until the sender is dropped.
+fn upstream_runtime() -> io::Result<(Handle, oneshot::Sender<()>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let (stop, told) = oneshot::channel();
+    thread::Builder::new().name("upstream".to_owned()).spawn(move || {
+        // Nothing is ever sent: it resolves when the sender is dropped.
+        let _ = runtime.block_on(told);
+        runtime.shutdown_background();
+    })?;
+    Ok((handle, stop))
 }
 
 /// The one way to a workspace's Courier.

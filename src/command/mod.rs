@@ -104,7 +104,7 @@ impl From<SettingsError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Metrics(_) => Self::Other(error.into()),
+            StartError::Metrics(_) | StartError::Thread(_) => Self::Other(error.into()),
             _ => Self::Settings(error.to_string()),
         }
     }

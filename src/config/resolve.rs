@@ -83,6 +83,7 @@ impl Settings {
             admin_listen: check.address("admin.listen", &raw.admin.listen)?,
             limits: http::Limits {
                 connections: limits.connections as usize,
+                header_bytes: limits.header_bytes as usize,
                 header_timeout: check.span("server.limits.header_timeout", limits.header_timeout, SECOND, HOUR)?,
             },
             shutdown_timeout: check.span(

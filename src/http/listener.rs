@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::bare::NeverBare;
 use super::body::Reply;
 
 /// What a listener allows.
@@ -23,6 +24,8 @@ use super::body::Reply;
 pub struct Limits {
     /// The most connections at once; further ones wait to be accepted.
     pub connections: usize,
+    /// The most bytes of a request's path and headers, at least 1024.
+    pub header_bytes: usize,
     /// The longest that a request's headers may take to arrive, and that a
     /// connection may be idle.
     pub header_timeout: Duration,
@@ -34,9 +37,6 @@ pub struct Listener {
     limits: Limits,
 }
 
-/// hyper answers larger heads by itself, without a body. What our own limit
-/// refuses before gets JSON.
-const LARGEST_HEAD: usize = 256 * 1024;
 /// After a failed `accept`: most often there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -156,8 +156,10 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
-        .max_buf_size(LARGEST_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        // A head that is only somewhat too large is read all the same, so that its
+        // refusal is counted and the connection goes on.
+        .max_buf_size(limits.header_bytes.saturating_mul(4).max(8192))
+        .serve_connection(TokioIo::new(NeverBare::new(stream)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

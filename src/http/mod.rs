@@ -4,6 +4,7 @@
 //! [`Api::find`] and one in [`Api::answer`].
 
 mod admin;
+mod bare;
 mod body;
 mod courier;
 mod frontend;

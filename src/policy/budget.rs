@@ -143,6 +143,14 @@ impl Budget {
         self.burst
     }
 
+    /// Calls that may leave at once, at least one: less than the burst by what
+    /// could catch up with each other on the way. The promise is about what
+    /// Courier sees, and of two calls the earlier may take longer to get there.
+    pub fn departing_burst(&self) -> u32 {
+        let catching_up = (self.rate * TRANSIT_SPREAD.as_secs_f64()) as u32;
+        self.burst.saturating_sub(catching_up).max(1)
+    }
+
     /// The time between two calls at the full rate.
     pub fn period(&self) -> Duration {
         // Rounded up: never a call too many.
@@ -156,6 +164,10 @@ impl Budget {
         next.saturating_add(self.period().saturating_mul(ahead))
     }
 }
+
+/// How much longer one call may take to Courier than another: a new connection,
+/// a lost packet, a busy machine.
+const TRANSIT_SPREAD: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -224,5 +236,13 @@ mod tests {
         }
         let budget = Budget::new(50.0, 10).expect("a budget");
         assert_eq!(budget.wait(Duration::from_millis(5), 3), Duration::from_millis(65));
+    }
+
+    #[test]
+    fn calls_that_catch_up_with_each_other_keep_to_the_burst() {
+        for (rate, burst, departing) in [(50.0, 10, 5), (20.0, 20, 18), (1.0, 2, 2), (1000.0, 10, 1)] {
+            let budget = Budget::new(rate, burst).expect("a budget");
+            assert_eq!(budget.departing_burst(), departing, "{rate} {burst}");
+        }
     }
 }

@@ -83,7 +83,7 @@ impl Dispatcher {
         let Settings { budget, .. } = settings;
         let quota = Quota::with_period(budget.period())
             .unwrap_or(Quota::per_second(std::num::NonZeroU32::MIN))
-            .allow_burst(std::num::NonZeroU32::new(budget.burst()).unwrap_or(std::num::NonZeroU32::MIN));
+            .allow_burst(std::num::NonZeroU32::new(budget.departing_burst()).unwrap_or(std::num::NonZeroU32::MIN));
         metrics.budget.set(budget.rate());
         Self {
             settings,

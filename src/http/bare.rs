@@ -1,0 +1,147 @@
+//! hyper's own refusals, with a body.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A connection on which no error goes out without JSON.
+///
+/// hyper answers what it can't read as HTTP, or what is too large for it, before
+/// any service sees it, and without a body; Courier's SDKs expect JSON on every
+/// error. No answer of ours is an error with an empty body, so such a head can
+/// only be hyper's.
+pub struct NeverBare<S> {
+    stream: S,
+    /// What goes out in place of a bare refusal.
+    refusal: Bytes,
+}
+
+const ERROR: &[u8] = b"HTTP/1.1 4";
+const BARE: &str = "content-length: 0\r\n";
+
+impl<S> NeverBare<S> {
+    /// Wraps a connection.
+    pub const fn new(stream: S) -> Self {
+        Self { stream, refusal: Bytes::new() }
+    }
+}
+
+/// The head with a body, if it is an error's without one.
+fn clothe(head: &[u8]) -> Option<String> {
+    if !head.starts_with(ERROR) {
+        return None;
+    }
+    let (before, after) = std::str::from_utf8(head).ok()?.split_once(BARE)?;
+    let reason = before.lines().next()?.strip_prefix("HTTP/1.1 ")?;
+    let message = format!("this request can't be read or is too large ({reason})");
+    let body = json!({ "message": message, "type": "invalid_request_error" }).to_string();
+    let length = body.len();
+    let added = "content-type: application/json\r\ncache-control: no-store\r\nx-should-retry: false\r\n";
+    Some(format!("{before}{added}content-length: {length}\r\n{after}{body}"))
+}
+
+impl<S: AsyncWrite + Unpin> NeverBare<S> {
+    fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.refusal.has_remaining() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(context, &self.refusal))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.refusal.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for NeverBare<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for NeverBare<S> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_refusal(context))?;
+        if let Some(head) = slices.first()
+            && let Some(refusal) = clothe(head)
+        {
+            self.refusal = refusal.into();
+            return Poll::Ready(Ok(head.len()));
+        }
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_refusal(context))?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_refusal(context))?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn sent(writes: &[&str]) -> String {
+        // A pipe so narrow that nothing goes through it in one piece.
+        let (near, mut far) = tokio::io::duplex(7);
+        let writing = async move {
+            let mut stream = NeverBare::new(near);
+            for bytes in writes {
+                stream.write_all(bytes.as_bytes()).await.expect("written");
+            }
+            stream.shutdown().await.expect("closed");
+        };
+        let mut text = String::new();
+        let (_, read) = tokio::join!(writing, far.read_to_string(&mut text));
+        read.expect("text");
+        text
+    }
+
+    #[tokio::test]
+    async fn a_bare_refusal_gets_a_body() {
+        let text =
+            sent(&["HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ndate: x\r\n\r\n"]).await;
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json"));
+        assert!(head.ends_with(&format!("content-length: {}\r\ndate: x", body.len())), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!(body["type"], "invalid_request_error");
+    }
+
+    #[tokio::test]
+    async fn everything_else_goes_through_as_it_is() {
+        let answers = [
+            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n",
+            "{}",
+            "HTTP/1.1 204 No Content\r\n\r\n",
+        ];
+        assert_eq!(sent(&answers).await, answers.concat());
+    }
+}
