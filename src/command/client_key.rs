@@ -19,9 +19,10 @@ impl ClientKey {
     pub fn run(self) -> Result<(), Failure> {
         let key = generate_key().context("the system has no randomness to give")?;
         let mut out = io::stdout().lock();
-        writeln!(out, "# The key. Give it to the app; it is not shown again and the broker does not keep it.")?;
-        writeln!(out, "# {key}\n")?;
-        writeln!(out, "# The entry for the broker's settings:")?;
+        // Not as a comment of the entry: who redirects this into the settings
+        // would keep the key there.
+        writeln!(out, "The client key of {}, shown this once (the broker keeps only its SHA-256):\n", self.name)?;
+        writeln!(out, "    {key}\n\nIts entry for the broker's settings:\n")?;
         writeln!(out, "[[clients]]\nname = \"{}\"\nkey_sha256 = \"{}\"", self.name, Digest::of(&key))?;
         Ok(())
     }

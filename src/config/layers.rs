@@ -7,8 +7,9 @@ use config::{Config, ConfigError, Environment, File, FileFormat};
 use serde::de::DeserializeOwned;
 
 use super::error::{SettingsError, wanted};
-use super::raw::Raw;
-use crate::secrets::Secret;
+use super::raw::{Client, Raw};
+use crate::auth::Digest;
+use crate::secrets::{Secret, SecretError};
 
 /// Every setting can be given in the environment: `tokens.floor` as
 /// `COURIER_TOKEN_BROKER__TOKENS__FLOOR`.
@@ -26,9 +27,9 @@ pub struct Layers {
 }
 
 /// Variables that are not of the pattern, for the simplest set-up.
-pub(super) const API_KEY: &str = "COURIER_API_KEY";
-pub(super) const BASE_URL: &str = "COURIER_BASE_URL";
-pub(super) const CLIENT_KEY: &str = "COURIER_TOKEN_BROKER_CLIENT_KEY";
+const API_KEY: &str = "COURIER_API_KEY";
+const BASE_URL: &str = "COURIER_BASE_URL";
+const CLIENT_KEY: &str = "COURIER_TOKEN_BROKER_CLIENT_KEY";
 
 impl Layers {
     /// Layers that have yet to be read.
@@ -82,26 +83,37 @@ impl Layers {
         SettingsError { origin, key: key.to_owned(), wanted: wanted.into() }
     }
 
-    /// The variables for the simplest set-up: the workspace `default`.
+    /// The variables for the simplest set-up: the workspace `default` and the
+    /// client `default`.
     fn overlay(&self, raw: &mut Raw) -> Result<(), SettingsError> {
-        let of = |name: &str| self.environment.get(name).filter(|value| !value.trim().is_empty());
-        let (key, base_url) = (of(API_KEY), of(BASE_URL));
-        if key.is_some() || base_url.is_some() || raw.workspaces.is_empty() {
+        let base_url = self.environment.get(BASE_URL).filter(|value| !value.trim().is_empty());
+        let api_key = self.secret(API_KEY)?;
+        if api_key.is_some() || base_url.is_some() || raw.workspaces.is_empty() {
             let workspace = raw.workspaces.entry("default".to_owned()).or_default();
-            if let Some(key) = key {
-                let key = Secret::new(key).map_err(|error| SettingsError {
-                    origin: Some(API_KEY.to_owned()),
-                    key: String::new(),
-                    wanted: error.to_string(),
-                })?;
-                workspace.api_key = Some(key);
+            if api_key.is_some() {
+                workspace.api_key = api_key;
                 workspace.api_key_file = None;
             }
             if let Some(base_url) = base_url {
                 workspace.base_url.clone_from(base_url);
             }
         }
+        if let Some(key) = self.secret(CLIENT_KEY)? {
+            let key_sha256 = Digest::of(key.expose()).to_string();
+            raw.clients.push(Client { name: "default".to_owned(), key_sha256, ..Client::default() });
+        }
         Ok(())
+    }
+
+    /// A variable that holds a secret; an empty one holds none.
+    fn secret(&self, name: &str) -> Result<Option<Secret>, SettingsError> {
+        let value = self.environment.get(name).filter(|value| !value.trim().is_empty());
+        let error = |error: SecretError| SettingsError {
+            origin: Some(name.to_owned()),
+            key: String::new(),
+            wanted: error.to_string(),
+        };
+        value.map(|value| Secret::new(value).map_err(error)).transpose()
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::error::SettingsError;
-use super::layers::{CLIENT_KEY, Layers};
+use super::layers::Layers;
 use super::raw::{self, Raw};
 use crate::auth::{Client, ClientKeys, Digest};
 use crate::policy::access::{Access, Pattern};
@@ -273,16 +273,6 @@ impl Check<'_> {
                 return Err(self.error(&key("workspace"), "must be the name of one of the workspaces"));
             }
             keys.add(digest, self.client(raw, client, key)?);
-        }
-        if let Some(key) = self.0.environment.get(CLIENT_KEY).filter(|key| !key.trim().is_empty()) {
-            let at_variable =
-                |wanted: String| SettingsError { origin: Some(CLIENT_KEY.to_owned()), key: String::new(), wanted };
-            let key = Secret::new(key).map_err(|error| at_variable(error.to_string()))?;
-            if !workspaces.iter().any(|workspace| workspace.name.as_str() == "default") {
-                return Err(at_variable("needs a workspace named \"default\"".to_owned()));
-            }
-            let client = raw::Client { name: "default".to_owned(), ..raw::Client::default() };
-            keys.add(Digest::of(key.expose()), self.client(raw, &client, |field| format!("clients.default.{field}"))?);
         }
         if keys.is_empty() {
             return Err(self.error(
