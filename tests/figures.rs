@@ -1,0 +1,184 @@
+//! What the broker promises in numbers, over real sockets. Counts only: how fast
+//! it is, the benches tell.
+
+#[allow(dead_code)]
+mod support {
+    pub mod broker;
+    pub mod http;
+}
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use courier_token_broker::config::Raw;
+use support::broker::{CLIENT_KEY, Setup};
+use support::http::{Ask, Connection};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{ChildStdout, Command};
+use tokio::task::JoinSet;
+
+fn ask(user: usize) -> Ask {
+    Ask::issue(format!(r#"{{"scope": "user_id:{user} inbox:read:messages", "expires_in": "1d"}}"#))
+}
+
+fn unhurried(raw: &mut Raw) {
+    let budget = &mut raw.workspaces.get_mut("default").expect("it is there").budget;
+    budget.requests_per_second = 100_000.0;
+    budget.burst = 1_000_000;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_requests_for_a_thousand_keys_make_a_thousand_calls() {
+    const CONNECTIONS: usize = 50;
+    let broker = Setup::new().settings(unhurried).start().await;
+    for round in 0..2 {
+        let mut asking = JoinSet::new();
+        for connection in 0..CONNECTIONS {
+            let address = broker.address;
+            asking.spawn(async move {
+                let mut open = Connection::open(address).await;
+                // Every connection asks for every key twice, each in an order of
+                // its own.
+                for step in 0..2_000 {
+                    let user = (step * 7 + connection * 131) % 1_000;
+                    open.ask(&ask(user)).await.token();
+                }
+            });
+        }
+        while let Some(asked) = asking.join_next().await {
+            asked.expect("every request is answered with a token");
+        }
+        assert_eq!(broker.courier.call_count(), 1_000, "after round {round}");
+    }
+}
+
+/// Three processes, so that none waits for another's turn on a processor only
+/// because it shares a runtime with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_users_at_once_stay_within_the_budget_at_couriers_door() {
+    let mut courier = Child::start(&["simulate-courier", "--listen", "127.0.0.1:0", "--latency", "50ms"], &[]).await;
+    let base_url = courier.line().await.rsplit_once(' ').expect("an address").1.to_owned();
+    let mut broker = serve(&base_url, &[("REQUESTS_PER_SECOND", "50"), ("BURST", "10")]).await;
+    let address = broker.address().await;
+    let mut asking = JoinSet::new();
+    for user in 0..2_000 {
+        asking.spawn(async move { Connection::open(address).await.ask(&ask(user)).await });
+    }
+    let (mut tokens, mut refused) = (0, 0);
+    while let Some(asked) = asking.join_next().await {
+        let answer = asked.expect("every request is answered");
+        if answer.status == 200 {
+            answer.token();
+            tokens += 1;
+        } else {
+            assert!(matches!(answer.status, 429 | 503), "{answer:?}");
+            let wait = answer.header("retry-after").and_then(|wait| wait.parse::<u32>().ok());
+            assert!(wait.is_some_and(|wait| (1..=59).contains(&wait)), "{answer:?}");
+            refused += 1;
+        }
+    }
+    let address = base_url.strip_prefix("http://").and_then(|address| address.parse().ok()).expect("an address");
+    let log = Connection::open(address).await.ask(&Ask::get("/simulator/calls")).await.json();
+    let calls: Vec<f64> = log["calls"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|call| call["at_ms"].as_f64().expect("a number") / 1e3)
+        .collect();
+    assert_eq!((tokens + refused, tokens), (2_000, calls.len()));
+    // Users queue for five seconds at most: what is left of the burst, and those.
+    assert!(tokens >= 250, "{tokens}");
+    let excess = largest_excess(&calls, 50.0);
+    assert!(excess <= 10.0, "a window has {excess} calls more than its length allows");
+}
+
+/// By how many the calls in some window exceed its length at this rate.
+fn largest_excess(calls: &[f64], rate: f64) -> f64 {
+    let windows = calls.iter().enumerate().flat_map(|(first, from)| {
+        calls[first..].iter().enumerate().map(move |(more, to)| (more + 1) as f64 - rate * (to - from))
+    });
+    windows.fold(0.0, f64::max)
+}
+
+/// The program with its standard output.
+struct Child {
+    _process: tokio::process::Child,
+    lines: tokio::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Child {
+    async fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_courier-token-broker"))
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("it starts");
+        let lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+        Self { _process: process, lines }
+    }
+
+    async fn line(&mut self) -> String {
+        self.lines.next_line().await.expect("text").expect("it goes on")
+    }
+
+    async fn address(&mut self) -> SocketAddr {
+        let line = self.line().await;
+        line.rsplit_once("http://").and_then(|(_, address)| address.parse().ok()).expect("an address")
+    }
+}
+
+async fn serve(base_url: &str, budget: &[(&str, &str)]) -> Child {
+    let budget: Vec<_> = budget
+        .iter()
+        .map(|(key, value)| (format!("COURIER_TOKEN_BROKER__WORKSPACES__DEFAULT__BUDGET__{key}"), *value))
+        .collect();
+    let mut environment = vec![
+        ("COURIER_API_KEY", "key"),
+        ("COURIER_BASE_URL", base_url),
+        ("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY),
+    ];
+    environment.extend(budget.iter().map(|(key, value)| (key.as_str(), *value)));
+    Child::start(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], &environment).await
+}
+
+/// Ten thousand connections, so the server has a process, and its limit of open
+/// files, to itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_requests_for_one_key_at_once_make_one_call() {
+    const CALLERS: usize = 10_000;
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("up to the maximum");
+    let enough = limit.maximum.is_none_or(|most| most > CALLERS as u64 + 200);
+    assert!(enough, "this needs {CALLERS} open files: raise the limit (ulimit -Hn)");
+    let mut courier = Child::start(&["simulate-courier", "--listen", "127.0.0.1:0", "--latency", "3s"], &[]).await;
+    let base_url = courier.line().await.rsplit_once(' ').expect("an address").1.to_owned();
+    let mut broker = serve(&base_url, &[]).await;
+    let address = broker.address().await;
+    let mut open = Vec::with_capacity(CALLERS);
+    for _ in 0..CALLERS {
+        open.push(Connection::open(address).await);
+    }
+    let asked = ask(7).bytes();
+    let mut asking = JoinSet::new();
+    for (place, mut connection) in open.into_iter().enumerate() {
+        let asked = asked.clone();
+        asking.spawn(async move {
+            connection.send(&asked).await;
+            // Half of them hang up, the first among them.
+            if place % 2 == 0 { None } else { Some(connection.answer().await.token()) }
+        });
+    }
+    let mut tokens = Vec::new();
+    while let Some(asked) = asking.join_next().await {
+        tokens.extend(asked.expect("every request is answered with a token"));
+    }
+    assert_eq!(tokens.len(), CALLERS / 2);
+    assert!(tokens.iter().all(|token| *token == tokens[0]));
+    let address = base_url.strip_prefix("http://").and_then(|address| address.parse().ok()).expect("an address");
+    let log = Connection::open(address).await.ask(&Ask::get("/simulator/calls")).await.json();
+    assert_eq!(log["count"], 1);
+}

@@ -1,0 +1,132 @@
+//! A broker and a Courier simulator in the test's own process.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use courier_token_broker::app::App;
+use courier_token_broker::auth::Digest;
+use courier_token_broker::clock::Clock;
+use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
+use courier_token_broker::sandbox::{Faults, Simulator};
+use courier_token_broker::secrets::Secret;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::http::{Answer, Ask, Connection};
+
+/// The only key that the simulator takes.
+pub const API_KEY: &str = "pk_test_the-api-key-of-the-workspace";
+/// The key of a client who may have everything.
+pub const CLIENT_KEY: &str = "ctb_the-key-of-a-client";
+
+/// A broker that has yet to start.
+pub struct Setup {
+    raw: Raw,
+    faults: Faults,
+    api_key: &'static str,
+    courier: TcpListener,
+}
+
+impl Setup {
+    pub fn new() -> Self {
+        let courier = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut raw = Raw::default();
+        raw.server.listen.0 = vec!["127.0.0.1:0".to_owned()];
+        raw.admin.listen = "127.0.0.1:0".to_owned();
+        let workspace = RawWorkspace {
+            api_key: Secret::new(API_KEY).ok(),
+            base_url: format!("http://{}", courier.local_addr().expect("an address")),
+            ..RawWorkspace::default()
+        };
+        raw.workspaces = BTreeMap::from([("default".to_owned(), workspace)]);
+        raw.clients = vec![RawClient { max_lifetime: raw.tokens.max_lifetime, ..client("app", CLIENT_KEY, &["*"]) }];
+        Self { raw, faults: Faults::default(), api_key: API_KEY, courier }
+    }
+
+    pub fn faults(self, faults: Faults) -> Self {
+        Self { faults, ..self }
+    }
+
+    /// The simulator takes only this key instead.
+    pub fn courier_wants(self, api_key: &'static str) -> Self {
+        Self { api_key, ..self }
+    }
+
+    pub fn settings(mut self, change: impl FnOnce(&mut Raw)) -> Self {
+        change(&mut self.raw);
+        self
+    }
+
+    pub async fn start(self) -> Broker {
+        let Self { raw, faults, api_key, courier } = self;
+        let clock = Clock::system();
+        let simulator = Simulator::new(Some(api_key.to_owned()), faults, clock);
+        courier.set_nonblocking(true).expect("a socket");
+        let courier = tokio::net::TcpListener::from_std(courier).expect("a runtime");
+        let (stop_courier, told) = oneshot::channel::<()>();
+        tokio::spawn(simulator.clone().serve(courier, async {
+            let _ = told.await;
+        }));
+        let settings = Settings::resolve(&raw, &Layers::default()).expect("good settings");
+        let app = App::bind(settings, clock).await.expect("free ports");
+        let address = app.addresses()[0];
+        let admin = app.admin_address().expect("an address");
+        let (stop, told) = oneshot::channel::<()>();
+        tokio::spawn(app.run(async {
+            let _ = told.await;
+        }));
+        Broker { address, admin, courier: simulator, _stop: (stop, stop_courier) }
+    }
+}
+
+/// A client of the workspace `default`.
+pub fn client(name: &str, key: &str, scopes: &[&str]) -> RawClient {
+    RawClient {
+        name: name.to_owned(),
+        key_sha256: Digest::of(key).to_string(),
+        scopes: Some(scopes.iter().map(|&scope| scope.to_owned()).collect()),
+        ..RawClient::default()
+    }
+}
+
+/// A broker that runs until it is dropped.
+pub struct Broker {
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    pub courier: Simulator,
+    // Both are told to stop when this is dropped.
+    _stop: (oneshot::Sender<()>, oneshot::Sender<()>),
+}
+
+impl Broker {
+    pub async fn start() -> Self {
+        Setup::new().start().await
+    }
+
+    /// Asks on a connection of its own.
+    pub async fn ask(&self, ask: &Ask) -> Answer {
+        Connection::open(self.address).await.ask(ask).await
+    }
+
+    /// Asks the admin listener.
+    pub async fn admin(&self, target: &str) -> Answer {
+        Connection::open(self.admin).await.ask(&Ask::get(target)).await
+    }
+
+    /// The value of one series of the metrics, named as Prometheus writes it.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let text = self.admin("/metrics").await.body;
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {series} in {text}")).parse().expect("a number")
+    }
+}
+
+/// The claims of a JWT.
+#[track_caller]
+pub fn claims(token: &str) -> Value {
+    let payload = token.split('.').nth(1).unwrap_or_else(|| panic!("{token} is no JWT"));
+    let json = URL_SAFE_NO_PAD.decode(payload).expect("base64url");
+    serde_json::from_slice(&json).expect("JSON")
+}
