@@ -1,20 +1,14 @@
 //! What the broker promises in numbers, over real sockets. Counts only: how fast
 //! it is, the benches tell.
 
-#[allow(dead_code)]
-mod support {
-    pub mod broker;
-    pub mod http;
-}
+mod support;
 
 use std::net::SocketAddr;
-use std::process::Stdio;
 
 use courier_token_broker::config::Raw;
 use support::broker::{CLIENT_KEY, Setup};
+use support::child::{ANY_PORT, Program, Running};
 use support::http::{Ask, Connection};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{ChildStdout, Command};
 use tokio::task::JoinSet;
 
 fn ask(user: usize) -> Ask {
@@ -56,10 +50,8 @@ async fn a_hundred_thousand_requests_for_a_thousand_keys_make_a_thousand_calls()
 /// because it shares a runtime with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_users_at_once_stay_within_the_budget_at_couriers_door() {
-    let mut courier = Child::start(&["simulate-courier", "--listen", "127.0.0.1:0", "--latency", "50ms"], &[]).await;
-    let base_url = courier.line().await.rsplit_once(' ').expect("an address").1.to_owned();
-    let mut broker = serve(&base_url, &[("REQUESTS_PER_SECOND", "50"), ("BURST", "10")]).await;
-    let address = broker.address().await;
+    let world = World::start("50ms", &[("REQUESTS_PER_SECOND", "50"), ("BURST", "10")]);
+    let address = world.address;
     let mut asking = JoinSet::new();
     for user in 0..2_000 {
         asking.spawn(async move { Connection::open(address).await.ask(&ask(user)).await });
@@ -77,8 +69,7 @@ async fn two_thousand_users_at_once_stay_within_the_budget_at_couriers_door() {
             refused += 1;
         }
     }
-    let address = base_url.strip_prefix("http://").and_then(|address| address.parse().ok()).expect("an address");
-    let log = Connection::open(address).await.ask(&Ask::get("/simulator/calls")).await.json();
+    let log = world.calls().await;
     let calls: Vec<f64> = log["calls"]
         .as_array()
         .expect("a list")
@@ -100,48 +91,33 @@ fn largest_excess(calls: &[f64], rate: f64) -> f64 {
     windows.fold(0.0, f64::max)
 }
 
-/// The program with its standard output.
-struct Child {
-    _process: tokio::process::Child,
-    lines: tokio::io::Lines<BufReader<ChildStdout>>,
+/// A broker before a simulated Courier, each a process of its own.
+struct World {
+    address: SocketAddr,
+    courier: SocketAddr,
+    _processes: [Running; 2],
 }
 
-impl Child {
-    async fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_courier-token-broker"))
-            .args(arguments)
-            .envs(environment.iter().copied())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("it starts");
-        let lines = BufReader::new(process.stdout.take().expect("piped")).lines();
-        Self { _process: process, lines }
+impl World {
+    fn start(latency: &str, budget: &[(&str, &str)]) -> Self {
+        let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--latency", latency]).start();
+        let courier = simulator.address("Courier simulator on ");
+        let mut broker = Program::serve()
+            .env("COURIER_API_KEY", "key")
+            .env("COURIER_BASE_URL", format!("http://{courier}"))
+            .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY);
+        for (key, value) in budget {
+            broker = broker.env(&format!("COURIER_TOKEN_BROKER__WORKSPACES__DEFAULT__BUDGET__{key}"), value);
+        }
+        let broker = broker.start();
+        let (address, _) = broker.addresses();
+        Self { address, courier, _processes: [broker, simulator] }
     }
 
-    async fn line(&mut self) -> String {
-        self.lines.next_line().await.expect("text").expect("it goes on")
+    /// What Courier was asked.
+    async fn calls(&self) -> serde_json::Value {
+        Connection::open(self.courier).await.ask(&Ask::get("/simulator/calls")).await.json()
     }
-
-    async fn address(&mut self) -> SocketAddr {
-        let line = self.line().await;
-        line.rsplit_once("http://").and_then(|(_, address)| address.parse().ok()).expect("an address")
-    }
-}
-
-async fn serve(base_url: &str, budget: &[(&str, &str)]) -> Child {
-    let budget: Vec<_> = budget
-        .iter()
-        .map(|(key, value)| (format!("COURIER_TOKEN_BROKER__WORKSPACES__DEFAULT__BUDGET__{key}"), *value))
-        .collect();
-    let mut environment = vec![
-        ("COURIER_API_KEY", "key"),
-        ("COURIER_BASE_URL", base_url),
-        ("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY),
-    ];
-    environment.extend(budget.iter().map(|(key, value)| (key.as_str(), *value)));
-    Child::start(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], &environment).await
 }
 
 /// Ten thousand connections, so the server has a process, and its limit of open
@@ -154,10 +130,8 @@ async fn ten_thousand_requests_for_one_key_at_once_make_one_call() {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("up to the maximum");
     let enough = limit.maximum.is_none_or(|most| most > CALLERS as u64 + 200);
     assert!(enough, "this needs {CALLERS} open files: raise the limit (ulimit -Hn)");
-    let mut courier = Child::start(&["simulate-courier", "--listen", "127.0.0.1:0", "--latency", "3s"], &[]).await;
-    let base_url = courier.line().await.rsplit_once(' ').expect("an address").1.to_owned();
-    let mut broker = serve(&base_url, &[]).await;
-    let address = broker.address().await;
+    let world = World::start("3s", &[]);
+    let address = world.address;
     let mut open = Vec::with_capacity(CALLERS);
     for _ in 0..CALLERS {
         open.push(Connection::open(address).await);
@@ -178,7 +152,6 @@ async fn ten_thousand_requests_for_one_key_at_once_make_one_call() {
     }
     assert_eq!(tokens.len(), CALLERS / 2);
     assert!(tokens.iter().all(|token| *token == tokens[0]));
-    let address = base_url.strip_prefix("http://").and_then(|address| address.parse().ok()).expect("an address");
-    let log = Connection::open(address).await.ask(&Ask::get("/simulator/calls")).await.json();
+    let log = world.calls().await;
     assert_eq!(log["count"], 1);
 }

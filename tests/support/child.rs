@@ -1,0 +1,151 @@
+//! The program itself, as a child process.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::NamedTempFile;
+
+use super::http::PATIENCE;
+
+pub const ANY_PORT: &str = "127.0.0.1:0";
+
+/// A program with its arguments, about to run.
+pub struct Program(Command);
+
+impl Program {
+    /// With nothing in its environment that would lead it elsewhere.
+    pub fn new<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_courier-token-broker"));
+        command.args(arguments);
+        Self::of(command)
+    }
+
+    /// Any other program.
+    pub fn of(mut command: Command) -> Self {
+        clean_environment(&mut command);
+        Self(command)
+    }
+
+    /// `serve` on ports of the system's choice.
+    pub fn serve() -> Self {
+        Self::new(["serve", "--listen", ANY_PORT, "--admin-listen", ANY_PORT])
+    }
+
+    pub fn arguments<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.0.args(arguments);
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
+    pub fn start(mut self) -> Running {
+        let errors = NamedTempFile::new().expect("a file");
+        let stderr = errors.reopen().expect("a file");
+        let mut child =
+            self.0.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn().expect("the program starts");
+        let stdout = BufReader::new(child.stdout.take().expect("it is a pipe"));
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                // Nobody may be left to hear it, yet it must be read.
+                let _ = sender.send(line);
+            }
+        });
+        Running { child, lines, errors }
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Ended {
+        self.start().end()
+    }
+}
+
+/// Takes away what would lead a process to the real Courier, to other settings or through a proxy.
+pub fn clean_environment(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let upper = name.to_string_lossy().to_uppercase();
+        if upper.starts_with("COURIER_") || upper.ends_with("_PROXY") {
+            command.env_remove(name);
+        }
+    }
+}
+
+/// A process that is killed when its test is done with it.
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    errors: NamedTempFile,
+}
+
+/// What is left of a process.
+#[derive(Debug)]
+pub struct Ended {
+    /// `None` where a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: Vec<String>,
+    pub stderr: String,
+}
+
+impl Running {
+    /// The next line that it prints, `None` when there are no more.
+    pub fn line(&self) -> Option<String> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("neither a line nor its end in {PATIENCE:?}: {}", self.stderr()),
+        }
+    }
+
+    /// The address that its next line tells after `before`.
+    pub fn address(&self, before: &str) -> SocketAddr {
+        let Some(line) = self.line() else { panic!("it ended: {}", self.stderr()) };
+        let address = line.strip_prefix(before).and_then(|rest| rest.split(' ').next()?.strip_prefix("http://"));
+        address.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("{line:?} is not {before:?}..."))
+    }
+
+    /// Where apps call, and where operators look.
+    pub fn addresses(&self) -> (SocketAddr, SocketAddr) {
+        (self.address("courier-token-broker on "), self.address("admin on "))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("it still runs");
+    }
+
+    /// What it has written to standard error so far.
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.errors.path()).expect("text")
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Ended {
+        let stdout = std::iter::from_fn(|| self.line()).collect();
+        // Its output has ended, so it has.
+        let code = self.child.wait().expect("it has ended").code();
+        Ended { code, stdout, stderr: self.stderr() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A settings file.
+pub fn settings(text: &str) -> NamedTempFile {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
+    fs::write(file.path(), text).expect("it is written");
+    file
+}
