@@ -100,7 +100,7 @@ impl App {
     /// finished in time.
     pub async fn run(self, stop: impl Future<Output = ()>) -> bool {
         let Self { listeners, admin_listener, api, admin, broker, readiness, shutdown_timeout, upstream } = self;
-        let background = broker.start();
+        let mut background = broker.start();
         let (stopping, told) = watch::channel(false);
         let mut serving = JoinSet::new();
         for listener in listeners {
@@ -126,6 +126,7 @@ impl App {
         readiness.set(false);
         tracing::info!("stopping: finishing what is under way");
         stopping.send_replace(true);
+        background.stop_renewing();
         let finish = async {
             while serving.join_next().await.is_some() {}
             // Renewals, and calls whose callers have hung up.

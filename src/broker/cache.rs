@@ -34,8 +34,10 @@ pub enum Stage {
     Scheduled(Ticket, u32),
     /// A renewal is under way, having failed so often.
     Renewing(u32),
-    /// Nothing.
+    /// Nothing, unless it is handed out after all.
     Idle,
+    /// Nothing: Courier will not issue it again.
+    GivenUp,
 }
 
 impl Entry {

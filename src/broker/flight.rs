@@ -179,8 +179,9 @@ fn keep(broker: &Broker, workspace: &Workspace, key: &TokenKey, grant: Grant, re
         "{}", if renewal.is_some() { "token renewed" } else { "token issued" },
     );
     let entry = Arc::new(Entry::new(grant, due, Arc::clone(&workspace.refresher)));
-    workspace.refresher.plan(key, &entry);
     broker.0.cache.insert(key.clone(), Arc::clone(&entry));
+    // Only now: what comes due at once must be found in the cache.
+    workspace.refresher.plan(key, &entry);
     entry
 }
 
@@ -196,7 +197,8 @@ fn give_up(broker: &Broker, workspace: &Workspace, key: &TokenKey, failure: &Fai
     if let Some(entry) = broker.0.cache.get(key) {
         let stage = *entry.stage();
         if let Stage::Renewing(failures) = stage {
-            workspace.refresher.retry(key, &entry, failures + 1, broker.0.clock.now());
+            let permanent = matches!(failure, Failure::Refused(_));
+            workspace.refresher.retry(key, &entry, failures + 1, permanent, broker.0.clock.now());
         }
     }
 }

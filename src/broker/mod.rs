@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use cache::{Cache, Entry};
 use flight::{Boarding, Flights};
@@ -150,23 +150,25 @@ impl Broker {
     }
 
     /// Starts the background work: the dispatchers, the refreshers and the
-    /// cache's housekeeping. It ends when the handle is dropped.
+    /// cache's housekeeping. It ends when what is returned is dropped.
     pub fn start(&self) -> Background {
-        let mut tasks = Vec::new();
+        let mut dispatching = JoinSet::new();
+        let mut renewing = JoinSet::new();
         for workspace in self.0.workspaces.values() {
             let dispatcher = Arc::clone(&workspace.dispatcher);
-            tasks.push(self.0.runtime.spawn(async move { dispatcher.run().await }));
+            dispatching.spawn_on(async move { dispatcher.run().await }, &self.0.runtime);
             let (broker, workspace) = (self.clone(), Arc::clone(workspace));
-            tasks.push(self.0.runtime.spawn(async move { refresher::run(&broker, &workspace).await }));
+            renewing.spawn_on(async move { refresher::run(&broker, &workspace).await }, &self.0.runtime);
         }
         let broker = self.clone();
-        tasks.push(self.0.runtime.spawn(async move {
+        let tidy = async move {
             loop {
                 broker.0.clock.sleep_until(broker.0.clock.now() + HOUSEKEEPING).await;
                 broker.0.cache.tidy();
             }
-        }));
-        Background(tasks)
+        };
+        renewing.spawn_on(tidy, &self.0.runtime);
+        Background { renewing, _dispatching: dispatching }
     }
 
     /// Answers an ask: from memory if it can, else when Courier has answered,
@@ -269,12 +271,14 @@ enum Look {
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// The broker's tasks; dropping this ends them.
-pub struct Background(Vec<JoinHandle<()>>);
+pub struct Background {
+    renewing: JoinSet<()>,
+    _dispatching: JoinSet<()>,
+}
 
-impl Drop for Background {
-    fn drop(&mut self) {
-        for task in &self.0 {
-            task.abort();
-        }
+impl Background {
+    /// Begins no further renewals. Calls that have been begun go on.
+    pub fn stop_renewing(&mut self) {
+        self.renewing.abort_all();
     }
 }

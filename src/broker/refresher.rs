@@ -37,9 +37,14 @@ impl Refresher {
         }
     }
 
-    /// Plans another try for an entry whose renewal has failed.
-    pub fn retry(&self, key: &TokenKey, entry: &Entry, failures: u32, now: Moment) {
-        self.add(key, entry, refresh::retry_due(failures, now, fastrand::f64()), failures);
+    /// Plans another try for an entry whose renewal has failed, if it could end
+    /// otherwise.
+    pub fn retry(&self, key: &TokenKey, entry: &Entry, failures: u32, permanent: bool, now: Moment) {
+        if permanent {
+            *entry.stage() = Stage::GivenUp;
+        } else {
+            self.add(key, entry, refresh::retry_due(failures, now, fastrand::f64()), failures);
+        }
     }
 
     /// A token was handed out after its renewal was due. If it was then let run
@@ -106,7 +111,7 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, key: &TokenKey, ticket:
     let Some(entry) = broker.0.cache.get(key) else {
         return;
     };
-    let failures = {
+    {
         let mut stage = entry.stage();
         let Stage::Scheduled(planned, failures) = *stage else {
             return;
@@ -116,9 +121,8 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, key: &TokenKey, ticket:
             return;
         }
         *stage = Stage::Renewing(failures);
-        failures
-    };
-    let facts = Facts { uses: entry.uses(), failures, remaining: entry.grant.remaining(now) };
+    }
+    let facts = Facts { uses: entry.uses(), remaining: entry.grant.remaining(now) };
     match refresh::judge(workspace.refresher.mode, &facts) {
         Verdict::Renew(reason) => {
             broker.0.metrics.renewal_lateness.observe(now.since(entry.due).as_secs_f64());

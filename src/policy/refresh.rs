@@ -20,8 +20,6 @@ pub enum Mode {
 pub struct Facts {
     /// How often it was handed out since it was issued.
     pub uses: u32,
-    /// Its renewals that have failed since then.
-    pub failures: u32,
     /// What is left of its life.
     pub remaining: Duration,
 }
@@ -115,7 +113,7 @@ mod tests {
     }
 
     fn facts(uses: u32) -> Facts {
-        Facts { uses, failures: 0, remaining: Duration::from_secs(1) }
+        Facts { uses, remaining: Duration::from_secs(1) }
     }
 
     #[test]

@@ -22,6 +22,9 @@ impl<'a> ScopeClaim<'a> {
     pub const MAX_USERS: usize = 16;
     /// The most scopes that one token may carry.
     pub const MAX_SCOPES: usize = 64;
+    /// The longest claim, in bytes: the token that carries it must fit into a
+    /// header.
+    pub const MAX_BYTES: usize = 4096;
 
     /// Brings users and scopes into canonical form.
     pub fn new(users: Vec<UserId<'a>>, scopes: Vec<Scope<'a>>) -> Result<Self, ClaimError> {
@@ -48,6 +51,11 @@ impl<'a> ScopeClaim<'a> {
         }
         if claim.scopes.is_empty() {
             return Err(ClaimError::NoScope);
+        }
+        let users = claim.users.iter().map(|user| "user_id: ".len() + user.as_str().len());
+        let scopes = claim.scopes.iter().map(|scope| " ".len() + scope.as_str().len());
+        if users.chain(scopes).sum::<usize>() > Self::MAX_BYTES {
+            return Err(ClaimError::TooLong);
         }
         Ok(claim)
     }
@@ -117,6 +125,9 @@ pub enum ClaimError {
     /// More than [`ScopeClaim::MAX_SCOPES`].
     #[error("a token carries at most {} scopes", ScopeClaim::MAX_SCOPES)]
     TooManyScopes,
+    /// Longer than [`ScopeClaim::MAX_BYTES`].
+    #[error("users and scopes must have at most {} bytes together", ScopeClaim::MAX_BYTES)]
+    TooLong,
     /// One of the users is not a user id.
     #[error(transparent)]
     User(#[from] UserIdError),
@@ -161,6 +172,8 @@ mod tests {
         assert_eq!(canonical(&(users + "read:x")), Err(ClaimError::TooManyUsers));
         let scopes: String = (0..65).map(|n| format!(" s:{n}")).collect();
         assert_eq!(canonical(&format!("user_id:u{scopes}")), Err(ClaimError::TooManyScopes));
+        let scopes: String = (10..27).map(|n| format!(" {}{n}", "s".repeat(250))).collect();
+        assert_eq!(canonical(&format!("user_id:u{scopes}")), Err(ClaimError::TooLong));
     }
 
     fn part() -> impl Strategy<Value = String> {

@@ -69,6 +69,9 @@ impl Courier {
             .no_proxy()
             .connect_timeout(settings.connect_timeout)
             .timeout(settings.timeout)
+            // Sooner than a server closes what is idle: a call on a connection
+            // that is just being closed would fail.
+            .pool_idle_timeout(Duration::from_secs(25))
             // A silent connection is found dead before somebody waits on it.
             .http2_keep_alive_interval(Duration::from_secs(20))
             .http2_keep_alive_timeout(Duration::from_secs(5))

@@ -119,9 +119,13 @@ impl Dispatcher {
         Ok(Turn { permit, place: Some(place) })
     }
 
-    /// Somebody has begun to wait for a renewal that is in the queue.
+    /// Somebody has begun to wait for a renewal. It goes with the users from now
+    /// on, if it has not left yet.
     pub fn promote(&self, place: Place) -> Result<(), Full> {
         let mut line = self.line();
+        if !line.queue.holds_renewal(place) {
+            return Ok(());
+        }
         self.in_time(&line, self.clock.now())?;
         line.queue.promote(place);
         self.tell_depths(&line);

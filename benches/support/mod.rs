@@ -1,0 +1,39 @@
+//! What the benches share: the settings of an ordinary broker, and requests of
+//! ordinary callers.
+
+use std::collections::BTreeMap;
+
+use courier_token_broker::auth::Digest;
+use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
+use courier_token_broker::secrets::Secret;
+
+/// The client's key, as long as those that `client-key` makes.
+pub const CLIENT_KEY: &str = "ctb_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";
+/// The key by which the broker asks its Courier.
+pub const API_KEY: &str = "pk_prod_0123456789";
+
+/// The defaults, with ports that the system chooses, one client that may ask for
+/// the inbox, and a budget that warming the cache does not use up.
+pub fn settings(base_url: String) -> Settings {
+    let mut raw = Raw::default();
+    raw.server.listen.0 = vec!["127.0.0.1:0".to_owned()];
+    raw.admin.listen = "127.0.0.1:0".to_owned();
+    let api_key = Some(Secret::new(API_KEY).expect("visible ASCII"));
+    let mut workspace = RawWorkspace { api_key, base_url, ..RawWorkspace::default() };
+    workspace.budget.requests_per_second = 100_000.0;
+    workspace.budget.burst = 100_000;
+    raw.workspaces = BTreeMap::from([("default".to_owned(), workspace)]);
+    raw.clients = vec![RawClient {
+        name: "bench".to_owned(),
+        key_sha256: Digest::of(CLIENT_KEY).to_string(),
+        ..RawClient::default()
+    }];
+    Settings::resolve(&raw, &Layers::default()).expect("sound settings")
+}
+
+/// What an app's backend sends to `/auth/issue-token` for its user `n`: the
+/// scopes in the order of Courier's documentation, which is not the sorted one.
+pub fn issue_token_body(n: usize) -> String {
+    let scopes = "inbox:read:messages inbox:write:events read:preferences write:preferences read:brands";
+    format!(r#"{{"scope":"user_id:user-{n:06} {scopes}","expires_in":"1 day"}}"#)
+}
