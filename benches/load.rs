@@ -301,7 +301,7 @@ async fn bare(size: usize) {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(Duration::from_secs(60))
-                .max_buf_size(256 * 1024)
+                .max_buf_size(24 * 1024)
                 .serve_connection(TokioIo::new(stream), service_fn(answer));
             let _ = connection.await;
         });

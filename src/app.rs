@@ -96,11 +96,12 @@ impl App {
     }
 
     /// Runs until `stop` resolves. Then it is not ready any more, accepts nothing
-    /// more, finishes what is under way, and returns whether all of it was
-    /// finished in time.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> bool {
+    /// more, and finishes what is under way, for as long as the settings allow.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { listeners, admin_listener, api, admin, broker, readiness, shutdown_timeout, upstream } = self;
         let mut background = broker.start();
+        // Connections are accepted already, if only by the system.
+        readiness.set(true);
         let (stopping, told) = watch::channel(false);
         let mut serving = JoinSet::new();
         for listener in listeners {
@@ -121,7 +122,6 @@ impl App {
             std::future::ready(response)
         };
         telling.spawn(admin_listener.serve(answer, std::future::pending()));
-        readiness.set(true);
         stop.await;
         readiness.set(false);
         tracing::info!("stopping: finishing what is under way");
@@ -132,12 +132,10 @@ impl App {
             // Renewals, and calls whose callers have hung up.
             broker.landed().await;
         };
-        let finished = tokio::time::timeout(shutdown_timeout, finish).await.is_ok();
-        if !finished {
+        if tokio::time::timeout(shutdown_timeout, finish).await.is_err() {
             tracing::warn!("stopping although some requests were not finished in time");
         }
         drop((background, upstream));
-        finished
     }
 }
 

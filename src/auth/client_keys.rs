@@ -84,6 +84,11 @@ impl ClientKeys {
         self.0.push((key, Arc::new(client)));
     }
 
+    /// Is there a client with this key already?
+    pub fn contains(&self, key: Digest) -> bool {
+        self.0.iter().any(|(digest, _)| *digest == key)
+    }
+
     /// There is no client.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -104,6 +109,12 @@ impl ClientKeys {
         }
         found
     }
+}
+
+/// Has a bearer the shape of a JWT? Then it is a user's session, never a client
+/// key.
+pub fn has_jwt_shape(bearer: &str) -> bool {
+    bearer.split('.').count() == 3
 }
 
 /// Makes a new client key of 256 random bits, or `None` where the system has no

@@ -2,4 +2,4 @@
 
 mod client_keys;
 
-pub use client_keys::{Client, ClientKeys, Digest, DigestError, generate_key};
+pub use client_keys::{Client, ClientKeys, Digest, DigestError, generate_key, has_jwt_shape};

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::UNIX_EPOCH;
 
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
@@ -79,9 +80,8 @@ impl Flights {
         let full = |Full(wait)| Refusal::Limited(wait);
         let mut air = self.air();
         if let Some(aloft) = air.get_mut(key) {
-            if let Some(place) = aloft.renewal {
-                dispatcher.promote(place).map_err(full)?;
-                aloft.renewal = None;
+            if let Some(place) = aloft.renewal.take() {
+                dispatcher.promote(place);
             }
             return Ok(Boarding::Joined(Ticket(aloft.outcome.clone())));
         }
@@ -142,63 +142,65 @@ impl Drop for Landing<'_> {
     }
 }
 
+/// What is renewed, and why.
+pub struct Renewal {
+    pub reason: Reason,
+    pub entry: Arc<Entry>,
+}
+
 /// Flies: waits for the budget, calls Courier, and keeps what came. A failure
 /// touches nothing that is in the cache.
-pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure, renewal: Option<Reason>) {
+pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure, renewal: Option<Renewal>) {
     let Departure { key, turn, publish } = departure;
     let landing = Landing { broker: &broker, key: &key };
     let outcome = workspace.dispatcher.issue(turn, &key).await;
-    if let Some(reason) = renewal {
-        workspace.refresher.metrics.renewal(reason, outcome.is_ok());
-    }
+    log(&broker, &key, &outcome, renewal.as_ref());
+    let failure = outcome.as_ref().err().cloned();
     let outcome = match outcome {
-        Ok(grant) => Ok(keep(&broker, &workspace, &key, grant, renewal)),
-        Err(failure) => {
-            give_up(&broker, &workspace, &key, &failure, renewal);
-            Err(failure.into())
-        }
+        Ok(grant) => Ok(keep(&broker, &workspace, &key, grant)),
+        Err(failure) => Err(failure.into()),
     };
     // First the cache, then the list, then the waiters: whoever finds no flight
     // finds the token.
     drop(landing);
     publish.send_replace(Some(outcome));
+    if let Some(Renewal { reason, entry }) = renewal {
+        workspace.refresher.metrics.renewal(reason, failure.is_none());
+        // It is in the cache still if there is none that lives longer.
+        let stage = *entry.stage();
+        if let Stage::Renewing(failures) = stage {
+            let permanent = matches!(failure, Some(Failure::Refused(_)));
+            workspace.refresher.retry(&key, &entry, failures + 1, permanent, broker.0.clock.now());
+        }
+    }
 }
 
-fn keep(broker: &Broker, workspace: &Workspace, key: &TokenKey, grant: Grant, renewal: Option<Reason>) -> Arc<Entry> {
+/// Puts a new token in the cache, unless there is one that lives longer: a good
+/// token outlives a bad renewal.
+fn keep(broker: &Broker, workspace: &Workspace, key: &TokenKey, grant: Grant) -> Arc<Entry> {
     let settings = &broker.0.settings;
     let due = refresh::due(settings.refresh, &settings.floor, &grant, fastrand::f64());
-    tracing::info!(
-        workspace = key.workspace(),
-        user = key.users().collect::<Vec<_>>().join(" "),
-        scopes = key.scopes(),
-        life_seconds = grant.life().as_secs(),
-        expires_at = %humantime::format_rfc3339_seconds(
-            std::time::UNIX_EPOCH + broker.0.clock.unix() + grant.remaining(broker.0.clock.now())
-        ),
-        reason = renewal.map_or("asked", Reason::as_str),
-        "{}", if renewal.is_some() { "token renewed" } else { "token issued" },
-    );
+    let expires = grant.expires();
     let entry = Arc::new(Entry::new(grant, due, Arc::clone(&workspace.refresher)));
-    broker.0.cache.insert(key.clone(), Arc::clone(&entry));
-    // Only now: what comes due at once must be found in the cache.
-    workspace.refresher.plan(key, &entry);
+    if broker.0.cache.get(key).is_none_or(|old| old.grant.expires() <= expires) {
+        broker.0.cache.insert(key.clone(), Arc::clone(&entry));
+        // Only now: what comes due at once must be found in the cache.
+        workspace.refresher.plan(key, &entry);
+    }
     entry
 }
 
-fn give_up(broker: &Broker, workspace: &Workspace, key: &TokenKey, failure: &Failure, renewal: Option<Reason>) {
-    tracing::warn!(
-        workspace = key.workspace(),
-        user = key.users().collect::<Vec<_>>().join(" "),
-        scopes = key.scopes(),
-        reason = renewal.map_or("asked", Reason::as_str),
-        error = %failure,
-        "no token came",
-    );
-    if let Some(entry) = broker.0.cache.get(key) {
-        let stage = *entry.stage();
-        if let Stage::Renewing(failures) = stage {
-            let permanent = matches!(failure, Failure::Refused(_));
-            workspace.refresher.retry(key, &entry, failures + 1, permanent, broker.0.clock.now());
+fn log(broker: &Broker, key: &TokenKey, outcome: &Result<Grant, Failure>, renewal: Option<&Renewal>) {
+    let user = key.users().collect::<Vec<_>>().join(" ");
+    let (workspace, scopes) = (key.workspace(), key.scopes());
+    let reason = renewal.map_or("asked", |renewal| renewal.reason.as_str());
+    match outcome {
+        Ok(grant) => {
+            let left = grant.remaining(broker.0.clock.now());
+            let expires_at = humantime::format_rfc3339_seconds(UNIX_EPOCH + broker.0.clock.unix() + left);
+            let life_seconds = grant.life().as_secs();
+            tracing::info!(workspace, user, scopes, life_seconds, %expires_at, reason, "token issued");
         }
+        Err(error) => tracing::warn!(workspace, user, scopes, reason, %error, "no token came"),
     }
 }

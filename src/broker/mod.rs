@@ -99,8 +99,8 @@ pub enum Refusal {
     /// It has waited as long as it may.
     #[error("no token came in time")]
     TimedOut,
-    /// The token came with less life than may be handed out.
-    #[error("Courier took so long that the token has too little life left")]
+    /// The new token has less life than may be handed out, or than was wanted.
+    #[error("the token that Courier issued has too little life left")]
     TooOld,
     /// The flight's task died. A mistake in this program.
     #[error("an internal error")]
@@ -239,13 +239,13 @@ impl Broker {
         let entry =
             tokio::time::timeout(self.0.settings.timeout, ticket.outcome()).await.map_err(|_| Refusal::TimedOut)??;
         let now = self.0.clock.now();
-        if entry.grant.remaining(now) < self.0.settings.floor.hard_of(entry.grant.life()) {
+        if !freshness::survives_outage(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) {
             return Err(Refusal::TooOld);
         }
         Ok(Self::hand_out(&entry, now, Source::Issued { collapsed, stale }))
     }
 
-    fn hit(&self, key: &TokenKey, entry: &Entry, renew: bool, now: Moment) -> Answer {
+    fn hit(&self, key: &TokenKey, entry: &Arc<Entry>, renew: bool, now: Moment) -> Answer {
         // The use comes first: it is what the renewal is decided by.
         let answer = Self::hand_out(entry, now, Source::Hit);
         if renew && let Some(workspace) = self.0.workspaces.get(key.workspace()) {

@@ -5,17 +5,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::cache::{Entry, Stage};
-use super::{Broker, Workspace, flight};
+use super::flight::{self, Renewal};
+use super::{Broker, Workspace};
 use crate::metrics::WorkspaceMetrics;
 use crate::policy::refresh::{self, Facts, Mode, Verdict};
 use crate::policy::schedule::{Schedule, Ticket};
 use crate::token::{Moment, TokenKey};
 
 /// The schedule of one workspace's renewals. Its lock is taken when a token
-/// comes, goes or is due, never on a hit.
+/// comes, goes or is due; not for a hit, but for the cache's housekeeping, which
+/// now and then a hit does on its way.
 pub struct Refresher {
     mode: Mode,
-    schedule: Mutex<Schedule<TokenKey>>,
+    schedule: Mutex<Schedule<(TokenKey, Arc<Entry>)>>,
     /// Something is due earlier than what was thought to be the next.
     sooner: Notify,
     pub(super) metrics: WorkspaceMetrics,
@@ -31,7 +33,7 @@ impl Refresher {
     }
 
     /// Plans the renewal of a new entry.
-    pub fn plan(&self, key: &TokenKey, entry: &Entry) {
+    pub fn plan(&self, key: &TokenKey, entry: &Arc<Entry>) {
         if entry.due < Moment::NEVER {
             self.add(key, entry, entry.due, 0);
         }
@@ -39,7 +41,7 @@ impl Refresher {
 
     /// Plans another try for an entry whose renewal has failed, if it could end
     /// otherwise.
-    pub fn retry(&self, key: &TokenKey, entry: &Entry, failures: u32, permanent: bool, now: Moment) {
+    pub fn retry(&self, key: &TokenKey, entry: &Arc<Entry>, failures: u32, permanent: bool, now: Moment) {
         if permanent {
             *entry.stage() = Stage::GivenUp;
         } else {
@@ -49,7 +51,7 @@ impl Refresher {
 
     /// A token was handed out after its renewal was due. If it was then let run
     /// out as unused, that was a mistake: it is looked at again, now.
-    pub fn wanted_again(&self, key: &TokenKey, entry: &Entry, now: Moment) {
+    pub fn wanted_again(&self, key: &TokenKey, entry: &Arc<Entry>, now: Moment) {
         if *entry.stage() == Stage::Idle {
             self.add(key, entry, now, 0);
         }
@@ -60,20 +62,20 @@ impl Refresher {
         self.schedule().remove(ticket);
     }
 
-    fn add(&self, key: &TokenKey, entry: &Entry, due: Moment, failures: u32) {
+    fn add(&self, key: &TokenKey, entry: &Arc<Entry>, due: Moment, failures: u32) {
         let mut stage = entry.stage();
         if let Stage::Scheduled(..) = *stage {
             return;
         }
         let mut schedule = self.schedule();
         let next = schedule.next();
-        *stage = Stage::Scheduled(schedule.add(due, key.clone()), failures);
+        *stage = Stage::Scheduled(schedule.add(due, (key.clone(), Arc::clone(entry))), failures);
         if next.is_none_or(|next| due < next) {
             self.sooner.notify_one();
         }
     }
 
-    fn schedule(&self) -> MutexGuard<'_, Schedule<TokenKey>> {
+    fn schedule(&self) -> MutexGuard<'_, Schedule<(TokenKey, Arc<Entry>)>> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -86,10 +88,10 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
         let mut looked_at = 0;
         while looked_at < BATCH && dispatcher.has_room() {
             let now = broker.0.clock.now();
-            let Some((ticket, key)) = refresher.schedule().pop(now) else {
+            let Some((_, (key, entry))) = refresher.schedule().pop(now) else {
                 break;
             };
-            consider(broker, workspace, &key, ticket, now);
+            consider(broker, workspace, &key, entry, now);
             looked_at += 1;
         }
         if looked_at == BATCH {
@@ -107,34 +109,36 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
 }
 
 /// Decides about a token that has come due, and does it.
-fn consider(broker: &Broker, workspace: &Arc<Workspace>, key: &TokenKey, ticket: Ticket, now: Moment) {
-    let Some(entry) = broker.0.cache.get(key) else {
-        return;
-    };
-    {
+fn consider(broker: &Broker, workspace: &Arc<Workspace>, key: &TokenKey, entry: Arc<Entry>, now: Moment) {
+    let refresher = &workspace.refresher;
+    let (verdict, failures) = {
+        // Under the lock: who hands the token out in this moment has counted
+        // before, or sees what was decided.
         let mut stage = entry.stage();
-        let Stage::Scheduled(planned, failures) = *stage else {
+        let Stage::Scheduled(_, failures) = *stage else {
+            // It has just left the cache.
             return;
         };
-        if planned != ticket {
-            // That was an older token of this key.
-            return;
-        }
-        *stage = Stage::Renewing(failures);
-    }
-    let facts = Facts { uses: entry.uses(), remaining: entry.grant.remaining(now) };
-    match refresh::judge(workspace.refresher.mode, &facts) {
+        let facts = Facts { uses: entry.uses(), remaining: entry.grant.remaining(now) };
+        let verdict = refresh::judge(refresher.mode, &facts);
+        *stage = match verdict {
+            Verdict::Renew(_) => Stage::Renewing(failures),
+            Verdict::Stop(_) => Stage::Idle,
+        };
+        (verdict, failures)
+    };
+    match verdict {
         Verdict::Renew(reason) => {
             broker.0.metrics.renewal_lateness.observe(now.since(entry.due).as_secs_f64());
-            // Where there is a flight already, it brings what is wanted.
-            if let Some(departure) = broker.0.flights.renew(key, &workspace.dispatcher) {
-                let flight = flight::fly(broker.clone(), Arc::clone(workspace), departure, Some(reason));
-                broker.0.runtime.spawn(flight);
+            match broker.0.flights.renew(key, &workspace.dispatcher) {
+                Some(departure) => {
+                    let renewal = Some(Renewal { reason, entry });
+                    broker.0.runtime.spawn(flight::fly(broker.clone(), Arc::clone(workspace), departure, renewal));
+                }
+                // There is a flight already. If it fails, this is still to be done.
+                None => refresher.retry(key, &entry, failures, false, now),
             }
         }
-        Verdict::Stop(why) => {
-            tracing::debug!(workspace = key.workspace(), reason = ?why, "token not renewed");
-            *entry.stage() = Stage::Idle;
-        }
+        Verdict::Stop(why) => tracing::debug!(workspace = key.workspace(), reason = ?why, "token not renewed"),
     }
 }

@@ -30,7 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
         COURIER_API_KEY                        API key of the workspace \"default\"\n  \
         COURIER_BASE_URL                       base URL of the workspace \"default\" (https://api.courier.com)\n  \
         COURIER_TOKEN_BROKER_CLIENT_KEY        key of one client, for the simplest set-up\n  \
-        COURIER_TOKEN_BROKER__SECTION__KEY     any setting of the files"
+        COURIER_TOKEN_BROKER__SECTION__KEY     any setting of the files that is not a table or list"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -134,9 +134,12 @@ struct Sources {
 impl Sources {
     /// Reads files and environment.
     fn read(self) -> Result<(Layers, Raw), Failure> {
-        let environment: BTreeMap<_, _> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
+        let mut environment = BTreeMap::new();
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| name.starts_with("COURIER_")) else { continue };
+            let value = value.into_string().map_err(|_| Failure::Settings(format!("{name}: is not UTF-8")))?;
+            environment.insert(name.to_owned(), value);
+        }
         let mut layers = Layers::new(self.files, environment);
         let raw = layers.merge()?;
         Ok((layers, raw))

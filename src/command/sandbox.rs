@@ -13,8 +13,8 @@ use courier_token_broker::sandbox::{Faults, Simulator};
 use courier_token_broker::secrets::Secret;
 use tokio::net::TcpListener;
 
-use super::serve::{allow_many_connections, announce, serve};
-use super::{Failure, block_on, bound, log};
+use super::serve::{allow_many_connections, announce};
+use super::{Failure, asked_to_stop, block_on, bound, log};
 
 #[derive(Args)]
 pub struct Sandbox {
@@ -44,12 +44,14 @@ impl Sandbox {
             allow_many_connections();
             let clock = Clock::system();
             let app = App::bind(settings, clock).await?;
+            let stop = asked_to_stop()?;
             announce(&app)?;
             self.explain(&app, courier)?;
             let simulator = Simulator::new(Some(API_KEY.to_owned()), self.faults, clock);
             // It ends with the program: what the broker finishes needs it.
             tokio::spawn(simulator.serve(listener, std::future::pending()));
-            serve(app).await
+            app.run(stop).await;
+            Ok(())
         })
     }
 

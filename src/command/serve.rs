@@ -31,15 +31,18 @@ pub struct Serve {
 
 impl Serve {
     pub fn run(self) -> Result<(), Failure> {
-        let (layers, mut raw) = self.sources.read()?;
+        let (mut layers, mut raw) = self.sources.read()?;
         if !self.listen.is_empty() {
             raw.server.listen.0 = self.listen;
+            layers.overridden("server.listen", "--listen");
         }
         if let Some(address) = self.admin_listen {
             raw.admin.listen = address;
+            layers.overridden("admin.listen", "--admin-listen");
         }
         if let Some(level) = self.log_level {
             raw.log.level = level;
+            layers.overridden("log.level", "--log-level");
         }
         if self.log_json {
             raw.log.format = LogFormat::Json;
@@ -49,16 +52,13 @@ impl Serve {
         allow_many_connections();
         block_on(async {
             let app = App::bind(settings, Clock::system()).await?;
+            // Before anybody can know that it runs.
+            let stop = asked_to_stop()?;
             announce(&app)?;
-            serve(app).await
+            app.run(stop).await;
+            Ok(())
         })
     }
-}
-
-/// Runs the app until it is asked to stop.
-pub async fn serve(app: App) -> Result<(), Failure> {
-    app.run(asked_to_stop()?).await;
-    Ok(())
 }
 
 /// Says where the broker is, so that a script that let it choose its ports can

@@ -26,11 +26,12 @@ impl SimulateCourier {
     pub fn run(self) -> Result<(), Failure> {
         block_on(async {
             let listener = TcpListener::bind(self.listen).await.map_err(bound(self.listen))?;
+            let stop = asked_to_stop()?;
             let mut out = io::stdout().lock();
             writeln!(out, "Courier simulator on http://{}", listener.local_addr()?)?;
             out.flush()?;
             drop(out);
-            Simulator::new(self.api_key, self.faults, Clock::system()).serve(listener, asked_to_stop()?).await;
+            Simulator::new(self.api_key, self.faults, Clock::system()).serve(listener, stop).await;
             Ok(())
         })
     }

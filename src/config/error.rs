@@ -17,13 +17,11 @@ pub struct SettingsError {
 
 impl fmt::Display for SettingsError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(origin) = &self.origin {
-            write!(out, "{origin}: ")?;
-        }
-        if !self.key.is_empty() {
-            write!(out, "{}: ", self.key)?;
-        }
-        out.write_str(&self.wanted)
+        let Self { origin, key, wanted } = self;
+        let parts = [origin.as_deref().unwrap_or_default(), key, wanted];
+        let line = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
+        // One line, whatever a file or a table is called.
+        out.write_str(&line.replace(char::is_control, " "))
     }
 }
 

@@ -8,22 +8,25 @@ use serde::de::DeserializeOwned;
 
 use super::error::{SettingsError, wanted};
 use super::raw::{Client, Raw};
-use crate::auth::Digest;
+use crate::auth::{Digest, has_jwt_shape};
 use crate::secrets::{Secret, SecretError};
+use crate::token::INBOX;
 
 /// Every setting can be given in the environment: `tokens.floor` as
 /// `COURIER_TOKEN_BROKER__TOKENS__FLOOR`.
 pub const ENVIRONMENT_PREFIX: &str = "COURIER_TOKEN_BROKER__";
 
 /// Where settings come from: files, each over those before it, and over them
-/// the environment.
-#[derive(Clone, Debug, Default)]
+/// the environment. It holds secrets, so it has no `Debug`.
+#[derive(Clone, Default)]
 pub struct Layers {
     /// TOML files.
     pub files: Vec<PathBuf>,
     /// The environment's variables.
     pub environment: BTreeMap<String, String>,
     read: Vec<(String, toml::Table)>,
+    /// Which variable or flag a key has its value from.
+    overridden: BTreeMap<String, String>,
 }
 
 /// Variables that are not of the pattern, for the simplest set-up.
@@ -34,7 +37,7 @@ const CLIENT_KEY: &str = "COURIER_TOKEN_BROKER_CLIENT_KEY";
 impl Layers {
     /// Layers that have yet to be read.
     pub fn new(files: Vec<PathBuf>, environment: BTreeMap<String, String>) -> Self {
-        Self { files, environment, read: Vec::new() }
+        Self { files, environment, ..Self::default() }
     }
 
     /// Reads the files and lays everything over the defaults.
@@ -65,41 +68,56 @@ impl Layers {
                 wanted,
             })?;
         }
+        for (name, _) in &variables {
+            let key = name.trim_start_matches(ENVIRONMENT_PREFIX).to_lowercase().replace("__", ".");
+            self.overridden.insert(key, (*name).clone());
+        }
         let merged = builder.add_source(environment(variables)).build();
         let mut raw: Raw = read(merged).map_err(|(key, wanted)| self.error(&key, wanted))?;
+        // A file that adds profiles does not mean to take this one away.
+        raw.profiles.entry(INBOX.to_owned()).or_insert_with(Raw::inbox);
         self.overlay(&mut raw)?;
         Ok(raw)
     }
 
     /// An error about a key, with the origin that gave it its value.
     pub fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
-        let variable = format!("{ENVIRONMENT_PREFIX}{}", key.to_uppercase().replace('.', "__"));
-        let origin = if self.environment.contains_key(&variable) {
-            Some(variable)
-        } else {
-            let file = self.read.iter().rev().find(|(_, table)| holds(table, key));
-            file.map(|(name, _)| name.clone())
-        };
+        let file = || self.read.iter().rev().find(|(_, table)| holds(table, key)).map(|(name, _)| name);
+        let origin = self.overridden.get(key).or_else(file).cloned();
         SettingsError { origin, key: key.to_owned(), wanted: wanted.into() }
+    }
+
+    /// From now on a flag or a variable is to blame for this key.
+    pub fn overridden(&mut self, key: &str, by: &str) {
+        self.overridden.insert(key.to_owned(), by.to_owned());
     }
 
     /// The variables for the simplest set-up: the workspace `default` and the
     /// client `default`.
-    fn overlay(&self, raw: &mut Raw) -> Result<(), SettingsError> {
-        let base_url = self.environment.get(BASE_URL).filter(|value| !value.trim().is_empty());
+    fn overlay(&mut self, raw: &mut Raw) -> Result<(), SettingsError> {
+        let base_url = self.environment.get(BASE_URL).filter(|value| !value.trim().is_empty()).cloned();
         let api_key = self.secret(API_KEY)?;
-        if api_key.is_some() || base_url.is_some() || raw.workspaces.is_empty() {
+        if api_key.is_some() || raw.workspaces.is_empty() || raw.workspaces.contains_key("default") {
             let workspace = raw.workspaces.entry("default".to_owned()).or_default();
             if api_key.is_some() {
                 workspace.api_key = api_key;
                 workspace.api_key_file = None;
             }
             if let Some(base_url) = base_url {
-                workspace.base_url.clone_from(base_url);
+                workspace.base_url = base_url;
+                self.overridden("workspaces.default.base_url", BASE_URL);
             }
         }
         if let Some(key) = self.secret(CLIENT_KEY)? {
+            if has_jwt_shape(key.expose()) {
+                return Err(SettingsError {
+                    origin: Some(CLIENT_KEY.to_owned()),
+                    key: String::new(),
+                    wanted: "must not have the shape of a JWT: those are users' sessions".to_owned(),
+                });
+            }
             let key_sha256 = Digest::of(key.expose()).to_string();
+            self.overridden(&format!("clients[{}].workspace", raw.clients.len()), CLIENT_KEY);
             raw.clients.push(Client { name: "default".to_owned(), key_sha256, ..Client::default() });
         }
         Ok(())
@@ -152,7 +170,10 @@ fn check(text: &str) -> Result<toml::Table, (usize, String, String)> {
         text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1
     };
     let misfit = |error: &toml::de::Error, key: String| (line(error), key, wanted(error.message()));
-    let table: toml::Table = text.parse().map_err(|error| misfit(&error, String::new()))?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        // What is wrong with the syntax, not with a value.
+        (line(&error), String::new(), error.message().lines().next().unwrap_or_default().to_owned())
+    })?;
     let document = toml::Deserializer::parse(text).map_err(|error| misfit(&error, String::new()))?;
     serde_path_to_error::deserialize::<_, Raw>(document).map_err(|error| {
         let key = error.path().to_string();
@@ -161,9 +182,16 @@ fn check(text: &str) -> Result<toml::Table, (usize, String, String)> {
     Ok(table)
 }
 
+/// Does this file give the key, such as `tokens.floor` or `clients[0].name`, or
+/// what it is missing from?
 fn holds(table: &toml::Table, key: &str) -> bool {
     let mut parts = key.split('.');
-    let first = parts.next().and_then(|part| table.get(part));
+    let first = parts.next().unwrap_or_default();
+    if let Some((list, _)) = first.split_once('[') {
+        // A later file's list takes the place of an earlier one's.
+        return table.contains_key(list);
+    }
+    let first = table.get(first);
     parts.try_fold(first, |value, part| Some(value?.get(part))).flatten().is_some()
 }
 

@@ -3,6 +3,7 @@
 #![expect(missing_docs, reason = "config/default.toml documents each key, once")]
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -120,20 +121,27 @@ table!(Store {
 
 impl Default for Raw {
     fn default() -> Self {
-        let inbox =
-            ["inbox:read:messages", "inbox:write:events", "read:preferences", "write:preferences", "read:brands"];
         Self {
             server: Server::default(),
             admin: Admin::default(),
             workspaces: BTreeMap::new(),
             tokens: Tokens::default(),
             refresh: Refresh::default(),
-            profiles: BTreeMap::from([(INBOX.to_owned(), inbox.map(str::to_owned).to_vec())]),
+            profiles: BTreeMap::from([(INBOX.to_owned(), Self::inbox())]),
             clients: Vec::new(),
             log: Log::default(),
             sessions: None,
             store: Store::default(),
         }
+    }
+}
+
+impl Raw {
+    /// The scopes that Courier's Inbox and Toast need.
+    pub fn inbox() -> Vec<String> {
+        let scopes =
+            ["inbox:read:messages", "inbox:write:events", "read:preferences", "write:preferences", "read:brands"];
+        scopes.map(str::to_owned).to_vec()
     }
 }
 
@@ -192,7 +200,7 @@ impl<'de> Deserialize<'de> for OneOrMany {
         struct Visitor;
         impl<'de> de::Visitor<'de> for Visitor {
             type Value = Vec<String>;
-            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
                 out.write_str("a string or a list of strings")
             }
             fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
@@ -245,7 +253,30 @@ impl Human {
 
 impl Serialize for Human {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(self.0))
+        serializer.collect_str(self)
+    }
+}
+
+/// As it can be read again: without months and years.
+impl fmt::Display for Human {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let parts = [
+            (seconds / 86_400, "d"),
+            (seconds / 3600 % 24, "h"),
+            (seconds / 60 % 60, "m"),
+            (seconds % 60, "s"),
+            (self.0.subsec_millis().into(), "ms"),
+        ];
+        let mut shown = parts.iter().filter(|(count, _)| *count > 0).peekable();
+        if shown.peek().is_none() {
+            return out.write_str("0s");
+        }
+        for (place, (count, unit)) in shown.enumerate() {
+            let gap = if place > 0 { " " } else { "" };
+            write!(out, "{gap}{count}{unit}")?;
+        }
+        Ok(())
     }
 }
 
@@ -254,7 +285,7 @@ impl<'de> Deserialize<'de> for Human {
         struct Visitor;
         impl de::Visitor<'_> for Visitor {
             type Value = Human;
-            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
                 out.write_str("a duration such as \"90s\" or \"1h 30m\"")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Human, E> {
@@ -282,6 +313,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_shown_reads_back_as_itself(milliseconds in 0..Human::LONGEST.as_millis() as u64) {
+            let human = Human(Duration::from_millis(milliseconds));
+            prop_assert_eq!(Human::parse(&human.to_string()), Ok(human));
+        }
+
         #[test]
         fn no_duration_is_too_strange(text in "[0-9 a-zA-Z]{0,70}") {
             let _ = Human::parse(&text);

@@ -137,7 +137,7 @@ impl Check<'_> {
         if (least..=most).contains(&raw.0) {
             return Ok(raw.0);
         }
-        let [least, most] = [least, most].map(humantime::format_duration);
+        let [least, most] = [least, most].map(raw::Human);
         Err(self.error(key, format!("must be a duration from {least} to {most}")))
     }
 
@@ -197,9 +197,12 @@ impl Check<'_> {
         caller_timeout: Duration,
     ) -> Result<WorkspaceSettings, SettingsError> {
         let key = |field: &str| format!("workspaces.{name}.{field}");
-        let name =
-            WorkspaceName::new(name).map_err(|error| self.error(&format!("workspaces.{name}"), error.to_string()))?;
-        let timeout = self.span(&key("timeout"), raw.timeout, SECOND, caller_timeout)?;
+        let name = WorkspaceName::new(name).map_err(|error| {
+            // The name itself may have dots, which would lead astray.
+            SettingsError { key: format!("workspaces.{name}"), ..self.error("workspaces", error.to_string()) }
+        })?;
+        // Nobody waits for longer than the caller does.
+        let timeout = self.span(&key("timeout"), raw.timeout, SECOND, HOUR)?.min(caller_timeout);
         let Some(budget) = Budget::new(raw.budget.requests_per_second, raw.budget.burst) else {
             let (least, most) = (Budget::RATES.start(), Budget::RATES.end());
             return Err(self.error(
@@ -211,12 +214,15 @@ impl Check<'_> {
             courier: upstream::CourierSettings {
                 base_url: self.base_url(&key("base_url"), raw)?,
                 api_key: self.api_key(&key("api_key"), &key("api_key_file"), raw)?,
-                connect_timeout: self.span(&key("connect_timeout"), raw.connect_timeout, SECOND / 100, timeout)?,
+                connect_timeout: self.span(&key("connect_timeout"), raw.connect_timeout, SECOND / 100, HOUR)?,
                 timeout,
             },
             // A call that leaves at the end of the longest wait is still
-            // answered while its caller waits.
-            dispatcher: upstream::DispatcherSettings { budget, max_wait: caller_timeout.saturating_sub(timeout) },
+            // answered while its caller waits, unless it has next to no time.
+            dispatcher: upstream::DispatcherSettings {
+                budget,
+                max_wait: caller_timeout - timeout.min(caller_timeout / 2),
+            },
             name,
         })
     }
@@ -269,6 +275,9 @@ impl Check<'_> {
             seen.push(&client.name);
             let digest =
                 Digest::parse(&client.key_sha256).map_err(|error| self.error(&key("key_sha256"), error.to_string()))?;
+            if keys.contains(digest) {
+                return Err(self.error(&key("key_sha256"), "must differ from the other clients' keys"));
+            }
             if !workspaces.iter().any(|workspace| workspace.name.as_str() == client.workspace) {
                 return Err(self.error(&key("workspace"), "must be the name of one of the workspaces"));
             }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::Request;
 use hyper::body::{Body, Frame, SizeHint};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, EXPECT};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::problem::Problem;
@@ -25,14 +25,14 @@ pub trait Incoming: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>
 impl<B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> Incoming for B {}
 
 /// Takes a request's JSON body in: at most `limit` bytes within `timeout`.
-pub async fn read<B>(request: Request<B>, limit: usize, timeout: Duration) -> Result<Bytes, Problem>
+pub async fn read<B>(request: &mut Request<B>, limit: usize, timeout: Duration) -> Result<Bytes, Problem>
 where
     B: Incoming,
 {
-    if !is_json(&request) {
+    if !is_json(request) {
         return Err(Problem::MediaType);
     }
-    let body = request.into_body();
+    let body = request.body_mut();
     if body.size_hint().lower() > limit as u64 {
         return Err(Problem::BodyTooLarge(limit));
     }
@@ -44,6 +44,24 @@ where
         Err(_) => Err(Problem::Invalid("the body broke off".to_owned())),
     }
 }
+
+/// Takes what is left of a refused request's body, and forgets it: many clients
+/// read no answer before they have sent everything. Within limits: beyond them the
+/// connection is closed.
+pub async fn discard<B: Incoming>(request: &mut Request<B>, timeout: Duration) {
+    // Whoever asks first is told by the answer, and need not send it.
+    if request.headers().contains_key(EXPECT) {
+        return;
+    }
+    let mut rest = Limited::new(request.body_mut(), MOST_DISCARDED);
+    let discarded = async { while let Ok(Some(Ok(_))) = tokio::time::timeout(LULL, rest.frame()).await {} };
+    // Whether all of it came or not.
+    let _ = tokio::time::timeout(timeout, discarded).await;
+}
+
+const MOST_DISCARDED: usize = 8 << 20;
+/// Who sends nothing for so long may well be waiting for the answer.
+const LULL: Duration = Duration::from_millis(300);
 
 fn is_json<B>(request: &Request<B>) -> bool {
     let media_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

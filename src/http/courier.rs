@@ -17,12 +17,12 @@ struct Asked<'a> {
 }
 
 impl Api {
-    pub(super) async fn issue_token<B>(&self, request: Request<B>) -> Result<(Source, Response<Reply>), Problem>
+    pub(super) async fn issue_token<B>(&self, request: &mut Request<B>) -> Result<(Source, Response<Reply>), Problem>
     where
         B: Incoming,
     {
-        let client = self.client(&request)?;
-        let min_ttl = min_ttl_header(&request)?;
+        let client = self.client(request)?;
+        let min_ttl = min_ttl_header(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
         let asked: Asked<'_> = body::parse(&body)?;
         let claim = ScopeClaim::parse(&asked.scope)?;

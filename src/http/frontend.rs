@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use super::body::{self, Incoming, Reply, Text};
 use super::problem::Problem;
 use super::{Api, min_ttl_header, token_response};
+use crate::auth::has_jwt_shape;
 use crate::broker::Source;
 use crate::token::{INBOX, Profile, ScopeClaim, UserId};
 
@@ -19,15 +20,15 @@ struct Asked<'a> {
 }
 
 impl Api {
-    pub(super) async fn frontend<B>(&self, request: Request<B>) -> Result<(Source, Response<Reply>), Problem>
+    pub(super) async fn frontend<B>(&self, request: &mut Request<B>) -> Result<(Source, Response<Reply>), Problem>
     where
         B: Incoming,
     {
-        if carries_session(&request) {
+        if carries_session(request) {
             return Err(Problem::NoSessions);
         }
-        let client = self.client(&request)?;
-        let min_ttl = min_ttl_header(&request)?;
+        let client = self.client(request)?;
+        let min_ttl = min_ttl_header(request)?;
         let body;
         let user = if request.method() == Method::GET {
             user_in_query(request.uri().query().unwrap_or_default())?
@@ -51,7 +52,7 @@ impl Api {
 /// A bearer with the shape of a JWT is a user's session, never a client key.
 fn carries_session<B>(request: &Request<B>) -> bool {
     let value = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.split_once(' ').is_some_and(|(_, bearer)| bearer.split('.').count() == 3)
+    value.split_once(' ').is_some_and(|(_, bearer)| has_jwt_shape(bearer))
 }
 
 /// `?userId=...`, once. A `+` is read as the space that it means in a form, and
@@ -63,6 +64,10 @@ fn user_in_query(query: &str) -> Result<String, Problem> {
     let (_, user) = users.next().ok_or_else(|| wrong("is missing"))?;
     if users.next().is_some() {
         return Err(wrong("is given twice"));
+    }
+    let mut escapes = user.split('%').skip(1).map(str::as_bytes);
+    if !escapes.all(|after| matches!(after, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())) {
+        return Err(wrong("is not percent-encoded"));
     }
     let user = user.replace('+', " ");
     let user = percent_decode_str(&user).decode_utf8().map_err(|_| wrong("is not UTF-8"))?;
@@ -82,6 +87,8 @@ mod tests {
             ("userId=a+b", Some("a b")),
             ("userId=%C3%A4", Some("ä")),
             ("userId=%ff", None),
+            ("userId=100%", None),
+            ("userId=a%zz", None),
             ("userId=a&userId=b", None),
             ("userid=a", None),
             ("", None),

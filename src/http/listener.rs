@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::bare::NeverBare;
 use super::body::Reply;
+use super::stream::Guarded;
 
 /// What a listener allows.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +27,8 @@ pub struct Limits {
     pub connections: usize,
     /// The most bytes of a request's path and headers, at least 1024.
     pub header_bytes: usize,
-    /// The longest that a request's headers may take to arrive, and that a
-    /// connection may be idle.
+    /// The longest that a request's headers may take to arrive, that a connection
+    /// may be idle, and that a peer may read nothing of what it is sent.
     pub header_timeout: Duration,
 }
 
@@ -37,6 +38,8 @@ pub struct Listener {
     limits: Limits,
 }
 
+/// When stopping, how long a connection may take that is in no request.
+const GRACE: Duration = Duration::from_secs(1);
 /// After a failed `accept`: most often there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -149,24 +152,37 @@ where
 {
     // Answers are small: waiting to fill a packet would only delay them.
     let _ = stream.set_nodelay(true);
+    let busy = Arc::new(AtomicBool::new(false));
+    let answering = Arc::clone(&busy);
     let service = service_fn(move |request| {
-        let answered = answer(request);
-        async move { Ok::<_, std::convert::Infallible>(answered.await) }
+        let (answered, busy) = (answer(request), Arc::clone(&answering));
+        async move {
+            busy.store(true, Ordering::Relaxed);
+            let response = answered.await;
+            busy.store(false, Ordering::Relaxed);
+            Ok::<_, std::convert::Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
-        // A head that is only somewhat too large is read all the same, so that its
-        // refusal is counted and the connection goes on.
-        .max_buf_size(limits.header_bytes.saturating_mul(4).max(8192))
-        .serve_connection(TokioIo::new(NeverBare::new(stream)), service);
+        // hyper takes no less than 8 KiB. What is read of a body comes on top.
+        .max_buf_size(limits.header_bytes.saturating_add(8192))
+        .serve_connection(TokioIo::new(Guarded::new(stream, limits.header_timeout)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
         // Told by the sender's end, whether it was used or dropped.
         _ = &mut told => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // hyper would wait for the rest of half a head too.
+            loop {
+                match tokio::time::timeout(GRACE, &mut connection).await {
+                    Ok(ended) => break ended,
+                    Err(_) if !busy.load(Ordering::Relaxed) => return,
+                    Err(_) => {}
+                }
+            }
         }
     };
     if let Err(error) = ended {

@@ -4,13 +4,13 @@
 //! [`Api::find`] and one in [`Api::answer`].
 
 mod admin;
-mod bare;
 mod body;
 mod courier;
 mod frontend;
 mod listener;
 mod native;
 mod problem;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -75,7 +75,7 @@ impl Api {
     }
 
     /// Answers one request, whatever it is.
-    pub async fn answer<B>(&self, request: Request<B>) -> Response<Reply>
+    pub async fn answer<B>(&self, mut request: Request<B>) -> Response<Reply>
     where
         B: Incoming,
     {
@@ -85,13 +85,16 @@ impl Api {
             _ if header_bytes(&request) > self.settings.header_bytes => Err(Problem::HeadersTooLarge),
             Route::Other => Err(Problem::NotFound),
             _ if !methods.contains(request.method()) => Err(Problem::Method(methods)),
-            Route::IssueToken => self.issue_token(request).await,
-            Route::Frontend => self.frontend(request).await,
-            Route::Tokens => self.tokens(request).await,
+            Route::IssueToken => self.issue_token(&mut request).await,
+            Route::Frontend => self.frontend(&mut request).await,
+            Route::Tokens => self.tokens(&mut request).await,
         };
         let (outcome, response) = match answered {
             Ok((source, response)) => (source.outcome(), response),
             Err(problem) => {
+                if !matches!(problem, Problem::BodyTimeout) {
+                    body::discard(&mut request, self.settings.body_timeout).await;
+                }
                 let style = if route == Route::Frontend { Style::Frontend } else { Style::Courier };
                 (problem.outcome(), problem.response(style))
             }
@@ -190,10 +193,14 @@ fn cache_status(answer: &Answer) -> HeaderValue {
 /// `Token-Min-TTL`: what the token must have left. A bare number would be
 /// milliseconds by Courier's grammar and seconds by everybody's expectation.
 fn min_ttl_header<B>(request: &Request<B>) -> Result<Option<Lifetime>, Problem> {
-    let Some(value) = request.headers().get(TOKEN_MIN_TTL) else {
+    let wrong = |why: &str| Problem::Invalid(format!("the header Token-Min-TTL {why}"));
+    let mut values = request.headers().get_all(TOKEN_MIN_TTL).iter();
+    let Some(value) = values.next() else {
         return Ok(None);
     };
-    let wrong = |why: &str| Problem::Invalid(format!("the header Token-Min-TTL {why}"));
+    if values.next().is_some() {
+        return Err(wrong("is given twice"));
+    }
     let text = value.to_str().map_err(|_| wrong("must be a duration such as 6h"))?;
     if text.ends_with(|last: char| last.is_ascii_digit()) {
         return Err(wrong("needs a unit: write 6h, 90m or 300s"));

@@ -26,11 +26,11 @@ struct Asked<'a> {
 }
 
 impl Api {
-    pub(super) async fn tokens<B>(&self, request: Request<B>) -> Result<(Source, Response<Reply>), Problem>
+    pub(super) async fn tokens<B>(&self, request: &mut Request<B>) -> Result<(Source, Response<Reply>), Problem>
     where
         B: Incoming,
     {
-        let client = self.client(&request)?;
+        let client = self.client(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
         let asked: Asked<'_> = body::parse(&body)?;
         let users = match (&asked.user_id, &asked.user_ids) {

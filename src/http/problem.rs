@@ -134,7 +134,7 @@ impl Problem {
         match self {
             Self::NotFound => "there is nothing at this path: the broker only issues tokens (POST /auth/issue-token, \
                 POST /api/generate-courier-jwt, POST /v1/tokens); for every other call set the SDK's base URL to \
-                https://api.courier.com"
+                Courier's own, https://api.courier.com or your region's"
                 .to_owned(),
             Self::Method(methods) => {
                 let names: Vec<_> = methods.iter().map(Method::as_str).collect();
@@ -219,7 +219,7 @@ impl Problem {
                 headers.insert(name, value);
             }
             // The rest of the body is not waited for.
-            Self::BodyTimeout | Self::BodyTooLarge(_) => {
+            Self::BodyTimeout => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}

@@ -58,11 +58,6 @@ impl<T> Queue<T> {
         place
     }
 
-    /// Does a renewal wait at this place?
-    pub fn holds_renewal(&self, place: Place) -> bool {
-        self.renewals.contains_key(&place)
-    }
-
     /// Somebody has begun to wait for a renewal that is queued: from now on it
     /// is a waiting user's call, at the place of its arrival.
     pub fn promote(&mut self, place: Place) {
@@ -144,17 +139,13 @@ impl Budget {
         self.rate
     }
 
-    /// Calls at once.
-    pub const fn burst(&self) -> u32 {
-        self.burst
-    }
-
-    /// Calls that may leave at once, at least one: less than the burst by what
-    /// could catch up with each other on the way. The promise is about what
-    /// Courier sees, and of two calls the earlier may take longer to get there.
+    /// Calls that may leave at once: less than the burst by what could catch up
+    /// with each other on the way, since what counts is what Courier sees, and of
+    /// two calls the earlier may take longer to get there. But at least half of
+    /// the burst: with too little of it, what a late timer missed is lost.
     pub fn departing_burst(&self) -> u32 {
         let catching_up = (self.rate * TRANSIT_SPREAD.as_secs_f64()) as u32;
-        self.burst.saturating_sub(catching_up).max(1)
+        self.burst.saturating_sub(catching_up).max(self.burst.div_ceil(2))
     }
 
     /// The time between two calls at the full rate.
@@ -212,7 +203,6 @@ mod tests {
         queue.promote(renewal);
         queue.promote(renewal);
         queue.promote(user);
-        assert!(!queue.holds_renewal(renewal));
         assert_eq!(queue.pop(), Some((Class::Waiting, "renewal")));
         assert_eq!(queue.pop(), Some((Class::Waiting, "user")));
     }
@@ -247,7 +237,7 @@ mod tests {
 
     #[test]
     fn calls_that_catch_up_with_each_other_keep_to_the_burst() {
-        for (rate, burst, departing) in [(50.0, 10, 5), (20.0, 20, 18), (1.0, 2, 2), (1000.0, 10, 1)] {
+        for (rate, burst, departing) in [(50.0, 10, 5), (20.0, 20, 18), (1.0, 2, 2), (1000.0, 10, 5), (1000.0, 1, 1)] {
             let budget = Budget::new(rate, burst).expect("a budget");
             assert_eq!(budget.departing_burst(), departing, "{rate} {burst}");
         }

@@ -29,10 +29,10 @@ impl Floor {
 
     /// What a token of this life has left when it is not handed out even while
     /// Courier fails: the hard floor, and for short lifetimes the floor's share
-    /// if that is less.
+    /// if that is less. (Of a floor of next to nothing, a tenth of the life: it
+    /// must not take the hard floor away.)
     pub fn hard_of(&self, life: Duration) -> Duration {
-        // A share of nothing would hand out a token that has just ended.
-        self.hard.min(life.mul_f64(self.share)).max(Self::LEAST.min(life))
+        self.hard.min(life.mul_f64(self.share.max(0.1))).max(Self::LEAST.min(life / 2))
     }
 
     /// How long after its issue a token of this life may be handed out.
@@ -40,8 +40,9 @@ impl Floor {
         life.saturating_sub(self.of(life))
     }
 
-    /// No setting can lower the hard floor below this.
-    const LEAST: Duration = Duration::from_millis(1);
+    /// No setting can lower the hard floor below this. Courier's `iat` is in
+    /// whole seconds, so a token may end up to a second earlier than is thought.
+    const LEAST: Duration = Duration::from_secs(1);
 }
 
 /// What is known of a token that somebody asks for.

@@ -55,8 +55,8 @@ pub enum TokenError {
 /// A token, and from when to when it is good.
 ///
 /// Its life is counted from the moment its request was *sent*: Courier can't
-/// have begun to count earlier, so the token is never thought to live longer
-/// than it does.
+/// have begun to count earlier, but for the fraction of a second that a JWT's
+/// `iat` has not.
 ///
 /// The bytes of its answer are built here, once; each hit shares them.
 #[derive(Clone)]

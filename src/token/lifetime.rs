@@ -110,11 +110,11 @@ pub enum LifetimeError {
     NotWhole,
     /// Less than a second: the token would be born expired.
     #[error(
-        "is less than a second, so the token would be born expired (a text without a unit counts milliseconds: write \"60s\" or the number 60 for a minute)"
+        "is less than a second (a text without a unit counts milliseconds: write \"60s\" or the number 60 for a minute)"
     )]
     Zero,
     /// Below zero: the token would be born expired.
-    #[error("is negative, so the token would be born expired")]
+    #[error("is negative")]
     Negative,
     /// Longer than [`Lifetime::MAX`].
     #[error("is longer than any token may live")]

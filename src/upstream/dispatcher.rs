@@ -119,18 +119,14 @@ impl Dispatcher {
         Ok(Turn { permit, place: Some(place) })
     }
 
-    /// Somebody has begun to wait for a renewal. It goes with the users from now
-    /// on, if it has not left yet.
-    pub fn promote(&self, place: Place) -> Result<(), Full> {
+    /// Somebody has begun to wait for a renewal. If it has not left yet, it goes
+    /// with the users from now on; before those who came after it, so it needs no
+    /// room of its own.
+    pub fn promote(&self, place: Place) {
         let mut line = self.line();
-        if !line.queue.holds_renewal(place) {
-            return Ok(());
-        }
-        self.in_time(&line, self.clock.now())?;
         line.queue.promote(place);
         self.tell_depths(&line);
         self.room.notify_one();
-        Ok(())
     }
 
     /// Waits for the turn, then calls.

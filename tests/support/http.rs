@@ -32,7 +32,7 @@ impl Ask {
             body: Vec::new(),
             chunked: false,
         };
-        ask.header("Host", "broker").header("Authorization", &format!("Bearer {CLIENT_KEY}"))
+        ask.header("Host", "broker").header("Authorization", format!("Bearer {CLIENT_KEY}"))
     }
 
     pub fn get(target: &str) -> Self {

@@ -1,21 +1,28 @@
-//! hyper's own refusals, with a body.
+//! A connection's bytes, on their way out.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
-/// A connection on which no error goes out without JSON.
+/// A connection on which nothing goes out too slowly, and no error without JSON.
 ///
-/// hyper answers what it can't read as HTTP, or what is too large for it, before
-/// any service sees it, and without a body; Courier's SDKs expect JSON on every
-/// error. No answer of ours is an error with an empty body, so such a head can
-/// only be hyper's.
-pub struct NeverBare<S> {
+/// A peer that does not read what it is sent would hold its connection for ever:
+/// hyper has no time-out for writing. And hyper answers what it can't read as
+/// HTTP, or what is too large for it, before any service sees it, and without a
+/// body; Courier's SDKs expect JSON on every error. No answer of ours is an error
+/// with an empty body, so such a head can only be hyper's.
+pub struct Guarded<S> {
     stream: S,
+    /// The longest that nothing at all may go out.
+    patience: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
     /// What goes out in place of a bare refusal.
     refusal: Bytes,
 }
@@ -23,10 +30,22 @@ pub struct NeverBare<S> {
 const ERROR: &[u8] = b"HTTP/1.1 4";
 const BARE: &str = "content-length: 0\r\n";
 
-impl<S> NeverBare<S> {
+impl<S> Guarded<S> {
     /// Wraps a connection.
-    pub const fn new(stream: S) -> Self {
-        Self { stream, refusal: Bytes::new() }
+    pub const fn new(stream: S, patience: Duration) -> Self {
+        Self { stream, patience, stalled: None, refusal: Bytes::new() }
+    }
+
+    /// An error where nothing has gone out for too long.
+    fn hurry<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.stalled = None;
+            return outcome;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -44,10 +63,11 @@ fn clothe(head: &[u8]) -> Option<String> {
     Some(format!("{before}{added}content-length: {length}\r\n{after}{body}"))
 }
 
-impl<S: AsyncWrite + Unpin> NeverBare<S> {
+impl<S: AsyncWrite + Unpin> Guarded<S> {
     fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.refusal.has_remaining() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(context, &self.refusal))?;
+            let written = Pin::new(&mut self.stream).poll_write(context, &self.refusal);
+            let written = ready!(self.hurry(context, written))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -57,7 +77,7 @@ impl<S: AsyncWrite + Unpin> NeverBare<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for NeverBare<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -67,7 +87,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for NeverBare<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for NeverBare<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[IoSlice::new(bytes)])
     }
@@ -84,7 +104,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for NeverBare<S> {
             self.refusal = refusal.into();
             return Poll::Ready(Ok(head.len()));
         }
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.hurry(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -93,7 +114,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for NeverBare<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_refusal(context))?;
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.hurry(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -111,7 +133,7 @@ mod tests {
         // A pipe so narrow that nothing goes through it in one piece.
         let (near, mut far) = tokio::io::duplex(7);
         let writing = async move {
-            let mut stream = NeverBare::new(near);
+            let mut stream = Guarded::new(near, Duration::from_secs(60));
             for bytes in writes {
                 stream.write_all(bytes.as_bytes()).await.expect("written");
             }
@@ -143,5 +165,14 @@ mod tests {
             "HTTP/1.1 204 No Content\r\n\r\n",
         ];
         assert_eq!(sent(&answers).await, answers.concat());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_is_given_up() {
+        let (near, far) = tokio::io::duplex(7);
+        let mut stream = Guarded::new(near, Duration::from_secs(60));
+        let written = stream.write_all(b"more than goes into the pipe").await;
+        assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
+        drop(far);
     }
 }

@@ -1,0 +1,88 @@
+//! `check`: what holds, and whether Courier agrees.
+
+use crate::support::child::{ANY_PORT, Ended, Program, settings};
+
+const KEY: &str = "pk_prod_never-to-be-seen";
+const CLIENT_KEY: &str = "ctb_never-to-be-seen-either";
+
+/// With a key and a client where the file has none.
+fn check(text: &str, environment: &[(&str, &str)]) -> Ended {
+    let file = settings(text);
+    let program = Program::new(["check"]).arguments(["--config".as_ref(), file.path().as_os_str()]);
+    environment.iter().fold(program, |program, (name, value)| program.env(name, value)).run()
+}
+
+const KEYS: [(&str, &str); 2] = [("COURIER_API_KEY", KEY), ("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)];
+
+#[test]
+fn what_holds_is_printed_with_secrets_redacted() {
+    let text = format!("[tokens]\nfloor = 0.25\n[workspaces.eu]\napi_key = \"{KEY}-eu\"\n");
+    let hard_floor = ("COURIER_TOKEN_BROKER__TOKENS__HARD_FLOOR", "45s");
+    let ended = check(&text, &[KEYS[0], KEYS[1], hard_floor]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    let shown = ended.stdout.join("\n");
+    assert!(!shown.contains("never-to-be-seen"), "{shown}");
+    let table: toml::Table = shown.parse().expect("TOML");
+    assert_eq!(table["tokens"]["floor"].as_float(), Some(0.25));
+    assert_eq!(table["tokens"]["hard_floor"].as_str(), Some("45s"));
+    for workspace in ["default", "eu"] {
+        assert_eq!(table["workspaces"][workspace]["api_key"].as_str(), Some("[redacted]"));
+    }
+}
+
+#[test]
+fn what_is_printed_are_settings() {
+    let text = format!(
+        "[server]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]\nshutdown_timeout = \"0s\"\n\
+         [tokens]\nmax_lifetime = \"90d\"\ndefault_lifetime = \"45d\"\nhard_floor = \"1500ms\"\n\
+         [workspaces.default]\napi_key = \"{KEY}\"\n[profiles]\nMixed = [\"a:b\"]\n\
+         [[clients]]\nname = \"a \\\"b\\\"\"\nkey_sha256 = \"{}\"\nusers = [\"x*\"]\nmax_lifetime = \"400d\"\n",
+        "0".repeat(64)
+    );
+    let first = check(&text, &[]);
+    assert_eq!(first.code, Some(0), "{first:?}");
+    let second = check(&first.stdout.join("\n"), &[]);
+    assert_eq!((second.code, second.stderr.as_str()), (Some(0), ""), "{second:?}");
+    assert_eq!(first.stdout, second.stdout);
+}
+
+#[test]
+fn the_documented_defaults_pass_with_a_key_and_a_client() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/default.toml");
+    let program = Program::new(["check", "--config", path]);
+    let ended = program.env("COURIER_API_KEY", KEY).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY).run();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+/// Each documented value may be given alone.
+#[test]
+fn a_shorter_wait_needs_no_other_setting() {
+    for text in ["[server]\ntimeout = \"3s\"", "[workspaces.default]\ntimeout = \"2s\""] {
+        let ended = check(text, &KEYS);
+        assert_eq!(ended.code, Some(0), "{text}: {ended:?}");
+    }
+}
+
+#[test]
+fn a_probe_tells_whether_courier_takes_the_key() {
+    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", KEY]).start();
+    let courier = simulator.address("Courier simulator on ");
+    let probe = |key: &str, base_url: String| {
+        let program = Program::new(["check", "--probe"]).env("COURIER_API_KEY", key);
+        program.env("COURIER_BASE_URL", base_url).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY).run()
+    };
+    let good = probe(KEY, format!("http://{courier}"));
+    assert_eq!((good.code, good.stderr.as_str()), (Some(0), ""), "{good:?}");
+    let last = good.stdout.last().map(String::as_str).unwrap_or_default();
+    assert!(last.starts_with("# workspace default: a token came in"), "{good:?}");
+    assert!(good.stdout.join("\n").parse::<toml::Table>().is_ok(), "{good:?}");
+
+    let unused = std::net::TcpListener::bind(ANY_PORT).and_then(|socket| socket.local_addr()).expect("a port");
+    for (key, address, wanted) in [("pk_wrong-secret", courier, "401"), (KEY, unused, "reached")] {
+        let bad = probe(key, format!("http://{address}"));
+        assert_eq!(bad.code, Some(1), "{bad:?}");
+        let line = bad.stderr.strip_suffix('\n').unwrap_or_default();
+        assert!(line.starts_with("error: workspace default: ") && line.contains(wanted), "{bad:?}");
+        assert!(!line.contains('\n') && !line.contains("never-to-be-seen") && !line.contains("secret"), "{bad:?}");
+    }
+}

@@ -1,0 +1,87 @@
+//! What `--help` says, and what wrong usage gets.
+
+use crate::support::child::Program;
+
+const FAULTS: &[&str] =
+    &["--latency", "--latency-jitter", "--error-rate", "--rate-limit", "--outage", "--opaque-tokens"];
+
+#[test]
+fn the_help_of_each_command_is_its_own_and_names_each_flag() {
+    let serve = ["--config", "--listen", "--admin-listen", "--log-level", "--log-json"];
+    let sandbox = [&["--listen", "--admin-listen", "--courier-listen"], FAULTS].concat();
+    let simulate = [&["--listen", "--api-key"], FAULTS].concat();
+    for (command, about, flags) in [
+        ("serve", "Runs the broker", &serve[..]),
+        ("sandbox", "Runs a broker and a Courier simulator", &sandbox),
+        ("simulate-courier", "Runs the Courier simulator alone", &simulate),
+        ("check", "Checks the settings", &["--config", "--probe"]),
+        ("client-key", "Makes a client key", &["<NAME>"]),
+    ] {
+        for arguments in [[command, "--help"], ["help", command]] {
+            let help = Program::new(arguments).run();
+            assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""), "{help:?}");
+            let first = help.stdout.first().map(String::as_str).unwrap_or_default();
+            assert!(first.starts_with(about), "{command}: {first}");
+            let usage = format!("Usage: courier-token-broker {command}");
+            assert!(help.stdout.iter().any(|line| line.starts_with(&usage)), "{help:?}");
+            for flag in flags {
+                let described = help.stdout.iter().any(|line| {
+                    let rest = line.trim_start().strip_prefix(flag);
+                    rest.is_some_and(|rest| rest.starts_with(' ') && rest.split("  ").count() > 1 || rest.is_empty())
+                });
+                assert!(described, "{command} does not describe {flag}: {help:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_programs_help_names_commands_exit_codes_and_variables() {
+    let help = Program::new(["--help"]).run();
+    let text = help.stdout.join("\n");
+    for part in [
+        "serve",
+        "sandbox",
+        "simulate-courier",
+        "check",
+        "client-key",
+        "Exit codes: 0 done, 2 bad usage or settings, 1 anything else",
+        "COURIER_API_KEY",
+        "COURIER_BASE_URL",
+        "COURIER_TOKEN_BROKER_CLIENT_KEY",
+        "COURIER_TOKEN_BROKER__SECTION__KEY",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    let version = Program::new(["--version"]).run();
+    assert_eq!(version.stdout, [format!("courier-token-broker {}", env!("CARGO_PKG_VERSION"))]);
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for arguments in [
+        &["--no-such-flag"][..],
+        &["no-such-command"],
+        &["serve", "--config"],
+        &["serve", "--log-json=yes"],
+        &["serve", "extra"],
+        &["--listen", "127.0.0.1:0", "serve"],
+        &["sandbox", "--listen", "here"],
+        &["sandbox", "--config", "x.toml"],
+        &["sandbox", "--error-rate", "2"],
+        &["sandbox", "--latency", "-1s"],
+        &["simulate-courier", "--outage", "30s..10s"],
+        &["simulate-courier", "--rate-limit", "0"],
+        &["check", "--listen", "127.0.0.1:0"],
+        &["client-key"],
+        &["client-key", ""],
+        &["client-key", "two", "names"],
+        &["client-key", "a name"],
+        &["client-key", "quote\"d"],
+        &["client-key", "-x"],
+    ] {
+        let ended = Program::new(arguments).run();
+        assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
+        assert!(ended.stderr.starts_with("error: ") && ended.stdout.is_empty(), "{arguments:?}: {ended:?}");
+    }
+}

@@ -1,0 +1,10 @@
+//! The commands, as their users run them: child processes of this test.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod check;
+mod help;
+mod refusals;
+mod sandbox;
+mod serving;

@@ -1,0 +1,276 @@
+//! Settings that won't do: exit code 2 and one line that names where, which key and what is wanted, not the value.
+
+use std::ffi::OsString;
+use std::net::TcpListener;
+
+use crate::support::child::{ANY_PORT, Ended, Program, settings};
+
+/// What must be in no line.
+const SECRET: &str = "hunter2";
+const KEY: &str = "ctb_hunter2_the-key-of-a-client";
+
+/// Good settings, were it not for what comes before or after.
+const WORKSPACE: &str = "[workspaces.default]\napi_key = \"pk_hunter2\"\n";
+
+/// Ended with one line on standard error that has all of `parts`.
+#[track_caller]
+fn is_refused(name: &str, ended: &Ended, parts: &[&str]) {
+    assert_eq!(ended.code, Some(2), "{name}: {ended:?}");
+    assert!(ended.stdout.is_empty(), "{name}: {ended:?}");
+    let line = ended.stderr.strip_prefix("error: ").and_then(|rest| rest.strip_suffix('\n'));
+    let line = line.unwrap_or_else(|| panic!("{name}: {ended:?}"));
+    assert!(!line.contains(['\n', '\r']), "{name}: {line:?}");
+    assert!(!line.contains(SECRET), "{name}: {line}");
+    for part in parts {
+        assert!(line.contains(part), "{name}: {part:?} is not in {line:?}");
+    }
+}
+
+/// Refused by `check` and by `serve`, with the file's name in the line.
+#[track_caller]
+fn is_refused_in_a_file(text: &str, parts: &[&str]) {
+    let file = settings(text);
+    let path = file.path().as_os_str();
+    let name = path.to_str().expect("a name");
+    for command in [Program::new(["check"]), Program::new(["serve"])] {
+        let ended = command.arguments(["--config".as_ref(), path]).env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY).run();
+        is_refused(text, &ended, &[&[name], parts].concat());
+    }
+}
+
+fn simplest() -> Program {
+    Program::serve().env("COURIER_API_KEY", "pk_hunter2").env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY)
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let taken = TcpListener::bind(ANY_PORT).expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let api_key = ["COURIER_API_KEY", "COURIER_TOKEN_BROKER_CLIENT_KEY"];
+    for arguments in [
+        ["serve", "--listen", &address, "--admin-listen", ANY_PORT],
+        ["serve", "--listen", ANY_PORT, "--admin-listen", &address],
+    ] {
+        let program = api_key.iter().fold(Program::new(arguments), |program, name| program.env(name, "hunter2"));
+        is_refused("serve", &program.run(), &[&address, "in use"]);
+    }
+    let simulator = Program::new(["simulate-courier", "--listen", &address]).run();
+    is_refused("simulate-courier", &simulator, &[&address, "in use"]);
+    for taken in ["--listen", "--admin-listen", "--courier-listen"] {
+        let addresses = ["--listen", "--admin-listen", "--courier-listen"]
+            .map(|flag| format!("{flag}={}", if flag == taken { &address } else { ANY_PORT }));
+        let sandbox = Program::new(["sandbox"]).arguments(addresses).run();
+        is_refused(taken, &sandbox, &[&address, "in use"]);
+    }
+}
+
+#[test]
+fn an_address_that_is_not_this_machines_is_named() {
+    // Reserved for documentation: nobody has it.
+    let program = simplest().arguments(["--admin-listen", "192.0.2.1:9"]);
+    let ended = program.run();
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+}
+
+#[test]
+fn a_file_that_can_not_be_read_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let binary = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(binary.path(), b"\xff\xfe\x00").expect("written");
+    for path in [folder.path().join("missing.toml"), folder.path().to_owned(), binary.path().to_owned()] {
+        let name = path.to_str().expect("text").to_owned();
+        for command in ["serve", "check"] {
+            let arguments: [OsString; 3] = [command.into(), "--config".into(), path.clone().into()];
+            is_refused(&name, &Program::new(arguments).run(), &[&name, "can't be read"]);
+        }
+    }
+}
+
+#[test]
+fn a_key_file_that_holds_no_key_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    for (path, wanted) in [
+        (folder.path().join("missing"), "can't be read"),
+        (folder.path().to_owned(), "can't be read"),
+        (write("empty", b" \n"), "is empty"),
+        (write("spaced", b"pk hunter2"), "white space"),
+        (write("binary", b"\xff\xfehunter2"), "can't be read"),
+        (write("long", &[b'h'; 5000]), "longer than"),
+    ] {
+        let path = path.to_str().expect("text");
+        let text = format!("[workspaces.default]\napi_key_file = \"{path}\"\n");
+        is_refused_in_a_file(&text, &["workspaces.default.api_key_file", path, wanted]);
+    }
+}
+
+#[test]
+fn a_broker_that_nobody_could_use_does_not_start() {
+    let no_key = Program::serve().env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY).run();
+    is_refused("no API key", &no_key, &["workspaces.default.api_key", "COURIER_API_KEY"]);
+    let no_client = Program::serve().env("COURIER_API_KEY", "pk_hunter2").run();
+    is_refused("no client", &no_client, &["clients", "client-key NAME"]);
+    let empty = simplest().env("COURIER_API_KEY", "").run();
+    is_refused("an empty key", &empty, &["COURIER_API_KEY"]);
+}
+
+#[test]
+fn a_value_that_will_not_do_is_refused_where_it_stands() {
+    for (text, parts) in [
+        ("[tokens]\nfloor = 2", &["tokens.floor", "from 0 to 0.95"][..]),
+        ("[tokens]\nfloor = -0.1", &["tokens.floor"]),
+        ("[tokens]\nfloor = nan", &["tokens.floor"]),
+        ("[tokens]\ncapacity = 0", &["tokens.capacity", "from 1"]),
+        ("[tokens]\nmax_lifetime = \"0s\"", &["tokens.max_lifetime"]),
+        ("[tokens]\nmax_lifetime = \"1.5s\"", &["tokens.max_lifetime"]),
+        ("[tokens]\nmax_lifetime = \"2 months\"", &["tokens.max_lifetime", "month"]),
+        ("[tokens]\ndefault_lifetime = \"60d\"", &["tokens.default_lifetime", "tokens.max_lifetime"]),
+        ("[refresh]\nmode = \"learned\"", &["refresh.mode", "used"]),
+        ("[refresh]\nmode = \"hunter2\"", &["refresh.mode", "\"used\" or \"off\""]),
+        ("[server]\nlisten = \"0.0.0.0:8080\"", &["server.listen", "server.insecure"]),
+        ("[server]\nlisten = [\"127.0.0.1:1\", \"[::]:8080\"]", &["server.listen", "server.insecure"]),
+        ("[server]\nlisten = []", &["server.listen", "at least one"]),
+        ("[server]\nlisten = \"localhost\"", &["server.listen", "port"]),
+        ("[server]\nlisten = \"unix:/tmp/x\"", &["server.listen", "not supported"]),
+        ("[server]\ntimeout = \"51s\"", &["server.timeout", "50s"]),
+        ("[server.limits]\nbody_bytes = 1", &["server.limits.body_bytes", "256"]),
+        ("[server.limits]\nheader_bytes = 1", &["server.limits.header_bytes", "1024"]),
+        ("[server.limits]\nconnections = 0", &["server.limits.connections"]),
+        ("[server.limits]\nbody_timeout = \"1ms\"", &["server.limits.body_timeout"]),
+        ("[server.tls]\ncertificate_file = \"x\"", &["server.tls", "not supported"]),
+        ("[sessions]\nissuer = \"x\"", &["sessions", "not supported"]),
+        ("[store]\nkind = \"redis\"", &["store.kind", "\"memory\""]),
+        ("[store]\nurl = \"redis://u:hunter2@h\"", &["store.url", "not supported"]),
+        ("[admin]\nlisten = \"hunter2\"", &["admin.listen", "port"]),
+        ("[log]\nlevel = \"hunter2\"", &["log.level", "\"info\""]),
+        ("[log]\nformat = \"hunter2\"", &["log.format"]),
+        ("[profiles]\ninbox = [\"user_id:hunter2\"]", &["profiles.inbox", "user_id"]),
+        ("[profiles]\ninbox = []", &["profiles.inbox"]),
+        ("[workspaces.default.budget]\nrequests_per_second = 0", &["workspaces.default.budget", "0.001"]),
+        ("[workspaces.default.budget]\nburst = 0", &["workspaces.default.budget", "burst"]),
+    ] {
+        // A table's own sub-tables may come after another's.
+        is_refused_in_a_file(&format!("{WORKSPACE}{text}\n"), parts);
+    }
+    for (line, parts) in [
+        ("base_url = \"http://courier.example\"", &["workspaces.default.base_url", "https"][..]),
+        ("base_url = \"https://u:hunter2@courier.example\"", &["workspaces.default.base_url", "without user"]),
+        ("base_url = \"https://courier.example/?k=hunter2\"", &["workspaces.default.base_url", "query"]),
+        ("base_url = \"ftp://courier.example\"", &["workspaces.default.base_url"]),
+        ("base_url = \"hunter2\"", &["workspaces.default.base_url"]),
+        ("timeout = \"10ms\"", &["workspaces.default.timeout"]),
+        ("api_key_file = \"/dev/null\"", &["workspaces.default.api_key_file", "not both"]),
+    ] {
+        is_refused_in_a_file(&format!("{WORKSPACE}{line}\n"), parts);
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_shape_is_refused_with_its_line() {
+    for (text, parts) in [
+        ("[tokens]\nfloor = \"hunter2\"", &[":2: ", "tokens.floor", "a number"][..]),
+        ("[tokens]\nflor = 0.5", &[":2: ", "tokens.flor", "unknown key", "floor"]),
+        ("[token]\nfloor = 0.5", &[":1: ", "token", "unknown key", "tokens"]),
+        ("[tokens]\ncapacity = -1", &[":2: ", "tokens.capacity", "whole number"]),
+        ("[tokens]\nhard_floor = 30", &[":2: ", "tokens.hard_floor", "a duration"]),
+        ("[server]\ninsecure = \"hunter2\"", &[":2: ", "server.insecure", "a boolean"]),
+        ("server = \"hunter2\"", &[":1: ", "server", "a table"]),
+        ("[workspaces.eu]\napi_key = 12345", &[":2: ", "workspaces.eu.api_key", "a string"]),
+        ("[workspaces.eu]\napi_key = \"hunter2 hunter2\"", &[":2: ", "workspaces.eu.api_key", "white space"]),
+        ("[workspaces.eu]\napi_kee = \"hunter2\"", &[":2: ", "workspaces.eu.api_kee", "unknown key", "api_key"]),
+        ("[profiles]\ninbox = \"hunter2\"", &[":2: ", "profiles.inbox", "a list"]),
+        ("[[clients]]\nname = \"a\"\nkey = \"hunter2\"", &[":3: ", "clients[0].key", "unknown key", "key_sha256"]),
+        ("[[clients]]\nkey_sha256 = [\"hunter2\"]", &[":2: ", "clients[0].key_sha256", "a string"]),
+        ("[[clients]]\nrequests_per_second = 5", &[":2: ", "clients[0].requests_per_second", "not supported"]),
+        ("[clients]\nname = \"hunter2\"", &[":1: ", "clients", "a list"]),
+        ("[refresh]\nextra_calls = 0.15", &[":2: ", "refresh.extra_calls", "not supported"]),
+        ("\n\n[tokens\nfloor = 1", &[":3: "]),
+        ("api_key = hunter2", &[":1: "]),
+        ("api_key = \"hunter2", &[":1: "]),
+        ("hunter2", &[":1: "]),
+        ("[tokens]\nfloor = 0.5\nfloor = 0.6", &[":3: "]),
+        ("{\"api_key\": \"hunter2\"}", &[":1: "]),
+    ] {
+        is_refused_in_a_file(text, parts);
+    }
+}
+
+#[test]
+fn a_variable_that_will_not_do_is_named() {
+    for (name, value, parts) in [
+        ("COURIER_API_KEY", "hunter2 hunter2", &["white space"][..]),
+        ("COURIER_TOKEN_BROKER_CLIENT_KEY", "hunter2 hunter2", &["white space"]),
+        ("COURIER_TOKEN_BROKER__TOKENS__FLOOR", "hunter2", &["tokens.floor", "a number"]),
+        ("COURIER_TOKEN_BROKER__TOKENS__FLOOR", "2", &["tokens.floor", "0.95"]),
+        ("COURIER_TOKEN_BROKER__TOKNES__FLOOR", "hunter2", &["unknown key"]),
+        ("COURIER_TOKEN_BROKER__SERVER__INSECURE", "hunter2", &["server.insecure", "a boolean"]),
+        ("COURIER_TOKEN_BROKER__TOKENS", "hunter2", &["tokens", "a table"]),
+        ("COURIER_TOKEN_BROKER__CLIENTS", "hunter2", &["clients", "a list"]),
+        ("COURIER_TOKEN_BROKER__REFRESH__MODE", "learned", &["refresh.mode"]),
+        ("COURIER_TOKEN_BROKER__STORE__URL", "redis://:hunter2@h", &["store.url", "not supported"]),
+        ("COURIER_TOKEN_BROKER__WORKSPACES__DEFAULT__TIMEOUT", "hunter2", &["workspaces.default.timeout"]),
+        ("COURIER_TOKEN_BROKER__WORKSPACES__EU__API_KEY", "hunter2 x", &["workspaces.eu.api_key", "white space"]),
+    ] {
+        is_refused(name, &simplest().env(name, value).run(), &[&[name], parts].concat());
+    }
+}
+
+#[test]
+fn a_clients_entry_that_will_not_do_names_its_file() {
+    let digest = "0".repeat(64);
+    let second = format!("[[clients]]\nname = \"b\"\nkey_sha256 = \"{digest}\"\n");
+    for (fields, parts) in [
+        ("name = \"a\"".to_owned(), &["clients[0].key_sha256", "64 hexadecimal"][..]),
+        ("name = \"a\"\nkey_sha256 = \"hunter2\"".to_owned(), &["clients[0].key_sha256", "64 hexadecimal"]),
+        (format!("key_sha256 = \"{digest}\""), &["clients[0].name"]),
+        (format!("name = \"b\"\nkey_sha256 = \"{digest}\""), &["clients[1].name", "differ"]),
+        (format!("name = \"a\"\nkey_sha256 = \"{digest}\"\nworkspace = \"eu\""), &["clients[0].workspace"]),
+        (format!("name = \"a\"\nkey_sha256 = \"{digest}\"\nscopes = [\"\"]"), &["clients[0].scopes"]),
+        (format!("name = \"a\"\nkey_sha256 = \"{digest}\"\nusers = [\"\"]"), &["clients[0].users"]),
+        (format!("name = \"a\"\nkey_sha256 = \"{digest}\"\nmax_lifetime = \"0s\""), &["clients[0].max_lifetime"]),
+    ] {
+        is_refused_in_a_file(&format!("{WORKSPACE}[[clients]]\n{fields}\n{second}"), parts);
+    }
+}
+
+/// Whoever shares a key shares what it may have: one of the two entries would never be looked at.
+#[test]
+fn two_clients_with_one_key_are_refused() {
+    let entry = |name: &str| format!("[[clients]]\nname = \"{name}\"\nkey_sha256 = \"{}\"\n", "0".repeat(64));
+    is_refused_in_a_file(&format!("{WORKSPACE}{}{}", entry("a"), entry("b")), &["clients[1].key_sha256"]);
+}
+
+/// The name of a workspace stands in its key.
+#[test]
+fn a_workspaces_name_that_will_not_do_names_its_file() {
+    for name in ["EU", "\"e.u\"", "\"\"", "\"e u\""] {
+        is_refused_in_a_file(&format!("[workspaces.{name}]\napi_key = \"pk\"\n"), &["workspaces.", "lower-case"]);
+    }
+}
+
+/// Not the key of a file that says nothing of it, or something else.
+#[test]
+fn the_base_url_of_the_environment_is_named_when_it_is_wrong() {
+    let program = simplest().env("COURIER_BASE_URL", "http://courier.example");
+    is_refused("COURIER_BASE_URL", &program.run(), &["COURIER_BASE_URL", "https"]);
+}
+
+#[test]
+fn a_flag_that_will_not_do_is_named_and_no_file_is_blamed() {
+    let file =
+        settings("[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \"info\"");
+    let path = file.path().to_str().expect("text");
+    for (flag, value) in [("--listen", "0.0.0.0:0"), ("--listen", "hunter2"), ("--admin-listen", "hunter2")] {
+        let program = Program::new(["serve", "--config", path, flag, value]);
+        let ended = program.env("COURIER_API_KEY", "pk").env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY).run();
+        is_refused(flag, &ended, &[flag]);
+        assert!(!ended.stderr.contains(path), "{ended:?}");
+    }
+    let program = Program::new(["serve", "--config", path, "--log-level", "hunter2"]);
+    let ended = program.env("COURIER_API_KEY", "pk").env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY).run();
+    is_refused("--log-level", &ended, &["--log-level"]);
+}

@@ -1,0 +1,98 @@
+//! `sandbox`, `simulate-courier` and `client-key`: from nothing to a token.
+
+use std::process::Command;
+
+use courier_token_broker::auth::Digest;
+
+use crate::support::child::{ANY_PORT, Program, Running, settings};
+use crate::support::http::{Ask, Connection};
+
+fn sandbox() -> Running {
+    Program::new(["sandbox", "--listen", ANY_PORT, "--admin-listen", ANY_PORT, "--courier-listen", ANY_PORT]).start()
+}
+
+#[test]
+fn the_sandbox_prints_a_curl_line_that_works() {
+    let sandbox = sandbox();
+    sandbox.addresses();
+    sandbox.address("Courier simulator on ");
+    let mut line = String::new();
+    while !line.contains("curl") || line.ends_with('\\') {
+        let next = sandbox.line().expect("a curl line");
+        if next.trim_start().starts_with("curl") || line.ends_with('\\') {
+            line = format!("{line}\n{next}");
+        }
+    }
+    for source in ["fwd=miss; stored", "hit"] {
+        let ran = Program::of(Command::new("sh")).arguments(["-c", &line]).run();
+        let said = ran.stdout.join("\n");
+        assert!(said.starts_with("HTTP/1.1 200 OK") && said.contains("{\"token\":\"ey"), "{line}\n{ran:?}");
+        assert!(said.contains(&format!("courier-token-broker; {source}; ttl=")), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn the_sandbox_takes_its_key_alone_and_shows_what_courier_was_asked() {
+    let sandbox = sandbox();
+    let (address, admin) = sandbox.addresses();
+    let courier = sandbox.address("Courier simulator on ");
+    let mut connection = Connection::open(address).await;
+    let ask = Ask::issue(r#"{"scope": "user_id:jane any:thing", "expires_in": "30d"}"#);
+    assert_eq!(connection.ask(&ask.clone().key("wrong")).await.status, 401);
+    assert_eq!(connection.ask(&ask.key("sandbox")).await.status, 200);
+    let calls = Connection::open(courier).await.ask(&Ask::get("/simulator/calls")).await.json();
+    assert_eq!(calls["count"], 1);
+    assert_eq!(calls["calls"][0]["scope"], "user_id:jane any:thing");
+    assert_eq!(Connection::open(admin).await.ask(&Ask::get("/readyz")).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_sandbox_reads_neither_environment_nor_files() {
+    let sandbox =
+        Program::new(["sandbox", "--listen", ANY_PORT, "--admin-listen", ANY_PORT, "--courier-listen", ANY_PORT])
+            .env("COURIER_API_KEY", "pk_prod_real")
+            .env("COURIER_BASE_URL", "http://127.0.0.1:1")
+            .env("COURIER_TOKEN_BROKER__TOKENS__FLOOR", "nonsense")
+            .start();
+    let (address, _) = sandbox.addresses();
+    let ask = Ask::frontend(r#"{"userId": "u"}"#).key("sandbox");
+    assert_eq!(Connection::open(address).await.ask(&ask).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_simulators_faults_are_flags() {
+    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", "pk", "--error-rate", "1"]);
+    let simulator = simulator.start();
+    let courier = simulator.address("Courier simulator on ");
+    let ask = Ask::issue(r#"{"scope": "user_id:u s", "expires_in": "1d"}"#).key("pk");
+    assert_eq!(Connection::open(courier).await.ask(&ask).await.status, 500);
+}
+
+#[tokio::test]
+async fn a_new_client_key_opens_a_broker_that_has_its_entry() {
+    let made = Program::new(["client-key", "web-backend.1_x"]).run();
+    assert_eq!((made.code, made.stderr.as_str()), (Some(0), ""), "{made:?}");
+    let key = made.stdout.iter().map(|line| line.trim()).find(|line| line.starts_with("ctb_")).expect("a key");
+    let entry = made.stdout.iter().position(|line| line == "[[clients]]").expect("an entry");
+    let entry = made.stdout[entry..].join("\n");
+    assert!(entry.contains("name = \"web-backend.1_x\"") && !entry.contains(key), "{entry}");
+    assert!(entry.contains(&Digest::of(key).to_string()), "{entry}");
+
+    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", "pk_test"]).start();
+    let courier = simulator.address("Courier simulator on ");
+    let file =
+        settings(&format!("[workspaces.default]\napi_key = \"pk_test\"\nbase_url = \"http://{courier}\"\n{entry}"));
+    let broker = Program::serve().arguments(["--config".as_ref(), file.path().as_os_str()]).start();
+    let (address, admin) = broker.addresses();
+    let mut connection = Connection::open(address).await;
+    let ask = Ask::frontend(r#"{"userId": "u"}"#);
+    assert_eq!(connection.ask(&ask.clone().key("ctb_another")).await.status, 401);
+    assert_eq!(connection.ask(&ask.key(key)).await.status, 200);
+    assert_eq!(Connection::open(admin).await.ask(&Ask::get("/readyz")).await.status, 200);
+}
+
+#[test]
+fn no_two_client_keys_are_alike() {
+    let [one, two] = [(); 2].map(|()| Program::new(["client-key", "a"]).run().stdout);
+    assert_ne!(one, two);
+}

@@ -1,0 +1,209 @@
+//! `serve`: from its start to its end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::support::child::{ANY_PORT, Program, Running};
+use crate::support::http::{Ask, Connection};
+
+const API_KEY: &str = "pk_test_never-to-be-seen";
+const CLIENT_KEY: &str = "a-client-key-never-to-be-seen";
+
+fn sandbox(latency: &str) -> Running {
+    let listen = ["--listen", ANY_PORT, "--admin-listen", ANY_PORT, "--courier-listen", ANY_PORT];
+    Program::new(["sandbox"]).arguments(listen).arguments(["--latency", latency]).start()
+}
+
+async fn get(address: SocketAddr, target: &str) -> crate::support::http::Answer {
+    Connection::open(address).await.ask(&Ask::get(target)).await
+}
+
+fn ask() -> Ask {
+    Ask::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1d"}"#).key("sandbox")
+}
+
+/// A connection whose request waits for Courier.
+async fn under_way(address: SocketAddr, courier: SocketAddr) -> Connection {
+    let mut connection = Connection::open(address).await;
+    connection.send(&ask().bytes()).await;
+    while get(courier, "/simulator/calls").await.json()["count"] == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    connection
+}
+
+/// Waits until its signals are caught and its listeners listen.
+async fn until_it_runs(admin: SocketAddr) {
+    while get(admin, "/readyz").await.status != 200 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn until_it_stops(admin: SocketAddr) {
+    while get(admin, "/readyz").await.status == 200 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_finish_and_takes_no_new_ones() {
+    let broker = sandbox("1s");
+    let (address, admin) = broker.addresses();
+    let courier = broker.address("Courier simulator on ");
+    until_it_runs(admin).await;
+    let idle = Connection::open(address).await;
+    let mut waiting = under_way(address, courier).await;
+    broker.signal(Signal::TERM);
+    until_it_stops(admin).await;
+    // It is told by readiness first, and then refused.
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(get(admin, "/healthz").await.status, 200);
+    assert_eq!(waiting.answer().await.status, 200);
+    assert!(idle.rest().await.is_empty());
+    let ended = broker.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_second_stop_ends_it_at_once() {
+    let broker = sandbox("4s");
+    let (address, admin) = broker.addresses();
+    let courier = broker.address("Courier simulator on ");
+    let waiting = under_way(address, courier).await;
+    broker.signal(Signal::TERM);
+    until_it_stops(admin).await;
+    broker.signal(Signal::TERM);
+    let ended = broker.end();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(waiting.rest().await.is_empty(), "the request was answered all the same");
+}
+
+#[tokio::test]
+async fn an_interrupt_is_a_stop_too() {
+    let broker = sandbox("0s");
+    let (_, admin) = broker.addresses();
+    until_it_runs(admin).await;
+    broker.signal(Signal::INT);
+    assert_eq!(broker.end().code, Some(0));
+}
+
+/// A load balancer that was told "not ready" comes again only seconds later.
+#[tokio::test]
+async fn it_is_ready_as_soon_as_it_says_where_it_is() {
+    for _ in 0..10 {
+        let broker =
+            Program::serve().env("COURIER_API_KEY", API_KEY).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY).start();
+        let (_, admin) = broker.addresses();
+        assert_eq!(get(admin, "/readyz").await.status, 200);
+    }
+}
+
+/// Whoever reads the addresses may stop it at once.
+#[test]
+fn a_stop_right_after_the_start_is_an_orderly_one() {
+    for _ in 0..20 {
+        let broker =
+            Program::serve().env("COURIER_API_KEY", API_KEY).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY).start();
+        broker.addresses();
+        broker.signal(Signal::TERM);
+        let ended = broker.end();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+}
+
+/// A broker with a Courier of its own, asked once well and once badly; its log when it has ended.
+async fn log_of_two_requests(level: &str) -> (Vec<Value>, String) {
+    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", API_KEY]).start();
+    let courier = simulator.address("Courier simulator on ");
+    let broker = Program::serve()
+        .arguments(["--log-level", level])
+        .env("COURIER_API_KEY", API_KEY)
+        .env("COURIER_BASE_URL", format!("http://{courier}"))
+        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
+        .start();
+    let (address, admin) = broker.addresses();
+    let mut connection = Connection::open(address).await;
+    let answer = connection.ask(&ask().key(CLIENT_KEY)).await;
+    assert_eq!(answer.status, 200, "{answer:?} {}", broker.stderr());
+    let token = answer.token();
+    assert_eq!(connection.ask(&ask().key("a-wrong-key")).await.status, 401);
+    let denied = Ask::issue(r#"{"scope": "user_id:jane write:all", "expires_in": "1d"}"#).key(CLIENT_KEY);
+    assert_eq!(connection.ask(&denied).await.status, 403);
+    until_it_runs(admin).await;
+    broker.signal(Signal::TERM);
+    let ended = broker.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for secret in [API_KEY, CLIENT_KEY, "a-wrong-key", &token, token.split('.').nth(1).expect("a JWT")] {
+        assert!(!ended.stderr.contains(secret), "{secret} is in {}", ended.stderr);
+        assert!(!ended.stdout.concat().contains(secret), "{secret} is in {:?}", ended.stdout);
+    }
+    let lines = ended.stderr.lines();
+    let json = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
+    (lines.map(json).collect(), ended.stderr.clone())
+}
+
+#[tokio::test]
+async fn an_issue_is_logged_in_json_with_user_scopes_and_reason_and_without_the_token() {
+    let (lines, text) = log_of_two_requests("info").await;
+    let issued: Vec<_> = lines.iter().filter(|line| line["message"] == "token issued").collect();
+    assert_eq!(issued.len(), 1, "{text}");
+    let issued = issued[0];
+    for (name, wanted) in
+        [("level", "INFO"), ("workspace", "default"), ("user", "jane"), ("scopes", "read:brands"), ("reason", "asked")]
+    {
+        assert_eq!(issued[name], wanted, "{text}");
+    }
+    assert_eq!(issued["life_seconds"], 86_400, "{text}");
+    let denied = lines.iter().find(|line| line["message"] == "refused").expect("a refusal");
+    assert_eq!((&denied["level"], &denied["client"]), (&Value::from("WARN"), &Value::from("default")), "{text}");
+}
+
+#[tokio::test]
+async fn the_most_talkative_log_has_no_secret_either() {
+    let (lines, _) = log_of_two_requests("trace").await;
+    assert!(!lines.is_empty());
+}
+
+#[tokio::test]
+async fn the_log_is_text_where_the_settings_say_so() {
+    let broker = Program::serve()
+        .env("COURIER_API_KEY", API_KEY)
+        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
+        .env("COURIER_TOKEN_BROKER__LOG__FORMAT", "text")
+        .start();
+    let (_, admin) = broker.addresses();
+    until_it_runs(admin).await;
+    broker.signal(Signal::TERM);
+    let ended = broker.end();
+    assert!(ended.stderr.contains(" INFO stopping") && !ended.stderr.contains('\u{1b}'), "{ended:?}");
+}
+
+#[tokio::test]
+async fn without_a_command_it_serves() {
+    let broker = Program::new(["--listen", ANY_PORT, "--admin-listen", ANY_PORT])
+        .env("COURIER_API_KEY", API_KEY)
+        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
+        .start();
+    let (address, admin) = broker.addresses();
+    until_it_runs(admin).await;
+    assert_eq!(get(address, "/").await.status, 404);
+}
+
+#[tokio::test]
+async fn it_listens_on_every_address_that_it_is_given() {
+    let broker = Program::serve()
+        .arguments(["--listen", "[::1]:0"])
+        .env("COURIER_API_KEY", API_KEY)
+        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
+        .start();
+    let both = [(); 2].map(|()| broker.address("courier-token-broker on "));
+    for address in both {
+        assert_eq!(get(address, "/").await.status, 404);
+    }
+}

@@ -1,0 +1,238 @@
+//! The documented answers.
+
+use std::time::Duration;
+
+use courier_token_broker::clock::Clock;
+use serde_json::{Value, json};
+
+use crate::law::{FRONTEND, GOOD, ISSUE, TOKENS};
+use crate::support::broker::{Broker, CLIENT_KEY, claims};
+use crate::support::http::{Answer, Ask};
+
+const DAY: u64 = 86_400;
+
+#[track_caller]
+fn is_a_token_answer(answer: &Answer) {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(answer.header("x-should-retry"), None);
+    assert_eq!(answer.header("retry-after"), None);
+}
+
+#[track_caller]
+fn members(answer: &Answer) -> Vec<String> {
+    let mut names: Vec<_> = answer.json().as_object().expect("an object").keys().cloned().collect();
+    names.sort_unstable();
+    names
+}
+
+/// Is this time of day `left` seconds from now, give or take the test's own time?
+#[track_caller]
+fn is_in(time: &Value, left: u64) {
+    let time = time.as_str().expect("a text");
+    assert!(time.len() == 20 && time.ends_with('Z'), "{time} is not RFC 3339 in whole seconds and UTC");
+    let unix = humantime::parse_rfc3339(time).expect("RFC 3339");
+    let since = unix.duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let wanted = Clock::system().unix() + Duration::from_secs(left);
+    assert!(since.abs_diff(wanted) < Duration::from_secs(60), "{time} is not in {left} seconds");
+}
+
+#[track_caller]
+fn is_nearly(seconds: u64, wanted: u64) {
+    assert!((wanted - 60..=wanted).contains(&seconds), "{seconds} is not nearly {wanted}");
+}
+
+#[tokio::test]
+async fn auth_issue_token_answers_as_courier_does() {
+    let broker = Broker::start().await;
+    let ask = Ask::issue(r#"{"scope": "user_id:jane read:brands inbox:read:messages", "expires_in": "1d"}"#);
+    let answer = broker.ask(&ask).await;
+    is_a_token_answer(&answer);
+    assert_eq!(members(&answer), ["token"]);
+    let claims = claims(&answer.token());
+    assert_eq!(claims["scope"], "user_id:jane inbox:read:messages read:brands");
+    assert_eq!(claims["exp"].as_u64(), claims["iat"].as_u64().map(|iat| iat + DAY));
+    assert_eq!(broker.courier.calls()[0].expires_in, "\"86400s\"");
+}
+
+#[tokio::test]
+async fn the_front_end_route_says_how_long_its_token_lives() {
+    let broker = Broker::start().await;
+    for ask in [Ask::frontend(r#"{"userId": "jane"}"#), Ask::get("/api/generate-courier-jwt?userId=jane")] {
+        let answer = broker.ask(&ask).await;
+        is_a_token_answer(&answer);
+        assert_eq!(members(&answer), ["expiresAt", "expiresIn", "token"]);
+        let body = answer.json();
+        let seconds = body["expiresIn"].as_str().and_then(|text| text.strip_suffix('s')).expect("seconds");
+        is_nearly(seconds.parse().expect("a number"), DAY);
+        is_in(&body["expiresAt"], DAY);
+        let scope =
+            "user_id:jane inbox:read:messages inbox:write:events read:brands read:preferences write:preferences";
+        assert_eq!(claims(&answer.token())["scope"], scope);
+    }
+    assert_eq!(broker.courier.call_count(), 1);
+}
+
+#[tokio::test]
+async fn v1_tokens_says_scope_and_lifetime() {
+    let broker = Broker::start().await;
+    let body =
+        r#"{"user_ids": ["b", "a", "b"], "scopes": ["z:z", "a:a", "z:z"], "expires_in": 3600, "min_ttl": "10m"}"#;
+    let answer = broker.ask(&Ask::tokens(body)).await;
+    is_a_token_answer(&answer);
+    assert_eq!(members(&answer), ["expires_at", "expires_in", "scope", "token"]);
+    let body = answer.json();
+    is_nearly(body["expires_in"].as_u64().expect("whole seconds"), 3600);
+    is_in(&body["expires_at"], 3600);
+    assert_eq!(body["scope"], "user_id:b user_id:a a:a z:z");
+    assert_eq!(claims(&answer.token())["scope"], body["scope"]);
+}
+
+#[tokio::test]
+async fn the_answer_stays_json_whatever_the_ids_have_in_them() {
+    let broker = Broker::start().await;
+    for id in ["a\"b", "a\\b", "a\\u0022", "{}", "</script>", "zoë", "用户", "a:b", "user_id:alice", "%00", "*"] {
+        let answer = broker.ask(&Ask::tokens(json!({"user_id": id, "scopes": ["s"]}).to_string())).await;
+        is_a_token_answer(&answer);
+        assert_eq!(answer.json()["scope"], format!("user_id:{id} s"));
+        assert_eq!(claims(&answer.token())["scope"], format!("user_id:{id} s"));
+    }
+}
+
+#[tokio::test]
+async fn the_first_answer_is_a_miss_that_was_stored_and_the_second_a_hit() {
+    for (route, body) in GOOD {
+        let broker = Broker::start().await;
+        let ask = Ask::post(route, body);
+        let (first, second) = (broker.ask(&ask).await, broker.ask(&ask).await);
+        assert_eq!(first.source(), "fwd=miss; stored", "{route}");
+        assert_eq!(second.source(), "hit", "{route}");
+        assert_eq!(first.token(), second.token(), "{route}");
+        assert_eq!(broker.courier.call_count(), 1, "{route}");
+    }
+}
+
+#[tokio::test]
+async fn cache_status_tells_the_seconds_that_are_left() {
+    let broker = Broker::start().await;
+    let answer = broker.ask(&Ask::tokens(r#"{"user_id": "u", "scopes": ["s"], "expires_in": "1h"}"#)).await;
+    let status = answer.header("cache-status").expect("it is there").to_owned();
+    let (_, ttl) = status.rsplit_once("; ttl=").expect("a time to live");
+    assert_eq!(ttl.parse::<u64>().ok(), answer.json()["expires_in"].as_u64());
+}
+
+#[tokio::test]
+async fn leading_slashes_a_query_and_a_full_uri_do_not_matter() {
+    let broker = Broker::start().await;
+    for (route, body) in GOOD {
+        let more = ["/", "//", "/////////"].map(|slashes| format!("{slashes}{route}"));
+        let others = [format!("{route}?"), format!("{route}?trace=1"), format!("http://elsewhere.example{route}")];
+        for target in more.into_iter().chain(others) {
+            is_a_token_answer(&broker.ask(&Ask::post(&target, body)).await);
+        }
+    }
+    is_a_token_answer(&broker.ask(&Ask::get("//api/generate-courier-jwt?a=b&userId=u&c")).await);
+}
+
+#[tokio::test]
+async fn what_a_good_request_may_look_like() {
+    let broker = Broker::start().await;
+    let long = format!("{}\n", " ".repeat(10_000));
+    for (route, body) in GOOD {
+        let ask = || Ask::post(route, body);
+        let more = body.replacen('{', r#"{"unknown": {"deep": [null, 1e3, "x"]}, "": 1, "#, 1);
+        for (name, ask) in [
+            ("another media type", ask().with("Content-Type", "APPLICATION/vnd.api+json ; charset=utf-8")),
+            ("the scheme in capitals", ask().with("Authorization", format!("BEARER {CLIENT_KEY}"))),
+            ("a key after two spaces", ask().with("Authorization", format!("Bearer  {CLIENT_KEY}"))),
+            ("a chunked body", ask().chunked()),
+            ("unknown fields", Ask::post(route, more)),
+            ("white space", Ask::post(route, format!("\r\n\t {body}{long}"))),
+            ("an SDK's headers", ask().header("Idempotency-Key", "k").header("X-Stainless-Retry-Count", "1")),
+            ("no Host", ask().without("Host")),
+        ] {
+            let answer = broker.ask(&ask).await;
+            assert_eq!(answer.status, 200, "{name} at {route}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_http_client_like_everybodys_is_served() {
+    let broker = Broker::start().await;
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    for (route, body) in GOOD {
+        let request = client.post(format!("http://{}{route}", broker.address)).bearer_auth(CLIENT_KEY);
+        let answer = request.header("content-type", "application/json").body(body).send().await.expect("an answer");
+        assert_eq!(answer.status(), 200, "{route}");
+        let body: Value = serde_json::from_slice(&answer.bytes().await.expect("a body")).expect("JSON");
+        assert!(body["token"].is_string(), "{route}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_may_demand_more_life_than_the_floor_but_not_less() {
+    let broker = Broker::start().await;
+    let issue = |min_ttl| Ask::issue(GOOD[0].1).header("Token-Min-TTL", min_ttl);
+    let frontend = |min_ttl| Ask::frontend(GOOD[1].1).header("Token-Min-TTL", min_ttl);
+    let tokens =
+        |min_ttl: &str| Ask::tokens(format!(r#"{{"user_id": "u", "profile": "inbox", "min_ttl": {min_ttl}}}"#));
+    // A new token always has its whole life, so the first is issued and the others are hits.
+    for (ask, source) in [
+        (issue("30m"), "fwd=miss; stored"),
+        (issue("58 min"), "hit"),
+        (frontend("6h"), "fwd=miss; stored"),
+        (frontend("23.9 hrs"), "hit"),
+        (tokens("\"23h\""), "hit"),
+        (tokens("86000"), "hit"),
+        (tokens("\"1s\""), "hit"),
+    ] {
+        assert_eq!(broker.ask(&ask).await.source(), source, "{ask:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_too_old_for_the_caller_is_replaced() {
+    let broker = Broker::start().await;
+    let ask = |more: &str| Ask::tokens(format!(r#"{{"user_id": "u", "scopes": ["s"], "expires_in": "1d"{more}}}"#));
+    let old = broker.ask(&ask("")).await;
+    // The whole day less a second: after a second at the latest, no token has that much left.
+    let picky = ask(r#", "min_ttl": 86399"#);
+    let mut answer = broker.ask(&picky).await;
+    while answer.source() == "hit" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        answer = broker.ask(&picky).await;
+    }
+    assert_eq!(answer.source(), "fwd=stale; stored; detail=below-min-ttl");
+    assert_ne!(answer.token(), old.token());
+    assert_eq!(broker.ask(&ask("")).await.token(), answer.token());
+    assert_eq!(broker.courier.call_count(), 2);
+}
+
+#[tokio::test]
+async fn the_three_routes_are_counted_apart() {
+    let broker = Broker::start().await;
+    for (route, body) in GOOD {
+        broker.ask(&Ask::post(route, body)).await;
+        broker.ask(&Ask::post(route, body)).await;
+        broker.ask(&Ask::post(route, "{")).await;
+    }
+    broker.ask(&Ask::get("/elsewhere")).await;
+    let series =
+        |outcome, route| format!("courier_token_broker_requests_total{{outcome=\"{outcome}\",route=\"{route}\"}}");
+    // Front-end route and `/v1` ask for the same token.
+    for (outcome, route, count) in [
+        ("miss", ISSUE, 1.0),
+        ("hit", ISSUE, 1.0),
+        ("miss", FRONTEND, 1.0),
+        ("hit", FRONTEND, 1.0),
+        ("hit", TOKENS, 2.0),
+        ("invalid", ISSUE, 1.0),
+        ("invalid", FRONTEND, 1.0),
+        ("invalid", TOKENS, 1.0),
+        ("invalid", "other", 1.0),
+    ] {
+        assert_eq!(broker.metric(&series(outcome, route)).await, count, "{outcome} {route}");
+    }
+}

@@ -1,0 +1,209 @@
+//! Connections: slow ones, kept ones, broken ones.
+
+use std::time::Duration;
+
+use courier_token_broker::sandbox::Faults;
+use serde_json::json;
+
+use crate::law::{FRONTEND, GOOD, ISSUE, is_a_refusal};
+use crate::support::broker::{Broker, Setup};
+use crate::support::http::{Ask, Connection};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_body_that_trickles_in_is_not_waited_for() {
+    let broker = Setup::new().settings(|raw| raw.server.limits.body_timeout.0 = SECOND).start().await;
+    let mut waiting = Vec::new();
+    for (route, body) in GOOD {
+        for ask in [Ask::post(route, body), Ask::post(route, body).chunked()] {
+            let bytes = ask.bytes();
+            let mut connection = Connection::open(broker.address).await;
+            connection.send(&bytes[..bytes.len() - 8]).await;
+            waiting.push((route, connection));
+        }
+    }
+    for (route, mut connection) in waiting {
+        let answer = connection.answer().await;
+        assert_eq!(answer.status, 408, "{route}: {answer:?}");
+        is_a_refusal(&answer, route == FRONTEND);
+        assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
+        assert!(connection.rest().await.is_empty());
+    }
+    assert_eq!(broker.courier.call_count(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_sends_no_whole_head_is_closed() {
+    let broker = Setup::new().settings(|raw| raw.server.limits.header_timeout.0 = SECOND).start().await;
+    let mut silent = Connection::open(broker.address).await;
+    let mut half = Connection::open(broker.address).await;
+    let mut kept = Connection::open(broker.address).await;
+    silent.send(b"").await;
+    half.send(b"POST /auth/issue-token HTTP/1.1\r\nHost: bro").await;
+    assert_eq!(kept.ask(&Ask::issue(GOOD[0].1)).await.status, 200);
+    for (name, connection) in [("a silent one", silent), ("half a head", half), ("an idle one", kept)] {
+        let rest = String::from_utf8_lossy(&connection.rest().await).into_owned();
+        assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 408"), "{name}: {rest}");
+    }
+    assert_eq!(broker.courier.call_count(), 1);
+}
+
+#[tokio::test]
+async fn a_head_may_come_byte_by_byte() {
+    let broker = Broker::start().await;
+    let mut connection = Connection::open(broker.address).await;
+    for byte in Ask::issue(GOOD[0].1).bytes() {
+        connection.send(&[byte]).await;
+    }
+    assert_eq!(connection.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_their_order() {
+    let broker = Broker::start().await;
+    let users: Vec<_> = (0..10).map(|n| format!("user-{n}")).collect();
+    let asks = users.iter().map(|user| Ask::tokens(json!({"user_id": user, "scopes": ["s"]}).to_string()).bytes());
+    let mut connection = Connection::open(broker.address).await;
+    connection.send(&asks.collect::<Vec<_>>().concat()).await;
+    for user in &users {
+        assert_eq!(connection.answer().await.json()["scope"], format!("user_id:{user} s"));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_outlives_a_refusal() {
+    let broker = Broker::start().await;
+    let good = Ask::issue(GOOD[0].1);
+    for (name, bad, status) in [
+        ("no JSON", Ask::issue("{"), 400),
+        ("a wrong key", good.clone().key("wrong"), 401),
+        ("an unread body", good.clone().key("wrong").chunked(), 401),
+        ("a wrong media type", good.clone().with("Content-Type", "text/plain"), 415),
+        ("a wrong method", Ask::new("DELETE", ISSUE), 405),
+        ("HEAD", Ask::new("HEAD", ISSUE), 405),
+        ("an unknown path", Ask::post("/send", "{\"message\": {}}"), 404),
+        ("large headers", good.clone().header("X", "x".repeat(20_000)), 431),
+        ("a query alone", Ask::get(FRONTEND), 400),
+    ] {
+        let mut connection = Connection::open(broker.address).await;
+        assert_eq!(connection.ask(&bad).await.status, status, "{name}");
+        assert_eq!(connection.ask(&good).await.status, 200, "after {name}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_leave_to_send_its_body_gets_it_or_the_refusal() {
+    let broker = Broker::start().await;
+    let ask = Ask::issue(GOOD[0].1).header("Expect", "100-continue");
+    let mut connection = Connection::open(broker.address).await;
+    connection.send(&ask.head()).await;
+    assert_eq!(connection.answer().await.status, 100);
+    connection.send(GOOD[0].1.as_bytes()).await;
+    assert_eq!(connection.answer().await.status, 200);
+
+    for (bad, status) in [(ask.clone().key("wrong"), 401), (ask.with("Content-Length", "999999"), 413)] {
+        let mut connection = Connection::open(broker.address).await;
+        connection.send(&bad.head()).await;
+        assert_eq!(connection.answer().await.status, status);
+    }
+}
+
+/// Waits until Courier has heard of so many calls.
+async fn until_called(broker: &Broker, calls: usize) {
+    while broker.courier.call_count() < calls {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_hangs_up_cancels_nothing() {
+    let slow = Faults { latency: SECOND / 4, ..Faults::default() };
+    let broker = Setup::new().faults(slow).start().await;
+    let ask = Ask::issue(GOOD[0].1);
+    let mut connection = Connection::open(broker.address).await;
+    connection.send(&ask.bytes()).await;
+    until_called(&broker, 1).await;
+    drop(connection);
+    // It joins the flight, or finds the token.
+    let answer = broker.ask(&ask).await;
+    assert!(matches!(answer.source().as_str(), "hit" | "fwd=miss; stored; collapsed"), "{answer:?}");
+    assert_eq!(broker.ask(&ask).await.source(), "hit");
+    assert_eq!(broker.courier.call_count(), 1);
+}
+
+#[tokio::test]
+async fn who_hangs_up_alone_still_fills_the_cache() {
+    let slow = Faults { latency: SECOND / 10, ..Faults::default() };
+    let broker = Setup::new().faults(slow).start().await;
+    let ask = Ask::issue(GOOD[0].1);
+    let mut connection = Connection::open(broker.address).await;
+    connection.send(&ask.bytes()).await;
+    until_called(&broker, 1).await;
+    drop(connection);
+    while broker.metric("courier_token_broker_cached_tokens").await < 1.0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(broker.ask(&ask).await.source(), "hit");
+    assert_eq!(broker.courier.call_count(), 1);
+}
+
+#[tokio::test]
+async fn requests_at_the_same_time_share_one_call() {
+    let slow = Faults { latency: SECOND, ..Faults::default() };
+    let broker = Setup::new().faults(slow).start().await;
+    let mut connections = Vec::new();
+    for _ in 0..30 {
+        connections.push(Connection::open(broker.address).await);
+    }
+    // All are sent before the first can be answered.
+    let bytes = Ask::issue(GOOD[0].1).bytes();
+    for connection in &mut connections {
+        connection.send(&bytes).await;
+    }
+    let (mut tokens, mut sources) = (Vec::new(), Vec::new());
+    for mut connection in connections {
+        let answer = connection.answer().await;
+        tokens.push(answer.token());
+        sources.push(answer.source());
+    }
+    tokens.dedup();
+    sources.sort_unstable();
+    assert_eq!((tokens.len(), broker.courier.call_count()), (1, 1));
+    assert_eq!(sources.iter().filter(|source| *source == "fwd=miss; stored").count(), 1);
+    assert_eq!(sources.iter().filter(|source| *source == "fwd=miss; stored; collapsed").count(), 29);
+}
+
+#[tokio::test]
+async fn a_failure_too_is_shared_by_all_who_waited() {
+    let slow = Faults { latency: SECOND / 2, error_rate: 1.0, ..Faults::default() };
+    let broker = Setup::new().faults(slow).start().await;
+    let mut connections = [Connection::open(broker.address).await, Connection::open(broker.address).await];
+    for connection in &mut connections {
+        connection.send(&Ask::issue(GOOD[0].1).bytes()).await;
+    }
+    for connection in &mut connections {
+        let answer = connection.answer().await;
+        assert_eq!(answer.status, 503);
+        is_a_refusal(&answer, false);
+    }
+    assert_eq!(broker.courier.call_count(), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_http_after_good_requests_is_refused_in_json_too() {
+    let broker = Broker::start().await;
+    let good = Ask::issue(GOOD[0].1);
+    broker.ask(&good).await;
+    for (before, status) in [(good.clone(), 200), (good.clone().key("wrong"), 401), (Ask::new("HEAD", ISSUE), 405)] {
+        let mut connection = Connection::open(broker.address).await;
+        connection.send(&[before.bytes(), b"this is not HTTP\r\n\r\n".to_vec()].concat()).await;
+        let answers = String::from_utf8_lossy(&connection.rest().await).into_owned();
+        let statuses: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+        assert_eq!(statuses, [&status.to_string(), "400"], "{answers}");
+        let (_, last) = answers.rsplit_once("HTTP/1.1 ").expect("an answer");
+        assert!(last.contains("400 Bad Request") && last.contains("application/json"), "{answers}");
+        let (_, body) = last.split_once("\r\n\r\n").expect("a head");
+        assert!(body.contains("invalid_request_error") && !body.contains("401"), "{answers}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Durations by Courier's grammar, and what is refused of them before Courier is asked.
+
+use crate::law::{Row, all_are_refused_without_a_call, row};
+use crate::support::broker::Broker;
+use crate::support::http::Ask;
+
+/// As JSON. Courier itself refuses these, or its tokens would be born expired.
+const NO_LIFETIME: &[&str] = &[
+    r#"" 1d""#,
+    r#""1d ""#,
+    r#""\t1d""#,
+    r#""1d\n""#,
+    r#""1\td""#,
+    r#""+1d""#,
+    r#""5.h""#,
+    r#""1d 2h""#,
+    r#""1d2h""#,
+    r#""1e3s""#,
+    r#""1 month""#,
+    r#""1mo""#,
+    r#""""#,
+    r#"" ""#,
+    r#""d""#,
+    r#"".""#,
+    r#""-""#,
+    r#""1..5d""#,
+    r#""1 ""#,
+    r#""1,5h""#,
+    r#""1_000s""#,
+    r#""0x10s""#,
+    r#""P1D""#,
+    r#""tomorrow""#,
+    r#""Infinity""#,
+    r#""NaN""#,
+    r#""null""#,
+    r#""١d""#,
+    r#""1\u00a0d""#,
+    r#""1\u0000d""#,
+    r#""１d""#,
+    // Born expired.
+    r#""60""#,
+    r#""999ms""#,
+    r#""0""#,
+    r#""0d""#,
+    r#"".9s""#,
+    r#""0.00000001y""#,
+    "0",
+    "-0",
+    "-0.0",
+    r#""-1d""#,
+    r#""-0.5h""#,
+    "-1",
+    "-86400",
+    "-9223372036854775808",
+    // Of no use as numbers.
+    "1.5",
+    "0.999",
+    "1e-9",
+    "null",
+    "true",
+    "false",
+    "[]",
+    "[3600]",
+    "{}",
+    r#"{"seconds": 60}"#,
+    "1e400",
+    "1d",
+    // Longer than anybody may ask for.
+    r#""31d""#,
+    r#""30.00002d""#,
+    r#""5w""#,
+    r#""1y""#,
+    r#""137y""#,
+    r#""9999999999999999d""#,
+    "2592001",
+    "4294967296",
+    "18446744073709551615",
+    "18446744073709551616",
+    "1e15",
+    "1e99",
+];
+
+fn issue(expires_in: &str) -> Ask {
+    Ask::issue(format!(r#"{{"scope": "user_id:u s", "expires_in": {expires_in}}}"#))
+}
+
+fn tokens(more: &str) -> Ask {
+    Ask::tokens(format!(r#"{{"user_id": "u", "scopes": ["s"], {more}}}"#))
+}
+
+#[tokio::test]
+async fn a_lifetime_that_courier_would_not_read_or_nobody_may_have_is_refused() {
+    let mut rows: Vec<Row> = Vec::new();
+    for text in NO_LIFETIME {
+        rows.push(row(*text, issue(text), 400, ""));
+        rows.push(row(*text, tokens(&format!(r#""expires_in": {text}"#)), 400, ""));
+    }
+    let long = format!(r#""{}s""#, "1".repeat(100));
+    rows.push(row("101 characters", issue(&long), 400, "100 characters"));
+    rows.push(row("101 characters", tokens(&format!(r#""expires_in": {long}"#)), 400, "100 characters"));
+    all_are_refused_without_a_call(&Broker::start().await, &rows).await;
+}
+
+#[tokio::test]
+async fn a_refused_lifetime_says_which_field_and_what_is_wanted() {
+    let rows = [
+        row("no unit", issue(r#""60""#), 400, "write \\\"60s\\\" or the number 60"),
+        row("months", issue(r#""1 month""#), 400, "expires_in is not a duration"),
+        row("a fraction", issue("1.5"), 400, "expires_in must be a whole number"),
+        row("too long", issue(r#""31d""#), 400, "at most 2592000 seconds"),
+        row("null", issue("null"), 400, "wanted a duration"),
+        row("min_ttl", tokens(r#""min_ttl": "soon""#), 400, "min_ttl is not a duration"),
+    ];
+    all_are_refused_without_a_call(&Broker::start().await, &rows).await;
+}
+
+#[tokio::test]
+async fn more_left_than_the_lifetime_is_refused() {
+    let mut rows = Vec::new();
+    for (expires_in, min_ttl) in
+        [("\"1h\"", "\"1h\""), ("\"1h\"", "3600"), ("60", "61"), ("\"1d\"", "\"2d\""), ("1", "1"), ("60", "4294967295")]
+    {
+        let ask = tokens(&format!(r#""expires_in": {expires_in}, "min_ttl": {min_ttl}"#));
+        rows.push(row(format!("{min_ttl} of {expires_in}"), ask, 400, "min_ttl must be less than expires_in"));
+    }
+    // The default lifetime is a day.
+    rows.push(row("a day of the default", tokens(r#""min_ttl": "1d""#), 400, "min_ttl must be less"));
+    for min_ttl in ["1h", "3600s", "60 min", "1.5h", "100y"] {
+        rows.push(row(min_ttl, issue("3600").header("Token-Min-TTL", min_ttl), 400, ""));
+    }
+    for min_ttl in ["1d", "24h", "25h", "30d"] {
+        rows.push(row(min_ttl, Ask::frontend(r#"{"userId": "u"}"#).header("Token-Min-TTL", min_ttl), 400, ""));
+    }
+    all_are_refused_without_a_call(&Broker::start().await, &rows).await;
+}
+
+#[tokio::test]
+async fn a_demand_that_is_no_duration_is_refused() {
+    let mut rows = Vec::new();
+    for min_ttl in
+        ["null", "true", "[]", "{}", "1.5", "0", "-1", r#""0s""#, r#""-1h""#, r#""1 month""#, r#""""#, "1e99"]
+    {
+        rows.push(row(min_ttl, tokens(&format!(r#""min_ttl": {min_ttl}"#)), 400, ""));
+    }
+    rows.push(row("min_ttl twice", tokens(r#""min_ttl": "1h", "min_ttl": "2h""#), 400, "duplicate field"));
+    for min_ttl in
+        ["", "6", "3600", "6 months", "-6h", "0s", "0.1s", "6h, 7h", "6h;", "\"6h\"", "+6h", "1e3s", "true", "6\th"]
+    {
+        for ask in [issue("86400"), Ask::frontend(r#"{"userId": "u"}"#)] {
+            rows.push(row(min_ttl, ask.header("Token-Min-TTL", min_ttl), 400, "Token-Min-TTL"));
+        }
+    }
+    rows.push(row("not a text", issue("86400").header("Token-Min-TTL", b"6h\xff"), 400, "Token-Min-TTL"));
+    all_are_refused_without_a_call(&Broker::start().await, &rows).await;
+}
+
+/// One of the two would be ignored, and it could be the longer one.
+#[tokio::test]
+async fn two_demands_are_refused() {
+    let rows = [issue("86400"), Ask::frontend(r#"{"userId": "u"}"#)]
+        .map(|ask| row("two", ask.header("Token-Min-TTL", "1h").header("Token-Min-TTL", "6h"), 400, "Token-Min-TTL"));
+    all_are_refused_without_a_call(&Broker::start().await, &rows).await;
+}
+
+/// What is left is not a token, and nothing is born expired.
+#[tokio::test]
+async fn a_demand_of_nothing_is_not_called_born_expired() {
+    let broker = Broker::start().await;
+    for ask in [tokens(r#""min_ttl": 0"#), issue("86400").header("Token-Min-TTL", "0s")] {
+        let answer = broker.ask(&ask).await;
+        assert!(!answer.body.contains("born expired"), "{answer:?}");
+    }
+}

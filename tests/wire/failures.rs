@@ -1,0 +1,152 @@
+//! What goes wrong at Courier, and what a caller hears of it.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use courier_token_broker::sandbox::Faults;
+use serde_json::json;
+
+use crate::law::{GOOD, is_a_refusal};
+use crate::support::broker::{Broker, Setup};
+use crate::support::http::{Answer, Ask};
+
+/// Asks on each route for something new, and each answer is this refusal.
+async fn all_fail(broker: &Broker, status: u16, retry_after: Option<u64>) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    for (route, body) in GOOD {
+        let answer = broker.ask(&Ask::post(route, body)).await;
+        assert_eq!(answer.status, status, "{route}: {answer:?}");
+        is_a_refusal(&answer, route == GOOD[1].0);
+        let after = answer.header("retry-after").map(|after| after.parse().expect("seconds"));
+        assert_eq!(after, retry_after, "{route}: {answer:?}");
+        assert_eq!(answer.header("x-should-retry").is_some(), retry_after.is_none(), "{route}: {answer:?}");
+        assert!(!answer.body.contains("\"token\""), "{route}: {answer:?}");
+        answers.push(answer);
+    }
+    answers
+}
+
+fn calls(outcome: &str) -> String {
+    let labels = format!("class=\"waiting\",outcome=\"{outcome}\",workspace=\"default\"");
+    format!("courier_token_broker_upstream_requests_total{{{labels}}}")
+}
+
+#[tokio::test]
+async fn a_wrong_api_key_is_the_operators_fault_and_the_caller_is_told_no_more() {
+    let broker = Setup::new().courier_wants("pk_prod_another-key").start().await;
+    for answer in all_fail(&broker, 502, None).await {
+        for detail in ["401", "key", "Unauthorized", "plan", "authentication"] {
+            assert!(!answer.body.contains(detail), "{detail:?} is in {answer:?}");
+        }
+    }
+    assert_eq!(broker.metric(&calls("credentials")).await, 3.0);
+}
+
+#[tokio::test]
+async fn a_courier_that_fails_is_unavailable_for_now() {
+    let broker = Setup::new().faults(Faults { error_rate: 1.0, ..Faults::default() }).start().await;
+    all_fail(&broker, 503, Some(5)).await;
+    assert_eq!(broker.metric(&calls("unavailable")).await, 3.0);
+}
+
+#[tokio::test]
+async fn an_outage_is_unavailable_for_now() {
+    let outage = vec![Duration::ZERO..Duration::from_secs(3600)];
+    let broker = Setup::new().faults(Faults { outage, ..Faults::default() }).start().await;
+    all_fail(&broker, 503, Some(5)).await;
+    // A failure is not kept: each request is tried anew.
+    all_fail(&broker, 503, Some(5)).await;
+    assert_eq!(broker.courier.call_count(), 6);
+}
+
+#[tokio::test]
+async fn a_courier_that_throttles_says_when_to_come_again() {
+    let broker = Setup::new().faults(Faults { rate_limit: Some(1), ..Faults::default() }).start().await;
+    let ask = |n: usize| Ask::tokens(json!({"user_id": format!("u{n}"), "scopes": ["s"]}).to_string());
+    let mut throttled = 0;
+    for n in 0..10 {
+        let answer = broker.ask(&ask(n)).await;
+        if answer.status != 200 {
+            throttled += 1;
+            assert!(matches!(answer.status, 429 | 503), "{answer:?}");
+            assert_eq!(answer.header("retry-after"), Some("1"), "{answer:?}");
+            is_a_refusal(&answer, false);
+        }
+    }
+    assert!(throttled > 0, "the simulator did not throttle");
+    assert_eq!(broker.metric(&calls("throttled")).await, f64::from(throttled));
+}
+
+#[tokio::test]
+async fn a_token_for_others_than_were_asked_for_reaches_nobody() {
+    for scope in ["user_id:alice read:brands", "user_id:u user_id:alice read:brands", "user_id:u", "", "user_id:u *"] {
+        let faults = Faults { scope_override: Some(scope.to_owned()), ..Faults::default() };
+        let broker = Setup::new().faults(faults).start().await;
+        for answer in all_fail(&broker, 502, None).await {
+            assert!(!answer.whole().contains("alice"), "{answer:?}");
+        }
+        assert_eq!(broker.metric(&calls("mismatch")).await, 3.0, "{scope:?}");
+        assert_eq!(broker.metric("courier_token_broker_cached_tokens").await, 0.0, "{scope:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_courier_that_is_not_there_is_unavailable_for_now() {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let broker = Setup::new()
+        .settings(|raw| raw.workspaces.values_mut().for_each(|workspace| workspace.base_url = format!("http://{port}")))
+        .start()
+        .await;
+    for answer in all_fail(&broker, 503, Some(5)).await {
+        assert!(!answer.body.contains(&port.to_string()), "{answer:?}");
+    }
+    assert_eq!(broker.metric(&calls("connect")).await, 3.0);
+}
+
+#[tokio::test]
+async fn a_courier_that_is_too_slow_is_a_gateway_timeout() {
+    let broker = Setup::new()
+        .faults(Faults { latency: Duration::from_secs(60), ..Faults::default() })
+        .settings(|raw| {
+            let workspace = raw.workspaces.get_mut("default").expect("it is there");
+            (workspace.timeout.0, workspace.connect_timeout.0) = (Duration::from_secs(1), Duration::from_secs(1));
+        })
+        .start()
+        .await;
+    let answer = broker.ask(&Ask::issue(GOOD[0].1)).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (504, Some("1")), "{answer:?}");
+    is_a_refusal(&answer, false);
+    assert_eq!(broker.metric(&calls("timeout")).await, 1.0);
+}
+
+/// Two calls at once, and then one in so many seconds.
+async fn after_the_budget(seconds: f64) -> Answer {
+    let budget = move |raw: &mut courier_token_broker::config::Raw| {
+        let budget = &mut raw.workspaces.get_mut("default").expect("it is there").budget;
+        (budget.requests_per_second, budget.burst) = (1.0 / seconds, 2);
+    };
+    let broker = Setup::new().settings(budget).start().await;
+    for (route, body) in [GOOD[0], GOOD[1]] {
+        assert_eq!(broker.ask(&Ask::post(route, body)).await.status, 200);
+    }
+    let answer = broker.ask(&Ask::issue(r#"{"scope": "user_id:another s", "expires_in": "1h"}"#)).await;
+    assert_eq!((answer.status, broker.courier.call_count()), (429, 2), "{answer:?}");
+    is_a_refusal(&answer, false);
+    // What is in memory costs nothing.
+    assert_eq!(broker.ask(&Ask::frontend(GOOD[1].1)).await.source(), "hit");
+    answer
+}
+
+#[tokio::test]
+async fn beyond_the_budget_a_caller_is_told_when_to_come_again() {
+    let answer = after_the_budget(30.0).await;
+    let after: u64 = answer.header("retry-after").expect("it is there").parse().expect("seconds");
+    assert!((20..=30).contains(&after), "{answer:?}");
+    assert_eq!(answer.header("x-should-retry"), None);
+}
+
+#[tokio::test]
+async fn a_caller_who_would_have_to_wait_for_minutes_is_told_to_give_up() {
+    let answer = after_the_budget(600.0).await;
+    assert_eq!((answer.header("retry-after"), answer.header("x-should-retry")), (Some("59"), Some("false")));
+}

@@ -1,0 +1,81 @@
+//! Who asks: without a client's key there is no token.
+
+use courier_token_broker::auth::Digest;
+
+use crate::law::{FRONTEND, GOOD, all_are_refused_without_a_call, is_a_refusal, row};
+use crate::support::broker::{API_KEY, Broker, CLIENT_KEY};
+use crate::support::http::Ask;
+
+#[tokio::test]
+async fn a_missing_malformed_or_unknown_key_is_refused() {
+    let (key, digest, long) = (CLIENT_KEY, Digest::of(CLIENT_KEY).to_string(), "k".repeat(2000));
+    let values = [
+        String::new(),
+        "Bearer".to_owned(),
+        "Bearer ".to_owned(),
+        "Bearer    ".to_owned(),
+        key.to_owned(),
+        format!("Bearer{key}"),
+        format!("Bearer\t{key}"),
+        format!("Bearer:{key}"),
+        format!("Basic {key}"),
+        format!("Token {key}"),
+        format!("Basic {}", "YXBwOmtleQ=="),
+        format!("Bearer {key}x"),
+        format!("Bearer {}", &key[..key.len() - 1]),
+        format!("Bearer {}", key.to_uppercase()),
+        format!("Bearer \"{key}\""),
+        format!("Bearer {key} {key}"),
+        format!("Bearer {key}, Bearer {key}"),
+        format!("Bearer {key};"),
+        format!("Bearer {digest}"),
+        format!("Bearer {API_KEY}"),
+        format!("Bearer {long}"),
+        "Bearer null".to_owned(),
+        "Bearer undefined".to_owned(),
+        "Bearer *".to_owned(),
+        "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1In0.c2ln".to_owned(),
+        "Bearer ..".to_owned(),
+    ];
+    let mut rows = Vec::new();
+    for (route, body) in GOOD {
+        let ask = Ask::post(route, body);
+        for value in &values {
+            rows.push(row(value, ask.clone().with("Authorization", value), 401, ""));
+        }
+        rows.push(row("no header", ask.clone().without("Authorization"), 401, ""));
+        rows.push(row("bad bytes", ask.clone().with("Authorization", b"Bearer \xff\xfe"), 401, ""));
+        rows.push(row("the same twice", ask.clone().header("Authorization", format!("Bearer {key}")), 401, ""));
+        rows.push(row("two keys", ask.clone().header("Authorization", "Bearer other"), 401, ""));
+        let elsewhere = ask.clone().without("Authorization");
+        rows.push(row("a cookie", elsewhere.clone().header("Cookie", format!("key={key}")), 401, ""));
+        rows.push(row("X-API-Key", elsewhere.header("X-API-Key", key), 401, ""));
+        // Who may not ask is not told what was wrong with the body.
+        rows.push(row("a bad body too", Ask::post(route, "{").key("wrong"), 401, ""));
+    }
+    let query = format!("{FRONTEND}?userId=u&key={key}&access_token={key}");
+    rows.push(row("in the query", Ask::get(&query).without("Authorization"), 401, ""));
+    all_are_refused_without_a_call(&Broker::start().await, &rows).await;
+}
+
+#[tokio::test]
+async fn a_refused_key_is_told_the_scheme() {
+    let broker = Broker::start().await;
+    for (route, body) in GOOD {
+        let answer = broker.ask(&Ask::post(route, body).key("wrong")).await;
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_bearer_with_the_shape_of_a_jwt_is_a_session_on_the_front_end_route_alone() {
+    let broker = Broker::start().await;
+    let token = broker.ask(&Ask::issue(GOOD[0].1)).await.token();
+    // A token of Courier's is nobody's session either.
+    for ask in [Ask::frontend(GOOD[1].1), Ask::get(&format!("{FRONTEND}?userId=u"))] {
+        let answer = broker.ask(&ask.key(&token)).await;
+        assert_eq!((answer.status, answer.body.as_str()), (401, r#"{"error":"Unauthorized"}"#));
+        is_a_refusal(&answer, true);
+    }
+    assert_eq!(broker.courier.call_count(), 1);
+}

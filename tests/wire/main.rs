@@ -1,0 +1,17 @@
+//! The wire, through real HTTP: what callers send and what they get. Courier is the simulator, whose count of calls
+//! tells what was asked of it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod answers;
+mod bodies;
+mod connections;
+mod durations;
+mod failures;
+mod heads;
+mod keys;
+mod law;
+mod permits;
+mod secrets;
+mod sharing;

@@ -1,0 +1,84 @@
+//! What a client may ask for is in its settings' entry; anything beyond is 403.
+
+use serde_json::json;
+
+use crate::law::{all_are_refused_without_a_call, row};
+use crate::support::broker::{Broker, Setup, client};
+use crate::support::http::Ask;
+
+/// May have `inbox:*` and `read:brands` for the users of one tenant, for at most an hour.
+const NARROW: &str = "ctb_a-narrow-client";
+/// Its entry says nothing of scopes, so it may have those of the profiles.
+const PLAIN: &str = "ctb_a-plain-client";
+
+async fn broker() -> Broker {
+    let setup = Setup::new().settings(|raw| {
+        let mut narrow = client("narrow", NARROW, &["inbox:*", "read:brands"]);
+        narrow.users = vec!["acme:*".to_owned(), "root".to_owned()];
+        narrow.max_lifetime.0 = std::time::Duration::from_secs(3600);
+        let mut plain = client("plain", PLAIN, &[]);
+        plain.scopes = None;
+        raw.clients.extend([narrow, plain]);
+    });
+    setup.start().await
+}
+
+#[tokio::test]
+async fn beyond_its_settings_a_client_gets_nothing() {
+    let issue = |scope: &str, expires_in: &str| {
+        Ask::issue(json!({"scope": scope, "expires_in": expires_in}).to_string()).key(NARROW)
+    };
+    let tokens = |users: &[&str], scopes: &[&str]| {
+        Ask::tokens(json!({"user_ids": users, "scopes": scopes, "expires_in": "1h"}).to_string()).key(NARROW)
+    };
+    let good = &["inbox:read:messages"][..];
+    let rows = [
+        row("a scope", issue("user_id:acme:u write:brands", "1h"), 403, "`scopes`"),
+        row("one scope of two", issue("user_id:acme:u inbox:read:messages read:brands:x", "1h"), 403, "`scopes`"),
+        row("a scope in capitals", issue("user_id:acme:u INBOX:read:messages", "1h"), 403, "`scopes`"),
+        row("the beginning of a scope", issue("user_id:acme:u inbox", "1h"), 403, "`scopes`"),
+        row("a user", issue("user_id:other:u inbox:x", "1h"), 403, "`users`"),
+        row("a user whose id ends well", issue("user_id:x:acme:u inbox:x", "1h"), 403, "`users`"),
+        row("a second user", issue("user_id:acme:u user_id:bob inbox:x", "1h"), 403, "`users`"),
+        row("more than an exact id", issue("user_id:root2 inbox:x", "1h"), 403, "`users`"),
+        row("a user in capitals", tokens(&["ACME:u"], good), 403, "`users`"),
+        row("a user with a prefix", tokens(&["user_id:acme:u"], good), 403, "`users`"),
+        row("the second user", tokens(&["acme:u", "bob"], good), 403, "`users`"),
+        row("a scope", tokens(&["acme:u"], &["inbox:x", "tenants:read"]), 403, "`scopes`"),
+        row("a second too long", issue("user_id:acme:u inbox:x", "3601s"), 403, "`max_lifetime`"),
+        row("a day", issue("user_id:acme:u inbox:x", "1d"), 403, "`max_lifetime`"),
+        row("a user", Ask::frontend(r#"{"userId": "bob"}"#).key(NARROW), 403, "`users`"),
+        row("the profile's scopes", Ask::frontend(r#"{"userId": "acme:u"}"#).key(NARROW), 403, "`scopes`"),
+        row("a scope of no profile", issue("user_id:u tenants:read", "1h").key(PLAIN), 403, "`scopes`"),
+        row("more than the default", issue("user_id:u read:brands", "25h").key(PLAIN), 403, "`max_lifetime`"),
+    ];
+    all_are_refused_without_a_call(&broker().await, &rows).await;
+}
+
+#[tokio::test]
+async fn within_its_settings_a_client_gets_a_token() {
+    let broker = broker().await;
+    let tokens = |user: &str, scopes: &[&str]| Ask::tokens(json!({"user_id": user, "scopes": scopes}).to_string());
+    for ask in [
+        tokens("acme:u", &["inbox:read:messages", "read:brands"]).key(NARROW),
+        tokens("acme:", &["inbox:"]).key(NARROW),
+        tokens("root", &["inbox:x"]).key(NARROW),
+        Ask::frontend(r#"{"userId": "anybody"}"#).key(PLAIN),
+    ] {
+        assert_eq!(broker.ask(&ask).await.status, 200, "{ask:?}");
+    }
+    // Where the caller names no lifetime, it gets the default, or what it may have if that is less.
+    let calls = broker.courier.calls();
+    let lifetimes: Vec<_> = calls.iter().map(|call| call.expires_in.as_str()).collect();
+    assert_eq!(lifetimes, ["\"3600s\"", "\"3600s\"", "\"3600s\"", "\"86400s\""]);
+}
+
+#[tokio::test]
+async fn a_cached_token_is_only_for_those_who_may_have_it() {
+    let broker = broker().await;
+    let ask = Ask::tokens(r#"{"user_id": "bob", "scopes": ["inbox:x"], "expires_in": "1h"}"#);
+    let token = broker.ask(&ask).await.token();
+    let denied = broker.ask(&ask.key(NARROW)).await;
+    assert_eq!(denied.status, 403);
+    assert!(!denied.whole().contains(&token));
+}

@@ -1,0 +1,88 @@
+//! What must not be seen: keys anywhere, tokens anywhere but in the answers to those who may have them.
+
+use courier_token_broker::sandbox::Faults;
+
+use crate::law::GOOD;
+use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup};
+use crate::support::http::{Ask, Connection};
+
+const ADMIN: &[&str] = &["/metrics", "/healthz", "/readyz", "/", "/status", "/explain", "/debug"];
+
+#[tokio::test]
+async fn operators_see_no_key_no_token_and_no_user() {
+    let broker = Broker::start().await;
+    let mut secrets = vec![API_KEY.to_owned(), CLIENT_KEY.to_owned()];
+    for (n, (route, body)) in GOOD.into_iter().enumerate() {
+        let body = body.replace("\"u\"", "\"jane-doe\"").replace("user_id:u", "user_id:jane-doe");
+        let answer = broker.ask(&Ask::post(route, body)).await;
+        secrets.push(answer.token());
+        broker.ask(&Ask::post(route, "{").key(&format!("a-guess-{n}"))).await;
+    }
+    secrets.extend(["jane-doe", "a-guess", "read:brands"].map(str::to_owned));
+    for path in ADMIN {
+        let answer = broker.admin(path).await.whole();
+        for secret in &secrets {
+            assert!(!answer.contains(secret), "{secret} is in {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_repeats_nothing_of_what_was_sent() {
+    const PASSWORD: &str = "hunter2-of-somebody";
+    let broker = Broker::start().await;
+    let mut asks = vec![
+        Ask::get(&format!("/{PASSWORD}?{PASSWORD}")),
+        Ask::get(&format!("/api/generate-courier-jwt?userId={PASSWORD}&userId={PASSWORD}")),
+        Ask::new(PASSWORD, "/auth/issue-token"),
+        Ask::issue(format!(r#"{{"scope": "user_id:{PASSWORD}", "expires_in": "1d"}}"#)),
+        Ask::issue(format!(r#"{{"scope": "user_id:u s", "expires_in": "{PASSWORD}"}}"#)),
+        Ask::tokens(format!(r#"{{"user_id": "u", "profile": "{PASSWORD}"}}"#)),
+        Ask::tokens(format!(r#"{{"user_id": "u", "scopes": ["{PASSWORD} x"]}}"#)),
+        Ask::issue(GOOD[0].1).header("Token-Min-TTL", PASSWORD),
+    ];
+    for (route, body) in GOOD {
+        asks.push(Ask::post(route, body).key(PASSWORD));
+        asks.push(Ask::post(route, body).with("Authorization", PASSWORD));
+        asks.push(Ask::post(route, body).with("Content-Type", PASSWORD));
+        asks.push(Ask::post(route, format!("{{\"{PASSWORD}")));
+        asks.push(Ask::post(route, format!("\"{PASSWORD}\"")));
+        for field in ["scope", "userId", "user_id", "user_ids", "scopes", "profile", "expires_in", "min_ttl"] {
+            for wrong in [format!("[[\"{PASSWORD}\"]]"), format!("{{\"{PASSWORD}\": 1}}"), "31337".to_owned()] {
+                asks.push(Ask::post(route, format!("{{\"{field}\": {wrong}, \"{field}\": {wrong}}}")));
+            }
+        }
+    }
+    for ask in &asks {
+        let answer = broker.ask(ask).await;
+        assert!((400..500).contains(&answer.status), "{ask:?} gave {answer:?}");
+        assert!(!answer.whole().contains(PASSWORD) && !answer.body.contains("31337"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_courier_said_of_the_key_reaches_no_caller() {
+    for faults in [Faults::default(), Faults { error_rate: 1.0, ..Faults::default() }] {
+        let broker = Setup::new().courier_wants("pk_prod_the-real-key").faults(faults).start().await;
+        for (route, body) in GOOD {
+            let answer = broker.ask(&Ask::post(route, body)).await.whole();
+            for secret in [API_KEY, "pk_prod", CLIENT_KEY] {
+                assert!(!answer.contains(secret), "{answer}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refused_token_is_in_no_answer_and_no_metric() {
+    let faults = Faults { scope_override: Some("user_id:alice everything".to_owned()), ..Faults::default() };
+    let broker = Setup::new().faults(faults).start().await;
+    for (route, body) in GOOD {
+        let answer = broker.ask(&Ask::post(route, body)).await.whole();
+        assert!(!answer.contains("eyJ") && !answer.contains("alice"), "{answer}");
+    }
+    for path in ADMIN {
+        let answer = Connection::open(broker.admin).await.ask(&Ask::get(path)).await.whole();
+        assert!(!answer.contains("eyJ") && !answer.contains("alice"), "{answer}");
+    }
+}
