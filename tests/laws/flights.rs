@@ -2,8 +2,9 @@
 
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::policy::refresh::Mode;
+use courier_token_broker::upstream::Failure;
 
-use super::world::{MS, SECOND, Setup, World, ask};
+use super::world::{MS, SECOND, Setup, Twist, World, ask};
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_cold_requests_for_one_key_make_one_call() {
@@ -76,11 +77,11 @@ async fn each_waiter_has_its_own_deadline() {
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_told_to_every_waiter_and_forgotten() {
     let world = World::new(&Setup::default());
-    world.break_courier(true);
+    world.twist(Twist::Fail(Failure::Connect));
     let (one, two) = tokio::join!(world.ask("jane", "1d"), world.ask("jane", "1d"));
     assert!(matches!((one, two), (Err(Refusal::Upstream(_)), Err(Refusal::Upstream(_)))));
     assert_eq!(world.courier.call_count(), 1);
-    world.break_courier(false);
+    world.twist(Twist::None);
     world.ask("jane", "1d").await.expect("a token");
 }
 

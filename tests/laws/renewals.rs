@@ -1,9 +1,10 @@
 //! What is used is renewed in time, what is not is let go.
 
-use courier_token_broker::broker::Source;
+use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::policy::refresh::Mode;
+use courier_token_broker::upstream::Failure;
 
-use super::world::{HOUR, MS, SECOND, Setup, World};
+use super::world::{HOUR, MS, SECOND, Setup, Twist, World};
 
 #[tokio::test(start_paused = true)]
 async fn somebody_who_keeps_asking_waits_once() {
@@ -95,4 +96,49 @@ async fn due_renewals_use_the_whole_budget_whatever_the_latency() {
         let took = renewals[499].at.since(renewals[0].at);
         assert!(took < 255 * SECOND, "{took:?} for 500 calls at 2 a second and {latency} ms");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_courier_refuses_is_not_tried_again() {
+    let world = World::new(&Setup::default());
+    world.ask("jane", "1h").await.expect("a token");
+    world.twist(Twist::Fail(Failure::Refused("no such scope".to_owned())));
+    // Asked for all the time, down to the floor.
+    for _ in 0..28 {
+        world.pass(61 * SECOND).await;
+        assert_eq!(world.ask("jane", "1h").await.expect("a token").source, Source::Hit);
+    }
+    world.pass(70 * SECOND).await;
+    assert_eq!(world.courier.call_count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_who_joins_a_renewal_that_has_left_waits_for_it_however_long_the_queue() {
+    let world = World::new(&Setup { rate: 1.0, burst: 1, latency: 4 * SECOND, ..Setup::default() });
+    world.ask("jane", "1h").await.expect("a token");
+    while world.courier.call_count() < 2 {
+        world.pass(100 * MS).await;
+    }
+    for user in 0..20 {
+        let broker = world.broker.clone();
+        tokio::spawn(async move { broker.ask(&super::world::ask(&user.to_string(), "1d")).await });
+    }
+    world.pass(10 * MS).await;
+    assert!(matches!(world.ask("somebody-else", "1d").await, Err(Refusal::Limited(_))));
+    let mut wants = super::world::ask("jane", "1h");
+    wants.min_ttl = Some(HOUR * 5 / 6);
+    let answer = world.broker.ask(&wants).await.expect("a token");
+    assert!(matches!(answer.source, Source::Issued { collapsed: true, .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_renewal_is_begun_after_the_stop() {
+    let mut world = World::new(&Setup::default());
+    world.ask("jane", "1h").await.expect("a token");
+    world.background.stop_renewing();
+    world.pass(HOUR).await;
+    world.broker.landed().await;
+    assert_eq!(world.courier.call_count(), 1);
+    // Who asks is still served.
+    world.ask("john", "1h").await.expect("a token");
 }

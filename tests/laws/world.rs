@@ -1,7 +1,6 @@
 //! A broker and its Courier in virtual time.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use courier_token_broker::broker::{Answer, Ask, Background, Broker, Refusal, Settings};
@@ -38,16 +37,16 @@ pub struct World {
     pub clock: Clock,
     pub courier: Simulator,
     pub metrics: Arc<Metrics>,
-    down: Arc<AtomicBool>,
-    _background: Background,
+    pub background: Background,
+    twist: Arc<Mutex<Twist>>,
 }
 
 impl World {
     pub fn new(setup: &Setup) -> Self {
         let clock = Clock::tokio();
         let courier = Simulator::new(None, Faults { latency: setup.latency, ..Faults::default() }, clock);
-        let down = Arc::new(AtomicBool::new(false));
-        let issuer = InProcess { courier: courier.clone(), down: Arc::clone(&down), clock };
+        let twist = Arc::new(Mutex::new(Twist::None));
+        let issuer = InProcess { courier: courier.clone(), twist: Arc::clone(&twist), clock };
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let budget = Budget::new(setup.rate, setup.burst).expect("a budget");
         let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
@@ -66,16 +65,16 @@ impl World {
             tokio::runtime::Handle::current(),
         );
         let background = broker.start();
-        Self { broker, clock, courier, metrics, down, _background: background }
+        Self { broker, clock, courier, metrics, background, twist }
     }
 
     pub async fn ask(&self, user: &str, lifetime: &str) -> Result<Answer, Refusal> {
         self.broker.ask(&ask(user, lifetime)).await
     }
 
-    /// From now on every call to Courier fails, or none does.
-    pub fn break_courier(&self, down: bool) {
-        self.down.store(down, Ordering::Relaxed);
+    /// From now on Courier does this.
+    pub fn twist(&self, twist: Twist) {
+        *self.twist.lock().expect("nobody panics") = twist;
     }
 
     pub async fn pass(&self, time: Duration) {
@@ -94,10 +93,20 @@ pub fn ask(user: &str, lifetime: &str) -> Ask {
     Ask { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None }
 }
 
+/// What Courier may do besides its duty.
+#[derive(Clone)]
+pub enum Twist {
+    None,
+    /// Every call ends so.
+    Fail(Failure),
+    /// Every token lives so long, whatever was asked.
+    Life(Duration),
+}
+
 /// Courier without a network.
 struct InProcess {
     courier: Simulator,
-    down: Arc<AtomicBool>,
+    twist: Arc<Mutex<Twist>>,
     clock: Clock,
 }
 
@@ -107,13 +116,15 @@ impl Issuer for InProcess {
             let sent = self.clock.now();
             let body = serde_json::json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() });
             let reply = self.courier.answer(Some(b"Bearer key"), body.to_string().as_bytes()).await;
-            if self.down.load(Ordering::Relaxed) {
-                return Err(Failure::Connect);
-            }
+            let life = match self.twist.lock().expect("nobody panics").clone() {
+                Twist::None => key.lifetime().as_duration(),
+                Twist::Fail(failure) => return Err(failure),
+                Twist::Life(life) => life,
+            };
             let answer: serde_json::Value = serde_json::from_str(&reply.body).expect("JSON");
             let token = answer["token"].as_str().ok_or(Failure::Unavailable(reply.status))?;
             let token = Token::new(token).expect("a token");
-            Ok(Grant::new(&token, sent, key.lifetime().as_duration()))
+            Ok(Grant::new(&token, sent, life))
         })
     }
 }
