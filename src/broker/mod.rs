@@ -180,7 +180,8 @@ impl Broker {
             Look::Stale(entry, why) => Some((entry, why)),
             Look::Nothing => None,
         };
-        let refusal = match self.fetch(ask, stale.as_ref().map(|(_, why)| *why)).await {
+        // Boxed, so that the way of a hit does not carry its size about.
+        let refusal = match Box::pin(self.fetch(ask, stale.as_ref().map(|(_, why)| *why))).await {
             Ok(answer) => return Ok(answer),
             Err(refusal) => refusal,
         };

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,8 +37,12 @@ where
     if body.size_hint().lower() > limit as u64 {
         return Err(Problem::BodyTooLarge(limit));
     }
-    let collected =
-        tokio::time::timeout(timeout, Limited::new(body, limit).collect()).await.map_err(|_| Problem::BodyTimeout)?;
+    let mut collecting = pin!(Limited::new(body, limit).collect());
+    // Most bodies come with their head: no timer is set for those.
+    let collected = match poll_fn(|context| Poll::Ready(collecting.as_mut().poll(context))).await {
+        Poll::Ready(collected) => collected,
+        Poll::Pending => Box::pin(tokio::time::timeout(timeout, collecting)).await.map_err(|_| Problem::BodyTimeout)?,
+    };
     match collected {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge(limit)),

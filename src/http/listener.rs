@@ -155,7 +155,8 @@ where
     let busy = Arc::new(AtomicBool::new(false));
     let answering = Arc::clone(&busy);
     let service = service_fn(move |request| {
-        let (answered, busy) = (answer(request), Arc::clone(&answering));
+        // Boxed: it is large, and would be moved about by everything it goes through.
+        let (answered, busy) = (Box::pin(answer(request)), Arc::clone(&answering));
         async move {
             busy.store(true, Ordering::Relaxed);
             let response = answered.await;

@@ -1,7 +1,7 @@
 //! The wire: what callers send and what they get.
 //!
 //! To add a route: a file with a handler, a variant of [`Route`], a line in
-//! [`Api::find`] and one in [`Api::answer`].
+//! `Api::find` and one in [`Api::answer`].
 
 mod admin;
 mod body;
@@ -93,7 +93,7 @@ impl Api {
             Ok((source, response)) => (source.outcome(), response),
             Err(problem) => {
                 if !matches!(problem, Problem::BodyTimeout) {
-                    body::discard(&mut request, self.settings.body_timeout).await;
+                    Box::pin(body::discard(&mut request, self.settings.body_timeout)).await;
                 }
                 let style = if route == Route::Frontend { Style::Frontend } else { Style::Courier };
                 (problem.outcome(), problem.response(style))

@@ -46,7 +46,11 @@ impl Access {
 /// A text in which `*` stands for any run of characters, also none; every other
 /// character stands for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern(Box<str>);
+pub struct Pattern {
+    text: Box<str>,
+    /// Where its first `*` is.
+    star: Option<usize>,
+}
 
 impl Pattern {
     /// The longest pattern, in bytes.
@@ -54,14 +58,16 @@ impl Pattern {
 
     /// Reads a pattern; `None` where it is empty or too long.
     pub fn new(pattern: &str) -> Option<Self> {
-        (1..=Self::MAX_BYTES).contains(&pattern.len()).then(|| Self(pattern.into()))
+        let fits = (1..=Self::MAX_BYTES).contains(&pattern.len());
+        fits.then(|| Self { text: pattern.into(), star: pattern.find('*') })
     }
 
     /// Does the whole text match?
     pub fn matches(&self, text: &str) -> bool {
-        let Some((first, rest)) = self.0.split_once('*') else {
-            return *self.0 == *text;
+        let Some(star) = self.star else {
+            return *self.text == *text;
         };
+        let (first, rest) = (&self.text[..star], &self.text[star + 1..]);
         let Some(mut text) = text.strip_prefix(first) else {
             return false;
         };

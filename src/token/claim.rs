@@ -90,23 +90,29 @@ impl<'a> ScopeClaim<'a> {
     pub fn scopes(&self) -> &[Scope<'a>] {
         &self.scopes
     }
+
+    /// Appends the one string of this claim.
+    pub(super) fn write(&self, text: &mut String) {
+        let mut gap = "";
+        for user in &self.users {
+            text.push_str(gap);
+            text.push_str("user_id:");
+            text.push_str(user.as_str());
+            gap = " ";
+        }
+        for scope in &self.scopes {
+            text.push(' ');
+            text.push_str(scope.as_str());
+        }
+    }
 }
 
 /// The one string of this claim.
 impl fmt::Display for ScopeClaim<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, user) in self.users.iter().enumerate() {
-            if place > 0 {
-                out.write_str(" ")?;
-            }
-            out.write_str("user_id:")?;
-            out.write_str(user.as_str())?;
-        }
-        for scope in &self.scopes {
-            out.write_str(" ")?;
-            out.write_str(scope.as_str())?;
-        }
-        Ok(())
+        let mut text = String::new();
+        self.write(&mut text);
+        out.write_str(&text)
     }
 }
 

@@ -58,9 +58,11 @@ pub struct TokenKey(Arc<str>);
 impl TokenKey {
     /// The key of a request.
     pub fn new(workspace: &WorkspaceName, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
-        let mut text = String::with_capacity(192);
+        let mut text = String::with_capacity(256);
+        text.push_str(workspace.as_str());
         // Writing to a string can't fail.
-        let _ = write!(text, "{} {} {claim}", workspace.as_str(), lifetime.as_secs());
+        let _ = write!(text, " {} ", lifetime.as_secs());
+        claim.write(&mut text);
         Self(text.into())
     }
 
