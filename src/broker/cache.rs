@@ -1,7 +1,7 @@
 //! The tokens in memory.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
@@ -24,7 +24,8 @@ pub struct Entry {
     pub due: Moment,
     uses: AtomicU32,
     stage: Mutex<Stage>,
-    refresher: Arc<Refresher>,
+    /// Weak, since the refresher's schedule holds the entry.
+    refresher: Weak<Refresher>,
 }
 
 /// What the refresher has in mind for an entry.
@@ -42,7 +43,8 @@ pub enum Stage {
 
 impl Entry {
     /// An entry that nobody has been handed yet and that nothing is planned for.
-    pub const fn new(grant: Grant, due: Moment, refresher: Arc<Refresher>) -> Self {
+    pub fn new(grant: Grant, due: Moment, refresher: &Arc<Refresher>) -> Self {
+        let refresher = Arc::downgrade(refresher);
         Self { grant, due, uses: AtomicU32::new(0), stage: Mutex::new(Stage::Idle), refresher }
     }
 
@@ -76,8 +78,8 @@ impl Cache {
     pub fn new(capacity: u64, floor: Floor, metrics: Arc<Metrics>) -> Self {
         let gone = move |_key: Arc<TokenKey>, entry: Arc<Entry>, cause: RemovalCause| {
             let stage = std::mem::replace(&mut *entry.stage(), Stage::Idle);
-            if let Stage::Scheduled(ticket, _) = stage {
-                entry.refresher.forget(ticket);
+            if let (Stage::Scheduled(ticket, _), Some(refresher)) = (stage, entry.refresher.upgrade()) {
+                refresher.forget(ticket);
             }
             metrics.removal(match cause {
                 RemovalCause::Expired => Removal::Expired,

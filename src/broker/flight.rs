@@ -181,7 +181,7 @@ fn keep(broker: &Broker, workspace: &Workspace, key: &TokenKey, grant: Grant) ->
     let settings = &broker.0.settings;
     let due = refresh::due(settings.refresh, &settings.floor, &grant, fastrand::f64());
     let expires = grant.expires();
-    let entry = Arc::new(Entry::new(grant, due, Arc::clone(&workspace.refresher)));
+    let entry = Arc::new(Entry::new(grant, due, &workspace.refresher));
     if broker.0.cache.get(key).is_none_or(|old| old.grant.expires() <= expires) {
         broker.0.cache.insert(key.clone(), Arc::clone(&entry));
         // Only now: what comes due at once must be found in the cache.
