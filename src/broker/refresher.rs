@@ -142,3 +142,35 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, key: &TokenKey, entry: 
         Verdict::Stop(why) => tracing::debug!(workspace = key.workspace(), reason = ?why, "token not renewed"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::cache::Cache;
+    use crate::metrics::Metrics;
+    use crate::policy::freshness::Floor;
+    use crate::token::{Grant, Lifetime, ScopeClaim, Token, WorkspaceName};
+
+    #[test]
+    fn the_schedule_holds_what_the_cache_holds_and_no_more() {
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let name = WorkspaceName::new("default").expect("a name");
+        let refresher = Arc::new(Refresher::new(Mode::Used, metrics.workspace(&name)));
+        let floor = Floor::new(0.5, Duration::ZERO).expect("a floor");
+        let cache = Cache::new(100, floor, metrics);
+        let grant = Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(0), Duration::from_secs(3600));
+        for user in (0..300).chain(250..300) {
+            let text = format!("user_id:{user} read:x");
+            let claim = ScopeClaim::parse(&text).expect("a claim");
+            let key = TokenKey::new(&name, &claim, Lifetime::MAX);
+            let entry = Arc::new(Entry::new(grant.clone(), Moment::from_nanos(1 << 40), &refresher));
+            cache.insert(key.clone(), Arc::clone(&entry));
+            refresher.plan(&key, &entry);
+        }
+        cache.tidy();
+        assert_eq!(cache.len(), 100);
+        assert_eq!(refresher.schedule().len(), 100);
+    }
+}

@@ -96,10 +96,10 @@ async fn a_waiting_user_goes_before_due_renewals_and_renewals_do_not_starve() {
     assert!(took <= 600 * MS, "{took:?}");
     // While users keep the budget busy for good, renewals still get their tenth.
     let from = world.courier.call_count();
-    for user in 0..200 {
+    for user in 0..400 {
         let broker = world.broker.clone();
         tokio::spawn(async move { broker.ask(&ask(&format!("new {user}").replace(' ', "-"), "1d")).await });
-        world.pass(200 * MS).await;
+        world.pass(100 * MS).await;
     }
     let calls = world.courier.calls();
     let users: HashSet<_> = calls[from..].iter().filter(|call| !call.scope.contains("new")).collect_scopes();
@@ -140,7 +140,10 @@ async fn somebody_who_waits_for_a_queued_renewal_goes_with_the_users() {
     assert_eq!(calls_for_jane(), 1);
     let mut wants = ask("jane", "1h");
     wants.min_ttl = Some(HOUR * 5 / 6);
+    let asked = world.clock.now();
     let answer = world.broker.ask(&wants).await.expect("in time, or it would be refused");
+    // After the users who came before the renewal, not as every tenth call.
+    assert!(world.clock.now().since(asked) <= 3300 * MS);
     assert!(matches!(answer.source, Source::Issued { collapsed: true, .. }));
     assert_eq!(calls_for_jane(), 2);
 }
