@@ -140,6 +140,12 @@ async fn somebody_who_waits_for_a_queued_renewal_goes_with_the_users() {
     assert_eq!(calls_for_jane(), 1);
     let mut wants = ask("jane", "1h");
     wants.min_ttl = Some(HOUR * 5 / 6);
+    // Others come after the renewal and before Jane.
+    for user in ["late-1", "late-2"] {
+        let broker = world.broker.clone();
+        tokio::spawn(async move { broker.ask(&ask(user, "1d")).await });
+    }
+    world.pass(MS).await;
     let asked = world.clock.now();
     let answer = world.broker.ask(&wants).await.expect("in time, or it would be refused");
     // After the users who came before the renewal, not as every tenth call.
