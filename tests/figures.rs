@@ -11,6 +11,9 @@ use support::child::{ANY_PORT, Program, Running};
 use support::http::{Ask, Connection};
 use tokio::task::JoinSet;
 
+/// Each of these keeps the whole machine busy: one at a time.
+static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 fn ask(user: usize) -> Ask {
     Ask::issue(format!(r#"{{"scope": "user_id:{user} inbox:read:messages", "expires_in": "1d"}}"#))
 }
@@ -23,6 +26,7 @@ fn unhurried(raw: &mut Raw) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_requests_for_a_thousand_keys_make_a_thousand_calls() {
+    let _alone = MACHINE.lock().await;
     const CONNECTIONS: usize = 50;
     let broker = Setup::new().settings(unhurried).start().await;
     for round in 0..2 {
@@ -50,6 +54,7 @@ async fn a_hundred_thousand_requests_for_a_thousand_keys_make_a_thousand_calls()
 /// because it shares a runtime with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_users_at_once_stay_within_the_budget_at_couriers_door() {
+    let _alone = MACHINE.lock().await;
     let world = World::start("50ms", &[("REQUESTS_PER_SECOND", "50"), ("BURST", "10")]);
     let address = world.address;
     let mut asking = JoinSet::new();
@@ -77,8 +82,8 @@ async fn two_thousand_users_at_once_stay_within_the_budget_at_couriers_door() {
         .map(|call| call["at_ms"].as_f64().expect("a number") / 1e3)
         .collect();
     assert_eq!((tokens + refused, tokens), (2_000, calls.len()));
-    // Users queue for five seconds at most: what is left of the burst, and those.
-    assert!(tokens >= 250, "{tokens}");
+    // Users queue for ten seconds at most: what is left of the burst, and those.
+    assert!(tokens >= 500, "{tokens}");
     let excess = largest_excess(&calls, 50.0);
     assert!(excess <= 10.0, "a window has {excess} calls more than its length allows");
 }
@@ -105,7 +110,10 @@ impl World {
         let mut broker = Program::serve()
             .env("COURIER_API_KEY", "key")
             .env("COURIER_BASE_URL", format!("http://{courier}"))
-            .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY);
+            .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
+            // However slow the machine is: what is counted here is not time.
+            .env("COURIER_TOKEN_BROKER__SERVER__TIMEOUT", "20s")
+            .env("COURIER_TOKEN_BROKER__WORKSPACES__DEFAULT__TIMEOUT", "20s");
         for (key, value) in budget {
             broker = broker.env(&format!("COURIER_TOKEN_BROKER__WORKSPACES__DEFAULT__BUDGET__{key}"), value);
         }
@@ -124,6 +132,7 @@ impl World {
 /// files, to itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_requests_for_one_key_at_once_make_one_call() {
+    let _alone = MACHINE.lock().await;
     const CALLERS: usize = 10_000;
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;

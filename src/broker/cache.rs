@@ -16,7 +16,7 @@ use crate::policy::schedule::Ticket;
 use crate::token::{Grant, Moment, TokenKey};
 
 /// A token in the cache, with what its refresher needs to know. A hit touches
-/// nothing but its counter.
+/// nothing but its counter, until its renewal is due.
 pub struct Entry {
     /// The token.
     pub grant: Grant,
@@ -37,8 +37,9 @@ pub enum Stage {
     Renewing(u32),
     /// Nothing, unless it is handed out after all.
     Idle,
-    /// Nothing: Courier will not issue it again.
-    GivenUp,
+    /// Nothing: Courier will not issue it again, or it is not in the cache any
+    /// more.
+    Over,
 }
 
 impl Entry {
@@ -77,7 +78,7 @@ impl Cache {
     /// A cache of at most about `capacity` tokens.
     pub fn new(capacity: u64, floor: Floor, metrics: Arc<Metrics>) -> Self {
         let gone = move |_key: Arc<TokenKey>, entry: Arc<Entry>, cause: RemovalCause| {
-            let stage = std::mem::replace(&mut *entry.stage(), Stage::Idle);
+            let stage = std::mem::replace(&mut *entry.stage(), Stage::Over);
             if let (Stage::Scheduled(ticket, _), Some(refresher)) = (stage, entry.refresher.upgrade()) {
                 refresher.forget(ticket);
             }

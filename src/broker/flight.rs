@@ -175,14 +175,15 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
     }
 }
 
-/// Puts a new token in the cache, unless there is one that lives longer: a good
-/// token outlives a bad renewal.
+/// Puts a new token in the cache, unless there is one that can be handed out for
+/// longer: a good token outlives a bad renewal.
 fn keep(broker: &Broker, workspace: &Workspace, key: &TokenKey, grant: Grant) -> Arc<Entry> {
     let settings = &broker.0.settings;
     let due = refresh::due(settings.refresh, &settings.floor, &grant, fastrand::f64());
-    let expires = grant.expires();
+    let last = |grant: &Grant| grant.expires() - settings.floor.of(grant.life());
+    let new_last = last(&grant);
     let entry = Arc::new(Entry::new(grant, due, &workspace.refresher));
-    if broker.0.cache.get(key).is_none_or(|old| old.grant.expires() <= expires) {
+    if broker.0.cache.get(key).is_none_or(|old| last(&old.grant) <= new_last) {
         broker.0.cache.insert(key.clone(), Arc::clone(&entry));
         // Only now: what comes due at once must be found in the cache.
         workspace.refresher.plan(key, &entry);
@@ -201,6 +202,8 @@ fn log(broker: &Broker, key: &TokenKey, outcome: &Result<Grant, Failure>, renewa
             let life_seconds = grant.life().as_secs();
             tracing::info!(workspace, user, scopes, life_seconds, %expires_at, reason, "token issued");
         }
+        // Nothing went wrong.
+        Err(Failure::Stopping) => {}
         Err(error) => tracing::warn!(workspace, user, scopes, reason, %error, "no token came"),
     }
 }

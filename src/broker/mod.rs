@@ -168,7 +168,7 @@ impl Broker {
             }
         };
         renewing.spawn_on(tidy, &self.0.runtime);
-        Background { renewing, _dispatching: dispatching }
+        Background { broker: self.clone(), renewing, _dispatching: dispatching }
     }
 
     /// Answers an ask: from memory if it can, else when Courier has answered,
@@ -273,6 +273,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// The broker's tasks; dropping this ends them.
 pub struct Background {
+    broker: Broker,
     renewing: JoinSet<()>,
     _dispatching: JoinSet<()>,
 }
@@ -281,5 +282,8 @@ impl Background {
     /// Begins no further renewals. Calls that have been begun go on.
     pub fn stop_renewing(&mut self) {
         self.renewing.abort_all();
+        for workspace in self.broker.0.workspaces.values() {
+            workspace.dispatcher.drop_renewals();
+        }
     }
 }

@@ -14,13 +14,20 @@ use crate::token::{Moment, TokenKey};
 
 /// The schedule of one workspace's renewals. Its lock is taken when a token
 /// comes, goes or is due; not for a hit, but for the cache's housekeeping, which
-/// now and then a hit does on its way.
+/// now and then a hit does on its way, and for a hit that revives a renewal.
 pub struct Refresher {
     mode: Mode,
-    schedule: Mutex<Schedule<(TokenKey, Arc<Entry>)>>,
+    schedule: Mutex<Schedule<Due>>,
     /// Something is due earlier than what was thought to be the next.
     sooner: Notify,
     pub(super) metrics: WorkspaceMetrics,
+}
+
+/// A token that comes due, and when.
+struct Due {
+    at: Moment,
+    key: TokenKey,
+    entry: Arc<Entry>,
 }
 
 /// So many due tokens are looked at before others get their turn.
@@ -43,7 +50,7 @@ impl Refresher {
     /// otherwise.
     pub fn retry(&self, key: &TokenKey, entry: &Arc<Entry>, failures: u32, permanent: bool, now: Moment) {
         if permanent {
-            *entry.stage() = Stage::GivenUp;
+            *entry.stage() = Stage::Over;
         } else {
             self.add(key, entry, refresh::retry_due(failures, now, fastrand::f64()), failures);
         }
@@ -64,18 +71,19 @@ impl Refresher {
 
     fn add(&self, key: &TokenKey, entry: &Arc<Entry>, due: Moment, failures: u32) {
         let mut stage = entry.stage();
-        if let Stage::Scheduled(..) = *stage {
+        if let Stage::Scheduled(..) | Stage::Over = *stage {
             return;
         }
         let mut schedule = self.schedule();
         let next = schedule.next();
-        *stage = Stage::Scheduled(schedule.add(due, (key.clone(), Arc::clone(entry))), failures);
+        *stage =
+            Stage::Scheduled(schedule.add(due, Due { at: due, key: key.clone(), entry: Arc::clone(entry) }), failures);
         if next.is_none_or(|next| due < next) {
             self.sooner.notify_one();
         }
     }
 
-    fn schedule(&self) -> MutexGuard<'_, Schedule<(TokenKey, Arc<Entry>)>> {
+    fn schedule(&self) -> MutexGuard<'_, Schedule<Due>> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,10 +96,10 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
         let mut looked_at = 0;
         while looked_at < BATCH && dispatcher.has_room() {
             let now = broker.0.clock.now();
-            let Some((_, (key, entry))) = refresher.schedule().pop(now) else {
+            let Some((_, due)) = refresher.schedule().pop(now) else {
                 break;
             };
-            consider(broker, workspace, &key, entry, now);
+            consider(broker, workspace, due, now);
             looked_at += 1;
         }
         if looked_at == BATCH {
@@ -109,7 +117,8 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
 }
 
 /// Decides about a token that has come due, and does it.
-fn consider(broker: &Broker, workspace: &Arc<Workspace>, key: &TokenKey, entry: Arc<Entry>, now: Moment) {
+fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) {
+    let Due { at, key, entry } = due;
     let refresher = &workspace.refresher;
     let (verdict, failures) = {
         // Under the lock: who hands the token out in this moment has counted
@@ -129,14 +138,14 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, key: &TokenKey, entry: 
     };
     match verdict {
         Verdict::Renew(reason) => {
-            broker.0.metrics.renewal_lateness.observe(now.since(entry.due).as_secs_f64());
-            match broker.0.flights.renew(key, &workspace.dispatcher) {
+            match broker.0.flights.renew(&key, &workspace.dispatcher) {
                 Some(departure) => {
+                    broker.0.metrics.renewal_lateness.observe(now.since(at).as_secs_f64());
                     let renewal = Some(Renewal { reason, entry });
                     broker.0.runtime.spawn(flight::fly(broker.clone(), Arc::clone(workspace), departure, renewal));
                 }
                 // There is a flight already. If it fails, this is still to be done.
-                None => refresher.retry(key, &entry, failures, false, now),
+                None => refresher.retry(&key, &entry, failures, false, now),
             }
         }
         Verdict::Stop(why) => tracing::debug!(workspace = key.workspace(), reason = ?why, "token not renewed"),
@@ -161,6 +170,7 @@ mod tests {
         let floor = Floor::new(0.5, Duration::ZERO).expect("a floor");
         let cache = Cache::new(100, floor, metrics);
         let grant = Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(0), Duration::from_secs(3600));
+        let mut last = None;
         for user in (0..300).chain(250..300) {
             let text = format!("user_id:{user} read:x");
             let claim = ScopeClaim::parse(&text).expect("a claim");
@@ -168,9 +178,18 @@ mod tests {
             let entry = Arc::new(Entry::new(grant.clone(), Moment::from_nanos(1 << 40), &refresher));
             cache.insert(key.clone(), Arc::clone(&entry));
             refresher.plan(&key, &entry);
+            last = Some((key, entry));
         }
         cache.tidy();
         assert_eq!(cache.len(), 100);
         assert_eq!(refresher.schedule().len(), 100);
+        // Who looked a token up just before another took its place may still want
+        // it renewed. It is not: the other is.
+        let (key, old) = last.expect("there was one");
+        cache.insert(key.clone(), Arc::new(Entry::new(grant, Moment::NEVER, &refresher)));
+        assert_eq!(refresher.schedule().len(), 99);
+        refresher.wanted_again(&key, &old, Moment::from_nanos(1 << 41));
+        refresher.retry(&key, &old, 1, false, Moment::from_nanos(1 << 41));
+        assert_eq!(refresher.schedule().len(), 99);
     }
 }

@@ -30,7 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
         COURIER_API_KEY                        API key of the workspace \"default\"\n  \
         COURIER_BASE_URL                       base URL of the workspace \"default\" (https://api.courier.com)\n  \
         COURIER_TOKEN_BROKER_CLIENT_KEY        key of one client, for the simplest set-up\n  \
-        COURIER_TOKEN_BROKER__SECTION__KEY     any setting of the files that is not a table or list"
+        COURIER_TOKEN_BROKER__SECTION__KEY     any setting of the files but tables and lists"
 )]
 pub struct Cli {
     #[command(subcommand)]

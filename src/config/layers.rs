@@ -83,7 +83,12 @@ impl Layers {
     /// An error about a key, with the origin that gave it its value.
     pub fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
         let file = || self.read.iter().rev().find(|(_, table)| holds(table, key)).map(|(name, _)| name);
-        let origin = self.overridden.get(key).or_else(file).cloned();
+        // The key itself, the table that it is in, or one of the table's keys.
+        let related = |other: &String| {
+            key.strip_prefix(other.as_str()).or(other.strip_prefix(key)).is_some_and(|rest| rest.starts_with('.'))
+        };
+        let overridden = || self.overridden.iter().find(|(other, _)| related(other)).map(|(_, by)| by);
+        let origin = self.overridden.get(key).or_else(overridden).or_else(file).cloned();
         SettingsError { origin, key: key.to_owned(), wanted: wanted.into() }
     }
 
@@ -117,7 +122,7 @@ impl Layers {
                 });
             }
             let key_sha256 = Digest::of(key.expose()).to_string();
-            self.overridden(&format!("clients[{}].workspace", raw.clients.len()), CLIENT_KEY);
+            self.overridden(&format!("clients[{}]", raw.clients.len()), CLIENT_KEY);
             raw.clients.push(Client { name: "default".to_owned(), key_sha256, ..Client::default() });
         }
         Ok(())

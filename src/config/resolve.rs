@@ -63,7 +63,9 @@ impl Settings {
         let max_lifetime = lifetime("tokens.max_lifetime", raw.tokens.max_lifetime)?;
         let default_lifetime = lifetime("tokens.default_lifetime", raw.tokens.default_lifetime)?;
         if default_lifetime > max_lifetime {
-            return Err(check.error("tokens.default_lifetime", "must not be longer than tokens.max_lifetime"));
+            let error = check.error("tokens.default_lifetime", "must not be longer than tokens.max_lifetime");
+            let origin = error.origin.or_else(|| check.error("tokens.max_lifetime", "").origin);
+            return Err(SettingsError { origin, ..error });
         }
         let profiles = check.profiles(raw)?;
         let workspaces = raw

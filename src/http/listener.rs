@@ -56,14 +56,15 @@ impl Listener {
 
     /// Answers requests until `stop` resolves. Then it accepts nothing more, lets
     /// every connection finish the request that it is in, and returns when all
-    /// have ended. It sets no deadline to that; dropping it does.
+    /// have ended. It sets no deadline to that: dropping it is a stop too, which
+    /// waits for nothing.
     pub async fn serve<F, A>(self, answer: F, stop: impl Future<Output = ()>)
     where
         F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
         A: Future<Output = Response<Reply>> + Send + 'static,
     {
         let room = Arc::new(Semaphore::new(self.limits.connections));
-        let open = Arc::new(Connections::default());
+        let open = EndOnDrop(Arc::new(Connections::default()));
         let mut stop = pin!(stop);
         loop {
             let accepted = async {
@@ -77,7 +78,7 @@ impl Listener {
             // The semaphore is never closed.
             let Ok(permit) = permit else { break };
             match accepted {
-                Ok((stream, _)) => open.spawn(stream, answer.clone(), self.limits, permit),
+                Ok((stream, _)) => open.0.spawn(stream, answer.clone(), self.limits, permit),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -85,7 +86,7 @@ impl Listener {
             }
         }
         drop(self.socket);
-        open.end();
+        open.0.end();
         let all = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
         // When every permit is back, every connection has ended.
         let _ = room.acquire_many(all).await;
@@ -101,6 +102,14 @@ struct Connections(Mutex<Open>);
 struct Open {
     opened: u64,
     ends: HashMap<u64, oneshot::Sender<()>>,
+}
+
+struct EndOnDrop(Arc<Connections>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 impl Connections {

@@ -113,7 +113,9 @@ impl Problem {
                 Refusal::Limited(wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
                 Refusal::TimedOut | Refusal::Upstream(Failure::Timeout) => (StatusCode::GATEWAY_TIMEOUT, API, SOON),
                 Refusal::Lost => (StatusCode::INTERNAL_SERVER_ERROR, API, SOON),
-                Refusal::TooOld | Refusal::Upstream(Failure::Connect) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+                Refusal::TooOld | Refusal::Upstream(Failure::Connect | Failure::Stopping) => {
+                    (StatusCode::SERVICE_UNAVAILABLE, API, LATER)
+                }
                 Refusal::Upstream(Failure::Refused(_)) => (StatusCode::BAD_REQUEST, INVALID, Retry::Never),
                 // The caller can't mend what the operator has to.
                 Refusal::Upstream(Failure::Credentials(_) | Failure::Mismatch) => {

@@ -66,6 +66,11 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Takes the renewals out.
+    pub fn drop_renewals(&mut self) {
+        self.renewals.clear();
+    }
+
     /// Takes the call whose turn it is.
     pub fn pop(&mut self) -> Option<(Class, T)> {
         let renewal_first = self.waiting.is_empty() || self.passed + 1 >= RENEWAL_SHARE;

@@ -129,10 +129,16 @@ impl Dispatcher {
         self.room.notify_one();
     }
 
+    /// Gives up the renewals that wait: nobody else waits for them.
+    pub fn drop_renewals(&self) {
+        let mut line = self.line();
+        line.queue.drop_renewals();
+        self.tell_depths(&line);
+    }
+
     /// Waits for the turn, then calls.
     pub async fn issue(&self, turn: Turn, key: &TokenKey) -> Result<Grant, Failure> {
-        // It fails only where the dispatcher is being dropped.
-        let permit = turn.permit.await.map_err(|_| Failure::Timeout)?;
+        let permit = turn.permit.await.map_err(|_| Failure::Stopping)?;
         let class = permit.class;
         let sent = self.clock.now();
         let outcome = self.issuer.issue(key, permit).await;

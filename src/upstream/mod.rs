@@ -52,6 +52,9 @@ pub enum Failure {
     /// An answer that is not a token.
     #[error("Courier's answer could not be read: {0}")]
     Malformed(&'static str),
+    /// It was not called, since the broker is about to stop.
+    #[error("the broker is stopping")]
+    Stopping,
     /// A token that is not what was asked for. It has been thrown away.
     #[error("Courier issued a token for other users or scopes than were asked for")]
     Mismatch,
@@ -59,13 +62,13 @@ pub enum Failure {
 
 impl Failure {
     /// What the metrics call it.
-    pub const fn outcome(&self) -> CallOutcome {
+    const fn outcome(&self) -> CallOutcome {
         match self {
             Self::Refused(_) => CallOutcome::Refused,
             Self::Credentials(_) => CallOutcome::Credentials,
             Self::Throttled(_) => CallOutcome::Throttled,
             Self::Unavailable(_) => CallOutcome::Unavailable,
-            Self::Connect => CallOutcome::Connect,
+            Self::Connect | Self::Stopping => CallOutcome::Connect,
             Self::Timeout => CallOutcome::Timeout,
             Self::Malformed(_) => CallOutcome::Malformed,
             Self::Mismatch => CallOutcome::Mismatch,

@@ -139,3 +139,16 @@ async fn a_shorter_lived_token_does_not_take_the_place_of_a_longer_lived_one() {
     let answer = world.ask("jane", "1h").await.expect("a token");
     assert_eq!((answer.grant.object(), answer.source), (first, Source::Hit));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_token_below_its_floor_gives_way_to_a_shorter_lived_one() {
+    let world = unrefreshed();
+    world.ask("jane", "1h").await.expect("a token");
+    world.pass(HOUR / 2 + SECOND).await;
+    // The old one would live longer, but it can't be handed out any more.
+    world.twist(Twist::Life(HOUR / 6));
+    let answer = world.ask("jane", "1h").await.expect("a token");
+    assert_eq!(answer.remaining, HOUR / 6 - 100 * MS);
+    let other = world.ask("jane", "1h").await.expect("a token");
+    assert_eq!((other.grant.object(), other.source), (answer.grant.object(), Source::Hit));
+}

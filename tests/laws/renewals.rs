@@ -142,3 +142,18 @@ async fn no_renewal_is_begun_after_the_stop() {
     // Who asks is still served.
     world.ask("john", "1h").await.expect("a token");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_renewals_that_queue() {
+    let mut world = World::new(&Setup { rate: 0.001, burst: 1, ..Setup::default() });
+    world.ask("jane", "1h").await.expect("a token");
+    world.pass(1001 * SECOND).await;
+    world.ask("john", "1h").await.expect("a token");
+    // Jane's renewal has come due, and may leave at 2001 s.
+    world.pass(790 * SECOND).await;
+    let stopped = world.clock.now();
+    world.background.stop_renewing();
+    world.broker.landed().await;
+    assert!(world.clock.now().since(stopped) < MS);
+    assert_eq!(world.courier.call_count(), 2);
+}
