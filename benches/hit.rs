@@ -79,7 +79,7 @@ impl Route {
 }
 
 /// Answers `count` requests and says how long that took, without their making.
-async fn answer(api: &Api, route: Route, keys: usize, count: u64) -> Duration {
+async fn answer(api: &Arc<Api>, route: Route, keys: usize, count: u64) -> Duration {
     let mut spent = Duration::ZERO;
     let mut users = (0..keys).cycle();
     let mut left = count;
@@ -88,7 +88,7 @@ async fn answer(api: &Api, route: Route, keys: usize, count: u64) -> Duration {
         let requests: Vec<_> = users.by_ref().take(batch as usize).map(|user| route.request(user)).collect();
         let start = Instant::now();
         for request in requests {
-            let response = api.answer(request).await;
+            let response = Arc::clone(api).answer(request).await;
             black_box(response.into_body().collect().await.expect("infallible").to_bytes());
         }
         spent += start.elapsed();
@@ -98,18 +98,18 @@ async fn answer(api: &Api, route: Route, keys: usize, count: u64) -> Duration {
 }
 
 /// Has every token issued, and makes sure that what follows are hits.
-fn warm(runtime: &Runtime, api: &Api, route: Route, keys: usize) {
+fn warm(runtime: &Runtime, api: &Arc<Api>, route: Route, keys: usize) {
     for user in (0..keys).chain(0..keys) {
-        let response = runtime.block_on(api.answer(route.request(user)));
+        let response = runtime.block_on(Arc::clone(api).answer(route.request(user)));
         assert_eq!(response.status(), StatusCode::OK);
     }
-    let response = runtime.block_on(api.answer(route.request(0)));
+    let response = runtime.block_on(Arc::clone(api).answer(route.request(0)));
     let how = response.headers()["cache-status"].to_str().expect("ASCII");
     assert!(how.contains("hit"), "{how}");
 }
 
 /// The routes for apps over an issuer in this process.
-fn api() -> (Api, Background) {
+fn api() -> (Arc<Api>, Background) {
     let mut settings = settings("http://127.0.0.1:1".to_owned());
     let clock = Clock::system();
     let metrics = Arc::new(Metrics::new().expect("sound declarations"));
@@ -120,7 +120,7 @@ fn api() -> (Api, Background) {
     let dispatchers = [(workspace.name, dispatcher)];
     let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), Handle::current());
     let background = broker.start();
-    (Api::new(settings.http, broker, settings.clients, clock, metrics), background)
+    (Arc::new(Api::new(settings.http, broker, settings.clients, clock, metrics)), background)
 }
 
 /// The simulated Courier, called without a socket.

@@ -106,10 +106,7 @@ impl App {
         let mut serving = JoinSet::new();
         for listener in listeners {
             let (api, mut told) = (Arc::clone(&api), told.clone());
-            let answer = move |request| {
-                let api = Arc::clone(&api);
-                async move { api.answer(request).await }
-            };
+            let answer = move |request| Arc::clone(&api).answer(request);
             serving.spawn(listener.serve(answer, async move {
                 // It fails only where the sender is gone, which means stop too.
                 let _ = told.wait_for(|stop| *stop).await;

@@ -1,7 +1,6 @@
 //! The apps that may ask, and how they prove it.
 
 use std::fmt;
-use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -73,7 +72,7 @@ pub struct DigestError;
 
 /// The clients, found by their keys.
 #[derive(Clone, Debug, Default)]
-pub struct ClientKeys(Vec<(Digest, Arc<Client>)>);
+pub struct ClientKeys(Vec<(Digest, Client)>);
 
 impl ClientKeys {
     /// The longest key that is looked at, in bytes.
@@ -81,7 +80,7 @@ impl ClientKeys {
 
     /// Adds a client.
     pub fn add(&mut self, key: Digest, client: Client) {
-        self.0.push((key, Arc::new(client)));
+        self.0.push((key, client));
     }
 
     /// Is there a client with this key already?
@@ -96,7 +95,7 @@ impl ClientKeys {
 
     /// Whose key this is. Every digest is compared, each in constant time, so
     /// that the time tells nothing of how nearly a guess was right.
-    pub fn find(&self, key: &str) -> Option<&Arc<Client>> {
+    pub fn find(&self, key: &str) -> Option<&Client> {
         if key.len() > Self::MAX_BYTES {
             return None;
         }

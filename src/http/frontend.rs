@@ -39,7 +39,7 @@ impl Api {
         };
         let scopes = self.settings.profiles.get(INBOX).into_iter().flat_map(Profile::scopes).collect();
         let claim = ScopeClaim::new(vec![UserId::new(&user)?], scopes)?;
-        let answer = self.serve(&client, &claim, None, min_ttl).await?;
+        let answer = self.serve(client, &claim, None, min_ttl).await?;
         let rest = format!(
             r#","expiresIn":"{}s","expiresAt":"{}"}}"#,
             answer.remaining.as_secs(),

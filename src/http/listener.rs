@@ -181,6 +181,7 @@ where
         .serve_connection(TokioIo::new(Guarded::new(stream, limits.header_timeout)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
+        biased;
         ended = &mut connection => ended,
         // Told by the sender's end, whether it was used or dropped.
         _ = &mut told => {

@@ -14,6 +14,7 @@ mod stream;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,32 +76,32 @@ impl Api {
     }
 
     /// Answers one request, whatever it is.
-    pub async fn answer<B>(&self, mut request: Request<B>) -> Response<Reply>
-    where
-        B: Incoming,
-    {
-        let arrived = self.clock.now();
-        let (route, methods) = Self::find(request.uri());
-        let answered = match route {
-            _ if header_bytes(&request) > self.settings.header_bytes => Err(Problem::HeadersTooLarge),
-            Route::Other => Err(Problem::NotFound),
-            _ if !methods.contains(request.method()) => Err(Problem::Method(methods)),
-            Route::IssueToken => self.issue_token(&mut request).await,
-            Route::Frontend => self.frontend(&mut request).await,
-            Route::Tokens => self.tokens(&mut request).await,
-        };
-        let (outcome, response) = match answered {
-            Ok((source, response)) => (source.outcome(), response),
-            Err(problem) => {
-                if !matches!(problem, Problem::BodyTimeout) {
-                    Box::pin(body::discard(&mut request, self.settings.body_timeout)).await;
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` would hold the request twice, in each hit's future")]
+    pub fn answer<B: Incoming>(self: Arc<Self>, mut request: Request<B>) -> impl Future<Output = Response<Reply>> {
+        async move {
+            let arrived = self.clock.now();
+            let (route, methods) = Self::find(request.uri());
+            let answered = match route {
+                _ if header_bytes(&request) > self.settings.header_bytes => Err(Problem::HeadersTooLarge),
+                Route::Other => Err(Problem::NotFound),
+                _ if !methods.contains(request.method()) => Err(Problem::Method(methods)),
+                Route::IssueToken => self.issue_token(&mut request).await,
+                Route::Frontend => self.frontend(&mut request).await,
+                Route::Tokens => self.tokens(&mut request).await,
+            };
+            let (outcome, response) = match answered {
+                Ok((source, response)) => (source.outcome(), response),
+                Err(problem) => {
+                    if !matches!(problem, Problem::BodyTimeout) {
+                        Box::pin(body::discard(&mut request, self.settings.body_timeout)).await;
+                    }
+                    let style = if route == Route::Frontend { Style::Frontend } else { Style::Courier };
+                    (problem.outcome(), problem.response(style))
                 }
-                let style = if route == Route::Frontend { Style::Frontend } else { Style::Courier };
-                (problem.outcome(), problem.response(style))
-            }
-        };
-        self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
-        response
+            };
+            self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
+            response
+        }
     }
 
     /// Which route a path is, and by which methods. SDKs whose base URL ends in a
@@ -115,7 +116,7 @@ impl Api {
     }
 
     /// Whose key the request carries.
-    fn client<B>(&self, request: &Request<B>) -> Result<Arc<Client>, Problem> {
+    fn client<B>(&self, request: &Request<B>) -> Result<&Client, Problem> {
         let mut values = request.headers().get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
             return Err(Problem::NoKey);
@@ -124,7 +125,7 @@ impl Api {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(Problem::NoKey);
         }
-        self.clients.find(key.trim()).cloned().ok_or(Problem::UnknownKey)
+        self.clients.find(key.trim()).ok_or(Problem::UnknownKey)
     }
 
     /// Lets a client have what it asked for, if it may.
