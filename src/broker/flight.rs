@@ -77,7 +77,6 @@ impl Flights {
         dispatcher: &Dispatcher,
         again: impl FnOnce() -> Option<Arc<Entry>>,
     ) -> Result<Boarding, Refusal> {
-        let full = |Full(wait)| Refusal::Limited(wait);
         let mut air = self.air();
         if let Some(aloft) = air.get_mut(key) {
             if let Some(place) = aloft.renewal.take() {
@@ -88,7 +87,7 @@ impl Flights {
         if let Some(entry) = again() {
             return Ok(Boarding::Landed(entry));
         }
-        let turn = dispatcher.queue(Class::Waiting).map_err(full)?;
+        let turn = dispatcher.queue(Class::Waiting).map_err(|Full(wait)| Refusal::Limited(wait))?;
         Ok(Boarding::Opened(self.open(&mut air, key, turn, None)))
     }
 

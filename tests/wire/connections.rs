@@ -116,15 +116,19 @@ async fn until_called(broker: &Broker, calls: usize) {
     }
 }
 
+/// Asks, and hangs up as soon as Courier has been asked.
+async fn ask_and_hang_up(broker: &Broker, ask: &Ask) {
+    let mut connection = Connection::open(broker.address).await;
+    connection.send(&ask.bytes()).await;
+    until_called(broker, 1).await;
+}
+
 #[tokio::test]
 async fn who_hangs_up_cancels_nothing() {
     let slow = Faults { latency: SECOND / 4, ..Faults::default() };
     let broker = Setup::new().faults(slow).start().await;
     let ask = Ask::issue(GOOD[0].1);
-    let mut connection = Connection::open(broker.address).await;
-    connection.send(&ask.bytes()).await;
-    until_called(&broker, 1).await;
-    drop(connection);
+    ask_and_hang_up(&broker, &ask).await;
     // It joins the flight, or finds the token.
     let answer = broker.ask(&ask).await;
     assert!(matches!(answer.source().as_str(), "hit" | "fwd=miss; stored; collapsed"), "{answer:?}");
@@ -137,10 +141,7 @@ async fn who_hangs_up_alone_still_fills_the_cache() {
     let slow = Faults { latency: SECOND / 10, ..Faults::default() };
     let broker = Setup::new().faults(slow).start().await;
     let ask = Ask::issue(GOOD[0].1);
-    let mut connection = Connection::open(broker.address).await;
-    connection.send(&ask.bytes()).await;
-    until_called(&broker, 1).await;
-    drop(connection);
+    ask_and_hang_up(&broker, &ask).await;
     while broker.metric("courier_token_broker_cached_tokens").await < 1.0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
