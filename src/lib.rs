@@ -26,11 +26,12 @@
 //! | room | what lives there | what it never knows |
 //! |---|---|---|
 //! | [`token`] | the nouns: users, scopes, lifetimes, keys, grants | async, clocks, settings, HTTP |
-//! | [`policy`] | the rules: freshness, refresh, schedule, budget, access | IO, async, logs, metrics, clocks |
+//! | [`policy`] | the rules: freshness, refresh and what is learned for it, schedule, budget, access | IO, async, logs, metrics, clocks |
 //! | [`broker`] | the story: ask, cache, flight, answer; the refresher | HTTP, settings files, reqwest |
 //! | [`upstream`] | Courier: the client, the dispatcher, is it what was asked? | the cache, the HTTP server |
 //! | [`auth`] | who calls | the cache, Courier |
 //! | [`http`] | the wire: routes, errors, listeners | reqwest, governor |
+//! | [`planner`] | the lab: the same rules run over a trace in virtual time | tokio, moka, reqwest |
 //! | [`sandbox`] | a Courier of our own, an independent oracle for tests | everything but the clock |
 //! | [`config`] | settings: layers, shape, checks | |
 //! | [`app`] | wires it all together, decides on runtimes | |
@@ -46,6 +47,7 @@ pub mod clock;
 pub mod config;
 pub mod http;
 pub mod metrics;
+pub mod planner;
 pub mod policy;
 pub mod sandbox;
 pub mod secrets;

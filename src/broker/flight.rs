@@ -178,7 +178,8 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
 /// longer: a good token outlives a bad renewal.
 fn keep(broker: &Broker, workspace: &Workspace, key: &TokenKey, grant: Grant) -> Arc<Entry> {
     let settings = &broker.0.settings;
-    let due = refresh::due(settings.refresh, &settings.floor, &grant, fastrand::f64());
+    let window = settings.floor.window_of(grant.life());
+    let due = refresh::due(settings.refresh, window, grant.sent(), fastrand::f64());
     let last = |grant: &Grant| grant.expires() - settings.floor.of(grant.life());
     let new_last = last(&grant);
     let entry = Arc::new(Entry::new(grant, due, &workspace.refresher));

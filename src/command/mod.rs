@@ -2,6 +2,7 @@
 
 mod check;
 mod client_key;
+mod plan;
 mod sandbox;
 mod serve;
 mod simulate;
@@ -47,6 +48,8 @@ enum Command {
     Sandbox(sandbox::Sandbox),
     /// Runs the Courier simulator alone.
     SimulateCourier(simulate::SimulateCourier),
+    /// Shows what each mode of renewal would do with a log of requests.
+    Plan(plan::Plan),
     /// Checks the settings and prints them, secrets redacted.
     Check(check::Check),
     /// Makes a client key, prints it once, and prints its settings entry.
@@ -61,6 +64,7 @@ impl Cli {
             Some(Command::Serve(serve)) => serve.run(),
             Some(Command::Sandbox(sandbox)) => sandbox.run(),
             Some(Command::SimulateCourier(simulate)) => simulate.run(),
+            Some(Command::Plan(plan)) => plan.run(),
             Some(Command::Check(check)) => check.run(),
             Some(Command::ClientKey(client_key)) => client_key.run(),
         }

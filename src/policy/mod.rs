@@ -8,6 +8,11 @@
 
 pub mod access;
 pub mod budget;
+pub mod forecast;
 pub mod freshness;
+pub mod habit;
+pub mod learner;
+pub mod ledger;
+pub mod price;
 pub mod refresh;
 pub mod schedule;

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use crate::policy::freshness::Floor;
-use crate::token::{Grant, Moment};
+use crate::token::Moment;
 
 /// Which tokens are renewed before they run out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +12,9 @@ pub enum Mode {
     /// Those that were handed out in their window. A token that nobody asked
     /// for is left to run out, so a user who is gone costs one renewal.
     Used,
+    /// Those that are likely to be asked for again, and those of users who are about
+    /// to come back: what pays is learned. See [`crate::policy::learner`].
+    Learned,
 }
 
 /// What is known of a token that has come due.
@@ -67,26 +69,25 @@ pub enum Stop {
 pub const fn judge(mode: Mode, facts: &Facts) -> Verdict {
     match mode {
         Mode::Off => Verdict::Stop(Stop::Off),
-        Mode::Used if facts.remaining.is_zero() => Verdict::Stop(Stop::Ended),
-        Mode::Used if facts.uses == 0 => Verdict::Stop(Stop::Unused),
-        Mode::Used => Verdict::Renew(Reason::Due),
+        Mode::Used | Mode::Learned if facts.remaining.is_zero() => Verdict::Stop(Stop::Ended),
+        Mode::Used | Mode::Learned if facts.uses == 0 => Verdict::Stop(Stop::Unused),
+        Mode::Used | Mode::Learned => Verdict::Renew(Reason::Due),
     }
 }
 
-/// When a token comes due: shortly before its window ends, at a moment that is
-/// drawn once. `draw` is uniform in 0..1.
+/// When a token that was sent for at `sent` comes due: shortly before its window
+/// ends, at a moment that is drawn once. `draw` is uniform in 0..1.
 ///
-/// The lead is 2 to 10% of the window, so that tokens of one moment do not come
+/// The lead is half a percent to 2% of the window, so that tokens of one moment do not come
 /// due in one moment, and where the window allows it at least two seconds,
 /// which a call needs with its wait in the queue.
-pub fn due(mode: Mode, floor: &Floor, grant: &Grant, draw: f64) -> Moment {
+pub fn due(mode: Mode, window: Duration, sent: Moment, draw: f64) -> Moment {
     if mode == Mode::Off {
         return Moment::NEVER;
     }
-    let window = floor.window_of(grant.life());
-    let drawn = window.mul_f64(0.02 + 0.08 * draw.clamp(0.0, 1.0));
+    let drawn = window.mul_f64(0.005 + 0.015 * draw.clamp(0.0, 1.0));
     let lead = drawn.max(LEAST_LEAD.min(window / 4));
-    grant.sent() + window.saturating_sub(lead)
+    sent + window.saturating_sub(lead)
 }
 
 const LEAST_LEAD: Duration = Duration::from_secs(2);
@@ -105,12 +106,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::Token;
     use proptest::prelude::*;
-
-    fn grant(life: Duration) -> Grant {
-        Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(77), life)
-    }
 
     fn facts(uses: u32) -> Facts {
         Facts { uses, remaining: Duration::from_secs(1) }
@@ -131,8 +127,7 @@ mod tests {
 
     #[test]
     fn nothing_comes_due_where_nothing_is_renewed() {
-        let floor = Floor::new(0.5, Duration::ZERO).expect("a share");
-        assert_eq!(due(Mode::Off, &floor, &grant(Duration::from_secs(60)), 0.5), Moment::NEVER);
+        assert_eq!(due(Mode::Off, Duration::from_secs(60), Moment::from_nanos(77), 0.5), Moment::NEVER);
     }
 
     #[test]
@@ -146,16 +141,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_token_comes_due_inside_its_window(
-            share in 0.0..=Floor::MAX_SHARE,
             seconds in 1u64..100_000_000,
             draw in 0.0..1.0,
         ) {
-            let floor = Floor::new(share, Duration::from_secs(30)).expect("in range");
-            let grant = grant(Duration::from_secs(seconds));
-            let window = floor.window_of(grant.life());
-            let due = due(Mode::Used, &floor, &grant, draw);
-            prop_assert!(due < grant.sent() + window);
-            prop_assert!(due >= grant.sent() + window.mul_f64(0.74));
+            let (window, sent) = (Duration::from_secs(seconds), Moment::from_nanos(77));
+            let due = due(Mode::Used, window, sent, draw);
+            prop_assert!(due < sent + window);
+            prop_assert!(due >= sent + window.mul_f64(0.74));
         }
     }
 }

@@ -1,0 +1,345 @@
+//! `plan`: what would each mode of renewal do with my traffic?
+
+use std::fmt::Display;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+use courier_token_broker::planner::clairvoyant::clairvoyant;
+use courier_token_broker::planner::outcome::Outcome;
+use courier_token_broker::planner::plot::{self, Curve, Point};
+use courier_token_broker::planner::replay::{self, Mode};
+use courier_token_broker::planner::report::{Report, Setup};
+use courier_token_broker::planner::trace::{Limits, Trace};
+use courier_token_broker::planner::workload::Workload;
+use courier_token_broker::policy::budget::Budget;
+use courier_token_broker::policy::freshness::Floor;
+use humantime::format_duration;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::Failure;
+
+#[derive(Args)]
+#[command(
+    group = ArgGroup::new("demand").required(true).args(["trace", "workload"]),
+    after_help = "A trace is CSV (time,user or time,user,scope; epoch seconds or RFC 3339) or an access log in \
+        common or combined\nformat, plain or gzip. Nothing leaves this machine.\n\n\
+        Examples:\n  \
+        courier-token-broker plan --trace access.log.gz --lifetime 4h --budget 20\n  \
+        courier-token-broker plan --workload office --users 5000 --plot office.svg"
+)]
+pub struct Plan {
+    /// Who asked when; - is standard input
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Made-up users instead: office, consumer or campaign
+    #[arg(long, value_name = "KIND")]
+    workload: Option<String>,
+    /// How many users of a workload
+    #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "trace", allow_hyphen_values = true)]
+    users: u32,
+    /// How many days of a workload
+    #[arg(long, value_name = "D", default_value_t = 10, conflicts_with = "trace", allow_hyphen_values = true)]
+    days: u32,
+    /// The same seed makes the same workload
+    #[arg(long, value_name = "S", default_value_t = 7, conflicts_with = "trace", allow_hyphen_values = true)]
+    seed: u64,
+    /// Lifetime of every token
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = duration, allow_hyphen_values = true)]
+    lifetime: Duration,
+    /// Least share of its lifetime that a token handed out has left
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_hyphen_values = true)]
+    floor: f64,
+    /// Most calls to Courier a second; without it, any number
+    #[arg(long, value_name = "CALLS", allow_hyphen_values = true)]
+    budget: Option<f64>,
+    /// Most calls at once under a budget; without it, a second's
+    #[arg(long, value_name = "CALLS", requires = "budget", allow_hyphen_values = true)]
+    burst: Option<u32>,
+    /// How long Courier takes to answer
+    #[arg(long, value_name = "DURATION", default_value = "150ms", value_parser = duration, allow_hyphen_values = true)]
+    latency: Duration,
+    /// What mode learned may spend beyond the least calls; 1 is as much again
+    #[arg(long, value_name = "SHARE", default_value_t = 0.15, allow_hyphen_values = true)]
+    extra_calls: f64,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Also draw what is avoided against what is spent
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Most lines of a trace that are skipped because they can't be read
+    #[arg(long, value_name = "N", default_value_t = Limits::default().broken_lines, conflicts_with = "workload")]
+    #[arg(allow_hyphen_values = true)]
+    broken_lines: u64,
+    /// How far a trace's line may lie behind the latest before it
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration, conflicts_with = "workload")]
+    #[arg(allow_hyphen_values = true)]
+    disorder: Duration,
+}
+
+impl Plan {
+    pub fn run(self) -> Result<(), Failure> {
+        let plan = self.checked()?;
+        if let Some(path) = &self.plot {
+            // Nobody wants to hear after an hour that there is no such folder.
+            Draft::beside(path)?;
+        }
+        let (source, trace) = self.demand()?;
+        let report = self.report(source, &trace, &plan);
+        let mut shown = if self.json {
+            report.json().map_err(|error| Failure::Other(error.into()))? + "\n"
+        } else {
+            report.to_string()
+        };
+        if let Some(path) = &self.plot {
+            let picture = plot::svg(&curves(&report, &trace, &plan), &self.title(&report.what));
+            Draft::beside(path)?.publish(&picture.map_err(|error| Failure::Other(error.into()))?)?;
+            if !self.json {
+                shown += &format!("\nThe plot is in {}.\n", named(path));
+            }
+        }
+        print(&shown)
+    }
+
+    /// What the flags say, if it makes sense.
+    fn checked(&self) -> Result<replay::Plan, Failure> {
+        const DAY: Duration = Duration::from_secs(86_400);
+        within("--users", &self.users, &(1..=Workload::MAX_REQUESTS))?;
+        within("--days", &self.days, &(1..=Workload::MAX_DAYS))?;
+        within("--extra-calls", &self.extra_calls, &(0.0..=10.0))?;
+        lasts("--latency", self.latency, Duration::ZERO..=Duration::from_secs(3600))?;
+        lasts("--lifetime", self.lifetime, Duration::from_secs(1)..=400 * DAY)?;
+        lasts("--disorder", self.disorder, Duration::ZERO..=400 * DAY)?;
+        if self.lifetime.subsec_nanos() > 0 {
+            return Err(refused("--lifetime", "must be a duration of whole seconds"));
+        }
+        let floor = Floor::new(self.floor, HARD_FLOOR)
+            .ok_or_else(|| refused("--floor", format!("must be a number from 0 to {}", Floor::MAX_SHARE)))?;
+        let budget = match self.budget {
+            Some(rate) => {
+                within("--budget", &rate, &Budget::RATES)?;
+                let burst = self.burst(rate);
+                within("--burst", &burst, &(1..=Budget::MAX_BURST))?;
+                Budget::new(rate, burst)
+            }
+            None => None,
+        };
+        Ok(replay::Plan {
+            floor,
+            lifetime: self.lifetime,
+            budget,
+            latency: self.latency,
+            extra_calls: self.extra_calls,
+        })
+    }
+
+    fn burst(&self, rate: f64) -> u32 {
+        self.burst.unwrap_or(rate.ceil() as u32)
+    }
+
+    /// The requests, and in words where they come from.
+    fn demand(&self) -> Result<(String, Trace), Failure> {
+        if let Some(kind) = &self.workload {
+            let workload: Workload = kind.parse().map_err(|error| refused("--workload", error))?;
+            let made = workload.generate(self.users, self.days, self.seed);
+            let trace = made.map_err(|error| refused(&format!("--workload {kind}"), error))?;
+            return Ok((format!("workload {kind} of {} days, seed {}", self.days, self.seed), trace));
+        }
+        let limits = Limits { broken_lines: self.broken_lines, disorder: self.disorder, ..Limits::default() };
+        let (name, length, input): (_, _, Box<dyn Read>) = match self.trace.as_deref() {
+            None => return Err(refused("--trace", "a trace or a workload is wanted")),
+            Some(path) if path == Path::new("-") => ("standard input".to_owned(), None, Box::new(io::stdin().lock())),
+            Some(path) => {
+                let name = named(path);
+                let file = File::open(path).map_err(|error| refused(&name, format!("can't be read: {error}")))?;
+                // A pipe has no length, which says nothing of what it holds.
+                let length = file.metadata().ok().map(|metadata| metadata.len()).filter(|length| *length > 0);
+                (name, length, Box::new(file))
+            }
+        };
+        let bar = bar("reading", length);
+        let read = Trace::read(input, &limits, &mut |bytes| bar.set_position(bytes));
+        bar.finish_and_clear();
+        let trace = read.map_err(|error| refused(&name, error))?;
+        Ok((name, trace))
+    }
+
+    fn report(&self, source: String, trace: &Trace, plan: &replay::Plan) -> Report {
+        let requests = trace.requests().len() as u64;
+        let [first, last] = [trace.requests().first(), trace.requests().last()];
+        let bar = bar("least calls", Some(requests));
+        let baseline = replay::baseline(trace, plan, &mut |done| bar.set_position(done));
+        bar.finish_and_clear();
+        let modes = [Mode::Off, Mode::Used, Mode::Learned].map(|mode| replayed(trace, plan, mode));
+        let unlimited_peak = match plan.budget {
+            None => modes[2].peak_calls_per_second,
+            Some(_) => {
+                let unlimited = replay::Plan { budget: None, ..*plan };
+                replayed(trace, &unlimited, Mode::Learned).peak_calls_per_second
+            }
+        };
+        let bar = self::bar("clairvoyant", Some(requests));
+        let bound = clairvoyant(trace, plan, &mut |done| bar.set_position(done));
+        bar.finish_and_clear();
+        let what = Setup {
+            source,
+            span: first.zip(last).map_or(Duration::ZERO, |(first, last)| last.at.since(first.at)),
+            lifetime: plan.lifetime,
+            floor: self.floor,
+            budget: self.budget,
+            burst: self.budget.map(|rate| self.burst(rate)),
+            latency: plan.latency,
+            extra_calls: plan.extra_calls,
+            skipped: trace.skipped(),
+            out_of_order: trace.out_of_order(),
+        };
+        Report { what, baseline, modes, bound, unlimited_peak }
+    }
+
+    fn title(&self, what: &Setup) -> String {
+        let budget = self.budget.map_or("no budget".to_owned(), |rate| format!("{rate} calls a second"));
+        format!("{}; tokens of {}, floor {}, {budget}", what.source, format_duration(what.lifetime), what.floor)
+    }
+}
+
+/// As in the default settings. Of a lifetime of more than minutes the floor decides.
+const HARD_FLOOR: Duration = Duration::from_secs(30);
+
+fn replayed(trace: &Trace, plan: &replay::Plan, mode: Mode) -> Outcome {
+    let name = match mode {
+        Mode::Off => "mode off",
+        Mode::Used => "mode used",
+        Mode::Learned => "mode learned",
+    };
+    let bar = bar(name, Some(trace.requests().len() as u64));
+    let outcome = replay::replay(trace, plan, mode, &mut |done| bar.set_position(done));
+    bar.finish_and_clear();
+    outcome
+}
+
+/// Mode learned at many an `extra_calls`, beside the other runs of the report.
+fn curves(report: &Report, trace: &Trace, plan: &replay::Plan) -> Vec<Curve> {
+    let mut knobs = vec![0.02, 0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0];
+    if !knobs.contains(&plan.extra_calls) {
+        knobs.push(plan.extra_calls);
+        knobs.sort_by(f64::total_cmp);
+    }
+    let [off, used, learned] = &report.modes;
+    let point = |outcome: &Outcome| Point {
+        extra_share: outcome.extra_share(&report.baseline),
+        avoided_share: outcome.avoided_share(&report.baseline),
+    };
+    let run = |&extra_calls: &f64| match extra_calls == plan.extra_calls {
+        true => point(learned),
+        false => point(&replayed(trace, &replay::Plan { extra_calls, ..*plan }, Mode::Learned)),
+    };
+    let line = knobs.iter().map(run).collect();
+    let name = format!("learned, --extra-calls {} to {}", knobs[0], knobs[knobs.len() - 1]);
+    let marks = [("off", off), ("used", used), ("clairvoyant", &report.bound)];
+    let marks = marks.map(|(name, outcome)| Curve { name: name.to_owned(), points: vec![point(outcome)] });
+    [Curve { name, points: line }].into_iter().chain(marks).collect()
+}
+
+/// A file that is written beside its place, and takes it when it is whole.
+struct Draft<'a> {
+    place: &'a Path,
+    beside: PathBuf,
+    file: File,
+}
+
+impl<'a> Draft<'a> {
+    fn beside(place: &'a Path) -> Result<Self, Failure> {
+        let Some(name) = place.file_name().filter(|_| !place.is_dir()) else {
+            return Err(refused("--plot", format!("{} is no file's name", named(place))));
+        };
+        let beside = place.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+        let created = OpenOptions::new().write(true).create_new(true).open(&beside);
+        created.map(|file| Self { place, beside, file }).map_err(|error| Self::unwritten(place, &error))
+    }
+
+    fn publish(mut self, text: &str) -> Result<(), Failure> {
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| fs::rename(&self.beside, self.place));
+        written.map_err(|error| Self::unwritten(self.place, &error))
+    }
+
+    fn unwritten(place: &Path, error: &io::Error) -> Failure {
+        refused("--plot", format!("{} can't be written: {error}", named(place)))
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        // Where it took its place, it is here no more.
+        let _ = fs::remove_file(&self.beside);
+    }
+}
+
+/// Shown on a terminal alone.
+fn bar(of: &'static str, length: Option<u64>) -> ProgressBar {
+    let template = if length.is_some() { "{prefix:13}[{bar:40}] {percent:>3}%" } else { "{prefix:13}{bytes}" };
+    let style = ProgressStyle::with_template(template).expect("the template is a constant").progress_chars("=> ");
+    ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr()).with_style(style).with_prefix(of)
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads no further has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+/// A path on one line.
+fn named(path: &Path) -> String {
+    path.to_string_lossy().replace(char::is_control, "\u{fffd}")
+}
+
+fn refused(what: &str, why: impl Display) -> Failure {
+    Failure::Settings(format!("{what}: {why}"))
+}
+
+fn within<T: PartialOrd + Display>(flag: &str, value: &T, range: &RangeInclusive<T>) -> Result<(), Failure> {
+    if range.contains(value) {
+        return Ok(());
+    }
+    Err(refused(flag, format!("must be a number from {} to {}", range.start(), range.end())))
+}
+
+fn lasts(flag: &str, length: Duration, range: RangeInclusive<Duration>) -> Result<(), Failure> {
+    if range.contains(&length) {
+        return Ok(());
+    }
+    let [least, most] = [*range.start(), *range.end()].map(|end| match end.as_secs() / 86_400 {
+        0 => format_duration(end).to_string(),
+        days => format!("{days}d"),
+    });
+    Err(refused(flag, format!("must be a duration from {least} to {most}")))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    const WANTED: &str = "a duration is wanted, such as 150ms, 12h or 1d 12h";
+    // Crafted numbers overflow in humantime 2.4; and nobody who writes 5M means five months.
+    let digits = text.bytes().filter(u8::is_ascii_digit).count();
+    if digits > 16 || text.len() > 64 || text.contains('M') || text.contains("month") {
+        return Err(WANTED.to_owned());
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; {WANTED}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_duration_panics(text in "-?[0-9. ]{0,20}(ns|ms|s|h|years)?[0-9 ]{0,20}(ns|ms|s|y|M)?") {
+            let _ = duration(&text);
+        }
+    }
+}

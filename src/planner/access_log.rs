@@ -1,0 +1,193 @@
+//! The lines of an access log, in common or combined format.
+
+use jiff::civil::DateTime;
+use jiff::tz::Offset;
+
+use super::row::{Broken, Row, moment};
+use crate::token::Moment;
+
+/// Reads `host ident authuser [17/May/2015:10:05:03 +0000] ...`; what follows the
+/// time is not looked at.
+///
+/// The user is `authuser`, or the host where nobody logged in. These are the
+/// first three words: a log that begins with another (such as the virtual
+/// host's) would give the wrong user, and is refused.
+#[derive(Debug, Default)]
+pub(super) struct AccessLog {
+    /// Nearly all lines share their minute with the one before.
+    minute: Option<Minute>,
+}
+
+#[derive(Debug)]
+struct Minute {
+    date: [u8; DATE.len()],
+    offset: [u8; OFFSET.len()],
+    seconds: i64,
+}
+
+const DATE: &[u8] = b"17/May/2015:10:05";
+const OFFSET: &[u8] = b"+0000";
+const STAMP: &[u8] = b"[17/May/2015:10:05:03 +0000]";
+
+impl AccessLog {
+    /// Reads a line.
+    pub(super) fn row<'a>(&mut self, line: &'a [u8]) -> Result<Row<'a>, Broken> {
+        let (host, rest) = word(line).ok_or(Broken::Stamp)?;
+        let (_, rest) = word(rest).ok_or(Broken::Stamp)?;
+        let (user, rest) = word(rest).ok_or(Broken::Stamp)?;
+        let at = self.time(rest)?;
+        // Apache writes an empty name as "".
+        let user = if matches!(user, b"-" | b"\"\"") { host } else { user };
+        Row::new(at, user.into(), None)
+    }
+
+    fn time(&mut self, rest: &[u8]) -> Result<Moment, Broken> {
+        let [b'[', stamp @ .., b']'] = rest.get(..STAMP.len()).ok_or(Broken::Stamp)? else { return Err(Broken::Stamp) };
+        let (date, rest) = stamp.split_first_chunk().ok_or(Broken::Stamp)?;
+        let ([b':', tens, ones, b' '], offset) = rest.split_first_chunk().ok_or(Broken::Stamp)? else {
+            return Err(Broken::Stamp);
+        };
+        let offset = offset.try_into().map_err(|_| Broken::Stamp)?;
+        // 60 is a leap second.
+        let seconds = number(&[*tens, *ones]).filter(|seconds| *seconds <= 60).ok_or(Broken::Stamp)?;
+        let minute = match &self.minute {
+            Some(minute) if minute.date == *date && minute.offset == offset => minute,
+            _ => self.minute.insert(Minute::read(*date, offset).ok_or(Broken::Stamp)?),
+        };
+        moment(minute.seconds + i64::from(seconds), 0)
+    }
+}
+
+impl Minute {
+    fn read(date: [u8; DATE.len()], offset: [u8; OFFSET.len()]) -> Option<Self> {
+        const MONTHS: &[u8] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
+        let [d, e, b'/', name @ .., b'/', y, z, v, w, b':', h, i, b':', m, n] = &date else { return None };
+        let month = MONTHS.chunks_exact(3).position(|month| month.eq_ignore_ascii_case(name))?;
+        let small = |digits: [&u8; 2]| i8::try_from(number(&digits.map(|digit| *digit))?).ok();
+        let year = number(&[*y, *z, *v, *w])?;
+        let month = i8::try_from(month + 1).ok()?;
+        let local = DateTime::new(year, month, small([d, e])?, small([h, i])?, small([m, n])?, 0, 0).ok()?;
+        let east = match offset[0] {
+            b'+' => 1,
+            b'-' => -1,
+            _ => return None,
+        };
+        let (hours, minutes) = (number(&offset[1..3])?, number(&offset[3..])?);
+        let east = (minutes < 60).then_some(east * (i32::from(hours) * 60 + i32::from(minutes)) * 60)?;
+        let seconds = Offset::from_seconds(east).ok()?.to_timestamp(local).ok()?.as_second();
+        Some(Self { date, offset, seconds })
+    }
+}
+
+/// What stands before the first space, and what after it.
+fn word(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = line.iter().position(|byte| *byte == b' ').filter(|end| *end > 0)?;
+    Some((&line[..end], &line[end + 1..]))
+}
+
+/// A few digits.
+fn number(digits: &[u8]) -> Option<i16> {
+    digits.iter().try_fold(0, |number, digit| digit.is_ascii_digit().then(|| number * 10 + i16::from(digit - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(line: &str) -> Result<(u64, String), Broken> {
+        AccessLog::default()
+            .row(line.as_bytes())
+            .map(|row| (row.at.as_nanos(), String::from_utf8_lossy(&row.user).into_owned()))
+    }
+
+    fn at(time: &str) -> Result<u64, Broken> {
+        read(&format!("10.0.0.1 - - [{time}] \"GET / HTTP/1.1\" 200 5")).map(|(nanos, _)| nanos)
+    }
+
+    const S: u64 = 1_000_000_000;
+
+    #[test]
+    fn the_user_is_who_logged_in_or_the_host() {
+        let seconds = 1_431_857_103 * S;
+        for (line, user) in [
+            ("83.149.9.216 - - [17/May/2015:10:05:03 +0000] \"GET / HTTP/1.1\" 200 203023", "83.149.9.216"),
+            ("::1 - frank [17/May/2015:10:05:03 +0000] \"GET / HTTP/1.1\" 200 1 \"-\" \"curl\"", "frank"),
+            ("host.example - \"\" [17/May/2015:10:05:03 +0000] \"-\" 408 -", "host.example"),
+            ("a b c [17/May/2015:10:05:03 +0000]", "c"),
+            ("a - - [17/may/2015:10:05:03 +0000] \x00\x01 [18/May/2015:10:05:03 +0000]", "a"),
+        ] {
+            assert_eq!(read(line), Ok((seconds, user.to_owned())), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_without_its_three_words_and_a_time_is_broken() {
+        for line in [
+            "",
+            " ",
+            "a",
+            "a - -",
+            "a - - ",
+            "a  - [17/May/2015:10:05:03 +0000]",
+            "a - [17/May/2015:10:05:03 +0000] x",
+            "vhost:80 10.0.0.1 - - [17/May/2015:10:05:03 +0000] x",
+            "a - - [17/May/2015:10:05:03 +0000",
+            "a - - 17/May/2015:10:05:03 +0000] \"GET\"",
+        ] {
+            assert_eq!(read(line), Err(Broken::Stamp), "{line}");
+        }
+    }
+
+    #[test]
+    fn times_count_their_offset_and_days_that_are_none_are_broken() {
+        assert_eq!(at("01/Jan/1970:00:00:00 +0000"), Ok(0));
+        assert_eq!(at("01/Jan/1970:02:30:01 +0230"), Ok(S));
+        assert_eq!(at("31/Dec/1969:19:00:01 -0500"), Ok(S));
+        assert_eq!(at("29/Feb/2016:23:59:60 +0000"), Ok(1_456_790_400 * S));
+        for time in [
+            "29/Feb/2015:00:00:00 +0000",
+            "00/Jan/2015:00:00:00 +0000",
+            "01/Mai/2015:00:00:00 +0000",
+            "01/anF/2015:00:00:00 +0000",
+            "01/Jan/2015:24:00:00 +0000",
+            "01/Jan/2015:00:60:00 +0000",
+            "01/Jan/2015:00:00:61 +0000",
+            "01/Jan/2015:00:00:-1 +0000",
+            "01/Jan/2015:00:00:00 00000",
+            "01/Jan/2015:00:00:00 +0060",
+            "01/Jan/2015:00:00:00 +9900",
+            "01-Jan-2015:00:00:00 +0000",
+        ] {
+            assert_eq!(at(time), Err(Broken::Stamp), "{time}");
+        }
+        assert_eq!(at("01/Jan/1970:00:00:00 +0001"), Err(Broken::OutOfRange));
+        assert_eq!(at("01/Jan/2201:00:00:00 +0000"), Err(Broken::OutOfRange));
+    }
+
+    #[test]
+    fn the_minute_kept_is_not_taken_for_another() {
+        let mut log = AccessLog::default();
+        let mut at = |time: &str| log.row(format!("a - - [{time}]").as_bytes()).map(|row| row.at.as_nanos() / S);
+        assert_eq!(at("01/Jan/1970:00:00:05 +0000"), Ok(5));
+        assert_eq!(at("01/Jan/1970:00:01:05 +0000"), Ok(65));
+        assert_eq!(at("01/Jan/1970:00:01:06 -0001"), Ok(126));
+        assert_eq!(at("01/Foo/1970:00:01:06 -0001"), Err(Broken::Stamp));
+        assert_eq!(at("01/Jan/1970:00:01:07 -0001"), Ok(127));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_read_is_too_odd(line in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = AccessLog::default().row(&line);
+        }
+
+        #[test]
+        fn any_second_is_read_as_it_was_written(second in 0i64..7_289_654_400, quarter in -56i32..=56) {
+            let offset = Offset::from_seconds(quarter * 900).expect("an offset");
+            let time = jiff::Timestamp::from_second(second).expect("a time");
+            let written = time.to_zoned(offset.to_time_zone()).strftime("%d/%b/%Y:%H:%M:%S %z").to_string();
+            prop_assert_eq!(at(&written), Ok(second as u64 * S), "{}", written);
+        }
+    }
+}

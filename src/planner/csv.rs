@@ -1,0 +1,263 @@
+//! The rows of a trace in CSV.
+
+use std::borrow::Cow;
+
+use jiff::fmt::temporal::DateTimeParser;
+
+use super::row::{Broken, Row, moment};
+use crate::token::Moment;
+
+/// Reads `time,user` or `time,user,scope`, with or without a line that says so.
+///
+/// A time is in epoch seconds (`1431857103`, `1431857103.25`) or RFC 3339. Fields
+/// may be quoted as in RFC 4180, but end with their line; space round others
+/// does not count. All rows have as many columns as the first: a comma too many
+/// would otherwise make a scope of half a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Csv {
+    columns: usize,
+}
+
+impl Csv {
+    const TIME_USER: Self = Self { columns: 2 };
+    const TIME_USER_SCOPE: Self = Self { columns: 3 };
+
+    /// The columns that a first line names, if it names columns at all.
+    pub(super) fn heading(line: &[u8]) -> Option<Heading> {
+        let mut rest = Some(line);
+        let mut names = Vec::new();
+        while rest.is_some() && names.len() < Heading::MAX_NAMES {
+            let name = field(&mut rest).ok()?.to_ascii_lowercase();
+            let is_name = name.first().is_some_and(u8::is_ascii_alphabetic)
+                && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-. ".contains(byte));
+            names.push(is_name.then_some(name)?);
+        }
+        let names: Vec<_> = names.iter().map(Vec::as_slice).collect();
+        match names[..] {
+            [b"time", b"user"] if rest.is_none() => Some(Heading::Known(Self::TIME_USER)),
+            [b"time", b"user", b"scope"] if rest.is_none() => Some(Heading::Known(Self::TIME_USER_SCOPE)),
+            [] | [_] => None,
+            _ => Some(Heading::Other),
+        }
+    }
+
+    /// The columns that a first row has, if it can be read.
+    pub(super) fn of_row(line: &[u8]) -> Result<Self, Broken> {
+        let columns = match Self::TIME_USER.row(line) {
+            Err(Broken::Columns { found: 3, .. }) => Self::TIME_USER_SCOPE,
+            _ => Self::TIME_USER,
+        };
+        columns.row(line).map(|_| columns)
+    }
+
+    /// Reads a row.
+    pub(super) fn row<'a>(&self, line: &'a [u8]) -> Result<Row<'a>, Broken> {
+        let (mut fields, mut found, mut rest) = ([const { Cow::Borrowed(&[] as &[u8]) }; 3], 0, Some(line));
+        while rest.is_some() {
+            let field = field(&mut rest)?;
+            if let Some(place) = fields.get_mut(found) {
+                *place = field;
+            }
+            found += 1;
+        }
+        if found != self.columns {
+            return Err(Broken::Columns { found, wanted: self.columns });
+        }
+        let [at, user, scope] = fields;
+        Row::new(time(&at)?, user, (found == 3).then_some(scope))
+    }
+}
+
+/// A first line that names columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heading {
+    /// Those that are wanted.
+    Known(Csv),
+    /// Others; or a row, if names look like that here.
+    Other,
+}
+
+impl Heading {
+    const MAX_NAMES: usize = 64;
+}
+
+/// Takes the next field, and leaves nothing in `rest` when it was the last.
+fn field<'a>(rest: &mut Option<&'a [u8]>) -> Result<Cow<'a, [u8]>, Broken> {
+    let text = rest.take().unwrap_or_default();
+    if let Some(text) = text.strip_prefix(b"\"") {
+        return quoted(text, rest);
+    }
+    let end = text.iter().position(|byte| matches!(byte, b',' | b'"')).unwrap_or(text.len());
+    match text.get(end) {
+        Some(b'"') => return Err(Broken::Quotes),
+        Some(_) => *rest = Some(&text[end + 1..]),
+        None => {}
+    }
+    Ok(text[..end].trim_ascii().into())
+}
+
+fn quoted<'a>(text: &'a [u8], rest: &mut Option<&'a [u8]>) -> Result<Cow<'a, [u8]>, Broken> {
+    let (mut field, mut from) = (Vec::new(), 0);
+    loop {
+        let end = text[from..].iter().position(|byte| *byte == b'"').ok_or(Broken::Quotes)? + from;
+        match text.get(end + 1) {
+            // Two quotes are one; what stands before is kept with the first.
+            Some(b'"') => field.extend_from_slice(&text[from..=end]),
+            after => {
+                if after.is_some() {
+                    *rest = Some(text[end + 1..].strip_prefix(b",").ok_or(Broken::Quotes)?);
+                }
+                if from == 0 {
+                    return Ok(text[..end].into());
+                }
+                field.extend_from_slice(&text[from..end]);
+                return Ok(field.into());
+            }
+        }
+        from = end + 2;
+    }
+}
+
+fn time(text: &[u8]) -> Result<Moment, Broken> {
+    static PARSER: DateTimeParser = DateTimeParser::new();
+    if let Some((seconds, nanos)) = decimal(text) {
+        return moment(seconds, nanos);
+    }
+    if text.strip_prefix(b"-").is_some_and(|text| decimal(text).is_some()) {
+        return Err(Broken::OutOfRange);
+    }
+    let time = PARSER.parse_timestamp(text).map_err(|_| Broken::Time)?;
+    // Before 1970 a fraction counts backwards.
+    moment(time.as_second(), u32::try_from(time.subsec_nanosecond()).map_err(|_| Broken::OutOfRange)?)
+}
+
+/// Digits, and perhaps a point and more digits, of which nine count.
+fn decimal(text: &[u8]) -> Option<(i64, u32)> {
+    let whole = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (digits, rest) = text.split_at(whole);
+    let digit = |byte: &u8| byte - b'0';
+    let seconds = digits.iter().fold(0i64, |sum, byte| sum.saturating_mul(10).saturating_add(digit(byte).into()));
+    let fraction = match rest {
+        _ if whole == 0 => return None,
+        [] => return Some((seconds, 0)),
+        [b'.', fraction @ ..] if !fraction.is_empty() && fraction.iter().all(u8::is_ascii_digit) => fraction,
+        _ => return None,
+    };
+    let padded = fraction.iter().map(digit).chain(std::iter::repeat(0));
+    Some((seconds, padded.take(9).fold(0, |sum, digit| sum * 10 + u32::from(digit))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TWO: Csv = Csv::TIME_USER;
+    const THREE: Csv = Csv::TIME_USER_SCOPE;
+
+    fn user(line: &str) -> Result<String, Broken> {
+        TWO.row(line.as_bytes()).map(|row| String::from_utf8_lossy(&row.user).into_owned())
+    }
+
+    fn nanos(time: &str) -> Result<u64, Broken> {
+        TWO.row(format!("{time},u").as_bytes()).map(|row| row.at.as_nanos())
+    }
+
+    const S: u64 = 1_000_000_000;
+
+    #[test]
+    fn times_are_epoch_seconds_or_rfc_3339() {
+        for (time, expected) in [
+            ("0", 0),
+            ("1431857103", 1_431_857_103 * S),
+            ("1431857103.0", 1_431_857_103 * S),
+            ("1000000000.1", 1_000_000_000 * S + S / 10),
+            ("5.123456789999", 5 * S + 123_456_789),
+            (" 5 ", 5 * S),
+            ("\"5\"", 5 * S),
+            ("2015-05-17T10:05:03Z", 1_431_857_103 * S),
+            ("2015-05-17 10:05:03z", 1_431_857_103 * S),
+            ("2015-05-17T12:35:03.25+02:30", 1_431_857_103 * S + S / 4),
+            ("1969-12-31T19:00:01-05:00", S),
+        ] {
+            assert_eq!(nanos(time), Ok(expected), "{time}");
+        }
+    }
+
+    #[test]
+    fn times_that_are_none_are_broken() {
+        for time in ["", "NaN", "inf", "Infinity", "1e9", "0x10", "1.", ".5", "5.-1", "+5", "--5", "5 5", "١"] {
+            assert_eq!(nanos(time), Err(Broken::Time), "{time}");
+        }
+        // A day, no offset, no such month.
+        for time in ["2015-05-17", "2015-05-17T10:05:03", "2015-13-01T00:00:00Z"] {
+            assert_eq!(nanos(time), Err(Broken::Time), "{time}");
+        }
+        let digits = "9".repeat(10_000);
+        for time in ["-1", "-0.5", "1431857103000", "1969-12-31T23:59:59.5Z", "2201-01-01T00:00:00Z", &digits] {
+            assert_eq!(nanos(time), Err(Broken::OutOfRange), "{time}");
+        }
+    }
+
+    #[test]
+    fn quotes_hold_commas_and_doubled_quotes() {
+        assert_eq!(user("1,\"a,b\"").as_deref(), Ok("a,b"));
+        assert_eq!(user("\"1\",\"a \"\"b\"\" c\"").as_deref(), Ok("a \"b\" c"));
+        assert_eq!(user("1,\"\"\"\"").as_deref(), Ok("\""));
+        assert_eq!(user("1, a b ").as_deref(), Ok("a b"));
+        let row = THREE.row(b"1,\"a\",\"x,\"\"y\"").expect("a row");
+        assert_eq!((&*row.user, row.scope.as_deref()), (&b"a"[..], Some(&b"x,\"y"[..])));
+        for line in ["1,\"a", "1,\"a\"b", "1,a\"b\"", "1,\"a\"\"", "1, \"a\"", "\"1,a"] {
+            assert_eq!(user(line), Err(Broken::Quotes), "{line}");
+        }
+    }
+
+    #[test]
+    fn all_rows_have_as_many_columns_as_the_first() {
+        let columns = |csv: Csv, line: &str| csv.row(line.as_bytes()).map(drop);
+        assert_eq!(columns(TWO, "1"), Err(Broken::Columns { found: 1, wanted: 2 }));
+        assert_eq!(columns(TWO, "1,a,"), Err(Broken::Columns { found: 3, wanted: 2 }));
+        assert_eq!(columns(THREE, "1,a"), Err(Broken::Columns { found: 2, wanted: 3 }));
+        assert_eq!(columns(THREE, "1,a,b,c,d"), Err(Broken::Columns { found: 5, wanted: 3 }));
+        assert_eq!(columns(THREE, "1,a,"), Ok(()));
+        assert_eq!(columns(TWO, "1,"), Err(Broken::NoUser));
+        assert_eq!(Csv::of_row(b"1,a"), Ok(TWO));
+        assert_eq!(Csv::of_row(b"1,a,b"), Ok(THREE));
+        assert_eq!(Csv::of_row(b"1,a,b,c"), Err(Broken::Columns { found: 4, wanted: 2 }));
+        assert_eq!(Csv::of_row(b"1"), Err(Broken::Columns { found: 1, wanted: 2 }));
+    }
+
+    #[test]
+    fn a_heading_is_known_or_other_and_a_row_is_none() {
+        for (line, expected) in [
+            ("time,user", Some(Heading::Known(TWO))),
+            ("Time, \tUSER ,\"Scope\"", Some(Heading::Known(THREE))),
+            ("user,time", Some(Heading::Other)),
+            ("time,user,scope,more", Some(Heading::Other)),
+            ("timestamp,user id", Some(Heading::Other)),
+            ("time", None),
+            ("", None),
+            ("5,a", None),
+            ("a,5", None),
+            ("2015-05-17T10:05:03Z,a", None),
+            ("a - - [x] \"GET /a,b\"", None),
+        ] {
+            assert_eq!(Csv::heading(line.as_bytes()), expected, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_read_is_too_odd(line in "[0-9,\"a .-]{0,30}") {
+            let _ = Csv::heading(line.as_bytes());
+            let _ = Csv::of_row(line.as_bytes());
+        }
+
+        #[test]
+        fn any_name_comes_back_out_of_its_quotes(name in prop::collection::vec(any::<u8>(), 1..20)) {
+            let doubled = name.iter().flat_map(|byte| std::iter::repeat_n(*byte, if *byte == b'"' { 2 } else { 1 }));
+            let line: Vec<_> = b"1,\"".iter().copied().chain(doubled).chain(*b"\"").collect();
+            prop_assert_eq!(&*TWO.row(&line).expect("a row").user, &name[..]);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What a trace is written in, as its first lines show.
+
+use super::access_log::AccessLog;
+use super::csv::{Csv, Heading};
+use super::row::{Broken, Row};
+use super::trace::TraceError;
+
+/// A format that is known.
+#[derive(Debug)]
+pub(super) enum Format {
+    /// Columns.
+    Csv(Csv),
+    /// What a web server writes.
+    AccessLog(AccessLog),
+}
+
+impl Format {
+    /// Reads a line.
+    pub(super) fn row<'a>(&mut self, line: &'a [u8]) -> Result<Row<'a>, Broken> {
+        match self {
+            Self::Csv(csv) => csv.row(line),
+            Self::AccessLog(log) => log.row(line),
+        }
+    }
+
+    fn of(line: &[u8]) -> Result<Self, (Broken, Broken)> {
+        let csv = match Csv::of_row(line) {
+            Ok(csv) => return Ok(Self::Csv(csv)),
+            Err(broken) => broken,
+        };
+        let mut log = AccessLog::default();
+        match log.row(line) {
+            Ok(_) => Ok(Self::AccessLog(log)),
+            Err(broken) => Err((csv, broken)),
+        }
+    }
+}
+
+/// Looks at line after line until one shows the format.
+#[derive(Debug, Default)]
+pub(super) struct Guess {
+    looks: u32,
+    first: Option<First>,
+}
+
+/// The first line, if it did not show the format: what there is to say in the end.
+#[derive(Debug)]
+struct First {
+    line: u64,
+    found: String,
+    is_heading: bool,
+    why: (Broken, Broken),
+}
+
+/// What a line shows.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// The format, and no request: it is a heading.
+    Heading(Format),
+    /// The format, by a request.
+    Row(Format),
+    /// Nothing.
+    Neither,
+}
+
+impl Guess {
+    /// A file of which so many lines mean nothing won't mean anything later.
+    const MOST_LOOKS: u32 = 100;
+
+    /// Looks at a line that is not empty.
+    pub(super) fn look(&mut self, number: u64, line: &[u8]) -> Result<Look, TraceError> {
+        let heading = if self.looks == 0 { Csv::heading(line) } else { None };
+        if let Some(Heading::Known(csv)) = heading {
+            return Ok(Look::Heading(Format::Csv(csv)));
+        }
+        match Format::of(line) {
+            // Rows below a heading that is not understood: its columns could mean anything.
+            Ok(Format::Csv(_)) if self.first.as_ref().is_some_and(|first| first.is_heading) => Err(self.give_up()),
+            Ok(format) => Ok(Look::Row(format)),
+            Err(why) => self.pass(number, line, heading.is_some(), why),
+        }
+    }
+
+    /// Looks at a line, or a piece of one, that is too long to mean anything.
+    pub(super) fn look_at_long(&mut self, number: u64, line: &[u8]) -> Result<Look, TraceError> {
+        self.pass(number, line, false, (Broken::TooLong, Broken::TooLong))
+    }
+
+    fn pass(&mut self, line: u64, text: &[u8], is_heading: bool, why: (Broken, Broken)) -> Result<Look, TraceError> {
+        self.first.get_or_insert_with(|| First { line, found: excerpt(text), is_heading, why });
+        self.looks += 1;
+        if self.looks < Self::MOST_LOOKS { Ok(Look::Neither) } else { Err(self.give_up()) }
+    }
+
+    /// What is wrong with a trace whose lines don't show what it is.
+    pub(super) fn give_up(&mut self) -> TraceError {
+        match self.first.take() {
+            None => TraceError::Empty,
+            Some(First { line, found, is_heading: true, .. }) => TraceError::Heading { line, found },
+            Some(First { line, found, why: (csv, log), .. }) => TraceError::Neither { line, found, csv, log },
+        }
+    }
+}
+
+/// So much that one recognises it, harmless for a terminal.
+fn excerpt(text: &[u8]) -> String {
+    const MOST_BYTES: usize = 24;
+    let start = &text[..text.len().min(MOST_BYTES)];
+    format!("{}{}", start.escape_ascii(), if start.len() < text.len() { "..." } else { "" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(guess: &mut Guess, line: &str) -> Result<Look, TraceError> {
+        guess.look(7, line.as_bytes())
+    }
+
+    #[test]
+    fn the_first_line_that_can_be_read_shows_the_format() {
+        let mut guess = Guess::default();
+        assert!(matches!(look(&mut guess, "what is this?"), Ok(Look::Neither)));
+        assert!(matches!(look(&mut guess, "time,user"), Ok(Look::Neither)), "a heading comes first");
+        assert!(matches!(look(&mut guess, "5,a"), Ok(Look::Row(Format::Csv(_)))));
+        let log = "a - - [17/May/2015:10:05:03 +0000] 5,a";
+        assert!(matches!(look(&mut guess, log), Ok(Look::Row(Format::AccessLog(_)))));
+        assert!(matches!(look(&mut Guess::default(), "time,user"), Ok(Look::Heading(_))));
+    }
+
+    #[test]
+    fn other_columns_are_an_error_as_soon_as_it_is_clear_that_they_are_columns() {
+        let mut guess = Guess::default();
+        assert!(matches!(look(&mut guess, "when,who"), Ok(Look::Neither)));
+        assert!(matches!(look(&mut guess, "a - - [17/May/2015:10:05:03 +0000]"), Ok(Look::Row(_))));
+        let error = look(&mut guess, "5,a").expect_err("other columns").to_string();
+        assert_eq!(error, "line 7 names the columns \"when,who\", but `time,user` or `time,user,scope` are wanted");
+    }
+
+    #[test]
+    fn looking_comes_to_an_end() {
+        for line in ["a,b", "\0\0"] {
+            let mut guess = Guess::default();
+            for _ in 1..Guess::MOST_LOOKS {
+                assert!(matches!(look(&mut guess, line), Ok(Look::Neither)));
+            }
+            assert!(look(&mut guess, line).is_err());
+        }
+    }
+
+    #[test]
+    fn an_excerpt_is_short_and_harmless() {
+        assert_eq!(excerpt(b"\x1b[31m\"\xff"), r#"\x1b[31m\"\xff"#);
+        assert_eq!(excerpt(&[b'x'; 24]), "x".repeat(24));
+        assert_eq!(excerpt(&[b'x'; 25]), "x".repeat(24) + "...");
+    }
+}

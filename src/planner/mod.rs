@@ -1,0 +1,20 @@
+//! The lab: what the broker's own rules would have done with a trace.
+//!
+//! Trace or workload -> replay, in virtual time -> report and plot.
+
+mod access_log;
+mod advice;
+mod bucket;
+mod chance;
+pub mod clairvoyant;
+mod csv;
+mod format;
+mod lines;
+pub mod outcome;
+pub mod plot;
+mod reading;
+pub mod replay;
+pub mod report;
+mod row;
+pub mod trace;
+pub mod workload;

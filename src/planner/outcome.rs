@@ -1,0 +1,118 @@
+//! What came of a run.
+
+use std::time::Duration;
+
+use crate::token::Moment;
+
+/// What the least-calls broker does with a trace: one that asks Courier only
+/// when a request finds no token, has no budget to keep, and so makes the fewest
+/// calls that can answer every request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Baseline {
+    /// Requests in the trace.
+    pub requests: u64,
+    /// Different users in it.
+    pub users: u64,
+    /// Its calls.
+    pub least_calls: u64,
+    /// Requests that wait for the first call for their key: no rule can foresee it.
+    pub unavoidable_delays: u64,
+    /// Requests that wait for any other call.
+    pub avoidable_delays: u64,
+}
+
+/// What one mode does with a trace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// "off", "used", "learned" or "clairvoyant".
+    pub mode: &'static str,
+    /// What renewals were allowed to spend beyond the least calls (1 is as much again), for mode "learned".
+    pub extra_calls: Option<f64>,
+    /// Calls to Courier.
+    pub calls: u64,
+    /// Requests that waited for Courier.
+    pub delayed: u64,
+    /// The most calls that left within one second of the clock.
+    pub peak_calls_per_second: u64,
+    /// How long those requests that waited did.
+    pub wait: Waits,
+    /// Requests that waited for more than a second.
+    pub over_one_second: u64,
+}
+
+/// How long the delayed requests waited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// Half of them waited no longer.
+    pub p50: Duration,
+    /// 99% of them waited no longer.
+    pub p99: Duration,
+    /// None waited longer.
+    pub max: Duration,
+}
+
+impl Outcome {
+    /// Calls beyond the least, as a share of these; negative where some requests were never answered.
+    pub fn extra_share(&self, baseline: &Baseline) -> f64 {
+        (self.calls as f64 - baseline.least_calls as f64) / (baseline.least_calls.max(1) as f64)
+    }
+
+    /// The share of the avoidable delays that did not happen; negative where there were more.
+    pub fn avoided_share(&self, baseline: &Baseline) -> f64 {
+        let all = baseline.avoidable_delays + baseline.unavoidable_delays;
+        (all as f64 - self.delayed as f64) / (baseline.avoidable_delays.max(1) as f64)
+    }
+}
+
+/// What is counted in a run.
+#[derive(Default)]
+pub struct Tally {
+    /// Calls to Courier.
+    pub calls: u64,
+    /// Requests that waited for the first call for their key.
+    pub first_delays: u64,
+    /// The delayed requests' waits, in microseconds.
+    pub waits: Vec<u32>,
+    peak: u64,
+    /// The second of the clock in which the last call left, and how many did in it.
+    second: (u64, u64),
+}
+
+impl Tally {
+    /// A call leaves.
+    pub fn call(&mut self, now: Moment) {
+        self.calls += 1;
+        let second = now.as_nanos() / 1_000_000_000;
+        self.second = if self.second.0 == second { (second, self.second.1 + 1) } else { (second, 1) };
+        self.peak = self.peak.max(self.second.1);
+    }
+
+    /// A call has landed for those who waited; the key had a token before or not.
+    pub fn land(&mut self, now: Moment, waited: &[Moment], known: bool) {
+        if !known {
+            self.first_delays += waited.len() as u64;
+        }
+        let micros = |since: &Moment| u32::try_from(now.since(*since).as_micros()).unwrap_or(u32::MAX);
+        self.waits.extend(waited.iter().map(micros));
+    }
+
+    /// The sums.
+    pub fn outcome(mut self, mode: &'static str, extra_calls: Option<f64>) -> Outcome {
+        self.waits.sort_unstable();
+        let rank = |share: f64| {
+            let rank = (share * self.waits.len() as f64).ceil() as usize;
+            let micros = self.waits.get(rank.saturating_sub(1)).copied().unwrap_or(0);
+            Duration::from_micros(micros.into())
+        };
+        let over = self.waits.len() - self.waits.partition_point(|micros| *micros <= 1_000_000);
+        Outcome {
+            mode,
+            extra_calls,
+            calls: self.calls,
+            delayed: self.waits.len() as u64,
+            peak_calls_per_second: self.peak,
+            wait: Waits { p50: rank(0.5), p99: rank(0.99), max: rank(1.0) },
+            over_one_second: over as u64,
+        }
+    }
+}

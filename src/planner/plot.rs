@@ -1,0 +1,274 @@
+//! The picture of a plan: what each rule avoids against what it spends.
+
+use std::fmt;
+use std::ops::Range;
+
+use plotters::prelude::*;
+
+/// What a rule reaches: one point is drawn as a mark, several as a line through
+/// their marks, in the order in which they are given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve {
+    /// What the legend calls it.
+    pub name: String,
+    /// At least one.
+    pub points: Vec<Point>,
+}
+
+/// One run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// Calls beyond the least, as a share of these.
+    pub extra_share: f64,
+    /// The share of the avoidable delays that did not happen.
+    pub avoided_share: f64,
+}
+
+/// Why there is no picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlotError {
+    /// A point is nowhere: one of its shares is infinite or no number.
+    Nowhere,
+    /// The drawing failed.
+    Drawing(String),
+}
+
+impl fmt::Display for PlotError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nowhere => out.write_str("a point can't be drawn: its shares are no finite numbers"),
+            Self::Drawing(why) => write!(out, "the plot can't be drawn: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for PlotError {}
+
+/// Draws the curves as an SVG of [`SIZE`], on white so that it reads in the dark
+/// too. The same curves are the same text.
+///
+/// The x axis goes as far as the lines do, and to those marks that are not much
+/// further out: a mark that were alone in the distance would squeeze the lines
+/// into a corner. Such a mark stands at the edge, and the legend says where it
+/// belongs.
+pub fn svg(curves: &[Curve], title: &str) -> Result<String, PlotError> {
+    let curves: Vec<_> = curves.iter().map(Drawn::new).collect();
+    let points = || curves.iter().flat_map(|curve| &curve.points);
+    if points().any(|(x, y)| !(x.is_finite() && y.is_finite())) {
+        return Err(PlotError::Nowhere);
+    }
+    let mut text = String::new();
+    draw(&curves, &Frame::of(&curves), title, &mut text).map_err(|error| PlotError::Drawing(error.to_string()))?;
+    Ok(text)
+}
+
+/// Width and height in pixels.
+pub const SIZE: (u32, u32) = (800, 500);
+
+/// A curve in percent.
+struct Drawn<'a> {
+    name: &'a str,
+    points: Vec<(f64, f64)>,
+}
+
+impl<'a> Drawn<'a> {
+    fn new(curve: &'a Curve) -> Self {
+        let points = curve.points.iter().map(|point| (point.extra_share * 100.0, point.avoided_share * 100.0));
+        Self { name: &curve.name, points: points.collect() }
+    }
+
+    fn is_line(&self) -> bool {
+        self.points.len() > 1
+    }
+}
+
+/// What the axes show, in percent.
+struct Frame {
+    x: Range<f64>,
+    y: Range<f64>,
+}
+
+impl Frame {
+    fn of(curves: &[Drawn<'_>]) -> Self {
+        let lines = || curves.iter().filter(|curve| curve.is_line()).flat_map(|curve| &curve.points);
+        let all = || curves.iter().flat_map(|curve| &curve.points);
+        let most = |most: f64, (x, _): &(f64, f64)| most.max(*x);
+        let reach = lines().fold(LEAST_REACH, most);
+        let near = |(x, _): &&(f64, f64)| lines().next().is_none() || *x <= 2.0 * reach;
+        let right = all().filter(near).fold(reach, most);
+        // Where a budget is so tight that some requests are never answered, or that renewals delay users.
+        let left = all().fold(0.0, |least: f64, (x, _)| least.min(*x)).max(-100.0);
+        let below = all().fold(0.0, |least: f64, (_, y)| least.min(*y)).max(-100.0);
+        Self { x: left..right * 1.04, y: below..104.0 }
+    }
+
+    /// The nearest place in the picture.
+    fn hold(&self, (x, y): (f64, f64)) -> (f64, f64) {
+        (x.clamp(self.x.start, self.x.end), y.clamp(self.y.start, self.y.end))
+    }
+
+    /// Where the legend hides the fewest marks: one of the right-hand corners, or between them.
+    fn legend(&self, curves: &[Drawn<'_>]) -> SeriesLabelPosition {
+        use SeriesLabelPosition::{LowerRight, MiddleRight, UpperRight};
+        let marks: Vec<_> = curves.iter().flat_map(|curve| &curve.points).map(|point| self.hold(*point)).collect();
+        let share = |at: f64, axis: &Range<f64>| (at - axis.start) / (axis.end - axis.start);
+        let hidden = |heights: Range<f64>| {
+            let is_hidden = |(x, y): &&(f64, f64)| share(*x, &self.x) > 0.35 && heights.contains(&share(*y, &self.y));
+            marks.iter().filter(is_hidden).count()
+        };
+        let places =
+            [(LowerRight, hidden(-0.1..0.3)), (UpperRight, hidden(0.7..1.1)), (MiddleRight, hidden(0.35..0.65))];
+        places.into_iter().min_by_key(|(_, hidden)| *hidden).map_or(LowerRight, |(place, _)| place)
+    }
+
+    /// A curve's name, and where its mark belongs if that is not in the picture.
+    fn label(&self, curve: &Drawn<'_>) -> String {
+        match curve.points[..] {
+            [point] if self.hold(point) != point => {
+                format!("{} (off the chart: {:.0}% more calls, {:.0}% avoided)", curve.name, point.0, point.1)
+            }
+            _ => curve.name.to_owned(),
+        }
+    }
+}
+
+/// The x axis never shows less: noise would look like a finding.
+const LEAST_REACH: f64 = 10.0;
+
+/// Told apart by whoever sees few colours, too; the shapes differ as well.
+const COLOURS: [RGBColor; 4] =
+    [RGBColor(0, 114, 178), RGBColor(60, 60, 60), RGBColor(213, 94, 0), RGBColor(0, 135, 95)];
+
+/// The outlines of marks, in pixels: disc, square, diamond, triangle.
+const SHAPES: [&[(i32, i32)]; 4] = [
+    &[(5, 0), (4, 3), (3, 4), (0, 5), (-3, 4), (-4, 3), (-5, 0), (-4, -3), (-3, -4), (0, -5), (3, -4), (4, -3)],
+    &[(-5, -5), (5, -5), (5, 5), (-5, 5)],
+    &[(0, -7), (7, 0), (0, 7), (-7, 0)],
+    &[(0, -7), (7, 6), (-7, 6)],
+];
+
+type Drawing = Result<(), DrawingAreaErrorKind<std::io::Error>>;
+
+fn draw(curves: &[Drawn<'_>], frame: &Frame, title: &str, text: &mut String) -> Drawing {
+    let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(printable(title, 96), ("sans-serif", 19))
+        .margin(14)
+        .x_label_area_size(46)
+        .y_label_area_size(58)
+        .build_cartesian_2d(frame.x.clone(), frame.y.clone())?;
+    chart
+        .configure_mesh()
+        .x_desc("calls beyond the least")
+        .y_desc("avoidable delays avoided")
+        .x_label_formatter(&|percent| format!("{percent:.0}%"))
+        .y_label_formatter(&|percent| format!("{percent:.0}%"))
+        .label_style(("sans-serif", 16))
+        .axis_desc_style(("sans-serif", 17))
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(RGBColor(222, 222, 222))
+        .axis_style(RGBColor(90, 90, 90))
+        .draw()?;
+    for (place, curve) in curves.iter().enumerate() {
+        let style = COLOURS[place % COLOURS.len()];
+        let shape = SHAPES[place % SHAPES.len()];
+        let points: Vec<_> = curve.points.iter().map(|point| frame.hold(*point)).collect();
+        if curve.is_line() {
+            chart.draw_series(LineSeries::new(points.iter().copied(), style.stroke_width(2)))?;
+        }
+        let mark = move |at| EmptyElement::at(at) + Polygon::new(shape.to_vec(), style);
+        chart
+            .draw_series(points.iter().map(|at| mark(*at)))?
+            .label(printable(&frame.label(curve), 72))
+            .legend(move |(x, y)| EmptyElement::at((x + 10, y)) + Polygon::new(shape.to_vec(), style));
+    }
+    chart
+        .configure_series_labels()
+        .position(frame.legend(curves))
+        .label_font(("sans-serif", 16))
+        .background_style(WHITE)
+        .border_style(RGBColor(160, 160, 160))
+        .draw()?;
+    root.present()
+}
+
+/// What XML can hold of a text, which may be a file's name, and no more than has room.
+fn printable(text: &str, room: usize) -> String {
+    let is_text = |c: char| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}');
+    let mut shown: String = text.chars().map(|c| if is_text(c) { c } else { '\u{fffd}' }).take(room).collect();
+    if text.chars().nth(room).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn curve(name: &str, points: &[(f64, f64)]) -> Curve {
+        let point = |&(extra_share, avoided_share): &(f64, f64)| Point { extra_share, avoided_share };
+        Curve { name: name.to_owned(), points: points.iter().map(point).collect() }
+    }
+
+    fn curves(used: (f64, f64)) -> [Curve; 4] {
+        [
+            curve("learned", &[(0.02, 0.1), (0.15, 0.4), (1.0, 0.8)]),
+            curve("off", &[(0.0, 0.0)]),
+            curve("used", &[used]),
+            curve("clairvoyant", &[(0.03, 0.97)]),
+        ]
+    }
+
+    #[test]
+    fn every_curve_is_in_the_legend_and_the_axes_are_named() {
+        let svg = svg(&curves((0.9, 0.8)), "office, 1,000 users").expect("a picture");
+        assert!(svg.starts_with("<svg width=\"800\" height=\"500\"") && svg.ends_with("</svg>\n"), "{svg}");
+        for text in ["learned", "off", "used", "clairvoyant", "office, 1,000 users", "calls beyond the least"] {
+            assert_eq!(svg.matches(&format!("\n{text}\n")).count(), 1, "{text}: {svg}");
+        }
+        assert!(svg.contains("avoidable delays avoided") && svg.contains("\n100%\n"), "{svg}");
+    }
+
+    #[test]
+    fn the_same_curves_are_the_same_text() {
+        assert_eq!(svg(&curves((0.9, 0.8)), "t"), svg(&curves((0.9, 0.8)), "t"));
+    }
+
+    #[test]
+    fn a_mark_far_out_stands_at_the_edge_and_says_so() {
+        let near = svg(&curves((1.9, 0.8)), "t").expect("a picture");
+        assert!(!near.contains("off the chart"), "{near}");
+        let far = svg(&curves((3.5, 0.8)), "t").expect("a picture");
+        assert!(far.contains("used (off the chart: 350% more calls, 80% avoided)"), "{far}");
+        let worse = svg(&curves((0.5, -4.0)), "t").expect("a picture");
+        assert!(worse.contains("used (off the chart: 50% more calls, -400% avoided)"), "{worse}");
+    }
+
+    #[test]
+    fn marks_alone_are_all_in_the_picture() {
+        let svg = svg(&curves((30.0, 0.8))[1..], "t").expect("a picture");
+        assert!(!svg.contains("off the chart"), "{svg}");
+    }
+
+    #[test]
+    fn nothing_to_draw_is_an_empty_picture() {
+        assert!(svg(&[], "t").is_ok_and(|svg| svg.contains("calls beyond the least")));
+        assert!(svg(&[curve("empty", &[])], "t").is_ok());
+    }
+
+    #[test]
+    fn a_point_that_is_nowhere_is_refused() {
+        for point in [(f64::NAN, 0.0), (0.0, f64::INFINITY)] {
+            assert_eq!(svg(&[curve("learned", &[point])], "t"), Err(PlotError::Nowhere));
+        }
+    }
+
+    #[test]
+    fn a_title_can_not_break_the_picture() {
+        let svg = svg(&[], &format!("<b>&\"\u{1b}[0m\u{0}{}", "x".repeat(200))).expect("a picture");
+        assert!(svg.contains("&lt;b&gt;&amp;&quot;\u{fffd}[0m\u{fffd}xxx") && svg.contains("x…\n"), "{svg}");
+        assert!(!svg.contains(['\u{1b}', '\u{0}']), "{svg}");
+    }
+}

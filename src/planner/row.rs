@@ -1,0 +1,104 @@
+//! What one line of a trace says.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::token::Moment;
+
+/// A request as its line names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row<'a> {
+    /// When it came, since the Unix epoch.
+    pub(super) at: Moment,
+    /// Who came.
+    pub(super) user: Cow<'a, [u8]>,
+    /// What for, where the trace says.
+    pub(super) scope: Option<Cow<'a, [u8]>>,
+}
+
+impl<'a> Row<'a> {
+    /// The longest user and the longest scope, in bytes: what is read must not
+    /// fill the memory with names.
+    pub(super) const MAX_NAME_BYTES: usize = 512;
+
+    /// A request of somebody, if the names are fit to be kept.
+    pub(super) fn new(at: Moment, user: Cow<'a, [u8]>, scope: Option<Cow<'a, [u8]>>) -> Result<Self, Broken> {
+        if user.is_empty() {
+            return Err(Broken::NoUser);
+        }
+        if user.len().max(scope.as_ref().map_or(0, |scope| scope.len())) > Self::MAX_NAME_BYTES {
+            return Err(Broken::LongName);
+        }
+        Ok(Self { at, user, scope })
+    }
+}
+
+/// The moment so long after the Unix epoch, if it is one that a log could name.
+pub(super) fn moment(seconds: i64, nanos: u32) -> Result<Moment, Broken> {
+    /// The end of the year 2200.
+    const END: u64 = 7_289_654_400;
+    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds < END).ok_or(Broken::OutOfRange)?;
+    Ok(Moment::from_nanos(0) + Duration::new(seconds, nanos))
+}
+
+/// Why a line can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// Longer than any line is read.
+    #[error("it is too long")]
+    TooLong,
+    /// Before the format was known: nothing that shows it.
+    #[error("it is neither a row of CSV nor a line of an access log")]
+    Neither,
+    /// CSV: not as many columns as the other rows.
+    #[error("it has {found} of {wanted} columns")]
+    Columns {
+        /// What it has.
+        found: usize,
+        /// What the other rows have.
+        wanted: usize,
+    },
+    /// CSV: a quote is missing, or stands where none may.
+    #[error("its quotes don't fit together")]
+    Quotes,
+    /// CSV: the first column is no time.
+    #[error("its time is neither epoch seconds nor RFC 3339")]
+    Time,
+    /// Access log: no time where it should stand.
+    #[error("no time like `[17/May/2015:10:05:03 +0000]` follows its first three words")]
+    Stamp,
+    /// A time that is a mistake.
+    #[error("its time is not in the years 1970 to 2200 (epoch times are in seconds)")]
+    OutOfRange,
+    /// An empty user.
+    #[error("it names no user")]
+    NoUser,
+    /// A name that nobody has.
+    #[error("its user or scope is longer than {} bytes", Row::MAX_NAME_BYTES)]
+    LongName,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_end_with_the_year_2200() {
+        let end: jiff::Timestamp = "2201-01-01T00:00:00Z".parse().expect("a time");
+        assert_eq!(moment(end.as_second(), 0), Err(Broken::OutOfRange));
+        let last = Moment::from_nanos(end.as_second() as u64 * 1_000_000_000 - 1);
+        assert_eq!(moment(end.as_second() - 1, 999_999_999), Ok(last));
+        assert_eq!(moment(0, 0), Ok(Moment::from_nanos(0)));
+        assert_eq!(moment(-1, 999_999_999), Err(Broken::OutOfRange));
+    }
+
+    #[test]
+    fn a_name_has_a_length_and_an_end() {
+        let at = Moment::from_nanos(1);
+        let row = |user: usize, scope: usize| Row::new(at, vec![b'u'; user].into(), Some(vec![b's'; scope].into()));
+        assert_eq!(row(0, 0), Err(Broken::NoUser));
+        assert!(row(Row::MAX_NAME_BYTES, Row::MAX_NAME_BYTES).is_ok());
+        assert_eq!(row(Row::MAX_NAME_BYTES + 1, 0), Err(Broken::LongName));
+        assert_eq!(row(1, Row::MAX_NAME_BYTES + 1), Err(Broken::LongName));
+    }
+}

@@ -1,0 +1,261 @@
+//! How likely is it that this user comes soon?
+
+use std::time::Duration;
+
+use crate::policy::habit::{Past, hour_of};
+use crate::token::Moment;
+
+/// What the whole population has taught about situations such as this one.
+///
+/// A situation is seen in twelve *lights*: a few features each, coarse enough to
+/// come again. For each light there is a table of how often the user came. Each
+/// estimate is shrunk towards that of the situation's family by how little it
+/// rests on, and the evidence of all of them is added up in log-odds, with
+/// weights that are learned as well (the "logistic mixing" of data compressors:
+/// Mahoney, PAQ, 2005). Memory is fixed: two situations that meet in a cell
+/// share it.
+#[derive(Debug)]
+pub struct Forecaster {
+    cells: Vec<Cell>,
+    families: [Family; FAMILIES],
+}
+
+/// What is expected of a user who has no token, or one that runs out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Forecast {
+    /// The probability that a request comes before the next look.
+    pub soon: f32,
+    /// The probability that a request comes within a window.
+    pub within: f32,
+    /// If it does, the share of the window that passes before, on average.
+    pub passed: f32,
+}
+
+/// A user's situation at a moment.
+#[derive(Clone, Debug)]
+pub struct Situation {
+    family: u8,
+    places: [u16; LIGHTS],
+    /// The share of the last days on which they came at this hour.
+    pub usual: f32,
+    /// It is a matter of whether they return, not of going on.
+    pub away: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Cell {
+    soon: Rate,
+    within: Rate,
+    passed: Rate,
+}
+
+/// A mean that follows what changes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    seen: f32,
+    mean: f32,
+}
+
+#[derive(Clone, Debug)]
+struct Family {
+    base: Cell,
+    soon: [f32; LIGHTS],
+    within: [f32; LIGHTS],
+}
+
+const LIGHTS: usize = 12;
+const FAMILIES: usize = 12;
+/// Cells in a table: 2^14.
+const PLACE_BITS: u32 = 14;
+/// An estimate weighs against its family's as if that rested on so much.
+const SHRINKAGE: f32 = 3.0;
+/// Observations after which a cell forgets as quickly as it learns.
+const MEMORY: f32 = 400.0;
+/// The same of a family, and the fewest it starts from.
+const FAMILY_MEMORY: f32 = 2000.0;
+const FAMILY_LEAST: f32 = 10.0;
+/// The weight of each light before anything is learned.
+const WEIGHT: f32 = 0.15;
+const LEARNING_RATE: f32 = 0.001;
+
+impl Forecaster {
+    /// One that knows nothing.
+    pub fn new() -> Self {
+        let base = Cell {
+            soon: Rate { seen: 1.0, mean: 0.05 },
+            within: Rate { seen: 1.0, mean: 0.2 },
+            passed: Rate { seen: 1.0, mean: 0.5 },
+        };
+        let family = || Family { base, soon: [WEIGHT; LIGHTS], within: [WEIGHT; LIGHTS] };
+        Self { cells: vec![Cell::default(); LIGHTS << PLACE_BITS], families: std::array::from_fn(|_| family()) }
+    }
+
+    /// What is to be expected in a situation.
+    pub fn forecast(&self, situation: &Situation) -> Forecast {
+        let family = &self.families[usize::from(situation.family)];
+        let soon = evidence(&family.base.soon, self.cells_of(situation).map(|cell| &cell.soon));
+        let within = evidence(&family.base.within, self.cells_of(situation).map(|cell| &cell.within));
+        let (mut weights, mut passed) = (0.5, 0.5 * family.base.passed.mean);
+        for Cell { passed: rate, .. } in self.cells_of(situation) {
+            let weight = rate.seen / (rate.seen + 10.0);
+            weights += weight;
+            passed += weight * rate.shrunk(family.base.passed.mean);
+        }
+        Forecast {
+            soon: mixed(&family.base.soon, &family.soon, &soon),
+            within: mixed(&family.base.within, &family.within, &within),
+            passed: passed / weights,
+        }
+    }
+
+    /// Learns whether a request came before the next look.
+    pub fn learn_soon(&mut self, situation: &Situation, came: bool) {
+        self.learn(situation, came, |cell| &mut cell.soon, |family| &mut family.soon);
+    }
+
+    /// Learns whether a request came within the window, and after what share of it.
+    pub fn learn_within(&mut self, situation: &Situation, passed: Option<f32>) {
+        self.learn(situation, passed.is_some(), |cell| &mut cell.within, |family| &mut family.within);
+        if let Some(passed) = passed {
+            for light in 0..LIGHTS {
+                self.cells[place(light, situation)].passed.learn(passed, 1.0, MEMORY);
+            }
+            self.families[usize::from(situation.family)].base.passed.learn(passed, 1.0, FAMILY_MEMORY);
+        }
+    }
+
+    fn learn(
+        &mut self,
+        situation: &Situation,
+        came: bool,
+        rate: impl Fn(&mut Cell) -> &mut Rate,
+        weights: impl Fn(&mut Family) -> &mut [f32; LIGHTS],
+    ) {
+        let came = f32::from(u8::from(came));
+        let family = &mut self.families[usize::from(situation.family)];
+        let base = *rate(&mut family.base);
+        let rates: [Rate; LIGHTS] = std::array::from_fn(|light| *rate(&mut self.cells[place(light, situation)]));
+        let told = evidence(&base, rates.iter());
+        let error = came - mixed(&base, weights(family), &told);
+        for (weight, told) in weights(family).iter_mut().zip(told) {
+            *weight = (*weight + LEARNING_RATE * error * told).clamp(0.0, 1.0);
+        }
+        rate(&mut family.base).learn(came, FAMILY_LEAST, FAMILY_MEMORY);
+        for light in 0..LIGHTS {
+            rate(&mut self.cells[place(light, situation)]).learn(came, 1.0, MEMORY);
+        }
+    }
+
+    fn cells_of(&self, situation: &Situation) -> impl Iterator<Item = &Cell> {
+        (0..LIGHTS).map(|light| &self.cells[place(light, situation)])
+    }
+}
+
+impl Default for Forecaster {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Rate {
+    /// Shrunk towards what is known of the family.
+    fn shrunk(&self, family: f32) -> f32 {
+        (self.mean * self.seen + SHRINKAGE * family) / (self.seen + SHRINKAGE)
+    }
+
+    fn learn(&mut self, value: f32, least: f32, memory: f32) {
+        self.seen = (self.seen + 1.0).min(memory);
+        self.mean += (value - self.mean) / self.seen.max(least);
+    }
+}
+
+/// What each light tells beyond the family, in log-odds.
+fn evidence<'a>(family: &Rate, lights: impl Iterator<Item = &'a Rate>) -> [f32; LIGHTS] {
+    let base = logit(family.mean);
+    let mut evidence = [0.0; LIGHTS];
+    for (told, rate) in evidence.iter_mut().zip(lights) {
+        if rate.seen > 0.0 {
+            *told = logit(rate.shrunk(family.mean)) - base;
+        }
+    }
+    evidence
+}
+
+fn mixed(family: &Rate, weights: &[f32; LIGHTS], evidence: &[f32; LIGHTS]) -> f32 {
+    let sum: f32 = weights.iter().zip(evidence).map(|(weight, told)| weight * told).sum();
+    1.0 / (1.0 + (-(logit(family.mean) + sum)).exp())
+}
+
+fn logit(probability: f32) -> f32 {
+    let probability = probability.clamp(0.001, 0.999);
+    (probability / (1.0 - probability)).ln()
+}
+
+fn place(light: usize, situation: &Situation) -> usize {
+    light << PLACE_BITS | usize::from(situation.places[light])
+}
+
+impl Situation {
+    /// A key's situation at `now`, if it is looked at again after `look`. `turnout`
+    /// is how many of those who usually come at this hour came lately, against the
+    /// usual share.
+    pub fn of(past: &Past, now: Moment, look: Duration, turnout: f32) -> Self {
+        let window = past.window().as_secs_f32();
+        let idle = past.idle(now).as_secs_f32() / window;
+        let age = ((past.age(now).as_secs() / 86_400) as u32).min(7);
+        let hour = hour_of(now);
+        let look_hour = hour_of(now + look).min(hour + 24);
+        let window_hour = hour_of(now + past.window()).min(hour + 24);
+        let at_look = past.days_used(hour, look_hour);
+        let near = past.days_used(hour.saturating_sub(1), hour.saturating_sub(1))
+            | past.days_used(look_hour + 1, look_hour + 1);
+        let in_window = past.days_used(hour, window_hour);
+        let days = past.days_used(hour, hour + 23);
+        let around = past.hours_used_between(hour.saturating_sub(2), look_hour + 2);
+        let hours = past.hours_used();
+        let (followed, windows) = past.followed();
+        let [gap, gap_before] = past.gaps();
+        let since_visit = now.since(past.visit()).as_secs_f32() / window;
+        let today = past.hours_used_of(24);
+
+        let usual_days = at_look.count_ones();
+        let family = if usual_days == 0 || idle < 1.0 {
+            [0.1, 0.5, 1.05, 2.0, 4.0].into_iter().take_while(|bound| idle >= *bound).count() as u32
+        } else {
+            5 + usual_days.min(3) + 3 * u32::from(turnout < 0.5)
+        };
+        let quiet = u32::from(idle >= 1.0 && turnout < 0.5);
+        let crowd = [0.15, 0.4, 0.7, 1.4].into_iter().take_while(|bound| turnout >= *bound).count() as u32;
+        let (idle_halves, idle_octave) = (octaves(idle, 2.0), octaves(idle, 1.0));
+        let week_ago = |days: u32| days & 1 | days >> 5 & 2;
+        let scale = octaves(window, 2.0);
+        let lights: [[u32; 5]; LIGHTS] = [
+            [idle_halves, (followed * 7.99) as u32, (windows as u32 + 1).ilog2(), 0, family],
+            [idle_halves, octaves(gap, 2.0), octaves(gap_before, 2.0), 0, family],
+            [in_window, age, 0, 0, quiet],
+            [at_look, near.count_ones(), age, 0, quiet],
+            [past.windows_used(), idle_halves, 0, 0, family],
+            [(hour % 24) as u32, idle_octave, in_window.count_ones(), 0, family],
+            [idle_octave, week_ago(at_look), week_ago(in_window), days.count_ones(), age],
+            [idle_halves, hours.min(63), octaves(past.slots_used() as f32, 2.0), 0, family],
+            [octaves(since_visit, 4.0), octaves(gap, 2.0), today.min(3), 0, family],
+            [crowd, usual_days, in_window.count_ones(), age.min(3), 0],
+            [around.min(9), hours.min(20), age, 0, quiet],
+            [in_window.count_ones(), days.count_ones(), age, idle.min(3.0) as u32, quiet],
+        ];
+        let usual = if idle > 1.0 { usual_days as f32 / age.max(1) as f32 } else { 0.0 };
+        Self { family: family as u8, places: lights.map(|light| hashed(scale, &light)), usual, away: idle > 1.0 }
+    }
+}
+
+/// In which part of an octave a number lies, of `parts` a doubling.
+fn octaves(number: f32, parts: f32) -> u32 {
+    ((number.max(1e-9).log2() * parts).floor().clamp(-30.0, 30.0) + 30.0) as u32
+}
+
+fn hashed(scale: u32, light: &[u32; 5]) -> u16 {
+    let mixed = light.iter().fold(u64::from(scale), |hash, feature| {
+        (hash ^ u64::from(*feature)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
+    });
+    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - PLACE_BITS)) as u16
+}

@@ -1,0 +1,296 @@
+//! When does this key's user come?
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::policy::ledger::Ledger;
+use crate::policy::price::Offer;
+use crate::token::Moment;
+
+/// What is remembered of the requests for one key, in about a dozen machine
+/// words; it outlives the key's tokens.
+///
+/// A request that comes in the same sixteenth of a window as the one before
+/// it touches one atomic. Only the first in each takes the key's own lock.
+#[derive(Debug)]
+pub struct Habit {
+    /// Until when a request says nothing new.
+    quiet_until: AtomicU64,
+    last: AtomicU64,
+    past: Mutex<Past>,
+}
+
+/// The requests for one key, coarsely.
+#[derive(Clone, Debug)]
+pub struct Past {
+    window: Duration,
+    first: Moment,
+    last: Moment,
+    /// The slot of bit 0 of `recent`.
+    slot: u64,
+    /// The slots with requests, the latest in bit 0: eight windows.
+    recent: u128,
+    /// The hour up to which `hours` is told.
+    hour: u64,
+    /// The hours with requests, at their number modulo [`HOURS`].
+    hours: [u64; 3],
+    /// The slot in which the last visit began.
+    visit: u64,
+    /// How far apart, in slots, the last visits began.
+    gaps: [u32; 2],
+    /// Of the windows that followed one with requests, how many had some too:
+    /// both counts fade, so that habits may change.
+    followed: f32,
+    windows: f32,
+    /// Until when a token would serve that was asked for only when it was missed.
+    alone_until: Moment,
+    /// When it was last judged.
+    judged: Moment,
+    /// The first requests after being judged, the latest first.
+    woken: [Moment; 2],
+    /// The use that is expected of a token that was fetched ahead and that
+    /// nobody has been handed yet, 0 to 1.
+    expected: f32,
+    /// The best that fetching a token ahead was worth since the last request.
+    pub offered: Option<Offer>,
+}
+
+/// Slots in a window.
+const SLOTS: u32 = 16;
+/// Hours that are remembered: a week, a day, and room to turn.
+const HOURS: u64 = 192;
+const DAY: u64 = 24;
+const HOUR: u64 = 3_600_000_000_000;
+/// A visit begins after so many slots without a request.
+const PAUSE: u32 = 2;
+/// How much of what was known a new observation leaves.
+const FADE: f32 = 0.85;
+
+impl Habit {
+    /// The habit of a key whose tokens serve for `window` each, before its first
+    /// request.
+    pub fn new(window: Duration, now: Moment) -> Self {
+        let past = Past {
+            window: window.max(Duration::from_nanos(SLOTS.into())),
+            first: now,
+            last: now,
+            slot: 0,
+            recent: 0,
+            hour: now.as_nanos() / HOUR,
+            hours: [0; 3],
+            visit: 0,
+            gaps: [0; 2],
+            followed: 0.0,
+            windows: 0.0,
+            alone_until: Moment::from_nanos(0),
+            judged: Moment::from_nanos(0),
+            woken: [Moment::from_nanos(0); 2],
+            expected: 0.0,
+            offered: None,
+        };
+        let slot = past.slot_of(now);
+        let past = Past { slot, visit: slot, ..past };
+        Self { quiet_until: AtomicU64::new(0), last: AtomicU64::new(now.as_nanos()), past: Mutex::new(past) }
+    }
+
+    /// A request is answered.
+    pub fn touch(&self, now: Moment, ledger: &Ledger) {
+        if now.as_nanos() < self.quiet_until.load(Ordering::Relaxed) {
+            self.last.store(now.as_nanos(), Ordering::Relaxed);
+        } else {
+            self.mark(now, ledger);
+        }
+    }
+
+    /// Looks back from `now`.
+    pub fn past(&self, now: Moment) -> MutexGuard<'_, Past> {
+        let mut past = self.lock();
+        past.last = past.last.max(Moment::from_nanos(self.last.load(Ordering::Relaxed)));
+        past.advance(now);
+        past
+    }
+
+    /// Notes that it is judged now, so that the next request is noticed.
+    pub fn note_judged(&self, past: &mut Past, now: Moment) {
+        past.judged = now;
+        self.quiet_until.store(0, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn mark(&self, now: Moment, ledger: &Ledger) {
+        let mut past = self.past(now);
+        self.last.fetch_max(now.as_nanos(), Ordering::Relaxed);
+        let quiet = past.request(now, ledger);
+        self.quiet_until.store(quiet.as_nanos(), Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Past {
+    /// Notes a request, and says until when another says nothing new.
+    fn request(&mut self, now: Moment, ledger: &Ledger) -> Moment {
+        if now >= self.alone_until {
+            self.alone_until = now + self.window;
+            ledger.count_least();
+        }
+        if self.judged > self.woken[0] || self.woken[0].as_nanos() == 0 {
+            self.woken = [now, self.woken[0]];
+            self.offered = None;
+        }
+        if self.expected > 0.0 {
+            ledger.settle(self.expected);
+            self.expected = 0.0;
+        }
+        let pause = if self.recent == 0 { u128::BITS } else { self.recent.trailing_zeros() };
+        if pause > PAUSE {
+            let apart = u32::try_from(self.slot - self.visit).unwrap_or(u32::MAX);
+            self.gaps = [apart, self.gaps[0]];
+            self.visit = self.slot;
+        }
+        self.last = self.last.max(now);
+        self.recent |= 1;
+        let bit = self.hour % HOURS;
+        self.hours[(bit / 64) as usize] |= 1 << (bit % 64);
+        let slot_ends = Moment::from_nanos((self.slot + 1).saturating_mul(self.slot_length()));
+        let hour_ends = Moment::from_nanos((self.hour + 1).saturating_mul(HOUR));
+        slot_ends.min(hour_ends).min(self.alone_until)
+    }
+
+    /// Turns the maps up to `now`.
+    fn advance(&mut self, now: Moment) {
+        let hour = now.as_nanos() / HOUR;
+        for passed in (self.hour + 1..=hour).take(HOURS as usize) {
+            let bit = passed % HOURS;
+            self.hours[(bit / 64) as usize] &= !(1 << (bit % 64));
+        }
+        self.hour = self.hour.max(hour);
+        let slot = self.slot_of(now);
+        let passed = slot.saturating_sub(self.slot);
+        self.recent = if passed < u128::BITS.into() { self.recent << passed } else { 0 };
+        self.slot = self.slot.max(slot);
+    }
+
+    /// How long a token of this key serves.
+    pub const fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// How long nobody has asked.
+    pub fn idle(&self, now: Moment) -> Duration {
+        now.since(self.last)
+    }
+
+    /// How long the key is known.
+    pub fn age(&self, now: Moment) -> Duration {
+        now.since(self.first)
+    }
+
+    /// In which of the last eight windows there were requests: the latest in bit 0.
+    pub fn windows_used(&self) -> u32 {
+        (0..8).filter(|window| (self.recent >> (SLOTS * window)) & 0xffff != 0).fold(0, |map, window| map | 1 << window)
+    }
+
+    /// In how many slots of the last eight windows there were requests.
+    pub const fn slots_used(&self) -> u32 {
+        self.recent.count_ones()
+    }
+
+    /// In how many of the last 192 hours there were requests.
+    pub fn hours_used(&self) -> u32 {
+        self.hours.iter().map(|hours| hours.count_ones()).sum()
+    }
+
+    /// In how many of the last `hours` hours there were requests.
+    pub fn hours_used_of(&self, hours: u64) -> u32 {
+        (0..hours).map(|back| u32::from(self.used_in(self.hour.wrapping_sub(back)))).sum()
+    }
+
+    /// On which of the last seven days there were requests in the hours from `from`
+    /// to `to` (hours of the clock, today's): yesterday in bit 0.
+    pub fn days_used(&self, from: u64, to: u64) -> u32 {
+        (1..=7).fold(0, |map, day| {
+            let used = (from..=to.min(from + DAY)).any(|hour| self.used_in(hour.wrapping_sub(day * DAY)));
+            map | u32::from(used) << (day - 1)
+        })
+    }
+
+    /// In how many hours there were requests on the last seven days from `from` to `to`.
+    pub fn hours_used_between(&self, from: u64, to: u64) -> u32 {
+        let hours = |day| (from..=to).filter(move |hour| self.used_in(hour.wrapping_sub(day * DAY)));
+        (1..=7).map(|day| hours(day).count() as u32).sum()
+    }
+
+    /// The next hour after `hour` at which, or in the hour after which, there were
+    /// requests on one of the last seven days; at most a day later.
+    pub fn next_hour_used(&self, hour: u64) -> u64 {
+        (hour + 1..hour + DAY).find(|next| self.days_used(*next, *next + 1) != 0).unwrap_or(hour + DAY)
+    }
+
+    /// When the last visit began, as far as is remembered.
+    pub fn visit(&self) -> Moment {
+        Moment::from_nanos(self.visit.saturating_mul(self.slot_length()))
+    }
+
+    /// How far apart, in windows, the last three visits began: the latest first.
+    pub fn gaps(&self) -> [f32; 2] {
+        self.gaps.map(|slots| slots as f32 / SLOTS as f32)
+    }
+
+    /// Of the windows that followed one with requests, the share that had some too,
+    /// and of how many that is told.
+    pub fn followed(&self) -> (f32, f32) {
+        (self.followed / self.windows.max(1.0), self.windows)
+    }
+
+    /// A window has followed one with requests.
+    pub fn count_window(&mut self, used: bool) {
+        self.followed = self.followed * FADE + f32::from(u8::from(used));
+        self.windows = self.windows * FADE + 1.0;
+    }
+
+    /// Nobody has asked since it was judged last.
+    pub fn judged_since_last(&self) -> bool {
+        self.judged > self.last
+    }
+
+    /// The first request after `moment`, at which it was judged.
+    pub fn woken_after(&self, moment: Moment) -> Option<Moment> {
+        self.woken.into_iter().rev().find(|woken| *woken > moment)
+    }
+
+    /// A token is fetched ahead; 0 to 1 use is expected of it.
+    pub fn expect(&mut self, use_: f32, ledger: &Ledger) {
+        ledger.settle(self.expected);
+        ledger.expect(use_);
+        self.expected = use_;
+    }
+
+    fn used_in(&self, hour: u64) -> bool {
+        let told = hour <= self.hour && self.hour - hour < HOURS;
+        let bit = hour % HOURS;
+        told && self.hours[(bit / 64) as usize] >> (bit % 64) & 1 == 1
+    }
+
+    fn slot_of(&self, moment: Moment) -> u64 {
+        moment.as_nanos() / self.slot_length()
+    }
+
+    fn slot_length(&self) -> u64 {
+        u64::try_from(self.window.as_nanos() / u128::from(SLOTS)).unwrap_or(u64::MAX)
+    }
+
+    /// The length of a slot.
+    pub fn slot(&self) -> Duration {
+        self.window / SLOTS
+    }
+}
+
+/// The hour of the clock that `moment` is in. Which hour of the day that is does
+/// not matter: the same comes again a day later.
+pub const fn hour_of(moment: Moment) -> u64 {
+    moment.as_nanos() / HOUR
+}

@@ -1,0 +1,260 @@
+//! Which calls ahead of a request are worth it: learned from what became of
+//! earlier ones.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::policy::forecast::{Forecast, Forecaster, Situation};
+use crate::policy::habit::{Habit, Past, hour_of};
+use crate::policy::ledger::Ledger;
+use crate::policy::price::{Offer, Price};
+use crate::policy::schedule::Schedule;
+use crate::token::Moment;
+
+/// Decides about keys whose tokens come due or have lapsed, and is taught by
+/// what happens then, whatever it decided.
+///
+/// A call ahead is worth the chance `b` that somebody uses it within the window.
+/// It costs the part `c` of the window that passes before they do (all of it, if
+/// nobody does): a request that waits for Courier buys a window that begins with
+/// that request, a call ahead buys one that has begun already. For arrivals at
+/// the constant rate `l`, `b / c` is `l W`: what is known of Poisson arrivals is
+/// a special case. The call is made now if `b / c` is above the price, over the
+/// whole window and over the time until the next look as well: else it is better
+/// to wait for that.
+#[derive(Debug)]
+pub struct Learner {
+    forecaster: Forecaster,
+    price: Price,
+    turnout: Turnout,
+    open: Schedule<Open>,
+    learned: u64,
+    judged: u64,
+}
+
+/// What becomes of a key that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    /// A token is fetched for it now.
+    Fetch(Chance),
+    /// It is looked at again then.
+    Look(Moment, Chance),
+    /// Nobody has come for so long that it is forgotten.
+    Forget,
+}
+
+/// What a verdict rests on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chance {
+    /// The probability that a request comes within a window.
+    pub within: f32,
+    /// Delayed requests that are avoided for each extra call.
+    pub value: f32,
+    /// What it had to be above.
+    pub price: f32,
+}
+
+/// A decision whose outcome is awaited.
+#[derive(Debug)]
+struct Open {
+    habit: Arc<Habit>,
+    situation: Situation,
+    judged: Moment,
+    look: Duration,
+    window: Duration,
+    /// The first decision after a request: it tells whether this key's windows follow
+    /// one another.
+    first: bool,
+    /// Whether somebody came before the next look is known already.
+    looked: bool,
+}
+
+/// Decisions whose outcome is awaited, at most: beyond this they are sampled.
+const MOST_OPEN: usize = 1 << 16;
+/// So many outcomes must be known before the forecasts count.
+const ENOUGH: u64 = 100;
+/// Until then, this share of what may be spent is kept.
+const BLIND: f64 = 0.75;
+/// Whoever has not come for so long is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(8 * 86_400);
+const HOUR: Duration = Duration::from_secs(3600);
+/// A look is due after this share of the time that nobody has come.
+const LOOKS: u32 = 8;
+
+impl Learner {
+    /// One that knows nothing, and may spend `share` of the least calls.
+    pub fn new(share: f64) -> Self {
+        Self {
+            forecaster: Forecaster::new(),
+            price: Price::new(share),
+            turnout: Turnout::default(),
+            open: Schedule::new(),
+            learned: 0,
+            judged: 0,
+        }
+    }
+
+    /// Decides about a key whose token comes due at `now`, or has lapsed.
+    pub fn judge(&mut self, habit: &Arc<Habit>, ledger: &Ledger, now: Moment) -> Verdict {
+        self.settle(now);
+        let mut past = habit.past(now);
+        let idle = past.idle(now);
+        if idle > FORGOTTEN.max(past.window() * 4) {
+            past.expect(0.0, ledger);
+            return Verdict::Forget;
+        }
+        let look = (idle / LOOKS).min(HOUR).max(past.slot());
+        let situation = Situation::of(&past, now, look, self.turnout.level());
+        let Forecast { mut soon, mut within, passed } = self.forecaster.forecast(&situation);
+        if situation.away {
+            let surprise = self.turnout.surprise();
+            soon = (soon * surprise).min(0.99);
+            within = (within * surprise).min(0.99);
+        }
+        let share = look.as_secs_f32() / past.window().as_secs_f32();
+        let cost = 1.0 - within + within * passed;
+        let over_window = within / cost;
+        let over_look = soon / (share * (1.0 - soon / 2.0));
+        let value = over_window.min(over_look);
+        let price = self.price.at(ledger, now);
+        past.offered = Some(self.price.offer(Offer { value, cost }, past.offered));
+        let chance = Chance { within, value, price };
+        let balance = self.price.balance(ledger);
+        let fetch = if self.learned < ENOUGH {
+            // As mode used does; but who is blind does not spend all.
+            let unspent = balance > BLIND * self.price.allowance(ledger);
+            unspent && !situation.away && !past.judged_since_last()
+        } else {
+            value > price && self.price.solvent(ledger)
+        };
+
+        self.judged += 1;
+        let room = MOST_OPEN.saturating_sub(self.open.len());
+        if self.judged.is_multiple_of((MOST_OPEN / 2 / room.max(1)).max(1) as u64) && room > 0 {
+            let first = !past.judged_since_last();
+            let open = Open {
+                habit: Arc::clone(habit),
+                situation,
+                judged: now,
+                look,
+                window: past.window(),
+                first,
+                looked: false,
+            };
+            self.open.add(now + look.min(past.window()), open);
+        }
+        habit.note_judged(&mut past, now);
+        if fetch {
+            past.expect(within, ledger);
+            Verdict::Fetch(chance)
+        } else {
+            past.expect(0.0, ledger);
+            Verdict::Look(next_look(&past, now, look), chance)
+        }
+    }
+
+    /// Learns from the decisions whose outcome is known by `now`.
+    fn settle(&mut self, now: Moment) {
+        while let Some((_, open)) = self.open.pop(now) {
+            self.learn(open, now);
+        }
+    }
+
+    fn learn(&mut self, mut open: Open, now: Moment) {
+        let mut past = open.habit.past(now);
+        let came = past.woken_after(open.judged).map(|came| came.since(open.judged));
+        if !open.looked {
+            let soon = came.is_some_and(|after| after <= open.look);
+            let forecast = self.forecaster.forecast(&open.situation).soon;
+            self.turnout.count(&open.situation, forecast, soon, open.judged);
+            self.forecaster.learn_soon(&open.situation, soon);
+            open.looked = true;
+            if open.look < open.window {
+                drop(past);
+                self.open.add(open.judged + open.window, open);
+                return;
+            }
+        }
+        let within = came.filter(|after| *after <= open.window);
+        if open.first {
+            past.count_window(within.is_some());
+        }
+        drop(past);
+        self.forecaster
+            .learn_within(&open.situation, within.map(|after| after.as_secs_f32() / open.window.as_secs_f32()));
+        self.learned += 1;
+    }
+
+    /// The price of a call now, in delayed requests.
+    pub const fn price(&self) -> f32 {
+        self.price.present()
+    }
+}
+
+/// When a key without a token is looked at next. Who has not come for two windows
+/// is not looked at in hours in which they never came on the last days.
+fn next_look(past: &Past, now: Moment, look: Duration) -> Moment {
+    let next = now + look;
+    if past.idle(now) < past.window() * 2 || look < HOUR {
+        return next;
+    }
+    let hour = past.next_hour_used(hour_of(now));
+    next.max(now + HOUR * u32::try_from(hour - hour_of(now)).unwrap_or(1))
+}
+
+/// How many come of those who usually do: weekends and holidays show in the first
+/// hours.
+#[derive(Debug, Default)]
+struct Turnout {
+    since: Option<Moment>,
+    came: f32,
+    usual: f32,
+    ever_came: f32,
+    ever_usual: f32,
+    foreseen_came: f32,
+    foreseen: f32,
+}
+
+/// How quickly it forgets, in seconds: half of it in an hour and a half, and of
+/// what is usual in five days.
+const QUICK: f32 = 5400.0;
+const SLOW: f32 = 5.0 * 86_400.0;
+
+impl Turnout {
+    /// Of those who usually come at this hour the share that came lately, against
+    /// the share that does in the long run.
+    fn level(&self) -> f32 {
+        let ever = (self.ever_came + 0.2) / (self.ever_usual + 1.0);
+        (self.came + 3.0 * ever) / (self.usual + 3.0) / ever
+    }
+
+    /// How many came lately for each that was foreseen.
+    fn surprise(&self) -> f32 {
+        ((self.foreseen_came + 5.0) / (self.foreseen + 5.0)).clamp(0.1, 3.0)
+    }
+
+    fn count(&mut self, situation: &Situation, foreseen: f32, came: bool, at: Moment) {
+        if !situation.away {
+            return;
+        }
+        let came = f32::from(u8::from(came));
+        let passed = at.since(*self.since.get_or_insert(at)).as_secs_f32();
+        self.since = self.since.max(Some(at));
+        let quick = (-passed / QUICK).exp2();
+        if foreseen > 0.03 {
+            self.foreseen_came += came;
+            self.foreseen += foreseen;
+        }
+        self.foreseen_came *= quick;
+        self.foreseen *= quick;
+        if situation.usual > 0.0 {
+            let slow = (-passed / SLOW).exp2();
+            self.came += came;
+            self.usual += situation.usual;
+            self.ever_came = self.ever_came * slow + came;
+            self.ever_usual = self.ever_usual * slow + situation.usual;
+        }
+        self.came *= quick;
+        self.usual *= quick;
+    }
+}

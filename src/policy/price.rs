@@ -1,0 +1,122 @@
+//! What a call must be worth to be made ahead.
+
+use std::time::Duration;
+
+use crate::policy::ledger::Ledger;
+use crate::token::Moment;
+
+/// The price of a call, in delayed requests that it avoids for each extra call: it
+/// is such that in the long run the extra calls are `share` of the least.
+///
+/// Every key that has no token, or whose token runs out, is an offer: a value, and
+/// what it would cost in extra calls. Of the last days' offers it is known how
+/// many would have been taken at each price; the price is the lowest at which they
+/// cost no more than what may be spent. What was spent too much or too little so
+/// far is made up for while the offers fade.
+#[derive(Clone, Debug)]
+pub struct Price {
+    share: f64,
+    /// What the offers of each value cost together, fading.
+    offers: [f64; BINS],
+    /// Least calls, fading likewise.
+    least: f64,
+    seen: u64,
+    since: Option<Moment>,
+    price: f32,
+}
+
+/// What was offered: a value, and its cost in extra calls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Offer {
+    /// Delayed requests that are avoided for each extra call.
+    pub value: f32,
+    /// Extra calls, 0 to 1.
+    pub cost: f32,
+}
+
+/// Prices from 0.01 to 20, 8 bins to an octave.
+const BINS: usize = 88;
+const LOWEST: f32 = 0.01;
+const PARTS: f32 = 8.0;
+/// How long offers count, in seconds: as much of a week as tells its days apart
+/// without being behind when habits change.
+const FADE: f64 = 4.0 * 86_400.0;
+/// The price moves this often.
+const PERIOD: Duration = Duration::from_secs(60);
+/// What is left unspent, as a share of what may be spent while offers fade: forecasts
+/// err.
+const RESERVE: f64 = 0.05;
+/// What may be spent in advance, likewise: about a day's allowance. In the morning much
+/// is fetched of which it shows only in the evening that nobody came for it.
+const OVERDRAFT: f64 = 0.25;
+
+impl Price {
+    /// A price at which `share` of the least calls is spent.
+    pub const fn new(share: f64) -> Self {
+        Self { share, offers: [0.0; BINS], least: 0.0, seen: 0, since: None, price: LOWEST }
+    }
+
+    /// What may still be spent, in calls.
+    pub fn balance(&self, ledger: &Ledger) -> f64 {
+        self.share * ledger.least() as f64 - ledger.extra()
+    }
+
+    /// Whether so much may be spent that the price need not be asked: beyond it, what
+    /// was foreseen has gone wrong.
+    pub fn solvent(&self, ledger: &Ledger) -> bool {
+        self.balance(ledger) > -(OVERDRAFT * self.share * self.least + 1.0)
+    }
+
+    /// What may be spent on the whole, in calls.
+    pub fn allowance(&self, ledger: &Ledger) -> f64 {
+        self.share * ledger.least() as f64
+    }
+
+    /// An offer takes the place of an earlier one for the same key, if it is better.
+    pub fn offer(&mut self, offer: Offer, earlier: Option<Offer>) -> Offer {
+        match earlier {
+            Some(earlier) if earlier.value >= offer.value => return earlier,
+            Some(earlier) => {
+                let sum = &mut self.offers[bin(earlier.value)];
+                *sum = (*sum - f64::from(earlier.cost)).max(0.0);
+            }
+            None => {}
+        }
+        self.offers[bin(offer.value)] += f64::from(offer.cost);
+        offer
+    }
+
+    /// The price at `now`.
+    pub fn at(&mut self, ledger: &Ledger, now: Moment) -> f32 {
+        let passed = now.since(*self.since.get_or_insert(now));
+        if passed >= PERIOD {
+            self.since = Some(now);
+            self.move_on(ledger, passed.as_secs_f64());
+        }
+        self.price
+    }
+
+    /// The price that was found last.
+    pub const fn present(&self) -> f32 {
+        self.price
+    }
+
+    fn move_on(&mut self, ledger: &Ledger, passed: f64) {
+        let kept = (-passed / FADE).exp();
+        self.offers.iter_mut().for_each(|cost| *cost *= kept);
+        let least = ledger.least();
+        self.least = self.least * kept + least.saturating_sub(self.seen) as f64;
+        self.seen = least;
+        let allowed = self.share * self.least;
+        let mut left = allowed + (self.balance(ledger) - RESERVE * allowed).clamp(-0.7 * allowed, 2.0 * allowed);
+        let affordable = self.offers.iter().rev().take_while(|cost| {
+            left -= **cost;
+            left >= 0.0
+        });
+        self.price = LOWEST * (((BINS - affordable.count()) as f32) / PARTS).exp2();
+    }
+}
+
+fn bin(value: f32) -> usize {
+    ((value.max(LOWEST) / LOWEST).log2() * PARTS).clamp(0.0, (BINS - 1) as f32) as usize
+}

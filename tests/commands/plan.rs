@@ -1,0 +1,273 @@
+//! `plan`: a trace or a workload in, a report out.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::child::{Ended, Program};
+
+/// Five requests of three users.
+const TRACE: &str = "time,user\n1000,ann\n1001,bob\n1002,ann\n90000,cleo\n90000.5,ann\n";
+
+const MODE_KEYS: [&str; 8] = [
+    "mode",
+    "calls",
+    "delayed",
+    "extra_share",
+    "avoided_share",
+    "peak_calls_per_second",
+    "wait_seconds",
+    "over_one_second_share",
+];
+
+fn folder(trace: &str) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("trace.csv"), trace).expect("it is written");
+    folder
+}
+
+/// With the folder's trace, and `FOLDER` in the arguments replaced.
+fn plan(folder: &Path, arguments: &[&str]) -> Ended {
+    let trace = folder.join("trace.csv");
+    let folder = folder.to_str().expect("text");
+    let arguments = arguments.iter().map(|argument| argument.replace("FOLDER", folder));
+    Program::new(["plan".as_ref(), "--trace".as_ref(), trace.as_os_str()]).arguments(arguments).run()
+}
+
+fn office(arguments: &[&str]) -> Ended {
+    Program::new(["plan", "--workload", "office", "--users", "20", "--days", "3"]).arguments(arguments).run()
+}
+
+#[track_caller]
+fn json(ended: &Ended) -> Value {
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    serde_json::from_str(&ended.stdout.join("\n")).unwrap_or_else(|error| panic!("{error}: {ended:?}"))
+}
+
+#[track_caller]
+fn is_refused(ended: &Ended, parts: &[&str]) {
+    assert_eq!(ended.code, Some(2), "{parts:?}: {ended:?}");
+    assert!(ended.stdout.is_empty(), "{parts:?}: {ended:?}");
+    let line = ended.stderr.strip_prefix("error: ").and_then(|rest| rest.strip_suffix('\n')).unwrap_or_default();
+    assert!(!line.is_empty() && !line.contains(['\n', '\r']), "{parts:?}: {ended:?}");
+    for part in parts {
+        assert!(line.contains(part), "{part:?} is not in {line:?}");
+    }
+}
+
+#[test]
+fn a_value_that_will_not_do_is_refused_in_one_line() {
+    let folder = folder(TRACE);
+    for (flag, value, wanted) in [
+        ("--lifetime", "0s", "from 1s to 400d"),
+        ("--lifetime", "401d", "from 1s to 400d"),
+        ("--lifetime", "1500ms", "whole seconds"),
+        ("--floor", "NaN", "from 0 to 0.95"),
+        ("--floor", "-0.1", "from 0 to 0.95"),
+        ("--floor", "0.96", "from 0 to 0.95"),
+        ("--budget", "0", "from 0.001 to 100000"),
+        ("--budget", "-1", "from 0.001 to 100000"),
+        ("--budget", "inf", "from 0.001 to 100000"),
+        ("--latency", "61m", "from 0s to 1h"),
+        ("--extra-calls", "-0.1", "from 0 to 10"),
+        ("--extra-calls", "10.1", "from 0 to 10"),
+        ("--extra-calls", "nan", "from 0 to 10"),
+        ("--disorder", "500d", "from 0s to 400d"),
+        ("--plot", "FOLDER/none/x.svg", "No such file or directory"),
+        ("--plot", "FOLDER", "is no file's name"),
+        ("--plot", "..", "is no file's name"),
+    ] {
+        is_refused(&plan(folder.path(), &[flag, value]), &[&format!("{flag}: "), wanted]);
+    }
+    for burst in ["0", "1000001"] {
+        let ended = plan(folder.path(), &["--budget", "5", "--burst", burst]);
+        is_refused(&ended, &["--burst: ", "from 1 to 1000000"]);
+    }
+    for (flag, value, wanted) in [
+        ("--users", "0", "from 1"),
+        ("--days", "0", "from 1"),
+        ("--users", "4000000000", "from 1"),
+        ("--days", "4000000000", "from 1"),
+    ] {
+        let ended = Program::new(["plan", "--workload", "office", flag, value]).run();
+        is_refused(&ended, &[&format!("{flag}: "), wanted]);
+    }
+    is_refused(&Program::new(["plan", "--workload", "factory"]).run(), &["--workload: ", "office"]);
+    let crowd = ["plan", "--workload", "office", "--users", "200000000", "--days", "36500"];
+    is_refused(&Program::new(crowd).run(), &["--workload office: "]);
+}
+
+#[test]
+fn a_file_that_is_no_trace_is_named() {
+    let folder = folder(TRACE);
+    for (name, content) in [("empty", &b""[..]), ("json", b"{\"time\": 5}\n"), ("binary", b"\xff\xfe\x00\n\x1b[0m")] {
+        let path = folder.path().join(name);
+        fs::write(&path, content).expect("it is written");
+        let path = path.to_str().expect("text");
+        is_refused(&Program::new(["plan", "--trace", path]).run(), &[&format!("{path}: ")]);
+    }
+    let [missing, odd] = ["missing.csv", "two\nlines"].map(|name| folder.path().join(name));
+    let missing = missing.to_str().expect("text");
+    is_refused(&Program::new(["plan", "--trace", missing]).run(), &[missing, "can't be read"]);
+    is_refused(&Program::new(["plan", "--trace", odd.to_str().expect("text")]).run(), &["two\u{fffd}lines"]);
+    let directory = folder.path().to_str().expect("text");
+    is_refused(&Program::new(["plan", "--trace", directory]).run(), &[directory]);
+    is_refused(&Program::new(["plan", "--trace", "-"]).run(), &["standard input: "]);
+}
+
+#[test]
+fn the_limits_of_a_trace_are_flags() {
+    let folder = folder("1000,ann\nbroken\n900,bob\n");
+    assert_eq!(json(&plan(folder.path(), &["--json"]))["requests"], 2);
+    is_refused(&plan(folder.path(), &["--broken-lines", "0"]), &["trace.csv: "]);
+    is_refused(&plan(folder.path(), &["--disorder", "10s"]), &["trace.csv: "]);
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for arguments in [
+        &["plan"][..],
+        &["plan", "--trace"],
+        &["plan", "--trace", "a", "--workload", "office"],
+        &["plan", "--trace", "a", "--users", "5"],
+        &["plan", "--trace", "a", "--seed", "5"],
+        &["plan", "--workload", "office", "--broken-lines", "5"],
+        &["plan", "--workload", "office", "--disorder", "5s"],
+        &["plan", "--workload", "office", "--burst", "5"],
+        &["plan", "--workload", "office", "--users", "-5"],
+        &["plan", "--workload", "office", "--lifetime", "soon"],
+        &["plan", "--workload", "office", "--lifetime", "5M"],
+        &["plan", "--workload", "office", "--latency", "-5s"],
+        &["plan", "--workload", "office", "--floor", "half"],
+        &["plan", "--config", "x.toml"],
+    ] {
+        let ended = Program::new(arguments).run();
+        assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
+        assert!(ended.stderr.starts_with("error: ") && ended.stdout.is_empty(), "{arguments:?}: {ended:?}");
+    }
+}
+
+#[test]
+fn the_json_has_its_keys() {
+    let folder = folder(TRACE);
+    let report = json(&plan(folder.path(), &["--json", "--lifetime", "1h", "--budget", "2.5"]));
+    assert_eq!((&report["requests"], &report["users"]), (&5.into(), &3.into()));
+    for key in ["least_calls", "unavoidable_delays", "avoidable_delays"] {
+        assert!(report[key].is_u64(), "{key}: {report:#}");
+    }
+    let modes = report["modes"].as_array().expect("a list");
+    let names: Vec<_> = modes.iter().map(|mode| mode["mode"].as_str().unwrap_or_default()).collect();
+    assert_eq!(names, ["off", "used", "learned"]);
+    for mode in modes.iter().chain([&report["clairvoyant"]]) {
+        for key in MODE_KEYS {
+            assert!(!mode[key].is_null(), "{key}: {mode:#}");
+        }
+        for key in ["p50", "p99", "max"] {
+            assert!(mode["wait_seconds"][key].is_f64(), "{key}: {mode:#}");
+        }
+    }
+    let given = ["lifetime_seconds", "floor", "budget", "burst", "latency_seconds", "extra_calls", "span_seconds"];
+    let given = given.map(|key| report[key].as_f64().unwrap_or_default());
+    assert_eq!(given, [3600.0, 0.5, 2.5, 3.0, 0.15, 0.15, 89_000.5]);
+    assert!(report["leaves_out"].as_array().is_some_and(|list| list.len() > 4), "{report:#}");
+}
+
+#[test]
+fn the_table_has_a_row_for_each_mode_and_says_what_it_leaves_out() {
+    let folder = folder(TRACE);
+    let ended = plan(folder.path(), &[]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    assert!(ended.stdout[0].ends_with("trace.csv: 5 requests of 3 users in 1day 1h"), "{ended:?}");
+    for row in ["mode ", "off ", "used ", "learned ", "clairvoyant ", "Left out:", "- Courier never fails"] {
+        assert_eq!(ended.stdout.iter().filter(|line| line.starts_with(row)).count(), 1, "{row}: {ended:?}");
+    }
+}
+
+#[test]
+fn standard_input_is_a_trace_too() {
+    let folder = folder(TRACE);
+    let mut from_file = json(&plan(folder.path(), &["--json"]));
+    let trace = folder.path().join("trace.csv");
+    let line = "exec \"$0\" plan --trace - --json < \"$1\"";
+    let program = Program::of(Command::new("sh")).arguments(["-c", line, env!("CARGO_BIN_EXE_courier-token-broker")]);
+    let mut from_input = json(&program.arguments([trace]).run());
+    assert_eq!(from_input["source"], "standard input");
+    for report in [&mut from_file, &mut from_input] {
+        report["source"] = Value::Null;
+    }
+    assert_eq!(from_file, from_input);
+}
+
+#[test]
+fn a_workload_is_decided_by_its_seed() {
+    let [first, same, other] = ["1", "1", "2"].map(|seed| json(&office(&["--json", "--seed", seed])));
+    assert_eq!(first, same);
+    assert_ne!(first["span_seconds"], other["span_seconds"]);
+}
+
+#[test]
+fn the_plot_is_a_picture_that_appears_whole() {
+    let folder = folder(TRACE);
+    let picture = folder.path().join("curve.svg");
+    fs::write(&picture, "what was there before").expect("it is written");
+    let ended = plan(folder.path(), &["--plot", "FOLDER/curve.svg", "--extra-calls", "0.3"]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    let told = format!("The plot is in {}.", picture.display());
+    assert_eq!(ended.stdout.last(), Some(&told));
+    let svg = fs::read_to_string(&picture).expect("text");
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{svg}");
+    assert_eq!(svg.matches("<text ").count(), svg.matches("</text>").count());
+    for name in ["\nlearned, --extra-calls 0.02 to 1\n", "\noff\n", "\nused", "\nclairvoyant\n"] {
+        assert!(svg.contains(name), "{name}: {svg}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2);
+    // Not a line but JSON where JSON was asked for.
+    json(&plan(folder.path(), &["--json", "--plot", "FOLDER/curve.svg"]));
+}
+
+#[test]
+fn a_plan_that_fails_leaves_the_plot_alone() {
+    let folder = folder("nonsense");
+    is_refused(&plan(folder.path(), &["--plot", "FOLDER/curve.svg"]), &["trace.csv: "]);
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+}
+
+#[test]
+fn whoever_reads_no_further_gets_no_error() {
+    let line = "{ sleep 0.3; \"$0\" plan --workload office --users 5 --days 2; echo $? >&2; } | true";
+    let ended = Program::of(Command::new("sh")).arguments(["-c", line, env!("CARGO_BIN_EXE_courier-token-broker")]);
+    assert_eq!(ended.run().stderr, "0\n");
+}
+
+#[test]
+fn the_help_describes_each_flag_and_has_examples() {
+    let help = Program::new(["plan", "--help"]).run();
+    assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""), "{help:?}");
+    for flag in [
+        "--trace",
+        "--workload",
+        "--users",
+        "--days",
+        "--seed",
+        "--lifetime",
+        "--floor",
+        "--budget",
+        "--burst",
+        "--latency",
+        "--extra-calls",
+        "--json",
+        "--plot",
+        "--broken-lines",
+        "--disorder",
+    ] {
+        let described = |line: &&String| {
+            let rest = line.trim_start().strip_prefix(flag);
+            rest.is_some_and(|rest| rest.starts_with(' ') && rest.contains("  "))
+        };
+        assert_eq!(help.stdout.iter().filter(described).count(), 1, "{flag}: {help:?}");
+    }
+    assert_eq!(help.stdout.iter().filter(|line| line.starts_with("  courier-token-broker plan --")).count(), 2);
+}
