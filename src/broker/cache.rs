@@ -12,29 +12,49 @@ use moka::policy::EvictionPolicy;
 use super::refresher::Refresher;
 use crate::metrics::{Metrics, Removal};
 use crate::policy::freshness::{Facts, Floor};
+use crate::policy::habit::Habit;
 use crate::policy::schedule::Ticket;
 use crate::token::{Grant, Moment, TokenKey};
 
-/// A token in the cache, with what its refresher needs to know. A hit touches
-/// nothing but its counter, until its renewal is due.
+/// A token in the cache. A hit touches nothing but its standing's counters, until
+/// its renewal is due.
 pub struct Entry {
     /// The token.
     pub grant: Grant,
-    /// When its renewal is due, drawn once.
+    /// What is known of the demand for it, and what is planned.
+    pub standing: Arc<Standing>,
+}
+
+/// What is known of the demand for a key's token, and what the refresher has in
+/// mind. It may outlive the token: whoever is away may be about to return.
+pub struct Standing {
+    /// When the token's renewal is due, drawn once.
     pub due: Moment,
+    /// When the token ends.
+    pub expires: Moment,
+    /// When the key's user comes.
+    pub habit: Arc<Habit>,
     uses: AtomicU32,
     stage: Mutex<Stage>,
-    /// Weak, since the refresher's schedule holds the entry.
+    /// Weak, since the refresher's schedule holds the standing.
     refresher: Weak<Refresher>,
 }
 
-/// What the refresher has in mind for an entry.
+/// What the refresher has in mind for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// It comes out of the schedule with this ticket, having failed so often.
     Scheduled(Ticket, u32),
-    /// A renewal is under way, having failed so often.
-    Renewing(u32),
+    /// Nobody came in its window. It comes out of the schedule with this ticket, to
+    /// see whether they are about to; its place is in the history.
+    Away(Ticket),
+    /// A token is fetched, which has failed so often.
+    Renewing {
+        /// In a row.
+        failures: u32,
+        /// The token has lapsed.
+        away: bool,
+    },
     /// Nothing, unless it is handed out after all.
     Idle,
     /// Nothing: Courier will not issue it again, or it is not in the cache any
@@ -43,15 +63,19 @@ pub enum Stage {
 }
 
 impl Entry {
-    /// An entry that nobody has been handed yet and that nothing is planned for.
-    pub fn new(grant: Grant, due: Moment, refresher: &Arc<Refresher>) -> Self {
-        let refresher = Arc::downgrade(refresher);
-        Self { grant, due, uses: AtomicU32::new(0), stage: Mutex::new(Stage::Idle), refresher }
-    }
-
     /// What the rules want to know of it.
     pub fn facts(&self, min_ttl: Option<Duration>, now: Moment) -> Facts {
-        Facts { life: self.grant.life(), remaining: self.grant.remaining(now), min_ttl, due: now >= self.due }
+        let Self { grant, standing } = self;
+        Facts { life: grant.life(), remaining: grant.remaining(now), min_ttl, due: now >= standing.due }
+    }
+}
+
+impl Standing {
+    /// That of a token that nobody has been handed yet and that nothing is planned
+    /// for.
+    pub fn new(grant: &Grant, due: Moment, habit: Arc<Habit>, refresher: &Arc<Refresher>) -> Self {
+        let (uses, stage) = (AtomicU32::new(0), Mutex::new(Stage::Idle));
+        Self { due, expires: grant.expires(), habit, uses, stage, refresher: Arc::downgrade(refresher) }
     }
 
     /// Somebody is handed the token.
@@ -68,6 +92,56 @@ impl Entry {
     pub fn stage(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Gives up what was planned. Whoever is away is the history's, and only the
+    /// history lets them go.
+    fn leave(&self, history: bool) {
+        let mut stage = self.stage();
+        let ticket = match *stage {
+            Stage::Away(ticket) if history => Some(ticket),
+            Stage::Scheduled(ticket, _) if !history => Some(ticket),
+            Stage::Renewing { away, .. } if away == history => None,
+            Stage::Idle if !history => None,
+            _ => return,
+        };
+        *stage = Stage::Over;
+        drop(stage);
+        if let (Some(ticket), Some(refresher)) = (ticket, self.refresher.upgrade()) {
+            refresher.forget(ticket);
+        }
+    }
+}
+
+/// Whoever is away, bounded: when it is full, whoever has been away for the longest
+/// is forgotten.
+pub struct History(moka::sync::Cache<TokenKey, Arc<Standing>, RandomState>);
+
+impl History {
+    /// A history of at most about `capacity` keys.
+    pub fn new(capacity: u64) -> Self {
+        Self(
+            moka::sync::Cache::builder()
+                .max_capacity(capacity)
+                .eviction_policy(EvictionPolicy::lru())
+                .eviction_listener(|_, standing: Arc<Standing>, _| standing.leave(true))
+                .build_with_hasher(RandomState::default()),
+        )
+    }
+
+    /// Keeps the standing of a key whose token lapses.
+    pub fn insert(&self, key: TokenKey, standing: Arc<Standing>) {
+        self.0.insert(key, standing);
+    }
+
+    /// Takes it out: there is a token again, or nobody is expected any more.
+    pub fn remove(&self, key: &TokenKey) -> Option<Arc<Standing>> {
+        self.0.remove(key)
+    }
+
+    /// Lets go what there is no room for.
+    pub fn tidy(&self) {
+        self.0.run_pending_tasks();
+    }
 }
 
 /// The cache, bounded by the number of its entries: when it is full, what has
@@ -78,10 +152,7 @@ impl Cache {
     /// A cache of at most about `capacity` tokens.
     pub fn new(capacity: u64, floor: Floor, metrics: Arc<Metrics>) -> Self {
         let gone = move |_key: Arc<TokenKey>, entry: Arc<Entry>, cause: RemovalCause| {
-            let stage = std::mem::replace(&mut *entry.stage(), Stage::Over);
-            if let (Stage::Scheduled(ticket, _), Some(refresher)) = (stage, entry.refresher.upgrade()) {
-                refresher.forget(ticket);
-            }
+            entry.standing.leave(false);
             metrics.removal(match cause {
                 RemovalCause::Expired => Removal::Expired,
                 RemovalCause::Explicit => Removal::Removed,

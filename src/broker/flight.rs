@@ -7,9 +7,10 @@ use std::time::UNIX_EPOCH;
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
-use super::cache::{Entry, Stage};
+use super::cache::{Entry, Standing};
 use super::{Broker, Refusal, Workspace};
 use crate::policy::budget::{Class, Place};
+use crate::policy::habit::Habit;
 use crate::policy::refresh::{self, Reason};
 use crate::token::{Grant, TokenKey};
 use crate::upstream::{Dispatcher, Failure, Full, Turn};
@@ -144,7 +145,7 @@ impl Drop for Landing<'_> {
 /// What is renewed, and why.
 pub struct Renewal {
     pub reason: Reason,
-    pub entry: Arc<Entry>,
+    pub standing: Arc<Standing>,
 }
 
 /// Flies: waits for the budget, calls Courier, and keeps what came. A failure
@@ -163,14 +164,11 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
     // finds the token.
     drop(landing);
     publish.send_replace(Some(outcome));
-    if let Some(Renewal { reason, entry }) = renewal {
+    if let Some(Renewal { reason, standing }) = renewal {
         workspace.refresher.metrics.renewal(reason, failure.is_none());
-        // It is in the cache still if there is none that lives longer.
-        let stage = *entry.stage();
-        if let Stage::Renewing(failures) = stage {
-            let permanent = matches!(failure, Some(Failure::Refused(_)));
-            workspace.refresher.retry(&key, &entry, failures + 1, permanent, broker.0.clock.now());
-        }
+        // It is in the cache still, or in the history, if there is none that lives longer.
+        let permanent = matches!(failure, Some(Failure::Refused(_)));
+        workspace.refresher.retry(&key, &standing, permanent, broker.0.clock.now());
     }
 }
 
@@ -178,15 +176,22 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
 /// longer: a good token outlives a bad renewal.
 fn keep(broker: &Broker, workspace: &Workspace, key: &TokenKey, grant: Grant) -> Arc<Entry> {
     let settings = &broker.0.settings;
+    let refresher = &workspace.refresher;
     let window = settings.floor.window_of(grant.life());
-    let due = refresh::due(settings.refresh, window, grant.sent(), fastrand::f64());
+    let due = refresh::due(settings.refresh, window, grant.sent(), refresher.draws.next());
     let last = |grant: &Grant| grant.expires() - settings.floor.of(grant.life());
     let new_last = last(&grant);
-    let entry = Arc::new(Entry::new(grant, due, &workspace.refresher));
-    if broker.0.cache.get(key).is_none_or(|old| last(&old.grant) <= new_last) {
+    refresher.ledger.count_call();
+    let old = broker.0.cache.get(key);
+    let away = broker.0.history.remove(key);
+    let known = away.or_else(|| old.as_ref().map(|old| Arc::clone(&old.standing)));
+    let habit = known.map_or_else(|| Arc::new(Habit::new(window, grant.sent())), |known| Arc::clone(&known.habit));
+    let standing = Arc::new(Standing::new(&grant, due, habit, refresher));
+    let entry = Arc::new(Entry { grant, standing });
+    if old.is_none_or(|old| last(&old.grant) <= new_last) {
         broker.0.cache.insert(key.clone(), Arc::clone(&entry));
         // Only now: what comes due at once must be found in the cache.
-        workspace.refresher.plan(key, &entry);
+        refresher.plan(key, &entry.standing);
     }
     entry
 }

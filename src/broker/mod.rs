@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use cache::{Cache, Entry};
+use cache::{Cache, Entry, History};
 use flight::{Boarding, Flights};
 use refresher::Refresher;
 
@@ -33,6 +33,11 @@ pub struct Settings {
     pub floor: Floor,
     /// What is renewed.
     pub refresh: Mode,
+    /// What renewals may spend beyond the least calls in mode learned; 1 is as much
+    /// again.
+    pub extra_calls: f64,
+    /// The most users without a token who are remembered.
+    pub history: u64,
     /// The most tokens that are kept.
     pub capacity: u64,
     /// The longest that an ask waits.
@@ -114,6 +119,7 @@ pub struct Broker(Arc<Inner>);
 struct Inner {
     settings: Settings,
     cache: Cache,
+    history: History,
     flights: Flights,
     workspaces: HashMap<WorkspaceName, Arc<Workspace>>,
     clock: Clock,
@@ -140,13 +146,15 @@ impl Broker {
         let workspaces = dispatchers
             .into_iter()
             .map(|(name, dispatcher)| {
-                let refresher = Arc::new(Refresher::new(settings.refresh, metrics.workspace(&name)));
+                let metrics = metrics.workspace(&name);
+                let refresher = Arc::new(Refresher::new(settings.refresh, settings.extra_calls, metrics));
                 (name, Arc::new(Workspace { dispatcher: Arc::new(dispatcher), refresher }))
             })
             .collect();
         let cache = Cache::new(settings.capacity, settings.floor, Arc::clone(&metrics));
+        let history = History::new(settings.history);
         let flights = Flights::default();
-        Self(Arc::new(Inner { settings, cache, flights, workspaces, clock, metrics, runtime }))
+        Self(Arc::new(Inner { settings, cache, history, flights, workspaces, clock, metrics, runtime }))
     }
 
     /// Starts the background work: the dispatchers, the refreshers and the
@@ -165,6 +173,7 @@ impl Broker {
             loop {
                 broker.0.clock.sleep_until(broker.0.clock.now() + HOUSEKEEPING).await;
                 broker.0.cache.tidy();
+                broker.0.history.tidy();
             }
         };
         renewing.spawn_on(tidy, &self.0.runtime);
@@ -181,17 +190,18 @@ impl Broker {
             Look::Nothing => None,
         };
         // Boxed, so that the way of a hit does not carry its size about.
-        let refusal = match Box::pin(self.fetch(ask, stale.as_ref().map(|(_, why)| *why))).await {
+        let refusal = match Box::pin(self.fetch(ask, stale.as_ref().map(|(_, why)| *why), now)).await {
             Ok(answer) => return Ok(answer),
             Err(refusal) => refusal,
         };
         // No new one could be had. An old one that is good enough outlives that.
+        let asked = now;
         let now = self.0.clock.now();
         match stale {
             Some((entry, why))
                 if freshness::survives_outage(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) =>
             {
-                Ok(Self::hand_out(&entry, now, Source::Kept(why)))
+                Ok(self.hand_out(&ask.key, &entry, asked, now, Source::Kept(why)))
             }
             _ => Err(refusal),
         }
@@ -219,7 +229,7 @@ impl Broker {
         }
     }
 
-    async fn fetch(&self, ask: &Ask, stale: Option<Stale>) -> Result<Answer, Refusal> {
+    async fn fetch(&self, ask: &Ask, stale: Option<Stale>, asked: Moment) -> Result<Answer, Refusal> {
         let workspace = self.0.workspaces.get(ask.key.workspace()).ok_or(Refusal::Lost)?;
         let boarding = self.0.flights.board(&ask.key, &workspace.dispatcher, || {
             // Another flight may have landed since we looked.
@@ -229,7 +239,9 @@ impl Broker {
             }
         })?;
         let (ticket, collapsed) = match boarding {
-            Boarding::Landed(entry) => return Ok(Self::hand_out(&entry, self.0.clock.now(), Source::Hit)),
+            Boarding::Landed(entry) => {
+                return Ok(self.hand_out(&ask.key, &entry, asked, self.0.clock.now(), Source::Hit));
+            }
             Boarding::Joined(ticket) => (ticket, true),
             Boarding::Opened(departure) => {
                 let ticket = departure.ticket();
@@ -243,21 +255,27 @@ impl Broker {
         if !freshness::survives_outage(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) {
             return Err(Refusal::TooOld);
         }
-        Ok(Self::hand_out(&entry, now, Source::Issued { collapsed, stale }))
+        Ok(self.hand_out(&ask.key, &entry, asked, now, Source::Issued { collapsed, stale }))
     }
 
     fn hit(&self, key: &TokenKey, entry: &Arc<Entry>, renew: bool, now: Moment) -> Answer {
         // The use comes first: it is what the renewal is decided by.
-        let answer = Self::hand_out(entry, now, Source::Hit);
+        let answer = self.hand_out(key, entry, now, now, Source::Hit);
         if renew && let Some(workspace) = self.0.workspaces.get(key.workspace()) {
-            workspace.refresher.wanted_again(key, entry, now);
+            workspace.refresher.wanted_again(key, &entry.standing, now);
         }
         answer
     }
 
-    fn hand_out(entry: &Entry, now: Moment, source: Source) -> Answer {
-        entry.count_use();
-        Answer { grant: entry.grant.clone(), remaining: entry.grant.remaining(now), source }
+    fn hand_out(&self, key: &TokenKey, entry: &Entry, asked: Moment, now: Moment, source: Source) -> Answer {
+        let Entry { grant, standing } = entry;
+        standing.count_use();
+        if !standing.habit.touch_quietly(asked)
+            && let Some(workspace) = self.0.workspaces.get(key.workspace())
+        {
+            standing.habit.touch(asked, &workspace.refresher.ledger);
+        }
+        Answer { grant: grant.clone(), remaining: grant.remaining(now), source }
     }
 }
 

@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::cache::{Entry, Stage};
+use super::cache::{Stage, Standing};
 use super::flight::{self, Renewal};
 use super::{Broker, Workspace};
 use crate::metrics::WorkspaceMetrics;
-use crate::policy::refresh::{self, Facts, Mode, Verdict};
+use crate::policy::learner::{self, Chance, Learner};
+use crate::policy::ledger::Ledger;
+use crate::policy::refresh::{self, Draws, Facts, Mode, Reason, Stop, Verdict};
 use crate::policy::schedule::{Schedule, Ticket};
 use crate::token::{Moment, TokenKey};
 
@@ -18,72 +20,106 @@ use crate::token::{Moment, TokenKey};
 pub struct Refresher {
     mode: Mode,
     schedule: Mutex<Schedule<Due>>,
+    learner: Mutex<Learner>,
+    pub(super) ledger: Ledger,
+    pub(super) draws: Draws,
     /// Something is due earlier than what was thought to be the next.
     sooner: Notify,
     pub(super) metrics: WorkspaceMetrics,
 }
 
-/// A token that comes due, and when.
+/// A key that comes due, and when.
 struct Due {
     at: Moment,
     key: TokenKey,
-    entry: Arc<Entry>,
+    standing: Arc<Standing>,
 }
 
 /// So many due tokens are looked at before others get their turn.
 const BATCH: usize = 256;
 
 impl Refresher {
-    /// A refresher with an empty schedule.
-    pub fn new(mode: Mode, metrics: WorkspaceMetrics) -> Self {
-        Self { mode, schedule: Mutex::new(Schedule::new()), sooner: Notify::new(), metrics }
-    }
-
-    /// Plans the renewal of a new entry.
-    pub fn plan(&self, key: &TokenKey, entry: &Arc<Entry>) {
-        if entry.due < Moment::NEVER {
-            self.add(key, entry, entry.due, 0);
+    /// A refresher with an empty schedule, which in mode learned may spend
+    /// `extra_calls` beyond the least.
+    pub fn new(mode: Mode, extra_calls: f64, metrics: WorkspaceMetrics) -> Self {
+        Self {
+            mode,
+            schedule: Mutex::new(Schedule::new()),
+            learner: Mutex::new(Learner::new(extra_calls)),
+            ledger: Ledger::default(),
+            draws: Draws::default(),
+            sooner: Notify::new(),
+            metrics,
         }
     }
 
-    /// Plans another try for an entry whose renewal has failed, if it could end
+    /// Plans the renewal of a new token.
+    pub fn plan(&self, key: &TokenKey, standing: &Arc<Standing>) {
+        if standing.due < Moment::NEVER {
+            self.add(key, standing, standing.due, 0);
+        }
+    }
+
+    /// Plans another try for a key for which no token came, if it could end
     /// otherwise.
-    pub fn retry(&self, key: &TokenKey, entry: &Arc<Entry>, failures: u32, permanent: bool, now: Moment) {
-        if permanent {
-            *entry.stage() = Stage::Over;
-        } else {
-            self.add(key, entry, refresh::retry_due(failures, now, fastrand::f64()), failures);
+    pub fn retry(&self, key: &TokenKey, standing: &Arc<Standing>, permanent: bool, now: Moment) {
+        let mut stage = standing.stage();
+        match *stage {
+            Stage::Renewing { .. } if permanent => *stage = Stage::Over,
+            Stage::Renewing { failures, away } => {
+                let due = refresh::retry_due(failures + 1, now, self.draws.next());
+                let ticket = self.schedule(key, standing, due);
+                *stage = if away { Stage::Away(ticket) } else { Stage::Scheduled(ticket, failures + 1) };
+            }
+            _ => {}
         }
     }
 
     /// A token was handed out after its renewal was due. If it was then let run
     /// out as unused, that was a mistake: it is looked at again, now.
-    pub fn wanted_again(&self, key: &TokenKey, entry: &Arc<Entry>, now: Moment) {
-        if *entry.stage() == Stage::Idle {
-            self.add(key, entry, now, 0);
+    pub fn wanted_again(&self, key: &TokenKey, standing: &Arc<Standing>, now: Moment) {
+        if self.mode == Mode::Used && *standing.stage() == Stage::Idle {
+            self.add(key, standing, now, 0);
         }
     }
 
-    /// Takes an entry that is gone out of the schedule.
+    /// Takes what is gone out of the schedule.
     pub fn forget(&self, ticket: Ticket) {
-        self.schedule().remove(ticket);
+        self.lock().remove(ticket);
     }
 
-    fn add(&self, key: &TokenKey, entry: &Arc<Entry>, due: Moment, failures: u32) {
-        let mut stage = entry.stage();
-        if let Stage::Scheduled(..) | Stage::Over = *stage {
-            return;
+    fn add(&self, key: &TokenKey, standing: &Arc<Standing>, due: Moment, failures: u32) {
+        let mut stage = standing.stage();
+        if let Stage::Idle = *stage {
+            *stage = Stage::Scheduled(self.schedule(key, standing, due), failures);
         }
-        let mut schedule = self.schedule();
+    }
+
+    fn schedule(&self, key: &TokenKey, standing: &Arc<Standing>, due: Moment) -> Ticket {
+        let mut schedule = self.lock();
         let next = schedule.next();
-        *stage =
-            Stage::Scheduled(schedule.add(due, Due { at: due, key: key.clone(), entry: Arc::clone(entry) }), failures);
         if next.is_none_or(|next| due < next) {
             self.sooner.notify_one();
         }
+        schedule.add(due, Due { at: due, key: key.clone(), standing: Arc::clone(standing) })
     }
 
-    fn schedule(&self) -> MutexGuard<'_, Schedule<Due>> {
+    fn judge(&self, standing: &Standing, away: bool, now: Moment) -> (Verdict, Option<Chance>) {
+        if self.mode != Mode::Learned {
+            let facts = Facts { uses: standing.uses(), remaining: standing.expires.since(now) };
+            return (refresh::judge(&facts), None);
+        }
+        let mut learner = self.learner.lock().unwrap_or_else(PoisonError::into_inner);
+        match learner.judge(&standing.habit, &self.ledger, now) {
+            learner::Verdict::Fetch(chance) => {
+                (Verdict::Renew(if away { Reason::Return } else { Reason::Due }), Some(chance))
+            }
+            learner::Verdict::Look(at, chance) => (Verdict::Look(at), Some(chance)),
+            learner::Verdict::Forget => (Verdict::Stop(Stop::Forgotten), None),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Schedule<Due>> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -96,7 +132,7 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
         let mut looked_at = 0;
         while looked_at < BATCH && dispatcher.has_room() {
             let now = broker.0.clock.now();
-            let Some((_, due)) = refresher.schedule().pop(now) else {
+            let Some((_, due)) = refresher.lock().pop(now) else {
                 break;
             };
             consider(broker, workspace, due, now);
@@ -105,7 +141,7 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
         if looked_at == BATCH {
             tokio::task::yield_now().await;
         } else if dispatcher.has_room() {
-            let next = refresher.schedule().next().unwrap_or(Moment::NEVER);
+            let next = refresher.lock().next().unwrap_or(Moment::NEVER);
             tokio::select! {
                 () = refresher.sooner.notified() => {}
                 () = broker.0.clock.sleep_until(next) => {}
@@ -116,39 +152,56 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     }
 }
 
-/// Decides about a token that has come due, and does it.
+/// Decides about a key that has come due, and does it.
 fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) {
-    let Due { at, key, entry } = due;
+    let Due { at, key, standing } = due;
     let refresher = &workspace.refresher;
-    let (verdict, failures) = {
+    let mut lapsed = false;
+    let other = broker.0.cache.get(&key).is_some_and(|entry| !Arc::ptr_eq(&entry.standing, &standing));
+    let verdict = {
         // Under the lock: who hands the token out in this moment has counted
         // before, or sees what was decided.
-        let mut stage = entry.stage();
-        let Stage::Scheduled(_, failures) = *stage else {
+        let mut stage = standing.stage();
+        let (failures, away) = match *stage {
+            Stage::Scheduled(_, failures) => (failures, false),
+            // A token has come while it was on its way to the history.
+            Stage::Away(_) if other => {
+                *stage = Stage::Over;
+                return;
+            }
+            Stage::Away(_) => (0, true),
             // It has just left the cache.
-            return;
+            Stage::Renewing { .. } | Stage::Idle | Stage::Over => return,
         };
-        let facts = Facts { uses: entry.uses(), remaining: entry.grant.remaining(now) };
-        let verdict = refresh::judge(refresher.mode, &facts);
+        let (verdict, chance) = refresher.judge(&standing, away, now);
+        tracing::debug!(workspace = key.workspace(), ?verdict, ?chance, "token due");
         *stage = match verdict {
-            Verdict::Renew(_) => Stage::Renewing(failures),
+            Verdict::Renew(_) => Stage::Renewing { failures, away },
+            Verdict::Look(next) => {
+                lapsed = !away;
+                Stage::Away(refresher.schedule(&key, &standing, next))
+            }
             Verdict::Stop(_) => Stage::Idle,
         };
-        (verdict, failures)
+        verdict
     };
     match verdict {
         Verdict::Renew(reason) => {
             match broker.0.flights.renew(&key, &workspace.dispatcher) {
                 Some(departure) => {
                     broker.0.metrics.renewal_lateness.observe(now.since(at).as_secs_f64());
-                    let renewal = Some(Renewal { reason, entry });
+                    let renewal = Some(Renewal { reason, standing });
                     broker.0.runtime.spawn(flight::fly(broker.clone(), Arc::clone(workspace), departure, renewal));
                 }
                 // There is a flight already. If it fails, this is still to be done.
-                None => refresher.retry(&key, &entry, failures, false, now),
+                None => refresher.retry(&key, &standing, false, now),
             }
         }
-        Verdict::Stop(why) => tracing::debug!(workspace = key.workspace(), reason = ?why, "token not renewed"),
+        Verdict::Look(_) if lapsed => broker.0.history.insert(key, standing),
+        Verdict::Look(_) => {}
+        Verdict::Stop(_) => {
+            broker.0.history.remove(&key);
+        }
     }
 }
 
@@ -157,39 +210,44 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::broker::cache::Cache;
+    use crate::broker::cache::{Cache, Entry};
     use crate::metrics::Metrics;
     use crate::policy::freshness::Floor;
+    use crate::policy::habit::Habit;
     use crate::token::{Grant, Lifetime, ScopeClaim, Token, WorkspaceName};
 
     #[test]
     fn the_schedule_holds_what_the_cache_holds_and_no_more() {
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let name = WorkspaceName::new("default").expect("a name");
-        let refresher = Arc::new(Refresher::new(Mode::Used, metrics.workspace(&name)));
+        let refresher = Arc::new(Refresher::new(Mode::Used, 0.0, metrics.workspace(&name)));
         let floor = Floor::new(0.5, Duration::ZERO).expect("a floor");
         let cache = Cache::new(100, floor, metrics);
         let grant = Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(0), Duration::from_secs(3600));
+        let standing = |due| {
+            let habit = Arc::new(Habit::new(Duration::from_secs(1800), Moment::from_nanos(0)));
+            Arc::new(Standing::new(&grant, due, habit, &refresher))
+        };
         let mut last = None;
         for user in (0..300).chain(250..300) {
             let text = format!("user_id:{user} read:x");
             let claim = ScopeClaim::parse(&text).expect("a claim");
             let key = TokenKey::new(&name, &claim, Lifetime::MAX);
-            let entry = Arc::new(Entry::new(grant.clone(), Moment::from_nanos(1 << 40), &refresher));
-            cache.insert(key.clone(), Arc::clone(&entry));
-            refresher.plan(&key, &entry);
-            last = Some((key, entry));
+            let standing = standing(Moment::from_nanos(1 << 40));
+            cache.insert(key.clone(), Arc::new(Entry { grant: grant.clone(), standing: Arc::clone(&standing) }));
+            refresher.plan(&key, &standing);
+            last = Some((key, standing));
         }
         cache.tidy();
         assert_eq!(cache.len(), 100);
-        assert_eq!(refresher.schedule().len(), 100);
+        assert_eq!(refresher.lock().len(), 100);
         // Who looked a token up just before another took its place may still want
         // it renewed. It is not: the other is.
         let (key, old) = last.expect("there was one");
-        cache.insert(key.clone(), Arc::new(Entry::new(grant, Moment::NEVER, &refresher)));
-        assert_eq!(refresher.schedule().len(), 99);
+        cache.insert(key.clone(), Arc::new(Entry { grant: grant.clone(), standing: standing(Moment::NEVER) }));
+        assert_eq!(refresher.lock().len(), 99);
         refresher.wanted_again(&key, &old, Moment::from_nanos(1 << 41));
-        refresher.retry(&key, &old, 1, false, Moment::from_nanos(1 << 41));
-        assert_eq!(refresher.schedule().len(), 99);
+        refresher.retry(&key, &old, false, Moment::from_nanos(1 << 41));
+        assert_eq!(refresher.lock().len(), 99);
     }
 }

@@ -92,11 +92,7 @@ table!(Tokens {
     capacity: u64 = 1_000_000,
 });
 
-table!(Refresh {
-    mode: String = "used".to_owned(),
-    #[serde(skip_serializing)]
-    extra_calls: Option<NotYet> = None,
-});
+table!(Refresh { mode: String = "learned".to_owned(), extra_calls: f64 = 0.15, history: u64 = 1_000_000 });
 
 table!(Client {
     name: String = String::new(),

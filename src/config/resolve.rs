@@ -76,6 +76,10 @@ impl Settings {
         let floor = Floor::new(raw.tokens.floor, raw.tokens.hard_floor.0)
             .ok_or_else(|| check.error("tokens.floor", format!("must be a number from 0 to {}", Floor::MAX_SHARE)))?;
         check.range("tokens.capacity", raw.tokens.capacity, 1, 1_000_000_000)?;
+        check.range("refresh.history", raw.refresh.history, 0, 1_000_000_000)?;
+        if !(0.0..=10.0).contains(&raw.refresh.extra_calls) {
+            return Err(check.error("refresh.extra_calls", "must be a number from 0 to 10"));
+        }
         let limits = &raw.server.limits;
         check.range("server.limits.connections", limits.connections.into(), 1, 1_000_000)?;
         check.range("server.limits.body_bytes", limits.body_bytes.into(), 256, 1 << 20)?;
@@ -106,6 +110,8 @@ impl Settings {
             broker: broker::Settings {
                 floor,
                 refresh: check.mode(&raw.refresh.mode)?,
+                extra_calls: raw.refresh.extra_calls,
+                history: raw.refresh.history,
                 capacity: raw.tokens.capacity,
                 // An SDK gives up after a minute.
                 timeout: check.span("server.timeout", raw.server.timeout, SECOND, Duration::from_secs(50))?,
@@ -175,11 +181,8 @@ impl Check<'_> {
         match mode {
             "off" => Ok(Mode::Off),
             "used" => Ok(Mode::Used),
-            "learned" => {
-                Err(self
-                    .error("refresh.mode", "\"learned\" is not supported by this version yet: use \"used\" or \"off\""))
-            }
-            _ => Err(self.error("refresh.mode", "must be \"used\" or \"off\"")),
+            "learned" => Ok(Mode::Learned),
+            _ => Err(self.error("refresh.mode", "must be \"learned\", \"used\" or \"off\"")),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::policy::freshness::Floor;
 use crate::policy::habit::Habit;
 use crate::policy::learner::{self, Learner};
 use crate::policy::ledger::Ledger;
-use crate::policy::refresh;
+use crate::policy::refresh::{self, Draws};
 use crate::policy::schedule::{Schedule, Ticket};
 use crate::token::Moment;
 
@@ -74,7 +74,7 @@ struct Replay<'a> {
     waiting: HashMap<u32, Vec<Moment>, RandomState>,
     learner: Learner,
     ledger: Ledger,
-    draws: fastrand::Rng,
+    draws: Draws,
     done: Tally,
 }
 
@@ -117,7 +117,7 @@ impl<'a> Replay<'a> {
             waiting: HashMap::default(),
             learner: Learner::new(plan.extra_calls),
             ledger: Ledger::default(),
-            draws: fastrand::Rng::with_seed(1),
+            draws: Draws::default(),
             done: Tally::default(),
         }
     }
@@ -236,7 +236,7 @@ impl<'a> Replay<'a> {
         let key = &mut self.keys[number as usize];
         self.done.land(now, &waited, key.known);
         let sent = now - self.plan.latency;
-        let due = refresh::due(self.mode, self.window, sent, self.draws.f64());
+        let due = refresh::due(self.mode, self.window, sent, self.draws.next());
         key.flight = Flight::None;
         key.known = true;
         key.uses = u32::try_from(waited.len()).unwrap_or(u32::MAX);

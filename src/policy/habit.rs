@@ -96,11 +96,19 @@ impl Habit {
 
     /// A request is answered.
     pub fn touch(&self, now: Moment, ledger: &Ledger) {
-        if now.as_nanos() < self.quiet_until.load(Ordering::Relaxed) {
-            self.last.store(now.as_nanos(), Ordering::Relaxed);
-        } else {
+        if !self.touch_quietly(now) {
             self.mark(now, ledger);
         }
+    }
+
+    /// A request is answered, if that says nothing new: else it is for
+    /// [`Habit::touch`].
+    pub fn touch_quietly(&self, now: Moment) -> bool {
+        let quiet = now.as_nanos() < self.quiet_until.load(Ordering::Relaxed);
+        if quiet {
+            self.last.store(now.as_nanos(), Ordering::Relaxed);
+        }
+        quiet
     }
 
     /// Looks back from `now`.

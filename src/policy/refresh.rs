@@ -1,5 +1,6 @@
 //! Is it worth a call to carry this token on, and when?
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::token::Moment;
@@ -27,10 +28,12 @@ pub struct Facts {
 }
 
 /// What becomes of a token that has come due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Verdict {
-    /// Renew it.
+    /// Fetch another.
     Renew(Reason),
+    /// Let it run out, and look then whether its user is about to return.
+    Look(Moment),
     /// Let it run out.
     Stop(Stop),
 }
@@ -38,18 +41,21 @@ pub enum Verdict {
 /// Why a token is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Its window ends, and it was used.
+    /// Its window ends, and it was used, or is likely to be.
     Due,
+    /// Its user, who was away, is likely to be back soon.
+    Return,
 }
 
 impl Reason {
     /// Every reason, in the order of their declaration.
-    pub const ALL: [Self; 1] = [Self::Due];
+    pub const ALL: [Self; 2] = [Self::Due, Self::Return];
 
     /// The word for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Due => "due",
+            Self::Return => "return",
         }
     }
 }
@@ -57,21 +63,23 @@ impl Reason {
 /// Why a token is not renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// The settings say so.
-    Off,
     /// Nobody was handed it in its window.
     Unused,
+    /// Nobody has come for so long that the key is forgotten.
+    Forgotten,
     /// It has ended: whoever wants it will ask.
     Ended,
 }
 
-/// Decides about a token that has come due.
-pub const fn judge(mode: Mode, facts: &Facts) -> Verdict {
-    match mode {
-        Mode::Off => Verdict::Stop(Stop::Off),
-        Mode::Used | Mode::Learned if facts.remaining.is_zero() => Verdict::Stop(Stop::Ended),
-        Mode::Used | Mode::Learned if facts.uses == 0 => Verdict::Stop(Stop::Unused),
-        Mode::Used | Mode::Learned => Verdict::Renew(Reason::Due),
+/// Decides about a token that has come due in mode [`Mode::Used`]; in mode
+/// [`Mode::Learned`] the [learner](crate::policy::learner) does.
+pub const fn judge(facts: &Facts) -> Verdict {
+    if facts.remaining.is_zero() {
+        Verdict::Stop(Stop::Ended)
+    } else if facts.uses == 0 {
+        Verdict::Stop(Stop::Unused)
+    } else {
+        Verdict::Renew(Reason::Due)
     }
 }
 
@@ -91,6 +99,23 @@ pub fn due(mode: Mode, window: Duration, sent: Moment, draw: f64) -> Moment {
 }
 
 const LEAST_LEAD: Duration = Duration::from_secs(2);
+
+/// Numbers from 0 to 1 that lie as evenly as they can, however many are drawn (a
+/// Weyl sequence): what is drawn one after the other is far apart, so tokens that
+/// were issued together do not come due together.
+#[derive(Debug, Default)]
+pub struct Draws(AtomicU64);
+
+impl Draws {
+    /// The next.
+    pub fn next(&self) -> f64 {
+        let drawn = self.0.fetch_add(1, Ordering::Relaxed).wrapping_mul(GOLDEN);
+        drawn as f64 / u64::MAX as f64
+    }
+}
+
+/// 2^64 over the golden ratio, which is the hardest of all to come near by fractions.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// When a renewal that has failed `failures` times in a row is tried again:
 /// after one second, two, four, up to a minute, of which `draw` (uniform in
@@ -114,15 +139,14 @@ mod tests {
 
     #[test]
     fn a_token_is_renewed_only_if_it_was_used() {
-        assert_eq!(judge(Mode::Used, &facts(1)), Verdict::Renew(Reason::Due));
-        assert_eq!(judge(Mode::Used, &facts(0)), Verdict::Stop(Stop::Unused));
-        assert_eq!(judge(Mode::Off, &facts(1)), Verdict::Stop(Stop::Off));
+        assert_eq!(judge(&facts(1)), Verdict::Renew(Reason::Due));
+        assert_eq!(judge(&facts(0)), Verdict::Stop(Stop::Unused));
     }
 
     #[test]
     fn a_token_that_has_ended_is_not_renewed() {
         let ended = Facts { remaining: Duration::ZERO, ..facts(5) };
-        assert_eq!(judge(Mode::Used, &ended), Verdict::Stop(Stop::Ended));
+        assert_eq!(judge(&ended), Verdict::Stop(Stop::Ended));
     }
 
     #[test]

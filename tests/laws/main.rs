@@ -5,5 +5,6 @@
 mod budget;
 mod flights;
 mod floors;
+mod learned;
 mod renewals;
 mod world;

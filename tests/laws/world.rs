@@ -56,6 +56,8 @@ impl World {
             Settings {
                 floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
                 refresh: setup.mode,
+                extra_calls: 0.15,
+                history: 10_000,
                 capacity: setup.capacity,
                 timeout: 10 * SECOND,
             },

@@ -1,0 +1,69 @@
+//! What is learned, in the running broker.
+
+use courier_token_broker::broker::Source;
+use courier_token_broker::planner::replay::{self, Plan};
+use courier_token_broker::planner::trace::{Request, Trace};
+use courier_token_broker::planner::workload::Workload;
+use courier_token_broker::policy::budget::Budget;
+use courier_token_broker::policy::freshness::Floor;
+use courier_token_broker::policy::refresh::Mode;
+use courier_token_broker::token::Moment;
+
+use super::world::{HOUR, MS, SECOND, Setup, World};
+
+#[tokio::test(start_paused = true)]
+async fn what_the_planner_promises_is_what_the_broker_does() {
+    for (mode, lifetime) in [(Mode::Learned, "1h"), (Mode::Learned, "1d"), (Mode::Used, "1h"), (Mode::Off, "1h")] {
+        let world = World::new(&Setup { mode, ..Setup::default() });
+        let made = Workload::Office.generate(15, 3, 7).expect("a workload");
+        let start = world.clock.now() + SECOND;
+        let shift = |at: Moment| start + at.since(made.requests()[0].at);
+        let requests = made.requests().iter().map(|request| Request { at: shift(request.at), ..*request }).collect();
+        let trace = Trace::from_requests(requests, made.keys(), made.users());
+
+        let plan = Plan {
+            floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
+            lifetime: if lifetime == "1h" { HOUR } else { 24 * HOUR },
+            budget: Budget::new(1000.0, 1000),
+            latency: 100 * MS,
+            extra_calls: 0.15,
+        };
+        let planned = replay::replay(&trace, &plan, mode, &mut |_| {});
+
+        let mut asked = Vec::new();
+        for request in trace.requests() {
+            world.pass(request.at.since(world.clock.now())).await;
+            let (broker, user) = (world.broker.clone(), request.key.to_string());
+            asked.push(tokio::spawn(async move { broker.ask(&super::world::ask(&user, lifetime)).await }));
+        }
+        world.pass(SECOND).await;
+        let mut delayed = 0;
+        for answer in asked {
+            let answer = answer.await.expect("no panic").expect("a token");
+            delayed += u64::from(answer.source != Source::Hit);
+        }
+        let calls = world.courier.call_count() as u64;
+        assert_eq!((calls, delayed), (planned.calls, planned.delayed), "{mode:?} {lifetime}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_who_comes_every_morning_need_not_wait() {
+    let world = World::new(&Setup { mode: Mode::Learned, ..Setup::default() });
+    let mut waited = Vec::new();
+    for _day in 0..10 {
+        let mut today = 0;
+        for user in 0..60 {
+            // Everybody at their own minute, a little earlier or later each day.
+            world.pass(60 * SECOND).await;
+            for _ in 0..3 {
+                let answer = world.ask(&format!("user-{user}"), "1d").await.expect("a token");
+                today += u32::from(answer.source != Source::Hit);
+            }
+        }
+        waited.push(today);
+        world.pass(23 * HOUR).await;
+    }
+    assert_eq!(waited[0], 60);
+    assert!(waited[5..].iter().sum::<u32>() < 60, "{waited:?}");
+}
