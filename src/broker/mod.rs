@@ -207,10 +207,13 @@ impl Broker {
         }
     }
 
-    /// How many tokens are cached, for the metrics.
-    pub fn count_tokens(&self) {
+    /// Tells the metrics what is not counted as it happens.
+    pub fn gauge(&self) {
         self.0.cache.tidy();
         self.0.metrics.cached_tokens.set(i64::try_from(self.0.cache.len()).unwrap_or(i64::MAX));
+        for workspace in self.0.workspaces.values() {
+            workspace.refresher.gauge();
+        }
     }
 
     /// Waits until no flight is in the air.

@@ -83,6 +83,17 @@ impl Refresher {
         }
     }
 
+    /// Tells the metrics what has been learned and spent.
+    pub fn gauge(&self) {
+        let learner = self.learner.lock().unwrap_or_else(PoisonError::into_inner);
+        self.metrics.renewal_price.set(learner.price().into());
+        drop(learner);
+        self.metrics.extra_calls.set(self.ledger.extra_share());
+        if let Some(share) = self.ledger.used_share() {
+            self.metrics.renewals_used.set(share);
+        }
+    }
+
     /// Takes what is gone out of the schedule.
     pub fn forget(&self, ticket: Ticket) {
         self.lock().remove(ticket);

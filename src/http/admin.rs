@@ -68,7 +68,7 @@ impl Admin {
     }
 
     fn metrics(&self) -> Response<Reply> {
-        self.broker.count_tokens();
+        self.broker.gauge();
         match self.metrics.text() {
             Ok(text) => {
                 let mut response = Response::new(Reply::from(text));

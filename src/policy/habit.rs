@@ -150,7 +150,7 @@ impl Past {
             self.offered = None;
         }
         if self.expected > 0.0 {
-            ledger.settle(self.expected);
+            ledger.settle(self.expected, true);
             self.expected = 0.0;
         }
         let pause = if self.recent == 0 { u128::BITS } else { self.recent.trailing_zeros() };
@@ -272,9 +272,17 @@ impl Past {
 
     /// A token is fetched ahead; 0 to 1 use is expected of it.
     pub fn expect(&mut self, use_: f32, ledger: &Ledger) {
-        ledger.settle(self.expected);
+        self.expect_no_more(ledger);
         ledger.expect(use_);
         self.expected = use_;
+    }
+
+    /// What was fetched ahead last was not used.
+    pub fn expect_no_more(&mut self, ledger: &Ledger) {
+        if self.expected > 0.0 {
+            ledger.settle(self.expected, false);
+            self.expected = 0.0;
+        }
     }
 
     fn used_in(&self, hour: u64) -> bool {

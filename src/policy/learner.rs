@@ -100,7 +100,7 @@ impl Learner {
         let mut past = habit.past(now);
         let idle = past.idle(now);
         if idle > FORGOTTEN.max(past.window() * 4) {
-            past.expect(0.0, ledger);
+            past.expect_no_more(ledger);
             return Verdict::Forget;
         }
         let look = (idle / LOOKS).min(HOUR).max(past.slot());
@@ -145,10 +145,10 @@ impl Learner {
         }
         habit.note_judged(&mut past, now);
         if fetch {
-            past.expect(within, ledger);
+            past.expect(within.max(0.001), ledger);
             Verdict::Fetch(chance)
         } else {
-            past.expect(0.0, ledger);
+            past.expect_no_more(ledger);
             Verdict::Look(next_look(&past, now, look), chance)
         }
     }

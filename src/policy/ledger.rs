@@ -15,6 +15,8 @@ pub struct Ledger {
     calls: AtomicU64,
     /// The uses that are still expected, in millionths.
     expected: AtomicI64,
+    used: AtomicU64,
+    unused: AtomicU64,
 }
 
 impl Ledger {
@@ -35,8 +37,17 @@ impl Ledger {
     }
 
     /// It is known now whether that token was used.
-    pub fn settle(&self, probability: f32) {
+    pub fn settle(&self, probability: f32, used: bool) {
         self.expected.fetch_sub(millionths(probability), Ordering::Relaxed);
+        let count = if used { &self.used } else { &self.unused };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Of the tokens that were fetched ahead the share that was used, as far as is
+    /// known yet.
+    pub fn used_share(&self) -> Option<f64> {
+        let (used, unused) = (self.used.load(Ordering::Relaxed) as f64, self.unused.load(Ordering::Relaxed) as f64);
+        (used + unused > 0.0).then(|| used / (used + unused))
     }
 
     /// The calls of a broker that asks only on a miss.
@@ -47,6 +58,11 @@ impl Ledger {
     /// The calls that were made.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Calls beyond the least, as a share of these.
+    pub fn extra_share(&self) -> f64 {
+        (self.calls() as f64 - self.least() as f64) / self.least().max(1) as f64
     }
 
     /// Calls beyond the least, without those that are still expected to be used.

@@ -5,6 +5,8 @@
 //! as it is at the start. Children are looked up once, here, so that counting
 //! is an atomic addition.
 
+mod label;
+
 use std::array;
 
 use prometheus::core::Collector;
@@ -13,132 +15,12 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+use label::Label;
+pub use label::{CallOutcome, Outcome, Removal, Route};
+
 use crate::policy::budget::Class;
 use crate::policy::refresh::Reason;
 use crate::token::WorkspaceName;
-
-/// A route of the app listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// `POST /auth/issue-token`
-    IssueToken,
-    /// `POST` and `GET /api/generate-courier-jwt`
-    Frontend,
-    /// `POST /v1/tokens`
-    Tokens,
-    /// Every other path.
-    Other,
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Answered from memory.
-    Hit,
-    /// Waited for a call to Courier of its own.
-    Miss,
-    /// Waited for a call that another request had begun.
-    Collapsed,
-    /// Found a token that was too old.
-    Stale,
-    /// Refused: who asked, or what for (401, 403).
-    Denied,
-    /// Refused: the request made no sense (other 4xx).
-    Invalid,
-    /// Refused: the budget could not serve it in time (429).
-    Limited,
-    /// Courier or the broker failed (5xx).
-    Failed,
-}
-
-/// How a call to Courier ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallOutcome {
-    /// A token.
-    Issued,
-    /// Courier refused the request (400).
-    Refused,
-    /// Courier refused the broker's API key (401, 402, 403).
-    Credentials,
-    /// Courier asked to slow down (429).
-    Throttled,
-    /// Courier failed (5xx) or answered what no API answers.
-    Unavailable,
-    /// No connection could be made, or it broke.
-    Connect,
-    /// No answer in time.
-    Timeout,
-    /// The answer could not be read.
-    Malformed,
-    /// The token was not what was asked for.
-    Mismatch,
-}
-
-/// Why a token left the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removal {
-    /// It ran out.
-    Expired,
-    /// A newer one took its place.
-    Replaced,
-    /// The cache was full.
-    Evicted,
-    /// It was taken out on purpose.
-    Removed,
-}
-
-/// A closed set of label values.
-trait Label: Copy + 'static {
-    const ALL: &'static [Self];
-    fn as_str(self) -> &'static str;
-}
-
-macro_rules! label {
-    ($type:ty { $($variant:ident = $text:literal),+ $(,)? }) => {
-        impl Label for $type {
-            const ALL: &'static [Self] = &[$(Self::$variant),+];
-            fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-        }
-    };
-}
-
-label!(Route {
-    IssueToken = "/auth/issue-token",
-    Frontend = "/api/generate-courier-jwt",
-    Tokens = "/v1/tokens",
-    Other = "other",
-});
-label!(Outcome {
-    Hit = "hit",
-    Miss = "miss",
-    Collapsed = "collapsed",
-    Stale = "stale",
-    Denied = "denied",
-    Invalid = "invalid",
-    Limited = "limited",
-    Failed = "failed",
-});
-label!(CallOutcome {
-    Issued = "issued",
-    Refused = "refused",
-    Credentials = "credentials",
-    Throttled = "throttled",
-    Unavailable = "unavailable",
-    Connect = "connect",
-    Timeout = "timeout",
-    Malformed = "malformed",
-    Mismatch = "mismatch",
-});
-label!(Removal { Expired = "expired", Replaced = "replaced", Evicted = "evicted", Removed = "removed" });
-
-impl CallOutcome {
-    /// The word for logs.
-    pub fn as_str(self) -> &'static str {
-        Label::as_str(self)
-    }
-}
 
 /// Everything that is counted.
 pub struct Metrics {
@@ -156,6 +38,9 @@ pub struct Metrics {
     queue_waits: HistogramVec,
     budgets: GaugeVec,
     renewals: IntCounterVec,
+    prices: GaugeVec,
+    used: GaugeVec,
+    extra: GaugeVec,
 }
 
 /// The metrics of one workspace.
@@ -167,7 +52,13 @@ pub struct WorkspaceMetrics {
     queue_waits: [Histogram; 2],
     /// The permitted calls a second.
     pub budget: Gauge,
-    renewals: [[IntCounter; 2]; 1],
+    renewals: [[IntCounter; 2]; Reason::ALL.len()],
+    /// Delayed requests that a call must avoid to be made ahead, in mode learned.
+    pub renewal_price: Gauge,
+    /// Of the tokens that were fetched ahead in mode learned, the share that was used.
+    pub renewals_used: Gauge,
+    /// Calls beyond the least possible, as a share of these.
+    pub extra_calls: Gauge,
 }
 
 const PREFIX: &str = "courier_token_broker_";
@@ -243,18 +134,27 @@ impl Metrics {
                 &["workspace", "class"],
                 WAITS,
             )?,
-            budgets: register(
-                &registry,
-                GaugeVec::new(
-                    named("upstream_budget_per_second", "The permitted calls to Courier a second."),
-                    &["workspace"],
-                )?,
-            )?,
+            budgets: gauges(&registry, "upstream_budget_per_second", "The permitted calls to Courier a second.")?,
             renewals: counters(
                 &registry,
                 "renewals_total",
                 "Renewals by why they were made and how they ended.",
                 &["workspace", "reason", "outcome"],
+            )?,
+            prices: gauges(
+                &registry,
+                "renewal_price",
+                "Delayed requests that a call must be expected to avoid for each extra call, in mode learned.",
+            )?,
+            used: gauges(
+                &registry,
+                "renewals_used_ratio",
+                "Of the tokens that were fetched ahead in mode learned, the share that was used.",
+            )?,
+            extra: gauges(
+                &registry,
+                "extra_calls_ratio",
+                "Calls beyond those that are made without any renewals, as a share of these.",
             )?,
             registry,
         };
@@ -296,6 +196,9 @@ impl Metrics {
                 ["issued", "failed"]
                     .map(|outcome| self.renewals.with_label_values(&[name, Reason::ALL[reason].as_str(), outcome]))
             }),
+            renewal_price: self.prices.with_label_values(&[name]),
+            renewals_used: self.used.with_label_values(&[name]),
+            extra_calls: self.extra.with_label_values(&[name]),
         }
     }
 
@@ -331,6 +234,10 @@ impl WorkspaceMetrics {
 
 fn named(name: &str, help: &str) -> Opts {
     Opts::new(format!("{PREFIX}{name}"), help)
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str) -> prometheus::Result<GaugeVec> {
+    register(registry, GaugeVec::new(named(name, help), &["workspace"])?)
 }
 
 fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> prometheus::Result<C> {
