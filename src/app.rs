@@ -77,7 +77,7 @@ impl App {
             listeners,
             admin_listener,
             api: Arc::new(Api::new(settings.http, broker.clone(), settings.clients, clock, Arc::clone(&metrics))),
-            admin: Arc::new(Admin::new(broker.clone(), metrics, Arc::clone(&readiness))),
+            admin: Arc::new(Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock)),
             broker,
             readiness,
             shutdown_timeout: settings.shutdown_timeout,

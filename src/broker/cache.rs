@@ -9,6 +9,7 @@ use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 
+use super::explain::Decided;
 use super::refresher::Refresher;
 use crate::metrics::{Metrics, Removal};
 use crate::policy::freshness::{Facts, Floor};
@@ -36,8 +37,18 @@ pub struct Standing {
     pub habit: Arc<Habit>,
     uses: AtomicU32,
     stage: Mutex<Stage>,
+    told: Mutex<Told>,
     /// Weak, since the refresher's schedule holds the standing.
     refresher: Weak<Refresher>,
+}
+
+/// What operators are told of a key.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The last decision.
+    pub decided: Option<Decided>,
+    /// Why the last call brought no token.
+    pub error: Option<String>,
 }
 
 /// What the refresher has in mind for a key.
@@ -75,7 +86,8 @@ impl Standing {
     /// for.
     pub fn new(grant: &Grant, due: Moment, habit: Arc<Habit>, refresher: &Arc<Refresher>) -> Self {
         let (uses, stage) = (AtomicU32::new(0), Mutex::new(Stage::Idle));
-        Self { due, expires: grant.expires(), habit, uses, stage, refresher: Arc::downgrade(refresher) }
+        let told = Mutex::default();
+        Self { due, expires: grant.expires(), habit, uses, stage, told, refresher: Arc::downgrade(refresher) }
     }
 
     /// Somebody is handed the token.
@@ -91,6 +103,11 @@ impl Standing {
     /// What the refresher has in mind.
     pub fn stage(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What operators are told.
+    pub fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives up what was planned. Whoever is away is the history's, and only the
@@ -138,6 +155,11 @@ impl History {
         self.0.remove(key)
     }
 
+    /// Everyone who is away.
+    pub fn iter(&self) -> impl Iterator<Item = (TokenKey, Arc<Standing>)> + '_ {
+        self.0.iter().map(|(key, standing)| ((*key).clone(), standing))
+    }
+
     /// Lets go what there is no room for.
     pub fn tidy(&self) {
         self.0.run_pending_tasks();
@@ -178,6 +200,11 @@ impl Cache {
     /// Keeps an entry, in the place of an older one.
     pub fn insert(&self, key: TokenKey, entry: Arc<Entry>) {
         self.0.insert(key, entry);
+    }
+
+    /// Every token.
+    pub fn iter(&self) -> impl Iterator<Item = (TokenKey, Arc<Entry>)> + '_ {
+        self.0.iter().map(|(key, entry)| ((*key).clone(), entry))
     }
 
     /// Lets go what has ended.

@@ -166,6 +166,7 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
     publish.send_replace(Some(outcome));
     if let Some(Renewal { reason, standing }) = renewal {
         workspace.refresher.metrics.renewal(reason, failure.is_none());
+        standing.told().error = failure.as_ref().map(ToString::to_string);
         // It is in the cache still, or in the history, if there is none that lives longer.
         let permanent = matches!(failure, Some(Failure::Refused(_)));
         workspace.refresher.retry(&key, &standing, permanent, broker.0.clock.now());

@@ -5,6 +5,7 @@
 //! schedule -> everyone who waited.
 
 mod cache;
+mod explain;
 mod flight;
 mod refresher;
 
@@ -16,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use cache::{Cache, Entry, History};
+pub use explain::{Decided, Explained};
 use flight::{Boarding, Flights};
 use refresher::Refresher;
 

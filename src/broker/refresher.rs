@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::cache::{Stage, Standing};
+use super::explain::Decided;
 use super::flight::{self, Renewal};
 use super::{Broker, Workspace};
 use crate::metrics::WorkspaceMetrics;
@@ -185,6 +186,7 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) 
             Stage::Renewing { .. } | Stage::Idle | Stage::Over => return,
         };
         let (verdict, chance) = refresher.judge(&standing, away, now);
+        standing.told().decided = Some(Decided { at: now, verdict, chance });
         tracing::debug!(workspace = key.workspace(), ?verdict, ?chance, "token due");
         *stage = match verdict {
             Verdict::Renew(_) => Stage::Renewing { failures, away },

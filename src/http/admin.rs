@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::UNIX_EPOCH;
 
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -10,8 +11,11 @@ use serde_json::{Value, json};
 
 use super::body::Reply;
 use super::{JSON, NO_STORE, allow};
-use crate::broker::Broker;
+use crate::broker::{Broker, Decided, Explained};
+use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::policy::refresh;
+use crate::token::Moment;
 
 /// Whether the broker wants to be sent requests: from when it listens until it
 /// is told to stop. It does not depend on Courier, without which most requests
@@ -31,6 +35,7 @@ pub struct Admin {
     broker: Broker,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
+    clock: Clock,
 }
 
 const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -38,13 +43,13 @@ const METHODS: &[Method] = &[Method::GET, Method::HEAD];
 
 impl Admin {
     /// The routes for operators of this broker.
-    pub const fn new(broker: Broker, metrics: Arc<Metrics>, readiness: Arc<Readiness>) -> Self {
-        Self { broker, metrics, readiness }
+    pub const fn new(broker: Broker, metrics: Arc<Metrics>, readiness: Arc<Readiness>, clock: Clock) -> Self {
+        Self { broker, metrics, readiness, clock }
     }
 
     /// Answers one request, whatever it is.
     pub fn answer<B>(&self, request: &Request<B>) -> Response<Reply> {
-        let known = matches!(request.uri().path(), "/metrics" | "/healthz" | "/readyz");
+        let known = matches!(request.uri().path(), "/metrics" | "/healthz" | "/readyz" | "/explain");
         if known && !METHODS.contains(request.method()) {
             let message = "wrong method: this path takes GET";
             let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({ "message": message }));
@@ -54,6 +59,7 @@ impl Admin {
         }
         match request.uri().path() {
             "/metrics" => self.metrics(),
+            "/explain" => self.explain(request.uri().query().unwrap_or_default()),
             // It answers, so it lives.
             "/healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
             "/readyz" if self.readiness.0.load(Ordering::Relaxed) => {
@@ -61,10 +67,56 @@ impl Admin {
             }
             "/readyz" => json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready" })),
             _ => {
-                let message = "there is nothing at this path: the admin listener has /metrics, /healthz and /readyz";
+                let message = "there is nothing at this path: the admin listener has /metrics, /healthz, /readyz and \
+                               /explain?user=ID";
                 json_response(StatusCode::NOT_FOUND, &json!({ "message": message }))
             }
         }
+    }
+
+    /// Why a user's tokens are renewed or not.
+    fn explain(&self, query: &str) -> Response<Reply> {
+        let user = query.split('&').find_map(|pair| pair.strip_prefix("user="));
+        let user = user.and_then(|user| percent_encoding::percent_decode_str(user).decode_utf8().ok());
+        let Some(user) = user.filter(|user| !user.is_empty()) else {
+            let message = "say whose tokens: /explain?user=ID";
+            return json_response(StatusCode::BAD_REQUEST, &json!({ "message": message }));
+        };
+        let now = self.clock.now();
+        let wall = UNIX_EPOCH + self.clock.unix();
+        let time = |moment: Moment| {
+            let at = if moment < now { wall - now.since(moment) } else { wall + moment.since(now) };
+            humantime::format_rfc3339_seconds(at).to_string()
+        };
+        let decided = |decided: &Decided| {
+            let (verdict, reason) = match decided.verdict {
+                refresh::Verdict::Renew(reason) => ("renew", Some(reason.as_str())),
+                refresh::Verdict::Look(_) => ("wait", None),
+                refresh::Verdict::Stop(stop) => ("stop", Some(stop.as_str())),
+            };
+            let chance = decided.chance.map(|chance| {
+                json!({ "used_within_a_window": chance.within, "delays_avoided_per_extra_call": chance.value,
+                        "price": chance.price })
+            });
+            json!({ "at": time(decided.at), "verdict": verdict, "reason": reason, "learned": chance })
+        };
+        let one = |known: &Explained| {
+            json!({
+                "workspace": known.key.workspace(),
+                "users": known.key.users().collect::<Vec<_>>(),
+                "scopes": known.key.scopes(),
+                "lifetime_seconds": known.key.lifetime().as_duration().as_secs(),
+                "issued_at": known.token.map(|(sent, _)| time(sent)),
+                "expires_at": known.token.map(|(_, expires)| time(expires)),
+                "due_at": known.due.map(time),
+                "uses": known.uses,
+                "state": known.stage,
+                "decision": known.decided.as_ref().map(decided),
+                "last_error": known.error,
+            })
+        };
+        let tokens: Vec<_> = self.broker.explain(&user).iter().map(one).collect();
+        json_response(StatusCode::OK, &json!({ "user": user, "tokens": tokens }))
     }
 
     fn metrics(&self) -> Response<Reply> {

@@ -71,6 +71,17 @@ pub enum Stop {
     Ended,
 }
 
+impl Stop {
+    /// The word for operators.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unused => "unused",
+            Self::Forgotten => "forgotten",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 /// Decides about a token that has come due in mode [`Mode::Used`]; in mode
 /// [`Mode::Learned`] the [learner](crate::policy::learner) does.
 pub const fn judge(facts: &Facts) -> Verdict {

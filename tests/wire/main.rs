@@ -8,6 +8,7 @@ mod answers;
 mod bodies;
 mod connections;
 mod durations;
+mod explain;
 mod failures;
 mod heads;
 mod keys;
