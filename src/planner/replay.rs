@@ -67,6 +67,8 @@ struct Replay<'a> {
     window: Duration,
     keys: Vec<Key>,
     schedule: Schedule<u32>,
+    /// Up to when everything has happened.
+    now: Moment,
     queue: Queue<u32>,
     bucket: Option<Bucket>,
     /// Calls that are under way, in the order in which they land.
@@ -111,6 +113,7 @@ impl<'a> Replay<'a> {
             window: plan.floor.window_of(plan.lifetime),
             keys,
             schedule: Schedule::new(),
+            now: Moment::from_nanos(0),
             queue: Queue::new(),
             bucket: plan.budget.map(Bucket::new),
             air: VecDeque::new(),
@@ -142,8 +145,11 @@ impl<'a> Replay<'a> {
         loop {
             let landing = self.air.front().map_or(Moment::NEVER, |(at, _)| *at);
             let leaving = if self.queue.is_empty() { Moment::NEVER } else { self.free() };
-            let due = self.schedule.next().unwrap_or(Moment::NEVER);
-            let now = landing.min(leaving).min(due);
+            let room = self.plan.budget.is_none_or(|budget| self.queue.has_room(&budget));
+            // What came due while there was no room is late, but no earlier than now.
+            let due = if room { self.schedule.next().unwrap_or(Moment::NEVER).max(self.now) } else { Moment::NEVER };
+            let now = landing.min(leaving.max(self.now)).min(due);
+            self.now = now.min(until);
             if now > until || now == Moment::NEVER {
                 return;
             }

@@ -91,6 +91,14 @@ impl<T> Queue<T> {
         waiting + renewals.min(waiting / (RENEWAL_SHARE - 1) + 1)
     }
 
+    /// May another renewal be queued? About as many as a second serves, and only one
+    /// while users wait: the others are better kept in the schedule, where it may
+    /// turn out that they are not wanted any more.
+    pub fn has_room(&self, budget: &Budget) -> bool {
+        let most = if self.waiting.is_empty() { (budget.rate().ceil() as usize).max(1) } else { 1 };
+        self.renewals.len() < most
+    }
+
     /// How many calls of a class wait.
     pub fn depth(&self, class: Class) -> usize {
         match class {

@@ -147,10 +147,9 @@ impl Dispatcher {
         outcome
     }
 
-    /// May another renewal be queued? About as many as a second serves: the
-    /// others are better kept in the schedule, where their order is known.
+    /// May another renewal be queued?
     pub fn has_room(&self) -> bool {
-        self.line().queue.depth(Class::Renewal) < (self.settings.budget.rate().ceil() as usize).max(1)
+        self.line().queue.has_room(&self.settings.budget)
     }
 
     /// Waits until a renewal has left the queue.
