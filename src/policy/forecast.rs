@@ -76,18 +76,34 @@ const FAMILY_MEMORY: f32 = 2000.0;
 const FAMILY_LEAST: f32 = 10.0;
 /// The weight of each light before anything is learned.
 const WEIGHT: f32 = 0.15;
-const LEARNING_RATE: f32 = 0.001;
+const LEARNING_RATE: f32 = 0.006;
+/// What is taken for `soon` and `within` of each family before anything is learned: who
+/// was here a moment ago is likely to come again, who has been away is not, unless they
+/// came at this hour on earlier days.
+const PRIOR: [(f32, f32); FAMILIES] = [
+    (0.15, 0.5),
+    (0.1, 0.4),
+    (0.08, 0.3),
+    (0.03, 0.15),
+    (0.02, 0.1),
+    (0.005, 0.05),
+    (0.1, 0.4),
+    (0.15, 0.5),
+    (0.2, 0.6),
+    (0.02, 0.1),
+    (0.03, 0.15),
+    (0.04, 0.2),
+];
 
 impl Forecaster {
     /// One that knows nothing.
     pub fn new() -> Self {
-        let base = Cell {
-            soon: Rate { seen: 1.0, mean: 0.05 },
-            within: Rate { seen: 1.0, mean: 0.2 },
-            passed: Rate { seen: 1.0, mean: 0.5 },
+        let family = |(soon, within)| {
+            let prior = |mean| Rate { seen: 1.0, mean };
+            let base = Cell { soon: prior(soon), within: prior(within), passed: prior(0.5) };
+            Family { base, soon: [WEIGHT; LIGHTS], within: [WEIGHT; LIGHTS] }
         };
-        let family = || Family { base, soon: [WEIGHT; LIGHTS], within: [WEIGHT; LIGHTS] };
-        Self { cells: vec![Cell::default(); LIGHTS << PLACE_BITS], families: std::array::from_fn(|_| family()) }
+        Self { cells: vec![Cell::default(); LIGHTS << PLACE_BITS], families: PRIOR.map(family) }
     }
 
     /// What is to be expected in a situation.

@@ -28,7 +28,6 @@ pub struct Learner {
     price: Price,
     turnout: Turnout,
     open: Schedule<Open>,
-    learned: u64,
     judged: u64,
 }
 
@@ -71,15 +70,11 @@ struct Open {
 
 /// Decisions whose outcome is awaited, at most: beyond this they are sampled.
 const MOST_OPEN: usize = 1 << 16;
-/// So many outcomes must be known before the forecasts count.
-const ENOUGH: u64 = 100;
-/// Until then, this share of what may be spent is kept.
-const BLIND: f64 = 0.75;
 /// Whoever has not come for so long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(8 * 86_400);
 const HOUR: Duration = Duration::from_secs(3600);
 /// A look is due after this share of the time that nobody has come.
-const LOOKS: u32 = 8;
+const LOOKS: u32 = 4;
 
 impl Learner {
     /// One that knows nothing, and may spend `share` of the least calls.
@@ -89,7 +84,6 @@ impl Learner {
             price: Price::new(share),
             turnout: Turnout::default(),
             open: Schedule::new(),
-            learned: 0,
             judged: 0,
         }
     }
@@ -119,15 +113,6 @@ impl Learner {
         let price = self.price.at(ledger, now);
         past.offered = Some(self.price.offer(Offer { value, cost }, past.offered));
         let chance = Chance { within, value, price };
-        let balance = self.price.balance(ledger);
-        let fetch = if self.learned < ENOUGH {
-            // As mode used does; but who is blind does not spend all.
-            let unspent = balance > BLIND * self.price.allowance(ledger);
-            unspent && !situation.away && !past.judged_since_last()
-        } else {
-            value > price && self.price.solvent(ledger)
-        };
-
         self.judged += 1;
         let room = MOST_OPEN.saturating_sub(self.open.len());
         if self.judged.is_multiple_of((MOST_OPEN / 2 / room.max(1)).max(1) as u64) && room > 0 {
@@ -144,7 +129,7 @@ impl Learner {
             self.open.add(now + look.min(past.window()), open);
         }
         habit.note_judged(&mut past, now);
-        if fetch {
+        if value > price {
             past.expect(within.max(0.001), ledger);
             Verdict::Fetch(chance)
         } else {
@@ -182,7 +167,6 @@ impl Learner {
         drop(past);
         self.forecaster
             .learn_within(&open.situation, within.map(|after| after.as_secs_f32() / open.window.as_secs_f32()));
-        self.learned += 1;
     }
 
     /// The price of a call now, in delayed requests.

@@ -10,9 +10,11 @@ use crate::token::Moment;
 ///
 /// Every key that has no token, or whose token runs out, is an offer: a value, and
 /// what it would cost in extra calls. Of the last days' offers it is known how
-/// many would have been taken at each price; the price is the lowest at which they
-/// cost no more than what may be spent. What was spent too much or too little so
-/// far is made up for while the offers fade.
+/// many would have been taken at each price; what they tell is the lowest at which
+/// they cost no more than what may be spent. That moves slowly, as it should: a price
+/// that follows the hours of the day buys little at night for what it forgoes in the
+/// morning. What was spent too much or too little so far makes it dearer or cheaper by
+/// degrees, but never so dear that what is nearly certain is not bought.
 #[derive(Clone, Debug)]
 pub struct Price {
     share: f64,
@@ -21,7 +23,10 @@ pub struct Price {
     /// Least calls, fading likewise.
     least: f64,
     seen: u64,
-    since: Option<Moment>,
+    began: Option<Moment>,
+    since: Moment,
+    /// What the offers tell.
+    told: f32,
     price: f32,
 }
 
@@ -40,36 +45,41 @@ const LOWEST: f32 = 0.01;
 const PARTS: f32 = 8.0;
 /// How long offers count, in seconds: as much of a week as tells its days apart
 /// without being behind when habits change.
-const FADE: f64 = 4.0 * 86_400.0;
-/// The price moves this often.
+const FADE: f64 = 5.0 * 86_400.0;
+/// What the offers tell moves this often.
 const PERIOD: Duration = Duration::from_secs(60);
 /// What is left unspent, as a share of what may be spent while offers fade: forecasts
 /// err.
 const RESERVE: f64 = 0.05;
-/// What may be spent in advance, likewise: about a day's allowance. In the morning much
-/// is fetched of which it shows only in the evening that nobody came for it.
-const OVERDRAFT: f64 = 0.25;
+/// The share of a surplus or a debt that the offers are told to make up for; the rest is
+/// made up for by degrees.
+const REPAID: f64 = 0.3;
+/// The price rises by this power of e with a debt as large as what may be spent while
+/// offers fade, and falls likewise.
+const URGENCY: f64 = 2.0;
+/// At first what offers tell is worth nothing, for the forecasts aren't: nothing is bought
+/// for less than this. It fades with a day, since it takes one to see who returns.
+const FIRST: f32 = 0.3;
+const DAY: f32 = 86_400.0;
 
 impl Price {
     /// A price at which `share` of the least calls is spent.
     pub const fn new(share: f64) -> Self {
-        Self { share, offers: [0.0; BINS], least: 0.0, seen: 0, since: None, price: LOWEST }
+        Self {
+            share,
+            offers: [0.0; BINS],
+            least: 0.0,
+            seen: 0,
+            began: None,
+            since: Moment::from_nanos(0),
+            told: LOWEST,
+            price: FIRST,
+        }
     }
 
     /// What may still be spent, in calls.
     pub fn balance(&self, ledger: &Ledger) -> f64 {
         self.share * ledger.least() as f64 - ledger.extra()
-    }
-
-    /// Whether so much may be spent that the price need not be asked: beyond it, what
-    /// was foreseen has gone wrong.
-    pub fn solvent(&self, ledger: &Ledger) -> bool {
-        self.balance(ledger) > -(OVERDRAFT * self.share * self.least + 1.0)
-    }
-
-    /// What may be spent on the whole, in calls.
-    pub fn allowance(&self, ledger: &Ledger) -> f64 {
-        self.share * ledger.least() as f64
     }
 
     /// An offer takes the place of an earlier one for the same key, if it is better.
@@ -88,11 +98,20 @@ impl Price {
 
     /// The price at `now`.
     pub fn at(&mut self, ledger: &Ledger, now: Moment) -> f32 {
-        let passed = now.since(*self.since.get_or_insert(now));
+        if self.share <= 0.0 {
+            // Nothing is worth a call that there is no money for.
+            self.price = f32::INFINITY;
+            return self.price;
+        }
+        let began = *self.began.get_or_insert(now);
+        let passed = now.since(self.since.max(began));
         if passed >= PERIOD {
-            self.since = Some(now);
+            self.since = now;
             self.move_on(ledger, passed.as_secs_f64());
         }
+        let debt = -self.surplus(ledger).clamp(-3.0, 1.0);
+        let first = FIRST * (-now.since(began).as_secs_f32() / DAY).exp();
+        self.price = (self.told * (URGENCY * debt).exp() as f32).max(first);
         self.price
     }
 
@@ -108,12 +127,19 @@ impl Price {
         self.least = self.least * kept + least.saturating_sub(self.seen) as f64;
         self.seen = least;
         let allowed = self.share * self.least;
-        let mut left = allowed + (self.balance(ledger) - RESERVE * allowed).clamp(-0.7 * allowed, 2.0 * allowed);
+        let mut left = allowed * (1.0 + (REPAID * self.surplus(ledger)).clamp(-0.7, 2.0));
         let affordable = self.offers.iter().rev().take_while(|cost| {
             left -= **cost;
             left >= 0.0
         });
-        self.price = LOWEST * (((BINS - affordable.count()) as f32) / PARTS).exp2();
+        self.told = LOWEST * (((BINS - affordable.count()) as f32) / PARTS).exp2();
+    }
+
+    /// What is left of what may be spent, beyond the reserve, against what may be while
+    /// offers fade.
+    fn surplus(&self, ledger: &Ledger) -> f64 {
+        let allowed = self.share * self.least;
+        (self.balance(ledger) - RESERVE * allowed) / (allowed + 1.0)
     }
 }
 
