@@ -31,3 +31,46 @@ impl Bucket {
         self.paid = self.paid.max(now) + self.period;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_window_has_more_calls_than_the_rate_and_the_burst_permit(
+            rate in 0.001..1000.0,
+            burst in 1u32..50,
+            gaps in prop::collection::vec(prop_oneof![Just(0.0), 0.0..3.0], 2..120),
+        ) {
+            let budget = Budget::new(rate, burst).expect("a budget");
+            let (mut bucket, mut now, mut calls) = (Bucket::new(budget), Moment::from_nanos(0), Vec::new());
+            for gap in gaps {
+                now = (now + budget.period().mul_f64(gap)).max(bucket.free());
+                bucket.pay(now);
+                calls.push(now);
+            }
+            for (first, from) in calls.iter().enumerate() {
+                for (more, to) in calls[first..].iter().enumerate() {
+                    let permitted = rate * to.since(*from).as_secs_f64() + f64::from(budget.departing_burst());
+                    prop_assert!((more + 1) as f64 <= permitted + 1e-6, "{} calls, {permitted} permitted", more + 1);
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_not_used_is_saved_up_to_the_burst_and_no_call_waits_in_vain(
+            rate in 0.001..1000.0, burst in 1u32..50, quiet in 0u64..1 << 60,
+        ) {
+            let budget = Budget::new(rate, burst).expect("a budget");
+            let mut bucket = Bucket::new(budget);
+            let now = Moment::from_nanos(quiet) + budget.period() * burst;
+            for _ in 0..budget.departing_burst() {
+                prop_assert!(bucket.free() <= now);
+                bucket.pay(now);
+            }
+            prop_assert_eq!(bucket.free(), now + budget.period());
+        }
+    }
+}

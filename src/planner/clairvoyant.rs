@@ -81,3 +81,83 @@ fn within(mut bucket: Bucket, mut calls: Vec<(Moment, Moment)>, latency: Duratio
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::planner::replay::baseline;
+    use crate::planner::trace::Request;
+    use crate::policy::budget::Budget;
+    use crate::policy::freshness::Floor;
+    use proptest::prelude::*;
+
+    const WINDOW: Duration = Duration::from_secs(1800);
+    const LATENCY: Duration = Duration::from_millis(300);
+
+    fn plan(budget: Option<(f64, u32)>) -> Plan {
+        let floor = Floor::new(0.5, Duration::ZERO).expect("a floor");
+        let budget = budget.and_then(|(rate, burst)| Budget::new(rate, burst));
+        Plan { floor, lifetime: 2 * WINDOW, budget, latency: LATENCY, extra_calls: 0.25 }
+    }
+
+    /// Milliseconds after a day, and keys.
+    fn trace(requests: &[(u64, u32)]) -> Trace {
+        let at = |millis| Moment::from_nanos(0) + Duration::from_secs(86_400) + Duration::from_millis(millis);
+        Trace::from_requests(
+            requests.iter().map(|(millis, key)| Request { at: at(*millis), key: *key }).collect(),
+            6,
+            6,
+        )
+    }
+
+    fn requests() -> impl Strategy<Value = Trace> {
+        let gap = prop_oneof![Just(0), 0u64..1000, 0u64..4_000_000];
+        prop::collection::vec((gap, 0u32..6), 0..80).prop_map(|gaps| {
+            let requests = gaps.into_iter().scan(0, |now, (gap, key)| {
+                *now += gap;
+                Some((*now, key))
+            });
+            trace(&requests.collect::<Vec<_>>())
+        })
+    }
+
+    fn best(trace: &Trace, plan: &Plan) -> Outcome {
+        clairvoyant(trace, plan, &mut |_| {})
+    }
+
+    #[test]
+    fn what_is_foreseen_is_called_for_just_in_time() {
+        let outcome = best(&trace(&[(0, 0), (7_000_000, 0)]), &plan(None));
+        assert_eq!((outcome.calls, outcome.delayed, outcome.wait.max), (2, 1, LATENCY));
+    }
+
+    #[test]
+    fn a_crowd_that_comes_back_at_once_is_called_for_ahead_within_the_budget() {
+        let requests = (0..6).flat_map(|key| [(u64::from(key) * 100_000, key), (7_000_000, key)]).collect::<Vec<_>>();
+        let outcome = best(&trace(&requests), &plan(Some((0.01, 1))));
+        assert_eq!((outcome.calls, outcome.delayed, outcome.peak_calls_per_second), (12, 6, 1));
+    }
+
+    #[test]
+    fn a_trace_without_requests_comes_to_nothing() {
+        let outcome = best(&Trace::default(), &plan(Some((1.0, 1))));
+        assert_eq!((outcome.calls, outcome.delayed, outcome.peak_calls_per_second), (0, 0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn without_a_budget_no_avoidable_delay_is_left_for_the_least_calls(trace in requests()) {
+            let (least, best) = (baseline(&trace, &plan(None), &mut |_| {}), best(&trace, &plan(None)));
+            prop_assert_eq!((best.calls, best.delayed), (least.least_calls, least.unavoidable_delays));
+        }
+
+        #[test]
+        fn a_budget_delays_its_calls_but_adds_none(trace in requests(), rate in 0.01..10.0, burst in 1u32..5) {
+            let tight = plan(Some((rate, burst)));
+            let (free, best) = (best(&trace, &plan(None)), best(&trace, &tight));
+            prop_assert_eq!(best.calls, free.calls);
+            prop_assert!(best.peak_calls_per_second as f64 <= rate + f64::from(burst));
+            prop_assert!(best.delayed >= free.delayed);
+        }
+    }
+}

@@ -116,3 +116,75 @@ impl Tally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_nanos(millis * 1_000_000)
+    }
+
+    fn waited(millis: impl IntoIterator<Item = u64>) -> Outcome {
+        let mut done = Tally::default();
+        millis.into_iter().for_each(|wait| done.land(at(100_000), &[at(100_000 - wait)], true));
+        done.outcome("off", None)
+    }
+
+    #[test]
+    fn waits_are_told_by_their_rank() {
+        let ms = Duration::from_millis;
+        let outcome = waited((1..=200).rev());
+        assert_eq!(outcome.wait, Waits { p50: ms(100), p99: ms(198), max: ms(200) });
+        assert_eq!(waited([7]).wait, Waits { p50: ms(7), p99: ms(7), max: ms(7) });
+        assert_eq!(waited([]).wait, Waits::default());
+    }
+
+    #[test]
+    fn a_second_is_not_more_than_a_second() {
+        let outcome = waited([999, 1000, 1001, 60_000]);
+        assert_eq!((outcome.delayed, outcome.over_one_second), (4, 2));
+    }
+
+    #[test]
+    fn waits_beyond_what_is_counted_are_not_taken_for_short_ones() {
+        let mut done = Tally::default();
+        done.land(Moment::NEVER, &[at(0)], true);
+        assert_eq!(done.outcome("off", None).wait.max, Duration::from_micros(u32::MAX.into()));
+    }
+
+    #[test]
+    fn who_waits_for_a_first_token_is_told_apart() {
+        let mut done = Tally::default();
+        done.land(at(9), &[at(1), at(2)], false);
+        done.land(at(9), &[at(3)], true);
+        assert_eq!((done.first_delays, done.waits.len()), (2, 3));
+    }
+
+    #[test]
+    fn shares_are_of_the_least_calls_and_the_avoidable_delays() {
+        let baseline =
+            Baseline { requests: 100, users: 5, least_calls: 40, unavoidable_delays: 5, avoidable_delays: 35 };
+        let outcome = Outcome { calls: 50, delayed: 12, ..waited([]) };
+        assert_eq!((outcome.extra_share(&baseline), outcome.avoided_share(&baseline)), (0.25, 0.8));
+        let worse = Outcome { calls: 30, delayed: 75, ..outcome };
+        assert_eq!((worse.extra_share(&baseline), worse.avoided_share(&baseline)), (-0.25, -1.0));
+        let nothing = Baseline { requests: 0, users: 0, least_calls: 0, unavoidable_delays: 0, avoidable_delays: 0 };
+        let none = waited([]);
+        assert_eq!((none.extra_share(&nothing), none.avoided_share(&nothing)), (0.0, 0.0));
+    }
+
+    proptest! {
+        #[test]
+        fn the_peak_is_that_of_the_busiest_second(gaps in prop::collection::vec(0u64..800, 0..60)) {
+            let mut done = Tally::default();
+            let calls: Vec<_> = gaps.iter().scan(0, |now, gap| { *now += gap; Some(*now) }).collect();
+            calls.iter().for_each(|call| done.call(at(*call)));
+            let in_second = |second| calls.iter().filter(|call| **call / 1000 == second).count() as u64;
+            let busiest = calls.iter().map(|call| in_second(call / 1000)).max().unwrap_or(0);
+            let outcome = done.outcome("off", None);
+            prop_assert_eq!((outcome.calls, outcome.peak_calls_per_second), (calls.len() as u64, busiest));
+        }
+    }
+}

@@ -275,3 +275,123 @@ fn hashed(scale: u32, light: &[u32; 5]) -> u16 {
     });
     (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - PLACE_BITS)) as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::habit::Habit;
+    use crate::policy::ledger::Ledger;
+    use proptest::prelude::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const WINDOW: Duration = Duration::from_secs(4 * 3600);
+
+    /// A crowd that is looked at every hour on the half, and what is forecast of it.
+    struct Crowd {
+        forecaster: Forecaster,
+        habits: Vec<Habit>,
+        hour: u64,
+    }
+
+    impl Crowd {
+        fn new(people: usize) -> Self {
+            let habits = (0..people).map(|_| Habit::new(WINDOW, Moment::from_nanos(0))).collect();
+            Self { forecaster: Forecaster::new(), habits, hour: 0 }
+        }
+
+        /// Lets hours pass, in which all come in the hours that `come` names; the last forecast
+        /// for each hour of the day.
+        fn live(&mut self, hours: u64, come: impl Fn(u64) -> bool) -> [Forecast; 24] {
+            let mut told = [Forecast { soon: 0.0, within: 0.0, passed: 0.0 }; 24];
+            for hour in self.hour..self.hour + hours {
+                let at = Moment::from_nanos(0) + HOUR * hour as u32;
+                let now = at - HOUR / 2;
+                let next = (hour..hour + 4).find(|next| come(*next));
+                for habit in &self.habits {
+                    let situation = Situation::of(&habit.past(now), now, HOUR, 1.0);
+                    told[hour as usize % 24] = self.forecaster.forecast(&situation);
+                    self.forecaster.learn_soon(&situation, come(hour));
+                    let passed = next.map(|next| (next - hour) as f32 / 4.0 + 0.125);
+                    self.forecaster.learn_within(&situation, passed);
+                }
+                if come(hour) {
+                    self.habits.iter().for_each(|habit| habit.touch(at, &Ledger::default()));
+                }
+            }
+            self.hour += hours;
+            told
+        }
+    }
+
+    #[test]
+    fn who_always_comes_at_nine_is_foreseen_after_three_days() {
+        let mut crowd = Crowd::new(50);
+        crowd.live(3 * 24, |hour| hour % 24 == 9);
+        let told = crowd.live(24, |hour| hour % 24 == 9);
+        assert!(told[9].soon > 0.8, "{:?}", told[9]);
+        assert!((0..24).all(|hour| hour == 9 || told[hour].soon < 0.2), "{told:?}");
+        assert!(told[7].within > 0.8 && told[10].within < 0.2, "{told:?}");
+    }
+
+    #[test]
+    fn who_never_returns_is_not_expected() {
+        let told = Crowd::new(50).live(24, |_| false);
+        assert!(told.iter().skip(3).all(|told| told.within < 0.02 && told.soon < 0.02), "{told:?}");
+    }
+
+    fn placed(family: u8, place: u16) -> Situation {
+        Situation { family, places: [place; LIGHTS], usual: 0.0, away: false }
+    }
+
+    #[test]
+    fn a_situation_that_is_new_is_forecast_as_its_family_is() {
+        let mut forecaster = Forecaster::new();
+        (0..5000).for_each(|place| forecaster.learn_soon(&placed(3, place), place % 10 < 3));
+        assert!((forecaster.forecast(&placed(3, 9999)).soon - 0.3).abs() < 0.05);
+        assert_eq!(forecaster.forecast(&placed(4, 9999)), Forecaster::new().forecast(&placed(4, 9999)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_probability_is_never_0_or_1_whatever_is_taught(
+            lessons in prop::collection::vec((0u8..4, 0u16..9, 1..60, prop::option::of(0f32..=1.0), any::<bool>()), 1..50),
+        ) {
+            let mut forecaster = Forecaster::new();
+            for (family, place, times, passed, came) in lessons {
+                let situation = placed(family, place);
+                for _ in 0..times {
+                    forecaster.learn_soon(&situation, came);
+                    forecaster.learn_within(&situation, passed);
+                }
+                let Forecast { soon, within, passed } = forecaster.forecast(&situation);
+                for probability in [soon, within] {
+                    prop_assert!(0.0 < probability && probability < 1.0, "{probability}");
+                }
+                prop_assert!((0.0..=1.0).contains(&passed), "{passed}");
+            }
+        }
+
+        #[test]
+        fn every_past_is_a_situation_that_the_tables_know(
+            window in prop::sample::select(vec![0, 1, 60, 3600, 86_400, 200 * 86_400]),
+            gaps in prop::collection::vec((0u32..55, any::<u64>()), 1..40),
+            (look, turnout) in (0u64..100_000, 0f32..20.0),
+        ) {
+            let mut now = Moment::from_nanos(0);
+            let habit = Habit::new(Duration::from_secs(window), now);
+            for (number, (bits, noise)) in gaps.into_iter().enumerate() {
+                now = now + Duration::from_nanos(noise % (1 << bits));
+                if number % 3 == 0 {
+                    habit.touch(now, &Ledger::default());
+                }
+                let mut past = habit.past(now);
+                past.count_window(bits % 2 == 0);
+                let situation = Situation::of(&past, now, Duration::from_secs(look), turnout);
+                prop_assert!(usize::from(situation.family) < FAMILIES);
+                prop_assert!(situation.places.iter().all(|place| *place < 1 << PLACE_BITS));
+            }
+        }
+    }
+}

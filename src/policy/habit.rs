@@ -310,3 +310,89 @@ impl Past {
 pub const fn hour_of(moment: Moment) -> u64 {
     moment.as_nanos() / HOUR
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// A window, and moments at distances of every magnitude, from none to a year; the first may be 0.
+    fn times() -> impl Strategy<Value = (Duration, Vec<Moment>)> {
+        let nanos = |bits| (0..bits, any::<u64>()).prop_map(|(bits, noise)| noise % (1u64 << bits));
+        let moments = (nanos(60u32), prop::collection::vec(nanos(55), 1..60)).prop_map(|(start, gaps)| {
+            gaps.iter().scan(start, |now, gap| Some(Moment::from_nanos(std::mem::replace(now, *now + gap)))).collect()
+        });
+        (prop::sample::select(vec![1, 3600, 86_400, 200 * 86_400]).prop_map(Duration::from_secs), moments)
+    }
+
+    fn told(window: Duration, moments: &[Moment]) -> (Habit, &[Moment], Moment) {
+        let (habit, requests) = (Habit::new(window, moments[0]), &moments[..moments.len().div_ceil(2)]);
+        requests.iter().for_each(|request| habit.touch(*request, &Ledger::default()));
+        (habit, requests, moments[moments.len() - 1])
+    }
+
+    #[test]
+    fn a_request_is_quiet_to_the_end_of_its_slot_and_hour_but_counts_as_the_last() {
+        for (window, ends) in [(Duration::from_secs(160), 10_000_000_000), (Duration::from_secs(1_000_000), HOUR)] {
+            let ((habit, ..), ends) = (told(window, &[Moment::from_nanos(0)]), Moment::from_nanos(ends));
+            assert!(habit.touch_quietly(ends - Duration::from_nanos(1)) && !habit.touch_quietly(ends));
+            assert_eq!(habit.past(ends).idle(ends), Duration::from_nanos(1));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_least_is_what_asking_only_on_a_miss_takes((window, moments) in times(), back: u64, judged: u64) {
+            let (habit, ledger) = (Habit::new(window, moments[0]), Ledger::default());
+            let (mut until, mut calls) = (moments[0], 0);
+            for n in 0..moments.len() {
+                let now = moments[if back >> n & 1 == 1 { n / 2 } else { n }];
+                (until, calls) = if now >= until { (now + window, calls + 1) } else { (until, calls) };
+                habit.touch(now, &ledger);
+                (judged >> n & 1 == 1).then(|| habit.note_judged(&mut habit.past(now), now));
+                prop_assert_eq!(ledger.least(), calls);
+            }
+        }
+
+        #[test]
+        fn the_ring_of_hours_holds_eight_days((window, moments) in times(), from in 0u64..30, long in 0u64..30) {
+            let (habit, requests, now) = told(window, &moments);
+            let (past, hour) = (habit.past(now), hour_of(now));
+            let used: BTreeSet<_> = requests.iter().map(|at| hour_of(*at)).filter(|used| hour - used < HOURS).collect();
+            let came = |hour: u64, day| hour.checked_sub(day * DAY).is_some_and(|hour| used.contains(&hour)) as u32;
+            let on = |from: u64, to: u64, day: u64| (from..=to).map(|hour| came(hour, day)).sum::<u32>();
+            let days = |from, to| (1..=7).map(|day| on(from, to, day).min(1) << (day - 1)).sum::<u32>();
+            prop_assert_eq!(past.hours_used() as usize, used.len());
+            let from = (hour + from).saturating_sub(3);
+            prop_assert_eq!(past.days_used(from, from + long), days(from, from + long.min(DAY)));
+            let hours: u32 = (1..=7).map(|day| on(from, from + long, day)).sum();
+            prop_assert_eq!(past.hours_used_between(from, from + long), hours);
+            let next = (hour + 1..hour + DAY).find(|next| days(*next, next + 1) != 0);
+            prop_assert_eq!(past.next_hour_used(hour), next.unwrap_or(hour + DAY));
+        }
+
+        #[test]
+        fn the_map_of_slots_holds_eight_windows((window, moments) in times()) {
+            let (habit, requests, now) = told(window, &moments);
+            let slot = |at: &Moment| at.as_nanos() / (window.as_nanos() as u64 / 16);
+            let ages: BTreeSet<_> = requests.iter().map(|at| slot(&now) - slot(at)).filter(|age| *age < 128).collect();
+            prop_assert_eq!(habit.past(now).slots_used() as usize, ages.len());
+            prop_assert_eq!(habit.past(now).windows_used(), ages.iter().fold(0, |map, age| map | 1 << (age / 16)));
+        }
+
+        #[test]
+        fn a_judgement_knows_the_next_request_until_the_next_but_one((window, moments) in times(), judged: u64) {
+            let (habit, ledger, mut steps) = (Habit::new(window, moments[0]), Ledger::default(), Vec::new());
+            for (n, at) in moments.iter().enumerate() {
+                let (now, judge) = (*at + Duration::from_nanos(n as u64 + 1), judged >> n & 1 == 1);
+                if judge { habit.note_judged(&mut habit.past(now), now) } else { habit.touch(now, &ledger) }
+                steps.push((now, judge));
+                for (judged, _) in steps.iter().filter(|(_, judge)| *judge).rev().take(2) {
+                    let next = steps.iter().find(|(at, judge)| !judge && at > judged).map(|(at, _)| *at);
+                    prop_assert_eq!(habit.past(now).woken_after(*judged), next);
+                }
+            }
+        }
+    }
+}

@@ -130,6 +130,8 @@ impl Learner {
         }
         habit.note_judged(&mut past, now);
         if value > price {
+            // Another offer for it comes on top of this one.
+            past.offered = None;
             past.expect(within.max(0.001), ledger);
             Verdict::Fetch(chance)
         } else {
@@ -240,5 +242,150 @@ impl Turnout {
         }
         self.came *= quick;
         self.usual *= quick;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::schedule::Ticket;
+
+    const WINDOW: Duration = Duration::from_secs(4 * 3600);
+    const DAY: u64 = 24;
+
+    /// People of a town, and a Courier that answers at once.
+    struct Town {
+        learner: Learner,
+        ledger: Ledger,
+        dues: Schedule<usize>,
+        people: Vec<Person>,
+        draws: fastrand::Rng,
+        hour: u64,
+        ahead: u64,
+    }
+
+    #[derive(Clone, Default)]
+    struct Person {
+        habit: Option<Arc<Habit>>,
+        until: Option<Moment>,
+        ticket: Option<Ticket>,
+    }
+
+    impl Town {
+        fn new(share: f64, people: usize) -> Self {
+            let (learner, ledger, draws) = (Learner::new(share), Ledger::default(), fastrand::Rng::with_seed(7));
+            let (dues, people) = (Schedule::new(), vec![Person::default(); people]);
+            Self { learner, ledger, dues, people, draws, hour: 1000 * DAY, ahead: 0 }
+        }
+
+        /// Lets hours pass, in each of which who comes with which probability.
+        fn live(&mut self, hours: u64, comes: impl Fn(usize, u64) -> f64) {
+            for hour in self.hour..self.hour + hours {
+                let start = Moment::from_nanos(0) + HOUR * hour as u32;
+                let draws = &mut self.draws;
+                let mut moment =
+                    |who| (draws.f64() < comes(who, hour % DAY)).then(|| start + HOUR.mul_f64(draws.f64()));
+                let come = (0..self.people.len()).filter_map(|who| Some((moment(who)?, who)));
+                come.collect::<std::collections::BTreeSet<_>>().into_iter().for_each(|(now, who)| self.ask(who, now));
+                self.pass(start + HOUR);
+            }
+            self.hour += hours;
+        }
+
+        fn ask(&mut self, who: usize, now: Moment) {
+            self.pass(now);
+            let person = &mut self.people[who];
+            person.habit.get_or_insert_with(|| Arc::new(Habit::new(WINDOW, now))).touch(now, &self.ledger);
+            if person.until.is_none_or(|until| now >= until) {
+                self.fetch(who, now);
+            }
+        }
+
+        fn fetch(&mut self, who: usize, now: Moment) {
+            self.ledger.count_call();
+            let person = &mut self.people[who];
+            person.until = Some(now + WINDOW);
+            let due = self.dues.add(now + WINDOW.mul_f64(0.98), who);
+            person.ticket.replace(due).map(|ticket| self.dues.remove(ticket));
+        }
+
+        fn pass(&mut self, until: Moment) {
+            while let Some(now) = self.dues.next().filter(|next| *next <= until) {
+                let Some((_, who)) = self.dues.pop(now) else { continue };
+                let person = &mut self.people[who];
+                let habit = person.habit.as_ref().expect("who is due is known");
+                person.ticket = None;
+                match self.learner.judge(habit, &self.ledger, now) {
+                    Verdict::Fetch(_) => {
+                        self.ahead += 1;
+                        self.fetch(who, now);
+                    }
+                    Verdict::Look(at, _) => person.ticket = Some(self.dues.add(at, who)),
+                    Verdict::Forget => person.habit = None,
+                }
+            }
+        }
+    }
+
+    /// A few come every hour, most hardly ever.
+    fn unlike(who: usize, _: u64) -> f64 {
+        0.004 * 150f64.powf(who as f64 / 200.0)
+    }
+
+    #[test]
+    fn what_may_be_spent_in_a_week_is_spent() {
+        for share in [0.1, 0.25, 0.5] {
+            let mut town = Town::new(share, 200);
+            town.live(7 * DAY, unlike);
+            let spent = town.ledger.extra() / town.ledger.least() as f64;
+            assert!((spent / share - 1.0).abs() < 0.1, "{spent} of {share}");
+        }
+    }
+
+    #[test]
+    fn where_nothing_may_be_spent_nothing_is() {
+        let mut town = Town::new(0.0, 100);
+        town.live(7 * DAY, unlike);
+        assert_eq!((town.ahead, town.ledger.calls()), (0, town.ledger.least()));
+    }
+
+    #[test]
+    fn who_always_comes_at_nine_finds_a_token_after_four_days() {
+        let mut town = Town::new(0.25, 50);
+        let [before, after] = [4, 7].map(|days| {
+            town.live(days * DAY, |_, hour| f64::from(u8::from(hour == 9)));
+            town.ledger.calls() - town.ahead
+        });
+        assert_eq!(before, after);
+    }
+
+    #[test]
+    fn who_never_returns_costs_one_call_at_most_and_is_forgotten() {
+        let mut town = Town::new(0.25, 1);
+        town.live(1, |_, _| 1.0);
+        town.live(9 * DAY, |_, _| 0.0);
+        assert!(town.ahead <= 1 && town.people[0].habit.is_none() && town.ledger.extra() == town.ahead as f64);
+    }
+
+    #[test]
+    fn strangers_soon_cost_next_to_nothing() {
+        let mut town = Town::new(0.25, 600);
+        let [few, all] = [0..200, 200..600].map(|strangers| {
+            strangers.for_each(|stranger| town.live(1, |who, _| f64::from(u8::from(who == stranger))));
+            town.ahead
+        });
+        assert!(few <= 50 && all - few <= 20, "{few} {all}");
+    }
+
+    #[test]
+    fn open_decisions_are_bounded_however_many_keys_are_judged() {
+        let (mut learner, ledger) = (Learner::new(0.25), Ledger::default());
+        for key in 0..100_000u64 {
+            let now = Moment::from_nanos(0) + HOUR * 24 + Duration::from_millis(key);
+            let habit = Arc::new(Habit::new(WINDOW, now));
+            habit.touch(now, &ledger);
+            learner.judge(&habit, &ledger, now);
+            assert!(learner.open.len() <= MOST_OPEN);
+        }
     }
 }

@@ -75,3 +75,83 @@ impl Ledger {
 fn millionths(probability: f32) -> i64 {
     (f64::from(probability) * 1e6) as i64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::habit::Habit;
+    use crate::token::Moment;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    #[track_caller]
+    fn near(found: f64, wanted: f64) {
+        assert!((found - wanted).abs() < 2e-5, "{found} instead of {wanted}");
+    }
+
+    #[test]
+    fn a_token_fetched_ahead_is_extra_by_the_chance_that_nobody_uses_it() {
+        let ledger = Ledger::default();
+        ledger.count_call();
+        ledger.expect(0.75);
+        near(ledger.extra(), 0.25);
+        ledger.settle(0.75, false);
+        near(ledger.extra(), 1.0);
+        ledger.count_least();
+        near(ledger.extra(), 0.0);
+    }
+
+    #[test]
+    fn the_share_that_was_used_is_told_when_something_is_known() {
+        let ledger = Ledger::default();
+        ledger.expect(0.5);
+        assert_eq!(ledger.used_share(), None);
+        [true, false, true, true].into_iter().for_each(|used| ledger.settle(0.5, used));
+        assert_eq!(ledger.used_share(), Some(0.75));
+    }
+
+    #[test]
+    fn the_extra_share_is_of_the_least_calls() {
+        let ledger = Ledger::default();
+        assert_eq!(ledger.extra_share(), 0.0);
+        (0..4).for_each(|_| ledger.count_least());
+        (0..5).for_each(|_| ledger.count_call());
+        assert_eq!(ledger.extra_share(), 0.25);
+    }
+
+    proptest! {
+        /// Against books that are summed up anew.
+        #[test]
+        fn expected_uses_fall_out_when_they_come_or_are_lost_and_nothing_drifts(
+            steps in prop::collection::vec((0usize..5, 0u32..4, 0.0f32..1.0, 0u64..40_000), 1..500),
+        ) {
+            let ledger = Ledger::default();
+            let mut now = Moment::from_nanos(1);
+            let habits: Vec<_> = (0..5).map(|_| Habit::new(Duration::from_secs(3600), now)).collect();
+            let (mut calls, mut expected) = (0u32, [0.0; 5]);
+            for (key, step, chance, seconds) in steps {
+                now = now + Duration::from_secs(seconds);
+                expected[key] = if step > 1 { f64::from(chance) } else { 0.0 };
+                match step {
+                    0 => {
+                        // Nobody is waited for within a quiet spell: what is judged is told the next request.
+                        let mut past = habits[key].past(now);
+                        habits[key].note_judged(&mut past, now);
+                        drop(past);
+                        habits[key].touch(now, &ledger);
+                    }
+                    1 => habits[key].past(now).expect_no_more(&ledger),
+                    _ => {
+                        calls += 1;
+                        ledger.count_call();
+                        habits[key].past(now).expect(chance, &ledger);
+                    }
+                }
+                let extra = f64::from(calls) - ledger.least() as f64;
+                prop_assert!((ledger.extra() - (extra - expected.iter().sum::<f64>())).abs() < 2e-5);
+            }
+            habits.iter().for_each(|habit| habit.past(now).expect_no_more(&ledger));
+            prop_assert_eq!(ledger.extra(), f64::from(calls) - ledger.least() as f64);
+        }
+    }
+}

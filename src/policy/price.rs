@@ -50,10 +50,10 @@ const FADE: f64 = 5.0 * 86_400.0;
 const PERIOD: Duration = Duration::from_secs(60);
 /// What is left unspent, as a share of what may be spent while offers fade: forecasts
 /// err.
-const RESERVE: f64 = 0.05;
+const RESERVE: f64 = 0.03;
 /// The share of a surplus or a debt that the offers are told to make up for; the rest is
 /// made up for by degrees.
-const REPAID: f64 = 0.3;
+const REPAID: f64 = 0.8;
 /// The price rises by this power of e with a debt as large as what may be spent while
 /// offers fade, and falls likewise.
 const URGENCY: f64 = 2.0;
@@ -145,4 +145,92 @@ impl Price {
 
 fn bin(value: f32) -> usize {
     ((value.max(LOWEST) / LOWEST).log2() * PARTS).clamp(0.0, (BINS - 1) as f32) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn at(minutes: u32) -> Moment {
+        Moment::from_nanos(0) + MINUTE * minutes
+    }
+
+    /// Values from 0.02 to 10 in turn, as many in each octave.
+    fn value(number: u32) -> f32 {
+        0.02 * 500f32.powf((number * 37 % 100) as f32 / 100.0)
+    }
+
+    /// The price of ten least calls a minute and as many offers, of which `calls` were taken.
+    fn after_an_hour(calls: u32) -> f32 {
+        let (mut price, ledger) = (Price::new(0.25), Ledger::default());
+        for minute in 0..60 {
+            for number in 0..10 {
+                ledger.count_least();
+                price.offer(Offer { value: value(minute * 10 + number), cost: 0.5 }, None);
+            }
+            price.at(&ledger, at(minute));
+        }
+        (0..600 + calls).for_each(|_| ledger.count_call());
+        price.at(&ledger, at(60))
+    }
+
+    #[test]
+    fn who_spends_too_much_finds_a_higher_price_and_who_saves_a_lower_one() {
+        let (saved, even, spent) = (after_an_hour(75), after_an_hour(150), after_an_hour(225));
+        assert!(saved < even && even < spent, "{saved} {even} {spent}");
+    }
+
+    #[test]
+    fn who_may_spend_nothing_finds_no_price_low_enough() {
+        let (mut price, ledger) = (Price::new(0.0), Ledger::default());
+        ledger.count_least();
+        assert!([0, 1, 5].map(|minute| price.at(&ledger, at(minute))).into_iter().all(|price| price == f32::INFINITY));
+    }
+
+    #[test]
+    fn a_key_is_one_offer_its_best() {
+        let mut price = Price::new(0.25);
+        let offers = [1.0, 0.5, 4.0, 2.0].map(|value| Offer { value, cost: 0.5 });
+        let best = offers.into_iter().fold(None, |best, offer| Some(price.offer(offer, best)));
+        assert_eq!(best, Some(offers[2]));
+        assert_eq!((price.offers.iter().sum::<f64>(), price.offers[bin(4.0)]), (0.5, 0.5));
+    }
+
+    #[test]
+    fn of_more_offers_than_may_be_taken_the_share_is_spent() {
+        for share in [0.05, 0.1, 0.25, 0.6] {
+            let (mut price, ledger) = (Price::new(share), Ledger::default());
+            for number in 0..7 * 24 * 60 * 4 {
+                ledger.count_least();
+                ledger.count_call();
+                let offer = Offer { value: value(number), cost: 1.0 };
+                price.offer(offer, None);
+                if offer.value > price.at(&ledger, at(number / 4)) {
+                    ledger.count_call();
+                }
+            }
+            let spent = ledger.extra() / ledger.least() as f64;
+            assert!((spent / share - 1.0).abs() < 0.1, "{spent} of {share}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_price_keeps_its_bounds(
+            share in 0.001..10.0,
+            steps in prop::collection::vec((0f32..=30.0, 0f32..=1.0, 0u32..5, 0u32..5, 0u64..1 << 50), 1..100),
+        ) {
+            let (mut price, ledger, mut now) = (Price::new(share), Ledger::default(), at(0));
+            for (value, cost, least, calls, passed) in steps {
+                (0..least).for_each(|_| ledger.count_least());
+                (0..calls).for_each(|_| ledger.count_call());
+                price.offer(Offer { value: if value > 29.0 { f32::INFINITY } else { value }, cost }, None);
+                now = now + Duration::from_nanos(passed);
+                prop_assert!((0.001..=10_000.0).contains(&price.at(&ledger, now)));
+            }
+        }
+    }
 }
