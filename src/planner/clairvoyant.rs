@@ -65,15 +65,15 @@ fn within(mut bucket: Bucket, mut calls: Vec<(Moment, Moment)>, latency: Duratio
     let mut wanted = BinaryHeap::new();
     let mut now = Moment::from_nanos(0);
     loop {
+        if wanted.is_empty() {
+            let Some((foreseen, _)) = calls.peek() else { return };
+            now = now.max(*foreseen);
+        }
+        now = now.max(bucket.free());
         while let Some((_, needed)) = calls.next_if(|(foreseen, _)| *foreseen <= now) {
             wanted.push(Reverse(needed));
         }
-        let Some(Reverse(needed)) = wanted.pop() else {
-            let Some((foreseen, _)) = calls.peek() else { return };
-            now = now.max(*foreseen);
-            continue;
-        };
-        now = now.max(bucket.free());
+        let Some(Reverse(needed)) = wanted.pop() else { return };
         bucket.pay(now);
         done.call(now);
         if now + latency > needed {

@@ -134,7 +134,7 @@ impl<'a> Replay<'a> {
             }
         }
         // Whoever still waits is answered; nothing is renewed for a trace that has ended.
-        self.schedule = Schedule::new();
+        (self.schedule, self.mode) = (Schedule::new(), Mode::Off);
         self.advance(Moment::NEVER);
         progress(self.trace.requests().len() as u64);
         self.done

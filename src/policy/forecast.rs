@@ -199,7 +199,8 @@ fn evidence<'a>(family: &Rate, lights: impl Iterator<Item = &'a Rate>) -> [f32; 
 
 fn mixed(family: &Rate, weights: &[f32; LIGHTS], evidence: &[f32; LIGHTS]) -> f32 {
     let sum: f32 = weights.iter().zip(evidence).map(|(weight, told)| weight * told).sum();
-    1.0 / (1.0 + (-(logit(family.mean) + sum)).exp())
+    // Nothing is certain, however f32 rounds.
+    (1.0 / (1.0 + (-(logit(family.mean) + sum)).exp())).clamp(0.0001, 0.9999)
 }
 
 fn logit(probability: f32) -> f32 {
