@@ -169,7 +169,10 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) 
     let Due { at, key, standing } = due;
     let refresher = &workspace.refresher;
     let mut lapsed = false;
-    let other = broker.0.cache.get(&key).is_some_and(|entry| !Arc::ptr_eq(&entry.standing, &standing));
+    // Not under the lock: the cache may let go what it holds on the way. And not for a
+    // token that is there: a look is a use to the cache.
+    let away = matches!(*standing.stage(), Stage::Away(_));
+    let other = away && broker.0.cache.get(&key).is_some_and(|entry| !Arc::ptr_eq(&entry.standing, &standing));
     let verdict = {
         // Under the lock: who hands the token out in this moment has counted
         // before, or sees what was decided.
