@@ -260,7 +260,7 @@ impl Situation {
             [around.min(9), hours.min(20), age, 0, quiet],
             [in_window.count_ones(), days.count_ones(), age, idle.min(3.0) as u32, quiet],
         ];
-        let usual = if idle > 1.0 { usual_days as f32 / age.max(1) as f32 } else { 0.0 };
+        let usual = if idle > 1.0 { (usual_days as f32 / age.max(1) as f32).min(1.0) } else { 0.0 };
         Self { family: family as u8, places: lights.map(|light| hashed(scale, &light)), usual, away: idle > 1.0 }
     }
 }

@@ -8,8 +8,8 @@ use crate::policy::ledger::Ledger;
 use crate::policy::price::Offer;
 use crate::token::Moment;
 
-/// What is remembered of the requests for one key, in about a dozen machine
-/// words; it outlives the key's tokens.
+/// What is remembered of the requests for one key, in about two
+/// dozen machine words; it outlives the key's tokens.
 ///
 /// A request that comes in the same sixteenth of a window as the one before
 /// it touches one atomic. Only the first in each takes the key's own lock.
@@ -145,7 +145,7 @@ impl Past {
             self.alone_until = now + self.window;
             ledger.count_least();
         }
-        if self.judged > self.woken[0] || self.woken[0].as_nanos() == 0 {
+        if self.judged >= self.woken[0] {
             self.woken = [now, self.woken[0]];
             self.offered = None;
         }

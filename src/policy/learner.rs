@@ -126,7 +126,7 @@ impl Learner {
                 first,
                 looked: false,
             };
-            self.open.add(now + look.min(past.window()), open);
+            self.open.add(now + look, open);
         }
         habit.note_judged(&mut past, now);
         if value > price {
