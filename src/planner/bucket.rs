@@ -7,18 +7,22 @@ use crate::token::Moment;
 
 /// The budget's rate in virtual time: the same generic cell rate algorithm as the broker's.
 pub struct Bucket {
+    budget: Budget,
     period: Duration,
     /// How far ahead of the clock `paid` may be.
     ahead: Duration,
     /// Up to when the rate is used.
     paid: Moment,
+    /// From when on a renewal leaves the reserve.
+    spare: Moment,
 }
 
 impl Bucket {
     /// A full bucket.
     pub fn new(budget: Budget) -> Self {
         let period = budget.period();
-        Self { period, ahead: period * (budget.departing_burst() - 1), paid: Moment::from_nanos(0) }
+        let (paid, spare) = (Moment::from_nanos(0), Moment::from_nanos(0));
+        Self { budget, period, ahead: period * (budget.departing_burst() - 1), paid, spare }
     }
 
     /// From when on the next call may leave.
@@ -26,9 +30,16 @@ impl Bucket {
         self.paid - self.ahead
     }
 
+    /// From when on a renewal may leave that nobody waits for.
+    pub fn spare(&self) -> Moment {
+        self.free().max(self.spare)
+    }
+
     /// A call leaves.
     pub fn pay(&mut self, now: Moment) {
         self.paid = self.paid.max(now) + self.period;
+        let room = (now + self.ahead + self.period).since(self.paid).as_nanos() / self.period.as_nanos();
+        self.spare = now + self.budget.pause(u32::try_from(room).unwrap_or(u32::MAX));
     }
 }
 

@@ -144,11 +144,12 @@ impl<'a> Replay<'a> {
     fn advance(&mut self, until: Moment) {
         loop {
             let landing = self.air.front().map_or(Moment::NEVER, |(at, _)| *at);
-            let leaving = if self.queue.is_empty() { Moment::NEVER } else { self.free() };
+            // A renewal that left the reserve alone until somebody began to wait for it is late, too.
+            let leaving = self.leaving().max(self.now);
             let room = self.plan.budget.is_none_or(|budget| self.queue.has_room(&budget));
             // What came due while there was no room is late, but no earlier than now.
             let due = if room { self.schedule.next().unwrap_or(Moment::NEVER).max(self.now) } else { Moment::NEVER };
-            let now = landing.min(leaving.max(self.now)).min(due);
+            let now = landing.min(leaving).min(due);
             self.now = now.min(until);
             if now > until || now == Moment::NEVER {
                 return;
@@ -164,8 +165,14 @@ impl<'a> Replay<'a> {
         }
     }
 
-    fn free(&self) -> Moment {
-        self.bucket.as_ref().map_or(Moment::from_nanos(0), |bucket| bucket.free())
+    /// When the next call may leave.
+    fn leaving(&self) -> Moment {
+        match &self.bucket {
+            _ if self.queue.is_empty() => Moment::NEVER,
+            None => Moment::from_nanos(0),
+            Some(bucket) if self.queue.is_idle() => bucket.spare(),
+            Some(bucket) => bucket.free(),
+        }
     }
 
     fn request(&mut self, number: u32, now: Moment) {
@@ -220,7 +227,7 @@ impl<'a> Replay<'a> {
     fn call(&mut self, class: Class, number: u32, now: Moment) {
         let place = self.queue.push(class, number);
         self.keys[number as usize].flight = Flight::Queued(place);
-        if self.free() <= now {
+        if self.leaving() <= now {
             self.leave(now);
         }
     }
@@ -303,7 +310,7 @@ mod tests {
                 replay.schedule = Schedule::new();
             }
             let landing = replay.air.front().map(|(at, _)| *at);
-            let leaving = (!replay.queue.is_empty()).then(|| replay.free());
+            let leaving = Some(replay.leaving()).filter(|leaving| *leaving < Moment::NEVER);
             // What could have happened by now has.
             let next = [landing, leaving, replay.schedule.next()].into_iter().flatten().filter(|at| *at > now).min();
             if let Some(request) = requests.next_if(|request| next.is_none_or(|next| request.at < next)) {

@@ -71,6 +71,12 @@ impl<T> Queue<T> {
         self.renewals.clear();
     }
 
+    /// A renewal is next only because no user waits: then it leaves the reserve to
+    /// those who may come. One whose turn it is though users wait does not.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Takes the call whose turn it is.
     pub fn pop(&mut self) -> Option<(Class, T)> {
         let renewal_first = self.waiting.is_empty() || self.passed + 1 >= RENEWAL_SHARE;
@@ -159,6 +165,18 @@ impl Budget {
     pub fn departing_burst(&self) -> u32 {
         let catching_up = (self.rate * TRANSIT_SPREAD.as_secs_f64()) as u32;
         self.burst.saturating_sub(catching_up).max(self.burst.div_ceil(2))
+    }
+
+    /// How many calls renewals leave to users who may come: a quarter of what may leave
+    /// at once.
+    pub fn reserve(&self) -> u32 {
+        self.departing_burst() / 4
+    }
+
+    /// How long renewals wait after a call that leaves room for `left` more at once, so
+    /// that the reserve is there after the next.
+    pub fn pause(&self, left: u32) -> Duration {
+        self.period() * (self.reserve() + 1).saturating_sub(left)
     }
 
     /// The time between two calls at the full rate.

@@ -65,7 +65,7 @@ const HOUR: u64 = 3_600_000_000_000;
 /// A visit begins after so many slots without a request.
 const PAUSE: u32 = 2;
 /// How much of what was known a new observation leaves.
-const FADE: f32 = 0.85;
+const FADE: f32 = 0.95;
 
 impl Habit {
     /// The habit of a key whose tokens serve for `window` each, before its first

@@ -7,15 +7,19 @@ use crate::token::Moment;
 /// Deadlines in the order in which they come, for millions of items: a
 /// hierarchical timer wheel (Varghese and Lauck, 1987, scheme 7).
 ///
-/// Adding, removing and popping take constant time. It is given the time and
-/// holds no clock: [`Schedule::next`] says when to look again, and looking early
-/// is harmless. Nothing comes out before it is due, and it comes out at most
-/// a tick (about a millisecond) after.
+/// Adding and removing take constant time, and so does popping: of many items that come
+/// nearer at once, some hundred are moved to where they belong by each pop, so that
+/// nobody waits for all of them. It is given the time and holds no clock:
+/// [`Schedule::next`] says when to look again, and looking early is harmless.
+/// Nothing comes out before it is due, and it comes out at most a tick (about a
+/// millisecond) after, if `pop` is called for as long as `next` is not later.
 #[derive(Debug)]
 pub struct Schedule<T> {
     /// The tick up to which the wheel has turned.
     turned: u64,
     levels: [Level; LEVELS],
+    /// The slot whose time has come, while what is left in it is moved.
+    moving: Option<Home>,
     /// Due already, in the order in which they came due.
     ready: List,
     nodes: Vec<Node<T>>,
@@ -38,6 +42,14 @@ struct Node<T> {
     next: u32,
     previous: u32,
     generation: u32,
+    home: Home,
+}
+
+/// The list that a node is in: what is due already, or a slot of a level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    Ready,
+    Slot { level: u8, slot: u8 },
 }
 
 /// A doubly linked list through the nodes.
@@ -63,6 +75,10 @@ const SLOTS: usize = 1 << SLOT_BITS;
 /// Eight levels hold every tick that a [`Moment`] can name.
 const LEVELS: usize = (u64::BITS - TICK_BITS).div_ceil(SLOT_BITS) as usize;
 
+/// Nodes that a pop moves at most: a tenth of a millisecond, in which nobody else gets at
+/// the schedule.
+const STEP: usize = 256;
+
 const EMPTY: List = List { head: NONE, tail: NONE };
 
 impl<T> Schedule<T> {
@@ -71,6 +87,7 @@ impl<T> Schedule<T> {
         Self {
             turned: 0,
             levels: [const { Level { occupied: 0, slots: [EMPTY; SLOTS] } }; LEVELS],
+            moving: None,
             ready: EMPTY,
             nodes: Vec::new(),
             free: NONE,
@@ -84,7 +101,7 @@ impl<T> Schedule<T> {
         let node = if self.free == NONE {
             let node = u32::try_from(self.nodes.len()).unwrap_or(NONE);
             assert!(node < NONE, "a schedule holds fewer than 2^32 items");
-            self.nodes.push(Node { item: Some(item), due, next: NONE, previous: NONE, generation: 0 });
+            self.nodes.push(Node { item: Some(item), due, next: NONE, previous: NONE, generation: 0, home: Home::Ready });
             node
         } else {
             let node = self.free;
@@ -109,7 +126,8 @@ impl<T> Schedule<T> {
         self.release(ticket.node)
     }
 
-    /// Takes out the next item that is due by `now`.
+    /// Takes out the next item that is due by `now`. `None` where there is none, or
+    /// none is found yet: then [`Schedule::next`] is not after `now`.
     pub fn pop(&mut self, now: Moment) -> Option<(Ticket, T)> {
         self.turn(now.as_nanos() >> TICK_BITS);
         let node = self.ready.head;
@@ -124,7 +142,7 @@ impl<T> Schedule<T> {
     /// When to call [`Schedule::pop`] next: never later than the next item is
     /// due, but possibly earlier. `None` where nothing is scheduled.
     pub fn next(&self) -> Option<Moment> {
-        if self.ready.head != NONE {
+        if self.ready.head != NONE || self.moving.is_some() {
             return Some(Moment::from_nanos(self.turned << TICK_BITS));
         }
         let (level, slot) = self.first_slot()?;
@@ -144,23 +162,30 @@ impl<T> Schedule<T> {
     /// The resolution: how late an item may come out.
     pub const TICK: Duration = Duration::from_nanos(1 << TICK_BITS);
 
-    /// Turns the wheel. What comes due goes to `ready`; what comes nearer goes
-    /// to a finer level.
+    /// Turns the wheel, as far as it comes in one step. What comes due goes to
+    /// `ready`; what comes nearer goes to a finer level.
     fn turn(&mut self, now: u64) {
-        while let Some((level, slot)) = self.first_slot() {
+        let mut moved = 0;
+        loop {
+            while let Some(home) = self.moving {
+                let node = self.list(home).head;
+                if node == NONE {
+                    self.moving = None;
+                } else if moved == STEP {
+                    return;
+                } else {
+                    self.unlink(node);
+                    self.place(node);
+                    moved += 1;
+                }
+            }
+            let Some((level, slot)) = self.first_slot() else { break };
             let start = self.start(level, slot);
             if start > now {
                 break;
             }
             self.turned = start;
-            let mut node = self.levels[level].slots[slot].head;
-            self.levels[level].slots[slot] = EMPTY;
-            self.levels[level].occupied &= !(1 << slot);
-            while node != NONE {
-                let next = self.nodes[node as usize].next;
-                self.place(node);
-                node = next;
-            }
+            self.moving = Some(Home::Slot { level: level as u8, slot: slot as u8 });
         }
         self.turned = self.turned.max(now);
     }
@@ -181,25 +206,29 @@ impl<T> Schedule<T> {
 
     /// Where a deadline belongs: the level of the highest group of bits in which
     /// it differs from the present, and the slot that this group names.
-    const fn home(&self, due: u64) -> Option<(usize, usize)> {
+    const fn home(&self, due: u64) -> Home {
         if due <= self.turned {
-            return None;
+            return Home::Ready;
         }
         let level = (u64::BITS - 1 - (due ^ self.turned).leading_zeros()) / SLOT_BITS;
         let slot = (due >> (level * SLOT_BITS)) as usize % SLOTS;
-        Some((level as usize, slot))
+        Home::Slot { level: level as u8, slot: slot as u8 }
+    }
+
+    const fn list(&mut self, home: Home) -> &mut List {
+        match home {
+            Home::Ready => &mut self.ready,
+            Home::Slot { level, slot } => &mut self.levels[level as usize].slots[slot as usize],
+        }
     }
 
     /// Links a node in where its deadline belongs.
     fn place(&mut self, node: u32) {
-        let list = match self.home(self.nodes[node as usize].due) {
-            None => &mut self.ready,
-            Some((level, slot)) => {
-                let level = &mut self.levels[level];
-                level.occupied |= 1 << slot;
-                &mut level.slots[slot]
-            }
-        };
+        let home = self.home(self.nodes[node as usize].due);
+        if let Home::Slot { level, slot } = home {
+            self.levels[level as usize].occupied |= 1 << slot;
+        }
+        let list = self.list(home);
         let last = list.tail;
         list.tail = node;
         if last == NONE {
@@ -208,28 +237,23 @@ impl<T> Schedule<T> {
             self.nodes[last as usize].next = node;
         }
         let linked = &mut self.nodes[node as usize];
-        linked.previous = last;
-        linked.next = NONE;
+        (linked.previous, linked.next, linked.home) = (last, NONE, home);
     }
 
     /// Takes a node out of the list that it is in.
     fn unlink(&mut self, node: u32) {
-        let Node { due, next, previous, .. } = self.nodes[node as usize];
-        let home = self.home(due);
-        let list = match home {
-            None => &mut self.ready,
-            Some((level, slot)) => &mut self.levels[level].slots[slot],
-        };
+        let Node { next, previous, home, .. } = self.nodes[node as usize];
+        let list = self.list(home);
         if previous == NONE {
             list.head = next;
         }
         if next == NONE {
             list.tail = previous;
         }
-        if let Some((level, slot)) = home
-            && list.head == NONE
+        if list.head == NONE
+            && let Home::Slot { level, slot } = home
         {
-            self.levels[level].occupied &= !(1 << slot);
+            self.levels[level as usize].occupied &= !(1 << slot);
         }
         if previous != NONE {
             self.nodes[previous as usize].next = next;
@@ -311,6 +335,27 @@ mod tests {
         assert!(schedule.next() > Some(at(1e9)));
     }
 
+    #[test]
+    fn no_pop_moves_more_than_a_step_and_none_is_lost_on_the_way() {
+        let (mut schedule, many) = (Schedule::new(), 10 * STEP);
+        let tickets: Vec<_> = (0..many).map(|n| schedule.add(at(5000.0 + n as f64 / 100.0), n)).collect();
+        let placed = |schedule: &Schedule<_>| schedule.nodes.iter().map(|node| node.home).collect::<Vec<_>>();
+        let (mut pops, mut came) = (0, vec![1, many - 2]);
+        while schedule.next().is_some_and(|next| next <= at(6000.0)) {
+            let before = placed(&schedule);
+            came.extend(schedule.pop(at(6000.0)).map(|(_, n)| n));
+            let moved = placed(&schedule).iter().zip(before).filter(|(now, before)| *now != before).count();
+            assert!(moved <= STEP, "{moved}");
+            pops += 1;
+            if pops == 3 {
+                assert!(schedule.remove(tickets[1]).is_some() && schedule.remove(tickets[many - 2]).is_some());
+                schedule.add(at(5000.0), many);
+            }
+        }
+        came.sort_unstable();
+        assert!(came.into_iter().eq(0..=many) && schedule.is_empty());
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Add(u64),
@@ -353,7 +398,8 @@ mod tests {
                     let next = schedule.next();
                     prop_assert!(next.is_some_and(|next| next <= first.max(now) + Schedule::<Moment>::TICK));
                 }
-                while let Some((ticket, due)) = schedule.pop(now) {
+                while schedule.next().is_some_and(|next| next <= now) {
+                    let Some((ticket, due)) = schedule.pop(now) else { continue };
                     prop_assert!(due <= now);
                     let place = model.iter().position(|entry| *entry == (ticket, due));
                     prop_assert!(place.is_some());

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use governor::clock::Clock as GovernorClock;
-use governor::middleware::NoOpMiddleware;
+use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
@@ -31,7 +31,7 @@ pub struct Settings {
 pub struct Dispatcher {
     settings: Settings,
     issuer: Arc<dyn Issuer>,
-    limiter: RateLimiter<NotKeyed, InMemoryState, Clock, NoOpMiddleware<Nanos>>,
+    limiter: RateLimiter<NotKeyed, InMemoryState, Clock, StateInformationMiddleware>,
     line: Mutex<Line>,
     /// The queue is not empty any more.
     arrived: Notify,
@@ -45,6 +45,8 @@ struct Line {
     queue: Queue<Waiter>,
     /// When the next call can leave, as far as is known.
     next: Moment,
+    /// From when on a renewal leaves the reserve.
+    spare: Moment,
 }
 
 struct Waiter {
@@ -88,8 +90,8 @@ impl Dispatcher {
         Self {
             settings,
             issuer,
-            limiter: RateLimiter::direct_with_clock(quota, clock),
-            line: Mutex::new(Line { queue: Queue::new(), next: clock.now() }),
+            limiter: RateLimiter::direct_with_clock(quota, clock).with_middleware(),
+            line: Mutex::new(Line { queue: Queue::new(), next: clock.now(), spare: clock.now() }),
             arrived: Notify::new(),
             room: Notify::new(),
             clock,
@@ -102,7 +104,8 @@ impl Dispatcher {
         let (sender, permit) = oneshot::channel();
         let mut line = self.line();
         let now = self.clock.now();
-        if line.queue.is_empty() && self.admit(&mut line, now) {
+        let first = line.queue.is_empty() && (class == Class::Waiting || line.spare <= now);
+        if first && self.admit(&mut line, now) {
             self.metrics.queue_wait(class, 0.0);
             // The receiver is right here.
             let _ = sender.send(Permit { class });
@@ -111,7 +114,8 @@ impl Dispatcher {
         if class == Class::Waiting {
             self.in_time(&line, now)?;
         }
-        if line.queue.is_empty() {
+        // Renewals may be waiting for what a user need not wait for.
+        if line.queue.is_idle() {
             self.arrived.notify_one();
         }
         let place = line.queue.push(class, Waiter { permit: sender, since: now });
@@ -126,6 +130,7 @@ impl Dispatcher {
         let mut line = self.line();
         line.queue.promote(place);
         self.tell_depths(&line);
+        self.arrived.notify_one();
         self.room.notify_one();
     }
 
@@ -173,6 +178,10 @@ impl Dispatcher {
         let mut line = self.line();
         let now = self.clock.now();
         while !line.queue.is_empty() {
+            if line.queue.is_idle() && line.spare > now {
+                self.tell_depths(&line);
+                return line.spare;
+            }
             if !self.admit(&mut line, now) {
                 self.tell_depths(&line);
                 return line.next;
@@ -199,7 +208,10 @@ impl Dispatcher {
     /// Pays for one call out of the budget, if there is anything in it.
     fn admit(&self, line: &mut Line, now: Moment) -> bool {
         match self.limiter.check() {
-            Ok(()) => true,
+            Ok(state) => {
+                line.spare = now + self.settings.budget.pause(state.remaining_burst_capacity());
+                true
+            }
             Err(not_yet) => {
                 line.next = now + not_yet.wait_time_from(Nanos::new(now.as_nanos()));
                 false

@@ -108,6 +108,30 @@ async fn a_waiting_user_goes_before_due_renewals_and_renewals_do_not_starve() {
     assert!(keeps_budget(&all, 5.0, 100.0));
 }
 
+/// More renewals are due than the budget has calls, for as long as it takes.
+#[tokio::test(start_paused = true)]
+async fn renewals_leave_a_reserve_to_users_who_may_come() {
+    let world = World::new(&Setup { rate: 5.0, burst: 40, ..Setup::default() });
+    for user in 0..100 {
+        world.ask(&user.to_string(), "60s").await.expect("a token");
+    }
+    let before = world.courier.call_count();
+    while world.courier.call_count() < before + 50 {
+        world.pass(10 * MS).await;
+        assert!(world.clock.now() < Moment::NEVER);
+    }
+    let asked = world.clock.now();
+    let users = (0..9).map(|user| {
+        let broker = world.broker.clone();
+        tokio::spawn(async move { broker.ask(&ask(&format!("new-{user}"), "1d")).await })
+    });
+    for user in users.collect::<Vec<_>>() {
+        user.await.expect("no panic").expect("a token");
+    }
+    let took = world.clock.now().since(asked);
+    assert!(took <= 100 * MS, "Courier answers after 100 ms, but the last of them had a token after {took:?}");
+}
+
 trait Scopes<'a> {
     fn collect_scopes(self) -> HashSet<&'a str>;
 }

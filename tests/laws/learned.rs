@@ -67,3 +67,25 @@ async fn somebody_who_comes_every_morning_need_not_wait() {
     assert_eq!(waited[0], 60);
     assert!(waited[5..].iter().sum::<u32>() < 60, "{waited:?}");
 }
+
+#[test]
+fn what_a_peak_asks_for_is_fetched_before_it() {
+    let trace = Workload::Office.generate(2000, 4, 7).expect("a workload");
+    // The busiest hour asks for a fifth more than the budget has.
+    let plan = Plan {
+        floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
+        lifetime: 24 * HOUR,
+        budget: Budget::new(0.08, 8),
+        latency: 100 * MS,
+        extra_calls: 0.25,
+    };
+    let of_day_one = Trace::from_requests(
+        trace.requests().iter().filter(|request| request.at < Workload::START + 24 * HOUR).copied().collect(),
+        trace.keys(),
+        trace.users(),
+    );
+    let waits = |trace: &Trace, mode| replay::replay(trace, &plan, mode, &mut |_| {}).over_one_second;
+    // Nobody is known on the first day.
+    let [off, learned] = [Mode::Off, Mode::Learned].map(|mode| waits(&trace, mode) - waits(&of_day_one, mode));
+    assert!(off > 5000 && learned < off / 10, "{learned} requests waited for over a second, and without renewals {off}");
+}
