@@ -1,0 +1,103 @@
+//! A month of a hundred thousand visitors in virtual time: neither what is held
+//! nor what is spent drifts. Nothing is timed, so it fails or passes alike on every
+//! machine.
+//!
+//! Without cargo's `--bench` it is only tried whether it works, with a thousand, who
+//! are too few to hold to it.
+
+#[path = "support/town.rs"]
+mod town;
+
+use std::env;
+use std::fmt;
+
+use courier_token_broker::planner::workload::Workload;
+use town::{DAY, EXTRA_CALLS, Town, visits};
+
+const DAYS: u32 = 30;
+/// By when everything is held that ever will be: nobody is remembered for longer than
+/// eight days.
+const SETTLED: u32 = 10;
+/// How far the spending of a week may be from what it is to be.
+const MARGIN: f64 = 0.1;
+/// By how much what is held may grow after it has settled: no two days are alike.
+const GROWTH: f64 = 1.01;
+
+fn main() {
+    let measured = env::args().any(|argument| argument == "--bench");
+    let users = if measured { 100_000 } else { 1000 };
+    let trace = visits(users, DAYS);
+    let mut town = Town::new(trace.keys());
+    // The trace is there all the time, so it hides no growth.
+    let empty = resident_bytes();
+    let mut requests = trace.requests().iter().copied().peekable();
+    let mut days = vec![Evening::of(&town, empty)];
+    for day in 1..=DAYS {
+        town.live(&mut requests, Workload::START + DAY * day);
+        let evening = Evening::of(&town, empty);
+        println!("day {day}: {evening}");
+        days.push(evening);
+    }
+    for week in 1..DAYS as usize / 7 {
+        let [from, to] = [week, week + 1].map(|week| &days[week * 7]);
+        let spent = (to.extra - from.extra) / (to.least - from.least) as f64;
+        println!("week {}: extra calls are {:.1}% of the least", week + 1, spent * 100.0);
+        let off = spent / EXTRA_CALLS - 1.0;
+        assert!(!measured || off.abs() <= MARGIN, "in week {} {spent:.3} of {EXTRA_CALLS} was spent", week + 1);
+    }
+    let (before, after) = days.split_at(SETTLED as usize + 1);
+    let held: [(&str, Count); 3] = [
+        ("known keys", |evening| evening.known),
+        ("scheduled", |evening| evening.scheduled),
+        ("bytes", |evening| evening.resident),
+    ];
+    for (name, count) in held {
+        let [early, late] = [before, after].map(|days| days.iter().map(count).max().expect("there are days"));
+        println!("{name}: {early} at most till day {SETTLED}, {late} after");
+        assert!(!measured || late as f64 <= early as f64 * GROWTH, "{name}: this grows");
+    }
+}
+
+type Count = fn(&Evening) -> u64;
+
+/// What is held at the end of a day, and what was spent by then.
+struct Evening {
+    known: u64,
+    scheduled: u64,
+    resident: u64,
+    least: u64,
+    calls: u64,
+    extra: f64,
+}
+
+impl Evening {
+    fn of(town: &Town, empty: u64) -> Self {
+        Self {
+            known: town.people.iter().filter(|person| person.habit.is_some()).count() as u64,
+            scheduled: town.schedule.len() as u64,
+            resident: resident_bytes().saturating_sub(empty),
+            least: town.ledger.least(),
+            calls: town.ledger.calls(),
+            extra: town.ledger.extra(),
+        }
+    }
+}
+
+impl fmt::Display for Evening {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { known, scheduled, resident, least, calls, extra } = self;
+        let megabytes = *resident as f64 / 1e6;
+        write!(
+            out,
+            "{known} known, {scheduled} scheduled, {megabytes:.1} MB; {calls} calls, {least} least, {extra:.0} extra"
+        )
+    }
+}
+
+/// How much of this process is in memory; nothing where the system does not tell.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
