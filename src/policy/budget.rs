@@ -77,17 +77,32 @@ impl<T> Queue<T> {
         self.waiting.is_empty()
     }
 
+    /// A user who comes now need not queue, if the budget has a call: no other user
+    /// waits, and no renewal whose turn it is though one comes.
+    pub fn lets_pass(&self) -> bool {
+        self.waiting.is_empty() && (self.renewals.is_empty() || !self.is_renewals_turn())
+    }
+
+    /// A user's call leaves without queueing.
+    pub fn pass(&mut self) {
+        // Where no renewal waits, none is passed over.
+        self.passed = if self.renewals.is_empty() { 0 } else { self.passed + 1 };
+    }
+
     /// Takes the call whose turn it is.
     pub fn pop(&mut self) -> Option<(Class, T)> {
-        let renewal_first = self.waiting.is_empty() || self.passed + 1 >= RENEWAL_SHARE;
+        let renewal_first = self.waiting.is_empty() || self.is_renewals_turn();
         if renewal_first && let Some((_, call)) = self.renewals.pop_first() {
             self.passed = 0;
             return Some((Class::Renewal, call));
         }
         let (_, call) = self.waiting.pop_first()?;
-        // Where no renewal waits, none is passed over.
-        self.passed = if self.renewals.is_empty() { 0 } else { self.passed + 1 };
+        self.pass();
         Some((Class::Waiting, call))
+    }
+
+    const fn is_renewals_turn(&self) -> bool {
+        self.passed + 1 >= RENEWAL_SHARE
     }
 
     /// How many calls go before that of a user who would begin to wait now; at

@@ -104,8 +104,14 @@ impl Dispatcher {
         let (sender, permit) = oneshot::channel();
         let mut line = self.line();
         let now = self.clock.now();
-        let first = line.queue.is_empty() && (class == Class::Waiting || line.spare <= now);
+        let first = match class {
+            Class::Waiting => line.queue.lets_pass(),
+            Class::Renewal => line.queue.is_empty() && line.spare <= now,
+        };
         if first && self.admit(&mut line, now) {
+            if class == Class::Waiting {
+                line.queue.pass();
+            }
             self.metrics.queue_wait(class, 0.0);
             // The receiver is right here.
             let _ = sender.send(Permit { class });

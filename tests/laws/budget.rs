@@ -111,12 +111,17 @@ async fn a_waiting_user_goes_before_due_renewals_and_renewals_do_not_starve() {
 /// More renewals are due than the budget has calls, for as long as it takes.
 #[tokio::test(start_paused = true)]
 async fn renewals_leave_a_reserve_to_users_who_may_come() {
-    let world = World::new(&Setup { rate: 5.0, burst: 40, ..Setup::default() });
-    for user in 0..100 {
-        world.ask(&user.to_string(), "60s").await.expect("a token");
+    let world = World::new(&Setup { rate: 1.0, burst: 40, ..Setup::default() });
+    // Their windows end in one moment.
+    let end = world.clock.now() + 2 * HOUR;
+    for (lifetime, window) in [("4h", 2 * HOUR), ("2h", HOUR), ("1h", HOUR / 2)] {
+        world.pass((end - window).since(world.clock.now())).await;
+        for user in 0..100 {
+            world.ask(&format!("{user}-for-{lifetime}"), lifetime).await.expect("a token");
+        }
     }
     let before = world.courier.call_count();
-    while world.courier.call_count() < before + 50 {
+    while world.courier.call_count() < before + 200 {
         world.pass(10 * MS).await;
         assert!(world.clock.now() < Moment::NEVER);
     }
