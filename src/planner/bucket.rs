@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::policy::budget::Budget;
+use crate::policy::budget::{Budget, Queue};
 use crate::token::Moment;
 
 /// The budget's rate in virtual time: the same generic cell rate algorithm as the broker's.
@@ -30,9 +30,9 @@ impl Bucket {
         self.paid - self.ahead
     }
 
-    /// From when on a renewal may leave that nobody waits for.
-    pub fn spare(&self) -> Moment {
-        self.free().max(self.spare)
+    /// From when on the next call in `queue` may leave.
+    pub fn leaving<T>(&self, queue: &Queue<T>) -> Moment {
+        if queue.is_idle() { self.free().max(self.spare) } else { self.free() }
     }
 
     /// A call leaves.

@@ -11,6 +11,7 @@ mod csv;
 mod format;
 mod lines;
 pub mod outcome;
+mod plan;
 pub mod plot;
 mod reading;
 pub mod replay;

@@ -9,8 +9,7 @@ use foldhash::quality::RandomState;
 use super::bucket::Bucket;
 use super::outcome::{Baseline, Outcome, Tally};
 use super::trace::Trace;
-use crate::policy::budget::{Budget, Class, Place, Queue};
-use crate::policy::freshness::Floor;
+use crate::policy::budget::{Class, Place, Queue};
 use crate::policy::habit::Habit;
 use crate::policy::learner::{self, Learner};
 use crate::policy::ledger::Ledger;
@@ -18,22 +17,8 @@ use crate::policy::refresh::{self, Draws};
 use crate::policy::schedule::{Schedule, Ticket};
 use crate::token::Moment;
 
+pub use super::plan::Plan;
 pub use crate::policy::refresh::Mode;
-
-/// What a trace is run with.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// The least that a token handed out has left.
-    pub floor: Floor,
-    /// Of every token.
-    pub lifetime: Duration,
-    /// How many calls may leave; without one, all.
-    pub budget: Option<Budget>,
-    /// How long Courier takes to answer.
-    pub latency: Duration,
-    /// What renewals of mode learned may spend beyond the least calls (1 is as much again).
-    pub extra_calls: f64,
-}
 
 /// What the least-calls broker would do.
 pub fn baseline(trace: &Trace, plan: &Plan, progress: &mut dyn FnMut(u64)) -> Baseline {
@@ -167,12 +152,10 @@ impl<'a> Replay<'a> {
 
     /// When the next call may leave.
     fn leaving(&self) -> Moment {
-        match &self.bucket {
-            _ if self.queue.is_empty() => Moment::NEVER,
-            None => Moment::from_nanos(0),
-            Some(bucket) if self.queue.is_idle() => bucket.spare(),
-            Some(bucket) => bucket.free(),
+        if self.queue.is_empty() {
+            return Moment::NEVER;
         }
+        self.bucket.as_ref().map_or(Moment::from_nanos(0), |bucket| bucket.leaving(&self.queue))
     }
 
     fn request(&mut self, number: u32, now: Moment) {
@@ -270,6 +253,8 @@ pub(super) const PROGRESS: usize = 1 << 16;
 mod tests {
     use super::*;
     use crate::planner::trace::Request;
+    use crate::policy::budget::Budget;
+    use crate::policy::freshness::Floor;
     use proptest::prelude::*;
 
     const MODES: [Mode; 3] = [Mode::Off, Mode::Used, Mode::Learned];

@@ -87,5 +87,8 @@ fn what_a_peak_asks_for_is_fetched_before_it() {
     let waits = |trace: &Trace, mode| replay::replay(trace, &plan, mode, &mut |_| {}).over_one_second;
     // Nobody is known on the first day.
     let [off, learned] = [Mode::Off, Mode::Learned].map(|mode| waits(&trace, mode) - waits(&of_day_one, mode));
-    assert!(off > 5000 && learned < off / 10, "{learned} requests waited for over a second, and without renewals {off}");
+    assert!(
+        off > 5000 && learned < off / 10,
+        "{learned} requests waited for over a second, and without renewals {off}"
+    );
 }

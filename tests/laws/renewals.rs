@@ -21,6 +21,34 @@ async fn somebody_who_keeps_asking_waits_once() {
     assert!((144..=148).contains(&calls), "{calls}");
 }
 
+/// A renewal that is wanted is there before the token's floor is reached, whatever the
+/// lifetime, and however many come due together that the budget has calls for.
+#[tokio::test(start_paused = true)]
+async fn no_renewal_is_later_than_its_floor_while_the_budget_has_room() {
+    for lifetime in ["60s", "10m", "1h", "1d", "30d"] {
+        // Courier takes its time, and the leads of the shortest tokens are two seconds long.
+        let world = World::new(&Setup { rate: 50.0, burst: 50, latency: SECOND, ..Setup::default() });
+        let users: Vec<_> = (0..50).map(|user| super::world::ask(&user.to_string(), lifetime)).collect();
+        let window = users[0].key.lifetime().as_duration() / 2;
+        let mut waited = 0;
+        for _ in 0..40 {
+            let answers: Vec<_> = users
+                .iter()
+                .map(|ask| {
+                    let (broker, ask) = (world.broker.clone(), ask.clone());
+                    tokio::spawn(async move { broker.ask(&ask).await })
+                })
+                .collect();
+            for answer in answers {
+                waited += u32::from(answer.await.expect("no panic").expect("a token").source != Source::Hit);
+            }
+            world.pass(window / 7).await;
+        }
+        assert_eq!(waited, 50, "{lifetime}");
+        assert!(world.courier.call_count() > 50 * 5, "{lifetime}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn somebody_who_is_gone_costs_one_renewal() {
     let world = World::new(&Setup::default());

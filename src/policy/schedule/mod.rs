@@ -1,7 +1,11 @@
 //! What is due next.
 
+mod nodes;
+
 use std::time::Duration;
 
+pub use self::nodes::Ticket;
+use self::nodes::{Home, List, Nodes};
 use crate::token::Moment;
 
 /// Deadlines in the order in which they come, for millions of items: a
@@ -22,41 +26,8 @@ pub struct Schedule<T> {
     moving: Option<Home>,
     /// Due already, in the order in which they came due.
     ready: List,
-    nodes: Vec<Node<T>>,
-    /// The head of the list of unused nodes.
-    free: u32,
+    nodes: Nodes<T>,
     len: usize,
-}
-
-/// A scheduled item, by which it can be removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    node: u32,
-    generation: u32,
-}
-
-#[derive(Debug)]
-struct Node<T> {
-    item: Option<T>,
-    due: u64,
-    next: u32,
-    previous: u32,
-    generation: u32,
-    home: Home,
-}
-
-/// The list that a node is in: what is due already, or a slot of a level.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Home {
-    Ready,
-    Slot { level: u8, slot: u8 },
-}
-
-/// A doubly linked list through the nodes.
-#[derive(Clone, Copy, Debug)]
-struct List {
-    head: u32,
-    tail: u32,
 }
 
 /// 64 slots, each as wide as the whole level below it.
@@ -67,7 +38,6 @@ struct Level {
     slots: [List; SLOTS],
 }
 
-const NONE: u32 = u32::MAX;
 /// 2^20 nanoseconds: a tick is 1.05 ms.
 const TICK_BITS: u32 = 20;
 const SLOT_BITS: u32 = 6;
@@ -79,18 +49,15 @@ const LEVELS: usize = (u64::BITS - TICK_BITS).div_ceil(SLOT_BITS) as usize;
 /// the schedule.
 const STEP: usize = 256;
 
-const EMPTY: List = List { head: NONE, tail: NONE };
-
 impl<T> Schedule<T> {
     /// An empty schedule.
     pub const fn new() -> Self {
         Self {
             turned: 0,
-            levels: [const { Level { occupied: 0, slots: [EMPTY; SLOTS] } }; LEVELS],
+            levels: [const { Level { occupied: 0, slots: [List::EMPTY; SLOTS] } }; LEVELS],
             moving: None,
-            ready: EMPTY,
-            nodes: Vec::new(),
-            free: NONE,
+            ready: List::EMPTY,
+            nodes: Nodes::new(),
             len: 0,
         }
     }
@@ -98,43 +65,25 @@ impl<T> Schedule<T> {
     /// Schedules an item.
     pub fn add(&mut self, due: Moment, item: T) -> Ticket {
         let due = (due.as_nanos() >> TICK_BITS).saturating_add(1);
-        let node = if self.free == NONE {
-            let node = u32::try_from(self.nodes.len()).unwrap_or(NONE);
-            assert!(node < NONE, "a schedule holds fewer than 2^32 items");
-            self.nodes.push(Node { item: Some(item), due, next: NONE, previous: NONE, generation: 0, home: Home::Ready });
-            node
-        } else {
-            let node = self.free;
-            let unused = &mut self.nodes[node as usize];
-            self.free = unused.next;
-            unused.item = Some(item);
-            unused.due = due;
-            node
-        };
+        let node = self.nodes.add(due, item);
         self.len += 1;
         self.place(node);
-        Ticket { node, generation: self.nodes[node as usize].generation }
+        self.nodes.ticket(node)
     }
 
     /// Takes an item out before it is due. `None` where it is out already.
     pub fn remove(&mut self, ticket: Ticket) -> Option<T> {
-        let node = self.nodes.get(ticket.node as usize)?;
-        if node.generation != ticket.generation || node.item.is_none() {
-            return None;
-        }
-        self.unlink(ticket.node);
-        self.release(ticket.node)
+        let node = self.nodes.find(ticket)?;
+        self.unlink(node);
+        self.release(node)
     }
 
     /// Takes out the next item that is due by `now`. `None` where there is none, or
     /// none is found yet: then [`Schedule::next`] is not after `now`.
     pub fn pop(&mut self, now: Moment) -> Option<(Ticket, T)> {
         self.turn(now.as_nanos() >> TICK_BITS);
-        let node = self.ready.head;
-        if node == NONE {
-            return None;
-        }
-        let ticket = Ticket { node, generation: self.nodes[node as usize].generation };
+        let node = self.ready.first()?;
+        let ticket = self.nodes.ticket(node);
         self.unlink(node);
         Some((ticket, self.release(node)?))
     }
@@ -142,7 +91,7 @@ impl<T> Schedule<T> {
     /// When to call [`Schedule::pop`] next: never later than the next item is
     /// due, but possibly earlier. `None` where nothing is scheduled.
     pub fn next(&self) -> Option<Moment> {
-        if self.ready.head != NONE || self.moving.is_some() {
+        if !self.ready.is_empty() || self.moving.is_some() {
             return Some(Moment::from_nanos(self.turned << TICK_BITS));
         }
         let (level, slot) = self.first_slot()?;
@@ -168,15 +117,14 @@ impl<T> Schedule<T> {
         let mut moved = 0;
         loop {
             while let Some(home) = self.moving {
-                let node = self.list(home).head;
-                if node == NONE {
-                    self.moving = None;
-                } else if moved == STEP {
-                    return;
-                } else {
-                    self.unlink(node);
-                    self.place(node);
-                    moved += 1;
+                match self.list(home).0.first() {
+                    None => self.moving = None,
+                    Some(_) if moved == STEP => return,
+                    Some(node) => {
+                        self.unlink(node);
+                        self.place(node);
+                        moved += 1;
+                    }
                 }
             }
             let Some((level, slot)) = self.first_slot() else { break };
@@ -215,62 +163,39 @@ impl<T> Schedule<T> {
         Home::Slot { level: level as u8, slot: slot as u8 }
     }
 
-    const fn list(&mut self, home: Home) -> &mut List {
-        match home {
+    const fn list(&mut self, home: Home) -> (&mut List, &mut Nodes<T>) {
+        let list = match home {
             Home::Ready => &mut self.ready,
             Home::Slot { level, slot } => &mut self.levels[level as usize].slots[slot as usize],
-        }
+        };
+        (list, &mut self.nodes)
     }
 
-    /// Links a node in where its deadline belongs.
+    /// Puts a node where its deadline belongs.
     fn place(&mut self, node: u32) {
-        let home = self.home(self.nodes[node as usize].due);
+        let home = self.home(self.nodes.due(node));
         if let Home::Slot { level, slot } = home {
             self.levels[level as usize].occupied |= 1 << slot;
         }
-        let list = self.list(home);
-        let last = list.tail;
-        list.tail = node;
-        if last == NONE {
-            list.head = node;
-        } else {
-            self.nodes[last as usize].next = node;
-        }
-        let linked = &mut self.nodes[node as usize];
-        (linked.previous, linked.next, linked.home) = (last, NONE, home);
+        let (list, nodes) = self.list(home);
+        nodes.link(node, list, home);
     }
 
-    /// Takes a node out of the list that it is in.
+    /// Takes a node from where it is.
     fn unlink(&mut self, node: u32) {
-        let Node { next, previous, home, .. } = self.nodes[node as usize];
-        let list = self.list(home);
-        if previous == NONE {
-            list.head = next;
-        }
-        if next == NONE {
-            list.tail = previous;
-        }
-        if list.head == NONE
+        let home = self.nodes.home(node);
+        let (list, nodes) = self.list(home);
+        nodes.unlink(node, list);
+        if list.is_empty()
             && let Home::Slot { level, slot } = home
         {
             self.levels[level as usize].occupied &= !(1 << slot);
         }
-        if previous != NONE {
-            self.nodes[previous as usize].next = next;
-        }
-        if next != NONE {
-            self.nodes[next as usize].previous = previous;
-        }
     }
 
-    /// Gives an unlinked node back, so that its tickets are worth nothing.
     fn release(&mut self, node: u32) -> Option<T> {
-        let released = &mut self.nodes[node as usize];
-        released.generation = released.generation.wrapping_add(1);
-        released.next = self.free;
-        self.free = node;
         self.len -= 1;
-        released.item.take()
+        self.nodes.release(node)
     }
 }
 
@@ -339,7 +264,8 @@ mod tests {
     fn no_pop_moves_more_than_a_step_and_none_is_lost_on_the_way() {
         let (mut schedule, many) = (Schedule::new(), 10 * STEP);
         let tickets: Vec<_> = (0..many).map(|n| schedule.add(at(5000.0 + n as f64 / 100.0), n)).collect();
-        let placed = |schedule: &Schedule<_>| schedule.nodes.iter().map(|node| node.home).collect::<Vec<_>>();
+        let placed =
+            |schedule: &Schedule<_>| (0..many as u32).map(|node| schedule.nodes.home(node)).collect::<Vec<_>>();
         let (mut pops, mut came) = (0, vec![1, many - 2]);
         while schedule.next().is_some_and(|next| next <= at(6000.0)) {
             let before = placed(&schedule);

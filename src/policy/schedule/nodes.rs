@@ -1,0 +1,133 @@
+//! Scheduled items, linked into lists.
+
+/// The items of a [`Schedule`](super::Schedule), each in one list, out of which it can be
+/// taken from anywhere in constant time.
+#[derive(Debug)]
+pub struct Nodes<T> {
+    nodes: Vec<Node<T>>,
+    /// The head of the list of unused nodes.
+    free: u32,
+}
+
+#[derive(Debug)]
+struct Node<T> {
+    item: Option<T>,
+    due: u64,
+    next: u32,
+    previous: u32,
+    generation: u32,
+    home: Home,
+}
+
+/// The list that an item is in: what is due already, or a slot of a level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    Ready,
+    Slot { level: u8, slot: u8 },
+}
+
+/// A scheduled item, by which it can be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    node: u32,
+    generation: u32,
+}
+
+/// A doubly linked list through the nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct List {
+    head: u32,
+    tail: u32,
+}
+
+const NONE: u32 = u32::MAX;
+
+impl List {
+    pub const EMPTY: Self = Self { head: NONE, tail: NONE };
+
+    pub const fn is_empty(self) -> bool {
+        self.head == NONE
+    }
+
+    /// The node that has been in it for longest.
+    pub const fn first(self) -> Option<u32> {
+        if self.is_empty() { None } else { Some(self.head) }
+    }
+}
+
+impl<T> Nodes<T> {
+    pub const fn new() -> Self {
+        Self { nodes: Vec::new(), free: NONE }
+    }
+
+    /// A node for an item, in no list yet.
+    pub fn add(&mut self, due: u64, item: T) -> u32 {
+        if self.free == NONE {
+            let node = u32::try_from(self.nodes.len()).unwrap_or(NONE);
+            assert!(node < NONE, "a schedule holds fewer than 2^32 items");
+            let (next, previous) = (NONE, NONE);
+            self.nodes.push(Node { item: Some(item), due, next, previous, generation: 0, home: Home::Ready });
+            return node;
+        }
+        let node = self.free;
+        let unused = &mut self.nodes[node as usize];
+        self.free = unused.next;
+        (unused.item, unused.due) = (Some(item), due);
+        node
+    }
+
+    /// Gives an unlinked node back, so that its tickets are worth nothing.
+    pub fn release(&mut self, node: u32) -> Option<T> {
+        let released = &mut self.nodes[node as usize];
+        released.generation = released.generation.wrapping_add(1);
+        released.next = self.free;
+        self.free = node;
+        released.item.take()
+    }
+
+    pub fn ticket(&self, node: u32) -> Ticket {
+        Ticket { node, generation: self.nodes[node as usize].generation }
+    }
+
+    /// The node that a ticket is for, if it is still in use.
+    pub fn find(&self, ticket: Ticket) -> Option<u32> {
+        let node = self.nodes.get(ticket.node as usize)?;
+        (node.generation == ticket.generation && node.item.is_some()).then_some(ticket.node)
+    }
+
+    pub fn due(&self, node: u32) -> u64 {
+        self.nodes[node as usize].due
+    }
+
+    pub fn home(&self, node: u32) -> Home {
+        self.nodes[node as usize].home
+    }
+
+    /// Links a node in at the end of `list`, which is `home`.
+    pub fn link(&mut self, node: u32, list: &mut List, home: Home) {
+        let last = list.tail;
+        list.tail = node;
+        if last == NONE {
+            list.head = node;
+        } else {
+            self.nodes[last as usize].next = node;
+        }
+        let linked = &mut self.nodes[node as usize];
+        (linked.previous, linked.next, linked.home) = (last, NONE, home);
+    }
+
+    /// Takes a node out of the list that it is in.
+    pub fn unlink(&mut self, node: u32, list: &mut List) {
+        let Node { next, previous, .. } = self.nodes[node as usize];
+        if previous == NONE {
+            list.head = next;
+        } else {
+            self.nodes[previous as usize].next = next;
+        }
+        if next == NONE {
+            list.tail = previous;
+        } else {
+            self.nodes[next as usize].previous = previous;
+        }
+    }
+}
