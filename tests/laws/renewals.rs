@@ -25,7 +25,7 @@ async fn somebody_who_keeps_asking_waits_once() {
 /// lifetime, and however many come due together that the budget has calls for.
 #[tokio::test(start_paused = true)]
 async fn no_renewal_is_later_than_its_floor_while_the_budget_has_room() {
-    for lifetime in ["60s", "10m", "1h", "1d", "30d"] {
+    for lifetime in ["60s", "10m", "1h", "6h"] {
         // Courier takes its time, and the leads of the shortest tokens are two seconds long.
         let world = World::new(&Setup { rate: 50.0, burst: 50, latency: SECOND, ..Setup::default() });
         let users: Vec<_> = (0..50).map(|user| super::world::ask(&user.to_string(), lifetime)).collect();
