@@ -219,7 +219,9 @@ impl Situation {
     pub fn of(past: &Past, now: Moment, look: Duration, turnout: f32) -> Self {
         let window = past.window().as_secs_f32();
         let idle = past.idle(now).as_secs_f32() / window;
-        let age = ((past.age(now).as_secs() / 86_400) as u32).min(7);
+        let known = ((past.age(now).as_secs() / 86_400) as u32).min(7);
+        // Who is known for longer is in the cells of those who are known for so long.
+        let age = known.min(3);
         let hour = hour_of(now);
         let look_hour = hour_of(now + look).min(hour + 24);
         let window_hour = hour_of(now + past.window()).min(hour + 24);
@@ -256,11 +258,11 @@ impl Situation {
             [idle_octave, week_ago(at_look), week_ago(in_window), days.count_ones(), age],
             [idle_halves, hours.min(63), octaves(past.slots_used() as f32, 2.0), 0, family],
             [octaves(since_visit, 4.0), octaves(gap, 2.0), today.min(3), 0, family],
-            [crowd, usual_days, in_window.count_ones(), age.min(3), 0],
+            [crowd, usual_days, in_window.count_ones(), age, 0],
             [around.min(9), hours.min(20), age, 0, quiet],
             [in_window.count_ones(), days.count_ones(), age, idle.min(3.0) as u32, quiet],
         ];
-        let usual = if idle > 1.0 { (usual_days as f32 / age.max(1) as f32).min(1.0) } else { 0.0 };
+        let usual = if idle > 1.0 { (usual_days as f32 / known.max(1) as f32).min(1.0) } else { 0.0 };
         Self { family: family as u8, places: lights.map(|light| hashed(scale, &light)), usual, away: idle > 1.0 }
     }
 }
