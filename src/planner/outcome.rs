@@ -57,10 +57,14 @@ impl Outcome {
         (self.calls as f64 - baseline.least_calls as f64) / (baseline.least_calls.max(1) as f64)
     }
 
-    /// The share of the avoidable delays that did not happen; negative where there were more.
+    /// The share of the avoidable delays that did not happen; negative where there were more, and 0 where
+    /// none was avoidable.
     pub fn avoided_share(&self, baseline: &Baseline) -> f64 {
+        if baseline.avoidable_delays == 0 {
+            return 0.0;
+        }
         let all = baseline.avoidable_delays + baseline.unavoidable_delays;
-        (all as f64 - self.delayed as f64) / (baseline.avoidable_delays.max(1) as f64)
+        (all as f64 - self.delayed as f64) / baseline.avoidable_delays as f64
     }
 }
 
@@ -171,8 +175,8 @@ mod tests {
         let worse = Outcome { calls: 30, delayed: 75, ..outcome };
         assert_eq!((worse.extra_share(&baseline), worse.avoided_share(&baseline)), (-0.25, -1.0));
         let nothing = Baseline { requests: 0, users: 0, least_calls: 0, unavoidable_delays: 0, avoidable_delays: 0 };
-        let none = waited([]);
-        assert_eq!((none.extra_share(&nothing), none.avoided_share(&nothing)), (0.0, 0.0));
+        let queued = Outcome { delayed: 9, ..waited([]) };
+        assert_eq!((queued.extra_share(&nothing), queued.avoided_share(&nothing)), (0.0, 0.0));
     }
 
     proptest! {

@@ -221,7 +221,7 @@ impl Situation {
         let idle = past.idle(now).as_secs_f32() / window;
         let known = ((past.age(now).as_secs() / 86_400) as u32).min(7);
         // Who is known for longer is in the cells of those who are known for so long.
-        let age = known.min(3);
+        let age = known.min(5);
         let hour = hour_of(now);
         let look_hour = hour_of(now + look).min(hour + 24);
         let window_hour = hour_of(now + past.window()).min(hour + 24);
