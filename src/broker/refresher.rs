@@ -150,9 +150,12 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
             consider(broker, workspace, due, now);
             looked_at += 1;
         }
+        // What is due already or still on its way would never let anybody else get their turn.
+        tokio::task::yield_now().await;
         if looked_at == BATCH {
-            tokio::task::yield_now().await;
-        } else if dispatcher.has_room() {
+            continue;
+        }
+        if dispatcher.has_room() {
             let next = refresher.lock().next().unwrap_or(Moment::NEVER);
             tokio::select! {
                 () = refresher.sooner.notified() => {}
@@ -226,11 +229,60 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::broker::Settings;
     use crate::broker::cache::{Cache, Entry};
+    use crate::clock::Clock;
     use crate::metrics::Metrics;
+    use crate::policy::budget::Budget;
     use crate::policy::freshness::Floor;
     use crate::policy::habit::Habit;
     use crate::token::{Grant, Lifetime, ScopeClaim, Token, WorkspaceName};
+    use crate::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit};
+
+    struct Nobody;
+
+    impl Issuer for Nobody {
+        fn issue<'a>(&'a self, _: &'a TokenKey, _: Permit) -> Issuing<'a> {
+            Box::pin(async { Err(Failure::Stopping) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_get_their_turn_however_many_come_nearer_at_once() {
+        let (clock, metrics) = (Clock::tokio(), Arc::new(Metrics::new().expect("metrics")));
+        let name = WorkspaceName::new("default").expect("a name");
+        let budget = Budget::new(20.0, 20).expect("a budget");
+        let settings = DispatcherSettings { budget, max_wait: Duration::from_secs(5) };
+        let dispatcher = Dispatcher::new(settings, Arc::new(Nobody), clock, metrics.workspace(&name));
+        let settings = Settings {
+            floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
+            refresh: Mode::Used,
+            extra_calls: 0.0,
+            history: 10,
+            capacity: 10,
+            timeout: Duration::from_secs(10),
+        };
+        let runtime = tokio::runtime::Handle::current();
+        let broker = Broker::new(settings, [(name.clone(), dispatcher)], clock, metrics, runtime);
+        let refresher = &broker.0.workspaces[&name].refresher;
+        let grant = Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(0), Duration::from_secs(3600));
+        let habit = Arc::new(Habit::new(Duration::from_secs(1800), Moment::from_nanos(0)));
+        let standing = Arc::new(Standing::new(&grant, Moment::NEVER, habit, refresher));
+        let claim = ScopeClaim::parse("user_id:1 read:x").expect("a claim");
+        let key = TokenKey::new(&name, &claim, Lifetime::MAX);
+        // In one slot of the wheel, which has not turned yet.
+        for nanos in 0..3000 {
+            let at = clock.now() - Duration::from_millis(5) - Duration::from_nanos(nanos);
+            refresher.lock().add(at, Due { at, key: key.clone(), standing: Arc::clone(&standing) });
+        }
+        let _background = broker.start();
+        let mut turns = 0;
+        while !refresher.lock().is_empty() {
+            tokio::task::yield_now().await;
+            turns += 1;
+        }
+        assert!(turns >= 500, "{turns}");
+    }
 
     #[test]
     fn the_schedule_holds_what_the_cache_holds_and_no_more() {

@@ -140,7 +140,8 @@ impl Learner {
         }
     }
 
-    /// Learns from the decisions whose outcome is known by `now`.
+    /// Learns from the decisions whose outcome is known by `now`: from some of them, where
+    /// they are many.
     fn settle(&mut self, now: Moment) {
         while let Some((_, open)) = self.open.pop(now) {
             self.learn(open, now);

@@ -33,9 +33,9 @@ pub struct Dispatcher {
     issuer: Arc<dyn Issuer>,
     limiter: RateLimiter<NotKeyed, InMemoryState, Clock, StateInformationMiddleware>,
     line: Mutex<Line>,
-    /// The queue is not empty any more.
+    /// Somebody waits, for whom nobody has been looking out.
     arrived: Notify,
-    /// A renewal has left the queue.
+    /// A renewal has left the queue, or the last user who waited.
     room: Notify,
     clock: Clock,
     metrics: WorkspaceMetrics,
@@ -104,6 +104,10 @@ impl Dispatcher {
         let (sender, permit) = oneshot::channel();
         let mut line = self.line();
         let now = self.clock.now();
+        // Who goes before a user and may go now does so: else nobody knows when the user can.
+        while class == Class::Waiting && !line.queue.lets_pass() && self.admit(&mut line, now) {
+            self.let_go(&mut line, now);
+        }
         let first = match class {
             Class::Waiting => line.queue.lets_pass(),
             Class::Renewal => line.queue.is_empty() && line.spare <= now,
@@ -112,6 +116,7 @@ impl Dispatcher {
             if class == Class::Waiting {
                 line.queue.pass();
             }
+            self.tell_depths(&line);
             self.metrics.queue_wait(class, 0.0);
             // The receiver is right here.
             let _ = sender.send(Permit { class });
@@ -201,7 +206,7 @@ impl Dispatcher {
     /// Gives the permit that has been paid for to the first who still wants it.
     fn let_go(&self, line: &mut Line, now: Moment) {
         while let Some((class, waiter)) = line.queue.pop() {
-            if class == Class::Renewal {
+            if class == Class::Renewal || line.queue.is_idle() {
                 self.room.notify_one();
             }
             if waiter.permit.send(Permit { class }).is_ok() {

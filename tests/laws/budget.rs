@@ -137,6 +137,28 @@ async fn renewals_leave_a_reserve_to_users_who_may_come() {
     assert!(took <= 100 * MS, "Courier answers after 100 ms, but the last of them had a token after {took:?}");
 }
 
+/// A renewal leaves the reserve, and users pass it. The tenth does not.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_refused_for_a_renewal_that_may_leave() {
+    let world = World::new(&Setup { rate: 0.1, burst: 40, ..Setup::default() });
+    world.ask("jane", "1h").await.expect("a token");
+    world.pass(HOUR / 2 - 40 * SECOND).await;
+    for user in 0..35 {
+        world.ask(&user.to_string(), "1d").await.expect("a token");
+    }
+    world.pass(30 * SECOND).await;
+    assert_eq!(world.courier.call_count(), 36, "less than the reserve is left, so Jane's renewal waits");
+    let mut served = 0;
+    for user in 0..100 {
+        let asked = world.clock.now();
+        served += u32::from(world.ask(&format!("new-{user}"), "1d").await.is_ok());
+        world.pass((asked + SECOND).since(world.clock.now())).await;
+    }
+    assert_eq!(world.courier.calls().iter().filter(|call| call.scope.contains("jane")).count(), 2);
+    // The eight that were left, and what has come since; but for Jane's.
+    assert!(served >= 8 + 10 - 1 - 1, "{served}");
+}
+
 trait Scopes<'a> {
     fn collect_scopes(self) -> HashSet<&'a str>;
 }

@@ -13,8 +13,15 @@ use super::world::{HOUR, MS, SECOND, Setup, World};
 
 #[tokio::test(start_paused = true)]
 async fn what_the_planner_promises_is_what_the_broker_does() {
-    for (mode, lifetime) in [(Mode::Learned, "1h"), (Mode::Learned, "1d"), (Mode::Used, "1h"), (Mode::Off, "1h")] {
-        let world = World::new(&Setup { mode, ..Setup::default() });
+    let (plenty, scarce) = ((1000.0, 1000), (0.3, 8));
+    for (mode, lifetime, (rate, burst)) in [
+        (Mode::Learned, "1h", plenty),
+        (Mode::Learned, "1d", plenty),
+        (Mode::Used, "1h", plenty),
+        (Mode::Used, "1h", scarce),
+        (Mode::Off, "1h", plenty),
+    ] {
+        let world = World::new(&Setup { mode, rate, burst, ..Setup::default() });
         let made = Workload::Office.generate(15, 3, 7).expect("a workload");
         let start = world.clock.now() + SECOND;
         let shift = |at: Moment| start + at.since(made.requests()[0].at);
@@ -24,7 +31,7 @@ async fn what_the_planner_promises_is_what_the_broker_does() {
         let plan = Plan {
             floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
             lifetime: if lifetime == "1h" { HOUR } else { 24 * HOUR },
-            budget: Budget::new(1000.0, 1000),
+            budget: Budget::new(rate, burst),
             latency: 100 * MS,
             extra_calls: 0.15,
         };
@@ -43,7 +50,7 @@ async fn what_the_planner_promises_is_what_the_broker_does() {
             delayed += u64::from(answer.source != Source::Hit);
         }
         let calls = world.courier.call_count() as u64;
-        assert_eq!((calls, delayed), (planned.calls, planned.delayed), "{mode:?} {lifetime}");
+        assert_eq!((calls, delayed), (planned.calls, planned.delayed), "{mode:?} {lifetime} {rate}");
     }
 }
 
