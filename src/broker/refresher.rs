@@ -21,7 +21,8 @@ use crate::token::{Moment, TokenKey};
 pub struct Refresher {
     mode: Mode,
     schedule: Mutex<Schedule<Due>>,
-    learner: Mutex<Learner>,
+    /// In mode learned.
+    learner: Option<Mutex<Learner>>,
     pub(super) ledger: Ledger,
     pub(super) draws: Draws,
     /// Something is due earlier than what was thought to be the next.
@@ -46,7 +47,7 @@ impl Refresher {
         Self {
             mode,
             schedule: Mutex::new(Schedule::new()),
-            learner: Mutex::new(Learner::new(extra_calls)),
+            learner: (mode == Mode::Learned).then(|| Mutex::new(Learner::new(extra_calls))),
             ledger: Ledger::default(),
             draws: Draws::default(),
             sooner: Notify::new(),
@@ -86,9 +87,10 @@ impl Refresher {
 
     /// Tells the metrics what has been learned and spent.
     pub fn gauge(&self) {
-        let learner = self.learner.lock().unwrap_or_else(PoisonError::into_inner);
-        self.metrics.renewal_price.set(learner.price().into());
-        drop(learner);
+        if let Some(learner) = &self.learner {
+            let price = learner.lock().unwrap_or_else(PoisonError::into_inner).price();
+            self.metrics.renewal_price.set(price.into());
+        }
         self.metrics.extra_calls.set(self.ledger.extra_share());
         if let Some(share) = self.ledger.used_share() {
             self.metrics.renewals_used.set(share);
@@ -117,11 +119,11 @@ impl Refresher {
     }
 
     fn judge(&self, standing: &Standing, away: bool, now: Moment) -> (Verdict, Option<Chance>) {
-        if self.mode != Mode::Learned {
+        let Some(learner) = &self.learner else {
             let facts = Facts { uses: standing.uses(), remaining: standing.expires.since(now) };
             return (refresh::judge(&facts), None);
-        }
-        let mut learner = self.learner.lock().unwrap_or_else(PoisonError::into_inner);
+        };
+        let mut learner = learner.lock().unwrap_or_else(PoisonError::into_inner);
         match learner.judge(&standing.habit, &self.ledger, now) {
             learner::Verdict::Fetch(chance) => {
                 (Verdict::Renew(if away { Reason::Return } else { Reason::Due }), Some(chance))
