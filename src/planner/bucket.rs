@@ -8,9 +8,6 @@ use crate::token::Moment;
 /// The budget's rate in virtual time: the same generic cell rate algorithm as the broker's.
 pub struct Bucket {
     budget: Budget,
-    period: Duration,
-    /// How far ahead of the clock `paid` may be.
-    ahead: Duration,
     /// Up to when the rate is used.
     paid: Moment,
     /// From when on a renewal leaves the reserve.
@@ -20,14 +17,12 @@ pub struct Bucket {
 impl Bucket {
     /// A full bucket.
     pub fn new(budget: Budget) -> Self {
-        let period = budget.period();
-        let (paid, spare) = (Moment::from_nanos(0), Moment::from_nanos(0));
-        Self { budget, period, ahead: period * (budget.departing_burst() - 1), paid, spare }
+        Self { budget, paid: Moment::from_nanos(0), spare: Moment::from_nanos(0) }
     }
 
     /// From when on the next call may leave.
     pub fn free(&self) -> Moment {
-        self.paid - self.ahead
+        self.paid - self.ahead()
     }
 
     /// From when on the next call in `queue` may leave.
@@ -37,9 +32,15 @@ impl Bucket {
 
     /// A call leaves.
     pub fn pay(&mut self, now: Moment) {
-        self.paid = self.paid.max(now) + self.period;
-        let room = (now + self.ahead + self.period).since(self.paid).as_nanos() / self.period.as_nanos();
+        let period = self.budget.period();
+        self.paid = self.paid.max(now) + period;
+        let room = (now + self.ahead() + period).since(self.paid).as_nanos() / period.as_nanos();
         self.spare = now + self.budget.pause(u32::try_from(room).unwrap_or(u32::MAX));
+    }
+
+    /// How far ahead of the clock `paid` may be.
+    fn ahead(&self) -> Duration {
+        self.budget.period() * (self.budget.departing_burst() - 1)
     }
 }
 

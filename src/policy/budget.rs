@@ -71,8 +71,8 @@ impl<T> Queue<T> {
         self.renewals.clear();
     }
 
-    /// A renewal is next only because no user waits: then it leaves the reserve to
-    /// those who may come. One whose turn it is though users wait does not.
+    /// No user waits. A renewal that is next for no other reason leaves the reserve to
+    /// those who may come; one whose turn it is though users wait does not.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -80,7 +80,7 @@ impl<T> Queue<T> {
     /// A user who comes now need not queue, if the budget has a call: no other user
     /// waits, and no renewal whose turn it is though one comes.
     pub fn lets_pass(&self) -> bool {
-        self.waiting.is_empty() && (self.renewals.is_empty() || !self.is_renewals_turn())
+        self.is_idle() && (self.renewals.is_empty() || !self.is_renewals_turn())
     }
 
     /// A user's call leaves without queueing.
@@ -91,7 +91,7 @@ impl<T> Queue<T> {
 
     /// Takes the call whose turn it is.
     pub fn pop(&mut self) -> Option<(Class, T)> {
-        let renewal_first = self.waiting.is_empty() || self.is_renewals_turn();
+        let renewal_first = self.is_idle() || self.is_renewals_turn();
         if renewal_first && let Some((_, call)) = self.renewals.pop_first() {
             self.passed = 0;
             return Some((Class::Renewal, call));
@@ -116,7 +116,7 @@ impl<T> Queue<T> {
     /// while users wait: the others are better kept in the schedule, where it may
     /// turn out that they are not wanted any more.
     pub fn has_room(&self, budget: &Budget) -> bool {
-        let most = if self.waiting.is_empty() { (budget.rate().ceil() as usize).max(1) } else { 1 };
+        let most = if self.is_idle() { (budget.rate().ceil() as usize).max(1) } else { 1 };
         self.renewals.len() < most
     }
 
@@ -130,7 +130,7 @@ impl<T> Queue<T> {
 
     /// Nobody waits.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.renewals.is_empty()
+        self.is_idle() && self.renewals.is_empty()
     }
 
     fn lane(&mut self, class: Class) -> &mut BTreeMap<Place, T> {

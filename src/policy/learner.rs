@@ -60,7 +60,6 @@ struct Open {
     situation: Situation,
     judged: Moment,
     look: Duration,
-    window: Duration,
     /// The first decision after a request: it tells whether this key's windows follow
     /// one another.
     first: bool,
@@ -117,15 +116,7 @@ impl Learner {
         let room = MOST_OPEN.saturating_sub(self.open.len());
         if self.judged.is_multiple_of((MOST_OPEN / 2 / room.max(1)).max(1) as u64) && room > 0 {
             let first = !past.judged_since_last();
-            let open = Open {
-                habit: Arc::clone(habit),
-                situation,
-                judged: now,
-                look,
-                window: past.window(),
-                first,
-                looked: false,
-            };
+            let open = Open { habit: Arc::clone(habit), situation, judged: now, look, first, looked: false };
             self.open.add(now + look, open);
         }
         habit.note_judged(&mut past, now);
@@ -150,6 +141,7 @@ impl Learner {
 
     fn learn(&mut self, mut open: Open, now: Moment) {
         let mut past = open.habit.past(now);
+        let window = past.window();
         let came = past.woken_after(open.judged).map(|came| came.since(open.judged));
         if !open.looked {
             let soon = came.is_some_and(|after| after <= open.look);
@@ -157,19 +149,18 @@ impl Learner {
             self.turnout.count(&open.situation, forecast, soon, open.judged);
             self.forecaster.learn_soon(&open.situation, soon);
             open.looked = true;
-            if open.look < open.window {
+            if open.look < window {
                 drop(past);
-                self.open.add(open.judged + open.window, open);
+                self.open.add(open.judged + window, open);
                 return;
             }
         }
-        let within = came.filter(|after| *after <= open.window);
+        let within = came.filter(|after| *after <= window);
         if open.first {
             past.count_window(within.is_some());
         }
         drop(past);
-        self.forecaster
-            .learn_within(&open.situation, within.map(|after| after.as_secs_f32() / open.window.as_secs_f32()));
+        self.forecaster.learn_within(&open.situation, within.map(|after| after.as_secs_f32() / window.as_secs_f32()));
     }
 
     /// The price of a call now, in delayed requests.

@@ -78,7 +78,7 @@ impl Price {
     }
 
     /// What may still be spent, in calls.
-    pub fn balance(&self, ledger: &Ledger) -> f64 {
+    fn balance(&self, ledger: &Ledger) -> f64 {
         self.share * ledger.least() as f64 - ledger.extra()
     }
 
