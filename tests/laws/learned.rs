@@ -78,7 +78,7 @@ async fn somebody_who_comes_every_morning_need_not_wait() {
 #[test]
 fn what_a_peak_asks_for_is_fetched_before_it() {
     let trace = Workload::Office.generate(2000, 4, 7).expect("a workload");
-    // The busiest hour asks for a fifth more than the budget has.
+    // The rush of the morning asks for more than the budget has.
     let plan = Plan {
         floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
         lifetime: 24 * HOUR,
