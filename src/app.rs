@@ -115,8 +115,8 @@ impl App {
         // Health is told to the very end.
         let mut telling = JoinSet::new();
         let answer = move |request: hyper::Request<hyper::body::Incoming>| {
-            let response = admin.answer(&request);
-            std::future::ready(response)
+            let admin = Arc::clone(&admin);
+            async move { admin.answer(request.method(), request.uri()).await }
         };
         telling.spawn(admin_listener.serve(answer, std::future::pending()));
         stop.await;

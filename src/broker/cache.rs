@@ -10,6 +10,7 @@ use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 
 use super::explain::Decided;
+use super::index::Index;
 use super::refresher::Refresher;
 use crate::metrics::{Metrics, Removal};
 use crate::policy::freshness::{Facts, Floor};
@@ -29,6 +30,8 @@ pub struct Entry {
 /// What is known of the demand for a key's token, and what the refresher has in
 /// mind. It may outlive the token: whoever is away may be about to return.
 pub struct Standing {
+    /// When the token was sent for.
+    pub sent: Moment,
     /// When the token's renewal is due, drawn once.
     pub due: Moment,
     /// When the token ends.
@@ -87,7 +90,16 @@ impl Standing {
     pub fn new(grant: &Grant, due: Moment, habit: Arc<Habit>, refresher: &Arc<Refresher>) -> Self {
         let (uses, stage) = (AtomicU32::new(0), Mutex::new(Stage::Idle));
         let told = Mutex::default();
-        Self { due, expires: grant.expires(), habit, uses, stage, told, refresher: Arc::downgrade(refresher) }
+        Self {
+            sent: grant.sent(),
+            due,
+            expires: grant.expires(),
+            habit,
+            uses,
+            stage,
+            told,
+            refresher: Arc::downgrade(refresher),
+        }
     }
 
     /// Somebody is handed the token.
@@ -110,20 +122,31 @@ impl Standing {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives up what was planned. Whoever is away is the history's, and only the
-    /// history lets them go.
+    /// Gives up what was planned, for good.
+    pub fn end(&self) {
+        self.give_up(self.stage());
+    }
+
+    /// The same, where the cache or the history lets the key go. Whoever is away is the
+    /// history's, and only the history lets them go.
     fn leave(&self, history: bool) {
-        let mut stage = self.stage();
-        let ticket = match *stage {
-            Stage::Away(ticket) if history => Some(ticket),
-            Stage::Scheduled(ticket, _) if !history => Some(ticket),
-            Stage::Renewing { away, .. } if away == history => None,
-            Stage::Idle if !history => None,
-            _ => return,
+        let stage = self.stage();
+        let theirs = match *stage {
+            Stage::Away(_) => history,
+            Stage::Scheduled(..) | Stage::Idle => !history,
+            Stage::Renewing { away, .. } => away == history,
+            Stage::Over => false,
         };
-        *stage = Stage::Over;
+        if theirs {
+            self.give_up(stage);
+        }
+    }
+
+    fn give_up(&self, mut stage: MutexGuard<'_, Stage>) {
+        let before = std::mem::replace(&mut *stage, Stage::Over);
         drop(stage);
-        if let (Some(ticket), Some(refresher)) = (ticket, self.refresher.upgrade()) {
+        if let (Stage::Scheduled(ticket, _) | Stage::Away(ticket), Some(refresher)) = (before, self.refresher.upgrade())
+        {
             refresher.forget(ticket);
         }
     }
@@ -131,50 +154,67 @@ impl Standing {
 
 /// Whoever is away, bounded: when it is full, whoever has been away for the longest
 /// is forgotten.
-pub struct History(moka::sync::Cache<TokenKey, Arc<Standing>, RandomState>);
+pub struct History {
+    absent: moka::sync::Cache<TokenKey, Arc<Standing>, RandomState>,
+    index: Arc<Index>,
+}
 
 impl History {
     /// A history of at most about `capacity` keys.
-    pub fn new(capacity: u64) -> Self {
-        Self(
-            moka::sync::Cache::builder()
-                .max_capacity(capacity)
-                .eviction_policy(EvictionPolicy::lru())
-                .eviction_listener(|_, standing: Arc<Standing>, _| standing.leave(true))
-                .build_with_hasher(RandomState::default()),
-        )
+    pub fn new(capacity: u64, index: Arc<Index>) -> Self {
+        let listed = Arc::clone(&index);
+        let gone = move |key: Arc<TokenKey>, standing: Arc<Standing>, _| {
+            standing.leave(true);
+            listed.users(&key).for_each(|user| listed.remove(user, &key));
+        };
+        let absent = moka::sync::Cache::builder()
+            .max_capacity(capacity)
+            .eviction_policy(EvictionPolicy::lru())
+            .eviction_listener(gone)
+            .build_with_hasher(RandomState::default());
+        Self { absent, index }
     }
 
     /// Keeps the standing of a key whose token lapses.
     pub fn insert(&self, key: TokenKey, standing: Arc<Standing>) {
-        self.0.insert(key, standing);
+        self.index.users(&key).for_each(|user| self.index.add(user, &key));
+        self.absent.insert(key, standing);
     }
 
     /// Takes it out: there is a token again, or nobody is expected any more.
     pub fn remove(&self, key: &TokenKey) -> Option<Arc<Standing>> {
-        self.0.remove(key)
+        self.absent.remove(key)
     }
 
     /// Everyone who is away.
     pub fn iter(&self) -> impl Iterator<Item = (TokenKey, Arc<Standing>)> + '_ {
-        self.0.iter().map(|(key, standing)| ((*key).clone(), standing))
+        self.absent.iter().map(|(key, standing)| ((*key).clone(), standing))
     }
 
     /// Lets go what there is no room for.
     pub fn tidy(&self) {
-        self.0.run_pending_tasks();
+        self.absent.run_pending_tasks();
     }
 }
 
 /// The cache, bounded by the number of its entries: when it is full, what has
 /// not been asked for the longest goes. A new key is never refused.
-pub struct Cache(moka::sync::Cache<TokenKey, Arc<Entry>, RandomState>);
+pub struct Cache {
+    tokens: moka::sync::Cache<TokenKey, Arc<Entry>, RandomState>,
+    index: Arc<Index>,
+}
 
 impl Cache {
     /// A cache of at most about `capacity` tokens.
-    pub fn new(capacity: u64, floor: Floor, metrics: Arc<Metrics>) -> Self {
-        let gone = move |_key: Arc<TokenKey>, entry: Arc<Entry>, cause: RemovalCause| {
+    pub fn new(capacity: u64, floor: Floor, index: Arc<Index>, metrics: Arc<Metrics>) -> Self {
+        let listed = Arc::clone(&index);
+        // Called once for each entry, whatever became of it.
+        let gone = move |key: Arc<TokenKey>, entry: Arc<Entry>, cause: RemovalCause| {
             entry.standing.leave(false);
+            listed
+                .users(&key)
+                .chain([listed.handle(entry.grant.token())])
+                .for_each(|handle| listed.remove(handle, &key));
             metrics.removal(match cause {
                 RemovalCause::Expired => Removal::Expired,
                 RemovalCause::Explicit => Removal::Removed,
@@ -182,39 +222,45 @@ impl Cache {
                 RemovalCause::Size => Removal::Evicted,
             });
         };
-        Self(
-            moka::sync::Cache::builder()
-                .max_capacity(capacity)
-                .eviction_policy(EvictionPolicy::lru())
-                .expire_after(Ending(floor))
-                .eviction_listener(gone)
-                .build_with_hasher(RandomState::default()),
-        )
+        let tokens = moka::sync::Cache::builder()
+            .max_capacity(capacity)
+            .eviction_policy(EvictionPolicy::lru())
+            .expire_after(Ending(floor))
+            .eviction_listener(gone)
+            .build_with_hasher(RandomState::default());
+        Self { tokens, index }
     }
 
     /// What is cached for a key, however old it is.
     pub fn get(&self, key: &TokenKey) -> Option<Arc<Entry>> {
-        self.0.get(key)
+        self.tokens.get(key)
     }
 
     /// Keeps an entry, in the place of an older one.
     pub fn insert(&self, key: TokenKey, entry: Arc<Entry>) {
-        self.0.insert(key, entry);
+        let token = self.index.handle(entry.grant.token());
+        self.index.users(&key).chain([token]).for_each(|handle| self.index.add(handle, &key));
+        self.tokens.insert(key, entry);
+    }
+
+    /// Takes a token out, on purpose.
+    pub fn remove(&self, key: &TokenKey) -> Option<Arc<Entry>> {
+        self.tokens.remove(key)
     }
 
     /// Every token.
     pub fn iter(&self) -> impl Iterator<Item = (TokenKey, Arc<Entry>)> + '_ {
-        self.0.iter().map(|(key, entry)| ((*key).clone(), entry))
+        self.tokens.iter().map(|(key, entry)| ((*key).clone(), entry))
     }
 
     /// Lets go what has ended.
     pub fn tidy(&self) {
-        self.0.run_pending_tasks();
+        self.tokens.run_pending_tasks();
     }
 
     /// How many tokens are cached.
     pub fn len(&self) -> u64 {
-        self.0.entry_count()
+        self.tokens.entry_count()
     }
 }
 

@@ -92,15 +92,9 @@ impl Flights {
         Ok(Boarding::Opened(self.open(&mut air, key, turn, None)))
     }
 
-    /// Opens a flight for a renewal, unless there is one for the key already.
-    pub fn renew(&self, key: &TokenKey, dispatcher: &Dispatcher) -> Option<Departure> {
-        let mut air = self.air();
-        if air.contains_key(key) {
-            return None;
-        }
-        let turn = dispatcher.queue(Class::Renewal).ok()?;
-        let place = turn.place();
-        Some(self.open(&mut air, key, turn, place))
+    /// Nothing takes off or lands while this is held.
+    pub fn hold(&self) -> Ground<'_> {
+        Ground { air: self.air(), flights: self }
     }
 
     /// Waits until no flight is in the air.
@@ -116,12 +110,6 @@ impl Flights {
         Departure { key: key.clone(), turn, publish }
     }
 
-    fn close(&self, key: &TokenKey) {
-        let mut air = self.air();
-        air.remove(key);
-        self.count.send_replace(air.len());
-    }
-
     fn air(&self) -> Air<'_> {
         self.air.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,16 +117,54 @@ impl Flights {
 
 type Air<'a> = MutexGuard<'a, HashMap<TokenKey, Aloft, RandomState>>;
 
+/// The flights, of which none takes off or lands meanwhile. What is put into the cache or
+/// taken out of it on purpose, is so under it: else a flight could bring back what was
+/// just taken out.
+pub struct Ground<'a> {
+    air: Air<'a>,
+    flights: &'a Flights,
+}
+
+impl Ground<'_> {
+    /// Opens a flight for a renewal, unless there is one for the key already.
+    pub fn renew(&mut self, key: &TokenKey, dispatcher: &Dispatcher) -> Option<Departure> {
+        if self.air.contains_key(key) {
+            return None;
+        }
+        let turn = dispatcher.queue(Class::Renewal).ok()?;
+        let place = turn.place();
+        Some(self.flights.open(&mut self.air, key, turn, place))
+    }
+
+    /// Disowns these flights. Who waits for one gets what it brings, but nobody joins it any
+    /// more, and nothing of it is kept. Where nobody waits and it has not left yet, it never
+    /// does.
+    pub fn disown(&mut self, which: impl Fn(&TokenKey) -> bool) {
+        self.air.retain(|key, _| !which(key));
+        self.flights.count.send_replace(self.air.len());
+    }
+
+    /// Is this the key's flight, and was not disowned?
+    fn owns(&self, key: &TokenKey, flight: &watch::Sender<Option<Outcome>>) -> bool {
+        self.air.get(key).is_some_and(|aloft| aloft.outcome.same_channel(&flight.subscribe()))
+    }
+}
+
 /// Takes a flight off the list, however its task ends. Whoever still waits then
 /// is told so by the closed channel.
 struct Landing<'a> {
-    broker: &'a Broker,
+    flights: &'a Flights,
     key: &'a TokenKey,
+    flight: &'a watch::Sender<Option<Outcome>>,
 }
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
-        self.broker.0.flights.close(self.key);
+        let mut ground = self.flights.hold();
+        if ground.owns(self.key, self.flight) {
+            ground.air.remove(self.key);
+            self.flights.count.send_replace(ground.air.len());
+        }
     }
 }
 
@@ -152,12 +178,21 @@ pub struct Renewal {
 /// touches nothing that is in the cache.
 pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure, renewal: Option<Renewal>) {
     let Departure { key, turn, publish } = departure;
-    let landing = Landing { broker: &broker, key: &key };
-    let outcome = workspace.dispatcher.issue(turn, &key).await;
+    let landing = Landing { flights: &broker.0.flights, key: &key, flight: &publish };
+    let permit = tokio::select! {
+        biased;
+        permit = turn.permit() => permit,
+        // It was disowned, and nobody waits: the list and every waiter hold a receiver.
+        () = publish.closed() => return,
+    };
+    let outcome = match permit {
+        Ok(permit) => workspace.dispatcher.issue(permit, &key).await,
+        Err(failure) => Err(failure),
+    };
     log(&broker, &key, &outcome, renewal.as_ref());
     let failure = outcome.as_ref().err().cloned();
     let outcome = match outcome {
-        Ok(grant) => Ok(keep(&broker, &workspace, &key, grant)),
+        Ok(grant) => Ok(keep(&broker, &workspace, &landing, grant, renewal.as_ref())),
         Err(failure) => Err(failure.into()),
     };
     // First the cache, then the list, then the waiters: whoever finds no flight
@@ -174,8 +209,15 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
 }
 
 /// Puts a new token in the cache, unless there is one that can be handed out for
-/// longer: a good token outlives a bad renewal.
-fn keep(broker: &Broker, workspace: &Workspace, key: &TokenKey, grant: Grant) -> Arc<Entry> {
+/// longer: a good token outlives a bad renewal. Not either where the flight was disowned.
+fn keep(
+    broker: &Broker,
+    workspace: &Workspace,
+    landing: &Landing<'_>,
+    grant: Grant,
+    renewal: Option<&Renewal>,
+) -> Arc<Entry> {
+    let key = landing.key;
     let settings = &broker.0.settings;
     let refresher = &workspace.refresher;
     let window = settings.floor.window_of(grant.life());
@@ -183,13 +225,17 @@ fn keep(broker: &Broker, workspace: &Workspace, key: &TokenKey, grant: Grant) ->
     let last = |grant: &Grant| grant.expires() - settings.floor.of(grant.life());
     let new_last = last(&grant);
     refresher.ledger.count_call();
+    let ground = broker.0.flights.hold();
+    let owned = ground.owns(key, landing.flight);
     let old = broker.0.cache.get(key);
-    let away = broker.0.history.remove(key);
+    let away = if owned { broker.0.history.remove(key) } else { None };
     let known = away.or_else(|| old.as_ref().map(|old| Arc::clone(&old.standing)));
+    // A token that was rejected is in neither.
+    let known = known.or_else(|| renewal.map(|renewal| Arc::clone(&renewal.standing)));
     let habit = known.map_or_else(|| Arc::new(Habit::new(window, grant.sent())), |known| Arc::clone(&known.habit));
     let standing = Arc::new(Standing::new(&grant, due, habit, refresher));
     let entry = Arc::new(Entry { grant, standing });
-    if old.is_none_or(|old| last(&old.grant) <= new_last) {
+    if owned && old.is_none_or(|old| last(&old.grant) <= new_last) {
         broker.0.cache.insert(key.clone(), Arc::clone(&entry));
         // Only now: what comes due at once must be found in the cache.
         refresher.plan(key, &entry.standing);

@@ -7,18 +7,22 @@
 mod cache;
 mod explain;
 mod flight;
+mod index;
 mod refresher;
+mod removal;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use cache::{Cache, Entry, History};
+use cache::{Cache, Entry, History, Stage, Standing};
 pub use explain::{Decided, Explained};
 use flight::{Boarding, Flights};
+use index::Index;
 use refresher::Refresher;
 
 use crate::clock::Clock;
@@ -122,6 +126,7 @@ struct Inner {
     settings: Settings,
     cache: Cache,
     history: History,
+    index: Arc<Index>,
     flights: Flights,
     workspaces: HashMap<WorkspaceName, Arc<Workspace>>,
     clock: Clock,
@@ -133,6 +138,15 @@ struct Inner {
 struct Workspace {
     dispatcher: Arc<Dispatcher>,
     refresher: Arc<Refresher>,
+    /// What was sent for before this is not wanted any more, in nanoseconds.
+    purged: AtomicU64,
+}
+
+impl Workspace {
+    /// Has the key been taken out on purpose, so that nothing more is to be done for it?
+    fn lets_go(&self, standing: &Standing) -> bool {
+        *standing.stage() == Stage::Over || standing.sent.as_nanos() < self.purged.load(Ordering::Relaxed)
+    }
 }
 
 impl Broker {
@@ -150,13 +164,15 @@ impl Broker {
             .map(|(name, dispatcher)| {
                 let metrics = metrics.workspace(&name);
                 let refresher = Arc::new(Refresher::new(settings.refresh, settings.extra_calls, metrics));
-                (name, Arc::new(Workspace { dispatcher: Arc::new(dispatcher), refresher }))
+                let purged = AtomicU64::new(0);
+                (name, Arc::new(Workspace { dispatcher: Arc::new(dispatcher), refresher, purged }))
             })
             .collect();
-        let cache = Cache::new(settings.capacity, settings.floor, Arc::clone(&metrics));
-        let history = History::new(settings.history);
+        let index = Arc::new(Index::new());
+        let cache = Cache::new(settings.capacity, settings.floor, Arc::clone(&index), Arc::clone(&metrics));
+        let history = History::new(settings.history, Arc::clone(&index));
         let flights = Flights::default();
-        Self(Arc::new(Inner { settings, cache, history, flights, workspaces, clock, metrics, runtime }))
+        Self(Arc::new(Inner { settings, cache, history, index, flights, workspaces, clock, metrics, runtime }))
     }
 
     /// Starts the background work: the dispatchers, the refreshers and the

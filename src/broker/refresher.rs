@@ -141,7 +141,7 @@ impl Refresher {
 /// Renews what is due, for ever. What is due waits in the schedule, not in the
 /// dispatcher's queue, while the queue has no room for it.
 pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
-    let Workspace { dispatcher, refresher } = &**workspace;
+    let Workspace { dispatcher, refresher, .. } = &**workspace;
     loop {
         let mut looked_at = 0;
         while looked_at < BATCH && dispatcher.has_room() {
@@ -208,7 +208,13 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) 
     };
     match verdict {
         Verdict::Renew(reason) => {
-            match broker.0.flights.renew(&key, &workspace.dispatcher) {
+            let mut ground = broker.0.flights.hold();
+            if workspace.lets_go(&standing) {
+                return;
+            }
+            let departure = ground.renew(&key, &workspace.dispatcher);
+            drop(ground);
+            match departure {
                 Some(departure) => {
                     broker.0.metrics.renewal_lateness.observe(now.since(at).as_secs_f64());
                     let renewal = Some(Renewal { reason, standing });
@@ -218,7 +224,12 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) 
                 None => refresher.retry(&key, &standing, false, now),
             }
         }
-        Verdict::Look(_) if lapsed => broker.0.history.insert(key, standing),
+        Verdict::Look(_) if lapsed => {
+            let _ground = broker.0.flights.hold();
+            if !workspace.lets_go(&standing) {
+                broker.0.history.insert(key, standing);
+            }
+        }
         Verdict::Look(_) => {}
         Verdict::Stop(_) => {
             broker.0.history.remove(&key);
@@ -233,6 +244,7 @@ mod tests {
     use super::*;
     use crate::broker::Settings;
     use crate::broker::cache::{Cache, Entry};
+    use crate::broker::index::Index;
     use crate::clock::Clock;
     use crate::metrics::Metrics;
     use crate::policy::budget::Budget;
@@ -292,7 +304,8 @@ mod tests {
         let name = WorkspaceName::new("default").expect("a name");
         let refresher = Arc::new(Refresher::new(Mode::Used, 0.0, metrics.workspace(&name)));
         let floor = Floor::new(0.5, Duration::ZERO).expect("a floor");
-        let cache = Cache::new(100, floor, metrics);
+        let index = Arc::new(Index::new());
+        let cache = Cache::new(100, floor, Arc::clone(&index), metrics);
         let grant = Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(0), Duration::from_secs(3600));
         let standing = |due| {
             let habit = Arc::new(Habit::new(Duration::from_secs(1800), Moment::from_nanos(0)));
@@ -311,6 +324,8 @@ mod tests {
         cache.tidy();
         assert_eq!(cache.len(), 100);
         assert_eq!(refresher.lock().len(), 100);
+        // Each by its user and by its token.
+        assert_eq!(index.len(), 200);
         // Who looked a token up just before another took its place may still want
         // it renewed. It is not: the other is.
         let (key, old) = last.expect("there was one");

@@ -51,7 +51,8 @@ async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {
         let sent = clock.now();
         // The budget is full, so the call leaves at once.
         let Ok(turn) = dispatcher.queue(Class::Waiting) else { continue };
-        match dispatcher.issue(turn, &key).await {
+        let Ok(permit) = turn.permit().await else { continue };
+        match dispatcher.issue(permit, &key).await {
             Ok(_) => println!("# workspace {name}: a token came in {} ms", clock.now().since(sent).as_millis()),
             Err(failure) => failed.push(format!("workspace {name}: {failure}")),
         }

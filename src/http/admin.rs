@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
 
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Response, StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::body::Reply;
@@ -40,6 +40,7 @@ pub struct Admin {
 
 const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const METHODS: &[Method] = &[Method::GET, Method::HEAD];
+const PURGE: &[Method] = &[Method::DELETE];
 
 impl Admin {
     /// The routes for operators of this broker.
@@ -48,18 +49,27 @@ impl Admin {
     }
 
     /// Answers one request, whatever it is.
-    pub fn answer<B>(&self, request: &Request<B>) -> Response<Reply> {
-        let known = matches!(request.uri().path(), "/metrics" | "/healthz" | "/readyz" | "/explain");
-        if known && !METHODS.contains(request.method()) {
-            let message = "wrong method: this path takes GET";
+    pub async fn answer(&self, method: &Method, uri: &Uri) -> Response<Reply> {
+        let path = uri.path();
+        let workspace = path.strip_prefix("/workspaces/").and_then(|rest| rest.strip_suffix("/tokens"));
+        let methods = match path {
+            "/metrics" | "/healthz" | "/readyz" | "/explain" => METHODS,
+            _ if workspace.is_some() => PURGE,
+            _ => &[],
+        };
+        if !methods.is_empty() && !methods.contains(method) {
+            let message = format!("wrong method: this path takes {}", methods[0]);
             let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({ "message": message }));
-            let (name, value) = allow(METHODS);
+            let (name, value) = allow(methods);
             response.headers_mut().insert(name, value);
             return response;
         }
-        match request.uri().path() {
+        if let Some(workspace) = workspace {
+            return self.purge(workspace).await;
+        }
+        match path {
             "/metrics" => self.metrics(),
-            "/explain" => self.explain(request.uri().query().unwrap_or_default()),
+            "/explain" => self.explain(uri.query().unwrap_or_default()).await,
             // It answers, so it lives.
             "/healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
             "/readyz" if self.readiness.0.load(Ordering::Relaxed) => {
@@ -67,15 +77,30 @@ impl Admin {
             }
             "/readyz" => json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready" })),
             _ => {
-                let message = "there is nothing at this path: the admin listener has /metrics, /healthz, /readyz and \
-                               /explain?user=ID";
+                let message = "there is nothing at this path: the admin listener has /metrics, /healthz, /readyz, \
+                               /explain?user=ID and DELETE /workspaces/NAME/tokens";
+                json_response(StatusCode::NOT_FOUND, &json!({ "message": message }))
+            }
+        }
+    }
+
+    /// Forgets every token of a workspace.
+    async fn purge(&self, workspace: &str) -> Response<Reply> {
+        let name = workspace.to_owned();
+        match self.aside(move |broker| broker.purge(&name)).await.flatten() {
+            Some(tokens) => {
+                tracing::warn!(workspace, tokens, "purged");
+                json_response(StatusCode::OK, &json!({ "workspace": workspace, "tokens": tokens }))
+            }
+            None => {
+                let message = "there is no such workspace";
                 json_response(StatusCode::NOT_FOUND, &json!({ "message": message }))
             }
         }
     }
 
     /// Why a user's tokens are renewed or not.
-    fn explain(&self, query: &str) -> Response<Reply> {
+    async fn explain(&self, query: &str) -> Response<Reply> {
         let user = query.split('&').find_map(|pair| pair.strip_prefix("user="));
         let user = user.and_then(|user| percent_encoding::percent_decode_str(user).decode_utf8().ok());
         let Some(user) = user.filter(|user| !user.is_empty()) else {
@@ -115,8 +140,16 @@ impl Admin {
                 "last_error": known.error,
             })
         };
-        let tokens: Vec<_> = self.broker.explain(&user).iter().map(one).collect();
+        let name = user.clone().into_owned();
+        let explained = self.aside(move |broker| broker.explain(&name)).await.unwrap_or_default();
+        let tokens: Vec<_> = explained.iter().map(one).collect();
         json_response(StatusCode::OK, &json!({ "user": user, "tokens": tokens }))
+    }
+
+    /// What looks through the whole cache does so where it holds up no request.
+    async fn aside<T: Send + 'static>(&self, look: impl FnOnce(&Broker) -> T + Send + 'static) -> Option<T> {
+        let broker = self.broker.clone();
+        tokio::task::spawn_blocking(move || look(&broker)).await.ok()
     }
 
     fn metrics(&self) -> Response<Reply> {

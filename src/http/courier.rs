@@ -1,12 +1,11 @@
 //! `POST /auth/issue-token`, as Courier has it: every official server SDK works
 //! with its base URL set to the broker.
 
-use hyper::{Request, Response};
+use hyper::Request;
 
-use super::body::{self, Incoming, Reply, Span, Text};
+use super::body::{self, Incoming, Span, Text};
 use super::problem::Problem;
-use super::{Api, min_ttl_header, token_response};
-use crate::broker::Source;
+use super::{Answered, Api, min_ttl_header, token_response};
 use crate::token::ScopeClaim;
 
 #[derive(serde::Deserialize)]
@@ -17,7 +16,7 @@ struct Asked<'a> {
 }
 
 impl Api {
-    pub(super) async fn issue_token<B>(&self, request: &mut Request<B>) -> Result<(Source, Response<Reply>), Problem>
+    pub(super) async fn issue_token<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
     where
         B: Incoming,
     {

@@ -2,14 +2,12 @@
 //! it: the front-end sample works against the broker unchanged.
 
 use hyper::header::AUTHORIZATION;
-use hyper::{Method, Request, Response};
-use percent_encoding::percent_decode_str;
+use hyper::{Method, Request};
 
 use super::body::{self, Incoming, Reply, Text};
 use super::problem::Problem;
-use super::{Api, min_ttl_header, token_response};
+use super::{Answered, Api, decoded, min_ttl_header, token_response};
 use crate::auth::has_jwt_shape;
-use crate::broker::Source;
 use crate::token::{INBOX, Profile, ScopeClaim, UserId};
 
 #[derive(serde::Deserialize)]
@@ -20,7 +18,7 @@ struct Asked<'a> {
 }
 
 impl Api {
-    pub(super) async fn frontend<B>(&self, request: &mut Request<B>) -> Result<(Source, Response<Reply>), Problem>
+    pub(super) async fn frontend<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
     where
         B: Incoming,
     {
@@ -65,13 +63,7 @@ fn user_in_query(query: &str) -> Result<String, Problem> {
     if users.next().is_some() {
         return Err(wrong("is given twice"));
     }
-    let mut escapes = user.split('%').skip(1).map(str::as_bytes);
-    if !escapes.all(|after| matches!(after, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())) {
-        return Err(wrong("is not percent-encoded"));
-    }
-    let user = user.replace('+', " ");
-    let user = percent_decode_str(&user).decode_utf8().map_err(|_| wrong("is not UTF-8"))?;
-    Ok(user.into_owned())
+    decoded(&user.replace('+', " ")).map_err(wrong)
 }
 
 #[cfg(test)]

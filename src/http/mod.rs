@@ -10,8 +10,10 @@ mod frontend;
 mod listener;
 mod native;
 mod problem;
+mod removal;
 mod stream;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::future::Future;
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
+use percent_encoding::percent_decode_str;
 
 pub use admin::{Admin, Readiness};
 pub use body::{Incoming, Reply};
@@ -28,7 +31,7 @@ pub use listener::{Limits, Listener};
 use crate::auth::{Client, ClientKeys};
 use crate::broker::{Answer, Ask, Broker, Source};
 use crate::clock::Clock;
-use crate::metrics::{Metrics, Route};
+use crate::metrics::{Metrics, Outcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
 use problem::{Problem, Style};
 
@@ -88,9 +91,11 @@ impl Api {
                 Route::IssueToken => self.issue_token(&mut request).await,
                 Route::Frontend => self.frontend(&mut request).await,
                 Route::Tokens => self.tokens(&mut request).await,
+                Route::Rejected => self.rejected(&mut request).await,
+                Route::SignOut => self.sign_out(&request),
             };
             let (outcome, response) = match answered {
-                Ok((source, response)) => (source.outcome(), response),
+                Ok(answered) => answered,
                 Err(problem) => {
                     if !matches!(problem, Problem::BodyTimeout) {
                         Box::pin(body::discard(&mut request, self.settings.body_timeout)).await;
@@ -111,6 +116,8 @@ impl Api {
             "auth/issue-token" => (Route::IssueToken, &[Method::POST]),
             "api/generate-courier-jwt" => (Route::Frontend, &[Method::POST, Method::GET]),
             "v1/tokens" => (Route::Tokens, &[Method::POST]),
+            "v1/tokens/rejected" => (Route::Rejected, &[Method::POST]),
+            path if removal::user_in_path(path).is_some() => (Route::SignOut, &[Method::DELETE]),
             _ => (Route::Other, &[]),
         }
     }
@@ -159,14 +166,17 @@ impl Api {
     }
 }
 
+/// What the metrics call it, and what is sent.
+type Answered = (Outcome, Response<Reply>);
+
 /// An answer that carries a token. Nobody on the way may keep it.
-fn token_response(answer: &Answer, body: Reply) -> (Source, Response<Reply>) {
+fn token_response(answer: &Answer, body: Reply) -> Answered {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(CACHE_CONTROL, NO_STORE);
     headers.insert(CACHE_STATUS, cache_status(answer));
-    (answer.source, response)
+    (answer.source.outcome(), response)
 }
 
 /// How the token was come by, as RFC 9211 has it.
@@ -213,6 +223,15 @@ fn header_bytes<B>(request: &Request<B>) -> usize {
     let uri = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
     let lines = request.headers().iter();
     uri + lines.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum::<usize>()
+}
+
+/// Undoes percent-encoding, or says what is wrong with it.
+fn decoded(text: &str) -> Result<String, &'static str> {
+    let mut escapes = text.split('%').skip(1).map(str::as_bytes);
+    if !escapes.all(|after| matches!(after, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())) {
+        return Err("is not percent-encoded");
+    }
+    percent_decode_str(text).decode_utf8().map(Cow::into_owned).map_err(|_| "is not UTF-8")
 }
 
 /// `Allow: POST, GET`

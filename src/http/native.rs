@@ -1,12 +1,11 @@
 //! `POST /v1/tokens`: the broker's own, with everything that it can do.
 
-use hyper::{Request, Response};
+use hyper::Request;
 use serde_json::json;
 
 use super::body::{self, Incoming, Reply, Span, Text, present};
 use super::problem::Problem;
-use super::{Api, token_response};
-use crate::broker::Source;
+use super::{Answered, Api, token_response};
 use crate::token::{Profile, Scope, ScopeClaim, UserId};
 
 #[derive(serde::Deserialize)]
@@ -26,7 +25,7 @@ struct Asked<'a> {
 }
 
 impl Api {
-    pub(super) async fn tokens<B>(&self, request: &mut Request<B>) -> Result<(Source, Response<Reply>), Problem>
+    pub(super) async fn tokens<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
     where
         B: Incoming,
     {

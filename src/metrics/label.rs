@@ -9,6 +9,10 @@ pub enum Route {
     Frontend,
     /// `POST /v1/tokens`
     Tokens,
+    /// `POST /v1/tokens/rejected`
+    Rejected,
+    /// `DELETE /v1/users/{id}/tokens`
+    SignOut,
     /// Every other path.
     Other,
 }
@@ -24,6 +28,8 @@ pub enum Outcome {
     Collapsed,
     /// Found a token that was too old.
     Stale,
+    /// Done; no token was asked for.
+    Done,
     /// Refused: who asked, or what for (401, 403).
     Denied,
     /// Refused: the request made no sense (other 4xx).
@@ -93,6 +99,8 @@ label!(Route {
     IssueToken = "/auth/issue-token",
     Frontend = "/api/generate-courier-jwt",
     Tokens = "/v1/tokens",
+    Rejected = "/v1/tokens/rejected",
+    SignOut = "/v1/users/{id}/tokens",
     Other = "other",
 });
 label!(Outcome {
@@ -100,6 +108,7 @@ label!(Outcome {
     Miss = "miss",
     Collapsed = "collapsed",
     Stale = "stale",
+    Done = "done",
     Denied = "denied",
     Invalid = "invalid",
     Limited = "limited",

@@ -25,9 +25,9 @@ use crate::token::WorkspaceName;
 /// Everything that is counted.
 pub struct Metrics {
     registry: Registry,
-    requests: [[IntCounter; 8]; 4],
-    durations: [Histogram; 4],
-    removals: [IntCounter; 4],
+    requests: [[IntCounter; Outcome::ALL.len()]; Route::ALL.len()],
+    durations: [Histogram; Route::ALL.len()],
+    removals: [IntCounter; Removal::ALL.len()],
     /// Tokens in the cache.
     pub cached_tokens: IntGauge,
     /// How much later than planned renewals were begun.
@@ -45,11 +45,11 @@ pub struct Metrics {
 
 /// The metrics of one workspace.
 pub struct WorkspaceMetrics {
-    calls: [[IntCounter; 9]; 2],
+    calls: [[IntCounter; CallOutcome::ALL.len()]; Class::ALL.len()],
     /// How long calls to Courier take.
     pub call_duration: Histogram,
-    queue_depths: [IntGauge; 2],
-    queue_waits: [Histogram; 2],
+    queue_depths: [IntGauge; Class::ALL.len()],
+    queue_waits: [Histogram; Class::ALL.len()],
     /// The permitted calls a second.
     pub budget: Gauge,
     renewals: [[IntCounter; 2]; Reason::ALL.len()],

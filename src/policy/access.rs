@@ -28,10 +28,14 @@ pub enum Denial {
 }
 
 impl Access {
+    /// May a client ask for this user at all?
+    pub fn may_speak_for(&self, user: &str) -> bool {
+        matched(&self.users, user)
+    }
+
     /// Decides whether a client may have this token.
     pub fn judge(&self, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Result<(), Denial> {
-        let matched = |patterns: &[Pattern], text: &str| patterns.iter().any(|pattern| pattern.matches(text));
-        if !claim.users().iter().all(|user| matched(&self.users, user.as_str())) {
+        if !claim.users().iter().all(|user| self.may_speak_for(user.as_str())) {
             Err(Denial::User)
         } else if !claim.scopes().iter().all(|scope| matched(&self.scopes, scope.as_str())) {
             Err(Denial::Scope)
@@ -41,6 +45,10 @@ impl Access {
             Ok(())
         }
     }
+}
+
+fn matched(patterns: &[Pattern], text: &str) -> bool {
+    patterns.iter().any(|pattern| pattern.matches(text))
 }
 
 /// A text in which `*` stands for any run of characters, also none; every other

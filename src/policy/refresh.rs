@@ -45,17 +45,20 @@ pub enum Reason {
     Due,
     /// Its user, who was away, is likely to be back soon.
     Return,
+    /// Courier refused it, somebody says.
+    Rejected,
 }
 
 impl Reason {
     /// Every reason, in the order of their declaration.
-    pub const ALL: [Self; 2] = [Self::Due, Self::Return];
+    pub const ALL: [Self; 3] = [Self::Due, Self::Return, Self::Rejected];
 
     /// The word for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Due => "due",
             Self::Return => "return",
+            Self::Rejected => "rejected",
         }
     }
 }

@@ -87,6 +87,11 @@ impl Grant {
         self.object.slice(..self.object.len() - 1)
     }
 
+    /// The token itself.
+    pub fn token(&self) -> &[u8] {
+        &self.object[OPENING.len()..self.object.len() - CLOSING.len()]
+    }
+
     /// When its request was sent to Courier.
     pub const fn sent(&self) -> Moment {
         self.sent
@@ -149,5 +154,6 @@ mod tests {
         let grant = Grant::new(&Token::new("abc").expect("a token"), Moment::from_nanos(0), Duration::from_secs(1));
         assert_eq!(grant.object(), r#"{"token":"abc"}"#);
         assert_eq!(grant.open_object(), r#"{"token":"abc""#);
+        assert_eq!(grant.token(), b"abc");
     }
 }

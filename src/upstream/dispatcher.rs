@@ -73,6 +73,11 @@ impl Turn {
     pub const fn place(&self) -> Option<Place> {
         self.place
     }
+
+    /// Waits for it.
+    pub async fn permit(self) -> Result<Permit, Failure> {
+        self.permit.await.map_err(|_| Failure::Stopping)
+    }
 }
 
 /// The budget can't serve a call in time; it could, this much later.
@@ -152,9 +157,8 @@ impl Dispatcher {
         self.tell_depths(&line);
     }
 
-    /// Waits for the turn, then calls.
-    pub async fn issue(&self, turn: Turn, key: &TokenKey) -> Result<Grant, Failure> {
-        let permit = turn.permit.await.map_err(|_| Failure::Stopping)?;
+    /// Makes the call that was permitted.
+    pub async fn issue(&self, permit: Permit, key: &TokenKey) -> Result<Grant, Failure> {
         let class = permit.class;
         let sent = self.clock.now();
         let outcome = self.issuer.issue(key, permit).await;

@@ -6,5 +6,6 @@ mod budget;
 mod flights;
 mod floors;
 mod learned;
+mod removals;
 mod renewals;
 mod world;

@@ -14,5 +14,6 @@ mod heads;
 mod keys;
 mod law;
 mod permits;
+mod removals;
 mod secrets;
 mod sharing;

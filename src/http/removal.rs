@@ -1,0 +1,84 @@
+//! `DELETE /v1/users/{id}/tokens` and `POST /v1/tokens/rejected`: what is to be served no
+//! longer.
+
+use hyper::{Request, Response, StatusCode};
+
+use super::body::{self, Incoming, Reply, Text};
+use super::problem::Problem;
+use super::{Answered, Api, decoded};
+use crate::metrics::Outcome;
+use crate::policy::access::Denial;
+use crate::token::{TokenKey, UserId};
+
+#[derive(serde::Deserialize)]
+struct Asked<'a> {
+    #[serde(borrow)]
+    token: Text<'a>,
+}
+
+impl Api {
+    /// A user signs out. The answer is the same whether there were tokens or not.
+    pub(super) fn sign_out<B>(&self, request: &Request<B>) -> Result<Answered, Problem> {
+        let client = self.client(request)?;
+        let user = user_in_path(request.uri().path().trim_start_matches('/')).unwrap_or_default();
+        let user = decoded(user).map_err(|why| Problem::Invalid(format!("the user id in the path {why}")))?;
+        let user = UserId::new(&user)?;
+        if !client.access.may_speak_for(user.as_str()) {
+            return Err(Problem::Denied(Denial::User));
+        }
+        let tokens = self.broker.sign_out(client.workspace.as_str(), user);
+        tracing::info!(client = client.name, workspace = %client.workspace, %user, tokens, "signed out");
+        Ok(done())
+    }
+
+    /// Courier refused a token. The answer is the same whether it was one of ours, and of
+    /// this client's users, or not.
+    pub(super) async fn rejected<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
+    where
+        B: Incoming,
+    {
+        let client = self.client(request)?;
+        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let asked: Asked<'_> = body::parse(&body)?;
+        let theirs = |key: &TokenKey| {
+            key.workspace() == client.workspace.as_str() && key.users().all(|user| client.access.may_speak_for(user))
+        };
+        if self.broker.reject(&asked.token, theirs) {
+            tracing::warn!(client = client.name, workspace = %client.workspace, "a token is reported as rejected by Courier");
+        }
+        Ok(done())
+    }
+}
+
+/// The `{id}` of `v1/users/{id}/tokens`, as it is written there.
+pub fn user_in_path(path: &str) -> Option<&str> {
+    let user = path.strip_prefix("v1/users/")?.strip_suffix("/tokens")?;
+    (!user.is_empty() && !user.contains('/')).then_some(user)
+}
+
+fn done() -> Answered {
+    let mut response = Response::new(Reply::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    (Outcome::Done, response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_one_user_or_none() {
+        for (path, wanted) in [
+            ("v1/users/jane/tokens", Some("jane")),
+            ("v1/users/a%2Fb/tokens", Some("a%2Fb")),
+            ("v1/users/tokens/tokens", Some("tokens")),
+            ("v1/users//tokens", None),
+            ("v1/users/tokens", None),
+            ("v1/users/a/b/tokens", None),
+            ("v1/users/jane/tokens/", None),
+            ("v1/users/jane", None),
+        ] {
+            assert_eq!(user_in_path(path), wanted, "{path}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What is taken out on purpose does not come back by itself.
+
+use courier_token_broker::broker::Source;
+use courier_token_broker::policy::refresh::Mode;
+use courier_token_broker::token::{TokenKey, UserId};
+
+use super::world::{HOUR, MS, SECOND, Setup, World, ask};
+
+fn sign_out(world: &World, user: &str) -> usize {
+    world.broker.sign_out("default", UserId::new(user).expect("an id"))
+}
+
+async fn token(world: &World, user: &str) -> String {
+    let grant = world.ask(user, "1h").await.expect("a token").grant;
+    String::from_utf8(grant.token().to_vec()).expect("text")
+}
+
+/// Lets time pass until it is so.
+async fn until(world: &World, so: impl Fn() -> bool) {
+    for _ in 0..20_000 {
+        if so() {
+            return;
+        }
+        world.pass(250 * MS).await;
+    }
+    panic!("it never came to it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_signs_out_has_no_token_until_somebody_asks() {
+    let world = World::new(&Setup::default());
+    let before = token(&world, "jane").await;
+    world.ask("jane", "2h").await.expect("a token");
+    world.ask("john", "1h").await.expect("a token");
+    assert_eq!(sign_out(&world, "jane"), 2);
+    assert_eq!(sign_out(&world, "jane"), 0);
+    world.pass(6 * HOUR).await;
+    // John's was used, so it is renewed once; Jane's are not.
+    assert_eq!(world.courier.call_count(), 3 + 1);
+    assert_ne!(token(&world, "jane").await, before);
+    assert_eq!(world.courier.call_count(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_in_flight_does_not_bring_a_token_back() {
+    let world = World::new(&Setup { latency: 5 * SECOND, ..Setup::default() });
+    world.ask("jane", "1h").await.expect("a token");
+    // Half an hour less 0.5 to 2% is when it is renewed.
+    until(&world, || world.courier.call_count() == 2).await;
+    assert_eq!(sign_out(&world, "jane"), 1);
+    world.pass(20 * SECOND).await;
+    world.broker.landed().await;
+    world.broker.gauge();
+    assert_eq!(world.metrics.cached_tokens.get(), 0);
+    assert!(matches!(world.ask("jane", "1h").await.expect("a token").source, Source::Issued { stale: None, .. }));
+    assert_eq!(world.courier.call_count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_still_queues_never_leaves() {
+    let world = World::new(&Setup { rate: 0.05, burst: 16, ..Setup::default() });
+    for user in 0..14 {
+        world.ask(&user.to_string(), "1h").await.expect("a token");
+    }
+    // They come due within half a minute, and the budget has not enough for all at once.
+    let queued = "courier_token_broker_upstream_queue_depth{class=\"renewal\",workspace=\"default\"} 1";
+    let text = || String::from_utf8(world.metrics.text().expect("text")).expect("UTF-8");
+    until(&world, || text().contains(queued)).await;
+    assert_eq!((0..14).map(|user| sign_out(&world, &user.to_string())).sum::<usize>(), 14);
+    let calls = world.courier.call_count();
+    world.pass(2 * HOUR).await;
+    assert_eq!(world.courier.call_count(), calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_meanwhile_gets_a_token_that_nobody_else_gets() {
+    let world = World::new(&Setup { latency: 2 * SECOND, ..Setup::default() });
+    let (early, late) = tokio::join!(token(&world, "jane"), async {
+        world.pass(SECOND).await;
+        assert_eq!(sign_out(&world, "jane"), 0);
+        token(&world, "jane").await
+    });
+    assert_ne!(early, late);
+    assert_eq!(token(&world, "jane").await, late);
+    assert_eq!(world.courier.call_count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_away_and_signed_out_is_not_foreseen() {
+    let world = World::new(&Setup { mode: Mode::Learned, ..Setup::default() });
+    world.ask("jane", "1h").await.expect("a token");
+    let stages = || world.broker.explain("jane").iter().map(|known| known.stage).collect::<Vec<_>>();
+    until(&world, || stages() == ["away"]).await;
+    let calls = world.courier.call_count();
+    sign_out(&world, "jane");
+    assert!(stages().is_empty());
+    world.pass(30 * HOUR).await;
+    assert_eq!(world.courier.call_count(), calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_reports_of_one_token_make_one_renewal() {
+    let world = World::new(&Setup::default());
+    let refused = token(&world, "jane").await;
+    let john = token(&world, "john").await;
+    let anybodys = |_: &TokenKey| true;
+    assert!(!world.broker.reject(&refused, |_| false));
+    let reports = (0..1000).filter(|_| world.broker.reject(&refused, anybodys)).count();
+    assert_eq!(reports, 1);
+    // Nobody is served it any more, not even while the renewal is in the air.
+    let next = token(&world, "jane").await;
+    assert_ne!(next, refused);
+    assert!((0..1000).all(|_| !world.broker.reject(&refused, anybodys)));
+    assert!(!world.broker.reject("never issued", anybodys));
+    assert_eq!(token(&world, "john").await, john);
+    assert_eq!(world.courier.call_count(), 3);
+    assert_eq!(token(&world, "jane").await, next);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_takes_everything_and_nothing_of_it_comes_back() {
+    let world = World::new(&Setup { latency: 5 * SECOND, ..Setup::default() });
+    for user in 0..100 {
+        let (broker, ask) = (world.broker.clone(), ask(&user.to_string(), "1h"));
+        tokio::spawn(async move { broker.ask(&ask).await });
+    }
+    world.pass(60 * SECOND).await;
+    until(&world, || world.courier.call_count() > 150).await;
+    // Some are renewed, some are being renewed, some are due.
+    assert_eq!(world.broker.purge("default"), Some(100));
+    assert_eq!(world.broker.purge("other"), None);
+    let calls = world.courier.call_count();
+    world.pass(3 * HOUR).await;
+    assert_eq!(world.courier.call_count(), calls);
+    world.broker.gauge();
+    assert_eq!(world.metrics.cached_tokens.get(), 0);
+}
