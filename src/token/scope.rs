@@ -26,7 +26,9 @@ impl<'a> Scope<'a> {
             return Err(ScopeError::Character);
         }
         let name = scope.as_bytes().get(..7).unwrap_or_default();
-        if name.eq_ignore_ascii_case(b"user_id") {
+        // Also inside: whoever splits claims at commas would see a user there.
+        let mut parts = scope.as_bytes().windows(8);
+        if name.eq_ignore_ascii_case(b"user_id") || parts.any(|part| part.eq_ignore_ascii_case(b"user_id:")) {
             return Err(ScopeError::User);
         }
         Ok(Self(scope))
@@ -57,7 +59,7 @@ pub enum ScopeError {
     #[error("a scope must consist of visible ASCII characters without quotes, backslashes and `*`")]
     Character,
     /// It names a user where a scope is wanted.
-    #[error("a scope must not begin with `user_id`: users are named apart from the scopes")]
+    #[error("a scope must not contain `user_id`: users are named apart from the scopes")]
     User,
 }
 
@@ -79,6 +81,7 @@ mod tests {
             ("user_id:alice", ScopeError::User),
             ("USER_ID:alice", ScopeError::User),
             ("user_id", ScopeError::User),
+            ("inbox:x,User_Id:alice", ScopeError::User),
             ("a b", ScopeError::Character),
             ("a\tb", ScopeError::Character),
             ("a\"b", ScopeError::Character),

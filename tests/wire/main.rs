@@ -11,6 +11,7 @@ mod durations;
 mod explain;
 mod failures;
 mod heads;
+mod hostile;
 mod keys;
 mod law;
 mod permits;
