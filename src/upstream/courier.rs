@@ -1,5 +1,6 @@
 //! Courier's API over HTTP.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -33,9 +34,23 @@ pub struct Settings {
 pub struct Courier {
     client: Client,
     url: Url,
-    settings: Settings,
-    authorization: HeaderValue,
+    key: Mutex<Arc<ApiKey>>,
     clock: Clock,
+}
+
+/// The key that calls are made with. A call ends with the one that it began with.
+struct ApiKey {
+    secret: Secret,
+    authorization: HeaderValue,
+}
+
+impl ApiKey {
+    fn new(secret: Secret) -> Result<Self, CourierError> {
+        let mut authorization =
+            HeaderValue::try_from(format!("Bearer {}", secret.expose())).map_err(|_| CourierError::ApiKey)?;
+        authorization.set_sensitive(true);
+        Ok(Self { secret, authorization })
+    }
 }
 
 /// Why no client for Courier could be made.
@@ -80,59 +95,71 @@ impl Courier {
             .map_err(CourierError::Client)?;
         let mut url = settings.base_url.clone();
         url.path_segments_mut().map_err(|()| CourierError::BaseUrl)?.pop_if_empty().extend(["auth", "issue-token"]);
-        let mut authorization =
-            HeaderValue::try_from(format!("Bearer {}", settings.api_key.expose())).map_err(|_| CourierError::ApiKey)?;
-        authorization.set_sensitive(true);
-        Ok(Self { client, url, settings, authorization, clock })
+        let key = Mutex::new(Arc::new(ApiKey::new(settings.api_key)?));
+        Ok(Self { client, url, key, clock })
+    }
+
+    /// Calls that begin from now on are made with this key. Tells whether it is another one.
+    pub fn set_key(&self, secret: Secret) -> Result<bool, CourierError> {
+        let other = self.key().secret.expose() != secret.expose();
+        if other {
+            *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(ApiKey::new(secret)?);
+        }
+        Ok(other)
+    }
+
+    fn key(&self) -> Arc<ApiKey> {
+        Arc::clone(&self.key.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn call(&self, key: &TokenKey) -> Result<Grant, Failure> {
         let body = json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() }).to_string();
+        let api_key = self.key();
         let sent = self.clock.now();
         let request = self
             .client
             .post(self.url.clone())
-            .header(AUTHORIZATION, self.authorization.clone())
+            .header(AUTHORIZATION, api_key.authorization.clone())
             .header(CONTENT_TYPE, "application/json")
             .body(body);
         let response = request.send().await.map_err(|error| failure(&error))?;
-        self.read(response, key, sent).await
+        read(response, key, sent, &api_key).await
     }
+}
 
-    async fn read(&self, mut response: Response, key: &TokenKey, sent: Moment) -> Result<Grant, Failure> {
-        let status = response.status().as_u16();
-        let pause = retry_after(response.headers());
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
-            if body.len() + chunk.len() > LARGEST_ANSWER {
-                return Err(Failure::Malformed("it is too large"));
-            }
-            body.extend_from_slice(&chunk);
+async fn read(mut response: Response, key: &TokenKey, sent: Moment, api_key: &ApiKey) -> Result<Grant, Failure> {
+    let status = response.status().as_u16();
+    let pause = retry_after(response.headers());
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
+        if body.len() + chunk.len() > LARGEST_ANSWER {
+            return Err(Failure::Malformed("it is too large"));
         }
-        match status {
-            200..=299 => {
-                let answer: Issued = serde_json::from_slice(&body)
-                    .map_err(|_| Failure::Malformed("it is not a JSON object with a token"))?;
-                claims::grant(&answer.token, key, sent)
-            }
-            400 => Err(Failure::Refused(self.message(&body))),
-            401..=403 => Err(Failure::Credentials(status)),
-            429 => Err(Failure::Throttled(pause)),
-            _ => Err(Failure::Unavailable(status)),
-        }
+        body.extend_from_slice(&chunk);
     }
+    match status {
+        200..=299 => {
+            let answer: Issued = serde_json::from_slice(&body)
+                .map_err(|_| Failure::Malformed("it is not a JSON object with a token"))?;
+            claims::grant(&answer.token, key, sent)
+        }
+        400 => Err(Failure::Refused(message(&body, api_key))),
+        401..=403 => Err(Failure::Credentials(status)),
+        429 => Err(Failure::Throttled(pause)),
+        _ => Err(Failure::Unavailable(status)),
+    }
+}
 
-    /// What Courier said, fit to be passed on: short, on one line, without the
-    /// key.
-    fn message(&self, body: &[u8]) -> String {
-        let said = serde_json::from_slice::<Refused>(body).map(|refused| refused.message);
-        said.unwrap_or_else(|_| "it did not say why".to_owned())
-            .replace(self.settings.api_key.expose(), REDACTED)
-            .chars()
-            .map(|character| if character.is_control() { ' ' } else { character })
-            .take(LONGEST_MESSAGE)
-            .collect()
-    }
+/// What Courier said, fit to be passed on: short, on one line, without the
+/// key.
+fn message(body: &[u8], api_key: &ApiKey) -> String {
+    let said = serde_json::from_slice::<Refused>(body).map(|refused| refused.message);
+    said.unwrap_or_else(|_| "it did not say why".to_owned())
+        .replace(api_key.secret.expose(), REDACTED)
+        .chars()
+        .map(|character| if character.is_control() { ' ' } else { character })
+        .take(LONGEST_MESSAGE)
+        .collect()
 }
 
 impl Issuer for Courier {
