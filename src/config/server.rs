@@ -1,6 +1,7 @@
 //! What the settings of `[server]` mean: addresses, TLS, limits.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use super::error::SettingsError;
 use super::raw::{self, Raw};
@@ -46,9 +47,8 @@ impl Check<'_> {
     pub(super) fn tls(&self, server: &raw::Server) -> Result<Option<Certificates>, SettingsError> {
         let Some(tls) = &server.tls else { return Ok(None) };
         let key = |field: &str| format!("server.tls.{field}");
-        let file = |field: &str, path: &Option<std::path::PathBuf>| {
-            let wanted = "must be a file in PEM: certificate_file and private_key_file are needed for TLS";
-            path.clone().ok_or_else(|| self.error(&key(field), wanted))
+        let file = |field: &str, path: &Option<PathBuf>| {
+            path.clone().ok_or_else(|| self.error("server.tls", format!("needs {field}, the path of a file in PEM")))
         };
         let files = TlsFiles {
             certificate: file("certificate_file", &tls.certificate_file)?,
