@@ -57,7 +57,7 @@ impl Listener {
     /// Takes connections from this socket. `tls` is for TCP: a Unix socket does
     /// without.
     pub fn new(socket: Socket, limits: Limits, tls: Option<Arc<Tls>>, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        let tls = tls.filter(|_| socket.address().is_some());
+        let tls = tls.filter(|_| socket.is_tcp());
         Self { socket, gate: Arc::new(Gate::new(limits, tls, clock, metrics)) }
     }
 

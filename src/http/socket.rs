@@ -81,6 +81,11 @@ impl Socket {
         }
     }
 
+    /// Is it reached over a network, or could it be?
+    pub const fn is_tcp(&self) -> bool {
+        matches!(self.0, Kind::Tcp(_))
+    }
+
     /// Waits for the next connection. Cancelling it loses none.
     pub async fn accept(&self) -> io::Result<Accepted> {
         match &self.0 {
@@ -93,7 +98,7 @@ impl Socket {
     }
 }
 
-/// As a URL, or as the settings name it.
+/// As the settings name it.
 impl fmt::Display for Socket {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
