@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{Settings, WorkspaceSettings};
-use crate::http::{Admin, Api, Limits, Listener, Readiness};
+use crate::http::{Address, Admin, Api, Limits, Listener, Passed, Readiness, Socket, Tls};
 use crate::metrics::Metrics;
 use crate::upstream::{Courier, CourierError, Dispatcher};
 
@@ -27,6 +27,7 @@ use crate::upstream::{Courier, CourierError, Dispatcher};
 pub struct App {
     listeners: Vec<Listener>,
     admin_listener: Listener,
+    tls: Option<Arc<Tls>>,
     api: Arc<Api>,
     admin: Arc<Admin>,
     broker: Broker,
@@ -39,9 +40,19 @@ pub struct App {
 /// Why a broker can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A port that is taken, or an address that is not this machine's.
+    /// A port that is taken, an address that is not this machine's, or a path
+    /// where something else is.
     #[error("can't listen on {0}: {1}")]
-    Listen(SocketAddr, #[source] io::Error),
+    Listen(Address, #[source] io::Error),
+    /// `server.listen` has "systemd", and there is no such socket.
+    #[error("server.listen: \"systemd\" is wanted, but the service manager passed no sockets (LISTEN_FDS)")]
+    NonePassed,
+    /// A socket that was passed is reached over a network.
+    #[error(
+        "server.listen: tokens and client keys would cross the network unencrypted to {0}, which the service manager \
+         passed: set [server.tls], or set server.insecure = true"
+    )]
+    Exposed(SocketAddr),
     /// A workspace's Courier can't be called.
     #[error("workspaces.{0}: {1}")]
     Courier(String, #[source] CourierError),
@@ -54,11 +65,26 @@ pub enum StartError {
 }
 
 /// The admin listener is for few; its connections don't count with the apps'.
-const ADMIN_LIMITS: Limits = Limits { connections: 256, header_bytes: 8192, header_timeout: Duration::from_secs(30) };
+const ADMIN_LIMITS: Limits = Limits {
+    connections: 256,
+    connections_per_ip: 0,
+    requests_in_flight: 256,
+    header_bytes: 8192,
+    header_timeout: Duration::from_secs(30),
+    handshake_timeout: Duration::from_secs(5),
+    streams: 16,
+    resets_per_second: 16,
+};
 
 impl App {
     /// Wires a broker together and takes its ports.
     pub async fn bind(settings: Settings, clock: Clock) -> Result<Self, StartError> {
+        Self::bind_with(settings, Vec::new(), clock).await
+    }
+
+    /// The same, with the sockets that the service manager passed, for "systemd"
+    /// in `server.listen`.
+    pub async fn bind_with(settings: Settings, passed: Vec<Passed>, clock: Clock) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
         let dispatchers = settings
             .workspaces
@@ -67,15 +93,40 @@ impl App {
             .collect::<Result<Vec<_>, StartError>>()?;
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime);
+        let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
+        let mut passed = Some(passed);
         let mut listeners = Vec::new();
         for address in settings.listen {
-            listeners.push(listen(address, settings.limits).await?);
+            let failed = |error| StartError::Listen(address.clone(), error);
+            let sockets = match &address {
+                Address::Tcp(port) => vec![Socket::tcp(*port).await.map_err(failed)?],
+                Address::Unix(path) => vec![Socket::unix(path, settings.unix_mode).await.map_err(failed)?],
+                Address::Systemd => {
+                    let sockets = passed.take().unwrap_or_default().into_iter().map(Socket::passed);
+                    sockets.collect::<io::Result<_>>().map_err(failed)?
+                }
+            };
+            let exposed = sockets.iter().filter_map(Socket::address).find(|address| !address.ip().is_loopback());
+            match exposed {
+                _ if sockets.is_empty() => return Err(StartError::NonePassed),
+                Some(exposed) if tls.is_none() && !settings.insecure => return Err(StartError::Exposed(exposed)),
+                _ => {}
+            }
+            listeners.extend(
+                sockets
+                    .into_iter()
+                    .map(|socket| Listener::new(socket, settings.limits, tls.clone(), clock, Arc::clone(&metrics))),
+            );
         }
-        let admin_listener = listen(settings.admin_listen, ADMIN_LIMITS).await?;
+        let admin_socket = Socket::tcp(settings.admin_listen)
+            .await
+            .map_err(|error| StartError::Listen(Address::Tcp(settings.admin_listen), error))?;
+        let admin_listener = Listener::new(admin_socket, ADMIN_LIMITS, None, clock, Arc::clone(&metrics));
         let readiness = Arc::new(Readiness::default());
         Ok(Self {
             listeners,
             admin_listener,
+            tls,
             api: Arc::new(Api::new(settings.http, broker.clone(), settings.clients, clock, Arc::clone(&metrics))),
             admin: Arc::new(Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock)),
             broker,
@@ -85,20 +136,32 @@ impl App {
         })
     }
 
-    /// Where apps call.
+    /// The addresses and ports where apps call.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.address().ok()).collect()
+        self.listeners.iter().filter_map(Listener::address).collect()
+    }
+
+    /// All places where apps call, as people read them.
+    pub fn places(&self) -> Vec<String> {
+        self.listeners.iter().map(ToString::to_string).collect()
     }
 
     /// Where operators look.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin_listener.address().ok()
+        self.admin_listener.address()
+    }
+
+    /// What TLS shows, to be replaced while the broker runs; `None` where there is
+    /// no TLS.
+    pub fn tls(&self) -> Option<Arc<Tls>> {
+        self.tls.clone()
     }
 
     /// Runs until `stop` resolves. Then it is not ready any more, accepts nothing
     /// more, and finishes what is under way, for as long as the settings allow.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { listeners, admin_listener, api, admin, broker, readiness, shutdown_timeout, upstream } = self;
+        let Self { listeners, admin_listener, tls: _, api, admin, broker, readiness, shutdown_timeout, upstream } =
+            self;
         let mut background = broker.start();
         // Connections are accepted already, if only by the system.
         readiness.set(true);
@@ -154,8 +217,4 @@ pub fn dispatcher(settings: WorkspaceSettings, clock: Clock, metrics: &Metrics) 
     let WorkspaceSettings { name, courier, dispatcher } = settings;
     let courier = Courier::new(courier, clock).map_err(|error| StartError::Courier(name.to_string(), error))?;
     Ok(Dispatcher::new(dispatcher, Arc::new(courier), clock, metrics.workspace(&name)))
-}
-
-async fn listen(address: SocketAddr, limits: Limits) -> Result<Listener, StartError> {
-    Listener::bind(address, limits).await.map_err(|error| StartError::Listen(address, error))
 }

@@ -70,9 +70,12 @@ impl fmt::Debug for Digest {
 #[error("must be a SHA-256 of 64 hexadecimal digits, as `courier-token-broker client-key NAME` prints it")]
 pub struct DigestError;
 
-/// The clients, found by their keys.
+/// The clients, found by their keys, or by the names in their certificates.
 #[derive(Clone, Debug, Default)]
-pub struct ClientKeys(Vec<(Digest, Client)>);
+pub struct ClientKeys {
+    keys: Vec<(Digest, Client)>,
+    names: Vec<(String, Client)>,
+}
 
 impl ClientKeys {
     /// The longest key that is looked at, in bytes.
@@ -80,17 +83,35 @@ impl ClientKeys {
 
     /// Adds a client.
     pub fn add(&mut self, key: Digest, client: Client) {
-        self.0.push((key, client));
+        self.keys.push((key, client));
     }
 
     /// Is there a client with this key already?
     pub fn contains(&self, key: Digest) -> bool {
-        self.0.iter().any(|(digest, _)| *digest == key)
+        self.keys.iter().any(|(digest, _)| *digest == key)
+    }
+
+    /// Adds a client that has a certificate with this name: a DNS name in lower
+    /// case, or a URI.
+    pub fn add_named(&mut self, name: String, client: Client) {
+        self.names.push((name, client));
+    }
+
+    /// Is there a client with this name in its certificate already?
+    pub fn contains_name(&self, name: &str) -> bool {
+        self.names.iter().any(|(other, _)| other == name)
     }
 
     /// There is no client.
     pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty() && self.names.is_empty()
+    }
+
+    /// Whose certificate has these names. Where they are the names of several
+    /// clients it is the first one in the settings.
+    pub fn find_named<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<&Client> {
+        let found = self.names.iter().find(|(wanted, _)| names.clone().any(|name| name == wanted));
+        found.map(|(_, client)| client)
     }
 
     /// Whose key this is. Every digest is compared, each in constant time, so
@@ -101,7 +122,7 @@ impl ClientKeys {
         }
         let wanted = Digest::of(key);
         let mut found = None;
-        for (digest, client) in &self.0 {
+        for (digest, client) in &self.keys {
             if verify_slices_are_equal(&digest.0, &wanted.0).is_ok() {
                 found = Some(client);
             }
@@ -147,6 +168,22 @@ mod tests {
         {
             assert!(keys.find(wrong).is_none());
         }
+    }
+
+    #[test]
+    fn a_client_is_found_by_a_whole_name_of_its_certificate() {
+        let mut keys = ClientKeys::default();
+        assert!(keys.is_empty());
+        keys.add_named("a.internal".to_owned(), client("a"));
+        keys.add_named("spiffe://td/b".to_owned(), client("b"));
+        assert!(!keys.is_empty() && keys.contains_name("a.internal") && !keys.contains_name("b"));
+        let found = |names: &[&str]| {
+            keys.find_named(names.iter().copied()).map(|client| client.name.clone()).unwrap_or_default()
+        };
+        assert_eq!(found(&["x", "spiffe://td/b"]), "b");
+        assert_eq!(found(&["spiffe://td/b", "a.internal"]), "a");
+        assert_eq!(found(&["internal", "a.internal.", "spiffe://td/b/c", "*"]), "");
+        assert!(keys.find("a.internal").is_none());
     }
 
     #[test]

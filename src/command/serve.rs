@@ -6,6 +6,8 @@ use clap::Args;
 use courier_token_broker::app::App;
 use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{LogFormat, Settings};
+use courier_token_broker::http::{Address, Passed};
+use listenfd::ListenFd;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::{Failure, Sources, asked_to_stop, block_on, log};
@@ -50,8 +52,9 @@ impl Serve {
         let settings = Settings::resolve(&raw, &layers)?;
         log(&settings);
         allow_many_connections();
+        let passed = if settings.listen.contains(&Address::Systemd) { passed_sockets()? } else { Vec::new() };
         block_on(async {
-            let app = App::bind(settings, Clock::system()).await?;
+            let app = App::bind_with(settings, passed, Clock::system()).await?;
             // Before anybody can know that it runs.
             let stop = asked_to_stop()?;
             announce(&app)?;
@@ -65,13 +68,29 @@ impl Serve {
 /// read them.
 pub fn announce(app: &App) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    for address in app.addresses() {
-        writeln!(out, "courier-token-broker on http://{address}")?;
+    for place in app.places() {
+        writeln!(out, "courier-token-broker on {place}")?;
     }
     if let Some(address) = app.admin_address() {
         writeln!(out, "admin on http://{address}")?;
     }
     out.flush()
+}
+
+/// The sockets that the service manager passed, whatever it calls them. Before
+/// there is a second thread, since they are taken out of the environment.
+fn passed_sockets() -> Result<Vec<Passed>, Failure> {
+    let mut sockets = ListenFd::from_env();
+    let mut passed = Vec::new();
+    for place in 0..sockets.len() {
+        let tcp = sockets.take_tcp_listener(place).map(|socket| socket.map(Passed::Tcp));
+        let socket = tcp.or_else(|_| sockets.take_unix_listener(place).map(|socket| socket.map(Passed::Unix)));
+        let socket = socket.map_err(|error| {
+            Failure::Settings(format!("server.listen: what the service manager passed is no stream socket: {error}"))
+        })?;
+        passed.extend(socket);
+    }
+    Ok(passed)
 }
 
 /// A connection is a file descriptor, and many systems allow a thousand unless

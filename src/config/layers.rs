@@ -250,7 +250,7 @@ mod tests {
             ("\n[tokens]\nflor = 0.5", "0.toml:3: tokens.flor: unknown key `flor`; known are"),
             ("[workspaces.eu]\napi_key = 5", "0.toml:2: workspaces.eu.api_key: must be a string"),
             ("[workspaces.eu]\napi_key = \"pk secret\"", "api_key: contains white space"),
-            ("[server.tls]\ncertificate_file = \"x\"", "server.tls: is not supported by this version yet"),
+            ("[server.tls]\ncertificate = \"x\"", "0.toml:2: server.tls.certificate: unknown key"),
             ("[store]\nkind = \"redis\"", "store.kind: must be \"memory\""),
             ("[tokens]\nhard_floor = \"pk_secret\"", "tokens.hard_floor: must be a duration"),
             ("[[clients]]\nname = \"a\"\nrequests_per_second = 5", "clients[0].requests_per_second: is not supported"),

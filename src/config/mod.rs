@@ -8,8 +8,9 @@ mod error;
 mod layers;
 mod raw;
 mod resolve;
+mod server;
 
 pub use error::SettingsError;
 pub use layers::{ENVIRONMENT_PREFIX, Layers};
-pub use raw::{Client as RawClient, LogFormat, Raw, Workspace as RawWorkspace};
+pub use raw::{Client as RawClient, LogFormat, Raw, Tls as RawTls, Workspace as RawWorkspace};
 pub use resolve::{Settings, WorkspaceSettings};

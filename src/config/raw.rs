@@ -52,18 +52,34 @@ const fn seconds(seconds: u64) -> Human {
 
 table!(Server {
     listen: OneOrMany = OneOrMany(vec!["127.0.0.1:8080".to_owned()]),
+    unix_mode: String = "0660".to_owned(),
     insecure: bool = false,
     timeout: Human = seconds(10),
     shutdown_timeout: Human = seconds(10),
     limits: Limits = Limits::default(),
-    #[serde(skip_serializing)]
-    tls: Option<NotYet> = None,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<Tls> = None,
+});
+
+table!(Tls {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate_file: Option<PathBuf> = None,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    private_key_file: Option<PathBuf> = None,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_ca_file: Option<PathBuf> = None,
 });
 
 table!(Limits {
     connections: u32 = 16_384,
+    connections_per_ip: u32 = 0,
+    requests_in_flight: u32 = 16_384,
     body_bytes: u32 = 16 * 1024,
     header_bytes: u32 = 16 * 1024,
+    header_count: u32 = 64,
+    streams: u32 = 128,
+    resets_per_second: u32 = 256,
+    handshake_timeout: Human = seconds(5),
     header_timeout: Human = seconds(60),
     body_timeout: Human = seconds(10),
 });
@@ -96,7 +112,10 @@ table!(Refresh { mode: String = "learned".to_owned(), extra_calls: f64 = 0.15, h
 
 table!(Client {
     name: String = String::new(),
+    #[serde(skip_serializing_if = "String::is_empty")]
     key_sha256: String = String::new(),
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    certificate_names: Vec<String> = Vec::new(),
     workspace: String = "default".to_owned(),
     #[serde(skip_serializing_if = "Option::is_none")]
     scopes: Option<Vec<String>> = None,

@@ -20,7 +20,13 @@ use crate::{broker, http, upstream};
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where apps call.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<http::Address>,
+    /// Who may connect to a Unix socket of ours, as a file's mode.
+    pub unix_mode: u32,
+    /// Tokens may cross a network unencrypted.
+    pub insecure: bool,
+    /// What apps that call over TCP are shown; `None` where they speak without TLS.
+    pub tls: Option<http::Certificates>,
     /// Where operators look.
     pub admin_listen: SocketAddr,
     /// What a connection may do.
@@ -52,8 +58,8 @@ pub struct WorkspaceSettings {
     pub dispatcher: upstream::DispatcherSettings,
 }
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 impl Settings {
     /// Checks merged settings. `layers` are where they came from, for errors.
@@ -80,18 +86,14 @@ impl Settings {
         if !(0.0..=10.0).contains(&raw.refresh.extra_calls) {
             return Err(check.error("refresh.extra_calls", "must be a number from 0 to 10"));
         }
-        let limits = &raw.server.limits;
-        check.range("server.limits.connections", limits.connections.into(), 1, 1_000_000)?;
-        check.range("server.limits.body_bytes", limits.body_bytes.into(), 256, 1 << 20)?;
-        check.range("server.limits.header_bytes", limits.header_bytes.into(), 1024, 128 << 10)?;
+        let limits = check.limits(&raw.server.limits)?;
         Ok(Self {
             listen: check.listen(&raw.server)?,
-            admin_listen: check.address("admin.listen", &raw.admin.listen)?,
-            limits: http::Limits {
-                connections: limits.connections as usize,
-                header_bytes: limits.header_bytes as usize,
-                header_timeout: check.span("server.limits.header_timeout", limits.header_timeout, SECOND, HOUR)?,
-            },
+            unix_mode: check.unix_mode(&raw.server.unix_mode)?,
+            insecure: raw.server.insecure,
+            tls: check.tls(&raw.server)?,
+            admin_listen: check.port("admin.listen", &raw.admin.listen)?,
+            limits,
             shutdown_timeout: check.span(
                 "server.shutdown_timeout",
                 raw.server.shutdown_timeout,
@@ -101,9 +103,10 @@ impl Settings {
             http: http::Settings {
                 default_lifetime,
                 max_lifetime,
-                body_bytes: limits.body_bytes as usize,
-                header_bytes: limits.header_bytes as usize,
-                body_timeout: check.span("server.limits.body_timeout", limits.body_timeout, SECOND, HOUR)?,
+                body_bytes: raw.server.limits.body_bytes as usize,
+                header_bytes: limits.header_bytes,
+                header_count: raw.server.limits.header_count as usize,
+                body_timeout: check.span("server.limits.body_timeout", raw.server.limits.body_timeout, SECOND, HOUR)?,
                 profiles,
             },
             clients: check.clients(raw, &workspaces)?,
@@ -126,14 +129,14 @@ impl Settings {
 }
 
 /// Checks one key after the other.
-struct Check<'a>(&'a Layers);
+pub(super) struct Check<'a>(&'a Layers);
 
 impl Check<'_> {
-    fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
+    pub(super) fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
         self.0.error(key, wanted)
     }
 
-    fn range(&self, key: &str, value: u64, least: u64, most: u64) -> Result<(), SettingsError> {
+    pub(super) fn range(&self, key: &str, value: u64, least: u64, most: u64) -> Result<(), SettingsError> {
         if (least..=most).contains(&value) {
             Ok(())
         } else {
@@ -141,7 +144,13 @@ impl Check<'_> {
         }
     }
 
-    fn span(&self, key: &str, raw: raw::Human, least: Duration, most: Duration) -> Result<Duration, SettingsError> {
+    pub(super) fn span(
+        &self,
+        key: &str,
+        raw: raw::Human,
+        least: Duration,
+        most: Duration,
+    ) -> Result<Duration, SettingsError> {
         if (least..=most).contains(&raw.0) {
             return Ok(raw.0);
         }
@@ -152,29 +161,6 @@ impl Check<'_> {
     fn lifetime(&self, key: &str, raw: raw::Human) -> Result<Lifetime, SettingsError> {
         Lifetime::from_seconds(raw.0.as_secs_f64())
             .map_err(|_| self.error(key, "must be a duration of whole seconds, at least \"1s\""))
-    }
-
-    fn address(&self, key: &str, text: &str) -> Result<SocketAddr, SettingsError> {
-        if text.starts_with("unix:") {
-            return Err(
-                self.error(key, "Unix sockets are not supported by this version yet: give an IP address and port")
-            );
-        }
-        text.parse().map_err(|_| self.error(key, "must be an IP address and port such as \"127.0.0.1:8080\""))
-    }
-
-    fn listen(&self, server: &raw::Server) -> Result<Vec<SocketAddr>, SettingsError> {
-        const KEY: &str = "server.listen";
-        let addresses = server.listen.0.iter().map(|text| self.address(KEY, text)).collect::<Result<Vec<_>, _>>()?;
-        if addresses.is_empty() {
-            return Err(self.error(KEY, "must have at least one address"));
-        }
-        if !server.insecure && addresses.iter().any(|address| !address.ip().is_loopback()) {
-            let wanted = "tokens and client keys would cross the network unencrypted: listen on a loopback address \
-                behind a proxy that does TLS, or set server.insecure = true";
-            return Err(self.error(KEY, wanted));
-        }
-        Ok(addresses)
     }
 
     fn mode(&self, mode: &str) -> Result<Mode, SettingsError> {
@@ -278,15 +264,23 @@ impl Check<'_> {
                 return Err(self.error(&key("name"), "must differ from the other clients' names"));
             }
             seen.push(&client.name);
+            if !workspaces.iter().any(|workspace| workspace.name.as_str() == client.workspace) {
+                return Err(self.error(&key("workspace"), "must be the name of one of the workspaces"));
+            }
+            let known = self.client(raw, client, key)?;
+            for name in self.certificate_names(raw, client, &keys, key)? {
+                keys.add_named(name, known.clone());
+            }
+            // Whoever shows a certificate needs no key.
+            if client.key_sha256.is_empty() && !client.certificate_names.is_empty() {
+                continue;
+            }
             let digest =
                 Digest::parse(&client.key_sha256).map_err(|error| self.error(&key("key_sha256"), error.to_string()))?;
             if keys.contains(digest) {
                 return Err(self.error(&key("key_sha256"), "must differ from the other clients' keys"));
             }
-            if !workspaces.iter().any(|workspace| workspace.name.as_str() == client.workspace) {
-                return Err(self.error(&key("workspace"), "must be the name of one of the workspaces"));
-            }
-            keys.add(digest, self.client(raw, client, key)?);
+            keys.add(digest, known);
         }
         if keys.is_empty() {
             return Err(self.error(

@@ -46,22 +46,30 @@ where
     match collected {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge(limit)),
-        Err(_) => Err(Problem::Invalid("the body broke off".to_owned())),
+        Err(_) => Err(Problem::BodyBroken),
     }
 }
 
 /// Takes what is left of a refused request's body, and forgets it: many clients
 /// read no answer before they have sent everything. Within limits: beyond them the
-/// connection is closed.
-pub async fn discard<B: Incoming>(request: &mut Request<B>, timeout: Duration) {
+/// connection is closed. Tells whether the caller gave the request up meanwhile.
+pub async fn discard<B: Incoming>(request: &mut Request<B>, timeout: Duration) -> bool {
     // Whoever asks first is told by the answer, and need not send it.
     if request.headers().contains_key(EXPECT) {
-        return;
+        return false;
     }
     let mut rest = Limited::new(request.body_mut(), MOST_DISCARDED);
-    let discarded = async { while let Ok(Some(Ok(_))) = tokio::time::timeout(LULL, rest.frame()).await {} };
+    let discarded = async {
+        loop {
+            match tokio::time::timeout(LULL, rest.frame()).await {
+                Ok(Some(Ok(_))) => {}
+                Ok(Some(Err(error))) => return !error.is::<LengthLimitError>(),
+                Ok(None) | Err(_) => return false,
+            }
+        }
+    };
     // Whether all of it came or not.
-    let _ = tokio::time::timeout(timeout, discarded).await;
+    tokio::time::timeout(timeout, discarded).await.unwrap_or(false)
 }
 
 const MOST_DISCARDED: usize = 8 << 20;

@@ -1,57 +1,75 @@
 //! Connections: accepted, bounded, and let end in peace.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
 use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::body::Reply;
-use super::stream::Guarded;
+use super::connection::{Gate, converse};
+use super::socket::{Accepted, Socket};
+use super::tls::Tls;
+use crate::clock::Clock;
+use crate::metrics::{Dropped, Metrics};
 
 /// What a listener allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// The most connections at once; further ones wait to be accepted.
     pub connections: usize,
+    /// The most connections of one IP address (of one /64 with IPv6) at once; 0 for
+    /// no limit. Further ones are closed.
+    pub connections_per_ip: u32,
+    /// The most requests at once; further ones are refused.
+    pub requests_in_flight: usize,
     /// The most bytes of a request's path and headers, at least 1024.
     pub header_bytes: usize,
     /// The longest that a request's headers may take to arrive, that a connection
     /// may be idle, and that a peer may read nothing of what it is sent.
     pub header_timeout: Duration,
+    /// The longest that a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// The most requests at once in one HTTP/2 connection.
+    pub streams: u32,
+    /// The most requests of one HTTP/2 connection that its peer may give up in a
+    /// second. With more the connection is closed.
+    pub resets_per_second: u32,
 }
 
-/// Takes HTTP/1.1 connections from a socket.
+/// Takes connections from a socket: HTTP/1.1, and with TLS HTTP/2 too.
 pub struct Listener {
-    socket: TcpListener,
-    limits: Limits,
+    socket: Socket,
+    gate: Arc<Gate>,
 }
 
-/// When stopping, how long a connection may take that is in no request.
-const GRACE: Duration = Duration::from_secs(1);
 /// After a failed `accept`: most often there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Listener {
-    /// Listens on an address.
-    pub async fn bind(address: SocketAddr, limits: Limits) -> io::Result<Self> {
-        Ok(Self { socket: TcpListener::bind(address).await?, limits })
+    /// Takes connections from this socket. `tls` is for TCP: a Unix socket does
+    /// without.
+    pub fn new(socket: Socket, limits: Limits, tls: Option<Arc<Tls>>, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        let tls = tls.filter(|_| socket.is_tcp());
+        Self { socket, gate: Arc::new(Gate::new(limits, tls, clock, metrics)) }
     }
 
-    /// Where it listens: with the port that was chosen, if it was to choose.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+    /// The IP address and port, where it has them: with the port that was chosen,
+    /// if it was to choose.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.socket.address()
+    }
+
+    /// Does whoever connects have to speak TLS?
+    pub fn is_tls(&self) -> bool {
+        self.gate.tls.is_some()
     }
 
     /// Answers requests until `stop` resolves. Then it accepts nothing more, lets
@@ -63,13 +81,14 @@ impl Listener {
         F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
         A: Future<Output = Response<Reply>> + Send + 'static,
     {
-        let room = Arc::new(Semaphore::new(self.limits.connections));
+        let Self { socket, gate } = self;
+        let room = Arc::new(Semaphore::new(gate.limits.connections));
         let open = EndOnDrop(Arc::new(Connections::default()));
         let mut stop = pin!(stop);
         loop {
             let accepted = async {
                 let permit = Arc::clone(&room).acquire_owned().await;
-                (permit, self.socket.accept().await)
+                (permit, socket.accept().await)
             };
             let (permit, accepted) = tokio::select! {
                 () = &mut stop => break,
@@ -78,18 +97,29 @@ impl Listener {
             // The semaphore is never closed.
             let Ok(permit) = permit else { break };
             match accepted {
-                Ok((stream, _)) => open.0.spawn(stream, answer.clone(), self.limits, permit),
+                Ok(accepted) => open.0.spawn(accepted, answer.clone(), &gate, permit),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
-        drop(self.socket);
+        drop(socket);
         open.0.end();
-        let all = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
+        let all = u32::try_from(gate.limits.connections).unwrap_or(u32::MAX);
         // When every permit is back, every connection has ended.
         let _ = room.acquire_many(all).await;
+    }
+}
+
+/// As a URL, or the path of a Unix socket.
+impl fmt::Display for Listener {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.address(), self.is_tls()) {
+            (None, _) => self.socket.fmt(out),
+            (Some(address), false) => write!(out, "http://{address}"),
+            (Some(address), true) => write!(out, "https://{address}"),
+        }
     }
 }
 
@@ -102,6 +132,8 @@ struct Connections(Mutex<Open>);
 struct Open {
     opened: u64,
     ends: HashMap<u64, oneshot::Sender<()>>,
+    /// How many each address has, where that is limited.
+    peers: HashMap<IpAddr, u32>,
 }
 
 struct EndOnDrop(Arc<Connections>);
@@ -113,21 +145,36 @@ impl Drop for EndOnDrop {
 }
 
 impl Connections {
-    fn spawn<F, A>(self: &Arc<Self>, stream: TcpStream, answer: F, limits: Limits, permit: OwnedSemaphorePermit)
+    fn spawn<F, A>(self: &Arc<Self>, accepted: Accepted, answer: F, gate: &Arc<Gate>, permit: OwnedSemaphorePermit)
     where
         F: Fn(Request<Incoming>) -> A + Send + 'static,
         A: Future<Output = Response<Reply>> + Send + 'static,
     {
+        let most = gate.limits.connections_per_ip;
+        let peer = match &accepted {
+            Accepted::Tcp(_, address) if most > 0 => Some(household(*address)),
+            _ => None,
+        };
         let (end, told) = oneshot::channel();
         let mut open = self.open();
+        if let Some(peer) = peer {
+            let count = open.peers.entry(peer).or_default();
+            if *count >= most {
+                drop(open);
+                gate.metrics.connection_dropped(Dropped::PerIp);
+                return;
+            }
+            *count += 1;
+        }
         let id = open.opened;
         open.opened += 1;
         open.ends.insert(id, end);
         drop(open);
-        let closing = Closing { connections: Arc::clone(self), id, _permit: permit };
+        let closing = Closing { connections: Arc::clone(self), id, peer, _permit: permit };
+        let gate = Arc::clone(gate);
         tokio::spawn(async move {
             let _closing = closing;
-            converse(stream, answer, limits, told).await;
+            converse(accepted, gate, answer, told).await;
         });
     }
 
@@ -145,58 +192,43 @@ impl Connections {
 struct Closing {
     connections: Arc<Connections>,
     id: u64,
+    peer: Option<IpAddr>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.connections.open().ends.remove(&self.id);
+        let mut open = self.connections.open();
+        open.ends.remove(&self.id);
+        if let Some(peer) = self.peer
+            && let Entry::Occupied(mut count) = open.peers.entry(peer)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
-async fn converse<F, A>(stream: TcpStream, answer: F, limits: Limits, mut told: oneshot::Receiver<()>)
-where
-    F: Fn(Request<Incoming>) -> A + Send + 'static,
-    A: Future<Output = Response<Reply>> + Send + 'static,
-{
-    // Answers are small: waiting to fill a packet would only delay them.
-    let _ = stream.set_nodelay(true);
-    let busy = Arc::new(AtomicBool::new(false));
-    let answering = Arc::clone(&busy);
-    let service = service_fn(move |request| {
-        // Boxed: it is large, and would be moved about by everything it goes through.
-        let (answered, busy) = (Box::pin(answer(request)), Arc::clone(&answering));
-        async move {
-            busy.store(true, Ordering::Relaxed);
-            let response = answered.await;
-            busy.store(false, Ordering::Relaxed);
-            Ok::<_, std::convert::Infallible>(response)
-        }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        // hyper takes no less than 8 KiB. What is read of a body comes on top.
-        .max_buf_size(limits.header_bytes.saturating_add(8192))
-        .serve_connection(TokioIo::new(Guarded::new(stream, limits.header_timeout)), service);
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        biased;
-        ended = &mut connection => ended,
-        // Told by the sender's end, whether it was used or dropped.
-        _ = &mut told => {
-            connection.as_mut().graceful_shutdown();
-            // hyper would wait for the rest of half a head too.
-            loop {
-                match tokio::time::timeout(GRACE, &mut connection).await {
-                    Ok(ended) => break ended,
-                    Err(_) if !busy.load(Ordering::Relaxed) => return,
-                    Err(_) => {}
-                }
-            }
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke");
+/// What one household has: an IPv4 address, or a /64 of IPv6, in which everybody
+/// has as many addresses as they like.
+fn household(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_household_count_together() {
+        let of = |text: &str| household(text.parse().expect("an address")).to_string();
+        assert_eq!(of("192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
     }
 }

@@ -3,15 +3,19 @@
 //! To add a route: a file with a handler, a variant of [`Route`], a line in
 //! `Api::find` and one in [`Api::answer`].
 
+mod address;
 mod admin;
 mod body;
+mod connection;
 mod courier;
 mod frontend;
 mod listener;
 mod native;
 mod problem;
 mod removal;
+mod socket;
 mod stream;
+mod tls;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -24,16 +28,21 @@ use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderNam
 use hyper::{Method, Request, Response, Uri};
 use percent_encoding::percent_decode_str;
 
+pub use address::Address;
 pub use admin::{Admin, Readiness};
 pub use body::{Incoming, Reply};
 pub use listener::{Limits, Listener};
+pub use socket::{Passed, Socket};
+pub use tls::{CertificateError, Certificates, Tls, TlsFiles};
 
 use crate::auth::{Client, ClientKeys};
 use crate::broker::{Answer, Ask, Broker, Source};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Outcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
+use connection::{GivenUp, Overload};
 use problem::{Problem, Style};
+use tls::PeerNames;
 
 /// What the app listener needs to know.
 #[derive(Clone, Debug)]
@@ -48,6 +57,9 @@ pub struct Settings {
     pub body_bytes: usize,
     /// The most bytes of a request's headers.
     pub header_bytes: usize,
+    /// The most headers of a request. hyper takes 100, and with another limit it
+    /// would keep them on the heap, at a price for each request.
+    pub header_count: usize,
     /// The longest that a request's body may take to arrive.
     pub body_timeout: Duration,
 }
@@ -85,6 +97,8 @@ impl Api {
             let arrived = self.clock.now();
             let (route, methods) = Self::find(request.uri());
             let answered = match route {
+                _ if request.extensions().get::<Overload>().is_some() => Err(Problem::Overload),
+                _ if request.headers().len() > self.settings.header_count => Err(Problem::HeadersTooLarge),
                 _ if header_bytes(&request) > self.settings.header_bytes => Err(Problem::HeadersTooLarge),
                 Route::Other => Err(Problem::NotFound),
                 _ if !methods.contains(request.method()) => Err(Problem::Method(methods)),
@@ -97,11 +111,17 @@ impl Api {
             let (outcome, response) = match answered {
                 Ok(answered) => answered,
                 Err(problem) => {
-                    if !matches!(problem, Problem::BodyTimeout) {
-                        Box::pin(body::discard(&mut request, self.settings.body_timeout)).await;
-                    }
+                    let given_up = match problem {
+                        Problem::BodyBroken => true,
+                        Problem::BodyTimeout | Problem::Overload => false,
+                        _ => Box::pin(body::discard(&mut request, self.settings.body_timeout)).await,
+                    };
                     let style = if route == Route::Frontend { Style::Frontend } else { Style::Courier };
-                    (problem.outcome(), problem.response(style))
+                    let mut response = problem.response(style);
+                    if given_up {
+                        response.extensions_mut().insert(GivenUp);
+                    }
+                    (problem.outcome(), response)
                 }
             };
             self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
@@ -122,11 +142,17 @@ impl Api {
         }
     }
 
-    /// Whose key the request carries.
+    /// Whose key the request carries; without any, whose certificate its
+    /// connection showed.
     fn client<B>(&self, request: &Request<B>) -> Result<&Client, Problem> {
         let mut values = request.headers().get_all(AUTHORIZATION).iter();
-        let (Some(value), None) = (values.next(), values.next()) else {
-            return Err(Problem::NoKey);
+        let value = match (values.next(), values.next()) {
+            (Some(value), None) => value,
+            (Some(_), Some(_)) => return Err(Problem::NoKey),
+            (None, _) => {
+                let names = request.extensions().get::<PeerNames>().ok_or(Problem::NoKey)?;
+                return self.clients.find_named(names.iter()).ok_or(Problem::NoKey);
+            }
         };
         let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Problem::NoKey)?;
         if !scheme.eq_ignore_ascii_case("bearer") {

@@ -35,8 +35,12 @@ pub enum Problem {
     BodyTooLarge(usize),
     /// The body did not arrive in time.
     BodyTimeout,
-    /// Path and headers are too large together.
+    /// The body broke off: the caller is gone, or gave this request up.
+    BodyBroken,
+    /// Path and headers are too large together, or the headers are too many.
     HeadersTooLarge,
+    /// Too many requests are under way.
+    Overload,
     /// What was sent makes no sense; this is what is wrong with it.
     Invalid(String),
     /// Nobody may ask for so long a lifetime.
@@ -106,9 +110,10 @@ impl Problem {
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Retry::Never),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, SOON),
             Self::HeadersTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID, Retry::Never),
-            Self::Invalid(_) | Self::LifetimeTooLong(_) | Self::MinTtlTooLong => {
+            Self::BodyBroken | Self::Invalid(_) | Self::LifetimeTooLong(_) | Self::MinTtlTooLong => {
                 (StatusCode::BAD_REQUEST, INVALID, Retry::Never)
             }
+            Self::Overload => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
             Self::Refusal(refusal) => match refusal {
                 Refusal::Limited(wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
                 Refusal::TimedOut | Refusal::Upstream(Failure::Timeout) => (StatusCode::GATEWAY_TIMEOUT, API, SOON),
@@ -151,7 +156,9 @@ impl Problem {
             Self::MediaType => "the body must be JSON: send `Content-Type: application/json`".to_owned(),
             Self::BodyTooLarge(limit) => format!("the body is too large: at most {limit} bytes are taken"),
             Self::BodyTimeout => "the body did not arrive in time".to_owned(),
-            Self::HeadersTooLarge => "path and headers are too large".to_owned(),
+            Self::BodyBroken => "the body broke off".to_owned(),
+            Self::HeadersTooLarge => "path and headers are too large, or the headers are too many".to_owned(),
+            Self::Overload => "the broker has too many requests under way".to_owned(),
             Self::Invalid(message) => message.clone(),
             Self::LifetimeTooLong(longest) => {
                 format!("expires_in is too long: at most {} seconds are allowed", longest.as_secs())
@@ -170,6 +177,7 @@ impl Problem {
     /// What the metrics call it.
     pub fn outcome(&self) -> Outcome {
         match self.shape().0 {
+            _ if matches!(self, Self::Overload) => Outcome::Limited,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Outcome::Denied,
             StatusCode::TOO_MANY_REQUESTS => Outcome::Limited,
             status if status.is_server_error() => Outcome::Failed,
@@ -246,7 +254,9 @@ mod tests {
             Problem::MediaType,
             Problem::BodyTooLarge(1),
             Problem::BodyTimeout,
+            Problem::BodyBroken,
             Problem::HeadersTooLarge,
+            Problem::Overload,
             Problem::Invalid("x".to_owned()),
             Problem::LifetimeTooLong(Lifetime::MAX),
             Problem::MinTtlTooLong,

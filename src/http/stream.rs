@@ -25,15 +25,22 @@ pub struct Guarded<S> {
     stalled: Option<Pin<Box<Sleep>>>,
     /// What goes out in place of a bare refusal.
     refusal: Bytes,
+    /// Whether what goes out may be such a refusal.
+    speaks_http1: bool,
 }
 
 const ERROR: &[u8] = b"HTTP/1.1 4";
 const BARE: &str = "content-length: 0\r\n";
 
 impl<S> Guarded<S> {
-    /// Wraps a connection.
+    /// Wraps a connection that speaks HTTP/1.1.
     pub const fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, stalled: None, refusal: Bytes::new() }
+        Self { stream, patience, stalled: None, refusal: Bytes::new(), speaks_http1: true }
+    }
+
+    /// Wraps a connection in which no refusal is a text: HTTP/2.
+    pub const fn wordless(stream: S, patience: Duration) -> Self {
+        Self { stream, patience, stalled: None, refusal: Bytes::new(), speaks_http1: false }
     }
 
     /// An error where nothing has gone out for too long.
@@ -98,7 +105,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_refusal(context))?;
-        if let Some(head) = slices.first()
+        if self.speaks_http1
+            && let Some(head) = slices.first()
             && let Some(refusal) = clothe(head)
         {
             self.refusal = refusal.into();
@@ -120,7 +128,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_refusal(context))?;
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        // With TLS that is a message too.
+        let shut = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.hurry(context, shut)
     }
 }
 

@@ -34,7 +34,8 @@ pub enum Outcome {
     Denied,
     /// Refused: the request made no sense (other 4xx).
     Invalid,
-    /// Refused: the budget could not serve it in time (429).
+    /// Refused: the budget could not serve it in time (429), or too many requests
+    /// were under way (503).
     Limited,
     /// Courier or the broker failed (5xx).
     Failed,
@@ -61,6 +62,17 @@ pub enum CallOutcome {
     Malformed,
     /// The token was not what was asked for.
     Mismatch,
+}
+
+/// Why a connection was closed before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// Its peer's address had too many.
+    PerIp,
+    /// Its TLS handshake failed, or took too long.
+    Handshake,
+    /// It gave up too many of its requests.
+    Resets,
 }
 
 /// Why a token left the cache.
@@ -125,6 +137,7 @@ label!(CallOutcome {
     Malformed = "malformed",
     Mismatch = "mismatch",
 });
+label!(Dropped { PerIp = "per_ip", Handshake = "handshake", Resets = "resets" });
 label!(Removal { Expired = "expired", Replaced = "replaced", Evicted = "evicted", Removed = "removed" });
 
 impl CallOutcome {

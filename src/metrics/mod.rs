@@ -16,7 +16,7 @@ use prometheus::{
 };
 
 use label::Label;
-pub use label::{CallOutcome, Outcome, Removal, Route};
+pub use label::{CallOutcome, Dropped, Outcome, Removal, Route};
 
 use crate::policy::budget::Class;
 use crate::policy::refresh::Reason;
@@ -28,6 +28,7 @@ pub struct Metrics {
     requests: [[IntCounter; Outcome::ALL.len()]; Route::ALL.len()],
     durations: [Histogram; Route::ALL.len()],
     removals: [IntCounter; Removal::ALL.len()],
+    drops: [IntCounter; Dropped::ALL.len()],
     /// Tokens in the cache.
     pub cached_tokens: IntGauge,
     /// How much later than planned renewals were begun.
@@ -86,6 +87,12 @@ impl Metrics {
         )?;
         let removals =
             counters(&registry, "cache_removals_total", "Tokens that left the cache, by cause.", &["cause"])?;
+        let drops = counters(
+            &registry,
+            "connections_dropped_total",
+            "Connections that were closed before their time, by cause.",
+            &["cause"],
+        )?;
         let build = register(
             &registry,
             IntGaugeVec::new(named("build_info", "Always 1; the label tells the version."), &["version"])?,
@@ -99,6 +106,7 @@ impl Metrics {
             }),
             durations: array::from_fn(|route| durations.with_label_values(&[Route::ALL[route].as_str()])),
             removals: array::from_fn(|cause| removals.with_label_values(&[Removal::ALL[cause].as_str()])),
+            drops: array::from_fn(|cause| drops.with_label_values(&[Dropped::ALL[cause].as_str()])),
             cached_tokens: register(&registry, IntGauge::with_opts(named("cached_tokens", "Tokens in the cache."))?)?,
             renewal_lateness: register(
                 &registry,
@@ -172,6 +180,11 @@ impl Metrics {
     /// Counts a token that left the cache.
     pub fn removal(&self, cause: Removal) {
         self.removals[cause as usize].inc();
+    }
+
+    /// Counts a connection that was closed before its time.
+    pub fn connection_dropped(&self, cause: Dropped) {
+        self.drops[cause as usize].inc();
     }
 
     /// The metrics of one workspace.

@@ -1,6 +1,7 @@
 //! `check`: what holds, and whether Courier agrees.
 
 use crate::support::child::{ANY_PORT, Ended, Program, settings};
+use crate::support::pki::Authority;
 
 const KEY: &str = "pk_prod_never-to-be-seen";
 const CLIENT_KEY: &str = "ctb_never-to-be-seen-either";
@@ -44,6 +45,29 @@ fn what_is_printed_are_settings() {
     let second = check(&first.stdout.join("\n"), &[]);
     assert_eq!((second.code, second.stderr.as_str()), (Some(0), ""), "{second:?}");
     assert_eq!(first.stdout, second.stdout);
+}
+
+#[test]
+fn tls_and_limits_are_shown() {
+    let authority = Authority::new();
+    let identity = authority.sign(&["a"]);
+    let path = |name, text| authority.file(name, text).to_str().expect("text").to_owned();
+    let (certificate, key) = (path("crt", &identity.certificate), path("key", &identity.key));
+    // With TLS an address that is not this machine's own needs nothing else.
+    let text = format!(
+        "[server]\nlisten = [\"0.0.0.0:8443\", \"unix:/run/x\", \"systemd\"]\n[server.limits]\nstreams = 7\n\
+         [server.tls]\ncertificate_file = \"{certificate}\"\nprivate_key_file = \"{key}\"\n\
+         client_ca_file = \"{certificate}\"\n[[clients]]\nname = \"a\"\ncertificate_names = [\"a.internal\"]\n"
+    );
+    let ended = check(&text, &KEYS);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    let shown = ended.stdout.join("\n");
+    assert!(!shown.contains("BEGIN"), "{shown}");
+    let table: toml::Table = shown.parse().expect("TOML");
+    assert_eq!(table["server"]["tls"]["certificate_file"].as_str(), Some(certificate.as_str()));
+    assert_eq!(table["server"]["limits"]["streams"].as_integer(), Some(7));
+    assert_eq!(table["server"]["limits"]["handshake_timeout"].as_str(), Some("5s"));
+    assert_eq!(table["clients"][0]["certificate_names"][0].as_str(), Some("a.internal"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod support;
 
 mod check;
 mod help;
+mod passed;
 mod plan;
 mod refusals;
 mod sandbox;

@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 
 use crate::support::child::{ANY_PORT, Ended, Program, settings};
+use crate::support::pki::Authority;
 
 /// What must be in no line.
 const SECRET: &str = "hunter2";
@@ -62,6 +64,69 @@ fn a_port_that_is_taken_is_named() {
         let sandbox = Program::new(["sandbox"]).arguments(addresses).run();
         is_refused(taken, &sandbox, &[&address, "in use"]);
     }
+}
+
+#[test]
+fn a_path_where_something_else_is_is_named_and_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (live, file, nowhere) =
+        (folder.path().join("live"), folder.path().join("file"), folder.path().join("missing/socket"));
+    let _listener = UnixListener::bind(&live).expect("a socket");
+    std::fs::write(&file, "something").expect("written");
+    for (path, wanted) in [(&live, "another process"), (&file, "no socket"), (&nowhere, "No such file")] {
+        let address = format!("unix:{}", path.display());
+        let program = Program::new(["serve", "--listen", &address, "--admin-listen", ANY_PORT]);
+        let ended = program.env("COURIER_API_KEY", "pk").env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY).run();
+        is_refused(&address, &ended, &[&address, wanted]);
+    }
+    assert!(live.exists() && file.exists());
+}
+
+#[test]
+fn sockets_that_nobody_passed_are_missed() {
+    is_refused("systemd", &simplest().arguments(["--listen", "systemd"]).run(), &["systemd", "LISTEN_FDS"]);
+}
+
+#[test]
+fn files_that_will_not_do_for_tls_are_named() {
+    let authority = Authority::new();
+    let (ours, other) = (authority.sign(&["a"]), authority.sign(&["a"]));
+    let garbled = |name: &str| format!("-----BEGIN {name}-----\nhunter2hunter2hunter2hunter2\n-----END {name}-----\n");
+    let write = |name: &str, text: &str| authority.file(name, text).to_str().expect("text").to_owned();
+    let (certificate, key) = (write("crt", &ours.certificate), write("key", &ours.key));
+    let missing = write("missing", "");
+    std::fs::remove_file(&missing).expect("removed");
+    for (files, setting, wanted) in [
+        ([&missing, &key], "certificate_file", "can't be read"),
+        ([&key, &key], "certificate_file", "no certificate"),
+        ([&write("empty", ""), &key], "certificate_file", "no certificate"),
+        ([&write("garbled", &garbled("CERTIFICATE")), &key], "certificate_file", "certificate"),
+        ([&write("broken", "-----BEGIN hunter2"), &key], "certificate_file", "not valid PEM"),
+        ([&certificate, &missing], "private_key_file", "can't be read"),
+        ([&certificate, &certificate], "private_key_file", "no private key"),
+        ([&certificate, &write("garbled.key", &garbled("PRIVATE KEY"))], "private_key_file", "can't be used"),
+        ([&certificate, &write("other", &other.key)], "private_key_file", &certificate),
+    ] {
+        let [certificate, key] = files;
+        let text =
+            format!("{WORKSPACE}[server.tls]\ncertificate_file = \"{certificate}\"\nprivate_key_file = \"{key}\"");
+        let blamed = if setting == "certificate_file" { certificate } else { key };
+        is_refused_in_a_file(&text, &[&format!("server.tls.{setting}: {blamed}"), wanted]);
+    }
+    let tls = format!("{WORKSPACE}[server.tls]\ncertificate_file = \"{certificate}\"\nprivate_key_file = \"{key}\"\n");
+    is_refused_in_a_file(
+        &format!("{tls}client_ca_file = \"{key}\""),
+        &[&format!("server.tls.client_ca_file: {key}"), "no certificate"],
+    );
+    let named = "[[clients]]\nname = \"a\"\ncertificate_names = [\"a\"]\n";
+    is_refused_in_a_file(&format!("{tls}{named}"), &["clients[0].certificate_names", "client_ca_file"]);
+    let tls = format!("{tls}client_ca_file = \"{certificate}\"\n");
+    for names in ["[\"a b\"]", "[\"\"]", "[\"a\", \"A\"]"] {
+        let named = format!("[[clients]]\nname = \"a\"\ncertificate_names = {names}\n");
+        is_refused_in_a_file(&format!("{tls}{named}"), &["clients[0].certificate_names"]);
+    }
+    let twice = format!("{named}{}", named.replacen("\"a\"", "\"b\"", 1));
+    is_refused_in_a_file(&format!("{tls}{twice}"), &["clients[1].certificate_names", "differ"]);
 }
 
 #[test]
@@ -136,13 +201,22 @@ fn a_value_that_will_not_do_is_refused_where_it_stands() {
         ("[server]\nlisten = [\"127.0.0.1:1\", \"[::]:8080\"]", &["server.listen", "server.insecure"]),
         ("[server]\nlisten = []", &["server.listen", "at least one"]),
         ("[server]\nlisten = \"localhost\"", &["server.listen", "port"]),
-        ("[server]\nlisten = \"unix:/tmp/x\"", &["server.listen", "not supported"]),
+        ("[server]\nlisten = \"unix:hunter2\"", &["server.listen", "\"unix:/run/"]),
+        ("[server]\nlisten = [\"systemd\", \"systemd\"]", &["server.listen", "no more than once"]),
+        ("[server]\nunix_mode = \"0o660\"", &["server.unix_mode", "\"0660\""]),
+        ("[server]\nunix_mode = \"1777\"", &["server.unix_mode", "\"0777\""]),
         ("[server]\ntimeout = \"51s\"", &["server.timeout", "50s"]),
         ("[server.limits]\nbody_bytes = 1", &["server.limits.body_bytes", "256"]),
         ("[server.limits]\nheader_bytes = 1", &["server.limits.header_bytes", "1024"]),
         ("[server.limits]\nconnections = 0", &["server.limits.connections"]),
         ("[server.limits]\nbody_timeout = \"1ms\"", &["server.limits.body_timeout"]),
-        ("[server.tls]\ncertificate_file = \"x\"", &["server.tls", "not supported"]),
+        ("[server.limits]\nheader_count = 101", &["server.limits.header_count", "100"]),
+        ("[server.limits]\nstreams = 0", &["server.limits.streams", "from 1"]),
+        ("[server.limits]\nrequests_in_flight = 0", &["server.limits.requests_in_flight", "from 1"]),
+        ("[server.limits]\nresets_per_second = 0", &["server.limits.resets_per_second", "from 1"]),
+        ("[server.limits]\nhandshake_timeout = \"1ms\"", &["server.limits.handshake_timeout", "100ms"]),
+        ("[server.tls]\ncertificate_file = \"x\"", &["server.tls: ", "private_key_file"]),
+        ("[server.tls]\nprivate_key_file = \"x\"", &["server.tls: ", "certificate_file"]),
         ("[sessions]\nissuer = \"x\"", &["sessions", "not supported"]),
         ("[store]\nkind = \"redis\"", &["store.kind", "\"memory\""]),
         ("[store]\nurl = \"redis://u:hunter2@h\"", &["store.url", "not supported"]),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,6 +10,7 @@ use courier_token_broker::app::App;
 use courier_token_broker::auth::Digest;
 use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
+use courier_token_broker::http::Tls;
 use courier_token_broker::sandbox::{Faults, Simulator};
 use courier_token_broker::secrets::Secret;
 use serde_json::Value;
@@ -71,13 +73,15 @@ impl Setup {
         }));
         let settings = Settings::resolve(&raw, &Layers::default()).expect("good settings");
         let app = App::bind(settings, clock).await.expect("free ports");
-        let address = app.addresses()[0];
+        // A test that has Unix sockets alone knows their paths.
+        let address = app.addresses().first().copied().unwrap_or(([127, 0, 0, 1], 1).into());
+        let tls = app.tls();
         let admin = app.admin_address().expect("an address");
         let (stop, told) = oneshot::channel::<()>();
         tokio::spawn(app.run(async {
             let _ = told.await;
         }));
-        Broker { address, admin, courier: simulator, _stop: (stop, stop_courier) }
+        Broker { address, admin, courier: simulator, tls, _stop: (stop, stop_courier) }
     }
 }
 
@@ -96,6 +100,7 @@ pub struct Broker {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     pub courier: Simulator,
+    pub tls: Option<Arc<Tls>>,
     // Both are told to stop when this is dropped.
     _stop: (oneshot::Sender<()>, oneshot::Sender<()>),
 }

@@ -46,11 +46,15 @@ impl Program {
         self
     }
 
-    pub fn start(mut self) -> Running {
+    pub fn start(self) -> Running {
+        self.start_with(Stdio::null())
+    }
+
+    /// With something on its standard input.
+    pub fn start_with(mut self, stdin: Stdio) -> Running {
         let errors = NamedTempFile::new().expect("a file");
         let stderr = errors.reopen().expect("a file");
-        let mut child =
-            self.0.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn().expect("the program starts");
+        let mut child = self.0.stdin(stdin).stdout(Stdio::piped()).stderr(stderr).spawn().expect("the program starts");
         let stdout = BufReader::new(child.stdout.take().expect("it is a pipe"));
         let (sender, lines) = channel();
         std::thread::spawn(move || {

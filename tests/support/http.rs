@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -126,8 +126,8 @@ impl Ask {
 }
 
 /// A connection to a listener.
-pub struct Connection {
-    stream: TcpStream,
+pub struct Connection<S = TcpStream> {
+    stream: S,
     read: Vec<u8>,
 }
 
@@ -135,21 +135,30 @@ impl Connection {
     pub async fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("the listener accepts");
         stream.set_nodelay(true).expect("a socket");
+        Self::over(stream)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Over whatever there is already.
+    pub const fn over(stream: S) -> Self {
         Self { stream, read: Vec::new() }
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.expect("the connection is open");
+        self.stream.flush().await.expect("the connection is open");
     }
 
     /// Sends a request and reads its answer, at the same time: who refuses a large
     /// body need not read it.
     pub async fn ask(&mut self, ask: &Ask) -> Answer {
         let bytes = ask.bytes();
-        let (mut reader, mut writer) = self.stream.split();
+        let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
         let write = async {
             // Where this fails, the answer tells why.
             let _ = writer.write_all(&bytes).await;
+            let _ = writer.flush().await;
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -160,8 +169,7 @@ impl Connection {
 
     /// The next answer, to a request that was sent before.
     pub async fn answer(&mut self) -> Answer {
-        let (mut reader, _) = self.stream.split();
-        read_answer(&mut reader, &mut self.read, false).await
+        read_answer(&mut self.stream, &mut self.read, false).await
     }
 
     /// All that still comes until the other side closes the connection.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use courier_token_broker::sandbox::Faults;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::law::{FRONTEND, GOOD, ISSUE, is_a_refusal};
 use crate::support::broker::{Broker, Setup};
@@ -47,6 +48,83 @@ async fn a_connection_that_sends_no_whole_head_is_closed() {
         assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 408"), "{name}: {rest}");
     }
     assert_eq!(broker.courier.call_count(), 1);
+}
+
+/// It is never silent for long, and never done.
+#[tokio::test]
+async fn a_head_that_trickles_in_is_not_waited_for() {
+    let broker = Setup::new().settings(|raw| raw.server.limits.header_timeout.0 = SECOND).start().await;
+    let stream = tokio::net::TcpStream::connect(broker.address).await.expect("the listener accepts");
+    let (mut reader, mut writer) = stream.into_split();
+    let trickling = tokio::spawn(async move {
+        let _ = writer.write_all(b"POST /auth/issue-token HTTP/1.1\r\nX: ").await;
+        while writer.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(SECOND / 20).await;
+        }
+    });
+    let closed = tokio::time::timeout(SECOND * 3, reader.read_to_end(&mut Vec::new())).await;
+    assert!(closed.is_ok(), "it is still open");
+    trickling.abort();
+}
+
+#[tokio::test]
+async fn more_headers_than_allowed_are_refused_in_json() {
+    let broker = Setup::new().settings(|raw| raw.server.limits.header_count = 20).start().await;
+    // Three of them are there already, and one for the length.
+    for (more, status) in [(16, 200), (17, 431), (90, 431), (500, 431)] {
+        let headers = (0..more).map(|place| format!("X-{place}"));
+        let ask = headers.fold(Ask::issue(GOOD[0].1), |ask, name| ask.header(&name, "x"));
+        let answer = broker.ask(&ask).await;
+        assert_eq!(answer.status, status, "{more} more: {answer:?}");
+        if status != 200 {
+            is_a_refusal(&answer, false);
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_beyond_the_limit_are_refused_while_the_others_wait() {
+    let slow = Faults { latency: SECOND, ..Faults::default() };
+    let broker = Setup::new().faults(slow).settings(|raw| raw.server.limits.requests_in_flight = 2).start().await;
+    let mut waiting = [Connection::open(broker.address).await, Connection::open(broker.address).await];
+    for connection in &mut waiting {
+        connection.send(&Ask::issue(GOOD[0].1).bytes()).await;
+    }
+    until_called(&broker, 1).await;
+    tokio::time::sleep(SECOND / 10).await;
+    let mut refused = Connection::open(broker.address).await;
+    for (route, body) in GOOD {
+        let answer = refused.ask(&Ask::post(route, body)).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+        is_a_refusal(&answer, route == FRONTEND);
+    }
+    for connection in &mut waiting {
+        assert_eq!(connection.answer().await.status, 200);
+    }
+    assert_eq!(refused.ask(&Ask::issue(GOOD[0].1)).await.source(), "hit");
+    let limited = "courier_token_broker_requests_total{outcome=\"limited\",route=\"/auth/issue-token\"}";
+    assert_eq!(broker.metric(limited).await, 1.0);
+}
+
+#[tokio::test]
+async fn an_address_has_no_more_connections_than_allowed() {
+    let broker = Setup::new().settings(|raw| raw.server.limits.connections_per_ip = 2).start().await;
+    let good = Ask::issue(GOOD[0].1);
+    let mut first = Connection::open(broker.address).await;
+    let mut second = Connection::open(broker.address).await;
+    assert_eq!((first.ask(&good).await.status, second.ask(&good).await.status), (200, 200));
+    assert!(Connection::open(broker.address).await.rest().await.is_empty());
+    assert_eq!(first.ask(&good).await.status, 200);
+    drop(first);
+    // It is noticed soon.
+    loop {
+        let mut stream = tokio::net::TcpStream::connect(broker.address).await.expect("the listener accepts");
+        let _ = stream.write_all(&good.bytes()).await;
+        if stream.read_u8().await.is_ok() {
+            break;
+        }
+    }
+    assert!(broker.metric("courier_token_broker_connections_dropped_total{cause=\"per_ip\"}").await >= 1.0);
 }
 
 #[tokio::test]

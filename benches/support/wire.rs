@@ -1,0 +1,173 @@
+//! A server in a process of its own, and its clients.
+
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
+use std::env;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use courier_token_broker::app::App;
+use courier_token_broker::clock::Clock;
+use courier_token_broker::sandbox::{Faults, Simulator};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
+
+use super::support::{API_KEY, CLIENT_KEY, issue_token_body, settings};
+
+/// In the environment of a process: what it is to be.
+pub const ROLE: &str = "COURIER_TOKEN_BROKER_BENCH_ROLE";
+
+/// The median, with what the middle half of the rounds lies between.
+pub struct Spread(Vec<f64>);
+
+impl Spread {
+    pub fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        Self(values)
+    }
+
+    fn quarter(&self, quarter: usize) -> f64 {
+        self.0[(self.0.len() - 1) * quarter / 4]
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [first, median, third] = [1, 2, 3].map(|quarter| self.quarter(quarter));
+        write!(out, "{median:.2} (half of the rounds: {first:.2} to {third:.2})")
+    }
+}
+
+/// A server in a process of its own. It ends when its standard input does, so it
+/// never outlives this process.
+pub struct Server {
+    process: Child,
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// Starts this program again, in this role and with this variable.
+    pub fn start(role: &str, (name, value): (&str, usize)) -> Self {
+        let mut process = Command::new(env::current_exe().expect("this program"))
+            .env(ROLE, role)
+            .env(name, value.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a process");
+        let mut line = String::new();
+        let out = process.stdout.as_mut().expect("a pipe");
+        BufReader::new(out).read_line(&mut line).expect("the server's address");
+        Self { process, address: line.trim().parse().expect("an address") }
+    }
+
+    /// The memory that it has in use, in KiB, as Linux has it.
+    pub fn memory(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
+    }
+
+    /// How long its threads have been on a processor, to the nanosecond, as
+    /// Linux has it. Elsewhere there is only the throughput.
+    pub fn cpu(&self) -> Duration {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.process.id())) else {
+            return Duration::ZERO;
+        };
+        let of_thread = |thread: std::fs::DirEntry| -> Option<u64> {
+            let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse().ok()
+        };
+        Duration::from_nanos(threads.flatten().filter_map(of_thread).sum())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// One user for each connection.
+pub fn request(user: usize) -> Vec<u8> {
+    let body = issue_token_body(user);
+    format!(
+        "POST /auth/issue-token HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: bench\r\nAccept: application/json\r\n\
+         Authorization: Bearer {CLIENT_KEY}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// Has the tokens issued; returns the size of an answer's body.
+pub async fn warm(address: SocketAddr, users: usize) -> usize {
+    let mut size = 0;
+    for user in 0..users {
+        let mut connection = Connection::open(address).await;
+        connection.ask(&request(user)).await;
+        let head = connection.ask(&request(user)).await;
+        assert!(head.contains("courier-token-broker; hit"), "{head}");
+        size = content_length(&head);
+    }
+    size
+}
+
+pub struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    pub async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("a connection");
+        stream.set_nodelay(true).expect("an option of every TCP socket");
+        Self { stream, buffer: Vec::with_capacity(8192) }
+    }
+
+    /// Sends a request and reads its whole answer; returns the answer's head.
+    pub async fn ask(&mut self, request: &[u8]) -> String {
+        self.stream.write_all(request).await.expect("the server reads");
+        self.buffer.clear();
+        loop {
+            let read = self.stream.read_buf(&mut self.buffer).await.expect("the server answers");
+            assert!(read > 0, "the server closed the connection");
+            let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+            let head = std::str::from_utf8(&self.buffer[..end]).expect("ASCII");
+            if self.buffer.len() >= end + 4 + content_length(head) {
+                assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+                return head.to_owned();
+            }
+        }
+    }
+}
+
+pub fn content_length(head: &str) -> usize {
+    let value = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    value.and_then(|value| value.parse().ok()).expect("a length")
+}
+
+/// Runs a server on the runtime that `serve` of the program uses, until standard
+/// input ends.
+pub fn serve(server: impl Future<Output = ()> + Send + 'static) {
+    let runtime = Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.spawn(server);
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    runtime.shutdown_background();
+}
+
+/// The whole broker, with a Courier of our own that it no longer needs when it
+/// is warm.
+pub async fn broker() {
+    let clock = Clock::system();
+    let courier = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let settings = settings(format!("http://{}", courier.local_addr().expect("an address")));
+    let simulator = Simulator::new(Some(API_KEY.to_owned()), Faults::default(), clock);
+    tokio::spawn(simulator.serve(courier, std::future::pending()));
+    let app = App::bind(settings, clock).await.expect("ports");
+    println!("{}", app.addresses()[0]);
+    app.run(std::future::pending()).await;
+}

@@ -1,0 +1,122 @@
+//! What the settings of `[server]` mean: addresses, TLS, limits.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::error::SettingsError;
+use super::raw::{self, Raw};
+use super::resolve::{Check, HOUR, SECOND};
+use crate::auth::ClientKeys;
+use crate::http::{Address, Certificates, Limits, TlsFiles};
+
+impl Check<'_> {
+    pub(super) fn port(&self, key: &str, text: &str) -> Result<SocketAddr, SettingsError> {
+        text.parse().map_err(|_| self.error(key, "must be an IP address and port such as \"127.0.0.1:8080\""))
+    }
+
+    pub(super) fn listen(&self, server: &raw::Server) -> Result<Vec<Address>, SettingsError> {
+        const KEY: &str = "server.listen";
+        let address = |text: &String| {
+            let wanted = "must be an IP address and port such as \"127.0.0.1:8080\", a path such as \
+                \"unix:/run/courier-token-broker.sock\", or \"systemd\"";
+            Address::parse(text).ok_or_else(|| self.error(KEY, wanted))
+        };
+        let addresses = server.listen.0.iter().map(address).collect::<Result<Vec<_>, _>>()?;
+        if addresses.is_empty() {
+            return Err(self.error(KEY, "must have at least one address"));
+        }
+        let exposed = |address: &Address| matches!(address, Address::Tcp(address) if !address.ip().is_loopback());
+        if server.tls.is_none() && !server.insecure && addresses.iter().any(exposed) {
+            let wanted = "tokens and client keys would cross the network unencrypted: set [server.tls], or listen on a \
+                loopback address behind a proxy that does TLS, or set server.insecure = true";
+            return Err(self.error(KEY, wanted));
+        }
+        if addresses.iter().filter(|address| **address == Address::Systemd).count() > 1 {
+            return Err(self.error(KEY, "must have \"systemd\" no more than once: it stands for all sockets passed"));
+        }
+        Ok(addresses)
+    }
+
+    /// A file's mode, as `chmod` takes it.
+    pub(super) fn unix_mode(&self, text: &str) -> Result<u32, SettingsError> {
+        let digits = text.len() <= 4 && text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o777);
+        mode.ok_or_else(|| self.error("server.unix_mode", "must be a file's mode such as \"0660\", at most \"0777\""))
+    }
+
+    pub(super) fn tls(&self, server: &raw::Server) -> Result<Option<Certificates>, SettingsError> {
+        let Some(tls) = &server.tls else { return Ok(None) };
+        let key = |field: &str| format!("server.tls.{field}");
+        let file = |field: &str, path: &Option<PathBuf>| {
+            path.clone().ok_or_else(|| self.error("server.tls", format!("needs {field}, the path of a file in PEM")))
+        };
+        let files = TlsFiles {
+            certificate: file("certificate_file", &tls.certificate_file)?,
+            private_key: file("private_key_file", &tls.private_key_file)?,
+            client_ca: tls.client_ca_file.clone(),
+        };
+        let certificates = Certificates::read(&files);
+        certificates.map(Some).map_err(|error| self.error(&key(error.setting), error.to_string()))
+    }
+
+    pub(super) fn limits(&self, raw: &raw::Limits) -> Result<Limits, SettingsError> {
+        const SIZES: u64 = 1_000_000;
+        for (name, value, least, most) in [
+            ("connections", raw.connections, 1, SIZES),
+            ("connections_per_ip", raw.connections_per_ip, 0, SIZES),
+            ("requests_in_flight", raw.requests_in_flight, 1, SIZES),
+            ("body_bytes", raw.body_bytes, 256, 1 << 20),
+            ("header_bytes", raw.header_bytes, 1024, 128 << 10),
+            ("header_count", raw.header_count, 8, 100),
+            ("streams", raw.streams, 1, 10_000),
+            ("resets_per_second", raw.resets_per_second, 1, SIZES),
+        ] {
+            self.range(&format!("server.limits.{name}"), value.into(), least, most)?;
+        }
+        Ok(Limits {
+            connections: raw.connections as usize,
+            connections_per_ip: raw.connections_per_ip,
+            requests_in_flight: raw.requests_in_flight as usize,
+            header_bytes: raw.header_bytes as usize,
+            header_timeout: self.span("server.limits.header_timeout", raw.header_timeout, SECOND, HOUR)?,
+            handshake_timeout: self.span(
+                "server.limits.handshake_timeout",
+                raw.handshake_timeout,
+                SECOND / 10,
+                SECOND * 60,
+            )?,
+            streams: raw.streams,
+            resets_per_second: raw.resets_per_second,
+        })
+    }
+
+    /// The names by which a client's certificate is known, as they are compared.
+    pub(super) fn certificate_names(
+        &self,
+        raw: &Raw,
+        client: &raw::Client,
+        taken: &ClientKeys,
+        key: impl Fn(&str) -> String,
+    ) -> Result<Vec<String>, SettingsError> {
+        let failed = |wanted: &str| self.error(&key("certificate_names"), wanted);
+        if client.certificate_names.is_empty() {
+            return Ok(Vec::new());
+        }
+        if raw.server.tls.as_ref().is_none_or(|tls| tls.client_ca_file.is_none()) {
+            return Err(failed("no client is asked for a certificate: set server.tls.client_ca_file"));
+        }
+        let mut names: Vec<String> = Vec::new();
+        for name in &client.certificate_names {
+            if name.is_empty() || name.len() > 2048 || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(failed("must be DNS names such as \"web.internal\" or URIs such as \"spiffe://td/web\""));
+            }
+            // DNS names are the same in any case.
+            let name = if name.contains(':') { name.clone() } else { name.to_ascii_lowercase() };
+            if taken.contains_name(&name) || names.contains(&name) {
+                return Err(failed("must differ from all other clients' names"));
+            }
+            names.push(name);
+        }
+        Ok(names)
+    }
+}

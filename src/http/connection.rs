@@ -1,0 +1,318 @@
+//! One connection: which protocol it speaks, what goes on in it, and how it ends.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{HttpService, service_fn};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::body::Reply;
+use super::listener::Limits;
+use super::socket::Accepted;
+use super::stream::Guarded;
+use super::tls::{HTTP2, PeerNames, Tls};
+use crate::clock::Clock;
+use crate::metrics::{Dropped, Metrics};
+use crate::token::Moment;
+
+/// When stopping, how long a connection may take that is in no request.
+const GRACE: Duration = Duration::from_secs(1);
+/// How often a peer that speaks HTTP/2 is asked whether it is still there.
+const PING: Duration = Duration::from_secs(20);
+/// Until when it has to say so.
+const PONG: Duration = Duration::from_secs(10);
+/// An HTTP/2 connection is looked at so often in its idle time.
+const LOOKS: u32 = 4;
+/// What may be on its way in an HTTP/2 connection, in bytes: the least that HTTP/2
+/// has. Bodies are small.
+const WINDOW: u32 = 65_535;
+/// What an HTTP/2 stream keeps of an answer that its peer does not take, in bytes.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Streams that were opened and reset before anybody could look at them. h2's own
+/// default, written down since it is a defence.
+const PENDING_RESETS: usize = 20;
+/// Streams of one connection that were reset for the peer's mistakes.
+const ERROR_RESETS: usize = 256;
+
+/// In a request's extensions: there are too many others for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Overload;
+
+/// In a response's extensions: the caller gave the request up before it was
+/// answered.
+#[derive(Clone, Copy, Debug)]
+pub struct GivenUp;
+
+/// What all connections of a listener share.
+pub struct Gate {
+    pub limits: Limits,
+    pub tls: Option<Arc<Tls>>,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    /// Requests that are not answered yet.
+    inside: AtomicUsize,
+}
+
+impl Gate {
+    pub const fn new(limits: Limits, tls: Option<Arc<Tls>>, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self { limits, tls, clock, metrics, inside: AtomicUsize::new(0) }
+    }
+}
+
+/// What goes on in one connection.
+struct Visit {
+    gate: Arc<Gate>,
+    /// From the peer's certificate, if it showed one.
+    names: Option<PeerNames>,
+    /// How many requests began and ended so far; they wrap round.
+    begun: AtomicU32,
+    ended: AtomicU32,
+    /// Requests that were given up in the second that began then.
+    resets: Mutex<(Moment, u32)>,
+    too_many_resets: Notify,
+}
+
+impl Visit {
+    fn new(gate: Arc<Gate>, names: Option<PeerNames>) -> Arc<Self> {
+        let (begun, ended) = Default::default();
+        let resets = Mutex::new((Moment::from_nanos(0), 0));
+        Arc::new(Self { gate, names, begun, ended, resets, too_many_resets: Notify::new() })
+    }
+
+    fn begin(self: &Arc<Self>, request: &mut Request<Incoming>) -> Begun {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        if self.gate.inside.fetch_add(1, Ordering::Relaxed) >= self.gate.limits.requests_in_flight {
+            request.extensions_mut().insert(Overload);
+        }
+        if let Some(names) = &self.names {
+            request.extensions_mut().insert(names.clone());
+        }
+        Begun { visit: Arc::clone(self), answered: false }
+    }
+
+    fn begun(&self) -> u32 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.begun() != self.ended.load(Ordering::Relaxed)
+    }
+
+    /// A request was given up before it was answered. That is dear for the broker
+    /// and free for the peer, so there are only so many in a second.
+    fn reset(&self) {
+        let now = self.gate.clock.now();
+        let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.since(resets.0) >= Duration::from_secs(1) {
+            *resets = (now, 0);
+        }
+        resets.1 += 1;
+        if resets.1 > self.gate.limits.resets_per_second {
+            self.too_many_resets.notify_one();
+        }
+    }
+}
+
+/// A request that is under way.
+struct Begun {
+    visit: Arc<Visit>,
+    answered: bool,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.visit.gate.inside.fetch_sub(1, Ordering::Relaxed);
+        self.visit.ended.fetch_add(1, Ordering::Relaxed);
+        if !self.answered {
+            self.visit.reset();
+        }
+    }
+}
+
+/// Answers a connection's requests until it ends, or until `told` to end it: then
+/// it finishes those that it is in.
+pub async fn converse<F, A>(accepted: Accepted, gate: Arc<Gate>, answer: F, told: oneshot::Receiver<()>)
+where
+    F: Fn(Request<Incoming>) -> A + Send + 'static,
+    A: Future<Output = Response<Reply>> + Send + 'static,
+{
+    match accepted {
+        Accepted::Tcp(stream, _) => {
+            // Answers are small: waiting to fill a packet would only delay them.
+            let _ = stream.set_nodelay(true);
+            match gate.tls.clone() {
+                None => serve_http1(stream, Visit::new(gate, None), answer, told).await,
+                // Boxed, so that a connection without TLS is not as large as one with it.
+                Some(tls) => Box::pin(converse_over_tls(stream, &tls, gate, answer, told)).await,
+            }
+        }
+        Accepted::Unix(stream) => Box::pin(serve_http1(stream, Visit::new(gate, None), answer, told)).await,
+    }
+}
+
+async fn converse_over_tls<F, A>(
+    stream: TcpStream,
+    tls: &Tls,
+    gate: Arc<Gate>,
+    answer: F,
+    mut told: oneshot::Receiver<()>,
+) where
+    F: Fn(Request<Incoming>) -> A + Send + 'static,
+    A: Future<Output = Response<Reply>> + Send + 'static,
+{
+    let shaking = TlsAcceptor::from(tls.current()).accept(stream);
+    let shaken = tokio::select! {
+        shaken = timeout(gate.limits.handshake_timeout, shaking) => shaken,
+        _ = &mut told => return,
+    };
+    let stream = match shaken {
+        Ok(Ok(stream)) => stream,
+        failed => {
+            let error = failed.map_or("it took too long".to_owned(), |failed| match failed {
+                Ok(_) => String::new(),
+                Err(error) => error.to_string(),
+            });
+            tracing::debug!(error, "a TLS handshake failed");
+            gate.metrics.connection_dropped(Dropped::Handshake);
+            return;
+        }
+    };
+    let (_, session) = stream.get_ref();
+    let is_http2 = session.alpn_protocol() == Some(HTTP2);
+    let visit = Visit::new(gate, PeerNames::of(session.peer_certificates()));
+    if is_http2 {
+        serve_http2(stream, visit, answer, told).await;
+    } else {
+        serve_http1(stream, visit, answer, told).await;
+    }
+}
+
+fn service<F, A>(
+    visit: Arc<Visit>,
+    answer: F,
+) -> impl HttpService<Incoming, ResBody = Reply, Error = Infallible, Future: Send + 'static>
+where
+    F: Fn(Request<Incoming>) -> A + Send + 'static,
+    A: Future<Output = Response<Reply>> + Send + 'static,
+{
+    service_fn(move |mut request| {
+        let mut begun = visit.begin(&mut request);
+        // Boxed: it is large, and would be moved about by everything it goes through.
+        let answered = Box::pin(answer(request));
+        async move {
+            let response = answered.await;
+            begun.answered = response.extensions().get::<GivenUp>().is_none();
+            drop(begun);
+            Ok::<_, Infallible>(response)
+        }
+    })
+}
+
+async fn serve_http1<S, F, A>(stream: S, visit: Arc<Visit>, answer: F, mut told: oneshot::Receiver<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: Fn(Request<Incoming>) -> A + Send + 'static,
+    A: Future<Output = Response<Reply>> + Send + 'static,
+{
+    let limits = visit.gate.limits;
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        // hyper takes no less than 8 KiB. What is read of a body comes on top.
+        .max_buf_size(limits.header_bytes.saturating_add(8192))
+        .serve_connection(
+            TokioIo::new(Guarded::new(stream, limits.header_timeout)),
+            service(Arc::clone(&visit), answer),
+        );
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        ended = &mut connection => Some(ended),
+        // Told by the sender's end, whether it was used or dropped.
+        _ = &mut told => {
+            connection.as_mut().graceful_shutdown();
+            finish(connection, &visit).await
+        }
+    };
+    tell(ended);
+}
+
+async fn serve_http2<S, F, A>(stream: S, visit: Arc<Visit>, answer: F, mut told: oneshot::Receiver<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: Fn(Request<Incoming>) -> A + Send + 'static,
+    A: Future<Output = Response<Reply>> + Send + 'static,
+{
+    let limits = visit.gate.limits;
+    // Beyond what is refused with words, as for HTTP/1.
+    let header_bytes = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX).saturating_add(8192);
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(header_bytes)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(ERROR_RESETS)
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG)
+        .serve_connection(
+            TokioIo::new(Guarded::wordless(stream, limits.header_timeout)),
+            service(Arc::clone(&visit), answer),
+        );
+    let mut connection = pin!(connection);
+    let (mut seen, mut idle) = (visit.begun(), 0);
+    // hyper has no limit to an HTTP/2 connection's idle time.
+    while idle < LOOKS {
+        tokio::select! {
+            biased;
+            ended = &mut connection => return tell(Some(ended)),
+            _ = &mut told => break,
+            () = visit.too_many_resets.notified() => {
+                tracing::debug!("a connection reset too many of its streams");
+                visit.gate.metrics.connection_dropped(Dropped::Resets);
+                connection.as_mut().graceful_shutdown();
+                // As long as it takes to say that; what else it wants is not waited for.
+                let _ = timeout(GRACE / 10, &mut connection).await;
+                return;
+            }
+            () = tokio::time::sleep(limits.header_timeout / LOOKS) => {
+                idle = if visit.is_busy() || visit.begun() != seen { 0 } else { idle + 1 };
+                seen = visit.begun();
+            }
+        }
+    }
+    connection.as_mut().graceful_shutdown();
+    tell(finish(connection, &visit).await);
+}
+
+/// Waits until the connection has finished what it is in, but not for the rest of
+/// half a head, nor for a peer that does not take its answers.
+async fn finish<C: Future>(mut connection: Pin<&mut C>, visit: &Visit) -> Option<C::Output> {
+    loop {
+        match timeout(GRACE, &mut connection).await {
+            Ok(ended) => return Some(ended),
+            Err(_) if !visit.is_busy() => return None,
+            Err(_) => {}
+        }
+    }
+}
+
+fn tell(ended: Option<hyper::Result<()>>) {
+    if let Some(Err(error)) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
+}

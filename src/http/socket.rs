@@ -1,0 +1,204 @@
+//! What connections come from: a port, a Unix socket, or one of the two that
+//! another process opened.
+
+use std::fmt;
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
+
+/// A socket that listens.
+pub struct Socket(Kind);
+
+enum Kind {
+    Tcp(TcpListener),
+    Unix(UnixListener, Option<SocketFile>),
+}
+
+/// A socket that another process opened and passed to this one.
+#[derive(Debug)]
+pub enum Passed {
+    /// A TCP socket.
+    Tcp(std::net::TcpListener),
+    /// A Unix socket, whose file belongs to whoever opened it.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// A connection that has just been accepted.
+pub enum Accepted {
+    /// From an address.
+    Tcp(TcpStream, IpAddr),
+    /// From a process of this machine.
+    Unix(UnixStream),
+}
+
+/// Connections that wait to be accepted, as many as tokio asks for on a port.
+const BACKLOG: u32 = 1024;
+
+impl Socket {
+    /// Listens on an address.
+    pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self(Kind::Tcp(TcpListener::bind(address).await?)))
+    }
+
+    /// Listens on a Unix socket that whoever `mode` allows may connect to. The
+    /// file of a process that is gone gives way; anything else at this path is an
+    /// error. The file is removed when this is dropped.
+    pub async fn unix(path: &Path, mode: u32) -> io::Result<Self> {
+        give_way(path).await?;
+        let socket = UnixSocket::new_stream()?;
+        socket.bind(path)?;
+        let file = SocketFile::at(path)?;
+        // Nobody gets in before it listens, so there is no moment at which the
+        // file has more rights than it should.
+        fs::set_permissions(path, Permissions::from_mode(mode))?;
+        Ok(Self(Kind::Unix(socket.listen(BACKLOG)?, Some(file))))
+    }
+
+    /// Listens on a socket that was passed.
+    pub fn passed(passed: Passed) -> io::Result<Self> {
+        match passed {
+            Passed::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                Ok(Self(Kind::Tcp(TcpListener::from_std(socket)?)))
+            }
+            Passed::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                Ok(Self(Kind::Unix(UnixListener::from_std(socket)?, None)))
+            }
+        }
+    }
+
+    /// The IP address and port, where it has them: with the port that was chosen,
+    /// if it was to choose.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.0 {
+            Kind::Tcp(socket) => socket.local_addr().ok(),
+            Kind::Unix(..) => None,
+        }
+    }
+
+    /// Is it reached over a network, or could it be?
+    pub const fn is_tcp(&self) -> bool {
+        matches!(self.0, Kind::Tcp(_))
+    }
+
+    /// Waits for the next connection. Cancelling it loses none.
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        match &self.0 {
+            Kind::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                Ok(Accepted::Tcp(stream, peer.ip()))
+            }
+            Kind::Unix(socket, _) => Ok(Accepted::Unix(socket.accept().await?.0)),
+        }
+    }
+}
+
+/// As the settings name it.
+impl fmt::Display for Socket {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Tcp(socket) => match socket.local_addr() {
+                Ok(address) => address.fmt(out),
+                Err(_) => out.write_str("a port"),
+            },
+            Kind::Unix(socket, file) => {
+                let address = socket.local_addr().ok();
+                let passed = address.as_ref().and_then(|address| address.as_pathname());
+                match file.as_ref().map(|file| file.path.as_path()).or(passed) {
+                    Some(path) => write!(out, "unix:{}", path.display()),
+                    None => out.write_str("a Unix socket"),
+                }
+            }
+        }
+    }
+}
+
+/// Makes room for a socket, where what is in the way was left behind.
+async fn give_way(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(there) if !there.file_type().is_socket() => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path).await {
+        // The kernel refuses where no process has it open.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        // Also where its queue is full.
+        _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
+    }
+}
+
+/// The file of a socket, removed when this is dropped, if it is still the same.
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        let there = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: there.dev(), inode: there.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = |there: &fs::Metadata| there.dev() == self.device && there.ino() == self.inode;
+        if fs::symlink_metadata(&self.path).as_ref().is_ok_and(ours) {
+            // A file that can't be removed gives way to the next one.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_a_process_left_behind_gives_way_and_is_removed_at_the_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        // It is closed, and its file stays.
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+        let socket = Socket::unix(&path, 0o640).await.expect("it gives way");
+        let mode = fs::symlink_metadata(&path).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        assert_eq!(socket.to_string(), format!("unix:{}", path.display()));
+        drop(socket);
+        assert!(fs::symlink_metadata(&path).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_left_behind_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let refused = async |path: &Path| Socket::unix(path, 0o600).await.err().map(|error| error.to_string());
+        let file = folder.path().join("file");
+        fs::write(&file, "something").expect("written");
+        assert_eq!(refused(&file).await.as_deref(), Some("there is a file that is no socket"));
+        assert_eq!(fs::read_to_string(&file).expect("still there"), "something");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).expect("a link");
+        assert_eq!(refused(&link).await.as_deref(), Some("there is a file that is no socket"));
+        let path = folder.path().join("live");
+        let live = Socket::unix(&path, 0o600).await.expect("a socket");
+        assert_eq!(refused(&path).await.as_deref(), Some("another process listens there"));
+        // Somebody else's by now.
+        fs::remove_file(&path).expect("removed");
+        let other = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+        drop(live);
+        assert!(fs::symlink_metadata(&path).is_ok());
+        drop(other);
+    }
+}

@@ -1,0 +1,193 @@
+//! TLS: what a listener shows, whom it believes, and the names of those who show
+//! something themselves.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+
+/// The files that TLS needs, in PEM.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The certificate, followed by those between it and its authority.
+    pub certificate: PathBuf,
+    /// Its private key, unencrypted.
+    pub private_key: PathBuf,
+    /// The authorities of clients' certificates; `None` where none are asked for.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A certificate with its key and those who are believed, read and checked.
+#[derive(Clone)]
+pub struct Certificates {
+    config: Arc<ServerConfig>,
+    /// The authorities of clients' certificates.
+    authorities: Arc<[CertificateDer<'static>]>,
+}
+
+/// Says nothing: it holds a private key.
+impl fmt::Debug for Certificates {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Certificates")
+    }
+}
+
+/// Why files won't do for TLS.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {why}", path.display())]
+pub struct CertificateError {
+    /// The setting that names the file: `certificate_file`, `private_key_file` or
+    /// `client_ca_file`.
+    pub setting: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it. It repeats nothing of what the file holds.
+    pub why: String,
+}
+
+const CERTIFICATE: &str = "certificate_file";
+const PRIVATE_KEY: &str = "private_key_file";
+const CLIENT_CA: &str = "client_ca_file";
+/// Far more than a chain of certificates or a bundle of authorities has.
+const LARGEST_FILE: u64 = 4 << 20;
+
+impl Certificates {
+    /// Reads the files, and makes sure that certificate and key belong together.
+    pub fn read(files: &TlsFiles) -> Result<Self, CertificateError> {
+        let failed = |setting, path: &Path, why: String| CertificateError { setting, path: path.to_owned(), why };
+        let chain = certificates(CERTIFICATE, &files.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(&bytes(PRIVATE_KEY, &files.private_key)?).map_err(|error| {
+            failed(PRIVATE_KEY, &files.private_key, unreadable(&error, "no private key without a passphrase"))
+        })?;
+        let authorities = match &files.client_ca {
+            Some(path) => certificates(CLIENT_CA, path)?,
+            None => Vec::new(),
+        };
+        let provider = Arc::new(default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
+        let builder = match &files.client_ca {
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for authority in &authorities {
+                    roots.add(authority.clone()).map_err(|error| failed(CLIENT_CA, path, error.to_string()))?;
+                }
+                // Who shows none may still have a key.
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .allow_unauthenticated()
+                    .build()
+                    .map_err(|error| failed(CLIENT_CA, path, error.to_string()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_single_cert(chain, key).map_err(|error| {
+            let key = |why| failed(PRIVATE_KEY, &files.private_key, why);
+            match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    key(format!("is not the key of the certificate in {}", files.certificate.display()))
+                }
+                rustls::Error::InvalidCertificate(_) => {
+                    failed(CERTIFICATE, &files.certificate, "holds no certificate that can be read".to_owned())
+                }
+                error => key(format!("can't be used: {error}")),
+            }
+        })?;
+        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+        // Whoever comes back resumes without a handshake's arithmetic, and the
+        // broker remembers nothing for it.
+        config.ticketer =
+            Ticketer::new().map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
+        Ok(Self { config: Arc::new(config), authorities: authorities.into() })
+    }
+}
+
+/// HTTP/2 by its name in ALPN.
+pub const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
+fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let failed = |why| CertificateError { setting, path: path.to_owned(), why };
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&bytes(setting, path)?)
+        .collect::<Result<_, _>>()
+        .map_err(|error| failed(unreadable(&error, "no certificate")))?;
+    if found.is_empty() { Err(failed("holds no certificate in PEM".to_owned())) } else { Ok(found) }
+}
+
+fn bytes(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> {
+    let failed = |why| CertificateError { setting, path: path.to_owned(), why };
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
+    read.map_err(|error| failed(format!("can't be read: {error}")))?;
+    if bytes.len() as u64 > LARGEST_FILE { Err(failed("is too large".to_owned())) } else { Ok(bytes) }
+}
+
+/// The library's own words may repeat lines of the file.
+fn unreadable(error: &pem::Error, nothing: &str) -> String {
+    match error {
+        pem::Error::NoItemsFound => format!("holds {nothing} in PEM"),
+        _ => "is not valid PEM".to_owned(),
+    }
+}
+
+/// The TLS of a broker that runs. Each new connection gets what holds then.
+pub struct Tls(ArcSwap<Certificates>);
+
+impl Tls {
+    /// Begins with these.
+    pub fn new(certificates: Certificates) -> Self {
+        Self(ArcSwap::from_pointee(certificates))
+    }
+
+    /// From now on these hold, for new connections; those that are open keep what
+    /// they have. Clients may resume their sessions, unless other authorities are
+    /// believed from now on: a resumed session shows no certificate again.
+    pub fn replace(&self, certificates: Certificates) {
+        let before = self.0.load();
+        let mut certificates = certificates;
+        if certificates.authorities == before.authorities {
+            let mut config = ServerConfig::clone(&certificates.config);
+            config.ticketer = Arc::clone(&before.config.ticketer);
+            config.session_storage = Arc::clone(&before.config.session_storage);
+            certificates.config = Arc::new(config);
+        }
+        self.0.store(Arc::new(certificates));
+    }
+
+    /// What holds now.
+    pub fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.load().config)
+    }
+}
+
+/// The names in a client's certificate that was verified: DNS names in lower case,
+/// and URIs. It goes with each request of the connection.
+#[derive(Clone, Debug)]
+pub struct PeerNames(Arc<[String]>);
+
+impl PeerNames {
+    /// The names in the first of a peer's certificates, which is its own. It must
+    /// have been verified.
+    pub fn of(certificates: Option<&[CertificateDer<'_>]>) -> Option<Self> {
+        let certificate = webpki::EndEntityCert::try_from(certificates?.first()?).ok()?;
+        let hosts = certificate.valid_dns_names().map(str::to_ascii_lowercase);
+        // A URI without a scheme could be mistaken for a DNS name.
+        let uris = certificate.valid_uri_names().filter(|uri| uri.contains(':')).map(str::to_owned);
+        let names: Arc<[String]> = hosts.chain(uris).collect();
+        (!names.is_empty()).then_some(Self(names))
+    }
+
+    /// The names.
+    pub fn iter(&self) -> impl Iterator<Item = &str> + Clone {
+        self.0.iter().map(String::as_str)
+    }
+}

@@ -1,0 +1,72 @@
+//! Sockets that somebody else opened and passed, as systemd does.
+
+use std::ffi::OsStr;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use tokio::net::UnixStream;
+
+use crate::support::child::{ANY_PORT, Ended, Program, Running};
+use crate::support::http::{Ask, Connection};
+
+/// `serve` with this socket as its third file, where the first of those that are passed is.
+fn serve(socket: OwnedFd, more: &[&str]) -> Running {
+    let mut shell = Command::new("sh");
+    let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
+    shell.args(["-c", script, "sh", env!("CARGO_BIN_EXE_courier-token-broker"), "serve", "--admin-listen", ANY_PORT]);
+    Program::of(shell)
+        .arguments(["--listen", "systemd"])
+        .arguments(more.iter().map(OsStr::new))
+        .env("COURIER_API_KEY", "pk")
+        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", "sandbox")
+        .start_with(Stdio::from(socket))
+}
+
+#[tokio::test]
+async fn a_port_that_is_passed_is_served_beside_those_that_are_not() {
+    let socket = TcpListener::bind(ANY_PORT).expect("a port");
+    let address = socket.local_addr().expect("an address");
+    let broker = serve(socket.into(), &["--listen", ANY_PORT]);
+    assert_eq!(broker.address("courier-token-broker on "), address);
+    let other = broker.address("courier-token-broker on ");
+    for address in [address, other] {
+        assert_eq!(Connection::open(address).await.ask(&Ask::get("/")).await.status, 404);
+    }
+}
+
+#[tokio::test]
+async fn a_unix_socket_that_is_passed_is_served_and_its_file_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("socket");
+    let broker = serve(UnixListener::bind(&path).expect("a socket").into(), &[]);
+    assert_eq!(broker.line(), Some(format!("courier-token-broker on unix:{}", path.display())));
+    broker.address("admin on ");
+    let mut connection = Connection::over(UnixStream::connect(&path).await.expect("it listens"));
+    assert_eq!(connection.ask(&Ask::get("/")).await.status, 404);
+    drop(connection);
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().code, Some(0));
+    assert!(path.exists(), "it belongs to somebody else");
+}
+
+#[track_caller]
+fn is_refused(ended: &Ended, part: &str) {
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.starts_with("error: server.listen: ") && ended.stderr.contains(part), "{ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+}
+
+#[test]
+fn a_passed_port_needs_tls_like_any_other() {
+    let socket = TcpListener::bind("0.0.0.0:0").expect("a port");
+    is_refused(&serve(socket.into(), &[]).end(), "unencrypted");
+}
+
+#[test]
+fn what_is_passed_and_no_socket_is_refused() {
+    let file = tempfile::tempfile().expect("a file");
+    is_refused(&serve(file.into(), &[]).end(), "no stream socket");
+}

@@ -1,0 +1,227 @@
+//! TLS: what is shown, who is believed, and what happens to those who are not.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use courier_token_broker::config::{RawClient, RawTls};
+use courier_token_broker::http::{Certificates, TlsFiles};
+use rustls::HandshakeKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::law::{GOOD, is_a_refusal};
+use crate::support::broker::{Broker, Setup, client};
+use crate::support::http::{Answer, Ask, Connection};
+use crate::support::pki::{Authority, HOST, Identity, connect};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HTTP1: &[&str] = &["http/1.1"];
+
+async fn broker(tls: RawTls) -> Broker {
+    Setup::new().settings(|raw| raw.server.tls = Some(tls)).start().await
+}
+
+/// A broker that asks its clients for certificates of this authority, with one client who has no key.
+async fn broker_with_named_clients(authority: &Authority) -> Broker {
+    let tls = authority.settings_for_clients(&authority.sign(&[HOST]));
+    let named = RawClient {
+        key_sha256: String::new(),
+        certificate_names: vec!["Web.internal".to_owned(), "spiffe://td/web".to_owned()],
+        ..client("web", "unused", &["read:*"])
+    };
+    let settings = Setup::new().settings(|raw| {
+        raw.server.tls = Some(tls);
+        raw.clients.push(named);
+    });
+    settings.start().await
+}
+
+async fn ask(client: &TlsConnector, address: SocketAddr, ask: &Ask) -> Answer {
+    Connection::over(connect(client, address).await.expect("a handshake")).ask(ask).await
+}
+
+/// What comes back on a connection that says this, which must end within two seconds.
+async fn told(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.expect("the listener accepts");
+    stream.write_all(bytes).await.expect("it is open");
+    let mut answer = Vec::new();
+    let ended = timeout(2 * SECOND, stream.read_to_end(&mut answer)).await;
+    assert!(ended.is_ok(), "it is still open");
+    answer
+}
+
+#[tokio::test]
+async fn the_protocol_is_chosen_by_alpn_and_http1_is_spoken_without() {
+    let authority = Authority::new();
+    let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
+    for (offered, chosen) in [
+        (&["h2", "http/1.1"][..], Some(&b"h2"[..])),
+        (&["http/1.1", "h2"], Some(b"h2")),
+        (HTTP1, Some(b"http/1.1")),
+        (&[], None),
+    ] {
+        let stream = connect(&authority.client(offered, None), broker.address).await.expect("a handshake");
+        assert_eq!(stream.get_ref().1.alpn_protocol(), chosen, "{offered:?}");
+        if chosen != Some(b"h2") {
+            let answer = Connection::over(stream).ask(&Ask::issue(GOOD[0].1)).await;
+            assert_eq!(answer.status, 200, "{offered:?}: {answer:?}");
+        }
+    }
+    assert_eq!(broker.courier.call_count(), 1);
+}
+
+#[tokio::test]
+async fn a_head_that_can_not_be_read_is_refused_in_json_over_tls_too() {
+    let authority = Authority::new();
+    let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
+    let stream = connect(&authority.client(HTTP1, None), broker.address).await.expect("a handshake");
+    let mut connection = Connection::over(stream);
+    connection.send(b"this is not HTTP\r\n\r\n").await;
+    let answer = connection.answer().await;
+    assert_eq!(answer.status, 400);
+    is_a_refusal(&answer, false);
+}
+
+#[tokio::test]
+async fn what_is_no_tls_of_today_is_refused_at_once() {
+    let authority = Authority::new();
+    let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
+    let plain = told(broker.address, &Ask::issue(GOOD[0].1).bytes()).await;
+    assert!(!plain.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&plain));
+    // A ClientHello of TLS 1.1: version 3.2, with one cipher suite of its day.
+    let mut body = vec![3, 2];
+    body.extend([7; 32]);
+    body.extend([0, 0, 2, 0x00, 0x2f, 1, 0]);
+    let mut hello = vec![22, 3, 1, 0, body.len() as u8 + 4, 1, 0, 0, body.len() as u8];
+    hello.extend(body);
+    let alert = told(broker.address, &hello).await;
+    assert_eq!(alert.first(), Some(&21), "{alert:?}");
+    assert_eq!(broker.metric("courier_token_broker_connections_dropped_total{cause=\"handshake\"}").await, 2.0);
+}
+
+#[tokio::test]
+async fn a_silent_handshake_is_given_up_and_holds_up_nobody() {
+    let authority = Authority::new();
+    let tls = authority.settings(&authority.sign(&[HOST]));
+    let setup = Setup::new().settings(|raw| {
+        raw.server.tls = Some(tls);
+        raw.server.limits.handshake_timeout.0 = SECOND;
+    });
+    let broker = setup.start().await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(Connection::open(broker.address).await);
+    }
+    let (client, good) = (authority.client(HTTP1, None), Ask::issue(GOOD[0].1));
+    let asked = timeout(SECOND, ask(&client, broker.address, &good));
+    assert_eq!(asked.await.expect("nobody waits for them").status, 200);
+    for connection in silent {
+        assert!(timeout(3 * SECOND, connection.rest()).await.expect("it was given up").is_empty());
+    }
+    assert_eq!(broker.metric("courier_token_broker_connections_dropped_total{cause=\"handshake\"}").await, 100.0);
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_shown_to_new_connections_while_the_old_ones_go_on() {
+    let authority = Authority::new();
+    let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
+    let shown = async || {
+        let stream = connect(&authority.client(HTTP1, None), broker.address).await.expect("a handshake");
+        let certificate = stream.get_ref().1.peer_certificates().expect("certificates")[0].clone();
+        (Connection::over(stream), certificate)
+    };
+    let (mut old, before) = shown().await;
+    assert_eq!(old.ask(&Ask::issue(GOOD[0].1)).await.status, 200);
+    replace(&broker, &authority, &authority.sign(&[HOST, "other.internal"]), None);
+    let (mut new, after) = shown().await;
+    assert_ne!(before, after);
+    for connection in [&mut old, &mut new] {
+        assert_eq!(connection.ask(&Ask::issue(GOOD[0].1)).await.status, 200);
+    }
+}
+
+/// As a reload does it.
+fn replace(broker: &Broker, authority: &Authority, identity: &Identity, clients: Option<&Authority>) {
+    let files = TlsFiles {
+        certificate: authority.file("new.crt", &identity.certificate),
+        private_key: authority.file("new.key", &identity.key),
+        client_ca: clients.map(|clients| clients.file("ca.crt", &clients.pem())),
+    };
+    broker.tls.as_ref().expect("TLS").replace(Certificates::read(&files).expect("they are good"));
+}
+
+/// Who resumes shows no certificate again, so it must not outlive the authorities that it was checked by.
+#[tokio::test]
+async fn sessions_outlive_a_new_certificate_and_not_a_new_authority() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let broker = broker_with_named_clients(&authority).await;
+    let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
+    let kind = async || {
+        let mut connection = connect(&client, broker.address).await?;
+        // The tickets come with the answer.
+        connection.write_all(&Ask::get("/").bytes()).await?;
+        let mut answer = [0; 1024];
+        let count = connection.read(&mut answer).await?;
+        assert!(answer[..count].starts_with(b"HTTP/1.1 404"), "{}", String::from_utf8_lossy(&answer));
+        std::io::Result::Ok(connection.get_ref().1.handshake_kind())
+    };
+    assert_eq!(kind().await.expect("good"), Some(HandshakeKind::Full));
+    assert_eq!(kind().await.expect("good"), Some(HandshakeKind::Resumed));
+    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&authority));
+    assert_eq!(kind().await.expect("good"), Some(HandshakeKind::Resumed));
+    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&stranger));
+    assert!(kind().await.is_err());
+}
+
+#[tokio::test]
+async fn a_client_is_known_by_its_certificate() {
+    let authority = Authority::new();
+    let broker = broker_with_named_clients(&authority).await;
+    let good = Ask::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).without("Authorization");
+    for (names, status) in [
+        (&["WEB.internal"][..], 200),
+        (&["other.internal", "spiffe://td/web"], 200),
+        (&["spiffe://td/web/x"], 401),
+        (&["internal", "*.internal"], 401),
+        (&[], 401),
+    ] {
+        let client = authority.client(HTTP1, Some(&authority.sign(names)));
+        let answer = ask(&client, broker.address, &good).await;
+        assert_eq!(answer.status, status, "{names:?}: {answer:?}");
+        if status != 200 {
+            is_a_refusal(&answer, false);
+        }
+    }
+    let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
+    let everything = Ask::issue(r#"{"scope": "user_id:jane write:all", "expires_in": "1h"}"#);
+    // It has what its entry allows; a key that is shown too goes before, good or bad.
+    for (ask_for, status) in [
+        (everything.clone().without("Authorization"), 403),
+        (everything, 200),
+        (good.clone().key("wrong"), 401),
+        (good.clone().header("Authorization", "Basic x"), 401),
+    ] {
+        assert_eq!(ask(&client, broker.address, &ask_for).await.status, status, "{ask_for:?}");
+    }
+    // Without a certificate nobody is anybody, but a key still opens.
+    let nobody = authority.client(HTTP1, None);
+    assert_eq!(ask(&nobody, broker.address, &good).await.status, 401);
+    assert_eq!(ask(&nobody, broker.address, &Ask::issue(GOOD[0].1)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_ends_the_connection() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let broker = broker_with_named_clients(&authority).await;
+    let client = authority.client(HTTP1, Some(&stranger.sign(&["web.internal"])));
+    let answered = async {
+        // In TLS 1.3 a client is done before it is refused.
+        let mut stream = connect(&client, broker.address).await?;
+        stream.write_all(&Ask::issue(GOOD[0].1).bytes()).await?;
+        stream.read_u8().await
+    };
+    assert!(answered.await.is_err());
+    assert_eq!(broker.courier.call_count(), 0);
+}

@@ -1,0 +1,37 @@
+//! A Unix socket: for apps on the same machine, without TLS.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+
+use crate::law::GOOD;
+use crate::support::broker::Setup;
+use crate::support::http::{Ask, Connection};
+use crate::support::pki::{Authority, HOST};
+
+#[tokio::test]
+async fn apps_may_call_through_a_unix_socket_that_lives_as_long_as_the_broker() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("broker.sock");
+    let authority = Authority::new();
+    let tls = authority.settings(&authority.sign(&[HOST]));
+    let setup = Setup::new().settings(|raw| {
+        raw.server.listen.0 = vec![format!("unix:{}", path.display()), "127.0.0.1:0".to_owned()];
+        raw.server.unix_mode = "0600".to_owned();
+        // For the port alone.
+        raw.server.tls = Some(tls);
+    });
+    let broker = setup.start().await;
+    let mode = fs::metadata(&path).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let mut connection = Connection::over(UnixStream::connect(&path).await.expect("it listens"));
+    for source in ["fwd=miss; stored", "hit"] {
+        assert_eq!(connection.ask(&Ask::issue(GOOD[0].1)).await.source(), source);
+    }
+    drop(broker);
+    while path.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
