@@ -94,6 +94,8 @@ impl App {
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime);
         let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
+        let mut clients = settings.clients;
+        clients.hold_to_rates(clock, None);
         let mut passed = Some(passed);
         let mut listeners = Vec::new();
         for address in settings.listen {
@@ -127,7 +129,7 @@ impl App {
             listeners,
             admin_listener,
             tls,
-            api: Arc::new(Api::new(settings.http, broker.clone(), settings.clients, clock, Arc::clone(&metrics))),
+            api: Arc::new(Api::new(settings.http, broker.clone(), clients, clock, Arc::clone(&metrics))),
             admin: Arc::new(Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock)),
             broker,
             readiness,

@@ -64,6 +64,15 @@ impl Clock {
     }
 }
 
+/// What limits rates goes by this clock too.
+impl governor::clock::Clock for Clock {
+    type Instant = governor::nanos::Nanos;
+
+    fn now(&self) -> Self::Instant {
+        Self::now(self).as_nanos().into()
+    }
+}
+
 #[cfg(target_os = "linux")]
 fn since_boot_nanos() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);

@@ -17,7 +17,7 @@ const ROOMS: &[Room] = &[
     Room("lib", "", ""),
     Room("secrets", "", "secrecy serde thiserror"),
     Room("token", "", "bytes secrecy thiserror"),
-    Room("clock", "token", "rustix tokio"),
+    Room("clock", "token", "governor rustix tokio"),
     Room("policy", "token", "thiserror"),
     Room("metrics", "token policy", "prometheus"),
     // The lab: virtual time, and files that it is handed open.
@@ -33,7 +33,7 @@ const ROOMS: &[Room] = &[
         "token policy upstream store clock metrics",
         "fastrand foldhash humantime moka thiserror tokio tracing",
     ),
-    Room("auth", "token policy::access", "aws_lc_rs base64 thiserror"),
+    Room("auth", "token policy::access clock", "aws_lc_rs base64 governor thiserror"),
     Room(
         "http",
         // `Failure` for the one match from an error to a response.

@@ -25,7 +25,7 @@ pub fn settings(base_url: String) -> Settings {
     raw.workspaces = BTreeMap::from([("default".to_owned(), workspace)]);
     raw.clients = vec![RawClient {
         name: "bench".to_owned(),
-        key_sha256: Digest::of(CLIENT_KEY).to_string(),
+        key_sha256: Digest::of(CLIENT_KEY).to_string().into(),
         ..RawClient::default()
     }];
     Settings::resolve(&raw, &Layers::default()).expect("sound settings")

@@ -1,6 +1,7 @@
 //! The apps that may ask, and how they prove it.
 
 use std::fmt;
+use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -8,6 +9,8 @@ use aws_lc_rs::rand;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::inbound::{Inbound, InboundRate};
+use crate::clock::Clock;
 use crate::policy::access::Access;
 use crate::token::WorkspaceName;
 
@@ -20,6 +23,8 @@ pub struct Client {
     pub workspace: WorkspaceName,
     /// What it may ask for.
     pub access: Access,
+    /// How fast it may ask, if that is limited.
+    pub rate: Option<InboundRate>,
 }
 
 /// The SHA-256 of a client key. The key itself is nowhere in the broker.
@@ -73,28 +78,53 @@ pub struct DigestError;
 /// The clients, found by their keys, or by the names in their certificates.
 #[derive(Clone, Debug, Default)]
 pub struct ClientKeys {
-    keys: Vec<(Digest, Client)>,
-    names: Vec<(String, Client)>,
+    keys: Vec<(Digest, usize)>,
+    names: Vec<(String, usize)>,
+    clients: Vec<(Client, Option<Inbound>)>,
+}
+
+/// Why a caller is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// Nobody has this key, or this certificate.
+    Unknown,
+    /// It asks faster than it may; it could again after so long.
+    TooFast(Duration),
 }
 
 impl ClientKeys {
     /// The longest key that is looked at, in bytes.
     pub const MAX_BYTES: usize = 1024;
 
-    /// Adds a client.
-    pub fn add(&mut self, key: Digest, client: Client) {
-        self.keys.push((key, client));
+    /// Adds a client that has these keys (while one takes the place of another, it has two)
+    /// and certificates with these names: DNS names in lower case, or URIs.
+    pub fn add(&mut self, client: Client, keys: Vec<Digest>, names: Vec<String>) {
+        let place = self.clients.len();
+        self.clients.push((client, None));
+        self.keys.extend(keys.into_iter().map(|key| (key, place)));
+        self.names.extend(names.into_iter().map(|name| (name, place)));
+    }
+
+    /// From now on the clients are held to their rates. Those whose rate is the same as
+    /// `before` go on where they are.
+    pub fn hold_to_rates(&mut self, clock: Clock, before: Option<&Self>) {
+        for (client, inbound) in &mut self.clients {
+            let held = before.into_iter().flat_map(|before| &before.clients);
+            let held = held.filter(|(other, _)| other.name == client.name).find_map(|(_, inbound)| inbound.clone());
+            *inbound = client
+                .rate
+                .map(|rate| held.filter(|held| held.rate() == rate).unwrap_or_else(|| Inbound::new(rate, clock)));
+        }
+    }
+
+    /// The clients, in the order of the settings.
+    pub fn iter(&self) -> impl Iterator<Item = &Client> {
+        self.clients.iter().map(|(client, _)| client)
     }
 
     /// Is there a client with this key already?
     pub fn contains(&self, key: Digest) -> bool {
         self.keys.iter().any(|(digest, _)| *digest == key)
-    }
-
-    /// Adds a client that has a certificate with this name: a DNS name in lower
-    /// case, or a URI.
-    pub fn add_named(&mut self, name: String, client: Client) {
-        self.names.push((name, client));
     }
 
     /// Is there a client with this name in its certificate already?
@@ -104,30 +134,38 @@ impl ClientKeys {
 
     /// There is no client.
     pub const fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.names.is_empty()
+        self.clients.is_empty()
     }
 
     /// Whose certificate has these names. Where they are the names of several
     /// clients it is the first one in the settings.
-    pub fn find_named<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<&Client> {
+    pub fn find_named<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Result<&Client, Rejection> {
         let found = self.names.iter().find(|(wanted, _)| names.clone().any(|name| name == wanted));
-        found.map(|(_, client)| client)
+        self.admit(found.map(|(_, place)| *place))
     }
 
     /// Whose key this is. Every digest is compared, each in constant time, so
     /// that the time tells nothing of how nearly a guess was right.
-    pub fn find(&self, key: &str) -> Option<&Client> {
+    pub fn find(&self, key: &str) -> Result<&Client, Rejection> {
         if key.len() > Self::MAX_BYTES {
-            return None;
+            return Err(Rejection::Unknown);
         }
         let wanted = Digest::of(key);
         let mut found = None;
-        for (digest, client) in &self.keys {
+        for (digest, place) in &self.keys {
             if verify_slices_are_equal(&digest.0, &wanted.0).is_ok() {
-                found = Some(client);
+                found = Some(*place);
             }
         }
-        found
+        self.admit(found)
+    }
+
+    fn admit(&self, place: Option<usize>) -> Result<&Client, Rejection> {
+        let (client, inbound) = place.and_then(|place| self.clients.get(place)).ok_or(Rejection::Unknown)?;
+        match inbound {
+            Some(inbound) => inbound.admit().map(|()| client).map_err(Rejection::TooFast),
+            None => Ok(client),
+        }
     }
 }
 
@@ -155,18 +193,25 @@ mod tests {
             name: name.to_owned(),
             workspace: WorkspaceName::new("default").expect("a name"),
             access: Access { scopes: Vec::new(), users: Vec::new(), max_lifetime: Lifetime::MAX },
+            rate: None,
         }
     }
 
+    fn name(found: Result<&Client, Rejection>) -> Result<&str, Rejection> {
+        found.map(|client| client.name.as_str())
+    }
+
     #[test]
-    fn a_client_is_found_by_its_key_alone() {
+    fn a_client_is_found_by_each_of_its_keys_and_by_nothing_else() {
         let mut keys = ClientKeys::default();
-        keys.add(Digest::of("key-a"), client("a"));
-        keys.add(Digest::of("key-b"), client("b"));
-        assert_eq!(keys.find("key-b").map(|client| client.name.as_str()), Some("b"));
+        keys.add(client("a"), vec![Digest::of("key-a"), Digest::of("new-key-a")], Vec::new());
+        keys.add(client("b"), vec![Digest::of("key-b")], Vec::new());
+        for (key, wanted) in [("key-a", "a"), ("new-key-a", "a"), ("key-b", "b")] {
+            assert_eq!(name(keys.find(key)), Ok(wanted));
+        }
         for wrong in ["", "key-", "key-c", "key-a ", "KEY-A", &Digest::of("key-a").to_string(), &"x".repeat(1_000_000)]
         {
-            assert!(keys.find(wrong).is_none());
+            assert_eq!(name(keys.find(wrong)), Err(Rejection::Unknown));
         }
     }
 
@@ -174,16 +219,33 @@ mod tests {
     fn a_client_is_found_by_a_whole_name_of_its_certificate() {
         let mut keys = ClientKeys::default();
         assert!(keys.is_empty());
-        keys.add_named("a.internal".to_owned(), client("a"));
-        keys.add_named("spiffe://td/b".to_owned(), client("b"));
+        keys.add(client("a"), Vec::new(), vec!["a.internal".to_owned()]);
+        keys.add(client("b"), Vec::new(), vec!["spiffe://td/b".to_owned()]);
         assert!(!keys.is_empty() && keys.contains_name("a.internal") && !keys.contains_name("b"));
-        let found = |names: &[&str]| {
-            keys.find_named(names.iter().copied()).map(|client| client.name.clone()).unwrap_or_default()
+        let found = |names: &[&str]| name(keys.find_named(names.iter().copied())).map(str::to_owned);
+        assert_eq!(found(&["x", "spiffe://td/b"]).as_deref(), Ok("b"));
+        assert_eq!(found(&["spiffe://td/b", "a.internal"]).as_deref(), Ok("a"));
+        assert_eq!(found(&["internal", "a.internal.", "spiffe://td/b/c", "*"]), Err(Rejection::Unknown));
+        assert_eq!(name(keys.find("a.internal")), Err(Rejection::Unknown));
+    }
+
+    #[test]
+    fn who_asked_too_fast_still_did_when_the_settings_are_read_again() {
+        let rated = |rate: f64| {
+            let mut keys = ClientKeys::default();
+            keys.add(Client { rate: InboundRate::new(rate), ..client("a") }, vec![Digest::of("key-a")], Vec::new());
+            keys
         };
-        assert_eq!(found(&["x", "spiffe://td/b"]), "b");
-        assert_eq!(found(&["spiffe://td/b", "a.internal"]), "a");
-        assert_eq!(found(&["internal", "a.internal.", "spiffe://td/b/c", "*"]), "");
-        assert!(keys.find("a.internal").is_none());
+        let clock = Clock::system();
+        let mut first = rated(0.01);
+        first.hold_to_rates(clock, None);
+        assert_eq!(name(first.find("key-a")), Ok("a"));
+        let mut second = rated(0.01);
+        second.hold_to_rates(clock, Some(&first));
+        assert!(matches!(second.find("key-a"), Err(Rejection::TooFast(_))));
+        let mut third = rated(0.02);
+        third.hold_to_rates(clock, Some(&second));
+        assert_eq!(name(third.find("key-a")), Ok("a"));
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Sandbox {
         )]);
         raw.clients = vec![RawClient {
             name: CLIENT_KEY.to_owned(),
-            key_sha256: Digest::of(CLIENT_KEY).to_string(),
+            key_sha256: Digest::of(CLIENT_KEY).to_string().into(),
             scopes: Some(vec!["*".to_owned()]),
             max_lifetime: raw.tokens.max_lifetime,
             ..RawClient::default()

@@ -123,7 +123,7 @@ impl Layers {
             }
             let key_sha256 = Digest::of(key.expose()).to_string();
             self.overridden(&format!("clients[{}]", raw.clients.len()), CLIENT_KEY);
-            raw.clients.push(Client { name: "default".to_owned(), key_sha256, ..Client::default() });
+            raw.clients.push(Client { name: "default".to_owned(), key_sha256: key_sha256.into(), ..Client::default() });
         }
         Ok(())
     }
@@ -253,7 +253,10 @@ mod tests {
             ("[server.tls]\ncertificate = \"x\"", "0.toml:2: server.tls.certificate: unknown key"),
             ("[store]\nkind = \"redis\"", "store.kind: must be \"memory\""),
             ("[tokens]\nhard_floor = \"pk_secret\"", "tokens.hard_floor: must be a duration"),
-            ("[[clients]]\nname = \"a\"\nrequests_per_second = 5", "clients[0].requests_per_second: is not supported"),
+            (
+                "[[clients]]\nname = \"a\"\nrequests_per_second = \"x\"",
+                "clients[0].requests_per_second: must be a number",
+            ),
             ("[tokens\nfloor = pk_secret", "0.toml:1: "),
             ("x = pk_secret", "0.toml:1: "),
         ] {

@@ -112,8 +112,8 @@ table!(Refresh { mode: String = "learned".to_owned(), extra_calls: f64 = 0.15, h
 
 table!(Client {
     name: String = String::new(),
-    #[serde(skip_serializing_if = "String::is_empty")]
-    key_sha256: String = String::new(),
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    key_sha256: OneOrMany = OneOrMany(Vec::new()),
     #[serde(skip_serializing_if = "Vec::is_empty")]
     certificate_names: Vec<String> = Vec::new(),
     workspace: String = "default".to_owned(),
@@ -121,8 +121,8 @@ table!(Client {
     scopes: Option<Vec<String>> = None,
     users: Vec<String> = vec!["*".to_owned()],
     max_lifetime: Human = seconds(86_400),
-    #[serde(skip_serializing)]
-    requests_per_second: Option<NotYet> = None,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requests_per_second: Option<f64> = None,
 });
 
 table!(Log { level: String = "info".to_owned(), format: LogFormat = LogFormat::Auto });
@@ -209,6 +209,18 @@ impl<'de> Deserialize<'de> for NotYet {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct OneOrMany(pub Vec<String>);
+
+impl OneOrMany {
+    const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<String> for OneOrMany {
+    fn from(one: String) -> Self {
+        Self(vec![one])
+    }
+}
 
 impl<'de> Deserialize<'de> for OneOrMany {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

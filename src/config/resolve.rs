@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::SettingsError;
 use super::layers::Layers;
 use super::raw::{self, Raw};
-use crate::auth::{Client, ClientKeys, Digest};
+use crate::auth::{Client, ClientKeys, Digest, InboundRate};
 use crate::policy::access::{Access, Pattern};
 use crate::policy::budget::Budget;
 use crate::policy::freshness::Floor;
@@ -267,20 +267,9 @@ impl Check<'_> {
             if !workspaces.iter().any(|workspace| workspace.name.as_str() == client.workspace) {
                 return Err(self.error(&key("workspace"), "must be the name of one of the workspaces"));
             }
-            let known = self.client(raw, client, key)?;
-            for name in self.certificate_names(raw, client, &keys, key)? {
-                keys.add_named(name, known.clone());
-            }
-            // Whoever shows a certificate needs no key.
-            if client.key_sha256.is_empty() && !client.certificate_names.is_empty() {
-                continue;
-            }
-            let digest =
-                Digest::parse(&client.key_sha256).map_err(|error| self.error(&key("key_sha256"), error.to_string()))?;
-            if keys.contains(digest) {
-                return Err(self.error(&key("key_sha256"), "must differ from the other clients' keys"));
-            }
-            keys.add(digest, known);
+            let names = self.certificate_names(raw, client, &keys, key)?;
+            let digests = self.digests(client, &keys, &key("key_sha256"))?;
+            keys.add(self.client(raw, client, key)?, digests, names);
         }
         if keys.is_empty() {
             return Err(self.error(
@@ -290,6 +279,22 @@ impl Check<'_> {
             ));
         }
         Ok(keys)
+    }
+
+    /// A client's keys: two while one takes the place of the other.
+    fn digests(&self, client: &raw::Client, taken: &ClientKeys, key: &str) -> Result<Vec<Digest>, SettingsError> {
+        let parsed = client.key_sha256.0.iter().map(|hex| Digest::parse(hex));
+        let digests = parsed.collect::<Result<Vec<_>, _>>().map_err(|error| self.error(key, error.to_string()))?;
+        // Whoever shows a certificate needs no key.
+        let least = usize::from(client.certificate_names.is_empty());
+        if !(least..=2).contains(&digests.len()) {
+            return Err(self.error(key, "must be one key's SHA-256, or a list of two while one replaces the other"));
+        }
+        let twice = matches!(digests[..], [one, other] if one == other);
+        if twice || digests.iter().any(|digest| taken.contains(*digest)) {
+            return Err(self.error(key, "must differ from the other keys"));
+        }
+        Ok(digests)
     }
 
     fn client(&self, raw: &Raw, client: &raw::Client, key: impl Fn(&str) -> String) -> Result<Client, SettingsError> {
@@ -309,6 +314,13 @@ impl Check<'_> {
                 scopes: patterns("scopes", scopes)?,
                 users: patterns("users", &client.users)?,
                 max_lifetime: self.lifetime(&key("max_lifetime"), client.max_lifetime)?,
+            },
+            rate: match client.requests_per_second {
+                None => None,
+                Some(rate) => Some(InboundRate::new(rate).ok_or_else(|| {
+                    let (least, most) = (InboundRate::RANGE.start(), InboundRate::RANGE.end());
+                    self.error(&key("requests_per_second"), format!("must be a number from {least} to {most}"))
+                })?),
             },
         })
     }

@@ -151,14 +151,14 @@ impl Api {
             (Some(_), Some(_)) => return Err(Problem::NoKey),
             (None, _) => {
                 let names = request.extensions().get::<PeerNames>().ok_or(Problem::NoKey)?;
-                return self.clients.find_named(names.iter()).ok_or(Problem::NoKey);
+                return self.clients.find_named(names.iter()).map_err(Problem::from);
             }
         };
         let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Problem::NoKey)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(Problem::NoKey);
         }
-        self.clients.find(key.trim()).ok_or(Problem::UnknownKey)
+        Ok(self.clients.find(key.trim())?)
     }
 
     /// Lets a client have what it asked for, if it may.

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::body::Reply;
 use super::{JSON, NO_STORE, allow};
+use crate::auth::Rejection;
 use crate::broker::Refusal;
 use crate::metrics::Outcome;
 use crate::policy::access::Denial;
@@ -25,6 +26,8 @@ pub enum Problem {
     NoKey,
     /// Nobody's client key.
     UnknownKey,
+    /// The client asks faster than it may; it could again after so long.
+    TooFast(Duration),
     /// A session where none can be checked.
     NoSessions,
     /// The client may not have this.
@@ -54,6 +57,15 @@ pub enum Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         Self::Refusal(refusal)
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::Unknown => Self::UnknownKey,
+            Rejection::TooFast(wait) => Self::TooFast(wait),
+        }
     }
 }
 
@@ -105,6 +117,7 @@ impl Problem {
             Self::NoKey | Self::UnknownKey | Self::NoSessions => {
                 (StatusCode::UNAUTHORIZED, "authentication_error", Retry::Never)
             }
+            Self::TooFast(wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
             Self::Denied(_) => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
             Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Retry::Never),
@@ -148,7 +161,11 @@ impl Problem {
                 format!("wrong method: this path takes {}", names.join(" and "))
             }
             Self::NoKey => "the header `Authorization: Bearer CLIENT_KEY` is missing or malformed".to_owned(),
-            Self::UnknownKey => "the client key is not known".to_owned(),
+            Self::UnknownKey => "the client is not known".to_owned(),
+            Self::TooFast(_) => {
+                "this client asks too often (`requests_per_second` in the client's settings says how often it may)"
+                    .to_owned()
+            }
             Self::NoSessions => {
                 "this looks like a user's session, and none can be checked here: send a client key".to_owned()
             }
@@ -249,6 +266,7 @@ mod tests {
             Problem::Method(&[Method::POST]),
             Problem::NoKey,
             Problem::UnknownKey,
+            Problem::TooFast(Duration::from_millis(10)),
             Problem::NoSessions,
             Problem::Denied(Denial::Scope),
             Problem::MediaType,

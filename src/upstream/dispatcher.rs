@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::clock::Clock as GovernorClock;
 use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
@@ -249,13 +248,5 @@ impl Dispatcher {
     fn line(&self) -> MutexGuard<'_, Line> {
         // Nothing that panics runs under the lock.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl GovernorClock for Clock {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        Nanos::new(Self::now(self).as_nanos())
     }
 }

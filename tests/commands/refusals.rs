@@ -259,8 +259,8 @@ fn what_does_not_fit_the_shape_is_refused_with_its_line() {
         ("[workspaces.eu]\napi_kee = \"hunter2\"", &[":2: ", "workspaces.eu.api_kee", "unknown key", "api_key"]),
         ("[profiles]\ninbox = \"hunter2\"", &[":2: ", "profiles.inbox", "a list"]),
         ("[[clients]]\nname = \"a\"\nkey = \"hunter2\"", &[":3: ", "clients[0].key", "unknown key", "key_sha256"]),
-        ("[[clients]]\nkey_sha256 = [\"hunter2\"]", &[":2: ", "clients[0].key_sha256", "a string"]),
-        ("[[clients]]\nrequests_per_second = 5", &[":2: ", "clients[0].requests_per_second", "not supported"]),
+        ("[[clients]]\nkey_sha256 = { a = \"hunter2\" }", &[":2: ", "clients[0].key_sha256", "a string"]),
+        ("[[clients]]\nrequests_per_second = \"5\"", &[":2: ", "clients[0].requests_per_second", "a number"]),
         ("[clients]\nname = \"hunter2\"", &[":1: ", "clients", "a list"]),
         ("\n\n[tokens\nfloor = 1", &[":3: "]),
         ("api_key = hunter2", &[":1: "]),
@@ -295,10 +295,13 @@ fn a_variable_that_will_not_do_is_named() {
 
 #[test]
 fn a_clients_entry_that_will_not_do_names_its_file() {
-    let digest = "0".repeat(64);
+    let [digest, other, third] = ["0", "1", "2"].map(|digit| digit.repeat(64));
     let second = format!("[[clients]]\nname = \"b\"\nkey_sha256 = \"{digest}\"\n");
     for (fields, parts) in [
-        ("name = \"a\"".to_owned(), &["clients[0].key_sha256", "64 hexadecimal"][..]),
+        ("name = \"a\"".to_owned(), &["clients[0].key_sha256", "one key's SHA-256"][..]),
+        (format!("name = \"a\"\nkey_sha256 = [\"{digest}\", \"{digest}\"]"), &["clients[0].key_sha256", "differ"]),
+        (format!("name = \"a\"\nkey_sha256 = [\"{digest}\", \"{other}\", \"{third}\"]"), &["a list of two"]),
+        (format!("name = \"a\"\nkey_sha256 = \"{digest}\"\nrequests_per_second = 0"), &["requests_per_second", "0.01"]),
         ("name = \"a\"\nkey_sha256 = \"hunter2\"".to_owned(), &["clients[0].key_sha256", "64 hexadecimal"]),
         (format!("key_sha256 = \"{digest}\""), &["clients[0].name"]),
         (format!("name = \"b\"\nkey_sha256 = \"{digest}\""), &["clients[1].name", "differ"]),

@@ -89,7 +89,7 @@ impl Setup {
 pub fn client(name: &str, key: &str, scopes: &[&str]) -> RawClient {
     RawClient {
         name: name.to_owned(),
-        key_sha256: Digest::of(key).to_string(),
+        key_sha256: Digest::of(key).to_string().into(),
         scopes: Some(scopes.iter().map(|&scope| scope.to_owned()).collect()),
         ..RawClient::default()
     }

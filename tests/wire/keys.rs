@@ -1,10 +1,11 @@
 //! Who asks: without a client's key there is no token.
 
 use courier_token_broker::auth::Digest;
+use courier_token_broker::config::RawClient;
 
 use crate::law::{FRONTEND, GOOD, all_are_refused_without_a_call, is_a_refusal, row};
-use crate::support::broker::{API_KEY, Broker, CLIENT_KEY};
-use crate::support::http::Ask;
+use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup, client};
+use crate::support::http::{Ask, Connection};
 
 #[tokio::test]
 async fn a_missing_malformed_or_unknown_key_is_refused() {
@@ -78,4 +79,43 @@ async fn a_bearer_with_the_shape_of_a_jwt_is_a_session_on_the_front_end_route_al
         is_a_refusal(&answer, true);
     }
     assert_eq!(broker.courier.call_count(), 1);
+}
+
+#[tokio::test]
+async fn a_client_has_two_keys_while_one_takes_the_place_of_the_other() {
+    let (old, new) = ("ctb_the-old-key", "ctb_the-new-key");
+    let setup = Setup::new().settings(|raw| {
+        let mut app = client("rotating", old, &["*"]);
+        app.key_sha256.0.push(Digest::of(new).to_string());
+        raw.clients.push(app);
+    });
+    let broker = setup.start().await;
+    let ask = Ask::tokens(GOOD[2].1);
+    let tokens = [broker.ask(&ask.clone().key(old)).await.token(), broker.ask(&ask.key(new)).await.token()];
+    assert_eq!(tokens[0], tokens[1]);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_too_often_is_told_when_to_come_again_and_no_other_client_is() {
+    let slow = "ctb_a-slow-client";
+    let setup = Setup::new().settings(|raw| {
+        raw.clients.push(RawClient { requests_per_second: Some(5.0), ..client("slow", slow, &["*"]) });
+    });
+    let broker = setup.start().await;
+    let mut connection = Connection::open(broker.address).await;
+    let mut limited = 0;
+    for place in 0..50 {
+        let answer = connection.ask(&Ask::tokens(GOOD[2].1).key(slow)).await;
+        if answer.status == 429 {
+            is_a_refusal(&answer, false);
+            assert_eq!(answer.header("retry-after"), Some("1"));
+            limited += 1;
+        } else {
+            assert_eq!(answer.status, 200, "{place}: {answer:?}");
+        }
+        assert_eq!(connection.ask(&Ask::tokens(GOOD[2].1)).await.status, 200);
+    }
+    assert!(limited > 0);
+    let counted = "courier_token_broker_requests_total{outcome=\"limited\",route=\"/v1/tokens\"}";
+    assert_eq!(broker.metric(counted).await, f64::from(limited));
 }

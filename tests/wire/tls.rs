@@ -27,7 +27,7 @@ async fn broker(tls: RawTls) -> Broker {
 async fn broker_with_named_clients(authority: &Authority) -> Broker {
     let tls = authority.settings_for_clients(&authority.sign(&[HOST]));
     let named = RawClient {
-        key_sha256: String::new(),
+        key_sha256: RawClient::default().key_sha256,
         certificate_names: vec!["Web.internal".to_owned(), "spiffe://td/web".to_owned()],
         ..client("web", "unused", &["read:*"])
     };
