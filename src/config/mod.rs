@@ -8,8 +8,10 @@ mod error;
 mod layers;
 mod raw;
 mod resolve;
+mod sessions;
 
 pub use error::SettingsError;
 pub use layers::{ENVIRONMENT_PREFIX, Layers};
-pub use raw::{Client as RawClient, LogFormat, Raw, Workspace as RawWorkspace};
+pub use raw::{Client as RawClient, LogFormat, Raw, Sessions as RawSessions, Workspace as RawWorkspace};
 pub use resolve::{Settings, WorkspaceSettings};
+pub use sessions::SessionSettings;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::error::SettingsError;
 use super::layers::Layers;
 use super::raw::{self, Raw};
+use super::sessions::SessionSettings;
 use crate::auth::{Client, ClientKeys, Digest};
 use crate::policy::access::{Access, Pattern};
 use crate::policy::budget::Budget;
@@ -31,6 +32,8 @@ pub struct Settings {
     pub http: http::Settings,
     /// Who may ask.
     pub clients: ClientKeys,
+    /// Whether users may ask themselves.
+    pub sessions: Option<SessionSettings>,
     /// How tokens are served and renewed.
     pub broker: broker::Settings,
     /// The Couriers.
@@ -52,8 +55,8 @@ pub struct WorkspaceSettings {
     pub dispatcher: upstream::DispatcherSettings,
 }
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const HOUR: Duration = Duration::from_secs(3600);
 
 impl Settings {
     /// Checks merged settings. `layers` are where they came from, for errors.
@@ -80,6 +83,7 @@ impl Settings {
         if !(0.0..=10.0).contains(&raw.refresh.extra_calls) {
             return Err(check.error("refresh.extra_calls", "must be a number from 0 to 10"));
         }
+        let sessions = check.sessions(raw, &profiles, &workspaces)?;
         let limits = &raw.server.limits;
         check.range("server.limits.connections", limits.connections.into(), 1, 1_000_000)?;
         check.range("server.limits.body_bytes", limits.body_bytes.into(), 256, 1 << 20)?;
@@ -107,6 +111,7 @@ impl Settings {
                 profiles,
             },
             clients: check.clients(raw, &workspaces)?,
+            sessions,
             broker: broker::Settings {
                 floor,
                 refresh: check.mode(&raw.refresh.mode)?,
@@ -126,10 +131,10 @@ impl Settings {
 }
 
 /// Checks one key after the other.
-struct Check<'a>(&'a Layers);
+pub struct Check<'a>(&'a Layers);
 
 impl Check<'_> {
-    fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
+    pub fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
         self.0.error(key, wanted)
     }
 
@@ -141,7 +146,7 @@ impl Check<'_> {
         }
     }
 
-    fn span(&self, key: &str, raw: raw::Human, least: Duration, most: Duration) -> Result<Duration, SettingsError> {
+    pub fn span(&self, key: &str, raw: raw::Human, least: Duration, most: Duration) -> Result<Duration, SettingsError> {
         if (least..=most).contains(&raw.0) {
             return Ok(raw.0);
         }
@@ -149,7 +154,7 @@ impl Check<'_> {
         Err(self.error(key, format!("must be a duration from {least} to {most}")))
     }
 
-    fn lifetime(&self, key: &str, raw: raw::Human) -> Result<Lifetime, SettingsError> {
+    pub fn lifetime(&self, key: &str, raw: raw::Human) -> Result<Lifetime, SettingsError> {
         Lifetime::from_seconds(raw.0.as_secs_f64())
             .map_err(|_| self.error(key, "must be a duration of whole seconds, at least \"1s\""))
     }
@@ -240,11 +245,7 @@ impl Check<'_> {
         if !bare || url.host().is_none() || !matches!(url.scheme(), "https" | "http") {
             return Err(self.error(key, wanted));
         }
-        let loopback = match url.host_str().unwrap_or_default() {
-            "localhost" => true,
-            host => host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
-        };
-        if url.scheme() == "http" && !loopback && !raw.insecure {
+        if url.scheme() == "http" && !is_loopback(&url) && !raw.insecure {
             let wanted =
                 "the API key would cross the network unencrypted: use https, or set insecure = true for this workspace";
             return Err(self.error(key, wanted));
@@ -288,7 +289,7 @@ impl Check<'_> {
             }
             keys.add(digest, self.client(raw, client, key)?);
         }
-        if keys.is_empty() {
+        if keys.is_empty() && raw.sessions.is_none() {
             return Err(self.error(
                 "clients",
                 "nobody could call, since there is no client: `courier-token-broker client-key NAME` makes one, or set \
@@ -317,5 +318,13 @@ impl Check<'_> {
                 max_lifetime: self.lifetime(&key("max_lifetime"), client.max_lifetime)?,
             },
         })
+    }
+}
+
+/// Is the URL's host this machine?
+pub fn is_loopback(url: &upstream::Url) -> bool {
+    match url.host_str().unwrap_or_default() {
+        "localhost" => true,
+        host => host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
     }
 }

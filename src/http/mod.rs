@@ -5,11 +5,13 @@
 
 mod admin;
 mod body;
+mod cors;
 mod courier;
 mod frontend;
 mod listener;
 mod native;
 mod problem;
+mod session;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -23,14 +25,17 @@ use hyper::{Method, Request, Response, Uri};
 
 pub use admin::{Admin, Readiness};
 pub use body::{Incoming, Reply};
+pub use cors::{OriginError, Origins};
 pub use listener::{Limits, Listener};
+pub use session::{SessionRoute, SessionSource};
 
-use crate::auth::{Client, ClientKeys};
+use crate::auth::{Client, ClientKeys, Sessions};
 use crate::broker::{Answer, Ask, Broker, Source};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
 use problem::{Problem, Style};
+use session::Guests;
 
 /// What the app listener needs to know.
 #[derive(Clone, Debug)]
@@ -54,6 +59,7 @@ pub struct Api {
     settings: Settings,
     broker: Broker,
     clients: ClientKeys,
+    guests: Option<Guests>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -72,7 +78,13 @@ impl Api {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { settings, broker, clients, clock, metrics }
+        Self { settings, broker, clients, guests: None, clock, metrics }
+    }
+
+    /// Lets users call the front-end route with sessions of their own.
+    #[must_use]
+    pub fn with_sessions(self, sessions: Sessions, route: SessionRoute) -> Self {
+        Self { guests: Some(Guests { sessions, route }), ..self }
     }
 
     /// Answers one request, whatever it is.
@@ -84,12 +96,19 @@ impl Api {
             let answered = match route {
                 _ if header_bytes(&request) > self.settings.header_bytes => Err(Problem::HeadersTooLarge),
                 Route::Other => Err(Problem::NotFound),
+                Route::Frontend if *request.method() == Method::OPTIONS && self.guests.is_some() => {
+                    match self.preflight(&request) {
+                        // It asks for no token, so it is not counted.
+                        Ok(response) => return response,
+                        Err(problem) => Err(problem),
+                    }
+                }
                 _ if !methods.contains(request.method()) => Err(Problem::Method(methods)),
                 Route::IssueToken => self.issue_token(&mut request).await,
                 Route::Frontend => self.frontend(&mut request).await,
                 Route::Tokens => self.tokens(&mut request).await,
             };
-            let (outcome, response) = match answered {
+            let (outcome, mut response) = match answered {
                 Ok((source, response)) => (source.outcome(), response),
                 Err(problem) => {
                     if !matches!(problem, Problem::BodyTimeout) {
@@ -99,6 +118,11 @@ impl Api {
                     (problem.outcome(), problem.response(style))
                 }
             };
+            if route == Route::Frontend
+                && let Some(guests) = &self.guests
+            {
+                guests.route.origins.mark(request.headers(), response.headers_mut());
+            }
             self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
             response
         }

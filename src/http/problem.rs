@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::body::Reply;
 use super::{JSON, NO_STORE, allow};
+use crate::auth::SessionDenial;
 use crate::broker::Refusal;
 use crate::metrics::Outcome;
 use crate::policy::access::Denial;
@@ -27,6 +28,12 @@ pub enum Problem {
     UnknownKey,
     /// A session where none can be checked.
     NoSessions,
+    /// A session that does not count, or not for this.
+    Session(SessionDenial),
+    /// No session can be checked until the issuer's keys have come.
+    NoSessionKeys,
+    /// A session from a page that may not call.
+    Origin,
     /// The client may not have this.
     Denied(Denial),
     /// The body is not JSON by its media type.
@@ -98,10 +105,11 @@ impl Problem {
         match self {
             Self::NotFound => (StatusCode::NOT_FOUND, INVALID, Retry::Never),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, Retry::Never),
-            Self::NoKey | Self::UnknownKey | Self::NoSessions => {
+            Self::NoKey | Self::UnknownKey | Self::NoSessions | Self::Session(_) => {
                 (StatusCode::UNAUTHORIZED, "authentication_error", Retry::Never)
             }
-            Self::Denied(_) => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
+            Self::NoSessionKeys => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+            Self::Denied(_) | Self::Origin => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
             Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Retry::Never),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, SOON),
@@ -147,6 +155,10 @@ impl Problem {
             Self::NoSessions => {
                 "this looks like a user's session, and none can be checked here: send a client key".to_owned()
             }
+            // Which rule it was is in the log alone.
+            Self::Session(_) => "the session does not count".to_owned(),
+            Self::NoSessionKeys => "sessions can't be checked yet: their issuer's keys have not come".to_owned(),
+            Self::Origin => "a session counts only from the pages in `sessions.allowed_origins`".to_owned(),
             Self::Denied(denial) => denial.to_string(),
             Self::MediaType => "the body must be JSON: send `Content-Type: application/json`".to_owned(),
             Self::BodyTooLarge(limit) => format!("the body is too large: at most {limit} bytes are taken"),
@@ -213,7 +225,7 @@ impl Problem {
             }
         }
         match self {
-            Self::NoKey | Self::UnknownKey | Self::NoSessions => {
+            Self::NoKey | Self::UnknownKey | Self::NoSessions | Self::Session(_) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Self::Method(methods) => {
@@ -242,6 +254,9 @@ mod tests {
             Problem::NoKey,
             Problem::UnknownKey,
             Problem::NoSessions,
+            Problem::Session(SessionDenial::Signature),
+            Problem::NoSessionKeys,
+            Problem::Origin,
             Problem::Denied(Denial::Scope),
             Problem::MediaType,
             Problem::BodyTooLarge(1),

@@ -5,3 +5,4 @@
 pub mod broker;
 pub mod child;
 pub mod http;
+pub mod issuer;

@@ -15,4 +15,7 @@ mod keys;
 mod law;
 mod permits;
 mod secrets;
+mod session_attacks;
+mod session_keys;
+mod sessions;
 mod sharing;
