@@ -45,3 +45,30 @@ const fn fitting(keys: &KeySource) -> &'static [Algorithm] {
         KeySource::Jwks(_) => ASYMMETRIC,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::JwksSettings;
+    use std::time::Duration;
+
+    #[test]
+    fn only_what_fits_the_keys_can_be_allowed() {
+        let keys = KeySource::Jwks(JwksSettings {
+            url: "https://login.example.com/jwks".parse().expect("a URL"),
+            refresh: Duration::from_secs(900),
+            pause: JwksSettings::PAUSE,
+        });
+        let parse = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+            Algorithms::parse(&names, &keys)
+        };
+        let two = parse(&["ES256", "RS256"]).expect("both fit");
+        assert!(two.allow(Algorithm::ES256) && two.allow(Algorithm::RS256) && !two.allow(Algorithm::PS256));
+        assert!(!Algorithms::fitting(&keys).allow(Algorithm::HS256));
+        for wrong in [&[][..], &["none"], &["HS256"], &["es256"], &["RS256", "HS256"], &["ES512"]] {
+            let error = parse(wrong).expect_err("it is refused").to_string();
+            assert!(error.contains("RS256, RS384") && !error.contains("HS256"), "{error}");
+        }
+    }
+}

@@ -173,3 +173,71 @@ impl Claims {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn part(text: &str) -> String {
+        URL_SAFE_NO_PAD.encode(text)
+    }
+
+    fn parse(header: &str) -> Result<Option<String>, SessionDenial> {
+        Jwt::parse(&format!("{}.e30.c2ln", part(header))).map(|jwt| jwt.kid)
+    }
+
+    fn claims(text: &str) -> Result<Claims, SessionDenial> {
+        Jwt::parse(&format!("{}.{}.c2ln", part(r#"{"alg":"HS256"}"#), part(text)))?.claims()
+    }
+
+    #[test]
+    fn a_header_names_one_known_algorithm_and_no_extension() {
+        assert_eq!(parse(r#"{"alg":"RS256","kid":"k","x5c":5,"jku":[]}"#), Ok(Some("k".to_owned())));
+        assert_eq!(parse(r#"{"alg":"RS256","typ":"application/at+jwt"}"#), Ok(None));
+        for (header, why) in [
+            (r#"{"alg":"none"}"#, SessionDenial::Algorithm),
+            (r#"{"alg":"rs256"}"#, SessionDenial::Algorithm),
+            (r#"{"alg":"RS256","alg":"HS256"}"#, SessionDenial::Header),
+            (r#"{"alg":"RS256","crit":null}"#, SessionDenial::Header),
+            (r#"{"alg":"RS256","b64":true}"#, SessionDenial::Header),
+            (r#"{"alg":"RS256","cty":"JWT"}"#, SessionDenial::Header),
+            (r#"{"alg":"RS256","enc":"A128GCM"}"#, SessionDenial::Header),
+            (r#"{"alg":"RS256","typ":"dpop+jwt"}"#, SessionDenial::Header),
+            (r#"{"alg":"RS256","kid":null}"#, SessionDenial::Header),
+            (r#"["RS256"]"#, SessionDenial::Header),
+            ("{}", SessionDenial::Header),
+        ] {
+            assert_eq!(parse(header), Err(why), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_claim_that_is_there_twice_is_none() {
+        assert!(claims(r#"{"sub":"a","x":{"sub":"b"}}"#).is_ok());
+        for text in [r#"{"sub":"a","sub":"a"}"#, r#"{"x":1,"x":2}"#, r#"{"sub":"a","\u0073ub":"b"}"#, "[]", "5", ""] {
+            assert!(claims(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_numbers_that_make_sense() {
+        let times = |exp: Value| claims(&json!({ "exp": exp }).to_string()).and_then(|claims| claims.times());
+        assert_eq!(times(json!(1.5)), Ok(Times { exp: 1.5, nbf: None, iat: None }));
+        assert_eq!(times(json!(1e12)).map(|times| times.exp), Ok(1e12));
+        for wrong in [json!(null), json!("5"), json!(-1), json!(-1e-9), json!(1e13), json!([5]), json!(u64::MAX)] {
+            assert_eq!(times(wrong.clone()), Err(SessionDenial::Claims), "{wrong}");
+        }
+        assert_eq!(claims("{}").and_then(|claims| claims.times()), Err(SessionDenial::NoExpiry));
+    }
+
+    #[test]
+    fn a_user_is_a_text_or_a_whole_number() {
+        let user = |value: Value| claims(&json!({ "sub": value }).to_string()).ok()?.user("sub");
+        assert_eq!(user(json!("jane")).as_deref(), Some("jane"));
+        assert_eq!(user(json!(4711)).as_deref(), Some("4711"));
+        for wrong in [json!(1.0), json!(1e30), json!(null), json!(true), json!(["jane"]), json!({"sub": "jane"})] {
+            assert_eq!(user(wrong.clone()), None, "{wrong}");
+        }
+    }
+}

@@ -159,3 +159,78 @@ impl fmt::Debug for SessionKey {
         out.debug_struct("SessionKey").field("algorithms", &self.algorithms).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::rsa::KeySize;
+    use aws_lc_rs::signature::{
+        ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA512, RSA_PSS_SHA256,
+        RsaEncoding, RsaKeyPair,
+    };
+    use base64::Engine;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+
+    const MESSAGE: &str = "header.payload";
+
+    fn pem(kind: &str, der: &[u8]) -> String {
+        format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", STANDARD.encode(der))
+    }
+
+    fn public<'a>(key: &impl AsDer<PublicKeyX509Der<'a>>) -> String {
+        pem("PUBLIC KEY", key.as_der().expect("it has a form").as_ref())
+    }
+
+    fn secret(bytes: &[u8]) -> Result<SessionKey, SessionKeyError> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), bytes).expect("written");
+        SessionKey::from_secret(&SecretBytes::read(file.path()).expect("a secret"))
+    }
+
+    #[test]
+    fn a_key_verifies_by_its_own_algorithms_alone() {
+        let random = SystemRandom::new();
+        let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("randomness");
+        let key = SessionKey::from_pem(public(pair.public_key()).as_bytes()).expect("a key");
+        assert_eq!(key.algorithms(), [Algorithm::ES384]);
+        let signature = pair.sign(&random, MESSAGE.as_bytes()).expect("signed");
+        let signature = URL_SAFE_NO_PAD.encode(signature.as_ref());
+        assert!(key.verifies(Algorithm::ES384, MESSAGE, &signature));
+        assert!(!key.verifies(Algorithm::ES384, "header.other", &signature));
+        for other in [Algorithm::ES256, Algorithm::HS256, Algorithm::RS256, Algorithm::EdDSA] {
+            assert!(!key.verifies(other, MESSAGE, &signature), "{other:?}");
+        }
+        let pair = RsaKeyPair::generate(KeySize::Rsa2048).expect("randomness");
+        let key = SessionKey::from_pem(public(pair.public_key()).as_bytes()).expect("a key");
+        let sign = |algorithm: &'static dyn RsaEncoding| {
+            let mut signature = vec![0; pair.public_modulus_len()];
+            pair.sign(algorithm, &random, MESSAGE.as_bytes(), &mut signature).expect("signed");
+            URL_SAFE_NO_PAD.encode(signature)
+        };
+        assert!(key.verifies(Algorithm::PS256, MESSAGE, &sign(&RSA_PSS_SHA256)));
+        assert!(key.verifies(Algorithm::RS512, MESSAGE, &sign(&RSA_PKCS1_SHA512)));
+        assert!(!key.verifies(Algorithm::RS256, MESSAGE, &sign(&RSA_PKCS1_SHA512)));
+    }
+
+    #[test]
+    fn a_file_holds_one_public_key_or_none_is_taken() {
+        let pair = Ed25519KeyPair::generate().expect("randomness");
+        let good = public(pair.public_key());
+        assert!(SessionKey::from_pem(format!("A comment\n\n{good}").as_bytes()).is_ok());
+        let private = pem("PRIVATE KEY", pair.to_pkcs8().expect("it has a form").as_ref());
+        for wrong in ["", "x", &private, &good.repeat(2), &good[..50], &good.replace("PUBLIC", "RSA PUBLIC")] {
+            assert_eq!(SessionKey::from_pem(wrong.as_bytes()).err(), Some(SessionKeyError::Pem), "{wrong}");
+        }
+        let broken = pem("PUBLIC KEY", b"no key at all");
+        assert_eq!(SessionKey::from_pem(broken.as_bytes()).err(), Some(SessionKeyError::Type));
+    }
+
+    #[test]
+    fn a_short_secret_is_none_and_a_good_one_is_shown_by_nothing() {
+        assert_eq!(secret(&[b'x'; 31]).err(), Some(SessionKeyError::Short));
+        let key = secret(b"a-secret-that-must-not-be-seen-anywhere").expect("a key");
+        assert_eq!(format!("{key:?}"), "SessionKey { algorithms: [HS256], .. }");
+    }
+}

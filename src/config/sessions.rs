@@ -44,7 +44,7 @@ impl Check<'_> {
         let algorithms = match &sessions.algorithms {
             None => Algorithms::fitting(&keys),
             Some(names) => {
-                Algorithms::parse(names, &keys).map_err(|error| self.error("sessions.algorithms", error.to_string()))?
+                Algorithms::parse(names, &keys).map_err(|error| self.session_error("algorithms", error.to_string()))?
             }
         };
         let check = auth::SessionSettings {
@@ -56,16 +56,16 @@ impl Check<'_> {
             leeway: self.span("sessions.leeway", sessions.leeway, Duration::ZERO, LONGEST_LEEWAY)?,
         };
         let origins = Origins::new(&sessions.allowed_origins)
-            .map_err(|error| self.error("sessions.allowed_origins", error.to_string()))?;
+            .map_err(|error| self.session_error("allowed_origins", error.to_string()))?;
         let source = SessionSource::parse(&sessions.source)
-            .ok_or_else(|| self.error("sessions.source", "must be \"authorization\" or \"cookie:NAME\""))?;
+            .ok_or_else(|| self.session_error("source", "must be \"authorization\" or \"cookie:NAME\""))?;
         if source != SessionSource::Authorization && origins.is_empty() {
             let wanted =
                 "must have at least one origin: a session in a cookie counts only with an Origin that is listed";
-            return Err(self.error("sessions.allowed_origins", wanted));
+            return Err(self.session_error("allowed_origins", wanted));
         }
         let Some(profile) = profiles.get(&sessions.profile) else {
-            return Err(self.error("sessions.profile", "must be the name of one of the profiles"));
+            return Err(self.session_error("profile", "must be the name of one of the profiles"));
         };
         let route = SessionRoute {
             source,
@@ -77,20 +77,29 @@ impl Check<'_> {
         Ok(Some(SessionSettings { check, route }))
     }
 
+    /// An error about a key of `[sessions]`. Where that is missing, what stands there
+    /// of the table is to blame.
+    fn session_error(&self, field: &str, wanted: impl Into<String>) -> SettingsError {
+        let error = self.error(&format!("sessions.{field}"), wanted);
+        let origin = error.origin.or_else(|| self.error("sessions", "").origin);
+        SettingsError { origin, ..error }
+    }
+
     fn session_keys(&self, sessions: &raw::Sessions) -> Result<KeySource, SettingsError> {
-        let failed = |key: &str, path: &Path, why: String| self.error(key, format!("{}: {why}", path.display()));
+        let failed =
+            |field: &str, path: &Path, why: String| self.session_error(field, format!("{}: {why}", path.display()));
         match (&sessions.jwks_url, &sessions.hs256_secret_file, &sessions.public_key_file) {
             (Some(url), None, None) => {
                 let refresh = self.span("sessions.jwks_refresh", sessions.jwks_refresh, 10 * SECOND, DAY)?;
                 Ok(KeySource::Jwks(JwksSettings { url: self.jwks_url(url)?, refresh, pause: JwksSettings::PAUSE }))
             }
             (None, Some(path), None) => {
-                let failed = |why: String| failed("sessions.hs256_secret_file", path, why);
+                let failed = |why: String| failed("hs256_secret_file", path, why);
                 let secret = SecretBytes::read(path).map_err(|error| failed(error.to_string()))?;
                 SessionKey::from_secret(&secret).map(KeySource::Fixed).map_err(|error| failed(error.to_string()))
             }
             (None, None, Some(path)) => {
-                let failed = |why: String| failed("sessions.public_key_file", path, why);
+                let failed = |why: String| failed("public_key_file", path, why);
                 let mut pem = Vec::new();
                 std::fs::File::open(path)
                     .and_then(|file| file.take(LARGEST_PEM).read_to_end(&mut pem))
@@ -102,17 +111,17 @@ impl Check<'_> {
     }
 
     fn jwks_url(&self, text: &str) -> Result<upstream::Url, SettingsError> {
-        const KEY: &str = "sessions.jwks_url";
+        const FIELD: &str = "jwks_url";
         let wanted = "must be a URL such as \"https://login.example.com/.well-known/jwks.json\", without user, password \
             or fragment";
-        let url: upstream::Url = text.parse().map_err(|_| self.error(KEY, wanted))?;
+        let url: upstream::Url = text.parse().map_err(|_| self.session_error(FIELD, wanted))?;
         let bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
         if !bare || url.host().is_none() || !matches!(url.scheme(), "https" | "http") {
-            return Err(self.error(KEY, wanted));
+            return Err(self.session_error(FIELD, wanted));
         }
         if url.scheme() == "http" && !is_loopback(&url) {
             let wanted = "whoever is on the way could exchange the keys and sign sessions of any user: use https";
-            return Err(self.error(KEY, wanted));
+            return Err(self.session_error(FIELD, wanted));
         }
         Ok(url)
     }
@@ -121,7 +130,7 @@ impl Check<'_> {
         if (1..=LONGEST_TEXT).contains(&text.len()) {
             Ok(text.to_owned())
         } else {
-            Err(self.error(&format!("sessions.{field}"), format!("must be {wanted}, 1 to {LONGEST_TEXT} bytes")))
+            Err(self.session_error(field, format!("must be {wanted}, 1 to {LONGEST_TEXT} bytes")))
         }
     }
 
@@ -135,7 +144,7 @@ impl Check<'_> {
         let workspace = WorkspaceName::new(&sessions.workspace)
             .ok()
             .filter(|name| workspaces.iter().any(|workspace| workspace.name == *name))
-            .ok_or_else(|| self.error("sessions.workspace", "must be the name of one of the workspaces"))?;
+            .ok_or_else(|| self.session_error("workspace", "must be the name of one of the workspaces"))?;
         let all: Vec<_> = Pattern::new("*").into_iter().collect();
         Ok(Client {
             name: "sessions".to_owned(),
