@@ -9,3 +9,4 @@ mod plan;
 mod refusals;
 mod sandbox;
 mod serving;
+mod sessions;

@@ -102,12 +102,22 @@ async fn the_request_may_name_the_user_and_nobody_else() {
         row("no text", post(r#"{"userId": 5}"#), 400, "a string"),
         row("a null", post(r#"{"userId": null}"#), 400, "a string"),
         row("no JSON", post("{"), 400, "JSON"),
-        row("no media type", call(&session).with("Content-Type", "text/plain").chunked(), 415, "JSON"),
+        row("no media type", post(r#"{"userId": "jane"}"#).without("Content-Type"), 415, "JSON"),
+        row("no media type", post("{}").without("Content-Type").chunked(), 415, "JSON"),
+        row("another media type", call(&session).with("Content-Type", "text/plain").chunked(), 415, "JSON"),
     ];
     all_are_refused_without_a_call(&broker, &rows).await;
-    for good in
-        [post(r#"{"userId": "jane"}"#), post("{}"), get("?userId=jane"), get(""), get("?x=userId"), call(&session)]
-    {
+    for good in [
+        post(r#"{"userId": "jane"}"#),
+        post("{}"),
+        get("?userId=jane"),
+        get(""),
+        get("?x=userId"),
+        call(&session),
+        call(&session).chunked(),
+        post(""),
+        post("").chunked(),
+    ] {
         is_for(&broker.ask(&good).await, "jane");
     }
     assert_eq!(broker.courier.call_count(), 1);
