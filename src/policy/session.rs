@@ -78,7 +78,8 @@ const LADDER: [u64; 17] = [
 /// The lifetime of a token that must end before a login does that has `remaining`
 /// left: `normal` if that fits, else the longest step of a ladder that does. A
 /// token that was issued before has less left than its lifetime, so one from
-/// memory fits too. `None` where not even a minute is left.
+/// memory fits too; one that has yet to be issued ends later by what the issuing
+/// takes. `None` where not even a minute is left.
 pub fn longest_within(remaining: Duration, normal: Lifetime) -> Option<Lifetime> {
     let fits = |seconds: u64| Duration::from_secs(seconds) <= remaining;
     if !fits(MINUTE) {
