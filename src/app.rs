@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::auth::{JwksError, Sessions};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{Settings, WorkspaceSettings};
@@ -56,6 +57,9 @@ pub enum StartError {
     /// A workspace's Courier can't be called.
     #[error("workspaces.{0}: {1}")]
     Courier(String, #[source] CourierError),
+    /// The keys of users' sessions can't be fetched.
+    #[error("sessions: {0}")]
+    Sessions(#[from] JwksError),
     /// The system has no thread to give.
     #[error("can't start a thread: {0}")]
     Thread(#[source] io::Error),
@@ -92,10 +96,15 @@ impl App {
             .map(|workspace| Ok((workspace.name.clone(), dispatcher(workspace, clock, &metrics)?)))
             .collect::<Result<Vec<_>, StartError>>()?;
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
-        let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime);
-        let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
+        let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.clone());
         let mut clients = settings.clients;
         clients.hold_to_rates(clock, None);
+        let mut api = Api::new(settings.http, broker.clone(), clients, clock, Arc::clone(&metrics));
+        if let Some(sessions) = settings.sessions {
+            // Keys are fetched where Courier is called: never on a thread that serves.
+            api = api.with_sessions(Sessions::new(sessions.check, clock, &runtime)?, sessions.route);
+        }
+        let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
         let mut passed = Some(passed);
         let mut listeners = Vec::new();
         for address in settings.listen {
@@ -129,7 +138,7 @@ impl App {
             listeners,
             admin_listener,
             tls,
-            api: Arc::new(Api::new(settings.http, broker.clone(), clients, clock, Arc::clone(&metrics))),
+            api: Arc::new(api),
             admin: Arc::new(Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock)),
             broker,
             readiness,

@@ -6,7 +6,7 @@
 //! # The way of a request
 //!
 //! ```text
-//! listener -> http route -> client key -> permit -> key
+//! listener -> http route -> client key or session -> permit -> key
 //!   -> cache --hit--> judge freshness --serve--> bytes that were built when the token arrived
 //!         \--miss, or below the floor--> flight (one per key) -> budget -> Courier -> grant
 //!                                                                  -> cache, schedule, waiters
@@ -29,7 +29,7 @@
 //! | [`policy`] | the rules: freshness, refresh and what is learned for it, schedule, budget, access | IO, async, logs, metrics, clocks |
 //! | [`broker`] | the story: ask, cache, flight, answer; the refresher | HTTP, settings files, reqwest |
 //! | [`upstream`] | Courier: the client, the dispatcher, is it what was asked? | the cache, the HTTP server |
-//! | [`auth`] | who calls | the cache, Courier |
+//! | [`auth`] | who calls: an app, or a user with a session | the cache, Courier |
 //! | [`http`] | the wire: routes, errors, listeners | reqwest, governor |
 //! | [`planner`] | the lab: the same rules run over a trace in virtual time | tokio, moka, reqwest |
 //! | [`sandbox`] | a Courier of our own, an independent oracle for tests | everything but the clock |

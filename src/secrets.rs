@@ -1,9 +1,10 @@
 //! What must not be seen.
 
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
 /// An API key, a client key or another text that opens doors. No `Debug`,
 /// `Display` or serialisation shows it, and its memory is wiped when it is
@@ -33,12 +34,8 @@ impl Secret {
 
     /// Reads a secret from a file.
     pub fn read(path: &Path) -> Result<Self, SecretError> {
-        use std::io::Read;
         let mut text = String::new();
-        std::fs::File::open(path)
-            // One byte more than is allowed tells a file that is too long.
-            .and_then(|file| file.take(Self::MAX_BYTES as u64 + 1).read_to_string(&mut text))
-            .map_err(|error| SecretError::File(error.kind()))?;
+        beginning(path)?.read_to_string(&mut text).map_err(|error| SecretError::File(error.kind()))?;
         Self::new(&text)
     }
 
@@ -65,6 +62,47 @@ impl<'de> serde::Deserialize<'de> for Secret {
         let text = String::deserialize(deserializer)?;
         Self::new(&text).map_err(serde::de::Error::custom)
     }
+}
+
+/// A secret of any bytes, such as an HMAC's. It is kept as a [`Secret`] is.
+#[derive(Clone)]
+pub struct SecretBytes(SecretSlice<u8>);
+
+impl SecretBytes {
+    /// Takes a file's bytes as they are, but for one line end after the last.
+    pub fn read(path: &Path) -> Result<Self, SecretError> {
+        // With room for all of it: bytes that grow leave copies behind.
+        let mut bytes = Vec::with_capacity(Secret::MAX_BYTES + 2);
+        beginning(path)?.read_to_end(&mut bytes).map_err(|error| SecretError::File(error.kind()))?;
+        if bytes.ends_with(b"\n") {
+            bytes.pop();
+            if bytes.ends_with(b"\r") {
+                bytes.pop();
+            }
+        }
+        match bytes.len() {
+            0 => Err(SecretError::Empty),
+            1..=Secret::MAX_BYTES => Ok(Self(SecretSlice::from(bytes))),
+            _ => Err(SecretError::TooLong),
+        }
+    }
+
+    /// The secret itself.
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(REDACTED)
+    }
+}
+
+/// A file's first bytes: one more than is allowed tells a file that is too long.
+fn beginning(path: &Path) -> Result<impl Read, SecretError> {
+    let file = std::fs::File::open(path).map_err(|error| SecretError::File(error.kind()))?;
+    Ok(file.take(Secret::MAX_BYTES as u64 + 1))
 }
 
 /// What is shown in a secret's place.
@@ -104,6 +142,22 @@ mod tests {
         assert_eq!(Secret::new(" \n").err(), Some(SecretError::Empty));
         assert_eq!(Secret::new("a\r\nX: y").err(), Some(SecretError::Character));
         assert_eq!(Secret::new(&"x".repeat(4097)).err(), Some(SecretError::TooLong));
+    }
+
+    #[test]
+    fn a_secret_of_bytes_loses_one_line_end_and_nothing_else() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let read = |bytes: &[u8]| {
+            std::fs::write(file.path(), bytes).expect("written");
+            SecretBytes::read(file.path()).map(|secret| secret.expose().to_vec())
+        };
+        assert_eq!(read(b" \xff\x00 \n\n"), Ok(b" \xff\x00 \n".to_vec()));
+        assert_eq!(read(b"abc\r\n"), Ok(b"abc".to_vec()));
+        assert_eq!(read(b"abc"), Ok(b"abc".to_vec()));
+        assert_eq!(read(b"\n"), Err(SecretError::Empty));
+        assert_eq!(read(&[7; 4097]), Err(SecretError::TooLong));
+        std::fs::write(file.path(), "hidden").expect("written");
+        assert_eq!(format!("{:?}", SecretBytes::read(file.path())), "Ok([redacted])");
     }
 
     #[test]

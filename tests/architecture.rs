@@ -33,7 +33,12 @@ const ROOMS: &[Room] = &[
         "token policy upstream store clock metrics",
         "fastrand foldhash humantime moka thiserror tokio tracing",
     ),
-    Room("auth", "token policy::access clock", "aws_lc_rs base64 governor thiserror"),
+    Room(
+        "auth",
+        "secrets token clock policy::access policy::session",
+        "arc_swap aws_lc_rs base64 governor jsonwebtoken reqwest rustls_pki_types serde serde_json thiserror tokio \
+         tracing",
+    ),
     Room(
         "http",
         // `Failure` for the one match from an error to a response.

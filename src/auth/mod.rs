@@ -1,7 +1,16 @@
-//! Who calls.
+//! Who calls: an app with its client key, or a user with a session of the app's.
 
+mod algorithms;
 mod client_keys;
 mod inbound;
+mod jwks;
+mod jwt;
+mod session_key;
+mod sessions;
 
+pub use algorithms::{Algorithms, AlgorithmsError};
 pub use client_keys::{Client, ClientKeys, Digest, DigestError, Rejection, generate_key, has_jwt_shape};
 pub use inbound::InboundRate;
+pub use jwks::{JwksError, JwksSettings};
+pub use session_key::{SessionKey, SessionKeyError};
+pub use sessions::{KeySource, Session, SessionDenial, SessionError, Sessions, Settings as SessionSettings};

@@ -9,8 +9,10 @@ mod layers;
 mod raw;
 mod resolve;
 mod server;
+mod sessions;
 
 pub use error::SettingsError;
 pub use layers::{ENVIRONMENT_PREFIX, Layers};
-pub use raw::{Client as RawClient, LogFormat, Raw, Tls as RawTls, Workspace as RawWorkspace};
+pub use raw::{Client as RawClient, LogFormat, Raw, Sessions as RawSessions, Tls as RawTls, Workspace as RawWorkspace};
 pub use resolve::{Settings, WorkspaceSettings};
+pub use sessions::SessionSettings;

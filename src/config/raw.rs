@@ -25,8 +25,8 @@ pub struct Raw {
     pub profiles: BTreeMap<String, Vec<String>>,
     pub clients: Vec<Client>,
     pub log: Log,
-    #[serde(skip_serializing)]
-    pub sessions: Option<NotYet>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<Sessions>,
     #[serde(skip_serializing)]
     pub store: Store,
 }
@@ -123,6 +123,28 @@ table!(Client {
     max_lifetime: Human = seconds(86_400),
     #[serde(skip_serializing_if = "Option::is_none")]
     requests_per_second: Option<f64> = None,
+});
+
+table!(Sessions {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwks_url: Option<String> = None,
+    jwks_refresh: Human = seconds(15 * 60),
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hs256_secret_file: Option<PathBuf> = None,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_key_file: Option<PathBuf> = None,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    algorithms: Option<Vec<String>> = None,
+    issuer: String = String::new(),
+    audience: String = String::new(),
+    user_claim: String = "sub".to_owned(),
+    leeway: Human = seconds(30),
+    source: String = "authorization".to_owned(),
+    allowed_origins: Vec<String> = Vec::new(),
+    workspace: String = "default".to_owned(),
+    profile: String = INBOX.to_owned(),
+    max_lifetime: Human = seconds(86_400),
+    within_session: bool = false,
 });
 
 table!(Log { level: String = "info".to_owned(), format: LogFormat = LogFormat::Auto });

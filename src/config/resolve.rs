@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::error::SettingsError;
 use super::layers::Layers;
 use super::raw::{self, Raw};
+use super::sessions::SessionSettings;
 use crate::auth::{Client, ClientKeys, Digest, InboundRate};
 use crate::policy::access::{Access, Pattern};
 use crate::policy::budget::Budget;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub http: http::Settings,
     /// Who may ask.
     pub clients: ClientKeys,
+    /// Whether users may ask themselves.
+    pub sessions: Option<SessionSettings>,
     /// How tokens are served and renewed.
     pub broker: broker::Settings,
     /// The Couriers.
@@ -86,6 +89,7 @@ impl Settings {
         if !(0.0..=10.0).contains(&raw.refresh.extra_calls) {
             return Err(check.error("refresh.extra_calls", "must be a number from 0 to 10"));
         }
+        let sessions = check.sessions(raw, &profiles, &workspaces)?;
         let limits = check.limits(&raw.server.limits)?;
         Ok(Self {
             listen: check.listen(&raw.server)?,
@@ -110,6 +114,7 @@ impl Settings {
                 profiles,
             },
             clients: check.clients(raw, &workspaces)?,
+            sessions,
             broker: broker::Settings {
                 floor,
                 refresh: check.mode(&raw.refresh.mode)?,
@@ -158,7 +163,7 @@ impl Check<'_> {
         Err(self.error(key, format!("must be a duration from {least} to {most}")))
     }
 
-    fn lifetime(&self, key: &str, raw: raw::Human) -> Result<Lifetime, SettingsError> {
+    pub(super) fn lifetime(&self, key: &str, raw: raw::Human) -> Result<Lifetime, SettingsError> {
         Lifetime::from_seconds(raw.0.as_secs_f64())
             .map_err(|_| self.error(key, "must be a duration of whole seconds, at least \"1s\""))
     }
@@ -226,11 +231,7 @@ impl Check<'_> {
         if !bare || url.host().is_none() || !matches!(url.scheme(), "https" | "http") {
             return Err(self.error(key, wanted));
         }
-        let loopback = match url.host_str().unwrap_or_default() {
-            "localhost" => true,
-            host => host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
-        };
-        if url.scheme() == "http" && !loopback && !raw.insecure {
+        if url.scheme() == "http" && !is_loopback(&url) && !raw.insecure {
             let wanted =
                 "the API key would cross the network unencrypted: use https, or set insecure = true for this workspace";
             return Err(self.error(key, wanted));
@@ -271,7 +272,7 @@ impl Check<'_> {
             let digests = self.digests(client, &keys, &key("key_sha256"))?;
             keys.add(self.client(raw, client, key)?, digests, names);
         }
-        if keys.is_empty() {
+        if keys.is_empty() && raw.sessions.is_none() {
             return Err(self.error(
                 "clients",
                 "nobody could call, since there is no client: `courier-token-broker client-key NAME` makes one, or set \
@@ -323,5 +324,13 @@ impl Check<'_> {
                 })?),
             },
         })
+    }
+}
+
+/// Is the URL's host this machine?
+pub(super) fn is_loopback(url: &upstream::Url) -> bool {
+    match url.host_str().unwrap_or_default() {
+        "localhost" => true,
+        host => host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
     }
 }

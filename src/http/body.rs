@@ -50,6 +50,21 @@ where
     }
 }
 
+/// Waits for the end of a body that has no media type, in which there must be
+/// nothing then, for at most `timeout`.
+pub async fn expect_none<B: Incoming>(request: &mut Request<B>, timeout: Duration) -> Result<(), Problem> {
+    let frames = async {
+        while let Some(frame) = request.body_mut().frame().await {
+            let frame = frame.map_err(|_| Problem::Invalid("the body broke off".to_owned()))?;
+            if frame.data_ref().is_some_and(|data| !data.is_empty()) {
+                return Err(Problem::MediaType);
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(timeout, frames).await.map_err(|_| Problem::BodyTimeout)?
+}
+
 /// Takes what is left of a refused request's body, and forgets it: many clients
 /// read no answer before they have sent everything. Within limits: beyond them the
 /// connection is closed. Tells whether the caller gave the request up meanwhile.

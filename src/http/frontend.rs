@@ -6,8 +6,9 @@ use hyper::{Method, Request};
 
 use super::body::{self, Incoming, Reply, Text};
 use super::problem::Problem;
-use super::{Answered, Api, decoded, min_ttl_header, token_response};
+use super::{Answered, Api, decoded, min_ttl_header, session, token_response};
 use crate::auth::has_jwt_shape;
+use crate::broker::Answer;
 use crate::token::{INBOX, Profile, ScopeClaim, UserId};
 
 #[derive(serde::Deserialize)]
@@ -22,6 +23,12 @@ impl Api {
     where
         B: Incoming,
     {
+        if let Some(guests) = &self.guests
+            // Boxed: an app's hit is not to carry what a user's check needs.
+            && let Some(answer) = Box::pin(self.guest(guests, request)).await.inspect_err(session::log)?
+        {
+            return Ok(self.frontend_response(&answer));
+        }
         if carries_session(request) {
             return Err(Problem::NoSessions);
         }
@@ -38,12 +45,16 @@ impl Api {
         let scopes = self.settings.profiles.get(INBOX).into_iter().flat_map(Profile::scopes).collect();
         let claim = ScopeClaim::new(vec![UserId::new(&user)?], scopes)?;
         let answer = self.serve(client, &claim, None, min_ttl).await?;
+        Ok(self.frontend_response(&answer))
+    }
+
+    fn frontend_response(&self, answer: &Answer) -> Answered {
         let rest = format!(
             r#","expiresIn":"{}s","expiresAt":"{}"}}"#,
             answer.remaining.as_secs(),
             self.expires_at(answer.remaining),
         );
-        Ok(token_response(&answer, Reply::new(answer.grant.open_object(), rest.into())))
+        token_response(answer, Reply::new(answer.grant.open_object(), rest.into()))
     }
 }
 
@@ -56,7 +67,7 @@ fn carries_session<B>(request: &Request<B>) -> bool {
 /// `?userId=...`, once. A `+` is read as the space that it means in a form, and
 /// a space is in no user id, so nobody gets the token of a user whose id was
 /// escaped wrongly.
-fn user_in_query(query: &str) -> Result<String, Problem> {
+pub(super) fn user_in_query(query: &str) -> Result<String, Problem> {
     let wrong = |why: &str| Problem::Invalid(format!("the query parameter userId {why}"));
     let mut users = query.split('&').filter_map(|pair| pair.split_once('=')).filter(|(name, _)| *name == "userId");
     let (_, user) = users.next().ok_or_else(|| wrong("is missing"))?;

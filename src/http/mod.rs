@@ -7,12 +7,14 @@ mod address;
 mod admin;
 mod body;
 mod connection;
+mod cors;
 mod courier;
 mod frontend;
 mod listener;
 mod native;
 mod problem;
 mod removal;
+mod session;
 mod socket;
 mod stream;
 mod tls;
@@ -31,17 +33,20 @@ use percent_encoding::percent_decode_str;
 pub use address::Address;
 pub use admin::{Admin, Readiness};
 pub use body::{Incoming, Reply};
+pub use cors::{OriginError, Origins};
 pub use listener::{Limits, Listener};
+pub use session::{SessionRoute, SessionSource};
 pub use socket::{Passed, Socket};
 pub use tls::{CertificateError, Certificates, Tls, TlsFiles};
 
-use crate::auth::{Client, ClientKeys};
+use crate::auth::{Client, ClientKeys, Sessions};
 use crate::broker::{Answer, Ask, Broker, Source};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Outcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
 use connection::{GivenUp, Overload};
 use problem::{Problem, Style};
+use session::Guests;
 use tls::PeerNames;
 
 /// What the app listener needs to know.
@@ -69,6 +74,7 @@ pub struct Api {
     settings: Settings,
     broker: Broker,
     clients: ClientKeys,
+    guests: Option<Guests>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -87,7 +93,13 @@ impl Api {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { settings, broker, clients, clock, metrics }
+        Self { settings, broker, clients, guests: None, clock, metrics }
+    }
+
+    /// Lets users call the front-end route with sessions of their own.
+    #[must_use]
+    pub fn with_sessions(self, sessions: Sessions, route: SessionRoute) -> Self {
+        Self { guests: Some(Guests { sessions, route }), ..self }
     }
 
     /// Answers one request, whatever it is.
@@ -101,6 +113,13 @@ impl Api {
                 _ if request.headers().len() > self.settings.header_count => Err(Problem::HeadersTooLarge),
                 _ if header_bytes(&request) > self.settings.header_bytes => Err(Problem::HeadersTooLarge),
                 Route::Other => Err(Problem::NotFound),
+                Route::Frontend if *request.method() == Method::OPTIONS && self.guests.is_some() => {
+                    match self.preflight(&request) {
+                        // It asks for no token, so it is not counted.
+                        Ok(response) => return response,
+                        Err(problem) => Err(problem),
+                    }
+                }
                 _ if !methods.contains(request.method()) => Err(Problem::Method(methods)),
                 Route::IssueToken => self.issue_token(&mut request).await,
                 Route::Frontend => self.frontend(&mut request).await,
@@ -108,7 +127,7 @@ impl Api {
                 Route::Rejected => self.rejected(&mut request).await,
                 Route::SignOut => self.sign_out(&request),
             };
-            let (outcome, response) = match answered {
+            let (outcome, mut response) = match answered {
                 Ok(answered) => answered,
                 Err(problem) => {
                     let given_up = match problem {
@@ -124,6 +143,11 @@ impl Api {
                     (problem.outcome(), response)
                 }
             };
+            if route == Route::Frontend
+                && let Some(guests) = &self.guests
+            {
+                guests.route.origins.mark(request.headers(), response.headers_mut());
+            }
             self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
             response
         }

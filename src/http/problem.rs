@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::body::Reply;
 use super::{JSON, NO_STORE, allow};
-use crate::auth::Rejection;
+use crate::auth::{Rejection, SessionDenial};
 use crate::broker::Refusal;
 use crate::metrics::Outcome;
 use crate::policy::access::Denial;
@@ -30,6 +30,12 @@ pub enum Problem {
     TooFast(Duration),
     /// A session where none can be checked.
     NoSessions,
+    /// A session that does not count, or not for this.
+    Session(SessionDenial),
+    /// No session can be checked until the issuer's keys have come.
+    NoSessionKeys,
+    /// A session from a page that may not call.
+    Origin,
     /// The client may not have this.
     Denied(Denial),
     /// The body is not JSON by its media type.
@@ -114,11 +120,12 @@ impl Problem {
         match self {
             Self::NotFound => (StatusCode::NOT_FOUND, INVALID, Retry::Never),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, Retry::Never),
-            Self::NoKey | Self::UnknownKey | Self::NoSessions => {
+            Self::NoKey | Self::UnknownKey | Self::NoSessions | Self::Session(_) => {
                 (StatusCode::UNAUTHORIZED, "authentication_error", Retry::Never)
             }
+            Self::NoSessionKeys => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
             Self::TooFast(wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
-            Self::Denied(_) => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
+            Self::Denied(_) | Self::Origin => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
             Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Retry::Never),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, SOON),
@@ -169,6 +176,10 @@ impl Problem {
             Self::NoSessions => {
                 "this looks like a user's session, and none can be checked here: send a client key".to_owned()
             }
+            // Which rule it was is in the log alone.
+            Self::Session(_) => "the session does not count".to_owned(),
+            Self::NoSessionKeys => "sessions can't be checked yet: their issuer's keys have not come".to_owned(),
+            Self::Origin => "a session counts only from the pages in `sessions.allowed_origins`".to_owned(),
             Self::Denied(denial) => denial.to_string(),
             Self::MediaType => "the body must be JSON: send `Content-Type: application/json`".to_owned(),
             Self::BodyTooLarge(limit) => format!("the body is too large: at most {limit} bytes are taken"),
@@ -238,7 +249,7 @@ impl Problem {
             }
         }
         match self {
-            Self::NoKey | Self::UnknownKey | Self::NoSessions => {
+            Self::NoKey | Self::UnknownKey | Self::NoSessions | Self::Session(_) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Self::Method(methods) => {
@@ -268,6 +279,9 @@ mod tests {
             Problem::UnknownKey,
             Problem::TooFast(Duration::from_millis(10)),
             Problem::NoSessions,
+            Problem::Session(SessionDenial::Signature),
+            Problem::NoSessionKeys,
+            Problem::Origin,
             Problem::Denied(Denial::Scope),
             Problem::MediaType,
             Problem::BodyTooLarge(1),

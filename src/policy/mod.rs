@@ -16,3 +16,4 @@ pub mod ledger;
 pub mod price;
 pub mod refresh;
 pub mod schedule;
+pub mod session;

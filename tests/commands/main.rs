@@ -10,3 +10,4 @@ mod plan;
 mod refusals;
 mod sandbox;
 mod serving;
+mod sessions;

@@ -217,7 +217,6 @@ fn a_value_that_will_not_do_is_refused_where_it_stands() {
         ("[server.limits]\nhandshake_timeout = \"1ms\"", &["server.limits.handshake_timeout", "100ms"]),
         ("[server.tls]\ncertificate_file = \"x\"", &["server.tls: ", "private_key_file"]),
         ("[server.tls]\nprivate_key_file = \"x\"", &["server.tls: ", "certificate_file"]),
-        ("[sessions]\nissuer = \"x\"", &["sessions", "not supported"]),
         ("[store]\nkind = \"redis\"", &["store.kind", "\"memory\""]),
         ("[store]\nurl = \"redis://u:hunter2@h\"", &["store.url", "not supported"]),
         ("[admin]\nlisten = \"hunter2\"", &["admin.listen", "port"]),
@@ -350,4 +349,61 @@ fn a_flag_that_will_not_do_is_named_and_no_file_is_blamed() {
     let program = Program::new(["serve", "--config", path, "--log-level", "hunter2"]);
     let ended = program.env("COURIER_API_KEY", "pk").env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY).run();
     is_refused("--log-level", &ended, &["--log-level"]);
+}
+
+/// Good `[sessions]`, were it not for what comes after.
+const SESSIONS: &str = "[sessions]\naudience = \"app\"\n";
+
+#[test]
+fn sessions_that_nobody_or_everybody_could_use_are_refused() {
+    let jwks = "issuer = \"i\"\njwks_url = \"https://login.example.com/jwks\"\n";
+    for (text, parts) in [
+        ("issuer = \"i\"", &["sessions: ", "exactly one of jwks_url"][..]),
+        (
+            "issuer = \"i\"\njwks_url = \"https://h/\"\npublic_key_file = \"/x\"",
+            &["sessions: ", "exactly one of jwks_url"],
+        ),
+        ("jwks_url = \"https://h/\"", &["sessions.issuer", "`iss`"]),
+        ("issuer = \"i\"\njwks_url = \"hunter2\"", &["sessions.jwks_url", "must be a URL"]),
+        ("issuer = \"i\"\njwks_url = \"https://u:hunter2@h/\"", &["sessions.jwks_url", "without user"]),
+        ("issuer = \"i\"\njwks_url = \"http://login.example.com/\"", &["sessions.jwks_url", "use https"]),
+        ("issuer = \"i\"\njwks_url = \"http://127.0.0.1.example.com/\"", &["sessions.jwks_url", "use https"]),
+        ("issuer = \"i\"\njwks_url = \"ftp://h/\"", &["sessions.jwks_url", "must be a URL"]),
+        ("issuer = \"i\"\npublic_key_file = \"/does/not/exist\"", &["sessions.public_key_file", "can't be read"]),
+        ("issuer = \"i\"\npublic_key_file = \"/etc/hostname\"", &["sessions.public_key_file", "BEGIN PUBLIC KEY"]),
+        ("issuer = \"i\"\nhs256_secret_file = \"/does/not/exist\"", &["sessions.hs256_secret_file", "can't be read"]),
+        ("issuer = \"i\"\nhs256_secret_file = \"/dev/null\"", &["sessions.hs256_secret_file", "is empty"]),
+        ("unknown = 1", &["sessions.unknown", "unknown key"]),
+    ] {
+        is_refused_in_a_file(&format!("{WORKSPACE}{SESSIONS}{text}\n"), parts);
+    }
+    for (line, parts) in [
+        ("algorithms = [\"none\"]", &["sessions.algorithms", "RS256"][..]),
+        ("algorithms = [\"HS256\"]", &["sessions.algorithms", "RS256"]),
+        ("algorithms = [\"rs256\"]", &["sessions.algorithms", "RS256"]),
+        ("algorithms = []", &["sessions.algorithms", "RS256"]),
+        ("leeway = \"301s\"", &["sessions.leeway", "5m"]),
+        ("jwks_refresh = \"1s\"", &["sessions.jwks_refresh", "10s"]),
+        ("user_claim = \"\"", &["sessions.user_claim", "1 to 1024"]),
+        ("source = \"header:X\"", &["sessions.source", "cookie:NAME"]),
+        ("source = \"cookie:\"", &["sessions.source", "cookie:NAME"]),
+        ("source = \"cookie:session\"", &["sessions.allowed_origins", "at least one"]),
+        ("allowed_origins = [\"*\"]", &["sessions.allowed_origins", "without path"]),
+        ("allowed_origins = [\"null\"]", &["sessions.allowed_origins", "without path"]),
+        ("allowed_origins = [\"https://a.example/\"]", &["sessions.allowed_origins", "without path"]),
+        ("workspace = \"other\"", &["sessions.workspace", "one of the workspaces"]),
+        ("profile = \"other\"", &["sessions.profile", "one of the profiles"]),
+        ("max_lifetime = \"1500ms\"", &["sessions.max_lifetime", "whole seconds"]),
+    ] {
+        is_refused_in_a_file(&format!("{WORKSPACE}{SESSIONS}{jwks}{line}\n"), parts);
+    }
+}
+
+#[test]
+fn a_secret_that_could_be_guessed_is_refused() {
+    let secret = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(secret.path(), format!("{SECRET}-and-no-more-than-31\n")).expect("written");
+    let text = format!("issuer = \"i\"\nhs256_secret_file = {:?}\n", secret.path());
+    let parts = ["sessions.hs256_secret_file", "at least 32 bytes"];
+    is_refused_in_a_file(&format!("{WORKSPACE}{SESSIONS}{text}"), &parts);
 }

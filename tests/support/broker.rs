@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use courier_token_broker::app::App;
-use courier_token_broker::auth::Digest;
+use courier_token_broker::auth::{Digest, KeySource};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
 use courier_token_broker::http::Tls;
@@ -29,6 +30,7 @@ pub struct Setup {
     faults: Faults,
     api_key: &'static str,
     courier: TcpListener,
+    pause: Option<Duration>,
 }
 
 impl Setup {
@@ -44,7 +46,7 @@ impl Setup {
         };
         raw.workspaces = BTreeMap::from([("default".to_owned(), workspace)]);
         raw.clients = vec![RawClient { max_lifetime: raw.tokens.max_lifetime, ..client("app", CLIENT_KEY, &["*"]) }];
-        Self { raw, faults: Faults::default(), api_key: API_KEY, courier }
+        Self { raw, faults: Faults::default(), api_key: API_KEY, courier, pause: None }
     }
 
     pub fn faults(self, faults: Faults) -> Self {
@@ -61,8 +63,13 @@ impl Setup {
         self
     }
 
+    /// Session keys may be fetched this often.
+    pub fn fetch_pause(self, pause: Duration) -> Self {
+        Self { pause: Some(pause), ..self }
+    }
+
     pub async fn start(self) -> Broker {
-        let Self { raw, faults, api_key, courier } = self;
+        let Self { raw, faults, api_key, courier, pause } = self;
         let clock = Clock::system();
         let simulator = Simulator::new(Some(api_key.to_owned()), faults, clock);
         courier.set_nonblocking(true).expect("a socket");
@@ -71,7 +78,12 @@ impl Setup {
         tokio::spawn(simulator.clone().serve(courier, async {
             let _ = told.await;
         }));
-        let settings = Settings::resolve(&raw, &Layers::default()).expect("good settings");
+        let mut settings = Settings::resolve(&raw, &Layers::default()).expect("good settings");
+        if let (Some(pause), Some(sessions)) = (pause, &mut settings.sessions)
+            && let KeySource::Jwks(jwks) = &mut sessions.check.keys
+        {
+            jwks.pause = pause;
+        }
         let app = App::bind(settings, clock).await.expect("free ports");
         // A test that has Unix sockets alone knows their paths.
         let address = app.addresses().first().copied().unwrap_or(([127, 0, 0, 1], 1).into());

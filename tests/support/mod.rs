@@ -5,4 +5,5 @@
 pub mod broker;
 pub mod child;
 pub mod http;
+pub mod issuer;
 pub mod pki;

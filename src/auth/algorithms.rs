@@ -1,0 +1,74 @@
+//! What sessions may be signed by.
+
+use std::str::FromStr;
+
+use jsonwebtoken::Algorithm;
+
+use super::session_key::ASYMMETRIC;
+use super::sessions::KeySource;
+
+/// The algorithms that are allowed. Each fits the keys, so that no public key is
+/// ever taken for an HMAC's secret; `none` is not among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Algorithms(Vec<Algorithm>);
+
+/// An algorithm that does not fit the keys, or is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be among those that fit the key: {0}")]
+pub struct AlgorithmsError(String);
+
+impl Algorithms {
+    /// All that fit these keys.
+    pub fn fitting(keys: &KeySource) -> Self {
+        Self(fitting(keys).to_vec())
+    }
+
+    /// These, by their names in JWA; at least one, and each must fit the keys.
+    pub fn parse(names: &[String], keys: &KeySource) -> Result<Self, AlgorithmsError> {
+        let known = |name: &String| Algorithm::from_str(name).ok().filter(|one| fitting(keys).contains(one));
+        let algorithms: Option<Vec<_>> = names.iter().map(known).collect();
+        algorithms.filter(|all| !all.is_empty()).map(Self).ok_or_else(|| {
+            let names: Vec<_> = fitting(keys).iter().map(|algorithm| format!("{algorithm:?}")).collect();
+            AlgorithmsError(names.join(", "))
+        })
+    }
+
+    /// Is this one allowed?
+    pub fn allow(&self, algorithm: Algorithm) -> bool {
+        self.0.contains(&algorithm)
+    }
+}
+
+const fn fitting(keys: &KeySource) -> &'static [Algorithm] {
+    match keys {
+        KeySource::Fixed(key) => key.algorithms(),
+        KeySource::Jwks(_) => ASYMMETRIC,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::JwksSettings;
+    use std::time::Duration;
+
+    #[test]
+    fn only_what_fits_the_keys_can_be_allowed() {
+        let keys = KeySource::Jwks(JwksSettings {
+            url: "https://login.example.com/jwks".parse().expect("a URL"),
+            refresh: Duration::from_secs(900),
+            pause: JwksSettings::PAUSE,
+        });
+        let parse = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+            Algorithms::parse(&names, &keys)
+        };
+        let two = parse(&["ES256", "RS256"]).expect("both fit");
+        assert!(two.allow(Algorithm::ES256) && two.allow(Algorithm::RS256) && !two.allow(Algorithm::PS256));
+        assert!(!Algorithms::fitting(&keys).allow(Algorithm::HS256));
+        for wrong in [&[][..], &["none"], &["HS256"], &["es256"], &["RS256", "HS256"], &["ES512"]] {
+            let error = parse(wrong).expect_err("it is refused").to_string();
+            assert!(error.contains("RS256, RS384") && !error.contains("HS256"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Keys that users' sessions are signed with.
+
+use std::fmt;
+
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    VerificationAlgorithm,
+};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey, crypto};
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+use rustls_pki_types::pem::PemObject;
+
+use crate::secrets::SecretBytes;
+
+/// A key that checks signatures, and the algorithms that it may do so by.
+///
+/// Which algorithms fit is decided by the key, never by the token: a public key
+/// that is taken for an HMAC's secret would let everybody sign.
+#[derive(Clone)]
+pub struct SessionKey {
+    key: DecodingKey,
+    algorithms: &'static [Algorithm],
+}
+
+/// Why something is not a key for sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionKeyError {
+    /// Too few bytes for HMAC with SHA-256 (RFC 7518, 3.2).
+    #[error("must have at least {} bytes, as HS256 wants", SessionKey::SECRET_BYTES)]
+    Short,
+    /// Not one PEM section `PUBLIC KEY`.
+    #[error(
+        "must be a PEM file with one public key (BEGIN PUBLIC KEY), as `openssl pkey -in KEY -pubout` prints it from a private one"
+    )]
+    Pem,
+    /// Of a type that no algorithm here uses, too short, or broken.
+    #[error("must be an RSA key of 2048 to 8192 bits, a P-256 or P-384 key, or an Ed25519 key")]
+    Type,
+}
+
+const HMAC: &[Algorithm] = &[Algorithm::HS256];
+const RSA: &[Algorithm] =
+    &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
+const P256: &[Algorithm] = &[Algorithm::ES256];
+const P384: &[Algorithm] = &[Algorithm::ES384];
+const ED25519_ONLY: &[Algorithm] = &[Algorithm::EdDSA];
+/// Those of every public key.
+pub const ASYMMETRIC: &[Algorithm] = &[
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
+
+impl SessionKey {
+    /// The least bytes of an HMAC's secret.
+    pub const SECRET_BYTES: usize = 32;
+
+    /// A secret that the app signs with itself, by HS256.
+    pub fn from_secret(secret: &SecretBytes) -> Result<Self, SessionKeyError> {
+        if secret.expose().len() < Self::SECRET_BYTES {
+            return Err(SessionKeyError::Short);
+        }
+        Ok(Self { key: DecodingKey::from_secret(secret.expose()), algorithms: HMAC })
+    }
+
+    /// The public key in a PEM file.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, SessionKeyError> {
+        let mut keys = SubjectPublicKeyInfoDer::pem_slice_iter(pem);
+        let (Some(Ok(key)), None) = (keys.next(), keys.next()) else {
+            return Err(SessionKeyError::Pem);
+        };
+        let der = key.as_ref();
+        let (key, algorithms) = if parses(&RSA_PKCS1_2048_8192_SHA256, der) {
+            (DecodingKey::from_rsa_der(der), RSA)
+        } else if parses(&ECDSA_P256_SHA256_FIXED, der) {
+            (DecodingKey::from_ec_der(der), P256)
+        } else if parses(&ECDSA_P384_SHA384_FIXED, der) {
+            (DecodingKey::from_ec_der(der), P384)
+        } else if parses(&ED25519, der) {
+            (DecodingKey::from_ed_der(der), ED25519_ONLY)
+        } else {
+            return Err(SessionKeyError::Type);
+        };
+        Self { key, algorithms }.of_good_size()
+    }
+
+    /// A key of a JWKS with its `kid`. `None` where it is not for signatures, has
+    /// no `kid`, or is of a type that is not used here: a symmetric key (`oct`)
+    /// would be a secret that its host has published.
+    pub fn from_jwk(jwk: &Jwk) -> Option<(String, Self)> {
+        let common = &jwk.common;
+        let signs = common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature)
+            && common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify));
+        let kid = common.key_id.clone().filter(|_| signs)?;
+        let key = DecodingKey::from_jwk(jwk).ok()?;
+        let point = || key.try_get_as_bytes().unwrap_or_default();
+        let algorithms = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => RSA,
+            AlgorithmParameters::EllipticCurve(curve) => match curve.curve {
+                EllipticCurve::P256 if parses(&ECDSA_P256_SHA256_FIXED, point()) => P256,
+                EllipticCurve::P384 if parses(&ECDSA_P384_SHA384_FIXED, point()) => P384,
+                _ => return None,
+            },
+            AlgorithmParameters::OctetKeyPair(curve) => match curve.curve {
+                EllipticCurve::Ed25519 if parses(&ED25519, point()) => ED25519_ONLY,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let algorithms = match common.key_algorithm {
+            None => algorithms,
+            Some(only) => {
+                let place = algorithms.iter().position(|&algorithm| Algorithm::try_from(only) == Ok(algorithm))?;
+                &algorithms[place..=place]
+            }
+        };
+        Some((kid, Self { key, algorithms }.of_good_size().ok()?))
+    }
+
+    /// The algorithms that fit this key.
+    pub const fn algorithms(&self) -> &'static [Algorithm] {
+        self.algorithms
+    }
+
+    /// Did this key sign `message`? `signature` is in base64url.
+    pub fn verifies(&self, algorithm: Algorithm, message: &str, signature: &str) -> bool {
+        self.algorithms.contains(&algorithm)
+            && crypto::verify(signature, message.as_bytes(), &self.key, algorithm).unwrap_or(false)
+    }
+
+    /// RSA moduli outside 2048 to 8192 bits verify nothing: better said at once.
+    fn of_good_size(self) -> Result<Self, SessionKeyError> {
+        use jsonwebtoken::DecodingKeyKind::{RsaModulusExponent, SecretOrDer};
+        let bytes = match self.key.kind() {
+            RsaModulusExponent { n, .. } => n.iter().skip_while(|byte| **byte == 0).count(),
+            SecretOrDer(der) if self.algorithms == RSA => match aws_lc_rs::rsa::PublicKey::from_der(der) {
+                Ok(key) => key.modulus().big_endian_without_leading_zero().len(),
+                Err(_) => 0,
+            },
+            SecretOrDer(_) => return Ok(self),
+        };
+        if (256..=1024).contains(&bytes) { Ok(self) } else { Err(SessionKeyError::Type) }
+    }
+}
+
+fn parses(algorithm: &'static dyn VerificationAlgorithm, key: &[u8]) -> bool {
+    ParsedPublicKey::new(algorithm, key).is_ok()
+}
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("SessionKey").field("algorithms", &self.algorithms).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::rsa::KeySize;
+    use aws_lc_rs::signature::{
+        ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA512, RSA_PSS_SHA256,
+        RsaEncoding, RsaKeyPair,
+    };
+    use base64::Engine;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+
+    const MESSAGE: &str = "header.payload";
+
+    fn pem(kind: &str, der: &[u8]) -> String {
+        format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", STANDARD.encode(der))
+    }
+
+    fn public<'a>(key: &impl AsDer<PublicKeyX509Der<'a>>) -> String {
+        pem("PUBLIC KEY", key.as_der().expect("it has a form").as_ref())
+    }
+
+    fn secret(bytes: &[u8]) -> Result<SessionKey, SessionKeyError> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), bytes).expect("written");
+        SessionKey::from_secret(&SecretBytes::read(file.path()).expect("a secret"))
+    }
+
+    #[test]
+    fn a_key_verifies_by_its_own_algorithms_alone() {
+        let random = SystemRandom::new();
+        let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("randomness");
+        let key = SessionKey::from_pem(public(pair.public_key()).as_bytes()).expect("a key");
+        assert_eq!(key.algorithms(), [Algorithm::ES384]);
+        let signature = pair.sign(&random, MESSAGE.as_bytes()).expect("signed");
+        let signature = URL_SAFE_NO_PAD.encode(signature.as_ref());
+        assert!(key.verifies(Algorithm::ES384, MESSAGE, &signature));
+        assert!(!key.verifies(Algorithm::ES384, "header.other", &signature));
+        for other in [Algorithm::ES256, Algorithm::HS256, Algorithm::RS256, Algorithm::EdDSA] {
+            assert!(!key.verifies(other, MESSAGE, &signature), "{other:?}");
+        }
+        let pair = RsaKeyPair::generate(KeySize::Rsa2048).expect("randomness");
+        let key = SessionKey::from_pem(public(pair.public_key()).as_bytes()).expect("a key");
+        let sign = |algorithm: &'static dyn RsaEncoding| {
+            let mut signature = vec![0; pair.public_modulus_len()];
+            pair.sign(algorithm, &random, MESSAGE.as_bytes(), &mut signature).expect("signed");
+            URL_SAFE_NO_PAD.encode(signature)
+        };
+        assert!(key.verifies(Algorithm::PS256, MESSAGE, &sign(&RSA_PSS_SHA256)));
+        assert!(key.verifies(Algorithm::RS512, MESSAGE, &sign(&RSA_PKCS1_SHA512)));
+        assert!(!key.verifies(Algorithm::RS256, MESSAGE, &sign(&RSA_PKCS1_SHA512)));
+    }
+
+    #[test]
+    fn a_file_holds_one_public_key_or_none_is_taken() {
+        let pair = Ed25519KeyPair::generate().expect("randomness");
+        let good = public(pair.public_key());
+        assert!(SessionKey::from_pem(format!("A comment\n\n{good}").as_bytes()).is_ok());
+        let private = pem("PRIVATE KEY", pair.to_pkcs8().expect("it has a form").as_ref());
+        for wrong in ["", "x", &private, &good.repeat(2), &good[..50], &good.replace("PUBLIC", "RSA PUBLIC")] {
+            assert_eq!(SessionKey::from_pem(wrong.as_bytes()).err(), Some(SessionKeyError::Pem), "{wrong}");
+        }
+        let broken = pem("PUBLIC KEY", b"no key at all");
+        assert_eq!(SessionKey::from_pem(broken.as_bytes()).err(), Some(SessionKeyError::Type));
+    }
+
+    #[test]
+    fn a_short_secret_is_none_and_a_good_one_is_shown_by_nothing() {
+        assert_eq!(secret(&[b'x'; 31]).err(), Some(SessionKeyError::Short));
+        let key = secret(b"a-secret-that-must-not-be-seen-anywhere").expect("a key");
+        assert_eq!(format!("{key:?}"), "SessionKey { algorithms: [HS256], .. }");
+    }
+}

@@ -1,0 +1,213 @@
+//! Which pages may call: cross-origin requests by the Fetch standard.
+
+use std::str::FromStr;
+
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderMap, HeaderValue, ORIGIN,
+    VARY,
+};
+use hyper::{Response, StatusCode};
+
+use super::body::Reply;
+
+/// The origins that may call, each compared as a whole: no patterns, since every
+/// one that was ever written let somebody else's page in.
+#[derive(Clone, Debug, Default)]
+pub struct Origins(Vec<HeaderValue>);
+
+/// Why texts are no list of origins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OriginError {
+    /// One is not an origin as browsers write it.
+    #[error(
+        "must be origins as browsers send them, such as \"https://app.example.com\" or \"http://localhost:3000\": in lower case, without path, `*` or the scheme's own port"
+    )]
+    Form,
+    /// More than [`Origins::MOST`].
+    #[error("must be at most {} origins", Origins::MOST)]
+    TooMany,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// It does not say: no browser, or a page of the broker's own origin.
+    Unsaid,
+    /// A page that may call.
+    Listed,
+    /// Any other page; or it says so twice.
+    Unlisted,
+}
+
+const TRUE: HeaderValue = HeaderValue::from_static("true");
+const VARIES: HeaderValue = HeaderValue::from_static("Origin");
+const EXPOSED: HeaderValue = HeaderValue::from_static("Cache-Status, Retry-After");
+const METHODS: HeaderValue = HeaderValue::from_static("POST, GET");
+const HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
+const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
+
+impl Origins {
+    /// The most origins; each request is compared to all.
+    pub const MOST: usize = 256;
+    const LONGEST: usize = 300;
+
+    /// Reads `scheme://host[:port]` texts.
+    pub fn new(texts: &[String]) -> Result<Self, OriginError> {
+        if texts.len() > Self::MOST {
+            return Err(OriginError::TooMany);
+        }
+        let one = |text: &String| {
+            let value = is_origin(text).then(|| HeaderValue::from_str(text));
+            value.and_then(Result::ok).ok_or(OriginError::Form)
+        };
+        texts.iter().map(one).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// There is none.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Where a request with these headers comes from.
+    pub(super) fn from(&self, headers: &HeaderMap) -> Page {
+        let mut values = headers.get_all(ORIGIN).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Page::Unsaid,
+            (Some(origin), None) if self.0.contains(origin) => Page::Listed,
+            _ => Page::Unlisted,
+        }
+    }
+
+    /// Lets a listed page read the answer to a request. Whether it is listed or
+    /// not, a cache must not give it to another page.
+    pub(super) fn mark(&self, request: &HeaderMap, answer: &mut HeaderMap) {
+        answer.insert(VARY, VARIES);
+        if let (Page::Listed, Some(origin)) = (self.from(request), request.get(ORIGIN)) {
+            answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
+            answer.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+        }
+    }
+
+    /// Tells a browser, which asks before it calls for a listed page, what such a
+    /// page may send.
+    pub(super) fn preflight(&self, request: &HeaderMap) -> Response<Reply> {
+        let mut response = Response::new(Reply::default());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        let headers = response.headers_mut();
+        self.mark(request, headers);
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HEADERS);
+        headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+        response
+    }
+}
+
+/// `scheme://host[:port]`, as a browser would write it: any other spelling would
+/// never be equal to what browsers send.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let scheme_is_good = scheme.starts_with(|first: char| first.is_ascii_lowercase())
+        && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+.-".contains(&byte));
+    let (host, port) = match rest.rsplit_once(':') {
+        // The colons of an IPv6 address are in brackets.
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    let host_is_good = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(ip) => std::net::Ipv6Addr::from_str(ip).is_ok_and(|address| address.to_string() == ip),
+        None => {
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
+            !host.is_empty() && host.bytes().all(plain)
+        }
+    };
+    let port_is_good = port.is_none_or(|port| {
+        let own = matches!((scheme, port), ("http", "80") | ("https", "443"));
+        !own && u16::from_str(port).is_ok_and(|number| number > 0 && number.to_string() == port)
+    });
+    text.len() <= Origins::LONGEST && scheme_is_good && host_is_good && port_is_good
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(texts: &[&str]) -> Result<Origins, OriginError> {
+        let texts: Vec<_> = texts.iter().map(|&text| text.to_owned()).collect();
+        Origins::new(&texts)
+    }
+
+    #[test]
+    fn an_origin_is_written_as_browsers_write_it_or_refused() {
+        for good in [
+            "https://app.example.com",
+            "http://localhost:3000",
+            "https://10.0.0.1:8443",
+            "http://[::1]:3000",
+            "https://[2001:db8::1]",
+            "https://xn--bcher-kva.example",
+            "capacitor://localhost",
+        ] {
+            assert!(list(&[good]).is_ok(), "{good}");
+        }
+        let long = format!("https://{}.example", "a".repeat(400));
+        for bad in [
+            "",
+            "*",
+            "null",
+            "https://*.example.com",
+            "https://app.example.com/",
+            "https://app.example.com/path",
+            "https://app.example.com?x",
+            "https://App.example.com",
+            "HTTPS://app.example.com",
+            "https://app.example.com:443",
+            "http://app.example.com:80",
+            "https://app.example.com:",
+            "https://app.example.com:0",
+            "https://app.example.com:08443",
+            "https://app.example.com:+8443",
+            "https://app.example.com:99999",
+            "https://user@app.example.com",
+            "https://app.example.com, https://other.example.com",
+            "https://bücher.example",
+            "https://[::0001]",
+            "https://[::1",
+            "https://",
+            "://app.example.com",
+            "//app.example.com",
+            "app.example.com",
+            &long,
+        ] {
+            assert_eq!(list(&[bad]).err(), Some(OriginError::Form), "{bad}");
+        }
+        assert_eq!(list(&["https://a"; 257]).err(), Some(OriginError::TooMany));
+    }
+
+    #[test]
+    fn only_the_whole_origin_counts() {
+        let origins = list(&["https://app.example.com"]).expect("an origin");
+        let from = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(ORIGIN, HeaderValue::from_static(value));
+            }
+            origins.from(&headers)
+        };
+        assert_eq!(from(&[]), Page::Unsaid);
+        assert_eq!(from(&["https://app.example.com"]), Page::Listed);
+        for other in [
+            "null",
+            "",
+            "http://app.example.com",
+            "https://app.example.com.evil.example",
+            "https://evil-app.example.com",
+            "https://app.example.com:8443",
+            "https://APP.example.com",
+        ] {
+            assert_eq!(from(&[other]), Page::Unlisted, "{other}");
+        }
+        assert_eq!(from(&["https://app.example.com", "https://app.example.com"]), Page::Unlisted);
+    }
+}

