@@ -15,6 +15,7 @@ use jsonwebtoken::jwk::Jwk;
 use reqwest::{Client, Url, redirect, retry};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
 
 use super::session_key::SessionKey;
 use super::sessions::{SessionDenial, SessionError};
@@ -22,7 +23,7 @@ use crate::clock::Clock;
 use crate::token::Moment;
 
 /// Where an issuer publishes its keys.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwksSettings {
     /// `https`, or `http` on this machine.
     pub url: Url,
@@ -56,6 +57,14 @@ const MOST_KEYS: usize = 100;
 /// The keys of an issuer. It is read without a lock.
 pub struct Jwks {
     state: Arc<State>,
+    task: AbortHandle,
+}
+
+/// Nobody needs them any more.
+impl Drop for Jwks {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 struct State {
@@ -97,8 +106,13 @@ impl Jwks {
             settings,
             clock,
         });
-        runtime.spawn(Arc::clone(&state).keep(client));
-        Ok(Self { state })
+        let task = runtime.spawn(Arc::clone(&state).keep(client)).abort_handle();
+        Ok(Self { state, task })
+    }
+
+    /// Where they come from.
+    pub fn settings(&self) -> &JwksSettings {
+        &self.state.settings
     }
 
     /// The key of this name, for this algorithm. Where there is none, it waits for

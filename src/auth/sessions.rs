@@ -131,7 +131,7 @@ pub struct Sessions(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
-    jwks: Option<Jwks>,
+    jwks: Option<Arc<Jwks>>,
     clock: Clock,
 }
 
@@ -139,10 +139,17 @@ impl Sessions {
     /// Checks sessions by these settings. The issuer's keys are fetched on
     /// `runtime`, from now on and until that ends; that they can't be had is no
     /// error, since their host may be back later.
-    pub fn new(settings: Settings, clock: Clock, runtime: &Handle) -> Result<Self, JwksError> {
+    /// Where they are the same issuer's as `before`, what was fetched goes on to hold.
+    pub fn new(settings: Settings, clock: Clock, runtime: &Handle, before: Option<&Self>) -> Result<Self, JwksError> {
         let jwks = match &settings.keys {
             KeySource::Fixed(_) => None,
-            KeySource::Jwks(jwks) => Some(Jwks::start(jwks.clone(), clock, runtime)?),
+            KeySource::Jwks(jwks) => {
+                let known = before.and_then(|before| before.0.jwks.clone()).filter(|known| known.settings() == jwks);
+                Some(match known {
+                    Some(known) => known,
+                    None => Arc::new(Jwks::start(jwks.clone(), clock, runtime)?),
+                })
+            }
         };
         Ok(Self(Arc::new(Inner { settings, jwks, clock })))
     }

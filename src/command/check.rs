@@ -1,7 +1,6 @@
 //! `check`: are these settings good?
 
 use std::io::{self, Write};
-use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
@@ -12,7 +11,7 @@ use courier_token_broker::metrics::Metrics;
 use courier_token_broker::policy::budget::Class;
 use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey};
 
-use super::{Failure, Sources, block_on};
+use super::{Failure, Sources, block_on, environment};
 
 #[derive(Args)]
 pub struct Check {
@@ -28,7 +27,7 @@ const PROBE: &str = "user_id:courier-token-broker-probe inbox:read:messages";
 
 impl Check {
     pub fn run(self) -> Result<(), Failure> {
-        let (layers, raw) = self.sources.read()?;
+        let (layers, raw) = self.sources.read(&environment()?)?;
         let settings = Settings::resolve(&raw, &layers)?;
         let shown = toml::to_string(&raw).context("the settings can't be shown")?;
         let mut out = io::stdout().lock();
@@ -47,7 +46,7 @@ async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {
         let name = workspace.name.clone();
         let claim = ScopeClaim::parse(PROBE).context("the probe is no claim")?;
         let key = TokenKey::new(&name, &claim, Lifetime::parse("1m").context("the probe has no lifetime")?);
-        let dispatcher = Arc::new(dispatcher(workspace, clock, &metrics)?);
+        let (dispatcher, _) = dispatcher(workspace, clock, &metrics)?;
         let sent = clock.now();
         // The budget is full, so the call leaves at once.
         let Ok(turn) = dispatcher.queue(Class::Waiting) else { continue };

@@ -18,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use courier_token_broker::app::StartError;
 use courier_token_broker::config::{Layers, LogFormat, Raw, Settings, SettingsError};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 /// Issues, caches, shares and renews Courier's user-scoped tokens for many apps,
 /// inside one rate budget.
@@ -136,18 +137,25 @@ struct Sources {
 }
 
 impl Sources {
-    /// Reads files and environment.
-    fn read(self) -> Result<(Layers, Raw), Failure> {
-        let mut environment = BTreeMap::new();
-        for (name, value) in std::env::vars_os() {
-            let Some(name) = name.to_str().filter(|name| name.starts_with("COURIER_")) else { continue };
-            let value = value.into_string().map_err(|_| Failure::Settings(format!("{name}: is not UTF-8")))?;
-            environment.insert(name.to_owned(), value);
-        }
-        let mut layers = Layers::new(self.files, environment);
+    /// Reads the files, and lays the environment over them.
+    fn read(&self, environment: &Variables) -> Result<(Layers, Raw), SettingsError> {
+        let mut layers = Layers::new(self.files.clone(), environment.clone());
         let raw = layers.merge()?;
         Ok((layers, raw))
     }
+}
+
+type Variables = BTreeMap<String, String>;
+
+/// The variables that are for this program.
+fn environment() -> Result<Variables, Failure> {
+    let mut environment = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|name| name.starts_with("COURIER_")) else { continue };
+        let value = value.into_string().map_err(|_| Failure::Settings(format!("{name}: is not UTF-8")))?;
+        environment.insert(name.to_owned(), value);
+    }
+    Ok(environment)
 }
 
 /// Logs go to standard error: what a command prints is its own.
@@ -190,6 +198,19 @@ fn asked_to_stop() -> io::Result<impl Future<Output = ()>> {
             leave_at_once();
         });
     })
+}
+
+/// A message for each SIGHUP.
+fn asked_to_reload() -> io::Result<mpsc::Receiver<()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (sender, asked) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            // Where it is full, one is about to begin that reads what is new too.
+            let _ = sender.try_send(());
+        }
+    });
+    Ok(asked)
 }
 
 #[expect(clippy::disallowed_methods, reason = "whoever asks twice does not want to wait")]

@@ -3,14 +3,14 @@
 use std::io::{self, Write};
 
 use clap::Args;
-use courier_token_broker::app::App;
+use courier_token_broker::app::{App, Loaded};
 use courier_token_broker::clock::Clock;
-use courier_token_broker::config::{LogFormat, Settings};
+use courier_token_broker::config::{LogFormat, Settings, SettingsError};
 use courier_token_broker::http::{Address, Passed};
 use listenfd::ListenFd;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use super::{Failure, Sources, asked_to_stop, block_on, log};
+use super::{Failure, Sources, Variables, asked_to_reload, asked_to_stop, block_on, environment, log};
 
 #[derive(Args)]
 #[command(about = None, long_about = None)]
@@ -33,34 +33,48 @@ pub struct Serve {
 
 impl Serve {
     pub fn run(self) -> Result<(), Failure> {
-        let (mut layers, mut raw) = self.sources.read()?;
-        if !self.listen.is_empty() {
-            raw.server.listen.0 = self.listen;
-            layers.overridden("server.listen", "--listen");
-        }
-        if let Some(address) = self.admin_listen {
-            raw.admin.listen = address;
-            layers.overridden("admin.listen", "--admin-listen");
-        }
-        if let Some(level) = self.log_level {
-            raw.log.level = level;
-            layers.overridden("log.level", "--log-level");
-        }
-        if self.log_json {
-            raw.log.format = LogFormat::Json;
-        }
-        let settings = Settings::resolve(&raw, &layers)?;
+        let environment = environment()?;
+        let Loaded { settings, shown, files } = self.load(&environment)?;
         log(&settings);
         allow_many_connections();
         let passed = if settings.listen.contains(&Address::Systemd) { passed_sockets()? } else { Vec::new() };
         block_on(async {
             let app = App::bind_with(settings, passed, Clock::system()).await?;
             // Before anybody can know that it runs.
-            let stop = asked_to_stop()?;
+            let (stop, reload) = (asked_to_stop()?, asked_to_reload()?);
+            let reloader = app.reloader(shown, files, Box::new(move || self.load(&environment)));
+            tokio::spawn(reloader.run(reload));
             announce(&app)?;
             app.run(stop).await;
             Ok(())
         })
+    }
+}
+
+impl Serve {
+    /// Reads the settings, and lays the flags over them.
+    fn load(&self, environment: &Variables) -> Result<Loaded, SettingsError> {
+        let (mut layers, mut raw) = self.sources.read(environment)?;
+        if !self.listen.is_empty() {
+            raw.server.listen.0.clone_from(&self.listen);
+            layers.overridden("server.listen", "--listen");
+        }
+        if let Some(address) = &self.admin_listen {
+            raw.admin.listen.clone_from(address);
+            layers.overridden("admin.listen", "--admin-listen");
+        }
+        if let Some(level) = &self.log_level {
+            raw.log.level.clone_from(level);
+            layers.overridden("log.level", "--log-level");
+        }
+        if self.log_json {
+            raw.log.format = LogFormat::Json;
+        }
+        let settings = Settings::resolve(&raw, &layers)?;
+        let files = layers.files.iter().chain(raw.files()).cloned().collect();
+        // It holds nothing that TOML has no form for.
+        let shown = toml::Table::try_from(&raw).unwrap_or_default();
+        Ok(Loaded { settings, shown, files })
     }
 }
 

@@ -91,6 +91,7 @@ table!(Workspace {
     api_key: Option<Secret> = None,
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key_file: Option<PathBuf> = None,
+    on_new_api_key: String = "keep".to_owned(),
     base_url: String = "https://api.courier.com".to_owned(),
     insecure: bool = false,
     connect_timeout: Human = seconds(3),
@@ -174,6 +175,16 @@ impl Default for Raw {
 }
 
 impl Raw {
+    /// The files that settings name, with secrets and certificates.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let keys = self.workspaces.values().map(|workspace| &workspace.api_key_file);
+        let tls = self.server.tls.iter();
+        let tls = tls.flat_map(|tls| [&tls.certificate_file, &tls.private_key_file, &tls.client_ca_file]);
+        let sessions = self.sessions.iter();
+        let sessions = sessions.flat_map(|sessions| [&sessions.hs256_secret_file, &sessions.public_key_file]);
+        keys.chain(tls).chain(sessions).flatten()
+    }
+
     /// The scopes that Courier's Inbox and Toast need.
     pub fn inbox() -> Vec<String> {
         let scopes =

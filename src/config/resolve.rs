@@ -59,6 +59,8 @@ pub struct WorkspaceSettings {
     pub courier: upstream::CourierSettings,
     /// How it may be called.
     pub dispatcher: upstream::DispatcherSettings,
+    /// Does a new API key end the use of the tokens that the old one issued?
+    pub drops_tokens: bool,
 }
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -218,6 +220,11 @@ impl Check<'_> {
             dispatcher: upstream::DispatcherSettings {
                 budget,
                 max_wait: caller_timeout - timeout.min(caller_timeout / 2),
+            },
+            drops_tokens: match raw.on_new_api_key.as_str() {
+                "keep" => false,
+                "drop" => true,
+                _ => return Err(self.error(&key("on_new_api_key"), "must be \"keep\" or \"drop\"")),
             },
             name,
         })

@@ -69,6 +69,14 @@ pub struct Settings {
     pub body_timeout: Duration,
 }
 
+impl Settings {
+    /// The newer settings, but for the limits: with those connections were opened.
+    pub fn renewed(&self, newer: Self) -> Self {
+        let Self { default_lifetime, max_lifetime, profiles, .. } = newer;
+        Self { default_lifetime, max_lifetime, profiles, ..self.clone() }
+    }
+}
+
 /// The routes for apps.
 pub struct Api {
     settings: Settings,
@@ -94,6 +102,21 @@ impl Api {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self { settings, broker, clients, guests: None, clock, metrics }
+    }
+
+    /// What holds for the routes.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Who may ask.
+    pub const fn clients(&self) -> &ClientKeys {
+        &self.clients
+    }
+
+    /// What users' sessions are checked by.
+    pub fn sessions(&self) -> Option<&Sessions> {
+        self.guests.as_ref().map(|guests| &guests.sessions)
     }
 
     /// Lets users call the front-end route with sessions of their own.

@@ -29,6 +29,7 @@ pub struct TlsFiles {
 #[derive(Clone)]
 pub struct Certificates {
     config: Arc<ServerConfig>,
+    chain: Arc<[CertificateDer<'static>]>,
     /// The authorities of clients' certificates.
     authorities: Arc<[CertificateDer<'static>]>,
 }
@@ -90,7 +91,7 @@ impl Certificates {
             }
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_single_cert(chain, key).map_err(|error| {
+        let mut config = builder.with_single_cert(chain.clone(), key).map_err(|error| {
             let key = |why| failed(PRIVATE_KEY, &files.private_key, why);
             match error {
                 rustls::Error::InconsistentKeys(_) => {
@@ -107,7 +108,7 @@ impl Certificates {
         // broker remembers nothing for it.
         config.ticketer =
             Ticketer::new().map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
-        Ok(Self { config: Arc::new(config), authorities: authorities.into() })
+        Ok(Self { config: Arc::new(config), chain: chain.into(), authorities: authorities.into() })
     }
 }
 
@@ -151,8 +152,12 @@ impl Tls {
     /// From now on these hold, for new connections; those that are open keep what
     /// they have. Clients may resume their sessions, unless other authorities are
     /// believed from now on: a resumed session shows no certificate again.
-    pub fn replace(&self, certificates: Certificates) {
+    /// Tells whether anything is another than before.
+    pub fn replace(&self, certificates: Certificates) -> bool {
         let before = self.0.load();
+        if certificates.chain == before.chain && certificates.authorities == before.authorities {
+            return false;
+        }
         let mut certificates = certificates;
         if certificates.authorities == before.authorities {
             let mut config = ServerConfig::clone(&certificates.config);
@@ -161,6 +166,7 @@ impl Tls {
             certificates.config = Arc::new(config);
         }
         self.0.store(Arc::new(certificates));
+        true
     }
 
     /// What holds now.

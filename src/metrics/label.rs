@@ -88,6 +88,17 @@ pub enum Removal {
     Removed,
 }
 
+/// What was read again while the broker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    /// The settings, and all secrets with them.
+    Settings,
+    /// A workspace's API key.
+    ApiKey,
+    /// The certificate of TLS.
+    Certificate,
+}
+
 /// A closed set of label values.
 pub trait Label: Copy + 'static {
     /// All of them.
@@ -139,6 +150,8 @@ label!(CallOutcome {
 });
 label!(Dropped { PerIp = "per_ip", Handshake = "handshake", Resets = "resets" });
 label!(Removal { Expired = "expired", Replaced = "replaced", Evicted = "evicted", Removed = "removed" });
+
+label!(Reloaded { Settings = "settings", ApiKey = "api_key", Certificate = "certificate" });
 
 impl CallOutcome {
     /// The word for logs.

@@ -16,7 +16,7 @@ use prometheus::{
 };
 
 use label::Label;
-pub use label::{CallOutcome, Dropped, Outcome, Removal, Route};
+pub use label::{CallOutcome, Dropped, Outcome, Reloaded, Removal, Route};
 
 use crate::policy::budget::Class;
 use crate::policy::refresh::Reason;
@@ -29,6 +29,7 @@ pub struct Metrics {
     durations: [Histogram; Route::ALL.len()],
     removals: [IntCounter; Removal::ALL.len()],
     drops: [IntCounter; Dropped::ALL.len()],
+    reloads: [[IntCounter; 2]; Reloaded::ALL.len()],
     /// Tokens in the cache.
     pub cached_tokens: IntGauge,
     /// How much later than planned renewals were begun.
@@ -87,6 +88,12 @@ impl Metrics {
         )?;
         let removals =
             counters(&registry, "cache_removals_total", "Tokens that left the cache, by cause.", &["cause"])?;
+        let reloads = counters(
+            &registry,
+            "reloads_total",
+            "Settings and secrets that were read again while the broker runs.",
+            &["what", "outcome"],
+        )?;
         let drops = counters(
             &registry,
             "connections_dropped_total",
@@ -106,6 +113,10 @@ impl Metrics {
             }),
             durations: array::from_fn(|route| durations.with_label_values(&[Route::ALL[route].as_str()])),
             removals: array::from_fn(|cause| removals.with_label_values(&[Removal::ALL[cause].as_str()])),
+            reloads: array::from_fn(|what| {
+                ["applied", "refused"]
+                    .map(|outcome| reloads.with_label_values(&[Reloaded::ALL[what].as_str(), outcome]))
+            }),
             drops: array::from_fn(|cause| drops.with_label_values(&[Dropped::ALL[cause].as_str()])),
             cached_tokens: register(&registry, IntGauge::with_opts(named("cached_tokens", "Tokens in the cache."))?)?,
             renewal_lateness: register(
@@ -175,6 +186,11 @@ impl Metrics {
     pub fn request(&self, route: Route, outcome: Outcome, seconds: f64) {
         self.requests[route as usize][outcome as usize].inc();
         self.durations[route as usize].observe(seconds);
+    }
+
+    /// Counts what was read again, and whether it holds now.
+    pub fn reload(&self, what: Reloaded, applied: bool) {
+        self.reloads[what as usize][usize::from(!applied)].inc();
     }
 
     /// Counts a token that left the cache.

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use courier_token_broker::app::App;
+use courier_token_broker::app::{App, Loaded, Reloader};
 use courier_token_broker::auth::{Digest, KeySource};
 use courier_token_broker::clock::Clock;
-use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
+use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings, SettingsError};
 use courier_token_broker::http::Tls;
 use courier_token_broker::sandbox::{Faults, Simulator};
 use courier_token_broker::secrets::Secret;
@@ -28,7 +28,7 @@ pub const CLIENT_KEY: &str = "ctb_the-key-of-a-client";
 pub struct Setup {
     raw: Raw,
     faults: Faults,
-    api_key: &'static str,
+    api_key: Option<&'static str>,
     courier: TcpListener,
     pause: Option<Duration>,
 }
@@ -46,7 +46,7 @@ impl Setup {
         };
         raw.workspaces = BTreeMap::from([("default".to_owned(), workspace)]);
         raw.clients = vec![RawClient { max_lifetime: raw.tokens.max_lifetime, ..client("app", CLIENT_KEY, &["*"]) }];
-        Self { raw, faults: Faults::default(), api_key: API_KEY, courier, pause: None }
+        Self { raw, faults: Faults::default(), api_key: Some(API_KEY), courier, pause: None }
     }
 
     pub fn faults(self, faults: Faults) -> Self {
@@ -55,7 +55,12 @@ impl Setup {
 
     /// The simulator takes only this key instead.
     pub fn courier_wants(self, api_key: &'static str) -> Self {
-        Self { api_key, ..self }
+        Self { api_key: Some(api_key), ..self }
+    }
+
+    /// The simulator takes every key.
+    pub fn courier_takes_any_key(self) -> Self {
+        Self { api_key: None, ..self }
     }
 
     pub fn settings(mut self, change: impl FnOnce(&mut Raw)) -> Self {
@@ -71,14 +76,14 @@ impl Setup {
     pub async fn start(self) -> Broker {
         let Self { raw, faults, api_key, courier, pause } = self;
         let clock = Clock::system();
-        let simulator = Simulator::new(Some(api_key.to_owned()), faults, clock);
+        let simulator = Simulator::new(api_key.map(str::to_owned), faults, clock);
         courier.set_nonblocking(true).expect("a socket");
         let courier = tokio::net::TcpListener::from_std(courier).expect("a runtime");
         let (stop_courier, told) = oneshot::channel::<()>();
         tokio::spawn(simulator.clone().serve(courier, async {
             let _ = told.await;
         }));
-        let mut settings = Settings::resolve(&raw, &Layers::default()).expect("good settings");
+        let Loaded { mut settings, shown, files } = load(&raw).expect("good settings");
         if let (Some(pause), Some(sessions)) = (pause, &mut settings.sessions)
             && let KeySource::Jwks(jwks) = &mut sessions.check.keys
         {
@@ -89,12 +94,22 @@ impl Setup {
         let address = app.addresses().first().copied().unwrap_or(([127, 0, 0, 1], 1).into());
         let tls = app.tls();
         let admin = app.admin_address().expect("an address");
+        let raw = Arc::new(Mutex::new(raw));
+        let reread = Arc::clone(&raw);
+        let reloader = app.reloader(shown, files, Box::new(move || load(&reread.lock().expect("nobody panics"))));
         let (stop, told) = oneshot::channel::<()>();
         tokio::spawn(app.run(async {
             let _ = told.await;
         }));
-        Broker { address, admin, courier: simulator, tls, _stop: (stop, stop_courier) }
+        let reloader = Arc::new(Mutex::new(reloader));
+        Broker { address, admin, courier: simulator, tls, raw, reloader, _stop: (stop, stop_courier) }
     }
+}
+
+fn load(raw: &Raw) -> Result<Loaded, SettingsError> {
+    let settings = Settings::resolve(raw, &Layers::default())?;
+    let shown = toml::Table::try_from(raw).expect("TOML");
+    Ok(Loaded { settings, shown, files: raw.files().cloned().collect() })
 }
 
 /// A client of the workspace `default`.
@@ -113,6 +128,8 @@ pub struct Broker {
     pub admin: SocketAddr,
     pub courier: Simulator,
     pub tls: Option<Arc<Tls>>,
+    raw: Arc<Mutex<Raw>>,
+    reloader: Arc<Mutex<Reloader>>,
     // Both are told to stop when this is dropped.
     _stop: (oneshot::Sender<()>, oneshot::Sender<()>),
 }
@@ -120,6 +137,14 @@ pub struct Broker {
 impl Broker {
     pub async fn start() -> Self {
         Setup::new().start().await
+    }
+
+    /// Changes the settings and lets the broker read them again. Tells whether it took them.
+    pub async fn reload(&self, change: impl FnOnce(&mut Raw)) -> bool {
+        change(&mut self.raw.lock().expect("nobody panics"));
+        let reloader = Arc::clone(&self.reloader);
+        let reload = move || reloader.lock().expect("nobody panics").reload();
+        tokio::task::spawn_blocking(reload).await.expect("no panic")
     }
 
     /// Asks on a connection of its own.

@@ -1,35 +1,43 @@
-//! A broker that listens: everything wired together, run, and stopped.
+//! A broker that listens: everything wired together, run, reloaded and stopped.
 //!
 //! This alone decides what runs on which runtime: connections on the one that it
 //! is called on, and what calls Courier on a thread of its own, so that a crowd
 //! of requests does not hold up the calls that the budget has let go. (Held up
 //! together, they would reach Courier as one burst.)
 
+mod live;
+mod reload;
+
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::auth::{JwksError, Sessions};
+use crate::auth::JwksError;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{Settings, WorkspaceSettings};
-use crate::http::{Address, Admin, Api, Limits, Listener, Passed, Readiness, Socket, Tls};
+use crate::http::{Address, Admin, Limits, Listener, Passed, Readiness, Socket, Tls};
 use crate::metrics::Metrics;
+use crate::token::WorkspaceName;
 use crate::upstream::{Courier, CourierError, Dispatcher};
+use live::{Fixed, Live};
+pub use reload::{Loaded, Read, Reloader};
 
 /// A broker that has its ports and its workspaces, and is about to run.
 pub struct App {
     listeners: Vec<Listener>,
     admin_listener: Listener,
-    tls: Option<Arc<Tls>>,
-    api: Arc<Api>,
+    live: Arc<Live>,
     admin: Arc<Admin>,
     broker: Broker,
     readiness: Arc<Readiness>,
@@ -56,7 +64,10 @@ pub enum StartError {
     Exposed(SocketAddr),
     /// A workspace's Courier can't be called.
     #[error("workspaces.{0}: {1}")]
-    Courier(String, #[source] CourierError),
+    Courier(WorkspaceName, #[source] CourierError),
+    /// A broker that runs has its workspaces.
+    #[error("workspaces.{0}: a new workspace needs a restart, and somebody wants it already")]
+    NewWorkspace(WorkspaceName),
     /// The keys of users' sessions can't be fetched.
     #[error("sessions: {0}")]
     Sessions(#[from] JwksError),
@@ -90,20 +101,18 @@ impl App {
     /// in `server.listen`.
     pub async fn bind_with(settings: Settings, passed: Vec<Passed>, clock: Clock) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
-        let dispatchers = settings
-            .workspaces
-            .into_iter()
-            .map(|workspace| Ok((workspace.name.clone(), dispatcher(workspace, clock, &metrics)?)))
-            .collect::<Result<Vec<_>, StartError>>()?;
+        let mut couriers = BTreeMap::new();
+        let mut dispatchers = Vec::new();
+        for workspace in settings.workspaces {
+            let name = workspace.name.clone();
+            let (dispatcher, courier) = dispatcher(workspace, clock, &metrics)?;
+            couriers.insert(name.clone(), courier);
+            dispatchers.push((name, dispatcher));
+        }
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.clone());
-        let mut clients = settings.clients;
-        clients.hold_to_rates(clock, None);
-        let mut api = Api::new(settings.http, broker.clone(), clients, clock, Arc::clone(&metrics));
-        if let Some(sessions) = settings.sessions {
-            // Keys are fetched where Courier is called: never on a thread that serves.
-            api = api.with_sessions(Sessions::new(sessions.check, clock, &runtime)?, sessions.route);
-        }
+        let fixed = Fixed { broker: broker.clone(), clock, metrics: Arc::clone(&metrics), runtime };
+        let api = fixed.api(settings.http, settings.clients, settings.sessions, None)?;
         let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
         let mut passed = Some(passed);
         let mut listeners = Vec::new();
@@ -137,8 +146,7 @@ impl App {
         Ok(Self {
             listeners,
             admin_listener,
-            tls,
-            api: Arc::new(api),
+            live: Arc::new(Live { api: ArcSwap::from_pointee(api), tls, couriers, fixed }),
             admin: Arc::new(Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock)),
             broker,
             readiness,
@@ -165,22 +173,28 @@ impl App {
     /// What TLS shows, to be replaced while the broker runs; `None` where there is
     /// no TLS.
     pub fn tls(&self) -> Option<Arc<Tls>> {
-        self.tls.clone()
+        self.live.tls.clone()
+    }
+
+    /// Lets settings and secrets be replaced while the broker runs, which is begun by
+    /// [`Reloader::run`]. Those that it was bound with came from `files` and are `shown` so;
+    /// `read` reads them anew.
+    pub fn reloader(&self, shown: toml::Table, files: Vec<PathBuf>, read: Read) -> Reloader {
+        Reloader::new(Arc::clone(&self.live), shown, files, read)
     }
 
     /// Runs until `stop` resolves. Then it is not ready any more, accepts nothing
     /// more, and finishes what is under way, for as long as the settings allow.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { listeners, admin_listener, tls: _, api, admin, broker, readiness, shutdown_timeout, upstream } =
-            self;
+        let Self { listeners, admin_listener, live, admin, broker, readiness, shutdown_timeout, upstream } = self;
         let mut background = broker.start();
         // Connections are accepted already, if only by the system.
         readiness.set(true);
         let (stopping, told) = watch::channel(false);
         let mut serving = JoinSet::new();
         for listener in listeners {
-            let (api, mut told) = (Arc::clone(&api), told.clone());
-            let answer = move |request| Arc::clone(&api).answer(request);
+            let (live, mut told) = (Arc::clone(&live), told.clone());
+            let answer = move |request| live.api.load_full().answer(request);
             serving.spawn(listener.serve(answer, async move {
                 // It fails only where the sender is gone, which means stop too.
                 let _ = told.wait_for(|stop| *stop).await;
@@ -224,8 +238,13 @@ fn upstream_runtime() -> io::Result<(Handle, oneshot::Sender<()>)> {
 }
 
 /// The one way to a workspace's Courier.
-pub fn dispatcher(settings: WorkspaceSettings, clock: Clock, metrics: &Metrics) -> Result<Dispatcher, StartError> {
-    let WorkspaceSettings { name, courier, dispatcher } = settings;
-    let courier = Courier::new(courier, clock).map_err(|error| StartError::Courier(name.to_string(), error))?;
-    Ok(Dispatcher::new(dispatcher, Arc::new(courier), clock, metrics.workspace(&name)))
+pub fn dispatcher(
+    settings: WorkspaceSettings,
+    clock: Clock,
+    metrics: &Metrics,
+) -> Result<(Dispatcher, Arc<Courier>), StartError> {
+    let WorkspaceSettings { name, courier, dispatcher, .. } = settings;
+    let courier = Arc::new(Courier::new(courier, clock).map_err(|error| StartError::Courier(name.clone(), error))?);
+    let issuer = Arc::clone(&courier);
+    Ok((Dispatcher::new(dispatcher, issuer, clock, metrics.workspace(&name)), courier))
 }

@@ -1,0 +1,95 @@
+//! What a broker that runs can have replaced: who may ask and for what, the keys, the
+//! certificate.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+
+use super::StartError;
+use crate::auth::{ClientKeys, Sessions};
+use crate::broker::Broker;
+use crate::clock::Clock;
+use crate::config::{SessionSettings, Settings};
+use crate::http::{self, Api, Tls};
+use crate::metrics::{Metrics, Reloaded};
+use crate::token::WorkspaceName;
+use crate::upstream::Courier;
+
+/// A broker's parts that can be replaced, each at one stroke: a request is answered by
+/// what held when it came.
+pub struct Live {
+    pub api: ArcSwap<Api>,
+    pub tls: Option<Arc<Tls>>,
+    pub couriers: BTreeMap<WorkspaceName, Arc<Courier>>,
+    pub fixed: Fixed,
+}
+
+/// What the replaced parts are made with.
+#[derive(Clone)]
+pub struct Fixed {
+    pub broker: Broker,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    pub runtime: Handle,
+}
+
+impl Fixed {
+    /// The routes for apps. What the old ones know of their callers goes on.
+    pub fn api(
+        &self,
+        settings: http::Settings,
+        mut clients: ClientKeys,
+        sessions: Option<SessionSettings>,
+        before: Option<&Api>,
+    ) -> Result<Api, StartError> {
+        let Self { broker, clock, metrics, runtime } = self.clone();
+        clients.hold_to_rates(clock, before.map(Api::clients));
+        let api = Api::new(settings, broker, clients, clock, metrics);
+        let Some(SessionSettings { check, route }) = sessions else { return Ok(api) };
+        // Keys are fetched where Courier is called: never on a thread that serves.
+        let sessions = Sessions::new(check, clock, &runtime, before.and_then(Api::sessions))?;
+        Ok(api.with_sessions(sessions, route))
+    }
+}
+
+impl Live {
+    /// Replaces what differs, or nothing at all. What needs a restart stays as it is.
+    pub fn replace(&self, settings: Settings) -> Result<(), StartError> {
+        let Settings { http, clients, sessions, workspaces, tls, .. } = settings;
+        // First everything that can go wrong.
+        let wanted = clients.iter().chain(sessions.iter().map(|sessions| &sessions.route.client));
+        for client in wanted {
+            if !self.couriers.contains_key(&client.workspace) {
+                return Err(StartError::NewWorkspace(client.workspace.clone()));
+            }
+        }
+        let before = self.api.load();
+        let api = self.fixed.api(before.settings().renewed(http), clients, sessions, Some(&before))?;
+        // Then nothing does.
+        let metrics = &self.fixed.metrics;
+        for workspace in workspaces {
+            let Some(courier) = self.couriers.get(&workspace.name) else { continue };
+            if courier
+                .set_key(workspace.courier.api_key)
+                .map_err(|error| StartError::Courier(workspace.name.clone(), error))?
+            {
+                tracing::info!(workspace = %workspace.name, "a new API key");
+                metrics.reload(Reloaded::ApiKey, true);
+                if workspace.drops_tokens {
+                    let tokens = self.fixed.broker.purge(workspace.name.as_str()).unwrap_or_default();
+                    tracing::info!(workspace = %workspace.name, tokens, "what the old API key issued is dropped");
+                }
+            }
+        }
+        if let (Some(running), Some(certificates)) = (&self.tls, tls)
+            && running.replace(certificates)
+        {
+            tracing::info!("a new certificate");
+            metrics.reload(Reloaded::Certificate, true);
+        }
+        self.api.store(Arc::new(api));
+        Ok(())
+    }
+}

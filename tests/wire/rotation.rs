@@ -1,0 +1,104 @@
+//! Everything that can be rotated is, a hundred times, and no request fails.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use courier_token_broker::auth::Digest;
+use courier_token_broker::config::RawClient;
+use courier_token_broker::secrets::Secret;
+use serde_json::json;
+use tokio_rustls::TlsConnector;
+
+use crate::support::broker::{Setup, client};
+use crate::support::http::{Ask, Connection};
+use crate::support::pki::{Authority, HOST, connect};
+
+const ROUNDS: u64 = 100;
+
+fn key(round: u64) -> String {
+    format!("ctb_the-key-of-round-{round}")
+}
+
+/// What the callers have to know.
+#[derive(Default)]
+struct Shared {
+    /// The round whose key they use.
+    round: AtomicU64,
+    asked: AtomicU64,
+    done: AtomicBool,
+}
+
+/// Asks until it is done: mostly for tokens that are there, now and then for one that is not, and on a new connection
+/// after a while, as apps do.
+async fn load(caller: u64, tls: TlsConnector, address: SocketAddr, shared: Arc<Shared>) {
+    let mut count = 0;
+    while !shared.done.load(Ordering::Relaxed) {
+        let stream = connect(&tls, address).await.expect("a handshake");
+        let mut connection = Connection::over(stream);
+        for _ in 0..20 {
+            count += 1;
+            let user = if count % 10 == 0 { format!("{caller}-{count}") } else { format!("jane-{caller}") };
+            let ask = Ask::tokens(json!({"user_id": user, "profile": "inbox"}).to_string());
+            let answer = connection.ask(&ask.key(&key(shared.round.load(Ordering::Relaxed)))).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            shared.asked.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_rotations_of_everything_fail_no_request() {
+    let authority = Authority::new();
+    let tls = authority.settings(&authority.sign(&[HOST]));
+    let rotating = |round: u64| RawClient {
+        // The next key is known before anybody uses it, the last one until nobody does.
+        key_sha256: serde_json::from_value(json!([
+            Digest::of(&key(round)).to_string(),
+            Digest::of(&key(round + 1)).to_string()
+        ]))
+        .expect("two digests"),
+        ..client("rotating", "unused", &["*"])
+    };
+    let setup = Setup::new().courier_takes_any_key().settings(|raw| {
+        raw.server.tls = Some(tls);
+        raw.clients = vec![rotating(0)];
+        for workspace in raw.workspaces.values_mut() {
+            (workspace.budget.requests_per_second, workspace.budget.burst) = (100_000.0, 100_000);
+        }
+    });
+    let broker = setup.start().await;
+    let shared = Arc::new(Shared::default());
+    let client = authority.client(&["http/1.1"], None);
+    let callers: Vec<_> =
+        (0..4).map(|caller| tokio::spawn(load(caller, client.clone(), broker.address, Arc::clone(&shared)))).collect();
+    for round in 1..=ROUNDS {
+        let before = shared.asked.load(Ordering::Relaxed);
+        // A new client key is in the settings first, and in use then.
+        shared.round.store(round, Ordering::Relaxed);
+        while shared.asked.load(Ordering::Relaxed) < before + 10 {
+            assert!(callers.iter().all(|caller| !caller.is_finished()), "a request failed in round {round}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let identity = authority.sign(&[HOST]);
+        let taken = broker.reload(|raw| {
+            raw.clients = vec![rotating(round)];
+            raw.server.tls = Some(authority.settings(&identity));
+            raw.tokens.max_lifetime.0 = Duration::from_secs(86_400 * (2 + round % 3));
+            for workspace in raw.workspaces.values_mut() {
+                workspace.api_key = Secret::new(&format!("pk_of-round-{round}")).ok();
+                workspace.on_new_api_key = if round % 2 == 0 { "drop" } else { "keep" }.to_owned();
+            }
+        });
+        assert!(taken.await, "{round}");
+    }
+    shared.done.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.expect("no request failed");
+    }
+    for what in ["settings", "api_key", "certificate"] {
+        let series = format!("courier_token_broker_reloads_total{{outcome=\"applied\",what=\"{what}\"}}");
+        assert_eq!(broker.metric(&series).await, ROUNDS as f64, "{what}");
+    }
+}
