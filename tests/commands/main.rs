@@ -8,6 +8,7 @@ mod help;
 mod passed;
 mod plan;
 mod refusals;
+mod reloading;
 mod sandbox;
 mod serving;
 mod sessions;
