@@ -33,6 +33,8 @@ pub struct Layers {
 const API_KEY: &str = "COURIER_API_KEY";
 const BASE_URL: &str = "COURIER_BASE_URL";
 const CLIENT_KEY: &str = "COURIER_TOKEN_BROKER_CLIENT_KEY";
+/// It is guessed at over the network, at millions of tries an hour.
+const SHORTEST_CLIENT_KEY: usize = 16;
 
 impl Layers {
     /// Layers that have yet to be read.
@@ -119,6 +121,15 @@ impl Layers {
                     origin: Some(CLIENT_KEY.to_owned()),
                     key: String::new(),
                     wanted: "must not have the shape of a JWT: those are users' sessions".to_owned(),
+                });
+            }
+            if key.expose().len() < SHORTEST_CLIENT_KEY {
+                return Err(SettingsError {
+                    origin: Some(CLIENT_KEY.to_owned()),
+                    key: String::new(),
+                    wanted: format!(
+                        "must have at least {SHORTEST_CLIENT_KEY} characters that nobody can guess: `openssl rand -hex 32` makes some"
+                    ),
                 });
             }
             let key_sha256 = Digest::of(key.expose()).to_string();

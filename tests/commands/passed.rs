@@ -12,6 +12,8 @@ use tokio::net::UnixStream;
 use crate::support::child::{ANY_PORT, Ended, Program, Running};
 use crate::support::http::{Ask, Connection};
 
+const CLIENT_KEY: &str = "the-key-of-the-only-client";
+
 /// `serve` with this socket as its third file, where the first of those that are passed is.
 fn serve(socket: OwnedFd, more: &[&str]) -> Running {
     let mut shell = Command::new("sh");
@@ -21,7 +23,7 @@ fn serve(socket: OwnedFd, more: &[&str]) -> Running {
         .arguments(["--listen", "systemd"])
         .arguments(more.iter().map(OsStr::new))
         .env("COURIER_API_KEY", "pk")
-        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", "sandbox")
+        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
         .start_with(Stdio::from(socket))
 }
 

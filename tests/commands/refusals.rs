@@ -53,7 +53,7 @@ fn a_port_that_is_taken_is_named() {
         ["serve", "--listen", &address, "--admin-listen", ANY_PORT],
         ["serve", "--listen", ANY_PORT, "--admin-listen", &address],
     ] {
-        let program = api_key.iter().fold(Program::new(arguments), |program, name| program.env(name, "hunter2"));
+        let program = api_key.iter().fold(Program::new(arguments), |program, name| program.env(name, KEY));
         is_refused("serve", &program.run(), &[&address, "in use"]);
     }
     let simulator = Program::new(["simulate-courier", "--listen", &address]).run();
@@ -277,6 +277,7 @@ fn a_variable_that_will_not_do_is_named() {
     for (name, value, parts) in [
         ("COURIER_API_KEY", "hunter2 hunter2", &["white space"][..]),
         ("COURIER_TOKEN_BROKER_CLIENT_KEY", "hunter2 hunter2", &["white space"]),
+        ("COURIER_TOKEN_BROKER_CLIENT_KEY", "hunter2", &["at least 16"]),
         ("COURIER_TOKEN_BROKER__TOKENS__FLOOR", "hunter2", &["tokens.floor", "a number"]),
         ("COURIER_TOKEN_BROKER__TOKENS__FLOOR", "2", &["tokens.floor", "0.95"]),
         ("COURIER_TOKEN_BROKER__TOKNES__FLOOR", "hunter2", &["unknown key"]),
