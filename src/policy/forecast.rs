@@ -126,17 +126,18 @@ impl Forecaster {
 
     /// Learns whether a request came before the next look.
     pub fn learn_soon(&mut self, situation: &Situation, came: bool) {
-        self.learn(situation, came, |cell| &mut cell.soon, |family| &mut family.soon);
+        self.learn(situation, came, 1.0, |cell| &mut cell.soon, |family| &mut family.soon);
     }
 
-    /// Learns whether a request came within the window, and after what share of it.
-    pub fn learn_within(&mut self, situation: &Situation, passed: Option<f32>) {
-        self.learn(situation, passed.is_some(), |cell| &mut cell.within, |family| &mut family.within);
+    /// Learns whether a request came within the window, and after what share of it; a
+    /// lesson is `worth` the less, the sooner the next that tells much the same.
+    pub fn learn_within(&mut self, situation: &Situation, passed: Option<f32>, worth: f32) {
+        self.learn(situation, passed.is_some(), worth, |cell| &mut cell.within, |family| &mut family.within);
         if let Some(passed) = passed {
             for light in 0..LIGHTS {
-                self.cells[place(light, situation)].passed.learn(passed, 1.0, MEMORY);
+                self.cells[place(light, situation)].passed.learn(passed, 1.0, 1.0, MEMORY);
             }
-            self.families[usize::from(situation.family)].base.passed.learn(passed, 1.0, FAMILY_MEMORY);
+            self.families[usize::from(situation.family)].base.passed.learn(passed, 1.0, 1.0, FAMILY_MEMORY);
         }
     }
 
@@ -144,6 +145,7 @@ impl Forecaster {
         &mut self,
         situation: &Situation,
         came: bool,
+        worth: f32,
         rate: impl Fn(&mut Cell) -> &mut Rate,
         weights: impl Fn(&mut Family) -> &mut [f32; LIGHTS],
     ) {
@@ -156,9 +158,9 @@ impl Forecaster {
         for (weight, told) in weights(family).iter_mut().zip(told) {
             *weight = (*weight + LEARNING_RATE * error * told).clamp(0.0, 1.0);
         }
-        rate(&mut family.base).learn(came, FAMILY_LEAST, FAMILY_MEMORY);
+        rate(&mut family.base).learn(came, worth, FAMILY_LEAST, FAMILY_MEMORY);
         for light in 0..LIGHTS {
-            rate(&mut self.cells[place(light, situation)]).learn(came, 1.0, MEMORY);
+            rate(&mut self.cells[place(light, situation)]).learn(came, worth, worth, MEMORY);
         }
     }
 
@@ -179,9 +181,9 @@ impl Rate {
         (self.mean * self.seen + SHRINKAGE * family) / (self.seen + SHRINKAGE)
     }
 
-    fn learn(&mut self, value: f32, least: f32, memory: f32) {
-        self.seen = (self.seen + 1.0).min(memory);
-        self.mean += (value - self.mean) / self.seen.max(least);
+    fn learn(&mut self, value: f32, worth: f32, least: f32, memory: f32) {
+        self.seen = (self.seen + worth).min(memory);
+        self.mean += (value - self.mean) * (worth / self.seen.max(least));
     }
 }
 
@@ -220,8 +222,7 @@ impl Situation {
         let window = past.window().as_secs_f32();
         let idle = past.idle(now).as_secs_f32() / window;
         let known = ((past.age(now).as_secs() / 86_400) as u32).min(7);
-        // Who is known for longer is in the cells of those who are known for so long.
-        let age = known.min(5);
+        let age = known.min(1); // Finer, all would be learned anew on each of the first days.
         let hour = hour_of(now);
         let look_hour = hour_of(now + look).min(hour + 24);
         let window_hour = hour_of(now + past.window()).min(hour + 24);
@@ -235,7 +236,6 @@ impl Situation {
         let (followed, windows) = past.followed();
         let [gap, gap_before] = past.gaps();
         let since_visit = now.since(past.visit()).as_secs_f32() / window;
-        let today = past.hours_used_of(24);
 
         let usual_days = at_look.count_ones();
         let family = if usual_days == 0 || idle < 1.0 {
@@ -257,7 +257,7 @@ impl Situation {
             [(hour % 24) as u32, idle_octave, in_window.count_ones(), 0, family],
             [idle_octave, week_ago(at_look), week_ago(in_window), days.count_ones(), age],
             [idle_halves, hours.min(63), octaves(past.slots_used() as f32, 2.0), 0, family],
-            [octaves(since_visit, 4.0), octaves(gap, 2.0), today.min(3), 0, family],
+            [octaves(since_visit, 4.0), octaves(gap, 2.0), past.hours_used_of(24).min(3), 0, family],
             [crowd, usual_days, in_window.count_ones(), age, 0],
             [around.min(9), hours.min(20), age, 0, quiet],
             [in_window.count_ones(), days.count_ones(), age, idle.min(3.0) as u32, quiet],
@@ -315,7 +315,7 @@ mod tests {
                     told[hour as usize % 24] = self.forecaster.forecast(&situation);
                     self.forecaster.learn_soon(&situation, come(hour));
                     let passed = next.map(|next| (next - hour) as f32 / 4.0 + 0.125);
-                    self.forecaster.learn_within(&situation, passed);
+                    self.forecaster.learn_within(&situation, passed, 0.25);
                 }
                 if come(hour) {
                     self.habits.iter().for_each(|habit| habit.touch(at, &Ledger::default()));
@@ -366,7 +366,7 @@ mod tests {
                 let situation = placed(family, place);
                 for _ in 0..times {
                     forecaster.learn_soon(&situation, came);
-                    forecaster.learn_within(&situation, passed);
+                    forecaster.learn_within(&situation, passed, 0.5);
                 }
                 let Forecast { soon, within, passed } = forecaster.forecast(&situation);
                 for probability in [soon, within] {

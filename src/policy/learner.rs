@@ -160,7 +160,8 @@ impl Learner {
             past.count_window(within.is_some());
         }
         drop(past);
-        self.forecaster.learn_within(&open.situation, within.map(|after| after.as_secs_f32() / window.as_secs_f32()));
+        let share = |time: Duration| time.as_secs_f32() / window.as_secs_f32();
+        self.forecaster.learn_within(&open.situation, within.map(share), share(open.look).min(1.0).sqrt());
     }
 
     /// The price of a call now, in delayed requests.
