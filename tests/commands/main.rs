@@ -10,5 +10,6 @@ mod passed;
 mod plan;
 mod refusals;
 mod sandbox;
+mod secrets;
 mod serving;
 mod sessions;
