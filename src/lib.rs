@@ -35,12 +35,13 @@
 //! | [`sandbox`] | a Courier of our own, an independent oracle for tests | everything but the clock |
 //! | [`config`] | settings: layers, shape, checks | |
 //! | [`app`] | wires it all together, decides on runtimes | |
-//! | [`clock`], [`secrets`], [`metrics`] | the ground floor | |
+//! | [`clock`], [`secrets`], [`metrics`], [`audit`] | the ground floor | |
 //!
 //! Everything up to [`policy`] is given the time and does no IO, so it can be run
 //! through a year in a moment.
 
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod broker;
 pub mod clock;

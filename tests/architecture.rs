@@ -16,6 +16,7 @@ struct Room(&'static str, &'static str, &'static str);
 const ROOMS: &[Room] = &[
     Room("lib", "", ""),
     Room("secrets", "", "secrecy serde thiserror"),
+    Room("audit", "", "tracing"),
     Room("token", "", "bytes secrecy thiserror"),
     Room("clock", "token", "governor rustix tokio"),
     Room("policy", "token", "thiserror"),
@@ -30,19 +31,19 @@ const ROOMS: &[Room] = &[
     ),
     Room(
         "broker",
-        "token policy upstream store clock metrics",
+        "audit token policy upstream store clock metrics",
         "fastrand foldhash humantime moka thiserror tokio tracing",
     ),
     Room(
         "auth",
-        "secrets token clock policy::access policy::session",
+        "audit secrets token clock policy::access policy::session",
         "arc_swap aws_lc_rs base64 governor jsonwebtoken reqwest rustls_pki_types serde serde_json thiserror tokio \
          tracing",
     ),
     Room(
         "http",
         // `Failure` for the one match from an error to a response.
-        "broker auth token policy metrics clock upstream::Failure",
+        "audit broker auth token policy metrics clock upstream::Failure",
         "arc_swap bytes http_body_util humantime hyper hyper_util percent_encoding rustls serde serde_json thiserror tokio \
          tokio_rustls tracing webpki",
     ),
@@ -57,7 +58,7 @@ const ROOMS: &[Room] = &[
         "token policy broker upstream auth http secrets",
         "config humantime serde serde_path_to_error thiserror toml tracing",
     ),
-    Room("app", "auth broker clock config http metrics policy sandbox secrets store token upstream", "*"),
+    Room("app", "audit auth broker clock config http metrics policy sandbox secrets store token upstream", "*"),
     Room("command", "*", "*"),
     Room("main", "*", "*"),
 ];

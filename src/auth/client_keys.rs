@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::inbound::{Inbound, InboundRate};
+use crate::audit::Who;
 use crate::clock::Clock;
 use crate::policy::access::Access;
 use crate::token::WorkspaceName;
@@ -25,6 +26,13 @@ pub struct Client {
     pub access: Access,
     /// How fast it may ask, if that is limited.
     pub rate: Option<InboundRate>,
+}
+
+impl Client {
+    /// What the audit log calls it.
+    pub fn who(&self) -> Who<'_> {
+        Who::Client(self.name.as_str().into())
+    }
 }
 
 /// The SHA-256 of a client key. The key itself is nowhere in the broker.
@@ -85,11 +93,12 @@ pub struct ClientKeys {
 
 /// Why a caller is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejection {
+pub enum Rejection<'a> {
     /// Nobody has this key, or this certificate.
     Unknown,
-    /// It asks faster than it may; it could again after so long.
-    TooFast(Duration),
+    /// The client of this name asks faster than it may; it could again after so
+    /// long.
+    TooFast(&'a str, Duration),
 }
 
 impl ClientKeys {
@@ -139,14 +148,14 @@ impl ClientKeys {
 
     /// Whose certificate has these names. Where they are the names of several
     /// clients it is the first one in the settings.
-    pub fn find_named<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Result<&Client, Rejection> {
+    pub fn find_named<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Result<&Client, Rejection<'_>> {
         let found = self.names.iter().find(|(wanted, _)| names.clone().any(|name| name == wanted));
         self.admit(found.map(|(_, place)| *place))
     }
 
     /// Whose key this is. Every digest is compared, each in constant time, so
     /// that the time tells nothing of how nearly a guess was right.
-    pub fn find(&self, key: &str) -> Result<&Client, Rejection> {
+    pub fn find(&self, key: &str) -> Result<&Client, Rejection<'_>> {
         if key.len() > Self::MAX_BYTES {
             return Err(Rejection::Unknown);
         }
@@ -160,10 +169,10 @@ impl ClientKeys {
         self.admit(found)
     }
 
-    fn admit(&self, place: Option<usize>) -> Result<&Client, Rejection> {
+    fn admit(&self, place: Option<usize>) -> Result<&Client, Rejection<'_>> {
         let (client, inbound) = place.and_then(|place| self.clients.get(place)).ok_or(Rejection::Unknown)?;
         match inbound {
-            Some(inbound) => inbound.admit().map(|()| client).map_err(Rejection::TooFast),
+            Some(inbound) => inbound.admit().map(|()| client).map_err(|wait| Rejection::TooFast(&client.name, wait)),
             None => Ok(client),
         }
     }
@@ -197,7 +206,7 @@ mod tests {
         }
     }
 
-    fn name(found: Result<&Client, Rejection>) -> Result<&str, Rejection> {
+    fn name<'a>(found: Result<&'a Client, Rejection<'a>>) -> Result<&'a str, Rejection<'a>> {
         found.map(|client| client.name.as_str())
     }
 
@@ -242,7 +251,7 @@ mod tests {
         assert_eq!(name(first.find("key-a")), Ok("a"));
         let mut second = rated(0.01);
         second.hold_to_rates(clock, Some(&first));
-        assert!(matches!(second.find("key-a"), Err(Rejection::TooFast(_))));
+        assert!(matches!(second.find("key-a"), Err(Rejection::TooFast("a", _))));
         let mut third = rated(0.02);
         third.hold_to_rates(clock, Some(&second));
         assert_eq!(name(third.find("key-a")), Ok("a"));

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::cache::{Entry, Standing};
 use super::{Broker, Refusal, Workspace};
+use crate::audit::{self, About, Who};
 use crate::policy::budget::{Class, Place};
 use crate::policy::habit::Habit;
 use crate::policy::refresh::{self, Reason};
@@ -174,9 +175,26 @@ pub struct Renewal {
     pub standing: Arc<Standing>,
 }
 
+/// Why a flight was opened.
+pub enum Cause {
+    /// Somebody asked.
+    Asked(Who<'static>),
+    /// A token is carried on.
+    Renewal(Renewal),
+}
+
+impl Cause {
+    const fn renewal(&self) -> Option<&Renewal> {
+        match self {
+            Self::Asked(_) => None,
+            Self::Renewal(renewal) => Some(renewal),
+        }
+    }
+}
+
 /// Flies: waits for the budget, calls Courier, and keeps what came. A failure
 /// touches nothing that is in the cache.
-pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure, renewal: Option<Renewal>) {
+pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure, cause: Cause) {
     let Departure { key, turn, publish } = departure;
     let landing = Landing { flights: &broker.0.flights, key: &key, flight: &publish };
     let permit = tokio::select! {
@@ -189,17 +207,17 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
         Ok(permit) => workspace.dispatcher.issue(permit, &key).await,
         Err(failure) => Err(failure),
     };
-    log(&broker, &key, &outcome, renewal.as_ref());
+    log(&broker, &key, &outcome, &cause);
     let failure = outcome.as_ref().err().cloned();
     let outcome = match outcome {
-        Ok(grant) => Ok(keep(&broker, &workspace, &landing, grant, renewal.as_ref())),
+        Ok(grant) => Ok(keep(&broker, &workspace, &landing, grant, cause.renewal())),
         Err(failure) => Err(failure.into()),
     };
     // First the cache, then the list, then the waiters: whoever finds no flight
     // finds the token.
     drop(landing);
     publish.send_replace(Some(outcome));
-    if let Some(Renewal { reason, standing }) = renewal {
+    if let Cause::Renewal(Renewal { reason, standing }) = cause {
         workspace.refresher.metrics.renewal(reason, failure.is_none());
         standing.told().error = failure.as_ref().map(ToString::to_string);
         // It is in the cache still, or in the history, if there is none that lives longer.
@@ -243,19 +261,27 @@ fn keep(
     entry
 }
 
-fn log(broker: &Broker, key: &TokenKey, outcome: &Result<Grant, Failure>, renewal: Option<&Renewal>) {
-    let user = key.users().collect::<Vec<_>>().join(" ");
+fn log(broker: &Broker, key: &TokenKey, outcome: &Result<Grant, Failure>, cause: &Cause) {
+    let users = key.users().collect::<Vec<_>>().join(" ");
     let (workspace, scopes) = (key.workspace(), key.scopes());
-    let reason = renewal.map_or("asked", |renewal| renewal.reason.as_str());
+    let (who, reason) = match cause {
+        Cause::Asked(who) => (who, "asked"),
+        Cause::Renewal(renewal) => (&Who::Broker, renewal.reason.as_str()),
+    };
     match outcome {
         Ok(grant) => {
             let left = grant.remaining(broker.0.clock.now());
             let expires_at = humantime::format_rfc3339_seconds(UNIX_EPOCH + broker.0.clock.unix() + left);
-            let life_seconds = grant.life().as_secs();
-            tracing::info!(workspace, user, scopes, life_seconds, %expires_at, reason, "token issued");
+            let about = About {
+                workspace: Some(workspace),
+                users: Some(&users),
+                scopes: Some(scopes),
+                lifetime_seconds: Some(key.lifetime().as_secs()),
+            };
+            audit::issued(who, about, &expires_at.to_string(), reason);
         }
         // Nothing went wrong.
         Err(Failure::Stopping) => {}
-        Err(error) => tracing::warn!(workspace, user, scopes, reason, %error, "no token came"),
+        Err(error) => tracing::warn!(workspace, users, scopes, reason, %error, "no token came"),
     }
 }

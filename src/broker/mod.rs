@@ -21,10 +21,11 @@ use tokio::task::JoinSet;
 
 use cache::{Cache, Entry, History, Stage, Standing};
 pub use explain::{Decided, Explained};
-use flight::{Boarding, Flights};
+use flight::{Boarding, Cause, Flights};
 use index::Index;
 use refresher::Refresher;
 
+use crate::audit::Who;
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Outcome};
 use crate::policy::freshness::{self, Floor, Stale, Verdict};
@@ -52,11 +53,13 @@ pub struct Settings {
 
 /// A request inside the broker.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct Ask<'a> {
     /// Exactly what is wanted.
     pub key: TokenKey,
     /// What the token must have left, if the caller said.
     pub min_ttl: Option<Duration>,
+    /// Who asks.
+    pub who: Who<'a>,
 }
 
 /// A token, and how it was come by.
@@ -200,7 +203,7 @@ impl Broker {
 
     /// Answers an ask: from memory if it can, else when Courier has answered,
     /// and in any case within the settings' time-out.
-    pub async fn ask(&self, ask: &Ask) -> Result<Answer, Refusal> {
+    pub async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, Refusal> {
         let now = self.0.clock.now();
         let stale = match self.look(ask, now) {
             Look::Fresh { entry, renew } => return Ok(self.hit(&ask.key, &entry, renew, now)),
@@ -239,7 +242,7 @@ impl Broker {
         self.0.flights.landed().await;
     }
 
-    fn look(&self, ask: &Ask, now: Moment) -> Look {
+    fn look(&self, ask: &Ask<'_>, now: Moment) -> Look {
         let Some(entry) = self.0.cache.get(&ask.key) else {
             return Look::Nothing;
         };
@@ -250,7 +253,7 @@ impl Broker {
         }
     }
 
-    async fn fetch(&self, ask: &Ask, stale: Option<Stale>, asked: Moment) -> Result<Answer, Refusal> {
+    async fn fetch(&self, ask: &Ask<'_>, stale: Option<Stale>, asked: Moment) -> Result<Answer, Refusal> {
         let workspace = self.0.workspaces.get(ask.key.workspace()).ok_or(Refusal::Lost)?;
         let boarding = self.0.flights.board(&ask.key, &workspace.dispatcher, || {
             // Another flight may have landed since we looked.
@@ -266,7 +269,8 @@ impl Broker {
             Boarding::Joined(ticket) => (ticket, true),
             Boarding::Opened(departure) => {
                 let ticket = departure.ticket();
-                self.0.runtime.spawn(flight::fly(self.clone(), Arc::clone(workspace), departure, None));
+                let cause = Cause::Asked(ask.who.clone().into_owned());
+                self.0.runtime.spawn(flight::fly(self.clone(), Arc::clone(workspace), departure, cause));
                 (ticket, false)
             }
         };

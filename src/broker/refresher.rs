@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 
 use super::cache::{Stage, Standing};
 use super::explain::Decided;
-use super::flight::{self, Renewal};
+use super::flight::{self, Cause, Renewal};
 use super::{Broker, Workspace};
 use crate::metrics::WorkspaceMetrics;
 use crate::policy::learner::{self, Chance, Learner};
@@ -217,8 +217,8 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) 
             match departure {
                 Some(departure) => {
                     broker.0.metrics.renewal_lateness.observe(now.since(at).as_secs_f64());
-                    let renewal = Some(Renewal { reason, standing });
-                    broker.0.runtime.spawn(flight::fly(broker.clone(), Arc::clone(workspace), departure, renewal));
+                    let cause = Cause::Renewal(Renewal { reason, standing });
+                    broker.0.runtime.spawn(flight::fly(broker.clone(), Arc::clone(workspace), departure, cause));
                 }
                 // There is a flight already. If it fails, this is still to be done.
                 None => refresher.retry(&key, &standing, false, now),

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::Broker;
 use super::cache::Entry;
-use super::flight::{self, Renewal};
+use super::flight::{self, Cause, Renewal};
 use crate::policy::refresh::Reason;
 use crate::token::{TokenKey, UserId};
 
@@ -27,7 +27,8 @@ impl Broker {
 
     /// Takes out a token that Courier refused, and sends for another, if its key is one of
     /// which the reporter `may` speak. However often it is reported, that is done once.
-    pub fn reject(&self, token: &str, may: impl Fn(&TokenKey) -> bool) -> bool {
+    /// Tells whose it was.
+    pub fn reject(&self, token: &str, may: impl Fn(&TokenKey) -> bool) -> Option<TokenKey> {
         let mut ground = self.0.flights.hold();
         let token = token.as_bytes();
         let keys = self.0.index.find(self.0.index.handle(token));
@@ -35,16 +36,16 @@ impl Broker {
             let entry = self.0.cache.get(&key)?;
             (entry.grant.token() == token).then_some((key, entry))
         });
-        let Some((key, entry)) = found else { return false };
+        let (key, entry) = found?;
         self.forget(&key);
         let Entry { standing, .. } = &*entry;
         if let Some(workspace) = self.0.workspaces.get(key.workspace())
             && let Some(departure) = ground.renew(&key, &workspace.dispatcher)
         {
-            let renewal = Some(Renewal { reason: Reason::Rejected, standing: Arc::clone(standing) });
-            self.0.runtime.spawn(flight::fly(self.clone(), Arc::clone(workspace), departure, renewal));
+            let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, standing: Arc::clone(standing) });
+            self.0.runtime.spawn(flight::fly(self.clone(), Arc::clone(workspace), departure, cause));
         }
-        true
+        Some(key)
     }
 
     /// Forgets everything of one workspace; `None` where there is no such. It looks through

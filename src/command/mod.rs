@@ -16,9 +16,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use courier_token_broker::app::StartError;
-use courier_token_broker::config::{Layers, LogFormat, Raw, Settings, SettingsError};
+use courier_token_broker::audit::{self, AuditFile};
+use courier_token_broker::config::{Audit, Layers, LogFormat, Raw, Settings, SettingsError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, fmt as lines};
 
 /// Issues, caches, shares and renews Courier's user-scoped tokens for many apps,
 /// inside one rate budget.
@@ -158,19 +165,38 @@ fn environment() -> Result<Variables, Failure> {
     Ok(environment)
 }
 
-/// Logs go to standard error: what a command prints is its own.
-fn log(settings: &Settings) {
+/// Logs go to standard error: what a command prints is its own. The audit log
+/// goes with them, whatever their level, or into a file, which is given back to be
+/// reopened and settled; it fails where that can't be opened.
+fn log(settings: &Settings) -> io::Result<Option<AuditFile>> {
     let json = match settings.log_format {
         LogFormat::Auto => !io::stderr().is_terminal(),
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let lines = tracing_subscriber::fmt().with_max_level(settings.log_level).with_writer(io::stderr);
-    if json {
-        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+    let shown = lines::layer().with_writer(io::stderr);
+    let shown = if json {
+        shown.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     } else {
-        lines.with_ansi(io::stderr().is_terminal()).with_target(false).init();
-    }
+        shown.with_ansi(io::stderr().is_terminal()).with_target(false).boxed()
+    };
+    let is_audit = |event: &Metadata<'_>| event.target() == audit::TARGET;
+    let (level, audit_is_shown) = (settings.log_level, settings.audit == Audit::Log);
+    let is_shown = move |event: &Metadata<'_>| if is_audit(event) { audit_is_shown } else { *event.level() <= level };
+    let most = LevelFilter::from_level(level.max(Level::INFO));
+    let shown = shown.with_filter(filter_fn(is_shown).with_max_level_hint(most));
+    let file = match &settings.audit {
+        Audit::File(path) => Some(AuditFile::open(path)?),
+        Audit::Log | Audit::Off => None,
+    };
+    let kept = file.clone().map(|file| {
+        let kept = lines::layer::<Registry>().with_writer(move || file.clone()).json().flatten_event(true);
+        let kept = kept.with_current_span(false).with_span_list(false).with_target(false).with_level(false);
+        kept.boxed().with_filter(filter_fn(is_audit).with_max_level_hint(LevelFilter::INFO))
+    });
+    let both: Vec<_> = [Some(shown.boxed()), kept.map(Layer::boxed)].into_iter().flatten().collect();
+    tracing_subscriber::registry().with(both).init();
+    Ok(file)
 }
 
 /// Runs a command's story on a runtime of its own.

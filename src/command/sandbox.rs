@@ -40,7 +40,7 @@ impl Sandbox {
             let listener = TcpListener::bind(self.courier_listen).await.map_err(bound(self.courier_listen))?;
             let courier = listener.local_addr()?;
             let settings = self.settings(courier)?;
-            log(&settings);
+            log(&settings)?;
             allow_many_connections();
             let clock = Clock::system();
             let app = App::bind(settings, clock).await?;

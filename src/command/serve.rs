@@ -1,14 +1,18 @@
 //! `serve`: the broker.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use clap::Args;
 use courier_token_broker::app::{App, Loaded};
+use courier_token_broker::audit::AuditFile;
 use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{LogFormat, Settings, SettingsError};
 use courier_token_broker::http::{Address, Passed};
 use listenfd::ListenFd;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use super::{Failure, Sources, Variables, asked_to_reload, asked_to_stop, block_on, environment, log};
 
@@ -35,19 +39,25 @@ impl Serve {
     pub fn run(self) -> Result<(), Failure> {
         let environment = environment()?;
         let Loaded { settings, shown, files } = self.load(&environment)?;
-        log(&settings);
+        let unwritable = |error| Failure::Settings(format!("log.audit: the file can't be written to: {error}"));
+        let audit = log(&settings).map_err(unwritable)?;
         allow_many_connections();
         let passed = if settings.listen.contains(&Address::Systemd) { passed_sockets()? } else { Vec::new() };
-        block_on(async {
+        let outcome = block_on(async {
             let app = App::bind_with(settings, passed, Clock::system()).await?;
             // Before anybody can know that it runs.
             let (stop, reload) = (asked_to_stop()?, asked_to_reload()?);
+            let _reopening = audit.clone().map(reopen_when_told).transpose()?;
             let reloader = app.reloader(shown, files, Box::new(move || self.load(&environment)));
             tokio::spawn(reloader.run(reload));
             announce(&app)?;
             app.run(stop).await;
             Ok(())
-        })
+        });
+        if let Some(audit) = audit {
+            audit.settle(SETTLING);
+        }
+        outcome
     }
 }
 
@@ -76,6 +86,21 @@ impl Serve {
         let shown = toml::Table::try_from(&raw).unwrap_or_default();
         Ok(Loaded { settings, shown, files })
     }
+}
+
+/// The longest that the end waits for the disk that the audit log is on.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// Opens the audit log's file anew at each SIGHUP, for whoever has moved it away.
+fn reopen_when_told(audit: AuditFile) -> io::Result<JoinSet<()>> {
+    let mut told = signal(SignalKind::hangup())?;
+    let mut reopening = JoinSet::new();
+    reopening.spawn(async move {
+        while told.recv().await.is_some() {
+            audit.reopen();
+        }
+    });
+    Ok(reopening)
 }
 
 /// Says where the broker is, so that a script that let it choose its ports can

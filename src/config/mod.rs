@@ -6,6 +6,7 @@
 
 mod error;
 mod layers;
+mod log;
 mod raw;
 mod resolve;
 mod server;
@@ -13,6 +14,7 @@ mod sessions;
 
 pub use error::SettingsError;
 pub use layers::{ENVIRONMENT_PREFIX, Layers};
-pub use raw::{Client as RawClient, LogFormat, Raw, Sessions as RawSessions, Tls as RawTls, Workspace as RawWorkspace};
+pub use log::{Audit, LogFormat};
+pub use raw::{Client as RawClient, Raw, Sessions as RawSessions, Tls as RawTls, Workspace as RawWorkspace};
 pub use resolve::{Settings, WorkspaceSettings};
 pub use sessions::SessionSettings;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::log::{Audit, LogFormat};
 use crate::secrets::Secret;
 use crate::token::INBOX;
 
@@ -148,7 +149,7 @@ table!(Sessions {
     within_session: bool = false,
 });
 
-table!(Log { level: String = "info".to_owned(), format: LogFormat = LogFormat::Auto });
+table!(Log { level: String = "info".to_owned(), format: LogFormat = LogFormat::Auto, audit: Audit = Audit::Log });
 
 table!(Store {
     kind: StoreKind = StoreKind::Memory,
@@ -191,19 +192,6 @@ impl Raw {
             ["inbox:read:messages", "inbox:write:events", "read:preferences", "write:preferences", "read:brands"];
         scopes.map(str::to_owned).to_vec()
     }
-}
-
-/// How logs are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// Text on a terminal, JSON otherwise.
-    #[default]
-    Auto,
-    /// One line of text.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Where tokens are kept.

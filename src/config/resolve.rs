@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::error::SettingsError;
 use super::layers::Layers;
+use super::log::{Audit, LogFormat};
 use super::raw::{self, Raw};
 use super::sessions::SessionSettings;
 use crate::auth::{Client, ClientKeys, Digest, InboundRate};
@@ -47,7 +48,9 @@ pub struct Settings {
     /// How much is logged.
     pub log_level: tracing::Level,
     /// How it is written.
-    pub log_format: raw::LogFormat,
+    pub log_format: LogFormat,
+    /// Where the audit log is written.
+    pub audit: Audit,
 }
 
 /// One Courier.
@@ -131,6 +134,7 @@ impl Settings {
                 check.error("log.level", "must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"")
             })?,
             log_format: raw.log.format,
+            audit: raw.log.audit.clone(),
         })
     }
 }

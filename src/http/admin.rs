@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::body::Reply;
 use super::{JSON, NO_STORE, allow};
+use crate::audit;
 use crate::broker::{Broker, Decided, Explained};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -89,7 +90,7 @@ impl Admin {
         let name = workspace.to_owned();
         match self.aside(move |broker| broker.purge(&name)).await.flatten() {
             Some(tokens) => {
-                tracing::warn!(workspace, tokens, "purged");
+                audit::purged(workspace, tokens);
                 json_response(StatusCode::OK, &json!({ "workspace": workspace, "tokens": tokens }))
             }
             None => {

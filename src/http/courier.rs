@@ -26,7 +26,7 @@ impl Api {
         let asked: Asked<'_> = body::parse(&body)?;
         let claim = ScopeClaim::parse(&asked.scope)?;
         let lifetime = asked.expires_in.of("expires_in")?;
-        let answer = self.serve(client, &claim, Some(lifetime), min_ttl).await?;
+        let answer = self.serve(client, client.who(), &claim, Some(lifetime), min_ttl).await?;
         Ok(token_response(&answer, answer.grant.object().into()))
     }
 }

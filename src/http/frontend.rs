@@ -6,7 +6,7 @@ use hyper::{Method, Request};
 
 use super::body::{self, Incoming, Reply, Text};
 use super::problem::Problem;
-use super::{Answered, Api, decoded, min_ttl_header, session, token_response};
+use super::{Answered, Api, decoded, min_ttl_header, token_response};
 use crate::auth::has_jwt_shape;
 use crate::broker::Answer;
 use crate::token::{INBOX, Profile, ScopeClaim, UserId};
@@ -25,7 +25,7 @@ impl Api {
     {
         if let Some(guests) = &self.guests
             // Boxed: an app's hit is not to carry what a user's check needs.
-            && let Some(answer) = Box::pin(self.guest(guests, request)).await.inspect_err(session::log)?
+            && let Some(answer) = Box::pin(self.guest(guests, request)).await?
         {
             return Ok(self.frontend_response(&answer));
         }
@@ -44,7 +44,7 @@ impl Api {
         };
         let scopes = self.settings.profiles.get(INBOX).into_iter().flat_map(Profile::scopes).collect();
         let claim = ScopeClaim::new(vec![UserId::new(&user)?], scopes)?;
-        let answer = self.serve(client, &claim, None, min_ttl).await?;
+        let answer = self.serve(client, client.who(), &claim, None, min_ttl).await?;
         Ok(self.frontend_response(&answer))
     }
 

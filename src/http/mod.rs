@@ -13,6 +13,7 @@ mod frontend;
 mod listener;
 mod native;
 mod problem;
+mod refusals;
 mod removal;
 mod session;
 mod socket;
@@ -39,6 +40,7 @@ pub use session::{SessionRoute, SessionSource};
 pub use socket::{Passed, Socket};
 pub use tls::{CertificateError, Certificates, Tls, TlsFiles};
 
+use crate::audit::Who;
 use crate::auth::{Client, ClientKeys, Sessions};
 use crate::broker::{Answer, Ask, Broker, Source};
 use crate::clock::Clock;
@@ -46,6 +48,7 @@ use crate::metrics::{Metrics, Outcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
 use connection::{GivenUp, Overload};
 use problem::{Problem, Style};
+use refusals::{Refusals, Wanted};
 use session::Guests;
 use tls::PeerNames;
 
@@ -83,6 +86,7 @@ pub struct Api {
     broker: Broker,
     clients: ClientKeys,
     guests: Option<Guests>,
+    refusals: Refusals,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -94,14 +98,8 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 impl Api {
     /// The routes for apps, answered by this broker.
-    pub const fn new(
-        settings: Settings,
-        broker: Broker,
-        clients: ClientKeys,
-        clock: Clock,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { settings, broker, clients, guests: None, clock, metrics }
+    pub fn new(settings: Settings, broker: Broker, clients: ClientKeys, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self { settings, broker, clients, guests: None, refusals: Refusals::new(clock), clock, metrics }
     }
 
     /// What holds for the routes.
@@ -153,6 +151,9 @@ impl Api {
             let (outcome, mut response) = match answered {
                 Ok(answered) => answered,
                 Err(problem) => {
+                    if let Some(refusal) = problem.refusal() {
+                        self.refusals.tell(&refusal);
+                    }
                     let given_up = match problem {
                         Problem::BodyBroken => true,
                         Problem::BodyTimeout | Problem::Overload => false,
@@ -212,6 +213,7 @@ impl Api {
     async fn serve(
         &self,
         client: &Client,
+        who: Who<'_>,
         claim: &ScopeClaim<'_>,
         lifetime: Option<Lifetime>,
         min_ttl: Option<Lifetime>,
@@ -225,11 +227,10 @@ impl Api {
             return Err(Problem::MinTtlTooLong);
         }
         if let Err(denial) = client.access.judge(claim, lifetime) {
-            tracing::warn!(client = client.name, claim = %claim, rule = ?denial, "refused");
-            return Err(Problem::Denied(denial));
+            return Err(Problem::Denied(denial, Box::new(Wanted::new(who, client, claim, lifetime))));
         }
         let key = TokenKey::new(&client.workspace, claim, lifetime);
-        let ask = Ask { key, min_ttl: min_ttl.map(Lifetime::as_duration) };
+        let ask = Ask { key, min_ttl: min_ttl.map(Lifetime::as_duration), who };
         Ok(self.broker.ask(&ask).await?)
     }
 

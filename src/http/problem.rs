@@ -7,9 +7,10 @@ use hyper::{Method, Response, StatusCode};
 use serde_json::json;
 
 use super::body::Reply;
+use super::refusals::Wanted;
 use super::{JSON, NO_STORE, allow};
 use crate::auth::{Rejection, SessionDenial};
-use crate::broker::Refusal;
+use crate::broker;
 use crate::metrics::Outcome;
 use crate::policy::access::Denial;
 use crate::token::{ClaimError, Lifetime, UserIdError};
@@ -26,18 +27,20 @@ pub enum Problem {
     NoKey,
     /// Nobody's client key.
     UnknownKey,
-    /// The client asks faster than it may; it could again after so long.
-    TooFast(Duration),
+    /// The client of this name asks faster than it may; it could again after so
+    /// long.
+    TooFast(String, Duration),
     /// A session where none can be checked.
     NoSessions,
-    /// A session that does not count, or not for this.
-    Session(SessionDenial),
+    /// A session that does not count, or not for this; and its user, where that
+    /// much is sure.
+    Session(SessionDenial, Option<String>),
     /// No session can be checked until the issuer's keys have come.
     NoSessionKeys,
     /// A session from a page that may not call.
     Origin,
     /// The client may not have this.
-    Denied(Denial),
+    Denied(Denial, Box<Wanted>),
     /// The body is not JSON by its media type.
     MediaType,
     /// The body is larger than this many bytes.
@@ -57,21 +60,27 @@ pub enum Problem {
     /// More is to be left than the token ever has.
     MinTtlTooLong,
     /// The broker has no token for it.
-    Refusal(Refusal),
+    Refusal(broker::Refusal),
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
+impl From<broker::Refusal> for Problem {
+    fn from(refusal: broker::Refusal) -> Self {
         Self::Refusal(refusal)
     }
 }
 
-impl From<Rejection> for Problem {
-    fn from(rejection: Rejection) -> Self {
+impl From<Rejection<'_>> for Problem {
+    fn from(rejection: Rejection<'_>) -> Self {
         match rejection {
             Rejection::Unknown => Self::UnknownKey,
-            Rejection::TooFast(wait) => Self::TooFast(wait),
+            Rejection::TooFast(client, wait) => Self::TooFast(client.to_owned(), wait),
         }
+    }
+}
+
+impl From<SessionDenial> for Problem {
+    fn from(denial: SessionDenial) -> Self {
+        Self::Session(denial, None)
     }
 }
 
@@ -120,12 +129,12 @@ impl Problem {
         match self {
             Self::NotFound => (StatusCode::NOT_FOUND, INVALID, Retry::Never),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, Retry::Never),
-            Self::NoKey | Self::UnknownKey | Self::NoSessions | Self::Session(_) => {
+            Self::NoKey | Self::UnknownKey | Self::NoSessions | Self::Session(..) => {
                 (StatusCode::UNAUTHORIZED, "authentication_error", Retry::Never)
             }
             Self::NoSessionKeys => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
-            Self::TooFast(wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
-            Self::Denied(_) | Self::Origin => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
+            Self::TooFast(_, wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
+            Self::Denied(..) | Self::Origin => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
             Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Retry::Never),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, SOON),
@@ -135,24 +144,28 @@ impl Problem {
             }
             Self::Overload => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
             Self::Refusal(refusal) => match refusal {
-                Refusal::Limited(wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
-                Refusal::TimedOut | Refusal::Upstream(Failure::Timeout) => (StatusCode::GATEWAY_TIMEOUT, API, SOON),
-                Refusal::Lost => (StatusCode::INTERNAL_SERVER_ERROR, API, SOON),
-                Refusal::TooOld | Refusal::Upstream(Failure::Connect | Failure::Stopping) => {
+                broker::Refusal::Limited(wait) => {
+                    (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait))
+                }
+                broker::Refusal::TimedOut | broker::Refusal::Upstream(Failure::Timeout) => {
+                    (StatusCode::GATEWAY_TIMEOUT, API, SOON)
+                }
+                broker::Refusal::Lost => (StatusCode::INTERNAL_SERVER_ERROR, API, SOON),
+                broker::Refusal::TooOld | broker::Refusal::Upstream(Failure::Connect | Failure::Stopping) => {
                     (StatusCode::SERVICE_UNAVAILABLE, API, LATER)
                 }
-                Refusal::Upstream(Failure::Refused(_)) => (StatusCode::BAD_REQUEST, INVALID, Retry::Never),
+                broker::Refusal::Upstream(Failure::Refused(_)) => (StatusCode::BAD_REQUEST, INVALID, Retry::Never),
                 // The caller can't mend what the operator has to.
-                Refusal::Upstream(Failure::Credentials(_) | Failure::Mismatch) => {
+                broker::Refusal::Upstream(Failure::Credentials(_) | Failure::Mismatch) => {
                     (StatusCode::BAD_GATEWAY, API, Retry::Never)
                 }
-                Refusal::Upstream(Failure::Throttled(pause)) => match pause {
+                broker::Refusal::Upstream(Failure::Throttled(pause)) => match pause {
                     Some(pause) => (StatusCode::SERVICE_UNAVAILABLE, API, Retry::After(*pause)),
                     None => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
                 },
-                Refusal::Upstream(Failure::Unavailable(500..)) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
-                Refusal::Upstream(Failure::Unavailable(_)) => (StatusCode::BAD_GATEWAY, API, Retry::Never),
-                Refusal::Upstream(Failure::Malformed(_)) => (StatusCode::BAD_GATEWAY, API, LATER),
+                broker::Refusal::Upstream(Failure::Unavailable(500..)) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+                broker::Refusal::Upstream(Failure::Unavailable(_)) => (StatusCode::BAD_GATEWAY, API, Retry::Never),
+                broker::Refusal::Upstream(Failure::Malformed(_)) => (StatusCode::BAD_GATEWAY, API, LATER),
             },
         }
     }
@@ -169,7 +182,7 @@ impl Problem {
             }
             Self::NoKey => "the header `Authorization: Bearer CLIENT_KEY` is missing or malformed".to_owned(),
             Self::UnknownKey => "the client is not known".to_owned(),
-            Self::TooFast(_) => {
+            Self::TooFast(..) => {
                 "this client asks too often (`requests_per_second` in the client's settings says how often it may)"
                     .to_owned()
             }
@@ -177,10 +190,10 @@ impl Problem {
                 "this looks like a user's session, and none can be checked here: send a client key".to_owned()
             }
             // Which rule it was is in the log alone.
-            Self::Session(_) => "the session does not count".to_owned(),
+            Self::Session(..) => "the session does not count".to_owned(),
             Self::NoSessionKeys => "sessions can't be checked yet: their issuer's keys have not come".to_owned(),
             Self::Origin => "a session counts only from the pages in `sessions.allowed_origins`".to_owned(),
-            Self::Denied(denial) => denial.to_string(),
+            Self::Denied(denial, _) => denial.to_string(),
             Self::MediaType => "the body must be JSON: send `Content-Type: application/json`".to_owned(),
             Self::BodyTooLarge(limit) => format!("the body is too large: at most {limit} bytes are taken"),
             Self::BodyTimeout => "the body did not arrive in time".to_owned(),
@@ -195,7 +208,7 @@ impl Problem {
                 "the token would never have that much left: min_ttl must be less than expires_in".to_owned()
             }
             // What is wrong with the broker's key is not the caller's business.
-            Self::Refusal(Refusal::Upstream(Failure::Credentials(_))) => {
+            Self::Refusal(broker::Refusal::Upstream(Failure::Credentials(_))) => {
                 "Courier refused the broker: its operator has to act".to_owned()
             }
             Self::Refusal(refusal) => refusal.to_string(),
@@ -249,7 +262,7 @@ impl Problem {
             }
         }
         match self {
-            Self::NoKey | Self::UnknownKey | Self::NoSessions | Self::Session(_) => {
+            Self::NoKey | Self::UnknownKey | Self::NoSessions | Self::Session(..) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Self::Method(methods) => {
@@ -269,20 +282,24 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::Who;
+    use crate::broker::Refusal;
 
     fn problems() -> Vec<Problem> {
         let upstream = |failure| Problem::Refusal(Refusal::Upstream(failure));
+        let (workspace, users) = ("default".to_owned(), "jane".to_owned());
+        let wanted = Wanted { who: Who::Nobody, workspace, users, scopes: None, lifetime_seconds: None };
         vec![
             Problem::NotFound,
             Problem::Method(&[Method::POST]),
             Problem::NoKey,
             Problem::UnknownKey,
-            Problem::TooFast(Duration::from_millis(10)),
+            Problem::TooFast("a".to_owned(), Duration::from_millis(10)),
             Problem::NoSessions,
-            Problem::Session(SessionDenial::Signature),
+            SessionDenial::Signature.into(),
             Problem::NoSessionKeys,
             Problem::Origin,
-            Problem::Denied(Denial::Scope),
+            Problem::Denied(Denial::Scope, Box::new(wanted)),
             Problem::MediaType,
             Problem::BodyTooLarge(1),
             Problem::BodyTimeout,
@@ -326,6 +343,15 @@ mod tests {
                 let retryable = matches!(response.status().as_u16(), 408 | 409 | 429 | 500..);
                 assert!(retryable || never.is_some(), "{problem:?}");
             }
+        }
+    }
+
+    #[test]
+    fn who_is_not_let_in_is_in_the_audit_log_and_nobody_else() {
+        for problem in problems() {
+            let status = problem.response(Style::Courier).status().as_u16();
+            let rate = matches!(problem, Problem::TooFast(..));
+            assert_eq!(problem.refusal().is_some(), matches!(status, 401 | 403) || rate, "{problem:?}");
         }
     }
 

@@ -5,7 +5,9 @@ use hyper::{Request, Response, StatusCode};
 
 use super::body::{self, Incoming, Reply, Text};
 use super::problem::Problem;
+use super::refusals::Wanted;
 use super::{Answered, Api, decoded};
+use crate::audit::{self, About};
 use crate::metrics::Outcome;
 use crate::policy::access::Denial;
 use crate::token::{TokenKey, UserId};
@@ -24,10 +26,15 @@ impl Api {
         let user = decoded(user).map_err(|why| Problem::Invalid(format!("the user id in the path {why}")))?;
         let user = UserId::new(&user)?;
         if !client.access.may_speak_for(user.as_str()) {
-            return Err(Problem::Denied(Denial::User));
+            let (workspace, users) = (client.workspace.to_string(), user.to_string());
+            let wanted =
+                Wanted { who: client.who().into_owned(), workspace, users, scopes: None, lifetime_seconds: None };
+            return Err(Problem::Denied(Denial::User, Box::new(wanted)));
         }
         let tokens = self.broker.sign_out(client.workspace.as_str(), user);
-        tracing::info!(client = client.name, workspace = %client.workspace, %user, tokens, "signed out");
+        let about =
+            About { workspace: Some(client.workspace.as_str()), users: Some(user.as_str()), ..About::default() };
+        audit::signed_out(&client.who(), about, tokens);
         Ok(done())
     }
 
@@ -43,8 +50,15 @@ impl Api {
         let theirs = |key: &TokenKey| {
             key.workspace() == client.workspace.as_str() && key.users().all(|user| client.access.may_speak_for(user))
         };
-        if self.broker.reject(&asked.token, theirs) {
-            tracing::warn!(client = client.name, workspace = %client.workspace, "a token is reported as rejected by Courier");
+        if let Some(key) = self.broker.reject(&asked.token, theirs) {
+            let users = key.users().collect::<Vec<_>>().join(" ");
+            let about = About {
+                workspace: Some(key.workspace()),
+                users: Some(&users),
+                scopes: Some(key.scopes()),
+                lifetime_seconds: Some(key.lifetime().as_secs()),
+            };
+            audit::rejected(&client.who(), about);
         }
         Ok(done())
     }

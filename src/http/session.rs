@@ -1,8 +1,6 @@
 //! Users who call themselves, from the app's pages, with the login that they have
 //! there.
 
-use std::time::Duration;
-
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
 use hyper::{Method, Request, Response};
 
@@ -11,6 +9,7 @@ use super::cors::{Origins, Page};
 use super::frontend::user_in_query;
 use super::problem::Problem;
 use super::{Api, TOKEN_MIN_TTL};
+use crate::audit::Who;
 use crate::auth::{Client, Session, SessionDenial, SessionError, Sessions, has_jwt_shape};
 use crate::broker::Answer;
 use crate::policy::session::longest_within;
@@ -88,17 +87,18 @@ impl Guests {
         }
         match self.sessions.check(token).await {
             Ok(session) => Ok(Some(session)),
-            Err(SessionError::Denied(denial)) => Err(Problem::Session(denial)),
+            Err(SessionError::Denied(denial)) => Err(denial.into()),
             Err(SessionError::NoKeys) => Err(Problem::NoSessionKeys),
         }
     }
 
     /// The lifetime that a token may have.
-    fn lifetime(&self, normal: Lifetime, remaining: Duration) -> Result<Lifetime, Problem> {
+    fn lifetime(&self, normal: Lifetime, session: &Session) -> Result<Lifetime, Problem> {
         if !self.route.within_session {
             return Ok(normal);
         }
-        longest_within(remaining, normal).ok_or(Problem::Session(SessionDenial::NearItsEnd))
+        let denied = || Problem::Session(SessionDenial::NearItsEnd, Some(session.user.clone()));
+        longest_within(session.remaining, normal).ok_or_else(denied)
     }
 }
 
@@ -108,15 +108,6 @@ impl Guests {
 struct Asked<'a> {
     #[serde(borrow, default, deserialize_with = "body::present")]
     user_id: Option<Text<'a>>,
-}
-
-/// Says why a user was refused, which the answer does not.
-pub(super) fn log(problem: &Problem) {
-    match problem {
-        Problem::Session(denial) => tracing::info!(rule = denial.as_str(), "a session was refused"),
-        Problem::Origin => tracing::info!(rule = "origin", "a session was refused"),
-        _ => {}
-    }
 }
 
 impl Api {
@@ -135,13 +126,13 @@ impl Api {
         if let Some(user) = self.named(request).await?
             && user != session.user
         {
-            return Err(Problem::Session(SessionDenial::OtherUser));
+            return Err(Problem::Session(SessionDenial::OtherUser, Some(session.user)));
         }
         let SessionRoute { client, profile, .. } = &guests.route;
         let normal = self.settings.default_lifetime.min(self.settings.max_lifetime).min(client.access.max_lifetime);
-        let lifetime = guests.lifetime(normal, session.remaining)?;
+        let lifetime = guests.lifetime(normal, &session)?;
         let claim = ScopeClaim::new(vec![UserId::new(&session.user)?], profile.scopes().collect())?;
-        self.serve(client, &claim, Some(lifetime), None).await.map(Some)
+        self.serve(client, Who::Session, &claim, Some(lifetime), None).await.map(Some)
     }
 
     /// The user whom the request names, which a session makes needless.
@@ -193,7 +184,7 @@ fn cookie<'a, B>(request: &'a Request<B>, name: &str) -> Result<Option<&'a str>,
         (None, _) => Ok(None),
         // What is not text is no JWT.
         (Some(value), None) => Ok(Some(std::str::from_utf8(value).unwrap_or_default())),
-        _ => Err(Problem::Session(SessionDenial::CookieTwice)),
+        _ => Err(SessionDenial::CookieTwice.into()),
     }
 }
 

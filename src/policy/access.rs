@@ -27,6 +27,17 @@ pub enum Denial {
     Lifetime(Lifetime),
 }
 
+impl Denial {
+    /// What logs call it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scope => "client-scopes",
+            Self::User => "client-users",
+            Self::Lifetime(_) => "client-lifetime",
+        }
+    }
+}
+
 impl Access {
     /// May a client ask for this user at all?
     pub fn may_speak_for(&self, user: &str) -> bool {

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audit;
 mod check;
 mod help;
 mod passed;
@@ -10,5 +11,6 @@ mod plan;
 mod refusals;
 mod reloading;
 mod sandbox;
+mod secrets;
 mod serving;
 mod sessions;

@@ -151,17 +151,21 @@ async fn log_of_two_requests(level: &str) -> (Vec<Value>, String) {
 #[tokio::test]
 async fn an_issue_is_logged_in_json_with_user_scopes_and_reason_and_without_the_token() {
     let (lines, text) = log_of_two_requests("info").await;
-    let issued: Vec<_> = lines.iter().filter(|line| line["message"] == "token issued").collect();
+    let issued: Vec<_> = lines.iter().filter(|line| line["event"] == "issued").collect();
     assert_eq!(issued.len(), 1, "{text}");
     let issued = issued[0];
-    for (name, wanted) in
-        [("level", "INFO"), ("workspace", "default"), ("user", "jane"), ("scopes", "read:brands"), ("reason", "asked")]
-    {
+    for (name, wanted) in [
+        ("target", "audit"),
+        ("workspace", "default"),
+        ("users", "jane"),
+        ("scopes", "read:brands"),
+        ("reason", "asked"),
+    ] {
         assert_eq!(issued[name], wanted, "{text}");
     }
-    assert_eq!(issued["life_seconds"], 86_400, "{text}");
-    let denied = lines.iter().find(|line| line["message"] == "refused").expect("a refusal");
-    assert_eq!((&denied["level"], &denied["client"]), (&Value::from("WARN"), &Value::from("default")), "{text}");
+    assert_eq!(issued["lifetime_seconds"], 86_400, "{text}");
+    let denied = lines.iter().find(|line| line["rule"] == "client-scopes").expect("a refusal");
+    assert_eq!((&denied["event"], &denied["client"]), (&Value::from("refused"), &Value::from("default")), "{text}");
 }
 
 #[tokio::test]

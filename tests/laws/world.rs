@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use courier_token_broker::audit::Who;
 use courier_token_broker::broker::{Answer, Ask, Background, Broker, Refusal, Settings};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::metrics::Metrics;
@@ -88,11 +89,11 @@ pub fn workspace() -> WorkspaceName {
     WorkspaceName::new("default").expect("a name")
 }
 
-pub fn ask(user: &str, lifetime: &str) -> Ask {
+pub fn ask(user: &str, lifetime: &str) -> Ask<'static> {
     let text = format!("user_id:{user} inbox:read:messages");
     let claim = ScopeClaim::parse(&text).expect("a claim");
     let lifetime = Lifetime::parse(lifetime).expect("a lifetime");
-    Ask { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None }
+    Ask { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None, who: Who::Nobody }
 }
 
 /// What Courier may do besides its duty.

@@ -7,3 +7,4 @@ pub mod child;
 pub mod http;
 pub mod issuer;
 pub mod pki;
+pub mod watch;

@@ -7,6 +7,7 @@ mod support;
 mod answers;
 mod bodies;
 mod connections;
+mod debug;
 mod durations;
 mod explain;
 mod failures;

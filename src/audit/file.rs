@@ -1,0 +1,222 @@
+//! The audit log in a file of its own.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::mem;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// Appends lines to a file, on a thread of its own: whoever writes waits for no
+/// disk. Cheap to clone; a clone writes to the same file.
+///
+/// Lines wait in memory, of which there is a bound. Those that find no room, or
+/// that the disk does not take, are counted, and how many they were is told once
+/// lines can be written again. That is never fatal.
+#[derive(Clone)]
+pub struct AuditFile(Arc<Shared>);
+
+struct Shared {
+    path: PathBuf,
+    state: Mutex<State>,
+    work: Condvar,
+    idle: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is to be written: whole lines.
+    lines: Vec<u8>,
+    /// Lines that found no room.
+    lost: u64,
+    reopen: bool,
+    writing: bool,
+}
+
+/// The most that waits to be written: some twenty thousand lines.
+const MOST_BYTES: usize = 8 * 1024 * 1024;
+
+impl AuditFile {
+    /// Opens a file to append to. Where there is none it is made, for its owner
+    /// alone to read and write; the mode of one that is there stays.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = append(path)?;
+        let shared =
+            Shared { path: path.to_owned(), state: Mutex::default(), work: Condvar::new(), idle: Condvar::new() };
+        let shared = Arc::new(shared);
+        let writer = Arc::clone(&shared);
+        thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(file))?;
+        Ok(Self(shared))
+    }
+
+    /// Opens the file anew, since somebody has moved it away. Lines that were
+    /// written before this go to the old one or the new one, and none is lost.
+    pub fn reopen(&self) {
+        self.0.state().reopen = true;
+        self.0.work.notify_one();
+    }
+
+    /// Waits until everything is written, for at most so long.
+    pub fn settle(&self, longest: Duration) {
+        let pending = |state: &mut State| state.writing || state.reopen || !state.lines.is_empty();
+        drop(self.0.idle.wait_timeout_while(self.0.state(), longest, pending));
+    }
+
+    fn push(&self, line: &[u8]) {
+        let mut state = self.0.state();
+        if state.lines.len() + line.len() > MOST_BYTES {
+            state.lost += 1;
+        } else {
+            state.lines.extend_from_slice(line);
+            drop(state);
+            self.0.work.notify_one();
+        }
+    }
+}
+
+/// Each `write` must be a whole line.
+impl Write for AuditFile {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, mut file: File) {
+        let mut batch = Vec::new();
+        // Lines that did not get into the file and of which nothing was said yet.
+        let mut lost = 0;
+        let (mut fails, mut torn) = (false, false);
+        loop {
+            let reopen = self.next(&mut batch, &mut lost);
+            if reopen {
+                match append(&self.path) {
+                    Ok(new) => (file, torn) = (new, false),
+                    Err(error) => tracing::error!(%error, "the audit log can't be reopened: the old file is kept"),
+                }
+            }
+            if mem::take(&mut torn) {
+                // What is left of a line must not spoil the next.
+                batch.insert(0, b'\n');
+            }
+            let (written, outcome) = write(&mut file, &batch);
+            match outcome {
+                Ok(()) if lost > 0 => {
+                    tracing::warn!(lines = lost, "lines of the audit log were lost: it is written again");
+                    super::lost(mem::take(&mut lost));
+                    fails = false;
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    torn = written > 0 && batch[written - 1] != b'\n';
+                    lost += batch[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
+                    if !mem::replace(&mut fails, true) {
+                        tracing::error!(%error, "the audit log can't be written: its lines are lost until it can");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for something to do. Tells whether the file is to be opened anew.
+    fn next(&self, batch: &mut Vec<u8>, lost: &mut u64) -> bool {
+        let mut state = self.state();
+        state.writing = false;
+        self.idle.notify_all();
+        let idle = |state: &mut State| state.lines.is_empty() && !state.reopen;
+        let mut state = self.work.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
+        state.writing = true;
+        batch.clear();
+        mem::swap(batch, &mut state.lines);
+        *lost += mem::take(&mut state.lost);
+        mem::take(&mut state.reopen)
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// Writes as much as it can, and tells how much that was.
+fn write(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match file.write(&bytes[written..]) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn lines(file: &AuditFile, lines: &[&str]) {
+        for line in lines {
+            file.clone().write_all(format!("{line}\n").as_bytes()).expect("it never fails");
+        }
+    }
+
+    #[test]
+    fn lines_are_appended_to_a_file_for_its_owner_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("audit.log");
+        for _ in 0..2 {
+            let file = AuditFile::open(&path).expect("a file");
+            lines(&file, &["one", "two"]);
+            file.settle(PATIENCE);
+        }
+        assert_eq!(fs::read_to_string(&path).expect("text"), "one\ntwo\none\ntwo\n");
+        assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
+        assert!(AuditFile::open(folder.path()).is_err());
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_made_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [path, old] = ["audit.log", "audit.log.1"].map(|name| folder.path().join(name));
+        let file = AuditFile::open(&path).expect("a file");
+        lines(&file, &["one"]);
+        file.settle(PATIENCE);
+        fs::rename(&path, &old).expect("moved");
+        file.reopen();
+        file.settle(PATIENCE);
+        lines(&file, &["two"]);
+        file.settle(PATIENCE);
+        assert_eq!(fs::read_to_string(&old).expect("text"), "one\n");
+        assert_eq!(fs::read_to_string(&path).expect("text"), "two\n");
+        // Where it can't be, the one that there is goes on.
+        drop(folder);
+        file.reopen();
+        lines(&file, &["three"]);
+        file.settle(PATIENCE);
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_and_nothing_else() {
+        let file = AuditFile::open(Path::new("/dev/full")).expect("a device");
+        lines(&file, &["one", "two"]);
+        file.settle(PATIENCE);
+        file.clone().write_all(&vec![b'x'; MOST_BYTES + 1]).expect("it never fails");
+        assert_eq!(file.0.state().lost, 1);
+    }
+}

@@ -1,0 +1,52 @@
+//! Where logs go, and how they are written.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// One line of text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where the audit log is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Audit {
+    /// With the rest of the log, whatever its level.
+    #[default]
+    Log,
+    /// Nowhere.
+    Off,
+    /// Into a file of its own.
+    File(PathBuf),
+}
+
+impl Serialize for Audit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Log => serializer.serialize_str("log"),
+            Self::Off => serializer.serialize_str("off"),
+            Self::File(path) => path.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Audit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "log" => Ok(Self::Log),
+            "off" => Ok(Self::Off),
+            // A relative path is more likely a word that is wrong.
+            path if path.starts_with('/') => Ok(Self::File(path.into())),
+            _ => Err(de::Error::custom("must be \"log\", \"off\" or the absolute path of a file")),
+        }
+    }
+}

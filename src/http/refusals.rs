@@ -1,0 +1,155 @@
+//! Refusals, told to the audit log; but not each of them where they are many,
+//! since anybody can cause as many as they like.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::problem::Problem;
+use crate::audit::{self, About, Refusal, Who};
+use crate::auth::Client;
+use crate::clock::Clock;
+use crate::token::{Lifetime, Moment, ScopeClaim};
+
+/// Tells so many refusals by one rule (of one client, where it is a client) in
+/// one [`WINDOW`]; of the others it tells only how many they were, at its end.
+pub struct Refusals {
+    window: Arc<Mutex<Window>>,
+    clock: Clock,
+}
+
+struct Window {
+    ends: Moment,
+    /// At most one for each rule and client.
+    counts: BTreeMap<(&'static str, Option<String>), u64>,
+    /// There is a task that closes it.
+    is_awaited: bool,
+}
+
+const MOST: u64 = 10;
+const WINDOW: Duration = Duration::from_secs(1);
+
+impl Refusals {
+    /// Nothing was refused yet.
+    pub fn new(clock: Clock) -> Self {
+        Self { window: Arc::new(Mutex::new(Window::new(clock.now()))), clock }
+    }
+
+    /// Tells of a refusal, if there were not too many like it just now.
+    pub fn tell(&self, refusal: &Refusal<'_>) {
+        let now = self.clock.now();
+        let mut window = lock(&self.window);
+        let before = if window.ends <= now { window.renew(now + WINDOW) } else { Vec::new() };
+        let count = window.counts.entry((refusal.rule, refusal.who.client().map(str::to_owned))).or_default();
+        *count += 1;
+        let is_told = *count <= MOST;
+        let ends = window.ends;
+        let waits = !is_told && !mem::replace(&mut window.is_awaited, true);
+        drop(window);
+        tell(before);
+        if is_told {
+            refusal.tell();
+        }
+        if waits {
+            let (window, clock) = (Arc::clone(&self.window), self.clock);
+            tokio::spawn(async move {
+                clock.sleep_until(ends).await;
+                let left = Self::close(&window, ends);
+                tell(left);
+            });
+        }
+    }
+
+    /// Unless somebody else was here before.
+    fn close(window: &Mutex<Window>, ends: Moment) -> Vec<LeftOut> {
+        let mut window = lock(window);
+        if window.ends == ends { window.renew(ends) } else { Vec::new() }
+    }
+}
+
+type LeftOut = (&'static str, Option<String>, u64);
+
+impl Window {
+    const fn new(ends: Moment) -> Self {
+        Self { ends, counts: BTreeMap::new(), is_awaited: false }
+    }
+
+    /// Begins anew, and gives back what was left out before.
+    fn renew(&mut self, ends: Moment) -> Vec<LeftOut> {
+        let old = mem::replace(self, Self::new(ends));
+        let left = |((rule, client), count): ((_, _), u64)| (count > MOST).then(|| (rule, client, count - MOST));
+        old.counts.into_iter().filter_map(left).collect()
+    }
+}
+
+fn lock(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
+    window.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn tell(left: Vec<LeftOut>) {
+    for (rule, client, count) in left {
+        audit::left_out(rule, client.as_deref(), count);
+    }
+}
+
+/// What somebody may not have.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Who that is.
+    pub who: Who<'static>,
+    /// Of which workspace.
+    pub workspace: String,
+    /// For these users, with spaces between them.
+    pub users: String,
+    /// With these scopes, with spaces between them; `None` where it is no token
+    /// that is wanted.
+    pub scopes: Option<String>,
+    /// Living so many seconds.
+    pub lifetime_seconds: Option<u32>,
+}
+
+impl Wanted {
+    /// A token.
+    pub fn new(who: Who<'_>, client: &Client, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
+        let users: Vec<_> = claim.users().iter().map(|user| user.as_str()).collect();
+        let scopes: Vec<_> = claim.scopes().iter().map(|scope| scope.as_str()).collect();
+        Self {
+            who: who.into_owned(),
+            workspace: client.workspace.to_string(),
+            users: users.join(" "),
+            scopes: Some(scopes.join(" ")),
+            lifetime_seconds: Some(lifetime.as_secs()),
+        }
+    }
+}
+
+impl Problem {
+    /// What the audit log says of it: who shows nothing that counts, may not have
+    /// what they want, or want it too often.
+    pub fn refusal(&self) -> Option<Refusal<'_>> {
+        let (who, rule) = match self {
+            Self::NoKey => (Who::Nobody, "no-key"),
+            Self::UnknownKey => (Who::Nobody, "unknown-client"),
+            Self::TooFast(client, _) => (Who::Client(client.into()), "client-rate"),
+            Self::NoSessions => (Who::Nobody, "no-sessions"),
+            Self::Session(denial, user) => {
+                let about = About { users: user.as_deref(), ..About::default() };
+                let who = if user.is_some() { Who::Session } else { Who::Nobody };
+                return Some(Refusal { who, about, rule: denial.as_str() });
+            }
+            Self::Origin => (Who::Nobody, "origin"),
+            Self::Denied(denial, wanted) => {
+                let about = About {
+                    workspace: Some(&wanted.workspace),
+                    users: Some(&wanted.users),
+                    scopes: wanted.scopes.as_deref(),
+                    lifetime_seconds: wanted.lifetime_seconds,
+                };
+                return Some(Refusal { who: wanted.who.clone(), about, rule: denial.as_str() });
+            }
+            _ => return None,
+        };
+        Some(Refusal { who, about: About::default(), rule })
+    }
+}

@@ -1,0 +1,214 @@
+//! The audit log: what is in it, where it goes, and what a flood makes of it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::child::{ANY_PORT, Program, Running};
+use crate::support::http::{Ask, Connection, PATIENCE};
+
+const KEY: &str = "the-key-of-the-only-client";
+
+/// A Courier and a broker, with this `log.audit` and these arguments besides.
+fn start(audit: &str, more: &[&str]) -> (Running, Running) {
+    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT]).start();
+    let courier = simulator.address("Courier simulator on ");
+    let broker = Program::serve()
+        .arguments(more)
+        .env("COURIER_API_KEY", "pk")
+        .env("COURIER_BASE_URL", format!("http://{courier}"))
+        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY)
+        .env("COURIER_TOKEN_BROKER__LOG__AUDIT", audit)
+        .start();
+    (simulator, broker)
+}
+
+fn wants(user: &str) -> Ask {
+    Ask::tokens(format!(r#"{{"user_id": "{user}", "profile": "inbox"}}"#)).key(KEY)
+}
+
+async fn ask(address: SocketAddr, ask: &Ask) -> crate::support::http::Answer {
+    Connection::open(address).await.ask(ask).await
+}
+
+#[track_caller]
+fn lines(text: &str) -> Vec<Value> {
+    let json = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
+    text.lines().map(json).collect()
+}
+
+/// The lines of a file, once there are so many of these events.
+async fn once(path: &Path, event: &str, count: usize) -> Vec<Value> {
+    let wait = async {
+        loop {
+            let lines = lines(&fs::read_to_string(path).unwrap_or_default());
+            if lines.iter().filter(|line| line["event"] == event).count() >= count {
+                return lines;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    waited.unwrap_or_else(|_| panic!("no {event} in {}", fs::read_to_string(path).unwrap_or_default()))
+}
+
+/// A line but for its times.
+fn timeless(mut line: Value) -> Value {
+    for time in ["timestamp", "expires_at"] {
+        let Some(said) = line.as_object_mut().and_then(|fields| fields.remove(time)) else { continue };
+        let said = said.as_str().expect("a text");
+        assert!(said.starts_with("20") && said.ends_with('Z'), "{said}");
+    }
+    line
+}
+
+#[tokio::test]
+async fn each_use_of_power_is_one_line_in_the_file_and_none_in_the_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.log");
+    let (_courier, broker) = start(path.to_str().expect("text"), &["--log-level", "trace"]);
+    let (address, admin) = broker.addresses();
+    let token = ask(address, &wants("jane")).await.token();
+    for _ in 0..3 {
+        assert_eq!(ask(address, &wants("jane")).await.source(), "hit");
+        let report = Ask::post("/v1/tokens/rejected", json!({"token": token}).to_string()).key(KEY);
+        assert_eq!(ask(address, &report).await.status, 204);
+        once(&path, "issued", 2).await;
+    }
+    for (bad, status) in [
+        (wants("jane").key("wrong"), 401),
+        (wants("jane").without("Authorization"), 401),
+        (wants("jane").key("a.b.c"), 401),
+        (Ask::frontend(r#"{"userId": "jane"}"#).key("a.b.c"), 401),
+        (Ask::issue(r#"{"scope": "user_id:bob user_id:jane write:x", "expires_in": "1h"}"#).key(KEY), 403),
+        // What makes no sense is nobody's power.
+        (wants("jane doe"), 400),
+    ] {
+        assert_eq!(ask(address, &bad).await.status, status, "{bad:?}");
+    }
+    assert_eq!(ask(address, &Ask::new("DELETE", "/v1/users/jane/tokens").key(KEY)).await.status, 204);
+    assert_eq!(ask(address, &wants("j%22ne")).await.status, 200);
+    assert_eq!(ask(admin, &Ask::new("DELETE", "/workspaces/default/tokens")).await.status, 200);
+    let said: Vec<_> = once(&path, "purged", 1).await.into_iter().map(timeless).collect();
+    broker.signal(Signal::TERM);
+    let ended = broker.end();
+    assert!(!ended.stderr.contains("\"audit\"") && !ended.stderr.contains("issued"), "{ended:?}");
+
+    let inbox = "inbox:read:messages inbox:write:events read:brands read:preferences write:preferences";
+    let about = |event: &str, user: &str, more: Value| {
+        let mut line = json!({ "event": event, "who": "client", "client": "default", "workspace": "default",
+                               "users": user, "scopes": inbox, "lifetime_seconds": 86_400 });
+        let fields = line.as_object_mut().expect("an object");
+        fields.extend(more.as_object().expect("an object").clone());
+        fields.retain(|_, value| !value.is_null());
+        line
+    };
+    let nobody = |rule: &str| json!({ "event": "refused", "who": "nobody", "rule": rule });
+    let renewed = json!({ "reason": "rejected", "who": "broker", "client": null });
+    let denied = json!({ "scopes": "write:x", "lifetime_seconds": 3600, "rule": "client-scopes" });
+    let bare = json!({ "scopes": null, "lifetime_seconds": null, "tokens": 1 });
+    let purged = json!({ "event": "purged", "who": "operator", "workspace": "default", "tokens": 1 });
+    let wanted = [
+        about("issued", "jane", json!({ "reason": "asked" })),
+        about("rejected", "jane", json!({})),
+        about("issued", "jane", renewed),
+        nobody("unknown-client"),
+        nobody("no-key"),
+        nobody("unknown-client"),
+        nobody("no-sessions"),
+        about("refused", "bob jane", denied),
+        about("signed-out", "jane", bare),
+        about("issued", "j%22ne", json!({ "reason": "asked" })),
+        purged,
+    ];
+    assert_eq!(said, wanted);
+    assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn a_file_that_was_moved_away_is_reopened_at_sighup() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [path, old] = ["audit.log", "audit.log.1"].map(|name| folder.path().join(name));
+    let (_courier, broker) = start(path.to_str().expect("text"), &[]);
+    let (address, _) = broker.addresses();
+    ask(address, &wants("jane")).await.token();
+    once(&path, "issued", 1).await;
+    fs::rename(&path, &old).expect("moved");
+    broker.signal(Signal::HUP);
+    while !path.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    ask(address, &wants("bob")).await.token();
+    // What was said last is written before the end.
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().code, Some(0));
+    for (path, user) in [(&old, "jane"), (&path, "bob")] {
+        let said = lines(&fs::read_to_string(path).expect("text"));
+        assert_eq!(said.iter().map(|line| &line["users"]).collect::<Vec<_>>(), [user]);
+    }
+}
+
+/// Anybody can be refused as often as they like.
+#[tokio::test]
+async fn a_flood_of_refusals_is_counted_and_hides_nothing_else() {
+    const FLOOD: u64 = 3000;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.log");
+    let (_courier, broker) = start(path.to_str().expect("text"), &[]);
+    let (address, _) = broker.addresses();
+    let mut connection = Connection::open(address).await;
+    for guess in 0..FLOOD {
+        assert_eq!(connection.ask(&wants("jane").key(&format!("guess-{guess}"))).await.status, 401);
+        if guess % 100 == 0 {
+            connection.ask(&wants(&format!("user-{guess}"))).await.token();
+        }
+    }
+    let denied = Ask::issue(r#"{"scope": "user_id:bob write:x", "expires_in": "1h"}"#).key(KEY);
+    assert_eq!(connection.ask(&denied).await.status, 403);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().code, Some(0));
+    let said = lines(&fs::read_to_string(&path).expect("text"));
+    let count = |event: &str, rule: &str| {
+        said.iter().filter(|line| line["event"] == event && (rule.is_empty() || line["rule"] == rule)).count() as u64
+    };
+    let told = count("refused", "unknown-client");
+    let left: u64 = said.iter().filter_map(|line| line["left_out"].as_u64()).sum();
+    assert_eq!(told + left, FLOOD);
+    // As many seconds as there were, and the last is over too.
+    assert!(told <= 10 * (count("left-out", "unknown-client") + 2), "{told} in {said:?}");
+    assert_eq!((count("refused", "client-scopes"), count("issued", "")), (1, FLOOD / 100));
+}
+
+#[tokio::test]
+async fn it_is_in_the_log_whatever_its_level_unless_it_is_off() {
+    for (audit, wanted) in [("log", BTreeSet::from(["issued", "refused"])), ("off", BTreeSet::new())] {
+        let (_courier, broker) = start(audit, &["--log-level", "error"]);
+        let (address, _) = broker.addresses();
+        ask(address, &wants("jane")).await.token();
+        assert_eq!(ask(address, &wants("jane").key("wrong")).await.status, 401);
+        broker.signal(Signal::TERM);
+        let ended = broker.end();
+        let said = lines(&ended.stderr);
+        let events: BTreeSet<_> = said.iter().map(|line| line["event"].as_str().unwrap_or_default()).collect();
+        assert_eq!(events, wanted, "{ended:?}");
+    }
+}
+
+#[test]
+fn a_place_where_it_can_not_be_is_refused() {
+    for (audit, part) in [("of", "absolute path"), ("", "absolute path"), ("/does/not/exist/x", "can't be written to")]
+    {
+        let program = Program::serve().env("COURIER_API_KEY", "pk").env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY);
+        let ended = program.env("COURIER_TOKEN_BROKER__LOG__AUDIT", audit).run();
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.stderr.contains("log.audit") && ended.stderr.contains(part), "{ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    }
+}

@@ -1,0 +1,58 @@
+//! Looks for secrets in what came out, also for pieces of them.
+
+use std::collections::HashSet;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// Pieces of this many bytes are looked for, so a secret that was cut is found too.
+const PIECE: usize = 16;
+
+/// Secrets that must be nowhere.
+#[derive(Default)]
+pub struct Watch {
+    pieces: HashSet<Vec<u8>>,
+    lists: Vec<String>,
+}
+
+impl Watch {
+    /// Looks for this from now on; as it is, in base64, and as `Debug` shows bytes.
+    pub fn for_secret(&mut self, secret: &str) {
+        assert!(secret.len() >= PIECE, "{secret} is too short to be told from other texts");
+        for text in [secret, &STANDARD.encode(secret)] {
+            self.pieces.extend(text.as_bytes().windows(PIECE).map(<[u8]>::to_vec));
+        }
+        let list = format!("{:?}", &secret.as_bytes()[secret.len() - 12..]);
+        self.lists.push(list.trim_matches(['[', ']']).to_owned());
+    }
+
+    /// Looks for a JWT's payload and signature: its header is no secret.
+    pub fn for_jwt(&mut self, jwt: &str) {
+        let mut parts = jwt.split('.').skip(1);
+        for part in [parts.next(), parts.next()] {
+            self.for_secret(part.expect("a JWT"));
+        }
+    }
+
+    /// Looks for what is between the lines of a PEM.
+    pub fn for_pem(&mut self, pem: &str) {
+        let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+        // The first bytes of all keys of a kind are the same.
+        self.for_secret(&body[48..]);
+    }
+
+    /// The first piece of a secret in this text.
+    pub fn finds(&self, text: &str) -> Option<String> {
+        let piece = text.as_bytes().windows(PIECE).find(|piece| self.pieces.contains(*piece));
+        let list = self.lists.iter().find(|list| text.contains(list.as_str())).cloned();
+        piece.map(|piece| String::from_utf8_lossy(piece).into_owned()).or(list)
+    }
+
+    #[track_caller]
+    pub fn finds_nothing_in(&self, place: &str, text: &str) {
+        if let Some(found) = self.finds(text) {
+            let line = text.lines().find(|line| line.contains(&found)).unwrap_or(text);
+            panic!("{found:?} is in {place}: {line}");
+        }
+    }
+}
