@@ -112,7 +112,7 @@ impl Shared {
             }
             let (written, outcome) = write(&mut file, &batch);
             match outcome {
-                Ok(()) if lost > 0 => {
+                Ok(()) if lost > 0 && !batch.is_empty() => {
                     tracing::warn!(lines = lost, "lines of the audit log were lost: it is written again");
                     super::lost(mem::take(&mut lost));
                     fails = false;

@@ -130,9 +130,15 @@ fn explain(error: &serde_json::Error) -> String {
     }
 }
 
-/// A JSON string. It borrows from the body where nothing is escaped. It may be a
-/// token, so it has no `Debug`.
+/// A JSON string. It borrows from the body where nothing is escaped.
 pub struct Text<'a>(Cow<'a, str>);
+
+/// Its length alone: it may be a token.
+impl fmt::Debug for Text<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Text({} bytes)", self.0.len())
+    }
+}
 
 impl std::ops::Deref for Text<'_> {
     type Target = str;
