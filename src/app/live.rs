@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
 use super::StartError;
+use crate::audit;
 use crate::auth::{ClientKeys, Sessions};
 use crate::broker::Broker;
 use crate::clock::Clock;
@@ -55,6 +56,12 @@ impl Fixed {
 }
 
 impl Live {
+    /// Tells the metrics and the audit log what was read again, and whether it holds now.
+    pub fn told(&self, what: Reloaded, applied: bool) {
+        self.fixed.metrics.reload(what, applied);
+        audit::reload(what.as_str(), if applied { "applied" } else { "refused" });
+    }
+
     /// Replaces what differs, or nothing at all. What needs a restart stays as it is.
     pub fn replace(&self, settings: Settings) -> Result<(), StartError> {
         let Settings { http, clients, sessions, workspaces, tls, .. } = settings;
@@ -65,10 +72,16 @@ impl Live {
                 return Err(StartError::NewWorkspace(client.workspace.clone()));
             }
         }
+        // A key belongs to a host: the new one's must not be sent to the old one.
+        if let Some(moved) = workspaces.iter().find(|workspace| {
+            let courier = self.couriers.get(&workspace.name);
+            courier.is_some_and(|courier| !courier.is_at(&workspace.courier.base_url))
+        }) {
+            return Err(StartError::Moved(moved.name.clone()));
+        }
         let before = self.api.load();
         let api = self.fixed.api(before.settings().renewed(http), clients, sessions, Some(&before))?;
         // Then nothing does.
-        let metrics = &self.fixed.metrics;
         for workspace in workspaces {
             let Some(courier) = self.couriers.get(&workspace.name) else { continue };
             if courier
@@ -76,9 +89,10 @@ impl Live {
                 .map_err(|error| StartError::Courier(workspace.name.clone(), error))?
             {
                 tracing::info!(workspace = %workspace.name, "a new API key");
-                metrics.reload(Reloaded::ApiKey, true);
+                self.told(Reloaded::ApiKey, true);
                 if workspace.drops_tokens {
                     let tokens = self.fixed.broker.purge(workspace.name.as_str()).unwrap_or_default();
+                    audit::purged(workspace.name.as_str(), tokens);
                     tracing::info!(workspace = %workspace.name, tokens, "what the old API key issued is dropped");
                 }
             }
@@ -87,7 +101,7 @@ impl Live {
             && running.replace(certificates)
         {
             tracing::info!("a new certificate");
-            metrics.reload(Reloaded::Certificate, true);
+            self.told(Reloaded::Certificate, true);
         }
         self.api.store(Arc::new(api));
         Ok(())

@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -31,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::token::WorkspaceName;
 use crate::upstream::{Courier, CourierError, Dispatcher};
 use live::{Fixed, Live};
-pub use reload::{Loaded, Read, Reloader};
+pub use reload::{Files, Loaded, Read, Reloader};
 
 /// A broker that has its ports and its workspaces, and is about to run.
 pub struct App {
@@ -68,6 +67,9 @@ pub enum StartError {
     /// A broker that runs has its workspaces.
     #[error("workspaces.{0}: a new workspace needs a restart, and somebody wants it already")]
     NewWorkspace(WorkspaceName),
+    /// Its API key belongs to its host.
+    #[error("workspaces.{0}.base_url: another host needs a restart, and its API key must not go to the one before")]
+    Moved(WorkspaceName),
     /// The keys of users' sessions can't be fetched.
     #[error("sessions: {0}")]
     Sessions(#[from] JwksError),
@@ -179,7 +181,7 @@ impl App {
     /// Lets settings and secrets be replaced while the broker runs, which is begun by
     /// [`Reloader::run`]. Those that it was bound with came from `files` and are `shown` so;
     /// `read` reads them anew.
-    pub fn reloader(&self, shown: toml::Table, files: Vec<PathBuf>, read: Read) -> Reloader {
+    pub fn reloader(&self, shown: toml::Table, files: Files, read: Read) -> Reloader {
         Reloader::new(Arc::clone(&self.live), shown, files, read)
     }
 
@@ -204,7 +206,7 @@ impl App {
         let mut telling = JoinSet::new();
         let answer = move |request: hyper::Request<hyper::body::Incoming>| {
             let admin = Arc::clone(&admin);
-            async move { admin.answer(request.method(), request.uri()).await }
+            async move { admin.answer(&request).await }
         };
         telling.spawn(admin_listener.serve(answer, std::future::pending()));
         stop.await;

@@ -6,8 +6,8 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -18,30 +18,59 @@ use crate::metrics::Reloaded;
 
 /// Settings as they were read.
 pub struct Loaded {
-    /// What they mean.
-    pub settings: Settings,
-    /// How they are shown, secrets redacted: what a restart would change is told by it.
-    pub shown: toml::Table,
-    /// The files that they come from.
-    pub files: Vec<PathBuf>,
+    /// What they mean, and how they are shown, secrets redacted: what a restart would change
+    /// is told by that.
+    pub outcome: Result<(Settings, toml::Table), SettingsError>,
+    /// The files that they come from, those that could not be read among them.
+    pub files: Files,
 }
 
 /// Reads the settings anew.
-pub type Read = Box<dyn FnMut() -> Result<Loaded, SettingsError> + Send>;
+pub type Read = Box<dyn FnMut() -> Loaded + Send>;
+
+/// Files, as they were when each was added: before it was read, so that what changes
+/// meanwhile is seen.
+#[derive(Clone, Debug, Default)]
+pub struct Files(Vec<(PathBuf, Mark)>);
+
+/// By what a file is known to have changed: device, inode, size, the times of its contents
+/// and of its entry. `None` where there is none. A symbolic link counts as what it leads to,
+/// as Kubernetes swaps them.
+type Mark = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
+
+impl Files {
+    /// Adds a file that is about to be read.
+    pub fn add(&mut self, path: &Path) {
+        if !self.0.iter().any(|(other, _)| other == path) {
+            self.0.push((path.to_owned(), mark(path)));
+        }
+    }
+
+    /// How they are now.
+    fn look(&self) -> Vec<Mark> {
+        self.0.iter().map(|(path, _)| mark(path)).collect()
+    }
+
+    /// Are they otherwise than when they were added?
+    fn differ(&self, looked: &[Mark]) -> bool {
+        !self.0.iter().map(|(_, mark)| mark).eq(looked)
+    }
+}
+
+fn mark(path: &Path) -> Mark {
+    let data = fs::metadata(path).ok()?;
+    let (modified, changed) = ((data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec()));
+    Some((data.dev(), data.ino(), data.size(), modified, changed))
+}
 
 /// Reloads what can be, for as long as it is run.
 pub struct Reloader {
     live: Arc<Live>,
     read: Read,
     shown: toml::Table,
-    files: Vec<PathBuf>,
-    seen: Vec<Mark>,
+    files: Files,
+    looked: Vec<Mark>,
 }
-
-/// By what a file is known to have changed: device, inode, size, the times of its contents
-/// and of its entry. `None` where there is none. A symbolic link counts as what it leads to,
-/// as Kubernetes swaps them.
-type Mark = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
 
 /// How often files are looked at. A change counts once it has lasted from one look to the
 /// next, so that no file is read half written.
@@ -49,16 +78,16 @@ const LOOK: Duration = Duration::from_secs(1);
 
 impl Reloader {
     /// What runs came from these `files` and is `shown` so.
-    pub(super) fn new(live: Arc<Live>, shown: toml::Table, files: Vec<PathBuf>, read: Read) -> Self {
-        let seen = marks(&files);
-        Self { live, read, shown, files, seen }
+    pub(super) const fn new(live: Arc<Live>, shown: toml::Table, files: Files, read: Read) -> Self {
+        Self { live, read, shown, files, looked: Vec::new() }
     }
 
     /// Reloads when a file has changed, and for each message. It ends when nobody can send
     /// one any more.
-    pub async fn run(mut self, mut asked: mpsc::Receiver<()>) {
-        let clock = self.live.fixed.clock;
-        let mut last = self.seen.clone();
+    pub async fn run(self, mut asked: mpsc::Receiver<()>) {
+        let live = Arc::clone(&self.live);
+        let clock = live.fixed.clock;
+        let reloader = Arc::new(Mutex::new(self));
         loop {
             let now = tokio::select! {
                 message = asked.recv() => {
@@ -69,32 +98,43 @@ impl Reloader {
                 }
                 () = clock.sleep_until(clock.now() + LOOK) => false,
             };
+            let reloader = Arc::clone(&reloader);
             // Files may lie on a network, and a purge takes its time.
             let turn = tokio::task::spawn_blocking(move || {
-                let marks = marks(&self.files);
-                if now || (marks != self.seen && marks == last) {
-                    self.seen.clone_from(&marks);
-                    self.reload();
-                }
-                (self, marks)
+                reloader.lock().unwrap_or_else(PoisonError::into_inner).turn(now);
             });
-            // It fails only where it panicked, or the runtime ends.
-            let Ok((same, marks)) = turn.await else { return };
-            (self, last) = (same, marks);
+            match turn.await {
+                Ok(()) => {}
+                Err(error) if error.is_panic() => {
+                    tracing::error!("reading the settings again ended in an internal error");
+                    live.told(Reloaded::Settings, false);
+                }
+                // The runtime ends.
+                Err(_) => return,
+            }
         }
+    }
+
+    fn turn(&mut self, now: bool) {
+        let looked = self.files.look();
+        if now || (self.files.differ(&looked) && looked == self.looked) {
+            self.reload();
+        }
+        self.looked = looked;
     }
 
     /// Reloads now, and tells whether what was read holds.
     pub fn reload(&mut self) -> bool {
-        let loaded = match (self.read)() {
+        let Loaded { outcome, files } = (self.read)();
+        self.files = files;
+        let (settings, shown) = match outcome {
             Ok(loaded) => loaded,
             Err(error) => return self.refused(what(&error.key), &error.to_string()),
         };
-        let Loaded { settings, shown, files } = loaded;
         if let Err(error) = self.live.replace(settings) {
             return self.refused(Reloaded::Settings, &error.to_string());
         }
-        self.live.fixed.metrics.reload(Reloaded::Settings, true);
+        self.live.told(Reloaded::Settings, true);
         let late = needs_restart(&self.shown, &shown);
         if late.is_empty() {
             tracing::info!("settings and secrets were read again");
@@ -102,26 +142,14 @@ impl Reloader {
             let late = late.join(", ");
             tracing::warn!(settings = late, "settings were read again; these change only with a restart");
         }
-        // New files are looked at from now on; what they held was read just now.
-        self.seen = marks(&files);
-        self.files = files;
         true
     }
 
     fn refused(&self, what: Reloaded, error: &str) -> bool {
-        self.live.fixed.metrics.reload(what, false);
+        self.live.told(what, false);
         tracing::error!(error, "what was read again will not do: what held before goes on");
         false
     }
-}
-
-fn marks(files: &[PathBuf]) -> Vec<Mark> {
-    let mark = |path: &PathBuf| {
-        let data = fs::metadata(path).ok()?;
-        let (modified, changed) = ((data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec()));
-        Some((data.dev(), data.ino(), data.size(), modified, changed))
-    };
-    files.iter().map(mark).collect()
 }
 
 /// What a setting that will not do belongs to.

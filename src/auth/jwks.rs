@@ -14,7 +14,7 @@ use jsonwebtoken::Algorithm;
 use jsonwebtoken::jwk::Jwk;
 use reqwest::{Client, Url, redirect, retry};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use super::session_key::SessionKey;
@@ -53,6 +53,8 @@ const RETRY: Duration = Duration::from_secs(60);
 /// A key has less than a kilobyte, with a chain of certificates perhaps five.
 const LARGEST_ANSWER: usize = 256 * 1024;
 const MOST_KEYS: usize = 100;
+/// So many wait for a fetch; others are answered by what is known.
+const MOST_WAITERS: usize = 1024;
 
 /// The keys of an issuer. It is read without a lock.
 pub struct Jwks {
@@ -71,6 +73,7 @@ struct State {
     keys: ArcSwapOption<KeySet>,
     fetches: watch::Sender<Fetches>,
     wanted: Notify,
+    room: Semaphore,
     settings: JwksSettings,
     clock: Clock,
 }
@@ -88,7 +91,13 @@ type KeySet = Vec<(String, Arc<SessionKey>)>;
 
 impl Jwks {
     /// Keys that are fetched on `runtime`, from now on and until that ends.
-    pub fn start(settings: JwksSettings, clock: Clock, runtime: &Handle) -> Result<Self, JwksError> {
+    /// Where they come from where those `before` did, those count until then.
+    pub fn start(
+        settings: JwksSettings,
+        clock: Clock,
+        runtime: &Handle,
+        before: Option<&Self>,
+    ) -> Result<Self, JwksError> {
         let client = Client::builder()
             .user_agent(concat!("courier-token-broker/", env!("CARGO_PKG_VERSION")))
             .retry(retry::never())
@@ -100,9 +109,12 @@ impl Jwks {
             .build()
             .map_err(JwksError)?;
         let state = Arc::new(State {
-            keys: ArcSwapOption::empty(),
+            keys: ArcSwapOption::new(
+                before.filter(|before| before.settings().url == settings.url).and_then(Self::keys),
+            ),
             fetches: watch::Sender::new(Fetches::default()),
             wanted: Notify::new(),
+            room: Semaphore::new(MOST_WAITERS),
             settings,
             clock,
         });
@@ -113,6 +125,10 @@ impl Jwks {
     /// Where they come from.
     pub fn settings(&self) -> &JwksSettings {
         &self.state.settings
+    }
+
+    fn keys(&self) -> Option<Arc<KeySet>> {
+        self.state.keys.load_full()
     }
 
     /// The key of this name, for this algorithm. Where there is none, it waits for
@@ -137,6 +153,8 @@ impl State {
     /// Waits until a fetch has ended that is under way or due; or not at all, if
     /// the last one was only just.
     async fn fetched(&self) {
+        // Whoever makes up a `kid` may wait too, and holds a place meanwhile.
+        let Ok(_place) = self.room.try_acquire() else { return };
         let mut news = self.fetches.subscribe();
         let seen = *news.borrow_and_update();
         if seen.begun == seen.ended {

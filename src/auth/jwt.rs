@@ -90,7 +90,7 @@ impl<'a> Jwt<'a> {
         // A logout token or a DPoP proof may be from the same issuer and is no
         // session (RFC 8725, 3.11).
         let typ = typ.as_deref().unwrap_or("JWT").to_ascii_lowercase();
-        if !matches!(typ.trim_start_matches("application/"), "jwt" | "at+jwt") {
+        if !matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt") {
             return Err(SessionDenial::Header);
         }
         Ok(Self { message, signature, algorithm, kid, payload })

@@ -144,10 +144,10 @@ impl Sessions {
         let jwks = match &settings.keys {
             KeySource::Fixed(_) => None,
             KeySource::Jwks(jwks) => {
-                let known = before.and_then(|before| before.0.jwks.clone()).filter(|known| known.settings() == jwks);
-                Some(match known {
-                    Some(known) => known,
-                    None => Arc::new(Jwks::start(jwks.clone(), clock, runtime)?),
+                let known = before.and_then(|before| before.0.jwks.as_ref());
+                Some(match known.filter(|known| known.settings() == jwks) {
+                    Some(same) => Arc::clone(same),
+                    None => Arc::new(Jwks::start(jwks.clone(), clock, runtime, known.map(Arc::as_ref))?),
                 })
             }
         };

@@ -155,6 +155,7 @@ impl Standing {
 /// Whoever is away, bounded: when it is full, whoever has been away for the longest
 /// is forgotten.
 pub struct History {
+    capacity: u64,
     absent: moka::sync::Cache<TokenKey, Arc<Standing>, RandomState>,
     index: Arc<Index>,
 }
@@ -172,11 +173,15 @@ impl History {
             .eviction_policy(EvictionPolicy::lru())
             .eviction_listener(gone)
             .build_with_hasher(RandomState::default());
-        Self { absent, index }
+        Self { capacity, absent, index }
     }
 
     /// Keeps the standing of a key whose token lapses.
     pub fn insert(&self, key: TokenKey, standing: Arc<Standing>) {
+        // moka would keep nothing and say nothing.
+        if self.capacity == 0 {
+            return standing.end();
+        }
         self.index.users(&key).for_each(|user| self.index.add(user, &key));
         self.absent.insert(key, standing);
     }

@@ -10,6 +10,8 @@ mod flight;
 mod index;
 mod refresher;
 mod removal;
+#[cfg(test)]
+mod stress;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -148,7 +150,11 @@ struct Workspace {
 impl Workspace {
     /// Has the key been taken out on purpose, so that nothing more is to be done for it?
     fn lets_go(&self, standing: &Standing) -> bool {
-        *standing.stage() == Stage::Over || standing.sent.as_nanos() < self.purged.load(Ordering::Relaxed)
+        *standing.stage() == Stage::Over || self.has_purged(standing)
+    }
+
+    fn has_purged(&self, standing: &Standing) -> bool {
+        standing.sent.as_nanos() < self.purged.load(Ordering::Relaxed)
     }
 }
 
@@ -207,20 +213,22 @@ impl Broker {
         let now = self.0.clock.now();
         let stale = match self.look(ask, now) {
             Look::Fresh { entry, renew } => return Ok(self.hit(&ask.key, &entry, renew, now)),
-            Look::Stale(entry, why) => Some((entry, why)),
+            Look::Stale(why) => Some(why),
             Look::Nothing => None,
         };
         // Boxed, so that the way of a hit does not carry its size about.
-        let refusal = match Box::pin(self.fetch(ask, stale.as_ref().map(|(_, why)| *why), now)).await {
+        let refusal = match Box::pin(self.fetch(ask, stale, now)).await {
             Ok(answer) => return Ok(answer),
             Err(refusal) => refusal,
         };
-        // No new one could be had. An old one that is good enough outlives that.
+        // No new one could be had. An old one that is good enough outlives that, if it was
+        // not taken out on purpose meanwhile.
         let asked = now;
         let now = self.0.clock.now();
-        match stale {
-            Some((entry, why))
-                if freshness::survives_outage(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) =>
+        match stale.zip(self.0.cache.get(&ask.key)) {
+            Some((why, entry))
+                if !self.is_purged(&ask.key, &entry)
+                    && freshness::survives_outage(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) =>
             {
                 Ok(self.hand_out(&ask.key, &entry, asked, now, Source::Kept(why)))
             }
@@ -242,6 +250,10 @@ impl Broker {
         self.0.flights.landed().await;
     }
 
+    fn is_purged(&self, key: &TokenKey, entry: &Entry) -> bool {
+        self.0.workspaces.get(key.workspace()).is_some_and(|workspace| workspace.has_purged(&entry.standing))
+    }
+
     fn look(&self, ask: &Ask<'_>, now: Moment) -> Look {
         let Some(entry) = self.0.cache.get(&ask.key) else {
             return Look::Nothing;
@@ -249,7 +261,7 @@ impl Broker {
         match freshness::judge(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) {
             Verdict::Serve => Look::Fresh { entry, renew: false },
             Verdict::ServeAndRenew => Look::Fresh { entry, renew: true },
-            Verdict::Wait(why) => Look::Stale(entry, why),
+            Verdict::Wait(why) => Look::Stale(why),
         }
     }
 
@@ -259,7 +271,7 @@ impl Broker {
             // Another flight may have landed since we looked.
             match self.look(ask, self.0.clock.now()) {
                 Look::Fresh { entry, .. } => Some(entry),
-                Look::Stale(..) | Look::Nothing => None,
+                Look::Stale(_) | Look::Nothing => None,
             }
         })?;
         let (ticket, collapsed) = match boarding {
@@ -307,7 +319,7 @@ impl Broker {
 /// What the cache has for an ask.
 enum Look {
     Fresh { entry: Arc<Entry>, renew: bool },
-    Stale(Arc<Entry>, Stale),
+    Stale(Stale),
     Nothing,
 }
 

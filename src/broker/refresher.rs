@@ -102,6 +102,12 @@ impl Refresher {
         self.lock().remove(ticket);
     }
 
+    /// How many keys are in the schedule.
+    #[cfg(test)]
+    pub fn scheduled(&self) -> usize {
+        self.lock().len()
+    }
+
     fn add(&self, key: &TokenKey, standing: &Arc<Standing>, due: Moment, failures: u32) {
         let mut stage = standing.stage();
         if let Stage::Idle = *stage {
@@ -178,6 +184,11 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) 
     // token that is there: a look is a use to the cache.
     let away = matches!(*standing.stage(), Stage::Away(_));
     let other = away && broker.0.cache.get(&key).is_some_and(|entry| !Arc::ptr_eq(&entry.standing, &standing));
+    // Nobody signs out between what is decided and what is done.
+    let mut ground = broker.0.flights.hold();
+    if workspace.lets_go(&standing) {
+        return;
+    }
     let verdict = {
         // Under the lock: who hands the token out in this moment has counted
         // before, or sees what was decided.
@@ -208,10 +219,6 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) 
     };
     match verdict {
         Verdict::Renew(reason) => {
-            let mut ground = broker.0.flights.hold();
-            if workspace.lets_go(&standing) {
-                return;
-            }
             let departure = ground.renew(&key, &workspace.dispatcher);
             drop(ground);
             match departure {
@@ -224,12 +231,7 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) 
                 None => refresher.retry(&key, &standing, false, now),
             }
         }
-        Verdict::Look(_) if lapsed => {
-            let _ground = broker.0.flights.hold();
-            if !workspace.lets_go(&standing) {
-                broker.0.history.insert(key, standing);
-            }
-        }
+        Verdict::Look(_) if lapsed => broker.0.history.insert(key, standing),
         Verdict::Look(_) => {}
         Verdict::Stop(_) => {
             broker.0.history.remove(&key);
@@ -243,7 +245,7 @@ mod tests {
 
     use super::*;
     use crate::broker::Settings;
-    use crate::broker::cache::{Cache, Entry};
+    use crate::broker::cache::{Cache, Entry, History};
     use crate::broker::index::Index;
     use crate::clock::Clock;
     use crate::metrics::Metrics;
@@ -334,5 +336,26 @@ mod tests {
         refresher.wanted_again(&key, &old, Moment::from_nanos(1 << 41));
         refresher.retry(&key, &old, false, Moment::from_nanos(1 << 41));
         assert_eq!(refresher.lock().len(), 99);
+    }
+
+    #[test]
+    fn a_history_of_nobody_keeps_nothing() {
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let name = WorkspaceName::new("default").expect("a name");
+        let refresher = Arc::new(Refresher::new(Mode::Learned, 0.0, metrics.workspace(&name)));
+        let index = Arc::new(Index::new());
+        let history = History::new(0, Arc::clone(&index));
+        let grant = Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(0), Duration::from_secs(3600));
+        for user in 0..100 {
+            let habit = Arc::new(Habit::new(Duration::from_secs(1800), Moment::from_nanos(0)));
+            let standing = Arc::new(Standing::new(&grant, Moment::NEVER, habit, &refresher));
+            let text = format!("user_id:{user} read:x");
+            let key = TokenKey::new(&name, &ScopeClaim::parse(&text).expect("a claim"), Lifetime::MAX);
+            let ticket = refresher.schedule(&key, &standing, Moment::from_nanos(1 << 40));
+            *standing.stage() = Stage::Away(ticket);
+            history.insert(key, standing);
+        }
+        history.tidy();
+        assert_eq!((index.len(), refresher.lock().len()), (0, 0));
     }
 }

@@ -39,7 +39,9 @@ impl Broker {
         let (key, entry) = found?;
         self.forget(&key);
         let Entry { standing, .. } = &*entry;
+        // Where many are rejected at once, the rest is fetched for those who ask.
         if let Some(workspace) = self.0.workspaces.get(key.workspace())
+            && workspace.dispatcher.has_room()
             && let Some(departure) = ground.renew(&key, &workspace.dispatcher)
         {
             let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, standing: Arc::clone(standing) });

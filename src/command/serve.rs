@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
-use courier_token_broker::app::{App, Loaded};
+use courier_token_broker::app::{App, Files, Loaded};
 use courier_token_broker::audit::AuditFile;
 use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{LogFormat, Settings, SettingsError};
@@ -38,7 +38,8 @@ pub struct Serve {
 impl Serve {
     pub fn run(self) -> Result<(), Failure> {
         let environment = environment()?;
-        let Loaded { settings, shown, files } = self.load(&environment)?;
+        let Loaded { outcome, files } = self.load(&environment);
+        let (settings, shown) = outcome?;
         let unwritable = |error| Failure::Settings(format!("log.audit: the file can't be written to: {error}"));
         let audit = log(&settings).map_err(unwritable)?;
         allow_many_connections();
@@ -63,7 +64,14 @@ impl Serve {
 
 impl Serve {
     /// Reads the settings, and lays the flags over them.
-    fn load(&self, environment: &Variables) -> Result<Loaded, SettingsError> {
+    fn load(&self, environment: &Variables) -> Loaded {
+        let mut files = Files::default();
+        self.sources.files.iter().for_each(|path| files.add(path));
+        let outcome = self.resolve(environment, &mut files);
+        Loaded { outcome, files }
+    }
+
+    fn resolve(&self, environment: &Variables, files: &mut Files) -> Result<(Settings, toml::Table), SettingsError> {
         let (mut layers, mut raw) = self.sources.read(environment)?;
         if !self.listen.is_empty() {
             raw.server.listen.0.clone_from(&self.listen);
@@ -80,11 +88,11 @@ impl Serve {
         if self.log_json {
             raw.log.format = LogFormat::Json;
         }
+        raw.files().for_each(|path| files.add(path));
         let settings = Settings::resolve(&raw, &layers)?;
-        let files = layers.files.iter().chain(raw.files()).cloned().collect();
         // It holds nothing that TOML has no form for.
         let shown = toml::Table::try_from(&raw).unwrap_or_default();
-        Ok(Loaded { settings, shown, files })
+        Ok((settings, shown))
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
 
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Response, StatusCode, Uri};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
+use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::body::Reply;
@@ -50,7 +50,8 @@ impl Admin {
     }
 
     /// Answers one request, whatever it is.
-    pub async fn answer(&self, method: &Method, uri: &Uri) -> Response<Reply> {
+    pub async fn answer<B>(&self, request: &Request<B>) -> Response<Reply> {
+        let (method, uri) = (request.method(), request.uri());
         let path = uri.path();
         let workspace = path.strip_prefix("/workspaces/").and_then(|rest| rest.strip_suffix("/tokens"));
         let methods = match path {
@@ -64,6 +65,11 @@ impl Admin {
             let (name, value) = allow(methods);
             response.headers_mut().insert(name, value);
             return response;
+        }
+        // A browser sends this with every DELETE. A page that has found its way here by a name of
+        // its own (DNS rebinding) has no business here.
+        if workspace.is_some() && request.headers().contains_key(ORIGIN) {
+            return json_response(StatusCode::FORBIDDEN, &json!({ "message": "this is not for web pages" }));
         }
         if let Some(workspace) = workspace {
             return self.purge(workspace).await;

@@ -96,7 +96,9 @@ impl Visit {
         if self.gate.inside.fetch_add(1, Ordering::Relaxed) >= self.gate.limits.requests_in_flight {
             request.extensions_mut().insert(Overload);
         }
-        if let Some(names) = &self.names {
+        if let (Some(names), Some(tls)) = (&self.names, &self.gate.tls)
+            && tls.believes(names)
+        {
             request.extensions_mut().insert(names.clone());
         }
         Begun { visit: Arc::clone(self), answered: false }
@@ -172,7 +174,8 @@ async fn converse_over_tls<F, A>(
     F: Fn(Request<Incoming>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
-    let shaking = TlsAcceptor::from(tls.current()).accept(stream);
+    let certificates = tls.current();
+    let shaking = TlsAcceptor::from(certificates.config()).accept(stream);
     let shaken = tokio::select! {
         shaken = timeout(gate.limits.handshake_timeout, shaking) => shaken,
         _ = &mut told => return,
@@ -191,7 +194,7 @@ async fn converse_over_tls<F, A>(
     };
     let (_, session) = stream.get_ref();
     let is_http2 = session.alpn_protocol() == Some(HTTP2);
-    let visit = Visit::new(gate, PeerNames::of(session.peer_certificates()));
+    let visit = Visit::new(gate, PeerNames::of(session.peer_certificates(), &certificates));
     if is_http2 {
         serve_http2(stream, visit, answer, told).await;
     } else {

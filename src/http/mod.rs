@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, Uri};
+use hyper::{Method, Request, Response, Uri, Version};
 use percent_encoding::percent_decode_str;
 
 pub use address::Address;
@@ -157,6 +157,9 @@ impl Api {
                     let given_up = match problem {
                         Problem::BodyBroken => true,
                         Problem::BodyTimeout | Problem::Overload => false,
+                        // A stream can be answered before it has ended; and one connection has many,
+                        // each of which would hold a place while it is read in vain.
+                        _ if request.version() == Version::HTTP_2 => false,
                         _ => Box::pin(body::discard(&mut request, self.settings.body_timeout)).await,
                     };
                     let style = if route == Route::Frontend { Style::Frontend } else { Style::Courier };

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
 /// The files that TLS needs, in PEM.
@@ -61,6 +61,11 @@ const CLIENT_CA: &str = "client_ca_file";
 const LARGEST_FILE: u64 = 4 << 20;
 
 impl Certificates {
+    /// What a handshake goes by.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+
     /// Reads the files, and makes sure that certificate and key belong together.
     pub fn read(files: &TlsFiles) -> Result<Self, CertificateError> {
         let failed = |setting, path: &Path, why: String| CertificateError { setting, path: path.to_owned(), why };
@@ -104,10 +109,17 @@ impl Certificates {
             }
         })?;
         config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
-        // Whoever comes back resumes without a handshake's arithmetic, and the
-        // broker remembers nothing for it.
-        config.ticketer =
-            Ticketer::new().map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
+        if files.client_ca.is_some() {
+            // A resumed session shows no certificate again, so it would outlive the end of
+            // the one that it began with.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        } else {
+            // Whoever comes back resumes without a handshake's arithmetic, and the
+            // broker remembers nothing for it.
+            config.ticketer =
+                Ticketer::new().map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
+        }
         Ok(Self { config: Arc::new(config), chain: chain.into(), authorities: authorities.into() })
     }
 }
@@ -150,8 +162,7 @@ impl Tls {
     }
 
     /// From now on these hold, for new connections; those that are open keep what
-    /// they have. Clients may resume their sessions, unless other authorities are
-    /// believed from now on: a resumed session shows no certificate again.
+    /// they have. Clients may resume their sessions, where none shows a certificate.
     /// Tells whether anything is another than before.
     pub fn replace(&self, certificates: Certificates) -> bool {
         let before = self.0.load();
@@ -159,7 +170,7 @@ impl Tls {
             return false;
         }
         let mut certificates = certificates;
-        if certificates.authorities == before.authorities {
+        if certificates.authorities.is_empty() && before.authorities.is_empty() {
             let mut config = ServerConfig::clone(&certificates.config);
             config.ticketer = Arc::clone(&before.config.ticketer);
             config.session_storage = Arc::clone(&before.config.session_storage);
@@ -169,31 +180,42 @@ impl Tls {
         true
     }
 
+    /// Are those by whom these names were verified believed still?
+    pub fn believes(&self, names: &PeerNames) -> bool {
+        let now = &self.0.load().authorities;
+        Arc::ptr_eq(now, &names.authorities) || *now == names.authorities
+    }
+
     /// What holds now.
-    pub fn current(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.0.load().config)
+    pub fn current(&self) -> Arc<Certificates> {
+        self.0.load_full()
     }
 }
 
 /// The names in a client's certificate that was verified: DNS names in lower case,
 /// and URIs. It goes with each request of the connection.
 #[derive(Clone, Debug)]
-pub struct PeerNames(Arc<[String]>);
+pub struct PeerNames {
+    names: Arc<[String]>,
+    /// Those by whom it was verified.
+    authorities: Arc<[CertificateDer<'static>]>,
+}
 
 impl PeerNames {
     /// The names in the first of a peer's certificates, which is its own. It must
     /// have been verified.
-    pub fn of(certificates: Option<&[CertificateDer<'_>]>) -> Option<Self> {
+    pub fn of(certificates: Option<&[CertificateDer<'_>]>, verified_by: &Certificates) -> Option<Self> {
         let certificate = webpki::EndEntityCert::try_from(certificates?.first()?).ok()?;
         let hosts = certificate.valid_dns_names().map(str::to_ascii_lowercase);
         // A URI without a scheme could be mistaken for a DNS name.
         let uris = certificate.valid_uri_names().filter(|uri| uri.contains(':')).map(str::to_owned);
         let names: Arc<[String]> = hosts.chain(uris).collect();
-        (!names.is_empty()).then_some(Self(names))
+        let authorities = Arc::clone(&verified_by.authorities);
+        (!names.is_empty()).then_some(Self { names, authorities })
     }
 
     /// The names.
     pub fn iter(&self) -> impl Iterator<Item = &str> + Clone {
-        self.0.iter().map(String::as_str)
+        self.names.iter().map(String::as_str)
     }
 }

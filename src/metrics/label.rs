@@ -153,6 +153,13 @@ label!(Removal { Expired = "expired", Replaced = "replaced", Evicted = "evicted"
 
 label!(Reloaded { Settings = "settings", ApiKey = "api_key", Certificate = "certificate" });
 
+impl Reloaded {
+    /// The word for logs.
+    pub fn as_str(self) -> &'static str {
+        Label::as_str(self)
+    }
+}
+
 impl CallOutcome {
     /// The word for logs.
     pub fn as_str(self) -> &'static str {

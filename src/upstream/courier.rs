@@ -93,10 +93,14 @@ impl Courier {
             .http2_keep_alive_while_idle(true)
             .build()
             .map_err(CourierError::Client)?;
-        let mut url = settings.base_url.clone();
-        url.path_segments_mut().map_err(|()| CourierError::BaseUrl)?.pop_if_empty().extend(["auth", "issue-token"]);
+        let url = endpoint(&settings.base_url)?;
         let key = Mutex::new(Arc::new(ApiKey::new(settings.api_key)?));
         Ok(Self { client, url, key, clock })
+    }
+
+    /// Is this where it is?
+    pub fn is_at(&self, base_url: &Url) -> bool {
+        endpoint(base_url).is_ok_and(|url| url == self.url)
     }
 
     /// Calls that begin from now on are made with this key. Tells whether it is another one.
@@ -125,6 +129,12 @@ impl Courier {
         let response = request.send().await.map_err(|error| failure(&error))?;
         read(response, key, sent, &api_key).await
     }
+}
+
+fn endpoint(base_url: &Url) -> Result<Url, CourierError> {
+    let mut url = base_url.clone();
+    url.path_segments_mut().map_err(|()| CourierError::BaseUrl)?.pop_if_empty().extend(["auth", "issue-token"]);
+    Ok(url)
 }
 
 async fn read(mut response: Response, key: &TokenKey, sent: Moment, api_key: &ApiKey) -> Result<Grant, Failure> {

@@ -139,3 +139,21 @@ async fn a_hangup_reads_everything_again_and_ends_nothing() {
         assert_eq!(open.ask(&ask).await.status, 200);
     }
 }
+
+#[tokio::test]
+async fn a_secret_that_comes_after_its_settings_is_read() {
+    let folder = TempDir::new().expect("a folder");
+    let (_simulator, courier) = courier("pk_second");
+    let settings = folder.path().join("settings.toml");
+    fs::write(&settings, format!("[workspaces.default]\napi_key = \"pk_first\"\n{}", clients(OLD))).expect("written");
+    let broker = serve(folder.path(), courier);
+    let (address, _) = broker.addresses();
+    assert_eq!(status(address, OLD).await, 502);
+    let secret = folder.path().join("api-key");
+    let text = format!("[workspaces.default]\napi_key_file = \"{}\"\n{}", secret.display(), clients(OLD));
+    fs::write(&settings, text).expect("written");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    fs::write(&secret, "pk_second").expect("written");
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(status(address, OLD).await, 200, "{}", broker.stderr());
+}

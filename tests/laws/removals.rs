@@ -3,8 +3,9 @@
 use courier_token_broker::broker::Source;
 use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::token::{TokenKey, UserId};
+use courier_token_broker::upstream::Failure;
 
-use super::world::{HOUR, MS, SECOND, Setup, World, ask};
+use super::world::{HOUR, MS, SECOND, Setup, Twist, World, ask};
 
 fn sign_out(world: &World, user: &str) -> usize {
     world.broker.sign_out("default", UserId::new(user).expect("an id"))
@@ -134,4 +135,55 @@ async fn a_purge_takes_everything_and_nothing_of_it_comes_back() {
     assert_eq!(world.courier.call_count(), calls);
     world.broker.gauge();
     assert_eq!(world.metrics.cached_tokens.get(), 0);
+}
+
+/// Is a token still handed out that was taken out while a request that found it too old waited for a call that fails?
+async fn is_kept_after(remove: impl Fn(&World, &str)) -> bool {
+    let world = World::new(&Setup { latency: 2 * SECOND, mode: Mode::Off, ..Setup::default() });
+    let token = world.ask("jane", "1h").await.expect("a token").grant;
+    let token = String::from_utf8(token.token().to_vec()).expect("text");
+    world.pass(HOUR * 2 / 3).await;
+    world.twist(Twist::Fail(Failure::Unavailable(500)));
+    let (answer, ()) = tokio::join!(world.ask("jane", "1h"), async {
+        world.pass(SECOND).await;
+        remove(&world, &token);
+    });
+    answer.is_ok_and(|answer| answer.grant.token() == token.as_bytes())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_does_not_outlive_a_call_that_fails() {
+    assert!(!is_kept_after(|world, token| assert!(world.broker.reject(token, |_: &TokenKey| true).is_some())).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signed_out_token_does_not_outlive_a_call_that_fails() {
+    assert!(
+        !is_kept_after(|world, _| assert_eq!(world.broker.sign_out("default", UserId::new("jane").expect("an id")), 1))
+            .await
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purged_token_does_not_outlive_a_call_that_fails() {
+    assert!(!is_kept_after(|world, _| assert_eq!(world.broker.purge("default"), Some(1))).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_rejections_do_not_fill_the_queue() {
+    let world = World::new(&Setup { rate: 10.0, burst: 20, ..Setup::default() });
+    let mut tokens = Vec::new();
+    for user in 0..600 {
+        world.pass(110 * MS).await;
+        tokens.push(world.ask(&user.to_string(), "1h").await.expect("a token").grant);
+    }
+    for token in &tokens {
+        let text = String::from_utf8(token.token().to_vec()).expect("text");
+        assert!(world.broker.reject(&text, |_: &TokenKey| true).is_some());
+    }
+    let text = String::from_utf8(world.metrics.text().expect("text")).expect("UTF-8");
+    let depth =
+        text.lines().find(|line| line.contains("queue_depth{class=\"renewal\"")).expect("the series").to_owned();
+    let depth: f64 = depth.rsplit_once(' ').and_then(|(_, depth)| depth.parse().ok()).expect("a number");
+    assert!(depth <= 10.0, "{depth}");
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use courier_token_broker::app::{App, Loaded, Reloader};
+use courier_token_broker::app::{App, Files, Loaded, Reloader};
 use courier_token_broker::auth::{Digest, KeySource};
 use courier_token_broker::clock::Clock;
-use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings, SettingsError};
+use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
 use courier_token_broker::http::Tls;
 use courier_token_broker::sandbox::{Faults, Simulator};
 use courier_token_broker::secrets::Secret;
@@ -83,7 +83,8 @@ impl Setup {
         tokio::spawn(simulator.clone().serve(courier, async {
             let _ = told.await;
         }));
-        let Loaded { mut settings, shown, files } = load(&raw).expect("good settings");
+        let Loaded { outcome, files } = load(&raw);
+        let (mut settings, shown) = outcome.expect("good settings");
         if let (Some(pause), Some(sessions)) = (pause, &mut settings.sessions)
             && let KeySource::Jwks(jwks) = &mut sessions.check.keys
         {
@@ -106,10 +107,11 @@ impl Setup {
     }
 }
 
-fn load(raw: &Raw) -> Result<Loaded, SettingsError> {
-    let settings = Settings::resolve(raw, &Layers::default())?;
+fn load(raw: &Raw) -> Loaded {
+    let mut files = Files::default();
+    raw.files().for_each(|path| files.add(path));
     let shown = toml::Table::try_from(raw).expect("TOML");
-    Ok(Loaded { settings, shown, files: raw.files().cloned().collect() })
+    Loaded { outcome: Settings::resolve(raw, &Layers::default()).map(|settings| (settings, shown)), files }
 }
 
 /// A client of the workspace `default`.

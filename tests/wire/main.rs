@@ -19,6 +19,7 @@ mod law;
 mod permits;
 mod reloads;
 mod removals;
+mod review;
 mod rotation;
 mod secrets;
 mod session_attacks;

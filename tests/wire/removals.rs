@@ -98,6 +98,8 @@ async fn an_operator_purges_a_workspace() {
     let mut connection = Connection::open(broker.admin).await;
     assert_eq!(connection.ask(&purge("POST", "/workspaces/default/tokens")).await.status, 405);
     assert_eq!(connection.ask(&purge("DELETE", "/workspaces/other/tokens")).await.status, 404);
+    let page = purge("DELETE", "/workspaces/default/tokens").header("Origin", "http://rebound.example");
+    assert_eq!(connection.ask(&page).await.status, 403);
     assert_eq!(broker.ask(&wants("jane")).await.token(), before);
     let answer = connection.ask(&purge("DELETE", "/workspaces/default/tokens")).await;
     assert_eq!(answer.json(), json!({"workspace": "default", "tokens": 1}));

@@ -152,27 +152,52 @@ fn replace(broker: &Broker, authority: &Authority, identity: &Identity, clients:
     broker.tls.as_ref().expect("TLS").replace(Certificates::read(&files).expect("they are good"));
 }
 
-/// Who resumes shows no certificate again, so it must not outlive the authorities that it was checked by.
+/// How a connection began.
+async fn kind(client: &TlsConnector, broker: &Broker) -> std::io::Result<Option<HandshakeKind>> {
+    let mut connection = connect(client, broker.address).await?;
+    // The tickets come with the answer.
+    connection.write_all(&Ask::get("/").bytes()).await?;
+    let mut answer = [0; 1024];
+    let count = connection.read(&mut answer).await?;
+    assert!(answer[..count].starts_with(b"HTTP/1.1 404"), "{}", String::from_utf8_lossy(&answer));
+    Ok(connection.get_ref().1.handshake_kind())
+}
+
 #[tokio::test]
-async fn sessions_outlive_a_new_certificate_and_not_a_new_authority() {
+async fn sessions_outlive_a_new_certificate() {
+    let authority = Authority::new();
+    let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
+    let client = authority.client(HTTP1, None);
+    assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
+    assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Resumed));
+    replace(&broker, &authority, &authority.sign(&[HOST]), None);
+    assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Resumed));
+}
+
+/// Who resumes shows no certificate again, so it would outlive its end and that of its authority.
+#[tokio::test]
+async fn nobody_resumes_where_certificates_are_asked_for() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let broker = broker_with_named_clients(&authority).await;
     let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
-    let kind = async || {
-        let mut connection = connect(&client, broker.address).await?;
-        // The tickets come with the answer.
-        connection.write_all(&Ask::get("/").bytes()).await?;
-        let mut answer = [0; 1024];
-        let count = connection.read(&mut answer).await?;
-        assert!(answer[..count].starts_with(b"HTTP/1.1 404"), "{}", String::from_utf8_lossy(&answer));
-        std::io::Result::Ok(connection.get_ref().1.handshake_kind())
-    };
-    assert_eq!(kind().await.expect("good"), Some(HandshakeKind::Full));
-    assert_eq!(kind().await.expect("good"), Some(HandshakeKind::Resumed));
-    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&authority));
-    assert_eq!(kind().await.expect("good"), Some(HandshakeKind::Resumed));
+    assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
+    assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
     replace(&broker, &authority, &authority.sign(&[HOST]), Some(&stranger));
-    assert!(kind().await.is_err());
+    assert!(kind(&client, &broker).await.is_err());
+}
+
+#[tokio::test]
+async fn an_open_connection_loses_its_names_with_the_authority_that_they_are_from() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let broker = broker_with_named_clients(&authority).await;
+    let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
+    let mut connection = Connection::over(connect(&client, broker.address).await.expect("a handshake"));
+    let ask = Ask::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).without("Authorization");
+    assert_eq!(connection.ask(&ask).await.status, 200);
+    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&authority));
+    assert_eq!(connection.ask(&ask).await.status, 200);
+    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&stranger));
+    assert_eq!(connection.ask(&ask).await.status, 401);
 }
 
 #[tokio::test]
