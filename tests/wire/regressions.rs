@@ -1,4 +1,4 @@
-//! What a hostile reader of the code tried.
+//! Mistakes that were made once.
 
 use std::fs;
 use std::net::SocketAddr;
