@@ -1,10 +1,11 @@
 //! What a request asks for, read strictly and in another way than the broker does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::{Method, Request};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::broker::{APP, DAY, HOUR, INBOX_SCOPES, LONGEST, MALLORY, OTHER};
 use crate::message::Pieces;
@@ -120,7 +121,7 @@ pub fn wish(request: &Request<Pieces>) -> Option<Wish> {
         ("auth/issue-token", &Method::POST) => {
             let body = body(request)?;
             let claim = Claim::split(body.get("scope")?.as_str()?)?;
-            (claim, span::seconds(body.get("expires_in")?)?)
+            (claim, span::seconds(&body.get("expires_in")?)?)
         }
         ("api/generate-courier-jwt", &Method::POST) => {
             let user = body(request)?.get("userId")?.as_str()?.to_owned();
@@ -134,23 +135,23 @@ pub fn wish(request: &Request<Pieces>) -> Option<Wish> {
             let texts = |value: &Value| -> Option<Vec<String>> {
                 value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
             };
-            let users = match (body.get("user_id"), body.get("user_ids")) {
-                (Some(one), None) => vec![one.as_str()?.to_owned()],
-                (None, Some(all)) => texts(all)?,
+            let users = match (body.has("user_id"), body.has("user_ids")) {
+                (true, false) => vec![body.get("user_id")?.as_str()?.to_owned()],
+                (false, true) => texts(&body.get("user_ids")?)?,
                 _ => return None,
             };
-            let scopes = match (body.get("scopes"), body.get("profile")) {
-                (Some(all), None) => texts(all)?.into_iter().collect(),
-                (None, Some(name)) => match name.as_str()? {
+            let scopes = match (body.has("scopes"), body.has("profile")) {
+                (true, false) => texts(&body.get("scopes")?)?.into_iter().collect(),
+                (false, true) => match body.get("profile")?.as_str()? {
                     "inbox" => inbox(),
                     "brands" => ["read:brands".to_owned()].into(),
                     _ => return None,
                 },
                 _ => return None,
             };
-            let lifetime = match body.get("expires_in") {
-                Some(value) => span::seconds(value)?,
-                None => normal.into(),
+            let lifetime = match body.has("expires_in") {
+                true => span::seconds(&body.get("expires_in")?)?,
+                false => normal.into(),
             };
             (Claim::new(users, scopes)?, lifetime)
         }
@@ -162,11 +163,33 @@ pub fn wish(request: &Request<Pieces>) -> Option<Wish> {
     may.then_some(Wish { caller, claim, lifetime: lifetime as u32 })
 }
 
-fn body(request: &Request<Pieces>) -> Option<Value> {
+fn body(request: &Request<Pieces>) -> Option<Members> {
     let media_type = request.headers().get(CONTENT_TYPE)?.to_str().ok()?.to_lowercase();
     let body = request.body().whole()?;
-    (media_type.starts_with("application/") && media_type.contains("json"))
-        .then(|| serde_json::from_slice(&body).ok())?
+    (media_type.starts_with("application/") && media_type.contains("json")).then(|| Members::read(&body))?
+}
+
+/// The members of a JSON object, each read when it is wanted: in what nobody wants
+/// there may be half a character in escapes, or a number that is none to a machine.
+pub struct Members(BTreeMap<String, Box<RawValue>>);
+
+impl Members {
+    pub fn read(json: &[u8]) -> Option<Self> {
+        serde_json::from_str(std::str::from_utf8(json).ok()?).ok().map(Self)
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// `None` too where it can't be read.
+    pub fn get(&self, name: &str) -> Option<Value> {
+        serde_json::from_str(self.0.get(name)?.get()).ok()
+    }
 }
 
 /// The one `userId`, as a form would mean it.
