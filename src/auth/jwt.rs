@@ -105,8 +105,9 @@ impl<'a> Jwt<'a> {
 /// Reads a base64url part that holds a JSON object. (`serde` would read a struct
 /// from an array too.)
 fn object<T: de::DeserializeOwned>(part: &str) -> Option<T> {
-    let json = URL_SAFE_NO_PAD.decode(part).ok()?;
-    json.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(&json).ok())?
+    // The parser would check the members that are wanted and none of the others.
+    let json = String::from_utf8(URL_SAFE_NO_PAD.decode(part).ok()?).ok()?;
+    json.trim_ascii_start().starts_with('{').then(|| serde_json::from_str(&json).ok())?
 }
 
 /// The claims, each there once: of two that contradict each other, somebody else
@@ -179,8 +180,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn part(text: &str) -> String {
+    fn part(text: impl AsRef<[u8]>) -> String {
         URL_SAFE_NO_PAD.encode(text)
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_no_json() {
+        let session = format!("{}.e30.c2ln", part(b"{\"alg\":\"HS256\",\"more\":\"\xff\"}"));
+        assert_eq!(Jwt::parse(&session).map(|jwt| jwt.kid), Err(SessionDenial::Header));
     }
 
     fn parse(header: &str) -> Result<Option<String>, SessionDenial> {

@@ -107,7 +107,10 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(Problem::Invalid("the body must be a JSON object".to_owned()));
     }
-    serde_json::from_slice(body).map_err(|error| Problem::Invalid(explain(&error)))
+    // The parser would check the fields that are wanted and none of the others.
+    let text =
+        std::str::from_utf8(body).map_err(|_| Problem::Invalid("the body is not valid JSON: not UTF-8".to_owned()))?;
+    serde_json::from_str(text).map_err(|error| Problem::Invalid(explain(&error)))
 }
 
 /// What was wrong and what is wanted, without repeating what was sent: it could
@@ -307,7 +310,14 @@ mod tests {
 
     #[test]
     fn bad_utf8_is_no_json() {
-        assert!(matches!(parse::<Asked<'_>>(b"{\"scope\": \"\xff\"}"), Err(Problem::Invalid(_))));
+        for body in [
+            &b"{\"scope\": \"\xff\"}"[..],
+            b"{\"scope\": \"a\", \"more\": \"\xff\"}",
+            b"{\"scope\": \"a\", \"\xff\": 1}",
+            b"{\"scope\": \"a\"}\xff",
+        ] {
+            assert!(matches!(parse::<Asked<'_>>(body), Err(Problem::Invalid(why)) if why.contains("JSON")), "{body:?}");
+        }
     }
 
     #[test]

@@ -290,7 +290,8 @@ fn min_ttl_header<B>(request: &Request<B>) -> Result<Option<Lifetime>, Problem> 
         return Err(wrong("is given twice"));
     }
     let text = value.to_str().map_err(|_| wrong("must be a duration such as 6h"))?;
-    if text.ends_with(|last: char| last.is_ascii_digit()) {
+    // Nor do spaces make a unit: HTTP/2 hands them on.
+    if text.trim_end_matches(' ').ends_with(|last: char| last.is_ascii_digit()) {
         return Err(wrong("needs a unit: write 6h, 90m or 300s"));
     }
     Lifetime::parse(text).map(Some).map_err(|error| wrong(&error.to_string()))

@@ -40,7 +40,8 @@ impl Lifetime {
         let (number, rest) = text.split_at(digits);
         let unit = rest.trim_start_matches(' ');
         let milliseconds = match unit.to_ascii_lowercase().as_str() {
-            "" if !rest.is_empty() => return Err(LifetimeError::NotADuration),
+            // Without a unit spaces may follow all the same: its expression has both as
+            // optional.
             "" | "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" => 1.0,
             "s" | "sec" | "secs" | "second" | "seconds" => 1e3,
             "m" | "min" | "mins" | "minute" | "minutes" => 60e3,
@@ -142,6 +143,8 @@ mod tests {
             ("1y", 31_557_600),
             ("1.9s", 1),
             ("3600", 3),
+            ("3600 ", 3),
+            ("60000   ", 60),
             ("2 hours", 7200),
             ("3 days", 259_200),
             ("5s", 5),
@@ -156,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_would_be_born_expired_is_refused() {
-        for text in ["60", "999ms", "0", "0d", ".9s"] {
+        for text in ["60", "1 ", "999ms", "0", "0d", ".9s"] {
             assert_eq!(seconds(text), Err(LifetimeError::Zero), "{text:?}");
         }
         assert_eq!(seconds("-1d"), Err(LifetimeError::Negative));
@@ -168,7 +171,7 @@ mod tests {
     fn what_courier_would_not_read_is_refused() {
         for text in [
             " 1d", "1d ", "\t1d", "1\td", "1d\n", "+1d", "5.h", "1d 2h", "1e3s", "1 month", "", "d", ".", "-", "--1d",
-            "1..5d", "1.5.2d", "1 ", "١d", "1 ſ", "1\u{a0}d", "Infinity", "NaN", "0x10s", "1_000s",
+            "1..5d", "1.5.2d", "١d", "1 ſ", "1\u{a0}d", "Infinity", "NaN", "0x10s", "1_000s",
         ] {
             assert_eq!(seconds(text), Err(LifetimeError::NotADuration), "{text:?}");
         }

@@ -1,0 +1,114 @@
+//! Requests, one after the other or at once: whoever gets a token gets what was
+//! asked for and what the client may have, and everybody else a refusal.
+//!
+//! An input is texts like HTTP's own with 0x1f between them. `$TOKEN` in a body
+//! is the last token. With 0x1f at the beginning the requests come at once.
+
+#![no_main]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use courier_token_broker_fuzz::broker::{Issued, World, run};
+use courier_token_broker_fuzz::message::{Answer, Pieces, request};
+use courier_token_broker_fuzz::reading::{Caller, Claim, path, user_in_path, wish};
+use hyper::{Method, Request};
+use libfuzzer_sys::{Corpus, fuzz_target};
+use tokio::task::JoinSet;
+
+const BETWEEN: u8 = 0x1f;
+const MOST: usize = 8;
+
+fuzz_target!(|input: &[u8]| -> Corpus {
+    let at_once = input.first() == Some(&BETWEEN);
+    let texts: Vec<_> = input.split(|byte| *byte == BETWEEN).filter(|text| !text.is_empty()).collect();
+    if texts.is_empty() || texts.len() > MOST || texts.iter().any(|text| request(text).is_none()) {
+        return Corpus::Reject;
+    }
+    run(async {
+        let world = World::new(|api, _| api);
+        if at_once { all_at_once(world, &texts).await } else { one_by_one(&world, &texts).await }
+    });
+    Corpus::Keep
+});
+
+async fn one_by_one(world: &World, texts: &[&[u8]]) {
+    let mut last = "none-yet".to_owned();
+    // Who has signed out, and what has been issued to them since: nothing else may
+    // come from memory.
+    let mut gone = BTreeMap::<_, BTreeSet<_>>::new();
+    for text in texts {
+        let text = replaced(text, b"$TOKEN", last.as_bytes());
+        let Some(request) = request(&text) else { return };
+        let answer = world.answer(request.clone()).await;
+        if let Some((token, issued)) = judge(&request, &answer) {
+            let claim = Claim::split(&issued.claim).expect("it has been judged");
+            let from_memory = answer.header("cache-status").is_some_and(|how| !how.contains("stored"));
+            for user in claim.users {
+                let what = (issued.claim.clone(), issued.lifetime);
+                let Some(since) = gone.get_mut(&(issued.workspace.clone(), user)) else { continue };
+                let is_new = since.insert(what);
+                assert!(!(from_memory && is_new), "{issued:?} of a user who has signed out");
+            }
+            last = token;
+        } else if answer.status == 204 && *request.method() == Method::DELETE {
+            let caller = Caller::of(&request).expect("it has been judged");
+            let user = user_in_path(path(&request)).expect("it has been judged");
+            gone.insert((caller.workspace().to_owned(), user), BTreeSet::new());
+        }
+    }
+}
+
+async fn all_at_once(world: World, texts: &[&[u8]]) {
+    let world = std::sync::Arc::new(world);
+    let mut answers = JoinSet::new();
+    for request in texts.iter().filter_map(|text| request(text)) {
+        let world = std::sync::Arc::clone(&world);
+        answers.spawn(async move { (request.clone(), world.answer(request).await) });
+    }
+    while let Some(answered) = answers.join_next().await {
+        let (request, answer) = answered.expect("it never panics");
+        judge(&request, &answer);
+    }
+}
+
+/// Holds an answer to what its request asked for.
+fn judge(request: &Request<Pieces>, answer: &Answer) -> Option<(String, Issued)> {
+    let path = path(request);
+    match answer.status {
+        200 => {
+            let token = answer.token(path);
+            let issued = Issued::read(&token);
+            let wish = wish(request).unwrap_or_else(|| panic!("{request:?} must not get {issued:?}"));
+            assert_eq!(Claim::split(&issued.claim).as_ref(), Some(&wish.claim), "{request:?}");
+            assert_eq!((&*issued.workspace, issued.lifetime), (wish.caller.workspace(), wish.lifetime), "{request:?}");
+            if path == "v1/tokens" {
+                assert_eq!(answer.json()["scope"], issued.claim);
+                assert!(answer.json()["expires_in"].as_u64().is_some_and(|left| left <= issued.lifetime.into()));
+            }
+            return Some((token, issued));
+        }
+        204 => {
+            assert!(answer.body.is_empty());
+            let caller = Caller::of(request).unwrap_or_else(|| panic!("{request:?} has no key"));
+            if *request.method() == Method::DELETE {
+                let user = user_in_path(path).unwrap_or_else(|| panic!("{request:?} names no user"));
+                assert!(caller.may_speak_for(&user), "{request:?}");
+            } else {
+                assert_eq!((path, request.method()), ("v1/tokens/rejected", &Method::POST));
+            }
+        }
+        status => {
+            answer.is_a_refusal(path == "api/generate-courier-jwt");
+            // What asks for no token does not depend on Courier.
+            assert!(status < 500 || wish(request).is_some(), "{request:?}: {answer:?}");
+        }
+    }
+    None
+}
+
+fn replaced(text: &[u8], what: &[u8], with: &[u8]) -> Vec<u8> {
+    match text.windows(what.len()).position(|part| part == what) {
+        Some(place) => [&text[..place], with, &text[place + what.len()..]].concat(),
+        None => text.to_vec(),
+    }
+}

@@ -1,0 +1,236 @@
+//! A real browser: pages call the front-end route with their users' sessions, and
+//! whether a page may is decided by the browser and the broker together. What a
+//! page saw it writes into its document, and Chromium prints that.
+
+mod support;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bytes::Bytes;
+use courier_token_broker::config::RawSessions;
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, SET_COOKIE};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use support::broker::{Broker, Setup, claims};
+use support::issuer::{AUDIENCE, ISSUER, Signer};
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// A browser takes a while to start on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Where `tests/run` puts Debian's package.
+const CHROMIUM: &str = "/usr/bin/chromium";
+const SECRET: &[u8] = b"a secret of the app with more than 32 bytes";
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run installs it"]
+async fn a_listed_page_gets_the_token_of_its_session() {
+    let world = World::start("authorization").await;
+    let seen = world.open(&world.listed, "jane", r#"{"userId": "jane"}"#).await;
+    world.is_for(&seen, "jane");
+    assert_eq!(world.broker.courier.call_count(), 1);
+    // The page may read how it was come by, which CORS hides unless told otherwise.
+    assert!(seen["cacheStatus"].as_str().is_some_and(|how| how.contains("fwd=miss")), "{seen}");
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run installs it"]
+async fn an_unlisted_page_gets_nothing() {
+    let world = World::start("authorization").await;
+    let seen = world.open(&world.unlisted, "jane", "").await;
+    assert_eq!(seen["thrown"], "TypeError", "{seen}");
+    assert_eq!(world.broker.courier.call_count(), 0);
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run installs it"]
+async fn a_page_that_names_somebody_else_gets_nothing() {
+    let world = World::start("authorization").await;
+    let seen = world.open(&world.listed, "jane", r#"{"userId": "bob"}"#).await;
+    assert_eq!((&seen["status"], &seen["answer"]["error"]), (&401.into(), &"Unauthorized".into()), "{seen}");
+    assert_eq!(world.broker.courier.call_count(), 0);
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run installs it"]
+async fn a_cookie_counts_from_a_listed_page_alone() {
+    let world = World::start("cookie:session").await;
+    // The browser sends it from both: to a cookie, the ports of a host are one site.
+    let seen = world.open(&world.unlisted, "jane", "").await;
+    assert_eq!(seen["thrown"], "TypeError", "{seen}");
+    assert_eq!(world.broker.courier.call_count(), 0);
+    // It asks nobody before it sends this: the broker alone stands in the way.
+    let refused = r#"courier_token_broker_requests_total{outcome="denied",route="/api/generate-courier-jwt"}"#;
+    assert_eq!(world.broker.metric(refused).await, 1.0);
+    let seen = world.open(&world.listed, "jane", "").await;
+    world.is_for(&seen, "jane");
+    assert_eq!(world.broker.courier.call_count(), 1);
+}
+
+/// A broker and two origins, of which one is listed.
+struct World {
+    broker: Broker,
+    signer: Signer,
+    listed: Pages,
+    unlisted: Pages,
+    source: &'static str,
+}
+
+impl World {
+    async fn start(source: &'static str) -> Self {
+        let (listed, unlisted) = (Pages::bind().await, Pages::bind().await);
+        let secret = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(secret.path(), SECRET).expect("written");
+        let sessions = RawSessions {
+            hs256_secret_file: Some(secret.path().to_owned()),
+            issuer: ISSUER.to_owned(),
+            audience: AUDIENCE.to_owned(),
+            source: source.to_owned(),
+            allowed_origins: vec![listed.origin()],
+            ..RawSessions::default()
+        };
+        let broker = Setup::new().settings(|raw| raw.sessions = Some(sessions)).start().await;
+        Self { broker, signer: Signer::Hmac(SECRET.to_vec()), listed, unlisted, source }
+    }
+
+    /// What a page of this origin saw when it called with this user's session.
+    async fn open(&self, pages: &Pages, user: &str, body: &str) -> Value {
+        let session = self.signer.session("any", user);
+        let page = page(self.broker.address, (self.source == "authorization").then_some(&*session), body);
+        let cookie =
+            (self.source != "authorization").then(|| format!("session={session}; Path=/; HttpOnly; SameSite=Lax"));
+        pages.serve(page, cookie);
+        let dom = dom(&format!("{}/", pages.origin())).await;
+        let seen = dom.split_once("<pre>").and_then(|(_, rest)| rest.split_once("</pre>"));
+        let seen = seen.unwrap_or_else(|| panic!("the page wrote nothing: {dom}")).0;
+        serde_json::from_str(&seen.replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">")).expect("JSON")
+    }
+
+    #[track_caller]
+    fn is_for(&self, seen: &Value, user: &str) {
+        assert_eq!(seen["status"], 200, "{seen}");
+        let scope = claims(seen["answer"]["token"].as_str().expect("a token"))["scope"].clone();
+        let scope = scope.as_str().expect("a text");
+        let users: Vec<_> = scope.split(' ').filter_map(|part| part.strip_prefix("user_id:")).collect();
+        assert_eq!(users, [user], "{scope}");
+    }
+}
+
+/// A page that calls the broker once, as the README has it.
+fn page(broker: SocketAddr, session: Option<&str>, body: &str) -> String {
+    // The name, not the address: the cookies of `localhost` are sent to no other.
+    let url = format!("http://localhost:{}/api/generate-courier-jwt", broker.port());
+    let mut headers = serde_json::Map::new();
+    if let Some(session) = session {
+        headers.insert("Authorization".to_owned(), format!("Bearer {session}").into());
+    }
+    let mut options = serde_json::json!({"method": "POST"});
+    if session.is_none() {
+        options["credentials"] = "include".into();
+    }
+    if !body.is_empty() {
+        headers.insert("Content-Type".to_owned(), "application/json".into());
+        options["body"] = body.into();
+    }
+    options["headers"] = headers.into();
+    format!(
+        "<!doctype html><meta charset=utf-8><body><script>
+        const write = (seen) => {{
+          const place = document.createElement('pre');
+          place.textContent = JSON.stringify(seen);
+          document.body.append(place);
+        }};
+        (async () => {{
+          try {{
+            const answer = await fetch('{url}', {options});
+            write({{status: answer.status, cacheStatus: answer.headers.get('Cache-Status'), answer: await answer.json()}});
+          }} catch (error) {{
+            write({{thrown: error.name}});
+          }}
+        }})();
+        </script>"
+    )
+}
+
+/// An origin of its own, by its port.
+struct Pages {
+    address: SocketAddr,
+    page: tokio::sync::watch::Sender<(String, Option<String>)>,
+}
+
+impl Pages {
+    async fn bind() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (page, current) = tokio::sync::watch::channel((String::new(), None));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let current = current.clone();
+                let answer = service_fn(move |_: Request<hyper::body::Incoming>| {
+                    let (page, cookie) = current.borrow().clone();
+                    async move {
+                        let mut response = Response::builder().header(CONTENT_TYPE, "text/html");
+                        if let Some(cookie) = cookie {
+                            response = response.header(SET_COOKIE, cookie);
+                        }
+                        Ok::<_, Infallible>(response.body(Full::new(Bytes::from(page))).expect("a response"))
+                    }
+                });
+                // A browser that hangs up is none of the test's business.
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+            }
+        });
+        Self { address, page }
+    }
+
+    fn origin(&self) -> String {
+        format!("http://localhost:{}", self.address.port())
+    }
+
+    fn serve(&self, page: String, cookie: Option<String>) {
+        self.page.send_replace((page, cookie));
+    }
+}
+
+/// The document at this address after its scripts have run.
+async fn dom(url: &str) -> String {
+    assert!(Path::new(CHROMIUM).exists(), "there is no {CHROMIUM}: tests/run installs it");
+    // Its own profile: nothing of a developer's, and nothing of another test's cookies.
+    let profile = tempfile::tempdir().expect("a folder");
+    let mut chromium = std::process::Command::new(CHROMIUM);
+    support::child::clean_environment(&mut chromium);
+    chromium
+        .args([
+            "--headless",
+            // Tests run as root in many containers, and under root it has no sandbox.
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            // Nobody is called but the pages and the broker.
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--no-proxy-server",
+            "--host-resolver-rules=MAP localhost 127.0.0.1, MAP * ~NOTFOUND",
+            // How far its clock may run ahead: it stands still while a fetch is under way.
+            "--virtual-time-budget=30000",
+            "--dump-dom",
+        ])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(url)
+        .stdin(Stdio::null());
+    let ended = timeout(PATIENCE, Command::from(chromium).kill_on_drop(true).output()).await;
+    let ended = ended.unwrap_or_else(|_| panic!("Chromium has not ended in {PATIENCE:?}")).expect("Chromium starts");
+    assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
+    String::from_utf8(ended.stdout).expect("text")
+}
