@@ -203,7 +203,8 @@ fn world(input: &Input<'_>) -> World {
         within_session: input.has(WITHIN),
     };
     World::new(|api, clock| {
-        let sessions = Sessions::new(settings, clock, &tokio::runtime::Handle::current()).expect("the key is fixed");
+        let sessions =
+            Sessions::new(settings, clock, &tokio::runtime::Handle::current(), None).expect("the key is fixed");
         api.with_sessions(sessions, route)
     })
 }
