@@ -34,7 +34,7 @@
 //! | [`planner`] | the lab: the same rules run over a trace in virtual time | tokio, moka, reqwest |
 //! | [`sandbox`] | a Courier of our own, an independent oracle for tests | everything but the clock |
 //! | [`config`] | settings: layers, shape, checks | |
-//! | [`app`] | wires it all together, decides on runtimes | |
+//! | [`app`] | wires it all together, decides on runtimes, replaces what changes | |
 //! | [`clock`], [`secrets`], [`metrics`], [`audit`] | the ground floor | |
 //!
 //! Everything up to [`policy`] is given the time and does no IO, so it can be run
