@@ -23,6 +23,7 @@ use crate::support::watch::Watch;
 
 const API_KEY: &str = "pk_prod_q7ZtR2vLx9Jm4Wc8Yb1N";
 const WRONG_API_KEY: &str = "pk_prod_h3VnK6sDf0Pg5Ub2Ta8E";
+const NEXT_API_KEY: &str = "pk_prod_m9Xe4Rk7Qz2Wt6Ly5Cj3";
 const KEYS: [&str; 2] = ["ctb_Xk2mQ8rTz5Lw1Vb7Nc4Jd", "ctb_Ph9sGf3yUe6Ra0Io2Kt5B"];
 const GUESS: &str = "ctb_somebody-elses-password";
 const SESSION_SECRET: &str = "8fJ2kQ0zLr5TnW7xVb3McY6uHe1GsD4a";
@@ -102,7 +103,9 @@ impl Scene {
         let mut watch = Watch::default();
         let others = ["wrong", "hostile", "closed", "slow"].map(key_of);
         let others = others.iter().map(String::as_str);
-        for secret in [API_KEY, WRONG_API_KEY, GUESS, SESSION_SECRET].into_iter().chain(KEYS).chain(others) {
+        for secret in
+            [API_KEY, WRONG_API_KEY, NEXT_API_KEY, GUESS, SESSION_SECRET].into_iter().chain(KEYS).chain(others)
+        {
             watch.for_secret(secret);
         }
         watch.for_pem(&identity.key);
@@ -328,6 +331,33 @@ impl Scene {
         self.heard.push(("the simulator".to_owned(), calls.whole()));
     }
 
+    /// What is read again: settings that won't do, with secrets where none belong, and new secrets that will.
+    async fn reloads(&mut self) {
+        let good = fs::read_to_string(self.file.path()).expect("text");
+        let mut read_again = 0;
+        for text in [
+            format!("{good}\n[workspaces.more]\napi_key = {NEXT_API_KEY}\n"),
+            format!("{good}\n[refresh]\nmode = \"{NEXT_API_KEY}\"\n"),
+            good.replace(WRONG_API_KEY, &format!("{NEXT_API_KEY} and more")),
+            good.replace(WRONG_API_KEY, NEXT_API_KEY),
+            good.clone(),
+        ] {
+            fs::write(self.file.path(), text).expect("written");
+            self.broker.signal(Signal::HUP);
+            read_again += 1;
+            while self.reloads_counted().await < read_again {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
+    async fn reloads_counted(&self) -> usize {
+        let text = Connection::open(self.admin).await.ask(&Ask::get("/metrics")).await.body;
+        let counts = text.lines().filter_map(|line| line.strip_prefix("courier_token_broker_reloads_total{"));
+        let settings = counts.filter(|line| !line.contains("outcome=\"applied\",what=\"api_key\""));
+        settings.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok()).sum()
+    }
+
     /// Ends it, and searches all that it said.
     async fn close(mut self) {
         // Renewals of rejected tokens come a little later.
@@ -339,7 +369,7 @@ impl Scene {
         assert!(ended.stderr.contains(r#""level":"TRACE""#), "it was not very talkative");
         let audit = fs::read_to_string(self.folder.path().join("audit.log")).expect("text");
         let events: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-        for event in ["issued", "refused", "signed-out", "rejected", "purged"] {
+        for event in ["issued", "refused", "signed-out", "rejected", "purged", "reload"] {
             assert!(events.iter().any(|line| line["event"] == event), "no {event} in {audit}");
         }
         self.heard.extend([
@@ -371,6 +401,7 @@ async fn no_secret_comes_out_where_sessions_are_signed_with_a_secret() {
     scene.hostile_courier().await;
     let call = |session: &str| Ask::new("POST", FRONTEND).key(session).header("Origin", PAGE);
     scene.users(&Signer::Hmac(SESSION_SECRET.into()), call).await;
+    scene.reloads().await;
     scene.operators().await;
     scene.close().await;
 }
@@ -389,6 +420,7 @@ async fn no_secret_comes_out_where_sessions_are_cookies_of_an_issuer() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     scene.users(&signer, call).await;
+    scene.reloads().await;
     scene.operators().await;
     scene.close().await;
 }
