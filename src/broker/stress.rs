@@ -34,7 +34,7 @@ impl Issuer for Hasty {
             let call = self.calls.fetch_add(1, Ordering::Relaxed);
             let sent = self.clock.now();
             tokio::time::sleep(Duration::from_micros(call % 7 * 300)).await;
-            if call % 11 == 0 {
+            if call.is_multiple_of(11) {
                 return Err(Failure::Unavailable(500));
             }
             let token = Token::new(&format!("t{call}")).expect("a token");

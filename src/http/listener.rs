@@ -85,6 +85,7 @@ impl Listener {
         let room = Arc::new(Semaphore::new(gate.limits.connections));
         let open = EndOnDrop(Arc::new(Connections::default()));
         let mut stop = pin!(stop);
+        let mut failing = false;
         loop {
             let accepted = async {
                 let permit = Arc::clone(&room).acquire_owned().await;
@@ -97,9 +98,14 @@ impl Listener {
             // The semaphore is never closed.
             let Ok(permit) = permit else { break };
             match accepted {
-                Ok(accepted) => open.0.spawn(accepted, answer.clone(), &gate, permit),
+                Ok(accepted) => {
+                    failing = false;
+                    open.0.spawn(accepted, answer.clone(), &gate, permit);
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "connections can't be accepted at the moment");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
