@@ -58,7 +58,8 @@ impl Files {
 }
 
 fn mark(path: &Path) -> Mark {
-    let data = fs::metadata(path).ok()?;
+    // A pipe can't be read twice.
+    let data = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     let (modified, changed) = ((data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec()));
     Some((data.dev(), data.ino(), data.size(), modified, changed))
 }
