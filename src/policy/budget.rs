@@ -66,6 +66,11 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Takes out whoever waits, in their order.
+    pub fn drop_users(&mut self) -> impl Iterator<Item = T> {
+        std::mem::take(&mut self.waiting).into_values()
+    }
+
     /// Takes the renewals out.
     pub fn drop_renewals(&mut self) {
         self.renewals.clear();

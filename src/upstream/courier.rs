@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Response, Url, redirect, retry};
 use serde_json::json;
 
 use crate::clock::Clock;
 use crate::secrets::{REDACTED, Secret};
 use crate::token::{Grant, Moment, TokenKey};
+use crate::upstream::retry_after::retry_after;
 use crate::upstream::{Failure, Issuer, Issuing, Permit, claims};
 
 /// Where one workspace's Courier is.
@@ -127,7 +128,8 @@ impl Courier {
             .header(CONTENT_TYPE, "application/json")
             .body(body);
         let response = request.send().await.map_err(|error| failure(&error))?;
-        read(response, key, sent, &api_key).await
+        let pause = retry_after(response.headers(), self.clock.unix());
+        read(response, key, sent, &api_key, pause).await
     }
 }
 
@@ -137,9 +139,14 @@ fn endpoint(base_url: &Url) -> Result<Url, CourierError> {
     Ok(url)
 }
 
-async fn read(mut response: Response, key: &TokenKey, sent: Moment, api_key: &ApiKey) -> Result<Grant, Failure> {
+async fn read(
+    mut response: Response,
+    key: &TokenKey,
+    sent: Moment,
+    api_key: &ApiKey,
+    pause: Option<Duration>,
+) -> Result<Grant, Failure> {
     let status = response.status().as_u16();
-    let pause = retry_after(response.headers());
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
         if body.len() + chunk.len() > LARGEST_ANSWER {
@@ -190,10 +197,4 @@ struct Refused {
 
 fn failure(error: &reqwest::Error) -> Failure {
     if error.is_timeout() { Failure::Timeout } else { Failure::Connect }
-}
-
-/// Whole seconds; a date is not read.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u32 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds.into()))
 }

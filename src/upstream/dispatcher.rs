@@ -42,6 +42,8 @@ pub struct Dispatcher {
 
 struct Line {
     queue: Queue<Waiter>,
+    /// Until when Courier wants to be left alone.
+    paused: Moment,
     /// When the next call can leave, as far as is known.
     next: Moment,
     /// From when on a renewal leaves the reserve.
@@ -49,7 +51,7 @@ struct Line {
 }
 
 struct Waiter {
-    permit: oneshot::Sender<Permit>,
+    permit: oneshot::Sender<Result<Permit, Failure>>,
     since: Moment,
 }
 
@@ -62,7 +64,7 @@ pub struct Permit {
 /// A call's turn, now or later. Dropping it gives it up.
 #[derive(Debug)]
 pub struct Turn {
-    permit: oneshot::Receiver<Permit>,
+    permit: oneshot::Receiver<Result<Permit, Failure>>,
     place: Option<Place>,
 }
 
@@ -75,7 +77,7 @@ impl Turn {
 
     /// Waits for it.
     pub async fn permit(self) -> Result<Permit, Failure> {
-        self.permit.await.map_err(|_| Failure::Stopping)
+        self.permit.await.unwrap_or(Err(Failure::Stopping))
     }
 }
 
@@ -95,7 +97,7 @@ impl Dispatcher {
             settings,
             issuer,
             limiter: RateLimiter::direct_with_clock(quota, clock).with_middleware(),
-            line: Mutex::new(Line { queue: Queue::new(), next: clock.now(), spare: clock.now() }),
+            line: Mutex::new(Line { queue: Queue::new(), paused: clock.now(), next: clock.now(), spare: clock.now() }),
             arrived: Notify::new(),
             room: Notify::new(),
             clock,
@@ -123,7 +125,7 @@ impl Dispatcher {
             self.tell_depths(&line);
             self.metrics.queue_wait(class, 0.0);
             // The receiver is right here.
-            let _ = sender.send(Permit { class });
+            let _ = sender.send(Ok(Permit { class }));
             return Ok(Turn { permit, place: None });
         }
         if class == Class::Waiting {
@@ -163,7 +165,29 @@ impl Dispatcher {
         let outcome = self.issuer.issue(key, permit).await;
         self.metrics.call_duration.observe(self.clock.now().since(sent).as_secs_f64());
         self.metrics.call(class, outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued));
+        if let Err(Failure::Throttled(Some(pause))) = outcome {
+            self.pause(pause);
+        }
         outcome
+    }
+
+    /// Lets no call leave for so long: Courier has asked for it. Users who would wait too
+    /// long are told so now; renewals have time.
+    fn pause(&self, pause: Duration) {
+        let mut line = self.line();
+        let now = self.clock.now();
+        line.paused = line.paused.max(now + pause);
+        line.next = line.next.max(line.paused);
+        let left = line.paused.since(now);
+        if left > self.settings.max_wait {
+            for waiter in line.queue.drop_users() {
+                // Who has hung up needs no answer.
+                let _ = waiter.permit.send(Err(Failure::Throttled(Some(left))));
+            }
+            self.tell_depths(&line);
+        }
+        drop(line);
+        tracing::warn!(seconds = left.as_secs_f64(), "Courier asks to be left alone: no call leaves until then");
     }
 
     /// May another renewal be queued?
@@ -212,7 +236,7 @@ impl Dispatcher {
             if class == Class::Renewal || line.queue.is_idle() {
                 self.room.notify_one();
             }
-            if waiter.permit.send(Permit { class }).is_ok() {
+            if waiter.permit.send(Ok(Permit { class })).is_ok() {
                 self.metrics.queue_wait(class, now.since(waiter.since).as_secs_f64());
                 return;
             }
@@ -221,6 +245,10 @@ impl Dispatcher {
 
     /// Pays for one call out of the budget, if there is anything in it.
     fn admit(&self, line: &mut Line, now: Moment) -> bool {
+        if now < line.paused {
+            line.next = line.paused;
+            return false;
+        }
         match self.limiter.check() {
             Ok(state) => {
                 line.spare = now + self.settings.budget.pause(state.remaining_burst_capacity());

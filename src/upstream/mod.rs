@@ -5,6 +5,7 @@
 mod claims;
 mod courier;
 mod dispatcher;
+mod retry_after;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -8,4 +8,5 @@ mod floors;
 mod learned;
 mod removals;
 mod renewals;
+mod throttled;
 mod world;

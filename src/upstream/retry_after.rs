@@ -1,0 +1,75 @@
+//! How long Courier asks to be left alone.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
+
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+/// Nobody is left alone for longer: a mistake in a header must not end the service for a day.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// What the headers of an answer say: `retry-after-ms`, which is the more exact, or else
+/// `Retry-After` in seconds, also with decimals, or as a date (RFC 9110, 10.2.3). A date
+/// counts from the answer's own `Date`, so that no clock matters but Courier's; where that is
+/// missing, from `unix`, the present time since 1970. At most an hour.
+pub fn retry_after(headers: &HeaderMap, unix: Duration) -> Option<Duration> {
+    let text = |name: &HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
+    let number = |text: &str, unit: f64| {
+        let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let seconds = text.parse::<f64>().ok().filter(|_| plain)? * unit;
+        Some(Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST))
+    };
+    let in_seconds = || {
+        let text = text(&RETRY_AFTER)?;
+        number(text, 1.0).or_else(|| {
+            let at = httpdate::parse_http_date(text).ok()?;
+            let now = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+            let now: SystemTime = now.unwrap_or(UNIX_EPOCH + unix);
+            Some(at.duration_since(now).unwrap_or_default())
+        })
+    };
+    let pause = text(&RETRY_AFTER_MS).and_then(|text| number(text, 0.001)).or_else(in_seconds)?;
+    Some(pause.min(LONGEST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::HeaderValue;
+
+    fn told(headers: &[(&'static str, &str)]) -> Option<f64> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, HeaderValue::from_str(value).expect("a value"));
+        }
+        // 2026-11-22T00:00:00Z
+        retry_after(&map, Duration::from_secs(1_795_305_600)).map(|pause| pause.as_secs_f64())
+    }
+
+    #[test]
+    fn every_form_of_it_is_understood() {
+        for (headers, wanted) in [
+            (&[("retry-after", "30")][..], Some(30.0)),
+            (&[("retry-after", " 1.5 ")], Some(1.5)),
+            (&[("retry-after", "0")], Some(0.0)),
+            (&[("retry-after-ms", "250"), ("retry-after", "1")], Some(0.25)),
+            (&[("retry-after-ms", "soon"), ("retry-after", "1")], Some(1.0)),
+            (&[("retry-after", "Sun, 22 Nov 2026 00:00:20 GMT")], Some(20.0)),
+            (
+                &[("retry-after", "Sat, 01 Jan 2000 00:00:20 GMT"), ("date", "Sat, 01 Jan 2000 00:00:00 GMT")],
+                Some(20.0),
+            ),
+            (&[("retry-after", "Sat, 01 Jan 2000 00:00:20 GMT")], Some(0.0)),
+            (&[("retry-after", "99999999999999999999999")], Some(3600.0)),
+            (&[("retry-after", "Fri, 31 Dec 9999 23:59:59 GMT")], Some(3600.0)),
+            (&[("retry-after", "-5")], None),
+            (&[("retry-after", "inf")], None),
+            (&[("retry-after", "NaN")], None),
+            (&[("retry-after", "1e9")], None),
+            (&[("retry-after", "")], None),
+            (&[], None),
+        ] {
+            assert_eq!(told(headers), wanted, "{headers:?}");
+        }
+    }
+}

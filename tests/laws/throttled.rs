@@ -1,0 +1,81 @@
+//! Courier asks to be left alone, and is.
+
+use courier_token_broker::broker::{Refusal, Source};
+use courier_token_broker::upstream::Failure;
+
+use super::world::{HOUR, MS, SECOND, Setup, Twist, World, ask};
+
+/// A world in which Courier has just asked for half a minute.
+async fn throttled(setup: &Setup) -> World {
+    let world = World::new(setup);
+    world.ask("jane", "1h").await.expect("a token");
+    world.twist(Twist::Fail(Failure::Throttled(Some(30 * SECOND))));
+    let refused = world.ask("first", "1h").await;
+    assert_eq!(refused.err(), Some(Refusal::Upstream(Failure::Throttled(Some(30 * SECOND)))));
+    world.twist(Twist::None);
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_call_leaves_until_then_and_who_has_a_token_does_not_notice() {
+    let world = throttled(&Setup::default()).await;
+    let (calls, start) = (world.courier.call_count(), world.clock.now());
+    for second in 0..29 {
+        assert_eq!(world.ask("jane", "1h").await.expect("a token").source, Source::Hit);
+        let asked = world.clock.now();
+        match world.ask(&format!("new-{second}"), "1h").await {
+            // Who would have to wait too long is told at once, and how long it is.
+            Err(Refusal::Limited(wait)) => {
+                let left = 30 * SECOND - world.clock.now().since(start);
+                assert!(wait >= left && wait < left + SECOND, "{wait:?} of {left:?}");
+                assert!(wait > 5 * SECOND);
+                assert!(world.clock.now().since(asked) < 10 * MS);
+            }
+            // Near its end it is worth a wait.
+            Ok(_) => assert!(world.clock.now().since(start) >= 30 * SECOND),
+            other => panic!("{other:?}"),
+        }
+        if world.clock.now().since(start) < 30 * SECOND {
+            assert_eq!(world.courier.call_count(), calls);
+        }
+        world.pass(SECOND).await;
+    }
+    world.pass(5 * SECOND).await;
+    world.ask("later", "1h").await.expect("a token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_queues_when_it_asks_is_told_at_once_and_not_when_they_have_waited_in_vain() {
+    let world = World::new(&Setup { rate: 1.0, burst: 1, ..Setup::default() });
+    world.twist(Twist::Fail(Failure::Throttled(Some(30 * SECOND))));
+    let start = world.clock.now();
+    let asks: Vec<_> = (0..4)
+        .map(|user| {
+            let broker = world.broker.clone();
+            tokio::spawn(async move { broker.ask(&ask(&user.to_string(), "1h")).await })
+        })
+        .collect();
+    for asked in asks {
+        let refused = asked.await.expect("no panic").err();
+        assert!(matches!(refused, Some(Refusal::Upstream(Failure::Throttled(Some(_))))), "{refused:?}");
+    }
+    assert!(world.clock.now().since(start) < SECOND);
+    assert_eq!(world.courier.call_count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_comes_due_meanwhile_is_made_when_it_is_over() {
+    let world = World::new(&Setup::default());
+    world.ask("jane", "1h").await.expect("a token");
+    // Half an hour less two percent is when it is due at the earliest.
+    world.pass(HOUR / 2 - 40 * SECOND).await;
+    world.twist(Twist::Fail(Failure::Throttled(Some(120 * SECOND))));
+    assert!(world.ask("first", "2h").await.is_err());
+    world.twist(Twist::None);
+    let calls = world.courier.call_count();
+    world.pass(119 * SECOND).await;
+    assert_eq!(world.courier.call_count(), calls);
+    world.pass(10 * SECOND).await;
+    assert_eq!(world.courier.call_count(), calls + 1);
+    assert_eq!(world.ask("jane", "1h").await.expect("a token").source, Source::Hit);
+}
