@@ -55,7 +55,7 @@ where
 pub async fn expect_none<B: Incoming>(request: &mut Request<B>, timeout: Duration) -> Result<(), Problem> {
     let frames = async {
         while let Some(frame) = request.body_mut().frame().await {
-            let frame = frame.map_err(|_| Problem::Invalid("the body broke off".to_owned()))?;
+            let frame = frame.map_err(|_| Problem::BodyBroken)?;
             if frame.data_ref().is_some_and(|data| !data.is_empty()) {
                 return Err(Problem::MediaType);
             }
