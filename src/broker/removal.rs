@@ -29,9 +29,13 @@ impl Broker {
     /// which the reporter `may` speak. However often it is reported, that is done once.
     /// Tells whose it was.
     pub fn reject(&self, token: &str, may: impl Fn(&TokenKey) -> bool) -> Option<TokenKey> {
-        let mut ground = self.0.flights.hold();
         let token = token.as_bytes();
         let keys = self.0.index.find(self.0.index.handle(token));
+        // Most reports are of what is gone already: they hold up no flight.
+        if keys.is_empty() {
+            return None;
+        }
+        let mut ground = self.0.flights.hold();
         let found = keys.into_iter().filter(|key| may(key)).find_map(|key| {
             let entry = self.0.cache.get(&key)?;
             (entry.grant.token() == token).then_some((key, entry))
