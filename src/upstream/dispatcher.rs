@@ -166,14 +166,14 @@ impl Dispatcher {
         self.metrics.call_duration.observe(self.clock.now().since(sent).as_secs_f64());
         self.metrics.call(class, outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued));
         if let Err(Failure::Throttled(Some(pause))) = outcome {
-            self.pause(pause);
+            self.pause(key.workspace(), pause);
         }
         outcome
     }
 
     /// Lets no call leave for so long: Courier has asked for it. Users who would wait too
     /// long are told so now; renewals have time.
-    fn pause(&self, pause: Duration) {
+    fn pause(&self, workspace: &str, pause: Duration) {
         let mut line = self.line();
         let now = self.clock.now();
         line.paused = line.paused.max(now + pause);
@@ -187,7 +187,11 @@ impl Dispatcher {
             self.tell_depths(&line);
         }
         drop(line);
-        tracing::warn!(seconds = left.as_secs_f64(), "Courier asks to be left alone: no call leaves until then");
+        tracing::warn!(
+            workspace,
+            seconds = left.as_secs_f64(),
+            "Courier asks to be left alone: no call leaves until then"
+        );
     }
 
     /// May another renewal be queued?
