@@ -172,12 +172,6 @@ impl App {
         self.admin_listener.address()
     }
 
-    /// What TLS shows, to be replaced while the broker runs; `None` where there is
-    /// no TLS.
-    pub fn tls(&self) -> Option<Arc<Tls>> {
-        self.live.tls.clone()
-    }
-
     /// Lets settings and secrets be replaced while the broker runs, which is begun by
     /// [`Reloader::run`]. Those that it was bound with came from `files` and are `shown` so;
     /// `read` reads them anew.

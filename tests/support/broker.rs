@@ -11,7 +11,6 @@ use courier_token_broker::app::{App, Files, Loaded, Reloader};
 use courier_token_broker::auth::{Digest, KeySource};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
-use courier_token_broker::http::Tls;
 use courier_token_broker::sandbox::{Faults, Simulator};
 use courier_token_broker::secrets::Secret;
 use serde_json::Value;
@@ -93,7 +92,6 @@ impl Setup {
         let app = App::bind(settings, clock).await.expect("free ports");
         // A test that has Unix sockets alone knows their paths.
         let address = app.addresses().first().copied().unwrap_or(([127, 0, 0, 1], 1).into());
-        let tls = app.tls();
         let admin = app.admin_address().expect("an address");
         let raw = Arc::new(Mutex::new(raw));
         let reread = Arc::clone(&raw);
@@ -103,7 +101,7 @@ impl Setup {
             let _ = told.await;
         }));
         let reloader = Arc::new(Mutex::new(reloader));
-        Broker { address, admin, courier: simulator, tls, raw, reloader, _stop: (stop, stop_courier) }
+        Broker { address, admin, courier: simulator, raw, reloader, _stop: (stop, stop_courier) }
     }
 }
 
@@ -129,7 +127,6 @@ pub struct Broker {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     pub courier: Simulator,
-    pub tls: Option<Arc<Tls>>,
     raw: Arc<Mutex<Raw>>,
     reloader: Arc<Mutex<Reloader>>,
     // Both are told to stop when this is dropped.

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use courier_token_broker::config::{RawClient, RawTls};
-use courier_token_broker::http::{Certificates, TlsFiles};
 use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -134,7 +133,7 @@ async fn a_new_certificate_is_shown_to_new_connections_while_the_old_ones_go_on(
     };
     let (mut old, before) = shown().await;
     assert_eq!(old.ask(&Ask::issue(GOOD[0].1)).await.status, 200);
-    replace(&broker, &authority, &authority.sign(&[HOST, "other.internal"]), None);
+    replace(&broker, &authority, &authority.sign(&[HOST, "other.internal"]), None).await;
     let (mut new, after) = shown().await;
     assert_ne!(before, after);
     for connection in [&mut old, &mut new] {
@@ -142,14 +141,13 @@ async fn a_new_certificate_is_shown_to_new_connections_while_the_old_ones_go_on(
     }
 }
 
-/// As a reload does it.
-fn replace(broker: &Broker, authority: &Authority, identity: &Identity, clients: Option<&Authority>) {
-    let files = TlsFiles {
-        certificate: authority.file("new.crt", &identity.certificate),
-        private_key: authority.file("new.key", &identity.key),
-        client_ca: clients.map(|clients| clients.file("ca.crt", &clients.pem())),
+async fn replace(broker: &Broker, authority: &Authority, identity: &Identity, clients: Option<&Authority>) {
+    let tls = RawTls {
+        certificate_file: Some(authority.file("new.crt", &identity.certificate)),
+        private_key_file: Some(authority.file("new.key", &identity.key)),
+        client_ca_file: clients.map(|clients| clients.file("ca.crt", &clients.pem())),
     };
-    broker.tls.as_ref().expect("TLS").replace(Certificates::read(&files).expect("they are good"));
+    assert!(broker.reload(|raw| raw.server.tls = Some(tls)).await, "they are good");
 }
 
 /// How a connection began.
@@ -170,7 +168,7 @@ async fn sessions_outlive_a_new_certificate() {
     let client = authority.client(HTTP1, None);
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Resumed));
-    replace(&broker, &authority, &authority.sign(&[HOST]), None);
+    replace(&broker, &authority, &authority.sign(&[HOST]), None).await;
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Resumed));
 }
 
@@ -182,7 +180,7 @@ async fn nobody_resumes_where_certificates_are_asked_for() {
     let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
-    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&stranger));
+    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&stranger)).await;
     assert!(kind(&client, &broker).await.is_err());
 }
 
@@ -194,9 +192,9 @@ async fn an_open_connection_loses_its_names_with_the_authority_that_they_are_fro
     let mut connection = Connection::over(connect(&client, broker.address).await.expect("a handshake"));
     let ask = Ask::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).without("Authorization");
     assert_eq!(connection.ask(&ask).await.status, 200);
-    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&authority));
+    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&authority)).await;
     assert_eq!(connection.ask(&ask).await.status, 200);
-    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&stranger));
+    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&stranger)).await;
     assert_eq!(connection.ask(&ask).await.status, 401);
 }
 
