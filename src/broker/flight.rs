@@ -10,11 +10,11 @@ use tokio::sync::watch;
 use super::cache::{Entry, Standing};
 use super::{Broker, Refusal, Workspace};
 use crate::audit::{self, About, Who};
-use crate::policy::budget::{Class, Place};
 use crate::policy::habit::Habit;
+use crate::policy::queue::Place;
 use crate::policy::refresh::{self, Reason};
 use crate::token::{Grant, TokenKey};
-use crate::upstream::{Dispatcher, Failure, Full, Turn};
+use crate::upstream::{Dispatcher, Failure, Turn};
 
 /// The flights that are in the air. A flight runs in its own task, so whoever
 /// hangs up cancels nothing; a miss, a renewal and any number of callers for
@@ -71,25 +71,26 @@ impl Ticket {
 }
 
 impl Flights {
-    /// Boards a request that somebody waits for. `again` looks into the cache
-    /// once more, while no flight for the key can take off or land.
+    /// Boards a request that a user of this client waits for. `again` looks into the
+    /// cache once more, while no flight for the key can take off or land.
     pub fn board(
         &self,
         key: &TokenKey,
+        client: &str,
         dispatcher: &Dispatcher,
         again: impl FnOnce() -> Option<Arc<Entry>>,
     ) -> Result<Boarding, Refusal> {
         let mut air = self.air();
         if let Some(aloft) = air.get_mut(key) {
             if let Some(place) = aloft.renewal.take() {
-                dispatcher.promote(place);
+                dispatcher.promote(place, client);
             }
             return Ok(Boarding::Joined(Ticket(aloft.outcome.clone())));
         }
         if let Some(entry) = again() {
             return Ok(Boarding::Landed(entry));
         }
-        let turn = dispatcher.queue(Class::Waiting).map_err(|Full(wait)| Refusal::Limited(wait))?;
+        let turn = dispatcher.queue(client)?;
         Ok(Boarding::Opened(self.open(&mut air, key, turn, None)))
     }
 
@@ -132,7 +133,7 @@ impl Ground<'_> {
         if self.air.contains_key(key) {
             return None;
         }
-        let turn = dispatcher.queue(Class::Renewal).ok()?;
+        let turn = dispatcher.queue_renewal().ok()?;
         let place = turn.place();
         Some(self.flights.open(&mut self.air, key, turn, place))
     }
@@ -190,6 +191,14 @@ impl Cause {
             Self::Renewal(renewal) => Some(renewal),
         }
     }
+
+    /// The client whose users wait with it.
+    fn client(&self) -> &str {
+        match self {
+            Self::Asked(who) => who.client().unwrap_or_default(),
+            Self::Renewal(_) => "",
+        }
+    }
 }
 
 /// Flies: waits for the budget, calls Courier, and keeps what came. A failure
@@ -197,16 +206,7 @@ impl Cause {
 pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure, cause: Cause) {
     let Departure { key, turn, publish } = departure;
     let landing = Landing { flights: &broker.0.flights, key: &key, flight: &publish };
-    let permit = tokio::select! {
-        biased;
-        permit = turn.permit() => permit,
-        // It was disowned, and nobody waits: the list and every waiter hold a receiver.
-        () = publish.closed() => return,
-    };
-    let outcome = match permit {
-        Ok(permit) => workspace.dispatcher.issue(permit, &key).await,
-        Err(failure) => Err(failure),
-    };
+    let Some(outcome) = call(&broker, &workspace.dispatcher, &key, turn, &publish, &cause).await else { return };
     log(&broker, &key, &outcome, &cause);
     let failure = outcome.as_ref().err().cloned();
     let outcome = match outcome {
@@ -221,8 +221,53 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
         workspace.refresher.metrics.renewal(reason, failure.is_none());
         standing.told().error = failure.as_ref().map(ToString::to_string);
         // It is in the cache still, or in the history, if there is none that lives longer.
-        let permanent = matches!(failure, Some(Failure::Refused(_)));
+        let permanent = failure.is_some_and(|failure| failure.is_lasting());
         workspace.refresher.retry(&key, &standing, permanent, broker.0.clock.now());
+    }
+}
+
+/// Calls Courier when it is its turn. While somebody waits, and has the time, it does so
+/// again where that may help; each call has its own turn at the budget. `None` where the
+/// flight was disowned and nobody waits.
+async fn call(
+    broker: &Broker,
+    dispatcher: &Dispatcher,
+    key: &TokenKey,
+    mut turn: Turn,
+    publish: &watch::Sender<Option<Outcome>>,
+    cause: &Cause,
+) -> Option<Result<Grant, Failure>> {
+    let clock = &broker.0.clock;
+    let deadline = clock.now() + broker.0.settings.timeout;
+    let mut tries = 0;
+    loop {
+        let permit = tokio::select! {
+            biased;
+            permit = turn.permit() => permit,
+            // The list and every waiter hold a receiver.
+            () = publish.closed() => return None,
+        };
+        let sent = clock.now();
+        let permit = match permit {
+            Ok(permit) => permit,
+            Err(failure) => return Some(Err(failure)),
+        };
+        let failure = match dispatcher.issue(permit, key).await {
+            Ok(grant) => return Some(Ok(grant)),
+            Err(failure) => failure,
+        };
+        tries += 1;
+        let now = clock.now();
+        let (took, left) = (now.since(sent), deadline.since(now));
+        // A renewal that nobody waits for has time; the list has a receiver too.
+        let is_waited_for = publish.receiver_count() > 1;
+        let pause = is_waited_for.then(|| dispatcher.retry(&failure, tries, took, left)).flatten();
+        let Some(pause) = pause else { return Some(Err(failure)) };
+        clock.sleep_until(now + pause).await;
+        match dispatcher.queue(cause.client()) {
+            Ok(next) => turn = next,
+            Err(_) => return Some(Err(failure)),
+        }
     }
 }
 
@@ -280,8 +325,8 @@ fn log(broker: &Broker, key: &TokenKey, outcome: &Result<Grant, Failure>, cause:
             };
             audit::issued(who, about, &expires_at.to_string(), reason);
         }
-        // Nothing went wrong.
-        Err(Failure::Stopping) => {}
+        // It has been told why.
+        Err(failure) if !failure.was_called() => {}
         Err(error) => tracing::warn!(workspace, users, scopes, reason, %error, "no token came"),
     }
 }

@@ -106,9 +106,6 @@ impl Source {
 /// Why an ask has no answer. Cheap to clone: every waiter gets it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The budget can't serve it in time; it could, this much later.
-    #[error("the rate budget for calls to Courier is used up")]
-    Limited(Duration),
     /// Courier brought no token.
     #[error(transparent)]
     Upstream(#[from] Failure),
@@ -241,6 +238,7 @@ impl Broker {
         self.0.cache.tidy();
         self.0.metrics.cached_tokens.set(i64::try_from(self.0.cache.len()).unwrap_or(i64::MAX));
         for workspace in self.0.workspaces.values() {
+            workspace.dispatcher.gauge();
             workspace.refresher.gauge();
         }
     }
@@ -267,7 +265,8 @@ impl Broker {
 
     async fn fetch(&self, ask: &Ask<'_>, stale: Option<Stale>, asked: Moment) -> Result<Answer, Refusal> {
         let workspace = self.0.workspaces.get(ask.key.workspace()).ok_or(Refusal::Lost)?;
-        let boarding = self.0.flights.board(&ask.key, &workspace.dispatcher, || {
+        let client = ask.who.client().unwrap_or_default();
+        let boarding = self.0.flights.board(&ask.key, client, &workspace.dispatcher, || {
             // Another flight may have landed since we looked.
             match self.look(ask, self.0.clock.now()) {
                 Look::Fresh { entry, .. } => Some(entry),

@@ -144,9 +144,13 @@ impl Problem {
             }
             Self::Overload => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
             Self::Refusal(refusal) => match refusal {
-                broker::Refusal::Limited(wait) => {
+                broker::Refusal::Upstream(Failure::Limited(wait)) => {
                     (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait))
                 }
+                broker::Refusal::Upstream(Failure::Resting(rest)) => {
+                    (StatusCode::SERVICE_UNAVAILABLE, API, Retry::After(*rest))
+                }
+                broker::Refusal::Upstream(Failure::OldKey) => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
                 broker::Refusal::TimedOut | broker::Refusal::Upstream(Failure::Timeout) => {
                     (StatusCode::GATEWAY_TIMEOUT, API, SOON)
                 }
@@ -309,9 +313,12 @@ mod tests {
             Problem::Invalid("x".to_owned()),
             Problem::LifetimeTooLong(Lifetime::MAX),
             Problem::MinTtlTooLong,
-            Problem::Refusal(Refusal::Limited(Duration::from_millis(2500))),
-            Problem::Refusal(Refusal::Limited(Duration::ZERO)),
-            Problem::Refusal(Refusal::Limited(Duration::from_secs(600))),
+            upstream(Failure::Limited(Duration::from_millis(2500))),
+            upstream(Failure::Resting(Duration::from_millis(2500))),
+            upstream(Failure::Limited(Duration::ZERO)),
+            upstream(Failure::Resting(Duration::ZERO)),
+            upstream(Failure::Limited(Duration::from_secs(600))),
+            upstream(Failure::Resting(Duration::from_secs(600))),
             Problem::Refusal(Refusal::TimedOut),
             Problem::Refusal(Refusal::TooOld),
             Problem::Refusal(Refusal::Lost),

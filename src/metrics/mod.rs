@@ -18,7 +18,7 @@ use prometheus::{
 use label::Label;
 pub use label::{CallOutcome, Dropped, Outcome, Reloaded, Removal, Route};
 
-use crate::policy::budget::Class;
+use crate::policy::queue::Class;
 use crate::policy::refresh::Reason;
 use crate::token::WorkspaceName;
 
@@ -39,6 +39,7 @@ pub struct Metrics {
     queue_depths: IntGaugeVec,
     queue_waits: HistogramVec,
     budgets: GaugeVec,
+    breakers: GaugeVec,
     renewals: IntCounterVec,
     prices: GaugeVec,
     used: GaugeVec,
@@ -54,6 +55,8 @@ pub struct WorkspaceMetrics {
     queue_waits: [Histogram; Class::ALL.len()],
     /// The permitted calls a second.
     pub budget: Gauge,
+    /// Whether calls are held back: 0 no, 1 renewals, 2 all but a probe, 3 all.
+    pub breaker: Gauge,
     renewals: [[IntCounter; 2]; Reason::ALL.len()],
     /// Delayed requests that a call must avoid to be made ahead, in mode learned.
     pub renewal_price: Gauge,
@@ -153,7 +156,12 @@ impl Metrics {
                 &["workspace", "class"],
                 WAITS,
             )?,
-            budgets: gauges(&registry, "upstream_budget_per_second", "The permitted calls to Courier a second.")?,
+            budgets: gauges(&registry, "upstream_budget_per_second", "Calls to Courier a second, as permitted now.")?,
+            breakers: gauges(
+                &registry,
+                "upstream_breaker_state",
+                "Which calls are held back since Courier fails: 0 none, 1 renewals, 2 all but a probe, 3 all.",
+            )?,
             renewals: counters(
                 &registry,
                 "renewals_total",
@@ -221,6 +229,7 @@ impl Metrics {
                 self.queue_waits.with_label_values(&[name, Class::ALL[class].as_str()])
             }),
             budget: self.budgets.with_label_values(&[name]),
+            breaker: self.breakers.with_label_values(&[name]),
             renewals: array::from_fn(|reason| {
                 ["issued", "failed"]
                     .map(|outcome| self.renewals.with_label_values(&[name, Reason::ALL[reason].as_str(), outcome]))

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::policy::budget::{Budget, Queue};
+use crate::policy::budget::Budget;
+use crate::policy::queue::Queue;
 use crate::token::Moment;
 
 /// The budget's rate in virtual time: the same generic cell rate algorithm as the broker's.
@@ -26,7 +27,7 @@ impl Bucket {
     }
 
     /// From when on the next call in `queue` may leave.
-    pub fn leaving<T>(&self, queue: &Queue<T>) -> Moment {
+    pub fn leaving<C: Ord + Clone, T>(&self, queue: &Queue<C, T>) -> Moment {
         if queue.is_idle() { self.free().max(self.spare) } else { self.free() }
     }
 

@@ -9,10 +9,10 @@ use foldhash::quality::RandomState;
 use super::bucket::Bucket;
 use super::outcome::{Baseline, Outcome, Tally};
 use super::trace::Trace;
-use crate::policy::budget::{Class, Place, Queue};
 use crate::policy::habit::Habit;
 use crate::policy::learner::{self, Learner};
 use crate::policy::ledger::Ledger;
+use crate::policy::queue::{Class, Place, Queue};
 use crate::policy::refresh::{self, Draws};
 use crate::policy::schedule::{Schedule, Ticket};
 use crate::token::Moment;
@@ -54,7 +54,7 @@ struct Replay<'a> {
     schedule: Schedule<u32>,
     /// Up to when everything has happened.
     now: Moment,
-    queue: Queue<u32>,
+    queue: Queue<(), u32>,
     bucket: Option<Bucket>,
     /// Calls that are under way, in the order in which they land.
     air: VecDeque<(Moment, u32)>,
@@ -174,7 +174,7 @@ impl<'a> Replay<'a> {
         }
         self.waiting.entry(number).or_default().push(now);
         match key.flight {
-            Flight::Queued(place) => self.queue.promote(place),
+            Flight::Queued(place) => self.queue.promote(place, ()),
             Flight::Air => {}
             Flight::None => self.call(Class::Waiting, number, now),
         }
@@ -208,7 +208,10 @@ impl<'a> Replay<'a> {
     }
 
     fn call(&mut self, class: Class, number: u32, now: Moment) {
-        let place = self.queue.push(class, number);
+        let place = match class {
+            Class::Waiting => self.queue.push_user((), number),
+            Class::Renewal => self.queue.push_renewal(number),
+        };
         self.keys[number as usize].flight = Flight::Queued(place);
         if self.leaving() <= now {
             self.leave(now);

@@ -7,6 +7,7 @@
 //! the broker would do.
 
 pub mod access;
+pub mod breaker;
 pub mod budget;
 pub mod forecast;
 pub mod freshness;
@@ -14,6 +15,9 @@ pub mod habit;
 pub mod learner;
 pub mod ledger;
 pub mod price;
+pub mod queue;
 pub mod refresh;
+pub mod retry;
 pub mod schedule;
 pub mod session;
+pub mod throttle;

@@ -129,7 +129,10 @@ impl Courier {
             .body(body);
         let response = request.send().await.map_err(|error| failure(&error))?;
         let pause = retry_after(response.headers(), self.clock.unix());
-        read(response, key, sent, &api_key, pause).await
+        match read(response, key, sent, &api_key, pause).await {
+            Err(Failure::Credentials(_)) if !Arc::ptr_eq(&api_key, &self.key()) => Err(Failure::OldKey),
+            outcome => outcome,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The budget's door: every call to one workspace's Courier leaves through it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -7,12 +8,16 @@ use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::metrics::{CallOutcome, WorkspaceMetrics};
-use crate::policy::budget::{Budget, Class, Place, Queue};
+use crate::policy::breaker::Change;
+use crate::policy::budget::Budget;
+use crate::policy::queue::{Class, Place, Queue};
 use crate::token::{Grant, Moment, TokenKey};
+use crate::upstream::guard::Guard;
+use crate::upstream::turn::{Permit, Turn, Waiter};
 use crate::upstream::{Failure, Issuer};
 
 /// How a dispatcher dispatches.
@@ -34,56 +39,24 @@ pub struct Dispatcher {
     line: Mutex<Line>,
     /// Somebody waits, for whom nobody has been looking out.
     arrived: Notify,
-    /// A renewal has left the queue, or the last user who waited.
+    /// A renewal has left the queue, or the last user who waited; or renewals are not held
+    /// back any more.
     room: Notify,
+    /// What share of the recent calls failed, as bits.
+    failing: AtomicU64,
     clock: Clock,
     metrics: WorkspaceMetrics,
 }
 
 struct Line {
-    queue: Queue<Waiter>,
-    /// Until when Courier wants to be left alone.
-    paused: Moment,
+    /// By the names of the clients whose users wait.
+    queue: Queue<Arc<str>, Waiter>,
+    guard: Guard,
     /// When the next call can leave, as far as is known.
     next: Moment,
     /// From when on a renewal leaves the reserve.
     spare: Moment,
 }
-
-struct Waiter {
-    permit: oneshot::Sender<Result<Permit, Failure>>,
-    since: Moment,
-}
-
-/// The right to one call. It can't be copied, and only a dispatcher makes it.
-#[derive(Debug)]
-pub struct Permit {
-    class: Class,
-}
-
-/// A call's turn, now or later. Dropping it gives it up.
-#[derive(Debug)]
-pub struct Turn {
-    permit: oneshot::Receiver<Result<Permit, Failure>>,
-    place: Option<Place>,
-}
-
-impl Turn {
-    /// Where in the queue, by which it can be promoted; `None` where the call
-    /// may leave at once.
-    pub const fn place(&self) -> Option<Place> {
-        self.place
-    }
-
-    /// Waits for it.
-    pub async fn permit(self) -> Result<Permit, Failure> {
-        self.permit.await.unwrap_or(Err(Failure::Stopping))
-    }
-}
-
-/// The budget can't serve a call in time; it could, this much later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full(pub Duration);
 
 impl Dispatcher {
     /// A dispatcher whose [`Dispatcher::run`] has to be running.
@@ -97,55 +70,70 @@ impl Dispatcher {
             settings,
             issuer,
             limiter: RateLimiter::direct_with_clock(quota, clock).with_middleware(),
-            line: Mutex::new(Line { queue: Queue::new(), paused: clock.now(), next: clock.now(), spare: clock.now() }),
+            line: Mutex::new(Line {
+                queue: Queue::new(),
+                guard: Guard::new(&budget),
+                next: clock.now(),
+                spare: clock.now(),
+            }),
             arrived: Notify::new(),
             room: Notify::new(),
+            failing: AtomicU64::new(0),
             clock,
             metrics,
         }
     }
 
-    /// Takes a place in the line, or says how long it is.
-    pub fn queue(&self, class: Class) -> Result<Turn, Full> {
-        let (sender, permit) = oneshot::channel();
+    /// Takes a place in the line for a user of this client who waits; or says why not.
+    pub fn queue(&self, client: &str) -> Result<Turn, Failure> {
         let mut line = self.line();
         let now = self.clock.now();
+        line.guard.check(Class::Waiting, now)?;
         // Who goes before a user and may go now does so: else nobody knows when the user can.
-        while class == Class::Waiting && !line.queue.lets_pass() && self.admit(&mut line, now) {
+        while !line.queue.lets_pass() && self.admit(&mut line, now) {
             self.let_go(&mut line, now);
         }
-        let first = match class {
-            Class::Waiting => line.queue.lets_pass(),
-            Class::Renewal => line.queue.is_empty() && line.spare <= now,
-        };
-        if first && self.admit(&mut line, now) {
-            if class == Class::Waiting {
-                line.queue.pass();
-            }
-            self.tell_depths(&line);
-            self.metrics.queue_wait(class, 0.0);
-            // The receiver is right here.
-            let _ = sender.send(Ok(Permit { class }));
-            return Ok(Turn { permit, place: None });
+        if line.queue.lets_pass() && self.admit(&mut line, now) {
+            line.queue.pass();
+            return Ok(self.leave(&mut line, Class::Waiting, now));
         }
-        if class == Class::Waiting {
-            self.in_time(&line, now)?;
-        }
+        let client: Arc<str> = client.into();
+        self.in_time(&line, &client, now)?;
+        line.guard.enter(Class::Waiting, now);
         // Renewals may be waiting for what a user need not wait for.
         if line.queue.is_idle() {
             self.arrived.notify_one();
         }
-        let place = line.queue.push(class, Waiter { permit: sender, since: now });
+        let (waiter, turn) = Waiter::new(now);
+        let place = line.queue.push_user(client, waiter);
         self.tell_depths(&line);
-        Ok(Turn { permit, place: Some(place) })
+        Ok(turn.at(place))
     }
 
-    /// Somebody has begun to wait for a renewal. If it has not left yet, it goes
-    /// with the users from now on; before those who came after it, so it needs no
-    /// room of its own.
-    pub fn promote(&self, place: Place) {
+    /// The same for a renewal.
+    pub fn queue_renewal(&self) -> Result<Turn, Failure> {
         let mut line = self.line();
-        line.queue.promote(place);
+        let now = self.clock.now();
+        line.guard.check(Class::Renewal, now)?;
+        if line.queue.is_empty() && line.spare <= now && self.admit(&mut line, now) {
+            return Ok(self.leave(&mut line, Class::Renewal, now));
+        }
+        line.guard.enter(Class::Renewal, now);
+        if line.queue.is_idle() {
+            self.arrived.notify_one();
+        }
+        let (waiter, turn) = Waiter::new(now);
+        let place = line.queue.push_renewal(waiter);
+        self.tell_depths(&line);
+        Ok(turn.at(place))
+    }
+
+    /// A user of this client has begun to wait for a renewal. If it has not left yet, it
+    /// goes with the users from now on; before those who came after it, so it needs no
+    /// room of its own.
+    pub fn promote(&self, place: Place, client: &str) {
+        let mut line = self.line();
+        line.queue.promote(place, client.into());
         self.tell_depths(&line);
         self.arrived.notify_one();
         self.room.notify_one();
@@ -154,7 +142,7 @@ impl Dispatcher {
     /// Gives up the renewals that wait: nobody else waits for them.
     pub fn drop_renewals(&self) {
         let mut line = self.line();
-        line.queue.drop_renewals();
+        drop(line.queue.drop_renewals());
         self.tell_depths(&line);
     }
 
@@ -163,45 +151,80 @@ impl Dispatcher {
         let class = permit.class;
         let sent = self.clock.now();
         let outcome = self.issuer.issue(key, permit).await;
-        self.metrics.call_duration.observe(self.clock.now().since(sent).as_secs_f64());
+        let now = self.clock.now();
+        self.metrics.call_duration.observe(now.since(sent).as_secs_f64());
         self.metrics.call(class, outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued));
-        if let Err(Failure::Throttled(Some(pause))) = outcome {
-            self.pause(key.workspace(), pause);
-        }
+        self.heed(key.workspace(), &outcome, sent, now);
         outcome
     }
 
-    /// Lets no call leave for so long: Courier has asked for it. Users who would wait too
-    /// long are told so now; renewals have time.
-    fn pause(&self, workspace: &str, pause: Duration) {
-        let mut line = self.line();
-        let now = self.clock.now();
-        line.paused = line.paused.max(now + pause);
-        line.next = line.next.max(line.paused);
-        let left = line.paused.since(now);
-        if left > self.settings.max_wait {
-            for waiter in line.queue.drop_users() {
-                // Who has hung up needs no answer.
-                let _ = waiter.permit.send(Err(Failure::Throttled(Some(left))));
-            }
-            self.tell_depths(&line);
+    /// After how long a call that has failed so is to be queued again, if it is; see
+    /// [`Guard::retry`].
+    pub fn retry(&self, failure: &Failure, tries: u32, took: Duration, left: Duration) -> Option<Duration> {
+        self.line().guard.retry(failure, tries, took, left)
+    }
+
+    /// There is another API key: what the old one was refused does not count any more.
+    pub fn forgive(&self) {
+        if self.line().guard.forgive() {
+            self.gauge();
+            self.room.notify_one();
         }
+    }
+
+    /// What share of the recent calls failed.
+    pub fn failing(&self) -> f64 {
+        f64::from_bits(self.failing.load(Ordering::Relaxed))
+    }
+
+    /// Tells the metrics what changes by itself.
+    pub fn gauge(&self) {
+        self.tell_state(&self.line(), self.clock.now());
+    }
+
+    /// Draws the consequences of a call: for the rate, and for those who queue.
+    fn heed(&self, workspace: &str, outcome: &Result<Grant, Failure>, sent: Moment, now: Moment) {
+        let mut line = self.line();
+        let change = line.guard.record(outcome, sent, now);
+        let pause = line.guard.throttle.pause(now);
+        let told = match outcome {
+            // Who would have to wait for too long is told so now. Renewals have time.
+            Err(Failure::Throttled(Some(_))) if pause > self.settings.max_wait => Some(Failure::Throttled(Some(pause))),
+            _ if change == Some(Change::Opened) => line.guard.check(Class::Waiting, now).err(),
+            _ => None,
+        };
+        if let Some(failure) = &told {
+            line.queue.drop_users().for_each(|waiter| waiter.refuse(failure.clone()));
+        }
+        if matches!(change, Some(Change::Opened | Change::Shed)) {
+            let failure = line.guard.check(Class::Renewal, now).err().unwrap_or(Failure::Resting(Duration::ZERO));
+            line.queue.drop_renewals().for_each(|waiter| waiter.refuse(failure.clone()));
+        }
+        self.tell_depths(&line);
+        self.tell_state(&line, now);
         drop(line);
-        tracing::warn!(
-            workspace,
-            seconds = left.as_secs_f64(),
-            "Courier asks to be left alone: no call leaves until then"
-        );
+        self.room.notify_one();
+        log(workspace, outcome, change, pause);
     }
 
     /// May another renewal be queued?
     pub fn has_room(&self) -> bool {
-        self.line().queue.has_room(&self.settings.budget)
+        let line = self.line();
+        line.queue.has_room(&self.settings.budget) && line.guard.renewals_rest(self.clock.now()).is_zero()
     }
 
-    /// Waits until a renewal has left the queue.
+    /// Waits until a renewal has left the queue, or until renewals are not held back any
+    /// more.
     pub async fn room(&self) {
-        self.room.notified().await;
+        let now = self.clock.now();
+        let until = match self.line().guard.renewals_rest(now) {
+            Duration::ZERO => Moment::NEVER,
+            rest => now + rest,
+        };
+        tokio::select! {
+            () = self.room.notified() => {}
+            () = self.clock.sleep_until(until) => {}
+        }
     }
 
     /// Lets calls leave; runs until it is dropped.
@@ -240,21 +263,35 @@ impl Dispatcher {
             if class == Class::Renewal || line.queue.is_idle() {
                 self.room.notify_one();
             }
-            if waiter.permit.send(Ok(Permit { class })).is_ok() {
-                self.metrics.queue_wait(class, now.since(waiter.since).as_secs_f64());
+            let waited = now.since(waiter.since);
+            if waiter.let_go(class) {
+                self.metrics.queue_wait(class, waited.as_secs_f64());
                 return;
             }
         }
     }
 
-    /// Pays for one call out of the budget, if there is anything in it.
+    /// A call need not queue.
+    fn leave(&self, line: &mut Line, class: Class, now: Moment) -> Turn {
+        line.guard.enter(class, now);
+        self.tell_depths(line);
+        self.metrics.queue_wait(class, 0.0);
+        let (waiter, turn) = Waiter::new(now);
+        waiter.let_go(class);
+        turn
+    }
+
+    /// Pays for one call out of the budget, if there is anything in it that Courier lets us
+    /// use now.
     fn admit(&self, line: &mut Line, now: Moment) -> bool {
-        if now < line.paused {
-            line.next = line.paused;
+        let free = line.guard.throttle.free();
+        if now < free {
+            line.next = free;
             return false;
         }
         match self.limiter.check() {
             Ok(state) => {
+                line.guard.throttle.leave(now);
                 line.spare = now + self.settings.budget.pause(state.remaining_burst_capacity());
                 true
             }
@@ -265,10 +302,17 @@ impl Dispatcher {
         }
     }
 
-    fn in_time(&self, line: &Line, now: Moment) -> Result<(), Full> {
+    fn in_time(&self, line: &Line, client: &Arc<str>, now: Moment) -> Result<(), Failure> {
         let Settings { budget, max_wait } = self.settings;
-        let wait = budget.wait(line.next.since(now), line.queue.ahead());
-        if wait <= max_wait { Ok(()) } else { Err(Full(wait)) }
+        let throttle = &line.guard.throttle;
+        let ahead = u32::try_from(line.queue.ahead(client)).unwrap_or(u32::MAX);
+        let next = line.next.max(throttle.free()).since(now);
+        let wait = next.saturating_add(budget.period().max(throttle.period()).saturating_mul(ahead));
+        match throttle.pause(now) {
+            _ if wait <= max_wait => Ok(()),
+            pause if pause > max_wait => Err(Failure::Throttled(Some(pause))),
+            _ => Err(Failure::Limited(wait)),
+        }
     }
 
     fn tell_depths(&self, line: &Line) {
@@ -277,8 +321,44 @@ impl Dispatcher {
         }
     }
 
+    fn tell_state(&self, line: &Line, now: Moment) {
+        self.metrics.budget.set(line.guard.throttle.rate());
+        self.metrics.breaker.set(line.guard.state(now) as u8 as f64);
+        self.failing.store(line.guard.failing(now).to_bits(), Ordering::Relaxed);
+    }
+
     fn line(&self) -> MutexGuard<'_, Line> {
         // Nothing that panics runs under the lock.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells operators what they may have to do something about; once, and not for each call.
+fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Change>, pause: Duration) {
+    let seconds = pause.as_secs_f64();
+    match (outcome, change) {
+        (Err(Failure::Credentials(401)), Some(Change::Opened)) => tracing::error!(
+            workspace,
+            "Courier refuses the API key: put another where the settings say (api_key_file is read again by itself); \
+             until then only tokens in memory are served"
+        ),
+        (Err(Failure::Credentials(status)), Some(Change::Opened)) => tracing::error!(
+            workspace,
+            status,
+            "Courier refuses this workspace (402: the limit of its plan; 403: the API key may not issue tokens); until \
+             that is settled only tokens in memory are served"
+        ),
+        (Err(error), Some(Change::Opened)) => tracing::error!(
+            workspace,
+            %error,
+            "Courier keeps failing: no call leaves but a probe now and then, tokens in memory are served for as long as \
+             they may be; look at Courier's status page and at the network"
+        ),
+        (_, Some(Change::Shed)) => tracing::warn!(workspace, "most calls to Courier fail: renewals are held back"),
+        (_, Some(Change::Closed)) => tracing::info!(workspace, "Courier answers again: the calls begin slowly"),
+        (Err(Failure::Throttled(Some(_))), _) => {
+            tracing::warn!(workspace, seconds, "Courier asks to be left alone: no call leaves until then");
+        }
+        _ => {}
     }
 }

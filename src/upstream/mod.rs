@@ -5,7 +5,9 @@
 mod claims;
 mod courier;
 mod dispatcher;
+mod guard;
 mod retry_after;
+mod turn;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,7 +16,8 @@ use std::time::Duration;
 pub use courier::{Courier, CourierError, Settings as CourierSettings};
 pub use reqwest::Url;
 
-pub use dispatcher::{Dispatcher, Full, Permit, Settings as DispatcherSettings, Turn};
+pub use dispatcher::{Dispatcher, Settings as DispatcherSettings};
+pub use turn::{Permit, Turn};
 
 use crate::metrics::CallOutcome;
 use crate::token::{Grant, TokenKey};
@@ -53,6 +56,15 @@ pub enum Failure {
     /// An answer that is not a token.
     #[error("Courier's answer could not be read: {0}")]
     Malformed(&'static str),
+    /// Courier refused an API key that has another in its place by now.
+    #[error("Courier refused an API key that was just replaced")]
+    OldKey,
+    /// It was not called: the rate budget can't serve it in time; it could, this much later.
+    #[error("the rate budget for calls to Courier is used up")]
+    Limited(Duration),
+    /// It was not called: Courier keeps failing, and is asked again after so long.
+    #[error("Courier keeps failing, so it is left alone for a moment")]
+    Resting(Duration),
     /// It was not called, since the broker is about to stop.
     #[error("the broker is stopping")]
     Stopping,
@@ -62,14 +74,37 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Might the same call succeed a moment later?
+    pub const fn is_passing(&self) -> bool {
+        match self {
+            Self::Connect | Self::Timeout | Self::Throttled(_) | Self::OldKey => true,
+            Self::Unavailable(status) => matches!(status, 408 | 425 | 500..),
+            _ => false,
+        }
+    }
+
+    /// Would a call for the same key end in the same way for some time?
+    pub const fn is_lasting(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Mismatch => true,
+            Self::Unavailable(_) => !self.is_passing(),
+            _ => false,
+        }
+    }
+
+    /// Was Courier called at all?
+    pub const fn was_called(&self) -> bool {
+        !matches!(self, Self::Limited(_) | Self::Resting(_) | Self::Stopping)
+    }
+
     /// What the metrics call it.
     const fn outcome(&self) -> CallOutcome {
         match self {
             Self::Refused(_) => CallOutcome::Refused,
-            Self::Credentials(_) => CallOutcome::Credentials,
+            Self::Credentials(_) | Self::OldKey => CallOutcome::Credentials,
             Self::Throttled(_) => CallOutcome::Throttled,
             Self::Unavailable(_) => CallOutcome::Unavailable,
-            Self::Connect | Self::Stopping => CallOutcome::Connect,
+            Self::Connect | Self::Stopping | Self::Limited(_) | Self::Resting(_) => CallOutcome::Connect,
             Self::Timeout => CallOutcome::Timeout,
             Self::Malformed(_) => CallOutcome::Malformed,
             Self::Mismatch => CallOutcome::Mismatch,

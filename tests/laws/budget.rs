@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::token::Moment;
+use courier_token_broker::upstream::Failure;
 
 use super::world::{HOUR, MS, SECOND, Setup, World, ask};
 
@@ -34,7 +35,7 @@ async fn two_thousand_users_at_once_keep_to_the_budget_and_all_are_answered() {
     for asked in asks {
         match asked.await.expect("no panic") {
             Ok(_) => served += 1,
-            Err(Refusal::Limited(wait)) => {
+            Err(Refusal::Upstream(Failure::Limited(wait))) => {
                 refused += 1;
                 assert!(wait > 5 * SECOND && wait < 6 * SECOND, "{wait:?}");
             }
@@ -69,7 +70,7 @@ async fn a_wait_that_is_too_long_is_refused_at_once() {
             outcome.expect("a token");
             assert!(took < Duration::from_secs(place as u64 + 1) + 200 * MS, "{took:?}");
         } else {
-            assert!(matches!(outcome, Err(Refusal::Limited(_))));
+            assert!(matches!(outcome, Err(Refusal::Upstream(Failure::Limited(_)))));
             assert_eq!(took, Duration::ZERO);
         }
     }
@@ -209,7 +210,7 @@ async fn somebody_who_waits_for_a_queued_renewal_goes_with_the_users() {
 async fn hits_are_never_limited() {
     let world = World::new(&Setup { rate: 0.01, burst: 1, ..Setup::default() });
     world.ask("jane", "1d").await.expect("a token");
-    assert!(matches!(world.ask("john", "1d").await, Err(Refusal::Limited(_))));
+    assert!(matches!(world.ask("john", "1d").await, Err(Refusal::Upstream(Failure::Limited(_)))));
     let asked = world.clock.now();
     for _ in 0..10_000 {
         assert_eq!(world.ask("jane", "1d").await.expect("a token").source, Source::Hit);

@@ -155,7 +155,7 @@ async fn somebody_who_joins_a_renewal_that_has_left_waits_for_it_however_long_th
         tokio::spawn(async move { broker.ask(&super::world::ask(&user.to_string(), "1d")).await });
     }
     world.pass(10 * MS).await;
-    assert!(matches!(world.ask("somebody-else", "1d").await, Err(Refusal::Limited(_))));
+    assert!(matches!(world.ask("somebody-else", "1d").await, Err(Refusal::Upstream(Failure::Limited(_)))));
     let mut wants = super::world::ask("jane", "1h");
     wants.min_ttl = Some(HOUR * 5 / 6);
     let answer = world.broker.ask(&wants).await.expect("a token");

@@ -25,7 +25,7 @@ async fn no_call_leaves_until_then_and_who_has_a_token_does_not_notice() {
         let asked = world.clock.now();
         match world.ask(&format!("new-{second}"), "1h").await {
             // Who would have to wait too long is told at once, and how long it is.
-            Err(Refusal::Limited(wait)) => {
+            Err(Refusal::Upstream(Failure::Throttled(Some(wait)))) => {
                 let left = 30 * SECOND - world.clock.now().since(start);
                 assert!(wait >= left && wait < left + SECOND, "{wait:?} of {left:?}");
                 assert!(wait > 5 * SECOND);

@@ -1,0 +1,272 @@
+//! Who calls Courier next.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+
+use super::budget::Budget;
+
+/// Why somebody wants to call, in the order in which they are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Somebody waits for the token.
+    Waiting,
+    /// A token is carried on before its window ends.
+    Renewal,
+}
+
+impl Class {
+    /// Every class, in the order in which they are served.
+    pub const ALL: [Self; 2] = [Self::Waiting, Self::Renewal];
+
+    /// The word for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Renewal => "renewal",
+        }
+    }
+}
+
+/// One call in this many is a renewal's while renewals wait, however many users
+/// do: a renewal that starves is a user who waits later.
+pub const RENEWAL_SHARE: usize = 10;
+
+/// The calls that wait for the budget: waiting users first, then renewals; every
+/// [`RENEWAL_SHARE`]th call is a renewal's.
+///
+/// The clients (`C`) whose users wait take turns, each of them with its users in the
+/// order of their arrival: who sends a thousand new users at once delays their own
+/// users, and nobody else's by more than a turn.
+#[derive(Debug)]
+pub struct Queue<C, T> {
+    /// Of each client that has any.
+    waiting: BTreeMap<C, BTreeMap<Place, T>>,
+    /// Users who wait, of all clients.
+    users: usize,
+    /// The client whose turn was the last. The next is that of the next in their order.
+    last: Option<C>,
+    renewals: BTreeMap<Place, T>,
+    arrivals: u64,
+    /// Calls of waiting users since the last renewal.
+    passed: usize,
+}
+
+/// A call's place in the queue, by its arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place(u64);
+
+impl<C: Ord + Clone, T> Queue<C, T> {
+    /// An empty queue.
+    pub fn new() -> Self {
+        let (waiting, renewals) = (BTreeMap::new(), BTreeMap::new());
+        Self { waiting, users: 0, last: None, renewals, arrivals: 0, passed: 0 }
+    }
+
+    /// Queues the call of a client's user.
+    pub fn push_user(&mut self, client: C, call: T) -> Place {
+        let place = self.arrive();
+        self.wait(client, place, call);
+        place
+    }
+
+    /// Queues a renewal.
+    pub fn push_renewal(&mut self, call: T) -> Place {
+        let place = self.arrive();
+        self.renewals.insert(place, call);
+        place
+    }
+
+    /// A client's user has begun to wait for a renewal that is queued: from now on it
+    /// is that user's call, at the place of its arrival.
+    pub fn promote(&mut self, place: Place, client: C) {
+        if let Some(call) = self.renewals.remove(&place) {
+            self.wait(client, place, call);
+        }
+    }
+
+    /// Takes out whoever waits.
+    pub fn drop_users(&mut self) -> impl Iterator<Item = T> {
+        self.users = 0;
+        std::mem::take(&mut self.waiting).into_values().flat_map(BTreeMap::into_values)
+    }
+
+    /// Takes the renewals out.
+    pub fn drop_renewals(&mut self) -> impl Iterator<Item = T> {
+        std::mem::take(&mut self.renewals).into_values()
+    }
+
+    /// No user waits. A renewal that is next for no other reason leaves the reserve to
+    /// those who may come; one whose turn it is though users wait does not.
+    pub const fn is_idle(&self) -> bool {
+        self.users == 0
+    }
+
+    /// A user who comes now need not queue, if the budget has a call: no other user
+    /// waits, and no renewal whose turn it is though one comes.
+    pub fn lets_pass(&self) -> bool {
+        self.is_idle() && (self.renewals.is_empty() || !self.is_renewals_turn())
+    }
+
+    /// A user's call leaves without queueing.
+    pub fn pass(&mut self) {
+        // Where no renewal waits, none is passed over.
+        self.passed = if self.renewals.is_empty() { 0 } else { self.passed + 1 };
+    }
+
+    /// Takes the call whose turn it is.
+    pub fn pop(&mut self) -> Option<(Class, T)> {
+        let renewal_first = self.is_idle() || self.is_renewals_turn();
+        if renewal_first && let Some((_, call)) = self.renewals.pop_first() {
+            self.passed = 0;
+            return Some((Class::Renewal, call));
+        }
+        let call = self.pop_user()?;
+        self.pass();
+        Some((Class::Waiting, call))
+    }
+
+    /// How many calls go before that of a client's user who would begin to wait now, if
+    /// nobody else comes.
+    pub fn ahead(&self, client: &C) -> usize {
+        let own = self.waiting.get(client).map_or(0, BTreeMap::len);
+        let turn = |client: &C| (self.last.as_ref().is_some_and(|last| client <= last), client.clone());
+        let before = |(other, calls): (&C, &BTreeMap<Place, T>)| match other == client {
+            true => own,
+            // As many turns as the client takes, and one more for those who come first.
+            false => calls.len().min(own + usize::from(turn(other) < turn(client))),
+        };
+        let users: usize = self.waiting.iter().map(before).sum();
+        users + self.renewals.len().min((self.passed + users) / (RENEWAL_SHARE - 1))
+    }
+
+    /// May another renewal be queued? About as many as a second serves, and only one
+    /// while users wait: the others are better kept in the schedule, where it may
+    /// turn out that they are not wanted any more.
+    pub fn has_room(&self, budget: &Budget) -> bool {
+        let most = if self.is_idle() { (budget.rate().ceil() as usize).max(1) } else { 1 };
+        self.renewals.len() < most
+    }
+
+    /// How many calls of a class wait.
+    pub fn depth(&self, class: Class) -> usize {
+        match class {
+            Class::Waiting => self.users,
+            Class::Renewal => self.renewals.len(),
+        }
+    }
+
+    /// Nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.is_idle() && self.renewals.is_empty()
+    }
+
+    const fn is_renewals_turn(&self) -> bool {
+        self.passed + 1 >= RENEWAL_SHARE
+    }
+
+    const fn arrive(&mut self) -> Place {
+        self.arrivals += 1;
+        Place(self.arrivals)
+    }
+
+    fn wait(&mut self, client: C, place: Place, call: T) {
+        self.users += 1;
+        self.waiting.entry(client).or_default().insert(place, call);
+    }
+
+    fn pop_user(&mut self) -> Option<T> {
+        let next = self.last.as_ref().and_then(|last| self.waiting.range((Excluded(last), Unbounded)).next());
+        let client = next.or_else(|| self.waiting.first_key_value())?.0.clone();
+        let calls = self.waiting.get_mut(&client)?;
+        let (_, call) = calls.pop_first()?;
+        if calls.is_empty() {
+            self.waiting.remove(&client);
+        }
+        self.users -= 1;
+        self.last = Some(client);
+        Some(call)
+    }
+}
+
+impl<C: Ord + Clone, T> Default for Queue<C, T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn users_who_wait_go_before_renewals() {
+        let mut queue = Queue::new();
+        queue.push_renewal("renewal");
+        queue.push_user((), "first user");
+        queue.push_user((), "second user");
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(_, call)| call).collect();
+        assert_eq!(order, ["first user", "second user", "renewal"]);
+    }
+
+    #[test]
+    fn renewals_never_starve() {
+        let mut queue = Queue::new();
+        for n in 0..1000 {
+            queue.push_user((), n);
+            if n < 50 {
+                queue.push_renewal(n);
+            }
+        }
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(class, _)| class).collect();
+        for tenth in order[..500].chunks(RENEWAL_SHARE) {
+            assert_eq!(tenth.iter().filter(|class| **class == Class::Renewal).count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_renewal_that_somebody_waits_for_goes_with_the_users() {
+        let mut queue = Queue::new();
+        let renewal = queue.push_renewal("renewal");
+        let user = queue.push_user((), "user");
+        queue.promote(renewal, ());
+        queue.promote(renewal, ());
+        queue.promote(user, ());
+        assert_eq!(queue.pop(), Some((Class::Waiting, "renewal")));
+        assert_eq!(queue.pop(), Some((Class::Waiting, "user")));
+    }
+
+    #[test]
+    fn clients_take_turns_however_many_users_they_send() {
+        let mut queue = Queue::new();
+        for n in 0..1000 {
+            queue.push_user("storm", n);
+        }
+        queue.push_user("calm", 5000);
+        queue.push_user("breeze", 6000);
+        queue.push_user("breeze", 6001);
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(_, call)| call).take(6).collect();
+        assert_eq!(order, [6000, 5000, 0, 6001, 1, 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_before_an_arrival_is_told(
+            passed in 0usize..10,
+            renewals in 0usize..12,
+            users in prop::collection::vec(0u8..5, 0..40),
+            popped in 0usize..8,
+            client in 0u8..5,
+        ) {
+            let mut queue = Queue::new();
+            (0..renewals).for_each(|_| drop(queue.push_renewal(false)));
+            (0..passed).for_each(|_| queue.pass());
+            users.iter().for_each(|user| drop(queue.push_user(*user, false)));
+            (0..popped).for_each(|_| drop(queue.pop()));
+            let told = queue.ahead(&client);
+            queue.push_user(client, true);
+            let before = std::iter::from_fn(|| queue.pop()).take_while(|(_, mine)| !mine).count();
+            prop_assert_eq!(told, before);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What a workspace's Courier has done lately, and what follows from it for the next calls.
+
+use std::time::Duration;
+
+use crate::policy::breaker::{Breaker, Change, Health, State};
+use crate::policy::budget::Budget;
+use crate::policy::queue::Class;
+use crate::policy::retry::{self, Purse};
+use crate::policy::throttle::Throttle;
+use crate::token::{Grant, Moment};
+use crate::upstream::Failure;
+
+/// Holds calls back that would fail, or that Courier does not want.
+pub struct Guard {
+    breaker: Breaker,
+    purse: Purse,
+    /// How fast calls may leave at present.
+    pub throttle: Throttle,
+    /// The status by which Courier refused us last.
+    refused: u16,
+}
+
+impl Guard {
+    /// Of a Courier of which nothing bad is known.
+    pub fn new(budget: &Budget) -> Self {
+        Self { breaker: Breaker::new(), purse: Purse::new(), throttle: Throttle::new(budget), refused: 0 }
+    }
+
+    /// May a call be made? The next ones may depend on it, so [`Guard::enter`] if it is.
+    pub fn check(&self, class: Class, now: Moment) -> Result<(), Failure> {
+        match self.breaker.rest(class, now) {
+            Duration::ZERO => Ok(()),
+            rest => Err(self.refusal(rest)),
+        }
+    }
+
+    /// A call is going to be made.
+    pub fn enter(&mut self, class: Class, now: Moment) {
+        self.breaker.enter(class, now);
+    }
+
+    /// A call that was sent at `sent` has ended so.
+    pub fn record(&mut self, outcome: &Result<Grant, Failure>, sent: Moment, now: Moment) -> Option<Change> {
+        let health = match outcome {
+            Ok(_) => {
+                self.purse.earn();
+                self.throttle.answered(sent, now);
+                Health::Well
+            }
+            // It works, and will again.
+            Err(Failure::Throttled(pause)) => {
+                self.throttle.refused(*pause, sent, now);
+                return None;
+            }
+            Err(Failure::Refused(_)) => Health::Well,
+            Err(Failure::Credentials(status)) => {
+                self.refused = *status;
+                Health::Refusing
+            }
+            // Nothing of it is Courier's doing.
+            Err(Failure::OldKey | Failure::Stopping | Failure::Resting(_) | Failure::Limited(_)) => return None,
+            Err(
+                Failure::Unavailable(_)
+                | Failure::Connect
+                | Failure::Timeout
+                | Failure::Malformed(_)
+                | Failure::Mismatch,
+            ) => Health::Failing,
+        };
+        let change = self.breaker.record(health, sent, now, fastrand::f64());
+        if change == Some(Change::Closed) {
+            self.throttle.restart(now);
+        }
+        change
+    }
+
+    /// After how long a call that has failed so is made again for somebody who will wait for
+    /// as long as is `left`, where the last of `tries` took so long.
+    pub fn retry(&mut self, failure: &Failure, tries: u32, took: Duration, left: Duration) -> Option<Duration> {
+        let pause = retry::pause(tries, fastrand::f64()).filter(|_| failure.is_passing())?;
+        (pause + took <= left && self.purse.pay()).then_some(pause)
+    }
+
+    /// There is another API key: what the old one was refused does not count any more.
+    pub fn forgive(&mut self) -> bool {
+        let refused = self.breaker.is_refused();
+        if refused {
+            self.breaker = Breaker::new();
+        }
+        refused
+    }
+
+    /// For how long no renewal leaves.
+    pub fn renewals_rest(&self, now: Moment) -> Duration {
+        self.breaker.rest(Class::Renewal, now)
+    }
+
+    fn refusal(&self, rest: Duration) -> Failure {
+        if self.breaker.is_refused() { Failure::Credentials(self.refused) } else { Failure::Resting(rest) }
+    }
+
+    /// What share of the recent calls failed.
+    pub fn failing(&self, now: Moment) -> f64 {
+        self.breaker.failing(now)
+    }
+
+    /// Where the breaker stands.
+    pub fn state(&self, now: Moment) -> State {
+        self.breaker.state(now)
+    }
+}

@@ -1,0 +1,64 @@
+//! A call's turn at the budget.
+
+use tokio::sync::oneshot;
+
+use crate::policy::queue::{Class, Place};
+use crate::token::Moment;
+use crate::upstream::Failure;
+
+/// The right to one call. It can't be copied, and only a dispatcher gives it.
+#[derive(Debug)]
+pub struct Permit {
+    pub(super) class: Class,
+}
+
+/// A call's turn, now or later. Dropping it gives it up.
+#[derive(Debug)]
+pub struct Turn {
+    permit: oneshot::Receiver<Result<Permit, Failure>>,
+    place: Option<Place>,
+}
+
+impl Turn {
+    /// Where in the queue, by which it can be promoted; `None` where the call
+    /// may leave at once.
+    pub const fn place(&self) -> Option<Place> {
+        self.place
+    }
+
+    /// Waits for it.
+    pub async fn permit(self) -> Result<Permit, Failure> {
+        self.permit.await.unwrap_or(Err(Failure::Stopping))
+    }
+
+    /// The same, at a place in the queue.
+    pub(super) fn at(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }
+    }
+}
+
+/// Who waits for a turn.
+pub struct Waiter {
+    permit: oneshot::Sender<Result<Permit, Failure>>,
+    /// Since when.
+    pub since: Moment,
+}
+
+impl Waiter {
+    /// And the turn that it waits for.
+    pub fn new(since: Moment) -> (Self, Turn) {
+        let (sender, permit) = oneshot::channel();
+        (Self { permit: sender, since }, Turn { permit, place: None })
+    }
+
+    /// It is its turn. Tells whether it still wants it.
+    pub fn let_go(self, class: Class) -> bool {
+        self.permit.send(Ok(Permit { class })).is_ok()
+    }
+
+    /// It will not be its turn.
+    pub fn refuse(self, failure: Failure) {
+        // Who has hung up needs no answer.
+        let _ = self.permit.send(Err(failure));
+    }
+}
