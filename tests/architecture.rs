@@ -27,7 +27,7 @@ const ROOMS: &[Room] = &[
     Room(
         "upstream",
         "token policy clock metrics secrets",
-        "base64 governor httpdate reqwest serde serde_json thiserror tokio tracing",
+        "base64 fastrand governor httpdate reqwest serde serde_json thiserror tokio tracing",
     ),
     Room(
         "broker",

@@ -90,6 +90,7 @@ impl Live {
             {
                 tracing::info!(workspace = %workspace.name, "a new API key");
                 self.told(Reloaded::ApiKey, true);
+                self.fixed.broker.forgive(workspace.name.as_str());
                 if workspace.drops_tokens {
                     let tokens = self.fixed.broker.purge(workspace.name.as_str()).unwrap_or_default();
                     audit::purged(workspace.name.as_str(), tokens);

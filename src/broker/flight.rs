@@ -209,6 +209,9 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
     let Some(outcome) = call(&broker, &workspace.dispatcher, &key, turn, &publish, &cause).await else { return };
     log(&broker, &key, &outcome, &cause);
     let failure = outcome.as_ref().err().cloned();
+    if let Some(failure) = failure.clone().filter(Failure::is_lasting) {
+        broker.0.refused.add(&key, failure, broker.0.clock.now());
+    }
     let outcome = match outcome {
         Ok(grant) => Ok(keep(&broker, &workspace, &landing, grant, cause.renewal())),
         Err(failure) => Err(failure.into()),
@@ -257,13 +260,12 @@ async fn call(
             Err(failure) => failure,
         };
         tries += 1;
-        let now = clock.now();
-        let (took, left) = (now.since(sent), deadline.since(now));
+        let took = clock.now().since(sent);
         // A renewal that nobody waits for has time; the list has a receiver too.
         let is_waited_for = publish.receiver_count() > 1;
-        let pause = is_waited_for.then(|| dispatcher.retry(&failure, tries, took, left)).flatten();
-        let Some(pause) = pause else { return Some(Err(failure)) };
-        clock.sleep_until(now + pause).await;
+        let again = is_waited_for.then(|| dispatcher.retry(&failure, tries, took, deadline)).flatten();
+        let Some(again) = again else { return Some(Err(failure)) };
+        clock.sleep_until(again).await;
         match dispatcher.queue(cause.client()) {
             Ok(next) => turn = next,
             Err(_) => return Some(Err(failure)),

@@ -4,36 +4,42 @@
 //! fresh enough: one flight per key -> budget -> Courier -> grant -> cache and
 //! schedule -> everyone who waited.
 
+mod ask;
 mod cache;
+mod coverage;
+mod early;
 mod explain;
 mod flight;
 mod index;
 mod refresher;
+mod refused;
 mod removal;
 #[cfg(test)]
 mod stress;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+pub use ask::{Answer, Ask, Refusal, Source};
 use cache::{Cache, Entry, History, Stage, Standing};
+use coverage::Coverage;
 pub use explain::{Decided, Explained};
 use flight::{Boarding, Cause, Flights};
 use index::Index;
 use refresher::Refresher;
+use refused::Refused;
 
-use crate::audit::Who;
 use crate::clock::Clock;
-use crate::metrics::{Metrics, Outcome};
+use crate::metrics::Metrics;
 use crate::policy::freshness::{self, Floor, Stale, Verdict};
-use crate::policy::refresh::Mode;
-use crate::token::{Grant, Moment, TokenKey, WorkspaceName};
-use crate::upstream::{Dispatcher, Failure};
+use crate::policy::refresh::{self, Mode};
+use crate::token::{Moment, TokenKey, WorkspaceName};
+use crate::upstream::Dispatcher;
 
 /// How the broker serves and renews.
 #[derive(Clone, Copy, Debug)]
@@ -53,73 +59,6 @@ pub struct Settings {
     pub timeout: Duration,
 }
 
-/// A request inside the broker.
-#[derive(Clone, Debug)]
-pub struct Ask<'a> {
-    /// Exactly what is wanted.
-    pub key: TokenKey,
-    /// What the token must have left, if the caller said.
-    pub min_ttl: Option<Duration>,
-    /// Who asks.
-    pub who: Who<'a>,
-}
-
-/// A token, and how it was come by.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// The token.
-    pub grant: Grant,
-    /// What it has left.
-    pub remaining: Duration,
-    /// How it was come by.
-    pub source: Source,
-}
-
-/// How a token was come by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// From memory.
-    Hit,
-    /// Issued, since there was none, or none fresh enough.
-    Issued {
-        /// Another request had asked Courier already.
-        collapsed: bool,
-        /// What was wrong with the one that there was.
-        stale: Option<Stale>,
-    },
-    /// From memory although it is too old, since no new one could be had.
-    Kept(Stale),
-}
-
-impl Source {
-    /// What the metrics call it.
-    pub const fn outcome(self) -> Outcome {
-        match self {
-            Self::Hit => Outcome::Hit,
-            Self::Issued { collapsed: true, .. } => Outcome::Collapsed,
-            Self::Issued { stale: None, .. } => Outcome::Miss,
-            Self::Issued { stale: Some(_), .. } | Self::Kept(_) => Outcome::Stale,
-        }
-    }
-}
-
-/// Why an ask has no answer. Cheap to clone: every waiter gets it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Courier brought no token.
-    #[error(transparent)]
-    Upstream(#[from] Failure),
-    /// It has waited as long as it may.
-    #[error("no token came in time")]
-    TimedOut,
-    /// The new token has less life than may be handed out, or than was wanted.
-    #[error("the token that Courier issued has too little life left")]
-    TooOld,
-    /// The flight's task died. A mistake in this program.
-    #[error("an internal error")]
-    Lost,
-}
-
 /// The broker. Cheap to clone.
 #[derive(Clone)]
 pub struct Broker(Arc<Inner>);
@@ -130,6 +69,10 @@ struct Inner {
     history: History,
     index: Arc<Index>,
     flights: Flights,
+    refused: Refused,
+    coverage: Coverage,
+    /// Some workspace's calls fail.
+    trouble: AtomicBool,
     workspaces: HashMap<WorkspaceName, Arc<Workspace>>,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -177,8 +120,20 @@ impl Broker {
         let index = Arc::new(Index::new());
         let cache = Cache::new(settings.capacity, settings.floor, Arc::clone(&index), Arc::clone(&metrics));
         let history = History::new(settings.history, Arc::clone(&index));
-        let flights = Flights::default();
-        Self(Arc::new(Inner { settings, cache, history, index, flights, workspaces, clock, metrics, runtime }))
+        Self(Arc::new(Inner {
+            settings,
+            cache,
+            history,
+            index,
+            flights: Flights::default(),
+            refused: Refused::new(),
+            coverage: Coverage::default(),
+            trouble: AtomicBool::new(false),
+            workspaces,
+            clock,
+            metrics,
+            runtime,
+        }))
     }
 
     /// Starts the background work: the dispatchers, the refreshers and the
@@ -198,6 +153,7 @@ impl Broker {
                 broker.0.clock.sleep_until(broker.0.clock.now() + HOUSEKEEPING).await;
                 broker.0.cache.tidy();
                 broker.0.history.tidy();
+                broker.look_after(HOUSEKEEPING);
             }
         };
         renewing.spawn_on(tidy, &self.0.runtime);
@@ -208,13 +164,16 @@ impl Broker {
     /// and in any case within the settings' time-out.
     pub async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, Refusal> {
         let now = self.0.clock.now();
-        let stale = match self.look(ask, now) {
+        let (stale, spare) = match self.look(ask, now) {
             Look::Fresh { entry, renew } => return Ok(self.hit(&ask.key, &entry, renew, now)),
-            Look::Stale(why) => Some(why),
-            Look::Nothing => None,
+            Look::Stale { why, spare } => (Some(why), spare),
+            Look::Nothing => (None, None),
         };
+        self.0.coverage.count(spare.unwrap_or_default());
+        // Who has a token that will do if need be does not wait for a better one for long.
+        let patience = if spare.is_some() { self.0.settings.timeout / 5 } else { self.0.settings.timeout };
         // Boxed, so that the way of a hit does not carry its size about.
-        let refusal = match Box::pin(self.fetch(ask, stale, now)).await {
+        let refusal = match Box::pin(self.fetch(ask, stale, patience, now)).await {
             Ok(answer) => return Ok(answer),
             Err(refusal) => refusal,
         };
@@ -225,7 +184,7 @@ impl Broker {
         match stale.zip(self.0.cache.get(&ask.key)) {
             Some((why, entry))
                 if !self.is_purged(&ask.key, &entry)
-                    && freshness::survives_outage(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) =>
+                    && freshness::spare(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)).is_some() =>
             {
                 Ok(self.hand_out(&ask.key, &entry, asked, now, Source::Kept(why)))
             }
@@ -243,6 +202,23 @@ impl Broker {
         }
     }
 
+    /// A workspace has another API key: what the old one was refused does not count any more.
+    pub fn forgive(&self, workspace: &str) {
+        self.0.refused.clear();
+        if let Some(workspace) = self.0.workspaces.get(workspace) {
+            workspace.dispatcher.forgive();
+        }
+    }
+
+    /// So much time has passed since it was looked after last.
+    fn look_after(&self, passed: Duration) {
+        let failing = |workspace: &Arc<Workspace>| workspace.dispatcher.failing() >= refresh::LEAST_FAILING;
+        self.0.trouble.store(self.0.workspaces.values().any(failing), Ordering::Relaxed);
+        for (gauge, share) in self.0.metrics.outage_coverage.iter().zip(self.0.coverage.tick(passed)) {
+            gauge.set(share);
+        }
+    }
+
     /// Waits until no flight is in the air.
     pub async fn landed(&self) {
         self.0.flights.landed().await;
@@ -256,21 +232,31 @@ impl Broker {
         let Some(entry) = self.0.cache.get(&ask.key) else {
             return Look::Nothing;
         };
-        match freshness::judge(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) {
+        let (floor, facts) = (&self.0.settings.floor, entry.facts(ask.min_ttl, now));
+        match freshness::judge(floor, &facts) {
             Verdict::Serve => Look::Fresh { entry, renew: false },
             Verdict::ServeAndRenew => Look::Fresh { entry, renew: true },
-            Verdict::Wait(why) => Look::Stale(why),
+            Verdict::Wait(why) => Look::Stale { why, spare: freshness::spare(floor, &facts) },
         }
     }
 
-    async fn fetch(&self, ask: &Ask<'_>, stale: Option<Stale>, asked: Moment) -> Result<Answer, Refusal> {
+    async fn fetch(
+        &self,
+        ask: &Ask<'_>,
+        stale: Option<Stale>,
+        patience: Duration,
+        asked: Moment,
+    ) -> Result<Answer, Refusal> {
+        if let Some(failure) = self.0.refused.get(&ask.key, asked) {
+            return Err(failure.into());
+        }
         let workspace = self.0.workspaces.get(ask.key.workspace()).ok_or(Refusal::Lost)?;
         let client = ask.who.client().unwrap_or_default();
         let boarding = self.0.flights.board(&ask.key, client, &workspace.dispatcher, || {
             // Another flight may have landed since we looked.
             match self.look(ask, self.0.clock.now()) {
                 Look::Fresh { entry, .. } => Some(entry),
-                Look::Stale(_) | Look::Nothing => None,
+                Look::Stale { .. } | Look::Nothing => None,
             }
         })?;
         let (ticket, collapsed) = match boarding {
@@ -285,20 +271,28 @@ impl Broker {
                 (ticket, false)
             }
         };
-        let entry =
-            tokio::time::timeout(self.0.settings.timeout, ticket.outcome()).await.map_err(|_| Refusal::TimedOut)??;
+        let entry = tokio::time::timeout(patience, ticket.outcome()).await.map_err(|_| Refusal::TimedOut)??;
         let now = self.0.clock.now();
-        if !freshness::survives_outage(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)) {
+        if freshness::spare(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)).is_none() {
             return Err(Refusal::TooOld);
         }
         Ok(self.hand_out(&ask.key, &entry, asked, now, Source::Issued { collapsed, stale }))
     }
 
     fn hit(&self, key: &TokenKey, entry: &Arc<Entry>, renew: bool, now: Moment) -> Answer {
+        let spare = freshness::spare(&self.0.settings.floor, &entry.facts(None, now));
+        self.0.coverage.count(spare.unwrap_or_default());
         // The use comes first: it is what the renewal is decided by.
         let answer = self.hand_out(key, entry, now, now, Source::Hit);
-        if renew && let Some(workspace) = self.0.workspaces.get(key.workspace()) {
-            workspace.refresher.wanted_again(key, &entry.standing, now);
+        let trouble = self.0.trouble.load(Ordering::Relaxed);
+        if (renew || trouble)
+            && let Some(workspace) = self.0.workspaces.get(key.workspace())
+        {
+            if renew {
+                workspace.refresher.wanted_again(key, &entry.standing, now);
+            } else {
+                self.renew_early(workspace, key, entry, now);
+            }
         }
         answer
     }
@@ -317,8 +311,15 @@ impl Broker {
 
 /// What the cache has for an ask.
 enum Look {
-    Fresh { entry: Arc<Entry>, renew: bool },
-    Stale(Stale),
+    Fresh {
+        entry: Arc<Entry>,
+        renew: bool,
+    },
+    Stale {
+        why: Stale,
+        /// For how long it will do if need be.
+        spare: Option<Duration>,
+    },
     Nothing,
 }
 

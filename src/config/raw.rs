@@ -100,7 +100,12 @@ table!(Workspace {
     budget: Budget = Budget::default(),
 });
 
-table!(Budget { requests_per_second: f64 = 20.0, burst: u32 = 20 });
+table!(Budget {
+    requests_per_second: f64 = 20.0,
+    burst: u32 = 20,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    least_requests_per_second: Option<f64> = None,
+});
 
 table!(Tokens {
     default_lifetime: Human = seconds(86_400),

@@ -205,13 +205,7 @@ impl Check<'_> {
         })?;
         // Nobody waits for longer than the caller does.
         let timeout = self.span(&key("timeout"), raw.timeout, SECOND, HOUR)?.min(caller_timeout);
-        let Some(budget) = Budget::new(raw.budget.requests_per_second, raw.budget.burst) else {
-            let (least, most) = (Budget::RATES.start(), Budget::RATES.end());
-            return Err(self.error(
-                &key("budget"),
-                format!("requests_per_second must be from {least} to {most}, burst from 1 to {}", Budget::MAX_BURST),
-            ));
-        };
+        let budget = self.budget(&key("budget"), &raw.budget)?;
         Ok(WorkspaceSettings {
             courier: upstream::CourierSettings {
                 base_url: self.base_url(&key("base_url"), raw)?,
@@ -231,6 +225,20 @@ impl Check<'_> {
                 _ => return Err(self.error(&key("on_new_api_key"), "must be \"keep\" or \"drop\"")),
             },
             name,
+        })
+    }
+
+    fn budget(&self, key: &str, raw: &raw::Budget) -> Result<Budget, SettingsError> {
+        let (least, most) = (Budget::RATES.start(), Budget::RATES.end());
+        let budget = Budget::new(raw.requests_per_second, raw.burst).ok_or_else(|| {
+            let wanted =
+                format!("requests_per_second must be from {least} to {most}, burst from 1 to {}", Budget::MAX_BURST);
+            self.error(key, wanted)
+        })?;
+        let Some(rate) = raw.least_requests_per_second else { return Ok(budget) };
+        budget.with_least(rate).ok_or_else(|| {
+            let wanted = format!("must be a number from {least} to requests_per_second");
+            self.error(&format!("{key}.least_requests_per_second"), wanted)
         })
     }
 

@@ -34,6 +34,8 @@ pub struct Metrics {
     pub cached_tokens: IntGauge,
     /// How much later than planned renewals were begun.
     pub renewal_lateness: Histogram,
+    /// The share of the demand that would survive an outage, by [`HORIZONS`].
+    pub outage_coverage: [Gauge; HORIZONS.len()],
     calls: IntCounterVec,
     call_durations: HistogramVec,
     queue_depths: IntGaugeVec,
@@ -66,6 +68,8 @@ pub struct WorkspaceMetrics {
     pub extra_calls: Gauge,
 }
 
+/// The lengths of an outage.
+pub const HORIZONS: [&str; 3] = ["5m", "15m", "60m"];
 const PREFIX: &str = "courier_token_broker_";
 /// From a hit in microseconds to a caller's longest wait, in seconds.
 const WAITS: &[f64] = &[
@@ -108,6 +112,13 @@ impl Metrics {
             IntGaugeVec::new(named("build_info", "Always 1; the label tells the version."), &["version"])?,
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let coverage = register(
+            &registry,
+            GaugeVec::new(
+                named("outage_coverage_ratio", "Share of the recent demand that would survive an outage of Courier."),
+                &["horizon"],
+            )?,
+        )?;
         let metrics = Self {
             requests: array::from_fn(|route| {
                 array::from_fn(|outcome| {
@@ -129,6 +140,7 @@ impl Metrics {
                     buckets: LATENESS.to_vec(),
                 })?,
             )?,
+            outage_coverage: HORIZONS.map(|horizon| coverage.with_label_values(&[horizon])),
             calls: counters(
                 &registry,
                 "upstream_requests_total",

@@ -204,16 +204,19 @@ mod tests {
     fn after(well: usize, failing: usize) -> Breaker {
         let mut breaker = Breaker::new();
         let sent = START - SECOND;
-        (0..well).for_each(|_| drop(breaker.record(Well, sent, START, 0.0)));
-        (0..failing).for_each(|_| drop(breaker.record(Failing, sent, START, 0.0)));
+        for health in std::iter::repeat_n(Well, well).chain(std::iter::repeat_n(Failing, failing)) {
+            breaker.record(health, sent, START, 0.0);
+        }
         breaker
     }
 
     fn admits(breaker: &mut Breaker, class: Class, now: Moment) -> Result<(), Duration> {
-        match breaker.rest(class, now) {
-            Duration::ZERO => Ok(breaker.enter(class, now)),
-            rest => Err(rest),
+        let rest = breaker.rest(class, now);
+        if rest.is_zero() {
+            breaker.enter(class, now);
+            return Ok(());
         }
+        Err(rest)
     }
 
     #[test]

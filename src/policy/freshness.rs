@@ -107,10 +107,11 @@ pub fn judge(floor: &Floor, facts: &Facts) -> Verdict {
     }
 }
 
-/// May the token be handed out although it is below its floor, since no new one
-/// could be had? What the caller itself demanded still holds.
-pub fn survives_outage(floor: &Floor, facts: &Facts) -> bool {
-    facts.remaining >= floor.hard_of(facts.life) && facts.min_ttl.is_none_or(|wanted| facts.remaining >= wanted)
+/// For how long the token may still be handed out although it is below its floor, where no
+/// new one can be had; `None` where it may not. What the caller itself demanded still holds.
+pub fn spare(floor: &Floor, facts: &Facts) -> Option<Duration> {
+    let least = floor.hard_of(facts.life).max(facts.min_ttl.unwrap_or_default());
+    facts.remaining.checked_sub(least)
 }
 
 #[cfg(test)]
@@ -158,9 +159,9 @@ mod tests {
     #[test]
     fn an_outage_lowers_the_floor_but_not_what_the_caller_demanded() {
         let old = facts(2 * HOUR, Duration::from_secs(60));
-        assert!(survives_outage(&floor(), &old));
-        assert!(!survives_outage(&floor(), &Facts { min_ttl: Some(HOUR), ..old }));
-        assert!(!survives_outage(&floor(), &facts(2 * HOUR, Duration::from_secs(29))));
+        assert_eq!(spare(&floor(), &old), Some(Duration::from_secs(30)));
+        assert_eq!(spare(&floor(), &Facts { min_ttl: Some(HOUR), ..old }), None);
+        assert_eq!(spare(&floor(), &facts(2 * HOUR, Duration::from_secs(29))), None);
     }
 
     #[test]
@@ -192,7 +193,7 @@ mod tests {
             let floor = Floor::new(share, ms(hard)).expect("in range");
             let facts = Facts { life: ms(life), remaining: ms(remaining.min(life)), min_ttl: min_ttl.map(ms), due };
             let served = !matches!(judge(&floor, &facts), Verdict::Wait(_));
-            if served || survives_outage(&floor, &facts) {
+            if served || spare(&floor, &facts).is_some() {
                 prop_assert!(facts.remaining > Duration::ZERO);
                 prop_assert!(facts.remaining >= ms(hard).min(ms(life).mul_f64(share)));
                 prop_assert!(facts.min_ttl.is_none_or(|wanted| facts.remaining >= wanted));

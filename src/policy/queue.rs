@@ -259,10 +259,16 @@ mod tests {
             client in 0u8..5,
         ) {
             let mut queue = Queue::new();
-            (0..renewals).for_each(|_| drop(queue.push_renewal(false)));
+            for _ in 0..renewals {
+                queue.push_renewal(false);
+            }
             (0..passed).for_each(|_| queue.pass());
-            users.iter().for_each(|user| drop(queue.push_user(*user, false)));
-            (0..popped).for_each(|_| drop(queue.pop()));
+            for user in users {
+                queue.push_user(user, false);
+            }
+            for _ in 0..popped {
+                queue.pop();
+            }
             let told = queue.ahead(&client);
             queue.push_user(client, true);
             let before = std::iter::from_fn(|| queue.pop()).take_while(|(_, mine)| !mine).count();

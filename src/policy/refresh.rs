@@ -47,11 +47,13 @@ pub enum Reason {
     Return,
     /// Courier refused it, somebody says.
     Rejected,
+    /// Calls fail, and it is one of the busiest: see [`is_due_early`].
+    Early,
 }
 
 impl Reason {
     /// Every reason, in the order of their declaration.
-    pub const ALL: [Self; 3] = [Self::Due, Self::Return, Self::Rejected];
+    pub const ALL: [Self; 4] = [Self::Due, Self::Return, Self::Rejected, Self::Early];
 
     /// The word for logs and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -59,6 +61,7 @@ impl Reason {
             Self::Due => "due",
             Self::Return => "return",
             Self::Rejected => "rejected",
+            Self::Early => "early",
         }
     }
 }
@@ -111,6 +114,22 @@ pub fn due(mode: Mode, window: Duration, sent: Moment, draw: f64) -> Moment {
     let lead = drawn.max(LEAST_LEAD.min(window / 4));
     sent + window.saturating_sub(lead)
 }
+
+/// Is a token that is handed out now renewed before it comes due at `due`, since the share
+/// `failing` (0 to 1) of the recent calls failed? If all do, a quarter of its window early;
+/// if fewer do, by as much less. That is for the busiest alone, which were handed out once in
+/// each [`BUSY`] on average: they lose most by an outage, and their renewals are the least
+/// likely to be in vain.
+pub fn is_due_early(sent: Moment, due: Moment, uses: u32, failing: f64, now: Moment) -> bool {
+    let lead = due.since(sent).mul_f64(EARLY_SHARE * failing.clamp(0.0, 1.0));
+    failing >= LEAST_FAILING && due < Moment::NEVER && now + lead >= due && BUSY * uses >= now.since(sent)
+}
+
+/// Where fewer calls fail, nothing is wrong.
+pub const LEAST_FAILING: f64 = 0.1;
+const EARLY_SHARE: f64 = 0.25;
+/// The mean time between two uses of a token that is busy.
+pub const BUSY: Duration = Duration::from_secs(15 * 60);
 
 const LEAST_LEAD: Duration = Duration::from_secs(2);
 
@@ -166,6 +185,18 @@ mod tests {
     #[test]
     fn nothing_comes_due_where_nothing_is_renewed() {
         assert_eq!(due(Mode::Off, Duration::from_secs(60), Moment::from_nanos(77), 0.5), Moment::NEVER);
+    }
+
+    #[test]
+    fn the_busiest_are_renewed_the_earlier_the_more_calls_fail() {
+        let (sent, hours) = (Moment::from_nanos(77), |hours: u64| Duration::from_secs(3600 * hours));
+        let due = sent + hours(8);
+        let early = |uses, failing, now| is_due_early(sent, due, uses, failing, sent + now);
+        assert!(early(24, 1.0, hours(6)) && early(28, 0.5, hours(7)));
+        assert!(!early(24, 0.9, hours(6)) && !early(28, 0.05, hours(7)));
+        // Not busy.
+        assert!(!early(23, 1.0, hours(6)));
+        assert!(!is_due_early(sent, Moment::NEVER, u32::MAX, 1.0, sent + hours(900)));
     }
 
     #[test]

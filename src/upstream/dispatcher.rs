@@ -158,10 +158,10 @@ impl Dispatcher {
         outcome
     }
 
-    /// After how long a call that has failed so is to be queued again, if it is; see
+    /// When a call that has failed so is to be queued again, if it is; see
     /// [`Guard::retry`].
-    pub fn retry(&self, failure: &Failure, tries: u32, took: Duration, left: Duration) -> Option<Duration> {
-        self.line().guard.retry(failure, tries, took, left)
+    pub fn retry(&self, failure: &Failure, tries: u32, took: Duration, deadline: Moment) -> Option<Moment> {
+        self.line().guard.retry(failure, tries, took, deadline, self.clock.now())
     }
 
     /// There is another API key: what the old one was refused does not count any more.

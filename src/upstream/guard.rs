@@ -74,11 +74,21 @@ impl Guard {
         change
     }
 
-    /// After how long a call that has failed so is made again for somebody who will wait for
-    /// as long as is `left`, where the last of `tries` took so long.
-    pub fn retry(&mut self, failure: &Failure, tries: u32, took: Duration, left: Duration) -> Option<Duration> {
+    /// When a call that has failed so is queued again for somebody who waits until
+    /// `deadline`, where the last of `tries` took so long. `None` where that would be of no
+    /// use.
+    pub fn retry(
+        &mut self,
+        failure: &Failure,
+        tries: u32,
+        took: Duration,
+        deadline: Moment,
+        now: Moment,
+    ) -> Option<Moment> {
         let pause = retry::pause(tries, fastrand::f64()).filter(|_| failure.is_passing())?;
-        (pause + took <= left && self.purse.pay()).then_some(pause)
+        let at = now + pause;
+        let is_of_use = at.max(self.throttle.free()) + took <= deadline && self.check(Class::Waiting, now).is_ok();
+        (is_of_use && self.purse.pay()).then_some(at)
     }
 
     /// There is another API key: what the old one was refused does not count any more.

@@ -1,0 +1,44 @@
+//! What Courier would refuse again, remembered for a moment.
+
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
+use moka::sync::Cache;
+
+use crate::token::{Moment, TokenKey};
+use crate::upstream::Failure;
+
+/// Keys for which Courier has just refused a token, so that it is not asked again for each
+/// request. Short, since an operator may mend it at Courier's; and not of one length, so that
+/// keys which were refused together are not asked for together again.
+pub struct Refused(Cache<TokenKey, (Failure, Moment), RandomState>);
+
+/// The most keys: a caller may make up as many as it likes.
+const MOST: u64 = 10_000;
+/// For at most so long, or half of it.
+const LONGEST: Duration = Duration::from_secs(30);
+
+impl Refused {
+    /// Nothing.
+    pub fn new() -> Self {
+        // What counts is the moment that is kept with it. This only gives back the memory.
+        let kept = Cache::builder().max_capacity(MOST).time_to_live(LONGEST * 2);
+        Self(kept.build_with_hasher(RandomState::default()))
+    }
+
+    /// Remembers why there is no token for a key.
+    pub fn add(&self, key: &TokenKey, failure: Failure, now: Moment) {
+        let until = now + LONGEST.mul_f64(0.5 + 0.5 * fastrand::f64());
+        self.0.insert(key.clone(), (failure, until));
+    }
+
+    /// Why a call for the key would be in vain.
+    pub fn get(&self, key: &TokenKey, now: Moment) -> Option<Failure> {
+        self.0.get(key).filter(|(_, until)| now < *until).map(|(failure, _)| failure)
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.0.invalidate_all();
+    }
+}
