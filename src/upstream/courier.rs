@@ -9,9 +9,8 @@ use serde_json::json;
 
 use crate::clock::Clock;
 use crate::secrets::{REDACTED, Secret};
-use crate::token::{Grant, Moment, TokenKey};
-use crate::upstream::retry_after::retry_after;
-use crate::upstream::{Failure, Issuer, Issuing, Permit, claims};
+use crate::token::{Grant, TokenKey};
+use crate::upstream::{Failure, Issuer, Issuing, Permit, answer};
 
 /// Where one workspace's Courier is.
 #[derive(Clone, Debug)]
@@ -128,9 +127,11 @@ impl Courier {
             .header(CONTENT_TYPE, "application/json")
             .body(body);
         let response = request.send().await.map_err(|error| failure(&error))?;
-        let pause = retry_after(response.headers(), self.clock.unix());
-        match read(response, key, sent, &api_key, pause).await {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = read(response).await?;
+        match answer::grant(status, &headers, &body, key, sent, self.clock.unix()) {
             Err(Failure::Credentials(_)) if !Arc::ptr_eq(&api_key, &self.key()) => Err(Failure::OldKey),
+            Err(Failure::Refused(said)) => Err(Failure::Refused(fit(&said, &api_key))),
             outcome => outcome,
         }
     }
@@ -142,14 +143,16 @@ fn endpoint(base_url: &Url) -> Result<Url, CourierError> {
     Ok(url)
 }
 
-async fn read(
-    mut response: Response,
-    key: &TokenKey,
-    sent: Moment,
-    api_key: &ApiKey,
-    pause: Option<Duration>,
-) -> Result<Grant, Failure> {
-    let status = response.status().as_u16();
+/// What Courier said, fit to be passed on: short, on one line, without the key.
+fn fit(said: &str, api_key: &ApiKey) -> String {
+    said.replace(api_key.secret.expose(), REDACTED)
+        .chars()
+        .map(|character| if character.is_control() { ' ' } else { character })
+        .take(LONGEST_MESSAGE)
+        .collect()
+}
+
+async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
         if body.len() + chunk.len() > LARGEST_ANSWER {
@@ -157,45 +160,13 @@ async fn read(
         }
         body.extend_from_slice(&chunk);
     }
-    match status {
-        200..=299 => {
-            let answer: Issued = serde_json::from_slice(&body)
-                .map_err(|_| Failure::Malformed("it is not a JSON object with a token"))?;
-            claims::grant(&answer.token, key, sent)
-        }
-        400 => Err(Failure::Refused(message(&body, api_key))),
-        401..=403 => Err(Failure::Credentials(status)),
-        429 => Err(Failure::Throttled(pause)),
-        _ => Err(Failure::Unavailable(status)),
-    }
-}
-
-/// What Courier said, fit to be passed on: short, on one line, without the
-/// key.
-fn message(body: &[u8], api_key: &ApiKey) -> String {
-    let said = serde_json::from_slice::<Refused>(body).map(|refused| refused.message);
-    said.unwrap_or_else(|_| "it did not say why".to_owned())
-        .replace(api_key.secret.expose(), REDACTED)
-        .chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .take(LONGEST_MESSAGE)
-        .collect()
+    Ok(body)
 }
 
 impl Issuer for Courier {
     fn issue<'a>(&'a self, key: &'a TokenKey, _permit: Permit) -> Issuing<'a> {
         Box::pin(self.call(key))
     }
-}
-
-#[derive(serde::Deserialize)]
-struct Issued {
-    token: String,
-}
-
-#[derive(serde::Deserialize)]
-struct Refused {
-    message: String,
 }
 
 fn failure(error: &reqwest::Error) -> Failure {

@@ -2,6 +2,7 @@
 //! through its workspace's [`Dispatcher`], and an [`Issuer`] can't be asked
 //! without the [`Permit`] that only a dispatcher gives.
 
+pub mod answer;
 mod claims;
 mod courier;
 mod dispatcher;
