@@ -82,14 +82,14 @@ impl Simulator {
         let ended = tokio::select! {
             ended = &mut connection => ended,
             _ = stopping.changed() => {
-                Pin::new(&mut connection).graceful_shutdown();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
                 (&mut connection).await
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection to the simulator ended early");
             if error.is_user() {
-                // An answer that is cut off ends with a reset, as when a machine dies.
+                // An answer that is cut off ends with a reset, as where a process dies.
                 let _ = connection.into_parts().io.into_inner().set_zero_linger();
             }
         }
