@@ -9,8 +9,8 @@ use super::delivery::Delivery;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     /// An error in Courier's shape with this status (200 to 599), whatever was
-    /// asked, and with these headers.
-    Status(u16, HeaderMap),
+    /// asked, and with these headers, got across in this way.
+    Status(u16, HeaderMap, Delivery),
     /// 200 with this media type and this body, whatever was asked.
     Body(&'static str, &'static str),
     /// The JWT says that this is its scope.
@@ -40,17 +40,18 @@ impl Fault {
 
     /// An error with this status.
     pub fn status(status: u16) -> Self {
-        Self::Status(status, HeaderMap::new())
+        Self::Status(status, HeaderMap::new(), Delivery::Whole)
     }
 
     /// A 429 whose `Retry-After` is a second.
     pub fn throttled() -> Self {
-        Self::Status(429, HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static("1"))]))
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static("1"))]);
+        Self::Status(429, headers, Delivery::Whole)
     }
 
     /// A 307 to there.
     pub fn redirect(location: HeaderValue) -> Self {
-        Self::Status(307, HeaderMap::from_iter([(LOCATION, location)]))
+        Self::Status(307, HeaderMap::from_iter([(LOCATION, location)]), Delivery::Whole)
     }
 
     /// The fault that a person calls so.
@@ -172,6 +173,9 @@ mod tests {
         let reply = simulator.answer(KEY, ASK).await;
         assert_eq!((reply.status, reply.delivery), (200, Delivery::Never));
         assert_eq!(reply.claims()["scope"], "user_id:u read:brands");
+        simulator.misbehave(Some(Fault::Status(503, HeaderMap::new(), Delivery::CutOff)));
+        let reply = simulator.answer(KEY, ASK).await;
+        assert_eq!((reply.status, reply.delivery), (503, Delivery::CutOff));
     }
 
     #[tokio::test(start_paused = true)]

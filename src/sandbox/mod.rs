@@ -148,8 +148,8 @@ impl Simulator {
         };
         match fault {
             None => settle(judged),
-            Some(Fault::Status(status, headers)) => {
-                let mut reply = Reply::error(Refusal::Status(status));
+            Some(Fault::Status(status, headers, delivery)) => {
+                let mut reply = Reply { delivery, ..Reply::error(Refusal::Status(status)) };
                 reply.headers.extend(headers);
                 reply
             }

@@ -252,7 +252,7 @@ fn error(status: u16, headers: &[(&'static str, &str)]) -> Fault {
     let line = |(name, value): &(&'static str, &str)| {
         (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))
     };
-    Fault::Status(status, headers.iter().map(line).collect())
+    Fault::Status(status, headers.iter().map(line).collect(), Delivery::Whole)
 }
 
 /// A date as HTTP has it, so many seconds from now.
