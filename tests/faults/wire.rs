@@ -377,3 +377,55 @@ async fn a_courier_without_an_address_is_unavailable_for_now() {
     assert!(!answer.whole().contains("courier.invalid"), "{answer:?}");
     assert!(calls(&world.broker, outcome, "other").await >= 1.0);
 }
+
+/// An error whose body does not come as it should.
+fn broken(fault: Fault, delivery: Delivery) -> Fault {
+    let Fault::Status(status, headers, _) = fault else { panic!("{fault:?} is no error") };
+    Fault::Status(status, headers, delivery)
+}
+
+const BROKEN: [Delivery; 3] = [Delivery::CutOff, Delivery::Dripping, Delivery::Endless];
+
+#[tokio::test]
+async fn an_error_is_what_its_head_says_whatever_becomes_of_its_body() {
+    pass(BROKEN.map(|delivery| broken(Fault::status(503), delivery)), "unavailable", 503).await;
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_key_is_one_whatever_becomes_of_its_body() {
+    stay(BROKEN.map(|delivery| broken(Fault::status(401), delivery)), "credentials", 502).await;
+}
+
+#[tokio::test]
+async fn a_pause_is_kept_whatever_becomes_of_the_body_that_came_with_it() {
+    let faults = BROKEN.map(|delivery| broken(error(429, &[("retry-after", "30")]), delivery));
+    for (fault, world, answer) in each(faults, "throttled").await {
+        assert_eq!(answer.status, 503, "{fault:?}: {answer:?}");
+        let calls = world.broker.courier.call_count();
+        is_a_refusal(&ask(&world.broker, &tokens("another")).await, false);
+        assert_eq!(world.broker.courier.call_count(), calls, "{fault:?}: Courier was not left alone");
+    }
+}
+
+#[tokio::test]
+async fn who_cannot_be_served_before_a_pause_ends_is_told_when_that_is_known() {
+    pass([error(429, &[("retry-after", "1")])], "throttled", 503).await;
+}
+
+#[tokio::test]
+async fn a_status_that_the_broker_retries_may_be_retried_by_its_callers() {
+    pass([408, 425].map(Fault::status), "unavailable", 503).await;
+}
+
+#[tokio::test]
+async fn requests_that_courier_does_not_take_cost_nobody_else_theirs() {
+    for status in [400, 404, 409, 413, 422] {
+        let world = World::new().await;
+        world.broker.courier.script(vec![Some(Fault::status(status)); 20]);
+        for n in 0..20 {
+            let answer = ask(&world.broker, &tokens(&format!("odd-{n}"))).await;
+            assert!(matches!(answer.status, 400 | 502), "{status}, {n}: {answer:?}");
+        }
+        assert_eq!(world.somebody_new().await.status, 200, "{status}");
+    }
+}
