@@ -167,7 +167,9 @@ impl Problem {
                     Some(pause) => (StatusCode::SERVICE_UNAVAILABLE, API, Retry::After(*pause)),
                     None => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
                 },
-                broker::Refusal::Upstream(Failure::Unavailable(500..)) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+                broker::Refusal::Upstream(failure @ Failure::Unavailable(_)) if failure.is_passing() => {
+                    (StatusCode::SERVICE_UNAVAILABLE, API, LATER)
+                }
                 broker::Refusal::Upstream(Failure::Unavailable(_)) => (StatusCode::BAD_GATEWAY, API, Retry::Never),
                 broker::Refusal::Upstream(Failure::Malformed(_)) => (StatusCode::BAD_GATEWAY, API, LATER),
             },

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use super::fault::Fault;
+
 /// The faults of a simulator, each a flag of the command line. The default is
 /// a Courier that never fails and answers at once.
 ///
@@ -22,10 +24,16 @@ pub struct Faults {
     #[arg(value_parser = duration, allow_hyphen_values = true)]
     pub latency_jitter: Duration,
 
-    /// Share of the calls that are answered 500, from 0 to 1
+    /// Share of the calls that go wrong, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value = "0", help_heading = HEADING)]
     #[arg(value_parser = share, allow_hyphen_values = true)]
     pub error_rate: f64,
+
+    /// What those calls meet: 500, 502, 503, 504, 429, reset, drip, endless, hang, html, empty-token, other-user, expired
+    /// or redirect
+    #[arg(long, value_name = "KIND", default_value = "500", help_heading = HEADING)]
+    #[arg(value_parser = Fault::named, allow_hyphen_values = true)]
+    pub error_kind: Fault,
 
     /// Most calls in any one second; what is beyond is answered 429
     #[arg(long, value_name = "CALLS", help_heading = HEADING)]
@@ -40,11 +48,6 @@ pub struct Faults {
     /// Issue opaque tokens, as old workspaces do, instead of JWTs
     #[arg(long, help_heading = HEADING)]
     pub opaque_tokens: bool,
-
-    /// What every JWT says its scope is, whatever was asked: for tests of a
-    /// broker that must notice.
-    #[arg(skip)]
-    pub scope_override: Option<String>,
 }
 
 const HEADING: &str = "Faults";
@@ -150,17 +153,17 @@ mod tests {
 
     #[test]
     fn every_flag_is_read() {
-        let flags = "--latency 120ms --latency-jitter 30ms --error-rate 0.1 --rate-limit 20 \
+        let flags = "--latency 120ms --latency-jitter 30ms --error-rate 0.1 --error-kind html --rate-limit 20 \
                      --outage 10s..30s --outage 1m..1m5s --opaque-tokens";
         let flags: Vec<_> = flags.split_whitespace().collect();
         let expected = Faults {
             latency: Duration::from_millis(120),
             latency_jitter: Duration::from_millis(30),
             error_rate: 0.1,
+            error_kind: Fault::HTML,
             rate_limit: Some(20),
             outage: vec![seconds(10)..seconds(30), seconds(60)..seconds(65)],
             opaque_tokens: true,
-            scope_override: None,
         };
         assert_eq!(parse(&flags), Ok(expected));
     }
@@ -179,6 +182,10 @@ mod tests {
             ("--error-rate", "-0.1"),
             ("--error-rate", "NaN"),
             ("--error-rate", "10%"),
+            ("--error-kind", "418"),
+            ("--error-kind", "HTML"),
+            ("--error-kind", ""),
+            ("--error-kind", "-1"),
             ("--rate-limit", "0"),
             ("--rate-limit", "-1"),
             ("--rate-limit", "1.5"),

@@ -4,20 +4,25 @@
 //! It is faithful to what a broker can notice: which requests are refused and
 //! in what shape, how `expires_in` is read, what is in a token, and that a
 //! token may be born expired or never expire. [`Faults`] adds what a Courier
-//! on a bad day does. Every call is remembered with the moment at which it
-//! arrived, so that a test can hold the broker to its budget.
+//! on a bad day does, and a script of [`Fault`]s what it does to which call.
+//! Every call is remembered with the moment at which it arrived, so that a test
+//! can hold the broker to its budget.
 //!
 //! It is an independent oracle. It shares no code with the broker but the
 //! clock, because a misreading that both share would be one that no test sees.
 //!
 //! Left out: every other endpoint, `Idempotency-Key` (the broker never sends
-//! one), 402, and any check that the scopes exist: Courier's list is open.
+//! one), 402 but as a [`Fault`], and any check that the scopes exist: Courier's
+//! list is open.
 
+mod delivery;
+mod fault;
 mod faults;
 mod ledger;
 mod mint;
 mod reply;
 mod request;
+mod script;
 mod server;
 mod timespan;
 
@@ -26,6 +31,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::clock::Clock;
 use crate::token::Moment;
 
+pub use delivery::Delivery;
+pub use fault::Fault;
 pub use faults::Faults;
 pub use ledger::Call;
 pub use reply::Reply;
@@ -34,6 +41,8 @@ use ledger::Ledger;
 use mint::Mint;
 use reply::Refusal;
 use request::{Request, Wish};
+use script::Script;
+use timespan::Timespan;
 
 /// A simulated Courier workspace with one API key. Clones are the same
 /// simulator.
@@ -47,6 +56,7 @@ struct Workspace {
     start: Moment,
     mint: Mint,
     ledger: Mutex<Ledger>,
+    script: Mutex<Script>,
 }
 
 /// The longest body that is read, in bytes.
@@ -63,22 +73,33 @@ impl Simulator {
             start: clock.now(),
             mint: Mint::new(),
             ledger: Mutex::default(),
+            script: Mutex::default(),
         }))
+    }
+
+    /// Lets the next calls that nothing was said of yet meet these faults, one
+    /// each; `None` leaves a call to what the flags say. They go before the
+    /// flags' faults.
+    pub fn script(&self, faults: impl IntoIterator<Item = Option<Fault>>) {
+        self.lines().extend(faults);
+    }
+
+    /// Lets every call for which there is no script meet this fault, from now on
+    /// until something else is said.
+    pub fn misbehave(&self, fault: Option<Fault>) {
+        self.lines().set(fault);
     }
 
     /// Answers one `POST /auth/issue-token` as Courier would, faults included,
     /// without a socket. `authorization` is the value of that header.
     ///
     /// The call arrives when the future is first polled. The answer is settled
-    /// then; latency only holds it back.
+    /// then; latency only holds it back. How it would get across a socket is in
+    /// [`Reply::delivery`], also that it never would.
     pub async fn answer(&self, authorization: Option<&[u8]>, body: &[u8]) -> Reply {
         let request = Request::read(body);
         let judged = request.judge(authorization, self.0.api_key.as_deref());
-        let (at, verdict) = self.receive(&request, judged);
-        let reply = match verdict {
-            Ok(wish) => Reply::token(&self.issue(&wish)),
-            Err(refusal) => Reply::error(refusal),
-        };
+        let (at, reply) = self.receive(&request, judged);
         let due = at + self.0.faults.delay();
         self.0.clock.sleep_until(due).await;
         reply
@@ -95,41 +116,63 @@ impl Simulator {
         self.ledger().total()
     }
 
-    /// Takes a call in: what stands of `judged` after the faults, entered with
-    /// the moment of arrival. The clock is read under the lock, so that the
-    /// order of the ledger is the order of its moments.
-    fn receive(&self, request: &Request, judged: Result<Wish, Refusal>) -> (Moment, Result<Wish, Refusal>) {
-        let Workspace { faults, clock, .. } = &*self.0;
+    /// Takes a call in: what is answered, entered with the moment of arrival.
+    /// The clock and the script are read under the lock, so that the order of
+    /// the ledger is the order of both.
+    fn receive(&self, request: &Request, judged: Result<Wish, Refusal>) -> (Moment, Reply) {
         let expires_in = request.expires_in();
         let mut ledger = self.ledger();
-        let at = clock.now();
-        let verdict = if faults.is_out(at.since(self.0.start)) {
-            Err(Refusal::Outage)
+        let at = self.0.clock.now();
+        let fault = self.lines().take().or_else(|| self.flagged(at, &mut ledger));
+        let reply = self.reply(judged, fault);
+        ledger.enter(at, request.scope(), &expires_in, reply.status);
+        (at, reply)
+    }
+
+    /// What a call meets by the flags.
+    fn flagged(&self, at: Moment, ledger: &mut Ledger) -> Option<Fault> {
+        let faults = &self.0.faults;
+        if faults.is_out(at.since(self.0.start)) {
+            Some(Fault::status(503))
         } else if !faults.rate_limit.is_none_or(|limit| ledger.admit(at, limit)) {
-            Err(Refusal::RateLimit)
-        } else if faults.strikes() {
-            Err(Refusal::Failure)
+            Some(Fault::throttled())
         } else {
-            judged
+            faults.strikes().then(|| faults.error_kind.clone())
+        }
+    }
+
+    fn reply(&self, judged: Result<Wish, Refusal>, fault: Option<Fault>) -> Reply {
+        let settle = |judged: Result<Wish, Refusal>| match judged {
+            Ok(wish) => Reply::token(&self.issue(&wish)),
+            Err(refusal) => Reply::error(refusal),
         };
-        let status = verdict.as_ref().err().map_or(200, |refusal| refusal.status());
-        ledger.enter(at, request.scope(), &expires_in, status);
-        (at, verdict)
+        match fault {
+            None => settle(judged),
+            Some(Fault::Status(status, headers, delivery)) => {
+                let mut reply = Reply { delivery, ..Reply::error(Refusal::Status(status)) };
+                reply.headers.extend(headers);
+                reply
+            }
+            Some(Fault::Body(media_type, body)) => Reply::text(200, media_type, body.to_owned()),
+            Some(Fault::Scope(scope)) => settle(judged.map(|wish| Wish { scope, ..wish })),
+            Some(Fault::Life(life)) => settle(judged.map(|wish| Wish { timespan: life.map(Timespan::of), ..wish })),
+            Some(Fault::Delivery(delivery)) => Reply { delivery, ..settle(judged) },
+        }
     }
 
     fn issue(&self, wish: &Wish) -> String {
         let Workspace { faults, clock, mint, .. } = &*self.0;
-        if faults.opaque_tokens {
-            return mint::opaque();
-        }
-        let scope = faults.scope_override.as_ref().unwrap_or(&wish.scope);
-        mint.jwt(scope, wish.timespan, clock.unix())
+        if faults.opaque_tokens { mint::opaque() } else { mint.jwt(&wish.scope, wish.timespan, clock.unix()) }
     }
 
     /// Nothing panics while it holds the lock, and a ledger is sound between
     /// any two statements, so a poisoned lock is still good.
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Script> {
+        self.0.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -143,9 +186,6 @@ impl std::fmt::Debug for Simulator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base64::Engine;
-    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-    use serde_json::Value;
     use std::time::Duration;
 
     const ASK: &[u8] = br#"{"scope": "user_id:u read:brands", "expires_in": "1d"}"#;
@@ -155,23 +195,14 @@ mod tests {
         Simulator::new(Some("pk".to_owned()), faults, Clock::tokio())
     }
 
-    fn body(reply: &Reply) -> Value {
-        serde_json::from_str(&reply.body).unwrap()
-    }
-
-    fn claims(reply: &Reply) -> Value {
-        let token = body(reply)["token"].as_str().unwrap().to_owned();
-        let part = token.split('.').nth(1).unwrap();
-        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_good_call_gets_the_token_that_it_asked_for() {
         let simulator = simulator(Faults::default());
         let before = simulator.0.clock.unix().as_secs();
         let reply = simulator.answer(KEY, ASK).await;
-        assert_eq!((reply.status, reply.retry_after), (200, None));
-        let claims = claims(&reply);
+        assert_eq!((reply.status, reply.header("retry-after")), (200, None));
+        assert_eq!(reply.header("content-type"), Some("application/json"));
+        let claims = reply.claims();
         assert_eq!(claims["scope"], "user_id:u read:brands");
         let iat = claims["iat"].as_u64().unwrap();
         assert!((before..=before + 60).contains(&iat));
@@ -193,12 +224,12 @@ mod tests {
         for (key, ask, status, kind) in table {
             let reply = simulator.answer(Some(key.as_bytes()), ask.as_bytes()).await;
             assert_eq!(reply.status, status);
-            assert_eq!(body(&reply)["type"], kind);
-            assert!(body(&reply)["message"].is_string());
+            assert_eq!(reply.json()["type"], kind);
+            assert!(reply.json()["message"].is_string());
             last = Some(reply);
         }
         assert_eq!(
-            body(&last.unwrap())["message"],
+            last.unwrap().json()["message"],
             "\"expiresIn\" should be a number of seconds or string representing a timespan \
              eg: \"1d\", \"20h\", 60"
         );
@@ -210,16 +241,8 @@ mod tests {
     async fn an_opaque_token_tells_nothing() {
         let simulator = simulator(Faults { opaque_tokens: true, ..Faults::default() });
         let reply = simulator.answer(KEY, ASK).await;
-        let token = body(&reply)["token"].as_str().unwrap().to_owned();
+        let token = reply.json()["token"].as_str().unwrap().to_owned();
         assert!(token.starts_with("pk_") && !token.contains('.'), "{token}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_overridden_scope_is_in_every_jwt() {
-        let simulator = simulator(Faults { scope_override: Some("user_id:alice".to_owned()), ..Faults::default() });
-        let reply = simulator.answer(KEY, ASK).await;
-        assert_eq!(claims(&reply)["scope"], "user_id:alice");
-        assert_eq!(simulator.calls()[0].scope, "user_id:u read:brands");
     }
 
     #[tokio::test(start_paused = true)]
@@ -231,8 +254,8 @@ mod tests {
         }
         let statuses: Vec<_> = replies.iter().map(|reply| reply.status).collect();
         assert_eq!(statuses, [200, 200, 429]);
-        assert_eq!(replies[2].retry_after, Some(1));
-        assert_eq!(body(&replies[2])["type"], "rate_limit_error");
+        assert_eq!(replies[2].header("retry-after"), Some("1"));
+        assert_eq!(replies[2].json()["type"], "rate_limit_error");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(simulator.answer(KEY, ASK).await.status, 200);
     }
@@ -249,11 +272,26 @@ mod tests {
         assert_eq!(simulator.answer(KEY, ASK).await.status, 429);
         tokio::time::advance(Duration::from_secs(10)).await;
         let reply = simulator.answer(None, b"").await;
-        assert_eq!((reply.status, reply.retry_after), (503, None));
-        assert_eq!(body(&reply)["message"], "Service Unavailable");
-        assert_eq!(body(&reply)["type"], "api_error");
+        assert_eq!((reply.status, reply.header("retry-after")), (503, None));
+        assert_eq!(reply.json()["message"], "Service Unavailable");
+        assert_eq!(reply.json()["type"], "api_error");
         tokio::time::advance(Duration::from_secs(20)).await;
         assert_eq!(simulator.answer(KEY, ASK).await.status, 500);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_call_meets_what_the_script_says_and_the_flags_come_after() {
+        let simulator = simulator(Faults { error_rate: 1.0, error_kind: Fault::status(502), ..Faults::default() });
+        simulator.script([Some(Fault::status(404)), None]);
+        simulator.script([Some(Fault::NO_TOKEN)]);
+        simulator.misbehave(Some(Fault::status(409)));
+        for status in [404, 502, 200, 409, 409] {
+            assert_eq!(simulator.answer(KEY, ASK).await.status, status);
+        }
+        simulator.misbehave(None);
+        assert_eq!(simulator.answer(KEY, ASK).await.status, 502);
+        let statuses: Vec<_> = simulator.calls().iter().map(|call| call.status).collect();
+        assert_eq!(statuses, [404, 502, 200, 409, 409, 502]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,16 +1,23 @@
 //! What Courier answers.
 
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{HeaderMap, StatusCode};
 use serde_json::json;
+
+use super::delivery::Delivery;
 
 /// One answer of the simulator, before it becomes HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
-    /// The `Retry-After` header in seconds, if there is one.
-    pub retry_after: Option<u64>,
-    /// The body: always JSON, `{"token"}` or `{"message", "type"}`.
+    /// The headers, `Content-Type` among them.
+    pub headers: HeaderMap,
+    /// The body: JSON, `{"token"}` or `{"message", "type"}`, but for a
+    /// [`super::Fault::Body`].
     pub body: String,
+    /// How it gets across.
+    pub delivery: Delivery,
 }
 
 impl Reply {
@@ -22,15 +29,18 @@ impl Reply {
     /// An error in Courier's shape.
     pub(super) fn error(refusal: Refusal) -> Self {
         let (status, kind, message) = refusal.words();
-        Self {
-            retry_after: (status == 429).then_some(1),
-            ..Self::new(status, &json!({ "message": message, "type": kind }))
-        }
+        Self::new(status, &json!({ "message": message, "type": kind }))
     }
 
-    /// An answer without a `Retry-After`.
+    /// An answer in JSON.
     pub(super) fn new(status: u16, body: &serde_json::Value) -> Self {
-        Self { status, retry_after: None, body: body.to_string() }
+        Self::text(status, "application/json", body.to_string())
+    }
+
+    /// An answer of any media type.
+    pub(super) fn text(status: u16, media_type: &'static str, body: String) -> Self {
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(media_type))]);
+        Self { status, headers, body, delivery: Delivery::Whole }
     }
 }
 
@@ -43,34 +53,32 @@ pub(super) enum Refusal {
     ExpiresIn,
     TooLarge,
     TooSlow,
-    UnknownPath,
-    WrongMethod,
-    Outage,
-    RateLimit,
-    Failure,
+    /// For no reason but that of this status.
+    Status(u16),
 }
 
 impl Refusal {
-    /// The HTTP status.
-    pub(super) fn status(self) -> u16 {
-        self.words().0
-    }
-
     /// Status, `type` and `message`.
     fn words(self) -> (u16, &'static str, &'static str) {
         const REQUEST: &str = "invalid_request_error";
         match self {
-            Self::Key => (401, "authentication_error", "Unauthorized"),
+            Self::Key => Self::Status(401).words(),
             Self::Json => (400, REQUEST, "The request body is not a JSON object"),
             Self::Scope => (400, REQUEST, "\"scope\" should be a non-empty string"),
             Self::ExpiresIn => (400, REQUEST, EXPIRES_IN),
             Self::TooLarge => (413, REQUEST, "The request body is too large"),
             Self::TooSlow => (408, REQUEST, "The request body did not arrive in time"),
-            Self::UnknownPath => (404, REQUEST, "Not Found"),
-            Self::WrongMethod => (405, REQUEST, "Method Not Allowed"),
-            Self::Outage => (503, "api_error", "Service Unavailable"),
-            Self::RateLimit => (429, "rate_limit_error", "Too Many Requests"),
-            Self::Failure => (500, "api_error", "Internal Server Error"),
+            Self::Status(status) => {
+                let kind = match status {
+                    401 => "authentication_error",
+                    403 => "authorization_error",
+                    429 => "rate_limit_error",
+                    400..=499 => REQUEST,
+                    _ => "api_error",
+                };
+                let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+                (status, kind, reason.unwrap_or("Something Else"))
+            }
         }
     }
 }
@@ -78,3 +86,22 @@ impl Refusal {
 /// The words of the npm package `jsonwebtoken`, which Courier hands on.
 const EXPIRES_IN: &str = "\"expiresIn\" should be a number of seconds or string representing a \
                           timespan eg: \"1d\", \"20h\", 60";
+
+#[cfg(test)]
+impl Reply {
+    pub(super) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The claims of the JWT in it.
+    pub(super) fn claims(&self) -> serde_json::Value {
+        use base64::Engine;
+        let token = self.json()["token"].as_str().unwrap().to_owned();
+        let part = token.split('.').nth(1).unwrap();
+        serde_json::from_slice(&base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
+    }
+}

@@ -5,8 +5,7 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
@@ -18,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::delivery::{Body, Delivery};
 use super::reply::{Refusal, Reply};
 use super::{BODY_LIMIT, Simulator};
 
@@ -74,26 +74,28 @@ impl Simulator {
             let simulator = self.clone();
             async move { Ok::<_, Infallible>(simulator.route(request).await) }
         });
-        let mut connection = pin!(
-            http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
-                .max_buf_size(HEAD_LIMIT)
-                .serve_connection(TokioIo::new(stream), service)
-        );
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(PATIENCE)
+            .max_buf_size(HEAD_LIMIT)
+            .serve_connection(TokioIo::new(stream), service);
         let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
+            ended = &mut connection => ended,
             _ = stopping.changed() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                (&mut connection).await
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection to the simulator ended early");
+            if error.is_user() {
+                // An answer that is cut off ends with a reset, as where a process dies.
+                let _ = connection.into_parts().io.into_inner().set_zero_linger();
+            }
         }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn route(&self, request: Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
         // Courier's PHP SDK sends two slashes where its base URL ends in one.
         match (head.uri.path().trim_start_matches('/'), head.method) {
@@ -104,12 +106,16 @@ impl Simulator {
                     Ok(Err(_)) => Reply::error(Refusal::Json),
                     Err(_) => Reply::error(Refusal::TooSlow),
                 };
+                if reply.delivery == Delivery::Never {
+                    // Until the caller hangs up, or the shutdown has no more patience.
+                    std::future::pending::<()>().await;
+                }
                 respond(reply)
             }
             ("simulator/calls", Method::GET) => respond(Reply::new(200, &self.report())),
             ("auth/issue-token", _) => refuse_method("POST"),
             ("simulator/calls", _) => refuse_method("GET"),
-            _ => respond(Reply::error(Refusal::UnknownPath)),
+            _ => respond(Reply::error(Refusal::Status(404))),
         }
     }
 
@@ -144,19 +150,15 @@ async fn read(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
     Ok(bytes)
 }
 
-fn respond(reply: Reply) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(reply.body));
+fn respond(reply: Reply) -> Response<Body> {
+    let mut response = Response::new(Body::new(reply.body, reply.delivery));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(seconds) = reply.retry_after {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
+    *response.headers_mut() = reply.headers;
     response
 }
 
-fn refuse_method(allowed: &'static str) -> Response<Full<Bytes>> {
-    let mut response = respond(Reply::error(Refusal::WrongMethod));
+fn refuse_method(allowed: &'static str) -> Response<Body> {
+    let mut response = respond(Reply::error(Refusal::Status(405)));
     let allowed = HeaderValue::from_static(allowed);
     response.headers_mut().insert(header::ALLOW, allowed);
     response
@@ -176,7 +178,7 @@ async fn rest_after(error: io::Error) {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::sandbox::Faults;
+    use crate::sandbox::{Fault, Faults};
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::oneshot;
@@ -255,6 +257,73 @@ mod tests {
         served.stop.send(()).unwrap();
         served.server.await.unwrap();
         assert!(TcpStream::connect(served.address).await.is_err());
+    }
+
+    /// The bytes that come until the connection ends, or for so long; and how it ended, if it did.
+    async fn listen(address: SocketAddr, patience: Duration) -> (Vec<u8>, Option<io::Result<()>>) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = "POST /auth/issue-token HTTP/1.1\r\nhost: courier\r\nauthorization: Bearer pk\r\n";
+        let request = format!("{head}content-length: {}\r\n\r\n{ASK}", ASK.len());
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        let read = async {
+            while bytes.len() < 1 << 20 {
+                match stream.read_buf(&mut bytes).await {
+                    Ok(0) => return Some(Ok(())),
+                    Ok(_) => {}
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+            None
+        };
+        let ended = tokio::time::timeout(patience, read).await.unwrap_or(None);
+        (bytes, ended)
+    }
+
+    /// The status, the length that the head promises, and the length that came.
+    fn lengths(bytes: &[u8]) -> (&str, Option<usize>, usize) {
+        let head = bytes.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
+        let text = std::str::from_utf8(&bytes[..head]).unwrap();
+        let promised = text.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        (&text[9..12], promised, bytes.len() - head - 4)
+    }
+
+    #[tokio::test]
+    async fn an_answer_gets_across_as_the_fault_says() {
+        let served = serve(Faults::default()).await;
+        let patience = Duration::from_millis(1200);
+        let listen = async |delivery| {
+            served.simulator.script([Some(Fault::Delivery(delivery))]);
+            listen(served.address, patience).await
+        };
+
+        let (bytes, ended) = listen(Delivery::CutOff).await;
+        assert_eq!(ended.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let ("200", Some(promised), came) = lengths(&bytes) else { panic!() };
+        assert_eq!(came, promised.div_ceil(2));
+
+        let (bytes, ended) = listen(Delivery::Dripping).await;
+        assert!(ended.is_none());
+        let ("200", Some(promised), came) = lengths(&bytes) else { panic!() };
+        assert!(promised > 100 && (1..=2).contains(&came), "{came} of {promised}");
+
+        let (bytes, ended) = listen(Delivery::Endless).await;
+        assert!(ended.is_none() && bytes.len() >= 1 << 20);
+        assert!(matches!(lengths(&bytes), ("200", None, _)));
+
+        let (bytes, ended) = listen(Delivery::Never).await;
+        assert!(ended.is_none() && bytes.is_empty());
+
+        let (status, _, _) = call(served.address, "POST /auth/issue-token", ASK).await;
+        assert_eq!(status, 200);
+    }
+
+    #[tokio::test]
+    async fn a_faults_headers_are_sent() {
+        let served = serve(Faults::default()).await;
+        served.simulator.script([Some(Fault::redirect(HeaderValue::from_static("/elsewhere")))]);
+        let (status, head, _) = call(served.address, "POST /auth/issue-token", ASK).await;
+        assert!(status == 307 && head.contains("location: /elsewhere"), "{head}");
     }
 
     /// Waits, without the clock, until `count` calls have arrived.

@@ -29,6 +29,11 @@ impl Timespan {
         }
     }
 
+    /// So many seconds, whatever Courier would think of them.
+    pub(super) fn of(seconds: f64) -> Self {
+        Self { seconds }
+    }
+
     /// The `exp` claim of a token that was issued at `iat`, in seconds since
     /// 1970. A token that is born expired has an `exp` of `iat` or earlier.
     ///

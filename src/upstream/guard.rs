@@ -52,20 +52,19 @@ impl Guard {
                 self.throttle.refused(*pause, sent, now);
                 return None;
             }
-            Err(Failure::Refused(_)) => Health::Well,
+            // It works, but it does not take this. That is no other request's fault.
+            Err(Failure::Refused(_) | Failure::Mismatch | Failure::Unavailable(400..=407 | 409..=424 | 426..=499)) => {
+                Health::Well
+            }
             Err(Failure::Credentials(status)) => {
                 self.refused = *status;
                 Health::Refusing
             }
             // Nothing of it is Courier's doing.
             Err(Failure::OldKey | Failure::Stopping | Failure::Resting(_) | Failure::Limited(_)) => return None,
-            Err(
-                Failure::Unavailable(_)
-                | Failure::Connect
-                | Failure::Timeout
-                | Failure::Malformed(_)
-                | Failure::Mismatch,
-            ) => Health::Failing,
+            Err(Failure::Unavailable(_) | Failure::Connect | Failure::Timeout | Failure::Malformed(_)) => {
+                Health::Failing
+            }
         };
         let change = self.breaker.record(health, sent, now, fastrand::f64());
         if change == Some(Change::Closed) {

@@ -3,7 +3,7 @@
 use crate::support::child::Program;
 
 const FAULTS: &[&str] =
-    &["--latency", "--latency-jitter", "--error-rate", "--rate-limit", "--outage", "--opaque-tokens"];
+    &["--latency", "--latency-jitter", "--error-rate", "--error-kind", "--rate-limit", "--outage", "--opaque-tokens"];
 
 #[test]
 fn the_help_of_each_command_is_its_own_and_names_each_flag() {
@@ -69,6 +69,7 @@ fn wrong_usage_exits_with_2() {
         &["sandbox", "--listen", "here"],
         &["sandbox", "--config", "x.toml"],
         &["sandbox", "--error-rate", "2"],
+        &["sandbox", "--error-kind", "418"],
         &["sandbox", "--latency", "-1s"],
         &["simulate-courier", "--outage", "30s..10s"],
         &["simulate-courier", "--rate-limit", "0"],

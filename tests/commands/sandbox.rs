@@ -66,6 +66,12 @@ async fn the_simulators_faults_are_flags() {
     let courier = simulator.address("Courier simulator on ");
     let ask = Ask::issue(r#"{"scope": "user_id:u s", "expires_in": "1d"}"#).key("pk");
     assert_eq!(Connection::open(courier).await.ask(&ask).await.status, 500);
+
+    let flags = ["--error-rate", "1", "--error-kind", "html"];
+    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT]).arguments(flags).start();
+    let courier = simulator.address("Courier simulator on ");
+    let page = Connection::open(courier).await.ask(&ask).await;
+    assert!(page.status == 200 && page.header("content-type") == Some("text/html; charset=utf-8"), "{page:?}");
 }
 
 #[tokio::test]

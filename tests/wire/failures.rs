@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use courier_token_broker::sandbox::Faults;
+use courier_token_broker::sandbox::{Fault, Faults};
 use serde_json::json;
 
 use crate::law::{GOOD, is_a_refusal};
@@ -81,8 +81,8 @@ async fn who_can_wait_as_long_as_a_courier_that_throttles_wants_does_not_notice(
 #[tokio::test]
 async fn a_token_for_others_than_were_asked_for_reaches_nobody() {
     for scope in ["user_id:alice read:brands", "user_id:u user_id:alice read:brands", "user_id:u", "", "user_id:u *"] {
-        let faults = Faults { scope_override: Some(scope.to_owned()), ..Faults::default() };
-        let broker = Setup::new().faults(faults).start().await;
+        let broker = Broker::start().await;
+        broker.courier.misbehave(Some(Fault::Scope(scope.to_owned())));
         for answer in all_fail(&broker, 502, &[]).await {
             assert!(!answer.whole().contains("alice"), "{answer:?}");
         }

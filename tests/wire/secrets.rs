@@ -1,6 +1,6 @@
 //! What must not be seen: keys anywhere, tokens anywhere but in the answers to those who may have them.
 
-use courier_token_broker::sandbox::Faults;
+use courier_token_broker::sandbox::{Fault, Faults};
 
 use crate::law::GOOD;
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup};
@@ -75,8 +75,8 @@ async fn what_courier_said_of_the_key_reaches_no_caller() {
 
 #[tokio::test]
 async fn a_refused_token_is_in_no_answer_and_no_metric() {
-    let faults = Faults { scope_override: Some("user_id:alice everything".to_owned()), ..Faults::default() };
-    let broker = Setup::new().faults(faults).start().await;
+    let broker = Broker::start().await;
+    broker.courier.misbehave(Some(Fault::Scope("user_id:alice everything".to_owned())));
     for (route, body) in GOOD {
         let answer = broker.ask(&Ask::post(route, body)).await.whole();
         assert!(!answer.contains("eyJ") && !answer.contains("alice"), "{answer}");

@@ -1,0 +1,189 @@
+//! One misbehaviour of one call.
+
+use hyper::HeaderMap;
+use hyper::header::{HeaderValue, LOCATION, RETRY_AFTER};
+
+use super::delivery::Delivery;
+
+/// What goes wrong with one call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    /// An error in Courier's shape with this status (200 to 599), whatever was
+    /// asked, and with these headers, got across in this way.
+    Status(u16, HeaderMap, Delivery),
+    /// 200 with this media type and this body, whatever was asked.
+    Body(&'static str, &'static str),
+    /// The JWT says that this is its scope.
+    Scope(String),
+    /// The JWT lives for so many seconds: born expired where that is 0 or less.
+    /// With `None` it has no `exp`.
+    Life(Option<f64>),
+    /// The right answer, got across in this way.
+    Delivery(Delivery),
+}
+
+impl Fault {
+    /// Not JSON, although it says so.
+    pub const NOT_JSON: Self = Self::Body("application/json", r#"{"token": "eyJ"#);
+    /// A page, as a proxy on the way may send one.
+    pub const HTML: Self = Self::Body("text/html; charset=utf-8", "<!doctype html><title>Please sign in</title>");
+    /// A token of no length.
+    pub const EMPTY_TOKEN: Self = Self::Body("application/json", r#"{"token":""}"#);
+    /// An object without a token.
+    pub const NO_TOKEN: Self = Self::Body("application/json", "{}");
+    /// A JWT that was born expired.
+    pub const EXPIRED: Self = Self::Life(Some(0.0));
+    /// A JWT without an `exp`.
+    pub const NO_EXP: Self = Self::Life(None);
+    /// A JWT whose `exp` is 1e99.
+    pub const ABSURD_EXP: Self = Self::Life(Some(1e99));
+
+    /// An error with this status.
+    pub fn status(status: u16) -> Self {
+        Self::Status(status, HeaderMap::new(), Delivery::Whole)
+    }
+
+    /// A 429 whose `Retry-After` is a second.
+    pub fn throttled() -> Self {
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static("1"))]);
+        Self::Status(429, headers, Delivery::Whole)
+    }
+
+    /// A 307 to there.
+    pub fn redirect(location: HeaderValue) -> Self {
+        Self::Status(307, HeaderMap::from_iter([(LOCATION, location)]), Delivery::Whole)
+    }
+
+    /// The fault that a person calls so.
+    pub(super) fn named(name: &str) -> Result<Self, String> {
+        let known = KINDS.iter().find(|(other, _)| *other == name);
+        known.map(|(_, fault)| fault()).ok_or_else(|| {
+            let names: Vec<_> = KINDS.iter().map(|(name, _)| *name).collect();
+            format!("one of {} is wanted", names.join(", "))
+        })
+    }
+}
+
+/// A plain 500.
+impl Default for Fault {
+    fn default() -> Self {
+        Self::status(500)
+    }
+}
+
+type Make = fn() -> Fault;
+
+const KINDS: &[(&str, Make)] = &[
+    ("500", || Fault::status(500)),
+    ("502", || Fault::status(502)),
+    ("503", || Fault::status(503)),
+    ("504", || Fault::status(504)),
+    ("429", Fault::throttled),
+    ("reset", || Fault::Delivery(Delivery::CutOff)),
+    ("drip", || Fault::Delivery(Delivery::Dripping)),
+    ("endless", || Fault::Delivery(Delivery::Endless)),
+    ("hang", || Fault::Delivery(Delivery::Never)),
+    ("html", || Fault::HTML),
+    ("empty-token", || Fault::EMPTY_TOKEN),
+    ("other-user", || Fault::Scope("user_id:somebody-else inbox:read:messages".to_owned())),
+    ("expired", || Fault::EXPIRED),
+    // Nothing is there. Whoever follows it shows the API key to any host.
+    ("redirect", || Fault::redirect(HeaderValue::from_static("/elsewhere"))),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::sandbox::{Faults, Simulator};
+    use clap::Args;
+    use serde_json::Value;
+
+    const ASK: &[u8] = br#"{"scope": "user_id:u read:brands", "expires_in": "1d"}"#;
+    const KEY: Option<&[u8]> = Some(b"Bearer pk");
+
+    fn simulator() -> Simulator {
+        Simulator::new(None, Faults::default(), Clock::tokio())
+    }
+
+    #[test]
+    fn the_help_names_every_kind() {
+        let command = Faults::augment_args(clap::Command::new("simulator"));
+        let flag = command.get_arguments().find(|flag| flag.get_long() == Some("error-kind")).unwrap();
+        let help = flag.get_help().unwrap().to_string();
+        let words: Vec<_> = help.split([' ', ',']).collect();
+        for (name, _) in KINDS {
+            assert!(words.contains(name), "{name}: {help}");
+            assert!(Fault::named(name).is_ok(), "{name}");
+        }
+        assert_eq!(Fault::named("500"), Ok(Fault::default()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_of_any_status_has_couriers_shape() {
+        let simulator = simulator();
+        for (status, kind) in [
+            (401, "authentication_error"),
+            (402, "invalid_request_error"),
+            (403, "authorization_error"),
+            (409, "invalid_request_error"),
+            (429, "rate_limit_error"),
+            (504, "api_error"),
+            (599, "api_error"),
+        ] {
+            simulator.misbehave(Some(Fault::status(status)));
+            let reply = simulator.answer(KEY, ASK).await;
+            assert_eq!((reply.status, &reply.json()["type"]), (status, &Value::from(kind)));
+            assert!(reply.json()["message"].is_string());
+            assert_eq!(reply.headers.len(), 1);
+        }
+        simulator.misbehave(Some(Fault::redirect("https://example.com/".parse().unwrap())));
+        let reply = simulator.answer(KEY, ASK).await;
+        assert_eq!((reply.status, reply.header("location")), (307, Some("https://example.com/")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_life_is_what_the_fault_says() {
+        let simulator = simulator();
+        let life = async |fault| {
+            simulator.misbehave(Some(fault));
+            let claims = simulator.answer(KEY, ASK).await.claims();
+            claims.get("exp").map(|exp| exp.as_f64().unwrap() - claims["iat"].as_f64().unwrap())
+        };
+        assert_eq!(life(Fault::EXPIRED).await, Some(0.0));
+        assert_eq!(life(Fault::Life(Some(-60.0))).await, Some(-60.0));
+        assert_eq!(life(Fault::ABSURD_EXP).await, Some(1e99));
+        assert_eq!(life(Fault::NO_EXP).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_wrong_with_a_request_is_said_whatever_is_wrong_with_a_token() {
+        let simulator = simulator();
+        for fault in [Fault::EXPIRED, Fault::Scope("a".to_owned()), Fault::Delivery(Delivery::Dripping)] {
+            simulator.misbehave(Some(fault));
+            assert_eq!(simulator.answer(KEY, b"{}").await.status, 400);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_tells_how_it_gets_across() {
+        let simulator = simulator();
+        assert_eq!(simulator.answer(KEY, ASK).await.delivery, Delivery::Whole);
+        simulator.misbehave(Some(Fault::Delivery(Delivery::Never)));
+        let reply = simulator.answer(KEY, ASK).await;
+        assert_eq!((reply.status, reply.delivery), (200, Delivery::Never));
+        assert_eq!(reply.claims()["scope"], "user_id:u read:brands");
+        simulator.misbehave(Some(Fault::Status(503, HeaderMap::new(), Delivery::CutOff)));
+        let reply = simulator.answer(KEY, ASK).await;
+        assert_eq!((reply.status, reply.delivery), (503, Delivery::CutOff));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_of_another_scope_is_asked_for_as_any() {
+        let simulator = simulator();
+        simulator.misbehave(Some(Fault::Scope("user_id:alice".to_owned())));
+        let reply = simulator.answer(KEY, ASK).await;
+        assert_eq!(reply.claims()["scope"], "user_id:alice");
+        assert_eq!(simulator.calls()[0].scope, "user_id:u read:brands");
+    }
+}

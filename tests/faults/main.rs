@@ -1,0 +1,9 @@
+//! Courier on its bad days: what callers notice of each way in which it can fail, and what they must not.
+
+#[path = "../wire/law.rs"]
+#[allow(dead_code, reason = "the tests of the wire use the rest of it")]
+mod law;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod wire;

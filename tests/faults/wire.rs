@@ -1,0 +1,431 @@
+//! Each fault over real HTTP: the broker, and the simulated Courier on a socket.
+
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::time::{Duration, UNIX_EPOCH};
+
+use courier_token_broker::config::{Raw, RawWorkspace};
+use courier_token_broker::sandbox::{Delivery, Fault};
+use courier_token_broker::secrets::Secret;
+use hyper::header::{HeaderName, HeaderValue};
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::law::is_a_refusal;
+use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup, claims, client};
+use crate::support::http::{Answer, Ask};
+use crate::support::issuer::at;
+use crate::support::pki::{Authority, HOST};
+
+/// A caller waits no longer than this, whatever Courier does.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// What a busy machine may add.
+const SLACK: Duration = Duration::from_secs(1);
+/// What jane's token has left, of the hour that she asks for.
+const LEFT: f64 = 1900.0;
+
+fn impatient(raw: &mut Raw) {
+    raw.server.timeout.0 = DEADLINE;
+    for workspace in raw.workspaces.values_mut() {
+        (workspace.timeout.0, workspace.connect_timeout.0) = (DEADLINE / 2, DEADLINE / 2);
+    }
+}
+
+fn tokens(user: &str) -> Ask {
+    Ask::tokens(json!({"user_id": user, "scopes": ["inbox:read:messages"], "expires_in": "1h"}).to_string())
+}
+
+/// Wants more than jane's token has left.
+fn jane_anew() -> Ask {
+    let scopes = ["inbox:read:messages"];
+    Ask::tokens(json!({"user_id": "jane", "scopes": scopes, "expires_in": "1h", "min_ttl": "50m"}).to_string())
+}
+
+/// Asks, and does not wait past the deadline.
+async fn ask(broker: &Broker, ask: &Ask) -> Answer {
+    timeout(DEADLINE + SLACK, broker.ask(ask)).await.unwrap_or_else(|_| panic!("no answer in time to {ask:?}"))
+}
+
+async fn calls(broker: &Broker, outcome: &str, workspace: &str) -> f64 {
+    let labels = format!("class=\"waiting\",outcome=\"{outcome}\",workspace=\"{workspace}\"");
+    broker.metric(&format!("courier_token_broker_upstream_requests_total{{{labels}}}")).await
+}
+
+/// A broker in whose memory is jane's token.
+struct World {
+    broker: Broker,
+    jane: String,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut Raw)) -> Self {
+        let broker = Setup::new().settings(change).settings(impatient).start().await;
+        broker.courier.script([Some(Fault::Life(Some(LEFT)))]);
+        let jane = broker.ask(&tokens("jane")).await.token();
+        Self { broker, jane }
+    }
+
+    async fn jane_is_served(&self) {
+        let answer = ask(&self.broker, &tokens("jane")).await;
+        assert_eq!((answer.source().as_str(), answer.token()), ("hit", self.jane.clone()));
+    }
+
+    /// The answer to somebody new, while jane is served.
+    async fn somebody_new(&self) -> Answer {
+        let jane = async {
+            loop {
+                self.jane_is_served().await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::select! {
+            () = jane => unreachable!("she comes for ever"),
+            answer = async { ask(&self.broker, &tokens("new")).await } => answer,
+        }
+    }
+
+    /// Courier does this to every call; what somebody new is told.
+    ///
+    /// Jane is served all the while. She asks for a fresher token too, in vain, and still has the one that she had.
+    async fn meets(&self, fault: Fault, outcome: &str) -> Answer {
+        self.broker.courier.misbehave(Some(fault.clone()));
+        let answer = self.somebody_new().await;
+        is_a_refusal(&answer, false);
+        assert!(!answer.body.contains("\"token\"") && !answer.body.contains("eyJ"), "{fault:?}: {answer:?}");
+
+        let anew = ask(&self.broker, &jane_anew()).await;
+        is_a_refusal(&anew, false);
+        assert!(!anew.body.contains("eyJ"), "{fault:?}: {anew:?}");
+        self.jane_is_served().await;
+
+        assert!(calls(&self.broker, outcome, "default").await >= 1.0, "{fault:?}: no call was {outcome}");
+        assert_eq!(calls(&self.broker, "issued", "default").await, 1.0, "{fault:?}");
+        assert_eq!(self.broker.metric("courier_token_broker_cached_tokens").await, 1.0, "{fault:?}");
+        answer
+    }
+}
+
+/// Each of these faults in a world of its own, at the same time: what somebody new is told.
+async fn each(faults: impl IntoIterator<Item = Fault>, outcome: &'static str) -> Vec<(Fault, World, Answer)> {
+    let one = |fault: Fault| async move {
+        let world = World::new().await;
+        let answer = world.meets(fault.clone(), outcome).await;
+        (fault, world, answer)
+    };
+    faults.into_iter().map(one).collect::<JoinSet<_>>().join_all().await
+}
+
+/// These faults are worth another try.
+async fn pass(faults: impl IntoIterator<Item = Fault>, outcome: &'static str, status: u16) {
+    for (fault, _, answer) in each(faults, outcome).await {
+        assert_eq!(answer.status, status, "{fault:?}: {answer:?}");
+        assert!(answer.header("retry-after").is_some(), "{fault:?}: {answer:?}");
+        assert_eq!(answer.header("x-should-retry"), None, "{fault:?}: {answer:?}");
+    }
+}
+
+/// These faults are not worth another try, by the broker or by its caller.
+async fn stay(faults: impl IntoIterator<Item = Fault>, outcome: &'static str, status: u16) -> Vec<Answer> {
+    let check = |(fault, world, answer): (Fault, World, Answer)| {
+        assert_eq!(answer.status, status, "{fault:?}: {answer:?}");
+        assert_eq!(answer.header("x-should-retry"), Some("false"), "{fault:?}: {answer:?}");
+        let new = world.broker.courier.calls().into_iter().filter(|call| call.scope.contains("user_id:new"));
+        assert_eq!(new.count(), 1, "{fault:?}");
+        answer
+    };
+    each(faults, outcome).await.into_iter().map(check).collect()
+}
+
+#[tokio::test]
+async fn a_courier_that_fails_is_unavailable_for_now() {
+    pass([500, 501, 502, 503, 504, 520, 599].map(Fault::status), "unavailable", 503).await;
+}
+
+#[tokio::test]
+async fn what_courier_refuses_is_refused() {
+    let answers = stay([Fault::status(400)], "refused", 400).await;
+    assert!(answers[0].body.contains("Bad Request"), "{answers:?}");
+}
+
+#[tokio::test]
+async fn what_the_operator_has_to_mend_is_asked_for_once() {
+    stay([401, 402, 403].map(Fault::status), "credentials", 502).await;
+}
+
+#[tokio::test]
+async fn a_status_that_means_nothing_here_is_a_bad_gateway() {
+    stay([404, 405, 409, 410, 413, 422, 304].map(Fault::status), "unavailable", 502).await;
+}
+
+#[tokio::test]
+async fn no_answer_in_time_is_a_gateway_timeout() {
+    pass([Delivery::Never, Delivery::Dripping].map(Fault::Delivery), "timeout", 504).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_as_none() {
+    pass([Fault::Delivery(Delivery::CutOff)], "connect", 503).await;
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_not_read_to_its_end() {
+    pass([Fault::Delivery(Delivery::Endless)], "malformed", 502).await;
+}
+
+#[tokio::test]
+async fn an_answer_without_a_token_is_a_bad_gateway() {
+    let json = |text| Fault::Body("application/json", text);
+    let faults = [
+        Fault::NOT_JSON,
+        Fault::HTML,
+        Fault::EMPTY_TOKEN,
+        Fault::NO_TOKEN,
+        Fault::EXPIRED,
+        Fault::Life(Some(-1e99)),
+        json(""),
+        json("null"),
+        json("[]"),
+        json(r#""eyJhbGciOiJIUzI1NiJ9.e30.c2ln""#),
+        json(r#"{"token":null}"#),
+        json(r#"{"token":7}"#),
+        json(r#"{"token":["a"]}"#),
+        json(r#"{"token":"two words"}"#),
+        json(r#"{"token":"a"} and more"#),
+        json(r#"{"message":"Internal Server Error","type":"api_error"}"#),
+    ];
+    pass(faults, "malformed", 502).await;
+}
+
+#[tokio::test]
+async fn a_token_of_somebody_else_is_handed_to_nobody() {
+    let scopes = [
+        "user_id:alice inbox:read:messages",
+        "user_id:new user_id:alice inbox:read:messages",
+        "user_id:new inbox:read:messages read:brands",
+        "user_id:new",
+        "inbox:read:messages",
+    ];
+    for answer in stay(scopes.map(|scope| Fault::Scope(scope.to_owned())), "mismatch", 502).await {
+        assert!(!answer.whole().contains("alice"), "{answer:?}");
+    }
+    let world = World::new().await;
+    world.broker.courier.misbehave(Some(Fault::Scope("user_id:jane inbox:read:messages".to_owned())));
+    let answer = world.somebody_new().await;
+    assert!(answer.status == 502 && !answer.whole().contains("jane"), "{answer:?}");
+    world.jane_is_served().await;
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_tell_its_end_lives_as_long_as_was_asked() {
+    for fault in [Fault::NO_EXP, Fault::ABSURD_EXP, Fault::Life(Some(7200.0))] {
+        let world = World::new().await;
+        world.broker.courier.misbehave(Some(fault.clone()));
+        let answer = world.somebody_new().await;
+        assert_eq!(claims(&answer.token())["scope"], "user_id:new inbox:read:messages", "{fault:?}");
+        let seconds = answer.json()["expires_in"].as_u64().expect("seconds");
+        assert!((3590..=3600).contains(&seconds), "{fault:?}: {answer:?}");
+        // Jane gets a fresher one of the kind.
+        let anew = ask(&world.broker, &jane_anew()).await;
+        assert_eq!(claims(&anew.token())["scope"], "user_id:jane inbox:read:messages", "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let elsewhere = TcpListener::bind("127.0.0.1:0").expect("a port");
+    elsewhere.set_nonblocking(true).expect("a socket");
+    let url = format!("http://{}/auth/issue-token", elsewhere.local_addr().expect("an address"));
+    let faults = [301, 302, 303, 307, 308].map(|status| error(status, &[("location", &url)]));
+    for answer in stay(faults, "unavailable", 502).await {
+        assert!(!answer.whole().contains(&url), "{answer:?}");
+    }
+    let nobody = elsewhere.accept().expect_err("somebody came, with the API key");
+    assert_eq!(nobody.kind(), ErrorKind::WouldBlock);
+}
+
+fn error(status: u16, headers: &[(&'static str, &str)]) -> Fault {
+    let line = |(name, value): &(&'static str, &str)| {
+        (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))
+    };
+    Fault::Status(status, headers.iter().map(line).collect(), Delivery::Whole)
+}
+
+/// A date as HTTP has it, so many seconds from now.
+fn date(offset: i64) -> String {
+    let unix = u64::try_from(at(offset)).expect("after 1970");
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix))
+}
+
+#[tokio::test]
+async fn a_courier_that_throttles_is_unavailable_for_now() {
+    let reset = at(30).to_string();
+    let faults = [
+        error(429, &[]),
+        error(429, &[("retry-after", "0")]),
+        error(429, &[("retry-after", "1")]),
+        error(429, &[("retry-after", "0.5")]),
+        error(429, &[("retry-after-ms", "250")]),
+        error(429, &[("retry-after", &date(1))]),
+        error(429, &[("retry-after", &date(-100))]),
+        error(429, &[("retry-after", "soon")]),
+        error(429, &[("retry-after", "")]),
+        error(429, &[("retry-after", "-5")]),
+        error(429, &[("retry-after", "1e9")]),
+        error(429, &[("x-ratelimit-limit", "100"), ("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", &reset)]),
+    ];
+    for (fault, _, answer) in each(faults, "throttled").await {
+        // It may wait in vain for a pause to end that ends too late.
+        assert!(matches!(answer.status, 503 | 504), "{fault:?}: {answer:?}");
+        assert!(answer.header("retry-after").is_some(), "{fault:?}: {answer:?}");
+        assert_eq!(answer.header("x-should-retry"), None, "{fault:?}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_courier_that_asks_for_a_long_pause_has_it_and_callers_are_told() {
+    let rows = [
+        (error(429, &[("retry-after", "30")]), 30),
+        (error(429, &[("retry-after", "29.5")]), 30),
+        (error(429, &[("retry-after-ms", "29500"), ("retry-after", "1")]), 30),
+        (error(429, &[("retry-after", &date(30))]), 31),
+        (error(429, &[("retry-after", "3599")]), 59),
+        (error(429, &[("retry-after", "99999999999999999999")]), 59),
+        (error(429, &[("retry-after", "Fri, 31 Dec 9999 23:59:59 GMT")]), 59),
+    ];
+    for (fault, most) in rows {
+        let world = World::new().await;
+        let first = world.meets(fault.clone(), "throttled").await;
+        assert_eq!(first.status, 503, "{fault:?}: {first:?}");
+        world.broker.courier.misbehave(None);
+        let calls = world.broker.courier.call_count();
+        let second = ask(&world.broker, &tokens("another")).await;
+        is_a_refusal(&second, false);
+        assert_eq!(world.broker.courier.call_count(), calls, "{fault:?}: Courier was not left alone");
+        for answer in [first, second] {
+            let after: u64 = answer.header("retry-after").and_then(|after| after.parse().ok()).expect("seconds");
+            assert!((most - 4..=most).contains(&after), "{fault:?}: {answer:?}");
+            // Who would have to come again too late should not.
+            let never = answer.header("x-should-retry") == Some("false");
+            assert_eq!(never, most == 59, "{fault:?}: {answer:?}");
+        }
+        world.jane_is_served().await;
+    }
+}
+
+const OTHER_KEY: &str = "ctb_the-key-of-another-client";
+
+/// What a client of another workspace is told, whose Courier is said to be at this URL; jane's workspace is well.
+async fn another_courier_at(base_url: &str) -> (Answer, World) {
+    let workspace = RawWorkspace {
+        api_key: Secret::new(API_KEY).ok(),
+        base_url: base_url.to_owned(),
+        insecure: true,
+        ..RawWorkspace::default()
+    };
+    let world = World::with(|raw| {
+        raw.workspaces.insert("other".to_owned(), workspace);
+        let mut other = client("other", OTHER_KEY, &["*"]);
+        other.workspace = "other".to_owned();
+        raw.clients.push(other);
+    });
+    let world = world.await;
+    let answer = ask(&world.broker, &tokens("new").key(OTHER_KEY)).await;
+    is_a_refusal(&answer, false);
+    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    world.jane_is_served().await;
+    assert_eq!(ask(&world.broker, &tokens("new").key(CLIENT_KEY)).await.status, 200);
+    (answer, world)
+}
+
+#[tokio::test]
+async fn a_courier_that_nobody_vouches_for_gets_no_key() {
+    let authority = Authority::new();
+    let identity = authority.sign(&[HOST, "localhost"]);
+    // Whoever it is, it speaks HTTP over TLS as Courier does: a broker.
+    let impostor = Setup::new().settings(|raw| raw.server.tls = Some(authority.settings(&identity))).start().await;
+    let (answer, world) = another_courier_at(&format!("https://localhost:{}", impostor.address.port())).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(calls(&world.broker, "connect", "other").await >= 1.0);
+    // No request came through, not even one to refuse.
+    let requests = impostor.admin("/metrics").await.body;
+    let came = |line: &&str| line.starts_with("courier_token_broker_requests_total") && !line.ends_with(" 0");
+    assert_eq!(requests.lines().find(came), None);
+    let dropped = "courier_token_broker_connections_dropped_total{cause=\"handshake\"}";
+    let noticed = async { while impostor.metric(dropped).await < 1.0 {} };
+    timeout(SLACK, noticed).await.expect("a handshake that failed");
+}
+
+#[tokio::test]
+async fn a_courier_that_speaks_no_tls_gets_no_key() {
+    let plain = Broker::start().await;
+    let (answer, world) = another_courier_at(&format!("https://{}", plain.address)).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(calls(&world.broker, "connect", "other").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_courier_without_an_address_is_unavailable_for_now() {
+    let (answer, world) = another_courier_at("https://courier.invalid").await;
+    // Where no name server answers, it is the time that runs out.
+    let (status, outcome) = if answer.status == 504 { (504, "timeout") } else { (503, "connect") };
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert!(!answer.whole().contains("courier.invalid"), "{answer:?}");
+    assert!(calls(&world.broker, outcome, "other").await >= 1.0);
+}
+
+/// An error whose body does not come as it should.
+fn broken(fault: Fault, delivery: Delivery) -> Fault {
+    let Fault::Status(status, headers, _) = fault else { panic!("{fault:?} is no error") };
+    Fault::Status(status, headers, delivery)
+}
+
+const BROKEN: [Delivery; 3] = [Delivery::CutOff, Delivery::Dripping, Delivery::Endless];
+
+#[tokio::test]
+async fn an_error_is_what_its_head_says_whatever_becomes_of_its_body() {
+    pass(BROKEN.map(|delivery| broken(Fault::status(503), delivery)), "unavailable", 503).await;
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_key_is_one_whatever_becomes_of_its_body() {
+    stay(BROKEN.map(|delivery| broken(Fault::status(401), delivery)), "credentials", 502).await;
+}
+
+#[tokio::test]
+async fn a_pause_is_kept_whatever_becomes_of_the_body_that_came_with_it() {
+    let faults = BROKEN.map(|delivery| broken(error(429, &[("retry-after", "30")]), delivery));
+    for (fault, world, answer) in each(faults, "throttled").await {
+        assert_eq!(answer.status, 503, "{fault:?}: {answer:?}");
+        let calls = world.broker.courier.call_count();
+        is_a_refusal(&ask(&world.broker, &tokens("another")).await, false);
+        assert_eq!(world.broker.courier.call_count(), calls, "{fault:?}: Courier was not left alone");
+    }
+}
+
+#[tokio::test]
+async fn who_cannot_be_served_before_a_pause_ends_is_told_when_that_is_known() {
+    pass([error(429, &[("retry-after", "1")])], "throttled", 503).await;
+}
+
+#[tokio::test]
+async fn a_status_that_the_broker_retries_may_be_retried_by_its_callers() {
+    pass([408, 425].map(Fault::status), "unavailable", 503).await;
+}
+
+#[tokio::test]
+async fn requests_that_courier_does_not_take_cost_nobody_else_theirs() {
+    for status in [400, 404, 409, 413, 422] {
+        let world = World::new().await;
+        world.broker.courier.script(vec![Some(Fault::status(status)); 20]);
+        for n in 0..20 {
+            let answer = ask(&world.broker, &tokens(&format!("odd-{n}"))).await;
+            assert!(matches!(answer.status, 400 | 502), "{status}, {n}: {answer:?}");
+        }
+        assert_eq!(world.somebody_new().await.status, 200, "{status}");
+    }
+}
