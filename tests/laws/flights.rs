@@ -2,9 +2,9 @@
 
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::upstream::Failure;
+use courier_token_broker::sandbox::{Delivery, Fault};
 
-use super::world::{MS, SECOND, Setup, Twist, World, ask};
+use super::world::{MS, SECOND, Setup, World, ask};
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_cold_requests_for_one_key_make_one_call() {
@@ -77,12 +77,12 @@ async fn each_waiter_has_its_own_deadline() {
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_told_to_every_waiter_and_forgotten() {
     let world = World::new(&Setup::default());
-    world.twist(Twist::Fail(Failure::Connect));
+    world.courier.misbehave(Some(Fault::Delivery(Delivery::CutOff)));
     let (one, two) = tokio::join!(world.ask("jane", "1d"), world.ask("jane", "1d"));
     assert!(matches!((one, two), (Err(Refusal::Upstream(_)), Err(Refusal::Upstream(_)))));
     // Both wait for the same tries.
     assert_eq!(world.courier.call_count(), 4);
-    world.twist(Twist::None);
+    world.courier.misbehave(None);
     world.ask("jane", "1d").await.expect("a token");
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::policy::freshness::Stale;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::upstream::Failure;
+use courier_token_broker::sandbox::{Delivery, Fault};
 
-use super::world::{HOUR, MS, SECOND, Setup, Twist, World, ask};
+use super::world::{HOUR, MS, SECOND, Setup, World, ask};
 
 fn unrefreshed() -> World {
     World::new(&Setup { mode: Mode::Off, ..Setup::default() })
@@ -54,7 +54,7 @@ async fn a_caller_that_wants_more_left_gets_a_newer_token() {
 async fn while_courier_is_down_a_token_is_good_down_to_the_hard_floor() {
     let world = unrefreshed();
     world.ask("jane", "1h").await.expect("a token");
-    world.twist(Twist::Fail(Failure::Connect));
+    world.courier.misbehave(Some(Fault::Delivery(Delivery::CutOff)));
     let hard_floor = 30 * SECOND;
     let mut kept = 0;
     loop {
@@ -77,7 +77,7 @@ async fn while_courier_is_down_a_token_is_good_down_to_the_hard_floor() {
 async fn what_the_caller_demanded_is_not_lowered_by_an_outage() {
     let world = unrefreshed();
     world.ask("jane", "1h").await.expect("a token");
-    world.twist(Twist::Fail(Failure::Connect));
+    world.courier.misbehave(Some(Fault::Delivery(Delivery::CutOff)));
     world.pass(HOUR / 4).await;
     let mut wants = ask("jane", "1h");
     wants.min_ttl = Some(50 * 60 * SECOND);
@@ -88,7 +88,7 @@ async fn what_the_caller_demanded_is_not_lowered_by_an_outage() {
 async fn a_failed_renewal_keeps_the_good_token() {
     let world = World::new(&Setup::default());
     let first = world.ask("jane", "1h").await.expect("a token").grant.object();
-    world.twist(Twist::Fail(Failure::Connect));
+    world.courier.misbehave(Some(Fault::Delivery(Delivery::CutOff)));
     // Renewals begin to fail two minutes before the window ends.
     while world.courier.call_count() < 4 {
         world.pass(SECOND).await;
@@ -96,7 +96,7 @@ async fn a_failed_renewal_keeps_the_good_token() {
         assert_eq!(answer.grant.object(), first);
         assert_eq!(answer.source, Source::Hit);
     }
-    world.twist(Twist::None);
+    world.courier.misbehave(None);
     world.pass(60 * SECOND).await;
     let answer = world.ask("jane", "1h").await.expect("a token");
     assert_ne!(answer.grant.object(), first, "a failed renewal is tried again");
@@ -132,7 +132,7 @@ async fn a_shorter_lived_token_does_not_take_the_place_of_a_longer_lived_one() {
     let world = unrefreshed();
     let first = world.ask("jane", "1h").await.expect("a token").grant.object();
     world.pass(60 * SECOND).await;
-    world.twist(Twist::Life(60 * SECOND));
+    world.courier.misbehave(Some(Fault::Life(Some(60.0))));
     let mut wants = ask("jane", "1h");
     wants.min_ttl = Some(HOUR - SECOND);
     assert_eq!(world.broker.ask(&wants).await.err(), Some(Refusal::TooOld));
@@ -146,7 +146,7 @@ async fn a_token_below_its_floor_gives_way_to_a_shorter_lived_one() {
     world.ask("jane", "1h").await.expect("a token");
     world.pass(HOUR / 2 + SECOND).await;
     // The old one would live longer, but it can't be handed out any more.
-    world.twist(Twist::Life(HOUR / 6));
+    world.courier.misbehave(Some(Fault::Life(Some(600.0))));
     let answer = world.ask("jane", "1h").await.expect("a token");
     assert_eq!(answer.remaining, HOUR / 6 - 100 * MS);
     let other = world.ask("jane", "1h").await.expect("a token");

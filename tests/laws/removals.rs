@@ -2,10 +2,10 @@
 
 use courier_token_broker::broker::Source;
 use courier_token_broker::policy::refresh::Mode;
+use courier_token_broker::sandbox::Fault;
 use courier_token_broker::token::{TokenKey, UserId};
-use courier_token_broker::upstream::Failure;
 
-use super::world::{HOUR, MS, SECOND, Setup, Twist, World, ask};
+use super::world::{HOUR, MS, SECOND, Setup, World, ask};
 
 fn sign_out(world: &World, user: &str) -> usize {
     world.broker.sign_out("default", UserId::new(user).expect("an id"))
@@ -143,7 +143,7 @@ async fn is_kept_after(remove: impl Fn(&World, &str)) -> bool {
     let token = world.ask("jane", "1h").await.expect("a token").grant;
     let token = String::from_utf8(token.token().to_vec()).expect("text");
     world.pass(HOUR * 2 / 3).await;
-    world.twist(Twist::Fail(Failure::Unavailable(500)));
+    world.courier.misbehave(Some(Fault::status(500)));
     let (answer, ()) = tokio::join!(world.ask("jane", "1h"), async {
         world.pass(SECOND).await;
         remove(&world, &token);

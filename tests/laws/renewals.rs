@@ -2,9 +2,10 @@
 
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::policy::refresh::Mode;
+use courier_token_broker::sandbox::Fault;
 use courier_token_broker::upstream::Failure;
 
-use super::world::{HOUR, MS, SECOND, Setup, Twist, World};
+use super::world::{HOUR, MS, SECOND, Setup, World};
 
 #[tokio::test(start_paused = true)]
 async fn somebody_who_keeps_asking_waits_once() {
@@ -130,7 +131,7 @@ async fn due_renewals_use_the_whole_budget_whatever_the_latency() {
 async fn a_renewal_that_courier_refuses_is_not_tried_again() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
-    world.twist(Twist::Fail(Failure::Refused("no such scope".to_owned())));
+    world.courier.misbehave(Some(Fault::status(400)));
     // Asked for all the time, down to the floor.
     for _ in 0..28 {
         world.pass(61 * SECOND).await;

@@ -1,6 +1,6 @@
 //! A broker and its Courier in virtual time.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use courier_token_broker::audit::Who;
@@ -10,9 +10,10 @@ use courier_token_broker::metrics::Metrics;
 use courier_token_broker::policy::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::sandbox::{Faults, Simulator};
-use courier_token_broker::token::{Grant, Lifetime, ScopeClaim, Token, TokenKey, WorkspaceName};
-use courier_token_broker::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit};
+use courier_token_broker::sandbox::{Delivery, Fault, Faults, Simulator};
+use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey, WorkspaceName};
+use courier_token_broker::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
+use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -25,11 +26,20 @@ pub struct Setup {
     pub latency: Duration,
     pub mode: Mode,
     pub capacity: u64,
+    /// Besides the latency.
+    pub faults: Faults,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { rate: 1000.0, burst: 1000, latency: 100 * MS, mode: Mode::Used, capacity: 100_000 }
+        Self {
+            rate: 1000.0,
+            burst: 1000,
+            latency: 100 * MS,
+            mode: Mode::Used,
+            capacity: 100_000,
+            faults: Faults::default(),
+        }
     }
 }
 
@@ -39,15 +49,13 @@ pub struct World {
     pub courier: Simulator,
     pub metrics: Arc<Metrics>,
     pub background: Background,
-    twist: Arc<Mutex<Twist>>,
 }
 
 impl World {
     pub fn new(setup: &Setup) -> Self {
         let clock = Clock::tokio();
-        let courier = Simulator::new(None, Faults { latency: setup.latency, ..Faults::default() }, clock);
-        let twist = Arc::new(Mutex::new(Twist::None));
-        let issuer = InProcess { courier: courier.clone(), twist: Arc::clone(&twist), clock };
+        let courier = Simulator::new(None, Faults { latency: setup.latency, ..setup.faults.clone() }, clock);
+        let issuer = InProcess { courier: courier.clone(), clock };
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let budget = Budget::new(setup.rate, setup.burst).expect("a budget");
         let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
@@ -68,16 +76,11 @@ impl World {
             tokio::runtime::Handle::current(),
         );
         let background = broker.start();
-        Self { broker, clock, courier, metrics, background, twist }
+        Self { broker, clock, courier, metrics, background }
     }
 
     pub async fn ask(&self, user: &str, lifetime: &str) -> Result<Answer, Refusal> {
         self.broker.ask(&ask(user, lifetime)).await
-    }
-
-    /// From now on Courier does this.
-    pub fn twist(&self, twist: Twist) {
-        *self.twist.lock().expect("nobody panics") = twist;
     }
 
     pub async fn pass(&self, time: Duration) {
@@ -96,22 +99,20 @@ pub fn ask(user: &str, lifetime: &str) -> Ask<'static> {
     Ask { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None, who: Who::Nobody }
 }
 
-/// What Courier may do besides its duty.
-#[derive(Clone)]
-pub enum Twist {
-    None,
-    /// Every call ends so.
-    Fail(Failure),
-    /// Every token lives so long, whatever was asked.
-    Life(Duration),
+/// A 429 that asks for so many seconds.
+pub fn throttled(seconds: u64) -> Fault {
+    let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from(seconds))]);
+    Fault::Status(429, headers, Delivery::Whole)
 }
 
-/// Courier without a network.
+/// Courier without a network: its answers are read as those over a network are.
 struct InProcess {
     courier: Simulator,
-    twist: Arc<Mutex<Twist>>,
     clock: Clock,
 }
+
+/// After so long a call that gets no whole answer is given up.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Issuer for InProcess {
     fn issue<'a>(&'a self, key: &'a TokenKey, _permit: Permit) -> Issuing<'a> {
@@ -119,15 +120,15 @@ impl Issuer for InProcess {
             let sent = self.clock.now();
             let body = serde_json::json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() });
             let reply = self.courier.answer(Some(b"Bearer key"), body.to_string().as_bytes()).await;
-            let life = match self.twist.lock().expect("nobody panics").clone() {
-                Twist::None => key.lifetime().as_duration(),
-                Twist::Fail(failure) => return Err(failure),
-                Twist::Life(life) => life,
-            };
-            let answer: serde_json::Value = serde_json::from_str(&reply.body).expect("JSON");
-            let token = answer["token"].as_str().ok_or(Failure::Unavailable(reply.status))?;
-            let token = Token::new(token).expect("a token");
-            Ok(Grant::new(&token, sent, life))
+            match reply.delivery {
+                Delivery::Whole => {}
+                Delivery::CutOff => return Err(Failure::Connect),
+                Delivery::Dripping | Delivery::Endless | Delivery::Never => {
+                    self.clock.sleep_until(sent + TIMEOUT).await;
+                    return Err(Failure::Timeout);
+                }
+            }
+            answer::grant(reply.status, &reply.headers, reply.body.as_bytes(), key, sent, self.clock.unix())
         })
     }
 }
