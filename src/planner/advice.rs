@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::outcome::{Baseline, Outcome};
 use super::report::{Report, grouped, share_of, waited};
+use crate::policy::budget::Budget;
+use crate::policy::throttle;
 
 /// What a report says to whoever has to choose a mode and a budget: plain
 /// sentences that state only what its numbers show.
@@ -15,6 +17,7 @@ pub(super) fn of(report: &Report) -> Vec<String> {
         None => vec![no_budget(report)],
         Some(rate) => budget(report, rate),
     });
+    sentences.extend(outage(report));
     sentences
 }
 
@@ -140,6 +143,20 @@ fn budget(report: &Report, rate: f64) -> Vec<String> {
         format!("{peak}, no more than the rate: a larger --burst would do.")
     });
     sentences
+}
+
+/// How long it takes until everybody has a fresh token again after an outage in which all
+/// have grown old.
+fn outage(report: &Report) -> Option<String> {
+    let Report { what, baseline, .. } = report;
+    let (rate, burst) = what.budget.zip(what.burst)?;
+    let recovery = throttle::recovery(&Budget::new(rate, burst)?, baseline.most_tokens);
+    Some(format!(
+        "After an outage in the busiest hours that no token outlives, {} are fetched again within {}: calls begin with a \
+         tenth of the rate.",
+        number(baseline.most_tokens, "token"),
+        waited(recovery),
+    ))
 }
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,5 +1,6 @@
 //! What came of a run.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::token::Moment;
@@ -19,6 +20,8 @@ pub struct Baseline {
     pub unavoidable_delays: u64,
     /// Requests that wait for any other call.
     pub avoidable_delays: u64,
+    /// The most tokens that it can hand out at one time.
+    pub most_tokens: u64,
 }
 
 /// What one mode does with a trace.
@@ -77,12 +80,25 @@ pub struct Tally {
     pub first_delays: u64,
     /// The delayed requests' waits, in microseconds.
     pub waits: Vec<u64>,
+    /// The most tokens that could be handed out at one time.
+    pub most_tokens: u64,
+    /// When those were called for that can be.
+    fresh: VecDeque<Moment>,
     peak: u64,
     /// The second of the clock in which the last call left, and how many did in it.
     second: (u64, u64),
 }
 
 impl Tally {
+    /// A call leaves for a token that can be handed out within `window` from now.
+    pub fn token(&mut self, now: Moment, window: Duration) {
+        while self.fresh.front().is_some_and(|sent| *sent + window <= now) {
+            self.fresh.pop_front();
+        }
+        self.fresh.push_back(now);
+        self.most_tokens = self.most_tokens.max(self.fresh.len() as u64);
+    }
+
     /// A call leaves.
     pub fn call(&mut self, now: Moment) {
         self.calls += 1;
@@ -168,13 +184,26 @@ mod tests {
 
     #[test]
     fn shares_are_of_the_least_calls_and_the_avoidable_delays() {
-        let baseline =
-            Baseline { requests: 100, users: 5, least_calls: 40, unavoidable_delays: 5, avoidable_delays: 35 };
+        let baseline = Baseline {
+            requests: 100,
+            users: 5,
+            least_calls: 40,
+            unavoidable_delays: 5,
+            avoidable_delays: 35,
+            most_tokens: 9,
+        };
         let outcome = Outcome { calls: 50, delayed: 12, ..waited([]) };
         assert_eq!((outcome.extra_share(&baseline), outcome.avoided_share(&baseline)), (0.25, 0.8));
         let worse = Outcome { calls: 30, delayed: 75, ..outcome };
         assert_eq!((worse.extra_share(&baseline), worse.avoided_share(&baseline)), (-0.25, -1.0));
-        let nothing = Baseline { requests: 0, users: 0, least_calls: 0, unavoidable_delays: 0, avoidable_delays: 0 };
+        let nothing = Baseline {
+            requests: 0,
+            users: 0,
+            least_calls: 0,
+            unavoidable_delays: 0,
+            avoidable_delays: 0,
+            most_tokens: 0,
+        };
         let queued = Outcome { delayed: 9, ..waited([]) };
         assert_eq!((queued.extra_share(&nothing), queued.avoided_share(&nothing)), (0.0, 0.0));
     }

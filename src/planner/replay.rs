@@ -30,6 +30,7 @@ pub fn baseline(trace: &Trace, plan: &Plan, progress: &mut dyn FnMut(u64)) -> Ba
         least_calls: done.calls,
         unavoidable_delays: done.first_delays,
         avoidable_delays: done.waits.len() as u64 - done.first_delays,
+        most_tokens: done.most_tokens,
     }
 }
 
@@ -224,6 +225,7 @@ impl<'a> Replay<'a> {
             bucket.pay(now);
         }
         self.done.call(now);
+        self.done.token(now, self.window);
         self.ledger.count_call();
         self.keys[number as usize].flight = Flight::Air;
         self.air.push_back((now + self.plan.latency, number));

@@ -300,6 +300,7 @@ pub(super) mod tests {
                 least_calls: 1000,
                 unavoidable_delays: 400,
                 avoidable_delays: 600,
+                most_tokens: 250,
             },
             modes: [
                 outcome("off", 1000, 1000, waits),

@@ -97,6 +97,22 @@ impl Throttle {
     }
 }
 
+/// How long so many calls take after an outage, from the first that Courier answers: their
+/// rate `r` begins with the least of the budget and rises by `r_whole / RAMP`.
+pub fn recovery(budget: &Budget, calls: u64) -> Duration {
+    let (whole, least, calls) = (budget.rate(), budget.least(), calls as f64);
+    let rise = whole / RAMP.as_secs_f64();
+    let rising = (whole - least) / rise;
+    let by_then = (whole + least) / 2.0 * rising;
+    let seconds = if calls < by_then {
+        // least * t + rise / 2 * t^2 = calls
+        ((least * least + 2.0 * rise * calls).sqrt() - least) / rise
+    } else {
+        rising + (calls - by_then) / whole
+    };
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +184,23 @@ mod tests {
             })
             .collect();
         assert_eq!(gaps, [500, 1000, 1500, 2000]);
+    }
+
+    #[test]
+    fn a_recovery_takes_as_long_as_is_told() {
+        let budget = Budget::new(20.0, 20).expect("a budget");
+        for calls in [10, 100, 297, 500, 5000] {
+            let (mut throttle, start) = throttle();
+            throttle.restart(start);
+            let mut now = start;
+            for _ in 0..calls {
+                now = (now + throttle.period()).max(throttle.free());
+                throttle.leave(now);
+                throttle.answered(now, now);
+            }
+            let (told, took) = (recovery(&budget, calls).as_secs_f64(), now.since(start).as_secs_f64());
+            assert!((told - took).abs() < 1.0 + 0.02 * took, "{calls}: {told} {took}");
+        }
     }
 
     #[test]
