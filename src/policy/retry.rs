@@ -26,7 +26,7 @@ pub struct Purse(u32);
 
 impl Purse {
     /// Retries that need no success before them, and the most that are saved up.
-    pub const MOST: u32 = 10;
+    pub const MOST: u32 = 20;
 
     /// A full one.
     pub const fn new() -> Self {

@@ -1,0 +1,211 @@
+//! A Courier that is down for half an hour, or fails half of the time for an hour: what users
+//! and Courier see of it.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use courier_token_broker::broker::{Answer, Refusal, Source};
+use courier_token_broker::policy::budget::Budget;
+use courier_token_broker::policy::refresh::Mode;
+use courier_token_broker::policy::throttle::recovery;
+use courier_token_broker::sandbox::{Fault, Faults};
+use courier_token_broker::token::Moment;
+use tokio::task::JoinSet;
+
+use super::world::{HOUR, MS, SECOND, Setup, World, ask};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Of tokens of an hour.
+const HARD_FLOOR: Duration = Duration::from_secs(30);
+
+/// Users who come back again and again, and others who come once, for as long as it lasts.
+struct Crowd {
+    world: World,
+    regulars: u32,
+    newcomers: u32,
+    random: fastrand::Rng,
+    /// Until when the regulars' tokens are above the hard floor.
+    good: HashMap<u32, Moment>,
+    /// The regulars who have waited for a token.
+    fetched: HashSet<u32>,
+    asked: JoinSet<Asked>,
+}
+
+/// A request that has been answered.
+struct Asked {
+    /// `None` for a newcomer.
+    user: Option<u32>,
+    at: Moment,
+    took: Duration,
+    outcome: Result<Answer, Refusal>,
+}
+
+/// What came of the requests of some time.
+#[derive(Debug, Default)]
+struct Seen {
+    regulars: u32,
+    /// Of them, those who had no good token any more.
+    bare: u32,
+    old: u32,
+    newcomers: u32,
+    failed: u32,
+    slowest: Duration,
+}
+
+impl Crowd {
+    fn new(setup: &Setup, regulars: u32) -> Self {
+        let world = World::new(setup);
+        let random = fastrand::Rng::with_seed(7);
+        Self {
+            world,
+            regulars,
+            newcomers: 0,
+            random,
+            good: HashMap::new(),
+            fetched: HashSet::new(),
+            asked: JoinSet::new(),
+        }
+    }
+
+    /// Each regular comes every two minutes or so, and so many newcomers come a second.
+    async fn pass(&mut self, time: Duration, newcomers: f64) -> Seen {
+        let (mut seen, end) = (Seen::default(), self.world.clock.now() + time);
+        let regulars = f64::from(self.regulars) / 120.0;
+        while self.world.clock.now() < end {
+            let gap = -(1.0 - self.random.f64()).ln() / (regulars + newcomers);
+            self.world.pass(Duration::from_secs_f64(gap)).await;
+            let user = if self.random.f64() * (regulars + newcomers) < regulars {
+                Some(self.random.u32(0..self.regulars))
+            } else {
+                self.newcomers += 1;
+                None
+            };
+            self.ask(user);
+            while let Some(asked) = self.asked.try_join_next() {
+                self.see(&mut seen, asked.expect("no panic"));
+            }
+        }
+        while let Some(asked) = self.asked.join_next().await {
+            self.see(&mut seen, asked.expect("no panic"));
+        }
+        seen
+    }
+
+    fn ask(&mut self, user: Option<u32>) {
+        let (broker, clock) = (self.world.broker.clone(), self.world.clock);
+        let name = user.map_or_else(|| format!("new-{}", self.newcomers), |user| format!("regular-{user}"));
+        self.asked.spawn(async move {
+            let at = clock.now();
+            let outcome = broker.ask(&ask(&name, "1h")).await;
+            Asked { user, at, took: clock.now().since(at), outcome }
+        });
+    }
+
+    /// Nobody who has a token above the hard floor is refused, whatever happens.
+    fn see(&mut self, seen: &mut Seen, asked: Asked) {
+        let Asked { user, at, took, outcome } = asked;
+        seen.slowest = seen.slowest.max(took);
+        let Some(user) = user else {
+            seen.newcomers += 1;
+            seen.failed += u32::from(outcome.is_err());
+            return;
+        };
+        seen.regulars += 1;
+        match outcome {
+            Ok(answer) => {
+                assert!(answer.remaining >= HARD_FLOOR);
+                if matches!(answer.source, Source::Issued { .. }) {
+                    self.fetched.insert(user);
+                }
+                seen.old += u32::from(matches!(answer.source, Source::Kept(_)));
+                self.good.insert(user, answer.grant.expires() - HARD_FLOOR);
+            }
+            Err(refusal) => {
+                seen.bare += 1;
+                let good = self.good.get(&user).copied();
+                assert!(good.is_none_or(|good| good <= at + took), "{user} was refused with a good token: {refusal}");
+            }
+        }
+    }
+
+    /// When each call was made since then.
+    fn calls(&self, since: Moment) -> Vec<Moment> {
+        self.world.courier.calls().iter().map(|call| call.at).filter(|at| *at >= since).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_courier_that_is_down_for_half_an_hour() {
+    const RATE: f64 = 20.0;
+    const USERS: u32 = 1000;
+    for mode in [Mode::Learned, Mode::Used] {
+        let setup = Setup { rate: RATE, burst: 20, mode, ..Setup::default() };
+        let mut crowd = Crowd::new(&setup, USERS);
+        crowd.pass(2 * HOUR, 0.1).await;
+        // Its floor is half of its life: as long as a token that was fresh may be handed out
+        // without Courier.
+        crowd.world.courier.misbehave(Some(Fault::status(503)));
+        let down = crowd.world.clock.now();
+        let seen = crowd.pass(30 * MINUTE, 0.1).await;
+        assert!(seen.regulars > 10_000 && seen.old > 100, "{seen:?}");
+        assert!(f64::from(seen.bare) < 0.01 * f64::from(seen.regulars), "{seen:?}");
+        assert_eq!(seen.failed, seen.newcomers, "{seen:?}");
+        // A few calls until it is left alone, and then a probe now and then.
+        let probes = crowd.calls(down + 10 * SECOND).len();
+        assert!((60..200).contains(&probes), "{probes} probes in half an hour");
+
+        // Nobody has waited for long for nothing.
+        assert!(seen.slowest <= 2 * SECOND + 10 * MS, "{seen:?}");
+        crowd.world.courier.misbehave(None);
+        crowd.fetched.clear();
+        let up = crowd.world.clock.now();
+        crowd.world.broker.gauge();
+        let tokens = crowd.world.metrics.cached_tokens.get() as u64;
+        let seen = crowd.pass(5 * MINUTE, 0.1).await;
+        assert!(seen.failed < seen.newcomers, "{seen:?}");
+        let calls = crowd.calls(up);
+        // The first of them is the probe that has found it back, within half a minute.
+        let back = calls[0];
+        assert!(back.since(up) <= 31 * SECOND);
+        rises_smoothly(&calls, back, RATE);
+        // What the planner tells, with those who have come for the first time.
+        let forecast = recovery(&Budget::new(RATE, 20).expect("a budget"), tokens + u64::from(seen.newcomers));
+        let mut too_late = 0;
+        for user in 0..USERS {
+            let answer = crowd.world.ask(&format!("regular-{user}"), "1h").await.expect("a token");
+            // Who had no token any more, or does not come often enough, is waited for.
+            let left = answer.source != Source::Hit || crowd.fetched.contains(&user);
+            let late = answer.grant.sent().since(back + forecast);
+            assert!(left || late.is_zero(), "{user} {mode:?}: {late:?} later than {forecast:?}");
+            too_late += u32::from(!late.is_zero());
+        }
+        assert!(too_late < USERS / 20, "{too_late}");
+    }
+}
+
+/// In no second there are more calls than the rate that has risen since then, and a few.
+fn rises_smoothly(calls: &[Moment], back: Moment, rate: f64) {
+    for (place, from) in calls.iter().enumerate() {
+        let within = calls[place..].iter().take_while(|at| at.since(*from) < SECOND).count() as f64;
+        let risen = (rate / 10.0 + rate * (from.since(back).as_secs_f64() + 1.0) / 30.0).min(rate);
+        assert!(within <= risen + 2.0, "{within} calls in the second after {:?}", from.since(back));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_courier_that_fails_every_second_time_for_an_hour() {
+    let mut calls = Vec::new();
+    for error_rate in [0.0, 0.5] {
+        let setup = Setup { rate: 50.0, burst: 50, mode: Mode::Learned, ..Setup::default() };
+        let setup = Setup { faults: Faults { error_rate, ..Faults::default() }, ..setup };
+        let mut crowd = Crowd::new(&setup, 500);
+        crowd.pass(HOUR, 1.0).await;
+        let start = crowd.world.clock.now();
+        let seen = crowd.pass(HOUR, 1.0).await;
+        assert_eq!(seen.bare, 0, "{seen:?}");
+        assert!(f64::from(seen.failed) < 0.15 * f64::from(seen.newcomers), "{seen:?}");
+        calls.push(crowd.calls(start).len() as f64);
+        println!("errors {error_rate}: {} calls, {seen:?}", calls[calls.len() - 1]);
+    }
+    assert!(calls[1] < 2.2 * calls[0], "{calls:?}");
+}
