@@ -9,5 +9,6 @@ mod support;
 #[allow(dead_code, reason = "the laws use the rest of it")]
 mod world;
 
+mod neighbours;
 mod outage;
 mod wire;

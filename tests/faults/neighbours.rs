@@ -1,0 +1,98 @@
+//! What one client does, or one workspace's Courier, costs no other anything.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use courier_token_broker::audit::Who;
+use courier_token_broker::broker::Ask;
+use courier_token_broker::config::RawClient;
+use courier_token_broker::sandbox::Fault;
+use serde_json::json;
+
+use super::support;
+use super::support::broker::client;
+use super::world::{MS, SECOND, Setup, World, ask};
+
+fn ask_of(client: &'static str, user: &str) -> Ask<'static> {
+    Ask { who: Who::Client(client.into()), ..ask(user, "1h") }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_one_clients_new_users_does_not_starve_another_client() {
+    let world = World::new(&Setup { rate: 20.0, burst: 1, ..Setup::default() });
+    let storm: Vec<_> = (0..500)
+        .map(|user| {
+            let broker = world.broker.clone();
+            tokio::spawn(async move { broker.ask(&ask_of("storm", &format!("storm-{user}"))).await })
+        })
+        .collect();
+    world.pass(SECOND).await;
+    for user in 0..10 {
+        let asked = world.clock.now();
+        world.broker.ask(&ask_of("calm", &user.to_string())).await.expect("a token");
+        // The call that is next, one of the storm's, and the way to Courier.
+        let took = world.clock.now().since(asked);
+        assert!(took <= 2 * (SECOND / 20) + 100 * MS + 10 * MS, "{took:?}");
+    }
+    let mut served = 0;
+    for asked in storm {
+        served += usize::from(asked.await.expect("no panic").is_ok());
+    }
+    // What it was promised when it queued has not been taken away.
+    assert_eq!(served, 101);
+}
+
+#[tokio::test]
+async fn a_workspace_whose_courier_is_down_slows_no_other() {
+    let gone = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let broker = support::broker::Setup::new()
+        .settings(|raw| {
+            let mut workspace = raw.workspaces["default"].clone();
+            workspace.base_url = format!("http://{gone}");
+            raw.workspaces.insert("other".to_owned(), workspace);
+            raw.clients
+                .push(RawClient { workspace: "other".to_owned(), ..client("other", "the-key-of-other", &["*"]) });
+        })
+        .start()
+        .await;
+    let ask = |user: &str| support::http::Ask::tokens(json!({"user_id": user, "scopes": ["s"]}).to_string());
+    for user in 0..20 {
+        let asks = [ask(&user.to_string()), ask(&user.to_string()).key("the-key-of-other")];
+        let [good, bad] = [broker.ask(&asks[0]).await, broker.ask(&asks[1]).await];
+        assert_eq!((good.status, bad.status), (200, 503), "{good:?} {bad:?}");
+    }
+    let state = |name: &str| format!("courier_token_broker_upstream_breaker_state{{workspace=\"{name}\"}}");
+    assert_eq!(broker.metric(&state("default")).await, 0.0);
+    assert!(broker.metric(&state("other")).await >= 2.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_busiest_tokens_are_renewed_early_while_calls_fail_and_others_are_not() {
+    let world = World::new(&Setup::default());
+    let minute = Duration::from_secs(60);
+    for user in ["busy", "lazy"] {
+        world.ask(user, "8h").await.expect("a token");
+    }
+    let issued = world.clock.now();
+    let sent = async |user: &str| world.ask(user, "8h").await.expect("a token").grant.sent();
+    let (mut newcomers, mut early) = (0, None);
+    // The window ends after four hours.
+    for _ in 0..225 {
+        world.pass(minute).await;
+        // Of five calls two fail: the others are their retries, and one that Courier refuses.
+        for fault in [500, 400, 500] {
+            world.courier.script([Some(Fault::status(fault))]);
+            newcomers += 1;
+            let broker = world.broker.clone();
+            let newcomer = ask(&format!("new-{newcomers}"), "1h");
+            tokio::spawn(async move { broker.ask(&newcomer).await });
+            world.pass(SECOND).await;
+        }
+        if sent("busy").await > issued {
+            early.get_or_insert(world.clock.now().since(issued));
+        }
+    }
+    let early = early.expect("it was renewed").as_secs() / 60;
+    assert!((180..225).contains(&early), "after {early} minutes");
+    assert!(sent("lazy").await <= issued);
+}
