@@ -5,13 +5,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+/// When a quota begins anew: `RateLimit-Reset` as an earlier draft of the IETF had it, in seconds
+/// from now, and as many services have it, also in seconds since 1970.
+const QUOTA_RESETS: [HeaderName; 2] =
+    [HeaderName::from_static("ratelimit-reset"), HeaderName::from_static("x-ratelimit-reset")];
+/// A number of seconds above this is a time since 1970 (since 2001, more exactly).
+const EPOCH: Duration = Duration::from_secs(1_000_000_000);
 /// Nobody is left alone for longer: a mistake in a header must not end the service for a day.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What the headers of an answer say: `retry-after-ms`, which is the more exact, or else
 /// `Retry-After` in seconds, also with decimals, or as a date (RFC 9110, 10.2.3). A date
 /// counts from the answer's own `Date`, so that no clock matters but Courier's; where that is
-/// missing, from `unix`, the present time since 1970. At most an hour.
+/// missing, from `unix`, the present time since 1970. Where there is neither header, one that tells
+/// when a quota begins anew will do. At most an hour.
 pub fn retry_after(headers: &HeaderMap, unix: Duration) -> Option<Duration> {
     let text = |name: &HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |text: &str, unit: f64| {
@@ -19,17 +26,19 @@ pub fn retry_after(headers: &HeaderMap, unix: Duration) -> Option<Duration> {
         let seconds = text.parse::<f64>().ok().filter(|_| plain)? * unit;
         Some(Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST))
     };
+    let date = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+    let now: SystemTime = date.unwrap_or(UNIX_EPOCH + unix);
+    let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
     let in_seconds = || {
         let text = text(&RETRY_AFTER)?;
-        number(text, 1.0).or_else(|| {
-            let at = httpdate::parse_http_date(text).ok()?;
-            let now = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-            let now: SystemTime = now.unwrap_or(UNIX_EPOCH + unix);
-            Some(at.duration_since(now).unwrap_or_default())
-        })
+        number(text, 1.0).or_else(|| httpdate::parse_http_date(text).ok().map(until))
     };
-    let pause = text(&RETRY_AFTER_MS).and_then(|text| number(text, 0.001)).or_else(in_seconds)?;
-    Some(pause.min(LONGEST))
+    let reset = || {
+        let reset = QUOTA_RESETS.iter().find_map(|name| number(text(name)?, 1.0))?;
+        Some(if reset > EPOCH { UNIX_EPOCH.checked_add(reset).map_or(LONGEST, until) } else { reset })
+    };
+    let in_milliseconds = text(&RETRY_AFTER_MS).and_then(|text| number(text, 0.001));
+    Some(in_milliseconds.or_else(in_seconds).or_else(reset)?.min(LONGEST))
 }
 
 #[cfg(test)]
@@ -62,6 +71,12 @@ mod tests {
             (&[("retry-after", "Sat, 01 Jan 2000 00:00:20 GMT")], Some(0.0)),
             (&[("retry-after", "99999999999999999999999")], Some(3600.0)),
             (&[("retry-after", "Fri, 31 Dec 9999 23:59:59 GMT")], Some(3600.0)),
+            (&[("x-ratelimit-reset", "1795305620")], Some(20.0)),
+            (&[("x-ratelimit-reset", "946684820"), ("date", "Sat, 01 Jan 2000 00:00:00 GMT")], Some(3600.0)),
+            (&[("ratelimit-reset", "20"), ("x-ratelimit-reset", "30")], Some(20.0)),
+            (&[("ratelimit-reset", "20"), ("retry-after", "5")], Some(5.0)),
+            (&[("x-ratelimit-reset", "99999999999999999999999")], Some(3600.0)),
+            (&[("x-ratelimit-reset", "soon")], None),
             (&[("retry-after", "-5")], None),
             (&[("retry-after", "inf")], None),
             (&[("retry-after", "NaN")], None),
