@@ -47,24 +47,20 @@ impl Guard {
                 self.throttle.answered(sent, now);
                 Health::Well
             }
-            // It works, and will again.
+            // It works, and has too much to do.
             Err(Failure::Throttled(pause)) => {
                 self.throttle.refused(*pause, sent, now);
-                return None;
-            }
-            // It works, but it does not take this. That is no other request's fault.
-            Err(Failure::Refused(_) | Failure::Mismatch | Failure::Unavailable(400..=407 | 409..=424 | 426..=499)) => {
                 Health::Well
             }
+            // It works, but it does not take this. That is no other request's fault.
+            Err(failure) if failure.is_lasting() => Health::Well,
             Err(Failure::Credentials(status)) => {
                 self.refused = *status;
                 Health::Refusing
             }
             // Nothing of it is Courier's doing.
             Err(Failure::OldKey | Failure::Stopping | Failure::Resting(_) | Failure::Limited(_)) => return None,
-            Err(Failure::Unavailable(_) | Failure::Connect | Failure::Timeout | Failure::Malformed(_)) => {
-                Health::Failing
-            }
+            Err(_) => Health::Failing,
         };
         let change = self.breaker.record(health, sent, now, fastrand::f64());
         if change == Some(Change::Closed) {

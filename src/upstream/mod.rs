@@ -88,7 +88,7 @@ impl Failure {
     pub const fn is_lasting(&self) -> bool {
         match self {
             Self::Refused(_) | Self::Mismatch => true,
-            Self::Unavailable(_) => !self.is_passing(),
+            Self::Unavailable(status) => matches!(status, 400..=499) && !self.is_passing(),
             _ => false,
         }
     }
