@@ -14,7 +14,7 @@
 //! schedule (next due) -> refresher -> the same flight -> the same budget -> the same Courier
 //! ```
 //!
-//! There is one way to Courier. A miss and a renewal differ only in the class in
+//! There is one way to Courier. A miss, a renewal and a retry differ only in the class in
 //! which they wait.
 //!
 //! # The rooms
@@ -26,9 +26,9 @@
 //! | room | what lives there | what it never knows |
 //! |---|---|---|
 //! | [`token`] | the nouns: users, scopes, lifetimes, keys, grants | async, clocks, settings, HTTP |
-//! | [`policy`] | the rules: freshness, refresh and what is learned for it, schedule, budget, access | IO, async, logs, metrics, clocks |
+//! | [`policy`] | the rules: freshness, refresh and what is learned for it, schedule, budget, queue, retry, breaker, throttle, access | IO, async, logs, metrics, clocks |
 //! | [`broker`] | the story: ask, cache, flight, answer; the refresher | HTTP, settings files, reqwest |
-//! | [`upstream`] | Courier: the client, the dispatcher, is it what was asked? | the cache, the HTTP server |
+//! | [`upstream`] | Courier: the client, the dispatcher with its guard, is it what was asked? | the cache, the HTTP server |
 //! | [`auth`] | who calls: an app, or a user with a session | the cache, Courier |
 //! | [`http`] | the wire: routes, errors, listeners | reqwest, governor |
 //! | [`planner`] | the lab: the same rules run over a trace in virtual time | tokio, moka, reqwest |

@@ -209,21 +209,26 @@ impl Dispatcher {
 
     /// May another renewal be queued?
     pub fn has_room(&self) -> bool {
-        let line = self.line();
-        line.queue.has_room(&self.settings.budget) && line.guard.renewals_rest(self.clock.now()).is_zero()
+        self.has_room_from(self.clock.now()).is_none()
     }
 
-    /// Waits until a renewal has left the queue, or until renewals are not held back any
-    /// more.
+    /// Waits until there may be room for a renewal.
     pub async fn room(&self) {
-        let now = self.clock.now();
-        let until = match self.line().guard.renewals_rest(now) {
-            Duration::ZERO => Moment::NEVER,
-            rest => now + rest,
-        };
+        let Some(from) = self.has_room_from(self.clock.now()) else { return };
         tokio::select! {
             () = self.room.notified() => {}
-            () = self.clock.sleep_until(until) => {}
+            () = self.clock.sleep_until(from) => {}
+        }
+    }
+
+    /// When to look again whether there is room for a renewal; `None` where there is.
+    fn has_room_from(&self, now: Moment) -> Option<Moment> {
+        let line = self.line();
+        match line.guard.renewals_rest(now) {
+            Duration::ZERO if line.queue.has_room(&self.settings.budget) => None,
+            // One will leave the queue.
+            Duration::ZERO => Some(Moment::NEVER),
+            rest => Some(now + rest),
         }
     }
 

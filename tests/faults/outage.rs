@@ -141,7 +141,10 @@ async fn a_courier_that_is_down_for_half_an_hour() {
     for mode in [Mode::Learned, Mode::Used] {
         let setup = Setup { rate: RATE, burst: 20, mode, ..Setup::default() };
         let mut crowd = Crowd::new(&setup, USERS);
-        crowd.pass(2 * HOUR, 0.1).await;
+        crowd.pass(90 * MINUTE, 0.1).await;
+        let before = crowd.newcomers;
+        crowd.pass(30 * MINUTE, 0.1).await;
+        let tokens = USERS + crowd.newcomers - before;
         // Its floor is half of its life: as long as a token that was fresh may be handed out
         // without Courier.
         crowd.world.courier.misbehave(Some(Fault::status(503)));
@@ -159,8 +162,6 @@ async fn a_courier_that_is_down_for_half_an_hour() {
         crowd.world.courier.misbehave(None);
         crowd.fetched.clear();
         let up = crowd.world.clock.now();
-        crowd.world.broker.gauge();
-        let tokens = crowd.world.metrics.cached_tokens.get() as u64;
         let seen = crowd.pass(5 * MINUTE, 0.1).await;
         assert!(seen.failed < seen.newcomers, "{seen:?}");
         let calls = crowd.calls(up);
@@ -168,8 +169,9 @@ async fn a_courier_that_is_down_for_half_an_hour() {
         let back = calls[0];
         assert!(back.since(up) <= 31 * SECOND);
         rises_smoothly(&calls, back, RATE);
-        // What the planner tells, with those who have come for the first time.
-        let forecast = recovery(&Budget::new(RATE, 20).expect("a budget"), tokens + u64::from(seen.newcomers));
+        // What the planner tells for the tokens that were fresh, and for those who have come for
+        // the first time.
+        let forecast = recovery(&Budget::new(RATE, 20).expect("a budget"), u64::from(tokens + seen.newcomers));
         let mut too_late = 0;
         for user in 0..USERS {
             let answer = crowd.world.ask(&format!("regular-{user}"), "1h").await.expect("a token");
@@ -180,6 +182,12 @@ async fn a_courier_that_is_down_for_half_an_hour() {
             too_late += u32::from(!late.is_zero());
         }
         assert!(too_late < USERS / 20, "{too_late}");
+        println!(
+            "down for half an hour, {mode:?}: {probes} probes; back after {:?}; then {} calls in 5 minutes; {tokens} tokens \
+             are fresh again within {forecast:?}",
+            back.since(up),
+            calls.len()
+        );
     }
 }
 
