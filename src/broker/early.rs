@@ -14,7 +14,8 @@ impl Broker {
     pub(super) fn renew_early(&self, workspace: &Arc<Workspace>, key: &TokenKey, entry: &Entry, now: Moment) {
         let Workspace { dispatcher, refresher, .. } = &**workspace;
         let standing = &entry.standing;
-        let scheduled = |stage: &Stage| matches!(stage, Stage::Scheduled(..));
+        // One that has failed has its time to be tried again.
+        let scheduled = |stage: &Stage| matches!(stage, Stage::Scheduled(_, 0));
         if !refresh::is_due_early(standing.sent, standing.due, standing.uses(), dispatcher.failing(), now)
             || !scheduled(&standing.stage())
             || !dispatcher.has_room()
@@ -27,8 +28,8 @@ impl Broker {
         }
         let ticket = {
             let mut stage = standing.stage();
-            let Stage::Scheduled(ticket, failures) = *stage else { return };
-            *stage = Stage::Renewing { failures, away: false };
+            let Stage::Scheduled(ticket, 0) = *stage else { return };
+            *stage = Stage::Renewing { failures: 0, away: false };
             ticket
         };
         refresher.forget(ticket);

@@ -13,8 +13,8 @@ use crate::audit::{self, About, Who};
 use crate::policy::habit::Habit;
 use crate::policy::queue::Place;
 use crate::policy::refresh::{self, Reason};
-use crate::token::{Grant, TokenKey};
-use crate::upstream::{Dispatcher, Failure, Turn};
+use crate::token::{Grant, Moment, TokenKey};
+use crate::upstream::{CALL, Dispatcher, Failure, Turn};
 
 /// The flights that are in the air. A flight runs in its own task, so whoever
 /// hangs up cancels nothing; a miss, a renewal and any number of callers for
@@ -82,15 +82,16 @@ impl Flights {
     ) -> Result<Boarding, Refusal> {
         let mut air = self.air();
         if let Some(aloft) = air.get_mut(key) {
-            if let Some(place) = aloft.renewal.take() {
-                dispatcher.promote(place, client);
+            if let Some(place) = aloft.renewal {
+                dispatcher.promote(place, client)?;
+                aloft.renewal = None;
             }
             return Ok(Boarding::Joined(Ticket(aloft.outcome.clone())));
         }
         if let Some(entry) = again() {
             return Ok(Boarding::Landed(entry));
         }
-        let turn = dispatcher.queue(client)?;
+        let turn = dispatcher.queue(client, Moment::NEVER)?;
         Ok(Boarding::Opened(self.open(&mut air, key, turn, None)))
     }
 
@@ -206,12 +207,17 @@ impl Cause {
 pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure, cause: Cause) {
     let Departure { key, turn, publish } = departure;
     let landing = Landing { flights: &broker.0.flights, key: &key, flight: &publish };
-    let Some(outcome) = call(&broker, &workspace.dispatcher, &key, turn, &publish, &cause).await else { return };
-    log(&broker, &key, &outcome, &cause);
-    let failure = outcome.as_ref().err().cloned();
-    if let Some(failure) = failure.clone().filter(Failure::is_lasting) {
-        broker.0.refused.add(&key, failure, broker.0.clock.now());
+    let (mut tries, dispatcher) = (0, &workspace.dispatcher);
+    let outcome = call(&broker, dispatcher, &key, turn, &publish, &cause, &mut tries).await;
+    let Some(outcome) = outcome else { return };
+    // Whoever was not called for has been told why.
+    if tries > 0 {
+        log(&broker, &key, &outcome, &cause);
+        if let Err(failure) = &outcome {
+            broker.0.refused.add(&key, failure, broker.0.clock.now());
+        }
     }
+    let failure = outcome.as_ref().err().cloned();
     let outcome = match outcome {
         Ok(grant) => Ok(keep(&broker, &workspace, &landing, grant, cause.renewal())),
         Err(failure) => Err(failure.into()),
@@ -221,17 +227,19 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
     drop(landing);
     publish.send_replace(Some(outcome));
     if let Cause::Renewal(Renewal { reason, standing }) = cause {
-        workspace.refresher.metrics.renewal(reason, failure.is_none());
+        if tries > 0 {
+            workspace.refresher.metrics.renewal(reason, failure.is_none());
+        }
         standing.told().error = failure.as_ref().map(ToString::to_string);
         // It is in the cache still, or in the history, if there is none that lives longer.
-        let permanent = failure.is_some_and(|failure| failure.is_lasting());
+        let permanent = matches!(failure, Some(Failure::Refused(_)));
         workspace.refresher.retry(&key, &standing, permanent, broker.0.clock.now());
     }
 }
 
-/// Calls Courier when it is its turn. While somebody waits, and has the time, it does so
-/// again where that may help; each call has its own turn at the budget. `None` where the
-/// flight was disowned and nobody waits.
+/// Calls Courier when it is its turn, and counts how often. While somebody waits, and has the
+/// time, it does so again where that may help; each call has its own turn at the budget. `None`
+/// where nobody wants it any more.
 async fn call(
     broker: &Broker,
     dispatcher: &Dispatcher,
@@ -239,34 +247,39 @@ async fn call(
     mut turn: Turn,
     publish: &watch::Sender<Option<Outcome>>,
     cause: &Cause,
+    tries: &mut u32,
 ) -> Option<Result<Grant, Failure>> {
     let clock = &broker.0.clock;
     let deadline = clock.now() + broker.0.settings.timeout;
-    let mut tries = 0;
     loop {
         let permit = tokio::select! {
             biased;
-            permit = turn.permit() => permit,
             // The list and every waiter hold a receiver.
             () = publish.closed() => return None,
+            permit = turn.permit() => permit,
         };
-        let sent = clock.now();
         let permit = match permit {
             Ok(permit) => permit,
             Err(failure) => return Some(Err(failure)),
         };
+        *tries += 1;
         let failure = match dispatcher.issue(permit, key).await {
             Ok(grant) => return Some(Ok(grant)),
             Err(failure) => failure,
         };
-        tries += 1;
-        let took = clock.now().since(sent);
         // A renewal that nobody waits for has time; the list has a receiver too.
-        let is_waited_for = publish.receiver_count() > 1;
-        let again = is_waited_for.then(|| dispatcher.retry(&failure, tries, took, deadline)).flatten();
+        let is_waited_for = || publish.receiver_count() > 1;
+        let again = is_waited_for().then(|| dispatcher.retry(&failure, *tries, deadline)).flatten();
         let Some(again) = again else { return Some(Err(failure)) };
-        clock.sleep_until(again).await;
-        match dispatcher.queue(cause.client()) {
+        tokio::select! {
+            biased;
+            () = publish.closed() => return None,
+            () = clock.sleep_until(again) => {}
+        }
+        if !is_waited_for() {
+            return Some(Err(failure));
+        }
+        match dispatcher.queue(cause.client(), deadline - CALL) {
             Ok(next) => turn = next,
             Err(_) => return Some(Err(failure)),
         }
@@ -327,8 +340,6 @@ fn log(broker: &Broker, key: &TokenKey, outcome: &Result<Grant, Failure>, cause:
             };
             audit::issued(who, about, &expires_at.to_string(), reason);
         }
-        // It has been told why.
-        Err(failure) if !failure.was_called() => {}
         Err(error) => tracing::warn!(workspace, users, scopes, reason, %error, "no token came"),
     }
 }

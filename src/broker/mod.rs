@@ -212,6 +212,8 @@ impl Broker {
 
     /// So much time has passed since it was looked after last.
     fn look_after(&self, passed: Duration) {
+        // Time alone makes failures count no more.
+        self.0.workspaces.values().for_each(|workspace| workspace.dispatcher.gauge());
         let failing = |workspace: &Arc<Workspace>| workspace.dispatcher.failing() >= refresh::LEAST_FAILING;
         self.0.trouble.store(self.0.workspaces.values().any(failing), Ordering::Relaxed);
         for (gauge, share) in self.0.metrics.outage_coverage.iter().zip(self.0.coverage.tick(passed)) {

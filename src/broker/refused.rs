@@ -1,4 +1,4 @@
-//! What Courier would refuse again, remembered for a moment.
+//! What Courier would refuse or fail again, remembered for a moment.
 
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ pub struct Refused(Cache<TokenKey, (Failure, Moment), RandomState>);
 const MOST: u64 = 10_000;
 /// For at most so long, or half of it.
 const LONGEST: Duration = Duration::from_secs(30);
+/// What may have passed by then, if it was tried often enough, for so long.
+const PASSING: Duration = Duration::from_secs(1);
 
 impl Refused {
     /// Nothing.
@@ -27,9 +29,10 @@ impl Refused {
     }
 
     /// Remembers why there is no token for a key.
-    pub fn add(&self, key: &TokenKey, failure: Failure, now: Moment) {
-        let until = now + LONGEST.mul_f64(0.5 + 0.5 * fastrand::f64());
-        self.0.insert(key.clone(), (failure, until));
+    pub fn add(&self, key: &TokenKey, failure: &Failure, now: Moment) {
+        let longest = if failure.is_lasting() { LONGEST } else { PASSING };
+        let until = now + longest.mul_f64(0.5 + 0.5 * fastrand::f64());
+        self.0.insert(key.clone(), (failure.clone(), until));
     }
 
     /// Why a call for the key would be in vain.

@@ -8,7 +8,7 @@ use courier_token_broker::app::dispatcher;
 use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{Settings, WorkspaceSettings};
 use courier_token_broker::metrics::Metrics;
-use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey};
+use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey};
 
 use super::{Failure, Sources, block_on, environment};
 
@@ -48,7 +48,7 @@ async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {
         let (dispatcher, _) = dispatcher(workspace, clock, &metrics)?;
         let sent = clock.now();
         // The budget is full, so the call leaves at once.
-        let Ok(turn) = dispatcher.queue("") else { continue };
+        let Ok(turn) = dispatcher.queue("", Moment::NEVER) else { continue };
         let Ok(permit) = turn.permit().await else { continue };
         match dispatcher.issue(permit, &key).await {
             Ok(_) => println!("# workspace {name}: a token came in {} ms", clock.now().since(sent).as_millis()),

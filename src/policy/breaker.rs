@@ -13,26 +13,38 @@ pub enum Health {
     Well,
     /// It does not.
     Failing,
-    /// It wants nothing of us: the API key or the plan will not do.
+    /// It says that it wants nothing of us (402, 403). But that may be about this request.
+    Denying,
+    /// It does not know our API key (401).
     Refusing,
 }
 
 /// Gives up on a Courier that fails, and finds out when it is back.
 ///
 /// It looks at the last [`WINDOW`] calls of the last minute. When three of four fail,
-/// renewals are held back, but for one a second. When nine of ten do, it opens: no call
-/// leaves for a second, or up to half of that less (it is drawn), then one call is let go
-/// as a probe. If that fails too, twice as long passes until the next, up to half a minute.
-/// If it succeeds, it closes.
+/// renewals are held back, but for one a second. When nine of ten have failed for a second,
+/// and for several keys, it opens: no call leaves for a second, or up to half of that less (it
+/// is drawn), then one call is let go as a probe. If that fails too, twice as long passes
+/// until the next, up to half a minute. If it succeeds, it closes.
 ///
-/// One refusal of the API key opens it for 15 to 30 seconds: the next key's would be the same.
+/// A refusal of the API key opens it for 15 to 30 seconds: the next call's would be the same.
+/// So do denials for two keys, if half of the calls are denied.
 #[derive(Debug)]
 pub struct Breaker {
-    /// When each call ended, and whether it failed.
-    recent: VecDeque<(Moment, bool)>,
+    recent: VecDeque<Seen>,
+    /// Since when nine of ten calls have failed.
+    bad: Option<Moment>,
     open: Option<Open>,
     /// When the next renewal may be let go while they are held back.
     trickle: Moment,
+}
+
+/// A call that has ended.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    at: Moment,
+    health: Health,
+    key: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +77,7 @@ pub enum State {
 /// What has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It has opened.
+    /// It has opened; or is open for another reason.
     Opened,
     /// Renewals are held back from now on.
     Shed,
@@ -76,9 +88,16 @@ pub enum Change {
 /// So many calls are looked at.
 pub const WINDOW: usize = 32;
 const MEMORY: Duration = Duration::from_secs(60);
-/// With fewer calls nothing is known.
+/// With fewer calls nothing is known; nor with failures for fewer keys: one that Courier does
+/// not like must not cost the others theirs.
 const LEAST: usize = 8;
-const SHED_SHARE: f64 = 0.75;
+const LEAST_KEYS: usize = 3;
+const LEAST_KEYS_DENIED: usize = 2;
+/// What fails in one moment, as all calls on a connection that breaks, is no outage yet.
+const SPAN: Duration = Duration::from_secs(1);
+const DENIED_SHARE: f64 = 0.5;
+/// With so many failures renewals are held back.
+pub const SHED_SHARE: f64 = 0.75;
 const OPEN_SHARE: f64 = 0.9;
 const TRICKLE: Duration = Duration::from_secs(1);
 const FIRST_REST: Duration = Duration::from_secs(1);
@@ -89,7 +108,7 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(15);
 impl Breaker {
     /// Closed, without any experience.
     pub const fn new() -> Self {
-        Self { recent: VecDeque::new(), open: None, trickle: Moment::from_nanos(0) }
+        Self { recent: VecDeque::new(), bad: None, open: None, trickle: Moment::from_nanos(0) }
     }
 
     /// For how long no call of this class may be made.
@@ -113,8 +132,9 @@ impl Breaker {
         }
     }
 
-    /// A call that was sent at `sent` has ended. `draw` is uniform in 0..1.
-    pub fn record(&mut self, health: Health, sent: Moment, now: Moment, draw: f64) -> Option<Change> {
+    /// A call for this key (a hash of it will do) that was sent at `sent` has ended. `draw` is
+    /// uniform in 0..1.
+    pub fn record(&mut self, health: Health, key: u64, sent: Moment, now: Moment, draw: f64) -> Option<Change> {
         if let Some(open) = self.open {
             if sent < open.since {
                 return None;
@@ -126,15 +146,26 @@ impl Breaker {
             if open.probing {
                 self.open(health, open.openings + 1, now, draw);
             }
-            return None;
+            return (self.is_refused() && open.health == Health::Failing).then_some(Change::Opened);
         }
         let shed = self.is_shedding(now);
         if self.recent.len() == WINDOW {
             self.recent.pop_front();
         }
-        self.recent.push_back((now, health != Health::Well));
-        let known = self.known(now).count();
-        if health == Health::Refusing || (known >= LEAST && self.failing(now) >= OPEN_SHARE) {
+        self.recent.push_back(Seen { at: now, health, key });
+        let all = self.known(now).count();
+        let is_bad = all >= LEAST && self.failing(now) >= OPEN_SHARE && self.keys(Health::Failing, now) >= LEAST_KEYS;
+        self.bad = if is_bad { self.bad.or(Some(now)) } else { None };
+        let denied = self.known(now).filter(|seen| seen.health == Health::Denying).count();
+        let is_denied =
+            denied as f64 >= all as f64 * DENIED_SHARE && self.keys(Health::Denying, now) >= LEAST_KEYS_DENIED;
+        let opens = match health {
+            Health::Well => false,
+            Health::Failing => self.bad.is_some_and(|since| now.since(since) >= SPAN),
+            Health::Denying => is_denied,
+            Health::Refusing => true,
+        };
+        if opens {
             self.open(health, 0, now, draw);
             return Some(Change::Opened);
         }
@@ -146,14 +177,17 @@ impl Breaker {
         if self.open.is_some() {
             return 1.0;
         }
-        let (known, failed) =
-            self.known(now).fold((0u32, 0u32), |(known, failed), one| (known + 1, failed + u32::from(one)));
-        if known == 0 { 0.0 } else { f64::from(failed) / f64::from(known) }
+        let (mut all, mut failed) = (0u32, 0u32);
+        for seen in self.known(now) {
+            all += 1;
+            failed += u32::from(seen.health != Health::Well);
+        }
+        if all == 0 { 0.0 } else { f64::from(failed) / f64::from(all) }
     }
 
     /// It is open since Courier refuses us.
     pub fn is_refused(&self) -> bool {
-        self.open.is_some_and(|open| open.health == Health::Refusing)
+        self.open.is_some_and(|open| open.health != Health::Failing)
     }
 
     /// Where it stands.
@@ -168,7 +202,7 @@ impl Breaker {
 
     fn open(&mut self, health: Health, openings: u32, now: Moment, draw: f64) {
         let rest = match health {
-            Health::Refusing => LONGEST_REST,
+            Health::Refusing | Health::Denying => LONGEST_REST,
             _ => (FIRST_REST * (1 << openings.min(5))).min(LONGEST_REST),
         };
         let until = now + rest.mul_f64(1.0 - 0.5 * draw.clamp(0.0, 1.0));
@@ -176,12 +210,21 @@ impl Breaker {
     }
 
     fn is_shedding(&self, now: Moment) -> bool {
-        self.known(now).count() >= LEAST && self.failing(now) >= SHED_SHARE
+        let is_known = self.known(now).count() >= LEAST && self.keys(Health::Failing, now) >= LEAST_KEYS;
+        is_known && self.failing(now) >= SHED_SHARE
     }
 
-    /// Of the calls that are remembered, which failed.
-    fn known(&self, now: Moment) -> impl Iterator<Item = bool> {
-        self.recent.iter().filter(move |(at, _)| now.since(*at) < MEMORY).map(|(_, failed)| *failed)
+    /// For how many keys calls have ended so.
+    fn keys(&self, health: Health, now: Moment) -> usize {
+        let mut keys: Vec<_> = self.known(now).filter(|seen| seen.health == health).map(|seen| seen.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.len()
+    }
+
+    /// The calls that count.
+    fn known(&self, now: Moment) -> impl Iterator<Item = &Seen> {
+        self.recent.iter().filter(move |seen| now.since(seen.at) < MEMORY)
     }
 }
 
@@ -195,17 +238,16 @@ impl Default for Breaker {
 mod tests {
     use super::*;
     use Class::{Renewal, Waiting};
-    use Health::{Failing, Refusing, Well};
+    use Health::{Denying, Failing, Refusing, Well};
 
     const SECOND: Duration = Duration::from_secs(1);
     const START: Moment = Moment::from_nanos(1 << 40);
 
-    /// After so many calls in one moment, of which these failed.
-    fn after(well: usize, failing: usize) -> Breaker {
+    /// After so many calls in one moment, of which the last failed, each for a key of its own.
+    fn after(well: u64, failing: u64) -> Breaker {
         let mut breaker = Breaker::new();
-        let sent = START - SECOND;
-        for health in std::iter::repeat_n(Well, well).chain(std::iter::repeat_n(Failing, failing)) {
-            breaker.record(health, sent, START, 0.0);
+        for key in 0..well + failing {
+            breaker.record(if key < well { Well } else { Failing }, key, START - SECOND, START, 0.0);
         }
         breaker
     }
@@ -219,9 +261,18 @@ mod tests {
         Err(rest)
     }
 
+    /// It is asked again as often as it must be.
+    fn goes_on(breaker: &mut Breaker, health: Health, keys: u64) -> State {
+        for call in 0..200 {
+            let now = START + SECOND / 10 * call;
+            breaker.record(health, u64::from(call) % keys, now, now, 0.0);
+        }
+        breaker.state(START + SECOND * 20)
+    }
+
     #[test]
     fn a_few_failures_say_nothing() {
-        assert_eq!(after(0, LEAST - 1).state(START), State::Closed);
+        assert_eq!(after(0, 7).state(START), State::Closed);
         assert_eq!(after(16, 16).state(START), State::Closed);
     }
 
@@ -237,50 +288,86 @@ mod tests {
 
     #[test]
     fn then_nobody_calls_and_one_probe_finds_out() {
-        let mut breaker = after(3, 29);
-        assert_eq!(breaker.state(START), State::Open);
-        let half = START + SECOND / 2;
-        assert_eq!(admits(&mut breaker, Waiting, half), Err(SECOND / 2));
-        let mut now = START + SECOND;
+        let (mut breaker, mut now) = open();
+        assert_eq!(admits(&mut breaker, Waiting, now + SECOND / 2), Err(SECOND / 2));
+        now = now + SECOND;
         for rest in [2, 4, 8, 16, 30, 30] {
             assert_eq!(admits(&mut breaker, Renewal, now), Ok(()));
             assert_eq!(breaker.state(now), State::HalfOpen);
             assert_eq!(admits(&mut breaker, Waiting, now), Err(SECOND));
-            assert_eq!(breaker.record(Failing, now, now, 0.0), None);
+            assert_eq!(breaker.record(Failing, 7, now, now, 0.0), None);
             assert_eq!(admits(&mut breaker, Waiting, now), Err(SECOND * rest));
             now = now + SECOND * rest;
         }
         assert_eq!(admits(&mut breaker, Waiting, now), Ok(()));
-        assert_eq!(breaker.record(Well, now, now, 0.0), Some(Change::Closed));
+        assert_eq!(breaker.record(Well, 7, now, now, 0.0), Some(Change::Closed));
         assert_eq!((breaker.state(now), breaker.failing(now)), (State::Closed, 0.0));
+    }
+
+    /// One that has just opened, at the moment that is told.
+    fn open() -> (Breaker, Moment) {
+        let (mut breaker, now) = (after(0, 40), START + SECOND);
+        breaker.record(Failing, 7, START, now, 0.0);
+        assert_eq!(breaker.state(now), State::Open);
+        (breaker, now)
     }
 
     #[test]
     fn what_was_sent_before_it_opened_does_not_close_it() {
-        let mut breaker = after(0, 9);
-        assert_eq!(breaker.record(Well, START - SECOND, START + SECOND, 0.0), None);
-        assert_eq!(breaker.record(Failing, START - SECOND, START + SECOND, 0.0), None);
-        assert_eq!(admits(&mut breaker, Waiting, START + SECOND), Ok(()));
+        let (mut breaker, now) = open();
+        assert_eq!(breaker.record(Well, 7, now - SECOND, now + SECOND, 0.0), None);
+        assert_eq!(breaker.record(Failing, 7, now - SECOND, now + SECOND, 0.0), None);
+        assert_eq!(admits(&mut breaker, Waiting, now + SECOND), Ok(()));
     }
 
     #[test]
     fn a_probe_that_is_lost_does_not_shut_it_for_ever() {
-        let mut breaker = after(0, 9);
-        assert_eq!(admits(&mut breaker, Renewal, START + SECOND), Ok(()));
-        assert_eq!(admits(&mut breaker, Waiting, START + SECOND * 16), Ok(()));
+        let (mut breaker, now) = open();
+        assert_eq!(admits(&mut breaker, Renewal, now + SECOND), Ok(()));
+        assert_eq!(admits(&mut breaker, Waiting, now + SECOND * 16), Ok(()));
     }
 
     #[test]
-    fn one_refusal_of_the_key_opens_it() {
+    fn what_fails_in_one_moment_is_no_outage() {
         let mut breaker = after(32, 0);
-        assert_eq!(breaker.record(Refusing, START, START, 1.0), Some(Change::Opened));
+        for key in 0..100 {
+            breaker.record(Failing, key, START, START, 0.0);
+        }
+        assert_eq!(breaker.state(START), State::Shedding);
+    }
+
+    #[test]
+    fn no_single_key_opens_it() {
+        assert_eq!(goes_on(&mut after(0, 0), Failing, 1), State::Closed);
+        assert_eq!(goes_on(&mut after(0, 0), Failing, 3), State::HalfOpen);
+        assert_eq!(goes_on(&mut after(0, 0), Denying, 1), State::Closed);
+    }
+
+    #[test]
+    fn a_refusal_of_the_key_opens_it_and_so_do_denials_for_two() {
+        let mut breaker = after(32, 0);
+        assert_eq!(breaker.record(Denying, 1, START, START, 1.0), None);
+        assert_eq!(breaker.record(Denying, 2, START, START, 1.0), None);
+        assert_eq!(breaker.record(Refusing, 3, START, START, 1.0), Some(Change::Opened));
         assert_eq!(admits(&mut breaker, Waiting, START), Err(SECOND * 15));
+        let mut breaker = after(0, 0);
+        assert_eq!(breaker.record(Denying, 1, START, START, 1.0), None);
+        assert_eq!(breaker.record(Denying, 2, START, START, 1.0), Some(Change::Opened));
+        assert!(breaker.is_refused());
+    }
+
+    #[test]
+    fn an_outage_that_ends_in_a_refusal_is_told() {
+        let (mut breaker, now) = open();
+        breaker.enter(Waiting, now + SECOND);
+        assert_eq!(breaker.record(Refusing, 7, now + SECOND, now + SECOND, 0.0), Some(Change::Opened));
+        assert!(breaker.is_refused());
     }
 
     #[test]
     fn what_happened_long_ago_does_not_count() {
         let mut breaker = after(0, 7);
-        assert_eq!(breaker.record(Failing, START + MEMORY, START + MEMORY, 0.0), None);
+        assert_eq!(breaker.record(Failing, 9, START + MEMORY, START + MEMORY, 0.0), None);
         assert_eq!(breaker.failing(START + MEMORY), 1.0);
         assert_eq!(breaker.failing(START + MEMORY * 2), 0.0);
     }

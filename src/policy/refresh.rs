@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::breaker::SHED_SHARE;
 use crate::token::Moment;
 
 /// Which tokens are renewed before they run out.
@@ -116,13 +117,16 @@ pub fn due(mode: Mode, window: Duration, sent: Moment, draw: f64) -> Moment {
 }
 
 /// Is a token that is handed out now renewed before it comes due at `due`, since the share
-/// `failing` (0 to 1) of the recent calls failed? If all do, a quarter of its window early;
-/// if fewer do, by as much less. That is for the busiest alone, which were handed out once in
+/// `failing` (0 to 1) of the recent calls failed? If all did, a quarter of its window early;
+/// if fewer do, by as much less; but not where renewals are held back. That is for the busiest alone, which were handed out once in
 /// each [`BUSY`] on average: they lose most by an outage, and their renewals are the least
 /// likely to be in vain.
 pub fn is_due_early(sent: Moment, due: Moment, uses: u32, failing: f64, now: Moment) -> bool {
     let lead = due.since(sent).mul_f64(EARLY_SHARE * failing.clamp(0.0, 1.0));
-    failing >= LEAST_FAILING && due < Moment::NEVER && now + lead >= due && BUSY * uses >= now.since(sent)
+    (LEAST_FAILING..SHED_SHARE).contains(&failing)
+        && due < Moment::NEVER
+        && now + lead >= due
+        && BUSY * uses >= now.since(sent)
 }
 
 /// Where fewer calls fail, nothing is wrong.
@@ -192,10 +196,12 @@ mod tests {
         let (sent, hours) = (Moment::from_nanos(77), |hours: u64| Duration::from_secs(3600 * hours));
         let due = sent + hours(8);
         let early = |uses, failing, now| is_due_early(sent, due, uses, failing, sent + now);
-        assert!(early(24, 1.0, hours(6)) && early(28, 0.5, hours(7)));
-        assert!(!early(24, 0.9, hours(6)) && !early(28, 0.05, hours(7)));
+        assert!(early(28, 0.5, hours(7)) && early(30, 0.25, hours(7) + hours(1) / 2));
+        assert!(!early(28, 0.4, hours(7)) && !early(30, 0.05, hours(8)));
         // Not busy.
-        assert!(!early(23, 1.0, hours(6)));
+        assert!(!early(27, 0.5, hours(7)));
+        // Renewals are held back.
+        assert!(!early(30, 0.8, hours(7)));
         assert!(!is_due_early(sent, Moment::NEVER, u32::MAX, 1.0, sent + hours(900)));
     }
 

@@ -8,21 +8,23 @@ use crate::token::Moment;
 /// What Courier's answers do to the rate of the calls: when it asks to be left alone, no
 /// call leaves until then; each round of 429s halves the rate; and successes raise it
 /// again, evenly, from the least to the whole in [`RAMP`] (additive increase,
-/// multiplicative decrease). Until that is over, and nobody waits any more, calls leave one by
-/// one: what was not used meanwhile does not follow as one burst.
+/// multiplicative decrease). Calls leave one by one until then, and beyond: it goes on rising
+/// until a second has as many as a burst may have besides, or else what was not used meanwhile
+/// would follow at once.
 #[derive(Debug)]
 pub struct Throttle {
     whole: f64,
     least: f64,
+    /// With this, whatever may leave does.
+    most: f64,
+    /// Between the least and the most.
     rate: f64,
     /// When the rate was lowered last: what was sent before that does not lower it again.
     lowered: Moment,
     /// When the rate was raised last.
     raised: Moment,
-    /// Calls leave one by one.
-    paced: bool,
-    /// When the next of them may leave.
-    next: Moment,
+    /// When the last call left; or earlier, where it was late.
+    left: Moment,
     /// Until when Courier wants to be left alone.
     paused: Moment,
 }
@@ -33,8 +35,8 @@ pub const RAMP: Duration = Duration::from_secs(30);
 /// What a timer may be late is made up for, or else high rates could not be kept.
 const SLACK: Duration = Duration::from_millis(20);
 
-/// The rate rises by no more than this time's worth for one answer: where nobody calls, it
-/// is not known that more would be taken.
+/// The rate rises by no more than this time's worth for one answer, or that between two calls:
+/// where nobody calls, it is not known that more would be taken.
 const STEP: Duration = Duration::from_secs(1);
 
 impl Throttle {
@@ -42,22 +44,28 @@ impl Throttle {
     pub fn new(budget: &Budget) -> Self {
         let never = Moment::from_nanos(0);
         let (whole, least) = (budget.rate(), budget.least());
-        Self { whole, least, rate: whole, lowered: never, raised: never, paced: false, next: never, paused: never }
+        let most = whole + f64::from(budget.departing_burst());
+        Self { whole, least, most, rate: most, lowered: never, raised: never, left: never, paused: never }
     }
 
     /// The present rate, in calls a second.
     pub const fn rate(&self) -> f64 {
-        self.rate
+        self.rate.min(self.whole)
     }
 
     /// The time between two calls at the present rate.
     pub fn period(&self) -> Duration {
-        Duration::from_secs_f64(1.0 / self.rate)
+        Duration::from_secs_f64(1.0 / self.rate())
     }
 
     /// From when on the next call may leave, as far as Courier is concerned.
     pub fn free(&self) -> Moment {
-        self.next.max(self.paused)
+        let next = if self.rate < self.most { self.left + self.gap() } else { self.left };
+        next.max(self.paused)
+    }
+
+    fn gap(&self) -> Duration {
+        Duration::from_secs_f64(1.0 / self.rate)
     }
 
     /// How long Courier wants to be left alone.
@@ -67,12 +75,7 @@ impl Throttle {
 
     /// A call leaves.
     pub fn leave(&mut self, now: Moment) {
-        // Nobody has waited for a while.
-        let is_over = self.rate >= self.whole && now.since(self.next) >= STEP;
-        self.paced &= !is_over;
-        if self.paced {
-            self.next = self.next.max(now - SLACK) + self.period();
-        }
+        self.left = (self.left + self.gap()).max(now - SLACK).min(now);
     }
 
     /// Courier has answered 429 to a call that was sent at `sent`, and may have said for how
@@ -81,15 +84,15 @@ impl Throttle {
         self.paused = self.paused.max(now + pause.unwrap_or_default());
         // The others that were under way say the same.
         if sent >= self.lowered {
-            self.lower(self.rate / 2.0, now);
+            self.lower(self.rate() / 2.0, now);
         }
     }
 
     /// Courier has answered a call well.
     pub fn answered(&mut self, sent: Moment, now: Moment) {
-        if self.rate < self.whole && sent >= self.lowered {
-            let gone = now.since(self.raised).min(STEP);
-            self.rate = (self.rate + self.whole * gone.as_secs_f64() / RAMP.as_secs_f64()).min(self.whole);
+        if self.rate < self.most && sent >= self.lowered {
+            let gone = now.since(self.raised).min(STEP.max(self.period()));
+            self.rate = (self.rate + self.whole * gone.as_secs_f64() / RAMP.as_secs_f64()).min(self.most);
             self.raised = now;
         }
     }
@@ -101,14 +104,14 @@ impl Throttle {
 
     fn lower(&mut self, rate: f64, now: Moment) {
         self.rate = rate.max(self.least);
-        (self.lowered, self.raised, self.paced) = (now, now, true);
-        self.next = self.next.max(now + self.period());
+        (self.lowered, self.raised) = (now, now);
+        self.left = now;
     }
 }
 
 /// How long so many calls take after an outage, from the first that Courier answers: their
-/// rate `r` begins with the least of the budget and rises by `r_whole / RAMP`. With a second
-/// more, since it rises only as answers come.
+/// rate `r` begins with the least of the budget and rises by `r_whole / RAMP`. With the wait
+/// for the second call and a second more, since it rises only as answers come.
 pub fn recovery(budget: &Budget, calls: u64) -> Duration {
     let (whole, least, calls) = (budget.rate(), budget.least(), calls as f64);
     let rise = whole / RAMP.as_secs_f64();
@@ -120,7 +123,7 @@ pub fn recovery(budget: &Budget, calls: u64) -> Duration {
     } else {
         rising + (calls - by_then) / whole
     };
-    Duration::try_from_secs_f64(seconds + STEP.as_secs_f64()).unwrap_or(Duration::MAX)
+    Duration::try_from_secs_f64(seconds + 1.0 / least + STEP.as_secs_f64()).unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]
@@ -184,7 +187,7 @@ mod tests {
         let (mut throttle, start) = throttle();
         let mut now = start;
         throttle.leave(now);
-        assert_eq!(throttle.free(), Moment::from_nanos(0));
+        assert!(throttle.free() <= now);
         throttle.restart(now);
         let gaps: Vec<_> = (0..4)
             .map(|_| {
@@ -196,36 +199,59 @@ mod tests {
         assert_eq!(gaps, [500, 1000, 1500, 2000]);
     }
 
-    #[test]
-    fn no_burst_follows_when_the_rate_has_risen() {
-        let (mut throttle, mut now) = throttle();
-        throttle.restart(now);
-        for _ in 0..1000 {
-            now = now.max(throttle.free());
+    /// So many calls, with at least so much between two, as soon as the budget and the throttle
+    /// let them go.
+    fn calls(budget: &Budget, throttle: &mut Throttle, start: Moment, gap: Duration, count: u64) -> Vec<Moment> {
+        let (mut now, mut paid) = (start, start);
+        let mut call = || {
+            now = (now + gap).max(throttle.free()).max(paid - budget.period() * (budget.departing_burst() - 1));
+            paid = paid.max(now) + budget.period();
             throttle.leave(now);
             throttle.answered(now, now);
-        }
-        assert_eq!((throttle.rate(), throttle.free()), (20.0, now + SECOND / 20));
-        // Until nobody waits.
-        now = now + SECOND * 2;
-        throttle.leave(now);
-        assert!(throttle.free() < now);
+            now
+        };
+        (0..count).map(|_| call()).collect()
     }
 
     #[test]
-    fn a_recovery_takes_as_long_as_is_told() {
-        let budget = Budget::new(20.0, 20).expect("a budget");
-        for calls in [10, 100, 297, 500, 5000] {
+    fn no_burst_follows_when_the_rate_has_risen() {
+        for (rate, burst) in [(20.0, 20), (20.0, 200), (1000.0, 50)] {
+            let budget = Budget::new(rate, burst).expect("a budget");
+            let (mut throttle, start) = (Throttle::new(&budget), Moment::from_nanos(1 << 40));
+            throttle.restart(start);
+            let calls = calls(&budget, &mut throttle, start, Duration::ZERO, rate as u64 * 120);
+            let within = |from: usize| calls[from..].iter().take_while(|at| at.since(calls[from]) < SECOND).count();
+            let mut last = within(0);
+            for from in (0..calls.len() - 2 * rate as usize).step_by(rate as usize / 10) {
+                let next = within(from);
+                assert!(next as f64 <= last as f64 + 2.0 + rate / 10.0, "{rate} {burst}: {next} after {last}");
+                last = next;
+            }
+        }
+    }
+
+    #[test]
+    fn bursts_may_be_again_as_they_were_whoever_calls_meanwhile() {
+        for gap in [Duration::ZERO, SECOND / 10, SECOND * 3] {
+            let budget = Budget::new(20.0, 20).expect("a budget");
             let (mut throttle, start) = throttle();
             throttle.restart(start);
-            let mut now = start;
-            for _ in 0..calls {
-                now = (now + throttle.period()).max(throttle.free());
-                throttle.leave(now);
-                throttle.answered(now, now);
+            let last = calls(&budget, &mut throttle, start, gap, 2000).pop().expect("some");
+            assert!(throttle.free() <= last, "{gap:?}");
+        }
+    }
+
+    #[test]
+    fn a_recovery_takes_no_longer_than_is_told() {
+        for (rate, burst) in [(0.001, 1), (0.1, 1), (1.0, 2), (20.0, 20), (5000.0, 100)] {
+            let budget = Budget::new(rate, burst).expect("a budget");
+            for count in [10, 100, 297, 500, 5000] {
+                let (mut throttle, start) = (Throttle::new(&budget), Moment::from_nanos(1 << 40));
+                throttle.restart(start);
+                let last = calls(&budget, &mut throttle, start, Duration::ZERO, count).pop().expect("some");
+                let (told, took) = (recovery(&budget, count).as_secs_f64(), last.since(start).as_secs_f64());
+                assert!(told >= took && told < took * 1.3 + 11.0 / rate + 2.0, "{rate} {count}: {told} {took}");
             }
-            let (told, took) = (recovery(&budget, calls).as_secs_f64(), now.since(start).as_secs_f64());
-            assert!(told > took && told < took + 1.5, "{calls}: {told} {took}");
         }
     }
 

@@ -27,6 +27,11 @@ pub fn grant(
         400 => Err(Failure::Refused(message(body))),
         401..=403 => Err(Failure::Credentials(status)),
         429 => Err(Failure::Throttled(retry_after(headers, unix))),
+        // With that it is no failure: it has something else to do.
+        503 => {
+            Err(retry_after(headers, unix)
+                .map_or(Failure::Unavailable(status), |pause| Failure::Throttled(Some(pause))))
+        }
         _ => Err(Failure::Unavailable(status)),
     }
 }

@@ -1,5 +1,6 @@
 //! The budget's door: every call to one workspace's Courier leaves through it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -84,8 +85,9 @@ impl Dispatcher {
         }
     }
 
-    /// Takes a place in the line for a user of this client who waits; or says why not.
-    pub fn queue(&self, client: &str) -> Result<Turn, Failure> {
+    /// Takes a place in the line for a user of this client who waits until `deadline`; or
+    /// says why not.
+    pub fn queue(&self, client: &str, deadline: Moment) -> Result<Turn, Failure> {
         let mut line = self.line();
         let now = self.clock.now();
         line.guard.check(Class::Waiting, now)?;
@@ -98,7 +100,13 @@ impl Dispatcher {
             return Ok(self.leave(&mut line, Class::Waiting, now));
         }
         let client: Arc<str> = client.into();
-        self.in_time(&line, &client, now)?;
+        if let Err(failure) = self.in_time(&line, deadline, now) {
+            // All who wait do so in time: for one of a client with few, one of the client with
+            // the most is told that it does not.
+            let out = matches!(failure, Failure::Limited(_)).then(|| line.queue.give_way(&client)).flatten();
+            let Some(waiter) = out else { return Err(failure) };
+            waiter.refuse(failure);
+        }
         line.guard.enter(Class::Waiting, now);
         // Renewals may be waiting for what a user need not wait for.
         if line.queue.is_idle() {
@@ -128,15 +136,19 @@ impl Dispatcher {
         Ok(turn.at(place))
     }
 
-    /// A user of this client has begun to wait for a renewal. If it has not left yet, it
-    /// goes with the users from now on; before those who came after it, so it needs no
-    /// room of its own.
-    pub fn promote(&self, place: Place, client: &str) {
+    /// A user of this client would wait for a renewal. If it has not left yet, it goes with the
+    /// users from now on; before those who came after it, so it needs no room of its own.
+    pub fn promote(&self, place: Place, client: &str) -> Result<(), Failure> {
         let mut line = self.line();
+        let pause = line.guard.throttle.pause(self.clock.now());
+        if pause > self.settings.max_wait {
+            return Err(Failure::Throttled(Some(pause)));
+        }
         line.queue.promote(place, client.into());
         self.tell_depths(&line);
         self.arrived.notify_one();
         self.room.notify_one();
+        Ok(())
     }
 
     /// Gives up the renewals that wait: nobody else waits for them.
@@ -154,14 +166,14 @@ impl Dispatcher {
         let now = self.clock.now();
         self.metrics.call_duration.observe(now.since(sent).as_secs_f64());
         self.metrics.call(class, outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued));
-        self.heed(key.workspace(), &outcome, sent, now);
+        self.heed(key, &outcome, sent, now);
         outcome
     }
 
     /// When a call that has failed so is to be queued again, if it is; see
     /// [`Guard::retry`].
-    pub fn retry(&self, failure: &Failure, tries: u32, took: Duration, deadline: Moment) -> Option<Moment> {
-        self.line().guard.retry(failure, tries, took, deadline, self.clock.now())
+    pub fn retry(&self, failure: &Failure, tries: u32, deadline: Moment) -> Option<Moment> {
+        self.line().guard.retry(failure, tries, deadline, self.clock.now())
     }
 
     /// There is another API key: what the old one was refused does not count any more.
@@ -183,9 +195,12 @@ impl Dispatcher {
     }
 
     /// Draws the consequences of a call: for the rate, and for those who queue.
-    fn heed(&self, workspace: &str, outcome: &Result<Grant, Failure>, sent: Moment, now: Moment) {
+    fn heed(&self, key: &TokenKey, outcome: &Result<Grant, Failure>, sent: Moment, now: Moment) {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
         let mut line = self.line();
-        let change = line.guard.record(outcome, sent, now);
+        let paused_before = line.guard.throttle.pause(now);
+        let change = line.guard.record(outcome, hasher.finish(), sent, now);
         let pause = line.guard.throttle.pause(now);
         let told = match outcome {
             // Who would have to wait for too long is told so now. Renewals have time.
@@ -204,7 +219,7 @@ impl Dispatcher {
         self.tell_state(&line, now);
         drop(line);
         self.room.notify_one();
-        log(workspace, outcome, change, pause);
+        log(key.workspace(), outcome, change, if paused_before.is_zero() { pause } else { Duration::ZERO });
     }
 
     /// May another renewal be queued?
@@ -307,14 +322,15 @@ impl Dispatcher {
         }
     }
 
-    fn in_time(&self, line: &Line, client: &Arc<str>, now: Moment) -> Result<(), Failure> {
+    /// Would a user who queued now leave in time?
+    fn in_time(&self, line: &Line, deadline: Moment, now: Moment) -> Result<(), Failure> {
         let Settings { budget, max_wait } = self.settings;
         let throttle = &line.guard.throttle;
-        let ahead = u32::try_from(line.queue.ahead(client)).unwrap_or(u32::MAX);
+        let ahead = u32::try_from(line.queue.ahead()).unwrap_or(u32::MAX);
         let next = line.next.max(throttle.free()).since(now);
         let wait = next.saturating_add(budget.period().max(throttle.period()).saturating_mul(ahead));
         match throttle.pause(now) {
-            _ if wait <= max_wait => Ok(()),
+            _ if wait <= max_wait && now + wait <= deadline => Ok(()),
             pause if pause > max_wait => Err(Failure::Throttled(Some(pause))),
             _ => Err(Failure::Limited(wait)),
         }
@@ -361,7 +377,7 @@ fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Change>
         ),
         (_, Some(Change::Shed)) => tracing::warn!(workspace, "most calls to Courier fail: renewals are held back"),
         (_, Some(Change::Closed)) => tracing::info!(workspace, "Courier answers again: the calls begin slowly"),
-        (Err(Failure::Throttled(Some(_))), _) => {
+        _ if !pause.is_zero() => {
             tracing::warn!(workspace, seconds, "Courier asks to be left alone: no call leaves until then");
         }
         _ => {}

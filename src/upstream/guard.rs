@@ -20,6 +20,9 @@ pub struct Guard {
     refused: u16,
 }
 
+/// What a call takes at most, unless something is wrong: with less time left, none is made.
+pub const CALL: Duration = Duration::from_secs(1);
+
 impl Guard {
     /// Of a Courier of which nothing bad is known.
     pub fn new(budget: &Budget) -> Self {
@@ -30,7 +33,7 @@ impl Guard {
     pub fn check(&self, class: Class, now: Moment) -> Result<(), Failure> {
         match self.breaker.rest(class, now) {
             Duration::ZERO => Ok(()),
-            rest => Err(self.refusal(rest)),
+            rest => Err(self.refusal(rest, now)),
         }
     }
 
@@ -39,8 +42,8 @@ impl Guard {
         self.breaker.enter(class, now);
     }
 
-    /// A call that was sent at `sent` has ended so.
-    pub fn record(&mut self, outcome: &Result<Grant, Failure>, sent: Moment, now: Moment) -> Option<Change> {
+    /// A call for a key with this hash that was sent at `sent` has ended so.
+    pub fn record(&mut self, outcome: &Result<Grant, Failure>, key: u64, sent: Moment, now: Moment) -> Option<Change> {
         let health = match outcome {
             Ok(_) => {
                 self.purse.earn();
@@ -52,17 +55,17 @@ impl Guard {
                 self.throttle.refused(*pause, sent, now);
                 Health::Well
             }
-            // It works, but it does not take this. That is no other request's fault.
-            Err(failure) if failure.is_lasting() => Health::Well,
             Err(Failure::Credentials(status)) => {
                 self.refused = *status;
-                Health::Refusing
+                if *status == 401 { Health::Refusing } else { Health::Denying }
             }
+            // It works, but it does not take this. That is no other request's fault.
+            Err(failure) if failure.is_lasting() => Health::Well,
             // Nothing of it is Courier's doing.
             Err(Failure::OldKey | Failure::Stopping | Failure::Resting(_) | Failure::Limited(_)) => return None,
             Err(_) => Health::Failing,
         };
-        let change = self.breaker.record(health, sent, now, fastrand::f64());
+        let change = self.breaker.record(health, key, sent, now, fastrand::f64());
         if change == Some(Change::Closed) {
             self.throttle.restart(now);
         }
@@ -70,19 +73,11 @@ impl Guard {
     }
 
     /// When a call that has failed so is queued again for somebody who waits until
-    /// `deadline`, where the last of `tries` took so long. `None` where that would be of no
-    /// use.
-    pub fn retry(
-        &mut self,
-        failure: &Failure,
-        tries: u32,
-        took: Duration,
-        deadline: Moment,
-        now: Moment,
-    ) -> Option<Moment> {
+    /// `deadline`, after so many tries. `None` where that would be of no use.
+    pub fn retry(&mut self, failure: &Failure, tries: u32, deadline: Moment, now: Moment) -> Option<Moment> {
         let pause = retry::pause(tries, fastrand::f64()).filter(|_| failure.is_passing())?;
         let at = now + pause;
-        let is_of_use = at.max(self.throttle.free()) + took <= deadline && self.check(Class::Waiting, now).is_ok();
+        let is_of_use = at.max(self.throttle.free()) + CALL <= deadline && self.check(Class::Waiting, now).is_ok();
         (is_of_use && self.purse.pay()).then_some(at)
     }
 
@@ -100,8 +95,12 @@ impl Guard {
         self.breaker.rest(Class::Renewal, now)
     }
 
-    fn refusal(&self, rest: Duration) -> Failure {
-        if self.breaker.is_refused() { Failure::Credentials(self.refused) } else { Failure::Resting(rest) }
+    fn refusal(&self, rest: Duration, now: Moment) -> Failure {
+        if self.breaker.is_refused() {
+            Failure::Credentials(self.refused)
+        } else {
+            Failure::Resting(rest.max(self.throttle.pause(now)))
+        }
     }
 
     /// What share of the recent calls failed.

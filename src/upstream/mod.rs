@@ -15,6 +15,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 pub use courier::{Courier, CourierError, Settings as CourierSettings};
+pub use guard::CALL;
 pub use reqwest::Url;
 
 pub use dispatcher::{Dispatcher, Settings as DispatcherSettings};
@@ -42,7 +43,8 @@ pub enum Failure {
     /// Courier refused the broker: API key or plan (401, 402, 403).
     #[error("Courier refused the broker's API key with status {0}: check the workspace's key and plan")]
     Credentials(u16),
-    /// Courier asked to slow down (429), for this long if it said so.
+    /// Courier asked to slow down (429), for this long if it said so; or to be left alone (503)
+    /// for this long.
     #[error("Courier is throttling the broker")]
     Throttled(Option<Duration>),
     /// Courier failed (5xx), or answered with a status that means nothing here.
@@ -87,15 +89,11 @@ impl Failure {
     /// Would a call for the same key end in the same way for some time?
     pub const fn is_lasting(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::Mismatch => true,
+            // Of the key's own or of the workspace, which is known when others are denied too.
+            Self::Refused(_) | Self::Mismatch | Self::Credentials(402 | 403) => true,
             Self::Unavailable(status) => matches!(status, 400..=499) && !self.is_passing(),
             _ => false,
         }
-    }
-
-    /// Was Courier called at all?
-    pub const fn was_called(&self) -> bool {
-        !matches!(self, Self::Limited(_) | Self::Resting(_) | Self::Stopping)
     }
 
     /// What the metrics call it.

@@ -35,7 +35,9 @@ pub fn retry_after(headers: &HeaderMap, unix: Duration) -> Option<Duration> {
     };
     let reset = || {
         let reset = QUOTA_RESETS.iter().find_map(|name| number(text(name)?, 1.0))?;
-        Some(if reset > EPOCH { UNIX_EPOCH.checked_add(reset).map_or(LONGEST, until) } else { reset })
+        // Some have milliseconds.
+        let since_1970 = if reset > EPOCH * 100 { reset / 1000 } else { reset };
+        Some(if reset > EPOCH { UNIX_EPOCH.checked_add(since_1970).map_or(LONGEST, until) } else { reset })
     };
     let in_milliseconds = text(&RETRY_AFTER_MS).and_then(|text| number(text, 0.001));
     Some(in_milliseconds.or_else(in_seconds).or_else(reset)?.min(LONGEST))
@@ -73,6 +75,7 @@ mod tests {
             (&[("retry-after", "Fri, 31 Dec 9999 23:59:59 GMT")], Some(3600.0)),
             (&[("x-ratelimit-reset", "1795305620")], Some(20.0)),
             (&[("x-ratelimit-reset", "946684820"), ("date", "Sat, 01 Jan 2000 00:00:00 GMT")], Some(3600.0)),
+            (&[("x-ratelimit-reset", "1795305620000")], Some(20.0)),
             (&[("ratelimit-reset", "20"), ("x-ratelimit-reset", "30")], Some(20.0)),
             (&[("ratelimit-reset", "20"), ("retry-after", "5")], Some(5.0)),
             (&[("x-ratelimit-reset", "99999999999999999999999")], Some(3600.0)),
