@@ -5,5 +5,10 @@
 mod law;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../laws/world.rs"]
+#[allow(dead_code, reason = "the laws use the rest of it")]
+mod world;
 
+mod peers;
+mod storms;
 mod wire;
