@@ -9,6 +9,7 @@ mod support;
 #[allow(dead_code, reason = "the laws use the rest of it")]
 mod world;
 
+mod clock;
 mod peers;
 mod storms;
 mod wire;
