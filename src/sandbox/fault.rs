@@ -18,6 +18,9 @@ pub enum Fault {
     /// The JWT lives for so many seconds: born expired where that is 0 or less.
     /// With `None` it has no `exp`.
     Life(Option<f64>),
+    /// The JWT was made by a clock that is so many seconds ahead of ours; behind it, where
+    /// that is less than 0.
+    Skew(i64),
     /// The right answer, got across in this way.
     Delivery(Delivery),
 }
@@ -154,6 +157,19 @@ mod tests {
         assert_eq!(life(Fault::Life(Some(-60.0))).await, Some(-60.0));
         assert_eq!(life(Fault::ABSURD_EXP).await, Some(1e99));
         assert_eq!(life(Fault::NO_EXP).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_ahead_or_behind_shifts_all_times_alike() {
+        let simulator = simulator();
+        let now = simulator.0.clock.unix().as_secs();
+        for (ahead, begin) in [(86_400, now + 86_400), (-86_400, now - 86_400)] {
+            simulator.misbehave(Some(Fault::Skew(ahead)));
+            let claims = simulator.answer(KEY, ASK).await.claims();
+            let iat = claims["iat"].as_u64().unwrap();
+            assert!((begin..=begin + 60).contains(&iat), "{iat} for {begin}");
+            assert_eq!(claims["exp"], iat + 86_400);
+        }
     }
 
     #[tokio::test(start_paused = true)]

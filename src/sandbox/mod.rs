@@ -27,6 +27,7 @@ mod server;
 mod timespan;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::token::Moment;
@@ -142,10 +143,11 @@ impl Simulator {
     }
 
     fn reply(&self, judged: Result<Wish, Refusal>, fault: Option<Fault>) -> Reply {
-        let settle = |judged: Result<Wish, Refusal>| match judged {
-            Ok(wish) => Reply::token(&self.issue(&wish)),
+        let settle_at = |judged: Result<Wish, Refusal>, ahead| match judged {
+            Ok(wish) => Reply::token(&self.issue(&wish, ahead)),
             Err(refusal) => Reply::error(refusal),
         };
+        let settle = |judged| settle_at(judged, 0);
         match fault {
             None => settle(judged),
             Some(Fault::Status(status, headers, delivery)) => {
@@ -156,13 +158,16 @@ impl Simulator {
             Some(Fault::Body(media_type, body)) => Reply::text(200, media_type, body.to_owned()),
             Some(Fault::Scope(scope)) => settle(judged.map(|wish| Wish { scope, ..wish })),
             Some(Fault::Life(life)) => settle(judged.map(|wish| Wish { timespan: life.map(Timespan::of), ..wish })),
+            Some(Fault::Skew(ahead)) => settle_at(judged, ahead),
             Some(Fault::Delivery(delivery)) => Reply { delivery, ..settle(judged) },
         }
     }
 
-    fn issue(&self, wish: &Wish) -> String {
+    /// By a clock that is `ahead` of ours by so many seconds.
+    fn issue(&self, wish: &Wish, ahead: i64) -> String {
         let Workspace { faults, clock, mint, .. } = &*self.0;
-        if faults.opaque_tokens { mint::opaque() } else { mint.jwt(&wish.scope, wish.timespan, clock.unix()) }
+        let now = Duration::from_secs(clock.unix().as_secs().saturating_add_signed(ahead));
+        if faults.opaque_tokens { mint::opaque() } else { mint.jwt(&wish.scope, wish.timespan, now) }
     }
 
     /// Nothing panics while it holds the lock, and a ledger is sound between
@@ -186,7 +191,6 @@ impl std::fmt::Debug for Simulator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     const ASK: &[u8] = br#"{"scope": "user_id:u read:brands", "expires_in": "1d"}"#;
     const KEY: Option<&[u8]> = Some(b"Bearer pk");

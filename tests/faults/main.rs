@@ -9,6 +9,10 @@ mod support;
 #[allow(dead_code, reason = "the laws use the rest of it")]
 mod world;
 
+mod clock;
 mod neighbours;
 mod outage;
+mod peers;
+mod review;
+mod storms;
 mod wire;

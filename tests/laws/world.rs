@@ -11,7 +11,7 @@ use courier_token_broker::policy::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::sandbox::{Delivery, Fault, Faults, Simulator};
-use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey, WorkspaceName};
+use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey, WorkspaceName};
 use courier_token_broker::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
 use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 
@@ -97,6 +97,17 @@ pub fn ask(user: &str, lifetime: &str) -> Ask<'static> {
     let claim = ScopeClaim::parse(&text).expect("a claim");
     let lifetime = Lifetime::parse(lifetime).expect("a lifetime");
     Ask { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None, who: Who::Nobody }
+}
+
+/// Is there no window of any length t with more than `rate * t + burst` calls?
+pub fn keeps_budget(calls: &[Moment], rate: f64, burst: f64) -> bool {
+    // A window that holds most begins and ends with a call.
+    calls.iter().enumerate().all(|(first, from)| {
+        calls[first..]
+            .iter()
+            .enumerate()
+            .all(|(more, to)| (more + 1) as f64 <= rate * to.since(*from).as_secs_f64() + burst + 1e-6)
+    })
 }
 
 /// A 429 that asks for so many seconds.

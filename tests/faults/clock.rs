@@ -1,0 +1,116 @@
+//! Clocks that are wrong, and clocks that jump. That Courier's is a day ahead of ours looks just as if somebody had set
+//! ours back a day.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use courier_token_broker::broker::{Refusal, Source};
+use courier_token_broker::policy::refresh::Mode;
+use courier_token_broker::sandbox::{Delivery, Fault};
+use courier_token_broker::upstream::Failure;
+use hyper::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+
+use crate::peers::asks;
+use crate::world::{HOUR, MS, SECOND, Setup, World, keeps_budget};
+
+const DAY: i64 = 86_400;
+
+/// How many calls three hours cost of somebody who asks every minute, while Courier's clock is `skew(hour)` seconds
+/// ahead. What she is served has exactly the life that it has.
+async fn calls_of_three_hours(mode: Mode, skew: impl Fn(u64) -> i64) -> usize {
+    let world = World::new(&Setup { mode, ..Setup::default() });
+    for minute in 0..180 {
+        world.courier.misbehave(Some(Fault::Skew(skew(minute / 60))));
+        let answer = world.ask("jane", "1h").await.expect("a token");
+        let left = HOUR - world.clock.now().since(answer.grant.sent());
+        assert_eq!(answer.remaining, left, "in minute {minute}");
+        assert!(left >= HOUR / 2, "{left:?} in minute {minute}");
+        assert!(world.courier.calls().iter().any(|call| call.at == answer.grant.sent()), "in minute {minute}");
+        world.pass(60 * SECOND).await;
+    }
+    world.courier.call_count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn couriers_time_of_day_changes_nothing() {
+    for mode in [Mode::Used, Mode::Learned] {
+        let right = calls_of_three_hours(mode, |_| 0).await;
+        assert_eq!(calls_of_three_hours(mode, |_| DAY).await, right, "a day ahead");
+        assert_eq!(calls_of_three_hours(mode, |_| -DAY).await, right, "a day behind");
+        let jumps = calls_of_three_hours(mode, |hour| if hour == 1 { DAY } else { -DAY }).await;
+        assert_eq!(jumps, right, "set forward, and back again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_date_to_come_back_at_counts_by_couriers_own_clock() {
+    for skew in [-DAY, DAY] {
+        let world = World::new(&Setup::default());
+        let now = world.clock.unix().as_secs().saturating_add_signed(skew);
+        let date = |unix| {
+            let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix));
+            HeaderValue::from_str(&text).expect("a date")
+        };
+        let headers = HeaderMap::from_iter([(DATE, date(now)), (RETRY_AFTER, date(now + 30))]);
+        world.courier.script([Some(Fault::Status(429, headers, Delivery::Whole))]);
+        let told = world.ask("jane", "1h").await.err();
+        assert_eq!(told, Some(Refusal::Upstream(Failure::Throttled(Some(30 * SECOND)))), "{skew}");
+        world.pass(29 * SECOND).await;
+        assert_eq!(world.courier.call_count(), 1, "{skew}");
+        // She waits for the second that is left.
+        world.ask("jane", "1h").await.expect("a token");
+    }
+}
+
+/// A lid is closed for ten hours.
+async fn suspend() {
+    tokio::time::advance(10 * HOUR).await;
+}
+
+/// After the night some tokens have ended, and others are below their floors: they would be renewed, all at once.
+#[tokio::test(start_paused = true)]
+async fn who_asks_after_a_night_in_which_the_machine_slept_is_served_anew_and_inside_the_budget() {
+    for mode in [Mode::Used, Mode::Learned] {
+        let (rate, burst) = (50.0, 20);
+        let world = World::new(&Setup { rate, burst, mode, ..Setup::default() });
+        for user in 0..400 {
+            for lifetime in ["1h", "15h"] {
+                world.ask(&user.to_string(), lifetime).await.expect("a token");
+            }
+        }
+        let before = world.courier.call_count();
+        suspend().await;
+        let woken = world.clock.now();
+        let users: Vec<_> = (0..50).flat_map(|user| ["1h", "15h"].map(|lifetime| (user, lifetime))).collect();
+        let asked: Vec<_> =
+            users.iter().map(|(user, lifetime)| (lifetime, asks(&world, &user.to_string(), lifetime))).collect();
+        for (lifetime, asked) in asked {
+            let answer = asked.await.expect("no panic").expect("a token");
+            assert_ne!(answer.source, Source::Hit, "{lifetime}");
+            let life = if *lifetime == "1h" { HOUR } else { 15 * HOUR };
+            assert!(answer.remaining >= life / 2, "{:?} of {lifetime}", answer.remaining);
+        }
+        // A hundred calls, of which a few leave at once; one in ten may be a renewal's.
+        let took = world.clock.now().since(woken);
+        assert!(took <= 3 * SECOND, "{mode:?}: {took:?}");
+        world.pass(HOUR / 6).await;
+        let calls: Vec<_> = world.courier.calls().iter().map(|call| call.at).collect();
+        assert!(keeps_budget(&calls, rate, f64::from(burst)), "{mode:?}");
+        // Theirs, and for each of the others whose token has not ended at most one.
+        let after = calls.len() - before;
+        assert!((100..=100 + 350).contains(&after), "{mode:?}: {after}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_a_sleeping_machine_has_missed_is_not_handed_out() {
+    let world = World::new(&Setup::default());
+    let asked = asks(&world, "jane", "1h");
+    world.pass(50 * MS).await;
+    assert_eq!(world.courier.call_count(), 1);
+    suspend().await;
+    let answer = asked.await.expect("no panic");
+    assert!(matches!(answer, Err(Refusal::TimedOut | Refusal::TooOld)), "{answer:?}");
+    let answer = world.ask("jane", "1h").await.expect("a token");
+    assert!(answer.remaining > HOUR - SECOND, "{:?}", answer.remaining);
+    assert_eq!(world.courier.call_count(), 2);
+}

@@ -1,0 +1,294 @@
+//! What has gone wrong with other brokers of tokens (agents for secrets and tokens, caching proxies), played again: of
+//! those who wait, and of what is remembered of an error.
+
+use std::time::Duration;
+
+use courier_token_broker::broker::{Answer, Refusal, Source};
+use courier_token_broker::policy::freshness::Stale;
+use courier_token_broker::policy::refresh::Mode;
+use courier_token_broker::policy::retry::{MOST_TRIES, Purse};
+use courier_token_broker::sandbox::{Delivery, Fault};
+use courier_token_broker::token::Moment;
+use tokio::task::JoinHandle;
+
+use crate::world::{HOUR, MS, SECOND, Setup, World, ask, throttled};
+
+/// An ask waits no longer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// A call that hangs is given up after so long.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+const HANGS: Fault = Fault::Delivery(Delivery::Never);
+const CUT_OFF: Fault = Fault::Delivery(Delivery::CutOff);
+
+/// Somebody asks, and waits in a task of their own.
+pub fn asks(world: &World, user: &str, lifetime: &str) -> JoinHandle<Result<Answer, Refusal>> {
+    let (broker, ask) = (world.broker.clone(), ask(user, lifetime));
+    tokio::spawn(async move { broker.ask(&ask).await })
+}
+
+/// A Courier that is down, and how long a call takes to fail.
+fn outages() -> [(Fault, Duration); 3] {
+    [(Fault::status(500), 100 * MS), (CUT_OFF, 100 * MS), (HANGS, CALL_TIMEOUT)]
+}
+
+/// Asks every tenth of a second until there is a token; when that is.
+async fn served(world: &World, user: &str) -> Moment {
+    for _ in 0..1000 {
+        if world.ask(user, "1h").await.is_ok() {
+            return world.clock.now();
+        }
+        world.pass(100 * MS).await;
+    }
+    panic!("never served again");
+}
+
+/// Each caller tries again by itself.
+#[tokio::test(start_paused = true)]
+async fn a_hundred_callers_of_a_missing_token_cost_the_tries_of_one() {
+    for (fault, _) in outages() {
+        let world = World::new(&Setup::default());
+        world.courier.misbehave(Some(fault.clone()));
+        let asked: Vec<_> = (0..100).map(|_| asks(&world, "jane", "1h")).collect();
+        for asked in asked {
+            asked.await.expect("no panic").expect_err("Courier is down");
+        }
+        world.broker.landed().await;
+        let calls = world.courier.call_count();
+        assert!(calls <= MOST_TRIES as usize, "{fault:?}: {calls} calls");
+    }
+}
+
+/// Until eight calls have failed nothing is known, and calls leave as the budget lets them: at the most one for each
+/// user, and the retries that need no success before them. Then the breaker opens, and lets go one call after at least
+/// half of 1, 2, 4, 8, 16, 30 and 30 seconds: seven in a minute.
+#[tokio::test(start_paused = true)]
+async fn an_outage_costs_no_more_than_the_budget_lets_leave_until_it_is_noticed() {
+    const PROBES: usize = 7;
+    for (fault, took) in outages() {
+        for (rate, burst) in [(1000.0, 1000), (50.0, 20)] {
+            let world = World::new(&Setup { rate, burst, ..Setup::default() });
+            world.courier.misbehave(Some(fault.clone()));
+            let users = (0..1000).map(|user| asks(&world, &user.to_string(), "1h"));
+            drop(users.collect::<Vec<_>>());
+            // A hundred of them come again and again.
+            for second in 0..60 {
+                world.pass(SECOND).await;
+                for user in 0..100 {
+                    asks(&world, &(second % 10 * 100 + user).to_string(), "1h");
+                }
+            }
+            let unnoticed = (rate * took.as_secs_f64()) as usize + burst as usize;
+            let most = unnoticed.min(1000 + Purse::MOST as usize) + PROBES;
+            let calls = world.courier.call_count();
+            assert!(calls <= most, "{fault:?} at {rate} a second: {calls} calls, of {most}");
+        }
+    }
+}
+
+/// Four of five calls fail: too few for the breaker. Then each retry has been earned by a call that brought a token, but
+/// for those that are there from the beginning.
+#[tokio::test(start_paused = true)]
+async fn where_most_calls_fail_there_are_no_more_retries_than_tokens_and_a_few() {
+    const USERS: usize = 300;
+    let world = World::new(&Setup::default());
+    for _ in 0..USERS {
+        world.courier.script([500, 500, 500, 500].map(|status| Some(Fault::status(status))));
+        world.courier.script([None]);
+    }
+    for user in 0..USERS {
+        asks(&world, &user.to_string(), "1h");
+        world.pass(SECOND).await;
+    }
+    let calls = world.courier.calls();
+    let issued = calls.iter().filter(|call| call.status == 200).count();
+    let retries = calls.len() - USERS;
+    assert!(retries <= issued + Purse::MOST as usize, "{retries} retries, and {issued} tokens");
+}
+
+/// The one who called is gone, and those who waited for them wait for ever.
+#[tokio::test(start_paused = true)]
+async fn the_first_caller_strands_nobody_whenever_it_hangs_up() {
+    for gone in (0..1000).step_by(25) {
+        // Each try queues for a quarter of a second, takes a tenth, and there is a pause before the next.
+        let world = World::new(&Setup { rate: 4.0, burst: 1, ..Setup::default() });
+        world.ask("somebody-else", "1h").await.expect("a token");
+        world.courier.script([Some(Fault::status(500)), Some(CUT_OFF)]);
+        let first = asks(&world, "jane", "1h");
+        world.pass(MS).await;
+        let others: Vec<_> = (0..3).map(|_| asks(&world, "jane", "1h")).collect();
+        world.pass(gone * MS).await;
+        first.abort();
+        for other in others {
+            let answer = other.await.expect("no panic");
+            assert!(answer.is_ok(), "the first hung up after {gone} ms: {answer:?}");
+        }
+        assert_eq!(world.courier.call_count(), 1 + 3, "the first hung up after {gone} ms");
+    }
+}
+
+/// When a shared call has failed, everyone who waited calls for themselves.
+#[tokio::test(start_paused = true)]
+async fn who_shared_a_call_that_failed_makes_none_of_their_own() {
+    for (fault, tries) in [(Fault::NO_TOKEN, 1), (Fault::status(500), MOST_TRIES)] {
+        let world = World::new(&Setup::default());
+        world.courier.misbehave(Some(fault.clone()));
+        // The last of them comes a moment before the first try ends.
+        let mut asked = Vec::new();
+        for _ in 0..99 {
+            asked.push(asks(&world, "jane", "1h"));
+            world.pass(MS).await;
+        }
+        let mut told = Vec::new();
+        for asked in asked {
+            told.push(asked.await.expect("no panic").expect_err("it failed"));
+        }
+        assert!(told.iter().all(|refusal| *refusal == told[0]), "{told:?}");
+        world.pass(60 * SECOND).await;
+        assert_eq!(world.courier.call_count(), tries as usize, "{fault:?}");
+    }
+}
+
+/// An error is cached for ever, or not at all.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_remembered_for_half_a_minute_at_most() {
+    let other = Fault::Scope("user_id:somebody-else inbox:read:messages".to_owned());
+    for fault in [Fault::status(400), Fault::status(404), other] {
+        let world = World::new(&Setup::default());
+        world.courier.misbehave(Some(fault.clone()));
+        let start = world.clock.now();
+        for _ in 0..100 {
+            world.ask("jane", "1h").await.expect_err("Courier refuses");
+            world.pass(100 * MS).await;
+        }
+        assert_eq!(world.courier.call_count(), 1, "{fault:?}");
+        world.courier.misbehave(None);
+        let back = served(&world, "jane").await.since(start);
+        // It counts from when Courier has answered, and she comes ten times a second.
+        assert!(back <= 30 * SECOND + 300 * MS, "{fault:?}: {back:?}");
+        assert_eq!(world.courier.call_count(), 2, "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_the_api_key_is_remembered_for_half_a_minute_at_most() {
+    for status in 401..=403 {
+        let world = World::new(&Setup::default());
+        world.courier.misbehave(Some(Fault::status(status)));
+        let start = world.clock.now();
+        for user in 0..100 {
+            world.ask(&user.to_string(), "1h").await.expect_err("Courier refuses");
+            world.pass(100 * MS).await;
+        }
+        assert_eq!(world.courier.call_count(), 1, "{status}");
+        world.courier.misbehave(None);
+        let back = served(&world, "jane").await.since(start);
+        assert!(back <= 30 * SECOND + 300 * MS, "{status}: {back:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_minute_after_an_outage_there_is_service_again() {
+    for (fault, took) in outages() {
+        let world = World::new(&Setup::default());
+        world.courier.misbehave(Some(fault.clone()));
+        for second in 0..600 {
+            asks(&world, &second.to_string(), "1h");
+            world.pass(SECOND).await;
+        }
+        world.courier.misbehave(None);
+        let end = world.clock.now();
+        let back = served(&world, "jane").await.since(end);
+        // The last probe before the end has yet to fail.
+        let most = took + 30 * SECOND + 300 * MS;
+        assert!(back <= most, "{fault:?}: {back:?}");
+    }
+}
+
+/// A token that is still good is thrown away before there is another.
+#[tokio::test(start_paused = true)]
+async fn no_renewal_that_fails_displaces_a_good_token() {
+    let statuses = [400, 401, 402, 403, 404, 408, 409, 422, 500, 502, 503, 504].map(Fault::status);
+    let bodies = [Fault::NOT_JSON, Fault::HTML, Fault::EMPTY_TOKEN, Fault::NO_TOKEN];
+    let lives = [Fault::EXPIRED, Fault::Life(Some(-60.0))];
+    let scopes =
+        ["user_id:somebody-else inbox:read:messages", "user_id:jane"].map(|scope| Fault::Scope(scope.to_owned()));
+    let deliveries = [Delivery::CutOff, Delivery::Dripping, Delivery::Endless, Delivery::Never].map(Fault::Delivery);
+    let all = statuses.into_iter().chain(bodies).chain(lives).chain(scopes).chain(deliveries);
+    for fault in all.chain([throttled(1), throttled(30)]) {
+        let world = World::new(&Setup::default());
+        let good = world.ask("jane", "1h").await.expect("a token").grant;
+        world.courier.misbehave(Some(fault.clone()));
+        // The hard floor is half a minute. Below her floor she waits for two seconds at most.
+        while good.remaining(world.clock.now()) >= 50 * SECOND {
+            world.pass(15 * SECOND).await;
+            let left = good.remaining(world.clock.now());
+            let answer = world.ask("jane", "1h").await;
+            let answer = answer.unwrap_or_else(|refusal| panic!("{fault:?}, {left:?} left: {refusal}"));
+            assert_eq!(answer.grant.object(), good.object(), "{fault:?}, {left:?} left");
+            let source = if left >= HOUR / 2 { Source::Hit } else { Source::Kept(Stale::BelowFloor) };
+            assert_eq!(answer.source, source, "{fault:?}, {left:?} left");
+        }
+        assert!(world.courier.call_count() >= 2, "{fault:?} was never met");
+    }
+}
+
+/// While a renewal hangs, so does everybody who has a good token.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_renewal_that_hangs() {
+    let world = World::new(&Setup::default());
+    world.ask("jane", "1h").await.expect("a token");
+    world.courier.misbehave(Some(HANGS));
+    while world.courier.call_count() < 2 {
+        world.pass(100 * MS).await;
+    }
+    for _ in 0..70 {
+        let asked = world.clock.now();
+        assert_eq!(world.ask("jane", "1h").await.expect("a token").source, Source::Hit);
+        assert_eq!(world.clock.now(), asked);
+        world.pass(100 * MS).await;
+    }
+}
+
+/// A world in which Courier does this, and jane's token has been below its floor for ten minutes.
+async fn below_its_floor(fault: Fault) -> World {
+    // No renewal makes the calls that are meant.
+    let world = World::new(&Setup { mode: Mode::Off, ..Setup::default() });
+    world.ask("jane", "1h").await.expect("a token");
+    world.courier.misbehave(Some(fault));
+    world.pass(HOUR * 2 / 3).await;
+    world
+}
+
+/// How long jane waits until she is served the old token.
+async fn wait_for_the_old_one(world: &World) -> Duration {
+    let asked = world.clock.now();
+    let answer = world.ask("jane", "1h").await.expect("a token");
+    assert_eq!(answer.source, Source::Kept(Stale::BelowFloor));
+    world.clock.now().since(asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_an_old_token_waits_a_fifth_of_the_time_for_a_new_one_that_does_not_come() {
+    let world = below_its_floor(HANGS).await;
+    let took = wait_for_the_old_one(&world).await;
+    assert!(took <= TIMEOUT / 5 + 2 * MS, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_an_old_token_does_not_wait_at_all_while_the_breaker_is_open() {
+    let world = below_its_floor(HANGS).await;
+    let strangers: Vec<_> = (0..20).map(|user| asks(&world, &user.to_string(), "1h")).collect();
+    for stranger in strangers {
+        stranger.await.expect("no panic").expect_err("Courier hangs");
+    }
+    assert_eq!(wait_for_the_old_one(&world).await, Duration::ZERO, "while it rests");
+    world.pass(SECOND).await;
+    // A stranger's call is the probe, and hangs.
+    let calls = world.courier.call_count();
+    let probe = asks(&world, "stranger", "1h");
+    world.pass(SECOND).await;
+    assert_eq!(world.courier.call_count(), calls + 1);
+    assert_eq!(wait_for_the_old_one(&world).await, Duration::ZERO, "while a probe is under way");
+    probe.await.expect("no panic").expect_err("Courier hangs");
+}
