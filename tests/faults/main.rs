@@ -11,4 +11,5 @@ mod world;
 
 mod neighbours;
 mod outage;
+mod review;
 mod wire;
