@@ -1,0 +1,514 @@
+//! What a hostile reader found.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use courier_token_broker::broker::{Background, Broker, Settings, Source};
+use courier_token_broker::clock::Clock;
+use courier_token_broker::metrics::Metrics;
+use courier_token_broker::policy::breaker::{Breaker, Health, State};
+use courier_token_broker::policy::budget::Budget;
+use courier_token_broker::policy::freshness::Floor;
+use courier_token_broker::policy::queue::Class;
+use courier_token_broker::policy::refresh::Mode;
+use courier_token_broker::policy::throttle::{Throttle, recovery};
+use courier_token_broker::sandbox::{Delivery, Fault, Faults};
+use courier_token_broker::token::{Grant, Moment, Token, TokenKey, UserId};
+use courier_token_broker::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::world::{HOUR, MS, SECOND, Setup, World, ask, throttled, workspace};
+
+const START: Moment = Moment::from_nanos(1 << 50);
+
+/// A Courier that serves everybody but some.
+struct Picky {
+    clock: Clock,
+    fails: fn(&str) -> Option<Failure>,
+    latency: Duration,
+    calls: Arc<Mutex<Vec<(Moment, String)>>>,
+}
+
+impl Issuer for Picky {
+    fn issue<'a>(&'a self, key: &'a TokenKey, _: Permit) -> Issuing<'a> {
+        Box::pin(async move {
+            let sent = self.clock.now();
+            self.calls.lock().unwrap().push((sent, key.claim().to_string()));
+            self.clock.sleep_until(sent + self.latency).await;
+            match (self.fails)(&key.claim().to_string()) {
+                Some(failure) => Err(failure),
+                None => Ok(Grant::new(&Token::new("t").unwrap(), sent, key.lifetime().as_duration())),
+            }
+        })
+    }
+}
+
+struct Small {
+    broker: Broker,
+    clock: Clock,
+    calls: Arc<Mutex<Vec<(Moment, String)>>>,
+    _background: Background,
+}
+
+impl Small {
+    fn new(rate: f64, burst: u32, latency: Duration, fails: fn(&str) -> Option<Failure>) -> Self {
+        let (clock, calls) = (Clock::tokio(), Arc::default());
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let budget = Budget::new(rate, burst).unwrap();
+        let issuer = Picky { clock, fails, latency, calls: Arc::clone(&calls) };
+        let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
+        let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&workspace()));
+        let settings = Settings {
+            floor: Floor::new(0.5, 30 * SECOND).unwrap(),
+            refresh: Mode::Used,
+            extra_calls: 0.15,
+            history: 10_000,
+            capacity: 100_000,
+            timeout: 10 * SECOND,
+        };
+        let runtime = tokio::runtime::Handle::current();
+        let broker = Broker::new(settings, [(workspace(), dispatcher)], clock, metrics, runtime);
+        let background = broker.start();
+        Self { broker, clock, calls, _background: background }
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.clock.sleep_until(self.clock.now() + time).await;
+    }
+
+    fn calls_of(&self, user: &str) -> usize {
+        self.calls.lock().unwrap().iter().filter(|(_, claim)| claim.contains(user)).count()
+    }
+}
+
+/// One user id that Courier always answers with 500, asked for four times a second.
+#[tokio::test(start_paused = true)]
+async fn one_key_that_courier_fails_shuts_out_nobody_else() {
+    let world = Small::new(20.0, 20, 100 * MS, |claim| claim.contains("poison").then_some(Failure::Unavailable(500)));
+    let broker = world.broker.clone();
+    let clock = world.clock;
+    tokio::spawn(async move {
+        loop {
+            let broker = broker.clone();
+            tokio::spawn(async move { broker.ask(&ask("poison", "1h")).await });
+            clock.sleep_until(clock.now() + SECOND / 4).await;
+        }
+    });
+    let mut failed = 0;
+    for user in 0..60 {
+        world.pass(5 * SECOND).await;
+        failed += u32::from(world.broker.ask(&ask(&format!("good-{user}"), "1h")).await.is_err());
+    }
+    assert_eq!(failed, 0, "of 60 users whom Courier would have served, one every 5 s");
+}
+
+/// A firewall before Courier does not like one user's id.
+#[tokio::test(start_paused = true)]
+async fn one_403_for_one_odd_request_shuts_out_nobody_else() {
+    let world = Small::new(20.0, 20, 100 * MS, |claim| claim.contains("script").then_some(Failure::Credentials(403)));
+    for user in 0..50 {
+        world.broker.ask(&ask(&format!("early-{user}"), "1h")).await.expect("a token");
+        world.pass(SECOND / 10).await;
+    }
+    assert!(world.broker.ask(&ask("<script>", "1h")).await.is_err());
+    let mut failed = 0;
+    for user in 0..30 {
+        world.pass(SECOND).await;
+        failed += u32::from(world.broker.ask(&ask(&format!("good-{user}"), "1h")).await.is_err());
+    }
+    assert_eq!(failed, 0, "of 30 users in the half minute after it");
+}
+
+/// With the default settings: calls of at most 5 s, callers who wait for 10 s.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_times_out_is_made_again_within_the_callers_time() {
+    let world = World::new(&Setup::default());
+    world.courier.script([Some(Fault::Delivery(Delivery::Never))]);
+    let asked = world.clock.now();
+    let answer = world.ask("jane", "1h").await;
+    let took = world.clock.now().since(asked);
+    assert!(answer.is_ok(), "after {took:?} of 10 s and {} calls: {answer:?}", world.courier.call_count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_early_renewal_that_failed_backs_off_however_often_its_token_is_used() {
+    let fails = |claim: &str| {
+        (claim.contains("bad") || JANE_FAILS.load(std::sync::atomic::Ordering::Relaxed) && claim.contains("jane"))
+            .then_some(Failure::Unavailable(500))
+    };
+    let world = Small::new(20.0, 20, 20 * MS, fails);
+    for _ in 0..24 {
+        world.broker.ask(&ask("jane", "8h")).await.expect("a token");
+        world.pass(9 * 60 * SECOND).await;
+    }
+    JANE_FAILS.store(true, std::sync::atomic::Ordering::Relaxed);
+    // Something fails, but not so much that anything is held back.
+    for user in 0..4 {
+        world.broker.ask(&ask(&format!("fine-{user}"), "1h")).await.expect("a token");
+    }
+    let _ = world.broker.ask(&ask("bad", "1h")).await;
+    world.pass(2 * SECOND).await;
+    let before = world.calls_of("jane");
+    for _ in 0..100 {
+        assert_eq!(world.broker.ask(&ask("jane", "8h")).await.expect("a token").source, Source::Hit);
+        world.pass(30 * MS).await;
+    }
+    let calls = world.calls_of("jane") - before;
+    // After a half to one second, then one to two.
+    assert!(calls <= 4, "{calls} calls for one token's renewal in 3 s");
+    assert!(
+        world.broker.ask(&ask("somebody", "1h")).await.is_ok(),
+        "and Courier is left alone by everybody: {calls} calls"
+    );
+}
+static JANE_FAILS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// What holds renewals back ends between the two questions of the refresher's loop.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_room_that_has_just_come_does_not_sleep_for_ever() {
+    let clock = Clock::tokio();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let issuer = Picky { clock, fails: |_| Some(Failure::Connect), latency: MS, calls: Arc::default() };
+    let settings = DispatcherSettings { budget: Budget::new(100.0, 100).unwrap(), max_wait: 5 * SECOND };
+    let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&workspace()));
+    let key = ask("jane", "1h").key;
+    while let Ok(turn) = dispatcher.queue("") {
+        let _ = dispatcher.issue(turn.permit().await.unwrap(), &key).await;
+    }
+    // What has been told meanwhile.
+    dispatcher.room().await;
+    assert!(!dispatcher.has_room());
+    tokio::time::advance(2 * SECOND).await;
+    let room = tokio::time::timeout(HOUR, dispatcher.room()).await;
+    assert!(dispatcher.has_room() && room.is_ok(), "there is room, and the refresher sleeps for ever");
+}
+
+/// While Courier has asked for two minutes, a renewal queues; then its user comes.
+#[tokio::test(start_paused = true)]
+async fn who_joins_a_renewal_that_waits_out_a_long_pause_is_told_at_once() {
+    let world = World::new(&Setup::default());
+    world.ask("jane", "1h").await.expect("a token");
+    world.pass(HOUR / 2 - 40 * SECOND).await;
+    world.courier.misbehave(Some(throttled(300)));
+    assert!(world.ask("first", "2h").await.is_err());
+    world.pass(45 * SECOND).await;
+    let mut wants = ask("jane", "1h");
+    wants.min_ttl = Some(HOUR * 5 / 6);
+    let asked = world.clock.now();
+    let answer = world.broker.ask(&wants).await;
+    let took = world.clock.now().since(asked);
+    assert!(took < SECOND, "{took:?}: {:?}", answer.err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_called_for_after_they_have_signed_out_and_hung_up_during_a_pause() {
+    let mut made = 0;
+    for round in 0..20 {
+        let world = World::new(&Setup { latency: MS, ..Setup::default() });
+        world.courier.misbehave(Some(Fault::status(500)));
+        let broker = world.broker.clone();
+        let asked = tokio::spawn(async move { broker.ask(&ask("jane", "1h")).await });
+        // Three calls fail, then there is a pause of up to 400 ms.
+        while world.courier.call_count() < 3 {
+            world.pass(MS).await;
+        }
+        world.pass(5 * MS).await;
+        if world.courier.call_count() > 3 {
+            continue;
+        }
+        world.courier.misbehave(None);
+        world.broker.sign_out("default", UserId::new("jane").unwrap());
+        asked.abort();
+        world.pass(2 * SECOND).await;
+        made += world.courier.call_count() - 3;
+        let _ = round;
+    }
+    assert_eq!(made, 0, "calls that bring tokens for somebody who is signed out and whom nobody waits for");
+}
+
+/// A retry is queued for longer than its caller waits.
+#[tokio::test(start_paused = true)]
+async fn no_retry_leaves_after_its_caller_has_given_up() {
+    let world = World::new(&Setup { rate: 10.0, burst: 1, latency: 4 * SECOND, ..Setup::default() });
+    world.courier.script([Some(Fault::status(500))]);
+    let broker = world.broker.clone();
+    let start = world.clock.now();
+    let jane = tokio::spawn(async move { broker.ask(&ask("jane", "1h")).await });
+    world.pass(3900 * MS).await;
+    for user in 0..45 {
+        let broker = world.broker.clone();
+        tokio::spawn(async move { broker.ask(&ask(&format!("new-{user}"), "1h")).await });
+    }
+    let _ = jane.await;
+    let gave_up = world.clock.now();
+    world.pass(20 * SECOND).await;
+    let calls = world.courier.calls();
+    let last = calls.iter().filter(|call| call.scope.contains("jane")).last().unwrap().at;
+    let (left, landed) = (last.since(start), (last + 4 * SECOND).since(start));
+    assert!(last + 4 * SECOND <= gave_up + MS, "it left after {left:?}, to land after {landed:?} of 10 s");
+}
+
+/// The rate after an outage, by the number of calls that somebody wants.
+#[test]
+fn slow_budgets_recover_as_told_too() {
+    let mut late = Vec::new();
+    for rate in [20.0, 1.0, 0.1, 0.001] {
+        let budget = Budget::new(rate, 1).unwrap();
+        let mut throttle = Throttle::new(&budget);
+        throttle.restart(START);
+        let mut now = START;
+        for _ in 0..40 {
+            now = now.max(throttle.free());
+            throttle.leave(now);
+            throttle.answered(now, now);
+        }
+        let (told, took) = (recovery(&budget, 40).as_secs_f64(), now.since(START).as_secs_f64());
+        println!("{rate} a second: 40 calls take {took:.0} s, told {told:.0} s, rate now {}", throttle.rate());
+        if took > told * 1.1 + 2.0 {
+            late.push(rate);
+        }
+    }
+    assert!(late.is_empty(), "later than told at these rates: {late:?}");
+}
+
+/// Half of the rate is used, evenly, for an hour after an outage.
+#[test]
+fn the_burst_comes_back_where_some_calls_are_made_all_the_time() {
+    let budget = Budget::new(20.0, 20).unwrap();
+    let mut throttle = Throttle::new(&budget);
+    throttle.restart(START);
+    let mut now = START;
+    for _ in 0..36_000 {
+        now = now.max(throttle.free()) + SECOND / 10;
+        throttle.leave(now);
+        throttle.answered(now, now);
+    }
+    assert_eq!(throttle.rate(), 20.0);
+    now = now + SECOND / 10;
+    throttle.leave(now);
+    throttle.leave(now);
+    assert!(throttle.free() <= now, "an hour later a second user still waits {:?}", throttle.free().since(now));
+}
+
+/// One connection breaks, and all calls that were on it.
+#[test]
+fn one_connection_that_breaks_is_no_outage() {
+    let mut breaker = Breaker::new();
+    for call in 0..1000 {
+        let now = START + MS * call;
+        breaker.record(Health::Well, now - 50 * MS, now, 0.0);
+    }
+    let now = START + SECOND;
+    for _ in 0..32 {
+        breaker.record(Health::Failing, now - 10 * MS, now, 0.0);
+    }
+    assert_eq!(breaker.state(now), State::Closed);
+}
+
+/// The first probe after an outage finds that the key is refused: does anybody log it?
+#[test]
+fn that_the_key_is_refused_is_told_also_after_an_outage() {
+    let mut breaker = Breaker::new();
+    for _ in 0..8 {
+        breaker.record(Health::Failing, START, START, 0.0);
+    }
+    let now = START + SECOND;
+    breaker.enter(Class::Waiting, now);
+    assert!(breaker.record(Health::Refusing, now, now, 0.0).is_some(), "no change is told, so log() has no arm for it");
+}
+
+fn failure(status: u16, name: &'static str, value: &str) -> Failure {
+    let headers = HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())]);
+    let unix = Duration::from_secs(1_795_305_600);
+    answer::grant(status, &headers, b"", &ask("jane", "1h").key, START, unix).err().unwrap()
+}
+
+#[test]
+fn a_reset_in_milliseconds_is_no_pause_of_an_hour() {
+    assert_eq!(failure(429, "x-ratelimit-reset", "1795305620000"), Failure::Throttled(Some(20 * SECOND)));
+}
+
+/// Lines of the log.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(line);
+        Ok(line.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The same thing happens to many calls in one moment.
+async fn lines_of(fault: Fault) -> (usize, usize) {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let world = World::new(&Setup { rate: 100.0, burst: 100, ..Setup::default() });
+    world.courier.misbehave(Some(fault));
+    for user in 0..500 {
+        let broker = world.broker.clone();
+        tokio::spawn(async move { broker.ask(&ask(&format!("new-{user}"), "1h")).await });
+    }
+    world.pass(4 * SECOND).await;
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    (text.lines().count(), world.courier.call_count())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_is_not_flooded() {
+    let mut floods = Vec::new();
+    for fault in [throttled(30), Fault::status(401), Fault::status(503)] {
+        let (lines, calls) = lines_of(fault.clone()).await;
+        println!("{fault:?}: {lines} lines, {calls} calls");
+        if lines > calls + 2 {
+            floods.push((lines, calls));
+        }
+    }
+    assert!(floods.is_empty(), "lines in the log, and calls: {floods:?}");
+}
+
+/// README: where three of four fail, it is "the same" as where half do: 6% get 503.
+#[tokio::test(start_paused = true)]
+async fn where_three_of_four_calls_fail_users_see_what_the_readme_says() {
+    let mut shares = Vec::new();
+    for error_rate in [0.5, 0.75] {
+        let faults = Faults { error_rate, ..Faults::default() };
+        let world = World::new(&Setup { rate: 50.0, burst: 50, faults, ..Setup::default() });
+        let mut failed = 0;
+        for user in 0..2000 {
+            failed += u32::from(world.ask(&format!("new-{user}"), "30d").await.is_err());
+            world.pass(SECOND).await;
+        }
+        shares.push(f64::from(failed) / 2000.0);
+    }
+    println!("{shares:?}");
+    assert!(shares[1] < shares[0] + 0.1, "{shares:?}");
+}
+
+
+/// Not a test of right or wrong: what a hit costs while Courier is down, for tokens that are busy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn what_a_hit_costs_while_courier_is_down() {
+    let (clock, calls) = (Clock::system(), Arc::default());
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let fails = |claim: &str| claim.contains("bad").then_some(Failure::Connect);
+    let issuer = Picky { clock, fails, latency: MS, calls };
+    let budget = Budget::new(1000.0, 1000).unwrap();
+    let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
+    let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&workspace()));
+    let settings = Settings {
+        floor: Floor::new(0.5, SECOND).unwrap(),
+        refresh: Mode::Used,
+        extra_calls: 0.15,
+        history: 10_000,
+        capacity: 100_000,
+        timeout: 10 * SECOND,
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let broker = Broker::new(settings, [(workspace(), dispatcher)], clock, metrics, runtime.clone());
+    let _background = broker.start();
+    for user in ["jane", "john"] {
+        broker.ask(&ask(user, "40s")).await.expect("a token");
+    }
+    let issued = clock.now();
+    let measure = || {
+        let threads: Vec<_> = ["jane", "john"]
+            .into_iter()
+            .map(|user| {
+                let (broker, runtime) = (broker.clone(), runtime.clone());
+                std::thread::spawn(move || {
+                    let ask = ask(user, "40s");
+                    let start = clock.now();
+                    runtime.block_on(async {
+                        for _ in 0..100_000 {
+                            assert_eq!(broker.ask(&ask).await.unwrap().source, Source::Hit);
+                        }
+                    });
+                    clock.now().since(start).as_nanos() / 100_000
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    };
+    println!("well: {:?} ns a hit", measure());
+    clock.sleep_until(issued + 13 * SECOND).await;
+    // Courier is down: the breaker opens further and further.
+    while clock.now() < issued + 16 * SECOND + SECOND / 2 {
+        let _ = broker.ask(&ask("bad", "1h")).await;
+        clock.sleep_until(clock.now() + 20 * MS).await;
+    }
+    println!("down: {:?} ns a hit", measure());
+}
+
+/// With timers of a millisecond, and answers after 50.
+#[test]
+fn high_rates_are_reached_again() {
+    for rate in [1000.0, 10_000.0, 100_000.0] {
+        let mut throttle = Throttle::new(&Budget::new(rate, 1000).unwrap());
+        throttle.restart(START);
+        let mut air = std::collections::VecDeque::new();
+        let mut calls = 0;
+        for tick in 0..45_000 {
+            let now = START + MS * tick;
+            while air.front().is_some_and(|sent| *sent + 50 * MS <= now) {
+                throttle.answered(air.pop_front().unwrap(), now);
+            }
+            while throttle.free() <= now {
+                throttle.leave(now);
+                air.push_back(now);
+                calls += u32::from(tick >= 35_000);
+            }
+        }
+        assert!(f64::from(calls) > 9.9 * rate, "{rate}: {calls} in ten seconds");
+    }
+}
+
+/// Who would have to wait too long is told so when they come, however many clients storm.
+#[tokio::test(start_paused = true)]
+async fn nobody_who_queues_waits_in_vain_because_other_clients_come_later() {
+    let world = World::new(&Setup { rate: 20.0, burst: 1, ..Setup::default() });
+    let mut asked = tokio::task::JoinSet::new();
+    for client in 0..8 {
+        for user in 0..150 {
+            let broker = world.broker.clone();
+            let who = courier_token_broker::audit::Who::Client(format!("client-{client}").into());
+            let ask = courier_token_broker::broker::Ask { who, ..ask(&format!("{client}-{user}"), "1h") };
+            asked.spawn(async move { broker.ask(&ask).await.err() });
+        }
+    }
+    let refusals = asked.join_all().await;
+    let late = refusals.iter().filter(|refusal| **refusal == Some(courier_token_broker::broker::Refusal::TimedOut));
+    assert_eq!(late.count(), 0, "waited ten seconds in vain");
+}
+
+/// A renewal that is refused in a moment in which Courier's front door answers 404 to all.
+#[tokio::test(start_paused = true)]
+async fn a_404_of_a_second_does_not_end_renewals_for_good() {
+    let world = World::new(&Setup::default());
+    world.ask("jane", "8h").await.expect("a token");
+    for _ in 0..23 {
+        world.pass(600 * SECOND).await;
+        world.ask("jane", "8h").await.expect("a token");
+    }
+    world.courier.script([Some(Fault::status(404))]);
+    let mut waited = 0;
+    for _ in 0..6 {
+        world.pass(120 * SECOND).await;
+        waited += u32::from(world.ask("jane", "8h").await.expect("a token").source != Source::Hit);
+    }
+    assert_eq!((waited, world.courier.call_count()), (0, 3), "it was not tried again in the minutes that were left");
+}
+
+/// Courier asks for two minutes and then fails: what are callers told?
+#[tokio::test(start_paused = true)]
+async fn retry_after_of_an_unavailable_courier_counts() {
+    let told = failure(503, "retry-after", "120");
+    assert_ne!(told, Failure::Unavailable(503), "RFC 9110, 10.2.3: Retry-After is first of all for 503");
+}
