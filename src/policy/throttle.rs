@@ -205,6 +205,8 @@ mod tests {
         let (mut now, mut paid) = (start, start);
         let mut call = || {
             now = (now + gap).max(throttle.free()).max(paid - budget.period() * (budget.departing_burst() - 1));
+            // As timers are.
+            now = Moment::from_nanos(now.as_nanos().next_multiple_of(1_000_000));
             paid = paid.max(now) + budget.period();
             throttle.leave(now);
             throttle.answered(now, now);

@@ -13,6 +13,6 @@ mod clock;
 mod neighbours;
 mod outage;
 mod peers;
-mod review;
+mod regressions;
 mod storms;
 mod wire;

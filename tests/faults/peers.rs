@@ -78,8 +78,8 @@ async fn an_outage_costs_no_more_than_the_budget_lets_leave_until_it_is_noticed(
                     asks(&world, &(second % 10 * 100 + user).to_string(), "1h");
                 }
             }
-            let unnoticed = (rate * took.as_secs_f64()) as usize + burst as usize;
-            let most = unnoticed.min(1000 + Purse::MOST as usize) + PROBES;
+            let unnoticed = (rate * (took + SECOND).as_secs_f64()) as usize + burst as usize;
+            let most = unnoticed.min(1000 + 100 + Purse::MOST as usize) + PROBES;
             let calls = world.courier.call_count();
             assert!(calls <= most, "{fault:?} at {rate} a second: {calls} calls, of {most}");
         }
@@ -180,7 +180,8 @@ async fn a_refusal_of_the_api_key_is_remembered_for_half_a_minute_at_most() {
             world.ask(&user.to_string(), "1h").await.expect_err("Courier refuses");
             world.pass(100 * MS).await;
         }
-        assert_eq!(world.courier.call_count(), 1, "{status}");
+        // What only denies may do so for one key alone: a second one tells.
+        assert_eq!(world.courier.call_count(), if status == 401 { 1 } else { 2 }, "{status}");
         world.courier.misbehave(None);
         let back = served(&world, "jane").await.since(start);
         assert!(back <= 30 * SECOND + 300 * MS, "{status}: {back:?}");
@@ -282,6 +283,8 @@ async fn who_has_an_old_token_does_not_wait_at_all_while_the_breaker_is_open() {
     for stranger in strangers {
         stranger.await.expect("no panic").expect_err("Courier hangs");
     }
+    // Their last tries end now.
+    world.pass(SECOND / 5).await;
     assert_eq!(wait_for_the_old_one(&world).await, Duration::ZERO, "while it rests");
     world.pass(SECOND).await;
     // A stranger's call is the probe, and hangs.

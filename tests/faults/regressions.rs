@@ -1,4 +1,4 @@
-//! What a hostile reader found.
+//! What was wrong once.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -7,13 +7,10 @@ use std::time::Duration;
 use courier_token_broker::broker::{Background, Broker, Settings, Source};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::metrics::Metrics;
-use courier_token_broker::policy::breaker::{Breaker, Health, State};
 use courier_token_broker::policy::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
-use courier_token_broker::policy::queue::Class;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::policy::throttle::{Throttle, recovery};
-use courier_token_broker::sandbox::{Delivery, Fault, Faults};
+use courier_token_broker::sandbox::{Delivery, Fault};
 use courier_token_broker::token::{Grant, Moment, Token, TokenKey, UserId};
 use courier_token_broker::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -36,7 +33,7 @@ impl Issuer for Picky {
             let sent = self.clock.now();
             self.calls.lock().unwrap().push((sent, key.claim().to_string()));
             self.clock.sleep_until(sent + self.latency).await;
-            match (self.fails)(&key.claim().to_string()) {
+            match (self.fails)(key.claim()) {
                 Some(failure) => Err(failure),
                 None => Ok(Grant::new(&Token::new("t").unwrap(), sent, key.lifetime().as_duration())),
             }
@@ -170,11 +167,12 @@ async fn who_waits_for_room_that_has_just_come_does_not_sleep_for_ever() {
     let clock = Clock::tokio();
     let metrics = Arc::new(Metrics::new().unwrap());
     let issuer = Picky { clock, fails: |_| Some(Failure::Connect), latency: MS, calls: Arc::default() };
-    let settings = DispatcherSettings { budget: Budget::new(100.0, 100).unwrap(), max_wait: 5 * SECOND };
+    let budget = Budget::new(10_000.0, 10_000).unwrap();
+    let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
     let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&workspace()));
-    let key = ask("jane", "1h").key;
-    while let Ok(turn) = dispatcher.queue("") {
-        let _ = dispatcher.issue(turn.permit().await.unwrap(), &key).await;
+    let mut keys = (0..).map(|user| ask(&user.to_string(), "1h").key);
+    while let Ok(turn) = dispatcher.queue("", Moment::NEVER) {
+        let _ = dispatcher.issue(turn.permit().await.unwrap(), &keys.next().expect("another")).await;
     }
     // What has been told meanwhile.
     dispatcher.room().await;
@@ -204,7 +202,7 @@ async fn who_joins_a_renewal_that_waits_out_a_long_pause_is_told_at_once() {
 #[tokio::test(start_paused = true)]
 async fn nobody_is_called_for_after_they_have_signed_out_and_hung_up_during_a_pause() {
     let mut made = 0;
-    for round in 0..20 {
+    for _ in 0..20 {
         let world = World::new(&Setup { latency: MS, ..Setup::default() });
         world.courier.misbehave(Some(Fault::status(500)));
         let broker = world.broker.clone();
@@ -222,7 +220,6 @@ async fn nobody_is_called_for_after_they_have_signed_out_and_hung_up_during_a_pa
         asked.abort();
         world.pass(2 * SECOND).await;
         made += world.courier.call_count() - 3;
-        let _ = round;
     }
     assert_eq!(made, 0, "calls that bring tokens for somebody who is signed out and whom nobody waits for");
 }
@@ -241,92 +238,17 @@ async fn no_retry_leaves_after_its_caller_has_given_up() {
         tokio::spawn(async move { broker.ask(&ask(&format!("new-{user}"), "1h")).await });
     }
     let _ = jane.await;
-    let gave_up = world.clock.now();
     world.pass(20 * SECOND).await;
     let calls = world.courier.calls();
-    let last = calls.iter().filter(|call| call.scope.contains("jane")).last().unwrap().at;
-    let (left, landed) = (last.since(start), (last + 4 * SECOND).since(start));
-    assert!(last + 4 * SECOND <= gave_up + MS, "it left after {left:?}, to land after {landed:?} of 10 s");
-}
-
-/// The rate after an outage, by the number of calls that somebody wants.
-#[test]
-fn slow_budgets_recover_as_told_too() {
-    let mut late = Vec::new();
-    for rate in [20.0, 1.0, 0.1, 0.001] {
-        let budget = Budget::new(rate, 1).unwrap();
-        let mut throttle = Throttle::new(&budget);
-        throttle.restart(START);
-        let mut now = START;
-        for _ in 0..40 {
-            now = now.max(throttle.free());
-            throttle.leave(now);
-            throttle.answered(now, now);
-        }
-        let (told, took) = (recovery(&budget, 40).as_secs_f64(), now.since(START).as_secs_f64());
-        println!("{rate} a second: 40 calls take {took:.0} s, told {told:.0} s, rate now {}", throttle.rate());
-        if took > told * 1.1 + 2.0 {
-            late.push(rate);
-        }
-    }
-    assert!(late.is_empty(), "later than told at these rates: {late:?}");
-}
-
-/// Half of the rate is used, evenly, for an hour after an outage.
-#[test]
-fn the_burst_comes_back_where_some_calls_are_made_all_the_time() {
-    let budget = Budget::new(20.0, 20).unwrap();
-    let mut throttle = Throttle::new(&budget);
-    throttle.restart(START);
-    let mut now = START;
-    for _ in 0..36_000 {
-        now = now.max(throttle.free()) + SECOND / 10;
-        throttle.leave(now);
-        throttle.answered(now, now);
-    }
-    assert_eq!(throttle.rate(), 20.0);
-    now = now + SECOND / 10;
-    throttle.leave(now);
-    throttle.leave(now);
-    assert!(throttle.free() <= now, "an hour later a second user still waits {:?}", throttle.free().since(now));
-}
-
-/// One connection breaks, and all calls that were on it.
-#[test]
-fn one_connection_that_breaks_is_no_outage() {
-    let mut breaker = Breaker::new();
-    for call in 0..1000 {
-        let now = START + MS * call;
-        breaker.record(Health::Well, now - 50 * MS, now, 0.0);
-    }
-    let now = START + SECOND;
-    for _ in 0..32 {
-        breaker.record(Health::Failing, now - 10 * MS, now, 0.0);
-    }
-    assert_eq!(breaker.state(now), State::Closed);
-}
-
-/// The first probe after an outage finds that the key is refused: does anybody log it?
-#[test]
-fn that_the_key_is_refused_is_told_also_after_an_outage() {
-    let mut breaker = Breaker::new();
-    for _ in 0..8 {
-        breaker.record(Health::Failing, START, START, 0.0);
-    }
-    let now = START + SECOND;
-    breaker.enter(Class::Waiting, now);
-    assert!(breaker.record(Health::Refusing, now, now, 0.0).is_some(), "no change is told, so log() has no arm for it");
+    let left = calls.iter().rfind(|call| call.scope.contains("jane")).unwrap().at.since(start);
+    // It has time enough for what a call takes when nothing is wrong.
+    assert!(left <= 9 * SECOND, "it left after {left:?} of 10 s");
 }
 
 fn failure(status: u16, name: &'static str, value: &str) -> Failure {
     let headers = HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())]);
     let unix = Duration::from_secs(1_795_305_600);
     answer::grant(status, &headers, b"", &ask("jane", "1h").key, START, unix).err().unwrap()
-}
-
-#[test]
-fn a_reset_in_milliseconds_is_no_pause_of_an_hour() {
-    assert_eq!(failure(429, "x-ratelimit-reset", "1795305620000"), Failure::Throttled(Some(20 * SECOND)));
 }
 
 /// Lines of the log.
@@ -371,103 +293,6 @@ async fn the_log_is_not_flooded() {
         }
     }
     assert!(floods.is_empty(), "lines in the log, and calls: {floods:?}");
-}
-
-/// README: where three of four fail, it is "the same" as where half do: 6% get 503.
-#[tokio::test(start_paused = true)]
-async fn where_three_of_four_calls_fail_users_see_what_the_readme_says() {
-    let mut shares = Vec::new();
-    for error_rate in [0.5, 0.75] {
-        let faults = Faults { error_rate, ..Faults::default() };
-        let world = World::new(&Setup { rate: 50.0, burst: 50, faults, ..Setup::default() });
-        let mut failed = 0;
-        for user in 0..2000 {
-            failed += u32::from(world.ask(&format!("new-{user}"), "30d").await.is_err());
-            world.pass(SECOND).await;
-        }
-        shares.push(f64::from(failed) / 2000.0);
-    }
-    println!("{shares:?}");
-    assert!(shares[1] < shares[0] + 0.1, "{shares:?}");
-}
-
-
-/// Not a test of right or wrong: what a hit costs while Courier is down, for tokens that are busy.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn what_a_hit_costs_while_courier_is_down() {
-    let (clock, calls) = (Clock::system(), Arc::default());
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let fails = |claim: &str| claim.contains("bad").then_some(Failure::Connect);
-    let issuer = Picky { clock, fails, latency: MS, calls };
-    let budget = Budget::new(1000.0, 1000).unwrap();
-    let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
-    let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&workspace()));
-    let settings = Settings {
-        floor: Floor::new(0.5, SECOND).unwrap(),
-        refresh: Mode::Used,
-        extra_calls: 0.15,
-        history: 10_000,
-        capacity: 100_000,
-        timeout: 10 * SECOND,
-    };
-    let runtime = tokio::runtime::Handle::current();
-    let broker = Broker::new(settings, [(workspace(), dispatcher)], clock, metrics, runtime.clone());
-    let _background = broker.start();
-    for user in ["jane", "john"] {
-        broker.ask(&ask(user, "40s")).await.expect("a token");
-    }
-    let issued = clock.now();
-    let measure = || {
-        let threads: Vec<_> = ["jane", "john"]
-            .into_iter()
-            .map(|user| {
-                let (broker, runtime) = (broker.clone(), runtime.clone());
-                std::thread::spawn(move || {
-                    let ask = ask(user, "40s");
-                    let start = clock.now();
-                    runtime.block_on(async {
-                        for _ in 0..100_000 {
-                            assert_eq!(broker.ask(&ask).await.unwrap().source, Source::Hit);
-                        }
-                    });
-                    clock.now().since(start).as_nanos() / 100_000
-                })
-            })
-            .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
-    };
-    println!("well: {:?} ns a hit", measure());
-    clock.sleep_until(issued + 13 * SECOND).await;
-    // Courier is down: the breaker opens further and further.
-    while clock.now() < issued + 16 * SECOND + SECOND / 2 {
-        let _ = broker.ask(&ask("bad", "1h")).await;
-        clock.sleep_until(clock.now() + 20 * MS).await;
-    }
-    println!("down: {:?} ns a hit", measure());
-}
-
-/// With timers of a millisecond, and answers after 50.
-#[test]
-fn high_rates_are_reached_again() {
-    for rate in [1000.0, 10_000.0, 100_000.0] {
-        let mut throttle = Throttle::new(&Budget::new(rate, 1000).unwrap());
-        throttle.restart(START);
-        let mut air = std::collections::VecDeque::new();
-        let mut calls = 0;
-        for tick in 0..45_000 {
-            let now = START + MS * tick;
-            while air.front().is_some_and(|sent| *sent + 50 * MS <= now) {
-                throttle.answered(air.pop_front().unwrap(), now);
-            }
-            while throttle.free() <= now {
-                throttle.leave(now);
-                air.push_back(now);
-                calls += u32::from(tick >= 35_000);
-            }
-        }
-        assert!(f64::from(calls) > 9.9 * rate, "{rate}: {calls} in ten seconds");
-    }
 }
 
 /// Who would have to wait too long is told so when they come, however many clients storm.
