@@ -22,8 +22,8 @@ pub enum Health {
 /// Gives up on a Courier that fails, and finds out when it is back.
 ///
 /// It looks at the last [`WINDOW`] calls of the last minute. When three of four fail,
-/// renewals are held back, but for one a second. When nine of ten have failed for a second,
-/// and for several keys, it opens: no call leaves for a second, or up to half of that less (it
+/// renewals are held back, but for one a second. When nine of ten fail that were sent over a
+/// second, and for several keys, it opens: no call leaves for a second, or up to half of that less (it
 /// is drawn), then one call is let go as a probe. If that fails too, twice as long passes
 /// until the next, up to half a minute. If it succeeds, it closes.
 ///
@@ -32,7 +32,7 @@ pub enum Health {
 #[derive(Debug)]
 pub struct Breaker {
     recent: VecDeque<Seen>,
-    /// Since when nine of ten calls have failed.
+    /// When the first of the calls was sent of which nine of ten have failed since.
     bad: Option<Moment>,
     open: Option<Open>,
     /// When the next renewal may be let go while they are held back.
@@ -93,7 +93,8 @@ const MEMORY: Duration = Duration::from_secs(60);
 const LEAST: usize = 8;
 const LEAST_KEYS: usize = 3;
 const LEAST_KEYS_DENIED: usize = 2;
-/// What fails in one moment, as all calls on a connection that breaks, is no outage yet.
+/// That calls fail which were sent in one moment, as all on a connection that breaks, is no
+/// outage yet.
 const SPAN: Duration = Duration::from_secs(1);
 const DENIED_SHARE: f64 = 0.5;
 /// With so many failures renewals are held back.
@@ -155,13 +156,13 @@ impl Breaker {
         self.recent.push_back(Seen { at: now, health, key });
         let all = self.known(now).count();
         let is_bad = all >= LEAST && self.failing(now) >= OPEN_SHARE && self.keys(Health::Failing, now) >= LEAST_KEYS;
-        self.bad = if is_bad { self.bad.or(Some(now)) } else { None };
+        self.bad = is_bad.then(|| self.bad.map_or(sent, |first| first.min(sent)));
         let denied = self.known(now).filter(|seen| seen.health == Health::Denying).count();
         let is_denied =
             denied as f64 >= all as f64 * DENIED_SHARE && self.keys(Health::Denying, now) >= LEAST_KEYS_DENIED;
         let opens = match health {
             Health::Well => false,
-            Health::Failing => self.bad.is_some_and(|since| now.since(since) >= SPAN),
+            Health::Failing => self.bad.is_some_and(|first| sent.since(first) >= SPAN),
             Health::Denying => is_denied,
             Health::Refusing => true,
         };
