@@ -8,18 +8,7 @@ use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::token::Moment;
 use courier_token_broker::upstream::Failure;
 
-use super::world::{HOUR, MS, SECOND, Setup, World, ask};
-
-/// Is there a window of any length t with more than `rate * t + burst` calls?
-pub fn keeps_budget(calls: &[Moment], rate: f64, burst: f64) -> bool {
-    // A window that holds most begins and ends with a call.
-    calls.iter().enumerate().all(|(first, from)| {
-        calls[first..]
-            .iter()
-            .enumerate()
-            .all(|(more, to)| (more + 1) as f64 <= rate * to.since(*from).as_secs_f64() + burst + 1e-6)
-    })
-}
+use super::world::{HOUR, MS, SECOND, Setup, World, ask, keeps_budget};
 
 #[tokio::test(start_paused = true)]
 async fn two_thousand_users_at_once_keep_to_the_budget_and_all_are_answered() {
