@@ -5,5 +5,9 @@
 mod law;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../laws/world.rs"]
+#[allow(dead_code, reason = "the laws use the rest of it")]
+mod world;
 
+mod chaos;
 mod wire;
