@@ -52,7 +52,7 @@ pub struct Simulator(Arc<Workspace>);
 
 struct Workspace {
     api_key: Option<String>,
-    faults: Faults,
+    faults: Mutex<Faults>,
     clock: Clock,
     start: Moment,
     mint: Mint,
@@ -69,7 +69,7 @@ impl Simulator {
     pub fn new(api_key: Option<String>, faults: Faults, clock: Clock) -> Self {
         Self(Arc::new(Workspace {
             api_key,
-            faults,
+            faults: Mutex::new(faults),
             clock,
             start: clock.now(),
             mint: Mint::new(),
@@ -91,6 +91,12 @@ impl Simulator {
         self.lines().set(fault);
     }
 
+    /// From now on these are the flags. What has been settled stays so, the latency of
+    /// answers under way too.
+    pub fn change(&self, faults: Faults) {
+        *self.faults() = faults;
+    }
+
     /// Answers one `POST /auth/issue-token` as Courier would, faults included,
     /// without a socket. `authorization` is the value of that header.
     ///
@@ -101,7 +107,7 @@ impl Simulator {
         let request = Request::read(body);
         let judged = request.judge(authorization, self.0.api_key.as_deref());
         let (at, reply) = self.receive(&request, judged);
-        let due = at + self.0.faults.delay();
+        let due = at + self.faults().delay();
         self.0.clock.sleep_until(due).await;
         reply
     }
@@ -132,7 +138,7 @@ impl Simulator {
 
     /// What a call meets by the flags.
     fn flagged(&self, at: Moment, ledger: &mut Ledger) -> Option<Fault> {
-        let faults = &self.0.faults;
+        let faults = self.faults();
         if faults.is_out(at.since(self.0.start)) {
             Some(Fault::status(503))
         } else if !faults.rate_limit.is_none_or(|limit| ledger.admit(at, limit)) {
@@ -165,9 +171,9 @@ impl Simulator {
 
     /// By a clock that is `ahead` of ours by so many seconds.
     fn issue(&self, wish: &Wish, ahead: i64) -> String {
-        let Workspace { faults, clock, mint, .. } = &*self.0;
+        let Workspace { clock, mint, .. } = &*self.0;
         let now = Duration::from_secs(clock.unix().as_secs().saturating_add_signed(ahead));
-        if faults.opaque_tokens { mint::opaque() } else { mint.jwt(&wish.scope, wish.timespan, now) }
+        if self.faults().opaque_tokens { mint::opaque() } else { mint.jwt(&wish.scope, wish.timespan, now) }
     }
 
     /// Nothing panics while it holds the lock, and a ledger is sound between
@@ -179,12 +185,16 @@ impl Simulator {
     fn lines(&self) -> MutexGuard<'_, Script> {
         self.0.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.0.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Without the API key: it may be somebody's real one.
 impl std::fmt::Debug for Simulator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Simulator").field("faults", &self.0.faults).finish_non_exhaustive()
+        f.debug_struct("Simulator").field("faults", &*self.faults()).finish_non_exhaustive()
     }
 }
 
@@ -296,6 +306,22 @@ mod tests {
         assert_eq!(simulator.answer(KEY, ASK).await.status, 502);
         let statuses: Vec<_> = simulator.calls().iter().map(|call| call.status).collect();
         assert_eq!(statuses, [404, 502, 200, 409, 409, 502]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn flags_that_change_are_those_of_the_calls_that_come_after() {
+        let simulator = simulator(Faults { latency: Duration::from_secs(5), ..Faults::default() });
+        let first = tokio::spawn({
+            let simulator = simulator.clone();
+            async move { simulator.answer(KEY, ASK).await }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        simulator.change(Faults { error_rate: 1.0, ..Faults::default() });
+        let start = simulator.0.clock.now();
+        assert_eq!(simulator.answer(KEY, ASK).await.status, 500);
+        assert_eq!(simulator.0.clock.now(), start);
+        assert_eq!(first.await.unwrap().status, 200);
+        assert!(simulator.0.clock.now().since(start) >= Duration::from_secs(4));
     }
 
     #[tokio::test(start_paused = true)]

@@ -103,7 +103,8 @@ impl Dispatcher {
         if let Err(failure) = self.in_time(&line, deadline, now) {
             // All who wait do so in time: for one of a client with few, one of the client with
             // the most is told that it does not.
-            let out = matches!(failure, Failure::Limited(_)).then(|| line.queue.give_way(&client)).flatten();
+            let is_full = matches!(failure, Failure::Limited(wait) if wait > self.settings.max_wait);
+            let out = is_full.then(|| line.queue.give_way(&client)).flatten();
             let Some(waiter) = out else { return Err(failure) };
             waiter.refuse(failure);
         }

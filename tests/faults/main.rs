@@ -9,6 +9,7 @@ mod support;
 #[allow(dead_code, reason = "the laws use the rest of it")]
 mod world;
 
+mod chaos;
 mod clock;
 mod neighbours;
 mod outage;

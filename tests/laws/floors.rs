@@ -145,7 +145,7 @@ async fn a_token_below_its_floor_gives_way_to_a_shorter_lived_one() {
     let world = unrefreshed();
     world.ask("jane", "1h").await.expect("a token");
     world.pass(HOUR / 2 + SECOND).await;
-    // The old one would live longer, but it can't be handed out any more.
+    // The old one would live longer, but not above its floor.
     world.courier.misbehave(Some(Fault::Life(Some(600.0))));
     let answer = world.ask("jane", "1h").await.expect("a token");
     assert_eq!(answer.remaining, HOUR / 6 - 100 * MS);

@@ -1,6 +1,7 @@
 //! A broker and its Courier in virtual time.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use courier_token_broker::audit::Who;
@@ -47,6 +48,8 @@ pub struct World {
     pub broker: Broker,
     pub clock: Clock,
     pub courier: Simulator,
+    #[allow(dead_code, reason = "the chaos run wants to know, the laws do not")]
+    pub made: Made,
     pub metrics: Arc<Metrics>,
     pub background: Background,
 }
@@ -55,7 +58,8 @@ impl World {
     pub fn new(setup: &Setup) -> Self {
         let clock = Clock::tokio();
         let courier = Simulator::new(None, Faults { latency: setup.latency, ..setup.faults.clone() }, clock);
-        let issuer = InProcess { courier: courier.clone(), clock };
+        let made = Made::default();
+        let issuer = InProcess { courier: courier.clone(), made: Arc::clone(&made), clock };
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let budget = Budget::new(setup.rate, setup.burst).expect("a budget");
         let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
@@ -76,7 +80,7 @@ impl World {
             tokio::runtime::Handle::current(),
         );
         let background = broker.start();
-        Self { broker, clock, courier, metrics, background }
+        Self { broker, clock, courier, made, metrics, background }
     }
 
     pub async fn ask(&self, user: &str, lifetime: &str) -> Result<Answer, Refusal> {
@@ -99,14 +103,16 @@ pub fn ask(user: &str, lifetime: &str) -> Ask<'static> {
     Ask { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None, who: Who::Nobody }
 }
 
-/// Is there no window of any length t with more than `rate * t + burst` calls?
+/// Does every window of any length t hold at most `rate * t + burst` calls? They are given in their order.
 pub fn keeps_budget(calls: &[Moment], rate: f64, burst: f64) -> bool {
-    // A window that holds most begins and ends with a call.
-    calls.iter().enumerate().all(|(first, from)| {
-        calls[first..]
-            .iter()
-            .enumerate()
-            .all(|(more, to)| (more + 1) as f64 <= rate * to.since(*from).as_secs_f64() + burst + 1e-6)
+    // How far the fullest window that ends with this call is beyond `rate * t`. It is that which ends
+    // with the call before, or begins with this one.
+    let mut beyond = 0.0_f64;
+    let mut last = calls.first().copied().unwrap_or(Moment::NEVER);
+    calls.iter().all(|call| {
+        beyond = (beyond - rate * call.since(last).as_secs_f64()).max(0.0) + 1.0;
+        last = *call;
+        beyond <= burst + 1e-6
     })
 }
 
@@ -116,9 +122,13 @@ pub fn throttled(seconds: u64) -> Fault {
     Fault::Status(429, headers, Delivery::Whole)
 }
 
+/// Which call of the simulator's made which token, and when it was sent.
+pub type Made = Arc<Mutex<HashMap<String, (usize, Moment)>>>;
+
 /// Courier without a network: its answers are read as those over a network are.
 struct InProcess {
     courier: Simulator,
+    made: Made,
     clock: Clock,
 }
 
@@ -130,7 +140,11 @@ impl Issuer for InProcess {
         Box::pin(async move {
             let sent = self.clock.now();
             let body = serde_json::json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() });
+            let call = self.courier.call_count();
             let reply = self.courier.answer(Some(b"Bearer key"), body.to_string().as_bytes()).await;
+            if let Some(token) = reply.body.strip_prefix("{\"token\":\"").and_then(|rest| rest.strip_suffix("\"}")) {
+                self.made.lock().expect("nobody panics").insert(token.to_owned(), (call, sent));
+            }
             match reply.delivery {
                 Delivery::Whole => {}
                 Delivery::CutOff => return Err(Failure::Connect),

@@ -1,0 +1,121 @@
+//! What Courier does next.
+
+use std::time::Duration;
+
+use courier_token_broker::sandbox::{Delivery, Fault, Faults};
+use courier_token_broker::upstream::Failure;
+use fastrand::Rng;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::world::{MS, SECOND};
+
+/// No answer takes longer.
+pub const SLOWEST: Duration = Duration::from_secs(12);
+/// Courier asks for no longer pause: a minute after the last weather the broker must be well.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(12);
+/// The longest that a JWT lives which lives shorter than was asked.
+pub const SHORT_LIFE: Duration = Duration::from_secs(60);
+
+/// A Courier without faults.
+pub fn fair() -> Faults {
+    Faults { latency: 60 * MS, latency_jitter: 40 * MS, ..Faults::default() }
+}
+
+/// The kinds of bad weather that are still to come, before all of them come again.
+#[derive(Default)]
+pub struct Deck(Vec<u32>);
+
+/// So many there are.
+const KINDS: u32 = 24;
+
+/// What Courier does next, and for how long.
+pub fn draw(random: &mut Rng, deck: &mut Deck) -> (Faults, Duration) {
+    let seconds = |random: &mut Rng, from: u64, to: u64| Duration::from_millis(random.u64(from * 1000..to * 1000));
+    if random.f64() < 0.4 {
+        return (fair(), seconds(random, 3, 20));
+    }
+    let mut faults = Faults { error_rate: [0.1, 0.5, 1.0][random.usize(..3)], ..fair() };
+    if deck.0.is_empty() {
+        deck.0.extend(0..KINDS);
+        random.shuffle(&mut deck.0);
+    }
+    match deck.0.pop().unwrap_or_default() {
+        0 | 1 => (faults.latency, faults.latency_jitter, faults.error_rate) = (2 * SECOND, 2 * SECOND, 0.0),
+        2 => (faults.latency, faults.latency_jitter, faults.error_rate) = (SLOWEST / 2, SLOWEST / 2, 0.0),
+        3..7 => faults.error_kind = Fault::status(pick(random, &[500, 502, 503, 504, 520])),
+        7..10 => faults.error_kind = throttled(random),
+        10 => (faults.rate_limit, faults.error_rate) = (Some(random.u32(1..60)), 0.0),
+        11 => faults.error_kind = Fault::Delivery(Delivery::CutOff),
+        12 => faults.error_kind = Fault::Delivery(pick(random, &[Delivery::Dripping, Delivery::Endless])),
+        13 => faults.error_kind = Fault::Delivery(Delivery::Never),
+        14 => faults.error_kind = pick(random, &[Fault::NOT_JSON, Fault::HTML, Fault::EMPTY_TOKEN, Fault::NO_TOKEN]),
+        15 => faults.error_kind = Fault::Scope(format!("user_id:{} inbox:read:messages", random.u32(0..3))),
+        16 => faults.error_kind = pick(random, &[Fault::EXPIRED, Fault::Life(Some(-1e99))]),
+        17 => faults.error_kind = pick(random, &[Fault::NO_EXP, Fault::ABSURD_EXP]),
+        18 => faults.error_kind = Fault::Life(Some(f64::from(random.u32(5..60)))),
+        19 => faults.error_kind = Fault::status(pick(random, &[401, 402, 403])),
+        20 => faults.error_kind = Fault::status(pick(random, &[400, 404, 409, 413, 422])),
+        21 => faults.error_kind = Fault::redirect(HeaderValue::from_static("/elsewhere")),
+        22 => faults.outage = vec![Duration::ZERO..Duration::MAX],
+        _ => (faults.opaque_tokens, faults.error_rate) = (true, 0.0),
+    }
+    (faults, seconds(random, 2, 12))
+}
+
+fn pick<T: Clone>(random: &mut Rng, all: &[T]) -> T {
+    all[random.usize(..all.len())].clone()
+}
+
+/// A 429, with each form of `Retry-After` or none. A date counts from the answer's own.
+fn throttled(random: &mut Rng) -> Fault {
+    const DATE: (&str, &str) = ("date", "Sat, 01 Jan 2000 00:00:00 GMT");
+    let all: &[&[(&str, &str)]] = &[
+        &[],
+        &[("retry-after", "0")],
+        &[("retry-after", "1")],
+        &[("retry-after", "0.5")],
+        &[("retry-after", "12")],
+        &[("retry-after-ms", "250"), ("retry-after", "7")],
+        &[("retry-after", "Sat, 01 Jan 2000 00:00:03 GMT"), DATE],
+        &[("retry-after", "Fri, 31 Dec 1999 23:59:00 GMT"), DATE],
+        &[("retry-after", "soon")],
+        &[("retry-after", "-5")],
+        &[("retry-after", "1e9")],
+    ];
+    let line =
+        |(name, value): &(&'static str, &'static str)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+    let headers: HeaderMap = pick(random, all).iter().map(line).collect();
+    Fault::Status(429, headers, Delivery::Whole)
+}
+
+/// May a call that meets these faults fail so?
+pub fn brings(faults: &Faults, failure: &Failure) -> bool {
+    if !faults.outage.is_empty() {
+        return *failure == Failure::Unavailable(503);
+    }
+    if faults.rate_limit.is_some() {
+        return matches!(failure, Failure::Throttled(_));
+    }
+    if faults.error_rate == 0.0 {
+        return false;
+    }
+    match &faults.error_kind {
+        Fault::Status(400, ..) => matches!(failure, Failure::Refused(_)),
+        Fault::Status(status @ 401..=403, ..) => *failure == Failure::Credentials(*status),
+        Fault::Status(429, ..) => {
+            matches!(failure, Failure::Throttled(pause) if pause.is_none_or(|pause| pause <= LONGEST_PAUSE))
+        }
+        Fault::Status(status, ..) => *failure == Failure::Unavailable(*status),
+        Fault::Body(..) => matches!(failure, Failure::Malformed(_)),
+        Fault::Scope(_) => *failure == Failure::Mismatch,
+        Fault::Life(life) => life.is_some_and(|life| life <= 0.0) && matches!(failure, Failure::Malformed(_)),
+        Fault::Delivery(Delivery::CutOff) => *failure == Failure::Connect,
+        Fault::Delivery(_) => *failure == Failure::Timeout,
+        Fault::Skew(_) => false,
+    }
+}
+
+/// May a token have less life than was asked for?
+pub fn shortens(faults: &Faults) -> bool {
+    matches!(faults.error_kind, Fault::Life(Some(life)) if life > 0.0 && life <= SHORT_LIFE.as_secs_f64())
+}
