@@ -16,6 +16,7 @@ use crate::support::http::{Ask, Connection};
 use crate::support::pki::{Authority, HOST, connect};
 
 const ROUNDS: u64 = 100;
+const CALLERS: usize = 4;
 
 fn key(round: u64) -> String {
     format!("ctb_the-key-of-round-{round}")
@@ -26,13 +27,14 @@ fn key(round: u64) -> String {
 struct Shared {
     /// The round whose key they use.
     round: AtomicU64,
-    asked: AtomicU64,
+    /// How many requests of each have been answered.
+    asked: [AtomicU64; CALLERS],
     done: AtomicBool,
 }
 
 /// Asks until it is done: mostly for tokens that are there, now and then for one that is not, and on a new connection
 /// after a while, as apps do.
-async fn load(caller: u64, tls: TlsConnector, address: SocketAddr, shared: Arc<Shared>) {
+async fn load(caller: usize, tls: TlsConnector, address: SocketAddr, shared: Arc<Shared>) {
     let mut count = 0;
     while !shared.done.load(Ordering::Relaxed) {
         let stream = connect(&tls, address).await.expect("a handshake");
@@ -43,7 +45,7 @@ async fn load(caller: u64, tls: TlsConnector, address: SocketAddr, shared: Arc<S
             let ask = Ask::tokens(json!({"user_id": user, "profile": "inbox"}).to_string());
             let answer = connection.ask(&ask.key(&key(shared.round.load(Ordering::Relaxed)))).await;
             assert_eq!(answer.status, 200, "{answer:?}");
-            shared.asked.fetch_add(1, Ordering::Relaxed);
+            shared.asked[caller].fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -71,13 +73,16 @@ async fn a_hundred_rotations_of_everything_fail_no_request() {
     let broker = setup.start().await;
     let shared = Arc::new(Shared::default());
     let client = authority.client(&["http/1.1"], None);
-    let callers: Vec<_> =
-        (0..4).map(|caller| tokio::spawn(load(caller, client.clone(), broker.address, Arc::clone(&shared)))).collect();
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|caller| tokio::spawn(load(caller, client.clone(), broker.address, Arc::clone(&shared))))
+        .collect();
     for round in 1..=ROUNDS {
-        let before = shared.asked.load(Ordering::Relaxed);
-        // A new client key is in the settings first, and in use then.
-        shared.round.store(round, Ordering::Relaxed);
-        while shared.asked.load(Ordering::Relaxed) < before + 10 {
+        // A new client key is in the settings first, and in use then: whoever still has the last one in hand asks
+        // with it once more.
+        shared.round.store(round, Ordering::SeqCst);
+        let asked = || shared.asked.each_ref().map(|asked| asked.load(Ordering::SeqCst));
+        let before = asked();
+        while asked().iter().zip(before).any(|(now, before)| *now < before + 2) {
             assert!(callers.iter().all(|caller| !caller.is_finished()), "a request failed in round {round}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
