@@ -171,8 +171,8 @@ impl Dispatcher {
         outcome
     }
 
-    /// When a call that has failed so is to be queued again, if it is; see
-    /// [`Guard::retry`].
+    /// When a call that has failed so is queued again for somebody who waits until
+    /// `deadline`, after so many tries. `None` where that would be of no use.
     pub fn retry(&self, failure: &Failure, tries: u32, deadline: Moment) -> Option<Moment> {
         self.line().guard.retry(failure, tries, deadline, self.clock.now())
     }
