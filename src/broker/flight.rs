@@ -213,7 +213,10 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
     // Whoever was not called for has been told why.
     if tries > 0 {
         log(&broker, &key, &outcome, &cause);
-        if let Err(failure) = &outcome {
+        // A renewal is tried once. For somebody who comes then it may be tried again.
+        if let Err(failure) = &outcome
+            && (failure.is_lasting() || cause.renewal().is_none())
+        {
             broker.0.refused.add(&key, failure, broker.0.clock.now());
         }
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use courier_token_broker::broker::{Background, Broker, Settings, Source};
+use courier_token_broker::broker::{Ask, Background, Broker, Settings, Source};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::metrics::Metrics;
 use courier_token_broker::policy::budget::Budget;
@@ -304,7 +304,7 @@ async fn nobody_who_queues_waits_in_vain_because_other_clients_come_later() {
         for user in 0..150 {
             let broker = world.broker.clone();
             let who = courier_token_broker::audit::Who::Client(format!("client-{client}").into());
-            let ask = courier_token_broker::broker::Ask { who, ..ask(&format!("{client}-{user}"), "1h") };
+            let ask = Ask { who, ..ask(&format!("{client}-{user}"), "1h") };
             asked.spawn(async move { broker.ask(&ask).await.err() });
         }
     }
@@ -336,4 +336,18 @@ async fn a_404_of_a_second_does_not_end_renewals_for_good() {
 async fn retry_after_of_an_unavailable_courier_counts() {
     let told = failure(503, "retry-after", "120");
     assert_ne!(told, Failure::Unavailable(503), "RFC 9110, 10.2.3: Retry-After is first of all for 503");
+}
+
+/// A renewal has one try. That is not all that can be done for somebody who comes then.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_failed_is_not_held_against_who_asks() {
+    let world = World::new(&Setup::default());
+    world.ask("jane", "1h").await.expect("a token");
+    world.courier.script([Some(Fault::status(500))]);
+    while world.courier.call_count() < 2 {
+        world.pass(100 * MS).await;
+    }
+    world.pass(200 * MS).await;
+    let fresh = Ask { min_ttl: Some(HOUR * 5 / 6), ..ask("jane", "1h") };
+    world.broker.ask(&fresh).await.expect("a token");
 }
