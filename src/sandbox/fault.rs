@@ -46,9 +46,9 @@ impl Fault {
         Self::Status(status, HeaderMap::new(), Delivery::Whole)
     }
 
-    /// A 429 whose `Retry-After` is a second.
-    pub fn throttled() -> Self {
-        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static("1"))]);
+    /// A 429 whose `Retry-After` is so many seconds.
+    pub fn throttled(seconds: u64) -> Self {
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from(seconds))]);
         Self::Status(429, headers, Delivery::Whole)
     }
 
@@ -81,7 +81,7 @@ const KINDS: &[(&str, Make)] = &[
     ("502", || Fault::status(502)),
     ("503", || Fault::status(503)),
     ("504", || Fault::status(504)),
-    ("429", Fault::throttled),
+    ("429", || Fault::throttled(1)),
     ("reset", || Fault::Delivery(Delivery::CutOff)),
     ("drip", || Fault::Delivery(Delivery::Dripping)),
     ("endless", || Fault::Delivery(Delivery::Endless)),

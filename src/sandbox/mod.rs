@@ -142,7 +142,7 @@ impl Simulator {
         if faults.is_out(at.since(self.0.start)) {
             Some(Fault::status(503))
         } else if !faults.rate_limit.is_none_or(|limit| ledger.admit(at, limit)) {
-            Some(Fault::throttled())
+            Some(Fault::throttled(1))
         } else {
             faults.strikes().then(|| faults.error_kind.clone())
         }

@@ -16,4 +16,5 @@ mod outage;
 mod peers;
 mod regressions;
 mod storms;
+mod throttled;
 mod wire;

@@ -11,7 +11,7 @@ use courier_token_broker::sandbox::{Delivery, Fault};
 use courier_token_broker::token::Moment;
 use tokio::task::JoinHandle;
 
-use crate::world::{HOUR, MS, SECOND, Setup, World, ask, throttled};
+use crate::world::{HOUR, MS, SECOND, Setup, World, ask};
 
 /// An ask waits no longer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -219,7 +219,7 @@ async fn no_renewal_that_fails_displaces_a_good_token() {
         ["user_id:somebody-else inbox:read:messages", "user_id:jane"].map(|scope| Fault::Scope(scope.to_owned()));
     let deliveries = [Delivery::CutOff, Delivery::Dripping, Delivery::Endless, Delivery::Never].map(Fault::Delivery);
     let all = statuses.into_iter().chain(bodies).chain(lives).chain(scopes).chain(deliveries);
-    for fault in all.chain([throttled(1), throttled(30)]) {
+    for fault in all.chain([Fault::throttled(1), Fault::throttled(30)]) {
         let world = World::new(&Setup::default());
         let good = world.ask("jane", "1h").await.expect("a token").grant;
         world.courier.misbehave(Some(fault.clone()));

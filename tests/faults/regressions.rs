@@ -15,7 +15,7 @@ use courier_token_broker::token::{Grant, Moment, Token, TokenKey, UserId};
 use courier_token_broker::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::world::{HOUR, MS, SECOND, Setup, World, ask, throttled, workspace};
+use super::world::{HOUR, MS, SECOND, Setup, World, ask, workspace};
 
 const START: Moment = Moment::from_nanos(1 << 50);
 
@@ -188,7 +188,7 @@ async fn who_joins_a_renewal_that_waits_out_a_long_pause_is_told_at_once() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     world.pass(HOUR / 2 - 40 * SECOND).await;
-    world.courier.misbehave(Some(throttled(300)));
+    world.courier.misbehave(Some(Fault::throttled(300)));
     assert!(world.ask("first", "2h").await.is_err());
     world.pass(45 * SECOND).await;
     let mut wants = ask("jane", "1h");
@@ -285,7 +285,7 @@ async fn lines_of(fault: Fault) -> (usize, usize) {
 #[tokio::test(start_paused = true)]
 async fn the_log_is_not_flooded() {
     let mut floods = Vec::new();
-    for fault in [throttled(30), Fault::status(401), Fault::status(503)] {
+    for fault in [Fault::throttled(30), Fault::status(401), Fault::status(503)] {
         let (lines, calls) = lines_of(fault.clone()).await;
         println!("{fault:?}: {lines} lines, {calls} calls");
         if lines > calls + 2 {

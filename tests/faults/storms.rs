@@ -7,7 +7,7 @@ use courier_token_broker::token::Moment;
 use tokio::runtime::Handle;
 
 use crate::peers::asks;
-use crate::world::{HOUR, MS, SECOND, Setup, World, keeps_budget, throttled};
+use crate::world::{HOUR, MS, SECOND, Setup, World, keeps_budget};
 
 fn arrivals(world: &World) -> Vec<Moment> {
     world.courier.calls().iter().map(|call| call.at).collect()
@@ -121,7 +121,7 @@ async fn tokens_that_live_a_second_whatever_was_asked_are_not_renewed_for_nobody
 #[tokio::test(start_paused = true)]
 async fn renewals_that_fail_for_an_hour_back_off_to_a_minute_and_are_not_given_up() {
     let faults =
-        [Fault::status(500), Fault::status(401), throttled(1), Fault::Delivery(Delivery::Never), Fault::EXPIRED];
+        [Fault::status(500), Fault::status(401), Fault::throttled(1), Fault::Delivery(Delivery::Never), Fault::EXPIRED];
     for fault in faults {
         let world = World::new(&Setup::default());
         // Her window is two hours, and it goes on after it for two more.

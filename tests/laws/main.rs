@@ -8,5 +8,4 @@ mod floors;
 mod learned;
 mod removals;
 mod renewals;
-mod throttled;
 mod world;

@@ -11,10 +11,9 @@ use courier_token_broker::metrics::Metrics;
 use courier_token_broker::policy::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::sandbox::{Delivery, Fault, Faults, Simulator};
+use courier_token_broker::sandbox::{Delivery, Faults, Simulator};
 use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey, WorkspaceName};
 use courier_token_broker::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
-use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -114,12 +113,6 @@ pub fn keeps_budget(calls: &[Moment], rate: f64, burst: f64) -> bool {
         last = *call;
         beyond <= burst + 1e-6
     })
-}
-
-/// A 429 that asks for so many seconds.
-pub fn throttled(seconds: u64) -> Fault {
-    let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from(seconds))]);
-    Fault::Status(429, headers, Delivery::Whole)
 }
 
 /// Which call of the simulator's made which token, and when it was sent.

@@ -1,15 +1,16 @@
 //! Courier asks to be left alone, and is.
 
 use courier_token_broker::broker::{Refusal, Source};
+use courier_token_broker::sandbox::Fault;
 use courier_token_broker::upstream::Failure;
 
-use super::world::{HOUR, MS, SECOND, Setup, World, ask, throttled};
+use super::world::{HOUR, MS, SECOND, Setup, World, ask};
 
 /// A world in which Courier has just asked for half a minute.
 async fn paused(setup: &Setup) -> World {
     let world = World::new(setup);
     world.ask("jane", "1h").await.expect("a token");
-    world.courier.misbehave(Some(throttled(30)));
+    world.courier.misbehave(Some(Fault::throttled(30)));
     let refused = world.ask("first", "1h").await;
     assert_eq!(refused.err(), Some(Refusal::Upstream(Failure::Throttled(Some(30 * SECOND)))));
     world.courier.misbehave(None);
@@ -47,7 +48,7 @@ async fn no_call_leaves_until_then_and_who_has_a_token_does_not_notice() {
 #[tokio::test(start_paused = true)]
 async fn who_queues_when_it_asks_is_told_at_once_and_not_when_they_have_waited_in_vain() {
     let world = World::new(&Setup { rate: 1.0, burst: 1, ..Setup::default() });
-    world.courier.misbehave(Some(throttled(30)));
+    world.courier.misbehave(Some(Fault::throttled(30)));
     let start = world.clock.now();
     let asks: Vec<_> = (0..4)
         .map(|user| {
@@ -69,7 +70,7 @@ async fn a_renewal_that_comes_due_meanwhile_is_made_when_it_is_over() {
     world.ask("jane", "1h").await.expect("a token");
     // Half an hour less two percent is when it is due at the earliest.
     world.pass(HOUR / 2 - 40 * SECOND).await;
-    world.courier.misbehave(Some(throttled(120)));
+    world.courier.misbehave(Some(Fault::throttled(120)));
     assert!(world.ask("first", "2h").await.is_err());
     world.courier.misbehave(None);
     let calls = world.courier.call_count();
