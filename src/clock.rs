@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "this is the module that the ban on clock readings points to")]
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::token::Moment;
@@ -16,7 +17,7 @@ pub struct Clock(Source);
 #[derive(Clone, Copy, Debug)]
 enum Source {
     System,
-    Tokio { origin: tokio::time::Instant },
+    Tokio { origin: tokio::time::Instant, wall: &'static AtomicI64 },
 }
 
 /// The longest single sleep of [`Clock::sleep_until`]. Timers stand still while
@@ -35,21 +36,35 @@ impl Clock {
     /// A clock that follows tokio's, for tests that pause and advance it. It
     /// starts an hour after its origin, so that a test may look back.
     pub fn tokio() -> Self {
-        Self(Source::Tokio { origin: tokio::time::Instant::now() - Duration::from_secs(3600) })
+        static TRUE: AtomicI64 = AtomicI64::new(0);
+        Self::tokio_with_wall(&TRUE)
+    }
+
+    /// The same, where the time of day is so many seconds ahead of this machine's: somebody sets
+    /// it while a test runs.
+    pub fn tokio_with_wall(ahead: &'static AtomicI64) -> Self {
+        Self(Source::Tokio { origin: tokio::time::Instant::now() - Duration::from_secs(3600), wall: ahead })
     }
 
     /// The present moment.
     pub fn now(&self) -> Moment {
         match self.0 {
             Source::System => Moment::from_nanos(since_boot_nanos()),
-            Source::Tokio { origin } => Moment::from_nanos(0) + tokio::time::Instant::now().duration_since(origin),
+            Source::Tokio { origin, .. } => Moment::from_nanos(0) + tokio::time::Instant::now().duration_since(origin),
         }
     }
 
     /// The present time of day as the time since 1970. Only for what people and
     /// other programs read: it jumps when somebody sets it.
     pub fn unix(&self) -> Duration {
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        match self.0 {
+            Source::System => unix,
+            Source::Tokio { wall, .. } => {
+                let seconds = unix.as_secs().saturating_add_signed(wall.load(Ordering::Relaxed));
+                Duration::new(seconds, unix.subsec_nanos())
+            }
+        }
     }
 
     /// Waits until `moment` has come; [`Moment::NEVER`] waits for ever.

@@ -1,9 +1,10 @@
-//! Clocks that are wrong, and clocks that jump. That Courier's is a day ahead of ours looks just as if somebody had set
-//! ours back a day.
+//! Clocks that are wrong, and clocks that jump.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use courier_token_broker::broker::{Refusal, Source};
+use courier_token_broker::clock::Clock;
 use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::sandbox::{Delivery, Fault};
 use courier_token_broker::upstream::Failure;
@@ -14,12 +15,14 @@ use crate::world::{HOUR, MS, SECOND, Setup, World, keeps_budget};
 
 const DAY: i64 = 86_400;
 
-/// How many calls three hours cost of somebody who asks every minute, while Courier's clock is `skew(hour)` seconds
-/// ahead. What she is served has exactly the life that it has.
-async fn calls_of_three_hours(mode: Mode, skew: impl Fn(u64) -> i64) -> usize {
-    let world = World::new(&Setup { mode, ..Setup::default() });
+/// How many calls three hours cost of somebody who asks every minute, while the clocks of Courier and of the broker are
+/// so many seconds ahead in each hour. What she is served has exactly the life that it has.
+async fn calls_of_three_hours(mode: Mode, couriers: [i64; 3], ours: [i64; 3]) -> usize {
+    let wall: &AtomicI64 = Box::leak(Box::default());
+    let world = World::by(Clock::tokio_with_wall(wall), &Setup { mode, ..Setup::default() });
     for minute in 0..180 {
-        world.courier.misbehave(Some(Fault::Skew(skew(minute / 60))));
+        wall.store(ours[minute / 60], Ordering::Relaxed);
+        world.courier.misbehave(Some(Fault::Skew(couriers[minute / 60])));
         let answer = world.ask("jane", "1h").await.expect("a token");
         let left = HOUR - world.clock.now().since(answer.grant.sent());
         assert_eq!(answer.remaining, left, "in minute {minute}");
@@ -31,13 +34,14 @@ async fn calls_of_three_hours(mode: Mode, skew: impl Fn(u64) -> i64) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn couriers_time_of_day_changes_nothing() {
+async fn nobodys_time_of_day_changes_anything() {
+    const RIGHT: [i64; 3] = [0; 3];
     for mode in [Mode::Used, Mode::Learned] {
-        let right = calls_of_three_hours(mode, |_| 0).await;
-        assert_eq!(calls_of_three_hours(mode, |_| DAY).await, right, "a day ahead");
-        assert_eq!(calls_of_three_hours(mode, |_| -DAY).await, right, "a day behind");
-        let jumps = calls_of_three_hours(mode, |hour| if hour == 1 { DAY } else { -DAY }).await;
-        assert_eq!(jumps, right, "set forward, and back again");
+        let right = calls_of_three_hours(mode, RIGHT, RIGHT).await;
+        for wrong in [[DAY; 3], [-DAY; 3], [0, DAY, -DAY], [0, -DAY, DAY]] {
+            assert_eq!(calls_of_three_hours(mode, wrong, RIGHT).await, right, "Courier's: {wrong:?}");
+            assert_eq!(calls_of_three_hours(mode, RIGHT, wrong).await, right, "ours: {wrong:?}");
+        }
     }
 }
 

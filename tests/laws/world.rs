@@ -55,8 +55,13 @@ pub struct World {
 
 impl World {
     pub fn new(setup: &Setup) -> Self {
-        let clock = Clock::tokio();
-        let courier = Simulator::new(None, Faults { latency: setup.latency, ..setup.faults.clone() }, clock);
+        Self::by(Clock::tokio(), setup)
+    }
+
+    /// Where the broker goes by this clock. Courier goes by its own.
+    pub fn by(clock: Clock, setup: &Setup) -> Self {
+        let faults = Faults { latency: setup.latency, ..setup.faults.clone() };
+        let courier = Simulator::new(None, faults, Clock::tokio());
         let made = Made::default();
         let issuer = InProcess { courier: courier.clone(), made: Arc::clone(&made), clock };
         let metrics = Arc::new(Metrics::new().expect("metrics"));
