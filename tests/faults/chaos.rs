@@ -2,8 +2,8 @@
 //! that does something else every few seconds. What must never be, is not; and when it is over,
 //! all is well again.
 //!
-//! What happens is drawn. A run that fails tells the seed by which it is run again
-//! (`CHAOS_SEED=... cargo test --test faults chaos`).
+//! What happens is drawn, from a seed that is always the same unless another is given
+//! (`CHAOS_SEED=$RANDOM cargo test --test faults chaos`).
 
 mod crowd;
 mod weather;
@@ -40,7 +40,7 @@ async fn chaos_where_memory_is_short() {
 }
 
 async fn run(mode: Mode, capacity: u64, length: Duration) {
-    let seed = std::env::var("CHAOS_SEED").map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a number"));
+    let seed = std::env::var("CHAOS_SEED").map_or(7, |text| text.parse().expect("a number"));
     // It is shown where the test fails.
     println!("CHAOS_SEED={seed}");
     // What the broker and Courier draw themselves.
