@@ -23,9 +23,9 @@ pub enum Health {
 ///
 /// It looks at the last [`WINDOW`] calls of the last minute. When three of four fail,
 /// renewals are held back, but for one a second. When nine of ten fail that were sent over a
-/// second, and for several keys, it opens: no call leaves for a second, or up to half of that less (it
-/// is drawn), then one call is let go as a probe. If that fails too, twice as long passes
-/// until the next, up to half a minute. If it succeeds, it closes.
+/// second, and for several keys, it opens: no call leaves for a second, or up to half of that
+/// less (it is drawn), then one call is let go as a probe. If that fails too, twice as long
+/// passes until the next, up to half a minute. If it succeeds, it closes.
 ///
 /// A refusal of the API key opens it for 15 to 30 seconds: the next call's would be the same.
 /// So do denials for two keys, if half of the calls are denied.
@@ -61,17 +61,17 @@ struct Open {
     health: Health,
 }
 
-/// Where a breaker stands.
+/// Where a breaker stands. Metrics show the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// All calls leave.
-    Closed,
+    Closed = 0,
     /// Renewals are held back.
-    Shedding,
+    Shedding = 1,
     /// A probe is under way, or may leave.
-    HalfOpen,
+    HalfOpen = 2,
     /// No call leaves.
-    Open,
+    Open = 3,
 }
 
 /// What has changed.

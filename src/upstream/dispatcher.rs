@@ -108,7 +108,7 @@ impl Dispatcher {
             let Some(waiter) = out else { return Err(failure) };
             waiter.refuse(failure);
         }
-        line.guard.enter(Class::Waiting, now);
+        line.guard.breaker.enter(Class::Waiting, now);
         // Renewals may be waiting for what a user need not wait for.
         if line.queue.is_idle() {
             self.arrived.notify_one();
@@ -127,7 +127,7 @@ impl Dispatcher {
         if line.queue.is_empty() && line.spare <= now && self.admit(&mut line, now) {
             return Ok(self.leave(&mut line, Class::Renewal, now));
         }
-        line.guard.enter(Class::Renewal, now);
+        line.guard.breaker.enter(Class::Renewal, now);
         if line.queue.is_idle() {
             self.arrived.notify_one();
         }
@@ -240,7 +240,7 @@ impl Dispatcher {
     /// When to look again whether there is room for a renewal; `None` where there is.
     fn has_room_from(&self, now: Moment) -> Option<Moment> {
         let line = self.line();
-        match line.guard.renewals_rest(now) {
+        match line.guard.breaker.rest(Class::Renewal, now) {
             Duration::ZERO if line.queue.has_room(&self.settings.budget) => None,
             // One will leave the queue.
             Duration::ZERO => Some(Moment::NEVER),
@@ -294,7 +294,7 @@ impl Dispatcher {
 
     /// A call need not queue.
     fn leave(&self, line: &mut Line, class: Class, now: Moment) -> Turn {
-        line.guard.enter(class, now);
+        line.guard.breaker.enter(class, now);
         self.tell_depths(line);
         self.metrics.queue_wait(class, 0.0);
         let (waiter, turn) = Waiter::new(now);
@@ -345,8 +345,8 @@ impl Dispatcher {
 
     fn tell_state(&self, line: &Line, now: Moment) {
         self.metrics.budget.set(line.guard.throttle.rate());
-        self.metrics.breaker.set(line.guard.state(now) as u8 as f64);
-        self.failing.store(line.guard.failing(now).to_bits(), Ordering::Relaxed);
+        self.metrics.breaker.set(line.guard.breaker.state(now) as u8 as f64);
+        self.failing.store(line.guard.breaker.failing(now).to_bits(), Ordering::Relaxed);
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::policy::breaker::{Breaker, Change, Health, State};
+use crate::policy::breaker::{Breaker, Change, Health};
 use crate::policy::budget::Budget;
 use crate::policy::queue::Class;
 use crate::policy::retry::{self, Purse};
@@ -12,7 +12,8 @@ use crate::upstream::Failure;
 
 /// Holds calls back that would fail, or that Courier does not want.
 pub struct Guard {
-    breaker: Breaker,
+    /// Whether calls may leave at all.
+    pub breaker: Breaker,
     purse: Purse,
     /// How fast calls may leave at present.
     pub throttle: Throttle,
@@ -29,17 +30,12 @@ impl Guard {
         Self { breaker: Breaker::new(), purse: Purse::new(), throttle: Throttle::new(budget), refused: 0 }
     }
 
-    /// May a call be made? The next ones may depend on it, so [`Guard::enter`] if it is.
+    /// May a call be made? The next ones may depend on it, so [`Breaker::enter`] if it is.
     pub fn check(&self, class: Class, now: Moment) -> Result<(), Failure> {
         match self.breaker.rest(class, now) {
             Duration::ZERO => Ok(()),
             rest => Err(self.refusal(rest, now)),
         }
-    }
-
-    /// A call is going to be made.
-    pub fn enter(&mut self, class: Class, now: Moment) {
-        self.breaker.enter(class, now);
     }
 
     /// A call for a key with this hash that was sent at `sent` has ended so.
@@ -90,26 +86,11 @@ impl Guard {
         refused
     }
 
-    /// For how long no renewal leaves.
-    pub fn renewals_rest(&self, now: Moment) -> Duration {
-        self.breaker.rest(Class::Renewal, now)
-    }
-
     fn refusal(&self, rest: Duration, now: Moment) -> Failure {
         if self.breaker.is_refused() {
             Failure::Credentials(self.refused)
         } else {
             Failure::Resting(rest.max(self.throttle.pause(now)))
         }
-    }
-
-    /// What share of the recent calls failed.
-    pub fn failing(&self, now: Moment) -> f64 {
-        self.breaker.failing(now)
-    }
-
-    /// Where the breaker stands.
-    pub fn state(&self, now: Moment) -> State {
-        self.breaker.state(now)
     }
 }
