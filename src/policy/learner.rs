@@ -9,6 +9,7 @@ use crate::policy::habit::{Habit, Past, hour_of};
 use crate::policy::ledger::Ledger;
 use crate::policy::price::{Offer, Price};
 use crate::policy::schedule::Schedule;
+use crate::policy::turnout::Turnout;
 use crate::token::Moment;
 
 /// Decides about keys whose tokens come due or have lapsed, and is taught by
@@ -28,6 +29,10 @@ pub struct Learner {
     price: Price,
     turnout: Turnout,
     open: Schedule<Open>,
+    /// Keys for which a token was fetched, and until when it serves: they are looked at until
+    /// somebody comes, as they would be without it. Else the lessons would be of those alone who
+    /// were not expected.
+    fetched: Schedule<(Arc<Habit>, Moment)>,
     judged: u64,
 }
 
@@ -65,9 +70,12 @@ struct Open {
     first: bool,
     /// Whether somebody came before the next look is known already.
     looked: bool,
+    /// There was a token already: nothing was decided.
+    fetched: bool,
 }
 
-/// Decisions whose outcome is awaited, at most: beyond this they are sampled.
+/// Decisions whose outcome is awaited, and keys with a token that are looked at, at most:
+/// beyond this they are sampled.
 const MOST_OPEN: usize = 1 << 16;
 /// Whoever has not come for so long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(8 * 86_400);
@@ -83,6 +91,7 @@ impl Learner {
             price: Price::new(share),
             turnout: Turnout::default(),
             open: Schedule::new(),
+            fetched: Schedule::new(),
             judged: 0,
         }
     }
@@ -96,7 +105,7 @@ impl Learner {
             past.expect_no_more(ledger);
             return Verdict::Forget;
         }
-        let look = (idle / LOOKS).min(HOUR).max(past.slot());
+        let look = look(&past, now);
         let situation = Situation::of(&past, now, look, self.turnout.level());
         let Forecast { mut soon, mut within, passed } = self.forecaster.forecast(&situation);
         if situation.away {
@@ -116,13 +125,15 @@ impl Learner {
         let room = MOST_OPEN.saturating_sub(self.open.len());
         if self.judged.is_multiple_of((MOST_OPEN / 2 / room.max(1)).max(1) as u64) && room > 0 {
             let first = !past.judged_since_last();
-            let open = Open { habit: Arc::clone(habit), situation, judged: now, look, first, looked: false };
+            let habit = Arc::clone(habit);
+            let open = Open { habit, situation, judged: now, look, first, looked: false, fetched: false };
             self.open.add(now + look, open);
         }
         habit.note_judged(&mut past, now);
         if value > price {
             // Another offer for it comes on top of this one.
             past.offered = None;
+            self.look_on(habit, now + look, now + past.window());
             past.expect(within.max(0.001), ledger);
             Verdict::Fetch(chance)
         } else {
@@ -134,9 +145,37 @@ impl Learner {
     /// Learns from the decisions whose outcome is known by `now`: from some of them, where
     /// they are many.
     fn settle(&mut self, now: Moment) {
-        while let Some((_, open)) = self.open.pop(now) {
+        while let Some((habit, until)) = self.fetched.take(now) {
+            self.observe(&habit, until, now);
+        }
+        while let Some(open) = self.open.take(now) {
             self.learn(open, now);
         }
+    }
+
+    /// Looks next at `next` at a key that has a token until `until`.
+    fn look_on(&mut self, habit: &Arc<Habit>, next: Moment, until: Moment) {
+        if next < until && self.fetched.len() < MOST_OPEN {
+            self.fetched.add(next, (Arc::clone(habit), until));
+        }
+    }
+
+    /// Looks at a key for which a token was fetched, as long as nobody has come.
+    fn observe(&mut self, habit: &Arc<Habit>, until: Moment, now: Moment) {
+        let mut past = habit.past(now);
+        if !past.judged_since_last() {
+            return;
+        }
+        let look = look(&past, now);
+        let situation = Situation::of(&past, now, look, self.turnout.level());
+        habit.note_judged(&mut past, now);
+        drop(past);
+        if self.open.len() < MOST_OPEN {
+            let habit = Arc::clone(habit);
+            let open = Open { habit, situation, judged: now, look, first: false, looked: false, fetched: true };
+            self.open.add(now + look, open);
+        }
+        self.look_on(habit, now + look, until);
     }
 
     fn learn(&mut self, mut open: Open, now: Moment) {
@@ -160,6 +199,11 @@ impl Learner {
             past.count_window(within.is_some());
         }
         drop(past);
+        // Those who usually come at this hour are fetched for over and over: learned from each
+        // time they would outweigh the others.
+        if open.fetched && open.situation.usual > 0.0 {
+            return;
+        }
         let share = |time: Duration| time.as_secs_f32() / window.as_secs_f32();
         self.forecaster.learn_within(&open.situation, within.map(share), share(open.look).min(1.0).sqrt());
     }
@@ -168,6 +212,11 @@ impl Learner {
     pub const fn price(&self) -> f32 {
         self.price.present()
     }
+}
+
+/// How long it is to the next look.
+fn look(past: &Past, now: Moment) -> Duration {
+    (past.idle(now) / LOOKS).min(HOUR).max(past.slot())
 }
 
 /// When a key without a token is looked at next. Who has not come for two windows
@@ -179,63 +228,6 @@ fn next_look(past: &Past, now: Moment, look: Duration) -> Moment {
     }
     let hour = past.next_hour_used(hour_of(now));
     next.max(now + HOUR * u32::try_from(hour - hour_of(now)).unwrap_or(1))
-}
-
-/// How many come of those who usually do: weekends and holidays show in the first
-/// hours.
-#[derive(Debug, Default)]
-struct Turnout {
-    since: Option<Moment>,
-    came: f32,
-    usual: f32,
-    ever_came: f32,
-    ever_usual: f32,
-    foreseen_came: f32,
-    foreseen: f32,
-}
-
-/// How quickly it forgets, in seconds: half of it in an hour and a half, and of
-/// what is usual in five days.
-const QUICK: f32 = 5400.0;
-const SLOW: f32 = 5.0 * 86_400.0;
-
-impl Turnout {
-    /// Of those who usually come at this hour the share that came lately, against
-    /// the share that does in the long run.
-    fn level(&self) -> f32 {
-        let ever = (self.ever_came + 0.2) / (self.ever_usual + 1.0);
-        (self.came + 3.0 * ever) / (self.usual + 3.0) / ever
-    }
-
-    /// How many came lately for each that was foreseen.
-    fn surprise(&self) -> f32 {
-        ((self.foreseen_came + 5.0) / (self.foreseen + 5.0)).clamp(0.1, 3.0)
-    }
-
-    fn count(&mut self, situation: &Situation, foreseen: f32, came: bool, at: Moment) {
-        if !situation.away {
-            return;
-        }
-        let came = f32::from(u8::from(came));
-        let passed = at.since(*self.since.get_or_insert(at)).as_secs_f32();
-        self.since = self.since.max(Some(at));
-        let quick = (-passed / QUICK).exp2();
-        if foreseen > 0.03 {
-            self.foreseen_came += came;
-            self.foreseen += foreseen;
-        }
-        self.foreseen_came *= quick;
-        self.foreseen *= quick;
-        if situation.usual > 0.0 {
-            let slow = (-passed / SLOW).exp2();
-            self.came += came;
-            self.usual += situation.usual;
-            self.ever_came = self.ever_came * slow + came;
-            self.ever_usual = self.ever_usual * slow + situation.usual;
-        }
-        self.came *= quick;
-        self.usual *= quick;
-    }
 }
 
 #[cfg(test)]
@@ -350,6 +342,22 @@ mod tests {
             town.ledger.calls() - town.ahead
         });
         assert_eq!(before, after);
+    }
+
+    #[test]
+    fn who_has_a_token_ahead_teaches_until_they_come() {
+        let (mut town, at_nine) = (Town::new(0.25, 50), |_, hour| f64::from(u8::from(hour == 9)));
+        // From then on all have a token before nine, and about nobody is anything decided.
+        town.live(9 * DAY + 9, at_nine);
+        assert!(town.learner.fetched.len() > 40, "{}", town.learner.fetched.len());
+        town.live(2, at_nine);
+        town.learner.settle(Moment::from_nanos(0) + HOUR * town.hour as u32);
+        assert!(town.learner.fetched.is_empty());
+        town.live(DAY - 2, at_nine);
+        let foreseen = town.learner.turnout.surprise();
+        // Today they don't come: each look tells so.
+        town.live(4, |_, _| 0.0);
+        assert!(town.learner.turnout.surprise() < foreseen / 2.0, "{foreseen}");
     }
 
     #[test]

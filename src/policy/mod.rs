@@ -21,3 +21,4 @@ pub mod retry;
 pub mod schedule;
 pub mod session;
 pub mod throttle;
+pub mod turnout;

@@ -88,6 +88,16 @@ impl<T> Schedule<T> {
         Some((ticket, self.release(node)?))
     }
 
+    /// Takes out the next item that is due by `now`, however many have to be moved to find it.
+    pub fn take(&mut self, now: Moment) -> Option<T> {
+        while self.next().is_some_and(|next| next <= now) {
+            if let Some((_, item)) = self.pop(now) {
+                return Some(item);
+            }
+        }
+        None
+    }
+
     /// When to call [`Schedule::pop`] next: never later than the next item is
     /// due, but possibly earlier. `None` where nothing is scheduled and nothing is left
     /// to do.
@@ -215,28 +225,18 @@ mod tests {
         Moment::from_nanos(0) + Duration::from_secs_f64(seconds)
     }
 
-    /// Calls `pop` until it finds what is due, if anything is.
-    fn due<T>(schedule: &mut Schedule<T>, now: Moment) -> Option<T> {
-        while schedule.next().is_some_and(|next| next <= now) {
-            if let Some((_, item)) = schedule.pop(now) {
-                return Some(item);
-            }
-        }
-        None
-    }
-
     #[test]
     fn items_come_out_when_they_are_due_and_not_before() {
         let mut schedule = Schedule::new();
         schedule.add(at(3600.0), "hour");
         schedule.add(at(1.0), "second");
         schedule.add(at(2_592_000.0), "month");
-        assert_eq!(due(&mut schedule, at(0.999)), None);
-        assert_eq!(due(&mut schedule, at(1.002)), Some("second"));
-        assert_eq!(due(&mut schedule, at(3599.9)), None);
-        assert_eq!(due(&mut schedule, at(3_000_000.0)), Some("hour"));
-        assert_eq!(due(&mut schedule, at(3_000_000.0)), Some("month"));
-        assert_eq!(due(&mut schedule, at(3_000_000.0)), None);
+        assert_eq!(schedule.take(at(0.999)), None);
+        assert_eq!(schedule.take(at(1.002)), Some("second"));
+        assert_eq!(schedule.take(at(3599.9)), None);
+        assert_eq!(schedule.take(at(3_000_000.0)), Some("hour"));
+        assert_eq!(schedule.take(at(3_000_000.0)), Some("month"));
+        assert_eq!(schedule.take(at(3_000_000.0)), None);
         assert!(schedule.is_empty());
         assert_eq!(schedule.next(), None);
     }
