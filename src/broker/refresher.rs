@@ -1,6 +1,7 @@
 //! Renews tokens before they run out: drives one workspace's schedule.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -124,13 +125,13 @@ impl Refresher {
         schedule.add(due, Due { key: key.clone(), standing: Arc::clone(standing) })
     }
 
-    fn judge(&self, standing: &Standing, away: bool, now: Moment) -> (Verdict, Option<Chance>) {
+    fn judge(&self, standing: &Standing, away: bool, late: Duration, now: Moment) -> (Verdict, Option<Chance>) {
         let Some(learner) = &self.learner else {
             let facts = Facts { uses: standing.uses(), remaining: standing.expires.since(now) };
             return (refresh::judge(&facts), None);
         };
         let mut learner = learner.lock().unwrap_or_else(PoisonError::into_inner);
-        match learner.judge(&standing.habit, &self.ledger, now) {
+        match learner.judge(&standing.habit, &self.ledger, late, now) {
             learner::Verdict::Fetch(chance) => {
                 (Verdict::Renew(if away { Reason::Return } else { Reason::Due }), Some(chance))
             }
@@ -204,7 +205,7 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, at: Moment, n
             // It has just left the cache.
             Stage::Renewing { .. } | Stage::Idle | Stage::Over => return,
         };
-        let (verdict, chance) = refresher.judge(&standing, away, now);
+        let (verdict, chance) = refresher.judge(&standing, away, workspace.dispatcher.late(at, now), now);
         standing.told().decided = Some(Decided { at: now, verdict, chance });
         tracing::debug!(workspace = key.workspace(), ?verdict, ?chance, "token due");
         *stage = match verdict {
@@ -242,8 +243,6 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, at: Moment, n
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::broker::Settings;
     use crate::broker::cache::{Cache, Entry, History};

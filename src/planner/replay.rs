@@ -144,9 +144,9 @@ impl<'a> Replay<'a> {
                 self.land();
             } else if now == leaving {
                 self.leave(now);
-            } else if let Some((_, key)) = self.schedule.pop(now) {
+            } else if let Some((due, key)) = self.schedule.pop(now) {
                 self.keys[key as usize].ticket = None;
-                self.consider(key, now);
+                self.consider(key, now.since(due), now);
             }
         }
     }
@@ -182,7 +182,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Its token comes due, or it has none and is looked at again.
-    fn consider(&mut self, number: u32, now: Moment) {
+    fn consider(&mut self, number: u32, late: Duration, now: Moment) {
         let key = &mut self.keys[number as usize];
         if key.flight != Flight::None {
             return;
@@ -191,7 +191,7 @@ impl<'a> Replay<'a> {
         let value = match self.mode {
             Mode::Used if key.uses > 0 => None,
             Mode::Off | Mode::Used => return,
-            Mode::Learned => match self.learner.judge(habit, &self.ledger, now) {
+            Mode::Learned => match self.learner.judge(habit, &self.ledger, late, now) {
                 learner::Verdict::Fetch(chance) => Some(chance.value),
                 learner::Verdict::Look(at, _) => {
                     key.ticket = Some(self.schedule.add(at, number));

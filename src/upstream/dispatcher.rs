@@ -45,6 +45,8 @@ pub struct Dispatcher {
     room: Notify,
     /// What share of the recent calls failed, as bits.
     failing: AtomicU64,
+    /// When the last outage ended, in nanoseconds.
+    resumed: AtomicU64,
     clock: Clock,
     metrics: WorkspaceMetrics,
 }
@@ -80,6 +82,7 @@ impl Dispatcher {
             arrived: Notify::new(),
             room: Notify::new(),
             failing: AtomicU64::new(0),
+            resumed: AtomicU64::new(0),
             clock,
             metrics,
         }
@@ -180,9 +183,20 @@ impl Dispatcher {
     /// There is another API key: what the old one was refused does not count any more.
     pub fn forgive(&self) {
         if self.line().guard.forgive() {
+            self.resume(self.clock.now());
             self.gauge();
             self.room.notify_one();
         }
+    }
+
+    /// For how long what came due at `due` has waited for the budget: an outage is not its
+    /// doing.
+    pub fn late(&self, due: Moment, now: Moment) -> Duration {
+        now.since(due.max(Moment::from_nanos(self.resumed.load(Ordering::Relaxed))))
+    }
+
+    fn resume(&self, now: Moment) {
+        self.resumed.store(now.as_nanos(), Ordering::Relaxed);
     }
 
     /// What share of the recent calls failed.
@@ -215,6 +229,9 @@ impl Dispatcher {
         if matches!(change, Some(Change::Opened | Change::Shed)) {
             let failure = line.guard.check(Class::Renewal, now).err().unwrap_or(Failure::Resting(Duration::ZERO));
             line.queue.drop_renewals().for_each(|waiter| waiter.refuse(failure.clone()));
+        }
+        if change == Some(Change::Closed) {
+            self.resume(now);
         }
         self.tell_depths(&line);
         self.tell_state(&line, now);
