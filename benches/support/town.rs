@@ -89,7 +89,7 @@ impl Town {
     /// Decides about somebody who is due: they have a habit.
     pub fn judge(&mut self, who: u32, now: Moment) -> Verdict {
         let habit = self.people[who as usize].habit.as_ref().expect("who is due is known");
-        self.learner.judge(habit, &self.ledger, now)
+        self.learner.judge(habit, &self.ledger, Duration::ZERO, now)
     }
 
     /// Does what was decided.

@@ -102,6 +102,11 @@ impl Standing {
         }
     }
 
+    /// When the token has reached its floor.
+    pub fn floor(&self, floor: &Floor) -> Moment {
+        self.sent + floor.window_of(self.expires.since(self.sent))
+    }
+
     /// Somebody is handed the token.
     pub fn count_use(&self) {
         self.uses.fetch_add(1, Ordering::Relaxed);

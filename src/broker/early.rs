@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::cache::{Entry, Stage};
 use super::flight::{self, Cause, Renewal};
 use super::{Broker, Workspace};
+use crate::policy::queue::Rank;
 use crate::policy::refresh::{self, Reason};
 use crate::token::{Moment, TokenKey};
 
@@ -33,7 +34,7 @@ impl Broker {
             ticket
         };
         refresher.forget(ticket);
-        let departure = ground.renew(key, dispatcher);
+        let departure = ground.renew(key, Rank::IN_USE, dispatcher);
         drop(ground);
         // There is a flight already. If it fails, this is still to be done.
         let Some(departure) = departure else { return refresher.retry(key, standing, false, now) };

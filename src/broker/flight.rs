@@ -11,7 +11,7 @@ use super::cache::{Entry, Standing};
 use super::{Broker, Refusal, Workspace};
 use crate::audit::{self, About, Who};
 use crate::policy::habit::Habit;
-use crate::policy::queue::Place;
+use crate::policy::queue::{Place, Rank};
 use crate::policy::refresh::{self, Reason};
 use crate::token::{Grant, Moment, TokenKey};
 use crate::upstream::{CALL, Dispatcher, Failure, Turn};
@@ -130,11 +130,11 @@ pub struct Ground<'a> {
 
 impl Ground<'_> {
     /// Opens a flight for a renewal, unless there is one for the key already.
-    pub fn renew(&mut self, key: &TokenKey, dispatcher: &Dispatcher) -> Option<Departure> {
+    pub fn renew(&mut self, key: &TokenKey, rank: Rank, dispatcher: &Dispatcher) -> Option<Departure> {
         if self.air.contains_key(key) {
             return None;
         }
-        let turn = dispatcher.queue_renewal().ok()?;
+        let turn = dispatcher.queue_renewal(rank).ok()?;
         let place = turn.place();
         Some(self.flights.open(&mut self.air, key, turn, place))
     }

@@ -1,6 +1,7 @@
 //! Renews tokens before they run out: drives one workspace's schedule.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -11,6 +12,7 @@ use super::{Broker, Workspace};
 use crate::metrics::WorkspaceMetrics;
 use crate::policy::learner::{self, Chance, Learner};
 use crate::policy::ledger::Ledger;
+use crate::policy::queue::Rank;
 use crate::policy::refresh::{self, Draws, Facts, Mode, Reason, Stop, Verdict};
 use crate::policy::schedule::{Schedule, Ticket};
 use crate::token::{Moment, TokenKey};
@@ -30,9 +32,8 @@ pub struct Refresher {
     pub(super) metrics: WorkspaceMetrics,
 }
 
-/// A key that comes due, and when.
+/// A key that comes due.
 struct Due {
-    at: Moment,
     key: TokenKey,
     standing: Arc<Standing>,
 }
@@ -121,16 +122,16 @@ impl Refresher {
         if next.is_none_or(|next| due < next) {
             self.sooner.notify_one();
         }
-        schedule.add(due, Due { at: due, key: key.clone(), standing: Arc::clone(standing) })
+        schedule.add(due, Due { key: key.clone(), standing: Arc::clone(standing) })
     }
 
-    fn judge(&self, standing: &Standing, away: bool, now: Moment) -> (Verdict, Option<Chance>) {
+    fn judge(&self, standing: &Standing, away: bool, late: Duration, now: Moment) -> (Verdict, Option<Chance>) {
         let Some(learner) = &self.learner else {
             let facts = Facts { uses: standing.uses(), remaining: standing.expires.since(now) };
             return (refresh::judge(&facts), None);
         };
         let mut learner = learner.lock().unwrap_or_else(PoisonError::into_inner);
-        match learner.judge(&standing.habit, &self.ledger, now) {
+        match learner.judge(&standing.habit, &self.ledger, late, now) {
             learner::Verdict::Fetch(chance) => {
                 (Verdict::Renew(if away { Reason::Return } else { Reason::Due }), Some(chance))
             }
@@ -152,10 +153,10 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
         let mut looked_at = 0;
         while looked_at < BATCH && dispatcher.has_room() {
             let now = broker.0.clock.now();
-            let Some((_, due)) = refresher.lock().pop(now) else {
+            let Some((at, due)) = refresher.lock().pop(now) else {
                 break;
             };
-            consider(broker, workspace, due, now);
+            consider(broker, workspace, due, at, now);
             looked_at += 1;
         }
         // What is due already or still on its way would never let anybody else get their turn.
@@ -175,9 +176,9 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     }
 }
 
-/// Decides about a key that has come due, and does it.
-fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) {
-    let Due { at, key, standing } = due;
+/// Decides about a key that has come due `at` some time, and does it.
+fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, at: Moment, now: Moment) {
+    let Due { key, standing } = due;
     let refresher = &workspace.refresher;
     let mut lapsed = false;
     // Not under the lock: the cache may let go what it holds on the way. And not for a
@@ -189,7 +190,7 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) 
     if workspace.lets_go(&standing) {
         return;
     }
-    let verdict = {
+    let (verdict, chance) = {
         // Under the lock: who hands the token out in this moment has counted
         // before, or sees what was decided.
         let mut stage = standing.stage();
@@ -204,7 +205,7 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) 
             // It has just left the cache.
             Stage::Renewing { .. } | Stage::Idle | Stage::Over => return,
         };
-        let (verdict, chance) = refresher.judge(&standing, away, now);
+        let (verdict, chance) = refresher.judge(&standing, away, workspace.dispatcher.late(at, now), now);
         standing.told().decided = Some(Decided { at: now, verdict, chance });
         tracing::debug!(workspace = key.workspace(), ?verdict, ?chance, "token due");
         *stage = match verdict {
@@ -215,11 +216,12 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) 
             }
             Verdict::Stop(_) => Stage::Idle,
         };
-        verdict
+        (verdict, chance)
     };
     match verdict {
         Verdict::Renew(reason) => {
-            let departure = ground.renew(&key, &workspace.dispatcher);
+            let rank = Rank::of(standing.floor(&broker.0.settings.floor), chance.map(|chance| chance.value), now);
+            let departure = ground.renew(&key, rank, &workspace.dispatcher);
             drop(ground);
             match departure {
                 Some(departure) => {
@@ -241,8 +243,6 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, now: Moment) 
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::broker::Settings;
     use crate::broker::cache::{Cache, Entry, History};
@@ -289,7 +289,7 @@ mod tests {
         // In one slot of the wheel, which has not turned yet.
         for nanos in 0..3000 {
             let at = clock.now() - Duration::from_millis(5) - Duration::from_nanos(nanos);
-            refresher.lock().add(at, Due { at, key: key.clone(), standing: Arc::clone(&standing) });
+            refresher.lock().add(at, Due { key: key.clone(), standing: Arc::clone(&standing) });
         }
         let _background = broker.start();
         let mut turns = 0;

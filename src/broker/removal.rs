@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use super::Broker;
 use super::cache::Entry;
 use super::flight::{self, Cause, Renewal};
+use crate::policy::queue::Rank;
 use crate::policy::refresh::Reason;
 use crate::token::{TokenKey, UserId};
 
@@ -46,7 +47,7 @@ impl Broker {
         // Where many are rejected at once, the rest is fetched for those who ask.
         if let Some(workspace) = self.0.workspaces.get(key.workspace())
             && workspace.dispatcher.has_room()
-            && let Some(departure) = ground.renew(&key, &workspace.dispatcher)
+            && let Some(departure) = ground.renew(&key, Rank::IN_USE, &workspace.dispatcher)
         {
             let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, standing: Arc::clone(standing) });
             self.0.runtime.spawn(flight::fly(self.clone(), Arc::clone(workspace), departure, cause));

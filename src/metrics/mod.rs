@@ -57,7 +57,7 @@ pub struct WorkspaceMetrics {
     queue_waits: [Histogram; Class::ALL.len()],
     /// The permitted calls a second.
     pub budget: Gauge,
-    /// Whether calls are held back: 0 no, 1 renewals, 2 all but a probe, 3 all.
+    /// Whether calls are held back: 0 no, 1 renewals of both classes, 2 all but a probe, 3 all.
     pub breaker: Gauge,
     renewals: [[IntCounter; 2]; Reason::ALL.len()],
     /// Delayed requests that a call must avoid to be made ahead, in mode learned.
@@ -174,7 +174,7 @@ impl Metrics {
             breakers: gauges(
                 &registry,
                 "upstream_breaker_state",
-                "Which calls are held back since Courier fails: 0 none, 1 renewals, 2 all but a probe, 3 all.",
+                "Which calls are held back since Courier fails: 0 none, 1 renewals of both classes, 2 all but a probe, 3 all.",
             )?,
             renewals: counters(
                 &registry,

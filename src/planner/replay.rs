@@ -12,7 +12,7 @@ use super::trace::Trace;
 use crate::policy::habit::Habit;
 use crate::policy::learner::{self, Learner};
 use crate::policy::ledger::Ledger;
-use crate::policy::queue::{Class, Place, Queue};
+use crate::policy::queue::{Place, Queue, Rank};
 use crate::policy::refresh::{self, Draws};
 use crate::policy::schedule::{Schedule, Ticket};
 use crate::token::Moment;
@@ -144,9 +144,9 @@ impl<'a> Replay<'a> {
                 self.land();
             } else if now == leaving {
                 self.leave(now);
-            } else if let Some((_, key)) = self.schedule.pop(now) {
+            } else if let Some((due, key)) = self.schedule.pop(now) {
                 self.keys[key as usize].ticket = None;
-                self.consider(key, now);
+                self.consider(key, now.since(due), now);
             }
         }
     }
@@ -169,7 +169,7 @@ impl<'a> Replay<'a> {
             key.uses += 1;
             // It came due unused, and is used after all.
             if self.mode == Mode::Used && now >= due && key.ticket.is_none() && key.flight == Flight::None {
-                self.call(Class::Renewal, number, now);
+                self.call(Some(Rank::of(sent + window, None, now)), number, now);
             }
             return;
         }
@@ -177,41 +177,41 @@ impl<'a> Replay<'a> {
         match key.flight {
             Flight::Queued(place) => self.queue.promote(place, ()),
             Flight::Air => {}
-            Flight::None => self.call(Class::Waiting, number, now),
+            Flight::None => self.call(None, number, now),
         }
     }
 
     /// Its token comes due, or it has none and is looked at again.
-    fn consider(&mut self, number: u32, now: Moment) {
+    fn consider(&mut self, number: u32, late: Duration, now: Moment) {
         let key = &mut self.keys[number as usize];
         if key.flight != Flight::None {
             return;
         }
         let Some(habit) = &key.habit else { return };
-        let fetch = match self.mode {
-            Mode::Off => false,
-            Mode::Used => key.uses > 0,
-            Mode::Learned => match self.learner.judge(habit, &self.ledger, now) {
-                learner::Verdict::Fetch(_) => true,
+        let value = match self.mode {
+            Mode::Used if key.uses > 0 => None,
+            Mode::Off | Mode::Used => return,
+            Mode::Learned => match self.learner.judge(habit, &self.ledger, late, now) {
+                learner::Verdict::Fetch(chance) => Some(chance.value),
                 learner::Verdict::Look(at, _) => {
                     key.ticket = Some(self.schedule.add(at, number));
-                    false
+                    return;
                 }
                 learner::Verdict::Forget => {
                     key.habit = None;
-                    false
+                    return;
                 }
             },
         };
-        if fetch {
-            self.call(Class::Renewal, number, now);
-        }
+        let floor = key.token.map_or(now, |(sent, _)| sent + self.window);
+        self.call(Some(Rank::of(floor, value, now)), number, now);
     }
 
-    fn call(&mut self, class: Class, number: u32, now: Moment) {
-        let place = match class {
-            Class::Waiting => self.queue.push_user((), number),
-            Class::Renewal => self.queue.push_renewal(number),
+    /// For a renewal of this rank, or else for a user who waits.
+    fn call(&mut self, rank: Option<Rank>, number: u32, now: Moment) {
+        let place = match rank {
+            None => self.queue.push_user((), number),
+            Some(rank) => self.queue.push_renewal(rank, number),
         };
         self.keys[number as usize].flight = Flight::Queued(place);
         if self.leaving() <= now {

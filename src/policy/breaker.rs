@@ -118,14 +118,14 @@ impl Breaker {
             // Whether a probe succeeds is known soon.
             Some(open) if open.probing => open.until.since(now).min(FIRST_REST),
             Some(open) => open.until.since(now),
-            None if class == Class::Renewal && self.is_shedding(now) => self.trickle.since(now),
+            None if class != Class::Waiting && self.is_shedding(now) => self.trickle.since(now),
             None => Duration::ZERO,
         }
     }
 
     /// A call is going to be made, which may be: the next ones wait for what it tells.
     pub fn enter(&mut self, class: Class, now: Moment) {
-        let shedding = class == Class::Renewal && self.is_shedding(now);
+        let shedding = class != Class::Waiting && self.is_shedding(now);
         if let Some(open) = &mut self.open {
             (open.probing, open.until) = (true, now + PROBE_PATIENCE);
         } else if shedding {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::policy::backlog;
 use crate::policy::forecast::{Forecast, Forecaster, Situation};
 use crate::policy::habit::{Habit, Past, hour_of};
 use crate::policy::ledger::Ledger;
@@ -96,8 +97,9 @@ impl Learner {
         }
     }
 
-    /// Decides about a key whose token comes due at `now`, or has lapsed.
-    pub fn judge(&mut self, habit: &Arc<Habit>, ledger: &Ledger, now: Moment) -> Verdict {
+    /// Decides about a key whose token comes due, or has lapsed. It is decided so `late` for
+    /// lack of budget: then it must be [worth more](backlog::surcharge).
+    pub fn judge(&mut self, habit: &Arc<Habit>, ledger: &Ledger, late: Duration, now: Moment) -> Verdict {
         self.settle(now);
         let mut past = habit.past(now);
         let idle = past.idle(now);
@@ -118,7 +120,7 @@ impl Learner {
         let over_window = within / cost;
         let over_look = soon / (share * (1.0 - soon / 2.0));
         let value = over_window.min(over_look);
-        let price = self.price.at(ledger, now);
+        let price = self.price.at(ledger, now) * backlog::surcharge(late, past.window());
         past.offered = Some(self.price.offer(Offer { value, cost }, past.offered));
         let chance = Chance { within, value, price };
         self.judged += 1;
@@ -300,7 +302,7 @@ mod tests {
                 let person = &mut self.people[who];
                 let habit = person.habit.as_ref().expect("who is due is known");
                 person.ticket = None;
-                match self.learner.judge(habit, &self.ledger, now) {
+                match self.learner.judge(habit, &self.ledger, Duration::ZERO, now) {
                     Verdict::Fetch(_) => {
                         self.ahead += 1;
                         self.fetch(who, now);
@@ -385,7 +387,7 @@ mod tests {
             let now = Moment::from_nanos(0) + HOUR * 24 + Duration::from_millis(key);
             let habit = Arc::new(Habit::new(WINDOW, now));
             habit.touch(now, &ledger);
-            learner.judge(&habit, &ledger, now);
+            learner.judge(&habit, &ledger, Duration::ZERO, now);
             assert!(learner.open.len() <= MOST_OPEN);
         }
     }

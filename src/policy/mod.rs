@@ -7,6 +7,7 @@
 //! the broker would do.
 
 pub mod access;
+pub mod backlog;
 pub mod breaker;
 pub mod budget;
 pub mod forecast;

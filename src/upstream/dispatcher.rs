@@ -15,11 +15,11 @@ use crate::clock::Clock;
 use crate::metrics::{CallOutcome, WorkspaceMetrics};
 use crate::policy::breaker::Change;
 use crate::policy::budget::Budget;
-use crate::policy::queue::{Class, Place, Queue};
+use crate::policy::queue::{Class, Place, Queue, Rank};
 use crate::token::{Grant, Moment, TokenKey};
 use crate::upstream::guard::Guard;
 use crate::upstream::turn::{Permit, Turn, Waiter};
-use crate::upstream::{Failure, Issuer};
+use crate::upstream::{Failure, Issuer, notice};
 
 /// How a dispatcher dispatches.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +45,8 @@ pub struct Dispatcher {
     room: Notify,
     /// What share of the recent calls failed, as bits.
     failing: AtomicU64,
+    /// When the last outage ended, in nanoseconds.
+    resumed: AtomicU64,
     clock: Clock,
     metrics: WorkspaceMetrics,
 }
@@ -80,6 +82,7 @@ impl Dispatcher {
             arrived: Notify::new(),
             room: Notify::new(),
             failing: AtomicU64::new(0),
+            resumed: AtomicU64::new(0),
             clock,
             metrics,
         }
@@ -120,19 +123,19 @@ impl Dispatcher {
     }
 
     /// The same for a renewal.
-    pub fn queue_renewal(&self) -> Result<Turn, Failure> {
-        let mut line = self.line();
+    pub fn queue_renewal(&self, rank: Rank) -> Result<Turn, Failure> {
+        let (class, mut line) = (rank.class(), self.line());
         let now = self.clock.now();
-        line.guard.check(Class::Renewal, now)?;
+        line.guard.check(class, now)?;
         if line.queue.is_empty() && line.spare <= now && self.admit(&mut line, now) {
-            return Ok(self.leave(&mut line, Class::Renewal, now));
+            return Ok(self.leave(&mut line, class, now));
         }
-        line.guard.breaker.enter(Class::Renewal, now);
+        line.guard.breaker.enter(class, now);
         if line.queue.is_idle() {
             self.arrived.notify_one();
         }
         let (waiter, turn) = Waiter::new(now);
-        let place = line.queue.push_renewal(waiter);
+        let place = line.queue.push_renewal(rank, waiter);
         self.tell_depths(&line);
         Ok(turn.at(place))
     }
@@ -180,9 +183,20 @@ impl Dispatcher {
     /// There is another API key: what the old one was refused does not count any more.
     pub fn forgive(&self) {
         if self.line().guard.forgive() {
+            self.resume(self.clock.now());
             self.gauge();
             self.room.notify_one();
         }
+    }
+
+    /// For how long what came due at `due` has waited for the budget: an outage is not its
+    /// doing.
+    pub fn late(&self, due: Moment, now: Moment) -> Duration {
+        now.since(due.max(Moment::from_nanos(self.resumed.load(Ordering::Relaxed))))
+    }
+
+    fn resume(&self, now: Moment) {
+        self.resumed.store(now.as_nanos(), Ordering::Relaxed);
     }
 
     /// What share of the recent calls failed.
@@ -216,11 +230,14 @@ impl Dispatcher {
             let failure = line.guard.check(Class::Renewal, now).err().unwrap_or(Failure::Resting(Duration::ZERO));
             line.queue.drop_renewals().for_each(|waiter| waiter.refuse(failure.clone()));
         }
+        if change == Some(Change::Closed) {
+            self.resume(now);
+        }
         self.tell_depths(&line);
         self.tell_state(&line, now);
         drop(line);
         self.room.notify_one();
-        log(key.workspace(), outcome, change, if paused_before.is_zero() { pause } else { Duration::ZERO });
+        notice::log(key.workspace(), outcome, change, if paused_before.is_zero() { pause } else { Duration::ZERO });
     }
 
     /// May another renewal be queued?
@@ -281,7 +298,7 @@ impl Dispatcher {
     /// Gives the permit that has been paid for to the first who still wants it.
     fn let_go(&self, line: &mut Line, now: Moment) {
         while let Some((class, waiter)) = line.queue.pop() {
-            if class == Class::Renewal || line.queue.is_idle() {
+            if class != Class::Waiting || line.queue.is_idle() {
                 self.room.notify_one();
             }
             let waited = now.since(waiter.since);
@@ -352,35 +369,5 @@ impl Dispatcher {
     fn line(&self) -> MutexGuard<'_, Line> {
         // Nothing that panics runs under the lock.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Tells operators what they may have to do something about; once, and not for each call.
-fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Change>, pause: Duration) {
-    let seconds = pause.as_secs_f64();
-    match (outcome, change) {
-        (Err(Failure::Credentials(401)), Some(Change::Opened)) => tracing::error!(
-            workspace,
-            "Courier refuses the API key: put another where the settings say (api_key_file is read again by itself); \
-             until then only tokens in memory are served"
-        ),
-        (Err(Failure::Credentials(status)), Some(Change::Opened)) => tracing::error!(
-            workspace,
-            status,
-            "Courier refuses this workspace (402: the limit of its plan; 403: the API key may not issue tokens); until \
-             that is settled only tokens in memory are served"
-        ),
-        (Err(error), Some(Change::Opened)) => tracing::error!(
-            workspace,
-            %error,
-            "Courier keeps failing: no call leaves but a probe now and then, tokens in memory are served for as long as \
-             they may be; look at Courier's status page and at the network"
-        ),
-        (_, Some(Change::Shed)) => tracing::warn!(workspace, "most calls to Courier fail: renewals are held back"),
-        (_, Some(Change::Closed)) => tracing::info!(workspace, "Courier answers again: the calls begin slowly"),
-        _ if !pause.is_zero() => {
-            tracing::warn!(workspace, seconds, "Courier asks to be left alone: no call leaves until then");
-        }
-        _ => {}
     }
 }

@@ -7,6 +7,7 @@ mod claims;
 mod courier;
 mod dispatcher;
 mod guard;
+mod notice;
 mod retry_after;
 mod turn;
 

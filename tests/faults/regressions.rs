@@ -182,6 +182,32 @@ async fn who_waits_for_room_that_has_just_come_does_not_sleep_for_ever() {
     assert!(dispatcher.has_room() && room.is_ok(), "there is room, and the refresher sleeps for ever");
 }
 
+/// Else everything that came due meanwhile would have to be worth several times as much, though the budget has room.
+#[tokio::test(start_paused = true)]
+async fn what_an_outage_has_made_late_is_not_late_for_the_budget() {
+    static DOWN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(true);
+    let fails = |_: &str| DOWN.load(std::sync::atomic::Ordering::Relaxed).then_some(Failure::Connect);
+    let clock = Clock::tokio();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let issuer = Picky { clock, fails, latency: MS, calls: Arc::default() };
+    let settings = DispatcherSettings { budget: Budget::new(10_000.0, 10_000).unwrap(), max_wait: 5 * SECOND };
+    let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&workspace()));
+    let due = clock.now();
+    let mut keys = (0..).map(|user| ask(&user.to_string(), "1h").key);
+    while let Ok(turn) = dispatcher.queue("", Moment::NEVER) {
+        let _ = dispatcher.issue(turn.permit().await.unwrap(), &keys.next().expect("another")).await;
+    }
+    tokio::time::advance(HOUR).await;
+    assert_eq!(dispatcher.late(due, clock.now()), clock.now().since(due));
+    DOWN.store(false, std::sync::atomic::Ordering::Relaxed);
+    let turn = dispatcher.queue("", Moment::NEVER).expect("a probe");
+    dispatcher.issue(turn.permit().await.unwrap(), &keys.next().expect("another")).await.expect("a token");
+    assert_eq!(dispatcher.late(due, clock.now()), std::time::Duration::ZERO);
+    tokio::time::advance(SECOND).await;
+    assert_eq!(dispatcher.late(due, clock.now()), SECOND);
+    assert_eq!(dispatcher.late(clock.now() - MS, clock.now()), MS);
+}
+
 /// While Courier has asked for two minutes, a renewal queues; then its user comes.
 #[tokio::test(start_paused = true)]
 async fn who_joins_a_renewal_that_waits_out_a_long_pause_is_told_at_once() {

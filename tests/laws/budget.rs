@@ -127,6 +127,37 @@ async fn renewals_leave_a_reserve_to_users_who_may_come() {
     assert!(took <= 100 * MS, "Courier answers after 100 ms, but the last of them had a token after {took:?}");
 }
 
+/// Three wait for the reserve: the last to come is that whose floor is the nearest.
+#[tokio::test(start_paused = true)]
+async fn the_nearest_floor_is_renewed_first_and_what_has_none_last() {
+    let world = World::new(&Setup { rate: 2.5, burst: 600, ..Setup::default() });
+    let start = world.clock.now();
+    let until = async |at: u32| world.pass((start + SECOND * at).since(world.clock.now())).await;
+    // A window of 7200 s, which comes due 36 s before its end.
+    world.ask("far", "4h").await.expect("a token");
+    until(5395).await;
+    // A window of 1800 s, which comes due 26 s before its end.
+    world.ask("near", "1h").await.expect("a token");
+    let rejected = world.ask("rejected", "1d").await.expect("a token");
+    until(7140).await;
+    let users = (0..600).map(|user| {
+        let broker = world.broker.clone();
+        tokio::spawn(async move { broker.ask(&ask(&format!("user-{user}"), "1d")).await })
+    });
+    for user in users.collect::<Vec<_>>() {
+        user.await.expect("no panic").expect("a token");
+    }
+    let token = std::str::from_utf8(rejected.grant.token()).expect("text");
+    world.broker.reject(token, |_| true).expect("it is known");
+    let before = world.courier.call_count();
+    until(7190).await;
+    assert_eq!(world.courier.call_count(), before, "the reserve is not there yet");
+    until(7210).await;
+    let renewed: Vec<_> = world.courier.calls()[before..].iter().map(|call| call.scope.clone()).collect();
+    let wanted = ["near", "far", "rejected"].map(|user| format!("user_id:{user} inbox:read:messages"));
+    assert_eq!(renewed, wanted);
+}
+
 /// A renewal leaves the reserve, and users pass it. The tenth does not.
 #[tokio::test(start_paused = true)]
 async fn nobody_is_refused_for_a_renewal_that_may_leave() {

@@ -13,16 +13,18 @@ use super::world::{HOUR, MS, SECOND, Setup, World};
 
 #[tokio::test(start_paused = true)]
 async fn what_the_planner_promises_is_what_the_broker_does() {
-    let (plenty, scarce) = ((1000.0, 1000), (0.3, 8));
-    for (mode, lifetime, (rate, burst)) in [
-        (Mode::Learned, "1h", plenty),
-        (Mode::Learned, "1d", plenty),
-        (Mode::Used, "1h", plenty),
-        (Mode::Used, "1h", scarce),
-        (Mode::Off, "1h", plenty),
+    // Where it is tight, renewals and returns wait, and some users with them.
+    let (plenty, scarce, tight) = ((1000.0, 1000), (0.3, 8), (0.012, 16));
+    for (mode, lifetime, (rate, burst), users) in [
+        (Mode::Learned, "1h", plenty, 15),
+        (Mode::Learned, "1d", plenty, 15),
+        (Mode::Learned, "1h", tight, 50),
+        (Mode::Used, "1h", plenty, 15),
+        (Mode::Used, "1h", scarce, 15),
+        (Mode::Off, "1h", plenty, 15),
     ] {
-        let world = World::new(&Setup { mode, rate, burst, ..Setup::default() });
-        let made = Workload::Office.generate(15, 3, 7).expect("a workload");
+        let world = World::new(&Setup { mode, rate, burst, patience: 60 * SECOND, ..Setup::default() });
+        let made = Workload::Office.generate(users, 3, 7).expect("a workload");
         let start = world.clock.now() + SECOND;
         let shift = |at: Moment| start + at.since(made.requests()[0].at);
         let requests = made.requests().iter().map(|request| Request { at: shift(request.at), ..*request }).collect();
@@ -51,6 +53,15 @@ async fn what_the_planner_promises_is_what_the_broker_does() {
         }
         let calls = world.courier.call_count() as u64;
         assert_eq!((calls, delayed), (planned.calls, planned.delayed), "{mode:?} {lifetime} {rate}");
+        if rate == tight.0 {
+            let text = String::from_utf8(world.metrics.text().expect("text")).expect("UTF-8");
+            let waited = |class| {
+                let sum = format!("upstream_queue_wait_seconds_sum{{class=\"{class}\",workspace=\"default\"}} ");
+                let line = text.lines().find_map(|line| line.split_once(&sum)).expect("the series");
+                line.1.parse::<f64>().expect("a number")
+            };
+            assert!(["renewal", "ahead"].map(waited).into_iter().all(|waited| waited > 100.0), "nothing had to wait");
+        }
     }
 }
 

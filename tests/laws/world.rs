@@ -26,6 +26,8 @@ pub struct Setup {
     pub latency: Duration,
     pub mode: Mode,
     pub capacity: u64,
+    /// The longest that a user queues; they wait for twice as long.
+    pub patience: Duration,
     /// Besides the latency.
     pub faults: Faults,
 }
@@ -38,6 +40,7 @@ impl Default for Setup {
             latency: 100 * MS,
             mode: Mode::Used,
             capacity: 100_000,
+            patience: 5 * SECOND,
             faults: Faults::default(),
         }
     }
@@ -66,7 +69,7 @@ impl World {
         let issuer = InProcess { courier: courier.clone(), made: Arc::clone(&made), clock };
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let budget = Budget::new(setup.rate, setup.burst).expect("a budget");
-        let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
+        let settings = DispatcherSettings { budget, max_wait: setup.patience };
         let name = workspace();
         let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&name));
         let broker = Broker::new(
@@ -76,7 +79,7 @@ impl World {
                 extra_calls: 0.15,
                 history: 10_000,
                 capacity: setup.capacity,
-                timeout: 10 * SECOND,
+                timeout: 2 * setup.patience,
             },
             [(name, dispatcher)],
             clock,

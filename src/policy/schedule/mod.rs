@@ -78,14 +78,15 @@ impl<T> Schedule<T> {
         self.release(node)
     }
 
-    /// Takes out the next item that is due by `now`. `None` where there is none, or
-    /// none is found yet: then [`Schedule::next`] is not after `now`.
-    pub fn pop(&mut self, now: Moment) -> Option<(Ticket, T)> {
+    /// Takes out the next item that is due by `now`, and tells since when it is, but for the
+    /// resolution. `None` where there is none, or none is found yet: then [`Schedule::next`]
+    /// is not after `now`.
+    pub fn pop(&mut self, now: Moment) -> Option<(Moment, T)> {
         self.turn(now.as_nanos() >> TICK_BITS);
         let node = self.ready.first()?;
-        let ticket = self.nodes.ticket(node);
+        let due = Moment::from_nanos(self.nodes.due(node) << TICK_BITS);
         self.unlink(node);
-        Some((ticket, self.release(node)?))
+        Some((due, self.release(node)?))
     }
 
     /// Takes out the next item that is due by `now`, however many have to be moved to find it.
@@ -260,7 +261,8 @@ mod tests {
         let other = schedule.add(at(5.0), "new");
         assert_ne!(ticket, other);
         assert_eq!(schedule.remove(ticket), None);
-        assert_eq!(schedule.pop(at(6.0)), Some((other, "new")));
+        assert_eq!(schedule.pop(at(6.0)).map(|(_, item)| item), Some("new"));
+        assert_eq!(schedule.remove(other), None);
     }
 
     #[test]
@@ -316,34 +318,35 @@ mod tests {
         #[test]
         fn the_wheel_does_what_a_sorted_list_does(steps in prop::collection::vec(step(), 1..120)) {
             let mut schedule = Schedule::new();
-            let mut model: Vec<(Ticket, Moment)> = Vec::new();
+            let mut model: Vec<(Ticket, (Moment, usize))> = Vec::new();
             let mut now = Moment::from_nanos(0);
-            for step in steps {
+            for (number, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Add(after) => {
                         let due = now + Duration::from_nanos(after);
-                        model.push((schedule.add(due, due), due));
+                        model.push((schedule.add(due, (due, number)), (due, number)));
                     }
                     Step::Remove(which) if !model.is_empty() => {
-                        let (ticket, due) = model.swap_remove(which.index(model.len()));
-                        prop_assert_eq!(schedule.remove(ticket), Some(due));
+                        let (ticket, item) = model.swap_remove(which.index(model.len()));
+                        prop_assert_eq!(schedule.remove(ticket), Some(item));
                     }
                     Step::Remove(_) => {}
                     Step::Advance(by) => now = now + Duration::from_nanos(by),
                 }
-                if let Some(first) = model.iter().map(|(_, due)| *due).min() {
+                if let Some(first) = model.iter().map(|(_, (due, _))| *due).min() {
                     let next = schedule.next();
-                    prop_assert!(next.is_some_and(|next| next <= first.max(now) + Schedule::<Moment>::TICK));
+                    prop_assert!(next.is_some_and(|next| next <= first.max(now) + Schedule::<()>::TICK));
                 }
                 while schedule.next().is_some_and(|next| next <= now) {
-                    let Some((ticket, due)) = schedule.pop(now) else { continue };
-                    prop_assert!(due <= now);
-                    let place = model.iter().position(|entry| *entry == (ticket, due));
+                    let Some((since, item)) = schedule.pop(now) else { continue };
+                    let due = item.0;
+                    prop_assert!(due <= since && since <= now && since <= due + Schedule::<()>::TICK);
+                    let place = model.iter().position(|(_, other)| *other == item);
                     prop_assert!(place.is_some());
                     model.swap_remove(place.unwrap_or_default());
                 }
-                for (_, due) in &model {
-                    prop_assert!(*due + Schedule::<Moment>::TICK > now);
+                for (_, (due, _)) in &model {
+                    prop_assert!(*due + Schedule::<()>::TICK > now);
                 }
                 prop_assert_eq!(schedule.len(), model.len());
             }

@@ -1,8 +1,12 @@
 //! Who calls Courier next.
 
+mod renewals;
+
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 
+pub use self::renewals::Rank;
+use self::renewals::Renewals;
 use super::budget::Budget;
 
 /// Why somebody wants to call, in the order in which they are served.
@@ -10,29 +14,34 @@ use super::budget::Budget;
 pub enum Class {
     /// Somebody waits for the token.
     Waiting,
-    /// A token is carried on before its window ends.
+    /// A token that serves is about to cross its floor.
     Renewal,
+    /// Whatever else is fetched before anybody asks for it.
+    Ahead,
 }
 
 impl Class {
     /// Every class, in the order in which they are served.
-    pub const ALL: [Self; 2] = [Self::Waiting, Self::Renewal];
+    pub const ALL: [Self; 3] = [Self::Waiting, Self::Renewal, Self::Ahead];
 
     /// The word for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
             Self::Renewal => "renewal",
+            Self::Ahead => "ahead",
         }
     }
 }
 
 /// One call in this many is a renewal's while renewals wait, however many users
-/// do: a renewal that starves is a user who waits later.
+/// do: a renewal that starves is a user who waits later. And of the renewals' calls one in
+/// this many is that of the renewal which has waited for longest.
 pub const RENEWAL_SHARE: usize = 10;
 
-/// The calls that wait for the budget: waiting users first, then renewals; every
-/// [`RENEWAL_SHARE`]th call is a renewal's.
+/// The calls that wait for the budget: waiting users first, then renewals by their
+/// [`Rank`]; every [`RENEWAL_SHARE`]th call is a renewal's. A *renewal* is here whatever
+/// nobody waits for, of class [`Class::Renewal`] or [`Class::Ahead`].
 ///
 /// The clients (`C`) whose users wait take turns, each of them with its users in the
 /// order of their arrival: who sends a thousand new users at once delays their own
@@ -45,7 +54,7 @@ pub struct Queue<C, T> {
     users: usize,
     /// The client whose turn was the last. The next is that of the next in their order.
     last: Option<C>,
-    renewals: BTreeMap<Place, T>,
+    renewals: Renewals<T>,
     arrivals: u64,
     /// Calls of waiting users since the last renewal.
     passed: usize,
@@ -58,7 +67,7 @@ pub struct Place(u64);
 impl<C: Ord + Clone, T> Queue<C, T> {
     /// An empty queue.
     pub fn new() -> Self {
-        let (waiting, renewals) = (BTreeMap::new(), BTreeMap::new());
+        let (waiting, renewals) = (BTreeMap::new(), Renewals::new());
         Self { waiting, users: 0, last: None, renewals, arrivals: 0, passed: 0 }
     }
 
@@ -69,17 +78,17 @@ impl<C: Ord + Clone, T> Queue<C, T> {
         place
     }
 
-    /// Queues a renewal.
-    pub fn push_renewal(&mut self, call: T) -> Place {
+    /// Queues a renewal of this rank.
+    pub fn push_renewal(&mut self, rank: Rank, call: T) -> Place {
         let place = self.arrive();
-        self.renewals.insert(place, call);
+        self.renewals.push(rank, place, call);
         place
     }
 
     /// A client's user has begun to wait for a renewal that is queued: from now on it
     /// is that user's call, at the place of its arrival.
     pub fn promote(&mut self, place: Place, client: C) {
-        if let Some(call) = self.renewals.remove(&place) {
+        if let Some((_, call)) = self.renewals.remove(place) {
             self.wait(client, place, call);
         }
     }
@@ -92,7 +101,7 @@ impl<C: Ord + Clone, T> Queue<C, T> {
 
     /// Takes the renewals out.
     pub fn drop_renewals(&mut self) -> impl Iterator<Item = T> {
-        std::mem::take(&mut self.renewals).into_values()
+        std::mem::replace(&mut self.renewals, Renewals::new()).into_calls()
     }
 
     /// No user waits. A renewal that is next for no other reason leaves the reserve to
@@ -116,9 +125,9 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     /// Takes the call whose turn it is.
     pub fn pop(&mut self) -> Option<(Class, T)> {
         let renewal_first = self.is_idle() || self.is_renewals_turn();
-        if renewal_first && let Some((_, call)) = self.renewals.pop_first() {
+        if renewal_first && let Some(renewal) = self.renewals.pop() {
             self.passed = 0;
-            return Some((Class::Renewal, call));
+            return Some(renewal);
         }
         let call = self.pop_user()?;
         self.pass();
@@ -154,7 +163,7 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     pub fn depth(&self, class: Class) -> usize {
         match class {
             Class::Waiting => self.users,
-            Class::Renewal => self.renewals.len(),
+            Class::Renewal | Class::Ahead => self.renewals.depth(class),
         }
     }
 
@@ -205,7 +214,7 @@ mod tests {
     #[test]
     fn users_who_wait_go_before_renewals() {
         let mut queue = Queue::new();
-        queue.push_renewal("renewal");
+        queue.push_renewal(Rank::IN_USE, "renewal");
         queue.push_user((), "first user");
         queue.push_user((), "second user");
         let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(_, call)| call).collect();
@@ -218,19 +227,19 @@ mod tests {
         for n in 0..1000 {
             queue.push_user((), n);
             if n < 50 {
-                queue.push_renewal(n);
+                queue.push_renewal(Rank::IN_USE, n);
             }
         }
         let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(class, _)| class).collect();
         for tenth in order[..500].chunks(RENEWAL_SHARE) {
-            assert_eq!(tenth.iter().filter(|class| **class == Class::Renewal).count(), 1);
+            assert_eq!(tenth.iter().filter(|class| **class == Class::Ahead).count(), 1);
         }
     }
 
     #[test]
     fn a_renewal_that_somebody_waits_for_goes_with_the_users() {
         let mut queue = Queue::new();
-        let renewal = queue.push_renewal("renewal");
+        let renewal = queue.push_renewal(Rank::IN_USE, "renewal");
         let user = queue.push_user((), "user");
         queue.promote(renewal, ());
         queue.promote(renewal, ());
@@ -275,7 +284,7 @@ mod tests {
         ) {
             let mut queue = Queue::new();
             for _ in 0..renewals {
-                queue.push_renewal(false);
+                queue.push_renewal(Rank::IN_USE, false);
             }
             (0..passed).for_each(|_| queue.pass());
             for user in users {
