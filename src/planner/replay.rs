@@ -226,13 +226,13 @@ impl<'a> Replay<'a> {
         }
         self.done.call(now);
         self.done.token(now, self.window);
-        self.ledger.count_call();
         self.keys[number as usize].flight = Flight::Air;
         self.air.push_back((now + self.plan.latency, number));
     }
 
     fn land(&mut self) {
         let Some((now, number)) = self.air.pop_front() else { return };
+        self.ledger.count_call();
         let waited = self.waiting.remove(&number).unwrap_or_default();
         let key = &mut self.keys[number as usize];
         self.done.land(now, &waited, key.known);
