@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::policy::habit::{Past, hour_of};
+use crate::policy::habit::Past;
+use crate::policy::hours::hour_of;
 use crate::token::Moment;
 
 /// What the whole population has taught about situations such as this one.
@@ -223,20 +224,19 @@ impl Situation {
         let idle = past.idle(now).as_secs_f32() / window;
         let known = ((past.age(now).as_secs() / 86_400) as u32).min(7);
         let age = known.min(1); // Finer, all would be learned anew on each of the first days.
-        let hour = hour_of(now);
+        let (hour, came) = (hour_of(now), &past.hours);
         let look_hour = hour_of(now + look).min(hour + 24);
         let window_hour = hour_of(now + past.window()).min(hour + 24);
-        let at_look = past.days_used(hour, look_hour);
-        let near = past.days_used(hour.saturating_sub(1), hour.saturating_sub(1))
-            | past.days_used(look_hour + 1, look_hour + 1);
-        let in_window = past.days_used(hour, window_hour);
-        let days = past.days_used(hour, hour + 23);
-        let around = past.hours_used_between(hour.saturating_sub(2), look_hour + 2);
-        let hours = past.hours_used();
+        let at_look = came.days_used(hour, look_hour);
+        let before = came.days_used(hour.saturating_sub(1), hour.saturating_sub(1));
+        let near = before | came.days_used(look_hour + 1, look_hour + 1);
+        let in_window = came.days_used(hour, window_hour);
+        let days = came.days_used(hour, hour + 23);
+        let around = came.used_between(hour.saturating_sub(2), look_hour + 2);
+        let hours = came.used();
         let (followed, windows) = past.followed();
         let [gap, gap_before] = past.gaps();
         let since_visit = now.since(past.visit()).as_secs_f32() / window;
-
         let usual_days = at_look.count_ones();
         let family = if usual_days == 0 || idle < 1.0 {
             [0.1, 0.5, 1.05, 2.0, 4.0].into_iter().take_while(|bound| idle >= *bound).count() as u32
@@ -257,7 +257,7 @@ impl Situation {
             [(hour % 24) as u32, idle_octave, in_window.count_ones(), 0, family],
             [idle_octave, week_ago(at_look), week_ago(in_window), days.count_ones(), age],
             [idle_halves, hours.min(63), octaves(past.slots_used() as f32, 2.0), 0, family],
-            [octaves(since_visit, 4.0), octaves(gap, 2.0), past.hours_used_of(24).min(3), 0, family],
+            [octaves(since_visit, 4.0), octaves(gap, 2.0), came.used_of(24).min(3), 0, family],
             [crowd, usual_days, in_window.count_ones(), age, 0],
             [around.min(9), hours.min(20), age, 0, quiet],
             [in_window.count_ones(), days.count_ones(), age, idle.min(3.0) as u32, quiet],

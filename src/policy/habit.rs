@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::policy::hours::Hours;
 use crate::policy::ledger::Ledger;
 use crate::policy::price::Offer;
 use crate::token::Moment;
@@ -31,10 +32,8 @@ pub struct Past {
     slot: u64,
     /// The slots with requests, the latest in bit 0: eight windows.
     recent: u128,
-    /// The hour up to which `hours` is told.
-    hour: u64,
-    /// The hours with requests, at their number modulo [`HOURS`].
-    hours: [u64; 3],
+    /// In which hours there were requests.
+    pub hours: Hours,
     /// The slot in which the last visit began.
     visit: u64,
     /// How far apart, in slots, the last visits began.
@@ -52,16 +51,14 @@ pub struct Past {
     /// The use that is expected of a token that was fetched ahead and that
     /// nobody has been handed yet, 0 to 1.
     expected: f32,
+    /// How many in a row were fetched ahead and not used, up to now.
+    pub unused: u8,
     /// The best that fetching a token ahead was worth since the last request.
     pub offered: Option<Offer>,
 }
 
 /// Slots in a window.
 const SLOTS: u32 = 16;
-/// Hours that are remembered: a week, a day, and room to turn.
-const HOURS: u64 = 192;
-const DAY: u64 = 24;
-const HOUR: u64 = 3_600_000_000_000;
 /// A visit begins after so many slots without a request.
 const PAUSE: u32 = 2;
 /// How much of what was known a new observation leaves.
@@ -77,8 +74,7 @@ impl Habit {
             last: now,
             slot: 0,
             recent: 0,
-            hour: now.as_nanos() / HOUR,
-            hours: [0; 3],
+            hours: Hours::new(now),
             visit: 0,
             gaps: [0; 2],
             followed: 0.0,
@@ -87,6 +83,7 @@ impl Habit {
             judged: Moment::from_nanos(0),
             woken: [Moment::from_nanos(0); 2],
             expected: 0.0,
+            unused: 0,
             offered: None,
         };
         let slot = past.slot_of(now);
@@ -153,6 +150,7 @@ impl Past {
             ledger.settle(self.expected, true);
             self.expected = 0.0;
         }
+        self.unused = 0;
         let pause = if self.recent == 0 { u128::BITS } else { self.recent.trailing_zeros() };
         if pause > PAUSE {
             let apart = u32::try_from(self.slot - self.visit).unwrap_or(u32::MAX);
@@ -161,21 +159,13 @@ impl Past {
         }
         self.last = self.last.max(now);
         self.recent |= 1;
-        let bit = self.hour % HOURS;
-        self.hours[(bit / 64) as usize] |= 1 << (bit % 64);
         let slot_ends = Moment::from_nanos((self.slot + 1).saturating_mul(self.slot_length()));
-        let hour_ends = Moment::from_nanos((self.hour + 1).saturating_mul(HOUR));
-        slot_ends.min(hour_ends).min(self.alone_until)
+        slot_ends.min(self.hours.mark()).min(self.alone_until)
     }
 
     /// Turns the maps up to `now`.
     fn advance(&mut self, now: Moment) {
-        let hour = now.as_nanos() / HOUR;
-        for passed in (self.hour + 1..=hour).take(HOURS as usize) {
-            let bit = passed % HOURS;
-            self.hours[(bit / 64) as usize] &= !(1 << (bit % 64));
-        }
-        self.hour = self.hour.max(hour);
+        self.hours.advance(now);
         let slot = self.slot_of(now);
         let passed = slot.saturating_sub(self.slot);
         self.recent = if passed < u128::BITS.into() { self.recent << passed } else { 0 };
@@ -205,37 +195,6 @@ impl Past {
     /// In how many slots of the last eight windows there were requests.
     pub const fn slots_used(&self) -> u32 {
         self.recent.count_ones()
-    }
-
-    /// In how many of the last 192 hours there were requests.
-    pub fn hours_used(&self) -> u32 {
-        self.hours.iter().map(|hours| hours.count_ones()).sum()
-    }
-
-    /// In how many of the last `hours` hours there were requests.
-    pub fn hours_used_of(&self, hours: u64) -> u32 {
-        (0..hours).map(|back| u32::from(self.used_in(self.hour.wrapping_sub(back)))).sum()
-    }
-
-    /// On which of the last seven days there were requests in the hours from `from`
-    /// to `to` (hours of the clock, today's): yesterday in bit 0.
-    pub fn days_used(&self, from: u64, to: u64) -> u32 {
-        (1..=7).fold(0, |map, day| {
-            let used = (from..=to.min(from + DAY)).any(|hour| self.used_in(hour.wrapping_sub(day * DAY)));
-            map | u32::from(used) << (day - 1)
-        })
-    }
-
-    /// In how many hours there were requests on the last seven days from `from` to `to`.
-    pub fn hours_used_between(&self, from: u64, to: u64) -> u32 {
-        let hours = |day| (from..=to).filter(move |hour| self.used_in(hour.wrapping_sub(day * DAY)));
-        (1..=7).map(|day| hours(day).count() as u32).sum()
-    }
-
-    /// The next hour after `hour` at which, or in the hour after which, there were
-    /// requests on one of the last seven days; at most a day later.
-    pub fn next_hour_used(&self, hour: u64) -> u64 {
-        (hour + 1..hour + DAY).find(|next| self.days_used(*next, *next + 1) != 0).unwrap_or(hour + DAY)
     }
 
     /// When the last visit began, as far as is remembered.
@@ -282,13 +241,8 @@ impl Past {
         if self.expected > 0.0 {
             ledger.settle(self.expected, false);
             self.expected = 0.0;
+            self.unused = self.unused.saturating_add(1);
         }
-    }
-
-    fn used_in(&self, hour: u64) -> bool {
-        let told = hour <= self.hour && self.hour - hour < HOURS;
-        let bit = hour % HOURS;
-        told && self.hours[(bit / 64) as usize] >> (bit % 64) & 1 == 1
     }
 
     fn slot_of(&self, moment: Moment) -> u64 {
@@ -303,12 +257,6 @@ impl Past {
     pub fn slot(&self) -> Duration {
         self.window / SLOTS
     }
-}
-
-/// The hour of the clock that `moment` is in. Which hour of the day that is does
-/// not matter: the same comes again a day later.
-pub const fn hour_of(moment: Moment) -> u64 {
-    moment.as_nanos() / HOUR
 }
 
 #[cfg(test)]
@@ -334,7 +282,9 @@ mod tests {
 
     #[test]
     fn a_request_is_quiet_to_the_end_of_its_slot_and_hour_but_counts_as_the_last() {
-        for (window, ends) in [(Duration::from_secs(160), 10_000_000_000), (Duration::from_secs(1_000_000), HOUR)] {
+        for (window, ends) in
+            [(Duration::from_secs(160), 10_000_000_000), (Duration::from_secs(1_000_000), 3_600_000_000_000)]
+        {
             let ((habit, ..), ends) = (told(window, &[Moment::from_nanos(0)]), Moment::from_nanos(ends));
             assert!(habit.touch_quietly(ends - Duration::from_nanos(1)) && !habit.touch_quietly(ends));
             assert_eq!(habit.past(ends).idle(ends), Duration::from_nanos(1));
@@ -353,23 +303,6 @@ mod tests {
                 (judged >> n & 1 == 1).then(|| habit.note_judged(&mut habit.past(now), now));
                 prop_assert_eq!(ledger.least(), calls);
             }
-        }
-
-        #[test]
-        fn the_ring_of_hours_holds_eight_days((window, moments) in times(), from in 0u64..30, long in 0u64..30) {
-            let (habit, requests, now) = told(window, &moments);
-            let (past, hour) = (habit.past(now), hour_of(now));
-            let used: BTreeSet<_> = requests.iter().map(|at| hour_of(*at)).filter(|used| hour - used < HOURS).collect();
-            let came = |hour: u64, day| hour.checked_sub(day * DAY).is_some_and(|hour| used.contains(&hour)) as u32;
-            let on = |from: u64, to: u64, day: u64| (from..=to).map(|hour| came(hour, day)).sum::<u32>();
-            let days = |from, to| (1..=7).map(|day| on(from, to, day).min(1) << (day - 1)).sum::<u32>();
-            prop_assert_eq!(past.hours_used() as usize, used.len());
-            let from = (hour + from).saturating_sub(3);
-            prop_assert_eq!(past.days_used(from, from + long), days(from, from + long.min(DAY)));
-            let hours: u32 = (1..=7).map(|day| on(from, from + long, day)).sum();
-            prop_assert_eq!(past.hours_used_between(from, from + long), hours);
-            let next = (hour + 1..hour + DAY).find(|next| days(*next, next + 1) != 0);
-            prop_assert_eq!(past.next_hour_used(hour), next.unwrap_or(hour + DAY));
         }
 
         #[test]

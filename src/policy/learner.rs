@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::policy::backlog;
 use crate::policy::forecast::{Forecast, Forecaster, Situation};
-use crate::policy::habit::{Habit, Past, hour_of};
+use crate::policy::habit::{Habit, Past};
 use crate::policy::ledger::Ledger;
 use crate::policy::price::{Offer, Price};
 use crate::policy::schedule::Schedule;
@@ -80,6 +80,9 @@ struct Open {
 const MOST_OPEN: usize = 1 << 16;
 /// Whoever has not come for so long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(8 * 86_400);
+/// So many tokens in a row are fetched for somebody who doesn't come, whatever is foreseen: as
+/// with skis that are rented, who has paid a few times in vain had better stop.
+const MOST_UNUSED: u8 = 5;
 const HOUR: Duration = Duration::from_secs(3600);
 /// A look is due after this share of the time that nobody has come.
 const LOOKS: u32 = 4;
@@ -132,14 +135,14 @@ impl Learner {
             self.open.add(now + look, open);
         }
         habit.note_judged(&mut past, now);
-        if value > price {
+        past.expect_no_more(ledger);
+        if value > price && past.unused < MOST_UNUSED {
             // Another offer for it comes on top of this one.
             past.offered = None;
             self.look_on(habit, now + look, now + past.window());
             past.expect(within.max(0.001), ledger);
             Verdict::Fetch(chance)
         } else {
-            past.expect_no_more(ledger);
             Verdict::Look(next_look(&past, now, look), chance)
         }
     }
@@ -228,8 +231,7 @@ fn next_look(past: &Past, now: Moment, look: Duration) -> Moment {
     if past.idle(now) < past.window() * 2 || look < HOUR {
         return next;
     }
-    let hour = past.next_hour_used(hour_of(now));
-    next.max(now + HOUR * u32::try_from(hour - hour_of(now)).unwrap_or(1))
+    next.max(now + HOUR * past.hours.until_used())
 }
 
 #[cfg(test)]
@@ -363,11 +365,15 @@ mod tests {
     }
 
     #[test]
-    fn who_never_returns_costs_one_call_at_most_and_is_forgotten() {
-        let mut town = Town::new(0.25, 1);
-        town.live(1, |_, _| 1.0);
-        town.live(9 * DAY, |_, _| 0.0);
-        assert!(town.ahead <= 1 && town.people[0].habit.is_none() && town.ledger.extra() == town.ahead as f64);
+    fn who_never_returns_costs_five_calls_at_most_whatever_is_foreseen_and_is_forgotten() {
+        // With such a share all that may be of any use is bought.
+        for (share, known, most) in [(0.25, 1, 1), (1000.0, 5 * DAY, u64::from(MOST_UNUSED))] {
+            let mut town = Town::new(share, 1);
+            town.live(known, |_, _| 1.0);
+            let before = town.ahead;
+            town.live(9 * DAY, |_, _| 0.0);
+            assert!(town.ahead - before <= most && town.people[0].habit.is_none(), "{}", town.ahead - before);
+        }
     }
 
     #[test]

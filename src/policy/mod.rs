@@ -13,6 +13,7 @@ pub mod budget;
 pub mod forecast;
 pub mod freshness;
 pub mod habit;
+pub mod hours;
 pub mod learner;
 pub mod ledger;
 pub mod price;
