@@ -105,9 +105,9 @@ impl Learner {
     pub fn judge(&mut self, habit: &Arc<Habit>, ledger: &Ledger, late: Duration, now: Moment) -> Verdict {
         self.settle(now);
         let mut past = habit.past(now);
+        past.expect_no_more(ledger);
         let idle = past.idle(now);
         if idle > FORGOTTEN.max(past.window() * 4) {
-            past.expect_no_more(ledger);
             return Verdict::Forget;
         }
         let look = look(&past, now);
@@ -122,7 +122,7 @@ impl Learner {
         let cost = 1.0 - within + within * passed;
         let over_window = within / cost;
         let over_look = soon / (share * (1.0 - soon / 2.0));
-        let value = over_window.min(over_look);
+        let value = if past.unused < MOST_UNUSED { over_window.min(over_look) } else { 0.0 };
         let price = self.price.at(ledger, now) * backlog::surcharge(late, past.window());
         past.offered = Some(self.price.offer(Offer { value, cost }, past.offered));
         let chance = Chance { within, value, price };
@@ -135,8 +135,7 @@ impl Learner {
             self.open.add(now + look, open);
         }
         habit.note_judged(&mut past, now);
-        past.expect_no_more(ledger);
-        if value > price && past.unused < MOST_UNUSED {
+        if value > price {
             // Another offer for it comes on top of this one.
             past.offered = None;
             self.look_on(habit, now + look, now + past.window());
