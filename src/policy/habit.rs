@@ -262,6 +262,7 @@ impl Past {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::hours::hour_of;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -306,12 +307,14 @@ mod tests {
         }
 
         #[test]
-        fn the_map_of_slots_holds_eight_windows((window, moments) in times()) {
+        fn the_maps_hold_eight_windows_and_eight_days((window, moments) in times()) {
             let (habit, requests, now) = told(window, &moments);
             let slot = |at: &Moment| at.as_nanos() / (window.as_nanos() as u64 / 16);
             let ages: BTreeSet<_> = requests.iter().map(|at| slot(&now) - slot(at)).filter(|age| *age < 128).collect();
             prop_assert_eq!(habit.past(now).slots_used() as usize, ages.len());
             prop_assert_eq!(habit.past(now).windows_used(), ages.iter().fold(0, |map, age| map | 1 << (age / 16)));
+            let hours: BTreeSet<_> = requests.iter().map(|at| hour_of(*at)).filter(|at| hour_of(now) - at < 192).collect();
+            prop_assert_eq!(habit.past(now).hours.used() as usize, hours.len());
         }
 
         #[test]

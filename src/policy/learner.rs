@@ -372,6 +372,7 @@ mod tests {
             let before = town.ahead;
             town.live(9 * DAY, |_, _| 0.0);
             assert!(town.ahead - before <= most && town.people[0].habit.is_none(), "{}", town.ahead - before);
+            assert!(known > 1 || town.ledger.extra() == town.ahead as f64);
         }
     }
 

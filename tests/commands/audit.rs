@@ -75,11 +75,11 @@ async fn each_use_of_power_is_one_line_in_the_file_and_none_in_the_log() {
     let (_courier, broker) = start(path.to_str().expect("text"), &["--log-level", "trace"]);
     let (address, admin) = broker.addresses();
     let token = ask(address, &wants("jane")).await.token();
+    assert_eq!(ask(address, &wants("jane")).await.source(), "hit");
     for _ in 0..3 {
-        assert_eq!(ask(address, &wants("jane")).await.source(), "hit");
-    }
-    // Only the first is about a token that is handed out.
-    for _ in 0..3 {
+        // The line of an issue is written before its flight lands: who comes between joins that.
+        let source = ask(address, &wants("jane")).await.source();
+        assert!(source == "hit" || source.ends_with("collapsed"), "{source}");
         let report = Ask::post("/v1/tokens/rejected", json!({"token": token}).to_string()).key(KEY);
         assert_eq!(ask(address, &report).await.status, 204);
         once(&path, "issued", 2).await;
