@@ -36,7 +36,7 @@ const ROOMS: &[Room] = &[
     ),
     Room(
         "auth",
-        "audit secrets token clock policy::access policy::session",
+        "audit secrets token clock metrics policy::access policy::session",
         "arc_swap aws_lc_rs base64 governor jsonwebtoken reqwest rustls_pki_types serde serde_json thiserror tokio \
          tracing",
     ),

@@ -42,7 +42,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5 + 5 + 10);
 
 /// Those of all inputs: to make them takes longer than to answer, and no answer
 /// depends on them.
-static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new().expect("their names are good")));
+pub static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new().expect("their names are good")));
 
 /// Runs one input. Its time is virtual: a wait takes none.
 pub fn run<T>(story: impl Future<Output = T>) -> T {

@@ -14,9 +14,9 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use courier_token_broker::auth::{Algorithms, KeySource, SessionKey, SessionSettings, Sessions};
-use courier_token_broker::http::{Origins, SessionRoute, SessionSource};
+use courier_token_broker::http::{AllowedHeaders, Origins, SessionRoute, SessionSource};
 use courier_token_broker::secrets::SecretBytes;
-use courier_token_broker_fuzz::broker::{DAY, INBOX_SCOPES, Issued, World, client, profile, run};
+use courier_token_broker_fuzz::broker::{DAY, INBOX_SCOPES, Issued, METRICS, World, client, profile, run};
 use courier_token_broker_fuzz::message::{Answer, Pieces};
 use courier_token_broker_fuzz::reading::{Claim, Members, user_in_query};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderValue, ORIGIN};
@@ -188,6 +188,7 @@ fn world(input: &Input<'_>) -> World {
         keys,
         issuer: ISSUER.to_owned(),
         audience: AUDIENCE.to_owned(),
+        audience_claim: "aud".to_owned(),
         user_claim: "sub".to_owned(),
         leeway: std::time::Duration::from_secs_f64(LEEWAY),
     };
@@ -198,13 +199,14 @@ fn world(input: &Input<'_>) -> World {
             SessionSource::Authorization
         },
         origins: Origins::new(&[PAGE.to_owned()]).expect("an origin"),
+        allowed_headers: AllowedHeaders::new(&[]).expect("a list"),
         profile: profile(&INBOX_SCOPES),
         client: client("sessions", "default", &["*"], &["*"], DAY),
         within_session: input.has(WITHIN),
     };
     World::new(|api, clock| {
-        let sessions =
-            Sessions::new(settings, clock, &tokio::runtime::Handle::current(), None).expect("the key is fixed");
+        let sessions = Sessions::new(settings, clock, &METRICS, &tokio::runtime::Handle::current(), None)
+            .expect("the key is fixed");
         api.with_sessions(sessions, route)
     })
 }

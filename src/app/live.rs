@@ -47,10 +47,10 @@ impl Fixed {
     ) -> Result<Api, StartError> {
         let Self { broker, clock, metrics, runtime } = self.clone();
         clients.hold_to_rates(clock, before.map(Api::clients));
-        let api = Api::new(settings, broker, clients, clock, metrics);
+        let api = Api::new(settings, broker, clients, clock, Arc::clone(&metrics));
         let Some(SessionSettings { check, route }) = sessions else { return Ok(api) };
         // Keys are fetched where Courier is called: never on a thread that serves.
-        let sessions = Sessions::new(check, clock, &runtime, before.and_then(Api::sessions))?;
+        let sessions = Sessions::new(check, clock, &metrics, &runtime, before.and_then(Api::sessions))?;
         Ok(api.with_sessions(sessions, route))
     }
 }

@@ -1,25 +1,26 @@
 //! The keys that an issuer publishes (RFC 7517), kept at hand.
 //!
 //! One task fetches them: at the start, now and then, and when a session comes
-//! with a `kid` that nobody has heard of. Anybody can make one up, so that is
-//! never more than one fetch in [`JwksSettings::PAUSE`], which all who wait share. What was
+//! with a `kid` that nobody has heard of, or with none and signed by another key than
+//! the only one. Anybody can make one up, so that is never more than one fetch in [`JwksSettings::PAUSE`], which all who wait share. What was
 //! fetched last counts until something newer comes, however long the issuer's
 //! host is down: its users have their sessions all the same.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use jsonwebtoken::Algorithm;
-use jsonwebtoken::jwk::Jwk;
 use reqwest::{Client, Url, redirect, retry};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
 
-use super::session_key::SessionKey;
+use super::jwt::Jwt;
+use super::key_set::{KeySet, KeySetError};
 use super::sessions::{SessionDenial, SessionError};
 use crate::clock::Clock;
+use crate::metrics::JwksMetrics;
 use crate::token::Moment;
 
 /// Where an issuer publishes its keys.
@@ -52,7 +53,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(60);
 /// A key has less than a kilobyte, with a chain of certificates perhaps five.
 const LARGEST_ANSWER: usize = 256 * 1024;
-const MOST_KEYS: usize = 100;
+/// Fetches that go on failing for the same cause are logged so often.
+const REMINDER: Duration = Duration::from_secs(3600);
+/// The longest cause in the log, in characters.
+const LONGEST_CAUSE: usize = 500;
 /// So many wait for a fetch; others are answered by what is known.
 const MOST_WAITERS: usize = 1024;
 
@@ -76,6 +80,7 @@ struct State {
     room: Semaphore,
     settings: JwksSettings,
     clock: Clock,
+    metrics: JwksMetrics,
 }
 
 /// How far the fetching task is.
@@ -87,14 +92,13 @@ struct Fetches {
     last: Option<Moment>,
 }
 
-type KeySet = Vec<(String, Arc<SessionKey>)>;
-
 impl Jwks {
     /// Keys that are fetched on `runtime`, from now on and until that ends.
     /// Where they come from where those `before` did, those count until then.
     pub fn start(
         settings: JwksSettings,
         clock: Clock,
+        metrics: JwksMetrics,
         runtime: &Handle,
         before: Option<&Self>,
     ) -> Result<Self, JwksError> {
@@ -117,6 +121,7 @@ impl Jwks {
             room: Semaphore::new(MOST_WAITERS),
             settings,
             clock,
+            metrics,
         });
         let task = runtime.spawn(Arc::clone(&state).keep(client)).abort_handle();
         Ok(Self { state, task })
@@ -131,23 +136,28 @@ impl Jwks {
         self.state.keys.load_full()
     }
 
-    /// The key of this name, for this algorithm. Where there is none, it waits for
+    /// Checks a session's signature. Where no key is known that could have made it, it waits for
     /// one fetch if one is due or under way.
-    pub async fn find(&self, kid: &str, algorithm: Algorithm) -> Result<Arc<SessionKey>, SessionError> {
-        if let Ok(key) = self.state.known(kid, algorithm) {
-            return Ok(key);
+    pub async fn verify(&self, jwt: &Jwt<'_>) -> Result<(), SessionError> {
+        let first = self.state.verify(jwt);
+        let may_be_new = match first {
+            Ok(()) => false,
+            Err(SessionError::Denied(SessionDenial::Signature)) => jwt.kid.is_none(),
+            Err(_) => true,
+        };
+        if !may_be_new {
+            return first;
         }
         self.state.fetched().await;
-        self.state.known(kid, algorithm)
+        self.state.verify(jwt)
     }
 }
 
 impl State {
-    fn known(&self, kid: &str, algorithm: Algorithm) -> Result<Arc<SessionKey>, SessionError> {
+    fn verify(&self, jwt: &Jwt<'_>) -> Result<(), SessionError> {
         let keys = self.keys.load();
         let keys = keys.as_ref().ok_or(SessionError::NoKeys)?;
-        let fits = |(name, key): &&(String, Arc<SessionKey>)| name == kid && key.algorithms().contains(&algorithm);
-        keys.iter().find(fits).map(|(_, key)| Arc::clone(key)).ok_or(SessionDenial::UnknownKey.into())
+        Ok(keys.verify(jwt)?)
     }
 
     /// Waits until a fetch has ended that is under way or due; or not at all, if
@@ -170,8 +180,44 @@ impl State {
         let _ = tokio::time::timeout(TIMEOUT + Duration::from_secs(1), ended).await;
     }
 
+    /// Keeps what was fetched, if anything was, and tells the log and the metrics. Returns after how
+    /// long the next fetch is due.
+    fn take(&self, fetched: Result<KeySet, FetchError>, now: Moment, failing: &mut Failing) -> Duration {
+        let JwksSettings { url, refresh, pause } = &self.settings;
+        let url = shown(url);
+        let had_keys = self.keys.load().is_some();
+        match fetched {
+            Ok(set) => {
+                let (keys, ignored) = (set.len(), set.ignored());
+                self.metrics.fetched(self.clock.unix());
+                self.keys.store(Some(Arc::new(set)));
+                if failing.end() || !had_keys {
+                    tracing::info!(url, keys, ignored, "JWKS fetched");
+                } else {
+                    tracing::debug!(url, keys, ignored, "JWKS fetched");
+                }
+                *refresh
+            }
+            Err(error) => {
+                self.metrics.failed();
+                let cause = causes(&error);
+                match (failing.is_news(&cause, now), had_keys) {
+                    (true, true) => {
+                        tracing::warn!(url, cause, "JWKS fetch failed; the keys fetched before stay in use")
+                    }
+                    (true, false) => {
+                        tracing::warn!(url, cause, "JWKS fetch failed; sessions get 503 until it succeeds")
+                    }
+                    (false, _) => tracing::debug!(url, cause, "JWKS fetch failed again"),
+                }
+                if had_keys { RETRY.min(*refresh) } else { *pause }
+            }
+        }
+    }
+
     /// Fetches for ever.
     async fn keep(self: Arc<Self>, client: Client) {
+        let mut failing = Failing::default();
         loop {
             let began = self.clock.now();
             self.fetches.send_modify(|fetches| {
@@ -179,22 +225,7 @@ impl State {
                 fetches.last = Some(began);
             });
             let fetched = fetch(&client, &self.settings.url).await;
-            let had_keys = self.keys.load().is_some();
-            let next = match fetched {
-                Ok(keys) => {
-                    tracing::debug!(keys = keys.len(), "the session keys were fetched");
-                    self.keys.store(Some(Arc::new(keys)));
-                    self.settings.refresh
-                }
-                Err(why) if had_keys => {
-                    tracing::warn!(why, "the session keys can't be fetched: those fetched before go on counting");
-                    self.settings.refresh.min(RETRY)
-                }
-                Err(why) => {
-                    tracing::warn!(why, "the session keys can't be fetched: no session can be checked until they come");
-                    self.settings.pause
-                }
-            };
+            let next = self.take(fetched, began, &mut failing);
             self.fetches.send_modify(|fetches| fetches.ended += 1);
             let due = began + next;
             loop {
@@ -211,37 +242,137 @@ impl State {
     }
 }
 
-#[derive(serde::Deserialize)]
-struct Published {
-    keys: Vec<serde_json::Value>,
+/// Why a fetch brought no keys.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    /// The URL is told beside it, without what may be secret in it.
+    #[error("no answer within {} s", TIMEOUT.as_secs())]
+    Timeout(#[source] reqwest::Error),
+    #[error("request failed")]
+    Request(#[source] reqwest::Error),
+    #[error("the status of the answer is {0}; redirects are not followed")]
+    Redirect(u16),
+    #[error("the status of the answer is {0}")]
+    Status(u16),
+    #[error("the answer is larger than {} KiB", LARGEST_ANSWER / 1024)]
+    TooLarge,
+    #[error(transparent)]
+    Keys(#[from] KeySetError),
 }
 
-/// Fetches the keys once; or says why there are none to be used.
-async fn fetch(client: &Client, url: &Url) -> Result<KeySet, &'static str> {
-    let failed = |error: &reqwest::Error| {
-        if error.is_timeout() { "its host is too slow" } else { "its host can't be reached" }
-    };
-    let mut response = client.get(url.clone()).send().await.map_err(|error| failed(&error))?;
-    if response.status().as_u16() != 200 {
-        return Err("the status of the answer is not 200");
+impl From<reqwest::Error> for FetchError {
+    fn from(error: reqwest::Error) -> Self {
+        let error = error.without_url();
+        if error.is_timeout() { Self::Timeout(error) } else { Self::Request(error) }
+    }
+}
+
+/// Fetches the keys once.
+async fn fetch(client: &Client, url: &Url) -> Result<KeySet, FetchError> {
+    let mut response = client.get(url.clone()).send().await?;
+    match response.status().as_u16() {
+        200 => {}
+        status @ 300..400 => return Err(FetchError::Redirect(status)),
+        status => return Err(FetchError::Status(status)),
     }
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| failed(&error))? {
+    while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > LARGEST_ANSWER {
-            return Err("the answer is larger than 256 KiB");
+            return Err(FetchError::TooLarge);
         }
         body.extend_from_slice(&chunk);
     }
-    read(&body)
+    Ok(KeySet::parse(&body)?)
 }
 
-fn read(body: &[u8]) -> Result<KeySet, &'static str> {
-    let published: Published = serde_json::from_slice(body).map_err(|_| "the answer is no JSON Web Key Set")?;
-    if published.keys.len() > MOST_KEYS {
-        return Err("the answer has more than 100 keys");
+/// What the log was told of fetches that fail.
+#[derive(Default)]
+struct Failing(Option<(String, Moment)>);
+
+impl Failing {
+    /// Fetches fail for this cause now. Tells whether that is worth a warning: the cause is another, or
+    /// the last warning is long ago.
+    fn is_news(&mut self, cause: &str, now: Moment) -> bool {
+        let is_known = self.0.as_ref().is_some_and(|(known, told)| known == cause && now.since(*told) < REMINDER);
+        if !is_known {
+            self.0 = Some((cause.to_owned(), now));
+        }
+        !is_known
     }
-    // One key that is new to this program takes nothing from the others.
-    let usable = |key| SessionKey::from_jwk(&serde_json::from_value::<Jwk>(key).ok()?);
-    let keys: KeySet = published.keys.into_iter().filter_map(usable).map(|(kid, key)| (kid, Arc::new(key))).collect();
-    if keys.is_empty() { Err("the answer has no key that sessions can be signed with") } else { Ok(keys) }
+
+    /// A fetch succeeded. Tells whether one had failed.
+    fn end(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+}
+
+/// A URL without what may be secret in it.
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // These fail only for URLs that have no host.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.into()
+}
+
+/// An error and all that caused it, in one line and without repeats.
+fn causes(error: &dyn Error) -> String {
+    let mut line = String::new();
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        next = cause.source();
+        let text = cause.to_string();
+        // Many errors print what caused them too.
+        if line.contains(&text) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&text);
+    }
+    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
+    line.chars().map(plain).take(LONGEST_CAUSE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Chain(&'static str, #[source] Option<Box<Chain>>);
+
+    #[test]
+    fn causes_are_one_line_without_repeats() {
+        let of = |texts: &[&'static str]| {
+            let chain = texts.iter().rev().fold(None, |inner, text| Some(Box::new(Chain(text, inner))));
+            causes(&*chain.expect("an error"))
+        };
+        assert_eq!(of(&["cannot connect", "tcp", "refused"]), "cannot connect: tcp: refused");
+        assert_eq!(of(&["cannot connect: refused", "refused", "", "refused"]), "cannot connect: refused");
+        assert_eq!(of(&["a\nb\u{1b}[31m", "c"]), "a b [31m: c");
+        let long: &'static str = "\u{fc}".repeat(2000).leak();
+        assert_eq!(of(&[long]).chars().count(), LONGEST_CAUSE);
+    }
+
+    #[test]
+    fn a_cause_is_news_once_an_hour_unless_it_changes() {
+        let mut failing = Failing::default();
+        let at = |minutes: u64| Moment::from_nanos(0) + Duration::from_secs(60 * minutes);
+        let news: Vec<_> = (0..150).filter(|&minute| failing.is_news("refused", at(minute))).collect();
+        assert_eq!(news, [0, 60, 120]);
+        assert!(failing.is_news("timed out", at(150)));
+        assert!(!failing.is_news("timed out", at(151)));
+        assert!(failing.end() && !failing.end());
+        assert!(failing.is_news("timed out", at(152)));
+    }
+
+    #[test]
+    fn a_url_is_shown_without_what_may_be_secret() {
+        let url: Url = "https://user:hunter2@login.example.com:8443/a/jwks?key=hunter2#hunter2".parse().expect("a URL");
+        assert_eq!(shown(&url), "https://login.example.com:8443/a/jwks");
+    }
 }

@@ -142,9 +142,15 @@ impl Claims {
         self.0.get("iss").and_then(Value::as_str) == Some(issuer)
     }
 
-    /// `aud` is exactly this, or a list of texts in which it is.
-    pub fn is_for(&self, audience: &str) -> bool {
-        match self.0.get("aud") {
+    /// This claim names `audience`; and so does `aud`, if it is there (RFC 7519, 4.1.3): a session
+    /// that one app got for another's API must not count here.
+    pub fn is_for(&self, claim: &str, audience: &str) -> bool {
+        self.names(claim, audience) && (!self.0.contains_key("aud") || self.names("aud", audience))
+    }
+
+    /// The claim is exactly this, or a list of texts in which it is.
+    fn names(&self, claim: &str, audience: &str) -> bool {
+        match self.0.get(claim) {
             Some(Value::String(only)) => only == audience,
             Some(Value::Array(all)) => {
                 all.iter().all(Value::is_string) && all.iter().any(|one| one.as_str() == Some(audience))
@@ -224,6 +230,29 @@ mod tests {
         assert!(claims(r#"{"sub":"a","x":{"sub":"b"}}"#).is_ok());
         for text in [r#"{"sub":"a","sub":"a"}"#, r#"{"x":1,"x":2}"#, r#"{"sub":"a","\u0073ub":"b"}"#, "[]", "5", ""] {
             assert!(claims(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_audience_is_named_by_the_claim_and_never_denied_by_aud() {
+        let is_for = |value: Value| claims(&value.to_string()).is_ok_and(|claims| claims.is_for("azp", "app"));
+        assert!(is_for(json!({"azp": "app"})));
+        assert!(is_for(json!({"azp": ["other", "app"]})));
+        assert!(is_for(json!({"azp": "app", "aud": ["app", "other"]})));
+        for wrong in [
+            json!({}),
+            json!({"aud": "app"}),
+            json!({"azp": "other", "aud": "app"}),
+            json!({"azp": "app", "aud": "other"}),
+            json!({"azp": "app", "aud": null}),
+            json!({"azp": "app", "aud": []}),
+            json!({"azp": ["app", 5]}),
+            json!({"azp": {"app": 1}}),
+            json!({"azp": null}),
+            json!({"azp": "App"}),
+            json!({"azp": "app "}),
+        ] {
+            assert!(!is_for(wrong.clone()), "{wrong}");
         }
     }
 

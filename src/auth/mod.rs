@@ -5,6 +5,7 @@ mod client_keys;
 mod inbound;
 mod jwks;
 mod jwt;
+mod key_set;
 mod session_key;
 mod sessions;
 

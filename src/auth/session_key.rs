@@ -10,7 +10,11 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, 
 use jsonwebtoken::{Algorithm, DecodingKey, crypto};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
+use serde::Deserialize;
+use serde_json::Value;
 
+use super::jwt::Jwt;
+use super::sessions::SessionDenial;
 use crate::secrets::SecretBytes;
 
 /// A key that checks signatures, and the algorithms that it may do so by.
@@ -37,6 +41,26 @@ pub enum SessionKeyError {
     /// Of a type that no algorithm here uses, too short, or broken.
     #[error("must be an RSA key of 2048 to 8192 bits, a P-256 or P-384 key, or an Ed25519 key")]
     Type,
+}
+
+/// Why a key of a JWKS can't verify sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JwkError {
+    /// `use` or `key_ops` say that it is for something else.
+    #[error("not for signatures")]
+    Use,
+    /// A symmetric key (`oct`): a secret that its host has published.
+    #[error("a shared secret")]
+    Secret,
+    /// A type or a curve that is not used here.
+    #[error("type or curve not supported")]
+    Type,
+    /// `alg` is not used here, or not with such a key.
+    #[error("algorithm not supported for it")]
+    Algorithm,
+    /// Its numbers are no key, or an RSA key is too short or too long.
+    #[error("broken, or an RSA key not of 2048 to 8192 bits")]
+    Broken,
 }
 
 const HMAC: &[Algorithm] = &[Algorithm::HS256];
@@ -91,42 +115,56 @@ impl SessionKey {
         Self { key, algorithms }.of_good_size()
     }
 
-    /// A key of a JWKS with its `kid`. `None` where it is not for signatures, has
-    /// no `kid`, or is of a type that is not used here: a symmetric key (`oct`)
-    /// would be a secret that its host has published.
-    pub fn from_jwk(jwk: &Jwk) -> Option<(String, Self)> {
+    /// A key of a JWKS with its `kid`, if it has one.
+    pub fn from_jwk(jwk: &Value) -> Result<(Option<String>, Self), JwkError> {
+        let jwk = Jwk::deserialize(jwk).map_err(|_| JwkError::Type)?;
         let common = &jwk.common;
         let signs = common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature)
             && common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify));
-        let kid = common.key_id.clone().filter(|_| signs)?;
-        let key = DecodingKey::from_jwk(jwk).ok()?;
+        if !signs {
+            return Err(JwkError::Use);
+        }
+        if matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_)) {
+            return Err(JwkError::Secret);
+        }
+        let key = DecodingKey::from_jwk(&jwk).map_err(|_| JwkError::Broken)?;
         let point = || key.try_get_as_bytes().unwrap_or_default();
         let algorithms = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => RSA,
             AlgorithmParameters::EllipticCurve(curve) => match curve.curve {
                 EllipticCurve::P256 if parses(&ECDSA_P256_SHA256_FIXED, point()) => P256,
                 EllipticCurve::P384 if parses(&ECDSA_P384_SHA384_FIXED, point()) => P384,
-                _ => return None,
+                EllipticCurve::P256 | EllipticCurve::P384 => return Err(JwkError::Broken),
+                _ => return Err(JwkError::Type),
             },
             AlgorithmParameters::OctetKeyPair(curve) => match curve.curve {
                 EllipticCurve::Ed25519 if parses(&ED25519, point()) => ED25519_ONLY,
-                _ => return None,
+                EllipticCurve::Ed25519 => return Err(JwkError::Broken),
+                _ => return Err(JwkError::Type),
             },
-            _ => return None,
+            _ => return Err(JwkError::Type),
         };
         let algorithms = match common.key_algorithm {
             None => algorithms,
             Some(only) => {
-                let place = algorithms.iter().position(|&algorithm| Algorithm::try_from(only) == Ok(algorithm))?;
+                let place = algorithms.iter().position(|&algorithm| Algorithm::try_from(only) == Ok(algorithm));
+                let place = place.ok_or(JwkError::Algorithm)?;
                 &algorithms[place..=place]
             }
         };
-        Some((kid, Self { key, algorithms }.of_good_size().ok()?))
+        let key = Self { key, algorithms }.of_good_size().map_err(|_| JwkError::Broken)?;
+        Ok((common.key_id.clone(), key))
     }
 
     /// The algorithms that fit this key.
     pub const fn algorithms(&self) -> &'static [Algorithm] {
         self.algorithms
+    }
+
+    /// Checks a session's signature.
+    pub fn verify(&self, jwt: &Jwt<'_>) -> Result<(), SessionDenial> {
+        let good = self.verifies(jwt.algorithm, jwt.message, jwt.signature);
+        if good { Ok(()) } else { Err(SessionDenial::Signature) }
     }
 
     /// Did this key sign `message`? `signature` is in base64url.

@@ -10,6 +10,7 @@ use super::jwks::{Jwks, JwksError, JwksSettings};
 use super::jwt::Jwt;
 use super::session_key::SessionKey;
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::policy::session::Untimely;
 use crate::token::UserId;
 
@@ -22,8 +23,10 @@ pub struct Settings {
     pub algorithms: Algorithms,
     /// The `iss` that they must have.
     pub issuer: String,
-    /// The `aud` that they must have, alone or among others.
+    /// For whom they must be, alone or among others.
     pub audience: String,
+    /// The claim that must name the audience: `aud`, or another one of an issuer that has none.
+    pub audience_claim: String,
     /// The claim that names the user.
     pub user_claim: String,
     /// How far the issuer's clock and this machine's may differ.
@@ -140,14 +143,22 @@ impl Sessions {
     /// `runtime`, from now on and until that ends; that they can't be had is no
     /// error, since their host may be back later.
     /// Where they are the same issuer's as `before`, what was fetched goes on to hold.
-    pub fn new(settings: Settings, clock: Clock, runtime: &Handle, before: Option<&Self>) -> Result<Self, JwksError> {
+    pub fn new(
+        settings: Settings,
+        clock: Clock,
+        metrics: &Metrics,
+        runtime: &Handle,
+        before: Option<&Self>,
+    ) -> Result<Self, JwksError> {
         let jwks = match &settings.keys {
             KeySource::Fixed(_) => None,
             KeySource::Jwks(jwks) => {
                 let known = before.and_then(|before| before.0.jwks.as_ref());
                 Some(match known.filter(|known| known.settings() == jwks) {
                     Some(same) => Arc::clone(same),
-                    None => Arc::new(Jwks::start(jwks.clone(), clock, runtime, known.map(Arc::as_ref))?),
+                    None => {
+                        Arc::new(Jwks::start(jwks.clone(), clock, metrics.jwks(), runtime, known.map(Arc::as_ref))?)
+                    }
                 })
             }
         };
@@ -162,19 +173,11 @@ impl Sessions {
         if !settings.algorithms.allow(jwt.algorithm) {
             return Err(SessionDenial::Algorithm.into());
         }
-        let found;
-        let key = match (&settings.keys, jwks) {
-            (KeySource::Fixed(key), _) => key,
-            (KeySource::Jwks(_), Some(jwks)) => {
-                let kid = jwt.kid.as_deref().ok_or(SessionDenial::UnknownKey)?;
-                found = jwks.find(kid, jwt.algorithm).await?;
-                &found
-            }
+        match (&settings.keys, jwks) {
+            (KeySource::Fixed(key), _) => key.verify(&jwt)?,
+            (KeySource::Jwks(_), Some(jwks)) => jwks.verify(&jwt).await?,
             // It is made from the same settings.
             (KeySource::Jwks(_), None) => return Err(SessionError::NoKeys),
-        };
-        if !key.verifies(jwt.algorithm, jwt.message, jwt.signature) {
-            return Err(SessionDenial::Signature.into());
         }
         Ok(self.judge(&jwt)?)
     }
@@ -186,7 +189,7 @@ impl Sessions {
         if !claims.is_from(&settings.issuer) {
             return Err(SessionDenial::Issuer);
         }
-        if !claims.is_for(&settings.audience) {
+        if !claims.is_for(&settings.audience_claim, &settings.audience) {
             return Err(SessionDenial::Audience);
         }
         let remaining =

@@ -9,7 +9,7 @@ use super::error::SettingsError;
 use super::raw::{self, Raw};
 use super::resolve::{Check, SECOND, WorkspaceSettings, is_loopback};
 use crate::auth::{self, Algorithms, Client, JwksSettings, KeySource, SessionKey};
-use crate::http::{Origins, SessionRoute, SessionSource};
+use crate::http::{AllowedHeaders, Origins, SessionRoute, SessionSource};
 use crate::policy::access::{Access, Pattern};
 use crate::secrets::SecretBytes;
 use crate::token::{Profile, WorkspaceName};
@@ -52,11 +52,14 @@ impl Check<'_> {
             algorithms,
             issuer: self.session_text("issuer", &sessions.issuer, "the `iss` of your sessions")?,
             audience: self.session_text("audience", &sessions.audience, "the `aud` of your sessions")?,
+            audience_claim: self.audience_claim(sessions)?,
             user_claim: self.session_text("user_claim", &sessions.user_claim, "the name of a claim such as \"sub\"")?,
             leeway: self.span("sessions.leeway", sessions.leeway, Duration::ZERO, LONGEST_LEEWAY)?,
         };
         let origins = Origins::new(&sessions.allowed_origins)
             .map_err(|error| self.session_error("allowed_origins", error.to_string()))?;
+        let allowed_headers = AllowedHeaders::new(&sessions.allowed_headers)
+            .map_err(|error| self.session_error("allowed_headers", error.to_string()))?;
         let source = SessionSource::parse(&sessions.source)
             .ok_or_else(|| self.session_error("source", "must be \"authorization\" or \"cookie:NAME\""))?;
         if source != SessionSource::Authorization && origins.is_empty() {
@@ -70,6 +73,7 @@ impl Check<'_> {
         let route = SessionRoute {
             source,
             origins,
+            allowed_headers,
             profile: profile.clone(),
             client: self.session_client(sessions, workspaces)?,
             within_session: sessions.within_session,
@@ -132,6 +136,20 @@ impl Check<'_> {
         } else {
             Err(self.session_error(field, format!("must be {wanted}, 1 to {LONGEST_TEXT} bytes")))
         }
+    }
+
+    /// The claim that must name the `audience`. One that says something else than for which app a
+    /// session is, would make sessions of the issuer's other apps count.
+    fn audience_claim(&self, sessions: &raw::Sessions) -> Result<String, SettingsError> {
+        const FIELD: &str = "audience_claim";
+        let wanted = "the name of the claim that tells for which app a session is, such as \"aud\", \"azp\" or \
+            \"client_id\"";
+        let claim = self.session_text(FIELD, &sessions.audience_claim, wanted)?;
+        let says_something_else = ["iss", "sub", "exp", "nbf", "iat", "jti"].contains(&&*claim);
+        if says_something_else || claim == sessions.user_claim {
+            return Err(self.session_error(FIELD, format!("must be {wanted}")));
+        }
+        Ok(claim)
     }
 
     /// Whoever has a session may have the profile's scopes for the user of that

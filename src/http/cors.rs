@@ -29,6 +29,30 @@ pub enum OriginError {
     TooMany,
 }
 
+/// The headers that a listed page may send, as a preflight is answered. It is the same
+/// list for every page: an echo of what was asked for would allow everything.
+#[derive(Clone, Debug)]
+pub struct AllowedHeaders(HeaderValue);
+
+/// Why texts are no list of headers that pages may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AllowedHeaderError {
+    /// One is not the name of a header.
+    #[error(
+        "must be names of request headers, such as \"x-request-id\", of at most {} bytes each; `*` is no wildcard here",
+        AllowedHeaders::LONGEST
+    )]
+    Form,
+    /// One is a header that no page can send.
+    #[error(
+        "must be headers that a page can send: browsers set Cookie, Host, Origin, Sec-*, Proxy-* and the like themselves"
+    )]
+    Forbidden,
+    /// More than [`AllowedHeaders::MOST`].
+    #[error("must be at most {} headers", AllowedHeaders::MOST)]
+    TooMany,
+}
+
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
@@ -44,7 +68,6 @@ const TRUE: HeaderValue = HeaderValue::from_static("true");
 const VARIES: HeaderValue = HeaderValue::from_static("Origin");
 const EXPOSED: HeaderValue = HeaderValue::from_static("Cache-Status, Retry-After");
 const METHODS: HeaderValue = HeaderValue::from_static("POST, GET");
-const HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 impl Origins {
@@ -92,16 +115,119 @@ impl Origins {
 
     /// Tells a browser, which asks before it calls for a listed page, what such a
     /// page may send.
-    pub(super) fn preflight(&self, request: &HeaderMap) -> Response<Reply> {
+    pub(super) fn preflight(&self, request: &HeaderMap, allowed: &AllowedHeaders) -> Response<Reply> {
         let mut response = Response::new(Reply::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
         self.mark(request, headers);
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HEADERS);
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed.0.clone());
         headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
         response
     }
+}
+
+impl AllowedHeaders {
+    /// The most headers that settings can add.
+    pub const MOST: usize = 64;
+    /// The longest name that settings can add, in bytes.
+    pub const LONGEST: usize = 100;
+    /// Those of the route, and those that monitoring adds to the calls of a page: without them
+    /// the browser would not send the call at all. The broker reads none of the latter.
+    const ALWAYS: &[&str] = &[
+        "authorization",
+        "content-type",
+        // W3C Trace Context and Baggage: OpenTelemetry, and most of those below too.
+        "traceparent",
+        "tracestate",
+        "baggage",
+        "sentry-trace",
+        // jQuery and its like.
+        "x-requested-with",
+        "x-datadog-origin",
+        "x-datadog-parent-id",
+        "x-datadog-sampling-priority",
+        "x-datadog-trace-id",
+        // Zipkin, and the other propagators of Datadog and OpenTelemetry.
+        "b3",
+        "x-b3-traceid",
+        "x-b3-spanid",
+        "x-b3-parentspanid",
+        "x-b3-sampled",
+        "x-b3-flags",
+        "uber-trace-id",
+        "newrelic",
+        "elastic-apm-traceparent",
+        // CloudWatch RUM with X-Ray.
+        "x-amzn-trace-id",
+        // Application Insights.
+        "request-id",
+        "request-context",
+        "x-instana-t",
+        "x-instana-s",
+        "x-instana-l",
+        // Dynatrace.
+        "x-dtpc",
+        "x-dtc",
+        // SkyWalking.
+        "sw8",
+        // AppDynamics.
+        "adrum",
+    ];
+    /// The forbidden request-headers of the Fetch standard, 2.2.2, beside `proxy-` and `sec-`.
+    const FORBIDDEN: &[&str] = &[
+        "accept-charset",
+        "accept-encoding",
+        "access-control-request-headers",
+        "access-control-request-method",
+        "access-control-request-private-network",
+        "connection",
+        "content-length",
+        "cookie",
+        "cookie2",
+        "date",
+        "dnt",
+        "expect",
+        "host",
+        "keep-alive",
+        "origin",
+        "referer",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+    ];
+
+    /// These beside those that are always allowed; upper and lower case are the same.
+    pub fn new(more: &[String]) -> Result<Self, AllowedHeaderError> {
+        if more.len() > Self::MOST {
+            return Err(AllowedHeaderError::TooMany);
+        }
+        let mut names: Vec<_> = Self::ALWAYS.iter().map(|&name| name.to_owned()).collect();
+        for name in more {
+            // `*` may be in a name, but all who write it mean a pattern.
+            if name.len() > Self::LONGEST || !is_token(name) || name.contains('*') {
+                return Err(AllowedHeaderError::Form);
+            }
+            let name = name.to_ascii_lowercase();
+            let is_forbidden = ["proxy-", "sec-"].iter().any(|prefix| name.starts_with(prefix));
+            if is_forbidden || Self::FORBIDDEN.contains(&&*name) {
+                return Err(AllowedHeaderError::Forbidden);
+            }
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        HeaderValue::from_str(&names.join(", ")).map(Self).map_err(|_| AllowedHeaderError::Form)
+    }
+}
+
+/// A token by RFC 9110, 5.6.2.
+pub(super) fn is_token(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(plain)
 }
 
 /// `scheme://host[:port]`, as a browser would write it: any other spelling would
@@ -183,6 +309,39 @@ mod tests {
             assert_eq!(list(&[bad]).err(), Some(OriginError::Form), "{bad}");
         }
         assert_eq!(list(&["https://a"; 257]).err(), Some(OriginError::TooMany));
+    }
+
+    fn headers(names: &[&str]) -> Result<String, AllowedHeaderError> {
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        AllowedHeaders::new(&names).map(|allowed| allowed.0.to_str().expect("ASCII").to_owned())
+    }
+
+    #[test]
+    fn allowed_headers_extend_the_list_once_and_in_lower_case() {
+        let always = headers(&[]).expect("a list");
+        assert!(always.starts_with("authorization, content-type, traceparent, tracestate, baggage, sentry-trace"));
+        assert_eq!(headers(&["Traceparent", "AUTHORIZATION"]), Ok(always.clone()));
+        assert_eq!(headers(&["X-One", "x-one", "x_two.3"]), Ok(format!("{always}, x-one, x_two.3")));
+        let many: Vec<_> = (0..AllowedHeaders::MOST).map(|n| format!("x-{n}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert!(headers(&many).is_ok_and(|list| list.ends_with(", x-63")));
+        assert_eq!(headers(&[&many[..], &["x-more"]].concat()), Err(AllowedHeaderError::TooMany));
+        assert!(headers(&[&"x".repeat(AllowedHeaders::LONGEST)]).is_ok());
+    }
+
+    #[test]
+    fn allowed_headers_refuse_what_is_no_header_of_a_page() {
+        let long = "x".repeat(AllowedHeaders::LONGEST + 1);
+        for bad in
+            ["", "*", "x-*", "x y", " x", "x,y", "x:", "x\r\ny: z", "x\ty", "x\0", "\u{e9}", "x\u{7f}", "(x)", &long]
+        {
+            assert_eq!(headers(&[bad]), Err(AllowedHeaderError::Form), "{bad:?}");
+        }
+        for bad in
+            ["cookie", "Cookie", "host", "origin", "content-length", "te", "Sec-Fetch-Mode", "proxy-authorization"]
+        {
+            assert_eq!(headers(&["x-good", bad]), Err(AllowedHeaderError::Forbidden), "{bad}");
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ use percent_encoding::percent_decode_str;
 pub use address::Address;
 pub use admin::{Admin, Readiness};
 pub use body::{Incoming, Reply};
-pub use cors::{OriginError, Origins};
+pub use cors::{AllowedHeaderError, AllowedHeaders, OriginError, Origins};
 pub use listener::{Limits, Listener};
 pub use session::{SessionRoute, SessionSource};
 pub use socket::{Passed, Socket};

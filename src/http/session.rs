@@ -5,7 +5,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
 use hyper::{Method, Request, Response};
 
 use super::body::{self, Incoming, Reply, Text};
-use super::cors::{Origins, Page};
+use super::cors::{AllowedHeaders, Origins, Page, is_token};
 use super::frontend::user_in_query;
 use super::problem::Problem;
 use super::{Api, TOKEN_MIN_TTL};
@@ -22,6 +22,8 @@ pub struct SessionRoute {
     pub source: SessionSource,
     /// The pages that they may call from.
     pub origins: Origins,
+    /// The headers that those pages may send.
+    pub allowed_headers: AllowedHeaders,
     /// The scopes that they get.
     pub profile: Profile,
     /// Whose workspace, and how long at most.
@@ -47,9 +49,7 @@ impl SessionSource {
             return Some(Self::Authorization);
         }
         let name = text.strip_prefix("cookie:").filter(|name| (1..=128).contains(&name.len()))?;
-        // A token by RFC 9110, 5.6.2.
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        name.bytes().all(plain).then(|| Self::Cookie(name.to_owned()))
+        is_token(name).then(|| Self::Cookie(name.to_owned()))
     }
 }
 
@@ -160,9 +160,9 @@ impl Api {
 
     /// The answer to a browser that asks what a page may send.
     pub(super) fn preflight<B>(&self, request: &Request<B>) -> Result<Response<Reply>, Problem> {
-        let origins = self.guests.as_ref().map(|guests| &guests.route.origins);
-        match origins.map(|origins| (origins.from(request.headers()), origins)) {
-            Some((Page::Listed, origins)) => Ok(origins.preflight(request.headers())),
+        let route = self.guests.as_ref().map(|guests| &guests.route);
+        match route.map(|route| (route.origins.from(request.headers()), route)) {
+            Some((Page::Listed, route)) => Ok(route.origins.preflight(request.headers(), &route.allowed_headers)),
             Some((Page::Unlisted, _)) => Err(Problem::Origin),
             // No browser asks so.
             Some((Page::Unsaid, _)) | None => Err(Problem::Method(Self::find(request.uri()).1)),

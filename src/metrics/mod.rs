@@ -5,6 +5,7 @@
 //! as it is at the start. Children are looked up once, here, so that counting
 //! is an atomic addition.
 
+mod jwks;
 mod label;
 
 use std::array;
@@ -15,6 +16,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+pub use jwks::JwksMetrics;
 use label::Label;
 pub use label::{CallOutcome, Dropped, Outcome, Reloaded, Removal, Route};
 
@@ -46,6 +48,7 @@ pub struct Metrics {
     prices: GaugeVec,
     used: GaugeVec,
     extra: GaugeVec,
+    jwks: jwks::Families,
 }
 
 /// The metrics of one workspace.
@@ -197,6 +200,7 @@ impl Metrics {
                 "extra_calls_ratio",
                 "Calls beyond those that are made without any renewals, as a share of these.",
             )?,
+            jwks: jwks::Families::new(&registry)?,
             registry,
         };
         #[cfg(target_os = "linux")]
@@ -223,6 +227,11 @@ impl Metrics {
     /// Counts a connection that was closed before its time.
     pub fn connection_dropped(&self, cause: Dropped) {
         self.drops[cause as usize].inc();
+    }
+
+    /// The metrics of the keys of sessions, which are there once a JWKS is.
+    pub fn jwks(&self) -> JwksMetrics {
+        self.jwks.metrics()
     }
 
     /// The metrics of one workspace.

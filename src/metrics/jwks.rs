@@ -1,0 +1,57 @@
+//! How the keys of sessions are fetched from their issuer.
+
+use std::time::Duration;
+
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, Registry};
+
+use super::{counters, named, register};
+
+/// The metrics of a JWKS. Cheap to clone.
+#[derive(Clone)]
+pub struct JwksMetrics {
+    fetched: IntCounter,
+    failed: IntCounter,
+    last: Gauge,
+}
+
+impl JwksMetrics {
+    /// Counts a fetch that brought keys, at this time since 1970.
+    pub fn fetched(&self, unix: Duration) {
+        self.fetched.inc();
+        self.last.set(unix.as_secs_f64());
+    }
+
+    /// Counts a fetch that brought none.
+    pub fn failed(&self) {
+        self.failed.inc();
+    }
+}
+
+/// Without a JWKS they have no series, so that no alert about its age fires.
+pub(super) struct Families {
+    fetches: IntCounterVec,
+    last: GaugeVec,
+}
+
+impl Families {
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let last = named(
+            "jwks_last_fetch_timestamp_seconds",
+            "When the keys of sessions were last fetched, in seconds since 1970; 0 before the first time.",
+        );
+        Ok(Self {
+            fetches: counters(
+                registry,
+                "jwks_fetches_total",
+                "Fetches of the keys of sessions by how they ended.",
+                &["outcome"],
+            )?,
+            last: register(registry, GaugeVec::new(last, &[])?)?,
+        })
+    }
+
+    pub fn metrics(&self) -> JwksMetrics {
+        let [fetched, failed] = ["fetched", "failed"].map(|outcome| self.fetches.with_label_values(&[outcome]));
+        JwksMetrics { fetched, failed, last: self.last.with_label_values::<&str>(&[]) }
+    }
+}

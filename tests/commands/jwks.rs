@@ -1,0 +1,115 @@
+//! What `serve` logs of a JWKS that it can't fetch: from where, why, and once.
+
+use std::sync::Arc;
+
+use rustix::process::Signal;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::child::{Program, settings};
+use crate::support::http::{Ask, Connection};
+use crate::support::issuer::{AUDIENCE, ISSUER, KeyHost, Signer, good_claims};
+use crate::support::pki::Authority;
+
+const SECRET: &str = "hunter2-hunter2-hunter2";
+
+/// What a broker with this JWKS logs until a session was answered with `status`. The first fetch has
+/// ended by then, since sessions wait for it.
+async fn log_of(url: &str, signer: &Signer, status: u16) -> Vec<Value> {
+    let file = settings(&format!(
+        "[workspaces.default]\napi_key = \"pk_test\"\nbase_url = \"http://127.0.0.1:1\"\n[log]\nformat = \"json\"\n\
+         [sessions]\njwks_url = \"{url}\"\nissuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n"
+    ));
+    let broker = Program::serve().arguments(["--log-level", "trace", "--config"]).arguments([file.path()]).start();
+    let (address, _) = broker.addresses();
+    let session = signer.jwt(&json!({"alg": signer.algorithm()}), &good_claims("jane"));
+    let ask = Ask::new("POST", "/api/generate-courier-jwt").key(&session);
+    let answer = Connection::open(address).await.ask(&ask).await;
+    assert_eq!(answer.status, status, "{answer:?}");
+    broker.signal(Signal::TERM);
+    let ended = broker.end();
+    assert!(!ended.stderr.contains(SECRET), "{}", ended.stderr);
+    ended.stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The fields of the one warning about the JWKS.
+#[track_caller]
+fn warning(log: &[Value]) -> (String, String) {
+    let is_warning = |line: &&Value| line["level"] == "WARN" && line.to_string().contains("JWKS fetch failed");
+    let warnings: Vec<_> = log.iter().filter(is_warning).collect();
+    let [warning] = warnings[..] else { panic!("{} warnings in {log:#?}", warnings.len()) };
+    let field = |name: &str| warning["fields"][name].as_str().unwrap_or_else(|| panic!("no {name} in {warning}"));
+    assert!(field("message").ends_with("; sessions get 503 until it succeeds"), "{warning}");
+    (field("url").to_owned(), field("cause").to_owned())
+}
+
+#[tokio::test]
+async fn failed_fetch_is_logged_with_url_and_cause() {
+    let signer = Signer::ed25519();
+    let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
+    let untrusted = untrusted_host().await;
+    let host = KeyHost::start(&[]).await;
+    let large = " ".repeat(300 * 1024);
+    let keys = json!({"keys": [Signer::Hmac(SECRET.as_bytes().to_vec()).jwk("s"), {"kty": "EC", "crv": "secp256k1"}]});
+    for (url, status, body, causes) in [
+        (format!("http://{closed}/jwks.json"), 200, "", &["Connection refused"][..]),
+        (format!("https://localhost:{untrusted}/jwks.json"), 200, "", &["certificate", "UnknownIssuer"]),
+        (host.url(), 404, "", &["status", "404"]),
+        (host.url(), 302, "", &["status", "302", "redirects"]),
+        (host.url(), 200, "<html>", &["not JSON", "line 1, column 1"]),
+        (host.url(), 200, "{}", &["no list `keys`"]),
+        (host.url(), 200, r#"{"keys": []}"#, &["no keys"]),
+        (host.url(), 200, &keys.to_string(), &["none of the 2 keys", "kty=oct", "shared secret", "crv=secp256k1"]),
+        (host.url(), 200, &large, &["larger than 256 KiB"]),
+    ] {
+        host.say(status, body);
+        let log = log_of(&format!("{url}?key={SECRET}"), &signer, 503).await;
+        let (shown, cause) = warning(&log);
+        assert_eq!(shown, url);
+        for part in causes {
+            assert!(cause.contains(part), "{part} is not in {cause}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn first_fetch_is_logged_with_its_keys() {
+    let signer = Signer::ed25519();
+    let host = KeyHost::start(&[json!({"kty": "oct"}), signer.jwk("one"), signer.jwk("two")]).await;
+    let log = log_of(&format!("{}?key={SECRET}", host.url()), &signer, 401).await;
+    let fetched: Vec<_> = log.iter().filter(|line| line["fields"]["message"] == "JWKS fetched").collect();
+    let [line] = fetched[..] else { panic!("{log:#?}") };
+    let fields = &line["fields"];
+    assert_eq!((&line["level"], &fields["url"]), (&json!("INFO"), &json!(host.url())), "{line}");
+    assert_eq!((&fields["keys"], &fields["ignored"]), (&json!(2), &json!(1)), "{line}");
+    // A session without `kid` can't mean one of two.
+    assert!(log.iter().any(|line| line.to_string().contains(r#""rule":"unknown-key""#)), "{log:#?}");
+}
+
+/// The port of a host whose certificate nobody trusts.
+async fn untrusted_host() -> u16 {
+    let identity = Authority::new().sign(&["localhost"]);
+    let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).expect("PEM");
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("PEM");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("they belong together");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // The broker ends the handshake.
+            let _ = acceptor.accept(stream).await;
+        }
+    });
+    port
+}

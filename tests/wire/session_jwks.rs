@@ -1,0 +1,214 @@
+//! A JWKS and sessions that name none of its keys; what the metrics tell of its fetches.
+
+use std::time::Duration;
+
+use courier_token_broker::clock::Clock;
+use courier_token_broker::config::RawSessions;
+use serde_json::{Value, json};
+
+use crate::law::is_a_refusal;
+use crate::sessions::{call, is_unauthorized, settings};
+use crate::support::broker::{Broker, Setup};
+use crate::support::issuer::{KeyHost, RSA, Signer, at, good_claims};
+
+/// Each session that fits no known key makes a fetch.
+const NO_PAUSE: Duration = Duration::from_nanos(1);
+
+fn setup(host: &KeyHost) -> Setup {
+    let sessions = RawSessions { jwks_url: Some(host.url()), ..settings() };
+    Setup::new().settings(|raw| raw.sessions = Some(sessions))
+}
+
+fn without_kid(signer: &Signer, user: &str) -> String {
+    signer.jwt(&json!({"alg": signer.algorithm()}), &good_claims(user))
+}
+
+fn nameless(signer: &Signer) -> Value {
+    let mut key = signer.jwk("k");
+    key.as_object_mut().expect("an object").remove("kid");
+    key
+}
+
+async fn status(broker: &Broker, session: &str) -> u16 {
+    broker.ask(&call(session)).await.status
+}
+
+#[tokio::test]
+async fn single_key_verifies_sessions_without_kid() {
+    for signer in [&*RSA, &Signer::p256(), &Signer::ed25519()] {
+        let mut encryption = Signer::ed25519().jwk("e");
+        encryption["use"] = json!("enc");
+        let secret = Signer::Hmac(vec![7; 32]).jwk("s");
+        for keys in [
+            vec![signer.jwk("k")],
+            vec![nameless(signer)],
+            // These can't verify sessions.
+            vec![encryption, secret, json!({"kty": "XYZ", "kid": "x"}), signer.jwk("k")],
+        ] {
+            let broker = setup(&KeyHost::start(&keys).await).start().await;
+            assert_eq!(status(&broker, &without_kid(signer, "jane")).await, 200, "{keys:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn kid_that_is_there_must_be_the_single_keys() {
+    let signer = Signer::ed25519();
+    for (key, named) in [(signer.jwk("k"), 200), (nameless(&signer), 401), (signer.jwk(""), 401)] {
+        let broker = setup(&KeyHost::start(&[key]).await).start().await;
+        assert_eq!(status(&broker, &signer.session("k", "jane")).await, named);
+        for other in ["other", "K", " k"] {
+            is_unauthorized(&broker.ask(&call(&signer.session(other, "jane"))).await);
+        }
+        let null = signer.jwt(&json!({"alg": "EdDSA", "kid": null}), &good_claims("jane"));
+        is_unauthorized(&broker.ask(&call(&null)).await);
+    }
+    // An empty name is a name.
+    let broker = setup(&KeyHost::start(&[signer.jwk("k")]).await).start().await;
+    is_unauthorized(&broker.ask(&call(&signer.session("", "jane"))).await);
+    let broker = setup(&KeyHost::start(&[signer.jwk("")]).await).start().await;
+    assert_eq!(status(&broker, &signer.session("", "jane")).await, 200);
+}
+
+#[tokio::test]
+async fn several_keys_refuse_sessions_without_kid() {
+    let (signer, other) = (Signer::p256(), Signer::ed25519());
+    for keys in [
+        [signer.jwk("k"), other.jwk("other")],
+        [signer.jwk("k"), nameless(&other)],
+        [nameless(&signer), nameless(&other)],
+        [signer.jwk("k"), signer.jwk("k")],
+    ] {
+        let broker = setup(&KeyHost::start(&keys).await).start().await;
+        for signer in [&signer, &other] {
+            is_unauthorized(&broker.ask(&call(&without_kid(signer, "jane"))).await);
+        }
+        assert_eq!(broker.courier.call_count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn single_key_is_nobodys_secret() {
+    for signer in [&*RSA, &Signer::p256(), &Signer::ed25519()] {
+        let mut key = signer.jwk("k");
+        // Whatever fits the key may be tried.
+        key.as_object_mut().expect("an object").remove("alg");
+        let broker = setup(&KeyHost::start(&[key.clone()]).await).start().await;
+        let (pem, der, good) = (signer.pem(), signer.der(), without_kid(signer, "jane"));
+        let mut forged = vec![
+            without_kid(&Signer::p256(), "jane"),
+            without_kid(&Signer::ed25519(), "jane"),
+            format!("{good}AAAA"),
+            format!("{}.", good.rsplit_once('.').expect("a JWT").0),
+        ];
+        let json = key.to_string();
+        for secret in
+            [pem.as_bytes(), pem.trim().as_bytes(), &der, &der[der.len() - 32..], json.as_bytes(), b"", &[0; 32]]
+        {
+            let hmac = Signer::Hmac(secret.to_vec());
+            for alg in ["HS256", "HS384", "HS512", "none", signer.algorithm()] {
+                forged.push(hmac.jwt(&json!({"alg": alg}), &good_claims("jane")));
+            }
+        }
+        // A key that the session brings along.
+        let evil = Signer::p256();
+        for alg in ["ES256", signer.algorithm()] {
+            forged.push(evil.jwt(&json!({"alg": alg, "jwk": evil.jwk("k")}), &good_claims("jane")));
+        }
+        for session in &forged {
+            is_unauthorized(&broker.ask(&call(session)).await);
+        }
+        assert_eq!(broker.courier.call_count(), 0);
+        assert_eq!(status(&broker, &good).await, 200);
+    }
+}
+
+#[tokio::test]
+async fn single_key_changes_without_a_name() {
+    let (old, new) = (Signer::ed25519(), Signer::ed25519());
+    let host = KeyHost::start(&[nameless(&old)]).await;
+    let broker = setup(&host).fetch_pause(NO_PAUSE).start().await;
+    assert_eq!(status(&broker, &without_kid(&old, "jane")).await, 200);
+    host.publish(&[nameless(&new)]);
+    // The known key still verifies, so nothing is fetched for it.
+    assert_eq!(status(&broker, &without_kid(&old, "jane")).await, 200);
+    assert_eq!(status(&broker, &without_kid(&new, "jane")).await, 200);
+    assert_eq!(status(&broker, &without_kid(&old, "jane")).await, 401);
+    // A second key takes the meaning from sessions without a name, and gives it back.
+    host.publish(&[old.jwk("old"), new.jwk("new")]);
+    assert_eq!(status(&broker, &old.session("old", "jane")).await, 200);
+    for signer in [&old, &new] {
+        assert_eq!(status(&broker, &without_kid(signer, "jane")).await, 401);
+    }
+    assert_eq!(status(&broker, &new.session("new", "jane")).await, 200);
+    host.publish(&[new.jwk("new")]);
+    assert_eq!(status(&broker, &without_kid(&new, "jane")).await, 200);
+    assert_eq!(status(&broker, &without_kid(&old, "jane")).await, 401);
+}
+
+#[tokio::test]
+async fn forged_sessions_without_kid_make_one_fetch_each_ten_seconds_at_most() {
+    let (signer, evil) = (Signer::ed25519(), Signer::ed25519());
+    let host = KeyHost::start(&[signer.jwk("k")]).await;
+    let clock = Clock::system();
+    let began = clock.now();
+    let broker = setup(&host).start().await;
+    for user in 0..200 {
+        assert_eq!(status(&broker, &without_kid(&evil, &user.to_string())).await, 401);
+    }
+    let most = 1 + clock.now().since(began).as_secs() as usize / 10;
+    assert!(host.asked() <= most, "{} fetches, {most} are allowed", host.asked());
+    assert_eq!(status(&broker, &without_kid(&signer, "jane")).await, 200);
+}
+
+#[tokio::test]
+async fn reload_takes_another_jwks_url() {
+    let (one, two) = (Signer::ed25519(), Signer::ed25519());
+    let hosts = [KeyHost::start(&[nameless(&one)]).await, KeyHost::start(&[nameless(&two)]).await];
+    let broker = setup(&hosts[0]).start().await;
+    assert_eq!(status(&broker, &without_kid(&one, "jane")).await, 200);
+    let url = hosts[1].url();
+    assert!(broker.reload(|raw| raw.sessions.as_mut().expect("they are set").jwks_url = Some(url)).await);
+    assert_eq!(status(&broker, &without_kid(&two, "jane")).await, 200);
+    assert_eq!(status(&broker, &without_kid(&one, "jane")).await, 401);
+    assert_eq!(fetches(&broker, "fetched").await, 2.0);
+}
+
+async fn fetches(broker: &Broker, outcome: &str) -> f64 {
+    broker.metric(&format!("courier_token_broker_jwks_fetches_total{{outcome=\"{outcome}\"}}")).await
+}
+
+const LAST_FETCH: &str = "courier_token_broker_jwks_last_fetch_timestamp_seconds";
+
+#[tokio::test]
+async fn metrics_tell_when_the_keys_were_fetched_and_that_they_were_not() {
+    let signer = Signer::ed25519();
+    let host = KeyHost::start(&[]).await;
+    let before = at(0) as f64;
+    let broker = setup(&host).start().await;
+    let good = signer.session("k", "jane");
+    // It waits for the first fetch, which brings no key.
+    let answer = broker.ask(&call(&good)).await;
+    assert_eq!(answer.status, 503);
+    is_a_refusal(&answer, true);
+    assert!(fetches(&broker, "failed").await >= 1.0);
+    assert_eq!((fetches(&broker, "fetched").await, broker.metric(LAST_FETCH).await), (0.0, 0.0));
+
+    let host = KeyHost::start(&[signer.jwk("k")]).await;
+    let broker = setup(&host).fetch_pause(NO_PAUSE).start().await;
+    assert_eq!(status(&broker, &good).await, 200);
+    let first = broker.metric(LAST_FETCH).await;
+    assert!((before..=at(1) as f64).contains(&first), "{first} is not between {before} and now");
+    assert_eq!((fetches(&broker, "fetched").await, fetches(&broker, "failed").await), (1.0, 0.0));
+    host.say(500, "");
+    assert_eq!(status(&broker, &signer.session("other", "jane")).await, 401);
+    assert_eq!((fetches(&broker, "fetched").await, fetches(&broker, "failed").await), (1.0, 1.0));
+    assert_eq!(broker.metric(LAST_FETCH).await, first);
+}
+
+#[tokio::test]
+async fn metrics_have_no_jwks_where_there_is_none() {
+    let broker = Broker::start().await;
+    let text = broker.admin("/metrics").await.body;
+    assert!(!text.contains("jwks_"), "{text}");
+}
