@@ -7,6 +7,7 @@
 //! host is down: its users have their sessions all the same.
 
 use std::error::Error;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -224,6 +225,8 @@ impl State {
                 fetches.begun += 1;
                 fetches.last = Some(began);
             });
+            // Those who asked for a fetch until now get this one.
+            let _ = pin!(self.wanted.notified()).enable();
             let fetched = fetch(&client, &self.settings.url).await;
             let next = self.take(fetched, began, &mut failing);
             self.fetches.send_modify(|fetches| fetches.ended += 1);

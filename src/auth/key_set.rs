@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(
             error,
             "none of the 4 keys of the JWKS can verify sessions: kty=oct alg=HS256 (a shared secret), \
-             kty=EC crv=secp256k1 alg=ES256K (type or curve not supported), \
+             kty=EC crv=secp256k1 alg=ES256K (type or curve not supported, or members missing), \
              kty=EC crv=P-256 (broken, or an RSA key not of 2048 to 8192 bits), \
              kty=RSA alg=RSA-OAEP use=enc (not for signatures)"
         );
@@ -214,9 +214,9 @@ mod tests {
     #[test]
     fn errors_quote_nothing_that_could_forge_a_log_line() {
         let long = "x".repeat(1000);
-        let keys = [json!({"kty": "a\nERROR b", "alg": long, "crv": "\u{1b}[31m", "use": ""}), json!([]), json!(null)];
+        let keys = [json!({"kty": "a\nERROR b", "alg": long, "crv": "\u{1b}[31m"}), json!([]), json!(null)];
         let error = parse(&keys).err().expect("none is usable").to_string();
-        assert_eq!(error.matches("no kty (type or curve not supported)").count(), 3, "{error}");
+        assert_eq!(error.matches("no kty (type or curve not supported, or members missing)").count(), 3, "{error}");
         assert!(error.len() < 300 && !error.contains(['\n', '\u{1b}']), "{error}");
         for (text, wanted) in [
             ("", KeySetError::Json { line: 1, column: 0 }),

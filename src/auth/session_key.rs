@@ -52,8 +52,8 @@ pub enum JwkError {
     /// A symmetric key (`oct`): a secret that its host has published.
     #[error("a shared secret")]
     Secret,
-    /// A type or a curve that is not used here.
-    #[error("type or curve not supported")]
+    /// A type or a curve that is not used here, or not what such a key has.
+    #[error("type or curve not supported, or members missing")]
     Type,
     /// `alg` is not used here, or not with such a key.
     #[error("algorithm not supported for it")]
@@ -124,8 +124,10 @@ impl SessionKey {
         if !signs {
             return Err(JwkError::Use);
         }
-        if matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_)) {
-            return Err(JwkError::Secret);
+        match jwk.algorithm {
+            AlgorithmParameters::OctetKey(_) => return Err(JwkError::Secret),
+            AlgorithmParameters::Other(_) => return Err(JwkError::Type),
+            _ => {}
         }
         let key = DecodingKey::from_jwk(&jwk).map_err(|_| JwkError::Broken)?;
         let point = || key.try_get_as_bytes().unwrap_or_default();

@@ -1,10 +1,12 @@
 //! Pages whose calls carry more headers: those of monitoring, and those of the settings.
 
+use courier_token_broker::config::RawSessions;
+
 use crate::law::FRONTEND;
-use crate::sessions::{PAGE, broker_of, call};
-use crate::support::broker::Broker;
+use crate::sessions::{PAGE, broker_of, call, settings};
+use crate::support::broker::{Broker, Setup};
 use crate::support::http::Ask;
-use crate::support::issuer::Signer;
+use crate::support::issuer::{KeyHost, Signer};
 
 /// What monitoring in browsers sends along, with values of its form.
 const MONITORING: &[(&str, &str)] = &[
@@ -91,7 +93,9 @@ async fn preflight_allows_the_headers_of_the_settings() {
 
 #[tokio::test]
 async fn reload_changes_the_allowed_headers() {
-    let broker = broker_of(&Signer::ed25519(), |_| {}).await;
+    let host = KeyHost::start(&[Signer::ed25519().jwk("k")]).await;
+    let sessions = RawSessions { jwks_url: Some(host.url()), ..settings() };
+    let broker = Setup::new().settings(|raw| raw.sessions = Some(sessions)).start().await;
     let has = async |name: &str| allowed(&broker, name).await.iter().any(|allowed| allowed == name);
     assert!(!has("x-mine").await);
     let set = async |headers: &[&str]| {
