@@ -113,10 +113,13 @@ impl Jwks {
             .pool_max_idle_per_host(0)
             .build()
             .map_err(JwksError)?;
+        let same = before.filter(|before| before.settings().url == settings.url);
+        let keys = same.and_then(Self::keys);
+        if keys.is_none() {
+            metrics.none_yet();
+        }
         let state = Arc::new(State {
-            keys: ArcSwapOption::new(
-                before.filter(|before| before.settings().url == settings.url).and_then(Self::keys),
-            ),
+            keys: ArcSwapOption::new(keys),
             fetches: watch::Sender::new(Fetches::default()),
             wanted: Notify::new(),
             room: Semaphore::new(MOST_WAITERS),
@@ -347,6 +350,17 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("{0}")]
     struct Chain(&'static str, #[source] Option<Box<Chain>>);
+
+    #[tokio::test]
+    async fn host_that_never_answers_is_named_as_such() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = silent.local_addr().expect("an address");
+        let url = format!("http://{address}/?key=hunter2").parse().expect("a URL");
+        let client = Client::builder().no_proxy().timeout(Duration::from_millis(50)).build().expect("a client");
+        let cause = causes(&fetch(&client, &url).await.err().expect("no answer"));
+        assert!(cause.starts_with("no answer within 5 s: "), "{cause}");
+        assert!(cause.ends_with("operation timed out") && !cause.contains("hunter2"), "{cause}");
+    }
 
     #[test]
     fn causes_are_one_line_without_repeats() {

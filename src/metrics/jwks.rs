@@ -21,6 +21,11 @@ impl JwksMetrics {
         self.last.set(unix.as_secs_f64());
     }
 
+    /// No keys are in use: they are to come from elsewhere.
+    pub fn none_yet(&self) {
+        self.last.set(0.0);
+    }
+
     /// Counts a fetch that brought none.
     pub fn failed(&self) {
         self.failed.inc();
@@ -37,7 +42,7 @@ impl Families {
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let last = named(
             "jwks_last_fetch_timestamp_seconds",
-            "When the keys of sessions were last fetched, in seconds since 1970; 0 before the first time.",
+            "When the keys of sessions were last fetched, in seconds since 1970; 0 if none have come yet.",
         );
         Ok(Self {
             fetches: counters(
