@@ -254,8 +254,8 @@ enum FetchError {
     /// The URL is told beside it, without what may be secret in it.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout(#[source] reqwest::Error),
-    #[error("request failed")]
-    Request(#[source] reqwest::Error),
+    #[error(transparent)]
+    Request(reqwest::Error),
     #[error("the status of the answer is {0}; redirects are not followed")]
     Redirect(u16),
     #[error("the status of the answer is {0}")]
