@@ -228,7 +228,7 @@ impl State {
                 fetches.begun += 1;
                 fetches.last = Some(began);
             });
-            // Those who asked for a fetch until now get this one.
+            // This fetch serves the wishes for one that came before it.
             let _ = pin!(self.wanted.notified()).enable();
             let fetched = fetch(&client, &self.settings.url).await;
             let next = self.take(fetched, began, &mut failing);
@@ -251,7 +251,6 @@ impl State {
 /// Why a fetch brought no keys.
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
-    /// The URL is told beside it, without what may be secret in it.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout(#[source] reqwest::Error),
     #[error(transparent)]
@@ -291,7 +290,7 @@ async fn fetch(client: &Client, url: &Url) -> Result<KeySet, FetchError> {
     Ok(KeySet::parse(&body)?)
 }
 
-/// What the log was told of fetches that fail.
+/// The cause that the log last named, and when; nothing while fetches succeed.
 #[derive(Default)]
 struct Failing(Option<(String, Moment)>);
 
@@ -312,7 +311,7 @@ impl Failing {
     }
 }
 
-/// A URL without what may be secret in it.
+/// A URL without user, query and fragment: they may be secret.
 fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
@@ -376,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_news_once_an_hour_unless_it_changes() {
+    fn repeated_cause_is_news_once_an_hour() {
         let mut failing = Failing::default();
         let at = |minutes: u64| Moment::from_nanos(0) + Duration::from_secs(60 * minutes);
         let news: Vec<_> = (0..150).filter(|&minute| failing.is_news("refused", at(minute))).collect();
@@ -388,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_shown_without_what_may_be_secret() {
+    fn url_is_shown_without_user_query_and_fragment() {
         let url: Url = "https://user:hunter2@login.example.com:8443/a/jwks?key=hunter2#hunter2".parse().expect("a URL");
         assert_eq!(shown(&url), "https://login.example.com:8443/a/jwks");
     }

@@ -20,7 +20,7 @@ pub struct KeySet {
 /// Why a text is no JWKS with keys for sessions.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
-    /// What is wrong with it would quote it: the place is enough.
+    /// No JSON. The parser's own message would quote the answer.
     #[error("the answer is not JSON: line {line}, column {column}")]
     Json {
         /// From 1.
@@ -107,7 +107,7 @@ impl KeySet {
     }
 }
 
-/// What the first few keys are, and why they can't verify sessions.
+/// Describes the first few keys and why they can't verify sessions.
 fn reasons(unusable: &[(&Value, JwkError)]) -> String {
     let described = unusable.iter().take(MOST_DESCRIBED).map(|(key, error)| format!("{} ({error})", describe(key)));
     let mut parts: Vec<_> = described.collect();

@@ -138,8 +138,8 @@ impl Check<'_> {
         }
     }
 
-    /// The claim that must name the `audience`. One that says something else than for which app a
-    /// session is, would make sessions of the issuer's other apps count.
+    /// The claim that must name the `audience`. Claims that all sessions of an issuer share, or that
+    /// name the user, are refused: they would let in sessions of the issuer's other apps.
     fn audience_claim(&self, sessions: &raw::Sessions) -> Result<String, SettingsError> {
         const FIELD: &str = "audience_claim";
         let wanted = "the name of the claim that tells for which app a session is, such as \"aud\", \"azp\" or \

@@ -1,4 +1,4 @@
-//! What `serve` logs of a JWKS that it can't fetch: from where, why, and once.
+//! The log of `serve` about a JWKS that it fetches or can't fetch: from where, and why.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::support::pki::Authority;
 
 const SECRET: &str = "hunter2-hunter2-hunter2";
 
-/// What a broker with this JWKS logs until a session was answered with `status`. The first fetch has
+/// The log of a broker with this JWKS up to a session's answer, which has `status`. The first fetch has
 /// ended by then, since sessions wait for it.
 async fn log_of(url: &str, signer: &Signer, status: u16) -> Vec<Value> {
     let file = settings(&format!(

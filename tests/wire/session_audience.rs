@@ -50,7 +50,7 @@ async fn another_claim_names_the_audience() {
 }
 
 #[tokio::test]
-async fn a_session_without_aud_is_refused_unless_the_settings_name_another_claim() {
+async fn session_without_aud_is_refused_unless_settings_name_another_claim() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
     is_unauthorized(&broker.ask(&call(&signer.jwt(&header(&signer, "k"), &cognito(&json!({}))))).await);

@@ -8,7 +8,7 @@ use crate::support::broker::{Broker, Setup};
 use crate::support::http::Ask;
 use crate::support::issuer::{KeyHost, Signer};
 
-/// What monitoring in browsers sends along, with values of its form.
+/// Headers that monitoring in browsers adds, with values of their form.
 const MONITORING: &[(&str, &str)] = &[
     ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
     ("tracestate", "dd=s:1;o:rum,es=s:1"),

@@ -52,7 +52,7 @@ async fn single_key_verifies_sessions_without_kid() {
 }
 
 #[tokio::test]
-async fn kid_that_is_there_must_be_the_single_keys() {
+async fn kid_must_match_the_single_key() {
     let signer = Signer::ed25519();
     for (key, named) in [(signer.jwk("k"), 200), (nameless(&signer), 401), (signer.jwk(""), 401)] {
         let broker = setup(&KeyHost::start(&[key]).await).start().await;
@@ -88,7 +88,7 @@ async fn several_keys_refuse_sessions_without_kid() {
 }
 
 #[tokio::test]
-async fn single_key_is_nobodys_secret() {
+async fn single_key_is_no_hmac_secret() {
     for signer in [&*RSA, &Signer::p256(), &Signer::ed25519()] {
         let mut key = signer.jwk("k");
         // Whatever fits the key may be tried.
