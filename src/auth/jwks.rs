@@ -6,7 +6,6 @@
 //! fetched last counts until something newer comes, however long the issuer's
 //! host is down: its users have their sessions all the same.
 
-use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +16,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
 
+use super::fetch::{FetchError, TIMEOUT, causes, fetch, shown};
 use super::jwt::Jwt;
-use super::key_set::{KeySet, KeySetError};
+use super::key_set::KeySet;
 use super::sessions::{SessionDenial, SessionError};
 use crate::clock::Clock;
 use crate::metrics::JwksMetrics;
@@ -48,16 +48,10 @@ impl JwksSettings {
 )]
 pub struct JwksError(#[source] reqwest::Error);
 
-/// The longest that a fetch may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// After a failed refresh, the next attempt comes so soon, if not sooner.
 const RETRY: Duration = Duration::from_secs(60);
-/// A key has less than a kilobyte, with a chain of certificates perhaps five.
-const LARGEST_ANSWER: usize = 256 * 1024;
 /// Fetches that go on failing for the same cause are logged so often.
 const REMINDER: Duration = Duration::from_secs(3600);
-/// The longest cause in the log, in characters.
-const LONGEST_CAUSE: usize = 500;
 /// So many wait for a fetch; others are answered by what is known.
 const MOST_WAITERS: usize = 1024;
 
@@ -248,48 +242,6 @@ impl State {
     }
 }
 
-/// Why a fetch brought no keys.
-#[derive(Debug, thiserror::Error)]
-enum FetchError {
-    #[error("no answer within {} s", TIMEOUT.as_secs())]
-    Timeout(#[source] reqwest::Error),
-    #[error(transparent)]
-    Request(reqwest::Error),
-    #[error("the status of the answer is {0}; redirects are not followed")]
-    Redirect(u16),
-    #[error("the status of the answer is {0}")]
-    Status(u16),
-    #[error("the answer is larger than {} KiB", LARGEST_ANSWER / 1024)]
-    TooLarge,
-    #[error(transparent)]
-    Keys(#[from] KeySetError),
-}
-
-impl From<reqwest::Error> for FetchError {
-    fn from(error: reqwest::Error) -> Self {
-        let error = error.without_url();
-        if error.is_timeout() { Self::Timeout(error) } else { Self::Request(error) }
-    }
-}
-
-/// Fetches the keys once.
-async fn fetch(client: &Client, url: &Url) -> Result<KeySet, FetchError> {
-    let mut response = client.get(url.clone()).send().await?;
-    match response.status().as_u16() {
-        200 => {}
-        status @ 300..400 => return Err(FetchError::Redirect(status)),
-        status => return Err(FetchError::Status(status)),
-    }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > LARGEST_ANSWER {
-            return Err(FetchError::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(KeySet::parse(&body)?)
-}
-
 /// The cause that the log last named, and when; nothing while fetches succeed.
 #[derive(Default)]
 struct Failing(Option<(String, Moment)>);
@@ -311,68 +263,9 @@ impl Failing {
     }
 }
 
-/// A URL without user, query and fragment: they may be secret.
-fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    // These fail only for URLs that have no host.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.into()
-}
-
-/// An error and all that caused it, in one line and without repeats.
-fn causes(error: &dyn Error) -> String {
-    let mut line = String::new();
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        next = cause.source();
-        let text = cause.to_string();
-        // Many errors print what caused them too.
-        if line.contains(&text) {
-            continue;
-        }
-        if !line.is_empty() {
-            line.push_str(": ");
-        }
-        line.push_str(&text);
-    }
-    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
-    line.chars().map(plain).take(LONGEST_CAUSE).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("{0}")]
-    struct Chain(&'static str, #[source] Option<Box<Chain>>);
-
-    #[tokio::test]
-    async fn host_that_never_answers_is_named_as_such() {
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = silent.local_addr().expect("an address");
-        let url = format!("http://{address}/?key=hunter2").parse().expect("a URL");
-        let client = Client::builder().no_proxy().timeout(Duration::from_millis(50)).build().expect("a client");
-        let cause = causes(&fetch(&client, &url).await.err().expect("no answer"));
-        assert!(cause.starts_with("no answer within 5 s: "), "{cause}");
-        assert!(cause.ends_with("operation timed out") && !cause.contains("hunter2"), "{cause}");
-    }
-
-    #[test]
-    fn causes_are_one_line_without_repeats() {
-        let of = |texts: &[&'static str]| {
-            let chain = texts.iter().rev().fold(None, |inner, text| Some(Box::new(Chain(text, inner))));
-            causes(&*chain.expect("an error"))
-        };
-        assert_eq!(of(&["cannot connect", "tcp", "refused"]), "cannot connect: tcp: refused");
-        assert_eq!(of(&["cannot connect: refused", "refused", "", "refused"]), "cannot connect: refused");
-        assert_eq!(of(&["a\nb\u{1b}[31m", "c"]), "a b [31m: c");
-        let long: &'static str = "\u{fc}".repeat(2000).leak();
-        assert_eq!(of(&[long]).chars().count(), LONGEST_CAUSE);
-    }
 
     #[test]
     fn repeated_cause_is_news_once_an_hour() {
@@ -384,11 +277,5 @@ mod tests {
         assert!(!failing.is_news("timed out", at(151)));
         assert!(failing.end() && !failing.end());
         assert!(failing.is_news("timed out", at(152)));
-    }
-
-    #[test]
-    fn url_is_shown_without_user_query_and_fragment() {
-        let url: Url = "https://user:hunter2@login.example.com:8443/a/jwks?key=hunter2#hunter2".parse().expect("a URL");
-        assert_eq!(shown(&url), "https://login.example.com:8443/a/jwks");
     }
 }

@@ -2,6 +2,7 @@
 
 mod algorithms;
 mod client_keys;
+mod fetch;
 mod inbound;
 mod jwks;
 mod jwt;

@@ -1,0 +1,133 @@
+//! One fetch of a JWKS, and how the log names its failure.
+
+use std::error::Error;
+use std::time::Duration;
+
+use reqwest::{Client, Url};
+
+use super::key_set::{KeySet, KeySetError};
+
+/// The longest that a fetch may take.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+/// A key has less than a kilobyte, with a chain of certificates perhaps five.
+const LARGEST_ANSWER: usize = 256 * 1024;
+/// The longest cause in the log, in characters.
+const LONGEST_CAUSE: usize = 500;
+
+/// Why a fetch brought no keys.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// No answer in time.
+    #[error("no answer within {} s", TIMEOUT.as_secs())]
+    Timeout(#[source] reqwest::Error),
+    /// No connection, or it broke.
+    #[error(transparent)]
+    Request(reqwest::Error),
+    /// A redirect could lead to a host that the operator has not named.
+    #[error("the status of the answer is {0}; redirects are not followed")]
+    Redirect(u16),
+    /// Neither 200 nor a redirect.
+    #[error("the status of the answer is {0}")]
+    Status(u16),
+    /// More than is read.
+    #[error("the answer is larger than {} KiB", LARGEST_ANSWER / 1024)]
+    TooLarge,
+    /// No JWKS with keys for sessions.
+    #[error(transparent)]
+    Keys(#[from] KeySetError),
+}
+
+impl From<reqwest::Error> for FetchError {
+    fn from(error: reqwest::Error) -> Self {
+        let error = error.without_url();
+        if error.is_timeout() { Self::Timeout(error) } else { Self::Request(error) }
+    }
+}
+
+/// Fetches the keys once.
+pub async fn fetch(client: &Client, url: &Url) -> Result<KeySet, FetchError> {
+    let mut response = client.get(url.clone()).send().await?;
+    match response.status().as_u16() {
+        200 => {}
+        status @ 300..400 => return Err(FetchError::Redirect(status)),
+        status => return Err(FetchError::Status(status)),
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > LARGEST_ANSWER {
+            return Err(FetchError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(KeySet::parse(&body)?)
+}
+
+/// A URL without user, query and fragment: they may be secret.
+pub fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // These fail only for URLs that have no host.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.into()
+}
+
+/// An error and all that caused it, in one line and without repeats.
+pub fn causes(error: &dyn Error) -> String {
+    let mut line = String::new();
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        next = cause.source();
+        let text = cause.to_string();
+        // Many errors print what caused them too.
+        if line.contains(&text) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&text);
+    }
+    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
+    line.chars().map(plain).take(LONGEST_CAUSE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Chain(&'static str, #[source] Option<Box<Chain>>);
+
+    #[tokio::test]
+    async fn host_that_never_answers_is_named_as_such() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = silent.local_addr().expect("an address");
+        let url = format!("http://{address}/?key=hunter2").parse().expect("a URL");
+        let client = Client::builder().no_proxy().timeout(Duration::from_millis(50)).build().expect("a client");
+        let cause = causes(&fetch(&client, &url).await.err().expect("no answer"));
+        assert!(cause.starts_with("no answer within 5 s: "), "{cause}");
+        assert!(cause.ends_with("operation timed out") && !cause.contains("hunter2"), "{cause}");
+    }
+
+    #[test]
+    fn causes_are_one_line_without_repeats() {
+        let of = |texts: &[&'static str]| {
+            let chain = texts.iter().rev().fold(None, |inner, text| Some(Box::new(Chain(text, inner))));
+            causes(&*chain.expect("an error"))
+        };
+        assert_eq!(of(&["cannot connect", "tcp", "refused"]), "cannot connect: tcp: refused");
+        assert_eq!(of(&["cannot connect: refused", "refused", "", "refused"]), "cannot connect: refused");
+        assert_eq!(of(&["a\nb\u{1b}[31m", "c"]), "a b [31m: c");
+        let long: &'static str = "\u{fc}".repeat(2000).leak();
+        assert_eq!(of(&[long]).chars().count(), LONGEST_CAUSE);
+    }
+
+    #[test]
+    fn url_is_shown_without_user_query_and_fragment() {
+        let url: Url = "https://user:hunter2@login.example.com:8443/a/jwks?key=hunter2#hunter2".parse().expect("a URL");
+        assert_eq!(shown(&url), "https://login.example.com:8443/a/jwks");
+    }
+}
