@@ -39,7 +39,7 @@ use crate::metrics::Metrics;
 use crate::policy::freshness::{self, Floor, Stale, Verdict};
 use crate::policy::refresh::{self, Mode};
 use crate::token::{Moment, TokenKey, WorkspaceName};
-use crate::upstream::Dispatcher;
+use crate::upstream::{Dispatcher, Failure};
 
 /// How the broker serves and renews.
 #[derive(Clone, Copy, Debug)]
@@ -273,7 +273,14 @@ impl Broker {
                 (ticket, false)
             }
         };
-        let entry = tokio::time::timeout(patience, ticket.outcome()).await.map_err(|_| Refusal::TimedOut)??;
+        let Ok(outcome) = tokio::time::timeout(patience, ticket.outcome()).await else {
+            // The flight may still bring a token. Until then others need not wait for it in vain too.
+            if patience == self.0.settings.timeout {
+                self.0.refused.add(&ask.key, &Failure::Timeout, self.0.clock.now());
+            }
+            return Err(Refusal::TimedOut);
+        };
+        let entry = outcome?;
         let now = self.0.clock.now();
         if freshness::spare(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)).is_none() {
             return Err(Refusal::TooOld);

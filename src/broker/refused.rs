@@ -17,8 +17,10 @@ pub struct Refused(Cache<TokenKey, (Failure, Moment), RandomState>);
 const MOST: u64 = 10_000;
 /// For at most so long, or half of it.
 const LONGEST: Duration = Duration::from_secs(30);
-/// What may have passed by then, if it was tried often enough, for so long.
-const PASSING: Duration = Duration::from_secs(1);
+/// What may have passed by then, if it was tried often enough, for at most so long, or little less: Courier's PHP SDK
+/// comes again after one second and after two, whatever it is told, and is to make no further call.
+const PASSING: Duration = Duration::from_secs(3);
+const LEAST_PASSING: f64 = 2.5 / 3.0;
 
 impl Refused {
     /// Nothing.
@@ -30,8 +32,8 @@ impl Refused {
 
     /// Remembers why there is no token for a key.
     pub fn add(&self, key: &TokenKey, failure: &Failure, now: Moment) {
-        let longest = if failure.is_lasting() { LONGEST } else { PASSING };
-        let until = now + longest.mul_f64(0.5 + 0.5 * fastrand::f64());
+        let (longest, least) = if failure.is_lasting() { (LONGEST, 0.5) } else { (PASSING, LEAST_PASSING) };
+        let until = now + longest.mul_f64(least + (1.0 - least) * fastrand::f64());
         self.0.insert(key.clone(), (failure.clone(), until));
     }
 
