@@ -28,7 +28,11 @@ const X_STAINLESS_LANG: HeaderName = HeaderName::from_static("x-stainless-lang")
 impl Retry {
     /// Courier is left alone for so long: who need not wait for long may come again, since until then no call is made.
     pub const fn after_rest(rest: Duration) -> Self {
-        if rest.as_nanos() <= Duration::from_secs(LONGEST_SLEEP).as_nanos() { Self::After(rest) } else { Self::Spent(rest) }
+        if rest.as_nanos() <= Duration::from_secs(LONGEST_SLEEP).as_nanos() {
+            Self::After(rest)
+        } else {
+            Self::Spent(rest)
+        }
     }
 
     /// Tells it in the headers of an answer with this status.
@@ -70,8 +74,13 @@ pub enum Caller {
 impl Caller {
     /// The sender of a request with these headers.
     pub fn of(headers: &HeaderMap) -> Self {
-        let mut languages = headers.get_all(X_STAINLESS_LANG).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        if languages.any(|language| language.trim_ascii().eq_ignore_ascii_case(b"php")) { Self::Worker } else { Self::Any }
+        let mut languages =
+            headers.get_all(X_STAINLESS_LANG).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        if languages.any(|language| language.trim_ascii().eq_ignore_ascii_case(b"php")) {
+            Self::Worker
+        } else {
+            Self::Any
+        }
     }
 }
 
@@ -84,8 +93,8 @@ mod rules;
 mod tests {
     use super::rules::{Sdk, Told, sdks};
     use super::*;
-    use crate::http::problem::tests::problems;
     use crate::http::problem::Style;
+    use crate::http::problem::tests::problems;
 
     fn caller(sdk: &Sdk) -> Caller {
         let mut headers = HeaderMap::new();

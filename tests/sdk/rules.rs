@@ -17,6 +17,19 @@ pub struct Sdk {
     pub retry: Rule,
 }
 
+impl Sdk {
+    /// What it says about itself in `X-Stainless-Lang`.
+    pub fn language(&self) -> &str {
+        let (_, value) = self
+            .request
+            .headers
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case("x-stainless-lang"))
+            .expect("each has it");
+        value
+    }
+}
+
 /// What it sends for a token.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
