@@ -218,7 +218,7 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
         if let Err(failure) = &outcome
             && (failure.is_lasting() || cause.renewal().is_none() || publish.receiver_count() > 1)
         {
-            broker.0.refused.add(&key, failure, broker.0.clock.now());
+            broker.0.refused.add(&key, failure.clone().into(), broker.0.clock.now());
         }
     }
     let failure = outcome.as_ref().err().cloned();

@@ -39,7 +39,7 @@ use crate::metrics::Metrics;
 use crate::policy::freshness::{self, Floor, Stale, Verdict};
 use crate::policy::refresh::{self, Mode};
 use crate::token::{Moment, TokenKey, WorkspaceName};
-use crate::upstream::{Dispatcher, Failure};
+use crate::upstream::Dispatcher;
 
 /// How the broker serves and renews.
 #[derive(Clone, Copy, Debug)]
@@ -249,8 +249,8 @@ impl Broker {
         patience: Duration,
         asked: Moment,
     ) -> Result<Answer, Refusal> {
-        if let Some(failure) = self.0.refused.get(&ask.key, asked) {
-            return Err(failure.into());
+        if let Some(refusal) = self.0.refused.get(&ask.key, asked) {
+            return Err(refusal);
         }
         let workspace = self.0.workspaces.get(ask.key.workspace()).ok_or(Refusal::Lost)?;
         let client = ask.who.client().unwrap_or_default();
@@ -276,7 +276,7 @@ impl Broker {
         let Ok(outcome) = tokio::time::timeout(patience, ticket.outcome()).await else {
             // The flight may still bring a token. Until then others need not wait for it in vain too.
             if patience == self.0.settings.timeout {
-                self.0.refused.add(&ask.key, &Failure::Timeout, self.0.clock.now());
+                self.0.refused.add(&ask.key, Refusal::TimedOut, self.0.clock.now());
             }
             return Err(Refusal::TimedOut);
         };

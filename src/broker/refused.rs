@@ -5,13 +5,13 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use moka::sync::Cache;
 
+use super::Refusal;
 use crate::token::{Moment, TokenKey};
-use crate::upstream::Failure;
 
 /// Keys for which Courier has just refused a token, so that it is not asked again for each
 /// request. Short, since an operator may mend it at Courier's; and not of one length, so that
 /// keys which were refused together are not asked for together again.
-pub struct Refused(Cache<TokenKey, (Failure, Moment), RandomState>);
+pub struct Refused(Cache<TokenKey, (Refusal, Moment), RandomState>);
 
 /// The most keys: a caller may make up as many as it likes.
 const MOST: u64 = 10_000;
@@ -31,15 +31,16 @@ impl Refused {
     }
 
     /// Remembers why there is no token for a key.
-    pub fn add(&self, key: &TokenKey, failure: &Failure, now: Moment) {
-        let (longest, least) = if failure.is_lasting() { (LONGEST, 0.5) } else { (PASSING, LEAST_PASSING) };
+    pub fn add(&self, key: &TokenKey, refusal: Refusal, now: Moment) {
+        let is_lasting = matches!(&refusal, Refusal::Upstream(failure) if failure.is_lasting());
+        let (longest, least) = if is_lasting { (LONGEST, 0.5) } else { (PASSING, LEAST_PASSING) };
         let until = now + longest.mul_f64(least + (1.0 - least) * fastrand::f64());
-        self.0.insert(key.clone(), (failure.clone(), until));
+        self.0.insert(key.clone(), (refusal, until));
     }
 
     /// Why a call for the key would be in vain.
-    pub fn get(&self, key: &TokenKey, now: Moment) -> Option<Failure> {
-        self.0.get(key).filter(|(_, until)| now < *until).map(|(failure, _)| failure)
+    pub fn get(&self, key: &TokenKey, now: Moment) -> Option<Refusal> {
+        self.0.get(key).filter(|(_, until)| now < *until).map(|(refusal, _)| refusal)
     }
 
     /// Forgets everything.
