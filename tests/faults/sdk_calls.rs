@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use courier_token_broker::audit::Who;
-use courier_token_broker::broker::Ask;
+use courier_token_broker::broker::{Ask, Refusal};
 use courier_token_broker::config::{Layers, Raw, RawWorkspace, Settings};
 use courier_token_broker::http::Api;
 use courier_token_broker::sandbox::{Delivery, Fault};
 use courier_token_broker::secrets::Secret;
+use courier_token_broker::upstream::Failure;
 use http_body_util::Full;
 use hyper::{Request, StatusCode};
 use tokio::task::JoinSet;
@@ -186,4 +187,45 @@ async fn failed_renewal_is_remembered_for_those_who_waited_for_it() {
         world.broker.ask(&fresh).await.expect_err("Courier fails");
         assert_eq!(world.clock.now(), asked, "a call was made, and waited for");
     }
+}
+
+/// A last call that begins late goes on for seconds after its caller was told. Neither retry is to wait for it.
+#[tokio::test(start_paused = true)]
+async fn call_that_outlasts_the_time_out_holds_nobody_up() {
+    let world = World::new(&Setup { latency: 3600 * MS, ..Setup::default() });
+    let api = api(&world);
+    world.courier.script([Some(Fault::status(500))]);
+    world.courier.misbehave(Some(Fault::Delivery(Delivery::Never)));
+    let php = sdks().into_iter().find(|sdk| sdk.name == "php").expect("it is there");
+    let ended = call(&api, &world, &php, "jane").await;
+    assert_eq!(world.courier.call_count(), 3, "no call began late");
+    assert_eq!((ended.status, ended.requests), (StatusCode::GATEWAY_TIMEOUT, 3), "{ended:?}");
+    is_bounded(&ended, &php, 3, "a late call");
+}
+
+/// Whoever was called for is told what came of it, also where the breaker opens before the next try.
+#[tokio::test(start_paused = true)]
+async fn breaker_that_opens_before_a_retry_does_not_hide_why_the_call_failed() {
+    let world = World::new(&Setup { rate: 5.0, burst: 5, ..Setup::default() });
+    world.courier.misbehave(Some(Fault::status(503)));
+    let mut asking = JoinSet::new();
+    for user in 0..25 {
+        let broker = world.broker.clone();
+        asking.spawn(async move {
+            let user = user.to_string();
+            let refusal = broker.ask(&ask(&user, "1h")).await.expect_err("Courier fails");
+            (user, refusal)
+        });
+    }
+    let (mut called, mut rested) = (0, 0);
+    while let Some(asked) = asking.join_next().await {
+        let (user, refusal) = asked.expect("no panic");
+        let calls = calls_for(&world, &user);
+        match refusal {
+            Refusal::Upstream(Failure::Unavailable(503)) => called += 1,
+            Refusal::Upstream(Failure::Resting(_)) if calls == 0 => rested += 1,
+            other => panic!("after {calls} calls: {other}"),
+        }
+    }
+    assert!(called > 5 && rested > 5, "{called} were called for, {rested} were not");
 }
