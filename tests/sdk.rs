@@ -7,10 +7,12 @@
 mod support;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::child::{ANY_PORT, Program};
+use support::child::{ANY_PORT, Program, Running};
+use support::http::{Ask, Connection};
 
 /// The simulator insists on it: a broker that passed its caller's key on would
 /// be refused.
@@ -20,39 +22,88 @@ const CLIENT_KEY: &str = "the-key-of-the-only-client-of-this-test";
 #[test]
 #[ignore = "needs Node.js and @trycourier/courier: tests/run installs them"]
 fn the_official_node_sdk_is_served_unmodified() {
-    let home = installed("node", "node_modules/@trycourier/courier");
-    // Node looks for packages from the script's own folder upwards, and nothing
-    // is installed in the source tree.
-    let script = home.join("issue_token.mjs");
-    fs::copy(root().join("tests/sdk/node/issue_token.mjs"), &script).unwrap();
-    let mut node = Command::new("node");
-    node.arg(script);
-    is_served(node);
+    Setup::start(&[]).runs(node("issue_token.mjs"));
 }
 
 #[test]
 #[ignore = "needs Python and trycourier: tests/run installs them"]
 fn the_official_python_sdk_is_served_unmodified() {
+    Setup::start(&[]).runs(python("issue_token.py"));
+}
+
+#[tokio::test]
+#[ignore = "needs Node.js and @trycourier/courier: tests/run installs them"]
+async fn node_sdk_call_on_a_dead_courier_costs_only_the_brokers_own_tries() {
+    costs_only_the_brokers_own_tries(|| node("dead_courier.mjs")).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Python and trycourier: tests/run installs them"]
+async fn python_sdk_call_on_a_dead_courier_costs_only_the_brokers_own_tries() {
+    costs_only_the_brokers_own_tries(|| python("dead_courier.py")).await;
+}
+
+/// Where Courier fails at once, breaks off, or says nothing.
+async fn costs_only_the_brokers_own_tries(script: impl Fn() -> Command) {
+    for kind in ["503", "reset", "hang"] {
+        let setup = Setup::start(&["--error-rate", "1", "--error-kind", kind]);
+        let said = setup.runs(script());
+        let log = Connection::open(setup.courier_address).await.ask(&Ask::get("/simulator/calls")).await.json();
+        let calls = log["count"].as_u64().expect("a number");
+        println!("{kind}: {calls} calls, {said:?}");
+        assert!((1..=4).contains(&calls), "{kind}: {calls} calls");
+    }
+}
+
+/// A broker and a simulated Courier with these faults, each a process of its own.
+struct Setup {
+    broker: Running,
+    courier_address: SocketAddr,
+    _courier: Running,
+}
+
+impl Setup {
+    fn start(faults: &[&str]) -> Self {
+        let courier = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", API_KEY]);
+        let courier = courier.arguments(faults).start();
+        let courier_address = courier.address("Courier simulator on ");
+        let broker = Program::serve()
+            .env("COURIER_API_KEY", API_KEY)
+            .env("COURIER_BASE_URL", format!("http://{courier_address}"))
+            .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
+            .start();
+        Self { broker, courier_address, _courier: courier }
+    }
+
+    /// Runs a script that is to find everything as it should be, and tells what it said.
+    fn runs(&self, script: Command) -> Vec<String> {
+        let (address, _) = self.broker.addresses();
+        let script = Program::of(script);
+        let script = script.env("COURIER_BASE_URL", format!("http://{address}")).env("CLIENT_KEY", CLIENT_KEY);
+        let ended = script.run();
+        let ok = ended.code == Some(0) && ended.stdout.last().is_some_and(|line| line == "ok");
+        assert!(ok, "{ended:#?}\nthe broker said: {}", self.broker.stderr());
+        ended.stdout
+    }
+}
+
+fn node(name: &str) -> Command {
+    let home = installed("node", "node_modules/@trycourier/courier");
+    // Node looks for packages from the script's own folder upwards, and nothing
+    // is installed in the source tree.
+    let script = home.join(name);
+    fs::copy(root().join("tests/sdk/node").join(name), &script).unwrap();
+    let mut node = Command::new("node");
+    node.arg(script);
+    node
+}
+
+fn python(name: &str) -> Command {
     let home = installed("python", "bin/python");
     let mut python = Command::new(home.join("bin/python"));
     // Isolated: PYTHONPATH and the packages of whoever runs this stay out.
-    python.arg("-I").arg(root().join("tests/sdk/python/issue_token.py"));
-    is_served(python);
-}
-
-fn is_served(script: Command) {
-    let courier = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", API_KEY]).start();
-    let courier_address = courier.address("Courier simulator on ");
-    let broker = Program::serve()
-        .env("COURIER_API_KEY", API_KEY)
-        .env("COURIER_BASE_URL", format!("http://{courier_address}"))
-        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
-        .start();
-    let (address, _) = broker.addresses();
-    let script = Program::of(script).env("COURIER_BASE_URL", format!("http://{address}")).env("CLIENT_KEY", CLIENT_KEY);
-    let ended = script.run();
-    let ok = ended.code == Some(0) && ended.stdout.last().is_some_and(|line| line == "ok");
-    assert!(ok, "{ended:#?}\nthe broker said: {}", broker.stderr());
+    python.arg("-I").arg(root().join("tests/sdk/python").join(name));
+    python
 }
 
 fn root() -> &'static Path {

@@ -213,11 +213,12 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
     // Whoever was not called for has been told why.
     if tries > 0 {
         log(&broker, &key, &outcome, &cause);
-        // A renewal is tried once. For somebody who comes then it may be tried again.
+        // A renewal is tried once. For somebody who comes then it may be tried again; but not for those who waited
+        // for it.
         if let Err(failure) = &outcome
-            && (failure.is_lasting() || cause.renewal().is_none())
+            && (failure.is_lasting() || cause.renewal().is_none() || publish.receiver_count() > 1)
         {
-            broker.0.refused.add(&key, failure, broker.0.clock.now());
+            broker.0.refused.add(&key, failure.clone().into(), broker.0.clock.now());
         }
     }
     let failure = outcome.as_ref().err().cloned();
@@ -254,6 +255,7 @@ async fn call(
 ) -> Option<Result<Grant, Failure>> {
     let clock = &broker.0.clock;
     let deadline = clock.now() + broker.0.settings.timeout;
+    let mut failed = None;
     loop {
         let permit = tokio::select! {
             biased;
@@ -263,7 +265,8 @@ async fn call(
         };
         let permit = match permit {
             Ok(permit) => permit,
-            Err(failure) => return Some(Err(failure)),
+            // What a call has come to tells more than why there is no other.
+            Err(failure) => return Some(Err(failed.unwrap_or(failure))),
         };
         *tries += 1;
         let failure = match dispatcher.issue(permit, key).await {
@@ -283,7 +286,7 @@ async fn call(
             return Some(Err(failure));
         }
         match dispatcher.queue(cause.client(), deadline - CALL) {
-            Ok(next) => turn = next,
+            Ok(next) => (turn, failed) = (next, Some(failure)),
             Err(_) => return Some(Err(failure)),
         }
     }

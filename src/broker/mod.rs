@@ -249,8 +249,8 @@ impl Broker {
         patience: Duration,
         asked: Moment,
     ) -> Result<Answer, Refusal> {
-        if let Some(failure) = self.0.refused.get(&ask.key, asked) {
-            return Err(failure.into());
+        if let Some(refusal) = self.0.refused.get(&ask.key, asked) {
+            return Err(refusal);
         }
         let workspace = self.0.workspaces.get(ask.key.workspace()).ok_or(Refusal::Lost)?;
         let client = ask.who.client().unwrap_or_default();
@@ -273,7 +273,14 @@ impl Broker {
                 (ticket, false)
             }
         };
-        let entry = tokio::time::timeout(patience, ticket.outcome()).await.map_err(|_| Refusal::TimedOut)??;
+        let Ok(outcome) = tokio::time::timeout(patience, ticket.outcome()).await else {
+            // The flight may still bring a token. Until then others need not wait for it in vain too.
+            if patience == self.0.settings.timeout {
+                self.0.refused.add(&ask.key, Refusal::TimedOut, self.0.clock.now());
+            }
+            return Err(Refusal::TimedOut);
+        };
+        let entry = outcome?;
         let now = self.0.clock.now();
         if freshness::spare(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)).is_none() {
             return Err(Refusal::TooOld);

@@ -5,20 +5,22 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use moka::sync::Cache;
 
+use super::Refusal;
 use crate::token::{Moment, TokenKey};
-use crate::upstream::Failure;
 
 /// Keys for which Courier has just refused a token, so that it is not asked again for each
 /// request. Short, since an operator may mend it at Courier's; and not of one length, so that
 /// keys which were refused together are not asked for together again.
-pub struct Refused(Cache<TokenKey, (Failure, Moment), RandomState>);
+pub struct Refused(Cache<TokenKey, (Refusal, Moment), RandomState>);
 
 /// The most keys: a caller may make up as many as it likes.
 const MOST: u64 = 10_000;
 /// For at most so long, or half of it.
 const LONGEST: Duration = Duration::from_secs(30);
-/// What may have passed by then, if it was tried often enough, for so long.
-const PASSING: Duration = Duration::from_secs(1);
+/// What may have passed by then, if it was tried often enough, for at most so long, or little less: Courier's PHP SDK
+/// comes again after one second and after two, whatever it is told, and is to make no further call.
+const PASSING: Duration = Duration::from_secs(3);
+const LEAST_PASSING: f64 = 2.5 / 3.0;
 
 impl Refused {
     /// Nothing.
@@ -29,15 +31,16 @@ impl Refused {
     }
 
     /// Remembers why there is no token for a key.
-    pub fn add(&self, key: &TokenKey, failure: &Failure, now: Moment) {
-        let longest = if failure.is_lasting() { LONGEST } else { PASSING };
-        let until = now + longest.mul_f64(0.5 + 0.5 * fastrand::f64());
-        self.0.insert(key.clone(), (failure.clone(), until));
+    pub fn add(&self, key: &TokenKey, refusal: Refusal, now: Moment) {
+        let is_lasting = matches!(&refusal, Refusal::Upstream(failure) if failure.is_lasting());
+        let (longest, least) = if is_lasting { (LONGEST, 0.5) } else { (PASSING, LEAST_PASSING) };
+        let until = now + longest.mul_f64(least + (1.0 - least) * fastrand::f64());
+        self.0.insert(key.clone(), (refusal, until));
     }
 
     /// Why a call for the key would be in vain.
-    pub fn get(&self, key: &TokenKey, now: Moment) -> Option<Failure> {
-        self.0.get(key).filter(|(_, until)| now < *until).map(|(failure, _)| failure)
+    pub fn get(&self, key: &TokenKey, now: Moment) -> Option<Refusal> {
+        self.0.get(key).filter(|(_, until)| now < *until).map(|(refusal, _)| refusal)
     }
 
     /// Forgets everything.

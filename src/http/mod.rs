@@ -15,6 +15,7 @@ mod native;
 mod problem;
 mod refusals;
 mod removal;
+mod retry;
 mod session;
 mod socket;
 mod stream;
@@ -49,6 +50,7 @@ use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
 use connection::{GivenUp, Overload};
 use problem::{Problem, Style};
 use refusals::{Refusals, Wanted};
+use retry::Caller;
 use session::Guests;
 use tls::PeerNames;
 
@@ -163,7 +165,7 @@ impl Api {
                         _ => Box::pin(body::discard(&mut request, self.settings.body_timeout)).await,
                     };
                     let style = if route == Route::Frontend { Style::Frontend } else { Style::Courier };
-                    let mut response = problem.response(style);
+                    let mut response = problem.response(style, Caller::of(request.headers()));
                     if given_up {
                         response.extensions_mut().insert(GivenUp);
                     }

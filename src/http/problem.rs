@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Response, StatusCode};
 use serde_json::json;
 
 use super::body::Reply;
 use super::refusals::Wanted;
+use super::retry::{Caller, Retry};
 use super::{JSON, NO_STORE, allow};
 use crate::auth::{Rejection, SessionDenial};
 use crate::broker;
@@ -105,21 +106,10 @@ pub enum Style {
     Frontend,
 }
 
-/// May the same request be sent again?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Retry {
-    /// It would end in the same way.
-    Never,
-    /// After so long.
-    After(Duration),
-}
-
-/// Courier's SDKs disagree about any other `Retry-After`: some heed no more
-/// than this, some take a date or a zero as "at once".
-const RETRY_SECONDS: std::ops::RangeInclusive<u64> = 1..=59;
-const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const SOON: Retry = Retry::After(Duration::from_secs(1));
 const LATER: Retry = Retry::After(Duration::from_secs(5));
+/// After what a call to Courier has come to, or the time for one: it is remembered for less than so long.
+const SPENT: Retry = Retry::Spent(Duration::from_secs(5));
 
 impl Problem {
     /// The one place where statuses are chosen.
@@ -148,15 +138,15 @@ impl Problem {
                     (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait))
                 }
                 broker::Refusal::Upstream(Failure::Resting(rest)) => {
-                    (StatusCode::SERVICE_UNAVAILABLE, API, Retry::After(*rest))
+                    (StatusCode::SERVICE_UNAVAILABLE, API, Retry::after_rest(*rest))
                 }
-                broker::Refusal::Upstream(Failure::OldKey) => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
                 broker::Refusal::TimedOut | broker::Refusal::Upstream(Failure::Timeout) => {
-                    (StatusCode::GATEWAY_TIMEOUT, API, SOON)
+                    (StatusCode::GATEWAY_TIMEOUT, API, SPENT)
                 }
                 broker::Refusal::Lost => (StatusCode::INTERNAL_SERVER_ERROR, API, SOON),
-                broker::Refusal::TooOld | broker::Refusal::Upstream(Failure::Connect | Failure::Stopping) => {
-                    (StatusCode::SERVICE_UNAVAILABLE, API, LATER)
+                broker::Refusal::Upstream(Failure::Stopping) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+                broker::Refusal::TooOld | broker::Refusal::Upstream(Failure::Connect | Failure::OldKey) => {
+                    (StatusCode::SERVICE_UNAVAILABLE, API, SPENT)
                 }
                 broker::Refusal::Upstream(Failure::Refused(_)) => (StatusCode::BAD_REQUEST, INVALID, Retry::Never),
                 // The caller can't mend what the operator has to.
@@ -164,14 +154,14 @@ impl Problem {
                     (StatusCode::BAD_GATEWAY, API, Retry::Never)
                 }
                 broker::Refusal::Upstream(Failure::Throttled(pause)) => match pause {
-                    Some(pause) => (StatusCode::SERVICE_UNAVAILABLE, API, Retry::After(*pause)),
-                    None => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+                    Some(pause) => (StatusCode::SERVICE_UNAVAILABLE, API, Retry::Spent(*pause)),
+                    None => (StatusCode::SERVICE_UNAVAILABLE, API, SPENT),
                 },
                 broker::Refusal::Upstream(failure @ Failure::Unavailable(_)) if failure.is_passing() => {
-                    (StatusCode::SERVICE_UNAVAILABLE, API, LATER)
+                    (StatusCode::SERVICE_UNAVAILABLE, API, SPENT)
                 }
                 broker::Refusal::Upstream(Failure::Unavailable(_)) => (StatusCode::BAD_GATEWAY, API, Retry::Never),
-                broker::Refusal::Upstream(Failure::Malformed(_)) => (StatusCode::BAD_GATEWAY, API, LATER),
+                broker::Refusal::Upstream(Failure::Malformed(_)) => (StatusCode::BAD_GATEWAY, API, SPENT),
             },
         }
     }
@@ -233,7 +223,7 @@ impl Problem {
     }
 
     /// The answer.
-    pub fn response(&self, style: Style) -> Response<Reply> {
+    pub fn response(&self, style: Style, caller: Caller) -> Response<Reply> {
         let (status, kind, retry) = self.shape();
         let body = match style {
             Style::Courier => json!({ "message": self.message(), "type": kind }),
@@ -252,21 +242,7 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);
         headers.insert(CACHE_CONTROL, NO_STORE);
-        match retry {
-            Retry::After(wait) if wait.as_secs() <= *RETRY_SECONDS.end() => {
-                let seconds =
-                    (wait.as_millis().div_ceil(1000) as u64).clamp(*RETRY_SECONDS.start(), *RETRY_SECONDS.end());
-                headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-            }
-            // A caller told to wait for minutes should give up instead.
-            Retry::After(_) => {
-                headers.insert(RETRY_AFTER, HeaderValue::from(*RETRY_SECONDS.end()));
-                headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
-            }
-            Retry::Never => {
-                headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
-            }
-        }
+        retry.tell(status, caller, headers);
         match self {
             Self::NoKey | Self::UnknownKey | Self::NoSessions | Self::Session(..) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -286,12 +262,13 @@ impl Problem {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::audit::Who;
     use crate::broker::Refusal;
 
-    fn problems() -> Vec<Problem> {
+    /// At least one of each kind.
+    pub fn problems() -> Vec<Problem> {
         let upstream = |failure| Problem::Refusal(Refusal::Upstream(failure));
         let (workspace, users) = ("default".to_owned(), "jane".to_owned());
         let wanted = Wanted { who: Who::Nobody, workspace, users, scopes: None, lifetime_seconds: None };
@@ -334,31 +311,18 @@ mod tests {
             upstream(Failure::Timeout),
             upstream(Failure::Malformed("x")),
             upstream(Failure::Mismatch),
+            upstream(Failure::OldKey),
+            upstream(Failure::Stopping),
+            upstream(Failure::Unavailable(503)),
+            upstream(Failure::Throttled(Some(Duration::from_secs(600)))),
+            upstream(Failure::Credentials(403)),
         ]
-    }
-
-    #[test]
-    fn every_error_tells_every_sdk_whether_and_when_to_retry() {
-        for problem in problems() {
-            for style in [Style::Courier, Style::Frontend] {
-                let response = problem.response(style);
-                let after = response.headers().get(RETRY_AFTER);
-                let never = response.headers().get(X_SHOULD_RETRY);
-                assert!(after.is_some() || never.is_some_and(|value| value == "false"), "{problem:?}");
-                if let Some(after) = after {
-                    let seconds: u64 = after.to_str().expect("text").parse().expect("a whole number");
-                    assert!(RETRY_SECONDS.contains(&seconds), "{problem:?}: {seconds}");
-                }
-                let retryable = matches!(response.status().as_u16(), 408 | 409 | 429 | 500..);
-                assert!(retryable || never.is_some(), "{problem:?}");
-            }
-        }
     }
 
     #[test]
     fn who_is_not_let_in_is_in_the_audit_log_and_nobody_else() {
         for problem in problems() {
-            let status = problem.response(Style::Courier).status().as_u16();
+            let status = problem.response(Style::Courier, Caller::Any).status().as_u16();
             let rate = matches!(problem, Problem::TooFast(..));
             assert_eq!(problem.refusal().is_some(), matches!(status, 401 | 403) || rate, "{problem:?}");
         }
@@ -375,7 +339,7 @@ mod tests {
             (Failure::Unavailable(503), 503),
             (Failure::Timeout, 504),
         ] {
-            let response = Problem::Refusal(Refusal::Upstream(failure)).response(Style::Courier);
+            let response = Problem::Refusal(Refusal::Upstream(failure)).response(Style::Courier, Caller::Any);
             assert_eq!(response.status().as_u16(), status);
         }
     }

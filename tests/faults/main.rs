@@ -3,6 +3,8 @@
 #[path = "../wire/law.rs"]
 #[allow(dead_code, reason = "the tests of the wire use the rest of it")]
 mod law;
+#[path = "../sdk/rules.rs"]
+mod rules;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../laws/world.rs"]
@@ -15,6 +17,7 @@ mod neighbours;
 mod outage;
 mod peers;
 mod regressions;
+mod sdk_calls;
 mod storms;
 mod throttled;
 mod wire;

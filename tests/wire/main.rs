@@ -1,6 +1,8 @@
 //! The wire, through real HTTP: what callers send and what they get. Courier is the simulator, whose count of calls
 //! tells what was asked of it.
 
+#[path = "../sdk/rules.rs"]
+mod rules;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -21,6 +23,7 @@ mod regressions;
 mod reloads;
 mod removals;
 mod rotation;
+mod sdk_requests;
 mod secrets;
 mod session_attacks;
 mod session_audience;

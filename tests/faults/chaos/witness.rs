@@ -24,6 +24,8 @@ const TICKS: Duration = Duration::from_millis(5);
 /// An error may tell of what happened so long ago: the broker remembers what Courier refused
 /// for half a minute, and it may be some time before it calls again.
 const MEMORY: Duration = Duration::from_secs(45);
+/// And that a key's token did not come in time, for so long.
+const PASSING: Duration = Duration::from_secs(3);
 
 /// A token, as Courier knows it.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +72,8 @@ pub struct Witness {
     purged: (u64, Moment),
     weather: Vec<(Moment, Faults)>,
     served: Vec<(usize, TokenKey)>,
+    /// When somebody waited for each key as long as may be.
+    timed_out: HashMap<TokenKey, Moment>,
     /// How often what happened.
     pub seen: BTreeMap<String, u32>,
     /// What must not be.
@@ -88,6 +92,7 @@ impl Witness {
             purged: (0, Moment::from_nanos(0)),
             weather: Vec::new(),
             served: Vec::new(),
+            timed_out: HashMap::new(),
             seen: BTreeMap::new(),
             wrong: Vec::new(),
         }
@@ -156,6 +161,9 @@ impl Witness {
             },
             Err(refusal) => {
                 self.see(&kind(refusal));
+                if *refusal == Refusal::TimedOut && waited >= TIMEOUT {
+                    self.timed_out.insert(visit.key.clone(), now);
+                }
                 if let Some(token) = known.filter(do_at(now)) {
                     wrong.push(format!("although there is {token:?}"));
                 }
@@ -266,7 +274,10 @@ impl Witness {
             |what: &dyn Fn(&Faults) -> bool| self.times().any(|(faults, end)| now.since(end) < MEMORY && what(faults));
         let holds = match refusal {
             Refusal::Lost | Refusal::Upstream(Failure::OldKey | Failure::Stopping) => false,
-            Refusal::TimedOut => waited >= TIMEOUT / 5,
+            // The others for whom it would be in vain are told so at once.
+            Refusal::TimedOut => {
+                waited >= TIMEOUT / 5 || self.timed_out.get(&visit.key).is_some_and(|at| now.since(*at) <= PASSING)
+            }
             // A token may come that old, if it is slow.
             Refusal::TooOld => {
                 let needed = visit.min_ttl.unwrap_or_default();

@@ -1,0 +1,231 @@
+//! One call of each of Courier's SDKs, with all the retries of its rule, while Courier fails.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use courier_token_broker::audit::Who;
+use courier_token_broker::broker::{Ask, Refusal};
+use courier_token_broker::config::{Layers, Raw, RawWorkspace, Settings};
+use courier_token_broker::http::Api;
+use courier_token_broker::sandbox::{Delivery, Fault};
+use courier_token_broker::secrets::Secret;
+use courier_token_broker::upstream::Failure;
+use http_body_util::Full;
+use hyper::{Request, StatusCode};
+use tokio::task::JoinSet;
+
+use super::rules::{Sdk, Told, sdks};
+use super::world::{HOUR, MS, SECOND, Setup, World, ask};
+use crate::support::broker::{API_KEY, CLIENT_KEY, client};
+
+/// `server.timeout` in these worlds.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// What a call of an SDK may take beyond it.
+const LONGER: Duration = Duration::from_secs(3);
+/// The calls to Courier that one request may cost.
+const TRIES: usize = 4;
+
+/// The routes, in virtual time.
+fn api(world: &World) -> Arc<Api> {
+    let mut raw = Raw::default();
+    let workspace = RawWorkspace { api_key: Secret::new(API_KEY).ok(), ..RawWorkspace::default() };
+    raw.workspaces = BTreeMap::from([("default".to_owned(), workspace)]);
+    raw.clients = vec![client("app", CLIENT_KEY, &["*"])];
+    let settings = Settings::resolve(&raw, &Layers::default()).expect("good settings");
+    let (broker, metrics) = (world.broker.clone(), Arc::clone(&world.metrics));
+    Arc::new(Api::new(settings.http, broker, settings.clients, world.clock, metrics))
+}
+
+/// How a call of an SDK has ended.
+#[derive(Debug)]
+struct Ended {
+    status: StatusCode,
+    requests: usize,
+    /// Between its requests, in seconds.
+    waits: Vec<f64>,
+    took: Duration,
+}
+
+/// Calls for a token of this user, and retries as the SDK does.
+async fn call(api: &Arc<Api>, world: &World, sdk: &Sdk, user: &str) -> Ended {
+    let (clock, start) = (world.clock, world.clock.now());
+    let mut waits = Vec::new();
+    loop {
+        let mut request = Request::post(&sdk.request.paths[0]).header("Authorization", format!("Bearer {CLIENT_KEY}"));
+        for (name, value) in &sdk.request.headers {
+            request = request.header(name, value);
+        }
+        let body = serde_json::json!({"scope": format!("user_id:{user} inbox:read:messages"), "expires_in": "1h"});
+        // As the SDK sends it where COURIER_CUSTOM_HEADERS says so.
+        let request = request.header("Token-Min-TTL", "50m");
+        let request = request.body(Full::from(Bytes::from(body.to_string()))).expect("a request");
+        let response = Arc::clone(api).answer(request).await;
+        let status = response.status();
+        let told =
+            Told::new(status.as_u16(), |name| response.headers().get(name).and_then(|value| value.to_str().ok()));
+        let retries = u32::try_from(waits.len()).expect("few");
+        let Some(wait) = sdk.retry.wait(retries, &told).filter(|_| !status.is_success()) else {
+            return Ended { status, requests: waits.len() + 1, waits, took: clock.now().since(start) };
+        };
+        // Whether it is the shortest or the longest, the same must hold.
+        waits.push(if retries == 0 { wait.shortest } else { wait.longest });
+        world.pass(Duration::from_secs_f64(waits[waits.len() - 1])).await;
+    }
+}
+
+fn calls_for(world: &World, user: &str) -> usize {
+    let scope = format!("user_id:{user} ");
+    world.courier.calls().iter().filter(|call| call.scope.starts_with(&scope)).count()
+}
+
+#[track_caller]
+fn is_bounded(ended: &Ended, sdk: &Sdk, calls: usize, case: &str) {
+    let case = format!("{} and {case}: {calls} calls, {ended:?}", sdk.name);
+    assert!(calls <= TRIES, "its retries and the broker's multiply: {case}");
+    assert!(ended.took <= TIMEOUT + LONGER, "it takes too long: {case}");
+    assert!(ended.waits.iter().all(|wait| *wait >= 1.0), "it hammers: {case}");
+    assert!(sdk.name != "php" || ended.waits.iter().all(|wait| *wait <= 2.0), "it sleeps in a worker: {case}");
+}
+
+/// These pass when Courier is well again.
+fn passing() -> Vec<Fault> {
+    let mut faults: Vec<_> = [500, 502, 503, 504].map(Fault::status).into();
+    faults.extend([Delivery::CutOff, Delivery::Never, Delivery::Dripping].map(Fault::Delivery));
+    faults.extend([Fault::HTML, Fault::NOT_JSON, Fault::EMPTY_TOKEN]);
+    faults
+}
+
+/// These last, or Courier has said for how long.
+fn lasting() -> Vec<Fault> {
+    let mut faults: Vec<_> = [400, 401, 402, 403, 404, 409, 429].map(Fault::status).into();
+    faults.extend([1, 3, 30, 300].map(Fault::throttled));
+    faults.extend([Fault::EXPIRED, Fault::Life(Some(20.0)), Fault::Scope("user_id:other s".to_owned())]);
+    faults
+}
+
+#[tokio::test(start_paused = true)]
+async fn sdk_call_on_a_dead_courier_costs_no_more_than_the_brokers_own_tries() {
+    for sdk in sdks() {
+        for fault in passing().into_iter().chain(lasting()) {
+            let world = World::new(&Setup::default());
+            let api = api(&world);
+            world.courier.misbehave(Some(fault.clone()));
+            let ended = call(&api, &world, &sdk, "jane").await;
+            assert!(!ended.status.is_success(), "{fault:?}: {ended:?}");
+            is_bounded(&ended, &sdk, world.courier.call_count(), &format!("{fault:?}"));
+            assert!(sdk.name == "php" || ended.requests == 1, "{} and {fault:?}: {ended:?}", sdk.name);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn user_is_served_soon_after_courier_is_well() {
+    for fault in passing() {
+        let world = World::new(&Setup::default());
+        world.courier.misbehave(Some(fault.clone()));
+        // As late as can be: all has been tried, and nothing has passed since.
+        assert!(world.ask("jane", "1h").await.is_err());
+        world.courier.misbehave(None);
+        let well = world.clock.now();
+        while world.ask("jane", "1h").await.is_err() {
+            world.pass(100 * MS).await;
+        }
+        let late = world.clock.now().since(well);
+        assert!(late <= LONGER + 500 * MS, "{fault:?}: served {late:?} after Courier was well");
+        assert!(world.ask("john", "1h").await.is_ok(), "{fault:?}: nobody else waits for it");
+    }
+}
+
+/// With so many the breaker opens, and who queues is told so.
+#[tokio::test(start_paused = true)]
+async fn sdk_calls_of_a_crowd_cost_no_more_each() {
+    for fault in [Fault::status(503), Fault::Delivery(Delivery::Never), Fault::Delivery(Delivery::CutOff)] {
+        let world = Arc::new(World::new(&Setup { rate: 20.0, burst: 20, ..Setup::default() }));
+        let api = api(&world);
+        world.courier.misbehave(Some(fault.clone()));
+        let mut calling = JoinSet::new();
+        for user in 0..400 {
+            let sdk = sdks().swap_remove(user % 8);
+            let (api, there) = (Arc::clone(&api), Arc::clone(&world));
+            calling.spawn(async move {
+                let user = format!("user-{user}");
+                let ended = call(&api, &there, &sdk, &user).await;
+                (user, sdk, ended)
+            });
+            world.pass(150 * MS).await;
+        }
+        let mut made = HashMap::new();
+        while let Some(called) = calling.join_next().await {
+            let (user, sdk, ended) = called.expect("no panic");
+            is_bounded(&ended, &sdk, calls_for(&world, &user), &format!("{fault:?}"));
+            *made.entry(ended.requests).or_insert(0) += 1;
+        }
+        println!(
+            "{fault:?}: {} calls for 400 users, whose SDKs made so many requests each: {made:?}",
+            world.courier.call_count()
+        );
+    }
+}
+
+/// A renewal has one try, unless somebody waits for it.
+#[tokio::test(start_paused = true)]
+async fn failed_renewal_is_remembered_for_those_who_waited_for_it() {
+    let world = World::new(&Setup::default());
+    world.ask("jane", "1h").await.expect("a token");
+    world.courier.misbehave(Some(Fault::status(500)));
+    while world.courier.call_count() < 2 {
+        world.pass(10 * MS).await;
+    }
+    let fresh = Ask { min_ttl: Some(HOUR * 5 / 6), who: Who::Nobody, ..ask("jane", "1h") };
+    world.broker.ask(&fresh).await.expect_err("Courier fails");
+    assert_eq!(world.courier.call_count(), 1 + TRIES, "it was joined, and tried as often as if it were for a user");
+    for _ in 0..2 {
+        world.pass(SECOND).await;
+        let asked = world.clock.now();
+        world.broker.ask(&fresh).await.expect_err("Courier fails");
+        assert_eq!(world.clock.now(), asked, "a call was made, and waited for");
+    }
+}
+
+/// A last call that begins late goes on for seconds after its caller was told. Neither retry is to wait for it.
+#[tokio::test(start_paused = true)]
+async fn call_that_outlasts_the_time_out_holds_nobody_up() {
+    let world = World::new(&Setup { latency: 3600 * MS, ..Setup::default() });
+    let api = api(&world);
+    world.courier.script([Some(Fault::status(500))]);
+    world.courier.misbehave(Some(Fault::Delivery(Delivery::Never)));
+    let php = sdks().into_iter().find(|sdk| sdk.name == "php").expect("it is there");
+    let ended = call(&api, &world, &php, "jane").await;
+    assert_eq!(world.courier.call_count(), 3, "no call began late");
+    assert_eq!((ended.status, ended.requests), (StatusCode::GATEWAY_TIMEOUT, 3), "{ended:?}");
+    is_bounded(&ended, &php, 3, "a late call");
+}
+
+/// Whoever was called for is told what came of it, also where the breaker opens before the next try.
+#[tokio::test(start_paused = true)]
+async fn breaker_that_opens_before_a_retry_does_not_hide_why_the_call_failed() {
+    let world = World::new(&Setup { rate: 5.0, burst: 5, ..Setup::default() });
+    world.courier.misbehave(Some(Fault::status(503)));
+    let mut asking = JoinSet::new();
+    for user in 0..25 {
+        let broker = world.broker.clone();
+        asking.spawn(async move {
+            let user = user.to_string();
+            let refusal = broker.ask(&ask(&user, "1h")).await.expect_err("Courier fails");
+            (user, refusal)
+        });
+    }
+    let (mut called, mut rested) = (0, 0);
+    while let Some(asked) = asking.join_next().await {
+        let (user, refusal) = asked.expect("no panic");
+        let calls = calls_for(&world, &user);
+        match refusal {
+            Refusal::Upstream(Failure::Unavailable(503)) => called += 1,
+            Refusal::Upstream(Failure::Resting(_)) if calls == 0 => rested += 1,
+            other => panic!("after {calls} calls: {other}"),
+        }
+    }
+    assert!(called > 5 && rested > 5, "{called} were called for, {rested} were not");
+}

@@ -1,0 +1,166 @@
+//! The requests and retries of Courier's official SDKs, as data: those that can't be run here are played by these.
+
+#![allow(dead_code, reason = "each test needs a part of it")]
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// An SDK of this name, as its sources have it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sdk {
+    pub name: String,
+    pub version: String,
+    pub sources: Vec<String>,
+    pub request: Request,
+    pub retry: Rule,
+}
+
+impl Sdk {
+    /// What it says about itself in `X-Stainless-Lang`.
+    pub fn language(&self) -> &str {
+        let (_, value) = self
+            .request
+            .headers
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case("x-stainless-lang"))
+            .expect("each has it");
+        value
+    }
+}
+
+/// What it sends for a token.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// With a base URL that does not end in a slash, and with one that does.
+    pub paths: [String; 2],
+    pub headers: BTreeMap<String, String>,
+    pub body: String,
+}
+
+/// When it sends a request again.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    most: u32,
+    should_retry: ShouldRetry,
+    after_ms: bool,
+    heeds: Option<(f64, f64)>,
+    fractions: bool,
+    date: Date,
+    growth: Growth,
+    first: f64,
+    longest: f64,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+enum ShouldRetry {
+    #[serde(rename = "lower case")]
+    LowerCase,
+    #[serde(rename = "any case")]
+    AnyCase,
+    #[serde(rename = "ignored")]
+    Ignored,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+enum Date {
+    #[serde(rename = "waits")]
+    Waits,
+    #[serde(rename = "turned round")]
+    TurnedRound,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+enum Growth {
+    #[serde(rename = "double")]
+    Double,
+    #[serde(rename = "squares")]
+    Squares,
+}
+
+/// What an answer tells about retries.
+#[derive(Clone, Debug)]
+pub struct Told {
+    status: u16,
+    should_retry: Option<String>,
+    after_ms: Option<String>,
+    after: Option<String>,
+}
+
+impl Told {
+    /// An answer with this status and these headers.
+    pub fn new<'a>(status: u16, header: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let header = |name| header(name).map(str::to_owned);
+        let [should_retry, after_ms, after] = ["x-should-retry", "retry-after-ms", "retry-after"].map(header);
+        Self { status, should_retry, after_ms, after }
+    }
+}
+
+/// A wait before a retry, in seconds. Chance decides where it is between these.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wait {
+    pub shortest: f64,
+    pub longest: f64,
+}
+
+impl Rule {
+    /// The waits before each retry, where each gets the same answer.
+    pub fn waits(&self, told: &Told) -> Vec<Wait> {
+        (0..).map_while(|retries| self.wait(retries, told)).collect()
+    }
+
+    /// The wait before the next retry after so many; `None` where there is none.
+    pub fn wait(&self, retries: u32, told: &Told) -> Option<Wait> {
+        if retries >= self.most || !self.retries(told) {
+            return None;
+        }
+        let own = match self.growth {
+            Growth::Double => self.first * f64::from(1u32 << retries),
+            Growth::Squares => self.first * f64::from(retries * retries),
+        };
+        let own = own.min(self.longest);
+        Some(match self.told_wait(told) {
+            Some(wait) => Wait { shortest: wait, longest: wait },
+            None => Wait { shortest: 0.75 * own, longest: own },
+        })
+    }
+
+    fn retries(&self, told: &Told) -> bool {
+        let said = told.should_retry.as_deref().map(|said| match self.should_retry {
+            ShouldRetry::AnyCase => said.to_ascii_lowercase(),
+            ShouldRetry::LowerCase => said.to_owned(),
+            ShouldRetry::Ignored => String::new(),
+        });
+        match said.as_deref() {
+            Some("true") => true,
+            Some("false") => false,
+            _ => matches!(told.status, 408 | 409 | 429 | 500..),
+        }
+    }
+
+    /// The wait that it was told, if it obeys.
+    fn told_wait(&self, told: &Told) -> Option<f64> {
+        let milliseconds = told.after_ms.as_deref().filter(|_| self.after_ms).and_then(|text| text.parse::<f64>().ok());
+        let seconds = milliseconds.map(|milliseconds| milliseconds / 1000.0).or_else(|| {
+            let text = told.after.as_deref()?;
+            // What else it may be is a date: a wait without end, for all that is known here.
+            Some(text.parse().unwrap_or(if self.date == Date::Waits { f64::INFINITY } else { 0.0 }))
+        })?;
+        let heeded = self.heeds.is_none_or(|(above, most)| seconds > above && seconds <= most);
+        let seconds = if self.fractions { seconds } else { seconds.floor() };
+        heeded.then(|| seconds.max(0.0))
+    }
+}
+
+/// All of them.
+pub fn sdks() -> Vec<Sdk> {
+    #[derive(Deserialize)]
+    struct Sdks {
+        sdk: Vec<Sdk>,
+    }
+    let Sdks { sdk } = toml::from_str(include_str!("rules.toml")).expect("good data");
+    sdk
+}

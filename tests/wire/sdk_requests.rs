@@ -1,0 +1,82 @@
+//! The requests of Courier's official SDKs, as they are on the wire, and what the PHP SDK is told.
+
+use courier_token_broker::sandbox::Fault;
+use serde_json::json;
+
+use super::rules::{Sdk, sdks};
+use crate::law::is_a_refusal;
+use crate::support::broker::{Broker, Setup, claims};
+use crate::support::http::{Answer, Ask};
+
+fn ask(sdk: &Sdk, path: &str) -> Ask {
+    let ask = Ask::post(path, sdk.request.body.as_str());
+    sdk.request.headers.iter().fold(ask, |ask, (name, value)| ask.with(name, value))
+}
+
+#[tokio::test]
+async fn request_of_every_sdk_is_served() {
+    let broker = Broker::start().await;
+    let mut tokens = Vec::new();
+    for sdk in sdks() {
+        for path in &sdk.request.paths {
+            let answer = broker.ask(&ask(&sdk, path)).await;
+            assert_eq!(answer.status, 200, "{} {} at {path}: {answer:?}", sdk.name, sdk.version);
+            // The Go SDK reads no other media type; each of them wants this field.
+            assert_eq!(answer.header("content-type"), Some("application/json"), "{}: {answer:?}", sdk.name);
+            let token = answer.token();
+            assert_eq!(answer.json(), json!({ "token": token }), "{}", sdk.name);
+            tokens.push(token);
+        }
+    }
+    assert_eq!(tokens.len(), 16);
+    assert_eq!(claims(&tokens[0])["scope"], "user_id:jürgen+1 inbox:read:messages");
+    // All of them say the same in their own words.
+    assert!(tokens.iter().all(|token| *token == tokens[0]));
+    assert_eq!(broker.courier.call_count(), 1);
+}
+
+fn told(answer: &Answer) -> (Option<&str>, Option<&str>) {
+    (answer.header("retry-after"), answer.header("x-should-retry"))
+}
+
+#[tokio::test]
+async fn php_worker_is_told_to_sleep_for_two_seconds_at_most() {
+    let slow = |raw: &mut courier_token_broker::config::Raw| {
+        let budget = &mut raw.workspaces.get_mut("default").expect("it is there").budget;
+        (budget.requests_per_second, budget.burst) = (1.0 / 30.0, 2);
+    };
+    let broker = Setup::new().settings(slow).start().await;
+    let sdks = sdks();
+    let [php, ruby] = ["php", "ruby"].map(|name| sdks.iter().find(|sdk| sdk.name == name).expect("it is there"));
+    let body = |user: &str| json!({"scope": format!("user_id:{user} s"), "expires_in": "1h"}).to_string();
+    for user in ["one", "two"] {
+        assert_eq!(broker.ask(&Ask::issue(body(user))).await.status, 200);
+    }
+    let send = |sdk: &Sdk, user: &str| {
+        let ask = Ask::issue(body(user)).with("X-Stainless-Lang", sdk.language());
+        (ask, sdk.name.clone())
+    };
+    for (ask, name) in [send(php, "three"), send(ruby, "three")] {
+        let answer = broker.ask(&ask).await;
+        is_a_refusal(&answer, false);
+        assert_eq!(answer.status, 429, "{name}: {answer:?}");
+        match name.as_str() {
+            "php" => assert_eq!(told(&answer), (Some("2"), None), "{answer:?}"),
+            _ => assert!(told(&answer).0.is_some_and(|wait| wait.len() == 2), "{answer:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn php_worker_that_comes_again_in_vain_makes_no_call() {
+    let broker = Broker::start().await;
+    broker.courier.misbehave(Some(Fault::status(401)));
+    let sdks = sdks();
+    let php = sdks.iter().find(|sdk| sdk.name == "php").expect("it is there");
+    for path in ["/auth/issue-token", "//auth/issue-token"] {
+        let answer = broker.ask(&ask(php, path)).await;
+        is_a_refusal(&answer, false);
+        assert_eq!((answer.status, told(&answer)), (502, (Some("1"), Some("false"))), "{answer:?}");
+    }
+    assert_eq!(broker.courier.call_count(), 1);
+}
