@@ -7,6 +7,7 @@ use humantime::format_duration;
 
 use super::reading::Reading;
 pub use super::row::Broken;
+pub use super::selection::Selection;
 use crate::token::Moment;
 
 /// A request of a trace.
@@ -25,8 +26,24 @@ pub struct Trace {
     requests: Vec<Request>,
     keys: usize,
     users: usize,
-    skipped: u64,
-    out_of_order: u64,
+    counts: Counts,
+}
+
+/// What the lines of a trace were, besides requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// It is an access log, and every URL counts.
+    pub every_path: bool,
+    /// Requests for whose user an address stands.
+    pub by_address: u64,
+    /// Requests that don't count, since they name no user.
+    pub without_user: u64,
+    /// Requests that don't count, since their path is not asked for.
+    pub other_paths: u64,
+    /// Lines that could not be read.
+    pub skipped: u64,
+    /// Requests that were written down after a later one, and were sorted in.
+    pub out_of_order: u64,
 }
 
 impl Trace {
@@ -41,23 +58,29 @@ impl Trace {
         if !requests.is_sorted_by_key(|request| request.at) {
             requests.sort_by_key(|request| request.at);
         }
-        Self { requests, keys, users, skipped: 0, out_of_order: 0 }
+        Self { requests, keys, users, counts: Counts::default() }
     }
 
     /// Reads a trace in plain text or gzip: CSV with the columns `time,user` or
     /// `time,user,scope` (epoch seconds or RFC 3339; a heading may say so), or
     /// an access log in common or combined format. Which it is shows in its
-    /// first lines. Empty lines and those that begin with `#` don't count.
+    /// first lines. Empty lines and those that begin with `#` don't count; of the
+    /// requests those do that are selected.
     ///
     /// `progress` is told now and then how many bytes of the input, packed or
     /// not, were taken.
-    pub fn read(input: impl Read, limits: &Limits, progress: &mut dyn FnMut(u64)) -> Result<Self, TraceError> {
-        Reading::new(limits).finish(input, progress)
+    pub fn read(
+        input: impl Read,
+        selection: &Selection,
+        limits: &Limits,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self, TraceError> {
+        Reading::new(selection, limits).finish(input, progress)
     }
 
-    /// With what the reader had to put up with.
-    pub(super) fn with_flaws(self, skipped: u64, out_of_order: u64) -> Self {
-        Self { skipped, out_of_order, ..self }
+    /// With what its lines were.
+    pub(super) fn with_counts(self, counts: Counts) -> Self {
+        Self { counts, ..self }
     }
 
     /// All requests.
@@ -75,14 +98,9 @@ impl Trace {
         self.users
     }
 
-    /// Lines that could not be read.
-    pub fn skipped(&self) -> u64 {
-        self.skipped
-    }
-
-    /// Requests that were written down after a later one, and were sorted in.
-    pub fn out_of_order(&self) -> u64 {
-        self.out_of_order
+    /// What its lines were, if it was read.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// Nobody asked for anything.
@@ -144,6 +162,43 @@ pub enum TraceError {
         line: u64,
         /// How the line begins.
         found: String,
+    },
+    /// CSV whose columns lack the one that is chosen for the user.
+    #[error("line {line} names the columns \"{found}\", of which \"{field}\" can't be the user's")]
+    OtherHeading {
+        /// Where.
+        line: u64,
+        /// How the line begins.
+        found: String,
+        /// The user field.
+        field: String,
+    },
+    /// CSV without a heading, and a column's name.
+    #[error("the columns have no names, so \"{field}\" is none: choose the user's by its number")]
+    NoHeading {
+        /// The user field.
+        field: String,
+    },
+    /// An access log without the field that is chosen for the user.
+    #[error("the user of an access log is its field \"address\" or \"user\", not \"{field}\"")]
+    NoField {
+        /// The user field.
+        field: String,
+    },
+    /// CSV, and a path.
+    #[error("CSV has no paths: requests can be selected by path in an access log alone")]
+    NoPaths,
+    /// No path of an access log begins as is asked for.
+    #[error("no request that names a user has a path that begins so; {count} have others")]
+    OtherPaths {
+        /// How many have another.
+        count: u64,
+    },
+    /// The user's field is empty throughout.
+    #[error("none of {count} requests names a user: choose another field for it")]
+    NoUsers {
+        /// How many there are.
+        count: u64,
     },
     /// Beyond [`Limits::broken_lines`].
     #[error("more than {limit} lines can't be read; line {line} is the first: {why}")]
@@ -219,7 +274,7 @@ mod tests {
     use super::super::lines::gzip;
 
     fn read(text: &[u8]) -> Result<Trace, TraceError> {
-        Trace::read(text, &Limits::default(), &mut |_| {})
+        Trace::read(text, &Selection::default(), &Limits::default(), &mut |_| {})
     }
 
     /// Second and key of each request.
@@ -245,7 +300,7 @@ mod tests {
         for text in texts.into_iter().chain([&halves[..], &gzip(marked.as_bytes())]) {
             let trace = read(text).expect("a trace");
             assert_eq!(requests(&trace), expected, "{}", text.escape_ascii());
-            assert_eq!((trace.keys(), trace.users(), trace.skipped(), trace.out_of_order()), (2, 2, 0, 0));
+            assert_eq!((trace.keys(), trace.users(), trace.counts()), (2, 2, &Counts::default()));
             assert!(!trace.is_empty());
         }
     }
@@ -256,7 +311,8 @@ mod tests {
         for text in [LOG.to_owned(), format!("started\n\n{LOG}"), format!("a,b\n{LOG}")] {
             let trace = read(text.as_bytes()).expect("a trace");
             assert_eq!(requests(&trace), [(start, 0), (start + 1, 1), (start + 2, 0)]);
-            assert_eq!(trace.skipped(), u64::from(text.len() > LOG.len()));
+            let skipped = u64::from(text.len() > LOG.len());
+            assert_eq!(*trace.counts(), Counts { every_path: true, by_address: 2, skipped, ..Counts::default() });
         }
     }
 
@@ -277,7 +333,7 @@ mod tests {
     fn requests_are_sorted_in_and_those_of_one_moment_stay_as_they_were() {
         let trace = read(b"100,a\n90,b\n100,c\n90,d\n95,e\n").expect("a trace");
         assert_eq!(requests(&trace), [(90, 1), (90, 3), (95, 4), (100, 0), (100, 2)]);
-        assert_eq!(trace.out_of_order(), 3);
+        assert_eq!(trace.counts().out_of_order, 3);
         let made = Trace::from_requests(trace.requests().iter().rev().copied().collect(), 5, 5);
         assert_eq!(requests(&made), [(90, 3), (90, 1), (95, 4), (100, 2), (100, 0)]);
     }
@@ -293,7 +349,8 @@ mod tests {
         let text: String = (0..50_000).map(|second| format!("{second},user{}\n", second % 7)).collect();
         for input in [text.clone().into_bytes(), gzip(text.as_bytes())] {
             let mut told = Vec::new();
-            let trace = Trace::read(&input[..], &Limits::default(), &mut |bytes| told.push(bytes)).expect("a trace");
+            let (selection, limits) = (Selection::default(), Limits::default());
+            let trace = Trace::read(&input[..], &selection, &limits, &mut |bytes| told.push(bytes)).expect("a trace");
             assert_eq!((trace.requests().len(), trace.keys()), (50_000, 7));
             assert!(told.len() > 5 && told.is_sorted() && told[0] > 0, "{told:?}");
             assert_eq!(told.last(), Some(&(input.len() as u64)));
