@@ -7,7 +7,7 @@ use std::thread;
 
 use super::clairvoyant::clairvoyant;
 use super::outcome::Outcome;
-use super::recommendation::{Recommendation, Sufficient, best, is_short};
+use super::recommendation::{Recommendation, Sufficient, best, is_enough};
 use super::replay::{Mode, Plan, baseline, replay};
 use super::report::{Report, Setup};
 use super::trace::Trace;
@@ -64,11 +64,14 @@ pub fn compare(what: Setup, trace: &Trace, plan: &Plan, progress: Progress<'_>) 
     sweep.sort_by_key(|outcome| (outcome.calls, outcome.delayed));
 
     let row = best(&sweep, plan.latency);
-    let search = Search { trace, plan, row: &sweep[row], meter: &Meter::new("budget", SEARCH_RUNS, trace, progress) };
-    let unlimited_peak = search.unlimited_peak();
-    let budget = match what.budget.zip(what.burst).filter(|_| is_short(&sweep[row], plan.latency)) {
+    let search = Search { trace, plan, meter: &Meter::new("budget", SEARCH_RUNS, trace, progress) };
+    let unlimited_peak = match plan.budget {
+        None => sweep[row].peak_calls_per_second,
+        Some(_) => search.run(&sweep[row], None).peak_calls_per_second,
+    };
+    let budget = match what.budget.zip(what.burst).filter(|_| is_enough(&sweep[row], plan.latency)) {
         Some((rate, burst)) => Some(Sufficient { rate, burst, outcome: sweep[row].clone() }),
-        None => search.least(unlimited_peak),
+        None => search.sufficient(&modes[0], &sweep[row]),
     };
     Report {
         what,
@@ -103,51 +106,38 @@ impl Run {
     }
 }
 
-/// The search for a budget that is enough for a row.
+/// The search for a budget that is enough.
 struct Search<'a> {
     trace: &'a Trace,
     plan: &'a Plan,
-    row: &'a Outcome,
     meter: &'a Meter<'a>,
 }
 
-/// One without a budget, and those of a binary search.
-const SEARCH_RUNS: usize = 1 + RATES.len().ilog2() as usize + 1;
+/// Without a budget, a binary search, and the proof.
+const SEARCH_RUNS: usize = 1 + (RATES.len().ilog2() as usize + 1) + 1;
 
 impl Search<'_> {
-    fn run(&self, budget: Option<Budget>) -> Outcome {
-        let mode = match self.row.mode {
+    /// A row of the sweep under another budget.
+    fn run(&self, row: &Outcome, budget: Option<Budget>) -> Outcome {
+        let mode = match row.mode {
             "off" => Mode::Off,
             "used" => Mode::Used,
             _ => Mode::Learned,
         };
-        let extra_calls = self.row.extra_calls.unwrap_or_default();
+        let extra_calls = row.extra_calls.unwrap_or_default();
         replay(self.trace, &Plan { budget, extra_calls, ..*self.plan }, mode, &mut self.meter.run())
     }
 
-    fn unlimited_peak(&self) -> u64 {
-        match self.plan.budget {
-            None => self.row.peak_calls_per_second,
-            Some(_) => self.run(None).peak_calls_per_second,
-        }
-    }
-
-    /// The lowest of the rates that is enough, as far as twice the busiest second.
-    fn least(&self, unlimited_peak: u64) -> Option<Sufficient> {
-        let enough = 2.0 * unlimited_peak as f64;
-        let tried = RATES.iter().position(|rate| *rate >= enough).map_or(&RATES[..], |last| &RATES[..=last]);
-        let mut least = None;
-        // The last that is found to be enough is the lowest.
-        let _place = tried.partition_point(|rate| {
-            let burst = *rate as u32;
-            let outcome = self.run(Budget::new(*rate, burst));
-            let is_enough = is_short(&outcome, self.plan.latency);
-            if is_enough {
-                least = Some(Sufficient { rate: *rate, burst, outcome });
-            }
-            !is_enough
-        });
-        least
+    /// The lowest rate that is enough for mode off, which is what a broker does that has just
+    /// started, and for the row. Runs of mode off take next to no time.
+    fn sufficient(&self, off: &Outcome, row: &Outcome) -> Option<Sufficient> {
+        let with = |row, rate: f64| {
+            let burst = rate as u32;
+            let outcome = self.run(row, Budget::new(rate, burst));
+            is_enough(&outcome, self.plan.latency).then_some(Sufficient { rate, burst, outcome })
+        };
+        let least = RATES.partition_point(|rate| with(off, *rate).is_none());
+        RATES[least..].iter().find_map(|rate| with(row, *rate))
     }
 }
 
@@ -171,6 +161,138 @@ impl<'a> Meter<'a> {
             let done = self.done.fetch_add(so_far - before, Relaxed) + so_far - before;
             before = so_far;
             (self.progress)(self.name, done, self.all);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::planner::trace::Counts;
+    use crate::planner::workload::Workload;
+    use crate::policy::freshness::Floor;
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn plan(lifetime: Duration, budget: Option<(f64, u32)>) -> Plan {
+        Plan {
+            floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
+            lifetime,
+            budget: budget.and_then(|(rate, burst)| Budget::new(rate, burst)),
+            latency: Duration::from_millis(150),
+            extra_calls: 0.15,
+        }
+    }
+
+    fn report(trace: &Trace, plan: &Plan, progress: Progress<'_>) -> Report {
+        let what = Setup {
+            source: "a test".to_owned(),
+            span: 24 * HOUR,
+            lifetime: plan.lifetime,
+            floor: 0.5,
+            budget: plan.budget.map(|budget| budget.rate()),
+            burst: plan.budget.map(|budget| budget.rate().ceil() as u32),
+            latency: plan.latency,
+            extra_calls: plan.extra_calls,
+            counts: Counts::default(),
+        };
+        compare(what, trace, plan, progress)
+    }
+
+    /// The mode that is recommended, and what it does beside mode off.
+    fn recommended(trace: &Trace, plan: &Plan) -> Outcome {
+        let Report { sweep, recommendation, .. } = report(trace, plan, &|_, _, _| {});
+        sweep[recommendation.row].clone()
+    }
+
+    #[test]
+    fn mode_off_is_not_recommended_where_it_delays_most() {
+        let trace = Workload::Office.generate(100, 3, 7).expect("a workload");
+        let plan = plan(24 * HOUR, Some((0.004, 1)));
+        let off = replay(&trace, &plan, Mode::Off, &mut |_| {});
+        let recommended = recommended(&trace, &plan);
+        assert!(recommended.delayed * 4 < off.delayed * 3, "{recommended:?} {off:?}");
+        assert_ne!(recommended.mode, "off");
+    }
+
+    #[test]
+    fn sweep_has_each_row_once_and_the_one_that_was_given() {
+        let trace = Workload::Office.generate(5, 2, 7).expect("a workload");
+        for extra_calls in [0.15, 0.3] {
+            let plan = Plan { extra_calls, ..plan(HOUR, None) };
+            let report = report(&trace, &plan, &|_, _, _| {});
+            let name = |row: &Outcome| format!("{} {:?}", row.mode, row.extra_calls);
+            let rows: BTreeSet<_> = report.sweep.iter().map(name).collect();
+            let learned = SWEEP.iter().chain([&extra_calls]).map(|knob| format!("learned {:?}", Some(knob)));
+            assert_eq!(rows, learned.chain(["off None", "used None"].map(str::to_owned)).collect());
+            assert_eq!(report.sweep.len(), rows.len());
+            assert!(report.sweep.is_sorted_by_key(|row| row.calls));
+            for (mode, row) in [Mode::Off, Mode::Used, Mode::Learned].into_iter().zip(&report.modes) {
+                assert_eq!(row, &replay(&trace, &plan, mode, &mut |_| {}));
+                assert!(report.sweep.contains(row));
+            }
+            assert_eq!(report.bound, clairvoyant(&trace, &plan, &mut |_| {}));
+        }
+    }
+
+    #[test]
+    fn trace_without_requests_is_compared() {
+        let report = report(&Trace::default(), &plan(HOUR, None), &|_, _, _| {});
+        assert_eq!((report.sweep[report.recommendation.row].mode, report.baseline.requests), ("off", 0));
+        assert!(report.recommendation.budget.is_some_and(|budget| budget.rate == 1.0));
+    }
+
+    #[test]
+    fn progress_never_exceeds_the_whole() {
+        let trace = Workload::Office.generate(5, 2, 7).expect("a workload");
+        let told = Mutex::new(Vec::new());
+        report(&trace, &plan(HOUR, Some((0.01, 1))), &|name, done, all| {
+            told.lock().expect("no panic").push((name, done, all))
+        });
+        let told = told.into_inner().expect("no panic");
+        assert!(told.iter().all(|(_, done, all)| done <= all), "{told:?}");
+        assert!(told.iter().any(|(name, done, all)| *name == "replays" && done == all), "{told:?}");
+        assert!(told.iter().any(|(name, ..)| *name == "budget"), "{told:?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+
+        #[test]
+        fn recommendation_holds_when_it_is_replayed(
+            workload in prop::sample::select(&Workload::ALL[..]),
+            (users, days, seed) in (5u32..60, 1u32..4, 0u64..1000),
+            lifetime in prop::sample::select(&[900, 3600, 14_400, 86_400][..]),
+            budget in prop::option::of((-3.0..1.5, 1u32..6)),
+        ) {
+            let trace = workload.generate(users, days, seed).expect("a workload");
+            let plan = plan(lifetime * SECOND, budget.map(|(power, burst)| (f64::powf(10.0, power), burst)));
+            let report = report(&trace, &plan, &|_, _, _| {});
+            let (rows, chosen) = (&report.sweep, &report.sweep[report.recommendation.row]);
+            for row in rows {
+                let is_no_worse = row.calls <= chosen.calls && row.delayed <= chosen.delayed;
+                prop_assert!(!is_no_worse || (row.calls, row.delayed) == (chosen.calls, chosen.delayed), "{row:?} {chosen:?}");
+                if plan.budget.is_none() && row.delayed < chosen.delayed {
+                    let price = (row.calls as f64 - chosen.calls as f64) / (chosen.delayed - row.delayed) as f64;
+                    prop_assert!(price > 2.0, "{row:?} {chosen:?}");
+                }
+            }
+            let Some(Sufficient { rate, burst, outcome }) = &report.recommendation.budget else {
+                return Err(TestCaseError::fail("no budget is enough"));
+            };
+            let mode = [Mode::Off, Mode::Used, Mode::Learned].into_iter().zip(&report.modes);
+            let (mode, _) = mode.into_iter().find(|(_, row)| row.mode == chosen.mode).expect("a mode");
+            let extra_calls = chosen.extra_calls.unwrap_or_default();
+            let again = Plan { budget: Budget::new(*rate, *burst), extra_calls, ..plan };
+            let again = replay(&trace, &again, mode, &mut |_| {});
+            prop_assert_eq!(&again, outcome);
+            prop_assert!(again.wait.p99 < SECOND, "{:?}", again);
         }
     }
 }

@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::advice;
+use super::figures::share_of;
 use super::outcome::{Baseline, Outcome, Waits};
-use super::report::{Report, share_of};
+use super::report::Report;
 
 impl Report {
     /// Everything as one JSON object.

@@ -6,6 +6,7 @@ use std::iter;
 use std::time::Duration;
 
 use super::advice;
+use super::figures::{grouped, rounded, share_of, waited};
 use super::outcome::{Baseline, Outcome};
 use super::recommendation::{PRICE, Recommendation};
 use super::trace::Counts;
@@ -123,7 +124,7 @@ impl Report {
                 grouped(outcome.calls),
                 grouped(outcome.delayed),
                 grouped(outcome.over_one_second),
-                rounded(outcome.wait.total),
+                waited(outcome.wait.total),
                 if place == self.recommendation.row { "<- recommended" } else { "" }.to_owned(),
             ]
         };
@@ -175,57 +176,17 @@ impl fmt::Display for Report {
         )?;
         write_table(out, &self.rows())?;
         write_table(out, &self.sweep_rows())?;
-        write!(out, "The best row is that with the least of calls and delays, where a delay counts as {PRICE} calls")?;
-        match what.budget {
-            None => writeln!(out, ".")?,
-            Some(_) => writeln!(out, ", and each second\nof waiting for the budget as one more delay.")?,
-        }
-        writeln!(out)?;
+        let seconds = if what.budget.is_some() { " and each second of waiting for the budget" } else { "" };
+        writeln!(
+            out,
+            "Recommended is the least sum of calls and delays among the rows that no other beats in both. Each delay{seconds} \
+             counts as {PRICE} calls.\n"
+        )?;
         advice::of(self).iter().try_for_each(|sentence| writeln!(out, "{sentence}"))?;
         write!(out, "\nSettings:\n\n{}", self.recommendation.settings(&self.sweep, what))?;
         writeln!(out, "\nLeft out:")?;
         self.leaves_out().iter().try_for_each(|line| writeln!(out, "- {line}"))
     }
-}
-
-/// 1,234,567.
-pub(super) fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut shown = String::with_capacity(digits.len() * 4 / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            shown.push(',');
-        }
-        shown.push(digit);
-    }
-    shown
-}
-
-/// A wait, no finer than it matters.
-pub(super) fn waited(length: Duration) -> String {
-    match length.as_secs_f64() {
-        seconds if seconds < 0.9995 => format!("{:.0} ms", seconds * 1000.0),
-        seconds if seconds < 9.95 => format!("{seconds:.1} s"),
-        seconds if seconds < 600.0 => format!("{seconds:.0} s"),
-        seconds => rounded(Duration::from_secs(seconds as u64)),
-    }
-}
-
-/// A long time without its seconds, a longer one without its minutes.
-pub(super) fn rounded(length: Duration) -> String {
-    let seconds = length.as_secs();
-    let to = |step: u64| Duration::from_secs((seconds + step / 2) / step * step);
-    let shown = match seconds {
-        0..60 => Duration::from_millis(length.as_millis() as u64),
-        60..3600 => to(1),
-        3600..86_400 => to(60),
-        _ => to(3600),
-    };
-    humantime::format_duration(shown).to_string()
-}
-
-pub(super) fn share_of(part: u64, whole: u64) -> f64 {
-    part as f64 / whole.max(1) as f64
 }
 
 #[cfg(test)]
@@ -306,6 +267,42 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn sweep_marks_the_recommended_row() {
+        let shown = report().to_string();
+        let table: Vec<_> =
+            shown.lines().skip_while(|line| !line.starts_with("mode     extra_calls")).take(4).collect();
+        assert_eq!(
+            table,
+            [
+                "mode     extra_calls  calls  delayed  over 1 s  wait in all",
+                "off                -  1,000    1,000        40         90 s",
+                "learned         0.15  1,150      748        20         90 s  <- recommended",
+                "used               -  1,900      520        40         90 s",
+            ],
+            "{shown}"
+        );
+        assert!(shown.contains("\nSettings:\n\n[refresh]\nmode = \"learned\"\nextra_calls = 0.15\n\n"), "{shown}");
+    }
+
+    #[test]
+    fn addresses_are_not_called_users() {
+        let mut report = report();
+        report.what.counts = Counts { every_path: true, by_address: 10_000, ..Counts::default() };
+        let shown = report.to_string();
+        assert!(shown.starts_with("access.log: 10,000 requests of 400 addresses in 1day\n"), "{shown}");
+        for part in
+            ["- which requests need a token: every URL of the log counts", "count as one (see --user-field): 10,000\n"]
+        {
+            assert!(shown.contains(part), "{part}\n{shown}");
+        }
+        report.what.counts = Counts { by_address: 9_999, without_user: 3, other_paths: 1234, ..Counts::default() };
+        let shown = report.to_string();
+        for part in ["of 400 users in", "they name no user: 3\n", "path begins otherwise: 1,234\n"] {
+            assert!(shown.contains(part), "{part}\n{shown}");
+        }
+    }
+
+    #[test]
     fn a_mode_that_delays_nobody_has_no_waits() {
         let mut report = report();
         report.modes[1].delayed = 0;
@@ -353,20 +350,12 @@ pub(super) mod tests {
         });
         assert_eq!(learned, &expected);
         assert_eq!(json["clairvoyant"]["calls"], 1030);
+        assert_eq!(json["sweep"][1], json["modes"][2]);
+        let recommended = &json["recommended"];
+        let keys = ["mode", "extra_calls", "requests_per_second", "burst"].map(|key| recommended[key].to_string());
+        assert_eq!(keys, ["\"learned\"", "0.15", "50.0", "50"]);
+        assert!(recommended["settings"].as_str().is_some_and(|text| text.starts_with("[refresh]\n")), "{json:#}");
         let [advice, leaves_out] = ["advice", "leaves_out"].map(|key| json[key].as_array().map(Vec::len));
         assert!(advice > Some(1) && leaves_out > Some(4), "{json:#}");
-    }
-
-    #[test]
-    fn counts_and_waits_are_shown_as_people_read_them() {
-        for (count, shown) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(grouped(count), shown);
-        }
-        for (ms, shown) in
-            [(0, "0 ms"), (999, "999 ms"), (1000, "1.0 s"), (9940, "9.9 s"), (59_900, "60 s"), (900_000, "15m")]
-        {
-            assert_eq!(waited(Duration::from_millis(ms)), shown);
-        }
-        assert_eq!(rounded(Duration::from_secs(3 * 86_400 + 7199)), "3days 2h");
     }
 }

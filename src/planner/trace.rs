@@ -1,13 +1,12 @@
 //! Who asked when: a log that was read, or a workload that was made up.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::time::Duration;
-
-use humantime::format_duration;
 
 use super::reading::Reading;
 pub use super::row::Broken;
 pub use super::selection::Selection;
+pub use super::trace_error::TraceError;
 use crate::token::Moment;
 
 /// A request of a trace.
@@ -133,140 +132,6 @@ impl Default for Limits {
     }
 }
 
-/// Why there is no trace, in one line. Of what was read it repeats a short piece
-/// at most.
-#[derive(Debug, thiserror::Error)]
-pub enum TraceError {
-    /// Nothing in it.
-    #[error("the trace is empty: it has no line with a request")]
-    Empty,
-    /// No format that is known.
-    #[error(
-        "the trace is neither CSV with the columns `time,user` or `time,user,scope` nor an access log in common or \
-         combined format: line {line} begins with \"{found}\" (as CSV: {csv}; as an access log: {log})"
-    )]
-    Neither {
-        /// The first line.
-        line: u64,
-        /// How it begins.
-        found: String,
-        /// Why it is no CSV.
-        csv: Broken,
-        /// Why it is of no access log.
-        log: Broken,
-    },
-    /// CSV with other columns.
-    #[error("line {line} names the columns \"{found}\", but `time,user` or `time,user,scope` are wanted")]
-    Heading {
-        /// Where.
-        line: u64,
-        /// How the line begins.
-        found: String,
-    },
-    /// CSV whose columns lack the one that is chosen for the user.
-    #[error("line {line} names the columns \"{found}\", of which \"{field}\" can't be the user's")]
-    OtherHeading {
-        /// Where.
-        line: u64,
-        /// How the line begins.
-        found: String,
-        /// The user field.
-        field: String,
-    },
-    /// CSV without a heading, and a column's name.
-    #[error("the columns have no names, so \"{field}\" is none: choose the user's by its number")]
-    NoHeading {
-        /// The user field.
-        field: String,
-    },
-    /// An access log without the field that is chosen for the user.
-    #[error("the user of an access log is its field \"address\" or \"user\", not \"{field}\"")]
-    NoField {
-        /// The user field.
-        field: String,
-    },
-    /// CSV, and a path.
-    #[error("CSV has no paths: requests can be selected by path in an access log alone")]
-    NoPaths,
-    /// No path of an access log begins as is asked for.
-    #[error("no request that names a user has a path that begins so; {count} have others")]
-    OtherPaths {
-        /// How many have another.
-        count: u64,
-    },
-    /// The user's field is empty throughout.
-    #[error("none of {count} requests names a user: choose another field for it")]
-    NoUsers {
-        /// How many there are.
-        count: u64,
-    },
-    /// Beyond [`Limits::broken_lines`].
-    #[error("more than {limit} lines can't be read; line {line} is the first: {why}")]
-    TooManyBroken {
-        /// How many may be broken.
-        limit: u64,
-        /// The first of them.
-        line: u64,
-        /// What is wrong with that.
-        why: Broken,
-    },
-    /// Not a request among its lines.
-    #[error("no line can be read; line {line} is the first: {why}")]
-    AllBroken {
-        /// The first of them.
-        line: u64,
-        /// What is wrong with that.
-        why: Broken,
-    },
-    /// A line that does not end.
-    #[error("line {line} has no end: this is no log")]
-    Endless {
-        /// Which.
-        line: u64,
-    },
-    /// Beyond [`Limits::disorder`].
-    #[error(
-        "line {line} lies {} behind the latest time before it, and at most {} are put in order: sort the trace by time",
-        format_duration(*.behind), format_duration(*.bound)
-    )]
-    Disorder {
-        /// Which.
-        line: u64,
-        /// How far back it lies.
-        behind: Duration,
-        /// How far it may.
-        bound: Duration,
-    },
-    /// Beyond [`Limits::requests`].
-    #[error("the trace has more than {limit} requests: cut it")]
-    TooManyRequests {
-        /// How many it may have.
-        limit: usize,
-    },
-    /// Beyond [`Limits::keys`].
-    #[error("the trace has more than {limit} different users and scopes: cut it")]
-    TooManyKeys {
-        /// How many it may have.
-        limit: usize,
-    },
-    /// The gzip data can't be unpacked.
-    #[error("the gzip data is cut off or spoilt after line {line}: {error}")]
-    Gzip {
-        /// The last line that could be read.
-        line: u64,
-        /// What the unpacker says.
-        error: io::Error,
-    },
-    /// The input failed.
-    #[error("can't read on after line {line}: {error}")]
-    Io {
-        /// The last line that could be read.
-        line: u64,
-        /// What the input says.
-        error: io::Error,
-    },
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,6 +178,59 @@ mod tests {
             assert_eq!(requests(&trace), [(start, 0), (start + 1, 1), (start + 2, 0)]);
             let skipped = u64::from(text.len() > LOG.len());
             assert_eq!(*trace.counts(), Counts { every_path: true, by_address: 2, skipped, ..Counts::default() });
+        }
+    }
+
+    #[test]
+    fn selection_takes_a_path_and_a_user_field_and_counts_the_rest() {
+        let selected = |path: Option<&str>, user_field: Option<&str>, text: &str| {
+            let [path, user_field] = [path, user_field].map(|text| text.map(str::to_owned));
+            Trace::read(text.as_bytes(), &Selection { path, user_field }, &Limits::default(), &mut |_| {})
+        };
+        let log = LOG.replace("\"GET / HTTP/1.1\" 200 5\n", "\"GET /token?x=1 HTTP/1.1\" 200 5\n");
+        let trace = selected(Some("/token"), None, &log).expect("a trace");
+        assert_eq!(requests(&trace), [(1_431_857_103, 0)]);
+        assert_eq!(*trace.counts(), Counts { by_address: 1, other_paths: 2, ..Counts::default() });
+        let trace = selected(None, Some("user"), &log).expect("a trace");
+        assert_eq!(requests(&trace), [(1_431_857_104, 0)]);
+        assert_eq!(*trace.counts(), Counts { every_path: true, without_user: 2, ..Counts::default() });
+        let trace = selected(None, Some("address"), &log).expect("a trace");
+        assert_eq!((trace.requests().len(), trace.users(), trace.counts().by_address), (3, 1, 3));
+
+        let csv = "when,path,account\n5,/a,ann\n6,/b,-\n7,/c,\n8,/d,ann\n9,/e\n";
+        for field in ["account", "3"] {
+            let trace = selected(None, Some(field), csv).expect("a trace");
+            assert_eq!(requests(&trace), [(5, 0), (8, 0)], "{field}");
+            assert_eq!(*trace.counts(), Counts { without_user: 2, skipped: 1, ..Counts::default() });
+        }
+        let rows = csv.split_once('\n').expect("lines").1;
+        assert_eq!(requests(&selected(None, Some("3"), rows).expect("a trace")), [(5, 0), (8, 0)]);
+        let error = |path, field, text| selected(path, field, text).expect_err("an error").to_string();
+        for (path, field, text, wanted) in [
+            (Some("/x"), None, LOG, "no request that names a user has a path that begins so; 3 have others"),
+            (Some("/x"), None, CSV, "CSV has no paths: requests can be selected by path in an access log alone"),
+            (
+                None,
+                Some("user"),
+                "a - - [17/May/2015:10:05:03 +0000]\n",
+                "none of 1 requests names a user: choose another field for it",
+            ),
+            (None, Some("name"), LOG, "the user of an access log is its field \"address\" or \"user\", not \"name\""),
+            (
+                None,
+                Some("name"),
+                csv,
+                "line 1 names the columns \"when,path,account\", of which \"name\" can't be the user's",
+            ),
+            (
+                None,
+                Some("account"),
+                rows,
+                "the columns have no names, so \"account\" is none: choose the user's by its number",
+            ),
+            (None, None, "time,user\n5,-\n6,\n", "none of 2 requests names a user: choose another field for it"),
+        ] {
+            assert_eq!(error(path, field, text), wanted);
         }
     }
 
