@@ -34,9 +34,16 @@ pub(super) fn rounded(length: Duration) -> String {
         0..60 => Duration::from_millis(length.as_millis() as u64),
         60..3600 => to(1),
         3600..86_400 => to(60),
-        _ => to(3600),
+        _ => return days((seconds + 1800) / 3600),
     };
     humantime::format_duration(shown).to_string()
+}
+
+/// No months: they have no length.
+fn days(hours: u64) -> String {
+    let (days, hours) = (hours / 24, hours % 24);
+    let days = format!("{days}day{}", if days == 1 { "" } else { "s" });
+    if hours == 0 { days } else { format!("{days} {hours}h") }
 }
 
 /// A part as a share of the whole; 0 of nothing.
@@ -65,6 +72,10 @@ mod tests {
         ] {
             assert_eq!(waited(Duration::from_millis(ms)), shown);
         }
-        assert_eq!(rounded(Duration::from_secs(3 * 86_400 + 7199)), "3days 2h");
+        for (seconds, shown) in
+            [(86_400, "1day"), (90_000, "1day 1h"), (3 * 86_400 + 7199, "3days 2h"), (86_400 * 60, "60days")]
+        {
+            assert_eq!(rounded(Duration::from_secs(seconds)), shown);
+        }
     }
 }

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use humantime::format_duration;
-
 use super::outcome::Outcome;
 use super::report::Setup;
 
@@ -83,16 +81,25 @@ impl Recommendation {
             text += "\n[tokens]\n";
         }
         if lifetime {
-            text += &format!("default_lifetime = \"{}\"\n", format_duration(what.lifetime));
+            text += &format!("default_lifetime = \"{}\"\n", in_one_unit(what.lifetime));
         }
         if what.lifetime > DEFAULT_MAX_LIFETIME {
-            text += &format!("max_lifetime = \"{}\"\n", format_duration(what.lifetime));
+            text += &format!("max_lifetime = \"{}\"\n", in_one_unit(what.lifetime));
         }
         if floor {
             text += &format!("floor = {:?}\n", what.floor);
         }
         text
     }
+}
+
+/// As settings take it: they have no months.
+fn in_one_unit(length: Duration) -> String {
+    let seconds = length.as_secs();
+    let units = [(86_400, "d"), (3600, "h"), (60, "m")];
+    let unit = units.into_iter().find(|(unit, _)| seconds.is_multiple_of(*unit));
+    let (unit, name) = unit.unwrap_or((1, "s"));
+    format!("{}{name}", seconds / unit)
 }
 
 /// As in the default settings.
@@ -156,7 +163,7 @@ mod tests {
         assert_eq!(settings(0, 86_400, 0.5), format!("[refresh]\nmode = \"off\"\n{budget}"));
         let tokens = "\n[tokens]\ndefault_lifetime = \"4h\"\nfloor = 0.6\n";
         assert_eq!(settings(1, 14_400, 0.6), format!("{learned}{budget}{tokens}"));
-        let tokens = "\n[tokens]\ndefault_lifetime = \"31days\"\nmax_lifetime = \"31days\"\n";
+        let tokens = "\n[tokens]\ndefault_lifetime = \"31d\"\nmax_lifetime = \"31d\"\n";
         assert_eq!(settings(1, 31 * 86_400, 0.5), format!("{learned}{budget}{tokens}"));
     }
 

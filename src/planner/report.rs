@@ -179,7 +179,7 @@ impl fmt::Display for Report {
         let seconds = if what.budget.is_some() { " and each second of waiting for the budget" } else { "" };
         writeln!(
             out,
-            "Recommended is the least sum of calls and delays among the rows that no other beats in both. Each delay{seconds} \
+            "The recommended row has the least sum of calls and delays, of those that no other beats in both. Each delay{seconds} \
              counts as {PRICE} calls.\n"
         )?;
         advice::of(self).iter().try_for_each(|sentence| writeln!(out, "{sentence}"))?;

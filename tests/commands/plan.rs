@@ -186,9 +186,9 @@ fn the_table_has_a_row_for_each_mode_and_says_what_it_leaves_out() {
     let ended = plan(folder.path(), &[]);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
     assert!(ended.stdout[0].ends_with("trace.csv: 5 requests of 3 users in 1day 1h"), "{ended:?}");
-    // Modes stand in the table of the sweep as well.
+    // Modes stand in the table of the sweep as well, and one in the settings.
     for (row, count) in [
-        ("mode ", 2),
+        ("mode ", 3),
         ("off ", 2),
         ("used ", 2),
         ("learned ", 1 + 6),
