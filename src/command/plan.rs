@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
-use courier_token_broker::planner::clairvoyant::clairvoyant;
+use courier_token_broker::planner::comparison::compare;
 use courier_token_broker::planner::outcome::Outcome;
 use courier_token_broker::planner::plot::{self, Curve, Point};
-use courier_token_broker::planner::replay::{self, Mode};
+use courier_token_broker::planner::replay;
 use courier_token_broker::planner::report::{Report, Setup};
-use courier_token_broker::planner::trace::{Limits, Trace};
+use courier_token_broker::planner::trace::{Limits, Selection, Trace};
 use courier_token_broker::planner::workload::Workload;
 use courier_token_broker::policy::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
@@ -26,51 +26,58 @@ use super::Failure;
 #[command(
     group = ArgGroup::new("demand").required(true).args(["trace", "workload"]),
     after_help = "A trace is CSV (time,user or time,user,scope; epoch seconds or RFC 3339) or an access log in \
-        common or combined\nformat, plain or gzip. Nothing leaves this machine.\n\n\
+        common or combined\nformat, plain or gzip. In an access log every URL counts unless --path is given, and a \
+        request without a user\ncounts for its IP address. Nothing leaves this machine.\n\n\
         Examples:\n  \
-        courier-token-broker plan --trace access.log.gz --lifetime 4h --budget 20\n  \
+        courier-token-broker plan --trace access.log.gz --path /api/generate-courier-jwt --lifetime 4h --budget 20\n  \
         courier-token-broker plan --workload office --users 5000 --plot office.svg"
 )]
 pub struct Plan {
-    /// Who asked when; - is standard input
+    /// File with the requests to replay; - is standard input
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// Made-up users instead: office, consumer or campaign
+    /// Synthetic requests instead: office, consumer or campaign
     #[arg(long, value_name = "KIND")]
     workload: Option<String>,
-    /// How many users of a workload
+    /// Number of users of a workload
     #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "trace", allow_hyphen_values = true)]
     users: u32,
-    /// How many days of a workload
+    /// Number of days of a workload
     #[arg(long, value_name = "D", default_value_t = 10, conflicts_with = "trace", allow_hyphen_values = true)]
     days: u32,
-    /// The same seed makes the same workload
+    /// Seed of a workload: the same seed makes the same requests
     #[arg(long, value_name = "S", default_value_t = 7, conflicts_with = "trace", allow_hyphen_values = true)]
     seed: u64,
     /// Lifetime of every token
     #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = duration, allow_hyphen_values = true)]
     lifetime: Duration,
-    /// Least share of its lifetime that a token handed out has left
+    /// Least share of the lifetime that a token handed out has left
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_hyphen_values = true)]
     floor: f64,
-    /// Most calls to Courier a second; without it, any number
+    /// Most calls to Courier a second; without it there is no limit
     #[arg(long, value_name = "CALLS", allow_hyphen_values = true)]
     budget: Option<f64>,
-    /// Most calls at once under a budget; without it, a second's
+    /// Most calls at once under a budget; without it, those of a second
     #[arg(long, value_name = "CALLS", requires = "budget", allow_hyphen_values = true)]
     burst: Option<u32>,
     /// How long Courier takes to answer
     #[arg(long, value_name = "DURATION", default_value = "150ms", value_parser = duration, allow_hyphen_values = true)]
     latency: Duration,
-    /// What mode learned may spend beyond the least calls; 1 is as much again
+    /// Calls of the row "learned" beyond the least, as a share of these
     #[arg(long, value_name = "SHARE", default_value_t = 0.15, allow_hyphen_values = true)]
     extra_calls: f64,
-    /// Print JSON instead of a table
+    /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
-    /// Also draw what is avoided against what is spent
+    /// Also draw the delays avoided against the extra calls
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
+    /// Count only requests of an access log whose path begins with PREFIX; the query is ignored
+    #[arg(long, value_name = "PREFIX", conflicts_with = "workload")]
+    path: Option<String>,
+    /// Field with the user: address or user in an access log, a column's name or number in CSV
+    #[arg(long, value_name = "FIELD", conflicts_with = "workload")]
+    user_field: Option<String>,
     /// Most lines of a trace that are skipped because they can't be read
     #[arg(long, value_name = "N", default_value_t = Limits::default().broken_lines, conflicts_with = "workload")]
     #[arg(allow_hyphen_values = true)]
@@ -85,7 +92,7 @@ impl Plan {
     pub fn run(self) -> Result<(), Failure> {
         let plan = self.checked()?;
         if let Some(path) = &self.plot {
-            // Nobody wants to hear after an hour that there is no such folder.
+            // A folder that is missing must not show only when all is done.
             Draft::beside(path)?;
         }
         let (source, trace) = self.demand()?;
@@ -96,7 +103,7 @@ impl Plan {
             report.to_string()
         };
         if let Some(path) = &self.plot {
-            let picture = plot::svg(&curves(&report, &trace, &plan), &self.title(&report.what));
+            let picture = plot::svg(&curves(&report), &self.title(&report.what));
             Draft::beside(path)?.publish(&picture.map_err(|error| Failure::Other(error.into()))?)?;
             if !self.json {
                 shown += &format!("\nThe plot is in {}.\n", named(path));
@@ -114,6 +121,12 @@ impl Plan {
         lasts("--latency", self.latency, Duration::ZERO..=Duration::from_secs(3600))?;
         lasts("--lifetime", self.lifetime, Duration::from_secs(1)..=400 * DAY)?;
         lasts("--disorder", self.disorder, Duration::ZERO..=400 * DAY)?;
+        if self.path.as_deref().is_some_and(|path| !path.starts_with('/') || path.contains(['?', '#', ' '])) {
+            return Err(refused("--path", "must begin with / and have no query"));
+        }
+        if self.user_field.as_deref().is_some_and(str::is_empty) {
+            return Err(refused("--user-field", "must be a field's name or number"));
+        }
         if self.lifetime.subsec_nanos() > 0 {
             return Err(refused("--lifetime", "must be a duration of whole seconds"));
         }
@@ -149,6 +162,7 @@ impl Plan {
             let trace = made.map_err(|error| refused(&format!("--workload {kind}"), error))?;
             return Ok((format!("workload {kind} of {} days, seed {}", self.days, self.seed), trace));
         }
+        let selection = Selection { path: self.path.clone(), user_field: self.user_field.clone() };
         let limits = Limits { broken_lines: self.broken_lines, disorder: self.disorder, ..Limits::default() };
         let (name, length, input): (_, _, Box<dyn Read>) = match self.trace.as_deref() {
             None => return Err(refused("--trace", "a trace or a workload is wanted")),
@@ -156,35 +170,24 @@ impl Plan {
             Some(path) => {
                 let name = named(path);
                 let file = File::open(path).map_err(|error| refused(&name, format!("can't be read: {error}")))?;
+                let metadata = file.metadata().ok();
+                if metadata.as_ref().is_some_and(fs::Metadata::is_dir) {
+                    return Err(refused(&name, "is a directory: give a file"));
+                }
                 // A pipe has no length, which says nothing of what it holds.
-                let length = file.metadata().ok().map(|metadata| metadata.len()).filter(|length| *length > 0);
+                let length = metadata.map(|metadata| metadata.len()).filter(|length| *length > 0);
                 (name, length, Box::new(file))
             }
         };
         let bar = bar("reading", length);
-        let read = Trace::read(input, &limits, &mut |bytes| bar.set_position(bytes));
+        let read = Trace::read(input, &selection, &limits, &mut |bytes| bar.set_position(bytes));
         bar.finish_and_clear();
         let trace = read.map_err(|error| refused(&name, error))?;
         Ok((name, trace))
     }
 
     fn report(&self, source: String, trace: &Trace, plan: &replay::Plan) -> Report {
-        let requests = trace.requests().len() as u64;
         let [first, last] = [trace.requests().first(), trace.requests().last()];
-        let bar = bar("least calls", Some(requests));
-        let baseline = replay::baseline(trace, plan, &mut |done| bar.set_position(done));
-        bar.finish_and_clear();
-        let modes = [Mode::Off, Mode::Used, Mode::Learned].map(|mode| replayed(trace, plan, mode));
-        let unlimited_peak = match plan.budget {
-            None => modes[2].peak_calls_per_second,
-            Some(_) => {
-                let unlimited = replay::Plan { budget: None, ..*plan };
-                replayed(trace, &unlimited, Mode::Learned).peak_calls_per_second
-            }
-        };
-        let bar = self::bar("clairvoyant", Some(requests));
-        let bound = clairvoyant(trace, plan, &mut |done| bar.set_position(done));
-        bar.finish_and_clear();
         let what = Setup {
             source,
             span: first.zip(last).map_or(Duration::ZERO, |(first, last)| last.at.since(first.at)),
@@ -194,10 +197,16 @@ impl Plan {
             burst: self.budget.map(|rate| self.burst(rate)),
             latency: plan.latency,
             extra_calls: plan.extra_calls,
-            skipped: trace.skipped(),
-            out_of_order: trace.out_of_order(),
+            counts: *trace.counts(),
         };
-        Report { what, baseline, modes, bound, unlimited_peak }
+        let bar = bar("", Some(1));
+        let report = compare(what, trace, plan, &|name, done, all| {
+            bar.set_prefix(name);
+            bar.set_length(all);
+            bar.set_position(done);
+        });
+        bar.finish_and_clear();
+        report
     }
 
     fn title(&self, what: &Setup) -> String {
@@ -209,39 +218,21 @@ impl Plan {
 /// As in the default settings. Of a lifetime of more than minutes the floor decides.
 const HARD_FLOOR: Duration = Duration::from_secs(30);
 
-fn replayed(trace: &Trace, plan: &replay::Plan, mode: Mode) -> Outcome {
-    let name = match mode {
-        Mode::Off => "mode off",
-        Mode::Used => "mode used",
-        Mode::Learned => "mode learned",
-    };
-    let bar = bar(name, Some(trace.requests().len() as u64));
-    let outcome = replay::replay(trace, plan, mode, &mut |done| bar.set_position(done));
-    bar.finish_and_clear();
-    outcome
-}
-
-/// Mode learned at many an `extra_calls`, beside the other runs of the report.
-fn curves(report: &Report, trace: &Trace, plan: &replay::Plan) -> Vec<Curve> {
-    let mut knobs = vec![0.02, 0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0];
-    if !knobs.contains(&plan.extra_calls) {
-        knobs.push(plan.extra_calls);
-        knobs.sort_by(f64::total_cmp);
-    }
-    let [off, used, learned] = &report.modes;
+/// Mode learned at each `extra_calls`, beside the other runs of the report.
+fn curves(report: &Report) -> Vec<Curve> {
     let point = |outcome: &Outcome| Point {
         extra_share: outcome.extra_share(&report.baseline),
         avoided_share: outcome.avoided_share(&report.baseline),
     };
-    let run = |&extra_calls: &f64| match extra_calls == plan.extra_calls {
-        true => point(learned),
-        false => point(&replayed(trace, &replay::Plan { extra_calls, ..*plan }, Mode::Learned)),
-    };
-    let line = knobs.iter().map(run).collect();
-    let name = format!("learned, --extra-calls {} to {}", knobs[0], knobs[knobs.len() - 1]);
+    let mut learned: Vec<_> = report.sweep.iter().filter_map(|row| Some((row.extra_calls?, point(row)))).collect();
+    learned.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let [least, most] = [learned.first(), learned.last()].map(|row| row.map_or(0.0, |(extra_calls, _)| *extra_calls));
+    let name = format!("learned, --extra-calls {least} to {most}");
+    let [off, used, _] = &report.modes;
     let marks = [("off", off), ("used", used), ("clairvoyant", &report.bound)];
     let marks = marks.map(|(name, outcome)| Curve { name: name.to_owned(), points: vec![point(outcome)] });
-    [Curve { name, points: line }].into_iter().chain(marks).collect()
+    let line = Curve { name, points: learned.into_iter().map(|(_, point)| point).collect() };
+    [line].into_iter().chain(marks).collect()
 }
 
 /// A file that is written beside its place, and takes it when it is whole.

@@ -4,18 +4,31 @@ use jiff::civil::DateTime;
 use jiff::tz::Offset;
 
 use super::row::{Broken, Row, moment};
+use super::selection::Selection;
 use crate::token::Moment;
 
-/// Reads `host ident authuser [17/May/2015:10:05:03 +0000] ...`; what follows the
-/// time is not looked at.
+/// Reads `host ident authuser [17/May/2015:10:05:03 +0000] "GET /path?query ..." ...`;
+/// the request is looked at where a path is asked for, and nothing behind it.
 ///
-/// The user is `authuser`, or the host where nobody logged in. These are the
-/// first three words: a log that begins with another (such as the virtual
-/// host's) would give the wrong user, and is refused.
+/// The user is `authuser`, or the host where nobody logged in, unless one of them
+/// is asked for. These are the first three words: a log that begins with another
+/// (such as the virtual host's) would give the wrong user, and is refused.
 #[derive(Debug, Default)]
 pub(super) struct AccessLog {
+    user: UserField,
+    path: Option<Box<[u8]>>,
     /// Nearly all lines share their minute with the one before.
     minute: Option<Minute>,
+}
+
+/// Which word names the user.
+#[derive(Clone, Copy, Debug, Default)]
+enum UserField {
+    /// `authuser`, or else the host.
+    #[default]
+    Any,
+    Address,
+    User,
 }
 
 #[derive(Debug)]
@@ -30,15 +43,34 @@ const OFFSET: &[u8] = b"+0000";
 const STAMP: &[u8] = b"[17/May/2015:10:05:03 +0000]";
 
 impl AccessLog {
+    /// Reads what is selected; `None` where the selection names another user field than there are.
+    pub(super) fn new(selection: &Selection) -> Option<Self> {
+        let user = match selection.user_field.as_deref() {
+            None => UserField::Any,
+            Some("address") => UserField::Address,
+            Some("user") => UserField::User,
+            Some(_) => return None,
+        };
+        Some(Self { user, path: selection.path.as_deref().map(|path| path.as_bytes().into()), minute: None })
+    }
+
     /// Reads a line.
     pub(super) fn row<'a>(&mut self, line: &'a [u8]) -> Result<Row<'a>, Broken> {
         let (host, rest) = word(line).ok_or(Broken::Stamp)?;
         let (_, rest) = word(rest).ok_or(Broken::Stamp)?;
         let (user, rest) = word(rest).ok_or(Broken::Stamp)?;
         let at = self.time(rest)?;
+        if self.path.as_ref().is_some_and(|wanted| !path(rest).is_some_and(|path| path.starts_with(wanted))) {
+            return Err(Broken::OtherPath);
+        }
         // Apache writes an empty name as "".
-        let user = if matches!(user, b"-" | b"\"\"") { host } else { user };
-        Row::new(at, user.into(), None)
+        let user = Some(user).filter(|user| !matches!(*user, b"-" | b"\"\""));
+        let (user, by_address) = match (self.user, user) {
+            (UserField::Any | UserField::User, Some(user)) => (user, false),
+            (UserField::Any | UserField::Address, _) => (host, true),
+            (UserField::User, None) => return Err(Broken::NoUser),
+        };
+        Ok(Row { by_address, ..Row::new(at, user.into(), None)? })
     }
 
     fn time(&mut self, rest: &[u8]) -> Result<Moment, Broken> {
@@ -76,6 +108,22 @@ impl Minute {
         let east = (minutes < 60).then_some(east * (i32::from(hours) * 60 + i32::from(minutes)) * 60)?;
         let seconds = Offset::from_seconds(east).ok()?.to_timestamp(local).ok()?.as_second();
         Some(Self { date, offset, seconds })
+    }
+}
+
+/// The path of the request behind the time: what is asked for, without its host and query.
+fn path(rest: &[u8]) -> Option<&[u8]> {
+    let request = rest.get(STAMP.len()..)?.strip_prefix(b" \"")?;
+    let (_, target) = word(request)?;
+    let end = target.iter().position(|byte| matches!(byte, b' ' | b'"' | b'?' | b'#')).unwrap_or(target.len());
+    let target = &target[..end];
+    // A proxy is asked for a whole URL.
+    match target.windows(3).position(|bytes| bytes == b"://") {
+        Some(scheme) if !target.starts_with(b"/") => {
+            let authority = &target[scheme + 3..];
+            authority.iter().position(|byte| *byte == b'/').map(|start| &authority[start..])
+        }
+        _ => Some(target),
     }
 }
 
@@ -118,6 +166,63 @@ mod tests {
             ("a - - [17/may/2015:10:05:03 +0000] \x00\x01 [18/May/2015:10:05:03 +0000]", "a"),
         ] {
             assert_eq!(read(line), Ok((seconds, user.to_owned())), "{line}");
+        }
+    }
+
+    #[test]
+    fn user_field_names_the_word_that_is_the_user() {
+        let user = |field: &str, line: &str| {
+            let selection = Selection { user_field: Some(field.to_owned()), path: None };
+            let row =
+                AccessLog::new(&selection).expect("a field").row(line.as_bytes()).map(|row| row.user.into_owned());
+            row.map(|user| String::from_utf8_lossy(&user).into_owned())
+        };
+        let [known, unknown, empty] =
+            ["frank", "-", "\"\""].map(|user| format!("::1 - {user} [17/May/2015:10:05:03 +0000]"));
+        assert_eq!(user("address", &known).as_deref(), Ok("::1"));
+        assert_eq!(user("address", &unknown).as_deref(), Ok("::1"));
+        assert_eq!(user("user", &known).as_deref(), Ok("frank"));
+        assert_eq!(user("user", &unknown), Err(Broken::NoUser));
+        assert_eq!(user("user", &empty), Err(Broken::NoUser));
+        assert!(AccessLog::new(&Selection { user_field: Some("name".to_owned()), path: None }).is_none());
+    }
+
+    #[test]
+    fn path_selects_requests_without_regard_to_query_and_host() {
+        let selection = Selection { path: Some("/api/token".to_owned()), user_field: None };
+        let mut log = AccessLog::new(&selection).expect("no field");
+        let mut counts = |request: &str| {
+            let line = format!("a - - [17/May/2015:10:05:03 +0000]{request}");
+            match log.row(line.as_bytes()) {
+                Ok(_) => true,
+                Err(why) => {
+                    assert_eq!(why, Broken::OtherPath, "{line}");
+                    false
+                }
+            }
+        };
+        for request in [
+            " \"GET /api/token HTTP/1.1\" 200 5",
+            " \"POST /api/token?next=/other HTTP/1.1\" 200 5",
+            " \"GET /api/tokens/7 HTTP/2.0\" 200 5",
+            " \"GET https://example.org/api/token HTTP/1.1\" 200 5",
+            " \"GET /api/token\" 200 5",
+            " \"GET /api/token",
+        ] {
+            assert!(counts(request), "{request}");
+        }
+        for request in [
+            "",
+            " \"-\" 408 -",
+            " \"GET / HTTP/1.1\" 200 5",
+            " \"GET /other?path=/api/token HTTP/1.1\" 200 5",
+            " \"GET /API/token HTTP/1.1\" 200 5",
+            " \"GET /x://h/api/token HTTP/1.1\" 200 5",
+            " \"GET http://api/tokens HTTP/1.1\" 200 5",
+            " \"GET http:///api HTTP/1.1\" 200 \"/api/token\"",
+            " \"CONNECT host:443 HTTP/1.1\" 200 5",
+        ] {
+            assert!(!counts(request), "{request}");
         }
     }
 
@@ -180,6 +285,9 @@ mod tests {
         #[test]
         fn nothing_read_is_too_odd(line in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = AccessLog::default().row(&line);
+            let selection = Selection { path: Some("/".to_owned()), user_field: None };
+            let line = [b"a - - [17/May/2015:10:05:03 +0000] ", &line[..]].concat();
+            let _ = AccessLog::new(&selection).map(|mut log| log.row(&line).is_ok());
         }
 
         #[test]

@@ -7,7 +7,8 @@ use jiff::fmt::temporal::DateTimeParser;
 use super::row::{Broken, Row, moment};
 use crate::token::Moment;
 
-/// Reads `time,user` or `time,user,scope`, with or without a line that says so.
+/// Reads `time,user` or `time,user,scope`, with or without a line that says so; where
+/// the column of the user is chosen, rows of any columns.
 ///
 /// A time is in epoch seconds (`1431857103`, `1431857103.25`) or RFC 3339. Fields
 /// may be quoted as in RFC 4180, but end with their line; space round others
@@ -16,55 +17,91 @@ use crate::token::Moment;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Csv {
     columns: usize,
+    time: usize,
+    user: usize,
+    scope: Option<usize>,
 }
 
 impl Csv {
-    const TIME_USER: Self = Self { columns: 2 };
-    const TIME_USER_SCOPE: Self = Self { columns: 3 };
+    const TIME_USER: Self = Self { columns: 2, time: 0, user: 1, scope: None };
+    const TIME_USER_SCOPE: Self = Self { columns: 3, time: 0, user: 1, scope: Some(2) };
 
-    /// The columns that a first line names, if it names columns at all.
-    pub(super) fn heading(line: &[u8]) -> Option<Heading> {
+    /// The columns that a first line names, if it names columns at all. With a user field, the time is
+    /// the column `time` or the first, and the scope the column `scope`, if there is one.
+    pub(super) fn heading(line: &[u8], user_field: Option<&str>) -> Option<Heading> {
         let mut rest = Some(line);
         let mut names = Vec::new();
-        while rest.is_some() && names.len() < Heading::MAX_NAMES {
-            let name = field(&mut rest).ok()?.to_ascii_lowercase();
-            let is_name = name.first().is_some_and(u8::is_ascii_alphabetic)
-                && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-. ".contains(byte));
-            names.push(is_name.then_some(name)?);
+        while rest.is_some() {
+            names.push(field(&mut rest).ok()?.to_ascii_lowercase());
         }
         let names: Vec<_> = names.iter().map(Vec::as_slice).collect();
+        let place = |wanted: &[u8]| names.iter().position(|name| name.eq_ignore_ascii_case(wanted));
+        let chosen = user_field.and_then(|wanted| place(wanted.as_bytes()));
+        let is_name = |name: &&[u8]| {
+            name.first().is_some_and(u8::is_ascii_alphabetic)
+                && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-. ".contains(byte))
+        };
+        if chosen.is_none() && !names.iter().all(is_name) {
+            return None;
+        }
+        if let Some(wanted) = user_field {
+            let columns = names.len();
+            let time = place(b"time").unwrap_or(0);
+            let chosen = chosen.or_else(|| number(wanted)).filter(|user| *user < columns && *user != time);
+            let csv = |user| Self { columns, time, user, scope: place(b"scope").filter(|scope| *scope != user) };
+            return Some(chosen.map_or(Heading::Other, |user| Heading::Known(csv(user))));
+        }
         match names[..] {
-            [b"time", b"user"] if rest.is_none() => Some(Heading::Known(Self::TIME_USER)),
-            [b"time", b"user", b"scope"] if rest.is_none() => Some(Heading::Known(Self::TIME_USER_SCOPE)),
+            [b"time", b"user"] => Some(Heading::Known(Self::TIME_USER)),
+            [b"time", b"user", b"scope"] => Some(Heading::Known(Self::TIME_USER_SCOPE)),
             [] | [_] => None,
             _ => Some(Heading::Other),
         }
     }
 
-    /// The columns that a first row has, if it can be read.
-    pub(super) fn of_row(line: &[u8]) -> Result<Self, Broken> {
-        let columns = match Self::TIME_USER.row(line) {
-            Err(Broken::Columns { found: 3, .. }) => Self::TIME_USER_SCOPE,
-            _ => Self::TIME_USER,
+    /// The columns that a first row has, if it can be read. Without a heading a user field is a number.
+    pub(super) fn of_row(line: &[u8], user_field: Option<&str>) -> Result<Self, Broken> {
+        let found = match Self::TIME_USER.row(line) {
+            Err(Broken::Columns { found, .. }) => found,
+            Err(Broken::Quotes) => return Err(Broken::Quotes),
+            _ => Self::TIME_USER.columns,
         };
-        columns.row(line).map(|_| columns)
+        let csv = match (user_field, found) {
+            (None, 3) => Self::TIME_USER_SCOPE,
+            (None, _) => Self::TIME_USER,
+            (Some(wanted), columns) => {
+                let user = number(wanted).unwrap_or(Self::TIME_USER.user);
+                if user == 0 || user >= columns {
+                    return Err(Broken::NoColumn(user + 1));
+                }
+                Self { columns, user, ..Self::TIME_USER }
+            }
+        };
+        match csv.row(line) {
+            Err(why) if !why.is_readable() => Err(why),
+            _ => Ok(csv),
+        }
     }
 
     /// Reads a row.
     pub(super) fn row<'a>(&self, line: &'a [u8]) -> Result<Row<'a>, Broken> {
-        let (mut fields, mut found, mut rest) = ([const { Cow::Borrowed(&[] as &[u8]) }; 3], 0, Some(line));
+        let [mut at, mut user, mut scope] = [const { Cow::Borrowed(&[] as &[u8]) }; 3];
+        let (mut found, mut rest) = (0, Some(line));
         while rest.is_some() {
             let field = field(&mut rest)?;
-            if let Some(place) = fields.get_mut(found) {
-                *place = field;
+            if found == self.time {
+                at = field;
+            } else if found == self.user {
+                user = field;
+            } else if Some(found) == self.scope {
+                scope = field;
             }
             found += 1;
         }
         if found != self.columns {
             return Err(Broken::Columns { found, wanted: self.columns });
         }
-        let [at, user, scope] = fields;
-        Row::new(time(&at)?, user, (found == 3).then_some(scope))
+        Row::new(time(&at)?, user, self.scope.map(|_| scope))
     }
 }
 
@@ -77,8 +114,9 @@ pub(super) enum Heading {
     Other,
 }
 
-impl Heading {
-    const MAX_NAMES: usize = 64;
+/// The place of the column of this number.
+pub(super) fn number(text: &str) -> Option<usize> {
+    text.parse::<usize>().ok()?.checked_sub(1)
 }
 
 /// Takes the next field, and leaves nothing in `rest` when it was the last.
@@ -221,10 +259,10 @@ mod tests {
         assert_eq!(columns(THREE, "1,a,b,c,d"), Err(Broken::Columns { found: 5, wanted: 3 }));
         assert_eq!(columns(THREE, "1,a,"), Ok(()));
         assert_eq!(columns(TWO, "1,"), Err(Broken::NoUser));
-        assert_eq!(Csv::of_row(b"1,a"), Ok(TWO));
-        assert_eq!(Csv::of_row(b"1,a,b"), Ok(THREE));
-        assert_eq!(Csv::of_row(b"1,a,b,c"), Err(Broken::Columns { found: 4, wanted: 2 }));
-        assert_eq!(Csv::of_row(b"1"), Err(Broken::Columns { found: 1, wanted: 2 }));
+        assert_eq!(Csv::of_row(b"1,a", None), Ok(TWO));
+        assert_eq!(Csv::of_row(b"1,a,b", None), Ok(THREE));
+        assert_eq!(Csv::of_row(b"1,a,b,c", None), Err(Broken::Columns { found: 4, wanted: 2 }));
+        assert_eq!(Csv::of_row(b"1", None), Err(Broken::Columns { found: 1, wanted: 2 }));
     }
 
     #[test]
@@ -242,15 +280,48 @@ mod tests {
             ("2015-05-17T10:05:03Z,a", None),
             ("a - - [x] \"GET /a,b\"", None),
         ] {
-            assert_eq!(Csv::heading(line.as_bytes()), expected, "{line}");
+            assert_eq!(Csv::heading(line.as_bytes(), None), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn user_field_is_a_column_by_name_or_number() {
+        let csv = |columns, time, user, scope| Some(Heading::Known(Csv { columns, time, user, scope }));
+        for (line, field, expected) in [
+            ("when,path,account", "account", csv(3, 0, 2, None)),
+            ("when,path,account", "Account", csv(3, 0, 2, None)),
+            ("when,path,account", "3", csv(3, 0, 2, None)),
+            ("path,took (ms),scope,account,time", "account", csv(5, 4, 3, Some(2))),
+            ("time,user,scope", "scope", csv(3, 0, 2, None)),
+            ("time,user", "user", csv(2, 0, 1, None)),
+            ("when,path,account", "name", Some(Heading::Other)),
+            ("when,path,account", "4", Some(Heading::Other)),
+            ("when,path,account", "0", Some(Heading::Other)),
+            ("when,path,account", "1", Some(Heading::Other)),
+            ("when,path,account", "when", Some(Heading::Other)),
+            ("5,/x,ann", "3", None),
+        ] {
+            assert_eq!(Csv::heading(line.as_bytes(), Some(field)), expected, "{line} {field}");
+        }
+        let row = |line: &str, field| {
+            let csv = Csv::of_row(line.as_bytes(), Some(field))?;
+            csv.row(line.as_bytes()).map(|row| String::from_utf8_lossy(&row.user).into_owned())
+        };
+        assert_eq!(row("5,/x,ann,200", "3").as_deref(), Ok("ann"));
+        assert_eq!(row("5,/x,-,200", "3"), Err(Broken::NoUser));
+        assert_eq!(row("5,/x,,200", "3"), Err(Broken::NoUser));
+        assert_eq!(row("5,/x,ann", "1"), Err(Broken::NoColumn(1)));
+        assert_eq!(row("5,/x,ann", "4"), Err(Broken::NoColumn(4)));
+        assert_eq!(row("x,/x,ann", "3"), Err(Broken::Time));
     }
 
     proptest! {
         #[test]
         fn nothing_read_is_too_odd(line in "[0-9,\"a .-]{0,30}") {
-            let _ = Csv::heading(line.as_bytes());
-            let _ = Csv::of_row(line.as_bytes());
+            for user_field in [None, Some("3"), Some("a")] {
+                let _ = Csv::heading(line.as_bytes(), user_field);
+                let _ = Csv::of_row(line.as_bytes(), user_field);
+            }
         }
 
         #[test]

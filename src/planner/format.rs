@@ -1,8 +1,9 @@
 //! What a trace is written in, as its first lines show.
 
 use super::access_log::AccessLog;
-use super::csv::{Csv, Heading};
+use super::csv::{self, Csv, Heading};
 use super::row::{Broken, Row};
+use super::selection::Selection;
 use super::trace::TraceError;
 
 /// A format that is known.
@@ -23,22 +24,36 @@ impl Format {
         }
     }
 
-    fn of(line: &[u8]) -> Result<Self, (Broken, Broken)> {
-        let csv = match Csv::of_row(line) {
+    fn of(line: &[u8], user_field: Option<&str>) -> Result<Self, (Broken, Broken)> {
+        let csv = match Csv::of_row(line, user_field) {
             Ok(csv) => return Ok(Self::Csv(csv)),
             Err(broken) => broken,
         };
         let mut log = AccessLog::default();
         match log.row(line) {
-            Ok(_) => Ok(Self::AccessLog(log)),
-            Err(broken) => Err((csv, broken)),
+            Err(broken) if !broken.is_readable() => Err((csv, broken)),
+            _ => Ok(Self::AccessLog(log)),
+        }
+    }
+
+    /// Reads what is selected from now on, if this format has it.
+    fn selecting(self, selection: &Selection, has_heading: bool) -> Result<Self, TraceError> {
+        let field = selection.user_field.clone().unwrap_or_default();
+        match self {
+            Self::Csv(_) if selection.path.is_some() => Err(TraceError::NoPaths),
+            Self::Csv(_) if !has_heading && !field.is_empty() && csv::number(&field).is_none() => {
+                Err(TraceError::NoHeading { field })
+            }
+            Self::Csv(csv) => Ok(Self::Csv(csv)),
+            Self::AccessLog(_) => AccessLog::new(selection).map(Self::AccessLog).ok_or(TraceError::NoField { field }),
         }
     }
 }
 
 /// Looks at line after line until one shows the format.
-#[derive(Debug, Default)]
-pub(super) struct Guess {
+#[derive(Debug)]
+pub(super) struct Guess<'a> {
+    selection: &'a Selection,
     looks: u32,
     first: Option<First>,
 }
@@ -63,20 +78,26 @@ pub(super) enum Look {
     Neither,
 }
 
-impl Guess {
+impl<'a> Guess<'a> {
+    /// Nothing was looked at so far.
+    pub(super) fn new(selection: &'a Selection) -> Self {
+        Self { selection, looks: 0, first: None }
+    }
+
     /// A file of which so many lines mean nothing won't mean anything later.
     const MOST_LOOKS: u32 = 100;
 
     /// Looks at a line that is not empty.
     pub(super) fn look(&mut self, number: u64, line: &[u8]) -> Result<Look, TraceError> {
-        let heading = if self.looks == 0 { Csv::heading(line) } else { None };
+        let user_field = self.selection.user_field.as_deref();
+        let heading = if self.looks == 0 { Csv::heading(line, user_field) } else { None };
         if let Some(Heading::Known(csv)) = heading {
-            return Ok(Look::Heading(Format::Csv(csv)));
+            return Ok(Look::Heading(Format::Csv(csv).selecting(self.selection, true)?));
         }
-        match Format::of(line) {
+        match Format::of(line, user_field) {
             // Rows below a heading that is not understood: its columns could mean anything.
             Ok(Format::Csv(_)) if self.first.as_ref().is_some_and(|first| first.is_heading) => Err(self.give_up()),
-            Ok(format) => Ok(Look::Row(format)),
+            Ok(format) => Ok(Look::Row(format.selecting(self.selection, false)?)),
             Err(why) => self.pass(number, line, heading.is_some(), why),
         }
     }
@@ -96,7 +117,10 @@ impl Guess {
     pub(super) fn give_up(&mut self) -> TraceError {
         match self.first.take() {
             None => TraceError::Empty,
-            Some(First { line, found, is_heading: true, .. }) => TraceError::Heading { line, found },
+            Some(First { line, found, is_heading: true, .. }) => match &self.selection.user_field {
+                None => TraceError::Heading { line, found },
+                Some(field) => TraceError::OtherHeading { line, found, field: field.clone() },
+            },
             Some(First { line, found, why: (csv, log), .. }) => TraceError::Neither { line, found, csv, log },
         }
     }
@@ -113,24 +137,26 @@ fn excerpt(text: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn look(guess: &mut Guess, line: &str) -> Result<Look, TraceError> {
+    fn look(guess: &mut Guess<'_>, line: &str) -> Result<Look, TraceError> {
         guess.look(7, line.as_bytes())
     }
 
     #[test]
     fn the_first_line_that_can_be_read_shows_the_format() {
-        let mut guess = Guess::default();
+        let selection = Selection::default();
+        let mut guess = Guess::new(&selection);
         assert!(matches!(look(&mut guess, "what is this?"), Ok(Look::Neither)));
         assert!(matches!(look(&mut guess, "time,user"), Ok(Look::Neither)), "a heading comes first");
         assert!(matches!(look(&mut guess, "5,a"), Ok(Look::Row(Format::Csv(_)))));
         let log = "a - - [17/May/2015:10:05:03 +0000] 5,a";
         assert!(matches!(look(&mut guess, log), Ok(Look::Row(Format::AccessLog(_)))));
-        assert!(matches!(look(&mut Guess::default(), "time,user"), Ok(Look::Heading(_))));
+        assert!(matches!(look(&mut Guess::new(&selection), "time,user"), Ok(Look::Heading(_))));
     }
 
     #[test]
     fn other_columns_are_an_error_as_soon_as_it_is_clear_that_they_are_columns() {
-        let mut guess = Guess::default();
+        let selection = Selection::default();
+        let mut guess = Guess::new(&selection);
         assert!(matches!(look(&mut guess, "when,who"), Ok(Look::Neither)));
         assert!(matches!(look(&mut guess, "a - - [17/May/2015:10:05:03 +0000]"), Ok(Look::Row(_))));
         let error = look(&mut guess, "5,a").expect_err("other columns").to_string();
@@ -139,8 +165,9 @@ mod tests {
 
     #[test]
     fn looking_comes_to_an_end() {
+        let selection = Selection::default();
         for line in ["a,b", "\0\0"] {
-            let mut guess = Guess::default();
+            let mut guess = Guess::new(&selection);
             for _ in 1..Guess::MOST_LOOKS {
                 assert!(matches!(look(&mut guess, line), Ok(Look::Neither)));
             }

@@ -52,6 +52,8 @@ pub struct Waits {
     pub p99: Duration,
     /// None waited longer.
     pub max: Duration,
+    /// All waits together.
+    pub total: Duration,
 }
 
 impl Outcome {
@@ -124,6 +126,7 @@ impl Tally {
             let micros = self.waits.get(rank.saturating_sub(1)).copied().unwrap_or(0);
             Duration::from_micros(micros)
         };
+        let total = self.waits.iter().fold(0, |sum: u64, micros| sum.saturating_add(*micros));
         let over = self.waits.len() - self.waits.partition_point(|micros| *micros <= 1_000_000);
         Outcome {
             mode,
@@ -131,7 +134,7 @@ impl Tally {
             calls: self.calls,
             delayed: self.waits.len() as u64,
             peak_calls_per_second: self.peak,
-            wait: Waits { p50: rank(0.5), p99: rank(0.99), max: rank(1.0) },
+            wait: Waits { p50: rank(0.5), p99: rank(0.99), max: rank(1.0), total: Duration::from_micros(total) },
             over_one_second: over as u64,
         }
     }
@@ -156,8 +159,8 @@ mod tests {
     fn waits_are_told_by_their_rank() {
         let ms = Duration::from_millis;
         let outcome = waited((1..=200).rev());
-        assert_eq!(outcome.wait, Waits { p50: ms(100), p99: ms(198), max: ms(200) });
-        assert_eq!(waited([7]).wait, Waits { p50: ms(7), p99: ms(7), max: ms(7) });
+        assert_eq!(outcome.wait, Waits { p50: ms(100), p99: ms(198), max: ms(200), total: ms(20_100) });
+        assert_eq!(waited([7]).wait, Waits { p50: ms(7), p99: ms(7), max: ms(7), total: ms(7) });
         assert_eq!(waited([]).wait, Waits::default());
     }
 

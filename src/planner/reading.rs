@@ -10,22 +10,22 @@ use foldhash::fast::RandomState;
 use super::format::{Format, Guess, Look};
 use super::lines::{Line, Lines};
 use super::row::{Broken, Row};
-use super::trace::{Limits, Request, Trace, TraceError};
+use super::selection::Selection;
+use super::trace::{Counts, Limits, Request, Trace, TraceError};
 use crate::token::Moment;
 
 /// Takes line after line. Broken ones are counted and skipped up to a limit:
 /// every log has a few.
 pub(super) struct Reading<'a> {
+    selection: &'a Selection,
     limits: &'a Limits,
-    guess: Guess,
+    guess: Guess<'a>,
     format: Option<Format>,
-    /// How many, and the first of them.
-    skipped: u64,
+    counts: Counts,
     first_skipped: Option<(u64, Broken)>,
     /// Pieces of the line, beyond its first.
     pieces: u64,
     latest: Moment,
-    out_of_order: u64,
     requests: Vec<Request>,
     users: Ids<Box<[u8]>>,
     scopes: Ids<Box<[u8]>>,
@@ -41,16 +41,16 @@ impl<'a> Reading<'a> {
     const STRIDE: u64 = 1 << 12;
 
     /// Nothing was read so far.
-    pub(super) fn new(limits: &'a Limits) -> Self {
+    pub(super) fn new(selection: &'a Selection, limits: &'a Limits) -> Self {
         Self {
+            selection,
             limits,
-            guess: Guess::default(),
+            guess: Guess::new(selection),
             format: None,
-            skipped: 0,
+            counts: Counts::default(),
             first_skipped: None,
             pieces: 0,
             latest: Moment::from_nanos(0),
-            out_of_order: 0,
             requests: Vec::new(),
             users: Ids::default(),
             scopes: Ids::default(),
@@ -118,6 +118,14 @@ impl<'a> Reading<'a> {
         };
         match format.row(line) {
             Ok(row) => self.request(number, row),
+            Err(Broken::NoUser) => {
+                self.counts.without_user += 1;
+                Ok(())
+            }
+            Err(Broken::OtherPath) => {
+                self.counts.other_paths += 1;
+                Ok(())
+            }
             Err(why) => self.skip(number, why),
         }
     }
@@ -129,12 +137,13 @@ impl<'a> Reading<'a> {
             if behind > bound {
                 return Err(TraceError::Disorder { line: number, behind, bound });
             }
-            self.out_of_order += 1;
+            self.counts.out_of_order += 1;
         }
         if self.requests.len() >= limit {
             return Err(TraceError::TooManyRequests { limit });
         }
         let key = self.key(&row)?;
+        self.counts.by_address += u64::from(row.by_address);
         self.latest = self.latest.max(row.at);
         self.requests.push(Request { at: row.at, key });
         Ok(())
@@ -150,7 +159,7 @@ impl<'a> Reading<'a> {
     }
 
     fn skip(&mut self, line: u64, why: Broken) -> Result<(), TraceError> {
-        self.skipped += 1;
+        self.counts.skipped += 1;
         self.first_skipped.get_or_insert((line, why));
         // What is no log at all is called that, not a log with flaws.
         if self.format.is_some() { self.check_skipped() } else { Ok(()) }
@@ -158,7 +167,7 @@ impl<'a> Reading<'a> {
 
     fn check_skipped(&self) -> Result<(), TraceError> {
         let limit = self.limits.broken_lines;
-        match self.first_skipped.filter(|_| self.skipped > limit) {
+        match self.first_skipped.filter(|_| self.counts.skipped > limit) {
             Some((line, why)) => Err(TraceError::TooManyBroken { limit, line, why }),
             None => Ok(()),
         }
@@ -170,14 +179,18 @@ impl<'a> Reading<'a> {
         }
         self.check_skipped()?;
         if self.requests.is_empty() {
+            let Counts { other_paths, without_user, .. } = self.counts;
             return Err(match self.first_skipped {
+                _ if other_paths > 0 => TraceError::OtherPaths { count: other_paths },
+                _ if without_user > 0 => TraceError::NoUsers { count: without_user },
                 Some((line, why)) => TraceError::AllBroken { line, why },
                 None => TraceError::Empty,
             });
         }
         let keys = if self.keys.is_empty() { self.users.len() } else { self.keys.len() };
         let trace = Trace::from_requests(self.requests, keys, self.users.len());
-        Ok(trace.with_flaws(self.skipped, self.out_of_order))
+        let every_path = matches!(self.format, Some(Format::AccessLog(_))) && self.selection.path.is_none();
+        Ok(trace.with_counts(Counts { every_path, ..self.counts }))
     }
 }
 
@@ -206,7 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn read_with(limits: &Limits, input: impl Read) -> Result<Trace, TraceError> {
-        Trace::read(input, limits, &mut |_| {})
+        Trace::read(input, &Selection::default(), limits, &mut |_| {})
     }
 
     fn error(input: impl Read) -> String {
@@ -256,7 +269,7 @@ mod tests {
         for text in [format!("5,a\n6,{long}\n7,b\n"), format!("{long}\n5,a\n6,{long}x\n7,b")] {
             let trace = read_with(&Limits::default(), text.as_bytes()).expect("a trace");
             assert_eq!((trace.requests().len(), trace.keys()), (2, 2));
-            assert_eq!(trace.skipped(), text.matches(&long).count() as u64);
+            assert_eq!(trace.counts().skipped, text.matches(&long).count() as u64);
         }
     }
 
@@ -264,7 +277,7 @@ mod tests {
     fn broken_lines_are_skipped_up_to_their_limit() {
         let limits = Limits { broken_lines: 2, ..Limits::default() };
         let trace = read_with(&limits, &b"5,a\n6\n\x00\xff,\n7,b\n"[..]).expect("a trace");
-        assert_eq!((trace.requests().len(), trace.skipped()), (2, 2));
+        assert_eq!((trace.requests().len(), trace.counts().skipped), (2, 2));
         let error = read_with(&limits, &b"5,a\n6\n6\n7,b\n6"[..]).expect_err("too many").to_string();
         assert_eq!(error, "more than 2 lines can't be read; line 2 is the first: it has 1 of 2 columns");
         let none = Limits { broken_lines: 0, ..Limits::default() };
@@ -276,7 +289,7 @@ mod tests {
     fn disorder_has_a_bound_that_still_holds() {
         let limits = Limits { disorder: Duration::from_secs(60), ..Limits::default() };
         let trace = read_with(&limits, &b"100,a\n40,b\n100,a\n"[..]).expect("a trace");
-        assert_eq!(trace.out_of_order(), 1);
+        assert_eq!(trace.counts().out_of_order, 1);
         let error = read_with(&limits, &b"# x\n100,a\n90,b\n39.5,c\n"[..]).expect_err("too far back").to_string();
         let wanted = "line 4 lies 1m 500ms behind the latest time before it, and at most 1m are put in order: sort the \
                       trace by time";

@@ -1,15 +1,18 @@
 //! What a plan has found, for people and for programs.
 
+use std::array;
 use std::fmt;
+use std::iter;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::advice;
+use super::figures::{grouped, rounded, share_of, waited};
 use super::outcome::{Baseline, Outcome};
+use super::recommendation::{PRICE, Recommendation};
+use super::trace::Counts;
 
 /// The runs of one trace side by side, with what follows from them and what they
-/// leave out. It is shown as a table; [`Report::json`] has the same in full.
+/// leave out. It is shown as tables; [`Report::json`] has the same in full.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// What was replayed, and how.
@@ -20,7 +23,11 @@ pub struct Report {
     pub modes: [Outcome; 3],
     /// The mode that knows the future.
     pub bound: Outcome,
-    /// The busiest second of mode learned where there is no budget: with one,
+    /// Modes off and used, and learned with several values of `extra_calls`, by their calls.
+    pub sweep: Vec<Outcome>,
+    /// What to set.
+    pub recommendation: Recommendation,
+    /// The busiest second of the recommended row where there is no budget: with one,
     /// the runs themselves can't show how much would be enough.
     pub unlimited_peak: u64,
 }
@@ -44,40 +51,13 @@ pub struct Setup {
     pub latency: Duration,
     /// What renewals of mode learned may spend beyond the least calls (1 is as much again).
     pub extra_calls: f64,
-    /// Lines that could not be read.
-    pub skipped: u64,
-    /// Requests that were sorted in.
-    pub out_of_order: u64,
+    /// What the lines of the trace were.
+    pub counts: Counts,
 }
 
 impl Report {
-    /// Everything as one JSON object.
-    pub fn json(&self) -> serde_json::Result<String> {
-        let Self { what, baseline, .. } = self;
-        serde_json::to_string_pretty(&Json {
-            source: &what.source,
-            span_seconds: what.span.as_secs_f64(),
-            lifetime_seconds: what.lifetime.as_secs_f64(),
-            floor: what.floor,
-            budget: what.budget,
-            burst: what.burst,
-            latency_seconds: what.latency.as_secs_f64(),
-            extra_calls: what.extra_calls,
-            requests: baseline.requests,
-            users: baseline.users,
-            least_calls: baseline.least_calls,
-            unavoidable_delays: baseline.unavoidable_delays,
-            avoidable_delays: baseline.avoidable_delays,
-            modes: self.modes.each_ref().map(|outcome| JsonMode::new(outcome, baseline)),
-            clairvoyant: JsonMode::new(&self.bound, baseline),
-            unlimited_peak_calls_per_second: self.unlimited_peak,
-            advice: advice::of(self),
-            leaves_out: self.leaves_out(),
-        })
-    }
-
     /// What the replay knows nothing of: a promise is worth no more than its conditions.
-    fn leaves_out(&self) -> Vec<String> {
+    pub(super) fn leaves_out(&self) -> Vec<String> {
         let latency = humantime::format_duration(self.what.latency);
         let mut list = vec![
             "one broker that runs throughout: no restarts, no others that share the budget".to_owned(),
@@ -86,17 +66,25 @@ impl Report {
             "the cache has room for every token: none is evicted".to_owned(),
             "nobody is known from before the trace: the first request for a key counts as its first ever".to_owned(),
         ];
-        let Setup { skipped, out_of_order, .. } = self.what;
-        if skipped > 0 {
-            list.push(format!("lines that could not be read: {}", grouped(skipped)));
+        let Counts { every_path, by_address, without_user, other_paths, skipped, out_of_order } = self.what.counts;
+        if every_path {
+            list.push("which requests need a token: every URL of the log counts (see --path)".to_owned());
         }
-        if out_of_order > 0 {
-            list.push(format!("requests written down after later ones were sorted in: {}", grouped(out_of_order)));
+        for (count, what) in [
+            (by_address, "requests whose user is an IP address; people who share one count as one (see --user-field)"),
+            (without_user, "requests skipped, since they name no user"),
+            (other_paths, "requests skipped, since their path begins otherwise"),
+            (skipped, "lines that could not be read"),
+            (out_of_order, "requests written down after later ones were sorted in"),
+        ] {
+            if count > 0 {
+                list.push(format!("{what}: {}", grouped(count)));
+            }
         }
         list
     }
 
-    fn rows(&self) -> impl Iterator<Item = [String; 10]> {
+    fn rows(&self) -> Vec<[String; 10]> {
         let row = |outcome: &Outcome| {
             let Outcome { calls, delayed, peak_calls_per_second, ref wait, over_one_second, .. } = *outcome;
             let waited = |length| if delayed > 0 { waited(length) } else { "-".to_owned() };
@@ -113,12 +101,50 @@ impl Report {
                 format!("{:.2}", share_of(over_one_second, self.baseline.requests) * 100.0),
             ]
         };
-        std::iter::once(HEADINGS.map(str::to_owned)).chain(self.modes.iter().chain([&self.bound]).map(row))
+        let headings = [
+            "mode",
+            "calls",
+            "extra %",
+            "delayed",
+            "avoided %",
+            "peak calls/s",
+            "wait p50",
+            "p99",
+            "max",
+            "over 1 s %",
+        ];
+        iter::once(headings.map(str::to_owned)).chain(self.modes.iter().chain([&self.bound]).map(row)).collect()
+    }
+
+    fn sweep_rows(&self) -> Vec<[String; 7]> {
+        let row = |(place, outcome): (usize, &Outcome)| {
+            [
+                outcome.mode.to_owned(),
+                outcome.extra_calls.map_or("-".to_owned(), |extra_calls| extra_calls.to_string()),
+                grouped(outcome.calls),
+                grouped(outcome.delayed),
+                grouped(outcome.over_one_second),
+                waited(outcome.wait.total),
+                if place == self.recommendation.row { "<- recommended" } else { "" }.to_owned(),
+            ]
+        };
+        let headings = ["mode", "extra_calls", "calls", "delayed", "over 1 s", "wait in all", ""];
+        iter::once(headings.map(str::to_owned)).chain(self.sweep.iter().enumerate().map(row)).collect()
     }
 }
 
-const HEADINGS: [&str; 10] =
-    ["mode", "calls", "extra %", "delayed", "avoided %", "peak calls/s", "wait p50", "p99", "max", "over 1 s %"];
+/// The first column to the left, the others to the right.
+fn write_table<const N: usize>(out: &mut fmt::Formatter<'_>, rows: &[[String; N]]) -> fmt::Result {
+    let widths: [usize; N] = array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
+    for row in rows {
+        let mut line = format!("{:1$}", row[0], widths[0]);
+        for (cell, width) in row.iter().zip(widths).skip(1) {
+            line += &format!("  {cell:>width$}");
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    writeln!(out)
+}
 
 /// For people: what was run, the table, what follows, what is left out.
 impl fmt::Display for Report {
@@ -134,7 +160,9 @@ impl fmt::Display for Report {
         .map(grouped);
         let [span, lifetime] = [what.span, what.lifetime].map(rounded);
         let latency = humantime::format_duration(what.latency);
-        writeln!(out, "{}: {requests} requests of {users} users in {span}", what.source)?;
+        let whose =
+            if what.counts.by_address == baseline.requests && baseline.requests > 0 { "addresses" } else { "users" };
+        writeln!(out, "{}: {requests} requests of {users} {whose} in {span}", what.source)?;
         write!(out, "Tokens of {lifetime}, floor {}; Courier answers in {latency}; ", what.floor)?;
         match (what.budget, what.burst) {
             (Some(budget), Some(burst)) => write!(out, "budget {budget} calls a second, {burst} at once")?,
@@ -146,118 +174,18 @@ impl fmt::Display for Report {
             out,
             "It takes at least {least} calls; {unavoidable} delays are unavoidable, {avoidable} avoidable\n"
         )?;
-        let widths = self.rows().fold([0; 10], |mut widths, row| {
-            widths.iter_mut().zip(&row).for_each(|(width, cell)| *width = cell.len().max(*width));
-            widths
-        });
-        for [mode, cells @ ..] in self.rows() {
-            write!(out, "{mode:0$}", widths[0])?;
-            for (cell, width) in cells.iter().zip(&widths[1..]) {
-                write!(out, "  {cell:>width$}")?;
-            }
-            writeln!(out)?;
-        }
-        writeln!(out)?;
+        write_table(out, &self.rows())?;
+        write_table(out, &self.sweep_rows())?;
+        let seconds = if what.budget.is_some() { " and each second of waiting for the budget" } else { "" };
+        writeln!(
+            out,
+            "The recommended row has the least sum of calls and delays, of those that no other beats in both. Each delay{seconds} \
+             counts as {PRICE} calls.\n"
+        )?;
         advice::of(self).iter().try_for_each(|sentence| writeln!(out, "{sentence}"))?;
+        write!(out, "\nSettings:\n\n{}", self.recommendation.settings(&self.sweep, what))?;
         writeln!(out, "\nLeft out:")?;
         self.leaves_out().iter().try_for_each(|line| writeln!(out, "- {line}"))
-    }
-}
-
-/// 1,234,567.
-pub(super) fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut shown = String::with_capacity(digits.len() * 4 / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            shown.push(',');
-        }
-        shown.push(digit);
-    }
-    shown
-}
-
-/// A wait, no finer than it matters.
-pub(super) fn waited(length: Duration) -> String {
-    match length.as_secs_f64() {
-        seconds if seconds < 0.9995 => format!("{:.0} ms", seconds * 1000.0),
-        seconds if seconds < 9.95 => format!("{seconds:.1} s"),
-        seconds if seconds < 600.0 => format!("{seconds:.0} s"),
-        seconds => rounded(Duration::from_secs(seconds as u64)),
-    }
-}
-
-/// A long time without its seconds, a longer one without its minutes.
-fn rounded(length: Duration) -> String {
-    let seconds = length.as_secs();
-    let to = |step: u64| Duration::from_secs((seconds + step / 2) / step * step);
-    let shown = match seconds {
-        0..60 => Duration::from_millis(length.as_millis() as u64),
-        60..3600 => to(1),
-        3600..86_400 => to(60),
-        _ => to(3600),
-    };
-    humantime::format_duration(shown).to_string()
-}
-
-pub(super) fn share_of(part: u64, whole: u64) -> f64 {
-    part as f64 / whole.max(1) as f64
-}
-
-#[derive(Serialize)]
-struct Json<'a> {
-    source: &'a str,
-    span_seconds: f64,
-    lifetime_seconds: f64,
-    floor: f64,
-    budget: Option<f64>,
-    burst: Option<u32>,
-    latency_seconds: f64,
-    extra_calls: f64,
-    requests: u64,
-    users: u64,
-    least_calls: u64,
-    unavoidable_delays: u64,
-    avoidable_delays: u64,
-    modes: [JsonMode; 3],
-    clairvoyant: JsonMode,
-    unlimited_peak_calls_per_second: u64,
-    advice: Vec<String>,
-    leaves_out: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct JsonMode {
-    mode: &'static str,
-    calls: u64,
-    delayed: u64,
-    extra_share: f64,
-    avoided_share: f64,
-    peak_calls_per_second: u64,
-    wait_seconds: JsonWaits,
-    over_one_second_share: f64,
-}
-
-#[derive(Serialize)]
-struct JsonWaits {
-    p50: f64,
-    p99: f64,
-    max: f64,
-}
-
-impl JsonMode {
-    fn new(outcome: &Outcome, baseline: &Baseline) -> Self {
-        let [p50, p99, max] = [outcome.wait.p50, outcome.wait.p99, outcome.wait.max].map(|wait| wait.as_secs_f64());
-        Self {
-            mode: outcome.mode,
-            calls: outcome.calls,
-            delayed: outcome.delayed,
-            extra_share: outcome.extra_share(baseline),
-            avoided_share: outcome.avoided_share(baseline),
-            peak_calls_per_second: outcome.peak_calls_per_second,
-            wait_seconds: JsonWaits { p50, p99, max },
-            over_one_second_share: share_of(outcome.over_one_second, baseline.requests),
-        }
     }
 }
 
@@ -265,6 +193,7 @@ impl JsonMode {
 pub(super) mod tests {
     use super::*;
     use crate::planner::outcome::Waits;
+    use crate::planner::recommendation::Sufficient;
     use serde_json::Value;
 
     const MS: Duration = Duration::from_millis(1);
@@ -280,7 +209,14 @@ pub(super) mod tests {
             wait,
             over_one_second: if mode == "learned" { 20 } else { 40 },
         };
-        let waits = Waits { p50: 150 * MS, p99: 150 * MS, max: 430 * MS };
+        let waits = Waits { p50: 150 * MS, p99: 150 * MS, max: 430 * MS, total: 90_000 * MS };
+        let modes = [
+            outcome("off", 1000, 1000, waits),
+            outcome("used", 1900, 520, waits),
+            outcome("learned", 1150, 748, waits),
+        ];
+        let sweep = [0, 2, 1].map(|place: usize| modes[place].clone()).to_vec();
+        let budget = Sufficient { rate: 50.0, burst: 50, outcome: sweep[1].clone() };
         Report {
             what: Setup {
                 source: "access.log".to_owned(),
@@ -291,8 +227,7 @@ pub(super) mod tests {
                 burst: None,
                 latency: 150 * MS,
                 extra_calls: 0.15,
-                skipped: 0,
-                out_of_order: 0,
+                counts: Counts::default(),
             },
             baseline: Baseline {
                 requests: 10_000,
@@ -302,12 +237,10 @@ pub(super) mod tests {
                 avoidable_delays: 600,
                 most_tokens: 250,
             },
-            modes: [
-                outcome("off", 1000, 1000, waits),
-                outcome("used", 1900, 520, waits),
-                outcome("learned", 1150, 748, waits),
-            ],
+            modes,
             bound: outcome("clairvoyant", 1030, 418, waits),
+            sweep,
+            recommendation: Recommendation { row: 1, budget: Some(budget) },
             unlimited_peak: 31,
         }
     }
@@ -334,6 +267,42 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn sweep_marks_the_recommended_row() {
+        let shown = report().to_string();
+        let table: Vec<_> =
+            shown.lines().skip_while(|line| !line.starts_with("mode     extra_calls")).take(4).collect();
+        assert_eq!(
+            table,
+            [
+                "mode     extra_calls  calls  delayed  over 1 s  wait in all",
+                "off                -  1,000    1,000        40         90 s",
+                "learned         0.15  1,150      748        20         90 s  <- recommended",
+                "used               -  1,900      520        40         90 s",
+            ],
+            "{shown}"
+        );
+        assert!(shown.contains("\nSettings:\n\n[refresh]\nmode = \"learned\"\nextra_calls = 0.15\n\n"), "{shown}");
+    }
+
+    #[test]
+    fn addresses_are_not_called_users() {
+        let mut report = report();
+        report.what.counts = Counts { every_path: true, by_address: 10_000, ..Counts::default() };
+        let shown = report.to_string();
+        assert!(shown.starts_with("access.log: 10,000 requests of 400 addresses in 1day\n"), "{shown}");
+        for part in
+            ["- which requests need a token: every URL of the log counts", "count as one (see --user-field): 10,000\n"]
+        {
+            assert!(shown.contains(part), "{part}\n{shown}");
+        }
+        report.what.counts = Counts { by_address: 9_999, without_user: 3, other_paths: 1234, ..Counts::default() };
+        let shown = report.to_string();
+        for part in ["of 400 users in", "they name no user: 3\n", "path begins otherwise: 1,234\n"] {
+            assert!(shown.contains(part), "{part}\n{shown}");
+        }
+    }
+
+    #[test]
     fn a_mode_that_delays_nobody_has_no_waits() {
         let mut report = report();
         report.modes[1].delayed = 0;
@@ -347,7 +316,7 @@ pub(super) mod tests {
     fn the_budget_and_what_was_skipped_are_told() {
         let mut report = report();
         (report.what.budget, report.what.burst) = (Some(0.5), Some(1));
-        (report.what.skipped, report.what.out_of_order) = (1200, 7);
+        report.what.counts = Counts { skipped: 1200, out_of_order: 7, ..Counts::default() };
         let shown = report.to_string();
         for part in [
             "; budget 0.5 calls a second, 1 at once; ",
@@ -375,26 +344,18 @@ pub(super) mod tests {
         assert_eq!(modes, ["off", "used", "learned"]);
         let learned = &json["modes"][2];
         let expected = serde_json::json!({
-            "mode": "learned", "calls": 1150, "delayed": 748, "extra_share": 0.15, "avoided_share": 0.42,
-            "peak_calls_per_second": 31, "wait_seconds": {"p50": 0.15, "p99": 0.15, "max": 0.43},
+            "mode": "learned", "extra_calls": 0.15, "calls": 1150, "delayed": 748, "extra_share": 0.15, "avoided_share": 0.42,
+            "peak_calls_per_second": 31, "wait_seconds": {"p50": 0.15, "p99": 0.15, "max": 0.43, "total": 90.0},
             "over_one_second_share": 0.002,
         });
         assert_eq!(learned, &expected);
         assert_eq!(json["clairvoyant"]["calls"], 1030);
+        assert_eq!(json["sweep"][1], json["modes"][2]);
+        let recommended = &json["recommended"];
+        let keys = ["mode", "extra_calls", "requests_per_second", "burst"].map(|key| recommended[key].to_string());
+        assert_eq!(keys, ["\"learned\"", "0.15", "50.0", "50"]);
+        assert!(recommended["settings"].as_str().is_some_and(|text| text.starts_with("[refresh]\n")), "{json:#}");
         let [advice, leaves_out] = ["advice", "leaves_out"].map(|key| json[key].as_array().map(Vec::len));
-        assert!(advice > Some(2) && leaves_out > Some(4), "{json:#}");
-    }
-
-    #[test]
-    fn counts_and_waits_are_shown_as_people_read_them() {
-        for (count, shown) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(grouped(count), shown);
-        }
-        for (ms, shown) in
-            [(0, "0 ms"), (999, "999 ms"), (1000, "1.0 s"), (9940, "9.9 s"), (59_900, "60 s"), (900_000, "15m")]
-        {
-            assert_eq!(waited(Duration::from_millis(ms)), shown);
-        }
-        assert_eq!(rounded(Duration::from_secs(3 * 86_400 + 7199)), "3days 2h");
+        assert!(advice > Some(1) && leaves_out > Some(4), "{json:#}");
     }
 }

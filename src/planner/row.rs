@@ -12,6 +12,8 @@ pub(super) struct Row<'a> {
     pub(super) at: Moment,
     /// Who came.
     pub(super) user: Cow<'a, [u8]>,
+    /// The user is the address of a machine.
+    pub(super) by_address: bool,
     /// What for, where the trace says.
     pub(super) scope: Option<Cow<'a, [u8]>>,
 }
@@ -23,13 +25,13 @@ impl<'a> Row<'a> {
 
     /// A request of somebody, if the names are fit to be kept.
     pub(super) fn new(at: Moment, user: Cow<'a, [u8]>, scope: Option<Cow<'a, [u8]>>) -> Result<Self, Broken> {
-        if user.is_empty() {
+        if matches!(&*user, b"" | b"-") {
             return Err(Broken::NoUser);
         }
         if user.len().max(scope.as_ref().map_or(0, |scope| scope.len())) > Self::MAX_NAME_BYTES {
             return Err(Broken::LongName);
         }
-        Ok(Self { at, user, scope })
+        Ok(Self { at, user, by_address: false, scope })
     }
 }
 
@@ -41,7 +43,7 @@ pub(super) fn moment(seconds: i64, nanos: u32) -> Result<Moment, Broken> {
     Ok(Moment::from_nanos(0) + Duration::new(seconds, nanos))
 }
 
-/// Why a line can't be read.
+/// Why a line gives no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
     /// Longer than any line is read.
@@ -70,12 +72,25 @@ pub enum Broken {
     /// A time that is a mistake.
     #[error("its time is not in the years 1970 to 2200 (epoch times are in seconds)")]
     OutOfRange,
-    /// An empty user.
+    /// No user, or `-` in its place.
     #[error("it names no user")]
     NoUser,
+    /// Access log: a path that is not asked for.
+    #[error("its path is not asked for")]
+    OtherPath,
+    /// CSV: no such column for the user besides that of the time.
+    #[error("column {0} can't be its user")]
+    NoColumn(usize),
     /// A name that nobody has.
     #[error("its user or scope is longer than {} bytes", Row::MAX_NAME_BYTES)]
     LongName,
+}
+
+impl Broken {
+    /// The line can be read, but its request does not count.
+    pub(super) const fn is_readable(self) -> bool {
+        matches!(self, Self::NoUser | Self::OtherPath)
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +112,7 @@ mod tests {
         let at = Moment::from_nanos(1);
         let row = |user: usize, scope: usize| Row::new(at, vec![b'u'; user].into(), Some(vec![b's'; scope].into()));
         assert_eq!(row(0, 0), Err(Broken::NoUser));
+        assert_eq!(Row::new(at, b"-"[..].into(), None), Err(Broken::NoUser));
         assert!(row(Row::MAX_NAME_BYTES, Row::MAX_NAME_BYTES).is_ok());
         assert_eq!(row(Row::MAX_NAME_BYTES + 1, 0), Err(Broken::LongName));
         assert_eq!(row(1, Row::MAX_NAME_BYTES + 1), Err(Broken::LongName));

@@ -1,12 +1,12 @@
 //! Who asked when: a log that was read, or a workload that was made up.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::time::Duration;
-
-use humantime::format_duration;
 
 use super::reading::Reading;
 pub use super::row::Broken;
+pub use super::selection::Selection;
+pub use super::trace_error::TraceError;
 use crate::token::Moment;
 
 /// A request of a trace.
@@ -25,8 +25,24 @@ pub struct Trace {
     requests: Vec<Request>,
     keys: usize,
     users: usize,
-    skipped: u64,
-    out_of_order: u64,
+    counts: Counts,
+}
+
+/// What the lines of a trace were, besides requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// It is an access log, and every URL counts.
+    pub every_path: bool,
+    /// Requests for whose user an address stands.
+    pub by_address: u64,
+    /// Requests that don't count, since they name no user.
+    pub without_user: u64,
+    /// Requests that don't count, since their path is not asked for.
+    pub other_paths: u64,
+    /// Lines that could not be read.
+    pub skipped: u64,
+    /// Requests that were written down after a later one, and were sorted in.
+    pub out_of_order: u64,
 }
 
 impl Trace {
@@ -41,23 +57,29 @@ impl Trace {
         if !requests.is_sorted_by_key(|request| request.at) {
             requests.sort_by_key(|request| request.at);
         }
-        Self { requests, keys, users, skipped: 0, out_of_order: 0 }
+        Self { requests, keys, users, counts: Counts::default() }
     }
 
     /// Reads a trace in plain text or gzip: CSV with the columns `time,user` or
     /// `time,user,scope` (epoch seconds or RFC 3339; a heading may say so), or
     /// an access log in common or combined format. Which it is shows in its
-    /// first lines. Empty lines and those that begin with `#` don't count.
+    /// first lines. Empty lines and those that begin with `#` don't count; of the
+    /// requests those do that are selected.
     ///
     /// `progress` is told now and then how many bytes of the input, packed or
     /// not, were taken.
-    pub fn read(input: impl Read, limits: &Limits, progress: &mut dyn FnMut(u64)) -> Result<Self, TraceError> {
-        Reading::new(limits).finish(input, progress)
+    pub fn read(
+        input: impl Read,
+        selection: &Selection,
+        limits: &Limits,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self, TraceError> {
+        Reading::new(selection, limits).finish(input, progress)
     }
 
-    /// With what the reader had to put up with.
-    pub(super) fn with_flaws(self, skipped: u64, out_of_order: u64) -> Self {
-        Self { skipped, out_of_order, ..self }
+    /// With what its lines were.
+    pub(super) fn with_counts(self, counts: Counts) -> Self {
+        Self { counts, ..self }
     }
 
     /// All requests.
@@ -75,14 +97,9 @@ impl Trace {
         self.users
     }
 
-    /// Lines that could not be read.
-    pub fn skipped(&self) -> u64 {
-        self.skipped
-    }
-
-    /// Requests that were written down after a later one, and were sorted in.
-    pub fn out_of_order(&self) -> u64 {
-        self.out_of_order
+    /// What its lines were, if it was read.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// Nobody asked for anything.
@@ -115,103 +132,6 @@ impl Default for Limits {
     }
 }
 
-/// Why there is no trace, in one line. Of what was read it repeats a short piece
-/// at most.
-#[derive(Debug, thiserror::Error)]
-pub enum TraceError {
-    /// Nothing in it.
-    #[error("the trace is empty: it has no line with a request")]
-    Empty,
-    /// No format that is known.
-    #[error(
-        "the trace is neither CSV with the columns `time,user` or `time,user,scope` nor an access log in common or \
-         combined format: line {line} begins with \"{found}\" (as CSV: {csv}; as an access log: {log})"
-    )]
-    Neither {
-        /// The first line.
-        line: u64,
-        /// How it begins.
-        found: String,
-        /// Why it is no CSV.
-        csv: Broken,
-        /// Why it is of no access log.
-        log: Broken,
-    },
-    /// CSV with other columns.
-    #[error("line {line} names the columns \"{found}\", but `time,user` or `time,user,scope` are wanted")]
-    Heading {
-        /// Where.
-        line: u64,
-        /// How the line begins.
-        found: String,
-    },
-    /// Beyond [`Limits::broken_lines`].
-    #[error("more than {limit} lines can't be read; line {line} is the first: {why}")]
-    TooManyBroken {
-        /// How many may be broken.
-        limit: u64,
-        /// The first of them.
-        line: u64,
-        /// What is wrong with that.
-        why: Broken,
-    },
-    /// Not a request among its lines.
-    #[error("no line can be read; line {line} is the first: {why}")]
-    AllBroken {
-        /// The first of them.
-        line: u64,
-        /// What is wrong with that.
-        why: Broken,
-    },
-    /// A line that does not end.
-    #[error("line {line} has no end: this is no log")]
-    Endless {
-        /// Which.
-        line: u64,
-    },
-    /// Beyond [`Limits::disorder`].
-    #[error(
-        "line {line} lies {} behind the latest time before it, and at most {} are put in order: sort the trace by time",
-        format_duration(*.behind), format_duration(*.bound)
-    )]
-    Disorder {
-        /// Which.
-        line: u64,
-        /// How far back it lies.
-        behind: Duration,
-        /// How far it may.
-        bound: Duration,
-    },
-    /// Beyond [`Limits::requests`].
-    #[error("the trace has more than {limit} requests: cut it")]
-    TooManyRequests {
-        /// How many it may have.
-        limit: usize,
-    },
-    /// Beyond [`Limits::keys`].
-    #[error("the trace has more than {limit} different users and scopes: cut it")]
-    TooManyKeys {
-        /// How many it may have.
-        limit: usize,
-    },
-    /// The gzip data can't be unpacked.
-    #[error("the gzip data is cut off or spoilt after line {line}: {error}")]
-    Gzip {
-        /// The last line that could be read.
-        line: u64,
-        /// What the unpacker says.
-        error: io::Error,
-    },
-    /// The input failed.
-    #[error("can't read on after line {line}: {error}")]
-    Io {
-        /// The last line that could be read.
-        line: u64,
-        /// What the input says.
-        error: io::Error,
-    },
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,7 +139,7 @@ mod tests {
     use super::super::lines::gzip;
 
     fn read(text: &[u8]) -> Result<Trace, TraceError> {
-        Trace::read(text, &Limits::default(), &mut |_| {})
+        Trace::read(text, &Selection::default(), &Limits::default(), &mut |_| {})
     }
 
     /// Second and key of each request.
@@ -245,7 +165,7 @@ mod tests {
         for text in texts.into_iter().chain([&halves[..], &gzip(marked.as_bytes())]) {
             let trace = read(text).expect("a trace");
             assert_eq!(requests(&trace), expected, "{}", text.escape_ascii());
-            assert_eq!((trace.keys(), trace.users(), trace.skipped(), trace.out_of_order()), (2, 2, 0, 0));
+            assert_eq!((trace.keys(), trace.users(), trace.counts()), (2, 2, &Counts::default()));
             assert!(!trace.is_empty());
         }
     }
@@ -256,7 +176,61 @@ mod tests {
         for text in [LOG.to_owned(), format!("started\n\n{LOG}"), format!("a,b\n{LOG}")] {
             let trace = read(text.as_bytes()).expect("a trace");
             assert_eq!(requests(&trace), [(start, 0), (start + 1, 1), (start + 2, 0)]);
-            assert_eq!(trace.skipped(), u64::from(text.len() > LOG.len()));
+            let skipped = u64::from(text.len() > LOG.len());
+            assert_eq!(*trace.counts(), Counts { every_path: true, by_address: 2, skipped, ..Counts::default() });
+        }
+    }
+
+    #[test]
+    fn selection_takes_a_path_and_a_user_field_and_counts_the_rest() {
+        let selected = |path: Option<&str>, user_field: Option<&str>, text: &str| {
+            let [path, user_field] = [path, user_field].map(|text| text.map(str::to_owned));
+            Trace::read(text.as_bytes(), &Selection { path, user_field }, &Limits::default(), &mut |_| {})
+        };
+        let log = LOG.replace("\"GET / HTTP/1.1\" 200 5\n", "\"GET /token?x=1 HTTP/1.1\" 200 5\n");
+        let trace = selected(Some("/token"), None, &log).expect("a trace");
+        assert_eq!(requests(&trace), [(1_431_857_103, 0)]);
+        assert_eq!(*trace.counts(), Counts { by_address: 1, other_paths: 2, ..Counts::default() });
+        let trace = selected(None, Some("user"), &log).expect("a trace");
+        assert_eq!(requests(&trace), [(1_431_857_104, 0)]);
+        assert_eq!(*trace.counts(), Counts { every_path: true, without_user: 2, ..Counts::default() });
+        let trace = selected(None, Some("address"), &log).expect("a trace");
+        assert_eq!((trace.requests().len(), trace.users(), trace.counts().by_address), (3, 1, 3));
+
+        let csv = "when,path,account\n5,/a,ann\n6,/b,-\n7,/c,\n8,/d,ann\n9,/e\n";
+        for field in ["account", "3"] {
+            let trace = selected(None, Some(field), csv).expect("a trace");
+            assert_eq!(requests(&trace), [(5, 0), (8, 0)], "{field}");
+            assert_eq!(*trace.counts(), Counts { without_user: 2, skipped: 1, ..Counts::default() });
+        }
+        let rows = csv.split_once('\n').expect("lines").1;
+        assert_eq!(requests(&selected(None, Some("3"), rows).expect("a trace")), [(5, 0), (8, 0)]);
+        let error = |path, field, text| selected(path, field, text).expect_err("an error").to_string();
+        for (path, field, text, wanted) in [
+            (Some("/x"), None, LOG, "no request that names a user has a path that begins so; 3 have others"),
+            (Some("/x"), None, CSV, "CSV has no paths: requests can be selected by path in an access log alone"),
+            (
+                None,
+                Some("user"),
+                "a - - [17/May/2015:10:05:03 +0000]\n",
+                "none of 1 requests names a user: choose another field for it",
+            ),
+            (None, Some("name"), LOG, "the user of an access log is its field \"address\" or \"user\", not \"name\""),
+            (
+                None,
+                Some("name"),
+                csv,
+                "line 1 names the columns \"when,path,account\", of which \"name\" can't be the user's",
+            ),
+            (
+                None,
+                Some("account"),
+                rows,
+                "the columns have no names, so \"account\" is none: choose the user's by its number",
+            ),
+            (None, None, "time,user\n5,-\n6,\n", "none of 2 requests names a user: choose another field for it"),
+        ] {
+            assert_eq!(error(path, field, text), wanted);
         }
     }
 
@@ -277,7 +251,7 @@ mod tests {
     fn requests_are_sorted_in_and_those_of_one_moment_stay_as_they_were() {
         let trace = read(b"100,a\n90,b\n100,c\n90,d\n95,e\n").expect("a trace");
         assert_eq!(requests(&trace), [(90, 1), (90, 3), (95, 4), (100, 0), (100, 2)]);
-        assert_eq!(trace.out_of_order(), 3);
+        assert_eq!(trace.counts().out_of_order, 3);
         let made = Trace::from_requests(trace.requests().iter().rev().copied().collect(), 5, 5);
         assert_eq!(requests(&made), [(90, 3), (90, 1), (95, 4), (100, 2), (100, 0)]);
     }
@@ -293,7 +267,8 @@ mod tests {
         let text: String = (0..50_000).map(|second| format!("{second},user{}\n", second % 7)).collect();
         for input in [text.clone().into_bytes(), gzip(text.as_bytes())] {
             let mut told = Vec::new();
-            let trace = Trace::read(&input[..], &Limits::default(), &mut |bytes| told.push(bytes)).expect("a trace");
+            let (selection, limits) = (Selection::default(), Limits::default());
+            let trace = Trace::read(&input[..], &selection, &limits, &mut |bytes| told.push(bytes)).expect("a trace");
             assert_eq!((trace.requests().len(), trace.keys()), (50_000, 7));
             assert!(told.len() > 5 && told.is_sorted() && told[0] > 0, "{told:?}");
             assert_eq!(told.last(), Some(&(input.len() as u64)));

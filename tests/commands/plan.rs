@@ -76,6 +76,9 @@ fn a_value_that_will_not_do_is_refused_in_one_line() {
         ("--extra-calls", "10.1", "from 0 to 10"),
         ("--extra-calls", "nan", "from 0 to 10"),
         ("--disorder", "500d", "from 0s to 400d"),
+        ("--path", "api", "must begin with /"),
+        ("--path", "/api?x", "have no query"),
+        ("--user-field", "", "must be a field's name or number"),
         ("--plot", "FOLDER/none/x.svg", "No such file or directory"),
         ("--plot", "FOLDER", "is no file's name"),
         ("--plot", "..", "is no file's name"),
@@ -114,7 +117,7 @@ fn a_file_that_is_no_trace_is_named() {
     is_refused(&Program::new(["plan", "--trace", missing]).run(), &[missing, "can't be read"]);
     is_refused(&Program::new(["plan", "--trace", odd.to_str().expect("text")]).run(), &["two\u{fffd}lines"]);
     let directory = folder.path().to_str().expect("text");
-    is_refused(&Program::new(["plan", "--trace", directory]).run(), &[directory]);
+    is_refused(&Program::new(["plan", "--trace", directory]).run(), &[&format!("{directory}: is a directory")]);
     is_refused(&Program::new(["plan", "--trace", "-"]).run(), &["standard input: "]);
 }
 
@@ -136,6 +139,8 @@ fn wrong_usage_exits_with_2() {
         &["plan", "--trace", "a", "--seed", "5"],
         &["plan", "--workload", "office", "--broken-lines", "5"],
         &["plan", "--workload", "office", "--disorder", "5s"],
+        &["plan", "--workload", "office", "--path", "/x"],
+        &["plan", "--workload", "office", "--user-field", "user"],
         &["plan", "--workload", "office", "--burst", "5"],
         &["plan", "--workload", "office", "--users", "-5"],
         &["plan", "--workload", "office", "--lifetime", "soon"],
@@ -181,9 +186,71 @@ fn the_table_has_a_row_for_each_mode_and_says_what_it_leaves_out() {
     let ended = plan(folder.path(), &[]);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
     assert!(ended.stdout[0].ends_with("trace.csv: 5 requests of 3 users in 1day 1h"), "{ended:?}");
-    for row in ["mode ", "off ", "used ", "learned ", "clairvoyant ", "Left out:", "- Courier never fails"] {
-        assert_eq!(ended.stdout.iter().filter(|line| line.starts_with(row)).count(), 1, "{row}: {ended:?}");
+    // Modes stand in the table of the sweep as well, and one in the settings.
+    for (row, count) in [
+        ("mode ", 3),
+        ("off ", 2),
+        ("used ", 2),
+        ("learned ", 1 + 6),
+        ("clairvoyant ", 1),
+        ("Recommended: mode ", 1),
+        ("Settings:", 1),
+        ("Left out:", 1),
+        ("- Courier never fails", 1),
+    ] {
+        assert_eq!(ended.stdout.iter().filter(|line| line.starts_with(row)).count(), count, "{row}: {ended:?}");
     }
+}
+
+#[test]
+fn recommended_settings_are_ones_that_check_accepts() {
+    for arguments in [
+        &["--lifetime", "40d", "--floor", "0.6", "--budget", "0.002"][..],
+        &["--lifetime", "1h", "--extra-calls", "0.3"],
+        &[],
+    ] {
+        let recommended = &json(&office(&[arguments, &["--json"]].concat()))["recommended"];
+        let text = recommended["settings"].as_str().expect("a text");
+        let file = crate::support::child::settings(text);
+        let check = Program::new(["check", "--config"]).arguments([file.path()]);
+        let check =
+            check.env("COURIER_API_KEY", "key").env("COURIER_TOKEN_BROKER_CLIENT_KEY", "0123456789abcdef").run();
+        assert_eq!((check.code, check.stderr.as_str()), (Some(0), ""), "{text}");
+        let holds: toml::Table = check.stdout.join("\n").parse().expect("TOML");
+        assert_eq!(holds["refresh"]["mode"].as_str(), recommended["mode"].as_str(), "{text}");
+        let budget = &holds["workspaces"]["default"]["budget"];
+        assert_eq!(budget["requests_per_second"].as_float(), recommended["requests_per_second"].as_f64(), "{text}");
+        assert_eq!(budget["burst"].as_integer(), recommended["burst"].as_i64(), "{text}");
+        // No table is repeated, and all that is printed is TOML.
+        let shown = office(arguments).stdout;
+        let start = shown.iter().position(|line| line == "Settings:").expect("the settings") + 2;
+        let end = shown.iter().position(|line| line == "Left out:").expect("an end") - 1;
+        assert_eq!(shown[start..end].join("\n"), text.trim_end());
+    }
+}
+
+#[test]
+fn requests_are_selected_by_path_and_user_field() {
+    let folder = folder(
+        "10.0.0.1 - ann [17/May/2015:10:05:03 +0000] \"GET /api/token?x HTTP/1.1\" 200 5\n\
+         10.0.0.1 - - [17/May/2015:10:05:04 +0000] \"GET /api/token HTTP/1.1\" 200 5\n\
+         10.0.0.1 - bob [17/May/2015:10:05:05 +0000] \"GET /logo.png HTTP/1.1\" 200 5\n",
+    );
+    for (arguments, requests, users) in [
+        (&[][..], 3, 3),
+        (&["--path", "/api/"], 2, 2),
+        (&["--user-field", "user"], 2, 2),
+        (&["--user-field", "address"], 3, 1),
+        (&["--path", "/api/token", "--user-field", "user"], 1, 1),
+    ] {
+        let report = json(&plan(folder.path(), &[arguments, &["--json"]].concat()));
+        assert_eq!((&report["requests"], &report["users"]), (&requests.into(), &users.into()), "{arguments:?}");
+    }
+    let shown = plan(folder.path(), &["--user-field", "address"]).stdout;
+    assert!(shown[0].contains("3 requests of 1 addresses in"), "{shown:?}");
+    assert!(shown.iter().any(|line| line.contains("every URL of the log counts (see --path)")), "{shown:?}");
+    is_refused(&plan(folder.path(), &["--path", "/other"]), &["trace.csv: no request", "3 have others"]);
+    is_refused(&plan(folder.path(), &["--user-field", "account"]), &["trace.csv: ", "\"address\" or \"user\""]);
 }
 
 #[test]
@@ -220,7 +287,7 @@ fn the_plot_is_a_picture_that_appears_whole() {
     let svg = fs::read_to_string(&picture).expect("text");
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{svg}");
     assert_eq!(svg.matches("<text ").count(), svg.matches("</text>").count());
-    for name in ["\nlearned, --extra-calls 0.02 to 1\n", "\noff\n", "\nused", "\nclairvoyant\n"] {
+    for name in ["\nlearned, --extra-calls 0.05 to 1\n", "\noff\n", "\nused", "\nclairvoyant\n"] {
         assert!(svg.contains(name), "{name}: {svg}");
     }
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2);
@@ -260,6 +327,8 @@ fn the_help_describes_each_flag_and_has_examples() {
         "--extra-calls",
         "--json",
         "--plot",
+        "--path",
+        "--user-field",
         "--broken-lines",
         "--disorder",
     ] {

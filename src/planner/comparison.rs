@@ -1,0 +1,295 @@
+//! The runs of one trace side by side.
+
+use std::iter;
+use std::panic;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::thread;
+
+use super::clairvoyant::clairvoyant;
+use super::outcome::Outcome;
+use super::recommendation::{Recommendation, Sufficient, best, is_enough};
+use super::replay::{Mode, Plan, baseline, replay};
+use super::report::{Report, Setup};
+use super::trace::Trace;
+use crate::policy::budget::Budget;
+
+/// The `extra_calls` that mode learned is run with, besides that of the plan.
+pub const SWEEP: [f64; 6] = [0.05, 0.1, 0.15, 0.25, 0.5, 1.0];
+
+/// The rates that are tried for a budget: steps that leave room, since no day is like the last.
+const RATES: [f64; 16] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 1e2, 2e2, 5e2, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5];
+
+/// Is told what is being done, how many requests were replayed for it, and how many will be at most.
+pub type Progress<'a> = &'a (dyn Fn(&'static str, u64, u64) + Sync);
+
+/// Replays the trace in all modes, and recommends one of them with a budget.
+///
+/// The runs share nothing, so there are several at once. What comes out does not depend on that.
+pub fn compare(what: Setup, trace: &Trace, plan: &Plan, progress: Progress<'_>) -> Report {
+    let mut knobs = SWEEP.to_vec();
+    if !knobs.contains(&plan.extra_calls) {
+        knobs.push(plan.extra_calls);
+        knobs.sort_by(f64::total_cmp);
+    }
+    let given = knobs.iter().position(|knob| *knob == plan.extra_calls).unwrap_or(0);
+    // The longest runs begin first.
+    let mut runs: Vec<_> = knobs.into_iter().map(|knob| Run::Replay(Mode::Learned, knob)).collect();
+    runs.extend([Run::Replay(Mode::Used, 0.0), Run::Replay(Mode::Off, 0.0), Run::Clairvoyant]);
+
+    let meter = Meter::new("replays", runs.len() + 1, trace, progress);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let run = || {
+            let place = next.fetch_add(1, Relaxed);
+            Some((place, runs.get(place)?.outcome(trace, plan, &meter)))
+        };
+        iter::from_fn(run).collect::<Vec<_>>()
+    };
+    let (least, mut done) = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads(trace)).map(|_| scope.spawn(work)).collect();
+        let least = baseline(trace, plan, &mut meter.run());
+        let mut done = work();
+        for other in others {
+            done.extend(other.join().unwrap_or_else(|payload| panic::resume_unwind(payload)));
+        }
+        (least, done)
+    });
+    done.sort_by_key(|(place, _)| *place);
+    let mut sweep: Vec<_> = done.into_iter().map(|(_, outcome)| outcome).collect();
+    let bound = sweep.pop().unwrap_or_else(|| unreachable!("it was the last run"));
+    let [.., used, off] = &sweep[..] else { unreachable!("both were run") };
+    let modes = [off.clone(), used.clone(), sweep[given].clone()];
+    // Mode off comes first among equals.
+    sweep.rotate_right(1);
+    sweep.sort_by_key(|outcome| (outcome.calls, outcome.delayed));
+
+    let row = best(&sweep, plan.latency);
+    let search = Search { trace, plan, meter: &Meter::new("budget", SEARCH_RUNS, trace, progress) };
+    let unlimited_peak = match plan.budget {
+        None => sweep[row].peak_calls_per_second,
+        Some(_) => search.run(&sweep[row], None).peak_calls_per_second,
+    };
+    let budget = match what.budget.zip(what.burst).filter(|_| is_enough(&sweep[row], plan.latency)) {
+        Some((rate, burst)) => Some(Sufficient { rate, burst, outcome: sweep[row].clone() }),
+        None => search.sufficient(&modes[0], &sweep[row]),
+    };
+    Report {
+        what,
+        baseline: least,
+        modes,
+        bound,
+        sweep,
+        recommendation: Recommendation { row, budget },
+        unlimited_peak,
+    }
+}
+
+/// How many runs there are at once: each holds what it learns of every key.
+fn threads(trace: &Trace) -> usize {
+    const MOST_KEYS: usize = 8_000_000;
+    let cores = thread::available_parallelism().map_or(1, usize::from).min(4);
+    (MOST_KEYS / trace.keys().max(1)).clamp(1, cores)
+}
+
+#[derive(Clone, Copy)]
+enum Run {
+    Replay(Mode, f64),
+    Clairvoyant,
+}
+
+impl Run {
+    fn outcome(self, trace: &Trace, plan: &Plan, meter: &Meter<'_>) -> Outcome {
+        match self {
+            Self::Replay(mode, extra_calls) => replay(trace, &Plan { extra_calls, ..*plan }, mode, &mut meter.run()),
+            Self::Clairvoyant => clairvoyant(trace, plan, &mut meter.run()),
+        }
+    }
+}
+
+/// The search for a budget that is enough.
+struct Search<'a> {
+    trace: &'a Trace,
+    plan: &'a Plan,
+    meter: &'a Meter<'a>,
+}
+
+/// Without a budget, a binary search, and the proof.
+const SEARCH_RUNS: usize = 1 + (RATES.len().ilog2() as usize + 1) + 1;
+
+impl Search<'_> {
+    /// A row of the sweep under another budget.
+    fn run(&self, row: &Outcome, budget: Option<Budget>) -> Outcome {
+        let mode = match row.mode {
+            "off" => Mode::Off,
+            "used" => Mode::Used,
+            _ => Mode::Learned,
+        };
+        let extra_calls = row.extra_calls.unwrap_or_default();
+        replay(self.trace, &Plan { budget, extra_calls, ..*self.plan }, mode, &mut self.meter.run())
+    }
+
+    /// The lowest rate that is enough for mode off, which is what a broker does that has just
+    /// started, and for the row. Runs of mode off take next to no time.
+    fn sufficient(&self, off: &Outcome, row: &Outcome) -> Option<Sufficient> {
+        let with = |row, rate: f64| {
+            let burst = rate as u32;
+            let outcome = self.run(row, Budget::new(rate, burst));
+            is_enough(&outcome, self.plan.latency).then_some(Sufficient { rate, burst, outcome })
+        };
+        let least = RATES.partition_point(|rate| with(off, *rate).is_none());
+        RATES[least..].iter().find_map(|rate| with(row, *rate))
+    }
+}
+
+/// Counts the requests that were replayed in several runs.
+struct Meter<'a> {
+    name: &'static str,
+    done: AtomicU64,
+    all: u64,
+    progress: Progress<'a>,
+}
+
+impl<'a> Meter<'a> {
+    fn new(name: &'static str, runs: usize, trace: &Trace, progress: Progress<'a>) -> Self {
+        Self { name, done: AtomicU64::new(0), all: (runs * trace.requests().len()) as u64, progress }
+    }
+
+    /// Takes what one run has done so far.
+    fn run(&self) -> impl FnMut(u64) {
+        let mut before = 0;
+        move |so_far| {
+            let done = self.done.fetch_add(so_far - before, Relaxed) + so_far - before;
+            before = so_far;
+            (self.progress)(self.name, done.min(self.all), self.all);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::planner::trace::Counts;
+    use crate::planner::workload::Workload;
+    use crate::policy::freshness::Floor;
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    type Given = Option<(f64, u32)>;
+
+    fn plan(lifetime: Duration, budget: Given) -> Plan {
+        Plan {
+            floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
+            lifetime,
+            budget: budget.and_then(|(rate, burst)| Budget::new(rate, burst)),
+            latency: Duration::from_millis(150),
+            extra_calls: 0.15,
+        }
+    }
+
+    fn report(trace: &Trace, plan: &Plan, budget: Given, progress: Progress<'_>) -> Report {
+        let what = Setup {
+            source: "a test".to_owned(),
+            span: 24 * HOUR,
+            lifetime: plan.lifetime,
+            floor: 0.5,
+            budget: budget.map(|(rate, _)| rate),
+            burst: budget.map(|(_, burst)| burst),
+            latency: plan.latency,
+            extra_calls: plan.extra_calls,
+            counts: Counts::default(),
+        };
+        compare(what, trace, plan, progress)
+    }
+
+    #[test]
+    fn mode_off_is_not_recommended_where_it_delays_most() {
+        let trace = Workload::Office.generate(100, 3, 7).expect("a workload");
+        let budget = Some((0.004, 1));
+        let Report { modes: [off, ..], sweep, recommendation, .. } =
+            report(&trace, &plan(24 * HOUR, budget), budget, &|_, _, _| {});
+        let chosen = &sweep[recommendation.row];
+        assert!(chosen.delayed * 4 < off.delayed * 3, "{chosen:?} {off:?}");
+    }
+
+    #[test]
+    fn sweep_has_each_row_once_and_the_one_that_was_given() {
+        let trace = Workload::Office.generate(5, 2, 7).expect("a workload");
+        for extra_calls in [0.15, 0.3] {
+            let plan = Plan { extra_calls, ..plan(HOUR, None) };
+            let report = report(&trace, &plan, None, &|_, _, _| {});
+            let name = |row: &Outcome| format!("{} {:?}", row.mode, row.extra_calls);
+            let rows: BTreeSet<_> = report.sweep.iter().map(name).collect();
+            let learned = SWEEP.iter().chain([&extra_calls]).map(|knob| format!("learned {:?}", Some(knob)));
+            assert_eq!(rows, learned.chain(["off None", "used None"].map(str::to_owned)).collect());
+            assert_eq!(report.sweep.len(), rows.len());
+            assert!(report.sweep.is_sorted_by_key(|row| row.calls));
+            for (mode, row) in [Mode::Off, Mode::Used, Mode::Learned].into_iter().zip(&report.modes) {
+                assert_eq!(row, &replay(&trace, &plan, mode, &mut |_| {}));
+                assert!(report.sweep.contains(row));
+            }
+            assert_eq!(report.bound, clairvoyant(&trace, &plan, &mut |_| {}));
+        }
+    }
+
+    #[test]
+    fn trace_without_requests_is_compared() {
+        let report = report(&Trace::default(), &plan(HOUR, None), None, &|_, _, _| {});
+        assert_eq!((report.sweep[report.recommendation.row].mode, report.baseline.requests), ("off", 0));
+        assert!(report.recommendation.budget.is_some_and(|budget| budget.rate == 1.0));
+    }
+
+    #[test]
+    fn progress_never_exceeds_the_whole() {
+        let trace = Workload::Office.generate(5, 2, 7).expect("a workload");
+        let (told, budget) = (Mutex::new(Vec::new()), Some((0.01, 1)));
+        report(&trace, &plan(HOUR, budget), budget, &|name, done, all| {
+            told.lock().expect("no panic").push((name, done, all))
+        });
+        let told = told.into_inner().expect("no panic");
+        assert!(told.iter().all(|(_, done, all)| done <= all), "{told:?}");
+        assert!(told.iter().any(|(name, done, all)| *name == "replays" && done == all), "{told:?}");
+        assert!(told.iter().any(|(name, ..)| *name == "budget"), "{told:?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+
+        #[test]
+        fn recommendation_holds_when_it_is_replayed(
+            workload in prop::sample::select(&Workload::ALL[..]),
+            (users, days, seed) in (5u32..60, 1u32..4, 0u64..1000),
+            lifetime in prop::sample::select(&[900, 3600, 14_400, 86_400][..]),
+            budget in prop::option::of((-3.0..1.5, 1u32..6)),
+        ) {
+            let trace = workload.generate(users, days, seed).expect("a workload");
+            let budget = budget.map(|(power, burst)| (f64::powf(10.0, power), burst));
+            let plan = plan(lifetime * SECOND, budget);
+            let report = report(&trace, &plan, budget, &|_, _, _| {});
+            let (rows, chosen) = (&report.sweep, &report.sweep[report.recommendation.row]);
+            for row in rows {
+                let is_no_worse = row.calls <= chosen.calls && row.delayed <= chosen.delayed;
+                prop_assert!(!is_no_worse || (row.calls, row.delayed) == (chosen.calls, chosen.delayed), "{row:?} {chosen:?}");
+                if plan.budget.is_none() && row.delayed < chosen.delayed {
+                    let price = (row.calls as f64 - chosen.calls as f64) / (chosen.delayed - row.delayed) as f64;
+                    prop_assert!(price > 2.0, "{row:?} {chosen:?}");
+                }
+            }
+            let Some(Sufficient { rate, burst, outcome }) = &report.recommendation.budget else {
+                return Err(TestCaseError::fail("no budget is enough"));
+            };
+            let mode = [Mode::Off, Mode::Used, Mode::Learned].into_iter().zip(&report.modes);
+            let (mode, _) = mode.into_iter().find(|(_, row)| row.mode == chosen.mode).expect("a mode");
+            let extra_calls = chosen.extra_calls.unwrap_or_default();
+            let again = Plan { budget: Budget::new(*rate, *burst), extra_calls, ..plan };
+            let again = replay(&trace, &again, mode, &mut |_| {});
+            prop_assert_eq!(&again, outcome);
+            prop_assert!(again.wait.p99 < SECOND, "{:?}", again);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Numbers as people read them.
+
+use std::time::Duration;
+
+/// 1,234,567.
+pub(super) fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut shown = String::with_capacity(digits.len() * 4 / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            shown.push(',');
+        }
+        shown.push(digit);
+    }
+    shown
+}
+
+/// A wait, no finer than it matters.
+pub(super) fn waited(length: Duration) -> String {
+    match length.as_secs_f64() {
+        seconds if seconds < 0.9995 => format!("{:.0} ms", seconds * 1000.0),
+        seconds if seconds < 9.95 => format!("{seconds:.1} s"),
+        seconds if seconds < 600.0 => format!("{seconds:.0} s"),
+        seconds if seconds < 172_800.0 => rounded(Duration::from_secs(seconds as u64)),
+        seconds => format!("{}h", grouped((seconds / 3600.0).round() as u64)),
+    }
+}
+
+/// A long time without its seconds, a longer one without its minutes.
+pub(super) fn rounded(length: Duration) -> String {
+    let seconds = length.as_secs();
+    let to = |step: u64| Duration::from_secs((seconds + step / 2) / step * step);
+    let shown = match seconds {
+        0..60 => Duration::from_millis(length.as_millis() as u64),
+        60..3600 => to(1),
+        3600..86_400 => to(60),
+        _ => return days((seconds + 1800) / 3600),
+    };
+    humantime::format_duration(shown).to_string()
+}
+
+/// No months: they have no length.
+fn days(hours: u64) -> String {
+    let (days, hours) = (hours / 24, hours % 24);
+    let days = format!("{days}day{}", if days == 1 { "" } else { "s" });
+    if hours == 0 { days } else { format!("{days} {hours}h") }
+}
+
+/// A part as a share of the whole; 0 of nothing.
+pub(super) fn share_of(part: u64, whole: u64) -> f64 {
+    part as f64 / whole.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_and_waits_are_shown_as_people_read_them() {
+        for (count, shown) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(count), shown);
+        }
+        for (ms, shown) in [
+            (0, "0 ms"),
+            (999, "999 ms"),
+            (1000, "1.0 s"),
+            (9940, "9.9 s"),
+            (59_900, "60 s"),
+            (900_000, "15m"),
+            (172_800_000, "48h"),
+            (36_000_000_000, "10,000h"),
+        ] {
+            assert_eq!(waited(Duration::from_millis(ms)), shown);
+        }
+        for (seconds, shown) in
+            [(86_400, "1day"), (90_000, "1day 1h"), (3 * 86_400 + 7199, "3days 2h"), (86_400 * 60, "60days")]
+        {
+            assert_eq!(rounded(Duration::from_secs(seconds)), shown);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Why a trace can't be read.
+
+use std::io;
+use std::time::Duration;
+
+use humantime::format_duration;
+
+use super::row::Broken;
+
+/// Why there is no trace, in one line. Of what was read it repeats a short piece
+/// at most.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// Nothing in it.
+    #[error("the trace is empty: it has no line with a request")]
+    Empty,
+    /// No format that is known.
+    #[error(
+        "the trace is neither CSV with the columns `time,user` or `time,user,scope` nor an access log in common or \
+         combined format: line {line} begins with \"{found}\" (as CSV: {csv}; as an access log: {log})"
+    )]
+    Neither {
+        /// The first line.
+        line: u64,
+        /// How it begins.
+        found: String,
+        /// Why it is no CSV.
+        csv: Broken,
+        /// Why it is of no access log.
+        log: Broken,
+    },
+    /// CSV with other columns.
+    #[error("line {line} names the columns \"{found}\", but `time,user` or `time,user,scope` are wanted")]
+    Heading {
+        /// Where.
+        line: u64,
+        /// How the line begins.
+        found: String,
+    },
+    /// CSV whose columns lack the one that is chosen for the user.
+    #[error("line {line} names the columns \"{found}\", of which \"{field}\" can't be the user's")]
+    OtherHeading {
+        /// Where.
+        line: u64,
+        /// How the line begins.
+        found: String,
+        /// The user field.
+        field: String,
+    },
+    /// CSV without a heading, and a column's name.
+    #[error("the columns have no names, so \"{field}\" is none: choose the user's by its number")]
+    NoHeading {
+        /// The user field.
+        field: String,
+    },
+    /// An access log without the field that is chosen for the user.
+    #[error("the user of an access log is its field \"address\" or \"user\", not \"{field}\"")]
+    NoField {
+        /// The user field.
+        field: String,
+    },
+    /// CSV, and a path.
+    #[error("CSV has no paths: requests can be selected by path in an access log alone")]
+    NoPaths,
+    /// No path of an access log begins as is asked for.
+    #[error("no request that names a user has a path that begins so; {count} have others")]
+    OtherPaths {
+        /// How many have another.
+        count: u64,
+    },
+    /// The user's field is empty throughout.
+    #[error("none of {count} requests names a user: choose another field for it")]
+    NoUsers {
+        /// How many there are.
+        count: u64,
+    },
+    /// Beyond [`Limits::broken_lines`].
+    #[error("more than {limit} lines can't be read; line {line} is the first: {why}")]
+    TooManyBroken {
+        /// How many may be broken.
+        limit: u64,
+        /// The first of them.
+        line: u64,
+        /// What is wrong with that.
+        why: Broken,
+    },
+    /// Not a request among its lines.
+    #[error("no line can be read; line {line} is the first: {why}")]
+    AllBroken {
+        /// The first of them.
+        line: u64,
+        /// What is wrong with that.
+        why: Broken,
+    },
+    /// A line that does not end.
+    #[error("line {line} has no end: this is no log")]
+    Endless {
+        /// Which.
+        line: u64,
+    },
+    /// Beyond [`Limits::disorder`].
+    #[error(
+        "line {line} lies {} behind the latest time before it, and at most {} are put in order: sort the trace by time",
+        format_duration(*.behind), format_duration(*.bound)
+    )]
+    Disorder {
+        /// Which.
+        line: u64,
+        /// How far back it lies.
+        behind: Duration,
+        /// How far it may.
+        bound: Duration,
+    },
+    /// Beyond [`Limits::requests`].
+    #[error("the trace has more than {limit} requests: cut it")]
+    TooManyRequests {
+        /// How many it may have.
+        limit: usize,
+    },
+    /// Beyond [`Limits::keys`].
+    #[error("the trace has more than {limit} different users and scopes: cut it")]
+    TooManyKeys {
+        /// How many it may have.
+        limit: usize,
+    },
+    /// The gzip data can't be unpacked.
+    #[error("the gzip data is cut off or spoilt after line {line}: {error}")]
+    Gzip {
+        /// The last line that could be read.
+        line: u64,
+        /// What the unpacker says.
+        error: io::Error,
+    },
+    /// The input failed.
+    #[error("can't read on after line {line}: {error}")]
+    Io {
+        /// The last line that could be read.
+        line: u64,
+        /// What the input says.
+        error: io::Error,
+    },
+}
