@@ -150,17 +150,19 @@ impl Problem {
                 broker::Refusal::Upstream(Failure::Resting(rest)) => {
                     (StatusCode::SERVICE_UNAVAILABLE, API, Retry::After(*rest))
                 }
-                broker::Refusal::Upstream(Failure::OldKey) => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
+                broker::Refusal::Upstream(Failure::OldKey | Failure::OutOfFiles) => {
+                    (StatusCode::SERVICE_UNAVAILABLE, API, SOON)
+                }
                 broker::Refusal::TimedOut | broker::Refusal::Upstream(Failure::Timeout) => {
                     (StatusCode::GATEWAY_TIMEOUT, API, SOON)
                 }
                 broker::Refusal::Lost => (StatusCode::INTERNAL_SERVER_ERROR, API, SOON),
-                broker::Refusal::TooOld | broker::Refusal::Upstream(Failure::Connect | Failure::Stopping) => {
+                broker::Refusal::TooOld | broker::Refusal::Upstream(Failure::Connect(_) | Failure::Stopping) => {
                     (StatusCode::SERVICE_UNAVAILABLE, API, LATER)
                 }
                 broker::Refusal::Upstream(Failure::Refused(_)) => (StatusCode::BAD_REQUEST, INVALID, Retry::Never),
                 // The caller can't mend what the operator has to.
-                broker::Refusal::Upstream(Failure::Credentials(_) | Failure::Mismatch) => {
+                broker::Refusal::Upstream(Failure::Credentials(_) | Failure::Mismatch | Failure::Loop) => {
                     (StatusCode::BAD_GATEWAY, API, Retry::Never)
                 }
                 broker::Refusal::Upstream(Failure::Throttled(pause)) => match pause {
@@ -216,6 +218,16 @@ impl Problem {
             // What is wrong with the broker's key is not the caller's business.
             Self::Refusal(broker::Refusal::Upstream(Failure::Credentials(_))) => {
                 "Courier refused the broker: its operator has to act".to_owned()
+            }
+            Self::Refusal(broker::Refusal::Upstream(Failure::Loop)) => {
+                "the broker calls itself instead of Courier: its operator has to act".to_owned()
+            }
+            Self::Refusal(broker::Refusal::Upstream(Failure::OutOfFiles)) => {
+                "the broker has no room for a connection to Courier at present".to_owned()
+            }
+            // Neither are the hosts that it calls.
+            Self::Refusal(broker::Refusal::Upstream(Failure::Connect(unreachable))) => {
+                format!("Courier cannot be reached: {}", unreachable.cause())
             }
             Self::Refusal(refusal) => refusal.to_string(),
         }
@@ -290,6 +302,7 @@ mod tests {
     use super::*;
     use crate::audit::Who;
     use crate::broker::Refusal;
+    use crate::upstream::Cause;
 
     fn problems() -> Vec<Problem> {
         let upstream = |failure| Problem::Refusal(Refusal::Upstream(failure));
@@ -330,7 +343,10 @@ mod tests {
             upstream(Failure::Throttled(None)),
             upstream(Failure::Unavailable(500)),
             upstream(Failure::Unavailable(302)),
-            upstream(Failure::Connect),
+            upstream(Failure::Connect(Cause::Refused.into())),
+            upstream(Failure::OutOfFiles),
+            upstream(Failure::Loop),
+            upstream(Failure::Unavailable(409)),
             upstream(Failure::Timeout),
             upstream(Failure::Malformed("x")),
             upstream(Failure::Mismatch),

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::clock::Clock;
 use crate::secrets::{REDACTED, Secret};
 use crate::token::{Grant, TokenKey};
-use crate::upstream::{Failure, Issuer, Issuing, Permit, answer};
+use crate::upstream::{Failure, Issuer, Issuing, PRODUCT, Permit, answer, unreachable};
 
 /// Where one workspace's Courier is.
 #[derive(Clone, Debug)]
@@ -58,7 +58,9 @@ impl ApiKey {
 pub enum CourierError {
     /// The HTTP client can't be built; without the system's certificates, say.
     #[error(
-        "the HTTP client for Courier can't be made ({0}): are the system's CA certificates installed (Debian: ca-certificates)?"
+        "the HTTP client for Courier can't be made ({}): install the system's CA certificates (Debian: ca-certificates), or \
+         let SSL_CERT_FILE name a PEM file that has some",
+        unreachable::chain(.0)
     )]
     Client(#[source] reqwest::Error),
     /// The base URL can't be continued with a path.
@@ -78,7 +80,7 @@ impl Courier {
     /// Makes a client; nothing is sent yet.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, CourierError> {
         let client = Client::builder()
-            .user_agent(concat!("courier-token-broker/", env!("CARGO_PKG_VERSION")))
+            .user_agent(format!("{PRODUCT}{}", env!("CARGO_PKG_VERSION")))
             .retry(retry::never())
             .redirect(redirect::Policy::none())
             .no_proxy()
@@ -126,15 +128,30 @@ impl Courier {
             .header(AUTHORIZATION, api_key.authorization.clone())
             .header(CONTENT_TYPE, "application/json")
             .body(body);
-        let response = request.send().await.map_err(|error| failure(&error))?;
+        let response = request.send().await.map_err(|error| self.failure(&error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         // What the others mean is in their heads, whatever becomes of their bodies.
-        let body = if matches!(status, 200..=299 | 400) { read(response).await? } else { Vec::new() };
+        let body = if matches!(status, 200..=299 | 400) { self.read(response).await? } else { Vec::new() };
         match answer::grant(status, &headers, &body, key, sent, self.clock.unix()) {
             Err(Failure::Credentials(_)) if !Arc::ptr_eq(&api_key, &self.key()) => Err(Failure::OldKey),
             Err(Failure::Refused(said)) => Err(Failure::Refused(fit(&said, &api_key))),
             outcome => outcome,
         }
+    }
+
+    async fn read(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.failure(&error))? {
+            if body.len() + chunk.len() > LARGEST_ANSWER {
+                return Err(Failure::Malformed("it is too large"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn failure(&self, error: &reqwest::Error) -> Failure {
+        unreachable::failure(&self.url.origin().ascii_serialization(), error)
     }
 }
 
@@ -153,23 +170,8 @@ fn fit(said: &str, api_key: &ApiKey) -> String {
         .collect()
 }
 
-async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
-        if body.len() + chunk.len() > LARGEST_ANSWER {
-            return Err(Failure::Malformed("it is too large"));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
 impl Issuer for Courier {
     fn issue<'a>(&'a self, key: &'a TokenKey, _permit: Permit) -> Issuing<'a> {
         Box::pin(self.call(key))
     }
-}
-
-fn failure(error: &reqwest::Error) -> Failure {
-    if error.is_timeout() { Failure::Timeout } else { Failure::Connect }
 }
