@@ -61,11 +61,7 @@ impl Guard {
             Err(Failure::Unavailable(status @ 400..=499)) if !matches!(status, 408 | 425) => Health::Well,
             // Nothing of it is Courier's doing.
             Err(
-                Failure::OldKey
-                | Failure::OutOfFiles
-                | Failure::Stopping
-                | Failure::Resting(_)
-                | Failure::Limited(_),
+                Failure::OldKey | Failure::OutOfFiles | Failure::Stopping | Failure::Resting(_) | Failure::Limited(_),
             ) => return None,
             Err(_) => Health::Failing,
         };

@@ -17,4 +17,5 @@ mod peers;
 mod regressions;
 mod storms;
 mod throttled;
+mod unreadable;
 mod wire;

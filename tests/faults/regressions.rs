@@ -166,7 +166,8 @@ static JANE_FAILS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool
 async fn who_waits_for_room_that_has_just_come_does_not_sleep_for_ever() {
     let clock = Clock::tokio();
     let metrics = Arc::new(Metrics::new().unwrap());
-    let issuer = Picky { clock, fails: |_| Some(Failure::Connect(Cause::Closed.into())), latency: MS, calls: Arc::default() };
+    let issuer =
+        Picky { clock, fails: |_| Some(Failure::Connect(Cause::Closed.into())), latency: MS, calls: Arc::default() };
     let budget = Budget::new(10_000.0, 10_000).unwrap();
     let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
     let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&workspace()));
@@ -186,7 +187,8 @@ async fn who_waits_for_room_that_has_just_come_does_not_sleep_for_ever() {
 #[tokio::test(start_paused = true)]
 async fn what_an_outage_has_made_late_is_not_late_for_the_budget() {
     static DOWN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(true);
-    let fails = |_: &str| DOWN.load(std::sync::atomic::Ordering::Relaxed).then(|| Failure::Connect(Cause::Closed.into()));
+    let fails =
+        |_: &str| DOWN.load(std::sync::atomic::Ordering::Relaxed).then(|| Failure::Connect(Cause::Closed.into()));
     let clock = Clock::tokio();
     let metrics = Arc::new(Metrics::new().unwrap());
     let issuer = Picky { clock, fails, latency: MS, calls: Arc::default() };
