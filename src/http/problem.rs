@@ -53,6 +53,8 @@ pub enum Problem {
     HeadersTooLarge,
     /// Too many requests are under way.
     Overload,
+    /// The request comes from a broker that takes this one for Courier.
+    Loop,
     /// What was sent makes no sense; this is what is wrong with it.
     Invalid(String),
     /// Nobody may ask for so long a lifetime.
@@ -143,6 +145,7 @@ impl Problem {
                 (StatusCode::BAD_REQUEST, INVALID, Retry::Never)
             }
             Self::Overload => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
+            Self::Loop => (StatusCode::LOOP_DETECTED, API, Retry::Never),
             Self::Refusal(refusal) => match refusal {
                 broker::Refusal::Upstream(Failure::Limited(wait)) => {
                     (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait))
@@ -208,6 +211,9 @@ impl Problem {
             Self::BodyBroken => "the body broke off".to_owned(),
             Self::HeadersTooLarge => "path and headers are too large, or the headers are too many".to_owned(),
             Self::Overload => "the broker has too many requests under way".to_owned(),
+            Self::Loop => "a courier-token-broker called a courier-token-broker: base_url of its workspace must be \
+                Courier's, https://api.courier.com or your region's"
+                .to_owned(),
             Self::Invalid(message) => message.clone(),
             Self::LifetimeTooLong(longest) => {
                 format!("expires_in is too long: at most {} seconds are allowed", longest.as_secs())
@@ -215,20 +221,7 @@ impl Problem {
             Self::MinTtlTooLong => {
                 "the token would never have that much left: min_ttl must be less than expires_in".to_owned()
             }
-            // What is wrong with the broker's key is not the caller's business.
-            Self::Refusal(broker::Refusal::Upstream(Failure::Credentials(_))) => {
-                "Courier refused the broker: its operator has to act".to_owned()
-            }
-            Self::Refusal(broker::Refusal::Upstream(Failure::Loop)) => {
-                "the broker calls itself instead of Courier: its operator has to act".to_owned()
-            }
-            Self::Refusal(broker::Refusal::Upstream(Failure::OutOfFiles)) => {
-                "the broker has no room for a connection to Courier at present".to_owned()
-            }
-            // Neither are the hosts that it calls.
-            Self::Refusal(broker::Refusal::Upstream(Failure::Connect(unreachable))) => {
-                format!("Courier cannot be reached: {}", unreachable.cause())
-            }
+            Self::Refusal(broker::Refusal::Upstream(failure)) => failure.for_callers(),
             Self::Refusal(refusal) => refusal.to_string(),
         }
     }
@@ -325,6 +318,7 @@ mod tests {
             Problem::BodyBroken,
             Problem::HeadersTooLarge,
             Problem::Overload,
+            Problem::Loop,
             Problem::Invalid("x".to_owned()),
             Problem::LifetimeTooLong(Lifetime::MAX),
             Problem::MinTtlTooLong,

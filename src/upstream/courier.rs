@@ -19,16 +19,39 @@ pub struct Settings {
     pub base_url: Url,
     /// The workspace's API key.
     pub api_key: Secret,
+    /// What the calls pass through, if anything.
+    pub proxy: Option<Proxy>,
     /// The longest that making a connection may take.
     pub connect_timeout: Duration,
     /// The longest that a call may take in all.
     pub timeout: Duration,
 }
 
+/// A forward proxy. Calls pass through it by CONNECT with TLS inside, so it sees neither key nor tokens.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// Where it is: scheme, host and port.
+    pub url: Url,
+    /// `user:password`, if it wants that.
+    pub credentials: Option<Secret>,
+}
+
+impl Proxy {
+    /// For URLs with https alone: with http it would see everything.
+    fn build(&self) -> reqwest::Result<reqwest::Proxy> {
+        let proxy = reqwest::Proxy::https(self.url.clone())?;
+        let pair = self.credentials.as_ref().and_then(|credentials| credentials.expose().split_once(':'));
+        Ok(match pair {
+            Some((user, password)) => proxy.basic_auth(user, password),
+            None => proxy,
+        })
+    }
+}
+
 /// Courier itself, for one workspace.
 ///
 /// A call is one HTTP request: nothing is retried here, no redirect followed and
-/// no proxy used, since each of these would be a call past the budget or with
+/// no proxy of the environment used, since each of these would be a call past the budget or with
 /// the API key to somebody else. `Idempotency-Key` is never sent: Courier would
 /// replay its first answer for a day, an old token among them.
 pub struct Courier {
@@ -79,7 +102,7 @@ const LONGEST_MESSAGE: usize = 300;
 impl Courier {
     /// Makes a client; nothing is sent yet.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, CourierError> {
-        let client = Client::builder()
+        let mut client = Client::builder()
             .user_agent(format!("{PRODUCT}{}", env!("CARGO_PKG_VERSION")))
             .retry(retry::never())
             .redirect(redirect::Policy::none())
@@ -92,9 +115,11 @@ impl Courier {
             // A silent connection is found dead before somebody waits on it.
             .http2_keep_alive_interval(Duration::from_secs(20))
             .http2_keep_alive_timeout(Duration::from_secs(5))
-            .http2_keep_alive_while_idle(true)
-            .build()
-            .map_err(CourierError::Client)?;
+            .http2_keep_alive_while_idle(true);
+        if let Some(proxy) = &settings.proxy {
+            client = client.proxy(proxy.build().map_err(CourierError::Client)?);
+        }
+        let client = client.build().map_err(CourierError::Client)?;
         let url = endpoint(&settings.base_url)?;
         let key = Mutex::new(Arc::new(ApiKey::new(settings.api_key)?));
         Ok(Self { client, url, key, clock })

@@ -16,7 +16,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-pub use courier::{Courier, CourierError, Settings as CourierSettings};
+pub use courier::{Courier, CourierError, Proxy, Settings as CourierSettings};
 pub use guard::CALL;
 pub use reqwest::Url;
 
@@ -109,6 +109,17 @@ impl Failure {
             Self::Refused(_) | Self::Mismatch | Self::Credentials(402 | 403) => true,
             Self::Unavailable(status) => judges_the_request(*status),
             _ => false,
+        }
+    }
+
+    /// What callers are told: less than operators, whose business the API key and the hosts are.
+    pub fn for_callers(&self) -> String {
+        match self {
+            Self::Credentials(_) => "Courier refused the broker: its operator has to act".to_owned(),
+            Self::Loop => "the broker calls a broker instead of Courier: its operator has to act".to_owned(),
+            Self::OutOfFiles => "the broker has no room for a connection to Courier at present".to_owned(),
+            Self::Connect(unreachable) => format!("Courier cannot be reached: {}", unreachable.cause()),
+            other => other.to_string(),
         }
     }
 

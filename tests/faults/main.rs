@@ -12,6 +12,7 @@ mod world;
 mod chaos;
 mod clock;
 mod neighbours;
+mod notices;
 mod outage;
 mod peers;
 mod regressions;
