@@ -8,6 +8,7 @@ mod check;
 mod help;
 mod passed;
 mod plan;
+mod reach;
 mod refusals;
 mod reloading;
 mod sandbox;

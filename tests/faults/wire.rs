@@ -350,6 +350,7 @@ async fn a_courier_that_nobody_vouches_for_gets_no_key() {
     let impostor = Setup::new().settings(|raw| raw.server.tls = Some(authority.settings(&identity))).start().await;
     let (answer, world) = another_courier_at(&format!("https://localhost:{}", impostor.address.port())).await;
     assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(answer.json()["message"], "Courier cannot be reached: certificate not trusted");
     assert!(calls(&world.broker, "connect", "other").await >= 1.0);
     // No request came through, not even one to refuse.
     let requests = impostor.admin("/metrics").await.body;
@@ -365,6 +366,7 @@ async fn a_courier_that_speaks_no_tls_gets_no_key() {
     let plain = Broker::start().await;
     let (answer, world) = another_courier_at(&format!("https://{}", plain.address)).await;
     assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(answer.json()["message"], "Courier cannot be reached: the peer does not speak TLS");
     assert!(calls(&world.broker, "connect", "other").await >= 1.0);
 }
 
