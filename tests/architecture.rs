@@ -27,7 +27,8 @@ const ROOMS: &[Room] = &[
     Room(
         "upstream",
         "token policy clock metrics secrets",
-        "base64 fastrand governor httpdate reqwest serde serde_json thiserror tokio tracing",
+        // `hyper`, `rustix` and `rustls` for the errors under those of `reqwest`.
+        "base64 fastrand governor httpdate hyper reqwest rustix rustls serde serde_json thiserror tokio tracing",
     ),
     Room(
         "broker",
@@ -42,8 +43,8 @@ const ROOMS: &[Room] = &[
     ),
     Room(
         "http",
-        // `Failure` for the one match from an error to a response.
-        "audit broker auth token policy metrics clock upstream::Failure",
+        // `Failure` for the one match from an error to a response, `PRODUCT` to know a broker that calls itself.
+        "audit broker auth token policy metrics clock upstream::Failure upstream::PRODUCT",
         "arc_swap bytes http_body_util humantime hyper hyper_util percent_encoding rustls serde serde_json thiserror tokio \
          tokio_rustls tracing webpki",
     ),
@@ -51,7 +52,8 @@ const ROOMS: &[Room] = &[
     Room(
         "sandbox",
         "token::Moment clock",
-        "aws_lc_rs base64 bytes clap fastrand http_body_util humantime hyper hyper_util regex_lite serde_json tokio tracing",
+        "aws_lc_rs base64 bytes clap fastrand http_body_util httpdate humantime hyper hyper_util regex_lite serde_json tokio \
+         tracing",
     ),
     Room(
         "config",

@@ -16,7 +16,7 @@ use courier_token_broker::policy::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::token::{Grant, INBOX, Lifetime, Profile, Token, TokenKey, WorkspaceName};
-use courier_token_broker::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit};
+use courier_token_broker::upstream::{Cause, Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit};
 use hyper::{Request, Response};
 use serde_json::{Value, json};
 
@@ -175,7 +175,7 @@ impl Issuer for Courier {
                 user if user.contains("short") => life = asked / 10,
                 user if user.contains("slow") => self.clock.sleep_until(sent + Duration::from_secs(3)).await,
                 user if user.contains("never") => self.clock.sleep_until(sent + Duration::from_secs(60)).await,
-                user if user.contains("gone") => return Err(Failure::Connect),
+                user if user.contains("gone") => return Err(Failure::Connect(Cause::Closed.into())),
                 user if user.contains("full") => return Err(Failure::Throttled(Some(Duration::from_secs(70)))),
                 user if user.contains("wrong") => return Err(Failure::Mismatch),
                 user if user.contains("bad") => return Err(Failure::Refused("no".to_owned())),

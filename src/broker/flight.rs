@@ -214,8 +214,9 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
     if tries > 0 {
         log(&broker, &key, &outcome, &cause);
         // A renewal is tried once. For somebody who comes then it may be tried again; but not for those who waited
-        // for it.
+        // for it. A lack of file descriptors says nothing of the key.
         if let Err(failure) = &outcome
+            && *failure != Failure::OutOfFiles
             && (failure.is_lasting() || cause.renewal().is_none() || publish.receiver_count() > 1)
         {
             broker.0.refused.add(&key, failure.clone().into(), broker.0.clock.now());
@@ -346,6 +347,9 @@ fn log(broker: &Broker, key: &TokenKey, outcome: &Result<Grant, Failure>, cause:
             };
             audit::issued(who, about, &expires_at.to_string(), reason);
         }
-        Err(error) => tracing::warn!(workspace, users, scopes, reason, %error, "no token came"),
+        Err(error @ Failure::Mismatch) => tracing::error!(
+            workspace, users, scopes, reason, %error, "Courier issued a token for other users or scopes; token discarded"
+        ),
+        Err(error) => tracing::warn!(workspace, users, scopes, reason, %error, "token request failed"),
     }
 }

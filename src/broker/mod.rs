@@ -213,7 +213,10 @@ impl Broker {
     /// So much time has passed since it was looked after last.
     fn look_after(&self, passed: Duration) {
         // Time alone makes failures count no more.
-        self.0.workspaces.values().for_each(|workspace| workspace.dispatcher.gauge());
+        for (name, workspace) in &self.0.workspaces {
+            workspace.dispatcher.gauge();
+            workspace.dispatcher.report(name.as_str());
+        }
         let failing = |workspace: &Arc<Workspace>| workspace.dispatcher.failing() >= refresh::LEAST_FAILING;
         self.0.trouble.store(self.0.workspaces.values().any(failing), Ordering::Relaxed);
         for (gauge, share) in self.0.metrics.outage_coverage.iter().zip(self.0.coverage.tick(passed)) {

@@ -10,6 +10,7 @@ use courier_token_broker::config::{Settings, WorkspaceSettings};
 use courier_token_broker::metrics::Metrics;
 use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey};
 
+use super::proxy::ignored_proxies;
 use super::{Failure, Sources, block_on, environment};
 
 #[derive(Args)]
@@ -33,6 +34,9 @@ impl Check {
         writeln!(out, "{shown}")?;
         out.flush()?;
         drop(out);
+        for warning in ignored_proxies(&settings.workspaces) {
+            eprintln!("warning: {warning}");
+        }
         if self.probe { block_on(probe(settings.workspaces)) } else { Ok(()) }
     }
 }

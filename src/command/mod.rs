@@ -3,6 +3,7 @@
 mod check;
 mod client_key;
 mod plan;
+mod proxy;
 mod sandbox;
 mod serve;
 mod simulate;

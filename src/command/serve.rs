@@ -14,6 +14,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use super::proxy::ignored_proxies;
 use super::{Failure, Sources, Variables, asked_to_reload, asked_to_stop, block_on, environment, log};
 
 #[derive(Args)]
@@ -42,6 +43,9 @@ impl Serve {
         let (settings, shown) = outcome?;
         let unwritable = |error| Failure::Settings(format!("log.audit: the file can't be written to: {error}"));
         let audit = log(&settings).map_err(unwritable)?;
+        for warning in ignored_proxies(&settings.workspaces) {
+            tracing::warn!("{warning}");
+        }
         allow_many_connections();
         let passed = if settings.listen.contains(&Address::Systemd) { passed_sockets()? } else { Vec::new() };
         let outcome = block_on(async {

@@ -112,6 +112,7 @@ impl Layers {
             }
             if let Some(base_url) = base_url {
                 workspace.base_url = base_url;
+                workspace.region = None;
                 self.overridden("workspaces.default.base_url", BASE_URL);
             }
         }

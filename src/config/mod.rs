@@ -11,6 +11,7 @@ mod raw;
 mod resolve;
 mod server;
 mod sessions;
+mod workspace;
 
 pub use error::SettingsError;
 pub use layers::{ENVIRONMENT_PREFIX, Layers};

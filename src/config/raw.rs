@@ -93,7 +93,15 @@ table!(Workspace {
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key_file: Option<PathBuf> = None,
     on_new_api_key: String = "keep".to_owned(),
-    base_url: String = "https://api.courier.com".to_owned(),
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<String> = None,
+    // Empty: that of the region.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    base_url: String = String::new(),
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<String> = None,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy_credentials_file: Option<PathBuf> = None,
     insecure: bool = false,
     connect_timeout: Human = seconds(3),
     timeout: Human = seconds(5),

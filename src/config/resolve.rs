@@ -56,6 +56,9 @@ pub struct Settings {
 /// One Courier.
 #[derive(Clone, Debug)]
 pub struct WorkspaceSettings {
+    /// The settings say nothing of a proxy and Courier is on another machine, so that a proxy of the
+    /// environment would be missed.
+    pub ignores_proxies: bool,
     /// Its name.
     pub name: WorkspaceName,
     /// Where it is.
@@ -96,12 +99,15 @@ impl Settings {
         }
         let sessions = check.sessions(raw, &profiles, &workspaces)?;
         let limits = check.limits(&raw.server.limits)?;
+        let listen = check.listen(&raw.server)?;
+        let admin_listen = check.port("admin.listen", &raw.admin.listen)?;
+        check.calls_elsewhere(&workspaces, &listen, admin_listen)?;
         Ok(Self {
-            listen: check.listen(&raw.server)?,
+            listen,
             unix_mode: check.unix_mode(&raw.server.unix_mode)?,
             insecure: raw.server.insecure,
             tls: check.tls(&raw.server)?,
-            admin_listen: check.port("admin.listen", &raw.admin.listen)?,
+            admin_listen,
             limits,
             shutdown_timeout: check.span(
                 "server.shutdown_timeout",
@@ -206,9 +212,12 @@ impl Check<'_> {
         // Nobody waits for longer than the caller does.
         let timeout = self.span(&key("timeout"), raw.timeout, SECOND, HOUR)?.min(caller_timeout);
         let budget = self.budget(&key("budget"), &raw.budget)?;
+        let base_url = self.base_url(name.as_str(), raw)?;
         Ok(WorkspaceSettings {
+            ignores_proxies: raw.proxy.is_none() && !is_loopback(&base_url),
             courier: upstream::CourierSettings {
-                base_url: self.base_url(&key("base_url"), raw)?,
+                proxy: self.proxy(name.as_str(), raw, &base_url)?,
+                base_url,
                 api_key: self.api_key(&key("api_key"), &key("api_key_file"), raw)?,
                 connect_timeout: self.span(&key("connect_timeout"), raw.connect_timeout, SECOND / 100, HOUR)?,
                 timeout,
@@ -240,22 +249,6 @@ impl Check<'_> {
             let wanted = format!("must be a number from {least} to requests_per_second");
             self.error(&format!("{key}.least_requests_per_second"), wanted)
         })
-    }
-
-    fn base_url(&self, key: &str, raw: &raw::Workspace) -> Result<upstream::Url, SettingsError> {
-        let wanted = "must be a URL such as \"https://api.courier.com\", without user, password, query or fragment";
-        let url: upstream::Url = raw.base_url.parse().map_err(|_| self.error(key, wanted))?;
-        let bare =
-            url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
-        if !bare || url.host().is_none() || !matches!(url.scheme(), "https" | "http") {
-            return Err(self.error(key, wanted));
-        }
-        if url.scheme() == "http" && !is_loopback(&url) && !raw.insecure {
-            let wanted =
-                "the API key would cross the network unencrypted: use https, or set insecure = true for this workspace";
-            return Err(self.error(key, wanted));
-        }
-        Ok(url)
     }
 
     fn api_key(&self, key: &str, file_key: &str, raw: &raw::Workspace) -> Result<Secret, SettingsError> {

@@ -28,7 +28,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Response, Uri, Version};
 use percent_encoding::percent_decode_str;
 
@@ -47,6 +47,7 @@ use crate::broker::{Answer, Ask, Broker, Source};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Outcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
+use crate::upstream::PRODUCT;
 use connection::{GivenUp, Overload};
 use problem::{Problem, Style};
 use refusals::{Refusals, Wanted};
@@ -135,6 +136,8 @@ impl Api {
                 _ if request.extensions().get::<Overload>().is_some() => Err(Problem::Overload),
                 _ if request.headers().len() > self.settings.header_count => Err(Problem::HeadersTooLarge),
                 _ if header_bytes(&request) > self.settings.header_bytes => Err(Problem::HeadersTooLarge),
+                // Before any key is looked at: the one that it sends is Courier's.
+                Route::IssueToken | Route::Other if is_from_a_broker(&request) => Err(Problem::Loop),
                 Route::Other => Err(Problem::NotFound),
                 Route::Frontend if *request.method() == Method::OPTIONS && self.guests.is_some() => {
                     match self.preflight(&request) {
@@ -297,6 +300,11 @@ fn min_ttl_header<B>(request: &Request<B>) -> Result<Option<Lifetime>, Problem> 
         return Err(wrong("needs a unit: write 6h, 90m or 300s"));
     }
     Lifetime::parse(text).map(Some).map_err(|error| wrong(&error.to_string()))
+}
+
+/// Is this a broker's own call to Courier? Then somebody's base URL leads here, and each call would wait for itself.
+fn is_from_a_broker<B>(request: &Request<B>) -> bool {
+    request.headers().get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(PRODUCT.as_bytes()))
 }
 
 fn header_bytes<B>(request: &Request<B>) -> usize {

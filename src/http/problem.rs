@@ -54,6 +54,8 @@ pub enum Problem {
     HeadersTooLarge,
     /// Too many requests are under way.
     Overload,
+    /// The request comes from a broker that takes this one for Courier.
+    Loop,
     /// What was sent makes no sense; this is what is wrong with it.
     Invalid(String),
     /// Nobody may ask for so long a lifetime.
@@ -133,6 +135,7 @@ impl Problem {
                 (StatusCode::BAD_REQUEST, INVALID, Retry::Never)
             }
             Self::Overload => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
+            Self::Loop => (StatusCode::LOOP_DETECTED, API, Retry::Never),
             Self::Refusal(refusal) => match refusal {
                 broker::Refusal::Upstream(Failure::Limited(wait)) => {
                     (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait))
@@ -145,12 +148,13 @@ impl Problem {
                 }
                 broker::Refusal::Lost => (StatusCode::INTERNAL_SERVER_ERROR, API, SOON),
                 broker::Refusal::Upstream(Failure::Stopping) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
-                broker::Refusal::TooOld | broker::Refusal::Upstream(Failure::Connect | Failure::OldKey) => {
+                broker::Refusal::TooOld
+                | broker::Refusal::Upstream(Failure::Connect(_) | Failure::OldKey | Failure::OutOfFiles) => {
                     (StatusCode::SERVICE_UNAVAILABLE, API, SPENT)
                 }
                 broker::Refusal::Upstream(Failure::Refused(_)) => (StatusCode::BAD_REQUEST, INVALID, Retry::Never),
                 // The caller can't mend what the operator has to.
-                broker::Refusal::Upstream(Failure::Credentials(_) | Failure::Mismatch) => {
+                broker::Refusal::Upstream(Failure::Credentials(_) | Failure::Mismatch | Failure::Loop) => {
                     (StatusCode::BAD_GATEWAY, API, Retry::Never)
                 }
                 broker::Refusal::Upstream(Failure::Throttled(pause)) => match pause {
@@ -196,6 +200,9 @@ impl Problem {
             Self::BodyBroken => "the body broke off".to_owned(),
             Self::HeadersTooLarge => "path and headers are too large, or the headers are too many".to_owned(),
             Self::Overload => "the broker has too many requests under way".to_owned(),
+            Self::Loop => "a courier-token-broker called a courier-token-broker: base_url of its workspace must be \
+                Courier's, https://api.courier.com or your region's"
+                .to_owned(),
             Self::Invalid(message) => message.clone(),
             Self::LifetimeTooLong(longest) => {
                 format!("expires_in is too long: at most {} seconds are allowed", longest.as_secs())
@@ -203,10 +210,7 @@ impl Problem {
             Self::MinTtlTooLong => {
                 "the token would never have that much left: min_ttl must be less than expires_in".to_owned()
             }
-            // What is wrong with the broker's key is not the caller's business.
-            Self::Refusal(broker::Refusal::Upstream(Failure::Credentials(_))) => {
-                "Courier refused the broker: its operator has to act".to_owned()
-            }
+            Self::Refusal(broker::Refusal::Upstream(failure)) => failure.for_callers(),
             Self::Refusal(refusal) => refusal.to_string(),
         }
     }
@@ -266,6 +270,7 @@ pub(super) mod tests {
     use super::*;
     use crate::audit::Who;
     use crate::broker::Refusal;
+    use crate::upstream::Cause;
 
     /// At least one of each kind.
     pub fn problems() -> Vec<Problem> {
@@ -289,6 +294,7 @@ pub(super) mod tests {
             Problem::BodyBroken,
             Problem::HeadersTooLarge,
             Problem::Overload,
+            Problem::Loop,
             Problem::Invalid("x".to_owned()),
             Problem::LifetimeTooLong(Lifetime::MAX),
             Problem::MinTtlTooLong,
@@ -307,7 +313,10 @@ pub(super) mod tests {
             upstream(Failure::Throttled(None)),
             upstream(Failure::Unavailable(500)),
             upstream(Failure::Unavailable(302)),
-            upstream(Failure::Connect),
+            upstream(Failure::Connect(Cause::Refused.into())),
+            upstream(Failure::OutOfFiles),
+            upstream(Failure::Loop),
+            upstream(Failure::Unavailable(409)),
             upstream(Failure::Timeout),
             upstream(Failure::Malformed("x")),
             upstream(Failure::Mismatch),

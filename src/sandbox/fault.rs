@@ -21,8 +21,28 @@ pub enum Fault {
     /// The JWT was made by a clock that is so many seconds ahead of ours; behind it, where
     /// that is less than 0.
     Skew(i64),
+    /// The JWT has these times.
+    Times(Times),
     /// The right answer, got across in this way.
     Delivery(Delivery),
+}
+
+/// The times of a JWT, in seconds from when it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// `None` where it has no `iat`.
+    pub iat: Option<i64>,
+    /// `None` where it has no `nbf`.
+    pub nbf: Option<i64>,
+    /// `None` where it lives as long as was asked.
+    pub exp: Option<i64>,
+    /// They are written as texts.
+    pub as_text: bool,
+}
+
+impl Times {
+    /// Those of a token that is made now.
+    pub const NOW: Self = Self { iat: Some(0), nbf: None, exp: None, as_text: false };
 }
 
 impl Fault {
@@ -32,6 +52,10 @@ impl Fault {
     pub const HTML: Self = Self::Body("text/html; charset=utf-8", "<!doctype html><title>Please sign in</title>");
     /// A token of no length.
     pub const EMPTY_TOKEN: Self = Self::Body("application/json", r#"{"token":""}"#);
+    /// Nothing at all.
+    pub const EMPTY: Self = Self::Body("application/json", "");
+    /// A token in an array.
+    pub const ARRAY: Self = Self::Body("application/json", r#"["pk_0123456789abcdef"]"#);
     /// An object without a token.
     pub const NO_TOKEN: Self = Self::Body("application/json", "{}");
     /// A JWT that was born expired.
@@ -40,6 +64,16 @@ impl Fault {
     pub const NO_EXP: Self = Self::Life(None);
     /// A JWT whose `exp` is 1e99.
     pub const ABSURD_EXP: Self = Self::Life(Some(1e99));
+    /// A JWT of yesterday that has a minute left.
+    pub const REISSUED: Self = Self::Times(Times { iat: Some(-DAY), exp: Some(60), ..Times::NOW });
+    /// A JWT that ended yesterday.
+    pub const ENDED: Self = Self::Times(Times { iat: Some(-2 * DAY), exp: Some(-DAY), ..Times::NOW });
+    /// A JWT that is not valid before an hour has passed.
+    pub const NOT_YET: Self = Self::Times(Times { nbf: Some(3600), ..Times::NOW });
+    /// A JWT whose times are texts and leave it a minute.
+    pub const TEXT_EXP: Self = Self::Times(Times { iat: Some(-DAY), exp: Some(60), as_text: true, ..Times::NOW });
+    /// A JWT without an `iat` that has a minute left.
+    pub const NO_IAT: Self = Self::Times(Times { iat: None, exp: Some(60), ..Times::NOW });
 
     /// An error with this status.
     pub fn status(status: u16) -> Self {
@@ -74,6 +108,8 @@ impl Default for Fault {
     }
 }
 
+const DAY: i64 = 86_400;
+
 type Make = fn() -> Fault;
 
 const KINDS: &[(&str, Make)] = &[
@@ -82,14 +118,24 @@ const KINDS: &[(&str, Make)] = &[
     ("503", || Fault::status(503)),
     ("504", || Fault::status(504)),
     ("429", || Fault::throttled(1)),
+    ("409", || Fault::status(409)),
     ("reset", || Fault::Delivery(Delivery::CutOff)),
     ("drip", || Fault::Delivery(Delivery::Dripping)),
     ("endless", || Fault::Delivery(Delivery::Endless)),
     ("hang", || Fault::Delivery(Delivery::Never)),
     ("html", || Fault::HTML),
+    ("empty", || Fault::EMPTY),
+    ("not-json", || Fault::NOT_JSON),
+    ("array", || Fault::ARRAY),
+    ("no-token", || Fault::NO_TOKEN),
     ("empty-token", || Fault::EMPTY_TOKEN),
     ("other-user", || Fault::Scope("user_id:somebody-else inbox:read:messages".to_owned())),
     ("expired", || Fault::EXPIRED),
+    ("ended", || Fault::ENDED),
+    ("reissued", || Fault::REISSUED),
+    ("not-yet", || Fault::NOT_YET),
+    ("text-exp", || Fault::TEXT_EXP),
+    ("no-iat", || Fault::NO_IAT),
     // Nothing is there. Whoever follows it shows the API key to any host.
     ("redirect", || Fault::redirect(HeaderValue::from_static("/elsewhere"))),
 ];
@@ -170,6 +216,31 @@ mod tests {
             assert!((begin..=begin + 60).contains(&iat), "{iat} for {begin}");
             assert_eq!(claims["exp"], iat + 86_400);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn times_are_those_of_the_fault_and_the_date_is_that_of_the_same_clock() {
+        let simulator = simulator();
+        let date = |reply: &crate::sandbox::Reply| {
+            let date = httpdate::parse_http_date(reply.header("date").unwrap()).unwrap();
+            date.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64
+        };
+        for (fault, iat, nbf, exp) in [
+            (Fault::REISSUED, Some(-86_400), None, Some(60)),
+            (Fault::ENDED, Some(-172_800), None, Some(-86_400)),
+            (Fault::NOT_YET, Some(0), Some(3600), Some(86_400)),
+            (Fault::NO_IAT, None, None, Some(60)),
+            (Fault::Skew(86_400), Some(0), None, Some(86_400)),
+        ] {
+            simulator.misbehave(Some(fault.clone()));
+            let reply = simulator.answer(KEY, ASK).await;
+            let (claims, now) = (reply.claims(), date(&reply));
+            let time = |name| claims.get(name).map(|time| time.as_i64().unwrap() - now);
+            assert_eq!((time("iat"), time("nbf"), time("exp")), (iat, nbf, exp), "{fault:?}");
+        }
+        simulator.misbehave(Some(Fault::TEXT_EXP));
+        let reply = simulator.answer(KEY, ASK).await;
+        assert_eq!(reply.claims()["exp"], (date(&reply) + 60).to_string());
     }
 
     #[tokio::test(start_paused = true)]

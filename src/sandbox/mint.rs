@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::fault::Times;
 use super::timespan::Timespan;
 
 /// Makes tokens as one Courier workspace does: JWTs signed with HS256 by a
@@ -26,9 +27,9 @@ impl Mint {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret), tenant_id: uuid() }
     }
 
-    /// A JWT for `scope`, issued at `now` since 1970. Without a `timespan` it
+    /// A JWT for `scope`, issued at `now` since 1970, but with these times. Without a `timespan` it
     /// has no `exp` and never expires.
-    pub(super) fn jwt(&self, scope: &str, timespan: Option<Timespan>, now: Duration) -> String {
+    pub(super) fn jwt(&self, scope: &str, timespan: Option<Timespan>, now: Duration, times: Times) -> String {
         let iat = now.as_secs();
         let mut claims = json!({
             "scope": scope,
@@ -39,6 +40,21 @@ impl Mint {
         });
         if let Some(timespan) = timespan {
             claims["exp"] = number(timespan.end(iat));
+        }
+        let time = |offset: i64| Value::from(iat.saturating_add_signed(offset));
+        match times.iat {
+            Some(offset) => claims["iat"] = time(offset),
+            None => drop(claims.as_object_mut().and_then(|claims| claims.remove("iat"))),
+        }
+        for (name, offset) in [("nbf", times.nbf), ("exp", times.exp)] {
+            if let Some(offset) = offset {
+                claims[name] = time(offset);
+            }
+        }
+        for name in ["iat", "nbf", "exp"] {
+            if times.as_text && claims.get(name).is_some() {
+                claims[name] = Value::from(claims[name].to_string());
+            }
         }
         let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
         let claims = BASE64_URL_SAFE_NO_PAD.encode(claims.to_string());
@@ -96,13 +112,13 @@ mod tests {
 
     fn exp(expires_in: Value) -> Value {
         let timespan = Timespan::read(&expires_in).unwrap();
-        claims(&Mint::new().jwt(INBOX, Some(timespan), NOW))["exp"].clone()
+        claims(&Mint::new().jwt(INBOX, Some(timespan), NOW, Times::NOW))["exp"].clone()
     }
 
     #[test]
     fn a_jwt_is_signed_and_says_what_was_asked() {
         let mint = Mint::new();
-        let token = mint.jwt(INBOX, Timespan::read(&json!("1d")), NOW);
+        let token = mint.jwt(INBOX, Timespan::read(&json!("1d")), NOW, Times::NOW);
         assert!((340..=580).contains(&token.len()), "{}", token.len());
 
         let (signed, signature) = token.rsplit_once('.').unwrap();
@@ -126,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_token_without_a_lifetime_never_expires() {
-        let token = Mint::new().jwt(INBOX, None, NOW);
+        let token = Mint::new().jwt(INBOX, None, NOW, Times::NOW);
         assert!(claims(&token).get("exp").is_none());
     }
 
@@ -140,7 +156,7 @@ mod tests {
     #[test]
     fn no_two_tokens_are_alike() {
         let mint = Mint::new();
-        let tokens: HashSet<_> = (0..1000).flat_map(|_| [mint.jwt(INBOX, None, NOW), opaque()]).collect();
+        let tokens: HashSet<_> = (0..1000).flat_map(|_| [mint.jwt(INBOX, None, NOW, Times::NOW), opaque()]).collect();
         assert_eq!(tokens.len(), 2000);
         assert_ne!(mint.tenant_id, Mint::new().tenant_id);
     }

@@ -33,7 +33,7 @@ use crate::clock::Clock;
 use crate::token::Moment;
 
 pub use delivery::Delivery;
-pub use fault::Fault;
+pub use fault::{Fault, Times};
 pub use faults::Faults;
 pub use ledger::Call;
 pub use reply::Reply;
@@ -149,11 +149,11 @@ impl Simulator {
     }
 
     fn reply(&self, judged: Result<Wish, Refusal>, fault: Option<Fault>) -> Reply {
-        let settle_at = |judged: Result<Wish, Refusal>, ahead| match judged {
-            Ok(wish) => Reply::token(&self.issue(&wish, ahead)),
+        let settle_at = |judged: Result<Wish, Refusal>, ahead, times| match judged {
+            Ok(wish) => self.issue(&wish, ahead, times),
             Err(refusal) => Reply::error(refusal),
         };
-        let settle = |judged| settle_at(judged, 0);
+        let settle = |judged| settle_at(judged, 0, Times::NOW);
         match fault {
             None => settle(judged),
             Some(Fault::Status(status, headers, delivery)) => {
@@ -164,16 +164,19 @@ impl Simulator {
             Some(Fault::Body(media_type, body)) => Reply::text(200, media_type, body.to_owned()),
             Some(Fault::Scope(scope)) => settle(judged.map(|wish| Wish { scope, ..wish })),
             Some(Fault::Life(life)) => settle(judged.map(|wish| Wish { timespan: life.map(Timespan::of), ..wish })),
-            Some(Fault::Skew(ahead)) => settle_at(judged, ahead),
+            Some(Fault::Skew(ahead)) => settle_at(judged, ahead, Times::NOW),
+            Some(Fault::Times(times)) => settle_at(judged, 0, times),
             Some(Fault::Delivery(delivery)) => Reply { delivery, ..settle(judged) },
         }
     }
 
-    /// By a clock that is `ahead` of ours by so many seconds.
-    fn issue(&self, wish: &Wish, ahead: i64) -> String {
+    /// By a clock that is `ahead` of ours by so many seconds, which the answer's `Date` is of too.
+    fn issue(&self, wish: &Wish, ahead: i64, times: Times) -> Reply {
         let Workspace { clock, mint, .. } = &*self.0;
         let now = Duration::from_secs(clock.unix().as_secs().saturating_add_signed(ahead));
-        if self.faults().opaque_tokens { mint::opaque() } else { mint.jwt(&wish.scope, wish.timespan, now) }
+        let opaque = self.faults().opaque_tokens;
+        let token = if opaque { mint::opaque() } else { mint.jwt(&wish.scope, wish.timespan, now, times) };
+        Reply::token(&token, now)
     }
 
     /// Nothing panics while it holds the lock, and a ledger is sound between

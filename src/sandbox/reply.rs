@@ -1,10 +1,16 @@
 //! What Courier answers.
 
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use std::time::{Duration, UNIX_EPOCH};
+
+use httpdate::HttpDate;
+use hyper::header::{CONTENT_TYPE, DATE, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
 use serde_json::json;
 
 use super::delivery::Delivery;
+
+/// The end of the year 9999: HTTP has no later date.
+const LAST_DATE: Duration = Duration::from_secs(253_402_300_799);
 
 /// One answer of the simulator, before it becomes HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,9 +27,12 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The answer that carries a token.
-    pub(super) fn token(token: &str) -> Self {
-        Self::new(200, &json!({ "token": token }))
+    /// The answer that carries a token, made at `now` since 1970.
+    pub(super) fn token(token: &str, now: Duration) -> Self {
+        let mut reply = Self::new(200, &json!({ "token": token }));
+        let date = HttpDate::from(UNIX_EPOCH + now.min(LAST_DATE)).to_string();
+        reply.headers.extend(HeaderValue::try_from(date).ok().map(|date| (DATE, date)));
+        reply
     }
 
     /// An error in Courier's shape.

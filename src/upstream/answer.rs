@@ -1,12 +1,13 @@
 //! What an answer of Courier means.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use reqwest::header::HeaderMap;
+use reqwest::header::{AGE, DATE, HeaderMap};
 
 use crate::token::{Grant, Moment, TokenKey};
+use crate::upstream::Failure;
+use crate::upstream::claims::{self, Clocks};
 use crate::upstream::retry_after::retry_after;
-use crate::upstream::{Failure, claims};
 
 /// The token in Courier's answer to a request for `key` that was sent at `sent`, or why there
 /// is none. `unix` is the present time since 1970.
@@ -20,13 +21,17 @@ pub fn grant(
 ) -> Result<Grant, Failure> {
     match status {
         200..=299 => {
+            if body.trim_ascii().is_empty() {
+                return Err(Failure::Malformed("it is empty"));
+            }
             let answer: Issued =
-                serde_json::from_slice(body).map_err(|_| Failure::Malformed("it is not a JSON object with a token"))?;
-            claims::grant(&answer.token, key, sent)
+                claims::object(body).ok_or(Failure::Malformed("it is not a JSON object with a token"))?;
+            claims::grant(&answer.token, key, sent, &Clocks { answered: answered(headers), unix: unix.as_secs_f64() })
         }
         400 => Err(Failure::Refused(message(body))),
         401..=403 => Err(Failure::Credentials(status)),
         429 => Err(Failure::Throttled(retry_after(headers, unix))),
+        508 => Err(Failure::Loop),
         // With that it is no failure: it has something else to do.
         503 => {
             Err(retry_after(headers, unix)
@@ -36,10 +41,18 @@ pub fn grant(
     }
 }
 
+/// When Courier answered, in seconds since 1970 by its own clock: the `Date`, and the `Age` where a cache on the way has
+/// kept the answer (RFC 9111, 4.2.3).
+fn answered(headers: &HeaderMap) -> Option<f64> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let date = httpdate::parse_http_date(text(DATE)?).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    let age = text(AGE).and_then(|age| age.parse::<u32>().ok()).unwrap_or_default();
+    Some(date.as_secs_f64() + f64::from(age))
+}
+
 /// What Courier said, as it said it.
 fn message(body: &[u8]) -> String {
-    let said = serde_json::from_slice::<Refused>(body).map(|refused| refused.message);
-    said.unwrap_or_else(|_| "it did not say why".to_owned())
+    claims::object::<Refused>(body).map_or_else(|| "it did not say why".to_owned(), |refused| refused.message)
 }
 
 #[derive(serde::Deserialize)]

@@ -14,11 +14,11 @@ use crate::upstream::Failure;
 /// that was sent at `sent`.
 ///
 /// Where the token is a JWT, its `scope` must name exactly the users and scopes
-/// of the key, so that one user's token can't reach another. Its life is its
-/// `exp - iat`, so that neither clock matters, but never more than was asked
+/// of the key, so that one user's token can't reach another. Its life is what
+/// its claims and the answer's `Date` leave of it, but never more than was asked
 /// for. Where that can't be known, as with the opaque tokens of old workspaces, it
 /// is what was asked for.
-pub fn grant(token: &str, key: &TokenKey, sent: Moment) -> Result<Grant, Failure> {
+pub fn grant(token: &str, key: &TokenKey, sent: Moment, clocks: &Clocks) -> Result<Grant, Failure> {
     let asked = key.lifetime().as_duration();
     let life = match Claims::of(token)? {
         None => asked,
@@ -28,11 +28,36 @@ pub fn grant(token: &str, key: &TokenKey, sent: Moment) -> Result<Grant, Failure
             if claim.is_none_or(|claim| claim.to_string() != key.claim()) {
                 return Err(Failure::Mismatch);
             }
-            claims.life()?.map_or(asked, |life| life.min(asked))
+            claims.life(asked, clocks)?
         }
     };
+    if token.is_empty() {
+        return Err(Failure::Malformed("the token is empty"));
+    }
     let token = Token::new(token).map_err(|_| Failure::Malformed("the token is too long or not plain text"))?;
     Ok(Grant::new(&token, sent, life))
+}
+
+/// What time it was when the answer came, in seconds since 1970.
+pub struct Clocks {
+    /// By Courier's clock, if the answer says so.
+    pub answered: Option<f64>,
+    /// By this machine's clock, which may be wrong: it only tells whether Courier's is absurd.
+    pub unix: f64,
+}
+
+/// How far Courier's hosts may differ from each other, in seconds. An answer's time on its way looks the same.
+const LEEWAY: f64 = 5.0;
+/// A `Date` so far from when the token was made is not believed, unless our own clock is as far from that: a token of
+/// last month is less likely than a machine on the way that has lost its clock.
+const ABSURD: f64 = 30.0 * 86_400.0;
+
+impl Clocks {
+    /// When Courier answered, for a token that was made at about `made`.
+    fn now(&self, made: Option<f64>) -> Option<f64> {
+        let is_absurd = |time: f64| made.is_some_and(|made| (time - made).abs() > ABSURD);
+        self.answered.filter(|answered| !is_absurd(*answered) || is_absurd(self.unix))
+    }
 }
 
 /// The claims that matter, of whatever type they are.
@@ -41,6 +66,7 @@ struct Claims {
     scope: Option<Value>,
     exp: Option<Value>,
     iat: Option<Value>,
+    nbf: Option<Value>,
 }
 
 impl Claims {
@@ -54,33 +80,57 @@ impl Claims {
             return Ok(None);
         };
         // `{"` in base64.
-        if object::<IgnoredAny>(header).is_none() && !header.starts_with("eyJ") {
+        if part::<IgnoredAny>(header).is_none() && !header.starts_with("eyJ") {
             return Ok(None);
         }
-        object(payload).map(Some).ok_or(Failure::Malformed("the JWT has no readable claims"))
+        part(payload).map(Some).ok_or(Failure::Malformed("the JWT has no readable claims"))
     }
 
-    /// From `iat` to `exp`; `None` where either is missing or no number.
-    fn life(&self) -> Result<Option<Duration>, Failure> {
-        let number = |claim: &Option<Value>| claim.as_ref().and_then(Value::as_f64);
-        let (Some(exp), Some(iat)) = (number(&self.exp), number(&self.iat)) else {
-            return Ok(None);
-        };
-        let seconds = exp - iat;
-        if seconds > 0.0 {
-            // Too long for a `Duration` (1e99) is as long as can be.
-            Ok(Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)))
-        } else {
-            Err(Failure::Malformed("the JWT was born expired"))
+    /// How long it lives of the time that was asked for: from `iat` to `exp`, or from the answer's `Date` where that is
+    /// later, as for a token that was made before. Both are Courier's clock, so ours does not matter. A token lives for
+    /// as long as was asked where it has no `exp`.
+    fn life(&self, asked: Duration, clocks: &Clocks) -> Result<Duration, Failure> {
+        let (exp, iat) = (number(&self.exp), number(&self.iat));
+        let now = clocks.now(iat.or(exp.map(|exp| exp - asked.as_secs_f64())));
+        if let (Some(nbf), Some(now)) = (number(&self.nbf), now.or(iat))
+            && nbf > now + LEEWAY
+        {
+            return Err(Failure::Malformed("the JWT is not valid yet"));
         }
+        let Some(exp) = exp else {
+            let is_absent = self.exp.as_ref().is_none_or(Value::is_null);
+            return if is_absent { Ok(asked) } else { Err(Failure::Malformed("the JWT's exp is not a number")) };
+        };
+        let begin = match (iat, now) {
+            (Some(iat), Some(now)) if now > iat + LEEWAY => now,
+            (Some(begin), _) | (None, Some(begin)) => begin,
+            (None, None) => return Ok(asked),
+        };
+        if exp > begin {
+            // Too long for a `Duration` (1e99) is as long as can be.
+            return Ok(Duration::try_from_secs_f64(exp - begin).map_or(asked, |life| life.min(asked)));
+        }
+        let was_born_so = iat.is_some_and(|iat| exp <= iat);
+        Err(Failure::Malformed(if was_born_so { "the JWT was born expired" } else { "the JWT has expired already" }))
     }
 }
 
-/// Reads a base64url part that holds a JSON object. (`serde` would read a
-/// struct from an array too.)
-fn object<T: DeserializeOwned>(part: &str) -> Option<T> {
-    let json = URL_SAFE_NO_PAD.decode(part.trim_end_matches('=')).ok()?;
-    json.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(&json).ok())?
+/// A time, which some write as a text.
+fn number(claim: &Option<Value>) -> Option<f64> {
+    match claim.as_ref()? {
+        Value::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
+        other => other.as_f64(),
+    }
+}
+
+/// Reads a base64url part that holds a JSON object.
+fn part<T: DeserializeOwned>(part: &str) -> Option<T> {
+    object(&URL_SAFE_NO_PAD.decode(part.trim_end_matches('=')).ok()?)
+}
+
+/// Reads a JSON object. (`serde` would read a struct from an array too.)
+pub fn object<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
+    json.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(json).ok())?
 }
 
 #[cfg(test)]
@@ -104,8 +154,10 @@ mod tests {
         format!("{}.{}.c2ln", part(&json!({"alg": "HS256"})), part(claims))
     }
 
+    const NO_DATE: Clocks = Clocks { answered: None, unix: 0.0 };
+
     fn life(claims: &Value) -> Result<Duration, Failure> {
-        grant(&jwt(claims), &key(), SENT).map(|grant| grant.life())
+        grant(&jwt(claims), &key(), SENT, &NO_DATE).map(|grant| grant.life())
     }
 
     const SCOPE: &str = "user_id:alice user_id:bob inbox:read:messages read:brands";
@@ -146,7 +198,12 @@ mod tests {
             (json!(-1e300), json!(1e300), Ok(HOUR)),
             (json!(1000), json!(null), Ok(HOUR)),
             (json!(null), json!(1600), Ok(HOUR)),
-            (json!("1000"), json!([]), Ok(HOUR)),
+            (json!("1000"), json!(" 1600 "), Ok(Duration::from_secs(600))),
+            (json!([]), json!("1600"), Ok(HOUR)),
+            (json!("soon"), json!("1600.5"), Ok(HOUR)),
+            (json!("1000"), json!([]), Err(Failure::Malformed("the JWT's exp is not a number"))),
+            (json!(1000), json!("inf"), Err(Failure::Malformed("the JWT's exp is not a number"))),
+            (json!(1000), json!("tomorrow"), Err(Failure::Malformed("the JWT's exp is not a number"))),
             (json!(1000), json!(1000), Err(Failure::Malformed("the JWT was born expired"))),
             (json!(1000), json!(-1e99), Err(Failure::Malformed("the JWT was born expired"))),
         ] {
@@ -157,7 +214,7 @@ mod tests {
     #[test]
     fn an_opaque_token_lives_as_long_as_was_asked() {
         for token in ["pk_0123456789abcdef", "one.two.three", "a.b.c.d.e", "W10.e30.c2ln", "bm8.e30.c2ln"] {
-            assert_eq!(grant(token, &key(), SENT).map(|grant| grant.life()), Ok(HOUR), "{token}");
+            assert_eq!(grant(token, &key(), SENT, &NO_DATE).map(|grant| grant.life()), Ok(HOUR), "{token}");
         }
     }
 
@@ -167,7 +224,7 @@ mod tests {
         for (header, payload) in
             [(&*header, ""), (&header, "####"), (&header, "W10"), (&header, "bnVsbA"), ("eyJhbGciOiJub25", "e30")]
         {
-            let outcome = grant(&format!("{header}.{payload}.c2ln"), &key(), SENT);
+            let outcome = grant(&format!("{header}.{payload}.c2ln"), &key(), SENT, &NO_DATE);
             assert!(outcome.is_err(), "{header} {payload}");
         }
     }
@@ -175,7 +232,66 @@ mod tests {
     #[test]
     fn what_is_no_token_at_all_is_refused() {
         for token in ["", "a b", "a\"b", &"x".repeat(9000)] {
-            assert!(matches!(grant(token, &key(), SENT), Err(Failure::Malformed(_))));
+            assert!(matches!(grant(token, &key(), SENT, &NO_DATE), Err(Failure::Malformed(_))));
         }
+    }
+
+    /// A Tuesday in 2026.
+    const NOW: f64 = 1_795_305_600.0;
+    const DAY: f64 = 86_400.0;
+    const YEARS: f64 = 9.0e8;
+
+    /// The life in seconds of a token with these times, each from [`NOW`], that came with this `Date`, while our clock says
+    /// this.
+    fn left(iat: Option<f64>, exp: f64, nbf: Option<f64>, answered: Option<f64>, unix: f64) -> Result<f64, Failure> {
+        let mut claims = json!({"scope": SCOPE, "exp": NOW + exp});
+        for (name, time) in [("iat", iat), ("nbf", nbf)] {
+            if let Some(time) = time {
+                claims[name] = json!(NOW + time);
+            }
+        }
+        let clocks = Clocks { answered: answered.map(|answered| NOW + answered), unix: NOW + unix };
+        grant(&jwt(&claims), &key(), SENT, &clocks).map(|grant| grant.life().as_secs_f64())
+    }
+
+    const EXPIRED: Failure = Failure::Malformed("the JWT has expired already");
+    const NOT_YET: Failure = Failure::Malformed("the JWT is not valid yet");
+
+    #[test]
+    fn token_made_before_has_what_the_date_leaves_of_it() {
+        // Our clock may say anything.
+        for unix in [0.0, DAY, -DAY, 2.0 * DAY, YEARS, -YEARS] {
+            assert_eq!(left(Some(-DAY), 60.0, None, Some(0.0), unix), Ok(60.0), "reissued, {unix}");
+            assert_eq!(left(Some(-2.0 * DAY), -DAY, None, Some(0.0), unix), Err(EXPIRED), "ended, {unix}");
+            assert_eq!(left(Some(-DAY), 0.0, None, Some(0.0), unix), Err(EXPIRED), "ends now, {unix}");
+            assert_eq!(left(None, 60.0, None, Some(0.0), unix), Ok(60.0), "no iat, {unix}");
+            assert_eq!(left(None, -60.0, None, Some(0.0), unix), Err(EXPIRED), "no iat, ended, {unix}");
+            assert_eq!(left(Some(0.0), 3600.0, Some(3600.0), Some(0.0), unix), Err(NOT_YET), "{unix}");
+            assert_eq!(left(Some(3600.0), 7200.0, Some(3600.0), Some(0.0), unix), Err(NOT_YET), "{unix}");
+        }
+        // A token of two years ago, which both clocks call so.
+        assert_eq!(left(Some(-YEARS), -YEARS + 3600.0, None, Some(0.0), 0.0), Err(EXPIRED));
+    }
+
+    #[test]
+    fn fresh_token_lives_from_its_iat_whatever_the_date_adds() {
+        for date in [0.0, 1.0, 5.0, -1.0, -60.0, -DAY] {
+            assert_eq!(left(Some(0.0), 3000.0, None, Some(date), 0.0), Ok(3000.0), "{date}");
+        }
+        assert_eq!(left(Some(0.0), 3000.0, Some(5.0), Some(0.0), 0.0), Ok(3000.0));
+        assert_eq!(left(Some(0.0), 3000.0, Some(0.0), None, 0.0), Ok(3000.0));
+        assert_eq!(left(Some(0.0), 3000.0, Some(3600.0), None, 0.0), Err(NOT_YET));
+        assert_eq!(left(None, 9.0e5, None, None, 0.0), Ok(3600.0));
+    }
+
+    #[test]
+    fn date_that_is_years_off_while_our_clock_is_not_is_ignored() {
+        for date in [YEARS, -YEARS] {
+            assert_eq!(left(Some(0.0), 3000.0, Some(0.0), Some(date), 0.0), Ok(3000.0), "{date}");
+            assert_eq!(left(Some(0.0), 3000.0, Some(0.0), Some(date), DAY), Ok(3000.0), "{date}");
+            assert_eq!(left(None, 3600.0, None, Some(date), 0.0), Ok(3600.0), "{date}");
+        }
+        // Where it is ahead by less, the life is cut: too short does no harm.
+        assert_eq!(left(Some(0.0), 3000.0, None, Some(600.0), 0.0), Ok(2400.0));
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::clock::Clock;
 use crate::secrets::{REDACTED, Secret};
 use crate::token::{Grant, TokenKey};
-use crate::upstream::{Failure, Issuer, Issuing, Permit, answer};
+use crate::upstream::{Failure, Issuer, Issuing, PRODUCT, Permit, answer, unreachable};
 
 /// Where one workspace's Courier is.
 #[derive(Clone, Debug)]
@@ -19,16 +19,39 @@ pub struct Settings {
     pub base_url: Url,
     /// The workspace's API key.
     pub api_key: Secret,
+    /// What the calls pass through, if anything.
+    pub proxy: Option<Proxy>,
     /// The longest that making a connection may take.
     pub connect_timeout: Duration,
     /// The longest that a call may take in all.
     pub timeout: Duration,
 }
 
+/// A forward proxy. Calls pass through it by CONNECT with TLS inside, so it sees neither key nor tokens.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// Where it is: scheme, host and port.
+    pub url: Url,
+    /// `user:password`, if it wants that.
+    pub credentials: Option<Secret>,
+}
+
+impl Proxy {
+    /// For URLs with https alone: with http it would see everything.
+    fn build(&self) -> reqwest::Result<reqwest::Proxy> {
+        let proxy = reqwest::Proxy::https(self.url.clone())?;
+        let pair = self.credentials.as_ref().and_then(|credentials| credentials.expose().split_once(':'));
+        Ok(match pair {
+            Some((user, password)) => proxy.basic_auth(user, password),
+            None => proxy,
+        })
+    }
+}
+
 /// Courier itself, for one workspace.
 ///
 /// A call is one HTTP request: nothing is retried here, no redirect followed and
-/// no proxy used, since each of these would be a call past the budget or with
+/// no proxy of the environment used, since each of these would be a call past the budget or with
 /// the API key to somebody else. `Idempotency-Key` is never sent: Courier would
 /// replay its first answer for a day, an old token among them.
 pub struct Courier {
@@ -58,7 +81,9 @@ impl ApiKey {
 pub enum CourierError {
     /// The HTTP client can't be built; without the system's certificates, say.
     #[error(
-        "the HTTP client for Courier can't be made ({0}): are the system's CA certificates installed (Debian: ca-certificates)?"
+        "the HTTP client for Courier can't be made ({}): install the system's CA certificates (Debian: ca-certificates), or \
+         let SSL_CERT_FILE name a PEM file that has some",
+        unreachable::chain(.0)
     )]
     Client(#[source] reqwest::Error),
     /// The base URL can't be continued with a path.
@@ -77,8 +102,8 @@ const LONGEST_MESSAGE: usize = 300;
 impl Courier {
     /// Makes a client; nothing is sent yet.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, CourierError> {
-        let client = Client::builder()
-            .user_agent(concat!("courier-token-broker/", env!("CARGO_PKG_VERSION")))
+        let mut client = Client::builder()
+            .user_agent(format!("{PRODUCT}{}", env!("CARGO_PKG_VERSION")))
             .retry(retry::never())
             .redirect(redirect::Policy::none())
             .no_proxy()
@@ -90,9 +115,11 @@ impl Courier {
             // A silent connection is found dead before somebody waits on it.
             .http2_keep_alive_interval(Duration::from_secs(20))
             .http2_keep_alive_timeout(Duration::from_secs(5))
-            .http2_keep_alive_while_idle(true)
-            .build()
-            .map_err(CourierError::Client)?;
+            .http2_keep_alive_while_idle(true);
+        if let Some(proxy) = &settings.proxy {
+            client = client.proxy(proxy.build().map_err(CourierError::Client)?);
+        }
+        let client = client.build().map_err(CourierError::Client)?;
         let url = endpoint(&settings.base_url)?;
         let key = Mutex::new(Arc::new(ApiKey::new(settings.api_key)?));
         Ok(Self { client, url, key, clock })
@@ -126,15 +153,30 @@ impl Courier {
             .header(AUTHORIZATION, api_key.authorization.clone())
             .header(CONTENT_TYPE, "application/json")
             .body(body);
-        let response = request.send().await.map_err(|error| failure(&error))?;
+        let response = request.send().await.map_err(|error| self.failure(&error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         // What the others mean is in their heads, whatever becomes of their bodies.
-        let body = if matches!(status, 200..=299 | 400) { read(response).await? } else { Vec::new() };
+        let body = if matches!(status, 200..=299 | 400) { self.read(response).await? } else { Vec::new() };
         match answer::grant(status, &headers, &body, key, sent, self.clock.unix()) {
             Err(Failure::Credentials(_)) if !Arc::ptr_eq(&api_key, &self.key()) => Err(Failure::OldKey),
             Err(Failure::Refused(said)) => Err(Failure::Refused(fit(&said, &api_key))),
             outcome => outcome,
         }
+    }
+
+    async fn read(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.failure(&error))? {
+            if body.len() + chunk.len() > LARGEST_ANSWER {
+                return Err(Failure::Malformed("it is too large"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn failure(&self, error: &reqwest::Error) -> Failure {
+        unreachable::failure(&self.url.origin().ascii_serialization(), error)
     }
 }
 
@@ -153,23 +195,8 @@ fn fit(said: &str, api_key: &ApiKey) -> String {
         .collect()
 }
 
-async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
-        if body.len() + chunk.len() > LARGEST_ANSWER {
-            return Err(Failure::Malformed("it is too large"));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
 impl Issuer for Courier {
     fn issue<'a>(&'a self, key: &'a TokenKey, _permit: Permit) -> Issuing<'a> {
         Box::pin(self.call(key))
     }
-}
-
-fn failure(error: &reqwest::Error) -> Failure {
-    if error.is_timeout() { Failure::Timeout } else { Failure::Connect }
 }

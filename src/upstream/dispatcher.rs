@@ -18,8 +18,9 @@ use crate::policy::budget::Budget;
 use crate::policy::queue::{Class, Place, Queue, Rank};
 use crate::token::{Grant, Moment, TokenKey};
 use crate::upstream::guard::Guard;
+use crate::upstream::notice::{self, Rate, Tallies};
 use crate::upstream::turn::{Permit, Turn, Waiter};
-use crate::upstream::{Failure, Issuer, notice};
+use crate::upstream::{Failure, Issuer};
 
 /// How a dispatcher dispatches.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,8 @@ struct Line {
     next: Moment,
     /// From when on a renewal leaves the reserve.
     spare: Moment,
+    /// What operators are yet to be told.
+    tallies: Tallies,
 }
 
 impl Dispatcher {
@@ -78,6 +81,7 @@ impl Dispatcher {
                 guard: Guard::new(&budget),
                 next: clock.now(),
                 spare: clock.now(),
+                tallies: Tallies::default(),
             }),
             arrived: Notify::new(),
             room: Notify::new(),
@@ -104,6 +108,9 @@ impl Dispatcher {
         }
         let client: Arc<str> = client.into();
         if let Err(failure) = self.in_time(&line, deadline, now) {
+            if matches!(failure, Failure::Limited(_)) {
+                line.tallies.refused.count();
+            }
             // All who wait do so in time: for one of a client with few, one of the client with
             // the most is told that it does not.
             let is_full = matches!(failure, Failure::Limited(wait) if wait > self.settings.max_wait);
@@ -209,12 +216,19 @@ impl Dispatcher {
         self.tell_state(&self.line(), self.clock.now());
     }
 
+    /// Logs what has been counted of this workspace's calls, if it is time; to be called every second or so.
+    pub fn report(&self, workspace: &str) {
+        let (mut line, now) = (self.line(), self.clock.now());
+        let rate = Rate { now: line.guard.throttle.rate(), configured: self.settings.budget.rate() };
+        line.tallies.log(workspace, rate, now);
+    }
+
     /// Draws the consequences of a call: for the rate, and for those who queue.
     fn heed(&self, key: &TokenKey, outcome: &Result<Grant, Failure>, sent: Moment, now: Moment) {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let mut line = self.line();
-        let paused_before = line.guard.throttle.pause(now);
+        line.tallies.count(outcome);
         let change = line.guard.record(outcome, hasher.finish(), sent, now);
         let pause = line.guard.throttle.pause(now);
         let told = match outcome {
@@ -237,7 +251,7 @@ impl Dispatcher {
         self.tell_state(&line, now);
         drop(line);
         self.room.notify_one();
-        notice::log(key.workspace(), outcome, change, if paused_before.is_zero() { pause } else { Duration::ZERO });
+        notice::log(key.workspace(), outcome, change);
     }
 
     /// May another renewal be queued?

@@ -57,8 +57,12 @@ impl Guard {
             }
             // It works, but it does not take this. That is no other request's fault.
             Err(failure) if failure.is_lasting() => Health::Well,
+            // The same, though it may take it a moment later. But 408 and 425 tell that it could not.
+            Err(Failure::Unavailable(status @ 400..=499)) if !matches!(status, 408 | 425) => Health::Well,
             // Nothing of it is Courier's doing.
-            Err(Failure::OldKey | Failure::Stopping | Failure::Resting(_) | Failure::Limited(_)) => return None,
+            Err(
+                Failure::OldKey | Failure::OutOfFiles | Failure::Stopping | Failure::Resting(_) | Failure::Limited(_),
+            ) => return None,
             Err(_) => Health::Failing,
         };
         let change = self.breaker.record(health, key, sent, now, fastrand::f64());

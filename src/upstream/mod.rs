@@ -10,20 +10,25 @@ mod guard;
 mod notice;
 mod retry_after;
 mod turn;
+mod unreachable;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-pub use courier::{Courier, CourierError, Settings as CourierSettings};
+pub use courier::{Courier, CourierError, Proxy, Settings as CourierSettings};
 pub use guard::CALL;
 pub use reqwest::Url;
 
 pub use dispatcher::{Dispatcher, Settings as DispatcherSettings};
 pub use turn::{Permit, Turn};
+pub use unreachable::{Cause, Unreachable};
 
 use crate::metrics::CallOutcome;
 use crate::token::{Grant, TokenKey};
+
+/// With this the broker's `User-Agent` begins. A request that has it comes from a broker.
+pub const PRODUCT: &str = "courier-token-broker/";
 
 /// Something that issues tokens.
 pub trait Issuer: Send + Sync + 'static {
@@ -52,8 +57,13 @@ pub enum Failure {
     #[error("Courier answered with status {0}")]
     Unavailable(u16),
     /// No connection, or one that broke.
-    #[error("Courier could not be reached")]
-    Connect,
+    #[error("cannot reach {0}")]
+    Connect(Unreachable),
+    /// This process has no file descriptor left for a connection. That is not Courier's fault.
+    #[error(
+        "the broker is out of file descriptors and cannot connect: raise its limit of open files (ulimit -n, LimitNOFILE)"
+    )]
+    OutOfFiles,
     /// No answer in time.
     #[error("Courier did not answer in time")]
     Timeout,
@@ -72,6 +82,9 @@ pub enum Failure {
     /// It was not called, since the broker is about to stop.
     #[error("the broker is stopping")]
     Stopping,
+    /// A broker answered in Courier's place (508).
+    #[error("base_url leads to a courier-token-broker instead of Courier: set the workspace's base_url or region")]
+    Loop,
     /// A token that is not what was asked for. It has been thrown away.
     #[error("Courier issued a token for other users or scopes than were asked for")]
     Mismatch,
@@ -81,8 +94,10 @@ impl Failure {
     /// Might the same call succeed a moment later?
     pub const fn is_passing(&self) -> bool {
         match self {
-            Self::Connect | Self::Timeout | Self::Throttled(_) | Self::OldKey => true,
-            Self::Unavailable(status) => matches!(status, 408 | 425 | 500..),
+            Self::Connect(_) | Self::OutOfFiles | Self::Timeout | Self::Throttled(_) | Self::OldKey => true,
+            // A proxy's page or half an answer says nothing of the next one.
+            Self::Malformed(_) => true,
+            Self::Unavailable(status) => matches!(status, 400..) && !judges_the_request(*status),
             _ => false,
         }
     }
@@ -92,8 +107,19 @@ impl Failure {
         match self {
             // Of the key's own or of the workspace, which is known when others are denied too.
             Self::Refused(_) | Self::Mismatch | Self::Credentials(402 | 403) => true,
-            Self::Unavailable(status) => matches!(status, 400..=499) && !self.is_passing(),
+            Self::Unavailable(status) => judges_the_request(*status),
             _ => false,
+        }
+    }
+
+    /// What callers are told: less than operators, whose business the API key and the hosts are.
+    pub fn for_callers(&self) -> String {
+        match self {
+            Self::Credentials(_) => "Courier refused the broker: its operator has to act".to_owned(),
+            Self::Loop => "the broker calls a broker instead of Courier: its operator has to act".to_owned(),
+            Self::OutOfFiles => "the broker has no room for a connection to Courier at present".to_owned(),
+            Self::Connect(unreachable) => format!("Courier cannot be reached: {}", unreachable.cause()),
+            other => other.to_string(),
         }
     }
 
@@ -103,11 +129,19 @@ impl Failure {
             Self::Refused(_) => CallOutcome::Refused,
             Self::Credentials(_) | Self::OldKey => CallOutcome::Credentials,
             Self::Throttled(_) => CallOutcome::Throttled,
-            Self::Unavailable(_) => CallOutcome::Unavailable,
-            Self::Connect | Self::Stopping | Self::Limited(_) | Self::Resting(_) => CallOutcome::Connect,
+            Self::Unavailable(_) | Self::Loop => CallOutcome::Unavailable,
+            Self::Connect(_) | Self::OutOfFiles | Self::Stopping | Self::Limited(_) | Self::Resting(_) => {
+                CallOutcome::Connect
+            }
             Self::Timeout => CallOutcome::Timeout,
             Self::Malformed(_) => CallOutcome::Malformed,
             Self::Mismatch => CallOutcome::Mismatch,
         }
     }
+}
+
+/// Does this status say that the request itself, or its URL, is wrong, so that the next call ends in the same way? Other
+/// statuses below 500 speak of the moment or of the connection: 408, 409, 421, 423, 425 and those that proxies make up.
+const fn judges_the_request(status: u16) -> bool {
+    matches!(status, 400 | 404..=406 | 410..=417 | 422 | 431 | 451)
 }

@@ -1,37 +1,161 @@
-//! What operators are told of a Courier that fails.
+//! What operators are told of a Courier that fails, and of calls that can't be made.
 
 use std::time::Duration;
 
 use crate::policy::breaker::Change;
-use crate::token::Grant;
+use crate::token::{Grant, Moment};
 use crate::upstream::Failure;
 
-/// Tells operators what they may have to do something about; once, and not for each call.
-pub fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Change>, pause: Duration) {
-    let seconds = pause.as_secs_f64();
+/// Logs a change of the circuit breaker; once, and not for each call.
+pub fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Change>) {
     match (outcome, change) {
         (Err(Failure::Credentials(401)), Some(Change::Opened)) => tracing::error!(
             workspace,
-            "Courier refuses the API key: put another where the settings say (api_key_file is read again by itself); \
-             until then only tokens in memory are served"
+            "Courier refused the API key; only tokens in memory are served until it is replaced (api_key_file is read \
+             again when it changes)"
         ),
         (Err(Failure::Credentials(status)), Some(Change::Opened)) => tracing::error!(
             workspace,
             status,
-            "Courier refuses this workspace (402: the limit of its plan; 403: the API key may not issue tokens); until \
-             that is settled only tokens in memory are served"
+            "Courier refused this workspace (402: the limit of its plan; 403: the API key may not issue tokens); only \
+             tokens in memory are served until that is settled"
         ),
         (Err(error), Some(Change::Opened)) => tracing::error!(
             workspace,
             %error,
-            "Courier keeps failing: no call leaves but a probe now and then, tokens in memory are served for as long as \
+            "circuit breaker open: Courier is failing; only probes are sent, tokens in memory are served for as long as \
              they may be; look at Courier's status page and at the network"
         ),
-        (_, Some(Change::Shed)) => tracing::warn!(workspace, "most calls to Courier fail: renewals are held back"),
-        (_, Some(Change::Closed)) => tracing::info!(workspace, "Courier answers again: the calls begin slowly"),
-        _ if !pause.is_zero() => {
-            tracing::warn!(workspace, seconds, "Courier asks to be left alone: no call leaves until then");
+        (_, Some(Change::Shed)) => tracing::warn!(workspace, "most calls to Courier fail; renewals are held back"),
+        (_, Some(Change::Closed)) => {
+            tracing::info!(workspace, "circuit breaker closed: Courier answers again; the rate of calls rises slowly");
         }
         _ => {}
+    }
+}
+
+/// What happens often is counted, and told on one line every [`PAUSE`] at most.
+#[derive(Debug, Default)]
+pub struct Tally {
+    count: u64,
+    next: Option<Moment>,
+}
+
+/// The least time between two lines of one kind.
+const PAUSE: Duration = Duration::from_secs(30);
+
+impl Tally {
+    /// It has happened once more.
+    pub const fn count(&mut self) {
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// How often it has happened since the last line, if it is time for another.
+    fn take(&mut self, now: Moment) -> Option<u64> {
+        if self.count == 0 || self.next.is_some_and(|next| now < next) {
+            return None;
+        }
+        self.next = Some(now + PAUSE);
+        Some(std::mem::take(&mut self.count))
+    }
+}
+
+/// What is counted of one workspace's calls.
+#[derive(Debug, Default)]
+pub struct Tallies {
+    /// Calls that were refused since the budget could not serve them in time.
+    pub refused: Tally,
+    /// Answers with 429, or with 503 and a time to come back.
+    throttled: Tally,
+    /// The longest pause that they asked for.
+    pause: Duration,
+    /// Calls for which there was no file descriptor.
+    out_of_files: Tally,
+}
+
+/// The rate of a workspace's calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// Calls a second at present.
+    pub now: f64,
+    /// As the settings have it.
+    pub configured: f64,
+}
+
+impl Tallies {
+    /// Counts a call that Courier has answered so.
+    pub fn count(&mut self, outcome: &Result<Grant, Failure>) {
+        match outcome {
+            Err(Failure::Throttled(pause)) => {
+                self.throttled.count();
+                self.pause = self.pause.max(pause.unwrap_or_default());
+            }
+            Err(Failure::OutOfFiles) => self.out_of_files.count(),
+            _ => {}
+        }
+    }
+
+    /// Logs what is due.
+    pub fn log(&mut self, workspace: &str, rate: Rate, now: Moment) {
+        let Rate { now: calls_per_second, configured } = rate;
+        if let Some(refused) = self.refused.take(now) {
+            tracing::warn!(
+                workspace,
+                refused,
+                calls_per_second,
+                configured,
+                "rate budget used up: calls refused with 429; if Courier allows more, raise \
+                 workspaces.{workspace}.budget.requests_per_second"
+            );
+        }
+        if let Some(answers) = self.throttled.take(now) {
+            let pause = std::mem::take(&mut self.pause);
+            if pause.is_zero() {
+                tracing::warn!(
+                    workspace,
+                    answers,
+                    calls_per_second,
+                    configured,
+                    "Courier answered 429; calling slower"
+                );
+            } else {
+                let seconds = pause.as_secs_f64().ceil();
+                tracing::warn!(
+                    workspace,
+                    answers,
+                    calls_per_second,
+                    configured,
+                    "Courier answered 429 (or 503 with Retry-After); pausing calls for {seconds} s"
+                );
+            }
+        }
+        if let Some(calls) = self.out_of_files.take(now) {
+            tracing::error!(
+                workspace,
+                calls,
+                "out of file descriptors: calls to Courier could not be made; raise the limit of open files (ulimit -n, \
+                 LimitNOFILE)"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tally_tells_every_event_on_one_line_in_thirty_seconds() {
+        let (mut tally, start) = (Tally::default(), Moment::from_nanos(1 << 40));
+        let mut lines = Vec::new();
+        for second in 0..100 {
+            for _ in 0..if second < 40 { 3 } else { 0 } {
+                tally.count();
+            }
+            if let Some(count) = tally.take(start + Duration::from_secs(second)) {
+                lines.push((second, count));
+            }
+        }
+        assert_eq!(lines, [(0, 3), (30, 90), (60, 27)]);
     }
 }

@@ -1,4 +1,4 @@
-//! How long Courier asks to be left alone.
+//! For how long Courier asks for a pause.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -9,6 +9,7 @@ mod help;
 mod jwks;
 mod passed;
 mod plan;
+mod reach;
 mod refusals;
 mod reloading;
 mod sandbox;

@@ -133,7 +133,7 @@ async fn the_first_caller_strands_nobody_whenever_it_hangs_up() {
 /// When a shared call has failed, everyone who waited calls for themselves.
 #[tokio::test(start_paused = true)]
 async fn who_shared_a_call_that_failed_makes_none_of_their_own() {
-    for (fault, tries) in [(Fault::NO_TOKEN, 1), (Fault::status(500), MOST_TRIES)] {
+    for (fault, tries) in [(Fault::status(400), 1), (Fault::NO_TOKEN, MOST_TRIES), (Fault::status(500), MOST_TRIES)] {
         let world = World::new(&Setup::default());
         world.courier.misbehave(Some(fault.clone()));
         // The last of them comes a moment before the first try ends.

@@ -12,7 +12,7 @@ use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::sandbox::{Delivery, Fault};
 use courier_token_broker::token::{Grant, Moment, Token, TokenKey, UserId};
-use courier_token_broker::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
+use courier_token_broker::upstream::{Cause, Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::world::{HOUR, MS, SECOND, Setup, World, ask, workspace};
@@ -41,15 +41,15 @@ impl Issuer for Picky {
     }
 }
 
-struct Small {
-    broker: Broker,
+pub struct Small {
+    pub broker: Broker,
     clock: Clock,
     calls: Arc<Mutex<Vec<(Moment, String)>>>,
     _background: Background,
 }
 
 impl Small {
-    fn new(rate: f64, burst: u32, latency: Duration, fails: fn(&str) -> Option<Failure>) -> Self {
+    pub fn new(rate: f64, burst: u32, latency: Duration, fails: fn(&str) -> Option<Failure>) -> Self {
         let (clock, calls) = (Clock::tokio(), Arc::default());
         let metrics = Arc::new(Metrics::new().unwrap());
         let budget = Budget::new(rate, burst).unwrap();
@@ -70,11 +70,11 @@ impl Small {
         Self { broker, clock, calls, _background: background }
     }
 
-    async fn pass(&self, time: Duration) {
+    pub async fn pass(&self, time: Duration) {
         self.clock.sleep_until(self.clock.now() + time).await;
     }
 
-    fn calls_of(&self, user: &str) -> usize {
+    pub fn calls_of(&self, user: &str) -> usize {
         self.calls.lock().unwrap().iter().filter(|(_, claim)| claim.contains(user)).count()
     }
 }
@@ -166,7 +166,8 @@ static JANE_FAILS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool
 async fn who_waits_for_room_that_has_just_come_does_not_sleep_for_ever() {
     let clock = Clock::tokio();
     let metrics = Arc::new(Metrics::new().unwrap());
-    let issuer = Picky { clock, fails: |_| Some(Failure::Connect), latency: MS, calls: Arc::default() };
+    let issuer =
+        Picky { clock, fails: |_| Some(Failure::Connect(Cause::Closed.into())), latency: MS, calls: Arc::default() };
     let budget = Budget::new(10_000.0, 10_000).unwrap();
     let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
     let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&workspace()));
@@ -186,7 +187,8 @@ async fn who_waits_for_room_that_has_just_come_does_not_sleep_for_ever() {
 #[tokio::test(start_paused = true)]
 async fn what_an_outage_has_made_late_is_not_late_for_the_budget() {
     static DOWN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(true);
-    let fails = |_: &str| DOWN.load(std::sync::atomic::Ordering::Relaxed).then_some(Failure::Connect);
+    let fails =
+        |_: &str| DOWN.load(std::sync::atomic::Ordering::Relaxed).then(|| Failure::Connect(Cause::Closed.into()));
     let clock = Clock::tokio();
     let metrics = Arc::new(Metrics::new().unwrap());
     let issuer = Picky { clock, fails, latency: MS, calls: Arc::default() };
@@ -279,7 +281,21 @@ fn failure(status: u16, name: &'static str, value: &str) -> Failure {
 
 /// Lines of the log.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+pub struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    /// Collects the lines of this thread until the guard is dropped.
+    pub fn collect() -> (Self, tracing::subscriber::DefaultGuard) {
+        let lines = Self::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        (lines, tracing::subscriber::set_default(subscriber))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
@@ -293,10 +309,7 @@ impl Write for Lines {
 
 /// The same thing happens to many calls in one moment.
 async fn lines_of(fault: Fault) -> (usize, usize) {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (lines, _guard) = Lines::collect();
     let world = World::new(&Setup { rate: 100.0, burst: 100, ..Setup::default() });
     world.courier.misbehave(Some(fault));
     for user in 0..500 {
@@ -304,8 +317,7 @@ async fn lines_of(fault: Fault) -> (usize, usize) {
         tokio::spawn(async move { broker.ask(&ask(&format!("new-{user}"), "1h")).await });
     }
     world.pass(4 * SECOND).await;
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    (text.lines().count(), world.courier.call_count())
+    (lines.text().lines().count(), world.courier.call_count())
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::sandbox::{Delivery, Faults, Simulator};
 use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey, WorkspaceName};
-use courier_token_broker::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
+use courier_token_broker::upstream::{Cause, Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -148,7 +148,7 @@ impl Issuer for InProcess {
             }
             match reply.delivery {
                 Delivery::Whole => {}
-                Delivery::CutOff => return Err(Failure::Connect),
+                Delivery::CutOff => return Err(Failure::Connect(Cause::Closed.into())),
                 Delivery::Dripping | Delivery::Endless | Delivery::Never => {
                     self.clock.sleep_until(sent + TIMEOUT).await;
                     return Err(Failure::Timeout);

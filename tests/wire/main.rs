@@ -18,6 +18,7 @@ mod hostile;
 mod http2;
 mod keys;
 mod law;
+mod loops;
 mod permits;
 mod regressions;
 mod reloads;

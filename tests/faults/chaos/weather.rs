@@ -109,9 +109,9 @@ pub fn brings(faults: &Faults, failure: &Failure) -> bool {
         Fault::Body(..) => matches!(failure, Failure::Malformed(_)),
         Fault::Scope(_) => *failure == Failure::Mismatch,
         Fault::Life(life) => life.is_some_and(|life| life <= 0.0) && matches!(failure, Failure::Malformed(_)),
-        Fault::Delivery(Delivery::CutOff) => *failure == Failure::Connect,
+        Fault::Delivery(Delivery::CutOff) => matches!(failure, Failure::Connect(_)),
         Fault::Delivery(_) => *failure == Failure::Timeout,
-        Fault::Skew(_) => false,
+        Fault::Skew(_) | Fault::Times(_) => false,
     }
 }
 

@@ -1,0 +1,161 @@
+//! Answers of Courier that can't be read, and tokens that do not last as long as they claim.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use courier_token_broker::broker::{Refusal, Source};
+use courier_token_broker::policy::refresh::Mode;
+use courier_token_broker::policy::retry::MOST_TRIES;
+use courier_token_broker::sandbox::{Delivery, Fault, Faults, Times};
+use courier_token_broker::upstream::Failure;
+use tokio::task::JoinSet;
+
+use crate::peers::asks;
+use crate::world::{HOUR, MS, SECOND, Setup, World, ask};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Answers that say nothing of the next call.
+fn unreadable() -> Vec<Fault> {
+    let json = |text| Fault::Body("application/json", text);
+    let bodies = [
+        Fault::EMPTY,
+        Fault::HTML,
+        Fault::NOT_JSON,
+        Fault::ARRAY,
+        Fault::NO_TOKEN,
+        Fault::EMPTY_TOKEN,
+        json("null"),
+        json(r#"{"token":["a"]}"#),
+        json(r#"{"token":"eyJhbGciOiJIUzI1NiJ9.####.c2ln"}"#),
+    ];
+    let times = [
+        Fault::EXPIRED,
+        Fault::ENDED,
+        Fault::NOT_YET,
+        Fault::Life(Some(-60.0)),
+        Fault::Times(Times { nbf: Some(60), iat: Some(60), ..Times::NOW }),
+    ];
+    let statuses = [408, 409, 421, 423, 425, 500].map(Fault::status);
+    bodies.into_iter().chain(times).chain(statuses).chain([Fault::Delivery(Delivery::CutOff)]).collect()
+}
+
+/// How many of so many new users get no token, while three of ten calls meet one of these faults.
+async fn failed_of(users: usize, faults: &[Fault]) -> usize {
+    fastrand::seed(11);
+    let world = World::new(&Setup { mode: Mode::Off, ..Setup::default() });
+    let mut asked = JoinSet::new();
+    for user in 0..users {
+        let fault = &faults[user % faults.len()];
+        world.courier.change(Faults {
+            error_rate: 0.3,
+            error_kind: fault.clone(),
+            latency: 20 * MS,
+            ..Faults::default()
+        });
+        let broker = world.broker.clone();
+        asked.spawn(async move { broker.ask(&ask(&user.to_string(), "1h")).await.is_ok() });
+        world.pass(50 * MS).await;
+    }
+    asked.join_all().await.iter().filter(|served| !**served).count()
+}
+
+/// Envoy 42009: a retry policy that knows statuses alone takes an answer for good whose body is not.
+#[tokio::test(start_paused = true)]
+async fn fewer_than_one_new_user_in_a_hundred_fails_where_three_answers_in_ten_are_unreadable() {
+    const USERS: usize = 500;
+    for fault in unreadable() {
+        let failed = failed_of(USERS, std::slice::from_ref(&fault)).await;
+        assert!(failed < USERS / 100, "{fault:?}: {failed} of {USERS}");
+    }
+    let failed = failed_of(USERS, &unreadable()).await;
+    assert!(failed < USERS / 100, "one after the other: {failed} of {USERS}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_unreadable_answer_costs_less_than_half_a_second() {
+    for fault in unreadable() {
+        let world = World::new(&Setup::default());
+        world.courier.script([Some(fault.clone())]);
+        let start = world.clock.now();
+        let answer = world.ask("jane", "1h").await.unwrap_or_else(|refusal| panic!("{fault:?}: {refusal}"));
+        assert!(world.clock.now().since(start) < SECOND / 2, "{fault:?}");
+        assert_eq!((answer.remaining > HOUR - SECOND, world.courier.call_count()), (true, 2), "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn key_whose_tries_have_all_failed_is_tried_again_within_a_second() {
+    for fault in unreadable() {
+        let world = World::new(&Setup::default());
+        world.courier.script(vec![Some(fault.clone()); MOST_TRIES as usize]);
+        world.ask("jane", "1h").await.expect_err("all tries fail");
+        world.pass(SECOND).await;
+        world.ask("jane", "1h").await.unwrap_or_else(|refusal| panic!("{fault:?}: {refusal}"));
+    }
+}
+
+/// What only says that the request is not taken now is no outage.
+#[tokio::test(start_paused = true)]
+async fn conflicts_of_some_keys_open_no_circuit_breaker() {
+    let world = World::new(&Setup::default());
+    world.courier.misbehave(Some(Fault::status(409)));
+    for user in 0..40 {
+        world.ask(&format!("odd-{user}"), "1h").await.expect_err("a conflict");
+        world.pass(SECOND / 10).await;
+    }
+    world.courier.misbehave(None);
+    world.ask("jane", "1h").await.expect("a token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn circuit_breaker_opens_where_every_answer_is_unreadable() {
+    let world = World::new(&Setup::default());
+    world.courier.misbehave(Some(Fault::HTML));
+    let mut seen = BTreeSet::new();
+    for user in 0..40 {
+        let refusal = world.ask(&user.to_string(), "1h").await.expect_err("a page");
+        seen.insert(matches!(refusal, Refusal::Upstream(Failure::Resting(_))));
+        world.pass(SECOND / 10).await;
+    }
+    assert!(seen.contains(&true), "it never opened");
+}
+
+/// A token of somebody else is no accident of the network: once is enough to have an operator look.
+#[tokio::test(start_paused = true)]
+async fn token_of_another_user_is_not_asked_for_again() {
+    let world = World::new(&Setup::default());
+    world.courier.misbehave(Some(Fault::Scope("user_id:bob inbox:read:messages".to_owned())));
+    for _ in 0..3 {
+        assert_eq!(world.ask("jane", "1h").await.err(), Some(Refusal::Upstream(Failure::Mismatch)));
+        world.pass(SECOND).await;
+    }
+    assert_eq!(world.courier.call_count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_with_a_minute_left_is_announced_and_served_as_such() {
+    for fault in [Fault::REISSUED, Fault::TEXT_EXP, Fault::NO_IAT] {
+        // No renewal takes its place.
+        let world = World::new(&Setup { mode: Mode::Off, ..Setup::default() });
+        world.courier.script([Some(fault.clone())]);
+        let first = world.ask("jane", "1d").await.unwrap_or_else(|refusal| panic!("{fault:?}: {refusal}"));
+        assert!(first.remaining <= 60 * SECOND && first.remaining > 55 * SECOND, "{fault:?}: {:?}", first.remaining);
+        // By its end there is another.
+        world.pass(61 * SECOND).await;
+        let second = world.ask("jane", "1d").await.expect("a token");
+        assert_ne!(second.grant.object(), first.grant.object(), "{fault:?}");
+        assert!(matches!(second.source, Source::Issued { .. }), "{fault:?}");
+        assert!(second.remaining > DAY - SECOND, "{fault:?}: {:?}", second.remaining);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_that_has_ended_or_is_not_valid_yet_reaches_no_user() {
+    for fault in [Fault::ENDED, Fault::NOT_YET, Fault::EXPIRED, Fault::ARRAY] {
+        let world = World::new(&Setup::default());
+        world.courier.misbehave(Some(fault.clone()));
+        let refusal = asks(&world, "jane", "1d").await.expect("no panic").expect_err("no token is good");
+        assert!(matches!(refusal, Refusal::Upstream(Failure::Malformed(_))), "{fault:?}: {refusal}");
+    }
+}
