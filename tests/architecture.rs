@@ -21,6 +21,7 @@ const ROOMS: &[Room] = &[
     Room("clock", "token", "governor rustix tokio"),
     Room("policy", "token", "thiserror"),
     Room("metrics", "token policy", "prometheus"),
+    Room("log_writer", "audit metrics", "rustix tracing"),
     // The lab: virtual time, and files that it is handed open.
     Room("planner", "token policy", "fastrand flate2 foldhash humantime jiff plotters serde serde_json thiserror"),
     Room("store", "token clock", ""),

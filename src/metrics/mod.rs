@@ -8,6 +8,7 @@
 mod label;
 
 use std::array;
+use std::sync::LazyLock;
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -21,6 +22,13 @@ pub use label::{CallOutcome, Dropped, Outcome, Reloaded, Removal, Route};
 use crate::policy::queue::Class;
 use crate::policy::refresh::Reason;
 use crate::token::WorkspaceName;
+
+/// Lines that the log or the audit log's file did not take. A process has one log, however many
+/// brokers run in it.
+pub static LOG_LINES_LOST: LazyLock<IntCounter> = LazyLock::new(|| {
+    let options = named("log_lines_lost_total", "Lines of the log and of the audit log that were not written.");
+    IntCounter::with_opts(options).expect("the name is sound")
+});
 
 /// Everything that is counted.
 pub struct Metrics {
@@ -199,6 +207,7 @@ impl Metrics {
             )?,
             registry,
         };
+        metrics.registry.register(Box::new(LOG_LINES_LOST.clone()))?;
         #[cfg(target_os = "linux")]
         metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(metrics)

@@ -6,6 +6,7 @@ mod support;
 mod audit;
 mod check;
 mod help;
+mod logging;
 mod passed;
 mod plan;
 mod refusals;
