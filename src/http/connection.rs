@@ -225,10 +225,11 @@ where
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
     let limits = visit.gate.limits;
-    let head_timer = HeadTimer::new(Arc::clone(&visit.requests), limits.header_timeout, limits.idle_timeout);
+    let head_timer = HeadTimer::new(Arc::clone(&visit.requests), limits.header_timeout);
     let connection = http1::Builder::new()
-        // The head's own timer has its place.
-        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        // From when it begins to wait for a head; the head itself has less.
+        .header_read_timeout(limits.idle_timeout)
         // hyper takes no less than 8 KiB. What is read of a body comes on top.
         .max_buf_size(limits.header_bytes.saturating_add(8192))
         .serve_connection(

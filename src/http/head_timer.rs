@@ -38,46 +38,43 @@ impl Requests {
     }
 }
 
-/// The one timer of a connection's reads. A head has `head_timeout` from its first
-/// byte, or, if it is the connection's first, from when the connection was opened.
-/// Between requests a connection may be idle for `idle_timeout`.
+/// A head has so long to arrive from its first byte, or, if it is the connection's
+/// first, from when the connection was opened.
 ///
-/// hyper has one time-out for both, from when it begins to wait.
+/// hyper's own time-out runs from when it begins to wait, so it is for the time
+/// that a connection is idle.
 pub struct HeadTimer {
     requests: Arc<Requests>,
-    head_timeout: Duration,
-    idle_timeout: Duration,
-    /// Bytes arrived after so many requests, while none was open.
-    arrived_after: Option<u32>,
-    /// What the timer runs for: the requests before, and whether it is for a head.
-    wait: (u32, bool),
+    timeout: Duration,
+    /// After how many requests bytes arrived while none was open.
+    arrived_after: u32,
+    /// After how many requests the head comes that the timer runs for.
+    runs_after: u32,
     timer: Pin<Box<Sleep>>,
 }
 
 impl HeadTimer {
     /// For a connection that was opened just now.
-    pub fn new(requests: Arc<Requests>, head_timeout: Duration, idle_timeout: Duration) -> Self {
-        let (wait, timer) = ((0, true), Box::pin(sleep(head_timeout)));
-        Self { requests, head_timeout, idle_timeout, arrived_after: None, wait, timer }
+    pub fn new(requests: Arc<Requests>, timeout: Duration) -> Self {
+        Self { requests, timeout, arrived_after: 0, runs_after: 0, timer: Box::pin(sleep(timeout)) }
     }
 
     /// Some bytes arrived: of a head, unless a request is open.
     pub fn on_bytes(&mut self) {
         if !self.requests.is_any_open() {
-            self.arrived_after = Some(self.requests.begun());
+            self.arrived_after = self.requests.begun();
         }
     }
 
-    /// To be polled when no bytes are there. Ready when none have come for too long.
+    /// To be polled when no bytes are there. Ready when a head takes too long.
     pub fn poll_expired(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.requests.is_any_open() {
+        let begun = self.requests.begun();
+        if self.requests.is_any_open() || self.arrived_after != begun {
             return Poll::Pending;
         }
-        let before = self.requests.begun();
-        let in_head = before == 0 || self.arrived_after == Some(before);
-        if self.wait != (before, in_head) {
-            self.wait = (before, in_head);
-            self.timer.set(sleep(if in_head { self.head_timeout } else { self.idle_timeout }));
+        if self.runs_after != begun {
+            self.runs_after = begun;
+            self.timer.set(sleep(self.timeout));
         }
         self.timer.as_mut().poll(context)
     }
@@ -96,16 +93,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn head_has_its_time_from_its_first_byte_and_idleness_its_own() {
+    async fn head_has_its_time_from_its_first_byte_on() {
         let requests = Arc::new(Requests::default());
-        let mut timer = HeadTimer::new(Arc::clone(&requests), 10 * SECOND, 75 * SECOND);
+        let mut timer = HeadTimer::new(Arc::clone(&requests), 10 * SECOND);
         timer.on_bytes();
         assert!(!expires_within(&mut timer, 9 * SECOND).await);
         requests.begin();
         timer.on_bytes();
         assert!(!expires_within(&mut timer, 1000 * SECOND).await, "an open request has no time-out here");
         requests.end();
-        assert!(!expires_within(&mut timer, 74 * SECOND).await);
+        assert!(!expires_within(&mut timer, 1000 * SECOND).await, "nor has an idle connection");
         // Bytes that go on coming do not prolong it.
         for _ in 0..9 {
             timer.on_bytes();
@@ -117,21 +114,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn connection_that_stays_silent_expires_like_a_head() {
-        let mut timer = HeadTimer::new(Arc::default(), 10 * SECOND, 75 * SECOND);
+        let mut timer = HeadTimer::new(Arc::default(), 10 * SECOND);
         assert!(!expires_within(&mut timer, 9 * SECOND).await);
-        assert!(expires_within(&mut timer, 2 * SECOND).await);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn idle_connection_expires_after_its_idle_time() {
-        let requests = Arc::new(Requests::default());
-        let mut timer = HeadTimer::new(Arc::clone(&requests), 10 * SECOND, 75 * SECOND);
-        for _ in 0..2 {
-            timer.on_bytes();
-            requests.begin();
-            requests.end();
-            assert!(!expires_within(&mut timer, 74 * SECOND).await);
-        }
         assert!(expires_within(&mut timer, 2 * SECOND).await);
     }
 }

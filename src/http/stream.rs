@@ -158,7 +158,7 @@ mod tests {
 
     fn guarded<S>(stream: S) -> Guarded<S> {
         const MINUTE: Duration = Duration::from_secs(60);
-        Guarded::new(stream, MINUTE, HeadTimer::new(Arc::default(), MINUTE, MINUTE))
+        Guarded::new(stream, MINUTE, HeadTimer::new(Arc::default(), MINUTE))
     }
 
     async fn sent(writes: &[&str]) -> String {

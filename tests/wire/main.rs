@@ -26,5 +26,6 @@ mod session_attacks;
 mod session_keys;
 mod sessions;
 mod sharing;
+mod timeouts;
 mod tls;
 mod unix;
