@@ -26,7 +26,7 @@ use crate::auth::JwksError;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{Settings, WorkspaceSettings};
-use crate::http::{Address, Admin, Limits, Listener, Passed, Readiness, Socket, Tls};
+use crate::http::{Address, Admin, CertificateError, Limits, Listener, Passed, Readiness, Socket, Tls};
 use crate::metrics::Metrics;
 use crate::token::WorkspaceName;
 use crate::upstream::{Courier, CourierError, Dispatcher};
@@ -64,6 +64,9 @@ pub enum StartError {
          passed: set [server.tls], or set server.insecure = true"
     )]
     Exposed(SocketAddr),
+    /// A certificate that no client takes.
+    #[error("server.tls.{setting}: {error}", setting = .0.setting, error = .0)]
+    Certificate(#[from] CertificateError),
     /// A workspace's Courier can't be called.
     #[error("workspaces.{0}: {1}")]
     Courier(WorkspaceName, #[source] CourierError),
@@ -132,6 +135,11 @@ impl App {
         let fixed = Fixed { broker: broker.clone(), clock, metrics: Arc::clone(&metrics), runtime };
         let api = fixed.api(settings.http, settings.clients, settings.sessions, None)?;
         let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
+        if let Some(tls) = &tls {
+            let certificates = tls.current();
+            certificates.refuse_expired(clock.unix())?;
+            fixed.told_expiry(&certificates);
+        }
         let places = Arc::new(Semaphore::new(files.apps.min(Semaphore::MAX_PERMITS)));
         let mut passed = Some(passed);
         let mut listeners = Vec::new();
@@ -228,6 +236,7 @@ impl App {
         }
         // Health is told to the very end.
         let mut telling = JoinSet::new();
+        telling.spawn(warn_daily(Arc::clone(&live)));
         let answer = move |request: hyper::Request<hyper::body::Incoming>, _| {
             let admin = Arc::clone(&admin);
             async move { admin.answer(&request).await }
@@ -251,6 +260,16 @@ impl App {
             tracing::warn!("stopping although some requests were not finished in time");
         }
         drop((background, upstream));
+    }
+}
+
+/// Warns of certificates that expire, for as long as it is run.
+async fn warn_daily(live: Arc<Live>) {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let (Some(tls), clock) = (&live.tls, live.fixed.clock) else { return };
+    loop {
+        clock.sleep_until(clock.now() + DAY).await;
+        tls.current().log_remarks(clock.unix());
     }
 }
 

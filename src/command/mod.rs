@@ -6,6 +6,7 @@ mod plan;
 mod sandbox;
 mod serve;
 mod simulate;
+mod started;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::BTreeMap;

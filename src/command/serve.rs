@@ -17,6 +17,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use super::started::Started;
 use super::{Failure, Sources, Variables, asked_to_reload, asked_to_stop, block_on, environment, log, print};
 
 #[derive(Args)]
@@ -46,6 +47,7 @@ impl Serve {
         settings.shutdown_delay.get_or_insert_with(usual_shutdown_delay);
         let logs = log(&settings)?;
         let open_files = allow_many_connections()?;
+        let started = Started::new(&self.sources.files, &settings);
         let passed = if settings.listen.contains(&Address::Systemd) { passed_sockets()? } else { Vec::new() };
         block_on(async {
             let app = App::bind_with(settings, passed, open_files, Clock::system()).await?;
@@ -54,6 +56,7 @@ impl Serve {
             let _reopening = logs.audit.clone().map(reopen_when_told).transpose()?;
             let reloader = app.reloader(shown, files, Box::new(move || self.load(&environment)));
             tokio::spawn(reloader.run(reload));
+            started.log(&app);
             print(places(&app));
             app.run(stop).await;
             Ok(())

@@ -20,6 +20,7 @@ mod session;
 mod socket;
 mod stream;
 mod tls;
+mod validity;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

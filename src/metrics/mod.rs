@@ -38,6 +38,8 @@ pub struct Metrics {
     removals: [IntCounter; Removal::ALL.len()],
     drops: [IntCounter; Dropped::ALL.len()],
     reloads: [[IntCounter; 2]; Reloaded::ALL.len()],
+    /// Without a certificate there is no such series.
+    certificate_expiry: IntGaugeVec,
     /// Tokens in the cache.
     pub cached_tokens: IntGauge,
     /// How much later than planned renewals were begun.
@@ -141,6 +143,13 @@ impl Metrics {
                 ["applied", "refused"]
                     .map(|outcome| reloads.with_label_values(&[Reloaded::ALL[what].as_str(), outcome]))
             }),
+            certificate_expiry: register(
+                &registry,
+                IntGaugeVec::new(
+                    named("certificate_expiry_timestamp_seconds", "When the certificate ends, in seconds since 1970."),
+                    &[],
+                )?,
+            )?,
             drops: array::from_fn(|cause| drops.with_label_values(&[Dropped::ALL[cause].as_str()])),
             cached_tokens: register(&registry, IntGauge::with_opts(named("cached_tokens", "Tokens in the cache."))?)?,
             renewal_lateness: register(
@@ -222,6 +231,12 @@ impl Metrics {
     /// Counts what was read again, and whether it holds now.
     pub fn reload(&self, what: Reloaded, applied: bool) {
         self.reloads[what as usize][usize::from(!applied)].inc();
+    }
+
+    /// Tells when the certificate that is shown ends, in seconds since 1970.
+    pub fn certificate_expires(&self, seconds: u64) {
+        let none: &[&str] = &[];
+        self.certificate_expiry.with_label_values(none).set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
     /// Counts a token that left the cache.

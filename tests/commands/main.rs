@@ -5,6 +5,7 @@ mod support;
 
 mod audit;
 mod check;
+mod expiry;
 mod help;
 mod logging;
 mod open_files;

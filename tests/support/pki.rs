@@ -42,6 +42,11 @@ impl Authority {
 
     /// For these names: a URI where there is a colon, a DNS name otherwise.
     pub fn sign(&self, names: &[&str]) -> Identity {
+        self.sign_for(names, |_| {})
+    }
+
+    /// The same, valid for the time that `change` sets.
+    pub fn sign_for(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.subject_alt_names = names
@@ -51,6 +56,7 @@ impl Authority {
                 if name.contains(':') { SanType::URI(text) } else { SanType::DnsName(text) }
             })
             .collect();
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         Identity { certificate: certificate.pem(), key: key.serialize_pem() }
     }
