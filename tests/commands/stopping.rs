@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use courier_token_broker::clock::Clock;
 use rustix::process::Signal;
 use tokio::net::TcpStream;
 
@@ -51,13 +52,14 @@ async fn no_connection_is_refused_before_the_delay_is_over() {
     let broker = serve("2s");
     let (address, admin) = broker.addresses();
     status(admin, "/readyz").await;
-    let beginning = std::time::Instant::now();
+    let clock = Clock::system();
+    let beginning = clock.now();
     broker.signal(Signal::TERM);
     until_not_ready(admin).await;
     while TcpStream::connect(address).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let elapsed = beginning.elapsed();
+    let elapsed = clock.now().since(beginning);
     assert!(elapsed >= DELAY, "connections were refused after {elapsed:?}");
     let ended = broker.end();
     assert_eq!(ended.code, Some(0), "{ended:?}");

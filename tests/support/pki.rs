@@ -4,7 +4,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use courier_token_broker::clock::Clock;
 use courier_token_broker::config::RawTls;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use rustls::pki_types::pem::PemObject;
@@ -107,6 +109,11 @@ impl Authority {
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         TlsConnector::from(Arc::new(config))
     }
+}
+
+/// The time of day.
+pub fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Clock::system().unix()
 }
 
 /// A TLS connection to a broker.

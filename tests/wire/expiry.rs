@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::{Ask, Connection};
-use crate::support::pki::{Authority, HOST, Identity, connect};
+use crate::support::pki::{Authority, HOST, Identity, connect, now};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const EXPIRY: &str = "courier_token_broker_certificate_expiry_timestamp_seconds";
@@ -25,7 +25,7 @@ async fn start(authority: &Authority, identity: &Identity) -> Broker {
 #[tokio::test]
 async fn metric_tells_when_the_certificate_ends() {
     let authority = Authority::new();
-    let ends = SystemTime::now() + 90 * DAY;
+    let ends = now() + 90 * DAY;
     let broker = start(&authority, &ending(&authority, ends)).await;
     assert_eq!(broker.metric(EXPIRY).await, seconds(ends));
     let later = ends + DAY;
@@ -40,9 +40,9 @@ async fn metric_tells_when_the_certificate_ends() {
 #[tokio::test]
 async fn reload_keeps_the_certificate_that_is_valid() {
     let authority = Authority::new();
-    let ends = SystemTime::now() + 90 * DAY;
+    let ends = now() + 90 * DAY;
     let broker = start(&authority, &ending(&authority, ends)).await;
-    let tls = authority.settings(&ending(&authority, SystemTime::now() - DAY));
+    let tls = authority.settings(&ending(&authority, now() - DAY));
     assert!(!broker.reload(|raw| raw.server.tls = Some(tls)).await);
     assert_eq!(broker.metric(EXPIRY).await, seconds(ends));
     let refused = "courier_token_broker_reloads_total{outcome=\"refused\",what=\"certificate\"}";
@@ -55,7 +55,7 @@ async fn reload_keeps_the_certificate_that_is_valid() {
 #[tokio::test]
 async fn certificate_that_is_not_valid_yet_is_served() {
     let authority = Authority::new();
-    let begins = SystemTime::now() + DAY;
+    let begins = now() + DAY;
     let early = authority.sign_for(&[HOST], |params| params.not_before = begins.into());
     let broker = start(&authority, &early).await;
     assert!(connect(&authority.client(&[], None), broker.address).await.is_err(), "clients know better");
