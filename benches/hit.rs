@@ -88,7 +88,7 @@ async fn answer(api: &Arc<Api>, route: Route, keys: usize, count: u64) -> Durati
         let requests: Vec<_> = users.by_ref().take(batch as usize).map(|user| route.request(user)).collect();
         let start = Instant::now();
         for request in requests {
-            let response = Arc::clone(api).answer(request).await;
+            let response = Arc::clone(api).answer(request, None).await;
             black_box(response.into_body().collect().await.expect("infallible").to_bytes());
         }
         spent += start.elapsed();
@@ -100,10 +100,10 @@ async fn answer(api: &Arc<Api>, route: Route, keys: usize, count: u64) -> Durati
 /// Has every token issued, and makes sure that what follows are hits.
 fn warm(runtime: &Runtime, api: &Arc<Api>, route: Route, keys: usize) {
     for user in (0..keys).chain(0..keys) {
-        let response = runtime.block_on(Arc::clone(api).answer(route.request(user)));
+        let response = runtime.block_on(Arc::clone(api).answer(route.request(user), None));
         assert_eq!(response.status(), StatusCode::OK);
     }
-    let response = runtime.block_on(Arc::clone(api).answer(route.request(0)));
+    let response = runtime.block_on(Arc::clone(api).answer(route.request(0), None));
     let how = response.headers()["cache-status"].to_str().expect("ASCII");
     assert!(how.contains("hit"), "{how}");
 }

@@ -35,7 +35,7 @@
 //! | [`sandbox`] | a Courier of our own, an independent oracle for tests | everything but the clock |
 //! | [`config`] | settings: layers, shape, checks | |
 //! | [`app`] | wires it all together, decides on runtimes, replaces what changes | |
-//! | [`clock`], [`secrets`], [`metrics`], [`audit`] | the ground floor | |
+//! | [`clock`], [`secrets`], [`metrics`], [`audit`], [`log_writer`] | the ground floor | |
 //!
 //! Everything up to [`policy`] is given the time and does no IO, so it can be run
 //! through a year in a moment.
@@ -47,6 +47,7 @@ pub mod broker;
 pub mod clock;
 pub mod config;
 pub mod http;
+pub mod log_writer;
 pub mod metrics;
 pub mod planner;
 pub mod policy;

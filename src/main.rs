@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     match command::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            command::report(&failure);
             ExitCode::from(failure.code())
         }
     }

@@ -21,6 +21,7 @@ const ROOMS: &[Room] = &[
     Room("clock", "token", "governor rustix tokio"),
     Room("policy", "token", "thiserror"),
     Room("metrics", "token policy", "prometheus"),
+    Room("log_writer", "audit metrics", "rustix tracing"),
     // The lab: virtual time, and files that it is handed open.
     Room("planner", "token policy", "fastrand flate2 foldhash humantime jiff plotters serde serde_json thiserror"),
     Room("store", "token clock", ""),
@@ -46,7 +47,7 @@ const ROOMS: &[Room] = &[
         // `Failure` for the one match from an error to a response, `PRODUCT` to know a broker that calls itself.
         "audit broker auth token policy metrics clock upstream::Failure upstream::PRODUCT",
         "arc_swap bytes http_body_util humantime hyper hyper_util percent_encoding rustls serde serde_json thiserror tokio \
-         tokio_rustls tracing webpki",
+         tokio_rustls tracing webpki x509_parser",
     ),
     // An oracle that shared the broker's rules would share their mistakes.
     Room(

@@ -107,7 +107,7 @@ impl World {
     /// Answers a request, within its time.
     pub async fn answer(&self, request: Request<Pieces>) -> Answer {
         let before = self.clock.now();
-        let response: Response<_> = Arc::clone(&self.api).answer(request).await;
+        let response: Response<_> = Arc::clone(&self.api).answer(request, None).await;
         let answer = Answer::read(response).await;
         let took = self.clock.now().since(before);
         assert!(took <= PATIENCE, "it took {took:?}: {answer:?}");

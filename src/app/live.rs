@@ -13,7 +13,7 @@ use crate::auth::{ClientKeys, Sessions};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{SessionSettings, Settings};
-use crate::http::{self, Api, Tls};
+use crate::http::{self, Api, Certificates, Tls};
 use crate::metrics::{Metrics, Reloaded};
 use crate::token::WorkspaceName;
 use crate::upstream::Courier;
@@ -37,6 +37,14 @@ pub struct Fixed {
 }
 
 impl Fixed {
+    /// Tells when the broker's certificate ends, and warns where that is soon.
+    pub fn told_expiry(&self, certificates: &Certificates) {
+        if let Some(ends) = certificates.expires() {
+            self.metrics.certificate_expires(ends.as_secs());
+        }
+        certificates.log_remarks(self.clock.unix());
+    }
+
     /// The routes for apps. What the old ones know of their callers goes on.
     pub fn api(
         &self,
@@ -65,7 +73,13 @@ impl Live {
     /// Replaces what differs, or nothing at all. What needs a restart stays as it is.
     pub fn replace(&self, settings: Settings) -> Result<(), StartError> {
         let Settings { http, clients, sessions, workspaces, tls, .. } = settings;
-        // First everything that can go wrong.
+        // First everything that can go wrong. A certificate that expired while it was used
+        // stands in the way of nothing else.
+        if let (Some(running), Some(new)) = (&self.tls, &tls)
+            && running.differs_from(new)
+        {
+            new.refuse_expired(self.fixed.clock.unix())?;
+        }
         let wanted = clients.iter().chain(sessions.iter().map(|sessions| &sessions.route.client));
         for client in wanted {
             if !self.couriers.contains_key(&client.workspace) {
@@ -102,6 +116,7 @@ impl Live {
             && running.replace(certificates)
         {
             tracing::info!("a new certificate");
+            self.fixed.told_expiry(&running.current());
             self.told(Reloaded::Certificate, true);
         }
         self.api.store(Arc::new(api));

@@ -6,6 +6,7 @@
 //! together, they would reach Courier as one burst.)
 
 mod live;
+mod open_files;
 mod reload;
 
 use std::collections::BTreeMap;
@@ -18,18 +19,19 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::auth::JwksError;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{Settings, WorkspaceSettings};
-use crate::http::{Address, Admin, Limits, Listener, Passed, Readiness, Socket, Tls};
+use crate::http::{Address, Admin, CertificateError, Limits, Listener, Passed, Readiness, Socket, Tls};
 use crate::metrics::Metrics;
 use crate::token::WorkspaceName;
 use crate::upstream::{Courier, CourierError, Dispatcher};
 use live::{Fixed, Live};
+pub use open_files::OpenFiles;
 pub use reload::{Files, Loaded, Read, Reloader};
 
 /// A broker that has its ports and its workspaces, and is about to run.
@@ -40,6 +42,7 @@ pub struct App {
     admin: Arc<Admin>,
     broker: Broker,
     readiness: Arc<Readiness>,
+    shutdown_delay: Duration,
     shutdown_timeout: Duration,
     /// The thread that calls Courier runs until this is dropped.
     upstream: oneshot::Sender<()>,
@@ -61,6 +64,9 @@ pub enum StartError {
          passed: set [server.tls], or set server.insecure = true"
     )]
     Exposed(SocketAddr),
+    /// A certificate that no client takes.
+    #[error("server.tls.{setting}: {error}", setting = .0.setting, error = .0)]
+    Certificate(#[from] CertificateError),
     /// A workspace's Courier can't be called.
     #[error("workspaces.{0}: {1}")]
     Courier(WorkspaceName, #[source] CourierError),
@@ -76,18 +82,26 @@ pub enum StartError {
     /// The system has no thread to give.
     #[error("can't start a thread: {0}")]
     Thread(#[source] io::Error),
+    /// A process with so few open files could not work.
+    #[error(
+        "the limit of open files is too low: the broker needs at least {0} (raise it with ulimit -n, or LimitNOFILE= in \
+         a systemd unit)"
+    )]
+    OpenFiles(u64),
     /// A mistake in this program.
     #[error("the metrics can't be set up: {0}")]
     Metrics(#[from] prometheus::Error),
 }
 
-/// The admin listener is for few; its connections don't count with the apps'.
+/// The admin listener is for few; its connections don't count with the apps'. A low
+/// limit of open files allows fewer.
 const ADMIN_LIMITS: Limits = Limits {
     connections: 256,
     connections_per_ip: 0,
     requests_in_flight: 256,
     header_bytes: 8192,
-    header_timeout: Duration::from_secs(30),
+    header_timeout: Duration::from_secs(10),
+    idle_timeout: Duration::from_secs(30),
     handshake_timeout: Duration::from_secs(5),
     streams: 16,
     resets_per_second: 16,
@@ -96,12 +110,17 @@ const ADMIN_LIMITS: Limits = Limits {
 impl App {
     /// Wires a broker together and takes its ports.
     pub async fn bind(settings: Settings, clock: Clock) -> Result<Self, StartError> {
-        Self::bind_with(settings, Vec::new(), clock).await
+        Self::bind_with(settings, Vec::new(), OpenFiles::unlimited(), clock).await
     }
 
     /// The same, with the sockets that the service manager passed, for "systemd"
-    /// in `server.listen`.
-    pub async fn bind_with(settings: Settings, passed: Vec<Passed>, clock: Clock) -> Result<Self, StartError> {
+    /// in `server.listen`, and within the limit of open files.
+    pub async fn bind_with(
+        settings: Settings,
+        passed: Vec<Passed>,
+        files: OpenFiles,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
         let mut couriers = BTreeMap::new();
         let mut dispatchers = Vec::new();
@@ -116,6 +135,12 @@ impl App {
         let fixed = Fixed { broker: broker.clone(), clock, metrics: Arc::clone(&metrics), runtime };
         let api = fixed.api(settings.http, settings.clients, settings.sessions, None)?;
         let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
+        if let Some(tls) = &tls {
+            let certificates = tls.current();
+            certificates.refuse_expired(clock.unix())?;
+            fixed.told_expiry(&certificates);
+        }
+        let places = Arc::new(Semaphore::new(files.apps.min(Semaphore::MAX_PERMITS)));
         let mut passed = Some(passed);
         let mut listeners = Vec::new();
         for address in settings.listen {
@@ -134,16 +159,27 @@ impl App {
                 Some(exposed) if tls.is_none() && !settings.insecure => return Err(StartError::Exposed(exposed)),
                 _ => {}
             }
-            listeners.extend(
-                sockets
-                    .into_iter()
-                    .map(|socket| Listener::new(socket, settings.limits, tls.clone(), clock, Arc::clone(&metrics))),
+            listeners.extend(sockets.into_iter().map(|socket| {
+                let (places, metrics) = (Arc::clone(&places), Arc::clone(&metrics));
+                Listener::new(socket, settings.limits, places, tls.clone(), clock, metrics)
+            }));
+        }
+        let wanted = settings.limits.connections.saturating_mul(listeners.len());
+        if files.apps < wanted {
+            tracing::warn!(
+                limit = files.limit,
+                wanted,
+                connections = files.apps,
+                "the limit of open files allows fewer connections than server.limits.connections: raise it (ulimit -n, \
+                 or LimitNOFILE= in a systemd unit), or lower the setting"
             );
         }
         let admin_socket = Socket::tcp(settings.admin_listen)
             .await
             .map_err(|error| StartError::Listen(Address::Tcp(settings.admin_listen), error))?;
-        let admin_listener = Listener::new(admin_socket, ADMIN_LIMITS, None, clock, Arc::clone(&metrics));
+        let admin_limits = Limits { connections: files.admin, ..ADMIN_LIMITS };
+        let places = Arc::new(Semaphore::new(files.admin));
+        let admin_listener = Listener::new(admin_socket, admin_limits, places, None, clock, Arc::clone(&metrics));
         let readiness = Arc::new(Readiness::default());
         Ok(Self {
             listeners,
@@ -152,6 +188,7 @@ impl App {
             admin: Arc::new(Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock)),
             broker,
             readiness,
+            shutdown_delay: settings.shutdown_delay.unwrap_or_default(),
             shutdown_timeout: settings.shutdown_timeout,
             upstream,
         })
@@ -179,10 +216,11 @@ impl App {
         Reloader::new(Arc::clone(&self.live), shown, files, read)
     }
 
-    /// Runs until `stop` resolves. Then it is not ready any more, accepts nothing
-    /// more, and finishes what is under way, for as long as the settings allow.
+    /// Runs until `stop` resolves. Then it says that it is not ready any more, serves on
+    /// for as long as load balancers may take to notice, accepts nothing more, and
+    /// finishes what is under way, for as long as the settings allow.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { listeners, admin_listener, live, admin, broker, readiness, shutdown_timeout, upstream } = self;
+        let Self { listeners, admin_listener, live, admin, broker, readiness, upstream, .. } = self;
         let mut background = broker.start();
         // Connections are accepted already, if only by the system.
         readiness.set(true);
@@ -190,7 +228,7 @@ impl App {
         let mut serving = JoinSet::new();
         for listener in listeners {
             let (live, mut told) = (Arc::clone(&live), told.clone());
-            let answer = move |request| live.api.load_full().answer(request);
+            let answer = move |request, peer| live.api.load_full().answer(request, peer);
             serving.spawn(listener.serve(answer, async move {
                 // It fails only where the sender is gone, which means stop too.
                 let _ = told.wait_for(|stop| *stop).await;
@@ -198,13 +236,18 @@ impl App {
         }
         // Health is told to the very end.
         let mut telling = JoinSet::new();
-        let answer = move |request: hyper::Request<hyper::body::Incoming>| {
+        telling.spawn(warn_daily(Arc::clone(&live)));
+        let answer = move |request: hyper::Request<hyper::body::Incoming>, _| {
             let admin = Arc::clone(&admin);
             async move { admin.answer(&request).await }
         };
         telling.spawn(admin_listener.serve(answer, std::future::pending()));
         stop.await;
         readiness.set(false);
+        if !self.shutdown_delay.is_zero() {
+            tracing::info!(delay = ?self.shutdown_delay, "stopping: not ready any more, requests are still served");
+            tokio::time::sleep(self.shutdown_delay).await;
+        }
         tracing::info!("stopping: finishing what is under way");
         stopping.send_replace(true);
         background.stop_renewing();
@@ -213,10 +256,20 @@ impl App {
             // Renewals, and calls whose callers have hung up.
             broker.landed().await;
         };
-        if tokio::time::timeout(shutdown_timeout, finish).await.is_err() {
+        if tokio::time::timeout(self.shutdown_timeout, finish).await.is_err() {
             tracing::warn!("stopping although some requests were not finished in time");
         }
         drop((background, upstream));
+    }
+}
+
+/// Warns of certificates that expire, for as long as it is run.
+async fn warn_daily(live: Arc<Live>) {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let (Some(tls), clock) = (&live.tls, live.fixed.clock) else { return };
+    loop {
+        clock.sleep_until(clock.now() + DAY).await;
+        tls.current().log_remarks(clock.unix());
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::StartError;
 use super::live::Live;
 use crate::config::{Settings, SettingsError};
 use crate::metrics::Reloaded;
@@ -133,7 +134,9 @@ impl Reloader {
             Err(error) => return self.refused(what(&error.key), &error.to_string()),
         };
         if let Err(error) = self.live.replace(settings) {
-            return self.refused(Reloaded::Settings, &error.to_string());
+            let is_expiry = matches!(error, StartError::Certificate(_));
+            let what = if is_expiry { Reloaded::Certificate } else { Reloaded::Settings };
+            return self.refused(what, &error.to_string());
         }
         self.live.told(Reloaded::Settings, true);
         let late = needs_restart(&self.shown, &shown);

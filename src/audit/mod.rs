@@ -7,11 +7,8 @@
 //! no white space and no control characters. Keys, sessions and tokens are in
 //! none.
 
-mod file;
-
 use std::borrow::Cow;
-
-pub use file::AuditFile;
+use std::net::IpAddr;
 
 /// The target of all these events, by which they are told from the rest of the
 /// log.
@@ -89,9 +86,10 @@ pub struct Refusal<'a> {
 }
 
 impl Refusal<'_> {
-    /// Somebody was refused.
-    pub fn tell(&self) {
-        Line { rule: Some(self.rule), ..Line::new("refused", &self.who, self.about) }.tell();
+    /// Tells of the refusal. `peer` is the address that the request came from, to be
+    /// found where nothing else tells who called; behind a proxy it is the proxy's.
+    pub fn tell(&self, peer: Option<IpAddr>) {
+        Line { rule: Some(self.rule), peer, ..Line::new("refused", &self.who, self.about) }.tell();
     }
 }
 
@@ -131,7 +129,7 @@ pub fn left_out(rule: &'static str, client: Option<&str>, count: u64) {
 }
 
 /// So many lines did not get into the file.
-fn lost(count: u64) {
+pub fn lost(count: u64) {
     Line { left_out: Some(count), ..Line::new("left-out", &Who::Broker, About::default()) }.tell();
 }
 
@@ -140,6 +138,7 @@ fn lost(count: u64) {
 struct Line<'a> {
     event: &'static str,
     who: &'a Who<'a>,
+    peer: Option<IpAddr>,
     about: About<'a>,
     expires_at: Option<&'a str>,
     reason: Option<&'static str>,
@@ -155,6 +154,7 @@ impl<'a> Line<'a> {
         Self {
             event,
             who,
+            peer: None,
             about,
             expires_at: None,
             reason: None,
@@ -173,6 +173,7 @@ impl<'a> Line<'a> {
             event = self.event,
             who = self.who.as_str(),
             client = self.who.client(),
+            peer = self.peer.map(tracing::field::display),
             workspace,
             users,
             scopes,

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Context;
 use clap::Args;
-use courier_token_broker::app::dispatcher;
+use courier_token_broker::app::{StartError, dispatcher};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{Settings, WorkspaceSettings};
 use courier_token_broker::metrics::Metrics;
@@ -29,6 +29,11 @@ impl Check {
     pub fn run(self) -> Result<(), Failure> {
         let (layers, raw) = self.sources.read(&environment()?)?;
         let settings = Settings::resolve(&raw, &layers)?;
+        if let Some(certificates) = &settings.tls {
+            let now = Clock::system().unix();
+            certificates.refuse_unusable(now).map_err(StartError::from)?;
+            certificates.remarks(now).for_each(|remark| eprintln!("warning: server.tls.{}: {remark}", remark.setting));
+        }
         let shown = toml::to_string(&raw).context("the settings can't be shown")?;
         let mut out = io::stdout().lock();
         writeln!(out, "{shown}")?;

@@ -7,22 +7,28 @@ mod proxy;
 mod sandbox;
 mod serve;
 mod simulate;
+mod started;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
+use std::panic;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use courier_token_broker::app::StartError;
-use courier_token_broker::audit::{self, AuditFile};
+use courier_token_broker::audit;
 use courier_token_broker::config::{Audit, Layers, LogFormat, Raw, Settings, SettingsError};
+use courier_token_broker::log_writer::LogWriter;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
-use tracing::{Level, Metadata};
+use tracing::{Level, Metadata, field};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -166,16 +172,41 @@ fn environment() -> Result<Variables, Failure> {
     Ok(environment)
 }
 
+/// What the log and the audit log are written by. Dropped, it lets them finish,
+/// for at most [`SETTLING`] each.
+struct Logs {
+    log: LogWriter,
+    audit: Option<LogWriter>,
+}
+
+/// The longest that the end waits for what reads the log, and for the disk that the
+/// audit log is on.
+const SETTLING: Duration = Duration::from_secs(1);
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.audit.iter().for_each(|audit| audit.settle(SETTLING));
+        self.log.settle(SETTLING);
+    }
+}
+
 /// Logs go to standard error: what a command prints is its own. The audit log
-/// goes with them, whatever their level, or into a file, which is given back to be
-/// reopened and settled; it fails where that can't be opened.
-fn log(settings: &Settings) -> io::Result<Option<AuditFile>> {
+/// goes with them, whatever their level, or into a file; it fails where that can't
+/// be opened.
+fn log(settings: &Settings) -> Result<Logs, Failure> {
+    let log = LogWriter::stderr()?;
+    let unwritable = |error| Failure::Settings(format!("log.audit: the file can't be written to: {error}"));
+    let audit = match &settings.audit {
+        Audit::File(path) => Some(LogWriter::file(path).map_err(unwritable)?),
+        Audit::Log | Audit::Off => None,
+    };
+    let logs = Logs { log: log.clone(), audit: audit.clone() };
     let json = match settings.log_format {
         LogFormat::Auto => !io::stderr().is_terminal(),
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let shown = lines::layer().with_writer(io::stderr);
+    let shown = lines::layer().with_writer(move || log.clone());
     let shown = if json {
         shown.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     } else {
@@ -186,18 +217,43 @@ fn log(settings: &Settings) -> io::Result<Option<AuditFile>> {
     let is_shown = move |event: &Metadata<'_>| if is_audit(event) { audit_is_shown } else { *event.level() <= level };
     let most = LevelFilter::from_level(level.max(Level::INFO));
     let shown = shown.with_filter(filter_fn(is_shown).with_max_level_hint(most));
-    let file = match &settings.audit {
-        Audit::File(path) => Some(AuditFile::open(path)?),
-        Audit::Log | Audit::Off => None,
-    };
-    let kept = file.clone().map(|file| {
-        let kept = lines::layer::<Registry>().with_writer(move || file.clone()).json().flatten_event(true);
+    let kept = audit.map(|audit| {
+        let kept = lines::layer::<Registry>().with_writer(move || audit.clone()).json().flatten_event(true);
         let kept = kept.with_current_span(false).with_span_list(false).with_target(false).with_level(false);
         kept.boxed().with_filter(filter_fn(is_audit).with_max_level_hint(LevelFilter::INFO))
     });
     let both: Vec<_> = [Some(shown.boxed()), kept.map(Layer::boxed)].into_iter().flatten().collect();
     tracing_subscriber::registry().with(both).init();
-    Ok(file)
+    panic::set_hook(Box::new(log_panic));
+    Ok(logs)
+}
+
+/// A panic's message goes the way of the log: standard error itself could block the
+/// thread for ever.
+fn log_panic(panic: &panic::PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| field::display(backtrace));
+    tracing::error!(thread = thread.name(), backtrace, "internal error: {panic}");
+}
+
+/// Prints what a command that goes on running has to say. A standard output that is
+/// closed, full or read by nothing does not hold it up.
+fn print(text: String) {
+    thread::spawn(move || {
+        let mut out = io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    });
+}
+
+/// Tells why a command failed, for as long as a standard error that takes nothing
+/// may keep the program from its end.
+pub fn report(failure: &Failure) {
+    if let Ok(mut errors) = LogWriter::stderr()
+        && errors.write_all(format!("error: {failure}\n").as_bytes()).is_ok()
+    {
+        errors.settle(SETTLING);
+    }
 }
 
 /// Runs a command's story on a runtime of its own.

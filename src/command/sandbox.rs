@@ -1,7 +1,7 @@
 //! `sandbox`: a broker and a Courier to play with.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::fmt::Write;
 use std::net::SocketAddr;
 
 use clap::Args;
@@ -13,8 +13,8 @@ use courier_token_broker::sandbox::{Faults, Simulator};
 use courier_token_broker::secrets::Secret;
 use tokio::net::TcpListener;
 
-use super::serve::{allow_many_connections, announce};
-use super::{Failure, asked_to_stop, block_on, bound, log};
+use super::serve::{allow_many_connections, places};
+use super::{Failure, asked_to_stop, block_on, bound, log, print};
 
 #[derive(Args)]
 pub struct Sandbox {
@@ -40,13 +40,12 @@ impl Sandbox {
             let listener = TcpListener::bind(self.courier_listen).await.map_err(bound(self.courier_listen))?;
             let courier = listener.local_addr()?;
             let settings = self.settings(courier)?;
-            log(&settings)?;
-            allow_many_connections();
+            let _logs = log(&settings)?;
+            let open_files = allow_many_connections()?;
             let clock = Clock::system();
-            let app = App::bind(settings, clock).await?;
+            let app = App::bind_with(settings, Vec::new(), open_files, clock).await?;
             let stop = asked_to_stop()?;
-            announce(&app)?;
-            self.explain(&app, courier)?;
+            print(places(&app) + &explain(&app, courier));
             let simulator = Simulator::new(Some(API_KEY.to_owned()), self.faults, clock);
             // It ends with the program: what the broker finishes needs it.
             tokio::spawn(simulator.serve(listener, std::future::pending()));
@@ -79,18 +78,19 @@ impl Sandbox {
         }];
         Ok(Settings::resolve(&raw, &Layers::default())?)
     }
+}
 
-    fn explain(&self, app: &App, courier: SocketAddr) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        writeln!(out, "Courier simulator on http://{courier} (what it was asked: http://{courier}/simulator/calls)")?;
-        if let Some(address) = app.addresses().first() {
-            writeln!(
-                out,
-                "\nTry it (the second time it comes from memory):\n\n  \
-                 curl -i http://{address}/v1/tokens -H 'Authorization: Bearer {CLIENT_KEY}' \\\n    \
-                 -H 'Content-Type: application/json' -d '{{\"user_id\": \"jane\", \"profile\": \"inbox\"}}'\n"
-            )?;
-        }
-        out.flush()
+fn explain(app: &App, courier: SocketAddr) -> String {
+    let mut text =
+        format!("Courier simulator on http://{courier} (what it was asked: http://{courier}/simulator/calls)\n");
+    if let Some(address) = app.addresses().first() {
+        // Writing to a string can't fail.
+        let _ = writeln!(
+            text,
+            "\nTry it (the second time it comes from memory):\n\n  \
+             curl -i http://{address}/v1/tokens -H 'Authorization: Bearer {CLIENT_KEY}' \\\n    \
+             -H 'Content-Type: application/json' -d '{{\"user_id\": \"jane\", \"profile\": \"inbox\"}}'\n"
+        );
     }
+    text
 }

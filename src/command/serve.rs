@@ -1,21 +1,25 @@
 //! `serve`: the broker.
 
-use std::io::{self, Write};
+use std::env;
+use std::fmt::Write;
+use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
-use courier_token_broker::app::{App, Files, Loaded};
-use courier_token_broker::audit::AuditFile;
+use courier_token_broker::app::{App, Files, Loaded, OpenFiles, StartError};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{LogFormat, Settings, SettingsError};
 use courier_token_broker::http::{Address, Passed};
+use courier_token_broker::log_writer::LogWriter;
 use listenfd::ListenFd;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::proxy::ignored_proxies;
-use super::{Failure, Sources, Variables, asked_to_reload, asked_to_stop, block_on, environment, log};
+use super::started::Started;
+use super::{Failure, Sources, Variables, asked_to_reload, asked_to_stop, block_on, environment, log, print};
 
 #[derive(Args)]
 #[command(about = None, long_about = None)]
@@ -40,29 +44,27 @@ impl Serve {
     pub fn run(self) -> Result<(), Failure> {
         let environment = environment()?;
         let Loaded { outcome, files } = self.load(&environment);
-        let (settings, shown) = outcome?;
-        let unwritable = |error| Failure::Settings(format!("log.audit: the file can't be written to: {error}"));
-        let audit = log(&settings).map_err(unwritable)?;
+        let (mut settings, shown) = outcome?;
+        settings.shutdown_delay.get_or_insert_with(usual_shutdown_delay);
+        let logs = log(&settings)?;
         for warning in ignored_proxies(&settings.workspaces) {
             tracing::warn!("{warning}");
         }
-        allow_many_connections();
+        let open_files = allow_many_connections()?;
+        let started = Started::new(&self.sources.files, &settings);
         let passed = if settings.listen.contains(&Address::Systemd) { passed_sockets()? } else { Vec::new() };
-        let outcome = block_on(async {
-            let app = App::bind_with(settings, passed, Clock::system()).await?;
+        block_on(async {
+            let app = App::bind_with(settings, passed, open_files, Clock::system()).await?;
             // Before anybody can know that it runs.
             let (stop, reload) = (asked_to_stop()?, asked_to_reload()?);
-            let _reopening = audit.clone().map(reopen_when_told).transpose()?;
+            let _reopening = logs.audit.clone().map(reopen_when_told).transpose()?;
             let reloader = app.reloader(shown, files, Box::new(move || self.load(&environment)));
             tokio::spawn(reloader.run(reload));
-            announce(&app)?;
+            started.log(&app);
+            print(places(&app));
             app.run(stop).await;
             Ok(())
-        });
-        if let Some(audit) = audit {
-            audit.settle(SETTLING);
-        }
-        outcome
+        })
     }
 }
 
@@ -100,11 +102,16 @@ impl Serve {
     }
 }
 
-/// The longest that the end waits for the disk that the audit log is on.
-const SETTLING: Duration = Duration::from_secs(2);
+/// Load balancers and Kubernetes notice only after a while that a broker is not ready any
+/// more. On a terminal, or started by hand, there are none.
+fn usual_shutdown_delay() -> Duration {
+    let set = ["INVOCATION_ID", "KUBERNETES_SERVICE_HOST", "container"].iter().any(|name| env::var_os(name).is_some());
+    let is_managed = set || ["/.dockerenv", "/run/.containerenv"].iter().any(|path| Path::new(path).exists());
+    if is_managed && !io::stderr().is_terminal() { Duration::from_secs(5) } else { Duration::ZERO }
+}
 
 /// Opens the audit log's file anew at each SIGHUP, for whoever has moved it away.
-fn reopen_when_told(audit: AuditFile) -> io::Result<JoinSet<()>> {
+fn reopen_when_told(audit: LogWriter) -> io::Result<JoinSet<()>> {
     let mut told = signal(SignalKind::hangup())?;
     let mut reopening = JoinSet::new();
     reopening.spawn(async move {
@@ -117,15 +124,16 @@ fn reopen_when_told(audit: AuditFile) -> io::Result<JoinSet<()>> {
 
 /// Says where the broker is, so that a script that let it choose its ports can
 /// read them.
-pub fn announce(app: &App) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+pub fn places(app: &App) -> String {
+    let mut text = String::new();
+    // Writing to a string can't fail.
     for place in app.places() {
-        writeln!(out, "courier-token-broker on {place}")?;
+        let _ = writeln!(text, "courier-token-broker on {place}");
     }
     if let Some(address) = app.admin_address() {
-        writeln!(out, "admin on http://{address}")?;
+        let _ = writeln!(text, "admin on http://{address}");
     }
-    out.flush()
+    text
 }
 
 /// The sockets that the service manager passed, whatever it calls them. Before
@@ -145,11 +153,12 @@ fn passed_sockets() -> Result<Vec<Passed>, Failure> {
 }
 
 /// A connection is a file descriptor, and many systems allow a thousand unless
-/// asked for more.
-pub fn allow_many_connections() {
+/// asked for more. Tells what there is room for.
+pub fn allow_many_connections() -> Result<OpenFiles, StartError> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
+    OpenFiles::within(getrlimit(Resource::Nofile).current).map_err(StartError::OpenFiles)
 }

@@ -1,6 +1,5 @@
 //! `simulate-courier`: the Courier simulator alone.
 
-use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use clap::Args;
@@ -8,7 +7,7 @@ use courier_token_broker::clock::Clock;
 use courier_token_broker::sandbox::{Faults, Simulator};
 use tokio::net::TcpListener;
 
-use super::{Failure, asked_to_stop, block_on, bound};
+use super::{Failure, asked_to_stop, block_on, bound, print};
 
 #[derive(Args)]
 pub struct SimulateCourier {
@@ -27,10 +26,7 @@ impl SimulateCourier {
         block_on(async {
             let listener = TcpListener::bind(self.listen).await.map_err(bound(self.listen))?;
             let stop = asked_to_stop()?;
-            let mut out = io::stdout().lock();
-            writeln!(out, "Courier simulator on http://{}", listener.local_addr()?)?;
-            out.flush()?;
-            drop(out);
+            print(format!("Courier simulator on http://{}\n", listener.local_addr()?));
             Simulator::new(self.api_key, self.faults, Clock::system()).serve(listener, stop).await;
             Ok(())
         })

@@ -56,6 +56,9 @@ table!(Server {
     unix_mode: String = "0660".to_owned(),
     insecure: bool = false,
     timeout: Human = seconds(10),
+    idle_timeout: Human = seconds(75),
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shutdown_delay: Option<Human> = None,
     shutdown_timeout: Human = seconds(10),
     limits: Limits = Limits::default(),
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,7 +84,7 @@ table!(Limits {
     streams: u32 = 128,
     resets_per_second: u32 = 256,
     handshake_timeout: Human = seconds(5),
-    header_timeout: Human = seconds(60),
+    header_timeout: Human = seconds(10),
     body_timeout: Human = seconds(10),
 });
 

@@ -33,6 +33,9 @@ pub struct Settings {
     pub admin_listen: SocketAddr,
     /// What a connection may do.
     pub limits: http::Limits,
+    /// How long requests are served after a stop was asked for; `None` where nothing is
+    /// said.
+    pub shutdown_delay: Option<Duration>,
     /// The longest that a stop waits for what is under way.
     pub shutdown_timeout: Duration,
     /// The routes.
@@ -98,7 +101,8 @@ impl Settings {
             return Err(check.error("refresh.extra_calls", "must be a number from 0 to 10"));
         }
         let sessions = check.sessions(raw, &profiles, &workspaces)?;
-        let limits = check.limits(&raw.server.limits)?;
+        let limits = check.limits(&raw.server)?;
+        let shutdown_delay = |raw| check.span("server.shutdown_delay", raw, Duration::ZERO, HOUR);
         let listen = check.listen(&raw.server)?;
         let admin_listen = check.port("admin.listen", &raw.admin.listen)?;
         check.calls_elsewhere(&workspaces, &listen, admin_listen)?;
@@ -109,6 +113,7 @@ impl Settings {
             tls: check.tls(&raw.server)?,
             admin_listen,
             limits,
+            shutdown_delay: raw.server.shutdown_delay.map(shutdown_delay).transpose()?,
             shutdown_timeout: check.span(
                 "server.shutdown_timeout",
                 raw.server.shutdown_timeout,

@@ -59,8 +59,9 @@ impl Check<'_> {
         certificates.map(Some).map_err(|error| self.error(&key(error.setting), error.to_string()))
     }
 
-    pub(super) fn limits(&self, raw: &raw::Limits) -> Result<Limits, SettingsError> {
+    pub(super) fn limits(&self, server: &raw::Server) -> Result<Limits, SettingsError> {
         const SIZES: u64 = 1_000_000;
+        let raw = &server.limits;
         for (name, value, least, most) in [
             ("connections", raw.connections, 1, SIZES),
             ("connections_per_ip", raw.connections_per_ip, 0, SIZES),
@@ -79,6 +80,7 @@ impl Check<'_> {
             requests_in_flight: raw.requests_in_flight as usize,
             header_bytes: raw.header_bytes as usize,
             header_timeout: self.span("server.limits.header_timeout", raw.header_timeout, SECOND, HOUR)?,
+            idle_timeout: self.span("server.idle_timeout", server.idle_timeout, SECOND, HOUR)?,
             handshake_timeout: self.span(
                 "server.limits.handshake_timeout",
                 raw.handshake_timeout,

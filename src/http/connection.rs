@@ -2,8 +2,9 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::body::Reply;
+use super::head_timer::{HeadTimer, Requests};
 use super::listener::Limits;
 use super::socket::Accepted;
 use super::stream::Guarded;
@@ -76,23 +78,23 @@ struct Visit {
     gate: Arc<Gate>,
     /// From the peer's certificate, if it showed one.
     names: Option<PeerNames>,
-    /// How many requests began and ended so far; they wrap round.
-    begun: AtomicU32,
-    ended: AtomicU32,
+    /// Where the peer is, unless it is on this machine's Unix socket.
+    address: Option<IpAddr>,
+    requests: Arc<Requests>,
     /// Requests that were given up in the second that began then.
     resets: Mutex<(Moment, u32)>,
     too_many_resets: Notify,
 }
 
 impl Visit {
-    fn new(gate: Arc<Gate>, names: Option<PeerNames>) -> Arc<Self> {
-        let (begun, ended) = Default::default();
+    fn new(gate: Arc<Gate>, address: Option<IpAddr>, names: Option<PeerNames>) -> Arc<Self> {
+        let requests = Arc::default();
         let resets = Mutex::new((Moment::from_nanos(0), 0));
-        Arc::new(Self { gate, names, begun, ended, resets, too_many_resets: Notify::new() })
+        Arc::new(Self { gate, names, address, requests, resets, too_many_resets: Notify::new() })
     }
 
     fn begin(self: &Arc<Self>, request: &mut Request<Incoming>) -> Begun {
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.requests.begin();
         if self.gate.inside.fetch_add(1, Ordering::Relaxed) >= self.gate.limits.requests_in_flight {
             request.extensions_mut().insert(Overload);
         }
@@ -102,14 +104,6 @@ impl Visit {
             request.extensions_mut().insert(names.clone());
         }
         Begun { visit: Arc::clone(self), answered: false }
-    }
-
-    fn begun(&self) -> u32 {
-        self.begun.load(Ordering::Relaxed)
-    }
-
-    fn is_busy(&self) -> bool {
-        self.begun() != self.ended.load(Ordering::Relaxed)
     }
 
     /// A request was given up before it was answered. That is dear for the broker
@@ -136,7 +130,7 @@ struct Begun {
 impl Drop for Begun {
     fn drop(&mut self) {
         self.visit.gate.inside.fetch_sub(1, Ordering::Relaxed);
-        self.visit.ended.fetch_add(1, Ordering::Relaxed);
+        self.visit.requests.end();
         if !self.answered {
             self.visit.reset();
         }
@@ -147,31 +141,32 @@ impl Drop for Begun {
 /// it finishes those that it is in.
 pub async fn converse<F, A>(accepted: Accepted, gate: Arc<Gate>, answer: F, told: oneshot::Receiver<()>)
 where
-    F: Fn(Request<Incoming>) -> A + Send + 'static,
+    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
     match accepted {
-        Accepted::Tcp(stream, _) => {
+        Accepted::Tcp(stream, address) => {
             // Answers are small: waiting to fill a packet would only delay them.
             let _ = stream.set_nodelay(true);
             match gate.tls.clone() {
-                None => serve_http1(stream, Visit::new(gate, None), answer, told).await,
+                None => serve_http1(stream, Visit::new(gate, Some(address), None), answer, told).await,
                 // Boxed, so that a connection without TLS is not as large as one with it.
-                Some(tls) => Box::pin(converse_over_tls(stream, &tls, gate, answer, told)).await,
+                Some(tls) => Box::pin(converse_over_tls(stream, address, &tls, gate, answer, told)).await,
             }
         }
-        Accepted::Unix(stream) => Box::pin(serve_http1(stream, Visit::new(gate, None), answer, told)).await,
+        Accepted::Unix(stream) => Box::pin(serve_http1(stream, Visit::new(gate, None, None), answer, told)).await,
     }
 }
 
 async fn converse_over_tls<F, A>(
     stream: TcpStream,
+    address: IpAddr,
     tls: &Tls,
     gate: Arc<Gate>,
     answer: F,
     mut told: oneshot::Receiver<()>,
 ) where
-    F: Fn(Request<Incoming>) -> A + Send + 'static,
+    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
     let certificates = tls.current();
@@ -194,7 +189,7 @@ async fn converse_over_tls<F, A>(
     };
     let (_, session) = stream.get_ref();
     let is_http2 = session.alpn_protocol() == Some(HTTP2);
-    let visit = Visit::new(gate, PeerNames::of(session.peer_certificates(), &certificates));
+    let visit = Visit::new(gate, Some(address), PeerNames::of(session.peer_certificates(), &certificates));
     if is_http2 {
         serve_http2(stream, visit, answer, told).await;
     } else {
@@ -207,13 +202,13 @@ fn service<F, A>(
     answer: F,
 ) -> impl HttpService<Incoming, ResBody = Reply, Error = Infallible, Future: Send + 'static>
 where
-    F: Fn(Request<Incoming>) -> A + Send + 'static,
+    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
     service_fn(move |mut request| {
         let mut begun = visit.begin(&mut request);
         // Boxed: it is large, and would be moved about by everything it goes through.
-        let answered = Box::pin(answer(request));
+        let answered = Box::pin(answer(request, visit.address));
         async move {
             let response = answered.await;
             begun.answered = response.extensions().get::<GivenUp>().is_none();
@@ -226,17 +221,19 @@ where
 async fn serve_http1<S, F, A>(stream: S, visit: Arc<Visit>, answer: F, mut told: oneshot::Receiver<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    F: Fn(Request<Incoming>) -> A + Send + 'static,
+    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
     let limits = visit.gate.limits;
+    let head_timer = HeadTimer::new(Arc::clone(&visit.requests), limits.header_timeout);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
+        // From when it begins to wait for a head; the head itself has less.
+        .header_read_timeout(limits.idle_timeout)
         // hyper takes no less than 8 KiB. What is read of a body comes on top.
         .max_buf_size(limits.header_bytes.saturating_add(8192))
         .serve_connection(
-            TokioIo::new(Guarded::new(stream, limits.header_timeout)),
+            TokioIo::new(Guarded::new(stream, limits.idle_timeout, head_timer)),
             service(Arc::clone(&visit), answer),
         );
     let mut connection = pin!(connection);
@@ -255,7 +252,7 @@ where
 async fn serve_http2<S, F, A>(stream: S, visit: Arc<Visit>, answer: F, mut told: oneshot::Receiver<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    F: Fn(Request<Incoming>) -> A + Send + 'static,
+    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
     let limits = visit.gate.limits;
@@ -273,13 +270,14 @@ where
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG)
         .serve_connection(
-            TokioIo::new(Guarded::wordless(stream, limits.header_timeout)),
+            TokioIo::new(Guarded::wordless(stream, limits.idle_timeout)),
             service(Arc::clone(&visit), answer),
         );
     let mut connection = pin!(connection);
-    let (mut seen, mut idle) = (visit.begun(), 0);
+    let (mut seen, mut idle) = (visit.requests.begun(), 0);
     // hyper has no limit to an HTTP/2 connection's idle time.
     while idle < LOOKS {
+        let patience = if seen == 0 { limits.header_timeout } else { limits.idle_timeout };
         tokio::select! {
             biased;
             ended = &mut connection => return tell(Some(ended)),
@@ -292,9 +290,10 @@ where
                 let _ = timeout(GRACE / 10, &mut connection).await;
                 return;
             }
-            () = tokio::time::sleep(limits.header_timeout / LOOKS) => {
-                idle = if visit.is_busy() || visit.begun() != seen { 0 } else { idle + 1 };
-                seen = visit.begun();
+            () = tokio::time::sleep(patience / LOOKS) => {
+                let begun = visit.requests.begun();
+                idle = if visit.requests.is_any_open() || begun != seen { 0 } else { idle + 1 };
+                seen = begun;
             }
         }
     }
@@ -308,7 +307,7 @@ async fn finish<C: Future>(mut connection: Pin<&mut C>, visit: &Visit) -> Option
     loop {
         match timeout(GRACE, &mut connection).await {
             Ok(ended) => return Some(ended),
-            Err(_) if !visit.is_busy() => return None,
+            Err(_) if !visit.requests.is_any_open() => return None,
             Err(_) => {}
         }
     }

@@ -32,9 +32,12 @@ pub struct Limits {
     pub requests_in_flight: usize,
     /// The most bytes of a request's path and headers, at least 1024.
     pub header_bytes: usize,
-    /// The longest that a request's headers may take to arrive, that a connection
-    /// may be idle, and that a peer may read nothing of what it is sent.
+    /// The longest that a request's headers may take to arrive, and that a new
+    /// connection may send nothing.
     pub header_timeout: Duration,
+    /// The longest that a connection may be idle between requests, and that a peer
+    /// may read nothing of what it is sent.
+    pub idle_timeout: Duration,
     /// The longest that a TLS handshake may take.
     pub handshake_timeout: Duration,
     /// The most requests at once in one HTTP/2 connection.
@@ -48,17 +51,26 @@ pub struct Limits {
 pub struct Listener {
     socket: Socket,
     gate: Arc<Gate>,
+    /// Places for connections that several listeners share.
+    shared: Arc<Semaphore>,
 }
 
 /// After a failed `accept`: most often there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Listener {
-    /// Takes connections from this socket. `tls` is for TCP: a Unix socket does
-    /// without.
-    pub fn new(socket: Socket, limits: Limits, tls: Option<Arc<Tls>>, clock: Clock, metrics: Arc<Metrics>) -> Self {
+    /// Takes connections from this socket. Each takes one of the `shared` places.
+    /// `tls` is for TCP: a Unix socket does without.
+    pub fn new(
+        socket: Socket,
+        limits: Limits,
+        shared: Arc<Semaphore>,
+        tls: Option<Arc<Tls>>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let tls = tls.filter(|_| socket.is_tcp());
-        Self { socket, gate: Arc::new(Gate::new(limits, tls, clock, metrics)) }
+        Self { socket, gate: Arc::new(Gate::new(limits, tls, clock, metrics)), shared }
     }
 
     /// The IP address and port, where it has them: with the port that was chosen,
@@ -72,35 +84,37 @@ impl Listener {
         self.gate.tls.is_some()
     }
 
-    /// Answers requests until `stop` resolves. Then it accepts nothing more, lets
+    /// Answers requests, each with the IP address that it comes from, if there is one,
+    /// until `stop` resolves. Then it accepts nothing more, lets
     /// every connection finish the request that it is in, and returns when all
     /// have ended. It sets no deadline to that: dropping it is a stop too, which
     /// waits for nothing.
     pub async fn serve<F, A>(self, answer: F, stop: impl Future<Output = ()>)
     where
-        F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
+        F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Clone + Send + 'static,
         A: Future<Output = Response<Reply>> + Send + 'static,
     {
-        let Self { socket, gate } = self;
+        let Self { socket, gate, shared } = self;
         let room = Arc::new(Semaphore::new(gate.limits.connections));
         let open = EndOnDrop(Arc::new(Connections::default()));
         let mut stop = pin!(stop);
         let mut failing = false;
         loop {
             let accepted = async {
-                let permit = Arc::clone(&room).acquire_owned().await;
-                (permit, socket.accept().await)
+                let own = Arc::clone(&room).acquire_owned().await;
+                let shared = Arc::clone(&shared).acquire_owned().await;
+                (own.and_then(|own| Ok([own, shared?])), socket.accept().await)
             };
-            let (permit, accepted) = tokio::select! {
+            let (permits, accepted) = tokio::select! {
                 () = &mut stop => break,
                 accepted = accepted => accepted,
             };
-            // The semaphore is never closed.
-            let Ok(permit) = permit else { break };
+            // The semaphores are never closed.
+            let Ok(permits) = permits else { break };
             match accepted {
                 Ok(accepted) => {
                     failing = false;
-                    open.0.spawn(accepted, answer.clone(), &gate, permit);
+                    open.0.spawn(accepted, answer.clone(), &gate, permits);
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
@@ -151,9 +165,14 @@ impl Drop for EndOnDrop {
 }
 
 impl Connections {
-    fn spawn<F, A>(self: &Arc<Self>, accepted: Accepted, answer: F, gate: &Arc<Gate>, permit: OwnedSemaphorePermit)
-    where
-        F: Fn(Request<Incoming>) -> A + Send + 'static,
+    fn spawn<F, A>(
+        self: &Arc<Self>,
+        accepted: Accepted,
+        answer: F,
+        gate: &Arc<Gate>,
+        permits: [OwnedSemaphorePermit; 2],
+    ) where
+        F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
         A: Future<Output = Response<Reply>> + Send + 'static,
     {
         let most = gate.limits.connections_per_ip;
@@ -176,7 +195,7 @@ impl Connections {
         open.opened += 1;
         open.ends.insert(id, end);
         drop(open);
-        let closing = Closing { connections: Arc::clone(self), id, peer, _permit: permit };
+        let closing = Closing { connections: Arc::clone(self), id, peer, _permits: permits };
         let gate = Arc::clone(gate);
         tokio::spawn(async move {
             let _closing = closing;
@@ -199,7 +218,7 @@ struct Closing {
     connections: Arc<Connections>,
     id: u64,
     peer: Option<IpAddr>,
-    _permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
 }
 
 impl Drop for Closing {

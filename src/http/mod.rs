@@ -10,6 +10,7 @@ mod connection;
 mod cors;
 mod courier;
 mod frontend;
+mod head_timer;
 mod listener;
 mod native;
 mod problem;
@@ -20,11 +21,13 @@ mod session;
 mod socket;
 mod stream;
 mod tls;
+mod validity;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,9 +129,14 @@ impl Api {
         Self { guests: Some(Guests { sessions, route }), ..self }
     }
 
-    /// Answers one request, whatever it is.
+    /// Answers one request, whatever it is. `peer` is the address that it comes from, for
+    /// the audit log.
     #[expect(clippy::manual_async_fn, reason = "an `async fn` would hold the request twice, in each hit's future")]
-    pub fn answer<B: Incoming>(self: Arc<Self>, mut request: Request<B>) -> impl Future<Output = Response<Reply>> {
+    pub fn answer<B: Incoming>(
+        self: Arc<Self>,
+        mut request: Request<B>,
+        peer: Option<IpAddr>,
+    ) -> impl Future<Output = Response<Reply>> {
         async move {
             let arrived = self.clock.now();
             let (route, methods) = Self::find(request.uri());
@@ -157,7 +165,7 @@ impl Api {
                 Ok(answered) => answered,
                 Err(problem) => {
                     if let Some(refusal) = problem.refusal() {
-                        self.refusals.tell(&refusal);
+                        self.refusals.tell(&refusal, peer);
                     }
                     let given_up = match problem {
                         Problem::BodyBroken => true,

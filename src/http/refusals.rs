@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,8 +37,9 @@ impl Refusals {
         Self { window: Arc::new(Mutex::new(Window::new(clock.now()))), clock }
     }
 
-    /// Tells of a refusal, if there were not too many like it just now.
-    pub fn tell(&self, refusal: &Refusal<'_>) {
+    /// Tells of a refusal, if there were not too many like it just now. Where no client
+    /// is known, it tells the peer's address.
+    pub fn tell(&self, refusal: &Refusal<'_>, peer: Option<IpAddr>) {
         let now = self.clock.now();
         let mut window = lock(&self.window);
         let before = if window.ends <= now { window.renew(now + WINDOW) } else { Vec::new() };
@@ -49,7 +51,7 @@ impl Refusals {
         drop(window);
         tell(before);
         if is_told {
-            refusal.tell();
+            refusal.tell(peer.filter(|_| refusal.who.client().is_none()));
         }
         if waits {
             let (window, clock) = (Arc::clone(&self.window), self.clock);

@@ -1,4 +1,4 @@
-//! A connection's bytes, on their way out.
+//! A connection's bytes: none are waited for too long.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -11,7 +11,10 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// A connection on which nothing goes out too slowly, and no error without JSON.
+use super::head_timer::HeadTimer;
+
+/// A connection on which nothing comes in or goes out too slowly, and no error goes
+/// out without JSON.
 ///
 /// A peer that does not read what it is sent would hold its connection for ever:
 /// hyper has no time-out for writing. And hyper answers what it can't read as
@@ -23,6 +26,8 @@ pub struct Guarded<S> {
     /// The longest that nothing at all may go out.
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    /// The longest that nothing may come in; `None` where somebody else sees to it.
+    head_timer: Option<HeadTimer>,
     /// What goes out in place of a bare refusal.
     refusal: Bytes,
     /// Whether what goes out may be such a refusal.
@@ -34,13 +39,14 @@ const BARE: &str = "content-length: 0\r\n";
 
 impl<S> Guarded<S> {
     /// Wraps a connection that speaks HTTP/1.1.
-    pub const fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, stalled: None, refusal: Bytes::new(), speaks_http1: true }
+    pub const fn new(stream: S, patience: Duration, head_timer: HeadTimer) -> Self {
+        let head_timer = Some(head_timer);
+        Self { stream, patience, stalled: None, head_timer, refusal: Bytes::new(), speaks_http1: true }
     }
 
     /// Wraps a connection in which no refusal is a text: HTTP/2.
     pub const fn wordless(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, stalled: None, refusal: Bytes::new(), speaks_http1: false }
+        Self { stream, patience, stalled: None, head_timer: None, refusal: Bytes::new(), speaks_http1: false }
     }
 
     /// An error where nothing has gone out for too long.
@@ -90,7 +96,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        match &mut self.head_timer {
+            Some(timer) if read.is_pending() => {
+                ready!(timer.poll_expired(context));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            Some(timer) if buffer.filled().len() > before => timer.on_bytes(),
+            _ => {}
+        }
+        read
     }
 }
 
@@ -137,13 +153,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn guarded<S>(stream: S) -> Guarded<S> {
+        const MINUTE: Duration = Duration::from_secs(60);
+        Guarded::new(stream, MINUTE, HeadTimer::new(Arc::default(), MINUTE))
+    }
 
     async fn sent(writes: &[&str]) -> String {
         // A pipe so narrow that nothing goes through it in one piece.
         let (near, mut far) = tokio::io::duplex(7);
         let writing = async move {
-            let mut stream = Guarded::new(near, Duration::from_secs(60));
+            let mut stream = guarded(near);
             for bytes in writes {
                 stream.write_all(bytes.as_bytes()).await.expect("written");
             }
@@ -180,7 +202,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_does_not_read_is_given_up() {
         let (near, far) = tokio::io::duplex(7);
-        let mut stream = Guarded::new(near, Duration::from_secs(60));
+        let mut stream = guarded(near);
         let written = stream.write_all(b"more than goes into the pipe").await;
         assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
         drop(far);

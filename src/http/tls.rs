@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
@@ -13,6 +14,8 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
+
+use super::validity::Validity;
 
 /// The files that TLS needs, in PEM.
 #[derive(Clone, Debug)]
@@ -32,6 +35,24 @@ pub struct Certificates {
     chain: Arc<[CertificateDer<'static>]>,
     /// The authorities of clients' certificates.
     authorities: Arc<[CertificateDer<'static>]>,
+    /// When they are valid, the broker's own certificate first.
+    periods: Arc<[Period]>,
+}
+
+/// When a certificate of a file is valid.
+struct Period {
+    setting: &'static str,
+    path: PathBuf,
+    /// Its place in the file, from 1.
+    place: usize,
+    validity: Validity,
+}
+
+impl Period {
+    fn remark(&self, now: Duration) -> Option<CertificateError> {
+        let why = format!("certificate {} {}", self.place, self.validity.remark(now)?);
+        Some(CertificateError { setting: self.setting, path: self.path.clone(), why })
+    }
 }
 
 /// Says nothing: it holds a private key.
@@ -64,6 +85,46 @@ impl Certificates {
     /// What a handshake goes by.
     pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config)
+    }
+
+    /// When the broker's own certificate ends, since 1970.
+    pub fn expires(&self) -> Option<Duration> {
+        self.periods.first().map(|own| own.validity.ends())
+    }
+
+    /// Fails if the broker's own certificate has expired at this time since 1970: no
+    /// client takes it.
+    pub fn refuse_expired(&self, now: Duration) -> Result<(), CertificateError> {
+        self.refuse(now, Validity::is_over)
+    }
+
+    /// Fails also if it is not valid yet. A broker that runs does not hold to this: its
+    /// machine may have started with a wrong clock.
+    pub fn refuse_unusable(&self, now: Duration) -> Result<(), CertificateError> {
+        self.refuse(now, |own, now| own.is_over(now) || own.is_early(now))
+    }
+
+    fn refuse(&self, now: Duration, is_bad: fn(Validity, Duration) -> bool) -> Result<(), CertificateError> {
+        let own = self.periods.first().filter(|own| is_bad(own.validity, now));
+        own.and_then(|own| own.remark(now)).map_or(Ok(()), Err)
+    }
+
+    /// Certificates that have expired, do so soon, or are not valid yet: those of the chain
+    /// and of clients' authorities too.
+    pub fn remarks(&self, now: Duration) -> impl Iterator<Item = CertificateError> {
+        self.periods.iter().filter_map(move |period| period.remark(now))
+    }
+
+    /// Logs them.
+    pub fn log_remarks(&self, now: Duration) {
+        let is_over = self.refuse_expired(now).is_err();
+        for remark in self.remarks(now) {
+            if is_over {
+                tracing::error!(setting = remark.setting, "{remark}");
+            } else {
+                tracing::warn!(setting = remark.setting, "{remark}");
+            }
+        }
     }
 
     /// Reads the files, and makes sure that certificate and key belong together.
@@ -120,7 +181,10 @@ impl Certificates {
             config.ticketer =
                 Ticketer::new().map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
         }
-        Ok(Self { config: Arc::new(config), chain: chain.into(), authorities: authorities.into() })
+        let own = periods(CERTIFICATE, &files.certificate, &chain);
+        let theirs = files.client_ca.iter().map(|path| periods(CLIENT_CA, path, &authorities));
+        let periods = [own].into_iter().chain(theirs).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        Ok(Self { config: Arc::new(config), chain: chain.into(), authorities: authorities.into(), periods })
     }
 }
 
@@ -134,6 +198,19 @@ fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer
         .collect::<Result<_, _>>()
         .map_err(|error| failed(unreadable(&error, "no certificate")))?;
     if found.is_empty() { Err(failed("holds no certificate in PEM".to_owned())) } else { Ok(found) }
+}
+
+fn periods(setting: &'static str, path: &Path, found: &[CertificateDer<'_>]) -> Result<Vec<Period>, CertificateError> {
+    let period = |(place, certificate): (usize, &CertificateDer<'_>)| {
+        let place = place + 1;
+        let validity = Validity::of(certificate).ok_or_else(|| CertificateError {
+            setting,
+            path: path.to_owned(),
+            why: format!("certificate {place} can't be read"),
+        })?;
+        Ok(Period { setting, path: path.to_owned(), place, validity })
+    };
+    found.iter().enumerate().map(period).collect()
 }
 
 fn bytes(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> {
@@ -161,14 +238,20 @@ impl Tls {
         Self(ArcSwap::from_pointee(certificates))
     }
 
+    /// Are these others than those that hold now?
+    pub fn differs_from(&self, certificates: &Certificates) -> bool {
+        let now = self.0.load();
+        certificates.chain != now.chain || certificates.authorities != now.authorities
+    }
+
     /// From now on these hold, for new connections; those that are open keep what
     /// they have. Clients may resume their sessions, where none shows a certificate.
     /// Tells whether anything is another than before.
     pub fn replace(&self, certificates: Certificates) -> bool {
-        let before = self.0.load();
-        if certificates.chain == before.chain && certificates.authorities == before.authorities {
+        if !self.differs_from(&certificates) {
             return false;
         }
+        let before = self.0.load();
         let mut certificates = certificates;
         if certificates.authorities.is_empty() && before.authorities.is_empty() {
             let mut config = ServerConfig::clone(&certificates.config);

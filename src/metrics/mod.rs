@@ -9,6 +9,7 @@ mod jwks;
 mod label;
 
 use std::array;
+use std::sync::LazyLock;
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -24,6 +25,13 @@ use crate::policy::queue::Class;
 use crate::policy::refresh::Reason;
 use crate::token::WorkspaceName;
 
+/// Lines that the log or the audit log's file did not take. A process has one log, however many
+/// brokers run in it.
+pub static LOG_LINES_LOST: LazyLock<IntCounter> = LazyLock::new(|| {
+    let options = named("log_lines_lost_total", "Lines of the log and of the audit log that were not written.");
+    IntCounter::with_opts(options).expect("the name is sound")
+});
+
 /// Everything that is counted.
 pub struct Metrics {
     registry: Registry,
@@ -32,6 +40,8 @@ pub struct Metrics {
     removals: [IntCounter; Removal::ALL.len()],
     drops: [IntCounter; Dropped::ALL.len()],
     reloads: [[IntCounter; 2]; Reloaded::ALL.len()],
+    /// Without a certificate there is no such series.
+    certificate_expiry: IntGaugeVec,
     /// Tokens in the cache.
     pub cached_tokens: IntGauge,
     /// How much later than planned renewals were begun.
@@ -136,6 +146,13 @@ impl Metrics {
                 ["applied", "refused"]
                     .map(|outcome| reloads.with_label_values(&[Reloaded::ALL[what].as_str(), outcome]))
             }),
+            certificate_expiry: register(
+                &registry,
+                IntGaugeVec::new(
+                    named("certificate_expiry_timestamp_seconds", "When the certificate ends, in seconds since 1970."),
+                    &[],
+                )?,
+            )?,
             drops: array::from_fn(|cause| drops.with_label_values(&[Dropped::ALL[cause].as_str()])),
             cached_tokens: register(&registry, IntGauge::with_opts(named("cached_tokens", "Tokens in the cache."))?)?,
             renewal_lateness: register(
@@ -203,6 +220,7 @@ impl Metrics {
             jwks: jwks::Families::new(&registry)?,
             registry,
         };
+        metrics.registry.register(Box::new(LOG_LINES_LOST.clone()))?;
         #[cfg(target_os = "linux")]
         metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(metrics)
@@ -217,6 +235,12 @@ impl Metrics {
     /// Counts what was read again, and whether it holds now.
     pub fn reload(&self, what: Reloaded, applied: bool) {
         self.reloads[what as usize][usize::from(!applied)].inc();
+    }
+
+    /// Tells when the certificate that is shown ends, in seconds since 1970.
+    pub fn certificate_expires(&self, seconds: u64) {
+        let none: &[&str] = &[];
+        self.certificate_expiry.with_label_values(none).set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
     /// Counts a token that left the cache.

@@ -112,7 +112,7 @@ async fn each_use_of_power_is_one_line_in_the_file_and_none_in_the_log() {
         fields.retain(|_, value| !value.is_null());
         line
     };
-    let nobody = |rule: &str| json!({ "event": "refused", "who": "nobody", "rule": rule });
+    let nobody = |rule: &str| json!({ "event": "refused", "who": "nobody", "peer": "127.0.0.1", "rule": rule });
     let renewed = json!({ "reason": "rejected", "who": "broker", "client": null });
     let denied = json!({ "scopes": "write:x", "lifetime_seconds": 3600, "rule": "client-scopes" });
     let bare = json!({ "scopes": null, "lifetime_seconds": null, "tokens": 1 });

@@ -5,8 +5,11 @@ mod support;
 
 mod audit;
 mod check;
+mod expiry;
 mod help;
 mod jwks;
+mod logging;
+mod open_files;
 mod passed;
 mod plan;
 mod reach;
@@ -16,3 +19,4 @@ mod sandbox;
 mod secrets;
 mod serving;
 mod sessions;
+mod stopping;

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::support::child::{ANY_PORT, Program, Running};
+use crate::support::child::{ANY_PORT, Program, Running, settings};
 use crate::support::http::{Ask, Connection};
 
 const API_KEY: &str = "pk_test_never-to-be-seen";
@@ -186,6 +186,44 @@ async fn the_log_is_text_where_the_settings_say_so() {
     broker.signal(Signal::TERM);
     let ended = broker.end();
     assert!(ended.stderr.contains(" INFO stopping") && !ended.stderr.contains('\u{1b}'), "{ended:?}");
+}
+
+#[tokio::test]
+async fn start_is_one_line_that_tells_with_what_it_runs() {
+    let file = settings(
+        "[workspaces.eu]\napi_key = \"pk_test_never-to-be-seen\"\nbase_url = \"https://eu.example\"\n\
+         [workspaces.eu.budget]\nrequests_per_second = 7.5\n[refresh]\nmode = \"used\"\n",
+    );
+    let broker = Program::serve()
+        .arguments(["--config".as_ref(), file.path().as_os_str()])
+        .env("COURIER_API_KEY", API_KEY)
+        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
+        .start();
+    let (address, admin) = broker.addresses();
+    broker.signal(Signal::TERM);
+    let ended = broker.end();
+    let lines = ended.stderr.lines().filter(|line| line.contains("broker started"));
+    let started: Vec<Value> = lines.map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let [started] = &started[..] else { panic!("{ended:?}") };
+    for (field, wanted) in [
+        ("level", Value::from("INFO")),
+        ("version", env!("CARGO_PKG_VERSION").into()),
+        ("files", file.path().to_str().into()),
+        ("listen", format!("http://{address}").into()),
+        ("admin", admin.to_string().into()),
+        ("clients", 1.into()),
+        ("client_names", "default".into()),
+        ("sessions", false.into()),
+        ("refresh", "used".into()),
+        (
+            "workspaces",
+            "default (https://api.courier.com/, 20 calls a second), eu (https://eu.example/, 7.5 calls a second)"
+                .into(),
+        ),
+    ] {
+        assert_eq!(started[field], wanted, "{started}");
+    }
+    assert!(!ended.stderr.contains("never-to-be-seen"), "{ended:?}");
 }
 
 #[tokio::test]

@@ -31,9 +31,10 @@ impl Program {
         Self(command)
     }
 
-    /// `serve` on ports of the system's choice.
+    /// `serve` on ports of the system's choice. It stops at once, also in a container.
     pub fn serve() -> Self {
-        Self::new(["serve", "--listen", ANY_PORT, "--admin-listen", ANY_PORT])
+        let serve = Self::new(["serve", "--listen", ANY_PORT, "--admin-listen", ANY_PORT]);
+        serve.env("COURIER_TOKEN_BROKER__SERVER__SHUTDOWN_DELAY", "0s")
     }
 
     pub fn arguments<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
@@ -51,9 +52,18 @@ impl Program {
     }
 
     /// With something on its standard input.
-    pub fn start_with(mut self, stdin: Stdio) -> Running {
+    pub fn start_with(self, stdin: Stdio) -> Running {
         let errors = NamedTempFile::new().expect("a file");
         let stderr = errors.reopen().expect("a file");
+        self.spawn(stdin, stderr.into(), errors)
+    }
+
+    /// With standard error somewhere else than [`Running::stderr`] looks.
+    pub fn start_logging_to(self, stderr: impl Into<Stdio>) -> Running {
+        self.spawn(Stdio::null(), stderr.into(), NamedTempFile::new().expect("a file"))
+    }
+
+    fn spawn(mut self, stdin: Stdio, stderr: Stdio, errors: NamedTempFile) -> Running {
         let mut child = self.0.stdin(stdin).stdout(Stdio::piped()).stderr(stderr).spawn().expect("the program starts");
         let stdout = BufReader::new(child.stdout.take().expect("it is a pipe"));
         let (sender, lines) = channel();

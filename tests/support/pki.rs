@@ -4,7 +4,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use courier_token_broker::clock::Clock;
 use courier_token_broker::config::RawTls;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use rustls::pki_types::pem::PemObject;
@@ -42,6 +44,11 @@ impl Authority {
 
     /// For these names: a URI where there is a colon, a DNS name otherwise.
     pub fn sign(&self, names: &[&str]) -> Identity {
+        self.sign_for(names, |_| {})
+    }
+
+    /// The same, valid for the time that `change` sets.
+    pub fn sign_for(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.subject_alt_names = names
@@ -51,6 +58,7 @@ impl Authority {
                 if name.contains(':') { SanType::URI(text) } else { SanType::DnsName(text) }
             })
             .collect();
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         Identity { certificate: certificate.pem(), key: key.serialize_pem() }
     }
@@ -101,6 +109,11 @@ impl Authority {
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         TlsConnector::from(Arc::new(config))
     }
+}
+
+/// The time of day.
+pub fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Clock::system().unix()
 }
 
 /// A TLS connection to a broker.

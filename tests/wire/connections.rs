@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use courier_token_broker::config::Raw;
 use courier_token_broker::policy::retry::MOST_TRIES;
 use courier_token_broker::sandbox::Faults;
 use serde_json::json;
@@ -37,7 +38,8 @@ async fn a_body_that_trickles_in_is_not_waited_for() {
 
 #[tokio::test]
 async fn a_connection_that_sends_no_whole_head_is_closed() {
-    let broker = Setup::new().settings(|raw| raw.server.limits.header_timeout.0 = SECOND).start().await;
+    let both = |raw: &mut Raw| (raw.server.limits.header_timeout.0, raw.server.idle_timeout.0) = (SECOND, SECOND);
+    let broker = Setup::new().settings(both).start().await;
     let mut silent = Connection::open(broker.address).await;
     let mut half = Connection::open(broker.address).await;
     let mut kept = Connection::open(broker.address).await;

@@ -217,7 +217,8 @@ async fn a_few_requests_that_are_given_up_do_no_harm() {
 #[tokio::test]
 async fn a_connection_without_requests_is_told_to_go_and_one_with_a_slow_one_is_not() {
     let faults = Faults { latency: 3 * SECOND, ..Faults::default() };
-    let (authority, broker) = start(faults, |raw| raw.server.limits.header_timeout.0 = SECOND).await;
+    let both = |raw: &mut Raw| (raw.server.limits.header_timeout.0, raw.server.idle_timeout.0) = (SECOND, SECOND);
+    let (authority, broker) = start(faults, both).await;
     let idle = Peer::open(&authority, &broker).await;
     let mut slow = Peer::open(&authority, &broker).await;
     assert_eq!(slow.ask("jane").await.status(), 200);

@@ -1,25 +1,33 @@
-//! The audit log in a file of its own.
+//! Lines for the log and the audit log, written on a thread of their own.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::mem;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Appends lines to a file, on a thread of its own: whoever writes waits for no
-/// disk. Cheap to clone; a clone writes to the same file.
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::audit;
+use crate::metrics::LOG_LINES_LOST;
+
+/// Writes lines to a file or to standard error, on a thread of its own: the
+/// caller waits for no disk and for no reader of a pipe. Cheap to clone; a clone
+/// writes to the same place.
 ///
 /// Lines wait in memory, of which there is a bound. Those that find no room, or
-/// that the disk does not take, are counted, and how many they were is told once
+/// that can't be written, are counted, and the log says how many they were once
 /// lines can be written again. That is never fatal.
 #[derive(Clone)]
-pub struct AuditFile(Arc<Shared>);
+pub struct LogWriter(Arc<Shared>);
 
 struct Shared {
-    path: PathBuf,
+    /// `None` is standard error.
+    path: Option<PathBuf>,
     state: Mutex<State>,
     work: Condvar,
     idle: Condvar,
@@ -38,20 +46,28 @@ struct State {
 /// The most that waits to be written: some twenty thousand lines.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 
-impl AuditFile {
+impl LogWriter {
     /// Opens a file to append to. Where there is none it is made, for its owner
     /// alone to read and write; the mode of one that is there stays.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let file = append(path)?;
-        let shared =
-            Shared { path: path.to_owned(), state: Mutex::default(), work: Condvar::new(), idle: Condvar::new() };
+    pub fn file(path: &Path) -> io::Result<Self> {
+        Self::start("audit", append(path)?, Some(path.to_owned()))
+    }
+
+    /// Writes to standard error. It does not take the lock of [`io::stderr`], which
+    /// a write that blocks would hold for ever.
+    pub fn stderr() -> io::Result<Self> {
+        Self::start("log", io::stderr().as_fd().try_clone_to_owned()?.into(), None)
+    }
+
+    fn start(thread: &str, file: File, path: Option<PathBuf>) -> io::Result<Self> {
+        let shared = Shared { path, state: Mutex::default(), work: Condvar::new(), idle: Condvar::new() };
         let shared = Arc::new(shared);
         let writer = Arc::clone(&shared);
-        thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(file))?;
+        thread::Builder::new().name(thread.to_owned()).spawn(move || writer.run(file))?;
         Ok(Self(shared))
     }
 
-    /// Opens the file anew, since somebody has moved it away. Lines that were
+    /// Opens a file anew, since somebody has moved it away. Lines that were
     /// written before this go to the old one or the new one, and none is lost.
     pub fn reopen(&self) {
         self.0.state().reopen = true;
@@ -68,6 +84,7 @@ impl AuditFile {
         let mut state = self.0.state();
         if state.lines.len() + line.len() > MOST_BYTES {
             state.lost += 1;
+            LOG_LINES_LOST.inc();
         } else {
             state.lines.extend_from_slice(line);
             drop(state);
@@ -77,7 +94,7 @@ impl AuditFile {
 }
 
 /// Each `write` must be a whole line.
-impl Write for AuditFile {
+impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
         Ok(line.len())
@@ -100,8 +117,8 @@ impl Shared {
         let (mut fails, mut torn) = (false, false);
         loop {
             let reopen = self.next(&mut batch, &mut lost);
-            if reopen {
-                match append(&self.path) {
+            if reopen && let Some(path) = &self.path {
+                match append(path) {
                     Ok(new) => (file, torn) = (new, false),
                     Err(error) => tracing::error!(%error, "the audit log can't be reopened: the old file is kept"),
                 }
@@ -113,19 +130,32 @@ impl Shared {
             let (written, outcome) = write(&mut file, &batch);
             match outcome {
                 Ok(()) if lost > 0 && !batch.is_empty() => {
-                    tracing::warn!(lines = lost, "lines of the audit log were lost: it is written again");
-                    super::lost(mem::take(&mut lost));
+                    self.report(mem::take(&mut lost));
                     fails = false;
                 }
                 Ok(()) => {}
                 Err(error) => {
                     torn = written > 0 && batch[written - 1] != b'\n';
-                    lost += batch[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
-                    if !mem::replace(&mut fails, true) {
+                    let unwritten = batch[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
+                    LOG_LINES_LOST.inc_by(unwritten);
+                    lost += unwritten;
+                    // Standard error can't tell of its own failure.
+                    if !mem::replace(&mut fails, true) && self.path.is_some() {
                         tracing::error!(%error, "the audit log can't be written: its lines are lost until it can");
                     }
                 }
             }
+        }
+    }
+
+    /// Tells of lines that were lost, now that lines are written again. It is an
+    /// error so that it is seen at every level of the log.
+    fn report(&self, lines: u64) {
+        if self.path.is_some() {
+            tracing::error!(lines, "{lines} lines of the audit log were lost");
+            audit::lost(lines);
+        } else {
+            tracing::error!(lines, "{lines} log lines were lost");
         }
     }
 
@@ -156,6 +186,14 @@ fn write(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
             Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Another process that has the same pipe may have set it so.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if let Err(error) = poll(&mut [PollFd::new(&*file, PollFlags::OUT)], None)
+                    && error != rustix::io::Errno::INTR
+                {
+                    return (written, Err(error.into()));
+                }
+            }
             Err(error) => return (written, Err(error)),
         }
     }
@@ -166,11 +204,13 @@ fn write(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
 mod tests {
     use super::*;
     use std::fs;
+    use std::io::{BufRead, BufReader};
+    use std::os::fd::OwnedFd;
     use std::os::unix::fs::PermissionsExt;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    fn lines(file: &AuditFile, lines: &[&str]) {
+    fn lines(file: &LogWriter, lines: &[&str]) {
         for line in lines {
             file.clone().write_all(format!("{line}\n").as_bytes()).expect("it never fails");
         }
@@ -181,20 +221,20 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.log");
         for _ in 0..2 {
-            let file = AuditFile::open(&path).expect("a file");
+            let file = LogWriter::file(&path).expect("a file");
             lines(&file, &["one", "two"]);
             file.settle(PATIENCE);
         }
         assert_eq!(fs::read_to_string(&path).expect("text"), "one\ntwo\none\ntwo\n");
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
-        assert!(AuditFile::open(folder.path()).is_err());
+        assert!(LogWriter::file(folder.path()).is_err());
     }
 
     #[test]
     fn a_file_that_was_moved_away_is_made_anew() {
         let folder = tempfile::tempdir().expect("a folder");
         let [path, old] = ["audit.log", "audit.log.1"].map(|name| folder.path().join(name));
-        let file = AuditFile::open(&path).expect("a file");
+        let file = LogWriter::file(&path).expect("a file");
         lines(&file, &["one"]);
         file.settle(PATIENCE);
         fs::rename(&path, &old).expect("moved");
@@ -211,9 +251,21 @@ mod tests {
         file.settle(PATIENCE);
     }
 
+    /// Another process that shares a pipe may have set it so.
+    #[test]
+    fn pipe_that_does_not_block_loses_no_line() {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        rustix::io::ioctl_fionbio(&writer, true).expect("a pipe");
+        let log = LogWriter::start("log", OwnedFd::from(writer).into(), None).expect("a thread");
+        let line = "x".repeat(1000);
+        lines(&log, &vec![line.as_str(); 1000]);
+        let read: Vec<_> = BufReader::new(reader).lines().take(1000).map(|line| line.expect("text")).collect();
+        assert_eq!(read, vec![line; 1000]);
+    }
+
     #[test]
     fn a_full_disk_costs_lines_and_nothing_else() {
-        let file = AuditFile::open(Path::new("/dev/full")).expect("a device");
+        let file = LogWriter::file(Path::new("/dev/full")).expect("a device");
         lines(&file, &["one", "two"]);
         file.settle(PATIENCE);
         file.clone().write_all(&vec![b'x'; MOST_BYTES + 1]).expect("it never fails");

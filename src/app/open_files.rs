@@ -1,0 +1,61 @@
+//! How many connections there may be, by how many files the process may have open.
+
+/// What the limit of open files is divided into, so that connections of apps leave
+/// enough for the admin listener, for calls to Courier and for files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// The limit; `None` where there is none.
+    pub limit: Option<u64>,
+    /// The most connections of apps, over all listeners.
+    pub apps: usize,
+    /// The most connections of operators.
+    pub admin: usize,
+}
+
+/// Standard streams, sockets that listen, the runtimes' own, logs, name lookups, and
+/// settings and secrets while they are read.
+const OWN: u64 = 32;
+/// Below this nothing useful is left.
+const LEAST: u64 = 64;
+const MOST_ADMIN: u64 = 256;
+const MOST_COURIER: u64 = 1024;
+
+impl OpenFiles {
+    /// Divides a limit; fails with the least that is needed.
+    pub fn within(limit: Option<u64>) -> Result<Self, u64> {
+        let Some(files) = limit else { return Ok(Self::unlimited()) };
+        if files < LEAST {
+            return Err(LEAST);
+        }
+        let admin = (files / 8).min(MOST_ADMIN);
+        let courier = (files / 8).min(MOST_COURIER);
+        let apps = files - OWN - admin - courier;
+        Ok(Self { limit, apps: usize::try_from(apps).unwrap_or(usize::MAX), admin: admin as usize })
+    }
+
+    /// Without a limit.
+    pub const fn unlimited() -> Self {
+        Self { limit: None, apps: usize::MAX, admin: MOST_ADMIN as usize }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_leaves_files_for_calls_to_courier() {
+        for limit in (64..5000).chain([65_536, 1 << 30]) {
+            let OpenFiles { apps, admin, .. } = OpenFiles::within(Some(limit)).expect("enough");
+            let left = limit - OWN - apps as u64 - admin as u64;
+            assert!(apps >= 16 && admin >= 8 && (8..=MOST_COURIER).contains(&left), "{limit}: {apps} {admin} {left}");
+        }
+        assert_eq!(OpenFiles::within(Some(63)), Err(64));
+        assert_eq!(OpenFiles::within(None).map(|files| files.apps), Ok(usize::MAX));
+    }
+
+    #[test]
+    fn usual_limit_has_room_for_the_default_of_connections() {
+        assert!(OpenFiles::within(Some(65_536)).is_ok_and(|files| files.apps > 3 * 16_384));
+    }
+}

@@ -1,0 +1,56 @@
+//! The one line of the log that tells with what a broker runs.
+
+use std::path::PathBuf;
+
+use courier_token_broker::app::App;
+use courier_token_broker::config::Settings;
+
+/// What the settings say, as far as the log repeats it. No secret is in it.
+pub struct Started {
+    files: String,
+    clients: usize,
+    client_names: String,
+    sessions: bool,
+    refresh: String,
+    workspaces: String,
+}
+
+/// So many clients are named; of the others the log tells only how many they are.
+const NAMED: usize = 20;
+
+impl Started {
+    /// From settings that came from these files.
+    pub fn new(files: &[PathBuf], settings: &Settings) -> Self {
+        let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
+        let names: Vec<_> = settings.clients.iter().take(NAMED).map(|client| client.name.as_str()).collect();
+        let workspace = |workspace: &courier_token_broker::config::WorkspaceSettings| {
+            let rate = workspace.dispatcher.budget.rate();
+            format!("{} ({}, {rate} calls a second)", workspace.name, workspace.courier.base_url)
+        };
+        let workspaces: Vec<_> = settings.workspaces.iter().map(workspace).collect();
+        Self {
+            files: files.join(", "),
+            clients: settings.clients.iter().count(),
+            client_names: names.join(", "),
+            sessions: settings.sessions.is_some(),
+            refresh: format!("{:?}", settings.broker.refresh).to_lowercase(),
+            workspaces: workspaces.join(", "),
+        }
+    }
+
+    /// Logs it, with where the broker listens.
+    pub fn log(&self, app: &App) {
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            files = self.files,
+            listen = app.places().join(", "),
+            admin = app.admin_address().map(tracing::field::display),
+            clients = self.clients,
+            client_names = self.client_names,
+            sessions = self.sessions,
+            refresh = self.refresh,
+            workspaces = self.workspaces,
+            "broker started"
+        );
+    }
+}

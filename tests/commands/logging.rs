@@ -1,0 +1,173 @@
+//! Logs that nothing reads, and outputs that are closed or full.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, PipeReader, Write, pipe};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::NamedTempFile;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+use crate::support::child::{ANY_PORT, Program, Running, settings};
+use crate::support::http::{Ask, Connection, PATIENCE};
+
+const KEY: &str = "the-key-of-the-only-client";
+const LOST: &str = "courier_token_broker_log_lines_lost_total";
+
+/// Settings whose only client may have every scope, and a budget that is never short.
+fn generous() -> NamedTempFile {
+    let digest = courier_token_broker::auth::Digest::of(KEY);
+    settings(&format!(
+        "[workspaces.default.budget]\nrequests_per_second = 100000\nburst = 100000\n\
+         [[clients]]\nname = \"app\"\nkey_sha256 = \"{digest}\"\nscopes = [\"*\"]\n"
+    ))
+}
+
+/// A Courier, and a broker that logs to a pipe which is full already and which nothing reads.
+fn start_with_stuck_log(settings: &NamedTempFile) -> (Running, Running, PipeReader) {
+    let courier = Program::new(["simulate-courier", "--listen", ANY_PORT]).start();
+    let address = courier.address("Courier simulator on ");
+    let (reader, mut writer) = pipe().expect("a pipe");
+    let mut filling = vec![b'x'; 64 * 1024];
+    filling[64 * 1024 - 1] = b'\n';
+    writer.write_all(&filling).expect("it holds as much");
+    let broker = Program::serve()
+        .arguments(["--config".as_ref(), settings.path().as_os_str()])
+        .env("COURIER_API_KEY", "pk")
+        .env("COURIER_BASE_URL", format!("http://{address}"))
+        .start_logging_to(writer);
+    (courier, broker, reader)
+}
+
+/// What is written to a pipe from now on, line by line.
+fn read(reader: PipeReader) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(reader).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    lines
+}
+
+async fn get(address: SocketAddr, target: &str) -> crate::support::http::Answer {
+    Connection::open(address).await.ask(&Ask::get(target)).await
+}
+
+async fn lost(admin: SocketAddr) -> u64 {
+    let text = get(admin, "/metrics").await.body;
+    let line = text.lines().find_map(|line| line.strip_prefix(LOST)).unwrap_or_else(|| panic!("no {LOST} in {text}"));
+    line.trim().parse().expect("a number")
+}
+
+/// A request whose line in the audit log has four kilobytes.
+fn wordy(user: u64) -> Ask {
+    let scopes: Vec<_> = (0..16).map(|place| format!("s{place}:{}", "x".repeat(230))).collect();
+    Ask::tokens(serde_json::json!({"user_id": format!("user-{user}"), "scopes": scopes}).to_string()).key(KEY)
+}
+
+#[tokio::test]
+async fn stuck_log_holds_up_no_answer_and_its_losses_are_told_when_it_is_read_again() {
+    const CALLERS: u64 = 8;
+    const EACH: u64 = 400;
+    let settings = generous();
+    let (_courier, broker, reader) = start_with_stuck_log(&settings);
+    let (address, admin) = broker.addresses();
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        callers.spawn(async move {
+            let mut connection = Connection::open(address).await;
+            for user in 0..EACH {
+                assert_eq!(connection.ask(&wordy(caller * EACH + user)).await.status, 200);
+                assert_eq!(connection.ask(&Ask::issue("{}").key("wrong")).await.status, 401);
+            }
+        });
+    }
+    while let Some(called) = callers.join_next().await {
+        called.expect("all are answered");
+    }
+    assert_eq!(get(admin, "/healthz").await.status, 200);
+    assert!(lost(admin).await > 0, "more lines than fit were written");
+
+    let lines = read(reader);
+    let told = loop {
+        let line = lines.recv_timeout(PATIENCE).expect("the loss is told");
+        if line.contains("log lines were lost") {
+            break serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
+        }
+    };
+    assert_eq!(told["lines"], lost(admin).await, "{told}");
+    assert_eq!(told["message"], format!("{} log lines were lost", told["lines"]));
+    // From here on nothing is lost.
+    assert_eq!(Connection::open(address).await.ask(&wordy(CALLERS * EACH)).await.status, 200);
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().code, Some(0));
+    let rest: Vec<_> = lines.iter().collect();
+    let last = format!("user-{}", CALLERS * EACH);
+    assert!(rest.iter().any(|line| line.contains(&last)), "{rest:?}");
+}
+
+#[tokio::test]
+async fn stop_does_not_wait_for_a_stuck_log() {
+    let settings = generous();
+    let (_courier, broker, reader) = start_with_stuck_log(&settings);
+    let (_, admin) = broker.addresses();
+    assert_eq!(get(admin, "/readyz").await.status, 200);
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().code, Some(0));
+    drop(reader);
+}
+
+#[test]
+fn failed_start_does_not_wait_for_a_stuck_standard_error() {
+    let (reader, mut writer) = pipe().expect("a pipe");
+    writer.write_all(&[b'x'; 64 * 1024]).expect("it holds as much");
+    let ended = Program::serve().start_logging_to(writer).end();
+    assert_eq!(ended.code, Some(2));
+    drop(reader);
+}
+
+/// `serve` on a Unix socket, since it can't say which port it has.
+fn serve_on(path: &Path) -> Program {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "eval \"exec \\\"\\$@\\\" $OUTPUTS\"", "sh", env!("CARGO_BIN_EXE_courier-token-broker")]);
+    Program::of(shell)
+        .arguments(["serve", "--admin-listen", ANY_PORT, "--listen"])
+        .arguments([format!("unix:{}", path.display())])
+        .env("COURIER_TOKEN_BROKER__SERVER__SHUTDOWN_DELAY", "0s")
+        .env("COURIER_API_KEY", "pk")
+        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY)
+}
+
+#[tokio::test]
+async fn outputs_that_are_closed_or_full_do_not_stop_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (place, outputs) in ["", ">&- 2>&-", ">&-", "2>&-", ">/dev/full 2>/dev/full"].iter().enumerate() {
+        let path = folder.path().join(format!("socket-{place}"));
+        let (reader, writer) = pipe().expect("a pipe");
+        // Without anything else both are pipes whose readers are gone.
+        drop(reader);
+        let stdout = OpenOptions::new().write(true).open("/dev/null").expect("a device");
+        let broker = serve_on(&path).env("OUTPUTS", outputs);
+        let stderr = if outputs.is_empty() { Stdio::from(writer) } else { stdout.into() };
+        let broker = broker.start_logging_to(stderr);
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Ok(stream) = UnixStream::connect(&path).await {
+                    return Connection::over(stream);
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let mut connection = waited.await.unwrap_or_else(|_| panic!("{outputs:?}: it does not start"));
+        assert_eq!(connection.ask(&Ask::issue("{}").key("wrong")).await.status, 401, "{outputs:?}");
+        broker.signal(Signal::TERM);
+        assert_eq!(broker.end().code, Some(0), "{outputs:?}");
+    }
+}

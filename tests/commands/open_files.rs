@@ -1,0 +1,67 @@
+//! A process that may open few files.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use rustix::process::Signal;
+use tokio::net::TcpStream;
+
+use crate::support::child::{ANY_PORT, Program};
+use crate::support::http::{Ask, Connection};
+
+const KEY: &str = "the-key-of-the-only-client";
+
+/// `serve` that may open so many files and can't raise that.
+fn serve_within(files: u32, courier: SocketAddr) -> Program {
+    let mut shell = Command::new("sh");
+    let script = format!("ulimit -n {files}; exec \"$@\"");
+    shell.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_courier-token-broker"), "serve"]);
+    Program::of(shell)
+        .arguments(["--listen", ANY_PORT, "--admin-listen", ANY_PORT])
+        .env("COURIER_TOKEN_BROKER__SERVER__SHUTDOWN_DELAY", "0s")
+        .env("COURIER_BASE_URL", format!("http://{courier}"))
+        .env("COURIER_API_KEY", "pk")
+        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY)
+}
+
+fn miss(user: usize) -> Ask {
+    Ask::tokens(format!(r#"{{"user_id": "user-{user}", "profile": "inbox"}}"#)).key(KEY)
+}
+
+#[tokio::test]
+async fn idle_callers_leave_files_for_courier_and_health() {
+    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT]).start();
+    let broker = serve_within(64, simulator.address("Courier simulator on ")).start();
+    let (address, admin) = broker.addresses();
+    let mut caller = Connection::open(address).await;
+    assert_eq!(caller.ask(&miss(0)).await.status, 200);
+    let mut idle = Vec::new();
+    for _ in 0..90 {
+        idle.push(TcpStream::connect(address).await.expect("the system accepts"));
+    }
+    for user in 1..15 {
+        let answer = caller.ask(&miss(user)).await;
+        assert_eq!((answer.status, answer.source().as_str()), (200, "fwd=miss; stored"), "{answer:?}");
+        assert_eq!(Connection::open(admin).await.ask(&Ask::get("/healthz")).await.status, 200);
+    }
+    drop(idle);
+    assert_eq!(Connection::open(address).await.ask(&miss(0)).await.source(), "hit");
+    broker.signal(Signal::TERM);
+    let ended = broker.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let warned = ended.stderr.lines().find(|line| line.contains("LimitNOFILE=")).expect("a warning");
+    for part in ["WARN", "server.limits.connections", "\"limit\":64", "\"wanted\":16384"] {
+        assert!(warned.contains(part), "{part} is not in {warned}");
+    }
+    assert!(!ended.stderr.contains("Too many open files"), "{ended:?}");
+}
+
+#[test]
+fn limit_that_is_too_low_refuses_the_start() {
+    for files in [16, 63] {
+        let ended = serve_within(files, "127.0.0.1:1".parse().expect("an address")).run();
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.stderr.starts_with("error: the limit of open files is too low"), "{ended:?}");
+        assert!(ended.stderr.contains("at least 64") && ended.stderr.contains("LimitNOFILE="), "{ended:?}");
+    }
+}

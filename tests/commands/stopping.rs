@@ -1,0 +1,83 @@
+//! From SIGTERM to the end: a rolling update loses no request.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use courier_token_broker::clock::Clock;
+use rustix::process::Signal;
+use tokio::net::TcpStream;
+
+use crate::support::child::{ANY_PORT, Program, Running};
+use crate::support::http::{Ask, Connection};
+
+/// A broker with this `server.shutdown_delay`.
+fn serve(delay: &str) -> Running {
+    Program::serve()
+        .env("COURIER_TOKEN_BROKER__SERVER__SHUTDOWN_DELAY", delay)
+        .env("COURIER_API_KEY", "pk")
+        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", "the-key-of-the-only-client")
+        .start()
+}
+
+async fn status(address: SocketAddr, target: &str) -> u16 {
+    Connection::open(address).await.ask(&Ask::get(target)).await.status
+}
+
+async fn until_not_ready(admin: SocketAddr) {
+    while status(admin, "/readyz").await == 200 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn new_connections_are_served_while_it_is_not_ready_any_more() {
+    // No machine is so slow that this passes during the test: the second signal ends it.
+    let broker = serve("1h");
+    let (address, admin) = broker.addresses();
+    let mut kept = Connection::open(address).await;
+    broker.signal(Signal::TERM);
+    until_not_ready(admin).await;
+    for _ in 0..50 {
+        assert_eq!(status(address, "/").await, 404);
+        assert_eq!(kept.ask(&Ask::get("/")).await.header("connection"), None, "it stays open");
+    }
+    assert_eq!((status(admin, "/readyz").await, status(admin, "/healthz").await), (503, 200));
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().code, Some(1));
+}
+
+#[tokio::test]
+async fn no_connection_is_refused_before_the_delay_is_over() {
+    const DELAY: Duration = Duration::from_secs(2);
+    let broker = serve("2s");
+    let (address, admin) = broker.addresses();
+    status(admin, "/readyz").await;
+    let clock = Clock::system();
+    let beginning = clock.now();
+    broker.signal(Signal::TERM);
+    until_not_ready(admin).await;
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let elapsed = clock.now().since(beginning);
+    assert!(elapsed >= DELAY, "connections were refused after {elapsed:?}");
+    let ended = broker.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("requests are still served"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn broker_that_a_service_manager_runs_has_a_delay_by_default() {
+    for name in ["INVOCATION_ID", "KUBERNETES_SERVICE_HOST", "container"] {
+        let serve = Program::new(["serve", "--listen", ANY_PORT, "--admin-listen", ANY_PORT]).env(name, "x");
+        let serve = serve.env("COURIER_API_KEY", "pk");
+        let broker = serve.env("COURIER_TOKEN_BROKER_CLIENT_KEY", "the-key-of-the-only-client").start();
+        let (_, admin) = broker.addresses();
+        broker.signal(Signal::TERM);
+        until_not_ready(admin).await;
+        while !broker.stderr().contains("stopping") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(broker.stderr().contains("\"delay\":\"5s\""), "{name}: {}", broker.stderr());
+    }
+}
