@@ -61,7 +61,7 @@ async fn call(api: &Arc<Api>, world: &World, sdk: &Sdk, user: &str) -> Ended {
         // As the SDK sends it where COURIER_CUSTOM_HEADERS says so.
         let request = request.header("Token-Min-TTL", "50m");
         let request = request.body(Full::from(Bytes::from(body.to_string()))).expect("a request");
-        let response = Arc::clone(api).answer(request).await;
+        let response = Arc::clone(api).answer(request, None).await;
         let status = response.status();
         let told =
             Told::new(status.as_u16(), |name| response.headers().get(name).and_then(|value| value.to_str().ok()));
