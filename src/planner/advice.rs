@@ -35,12 +35,12 @@ fn choice(report: &Report) -> String {
             count(off.calls, chosen.calls, "call"),
         );
     }
-    // Under a budget the waits count as well.
-    if what.budget.is_none() {
-        why = match sweep.iter().any(|row| row.delayed < chosen.delayed) {
-            true => format!(" Each further delay avoided takes more than {PRICE} extra calls."),
-            false => " No row avoids more delays.".to_owned(),
-        };
+    if !sweep.iter().any(|row| row.delayed < chosen.delayed) {
+        why = " No row avoids more delays.".to_owned();
+    } else if what.budget.is_none() {
+        why = format!(" Each further delay avoided takes more than {PRICE} extra calls.");
+    } else if chosen.mode == "off" {
+        why = " The delays that renewals avoid are worth no more than the calls that they take.".to_owned();
     }
     format!("Recommended: {name}.{gains}{why}")
 }
@@ -156,7 +156,10 @@ mod tests {
         report.recommendation.row = 0;
         says(&report, &["Recommended: mode off. Each further delay avoided takes more than 2 extra calls."]);
         report.what.budget = Some(20.0);
-        says(&report, &["Recommended: mode off."]);
+        says(
+            &report,
+            &["Recommended: mode off. The delays that renewals avoid are worth no more than the calls that they take."],
+        );
     }
 
     #[test]

@@ -19,12 +19,12 @@ pub const SWEEP: [f64; 6] = [0.05, 0.1, 0.15, 0.25, 0.5, 1.0];
 /// The rates that are tried for a budget: steps that leave room, since no day is like the last.
 const RATES: [f64; 16] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 1e2, 2e2, 5e2, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5];
 
-/// Is told what is being done, how many requests were replayed for it, and how many will be at most.
+/// Receives the name of a step, the requests replayed in it so far, and the most that it replays.
 pub type Progress<'a> = &'a (dyn Fn(&'static str, u64, u64) + Sync);
 
 /// Replays the trace in all modes, and recommends one of them with a budget.
 ///
-/// The runs share nothing, so there are several at once. What comes out does not depend on that.
+/// The runs share nothing, so several go on at once; the outcome does not depend on that.
 pub fn compare(what: Setup, trace: &Trace, plan: &Plan, progress: Progress<'_>) -> Report {
     let mut knobs = SWEEP.to_vec();
     if !knobs.contains(&plan.extra_calls) {
@@ -56,7 +56,7 @@ pub fn compare(what: Setup, trace: &Trace, plan: &Plan, progress: Progress<'_>) 
     });
     done.sort_by_key(|(place, _)| *place);
     let mut sweep: Vec<_> = done.into_iter().map(|(_, outcome)| outcome).collect();
-    let bound = sweep.pop().unwrap_or_else(|| unreachable!("it was the last run"));
+    let bound = sweep.pop().expect("it was the last run");
     let [.., used, off] = &sweep[..] else { unreachable!("both were run") };
     let modes = [off.clone(), used.clone(), sweep[given].clone()];
     // Mode off comes first among equals.
@@ -113,7 +113,7 @@ struct Search<'a> {
     meter: &'a Meter<'a>,
 }
 
-/// Without a budget, a binary search, and the proof.
+/// A run without a budget, a binary search, and a run of the recommended row.
 const SEARCH_RUNS: usize = 1 + (RATES.len().ilog2() as usize + 1) + 1;
 
 impl Search<'_> {
@@ -128,8 +128,8 @@ impl Search<'_> {
         replay(self.trace, &Plan { budget, extra_calls, ..*self.plan }, mode, &mut self.meter.run())
     }
 
-    /// The lowest rate that is enough for mode off, which is what a broker does that has just
-    /// started, and for the row. Runs of mode off take next to no time.
+    /// The lowest rate that is enough for mode off and for the row. A broker that has just started
+    /// does what mode off does; and runs of mode off take next to no time.
     fn sufficient(&self, off: &Outcome, row: &Outcome) -> Option<Sufficient> {
         let with = |row, rate: f64| {
             let burst = rate as u32;
@@ -154,7 +154,7 @@ impl<'a> Meter<'a> {
         Self { name, done: AtomicU64::new(0), all: (runs * trace.requests().len()) as u64, progress }
     }
 
-    /// Takes what one run has done so far.
+    /// Adds up what one run reports.
     fn run(&self) -> impl FnMut(u64) {
         let mut before = 0;
         move |so_far| {
@@ -172,9 +172,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::planner::trace::Counts;
+    use crate::planner::trace::{Counts, Request};
     use crate::planner::workload::Workload;
     use crate::policy::freshness::Floor;
+    use crate::token::Moment;
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -235,6 +236,17 @@ mod tests {
             }
             assert_eq!(report.bound, clairvoyant(&trace, &plan, &mut |_| {}));
         }
+    }
+
+    #[test]
+    fn budget_fits_a_crowd_of_newcomers() {
+        let at = Moment::from_nanos(1 << 60);
+        let trace = Trace::from_requests((0..300).map(|key| Request { at, key }).collect(), 300, 300);
+        let report = report(&trace, &plan(HOUR, None), None, &|_, _, _| {});
+        let budget = report.recommendation.budget.expect("a budget");
+        // With 200 a second, of which 180 leave at once, the last wait for 0.6 s.
+        assert_eq!((budget.rate, budget.burst), (500.0, 500));
+        assert_eq!(budget.outcome.wait.max, plan(HOUR, None).latency);
     }
 
     #[test]

@@ -176,12 +176,15 @@ impl fmt::Display for Report {
         )?;
         write_table(out, &self.rows())?;
         write_table(out, &self.sweep_rows())?;
-        let seconds = if what.budget.is_some() { " and each second of waiting for the budget" } else { "" };
-        writeln!(
-            out,
-            "The recommended row has the least sum of calls and delays, of those that no other beats in both. Each delay{seconds} \
-             counts as {PRICE} calls.\n"
-        )?;
+        write!(out, "The recommended row has the least sum of calls and delays, each delay ")?;
+        match what.budget {
+            None => writeln!(out, "counted as {PRICE} calls.\n")?,
+            Some(_) => writeln!(
+                out,
+                "and each second of waiting for the budget counted\nas {PRICE} calls, among the rows that no other beats \
+                 in both calls and delayed requests.\n"
+            )?,
+        }
         advice::of(self).iter().try_for_each(|sentence| writeln!(out, "{sentence}"))?;
         write!(out, "\nSettings:\n\n{}", self.recommendation.settings(&self.sweep, what))?;
         writeln!(out, "\nLeft out:")?;
