@@ -11,7 +11,8 @@ fn main() -> ExitCode {
     match command::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            // Settings may have many.
+            failure.to_string().lines().for_each(|line| eprintln!("error: {line}"));
             ExitCode::from(failure.code())
         }
     }

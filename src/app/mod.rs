@@ -5,6 +5,8 @@
 //! of requests does not hold up the calls that the budget has let go. (Held up
 //! together, they would reach Courier as one burst.)
 
+mod changes;
+mod entitlements;
 mod live;
 mod reload;
 
@@ -24,11 +26,12 @@ use tokio::task::JoinSet;
 use crate::auth::JwksError;
 use crate::broker::Broker;
 use crate::clock::Clock;
-use crate::config::{Settings, WorkspaceSettings};
+use crate::config::{Settings, SettingsError, WorkspaceSettings};
 use crate::http::{Address, Admin, Limits, Listener, Passed, Readiness, Socket, Tls};
 use crate::metrics::Metrics;
 use crate::token::WorkspaceName;
 use crate::upstream::{Courier, CourierError, Dispatcher};
+use entitlements::Entitlements;
 use live::{Fixed, Live};
 pub use reload::{Files, Loaded, Read, Reloader};
 
@@ -41,6 +44,7 @@ pub struct App {
     broker: Broker,
     readiness: Arc<Readiness>,
     shutdown_timeout: Duration,
+    warnings: Vec<SettingsError>,
     /// The thread that calls Courier runs until this is dropped.
     upstream: oneshot::Sender<()>,
 }
@@ -114,6 +118,9 @@ impl App {
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.clone());
         let fixed = Fixed { broker: broker.clone(), clock, metrics: Arc::clone(&metrics), runtime };
+        let route = settings.sessions.as_ref().map(|sessions| &sessions.route);
+        let entitlements = Entitlements::new(&settings.http, &settings.clients, route);
+        broker.renew_only(move |key| entitlements.include(key));
         let api = fixed.api(settings.http, settings.clients, settings.sessions, None)?;
         let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
         let mut passed = Some(passed);
@@ -145,6 +152,7 @@ impl App {
             .map_err(|error| StartError::Listen(Address::Tcp(settings.admin_listen), error))?;
         let admin_listener = Listener::new(admin_socket, ADMIN_LIMITS, None, clock, Arc::clone(&metrics));
         let readiness = Arc::new(Readiness::default());
+        reload::warn(&settings.warnings);
         Ok(Self {
             listeners,
             admin_listener,
@@ -153,6 +161,7 @@ impl App {
             broker,
             readiness,
             shutdown_timeout: settings.shutdown_timeout,
+            warnings: settings.warnings,
             upstream,
         })
     }
@@ -176,13 +185,13 @@ impl App {
     /// [`Reloader::run`]. Those that it was bound with came from `files` and are `shown` so;
     /// `read` reads them anew.
     pub fn reloader(&self, shown: toml::Table, files: Files, read: Read) -> Reloader {
-        Reloader::new(Arc::clone(&self.live), shown, files, read)
+        Reloader::new(Arc::clone(&self.live), shown, files, self.warnings.clone(), read)
     }
 
     /// Runs until `stop` resolves. Then it is not ready any more, accepts nothing
     /// more, and finishes what is under way, for as long as the settings allow.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { listeners, admin_listener, live, admin, broker, readiness, shutdown_timeout, upstream } = self;
+        let Self { listeners, admin_listener, live, admin, broker, readiness, shutdown_timeout, upstream, .. } = self;
         let mut background = broker.start();
         // Connections are accepted already, if only by the system.
         readiness.set(true);

@@ -1,4 +1,4 @@
-//! `check`: are these settings good?
+//! `check`: are these settings good? It prints them, and at the end `OK: ...`.
 
 use std::io::{self, Write};
 
@@ -15,7 +15,7 @@ use super::{Failure, Sources, block_on, environment};
 #[derive(Args)]
 pub struct Check {
     #[command(flatten)]
-    sources: Sources,
+    pub(super) sources: Sources,
     /// Also asks each workspace's Courier for a token of one minute.
     #[arg(long)]
     probe: bool,
@@ -28,13 +28,33 @@ impl Check {
     pub fn run(self) -> Result<(), Failure> {
         let (layers, raw) = self.sources.read(&environment()?)?;
         let settings = Settings::resolve(&raw, &layers)?;
+        let summary = summary(&settings);
+        settings.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         let shown = toml::to_string(&raw).context("the settings can't be shown")?;
         let mut out = io::stdout().lock();
         writeln!(out, "{shown}")?;
         out.flush()?;
         drop(out);
-        if self.probe { block_on(probe(settings.workspaces)) } else { Ok(()) }
+        if self.probe {
+            block_on(probe(settings.workspaces))?;
+        }
+        writeln!(io::stdout().lock(), "{summary}")?;
+        Ok(())
     }
+}
+
+/// The last line: what a broker with these settings would be.
+fn summary(settings: &Settings) -> String {
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let places: Vec<_> = settings.listen.iter().map(ToString::to_string).collect();
+    format!(
+        "OK: {}, {}, sessions {}, listening on {}, admin on {}",
+        count(settings.workspaces.len(), "workspace"),
+        count(settings.clients.iter().count(), "client"),
+        if settings.sessions.is_some() { "on" } else { "off" },
+        places.join(" and "),
+        settings.admin_listen,
+    )
 }
 
 async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {

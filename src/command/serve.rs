@@ -1,13 +1,14 @@
 //! `serve`: the broker.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use courier_token_broker::app::{App, Files, Loaded};
 use courier_token_broker::audit::AuditFile;
 use courier_token_broker::clock::Clock;
-use courier_token_broker::config::{LogFormat, Settings, SettingsError};
+use courier_token_broker::config::{LogFormat, Settings, SettingsErrors};
 use courier_token_broker::http::{Address, Passed};
 use listenfd::ListenFd;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -20,7 +21,7 @@ use super::{Failure, Sources, Variables, asked_to_reload, asked_to_stop, block_o
 #[command(about = None, long_about = None)]
 pub struct Serve {
     #[command(flatten)]
-    sources: Sources,
+    pub(super) sources: Sources,
     /// Where apps call, instead of what the settings say (server.listen).
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
@@ -63,6 +64,13 @@ impl Serve {
 }
 
 impl Serve {
+    /// The settings files, if no other flag is given.
+    pub(super) fn files_alone(self) -> Option<Vec<PathBuf>> {
+        let Self { sources, listen, admin_listen, log_level, log_json } = self;
+        let alone = listen.is_empty() && admin_listen.is_none() && log_level.is_none() && !log_json;
+        alone.then_some(sources.files)
+    }
+
     /// Reads the settings, and lays the flags over them.
     fn load(&self, environment: &Variables) -> Loaded {
         let mut files = Files::default();
@@ -71,7 +79,7 @@ impl Serve {
         Loaded { outcome, files }
     }
 
-    fn resolve(&self, environment: &Variables, files: &mut Files) -> Result<(Settings, toml::Table), SettingsError> {
+    fn resolve(&self, environment: &Variables, files: &mut Files) -> Result<(Settings, toml::Table), SettingsErrors> {
         let (mut layers, mut raw) = self.sources.read(environment)?;
         if !self.listen.is_empty() {
             raw.server.listen.0.clone_from(&self.listen);

@@ -27,6 +27,33 @@ impl fmt::Display for SettingsError {
 
 impl std::error::Error for SettingsError {}
 
+/// All that is wrong with the settings: at least one error, in the order of the checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsErrors(pub(super) Vec<SettingsError>);
+
+impl SettingsErrors {
+    /// The errors.
+    pub fn iter(&self) -> impl Iterator<Item = &SettingsError> {
+        self.0.iter()
+    }
+}
+
+impl From<SettingsError> for SettingsErrors {
+    fn from(error: SettingsError) -> Self {
+        Self(vec![error])
+    }
+}
+
+/// One error a line.
+impl fmt::Display for SettingsErrors {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<_> = self.iter().map(ToString::to_string).collect();
+        out.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for SettingsErrors {}
+
 /// Turns a deserialiser's message into what is wanted, without the value that
 /// it found.
 pub fn wanted(message: &str) -> String {

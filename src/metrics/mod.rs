@@ -30,6 +30,7 @@ pub struct Metrics {
     removals: [IntCounter; Removal::ALL.len()],
     drops: [IntCounter; Dropped::ALL.len()],
     reloads: [[IntCounter; 2]; Reloaded::ALL.len()],
+    last_reload: IntGauge,
     /// Tokens in the cache.
     pub cached_tokens: IntGauge,
     /// How much later than planned renewals were begun.
@@ -134,6 +135,13 @@ impl Metrics {
                     .map(|outcome| reloads.with_label_values(&[Reloaded::ALL[what].as_str(), outcome]))
             }),
             drops: array::from_fn(|cause| drops.with_label_values(&[Dropped::ALL[cause].as_str()])),
+            last_reload: register(
+                &registry,
+                IntGauge::with_opts(named(
+                    "config_last_reload_successful",
+                    "Whether the settings that were read last hold: 1, or 0 where they were rejected.",
+                ))?,
+            )?,
             cached_tokens: register(&registry, IntGauge::with_opts(named("cached_tokens", "Tokens in the cache."))?)?,
             renewal_lateness: register(
                 &registry,
@@ -199,6 +207,8 @@ impl Metrics {
             )?,
             registry,
         };
+        // Those that it starts with hold.
+        metrics.last_reload.set(1);
         #[cfg(target_os = "linux")]
         metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(metrics)
@@ -213,6 +223,7 @@ impl Metrics {
     /// Counts what was read again, and whether it holds now.
     pub fn reload(&self, what: Reloaded, applied: bool) {
         self.reloads[what as usize][usize::from(!applied)].inc();
+        self.last_reload.set(applied.into());
     }
 
     /// Counts a token that left the cache.

@@ -9,6 +9,7 @@ mod bodies;
 mod connections;
 mod debug;
 mod durations;
+mod entitlements;
 mod explain;
 mod failures;
 mod heads;
