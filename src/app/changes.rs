@@ -1,4 +1,4 @@
-//! What differs between two readings of the settings: by name alone, since values may be
+//! The differences between two readings of the settings: names alone, since values may be
 //! secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ fn leaves(table: &toml::Table) -> BTreeMap<Key, Option<String>> {
 
 fn flatten(path: &[String], table: &toml::Table, leaves: &mut BTreeMap<Key, Option<String>>) {
     for (name, value) in table {
-        let key = [path, &[name.clone()]].concat();
+        let key = [path, std::slice::from_ref(name)].concat();
         match value {
             toml::Value::Table(table) => {
                 flatten(&key, table, leaves);

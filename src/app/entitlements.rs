@@ -1,11 +1,11 @@
-//! Which token keys somebody may still ask for: what nobody may ask for is not renewed.
+//! The token keys that a client or a session may still ask for: the others are not renewed.
 
 use crate::auth::{Client, ClientKeys};
 use crate::http::{self, SessionRoute};
 use crate::policy::session::longest_within;
 use crate::token::{Lifetime, ScopeClaim, TokenKey};
 
-/// What clients and sessions may ask for, by the settings that hold.
+/// The rules of all clients and of sessions, by the settings that hold.
 pub struct Entitlements {
     clients: Vec<Client>,
     sessions: Option<SessionRoute>,

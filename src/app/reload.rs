@@ -76,13 +76,13 @@ fn mark(path: &Path) -> Mark {
 pub struct Reloader {
     live: Arc<Live>,
     read: Read,
-    /// What it was started with.
+    /// The settings that the broker was started with.
     shown: toml::Table,
-    /// What was read last and holds, but for what needs a restart.
-    last: toml::Table,
+    /// Those that were applied last, and their files.
+    applied: (toml::Table, Files),
     files: Files,
     looked: Vec<Mark>,
-    /// What was warned of.
+    /// Those that were logged.
     warnings: Vec<SettingsError>,
 }
 
@@ -99,7 +99,7 @@ impl Reloader {
         warnings: Vec<SettingsError>,
         read: Read,
     ) -> Self {
-        Self { live, read, last: shown.clone(), shown, files, looked: Vec::new(), warnings }
+        Self { live, read, applied: (shown.clone(), files.clone()), shown, files, looked: Vec::new(), warnings }
     }
 
     /// Reloads when a file has changed, and for each message. It ends when nobody can send
@@ -147,7 +147,7 @@ impl Reloader {
     /// Reloads now, and tells whether what was read holds.
     pub fn reload(&mut self) -> bool {
         let Loaded { outcome, files } = (self.read)();
-        let before = std::mem::replace(&mut self.files, files);
+        self.files = files;
         let (settings, shown) = match outcome {
             Ok(loaded) => loaded,
             Err(errors) => {
@@ -156,13 +156,13 @@ impl Reloader {
             }
         };
         let warnings = settings.warnings.clone();
-        let names = Names::new(&shown, self.files.changed_since(&before));
+        let names = Names::new(&shown, self.files.changed_since(&self.applied.1));
         let replaced = match self.live.replace(settings, &names) {
             Ok(replaced) => replaced,
             Err(error) => return self.rejected(Reloaded::Settings, &error.to_string()),
         };
         let mut changed: Changes =
-            differences(&self.last, &shown).into_iter().filter(|(key, _)| is_live(key)).collect();
+            differences(&self.applied.0, &shown).into_iter().filter(|(key, _)| is_live(key)).collect();
         let secrets = replaced.into_iter().chain(names.sessions());
         changed.extend(secrets.map(|key| (key, Difference::Changed)));
         let changed = listed(&changed);
@@ -177,7 +177,7 @@ impl Reloader {
         let new: Vec<_> = warnings.iter().filter(|warning| !self.warnings.contains(warning)).cloned().collect();
         warn(&new);
         self.warnings = warnings;
-        self.last = shown;
+        self.applied = (shown, self.files.clone());
         true
     }
 

@@ -1,11 +1,11 @@
-//! What nobody may ask for any more is not renewed.
+//! Token keys that no client and no session may ask for any more are not renewed.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Broker;
 use crate::token::TokenKey;
 
-/// May somebody still ask for a key? Until it is said, for any.
+/// The rule that says whether a key may still be asked for. Without a rule every key may.
 #[derive(Default)]
 pub struct Entitled(RwLock<Option<Arc<Rule>>>);
 

@@ -1,4 +1,4 @@
-//! What passes and yet can't work as it is written.
+//! Settings that pass and yet can't work as they are written.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ impl Check<'_> {
         self.note(self.error(key, text));
     }
 
-    /// What is longer than what bounds it. A default may be.
+    /// Lifetimes and time-outs above their bounds. A default may be above.
     fn capped(&self, raw: &Raw) {
         let longest = raw.tokens.max_lifetime;
         let clients = raw.clients.iter().enumerate();
@@ -90,7 +90,7 @@ impl Check<'_> {
         }
     }
 
-    /// Something else where a key belongs.
+    /// Values that are no API key, or not one alone.
     fn mistaken_keys(&self, raw: &Raw, workspaces: &[WorkspaceSettings], clients: &ClientKeys) {
         for (name, workspace) in &raw.workspaces {
             let key = format!("workspaces.{name}.api_key");
@@ -112,7 +112,7 @@ impl Check<'_> {
         }
     }
 
-    /// What has no effect.
+    /// Settings without effect.
     fn unused(&self, raw: &Raw, listen: &[Address]) {
         for (place, client) in raw.clients.iter().enumerate() {
             let key = |field: &str| format!("clients[{place}].{field}");
@@ -159,7 +159,7 @@ fn open_mode(path: &Path) -> Option<u32> {
     (mode & 0o026 != 0).then_some(mode)
 }
 
-/// What is said of a variable that looks as if it were for the broker, and is not.
+/// The warning about a variable that looks as if it were for the broker, and is not.
 fn unknown(name: &str, value: &str) -> Option<SettingsError> {
     let known = variables();
     if known.iter().any(|other| other == name)
@@ -183,7 +183,7 @@ fn unknown(name: &str, value: &str) -> Option<SettingsError> {
     Some(SettingsError { origin: Some(name.to_owned()), key: String::new(), wanted })
 }
 
-/// In a longer name than that nobody means another.
+/// Names that differ by more are different names.
 const MOST_TYPOS: usize = 2;
 
 /// Kubernetes gives each container the addresses of services, under their names. One may well

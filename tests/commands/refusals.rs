@@ -299,8 +299,8 @@ fn a_variable_that_will_not_do_is_named() {
 
 #[test]
 fn a_clients_entry_that_will_not_do_names_its_file() {
-    let [digest, other, third] = ["0", "1", "2"].map(|digit| digit.repeat(64));
-    let second = format!("[[clients]]\nname = \"b\"\nkey_sha256 = \"{digest}\"\n");
+    let [digest, other, third, fourth] = ["0", "1", "2", "3"].map(|digit| digit.repeat(64));
+    let second = format!("[[clients]]\nname = \"b\"\nkey_sha256 = \"{fourth}\"\n");
     for (fields, parts) in [
         ("name = \"a\"".to_owned(), &["clients[0].key_sha256", "one key's SHA-256"][..]),
         (format!("name = \"a\"\nkey_sha256 = [\"{digest}\", \"{digest}\"]"), &["clients[0].key_sha256", "differ"]),
@@ -329,7 +329,10 @@ fn two_clients_with_one_key_are_refused() {
 #[test]
 fn a_workspaces_name_that_will_not_do_names_its_file() {
     for name in ["EU", "\"e.u\"", "\"\"", "\"e u\""] {
-        is_refused_in_a_file(&format!("[workspaces.{name}]\napi_key = \"pk\"\n"), &["workspaces.", "lower-case"]);
+        is_refused_in_a_file(
+            &format!("{WORKSPACE}[workspaces.{name}]\napi_key = \"pk\"\n"),
+            &["workspaces.", "lower-case"],
+        );
     }
 }
 

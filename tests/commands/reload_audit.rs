@@ -1,4 +1,4 @@
-//! What the audit log and the log say of a reload: which settings, clients and keys, by name.
+//! The audit log and the log name the settings, clients and keys that a reload changed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -37,7 +37,7 @@ impl Scene {
 
     /// Settings with these lines besides.
     fn write(&self, clients: &[(&str, &str)], more: &str) {
-        write(&self.path("settings.toml"), &text(self.folder.path(), &self.authority, clients, more));
+        write(&self.path("settings.toml"), &text(self.folder.path(), clients, more));
     }
 
     /// The lines of the next reload.
@@ -61,7 +61,7 @@ impl Scene {
     }
 }
 
-fn text(folder: &Path, authority: &Authority, clients: &[(&str, &str)], more: &str) -> String {
+fn text(folder: &Path, clients: &[(&str, &str)], more: &str) -> String {
     let path = |name: &str| folder.join(name);
     let clients = clients
         .iter()
@@ -87,7 +87,7 @@ fn start() -> Scene {
     write(&folder.path().join("tls.crt"), &identity.certificate);
     write(&folder.path().join("tls.key"), &identity.key);
     let settings = folder.path().join("settings.toml");
-    write(&settings, &text(folder.path(), &authority, &[("web", "key-of-web"), ("old", "key-of-old")], ""));
+    write(&settings, &text(folder.path(), &[("web", "key-of-web"), ("old", "key-of-old")], ""));
     let broker = Program::serve().arguments([Path::new("--config"), &settings]).start();
     let line = broker.line().unwrap_or_else(|| panic!("it ended: {}", broker.stderr()));
     assert!(line.contains("https://"), "{line}");
@@ -110,7 +110,7 @@ async fn reload_names_what_changed() {
     scene.write(&[("new", "key-of-new"), ("web", "another-key-of-web")], "[tokens]\ndefault_lifetime = \"2h\"\n");
     let changed = "clients.new (added), clients.old (removed), clients.web.key_sha256, tokens.default_lifetime";
     assert_eq!(said(scene.reload().await), [applied("settings", changed)]);
-    // What lies in files.
+    // Secrets in files.
     let identity = scene.authority.sign(&[HOST]);
     write(&scene.path("api-key"), "pk_second");
     write(&scene.path("tls.crt"), &identity.certificate);
@@ -121,7 +121,8 @@ async fn reload_names_what_changed() {
     let tls = "server.tls.certificate_file, server.tls.private_key_file";
     let all = format!("{tls}, sessions.hs256_secret_file, workspaces.default.api_key_file");
     assert_eq!(said(scene.reload().await), [key, applied("certificate", tls), applied("settings", &all)]);
-    // A rejected one says why.
+    // A rejected one says why, and forgets no change.
+    write(&scene.path("secret"), &"3".repeat(32));
     scene.write(&[("new", "key-of-new")], "[tokens]\nfloor = 7\n[refresh]\nmode = \"x\"\n");
     let lines = scene.reload().await;
     assert_eq!((lines.len(), &lines[0]["outcome"]), (1, &json!("refused")), "{lines:?}");
@@ -129,12 +130,12 @@ async fn reload_names_what_changed() {
     assert!(why.contains("tokens.floor: ") && why.contains("; ") && why.contains("refresh.mode: "), "{why}");
     let metrics = Connection::open(admin).await.ask(&Ask::get("/metrics")).await.body;
     assert!(metrics.contains("\ncourier_token_broker_config_last_reload_successful 0\n"), "{metrics}");
-    // What needs a restart is not said to have changed.
+    // A setting that needs a restart is not said to have changed.
     scene.write(
         &[("new", "key-of-new"), ("web", "another-key-of-web")],
         "[tokens]\nfloor = 0.4\ndefault_lifetime = \"2h\"\n",
     );
-    assert_eq!(said(scene.reload().await), [applied("settings", "nothing")]);
+    assert_eq!(said(scene.reload().await), [applied("settings", "sessions.hs256_secret_file")]);
     let metrics = Connection::open(admin).await.ask(&Ask::get("/metrics")).await.body;
     assert!(metrics.contains("\ncourier_token_broker_config_last_reload_successful 1\n"), "{metrics}");
     scene.broker.signal(Signal::TERM);

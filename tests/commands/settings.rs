@@ -1,5 +1,5 @@
 //! Settings that pass the eye: secrets in the wrong place, addresses that are open to all, and
-//! what can't work as it is written.
+//! values that can't work as they are written.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -50,7 +50,7 @@ fn passes_with(ended: &Ended, parts: &[&str]) {
     }
 }
 
-/// Whatever it is that somebody pasted where the path of a file belongs.
+/// Keys, PEM and other secrets, pasted where the path of a file belongs.
 #[test]
 fn secret_in_the_place_of_a_path_is_not_repeated() {
     const HIDDEN: &str = "hunter2-q7ZtR2vLx9";
@@ -244,7 +244,7 @@ fn settings_without_effect_are_warned_of() {
             ),
             &["clients[0].max_lifetime: is longer than tokens.max_lifetime, so 2h holds"][..],
         ),
-        // Nobody said that the client's shall be longer.
+        // The client's default is longer, which is no mistake of an operator's.
         (format!("{WORKSPACE}[tokens]\ndefault_lifetime = \"1h\"\nmax_lifetime = \"2h\"\n{}", client("")), &[]),
         (
             format!(
@@ -379,7 +379,7 @@ fn settings_files_stand_before_and_after_the_command() {
     let [bad, worse] = [&bad, &worse].map(|file| file.path().to_str().expect("text"));
     is_refused_for(&Program::new(["--config", bad, "serve", "--config", worse]).run(), &[bad, worse]);
     for (arguments, part) in [
-        (&["--config", first, "plan"][..], "--config: this command takes no settings files"),
+        (&["--config", first, "simulate-courier"][..], "--config: this command takes no settings files"),
         (&["--config", first, "client-key", "web"], "--config: this command takes no settings files"),
         (&["--log-json", "check", "--config", first], "options of a command stand after it"),
     ] {

@@ -1,4 +1,4 @@
-//! What nobody may ask for any more is not renewed.
+//! Token keys that no client may ask for any more are not renewed.
 
 use courier_token_broker::policy::refresh::{Mode, Stop, Verdict};
 use courier_token_broker::token::TokenKey;
@@ -9,7 +9,6 @@ fn is_of(name: &'static str) -> impl Fn(&TokenKey) -> bool + Send + Sync + 'stat
     move |key| key.users().all(|user| user.starts_with(name))
 }
 
-/// Twenty users of one app and five of another ask each half hour.
 async fn ask_all(world: &World, apps: &[(&str, usize)]) {
     for (app, users) in apps {
         for user in 0..*users {
@@ -18,35 +17,45 @@ async fn ask_all(world: &World, apps: &[(&str, usize)]) {
     }
 }
 
+/// How many calls were for users of this app, from this call on.
+fn calls_for(world: &World, app: &str, from: usize) -> usize {
+    world.courier.calls()[from..].iter().filter(|call| call.scope.contains(&format!("user_id:{app}-"))).count()
+}
+
 #[tokio::test(start_paused = true)]
 async fn tokens_of_a_removed_client_are_not_renewed() {
-    for mode in [Mode::Used, Mode::Learned] {
-        let world = World::new(&Setup { mode, ..Setup::default() });
-        for _ in 0..48 {
+    for (is_removed, wanted) in [(false, 20), (true, 0)] {
+        let world = World::new(&Setup::default());
+        ask_all(&world, &[("old", 20), ("new", 5)]).await;
+        if is_removed {
+            world.broker.renew_only(is_of("new"));
+        }
+        world.pass(HOUR / 2).await;
+        assert_eq!((calls_for(&world, "old", 25), calls_for(&world, "new", 25)), (wanted, 5));
+        let stop = Verdict::Stop(Stop::NotPermitted);
+        let is_told = world.broker.explain("old-0")[0].decided.is_some_and(|decided| decided.verdict == stop);
+        assert_eq!(is_told, is_removed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn users_of_a_removed_client_are_not_foreseen() {
+    let mut renewed = [false, true].map(|_| 0);
+    for (place, is_removed) in [false, true].into_iter().enumerate() {
+        let world = World::new(&Setup { mode: Mode::Learned, ..Setup::default() });
+        for _ in 0..72 {
             ask_all(&world, &[("old", 20), ("new", 5)]).await;
             world.pass(HOUR / 3).await;
         }
-        let calls = world.courier.call_count();
-        world.pass(HOUR / 2).await;
-        let renewed = world.courier.call_count() - calls;
-        assert!(renewed >= 20, "{mode:?}: without a rule {renewed} are renewed");
-        ask_all(&world, &[("old", 20), ("new", 5)]).await;
-        world.broker.renew_only(is_of("new"));
-        let calls = world.courier.call_count();
-        for _ in 0..12 {
-            ask_all(&world, &[("new", 5)]).await;
-            world.pass(HOUR / 6).await;
+        if is_removed {
+            world.broker.renew_only(is_of("new"));
         }
-        let asked = world.courier.calls();
-        let of =
-            |name: &str| asked[calls..].iter().filter(|call| call.scope.contains(&format!("user_id:{name}-"))).count();
-        assert_eq!(of("old"), 0, "{mode:?}");
-        assert!(of("new") >= 10, "{mode:?}: {}", of("new"));
-        assert!(world.broker.explain("old-0").iter().all(|known| {
-            known.token.is_none()
-                || known.decided.is_some_and(|decided| decided.verdict == Verdict::Stop(Stop::NotPermitted))
-        }));
+        let from = world.courier.call_count();
+        world.pass(3 * HOUR).await;
+        renewed[place] = calls_for(&world, "old", from);
     }
+    let [before, after] = renewed;
+    assert!(before > 0 && after == 0, "{before} {after}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ fn other() -> RawClient {
     RawClient { users: vec!["other-*".to_owned()], ..client("other", OTHER_KEY, &["read:brands"]) }
 }
 
-/// What was decided about each of a user's tokens, with its reason, once something was about all.
+/// The decision about each of a user's tokens, with its reason, once there is one about all.
 async fn decisions(broker: &Broker, user: &str) -> Vec<(String, String)> {
     for _ in 0..300 {
         let known = broker.admin(&format!("/explain?user={user}")).await.json();
