@@ -101,9 +101,15 @@ impl Layers {
         let file = || self.read.iter().rev().find(|(_, table)| holds(table, key)).map(|(name, _)| name);
         // The key itself, the table that it is in, or one of the table's keys.
         let related = |other: &String| {
-            key.strip_prefix(other.as_str()).or(other.strip_prefix(key)).is_some_and(|rest| rest.starts_with('.'))
+            key.strip_prefix(other.as_str())
+                .or(other.strip_prefix(key))
+                .is_some_and(|rest| rest.starts_with(['.', '[']))
         };
-        let overridden = || self.overridden.iter().find(|(other, _)| related(other)).map(|(_, by)| by);
+        // The nearest of them.
+        let overridden = || {
+            let all = self.overridden.iter().filter(|(other, _)| related(other));
+            all.max_by_key(|(other, _)| other.len()).map(|(_, by)| by)
+        };
         let origin = self.overridden.get(key).or_else(overridden).or_else(file).cloned();
         SettingsError { origin, key: key.to_owned(), wanted: wanted.into() }
     }

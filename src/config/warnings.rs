@@ -142,6 +142,11 @@ impl Check<'_> {
         {
             self.warning("server.tls", "has no effect: server.listen has Unix sockets alone, which speak without TLS");
         }
+        let limits = &raw.server.limits;
+        if limits.connections_per_ip > limits.connections {
+            let text = "has no effect: it is more than all connections of an address, server.limits.connections";
+            self.warning("server.limits.connections_per_ip", text);
+        }
         if raw.refresh.mode != "learned"
             && self.layers().says("refresh.extra_calls")
             && raw.refresh.extra_calls != Raw::default().refresh.extra_calls

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::child::{ANY_PORT, Ended, Program, settings};
 use crate::support::issuer::{AUDIENCE, ISSUER};
+use crate::support::pki::Authority;
 
 const WORKSPACE: &str = "[workspaces.default]\napi_key = \"pk_test\"\n";
 
@@ -56,9 +57,9 @@ fn secret_in_the_place_of_a_path_is_not_repeated() {
     const HIDDEN: &str = "hunter2-q7ZtR2vLx9";
     let sessions = format!("[sessions]\nissuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n");
     let pem = format!("-----BEGIN PRIVATE KEY-----\\n{HIDDEN}\\n-----END PRIVATE KEY-----\\n");
-    let folder = TempDir::new().expect("a folder");
-    let certificate = folder.path().join("crt");
-    fs::write(&certificate, "no certificate").expect("written");
+    let authority = Authority::new();
+    let identity = authority.sign(&["a"]);
+    let (certificate, key) = (authority.file("crt", &identity.certificate), authority.file("key", &identity.key));
     let long = format!("{HIDDEN}{}", "x".repeat(5000));
     for value in [&format!("pk_prod_{HIDDEN}"), &pem, &format!("/{HIDDEN}/x"), &format!("{HIDDEN}\\u0000"), &long] {
         for (text, key) in [
@@ -68,6 +69,19 @@ fn secret_in_the_place_of_a_path_is_not_repeated() {
             (
                 format!("{WORKSPACE}[server.tls]\ncertificate_file = \"{value}\"\nprivate_key_file = \"{value}\"\n"),
                 "server.tls.certificate_file",
+            ),
+            (
+                format!(
+                    "{WORKSPACE}[server.tls]\ncertificate_file = {certificate:?}\nprivate_key_file = \"{value}\"\n"
+                ),
+                "server.tls.private_key_file",
+            ),
+            (
+                format!(
+                    "{WORKSPACE}[server.tls]\ncertificate_file = {certificate:?}\nprivate_key_file = {key:?}\n\
+                     client_ca_file = \"{value}\"\n"
+                ),
+                "server.tls.client_ca_file",
             ),
             (format!("{WORKSPACE}[log]\naudit = \"{value}\"\n"), "log.audit"),
         ] {
@@ -275,6 +289,10 @@ fn settings_without_effect_are_warned_of() {
                 Digest::of("pk_prod")
             ),
             &["workspaces.default.api_key: is also the key of a client"],
+        ),
+        (
+            format!("{WORKSPACE}[server.limits]\nconnections = 10\nconnections_per_ip = 11\n{}", client("")),
+            &["server.limits.connections_per_ip: has no effect"],
         ),
         (
             format!("{WORKSPACE}[refresh]\nmode = \"off\"\nextra_calls = 1.0\n{}", client("")),

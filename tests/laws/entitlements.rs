@@ -43,7 +43,7 @@ async fn users_of_a_removed_client_are_not_foreseen() {
     let mut renewed = [false, true].map(|_| 0);
     for (place, is_removed) in [false, true].into_iter().enumerate() {
         let world = World::new(&Setup { mode: Mode::Learned, ..Setup::default() });
-        for _ in 0..72 {
+        for _ in 0..24 {
             ask_all(&world, &[("old", 20), ("new", 5)]).await;
             world.pass(HOUR / 3).await;
         }
