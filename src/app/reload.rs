@@ -151,7 +151,7 @@ impl Reloader {
         let (settings, shown) = match outcome {
             Ok(loaded) => loaded,
             Err(errors) => {
-                let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+                let lines: Vec<_> = errors.errors.iter().map(ToString::to_string).collect();
                 return self.rejected(what(&errors), &lines.join("; "));
             }
         };
@@ -192,7 +192,7 @@ const REJECTED: &str = "reload rejected; keeping the running configuration";
 
 /// What the settings that will not do belong to.
 fn what(errors: &SettingsErrors) -> Reloaded {
-    let all = |is_such: fn(&str) -> bool| errors.iter().all(|error| is_such(&error.key));
+    let all = |is_such: fn(&str) -> bool| errors.errors.iter().all(|error| is_such(&error.key));
     if all(|key| key.starts_with("server.tls")) {
         Reloaded::Certificate
     } else if all(|key| key.contains(".api_key")) {

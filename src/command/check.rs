@@ -10,7 +10,7 @@ use courier_token_broker::config::{Settings, WorkspaceSettings};
 use courier_token_broker::metrics::Metrics;
 use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey};
 
-use super::{Failure, Sources, block_on, environment};
+use super::{Failure, Sources, block_on, environment, warn};
 
 #[derive(Args)]
 pub struct Check {
@@ -27,9 +27,9 @@ const PROBE: &str = "user_id:courier-token-broker-probe inbox:read:messages";
 impl Check {
     pub fn run(self) -> Result<(), Failure> {
         let (layers, raw) = self.sources.read(&environment()?)?;
-        let settings = Settings::resolve(&raw, &layers)?;
+        let settings = Settings::resolve(&raw, &layers).inspect_err(|errors| warn(&errors.warnings))?;
+        warn(&settings.warnings);
         let summary = summary(&settings);
-        settings.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         let shown = toml::to_string(&raw).context("the settings can't be shown")?;
         let mut out = io::stdout().lock();
         writeln!(out, "{shown}")?;

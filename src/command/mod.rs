@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use courier_token_broker::app::StartError;
 use courier_token_broker::audit::{self, AuditFile};
-use courier_token_broker::config::{Audit, Layers, LogFormat, Raw, Settings, SettingsErrors};
+use courier_token_broker::config::{Audit, Layers, LogFormat, Raw, Settings, SettingsError, SettingsErrors};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
@@ -155,6 +155,11 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Other(error.into())
     }
+}
+
+/// Tells of what is no error. To standard error, where no log is yet.
+fn warn(warnings: &[SettingsError]) {
+    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
 }
 
 /// Where the settings come from.

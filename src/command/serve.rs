@@ -15,7 +15,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::{Failure, Sources, Variables, asked_to_reload, asked_to_stop, block_on, environment, log};
+use super::{Failure, Sources, Variables, asked_to_reload, asked_to_stop, block_on, environment, log, warn};
 
 #[derive(Args)]
 #[command(about = None, long_about = None)]
@@ -40,7 +40,7 @@ impl Serve {
     pub fn run(self) -> Result<(), Failure> {
         let environment = environment()?;
         let Loaded { outcome, files } = self.load(&environment);
-        let (settings, shown) = outcome?;
+        let (settings, shown) = outcome.inspect_err(|errors| warn(&errors.warnings))?;
         let unwritable = |error| Failure::Settings(format!("log.audit: the file can't be written to: {error}"));
         let audit = log(&settings).map_err(unwritable)?;
         allow_many_connections();

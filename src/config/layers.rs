@@ -82,7 +82,7 @@ impl Layers {
             }
         }
         if !errors.is_empty() {
-            return Err(SettingsErrors(errors));
+            return Err(errors.into());
         }
         for (name, _) in &variables {
             let key = name.trim_start_matches(ENVIRONMENT_PREFIX).to_lowercase().replace("__", ".");

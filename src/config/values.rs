@@ -48,13 +48,13 @@ impl<'a> Check<'a> {
 
     /// All warnings.
     pub(super) fn warnings(&self) -> Vec<SettingsError> {
-        self.warnings.take()
+        self.warnings.borrow().clone()
     }
 
     /// What was checked, if nothing is wrong with it.
     pub(super) fn settle<T>(self, checked: Option<T>) -> Result<T, SettingsErrors> {
-        let errors = self.errors.into_inner();
-        checked.filter(|_| errors.is_empty()).ok_or(SettingsErrors(errors))
+        let (errors, warnings) = (self.errors.into_inner(), self.warnings.into_inner());
+        checked.filter(|_| errors.is_empty()).ok_or(SettingsErrors { errors, warnings })
     }
 
     pub(super) fn range(&self, key: &str, value: u64, least: u64, most: u64) -> Result<(), SettingsError> {

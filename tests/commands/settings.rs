@@ -321,6 +321,14 @@ fn unknown_variable_is_warned_of_with_what_was_meant() {
         passes_with(&ended, &[&format!("{name}: is unknown and has no effect: {part}")]);
         assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
     }
+    // It may be why something is missing.
+    for command in ["check", "serve"] {
+        let ended = run(command, WORKSPACE, &[("COURIER_TOKEN_BROKER_CLIENT_KEYS", "hunter2")]);
+        let lines: Vec<_> = ended.stderr.lines().collect();
+        assert!(ended.code == Some(2) && lines.len() == 2, "{ended:?}");
+        assert!(lines[0].starts_with("warning: COURIER_TOKEN_BROKER_CLIENT_KEYS: "), "{ended:?}");
+        assert!(lines[1].starts_with("error: ") && lines[1].contains("clients: "), "{ended:?}");
+    }
     // Those of a Kubernetes service of this name, and other programs'.
     let others = [
         ("COURIER_TOKEN_BROKER_SERVICE_HOST", "10.0.0.1"),
