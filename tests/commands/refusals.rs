@@ -1,7 +1,9 @@
 //! Settings that won't do: exit code 2 and one line that names where, which key and what is wanted, not the value.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
 use crate::support::child::{ANY_PORT, Ended, Program, settings};
@@ -161,6 +163,7 @@ fn a_key_file_that_holds_no_key_is_named() {
     let write = |name: &str, text: &[u8]| {
         let path = folder.path().join(name);
         std::fs::write(&path, text).expect("written");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("set");
         path
     };
     for (path, wanted) in [
