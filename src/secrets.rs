@@ -121,8 +121,17 @@ pub enum SecretError {
     #[error("contains white space or other characters that are not visible ASCII")]
     Character,
     /// The file can't be read.
-    #[error("can't be read: {0}")]
+    #[error("{}", unreadable(*.0))]
     File(std::io::ErrorKind),
+}
+
+/// Why a file can't be read. It does not repeat the path: a secret that was written where a
+/// path belongs would be shown.
+pub fn unreadable(kind: std::io::ErrorKind) -> String {
+    match kind {
+        std::io::ErrorKind::NotFound => "no such file".to_owned(),
+        kind => format!("can't be read: {kind}"),
+    }
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ const ROOMS: &[Room] = &[
     Room(
         "config",
         "token policy broker upstream auth http secrets",
-        "config humantime serde serde_path_to_error thiserror toml tracing",
+        "config humantime serde serde_path_to_error strsim thiserror toml tracing",
     ),
     Room("app", "audit auth broker clock config http metrics policy sandbox secrets store token upstream", "*"),
     Room("command", "*", "*"),

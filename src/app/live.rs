@@ -1,13 +1,15 @@
 //! What a broker that runs can have replaced: who may ask and for what, the keys, the
 //! certificate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
 use super::StartError;
+use super::changes::{Key, Names};
+use super::entitlements::Entitlements;
 use crate::audit;
 use crate::auth::{ClientKeys, Sessions};
 use crate::broker::Broker;
@@ -64,15 +66,24 @@ impl Fixed {
 }
 
 impl Live {
-    /// Tells the metrics and the audit log what was read again, and whether it holds now.
-    pub fn told(&self, what: Reloaded, applied: bool) {
-        self.fixed.metrics.reload(what, applied);
-        audit::reload(what.as_str(), if applied { "applied" } else { "refused" });
+    /// Tells the metrics and the audit log what was read again and holds now, by the names of the
+    /// settings that `changed`.
+    pub fn applied(&self, what: Reloaded, workspace: Option<&str>, changed: &str) {
+        self.fixed.metrics.reload(what, true);
+        audit::reloaded(what.as_str(), workspace, changed);
     }
 
-    /// Replaces what differs, or nothing at all. What needs a restart stays as it is.
-    pub fn replace(&self, settings: Settings) -> Result<(), StartError> {
+    /// Tells them what was read again, and why it changes nothing.
+    pub fn rejected(&self, what: Reloaded, error: &str) {
+        self.fixed.metrics.reload(what, false);
+        audit::reload_rejected(what.as_str(), error);
+    }
+
+    /// Replaces what differs, or nothing at all, and tells which secrets did: each of `names` tells
+    /// the settings of one. What needs a restart stays as it is.
+    pub fn replace(&self, settings: Settings, names: &Names) -> Result<BTreeSet<Key>, StartError> {
         let Settings { http, clients, sessions, workspaces, tls, .. } = settings;
+        let mut replaced = BTreeSet::new();
         // First everything that can go wrong. A certificate that expired while it was used
         // stands in the way of nothing else.
         if let (Some(running), Some(new)) = (&self.tls, &tls)
@@ -94,7 +105,9 @@ impl Live {
             return Err(StartError::Moved(moved.name.clone()));
         }
         let before = self.api.load();
-        let api = self.fixed.api(before.settings().renewed(http), clients, sessions, Some(&before))?;
+        let http = before.settings().renewed(http);
+        let entitlements = Entitlements::new(&http, &clients, sessions.as_ref().map(|sessions| &sessions.route));
+        let api = self.fixed.api(http, clients, sessions, Some(&before))?;
         // Then nothing does.
         for workspace in workspaces {
             let Some(courier) = self.couriers.get(&workspace.name) else { continue };
@@ -102,8 +115,11 @@ impl Live {
                 .set_key(workspace.courier.api_key)
                 .map_err(|error| StartError::Courier(workspace.name.clone(), error))?
             {
-                tracing::info!(workspace = %workspace.name, "a new API key");
-                self.told(Reloaded::ApiKey, true);
+                let key = names.api_key(workspace.name.as_str());
+                let changed = key.join(".");
+                tracing::info!(workspace = %workspace.name, changed, "API key replaced");
+                self.applied(Reloaded::ApiKey, Some(workspace.name.as_str()), &changed);
+                replaced.insert(key);
                 self.fixed.broker.forgive(workspace.name.as_str());
                 if workspace.drops_tokens {
                     let tokens = self.fixed.broker.purge(workspace.name.as_str()).unwrap_or_default();
@@ -115,11 +131,15 @@ impl Live {
         if let (Some(running), Some(certificates)) = (&self.tls, tls)
             && running.replace(certificates)
         {
-            tracing::info!("a new certificate");
+            let keys = names.certificate();
+            let changed = keys.iter().map(|key| key.join(".")).collect::<Vec<_>>().join(", ");
+            tracing::info!(changed, "certificate replaced");
             self.fixed.told_expiry(&running.current());
-            self.told(Reloaded::Certificate, true);
+            self.applied(Reloaded::Certificate, None, &changed);
+            replaced.extend(keys);
         }
         self.api.store(Arc::new(api));
-        Ok(())
+        self.fixed.broker.renew_only(move |key| entitlements.include(key));
+        Ok(replaced)
     }
 }

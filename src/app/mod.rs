@@ -5,6 +5,8 @@
 //! of requests does not hold up the calls that the budget has let go. (Held up
 //! together, they would reach Courier as one burst.)
 
+mod changes;
+mod entitlements;
 mod live;
 mod open_files;
 mod reload;
@@ -25,11 +27,12 @@ use tokio::task::JoinSet;
 use crate::auth::JwksError;
 use crate::broker::Broker;
 use crate::clock::Clock;
-use crate::config::{Settings, WorkspaceSettings};
+use crate::config::{Settings, SettingsError, WorkspaceSettings};
 use crate::http::{Address, Admin, CertificateError, Limits, Listener, Passed, Readiness, Socket, Tls};
 use crate::metrics::Metrics;
 use crate::token::WorkspaceName;
 use crate::upstream::{Courier, CourierError, Dispatcher};
+use entitlements::Entitlements;
 use live::{Fixed, Live};
 pub use open_files::OpenFiles;
 pub use reload::{Files, Loaded, Read, Reloader};
@@ -44,6 +47,7 @@ pub struct App {
     readiness: Arc<Readiness>,
     shutdown_delay: Duration,
     shutdown_timeout: Duration,
+    warnings: Vec<SettingsError>,
     /// The thread that calls Courier runs until this is dropped.
     upstream: oneshot::Sender<()>,
 }
@@ -133,6 +137,9 @@ impl App {
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.clone());
         let fixed = Fixed { broker: broker.clone(), clock, metrics: Arc::clone(&metrics), runtime };
+        let route = settings.sessions.as_ref().map(|sessions| &sessions.route);
+        let entitlements = Entitlements::new(&settings.http, &settings.clients, route);
+        broker.renew_only(move |key| entitlements.include(key));
         let api = fixed.api(settings.http, settings.clients, settings.sessions, None)?;
         let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
         if let Some(tls) = &tls {
@@ -181,6 +188,7 @@ impl App {
         let places = Arc::new(Semaphore::new(files.admin));
         let admin_listener = Listener::new(admin_socket, admin_limits, places, None, clock, Arc::clone(&metrics));
         let readiness = Arc::new(Readiness::default());
+        reload::warn(&settings.warnings);
         Ok(Self {
             listeners,
             admin_listener,
@@ -190,6 +198,7 @@ impl App {
             readiness,
             shutdown_delay: settings.shutdown_delay.unwrap_or_default(),
             shutdown_timeout: settings.shutdown_timeout,
+            warnings: settings.warnings,
             upstream,
         })
     }
@@ -213,7 +222,7 @@ impl App {
     /// [`Reloader::run`]. Those that it was bound with came from `files` and are `shown` so;
     /// `read` reads them anew.
     pub fn reloader(&self, shown: toml::Table, files: Files, read: Read) -> Reloader {
-        Reloader::new(Arc::clone(&self.live), shown, files, read)
+        Reloader::new(Arc::clone(&self.live), shown, files, self.warnings.clone(), read)
     }
 
     /// Runs until `stop` resolves. Then it says that it is not ready any more, serves on

@@ -13,15 +13,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::StartError;
+use super::changes::{Changes, Difference, Names, differences, is_live, listed};
 use super::live::Live;
-use crate::config::{Settings, SettingsError};
+use crate::config::{Settings, SettingsError, SettingsErrors};
 use crate::metrics::Reloaded;
 
 /// Settings as they were read.
 pub struct Loaded {
     /// What they mean, and how they are shown, secrets redacted: what a restart would change
     /// is told by that.
-    pub outcome: Result<(Settings, toml::Table), SettingsError>,
+    pub outcome: Result<(Settings, toml::Table), SettingsErrors>,
     /// The files that they come from, those that could not be read among them.
     pub files: Files,
 }
@@ -52,6 +53,13 @@ impl Files {
         self.0.iter().map(|(path, _)| mark(path)).collect()
     }
 
+    /// Those that are otherwise than they were `before`.
+    fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Path> {
+        let differs =
+            |(path, mark): &&(PathBuf, Mark)| before.0.iter().any(|(other, old)| other == path && old != mark);
+        self.0.iter().filter(differs).map(|(path, _)| path.as_path())
+    }
+
     /// Are they otherwise than when they were added?
     fn differ(&self, looked: &[Mark]) -> bool {
         !self.0.iter().map(|(_, mark)| mark).eq(looked)
@@ -69,9 +77,14 @@ fn mark(path: &Path) -> Mark {
 pub struct Reloader {
     live: Arc<Live>,
     read: Read,
+    /// The settings that the broker was started with.
     shown: toml::Table,
+    /// Those that were applied last, and their files.
+    applied: (toml::Table, Files),
     files: Files,
     looked: Vec<Mark>,
+    /// Those that were logged.
+    warnings: Vec<SettingsError>,
 }
 
 /// How often files are looked at. A change counts once it has lasted from one look to the
@@ -80,8 +93,14 @@ const LOOK: Duration = Duration::from_secs(1);
 
 impl Reloader {
     /// What runs came from these `files` and is `shown` so.
-    pub(super) const fn new(live: Arc<Live>, shown: toml::Table, files: Files, read: Read) -> Self {
-        Self { live, read, shown, files, looked: Vec::new() }
+    pub(super) fn new(
+        live: Arc<Live>,
+        shown: toml::Table,
+        files: Files,
+        warnings: Vec<SettingsError>,
+        read: Read,
+    ) -> Self {
+        Self { live, read, applied: (shown.clone(), files.clone()), shown, files, looked: Vec::new(), warnings }
     }
 
     /// Reloads when a file has changed, and for each message. It ends when nobody can send
@@ -108,8 +127,9 @@ impl Reloader {
             match turn.await {
                 Ok(()) => {}
                 Err(error) if error.is_panic() => {
-                    tracing::error!("reading the settings again ended in an internal error");
-                    live.told(Reloaded::Settings, false);
+                    let error = "an internal error";
+                    tracing::error!(error, "{REJECTED}");
+                    live.rejected(Reloaded::Settings, error);
                 }
                 // The runtime ends.
                 Err(_) => return,
@@ -131,81 +151,72 @@ impl Reloader {
         self.files = files;
         let (settings, shown) = match outcome {
             Ok(loaded) => loaded,
-            Err(error) => return self.refused(what(&error.key), &error.to_string()),
+            Err(errors) => {
+                let lines: Vec<_> = errors.errors.iter().map(ToString::to_string).collect();
+                return self.rejected(what(&errors), &lines.join("; "));
+            }
         };
-        if let Err(error) = self.live.replace(settings) {
-            let is_expiry = matches!(error, StartError::Certificate(_));
-            let what = if is_expiry { Reloaded::Certificate } else { Reloaded::Settings };
-            return self.refused(what, &error.to_string());
-        }
-        self.live.told(Reloaded::Settings, true);
+        let warnings = settings.warnings.clone();
+        let names = Names::new(&shown, self.files.changed_since(&self.applied.1));
+        let replaced = match self.live.replace(settings, &names) {
+            Ok(replaced) => replaced,
+            Err(error) => {
+                let is_expiry = matches!(error, StartError::Certificate(_));
+                let what = if is_expiry { Reloaded::Certificate } else { Reloaded::Settings };
+                return self.rejected(what, &error.to_string());
+            }
+        };
+        let mut changed: Changes =
+            differences(&self.applied.0, &shown).into_iter().filter(|(key, _)| is_live(key)).collect();
+        let secrets = replaced.into_iter().chain(names.sessions());
+        changed.extend(secrets.map(|key| (key, Difference::Changed)));
+        let changed = listed(&changed);
+        self.live.applied(Reloaded::Settings, None, &changed);
         let late = needs_restart(&self.shown, &shown);
         if late.is_empty() {
-            tracing::info!("settings and secrets were read again");
+            tracing::info!(changed, "reloaded settings and secrets");
         } else {
-            let late = late.join(", ");
-            tracing::warn!(settings = late, "settings were read again; these change only with a restart");
+            let late = listed(&late);
+            tracing::warn!(changed, settings = late, "reloaded, but these settings change only with a restart");
         }
+        let new: Vec<_> = warnings.iter().filter(|warning| !self.warnings.contains(warning)).cloned().collect();
+        warn(&new);
+        self.warnings = warnings;
+        self.applied = (shown, self.files.clone());
         true
     }
 
-    fn refused(&self, what: Reloaded, error: &str) -> bool {
-        self.live.told(what, false);
-        tracing::error!(error, "what was read again will not do: what held before goes on");
+    fn rejected(&self, what: Reloaded, error: &str) -> bool {
+        self.live.rejected(what, error);
+        tracing::error!(error, "{REJECTED}");
         false
     }
 }
 
-/// What a setting that will not do belongs to.
-fn what(key: &str) -> Reloaded {
-    if key.starts_with("server.tls") {
+const REJECTED: &str = "reload rejected; keeping the running configuration";
+
+/// What the settings that will not do belong to.
+fn what(errors: &SettingsErrors) -> Reloaded {
+    let all = |is_such: fn(&str) -> bool| errors.errors.iter().all(|error| is_such(&error.key));
+    if all(|key| key.starts_with("server.tls")) {
         Reloaded::Certificate
-    } else if key.contains(".api_key") {
+    } else if all(|key| key.contains(".api_key")) {
         Reloaded::ApiKey
     } else {
         Reloaded::Settings
     }
 }
 
-/// The settings that differ and that a broker that runs can't take over.
-fn needs_restart(before: &toml::Table, after: &toml::Table) -> Vec<String> {
-    let [before, after] = [before, after].map(|table| {
-        let mut leaves = Vec::new();
-        flatten("", table, &mut leaves);
-        leaves
-    });
-    let gone = before.iter().filter(|leaf| !after.contains(leaf));
-    let new = after.iter().filter(|leaf| !before.contains(leaf));
-    let mut keys: Vec<_> = gone.chain(new).map(|(key, _)| key.clone()).filter(|key| !is_live(key)).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys
-}
-
-fn flatten(path: &str, table: &toml::Table, leaves: &mut Vec<(String, String)>) {
-    for (name, value) in table {
-        let key = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        match value {
-            toml::Value::Table(table) if !is_live(&key) => {
-                // That a table is there at all may matter too.
-                leaves.push((key.clone(), String::new()));
-                flatten(&key, table, leaves);
-            }
-            value => leaves.push((key, value.to_string())),
-        }
+/// Logs each warning.
+pub fn warn(warnings: &[SettingsError]) {
+    for warning in warnings {
+        tracing::warn!(%warning, "setting has no effect or is unsafe");
     }
 }
 
-/// Can a broker that runs take this over? With TLS, only what the files hold.
-fn is_live(key: &str) -> bool {
-    let key = key.split('.').collect::<Vec<_>>();
-    matches!(
-        key[..],
-        ["clients" | "sessions" | "profiles", ..]
-            | ["tokens", "default_lifetime" | "max_lifetime"]
-            | ["workspaces", _, "api_key" | "api_key_file" | "on_new_api_key"]
-            | ["server", "tls", _]
-    )
+/// The settings that differ and that a broker that runs can't take over.
+fn needs_restart(before: &toml::Table, after: &toml::Table) -> Changes {
+    differences(before, after).into_iter().filter(|(key, _)| !is_live(key)).collect()
 }
 
 #[cfg(test)]
@@ -218,20 +229,20 @@ mod tests {
         let before = table(
             "[server]\nlisten = [\"a\"]\n[tokens]\nfloor = 0.5\nmax_lifetime = \"1d\"\n[workspaces.a]\napi_key = \"x\"",
         );
-        let with = |text: &str| needs_restart(&before, &table(text));
+        let with = |text: &str| listed(&needs_restart(&before, &table(text)));
         assert_eq!(
             with(
                 "[server]\nlisten = [\"a\"]\n[tokens]\nfloor = 0.5\nmax_lifetime = \"2d\"\n[workspaces.a]\napi_key_file = \"y\"\n\
                  [sessions]\nissuer = \"i\"\n[[clients]]\nname = \"c\""
             ),
-            Vec::<String>::new()
+            "nothing"
         );
         assert_eq!(
             with(
                 "[server]\nlisten = [\"a\", \"b\"]\n[server.tls]\ncertificate_file = \"c\"\n[tokens]\nfloor = 0.6\n\
                  max_lifetime = \"1d\"\n[workspaces.a]\n[workspaces.b]"
             ),
-            ["server.listen", "server.tls", "tokens.floor", "workspaces.b"]
+            "server.listen, server.tls (added), tokens.floor, workspaces.b (added)"
         );
     }
 }

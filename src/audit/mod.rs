@@ -115,10 +115,18 @@ pub fn purged(workspace: &str, tokens: usize) {
     Line { tokens: Some(tokens), ..Line::new("purged", &Who::Operator, about) }.tell();
 }
 
-/// Something was read again while the broker runs: `what`, such as "settings",
-/// "api-key" or "tls", with this outcome, such as "done" or "failed".
-pub fn reload(what: &'static str, outcome: &'static str) {
-    Line { what: Some(what), outcome: Some(outcome), ..Line::new("reload", &Who::Operator, About::default()) }.tell();
+/// Something was read again while the broker runs and holds now: `what`, such as
+/// "settings" or "api_key". `changed` are the names of the settings.
+pub fn reloaded(what: &'static str, workspace: Option<&str>, changed: &str) {
+    let about = About { workspace, ..About::default() };
+    let line = Line::new("reload", &Who::Operator, about);
+    Line { what: Some(what), outcome: Some("applied"), changed: Some(changed), ..line }.tell();
+}
+
+/// Something was read again, and changes nothing since this is wrong with it.
+pub fn reload_rejected(what: &'static str, error: &str) {
+    let line = Line::new("reload", &Who::Operator, About::default());
+    Line { what: Some(what), outcome: Some("refused"), error: Some(error), ..line }.tell();
 }
 
 /// So many refusals by this rule, of this client if it was one, were not told:
@@ -146,6 +154,8 @@ struct Line<'a> {
     tokens: Option<usize>,
     what: Option<&'static str>,
     outcome: Option<&'static str>,
+    changed: Option<&'a str>,
+    error: Option<&'a str>,
     left_out: Option<u64>,
 }
 
@@ -162,6 +172,8 @@ impl<'a> Line<'a> {
             tokens: None,
             what: None,
             outcome: None,
+            changed: None,
+            error: None,
             left_out: None,
         }
     }
@@ -184,6 +196,8 @@ impl<'a> Line<'a> {
             tokens = self.tokens,
             what = self.what,
             outcome = self.outcome,
+            changed = self.changed,
+            error = self.error,
             left_out = self.left_out,
         );
     }

@@ -101,6 +101,14 @@ pub enum Rejection<'a> {
     TooFast(&'a str, Duration),
 }
 
+impl Digest {
+    /// Is it the digest of no text, or of a line end alone? A pipe that had nothing to give leaves
+    /// it where a key was wanted.
+    pub fn is_of_nothing(self) -> bool {
+        ["", "\n", "\r\n"].iter().any(|nothing| self == Self::of(nothing))
+    }
+}
+
 impl ClientKeys {
     /// The longest key that is looked at, in bytes.
     pub const MAX_BYTES: usize = 1024;

@@ -8,6 +8,7 @@ mod ask;
 mod cache;
 mod coverage;
 mod early;
+mod entitled;
 mod explain;
 mod flight;
 mod index;
@@ -28,6 +29,7 @@ use tokio::task::JoinSet;
 pub use ask::{Answer, Ask, Refusal, Source};
 use cache::{Cache, Entry, History, Stage, Standing};
 use coverage::Coverage;
+use entitled::Entitled;
 pub use explain::{Decided, Explained};
 use flight::{Boarding, Cause, Flights};
 use index::Index;
@@ -70,6 +72,7 @@ struct Inner {
     index: Arc<Index>,
     flights: Flights,
     refused: Refused,
+    entitled: Entitled,
     coverage: Coverage,
     /// Some workspace's calls fail.
     trouble: AtomicBool,
@@ -127,6 +130,7 @@ impl Broker {
             index,
             flights: Flights::default(),
             refused: Refused::new(),
+            entitled: Entitled::default(),
             coverage: Coverage::default(),
             trouble: AtomicBool::new(false),
             workspaces,

@@ -185,6 +185,7 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, at: Moment, n
     // token that is there: a look is a use to the cache.
     let away = matches!(*standing.stage(), Stage::Away(_));
     let other = away && broker.0.cache.get(&key).is_some_and(|entry| !Arc::ptr_eq(&entry.standing, &standing));
+    let is_entitled = broker.0.entitled.include(&key);
     // Nobody signs out between what is decided and what is done.
     let mut ground = broker.0.flights.hold();
     if workspace.lets_go(&standing) {
@@ -205,7 +206,11 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, at: Moment, n
             // It has just left the cache.
             Stage::Renewing { .. } | Stage::Idle | Stage::Over => return,
         };
-        let (verdict, chance) = refresher.judge(&standing, away, workspace.dispatcher.late(at, now), now);
+        let (verdict, chance) = if is_entitled {
+            refresher.judge(&standing, away, workspace.dispatcher.late(at, now), now)
+        } else {
+            (Verdict::Stop(Stop::NotPermitted), None)
+        };
         standing.told().decided = Some(Decided { at: now, verdict, chance });
         tracing::debug!(workspace = key.workspace(), ?verdict, ?chance, "token due");
         *stage = match verdict {

@@ -1,4 +1,4 @@
-//! `check`: are these settings good?
+//! `check`: are these settings good? It prints them, and at the end `OK: ...`.
 
 use std::io::{self, Write};
 
@@ -11,12 +11,12 @@ use courier_token_broker::metrics::Metrics;
 use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey};
 
 use super::proxy::ignored_proxies;
-use super::{Failure, Sources, block_on, environment};
+use super::{Failure, Sources, block_on, environment, warn};
 
 #[derive(Args)]
 pub struct Check {
     #[command(flatten)]
-    sources: Sources,
+    pub(super) sources: Sources,
     /// Also asks each workspace's Courier for a token of one minute.
     #[arg(long)]
     probe: bool,
@@ -28,22 +28,42 @@ const PROBE: &str = "user_id:courier-token-broker-probe inbox:read:messages";
 impl Check {
     pub fn run(self) -> Result<(), Failure> {
         let (layers, raw) = self.sources.read(&environment()?)?;
-        let settings = Settings::resolve(&raw, &layers)?;
+        let settings = Settings::resolve(&raw, &layers).inspect_err(|errors| warn(&errors.warnings))?;
+        warn(&settings.warnings);
         if let Some(certificates) = &settings.tls {
             let now = Clock::system().unix();
             certificates.refuse_unusable(now).map_err(StartError::from)?;
             certificates.remarks(now).for_each(|remark| eprintln!("warning: server.tls.{}: {remark}", remark.setting));
         }
+        for warning in ignored_proxies(&settings.workspaces) {
+            eprintln!("warning: {warning}");
+        }
+        let summary = summary(&settings);
         let shown = toml::to_string(&raw).context("the settings can't be shown")?;
         let mut out = io::stdout().lock();
         writeln!(out, "{shown}")?;
         out.flush()?;
         drop(out);
-        for warning in ignored_proxies(&settings.workspaces) {
-            eprintln!("warning: {warning}");
+        if self.probe {
+            block_on(probe(settings.workspaces))?;
         }
-        if self.probe { block_on(probe(settings.workspaces)) } else { Ok(()) }
+        writeln!(io::stdout().lock(), "{summary}")?;
+        Ok(())
     }
+}
+
+/// The last line: what a broker with these settings would be.
+fn summary(settings: &Settings) -> String {
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let places: Vec<_> = settings.listen.iter().map(ToString::to_string).collect();
+    format!(
+        "OK: {}, {}, sessions {}, listening on {}, admin on {}",
+        count(settings.workspaces.len(), "workspace"),
+        count(settings.clients.iter().count(), "client"),
+        if settings.sessions.is_some() { "on" } else { "off" },
+        places.join(" and "),
+        settings.admin_listen,
+    )
 }
 
 async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use courier_token_broker::app::StartError;
 use courier_token_broker::audit;
-use courier_token_broker::config::{Audit, Layers, LogFormat, Raw, Settings, SettingsError};
+use courier_token_broker::config::{Audit, Layers, LogFormat, Raw, Settings, SettingsError, SettingsErrors};
 use courier_token_broker::log_writer::LogWriter;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -40,7 +40,6 @@ use tracing_subscriber::{Layer, Registry, fmt as lines};
 #[command(
     name = "courier-token-broker",
     version,
-    args_conflicts_with_subcommands = true,
     after_help = "Without a command it serves. Exit codes: 0 done, 2 bad usage or settings, 1 anything else.\n\n\
         Environment:\n  \
         COURIER_API_KEY                        API key of the workspace \"default\"\n  \
@@ -74,14 +73,38 @@ enum Command {
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
-        match self.command {
-            None => self.serve.run(),
-            Some(Command::Serve(serve)) => serve.run(),
-            Some(Command::Sandbox(sandbox)) => sandbox.run(),
-            Some(Command::SimulateCourier(simulate)) => simulate.run(),
-            Some(Command::Plan(plan)) => plan.run(),
-            Some(Command::Check(check)) => check.run(),
-            Some(Command::ClientKey(client_key)) => client_key.run(),
+        let Self { command, serve } = self;
+        let Some(mut command) = command else { return serve.run() };
+        // Before a command only files of settings may stand.
+        let files = serve.files_alone().ok_or_else(|| Failure::Settings(MISPLACED.to_owned()))?;
+        match command.sources() {
+            Some(sources) => {
+                sources.files.splice(..0, files);
+            }
+            None if files.is_empty() => {}
+            None => return Err(Failure::Settings("--config: this command takes no settings files".to_owned())),
+        }
+        match command {
+            Command::Serve(serve) => serve.run(),
+            Command::Sandbox(sandbox) => sandbox.run(),
+            Command::SimulateCourier(simulate) => simulate.run(),
+            Command::Plan(plan) => plan.run(),
+            Command::Check(check) => check.run(),
+            Command::ClientKey(client_key) => client_key.run(),
+        }
+    }
+}
+
+const MISPLACED: &str = "options of a command stand after it, such as `courier-token-broker serve --listen ADDRESS`: only \
+    --config may also stand before it";
+
+impl Command {
+    /// Where its settings come from, if it has any.
+    const fn sources(&mut self) -> Option<&mut Sources> {
+        match self {
+            Self::Serve(serve) => Some(&mut serve.sources),
+            Self::Check(check) => Some(&mut check.sources),
+            _ => None,
         }
     }
 }
@@ -89,7 +112,7 @@ impl Cli {
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Usage or settings: somebody has to change what was given.
+    /// Usage or settings: somebody has to change what was given. One line for each error.
     Settings(String),
     /// Anything else.
     Other(anyhow::Error),
@@ -114,9 +137,9 @@ impl fmt::Display for Failure {
     }
 }
 
-impl From<SettingsError> for Failure {
-    fn from(error: SettingsError) -> Self {
-        Self::Settings(error.to_string())
+impl From<SettingsErrors> for Failure {
+    fn from(errors: SettingsErrors) -> Self {
+        Self::Settings(errors.to_string())
     }
 }
 
@@ -141,6 +164,11 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// Tells of what is no error. To standard error, where no log is yet.
+fn warn(warnings: &[SettingsError]) {
+    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+}
+
 /// Where the settings come from.
 #[derive(Args)]
 #[command(about = None, long_about = None)]
@@ -152,7 +180,7 @@ struct Sources {
 
 impl Sources {
     /// Reads the files, and lays the environment over them.
-    fn read(&self, environment: &Variables) -> Result<(Layers, Raw), SettingsError> {
+    fn read(&self, environment: &Variables) -> Result<(Layers, Raw), SettingsErrors> {
         let mut layers = Layers::new(self.files.clone(), environment.clone());
         let raw = layers.merge()?;
         Ok((layers, raw))
@@ -249,8 +277,10 @@ fn print(text: String) {
 /// Tells why a command failed, for as long as a standard error that takes nothing
 /// may keep the program from its end.
 pub fn report(failure: &Failure) {
+    // Settings may have many errors, one a line.
+    let text: String = failure.to_string().lines().map(|line| format!("error: {line}\n")).collect();
     if let Ok(mut errors) = LogWriter::stderr()
-        && errors.write_all(format!("error: {failure}\n").as_bytes()).is_ok()
+        && errors.write_all(text.as_bytes()).is_ok()
     {
         errors.settle(SETTLING);
     }

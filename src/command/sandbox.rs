@@ -60,6 +60,7 @@ impl Sandbox {
         raw.server.listen.0 = vec![self.listen.to_string()];
         raw.server.insecure = true;
         raw.admin.listen = self.admin_listen.to_string();
+        raw.admin.insecure = true;
         raw.workspaces = BTreeMap::from([(
             "default".to_owned(),
             RawWorkspace {

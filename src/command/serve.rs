@@ -3,13 +3,13 @@
 use std::env;
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use courier_token_broker::app::{App, Files, Loaded, OpenFiles, StartError};
 use courier_token_broker::clock::Clock;
-use courier_token_broker::config::{LogFormat, Settings, SettingsError};
+use courier_token_broker::config::{LogFormat, Settings, SettingsErrors};
 use courier_token_broker::http::{Address, Passed};
 use courier_token_broker::log_writer::LogWriter;
 use listenfd::ListenFd;
@@ -19,13 +19,13 @@ use tokio::task::JoinSet;
 
 use super::proxy::ignored_proxies;
 use super::started::Started;
-use super::{Failure, Sources, Variables, asked_to_reload, asked_to_stop, block_on, environment, log, print};
+use super::{Failure, Sources, Variables, asked_to_reload, asked_to_stop, block_on, environment, log, print, warn};
 
 #[derive(Args)]
 #[command(about = None, long_about = None)]
 pub struct Serve {
     #[command(flatten)]
-    sources: Sources,
+    pub(super) sources: Sources,
     /// Where apps call, instead of what the settings say (server.listen).
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
@@ -44,7 +44,7 @@ impl Serve {
     pub fn run(self) -> Result<(), Failure> {
         let environment = environment()?;
         let Loaded { outcome, files } = self.load(&environment);
-        let (mut settings, shown) = outcome?;
+        let (mut settings, shown) = outcome.inspect_err(|errors| warn(&errors.warnings))?;
         settings.shutdown_delay.get_or_insert_with(usual_shutdown_delay);
         let logs = log(&settings)?;
         for warning in ignored_proxies(&settings.workspaces) {
@@ -69,6 +69,13 @@ impl Serve {
 }
 
 impl Serve {
+    /// The settings files, if no other flag is given.
+    pub(super) fn files_alone(self) -> Option<Vec<PathBuf>> {
+        let Self { sources, listen, admin_listen, log_level, log_json } = self;
+        let alone = listen.is_empty() && admin_listen.is_none() && log_level.is_none() && !log_json;
+        alone.then_some(sources.files)
+    }
+
     /// Reads the settings, and lays the flags over them.
     fn load(&self, environment: &Variables) -> Loaded {
         let mut files = Files::default();
@@ -77,7 +84,7 @@ impl Serve {
         Loaded { outcome, files }
     }
 
-    fn resolve(&self, environment: &Variables, files: &mut Files) -> Result<(Settings, toml::Table), SettingsError> {
+    fn resolve(&self, environment: &Variables, files: &mut Files) -> Result<(Settings, toml::Table), SettingsErrors> {
         let (mut layers, mut raw) = self.sources.read(environment)?;
         if !self.listen.is_empty() {
             raw.server.listen.0.clone_from(&self.listen);

@@ -27,6 +27,37 @@ impl fmt::Display for SettingsError {
 
 impl std::error::Error for SettingsError {}
 
+/// All that is wrong with the settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsErrors {
+    /// At least one, in the order of the checks.
+    pub errors: Vec<SettingsError>,
+    /// What was found besides: a variable with a typing error may be why a setting is missing.
+    pub warnings: Vec<SettingsError>,
+}
+
+impl From<Vec<SettingsError>> for SettingsErrors {
+    fn from(errors: Vec<SettingsError>) -> Self {
+        Self { errors, warnings: Vec::new() }
+    }
+}
+
+impl From<SettingsError> for SettingsErrors {
+    fn from(error: SettingsError) -> Self {
+        vec![error].into()
+    }
+}
+
+/// One error a line, without the warnings.
+impl fmt::Display for SettingsErrors {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<_> = self.errors.iter().map(ToString::to_string).collect();
+        out.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for SettingsErrors {}
+
 /// Turns a deserialiser's message into what is wanted, without the value that
 /// it found.
 pub fn wanted(message: &str) -> String {

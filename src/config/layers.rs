@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use config::{Config, ConfigError, Environment, File, FileFormat};
 use serde::de::DeserializeOwned;
 
-use super::error::{SettingsError, wanted};
+use super::error::{SettingsError, SettingsErrors, wanted};
+use super::file::{check, find, holds};
 use super::raw::{Client, Raw};
 use crate::auth::{Digest, has_jwt_shape};
-use crate::secrets::{Secret, SecretError};
+use crate::secrets::{Secret, SecretError, unreadable};
 use crate::token::INBOX;
 
 /// Every setting can be given in the environment: `tokens.floor` as
@@ -30,9 +31,9 @@ pub struct Layers {
 }
 
 /// Variables that are not of the pattern, for the simplest set-up.
-const API_KEY: &str = "COURIER_API_KEY";
-const BASE_URL: &str = "COURIER_BASE_URL";
-const CLIENT_KEY: &str = "COURIER_TOKEN_BROKER_CLIENT_KEY";
+pub(super) const API_KEY: &str = "COURIER_API_KEY";
+pub(super) const BASE_URL: &str = "COURIER_BASE_URL";
+pub(super) const CLIENT_KEY: &str = "COURIER_TOKEN_BROKER_CLIENT_KEY";
 /// It is guessed at over the network, at millions of tries an hour.
 const SHORTEST_CLIENT_KEY: usize = 16;
 
@@ -43,20 +44,32 @@ impl Layers {
     }
 
     /// Reads the files and lays everything over the defaults.
-    pub fn merge(&mut self) -> Result<Raw, SettingsError> {
+    ///
+    /// What has not the shape of settings is told of all files and variables at once; what
+    /// stands there is then not looked at further.
+    pub fn merge(&mut self) -> Result<Raw, SettingsErrors> {
         let mut builder = Config::builder();
+        let mut errors = Vec::new();
         for path in &self.files {
             let name = path.display().to_string();
             let failed = |wanted: String| SettingsError { origin: Some(name.clone()), key: String::new(), wanted };
-            let text = std::fs::read_to_string(path).map_err(|error| failed(format!("can't be read: {error}")))?;
+            let text = match std::fs::read_to_string(path) {
+                Ok(text) => text,
+                Err(error) => {
+                    errors.push(failed(unreadable(error.kind())));
+                    continue;
+                }
+            };
             // Each file is checked by itself first, so that an error knows where
             // it stands.
-            let table = check(&text).map_err(|(line, key, wanted)| SettingsError {
-                origin: Some(if line > 0 { format!("{name}:{line}") } else { name.clone() }),
-                key,
-                wanted,
-            })?;
-            self.read.push((name, table));
+            match check(&text) {
+                Ok(table) => self.read.push((name, table)),
+                Err(misfits) => errors.extend(misfits.into_iter().map(|(line, key, wanted)| SettingsError {
+                    origin: Some(if line > 0 { format!("{name}:{line}") } else { name.clone() }),
+                    key,
+                    wanted,
+                })),
+            }
             builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
         }
         let variables: Vec<_> =
@@ -64,11 +77,12 @@ impl Layers {
         for (name, value) in &variables {
             // Each alone, for the same reason.
             let alone = Config::builder().add_source(environment([(*name, *value)]));
-            read::<Raw>(alone.build()).map_err(|(key, wanted)| SettingsError {
-                origin: Some((*name).clone()),
-                key,
-                wanted,
-            })?;
+            if let Err((key, wanted)) = read::<Raw>(alone.build()) {
+                errors.push(SettingsError { origin: Some((*name).clone()), key, wanted });
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors.into());
         }
         for (name, _) in &variables {
             let key = name.trim_start_matches(ENVIRONMENT_PREFIX).to_lowercase().replace("__", ".");
@@ -87,11 +101,32 @@ impl Layers {
         let file = || self.read.iter().rev().find(|(_, table)| holds(table, key)).map(|(name, _)| name);
         // The key itself, the table that it is in, or one of the table's keys.
         let related = |other: &String| {
-            key.strip_prefix(other.as_str()).or(other.strip_prefix(key)).is_some_and(|rest| rest.starts_with('.'))
+            key.strip_prefix(other.as_str())
+                .or(other.strip_prefix(key))
+                .is_some_and(|rest| rest.starts_with(['.', '[']))
         };
-        let overridden = || self.overridden.iter().find(|(other, _)| related(other)).map(|(_, by)| by);
+        // The nearest of them.
+        let overridden = || {
+            let all = self.overridden.iter().filter(|(other, _)| related(other));
+            all.max_by_key(|(other, _)| other.len()).map(|(_, by)| by)
+        };
         let origin = self.overridden.get(key).or_else(overridden).or_else(file).cloned();
         SettingsError { origin, key: key.to_owned(), wanted: wanted.into() }
+    }
+
+    /// Does a file or a variable say this itself, rather than a default?
+    pub(super) fn says(&self, key: &str) -> bool {
+        let list = |table: &&toml::Table| key.split_once('[').is_none_or(|(list, _)| table.contains_key(list));
+        // A later file's list takes the place of an earlier one's.
+        let mut tables = self.read.iter().rev().map(|(_, table)| table).filter(list);
+        let says = |table| find(table, key).is_some();
+        let said = if key.contains('[') { tables.next().is_some_and(says) } else { tables.any(says) };
+        said || self.overridden.contains_key(key)
+    }
+
+    /// The files that were read, with what each of them says.
+    pub(super) fn tables(&self) -> &[(String, toml::Table)] {
+        &self.read
     }
 
     /// From now on a flag or a variable is to blame for this key.
@@ -178,38 +213,6 @@ fn explain(error: &ConfigError) -> String {
         ConfigError::Message(message) => wanted(message),
         other => wanted(&other.to_string()),
     }
-}
-
-/// Reads one file by itself, or tells line, key and what is wanted.
-fn check(text: &str) -> Result<toml::Table, (usize, String, String)> {
-    let line = |error: &toml::de::Error| {
-        let start = error.span().map_or(0, |span| span.start).min(text.len());
-        text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1
-    };
-    let misfit = |error: &toml::de::Error, key: String| (line(error), key, wanted(error.message()));
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        // What is wrong with the syntax, not with a value.
-        (line(&error), String::new(), error.message().lines().next().unwrap_or_default().to_owned())
-    })?;
-    let document = toml::Deserializer::parse(text).map_err(|error| misfit(&error, String::new()))?;
-    serde_path_to_error::deserialize::<_, Raw>(document).map_err(|error| {
-        let key = error.path().to_string();
-        misfit(error.inner(), if key == "." { String::new() } else { key })
-    })?;
-    Ok(table)
-}
-
-/// Does this file give the key, such as `tokens.floor` or `clients[0].name`, or
-/// what it is missing from?
-fn holds(table: &toml::Table, key: &str) -> bool {
-    let mut parts = key.split('.');
-    let first = parts.next().unwrap_or_default();
-    if let Some((list, _)) = first.split_once('[') {
-        // A later file's list takes the place of an earlier one's.
-        return table.contains_key(list);
-    }
-    let first = table.get(first);
-    parts.try_fold(first, |value, part| Some(value?.get(part))).flatten().is_some()
 }
 
 #[cfg(test)]
@@ -303,7 +306,7 @@ mod tests {
     fn a_missing_file_is_said_plainly() {
         let mut layers = Layers::new(vec![PathBuf::from("/does/not/exist.toml")], BTreeMap::new());
         let error = layers.merge().expect_err("it is refused").to_string();
-        assert!(error.starts_with("/does/not/exist.toml: can't be read"), "{error}");
+        assert_eq!(error, "/does/not/exist.toml: no such file");
     }
 
     #[test]

@@ -5,15 +5,18 @@
 //! starts can run. Nothing here reads the environment or opens a port.
 
 mod error;
+mod file;
 mod layers;
 mod log;
 mod raw;
 mod resolve;
 mod server;
 mod sessions;
+mod values;
+mod warnings;
 mod workspace;
 
-pub use error::SettingsError;
+pub use error::{SettingsError, SettingsErrors};
 pub use layers::{ENVIRONMENT_PREFIX, Layers};
 pub use log::{Audit, LogFormat};
 pub use raw::{Client as RawClient, Raw, Sessions as RawSessions, Tls as RawTls, Workspace as RawWorkspace};

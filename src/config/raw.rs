@@ -88,7 +88,7 @@ table!(Limits {
     body_timeout: Human = seconds(10),
 });
 
-table!(Admin { listen: String = "127.0.0.1:9090".to_owned() });
+table!(Admin { listen: String = "127.0.0.1:9090".to_owned(), insecure: bool = false });
 
 table!(Workspace {
     #[serde(skip_serializing_if = "Option::is_none")]

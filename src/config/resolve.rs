@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::error::SettingsError;
+use super::error::{SettingsError, SettingsErrors};
 use super::layers::Layers;
 use super::log::{Audit, LogFormat};
 use super::raw::{self, Raw};
 use super::sessions::SessionSettings;
+pub(super) use super::values::{Check, HOUR, SECOND};
 use crate::auth::{Client, ClientKeys, Digest, InboundRate};
 use crate::policy::access::{Access, Pattern};
 use crate::policy::budget::Budget;
 use crate::policy::freshness::Floor;
 use crate::policy::refresh::Mode;
 use crate::secrets::Secret;
-use crate::token::{Lifetime, Profile, WorkspaceName};
+use crate::token::{Profile, Scope, UserId, WorkspaceName};
 use crate::{broker, http, upstream};
 
 /// Settings that were checked: what each wing needs.
@@ -54,6 +55,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Where the audit log is written.
     pub audit: Audit,
+    /// What can't work as it is written, although it stops nothing.
+    pub warnings: Vec<SettingsError>,
 }
 
 /// One Courier.
@@ -72,119 +75,102 @@ pub struct WorkspaceSettings {
     pub drops_tokens: bool,
 }
 
-pub(super) const SECOND: Duration = Duration::from_secs(1);
-pub(super) const HOUR: Duration = Duration::from_secs(3600);
-
 impl Settings {
-    /// Checks merged settings. `layers` are where they came from, for errors.
-    pub fn resolve(raw: &Raw, layers: &Layers) -> Result<Self, SettingsError> {
-        let check = Check(layers);
-        let lifetime = |key: &str, raw: raw::Human| check.lifetime(key, raw);
-        let max_lifetime = lifetime("tokens.max_lifetime", raw.tokens.max_lifetime)?;
-        let default_lifetime = lifetime("tokens.default_lifetime", raw.tokens.default_lifetime)?;
-        if default_lifetime > max_lifetime {
+    /// Checks merged settings, and tells all that is wrong with them. `layers` are where they
+    /// came from, for errors.
+    pub fn resolve(raw: &Raw, layers: &Layers) -> Result<Self, SettingsErrors> {
+        let check = Check::new(layers);
+        let lifetime = |key: &str, raw: raw::Human| check.keep(check.lifetime(key, raw));
+        let max_lifetime = lifetime("tokens.max_lifetime", raw.tokens.max_lifetime);
+        let default_lifetime = lifetime("tokens.default_lifetime", raw.tokens.default_lifetime);
+        if max_lifetime.is_some_and(|longest| default_lifetime > Some(longest)) {
             let error = check.error("tokens.default_lifetime", "must not be longer than tokens.max_lifetime");
             let origin = error.origin.or_else(|| check.error("tokens.max_lifetime", "").origin);
-            return Err(SettingsError { origin, ..error });
+            check.fail(SettingsError { origin, ..error });
         }
-        let profiles = check.profiles(raw)?;
-        let workspaces = raw
+        let profiles = check.profiles(raw);
+        let workspaces: Vec<_> = raw
             .workspaces
             .iter()
-            .map(|(name, workspace)| check.workspace(name, workspace, raw.server.timeout.0))
-            .collect::<Result<Vec<_>, _>>()?;
+            .filter_map(|(name, workspace)| check.workspace(name, workspace, raw.server.timeout.0))
+            .collect();
         let floor = Floor::new(raw.tokens.floor, raw.tokens.hard_floor.0)
-            .ok_or_else(|| check.error("tokens.floor", format!("must be a number from 0 to {}", Floor::MAX_SHARE)))?;
-        check.range("tokens.capacity", raw.tokens.capacity, 1, 1_000_000_000)?;
-        check.range("refresh.history", raw.refresh.history, 0, 1_000_000_000)?;
+            .ok_or_else(|| check.error("tokens.floor", format!("must be a number from 0 to {}", Floor::MAX_SHARE)));
+        let floor = check.keep(floor);
+        check.keep(check.range("tokens.capacity", raw.tokens.capacity, 1, 1_000_000_000));
+        check.keep(check.range("refresh.history", raw.refresh.history, 0, 1_000_000_000));
         if !(0.0..=10.0).contains(&raw.refresh.extra_calls) {
-            return Err(check.error("refresh.extra_calls", "must be a number from 0 to 10"));
+            check.fail(check.error("refresh.extra_calls", "must be a number from 0 to 10"));
         }
-        let sessions = check.sessions(raw, &profiles, &workspaces)?;
-        let limits = check.limits(&raw.server)?;
-        let shutdown_delay = |raw| check.span("server.shutdown_delay", raw, Duration::ZERO, HOUR);
-        let listen = check.listen(&raw.server)?;
-        let admin_listen = check.port("admin.listen", &raw.admin.listen)?;
-        check.calls_elsewhere(&workspaces, &listen, admin_listen)?;
-        Ok(Self {
-            listen,
-            unix_mode: check.unix_mode(&raw.server.unix_mode)?,
-            insecure: raw.server.insecure,
-            tls: check.tls(&raw.server)?,
-            admin_listen,
-            limits,
-            shutdown_delay: raw.server.shutdown_delay.map(shutdown_delay).transpose()?,
-            shutdown_timeout: check.span(
-                "server.shutdown_timeout",
-                raw.server.shutdown_timeout,
-                Duration::ZERO,
-                HOUR,
-            )?,
-            http: http::Settings {
-                default_lifetime,
-                max_lifetime,
-                body_bytes: raw.server.limits.body_bytes as usize,
-                header_bytes: limits.header_bytes,
-                header_count: raw.server.limits.header_count as usize,
-                body_timeout: check.span("server.limits.body_timeout", raw.server.limits.body_timeout, SECOND, HOUR)?,
-                profiles,
-            },
-            clients: check.clients(raw, &workspaces)?,
-            sessions,
-            broker: broker::Settings {
-                floor,
-                refresh: check.mode(&raw.refresh.mode)?,
-                extra_calls: raw.refresh.extra_calls,
-                history: raw.refresh.history,
-                capacity: raw.tokens.capacity,
-                // An SDK gives up after a minute.
-                timeout: check.span("server.timeout", raw.server.timeout, SECOND, Duration::from_secs(50))?,
-            },
-            workspaces,
-            log_level: raw.log.level.parse().map_err(|_| {
-                check.error("log.level", "must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"")
-            })?,
-            log_format: raw.log.format,
-            audit: raw.log.audit.clone(),
-        })
+        let refresh = check.keep(check.mode(&raw.refresh.mode));
+        let listen = check.keep(check.listen(&raw.server));
+        let admin_listen = check.keep(check.admin(&raw.admin, listen.as_deref().unwrap_or_default()));
+        let unix_mode = check.keep(check.unix_mode(&raw.server.unix_mode));
+        let tls = check.keep(check.tls(&raw.server));
+        let limits = check.limits(&raw.server);
+        let span =
+            |key: &str, raw: raw::Human, least: Duration, most: Duration| check.keep(check.span(key, raw, least, most));
+        let shutdown_delay =
+            raw.server.shutdown_delay.map(|delay| span("server.shutdown_delay", delay, Duration::ZERO, HOUR));
+        let shutdown_timeout = span("server.shutdown_timeout", raw.server.shutdown_timeout, Duration::ZERO, HOUR);
+        let body_timeout = span("server.limits.body_timeout", raw.server.limits.body_timeout, SECOND, HOUR);
+        // An SDK gives up after a minute.
+        let timeout = span("server.timeout", raw.server.timeout, SECOND, Duration::from_secs(50));
+        let clients = check.clients(raw);
+        let sessions = check.sessions(raw, &profiles);
+        let log_level = raw
+            .log
+            .level
+            .parse()
+            .map_err(|_| check.error("log.level", "must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\""));
+        let log_level = check.keep(log_level);
+        check.keep(check.audit(&raw.log.audit));
+        if let (Some(listen), Some(admin)) = (&listen, admin_listen) {
+            check.keep(check.calls_elsewhere(&workspaces, listen, admin));
+        }
+        check.warn(raw, listen.as_deref().unwrap_or_default(), &workspaces, &clients);
+        let settings = || {
+            Some(Self {
+                listen: listen?,
+                unix_mode: unix_mode?,
+                insecure: raw.server.insecure,
+                tls: tls?,
+                admin_listen: admin_listen?,
+                limits: limits?,
+                shutdown_delay: shutdown_delay.flatten(),
+                shutdown_timeout: shutdown_timeout?,
+                http: http::Settings {
+                    default_lifetime: default_lifetime?,
+                    max_lifetime: max_lifetime?,
+                    body_bytes: raw.server.limits.body_bytes as usize,
+                    header_bytes: limits?.header_bytes,
+                    header_count: raw.server.limits.header_count as usize,
+                    body_timeout: body_timeout?,
+                    profiles,
+                },
+                clients,
+                sessions: sessions?,
+                broker: broker::Settings {
+                    floor: floor?,
+                    refresh: refresh?,
+                    extra_calls: raw.refresh.extra_calls,
+                    history: raw.refresh.history,
+                    capacity: raw.tokens.capacity,
+                    timeout: timeout?,
+                },
+                workspaces,
+                log_level: log_level?,
+                log_format: raw.log.format,
+                audit: raw.log.audit.clone(),
+                warnings: check.warnings(),
+            })
+        };
+        let settings = settings();
+        check.settle(settings)
     }
 }
 
-/// Checks one key after the other.
-pub(super) struct Check<'a>(&'a Layers);
-
 impl Check<'_> {
-    pub(super) fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
-        self.0.error(key, wanted)
-    }
-
-    pub(super) fn range(&self, key: &str, value: u64, least: u64, most: u64) -> Result<(), SettingsError> {
-        if (least..=most).contains(&value) {
-            Ok(())
-        } else {
-            Err(self.error(key, format!("must be a whole number from {least} to {most}")))
-        }
-    }
-
-    pub(super) fn span(
-        &self,
-        key: &str,
-        raw: raw::Human,
-        least: Duration,
-        most: Duration,
-    ) -> Result<Duration, SettingsError> {
-        if (least..=most).contains(&raw.0) {
-            return Ok(raw.0);
-        }
-        let [least, most] = [least, most].map(raw::Human);
-        Err(self.error(key, format!("must be a duration from {least} to {most}")))
-    }
-
-    pub(super) fn lifetime(&self, key: &str, raw: raw::Human) -> Result<Lifetime, SettingsError> {
-        Lifetime::from_seconds(raw.0.as_secs_f64())
-            .map_err(|_| self.error(key, "must be a duration of whole seconds, at least \"1s\""))
-    }
-
     fn mode(&self, mode: &str) -> Result<Mode, SettingsError> {
         match mode {
             "off" => Ok(Mode::Off),
@@ -194,50 +180,54 @@ impl Check<'_> {
         }
     }
 
-    fn profiles(&self, raw: &Raw) -> Result<BTreeMap<String, Profile>, SettingsError> {
+    /// Those that are good.
+    fn profiles(&self, raw: &Raw) -> BTreeMap<String, Profile> {
         let profile = |(name, scopes): (&String, &Vec<String>)| {
-            Profile::new(scopes.iter().map(String::as_str))
+            let profile = Profile::new(scopes.iter().map(String::as_str))
                 .map(|profile| (name.clone(), profile))
-                .map_err(|error| self.error(&format!("profiles.{name}"), error.to_string()))
+                .map_err(|error| self.error(&format!("profiles.{name}"), error.to_string()));
+            self.keep(profile)
         };
-        raw.profiles.iter().map(profile).collect()
+        raw.profiles.iter().filter_map(profile).collect()
     }
 
-    fn workspace(
-        &self,
-        name: &str,
-        raw: &raw::Workspace,
-        caller_timeout: Duration,
-    ) -> Result<WorkspaceSettings, SettingsError> {
+    fn workspace(&self, name: &str, raw: &raw::Workspace, caller_timeout: Duration) -> Option<WorkspaceSettings> {
         let key = |field: &str| format!("workspaces.{name}.{field}");
         let name = WorkspaceName::new(name).map_err(|error| {
             // The name itself may have dots, which would lead astray.
             SettingsError { key: format!("workspaces.{name}"), ..self.error("workspaces", error.to_string()) }
-        })?;
+        });
+        let name = self.keep(name)?;
+        let timeout = self.keep(self.span(&key("timeout"), raw.timeout, SECOND, HOUR));
+        let budget = self.keep(self.budget(&key("budget"), &raw.budget));
+        let base_url = self.keep(self.base_url(name.as_str(), raw));
+        let api_key = self.keep(self.api_key(&key("api_key"), &key("api_key_file"), raw));
+        let connect_timeout = self.keep(self.span(&key("connect_timeout"), raw.connect_timeout, SECOND / 100, HOUR));
+        let drops_tokens = match raw.on_new_api_key.as_str() {
+            "keep" => Ok(false),
+            "drop" => Ok(true),
+            _ => Err(self.error(&key("on_new_api_key"), "must be \"keep\" or \"drop\"")),
+        };
+        let drops_tokens = self.keep(drops_tokens);
         // Nobody waits for longer than the caller does.
-        let timeout = self.span(&key("timeout"), raw.timeout, SECOND, HOUR)?.min(caller_timeout);
-        let budget = self.budget(&key("budget"), &raw.budget)?;
-        let base_url = self.base_url(name.as_str(), raw)?;
-        Ok(WorkspaceSettings {
+        let timeout = timeout?.min(caller_timeout);
+        let base_url = base_url?;
+        Some(WorkspaceSettings {
             ignores_proxies: raw.proxy.is_none() && !is_loopback(&base_url),
             courier: upstream::CourierSettings {
-                proxy: self.proxy(name.as_str(), raw, &base_url)?,
+                proxy: self.keep(self.proxy(name.as_str(), raw, &base_url))?,
                 base_url,
-                api_key: self.api_key(&key("api_key"), &key("api_key_file"), raw)?,
-                connect_timeout: self.span(&key("connect_timeout"), raw.connect_timeout, SECOND / 100, HOUR)?,
+                api_key: api_key?,
+                connect_timeout: connect_timeout?,
                 timeout,
             },
             // A call that leaves at the end of the longest wait is still
             // answered while its caller waits, unless it has next to no time.
             dispatcher: upstream::DispatcherSettings {
-                budget,
+                budget: budget?,
                 max_wait: caller_timeout - timeout.min(caller_timeout / 2),
             },
-            drops_tokens: match raw.on_new_api_key.as_str() {
-                "keep" => false,
-                "drop" => true,
-                _ => return Err(self.error(&key("on_new_api_key"), "must be \"keep\" or \"drop\"")),
-            },
+            drops_tokens: drops_tokens?,
             name,
         })
     }
@@ -260,7 +250,8 @@ impl Check<'_> {
         match (&raw.api_key, &raw.api_key_file) {
             (Some(api_key), None) => Ok(api_key.clone()),
             (None, Some(path)) => {
-                Secret::read(path).map_err(|error| self.error(file_key, format!("{}: {error}", path.display())))
+                // It does not say which: a key that was written here by mistake would be shown.
+                Secret::read(path).map_err(|error| self.error(file_key, error.to_string()))
             }
             (Some(_), Some(_)) => Err(self.error(file_key, "give either api_key or api_key_file, not both")),
             (None, None) => Err(self.error(
@@ -270,39 +261,46 @@ impl Check<'_> {
         }
     }
 
-    fn clients(&self, raw: &Raw, workspaces: &[WorkspaceSettings]) -> Result<ClientKeys, SettingsError> {
+    /// Those that are good.
+    fn clients(&self, raw: &Raw) -> ClientKeys {
         let mut keys = ClientKeys::default();
         let mut seen = Vec::new();
         for (place, client) in raw.clients.iter().enumerate() {
             let key = |field: &str| format!("clients[{place}].{field}");
             if client.name.is_empty() {
-                return Err(self.error(&key("name"), "must be a name for logs"));
-            }
-            if seen.contains(&&client.name) {
-                return Err(self.error(&key("name"), "must differ from the other clients' names"));
+                self.fail(self.error(&key("name"), "must be a name for logs"));
+            } else if seen.contains(&&client.name) {
+                self.fail(self.error(&key("name"), "must differ from the other clients' names"));
             }
             seen.push(&client.name);
-            if !workspaces.iter().any(|workspace| workspace.name.as_str() == client.workspace) {
-                return Err(self.error(&key("workspace"), "must be the name of one of the workspaces"));
+            if !raw.workspaces.contains_key(&client.workspace) {
+                self.fail(self.error(&key("workspace"), "must be the name of one of the workspaces"));
             }
-            let names = self.certificate_names(raw, client, &keys, key)?;
-            let digests = self.digests(client, &keys, &key("key_sha256"))?;
-            keys.add(self.client(raw, client, key)?, digests, names);
+            let names = self.keep(self.certificate_names(raw, client, &keys, key));
+            let digests = self.keep(self.digests(client, &keys, &key("key_sha256")));
+            if let (Some(client), Some(digests), Some(names)) = (self.client(raw, client, key), digests, names) {
+                keys.add(client, digests, names);
+            }
         }
-        if keys.is_empty() && raw.sessions.is_none() {
-            return Err(self.error(
+        if raw.clients.is_empty() && raw.sessions.is_none() {
+            self.fail(self.error(
                 "clients",
                 "nobody could call, since there is no client: `courier-token-broker client-key NAME` makes one, or set \
                  COURIER_TOKEN_BROKER_CLIENT_KEY to a secret of your own",
             ));
         }
-        Ok(keys)
+        keys
     }
 
     /// A client's keys: two while one takes the place of the other.
     fn digests(&self, client: &raw::Client, taken: &ClientKeys, key: &str) -> Result<Vec<Digest>, SettingsError> {
         let parsed = client.key_sha256.0.iter().map(|hex| Digest::parse(hex));
         let digests = parsed.collect::<Result<Vec<_>, _>>().map_err(|error| self.error(key, error.to_string()))?;
+        if digests.iter().any(|digest| digest.is_of_nothing()) {
+            let wanted = "is the SHA-256 of the empty text or of a line end: hash a key, as \
+                `courier-token-broker client-key NAME` does";
+            return Err(self.error(key, wanted));
+        }
         // Whoever shows a certificate needs no key.
         let least = usize::from(client.certificate_names.is_empty());
         if !(least..=2).contains(&digests.len()) {
@@ -315,32 +313,58 @@ impl Check<'_> {
         Ok(digests)
     }
 
-    fn client(&self, raw: &Raw, client: &raw::Client, key: impl Fn(&str) -> String) -> Result<Client, SettingsError> {
-        let patterns = |field: &str, texts: &[String]| {
-            texts.iter().map(|text| Pattern::new(text)).collect::<Option<Vec<_>>>().ok_or_else(|| {
-                self.error(&key(field), format!("must be patterns of 1 to {} bytes", Pattern::MAX_BYTES))
-            })
-        };
+    fn client(&self, raw: &Raw, client: &raw::Client, key: impl Fn(&str) -> String) -> Option<Client> {
         // By default what the profiles name, and nothing else.
         let profiles: Vec<_> = raw.profiles.values().flatten().cloned().collect();
-        let scopes = client.scopes.as_ref().unwrap_or(&profiles);
-        Ok(Client {
+        let scopes = match &client.scopes {
+            Some(scopes) => self.patterns(&key("scopes"), scopes, |example| {
+                Scope::new(example).map_err(|error| error.to_string()).map(drop)
+            }),
+            // What is wrong with them is said of the profiles.
+            None => Some(profiles.iter().filter_map(|scope| Pattern::new(scope)).collect()),
+        };
+        let users = self.patterns(&key("users"), &client.users, |example| {
+            UserId::new(example).map_err(|error| error.to_string()).map(drop)
+        });
+        if client.users.is_empty() {
+            self.fail(self.error(&key("users"), "matches nobody: must have at least one pattern such as \"*\""));
+        }
+        let max_lifetime = self.keep(self.lifetime(&key("max_lifetime"), client.max_lifetime));
+        let rate = client.requests_per_second.map(|rate| {
+            InboundRate::new(rate).ok_or_else(|| {
+                let (least, most) = (InboundRate::RANGE.start(), InboundRate::RANGE.end());
+                self.error(&key("requests_per_second"), format!("must be a number from {least} to {most}"))
+            })
+        });
+        let rate = self.keep(rate.transpose());
+        Some(Client {
             name: client.name.clone(),
-            workspace: WorkspaceName::new(&client.workspace)
-                .map_err(|error| self.error(&key("workspace"), error.to_string()))?,
-            access: Access {
-                scopes: patterns("scopes", scopes)?,
-                users: patterns("users", &client.users)?,
-                max_lifetime: self.lifetime(&key("max_lifetime"), client.max_lifetime)?,
-            },
-            rate: match client.requests_per_second {
-                None => None,
-                Some(rate) => Some(InboundRate::new(rate).ok_or_else(|| {
-                    let (least, most) = (InboundRate::RANGE.start(), InboundRate::RANGE.end());
-                    self.error(&key("requests_per_second"), format!("must be a number from {least} to {most}"))
-                })?),
-            },
+            workspace: WorkspaceName::new(&client.workspace).ok()?,
+            access: Access { scopes: scopes?, users: users?, max_lifetime: max_lifetime? },
+            rate: rate?,
         })
+    }
+
+    /// Patterns of which each can match something: `is_good` says so of a text, or why not.
+    fn patterns(
+        &self,
+        key: &str,
+        texts: &[String],
+        is_good: impl Fn(&str) -> Result<(), String>,
+    ) -> Option<Vec<Pattern>> {
+        let pattern = |(place, text): (usize, &String)| {
+            let key = format!("{key}[{place}]");
+            let pattern = Pattern::new(text)
+                .ok_or_else(|| self.error(&key, format!("must be a pattern of 1 to {} bytes", Pattern::MAX_BYTES)));
+            let pattern = self.keep(pattern)?;
+            // Any other character in a star's place is as good.
+            let is_good =
+                is_good(&text.replace('*', "x")).map_err(|why| self.error(&key, format!("matches nothing: {why}")));
+            self.keep(is_good).map(|()| pattern)
+        };
+        // Each is looked at, also after one that won't do.
+        let patterns: Vec<_> = texts.iter().enumerate().map(pattern).collect();
+        patterns.into_iter().collect()
     }
 }
 

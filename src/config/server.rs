@@ -4,14 +4,39 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::error::SettingsError;
+use super::log::Audit;
 use super::raw::{self, Raw};
 use super::resolve::{Check, HOUR, SECOND};
 use crate::auth::ClientKeys;
 use crate::http::{Address, Certificates, Limits, TlsFiles};
 
 impl Check<'_> {
-    pub(super) fn port(&self, key: &str, text: &str) -> Result<SocketAddr, SettingsError> {
-        text.parse().map_err(|_| self.error(key, "must be an IP address and port such as \"127.0.0.1:8080\""))
+    /// Where operators look. Anybody who can connect there may purge all tokens.
+    pub(super) fn admin(&self, admin: &raw::Admin, apps: &[Address]) -> Result<SocketAddr, SettingsError> {
+        const KEY: &str = "admin.listen";
+        let wanted = "must be an IP address and port such as \"127.0.0.1:9090\"";
+        let address: SocketAddr = admin.listen.parse().map_err(|_| self.error(KEY, wanted))?;
+        if !address.ip().to_canonical().is_loopback() && !admin.insecure {
+            let wanted = "anybody who reaches this address could read metrics and users' tokens' times and purge all \
+                tokens, without a key: listen on a loopback address, or set admin.insecure = true where a firewall or a \
+                network policy lets only operators connect";
+            return Err(self.error(KEY, wanted));
+        }
+        if apps.iter().any(|app| matches!(app, Address::Tcp(app) if overlap(*app, address))) {
+            return Err(self.error(KEY, "must not be an address of server.listen: apps must not reach it"));
+        }
+        Ok(address)
+    }
+
+    /// The audit log's file is made when the broker starts: its folder must be there.
+    pub(super) fn audit(&self, audit: &Audit) -> Result<(), SettingsError> {
+        let Audit::File(path) = audit else { return Ok(()) };
+        let why = match path.parent() {
+            Some(folder) if !folder.is_dir() => "its folder does not exist",
+            _ if path.is_dir() => "it is a folder",
+            _ => return Ok(()),
+        };
+        Err(self.error("log.audit", format!("the file can't be written to: {why}")))
     }
 
     pub(super) fn listen(&self, server: &raw::Server) -> Result<Vec<Address>, SettingsError> {
@@ -33,6 +58,13 @@ impl Check<'_> {
         }
         if addresses.iter().filter(|address| **address == Address::Systemd).count() > 1 {
             return Err(self.error(KEY, "must have \"systemd\" no more than once: it stands for all sockets passed"));
+        }
+        let twice = |one: &Address, other: &Address| match (one, other) {
+            (Address::Tcp(one), Address::Tcp(other)) => overlap(*one, *other),
+            (one, other) => one == other,
+        };
+        if addresses.iter().enumerate().any(|(place, one)| addresses[..place].iter().any(|other| twice(one, other))) {
+            return Err(self.error(KEY, "has an address twice: 0.0.0.0 and [::] stand for every address of their kind"));
         }
         Ok(addresses)
     }
@@ -59,7 +91,7 @@ impl Check<'_> {
         certificates.map(Some).map_err(|error| self.error(&key(error.setting), error.to_string()))
     }
 
-    pub(super) fn limits(&self, server: &raw::Server) -> Result<Limits, SettingsError> {
+    pub(super) fn limits(&self, server: &raw::Server) -> Option<Limits> {
         const SIZES: u64 = 1_000_000;
         let raw = &server.limits;
         for (name, value, least, most) in [
@@ -72,21 +104,21 @@ impl Check<'_> {
             ("streams", raw.streams, 1, 10_000),
             ("resets_per_second", raw.resets_per_second, 1, SIZES),
         ] {
-            self.range(&format!("server.limits.{name}"), value.into(), least, most)?;
+            self.keep(self.range(&format!("server.limits.{name}"), value.into(), least, most));
         }
-        Ok(Limits {
+        let span =
+            |name: &str, value, least, most| self.keep(self.span(&format!("server.limits.{name}"), value, least, most));
+        let idle_timeout = self.keep(self.span("server.idle_timeout", server.idle_timeout, SECOND, HOUR));
+        let header_timeout = span("header_timeout", raw.header_timeout, SECOND, HOUR);
+        let handshake_timeout = span("handshake_timeout", raw.handshake_timeout, SECOND / 10, SECOND * 60);
+        Some(Limits {
             connections: raw.connections as usize,
             connections_per_ip: raw.connections_per_ip,
             requests_in_flight: raw.requests_in_flight as usize,
             header_bytes: raw.header_bytes as usize,
-            header_timeout: self.span("server.limits.header_timeout", raw.header_timeout, SECOND, HOUR)?,
-            idle_timeout: self.span("server.idle_timeout", server.idle_timeout, SECOND, HOUR)?,
-            handshake_timeout: self.span(
-                "server.limits.handshake_timeout",
-                raw.handshake_timeout,
-                SECOND / 10,
-                SECOND * 60,
-            )?,
+            header_timeout: header_timeout?,
+            idle_timeout: idle_timeout?,
+            handshake_timeout: handshake_timeout?,
             streams: raw.streams,
             resets_per_second: raw.resets_per_second,
         })
@@ -121,4 +153,11 @@ impl Check<'_> {
         }
         Ok(names)
     }
+}
+
+/// Can't both be listened on? What `[::]` has of IPv4 depends on the system.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let [a, b] = [one, other].map(|address| address.ip().to_canonical());
+    let any = (a.is_unspecified() || b.is_unspecified()) && a.is_ipv4() == b.is_ipv4();
+    one.port() != 0 && one.port() == other.port() && (a == b || any)
 }

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
 use std::time::Duration;
 
 use super::error::SettingsError;
 use super::raw::{self, Raw};
-use super::resolve::{Check, SECOND, WorkspaceSettings, is_loopback};
+use super::resolve::{Check, SECOND, is_loopback};
 use crate::auth::{self, Algorithms, Client, JwksSettings, KeySource, SessionKey};
 use crate::http::{AllowedHeaders, Origins, SessionRoute, SessionSource};
 use crate::policy::access::{Access, Pattern};
-use crate::secrets::SecretBytes;
+use crate::secrets::{SecretBytes, unreadable};
 use crate::token::{Profile, WorkspaceName};
 use crate::upstream;
 
@@ -33,52 +32,58 @@ const LONGEST_TEXT: usize = 1024;
 
 impl Check<'_> {
     /// Checks `[sessions]`, if it is there.
-    pub fn sessions(
-        &self,
-        raw: &Raw,
-        profiles: &BTreeMap<String, Profile>,
-        workspaces: &[WorkspaceSettings],
-    ) -> Result<Option<SessionSettings>, SettingsError> {
-        let Some(sessions) = &raw.sessions else { return Ok(None) };
-        let keys = self.session_keys(sessions)?;
-        let algorithms = match &sessions.algorithms {
-            None => Algorithms::fitting(&keys),
-            Some(names) => {
-                Algorithms::parse(names, &keys).map_err(|error| self.session_error("algorithms", error.to_string()))?
-            }
-        };
-        let check = auth::SessionSettings {
-            keys,
-            algorithms,
-            issuer: self.session_text("issuer", &sessions.issuer, "the `iss` of your sessions")?,
-            audience: self.session_text("audience", &sessions.audience, "the `aud` of your sessions")?,
-            audience_claim: self.audience_claim(sessions)?,
-            user_claim: self.session_text("user_claim", &sessions.user_claim, "the name of a claim such as \"sub\"")?,
-            leeway: self.span("sessions.leeway", sessions.leeway, Duration::ZERO, LONGEST_LEEWAY)?,
-        };
+    pub fn sessions(&self, raw: &Raw, profiles: &BTreeMap<String, Profile>) -> Option<Option<SessionSettings>> {
+        let Some(sessions) = &raw.sessions else { return Some(None) };
+        let keys = self.keep(self.session_keys(sessions));
+        let algorithms = keys.as_ref().and_then(|keys| match &sessions.algorithms {
+            None => Some(Algorithms::fitting(keys)),
+            Some(names) => self.keep(
+                Algorithms::parse(names, keys).map_err(|error| self.session_error("algorithms", error.to_string())),
+            ),
+        });
+        let text = |field: &str, text: &str, wanted: &str| self.keep(self.session_text(field, text, wanted));
+        let issuer = text("issuer", &sessions.issuer, "the `iss` of your sessions");
+        let audience = text("audience", &sessions.audience, "the `aud` of your sessions");
+        let audience_claim = self.keep(self.audience_claim(sessions));
+        let user_claim = text("user_claim", &sessions.user_claim, "the name of a claim such as \"sub\"");
+        let leeway = self.keep(self.span("sessions.leeway", sessions.leeway, Duration::ZERO, LONGEST_LEEWAY));
         let origins = Origins::new(&sessions.allowed_origins)
-            .map_err(|error| self.session_error("allowed_origins", error.to_string()))?;
+            .map_err(|error| self.session_error("allowed_origins", error.to_string()));
+        let origins = self.keep(origins);
         let allowed_headers = AllowedHeaders::new(&sessions.allowed_headers)
-            .map_err(|error| self.session_error("allowed_headers", error.to_string()))?;
+            .map_err(|error| self.session_error("allowed_headers", error.to_string()));
+        let allowed_headers = self.keep(allowed_headers);
         let source = SessionSource::parse(&sessions.source)
-            .ok_or_else(|| self.session_error("source", "must be \"authorization\" or \"cookie:NAME\""))?;
-        if source != SessionSource::Authorization && origins.is_empty() {
+            .ok_or_else(|| self.session_error("source", "must be \"authorization\" or \"cookie:NAME\""));
+        let source = self.keep(source);
+        let by_cookie = matches!(source, Some(SessionSource::Cookie(_)));
+        if by_cookie && origins.as_ref().is_some_and(Origins::is_empty) {
             let wanted =
                 "must have at least one origin: a session in a cookie counts only with an Origin that is listed";
-            return Err(self.session_error("allowed_origins", wanted));
+            self.fail(self.session_error("allowed_origins", wanted));
         }
-        let Some(profile) = profiles.get(&sessions.profile) else {
-            return Err(self.session_error("profile", "must be the name of one of the profiles"));
+        if !raw.profiles.contains_key(&sessions.profile) {
+            self.fail(self.session_error("profile", "must be the name of one of the profiles"));
+        }
+        let client = self.keep(self.session_client(raw, sessions));
+        let check = auth::SessionSettings {
+            keys: keys?,
+            algorithms: algorithms?,
+            issuer: issuer?,
+            audience: audience?,
+            audience_claim: audience_claim?,
+            user_claim: user_claim?,
+            leeway: leeway?,
         };
         let route = SessionRoute {
-            source,
-            origins,
-            allowed_headers,
-            profile: profile.clone(),
-            client: self.session_client(sessions, workspaces)?,
+            source: source?,
+            origins: origins?,
+            allowed_headers: allowed_headers?,
+            profile: profiles.get(&sessions.profile)?.clone(),
+            client: client?,
             within_session: sessions.within_session,
         };
-        Ok(Some(SessionSettings { check, route }))
+        Some(Some(SessionSettings { check, route }))
     }
 
     /// An error about a key of `[sessions]`. Where that is missing, what stands there
@@ -90,24 +95,23 @@ impl Check<'_> {
     }
 
     fn session_keys(&self, sessions: &raw::Sessions) -> Result<KeySource, SettingsError> {
-        let failed =
-            |field: &str, path: &Path, why: String| self.session_error(field, format!("{}: {why}", path.display()));
+        // It does not say which file: a secret that was written here by mistake would be shown.
         match (&sessions.jwks_url, &sessions.hs256_secret_file, &sessions.public_key_file) {
             (Some(url), None, None) => {
                 let refresh = self.span("sessions.jwks_refresh", sessions.jwks_refresh, 10 * SECOND, DAY)?;
                 Ok(KeySource::Jwks(JwksSettings { url: self.jwks_url(url)?, refresh, pause: JwksSettings::PAUSE }))
             }
             (None, Some(path), None) => {
-                let failed = |why: String| failed("hs256_secret_file", path, why);
+                let failed = |why: String| self.session_error("hs256_secret_file", why);
                 let secret = SecretBytes::read(path).map_err(|error| failed(error.to_string()))?;
                 SessionKey::from_secret(&secret).map(KeySource::Fixed).map_err(|error| failed(error.to_string()))
             }
             (None, None, Some(path)) => {
-                let failed = |why: String| failed("public_key_file", path, why);
+                let failed = |why: String| self.session_error("public_key_file", why);
                 let mut pem = Vec::new();
                 std::fs::File::open(path)
                     .and_then(|file| file.take(LARGEST_PEM).read_to_end(&mut pem))
-                    .map_err(|error| failed(format!("can't be read: {}", error.kind())))?;
+                    .map_err(|error| failed(unreadable(error.kind())))?;
                 SessionKey::from_pem(&pem).map(KeySource::Fixed).map_err(|error| failed(error.to_string()))
             }
             _ => Err(self.error("sessions", "give exactly one of jwks_url, hs256_secret_file and public_key_file")),
@@ -154,14 +158,10 @@ impl Check<'_> {
 
     /// Whoever has a session may have the profile's scopes for the user of that
     /// session; both are set by the broker itself.
-    fn session_client(
-        &self,
-        sessions: &raw::Sessions,
-        workspaces: &[WorkspaceSettings],
-    ) -> Result<Client, SettingsError> {
+    fn session_client(&self, raw: &Raw, sessions: &raw::Sessions) -> Result<Client, SettingsError> {
         let workspace = WorkspaceName::new(&sessions.workspace)
             .ok()
-            .filter(|name| workspaces.iter().any(|workspace| workspace.name == *name))
+            .filter(|name| raw.workspaces.contains_key(name.as_str()))
             .ok_or_else(|| self.session_error("workspace", "must be the name of one of the workspaces"))?;
         let all: Vec<_> = Pattern::new("*").into_iter().collect();
         Ok(Client {

@@ -77,7 +77,8 @@ impl Check<'_> {
             return Err(failed("needs a base_url with https: the proxy would see the API key"));
         }
         let credentials = raw.proxy_credentials_file.as_ref().map(|path| {
-            let failed = |why: &str| self.error(&key("proxy_credentials_file"), format!("{}: {why}", path.display()));
+            // The path is not repeated: somebody may have written the credentials in its place.
+            let failed = |why: &str| self.error(&key("proxy_credentials_file"), why);
             let secret = Secret::read(path).map_err(|error| failed(&error.to_string()))?;
             match secret.expose().split_once(':') {
                 Some((user, _)) if !user.is_empty() => Ok(secret),

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,6 @@ pub struct Certificates {
 /// When a certificate of a file is valid.
 struct Period {
     setting: &'static str,
-    path: PathBuf,
     /// Its place in the file, from 1.
     place: usize,
     validity: Validity,
@@ -51,7 +50,7 @@ struct Period {
 impl Period {
     fn remark(&self, now: Duration) -> Option<CertificateError> {
         let why = format!("certificate {} {}", self.place, self.validity.remark(now)?);
-        Some(CertificateError { setting: self.setting, path: self.path.clone(), why })
+        Some(CertificateError { setting: self.setting, why })
     }
 }
 
@@ -64,14 +63,13 @@ impl fmt::Debug for Certificates {
 
 /// Why files won't do for TLS.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {why}", path.display())]
+#[error("{why}")]
 pub struct CertificateError {
     /// The setting that names the file: `certificate_file`, `private_key_file` or
     /// `client_ca_file`.
     pub setting: &'static str,
-    /// The file.
-    pub path: PathBuf,
-    /// What is wrong with it. It repeats nothing of what the file holds.
+    /// What is wrong with it. It repeats neither the path, since a key may have been written
+    /// in its place, nor anything of what the file holds.
     pub why: String,
 }
 
@@ -129,11 +127,10 @@ impl Certificates {
 
     /// Reads the files, and makes sure that certificate and key belong together.
     pub fn read(files: &TlsFiles) -> Result<Self, CertificateError> {
-        let failed = |setting, path: &Path, why: String| CertificateError { setting, path: path.to_owned(), why };
+        let failed = |setting, why: String| CertificateError { setting, why };
         let chain = certificates(CERTIFICATE, &files.certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(&bytes(PRIVATE_KEY, &files.private_key)?).map_err(|error| {
-            failed(PRIVATE_KEY, &files.private_key, unreadable(&error, "no private key without a passphrase"))
-        })?;
+        let key = PrivateKeyDer::from_pem_slice(&bytes(PRIVATE_KEY, &files.private_key)?)
+            .map_err(|error| failed(PRIVATE_KEY, unreadable(&error, "no private key without a passphrase")))?;
         let authorities = match &files.client_ca {
             Some(path) => certificates(CLIENT_CA, path)?,
             None => Vec::new(),
@@ -141,30 +138,30 @@ impl Certificates {
         let provider = Arc::new(default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
+            .map_err(|error| failed(CERTIFICATE, error.to_string()))?;
         let builder = match &files.client_ca {
-            Some(path) => {
+            Some(_) => {
                 let mut roots = RootCertStore::empty();
                 for authority in &authorities {
-                    roots.add(authority.clone()).map_err(|error| failed(CLIENT_CA, path, error.to_string()))?;
+                    roots.add(authority.clone()).map_err(|error| failed(CLIENT_CA, error.to_string()))?;
                 }
                 // Who shows none may still have a key.
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                     .allow_unauthenticated()
                     .build()
-                    .map_err(|error| failed(CLIENT_CA, path, error.to_string()))?;
+                    .map_err(|error| failed(CLIENT_CA, error.to_string()))?;
                 builder.with_client_cert_verifier(verifier)
             }
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_single_cert(chain.clone(), key).map_err(|error| {
-            let key = |why| failed(PRIVATE_KEY, &files.private_key, why);
+            let key = |why| failed(PRIVATE_KEY, why);
             match error {
                 rustls::Error::InconsistentKeys(_) => {
-                    key(format!("is not the key of the certificate in {}", files.certificate.display()))
+                    key("is not the key of the certificate in certificate_file".to_owned())
                 }
                 rustls::Error::InvalidCertificate(_) => {
-                    failed(CERTIFICATE, &files.certificate, "holds no certificate that can be read".to_owned())
+                    failed(CERTIFICATE, "holds no certificate that can be read".to_owned())
                 }
                 error => key(format!("can't be used: {error}")),
             }
@@ -178,13 +175,12 @@ impl Certificates {
         } else {
             // Whoever comes back resumes without a handshake's arithmetic, and the
             // broker remembers nothing for it.
-            config.ticketer =
-                Ticketer::new().map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
+            config.ticketer = Ticketer::new().map_err(|error| failed(CERTIFICATE, error.to_string()))?;
         }
-        let own = periods(CERTIFICATE, &files.certificate, &chain);
-        let theirs = files.client_ca.iter().map(|path| periods(CLIENT_CA, path, &authorities));
-        let periods = [own].into_iter().chain(theirs).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-        Ok(Self { config: Arc::new(config), chain: chain.into(), authorities: authorities.into(), periods })
+        let mut periods = self::periods(CERTIFICATE, &chain)?;
+        periods.extend(self::periods(CLIENT_CA, &authorities)?);
+        let (chain, authorities, periods) = (chain.into(), authorities.into(), periods.into());
+        Ok(Self { config: Arc::new(config), chain, authorities, periods })
     }
 }
 
@@ -193,31 +189,30 @@ pub const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
 fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let failed = |why| CertificateError { setting, path: path.to_owned(), why };
+    let failed = |why| CertificateError { setting, why };
     let found: Vec<_> = CertificateDer::pem_slice_iter(&bytes(setting, path)?)
         .collect::<Result<_, _>>()
         .map_err(|error| failed(unreadable(&error, "no certificate")))?;
     if found.is_empty() { Err(failed("holds no certificate in PEM".to_owned())) } else { Ok(found) }
 }
 
-fn periods(setting: &'static str, path: &Path, found: &[CertificateDer<'_>]) -> Result<Vec<Period>, CertificateError> {
+fn periods(setting: &'static str, found: &[CertificateDer<'_>]) -> Result<Vec<Period>, CertificateError> {
     let period = |(place, certificate): (usize, &CertificateDer<'_>)| {
         let place = place + 1;
-        let validity = Validity::of(certificate).ok_or_else(|| CertificateError {
-            setting,
-            path: path.to_owned(),
-            why: format!("certificate {place} can't be read"),
-        })?;
-        Ok(Period { setting, path: path.to_owned(), place, validity })
+        let failed = || CertificateError { setting, why: format!("certificate {place} can't be read") };
+        Ok(Period { setting, place, validity: Validity::of(certificate).ok_or_else(failed)? })
     };
     found.iter().enumerate().map(period).collect()
 }
 
 fn bytes(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> {
-    let failed = |why| CertificateError { setting, path: path.to_owned(), why };
+    let failed = |why| CertificateError { setting, why };
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
-    read.map_err(|error| failed(format!("can't be read: {error}")))?;
+    read.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => failed("no such file".to_owned()),
+        kind => failed(format!("can't be read: {kind}")),
+    })?;
     if bytes.len() as u64 > LARGEST_FILE { Err(failed("is too large".to_owned())) } else { Ok(bytes) }
 }
 

@@ -42,6 +42,7 @@ pub struct Metrics {
     reloads: [[IntCounter; 2]; Reloaded::ALL.len()],
     /// Without a certificate there is no such series.
     certificate_expiry: IntGaugeVec,
+    last_reload: IntGauge,
     /// Tokens in the cache.
     pub cached_tokens: IntGauge,
     /// How much later than planned renewals were begun.
@@ -154,6 +155,13 @@ impl Metrics {
                 )?,
             )?,
             drops: array::from_fn(|cause| drops.with_label_values(&[Dropped::ALL[cause].as_str()])),
+            last_reload: register(
+                &registry,
+                IntGauge::with_opts(named(
+                    "config_last_reload_successful",
+                    "Whether the settings that were read last hold: 1, or 0 where they were rejected.",
+                ))?,
+            )?,
             cached_tokens: register(&registry, IntGauge::with_opts(named("cached_tokens", "Tokens in the cache."))?)?,
             renewal_lateness: register(
                 &registry,
@@ -221,6 +229,8 @@ impl Metrics {
             registry,
         };
         metrics.registry.register(Box::new(LOG_LINES_LOST.clone()))?;
+        // Those that it starts with hold.
+        metrics.last_reload.set(1);
         #[cfg(target_os = "linux")]
         metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(metrics)
@@ -235,6 +245,7 @@ impl Metrics {
     /// Counts what was read again, and whether it holds now.
     pub fn reload(&self, what: Reloaded, applied: bool) {
         self.reloads[what as usize][usize::from(!applied)].inc();
+        self.last_reload.set(applied.into());
     }
 
     /// Tells when the certificate that is shown ends, in seconds since 1970.

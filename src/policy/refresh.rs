@@ -76,6 +76,8 @@ pub enum Stop {
     Forgotten,
     /// It has ended: whoever wants it will ask.
     Ended,
+    /// No client and no session may ask for it any more.
+    NotPermitted,
 }
 
 impl Stop {
@@ -85,6 +87,7 @@ impl Stop {
             Self::Unused => "unused",
             Self::Forgotten => "forgotten",
             Self::Ended => "ended",
+            Self::NotPermitted => "not-permitted",
         }
     }
 }

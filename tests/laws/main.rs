@@ -3,6 +3,7 @@
 //! them in the same process.
 
 mod budget;
+mod entitlements;
 mod flights;
 mod floors;
 mod learned;

@@ -11,6 +11,7 @@ mod bodies;
 mod connections;
 mod debug;
 mod durations;
+mod entitlements;
 mod expiry;
 mod explain;
 mod failures;

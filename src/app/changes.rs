@@ -1,0 +1,191 @@
+//! The differences between two readings of the settings: names alone, since values may be
+//! secrets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// A key of the settings, part by part. A client's place in the list is its name.
+pub type Key = Vec<String>;
+
+/// Each key with its value as text; a table has none.
+fn leaves(table: &toml::Table) -> BTreeMap<Key, Option<String>> {
+    let mut leaves = BTreeMap::new();
+    flatten(&[], table, &mut leaves);
+    leaves
+}
+
+fn flatten(path: &[String], table: &toml::Table, leaves: &mut BTreeMap<Key, Option<String>>) {
+    for (name, value) in table {
+        let key = [path, std::slice::from_ref(name)].concat();
+        match value {
+            toml::Value::Table(table) => {
+                flatten(&key, table, leaves);
+                leaves.insert(key, None);
+            }
+            toml::Value::Array(list) if path.is_empty() && name == "clients" => {
+                for client in list.iter().filter_map(toml::Value::as_table) {
+                    let name = client.get("name").and_then(toml::Value::as_str).unwrap_or_default();
+                    let key = [&key[..], &[name.to_owned()]].concat();
+                    flatten(&key, client, leaves);
+                    leaves.insert(key, None);
+                }
+            }
+            value => {
+                leaves.insert(key, Some(value.to_string()));
+            }
+        }
+    }
+}
+
+/// The settings that differ. Of a table that came or went, nothing but its own name is told.
+pub fn differences(before: &toml::Table, after: &toml::Table) -> Changes {
+    let [before, after] = [before, after].map(leaves);
+    let keys: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let differs = |key: &&Key| before.get(*key) != after.get(*key);
+    let one = |key: &Key| {
+        let (whole, is_table) = (&key[..key.len() - 1], before.get(key).or(after.get(key)) == Some(&None));
+        let has_come_or_gone = |key: &[String]| before.contains_key(key) != after.contains_key(key);
+        let told_already = (1..=whole.len()).any(|length| has_come_or_gone(&whole[..length]));
+        let difference = match (before.contains_key(key), after.contains_key(key)) {
+            (false, true) if is_table => Difference::Added,
+            (true, false) if is_table => Difference::Removed,
+            _ => Difference::Changed,
+        };
+        (!told_already).then(|| (key.clone(), difference))
+    };
+    keys.into_iter().filter(differs).filter_map(one).collect()
+}
+
+/// How a setting differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Difference {
+    /// It has another value.
+    Changed,
+    /// A client, a profile or another table is new.
+    Added,
+    /// It is not there any more.
+    Removed,
+}
+
+/// Settings that differ.
+pub type Changes = BTreeSet<(Key, Difference)>;
+
+/// By which settings a secret is known.
+pub struct Names {
+    /// The settings that name files that have changed.
+    files: Vec<Key>,
+    /// Whether a workspace's key is in a file.
+    in_file: BTreeSet<String>,
+}
+
+impl Names {
+    /// Those of these settings, of which these files have changed.
+    pub fn new<'a>(shown: &toml::Table, changed: impl Iterator<Item = &'a Path>) -> Self {
+        let files = changed.filter_map(Path::to_str).flat_map(|path| naming(shown, path)).collect();
+        let workspaces = shown.get("workspaces").and_then(toml::Value::as_table);
+        let in_file =
+            |(name, workspace): (&String, &toml::Value)| workspace.get("api_key_file").is_some().then(|| name.clone());
+        Self { files, in_file: workspaces.into_iter().flatten().filter_map(in_file).collect() }
+    }
+
+    /// The setting of a workspace's API key.
+    pub fn api_key(&self, workspace: &str) -> Key {
+        let field = if self.in_file.contains(workspace) { "api_key_file" } else { "api_key" };
+        ["workspaces", workspace, field].map(str::to_owned).to_vec()
+    }
+
+    /// The settings of the certificate: those whose files have changed, or the whole table where
+    /// other files are named.
+    pub fn certificate(&self) -> Vec<Key> {
+        let table = ["server", "tls"].map(str::to_owned).to_vec();
+        let files: Vec<_> = self.files.iter().filter(|key| key.starts_with(&table)).cloned().collect();
+        if files.is_empty() { vec![table] } else { files }
+    }
+
+    /// Those of sessions' keys.
+    pub fn sessions(&self) -> impl Iterator<Item = Key> {
+        self.files.iter().filter(|key| key.first().is_some_and(|first| first == "sessions")).cloned()
+    }
+}
+
+/// The settings that name this file.
+fn naming(table: &toml::Table, file: &str) -> Vec<Key> {
+    let text = toml::Value::String(file.to_owned()).to_string();
+    leaves(table).into_iter().filter(|(_, value)| value.as_ref() == Some(&text)).map(|(key, _)| key).collect()
+}
+
+/// Can a broker that runs take this over? With TLS, only what the files hold.
+pub fn is_live(key: &Key) -> bool {
+    let key: Vec<_> = key.iter().map(String::as_str).collect();
+    matches!(
+        key[..],
+        ["clients" | "sessions" | "profiles", ..]
+            | ["tokens", "default_lifetime" | "max_lifetime"]
+            | ["workspaces", _, "api_key" | "api_key_file" | "on_new_api_key"]
+            | ["server", "tls", _]
+    )
+}
+
+/// More names than this help nobody.
+const MOST_NAMES: usize = 100;
+
+/// One text for the log.
+pub fn listed(changes: &Changes) -> String {
+    if changes.is_empty() {
+        return "nothing".to_owned();
+    }
+    let name = |(key, difference): &(Key, Difference)| {
+        let name = key.join(".");
+        match difference {
+            Difference::Changed => name,
+            Difference::Added => format!("{name} (added)"),
+            Difference::Removed => format!("{name} (removed)"),
+        }
+    };
+    let names: Vec<_> = changes.iter().take(MOST_NAMES).map(name).collect();
+    let more = changes.len() - names.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes(before: &str, after: &str) -> String {
+        let [before, after] = [before, after].map(|text| text.parse::<toml::Table>().expect("TOML"));
+        listed(&differences(&before, &after))
+    }
+
+    #[test]
+    fn differences_name_settings_and_clients_but_no_values() {
+        let before = "[tokens]\nmax_lifetime = \"1d\"\n[[clients]]\nname = \"a\"\nusers = [\"*\"]\n\
+                      [[clients]]\nname = \"b\"\nkey_sha256 = [\"0\"]";
+        // In another order, and one of them is new.
+        let after = "[tokens]\nmax_lifetime = \"2d\"\n[[clients]]\nname = \"b\"\nkey_sha256 = [\"1\"]\nscopes = [\"x\"]\n\
+                     [[clients]]\nname = \"c\"\nkey_sha256 = [\"2\"]\n[sessions]\nissuer = \"i\"\n[profiles]\nx = [\"y\"]";
+        assert_eq!(
+            changes(before, after),
+            "clients.a (removed), clients.b.key_sha256, clients.b.scopes, clients.c (added), profiles (added), \
+             sessions (added), tokens.max_lifetime"
+        );
+        assert_eq!(changes(before, before), "nothing");
+    }
+
+    #[test]
+    fn a_long_list_is_cut_and_counted() {
+        let many: String = (0..150).map(|place| format!("[profiles.p{place}]\n")).collect();
+        let text = changes("[profiles]\n", &many);
+        assert!(text.ends_with(" and 50 more"), "{text}");
+    }
+
+    #[test]
+    fn a_file_is_known_by_the_settings_that_name_it() {
+        let table = "[server.tls]\nprivate_key_file = \"/a \\\"b\\\"\"\n[workspaces.eu]\napi_key_file = \"/c\"".parse();
+        let table: toml::Table = table.expect("TOML");
+        let names = |file| naming(&table, file).iter().map(|key| key.join(".")).collect::<Vec<_>>();
+        assert_eq!(names("/a \"b\""), ["server.tls.private_key_file"]);
+        assert_eq!(names("/c"), ["workspaces.eu.api_key_file"]);
+        assert!(names("/d").is_empty());
+    }
+}

@@ -1,0 +1,52 @@
+//! The token keys that a client or a session may still ask for: the others are not renewed.
+
+use crate::auth::{Client, ClientKeys};
+use crate::http::{self, SessionRoute};
+use crate::policy::session::longest_within;
+use crate::token::{Lifetime, ScopeClaim, TokenKey};
+
+/// The rules of all clients and of sessions, by the settings that hold.
+pub struct Entitlements {
+    clients: Vec<Client>,
+    sessions: Option<SessionRoute>,
+    default_lifetime: Lifetime,
+    max_lifetime: Lifetime,
+}
+
+impl Entitlements {
+    /// Those of these settings.
+    pub fn new(settings: &http::Settings, clients: &ClientKeys, sessions: Option<&SessionRoute>) -> Self {
+        Self {
+            clients: clients.iter().cloned().collect(),
+            sessions: sessions.cloned(),
+            default_lifetime: settings.default_lifetime,
+            max_lifetime: settings.max_lifetime,
+        }
+    }
+
+    /// May any client or session ask for this key?
+    pub fn include(&self, key: &TokenKey) -> bool {
+        // A key was made of a claim.
+        let Ok(claim) = ScopeClaim::parse(key.claim()) else { return false };
+        let lifetime = key.lifetime();
+        let by_client = |client: &Client| {
+            client.workspace.as_str() == key.workspace()
+                && lifetime <= self.max_lifetime
+                && client.access.judge(&claim, lifetime).is_ok()
+        };
+        self.clients.iter().any(by_client)
+            || self.sessions.as_ref().is_some_and(|route| self.by_session(route, key, &claim))
+    }
+
+    /// A session gets one user, the scopes of its profile, and the one lifetime, or one that is
+    /// cut to fit.
+    fn by_session(&self, route: &SessionRoute, key: &TokenKey, claim: &ScopeClaim<'_>) -> bool {
+        let &[user] = claim.users() else { return false };
+        let Ok(wanted) = ScopeClaim::new(vec![user], route.profile.scopes().collect()) else { return false };
+        let normal = self.default_lifetime.min(self.max_lifetime).min(route.client.access.max_lifetime);
+        let lifetime = key.lifetime();
+        let fits = lifetime == normal
+            || route.within_session && longest_within(lifetime.as_duration(), normal) == Some(lifetime);
+        fits && TokenKey::new(&route.client.workspace, &wanted, lifetime) == *key
+    }
+}

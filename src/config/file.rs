@@ -1,0 +1,88 @@
+//! One settings file by itself: all that has not the shape of settings, each with its line.
+
+use serde_path_to_error::{Path, Segment};
+use toml::de::{DeArray, DeTable, DeValue};
+
+use super::error::wanted;
+use super::raw::Raw;
+
+/// The line, the key, and what is wanted.
+pub type Misplaced = (usize, String, String);
+
+/// More errors than this help nobody.
+const MOST_ERRORS: usize = 100;
+
+/// Reads one file by itself, or tells all that does not have the shape of settings.
+pub fn check(text: &str) -> Result<toml::Table, Vec<Misplaced>> {
+    let line = |error: &toml::de::Error| {
+        let start = error.span().map_or(0, |span| span.start).min(text.len());
+        text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1
+    };
+    // What is wrong with the syntax, not with a value.
+    let syntax = |error: toml::de::Error| {
+        vec![(line(&error), String::new(), error.message().lines().next().unwrap_or_default().to_owned())]
+    };
+    let table: toml::Table = text.parse().map_err(syntax)?;
+    let mut document = DeTable::parse(text).map_err(syntax)?;
+    let mut misfits = Vec::new();
+    while let Err(error) = serde_path_to_error::deserialize::<_, Raw>(toml::Deserializer::from(document.clone())) {
+        let key = error.path().to_string();
+        let key = if key == "." { String::new() } else { key };
+        misfits.push((line(error.inner()), key, wanted(error.inner().message())));
+        // Without it the rest can be looked at.
+        if misfits.len() == MOST_ERRORS || !remove(document.get_mut(), error.path()) {
+            break;
+        }
+    }
+    if misfits.is_empty() { Ok(table) } else { Err(misfits) }
+}
+
+/// Takes out what is at a path; tells whether there was anything.
+fn remove(table: &mut DeTable<'_>, path: &Path) -> bool {
+    let mut segments = path.iter();
+    let Some(Segment::Map { key }) = segments.next() else { return false };
+    let Some(mut place) = table.get_mut(key.as_str()) else { return false };
+    let rest: Vec<_> = segments.collect();
+    let Some((last, parents)) = rest.split_last() else { return table.remove(key.as_str()).is_some() };
+    for segment in parents {
+        let next = match (segment, place.get_mut()) {
+            (Segment::Map { key }, DeValue::Table(table)) => table.get_mut(key.as_str()),
+            (Segment::Seq { index }, DeValue::Array(list)) => list.get_mut(*index),
+            _ => None,
+        };
+        let Some(next) = next else { return false };
+        place = next;
+    }
+    match (last, place.get_mut()) {
+        (Segment::Map { key }, DeValue::Table(table)) => table.remove(key.as_str()).is_some(),
+        (Segment::Seq { index }, DeValue::Array(list)) if *index < list.len() => {
+            // The others would lose their places, so the whole list goes.
+            *list = DeArray::new();
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Does this file give the key, such as `tokens.floor` or `clients[0].name`, or
+/// what it is missing from?
+pub fn holds(table: &toml::Table, key: &str) -> bool {
+    match key.split_once('[') {
+        // A later file's list takes the place of an earlier one's.
+        Some((list, _)) => table.contains_key(list),
+        None => find(table, key).is_some(),
+    }
+}
+
+/// What stands at exactly this key, such as `tokens.floor` or `clients[0].max_lifetime`.
+pub fn find<'a>(table: &'a toml::Table, key: &str) -> Option<&'a toml::Value> {
+    let mut parts = key.split(['.', '[', ']']).filter(|part| !part.is_empty());
+    let mut value = table.get(parts.next()?)?;
+    for part in parts {
+        value = match value {
+            toml::Value::Array(list) => list.get(part.parse::<usize>().ok()?)?,
+            value => value.get(part)?,
+        };
+    }
+    Some(value)
+}

@@ -1,0 +1,86 @@
+//! Checks of single values, and what is kept of them.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use super::error::{SettingsError, SettingsErrors};
+use super::layers::Layers;
+use super::raw;
+use crate::token::Lifetime;
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+
+/// Checks one key after the other, and keeps what is wrong.
+pub(super) struct Check<'a> {
+    layers: &'a Layers,
+    errors: RefCell<Vec<SettingsError>>,
+    warnings: RefCell<Vec<SettingsError>>,
+}
+
+impl<'a> Check<'a> {
+    pub(super) const fn new(layers: &'a Layers) -> Self {
+        Self { layers, errors: RefCell::new(Vec::new()), warnings: RefCell::new(Vec::new()) }
+    }
+
+    pub(super) const fn layers(&self) -> &Layers {
+        self.layers
+    }
+
+    pub(super) fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
+        self.layers.error(key, wanted)
+    }
+
+    /// Keeps an error: the other keys are checked all the same.
+    pub(super) fn fail(&self, error: SettingsError) {
+        self.errors.borrow_mut().push(error);
+    }
+
+    /// The value, or its error is kept.
+    pub(super) fn keep<T>(&self, result: Result<T, SettingsError>) -> Option<T> {
+        result.map_err(|error| self.fail(error)).ok()
+    }
+
+    /// Keeps a warning: it stops nothing.
+    pub(super) fn note(&self, warning: SettingsError) {
+        self.warnings.borrow_mut().push(warning);
+    }
+
+    /// All warnings.
+    pub(super) fn warnings(&self) -> Vec<SettingsError> {
+        self.warnings.borrow().clone()
+    }
+
+    /// What was checked, if nothing is wrong with it.
+    pub(super) fn settle<T>(self, checked: Option<T>) -> Result<T, SettingsErrors> {
+        let (errors, warnings) = (self.errors.into_inner(), self.warnings.into_inner());
+        checked.filter(|_| errors.is_empty()).ok_or(SettingsErrors { errors, warnings })
+    }
+
+    pub(super) fn range(&self, key: &str, value: u64, least: u64, most: u64) -> Result<(), SettingsError> {
+        if (least..=most).contains(&value) {
+            Ok(())
+        } else {
+            Err(self.error(key, format!("must be a whole number from {least} to {most}")))
+        }
+    }
+
+    pub(super) fn span(
+        &self,
+        key: &str,
+        raw: raw::Human,
+        least: Duration,
+        most: Duration,
+    ) -> Result<Duration, SettingsError> {
+        if (least..=most).contains(&raw.0) {
+            return Ok(raw.0);
+        }
+        let [least, most] = [least, most].map(raw::Human);
+        Err(self.error(key, format!("must be a duration from {least} to {most}")))
+    }
+
+    pub(super) fn lifetime(&self, key: &str, raw: raw::Human) -> Result<Lifetime, SettingsError> {
+        Lifetime::from_seconds(raw.0.as_secs_f64())
+            .map_err(|_| self.error(key, "must be a duration of whole seconds, at least \"1s\""))
+    }
+}

@@ -1,0 +1,233 @@
+//! Settings that pass and yet can't work as they are written.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::error::SettingsError;
+use super::file::find;
+use super::layers::{API_KEY, BASE_URL, CLIENT_KEY};
+use super::raw::{Raw, Sessions, Tls, Workspace};
+use super::resolve::WorkspaceSettings;
+use super::values::Check;
+use crate::auth::{ClientKeys, Digest};
+use crate::http::Address;
+use crate::policy::access::Pattern;
+use crate::secrets::Secret;
+
+impl Check<'_> {
+    /// Keeps a warning for each.
+    pub(super) fn warn(&self, raw: &Raw, listen: &[Address], workspaces: &[WorkspaceSettings], clients: &ClientKeys) {
+        let layers = self.layers();
+        layers
+            .environment
+            .keys()
+            .filter_map(|name| unknown(name, &layers.environment[name]))
+            .for_each(|warning| self.note(warning));
+        self.capped(raw);
+        self.visible_secrets(raw);
+        self.mistaken_keys(raw, workspaces, clients);
+        self.unused(raw, listen);
+    }
+
+    fn warning(&self, key: &str, text: impl Into<String>) {
+        self.note(self.error(key, text));
+    }
+
+    /// Lifetimes and time-outs above their bounds. A default may be above.
+    fn capped(&self, raw: &Raw) {
+        let longest = raw.tokens.max_lifetime;
+        let clients = raw.clients.iter().enumerate();
+        let clients = clients.map(|(place, client)| (format!("clients[{place}].max_lifetime"), client.max_lifetime));
+        let sessions = raw.sessions.iter().map(|sessions| ("sessions.max_lifetime".to_owned(), sessions.max_lifetime));
+        for (key, lifetime) in clients.chain(sessions) {
+            if lifetime.0 > longest.0 && self.layers().says(&key) {
+                self.warning(&key, format!("is longer than tokens.max_lifetime, so {longest} holds"));
+            }
+        }
+        for (name, workspace) in &raw.workspaces {
+            let key = |field: &str| format!("workspaces.{name}.{field}");
+            let caller = raw.server.timeout;
+            if workspace.timeout.0 > caller.0 && self.layers().says(&key("timeout")) {
+                self.warning(&key("timeout"), format!("is longer than server.timeout, so {caller} holds"));
+            }
+            let whole = if workspace.timeout.0 > caller.0 { caller } else { workspace.timeout };
+            if workspace.connect_timeout.0 > whole.0 && self.layers().says(&key("connect_timeout")) {
+                let text = format!("is longer than the whole call may take, so {whole} holds");
+                self.warning(&key("connect_timeout"), text);
+            }
+        }
+    }
+
+    /// Files with secrets that others than their owner and its group can read.
+    fn visible_secrets(&self, raw: &Raw) {
+        let keys = raw.workspaces.iter().filter_map(|(name, Workspace { api_key_file, .. })| {
+            Some((format!("workspaces.{name}.api_key_file"), api_key_file.as_deref()?))
+        });
+        let tls = raw.server.tls.iter().filter_map(|Tls { private_key_file, .. }| {
+            Some(("server.tls.private_key_file".to_owned(), private_key_file.as_deref()?))
+        });
+        let sessions = raw.sessions.iter().filter_map(|Sessions { hs256_secret_file, .. }| {
+            Some(("sessions.hs256_secret_file".to_owned(), hs256_secret_file.as_deref()?))
+        });
+        for (key, path) in keys.chain(tls).chain(sessions) {
+            if let Some(mode) = open_mode(path) {
+                let text = format!(
+                    "others on this machine can read or change the file (its mode is {mode:04o}): `chmod 0600` it"
+                );
+                self.warning(&key, text);
+            }
+        }
+        for (file, table) in self.layers().tables() {
+            let Some(mode) = open_mode(Path::new(file)) else { continue };
+            for key in raw.workspaces.keys().map(|name| format!("workspaces.{name}.api_key")) {
+                if find(table, &key).is_some() {
+                    let wanted = format!(
+                        "others on this machine can read or change this file (its mode is {mode:04o}): `chmod 0600` it"
+                    );
+                    self.note(SettingsError { origin: Some(file.clone()), key, wanted });
+                }
+            }
+        }
+    }
+
+    /// Values that are no API key, or not one alone.
+    fn mistaken_keys(&self, raw: &Raw, workspaces: &[WorkspaceSettings], clients: &ClientKeys) {
+        for (name, workspace) in &raw.workspaces {
+            let key = format!("workspaces.{name}.api_key");
+            match workspace.api_key.as_ref().map(Secret::expose) {
+                Some(text) if text.starts_with(['/', '.', '~']) => {
+                    self.warning(&key, "looks like a path: a file with the key is named by api_key_file");
+                }
+                Some(text) if text.starts_with(['"', '\'']) => {
+                    self.warning(&key, "begins with a quote: is it a part of the key?")
+                }
+                _ => {}
+            }
+        }
+        for workspace in workspaces {
+            if clients.contains(Digest::of(workspace.courier.api_key.expose())) {
+                let text = "is also the key of a client: with it an app could call Courier past the broker";
+                self.warning(&format!("workspaces.{}.api_key", workspace.name), text);
+            }
+        }
+    }
+
+    /// Settings without effect.
+    fn unused(&self, raw: &Raw, listen: &[Address]) {
+        for (place, client) in raw.clients.iter().enumerate() {
+            let key = |field: &str| format!("clients[{place}].{field}");
+            if client.scopes.as_ref().is_some_and(Vec::is_empty) {
+                self.warning(&key("scopes"), "matches no scope: this client gets no token, it can only sign users out");
+            }
+            if client.users.iter().any(|user| user.starts_with("user_id:")) {
+                self.warning(&key("users"), "has `user_id:` before a user's id: users are named without it");
+            }
+        }
+        let by_sessions = raw.sessions.as_ref().map(|sessions| &sessions.profile);
+        for (name, scopes) in raw.profiles.iter().filter(|(name, _)| Some(*name) != by_sessions) {
+            let key = format!("profiles.{name}");
+            let may = |patterns: &[String]| {
+                let patterns: Vec<_> = patterns.iter().filter_map(|text| Pattern::new(text)).collect();
+                scopes.iter().all(|scope| patterns.iter().any(|pattern| pattern.matches(scope)))
+            };
+            // Without a list a client may have all profiles.
+            let askable = raw.clients.iter().any(|client| client.scopes.as_ref().is_none_or(|scopes| may(scopes)));
+            if !askable && self.layers().says(&key) {
+                self.warning(&key, "no client may ask for all of its scopes, and sessions get another profile");
+            }
+        }
+        if raw.server.tls.is_some()
+            && !listen.is_empty()
+            && listen.iter().all(|address| matches!(address, Address::Unix(_)))
+        {
+            self.warning("server.tls", "has no effect: server.listen has Unix sockets alone, which speak without TLS");
+        }
+        let limits = &raw.server.limits;
+        if limits.connections_per_ip > limits.connections {
+            let text = "has no effect: it is more than all connections of an address, server.limits.connections";
+            self.warning("server.limits.connections_per_ip", text);
+        }
+        if raw.refresh.mode != "learned"
+            && self.layers().says("refresh.extra_calls")
+            && raw.refresh.extra_calls != Raw::default().refresh.extra_calls
+        {
+            self.warning("refresh.extra_calls", "has no effect: it is for refresh.mode = \"learned\"");
+        }
+    }
+}
+
+/// A file's mode, if others may read or change it, or its group may change it. That the group may
+/// read it is how a secret is given to a process that does not own it.
+fn open_mode(path: &Path) -> Option<u32> {
+    let data = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+    let mode = data.permissions().mode() & 0o7777;
+    (mode & 0o026 != 0).then_some(mode)
+}
+
+/// The warning about a variable that looks as if it were for the broker, and is not.
+fn unknown(name: &str, value: &str) -> Option<SettingsError> {
+    let known = variables();
+    if known.iter().any(|other| other == name)
+        || name.starts_with(super::ENVIRONMENT_PREFIX)
+        || is_of_kubernetes(name, value)
+    {
+        return None;
+    }
+    let flat = |name: &str| name.replace("__", "_");
+    let distance = |other: &str| strsim::damerau_levenshtein(&flat(name), &flat(other));
+    let nearest =
+        known.iter().map(|other| (distance(other), other)).min().filter(|(distance, _)| *distance <= MOST_TYPOS);
+    let wanted = match nearest {
+        Some((_, nearest)) => format!("is unknown and has no effect: did you mean {nearest}?"),
+        None if name.starts_with("COURIER_TOKEN_BROKER") => {
+            "is unknown and has no effect: settings are COURIER_TOKEN_BROKER__SECTION__KEY, with two underscores"
+                .to_owned()
+        }
+        None => return None,
+    };
+    Some(SettingsError { origin: Some(name.to_owned()), key: String::new(), wanted })
+}
+
+/// Names that differ by more are different names.
+const MOST_TYPOS: usize = 2;
+
+/// Kubernetes gives each container the addresses of services, under their names. One may well
+/// be `courier-token-broker`.
+fn is_of_kubernetes(name: &str, value: &str) -> bool {
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|first: char| first.is_ascii_digit()))
+        || name.ends_with("_PORT") && value.contains("://")
+}
+
+/// The variables that have an effect: those for the simplest set-up, and one for each setting
+/// that is no list.
+fn variables() -> Vec<String> {
+    let simplest = [
+        API_KEY,
+        BASE_URL,
+        CLIENT_KEY,
+        "COURIER_TOKEN_BROKER_CLIENT_SCOPES",
+        "COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME",
+    ];
+    let mut names = simplest.map(str::to_owned).to_vec();
+    let mut raw = Raw::default();
+    let file = || Some(PathBuf::new());
+    raw.workspaces.insert("default".to_owned(), Workspace { api_key_file: file(), ..Workspace::default() });
+    raw.server.tls = Some(Tls { certificate_file: file(), private_key_file: file(), client_ca_file: file() });
+    raw.sessions = Some(Sessions { jwks_url: Some(String::new()), ..Sessions::default() });
+    // It holds nothing that TOML has no form for.
+    let table = toml::Table::try_from(&raw).unwrap_or_default();
+    name("COURIER_TOKEN_BROKER", &table, &mut names);
+    names
+}
+
+fn name(prefix: &str, table: &toml::Table, names: &mut Vec<String>) {
+    for (key, value) in table {
+        let prefix = format!("{prefix}__{}", key.to_uppercase());
+        match value {
+            toml::Value::Table(table) => name(&prefix, table, names),
+            _ => names.push(prefix),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The audit log and the log name the settings, clients and keys that a reload changed.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use courier_token_broker::auth::Digest;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::child::{Program, Running};
+use crate::support::http::{Ask, Connection, PATIENCE};
+use crate::support::pki::{Authority, HOST};
+
+struct Scene {
+    folder: TempDir,
+    broker: Running,
+    authority: Authority,
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).expect("written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("set");
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+impl Scene {
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Settings with these lines besides.
+    fn write(&self, clients: &[(&str, &str)], more: &str) {
+        write(&self.path("settings.toml"), &text(self.folder.path(), clients, more));
+    }
+
+    /// The lines of the next reload.
+    async fn reload(&self) -> Vec<Value> {
+        let path = self.path("audit.log");
+        let before = lines(&path).len();
+        self.broker.signal(Signal::HUP);
+        let wait = async {
+            loop {
+                let lines = lines(&path);
+                if lines[before.min(lines.len())..]
+                    .iter()
+                    .any(|line| line["outcome"] == "refused" || line["what"] == "settings")
+                {
+                    return lines[before..].to_vec();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{}", self.broker.stderr()))
+    }
+}
+
+fn text(folder: &Path, clients: &[(&str, &str)], more: &str) -> String {
+    let path = |name: &str| folder.join(name);
+    let clients = clients
+        .iter()
+        .map(|(name, key)| format!("[[clients]]\nname = \"{name}\"\nkey_sha256 = \"{}\"\n", Digest::of(key)));
+    format!(
+        "{}[log]\naudit = {:?}\n[workspaces.default]\napi_key_file = {:?}\n[workspaces.eu]\napi_key = \"pk_eu\"\n\
+         [server.tls]\ncertificate_file = {:?}\nprivate_key_file = {:?}\n[sessions]\nissuer = \"i\"\naudience = \"a\"\n\
+         hs256_secret_file = {:?}\n{more}\n",
+        clients.collect::<String>(),
+        path("audit.log"),
+        path("api-key"),
+        path("tls.crt"),
+        path("tls.key"),
+        path("secret"),
+    )
+}
+
+fn start() -> Scene {
+    let (folder, authority) = (TempDir::new().expect("a folder"), Authority::new());
+    let identity = authority.sign(&[HOST]);
+    write(&folder.path().join("api-key"), "pk_first");
+    write(&folder.path().join("secret"), &"1".repeat(32));
+    write(&folder.path().join("tls.crt"), &identity.certificate);
+    write(&folder.path().join("tls.key"), &identity.key);
+    let settings = folder.path().join("settings.toml");
+    write(&settings, &text(folder.path(), &[("web", "key-of-web"), ("old", "key-of-old")], ""));
+    let broker = Program::serve().arguments([Path::new("--config"), &settings]).start();
+    let line = broker.line().unwrap_or_else(|| panic!("it ended: {}", broker.stderr()));
+    assert!(line.contains("https://"), "{line}");
+    Scene { folder, broker, authority }
+}
+
+fn timeless(mut line: Value) -> Value {
+    line.as_object_mut().expect("an object").remove("timestamp");
+    line
+}
+
+#[tokio::test]
+async fn reload_names_what_changed() {
+    let scene = start();
+    let admin = scene.broker.address("admin on ");
+    let applied = |what: &str, changed: &str| json!({ "event": "reload", "who": "operator", "what": what, "outcome": "applied", "changed": changed });
+    let said = |lines: Vec<Value>| lines.into_iter().map(timeless).collect::<Vec<_>>();
+    assert_eq!(said(scene.reload().await), [applied("settings", "nothing")]);
+    // One client has another key, one is gone, one is new; and they stand elsewhere in the list.
+    scene.write(&[("new", "key-of-new"), ("web", "another-key-of-web")], "[tokens]\ndefault_lifetime = \"2h\"\n");
+    let changed = "clients.new (added), clients.old (removed), clients.web.key_sha256, tokens.default_lifetime";
+    assert_eq!(said(scene.reload().await), [applied("settings", changed)]);
+    // Secrets in files.
+    let identity = scene.authority.sign(&[HOST]);
+    write(&scene.path("api-key"), "pk_second");
+    write(&scene.path("tls.crt"), &identity.certificate);
+    write(&scene.path("tls.key"), &identity.key);
+    write(&scene.path("secret"), &"2".repeat(32));
+    let mut key = applied("api_key", "workspaces.default.api_key_file");
+    key["workspace"] = "default".into();
+    let tls = "server.tls.certificate_file, server.tls.private_key_file";
+    let all = format!("{tls}, sessions.hs256_secret_file, workspaces.default.api_key_file");
+    assert_eq!(said(scene.reload().await), [key, applied("certificate", tls), applied("settings", &all)]);
+    // A rejected one says why, and forgets no change.
+    write(&scene.path("secret"), &"3".repeat(32));
+    scene.write(&[("new", "key-of-new")], "[tokens]\nfloor = 7\n[refresh]\nmode = \"x\"\n");
+    let lines = scene.reload().await;
+    assert_eq!((lines.len(), &lines[0]["outcome"]), (1, &json!("refused")), "{lines:?}");
+    let why = lines[0]["error"].as_str().expect("a text");
+    assert!(why.contains("tokens.floor: ") && why.contains("; ") && why.contains("refresh.mode: "), "{why}");
+    let metrics = Connection::open(admin).await.ask(&Ask::get("/metrics")).await.body;
+    assert!(metrics.contains("\ncourier_token_broker_config_last_reload_successful 0\n"), "{metrics}");
+    // A setting that needs a restart is not said to have changed.
+    scene.write(
+        &[("new", "key-of-new"), ("web", "another-key-of-web")],
+        "[tokens]\nfloor = 0.4\ndefault_lifetime = \"2h\"\n",
+    );
+    assert_eq!(said(scene.reload().await), [applied("settings", "sessions.hs256_secret_file")]);
+    let metrics = Connection::open(admin).await.ask(&Ask::get("/metrics")).await.body;
+    assert!(metrics.contains("\ncourier_token_broker_config_last_reload_successful 1\n"), "{metrics}");
+    scene.broker.signal(Signal::TERM);
+    let log = scene.broker.end().stderr;
+    let log: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let found = |message: &str, field: &str, value: &str| {
+        let count = log.iter().filter(|line| line["message"] == message && line[field] == value).count();
+        assert_eq!(count, 1, "{message} {field} {value}: {log:?}");
+    };
+    found("reloaded settings and secrets", "changed", changed);
+    found("reloaded settings and secrets", "changed", &all);
+    found("reload rejected; keeping the running configuration", "error", why);
+    found("reloaded, but these settings change only with a restart", "settings", "tokens.floor");
+}
+
+#[tokio::test]
+async fn warning_is_logged_at_the_start_and_once_when_it_is_new() {
+    let scene = start();
+    scene.broker.address("admin on ");
+    fs::set_permissions(scene.path("api-key"), fs::Permissions::from_mode(0o644)).expect("set");
+    scene.reload().await;
+    scene.reload().await;
+    scene.broker.signal(Signal::TERM);
+    let log = scene.broker.end().stderr;
+    assert_eq!(log.matches("workspaces.default.api_key_file: others on this machine can read").count(), 1, "{log}");
+
+    let folder = TempDir::new().expect("a folder");
+    let settings = folder.path().join("settings.toml");
+    write(
+        &settings,
+        &format!(
+            "[workspaces.default]\napi_key = \"pk\"\n[[clients]]\nname = \"a\"\nscopes = []\nkey_sha256 = \"{}\"\n",
+            "0".repeat(64)
+        ),
+    );
+    let broker = Program::serve().arguments([Path::new("--config"), &settings]).start();
+    broker.addresses();
+    broker.signal(Signal::TERM);
+    let log = broker.end().stderr;
+    let warned: Vec<_> = log.lines().filter(|line| line.contains("\"WARN\"")).collect();
+    assert!(warned.len() == 1 && warned[0].contains("clients[0].scopes: matches no scope"), "{log}");
+}

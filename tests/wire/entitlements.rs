@@ -1,0 +1,121 @@
+//! A reload takes away what clients and sessions may have renewed, no more and no less.
+
+use std::time::Duration;
+
+use courier_token_broker::config::{Raw, RawClient, RawSessions};
+use serde_json::{Value, json};
+
+use crate::sessions::{call, settings};
+use crate::support::broker::{Broker, CLIENT_KEY, Setup, client};
+use crate::support::http::Ask;
+use crate::support::issuer::{KeyHost, Signer};
+
+const OTHER_KEY: &str = "ctb_the-key-of-another-client";
+
+/// A token that comes due after not quite four seconds.
+fn wants(user: &str, scope: &str, key: &str) -> Ask {
+    Ask::tokens(json!({"user_id": user, "scopes": [scope], "expires_in": "10s"}).to_string()).key(key)
+}
+
+fn other() -> RawClient {
+    RawClient { users: vec!["other-*".to_owned()], ..client("other", OTHER_KEY, &["read:brands"]) }
+}
+
+/// The decision about each of a user's tokens, with its reason, once there is one about all.
+async fn decisions(broker: &Broker, user: &str) -> Vec<(String, String)> {
+    for _ in 0..300 {
+        let known = broker.admin(&format!("/explain?user={user}")).await.json();
+        let decided = known["tokens"].as_array().expect("a list").iter().map(|token| token["decision"].clone());
+        let decided: Vec<Value> = decided.collect();
+        if !decided.is_empty() && decided.iter().all(|decision| !decision.is_null()) {
+            let text = |decision: &Value, field: &str| decision[field].as_str().unwrap_or_default().to_owned();
+            return decided.iter().map(|one| (text(one, "verdict"), text(one, "reason"))).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("nothing is decided about {user}'s tokens");
+}
+
+fn used(raw: &mut Raw) {
+    raw.refresh.mode = "used".to_owned();
+    // No token leaves the cache, and what is known of it with it, before it is looked at.
+    raw.tokens.hard_floor.0 = Duration::ZERO;
+}
+
+/// After this reload tokens of `gone` are let go.
+async fn is_let_go(change: impl FnOnce(&mut Raw)) {
+    let setup = Setup::new().settings(|raw| {
+        used(raw);
+        raw.clients.push(other());
+    });
+    let broker = setup.start().await;
+    assert_eq!(broker.ask(&wants("jane", "read:brands", CLIENT_KEY)).await.status, 200);
+    assert!(broker.reload(change).await);
+    let stopped = vec![("stop".to_owned(), "not-permitted".to_owned())];
+    assert_eq!(decisions(&broker, "jane").await, stopped);
+    assert_eq!(broker.courier.call_count(), 1);
+}
+
+#[tokio::test]
+async fn reload_that_takes_access_away_ends_renewals() {
+    const SHORT: Duration = Duration::from_secs(9);
+    // A client goes, or loses the user, the scope or the lifetime; the lifetime also with all others.
+    tokio::join!(
+        is_let_go(|raw| drop(raw.clients.remove(0))),
+        is_let_go(|raw| raw.clients[0].users = vec!["john".to_owned()]),
+        is_let_go(|raw| raw.clients[0].scopes = Some(vec!["inbox:*".to_owned()])),
+        is_let_go(|raw| raw.clients[0].max_lifetime.0 = SHORT),
+        is_let_go(|raw| (raw.tokens.max_lifetime.0, raw.tokens.default_lifetime.0) = (SHORT, SHORT)),
+    );
+}
+
+/// Waits for a second call.
+async fn is_renewed(broker: &Broker) {
+    while broker.courier.call_count() < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn reload_leaves_the_renewals_of_others_alone() {
+    let setup = Setup::new().settings(|raw| {
+        used(raw);
+        raw.clients.push(other());
+    });
+    let broker = setup.start().await;
+    assert_eq!(broker.ask(&wants("other-1", "read:brands", OTHER_KEY)).await.status, 200);
+    assert!(broker.reload(|raw| drop(raw.clients.remove(0))).await);
+    is_renewed(&broker).await;
+}
+
+#[tokio::test]
+async fn tokens_of_sessions_are_renewed_while_sessions_may_have_them() {
+    let signer = Signer::ed25519();
+    let host = KeyHost::start(&[signer.jwk("k")]).await;
+    let by_session = async |change: fn(&mut Raw)| {
+        let mut sessions = RawSessions { jwks_url: Some(host.url()), ..settings() };
+        sessions.max_lifetime.0 = Duration::from_secs(10);
+        let setup = Setup::new().settings(|raw| {
+            used(raw);
+            // No client may have what sessions get.
+            raw.clients = vec![other()];
+            raw.sessions = Some(sessions);
+        });
+        let broker = setup.start().await;
+        assert_eq!(broker.ask(&call(&signer.session("k", "jane"))).await.status, 200);
+        assert!(broker.reload(change).await);
+        broker
+    };
+    let [kept, ended, narrowed] = [
+        |_: &mut Raw| {},
+        |raw: &mut Raw| raw.sessions = None,
+        |raw: &mut Raw| raw.profiles = [("inbox".to_owned(), vec!["read:brands".to_owned()])].into(),
+    ];
+    let (kept, ended, narrowed) = tokio::join!(by_session(kept), by_session(ended), by_session(narrowed));
+    let stopped = vec![("stop".to_owned(), "not-permitted".to_owned())];
+    for broker in [&ended, &narrowed] {
+        assert_eq!(decisions(broker, "jane").await, stopped);
+        assert_eq!(broker.courier.call_count(), 1);
+    }
+    is_renewed(&kept).await;
+}
