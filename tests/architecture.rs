@@ -44,8 +44,8 @@ const ROOMS: &[Room] = &[
         "http",
         // `Failure` for the one match from an error to a response.
         "audit broker auth token policy metrics clock upstream::Failure",
-        "arc_swap bytes http_body_util humantime hyper hyper_util percent_encoding rustls serde serde_json thiserror tokio \
-         tokio_rustls tracing webpki",
+        "arc_swap bytes http_body_util humantime hyper hyper_util percent_encoding rustls serde serde_json \
+         serde_path_to_error thiserror tokio tokio_rustls tracing webpki",
     ),
     // An oracle that shared the broker's rules would share their mistakes.
     Room(

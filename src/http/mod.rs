@@ -10,11 +10,13 @@ mod connection;
 mod cors;
 mod courier;
 mod frontend;
+mod id;
 mod listener;
 mod native;
 mod problem;
 mod refusals;
 mod removal;
+mod reply;
 mod session;
 mod socket;
 mod stream;
@@ -144,9 +146,10 @@ impl Api {
                 _ if !methods.contains(request.method()) => Err(Problem::Method(methods)),
                 Route::IssueToken => self.issue_token(&mut request).await,
                 Route::Frontend => self.frontend(&mut request).await,
+                Route::Tokens if *request.method() == Method::DELETE => self.sign_out_in_body(&mut request).await,
                 Route::Tokens => self.tokens(&mut request).await,
                 Route::Rejected => self.rejected(&mut request).await,
-                Route::SignOut => self.sign_out(&request),
+                Route::SignOut => self.sign_out_in_path(&request),
             };
             let (outcome, mut response) = match answered {
                 Ok(answered) => answered,
@@ -180,13 +183,12 @@ impl Api {
         }
     }
 
-    /// Which route a path is, and by which methods. SDKs whose base URL ends in a
-    /// slash send `//auth/issue-token`.
+    /// Which route a path is, and by which methods.
     fn find(uri: &Uri) -> (Route, &'static [Method]) {
-        match uri.path().trim_start_matches('/') {
+        match bare_path(uri) {
             "auth/issue-token" => (Route::IssueToken, &[Method::POST]),
             "api/generate-courier-jwt" => (Route::Frontend, &[Method::POST, Method::GET]),
-            "v1/tokens" => (Route::Tokens, &[Method::POST]),
+            "v1/tokens" => (Route::Tokens, &[Method::POST, Method::DELETE]),
             "v1/tokens/rejected" => (Route::Rejected, &[Method::POST]),
             path if removal::user_in_path(path).is_some() => (Route::SignOut, &[Method::DELETE]),
             _ => (Route::Other, &[]),
@@ -295,6 +297,12 @@ fn min_ttl_header<B>(request: &Request<B>) -> Result<Option<Lifetime>, Problem> 
         return Err(wrong("needs a unit: write 6h, 90m or 300s"));
     }
     Lifetime::parse(text).map(Some).map_err(|error| wrong(&error.to_string()))
+}
+
+/// The path without the slashes before and after it: SDKs whose base URL ends in one send
+/// `//auth/issue-token`, and routers of front ends append one.
+fn bare_path(uri: &Uri) -> &str {
+    uri.path().trim_matches('/')
 }
 
 fn header_bytes<B>(request: &Request<B>) -> usize {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Method, Response, StatusCode};
 use serde_json::json;
 
@@ -43,6 +45,8 @@ pub enum Problem {
     Denied(Denial, Box<Wanted>),
     /// The body is not JSON by its media type.
     MediaType,
+    /// The body is compressed.
+    ContentEncoding,
     /// The body is larger than this many bytes.
     BodyTooLarge(usize),
     /// The body did not arrive in time.
@@ -135,7 +139,7 @@ impl Problem {
             Self::NoSessionKeys => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
             Self::TooFast(_, wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
             Self::Denied(..) | Self::Origin => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
-            Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
+            Self::MediaType | Self::ContentEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Retry::Never),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, SOON),
             Self::HeadersTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID, Retry::Never),
@@ -201,6 +205,7 @@ impl Problem {
             Self::Origin => "a session counts only from the pages in `sessions.allowed_origins`".to_owned(),
             Self::Denied(denial, _) => denial.to_string(),
             Self::MediaType => "the body must be JSON: send `Content-Type: application/json`".to_owned(),
+            Self::ContentEncoding => "the body is compressed: send it without `Content-Encoding`".to_owned(),
             Self::BodyTooLarge(limit) => format!("the body is too large: at most {limit} bytes are taken"),
             Self::BodyTimeout => "the body did not arrive in time".to_owned(),
             Self::BodyBroken => "the body broke off".to_owned(),
@@ -275,6 +280,10 @@ impl Problem {
                 let (name, value) = allow(methods);
                 headers.insert(name, value);
             }
+            // RFC 9110, 15.5.16.
+            Self::ContentEncoding => {
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            }
             // The rest of the body is not waited for.
             Self::BodyTimeout => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -307,6 +316,7 @@ mod tests {
             Problem::Origin,
             Problem::Denied(Denial::Scope, Box::new(wanted)),
             Problem::MediaType,
+            Problem::ContentEncoding,
             Problem::BodyTooLarge(1),
             Problem::BodyTimeout,
             Problem::BodyBroken,
