@@ -86,12 +86,14 @@ pub struct Refusal<'a> {
     pub about: About<'a>,
     /// The rule that refused.
     pub rule: &'static str,
+    /// The part of the request that the rule refused: scopes, users or a lifetime.
+    pub refused: Option<&'a str>,
 }
 
 impl Refusal<'_> {
     /// Somebody was refused.
     pub fn tell(&self) {
-        Line { rule: Some(self.rule), ..Line::new("refused", &self.who, self.about) }.tell();
+        Line { rule: Some(self.rule), refused: self.refused, ..Line::new("refused", &self.who, self.about) }.tell();
     }
 }
 
@@ -144,6 +146,7 @@ struct Line<'a> {
     expires_at: Option<&'a str>,
     reason: Option<&'static str>,
     rule: Option<&'static str>,
+    refused: Option<&'a str>,
     tokens: Option<usize>,
     what: Option<&'static str>,
     outcome: Option<&'static str>,
@@ -159,6 +162,7 @@ impl<'a> Line<'a> {
             expires_at: None,
             reason: None,
             rule: None,
+            refused: None,
             tokens: None,
             what: None,
             outcome: None,
@@ -180,6 +184,7 @@ impl<'a> Line<'a> {
             expires_at = self.expires_at,
             reason = self.reason,
             rule = self.rule,
+            refused = self.refused,
             tokens = self.tokens,
             what = self.what,
             outcome = self.outcome,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::log::{Audit, LogFormat};
+use crate::policy::access::SetBy;
 use crate::secrets::Secret;
 use crate::token::INBOX;
 
@@ -130,6 +131,8 @@ table!(Client {
     max_lifetime: Human = seconds(86_400),
     #[serde(skip_serializing_if = "Option::is_none")]
     requests_per_second: Option<f64> = None,
+    #[serde(skip)]
+    set_by: SetBy = SetBy::Entry,
 });
 
 table!(Sessions {

@@ -334,6 +334,7 @@ impl Check<'_> {
                 scopes: patterns("scopes", scopes)?,
                 users: patterns("users", &client.users)?,
                 max_lifetime: self.lifetime(&key("max_lifetime"), client.max_lifetime)?,
+                set_by: client.set_by,
             },
             rate: match client.requests_per_second {
                 None => None,

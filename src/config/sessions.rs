@@ -10,7 +10,7 @@ use super::raw::{self, Raw};
 use super::resolve::{Check, SECOND, WorkspaceSettings, is_loopback};
 use crate::auth::{self, Algorithms, Client, JwksSettings, KeySource, SessionKey};
 use crate::http::{Origins, SessionRoute, SessionSource};
-use crate::policy::access::{Access, Pattern};
+use crate::policy::access::{Access, Pattern, SetBy};
 use crate::secrets::SecretBytes;
 use crate::token::{Profile, WorkspaceName};
 use crate::upstream;
@@ -153,6 +153,7 @@ impl Check<'_> {
                 scopes: all.clone(),
                 users: all,
                 max_lifetime: self.lifetime("sessions.max_lifetime", sessions.max_lifetime)?,
+                set_by: SetBy::Entry,
             },
             rate: None,
         })

@@ -9,6 +9,7 @@ mod body;
 mod connection;
 mod cors;
 mod courier;
+mod denied;
 mod frontend;
 mod id;
 mod listener;
@@ -49,6 +50,7 @@ use crate::clock::Clock;
 use crate::metrics::{Metrics, Outcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
 use connection::{GivenUp, Overload};
+use denied::Denied;
 use problem::{Problem, Style};
 use refusals::{Refusals, Wanted};
 use session::Guests;
@@ -225,14 +227,16 @@ impl Api {
     ) -> Result<Answer, Problem> {
         let longest = self.settings.max_lifetime.min(client.access.max_lifetime);
         let lifetime = lifetime.unwrap_or(self.settings.default_lifetime.min(longest));
-        if lifetime > self.settings.max_lifetime {
-            return Err(Problem::LifetimeTooLong(self.settings.max_lifetime));
+        // A client that may ask for less is told its own limit, below.
+        if lifetime > longest && longest == self.settings.max_lifetime {
+            return Err(Problem::LifetimeTooLong(lifetime, longest));
         }
         if min_ttl.is_some_and(|wanted| wanted >= lifetime) {
             return Err(Problem::MinTtlTooLong);
         }
         if let Err(denial) = client.access.judge(claim, lifetime) {
-            return Err(Problem::Denied(denial, Box::new(Wanted::new(who, client, claim, lifetime))));
+            let wanted = Wanted::new(who, client, claim, lifetime);
+            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, wanted))));
         }
         let key = TokenKey::new(&client.workspace, claim, lifetime);
         let ask = Ask { key, min_ttl: min_ttl.map(Lifetime::as_duration), who };

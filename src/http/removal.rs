@@ -4,6 +4,7 @@
 use hyper::{Request, Response, StatusCode};
 
 use super::body::{self, Incoming, Reply, Text};
+use super::denied::Denied;
 use super::id::Id;
 use super::problem::Problem;
 use super::refusals::Wanted;
@@ -52,7 +53,8 @@ impl Api {
             let (workspace, users) = (client.workspace.to_string(), user.to_string());
             let wanted =
                 Wanted { who: client.who().into_owned(), workspace, users, scopes: None, lifetime_seconds: None };
-            return Err(Problem::Denied(Denial::User, Box::new(wanted)));
+            let denial = Denial::Users(vec![user.to_string()]);
+            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, wanted))));
         }
         let tokens = self.broker.sign_out(client.workspace.as_str(), user);
         let about =

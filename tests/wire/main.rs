@@ -8,6 +8,7 @@ mod answers;
 mod bodies;
 mod connections;
 mod debug;
+mod denials;
 mod durations;
 mod explain;
 mod failures;

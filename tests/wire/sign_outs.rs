@@ -56,7 +56,7 @@ async fn sign_out_by_the_body_is_refused_as_by_the_path() {
     let broker = broker().await;
     let good = r#"{"user_id": "bob"}"#;
     let rows = [
-        row("another tenant's user", leaves(good).key(NARROW), 403, ""),
+        row("another tenant's user", leaves(good).key(NARROW), 403, "the user `bob`; it may act for `acme/*`"),
         row("a wrong key", leaves(good).key("wrong"), 401, ""),
         row("no key", leaves(good).without("Authorization"), 401, ""),
         row("no JSON", leaves(good).with("Content-Type", "text/plain"), 415, ""),
