@@ -47,6 +47,7 @@ fn is_served(script: Command) {
         .env("COURIER_API_KEY", API_KEY)
         .env("COURIER_BASE_URL", format!("http://{courier_address}"))
         .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
+        .env("COURIER_TOKEN_BROKER_CLIENT_SCOPES", "inbox:* read:* write:preferences")
         .start();
     let (address, _) = broker.addresses();
     let script = Program::of(script).env("COURIER_BASE_URL", format!("http://{address}")).env("CLIENT_KEY", CLIENT_KEY);

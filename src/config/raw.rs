@@ -174,7 +174,7 @@ impl Default for Raw {
             workspaces: BTreeMap::new(),
             tokens: Tokens::default(),
             refresh: Refresh::default(),
-            profiles: BTreeMap::from([(INBOX.to_owned(), Self::inbox())]),
+            profiles: Self::built_in_profiles(),
             clients: Vec::new(),
             log: Log::default(),
             sessions: None,
@@ -192,13 +192,6 @@ impl Raw {
         let sessions = self.sessions.iter();
         let sessions = sessions.flat_map(|sessions| [&sessions.hs256_secret_file, &sessions.public_key_file]);
         keys.chain(tls).chain(sessions).flatten()
-    }
-
-    /// The scopes that Courier's Inbox and Toast need.
-    pub fn inbox() -> Vec<String> {
-        let scopes =
-            ["inbox:read:messages", "inbox:write:events", "read:preferences", "write:preferences", "read:brands"];
-        scopes.map(str::to_owned).to_vec()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the settings mean.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -323,8 +323,9 @@ impl Check<'_> {
                 self.error(&key(field), format!("must be patterns of 1 to {} bytes", Pattern::MAX_BYTES))
             })
         };
-        // By default what the profiles name, and nothing else.
-        let profiles: Vec<_> = raw.profiles.values().flatten().cloned().collect();
+        // By default what the profiles name, each once, and nothing else.
+        let profiles: BTreeSet<_> = raw.profiles.values().flatten().cloned().collect();
+        let profiles: Vec<_> = profiles.into_iter().collect();
         let scopes = client.scopes.as_ref().unwrap_or(&profiles);
         Ok(Client {
             name: client.name.clone(),

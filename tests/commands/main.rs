@@ -5,6 +5,7 @@ mod support;
 
 mod audit;
 mod check;
+mod client;
 mod help;
 mod passed;
 mod plan;

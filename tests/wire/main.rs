@@ -23,6 +23,7 @@ mod regressions;
 mod reloads;
 mod removals;
 mod rotation;
+mod samples;
 mod secrets;
 mod session_attacks;
 mod session_keys;
