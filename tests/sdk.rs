@@ -71,6 +71,7 @@ impl Setup {
             .env("COURIER_API_KEY", API_KEY)
             .env("COURIER_BASE_URL", format!("http://{courier_address}"))
             .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
+            .env("COURIER_TOKEN_BROKER_CLIENT_SCOPES", "inbox:* read:* write:preferences")
             .start();
         Self { broker, courier_address, _courier: courier }
     }

@@ -11,7 +11,7 @@ use courier_token_broker::broker::{Background, Broker, Settings};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::http::{Api, Settings as HttpSettings};
 use courier_token_broker::metrics::Metrics;
-use courier_token_broker::policy::access::{Access, Pattern};
+use courier_token_broker::policy::access::{Access, Pattern, SetBy};
 use courier_token_broker::policy::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::policy::refresh::Mode;
@@ -117,7 +117,12 @@ impl World {
 
 pub fn client(name: &str, workspace_name: &str, scopes: &[&str], users: &[&str], longest: u32) -> Client {
     let patterns = |texts: &[&str]| texts.iter().filter_map(|text| Pattern::new(text)).collect();
-    let access = Access { scopes: patterns(scopes), users: patterns(users), max_lifetime: seconds(longest) };
+    let access = Access {
+        scopes: patterns(scopes),
+        users: patterns(users),
+        max_lifetime: seconds(longest),
+        set_by: SetBy::Entry,
+    };
     Client { name: name.to_owned(), workspace: workspace(workspace_name), access, rate: None }
 }
 

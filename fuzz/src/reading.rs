@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -107,9 +107,9 @@ pub struct Wish {
     pub lifetime: u32,
 }
 
-/// The path without what SDKs put before it.
+/// The path without the slashes that clients put before and after it.
 pub fn path(request: &Request<Pieces>) -> &str {
-    request.uri().path().trim_start_matches('/')
+    request.uri().path().trim_matches('/')
 }
 
 /// What a request asks for, if there is a good answer to it.
@@ -124,7 +124,7 @@ pub fn wish(request: &Request<Pieces>) -> Option<Wish> {
             (claim, span::seconds(&body.get("expires_in")?)?)
         }
         ("api/generate-courier-jwt", &Method::POST) => {
-            let user = body(request)?.get("userId")?.as_str()?.to_owned();
+            let user = id(&body(request)?.get("userId")?)?;
             (Claim::new(vec![user], inbox())?, normal.into())
         }
         ("api/generate-courier-jwt", &Method::GET) => {
@@ -136,8 +136,8 @@ pub fn wish(request: &Request<Pieces>) -> Option<Wish> {
                 value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
             };
             let users = match (body.has("user_id"), body.has("user_ids")) {
-                (true, false) => vec![body.get("user_id")?.as_str()?.to_owned()],
-                (false, true) => texts(&body.get("user_ids")?)?,
+                (true, false) => vec![id(&body.get("user_id")?)?],
+                (false, true) => body.get("user_ids")?.as_array()?.iter().map(id).collect::<Option<_>>()?,
                 _ => return None,
             };
             let scopes = match (body.has("scopes"), body.has("profile")) {
@@ -163,10 +163,26 @@ pub fn wish(request: &Request<Pieces>) -> Option<Wish> {
     may.then_some(Wish { caller, claim, lifetime: lifetime as u32 })
 }
 
+/// A text, or a whole number as it stands there.
+pub fn id(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
+        _ => None,
+    }
+}
+
 fn body(request: &Request<Pieces>) -> Option<Members> {
     let media_type = request.headers().get(CONTENT_TYPE)?.to_str().ok()?.to_lowercase();
+    let is_plain = |value: &HeaderValue| {
+        let mut names = value.as_bytes().split(|byte| b", \t".contains(byte));
+        names.all(|name| name.is_empty() || name.eq_ignore_ascii_case(b"identity"))
+    };
+    if !request.headers().get_all(CONTENT_ENCODING).iter().all(is_plain) {
+        return None;
+    }
     let body = request.body().whole()?;
-    (media_type.starts_with("application/") && media_type.contains("json")).then(|| Members::read(&body))?
+    (media_type.starts_with("application/") && media_type.contains("json")).then(|| Members::read_body(&body))?
 }
 
 /// The members of a JSON object, each read when it is wanted: in what nobody wants
@@ -176,6 +192,11 @@ pub struct Members(BTreeMap<String, Box<RawValue>>);
 impl Members {
     pub fn read(json: &[u8]) -> Option<Self> {
         serde_json::from_str(std::str::from_utf8(json).ok()?).ok().map(Self)
+    }
+
+    /// As in a body, where a byte order mark may stand before it.
+    pub fn read_body(body: &[u8]) -> Option<Self> {
+        Self::read(body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body))
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -213,9 +234,10 @@ pub fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
-/// The user of `v1/users/{id}/tokens`.
-pub fn user_in_path(path: &str) -> Option<String> {
-    match path.split('/').collect::<Vec<_>>()[..] {
+/// The user whom a `DELETE` signs out: that of `v1/users/{id}/tokens`, or that in the body.
+pub fn leaving(request: &Request<Pieces>) -> Option<String> {
+    match path(request).split('/').collect::<Vec<_>>()[..] {
+        ["v1", "tokens"] => id(&body(request)?.get("user_id")?),
         ["v1", "users", user, "tokens"] => percent_decoded(user).filter(|user| !user.is_empty()),
         _ => None,
     }

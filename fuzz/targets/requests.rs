@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use courier_token_broker_fuzz::broker::{Issued, World, run};
 use courier_token_broker_fuzz::message::{Answer, Pieces, request};
-use courier_token_broker_fuzz::reading::{Caller, Claim, path, user_in_path, wish};
+use courier_token_broker_fuzz::reading::{Caller, Claim, leaving, path, wish};
 use hyper::{Method, Request};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use tokio::task::JoinSet;
@@ -52,7 +52,7 @@ async fn one_by_one(world: &World, texts: &[&[u8]]) {
             last = token;
         } else if answer.status == 204 && *request.method() == Method::DELETE {
             let caller = Caller::of(&request).expect("it has been judged");
-            let user = user_in_path(path(&request)).expect("it has been judged");
+            let user = leaving(&request).expect("it has been judged");
             gone.insert((caller.workspace().to_owned(), user), BTreeSet::new());
         }
     }
@@ -91,7 +91,7 @@ fn judge(request: &Request<Pieces>, answer: &Answer) -> Option<(String, Issued)>
             assert!(answer.body.is_empty());
             let caller = Caller::of(request).unwrap_or_else(|| panic!("{request:?} has no key"));
             if *request.method() == Method::DELETE {
-                let user = user_in_path(path).unwrap_or_else(|| panic!("{request:?} names no user"));
+                let user = leaving(request).unwrap_or_else(|| panic!("{request:?} names no user"));
                 assert!(caller.may_speak_for(&user), "{request:?}");
             } else {
                 assert_eq!((path, request.method()), ("v1/tokens/rejected", &Method::POST));

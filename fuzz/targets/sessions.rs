@@ -18,7 +18,7 @@ use courier_token_broker::http::{AllowedHeaders, Origins, SessionRoute, SessionS
 use courier_token_broker::secrets::SecretBytes;
 use courier_token_broker_fuzz::broker::{DAY, INBOX_SCOPES, Issued, METRICS, World, client, profile, run};
 use courier_token_broker_fuzz::message::{Answer, Pieces};
-use courier_token_broker_fuzz::reading::{Claim, Members, user_in_query};
+use courier_token_broker_fuzz::reading::{Claim, Members, id, user_in_query};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderValue, ORIGIN};
 use hyper::{Method, Request, Uri};
 use libfuzzer_sys::{Corpus, fuzz_target};
@@ -133,9 +133,9 @@ impl<'a> Input<'a> {
         if body.is_empty() {
             return Ok(None);
         }
-        let body = Members::read(&body).ok_or(())?;
+        let body = Members::read_body(&body).ok_or(())?;
         match body.get("userId") {
-            Some(Value::String(user)) => Ok(Some(user)),
+            Some(user) => id(&user).map(Some).ok_or(()),
             None if !body.has("userId") => Ok(None),
             _ => Err(()),
         }

@@ -83,13 +83,16 @@ pub struct Refusal<'a> {
     pub about: About<'a>,
     /// The rule that refused.
     pub rule: &'static str,
+    /// The part of the request that the rule refused: scopes, users or a lifetime.
+    pub refused: Option<&'a str>,
 }
 
 impl Refusal<'_> {
     /// Tells of the refusal. `peer` is the address that the request came from, to be
     /// found where nothing else tells who called; behind a proxy it is the proxy's.
     pub fn tell(&self, peer: Option<IpAddr>) {
-        Line { rule: Some(self.rule), peer, ..Line::new("refused", &self.who, self.about) }.tell();
+        let Self { rule, refused, about, .. } = *self;
+        Line { rule: Some(rule), refused, peer, ..Line::new("refused", &self.who, about) }.tell();
     }
 }
 
@@ -151,6 +154,7 @@ struct Line<'a> {
     expires_at: Option<&'a str>,
     reason: Option<&'static str>,
     rule: Option<&'static str>,
+    refused: Option<&'a str>,
     tokens: Option<usize>,
     what: Option<&'static str>,
     outcome: Option<&'static str>,
@@ -169,6 +173,7 @@ impl<'a> Line<'a> {
             expires_at: None,
             reason: None,
             rule: None,
+            refused: None,
             tokens: None,
             what: None,
             outcome: None,
@@ -193,6 +198,7 @@ impl<'a> Line<'a> {
             expires_at = self.expires_at,
             reason = self.reason,
             rule = self.rule,
+            refused = self.refused,
             tokens = self.tokens,
             what = self.what,
             outcome = self.outcome,

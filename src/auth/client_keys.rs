@@ -203,13 +203,14 @@ pub fn generate_key() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::access::SetBy;
     use crate::token::Lifetime;
 
     fn client(name: &str) -> Client {
         Client {
             name: name.to_owned(),
             workspace: WorkspaceName::new("default").expect("a name"),
-            access: Access { scopes: Vec::new(), users: Vec::new(), max_lifetime: Lifetime::MAX },
+            access: Access { scopes: Vec::new(), users: Vec::new(), max_lifetime: Lifetime::MAX, set_by: SetBy::Entry },
             rate: None,
         }
     }

@@ -45,6 +45,8 @@ use tracing_subscriber::{Layer, Registry, fmt as lines};
         COURIER_API_KEY                        API key of the workspace \"default\"\n  \
         COURIER_BASE_URL                       base URL of the workspace \"default\" (https://api.courier.com)\n  \
         COURIER_TOKEN_BROKER_CLIENT_KEY        key of one client, for the simplest set-up\n  \
+        COURIER_TOKEN_BROKER_CLIENT_SCOPES     scopes that it may ask for (every scope that Courier documents)\n  \
+        COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME  longest lifetime that it may ask for (tokens.max_lifetime)\n  \
         COURIER_TOKEN_BROKER__SECTION__KEY     any setting of the files but tables and lists"
 )]
 pub struct Cli {

@@ -9,6 +9,7 @@ use courier_token_broker::app::App;
 use courier_token_broker::auth::Digest;
 use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
+use courier_token_broker::policy::access::SetBy;
 use courier_token_broker::sandbox::{Faults, Simulator};
 use courier_token_broker::secrets::Secret;
 use tokio::net::TcpListener;
@@ -70,13 +71,8 @@ impl Sandbox {
                 ..RawWorkspace::default()
             },
         )]);
-        raw.clients = vec![RawClient {
-            name: CLIENT_KEY.to_owned(),
-            key_sha256: Digest::of(CLIENT_KEY).to_string().into(),
-            scopes: Some(vec!["*".to_owned()]),
-            max_lifetime: raw.tokens.max_lifetime,
-            ..RawClient::default()
-        }];
+        let digest = Digest::of(CLIENT_KEY);
+        raw.clients = vec![RawClient::with_documented_scopes(CLIENT_KEY, digest, &raw.tokens, SetBy::Sandbox)];
         Ok(Settings::resolve(&raw, &Layers::default())?)
     }
 }

@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 
 use super::error::{SettingsError, SettingsErrors, wanted};
 use super::file::{check, find, holds};
-use super::raw::{Client, Raw};
+use super::raw::{Client, Human, Raw};
 use crate::auth::{Digest, has_jwt_shape};
+use crate::policy::access::{Pattern, SetBy};
 use crate::secrets::{Secret, SecretError, unreadable};
-use crate::token::INBOX;
 
 /// Every setting can be given in the environment: `tokens.floor` as
 /// `COURIER_TOKEN_BROKER__TOKENS__FLOOR`.
@@ -34,6 +34,8 @@ pub struct Layers {
 pub(super) const API_KEY: &str = "COURIER_API_KEY";
 pub(super) const BASE_URL: &str = "COURIER_BASE_URL";
 pub(super) const CLIENT_KEY: &str = "COURIER_TOKEN_BROKER_CLIENT_KEY";
+pub(super) const CLIENT_SCOPES: &str = "COURIER_TOKEN_BROKER_CLIENT_SCOPES";
+pub(super) const CLIENT_MAX_LIFETIME: &str = "COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME";
 /// It is guessed at over the network, at millions of tries an hour.
 const SHORTEST_CLIENT_KEY: usize = 16;
 
@@ -90,8 +92,10 @@ impl Layers {
         }
         let merged = builder.add_source(environment(variables)).build();
         let mut raw: Raw = read(merged).map_err(|(key, wanted)| self.error(&key, wanted))?;
-        // A file that adds profiles does not mean to take this one away.
-        raw.profiles.entry(INBOX.to_owned()).or_insert_with(Raw::inbox);
+        // A file that adds profiles does not mean to take these away.
+        for (name, scopes) in Raw::built_in_profiles() {
+            raw.profiles.entry(name).or_insert(scopes);
+        }
         self.overlay(&mut raw)?;
         Ok(raw)
     }
@@ -168,11 +172,43 @@ impl Layers {
                     ),
                 });
             }
-            let key_sha256 = Digest::of(key.expose()).to_string();
             self.overridden(&format!("clients[{}]", raw.clients.len()), CLIENT_KEY);
-            raw.clients.push(Client { name: "default".to_owned(), key_sha256: key_sha256.into(), ..Client::default() });
+            let client =
+                Client::with_documented_scopes("default", Digest::of(key.expose()), &raw.tokens, SetBy::Environment);
+            let client = self.narrowed(client, raw.clients.len())?;
+            raw.clients.push(client);
+        } else if let Some(name) =
+            [CLIENT_SCOPES, CLIENT_MAX_LIFETIME].into_iter().find(|name| self.environment.contains_key(*name))
+        {
+            // A limit without effect would be taken for one.
+            return Err(misfit(name, format!("has no effect without {CLIENT_KEY}: set that too, or unset this")));
         }
         Ok(())
+    }
+
+    /// The client of the environment, limited by the variables for that. An empty one is refused:
+    /// it would look like a limit and be none.
+    fn narrowed(&mut self, mut client: Client, place: usize) -> Result<Client, SettingsError> {
+        if let Some(value) = self.environment.get(CLIENT_SCOPES).cloned() {
+            let patterns = value.split(|char: char| char == ',' || char.is_whitespace());
+            let patterns = patterns.filter(|text| !text.is_empty());
+            let patterns: Vec<_> = patterns.map(str::to_owned).collect();
+            if patterns.is_empty() || patterns.iter().any(|text| Pattern::new(text).is_none()) {
+                let wanted = format!(
+                    "must be scopes between commas or spaces, with `*` for any run of characters, such as \"inbox:*, \
+                     read:brands\", each of 1 to {} bytes",
+                    Pattern::MAX_BYTES
+                );
+                return Err(misfit(CLIENT_SCOPES, wanted));
+            }
+            client.scopes = Some(patterns);
+            self.overridden(&format!("clients[{place}].scopes"), CLIENT_SCOPES);
+        }
+        if let Some(value) = self.environment.get(CLIENT_MAX_LIFETIME) {
+            client.max_lifetime = Human::parse(value.trim()).map_err(|wanted| misfit(CLIENT_MAX_LIFETIME, wanted))?;
+            self.overridden(&format!("clients[{place}].max_lifetime"), CLIENT_MAX_LIFETIME);
+        }
+        Ok(client)
     }
 
     /// A variable that holds a secret; an empty one holds none.
@@ -185,6 +221,11 @@ impl Layers {
         };
         value.map(|value| Secret::new(value).map_err(error)).transpose()
     }
+}
+
+/// A variable that will not do. Its value is not repeated.
+fn misfit(variable: &str, wanted: impl Into<String>) -> SettingsError {
+    SettingsError { origin: Some(variable.to_owned()), key: String::new(), wanted: wanted.into() }
 }
 
 fn environment<'a>(variables: impl IntoIterator<Item = (&'a String, &'a String)>) -> Environment {

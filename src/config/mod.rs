@@ -4,6 +4,7 @@
 //! they mean: values that each wing defines for itself, checked, so that what
 //! starts can run. Nothing here reads the environment or opens a port.
 
+mod documented;
 mod error;
 mod file;
 mod layers;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::log::{Audit, LogFormat};
+use crate::policy::access::SetBy;
 use crate::secrets::Secret;
 use crate::token::INBOX;
 
@@ -141,6 +142,8 @@ table!(Client {
     max_lifetime: Human = seconds(86_400),
     #[serde(skip_serializing_if = "Option::is_none")]
     requests_per_second: Option<f64> = None,
+    #[serde(skip)]
+    set_by: SetBy = SetBy::Entry,
 });
 
 table!(Sessions {
@@ -184,7 +187,7 @@ impl Default for Raw {
             workspaces: BTreeMap::new(),
             tokens: Tokens::default(),
             refresh: Refresh::default(),
-            profiles: BTreeMap::from([(INBOX.to_owned(), Self::inbox())]),
+            profiles: Self::built_in_profiles(),
             clients: Vec::new(),
             log: Log::default(),
             sessions: None,
@@ -202,13 +205,6 @@ impl Raw {
         let sessions = self.sessions.iter();
         let sessions = sessions.flat_map(|sessions| [&sessions.hs256_secret_file, &sessions.public_key_file]);
         keys.chain(tls).chain(sessions).flatten()
-    }
-
-    /// The scopes that Courier's Inbox and Toast need.
-    pub fn inbox() -> Vec<String> {
-        let scopes =
-            ["inbox:read:messages", "inbox:write:events", "read:preferences", "write:preferences", "read:brands"];
-        scopes.map(str::to_owned).to_vec()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the settings mean.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -314,14 +314,14 @@ impl Check<'_> {
     }
 
     fn client(&self, raw: &Raw, client: &raw::Client, key: impl Fn(&str) -> String) -> Option<Client> {
-        // By default what the profiles name, and nothing else.
-        let profiles: Vec<_> = raw.profiles.values().flatten().cloned().collect();
+        // By default what the profiles name, each once, and nothing else.
+        let profiles: BTreeSet<_> = raw.profiles.values().flatten().collect();
         let scopes = match &client.scopes {
             Some(scopes) => self.patterns(&key("scopes"), scopes, |example| {
                 Scope::new(example).map_err(|error| error.to_string()).map(drop)
             }),
             // What is wrong with them is said of the profiles.
-            None => Some(profiles.iter().filter_map(|scope| Pattern::new(scope)).collect()),
+            None => Some(profiles.into_iter().filter_map(|scope| Pattern::new(scope)).collect()),
         };
         let users = self.patterns(&key("users"), &client.users, |example| {
             UserId::new(example).map_err(|error| error.to_string()).map(drop)
@@ -340,7 +340,7 @@ impl Check<'_> {
         Some(Client {
             name: client.name.clone(),
             workspace: WorkspaceName::new(&client.workspace).ok()?,
-            access: Access { scopes: scopes?, users: users?, max_lifetime: max_lifetime? },
+            access: Access { scopes: scopes?, users: users?, max_lifetime: max_lifetime?, set_by: client.set_by },
             rate: rate?,
         })
     }

@@ -9,7 +9,7 @@ use super::raw::{self, Raw};
 use super::resolve::{Check, SECOND, is_loopback};
 use crate::auth::{self, Algorithms, Client, JwksSettings, KeySource, SessionKey};
 use crate::http::{AllowedHeaders, Origins, SessionRoute, SessionSource};
-use crate::policy::access::{Access, Pattern};
+use crate::policy::access::{Access, Pattern, SetBy};
 use crate::secrets::{SecretBytes, unreadable};
 use crate::token::{Profile, WorkspaceName};
 use crate::upstream;
@@ -171,6 +171,7 @@ impl Check<'_> {
                 scopes: all.clone(),
                 users: all,
                 max_lifetime: self.lifetime("sessions.max_lifetime", sessions.max_lifetime)?,
+                set_by: SetBy::Entry,
             },
             rate: None,
         })

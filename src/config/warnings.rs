@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::SettingsError;
 use super::file::find;
-use super::layers::{API_KEY, BASE_URL, CLIENT_KEY};
+use super::layers::{API_KEY, BASE_URL, CLIENT_KEY, CLIENT_MAX_LIFETIME, CLIENT_SCOPES};
 use super::raw::{Raw, Sessions, Tls, Workspace};
 use super::resolve::WorkspaceSettings;
 use super::values::Check;
@@ -207,8 +207,8 @@ fn variables() -> Vec<String> {
         API_KEY,
         BASE_URL,
         CLIENT_KEY,
-        "COURIER_TOKEN_BROKER_CLIENT_SCOPES",
-        "COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME",
+        CLIENT_SCOPES,
+        CLIENT_MAX_LIFETIME,
     ];
     let mut names = simplest.map(str::to_owned).to_vec();
     let mut raw = Raw::default();

@@ -1,23 +1,22 @@
-//! Bodies: what comes in is bounded in size and time, what goes out shares the
-//! token's bytes.
+//! The bodies of requests: bounded in size and time.
 
 use std::borrow::Cow;
-use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::Request;
-use hyper::body::{Body, Frame, SizeHint};
-use hyper::header::{CONTENT_TYPE, EXPECT};
+use hyper::body::Body;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::problem::Problem;
+pub use super::reply::Reply;
 use crate::token::{Lifetime, LifetimeError};
 
 /// A request's body, from the network or from a test.
@@ -32,6 +31,9 @@ where
 {
     if !is_json(request) {
         return Err(Problem::MediaType);
+    }
+    if is_encoded(request) {
+        return Err(Problem::ContentEncoding);
     }
     let body = request.body_mut();
     if body.size_hint().lower() > limit as u64 {
@@ -101,34 +103,63 @@ fn is_json<B>(request: &Request<B>) -> bool {
             && essence[suffix..].eq_ignore_ascii_case(b"+json"))
 }
 
+/// `identity` is no encoding, and neither is a header without a value.
+fn is_encoded<B>(request: &Request<B>) -> bool {
+    let values = request.headers().get_all(CONTENT_ENCODING).iter();
+    let mut names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    names.any(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"))
+}
+
+/// Some editors and older .NET clients begin a text with this. RFC 8259, 8.1, lets a parser ignore it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Reads a JSON object.
 pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     // `serde` would read a struct from an array too.
-    if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(Problem::Invalid("the body must be a JSON object".to_owned()));
+    let wrong = match body.trim_ascii_start().first() {
+        Some(b'{') => None,
+        Some(_) => Some("the body must be a JSON object"),
+        None => Some("the body is empty: it must be a JSON object"),
+    };
+    if let Some(wrong) = wrong {
+        return Err(Problem::Invalid(wrong.to_owned()));
     }
     // The parser would check the fields that are wanted and none of the others.
     let text =
         std::str::from_utf8(body).map_err(|_| Problem::Invalid("the body is not valid JSON: not UTF-8".to_owned()))?;
-    serde_json::from_str(text).map_err(|error| Problem::Invalid(explain(&error)))
+    serde_json::from_str(text).map_err(|error| Problem::Invalid(explain(&error, || place::<T>(text))))
+}
+
+/// The field that a body can't be read for, such as `user_ids[1]: `. To keep track of it costs
+/// time, so a body is read with it only when it is known to be bad. The names of fields are ours:
+/// no value of any other field is looked at.
+fn place<'a, T: Deserialize<'a>>(text: &'a str) -> String {
+    let read = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text));
+    match read.map_err(|error| error.path().to_string()) {
+        Err(path) if path != "." => format!("{path}: "),
+        _ => String::new(),
+    }
 }
 
 /// What was wrong and what is wanted, without repeating what was sent: it could
 /// be a secret that got into the wrong field.
-fn explain(error: &serde_json::Error) -> String {
+fn explain(error: &serde_json::Error, place: impl FnOnce() -> String) -> String {
     let (line, column) = (error.line(), error.column());
     if !error.is_data() {
         return format!("the body is not valid JSON (line {line}, column {column})");
     }
     let text = error.to_string();
+    let text = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
     if text.starts_with("missing field") || text.starts_with("duplicate field") {
         // The names of fields are ours.
-        return text;
+        return text.to_owned();
     }
-    // "invalid type: integer `5`, expected a string at line 1 column 9". What is
-    // expected are words of ours too, without a comma.
+    // "invalid type: integer `5`, expected a string". What is expected are words of
+    // ours too, without a comma.
     match text.rsplit_once(", expected ") {
-        Some((_, wanted)) => format!("wrong type: wanted {wanted}"),
+        Some((_, "a sequence")) => format!("{}wanted a list", place()),
+        Some((_, wanted)) => format!("{}wanted {wanted}", place()),
         None => format!("the body has a value that is not wanted (line {line}, column {column})"),
     }
 }
@@ -214,55 +245,6 @@ pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) 
     T::deserialize(deserializer).map(Some)
 }
 
-/// A response's body: up to two pieces, so that a token's bytes can be followed
-/// by what changes from answer to answer without being copied.
-#[derive(Default)]
-pub struct Reply {
-    first: Bytes,
-    second: Bytes,
-}
-
-/// Its length alone: it may hold a token.
-impl fmt::Debug for Reply {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "Reply({} bytes)", self.first.len() + self.second.len())
-    }
-}
-
-impl Reply {
-    /// Two pieces.
-    pub const fn new(first: Bytes, second: Bytes) -> Self {
-        Self { first, second }
-    }
-}
-
-impl<T: Into<Bytes>> From<T> for Reply {
-    fn from(whole: T) -> Self {
-        Self { first: whole.into(), second: Bytes::new() }
-    }
-}
-
-impl Body for Reply {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let mut next = std::mem::take(&mut self.first);
-        if next.is_empty() {
-            next = std::mem::take(&mut self.second);
-        }
-        Poll::Ready((!next.is_empty()).then(|| Ok(Frame::data(next))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.first.is_empty() && self.second.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact((self.first.len() + self.second.len()) as u64)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,11 +268,12 @@ mod tests {
     fn errors_say_what_is_wanted_and_repeat_nothing() {
         let secret = "pk_prod_secret, expected a key";
         for (body, wanted) in [
-            (format!(r#"{{"scope": ["{secret}"]}}"#), "wanted a string"),
-            (format!(r#"{{"scope": {{"{secret}": 1}}}}"#), "wanted a string"),
-            (r#"{"scope": 31337}"#.to_owned(), "wanted a string"),
-            (format!(r#"{{"scope": "x", "expires_in": ["{secret}"]}}"#), "wanted a duration"),
-            (r#"{"scope": "x", "expires_in": null}"#.to_owned(), "wanted a duration"),
+            (format!(r#"{{"scope": ["{secret}"]}}"#), "scope: wanted a string"),
+            (format!(r#"{{"scope": {{"{secret}": 1}}}}"#), "scope: wanted a string"),
+            (r#"{"scope": 31337}"#.to_owned(), "scope: wanted a string"),
+            (format!(r#"{{"{secret}": [1], "scope": 31337}}"#), "scope: wanted a string"),
+            (format!(r#"{{"scope": "x", "expires_in": ["{secret}"]}}"#), "expires_in: wanted a duration"),
+            (r#"{"scope": "x", "expires_in": null}"#.to_owned(), "expires_in: wanted a duration"),
             (r#"{"scope": "x", "expires_in": true}"#.to_owned(), "wanted a duration"),
             (format!(r#"{{"scope": "{secret}""#), "not valid JSON"),
             (r#"{"scope": "\ud800"}"#.to_owned(), "not valid JSON"),
@@ -299,7 +282,9 @@ mod tests {
             (r#"{"scope": "a", "scope": "b"}"#.to_owned(), "duplicate field `scope`"),
             (format!(r#"["{secret}"]"#), "must be a JSON object"),
             (format!(r#""{secret}""#), "must be a JSON object"),
-            (String::new(), "must be a JSON object"),
+            (String::new(), "the body is empty"),
+            ("\u{feff} \n".to_owned(), "the body is empty"),
+            ("\u{feff}\u{feff}{}".to_owned(), "must be a JSON object"),
             (format!(r#"{{"a": {}"#, "[".repeat(10_000)), "not valid JSON"),
         ] {
             let message = message(&body);
@@ -330,6 +315,23 @@ mod tests {
     }
 
     #[test]
+    fn body_is_encoded_unless_every_name_is_identity() {
+        let with = |names: &[&str]| {
+            let request = Request::builder();
+            let request = names.iter().fold(request, |request, name| request.header(CONTENT_ENCODING, *name));
+            is_encoded(&request.body(()).expect("a request"))
+        };
+        for plain in [&[][..], &["identity"], &["Identity"], &["", " , "], &["identity, identity", "identity"]] {
+            assert!(!with(plain), "{plain:?}");
+        }
+        for encoded in
+            [&["gzip"][..], &["br"], &["identity, gzip"], &["identity", "deflate"], &["x"], &["identity;q=1"]]
+        {
+            assert!(with(encoded), "{encoded:?}");
+        }
+    }
+
+    #[test]
     fn json_is_known_by_its_media_type() {
         let with = |media_type: &str| {
             is_json(&Request::builder().header(CONTENT_TYPE, media_type).body(()).expect("a request"))
@@ -339,16 +341,6 @@ mod tests {
         }
         for bad in ["", "text/plain", "application/x-www-form-urlencoded", "json", "application/", "text/x+json"] {
             assert!(!with(bad), "{bad}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_reply_is_its_two_pieces() {
-        for (first, second) in [("ab", "cd"), ("ab", ""), ("", "cd"), ("", "")] {
-            let reply = Reply::new(first.into(), second.into());
-            assert_eq!(reply.size_hint().exact(), Some((first.len() + second.len()) as u64));
-            let whole = reply.collect().await.expect("infallible").to_bytes();
-            assert_eq!(whole, [first, second].concat());
         }
     }
 }

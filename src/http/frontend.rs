@@ -4,7 +4,8 @@
 use hyper::header::AUTHORIZATION;
 use hyper::{Method, Request};
 
-use super::body::{self, Incoming, Reply, Text};
+use super::body::{self, Incoming, Reply};
+use super::id::Id;
 use super::problem::Problem;
 use super::{Answered, Api, decoded, min_ttl_header, token_response};
 use crate::auth::has_jwt_shape;
@@ -15,7 +16,7 @@ use crate::token::{INBOX, Profile, ScopeClaim, UserId};
 #[serde(rename_all = "camelCase")]
 struct Asked<'a> {
     #[serde(borrow)]
-    user_id: Text<'a>,
+    user_id: Id<'a>,
 }
 
 impl Api {

@@ -9,13 +9,16 @@ mod body;
 mod connection;
 mod cors;
 mod courier;
+mod denied;
 mod frontend;
 mod head_timer;
+mod id;
 mod listener;
 mod native;
 mod problem;
 mod refusals;
 mod removal;
+mod reply;
 mod retry;
 mod session;
 mod socket;
@@ -52,6 +55,7 @@ use crate::metrics::{Metrics, Outcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
 use crate::upstream::PRODUCT;
 use connection::{GivenUp, Overload};
+use denied::Denied;
 use problem::{Problem, Style};
 use refusals::{Refusals, Wanted};
 use retry::Caller;
@@ -157,9 +161,10 @@ impl Api {
                 _ if !methods.contains(request.method()) => Err(Problem::Method(methods)),
                 Route::IssueToken => self.issue_token(&mut request).await,
                 Route::Frontend => self.frontend(&mut request).await,
+                Route::Tokens if *request.method() == Method::DELETE => self.sign_out_in_body(&mut request).await,
                 Route::Tokens => self.tokens(&mut request).await,
                 Route::Rejected => self.rejected(&mut request).await,
-                Route::SignOut => self.sign_out(&request),
+                Route::SignOut => self.sign_out_in_path(&request),
             };
             let (outcome, mut response) = match answered {
                 Ok(answered) => answered,
@@ -193,13 +198,12 @@ impl Api {
         }
     }
 
-    /// Which route a path is, and by which methods. SDKs whose base URL ends in a
-    /// slash send `//auth/issue-token`.
+    /// Which route a path is, and by which methods.
     fn find(uri: &Uri) -> (Route, &'static [Method]) {
-        match uri.path().trim_start_matches('/') {
+        match bare_path(uri) {
             "auth/issue-token" => (Route::IssueToken, &[Method::POST]),
             "api/generate-courier-jwt" => (Route::Frontend, &[Method::POST, Method::GET]),
-            "v1/tokens" => (Route::Tokens, &[Method::POST]),
+            "v1/tokens" => (Route::Tokens, &[Method::POST, Method::DELETE]),
             "v1/tokens/rejected" => (Route::Rejected, &[Method::POST]),
             path if removal::user_in_path(path).is_some() => (Route::SignOut, &[Method::DELETE]),
             _ => (Route::Other, &[]),
@@ -236,14 +240,16 @@ impl Api {
     ) -> Result<Answer, Problem> {
         let longest = self.settings.max_lifetime.min(client.access.max_lifetime);
         let lifetime = lifetime.unwrap_or(self.settings.default_lifetime.min(longest));
-        if lifetime > self.settings.max_lifetime {
-            return Err(Problem::LifetimeTooLong(self.settings.max_lifetime));
+        // A client that may ask for less is told its own limit, below.
+        if lifetime > longest && longest == self.settings.max_lifetime {
+            return Err(Problem::LifetimeTooLong(lifetime, longest));
         }
         if min_ttl.is_some_and(|wanted| wanted >= lifetime) {
             return Err(Problem::MinTtlTooLong);
         }
         if let Err(denial) = client.access.judge(claim, lifetime) {
-            return Err(Problem::Denied(denial, Box::new(Wanted::new(who, client, claim, lifetime))));
+            let wanted = Wanted::new(who, client, claim, lifetime);
+            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, wanted))));
         }
         let key = TokenKey::new(&client.workspace, claim, lifetime);
         let ask = Ask { key, min_ttl: min_ttl.map(Lifetime::as_duration), who };
@@ -313,6 +319,12 @@ fn min_ttl_header<B>(request: &Request<B>) -> Result<Option<Lifetime>, Problem> 
 /// Is this a broker's own call to Courier? Then somebody's base URL leads here, and each call would wait for itself.
 fn is_from_a_broker<B>(request: &Request<B>) -> bool {
     request.headers().get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(PRODUCT.as_bytes()))
+}
+
+/// The path without the slashes before and after it: SDKs whose base URL ends in one send
+/// `//auth/issue-token`, and routers of front ends append one.
+fn bare_path(uri: &Uri) -> &str {
+    uri.path().trim_matches('/')
 }
 
 fn header_bytes<B>(request: &Request<B>) -> usize {

@@ -4,6 +4,7 @@ use hyper::Request;
 use serde_json::json;
 
 use super::body::{self, Incoming, Reply, Span, Text, present};
+use super::id::Id;
 use super::problem::Problem;
 use super::{Answered, Api, token_response};
 use crate::token::{Profile, Scope, ScopeClaim, UserId};
@@ -11,9 +12,9 @@ use crate::token::{Profile, Scope, ScopeClaim, UserId};
 #[derive(serde::Deserialize)]
 struct Asked<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
-    user_id: Option<Text<'a>>,
+    user_id: Option<Id<'a>>,
     #[serde(borrow, default, deserialize_with = "present")]
-    user_ids: Option<Vec<Text<'a>>>,
+    user_ids: Option<Vec<Id<'a>>>,
     #[serde(borrow, default, deserialize_with = "present")]
     scopes: Option<Vec<Text<'a>>>,
     #[serde(borrow, default, deserialize_with = "present")]

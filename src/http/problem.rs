@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
-use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Response, StatusCode};
 use serde_json::json;
 
 use super::body::Reply;
-use super::refusals::Wanted;
+use super::denied::{Denied, spelled};
 use super::retry::{Caller, Retry};
 use super::{JSON, NO_STORE, allow};
 use crate::auth::{Rejection, SessionDenial};
 use crate::broker;
 use crate::metrics::Outcome;
-use crate::policy::access::Denial;
 use crate::token::{ClaimError, Lifetime, UserIdError};
 use crate::upstream::Failure;
 
@@ -41,9 +40,11 @@ pub enum Problem {
     /// A session from a page that may not call.
     Origin,
     /// The client may not have this.
-    Denied(Denial, Box<Wanted>),
+    Denied(Box<Denied>),
     /// The body is not JSON by its media type.
     MediaType,
+    /// The body is compressed.
+    ContentEncoding,
     /// The body is larger than this many bytes.
     BodyTooLarge(usize),
     /// The body did not arrive in time.
@@ -58,8 +59,8 @@ pub enum Problem {
     Loop,
     /// What was sent makes no sense; this is what is wrong with it.
     Invalid(String),
-    /// Nobody may ask for so long a lifetime.
-    LifetimeTooLong(Lifetime),
+    /// The first of these lifetimes was asked for, and the second is the longest that any client may ask for.
+    LifetimeTooLong(Lifetime, Lifetime),
     /// More is to be left than the token ever has.
     MinTtlTooLong,
     /// The broker has no token for it.
@@ -127,11 +128,11 @@ impl Problem {
             Self::NoSessionKeys => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
             Self::TooFast(_, wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
             Self::Denied(..) | Self::Origin => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
-            Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
+            Self::MediaType | Self::ContentEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Retry::Never),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, SOON),
             Self::HeadersTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID, Retry::Never),
-            Self::BodyBroken | Self::Invalid(_) | Self::LifetimeTooLong(_) | Self::MinTtlTooLong => {
+            Self::BodyBroken | Self::Invalid(_) | Self::LifetimeTooLong(..) | Self::MinTtlTooLong => {
                 (StatusCode::BAD_REQUEST, INVALID, Retry::Never)
             }
             Self::Overload => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
@@ -193,8 +194,9 @@ impl Problem {
             Self::Session(..) => "the session does not count".to_owned(),
             Self::NoSessionKeys => "sessions can't be checked yet: their issuer's keys have not come".to_owned(),
             Self::Origin => "a session counts only from the pages in `sessions.allowed_origins`".to_owned(),
-            Self::Denied(denial, _) => denial.to_string(),
+            Self::Denied(denied) => denied.message.clone(),
             Self::MediaType => "the body must be JSON: send `Content-Type: application/json`".to_owned(),
+            Self::ContentEncoding => "the body is compressed: send it without `Content-Encoding`".to_owned(),
             Self::BodyTooLarge(limit) => format!("the body is too large: at most {limit} bytes are taken"),
             Self::BodyTimeout => "the body did not arrive in time".to_owned(),
             Self::BodyBroken => "the body broke off".to_owned(),
@@ -204,8 +206,9 @@ impl Problem {
                 Courier's, https://api.courier.com or your region's"
                 .to_owned(),
             Self::Invalid(message) => message.clone(),
-            Self::LifetimeTooLong(longest) => {
-                format!("expires_in is too long: at most {} seconds are allowed", longest.as_secs())
+            Self::LifetimeTooLong(asked, longest) => {
+                let (asked, longest) = (spelled(*asked), spelled(*longest));
+                format!("expires_in is too long: {asked}, and at most {longest} are allowed (`tokens.max_lifetime`)")
             }
             Self::MinTtlTooLong => {
                 "the token would never have that much left: min_ttl must be less than expires_in".to_owned()
@@ -255,6 +258,10 @@ impl Problem {
                 let (name, value) = allow(methods);
                 headers.insert(name, value);
             }
+            // RFC 9110, 15.5.16.
+            Self::ContentEncoding => {
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            }
             // The rest of the body is not waited for.
             Self::BodyTimeout => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -270,6 +277,7 @@ pub(super) mod tests {
     use super::*;
     use crate::audit::Who;
     use crate::broker::Refusal;
+    use crate::http::refusals::Wanted;
     use crate::upstream::Cause;
 
     /// At least one of each kind.
@@ -277,6 +285,7 @@ pub(super) mod tests {
         let upstream = |failure| Problem::Refusal(Refusal::Upstream(failure));
         let (workspace, users) = ("default".to_owned(), "jane".to_owned());
         let wanted = Wanted { who: Who::Nobody, workspace, users, scopes: None, lifetime_seconds: None };
+        let (refused, message) = ("jane".to_owned(), "not for jane".to_owned());
         vec![
             Problem::NotFound,
             Problem::Method(&[Method::POST]),
@@ -287,8 +296,9 @@ pub(super) mod tests {
             SessionDenial::Signature.into(),
             Problem::NoSessionKeys,
             Problem::Origin,
-            Problem::Denied(Denial::Scope, Box::new(wanted)),
+            Problem::Denied(Box::new(Denied { rule: "client-users", refused, wanted, message })),
             Problem::MediaType,
+            Problem::ContentEncoding,
             Problem::BodyTooLarge(1),
             Problem::BodyTimeout,
             Problem::BodyBroken,
@@ -296,7 +306,7 @@ pub(super) mod tests {
             Problem::Overload,
             Problem::Loop,
             Problem::Invalid("x".to_owned()),
-            Problem::LifetimeTooLong(Lifetime::MAX),
+            Problem::LifetimeTooLong(Lifetime::MAX, Lifetime::MAX),
             Problem::MinTtlTooLong,
             upstream(Failure::Limited(Duration::from_millis(2500))),
             upstream(Failure::Resting(Duration::from_millis(2500))),

@@ -138,20 +138,22 @@ impl Problem {
             Self::Session(denial, user) => {
                 let about = About { users: user.as_deref(), ..About::default() };
                 let who = if user.is_some() { Who::Session } else { Who::Nobody };
-                return Some(Refusal { who, about, rule: denial.as_str() });
+                return Some(Refusal { who, about, rule: denial.as_str(), refused: None });
             }
             Self::Origin => (Who::Nobody, "origin"),
-            Self::Denied(denial, wanted) => {
+            Self::Denied(denied) => {
+                let wanted = &denied.wanted;
                 let about = About {
                     workspace: Some(&wanted.workspace),
                     users: Some(&wanted.users),
                     scopes: wanted.scopes.as_deref(),
                     lifetime_seconds: wanted.lifetime_seconds,
                 };
-                return Some(Refusal { who: wanted.who.clone(), about, rule: denial.as_str() });
+                let (who, refused) = (wanted.who.clone(), Some(denied.refused.as_str()));
+                return Some(Refusal { who, about, rule: denied.rule, refused });
             }
             _ => return None,
         };
-        Some(Refusal { who, about: About::default(), rule })
+        Some(Refusal { who, about: About::default(), rule, refused: None })
     }
 }

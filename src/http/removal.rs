@@ -1,13 +1,16 @@
-//! `DELETE /v1/users/{id}/tokens` and `POST /v1/tokens/rejected`: what is to be served no
-//! longer.
+//! `DELETE /v1/users/{id}/tokens`, `DELETE /v1/tokens` and `POST /v1/tokens/rejected`: what is to
+//! be served no longer.
 
 use hyper::{Request, Response, StatusCode};
 
 use super::body::{self, Incoming, Reply, Text};
+use super::denied::Denied;
+use super::id::Id;
 use super::problem::Problem;
 use super::refusals::Wanted;
-use super::{Answered, Api, decoded};
+use super::{Answered, Api, bare_path, decoded};
 use crate::audit::{self, About};
+use crate::auth::Client;
 use crate::metrics::Outcome;
 use crate::policy::access::Denial;
 use crate::token::{TokenKey, UserId};
@@ -18,18 +21,40 @@ struct Asked<'a> {
     token: Text<'a>,
 }
 
+#[derive(serde::Deserialize)]
+struct Leaving<'a> {
+    #[serde(borrow)]
+    user_id: Id<'a>,
+}
+
 impl Api {
-    /// A user signs out. The answer is the same whether there were tokens or not.
-    pub(super) fn sign_out<B>(&self, request: &Request<B>) -> Result<Answered, Problem> {
+    /// Signs out the user in the path.
+    pub(super) fn sign_out_in_path<B>(&self, request: &Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
-        let user = user_in_path(request.uri().path().trim_start_matches('/')).unwrap_or_default();
+        let user = user_in_path(bare_path(request.uri())).unwrap_or_default();
         let user = decoded(user).map_err(|why| Problem::Invalid(format!("the user id in the path {why}")))?;
-        let user = UserId::new(&user)?;
+        self.sign_out(client, UserId::new(&user)?)
+    }
+
+    /// Signs out the user in the body, for ids that proxies change in a path: many decode `%2F`.
+    pub(super) async fn sign_out_in_body<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
+    where
+        B: Incoming,
+    {
+        let client = self.client(request)?;
+        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let leaving: Leaving<'_> = body::parse(&body)?;
+        self.sign_out(client, UserId::new(&leaving.user_id)?)
+    }
+
+    /// The answer is the same whether there were tokens or not.
+    fn sign_out(&self, client: &Client, user: UserId<'_>) -> Result<Answered, Problem> {
         if !client.access.may_speak_for(user.as_str()) {
             let (workspace, users) = (client.workspace.to_string(), user.to_string());
             let wanted =
                 Wanted { who: client.who().into_owned(), workspace, users, scopes: None, lifetime_seconds: None };
-            return Err(Problem::Denied(Denial::User, Box::new(wanted)));
+            let denial = Denial::Users(vec![user.to_string()]);
+            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, wanted))));
         }
         let tokens = self.broker.sign_out(client.workspace.as_str(), user);
         let about =

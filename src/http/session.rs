@@ -4,9 +4,10 @@
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
 use hyper::{Method, Request, Response};
 
-use super::body::{self, Incoming, Reply, Text};
+use super::body::{self, Incoming, Reply};
 use super::cors::{AllowedHeaders, Origins, Page, is_token};
 use super::frontend::user_in_query;
+use super::id::Id;
 use super::problem::Problem;
 use super::{Api, TOKEN_MIN_TTL};
 use crate::audit::Who;
@@ -107,7 +108,7 @@ impl Guests {
 #[serde(rename_all = "camelCase")]
 struct Asked<'a> {
     #[serde(borrow, default, deserialize_with = "body::present")]
-    user_id: Option<Text<'a>>,
+    user_id: Option<Id<'a>>,
 }
 
 impl Api {

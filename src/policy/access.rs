@@ -11,29 +11,48 @@ pub struct Access {
     pub users: Vec<Pattern>,
     /// The longest lifetime that it may ask for.
     pub max_lifetime: Lifetime,
+    /// Where this is set, so that a refusal can say what to change.
+    pub set_by: SetBy,
 }
 
-/// Which rule refused. What else exists is not said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Where the access of a client is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SetBy {
+    /// The client's entry in the settings.
+    #[default]
+    Entry,
+    /// Variables of the environment.
+    Environment,
+    /// The sandbox, which has no settings.
+    Sandbox,
+}
+
+/// Which rule refused a request, and everything in it that the rule refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// A scope that none of the patterns matches.
-    #[error("this client may not ask for one of these scopes (`scopes` in the client's settings says which it may)")]
-    Scope,
-    /// A user that none of the patterns matches.
-    #[error("this client may not ask for one of these users (`users` in the client's settings says which it may)")]
-    User,
+    /// Scopes that none of the patterns matches.
+    Scopes(Vec<String>),
+    /// Users that none of the patterns matches.
+    Users(Vec<String>),
     /// A longer lifetime than the client may ask for.
-    #[error("this client may ask for at most {} seconds (`max_lifetime` in the client's settings)", .0.as_secs())]
     Lifetime(Lifetime),
 }
 
 impl Denial {
-    /// What logs call it.
-    pub const fn as_str(self) -> &'static str {
+    /// What logs call the rule.
+    pub const fn rule(&self) -> &'static str {
         match self {
-            Self::Scope => "client-scopes",
-            Self::User => "client-users",
+            Self::Scopes(_) => "client-scopes",
+            Self::Users(_) => "client-users",
             Self::Lifetime(_) => "client-lifetime",
+        }
+    }
+
+    /// The scopes, users or lifetime that were refused, as logs show them.
+    pub fn refused(&self) -> String {
+        match self {
+            Self::Scopes(texts) | Self::Users(texts) => texts.join(" "),
+            Self::Lifetime(asked) => asked.to_string(),
         }
     }
 }
@@ -46,16 +65,21 @@ impl Access {
 
     /// Decides whether a client may have this token.
     pub fn judge(&self, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Result<(), Denial> {
-        if !claim.users().iter().all(|user| self.may_speak_for(user.as_str())) {
-            Err(Denial::User)
-        } else if !claim.scopes().iter().all(|scope| matched(&self.scopes, scope.as_str())) {
-            Err(Denial::Scope)
-        } else if lifetime > self.max_lifetime {
-            Err(Denial::Lifetime(self.max_lifetime))
-        } else {
-            Ok(())
+        let users = unmatched(&self.users, claim.users().iter().map(|user| user.as_str()));
+        if !users.is_empty() {
+            return Err(Denial::Users(users));
         }
+        let scopes = unmatched(&self.scopes, claim.scopes().iter().map(|scope| scope.as_str()));
+        if !scopes.is_empty() {
+            return Err(Denial::Scopes(scopes));
+        }
+        if lifetime > self.max_lifetime { Err(Denial::Lifetime(lifetime)) } else { Ok(()) }
     }
+}
+
+/// Nothing is allocated where all match.
+fn unmatched<'a>(patterns: &[Pattern], texts: impl Iterator<Item = &'a str>) -> Vec<String> {
+    texts.filter(|text| !matched(patterns, text)).map(str::to_owned).collect()
 }
 
 fn matched(patterns: &[Pattern], text: &str) -> bool {
@@ -79,6 +103,11 @@ impl Pattern {
     pub fn new(pattern: &str) -> Option<Self> {
         let fits = (1..=Self::MAX_BYTES).contains(&pattern.len());
         fits.then(|| Self { text: pattern.into(), star: pattern.find('*') })
+    }
+
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
     }
 
     /// Does the whole text match?
@@ -117,16 +146,26 @@ mod tests {
             scopes: patterns(&["inbox:*", "read:brands"]),
             users: patterns(&["shop-*"]),
             max_lifetime: Lifetime::parse("1d").expect("a day"),
+            set_by: SetBy::Entry,
         };
         access.judge(&ScopeClaim::parse(claim).expect("a claim"), Lifetime::parse(lifetime).expect("a lifetime"))
     }
 
     #[test]
-    fn a_refusal_names_the_rule() {
+    fn refusal_names_the_rule_and_everything_that_it_refused() {
+        let scopes = |scopes: &[&str]| Err(Denial::Scopes(scopes.iter().map(|&scope| scope.to_owned()).collect()));
+        let users = |users: &[&str]| Err(Denial::Users(users.iter().map(|&user| user.to_owned()).collect()));
         assert_eq!(judge("user_id:shop-1 inbox:read:messages read:brands", "1d"), Ok(()));
-        assert_eq!(judge("user_id:shop-1 inbox:read:messages write:brands", "1d"), Err(Denial::Scope));
-        assert_eq!(judge("user_id:shop-1 user_id:bank-1 read:brands", "1d"), Err(Denial::User));
-        assert!(matches!(judge("user_id:shop-1 read:brands", "25h"), Err(Denial::Lifetime(_))));
+        assert_eq!(judge("user_id:shop-1 inbox:read:messages write:brands", "1d"), scopes(&["write:brands"]));
+        assert_eq!(judge("user_id:shop-1 z:z read:brands a:a", "1d"), scopes(&["a:a", "z:z"]));
+        assert_eq!(judge("user_id:bank-2 user_id:shop-1 user_id:bank-1 z:z", "25h"), users(&["bank-2", "bank-1"]));
+        let asked = Lifetime::parse("25h").expect("a lifetime");
+        assert_eq!(judge("user_id:shop-1 read:brands", "25h"), Err(Denial::Lifetime(asked)));
+        let shown = |claim, lifetime| judge(claim, lifetime).map_err(|denial| (denial.rule(), denial.refused()));
+        let refused = |rule, refused: &str| Err((rule, refused.to_owned()));
+        assert_eq!(shown("user_id:b user_id:a z:z", "1d"), refused("client-users", "b a"));
+        assert_eq!(shown("user_id:shop-1 z:z a:a", "1d"), refused("client-scopes", "a:a z:z"));
+        assert_eq!(shown("user_id:shop-1 read:brands", "25h"), refused("client-lifetime", "90000s"));
     }
 
     #[test]

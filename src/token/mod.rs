@@ -17,6 +17,6 @@ pub use grant::{Grant, Token, TokenError};
 pub use key::{TokenKey, WorkspaceName, WorkspaceNameError};
 pub use lifetime::{Lifetime, LifetimeError};
 pub use moment::Moment;
-pub use profile::{INBOX, Profile, ProfileError};
+pub use profile::{INBOX, MOBILE, Profile, ProfileError};
 pub use scope::{Scope, ScopeError};
 pub use user::{UserId, UserIdError};

@@ -5,6 +5,9 @@ use super::scope::{Scope, ScopeError};
 /// The name of the profile that Courier's Inbox and Toast need.
 pub const INBOX: &str = "inbox";
 
+/// The name of the profile that Courier's mobile SDKs need: the inbox's scopes and those of push tokens.
+pub const MOBILE: &str = "mobile";
+
 /// A named scope set, so that an app need not spell out what a front end wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {

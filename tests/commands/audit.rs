@@ -114,7 +114,8 @@ async fn each_use_of_power_is_one_line_in_the_file_and_none_in_the_log() {
     };
     let nobody = |rule: &str| json!({ "event": "refused", "who": "nobody", "peer": "127.0.0.1", "rule": rule });
     let renewed = json!({ "reason": "rejected", "who": "broker", "client": null });
-    let denied = json!({ "scopes": "write:x", "lifetime_seconds": 3600, "rule": "client-scopes" });
+    let denied =
+        json!({ "scopes": "write:x", "lifetime_seconds": 3600, "rule": "client-scopes", "refused": "write:x" });
     let bare = json!({ "scopes": null, "lifetime_seconds": null, "tokens": 1 });
     let purged = json!({ "event": "purged", "who": "operator", "workspace": "default", "tokens": 1 });
     let wanted = [

@@ -49,6 +49,8 @@ fn the_programs_help_names_commands_exit_codes_and_variables() {
         "COURIER_API_KEY",
         "COURIER_BASE_URL",
         "COURIER_TOKEN_BROKER_CLIENT_KEY",
+        "COURIER_TOKEN_BROKER_CLIENT_SCOPES",
+        "COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME",
         "COURIER_TOKEN_BROKER__SECTION__KEY",
     ] {
         assert!(text.contains(part), "{part:?} is missing in {text}");

@@ -5,6 +5,7 @@ mod support;
 
 mod audit;
 mod check;
+mod client;
 mod expiry;
 mod help;
 mod jwks;

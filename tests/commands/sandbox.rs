@@ -37,12 +37,15 @@ async fn the_sandbox_takes_its_key_alone_and_shows_what_courier_was_asked() {
     let (address, admin) = sandbox.addresses();
     let courier = sandbox.address("Courier simulator on ");
     let mut connection = Connection::open(address).await;
-    let ask = Ask::issue(r#"{"scope": "user_id:jane any:thing", "expires_in": "30d"}"#);
+    let ask = Ask::issue(r#"{"scope": "user_id:jane tenant:acme:read", "expires_in": "30d"}"#);
     assert_eq!(connection.ask(&ask.clone().key("wrong")).await.status, 401);
     assert_eq!(connection.ask(&ask.key("sandbox")).await.status, 200);
+    // Its client may ask for what that of the environment may ask for, and for nothing else.
+    let undocumented = Ask::issue(r#"{"scope": "user_id:jane any:thing", "expires_in": "30d"}"#).key("sandbox");
+    assert_eq!(connection.ask(&undocumented).await.status, 403);
     let calls = Connection::open(courier).await.ask(&Ask::get("/simulator/calls")).await.json();
     assert_eq!(calls["count"], 1);
-    assert_eq!(calls["calls"][0]["scope"], "user_id:jane any:thing");
+    assert_eq!(calls["calls"][0]["scope"], "user_id:jane tenant:acme:read");
     assert_eq!(Connection::open(admin).await.ask(&Ask::get("/readyz")).await.status, 200);
 }
 

@@ -43,6 +43,11 @@ impl Ask {
         Self { body: body.into(), ..Self::new("POST", target) }.header("Content-Type", "application/json")
     }
 
+    /// By another method.
+    pub fn method(self, method: &str) -> Self {
+        Self { method: method.to_owned(), ..self }
+    }
+
     /// `POST /auth/issue-token`
     pub fn issue(body: impl Into<Vec<u8>>) -> Self {
         Self::post("/auth/issue-token", body)

@@ -238,6 +238,10 @@ async fn no_hostile_id_or_scope_yields_a_token_for_anyone_else() {
                 let scope = claims["scope"].as_str().expect("a scope");
                 assert!(is_mallorys(scope), "{ask:?} gave {scope:?}");
                 served += 1;
+            } else if answer.status == 403 {
+                // It names what was refused, but only what passes for an id or a scope.
+                let message = answer.json()["message"].to_string();
+                assert!(!message.contains(|char: char| char.is_control() || char.is_whitespace() && char != ' '));
             } else if answer.status != 204 {
                 assert!(!answer.body.contains("alice"), "{ask:?} is repeated in {answer:?}");
             }

@@ -37,7 +37,7 @@ pub async fn all_are_refused_without_a_call(broker: &Broker, rows: &[Row]) {
         if ask.is_head() {
             continue;
         }
-        is_a_refusal(&answer, target.trim_start_matches('/').split('?').next() == Some(&FRONTEND[1..]));
+        is_a_refusal(&answer, target.split('?').next().map(|path| path.trim_matches('/')) == Some(&FRONTEND[1..]));
         assert!(answer.body.contains(says), "{name} at {target}: {:?} does not say {says:?}", answer.body);
         assert_eq!(broker.courier.call_count(), 0, "{name} at {target} made a call to Courier");
     }

@@ -91,6 +91,7 @@ async fn the_request_may_name_the_user_and_nobody_else() {
         post(r#"{"userId": "Jane"}"#),
         post(r#"{"userId": "jane "}"#),
         post(r#"{"userId": ""}"#),
+        post(r#"{"userId": 5}"#),
         post(r#"{"userId": "jane user_id:bob"}"#),
         get("?userId=bob"),
         get("?userId="),
@@ -99,7 +100,7 @@ async fn the_request_may_name_the_user_and_nobody_else() {
     }
     let rows = [
         row("two users", get("?userId=jane&userId=bob"), 400, "twice"),
-        row("no text", post(r#"{"userId": 5}"#), 400, "a string"),
+        row("no text", post(r#"{"userId": 5.5}"#), 400, "a string"),
         row("a null", post(r#"{"userId": null}"#), 400, "a string"),
         row("no JSON", post("{"), 400, "JSON"),
         row("no media type", post(r#"{"userId": "jane"}"#).without("Content-Type"), 415, "JSON"),

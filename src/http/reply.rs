@@ -1,0 +1,75 @@
+//! The body of a response, which shares the token's bytes.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+
+/// A response's body: up to two pieces, so that a token's bytes can be followed
+/// by what changes from answer to answer without being copied.
+#[derive(Default)]
+pub struct Reply {
+    first: Bytes,
+    second: Bytes,
+}
+
+/// Its length alone: it may hold a token.
+impl fmt::Debug for Reply {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Reply({} bytes)", self.first.len() + self.second.len())
+    }
+}
+
+impl Reply {
+    /// Two pieces.
+    pub const fn new(first: Bytes, second: Bytes) -> Self {
+        Self { first, second }
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Reply {
+    fn from(whole: T) -> Self {
+        Self { first: whole.into(), second: Bytes::new() }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let mut next = std::mem::take(&mut self.first);
+        if next.is_empty() {
+            next = std::mem::take(&mut self.second);
+        }
+        Poll::Ready((!next.is_empty()).then(|| Ok(Frame::data(next))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_empty() && self.second.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact((self.first.len() + self.second.len()) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reply_is_its_two_pieces() {
+        for (first, second) in [("ab", "cd"), ("ab", ""), ("", "cd"), ("", "")] {
+            let reply = Reply::new(first.into(), second.into());
+            assert_eq!(reply.size_hint().exact(), Some((first.len() + second.len()) as u64));
+            let whole = reply.collect().await.expect("infallible").to_bytes();
+            assert_eq!(whole, [first, second].concat());
+        }
+    }
+}

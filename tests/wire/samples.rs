@@ -1,0 +1,198 @@
+//! Courier's published samples work against a broker that was given two keys and nothing else.
+
+use std::collections::BTreeMap;
+
+use courier_token_broker::config::Layers;
+use serde_json::{Value, json};
+
+use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup, claims, client};
+use crate::support::http::Ask;
+
+const INBOX: &str = "inbox:read:messages inbox:write:events read:preferences write:preferences read:brands";
+
+/// A request for a token that Courier publishes. `$N`, `$USER` and `$TENANT` are for the reader to fill in.
+struct Sample {
+    source: &'static str,
+    scope: &'static str,
+    expires_in: &'static str,
+}
+
+const MOBILE: &str = "user_id:$USER write:user-tokens inbox:read:messages inbox:write:events read:preferences \
+                      write:preferences read:brands";
+
+const SAMPLES: &[Sample] = &[
+    Sample { source: "API page \"Create a JWT\"", scope: MOBILE, expires_in: "$N days" },
+    Sample { source: "mobile SDKs, Docs/Authentication.md", scope: MOBILE, expires_in: "$N days" },
+    Sample { source: "courier-samples, server/*/generate-jwt", scope: MOBILE, expires_in: "30 days" },
+    Sample { source: "courier-ios, the example app", scope: MOBILE, expires_in: "2 days" },
+    Sample { source: "courier-mcp", scope: MOBILE, expires_in: "1h" },
+    Sample {
+        source: "the page \"Send a JWT from your backend\"",
+        scope: "user_id:$USER inbox:read:messages inbox:write:events read:preferences write:preferences read:brands",
+        expires_in: "1d",
+    },
+    Sample { source: "courier-node, README", scope: "user_id:$USER read:messages", expires_in: "2 days" },
+    Sample {
+        source: "the pages of the SDKs",
+        scope: "user_id:$USER inbox:read:messages inbox:write:events",
+        expires_in: "2 days",
+    },
+    Sample {
+        source: "courier-skills, inbox/auth.md",
+        scope: "user_id:$USER inbox:read:messages inbox:write:events read:preferences",
+        expires_in: "7 days",
+    },
+    Sample {
+        source: "courier-cli, all scopes",
+        scope: "user_id:$USER read:messages read:user-tokens write:user-tokens read:brands write:brands \
+                inbox:read:messages inbox:write:events read:preferences write:preferences",
+        expires_in: "7d",
+    },
+    Sample {
+        source: "API page, brands by id",
+        scope: "user_id:$USER read:brands:my_brand write:brands:my_brand",
+        expires_in: "2.5 hrs",
+    },
+    Sample {
+        source: "react-designer, all tenants",
+        scope: "user_id:$USER tenants:read tenants:notifications:read tenants:notifications:write",
+        expires_in: "$N days",
+    },
+    Sample {
+        source: "react-designer, one tenant",
+        scope: "user_id:$USER tenant:$TENANT:read tenant:$TENANT:notifications:read \
+                tenants:$TENANT:notifications:write",
+        expires_in: "$N days",
+    },
+    Sample {
+        source: "react-designer, brands",
+        scope: "user_id:$USER tenant:$TENANT:read tenant:$TENANT:brand:read tenant:$TENANT:brand:write",
+        expires_in: "$N days",
+    },
+    Sample {
+        source: "react-designer, every scope",
+        scope: "user_id:$USER tenants:read tenants:notifications:read tenants:notifications:write \
+                tenants:brand:read tenant:$TENANT:read tenant:$TENANT:notification:read \
+                tenant:$TENANT:notification:write tenant:$TENANT:brand:read tenant:$TENANT:brand:write",
+        expires_in: "30 days",
+    },
+];
+
+/// The clients and profiles of a broker that was given these variables and no file.
+async fn with_environment(more: &[(&str, &str)]) -> Broker {
+    let keys = [("COURIER_API_KEY", API_KEY), ("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)];
+    let variables = keys.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let merged = Layers::new(Vec::new(), variables.collect::<BTreeMap<_, _>>()).merge().expect("good settings");
+    let setup = Setup::new().settings(|raw| {
+        raw.clients = merged.clients;
+        raw.profiles = merged.profiles;
+    });
+    setup.start().await
+}
+
+fn filled_in(text: &str, days: u32, user: &str, tenant: &str) -> String {
+    text.replace("$N", &days.to_string()).replace("$USER", user).replace("$TENANT", tenant)
+}
+
+/// The parts of a scope string, in any order.
+fn parts(scope: &Value) -> Vec<String> {
+    let mut parts: Vec<_> = scope.as_str().expect("a text").split(' ').map(str::to_owned).collect();
+    parts.sort();
+    parts
+}
+
+#[tokio::test]
+async fn every_published_sample_gets_what_it_asks_for_on_the_defaults() {
+    let broker = with_environment(&[]).await;
+    for Sample { source, scope, expires_in } in SAMPLES {
+        for (days, user, tenant) in [(1, "pigeon", "tenant-123"), (7, "blue:bird@example.com", "a:b"), (30, "42", "t")]
+        {
+            let scope = filled_in(scope, days, user, tenant);
+            let expires_in = filled_in(expires_in, days, user, tenant);
+            let answer = broker.ask(&Ask::issue(json!({"scope": scope, "expires_in": expires_in}).to_string())).await;
+            assert_eq!(answer.status, 200, "{source}: {answer:?}");
+            assert_eq!(parts(&claims(&answer.token())["scope"]), parts(&scope.into()), "{source}");
+        }
+    }
+}
+
+/// The page `generate-courier-jwt` as Courier's guide has it, from its `fetch`.
+#[tokio::test]
+async fn published_front_end_sample_gets_the_inbox_on_the_defaults() {
+    let broker = with_environment(&[]).await;
+    let answer = broker.ask(&Ask::frontend(r#"{"userId":"pigeon"}"#)).await;
+    assert_eq!(parts(&claims(&answer.token())["scope"]), parts(&format!("user_id:pigeon {INBOX}").into()));
+}
+
+#[tokio::test]
+async fn undocumented_scope_is_refused_on_the_defaults() {
+    let broker = with_environment(&[]).await;
+    for scope in
+        ["any:thing", "inbox:read", "read:brand", "read:brandsx", "tenant", "tenants", "write:all", "x:tenant:a"]
+    {
+        let body = json!({"scope": format!("user_id:u read:brands {scope}"), "expires_in": "1d"});
+        let answer = broker.ask(&Ask::issue(body.to_string())).await;
+        assert_eq!(answer.status, 403, "{scope}: {answer:?}");
+        let message = answer.json()["message"].to_string();
+        for part in [&format!("the scope `{scope}`"), "`inbox:read:messages`", "COURIER_TOKEN_BROKER_CLIENT_SCOPES"] {
+            assert!(message.contains(part), "{scope}: {message}");
+        }
+    }
+    assert_eq!(broker.courier.call_count(), 0);
+}
+
+#[tokio::test]
+async fn client_of_the_environment_is_narrowed_by_its_variables() {
+    let limits = [
+        ("COURIER_TOKEN_BROKER_CLIENT_SCOPES", " inbox:*,read:brands  read:preferences, "),
+        ("COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME", "2h"),
+    ];
+    let broker = with_environment(&limits).await;
+    let ask = |scope: &str, expires_in: &str| {
+        Ask::issue(json!({"scope": format!("user_id:u {scope}"), "expires_in": expires_in}).to_string())
+    };
+    assert_eq!(broker.ask(&ask("inbox:x read:brands read:preferences", "2h")).await.status, 200);
+    for (ask, parts) in [
+        (ask("read:brands write:brands", "1h"), ["`write:brands`", "`inbox:*`", "COURIER_TOKEN_BROKER_CLIENT_SCOPES"]),
+        (
+            ask("read:brands", "3h"),
+            ["10800 seconds (3 hours)", "7200 seconds (2 hours)", "COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME"],
+        ),
+    ] {
+        let answer = broker.ask(&ask).await;
+        assert_eq!(answer.status, 403, "{answer:?}");
+        let message = answer.json()["message"].to_string();
+        for part in parts {
+            assert!(message.contains(part), "{part} is not in {message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn profile_mobile_has_the_scopes_of_the_inbox_and_of_push() {
+    let broker = with_environment(&[]).await;
+    let answer = broker.ask(&Ask::tokens(r#"{"user_id": "pigeon", "profile": "mobile"}"#)).await;
+    let wanted = format!("user_id:pigeon {INBOX} read:user-tokens write:user-tokens");
+    assert_eq!(parts(&answer.json()["scope"]), parts(&wanted.into()));
+}
+
+/// A client with an entry that says nothing of scopes may ask for those of the profiles: tenants' must be listed.
+#[tokio::test]
+async fn client_without_scopes_may_ask_for_inbox_and_push_and_for_profiles_of_the_file() {
+    let setup = Setup::new().settings(|raw| {
+        raw.profiles.insert("own".to_owned(), vec!["own:thing".to_owned()]);
+        raw.clients[0] = client("plain", CLIENT_KEY, &[]);
+        raw.clients[0].scopes = None;
+    });
+    let broker = setup.start().await;
+    for Sample { source, scope, .. } in SAMPLES {
+        let scope = filled_in(scope, 1, "u", "t");
+        let answer = broker.ask(&Ask::issue(json!({"scope": scope, "expires_in": "1d"}).to_string())).await;
+        let is_of_another_kind = ["tenant", "read:messages", "write:brands"]
+            .iter()
+            .any(|part| scope.replace("inbox:read:messages", "").contains(part));
+        assert_eq!(answer.status, if is_of_another_kind { 403 } else { 200 }, "{source}: {answer:?}");
+    }
+    let own = Ask::tokens(r#"{"user_id": "u", "profile": "own"}"#);
+    assert_eq!(broker.ask(&own).await.status, 200);
+}
