@@ -74,7 +74,7 @@ pub enum TraceError {
         /// How many there are.
         count: u64,
     },
-    /// Beyond [`Limits::broken_lines`].
+    /// Beyond [`Limits::broken_lines`](super::trace::Limits::broken_lines).
     #[error("more than {limit} lines can't be read; line {line} is the first: {why}")]
     TooManyBroken {
         /// How many may be broken.
@@ -98,7 +98,7 @@ pub enum TraceError {
         /// Which.
         line: u64,
     },
-    /// Beyond [`Limits::disorder`].
+    /// Beyond [`Limits::disorder`](super::trace::Limits::disorder).
     #[error(
         "line {line} lies {} behind the latest time before it, and at most {} are put in order: sort the trace by time",
         format_duration(*.behind), format_duration(*.bound)
@@ -111,13 +111,13 @@ pub enum TraceError {
         /// How far it may.
         bound: Duration,
     },
-    /// Beyond [`Limits::requests`].
+    /// Beyond [`Limits::requests`](super::trace::Limits::requests).
     #[error("the trace has more than {limit} requests: cut it")]
     TooManyRequests {
         /// How many it may have.
         limit: usize,
     },
-    /// Beyond [`Limits::keys`].
+    /// Beyond [`Limits::keys`](super::trace::Limits::keys).
     #[error("the trace has more than {limit} different users and scopes: cut it")]
     TooManyKeys {
         /// How many it may have.
