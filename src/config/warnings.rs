@@ -203,13 +203,7 @@ fn is_of_kubernetes(name: &str, value: &str) -> bool {
 /// The variables that have an effect: those for the simplest set-up, and one for each setting
 /// that is no list.
 fn variables() -> Vec<String> {
-    let simplest = [
-        API_KEY,
-        BASE_URL,
-        CLIENT_KEY,
-        CLIENT_SCOPES,
-        CLIENT_MAX_LIFETIME,
-    ];
+    let simplest = [API_KEY, BASE_URL, CLIENT_KEY, CLIENT_SCOPES, CLIENT_MAX_LIFETIME];
     let mut names = simplest.map(str::to_owned).to_vec();
     let mut raw = Raw::default();
     let file = || Some(PathBuf::new());
