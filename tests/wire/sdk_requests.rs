@@ -3,7 +3,7 @@
 use courier_token_broker::sandbox::Fault;
 use serde_json::json;
 
-use super::rules::{Sdk, sdks};
+use super::rules::{Sdk, Told, sdks};
 use crate::law::is_a_refusal;
 use crate::support::broker::{Broker, Setup, claims};
 use crate::support::http::{Answer, Ask};
@@ -79,4 +79,36 @@ async fn php_worker_that_comes_again_in_vain_makes_no_call() {
         assert_eq!((answer.status, told(&answer)), (502, (Some("1"), Some("false"))), "{answer:?}");
     }
     assert_eq!(broker.courier.call_count(), 1);
+}
+
+/// What each SDK does with an answer, in tenths of a second before each retry: the least and the most.
+#[test]
+fn rules_tell_the_sdks_apart() {
+    const OWN: [(u32, u32); 2] = [(3, 5), (7, 10)];
+    const AT_ONCE: [(u32, u32); 2] = [(0, 0), (3, 5)];
+    let after = |seconds: &'static str| vec![("retry-after", seconds)];
+    let never = |word: &'static str| vec![("retry-after", "1"), ("x-should-retry", word)];
+    let (one, none): (&[_], &[_]) = (&[(10, 10), (10, 10)], &[]);
+    type Row<'a> = (u16, Vec<(&'static str, &'static str)>, &'a [(&'a str, &'a [(u32, u32)])]);
+    let rows: [Row; 8] = [
+        (503, after("1"), &[("node", one), ("ruby", one), ("php", one), ("csharp", one)]),
+        (503, vec![], &[("node", &OWN), ("go", &OWN), ("java", &OWN), ("ruby", &AT_ONCE), ("php", &AT_ONCE)]),
+        (503, never("false"), &[("node", none), ("ruby", none), ("php", one), ("csharp", none), ("cli", none)]),
+        (503, never("False"), &[("node", one), ("python", one), ("ruby", none), ("csharp", none)]),
+        (429, after("60"), &[("node", &[(600, 600); 2]), ("python", &[(600, 600); 2]), ("csharp", &OWN)]),
+        (408, after("0"), &[("node", &[(0, 0); 2]), ("go", &[(0, 0); 2]), ("python", &OWN), ("csharp", &OWN)]),
+        (500, after("1.5"), &[("node", &[(15, 15); 2]), ("php", one)]),
+        (400, after("1"), &[("node", none), ("php", none)]),
+    ];
+    let sdks = sdks();
+    for (status, headers, expected) in rows {
+        let told = Told::new(status, |name| headers.iter().find(|(other, _)| *other == name).map(|(_, value)| *value));
+        for (name, waits) in expected {
+            let sdk = sdks.iter().find(|sdk| sdk.name == *name).expect("it is there");
+            let tenths = |seconds: f64| (10.0 * seconds) as u32;
+            let found: Vec<_> =
+                sdk.retry.waits(&told).iter().map(|w| (tenths(w.shortest), tenths(w.longest))).collect();
+            assert_eq!(found, *waits, "{name}, {status} and {headers:?}");
+        }
+    }
 }
