@@ -234,6 +234,8 @@ mod tests {
         for token in ["", "a b", "a\"b", &"x".repeat(9000)] {
             assert!(matches!(grant(token, &key(), SENT, &NO_DATE), Err(Failure::Malformed(_))));
         }
+        let empty = grant("", &key(), SENT, &NO_DATE).err();
+        assert_eq!(empty, Some(Failure::Malformed("the token is empty")));
     }
 
     /// A Tuesday in 2026.

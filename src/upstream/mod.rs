@@ -97,7 +97,8 @@ impl Failure {
             Self::Connect(_) | Self::OutOfFiles | Self::Timeout | Self::Throttled(_) | Self::OldKey => true,
             // A proxy's page or half an answer says nothing of the next one.
             Self::Malformed(_) => true,
-            Self::Unavailable(status) => matches!(status, 400..) && !judges_the_request(*status),
+            // 302, 303 and 307 say by themselves that they are for now; a captive portal sends them too.
+            Self::Unavailable(status) => matches!(status, 302 | 303 | 307 | 400..) && !judges_the_request(*status),
             _ => false,
         }
     }

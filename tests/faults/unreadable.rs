@@ -36,7 +36,7 @@ fn unreadable() -> Vec<Fault> {
         Fault::Life(Some(-60.0)),
         Fault::Times(Times { nbf: Some(60), iat: Some(60), ..Times::NOW }),
     ];
-    let statuses = [408, 409, 421, 423, 425, 500].map(Fault::status);
+    let statuses = [307, 408, 409, 421, 423, 425, 500].map(Fault::status);
     bodies.into_iter().chain(times).chain(statuses).chain([Fault::Delivery(Delivery::CutOff)]).collect()
 }
 

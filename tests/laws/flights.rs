@@ -2,6 +2,7 @@
 
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::policy::refresh::Mode;
+use courier_token_broker::policy::retry::MOST_TRIES;
 use courier_token_broker::sandbox::{Delivery, Fault};
 
 use super::world::{MS, SECOND, Setup, World, ask};
@@ -81,7 +82,7 @@ async fn a_failure_is_told_to_every_waiter_and_forgotten() {
     let (one, two) = tokio::join!(world.ask("jane", "1d"), world.ask("jane", "1d"));
     assert!(matches!((one, two), (Err(Refusal::Upstream(_)), Err(Refusal::Upstream(_)))));
     // Both wait for the same tries.
-    assert_eq!(world.courier.call_count(), 4);
+    assert_eq!(world.courier.call_count(), MOST_TRIES as usize);
     world.courier.misbehave(None);
     // But not at once: what has failed so often would fail again.
     world.pass(3 * SECOND).await;
