@@ -46,7 +46,7 @@ const ROOMS: &[Room] = &[
         // `Failure` for the one match from an error to a response.
         "audit broker auth token policy metrics clock upstream::Failure",
         "arc_swap bytes http_body_util humantime hyper hyper_util percent_encoding rustls serde serde_json thiserror tokio \
-         tokio_rustls tracing webpki x509_parser",
+         tokio_rustls tracing webpki",
     ),
     // An oracle that shared the broker's rules would share their mistakes.
     Room(

@@ -182,8 +182,12 @@ impl Certificates {
                 Ticketer::new().map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
         }
         let own = periods(CERTIFICATE, &files.certificate, &chain);
-        let theirs = files.client_ca.iter().map(|path| periods(CLIENT_CA, path, &authorities));
-        let periods = [own].into_iter().chain(theirs).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        let theirs = files.client_ca.iter().flat_map(|path| periods(CLIENT_CA, path, &authorities));
+        let periods: Arc<[_]> = own.chain(theirs).collect();
+        if periods.first().is_none_or(|own| (own.setting, own.place) != (CERTIFICATE, 1)) {
+            let why = "certificate 1 does not say when it is valid".to_owned();
+            return Err(failed(CERTIFICATE, &files.certificate, why));
+        }
         Ok(Self { config: Arc::new(config), chain: chain.into(), authorities: authorities.into(), periods })
     }
 }
@@ -200,17 +204,11 @@ fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer
     if found.is_empty() { Err(failed("holds no certificate in PEM".to_owned())) } else { Ok(found) }
 }
 
-fn periods(setting: &'static str, path: &Path, found: &[CertificateDer<'_>]) -> Result<Vec<Period>, CertificateError> {
-    let period = |(place, certificate): (usize, &CertificateDer<'_>)| {
-        let place = place + 1;
-        let validity = Validity::of(certificate).ok_or_else(|| CertificateError {
-            setting,
-            path: path.to_owned(),
-            why: format!("certificate {place} can't be read"),
-        })?;
-        Ok(Period { setting, path: path.to_owned(), place, validity })
-    };
-    found.iter().enumerate().map(period).collect()
+/// Without those that can't be read: an authority's may have a form without these times.
+fn periods(setting: &'static str, path: &Path, found: &[CertificateDer<'_>]) -> impl Iterator<Item = Period> {
+    found.iter().zip(1..).filter_map(move |(certificate, place)| {
+        Some(Period { setting, path: path.to_owned(), place, validity: Validity::of(certificate)? })
+    })
 }
 
 fn bytes(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> {
