@@ -47,7 +47,7 @@ const ROOMS: &[Room] = &[
         // `Failure` for the one match from an error to a response, `PRODUCT` to know a broker that calls itself.
         "audit broker auth token policy metrics clock upstream::Failure upstream::PRODUCT",
         "arc_swap bytes http_body_util humantime hyper hyper_util percent_encoding rustls serde serde_json \
-         serde_path_to_error thiserror tokio tokio_rustls tracing webpki x509_parser",
+         serde_path_to_error thiserror tokio tokio_rustls tracing webpki",
     ),
     // An oracle that shared the broker's rules would share their mistakes.
     Room(

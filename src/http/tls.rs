@@ -177,10 +177,11 @@ impl Certificates {
             // broker remembers nothing for it.
             config.ticketer = Ticketer::new().map_err(|error| failed(CERTIFICATE, error.to_string()))?;
         }
-        let mut periods = self::periods(CERTIFICATE, &chain)?;
-        periods.extend(self::periods(CLIENT_CA, &authorities)?);
-        let (chain, authorities, periods) = (chain.into(), authorities.into(), periods.into());
-        Ok(Self { config: Arc::new(config), chain, authorities, periods })
+        let periods: Arc<[_]> = periods(CERTIFICATE, &chain).chain(periods(CLIENT_CA, &authorities)).collect();
+        if periods.first().is_none_or(|own| (own.setting, own.place) != (CERTIFICATE, 1)) {
+            return Err(failed(CERTIFICATE, "certificate 1 does not say when it is valid".to_owned()));
+        }
+        Ok(Self { config: Arc::new(config), chain: chain.into(), authorities: authorities.into(), periods })
     }
 }
 
@@ -196,13 +197,11 @@ fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer
     if found.is_empty() { Err(failed("holds no certificate in PEM".to_owned())) } else { Ok(found) }
 }
 
-fn periods(setting: &'static str, found: &[CertificateDer<'_>]) -> Result<Vec<Period>, CertificateError> {
-    let period = |(place, certificate): (usize, &CertificateDer<'_>)| {
-        let place = place + 1;
-        let failed = || CertificateError { setting, why: format!("certificate {place} can't be read") };
-        Ok(Period { setting, place, validity: Validity::of(certificate).ok_or_else(failed)? })
-    };
-    found.iter().enumerate().map(period).collect()
+/// Without those that can't be read: an authority's may have a form without these times.
+fn periods(setting: &'static str, found: &[CertificateDer<'_>]) -> impl Iterator<Item = Period> {
+    found.iter().zip(1..).filter_map(move |(certificate, place)| {
+        Some(Period { setting, place, validity: Validity::of(certificate)? })
+    })
 }
 
 fn bytes(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> {

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, Error, KeyUsage};
 
 /// The time in which a certificate is valid, in whole seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,10 +18,19 @@ const NOTICE: Duration = Duration::from_secs(14 * 86_400);
 impl Validity {
     /// Of a certificate, if it can be read.
     pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
-        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-        let validity = certificate.validity();
-        let seconds = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
-        Some(Self { begins: seconds(validity.not_before.timestamp()), ends: seconds(validity.not_after.timestamp()) })
+        let certificate = EndEntityCert::try_from(certificate).ok()?;
+        // webpki tells the times only where they are not kept, which it checks before all else.
+        let error_at = |seconds| {
+            let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            certificate.verify_for_usage(&[], &[], &[], time, KeyUsage::server_auth(), None, None).err()
+        };
+        let seconds = |time: UnixTime| Duration::from_secs(time.as_secs());
+        let Some(Error::CertExpired { not_after, .. }) = error_at(u64::MAX) else { return None };
+        let begins = match error_at(0) {
+            Some(Error::CertNotValidYet { not_before, .. }) => seconds(not_before),
+            _ => Duration::ZERO,
+        };
+        Some(Self { begins, ends: seconds(not_after) })
     }
 
     /// Since 1970.
@@ -70,6 +79,25 @@ mod tests {
         assert_eq!(at(186 * DAY + DAY / 2), "expires at 1970-07-20T00:00:00Z: replace it");
         assert_eq!(at(200 * DAY), "expires at 1970-07-20T00:00:00Z: replace it");
         assert_eq!(at(200 * DAY + DAY / 2), "expired at 1970-07-20T00:00:00Z: replace it");
+    }
+
+    #[test]
+    fn validity_is_what_the_certificate_says() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+        for (begins, ends) in
+            [((1970, 1, 1), (1999, 12, 31)), ((2024, 2, 29), (2049, 12, 31)), ((2050, 1, 1), (9999, 12, 31))]
+        {
+            let date = |(year, month, day)| rcgen::date_time_ymd(year, month, day);
+            (params.not_before, params.not_after) = (date(begins), date(ends));
+            for is_ca in [rcgen::IsCa::NoCa, rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained)] {
+                params.is_ca = is_ca;
+                let certificate = params.self_signed(&key).expect("a certificate");
+                let seconds = |at| Duration::from_secs(u64::try_from(date(at).unix_timestamp()).expect("after 1970"));
+                let wanted = Validity { begins: seconds(begins), ends: seconds(ends) };
+                assert_eq!(Validity::of(certificate.der()), Some(wanted));
+            }
+        }
     }
 
     #[test]

@@ -64,7 +64,8 @@ fn check_warns_of_what_expires_soon_and_of_expired_authorities() {
 fn serve_warns_at_its_start_and_refuses_what_has_expired() {
     let authority = Authority::new();
     let soon = authority.sign_for(&["a"], |params| params.not_after = (now() + 13 * DAY).into());
-    let broker = with(Program::serve(), &tls(&authority, &soon, None)).start();
+    let settings = tls(&authority, &soon, None);
+    let broker = with(Program::serve(), &settings).start();
     assert!(broker.line().is_some(), "{}", broker.stderr());
     broker.signal(Signal::TERM);
     let ended = broker.end();

@@ -228,6 +228,16 @@ async fn a_connection_without_requests_is_told_to_go_and_one_with_a_slow_one_is_
 }
 
 #[tokio::test]
+async fn idle_connection_outlives_the_time_of_a_head_and_a_silent_one_does_not() {
+    let (authority, broker) = start(Faults::default(), |raw| raw.server.limits.header_timeout.0 = SECOND).await;
+    let mut idle = Peer::open(&authority, &broker).await;
+    assert_eq!(idle.ask("jane").await.status(), 200);
+    let silent = Peer::open(&authority, &broker).await;
+    assert_eq!(silent.end().await, None);
+    assert_eq!(idle.ask("jane").await.status(), 200);
+}
+
+#[tokio::test]
 async fn a_stop_lets_requests_finish() {
     let (authority, broker) = start(Faults { latency: SECOND, ..Faults::default() }, |_| {}).await;
     let mut peer = Peer::open(&authority, &broker).await;
