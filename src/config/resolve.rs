@@ -329,7 +329,10 @@ impl Check<'_> {
         if client.users.is_empty() {
             self.fail(self.error(&key("users"), "matches nobody: must have at least one pattern such as \"*\""));
         }
-        let max_lifetime = self.keep(self.lifetime(&key("max_lifetime"), client.max_lifetime));
+        let max_lifetime = self.lifetime(&key("max_lifetime"), client.max_lifetime);
+        // The same mistake is told once.
+        let is_told = client.max_lifetime == raw.tokens.max_lifetime;
+        let max_lifetime = if is_told { max_lifetime.ok() } else { self.keep(max_lifetime) };
         let rate = client.requests_per_second.map(|rate| {
             InboundRate::new(rate).ok_or_else(|| {
                 let (least, most) = (InboundRate::RANGE.start(), InboundRate::RANGE.end());

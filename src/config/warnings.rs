@@ -60,16 +60,15 @@ impl Check<'_> {
 
     /// Files with secrets that others than their owner and its group can read.
     fn visible_secrets(&self, raw: &Raw) {
-        let keys = raw.workspaces.iter().filter_map(|(name, Workspace { api_key_file, .. })| {
-            Some((format!("workspaces.{name}.api_key_file"), api_key_file.as_deref()?))
+        let of_workspaces = raw.workspaces.iter().flat_map(|(name, workspace)| {
+            let files = [("api_key_file", &workspace.api_key_file)];
+            files.map(|(field, path)| (format!("workspaces.{name}.{field}"), path.as_deref()))
         });
-        let tls = raw.server.tls.iter().filter_map(|Tls { private_key_file, .. }| {
-            Some(("server.tls.private_key_file".to_owned(), private_key_file.as_deref()?))
-        });
-        let sessions = raw.sessions.iter().filter_map(|Sessions { hs256_secret_file, .. }| {
-            Some(("sessions.hs256_secret_file".to_owned(), hs256_secret_file.as_deref()?))
-        });
-        for (key, path) in keys.chain(tls).chain(sessions) {
+        let tls = raw.server.tls.as_ref().and_then(|tls| tls.private_key_file.as_deref());
+        let sessions = raw.sessions.as_ref().and_then(|sessions| sessions.hs256_secret_file.as_deref());
+        let others = [("server.tls.private_key_file", tls), ("sessions.hs256_secret_file", sessions)];
+        for (key, path) in of_workspaces.chain(others.map(|(key, path)| (key.to_owned(), path))) {
+            let Some(path) = path else { continue };
             if let Some(mode) = open_mode(path) {
                 let text = format!(
                     "others on this machine can read or change the file (its mode is {mode:04o}): `chmod 0600` it"

@@ -143,7 +143,7 @@ fn all_errors_are_told_at_once() {
     let text = format!(
         "[tokens]\nfloor = 2\nmax_lifetime = \"0s\"\n[admin]\nlisten = \"nowhere\"\n[profiles]\nempty = []\n\
          [workspaces.default]\nbase_url = \"x\"\ntimeout = \"1ms\"\n{}{}[sessions]\nsource = \"x\"\n",
-        client("users = []\nmax_lifetime = \"0s\""),
+        client("users = []\nmax_lifetime = \"1ms\""),
         "[[clients]]\nkey_sha256 = \"x\"\nworkspace = \"eu\"\n",
     );
     let parts = [
@@ -167,6 +167,8 @@ fn all_errors_are_told_at_once() {
     let ended = check(&text);
     is_refused_for(&ended, &parts);
     assert_eq!(run("serve", &text, &[]).stderr.lines().count(), parts.len());
+    let twice = format!("{WORKSPACE}[tokens]\nmax_lifetime = \"0s\"\n{}", client("max_lifetime = \"0s\""));
+    is_refused_for(&check(&twice), &["tokens.max_lifetime"]);
 }
 
 #[test]
