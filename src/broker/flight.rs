@@ -266,7 +266,7 @@ async fn call(
         };
         let permit = match permit {
             Ok(permit) => permit,
-            // What a call has come to tells more than why there is no other.
+            // The outcome of a call tells more than the reason why there is no other.
             Err(failure) => return Some(Err(failed.unwrap_or(failure))),
         };
         *tries += 1;

@@ -17,8 +17,8 @@ pub struct Refused(Cache<TokenKey, (Refusal, Moment), RandomState>);
 const MOST: u64 = 10_000;
 /// For at most so long, or half of it.
 const LONGEST: Duration = Duration::from_secs(30);
-/// What may have passed by then, if it was tried often enough, for at most so long, or little less: Courier's PHP SDK
-/// comes again after one second and after two, whatever it is told, and is to make no further call.
+/// A failure that may have passed by then, for at most so long, or little less: Courier's PHP SDK comes again after one
+/// second and after two, whatever it is told, and neither request makes a further call.
 const PASSING: Duration = Duration::from_secs(3);
 const LEAST_PASSING: f64 = 2.5 / 3.0;
 

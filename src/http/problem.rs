@@ -111,7 +111,7 @@ pub enum Style {
 
 const SOON: Retry = Retry::After(Duration::from_secs(1));
 const LATER: Retry = Retry::After(Duration::from_secs(5));
-/// After what a call to Courier has come to, or the time for one: it is remembered for less than so long.
+/// After a call to Courier, or the whole time for one: its outcome is remembered for less than so long.
 const SPENT: Retry = Retry::Spent(Duration::from_secs(5));
 
 impl Problem {

@@ -10,10 +10,10 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 pub enum Retry {
     /// It would end in the same way.
     Never,
-    /// Not for the same cause: the broker has asked Courier for it as often as is good, or waited for as long as it
-    /// may. Retries of the caller would multiply with those of the broker. A new request may do better after so long.
+    /// Not by its sender: the broker has called Courier for it as often as is good, or waited for as long as it may, and
+    /// the retries of both would multiply. A new request may succeed after so long.
     Spent(Duration),
-    /// After so long. No call to Courier is the worse for it.
+    /// After so long. Courier was not called for it.
     After(Duration),
 }
 
@@ -26,7 +26,7 @@ const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const X_STAINLESS_LANG: HeaderName = HeaderName::from_static("x-stainless-lang");
 
 impl Retry {
-    /// Courier is left alone for so long: who need not wait for long may come again, since until then no call is made.
+    /// Courier is left alone for so long. A caller may wait for the end of a short rest: until then it costs no call.
     pub const fn after_rest(rest: Duration) -> Self {
         if rest.as_nanos() <= Duration::from_secs(LONGEST_SLEEP).as_nanos() {
             Self::After(rest)
@@ -116,6 +116,9 @@ mod tests {
                     let waits = sdk.retry.waits(&Told::new(status, header));
                     let case = format!("{} and {problem:?}: {waits:?}", sdk.name);
                     let is_final = header("x-should-retry") == Some("false");
+                    let is_retried = matches!(status, 408 | 409 | 429 | 500..);
+                    assert!(is_final || is_retried, "it is not told that this is final: {case}");
+                    assert_eq!(header("retry-after").is_some(), is_retried, "{case}");
                     assert!(!is_final || waits.is_empty() || sdk.name == "php", "it repeats what is final: {case}");
                     assert!(waits.iter().all(|wait| (1.0..60.0).contains(&wait.shortest)), "it hammers: {case}");
                     if sdk.name == "php" {

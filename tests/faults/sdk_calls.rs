@@ -138,7 +138,7 @@ async fn user_is_served_soon_after_courier_is_well() {
     }
 }
 
-/// With so many the breaker opens, and who queues is told so.
+/// With so many the breaker opens, and those in the queue are told so.
 #[tokio::test(start_paused = true)]
 async fn sdk_calls_of_a_crowd_cost_no_more_each() {
     for fault in [Fault::status(503), Fault::Delivery(Delivery::Never), Fault::Delivery(Delivery::CutOff)] {
@@ -189,7 +189,7 @@ async fn failed_renewal_is_remembered_for_those_who_waited_for_it() {
     }
 }
 
-/// A last call that begins late goes on for seconds after its caller was told. Neither retry is to wait for it.
+/// A last call that begins late goes on for seconds after its caller was told. No retry waits for it.
 #[tokio::test(start_paused = true)]
 async fn call_that_outlasts_the_time_out_holds_nobody_up() {
     let world = World::new(&Setup { latency: 3600 * MS, ..Setup::default() });
@@ -203,7 +203,7 @@ async fn call_that_outlasts_the_time_out_holds_nobody_up() {
     is_bounded(&ended, &php, 3, "a late call");
 }
 
-/// Whoever was called for is told what came of it, also where the breaker opens before the next try.
+/// A user for whom a call was made is told its outcome, also where the breaker opens before the next try.
 #[tokio::test(start_paused = true)]
 async fn breaker_that_opens_before_a_retry_does_not_hide_why_the_call_failed() {
     let world = World::new(&Setup { rate: 5.0, burst: 5, ..Setup::default() });

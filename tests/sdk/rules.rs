@@ -18,7 +18,7 @@ pub struct Sdk {
 }
 
 impl Sdk {
-    /// What it says about itself in `X-Stainless-Lang`.
+    /// Its own name in `X-Stainless-Lang`.
     pub fn language(&self) -> &str {
         let (_, value) = self
             .request
@@ -30,7 +30,7 @@ impl Sdk {
     }
 }
 
-/// What it sends for a token.
+/// Its request for a token.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
@@ -81,7 +81,7 @@ enum Growth {
     Squares,
 }
 
-/// What an answer tells about retries.
+/// The part of an answer that decides about retries.
 #[derive(Clone, Debug)]
 pub struct Told {
     status: u16,

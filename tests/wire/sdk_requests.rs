@@ -1,4 +1,4 @@
-//! The requests of Courier's official SDKs, as they are on the wire, and what the PHP SDK is told.
+//! The requests of Courier's official SDKs, as they are on the wire, and the waits that the PHP SDK is told.
 
 use courier_token_broker::sandbox::Fault;
 use serde_json::json;
@@ -81,7 +81,7 @@ async fn php_worker_that_comes_again_in_vain_makes_no_call() {
     assert_eq!(broker.courier.call_count(), 1);
 }
 
-/// What each SDK does with an answer, in tenths of a second before each retry: the least and the most.
+/// The waits of some SDKs before their retries, the least and the most of each, in tenths of a second.
 #[test]
 fn rules_tell_the_sdks_apart() {
     const OWN: [(u32, u32); 2] = [(3, 5), (7, 10)];
