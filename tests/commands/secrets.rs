@@ -241,7 +241,7 @@ impl Scene {
             (200, json!({ "token": stray }).to_string(), 502),
             (200, json!({ "token": format!("{stray} {API_KEY}") }).to_string(), 502),
             (200, format!("{{\"token\": {stray} {API_KEY}"), 502),
-            (302, API_KEY.to_owned(), 502),
+            (302, API_KEY.to_owned(), 503),
             (429, API_KEY.to_owned(), 503),
             (500, API_KEY.to_owned(), 503),
             // After this it is left alone.
