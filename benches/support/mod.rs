@@ -18,6 +18,8 @@ pub fn settings(base_url: String) -> Settings {
     let mut raw = Raw::default();
     raw.server.listen.0 = vec!["127.0.0.1:0".to_owned()];
     raw.admin.listen = "127.0.0.1:0".to_owned();
+    // A crowd that sends its heads slowly stays for a while.
+    raw.server.limits.header_timeout = raw.server.idle_timeout;
     let api_key = Some(Secret::new(API_KEY).expect("visible ASCII"));
     let mut workspace = RawWorkspace { api_key, base_url, ..RawWorkspace::default() };
     workspace.budget.requests_per_second = 100_000.0;

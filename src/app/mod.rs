@@ -245,7 +245,10 @@ impl App {
         }
         // Health is told to the very end.
         let mut telling = JoinSet::new();
-        telling.spawn(warn_daily(Arc::clone(&live)));
+        if let Some(tls) = live.tls.clone() {
+            let clock = live.fixed.clock;
+            telling.spawn(async move { tls.log_remarks_daily(clock).await });
+        }
         let answer = move |request: hyper::Request<hyper::body::Incoming>, _| {
             let admin = Arc::clone(&admin);
             async move { admin.answer(&request).await }
@@ -269,16 +272,6 @@ impl App {
             tracing::warn!("stopping although some requests were not finished in time");
         }
         drop((background, upstream));
-    }
-}
-
-/// Warns of certificates that expire, for as long as it is run.
-async fn warn_daily(live: Arc<Live>) {
-    const DAY: Duration = Duration::from_secs(86_400);
-    let (Some(tls), clock) = (&live.tls, live.fixed.clock) else { return };
-    loop {
-        clock.sleep_until(clock.now() + DAY).await;
-        tls.current().log_remarks(clock.unix());
     }
 }
 

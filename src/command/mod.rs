@@ -264,7 +264,9 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     let thread = thread::current();
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| field::display(backtrace));
-    tracing::error!(thread = thread.name(), backtrace, "internal error: {panic}");
+    let location = panic.location().map(field::display);
+    let message = panic.payload_as_str().unwrap_or("a panic without a message");
+    tracing::error!(thread = thread.name(), location, backtrace, "internal error: {message}");
 }
 
 /// Prints what a command that goes on running has to say. A standard output that is
@@ -335,4 +337,46 @@ fn leave_at_once() -> ! {
 
 fn bound(address: SocketAddr) -> impl Fn(io::Error) -> Failure {
     move |error| Failure::Settings(format!("can't listen on {address}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    /// What is logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("nobody panics").extend_from_slice(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn panic_is_logged_with_its_message_and_place() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let (ours, other) = (thread::current().id(), panic::take_hook());
+            panic::set_hook(Box::new(
+                move |info| {
+                    if thread::current().id() == ours { log_panic(info) } else { other(info) }
+                },
+            ));
+            assert!(panic::catch_unwind(|| panic!("a bug")).is_err());
+            drop(panic::take_hook());
+        });
+        let text = String::from_utf8(lines.0.lock().expect("nobody panics").clone()).expect("text");
+        for part in ["ERROR", "internal error: a bug", "src/command/mod.rs"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
 }

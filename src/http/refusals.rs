@@ -51,7 +51,8 @@ impl Refusals {
         drop(window);
         tell(before);
         if is_told {
-            refusal.tell(peer.filter(|_| refusal.who.client().is_none()));
+            let peer = peer.filter(|_| refusal.who.client().is_none());
+            refusal.tell(peer.map(|address| address.to_canonical()));
         }
         if waits {
             let (window, clock) = (Arc::clone(&self.window), self.clock);

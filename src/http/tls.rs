@@ -16,6 +16,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
 use super::validity::Validity;
+use crate::clock::Clock;
 
 /// The files that TLS needs, in PEM.
 #[derive(Clone, Debug)]
@@ -238,6 +239,15 @@ impl Tls {
         certificates.chain != now.chain || certificates.authorities != now.authorities
     }
 
+    /// Logs once a day which certificates expire, for as long as it is run.
+    pub async fn log_remarks_daily(&self, clock: Clock) {
+        const DAY: Duration = Duration::from_secs(86_400);
+        loop {
+            clock.sleep_until(clock.now() + DAY).await;
+            self.current().log_remarks(clock.unix());
+        }
+    }
+
     /// From now on these hold, for new connections; those that are open keep what
     /// they have. Clients may resume their sessions, where none shows a certificate.
     /// Tells whether anything is another than before.
@@ -294,5 +304,59 @@ impl PeerNames {
     /// The names.
     pub fn iter(&self) -> impl Iterator<Item = &str> + Clone {
         self.names.iter().map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// What is logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("nobody panics").extend_from_slice(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn certificate_that_expires_soon_is_warned_of_each_day() {
+        let clock = Clock::tokio();
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+        params.not_after = (std::time::UNIX_EPOCH + clock.unix() + 13 * DAY).into();
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
+        let files = TlsFiles {
+            certificate: file("crt", certificate),
+            private_key: file("key", key.serialize_pem()),
+            client_ca: None,
+        };
+        let tls = Tls::new(Certificates::read(&files).expect("a certificate"));
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let three_days = tokio::time::timeout(3 * DAY + DAY / 2, tls.log_remarks_daily(clock));
+        assert!(three_days.await.is_err(), "it never ends");
+        let text = String::from_utf8(lines.0.lock().expect("nobody panics").clone()).expect("text");
+        let warned = text.lines().filter(|line| line.contains("WARN") && line.contains("expires at 2"));
+        assert_eq!(warned.count(), 3, "{text}");
     }
 }

@@ -221,6 +221,8 @@ fn a_value_that_will_not_do_is_refused_where_it_stands() {
         ("[server.limits]\nstreams = 0", &["server.limits.streams", "from 1"]),
         ("[server.limits]\nrequests_in_flight = 0", &["server.limits.requests_in_flight", "from 1"]),
         ("[server.limits]\nresets_per_second = 0", &["server.limits.resets_per_second", "from 1"]),
+        ("[server]\nidle_timeout = \"0s\"", &["server.idle_timeout", "from 1s"]),
+        ("[server]\nshutdown_delay = \"2h\"", &["server.shutdown_delay", "to 1h"]),
         ("[server.limits]\nhandshake_timeout = \"1ms\"", &["server.limits.handshake_timeout", "100ms"]),
         ("[server.tls]\ncertificate_file = \"x\"", &["server.tls: ", "private_key_file"]),
         ("[server.tls]\nprivate_key_file = \"x\"", &["server.tls: ", "certificate_file"]),
