@@ -88,7 +88,8 @@ impl Check<'_> {
             client_ca: tls.client_ca_file.clone(),
         };
         let certificates = Certificates::read(&files);
-        certificates.map(Some).map_err(|error| self.error(&key(error.setting), error.to_string()))
+        // Not the path: a key that was written here by mistake would be shown.
+        certificates.map(Some).map_err(|error| self.error(&key(error.setting), error.why))
     }
 
     pub(super) fn limits(&self, server: &raw::Server) -> Option<Limits> {

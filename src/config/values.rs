@@ -41,6 +41,11 @@ impl<'a> Check<'a> {
         result.map_err(|error| self.fail(error)).ok()
     }
 
+    /// Is nothing wrong so far?
+    pub(super) fn found_no_error(&self) -> bool {
+        self.errors.borrow().is_empty()
+    }
+
     /// Keeps a warning: it stops nothing.
     pub(super) fn note(&self, warning: SettingsError) {
         self.warnings.borrow_mut().push(warning);

@@ -23,10 +23,13 @@ impl Check<'_> {
             .keys()
             .filter_map(|name| unknown(name, &layers.environment[name]))
             .for_each(|warning| self.note(warning));
-        self.capped(raw);
         self.visible_secrets(raw);
         self.mistaken_keys(raw, workspaces, clients);
-        self.unused(raw, listen);
+        // Beside a value that is wrong, another need not be.
+        if self.found_no_error() {
+            self.capped(raw);
+            self.unused(raw, listen);
+        }
     }
 
     fn warning(&self, key: &str, text: impl Into<String>) {

@@ -64,13 +64,14 @@ impl fmt::Debug for Certificates {
 
 /// Why files won't do for TLS.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{why}")]
+#[error("{}: {why}", path.display())]
 pub struct CertificateError {
     /// The setting that names the file: `certificate_file`, `private_key_file` or
     /// `client_ca_file`.
     pub setting: &'static str,
-    /// What is wrong with it. It repeats neither the path, since a key may have been written
-    /// in its place, nor anything of what the file holds.
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it. It repeats neither the path nor anything of what the file holds.
     pub why: String,
 }
 
@@ -128,10 +129,11 @@ impl Certificates {
 
     /// Reads the files, and makes sure that certificate and key belong together.
     pub fn read(files: &TlsFiles) -> Result<Self, CertificateError> {
-        let failed = |setting, why: String| CertificateError { setting, why };
+        let failed = |setting, path: &Path, why: String| CertificateError { setting, path: path.to_owned(), why };
         let chain = certificates(CERTIFICATE, &files.certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(&bytes(PRIVATE_KEY, &files.private_key)?)
-            .map_err(|error| failed(PRIVATE_KEY, unreadable(&error, "no private key without a passphrase")))?;
+        let key = PrivateKeyDer::from_pem_slice(&bytes(PRIVATE_KEY, &files.private_key)?).map_err(|error| {
+            failed(PRIVATE_KEY, &files.private_key, unreadable(&error, "no private key without a passphrase"))
+        })?;
         let authorities = match &files.client_ca {
             Some(path) => certificates(CLIENT_CA, path)?,
             None => Vec::new(),
@@ -139,30 +141,30 @@ impl Certificates {
         let provider = Arc::new(default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| failed(CERTIFICATE, error.to_string()))?;
+            .map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
         let builder = match &files.client_ca {
-            Some(_) => {
+            Some(path) => {
                 let mut roots = RootCertStore::empty();
                 for authority in &authorities {
-                    roots.add(authority.clone()).map_err(|error| failed(CLIENT_CA, error.to_string()))?;
+                    roots.add(authority.clone()).map_err(|error| failed(CLIENT_CA, path, error.to_string()))?;
                 }
                 // Who shows none may still have a key.
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                     .allow_unauthenticated()
                     .build()
-                    .map_err(|error| failed(CLIENT_CA, error.to_string()))?;
+                    .map_err(|error| failed(CLIENT_CA, path, error.to_string()))?;
                 builder.with_client_cert_verifier(verifier)
             }
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_single_cert(chain.clone(), key).map_err(|error| {
-            let key = |why| failed(PRIVATE_KEY, why);
+            let key = |why| failed(PRIVATE_KEY, &files.private_key, why);
             match error {
                 rustls::Error::InconsistentKeys(_) => {
                     key("is not the key of the certificate in certificate_file".to_owned())
                 }
                 rustls::Error::InvalidCertificate(_) => {
-                    failed(CERTIFICATE, "holds no certificate that can be read".to_owned())
+                    failed(CERTIFICATE, &files.certificate, "holds no certificate that can be read".to_owned())
                 }
                 error => key(format!("can't be used: {error}")),
             }
@@ -176,7 +178,8 @@ impl Certificates {
         } else {
             // Whoever comes back resumes without a handshake's arithmetic, and the
             // broker remembers nothing for it.
-            config.ticketer = Ticketer::new().map_err(|error| failed(CERTIFICATE, error.to_string()))?;
+            config.ticketer =
+                Ticketer::new().map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
         }
         let periods: Arc<[_]> = periods(CERTIFICATE, &chain).chain(periods(CLIENT_CA, &authorities)).collect();
         if periods.first().is_none_or(|own| (own.setting, own.place) != (CERTIFICATE, 1)) {
@@ -191,7 +194,7 @@ pub const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
 fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let failed = |why| CertificateError { setting, why };
+    let failed = |why| CertificateError { setting, path: path.to_owned(), why };
     let found: Vec<_> = CertificateDer::pem_slice_iter(&bytes(setting, path)?)
         .collect::<Result<_, _>>()
         .map_err(|error| failed(unreadable(&error, "no certificate")))?;
@@ -206,7 +209,7 @@ fn periods(setting: &'static str, found: &[CertificateDer<'_>]) -> impl Iterator
 }
 
 fn bytes(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> {
-    let failed = |why| CertificateError { setting, why };
+    let failed = |why| CertificateError { setting, path: path.to_owned(), why };
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
     read.map_err(|error| match error.kind() {
