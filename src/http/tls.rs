@@ -203,9 +203,10 @@ fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer
 
 /// Without those that can't be read: an authority's may have a form without these times.
 fn periods(setting: &'static str, found: &[CertificateDer<'_>]) -> impl Iterator<Item = Period> {
-    found.iter().zip(1..).filter_map(move |(certificate, place)| {
-        Some(Period { setting, place, validity: Validity::of(certificate)? })
-    })
+    found
+        .iter()
+        .zip(1..)
+        .filter_map(move |(certificate, place)| Some(Period { setting, place, validity: Validity::of(certificate)? }))
 }
 
 fn bytes(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> {

@@ -155,14 +155,12 @@ impl Metrics {
                 )?,
             )?,
             drops: array::from_fn(|cause| drops.with_label_values(&[Dropped::ALL[cause].as_str()])),
-            last_reload: register(
+            last_reload: gauge(
                 &registry,
-                IntGauge::with_opts(named(
-                    "config_last_reload_successful",
-                    "Whether the settings that were read last hold: 1, or 0 where they were rejected.",
-                ))?,
+                "config_last_reload_successful",
+                "Whether the settings that were read last hold: 1, or 0 where they were rejected.",
             )?,
-            cached_tokens: register(&registry, IntGauge::with_opts(named("cached_tokens", "Tokens in the cache."))?)?,
+            cached_tokens: gauge(&registry, "cached_tokens", "Tokens in the cache.")?,
             renewal_lateness: register(
                 &registry,
                 Histogram::with_opts(HistogramOpts {
@@ -330,6 +328,10 @@ impl WorkspaceMetrics {
 
 fn named(name: &str, help: &str) -> Opts {
     Opts::new(format!("{PREFIX}{name}"), help)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    register(registry, IntGauge::with_opts(named(name, help))?)
 }
 
 fn gauges(registry: &Registry, name: &str, help: &str) -> prometheus::Result<GaugeVec> {

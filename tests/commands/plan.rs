@@ -216,7 +216,9 @@ fn recommended_settings_are_ones_that_check_accepts() {
         let check =
             check.env("COURIER_API_KEY", "key").env("COURIER_TOKEN_BROKER_CLIENT_KEY", "0123456789abcdef").run();
         assert_eq!((check.code, check.stderr.as_str()), (Some(0), ""), "{text}");
-        let holds: toml::Table = check.stdout.join("\n").parse().expect("TOML");
+        let (summary, shown) = check.stdout.split_last().expect("lines");
+        assert!(summary.starts_with("OK: "), "{summary}");
+        let holds: toml::Table = shown.join("\n").parse().expect("TOML");
         assert_eq!(holds["refresh"]["mode"].as_str(), recommended["mode"].as_str(), "{text}");
         let budget = &holds["workspaces"]["default"]["budget"];
         assert_eq!(budget["requests_per_second"].as_float(), recommended["requests_per_second"].as_f64(), "{text}");

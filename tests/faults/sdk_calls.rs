@@ -9,6 +9,7 @@ use courier_token_broker::audit::Who;
 use courier_token_broker::broker::{Ask, Refusal};
 use courier_token_broker::config::{Layers, Raw, RawWorkspace, Settings};
 use courier_token_broker::http::Api;
+use courier_token_broker::policy::retry::MOST_TRIES;
 use courier_token_broker::sandbox::{Delivery, Fault};
 use courier_token_broker::secrets::Secret;
 use courier_token_broker::upstream::Failure;
@@ -25,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// What a call of an SDK may take beyond it.
 const LONGER: Duration = Duration::from_secs(3);
 /// The calls to Courier that one request may cost.
-const TRIES: usize = 4;
+const TRIES: usize = MOST_TRIES as usize;
 
 /// The routes, in virtual time.
 fn api(world: &World) -> Arc<Api> {
