@@ -43,6 +43,7 @@ pub struct Certificates {
 /// When a certificate of a file is valid.
 struct Period {
     setting: &'static str,
+    path: PathBuf,
     /// Its place in the file, from 1.
     place: usize,
     validity: Validity,
@@ -51,7 +52,7 @@ struct Period {
 impl Period {
     fn remark(&self, now: Duration) -> Option<CertificateError> {
         let why = format!("certificate {} {}", self.place, self.validity.remark(now)?);
-        Some(CertificateError { setting: self.setting, why })
+        Some(CertificateError { setting: self.setting, path: self.path.clone(), why })
     }
 }
 
@@ -181,9 +182,12 @@ impl Certificates {
             config.ticketer =
                 Ticketer::new().map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
         }
-        let periods: Arc<[_]> = periods(CERTIFICATE, &chain).chain(periods(CLIENT_CA, &authorities)).collect();
+        let own = periods(CERTIFICATE, &files.certificate, &chain);
+        let theirs = files.client_ca.iter().flat_map(|path| periods(CLIENT_CA, path, &authorities));
+        let periods: Arc<[_]> = own.chain(theirs).collect();
         if periods.first().is_none_or(|own| (own.setting, own.place) != (CERTIFICATE, 1)) {
-            return Err(failed(CERTIFICATE, "certificate 1 does not say when it is valid".to_owned()));
+            let why = "certificate 1 does not say when it is valid".to_owned();
+            return Err(failed(CERTIFICATE, &files.certificate, why));
         }
         Ok(Self { config: Arc::new(config), chain: chain.into(), authorities: authorities.into(), periods })
     }
@@ -202,11 +206,10 @@ fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer
 }
 
 /// Without those that can't be read: an authority's may have a form without these times.
-fn periods(setting: &'static str, found: &[CertificateDer<'_>]) -> impl Iterator<Item = Period> {
-    found
-        .iter()
-        .zip(1..)
-        .filter_map(move |(certificate, place)| Some(Period { setting, place, validity: Validity::of(certificate)? }))
+fn periods(setting: &'static str, path: &Path, found: &[CertificateDer<'_>]) -> impl Iterator<Item = Period> {
+    found.iter().zip(1..).filter_map(move |(certificate, place)| {
+        Some(Period { setting, path: path.to_owned(), place, validity: Validity::of(certificate)? })
+    })
 }
 
 fn bytes(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, Registry};
 
-use super::{counters, named, register};
+use super::declare::{counters, named, register};
 
 /// The metrics of a JWKS. Cheap to clone.
 #[derive(Clone)]

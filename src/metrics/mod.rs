@@ -5,18 +5,19 @@
 //! as it is at the start. Children are looked up once, here, so that counting
 //! is an atomic addition.
 
+mod declare;
 mod jwks;
 mod label;
 
 use std::array;
 use std::sync::LazyLock;
 
-use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Registry, TextEncoder,
 };
 
+use declare::{counters, gauge, gauges, histograms, named, register};
 pub use jwks::JwksMetrics;
 use label::Label;
 pub use label::{CallOutcome, Dropped, Outcome, Reloaded, Removal, Route};
@@ -84,7 +85,6 @@ pub struct WorkspaceMetrics {
 
 /// The lengths of an outage.
 pub const HORIZONS: [&str; 3] = ["5m", "15m", "60m"];
-const PREFIX: &str = "courier_token_broker_";
 /// From a hit in microseconds to a caller's longest wait, in seconds.
 const WAITS: &[f64] = &[
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -324,38 +324,6 @@ impl WorkspaceMetrics {
     pub fn renewal(&self, reason: Reason, issued: bool) {
         self.renewals[reason as usize][usize::from(!issued)].inc();
     }
-}
-
-fn named(name: &str, help: &str) -> Opts {
-    Opts::new(format!("{PREFIX}{name}"), help)
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-    register(registry, IntGauge::with_opts(named(name, help))?)
-}
-
-fn gauges(registry: &Registry, name: &str, help: &str) -> prometheus::Result<GaugeVec> {
-    register(registry, GaugeVec::new(named(name, help), &["workspace"])?)
-}
-
-fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> prometheus::Result<C> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-    register(registry, IntCounterVec::new(named(name, help), labels)?)
-}
-
-fn histograms(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-    buckets: &[f64],
-) -> prometheus::Result<HistogramVec> {
-    let options = HistogramOpts { common_opts: named(name, help), buckets: buckets.to_vec() };
-    register(registry, HistogramVec::new(options, labels)?)
 }
 
 #[cfg(test)]

@@ -39,10 +39,7 @@ fn check_fails_where_the_certificate_is_not_valid_now() {
     for (identity, wanted) in [(yesterday, "certificate 1 expired at 2"), (tomorrow, "is not valid before 2")] {
         let (code, stderr) = check(&tls(&authority, &identity, None));
         assert_eq!(code, Some(2), "{stderr}");
-        assert!(
-            stderr.starts_with("error: server.tls.certificate_file: certificate 1 ") && stderr.contains(wanted),
-            "{stderr}"
-        );
+        assert!(stderr.starts_with("error: server.tls.certificate_file: /") && stderr.contains(wanted), "{stderr}");
     }
 }
 
@@ -55,9 +52,9 @@ fn check_warns_of_what_expires_soon_and_of_expired_authorities() {
     assert_eq!(code, Some(0), "{stderr}");
     let lines: Vec<_> = stderr.lines().collect();
     assert_eq!(lines.len(), 2, "{stderr}");
-    assert!(lines[0].starts_with("warning: server.tls.certificate_file: "), "{stderr}");
+    assert!(lines[0].starts_with("warning: server.tls.certificate_file: /"), "{stderr}");
     assert!(lines[0].contains("certificate 1 expires at 2"), "{stderr}");
-    assert!(lines[1].starts_with("warning: server.tls.client_ca_file: "), "{stderr}");
+    assert!(lines[1].starts_with("warning: server.tls.client_ca_file: /"), "{stderr}");
     assert!(lines[1].contains("certificate 2 expired at 2"), "{stderr}");
     let later = authority.sign_for(&["a"], |params| params.not_after = (now() + 15 * DAY).into());
     assert_eq!(check(&tls(&authority, &later, None)), (Some(0), String::new()));
@@ -77,5 +74,5 @@ fn serve_warns_at_its_start_and_refuses_what_has_expired() {
     let expired = authority.sign_for(&["a"], |params| params.not_after = (now() - DAY).into());
     let ended = with(Program::serve(), &tls(&authority, &expired, None)).run();
     assert_eq!(ended.code, Some(2), "{ended:?}");
-    assert!(ended.stderr.contains("error: server.tls.certificate_file: certificate 1 expired at 2"), "{ended:?}");
+    assert!(ended.stderr.contains("error: server.tls.certificate_file: /"), "{ended:?}");
 }
