@@ -4,7 +4,7 @@ use std::env;
 
 use courier_token_broker::config::WorkspaceSettings;
 
-/// What other programs find a proxy for https by, in either case.
+/// The variables by which other programs find a proxy for https, in upper or lower case.
 const VARIABLES: [&str; 2] = ["HTTPS_PROXY", "ALL_PROXY"];
 
 /// A sentence for each workspace whose calls other programs would send through a proxy, and for which the settings say

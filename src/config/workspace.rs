@@ -1,4 +1,4 @@
-//! What the settings of `[workspaces.NAME]` mean: where Courier is, and the way there.
+//! Checks the settings of `[workspaces.NAME]` that say where Courier is, and the way there.
 
 use std::net::{IpAddr, SocketAddr};
 

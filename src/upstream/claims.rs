@@ -38,7 +38,7 @@ pub fn grant(token: &str, key: &TokenKey, sent: Moment, clocks: &Clocks) -> Resu
     Ok(Grant::new(&token, sent, life))
 }
 
-/// What time it was when the answer came, in seconds since 1970.
+/// The time when the answer came, in seconds since 1970.
 pub struct Clocks {
     /// By Courier's clock, if the answer says so.
     pub answered: Option<f64>,

@@ -19,7 +19,7 @@ pub struct Settings {
     pub base_url: Url,
     /// The workspace's API key.
     pub api_key: Secret,
-    /// What the calls pass through, if anything.
+    /// The proxy that the calls pass through, if any.
     pub proxy: Option<Proxy>,
     /// The longest that making a connection may take.
     pub connect_timeout: Duration,

@@ -60,7 +60,7 @@ struct Line {
     next: Moment,
     /// From when on a renewal leaves the reserve.
     spare: Moment,
-    /// What operators are yet to be told.
+    /// Events that operators are yet to be told.
     tallies: Tallies,
 }
 
@@ -216,7 +216,7 @@ impl Dispatcher {
         self.tell_state(&self.line(), self.clock.now());
     }
 
-    /// Logs what has been counted of this workspace's calls, if it is time; to be called every second or so.
+    /// Logs the counts of this workspace's calls if it is time; to be called every second or so.
     pub fn report(&self, workspace: &str) {
         let (mut line, now) = (self.line(), self.clock.now());
         let rate = Rate { now: line.guard.throttle.rate(), configured: self.settings.budget.rate() };

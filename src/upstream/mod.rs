@@ -113,7 +113,7 @@ impl Failure {
         }
     }
 
-    /// What callers are told: less than operators, whose business the API key and the hosts are.
+    /// The message for callers: it says less than that for operators, whose business the API key and the hosts are.
     pub fn for_callers(&self) -> String {
         match self {
             Self::Credentials(_) => "Courier refused the broker: its operator has to act".to_owned(),

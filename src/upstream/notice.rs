@@ -1,4 +1,4 @@
-//! What operators are told of a Courier that fails, and of calls that can't be made.
+//! Log lines for operators: a Courier that fails, and calls that can't be made.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Cha
     }
 }
 
-/// What happens often is counted, and told on one line every [`PAUSE`] at most.
+/// Counts an event that happens often, to be told on one line every [`PAUSE`] at most.
 #[derive(Debug, Default)]
 pub struct Tally {
     count: u64,
@@ -60,7 +60,7 @@ impl Tally {
     }
 }
 
-/// What is counted of one workspace's calls.
+/// The counts of one workspace's calls.
 #[derive(Debug, Default)]
 pub struct Tallies {
     /// Calls that were refused since the budget could not serve them in time.

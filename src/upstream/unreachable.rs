@@ -16,7 +16,7 @@ pub struct Unreachable {
     details: Arc<str>,
 }
 
-/// What kind of trouble it was. It names no host, so callers may be told.
+/// The kind of trouble. It names no host, so callers may be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cause {
     /// Nothing listens at the address.
@@ -55,7 +55,7 @@ pub enum Cause {
 }
 
 impl Unreachable {
-    /// `host` was called, and this is what its HTTP client says.
+    /// `host` was called, and its HTTP client says this.
     fn new(host: &str, cause: Cause, error: &reqwest::Error) -> Self {
         let details = format!("{host}: {cause} ({})", chain(error));
         Self { cause, details: details.into() }
@@ -80,7 +80,7 @@ impl fmt::Display for Unreachable {
     }
 }
 
-/// What it means that a call to this host ended in an error.
+/// The failure that this error of a call to this host means.
 pub fn failure(host: &str, error: &reqwest::Error) -> Failure {
     if error.is_timeout() && !error.is_connect() {
         return Failure::Timeout;
@@ -92,7 +92,7 @@ pub fn failure(host: &str, error: &reqwest::Error) -> Failure {
 }
 
 fn cause(error: &reqwest::Error) -> Cause {
-    // The type of this one can't be named. What is under it happened on the way to the proxy.
+    // The type of this one is private, so its text tells it. The errors under it happened on the way to the proxy.
     if links(error).any(|link| link.to_string().starts_with("tunnel error")) {
         return Cause::Proxy;
     }
@@ -106,7 +106,7 @@ fn cause(error: &reqwest::Error) -> Cause {
     links(error).find_map(cause_of).unwrap_or(unknown)
 }
 
-/// What one error of a chain tells by itself.
+/// The cause that one error of a chain tells by itself.
 fn cause_of(link: &(dyn Error + 'static)) -> Option<Cause> {
     if let Some(error) = link.downcast_ref::<rustls::Error>() {
         return Some(match error {

@@ -1,4 +1,4 @@
-//! The way to Courier: a proxy between, certificates, and what is said where it does not lead there.
+//! The way to Courier: a proxy between, certificates, and the complaints where it does not lead there.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -78,7 +78,7 @@ async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     String::from_utf8(bytes).expect("text")
 }
 
-/// What a proxy has seen: the heads of the requests for tunnels, and the bytes that came through them from the broker.
+/// The traffic that a proxy has seen: the heads of the requests for tunnels, and the bytes that came through them from the broker.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<(Vec<String>, Vec<u8>)>>);
 
@@ -136,7 +136,7 @@ async fn probe(workspace: &str, certificates: Option<PathBuf>) -> Ended {
     tokio::task::spawn_blocking(move || program.run()).await.expect("no panic")
 }
 
-/// What a probe that fails says, on one line without secrets.
+/// The complaint of a probe that fails, on one line without secrets.
 async fn complaint(workspace: &str, certificates: Option<PathBuf>) -> String {
     let ended = probe(workspace, certificates).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -201,6 +201,30 @@ async fn proxy_that_makes_no_connection_is_named_as_the_cause() {
         let wanted = format!("workspace default: cannot reach https://{COURIER}: the proxy made no connection (");
         assert!(line.contains(&wanted) && line.contains(detail), "{line}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn region_is_couriers_host_there() {
+    for (workspace, host) in
+        [("", "api.courier.com"), ("region = \"us\"", "api.courier.com"), ("region = \"eu\"", "api.eu.courier.com")]
+    {
+        // It lets nothing through, and notes where it should lead.
+        let (address, seen) = proxy("403 Forbidden", courier().await).await;
+        let line = complaint(&format!("{workspace}\nproxy = \"http://{address}\""), None).await;
+        assert!(line.contains(&format!("cannot reach https://{host}: ")), "{workspace}: {line}");
+        let heads = seen.heads();
+        assert!(heads[0].starts_with(&format!("CONNECT {host}:443 ")), "{workspace}: {heads:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn base_url_of_the_environment_goes_over_the_region_of_a_file() {
+    let file = settings("[workspaces.default]\nregion = \"eu\"\n");
+    let program = Program::new(["check".as_ref(), "--probe".as_ref(), "--config".as_ref(), file.path().as_os_str()])
+        .env("COURIER_API_KEY", KEY)
+        .env("COURIER_BASE_URL", format!("http://{}", courier().await))
+        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY);
+    is_served(&tokio::task::spawn_blocking(move || program.run()).await.expect("no panic"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! What the log says of calls that fail, or that can't be made.
+//! The log lines of calls that fail, or that can't be made.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

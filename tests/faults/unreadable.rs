@@ -95,7 +95,7 @@ async fn key_whose_tries_have_all_failed_is_tried_again_within_three_seconds() {
     }
 }
 
-/// What only says that the request is not taken now is no outage.
+/// A request that is not taken now is no outage.
 #[tokio::test(start_paused = true)]
 async fn conflicts_of_some_keys_open_no_circuit_breaker() {
     let world = World::new(&Setup::default());

@@ -48,9 +48,15 @@ pub fn draw(random: &mut Rng, deck: &mut Deck) -> (Faults, Duration) {
         11 => faults.error_kind = Fault::Delivery(Delivery::CutOff),
         12 => faults.error_kind = Fault::Delivery(pick(random, &[Delivery::Dripping, Delivery::Endless])),
         13 => faults.error_kind = Fault::Delivery(Delivery::Never),
-        14 => faults.error_kind = pick(random, &[Fault::NOT_JSON, Fault::HTML, Fault::EMPTY_TOKEN, Fault::NO_TOKEN]),
+        14 => {
+            let bodies =
+                [Fault::NOT_JSON, Fault::HTML, Fault::EMPTY, Fault::ARRAY, Fault::EMPTY_TOKEN, Fault::NO_TOKEN];
+            faults.error_kind = pick(random, &bodies);
+        }
         15 => faults.error_kind = Fault::Scope(format!("user_id:{} inbox:read:messages", random.u32(0..3))),
-        16 => faults.error_kind = pick(random, &[Fault::EXPIRED, Fault::Life(Some(-1e99))]),
+        16 => {
+            faults.error_kind = pick(random, &[Fault::EXPIRED, Fault::Life(Some(-1e99)), Fault::ENDED, Fault::NOT_YET])
+        }
         17 => faults.error_kind = pick(random, &[Fault::NO_EXP, Fault::ABSURD_EXP]),
         18 => faults.error_kind = Fault::Life(Some(f64::from(random.u32(5..60)))),
         19 => faults.error_kind = Fault::status(pick(random, &[401, 402, 403])),
@@ -111,7 +117,8 @@ pub fn brings(faults: &Faults, failure: &Failure) -> bool {
         Fault::Life(life) => life.is_some_and(|life| life <= 0.0) && matches!(failure, Failure::Malformed(_)),
         Fault::Delivery(Delivery::CutOff) => matches!(failure, Failure::Connect(_)),
         Fault::Delivery(_) => *failure == Failure::Timeout,
-        Fault::Skew(_) | Fault::Times(_) => false,
+        Fault::Times(_) => matches!(failure, Failure::Malformed(_)),
+        Fault::Skew(_) => false,
     }
 }
 
