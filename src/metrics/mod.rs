@@ -137,10 +137,7 @@ impl Metrics {
             drops: array::from_fn(|cause| drops.with_label_values(&[Dropped::ALL[cause].as_str()])),
             last_reload: register(
                 &registry,
-                IntGauge::with_opts(named(
-                    "config_last_reload_successful",
-                    "Whether the settings that were read last hold: 1, or 0 where they were rejected.",
-                ))?,
+                IntGauge::with_opts(named("config_last_reload_successful", "Whether the last reload was applied."))?,
             )?,
             cached_tokens: register(&registry, IntGauge::with_opts(named("cached_tokens", "Tokens in the cache."))?)?,
             renewal_lateness: register(
