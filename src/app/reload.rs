@@ -195,7 +195,7 @@ impl Reloader {
 
 const REJECTED: &str = "reload rejected; keeping the running configuration";
 
-/// What the settings that will not do belong to.
+/// The part of the settings that these errors are about.
 fn what(errors: &SettingsErrors) -> Reloaded {
     let all = |is_such: fn(&str) -> bool| errors.errors.iter().all(|error| is_such(&error.key));
     if all(|key| key.starts_with("server.tls")) {

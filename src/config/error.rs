@@ -32,7 +32,7 @@ impl std::error::Error for SettingsError {}
 pub struct SettingsErrors {
     /// At least one, in the order of the checks.
     pub errors: Vec<SettingsError>,
-    /// What was found besides: a variable with a typing error may be why a setting is missing.
+    /// Warnings besides: a variable with a typing error may be why a setting is missing.
     pub warnings: Vec<SettingsError>,
 }
 

@@ -18,7 +18,7 @@ pub fn check(text: &str) -> Result<toml::Table, Vec<Misplaced>> {
         let start = error.span().map_or(0, |span| span.start).min(text.len());
         text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1
     };
-    // What is wrong with the syntax, not with a value.
+    // An error in the syntax, not in a value.
     let syntax = |error: toml::de::Error| {
         vec![(line(&error), String::new(), error.message().lines().next().unwrap_or_default().to_owned())]
     };
@@ -74,7 +74,7 @@ pub fn holds(table: &toml::Table, key: &str) -> bool {
     }
 }
 
-/// What stands at exactly this key, such as `tokens.floor` or `clients[0].max_lifetime`.
+/// The value at exactly this key, such as `tokens.floor` or `clients[0].max_lifetime`.
 pub fn find<'a>(table: &'a toml::Table, key: &str) -> Option<&'a toml::Value> {
     let mut parts = key.split(['.', '[', ']']).filter(|part| !part.is_empty());
     let mut value = table.get(parts.next()?)?;

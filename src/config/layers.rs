@@ -47,8 +47,7 @@ impl Layers {
 
     /// Reads the files and lays everything over the defaults.
     ///
-    /// What has not the shape of settings is told of all files and variables at once; what
-    /// stands there is then not looked at further.
+    /// Errors of shape, such as unknown keys, are told of all files and variables at once.
     pub fn merge(&mut self) -> Result<Raw, SettingsErrors> {
         let mut builder = Config::builder();
         let mut errors = Vec::new();

@@ -55,7 +55,7 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Where the audit log is written.
     pub audit: Audit,
-    /// What can't work as it is written, although it stops nothing.
+    /// Settings that can't work as they are written, although they stop nothing.
     pub warnings: Vec<SettingsError>,
 }
 
@@ -320,7 +320,7 @@ impl Check<'_> {
             Some(scopes) => self.patterns(&key("scopes"), scopes, |example| {
                 Scope::new(example).map_err(|error| error.to_string()).map(drop)
             }),
-            // What is wrong with them is said of the profiles.
+            // Their errors are told of the profiles.
             None => Some(profiles.into_iter().filter_map(|scope| Pattern::new(scope)).collect()),
         };
         let users = self.patterns(&key("users"), &client.users, |example| {

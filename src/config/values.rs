@@ -56,7 +56,7 @@ impl<'a> Check<'a> {
         self.warnings.borrow().clone()
     }
 
-    /// What was checked, if nothing is wrong with it.
+    /// The checked settings, if there was no error.
     pub(super) fn settle<T>(self, checked: Option<T>) -> Result<T, SettingsErrors> {
         let (errors, warnings) = (self.errors.into_inner(), self.warnings.into_inner());
         checked.filter(|_| errors.is_empty()).ok_or(SettingsErrors { errors, warnings })

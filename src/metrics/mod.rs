@@ -158,7 +158,7 @@ impl Metrics {
             last_reload: gauge(
                 &registry,
                 "config_last_reload_successful",
-                "Whether the settings that were read last hold: 1, or 0 where they were rejected.",
+                "Whether the last reload was applied: 1 or 0.",
             )?,
             cached_tokens: gauge(&registry, "cached_tokens", "Tokens in the cache.")?,
             renewal_lateness: register(
