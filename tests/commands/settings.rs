@@ -362,6 +362,10 @@ fn secret_file_that_others_can_read_is_warned_of() {
         of_mode(&key, mode);
         passes_with(&check(&text), &[]);
     }
+    fs::write(&key, "user:password").expect("written");
+    of_mode(&key, 0o644);
+    let proxy = format!("{WORKSPACE}proxy = \"http://proxy:1\"\nproxy_credentials_file = {key:?}\n{}", client(""));
+    passes_with(&check(&proxy), &["workspaces.default.proxy_credentials_file: others on this machine can read"]);
     // The settings themselves, where a key stands in them.
     let file = settings(&format!("{WORKSPACE}{}", client("")));
     of_mode(file.path(), 0o644);

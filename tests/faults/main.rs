@@ -16,6 +16,7 @@ mod clock;
 mod neighbours;
 mod notices;
 mod outage;
+mod peer_list;
 mod peers;
 mod regressions;
 mod sdk_calls;
