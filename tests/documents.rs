@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -105,10 +106,26 @@ fn examples(page: &str) -> Vec<Example> {
 impl Shell {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let log: String = (0..200)
-            .map(|n| format!("192.0.2.{} - - [01/Mar/2026:{:02}:00:00 +0000] \"GET / HTTP/1.1\" 200 1\n", n % 7, n / 10))
-            .collect();
+        let line = |n| {
+            let (user, hour) = (n % 7, n / 10);
+            format!(
+                "192.0.2.{user} - - [01/Mar/2026:{hour:02}:00:00 +0000] \"POST /api/generate-courier-jwt HTTP/1.1\" 200 1\n"
+            )
+        };
+        let log: String = (0..200).map(line).collect();
         fs::write(folder.path().join("access.log"), log).expect("it is written");
+        let settings = format!(
+            "[workspaces.default]\napi_key = \"pk\"\n[[clients]]\nname = \"web-backend\"\nkey_sha256 = \"{}\"\n",
+            "8".repeat(64)
+        );
+        let mistakes =
+            "[workspaces.default]\napi_key_file = \"key\"\n[tokens]\nfloor = 2.0\n[admin]\nlisten = \"0.0.0.0:9090\"\n";
+        let mistakes = format!("{mistakes}{}", &settings[settings.find("[[").unwrap_or_default()..]);
+        for (name, text) in [("settings.toml", settings), ("mistakes.toml", mistakes)] {
+            let path = folder.path().join(name);
+            fs::write(&path, text).expect("it is written");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("its mode is set");
+        }
         let packed = Command::new("gzip").arg("--keep").arg(folder.path().join("access.log")).status();
         assert!(packed.expect("gzip runs").success());
         Self { folder, servers: Vec::new(), exports: Vec::new(), addresses: Vec::new() }
@@ -146,7 +163,7 @@ impl Shell {
         let printed = ended.stdout.join("\n") + &ended.stderr;
         let printed = self.addresses.iter().fold(printed, |text, (shown, is)| text.replace(&is.to_string(), shown));
         assert!(is_like(&shown, printed.trim_end()), "{page:?}\n$ {command}\n{printed}\nis not like\n{shown}");
-        assert!(!shown.is_empty() || ended.code == Some(0), "{page:?}\n$ {command}\n{printed}");
+        assert!(ended.code == Some(0) || shown.contains("error: "), "{page:?}\n$ {command}\n{printed}");
     }
 
     fn program(&self, command: &str) -> Program {
