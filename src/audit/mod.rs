@@ -1,7 +1,7 @@
 //! Who had what done, for whom: the audit log's events.
 //!
 //! They are declared here alone, so that their fields have the same names
-//! everywhere; README.md has a table of them. A hit is no event: it does no IO.
+//! everywhere; docs/operations.md has a table of them. A hit is no event: it does no IO.
 //!
 //! What callers sent is in them only as it was checked: user ids and scopes have
 //! no white space and no control characters. Keys, sessions and tokens are in
