@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::clock::Clock;
 use crate::secrets::{REDACTED, Secret};
 use crate::token::{Grant, TokenKey};
-use crate::upstream::{Failure, Issuer, Issuing, PRODUCT, Permit, answer, unreachable};
+use crate::upstream::{CALL, Failure, Issuer, Issuing, PRODUCT, Permit, answer, unreachable};
 
 /// Where one workspace's Courier is.
 #[derive(Clone, Debug)]
@@ -156,7 +156,12 @@ impl Courier {
         let response = request.send().await.map_err(|error| self.failure(&error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         // What the others mean is in their heads, whatever becomes of their bodies.
-        let body = if matches!(status, 200..=299 | 400) { self.read(response).await? } else { Vec::new() };
+        let body = if matches!(status, 200..=299 | 400) {
+            // It is small and comes with its head. If it stays out, another call is the better use of the time.
+            tokio::time::timeout(CALL, self.read(response)).await.map_err(|_| Failure::Timeout)??
+        } else {
+            Vec::new()
+        };
         match answer::grant(status, &headers, &body, key, sent, self.clock.unix()) {
             Err(Failure::Credentials(_)) if !Arc::ptr_eq(&api_key, &self.key()) => Err(Failure::OldKey),
             Err(Failure::Refused(said)) => Err(Failure::Refused(fit(&said, &api_key))),

@@ -168,6 +168,15 @@ async fn no_answer_in_time_is_a_gateway_timeout() {
 }
 
 #[tokio::test]
+async fn answer_that_stops_halfway_leaves_time_for_another_call() {
+    // The first call could take nearly all of the time.
+    let broker = Setup::new().settings(|raw| raw.server.timeout.0 = Duration::from_secs(5)).start().await;
+    broker.courier.script([Some(Fault::Delivery(Delivery::Dripping))]);
+    let answer = broker.ask(&tokens("new")).await;
+    assert_eq!((answer.status, broker.courier.call_count()), (200, 2), "{answer:?}");
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_is_as_none() {
     pass([Fault::Delivery(Delivery::CutOff)], "connect", 503).await;
 }
