@@ -166,7 +166,9 @@ impl Problem {
                     (StatusCode::SERVICE_UNAVAILABLE, API, SPENT)
                 }
                 broker::Refusal::Upstream(Failure::Unavailable(_)) => (StatusCode::BAD_GATEWAY, API, Retry::Never),
-                broker::Refusal::Upstream(Failure::Malformed(_)) => (StatusCode::BAD_GATEWAY, API, SPENT),
+                broker::Refusal::Upstream(Failure::Malformed(_) | Failure::Page(_)) => {
+                    (StatusCode::BAD_GATEWAY, API, SPENT)
+                }
             },
         }
     }
@@ -329,6 +331,7 @@ pub(super) mod tests {
             upstream(Failure::Unavailable(409)),
             upstream(Failure::Timeout),
             upstream(Failure::Malformed("x")),
+            upstream(Failure::Page(404)),
             upstream(Failure::Mismatch),
             upstream(Failure::OldKey),
             upstream(Failure::Stopping),
