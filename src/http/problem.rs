@@ -210,7 +210,10 @@ impl Problem {
             Self::Invalid(message) => message.clone(),
             Self::LifetimeTooLong(asked, longest) => {
                 let (asked, longest) = (spelled(*asked), spelled(*longest));
-                format!("expires_in is too long: {asked}, and at most {longest} are allowed (`tokens.max_lifetime`)")
+                format!(
+                    "expires_in is too long: {asked}, and at most {longest} are allowed (`tokens.max_lifetime`, \
+                     in the environment COURIER_TOKEN_BROKER__TOKENS__MAX_LIFETIME)"
+                )
             }
             Self::MinTtlTooLong => {
                 "the token would never have that much left: min_ttl must be less than expires_in".to_owned()
