@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::clock::Clock;
 use crate::secrets::{REDACTED, Secret};
 use crate::token::{Grant, TokenKey};
-use crate::upstream::{CALL, Failure, Issuer, Issuing, PRODUCT, Permit, answer, unreachable};
+use crate::upstream::{Failure, Issuer, Issuing, PRODUCT, Permit, answer, unreachable};
 
 /// Where one workspace's Courier is.
 #[derive(Clone, Debug)]
@@ -58,6 +58,8 @@ pub struct Courier {
     client: Client,
     url: Url,
     key: Mutex<Arc<ApiKey>>,
+    /// The longest that an answer's body may take after its head.
+    body_timeout: Duration,
     clock: Clock,
 }
 
@@ -122,7 +124,7 @@ impl Courier {
         let client = client.build().map_err(CourierError::Client)?;
         let url = endpoint(&settings.base_url)?;
         let key = Mutex::new(Arc::new(ApiKey::new(settings.api_key)?));
-        Ok(Self { client, url, key, clock })
+        Ok(Self { client, url, key, body_timeout: settings.timeout / 3, clock })
     }
 
     /// Is this where it is?
@@ -158,7 +160,7 @@ impl Courier {
         // What the others mean is in their heads, whatever becomes of their bodies.
         let body = if matches!(status, 200..=299 | 400) {
             // It is small and comes with its head. If it stays out, another call is the better use of the time.
-            tokio::time::timeout(CALL, self.read(response)).await.map_err(|_| Failure::Timeout)??
+            tokio::time::timeout(self.body_timeout, self.read(response)).await.map_err(|_| Failure::Timeout)??
         } else {
             Vec::new()
         };
