@@ -52,7 +52,7 @@ impl Admin {
     /// Answers one request, whatever it is.
     pub async fn answer<B>(&self, request: &Request<B>) -> Response<Reply> {
         let (method, uri) = (request.method(), request.uri());
-        let path = uri.path();
+        let path = uri.path().trim_end_matches('/');
         let workspace = path.strip_prefix("/workspaces/").and_then(|rest| rest.strip_suffix("/tokens"));
         let methods = match path {
             "/metrics" | "/healthz" | "/readyz" | "/explain" => METHODS,

@@ -166,7 +166,9 @@ impl Problem {
                     (StatusCode::SERVICE_UNAVAILABLE, API, SPENT)
                 }
                 broker::Refusal::Upstream(Failure::Unavailable(_)) => (StatusCode::BAD_GATEWAY, API, Retry::Never),
-                broker::Refusal::Upstream(Failure::Malformed(_)) => (StatusCode::BAD_GATEWAY, API, SPENT),
+                broker::Refusal::Upstream(Failure::Malformed(_) | Failure::Page(_)) => {
+                    (StatusCode::BAD_GATEWAY, API, SPENT)
+                }
             },
         }
     }
@@ -174,7 +176,8 @@ impl Problem {
     fn message(&self) -> String {
         match self {
             Self::NotFound => "there is nothing at this path: the broker only issues tokens (POST /auth/issue-token, \
-                POST /api/generate-courier-jwt, POST /v1/tokens); for every other call set the SDK's base URL to \
+                POST /api/generate-courier-jwt, POST /v1/tokens) and signs users out (DELETE /v1/tokens with `user_id` \
+                in the body, for ids with `/` too); for every other call set the SDK's base URL to \
                 Courier's own, https://api.courier.com or your region's"
                 .to_owned(),
             Self::Method(methods) => {
@@ -208,7 +211,10 @@ impl Problem {
             Self::Invalid(message) => message.clone(),
             Self::LifetimeTooLong(asked, longest) => {
                 let (asked, longest) = (spelled(*asked), spelled(*longest));
-                format!("expires_in is too long: {asked}, and at most {longest} are allowed (`tokens.max_lifetime`)")
+                format!(
+                    "expires_in is too long: {asked}, and at most {longest} are allowed (`tokens.max_lifetime`, \
+                     in the environment COURIER_TOKEN_BROKER__TOKENS__MAX_LIFETIME)"
+                )
             }
             Self::MinTtlTooLong => {
                 "the token would never have that much left: min_ttl must be less than expires_in".to_owned()
@@ -329,6 +335,7 @@ pub(super) mod tests {
             upstream(Failure::Unavailable(409)),
             upstream(Failure::Timeout),
             upstream(Failure::Malformed("x")),
+            upstream(Failure::Page(404)),
             upstream(Failure::Mismatch),
             upstream(Failure::OldKey),
             upstream(Failure::Stopping),

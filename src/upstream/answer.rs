@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use reqwest::header::{AGE, DATE, HeaderMap};
+use reqwest::header::{AGE, CONTENT_TYPE, DATE, HeaderMap};
 
 use crate::token::{Grant, Moment, TokenKey};
 use crate::upstream::Failure;
@@ -28,6 +28,8 @@ pub fn grant(
                 claims::object(body).ok_or(Failure::Malformed("it is not a JSON object with a token"))?;
             claims::grant(&answer.token, key, sent, &Clocks { answered: answered(headers), unix: unix.as_secs_f64() })
         }
+        // It says nothing of the request, nor of the API key.
+        400..=428 | 430..=499 if is_page(headers) => Err(Failure::Page(status)),
         400 => Err(Failure::Refused(message(body))),
         401..=403 => Err(Failure::Credentials(status)),
         429 => Err(Failure::Throttled(retry_after(headers, unix))),
@@ -39,6 +41,11 @@ pub fn grant(
         }
         _ => Err(Failure::Unavailable(status)),
     }
+}
+
+fn is_page(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).map(|value| value.as_bytes().trim_ascii_start().to_ascii_lowercase());
+    media_type.is_some_and(|media_type| media_type.starts_with(b"text/html"))
 }
 
 /// When Courier answered, in seconds since 1970 by its own clock: the `Date`, and the `Age` where a cache on the way has

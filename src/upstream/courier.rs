@@ -58,6 +58,8 @@ pub struct Courier {
     client: Client,
     url: Url,
     key: Mutex<Arc<ApiKey>>,
+    /// The longest that an answer's body may take after its head.
+    body_timeout: Duration,
     clock: Clock,
 }
 
@@ -122,7 +124,7 @@ impl Courier {
         let client = client.build().map_err(CourierError::Client)?;
         let url = endpoint(&settings.base_url)?;
         let key = Mutex::new(Arc::new(ApiKey::new(settings.api_key)?));
-        Ok(Self { client, url, key, clock })
+        Ok(Self { client, url, key, body_timeout: settings.timeout / 3, clock })
     }
 
     /// Is this where it is?
@@ -156,7 +158,12 @@ impl Courier {
         let response = request.send().await.map_err(|error| self.failure(&error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         // What the others mean is in their heads, whatever becomes of their bodies.
-        let body = if matches!(status, 200..=299 | 400) { self.read(response).await? } else { Vec::new() };
+        let body = if matches!(status, 200..=299 | 400) {
+            // It is small and comes with its head. If it stays out, another call is the better use of the time.
+            tokio::time::timeout(self.body_timeout, self.read(response)).await.map_err(|_| Failure::Timeout)??
+        } else {
+            Vec::new()
+        };
         match answer::grant(status, &headers, &body, key, sent, self.clock.unix()) {
             Err(Failure::Credentials(_)) if !Arc::ptr_eq(&api_key, &self.key()) => Err(Failure::OldKey),
             Err(Failure::Refused(said)) => Err(Failure::Refused(fit(&said, &api_key))),

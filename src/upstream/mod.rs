@@ -70,6 +70,11 @@ pub enum Failure {
     /// An answer that is not a token.
     #[error("Courier's answer could not be read: {0}")]
     Malformed(&'static str),
+    /// A web page with a status from 400 to 499. Courier's API answers in JSON, so something on the way made it.
+    #[error(
+        "a web page with status {0} came instead of Courier's answer: check base_url, and what filters the way there"
+    )]
+    Page(u16),
     /// Courier refused an API key that has another in its place by now.
     #[error("Courier refused an API key that was just replaced")]
     OldKey,
@@ -96,9 +101,10 @@ impl Failure {
         match self {
             Self::Connect(_) | Self::OutOfFiles | Self::Timeout | Self::Throttled(_) | Self::OldKey => true,
             // A proxy's page or half an answer says nothing of the next one.
-            Self::Malformed(_) => true,
-            // 302, 303 and 307 say by themselves that they are for now; a captive portal sends them too.
-            Self::Unavailable(status) => matches!(status, 302 | 303 | 307 | 400..) && !judges_the_request(*status),
+            Self::Malformed(_) | Self::Page(_) => true,
+            // 301 and 308 are for good. 302, 303 and 307 are for now; a captive portal sends them too. Any other status
+            // below 400 is no answer to such a call.
+            Self::Unavailable(status) => !matches!(status, 301 | 308) && !judges_the_request(*status),
             _ => false,
         }
     }
@@ -120,6 +126,7 @@ impl Failure {
             Self::Loop => "the broker calls a broker instead of Courier: its operator has to act".to_owned(),
             Self::OutOfFiles => "the broker has no room for a connection to Courier at present".to_owned(),
             Self::Connect(unreachable) => format!("Courier cannot be reached: {}", unreachable.cause()),
+            Self::Page(status) => format!("a web page with status {status} came instead of Courier's answer"),
             other => other.to_string(),
         }
     }
@@ -135,7 +142,7 @@ impl Failure {
                 CallOutcome::Connect
             }
             Self::Timeout => CallOutcome::Timeout,
-            Self::Malformed(_) => CallOutcome::Malformed,
+            Self::Malformed(_) | Self::Page(_) => CallOutcome::Malformed,
             Self::Mismatch => CallOutcome::Mismatch,
         }
     }

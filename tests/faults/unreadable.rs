@@ -8,6 +8,8 @@ use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::policy::retry::MOST_TRIES;
 use courier_token_broker::sandbox::{Delivery, Fault, Faults, Times};
 use courier_token_broker::upstream::Failure;
+use hyper::HeaderMap;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use tokio::task::JoinSet;
 
 use crate::peers::asks;
@@ -36,8 +38,13 @@ fn unreadable() -> Vec<Fault> {
         Fault::Life(Some(-60.0)),
         Fault::Times(Times { nbf: Some(60), iat: Some(60), ..Times::NOW }),
     ];
-    let statuses = [307, 408, 409, 421, 423, 425, 500].map(Fault::status);
-    bodies.into_iter().chain(times).chain(statuses).chain([Fault::Delivery(Delivery::CutOff)]).collect()
+    let statuses = [300, 304, 307, 408, 409, 421, 423, 425, 500].map(Fault::status);
+    // Of a firewall or a proxy on the way.
+    let pages = [400, 401, 403, 404, 409, 413].map(|status| {
+        let html = HeaderValue::from_static("Text/HTML; charset=utf-8");
+        Fault::Status(status, HeaderMap::from_iter([(CONTENT_TYPE, html)]), Delivery::Whole)
+    });
+    bodies.into_iter().chain(times).chain(statuses).chain(pages).chain([Fault::Delivery(Delivery::CutOff)]).collect()
 }
 
 /// How many of so many new users get no token, while three of ten calls meet one of these faults.

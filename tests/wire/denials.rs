@@ -50,7 +50,8 @@ async fn refusal_names_what_is_refused_and_what_is_allowed() {
 #[tokio::test]
 async fn refusal_for_a_lifetime_beyond_the_limit_of_all_names_that_setting() {
     let broker = Broker::start().await;
-    let says = "3456000 seconds (40 days), and at most 2592000 seconds (30 days) are allowed (`tokens.max_lifetime`)";
+    let says = "3456000 seconds (40 days), and at most 2592000 seconds (30 days) are allowed (`tokens.max_lifetime`, \
+                in the environment COURIER_TOKEN_BROKER__TOKENS__MAX_LIFETIME)";
     let row = row("too long", Ask::issue(r#"{"scope": "user_id:u x:x", "expires_in": "40d"}"#), 400, says);
     all_are_refused_without_a_call(&broker, &[row]).await;
 }

@@ -202,7 +202,7 @@ async fn a_request_can_not_be_smuggled_in_by_two_framings() {
 #[tokio::test]
 async fn the_admin_listener_has_its_own_paths_and_no_tokens() {
     let broker = Setup::new().start().await;
-    for path in ["/healthz", "/readyz", "/metrics", "/explain?user=x"] {
+    for path in ["/healthz", "/readyz", "/metrics", "/explain?user=x", "/healthz/", "/metrics/", "/explain/?user=x"] {
         assert_eq!(broker.admin(path).await.status, 200, "{path}");
         let mut connection = Connection::open(broker.admin).await;
         let answer = connection.ask(&Ask::post(path, "{}")).await;

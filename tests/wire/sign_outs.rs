@@ -65,6 +65,12 @@ async fn sign_out_by_the_body_is_refused_as_by_the_path() {
         row("an empty id", leaves(r#"{"user_id": ""}"#), 400, "user id"),
         row("a space", leaves(r#"{"user_id": "bob user_id:jane"}"#), 400, "user id"),
         row("nothing", leaves(""), 400, "the body is empty"),
+        row(
+            "a slash that a proxy has decoded",
+            Ask::new("DELETE", "/v1/users/a/b/tokens"),
+            404,
+            "(DELETE /v1/tokens with",
+        ),
         row("no body and no type", Ask::new("DELETE", TOKENS), 415, "Content-Type: application/json"),
     ];
     all_are_refused_without_a_call(&broker, &rows).await;
