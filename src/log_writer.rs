@@ -116,7 +116,12 @@ impl Shared {
         let mut lost = 0;
         let (mut fails, mut torn) = (false, false);
         loop {
-            let reopen = self.next(&mut batch, &mut lost);
+            let tells = lost > 0 && !fails;
+            let reopen = self.next(&mut batch, &mut lost, tells);
+            if tells {
+                // While there is room for it.
+                self.report(mem::take(&mut lost));
+            }
             if reopen && let Some(path) = &self.path {
                 match append(path) {
                     Ok(new) => (file, torn) = (new, false),
@@ -129,11 +134,7 @@ impl Shared {
             }
             let (written, outcome) = write(&mut file, &batch);
             match outcome {
-                Ok(()) if lost > 0 && !batch.is_empty() => {
-                    self.report(mem::take(&mut lost));
-                    fails = false;
-                }
-                Ok(()) => {}
+                Ok(()) => fails &= batch.is_empty(),
                 Err(error) => {
                     torn = written > 0 && batch[written - 1] != b'\n';
                     let unwritten = batch[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -159,12 +160,13 @@ impl Shared {
         }
     }
 
-    /// Waits for something to do. Tells whether the file is to be opened anew.
-    fn next(&self, batch: &mut Vec<u8>, lost: &mut u64) -> bool {
+    /// Waits for something to do, unless losses are to be told. Tells whether the file is
+    /// to be opened anew.
+    fn next(&self, batch: &mut Vec<u8>, lost: &mut u64, tells: bool) -> bool {
         let mut state = self.state();
         state.writing = false;
         self.idle.notify_all();
-        let idle = |state: &mut State| state.lines.is_empty() && !state.reopen;
+        let idle = |state: &mut State| state.lines.is_empty() && !state.reopen && !tells;
         let mut state = self.work.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
         state.writing = true;
         batch.clear();
@@ -204,7 +206,7 @@ fn write(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
 mod tests {
     use super::*;
     use std::fs;
-    use std::io::{BufRead, BufReader};
+    use std::io::{BufRead, BufReader, Read};
     use std::os::fd::OwnedFd;
     use std::os::unix::fs::PermissionsExt;
 
@@ -261,6 +263,28 @@ mod tests {
         lines(&log, &vec![line.as_str(); 1000]);
         let read: Vec<_> = BufReader::new(reader).lines().take(1000).map(|line| line.expect("text")).collect();
         assert_eq!(read, vec![line; 1000]);
+    }
+
+    #[test]
+    fn losses_are_told_while_more_lines_come_than_fit() {
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let shared = Shared { path: None, state: Mutex::default(), work: Condvar::new(), idle: Condvar::new() };
+        let log = LogWriter(Arc::new(shared));
+        let (run, told) = (Arc::clone(&log.0), log.clone());
+        let subscriber = tracing_subscriber::fmt().with_writer(move || told.clone()).finish();
+        thread::spawn(|| tracing::subscriber::with_default(subscriber, move || run.run(OwnedFd::from(writer).into())));
+        let largest = "x".repeat(MOST_BYTES - 1);
+        let mut read = |bytes: usize| reader.read_exact(&mut vec![0; bytes]).expect("it is written");
+        lines(&log, &[&largest]);
+        // It is being written, so there is room for as much, and not for what comes then.
+        read(1);
+        lines(&log, &[&largest, "lost", "lost"]);
+        read(MOST_BYTES);
+        // That is being written too.
+        lines(&log, &[&largest]);
+        let mut rest = BufReader::new(reader).lines().map(|line| line.expect("text"));
+        let told = rest.find(|line| line.contains("log lines were lost")).expect("it is told");
+        assert!(told.contains("2 log lines were lost"), "{told}");
     }
 
     #[test]
