@@ -64,7 +64,10 @@ impl Check<'_> {
     /// Files with secrets that others than their owner and its group can read.
     fn visible_secrets(&self, raw: &Raw) {
         let of_workspaces = raw.workspaces.iter().flat_map(|(name, workspace)| {
-            let files = [("api_key_file", &workspace.api_key_file)];
+            let files = [
+                ("api_key_file", &workspace.api_key_file),
+                ("proxy_credentials_file", &workspace.proxy_credentials_file),
+            ];
             files.map(|(field, path)| (format!("workspaces.{name}.{field}"), path.as_deref()))
         });
         let tls = raw.server.tls.as_ref().and_then(|tls| tls.private_key_file.as_deref());
