@@ -171,7 +171,6 @@ impl Reloader {
         let secrets = replaced.into_iter().chain(names.sessions());
         changed.extend(secrets.map(|key| (key, Difference::Changed)));
         let changed = listed(&changed);
-        self.live.applied(Reloaded::Settings, None, &changed);
         let late = needs_restart(&self.shown, &shown);
         if late.is_empty() {
             tracing::info!(changed, "reloaded settings and secrets");
@@ -181,14 +180,15 @@ impl Reloader {
         }
         let new: Vec<_> = warnings.iter().filter(|warning| !self.warnings.contains(warning)).cloned().collect();
         warn(&new);
+        self.live.applied(Reloaded::Settings, None, &changed);
         self.warnings = warnings;
         self.applied = (shown, self.files.clone());
         true
     }
 
     fn rejected(&self, what: Reloaded, error: &str) -> bool {
-        self.live.rejected(what, error);
         tracing::error!(error, "{REJECTED}");
+        self.live.rejected(what, error);
         false
     }
 }
