@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
 
 use crate::audit;
 use crate::metrics::LOG_LINES_LOST;
@@ -177,7 +178,9 @@ impl Shared {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    // A named pipe that nothing reads is an error so, and would be waited for otherwise.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)
 }
 
 /// Writes as much as it can, and tells how much that was.
@@ -251,6 +254,20 @@ mod tests {
         file.reopen();
         lines(&file, &["three"]);
         file.settle(PATIENCE);
+    }
+
+    #[test]
+    fn named_pipe_that_nothing_reads_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).expect("a pipe");
+        assert!(LogWriter::file(&path).is_err());
+        let reader = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&path);
+        let reader = BufReader::new(reader.expect("a pipe"));
+        let file = LogWriter::file(&path).expect("a pipe");
+        lines(&file, &["one"]);
+        file.settle(PATIENCE);
+        assert_eq!(reader.lines().next().expect("a line").expect("text"), "one");
     }
 
     /// Another process that shares a pipe may have set it so.
