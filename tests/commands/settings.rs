@@ -422,6 +422,14 @@ fn errors_of_every_kind_are_told_at_once() {
 }
 
 #[test]
+fn full_standard_error_fails_no_check_that_only_warns() {
+    let file = settings(&format!("{WORKSPACE}{}", client("scopes = []")));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+    let ended = Program::new(["check", "--config"]).arguments([file.path()]).start_logging_to(full).end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
 fn check_ends_with_a_summary() {
     let text = format!(
         "[server]\nlisten = [\"127.0.0.1:8080\", \"unix:/run/x\"]\n{WORKSPACE}[workspaces.eu]\napi_key = \"pk_eu\"\n{}\
