@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
 
 use crate::audit;
 use crate::metrics::LOG_LINES_LOST;
@@ -116,7 +117,12 @@ impl Shared {
         let mut lost = 0;
         let (mut fails, mut torn) = (false, false);
         loop {
-            let reopen = self.next(&mut batch, &mut lost);
+            let tells = lost > 0 && !fails;
+            let reopen = self.next(&mut batch, &mut lost, tells);
+            if tells {
+                // While there is room for it.
+                self.report(mem::take(&mut lost));
+            }
             if reopen && let Some(path) = &self.path {
                 match append(path) {
                     Ok(new) => (file, torn) = (new, false),
@@ -129,11 +135,7 @@ impl Shared {
             }
             let (written, outcome) = write(&mut file, &batch);
             match outcome {
-                Ok(()) if lost > 0 && !batch.is_empty() => {
-                    self.report(mem::take(&mut lost));
-                    fails = false;
-                }
-                Ok(()) => {}
+                Ok(()) => fails &= batch.is_empty(),
                 Err(error) => {
                     torn = written > 0 && batch[written - 1] != b'\n';
                     let unwritten = batch[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -159,12 +161,13 @@ impl Shared {
         }
     }
 
-    /// Waits for something to do. Tells whether the file is to be opened anew.
-    fn next(&self, batch: &mut Vec<u8>, lost: &mut u64) -> bool {
+    /// Waits for something to do, unless losses are to be told. Tells whether the file is
+    /// to be opened anew.
+    fn next(&self, batch: &mut Vec<u8>, lost: &mut u64, tells: bool) -> bool {
         let mut state = self.state();
         state.writing = false;
         self.idle.notify_all();
-        let idle = |state: &mut State| state.lines.is_empty() && !state.reopen;
+        let idle = |state: &mut State| state.lines.is_empty() && !state.reopen && !tells;
         let mut state = self.work.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
         state.writing = true;
         batch.clear();
@@ -175,7 +178,9 @@ impl Shared {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    // A named pipe that nothing reads is an error so, and would be waited for otherwise.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)
 }
 
 /// Writes as much as it can, and tells how much that was.
@@ -204,7 +209,7 @@ fn write(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
 mod tests {
     use super::*;
     use std::fs;
-    use std::io::{BufRead, BufReader};
+    use std::io::{BufRead, BufReader, Read};
     use std::os::fd::OwnedFd;
     use std::os::unix::fs::PermissionsExt;
 
@@ -251,6 +256,20 @@ mod tests {
         file.settle(PATIENCE);
     }
 
+    #[test]
+    fn named_pipe_that_nothing_reads_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).expect("a pipe");
+        assert!(LogWriter::file(&path).is_err());
+        let reader = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&path);
+        let reader = BufReader::new(reader.expect("a pipe"));
+        let file = LogWriter::file(&path).expect("a pipe");
+        lines(&file, &["one"]);
+        file.settle(PATIENCE);
+        assert_eq!(reader.lines().next().expect("a line").expect("text"), "one");
+    }
+
     /// Another process that shares a pipe may have set it so.
     #[test]
     fn pipe_that_does_not_block_loses_no_line() {
@@ -261,6 +280,28 @@ mod tests {
         lines(&log, &vec![line.as_str(); 1000]);
         let read: Vec<_> = BufReader::new(reader).lines().take(1000).map(|line| line.expect("text")).collect();
         assert_eq!(read, vec![line; 1000]);
+    }
+
+    #[test]
+    fn losses_are_told_while_more_lines_come_than_fit() {
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let shared = Shared { path: None, state: Mutex::default(), work: Condvar::new(), idle: Condvar::new() };
+        let log = LogWriter(Arc::new(shared));
+        let (run, told) = (Arc::clone(&log.0), log.clone());
+        let subscriber = tracing_subscriber::fmt().with_writer(move || told.clone()).finish();
+        thread::spawn(|| tracing::subscriber::with_default(subscriber, move || run.run(OwnedFd::from(writer).into())));
+        let largest = "x".repeat(MOST_BYTES - 1);
+        let mut read = |bytes: usize| reader.read_exact(&mut vec![0; bytes]).expect("it is written");
+        lines(&log, &[&largest]);
+        // It is being written, so there is room for as much, and not for what comes then.
+        read(1);
+        lines(&log, &[&largest, "lost", "lost"]);
+        read(MOST_BYTES);
+        // That is being written too.
+        lines(&log, &[&largest]);
+        let mut rest = BufReader::new(reader).lines().map(|line| line.expect("text"));
+        let told = rest.find(|line| line.contains("log lines were lost")).expect("it is told");
+        assert!(told.contains("2 log lines were lost"), "{told}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use courier_token_broker::metrics::Metrics;
 use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey};
 
 use super::proxy::ignored_proxies;
-use super::{Failure, Sources, block_on, environment, warn};
+use super::{Failure, Sources, block_on, environment, tell, warn};
 
 #[derive(Args)]
 pub struct Check {
@@ -33,10 +33,12 @@ impl Check {
         if let Some(certificates) = &settings.tls {
             let now = Clock::system().unix();
             certificates.refuse_unusable(now).map_err(StartError::from)?;
-            certificates.remarks(now).for_each(|remark| eprintln!("warning: server.tls.{}: {remark}", remark.setting));
+            certificates.remarks(now).for_each(|remark| {
+                tell(&format!("warning: server.tls.{}: {remark}\n", remark.setting));
+            });
         }
         for warning in ignored_proxies(&settings.workspaces) {
-            eprintln!("warning: {warning}");
+            tell(&format!("warning: {warning}\n"));
         }
         let summary = summary(&settings);
         let shown = toml::to_string(&raw).context("the settings can't be shown")?;

@@ -168,7 +168,7 @@ impl From<io::Error> for Failure {
 
 /// Tells of what is no error. To standard error, where no log is yet.
 fn warn(warnings: &[SettingsError]) {
-    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    tell(&warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>());
 }
 
 /// Where the settings come from.
@@ -278,11 +278,15 @@ fn print(text: String) {
     });
 }
 
-/// Tells why a command failed, for as long as a standard error that takes nothing
-/// may keep the program from its end.
+/// Tells why a command failed.
 pub fn report(failure: &Failure) {
     // Settings may have many errors, one a line.
-    let text: String = failure.to_string().lines().map(|line| format!("error: {line}\n")).collect();
+    tell(&failure.to_string().lines().map(|line| format!("error: {line}\n")).collect::<String>());
+}
+
+/// Writes to standard error, for as long as one that takes nothing may keep the program
+/// from its end.
+fn tell(text: &str) {
     if let Ok(mut errors) = LogWriter::stderr()
         && errors.write_all(text.as_bytes()).is_ok()
     {

@@ -17,6 +17,7 @@ use courier_token_broker::planner::trace::{Limits, Selection, Trace};
 use courier_token_broker::planner::workload::Workload;
 use courier_token_broker::policy::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
+use courier_token_broker::secrets::unreadable;
 use humantime::format_duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -169,7 +170,7 @@ impl Plan {
             Some(path) if path == Path::new("-") => ("standard input".to_owned(), None, Box::new(io::stdin().lock())),
             Some(path) => {
                 let name = named(path);
-                let file = File::open(path).map_err(|error| refused(&name, format!("can't be read: {error}")))?;
+                let file = File::open(path).map_err(|error| refused(&name, unreadable(error.kind())))?;
                 let metadata = file.metadata().ok();
                 if metadata.as_ref().is_some_and(fs::Metadata::is_dir) {
                     return Err(refused(&name, "is a directory: give a file"));

@@ -1,5 +1,6 @@
 //! One settings file by itself: all that has not the shape of settings, each with its line.
 
+use serde::Deserialize;
 use serde_path_to_error::{Path, Segment};
 use toml::de::{DeArray, DeTable, DeValue};
 
@@ -12,18 +13,22 @@ pub type Misplaced = (usize, String, String);
 /// More errors than this help nobody.
 const MOST_ERRORS: usize = 100;
 
-/// Reads one file by itself, or tells all that does not have the shape of settings.
-pub fn check(text: &str) -> Result<toml::Table, Vec<Misplaced>> {
+/// Reads one file by itself, and tells all that does not have the shape of settings. The table is
+/// without that; there is none where it can't be read.
+pub fn check(text: &str) -> (Option<toml::Table>, Vec<Misplaced>) {
     let line = |error: &toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start).min(text.len());
         text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1
     };
     // An error in the syntax, not in a value.
     let syntax = |error: toml::de::Error| {
-        vec![(line(&error), String::new(), error.message().lines().next().unwrap_or_default().to_owned())]
+        let message = error.message().lines().next().unwrap_or_default().to_owned();
+        (None, vec![(line(&error), String::new(), message)])
     };
-    let table: toml::Table = text.parse().map_err(syntax)?;
-    let mut document = DeTable::parse(text).map_err(syntax)?;
+    let mut document = match DeTable::parse(text) {
+        Ok(document) => document,
+        Err(error) => return syntax(error),
+    };
     let mut misfits = Vec::new();
     while let Err(error) = serde_path_to_error::deserialize::<_, Raw>(toml::Deserializer::from(document.clone())) {
         let key = error.path().to_string();
@@ -31,10 +36,13 @@ pub fn check(text: &str) -> Result<toml::Table, Vec<Misplaced>> {
         misfits.push((line(error.inner()), key, wanted(error.inner().message())));
         // Without it the rest can be looked at.
         if misfits.len() == MOST_ERRORS || !remove(document.get_mut(), error.path()) {
-            break;
+            return (None, misfits);
         }
     }
-    if misfits.is_empty() { Ok(table) } else { Err(misfits) }
+    match toml::Table::deserialize(toml::Deserializer::from(document)) {
+        Ok(table) => (Some(table), misfits),
+        Err(error) => syntax(error),
+    }
 }
 
 /// Takes out what is at a path; tells whether there was anything.

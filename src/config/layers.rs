@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::error::{SettingsError, SettingsErrors, wanted};
 use super::file::{check, find, holds};
 use super::raw::{Client, Human, Raw};
+use super::resolve::Settings;
 use crate::auth::{Digest, has_jwt_shape};
 use crate::policy::access::{Pattern, SetBy};
 use crate::secrets::{Secret, SecretError, unreadable};
@@ -47,10 +48,12 @@ impl Layers {
 
     /// Reads the files and lays everything over the defaults.
     ///
-    /// Errors of shape, such as unknown keys, are told of all files and variables at once.
+    /// Errors of shape, such as unknown keys, are told of all files and variables at once, with
+    /// what is wrong with the values of others.
     pub fn merge(&mut self) -> Result<Raw, SettingsErrors> {
         let mut builder = Config::builder();
         let mut errors = Vec::new();
+        let mut is_whole = true;
         for path in &self.files {
             let name = path.display().to_string();
             let failed = |wanted: String| SettingsError { origin: Some(name.clone()), key: String::new(), wanted };
@@ -58,45 +61,68 @@ impl Layers {
                 Ok(text) => text,
                 Err(error) => {
                     errors.push(failed(unreadable(error.kind())));
+                    is_whole = false;
                     continue;
                 }
             };
             // Each file is checked by itself first, so that an error knows where
             // it stands.
-            match check(&text) {
-                Ok(table) => self.read.push((name, table)),
-                Err(misfits) => errors.extend(misfits.into_iter().map(|(line, key, wanted)| SettingsError {
-                    origin: Some(if line > 0 { format!("{name}:{line}") } else { name.clone() }),
-                    key,
-                    wanted,
-                })),
-            }
+            let (table, misfits) = check(&text);
+            errors.extend(misfits.iter().cloned().map(|(line, key, wanted)| SettingsError {
+                origin: Some(if line > 0 { format!("{name}:{line}") } else { name.clone() }),
+                key,
+                wanted,
+            }));
+            let Some(table) = table else {
+                is_whole = false;
+                continue;
+            };
+            let text = if misfits.is_empty() { text } else { table.to_string() };
             builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+            self.read.push((name, table));
         }
-        let variables: Vec<_> =
+        let mut variables: Vec<_> =
             self.environment.iter().filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
-        for (name, value) in &variables {
+        variables.retain(|(name, value)| {
             // Each alone, for the same reason.
             let alone = Config::builder().add_source(environment([(*name, *value)]));
-            if let Err((key, wanted)) = read::<Raw>(alone.build()) {
-                errors.push(SettingsError { origin: Some((*name).clone()), key, wanted });
-            }
-        }
-        if !errors.is_empty() {
-            return Err(errors.into());
-        }
-        for (name, _) in &variables {
-            let key = name.trim_start_matches(ENVIRONMENT_PREFIX).to_lowercase().replace("__", ".");
-            self.overridden.insert(key, (*name).clone());
-        }
+            let misfit = read::<Raw>(alone.build()).err();
+            let is_good = misfit.is_none();
+            errors.extend(misfit.map(|(key, wanted)| SettingsError { origin: Some((*name).clone()), key, wanted }));
+            is_good
+        });
+        let overridden = |(name, _): &(&String, &String)| {
+            (name.trim_start_matches(ENVIRONMENT_PREFIX).to_lowercase().replace("__", "."), (*name).clone())
+        };
+        let overridden: Vec<_> = variables.iter().map(overridden).collect();
         let merged = builder.add_source(environment(variables)).build();
-        let mut raw: Raw = read(merged).map_err(|(key, wanted)| self.error(&key, wanted))?;
+        self.overridden.extend(overridden);
+        let mut raw: Raw = match read(merged) {
+            Ok(raw) => raw,
+            Err((key, wanted)) if errors.is_empty() => return Err(self.error(&key, wanted).into()),
+            Err(_) => return Err(errors.into()),
+        };
         // A file that adds profiles does not mean to take these away.
         for (name, scopes) in Raw::built_in_profiles() {
             raw.profiles.entry(name).or_insert(scopes);
         }
-        self.overlay(&mut raw)?;
-        Ok(raw)
+        errors.extend(self.overlay(&mut raw));
+        if errors.is_empty() {
+            return Ok(raw);
+        }
+        if is_whole {
+            let further = self.further(&raw, &errors);
+            errors.extend(further);
+        }
+        Err(errors.into())
+    }
+
+    /// What is wrong with values besides `errors`, and can't follow from these.
+    fn further(&self, raw: &Raw, errors: &[SettingsError]) -> Vec<SettingsError> {
+        let is_about = |key: &str, other: &str| !other.is_empty() && (key.starts_with(other) || other.starts_with(key));
+        let mut further = Settings::resolve(raw, self).err().map(|found| found.errors).unwrap_or_default();
+        further.retain(|error| self.says(&error.key) && !errors.iter().any(|other| is_about(&error.key, &other.key)));
+        further
     }
 
     /// An error about a key, with the origin that gave it its value.
@@ -139,9 +165,13 @@ impl Layers {
 
     /// The variables for the simplest set-up: the workspace `default` and the
     /// client `default`.
-    fn overlay(&mut self, raw: &mut Raw) -> Result<(), SettingsError> {
+    fn overlay(&mut self, raw: &mut Raw) -> Vec<SettingsError> {
+        let mut errors = Vec::new();
         let base_url = self.environment.get(BASE_URL).filter(|value| !value.trim().is_empty()).cloned();
-        let api_key = self.secret(API_KEY)?;
+        let api_key = self.secret(API_KEY).unwrap_or_else(|error| {
+            errors.push(error);
+            None
+        });
         if api_key.is_some() || raw.workspaces.is_empty() || raw.workspaces.contains_key("default") {
             let workspace = raw.workspaces.entry("default".to_owned()).or_default();
             if api_key.is_some() {
@@ -154,40 +184,34 @@ impl Layers {
                 self.overridden("workspaces.default.base_url", BASE_URL);
             }
         }
-        if let Some(key) = self.secret(CLIENT_KEY)? {
+        let client_key = self.secret(CLIENT_KEY).map_err(|error| errors.push(error));
+        if let Ok(Some(key)) = client_key {
             if has_jwt_shape(key.expose()) {
-                return Err(SettingsError {
-                    origin: Some(CLIENT_KEY.to_owned()),
-                    key: String::new(),
-                    wanted: "must not have the shape of a JWT: those are users' sessions".to_owned(),
-                });
-            }
-            if key.expose().len() < SHORTEST_CLIENT_KEY {
-                return Err(SettingsError {
-                    origin: Some(CLIENT_KEY.to_owned()),
-                    key: String::new(),
-                    wanted: format!(
-                        "must have at least {SHORTEST_CLIENT_KEY} characters that nobody can guess: `openssl rand -hex 32` makes some"
-                    ),
-                });
+                errors.push(misfit(CLIENT_KEY, "must not have the shape of a JWT: those are users' sessions"));
+            } else if key.expose().len() < SHORTEST_CLIENT_KEY {
+                let wanted = format!(
+                    "must have at least {SHORTEST_CLIENT_KEY} characters that nobody can guess: `openssl rand -hex 32` makes some"
+                );
+                errors.push(misfit(CLIENT_KEY, wanted));
             }
             self.overridden(&format!("clients[{}]", raw.clients.len()), CLIENT_KEY);
             let client =
                 Client::with_documented_scopes("default", Digest::of(key.expose()), &raw.tokens, SetBy::Environment);
-            let client = self.narrowed(client, raw.clients.len())?;
+            let client = self.narrowed(client, raw.clients.len(), &mut errors);
             raw.clients.push(client);
-        } else if let Some(name) =
-            [CLIENT_SCOPES, CLIENT_MAX_LIFETIME].into_iter().find(|name| self.environment.contains_key(*name))
+        } else if client_key.is_ok()
+            && let Some(name) =
+                [CLIENT_SCOPES, CLIENT_MAX_LIFETIME].into_iter().find(|name| self.environment.contains_key(*name))
         {
             // A limit without effect would be taken for one.
-            return Err(misfit(name, format!("has no effect without {CLIENT_KEY}: set that too, or unset this")));
+            errors.push(misfit(name, format!("has no effect without {CLIENT_KEY}: set that too, or unset this")));
         }
-        Ok(())
+        errors
     }
 
     /// The client of the environment, limited by the variables for that. An empty one is refused:
     /// it would look like a limit and be none.
-    fn narrowed(&mut self, mut client: Client, place: usize) -> Result<Client, SettingsError> {
+    fn narrowed(&mut self, mut client: Client, place: usize, errors: &mut Vec<SettingsError>) -> Client {
         if let Some(value) = self.environment.get(CLIENT_SCOPES).cloned() {
             let patterns = value.split(|char: char| char == ',' || char.is_whitespace());
             let patterns = patterns.filter(|text| !text.is_empty());
@@ -198,16 +222,20 @@ impl Layers {
                      read:brands\", each of 1 to {} bytes",
                     Pattern::MAX_BYTES
                 );
-                return Err(misfit(CLIENT_SCOPES, wanted));
+                errors.push(misfit(CLIENT_SCOPES, wanted));
+            } else {
+                client.scopes = Some(patterns);
+                self.overridden(&format!("clients[{place}].scopes"), CLIENT_SCOPES);
             }
-            client.scopes = Some(patterns);
-            self.overridden(&format!("clients[{place}].scopes"), CLIENT_SCOPES);
         }
         if let Some(value) = self.environment.get(CLIENT_MAX_LIFETIME) {
-            client.max_lifetime = Human::parse(value.trim()).map_err(|wanted| misfit(CLIENT_MAX_LIFETIME, wanted))?;
+            match Human::parse(value.trim()) {
+                Ok(lifetime) => client.max_lifetime = lifetime,
+                Err(wanted) => errors.push(misfit(CLIENT_MAX_LIFETIME, wanted)),
+            }
             self.overridden(&format!("clients[{place}].max_lifetime"), CLIENT_MAX_LIFETIME);
         }
-        Ok(client)
+        client
     }
 
     /// A variable that holds a secret; an empty one holds none.

@@ -1,6 +1,6 @@
 //! What the settings of `[server]` mean: addresses, TLS, limits.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::error::SettingsError;
@@ -22,7 +22,11 @@ impl Check<'_> {
                 network policy lets only operators connect";
             return Err(self.error(KEY, wanted));
         }
-        if apps.iter().any(|app| matches!(app, Address::Tcp(app) if overlap(*app, address))) {
+        // On most systems `[::]` has all of IPv4 too.
+        let any = |app: SocketAddr| [app, address].iter().any(|one| one.ip() == Ipv6Addr::UNSPECIFIED);
+        let shared =
+            |app: SocketAddr| overlap(app, address) || address.port() != 0 && app.port() == address.port() && any(app);
+        if apps.iter().any(|app| matches!(app, Address::Tcp(app) if shared(*app))) {
             return Err(self.error(KEY, "must not be an address of server.listen: apps must not reach it"));
         }
         Ok(address)

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::child::{Program, settings};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Ask, Connection, refusing_port};
 use crate::support::issuer::{AUDIENCE, ISSUER, KeyHost, Signer, good_claims};
 use crate::support::pki::Authority;
 
@@ -52,7 +52,7 @@ fn warning(log: &[Value]) -> (String, String) {
 #[tokio::test]
 async fn failed_fetch_is_logged_with_url_and_cause() {
     let signer = Signer::ed25519();
-    let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
+    let (_socket, closed) = refusing_port();
     let untrusted = untrusted_host().await;
     let host = KeyHost::start(&[]).await;
     let large = " ".repeat(300 * 1024);

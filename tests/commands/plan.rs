@@ -114,7 +114,7 @@ fn a_file_that_is_no_trace_is_named() {
     }
     let [missing, odd] = ["missing.csv", "two\nlines"].map(|name| folder.path().join(name));
     let missing = missing.to_str().expect("text");
-    is_refused(&Program::new(["plan", "--trace", missing]).run(), &[missing, "can't be read"]);
+    is_refused(&Program::new(["plan", "--trace", missing]).run(), &[missing, "no such file"]);
     is_refused(&Program::new(["plan", "--trace", odd.to_str().expect("text")]).run(), &["two\u{fffd}lines"]);
     let directory = folder.path().to_str().expect("text");
     is_refused(&Program::new(["plan", "--trace", directory]).run(), &[&format!("{directory}: is a directory")]);

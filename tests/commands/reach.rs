@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::child::{Ended, Program, settings};
+use crate::support::http::refusing_port;
 use crate::support::pki::{Authority, Identity};
 
 const KEY: &str = "pk_prod_never-to-be-seen";
@@ -195,7 +196,7 @@ async fn calls_pass_through_a_proxy_that_speaks_tls_itself() {
 async fn proxy_that_makes_no_connection_is_named_as_the_cause() {
     let unused = courier().await;
     let (refusing, _) = proxy("407 Proxy Authentication Required", unused).await;
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let (_socket, gone) = refusing_port();
     for (address, detail) in [(refusing, "proxy authorization required"), (gone, "Connection refused")] {
         let line = complaint(&format!("base_url = \"https://{COURIER}\"\nproxy = \"http://{address}\""), None).await;
         let wanted = format!("workspace default: cannot reach https://{COURIER}: the proxy made no connection (");

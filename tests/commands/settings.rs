@@ -232,6 +232,8 @@ fn addresses_that_collide_are_refused() {
         ("[\"0.0.0.0:8080\"]", "127.0.0.1:8080"),
         ("[\"127.0.0.1:8080\"]", "0.0.0.0:8080"),
         ("[\"[::]:8080\"]", "[::1]:8080"),
+        ("[\"[::]:8080\"]", "127.0.0.1:8080"),
+        ("[\"127.0.0.1:8080\"]", "[::]:8080"),
         ("[\"[::ffff:127.0.0.1]:8080\"]", "127.0.0.1:8080"),
     ] {
         is_refused_for(&checked(listen, admin), &["admin.listen: must not be an address of server.listen"]);
@@ -362,10 +364,14 @@ fn secret_file_that_others_can_read_is_warned_of() {
         of_mode(&key, mode);
         passes_with(&check(&text), &[]);
     }
-    fs::write(&key, "user:password").expect("written");
-    of_mode(&key, 0o644);
-    let proxy = format!("{WORKSPACE}proxy = \"http://proxy:1\"\nproxy_credentials_file = {key:?}\n{}", client(""));
-    passes_with(&check(&proxy), &["workspaces.default.proxy_credentials_file: others on this machine can read"]);
+    let credentials = folder.path().join("credentials");
+    fs::write(&credentials, "user:password").expect("written");
+    of_mode(&credentials, 0o644);
+    let proxy = format!("proxy = \"http://proxy:3128\"\nproxy_credentials_file = {credentials:?}\n");
+    passes_with(
+        &check(&format!("[workspaces.default]\n{proxy}api_key_file = {key:?}\n{}", client(""))),
+        &["workspaces.default.proxy_credentials_file: others on this machine can read or change the file"],
+    );
     // The settings themselves, where a key stands in them.
     let file = settings(&format!("{WORKSPACE}{}", client("")));
     of_mode(file.path(), 0o644);
@@ -374,6 +380,53 @@ fn secret_file_that_others_can_read_is_warned_of() {
         &ended,
         &["workspaces.default.api_key: others on this machine can read or change this file (its mode is 0644)"],
     );
+}
+
+/// Also where one of them has no right shape, or stands in a variable.
+#[test]
+fn errors_of_every_kind_are_told_at_once() {
+    let text = format!(
+        "[tokens]\nfloor = 7\ncapacity = \"many\"\n[server]\nlisten = [\"nowhere\"]\ntimeuot = \"5s\"\n{WORKSPACE}{}",
+        client("users = [1]")
+    );
+    let ended = run(
+        "check",
+        &text,
+        &[
+            ("COURIER_TOKEN_BROKER__REFRESH__HISTORY", "long"),
+            ("COURIER_TOKEN_BROKER_CLIENT_KEY", "short"),
+            ("COURIER_TOKEN_BROKER_CLIENT_SCOPES", ","),
+            ("COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME", "long"),
+            ("COURIER_TOKEN_BROKER__ADMIN__LISTEN", "0.0.0.0:1"),
+        ],
+    );
+    let parts = [
+        "tokens.capacity",
+        "timeuot",
+        "clients[0].users",
+        "HISTORY",
+        "CLIENT_KEY: must",
+        "CLIENT_SCOPES: must",
+        "CLIENT_MAX_LIFETIME: must",
+        "tokens.floor",
+        "server.listen:",
+        "admin.listen",
+    ];
+    for part in parts {
+        assert_eq!(ended.stderr.lines().filter(|line| line.contains(part)).count(), 1, "{part}: {}", ended.stderr);
+    }
+    assert_eq!((ended.code, ended.stderr.lines().count()), (Some(2), parts.len()), "{}", ended.stderr);
+    // What follows from another error is not told.
+    let ended = run("check", &format!("{WORKSPACE}[[clients]]\nkey_sha256 = 5\nusers = [5]\nname = \"a\"\n"), &[]);
+    is_refused_for(&ended, &["clients[0].key_sha256", "clients[0].users[0]"]);
+}
+
+#[test]
+fn full_standard_error_fails_no_check_that_only_warns() {
+    let file = settings(&format!("{WORKSPACE}{}", client("scopes = []")));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+    let ended = Program::new(["check", "--config"]).arguments([file.path()]).start_logging_to(full).end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
 #[test]

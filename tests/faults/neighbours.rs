@@ -1,6 +1,5 @@
 //! What one client does, or one workspace's Courier, costs no other anything.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use courier_token_broker::audit::Who;
@@ -44,7 +43,7 @@ async fn a_storm_of_one_clients_new_users_does_not_starve_another_client() {
 
 #[tokio::test]
 async fn a_workspace_whose_courier_is_down_slows_no_other() {
-    let gone = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let (_socket, gone) = support::http::refusing_port();
     let broker = support::broker::Setup::new()
         .settings(|raw| {
             let mut workspace = raw.workspaces["default"].clone();

@@ -1,6 +1,5 @@
 //! What goes wrong at Courier, and what a caller hears of it.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use courier_token_broker::policy::retry::MOST_TRIES;
@@ -9,7 +8,7 @@ use serde_json::json;
 
 use crate::law::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, Setup};
-use crate::support::http::{Answer, Ask};
+use crate::support::http::{Answer, Ask, refusing_port};
 
 /// Asks on each route, and each answer is this refusal, with one of these waits, and whether an SDK is to retry then.
 async fn all_fail(broker: &Broker, status: u16, waits: &[(&str, bool)]) -> Vec<Answer> {
@@ -93,7 +92,7 @@ async fn a_token_for_others_than_were_asked_for_reaches_nobody() {
 
 #[tokio::test]
 async fn a_courier_that_is_not_there_is_unavailable_for_now() {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let (_socket, port) = refusing_port();
     let broker = Setup::new()
         .settings(|raw| raw.workspaces.values_mut().for_each(|workspace| workspace.base_url = format!("http://{port}")))
         .start()
