@@ -41,6 +41,8 @@ pub enum Source {
         collapsed: bool,
         /// What was wrong with the one that there was.
         stale: Option<Stale>,
+        /// Others are served it too.
+        stored: bool,
     },
     /// From memory although it is too old, since no new one could be had.
     Kept(Stale),

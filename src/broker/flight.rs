@@ -31,7 +31,15 @@ struct Aloft {
     renewal: Option<Place>,
 }
 
-type Outcome = Result<Arc<Entry>, Refusal>;
+type Outcome = Result<Issued, Refusal>;
+
+/// A token that a call has brought.
+#[derive(Clone)]
+pub struct Issued {
+    pub entry: Arc<Entry>,
+    /// Is it in the cache? Not where its user signed out meanwhile, or where the cache has one that serves for longer.
+    pub stored: bool,
+}
 
 /// How a request gets onto a flight.
 pub enum Boarding {
@@ -161,6 +169,16 @@ struct Landing<'a> {
     flight: &'a watch::Sender<Option<Outcome>>,
 }
 
+impl Landing<'_> {
+    /// How many requests wait for it.
+    fn waiters(&self) -> usize {
+        let ground = self.flights.hold();
+        // The list has a receiver too, until the flight is disowned.
+        let listed = usize::from(ground.owns(self.key, self.flight));
+        self.flight.receiver_count().saturating_sub(listed)
+    }
+}
+
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
         let mut ground = self.flights.hold();
@@ -208,7 +226,7 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
     let Departure { key, turn, publish } = departure;
     let landing = Landing { flights: &broker.0.flights, key: &key, flight: &publish };
     let (mut tries, dispatcher) = (0, &workspace.dispatcher);
-    let outcome = call(&broker, dispatcher, &key, turn, &publish, &cause, &mut tries).await;
+    let outcome = call(&broker, dispatcher, &landing, turn, &cause, &mut tries).await;
     let Some(outcome) = outcome else { return };
     // Whoever was not called for has been told why.
     if tries > 0 {
@@ -217,7 +235,7 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
         // for it. A lack of file descriptors says nothing of the key.
         if let Err(failure) = &outcome
             && *failure != Failure::OutOfFiles
-            && (failure.is_lasting() || cause.renewal().is_none() || publish.receiver_count() > 1)
+            && (failure.is_lasting() || cause.renewal().is_none() || landing.waiters() > 0)
         {
             broker.0.refused.add(&key, failure.clone().into(), broker.0.clock.now());
         }
@@ -248,13 +266,12 @@ pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure
 async fn call(
     broker: &Broker,
     dispatcher: &Dispatcher,
-    key: &TokenKey,
+    landing: &Landing<'_>,
     mut turn: Turn,
-    publish: &watch::Sender<Option<Outcome>>,
     cause: &Cause,
     tries: &mut u32,
 ) -> Option<Result<Grant, Failure>> {
-    let clock = &broker.0.clock;
+    let (clock, key, publish) = (&broker.0.clock, landing.key, landing.flight);
     let deadline = clock.now() + broker.0.settings.timeout;
     let mut failed = None;
     loop {
@@ -274,8 +291,8 @@ async fn call(
             Ok(grant) => return Some(Ok(grant)),
             Err(failure) => failure,
         };
-        // A renewal that nobody waits for has time; the list has a receiver too.
-        let is_waited_for = || publish.receiver_count() > 1;
+        // A renewal that nobody waits for has time.
+        let is_waited_for = || landing.waiters() > 0;
         let again = is_waited_for().then(|| dispatcher.retry(&failure, *tries, deadline)).flatten();
         let Some(again) = again else { return Some(Err(failure)) };
         tokio::select! {
@@ -301,7 +318,7 @@ fn keep(
     landing: &Landing<'_>,
     grant: Grant,
     renewal: Option<&Renewal>,
-) -> Arc<Entry> {
+) -> Issued {
     let key = landing.key;
     let settings = &broker.0.settings;
     let refresher = &workspace.refresher;
@@ -320,12 +337,13 @@ fn keep(
     let habit = known.map_or_else(|| Arc::new(Habit::new(window, grant.sent())), |known| Arc::clone(&known.habit));
     let standing = Arc::new(Standing::new(&grant, due, habit, refresher));
     let entry = Arc::new(Entry { grant, standing });
-    if owned && old.is_none_or(|old| last(&old.grant) <= new_last) {
+    let stored = owned && old.is_none_or(|old| last(&old.grant) <= new_last);
+    if stored {
         broker.0.cache.insert(key.clone(), Arc::clone(&entry));
         // Only now: what comes due at once must be found in the cache.
         refresher.plan(key, &entry.standing);
     }
-    entry
+    Issued { entry, stored }
 }
 
 fn log(broker: &Broker, key: &TokenKey, outcome: &Result<Grant, Failure>, cause: &Cause) {

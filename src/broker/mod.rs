@@ -31,7 +31,7 @@ use cache::{Cache, Entry, History, Stage, Standing};
 use coverage::Coverage;
 use entitled::Entitled;
 pub use explain::{Decided, Explained};
-use flight::{Boarding, Cause, Flights};
+use flight::{Boarding, Cause, Flights, Issued};
 use index::Index;
 use refresher::Refresher;
 use refused::Refused;
@@ -208,7 +208,7 @@ impl Broker {
 
     /// A workspace has another API key: what the old one was refused does not count any more.
     pub fn forgive(&self, workspace: &str) {
-        self.0.refused.clear();
+        self.0.refused.clear(workspace);
         if let Some(workspace) = self.0.workspaces.get(workspace) {
             workspace.dispatcher.forgive();
         }
@@ -287,12 +287,12 @@ impl Broker {
             }
             return Err(Refusal::TimedOut);
         };
-        let entry = outcome?;
+        let Issued { entry, stored } = outcome?;
         let now = self.0.clock.now();
         if freshness::spare(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)).is_none() {
             return Err(Refusal::TooOld);
         }
-        Ok(self.hand_out(&ask.key, &entry, asked, now, Source::Issued { collapsed, stale }))
+        Ok(self.hand_out(&ask.key, &entry, asked, now, Source::Issued { collapsed, stale, stored }))
     }
 
     fn hit(&self, key: &TokenKey, entry: &Arc<Entry>, renew: bool, now: Moment) -> Answer {

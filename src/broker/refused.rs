@@ -43,8 +43,29 @@ impl Refused {
         self.0.get(key).filter(|(_, until)| now < *until).map(|(refusal, _)| refusal)
     }
 
-    /// Forgets everything.
-    pub fn clear(&self) {
-        self.0.invalidate_all();
+    /// Forgets the keys of a workspace.
+    pub fn clear(&self, workspace: &str) {
+        let keys = self.0.iter().map(|(key, _)| key).filter(|key| key.workspace() == workspace);
+        keys.for_each(|key| self.0.invalidate(&*key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{Lifetime, ScopeClaim, WorkspaceName};
+
+    #[test]
+    fn clearing_a_workspace_leaves_the_keys_of_others() {
+        let refused = Refused::new();
+        let now = Moment::from_nanos(1 << 40);
+        let keys = ["eu", "us"].map(|workspace| {
+            let claim = ScopeClaim::parse("user_id:jane read:brands").expect("a claim");
+            let name = WorkspaceName::new(workspace).expect("a name");
+            TokenKey::new(&name, &claim, Lifetime::parse("1h").expect("a lifetime"))
+        });
+        keys.iter().for_each(|key| refused.add(key, Refusal::TimedOut, now));
+        refused.clear("eu");
+        assert_eq!(keys.map(|key| refused.get(&key, now)), [None, Some(Refusal::TimedOut)]);
     }
 }

@@ -282,10 +282,11 @@ fn cache_status(answer: &Answer) -> HeaderValue {
     // Writing to a string can't fail.
     let _ = match answer.source {
         Source::Hit => write!(text, "courier-token-broker; hit; ttl={ttl}"),
-        Source::Issued { collapsed, stale } => {
+        Source::Issued { collapsed, stale, stored } => {
             let forwarded = if stale.is_some() { "stale" } else { "miss" };
+            let stored = if stored { "; stored" } else { "" };
             let collapsed = if collapsed { "; collapsed" } else { "" };
-            write!(text, "courier-token-broker; fwd={forwarded}; stored{collapsed}; ttl={ttl}")
+            write!(text, "courier-token-broker; fwd={forwarded}{stored}{collapsed}; ttl={ttl}")
         }
         Source::Kept(_) => write!(text, "courier-token-broker; fwd=stale; ttl={ttl}"),
     };

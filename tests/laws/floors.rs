@@ -31,7 +31,7 @@ async fn a_new_token_says_why_the_old_one_would_not_do() {
     world.ask("jane", "1h").await.expect("a token");
     world.pass(HOUR / 2).await;
     let answer = world.ask("jane", "1h").await.expect("a token");
-    assert_eq!(answer.source, Source::Issued { collapsed: false, stale: Some(Stale::BelowFloor) });
+    assert_eq!(answer.source, Source::Issued { collapsed: false, stale: Some(Stale::BelowFloor), stored: true });
 }
 
 #[tokio::test(start_paused = true)]
@@ -42,7 +42,7 @@ async fn a_caller_that_wants_more_left_gets_a_newer_token() {
     let mut wants = ask("jane", "1h");
     wants.min_ttl = Some(50 * 60 * SECOND);
     let answer = world.broker.ask(&wants).await.expect("a token");
-    assert_eq!(answer.source, Source::Issued { collapsed: false, stale: Some(Stale::BelowMinTtl) });
+    assert_eq!(answer.source, Source::Issued { collapsed: false, stale: Some(Stale::BelowMinTtl), stored: true });
     assert!(answer.remaining >= 50 * 60 * SECOND);
     // And everybody has it now.
     let other = world.ask("jane", "1h").await.expect("a token");

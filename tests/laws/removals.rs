@@ -87,6 +87,32 @@ async fn who_waits_meanwhile_gets_a_token_that_nobody_else_gets() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn detached_call_is_retried_for_those_who_wait_and_says_that_nothing_is_stored() {
+    let world = World::new(&Setup { latency: 2 * SECOND, ..Setup::default() });
+    world.courier.script([Some(Fault::status(500))]);
+    let (answer, ()) = tokio::join!(world.ask("jane", "1h"), async {
+        world.pass(SECOND).await;
+        sign_out(&world, "jane");
+    });
+    let source = answer.expect("the second call brings a token").source;
+    assert_eq!(source, Source::Issued { collapsed: false, stale: None, stored: false });
+    assert_eq!(world.courier.call_count(), 2);
+    world.broker.gauge();
+    assert_eq!(world.metrics.cached_tokens.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn detached_call_that_nobody_waits_for_is_not_retried() {
+    let world = World::new(&Setup { latency: 2 * SECOND, ..Setup::default() });
+    world.courier.script([Some(Fault::status(500))]);
+    let asked = tokio::time::timeout(SECOND, world.ask("jane", "1h")).await;
+    assert!(asked.is_err(), "it hung up");
+    sign_out(&world, "jane");
+    world.pass(20 * SECOND).await;
+    assert_eq!(world.courier.call_count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_is_away_and_signed_out_is_not_foreseen() {
     let world = World::new(&Setup { mode: Mode::Learned, ..Setup::default() });
     world.ask("jane", "1h").await.expect("a token");
