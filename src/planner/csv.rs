@@ -326,6 +326,8 @@ mod tests {
 
         #[test]
         fn any_name_comes_back_out_of_its_quotes(name in prop::collection::vec(any::<u8>(), 1..20)) {
+            // That is no user.
+            prop_assume!(name != b"-");
             let doubled = name.iter().flat_map(|byte| std::iter::repeat_n(*byte, if *byte == b'"' { 2 } else { 1 }));
             let line: Vec<_> = b"1,\"".iter().copied().chain(doubled).chain(*b"\"").collect();
             prop_assert_eq!(&*TWO.row(&line).expect("a row").user, &name[..]);
