@@ -36,7 +36,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// What is to be written: whole lines.
+    /// The text to be written: whole lines.
     lines: Vec<u8>,
     /// Lines that found no room.
     lost: u64,
@@ -130,7 +130,7 @@ impl Shared {
                 }
             }
             if mem::take(&mut torn) {
-                // What is left of a line must not spoil the next.
+                // The rest of a line must not spoil the next.
                 batch.insert(0, b'\n');
             }
             let (written, outcome) = write(&mut file, &batch);

@@ -19,7 +19,7 @@ struct Example {
     output: Vec<String>,
 }
 
-/// What a page's examples run in: a folder with the files that they name, and the servers that they have started.
+/// The surroundings of a page's examples: a folder with the files that they name, and the servers that they have started.
 struct Shell {
     folder: TempDir,
     servers: Vec<Running>,

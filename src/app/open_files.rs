@@ -1,6 +1,6 @@
 //! How many connections there may be, by how many files the process may have open.
 
-/// What the limit of open files is divided into, so that connections of apps leave
+/// The shares of the limit of open files, so that connections of apps leave
 /// enough for the admin listener, for calls to Courier and for files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenFiles {

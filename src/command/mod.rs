@@ -202,7 +202,7 @@ fn environment() -> Result<Variables, Failure> {
     Ok(environment)
 }
 
-/// What the log and the audit log are written by. Dropped, it lets them finish,
+/// The writers of the log and of the audit log. Dropped, it lets them finish,
 /// for at most [`SETTLING`] each.
 struct Logs {
     log: LogWriter,
@@ -348,7 +348,7 @@ mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
 
-    /// What is logged.
+    /// The events as text.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 

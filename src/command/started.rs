@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use courier_token_broker::app::App;
 use courier_token_broker::config::Settings;
 
-/// What the settings say, as far as the log repeats it. No secret is in it.
+/// The part of the settings that the log repeats. No secret is in it.
 pub struct Started {
     files: String,
     clients: usize,

@@ -117,7 +117,7 @@ impl Layers {
         Err(errors.into())
     }
 
-    /// What is wrong with values besides `errors`, and can't follow from these.
+    /// Errors of values besides `errors` that can't follow from these.
     fn further(&self, raw: &Raw, errors: &[SettingsError]) -> Vec<SettingsError> {
         let is_about = |key: &str, other: &str| !other.is_empty() && (key.starts_with(other) || other.starts_with(key));
         let mut further = Settings::resolve(raw, self).err().map(|found| found.errors).unwrap_or_default();

@@ -72,7 +72,7 @@ pub struct CertificateError {
     pub setting: &'static str,
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it. It repeats neither the path nor anything of what the file holds.
+    /// The mistake. It repeats neither the path nor anything of what the file holds.
     pub why: String,
 }
 
@@ -322,7 +322,7 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
-    /// What is logged.
+    /// The events as text.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 

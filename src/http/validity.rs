@@ -48,7 +48,7 @@ impl Validity {
         now < self.begins
     }
 
-    /// What an operator must know of it at this time, if anything.
+    /// A remark for the operator at this time, if there is one.
     pub fn remark(self, now: Duration) -> Option<String> {
         // RFC 5280 has no year after 9999, and humantime has none either.
         let date = |at: Duration| humantime::format_rfc3339_seconds(UNIX_EPOCH + at);

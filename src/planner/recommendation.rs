@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::outcome::Outcome;
 use super::report::Setup;
 
-/// What to set, and what that does.
+/// The settings to choose, and their effect.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recommendation {
     /// The place of the recommended row in the sweep.

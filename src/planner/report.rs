@@ -25,7 +25,7 @@ pub struct Report {
     pub bound: Outcome,
     /// Modes off and used, and learned with several values of `extra_calls`, by their calls.
     pub sweep: Vec<Outcome>,
-    /// What to set.
+    /// The settings to choose.
     pub recommendation: Recommendation,
     /// The busiest second of the recommended row where there is no budget: with one,
     /// the runs themselves can't show how much would be enough.
@@ -51,7 +51,7 @@ pub struct Setup {
     pub latency: Duration,
     /// What renewals of mode learned may spend beyond the least calls (1 is as much again).
     pub extra_calls: f64,
-    /// What the lines of the trace were.
+    /// The lines of the trace, by kind.
     pub counts: Counts,
 }
 

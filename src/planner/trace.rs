@@ -28,7 +28,7 @@ pub struct Trace {
     counts: Counts,
 }
 
-/// What the lines of a trace were, besides requests.
+/// The lines of a trace besides requests, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// It is an access log, and every URL counts.
@@ -97,7 +97,7 @@ impl Trace {
         self.users
     }
 
-    /// What its lines were, if it was read.
+    /// Its lines by kind, if it was read.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }

@@ -81,7 +81,7 @@ pub enum TraceError {
         limit: u64,
         /// The first of them.
         line: u64,
-        /// What is wrong with that.
+        /// The mistake in it.
         why: Broken,
     },
     /// Not a request among its lines.
@@ -89,7 +89,7 @@ pub enum TraceError {
     AllBroken {
         /// The first of them.
         line: u64,
-        /// What is wrong with that.
+        /// The mistake in it.
         why: Broken,
     },
     /// A line that does not end.
@@ -128,7 +128,7 @@ pub enum TraceError {
     Gzip {
         /// The last line that could be read.
         line: u64,
-        /// What the unpacker says.
+        /// The unpacker's message.
         error: io::Error,
     },
     /// The input failed.
@@ -136,7 +136,7 @@ pub enum TraceError {
     Io {
         /// The last line that could be read.
         line: u64,
-        /// What the input says.
+        /// The input's message.
         error: io::Error,
     },
 }

@@ -39,7 +39,7 @@ pub enum Denial {
 }
 
 impl Denial {
-    /// What logs call the rule.
+    /// The rule's name in logs.
     pub const fn rule(&self) -> &'static str {
         match self {
             Self::Scopes(_) => "client-scopes",

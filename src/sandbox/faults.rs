@@ -29,7 +29,7 @@ pub struct Faults {
     #[arg(value_parser = share, allow_hyphen_values = true)]
     pub error_rate: f64,
 
-    /// What those calls meet: 500, 502, 503, 504, 429, 409, reset, drip, endless, hang, html, empty, not-json, array,
+    /// Failure of those calls: 500, 502, 503, 504, 429, 409, reset, drip, endless, hang, html, empty, not-json, array,
     /// no-token, empty-token, other-user, expired, ended, reissued, not-yet, text-exp, no-iat or redirect
     #[arg(long, value_name = "KIND", default_value = "500", help_heading = HEADING)]
     #[arg(value_parser = Fault::named, allow_hyphen_values = true)]

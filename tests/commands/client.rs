@@ -16,7 +16,7 @@ fn check(environment: &[(&str, &str)]) -> Ended {
 fn client(environment: &[(&str, &str)]) -> toml::Table {
     let ended = check(environment);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    // What follows the settings is no TOML.
+    // The text after the settings is no TOML.
     let lines = ended.stdout.iter().take_while(|line| !line.starts_with("OK"));
     let shown = lines.cloned().collect::<Vec<_>>().join("\n");
     let table: toml::Table = shown.parse().expect("TOML");

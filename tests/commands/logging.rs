@@ -45,7 +45,7 @@ fn start_with_stuck_log(settings: &NamedTempFile) -> (Running, Running, PipeRead
     (courier, broker, reader)
 }
 
-/// What is written to a pipe from now on, line by line.
+/// The lines that are written to a pipe from now on.
 fn read(reader: PipeReader) -> Receiver<String> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {

@@ -416,7 +416,7 @@ fn errors_of_every_kind_are_told_at_once() {
         assert_eq!(ended.stderr.lines().filter(|line| line.contains(part)).count(), 1, "{part}: {}", ended.stderr);
     }
     assert_eq!((ended.code, ended.stderr.lines().count()), (Some(2), parts.len()), "{}", ended.stderr);
-    // What follows from another error is not told.
+    // An error that follows from another is not told.
     let ended = run("check", &format!("{WORKSPACE}[[clients]]\nkey_sha256 = 5\nusers = [5]\nname = \"a\"\n"), &[]);
     is_refused_for(&ended, &["clients[0].key_sha256", "clients[0].users[0]"]);
 }

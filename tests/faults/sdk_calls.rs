@@ -23,7 +23,7 @@ use crate::support::broker::{API_KEY, CLIENT_KEY, client};
 
 /// `server.timeout` in these worlds.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// What a call of an SDK may take beyond it.
+/// The time that a call of an SDK may take beyond it.
 const LONGER: Duration = Duration::from_secs(3);
 /// The calls to Courier that one request may cost.
 const TRIES: usize = MOST_TRIES as usize;

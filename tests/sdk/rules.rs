@@ -146,7 +146,7 @@ impl Rule {
         let milliseconds = told.after_ms.as_deref().filter(|_| self.after_ms).and_then(|text| text.parse::<f64>().ok());
         let seconds = milliseconds.map(|milliseconds| milliseconds / 1000.0).or_else(|| {
             let text = told.after.as_deref()?;
-            // What else it may be is a date: a wait without end, for all that is known here.
+            // Any other value may be a date: a wait without end, for all that is known here.
             Some(text.parse().unwrap_or(if self.date == Date::Waits { f64::INFINITY } else { 0.0 }))
         })?;
         let heeded = self.heeds.is_none_or(|(above, most)| seconds > above && seconds <= most);

@@ -71,7 +71,7 @@ async fn wrong_type_is_told_with_its_field_and_without_its_value() {
                 continue;
             }
             let mut body = good.clone();
-            // What is not looked at may have any type.
+            // A member that is not looked at may have any type.
             body["other"] = json!({"deep": [1, null, "pk_secret"]});
             body[field] = value.clone();
             rows.push(row(format!("{field} {value}"), Ask::post(route, body.to_string()), 400, wanted));

@@ -173,7 +173,7 @@ async fn reload_takes_another_jwks_url() {
     assert_eq!(status(&broker, &without_kid(&one, "jane")).await, 401);
     assert_eq!(fetches(&broker, "fetched").await, 2.0);
     assert!(broker.metric(LAST_FETCH).await > 0.0);
-    // What another host published counts no longer, and is no age of keys either.
+    // The keys of another host count no longer, and tell no age.
     let closed = "https://127.0.0.1:1/jwks.json".to_owned();
     assert!(broker.reload(|raw| raw.sessions.as_mut().expect("they are set").jwks_url = Some(closed)).await);
     assert_eq!(status(&broker, &without_kid(&two, "jane")).await, 503);
