@@ -76,12 +76,12 @@ const EXITS: &[&str] = &["process::exit", "process::abort"];
 const MAX_LINES: usize = 400;
 
 #[test]
-fn every_room_imports_only_what_the_table_allows() {
+fn every_module_imports_only_what_the_table_allows() {
     hold("an import leaves its room", forbidden_imports);
 }
 
 #[test]
-fn the_pure_rooms_neither_wait_nor_read() {
+fn pure_modules_neither_wait_nor_read() {
     hold("this belongs to the shell round the rules", impure_words);
 }
 
@@ -96,12 +96,12 @@ fn only_the_top_sees_the_environment_or_exits() {
 }
 
 #[test]
-fn no_file_outgrows_its_noun() {
+fn no_file_exceeds_the_line_limit() {
     hold("which noun wants to leave?", outgrown);
 }
 
 #[test]
-fn the_table_runs_one_way() {
+fn import_table_has_no_cycle() {
     let crates_there_are = dependencies();
     for (place, Room(name, rooms, crates)) in ROOMS.iter().enumerate() {
         for import in rooms.split_whitespace().filter(|import| *import != "*") {
@@ -371,7 +371,7 @@ fn finds<const N: usize>(rule: fn(&Source) -> Vec<String>, file: &str, text: &st
 }
 
 #[test]
-fn a_forbidden_import_is_found() {
+fn forbidden_import_is_found() {
     let rule = forbidden_imports;
     finds(rule, "src/policy/x.rs", "\nuse ::tokio::sync::Notify;", ["2: tokio::sync::Notify"]);
     finds(rule, "src/policy/x.rs", "fn f() {\n    ('\"', '\\\"', tokio::spawn(x))\n}", ["2: tokio::spawn"]);
@@ -386,7 +386,7 @@ fn a_forbidden_import_is_found() {
 }
 
 #[test]
-fn what_is_no_code_is_not_an_import() {
+fn comments_and_strings_are_not_imports() {
     for text in [
         "//! [`tokio::sync`]\n/* /* */ use tokio::x; */ /// tokio::x",
         "fn f<'a>(x: &'a str) { ('\"', '\\'', b'\\\\', \"\\\" tokio::x\", r#\"\" tokio::x\"#, b\"tokio::x\") }",
@@ -398,7 +398,7 @@ fn what_is_no_code_is_not_an_import() {
 }
 
 #[test]
-fn the_other_rules_can_fail_too() {
+fn other_rules_can_fail_too() {
     let waiting = "async fn f() { g().await; println!() }";
     finds(impure_words, "src/policy/x.rs", waiting, ["1: async", "1: .await", "1: println"]);
     finds(impure_words, "src/broker/x.rs", waiting, []);

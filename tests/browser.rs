@@ -32,7 +32,7 @@ const SECRET: &[u8] = b"a secret of the app with more than 32 bytes";
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run installs it"]
-async fn a_listed_page_gets_the_token_of_its_session() {
+async fn listed_page_gets_the_token_of_its_session() {
     let world = World::start("authorization").await;
     let seen = world.open(&world.listed, "jane", r#"{"userId": "jane"}"#).await;
     world.is_for(&seen, "jane");
@@ -43,7 +43,7 @@ async fn a_listed_page_gets_the_token_of_its_session() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run installs it"]
-async fn an_unlisted_page_gets_nothing() {
+async fn unlisted_page_gets_nothing() {
     let world = World::start("authorization").await;
     let seen = world.open(&world.unlisted, "jane", "").await;
     assert_eq!(seen["thrown"], "TypeError", "{seen}");
@@ -52,7 +52,7 @@ async fn an_unlisted_page_gets_nothing() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run installs it"]
-async fn a_page_that_names_somebody_else_gets_nothing() {
+async fn page_that_names_another_user_gets_nothing() {
     let world = World::start("authorization").await;
     let seen = world.open(&world.listed, "jane", r#"{"userId": "bob"}"#).await;
     assert_eq!((&seen["status"], &seen["answer"]["error"]), (&401.into(), &"Unauthorized".into()), "{seen}");
@@ -61,7 +61,7 @@ async fn a_page_that_names_somebody_else_gets_nothing() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run installs it"]
-async fn a_cookie_counts_from_a_listed_page_alone() {
+async fn cookie_is_accepted_from_a_listed_page_alone() {
     let world = World::start("cookie:session").await;
     // The browser sends it from both: to a cookie, the ports of a host are one site.
     let seen = world.open(&world.unlisted, "jane", "").await;

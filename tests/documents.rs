@@ -35,7 +35,7 @@ const SHOWN: [&str; 3] = ["127.0.0.1:8080", "127.0.0.1:9090", "127.0.0.1:8081"];
 const NOT_RUN: [&str; 4] = ["cargo build", "cargo bench", "cargo test", "tests/run"];
 
 #[test]
-fn every_shell_example_of_a_page_does_what_the_page_shows() {
+fn shell_examples_do_what_their_page_shows() {
     for page in pages() {
         let text = fs::read_to_string(&page).expect("a page");
         let mut shell = Shell::new();
@@ -46,7 +46,7 @@ fn every_shell_example_of_a_page_does_what_the_page_shows() {
 }
 
 #[test]
-fn every_link_of_a_page_leads_somewhere() {
+fn links_of_every_page_resolve() {
     for page in pages() {
         let text = fs::read_to_string(&page).expect("a page");
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

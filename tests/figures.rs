@@ -53,7 +53,7 @@ async fn a_hundred_thousand_requests_for_a_thousand_keys_make_a_thousand_calls()
 /// Three processes, so that none waits for another's turn on a processor only
 /// because it shares a runtime with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_users_at_once_stay_within_the_budget_at_couriers_door() {
+async fn two_thousand_users_at_once_stay_within_the_budget_as_courier_counts() {
     let _alone = MACHINE.lock().await;
     let world = World::start("50ms", &[("REQUESTS_PER_SECOND", "50"), ("BURST", "10")]);
     let address = world.address;

@@ -22,13 +22,13 @@ const CLIENT_KEY: &str = "the-key-of-the-only-client-of-this-test";
 
 #[test]
 #[ignore = "needs Node.js and @trycourier/courier: tests/run installs them"]
-fn the_official_node_sdk_is_served_unmodified() {
+fn official_node_sdk_is_served_unmodified() {
     Setup::start(&[]).runs(node("issue_token.mjs"));
 }
 
 #[test]
 #[ignore = "needs Python and trycourier: tests/run installs them"]
-fn the_official_python_sdk_is_served_unmodified() {
+fn official_python_sdk_is_served_unmodified() {
     Setup::start(&[]).runs(python("issue_token.py"));
 }
 

@@ -69,7 +69,7 @@ fn timeless(mut line: Value) -> Value {
 }
 
 #[tokio::test]
-async fn each_use_of_power_is_one_line_in_the_file_and_none_in_the_log() {
+async fn audited_event_is_one_line_in_the_file_and_none_in_the_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.log");
     let (_courier, broker) = start(path.to_str().expect("text"), &["--log-level", "trace"]);
@@ -136,7 +136,7 @@ async fn each_use_of_power_is_one_line_in_the_file_and_none_in_the_log() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_moved_away_is_reopened_at_sighup() {
+async fn moved_audit_file_is_reopened_at_sighup() {
     let folder = tempfile::tempdir().expect("a folder");
     let [path, old] = ["audit.log", "audit.log.1"].map(|name| folder.path().join(name));
     let (_courier, broker) = start(path.to_str().expect("text"), &[]);
@@ -164,7 +164,7 @@ async fn a_file_that_was_moved_away_is_reopened_at_sighup() {
 
 /// Anybody can be refused as often as they like.
 #[tokio::test]
-async fn a_flood_of_refusals_is_counted_and_hides_nothing_else() {
+async fn flood_of_refusals_is_counted_and_hides_no_other_event() {
     const FLOOD: u64 = 3000;
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.log");
@@ -195,7 +195,7 @@ async fn a_flood_of_refusals_is_counted_and_hides_nothing_else() {
 }
 
 #[tokio::test]
-async fn it_is_in_the_log_whatever_its_level_unless_it_is_off() {
+async fn audit_lines_are_in_the_log_at_any_level_unless_off() {
     for (audit, wanted) in [("log", BTreeSet::from(["issued", "refused"])), ("off", BTreeSet::new())] {
         let (_courier, broker) = start(audit, &["--log-level", "error"]);
         let (address, _) = broker.addresses();
@@ -210,7 +210,7 @@ async fn it_is_in_the_log_whatever_its_level_unless_it_is_off() {
 }
 
 #[test]
-fn a_place_where_it_can_not_be_is_refused() {
+fn unwritable_audit_file_is_refused() {
     for (audit, part) in [("of", "absolute path"), ("", "absolute path"), ("/does/not/exist/x", "can't be written to")]
     {
         let program = Program::serve().env("COURIER_API_KEY", "pk").env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY);

@@ -24,7 +24,7 @@ fn shown(ended: &Ended) -> String {
 const KEYS: [(&str, &str); 2] = [("COURIER_API_KEY", KEY), ("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)];
 
 #[test]
-fn what_holds_is_printed_with_secrets_redacted() {
+fn check_prints_the_settings_in_force_with_secrets_redacted() {
     let text = format!("[tokens]\nfloor = 0.25\n[workspaces.eu]\napi_key = \"{KEY}-eu\"\n");
     let hard_floor = ("COURIER_TOKEN_BROKER__TOKENS__HARD_FLOOR", "45s");
     let ended = check(&text, &[KEYS[0], KEYS[1], hard_floor]);
@@ -40,7 +40,7 @@ fn what_holds_is_printed_with_secrets_redacted() {
 }
 
 #[test]
-fn what_is_printed_are_settings() {
+fn output_of_check_is_valid_settings() {
     let text = format!(
         "[server]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]\nshutdown_timeout = \"0s\"\n\
          [tokens]\nmax_lifetime = \"90d\"\ndefault_lifetime = \"45d\"\nhard_floor = \"1500ms\"\n\
@@ -79,7 +79,7 @@ fn tls_and_limits_are_shown() {
 }
 
 #[test]
-fn the_documented_defaults_pass_with_a_key_and_a_client() {
+fn documented_defaults_pass_with_a_key_and_a_client() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/default.toml");
     let program = Program::new(["check", "--config", path]);
     let ended = program.env("COURIER_API_KEY", KEY).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY).run();
@@ -88,7 +88,7 @@ fn the_documented_defaults_pass_with_a_key_and_a_client() {
 
 /// Each documented value may be given alone.
 #[test]
-fn a_shorter_wait_needs_no_other_setting() {
+fn shorter_wait_needs_no_other_setting() {
     for text in ["[server]\ntimeout = \"3s\"", "[workspaces.default]\ntimeout = \"2s\""] {
         let ended = check(text, &KEYS);
         assert_eq!(ended.code, Some(0), "{text}: {ended:?}");
@@ -96,7 +96,7 @@ fn a_shorter_wait_needs_no_other_setting() {
 }
 
 #[test]
-fn a_probe_tells_whether_courier_takes_the_key() {
+fn probe_reports_whether_courier_takes_the_key() {
     let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", KEY]).start();
     let courier = simulator.address("Courier simulator on ");
     let probe = |key: &str, base_url: String| {

@@ -73,7 +73,7 @@ fn wordy(user: u64) -> Ask {
 }
 
 #[tokio::test]
-async fn stuck_log_holds_up_no_answer_and_its_losses_are_told_when_it_is_read_again() {
+async fn stuck_log_delays_no_answer_and_reports_its_losses_later() {
     const CALLERS: u64 = 8;
     const EACH: u64 = 400;
     let settings = generous();
@@ -146,7 +146,7 @@ fn serve_on(path: &Path) -> Program {
 }
 
 #[tokio::test]
-async fn outputs_that_are_closed_or_full_do_not_stop_it() {
+async fn closed_or_full_outputs_do_not_stop_the_broker() {
     let folder = tempfile::tempdir().expect("a folder");
     for (place, outputs) in ["", ">&- 2>&-", ">&-", "2>&-", ">/dev/full 2>/dev/full"].iter().enumerate() {
         let path = folder.path().join(format!("socket-{place}"));

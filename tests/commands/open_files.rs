@@ -29,7 +29,7 @@ fn miss(user: usize) -> Ask {
 }
 
 #[tokio::test]
-async fn idle_callers_leave_files_for_courier_and_health() {
+async fn idle_callers_leave_file_descriptors_for_courier_and_health() {
     let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT]).start();
     let broker = serve_within(64, simulator.address("Courier simulator on ")).start();
     let (address, admin) = broker.addresses();
@@ -57,7 +57,7 @@ async fn idle_callers_leave_files_for_courier_and_health() {
 }
 
 #[test]
-fn limit_that_is_too_low_refuses_the_start() {
+fn too_low_file_limit_refuses_the_start() {
     for files in [16, 63] {
         let ended = serve_within(files, "127.0.0.1:1".parse().expect("an address")).run();
         assert_eq!(ended.code, Some(2), "{ended:?}");

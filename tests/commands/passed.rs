@@ -28,7 +28,7 @@ fn serve(socket: OwnedFd, more: &[&str]) -> Running {
 }
 
 #[tokio::test]
-async fn a_port_that_is_passed_is_served_beside_those_that_are_not() {
+async fn passed_port_is_served_beside_bound_ones() {
     let socket = TcpListener::bind(ANY_PORT).expect("a port");
     let address = socket.local_addr().expect("an address");
     let broker = serve(socket.into(), &["--listen", ANY_PORT]);
@@ -40,7 +40,7 @@ async fn a_port_that_is_passed_is_served_beside_those_that_are_not() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_that_is_passed_is_served_and_its_file_stays() {
+async fn passed_unix_socket_is_served_and_its_file_stays() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("socket");
     let broker = serve(UnixListener::bind(&path).expect("a socket").into(), &[]);
@@ -62,13 +62,13 @@ fn is_refused(ended: &Ended, part: &str) {
 }
 
 #[test]
-fn a_passed_port_needs_tls_like_any_other() {
+fn passed_port_needs_tls_like_any_other() {
     let socket = TcpListener::bind("0.0.0.0:0").expect("a port");
     is_refused(&serve(socket.into(), &[]).end(), "unencrypted");
 }
 
 #[test]
-fn what_is_passed_and_no_socket_is_refused() {
+fn passed_file_that_is_no_socket_is_refused() {
     let file = tempfile::tempfile().expect("a file");
     is_refused(&serve(file.into(), &[]).end(), "no stream socket");
 }

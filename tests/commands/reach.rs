@@ -193,7 +193,7 @@ async fn calls_pass_through_a_proxy_that_speaks_tls_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn proxy_that_makes_no_connection_is_named_as_the_cause() {
+async fn failing_proxy_is_named_as_the_cause() {
     let unused = courier().await;
     let (refusing, _) = proxy("407 Proxy Authentication Required", unused).await;
     let (_socket, gone) = refusing_port();
@@ -219,7 +219,7 @@ async fn region_is_couriers_host_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn base_url_of_the_environment_goes_over_the_region_of_a_file() {
+async fn base_url_of_the_environment_overrides_the_region_of_a_file() {
     let file = settings("[workspaces.default]\nregion = \"eu\"\n");
     let program = Program::new(["check".as_ref(), "--probe".as_ref(), "--config".as_ref(), file.path().as_os_str()])
         .env("COURIER_API_KEY", KEY)
@@ -298,7 +298,7 @@ async fn probe_names_host_and_cause_of_each_failure() {
 }
 
 #[test]
-fn certificates_that_are_none_are_told_at_start() {
+fn invalid_certificates_are_reported_at_start() {
     let authority = Authority::new();
     for path in [PathBuf::from("/does/not/exist.pem"), authority.file("ca.pem", "not a certificate")] {
         let program = Program::serve().env("COURIER_API_KEY", KEY).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY);
@@ -311,7 +311,7 @@ fn certificates_that_are_none_are_told_at_start() {
 
 /// A proxy that all other programs use is not used without a word.
 #[test]
-fn proxy_of_the_environment_that_is_not_used_is_told_without_its_password() {
+fn unused_proxy_of_the_environment_is_reported_without_its_password() {
     let check = |workspace: &str, variable: &str| {
         let file = settings(&format!("[workspaces.default]\n{workspace}\n"));
         let program = Program::new(["check".as_ref(), "--config".as_ref(), file.path().as_os_str()])
@@ -341,7 +341,7 @@ fn proxy_of_the_environment_that_is_not_used_is_told_without_its_password() {
 }
 
 #[test]
-fn workspace_that_leads_nowhere_is_refused_by_name() {
+fn workspace_without_a_target_is_refused_by_name() {
     let secret = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(secret.path(), "hunter2\n").expect("written");
     let file = format!("proxy = \"http://p:1\"\nproxy_credentials_file = \"{}\"", secret.path().display());

@@ -59,7 +59,7 @@ fn serve(folder: &Path, courier: SocketAddr) -> Running {
 }
 
 #[tokio::test]
-async fn a_changed_file_is_read_again_and_a_bad_one_is_left_alone() {
+async fn changed_file_is_reloaded_and_an_invalid_one_rejected() {
     let folder = TempDir::new().expect("a folder");
     let (_simulator, courier) = courier("pk_test");
     let settings = folder.path().join("settings.toml");
@@ -96,7 +96,7 @@ async fn a_changed_file_is_read_again_and_a_bad_one_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_secret_that_kubernetes_swaps_is_read_again() {
+async fn secret_that_kubernetes_swaps_is_reloaded() {
     let folder = TempDir::new().expect("a folder");
     let (_simulator, courier) = courier("pk_second");
     // As kubelet does it: the files are links into `..data`, which is a link to a folder.
@@ -119,7 +119,7 @@ async fn a_secret_that_kubernetes_swaps_is_read_again() {
 }
 
 #[tokio::test]
-async fn a_hangup_reads_everything_again_and_ends_nothing() {
+async fn sighup_reloads_everything_and_ends_nothing() {
     let folder = TempDir::new().expect("a folder");
     let (_simulator, courier) = courier("pk_test");
     let settings = folder.path().join("settings.toml");
@@ -142,7 +142,7 @@ async fn a_hangup_reads_everything_again_and_ends_nothing() {
 }
 
 #[tokio::test]
-async fn a_secret_that_comes_after_its_settings_is_read() {
+async fn late_secret_is_read_after_its_settings() {
     let folder = TempDir::new().expect("a folder");
     let (_simulator, courier) = courier("pk_second");
     let settings = folder.path().join("settings.toml");

@@ -139,7 +139,7 @@ fn sandbox_may_be_open_to_all() {
 }
 
 #[test]
-fn all_errors_are_told_at_once() {
+fn all_errors_are_reported_at_once() {
     let text = format!(
         "[tokens]\nfloor = 2\nmax_lifetime = \"0s\"\n[admin]\nlisten = \"nowhere\"\n[profiles]\nempty = []\n\
          [workspaces.default]\nbase_url = \"x\"\ntimeout = \"1ms\"\n{}{}[sessions]\nsource = \"x\"\n",
@@ -172,7 +172,7 @@ fn all_errors_are_told_at_once() {
 }
 
 #[test]
-fn all_keys_of_a_wrong_shape_are_told_with_their_lines() {
+fn all_mistyped_keys_are_reported_with_their_lines() {
     let text = "[tokens]\nflor = 1\nfloor = \"x\"\n[[clients]]\nname = 5\nusers = [1, 2]\nkey = \"x\"\n[nothing]\n";
     let ended = run("check", text, &[("COURIER_TOKEN_BROKER__LOG__LEVL", "x"), ("COURIER_TOKEN_BROKER__SERVER", "x")]);
     assert_eq!(ended.code, Some(2), "{ended:?}");
@@ -308,7 +308,7 @@ fn settings_without_effect_are_warned_of() {
 }
 
 #[test]
-fn unknown_variable_is_warned_of_with_what_was_meant() {
+fn unknown_variable_is_warned_of_with_a_suggestion() {
     let text = format!("{WORKSPACE}{}", client(""));
     for (name, part) in [
         ("COURIER_TOKEN_BROKER_TOKENS_FLOOR", "did you mean COURIER_TOKEN_BROKER__TOKENS__FLOOR?"),
@@ -384,7 +384,7 @@ fn secret_file_that_others_can_read_is_warned_of() {
 
 /// Also where one of them has no right shape, or stands in a variable.
 #[test]
-fn errors_of_every_kind_are_told_at_once() {
+fn errors_of_every_kind_are_reported_at_once() {
     let text = format!(
         "[tokens]\nfloor = 7\ncapacity = \"many\"\n[server]\nlisten = [\"nowhere\"]\ntimeuot = \"5s\"\n{WORKSPACE}{}",
         client("users = [1]")

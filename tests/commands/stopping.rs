@@ -30,7 +30,7 @@ async fn until_not_ready(admin: SocketAddr) {
 }
 
 #[tokio::test]
-async fn new_connections_are_served_while_it_is_not_ready_any_more() {
+async fn new_connections_are_served_while_draining() {
     // No machine is so slow that this passes during the test: the second signal ends it.
     let broker = serve("1h");
     let (address, admin) = broker.addresses();
@@ -47,7 +47,7 @@ async fn new_connections_are_served_while_it_is_not_ready_any_more() {
 }
 
 #[tokio::test]
-async fn no_connection_is_refused_before_the_delay_is_over() {
+async fn no_connection_is_refused_before_the_shutdown_delay_ends() {
     const DELAY: Duration = Duration::from_secs(2);
     let broker = serve("2s");
     let (address, admin) = broker.addresses();

@@ -30,12 +30,12 @@ const RATE: f64 = 80.0;
 const BURST: u32 = 40;
 
 #[tokio::test(start_paused = true)]
-async fn chaos_with_what_is_learned() {
+async fn invariants_hold_in_mode_learned() {
     run(Mode::Learned, 100_000, 10 * MINUTE).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn chaos_where_memory_is_short() {
+async fn invariants_hold_with_a_small_cache() {
     run(Mode::Used, 1_000, 4 * MINUTE).await;
 }
 

@@ -34,7 +34,7 @@ async fn calls_of_three_hours(mode: Mode, couriers: [i64; 3], ours: [i64; 3]) ->
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobodys_time_of_day_changes_anything() {
+async fn wrong_wall_clocks_change_nothing() {
     const RIGHT: [i64; 3] = [0; 3];
     for mode in [Mode::Used, Mode::Learned] {
         let right = calls_of_three_hours(mode, RIGHT, RIGHT).await;
@@ -46,7 +46,7 @@ async fn nobodys_time_of_day_changes_anything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_date_to_come_back_at_counts_by_couriers_own_clock() {
+async fn retry_after_date_counts_by_couriers_clock() {
     for skew in [-DAY, DAY] {
         let world = World::new(&Setup::default());
         let now = world.clock.unix().as_secs().saturating_add_signed(skew);
@@ -72,7 +72,7 @@ async fn suspend() {
 
 /// After the night some tokens have ended, and others are below their floors: they would be renewed, all at once.
 #[tokio::test(start_paused = true)]
-async fn who_asks_after_a_night_in_which_the_machine_slept_is_served_anew_and_inside_the_budget() {
+async fn users_after_a_suspended_night_get_new_tokens_within_the_budget() {
     for mode in [Mode::Used, Mode::Learned] {
         let (rate, burst) = (50.0, 20);
         let world = World::new(&Setup { rate, burst, mode, ..Setup::default() });
@@ -106,7 +106,7 @@ async fn who_asks_after_a_night_in_which_the_machine_slept_is_served_anew_and_in
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_a_sleeping_machine_has_missed_is_not_handed_out() {
+async fn answer_outdated_by_a_suspend_is_not_served() {
     let world = World::new(&Setup::default());
     let asked = asks(&world, "jane", "1h");
     world.pass(50 * MS).await;

@@ -17,7 +17,7 @@ fn ask_of(client: &'static str, user: &str) -> Ask<'static> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_storm_of_one_clients_new_users_does_not_starve_another_client() {
+async fn storm_of_one_client_does_not_starve_another() {
     let world = World::new(&Setup { rate: 20.0, burst: 1, ..Setup::default() });
     let storm: Vec<_> = (0..500)
         .map(|user| {
@@ -42,7 +42,7 @@ async fn a_storm_of_one_clients_new_users_does_not_starve_another_client() {
 }
 
 #[tokio::test]
-async fn a_workspace_whose_courier_is_down_slows_no_other() {
+async fn outage_of_one_workspace_slows_no_other() {
     let (_socket, gone) = support::http::refusing_port();
     let broker = support::broker::Setup::new()
         .settings(|raw| {
@@ -66,7 +66,7 @@ async fn a_workspace_whose_courier_is_down_slows_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_busiest_tokens_are_renewed_early_while_calls_fail_and_others_are_not() {
+async fn busiest_tokens_alone_are_renewed_early_while_calls_fail() {
     let world = World::new(&Setup::default());
     let minute = Duration::from_secs(60);
     for user in ["busy", "lazy"] {

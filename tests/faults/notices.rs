@@ -46,7 +46,7 @@ async fn budget_that_refuses_calls_says_how_many_and_which_setting_to_raise() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn courier_that_throttles_is_told_every_half_a_minute_with_the_rate_that_is_left() {
+async fn throttling_is_logged_every_half_a_minute_with_the_reduced_rate() {
     let (lines, _guard) = Lines::collect();
     let world = World::new(&Setup { rate: 20.0, burst: 20, ..Setup::default() });
     world.courier.misbehave(Some(Fault::throttled(1)));
@@ -65,7 +65,7 @@ async fn courier_that_throttles_is_told_every_half_a_minute_with_the_rate_that_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn long_pause_is_told_with_its_length() {
+async fn long_pause_is_logged_with_its_length() {
     let (lines, _guard) = Lines::collect();
     let world = World::new(&Setup::default());
     world.courier.misbehave(Some(Fault::throttled(30)));

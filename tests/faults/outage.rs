@@ -135,7 +135,7 @@ impl Crowd {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_courier_that_is_down_for_half_an_hour() {
+async fn outage_of_half_an_hour_fails_no_user_with_a_good_token() {
     const RATE: f64 = 20.0;
     const USERS: u32 = 1000;
     for mode in [Mode::Learned, Mode::Used] {
@@ -202,7 +202,7 @@ fn rises_smoothly(calls: &[Moment], back: Moment, rate: f64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_courier_that_fails_every_second_time_for_an_hour() {
+async fn error_rate_of_half_for_an_hour_fails_no_user_with_a_good_token() {
     let mut calls = Vec::new();
     for error_rate in [0.0, 0.5] {
         let setup = Setup { rate: 50.0, burst: 50, mode: Mode::Learned, ..Setup::default() };

@@ -17,7 +17,7 @@ struct Bug {
 }
 
 #[test]
-fn every_bug_of_a_peer_names_its_source_and_tests_that_exist() {
+fn every_reported_bug_names_its_source_and_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("tests/faults/peers.toml")).expect("the list");
     let Peers { bug: bugs } = toml::from_str(&text).expect("TOML");

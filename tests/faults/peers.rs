@@ -63,7 +63,7 @@ async fn a_hundred_callers_of_a_missing_token_cost_the_tries_of_one() {
 /// the most one for each user, and the retries that need no success before them. Then the breaker opens, and lets go one call after at least
 /// half of 1, 2, 4, 8, 16, 30 and 30 seconds: seven in a minute.
 #[tokio::test(start_paused = true)]
-async fn an_outage_costs_no_more_than_the_budget_lets_leave_until_it_is_noticed() {
+async fn outage_costs_no_more_than_the_budget_until_the_breaker_opens() {
     const PROBES: usize = 7;
     for (fault, took) in outages() {
         for (rate, burst) in [(1000.0, 1000), (50.0, 20)] {
@@ -92,7 +92,7 @@ async fn an_outage_costs_no_more_than_the_budget_lets_leave_until_it_is_noticed(
 /// Four of five calls fail: too few for the breaker. Then each retry has been earned by a call that brought a token, but
 /// for those that are there from the beginning.
 #[tokio::test(start_paused = true)]
-async fn where_most_calls_fail_there_are_no_more_retries_than_tokens_and_a_few() {
+async fn retries_stay_within_the_retry_budget_where_most_calls_fail() {
     const USERS: usize = 300;
     let world = World::new(&Setup::default());
     for _ in 0..USERS {
@@ -111,7 +111,7 @@ async fn where_most_calls_fail_there_are_no_more_retries_than_tokens_and_a_few()
 
 /// The one who called is gone, and those who waited for them wait for ever.
 #[tokio::test(start_paused = true)]
-async fn the_first_caller_strands_nobody_whenever_it_hangs_up() {
+async fn hang_up_of_the_first_caller_strands_no_follower() {
     for gone in (0..1000).step_by(25) {
         // Each try queues for a quarter of a second, takes a tenth, and there is a pause before the next.
         let world = World::new(&Setup { rate: 4.0, burst: 1, ..Setup::default() });
@@ -132,7 +132,7 @@ async fn the_first_caller_strands_nobody_whenever_it_hangs_up() {
 
 /// When a shared call has failed, everyone who waited calls for themselves.
 #[tokio::test(start_paused = true)]
-async fn who_shared_a_call_that_failed_makes_none_of_their_own() {
+async fn followers_of_a_failed_call_make_no_calls() {
     for (fault, tries) in [(Fault::status(400), 1), (Fault::NO_TOKEN, MOST_TRIES), (Fault::status(500), MOST_TRIES)] {
         let world = World::new(&Setup::default());
         world.courier.misbehave(Some(fault.clone()));
@@ -154,7 +154,7 @@ async fn who_shared_a_call_that_failed_makes_none_of_their_own() {
 
 /// An error is cached for ever, or not at all.
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_remembered_for_half_a_minute_at_most() {
+async fn refusal_is_remembered_for_half_a_minute_at_most() {
     let other = Fault::Scope("user_id:somebody-else inbox:read:messages".to_owned());
     for fault in [Fault::status(400), Fault::status(404), other] {
         let world = World::new(&Setup::default());
@@ -174,7 +174,7 @@ async fn a_refusal_is_remembered_for_half_a_minute_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_of_the_api_key_is_remembered_for_half_a_minute_at_most() {
+async fn refusal_of_the_api_key_is_remembered_for_half_a_minute_at_most() {
     for status in 401..=403 {
         let world = World::new(&Setup::default());
         world.courier.misbehave(Some(Fault::status(status)));
@@ -192,7 +192,7 @@ async fn a_refusal_of_the_api_key_is_remembered_for_half_a_minute_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_a_minute_after_an_outage_there_is_service_again() {
+async fn service_resumes_within_half_a_minute_of_an_outage() {
     for (fault, took) in outages() {
         let world = World::new(&Setup::default());
         world.courier.misbehave(Some(fault.clone()));
@@ -211,7 +211,7 @@ async fn half_a_minute_after_an_outage_there_is_service_again() {
 
 /// A token that is still good is thrown away before there is another.
 #[tokio::test(start_paused = true)]
-async fn no_renewal_that_fails_displaces_a_good_token() {
+async fn failed_renewal_displaces_no_good_token() {
     let statuses = [400, 401, 402, 403, 404, 408, 409, 422, 500, 502, 503, 504].map(Fault::status);
     let bodies = [Fault::NOT_JSON, Fault::HTML, Fault::EMPTY_TOKEN, Fault::NO_TOKEN];
     let lives = [Fault::EXPIRED, Fault::Life(Some(-60.0))];
@@ -239,7 +239,7 @@ async fn no_renewal_that_fails_displaces_a_good_token() {
 
 /// While a renewal hangs, so does everybody who has a good token.
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_a_renewal_that_hangs() {
+async fn hanging_renewal_delays_no_request() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     world.courier.misbehave(Some(HANGS));
@@ -273,14 +273,14 @@ async fn wait_for_the_old_one(world: &World) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_an_old_token_waits_a_fifth_of_the_time_for_a_new_one_that_does_not_come() {
+async fn stale_token_is_served_after_a_fifth_of_the_timeout() {
     let world = below_its_floor(HANGS).await;
     let took = wait_for_the_old_one(&world).await;
     assert!(took <= TIMEOUT / 5 + 2 * MS, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_an_old_token_does_not_wait_at_all_while_the_breaker_is_open() {
+async fn stale_token_is_served_at_once_while_the_breaker_is_open() {
     let world = below_its_floor(HANGS).await;
     let strangers: Vec<_> = (0..20).map(|user| asks(&world, &user.to_string(), "1h")).collect();
     for stranger in strangers {

@@ -81,7 +81,7 @@ impl Small {
 
 /// One user id that Courier always answers with 500, asked for four times a second.
 #[tokio::test(start_paused = true)]
-async fn one_key_that_courier_fails_shuts_out_nobody_else() {
+async fn key_that_courier_fails_shuts_out_no_other_key() {
     let world = Small::new(20.0, 20, 100 * MS, |claim| claim.contains("poison").then_some(Failure::Unavailable(500)));
     let broker = world.broker.clone();
     let clock = world.clock;
@@ -102,7 +102,7 @@ async fn one_key_that_courier_fails_shuts_out_nobody_else() {
 
 /// A firewall before Courier does not like one user's id.
 #[tokio::test(start_paused = true)]
-async fn one_403_for_one_odd_request_shuts_out_nobody_else() {
+async fn single_403_shuts_out_no_other_key() {
     let world = Small::new(20.0, 20, 100 * MS, |claim| claim.contains("script").then_some(Failure::Credentials(403)));
     for user in 0..50 {
         world.broker.ask(&ask(&format!("early-{user}"), "1h")).await.expect("a token");
@@ -119,7 +119,7 @@ async fn one_403_for_one_odd_request_shuts_out_nobody_else() {
 
 /// With the default settings: calls of at most 5 s, callers who wait for 10 s.
 #[tokio::test(start_paused = true)]
-async fn a_call_that_times_out_is_made_again_within_the_callers_time() {
+async fn timed_out_call_is_retried_within_the_callers_time() {
     let world = World::new(&Setup::default());
     world.courier.script([Some(Fault::Delivery(Delivery::Never))]);
     let asked = world.clock.now();
@@ -129,7 +129,7 @@ async fn a_call_that_times_out_is_made_again_within_the_callers_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_early_renewal_that_failed_backs_off_however_often_its_token_is_used() {
+async fn failed_early_renewal_backs_off_however_often_its_token_is_used() {
     let fails = |claim: &str| {
         (claim.contains("bad") || JANE_FAILS.load(std::sync::atomic::Ordering::Relaxed) && claim.contains("jane"))
             .then_some(Failure::Unavailable(500))
@@ -163,7 +163,7 @@ static JANE_FAILS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool
 
 /// What holds renewals back ends between the two questions of the refresher's loop.
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_room_that_has_just_come_does_not_sleep_for_ever() {
+async fn refresher_wakes_when_capacity_frees_between_its_checks() {
     let clock = Clock::tokio();
     let metrics = Arc::new(Metrics::new().unwrap());
     let issuer =
@@ -185,7 +185,7 @@ async fn who_waits_for_room_that_has_just_come_does_not_sleep_for_ever() {
 
 /// Else everything that came due meanwhile would have to be worth several times as much, though the budget has room.
 #[tokio::test(start_paused = true)]
-async fn what_an_outage_has_made_late_is_not_late_for_the_budget() {
+async fn delay_by_an_outage_is_not_charged_to_the_budget() {
     static DOWN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(true);
     let fails =
         |_: &str| DOWN.load(std::sync::atomic::Ordering::Relaxed).then(|| Failure::Connect(Cause::Closed.into()));
@@ -212,7 +212,7 @@ async fn what_an_outage_has_made_late_is_not_late_for_the_budget() {
 
 /// While Courier has asked for two minutes, a renewal queues; then its user comes.
 #[tokio::test(start_paused = true)]
-async fn who_joins_a_renewal_that_waits_out_a_long_pause_is_told_at_once() {
+async fn follower_of_a_paused_renewal_is_refused_at_once() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     world.pass(HOUR / 2 - 40 * SECOND).await;
@@ -228,7 +228,7 @@ async fn who_joins_a_renewal_that_waits_out_a_long_pause_is_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_called_for_after_they_have_signed_out_and_hung_up_during_a_pause() {
+async fn sign_out_and_hang_up_during_a_pause_make_no_call() {
     let mut made = 0;
     for _ in 0..20 {
         let world = World::new(&Setup { latency: MS, ..Setup::default() });
@@ -321,7 +321,7 @@ async fn lines_of(fault: Fault) -> (usize, usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_log_is_not_flooded() {
+async fn repeated_failures_do_not_flood_the_log() {
     let mut floods = Vec::new();
     for fault in [Fault::throttled(30), Fault::status(401), Fault::status(503)] {
         let (lines, calls) = lines_of(fault.clone()).await;
@@ -335,7 +335,7 @@ async fn the_log_is_not_flooded() {
 
 /// Who would have to wait too long is told so when they come, however many clients storm.
 #[tokio::test(start_paused = true)]
-async fn nobody_who_queues_waits_in_vain_because_other_clients_come_later() {
+async fn queued_request_is_not_displaced_by_later_clients() {
     let world = World::new(&Setup { rate: 20.0, burst: 1, ..Setup::default() });
     let mut asked = tokio::task::JoinSet::new();
     for client in 0..8 {
@@ -353,7 +353,7 @@ async fn nobody_who_queues_waits_in_vain_because_other_clients_come_later() {
 
 /// A renewal that is refused in a moment in which Courier's front door answers 404 to all.
 #[tokio::test(start_paused = true)]
-async fn a_404_of_a_second_does_not_end_renewals_for_good() {
+async fn brief_404_does_not_end_renewals() {
     let world = World::new(&Setup::default());
     world.ask("jane", "8h").await.expect("a token");
     for _ in 0..23 {
@@ -371,14 +371,14 @@ async fn a_404_of_a_second_does_not_end_renewals_for_good() {
 
 /// Courier asks for two minutes and then fails: what are callers told?
 #[tokio::test(start_paused = true)]
-async fn retry_after_of_an_unavailable_courier_counts() {
+async fn retry_after_of_an_unavailable_courier_is_honoured() {
     let told = failure(503, "retry-after", "120");
     assert_ne!(told, Failure::Unavailable(503), "RFC 9110, 10.2.3: Retry-After is first of all for 503");
 }
 
 /// A renewal has one try. That is not all that can be done for somebody who comes then.
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_failed_is_not_held_against_who_asks() {
+async fn failed_renewal_does_not_refuse_the_next_request() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     world.courier.script([Some(Fault::status(500))]);

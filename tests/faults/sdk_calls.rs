@@ -122,7 +122,7 @@ async fn sdk_call_on_a_dead_courier_costs_no_more_than_the_brokers_own_tries() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn user_is_served_soon_after_courier_is_well() {
+async fn user_is_served_soon_after_courier_recovers() {
     for fault in passing() {
         let world = World::new(&Setup::default());
         world.courier.misbehave(Some(fault.clone()));
@@ -141,7 +141,7 @@ async fn user_is_served_soon_after_courier_is_well() {
 
 /// With so many the breaker opens, and those in the queue are told so.
 #[tokio::test(start_paused = true)]
-async fn sdk_calls_of_a_crowd_cost_no_more_each() {
+async fn concurrent_sdk_calls_cost_no_more_each() {
     for fault in [Fault::status(503), Fault::Delivery(Delivery::Never), Fault::Delivery(Delivery::CutOff)] {
         let world = Arc::new(World::new(&Setup { rate: 20.0, burst: 20, ..Setup::default() }));
         let api = api(&world);
@@ -172,7 +172,7 @@ async fn sdk_calls_of_a_crowd_cost_no_more_each() {
 
 /// A renewal has one try, unless somebody waits for it.
 #[tokio::test(start_paused = true)]
-async fn failed_renewal_is_remembered_for_those_who_waited_for_it() {
+async fn failed_renewal_is_remembered_for_its_followers() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     world.courier.misbehave(Some(Fault::status(500)));
@@ -192,7 +192,7 @@ async fn failed_renewal_is_remembered_for_those_who_waited_for_it() {
 
 /// A last call that begins late goes on for seconds after its caller was told. No retry waits for it.
 #[tokio::test(start_paused = true)]
-async fn call_that_outlasts_the_time_out_holds_nobody_up() {
+async fn call_that_outlasts_the_timeout_delays_no_request() {
     let world = World::new(&Setup { latency: 3600 * MS, ..Setup::default() });
     let api = api(&world);
     world.courier.script([Some(Fault::status(500))]);

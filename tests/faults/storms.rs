@@ -25,7 +25,7 @@ fn due(world: &World, user: &str) -> Moment {
 
 /// The budget is charged for a call when it queues, and once more when it leaves.
 #[tokio::test(start_paused = true)]
-async fn overdue_renewals_have_the_whole_budget_whatever_the_latency() {
+async fn overdue_renewals_use_the_whole_budget_at_any_latency() {
     const USERS: usize = 500;
     let (rate, burst) = (20.0, 20);
     for latency in [20, 100, 500] {
@@ -51,7 +51,7 @@ async fn overdue_renewals_have_the_whole_budget_whatever_the_latency() {
 
 /// The time of a renewal is drawn anew at each look, so that the earliest of many draws counts.
 #[tokio::test(start_paused = true)]
-async fn the_time_of_a_renewal_is_drawn_once() {
+async fn renewal_time_is_drawn_once() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     let drawn = due(&world, "jane");
@@ -75,7 +75,7 @@ async fn the_time_of_a_renewal_is_drawn_once() {
 
 /// A pause that is a share of what is left comes to nothing where little is left.
 #[tokio::test(start_paused = true)]
-async fn lives_of_a_second_cost_a_call_for_each_window_and_no_busy_loop() {
+async fn lifetimes_of_a_second_cost_a_call_per_window_and_no_busy_loop() {
     for mode in [Mode::Used, Mode::Learned] {
         // They are renewed when three quarters of their windows, which are half their lives, have passed.
         for (lifetime, most) in [("1s", 60 * 8 / 3 + 2), ("2s", 60 * 4 / 3 + 2)] {
@@ -99,7 +99,7 @@ async fn lives_of_a_second_cost_a_call_for_each_window_and_no_busy_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_that_live_a_second_whatever_was_asked_are_not_renewed_for_nobody() {
+async fn short_lived_tokens_of_absent_users_are_not_renewed() {
     for mode in [Mode::Used, Mode::Learned] {
         let world = World::new(&Setup { mode, ..Setup::default() });
         world.courier.misbehave(Some(Fault::Life(Some(1.0))));

@@ -18,7 +18,7 @@ async fn paused(setup: &Setup) -> World {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_call_leaves_until_then_and_who_has_a_token_does_not_notice() {
+async fn pause_stops_calls_and_cached_tokens_are_served() {
     let world = paused(&Setup::default()).await;
     let (calls, start) = (world.courier.call_count(), world.clock.now());
     for second in 0..29 {
@@ -46,7 +46,7 @@ async fn no_call_leaves_until_then_and_who_has_a_token_does_not_notice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_queues_when_it_asks_is_told_at_once_and_not_when_they_have_waited_in_vain() {
+async fn queued_requests_are_refused_as_soon_as_courier_throttles() {
     let world = World::new(&Setup { rate: 1.0, burst: 1, ..Setup::default() });
     world.courier.misbehave(Some(Fault::throttled(30)));
     let start = world.clock.now();
@@ -65,7 +65,7 @@ async fn who_queues_when_it_asks_is_told_at_once_and_not_when_they_have_waited_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_comes_due_meanwhile_is_made_when_it_is_over() {
+async fn renewal_due_during_a_pause_is_made_after_it() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     // Half an hour less two percent is when it is due at the earliest.

@@ -142,23 +142,23 @@ async fn stay(faults: impl IntoIterator<Item = Fault>, outcome: &'static str, st
 }
 
 #[tokio::test]
-async fn a_courier_that_fails_is_unavailable_for_now() {
+async fn failing_courier_is_answered_with_503() {
     pass([500, 501, 502, 503, 504, 520, 599].map(Fault::status), "unavailable", 503).await;
 }
 
 #[tokio::test]
-async fn what_courier_refuses_is_refused() {
+async fn refusal_by_courier_is_passed_on() {
     let answers = stay([Fault::status(400)], "refused", 400).await;
     assert!(answers[0].body.contains("Bad Request"), "{answers:?}");
 }
 
 #[tokio::test]
-async fn what_the_operator_has_to_mend_is_asked_for_once() {
+async fn operators_fault_is_not_retried() {
     stay([401, 402, 403].map(Fault::status), "credentials", 502).await;
 }
 
 #[tokio::test]
-async fn a_status_that_means_nothing_here_is_a_bad_gateway() {
+async fn unexpected_status_is_a_bad_gateway() {
     stay([404, 405, 410, 413, 422].map(Fault::status), "unavailable", 502).await;
 }
 
@@ -168,7 +168,7 @@ async fn no_answer_in_time_is_a_gateway_timeout() {
 }
 
 #[tokio::test]
-async fn answer_that_stops_halfway_leaves_time_for_another_call() {
+async fn stalled_answer_leaves_time_for_a_retry() {
     // The first call could take nearly all of the time.
     let broker = Setup::new().settings(|raw| raw.server.timeout.0 = Duration::from_secs(5)).start().await;
     broker.courier.script([Some(Fault::Delivery(Delivery::Dripping))]);
@@ -177,17 +177,17 @@ async fn answer_that_stops_halfway_leaves_time_for_another_call() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_as_none() {
+async fn truncated_answer_counts_as_none() {
     pass([Fault::Delivery(Delivery::CutOff)], "connect", 503).await;
 }
 
 #[tokio::test]
-async fn an_answer_without_end_is_not_read_to_its_end() {
+async fn answer_without_end_is_not_read_to_its_end() {
     pass([Fault::Delivery(Delivery::Endless)], "malformed", 502).await;
 }
 
 #[tokio::test]
-async fn an_answer_without_a_token_is_a_bad_gateway() {
+async fn answer_without_a_token_is_a_bad_gateway() {
     let json = |text| Fault::Body("application/json", text);
     let faults = [
         Fault::NOT_JSON,
@@ -211,7 +211,7 @@ async fn an_answer_without_a_token_is_a_bad_gateway() {
 }
 
 #[tokio::test]
-async fn a_token_of_somebody_else_is_handed_to_nobody() {
+async fn token_of_another_user_is_never_served() {
     let scopes = [
         "user_id:alice inbox:read:messages",
         "user_id:new user_id:alice inbox:read:messages",
@@ -230,7 +230,7 @@ async fn a_token_of_somebody_else_is_handed_to_nobody() {
 }
 
 #[tokio::test]
-async fn a_token_that_does_not_tell_its_end_lives_as_long_as_was_asked() {
+async fn token_without_a_usable_expiry_lives_as_long_as_was_asked() {
     for fault in [Fault::NO_EXP, Fault::ABSURD_EXP, Fault::Life(Some(7200.0))] {
         let world = World::new().await;
         world.broker.courier.misbehave(Some(fault.clone()));
@@ -245,7 +245,7 @@ async fn a_token_that_does_not_tell_its_end_lives_as_long_as_was_asked() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed() {
+async fn redirect_is_not_followed() {
     let elsewhere = TcpListener::bind("127.0.0.1:0").expect("a port");
     elsewhere.set_nonblocking(true).expect("a socket");
     let url = format!("http://{}/auth/issue-token", elsewhere.local_addr().expect("an address"));
@@ -274,7 +274,7 @@ fn date(offset: i64) -> String {
 }
 
 #[tokio::test]
-async fn a_courier_that_throttles_is_unavailable_for_now() {
+async fn throttling_courier_is_answered_with_503() {
     let reset = at(30).to_string();
     let faults = [
         error(429, &[]),
@@ -299,7 +299,7 @@ async fn a_courier_that_throttles_is_unavailable_for_now() {
 }
 
 #[tokio::test]
-async fn a_courier_that_asks_for_a_long_pause_has_it_and_callers_are_told() {
+async fn long_pause_is_kept_and_callers_are_told() {
     let rows = [
         (error(429, &[("retry-after", "30")]), 30),
         (error(429, &[("retry-after", "29.5")]), 30),
@@ -354,7 +354,7 @@ async fn another_courier_at(base_url: &str) -> (Answer, World) {
 }
 
 #[tokio::test]
-async fn a_courier_that_nobody_vouches_for_gets_no_key() {
+async fn courier_with_an_untrusted_certificate_gets_no_key() {
     let authority = Authority::new();
     let identity = authority.sign(&[HOST, "localhost"]);
     // Whoever it is, it speaks HTTP over TLS as Courier does: a broker.
@@ -373,7 +373,7 @@ async fn a_courier_that_nobody_vouches_for_gets_no_key() {
 }
 
 #[tokio::test]
-async fn a_courier_that_speaks_no_tls_gets_no_key() {
+async fn courier_without_tls_gets_no_key() {
     let plain = Broker::start().await;
     let (answer, world) = another_courier_at(&format!("https://{}", plain.address)).await;
     assert_eq!(answer.status, 503, "{answer:?}");
@@ -382,7 +382,7 @@ async fn a_courier_that_speaks_no_tls_gets_no_key() {
 }
 
 #[tokio::test]
-async fn a_courier_without_an_address_is_unavailable_for_now() {
+async fn unresolvable_courier_is_answered_with_503() {
     let (answer, world) = another_courier_at("https://courier.invalid").await;
     // Where no name server answers, it is the time that runs out.
     let (status, outcome) = if answer.status == 504 { (504, "timeout") } else { (503, "connect") };
@@ -400,17 +400,17 @@ fn broken(fault: Fault, delivery: Delivery) -> Fault {
 const BROKEN: [Delivery; 3] = [Delivery::CutOff, Delivery::Dripping, Delivery::Endless];
 
 #[tokio::test]
-async fn an_error_is_what_its_head_says_whatever_becomes_of_its_body() {
+async fn error_is_classified_by_its_head_whatever_its_body() {
     pass(BROKEN.map(|delivery| broken(Fault::status(503), delivery)), "unavailable", 503).await;
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_key_is_one_whatever_becomes_of_its_body() {
+async fn refusal_of_the_api_key_is_classified_by_its_head_whatever_its_body() {
     stay(BROKEN.map(|delivery| broken(Fault::status(401), delivery)), "credentials", 502).await;
 }
 
 #[tokio::test]
-async fn a_pause_is_kept_whatever_becomes_of_the_body_that_came_with_it() {
+async fn pause_is_kept_whatever_its_body() {
     let faults = BROKEN.map(|delivery| broken(error(429, &[("retry-after", "30")]), delivery));
     for (fault, world, answer) in each(faults, "throttled").await {
         assert_eq!(answer.status, 503, "{fault:?}: {answer:?}");
@@ -421,17 +421,17 @@ async fn a_pause_is_kept_whatever_becomes_of_the_body_that_came_with_it() {
 }
 
 #[tokio::test]
-async fn who_cannot_be_served_before_a_pause_ends_is_told_when_that_is_known() {
+async fn request_that_outlasts_a_pause_is_refused_as_soon_as_that_is_known() {
     pass([error(429, &[("retry-after", "1")])], "throttled", 503).await;
 }
 
 #[tokio::test]
-async fn a_status_that_the_broker_retries_may_be_retried_by_its_callers() {
+async fn retried_status_may_be_retried_by_callers_too() {
     pass([408, 409, 421, 423, 425].map(Fault::status), "unavailable", 503).await;
 }
 
 #[tokio::test]
-async fn requests_that_courier_does_not_take_cost_nobody_else_theirs() {
+async fn requests_that_courier_rejects_fail_no_other_request() {
     for status in [400, 404, 409, 413, 422] {
         let world = World::new().await;
         world.broker.courier.misbehave(Some(Fault::status(status)));

@@ -46,7 +46,7 @@ const BLANKS: &[char] = &[
 ];
 
 #[tokio::test]
-async fn a_body_that_is_no_json_object_is_refused() {
+async fn body_that_is_no_json_object_is_refused() {
     let deep = format!(r#"{{"userId": {}"#, "[".repeat(10_000));
     let bodies: &[(&str, &[u8])] = &[
         ("nothing", b""),
@@ -88,7 +88,7 @@ async fn a_body_that_is_no_json_object_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_missing_null_double_or_of_a_wrong_type_is_refused() {
+async fn missing_null_duplicate_or_mistyped_field_is_refused() {
     let issue = |text: &str| row(text, Ask::issue(text), 400, "");
     let frontend = |text: &str| row(text, Ask::frontend(text), 400, "");
     let tokens = |text: &str| row(text, Ask::tokens(text), 400, "");
@@ -171,7 +171,7 @@ async fn no_user_id_can_name_a_second_user() {
 
 /// Unicode's Default_Ignorable_Code_Point: what is shown as nothing at all.
 #[tokio::test]
-async fn an_id_that_looks_like_another_because_of_invisible_characters_is_refused() {
+async fn id_with_invisible_characters_is_refused() {
     let rows = ['\u{1bca0}', '\u{1bca3}', '\u{1d173}', '\u{1d17a}', '\u{fff0}', '\u{e0fff}'].map(|invisible| {
         let body = json!({"userId": format!("alice{invisible}")});
         row(format!("{invisible:?}"), Ask::frontend(body.to_string()), 400, "user id")
@@ -239,7 +239,7 @@ async fn too_many_users_or_scopes_are_refused() {
 }
 
 #[tokio::test]
-async fn a_query_names_one_user_or_none() {
+async fn query_names_one_user_or_none() {
     let ask = |query: &str| Ask::get(&format!("{}{query}", GOOD[1].0));
     let rows = ["", "?", "?userId", "?userId=", "?userid=u", "?user_id=u", "?userId[]=u", "?u=userId=x", "?USERID=u"]
         .into_iter()
@@ -251,14 +251,14 @@ async fn a_query_names_one_user_or_none() {
 
 /// JavaScript's `decodeURIComponent` throws for these. Read as they stand, they would be another user.
 #[tokio::test]
-async fn a_user_id_that_was_escaped_wrongly_is_refused() {
+async fn user_id_that_was_escaped_wrongly_is_refused() {
     let rows = ["%", "100%", "a%2", "a%zz", "%u0061", "%%61"]
         .map(|id| row(id, Ask::get(&format!("{}?userId={id}", GOOD[1].0)), 400, ""));
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_is_refused_and_the_refusal_arrives() {
+async fn too_large_body_is_refused_and_the_refusal_arrives() {
     let broker = Broker::start().await;
     let mebibyte = "x".repeat(1 << 20);
     let mut rows = Vec::new();
@@ -281,7 +281,7 @@ async fn a_body_that_is_too_large_is_refused_and_the_refusal_arrives() {
 
 /// A client that gets a broken connection in place of the refusal sends the body again, twice.
 #[tokio::test]
-async fn an_ordinary_client_sees_the_refusal_of_a_large_body() {
+async fn ordinary_client_sees_the_refusal_of_a_large_body() {
     let broker = Broker::start().await;
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     for size in [20_000, 200_000, 2_000_000, 20_000_000] {

@@ -29,7 +29,7 @@ fn shown(watch: &Watch, name: &str, value: &dyn Debug) {
 }
 
 #[test]
-fn nothing_that_holds_a_secret_shows_it() {
+fn debug_output_shows_no_secret() {
     let authority = Authority::new();
     let identity = authority.sign(&[HOST]);
     let secret = authority.file("session", SESSION_SECRET);
@@ -91,7 +91,7 @@ fn nothing_that_holds_a_secret_shows_it() {
 }
 
 #[test]
-fn the_watch_finds_what_is_there() {
+fn watch_finds_a_planted_secret() {
     let mut watch = Watch::default();
     watch.for_secret(API_KEY);
     let bytes = format!("{:?}", API_KEY.as_bytes());

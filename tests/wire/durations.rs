@@ -89,7 +89,7 @@ fn tokens(more: &str) -> Ask {
 }
 
 #[tokio::test]
-async fn a_lifetime_that_courier_would_not_read_or_nobody_may_have_is_refused() {
+async fn unreadable_or_forbidden_lifetime_is_refused() {
     let mut rows: Vec<Row> = Vec::new();
     for text in NO_LIFETIME {
         rows.push(row(*text, issue(text), 400, ""));
@@ -102,7 +102,7 @@ async fn a_lifetime_that_courier_would_not_read_or_nobody_may_have_is_refused() 
 }
 
 #[tokio::test]
-async fn a_refused_lifetime_says_which_field_and_what_is_wanted() {
+async fn refused_lifetime_names_its_field_and_the_expected_form() {
     let rows = [
         row("no unit", issue(r#""60""#), 400, "write \\\"60s\\\" or the number 60"),
         row("months", issue(r#""1 month""#), 400, "expires_in is not a duration"),
@@ -115,7 +115,7 @@ async fn a_refused_lifetime_says_which_field_and_what_is_wanted() {
 }
 
 #[tokio::test]
-async fn more_left_than_the_lifetime_is_refused() {
+async fn min_ttl_beyond_the_lifetime_is_refused() {
     let mut rows = Vec::new();
     for (expires_in, min_ttl) in
         [("\"1h\"", "\"1h\""), ("\"1h\"", "3600"), ("60", "61"), ("\"1d\"", "\"2d\""), ("1", "1"), ("60", "4294967295")]
@@ -135,7 +135,7 @@ async fn more_left_than_the_lifetime_is_refused() {
 }
 
 #[tokio::test]
-async fn a_demand_that_is_no_duration_is_refused() {
+async fn min_ttl_that_is_no_duration_is_refused() {
     let mut rows = Vec::new();
     for min_ttl in
         ["null", "true", "[]", "{}", "1.5", "0", "-1", r#""0s""#, r#""-1h""#, r#""1 month""#, r#""""#, "1e99"]
@@ -156,7 +156,7 @@ async fn a_demand_that_is_no_duration_is_refused() {
 
 /// One of the two would be ignored, and it could be the longer one.
 #[tokio::test]
-async fn two_demands_are_refused() {
+async fn duplicate_min_ttl_is_refused() {
     let rows = [issue("86400"), Ask::frontend(r#"{"userId": "u"}"#)]
         .map(|ask| row("two", ask.header("Token-Min-TTL", "1h").header("Token-Min-TTL", "6h"), 400, "Token-Min-TTL"));
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
@@ -164,7 +164,7 @@ async fn two_demands_are_refused() {
 
 /// What is left is not a token, and nothing is born expired.
 #[tokio::test]
-async fn a_demand_of_nothing_is_not_called_born_expired() {
+async fn min_ttl_of_zero_is_not_called_born_expired() {
     let broker = Broker::start().await;
     for ask in [tokens(r#""min_ttl": 0"#), issue("86400").header("Token-Min-TTL", "0s")] {
         let answer = broker.ask(&ask).await;

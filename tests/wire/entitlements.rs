@@ -77,7 +77,7 @@ async fn is_renewed(broker: &Broker) {
 }
 
 #[tokio::test]
-async fn reload_leaves_the_renewals_of_others_alone() {
+async fn reload_keeps_the_renewals_of_other_clients() {
     let setup = Setup::new().settings(|raw| {
         used(raw);
         raw.clients.push(other());

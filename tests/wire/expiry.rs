@@ -23,7 +23,7 @@ async fn start(authority: &Authority, identity: &Identity) -> Broker {
 }
 
 #[tokio::test]
-async fn metric_tells_when_the_certificate_ends() {
+async fn metric_shows_when_the_certificate_expires() {
     let authority = Authority::new();
     let ends = now() + 90 * DAY;
     let broker = start(&authority, &ending(&authority, ends)).await;
@@ -38,7 +38,7 @@ async fn metric_tells_when_the_certificate_ends() {
 }
 
 #[tokio::test]
-async fn reload_keeps_the_certificate_that_is_valid() {
+async fn reload_keeps_a_valid_certificate() {
     let authority = Authority::new();
     let ends = now() + 90 * DAY;
     let broker = start(&authority, &ending(&authority, ends)).await;

@@ -6,7 +6,7 @@ use crate::support::broker::Setup;
 use crate::support::http::Ask;
 
 #[tokio::test]
-async fn an_operator_sees_what_is_known_of_a_user_and_no_token() {
+async fn explain_shows_what_is_known_of_a_user_and_no_token() {
     let broker = Setup::new().start().await;
     let body = r#"{"user_id": "jo hn", "scopes": ["read:brands"], "expires_in": "1h"}"#.replace(' ', "");
     let mut tokens = Vec::new();
@@ -34,7 +34,7 @@ async fn an_operator_sees_what_is_known_of_a_user_and_no_token() {
 }
 
 #[tokio::test]
-async fn nobody_is_explained_who_is_not_named_or_not_known() {
+async fn explain_refuses_a_missing_or_unknown_user() {
     let broker = Setup::new().start().await;
     for target in ["/explain", "/explain?", "/explain?user=", "/explain?user=%FF", "/explain?users=x"] {
         assert_eq!(broker.admin(target).await.status, 400, "{target}");

@@ -36,7 +36,7 @@ fn calls(outcome: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_wrong_api_key_is_the_operators_fault_and_the_caller_is_told_no_more() {
+async fn wrong_api_key_is_reported_as_the_operators_fault_without_details() {
     let broker = Setup::new().courier_wants("pk_prod_another-key").start().await;
     for answer in all_fail(&broker, 502, &NEVER).await {
         for detail in ["401", "key", "Unauthorized", "plan", "authentication"] {
@@ -48,7 +48,7 @@ async fn a_wrong_api_key_is_the_operators_fault_and_the_caller_is_told_no_more()
 }
 
 #[tokio::test]
-async fn a_courier_that_fails_is_unavailable_for_now() {
+async fn failing_courier_is_answered_with_503() {
     let broker = Setup::new().faults(Faults { error_rate: 1.0, ..Faults::default() }).start().await;
     all_fail(&broker, 503, &SOON).await;
     // Two requests, each with all its tries.
@@ -56,7 +56,7 @@ async fn a_courier_that_fails_is_unavailable_for_now() {
 }
 
 #[tokio::test]
-async fn an_outage_is_unavailable_for_now() {
+async fn outage_is_answered_with_503() {
     let outage = vec![Duration::ZERO..Duration::from_secs(3600)];
     let broker = Setup::new().faults(Faults { outage, ..Faults::default() }).start().await;
     all_fail(&broker, 503, &SOON).await;
@@ -65,7 +65,7 @@ async fn an_outage_is_unavailable_for_now() {
 }
 
 #[tokio::test]
-async fn who_can_wait_as_long_as_a_courier_that_throttles_wants_does_not_notice() {
+async fn short_throttling_is_waited_out() {
     let broker = Setup::new().faults(Faults { rate_limit: Some(1), ..Faults::default() }).start().await;
     for user in 0..3 {
         let answer =
@@ -77,7 +77,7 @@ async fn who_can_wait_as_long_as_a_courier_that_throttles_wants_does_not_notice(
 }
 
 #[tokio::test]
-async fn a_token_for_others_than_were_asked_for_reaches_nobody() {
+async fn token_for_other_users_reaches_no_caller() {
     for scope in ["user_id:alice read:brands", "user_id:u user_id:alice read:brands", "user_id:u", "", "user_id:u *"] {
         let broker = Broker::start().await;
         broker.courier.misbehave(Some(Fault::Scope(scope.to_owned())));
@@ -91,7 +91,7 @@ async fn a_token_for_others_than_were_asked_for_reaches_nobody() {
 }
 
 #[tokio::test]
-async fn a_courier_that_is_not_there_is_unavailable_for_now() {
+async fn unreachable_courier_is_answered_with_503() {
     let (_socket, port) = refusing_port();
     let broker = Setup::new()
         .settings(|raw| raw.workspaces.values_mut().for_each(|workspace| workspace.base_url = format!("http://{port}")))
@@ -105,7 +105,7 @@ async fn a_courier_that_is_not_there_is_unavailable_for_now() {
 }
 
 #[tokio::test]
-async fn a_courier_that_is_too_slow_is_a_gateway_timeout() {
+async fn slow_courier_is_a_gateway_timeout() {
     let broker = Setup::new()
         .faults(Faults { latency: Duration::from_secs(60), ..Faults::default() })
         .settings(|raw| {
@@ -139,7 +139,7 @@ async fn after_the_budget(seconds: f64) -> Answer {
 }
 
 #[tokio::test]
-async fn beyond_the_budget_a_caller_is_told_when_to_come_again() {
+async fn exhausted_budget_is_answered_with_retry_after() {
     let answer = after_the_budget(30.0).await;
     let after: u64 = answer.header("retry-after").expect("it is there").parse().expect("seconds");
     assert!((20..=30).contains(&after), "{answer:?}");
@@ -147,7 +147,7 @@ async fn beyond_the_budget_a_caller_is_told_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn a_caller_who_would_have_to_wait_for_minutes_is_told_to_give_up() {
+async fn wait_of_minutes_is_answered_with_no_retry() {
     let answer = after_the_budget(600.0).await;
     assert_eq!((answer.header("retry-after"), answer.header("x-should-retry")), (Some("59"), Some("false")));
 }

@@ -47,7 +47,7 @@ async fn other_number_is_refused_and_the_field_is_named() {
 }
 
 #[tokio::test]
-async fn wrong_type_is_told_with_its_field_and_without_its_value() {
+async fn wrong_type_is_named_by_its_field_and_without_its_value() {
     let mut rows = Vec::new();
     let values =
         [json!(null), json!(true), json!(31_337.5), json!(["pk_secret"]), json!({"pk_secret": 1}), json!("pk_secret")];

@@ -102,7 +102,7 @@ async fn many_requests_share_a_connection() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_in_json_and_leaves_the_connection_open() {
+async fn refusal_is_in_json_and_leaves_the_connection_open() {
     let (authority, broker) = start(Faults::default(), |_| {}).await;
     let mut peer = Peer::open(&authority, &broker).await;
     let uri = format!("https://{HOST}/auth/issue-token");
@@ -135,7 +135,7 @@ async fn a_refusal_is_in_json_and_leaves_the_connection_open() {
 /// Opened and reset in one breath: nobody looks at them, and h2 ends the connection. Its client would not even send what
 /// it resets at once, so these are frames by hand.
 #[tokio::test]
-async fn a_burst_of_resets_ends_its_connection_and_no_other() {
+async fn burst_of_resets_ends_its_connection_and_no_other() {
     let (authority, broker) = start(Faults::default(), |_| {}).await;
     let mut other = Peer::open(&authority, &broker).await;
     let stream = connect(&authority.client(&["h2"], None), broker.address).await.expect("a handshake");
@@ -180,7 +180,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// Opened, looked at and then reset: that is what is counted here.
 #[tokio::test]
-async fn many_requests_that_are_given_up_end_their_connection_and_no_other() {
+async fn many_cancelled_requests_end_their_connection_and_no_other() {
     let (authority, broker) = start(Faults::default(), |raw| raw.server.limits.resets_per_second = 20).await;
     let mut other = Peer::open(&authority, &broker).await;
     let mut peer = Peer::open(&authority, &broker).await;
@@ -199,7 +199,7 @@ async fn many_requests_that_are_given_up_end_their_connection_and_no_other() {
 
 /// A caller whose patience has an end is no attacker.
 #[tokio::test]
-async fn a_few_requests_that_are_given_up_do_no_harm() {
+async fn few_cancelled_requests_do_no_harm() {
     let (authority, broker) = start(Faults::default(), |_| {}).await;
     let mut peer = Peer::open(&authority, &broker).await;
     let mut begun = Vec::new();
@@ -215,7 +215,7 @@ async fn a_few_requests_that_are_given_up_do_no_harm() {
 }
 
 #[tokio::test]
-async fn a_connection_without_requests_is_told_to_go_and_one_with_a_slow_one_is_not() {
+async fn idle_http2_connection_gets_goaway_and_one_with_a_slow_request_does_not() {
     let faults = Faults { latency: 3 * SECOND, ..Faults::default() };
     let both = |raw: &mut Raw| (raw.server.limits.header_timeout.0, raw.server.idle_timeout.0) = (SECOND, SECOND);
     let (authority, broker) = start(faults, both).await;
@@ -228,7 +228,7 @@ async fn a_connection_without_requests_is_told_to_go_and_one_with_a_slow_one_is_
 }
 
 #[tokio::test]
-async fn idle_connection_outlives_the_time_of_a_head_and_a_silent_one_does_not() {
+async fn idle_http2_connection_outlives_the_head_timeout_and_a_silent_one_does_not() {
     let (authority, broker) = start(Faults::default(), |raw| raw.server.limits.header_timeout.0 = SECOND).await;
     let mut idle = Peer::open(&authority, &broker).await;
     assert_eq!(idle.ask("jane").await.status(), 200);
@@ -238,7 +238,7 @@ async fn idle_connection_outlives_the_time_of_a_head_and_a_silent_one_does_not()
 }
 
 #[tokio::test]
-async fn a_stop_lets_requests_finish() {
+async fn shutdown_lets_requests_finish() {
     let (authority, broker) = start(Faults { latency: SECOND, ..Faults::default() }, |_| {}).await;
     let mut peer = Peer::open(&authority, &broker).await;
     let idle = Peer::open(&authority, &broker).await;

@@ -6,7 +6,7 @@ use crate::support::http::Ask;
 use courier_token_broker::secrets::Secret;
 
 #[tokio::test]
-async fn broker_that_calls_a_broker_is_told_at_once_and_does_not_try_again() {
+async fn broker_that_calls_a_broker_is_refused_at_once_and_does_not_retry() {
     for path in ["", "/behind/a/prefix"] {
         let inner = Broker::start().await;
         let outer = Setup::new().settings(|raw| {

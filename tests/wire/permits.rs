@@ -24,7 +24,7 @@ async fn broker() -> Broker {
 }
 
 #[tokio::test]
-async fn beyond_its_settings_a_client_gets_nothing() {
+async fn client_gets_nothing_beyond_its_settings() {
     let issue = |scope: &str, expires_in: &str| {
         Ask::issue(json!({"scope": scope, "expires_in": expires_in}).to_string()).key(NARROW)
     };
@@ -56,7 +56,7 @@ async fn beyond_its_settings_a_client_gets_nothing() {
 }
 
 #[tokio::test]
-async fn within_its_settings_a_client_gets_a_token() {
+async fn client_gets_a_token_within_its_settings() {
     let broker = broker().await;
     let tokens = |user: &str, scopes: &[&str]| Ask::tokens(json!({"user_id": user, "scopes": scopes}).to_string());
     for ask in [
@@ -74,7 +74,7 @@ async fn within_its_settings_a_client_gets_a_token() {
 }
 
 #[tokio::test]
-async fn a_cached_token_is_only_for_those_who_may_have_it() {
+async fn cached_token_is_served_only_to_permitted_clients() {
     let broker = broker().await;
     let ask = Ask::tokens(r#"{"user_id": "bob", "scopes": ["inbox:x"], "expires_in": "1h"}"#);
     let token = broker.ask(&ask).await.token();

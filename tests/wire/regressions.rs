@@ -24,7 +24,7 @@ use crate::support::pki::{Authority, HOST, connect};
 
 /// A new API key must not go to the base URL that was replaced together with it.
 #[tokio::test]
-async fn a_new_key_is_not_sent_to_the_old_host() {
+async fn new_key_is_not_sent_to_the_old_host() {
     let broker = Setup::new().courier_wants("pk_secret_of_the_new_host").start().await;
     let taken = broker
         .reload(|raw| {
@@ -103,7 +103,7 @@ async fn until_known(address: SocketAddr, key: &str) {
 }
 
 #[tokio::test]
-async fn what_changes_during_a_reload_is_not_missed() {
+async fn change_during_a_reload_is_not_missed() {
     let (address, folder, _reads, _sender) = watched(|count, path| {
         if count == 0 {
             fs::write(path, "ctb_third").expect("written");
@@ -115,7 +115,7 @@ async fn what_changes_during_a_reload_is_not_missed() {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_reload_does_not_end_all_reloads() {
+async fn panic_in_a_reload_does_not_end_reloading() {
     let (address, folder, reads, sender) = watched(|count, _| assert!(count > 0, "a bug")).await;
     sender.send(()).await.expect("it runs");
     while reads.load(Ordering::SeqCst) == 0 {
@@ -146,7 +146,7 @@ async fn another_refresh_keeps_the_keys() {
 
 /// Who has no key must not take all places from those who have one.
 #[tokio::test]
-async fn one_stranger_does_not_take_all_places() {
+async fn caller_without_a_key_does_not_take_all_places() {
     let authority = Authority::new();
     let tls = authority.settings(&authority.sign(&[HOST]));
     let broker = Setup::new()

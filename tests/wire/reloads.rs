@@ -20,7 +20,7 @@ async fn reloads(broker: &Broker, what: &str, outcome: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn clients_come_and_go_and_keep_their_tokens() {
+async fn reload_adds_and_removes_clients_and_keeps_tokens() {
     let broker = Broker::start().await;
     let token = broker.ask(&wants("jane")).await.token();
     assert_eq!(broker.ask(&wants("jane").key(NEW_KEY)).await.status, 401);
@@ -34,7 +34,7 @@ async fn clients_come_and_go_and_keep_their_tokens() {
 }
 
 #[tokio::test]
-async fn the_next_call_is_made_with_the_new_api_key() {
+async fn next_call_uses_the_new_api_key() {
     let setup = Setup::new().settings(|raw| {
         raw.workspaces.values_mut().for_each(|workspace| workspace.api_key = Secret::new("pk_old").ok());
     });
@@ -66,7 +66,7 @@ async fn the_next_call_is_made_with_the_new_api_key() {
 }
 
 #[tokio::test]
-async fn what_will_not_do_changes_nothing() {
+async fn rejected_reload_changes_nothing() {
     let broker = Broker::start().await;
     let token = broker.ask(&wants("jane")).await.token();
     let (mut refused, mut keys) = (0.0, 0.0);
@@ -107,7 +107,7 @@ async fn what_will_not_do_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_needs_a_restart_stays_and_the_rest_is_taken() {
+async fn reload_keeps_restart_only_settings_and_applies_the_rest() {
     let broker = Broker::start().await;
     let taken = broker.reload(|raw| {
         raw.server.listen.0 = vec!["127.0.0.1:1".to_owned()];

@@ -68,7 +68,7 @@ async fn php_worker_is_told_to_sleep_for_two_seconds_at_most() {
 }
 
 #[tokio::test]
-async fn php_worker_that_comes_again_in_vain_makes_no_call() {
+async fn php_worker_that_retries_in_vain_makes_no_call() {
     let broker = Broker::start().await;
     broker.courier.misbehave(Some(Fault::status(401)));
     let sdks = sdks();

@@ -191,14 +191,14 @@ fn attacks(signer: &Signer) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn a_secrets_sessions_can_not_be_forged() {
+async fn sessions_signed_with_a_secret_cannot_be_forged() {
     let signer = Signer::Hmac(b"a secret of the app with more than 32 bytes".to_vec());
     let broker = broker_of(&signer, |_| {}).await;
     all_are_unauthorized(&broker, &attacks(&signer), &signer.session("k", ALICE)).await;
 }
 
 #[tokio::test]
-async fn a_public_key_is_nobodys_secret() {
+async fn public_key_is_not_accepted_as_an_hmac_secret() {
     for signer in [&*RSA, &Signer::p256(), &Signer::ed25519()] {
         let broker = broker_of(signer, |_| {}).await;
         let (pem, der) = (signer.pem(), signer.der());
@@ -216,7 +216,7 @@ async fn a_public_key_is_nobodys_secret() {
 }
 
 #[tokio::test]
-async fn published_keys_count_by_their_names_alone() {
+async fn published_keys_are_matched_by_kid_alone() {
     let (signer, other) = (Signer::p256(), Signer::ed25519());
     let secret = Signer::Hmac(b"a secret that somebody has published".to_vec());
     let mut encryption = other.jwk("encryption");
@@ -258,7 +258,7 @@ async fn published_keys_count_by_their_names_alone() {
 }
 
 #[tokio::test]
-async fn algorithms_that_are_not_listed_do_not_count() {
+async fn unlisted_algorithms_are_refused() {
     let signer = &*RSA;
     let broker = broker_of(signer, |sessions| sessions.algorithms = Some(vec!["PS256".to_owned()])).await;
     is_unauthorized(&broker.ask(&call(&signer.session("k", ALICE))).await);
@@ -266,7 +266,7 @@ async fn algorithms_that_are_not_listed_do_not_count() {
 }
 
 #[tokio::test]
-async fn a_session_counts_once_in_the_headers() {
+async fn duplicate_session_headers_are_refused() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
     let session = signer.session("k", ALICE);
@@ -285,7 +285,7 @@ async fn a_session_counts_once_in_the_headers() {
 }
 
 #[tokio::test]
-async fn the_leeway_is_what_the_settings_say() {
+async fn leeway_follows_the_settings() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |sessions| sessions.leeway.0 = Duration::ZERO).await;
     let session = |claims: Value| call(&signer.jwt(&header(&signer, "k"), &claims));

@@ -187,7 +187,7 @@ async fn fetches(broker: &Broker, outcome: &str) -> f64 {
 const LAST_FETCH: &str = "courier_token_broker_jwks_last_fetch_timestamp_seconds";
 
 #[tokio::test]
-async fn metrics_tell_when_the_keys_were_fetched_and_that_they_were_not() {
+async fn metrics_show_successful_and_failed_fetches_of_keys() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[]).await;
     let before = at(0) as f64;
@@ -213,7 +213,7 @@ async fn metrics_tell_when_the_keys_were_fetched_and_that_they_were_not() {
 }
 
 #[tokio::test]
-async fn metrics_have_no_jwks_where_there_is_none() {
+async fn metrics_have_no_jwks_without_one_configured() {
     let broker = Broker::start().await;
     let text = broker.admin("/metrics").await.body;
     assert!(!text.contains("jwks_"), "{text}");

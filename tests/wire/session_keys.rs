@@ -37,7 +37,7 @@ async fn each_type_of_key_is_taken_from_one_set() {
 }
 
 #[tokio::test]
-async fn a_new_key_is_found_by_its_name_and_an_old_one_forgotten() {
+async fn new_key_is_found_by_its_kid_and_an_old_one_forgotten() {
     let (old, new) = (Signer::ed25519(), Signer::ed25519());
     let host = KeyHost::start(&[old.jwk("old")]).await;
     let broker = setup(&host).fetch_pause(PAUSE).start().await;
@@ -58,7 +58,7 @@ async fn a_new_key_is_found_by_its_name_and_an_old_one_forgotten() {
 }
 
 #[tokio::test]
-async fn good_keys_outlive_their_hosts_outage() {
+async fn good_keys_survive_an_outage_of_their_host() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[signer.jwk("k")]).await;
     let broker = setup(&host).fetch_pause(PAUSE).start().await;
@@ -89,7 +89,7 @@ async fn good_keys_outlive_their_hosts_outage() {
 }
 
 #[tokio::test]
-async fn until_the_keys_have_come_nobody_can_say() {
+async fn sessions_are_undecided_until_the_keys_have_been_fetched() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[]).await;
     host.say(503, "");
@@ -111,7 +111,7 @@ async fn until_the_keys_have_come_nobody_can_say() {
 }
 
 #[tokio::test]
-async fn a_start_is_waited_for() {
+async fn first_fetch_is_waited_for() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[signer.jwk("k")]).await;
     host.is_slow(Duration::from_millis(500));
@@ -156,7 +156,7 @@ async fn a_thousand_made_up_kids_make_one_fetch_each_ten_seconds_at_most() {
 }
 
 #[tokio::test]
-async fn those_who_wait_share_a_fetch() {
+async fn waiting_sessions_share_a_fetch() {
     let (signer, new) = (Signer::ed25519(), Signer::ed25519());
     let host = KeyHost::start(&[signer.jwk("k")]).await;
     let broker = setup(&host).fetch_pause(Duration::from_secs(1)).start().await;
@@ -177,7 +177,7 @@ async fn those_who_wait_share_a_fetch() {
 }
 
 #[tokio::test]
-async fn keys_that_nobody_could_use_are_not_keys() {
+async fn unusable_keys_are_ignored() {
     let (signer, good) = (Signer::p256(), Signer::ed25519());
     let with = |field: &str, value: Value| {
         let mut key = signer.jwk(field);

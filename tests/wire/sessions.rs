@@ -64,7 +64,7 @@ fn is_for(answer: &Answer, user: &str) {
 }
 
 #[tokio::test]
-async fn a_session_gets_its_users_token_whatever_key_signs_it() {
+async fn session_gets_its_users_token_whatever_key_signs_it() {
     let hmac = Signer::Hmac(b"a secret of the app with more than 32 bytes".to_vec());
     for signer in [&hmac, &*RSA, &Signer::p256(), &Signer::ed25519()] {
         let broker = broker_of(signer, |_| {}).await;
@@ -80,7 +80,7 @@ async fn a_session_gets_its_users_token_whatever_key_signs_it() {
 }
 
 #[tokio::test]
-async fn the_request_may_name_the_user_and_nobody_else() {
+async fn request_may_name_the_sessions_user_alone() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
     let session = signer.session("k", "jane");
@@ -125,7 +125,7 @@ async fn the_request_may_name_the_user_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn users_get_what_the_settings_say() {
+async fn session_follows_the_claim_and_limits_of_the_settings() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |sessions| {
         sessions.user_claim = "https://example.com/user".to_owned();
@@ -141,7 +141,7 @@ async fn users_get_what_the_settings_say() {
 }
 
 #[tokio::test]
-async fn a_token_may_have_to_end_before_the_session_does() {
+async fn token_may_be_capped_by_the_sessions_end() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |sessions| sessions.within_session = true).await;
     let left = |seconds: i64| {
@@ -162,7 +162,7 @@ async fn a_token_may_have_to_end_before_the_session_does() {
 }
 
 #[tokio::test]
-async fn a_clients_key_goes_on_working() {
+async fn client_key_keeps_working_beside_sessions() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
     let ask = Ask::frontend(r#"{"userId": "jane"}"#);
@@ -190,7 +190,7 @@ async fn a_clients_key_goes_on_working() {
 }
 
 #[tokio::test]
-async fn a_session_needs_no_client() {
+async fn session_needs_no_client() {
     let signer = Signer::ed25519();
     let key = file(signer.pem());
     let sessions = RawSessions { public_key_file: Some(key.path().to_owned()), ..settings() };
@@ -203,7 +203,7 @@ async fn a_session_needs_no_client() {
 }
 
 #[tokio::test]
-async fn a_page_can_not_make_each_call_one_to_courier() {
+async fn page_cannot_force_a_call_to_courier_each_time() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
     let ask = call(&signer.session("k", "jane")).header("Token-Min-TTL", "23h");
@@ -237,7 +237,7 @@ async fn only_listed_pages_may_call() {
 }
 
 #[tokio::test]
-async fn a_browser_is_told_what_a_page_may_send() {
+async fn preflight_names_what_a_page_may_send() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
     let preflight = |origin: &str| {
@@ -269,7 +269,7 @@ async fn a_browser_is_told_what_a_page_may_send() {
 }
 
 #[tokio::test]
-async fn a_cookie_counts_only_from_a_listed_page() {
+async fn cookie_is_accepted_only_from_a_listed_page() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |sessions| sessions.source = "cookie:__Host-session".to_owned()).await;
     let session = signer.session("k", "jane");
@@ -306,7 +306,7 @@ async fn a_cookie_counts_only_from_a_listed_page() {
 }
 
 #[tokio::test]
-async fn sessions_have_a_workspace_of_their_choice() {
+async fn sessions_use_the_workspace_of_their_settings() {
     let signer = Signer::ed25519();
     let key = file(signer.pem());
     let sessions = RawSessions {
@@ -330,7 +330,7 @@ async fn sessions_have_a_workspace_of_their_choice() {
 }
 
 #[tokio::test]
-async fn a_session_is_in_no_metric_and_on_no_page() {
+async fn session_is_in_no_metric_and_on_no_page() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[signer.jwk("a-kid")]).await;
     let sessions = RawSessions { jwks_url: Some(host.url()), ..settings() };

@@ -52,7 +52,7 @@ async fn told(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_protocol_is_chosen_by_alpn_and_http1_is_spoken_without() {
+async fn alpn_selects_the_protocol_and_http1_is_the_default() {
     let authority = Authority::new();
     let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
     for (offered, chosen) in [
@@ -72,7 +72,7 @@ async fn the_protocol_is_chosen_by_alpn_and_http1_is_spoken_without() {
 }
 
 #[tokio::test]
-async fn a_head_that_can_not_be_read_is_refused_in_json_over_tls_too() {
+async fn unreadable_head_is_refused_in_json_over_tls_too() {
     let authority = Authority::new();
     let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
     let stream = connect(&authority.client(HTTP1, None), broker.address).await.expect("a handshake");
@@ -84,7 +84,7 @@ async fn a_head_that_can_not_be_read_is_refused_in_json_over_tls_too() {
 }
 
 #[tokio::test]
-async fn what_is_no_tls_of_today_is_refused_at_once() {
+async fn outdated_tls_and_plain_text_are_refused_at_once() {
     let authority = Authority::new();
     let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
     let plain = told(broker.address, &Ask::issue(GOOD[0].1).bytes()).await;
@@ -101,7 +101,7 @@ async fn what_is_no_tls_of_today_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_silent_handshake_is_given_up_and_holds_up_nobody() {
+async fn silent_handshake_times_out_and_delays_no_other() {
     let authority = Authority::new();
     let tls = authority.settings(&authority.sign(&[HOST]));
     let setup = Setup::new().settings(|raw| {
@@ -123,7 +123,7 @@ async fn a_silent_handshake_is_given_up_and_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_shown_to_new_connections_while_the_old_ones_go_on() {
+async fn new_certificate_applies_to_new_connections_and_old_ones_go_on() {
     let authority = Authority::new();
     let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
     let shown = async || {
@@ -174,7 +174,7 @@ async fn sessions_outlive_a_new_certificate() {
 
 /// Who resumes shows no certificate again, so it would outlive its end and that of its authority.
 #[tokio::test]
-async fn nobody_resumes_where_certificates_are_asked_for() {
+async fn mutual_tls_disables_session_resumption() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let broker = broker_with_named_clients(&authority).await;
     let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
@@ -185,7 +185,7 @@ async fn nobody_resumes_where_certificates_are_asked_for() {
 }
 
 #[tokio::test]
-async fn an_open_connection_loses_its_names_with_the_authority_that_they_are_from() {
+async fn removed_authority_voids_the_names_of_open_connections() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let broker = broker_with_named_clients(&authority).await;
     let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
@@ -199,7 +199,7 @@ async fn an_open_connection_loses_its_names_with_the_authority_that_they_are_fro
 }
 
 #[tokio::test]
-async fn a_client_is_known_by_its_certificate() {
+async fn client_is_identified_by_its_certificate() {
     let authority = Authority::new();
     let broker = broker_with_named_clients(&authority).await;
     let good = Ask::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).without("Authorization");
@@ -235,7 +235,7 @@ async fn a_client_is_known_by_its_certificate() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_authority_ends_the_connection() {
+async fn certificate_of_another_authority_ends_the_connection() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let broker = broker_with_named_clients(&authority).await;
     let client = authority.client(HTTP1, Some(&stranger.sign(&["web.internal"])));

@@ -12,7 +12,7 @@ use crate::support::http::{Ask, Connection};
 use crate::support::pki::{Authority, HOST};
 
 #[tokio::test]
-async fn apps_may_call_through_a_unix_socket_that_lives_as_long_as_the_broker() {
+async fn unix_socket_serves_apps_and_is_removed_with_the_broker() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("broker.sock");
     let authority = Authority::new();
