@@ -1,4 +1,4 @@
-//! `check`: what holds, and whether Courier agrees.
+//! `check`: the settings in force, and the probe of Courier.
 
 use crate::support::child::{ANY_PORT, Ended, Program, settings};
 use crate::support::pki::Authority;
@@ -6,14 +6,14 @@ use crate::support::pki::Authority;
 const KEY: &str = "pk_prod_never-to-be-seen";
 const CLIENT_KEY: &str = "ctb_never-to-be-seen-either";
 
-/// With a key and a client where the file has none.
+/// Runs `check` with an API key and a client for files that have none.
 fn check(text: &str, environment: &[(&str, &str)]) -> Ended {
     let file = settings(text);
     let program = Program::new(["check"]).arguments(["--config".as_ref(), file.path().as_os_str()]);
     environment.iter().fold(program, |program, (name, value)| program.env(name, value)).run()
 }
 
-/// The settings that it prints before its last line.
+/// The settings that `check` prints before its last line.
 #[track_caller]
 fn shown(ended: &Ended) -> String {
     let (last, settings) = ended.stdout.split_last().expect("lines");
@@ -61,7 +61,7 @@ fn tls_and_limits_are_shown() {
     let identity = authority.sign(&["a"]);
     let path = |name, text| authority.file(name, text).to_str().expect("text").to_owned();
     let (certificate, key) = (path("crt", &identity.certificate), path("key", &identity.key));
-    // With TLS an address that is not this machine's own needs nothing else.
+    // With TLS, an address other than loopback needs no consent.
     let text = format!(
         "[server]\nlisten = [\"0.0.0.0:8443\", \"unix:/run/x\", \"systemd\"]\n[server.limits]\nstreams = 7\n\
          [server.tls]\ncertificate_file = \"{certificate}\"\nprivate_key_file = \"{key}\"\n\
@@ -86,7 +86,7 @@ fn documented_defaults_pass_with_a_key_and_a_client() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
-/// Each documented value may be given alone.
+/// Each documented value may be set alone.
 #[test]
 fn shorter_wait_needs_no_other_setting() {
     for text in ["[server]\ntimeout = \"3s\"", "[workspaces.default]\ntimeout = \"2s\""] {

@@ -1,4 +1,4 @@
-//! `check` and `serve` with certificates that have expired, do so soon, or are not valid yet.
+//! `check` and `serve` with certificates that have expired, expire soon, or are not valid yet.
 
 use std::time::Duration;
 

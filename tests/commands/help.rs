@@ -1,4 +1,4 @@
-//! What `--help` says, and what wrong usage gets.
+//! `--help`, and errors of usage.
 
 use crate::support::child::Program;
 

@@ -1,4 +1,4 @@
-//! A process that may open few files.
+//! Processes with a low limit of open files.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::support::http::{Ask, Connection};
 
 const KEY: &str = "the-key-of-the-only-client";
 
-/// `serve` that may open so many files and can't raise that.
+/// `serve` with this limit of open files, which it cannot raise.
 fn serve_within(files: u32, courier: SocketAddr) -> Program {
     let mut shell = Command::new("sh");
     let script = format!("ulimit -n {files}; exec \"$@\"");

@@ -1,4 +1,4 @@
-//! Sockets that somebody else opened and passed, as systemd does.
+//! Socket activation: listening sockets passed by systemd or another parent.
 
 use std::ffi::OsStr;
 use std::net::TcpListener;
@@ -14,7 +14,7 @@ use crate::support::http::{Ask, Connection};
 
 const CLIENT_KEY: &str = "the-key-of-the-only-client";
 
-/// `serve` with this socket as its third file, where the first of those that are passed is.
+/// `serve` with this socket as file descriptor 3, the first of the passed ones.
 fn serve(socket: OwnedFd, more: &[&str]) -> Running {
     let mut shell = Command::new("sh");
     let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";

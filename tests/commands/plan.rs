@@ -1,4 +1,4 @@
-//! `plan`: a trace or a workload in, a report out.
+//! `plan`: reports for traces and workloads.
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +29,7 @@ fn folder(trace: &str) -> TempDir {
     folder
 }
 
-/// With the folder's trace, and `FOLDER` in the arguments replaced.
+/// Runs `plan` with the folder's trace, and `FOLDER` in the arguments replaced.
 fn plan(folder: &Path, arguments: &[&str]) -> Ended {
     let trace = folder.join("trace.csv");
     let folder = folder.to_str().expect("text");
@@ -186,7 +186,7 @@ fn table_has_a_row_for_each_mode_and_names_omitted_rows() {
     let ended = plan(folder.path(), &[]);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
     assert!(ended.stdout[0].ends_with("trace.csv: 5 requests of 3 users in 1day 1h"), "{ended:?}");
-    // Modes stand in the table of the sweep as well, and one in the settings.
+    // Mode names are in the table of the sweep as well, and one is in the settings.
     for (row, count) in [
         ("mode ", 3),
         ("off ", 2),
@@ -223,7 +223,7 @@ fn recommended_settings_pass_check() {
         let budget = &holds["workspaces"]["default"]["budget"];
         assert_eq!(budget["requests_per_second"].as_float(), recommended["requests_per_second"].as_f64(), "{text}");
         assert_eq!(budget["burst"].as_integer(), recommended["burst"].as_i64(), "{text}");
-        // No table is repeated, and all that is printed is TOML.
+        // No table is repeated, and the whole output is TOML.
         let shown = office(arguments).stdout;
         let start = shown.iter().position(|line| line == "Settings:").expect("the settings") + 2;
         let end = shown.iter().position(|line| line == "Left out:").expect("an end") - 1;
@@ -293,7 +293,7 @@ fn plot_is_an_svg_written_atomically() {
         assert!(svg.contains(name), "{name}: {svg}");
     }
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2);
-    // Not a line but JSON where JSON was asked for.
+    // With --json the output is JSON alone.
     json(&plan(folder.path(), &["--json", "--plot", "FOLDER/curve.svg"]));
 }
 

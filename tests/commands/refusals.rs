@@ -1,4 +1,4 @@
-//! Settings that won't do: exit code 2 and one line that names where, which key and what is wanted, not the value.
+//! Invalid settings: exit code 2 and one line with the place, the key and the expected form, not the value.
 
 use std::ffi::OsString;
 use std::fs::Permissions;
@@ -9,14 +9,14 @@ use std::os::unix::net::UnixListener;
 use crate::support::child::{ANY_PORT, Ended, Program, settings};
 use crate::support::pki::Authority;
 
-/// What must be in no line.
+/// The secret that no line may contain.
 const SECRET: &str = "hunter2";
 const KEY: &str = "ctb_hunter2_the-key-of-a-client";
 
-/// Good settings, were it not for what comes before or after.
+/// Valid settings, to which tests add invalid ones.
 const WORKSPACE: &str = "[workspaces.default]\napi_key = \"pk_hunter2\"\n";
 
-/// Ended with one line on standard error that has all of `parts`.
+/// Checks that the program ended with one line on standard error that has all of `parts`.
 #[track_caller]
 fn is_refused(name: &str, ended: &Ended, parts: &[&str]) {
     assert_eq!(ended.code, Some(2), "{name}: {ended:?}");
@@ -30,7 +30,7 @@ fn is_refused(name: &str, ended: &Ended, parts: &[&str]) {
     }
 }
 
-/// Refused by `check` and by `serve`, with the file's name in the line.
+/// Checks that `check` and `serve` refuse the settings, with the file's name in the line.
 #[track_caller]
 fn is_refused_in_a_file(text: &str, parts: &[&str]) {
     let file = settings(text);
@@ -132,7 +132,7 @@ fn invalid_tls_files_are_named() {
 
 #[test]
 fn foreign_address_is_named() {
-    // Reserved for documentation: nobody has it.
+    // An address reserved for documentation.
     let program = simplest().arguments(["--admin-listen", "192.0.2.1:9"]);
     let ended = program.env("COURIER_TOKEN_BROKER__ADMIN__INSECURE", "true").run();
     assert_eq!(ended.code, Some(2), "{ended:?}");
@@ -236,7 +236,7 @@ fn invalid_value_is_refused_with_its_place() {
         ("[workspaces.default.budget]\nrequests_per_second = 0", &["workspaces.default.budget", "0.001"]),
         ("[workspaces.default.budget]\nburst = 0", &["workspaces.default.budget", "burst"]),
     ] {
-        // A table's own sub-tables may come after another's.
+        // The sub-tables of a table may follow another table.
         is_refused_in_a_file(&format!("{WORKSPACE}{text}\n"), parts);
     }
     for (line, parts) in [
@@ -323,14 +323,14 @@ fn invalid_client_entry_names_its_file() {
     }
 }
 
-/// Whoever shares a key shares what it may have: one of the two entries would never be looked at.
+/// Two clients with one key would share permissions: one of the two entries would never apply.
 #[test]
 fn two_clients_with_one_key_are_refused() {
     let entry = |name: &str| format!("[[clients]]\nname = \"{name}\"\nkey_sha256 = \"{}\"\n", "0".repeat(64));
     is_refused_in_a_file(&format!("{WORKSPACE}{}{}", entry("a"), entry("b")), &["clients[1].key_sha256"]);
 }
 
-/// The name of a workspace stands in its key.
+/// The name of a workspace is part of its setting's key.
 #[test]
 fn invalid_workspace_name_names_its_file() {
     for name in ["EU", "\"e.u\"", "\"\"", "\"e u\""] {
@@ -341,7 +341,7 @@ fn invalid_workspace_name_names_its_file() {
     }
 }
 
-/// Not the key of a file that says nothing of it, or something else.
+/// The error names the variable, and not the setting in a file.
 #[test]
 fn invalid_base_url_of_the_environment_is_named() {
     let program = simplest().env("COURIER_BASE_URL", "http://courier.example");
@@ -364,7 +364,7 @@ fn invalid_flag_is_named_and_no_file_is_blamed() {
     is_refused("--log-level", &ended, &["--log-level"]);
 }
 
-/// Good `[sessions]`, were it not for what comes after.
+/// Valid `[sessions]`, to which tests add invalid settings.
 const SESSIONS: &str = "[sessions]\naudience = \"app\"\n";
 
 #[test]

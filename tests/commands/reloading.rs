@@ -1,4 +1,4 @@
-//! `serve` reads its files again: when they change, and on SIGHUP.
+//! `serve` reloads its files when they change and on SIGHUP.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::support::http::{Ask, Connection};
 
 const OLD: &str = "ctb_the-old-key";
 const NEW: &str = "ctb_the-new-key";
-/// Half a minute of looks.
+/// Polls for half a minute.
 const LOOKS: usize = 300;
 
 fn clients(key: &str) -> String {
@@ -43,7 +43,7 @@ async fn counted(admin: SocketAddr, what: &str, outcome: &str) -> String {
     text.lines().find_map(|line| line.strip_prefix(&series)).expect("the series").to_owned()
 }
 
-/// A simulator that takes one API key.
+/// A simulator that accepts one API key.
 fn courier(api_key: &str) -> (Running, SocketAddr) {
     let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", api_key]).start();
     let address = simulator.address("Courier simulator on ");
@@ -72,7 +72,7 @@ async fn changed_file_is_reloaded_and_an_invalid_one_rejected() {
     fs::write(&settings, format!("{workspace}{}", clients(NEW))).expect("written");
     until(address, NEW, 200).await;
     assert_eq!(status(address, OLD).await, 401);
-    // What is wrong with it is told once, and what held goes on.
+    // The error is logged once, and the running configuration stays.
     fs::write(&settings, format!("{workspace}{}[tokens]\nfloor = 7\n", clients(OLD))).expect("written");
     for _ in 0..LOOKS {
         if counted(admin, "settings", "refused").await == "1" {
@@ -85,7 +85,7 @@ async fn changed_file_is_reloaded_and_an_invalid_one_rejected() {
     let rejected = told.lines().filter(|line| line.contains("reload rejected") && line.contains("tokens.floor"));
     assert_eq!(rejected.count(), 1, "{told}");
     assert!(!told.contains("pk_test"), "{told}");
-    // By another file that takes its place.
+    // The file is replaced by another one.
     let next = folder.path().join("next.toml");
     fs::write(&next, format!("{workspace}{}", clients(OLD))).expect("written");
     fs::rename(&next, &settings).expect("renamed");
@@ -99,7 +99,7 @@ async fn changed_file_is_reloaded_and_an_invalid_one_rejected() {
 async fn secret_that_kubernetes_swaps_is_reloaded() {
     let folder = TempDir::new().expect("a folder");
     let (_simulator, courier) = courier("pk_second");
-    // As kubelet does it: the files are links into `..data`, which is a link to a folder.
+    // The kubelet's way: the files are links into `..data`, which is a link to a folder.
     for (name, key) in [("..first", "pk_first"), ("..second", "pk_second")] {
         fs::create_dir(folder.path().join(name)).expect("made");
         fs::write(folder.path().join(name).join("api-key"), format!("{key}\n")).expect("written");

@@ -40,7 +40,7 @@ async fn sandbox_takes_its_key_alone_and_shows_calls_to_courier() {
     let ask = Ask::issue(r#"{"scope": "user_id:jane tenant:acme:read", "expires_in": "30d"}"#);
     assert_eq!(connection.ask(&ask.clone().key("wrong")).await.status, 401);
     assert_eq!(connection.ask(&ask.key("sandbox")).await.status, 200);
-    // Its client may ask for what that of the environment may ask for, and for nothing else.
+    // The client has the permissions of the environment's client and no others.
     let undocumented = Ask::issue(r#"{"scope": "user_id:jane any:thing", "expires_in": "30d"}"#).key("sandbox");
     assert_eq!(connection.ask(&undocumented).await.status, 403);
     let calls = Connection::open(courier).await.ask(&Ask::get("/simulator/calls")).await.json();

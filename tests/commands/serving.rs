@@ -36,7 +36,7 @@ async fn under_way(address: SocketAddr, courier: SocketAddr) -> Connection {
     connection
 }
 
-/// Waits until its signals are caught and its listeners listen.
+/// Waits until the broker handles signals and its listeners accept.
 async fn until_it_runs(admin: SocketAddr) {
     while get(admin, "/readyz").await.status != 200 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -59,7 +59,7 @@ async fn shutdown_lets_requests_finish_and_takes_no_new_ones() {
     let mut waiting = under_way(address, courier).await;
     broker.signal(Signal::TERM);
     until_it_stops(admin).await;
-    // It is told by readiness first, and then refused.
+    // Readiness fails first; new connections are refused after that.
     while TcpStream::connect(address).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -93,7 +93,7 @@ async fn interrupt_shuts_down_too() {
     assert_eq!(broker.end().code, Some(0));
 }
 
-/// A load balancer that was told "not ready" comes again only seconds later.
+/// A load balancer polls readiness only every few seconds.
 #[tokio::test]
 async fn broker_is_ready_once_it_prints_its_addresses() {
     for _ in 0..10 {
@@ -104,7 +104,7 @@ async fn broker_is_ready_once_it_prints_its_addresses() {
     }
 }
 
-/// Whoever reads the addresses may stop it at once.
+/// The broker may be stopped as soon as it prints its addresses.
 #[test]
 fn stop_right_after_the_start_is_orderly() {
     for _ in 0..20 {
@@ -117,7 +117,7 @@ fn stop_right_after_the_start_is_orderly() {
     }
 }
 
-/// A broker with a Courier of its own, asked once well and once badly; its log when it has ended.
+/// Runs a broker with a simulator, sends a good and a bad request, and returns the log.
 async fn log_of_two_requests(level: &str) -> (Vec<Value>, String) {
     let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", API_KEY]).start();
     let courier = simulator.address("Courier simulator on ");

@@ -1,4 +1,4 @@
-//! `serve` with sessions: what it logs of them, and what `check` shows.
+//! Sessions in the log of `serve` and in the output of `check`.
 
 use rustix::process::Signal;
 

@@ -1,4 +1,4 @@
-//! From SIGTERM to the end: a rolling update loses no request.
+//! Shutdown after SIGTERM: a rolling update loses no request.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -31,7 +31,7 @@ async fn until_not_ready(admin: SocketAddr) {
 
 #[tokio::test]
 async fn new_connections_are_served_while_draining() {
-    // No machine is so slow that this passes during the test: the second signal ends it.
+    // The delay is longer than any test run: the second signal ends the broker.
     let broker = serve("1h");
     let (address, admin) = broker.addresses();
     let mut kept = Connection::open(address).await;

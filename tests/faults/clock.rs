@@ -1,4 +1,4 @@
-//! Clocks that are wrong, and clocks that jump.
+//! Wrong clocks and clocks that jump.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -15,8 +15,8 @@ use crate::world::{HOUR, MS, SECOND, Setup, World, keeps_budget};
 
 const DAY: i64 = 86_400;
 
-/// How many calls three hours cost of somebody who asks every minute, while the clocks of Courier and of the broker are
-/// so many seconds ahead in each hour. What she is served has exactly the life that it has.
+/// Counts the calls in three hours for a user who asks every minute. `couriers` and `ours` are the seconds by which
+/// the clocks of Courier and of the broker are ahead in each hour. Each answer must state the true remaining life.
 async fn calls_of_three_hours(mode: Mode, couriers: [i64; 3], ours: [i64; 3]) -> usize {
     let wall: &AtomicI64 = Box::leak(Box::default());
     let world = World::by(Clock::tokio_with_wall(wall), &Setup { mode, ..Setup::default() });
@@ -60,17 +60,17 @@ async fn retry_after_date_counts_by_couriers_clock() {
         assert_eq!(told, Some(Refusal::Upstream(Failure::Throttled(Some(30 * SECOND)))), "{skew}");
         world.pass(29 * SECOND).await;
         assert_eq!(world.courier.call_count(), 1, "{skew}");
-        // She waits for the second that is left.
+        // The request waits for the second that is left.
         world.ask("jane", "1h").await.expect("a token");
     }
 }
 
-/// A lid is closed for ten hours.
+/// Suspends the machine for ten hours.
 async fn suspend() {
     tokio::time::advance(10 * HOUR).await;
 }
 
-/// After the night some tokens have ended, and others are below their floors: they would be renewed, all at once.
+/// After the night some tokens have ended and others are below their floors, so all renewals are due at once.
 #[tokio::test(start_paused = true)]
 async fn users_after_a_suspended_night_get_new_tokens_within_the_budget() {
     for mode in [Mode::Used, Mode::Learned] {
@@ -93,13 +93,13 @@ async fn users_after_a_suspended_night_get_new_tokens_within_the_budget() {
             let life = if *lifetime == "1h" { HOUR } else { 15 * HOUR };
             assert!(answer.remaining >= life / 2, "{:?} of {lifetime}", answer.remaining);
         }
-        // A hundred calls, of which a few leave at once; one in ten may be a renewal's.
+        // A hundred calls, of which a few are made at once; one in ten may be a renewal's.
         let took = world.clock.now().since(woken);
         assert!(took <= 3 * SECOND, "{mode:?}: {took:?}");
         world.pass(HOUR / 6).await;
         let calls: Vec<_> = world.courier.calls().iter().map(|call| call.at).collect();
         assert!(keeps_budget(&calls, rate, f64::from(burst)), "{mode:?}");
-        // Theirs, and for each of the others whose token has not ended at most one.
+        // The users' calls, and at most one for each other user whose token has not ended.
         let after = calls.len() - before;
         assert!((100..=100 + 350).contains(&after), "{mode:?}: {after}");
     }

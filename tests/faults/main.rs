@@ -1,4 +1,4 @@
-//! Courier on its bad days: what callers notice of each way in which it can fail, and what they must not.
+//! Faults: the effect on callers of each way in which Courier, the machine or the clocks can fail.
 
 #[path = "../wire/law.rs"]
 #[allow(dead_code, reason = "the tests of the wire use the rest of it")]

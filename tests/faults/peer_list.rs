@@ -1,5 +1,4 @@
-//! `peers.toml` lists the bugs that users of other brokers have reported, each with the tests that play it again. Here it is
-//! held to the tests that there are.
+//! Checks `peers.toml`, the list of bugs reported by users of other brokers: each names tests that exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +31,7 @@ fn every_reported_bug_names_its_source_and_tests_that_exist() {
     }
 }
 
-/// The file of `SUITE::MODULE::TEST`.
+/// Finds the file of `SUITE::MODULE::TEST`.
 fn file(root: &Path, test: &str) -> Option<PathBuf> {
     let (suite, rest) = test.split_once("::")?;
     let (modules, _) = rest.rsplit_once("::")?;

@@ -1,4 +1,4 @@
-//! Each fault over real HTTP: the broker, and the simulated Courier on a socket.
+//! Each fault over real HTTP: the broker and the simulated Courier on a socket.
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -18,11 +18,11 @@ use crate::support::http::{Answer, Ask};
 use crate::support::issuer::at;
 use crate::support::pki::{Authority, HOST};
 
-/// A caller waits no longer than this, whatever Courier does.
+/// The longest that a caller waits, whatever Courier does.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// What a busy machine may add.
+/// The delay that a busy machine may add.
 const SLACK: Duration = Duration::from_secs(1);
-/// What jane's token has left, of the hour that she asks for.
+/// The remaining life of Jane's token in seconds, of the hour that she asks for.
 const LEFT: f64 = 1900.0;
 
 fn impatient(raw: &mut Raw) {
@@ -36,13 +36,13 @@ fn tokens(user: &str) -> Ask {
     Ask::tokens(json!({"user_id": user, "scopes": ["inbox:read:messages"], "expires_in": "1h"}).to_string())
 }
 
-/// Wants more than jane's token has left.
+/// A request with a higher `min_ttl` than Jane's token has left.
 fn jane_anew() -> Ask {
     let scopes = ["inbox:read:messages"];
     Ask::tokens(json!({"user_id": "jane", "scopes": scopes, "expires_in": "1h", "min_ttl": "50m"}).to_string())
 }
 
-/// Asks, and does not wait past the deadline.
+/// Asks, and fails the test after the deadline.
 async fn ask(broker: &Broker, ask: &Ask) -> Answer {
     timeout(DEADLINE + SLACK, broker.ask(ask)).await.unwrap_or_else(|_| panic!("no answer in time to {ask:?}"))
 }
@@ -52,7 +52,7 @@ async fn calls(broker: &Broker, outcome: &str, workspace: &str) -> f64 {
     broker.metric(&format!("courier_token_broker_upstream_requests_total{{{labels}}}")).await
 }
 
-/// A broker in whose memory is jane's token.
+/// A broker with Jane's token in its cache.
 struct World {
     broker: Broker,
     jane: String,
@@ -75,8 +75,8 @@ impl World {
         assert_eq!((answer.source().as_str(), answer.token()), ("hit", self.jane.clone()));
     }
 
-    /// The answer to somebody new, while jane is served.
-    async fn somebody_new(&self) -> Answer {
+    /// Asks for a new user while Jane is served.
+    async fn ask_as_new_user(&self) -> Answer {
         let jane = async {
             loop {
                 self.jane_is_served().await;
@@ -84,17 +84,17 @@ impl World {
             }
         };
         tokio::select! {
-            () = jane => unreachable!("she comes for ever"),
+            () = jane => unreachable!("the loop never ends"),
             answer = async { ask(&self.broker, &tokens("new")).await } => answer,
         }
     }
 
-    /// Courier does this to every call; what somebody new is told.
+    /// Applies the fault to every call and returns the answer to a new user.
     ///
-    /// Jane is served all the while. She asks for a fresher token too, in vain, and still has the one that she had.
+    /// Jane is served all the while. Her request for a fresher token fails, and her cached token stays.
     async fn meets(&self, fault: Fault, outcome: &str) -> Answer {
         self.broker.courier.misbehave(Some(fault.clone()));
-        let answer = self.somebody_new().await;
+        let answer = self.ask_as_new_user().await;
         is_a_refusal(&answer, false);
         assert!(!answer.body.contains("\"token\"") && !answer.body.contains("eyJ"), "{fault:?}: {answer:?}");
 
@@ -110,7 +110,7 @@ impl World {
     }
 }
 
-/// Each of these faults in a world of its own, at the same time: what somebody new is told.
+/// Runs each fault against a broker of its own, concurrently, and returns the answers to a new user.
 async fn each(faults: impl IntoIterator<Item = Fault>, outcome: &'static str) -> Vec<(Fault, World, Answer)> {
     let one = |fault: Fault| async move {
         let world = World::new().await;
@@ -120,7 +120,7 @@ async fn each(faults: impl IntoIterator<Item = Fault>, outcome: &'static str) ->
     faults.into_iter().map(one).collect::<JoinSet<_>>().join_all().await
 }
 
-/// These faults may pass. But the caller's SDK does not try again what the broker has tried.
+/// Checks faults that may pass. The caller's SDK must not repeat the broker's retries.
 async fn pass(faults: impl IntoIterator<Item = Fault>, outcome: &'static str, status: u16) {
     for (fault, _, answer) in each(faults, outcome).await {
         assert_eq!(answer.status, status, "{fault:?}: {answer:?}");
@@ -129,7 +129,7 @@ async fn pass(faults: impl IntoIterator<Item = Fault>, outcome: &'static str, st
     }
 }
 
-/// These faults are not worth another try, by the broker or by its caller.
+/// Checks faults that are not worth a retry, by the broker or by its caller.
 async fn stay(faults: impl IntoIterator<Item = Fault>, outcome: &'static str, status: u16) -> Vec<Answer> {
     let check = |(fault, world, answer): (Fault, World, Answer)| {
         assert_eq!(answer.status, status, "{fault:?}: {answer:?}");
@@ -169,7 +169,7 @@ async fn no_answer_in_time_is_a_gateway_timeout() {
 
 #[tokio::test]
 async fn stalled_answer_leaves_time_for_a_retry() {
-    // The first call could take nearly all of the time.
+    // The first call may take nearly all of the time.
     let broker = Setup::new().settings(|raw| raw.server.timeout.0 = Duration::from_secs(5)).start().await;
     broker.courier.script([Some(Fault::Delivery(Delivery::Dripping))]);
     let answer = broker.ask(&tokens("new")).await;
@@ -224,7 +224,7 @@ async fn token_of_another_user_is_never_served() {
     }
     let world = World::new().await;
     world.broker.courier.misbehave(Some(Fault::Scope("user_id:jane inbox:read:messages".to_owned())));
-    let answer = world.somebody_new().await;
+    let answer = world.ask_as_new_user().await;
     assert!(answer.status == 502 && !answer.whole().contains("jane"), "{answer:?}");
     world.jane_is_served().await;
 }
@@ -234,11 +234,11 @@ async fn token_without_a_usable_expiry_lives_as_long_as_was_asked() {
     for fault in [Fault::NO_EXP, Fault::ABSURD_EXP, Fault::Life(Some(7200.0))] {
         let world = World::new().await;
         world.broker.courier.misbehave(Some(fault.clone()));
-        let answer = world.somebody_new().await;
+        let answer = world.ask_as_new_user().await;
         assert_eq!(claims(&answer.token())["scope"], "user_id:new inbox:read:messages", "{fault:?}");
         let seconds = answer.json()["expires_in"].as_u64().expect("seconds");
         assert!((3590..=3600).contains(&seconds), "{fault:?}: {answer:?}");
-        // Jane gets a fresher one of the kind.
+        // Jane gets a fresher token of the same kind.
         let anew = ask(&world.broker, &jane_anew()).await;
         assert_eq!(claims(&anew.token())["scope"], "user_id:jane inbox:read:messages", "{fault:?}");
     }
@@ -253,10 +253,10 @@ async fn redirect_is_not_followed() {
     for answer in stay([301, 308].map(redirect), "unavailable", 502).await {
         assert!(!answer.whole().contains(&url), "{answer:?}");
     }
-    // These are for now, so the call is made again, to the same host.
+    // These statuses are temporary, so the call is retried, to the same host.
     pass([302, 303, 307].map(redirect), "unavailable", 503).await;
     pass([300, 304].map(Fault::status), "unavailable", 503).await;
-    let nobody = elsewhere.accept().expect_err("somebody came, with the API key");
+    let nobody = elsewhere.accept().expect_err("a call arrived, with the API key");
     assert_eq!(nobody.kind(), ErrorKind::WouldBlock);
 }
 
@@ -267,7 +267,7 @@ fn error(status: u16, headers: &[(&'static str, &str)]) -> Fault {
     Fault::Status(status, headers.iter().map(line).collect(), Delivery::Whole)
 }
 
-/// A date as HTTP has it, so many seconds from now.
+/// An HTTP date so many seconds from now.
 fn date(offset: i64) -> String {
     let unix = u64::try_from(at(offset)).expect("after 1970");
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix))
@@ -291,7 +291,7 @@ async fn throttling_courier_is_answered_with_503() {
         error(429, &[("x-ratelimit-limit", "100"), ("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", &reset)]),
     ];
     for (fault, _, answer) in each(faults, "throttled").await {
-        // It may wait in vain for a pause to end that ends too late.
+        // The request may wait for a pause that ends too late.
         assert!(matches!(answer.status, 503 | 504), "{fault:?}: {answer:?}");
         assert!(answer.header("retry-after").is_some(), "{fault:?}: {answer:?}");
         assert_eq!(answer.header("x-should-retry"), Some("false"), "{fault:?}: {answer:?}");
@@ -321,7 +321,7 @@ async fn long_pause_is_kept_and_callers_are_told() {
         for answer in [first, second] {
             let after: u64 = answer.header("retry-after").and_then(|after| after.parse().ok()).expect("seconds");
             assert!((most - 4..=most).contains(&after), "{fault:?}: {answer:?}");
-            // No SDK is to hold up its caller for so long.
+            // No SDK may block its caller for so long.
             assert_eq!(answer.header("x-should-retry"), Some("false"), "{fault:?}: {answer:?}");
         }
         world.jane_is_served().await;
@@ -330,7 +330,7 @@ async fn long_pause_is_kept_and_callers_are_told() {
 
 const OTHER_KEY: &str = "ctb_the-key-of-another-client";
 
-/// What a client of another workspace is told, whose Courier is said to be at this URL; jane's workspace is well.
+/// Asks as a client of another workspace whose base URL is this one; Jane's workspace is healthy.
 async fn another_courier_at(base_url: &str) -> (Answer, World) {
     let workspace = RawWorkspace {
         api_key: Secret::new(API_KEY).ok(),
@@ -357,13 +357,13 @@ async fn another_courier_at(base_url: &str) -> (Answer, World) {
 async fn courier_with_an_untrusted_certificate_gets_no_key() {
     let authority = Authority::new();
     let identity = authority.sign(&[HOST, "localhost"]);
-    // Whoever it is, it speaks HTTP over TLS as Courier does: a broker.
+    // The untrusted peer speaks HTTP over TLS as Courier does: it is another broker.
     let impostor = Setup::new().settings(|raw| raw.server.tls = Some(authority.settings(&identity))).start().await;
     let (answer, world) = another_courier_at(&format!("https://localhost:{}", impostor.address.port())).await;
     assert_eq!(answer.status, 503, "{answer:?}");
     assert_eq!(answer.json()["message"], "Courier cannot be reached: certificate not trusted");
     assert!(calls(&world.broker, "connect", "other").await >= 1.0);
-    // No request came through, not even one to refuse.
+    // No request arrived, not even one to refuse.
     let requests = impostor.admin("/metrics").await.body;
     let came = |line: &&str| line.starts_with("courier_token_broker_requests_total") && !line.ends_with(" 0");
     assert_eq!(requests.lines().find(came), None);
@@ -384,14 +384,14 @@ async fn courier_without_tls_gets_no_key() {
 #[tokio::test]
 async fn unresolvable_courier_is_answered_with_503() {
     let (answer, world) = another_courier_at("https://courier.invalid").await;
-    // Where no name server answers, it is the time that runs out.
+    // Without a name server that answers, the call times out.
     let (status, outcome) = if answer.status == 504 { (504, "timeout") } else { (503, "connect") };
     assert_eq!(answer.status, status, "{answer:?}");
     assert!(!answer.whole().contains("courier.invalid"), "{answer:?}");
     assert!(calls(&world.broker, outcome, "other").await >= 1.0);
 }
 
-/// An error whose body does not come as it should.
+/// An error answer whose body is broken.
 fn broken(fault: Fault, delivery: Delivery) -> Fault {
     let Fault::Status(status, headers, _) = fault else { panic!("{fault:?} is no error") };
     Fault::Status(status, headers, delivery)
@@ -440,6 +440,6 @@ async fn requests_that_courier_rejects_fail_no_other_request() {
             assert!(matches!(answer.status, 400 | 502 | 503), "{status}, {n}: {answer:?}");
         }
         world.broker.courier.misbehave(None);
-        assert_eq!(world.somebody_new().await.status, 200, "{status}");
+        assert_eq!(world.ask_as_new_user().await.status, 200, "{status}");
     }
 }

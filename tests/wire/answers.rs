@@ -1,4 +1,4 @@
-//! The documented answers.
+//! The documented answers of the token routes.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn members(answer: &Answer) -> Vec<String> {
     names
 }
 
-/// Is this time of day `left` seconds from now, give or take the test's own time?
+/// Tells whether this time of day is `left` seconds from now, within the test's own duration.
 #[track_caller]
 fn is_in(time: &Value, left: u64) {
     let time = time.as_str().expect("a text");
@@ -178,7 +178,7 @@ async fn min_ttl_may_raise_the_floor_and_not_lower_it() {
     let frontend = |min_ttl| Ask::frontend(GOOD[1].1).header("Token-Min-TTL", min_ttl);
     let tokens =
         |min_ttl: &str| Ask::tokens(format!(r#"{{"user_id": "u", "profile": "inbox", "min_ttl": {min_ttl}}}"#));
-    // A new token always has its whole life, so the first is issued and the others are hits.
+    // A new token has its whole life left, so the first is issued and the others are hits.
     for (ask, source) in [
         (issue("30m"), "fwd=miss; stored"),
         (issue("58 min"), "hit"),
@@ -197,7 +197,7 @@ async fn token_too_old_for_the_caller_is_replaced() {
     let broker = Broker::start().await;
     let ask = |more: &str| Ask::tokens(format!(r#"{{"user_id": "u", "scopes": ["s"], "expires_in": "1d"{more}}}"#));
     let old = broker.ask(&ask("")).await;
-    // The whole day less a second: after a second at the latest, no token has that much left.
+    // The demand is a day less a second: after a second no token has that much left.
     let picky = ask(r#", "min_ttl": 86399"#);
     let mut answer = broker.ask(&picky).await;
     while answer.source() == "hit" {

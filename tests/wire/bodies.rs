@@ -1,4 +1,4 @@
-//! What is asked for makes no sense: each is refused whole, and Courier is not asked.
+//! Invalid bodies and queries: each is refused as a whole, without a call to Courier.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::law::{GOOD, ISSUE, all_are_refused_without_a_call, row};
 use crate::support::broker::{Broker, CLIENT_KEY};
 use crate::support::http::Ask;
 
-/// White space by Unicode's rule and by JavaScript's, controls, and what nobody sees.
+/// White space by Unicode's rule and by JavaScript's, controls, and invisible characters.
 const BLANKS: &[char] = &[
     '\0',
     '\t',
@@ -148,7 +148,7 @@ async fn no_user_id_can_name_a_second_user() {
     let mut ids: Vec<String> = BLANKS.iter().map(|blank| format!("bob{blank}user_id:alice")).collect();
     ids.extend(BLANKS.iter().map(|blank| format!("{blank}alice")));
     ids.extend(["".to_owned(), "x".repeat(257), "é".repeat(129)]);
-    // In a scope string a space ends the id, so it is another request there, not a bad one.
+    // In a scope string a space ends the id, which makes it another request and not an invalid one.
     let spaced = ["bob user_id:alice", " bob", "bob ", " "].map(str::to_owned);
     let mut rows = Vec::new();
     for id in ids.iter().chain(&spaced) {
@@ -169,7 +169,7 @@ async fn no_user_id_can_name_a_second_user() {
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
 
-/// Unicode's Default_Ignorable_Code_Point: what is shown as nothing at all.
+/// Unicode's Default_Ignorable_Code_Point: characters that are invisible.
 #[tokio::test]
 async fn id_with_invisible_characters_is_refused() {
     let rows = ['\u{1bca0}', '\u{1bca3}', '\u{1d173}', '\u{1d17a}', '\u{fff0}', '\u{e0fff}'].map(|invisible| {
@@ -249,7 +249,7 @@ async fn query_names_one_user_or_none() {
     all_are_refused_without_a_call(&Broker::start().await, &rows.collect::<Vec<_>>()).await;
 }
 
-/// JavaScript's `decodeURIComponent` throws for these. Read as they stand, they would be another user.
+/// Escapes for which JavaScript's `decodeURIComponent` throws. Read literally, they would name another user.
 #[tokio::test]
 async fn user_id_that_was_escaped_wrongly_is_refused() {
     let rows = ["%", "100%", "a%2", "a%zz", "%u0061", "%%61"]
@@ -279,7 +279,7 @@ async fn too_large_body_is_refused_and_the_refusal_arrives() {
     }
 }
 
-/// A client that gets a broken connection in place of the refusal sends the body again, twice.
+/// A client that gets a broken connection instead of the refusal sends the body twice more.
 #[tokio::test]
 async fn ordinary_client_sees_the_refusal_of_a_large_body() {
     let broker = Broker::start().await;

@@ -1,4 +1,4 @@
-//! Connections: slow ones, kept ones, broken ones.
+//! Connections that are slow, kept alive or broken.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn connection_without_a_whole_head_is_closed() {
     assert_eq!(broker.courier.call_count(), 1);
 }
 
-/// It is never silent for long, and never done.
+/// Sends a byte now and then and never completes the head.
 #[tokio::test]
 async fn slow_head_is_cut_off() {
     let broker = Setup::new().settings(|raw| raw.server.limits.header_timeout.0 = SECOND).start().await;
@@ -73,7 +73,7 @@ async fn slow_head_is_cut_off() {
 #[tokio::test]
 async fn more_headers_than_allowed_are_refused_in_json() {
     let broker = Setup::new().settings(|raw| raw.server.limits.header_count = 20).start().await;
-    // Three of them are there already, and one for the length.
+    // The request has three headers already, and one for the length.
     for (more, status) in [(16, 200), (17, 431), (90, 431), (500, 431)] {
         let headers = (0..more).map(|place| format!("X-{place}"));
         let ask = headers.fold(Ask::issue(GOOD[0].1), |ask, name| ask.header(&name, "x"));
@@ -119,7 +119,7 @@ async fn connections_of_an_address_are_limited() {
     assert!(Connection::open(broker.address).await.rest().await.is_empty());
     assert_eq!(first.ask(&good).await.status, 200);
     drop(first);
-    // It is noticed soon.
+    // The closed connections are noticed soon.
     loop {
         let mut stream = tokio::net::TcpStream::connect(broker.address).await.expect("the listener accepts");
         let _ = stream.write_all(&good.bytes()).await;
@@ -190,14 +190,14 @@ async fn expect_continue_is_answered_with_continue_or_the_refusal() {
     }
 }
 
-/// Waits until Courier has heard of so many calls.
+/// Waits until Courier has received so many calls.
 async fn until_called(broker: &Broker, calls: usize) {
     while broker.courier.call_count() < calls {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
-/// Asks, and hangs up as soon as Courier has been asked.
+/// Asks, and hangs up as soon as Courier has received the call.
 async fn ask_and_hang_up(broker: &Broker, ask: &Ask) {
     let mut connection = Connection::open(broker.address).await;
     connection.send(&ask.bytes()).await;
@@ -210,7 +210,7 @@ async fn hang_up_cancels_no_call() {
     let broker = Setup::new().faults(slow).start().await;
     let ask = Ask::issue(GOOD[0].1);
     ask_and_hang_up(&broker, &ask).await;
-    // It joins the flight, or finds the token.
+    // The request joins the flight or finds the token.
     let answer = broker.ask(&ask).await;
     assert!(matches!(answer.source().as_str(), "hit" | "fwd=miss; stored; collapsed"), "{answer:?}");
     assert_eq!(broker.ask(&ask).await.source(), "hit");
@@ -238,7 +238,7 @@ async fn requests_at_the_same_time_share_one_call() {
     for _ in 0..30 {
         connections.push(Connection::open(broker.address).await);
     }
-    // All are sent before the first can be answered.
+    // All requests are sent before the first can be answered.
     let bytes = Ask::issue(GOOD[0].1).bytes();
     for connection in &mut connections {
         connection.send(&bytes).await;

@@ -1,4 +1,4 @@
-//! What `Debug` shows of the public types that hold something secret.
+//! The `Debug` output of the public types that hold secrets.
 
 use std::fmt::Debug;
 use std::fs;
@@ -38,7 +38,7 @@ fn debug_output_shows_no_secret() {
         watch.for_secret(hidden);
     }
     watch.for_pem(&identity.key);
-    // Who knows it can try guesses.
+    // The digest would allow guesses of the secret.
     watch.for_secret(&Digest::of(CLIENT_KEY).to_string());
 
     let mut raw = Raw::default();
@@ -57,7 +57,7 @@ fn debug_output_shows_no_secret() {
     let mut layers = Layers::new(Vec::new(), environment.into());
     shown(&watch, "SettingsError", &layers.error("clients", "must be good"));
     assert!(layers.merge().is_ok());
-    // The digest is the operator's own entry: what they wrote may be shown to them.
+    // The digest is the operator's own setting, so it may be shown to them.
     raw.clients = vec![client("app", CLIENT_KEY, &["*"])];
     let settings = Settings::resolve(&raw, &layers).expect("good settings");
     shown(&watch, "Settings", &settings);

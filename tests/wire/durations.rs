@@ -1,10 +1,10 @@
-//! Durations by Courier's grammar, and what is refused of them before Courier is asked.
+//! Durations in Courier's grammar, and those that are refused without a call to Courier.
 
 use crate::law::{Row, all_are_refused_without_a_call, row};
 use crate::support::broker::Broker;
 use crate::support::http::Ask;
 
-/// As JSON. Courier itself refuses these, or its tokens would be born expired.
+/// Durations as JSON that Courier refuses, or for which its tokens would be born expired.
 const NO_LIFETIME: &[&str] = &[
     r#"" 1d""#,
     r#""1d ""#,
@@ -52,7 +52,7 @@ const NO_LIFETIME: &[&str] = &[
     "-1",
     "-86400",
     "-9223372036854775808",
-    // Of no use as numbers.
+    // Numbers of no use as durations.
     "1.5",
     "0.999",
     "1e-9",
@@ -65,7 +65,7 @@ const NO_LIFETIME: &[&str] = &[
     r#"{"seconds": 60}"#,
     "1e400",
     "1d",
-    // Longer than anybody may ask for.
+    // Longer than the limit for all clients.
     r#""31d""#,
     r#""30.00002d""#,
     r#""5w""#,
@@ -154,7 +154,7 @@ async fn min_ttl_that_is_no_duration_is_refused() {
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
 
-/// One of the two would be ignored, and it could be the longer one.
+/// The broker would have to ignore one of the two, possibly the longer one.
 #[tokio::test]
 async fn duplicate_min_ttl_is_refused() {
     let rows = [issue("86400"), Ask::frontend(r#"{"userId": "u"}"#)]
@@ -162,7 +162,7 @@ async fn duplicate_min_ttl_is_refused() {
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
 
-/// What is left is not a token, and nothing is born expired.
+/// A `min_ttl` is no lifetime of a token, so the error must not speak of one.
 #[tokio::test]
 async fn min_ttl_of_zero_is_not_called_born_expired() {
     let broker = Broker::start().await;

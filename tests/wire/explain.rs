@@ -1,4 +1,4 @@
-//! What operators are told of a user's tokens.
+//! `/explain`: what the admin listener shows of a user's tokens.
 
 use serde_json::{Value, json};
 

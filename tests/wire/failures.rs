@@ -1,4 +1,4 @@
-//! What goes wrong at Courier, and what a caller hears of it.
+//! Failures of Courier and the answers to callers.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::law::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::{Answer, Ask, refusing_port};
 
-/// Asks on each route, and each answer is this refusal, with one of these waits, and whether an SDK is to retry then.
+/// Asks on each route and checks the refusal, its `Retry-After` (one of these) and whether an SDK is to retry.
 async fn all_fail(broker: &Broker, status: u16, waits: &[(&str, bool)]) -> Vec<Answer> {
     let mut answers = Vec::new();
     for (route, body) in GOOD {
@@ -25,9 +25,9 @@ async fn all_fail(broker: &Broker, status: u16, waits: &[(&str, bool)]) -> Vec<A
     answers
 }
 
-/// After tries that failed; and while Courier is left alone.
+/// The waits after failed tries, and while the circuit breaker is open.
 const SOON: [(&str, bool); 2] = [("5", false), ("1", true)];
-/// Where the same request would end in the same way.
+/// The wait where a retry would fail in the same way.
 const NEVER: [(&str, bool); 1] = [("59", false)];
 
 fn calls(outcome: &str) -> String {
@@ -43,7 +43,7 @@ async fn wrong_api_key_is_reported_as_the_operators_fault_without_details() {
             assert!(!answer.body.contains(detail), "{detail:?} is in {answer:?}");
         }
     }
-    // Which is not asked for each request whether it has changed its mind.
+    // The refusal is cached, so later requests make no call.
     assert_eq!(broker.metric(&calls("credentials")).await, 1.0);
 }
 
@@ -51,7 +51,7 @@ async fn wrong_api_key_is_reported_as_the_operators_fault_without_details() {
 async fn failing_courier_is_answered_with_503() {
     let broker = Setup::new().faults(Faults { error_rate: 1.0, ..Faults::default() }).start().await;
     all_fail(&broker, 503, &SOON).await;
-    // Two requests, each with all its tries.
+    // Two requests used all their tries.
     assert_eq!(broker.metric(&calls("unavailable")).await, 2.0 * f64::from(MOST_TRIES));
 }
 
@@ -60,7 +60,7 @@ async fn outage_is_answered_with_503() {
     let outage = vec![Duration::ZERO..Duration::from_secs(3600)];
     let broker = Setup::new().faults(Faults { outage, ..Faults::default() }).start().await;
     all_fail(&broker, 503, &SOON).await;
-    // Two requests had all their tries. The third is for what has just failed.
+    // Two requests used all their tries. The third is for a token that has just failed.
     assert_eq!(broker.courier.call_count() as u32, 2 * MOST_TRIES);
 }
 
@@ -84,7 +84,7 @@ async fn token_for_other_users_reaches_no_caller() {
         for answer in all_fail(&broker, 502, &NEVER).await {
             assert!(!answer.whole().contains("alice"), "{answer:?}");
         }
-        // Two of the three ask for the same.
+        // Two of the three requests are for the same token.
         assert_eq!(broker.metric(&calls("mismatch")).await, 2.0, "{scope:?}");
         assert_eq!(broker.metric("courier_token_broker_cached_tokens").await, 0.0, "{scope:?}");
     }
@@ -120,7 +120,7 @@ async fn slow_courier_is_a_gateway_timeout() {
     assert_eq!(broker.metric(&calls("timeout")).await, f64::from(MOST_TRIES));
 }
 
-/// Two calls at once, and then one in so many seconds.
+/// Asks beyond a budget of a burst of two and one call in so many seconds.
 async fn after_the_budget(seconds: f64) -> Answer {
     let budget = move |raw: &mut courier_token_broker::config::Raw| {
         let budget = &mut raw.workspaces.get_mut("default").expect("it is there").budget;
@@ -133,7 +133,7 @@ async fn after_the_budget(seconds: f64) -> Answer {
     let answer = broker.ask(&Ask::issue(r#"{"scope": "user_id:another s", "expires_in": "1h"}"#)).await;
     assert_eq!((answer.status, broker.courier.call_count()), (429, 2), "{answer:?}");
     is_a_refusal(&answer, false);
-    // What is in memory costs nothing.
+    // Cached tokens need no call.
     assert_eq!(broker.ask(&Ask::frontend(GOOD[1].1)).await.source(), "hit");
     answer
 }

@@ -1,5 +1,4 @@
-//! The forms in which clients send one request: numbers for ids, a byte order mark, slashes, encodings. A refusal names
-//! the field.
+//! Variants of one request: numbers for ids, a byte order mark, slashes, encodings. A refusal names the field.
 
 use serde_json::json;
 
@@ -64,14 +63,14 @@ async fn wrong_type_is_named_by_its_field_and_without_its_value() {
         (REJECTED, "token", json!({}), "token: wanted a string"),
     ] {
         for value in &values {
-            // Of the right type, or a list with the right type in it.
+            // Values of the right type, or lists with the right type in them.
             let is_right =
                 value.is_string() && !wanted.contains("a list") || value.is_array() && wanted.contains("a list");
             if is_right && !matches!(field, "expires_in" | "min_ttl") {
                 continue;
             }
             let mut body = good.clone();
-            // A member that is not looked at may have any type.
+            // An unused member may have any type.
             body["other"] = json!({"deep": [1, null, "pk_secret"]});
             body[field] = value.clone();
             rows.push(row(format!("{field} {value}"), Ask::post(route, body.to_string()), 400, wanted));

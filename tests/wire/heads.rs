@@ -108,7 +108,7 @@ async fn body_not_declared_as_json_is_refused() {
 #[tokio::test]
 async fn headers_and_paths_that_are_too_large_are_refused() {
     let long = "x".repeat(20 * 1024);
-    // A head of 200 KB is given up before its path is known.
+    // A head of 200 KB is refused before its path is known.
     let mut rows = vec![
         row("a long path", Ask::get(&format!("/{long}")), 431, "too large"),
         row("a very long header", Ask::tokens(GOOD[2].1).header("X-Long", long.repeat(10)), 431, "too large"),

@@ -1,4 +1,4 @@
-//! Who asks: without a client's key there is no token.
+//! Client keys: without one there is no token.
 
 use courier_token_broker::auth::Digest;
 use courier_token_broker::config::RawClient;
@@ -51,7 +51,7 @@ async fn missing_malformed_or_unknown_key_is_refused() {
         let elsewhere = ask.clone().without("Authorization");
         rows.push(row("a cookie", elsewhere.clone().header("Cookie", format!("key={key}")), 401, ""));
         rows.push(row("X-API-Key", elsewhere.header("X-API-Key", key), 401, ""));
-        // Who may not ask is not told what was wrong with the body.
+        // A caller without a key is not told about errors in the body.
         rows.push(row("a bad body too", Ask::post(route, "{").key("wrong"), 401, ""));
     }
     let query = format!("{FRONTEND}?userId=u&key={key}&access_token={key}");
@@ -72,7 +72,7 @@ async fn refused_key_is_answered_with_the_scheme() {
 async fn bearer_with_the_shape_of_a_jwt_is_a_session_on_the_front_end_route_alone() {
     let broker = Broker::start().await;
     let token = broker.ask(&Ask::issue(GOOD[0].1)).await.token();
-    // A token of Courier's is nobody's session either.
+    // A token of Courier's is no session either.
     for ask in [Ask::frontend(GOOD[1].1), Ask::get(&format!("{FRONTEND}?userId=u"))] {
         let answer = broker.ask(&ask.key(&token)).await;
         assert_eq!((answer.status, answer.body.as_str()), (401, r#"{"error":"Unauthorized"}"#));

@@ -1,5 +1,4 @@
-//! The wire, through real HTTP: what callers send and what they get. Courier is the simulator, whose count of calls
-//! tells what was asked of it.
+//! Requests and answers over real HTTP. Courier is the simulator, which counts the calls that it gets.
 
 #[path = "../sdk/rules.rs"]
 mod rules;

@@ -1,4 +1,4 @@
-//! What a client may ask for is in its settings' entry; anything beyond is 403.
+//! Permissions: a client may ask for what its settings entry allows; anything beyond is 403.
 
 use serde_json::json;
 
@@ -6,9 +6,9 @@ use crate::law::{all_are_refused_without_a_call, row};
 use crate::support::broker::{Broker, Setup, client};
 use crate::support::http::Ask;
 
-/// May have `inbox:*` and `read:brands` for the users of one tenant, for at most an hour.
+/// A client that may have `inbox:*` and `read:brands` for the users of one tenant, for at most an hour.
 const NARROW: &str = "ctb_a-narrow-client";
-/// Its entry says nothing of scopes, so it may have those of the profiles.
+/// A client whose entry has no scopes, so it may have those of the profiles.
 const PLAIN: &str = "ctb_a-plain-client";
 
 async fn broker() -> Broker {
@@ -67,7 +67,7 @@ async fn client_gets_a_token_within_its_settings() {
     ] {
         assert_eq!(broker.ask(&ask).await.status, 200, "{ask:?}");
     }
-    // Where the caller names no lifetime, it gets the default, or what it may have if that is less.
+    // Without a lifetime in the request, the lifetime is the default or the client's limit if that is less.
     let calls = broker.courier.calls();
     let lifetimes: Vec<_> = calls.iter().map(|call| call.expires_in.as_str()).collect();
     assert_eq!(lifetimes, ["\"3600s\"", "\"3600s\"", "\"3600s\"", "\"86400s\""]);

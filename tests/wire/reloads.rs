@@ -1,4 +1,4 @@
-//! Settings and secrets that are read again while the broker runs.
+//! Reloads of settings and secrets in a running broker.
 
 use courier_token_broker::auth::Digest;
 use courier_token_broker::config::RawWorkspace;
@@ -27,7 +27,7 @@ async fn reload_adds_and_removes_clients_and_keeps_tokens() {
     assert!(broker.reload(|raw| raw.clients = vec![client("new", NEW_KEY, &["*"])]).await);
     assert_eq!(broker.ask(&wants("jane")).await.status, 401);
     assert_eq!(broker.ask(&wants("jane").key(NEW_KEY)).await.token(), token);
-    // From now on it may have less.
+    // The client's permissions shrink.
     assert!(broker.reload(|raw| raw.clients[0].users = vec!["john".to_owned()]).await);
     assert_eq!(broker.ask(&wants("jane").key(NEW_KEY)).await.status, 403);
     assert_eq!(reloads(&broker, "settings", "applied").await, 2.0);
@@ -48,17 +48,17 @@ async fn next_call_uses_the_new_api_key() {
     assert!(broker.reload(set(API_KEY)).await);
     let token = broker.ask(&wants("jane")).await.token();
     assert_eq!(reloads(&broker, "api_key", "applied").await, 1.0);
-    // What the old one issued is kept...
+    // Tokens issued under the old API key are kept...
     assert!(broker.reload(set("pk_newer")).await);
     assert_eq!(broker.ask(&wants("jane")).await.token(), token);
-    // ...or dropped, as the settings say.
+    // ...or dropped, by the setting.
     let drop = |raw: &mut courier_token_broker::config::Raw| {
         raw.workspaces.values_mut().for_each(|workspace| workspace.on_new_api_key = "drop".to_owned());
         set(API_KEY)(raw);
     };
     assert!(broker.reload(drop).await);
     assert_ne!(broker.ask(&wants("jane")).await.token(), token);
-    // The same key again drops nothing.
+    // A reload with the same API key drops nothing.
     let calls = broker.courier.call_count();
     assert!(broker.reload(|_| {}).await);
     assert_eq!(broker.ask(&wants("jane")).await.source(), "hit");

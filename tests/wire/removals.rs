@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::broker::{Broker, Setup, client};
 use crate::support::http::{Ask, Connection};
 
-/// May speak for the users of one tenant.
+/// The key of a client for the users of one tenant.
 const NARROW: &str = "ctb_a-narrow-client";
 
 async fn broker() -> Broker {
@@ -67,7 +67,7 @@ async fn sign_out_of_a_foreign_user_is_refused() {
 async fn rejected_token_is_replaced_once_and_only_for_permitted_clients() {
     let broker = broker().await;
     let token = broker.ask(&wants("jane")).await.token();
-    // The answer tells nobody whether there is such a token.
+    // The answer does not reveal whether the token exists.
     for ask in [rejected(&token).key(NARROW), rejected("no.such.token"), rejected("")] {
         assert_eq!(broker.ask(&ask).await.status, 204, "{ask:?}");
     }

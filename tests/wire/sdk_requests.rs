@@ -1,4 +1,4 @@
-//! The requests of Courier's official SDKs, as they are on the wire, and the waits that the PHP SDK is told.
+//! The requests of Courier's official SDKs as they are on the wire, and the waits that the PHP SDK is given.
 
 use courier_token_broker::sandbox::Fault;
 use serde_json::json;
@@ -30,7 +30,7 @@ async fn request_of_every_sdk_is_served() {
     }
     assert_eq!(tokens.len(), 16);
     assert_eq!(claims(&tokens[0])["scope"], "user_id:jürgen+1 inbox:read:messages");
-    // All of them say the same in their own words.
+    // All SDKs ask for the same token in different forms.
     assert!(tokens.iter().all(|token| *token == tokens[0]));
     assert_eq!(broker.courier.call_count(), 1);
 }
@@ -81,7 +81,7 @@ async fn php_worker_that_retries_in_vain_makes_no_call() {
     assert_eq!(broker.courier.call_count(), 1);
 }
 
-/// The waits of some SDKs before their retries, the least and the most of each, in tenths of a second.
+/// The shortest and longest waits of some SDKs before their retries, in tenths of a second.
 #[test]
 fn rules_tell_the_sdks_apart() {
     const OWN: [(u32, u32); 2] = [(3, 5), (7, 10)];

@@ -1,4 +1,4 @@
-//! What must not be seen: keys anywhere, tokens anywhere but in the answers to those who may have them.
+//! Secrets: keys appear nowhere, and tokens only in answers to permitted callers.
 
 use courier_token_broker::sandbox::{Fault, Faults};
 

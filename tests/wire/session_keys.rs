@@ -1,4 +1,4 @@
-//! The keys that an issuer publishes: they come, change, and stay while its host is down.
+//! Published session keys: they are fetched, change, and stay valid while their host is down.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn setup(host: &KeyHost) -> Setup {
     Setup::new().settings(|raw| raw.sessions = Some(sessions))
 }
 
-/// So short that a test can wait for it.
+/// A pause between fetches that a test can wait for.
 const PAUSE: Duration = Duration::from_millis(200);
 
 async fn status(broker: &Broker, session: &str) -> u16 {
@@ -43,13 +43,13 @@ async fn new_key_is_found_by_its_kid_and_an_old_one_forgotten() {
     let broker = setup(&host).fetch_pause(PAUSE).start().await;
     assert_eq!(status(&broker, &old.session("old", "jane")).await, 200);
     host.publish(&[new.jwk("new")]);
-    // Nobody has asked for it, and it is not yet time.
+    // No session needed the key, and the next refresh is not due.
     assert_eq!(status(&broker, &old.session("old", "jane")).await, 200);
     tokio::time::sleep(PAUSE * 2).await;
     assert_eq!(status(&broker, &new.session("new", "jane")).await, 200);
     tokio::time::sleep(PAUSE * 2).await;
     assert_eq!(status(&broker, &old.session("old", "jane")).await, 401);
-    // A key that was withdrawn and came back under the same name is another key.
+    // A withdrawn key that comes back under the same `kid` is another key.
     host.publish(&[old.jwk("new")]);
     tokio::time::sleep(PAUSE * 2).await;
     assert_eq!(status(&broker, &old.session("nobody", "jane")).await, 401);
@@ -81,7 +81,7 @@ async fn good_keys_survive_an_outage_of_their_host() {
         host.say(code, &body);
         let asked = host.asked();
         tokio::time::sleep(PAUSE + PAUSE / 2).await;
-        // It makes the broker ask, and the answer is of no use.
+        // The session makes the broker fetch, and the answer is unusable.
         assert_eq!(status(&broker, &signer.session("unknown", "jane")).await, 401);
         assert_eq!(host.asked(), asked + 1, "{code} {body:.20}: one fetch, no redirect, no retry");
         assert_eq!(status(&broker, &good).await, 200, "{code} {body:.20}");
@@ -100,11 +100,11 @@ async fn sessions_are_undecided_until_the_keys_have_been_fetched() {
     is_a_refusal(&answer, true);
     assert_eq!(answer.header("retry-after"), Some("5"));
     assert!(answer.header("access-control-allow-origin").is_some());
-    // What can't be a session needs no key to be refused, and an app needs no session.
+    // An impossible session is refused without keys, and an app needs no session.
     is_unauthorized(&broker.ask(&call("a.b.c")).await);
     let app = crate::support::http::Ask::frontend(r#"{"userId": "jane"}"#);
     assert_eq!(broker.ask(&app).await.status, 200);
-    // It needs nobody to ask for the keys.
+    // The broker fetches the keys without a request that needs them.
     host.publish(&[signer.jwk("k")]);
     tokio::time::sleep(PAUSE * 3).await;
     assert_eq!(status(&broker, &good).await, 200);
@@ -121,7 +121,7 @@ async fn first_fetch_is_waited_for() {
     assert_eq!((one, two, host.asked()), (200, 200, 1));
 }
 
-/// Sends so many sessions with made-up kids, over a few connections.
+/// Sends `count` sessions with made-up kids over a few connections.
 async fn made_up(broker: &Broker, signer: &Signer, count: usize) {
     let mut tasks = tokio::task::JoinSet::new();
     for connection in 0..20 {
@@ -148,7 +148,7 @@ async fn a_thousand_made_up_kids_make_one_fetch_each_ten_seconds_at_most() {
     let began = clock.now();
     let broker = setup(&host).start().await;
     made_up(&broker, &signer, 1000).await;
-    // That at the start, and no more than one for each ten seconds that it took.
+    // The fetch at the start, and at most one for each ten seconds of the test.
     let most = 1 + clock.now().since(began).as_secs() as usize / 10;
     assert!(host.asked() <= most, "{} fetches, {most} are allowed", host.asked());
     assert_eq!(status(&broker, &signer.session("k", "jane")).await, 200);

@@ -1,4 +1,4 @@
-//! Law 1: a token serves a request if and only if it was issued for equal users, scopes, lifetime and workspace.
+//! Sharing: a token serves a request if and only if users, scopes, lifetime and workspace are equal.
 
 use std::collections::HashMap;
 

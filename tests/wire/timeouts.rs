@@ -1,4 +1,4 @@
-//! How long a connection may wait: between requests, and inside a head.
+//! Timeouts of connections: between requests and inside a head.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ async fn slow_later_head_is_cut_off_like_a_first_one() {
             tokio::time::sleep(SECOND / 20).await;
         }
     });
-    // Far less than a connection may be idle.
+    // Far less than the idle timeout.
     let closed = tokio::time::timeout(SECOND * 30, reader.read_to_end(&mut Vec::new())).await;
     assert!(closed.is_ok(), "it is still open");
     trickling.abort();

@@ -1,4 +1,4 @@
-//! TLS: what is shown, who is believed, and what happens to those who are not.
+//! TLS: server certificates, client certificates and refused handshakes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,7 +22,7 @@ async fn broker(tls: RawTls) -> Broker {
     Setup::new().settings(|raw| raw.server.tls = Some(tls)).start().await
 }
 
-/// A broker that asks its clients for certificates of this authority, with one client who has no key.
+/// A broker that asks its clients for certificates of this authority; one client has no key.
 async fn broker_with_named_clients(authority: &Authority) -> Broker {
     let tls = authority.settings_for_clients(&authority.sign(&[HOST]));
     let named = RawClient {
@@ -41,7 +41,7 @@ async fn ask(client: &TlsConnector, address: SocketAddr, ask: &Ask) -> Answer {
     Connection::over(connect(client, address).await.expect("a handshake")).ask(ask).await
 }
 
-/// What comes back on a connection that says this, which must end within two seconds.
+/// Sends these bytes and returns the answer. The connection must end within two seconds.
 async fn told(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.expect("the listener accepts");
     stream.write_all(bytes).await.expect("it is open");
@@ -89,7 +89,7 @@ async fn outdated_tls_and_plain_text_are_refused_at_once() {
     let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
     let plain = told(broker.address, &Ask::issue(GOOD[0].1).bytes()).await;
     assert!(!plain.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&plain));
-    // A ClientHello of TLS 1.1: version 3.2, with one cipher suite of its day.
+    // A ClientHello of TLS 1.1: version 3.2, with one cipher suite of that time.
     let mut body = vec![3, 2];
     body.extend([7; 32]);
     body.extend([0, 0, 2, 0x00, 0x2f, 1, 0]);
@@ -115,7 +115,7 @@ async fn silent_handshake_times_out_and_delays_no_other() {
     }
     let (client, good) = (authority.client(HTTP1, None), Ask::issue(GOOD[0].1));
     let asked = timeout(SECOND, ask(&client, broker.address, &good));
-    assert_eq!(asked.await.expect("nobody waits for them").status, 200);
+    assert_eq!(asked.await.expect("not delayed").status, 200);
     for connection in silent {
         assert!(timeout(3 * SECOND, connection.rest()).await.expect("it was given up").is_empty());
     }
@@ -150,7 +150,7 @@ async fn replace(broker: &Broker, authority: &Authority, identity: &Identity, cl
     assert!(broker.reload(|raw| raw.server.tls = Some(tls)).await, "they are good");
 }
 
-/// How a connection began.
+/// The kind of a connection's handshake.
 async fn kind(client: &TlsConnector, broker: &Broker) -> std::io::Result<Option<HandshakeKind>> {
     let mut connection = connect(client, broker.address).await?;
     // The tickets come with the answer.
@@ -172,7 +172,7 @@ async fn sessions_outlive_a_new_certificate() {
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Resumed));
 }
 
-/// Who resumes shows no certificate again, so it would outlive its end and that of its authority.
+/// A resumed session shows no certificate, so access would outlive the certificate and its authority.
 #[tokio::test]
 async fn mutual_tls_disables_session_resumption() {
     let (authority, stranger) = (Authority::new(), Authority::new());
@@ -219,7 +219,7 @@ async fn client_is_identified_by_its_certificate() {
     }
     let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
     let everything = Ask::issue(r#"{"scope": "user_id:jane write:all", "expires_in": "1h"}"#);
-    // It has what its entry allows; a key that is shown too goes before, good or bad.
+    // The client has its entry's permissions; a key in the request takes precedence, valid or not.
     for (ask_for, status) in [
         (everything.clone().without("Authorization"), 403),
         (everything, 200),
@@ -228,7 +228,7 @@ async fn client_is_identified_by_its_certificate() {
     ] {
         assert_eq!(ask(&client, broker.address, &ask_for).await.status, status, "{ask_for:?}");
     }
-    // Without a certificate nobody is anybody, but a key still opens.
+    // Without a certificate no client is identified, but a key is still accepted.
     let nobody = authority.client(HTTP1, None);
     assert_eq!(ask(&nobody, broker.address, &good).await.status, 401);
     assert_eq!(ask(&nobody, broker.address, &Ask::issue(GOOD[0].1)).await.status, 200);
@@ -240,7 +240,7 @@ async fn certificate_of_another_authority_ends_the_connection() {
     let broker = broker_with_named_clients(&authority).await;
     let client = authority.client(HTTP1, Some(&stranger.sign(&["web.internal"])));
     let answered = async {
-        // In TLS 1.3 a client is done before it is refused.
+        // In TLS 1.3 the client's handshake ends before the server refuses it.
         let mut stream = connect(&client, broker.address).await?;
         stream.write_all(&Ask::issue(GOOD[0].1).bytes()).await?;
         stream.read_u8().await

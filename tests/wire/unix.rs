@@ -1,4 +1,4 @@
-//! A Unix socket: for apps on the same machine, without TLS.
+//! A Unix socket for apps on the same machine, without TLS.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,7 +20,7 @@ async fn unix_socket_serves_apps_and_is_removed_with_the_broker() {
     let setup = Setup::new().settings(|raw| {
         raw.server.listen.0 = vec![format!("unix:{}", path.display()), "127.0.0.1:0".to_owned()];
         raw.server.unix_mode = "0600".to_owned();
-        // For the port alone.
+        // TLS applies to the port alone.
         raw.server.tls = Some(tls);
     });
     let broker = setup.start().await;
