@@ -97,7 +97,7 @@ async fn stuck_log_delays_no_answer_and_reports_its_losses_later() {
 
     let lines = read(reader);
     let told = loop {
-        let line = lines.recv_timeout(PATIENCE).expect("the loss is told");
+        let line = lines.recv_timeout(PATIENCE).expect("the loss is reported");
         if line.contains("log lines were lost") {
             break serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
         }

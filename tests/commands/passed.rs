@@ -51,7 +51,7 @@ async fn passed_unix_socket_is_served_and_its_file_stays() {
     drop(connection);
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().code, Some(0));
-    assert!(path.exists(), "it belongs to somebody else");
+    assert!(path.exists(), "the parent owns the socket");
 }
 
 #[track_caller]

@@ -394,7 +394,7 @@ fn wants(user: &str) -> Ask {
 }
 
 #[tokio::test]
-async fn no_secret_comes_out_where_sessions_are_signed_with_a_secret() {
+async fn no_secret_leaks_with_sessions_signed_with_a_secret() {
     let secret = NamedTempFile::new().expect("a file");
     fs::write(secret.path(), SESSION_SECRET).expect("written");
     let mut scene = Scene::open(&format!("hs256_secret_file = {:?}", secret.path())).await;
@@ -408,7 +408,7 @@ async fn no_secret_comes_out_where_sessions_are_signed_with_a_secret() {
 }
 
 #[tokio::test]
-async fn no_secret_comes_out_where_sessions_are_cookies_of_an_issuer() {
+async fn no_secret_leaks_with_session_cookies_of_an_issuer() {
     let signer = Signer::p256();
     let host = KeyHost::start(&[signer.jwk(KID)]).await;
     let mut scene = Scene::open(&format!("jwks_url = \"{}\"\nsource = \"cookie:session\"", host.url())).await;

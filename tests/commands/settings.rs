@@ -381,7 +381,7 @@ fn secret_file_that_others_can_read_is_warned_of() {
     );
 }
 
-/// All errors are reported, also if one of them is of type or in a variable.
+/// All errors are reported, even if one of them is a wrong type or in a variable.
 #[test]
 fn errors_of_every_kind_are_reported_at_once() {
     let text = format!(

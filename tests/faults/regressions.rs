@@ -180,7 +180,7 @@ async fn refresher_wakes_when_capacity_frees_between_its_checks() {
     assert!(!dispatcher.has_room());
     tokio::time::advance(2 * SECOND).await;
     let room = tokio::time::timeout(HOUR, dispatcher.room()).await;
-    assert!(dispatcher.has_room() && room.is_ok(), "there is room, and the refresher sleeps for ever");
+    assert!(dispatcher.has_room() && room.is_ok(), "capacity is free, but the refresher still sleeps");
 }
 
 /// Otherwise the lag after an outage raises the price of a renewal several times though the budget has capacity.
@@ -249,12 +249,12 @@ async fn sign_out_and_hang_up_during_a_pause_make_no_call() {
         world.pass(2 * SECOND).await;
         made += world.courier.call_count() - 3;
     }
-    assert_eq!(made, 0, "calls that bring tokens for somebody who is signed out and whom nobody waits for");
+    assert_eq!(made, 0, "calls for a signed-out user without waiters");
 }
 
 /// A retry queues for longer than its caller waits.
 #[tokio::test(start_paused = true)]
-async fn no_retry_leaves_after_its_caller_has_given_up() {
+async fn no_retry_is_made_after_its_callers_timeout() {
     let world = World::new(&Setup { rate: 10.0, burst: 1, latency: 4 * SECOND, ..Setup::default() });
     world.courier.script([Some(Fault::status(500))]);
     let broker = world.broker.clone();
@@ -348,7 +348,7 @@ async fn queued_request_is_not_displaced_by_later_clients() {
     }
     let refusals = asked.join_all().await;
     let late = refusals.iter().filter(|refusal| **refusal == Some(courier_token_broker::broker::Refusal::TimedOut));
-    assert_eq!(late.count(), 0, "waited ten seconds in vain");
+    assert_eq!(late.count(), 0, "refused only after ten seconds");
 }
 
 /// A renewal is refused while Courier's front door briefly answers 404 to all calls.

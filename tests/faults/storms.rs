@@ -150,7 +150,7 @@ async fn users_who_do_not_return_cost_two_calls_each_at_most() {
         world.pass(24 * HOUR).await;
         for user in 0..200 {
             let calls = calls_for(&world, &user.to_string()).len();
-            assert!(calls <= 2, "{mode:?}: {calls} calls for one who came once");
+            assert!(calls <= 2, "{mode:?}: {calls} calls for a user who asked once");
         }
     }
 }

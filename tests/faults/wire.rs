@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::law::is_a_refusal;
+use crate::refusal::is_a_refusal;
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup, claims, client};
 use crate::support::http::{Answer, Ask};
 use crate::support::issuer::at;
@@ -37,7 +37,7 @@ fn tokens(user: &str) -> Ask {
 }
 
 /// A request with a higher `min_ttl` than Jane's token has left.
-fn jane_anew() -> Ask {
+fn jane_with_min_ttl() -> Ask {
     let scopes = ["inbox:read:messages"];
     Ask::tokens(json!({"user_id": "jane", "scopes": scopes, "expires_in": "1h", "min_ttl": "50m"}).to_string())
 }
@@ -98,7 +98,7 @@ impl World {
         is_a_refusal(&answer, false);
         assert!(!answer.body.contains("\"token\"") && !answer.body.contains("eyJ"), "{fault:?}: {answer:?}");
 
-        let anew = ask(&self.broker, &jane_anew()).await;
+        let anew = ask(&self.broker, &jane_with_min_ttl()).await;
         is_a_refusal(&anew, false);
         assert!(!anew.body.contains("eyJ"), "{fault:?}: {anew:?}");
         self.jane_is_served().await;
@@ -239,7 +239,7 @@ async fn token_without_a_usable_expiry_lives_as_long_as_was_asked() {
         let seconds = answer.json()["expires_in"].as_u64().expect("seconds");
         assert!((3590..=3600).contains(&seconds), "{fault:?}: {answer:?}");
         // Jane gets a fresher token of the same kind.
-        let anew = ask(&world.broker, &jane_anew()).await;
+        let anew = ask(&world.broker, &jane_with_min_ttl()).await;
         assert_eq!(claims(&anew.token())["scope"], "user_id:jane inbox:read:messages", "{fault:?}");
     }
 }
@@ -317,7 +317,7 @@ async fn long_pause_is_kept_and_callers_are_told() {
         let calls = world.broker.courier.call_count();
         let second = ask(&world.broker, &tokens("another")).await;
         is_a_refusal(&second, false);
-        assert_eq!(world.broker.courier.call_count(), calls, "{fault:?}: Courier was not left alone");
+        assert_eq!(world.broker.courier.call_count(), calls, "{fault:?}: Courier was called during the pause");
         for answer in [first, second] {
             let after: u64 = answer.header("retry-after").and_then(|after| after.parse().ok()).expect("seconds");
             assert!((most - 4..=most).contains(&after), "{fault:?}: {answer:?}");
@@ -416,7 +416,7 @@ async fn pause_is_kept_whatever_its_body() {
         assert_eq!(answer.status, 503, "{fault:?}: {answer:?}");
         let calls = world.broker.courier.call_count();
         is_a_refusal(&ask(&world.broker, &tokens("another")).await, false);
-        assert_eq!(world.broker.courier.call_count(), calls, "{fault:?}: Courier was not left alone");
+        assert_eq!(world.broker.courier.call_count(), calls, "{fault:?}: Courier was called during the pause");
     }
 }
 

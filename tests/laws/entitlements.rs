@@ -75,7 +75,7 @@ async fn queued_renewal_is_dropped_once_no_client_may_ask() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn access_that_comes_back_is_served_and_renewed_again() {
+async fn restored_access_is_served_and_renewed_again() {
     let world = World::new(&Setup::default());
     ask_all(&world, &[("old", 1)]).await;
     world.broker.renew_only(is_of("new"));

@@ -87,7 +87,7 @@ async fn sign_out_voids_a_call_in_flight_for_all_but_its_waiters() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn detached_call_is_retried_for_those_who_wait_and_says_that_nothing_is_stored() {
+async fn detached_call_is_retried_for_its_waiters_and_reports_that_nothing_is_stored() {
     let world = World::new(&Setup { latency: 2 * SECOND, ..Setup::default() });
     world.courier.script([Some(Fault::status(500))]);
     let (answer, ()) = tokio::join!(world.ask("jane", "1h"), async {

@@ -50,7 +50,7 @@ pub struct World {
     pub broker: Broker,
     pub clock: Clock,
     pub courier: Simulator,
-    #[allow(dead_code, reason = "the chaos run wants to know, the laws do not")]
+    #[allow(dead_code, reason = "only the chaos test reads it")]
     pub made: Made,
     pub metrics: Arc<Metrics>,
     pub background: Background,

@@ -1,4 +1,4 @@
-//! The requests and retries of Courier's official SDKs, as data: those that can't be run here are played by these.
+//! The requests and retry policies of Courier's official SDKs as data, for tests of SDKs that cannot be run here.
 
 #![allow(dead_code, reason = "each test needs a part of it")]
 
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// An SDK of this name, as its sources have it.
+/// An SDK as described by its sources.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sdk {
@@ -34,13 +34,13 @@ impl Sdk {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// With a base URL that does not end in a slash, and with one that does.
+    /// The paths for a base URL without and with a slash at its end.
     pub paths: [String; 2],
     pub headers: BTreeMap<String, String>,
     pub body: String,
 }
 
-/// When it sends a request again.
+/// Its retry policy.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
@@ -91,7 +91,7 @@ pub struct Told {
 }
 
 impl Told {
-    /// An answer with this status and these headers.
+    /// Reads an answer with this status and these headers.
     pub fn new<'a>(status: u16, header: impl Fn(&str) -> Option<&'a str>) -> Self {
         let header = |name| header(name).map(str::to_owned);
         let [should_retry, after_ms, after] = ["x-should-retry", "retry-after-ms", "retry-after"].map(header);
@@ -99,7 +99,7 @@ impl Told {
     }
 }
 
-/// A wait before a retry, in seconds. Chance decides where it is between these.
+/// The bounds of a random wait before a retry, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Wait {
     pub shortest: f64,
@@ -107,12 +107,12 @@ pub struct Wait {
 }
 
 impl Rule {
-    /// The waits before each retry, where each gets the same answer.
+    /// The waits before each retry, if each gets the same answer.
     pub fn waits(&self, told: &Told) -> Vec<Wait> {
         (0..).map_while(|retries| self.wait(retries, told)).collect()
     }
 
-    /// The wait before the next retry after so many; `None` where there is none.
+    /// The wait before the next retry after so many; `None` if there is no further retry.
     pub fn wait(&self, retries: u32, told: &Told) -> Option<Wait> {
         if retries >= self.most || !self.retries(told) {
             return None;
@@ -141,12 +141,12 @@ impl Rule {
         }
     }
 
-    /// The wait that it was told, if it obeys.
+    /// The wait that the answer demands, if the SDK obeys it.
     fn told_wait(&self, told: &Told) -> Option<f64> {
         let milliseconds = told.after_ms.as_deref().filter(|_| self.after_ms).and_then(|text| text.parse::<f64>().ok());
         let seconds = milliseconds.map(|milliseconds| milliseconds / 1000.0).or_else(|| {
             let text = told.after.as_deref()?;
-            // Any other value may be a date: a wait without end, for all that is known here.
+            // Any other value may be a date, which counts as an endless wait here.
             Some(text.parse().unwrap_or(if self.date == Date::Waits { f64::INFINITY } else { 0.0 }))
         })?;
         let heeded = self.heeds.is_none_or(|(above, most)| seconds > above && seconds <= most);
@@ -155,7 +155,7 @@ impl Rule {
     }
 }
 
-/// All of them.
+/// All SDKs of `rules.toml`.
 pub fn sdks() -> Vec<Sdk> {
     #[derive(Deserialize)]
     struct Sdks {

@@ -135,7 +135,7 @@ pub fn good_claims(user: &str) -> Value {
 }
 
 /// A JWT's time so many seconds from now.
-#[expect(clippy::disallowed_methods, reason = "the issuer is somebody else, with a clock of its own")]
+#[expect(clippy::disallowed_methods, reason = "the issuer has a clock of its own")]
 pub fn at(offset: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
     i64::try_from(now.as_secs()).expect("before the end of time") + offset

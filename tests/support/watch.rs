@@ -18,7 +18,7 @@ pub struct Watch {
 impl Watch {
     /// Adds a secret to search for: as it is, in base64, and as `Debug` shows bytes.
     pub fn for_secret(&mut self, secret: &str) {
-        assert!(secret.len() >= PIECE, "{secret} is too short to be told from other texts");
+        assert!(secret.len() >= PIECE, "{secret} is too short to be distinctive");
         for text in [secret, &STANDARD.encode(secret)] {
             self.pieces.extend(text.as_bytes().windows(PIECE).map(<[u8]>::to_vec));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use courier_token_broker::clock::Clock;
 use serde_json::{Value, json};
 
-use crate::law::{FRONTEND, GOOD, ISSUE, TOKENS};
+use crate::refusal::{FRONTEND, GOOD, ISSUE, TOKENS};
 use crate::support::broker::{Broker, CLIENT_KEY, claims};
 use crate::support::http::{Answer, Ask};
 

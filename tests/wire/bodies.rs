@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::law::{GOOD, ISSUE, all_are_refused_without_a_call, row};
+use crate::refusal::{GOOD, ISSUE, all_are_refused_without_a_call, row};
 use crate::support::broker::{Broker, CLIENT_KEY};
 use crate::support::http::Ask;
 

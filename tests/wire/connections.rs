@@ -8,7 +8,7 @@ use courier_token_broker::sandbox::Faults;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::law::{FRONTEND, GOOD, ISSUE, is_a_refusal};
+use crate::refusal::{FRONTEND, GOOD, ISSUE, is_a_refusal};
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::{Ask, Connection};
 

@@ -1,6 +1,6 @@
 //! Durations in Courier's grammar, and those that are refused without a call to Courier.
 
-use crate::law::{Row, all_are_refused_without_a_call, row};
+use crate::refusal::{Row, all_are_refused_without_a_call, row};
 use crate::support::broker::Broker;
 use crate::support::http::Ask;
 

@@ -6,7 +6,7 @@ use courier_token_broker::policy::retry::MOST_TRIES;
 use courier_token_broker::sandbox::{Fault, Faults};
 use serde_json::json;
 
-use crate::law::{GOOD, is_a_refusal};
+use crate::refusal::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::{Answer, Ask, refusing_port};
 

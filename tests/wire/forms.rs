@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::law::{FRONTEND, GOOD, ISSUE, TOKENS, all_are_refused_without_a_call, row};
+use crate::refusal::{FRONTEND, GOOD, ISSUE, TOKENS, all_are_refused_without_a_call, row};
 use crate::sessions::{PAGE, broker_of, call};
 use crate::support::broker::{Broker, claims};
 use crate::support::http::Ask;
@@ -105,7 +105,7 @@ async fn byte_order_mark_before_the_body_is_skipped() {
 }
 
 #[tokio::test]
-async fn empty_body_is_said_to_be_empty() {
+async fn empty_body_is_named_as_the_error() {
     let bodies = ["", " \n", "\u{feff}"];
     let routes = [ISSUE, FRONTEND, TOKENS, REJECTED];
     let rows = routes.into_iter().flat_map(|route| {
@@ -117,7 +117,7 @@ async fn empty_body_is_said_to_be_empty() {
 }
 
 #[tokio::test]
-async fn compressed_body_is_refused_with_what_to_do() {
+async fn compressed_body_is_refused_with_a_remedy() {
     let broker = Broker::start().await;
     let mut rows = Vec::new();
     for (route, body) in GOOD.into_iter().chain([(REJECTED, r#"{"token": "x"}"#)]) {

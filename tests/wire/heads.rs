@@ -1,6 +1,6 @@
 //! Methods, paths and headers.
 
-use crate::law::{FRONTEND, GOOD, ISSUE, TOKENS, all_are_refused_without_a_call, is_a_refusal, row};
+use crate::refusal::{FRONTEND, GOOD, ISSUE, TOKENS, all_are_refused_without_a_call, is_a_refusal, row};
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::{Ask, Connection};
 

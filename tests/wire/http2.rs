@@ -223,7 +223,7 @@ async fn idle_http2_connection_gets_goaway_and_one_with_a_slow_request_does_not(
     let mut slow = Peer::open(&authority, &broker).await;
     assert_eq!(slow.ask("jane").await.status(), 200);
     for peer in [idle, slow] {
-        assert_eq!(timeout(4 * SECOND, peer.end()).await.expect("it is told to go"), None);
+        assert_eq!(timeout(4 * SECOND, peer.end()).await.expect("a GOAWAY"), None);
     }
 }
 

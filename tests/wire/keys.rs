@@ -3,7 +3,7 @@
 use courier_token_broker::auth::Digest;
 use courier_token_broker::config::RawClient;
 
-use crate::law::{FRONTEND, GOOD, all_are_refused_without_a_call, is_a_refusal, row};
+use crate::refusal::{FRONTEND, GOOD, all_are_refused_without_a_call, is_a_refusal, row};
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup, client};
 use crate::support::http::{Ask, Connection};
 

@@ -1,6 +1,6 @@
 //! A broker whose base URL is another broker.
 
-use crate::law::{GOOD, is_a_refusal};
+use crate::refusal::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, CLIENT_KEY, Setup};
 use crate::support::http::Ask;
 use courier_token_broker::secrets::Secret;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::law::{all_are_refused_without_a_call, row};
+use crate::refusal::{all_are_refused_without_a_call, row};
 use crate::support::broker::{Broker, Setup, client};
 use crate::support::http::Ask;
 

@@ -102,7 +102,7 @@ fn parts(scope: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_published_sample_gets_what_it_asks_for_on_the_defaults() {
+async fn every_published_sample_is_served_with_default_settings() {
     let broker = with_environment(&[]).await;
     for Sample { source, scope, expires_in } in SAMPLES {
         for (days, user, tenant) in [(1, "pigeon", "tenant-123"), (7, "blue:bird@example.com", "a:b"), (30, "42", "t")]
@@ -118,14 +118,14 @@ async fn every_published_sample_gets_what_it_asks_for_on_the_defaults() {
 
 /// The page `generate-courier-jwt` as Courier's guide has it, from its `fetch`.
 #[tokio::test]
-async fn published_front_end_sample_gets_the_inbox_on_the_defaults() {
+async fn published_front_end_sample_gets_the_inbox_with_default_settings() {
     let broker = with_environment(&[]).await;
     let answer = broker.ask(&Ask::frontend(r#"{"userId":"pigeon"}"#)).await;
     assert_eq!(parts(&claims(&answer.token())["scope"]), parts(&format!("user_id:pigeon {INBOX}").into()));
 }
 
 #[tokio::test]
-async fn undocumented_scope_is_refused_on_the_defaults() {
+async fn undocumented_scope_is_refused_with_default_settings() {
     let broker = with_environment(&[]).await;
     for scope in
         ["any:thing", "inbox:read", "read:brand", "read:brandsx", "tenant", "tenants", "write:all", "x:tenant:a"]

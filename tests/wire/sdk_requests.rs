@@ -4,7 +4,7 @@ use courier_token_broker::sandbox::Fault;
 use serde_json::json;
 
 use super::rules::{Sdk, Told, sdks};
-use crate::law::is_a_refusal;
+use crate::refusal::is_a_refusal;
 use crate::support::broker::{Broker, Setup, claims};
 use crate::support::http::{Answer, Ask};
 

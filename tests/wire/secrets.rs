@@ -2,7 +2,7 @@
 
 use courier_token_broker::sandbox::{Fault, Faults};
 
-use crate::law::GOOD;
+use crate::refusal::GOOD;
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup};
 use crate::support::http::{Ask, Connection};
 

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use crate::law::FRONTEND;
+use crate::refusal::FRONTEND;
 use crate::sessions::{broker_of, call, is_unauthorized, settings};
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::Ask;

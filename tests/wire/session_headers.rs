@@ -2,7 +2,7 @@
 
 use courier_token_broker::config::RawSessions;
 
-use crate::law::FRONTEND;
+use crate::refusal::FRONTEND;
 use crate::sessions::{PAGE, broker_of, call, settings};
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::Ask;

@@ -6,7 +6,7 @@ use courier_token_broker::clock::Clock;
 use courier_token_broker::config::RawSessions;
 use serde_json::{Value, json};
 
-use crate::law::is_a_refusal;
+use crate::refusal::is_a_refusal;
 use crate::sessions::{call, is_unauthorized, settings};
 use crate::support::broker::{Broker, Setup};
 use crate::support::issuer::{KeyHost, RSA, Signer, at, good_claims};

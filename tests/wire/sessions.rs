@@ -3,7 +3,7 @@
 use courier_token_broker::config::{Raw, RawSessions};
 use serde_json::json;
 
-use crate::law::{FRONTEND, all_are_refused_without_a_call, is_a_refusal, row};
+use crate::refusal::{FRONTEND, all_are_refused_without_a_call, is_a_refusal, row};
 use crate::support::broker::{Broker, Setup, claims, client};
 use crate::support::http::{Answer, Ask};
 use crate::support::issuer::{AUDIENCE, ISSUER, KeyHost, RSA, Signer, at, good_claims, header};
@@ -182,7 +182,7 @@ async fn client_key_keeps_working_beside_sessions() {
     all_are_refused_without_a_call(&broker, &rows).await;
     // A session is accepted on this route alone.
     let session = signer.session("k", "jane");
-    for ask in [Ask::issue(crate::law::GOOD[0].1), Ask::tokens(crate::law::GOOD[2].1)] {
+    for ask in [Ask::issue(crate::refusal::GOOD[0].1), Ask::tokens(crate::refusal::GOOD[2].1)] {
         let answer = broker.ask(&ask.key(&session)).await;
         assert_eq!((answer.status, answer.header("vary")), (401, None));
     }

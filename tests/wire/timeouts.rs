@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::law::GOOD;
+use crate::refusal::GOOD;
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::{Ask, Connection};
 

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::law::{GOOD, is_a_refusal};
+use crate::refusal::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, Setup, client};
 use crate::support::http::{Answer, Ask, Connection};
 use crate::support::pki::{Authority, HOST, Identity, connect};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-use crate::law::GOOD;
+use crate::refusal::GOOD;
 use crate::support::broker::Setup;
 use crate::support::http::{Ask, Connection};
 use crate::support::pki::{Authority, HOST};
