@@ -135,8 +135,8 @@ fn forbidden_imports(source: &Source) -> Vec<String> {
         Some((first, _)) => *crates != "*" && outside.contains(first) && !any_of(crates, first),
         None => false,
     };
-    let told = |found| format!("{found} (`{name}` may import the modules [{modules}] and the crates [{crates}])");
-    source.find(source.code(), forbidden).into_iter().map(told).collect()
+    let text = |found| format!("{found} (`{name}` may import the modules [{modules}] and the crates [{crates}])");
+    source.find(source.code(), forbidden).into_iter().map(text).collect()
 }
 
 fn impure_words(source: &Source) -> Vec<String> {

@@ -186,11 +186,11 @@ async fn flood_of_refusals_is_counted_and_hides_no_other_event() {
     let count = |event: &str, rule: &str| {
         said.iter().filter(|line| line["event"] == event && (rule.is_empty() || line["rule"] == rule)).count() as u64
     };
-    let told = count("refused", "unknown-client");
+    let logged = count("refused", "unknown-client");
     let left: u64 = said.iter().filter_map(|line| line["left_out"].as_u64()).sum();
-    assert_eq!(told + left, FLOOD);
+    assert_eq!(logged + left, FLOOD);
     // The counts of all seconds are written, including the last.
-    assert!(told <= 10 * (count("left-out", "unknown-client") + 2), "{told} in {said:?}");
+    assert!(logged <= 10 * (count("left-out", "unknown-client") + 2), "{logged} in {said:?}");
     assert_eq!((count("refused", "client-scopes"), count("issued", "")), (1, FLOOD / 100));
 }
 

@@ -96,14 +96,14 @@ async fn stuck_log_delays_no_answer_and_reports_its_losses_later() {
     assert!(lost(admin).await > 0, "more lines than fit were written");
 
     let lines = read(reader);
-    let told = loop {
+    let loss = loop {
         let line = lines.recv_timeout(PATIENCE).expect("the loss is reported");
         if line.contains("log lines were lost") {
             break serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
         }
     };
-    assert_eq!(told["lines"], lost(admin).await, "{told}");
-    assert_eq!(told["message"], format!("{} log lines were lost", told["lines"]));
+    assert_eq!(loss["lines"], lost(admin).await, "{loss}");
+    assert_eq!(loss["message"], format!("{} log lines were lost", loss["lines"]));
     // No line is lost from here on.
     assert_eq!(Connection::open(address).await.ask(&wordy(CALLERS * EACH)).await.status, 200);
     broker.signal(Signal::TERM);

@@ -284,8 +284,8 @@ fn plot_is_an_svg_written_atomically() {
     fs::write(&picture, "what was there before").expect("it is written");
     let ended = plan(folder.path(), &["--plot", "FOLDER/curve.svg", "--extra-calls", "0.3"]);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
-    let told = format!("The plot is in {}.", picture.display());
-    assert_eq!(ended.stdout.last(), Some(&told));
+    let last_line = format!("The plot is in {}.", picture.display());
+    assert_eq!(ended.stdout.last(), Some(&last_line));
     let svg = fs::read_to_string(&picture).expect("text");
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{svg}");
     assert_eq!(svg.matches("<text ").count(), svg.matches("</text>").count());

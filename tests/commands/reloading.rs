@@ -81,10 +81,10 @@ async fn changed_file_is_reloaded_and_an_invalid_one_rejected() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!((status(address, NEW).await, status(address, OLD).await), (200, 401));
-    let told = broker.stderr();
-    let rejected = told.lines().filter(|line| line.contains("reload rejected") && line.contains("tokens.floor"));
-    assert_eq!(rejected.count(), 1, "{told}");
-    assert!(!told.contains("pk_test"), "{told}");
+    let log = broker.stderr();
+    let rejected = log.lines().filter(|line| line.contains("reload rejected") && line.contains("tokens.floor"));
+    assert_eq!(rejected.count(), 1, "{log}");
+    assert!(!log.contains("pk_test"), "{log}");
     // The file is replaced by another one.
     let next = folder.path().join("next.toml");
     fs::write(&next, format!("{workspace}{}", clients(OLD))).expect("written");

@@ -56,8 +56,8 @@ async fn retry_after_date_counts_by_couriers_clock() {
         };
         let headers = HeaderMap::from_iter([(DATE, date(now)), (RETRY_AFTER, date(now + 30))]);
         world.courier.script([Some(Fault::Status(429, headers, Delivery::Whole))]);
-        let told = world.ask("jane", "1h").await.err();
-        assert_eq!(told, Some(Refusal::Upstream(Failure::Throttled(Some(30 * SECOND)))), "{skew}");
+        let refusal = world.ask("jane", "1h").await.err();
+        assert_eq!(refusal, Some(Refusal::Upstream(Failure::Throttled(Some(30 * SECOND)))), "{skew}");
         world.pass(29 * SECOND).await;
         assert_eq!(world.courier.call_count(), 1, "{skew}");
         // The request waits for the second that is left.

@@ -142,11 +142,11 @@ async fn followers_of_a_failed_call_make_no_calls() {
             asked.push(asks(&world, "jane", "1h"));
             world.pass(MS).await;
         }
-        let mut told = Vec::new();
+        let mut refusals = Vec::new();
         for asked in asked {
-            told.push(asked.await.expect("no panic").expect_err("it failed"));
+            refusals.push(asked.await.expect("no panic").expect_err("it failed"));
         }
-        assert!(told.iter().all(|refusal| *refusal == told[0]), "{told:?}");
+        assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
         world.pass(60 * SECOND).await;
         assert_eq!(world.courier.call_count(), tries as usize, "{fault:?}");
     }
@@ -282,9 +282,9 @@ async fn stale_token_is_served_after_a_fifth_of_the_timeout() {
 #[tokio::test(start_paused = true)]
 async fn stale_token_is_served_at_once_while_the_breaker_is_open() {
     let world = below_its_floor(HANGS).await;
-    let strangers: Vec<_> = (0..20).map(|user| asks(&world, &user.to_string(), "1h")).collect();
-    for stranger in strangers {
-        stranger.await.expect("no panic").expect_err("Courier hangs");
+    let users: Vec<_> = (0..20).map(|user| asks(&world, &user.to_string(), "1h")).collect();
+    for user in users {
+        user.await.expect("no panic").expect_err("Courier hangs");
     }
     // The last tries end now.
     world.pass(SECOND / 5).await;
@@ -292,7 +292,7 @@ async fn stale_token_is_served_at_once_while_the_breaker_is_open() {
     world.pass(SECOND).await;
     // The call for another user is the probe, and hangs.
     let calls = world.courier.call_count();
-    let probe = asks(&world, "stranger", "1h");
+    let probe = asks(&world, "other", "1h");
     world.pass(SECOND).await;
     assert_eq!(world.courier.call_count(), calls + 1);
     assert_eq!(wait_for_the_old_one(&world).await, Duration::ZERO, "while a probe is in flight");

@@ -372,8 +372,8 @@ async fn brief_404_does_not_end_renewals() {
 /// Courier answers 503 with a `Retry-After` of two minutes.
 #[tokio::test(start_paused = true)]
 async fn retry_after_of_an_unavailable_courier_is_honoured() {
-    let told = failure(503, "retry-after", "120");
-    assert_ne!(told, Failure::Unavailable(503), "RFC 9110, 10.2.3: Retry-After is first of all for 503");
+    let failure = failure(503, "retry-after", "120");
+    assert_ne!(failure, Failure::Unavailable(503), "RFC 9110, 10.2.3: Retry-After is first of all for 503");
 }
 
 /// A renewal has one try. A request that comes after its failure still gets a call of its own.

@@ -17,7 +17,7 @@ use http_body_util::Full;
 use hyper::{Request, StatusCode};
 use tokio::task::JoinSet;
 
-use super::rules::{Sdk, Told, sdks};
+use super::rules::{RetryHints, Sdk, sdks};
 use super::world::{HOUR, MS, SECOND, Setup, World, ask};
 use crate::support::broker::{API_KEY, CLIENT_KEY, client};
 
@@ -64,10 +64,10 @@ async fn call(api: &Arc<Api>, world: &World, sdk: &Sdk, user: &str) -> Ended {
         let request = request.body(Full::from(Bytes::from(body.to_string()))).expect("a request");
         let response = Arc::clone(api).answer(request, None).await;
         let status = response.status();
-        let told =
-            Told::new(status.as_u16(), |name| response.headers().get(name).and_then(|value| value.to_str().ok()));
+        let hints =
+            RetryHints::new(status.as_u16(), |name| response.headers().get(name).and_then(|value| value.to_str().ok()));
         let retries = u32::try_from(waits.len()).expect("few");
-        let Some(wait) = sdk.retry.wait(retries, &told).filter(|_| !status.is_success()) else {
+        let Some(wait) = sdk.retry.wait(retries, &hints).filter(|_| !status.is_success()) else {
             return Ended { status, requests: waits.len() + 1, waits, took: clock.now().since(start) };
         };
         // The bounds must hold for the shortest and for the longest wait.

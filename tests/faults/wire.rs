@@ -98,9 +98,9 @@ impl World {
         is_a_refusal(&answer, false);
         assert!(!answer.body.contains("\"token\"") && !answer.body.contains("eyJ"), "{fault:?}: {answer:?}");
 
-        let anew = ask(&self.broker, &jane_with_min_ttl()).await;
-        is_a_refusal(&anew, false);
-        assert!(!anew.body.contains("eyJ"), "{fault:?}: {anew:?}");
+        let fresher = ask(&self.broker, &jane_with_min_ttl()).await;
+        is_a_refusal(&fresher, false);
+        assert!(!fresher.body.contains("eyJ"), "{fault:?}: {fresher:?}");
         self.jane_is_served().await;
 
         assert!(calls(&self.broker, outcome, "default").await >= 1.0, "{fault:?}: no call was {outcome}");
@@ -239,8 +239,8 @@ async fn token_without_a_usable_expiry_lives_as_long_as_was_asked() {
         let seconds = answer.json()["expires_in"].as_u64().expect("seconds");
         assert!((3590..=3600).contains(&seconds), "{fault:?}: {answer:?}");
         // Jane gets a fresher token of the same kind.
-        let anew = ask(&world.broker, &jane_with_min_ttl()).await;
-        assert_eq!(claims(&anew.token())["scope"], "user_id:jane inbox:read:messages", "{fault:?}");
+        let fresher = ask(&world.broker, &jane_with_min_ttl()).await;
+        assert_eq!(claims(&fresher.token())["scope"], "user_id:jane inbox:read:messages", "{fault:?}");
     }
 }
 
@@ -256,8 +256,8 @@ async fn redirect_is_not_followed() {
     // These statuses are temporary, so the call is retried, to the same host.
     pass([302, 303, 307].map(redirect), "unavailable", 503).await;
     pass([300, 304].map(Fault::status), "unavailable", 503).await;
-    let nobody = elsewhere.accept().expect_err("a call arrived, with the API key");
-    assert_eq!(nobody.kind(), ErrorKind::WouldBlock);
+    let nothing = elsewhere.accept().expect_err("a call arrived, with the API key");
+    assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
 }
 
 fn error(status: u16, headers: &[(&'static str, &str)]) -> Fault {

@@ -83,14 +83,14 @@ enum Growth {
 
 /// The part of an answer that decides about retries.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct RetryHints {
     status: u16,
     should_retry: Option<String>,
     after_ms: Option<String>,
     after: Option<String>,
 }
 
-impl Told {
+impl RetryHints {
     /// Reads an answer with this status and these headers.
     pub fn new<'a>(status: u16, header: impl Fn(&str) -> Option<&'a str>) -> Self {
         let header = |name| header(name).map(str::to_owned);
@@ -108,13 +108,13 @@ pub struct Wait {
 
 impl Rule {
     /// The waits before each retry, if each gets the same answer.
-    pub fn waits(&self, told: &Told) -> Vec<Wait> {
-        (0..).map_while(|retries| self.wait(retries, told)).collect()
+    pub fn waits(&self, hints: &RetryHints) -> Vec<Wait> {
+        (0..).map_while(|retries| self.wait(retries, hints)).collect()
     }
 
     /// The wait before the next retry after so many; `None` if there is no further retry.
-    pub fn wait(&self, retries: u32, told: &Told) -> Option<Wait> {
-        if retries >= self.most || !self.retries(told) {
+    pub fn wait(&self, retries: u32, hints: &RetryHints) -> Option<Wait> {
+        if retries >= self.most || !self.retries(hints) {
             return None;
         }
         let own = match self.growth {
@@ -122,14 +122,14 @@ impl Rule {
             Growth::Squares => self.first * f64::from(retries * retries),
         };
         let own = own.min(self.longest);
-        Some(match self.told_wait(told) {
+        Some(match self.demanded_wait(hints) {
             Some(wait) => Wait { shortest: wait, longest: wait },
             None => Wait { shortest: 0.75 * own, longest: own },
         })
     }
 
-    fn retries(&self, told: &Told) -> bool {
-        let said = told.should_retry.as_deref().map(|said| match self.should_retry {
+    fn retries(&self, hints: &RetryHints) -> bool {
+        let said = hints.should_retry.as_deref().map(|said| match self.should_retry {
             ShouldRetry::AnyCase => said.to_ascii_lowercase(),
             ShouldRetry::LowerCase => said.to_owned(),
             ShouldRetry::Ignored => String::new(),
@@ -137,15 +137,16 @@ impl Rule {
         match said.as_deref() {
             Some("true") => true,
             Some("false") => false,
-            _ => matches!(told.status, 408 | 409 | 429 | 500..),
+            _ => matches!(hints.status, 408 | 409 | 429 | 500..),
         }
     }
 
     /// The wait that the answer demands, if the SDK obeys it.
-    fn told_wait(&self, told: &Told) -> Option<f64> {
-        let milliseconds = told.after_ms.as_deref().filter(|_| self.after_ms).and_then(|text| text.parse::<f64>().ok());
+    fn demanded_wait(&self, hints: &RetryHints) -> Option<f64> {
+        let milliseconds =
+            hints.after_ms.as_deref().filter(|_| self.after_ms).and_then(|text| text.parse::<f64>().ok());
         let seconds = milliseconds.map(|milliseconds| milliseconds / 1000.0).or_else(|| {
-            let text = told.after.as_deref()?;
+            let text = hints.after.as_deref()?;
             // Any other value may be a date, which counts as an endless wait here.
             Some(text.parse().unwrap_or(if self.date == Date::Waits { f64::INFINITY } else { 0.0 }))
         })?;

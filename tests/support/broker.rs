@@ -78,9 +78,9 @@ impl Setup {
         let simulator = Simulator::new(api_key.map(str::to_owned), faults, clock);
         courier.set_nonblocking(true).expect("a socket");
         let courier = tokio::net::TcpListener::from_std(courier).expect("a runtime");
-        let (stop_courier, told) = oneshot::channel::<()>();
+        let (stop_courier, stopped) = oneshot::channel::<()>();
         tokio::spawn(simulator.clone().serve(courier, async {
-            let _ = told.await;
+            let _ = stopped.await;
         }));
         let Loaded { outcome, files } = load(&raw);
         let (mut settings, shown) = outcome.expect("good settings");
@@ -96,9 +96,9 @@ impl Setup {
         let raw = Arc::new(Mutex::new(raw));
         let reread = Arc::clone(&raw);
         let reloader = app.reloader(shown, files, Box::new(move || load(&reread.lock().expect("not poisoned"))));
-        let (stop, told) = oneshot::channel::<()>();
+        let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(app.run(async {
-            let _ = told.await;
+            let _ = stopped.await;
         }));
         let reloader = Arc::new(Mutex::new(reloader));
         Broker { address, admin, courier: simulator, raw, reloader, _stop: (stop, stop_courier) }

@@ -17,16 +17,16 @@ async fn explain_shows_what_is_known_of_a_user_and_no_token() {
     }
     let answer = broker.admin("/explain?user=j%6Fhn").await;
     assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{answer:?}");
-    let told = answer.json();
-    let [one, other] = told["tokens"].as_array().expect("a list").as_slice() else { panic!("{told}") };
+    let body = answer.json();
+    let [one, other] = body["tokens"].as_array().expect("a list").as_slice() else { panic!("{body}") };
     let mut lives = [one, other].map(|known| (known["lifetime_seconds"].as_u64(), known["uses"].as_u64()));
     lives.sort_unstable();
     assert_eq!(lives, [(Some(3600), Some(2)), (Some(7200), Some(1))]);
     for known in [one, other] {
-        assert_eq!((&known["users"], &known["state"]), (&json!(["john"]), &json!("scheduled")), "{told}");
-        assert_eq!((&known["decision"], &known["last_error"]), (&Value::Null, &Value::Null), "{told}");
+        assert_eq!((&known["users"], &known["state"]), (&json!(["john"]), &json!("scheduled")), "{body}");
+        assert_eq!((&known["decision"], &known["last_error"]), (&Value::Null, &Value::Null), "{body}");
         let time = |name: &str| known[name].as_str().unwrap_or_default().to_owned();
-        assert!(time("issued_at") < time("due_at") && time("due_at") < time("expires_at"), "{told}");
+        assert!(time("issued_at") < time("due_at") && time("due_at") < time("expires_at"), "{body}");
     }
     for token in tokens {
         assert!(!answer.whole().contains(&token));
@@ -39,6 +39,6 @@ async fn explain_refuses_a_missing_or_unknown_user() {
     for target in ["/explain", "/explain?", "/explain?user=", "/explain?user=%FF", "/explain?users=x"] {
         assert_eq!(broker.admin(target).await.status, 400, "{target}");
     }
-    let told = broker.admin("/explain?user=%00&user=x").await.json();
-    assert_eq!(told, json!({ "user": "\0", "tokens": [] }));
+    let answer = broker.admin("/explain?user=%00&user=x").await.json();
+    assert_eq!(answer, json!({ "user": "\0", "tokens": [] }));
 }

@@ -17,7 +17,7 @@ async fn all_fail(broker: &Broker, status: u16, waits: &[(&str, bool)]) -> Vec<A
         let answer = broker.ask(&Ask::post(route, body)).await;
         assert_eq!(answer.status, status, "{route}: {answer:?}");
         is_a_refusal(&answer, route == GOOD[1].0);
-        let wait = answer.header("retry-after").expect("every SDK is told how long to wait");
+        let wait = answer.header("retry-after").expect("a Retry-After for every SDK");
         assert!(waits.contains(&(wait, answer.header("x-should-retry").is_none())), "{route}: {answer:?}");
         assert!(!answer.body.contains("\"token\""), "{route}: {answer:?}");
         answers.push(answer);

@@ -150,11 +150,11 @@ async fn burst_of_resets_ends_its_connection_and_no_other() {
     let (mut reader, mut writer) = tokio::io::split(stream);
     // The write fails once the broker ends the connection.
     let writing = tokio::spawn(async move { writer.write_all(&bytes).await });
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     // A reset also ends a connection.
-    let _ = timeout(PATIENCE, reader.read_to_end(&mut told)).await.expect("it is still open");
+    let _ = timeout(PATIENCE, reader.read_to_end(&mut received)).await.expect("it is still open");
     let _ = timeout(PATIENCE, writing).await.expect("it is still read");
-    let mut rest = &told[..];
+    let mut rest = &received[..];
     let mut reason = None;
     while let [high, middle, low, kind, ..] = rest {
         let length = u32::from_be_bytes([0, *high, *middle, *low]) as usize;

@@ -3,7 +3,7 @@
 use courier_token_broker::sandbox::Fault;
 use serde_json::json;
 
-use super::rules::{Sdk, Told, sdks};
+use super::rules::{RetryHints, Sdk, sdks};
 use crate::refusal::is_a_refusal;
 use crate::support::broker::{Broker, Setup, claims};
 use crate::support::http::{Answer, Ask};
@@ -35,7 +35,7 @@ async fn request_of_every_sdk_is_served() {
     assert_eq!(broker.courier.call_count(), 1);
 }
 
-fn told(answer: &Answer) -> (Option<&str>, Option<&str>) {
+fn retry_headers(answer: &Answer) -> (Option<&str>, Option<&str>) {
     (answer.header("retry-after"), answer.header("x-should-retry"))
 }
 
@@ -61,8 +61,8 @@ async fn php_worker_is_told_to_sleep_for_two_seconds_at_most() {
         is_a_refusal(&answer, false);
         assert_eq!(answer.status, 429, "{name}: {answer:?}");
         match name.as_str() {
-            "php" => assert_eq!(told(&answer), (Some("2"), None), "{answer:?}"),
-            _ => assert!(told(&answer).0.is_some_and(|wait| wait.len() == 2), "{answer:?}"),
+            "php" => assert_eq!(retry_headers(&answer), (Some("2"), None), "{answer:?}"),
+            _ => assert!(retry_headers(&answer).0.is_some_and(|wait| wait.len() == 2), "{answer:?}"),
         }
     }
 }
@@ -76,7 +76,7 @@ async fn php_worker_that_retries_in_vain_makes_no_call() {
     for path in ["/auth/issue-token", "//auth/issue-token"] {
         let answer = broker.ask(&ask(php, path)).await;
         is_a_refusal(&answer, false);
-        assert_eq!((answer.status, told(&answer)), (502, (Some("1"), Some("false"))), "{answer:?}");
+        assert_eq!((answer.status, retry_headers(&answer)), (502, (Some("1"), Some("false"))), "{answer:?}");
     }
     assert_eq!(broker.courier.call_count(), 1);
 }
@@ -102,12 +102,13 @@ fn rules_tell_the_sdks_apart() {
     ];
     let sdks = sdks();
     for (status, headers, expected) in rows {
-        let told = Told::new(status, |name| headers.iter().find(|(other, _)| *other == name).map(|(_, value)| *value));
+        let hints =
+            RetryHints::new(status, |name| headers.iter().find(|(other, _)| *other == name).map(|(_, value)| *value));
         for (name, waits) in expected {
             let sdk = sdks.iter().find(|sdk| sdk.name == *name).expect("it is there");
             let tenths = |seconds: f64| (10.0 * seconds) as u32;
             let found: Vec<_> =
-                sdk.retry.waits(&told).iter().map(|w| (tenths(w.shortest), tenths(w.longest))).collect();
+                sdk.retry.waits(&hints).iter().map(|w| (tenths(w.shortest), tenths(w.longest))).collect();
             assert_eq!(found, *waits, "{name}, {status} and {headers:?}");
         }
     }

@@ -42,7 +42,7 @@ async fn ask(client: &TlsConnector, address: SocketAddr, ask: &Ask) -> Answer {
 }
 
 /// Sends these bytes and returns the answer. The connection must end within two seconds.
-async fn told(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.expect("the listener accepts");
     stream.write_all(bytes).await.expect("it is open");
     let mut answer = Vec::new();
@@ -87,7 +87,7 @@ async fn unreadable_head_is_refused_in_json_over_tls_too() {
 async fn outdated_tls_and_plain_text_are_refused_at_once() {
     let authority = Authority::new();
     let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
-    let plain = told(broker.address, &Ask::issue(GOOD[0].1).bytes()).await;
+    let plain = exchange(broker.address, &Ask::issue(GOOD[0].1).bytes()).await;
     assert!(!plain.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&plain));
     // A ClientHello of TLS 1.1: version 3.2, with one cipher suite of that time.
     let mut body = vec![3, 2];
@@ -95,7 +95,7 @@ async fn outdated_tls_and_plain_text_are_refused_at_once() {
     body.extend([0, 0, 2, 0x00, 0x2f, 1, 0]);
     let mut hello = vec![22, 3, 1, 0, body.len() as u8 + 4, 1, 0, 0, body.len() as u8];
     hello.extend(body);
-    let alert = told(broker.address, &hello).await;
+    let alert = exchange(broker.address, &hello).await;
     assert_eq!(alert.first(), Some(&21), "{alert:?}");
     assert_eq!(broker.metric("courier_token_broker_connections_dropped_total{cause=\"handshake\"}").await, 2.0);
 }
@@ -175,18 +175,18 @@ async fn sessions_outlive_a_new_certificate() {
 /// A resumed session shows no certificate, so access would outlive the certificate and its authority.
 #[tokio::test]
 async fn mutual_tls_disables_session_resumption() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (authority, other_authority) = (Authority::new(), Authority::new());
     let broker = broker_with_named_clients(&authority).await;
     let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
-    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&stranger)).await;
+    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&other_authority)).await;
     assert!(kind(&client, &broker).await.is_err());
 }
 
 #[tokio::test]
 async fn removed_authority_voids_the_names_of_open_connections() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (authority, other_authority) = (Authority::new(), Authority::new());
     let broker = broker_with_named_clients(&authority).await;
     let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
     let mut connection = Connection::over(connect(&client, broker.address).await.expect("a handshake"));
@@ -194,7 +194,7 @@ async fn removed_authority_voids_the_names_of_open_connections() {
     assert_eq!(connection.ask(&ask).await.status, 200);
     replace(&broker, &authority, &authority.sign(&[HOST]), Some(&authority)).await;
     assert_eq!(connection.ask(&ask).await.status, 200);
-    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&stranger)).await;
+    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&other_authority)).await;
     assert_eq!(connection.ask(&ask).await.status, 401);
 }
 
@@ -229,16 +229,16 @@ async fn client_is_identified_by_its_certificate() {
         assert_eq!(ask(&client, broker.address, &ask_for).await.status, status, "{ask_for:?}");
     }
     // Without a certificate no client is identified, but a key is still accepted.
-    let nobody = authority.client(HTTP1, None);
-    assert_eq!(ask(&nobody, broker.address, &good).await.status, 401);
-    assert_eq!(ask(&nobody, broker.address, &Ask::issue(GOOD[0].1)).await.status, 200);
+    let anonymous = authority.client(HTTP1, None);
+    assert_eq!(ask(&anonymous, broker.address, &good).await.status, 401);
+    assert_eq!(ask(&anonymous, broker.address, &Ask::issue(GOOD[0].1)).await.status, 200);
 }
 
 #[tokio::test]
 async fn certificate_of_another_authority_ends_the_connection() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (authority, other_authority) = (Authority::new(), Authority::new());
     let broker = broker_with_named_clients(&authority).await;
-    let client = authority.client(HTTP1, Some(&stranger.sign(&["web.internal"])));
+    let client = authority.client(HTTP1, Some(&other_authority.sign(&["web.internal"])));
     let answered = async {
         // In TLS 1.3 the client's handshake ends before the server refuses it.
         let mut stream = connect(&client, broker.address).await?;
