@@ -1,13 +1,9 @@
-//! What a crowd of connections that want nothing, or never get to say what they
-//! want, costs those who do: the p99 of hits beside it, against the p99 without.
+//! The cost of many idle and slow connections to active ones: the p99 of hits with them, relative to the p99 without.
 //!
-//! Two brokers, each a process of its own that is started from this very program,
-//! are loaded in turns, so that whatever else the machine does hits both. One of
-//! them has the crowd, which is a process too: half of its connections are idle
-//! after a request, half send a byte of a head each second. While the other broker
-//! is loaded the crowd stays, and holds still. What counts is the ratio.
-//! `cargo bench --bench crowd` takes a minute; without cargo's `--bench`, or with
-//! `--test`, it is only tried whether it works.
+//! Two brokers, each a process of this program, are loaded in turns, so that other load of the machine affects both.
+//! One of them has the crowd, a third process: half of its connections are idle after a request, half send a byte of a
+//! head each second. The crowd is paused while the other broker is loaded. The result is the ratio.
+//! `cargo bench --bench crowd` takes a minute. Without cargo's `--bench`, or with `--test`, it is a short smoke test.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
@@ -30,9 +26,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use wire::{Connection, ROLE, Server, Spread, broker, content_length, request, serve, warm};
 
-/// Those who are measured.
+/// The number of measured connections.
 const CONNECTIONS: usize = 16;
-/// In the environment of the crowd's process: how many they are, and where they go.
+/// Environment variables of the crowd's process: its number of connections, and the broker's address.
 const SIZE: &str = "COURIER_TOKEN_BROKER_BENCH_SIZE";
 const ADDRESS: &str = "COURIER_TOKEN_BROKER_BENCH_ADDRESS";
 
@@ -48,7 +44,7 @@ fn main() {
     }
 }
 
-/// Measures both brokers in turns, and prints what came of it.
+/// Measures both brokers in turns and prints the result.
 fn compare() {
     let arguments: Vec<_> = env::args().collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
@@ -73,7 +69,7 @@ fn compare() {
             crowd.stir(false);
             micros
         };
-        // Neither is always the first.
+        // The order alternates.
         let (alone, crowded) = if round % 2 == 0 {
             let alone = p99(&alone, &client, length);
             (alone, beside())
@@ -87,8 +83,7 @@ fn compare() {
     println!("p99 beside a crowd of {size}: crowded / alone = {}", Spread::of(ratios));
 }
 
-/// The time in which 99 of 100 hits are answered, in microseconds, while all
-/// connections ask for as fast as they are answered.
+/// The p99 latency of hits in microseconds, while each connection sends its next request after each answer.
 fn p99(server: &Server, client: &Runtime, length: Duration) -> f64 {
     let address = server.address;
     let end = Instant::now() + length;
@@ -115,11 +110,11 @@ fn p99(server: &Server, client: &Runtime, length: Duration) -> f64 {
     times[times.len() * 99 / 100].as_secs_f64() * 1e6
 }
 
-/// The crowd's process. It ends when its standard input does.
+/// The crowd's process. It ends with its standard input.
 struct Crowd(Child);
 
 impl Crowd {
-    /// Starts it, and waits until everybody is there.
+    /// Starts the process and waits until all connections are open.
     fn gather(size: usize, address: SocketAddr) -> Self {
         let mut process = Command::new(env::current_exe().expect("this program"))
             .env(ROLE, "crowd")
@@ -134,7 +129,7 @@ impl Crowd {
         Self(process)
     }
 
-    /// Has it send its bytes, or hold still.
+    /// Lets the crowd send its bytes, or pauses it.
     fn stir(&mut self, moving: bool) {
         let line: &[u8] = if moving { b"move\n" } else { b"hold\n" };
         self.0.stdin.as_mut().expect("a pipe").write_all(line).expect("it still runs");
@@ -148,7 +143,7 @@ impl Drop for Crowd {
     }
 }
 
-/// Opens the connections, tells so, and does what it is told.
+/// Opens the connections, reports that, and follows the commands on standard input.
 fn crowd(size: usize, address: SocketAddr) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let moving = Arc::new(AtomicBool::new(false));
@@ -156,10 +151,10 @@ fn crowd(size: usize, address: SocketAddr) {
     for place in 0..size {
         let (moving, arrived) = (Arc::clone(&moving), arrived.clone());
         runtime.spawn(async move {
-            // Not all at once, nor all in the same moment of a second.
+            // Connections open one after the other, at different moments of a second.
             tokio::time::sleep(Duration::from_secs(1) * place as u32 / size as u32).await;
             let mut first = Some(arrived);
-            // Whoever is closed comes again.
+            // A closed connection is opened again.
             loop {
                 if place % 2 == 0 {
                     idle(address, &mut first).await
@@ -177,7 +172,7 @@ fn crowd(size: usize, address: SocketAddr) {
     });
     runtime.block_on(async {
         for _ in 0..size {
-            arriving.recv().await.expect("somebody");
+            arriving.recv().await.expect("a connection");
         }
         println!("all are there");
         std::future::pending::<()>().await;
@@ -186,7 +181,7 @@ fn crowd(size: usize, address: SocketAddr) {
 
 type Arrived = Option<tokio::sync::mpsc::Sender<()>>;
 
-/// Asks once, and then stays until it is closed.
+/// Sends one request, and stays idle until the connection is closed.
 async fn idle(address: SocketAddr, arrived: &mut Arrived) {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     stream.write_all(&request(0)).await.expect("the server reads");
@@ -199,7 +194,7 @@ async fn idle(address: SocketAddr, arrived: &mut Arrived) {
     while stream.read(&mut [0; 1024]).await.is_ok_and(|count| count > 0) {}
 }
 
-/// Begins a head and never ends it.
+/// Begins a head and never completes it.
 async fn trickle(address: SocketAddr, moving: &AtomicBool, arrived: &mut Arrived) {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     let head = request(0);

@@ -1,5 +1,5 @@
-//! A hit, from the request with its body to the bytes of the answer, without a
-//! socket: everything that the broker itself adds to what hyper does.
+//! The cost of a hit from the request with its body to the bytes of the answer, without a socket: everything that the
+//! broker adds to hyper.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
@@ -23,7 +23,7 @@ use hyper::{Request, StatusCode};
 use support::{API_KEY, CLIENT_KEY, issue_token_body, settings};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// So many requests are made, and then answered in one measurement.
+/// The number of requests that are made first and then answered in one measurement.
 const BATCH: u64 = 100;
 
 fn main() {
@@ -59,7 +59,7 @@ impl Route {
         }
     }
 
-    /// All three ask for the same tokens.
+    /// The three routes, asked for the same tokens.
     fn request(self, user: usize) -> Request<Full<Bytes>> {
         let body = match self {
             Self::IssueToken => issue_token_body(user),
@@ -78,7 +78,7 @@ impl Route {
     }
 }
 
-/// Answers `count` requests and says how long that took, without their making.
+/// Answers `count` requests and returns how long that took, without the time to make them.
 async fn answer(api: &Arc<Api>, route: Route, keys: usize, count: u64) -> Duration {
     let mut spent = Duration::ZERO;
     let mut users = (0..keys).cycle();
@@ -97,7 +97,7 @@ async fn answer(api: &Arc<Api>, route: Route, keys: usize, count: u64) -> Durati
     spent
 }
 
-/// Has every token issued, and makes sure that what follows are hits.
+/// Gets every token issued and checks that the next requests are hits.
 fn warm(runtime: &Runtime, api: &Arc<Api>, route: Route, keys: usize) {
     for user in (0..keys).chain(0..keys) {
         let response = runtime.block_on(Arc::clone(api).answer(route.request(user), None));
@@ -123,7 +123,7 @@ fn api() -> (Arc<Api>, Background) {
     (Arc::new(Api::new(settings.http, broker, settings.clients, clock, metrics)), background)
 }
 
-/// The simulated Courier, called without a socket.
+/// An issuer that calls the simulator without a socket.
 struct InProcess {
     simulator: Simulator,
     clock: Clock,

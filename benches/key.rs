@@ -1,4 +1,4 @@
-//! From a scope string to the key by which a token is found.
+//! The cost of making a token key from a scope string.
 
 use std::hint::black_box;
 

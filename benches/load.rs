@@ -1,10 +1,9 @@
-//! What a hit costs over a socket, measured against a server that does nothing
-//! but HTTP: the same hyper, the same kind of runtime, answers of the same size.
+//! The cost of a hit over a socket, relative to a bare HTTP server: the same hyper, the same kind of runtime, answers
+//! of the same size.
 //!
-//! Both servers are processes of their own, started from this very program, and
-//! are loaded in turns, so that whatever else the machine does hits both. What
-//! counts is the ratio. `cargo bench --bench load` takes half a minute; without
-//! cargo's `--bench`, or with `--test`, it is only tried whether it works.
+//! Both servers are processes of this program and are loaded in turns, so that other load of the machine affects both.
+//! The result is the ratio. `cargo bench --bench load` takes half a minute. Without cargo's `--bench`, or with
+//! `--test`, it is a short smoke test.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
@@ -31,7 +30,7 @@ use tokio::task::JoinSet;
 use wire::{Connection, ROLE, Server, Spread, broker, request, serve, warm};
 
 const CONNECTIONS: usize = 32;
-/// In the environment of the bare server's process: the size of its answers.
+/// The environment variable for the size of the bare server's answers.
 const SIZE: &str = "COURIER_TOKEN_BROKER_BENCH_SIZE";
 
 fn main() {
@@ -42,26 +41,26 @@ fn main() {
     }
 }
 
-/// Loads both servers in turns, and prints what came of it.
+/// Loads both servers in turns and prints the result.
 fn compare() {
     let arguments: Vec<_> = env::args().collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let measured = has("--bench") && !has("--test");
-    // Short rounds: what slows the machine for a while is to slow both servers.
+    // Rounds are short, so that a temporary slowdown of the machine affects both servers.
     let (rounds, length) = if measured { (30, Duration::from_millis(400)) } else { (1, Duration::from_millis(50)) };
-    // One thread: there are to be few clients and much server.
+    // One client thread leaves the processors to the server.
     let client = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let broker = Server::start("broker", (SIZE, 0));
     let size = client.block_on(warm(broker.address, CONNECTIONS));
     let bare = Server::start("bare", (SIZE, size));
-    // What is done once is not to be counted.
+    // The first round is a warm-up.
     for server in [&bare, &broker] {
         load(server, &client, length);
     }
     println!("{CONNECTIONS} connections, answers with {size} bytes of body, {rounds} rounds of {length:?} each");
     let (mut throughputs, mut costs) = (Vec::new(), Vec::new());
     for round in 0..rounds {
-        // Neither is always the first.
+        // The order alternates.
         let (bare, broker) = if round % 2 == 0 {
             let bare = load(&bare, &client, length);
             (bare, load(&broker, &client, length))
@@ -78,12 +77,12 @@ fn compare() {
     println!("server CPU per request: broker / bare = {}", Spread::of(costs));
 }
 
-/// What a server did in one round.
+/// The result of a server in one round.
 #[derive(Clone, Copy)]
 struct Load {
     /// Requests a second.
     throughput: f64,
-    /// The server's own time on a processor, in microseconds a request.
+    /// The server's CPU time per request in microseconds.
     cpu_micros: f64,
 }
 
@@ -104,8 +103,7 @@ fn load(server: &Server, client: &Runtime, length: Duration) -> Load {
     Load { throughput: requests / wall.as_secs_f64(), cpu_micros: cpu.as_secs_f64() * 1e6 / requests }
 }
 
-/// Sends requests over all connections till `end`; returns how many were
-/// answered.
+/// Sends requests over all connections until `end`; returns the number of answers.
 async fn ask(address: SocketAddr, end: Instant) -> u64 {
     let mut connections = JoinSet::new();
     for user in 0..CONNECTIONS {
@@ -123,8 +121,8 @@ async fn ask(address: SocketAddr, end: Instant) -> u64 {
     connections.join_all().await.into_iter().sum()
 }
 
-/// What there must be even if nothing is done: a request is read to its end, and
-/// answered with a fixed text of `size` bytes and as many headers as the broker's.
+/// The bare server: reads a request to its end, and answers with a fixed text of `size` bytes and as many headers as
+/// the broker's.
 async fn bare(size: usize) {
     let body = Bytes::from(format!(r#"{{"token":"{}"}}"#, "x".repeat(size - r#"{"token":""}"#.len())));
     let answer = move |request: Request<Incoming>| {
@@ -147,7 +145,7 @@ async fn bare(size: usize) {
         let answer = answer.clone();
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
-            // As the broker's listener has it.
+            // The broker's listener sets this too.
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(Duration::from_secs(60))

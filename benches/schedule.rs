@@ -1,5 +1,4 @@
-//! The schedule with five million deadlines in it: what an operation costs, and
-//! how much memory a deadline takes.
+//! The cost of an operation and the memory per deadline of a schedule with five million deadlines.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
@@ -12,10 +11,9 @@ use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey, Worksp
 use criterion::Criterion;
 use fastrand::Rng;
 
-/// What a deadline may take, in bytes.
+/// The most bytes per deadline.
 const GOAL: f64 = 70.0;
-/// So many operations are timed together, so that reading the clock costs next
-/// to nothing.
+/// The number of operations timed together, so that the cost of clock reads is negligible.
 const BATCH: u64 = 1000;
 const SHORTEST: u64 = 3600;
 const LONGEST: u64 = 30 * 86_400;
@@ -37,7 +35,7 @@ fn main() {
         let met = if each <= GOAL { "met" } else { "missed" };
         println!("a deadline takes {each:.1} bytes of resident memory; the goal of {GOAL} is {met}");
     }
-    // Past the longest lifetime the wheel is as it is after any longer time.
+    // After the longest lifetime the wheel has reached its steady state.
     let (mut all, mut longest) = (Duration::ZERO, Duration::ZERO);
     let mut popped = 0;
     while popped < 2 * items {
@@ -78,7 +76,7 @@ fn main() {
             })
         });
     });
-    // Time goes on to each deadline, so this is also what turning the wheel costs.
+    // Time advances to each deadline, so this includes the cost of turning the wheel.
     group.bench_function("pop", |bencher| {
         bencher.iter_custom(|count| {
             batches(count, |batch| {
@@ -96,11 +94,11 @@ fn main() {
     });
     group.finish();
     criterion.final_summary();
-    assert_eq!(wheel.schedule.len(), items, "what goes in comes out once");
+    assert_eq!(wheel.schedule.len(), items, "each item comes out once");
 }
 
-/// As large as what the broker schedules: a moment, a key and what is known of it.
-/// The latter two are the cache's, so here all share one of each.
+/// As large as the broker's items: a moment, a key and its entry. The cache owns the latter two, so all items here
+/// share one of each.
 type Due = (Moment, TokenKey, Arc<()>);
 
 /// A schedule in its virtual time.
@@ -128,7 +126,7 @@ impl Wheel {
         self.schedule.add(at, (at, self.key.clone(), Arc::clone(&self.known)))
     }
 
-    /// The next item, in the moment in which it comes due.
+    /// Advances to the next item's deadline and returns the item.
     fn pop(&mut self) -> Due {
         loop {
             if let Some(due) = self.turn() {
@@ -137,7 +135,7 @@ impl Wheel {
         }
     }
 
-    /// One call: an item that is due, or a step towards the next.
+    /// One operation: pops a due item, or steps towards the next.
     fn turn(&mut self) -> Option<Due> {
         let due = self.schedule.pop(self.now).map(|(_, due)| due);
         if due.is_none() {
@@ -158,7 +156,7 @@ fn batches(count: u64, mut run: impl FnMut(u64) -> Duration) -> Duration {
     spent
 }
 
-/// How much of this process is in memory, where the system tells it.
+/// The resident memory of this process, if the system reports it.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,40 +1,37 @@
-//! A month of a hundred thousand visitors in virtual time: neither what is held
-//! nor what is spent drifts. Nothing is timed, so it fails or passes alike on every
-//! machine.
+//! A month of a hundred thousand users in virtual time: neither memory nor the number of extra calls drifts. Nothing
+//! is timed, so the result is the same on every machine.
 //!
-//! Without cargo's `--bench` it is only tried whether it works, with a thousand, who
-//! are too few to hold to it.
+//! Without cargo's `--bench` it is a smoke test with a thousand users, too few for the bounds to apply.
 
-#[path = "support/town.rs"]
-mod town;
+#[path = "support/population.rs"]
+mod population;
 
 use std::env;
 use std::fmt;
 
 use courier_token_broker::planner::workload::Workload;
-use town::{DAY, EXTRA_CALLS, Town, visits};
+use population::{DAY, EXTRA_CALLS, Population, visits};
 
 const DAYS: u32 = 30;
-/// By when everything is held that ever will be: nobody is remembered for longer than
-/// eight days.
+/// The days until memory has reached its final size: no user is remembered for longer than eight days.
 const SETTLED: u32 = 10;
-/// How far the spending of a week may be from what it is to be.
+/// The largest relative error of a week's extra calls.
 const MARGIN: f64 = 0.1;
-/// By how much what is held may grow after it has settled: no two days are alike.
+/// The factor by which memory may grow after [`SETTLED`], since days differ.
 const GROWTH: f64 = 1.01;
 
 fn main() {
     let measured = env::args().any(|argument| argument == "--bench");
     let users = if measured { 100_000 } else { 1000 };
     let trace = visits(users, DAYS);
-    let mut town = Town::new(trace.keys());
-    // The trace is there all the time, so it hides no growth.
+    let mut population = Population::new(trace.keys());
+    // The trace is in memory from the start, so it hides no growth.
     let empty = resident_bytes();
     let mut requests = trace.requests().iter().copied().peekable();
-    let mut days = vec![Evening::of(&town, empty)];
+    let mut days = vec![Evening::of(&population, empty)];
     for day in 1..=DAYS {
-        town.live(&mut requests, Workload::START + DAY * day);
-        let evening = Evening::of(&town, empty);
+        population.run_until(&mut requests, Workload::START + DAY * day);
+        let evening = Evening::of(&population, empty);
         println!("day {day}: {evening}");
         days.push(evening);
     }
@@ -60,7 +57,7 @@ fn main() {
 
 type Count = fn(&Evening) -> u64;
 
-/// What is held at the end of a day, and what was spent by then.
+/// The memory at the end of a day, and the calls so far.
 struct Evening {
     known: u64,
     scheduled: u64,
@@ -71,14 +68,14 @@ struct Evening {
 }
 
 impl Evening {
-    fn of(town: &Town, empty: u64) -> Self {
+    fn of(population: &Population, empty: u64) -> Self {
         Self {
-            known: town.people.iter().filter(|person| person.habit.is_some()).count() as u64,
-            scheduled: town.schedule.len() as u64,
+            known: population.people.iter().filter(|person| person.habit.is_some()).count() as u64,
+            scheduled: population.schedule.len() as u64,
             resident: resident_bytes().saturating_sub(empty),
-            least: town.ledger.least(),
-            calls: town.ledger.calls(),
-            extra: town.ledger.extra(),
+            least: population.ledger.least(),
+            calls: population.ledger.calls(),
+            extra: population.ledger.extra(),
         }
     }
 }
@@ -94,7 +91,7 @@ impl fmt::Display for Evening {
     }
 }
 
-/// How much of this process is in memory; nothing where the system does not tell.
+/// The resident memory of this process in bytes; zero if the system does not report it.
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

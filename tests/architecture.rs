@@ -1,157 +1,157 @@
-//! The rooms of the house, and who may know whom.
+//! The modules of `src`, and the imports that each may have.
 //!
-//! `src` is read as text: the imports and the paths in the code, without comments, texts and `#[cfg(test)]` items. What
-//! a macro or a re-export hides is not seen. `super` is resolved against the file, as if it had no inline modules.
+//! `src` is read as text: imports and paths in the code, without comments, strings and `#[cfg(test)]` items. Imports
+//! inside a macro or a re-export are not found. `super` is resolved against the file, as if it had no inline modules.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::mem;
 use std::path::Path;
 
-/// A folder or a file of `src`; what it may import from other rooms, each a room or an item of one; and the outside
-/// crates that it may name, besides the standard library. `*` is everything.
-struct Room(&'static str, &'static str, &'static str);
+/// A folder or a file of `src`; the modules, or items of modules, that it may import; and the crates that it may name
+/// besides the standard library. `*` is everything.
+struct Module(&'static str, &'static str, &'static str);
 
-/// Imports run one way: a room imports only from rooms above it in this list.
-const ROOMS: &[Room] = &[
-    Room("lib", "", ""),
-    Room("secrets", "", "secrecy serde thiserror"),
-    Room("audit", "", "tracing"),
-    Room("token", "", "bytes secrecy thiserror"),
-    Room("clock", "token", "governor rustix tokio"),
-    Room("policy", "token", "thiserror"),
-    Room("metrics", "token policy", "prometheus"),
-    Room("log_writer", "audit metrics", "rustix tracing"),
-    // The lab: virtual time, and files that it is handed open.
-    Room("planner", "token policy", "fastrand flate2 foldhash humantime jiff plotters serde serde_json thiserror"),
-    Room("store", "token clock", ""),
-    Room(
+/// The import table. A module imports only from modules above it.
+const MODULES: &[Module] = &[
+    Module("lib", "", ""),
+    Module("secrets", "", "secrecy serde thiserror"),
+    Module("audit", "", "tracing"),
+    Module("token", "", "bytes secrecy thiserror"),
+    Module("clock", "token", "governor rustix tokio"),
+    Module("policy", "token", "thiserror"),
+    Module("metrics", "token policy", "prometheus"),
+    Module("log_writer", "audit metrics", "rustix tracing"),
+    // The planner has virtual time, and is given open files.
+    Module("planner", "token policy", "fastrand flate2 foldhash humantime jiff plotters serde serde_json thiserror"),
+    Module("store", "token clock", ""),
+    Module(
         "upstream",
         "token policy clock metrics secrets",
-        // `hyper`, `rustix` and `rustls` for the errors under those of `reqwest`.
+        // `hyper`, `rustix` and `rustls` for the causes of errors of `reqwest`.
         "base64 fastrand governor httpdate hyper reqwest rustix rustls serde serde_json thiserror tokio tracing",
     ),
-    Room(
+    Module(
         "broker",
         "audit token policy upstream store clock metrics",
         "fastrand foldhash humantime moka thiserror tokio tracing",
     ),
-    Room(
+    Module(
         "auth",
         "audit secrets token clock metrics policy::access policy::session",
         "arc_swap aws_lc_rs base64 governor jsonwebtoken reqwest rustls_pki_types serde serde_json thiserror tokio \
          tracing",
     ),
-    Room(
+    Module(
         "http",
-        // `Failure` for the one match from an error to a response, `PRODUCT` to know a broker that calls itself.
+        // `Failure` for the one match from an error to a response, `PRODUCT` to detect a broker that calls itself.
         "audit broker auth token policy metrics clock upstream::Failure upstream::PRODUCT",
         "arc_swap bytes http_body_util humantime hyper hyper_util percent_encoding rustls serde serde_json \
          serde_path_to_error thiserror tokio tokio_rustls tracing webpki",
     ),
-    // An oracle that shared the broker's rules would share their mistakes.
-    Room(
+    // A simulator that shared the broker's rules would share their bugs.
+    Module(
         "sandbox",
         "token::Moment clock",
         "aws_lc_rs base64 bytes clap fastrand http_body_util httpdate humantime hyper hyper_util regex_lite serde_json tokio \
          tracing",
     ),
-    Room(
+    Module(
         "config",
         "token policy broker upstream auth http secrets",
         "config humantime serde serde_path_to_error strsim thiserror toml tracing",
     ),
-    Room("app", "audit auth broker clock config http metrics policy sandbox secrets store token upstream", "*"),
-    Room("command", "*", "*"),
-    Room("main", "*", "*"),
+    Module("app", "audit auth broker clock config http metrics policy sandbox secrets store token upstream", "*"),
+    Module("command", "*", "*"),
+    Module("main", "*", "*"),
 ];
 
-/// Rooms that are given all they know: nothing in them waits, reads, prints or looks at a clock.
+/// Modules without input or output: they do not wait, read, print or read a clock.
 const PURE: &[&str] = &["token", "policy"];
 const IMPURE: &str = "async .await print println eprint eprintln dbg std::env std::fs std::io std::net std::process \
                       std::thread std::time::Instant std::time::SystemTime";
-/// How paths end that read a clock, and those that end the process.
+/// The ends of paths that read a clock, and the paths that end the process.
 const CLOCK_READINGS: &[&str] = &["Instant::now", "SystemTime::now", "::elapsed", ".elapsed", "::clock_gettime"];
 const EXITS: &[&str] = &["process::exit", "process::abort"];
 const MAX_LINES: usize = 400;
 
 #[test]
-fn every_room_imports_only_what_the_table_allows() {
-    hold("an import leaves its room", forbidden_imports);
+fn every_module_imports_only_what_the_table_allows() {
+    assert_rule("a module imports more than the table allows", forbidden_imports);
 }
 
 #[test]
-fn the_pure_rooms_neither_wait_nor_read() {
-    hold("this belongs to the shell round the rules", impure_words);
+fn pure_modules_neither_wait_nor_read() {
+    assert_rule("a pure module waits, reads, prints or reads a clock", impure_words);
 }
 
 #[test]
 fn only_the_clock_reads_clocks() {
-    hold("only clock.rs reads clocks; everything else is given a `Moment`", clock_readings);
+    assert_rule("only clock.rs reads clocks; everything else is given a `Moment`", clock_readings);
 }
 
 #[test]
-fn only_the_top_sees_the_environment_or_exits() {
-    hold("only main.rs and command/ touch the environment or end the process", process_uses);
+fn only_main_and_commands_read_the_environment_or_exit() {
+    assert_rule("only main.rs and command/ touch the environment or end the process", process_uses);
 }
 
 #[test]
-fn no_file_outgrows_its_noun() {
-    hold("which noun wants to leave?", outgrown);
+fn no_file_exceeds_the_line_limit() {
+    assert_rule("a file is too long: split it by topic", outgrown);
 }
 
 #[test]
-fn the_table_runs_one_way() {
+fn import_table_has_no_cycle() {
     let crates_there_are = dependencies();
-    for (place, Room(name, rooms, crates)) in ROOMS.iter().enumerate() {
-        for import in rooms.split_whitespace().filter(|import| *import != "*") {
-            let above = ROOMS[..place].iter().any(|Room(above, ..)| under(import, above));
-            assert!(above, "{name} may import {import}, which is no room above it in the table");
+    for (place, Module(name, modules, crates)) in MODULES.iter().enumerate() {
+        for import in modules.split_whitespace().filter(|import| *import != "*") {
+            let above = MODULES[..place].iter().any(|Module(above, ..)| under(import, above));
+            assert!(above, "{name} may import {import}, which is no module above it in the table");
         }
         for import in crates.split_whitespace().filter(|import| *import != "*") {
             assert!(crates_there_are.contains(import), "{name} may name {import}, which Cargo.toml does not");
         }
-        let reads_settings = rooms.split_whitespace().any(|import| matches!(import, "*" | "config"));
+        let reads_settings = modules.split_whitespace().any(|import| matches!(import, "*" | "config"));
         assert_eq!(reads_settings, matches!(*name, "app" | "command" | "main"), "{name} and the settings");
     }
 }
 
 #[track_caller]
-fn hold(law: &str, rule: fn(&Source) -> Vec<String>) {
+fn assert_rule(name: &str, rule: fn(&Source) -> Vec<String>) {
     let sources = Source::all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     assert!(sources.len() > 20, "only {} files were found", sources.len());
     let mut broken: Vec<_> = sources.iter().flat_map(rule).collect();
     broken.sort();
-    assert!(broken.is_empty(), "{law}:\n  {}\n", broken.join("\n  "));
+    assert!(broken.is_empty(), "{name}:\n  {}\n", broken.join("\n  "));
 }
 
 fn forbidden_imports(source: &Source) -> Vec<String> {
-    let Some(Room(name, rooms, crates)) = ROOMS.iter().find(|Room(name, ..)| *name == source.room()) else {
-        return vec![format!("{}: no such room, add a row for it to tests/architecture.rs", source.file)];
+    let Some(Module(name, modules, crates)) = MODULES.iter().find(|Module(name, ..)| *name == source.module()) else {
+        return vec![format!("{}: no such module, add a row for it to tests/architecture.rs", source.file)];
     };
     let outside = dependencies();
     let forbidden = |path: &str| match path.split_once("::") {
-        Some(("crate", item)) => *rooms != "*" && !any_of(rooms, item) && !under(item, name),
+        Some(("crate", item)) => *modules != "*" && !any_of(modules, item) && !under(item, name),
         Some((first, _)) => *crates != "*" && outside.contains(first) && !any_of(crates, first),
         None => false,
     };
-    let told = |found| format!("{found} (`{name}` may import the rooms [{rooms}] and the crates [{crates}])");
-    source.find(source.code(), forbidden).into_iter().map(told).collect()
+    let text = |found| format!("{found} (`{name}` may import the modules [{modules}] and the crates [{crates}])");
+    source.find(source.code(), forbidden).into_iter().map(text).collect()
 }
 
 fn impure_words(source: &Source) -> Vec<String> {
-    let pure = PURE.contains(&source.room());
+    let pure = PURE.contains(&source.module());
     source.find(source.code(), |path| pure && any_of(IMPURE, path))
 }
 
-/// In tests too: clippy.toml forbids it there as well.
+/// Includes tests, where clippy.toml forbids clock reads as well.
 fn clock_readings(source: &Source) -> Vec<String> {
-    let elsewhere = source.room() != "clock";
+    let elsewhere = source.module() != "clock";
     source.find(source.code_and_tests(), |path| elsewhere && CLOCK_READINGS.iter().any(|end| path.ends_with(end)))
 }
 
 fn process_uses(source: &Source) -> Vec<String> {
-    let below = !matches!(source.room(), "main" | "command");
+    let below = !matches!(source.module(), "main" | "command");
     let theirs = |path: &str| under(path, "std::env") || EXITS.iter().any(|end| path.ends_with(end));
     source.find(source.code(), |path| below && theirs(path))
 }
@@ -166,12 +166,12 @@ fn any_of(list: &str, path: &str) -> bool {
     list.split_whitespace().any(|entry| under(path, entry))
 }
 
-/// Whether `path` is `root` or something in it.
+/// Tells whether `path` is `root` or an item in it.
 fn under(path: &str, root: &str) -> bool {
     path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// The crates of Cargo.toml, as code spells them: no others can be named.
+/// The crates of Cargo.toml as code spells them; code can name no others.
 fn dependencies() -> BTreeSet<String> {
     let mut listed = false;
     let mut name_of = |line: &'static str| {
@@ -183,7 +183,7 @@ fn dependencies() -> BTreeSet<String> {
 }
 
 struct Source {
-    /// As in `src/token/key.rs`.
+    /// The path, as in `src/token/key.rs`.
     file: String,
     text: String,
 }
@@ -205,11 +205,12 @@ impl Source {
         names.filter(|name| *name != "mod").collect()
     }
 
-    fn room(&self) -> &str {
+    fn module(&self) -> &str {
         self.names()[0]
     }
 
-    /// `paths::of::words`, `.words` and single signs, each with its line; no comments, texts and lifetimes.
+    /// Tokens of the source with their lines: `paths::of::words`, `.words` and single characters; no comments, strings
+    /// and lifetimes.
     fn code_and_tests(&self) -> Vec<Token<'_>> {
         let (mut tokens, mut line, mut rest) = (Vec::new(), 1, self.text.as_str());
         while !rest.is_empty() {
@@ -236,7 +237,7 @@ impl Source {
 
 type Token<'a> = (usize, &'a str);
 
-/// The length of what `rest` begins with, and whether it is code.
+/// The length of the first token of `rest`, and whether it is code.
 fn lexeme(rest: &str) -> (usize, bool) {
     let mut chars = rest.chars();
     match (chars.next().unwrap_or_default(), chars.next().unwrap_or_default()) {
@@ -271,7 +272,7 @@ fn word(rest: &str) -> usize {
     rest.find(|c| !is_wordy(c)).unwrap_or(rest.len())
 }
 
-/// The length of a text or a character with its escapes.
+/// The length of a string or character literal with its escapes.
 fn quoted(rest: &str, quote: char) -> usize {
     let mut escaped = true;
     let ends = |c: char| {
@@ -282,7 +283,7 @@ fn quoted(rest: &str, quote: char) -> usize {
     rest.find(ends).map_or(rest.len(), |end| end + 1)
 }
 
-/// The length of `#"a raw text"#`, after its `r`; or it is something else.
+/// The length of a raw string `#"..."#` after its `r`; `None` for anything else.
 fn raw_text(rest: &str) -> Option<usize> {
     let hashes = rest.find(|c| c != '#')?;
     let text = rest[hashes..].strip_prefix('"')?;
@@ -290,7 +291,7 @@ fn raw_text(rest: &str) -> Option<usize> {
     Some(text.find(&end).map_or(rest.len(), |at| hashes + 1 + at + end.len()))
 }
 
-/// The length of a comment, which may have comments in it.
+/// The length of a comment, which may be nested.
 fn block_comment(rest: &str) -> usize {
     let mut at = 2;
     while let Some(end) = rest[at..].find("*/") {
@@ -302,7 +303,7 @@ fn block_comment(rest: &str) -> usize {
     rest.len()
 }
 
-/// Leaves out each item that is marked as a test.
+/// Removes each item under `#[cfg(test)]`.
 fn without_tests<'a>(mut rest: &[Token<'a>]) -> Vec<Token<'a>> {
     const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = Vec::new();
@@ -322,7 +323,7 @@ fn without_tests<'a>(mut rest: &[Token<'a>]) -> Vec<Token<'a>> {
     kept
 }
 
-/// The paths in the code as they stand there, those of imports in full; and every other sign.
+/// The paths in the code, those of imports in full, and every other token.
 fn paths(code: &[Token<'_>]) -> Vec<(usize, String)> {
     let (mut found, mut code) = (Vec::new(), code.iter().peekable());
     while let Some((line, text)) = code.next() {
@@ -350,7 +351,7 @@ fn paths(code: &[Token<'_>]) -> Vec<(usize, String)> {
     found
 }
 
-/// `crate::a::b`, if the path says by itself that it is in this crate.
+/// `crate::a::b`, if the path itself shows that it is in this crate.
 fn resolved(path: &str, module: &[&str]) -> String {
     if let Some(item) = path.strip_prefix("courier_token_broker::") {
         return format!("crate::{item}");
@@ -371,7 +372,7 @@ fn finds<const N: usize>(rule: fn(&Source) -> Vec<String>, file: &str, text: &st
 }
 
 #[test]
-fn a_forbidden_import_is_found() {
+fn forbidden_import_is_found() {
     let rule = forbidden_imports;
     finds(rule, "src/policy/x.rs", "\nuse ::tokio::sync::Notify;", ["2: tokio::sync::Notify"]);
     finds(rule, "src/policy/x.rs", "fn f() {\n    ('\"', '\\\"', tokio::spawn(x))\n}", ["2: tokio::spawn"]);
@@ -382,11 +383,11 @@ fn a_forbidden_import_is_found() {
     finds(rule, "src/sandbox/x.rs", "use crate::{token::{Grant as G, Moment}, clock};", ["1: crate::token::Grant"]);
     finds(rule, "src/http/x.rs", "#[derive(clap::Args)]\nstruct X(Y<crate::app::X>);", ["1: clap", "2: crate::app"]);
     finds(rule, "src/broker/x.rs", "#[cfg(test)]\nmod tests { fn f() {} }\nuse config::X;", ["3: config::X"]);
-    finds(rule, "src/cellar/mod.rs", "", [" no such room, add a row"]);
+    finds(rule, "src/unknown/mod.rs", "", [" no such module, add a row"]);
 }
 
 #[test]
-fn what_is_no_code_is_not_an_import() {
+fn comments_and_strings_are_not_imports() {
     for text in [
         "//! [`tokio::sync`]\n/* /* */ use tokio::x; */ /// tokio::x",
         "fn f<'a>(x: &'a str) { ('\"', '\\'', b'\\\\', \"\\\" tokio::x\", r#\"\" tokio::x\"#, b\"tokio::x\") }",
@@ -398,7 +399,7 @@ fn what_is_no_code_is_not_an_import() {
 }
 
 #[test]
-fn the_other_rules_can_fail_too() {
+fn other_rules_can_fail_too() {
     let waiting = "async fn f() { g().await; println!() }";
     finds(impure_words, "src/policy/x.rs", waiting, ["1: async", "1: .await", "1: println"]);
     finds(impure_words, "src/broker/x.rs", waiting, []);

@@ -1,6 +1,5 @@
-//! A real browser: pages call the front-end route with their users' sessions, and
-//! whether a page may is decided by the browser and the broker together. What a
-//! page saw it writes into its document, and Chromium prints that.
+//! The front-end route in a real browser: pages call it with their users' sessions, and browser and broker together
+//! enforce CORS. A page writes its result into its document, which Chromium prints.
 
 mod support;
 
@@ -24,26 +23,26 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// A browser takes a while to start on a busy machine.
+/// A browser starts slowly on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Where `tests/run` puts Debian's package.
+/// The path of Debian's package, which `tests/run` installs.
 const CHROMIUM: &str = "/usr/bin/chromium";
 const SECRET: &[u8] = b"a secret of the app with more than 32 bytes";
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run installs it"]
-async fn a_listed_page_gets_the_token_of_its_session() {
+async fn listed_page_gets_the_token_of_its_session() {
     let world = World::start("authorization").await;
     let seen = world.open(&world.listed, "jane", r#"{"userId": "jane"}"#).await;
     world.is_for(&seen, "jane");
     assert_eq!(world.broker.courier.call_count(), 1);
-    // The page may read how it was come by, which CORS hides unless told otherwise.
+    // The page may read `Cache-Status`, which CORS hides unless it is exposed.
     assert!(seen["cacheStatus"].as_str().is_some_and(|how| how.contains("fwd=miss")), "{seen}");
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run installs it"]
-async fn an_unlisted_page_gets_nothing() {
+async fn unlisted_page_gets_nothing() {
     let world = World::start("authorization").await;
     let seen = world.open(&world.unlisted, "jane", "").await;
     assert_eq!(seen["thrown"], "TypeError", "{seen}");
@@ -52,7 +51,7 @@ async fn an_unlisted_page_gets_nothing() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run installs it"]
-async fn a_page_that_names_somebody_else_gets_nothing() {
+async fn page_that_names_another_user_gets_nothing() {
     let world = World::start("authorization").await;
     let seen = world.open(&world.listed, "jane", r#"{"userId": "bob"}"#).await;
     assert_eq!((&seen["status"], &seen["answer"]["error"]), (&401.into(), &"Unauthorized".into()), "{seen}");
@@ -61,13 +60,13 @@ async fn a_page_that_names_somebody_else_gets_nothing() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run installs it"]
-async fn a_cookie_counts_from_a_listed_page_alone() {
+async fn cookie_is_accepted_from_a_listed_page_alone() {
     let world = World::start("cookie:session").await;
-    // The browser sends it from both: to a cookie, the ports of a host are one site.
+    // The browser sends the cookie from both pages, since the ports of a host are one site.
     let seen = world.open(&world.unlisted, "jane", "").await;
     assert_eq!(seen["thrown"], "TypeError", "{seen}");
     assert_eq!(world.broker.courier.call_count(), 0);
-    // It asks nobody before it sends this: the broker alone stands in the way.
+    // The browser sends this without a preflight, so the broker alone can refuse it.
     let refused = r#"courier_token_broker_requests_total{outcome="denied",route="/api/generate-courier-jwt"}"#;
     assert_eq!(world.broker.metric(refused).await, 1.0);
     let seen = world.open(&world.listed, "jane", "").await;
@@ -75,7 +74,7 @@ async fn a_cookie_counts_from_a_listed_page_alone() {
     assert_eq!(world.broker.courier.call_count(), 1);
 }
 
-/// A broker and two origins, of which one is listed.
+/// A broker and two origins, one of them listed.
 struct World {
     broker: Broker,
     signer: Signer,
@@ -101,7 +100,7 @@ impl World {
         Self { broker, signer: Signer::Hmac(SECRET.to_vec()), listed, unlisted, source }
     }
 
-    /// What a page of this origin saw when it called with this user's session.
+    /// Opens a page of this origin that calls with this user's session; returns the page's result.
     async fn open(&self, pages: &Pages, user: &str, body: &str) -> Value {
         let session = self.signer.session("any", user);
         let page = page(self.broker.address, (self.source == "authorization").then_some(&*session), body);
@@ -124,14 +123,14 @@ impl World {
     }
 }
 
-/// A page that calls the broker once, as the README has it.
+/// A page that calls the broker once, as in the README.
 fn page(broker: SocketAddr, session: Option<&str>, body: &str) -> String {
-    // The name, not the address: the cookies of `localhost` are sent to no other.
+    // The host name and not the address: cookies of `localhost` are sent to no other host.
     let url = format!("http://localhost:{}/api/generate-courier-jwt", broker.port());
     let mut headers = serde_json::Map::new();
     if let Some(session) = session {
         headers.insert("Authorization".to_owned(), format!("Bearer {session}").into());
-        // As monitoring adds them: the browser asks first whether they may be sent.
+        // Headers that monitoring adds, for which the browser sends a preflight.
         let trace = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331";
         headers.insert("traceparent".to_owned(), format!("00-{trace}-01").into());
         headers.insert("sentry-trace".to_owned(), format!("{trace}-1").into());
@@ -165,7 +164,7 @@ fn page(broker: SocketAddr, session: Option<&str>, body: &str) -> String {
     )
 }
 
-/// An origin of its own, by its port.
+/// A server whose port makes it an origin of its own.
 struct Pages {
     address: SocketAddr,
     page: tokio::sync::watch::Sender<(String, Option<String>)>,
@@ -189,7 +188,7 @@ impl Pages {
                         Ok::<_, Infallible>(response.body(Full::new(Bytes::from(page))).expect("a response"))
                     }
                 });
-                // A browser that hangs up is none of the test's business.
+                // The test ignores a browser that hangs up.
                 tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
             }
         });
@@ -208,26 +207,26 @@ impl Pages {
 /// The document at this address after its scripts have run.
 async fn dom(url: &str) -> String {
     assert!(Path::new(CHROMIUM).exists(), "there is no {CHROMIUM}: tests/run installs it");
-    // Its own profile: nothing of a developer's, and nothing of another test's cookies.
+    // A profile of its own, without a developer's settings or another test's cookies.
     let profile = tempfile::tempdir().expect("a folder");
     let mut chromium = std::process::Command::new(CHROMIUM);
     support::child::clean_environment(&mut chromium);
     chromium
         .args([
             "--headless",
-            // Tests run as root in many containers, and under root it has no sandbox.
+            // Tests run as root in many containers, where Chromium's sandbox does not work.
             "--no-sandbox",
             "--disable-gpu",
             "--disable-quic",
             "--disable-dev-shm-usage",
             "--no-first-run",
-            // Nobody is called but the pages and the broker.
+            // Chromium calls only the pages and the broker.
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
             "--no-proxy-server",
             "--host-resolver-rules=MAP localhost 127.0.0.1, MAP * ~NOTFOUND",
-            // How far its clock may run ahead: it stands still while a fetch is under way.
+            // The limit of Chromium's virtual time, which stops while a fetch is in flight.
             "--virtual-time-budget=30000",
             "--dump-dom",
         ])

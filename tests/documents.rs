@@ -1,5 +1,5 @@
-//! Every shell example of the README and of `docs/`, run as its reader would run it: the commands of a ```` ```console ````
-//! block one after the other, and their output compared to what the page shows. `...` in a page stands for any text.
+//! Runs every shell example of the README and of `docs/`: the commands of a ```` ```console ```` block in order, whose
+//! output must match the page. `...` in a page stands for any text.
 
 mod support;
 
@@ -12,30 +12,30 @@ use std::process::Command;
 use support::child::{ANY_PORT, Program, Running};
 use tempfile::TempDir;
 
-/// A command, and what the page shows below it.
+/// A command and the output that the page shows below it.
 #[derive(Debug)]
 struct Example {
     command: String,
     output: Vec<String>,
 }
 
-/// The surroundings of a page's examples: a folder with the files that they name, and the servers that they have started.
+/// The environment of a page's examples: a folder with the files that they name, and the servers that they started.
 struct Shell {
     folder: TempDir,
     servers: Vec<Running>,
     /// The `export` lines so far.
     exports: Vec<String>,
-    /// Addresses of the page, and those that the servers have.
+    /// Addresses on the page, each with the real one of a server.
     addresses: Vec<(&'static str, SocketAddr)>,
 }
 
-/// Addresses on the pages, in the order in which `sandbox` tells its own.
+/// Addresses on the pages, in the order in which `sandbox` prints its own.
 const SHOWN: [&str; 3] = ["127.0.0.1:8080", "127.0.0.1:9090", "127.0.0.1:8081"];
-/// These take minutes, or run this very test.
+/// Commands that take minutes or would run this test.
 const NOT_RUN: [&str; 4] = ["cargo build", "cargo bench", "cargo test", "tests/run"];
 
 #[test]
-fn every_shell_example_of_a_page_does_what_the_page_shows() {
+fn shell_examples_do_what_their_page_shows() {
     for page in pages() {
         let text = fs::read_to_string(&page).expect("a page");
         let mut shell = Shell::new();
@@ -46,7 +46,7 @@ fn every_shell_example_of_a_page_does_what_the_page_shows() {
 }
 
 #[test]
-fn every_link_of_a_page_leads_somewhere() {
+fn links_of_every_page_resolve() {
     for page in pages() {
         let text = fs::read_to_string(&page).expect("a page");
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -132,7 +132,7 @@ impl Shell {
     }
 
     fn run(&mut self, page: &Path, example: &Example) {
-        // The program has been built, with other options.
+        // The program is already built, with other options.
         let command = example.command.replace("cargo run --release -- ", "courier-token-broker ");
         if NOT_RUN.iter().any(|other| command.starts_with(other)) {
             return;
@@ -177,7 +177,7 @@ impl Shell {
     }
 }
 
-/// Is the text what a page shows? Nothing shown is like anything.
+/// Tells whether the text matches the page. An empty output on the page matches any text.
 fn is_like(shown: &str, text: &str) -> bool {
     let mut pieces = shown.split("...");
     let first = pieces.next().unwrap_or_default();

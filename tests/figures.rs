@@ -1,5 +1,4 @@
-//! What the broker promises in numbers, over real sockets. Counts only: how fast
-//! it is, the benches tell.
+//! The broker's promised numbers of calls, over real sockets. The benches measure speed.
 
 mod support;
 
@@ -11,7 +10,7 @@ use support::child::{ANY_PORT, Program, Running};
 use support::http::{Ask, Connection};
 use tokio::task::JoinSet;
 
-/// Each of these keeps the whole machine busy: one at a time.
+/// Serializes these tests, since each keeps the whole machine busy.
 static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 fn ask(user: usize) -> Ask {
@@ -35,8 +34,7 @@ async fn a_hundred_thousand_requests_for_a_thousand_keys_make_a_thousand_calls()
             let address = broker.address;
             asking.spawn(async move {
                 let mut open = Connection::open(address).await;
-                // Every connection asks for every key twice, each in an order of
-                // its own.
+                // Every connection asks for every key twice, in its own order.
                 for step in 0..2_000 {
                     let user = (step * 7 + connection * 131) % 1_000;
                     open.ask(&ask(user)).await.token();
@@ -50,10 +48,9 @@ async fn a_hundred_thousand_requests_for_a_thousand_keys_make_a_thousand_calls()
     }
 }
 
-/// Three processes, so that none waits for another's turn on a processor only
-/// because it shares a runtime with it.
+/// Runs three processes, so that none is delayed by sharing a runtime with another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_users_at_once_stay_within_the_budget_at_couriers_door() {
+async fn two_thousand_users_at_once_stay_within_the_budget_as_courier_counts() {
     let _alone = MACHINE.lock().await;
     let world = World::start("50ms", &[("REQUESTS_PER_SECOND", "50"), ("BURST", "10")]);
     let address = world.address;
@@ -82,13 +79,13 @@ async fn two_thousand_users_at_once_stay_within_the_budget_at_couriers_door() {
         .map(|call| call["at_ms"].as_f64().expect("a number") / 1e3)
         .collect();
     assert_eq!((tokens + refused, tokens), (2_000, calls.len()));
-    // Users queue for ten seconds at most: what is left of the burst, and those.
+    // Users queue for ten seconds at most: the rest of the burst, and the permits of those seconds.
     assert!(tokens >= 500, "{tokens}");
     let excess = largest_excess(&calls, 50.0);
     assert!(excess <= 10.0, "a window has {excess} calls more than its length allows");
 }
 
-/// By how many the calls in some window exceed its length at this rate.
+/// The most calls by which any window exceeds its length times this rate.
 fn largest_excess(calls: &[f64], rate: f64) -> f64 {
     let windows = calls.iter().enumerate().flat_map(|(first, from)| {
         calls[first..].iter().enumerate().map(move |(more, to)| (more + 1) as f64 - rate * (to - from))
@@ -111,7 +108,7 @@ impl World {
             .env("COURIER_API_KEY", "key")
             .env("COURIER_BASE_URL", format!("http://{courier}"))
             .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
-            // However slow the machine is: what is counted here is not time.
+            // The timeout suits the slowest machine: this test counts calls, not time.
             .env("COURIER_TOKEN_BROKER__SERVER__TIMEOUT", "20s")
             .env("COURIER_TOKEN_BROKER__WORKSPACES__DEFAULT__TIMEOUT", "20s");
         for (key, value) in budget {
@@ -122,16 +119,15 @@ impl World {
         Self { address, courier, _processes: [broker, simulator] }
     }
 
-    /// What Courier was asked.
+    /// The calls that Courier received.
     async fn calls(&self) -> serde_json::Value {
         Connection::open(self.courier).await.ask(&Ask::get("/simulator/calls")).await.json()
     }
 }
 
-/// Ten thousand connections, so the server has a process, and its limit of open
-/// files, to itself.
+/// Uses ten thousand connections, so the server has a process of its own with its own limit of open files.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_requests_for_one_key_at_once_make_one_call() {
+async fn concurrent_requests_for_one_key_make_one_call() {
     let _alone = MACHINE.lock().await;
     const CALLERS: usize = 10_000;
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -151,7 +147,7 @@ async fn ten_thousand_requests_for_one_key_at_once_make_one_call() {
         let asked = asked.clone();
         asking.spawn(async move {
             connection.send(&asked).await;
-            // Half of them hang up, the first among them.
+            // Half of the callers hang up, including the first.
             if place % 2 == 0 { None } else { Some(connection.answer().await.token()) }
         });
     }

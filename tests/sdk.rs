@@ -1,8 +1,6 @@
-//! Courier's official server SDKs, unmodified, against the real programs: an
-//! SDK whose base URL is the broker, and a broker whose Courier is the
-//! simulator. What holds is checked by the scripts in `tests/sdk`, because only
-//! an SDK's own language sees which of its errors it raised. `tests/run`
-//! installs the pinned SDKs into `target/sdk`.
+//! Courier's official server SDKs, unmodified, against the real programs: an SDK whose base URL is the broker, and a
+//! broker whose Courier is the simulator. The scripts in `tests/sdk` make the assertions, because only an SDK's own
+//! language sees which of its errors it raised. `tests/run` installs the pinned SDKs into `target/sdk`.
 
 mod support;
 
@@ -15,20 +13,19 @@ use courier_token_broker::policy::retry::MOST_TRIES;
 use support::child::{ANY_PORT, Program, Running};
 use support::http::{Ask, Connection};
 
-/// The simulator insists on it: a broker that passed its caller's key on would
-/// be refused.
+/// The only key that the simulator accepts, so a broker that forwarded its caller's key would be refused.
 const API_KEY: &str = "test-api-key";
 const CLIENT_KEY: &str = "the-key-of-the-only-client-of-this-test";
 
 #[test]
 #[ignore = "needs Node.js and @trycourier/courier: tests/run installs them"]
-fn the_official_node_sdk_is_served_unmodified() {
+fn official_node_sdk_is_served_unmodified() {
     Setup::start(&[]).runs(node("issue_token.mjs"));
 }
 
 #[test]
 #[ignore = "needs Python and trycourier: tests/run installs them"]
-fn the_official_python_sdk_is_served_unmodified() {
+fn official_python_sdk_is_served_unmodified() {
     Setup::start(&[]).runs(python("issue_token.py"));
 }
 
@@ -44,7 +41,7 @@ async fn python_sdk_call_on_a_dead_courier_costs_only_the_brokers_own_tries() {
     costs_only_the_brokers_own_tries(|| python("dead_courier.py")).await;
 }
 
-/// Where Courier fails at once, breaks off, or says nothing.
+/// Faults in which Courier fails at once, cuts off its answer, or does not answer.
 async fn costs_only_the_brokers_own_tries(script: impl Fn() -> Command) {
     for kind in ["503", "reset", "hang"] {
         let setup = Setup::start(&["--error-rate", "1", "--error-kind", kind]);
@@ -77,7 +74,7 @@ impl Setup {
         Self { broker, courier_address, _courier: courier }
     }
 
-    /// Runs a script that is to find everything as it should be, and tells what it said.
+    /// Runs a script, which must succeed, and returns its output.
     fn runs(&self, script: Command) -> Vec<String> {
         let (address, _) = self.broker.addresses();
         let script = Program::of(script);
@@ -91,8 +88,7 @@ impl Setup {
 
 fn node(name: &str) -> Command {
     let home = installed("node", "node_modules/@trycourier/courier");
-    // Node looks for packages from the script's own folder upwards, and nothing
-    // is installed in the source tree.
+    // Node looks for packages from the script's folder upwards, and nothing is installed in the source tree.
     let script = home.join(name);
     fs::copy(root().join("tests/sdk/node").join(name), &script).unwrap();
     let mut node = Command::new("node");
@@ -103,7 +99,7 @@ fn node(name: &str) -> Command {
 fn python(name: &str) -> Command {
     let home = installed("python", "bin/python");
     let mut python = Command::new(home.join("bin/python"));
-    // Isolated: PYTHONPATH and the packages of whoever runs this stay out.
+    // Isolated mode ignores PYTHONPATH and the user's own packages.
     python.arg("-I").arg(root().join("tests/sdk/python").join(name));
     python
 }
@@ -112,7 +108,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Where `tests/run` put an SDK. `proof` is there only if it did.
+/// The folder into which `tests/run` installs an SDK. `proof` is a file that exists only after that.
 fn installed(language: &str, proof: &str) -> PathBuf {
     let home = root().join("target/sdk").join(language);
     assert!(home.join(proof).exists(), "{} has no SDK: tests/run installs it", home.display());

@@ -1,5 +1,4 @@
-//! What the benches share: the settings of an ordinary broker, and requests of
-//! ordinary callers.
+//! Shared by the benches: the settings of an ordinary broker, and requests of ordinary callers.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +6,18 @@ use courier_token_broker::auth::Digest;
 use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
 use courier_token_broker::secrets::Secret;
 
-/// The client's key, as long as those that `client-key` makes.
+/// The client's key, as long as keys of `client-key`.
 pub const CLIENT_KEY: &str = "ctb_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";
-/// The key by which the broker asks its Courier.
+/// The API key of the broker at the simulator.
 pub const API_KEY: &str = "pk_prod_0123456789";
 
-/// The defaults, with ports that the system chooses, one client that may ask for
-/// the inbox, and a budget that warming the cache does not use up.
+/// The defaults, with ports that the system chooses, one client that may ask for the inbox, and a budget that covers
+/// the warm-up.
 pub fn settings(base_url: String) -> Settings {
     let mut raw = Raw::default();
     raw.server.listen.0 = vec!["127.0.0.1:0".to_owned()];
     raw.admin.listen = "127.0.0.1:0".to_owned();
-    // A crowd that sends its heads slowly stays for a while.
+    // Connections that send their heads slowly may stay for a while.
     raw.server.limits.header_timeout = raw.server.idle_timeout;
     let api_key = Some(Secret::new(API_KEY).expect("visible ASCII"));
     let mut workspace = RawWorkspace { api_key, base_url, ..RawWorkspace::default() };
@@ -33,8 +32,8 @@ pub fn settings(base_url: String) -> Settings {
     Settings::resolve(&raw, &Layers::default()).expect("sound settings")
 }
 
-/// What an app's backend sends to `/auth/issue-token` for its user `n`: the
-/// scopes in the order of Courier's documentation, which is not the sorted one.
+/// The body that an app's backend sends to `/auth/issue-token` for user `n`, with the scopes in the order of Courier's
+/// documentation, which is not the sorted one.
 pub fn issue_token_body(n: usize) -> String {
     let scopes = "inbox:read:messages inbox:write:events read:preferences write:preferences read:brands";
     format!(r#"{{"scope":"user_id:user-{n:06} {scopes}","expires_in":"1 day"}}"#)

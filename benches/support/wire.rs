@@ -1,4 +1,4 @@
-//! A server in a process of its own, and its clients.
+//! Server processes and their clients.
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
@@ -17,10 +17,10 @@ use tokio::runtime::Builder;
 
 use super::support::{API_KEY, CLIENT_KEY, issue_token_body, settings};
 
-/// In the environment of a process: what it is to be.
+/// The environment variable for the role of a process.
 pub const ROLE: &str = "COURIER_TOKEN_BROKER_BENCH_ROLE";
 
-/// The median, with what the middle half of the rounds lies between.
+/// The median and the quartiles of the rounds.
 pub struct Spread(Vec<f64>);
 
 impl Spread {
@@ -41,15 +41,14 @@ impl std::fmt::Display for Spread {
     }
 }
 
-/// A server in a process of its own. It ends when its standard input does, so it
-/// never outlives this process.
+/// A server in a process of its own. It ends with its standard input, so it never outlives this process.
 pub struct Server {
     process: Child,
     pub address: SocketAddr,
 }
 
 impl Server {
-    /// Starts this program again, in this role and with this variable.
+    /// Starts this program again in this role and with this variable.
     pub fn start(role: &str, (name, value): (&str, usize)) -> Self {
         let mut process = Command::new(env::current_exe().expect("this program"))
             .env(ROLE, role)
@@ -64,15 +63,14 @@ impl Server {
         Self { process, address: line.trim().parse().expect("an address") }
     }
 
-    /// The memory that it has in use, in KiB, as Linux has it.
+    /// The resident memory of the server in KiB, from Linux.
     pub fn memory(&self) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
     }
 
-    /// How long its threads have been on a processor, to the nanosecond, as
-    /// Linux has it. Elsewhere there is only the throughput.
+    /// The CPU time of the server's threads, to the nanosecond, from Linux. Other systems have the throughput alone.
     pub fn cpu(&self) -> Duration {
         let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.process.id())) else {
             return Duration::ZERO;
@@ -92,7 +90,7 @@ impl Drop for Server {
     }
 }
 
-/// One user for each connection.
+/// The requests, one user for each connection.
 pub fn request(user: usize) -> Vec<u8> {
     let body = issue_token_body(user);
     format!(
@@ -103,7 +101,7 @@ pub fn request(user: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Has the tokens issued; returns the size of an answer's body.
+/// Gets the tokens issued; returns the size of an answer's body.
 pub async fn warm(address: SocketAddr, users: usize) -> usize {
     let mut size = 0;
     for user in 0..users {
@@ -150,8 +148,7 @@ pub fn content_length(head: &str) -> usize {
     value.and_then(|value| value.parse().ok()).expect("a length")
 }
 
-/// Runs a server on the runtime that `serve` of the program uses, until standard
-/// input ends.
+/// Runs a server on the same runtime as the program's `serve`, until standard input ends.
 pub fn serve(server: impl Future<Output = ()> + Send + 'static) {
     let runtime = Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.spawn(server);
@@ -159,8 +156,7 @@ pub fn serve(server: impl Future<Output = ()> + Send + 'static) {
     runtime.shutdown_background();
 }
 
-/// The whole broker, with a Courier of our own that it no longer needs when it
-/// is warm.
+/// The whole broker with a simulator, which it does not need after the warm-up.
 pub async fn broker() {
     let clock = Clock::system();
     let courier = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -1,4 +1,4 @@
-//! A broker whose Courier writes into each token what it was asked for.
+//! A broker whose Courier writes the request into each token.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -22,11 +22,11 @@ use serde_json::{Value, json};
 
 use crate::message::{Answer, Pieces};
 
-/// May have everything.
+/// The key of a client that may have everything.
 pub const APP: &str = "app-key";
-/// May have `inbox:*` and `read:brands` for `mallory` and `mallory:*`, for an hour.
+/// The key of a client that may have `inbox:*` and `read:brands` for `mallory` and `mallory:*`, for an hour.
 pub const MALLORY: &str = "mallory-key";
-/// May have everything in another workspace.
+/// The key of a client that may have everything in another workspace.
 pub const OTHER: &str = "other-key";
 
 pub const INBOX_SCOPES: [&str; 5] =
@@ -36,15 +36,13 @@ pub const DAY: u32 = 24 * HOUR;
 /// The longest lifetime, in seconds.
 pub const LONGEST: u32 = 30 * DAY;
 pub const BODY_BYTES: usize = 2048;
-/// The longest that an answer may take: the body, what is left of it after a
-/// refusal, and the token.
+/// The longest that an answer may take: reading the body, draining it after a refusal, and getting the token.
 pub const PATIENCE: Duration = Duration::from_secs(5 + 5 + 10);
 
-/// Those of all inputs: to make them takes longer than to answer, and no answer
-/// depends on them.
+/// The metrics of all inputs: making them takes longer than an answer, and no answer depends on them.
 pub static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new().expect("their names are good")));
 
-/// Runs one input. Its time is virtual: a wait takes none.
+/// Runs one input in virtual time, in which waits take no real time.
 pub fn run<T>(story: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -54,7 +52,7 @@ pub fn run<T>(story: impl Future<Output = T>) -> T {
     runtime.block_on(story)
 }
 
-/// A broker that has served nobody yet.
+/// A broker with an empty cache.
 pub struct World {
     api: Arc<Api>,
     clock: Clock,
@@ -62,13 +60,13 @@ pub struct World {
 }
 
 impl World {
-    /// Must be called on a runtime.
+    /// Creates the broker. Must be called on a runtime.
     pub fn new(with: impl FnOnce(Api, Clock) -> Api) -> Self {
         let clock = Clock::tokio();
         let metrics = Arc::clone(&METRICS);
         let dispatchers = ["default", "other"].map(|name| {
             let name = workspace(name);
-            // Few calls, so that inputs can use them up.
+            // A small budget, so that inputs can use it up.
             let budget = Budget::new(2.0, 4).expect("a budget");
             let settings = DispatcherSettings { budget, max_wait: Duration::from_secs(1) };
             (name.clone(), Dispatcher::new(settings, Arc::new(Courier { clock }), clock, metrics.workspace(&name)))
@@ -104,7 +102,7 @@ impl World {
         Self { api: Arc::new(with(api, clock)), clock, _background: background }
     }
 
-    /// Answers a request, within its time.
+    /// Answers a request within the time limit.
     pub async fn answer(&self, request: Request<Pieces>) -> Answer {
         let before = self.clock.now();
         let response: Response<_> = Arc::clone(&self.api).answer(request, None).await;
@@ -138,7 +136,7 @@ fn workspace(name: &str) -> WorkspaceName {
     WorkspaceName::new(name).expect("a name")
 }
 
-/// What a token is for.
+/// The contents of a token.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Issued {
     pub workspace: String,
@@ -147,7 +145,7 @@ pub struct Issued {
 }
 
 impl Issued {
-    /// Reads a token of this Courier.
+    /// Parses a token of this Courier.
     pub fn read(token: &str) -> Self {
         let part = token.strip_prefix("opaque_").or_else(|| token.split('.').nth(1)).expect("a token of this Courier");
         let json = URL_SAFE_NO_PAD.decode(part).expect("base64url");
@@ -160,7 +158,7 @@ impl Issued {
     }
 }
 
-/// A Courier that has good days and bad ones: the name of the first user decides.
+/// A Courier whose faults depend on the name of the first user.
 struct Courier {
     clock: Clock,
 }
@@ -186,7 +184,7 @@ impl Issuer for Courier {
                 user if user.contains("bad") => return Err(Failure::Refused("no".to_owned())),
                 _ => {}
             }
-            // The longest claims make longer tokens than any Courier would.
+            // The longest claims make longer tokens than Courier does.
             let token = Token::new(&token).map_err(|_| Failure::Malformed("the token is too long"))?;
             Ok(Grant::new(&token, sent, life))
         })

@@ -1,7 +1,7 @@
-//! What the targets share: a broker in the target's own process, requests out of
-//! bytes, and readings of them that share no code with the broker's.
+//! Shared by the fuzz targets: a broker in the target's process, requests parsed from bytes, and a reading of them that
+//! shares no code with the broker's.
 //!
-//! Whatever does not hold panics, and that is a finding.
+//! A violated property panics, which the fuzzer reports.
 
 pub mod broker;
 pub mod message;

@@ -1,4 +1,4 @@
-//! Requests out of bytes, and answers with what holds of all of them.
+//! Requests parsed from bytes, and answers with the properties of all of them.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -14,19 +14,19 @@ use serde_json::{Value, json};
 
 use crate::broker::{APP, MALLORY, OTHER};
 
-/// In a body: here ends a piece of it. None of these three is in any JSON.
+/// Marks the end of a piece in a body. None of these three bytes occurs in JSON.
 const PIECE: u8 = 0x1e;
-/// In a body: here it breaks off.
+/// Marks in a body where the connection breaks.
 const BROKEN: u8 = 0x1d;
-/// In a body: nothing more comes, and no end either.
+/// Marks in a body where no more data arrives, without an end.
 const STUCK: u8 = 0x1c;
 
-/// A body in pieces, as a network brings it.
+/// A body in pieces, as from a network.
 #[derive(Clone, Debug)]
 pub struct Pieces {
     left: VecDeque<Bytes>,
     end: End,
-    /// Is its length known beforehand?
+    /// Whether the length is known beforehand.
     sized: bool,
 }
 
@@ -38,7 +38,7 @@ enum End {
 }
 
 impl Pieces {
-    /// What the broker has of it if it reads to its end; `None` where there is none.
+    /// The bytes that the broker gets if it reads to the end; `None` if there is no end.
     pub fn whole(&self) -> Option<Vec<u8>> {
         let whole: Vec<_> = self.left.iter().flatten().copied().collect();
         (self.end == End::Good).then_some(whole)
@@ -70,7 +70,7 @@ impl Body for Pieces {
                 self.end = End::Good;
                 Poll::Ready(Some(Err("broken off")))
             }
-            // Whoever waits for it must have set itself a limit.
+            // The reader must have a timeout of its own.
             (None, End::Stuck) => Poll::Pending,
         }
     }
@@ -88,9 +88,8 @@ impl Body for Pieces {
     }
 }
 
-/// Reads a request from a text like HTTP's own: `METHOD TARGET`, a line for each
-/// header, an empty line, the body. `None` where hyper would let no such request
-/// through.
+/// Parses a request from a text like HTTP: `METHOD TARGET`, a line for each header, an empty line, the body. `None` if
+/// hyper would reject the request.
 pub fn request(text: &[u8]) -> Option<Request<Pieces>> {
     let (line, mut rest) = line(text);
     let space = line.iter().position(|byte| *byte == b' ')?;
@@ -169,7 +168,7 @@ impl Answer {
         self.json()["token"].as_str().expect("a text").to_owned()
     }
 
-    /// A refusal has the documented form, says how to go on, and no secret.
+    /// Checks that a refusal has the documented form, says how to go on, and contains no secret.
     pub fn is_a_refusal(&self, frontend: bool) {
         let status = self.status;
         assert!(
@@ -187,7 +186,7 @@ impl Answer {
             }
             None => assert!(never, "{self:?}"),
         }
-        // What the SDKs repeat of themselves.
+        // The statuses that SDKs retry by default.
         assert!(never || matches!(status, 408 | 409 | 429 | 500..), "{self:?}");
         assert_eq!(self.header("www-authenticate").is_some(), status == 401);
         assert_eq!(self.header("allow").is_some(), status == 405);

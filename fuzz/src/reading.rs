@@ -1,4 +1,4 @@
-//! What a request asks for, read strictly and in another way than the broker does.
+//! A strict reading of requests that shares no code with the broker's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::broker::{APP, DAY, HOUR, INBOX_SCOPES, LONGEST, MALLORY, OTHER};
 use crate::message::Pieces;
 use crate::span;
 
-/// Who calls.
+/// The caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
     App,
@@ -56,17 +56,17 @@ impl Caller {
     }
 }
 
-/// For whom a token is, and what for.
+/// The users and the scopes of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// In the order given, each once.
+    /// The users in the order given, without duplicates.
     pub users: Vec<String>,
     pub scopes: BTreeSet<String>,
 }
 
 impl Claim {
-    /// Splits a scope string wherever anybody could. `None` where it has what only
-    /// somebody would split at, or no user, or no scope.
+    /// Splits a scope string at every separator that any parser uses. `None` if it has a separator that not all parsers
+    /// use, or no user, or no scope.
     pub fn split(text: &str) -> Option<Self> {
         if text.contains(|char: char| char != ' ' && (char.is_whitespace() || char.is_control())) {
             return None;
@@ -77,7 +77,7 @@ impl Claim {
         Self::new(users, scopes)
     }
 
-    /// `None` where a part could be taken for another one, or one is missing.
+    /// `None` if a part is ambiguous or missing.
     pub fn new(users: Vec<String>, scopes: BTreeSet<String>) -> Option<Self> {
         let mut once = Vec::new();
         for user in users {
@@ -99,7 +99,7 @@ impl Claim {
     }
 }
 
-/// A token that somebody may have.
+/// A token that the caller may have.
 #[derive(Debug)]
 pub struct Wish {
     pub caller: Caller,
@@ -107,12 +107,12 @@ pub struct Wish {
     pub lifetime: u32,
 }
 
-/// The path without the slashes that clients put before and after it.
+/// The path without the slashes that clients add before and after it.
 pub fn path(request: &Request<Pieces>) -> &str {
     request.uri().path().trim_matches('/')
 }
 
-/// What a request asks for, if there is a good answer to it.
+/// The token that a request asks for, if it deserves one.
 pub fn wish(request: &Request<Pieces>) -> Option<Wish> {
     let caller = Caller::of(request)?;
     let inbox = || INBOX_SCOPES.map(str::to_owned).into();
@@ -163,7 +163,7 @@ pub fn wish(request: &Request<Pieces>) -> Option<Wish> {
     may.then_some(Wish { caller, claim, lifetime: lifetime as u32 })
 }
 
-/// A text, or a whole number as it stands there.
+/// A string, or the literal text of a whole number.
 pub fn id(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -185,8 +185,7 @@ fn body(request: &Request<Pieces>) -> Option<Members> {
     (media_type.starts_with("application/") && media_type.contains("json")).then(|| Members::read_body(&body))?
 }
 
-/// The members of a JSON object, each read when it is wanted: in what nobody wants
-/// there may be half a character in escapes, or a number that is none to a machine.
+/// The members of a JSON object, each parsed on use: unused members may have a lone surrogate or a number out of range.
 pub struct Members(BTreeMap<String, Box<RawValue>>);
 
 impl Members {
@@ -194,7 +193,7 @@ impl Members {
         serde_json::from_str(std::str::from_utf8(json).ok()?).ok().map(Self)
     }
 
-    /// As in a body, where a byte order mark may stand before it.
+    /// Reads a body, which may begin with a byte order mark.
     pub fn read_body(body: &[u8]) -> Option<Self> {
         Self::read(body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body))
     }
@@ -207,20 +206,20 @@ impl Members {
         self.0.keys().map(String::as_str)
     }
 
-    /// `None` too where it can't be read.
+    /// The member; `None` also if it cannot be read.
     pub fn get(&self, name: &str) -> Option<Value> {
         serde_json::from_str(self.0.get(name)?.get()).ok()
     }
 }
 
-/// The one `userId`, as a form would mean it.
+/// The only `userId` of a form-encoded query.
 pub fn user_in_query(query: &str) -> Option<String> {
     let mut users = query.split('&').filter_map(|pair| pair.strip_prefix("userId="));
     let user = users.next()?;
     users.next().is_none().then(|| percent_decoded(&user.replace('+', " ")))?
 }
 
-/// Undoes percent-encoding, byte by byte.
+/// Decodes percent-encoding byte by byte.
 pub fn percent_decoded(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::new();
@@ -234,7 +233,7 @@ pub fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
-/// The user whom a `DELETE` signs out: that of `v1/users/{id}/tokens`, or that in the body.
+/// The user of a sign-out: that of `DELETE v1/users/{id}/tokens`, or that in the body.
 pub fn leaving(request: &Request<Pieces>) -> Option<String> {
     match path(request).split('/').collect::<Vec<_>>()[..] {
         ["v1", "tokens"] => id(&body(request)?.get("user_id")?),

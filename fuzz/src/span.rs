@@ -1,5 +1,4 @@
-//! Courier's `expires_in`, read from its end: first the unit, then what is before
-//! it.
+//! A reading of Courier's `expires_in` from its end: first the unit, then the number.
 
 use serde_json::Value;
 
@@ -13,8 +12,7 @@ const UNITS: [(&[&str], f64); 7] = [
     (&["years", "year", "yrs", "yr", "y"], 31_557_600_000.0),
 ];
 
-/// Whole seconds, rounded down; also none, and less than none. `None` where
-/// Courier reads no duration.
+/// Whole seconds, rounded down; may be zero or negative. `None` if Courier reads no duration.
 pub fn seconds(value: &Value) -> Option<f64> {
     match value {
         Value::String(text) => milliseconds(text).map(|length| (length / 1000.0).floor()),
@@ -23,7 +21,7 @@ pub fn seconds(value: &Value) -> Option<f64> {
     }
 }
 
-/// What the package `ms` makes of a text.
+/// Milliseconds as the package `ms` reads a text.
 pub fn milliseconds(text: &str) -> Option<f64> {
     if text.is_empty() || text.encode_utf16().count() > 100 {
         return None;
@@ -35,11 +33,11 @@ pub fn milliseconds(text: &str) -> Option<f64> {
         "" => 1.0,
         unit => UNITS.into_iter().find_map(|(names, factor)| names.contains(&unit).then_some(factor))?,
     };
-    // Spaces may be there without a unit too.
+    // Spaces may follow without a unit too.
     Some(decimal(before.trim_end_matches(' '))? * factor)
 }
 
-/// Digits, with at most one point that is not at the end, and a sign at most.
+/// Digits, with at most one point, not at the end, and at most one sign.
 fn decimal(text: &str) -> Option<f64> {
     let digits = text.trim_start_matches('-');
     let good = text.len() - digits.len() <= 1

@@ -91,7 +91,7 @@ mod rules;
 
 #[cfg(test)]
 mod tests {
-    use super::rules::{Sdk, Told, sdks};
+    use super::rules::{RetryHints, Sdk, sdks};
     use super::*;
     use crate::http::problem::Style;
     use crate::http::problem::tests::problems;
@@ -113,7 +113,7 @@ mod tests {
                     let response = problem.response(style, caller(&sdk));
                     let header = |name: &str| response.headers().get(name).map(|value| value.to_str().expect("text"));
                     let status = response.status().as_u16();
-                    let waits = sdk.retry.waits(&Told::new(status, header));
+                    let waits = sdk.retry.waits(&RetryHints::new(status, header));
                     let case = format!("{} and {problem:?}: {waits:?}", sdk.name);
                     let is_final = header("x-should-retry") == Some("false");
                     let is_retried = matches!(status, 408 | 409 | 429 | 500..);

@@ -1,4 +1,4 @@
-//! The audit log: what is in it, where it goes, and what a flood makes of it.
+//! The audit log: its lines, its destination, and its limit in a flood.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::support::http::{Ask, Connection, PATIENCE};
 
 const KEY: &str = "the-key-of-the-only-client";
 
-/// A Courier and a broker, with this `log.audit` and these arguments besides.
+/// A simulator and a broker with this `log.audit` and these additional arguments.
 fn start(audit: &str, more: &[&str]) -> (Running, Running) {
     let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT]).start();
     let courier = simulator.address("Courier simulator on ");
@@ -43,7 +43,7 @@ fn lines(text: &str) -> Vec<Value> {
     text.lines().map(json).collect()
 }
 
-/// The lines of a file, once there are so many of these events.
+/// Waits until a file has so many of these events, and returns its lines.
 async fn once(path: &Path, event: &str, count: usize) -> Vec<Value> {
     let wait = async {
         loop {
@@ -58,7 +58,7 @@ async fn once(path: &Path, event: &str, count: usize) -> Vec<Value> {
     waited.unwrap_or_else(|_| panic!("no {event} in {}", fs::read_to_string(path).unwrap_or_default()))
 }
 
-/// A line but for its times.
+/// A line without its times.
 fn timeless(mut line: Value) -> Value {
     for time in ["timestamp", "expires_at"] {
         let Some(said) = line.as_object_mut().and_then(|fields| fields.remove(time)) else { continue };
@@ -69,7 +69,7 @@ fn timeless(mut line: Value) -> Value {
 }
 
 #[tokio::test]
-async fn each_use_of_power_is_one_line_in_the_file_and_none_in_the_log() {
+async fn audited_event_is_one_line_in_the_file_and_none_in_the_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.log");
     let (_courier, broker) = start(path.to_str().expect("text"), &["--log-level", "trace"]);
@@ -77,7 +77,7 @@ async fn each_use_of_power_is_one_line_in_the_file_and_none_in_the_log() {
     let token = ask(address, &wants("jane")).await.token();
     assert_eq!(ask(address, &wants("jane")).await.source(), "hit");
     for _ in 0..3 {
-        // The line of an issue is written before its flight lands: who comes between joins that.
+        // The line of an issue is written before the flight ends: a request in between joins the flight.
         let source = ask(address, &wants("jane")).await.source();
         assert!(source == "hit" || source.ends_with("collapsed"), "{source}");
         let report = Ask::post("/v1/tokens/rejected", json!({"token": token}).to_string()).key(KEY);
@@ -90,7 +90,7 @@ async fn each_use_of_power_is_one_line_in_the_file_and_none_in_the_log() {
         (wants("jane").key("a.b.c"), 401),
         (Ask::frontend(r#"{"userId": "jane"}"#).key("a.b.c"), 401),
         (Ask::issue(r#"{"scope": "user_id:bob user_id:jane write:x", "expires_in": "1h"}"#).key(KEY), 403),
-        // What makes no sense is nobody's power.
+        // Invalid requests are not audited.
         (wants("jane doe"), 400),
     ] {
         assert_eq!(ask(address, &bad).await.status, status, "{bad:?}");
@@ -136,7 +136,7 @@ async fn each_use_of_power_is_one_line_in_the_file_and_none_in_the_log() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_moved_away_is_reopened_at_sighup() {
+async fn moved_audit_file_is_reopened_at_sighup() {
     let folder = tempfile::tempdir().expect("a folder");
     let [path, old] = ["audit.log", "audit.log.1"].map(|name| folder.path().join(name));
     let (_courier, broker) = start(path.to_str().expect("text"), &[]);
@@ -149,10 +149,10 @@ async fn a_file_that_was_moved_away_is_reopened_at_sighup() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     ask(address, &wants("bob")).await.token();
-    // What was said last is written before the end.
+    // The last lines are written before the process ends.
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().code, Some(0));
-    // It has the settings read again too.
+    // SIGHUP also reloads the settings.
     let reloads = [&old, &path].map(|path| fs::read_to_string(path).expect("text").matches("\"reload\"").count());
     assert_eq!(reloads.iter().sum::<usize>(), 1);
     for (path, user) in [(&old, "jane"), (&path, "bob")] {
@@ -162,9 +162,9 @@ async fn a_file_that_was_moved_away_is_reopened_at_sighup() {
     }
 }
 
-/// Anybody can be refused as often as they like.
+/// Any caller can cause any number of refusals.
 #[tokio::test]
-async fn a_flood_of_refusals_is_counted_and_hides_nothing_else() {
+async fn flood_of_refusals_is_counted_and_hides_no_other_event() {
     const FLOOD: u64 = 3000;
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.log");
@@ -186,16 +186,16 @@ async fn a_flood_of_refusals_is_counted_and_hides_nothing_else() {
     let count = |event: &str, rule: &str| {
         said.iter().filter(|line| line["event"] == event && (rule.is_empty() || line["rule"] == rule)).count() as u64
     };
-    let told = count("refused", "unknown-client");
+    let logged = count("refused", "unknown-client");
     let left: u64 = said.iter().filter_map(|line| line["left_out"].as_u64()).sum();
-    assert_eq!(told + left, FLOOD);
-    // As many seconds as there were, and the last is over too.
-    assert!(told <= 10 * (count("left-out", "unknown-client") + 2), "{told} in {said:?}");
+    assert_eq!(logged + left, FLOOD);
+    // The counts of all seconds are written, including the last.
+    assert!(logged <= 10 * (count("left-out", "unknown-client") + 2), "{logged} in {said:?}");
     assert_eq!((count("refused", "client-scopes"), count("issued", "")), (1, FLOOD / 100));
 }
 
 #[tokio::test]
-async fn it_is_in_the_log_whatever_its_level_unless_it_is_off() {
+async fn audit_lines_are_in_the_log_at_any_level_unless_off() {
     for (audit, wanted) in [("log", BTreeSet::from(["issued", "refused"])), ("off", BTreeSet::new())] {
         let (_courier, broker) = start(audit, &["--log-level", "error"]);
         let (address, _) = broker.addresses();
@@ -210,7 +210,7 @@ async fn it_is_in_the_log_whatever_its_level_unless_it_is_off() {
 }
 
 #[test]
-fn a_place_where_it_can_not_be_is_refused() {
+fn unwritable_audit_file_is_refused() {
     for (audit, part) in [("of", "absolute path"), ("", "absolute path"), ("/does/not/exist/x", "can't be written to")]
     {
         let program = Program::serve().env("COURIER_API_KEY", "pk").env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY);

@@ -1,4 +1,4 @@
-//! `check`: what holds, and whether Courier agrees.
+//! `check`: the settings in force, and the probe of Courier.
 
 use crate::support::child::{ANY_PORT, Ended, Program, settings};
 use crate::support::pki::Authority;
@@ -6,14 +6,14 @@ use crate::support::pki::Authority;
 const KEY: &str = "pk_prod_never-to-be-seen";
 const CLIENT_KEY: &str = "ctb_never-to-be-seen-either";
 
-/// With a key and a client where the file has none.
+/// Runs `check` with an API key and a client for files that have none.
 fn check(text: &str, environment: &[(&str, &str)]) -> Ended {
     let file = settings(text);
     let program = Program::new(["check"]).arguments(["--config".as_ref(), file.path().as_os_str()]);
     environment.iter().fold(program, |program, (name, value)| program.env(name, value)).run()
 }
 
-/// The settings that it prints before its last line.
+/// The settings that `check` prints before its last line.
 #[track_caller]
 fn shown(ended: &Ended) -> String {
     let (last, settings) = ended.stdout.split_last().expect("lines");
@@ -24,7 +24,7 @@ fn shown(ended: &Ended) -> String {
 const KEYS: [(&str, &str); 2] = [("COURIER_API_KEY", KEY), ("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)];
 
 #[test]
-fn what_holds_is_printed_with_secrets_redacted() {
+fn check_prints_the_settings_in_force_with_secrets_redacted() {
     let text = format!("[tokens]\nfloor = 0.25\n[workspaces.eu]\napi_key = \"{KEY}-eu\"\n");
     let hard_floor = ("COURIER_TOKEN_BROKER__TOKENS__HARD_FLOOR", "45s");
     let ended = check(&text, &[KEYS[0], KEYS[1], hard_floor]);
@@ -40,7 +40,7 @@ fn what_holds_is_printed_with_secrets_redacted() {
 }
 
 #[test]
-fn what_is_printed_are_settings() {
+fn output_of_check_is_valid_settings() {
     let text = format!(
         "[server]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]\nshutdown_timeout = \"0s\"\n\
          [tokens]\nmax_lifetime = \"90d\"\ndefault_lifetime = \"45d\"\nhard_floor = \"1500ms\"\n\
@@ -61,7 +61,7 @@ fn tls_and_limits_are_shown() {
     let identity = authority.sign(&["a"]);
     let path = |name, text| authority.file(name, text).to_str().expect("text").to_owned();
     let (certificate, key) = (path("crt", &identity.certificate), path("key", &identity.key));
-    // With TLS an address that is not this machine's own needs nothing else.
+    // With TLS, an address other than loopback needs no consent.
     let text = format!(
         "[server]\nlisten = [\"0.0.0.0:8443\", \"unix:/run/x\", \"systemd\"]\n[server.limits]\nstreams = 7\n\
          [server.tls]\ncertificate_file = \"{certificate}\"\nprivate_key_file = \"{key}\"\n\
@@ -79,16 +79,16 @@ fn tls_and_limits_are_shown() {
 }
 
 #[test]
-fn the_documented_defaults_pass_with_a_key_and_a_client() {
+fn documented_defaults_pass_with_a_key_and_a_client() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/default.toml");
     let program = Program::new(["check", "--config", path]);
     let ended = program.env("COURIER_API_KEY", KEY).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY).run();
     assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
-/// Each documented value may be given alone.
+/// Each documented value may be set alone.
 #[test]
-fn a_shorter_wait_needs_no_other_setting() {
+fn shorter_wait_needs_no_other_setting() {
     for text in ["[server]\ntimeout = \"3s\"", "[workspaces.default]\ntimeout = \"2s\""] {
         let ended = check(text, &KEYS);
         assert_eq!(ended.code, Some(0), "{text}: {ended:?}");
@@ -96,7 +96,7 @@ fn a_shorter_wait_needs_no_other_setting() {
 }
 
 #[test]
-fn a_probe_tells_whether_courier_takes_the_key() {
+fn probe_reports_whether_courier_takes_the_key() {
     let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", KEY]).start();
     let courier = simulator.address("Courier simulator on ");
     let probe = |key: &str, base_url: String| {

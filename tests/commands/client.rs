@@ -1,4 +1,4 @@
-//! The client of the environment: its variables, and what is wrong with them.
+//! The client of the environment: its variables and their errors.
 
 use crate::support::child::{Ended, Program};
 
@@ -16,7 +16,7 @@ fn check(environment: &[(&str, &str)]) -> Ended {
 fn client(environment: &[(&str, &str)]) -> toml::Table {
     let ended = check(environment);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    // The text after the settings is no TOML.
+    // The text after the settings is not TOML.
     let lines = ended.stdout.iter().take_while(|line| !line.starts_with("OK"));
     let shown = lines.cloned().collect::<Vec<_>>().join("\n");
     let table: toml::Table = shown.parse().expect("TOML");
@@ -70,7 +70,7 @@ fn bad_variable_is_named_and_its_value_is_not_repeated() {
     }
 }
 
-/// A limit that limits nothing is worse than none.
+/// A limit without effect is worse than no limit.
 #[test]
 fn limit_without_a_client_of_the_environment_is_refused() {
     for (name, value) in [(SCOPES, "inbox:*"), (MAX_LIFETIME, "1h"), (SCOPES, "")] {

@@ -1,4 +1,4 @@
-//! `check` and `serve` with certificates that have expired, do so soon, or are not valid yet.
+//! `check` and `serve` with certificates that have expired, expire soon, or are not valid yet.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ fn check_fails_where_the_certificate_is_not_valid_now() {
 }
 
 #[test]
-fn check_warns_of_what_expires_soon_and_of_expired_authorities() {
+fn check_warns_of_soon_expiring_certificates_and_of_expired_authorities() {
     let authority = Authority::new();
     let soon = authority.sign_for(&["a"], |params| params.not_after = (now() + 13 * DAY).into());
     let expired = authority.sign_for(&["ca"], |params| params.not_after = (now() - DAY).into());
@@ -61,7 +61,7 @@ fn check_warns_of_what_expires_soon_and_of_expired_authorities() {
 }
 
 #[test]
-fn serve_warns_at_its_start_and_refuses_what_has_expired() {
+fn serve_warns_at_its_start_and_refuses_expired_certificates() {
     let authority = Authority::new();
     let soon = authority.sign_for(&["a"], |params| params.not_after = (now() + 13 * DAY).into());
     let settings = tls(&authority, &soon, None);

@@ -1,4 +1,4 @@
-//! What `--help` says, and what wrong usage gets.
+//! `--help`, and errors of usage.
 
 use crate::support::child::Program;
 
@@ -6,7 +6,7 @@ const FAULTS: &[&str] =
     &["--latency", "--latency-jitter", "--error-rate", "--error-kind", "--rate-limit", "--outage", "--opaque-tokens"];
 
 #[test]
-fn the_help_of_each_command_is_its_own_and_names_each_flag() {
+fn each_command_has_its_own_help_that_names_each_flag() {
     let serve = ["--config", "--listen", "--admin-listen", "--log-level", "--log-json"];
     let sandbox = [&["--listen", "--admin-listen", "--courier-listen"], FAULTS].concat();
     let simulate = [&["--listen", "--api-key"], FAULTS].concat();
@@ -36,7 +36,7 @@ fn the_help_of_each_command_is_its_own_and_names_each_flag() {
 }
 
 #[test]
-fn the_programs_help_names_commands_exit_codes_and_variables() {
+fn programs_help_names_commands_exit_codes_and_variables() {
     let help = Program::new(["--help"]).run();
     let text = help.stdout.join("\n");
     for part in [

@@ -1,4 +1,4 @@
-//! The log of `serve` about a JWKS that it fetches or can't fetch: from where, and why.
+//! Log lines of `serve` about fetches of a JWKS: the URL, and the cause of a failure.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ use crate::support::pki::Authority;
 
 const SECRET: &str = "hunter2-hunter2-hunter2";
 
-/// The log of a broker with this JWKS up to a session's answer, which has `status`. The first fetch has
-/// ended by then, since sessions wait for it.
+/// The log of a broker with this JWKS up to a session's answer, which has `status`. The first fetch has ended by
+/// then, since sessions wait for it.
 async fn log_of(url: &str, signer: &Signer, status: u16) -> Vec<Value> {
     let file = settings(&format!(
         "[workspaces.default]\napi_key = \"pk_test\"\nbase_url = \"http://127.0.0.1:1\"\n[log]\nformat = \"json\"\n\
@@ -87,11 +87,11 @@ async fn first_fetch_is_logged_with_its_keys() {
     let [line] = fetched[..] else { panic!("{log:#?}") };
     assert_eq!((&line["level"], &line["url"]), (&json!("INFO"), &json!(host.url())), "{line}");
     assert_eq!((&line["keys"], &line["ignored"]), (&json!(2), &json!(1)), "{line}");
-    // A session without `kid` can't mean one of two.
+    // A session without `kid` is ambiguous with two keys.
     assert!(log.iter().any(|line| line["rule"] == "unknown-key"), "{log:#?}");
 }
 
-/// The port of a host whose certificate nobody trusts.
+/// The port of a host whose certificate is not trusted.
 async fn untrusted_host() -> u16 {
     let identity = Authority::new().sign(&["localhost"]);
     let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).expect("PEM");

@@ -1,4 +1,4 @@
-//! Logs that nothing reads, and outputs that are closed or full.
+//! Log outputs that have no reader, are closed or are full.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, PipeReader, Write, pipe};
@@ -20,7 +20,7 @@ use crate::support::http::{Ask, Connection, PATIENCE};
 const KEY: &str = "the-key-of-the-only-client";
 const LOST: &str = "courier_token_broker_log_lines_lost_total";
 
-/// Settings whose only client may have every scope, and a budget that is never short.
+/// Settings with one client that may have every scope, and a budget that never runs out.
 fn generous() -> NamedTempFile {
     let digest = courier_token_broker::auth::Digest::of(KEY);
     settings(&format!(
@@ -29,7 +29,7 @@ fn generous() -> NamedTempFile {
     ))
 }
 
-/// A Courier, and a broker that logs to a pipe which is full already and which nothing reads.
+/// A simulator, and a broker that logs to a full pipe without a reader.
 fn start_with_stuck_log(settings: &NamedTempFile) -> (Running, Running, PipeReader) {
     let courier = Program::new(["simulate-courier", "--listen", ANY_PORT]).start();
     let address = courier.address("Courier simulator on ");
@@ -73,7 +73,7 @@ fn wordy(user: u64) -> Ask {
 }
 
 #[tokio::test]
-async fn stuck_log_holds_up_no_answer_and_its_losses_are_told_when_it_is_read_again() {
+async fn stuck_log_delays_no_answer_and_reports_its_losses_later() {
     const CALLERS: u64 = 8;
     const EACH: u64 = 400;
     let settings = generous();
@@ -96,15 +96,15 @@ async fn stuck_log_holds_up_no_answer_and_its_losses_are_told_when_it_is_read_ag
     assert!(lost(admin).await > 0, "more lines than fit were written");
 
     let lines = read(reader);
-    let told = loop {
-        let line = lines.recv_timeout(PATIENCE).expect("the loss is told");
+    let loss = loop {
+        let line = lines.recv_timeout(PATIENCE).expect("the loss is reported");
         if line.contains("log lines were lost") {
             break serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
         }
     };
-    assert_eq!(told["lines"], lost(admin).await, "{told}");
-    assert_eq!(told["message"], format!("{} log lines were lost", told["lines"]));
-    // From here on nothing is lost.
+    assert_eq!(loss["lines"], lost(admin).await, "{loss}");
+    assert_eq!(loss["message"], format!("{} log lines were lost", loss["lines"]));
+    // No line is lost from here on.
     assert_eq!(Connection::open(address).await.ask(&wordy(CALLERS * EACH)).await.status, 200);
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().code, Some(0));
@@ -133,7 +133,7 @@ fn failed_start_does_not_wait_for_a_stuck_standard_error() {
     drop(reader);
 }
 
-/// `serve` on a Unix socket, since it can't say which port it has.
+/// `serve` on a Unix socket, since it cannot print its port.
 fn serve_on(path: &Path) -> Program {
     let mut shell = Command::new("sh");
     shell.args(["-c", "eval \"exec \\\"\\$@\\\" $OUTPUTS\"", "sh", env!("CARGO_BIN_EXE_courier-token-broker")]);
@@ -146,12 +146,12 @@ fn serve_on(path: &Path) -> Program {
 }
 
 #[tokio::test]
-async fn outputs_that_are_closed_or_full_do_not_stop_it() {
+async fn closed_or_full_outputs_do_not_stop_the_broker() {
     let folder = tempfile::tempdir().expect("a folder");
     for (place, outputs) in ["", ">&- 2>&-", ">&-", "2>&-", ">/dev/full 2>/dev/full"].iter().enumerate() {
         let path = folder.path().join(format!("socket-{place}"));
         let (reader, writer) = pipe().expect("a pipe");
-        // Without anything else both are pipes whose readers are gone.
+        // By default both outputs are pipes whose readers are closed.
         drop(reader);
         let stdout = OpenOptions::new().write(true).open("/dev/null").expect("a device");
         let broker = serve_on(&path).env("OUTPUTS", outputs);

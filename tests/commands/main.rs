@@ -1,4 +1,4 @@
-//! The commands, as their users run them: child processes of this test.
+//! The commands of the program, run as child processes.
 
 #[path = "../support/mod.rs"]
 mod support;

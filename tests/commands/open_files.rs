@@ -1,4 +1,4 @@
-//! A process that may open few files.
+//! Processes with a low limit of open files.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::support::http::{Ask, Connection};
 
 const KEY: &str = "the-key-of-the-only-client";
 
-/// `serve` that may open so many files and can't raise that.
+/// `serve` with this limit of open files, which it cannot raise.
 fn serve_within(files: u32, courier: SocketAddr) -> Program {
     let mut shell = Command::new("sh");
     let script = format!("ulimit -n {files}; exec \"$@\"");
@@ -29,7 +29,7 @@ fn miss(user: usize) -> Ask {
 }
 
 #[tokio::test]
-async fn idle_callers_leave_files_for_courier_and_health() {
+async fn idle_callers_leave_file_descriptors_for_courier_and_health() {
     let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT]).start();
     let broker = serve_within(64, simulator.address("Courier simulator on ")).start();
     let (address, admin) = broker.addresses();
@@ -57,7 +57,7 @@ async fn idle_callers_leave_files_for_courier_and_health() {
 }
 
 #[test]
-fn limit_that_is_too_low_refuses_the_start() {
+fn too_low_file_limit_refuses_the_start() {
     for files in [16, 63] {
         let ended = serve_within(files, "127.0.0.1:1".parse().expect("an address")).run();
         assert_eq!(ended.code, Some(2), "{ended:?}");

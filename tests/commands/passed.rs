@@ -1,4 +1,4 @@
-//! Sockets that somebody else opened and passed, as systemd does.
+//! Socket activation: listening sockets passed by systemd or another parent.
 
 use std::ffi::OsStr;
 use std::net::TcpListener;
@@ -14,7 +14,7 @@ use crate::support::http::{Ask, Connection};
 
 const CLIENT_KEY: &str = "the-key-of-the-only-client";
 
-/// `serve` with this socket as its third file, where the first of those that are passed is.
+/// `serve` with this socket as file descriptor 3, the first of the passed ones.
 fn serve(socket: OwnedFd, more: &[&str]) -> Running {
     let mut shell = Command::new("sh");
     let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
@@ -28,7 +28,7 @@ fn serve(socket: OwnedFd, more: &[&str]) -> Running {
 }
 
 #[tokio::test]
-async fn a_port_that_is_passed_is_served_beside_those_that_are_not() {
+async fn passed_port_is_served_beside_bound_ones() {
     let socket = TcpListener::bind(ANY_PORT).expect("a port");
     let address = socket.local_addr().expect("an address");
     let broker = serve(socket.into(), &["--listen", ANY_PORT]);
@@ -40,7 +40,7 @@ async fn a_port_that_is_passed_is_served_beside_those_that_are_not() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_that_is_passed_is_served_and_its_file_stays() {
+async fn passed_unix_socket_is_served_and_its_file_stays() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("socket");
     let broker = serve(UnixListener::bind(&path).expect("a socket").into(), &[]);
@@ -51,7 +51,7 @@ async fn a_unix_socket_that_is_passed_is_served_and_its_file_stays() {
     drop(connection);
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().code, Some(0));
-    assert!(path.exists(), "it belongs to somebody else");
+    assert!(path.exists(), "the parent owns the socket");
 }
 
 #[track_caller]
@@ -62,13 +62,13 @@ fn is_refused(ended: &Ended, part: &str) {
 }
 
 #[test]
-fn a_passed_port_needs_tls_like_any_other() {
+fn passed_port_needs_tls_like_any_other() {
     let socket = TcpListener::bind("0.0.0.0:0").expect("a port");
     is_refused(&serve(socket.into(), &[]).end(), "unencrypted");
 }
 
 #[test]
-fn what_is_passed_and_no_socket_is_refused() {
+fn passed_file_that_is_no_socket_is_refused() {
     let file = tempfile::tempfile().expect("a file");
     is_refused(&serve(file.into(), &[]).end(), "no stream socket");
 }

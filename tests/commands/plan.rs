@@ -1,4 +1,4 @@
-//! `plan`: a trace or a workload in, a report out.
+//! `plan`: reports for traces and workloads.
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +29,7 @@ fn folder(trace: &str) -> TempDir {
     folder
 }
 
-/// With the folder's trace, and `FOLDER` in the arguments replaced.
+/// Runs `plan` with the folder's trace, and `FOLDER` in the arguments replaced.
 fn plan(folder: &Path, arguments: &[&str]) -> Ended {
     let trace = folder.join("trace.csv");
     let folder = folder.to_str().expect("text");
@@ -59,7 +59,7 @@ fn is_refused(ended: &Ended, parts: &[&str]) {
 }
 
 #[test]
-fn a_value_that_will_not_do_is_refused_in_one_line() {
+fn invalid_value_is_refused_in_one_line() {
     let folder = folder(TRACE);
     for (flag, value, wanted) in [
         ("--lifetime", "0s", "from 1s to 400d"),
@@ -104,7 +104,7 @@ fn a_value_that_will_not_do_is_refused_in_one_line() {
 }
 
 #[test]
-fn a_file_that_is_no_trace_is_named() {
+fn file_that_is_no_trace_is_named() {
     let folder = folder(TRACE);
     for (name, content) in [("empty", &b""[..]), ("json", b"{\"time\": 5}\n"), ("binary", b"\xff\xfe\x00\n\x1b[0m")] {
         let path = folder.path().join(name);
@@ -122,7 +122,7 @@ fn a_file_that_is_no_trace_is_named() {
 }
 
 #[test]
-fn the_limits_of_a_trace_are_flags() {
+fn limits_of_a_trace_are_flags() {
     let folder = folder("1000,ann\nbroken\n900,bob\n");
     assert_eq!(json(&plan(folder.path(), &["--json"]))["requests"], 2);
     is_refused(&plan(folder.path(), &["--broken-lines", "0"]), &["trace.csv: "]);
@@ -156,7 +156,7 @@ fn wrong_usage_exits_with_2() {
 }
 
 #[test]
-fn the_json_has_its_keys() {
+fn json_report_has_the_documented_keys() {
     let folder = folder(TRACE);
     let report = json(&plan(folder.path(), &["--json", "--lifetime", "1h", "--budget", "2.5"]));
     assert_eq!((&report["requests"], &report["users"]), (&5.into(), &3.into()));
@@ -181,12 +181,12 @@ fn the_json_has_its_keys() {
 }
 
 #[test]
-fn the_table_has_a_row_for_each_mode_and_says_what_it_leaves_out() {
+fn table_has_a_row_for_each_mode_and_names_omitted_rows() {
     let folder = folder(TRACE);
     let ended = plan(folder.path(), &[]);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
     assert!(ended.stdout[0].ends_with("trace.csv: 5 requests of 3 users in 1day 1h"), "{ended:?}");
-    // Modes stand in the table of the sweep as well, and one in the settings.
+    // Mode names are in the table of the sweep as well, and one is in the settings.
     for (row, count) in [
         ("mode ", 3),
         ("off ", 2),
@@ -203,7 +203,7 @@ fn the_table_has_a_row_for_each_mode_and_says_what_it_leaves_out() {
 }
 
 #[test]
-fn recommended_settings_are_ones_that_check_accepts() {
+fn recommended_settings_pass_check() {
     for arguments in [
         &["--lifetime", "40d", "--floor", "0.6", "--budget", "0.002"][..],
         &["--lifetime", "1h", "--extra-calls", "0.3"],
@@ -223,7 +223,7 @@ fn recommended_settings_are_ones_that_check_accepts() {
         let budget = &holds["workspaces"]["default"]["budget"];
         assert_eq!(budget["requests_per_second"].as_float(), recommended["requests_per_second"].as_f64(), "{text}");
         assert_eq!(budget["burst"].as_integer(), recommended["burst"].as_i64(), "{text}");
-        // No table is repeated, and all that is printed is TOML.
+        // No table is repeated, and the whole output is TOML.
         let shown = office(arguments).stdout;
         let start = shown.iter().position(|line| line == "Settings:").expect("the settings") + 2;
         let end = shown.iter().position(|line| line == "Left out:").expect("an end") - 1;
@@ -256,7 +256,7 @@ fn requests_are_selected_by_path_and_user_field() {
 }
 
 #[test]
-fn standard_input_is_a_trace_too() {
+fn trace_is_read_from_standard_input() {
     let folder = folder(TRACE);
     let mut from_file = json(&plan(folder.path(), &["--json"]));
     let trace = folder.path().join("trace.csv");
@@ -271,21 +271,21 @@ fn standard_input_is_a_trace_too() {
 }
 
 #[test]
-fn a_workload_is_decided_by_its_seed() {
+fn workload_depends_on_its_seed_alone() {
     let [first, same, other] = ["1", "1", "2"].map(|seed| json(&office(&["--json", "--seed", seed])));
     assert_eq!(first, same);
     assert_ne!(first["span_seconds"], other["span_seconds"]);
 }
 
 #[test]
-fn the_plot_is_a_picture_that_appears_whole() {
+fn plot_is_an_svg_written_atomically() {
     let folder = folder(TRACE);
     let picture = folder.path().join("curve.svg");
     fs::write(&picture, "what was there before").expect("it is written");
     let ended = plan(folder.path(), &["--plot", "FOLDER/curve.svg", "--extra-calls", "0.3"]);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
-    let told = format!("The plot is in {}.", picture.display());
-    assert_eq!(ended.stdout.last(), Some(&told));
+    let last_line = format!("The plot is in {}.", picture.display());
+    assert_eq!(ended.stdout.last(), Some(&last_line));
     let svg = fs::read_to_string(&picture).expect("text");
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{svg}");
     assert_eq!(svg.matches("<text ").count(), svg.matches("</text>").count());
@@ -293,26 +293,26 @@ fn the_plot_is_a_picture_that_appears_whole() {
         assert!(svg.contains(name), "{name}: {svg}");
     }
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2);
-    // Not a line but JSON where JSON was asked for.
+    // With --json the output is JSON alone.
     json(&plan(folder.path(), &["--json", "--plot", "FOLDER/curve.svg"]));
 }
 
 #[test]
-fn a_plan_that_fails_leaves_the_plot_alone() {
+fn failed_plan_keeps_the_old_plot() {
     let folder = folder("nonsense");
     is_refused(&plan(folder.path(), &["--plot", "FOLDER/curve.svg"]), &["trace.csv: "]);
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
 }
 
 #[test]
-fn whoever_reads_no_further_gets_no_error() {
+fn closed_pipe_is_no_error() {
     let line = "{ sleep 0.3; \"$0\" plan --workload office --users 5 --days 2; echo $? >&2; } | true";
     let ended = Program::of(Command::new("sh")).arguments(["-c", line, env!("CARGO_BIN_EXE_courier-token-broker")]);
     assert_eq!(ended.run().stderr, "0\n");
 }
 
 #[test]
-fn the_help_describes_each_flag_and_has_examples() {
+fn help_describes_each_flag_and_has_examples() {
     let help = Program::new(["plan", "--help"]).run();
     assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""), "{help:?}");
     for flag in [

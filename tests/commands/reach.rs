@@ -1,4 +1,4 @@
-//! The way to Courier: a proxy between, certificates, and the complaints where it does not lead there.
+//! Reaching Courier: proxies, certificates, regions, and the errors where Courier cannot be reached.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,10 +20,10 @@ use crate::support::pki::{Authority, Identity};
 
 const KEY: &str = "pk_prod_never-to-be-seen";
 const CLIENT_KEY: &str = "ctb_never-to-be-seen-either";
-/// A name that the proxy alone knows.
+/// A host name that only the proxy resolves.
 const COURIER: &str = "courier.internal";
 
-/// Serves each connection to a port of this machine.
+/// Serves each connection to a local port.
 async fn listen<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> SocketAddr {
@@ -37,7 +37,7 @@ async fn listen<F: Future<Output = ()> + Send + 'static>(
     address
 }
 
-/// A Courier that takes the one key, without TLS.
+/// A Courier that accepts the one key, without TLS.
 async fn courier() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -56,7 +56,7 @@ fn acceptor(identity: &Identity) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// The same with TLS, by this identity.
+/// A Courier that accepts the one key, with TLS and this identity.
 async fn courier_with_tls(identity: &Identity) -> SocketAddr {
     let (acceptor, plain) = (acceptor(identity), courier().await);
     listen(move |stream| {
@@ -79,12 +79,12 @@ async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     String::from_utf8(bytes).expect("text")
 }
 
-/// The traffic that a proxy has seen: the heads of the requests for tunnels, and the bytes that came through them from the broker.
+/// The traffic of a proxy: the heads of CONNECT requests, and the bytes that the broker sent through the tunnels.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<(Vec<String>, Vec<u8>)>>);
 
 impl Seen {
-    /// Answers a request for a tunnel, and if it grants it, leads it to `target`, whatever was asked for.
+    /// Answers a CONNECT request, and if it is granted, connects to `target` whatever host was named.
     async fn tunnel(self, mut client: impl AsyncRead + AsyncWrite + Unpin, answer: &str, target: SocketAddr) {
         let head = head(&mut client).await;
         self.0.lock().expect("no panic").0.push(head);
@@ -117,14 +117,14 @@ impl Seen {
     }
 }
 
-/// A proxy that gives this answer to each request for a tunnel, and leads to `target`.
+/// A proxy that gives this answer to each CONNECT request, and connects to `target`.
 async fn proxy(answer: &'static str, target: SocketAddr) -> (SocketAddr, Seen) {
     let seen = Seen::default();
     let kept = seen.clone();
     (listen(move |stream| kept.clone().tunnel(stream, answer, target)).await, seen)
 }
 
-/// `check --probe` for a workspace with these settings, with the certificates of this file.
+/// `check --probe` for a workspace with these settings and the certificates of this file.
 async fn probe(workspace: &str, certificates: Option<PathBuf>) -> Ended {
     let file = settings(&format!("[workspaces.default]\n{workspace}\n"));
     let mut program =
@@ -137,7 +137,7 @@ async fn probe(workspace: &str, certificates: Option<PathBuf>) -> Ended {
     tokio::task::spawn_blocking(move || program.run()).await.expect("no panic")
 }
 
-/// The complaint of a probe that fails, on one line without secrets.
+/// The error of a failing probe, on one line without secrets.
 async fn complaint(workspace: &str, certificates: Option<PathBuf>) -> String {
     let ended = probe(workspace, certificates).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -193,7 +193,7 @@ async fn calls_pass_through_a_proxy_that_speaks_tls_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn proxy_that_makes_no_connection_is_named_as_the_cause() {
+async fn failing_proxy_is_named_as_the_cause() {
     let unused = courier().await;
     let (refusing, _) = proxy("407 Proxy Authentication Required", unused).await;
     let (_socket, gone) = refusing_port();
@@ -209,7 +209,7 @@ async fn region_is_couriers_host_there() {
     for (workspace, host) in
         [("", "api.courier.com"), ("region = \"us\"", "api.courier.com"), ("region = \"eu\"", "api.eu.courier.com")]
     {
-        // It lets nothing through, and notes where it should lead.
+        // The proxy refuses the tunnel and records the host.
         let (address, seen) = proxy("403 Forbidden", courier().await).await;
         let line = complaint(&format!("{workspace}\nproxy = \"http://{address}\""), None).await;
         assert!(line.contains(&format!("cannot reach https://{host}: ")), "{workspace}: {line}");
@@ -219,7 +219,7 @@ async fn region_is_couriers_host_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn base_url_of_the_environment_goes_over_the_region_of_a_file() {
+async fn base_url_of_the_environment_overrides_the_region_of_a_file() {
     let file = settings("[workspaces.default]\nregion = \"eu\"\n");
     let program = Program::new(["check".as_ref(), "--probe".as_ref(), "--config".as_ref(), file.path().as_os_str()])
         .env("COURIER_API_KEY", KEY)
@@ -244,7 +244,7 @@ async fn probe_names_host_and_cause_of_each_failure() {
             async move {
                 head(&mut stream).await;
                 let _ = stream.write_all(answer.as_bytes()).await;
-                // Until the broker has read it.
+                // The connection stays open until the broker has read the answer.
                 let _ = stream.read_to_end(&mut Vec::new()).await;
             }
         })
@@ -259,7 +259,7 @@ async fn probe_names_host_and_cause_of_each_failure() {
     });
     let silent = silent.await.port();
 
-    // Its queue is full: the system answers nobody any more.
+    // The listener's backlog is full, so connections get no answer.
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
     let full = socket.listen(1).expect("it listens");
@@ -291,14 +291,14 @@ async fn probe_names_host_and_cause_of_each_failure() {
         assert!(line.ends_with("workspace default: Courier did not answer in time"), "{line}");
     }
     let line = complaint("base_url = \"https://courier.invalid\"\nconnect_timeout = \"5s\"", None).await;
-    // Where no name server answers, the time runs out.
+    // Without a name server that answers, the probe times out.
     let is_told = ["host name not resolved", "connection timed out", "did not answer in time"];
     assert!(is_told.iter().any(|cause| line.contains(cause)), "{line}");
     drop((kept, full));
 }
 
 #[test]
-fn certificates_that_are_none_are_told_at_start() {
+fn invalid_certificates_are_reported_at_start() {
     let authority = Authority::new();
     for path in [PathBuf::from("/does/not/exist.pem"), authority.file("ca.pem", "not a certificate")] {
         let program = Program::serve().env("COURIER_API_KEY", KEY).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY);
@@ -309,9 +309,9 @@ fn certificates_that_are_none_are_told_at_start() {
     }
 }
 
-/// A proxy that all other programs use is not used without a word.
+/// The broker ignores the proxy variables that other programs use, and says so.
 #[test]
-fn proxy_of_the_environment_that_is_not_used_is_told_without_its_password() {
+fn unused_proxy_of_the_environment_is_reported_without_its_password() {
     let check = |workspace: &str, variable: &str| {
         let file = settings(&format!("[workspaces.default]\n{workspace}\n"));
         let program = Program::new(["check".as_ref(), "--config".as_ref(), file.path().as_os_str()])
@@ -341,7 +341,7 @@ fn proxy_of_the_environment_that_is_not_used_is_told_without_its_password() {
 }
 
 #[test]
-fn workspace_that_leads_nowhere_is_refused_by_name() {
+fn workspace_without_a_target_is_refused_by_name() {
     let secret = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(secret.path(), "hunter2\n").expect("written");
     let file = format!("proxy = \"http://p:1\"\nproxy_credentials_file = \"{}\"", secret.path().display());

@@ -1,4 +1,4 @@
-//! Settings that won't do: exit code 2 and one line that names where, which key and what is wanted, not the value.
+//! Invalid settings: exit code 2 and one line with the place, the key and the expected form, not the value.
 
 use std::ffi::OsString;
 use std::fs::Permissions;
@@ -9,14 +9,14 @@ use std::os::unix::net::UnixListener;
 use crate::support::child::{ANY_PORT, Ended, Program, settings};
 use crate::support::pki::Authority;
 
-/// What must be in no line.
+/// The secret that no line may contain.
 const SECRET: &str = "hunter2";
 const KEY: &str = "ctb_hunter2_the-key-of-a-client";
 
-/// Good settings, were it not for what comes before or after.
+/// Valid settings, to which tests add invalid ones.
 const WORKSPACE: &str = "[workspaces.default]\napi_key = \"pk_hunter2\"\n";
 
-/// Ended with one line on standard error that has all of `parts`.
+/// Checks that the program ended with one line on standard error that has all of `parts`.
 #[track_caller]
 fn is_refused(name: &str, ended: &Ended, parts: &[&str]) {
     assert_eq!(ended.code, Some(2), "{name}: {ended:?}");
@@ -30,7 +30,7 @@ fn is_refused(name: &str, ended: &Ended, parts: &[&str]) {
     }
 }
 
-/// Refused by `check` and by `serve`, with the file's name in the line.
+/// Checks that `check` and `serve` refuse the settings, with the file's name in the line.
 #[track_caller]
 fn is_refused_in_a_file(text: &str, parts: &[&str]) {
     let file = settings(text);
@@ -47,7 +47,7 @@ fn simplest() -> Program {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named() {
+fn taken_port_is_named() {
     let taken = TcpListener::bind(ANY_PORT).expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
     let api_key = ["COURIER_API_KEY", "COURIER_TOKEN_BROKER_CLIENT_KEY"];
@@ -69,7 +69,7 @@ fn a_port_that_is_taken_is_named() {
 }
 
 #[test]
-fn a_path_where_something_else_is_is_named_and_left_alone() {
+fn occupied_socket_path_is_named_and_not_touched() {
     let folder = tempfile::tempdir().expect("a folder");
     let (live, file, nowhere) =
         (folder.path().join("live"), folder.path().join("file"), folder.path().join("missing/socket"));
@@ -85,12 +85,12 @@ fn a_path_where_something_else_is_is_named_and_left_alone() {
 }
 
 #[test]
-fn sockets_that_nobody_passed_are_missed() {
+fn missing_passed_sockets_are_reported() {
     is_refused("systemd", &simplest().arguments(["--listen", "systemd"]).run(), &["systemd", "LISTEN_FDS"]);
 }
 
 #[test]
-fn files_that_will_not_do_for_tls_are_named() {
+fn invalid_tls_files_are_named() {
     let authority = Authority::new();
     let (ours, other) = (authority.sign(&["a"]), authority.sign(&["a"]));
     let garbled = |name: &str| format!("-----BEGIN {name}-----\nhunter2hunter2hunter2hunter2\n-----END {name}-----\n");
@@ -131,15 +131,15 @@ fn files_that_will_not_do_for_tls_are_named() {
 }
 
 #[test]
-fn an_address_that_is_not_this_machines_is_named() {
-    // Reserved for documentation: nobody has it.
+fn foreign_address_is_named() {
+    // An address reserved for documentation.
     let program = simplest().arguments(["--admin-listen", "192.0.2.1:9"]);
     let ended = program.env("COURIER_TOKEN_BROKER__ADMIN__INSECURE", "true").run();
     assert_eq!(ended.code, Some(2), "{ended:?}");
 }
 
 #[test]
-fn a_file_that_can_not_be_read_is_named() {
+fn unreadable_file_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let binary = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(binary.path(), b"\xff\xfe\x00").expect("written");
@@ -158,7 +158,7 @@ fn a_file_that_can_not_be_read_is_named() {
 }
 
 #[test]
-fn a_key_file_that_holds_no_key_is_named() {
+fn key_file_that_holds_no_key_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: &[u8]| {
         let path = folder.path().join(name);
@@ -181,7 +181,7 @@ fn a_key_file_that_holds_no_key_is_named() {
 }
 
 #[test]
-fn a_broker_that_nobody_could_use_does_not_start() {
+fn broker_without_clients_or_sessions_does_not_start() {
     let no_key = Program::serve().env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY).run();
     is_refused("no API key", &no_key, &["workspaces.default.api_key", "COURIER_API_KEY"]);
     let no_client = Program::serve().env("COURIER_API_KEY", "pk_hunter2").run();
@@ -191,7 +191,7 @@ fn a_broker_that_nobody_could_use_does_not_start() {
 }
 
 #[test]
-fn a_value_that_will_not_do_is_refused_where_it_stands() {
+fn invalid_value_is_refused_with_its_place() {
     for (text, parts) in [
         ("[tokens]\nfloor = 2", &["tokens.floor", "from 0 to 0.95"][..]),
         ("[tokens]\nfloor = -0.1", &["tokens.floor"]),
@@ -236,7 +236,7 @@ fn a_value_that_will_not_do_is_refused_where_it_stands() {
         ("[workspaces.default.budget]\nrequests_per_second = 0", &["workspaces.default.budget", "0.001"]),
         ("[workspaces.default.budget]\nburst = 0", &["workspaces.default.budget", "burst"]),
     ] {
-        // A table's own sub-tables may come after another's.
+        // The sub-tables of a table may follow another table.
         is_refused_in_a_file(&format!("{WORKSPACE}{text}\n"), parts);
     }
     for (line, parts) in [
@@ -253,7 +253,7 @@ fn a_value_that_will_not_do_is_refused_where_it_stands() {
 }
 
 #[test]
-fn what_does_not_fit_the_shape_is_refused_with_its_line() {
+fn mistyped_setting_is_refused_with_its_line() {
     for (text, parts) in [
         ("[tokens]\nfloor = \"hunter2\"", &[":2: ", "tokens.floor", "a number"][..]),
         ("[tokens]\nflor = 0.5", &[":2: ", "tokens.flor", "unknown key", "floor"]),
@@ -282,7 +282,7 @@ fn what_does_not_fit_the_shape_is_refused_with_its_line() {
 }
 
 #[test]
-fn a_variable_that_will_not_do_is_named() {
+fn invalid_variable_is_named() {
     for (name, value, parts) in [
         ("COURIER_API_KEY", "hunter2 hunter2", &["white space"][..]),
         ("COURIER_TOKEN_BROKER_CLIENT_KEY", "hunter2 hunter2", &["white space"]),
@@ -303,7 +303,7 @@ fn a_variable_that_will_not_do_is_named() {
 }
 
 #[test]
-fn a_clients_entry_that_will_not_do_names_its_file() {
+fn invalid_client_entry_names_its_file() {
     let [digest, other, third, fourth] = ["0", "1", "2", "3"].map(|digit| digit.repeat(64));
     let second = format!("[[clients]]\nname = \"b\"\nkey_sha256 = \"{fourth}\"\n");
     for (fields, parts) in [
@@ -323,16 +323,16 @@ fn a_clients_entry_that_will_not_do_names_its_file() {
     }
 }
 
-/// Whoever shares a key shares what it may have: one of the two entries would never be looked at.
+/// Two clients with one key would share permissions: one of the two entries would never apply.
 #[test]
 fn two_clients_with_one_key_are_refused() {
     let entry = |name: &str| format!("[[clients]]\nname = \"{name}\"\nkey_sha256 = \"{}\"\n", "0".repeat(64));
     is_refused_in_a_file(&format!("{WORKSPACE}{}{}", entry("a"), entry("b")), &["clients[1].key_sha256"]);
 }
 
-/// The name of a workspace stands in its key.
+/// The name of a workspace is part of its setting's key.
 #[test]
-fn a_workspaces_name_that_will_not_do_names_its_file() {
+fn invalid_workspace_name_names_its_file() {
     for name in ["EU", "\"e.u\"", "\"\"", "\"e u\""] {
         is_refused_in_a_file(
             &format!("{WORKSPACE}[workspaces.{name}]\napi_key = \"pk\"\n"),
@@ -341,15 +341,15 @@ fn a_workspaces_name_that_will_not_do_names_its_file() {
     }
 }
 
-/// Not the key of a file that says nothing of it, or something else.
+/// The error names the variable, and not the setting in a file.
 #[test]
-fn the_base_url_of_the_environment_is_named_when_it_is_wrong() {
+fn invalid_base_url_of_the_environment_is_named() {
     let program = simplest().env("COURIER_BASE_URL", "http://courier.example");
     is_refused("COURIER_BASE_URL", &program.run(), &["COURIER_BASE_URL", "https"]);
 }
 
 #[test]
-fn a_flag_that_will_not_do_is_named_and_no_file_is_blamed() {
+fn invalid_flag_is_named_and_no_file_is_blamed() {
     let file =
         settings("[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \"info\"");
     let path = file.path().to_str().expect("text");
@@ -364,11 +364,11 @@ fn a_flag_that_will_not_do_is_named_and_no_file_is_blamed() {
     is_refused("--log-level", &ended, &["--log-level"]);
 }
 
-/// Good `[sessions]`, were it not for what comes after.
+/// Valid `[sessions]`, to which tests add invalid settings.
 const SESSIONS: &str = "[sessions]\naudience = \"app\"\n";
 
 #[test]
-fn sessions_that_nobody_or_everybody_could_use_are_refused() {
+fn unusable_or_unprotected_sessions_are_refused() {
     let jwks = "issuer = \"i\"\njwks_url = \"https://login.example.com/jwks\"\n";
     for (text, parts) in [
         ("issuer = \"i\"", &["sessions: ", "exactly one of jwks_url"][..]),
@@ -420,7 +420,7 @@ fn sessions_that_nobody_or_everybody_could_use_are_refused() {
 }
 
 #[test]
-fn a_secret_that_could_be_guessed_is_refused() {
+fn guessable_secret_is_refused() {
     let secret = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(secret.path(), format!("{SECRET}-and-no-more-than-31\n")).expect("written");
     let text = format!("issuer = \"i\"\nhs256_secret_file = {:?}\n", secret.path());

@@ -35,7 +35,7 @@ impl Scene {
         self.folder.path().join(name)
     }
 
-    /// Settings with these lines besides.
+    /// Settings with these additional lines.
     fn write(&self, clients: &[(&str, &str)], more: &str) {
         write(&self.path("settings.toml"), &text(self.folder.path(), clients, more));
     }
@@ -106,7 +106,7 @@ async fn reload_names_what_changed() {
     let applied = |what: &str, changed: &str| json!({ "event": "reload", "who": "operator", "what": what, "outcome": "applied", "changed": changed });
     let said = |lines: Vec<Value>| lines.into_iter().map(timeless).collect::<Vec<_>>();
     assert_eq!(said(scene.reload().await), [applied("settings", "nothing")]);
-    // One client has another key, one is gone, one is new; and they stand elsewhere in the list.
+    // One client has another key, one is removed, one is added, and their order differs.
     scene.write(&[("new", "key-of-new"), ("web", "another-key-of-web")], "[tokens]\ndefault_lifetime = \"2h\"\n");
     let changed = "clients.new (added), clients.old (removed), clients.web.key_sha256, tokens.default_lifetime";
     assert_eq!(said(scene.reload().await), [applied("settings", changed)]);
@@ -121,7 +121,7 @@ async fn reload_names_what_changed() {
     let tls = "server.tls.certificate_file, server.tls.private_key_file";
     let all = format!("{tls}, sessions.hs256_secret_file, workspaces.default.api_key_file");
     assert_eq!(said(scene.reload().await), [key, applied("certificate", tls), applied("settings", &all)]);
-    // A rejected one says why, and forgets no change.
+    // A rejected reload is logged with its reason, and the next one still names all changes.
     write(&scene.path("secret"), &"3".repeat(32));
     scene.write(&[("new", "key-of-new")], "[tokens]\nfloor = 7\n[refresh]\nmode = \"x\"\n");
     let lines = scene.reload().await;
@@ -130,7 +130,7 @@ async fn reload_names_what_changed() {
     assert!(why.contains("tokens.floor: ") && why.contains("; ") && why.contains("refresh.mode: "), "{why}");
     let metrics = Connection::open(admin).await.ask(&Ask::get("/metrics")).await.body;
     assert!(metrics.contains("\ncourier_token_broker_config_last_reload_successful 0\n"), "{metrics}");
-    // A setting that needs a restart is not said to have changed.
+    // A setting that needs a restart is not reported as changed.
     scene.write(
         &[("new", "key-of-new"), ("web", "another-key-of-web")],
         "[tokens]\nfloor = 0.4\ndefault_lifetime = \"2h\"\n",

@@ -1,4 +1,4 @@
-//! `serve` reads its files again: when they change, and on SIGHUP.
+//! `serve` reloads its files when they change and on SIGHUP.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::support::http::{Ask, Connection};
 
 const OLD: &str = "ctb_the-old-key";
 const NEW: &str = "ctb_the-new-key";
-/// Half a minute of looks.
+/// Polls for half a minute.
 const LOOKS: usize = 300;
 
 fn clients(key: &str) -> String {
@@ -43,7 +43,7 @@ async fn counted(admin: SocketAddr, what: &str, outcome: &str) -> String {
     text.lines().find_map(|line| line.strip_prefix(&series)).expect("the series").to_owned()
 }
 
-/// A simulator that takes one API key.
+/// A simulator that accepts one API key.
 fn courier(api_key: &str) -> (Running, SocketAddr) {
     let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", api_key]).start();
     let address = simulator.address("Courier simulator on ");
@@ -59,7 +59,7 @@ fn serve(folder: &Path, courier: SocketAddr) -> Running {
 }
 
 #[tokio::test]
-async fn a_changed_file_is_read_again_and_a_bad_one_is_left_alone() {
+async fn changed_file_is_reloaded_and_an_invalid_one_rejected() {
     let folder = TempDir::new().expect("a folder");
     let (_simulator, courier) = courier("pk_test");
     let settings = folder.path().join("settings.toml");
@@ -72,7 +72,7 @@ async fn a_changed_file_is_read_again_and_a_bad_one_is_left_alone() {
     fs::write(&settings, format!("{workspace}{}", clients(NEW))).expect("written");
     until(address, NEW, 200).await;
     assert_eq!(status(address, OLD).await, 401);
-    // What is wrong with it is told once, and what held goes on.
+    // The error is logged once, and the running configuration stays.
     fs::write(&settings, format!("{workspace}{}[tokens]\nfloor = 7\n", clients(OLD))).expect("written");
     for _ in 0..LOOKS {
         if counted(admin, "settings", "refused").await == "1" {
@@ -81,11 +81,11 @@ async fn a_changed_file_is_read_again_and_a_bad_one_is_left_alone() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!((status(address, NEW).await, status(address, OLD).await), (200, 401));
-    let told = broker.stderr();
-    let rejected = told.lines().filter(|line| line.contains("reload rejected") && line.contains("tokens.floor"));
-    assert_eq!(rejected.count(), 1, "{told}");
-    assert!(!told.contains("pk_test"), "{told}");
-    // By another file that takes its place.
+    let log = broker.stderr();
+    let rejected = log.lines().filter(|line| line.contains("reload rejected") && line.contains("tokens.floor"));
+    assert_eq!(rejected.count(), 1, "{log}");
+    assert!(!log.contains("pk_test"), "{log}");
+    // The file is replaced by another one.
     let next = folder.path().join("next.toml");
     fs::write(&next, format!("{workspace}{}", clients(OLD))).expect("written");
     fs::rename(&next, &settings).expect("renamed");
@@ -96,10 +96,10 @@ async fn a_changed_file_is_read_again_and_a_bad_one_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_secret_that_kubernetes_swaps_is_read_again() {
+async fn secret_that_kubernetes_swaps_is_reloaded() {
     let folder = TempDir::new().expect("a folder");
     let (_simulator, courier) = courier("pk_second");
-    // As kubelet does it: the files are links into `..data`, which is a link to a folder.
+    // The kubelet's way: the files are links into `..data`, which is a link to a folder.
     for (name, key) in [("..first", "pk_first"), ("..second", "pk_second")] {
         fs::create_dir(folder.path().join(name)).expect("made");
         fs::write(folder.path().join(name).join("api-key"), format!("{key}\n")).expect("written");
@@ -119,7 +119,7 @@ async fn a_secret_that_kubernetes_swaps_is_read_again() {
 }
 
 #[tokio::test]
-async fn a_hangup_reads_everything_again_and_ends_nothing() {
+async fn sighup_reloads_everything_and_ends_nothing() {
     let folder = TempDir::new().expect("a folder");
     let (_simulator, courier) = courier("pk_test");
     let settings = folder.path().join("settings.toml");
@@ -142,7 +142,7 @@ async fn a_hangup_reads_everything_again_and_ends_nothing() {
 }
 
 #[tokio::test]
-async fn a_secret_that_comes_after_its_settings_is_read() {
+async fn late_secret_is_read_after_its_settings() {
     let folder = TempDir::new().expect("a folder");
     let (_simulator, courier) = courier("pk_second");
     let settings = folder.path().join("settings.toml");

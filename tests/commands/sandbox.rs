@@ -12,7 +12,7 @@ fn sandbox() -> Running {
 }
 
 #[test]
-fn the_sandbox_prints_a_curl_line_that_works() {
+fn sandbox_prints_a_curl_line_that_works() {
     let sandbox = sandbox();
     sandbox.addresses();
     sandbox.address("Courier simulator on ");
@@ -32,7 +32,7 @@ fn the_sandbox_prints_a_curl_line_that_works() {
 }
 
 #[tokio::test]
-async fn the_sandbox_takes_its_key_alone_and_shows_what_courier_was_asked() {
+async fn sandbox_takes_its_key_alone_and_shows_calls_to_courier() {
     let sandbox = sandbox();
     let (address, admin) = sandbox.addresses();
     let courier = sandbox.address("Courier simulator on ");
@@ -40,7 +40,7 @@ async fn the_sandbox_takes_its_key_alone_and_shows_what_courier_was_asked() {
     let ask = Ask::issue(r#"{"scope": "user_id:jane tenant:acme:read", "expires_in": "30d"}"#);
     assert_eq!(connection.ask(&ask.clone().key("wrong")).await.status, 401);
     assert_eq!(connection.ask(&ask.key("sandbox")).await.status, 200);
-    // Its client may ask for what that of the environment may ask for, and for nothing else.
+    // The client has the permissions of the environment's client and no others.
     let undocumented = Ask::issue(r#"{"scope": "user_id:jane any:thing", "expires_in": "30d"}"#).key("sandbox");
     assert_eq!(connection.ask(&undocumented).await.status, 403);
     let calls = Connection::open(courier).await.ask(&Ask::get("/simulator/calls")).await.json();
@@ -50,7 +50,7 @@ async fn the_sandbox_takes_its_key_alone_and_shows_what_courier_was_asked() {
 }
 
 #[tokio::test]
-async fn the_sandbox_reads_neither_environment_nor_files() {
+async fn sandbox_reads_neither_environment_nor_files() {
     let sandbox =
         Program::new(["sandbox", "--listen", ANY_PORT, "--admin-listen", ANY_PORT, "--courier-listen", ANY_PORT])
             .env("COURIER_API_KEY", "pk_prod_real")
@@ -63,7 +63,7 @@ async fn the_sandbox_reads_neither_environment_nor_files() {
 }
 
 #[tokio::test]
-async fn the_simulators_faults_are_flags() {
+async fn simulators_faults_are_flags() {
     let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", "pk", "--error-rate", "1"]);
     let simulator = simulator.start();
     let courier = simulator.address("Courier simulator on ");
@@ -78,7 +78,7 @@ async fn the_simulators_faults_are_flags() {
 }
 
 #[tokio::test]
-async fn a_new_client_key_opens_a_broker_that_has_its_entry() {
+async fn new_client_key_opens_a_broker_that_has_its_entry() {
     let made = Program::new(["client-key", "web-backend.1_x"]).run();
     assert_eq!((made.code, made.stderr.as_str()), (Some(0), ""), "{made:?}");
     let key = made.stdout.iter().map(|line| line.trim()).find(|line| line.starts_with("ctb_")).expect("a key");
@@ -101,7 +101,7 @@ async fn a_new_client_key_opens_a_broker_that_has_its_entry() {
 }
 
 #[test]
-fn no_two_client_keys_are_alike() {
+fn client_keys_are_unique() {
     let [one, two] = [(); 2].map(|()| Program::new(["client-key", "a"]).run().stdout);
     assert_ne!(one, two);
 }

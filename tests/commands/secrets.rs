@@ -1,5 +1,5 @@
-//! Nothing secret comes out of the program, whatever is done with it and whatever goes wrong: all that it writes and
-//! answers, at the most talkative level, is searched for every secret and token that was in play.
+//! Secrets stay in the program, whatever its users do and whatever fails: all its output and answers, at log level
+//! `trace`, are searched for every secret and token that the test used.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -31,10 +31,10 @@ const PAGE: &str = "https://app.example.com";
 const KID: &str = "key-of-the-issuer";
 const FRONTEND: &str = "/api/generate-courier-jwt";
 
-/// A broker with everything that there is, and whoever it talks to.
+/// A broker with all features, and its peers.
 struct Scene {
     watch: Watch,
-    /// All that came out but for the answers that carry a token, each with its place.
+    /// All output except answers that carry a token, each with its source.
     heard: Vec<(String, String)>,
     authority: Authority,
     /// A client's certificate.
@@ -50,11 +50,11 @@ struct Scene {
 }
 
 impl Scene {
-    /// With these lines in `[sessions]`.
+    /// Starts the broker with these lines in `[sessions]`.
     async fn open(sessions: &str) -> Self {
         let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", API_KEY]).start();
         let courier = simulator.address("Courier simulator on ");
-        // It says whatever it is told to, in answer to whatever it is asked.
+        // Courier answers every call with the text that the test sets.
         let hostile = KeyHost::start(&[]).await;
         let closed = std::net::TcpListener::bind(ANY_PORT).and_then(|socket| socket.local_addr()).expect("a port");
         let authority = Authority::new();
@@ -142,17 +142,17 @@ impl Scene {
         Connection::over(stream).ask(ask).await
     }
 
-    /// Asks for a token, which is then nobody's business but the asker's.
+    /// Asks for a token, which may then appear in no other output.
     async fn token(&mut self, ask: &Ask, identity: Option<&Identity>) -> String {
         let answer = self.tell(ask, identity).await;
         let token = answer.token();
         self.watch.for_jwt(&token);
-        // Nothing else in the answer is secret either.
+        // The rest of the answer has no secret.
         self.heard.push((format!("the answer to {}", ask.target()), answer.whole().replace(&token, "")));
         token
     }
 
-    /// The same over HTTP/2, whose libraries talk a lot.
+    /// Asks over HTTP/2, whose libraries log a lot.
     async fn token_over_http2(&mut self, key: &str) {
         let stream = connect(&self.authority.client(&["h2"], None), self.address).await.expect("a handshake");
         let (mut requests, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
@@ -171,7 +171,7 @@ impl Scene {
         self.watch.for_jwt(answer["token"].as_str().unwrap_or_else(|| panic!("no token in {answer}")));
     }
 
-    /// Asks for what has no token in its answer.
+    /// Sends a request whose answer has no token.
     async fn refused(&mut self, ask: Ask, status: u16) {
         let answer = self.tell(&ask, None).await;
         assert_eq!(answer.status, status, "{}: {answer:?}", ask.target());
@@ -188,7 +188,7 @@ impl Scene {
         self.heard.push((format!("a command with code {:?}", ended.code), ended.stdout.join("\n") + &ended.stderr));
     }
 
-    /// What apps do, well and badly.
+    /// Valid and invalid requests of apps.
     async fn apps(&mut self) {
         let mut tokens = Vec::new();
         for (user, key) in ["jane", "bob"].into_iter().zip(KEYS) {
@@ -230,7 +230,7 @@ impl Scene {
         self.refused(wants("dave").key(&key_of("slow")), 429).await;
     }
 
-    /// A Courier that repeats the API key, issues what was not asked for, or talks nonsense.
+    /// A Courier that repeats the API key, issues other tokens than requested, or sends garbage.
     async fn hostile_courier(&mut self) {
         let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
         let claims = json!({ "scope": "user_id:mallory everything", "iat": at(0), "exp": at(7200) }).to_string();
@@ -244,7 +244,7 @@ impl Scene {
             (302, API_KEY.to_owned(), 503),
             (429, API_KEY.to_owned(), 503),
             (500, API_KEY.to_owned(), 503),
-            // After this it is left alone.
+            // After this the circuit breaker is open.
             (401, json!({ "message": API_KEY }).to_string(), 502),
         ]
         .into_iter()
@@ -255,7 +255,7 @@ impl Scene {
         }
     }
 
-    /// What users do, well and badly; `call` puts a session where it belongs.
+    /// Valid and invalid requests of users; `call` adds a session to a request.
     async fn users(&mut self, signer: &Signer, call: impl Fn(&str) -> Ask) {
         let good = signer.session(KID, "jane");
         let mut claims = good_claims("jane");
@@ -289,13 +289,13 @@ impl Scene {
         }
     }
 
-    /// What operators do, also after everything else.
+    /// Requests of operators, also after all others.
     async fn operators(&mut self) {
         for target in ["/metrics", "/healthz", "/readyz", "/status", "/", "/nothing"] {
             self.operator(Ask::get(target)).await;
         }
         for user in ["jane", "bob", "carol", "user-0", "user-1", GUESS] {
-            // What is asked for is repeated there.
+            // The answer repeats the requested user.
             if user != GUESS {
                 self.operator(Ask::get(&format!("/explain?user={user}"))).await;
             }
@@ -318,10 +318,10 @@ impl Scene {
         for (key, value) in [("TOKENS__FLOOR", API_KEY), ("WORKSPACES__DEFAULT__API_KEY_FILE", "/proc/self/maps")] {
             self.command(environment(check(&[])).env(&format!("COURIER_TOKEN_BROKER__{key}"), value));
         }
-        // Settings that are no TOML, with a secret in the line that is wrong.
+        // Invalid TOML with a secret in the faulty line.
         let broken = settings(&format!("[workspaces.default]\napi_key = {API_KEY}\n"));
         self.command(Program::new(["check", "--config"]).arguments([broken.path()]));
-        // A key where another file belongs.
+        // A key in the place of another file.
         let key = self.folder.path().join("key");
         fs::write(&key, &self.named.key).expect("written");
         for setting in ["SERVER__TLS__CERTIFICATE_FILE", "SESSIONS__PUBLIC_KEY_FILE", "WORKSPACES__WRONG__API_KEY_FILE"]
@@ -332,7 +332,7 @@ impl Scene {
         self.heard.push(("the simulator".to_owned(), calls.whole()));
     }
 
-    /// What is read again: settings that won't do, with secrets where none belong, and new secrets that will.
+    /// Reloads: invalid settings with misplaced secrets, and then valid new secrets.
     async fn reloads(&mut self) {
         let good = fs::read_to_string(self.file.path()).expect("text");
         let mut read_again = 0;
@@ -359,9 +359,9 @@ impl Scene {
         settings.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok()).sum()
     }
 
-    /// Ends it, and searches all that it said.
+    /// Stops the broker and searches all its output.
     async fn close(mut self) {
-        // Renewals of rejected tokens come a little later.
+        // Renewals of rejected tokens follow a little later.
         tokio::time::sleep(Duration::from_millis(200)).await;
         self.operator(Ask::get("/metrics")).await;
         self.broker.signal(Signal::TERM);
@@ -384,7 +384,7 @@ impl Scene {
     }
 }
 
-/// The only key of a client that has one.
+/// The key of the only client that has one.
 fn key_of(client: &str) -> String {
     format!("ctb_the-key-of-the-client-{client}-and-of-nobody-else").replace("the-key-of-the-client", "Zq6")
 }
@@ -394,7 +394,7 @@ fn wants(user: &str) -> Ask {
 }
 
 #[tokio::test]
-async fn no_secret_comes_out_where_sessions_are_signed_with_a_secret() {
+async fn no_secret_leaks_with_sessions_signed_with_a_secret() {
     let secret = NamedTempFile::new().expect("a file");
     fs::write(secret.path(), SESSION_SECRET).expect("written");
     let mut scene = Scene::open(&format!("hs256_secret_file = {:?}", secret.path())).await;
@@ -408,7 +408,7 @@ async fn no_secret_comes_out_where_sessions_are_signed_with_a_secret() {
 }
 
 #[tokio::test]
-async fn no_secret_comes_out_where_sessions_are_cookies_of_an_issuer() {
+async fn no_secret_leaks_with_session_cookies_of_an_issuer() {
     let signer = Signer::p256();
     let host = KeyHost::start(&[signer.jwk(KID)]).await;
     let mut scene = Scene::open(&format!("jwks_url = \"{}\"\nsource = \"cookie:session\"", host.url())).await;

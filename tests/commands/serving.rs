@@ -36,7 +36,7 @@ async fn under_way(address: SocketAddr, courier: SocketAddr) -> Connection {
     connection
 }
 
-/// Waits until its signals are caught and its listeners listen.
+/// Waits until the broker handles signals and its listeners accept.
 async fn until_it_runs(admin: SocketAddr) {
     while get(admin, "/readyz").await.status != 200 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -50,7 +50,7 @@ async fn until_it_stops(admin: SocketAddr) {
 }
 
 #[tokio::test]
-async fn a_stop_lets_requests_finish_and_takes_no_new_ones() {
+async fn shutdown_lets_requests_finish_and_takes_no_new_ones() {
     let broker = sandbox("1s");
     let (address, admin) = broker.addresses();
     let courier = broker.address("Courier simulator on ");
@@ -59,7 +59,7 @@ async fn a_stop_lets_requests_finish_and_takes_no_new_ones() {
     let mut waiting = under_way(address, courier).await;
     broker.signal(Signal::TERM);
     until_it_stops(admin).await;
-    // It is told by readiness first, and then refused.
+    // Readiness fails first; new connections are refused after that.
     while TcpStream::connect(address).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -71,7 +71,7 @@ async fn a_stop_lets_requests_finish_and_takes_no_new_ones() {
 }
 
 #[tokio::test]
-async fn a_second_stop_ends_it_at_once() {
+async fn second_signal_ends_the_broker_at_once() {
     let broker = sandbox("4s");
     let (address, admin) = broker.addresses();
     let courier = broker.address("Courier simulator on ");
@@ -85,7 +85,7 @@ async fn a_second_stop_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn an_interrupt_is_a_stop_too() {
+async fn interrupt_shuts_down_too() {
     let broker = sandbox("0s");
     let (_, admin) = broker.addresses();
     until_it_runs(admin).await;
@@ -93,9 +93,9 @@ async fn an_interrupt_is_a_stop_too() {
     assert_eq!(broker.end().code, Some(0));
 }
 
-/// A load balancer that was told "not ready" comes again only seconds later.
+/// A load balancer polls readiness only every few seconds.
 #[tokio::test]
-async fn it_is_ready_as_soon_as_it_says_where_it_is() {
+async fn broker_is_ready_once_it_prints_its_addresses() {
     for _ in 0..10 {
         let broker =
             Program::serve().env("COURIER_API_KEY", API_KEY).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY).start();
@@ -104,9 +104,9 @@ async fn it_is_ready_as_soon_as_it_says_where_it_is() {
     }
 }
 
-/// Whoever reads the addresses may stop it at once.
+/// The broker may be stopped as soon as it prints its addresses.
 #[test]
-fn a_stop_right_after_the_start_is_an_orderly_one() {
+fn stop_right_after_the_start_is_orderly() {
     for _ in 0..20 {
         let broker =
             Program::serve().env("COURIER_API_KEY", API_KEY).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY).start();
@@ -117,7 +117,7 @@ fn a_stop_right_after_the_start_is_an_orderly_one() {
     }
 }
 
-/// A broker with a Courier of its own, asked once well and once badly; its log when it has ended.
+/// Runs a broker with a simulator, sends a good and a bad request, and returns the log.
 async fn log_of_two_requests(level: &str) -> (Vec<Value>, String) {
     let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", API_KEY]).start();
     let courier = simulator.address("Courier simulator on ");
@@ -149,7 +149,7 @@ async fn log_of_two_requests(level: &str) -> (Vec<Value>, String) {
 }
 
 #[tokio::test]
-async fn an_issue_is_logged_in_json_with_user_scopes_and_reason_and_without_the_token() {
+async fn issue_is_logged_in_json_with_user_scopes_and_reason_and_without_the_token() {
     let (lines, text) = log_of_two_requests("info").await;
     let issued: Vec<_> = lines.iter().filter(|line| line["event"] == "issued").collect();
     assert_eq!(issued.len(), 1, "{text}");
@@ -169,13 +169,13 @@ async fn an_issue_is_logged_in_json_with_user_scopes_and_reason_and_without_the_
 }
 
 #[tokio::test]
-async fn the_most_talkative_log_has_no_secret_either() {
+async fn trace_log_has_no_secret() {
     let (lines, _) = log_of_two_requests("trace").await;
     assert!(!lines.is_empty());
 }
 
 #[tokio::test]
-async fn the_log_is_text_where_the_settings_say_so() {
+async fn log_is_text_where_the_settings_say_so() {
     let broker = Program::serve()
         .env("COURIER_API_KEY", API_KEY)
         .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
@@ -189,7 +189,7 @@ async fn the_log_is_text_where_the_settings_say_so() {
 }
 
 #[tokio::test]
-async fn start_is_one_line_that_tells_with_what_it_runs() {
+async fn start_is_logged_in_one_line_with_the_settings() {
     let file = settings(
         "[workspaces.eu]\napi_key = \"pk_test_never-to-be-seen\"\nbase_url = \"https://eu.example\"\n\
          [workspaces.eu.budget]\nrequests_per_second = 7.5\n[refresh]\nmode = \"used\"\n",
@@ -227,7 +227,7 @@ async fn start_is_one_line_that_tells_with_what_it_runs() {
 }
 
 #[tokio::test]
-async fn without_a_command_it_serves() {
+async fn missing_command_means_serve() {
     let broker = Program::new(["--listen", ANY_PORT, "--admin-listen", ANY_PORT])
         .env("COURIER_API_KEY", API_KEY)
         .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
@@ -238,7 +238,7 @@ async fn without_a_command_it_serves() {
 }
 
 #[tokio::test]
-async fn it_listens_on_every_address_that_it_is_given() {
+async fn broker_listens_on_every_given_address() {
     let broker = Program::serve()
         .arguments(["--listen", "[::1]:0"])
         .env("COURIER_API_KEY", API_KEY)

@@ -1,4 +1,4 @@
-//! `serve` with sessions: what it logs of them, and what `check` shows.
+//! Sessions in the log of `serve` and in the output of `check`.
 
 use rustix::process::Signal;
 
@@ -11,7 +11,7 @@ const API_KEY: &str = "pk_test_never-to-be-seen";
 const PAGE: &str = "https://app.example.com";
 
 #[tokio::test]
-async fn the_log_tells_the_rule_and_never_the_session() {
+async fn log_names_the_failed_check_and_never_the_session() {
     let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT]).start();
     let courier = simulator.address("Courier simulator on ");
     let signer = Signer::Hmac(SECRET.to_vec());

@@ -1,5 +1,4 @@
-//! Settings that pass the eye: secrets in the wrong place, addresses that are open to all, and
-//! values that can't work as they are written.
+//! Settings whose errors are easy to overlook: misplaced secrets, addresses open to all, and values without effect.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -28,7 +27,7 @@ fn check(text: &str) -> Ended {
     run("check", text, &[])
 }
 
-/// Refused with these lines, in this order, each having its part.
+/// Checks that the settings are refused with one line for each part, in this order.
 #[track_caller]
 fn is_refused_for(ended: &Ended, parts: &[&str]) {
     assert_eq!((ended.code, ended.stdout.is_empty()), (Some(2), true), "{ended:?}");
@@ -39,7 +38,7 @@ fn is_refused_for(ended: &Ended, parts: &[&str]) {
     }
 }
 
-/// Passes with these warnings.
+/// Checks that the settings pass with these warnings.
 #[track_caller]
 fn passes_with(ended: &Ended, parts: &[&str]) {
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -51,7 +50,7 @@ fn passes_with(ended: &Ended, parts: &[&str]) {
     }
 }
 
-/// Keys, PEM and other secrets, pasted where the path of a file belongs.
+/// Keys, PEM and other secrets in the place of a file's path.
 #[test]
 fn secret_in_the_place_of_a_path_is_not_repeated() {
     const HIDDEN: &str = "hunter2-q7ZtR2vLx9";
@@ -139,7 +138,7 @@ fn sandbox_may_be_open_to_all() {
 }
 
 #[test]
-fn all_errors_are_told_at_once() {
+fn all_errors_are_reported_at_once() {
     let text = format!(
         "[tokens]\nfloor = 2\nmax_lifetime = \"0s\"\n[admin]\nlisten = \"nowhere\"\n[profiles]\nempty = []\n\
          [workspaces.default]\nbase_url = \"x\"\ntimeout = \"1ms\"\n{}{}[sessions]\nsource = \"x\"\n",
@@ -172,7 +171,7 @@ fn all_errors_are_told_at_once() {
 }
 
 #[test]
-fn all_keys_of_a_wrong_shape_are_told_with_their_lines() {
+fn all_mistyped_keys_are_reported_with_their_lines() {
     let text = "[tokens]\nflor = 1\nfloor = \"x\"\n[[clients]]\nname = 5\nusers = [1, 2]\nkey = \"x\"\n[nothing]\n";
     let ended = run("check", text, &[("COURIER_TOKEN_BROKER__LOG__LEVL", "x"), ("COURIER_TOKEN_BROKER__SERVER", "x")]);
     assert_eq!(ended.code, Some(2), "{ended:?}");
@@ -212,7 +211,7 @@ fn pattern_that_matches_nothing_is_refused() {
         let text = format!("{WORKSPACE}{}", client(&format!("users = [\"{user}\"]")));
         is_refused_for(&check(&text), &["clients[0].users[0]: matches nothing"]);
     }
-    // As odd, and possible.
+    // Unusual but valid.
     let odd =
         client("scopes = [\"Inbox:READ\", \"us*er_id:x\", \"tenant:*:user:*\", \"**\"]\nusers = [\"zoë*\", \"a:b\"]");
     passes_with(&check(&format!("{WORKSPACE}{odd}")), &[]);
@@ -262,7 +261,7 @@ fn settings_without_effect_are_warned_of() {
             ),
             &["clients[0].max_lifetime: is longer than tokens.max_lifetime, so 2h holds"][..],
         ),
-        // The client's default is longer, which is no mistake of an operator's.
+        // The client's default lifetime is longer, which is no error of the operator's.
         (format!("{WORKSPACE}[tokens]\ndefault_lifetime = \"1h\"\nmax_lifetime = \"2h\"\n{}", client("")), &[]),
         (
             format!(
@@ -308,7 +307,7 @@ fn settings_without_effect_are_warned_of() {
 }
 
 #[test]
-fn unknown_variable_is_warned_of_with_what_was_meant() {
+fn unknown_variable_is_warned_of_with_a_suggestion() {
     let text = format!("{WORKSPACE}{}", client(""));
     for (name, part) in [
         ("COURIER_TOKEN_BROKER_TOKENS_FLOOR", "did you mean COURIER_TOKEN_BROKER__TOKENS__FLOOR?"),
@@ -325,7 +324,7 @@ fn unknown_variable_is_warned_of_with_what_was_meant() {
         passes_with(&ended, &[&format!("{name}: is unknown and has no effect: {part}")]);
         assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
     }
-    // It may be why something is missing.
+    // A misspelt variable may be the reason of a missing setting.
     for command in ["check", "serve"] {
         let ended = run(command, WORKSPACE, &[("COURIER_TOKEN_BROKER_CLIENT_KEYS", "hunter2")]);
         let lines: Vec<_> = ended.stderr.lines().collect();
@@ -333,7 +332,7 @@ fn unknown_variable_is_warned_of_with_what_was_meant() {
         assert!(lines[0].starts_with("warning: COURIER_TOKEN_BROKER_CLIENT_KEYS: "), "{ended:?}");
         assert!(lines[1].starts_with("error: ") && lines[1].contains("clients: "), "{ended:?}");
     }
-    // Those of a Kubernetes service of this name, and other programs'.
+    // The variables of a Kubernetes service of this name, and those of other programs.
     let others = [
         ("COURIER_TOKEN_BROKER_SERVICE_HOST", "10.0.0.1"),
         ("COURIER_TOKEN_BROKER_SERVICE_PORT_HTTP", "8080"),
@@ -372,7 +371,7 @@ fn secret_file_that_others_can_read_is_warned_of() {
         &check(&format!("[workspaces.default]\n{proxy}api_key_file = {key:?}\n{}", client(""))),
         &["workspaces.default.proxy_credentials_file: others on this machine can read or change the file"],
     );
-    // The settings themselves, where a key stands in them.
+    // The settings file itself, if it contains a key.
     let file = settings(&format!("{WORKSPACE}{}", client("")));
     of_mode(file.path(), 0o644);
     let ended = Program::new(["check", "--config"]).arguments([file.path()]).run();
@@ -382,9 +381,9 @@ fn secret_file_that_others_can_read_is_warned_of() {
     );
 }
 
-/// Also where one of them has no right shape, or stands in a variable.
+/// All errors are reported, even if one of them is a wrong type or in a variable.
 #[test]
-fn errors_of_every_kind_are_told_at_once() {
+fn errors_of_every_kind_are_reported_at_once() {
     let text = format!(
         "[tokens]\nfloor = 7\ncapacity = \"many\"\n[server]\nlisten = [\"nowhere\"]\ntimeuot = \"5s\"\n{WORKSPACE}{}",
         client("users = [1]")
@@ -416,7 +415,7 @@ fn errors_of_every_kind_are_told_at_once() {
         assert_eq!(ended.stderr.lines().filter(|line| line.contains(part)).count(), 1, "{part}: {}", ended.stderr);
     }
     assert_eq!((ended.code, ended.stderr.lines().count()), (Some(2), parts.len()), "{}", ended.stderr);
-    // An error that follows from another is not told.
+    // Consequential errors are not reported.
     let ended = run("check", &format!("{WORKSPACE}[[clients]]\nkey_sha256 = 5\nusers = [5]\nname = \"a\"\n"), &[]);
     is_refused_for(&ended, &["clients[0].key_sha256", "clients[0].users[0]"]);
 }
@@ -459,7 +458,7 @@ fn settings_files_stand_before_and_after_the_command() {
     }
     let swapped = Program::new(["--config", second, "check", "--config", first]).run();
     assert!(swapped.stdout.join("\n").contains("floor = 0.1"), "{swapped:?}");
-    // `serve` takes both too: of each one something is wrong.
+    // `serve` accepts both as well: the settings are invalid in each.
     let [bad, worse] = ["[tokens]\nflor = 1\n", "[token]\n"].map(settings);
     let [bad, worse] = [&bad, &worse].map(|file| file.path().to_str().expect("text"));
     is_refused_for(&Program::new(["--config", bad, "serve", "--config", worse]).run(), &[bad, worse]);

@@ -1,4 +1,4 @@
-//! From SIGTERM to the end: a rolling update loses no request.
+//! Shutdown after SIGTERM: a rolling update loses no request.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -30,8 +30,8 @@ async fn until_not_ready(admin: SocketAddr) {
 }
 
 #[tokio::test]
-async fn new_connections_are_served_while_it_is_not_ready_any_more() {
-    // No machine is so slow that this passes during the test: the second signal ends it.
+async fn new_connections_are_served_while_draining() {
+    // The delay is longer than any test run: the second signal ends the broker.
     let broker = serve("1h");
     let (address, admin) = broker.addresses();
     let mut kept = Connection::open(address).await;
@@ -47,7 +47,7 @@ async fn new_connections_are_served_while_it_is_not_ready_any_more() {
 }
 
 #[tokio::test]
-async fn no_connection_is_refused_before_the_delay_is_over() {
+async fn no_connection_is_refused_before_the_shutdown_delay_ends() {
     const DELAY: Duration = Duration::from_secs(2);
     let broker = serve("2s");
     let (address, admin) = broker.addresses();

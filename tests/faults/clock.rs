@@ -1,4 +1,4 @@
-//! Clocks that are wrong, and clocks that jump.
+//! Wrong clocks and clocks that jump.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -15,8 +15,8 @@ use crate::world::{HOUR, MS, SECOND, Setup, World, keeps_budget};
 
 const DAY: i64 = 86_400;
 
-/// How many calls three hours cost of somebody who asks every minute, while the clocks of Courier and of the broker are
-/// so many seconds ahead in each hour. What she is served has exactly the life that it has.
+/// Counts the calls in three hours for a user who asks every minute. `couriers` and `ours` are the seconds by which
+/// the clocks of Courier and of the broker are ahead in each hour. Each answer must state the true remaining life.
 async fn calls_of_three_hours(mode: Mode, couriers: [i64; 3], ours: [i64; 3]) -> usize {
     let wall: &AtomicI64 = Box::leak(Box::default());
     let world = World::by(Clock::tokio_with_wall(wall), &Setup { mode, ..Setup::default() });
@@ -34,7 +34,7 @@ async fn calls_of_three_hours(mode: Mode, couriers: [i64; 3], ours: [i64; 3]) ->
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobodys_time_of_day_changes_anything() {
+async fn wrong_wall_clocks_change_nothing() {
     const RIGHT: [i64; 3] = [0; 3];
     for mode in [Mode::Used, Mode::Learned] {
         let right = calls_of_three_hours(mode, RIGHT, RIGHT).await;
@@ -46,7 +46,7 @@ async fn nobodys_time_of_day_changes_anything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_date_to_come_back_at_counts_by_couriers_own_clock() {
+async fn retry_after_date_counts_by_couriers_clock() {
     for skew in [-DAY, DAY] {
         let world = World::new(&Setup::default());
         let now = world.clock.unix().as_secs().saturating_add_signed(skew);
@@ -56,23 +56,23 @@ async fn a_date_to_come_back_at_counts_by_couriers_own_clock() {
         };
         let headers = HeaderMap::from_iter([(DATE, date(now)), (RETRY_AFTER, date(now + 30))]);
         world.courier.script([Some(Fault::Status(429, headers, Delivery::Whole))]);
-        let told = world.ask("jane", "1h").await.err();
-        assert_eq!(told, Some(Refusal::Upstream(Failure::Throttled(Some(30 * SECOND)))), "{skew}");
+        let refusal = world.ask("jane", "1h").await.err();
+        assert_eq!(refusal, Some(Refusal::Upstream(Failure::Throttled(Some(30 * SECOND)))), "{skew}");
         world.pass(29 * SECOND).await;
         assert_eq!(world.courier.call_count(), 1, "{skew}");
-        // She waits for the second that is left.
+        // The request waits for the second that is left.
         world.ask("jane", "1h").await.expect("a token");
     }
 }
 
-/// A lid is closed for ten hours.
+/// Suspends the machine for ten hours.
 async fn suspend() {
     tokio::time::advance(10 * HOUR).await;
 }
 
-/// After the night some tokens have ended, and others are below their floors: they would be renewed, all at once.
+/// After the night some tokens have ended and others are below their floors, so all renewals are due at once.
 #[tokio::test(start_paused = true)]
-async fn who_asks_after_a_night_in_which_the_machine_slept_is_served_anew_and_inside_the_budget() {
+async fn users_after_a_suspended_night_get_new_tokens_within_the_budget() {
     for mode in [Mode::Used, Mode::Learned] {
         let (rate, burst) = (50.0, 20);
         let world = World::new(&Setup { rate, burst, mode, ..Setup::default() });
@@ -93,20 +93,20 @@ async fn who_asks_after_a_night_in_which_the_machine_slept_is_served_anew_and_in
             let life = if *lifetime == "1h" { HOUR } else { 15 * HOUR };
             assert!(answer.remaining >= life / 2, "{:?} of {lifetime}", answer.remaining);
         }
-        // A hundred calls, of which a few leave at once; one in ten may be a renewal's.
+        // A hundred calls, of which a few are made at once; one in ten may be a renewal's.
         let took = world.clock.now().since(woken);
         assert!(took <= 3 * SECOND, "{mode:?}: {took:?}");
         world.pass(HOUR / 6).await;
         let calls: Vec<_> = world.courier.calls().iter().map(|call| call.at).collect();
         assert!(keeps_budget(&calls, rate, f64::from(burst)), "{mode:?}");
-        // Theirs, and for each of the others whose token has not ended at most one.
+        // The users' calls, and at most one for each other user whose token has not ended.
         let after = calls.len() - before;
         assert!((100..=100 + 350).contains(&after), "{mode:?}: {after}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_a_sleeping_machine_has_missed_is_not_handed_out() {
+async fn answer_outdated_by_a_suspend_is_not_served() {
     let world = World::new(&Setup::default());
     let asked = asks(&world, "jane", "1h");
     world.pass(50 * MS).await;

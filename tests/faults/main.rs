@@ -1,14 +1,14 @@
-//! Courier on its bad days: what callers notice of each way in which it can fail, and what they must not.
+//! Faults: the effect on callers of each way in which Courier, the machine or the clocks can fail.
 
-#[path = "../wire/law.rs"]
-#[allow(dead_code, reason = "the tests of the wire use the rest of it")]
-mod law;
+#[path = "../wire/refusal.rs"]
+#[allow(dead_code, reason = "the `wire` suite uses the rest of it")]
+mod refusal;
 #[path = "../sdk/rules.rs"]
 mod rules;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../laws/world.rs"]
-#[allow(dead_code, reason = "the laws use the rest of it")]
+#[allow(dead_code, reason = "the `laws` suite uses the rest of it")]
 mod world;
 
 mod chaos;

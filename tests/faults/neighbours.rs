@@ -1,4 +1,4 @@
-//! What one client does, or one workspace's Courier, costs no other anything.
+//! Isolation: a storm of one client or an outage of one workspace does not affect the others.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn ask_of(client: &'static str, user: &str) -> Ask<'static> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_storm_of_one_clients_new_users_does_not_starve_another_client() {
+async fn storm_of_one_client_does_not_starve_another() {
     let world = World::new(&Setup { rate: 20.0, burst: 1, ..Setup::default() });
     let storm: Vec<_> = (0..500)
         .map(|user| {
@@ -29,7 +29,7 @@ async fn a_storm_of_one_clients_new_users_does_not_starve_another_client() {
     for user in 0..10 {
         let asked = world.clock.now();
         world.broker.ask(&ask_of("calm", &user.to_string())).await.expect("a token");
-        // The call that is next, one of the storm's, and the way to Courier.
+        // At most: the next permit, one call of the storm, and Courier's latency.
         let took = world.clock.now().since(asked);
         assert!(took <= 2 * (SECOND / 20) + 100 * MS + 10 * MS, "{took:?}");
     }
@@ -37,12 +37,12 @@ async fn a_storm_of_one_clients_new_users_does_not_starve_another_client() {
     for asked in storm {
         served += usize::from(asked.await.expect("no panic").is_ok());
     }
-    // What it was promised when it queued has not been taken away.
+    // Requests that were queued in time are still served.
     assert_eq!(served, 101);
 }
 
 #[tokio::test]
-async fn a_workspace_whose_courier_is_down_slows_no_other() {
+async fn outage_of_one_workspace_slows_no_other() {
     let (_socket, gone) = support::http::refusing_port();
     let broker = support::broker::Setup::new()
         .settings(|raw| {
@@ -66,7 +66,7 @@ async fn a_workspace_whose_courier_is_down_slows_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_busiest_tokens_are_renewed_early_while_calls_fail_and_others_are_not() {
+async fn busiest_tokens_alone_are_renewed_early_while_calls_fail() {
     let world = World::new(&Setup::default());
     let minute = Duration::from_secs(60);
     for user in ["busy", "lazy"] {
@@ -75,10 +75,10 @@ async fn the_busiest_tokens_are_renewed_early_while_calls_fail_and_others_are_no
     let issued = world.clock.now();
     let sent = async |user: &str| world.ask(user, "8h").await.expect("a token").grant.sent();
     let (mut newcomers, mut early) = (0, None);
-    // The window ends after four hours.
+    // The renewal window ends after four hours.
     for _ in 0..225 {
         world.pass(minute).await;
-        // Of five calls two fail: the others are their retries, and one that Courier refuses.
+        // Two of five calls fail; the others are their retries and one that Courier refuses.
         for fault in [500, 400, 500] {
             world.courier.script([Some(Fault::status(fault))]);
             newcomers += 1;

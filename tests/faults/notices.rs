@@ -1,4 +1,4 @@
-//! The log lines of calls that fail, or that can't be made.
+//! Log lines about calls that fail or cannot be made.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,12 +10,12 @@ use crate::peers::asks;
 use crate::regressions::{Lines, Small};
 use crate::world::{MS, SECOND, Setup, World, ask};
 
-/// The lines that say this.
+/// The log lines that contain this text.
 fn with(lines: &Lines, text: &str) -> Vec<String> {
     lines.text().lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
 }
 
-/// The number after `name=` in a line.
+/// The number after `name=` in a log line.
 fn field(line: &str, name: &str) -> f64 {
     let value = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {line}"))
@@ -46,7 +46,7 @@ async fn budget_that_refuses_calls_says_how_many_and_which_setting_to_raise() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn courier_that_throttles_is_told_every_half_a_minute_with_the_rate_that_is_left() {
+async fn throttling_is_logged_every_half_a_minute_with_the_reduced_rate() {
     let (lines, _guard) = Lines::collect();
     let world = World::new(&Setup { rate: 20.0, burst: 20, ..Setup::default() });
     world.courier.misbehave(Some(Fault::throttled(1)));
@@ -65,7 +65,7 @@ async fn courier_that_throttles_is_told_every_half_a_minute_with_the_rate_that_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn long_pause_is_told_with_its_length() {
+async fn long_pause_is_logged_with_its_length() {
     let (lines, _guard) = Lines::collect();
     let world = World::new(&Setup::default());
     world.courier.misbehave(Some(Fault::throttled(30)));
@@ -95,14 +95,14 @@ async fn token_of_another_user_is_an_error_of_its_own_without_the_token() {
 async fn failed_connection_is_logged_with_its_cause() {
     let (lines, _guard) = Lines::collect();
     let world = Small::new(20.0, 20, MS, |_| Some(Failure::Connect(Cause::Untrusted.into())));
-    world.broker.ask(&ask("jane", "1h")).await.expect_err("nobody is there");
+    world.broker.ask(&ask("jane", "1h")).await.expect_err("no listener");
     let told = with(&lines, "token request failed");
     assert!(told.len() == 1 && told[0].contains("certificate not trusted"), "{}", lines.text());
 }
 
 static SHORT: AtomicBool = AtomicBool::new(true);
 
-/// Calls that this machine could not make say nothing of Courier, or of a key.
+/// Calls that this machine could not make are no evidence against Courier or a token key.
 #[tokio::test(start_paused = true)]
 async fn lack_of_file_descriptors_neither_opens_the_circuit_breaker_nor_is_remembered() {
     let (lines, _guard) = Lines::collect();
@@ -113,7 +113,7 @@ async fn lack_of_file_descriptors_neither_opens_the_circuit_breaker_nor_is_remem
         world.pass(100 * MS).await;
     }
     SHORT.store(false, Ordering::Relaxed);
-    // The last of them at once, and others.
+    // The last key is asked for again at once, and new keys are.
     for user in ["99", "98", "new"] {
         world.broker.ask(&ask(user, "1h")).await.expect("a token");
     }

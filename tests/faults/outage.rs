@@ -1,5 +1,4 @@
-//! A Courier that is down for half an hour, or fails half of the time for an hour: what users
-//! and Courier see of it.
+//! Long outages: Courier is down for half an hour, or fails half of the calls for an hour.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -15,23 +14,23 @@ use tokio::task::JoinSet;
 use super::world::{HOUR, MS, SECOND, Setup, World, ask};
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Of tokens of an hour.
+/// The hard floor of tokens of an hour.
 const HARD_FLOOR: Duration = Duration::from_secs(30);
 
-/// Users who come back again and again, and others who come once, for as long as it lasts.
-struct Crowd {
+/// A workload of regular users and of newcomers, who ask once.
+struct Workload {
     world: World,
     regulars: u32,
     newcomers: u32,
     random: fastrand::Rng,
-    /// Until when the regulars' tokens are above the hard floor.
+    /// The time at which each regular's token reaches the hard floor.
     good: HashMap<u32, Moment>,
-    /// The regulars who have waited for a token.
+    /// The regulars who waited for a token.
     fetched: HashSet<u32>,
     asked: JoinSet<Asked>,
 }
 
-/// A request that has been answered.
+/// An answered request.
 struct Asked {
     /// `None` for a newcomer.
     user: Option<u32>,
@@ -40,11 +39,11 @@ struct Asked {
     outcome: Result<Answer, Refusal>,
 }
 
-/// What came of the requests of some time.
+/// Counts of the outcomes in a period.
 #[derive(Debug, Default)]
 struct Seen {
     regulars: u32,
-    /// Of them, those who had no good token any more.
+    /// Regulars refused because they had no good token any more.
     bare: u32,
     old: u32,
     newcomers: u32,
@@ -52,7 +51,7 @@ struct Seen {
     slowest: Duration,
 }
 
-impl Crowd {
+impl Workload {
     fn new(setup: &Setup, regulars: u32) -> Self {
         let world = World::new(setup);
         let random = fastrand::Rng::with_seed(7);
@@ -67,7 +66,7 @@ impl Crowd {
         }
     }
 
-    /// Each regular comes every two minutes or so, and so many newcomers come a second.
+    /// Runs the workload: each regular asks about every two minutes, and `newcomers` users a second ask once.
     async fn pass(&mut self, time: Duration, newcomers: f64) -> Seen {
         let (mut seen, end) = (Seen::default(), self.world.clock.now() + time);
         let regulars = f64::from(self.regulars) / 120.0;
@@ -101,7 +100,7 @@ impl Crowd {
         });
     }
 
-    /// Nobody who has a token above the hard floor is refused, whatever happens.
+    /// Counts an outcome. Fails if a user with a token above the hard floor was refused.
     fn see(&mut self, seen: &mut Seen, asked: Asked) {
         let Asked { user, at, took, outcome } = asked;
         seen.slowest = seen.slowest.max(took);
@@ -128,55 +127,53 @@ impl Crowd {
         }
     }
 
-    /// When each call was made since then.
+    /// The times of the calls since then.
     fn calls(&self, since: Moment) -> Vec<Moment> {
         self.world.courier.calls().iter().map(|call| call.at).filter(|at| *at >= since).collect()
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_courier_that_is_down_for_half_an_hour() {
+async fn outage_of_half_an_hour_fails_no_user_with_a_good_token() {
     const RATE: f64 = 20.0;
     const USERS: u32 = 1000;
     for mode in [Mode::Learned, Mode::Used] {
         let setup = Setup { rate: RATE, burst: 20, mode, ..Setup::default() };
-        let mut crowd = Crowd::new(&setup, USERS);
-        crowd.pass(90 * MINUTE, 0.1).await;
-        let before = crowd.newcomers;
-        crowd.pass(30 * MINUTE, 0.1).await;
-        let tokens = USERS + crowd.newcomers - before;
-        // Its floor is half of its life: as long as a token that was fresh may be handed out
-        // without Courier.
-        crowd.world.courier.misbehave(Some(Fault::status(503)));
-        let down = crowd.world.clock.now();
-        let seen = crowd.pass(30 * MINUTE, 0.1).await;
+        let mut workload = Workload::new(&setup, USERS);
+        workload.pass(90 * MINUTE, 0.1).await;
+        let before = workload.newcomers;
+        workload.pass(30 * MINUTE, 0.1).await;
+        let tokens = USERS + workload.newcomers - before;
+        // The floor is half of the lifetime, so a fresh token lasts as long as the outage.
+        workload.world.courier.misbehave(Some(Fault::status(503)));
+        let down = workload.world.clock.now();
+        let seen = workload.pass(30 * MINUTE, 0.1).await;
         assert!(seen.regulars > 10_000 && seen.old > 100, "{seen:?}");
         assert!(f64::from(seen.bare) < 0.01 * f64::from(seen.regulars), "{seen:?}");
         assert_eq!(seen.failed, seen.newcomers, "{seen:?}");
-        // A few calls until it is left alone, and then a probe now and then.
-        let probes = crowd.calls(down + 10 * SECOND).len();
+        // A few calls fail until the circuit breaker opens; after that there are only probes.
+        let probes = workload.calls(down + 10 * SECOND).len();
         assert!((60..200).contains(&probes), "{probes} probes in half an hour");
 
-        // Nobody has waited for long for nothing.
+        // No user waits long for an error.
         assert!(seen.slowest <= 2 * SECOND + 10 * MS, "{seen:?}");
-        crowd.world.courier.misbehave(None);
-        crowd.fetched.clear();
-        let up = crowd.world.clock.now();
-        let seen = crowd.pass(5 * MINUTE, 0.1).await;
+        workload.world.courier.misbehave(None);
+        workload.fetched.clear();
+        let up = workload.world.clock.now();
+        let seen = workload.pass(5 * MINUTE, 0.1).await;
         assert!(seen.failed < seen.newcomers, "{seen:?}");
-        let calls = crowd.calls(up);
-        // The first of them is the probe that has found it back, within half a minute.
+        let calls = workload.calls(up);
+        // The first call is the probe that closes the circuit breaker, within half a minute.
         let back = calls[0];
         assert!(back.since(up) <= 31 * SECOND);
         rises_smoothly(&calls, back, RATE);
-        // What the planner tells for the tokens that were fresh, and for those who have come for
-        // the first time.
+        // The planner's forecast for the fresh tokens and for the newcomers since.
         let forecast = recovery(&Budget::new(RATE, 20).expect("a budget"), u64::from(tokens + seen.newcomers));
         let mut too_late = 0;
         for user in 0..USERS {
-            let answer = crowd.world.ask(&format!("regular-{user}"), "1h").await.expect("a token");
-            // Who had no token any more, or does not come often enough, is waited for.
-            let left = answer.source != Source::Hit || crowd.fetched.contains(&user);
+            let answer = workload.world.ask(&format!("regular-{user}"), "1h").await.expect("a token");
+            // Users without a token, and users who come too rarely, get theirs on request.
+            let left = answer.source != Source::Hit || workload.fetched.contains(&user);
             let late = answer.grant.sent().since(back + forecast);
             assert!(left || late.is_zero(), "{user} {mode:?}: {late:?} later than {forecast:?}");
             too_late += u32::from(!late.is_zero());
@@ -191,8 +188,8 @@ async fn a_courier_that_is_down_for_half_an_hour() {
     }
 }
 
-/// In no second there are more calls than the rate that has risen since then, and a few. What was
-/// not used until then is, as slowly.
+/// Checks that the calls of no second exceed the rate, which rises from `back` on, by more than a few. Unused permits
+/// are made up for as slowly.
 fn rises_smoothly(calls: &[Moment], back: Moment, rate: f64) {
     for (place, from) in calls.iter().enumerate() {
         let within = calls[place..].iter().take_while(|at| at.since(*from) < SECOND).count() as f64;
@@ -202,18 +199,18 @@ fn rises_smoothly(calls: &[Moment], back: Moment, rate: f64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_courier_that_fails_every_second_time_for_an_hour() {
+async fn error_rate_of_half_for_an_hour_fails_no_user_with_a_good_token() {
     let mut calls = Vec::new();
     for error_rate in [0.0, 0.5] {
         let setup = Setup { rate: 50.0, burst: 50, mode: Mode::Learned, ..Setup::default() };
         let setup = Setup { faults: Faults { error_rate, ..Faults::default() }, ..setup };
-        let mut crowd = Crowd::new(&setup, 500);
-        crowd.pass(HOUR, 1.0).await;
-        let start = crowd.world.clock.now();
-        let seen = crowd.pass(HOUR, 1.0).await;
+        let mut workload = Workload::new(&setup, 500);
+        workload.pass(HOUR, 1.0).await;
+        let start = workload.world.clock.now();
+        let seen = workload.pass(HOUR, 1.0).await;
         assert_eq!(seen.bare, 0, "{seen:?}");
         assert!(f64::from(seen.failed) < 0.15 * f64::from(seen.newcomers), "{seen:?}");
-        calls.push(crowd.calls(start).len() as f64);
+        calls.push(workload.calls(start).len() as f64);
         println!("errors {error_rate}: {} calls, {seen:?}", calls[calls.len() - 1]);
     }
     assert!(calls[1] < 2.2 * calls[0], "{calls:?}");

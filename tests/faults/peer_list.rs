@@ -1,5 +1,4 @@
-//! `peers.toml` lists the bugs that users of other brokers have reported, each with the tests that play it again. Here it is
-//! held to the tests that there are.
+//! Checks `peers.toml`, the list of bugs reported by users of other brokers: each names tests that exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ struct Bug {
 }
 
 #[test]
-fn every_bug_of_a_peer_names_its_source_and_tests_that_exist() {
+fn every_reported_bug_names_its_source_and_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("tests/faults/peers.toml")).expect("the list");
     let Peers { bug: bugs } = toml::from_str(&text).expect("TOML");
@@ -32,7 +31,7 @@ fn every_bug_of_a_peer_names_its_source_and_tests_that_exist() {
     }
 }
 
-/// The file of `SUITE::MODULE::TEST`.
+/// Finds the file of `SUITE::MODULE::TEST`.
 fn file(root: &Path, test: &str) -> Option<PathBuf> {
     let (suite, rest) = test.split_once("::")?;
     let (modules, _) = rest.rsplit_once("::")?;

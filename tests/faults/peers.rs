@@ -1,5 +1,5 @@
-//! What has gone wrong with other brokers of tokens (agents for secrets and tokens, caching proxies), played again: of
-//! those who wait, and of what is remembered of an error.
+//! Bugs of other token brokers (secret and token agents, caching proxies), replayed: of shared calls, retries and
+//! cached errors.
 
 use std::time::Duration;
 
@@ -13,26 +13,26 @@ use tokio::task::JoinHandle;
 
 use crate::world::{HOUR, MS, SECOND, Setup, World, ask};
 
-/// An ask waits no longer.
+/// The longest that a request waits.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A call that hangs is given up after so long.
+/// The timeout of a call that hangs.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 const HANGS: Fault = Fault::Delivery(Delivery::Never);
 const CUT_OFF: Fault = Fault::Delivery(Delivery::CutOff);
 
-/// Somebody asks, and waits in a task of their own.
+/// Asks in a task of its own.
 pub fn asks(world: &World, user: &str, lifetime: &str) -> JoinHandle<Result<Answer, Refusal>> {
     let (broker, ask) = (world.broker.clone(), ask(user, lifetime));
     tokio::spawn(async move { broker.ask(&ask).await })
 }
 
-/// A Courier that is down, and how long a call takes to fail.
+/// The kinds of outage, each with the time that a call takes to fail.
 fn outages() -> [(Fault, Duration); 3] {
     [(Fault::status(500), 100 * MS), (CUT_OFF, 100 * MS), (HANGS, CALL_TIMEOUT)]
 }
 
-/// Asks every tenth of a second until there is a token; when that is.
+/// Asks every tenth of a second until there is a token; returns the time.
 async fn served(world: &World, user: &str) -> Moment {
     for _ in 0..1000 {
         if world.ask(user, "1h").await.is_ok() {
@@ -43,7 +43,7 @@ async fn served(world: &World, user: &str) -> Moment {
     panic!("never served again");
 }
 
-/// Each caller tries again by itself.
+/// Bug: each caller retries by itself.
 #[tokio::test(start_paused = true)]
 async fn a_hundred_callers_of_a_missing_token_cost_the_tries_of_one() {
     for (fault, _) in outages() {
@@ -59,11 +59,11 @@ async fn a_hundred_callers_of_a_missing_token_cost_the_tries_of_one() {
     }
 }
 
-/// Until calls have failed that were sent over a second nothing is known, and calls leave as the budget lets them: at
-/// the most one for each user, and the retries that need no success before them. Then the breaker opens, and lets go one call after at least
+/// The breaker opens once calls sent over more than a second have failed. Until then the budget admits at most one
+/// call for each user and the retries that need no success before them. After that it admits one probe after at least
 /// half of 1, 2, 4, 8, 16, 30 and 30 seconds: seven in a minute.
 #[tokio::test(start_paused = true)]
-async fn an_outage_costs_no_more_than_the_budget_lets_leave_until_it_is_noticed() {
+async fn outage_costs_no_more_than_the_budget_until_the_breaker_opens() {
     const PROBES: usize = 7;
     for (fault, took) in outages() {
         for (rate, burst) in [(1000.0, 1000), (50.0, 20)] {
@@ -71,14 +71,14 @@ async fn an_outage_costs_no_more_than_the_budget_lets_leave_until_it_is_noticed(
             world.courier.misbehave(Some(fault.clone()));
             let users = (0..1000).map(|user| asks(&world, &user.to_string(), "1h"));
             drop(users.collect::<Vec<_>>());
-            // A hundred of them come again and again.
+            // A hundred users a second ask again.
             for second in 0..60 {
                 world.pass(SECOND).await;
                 for user in 0..100 {
                     asks(&world, &(second % 10 * 100 + user).to_string(), "1h");
                 }
             }
-            // Calls must fail that were sent a second later: what fails in one moment may be one connection.
+            // The breaker counts failures of calls sent over a second: those of one moment may be one connection's.
             let unnoticed = 2 * took + 2 * SECOND;
             let unpaid = (rate * unnoticed.as_secs_f64()) as usize + burst as usize;
             let again = 100 * unnoticed.as_secs() as usize;
@@ -89,10 +89,10 @@ async fn an_outage_costs_no_more_than_the_budget_lets_leave_until_it_is_noticed(
     }
 }
 
-/// Four of five calls fail: too few for the breaker. Then each retry has been earned by a call that brought a token, but
-/// for those that are there from the beginning.
+/// Four of five calls fail, too few for the breaker. Each retry needs a token that was issued before, except for the
+/// retries that the budget holds from the start.
 #[tokio::test(start_paused = true)]
-async fn where_most_calls_fail_there_are_no_more_retries_than_tokens_and_a_few() {
+async fn retries_stay_within_the_retry_budget_where_most_calls_fail() {
     const USERS: usize = 300;
     let world = World::new(&Setup::default());
     for _ in 0..USERS {
@@ -109,11 +109,11 @@ async fn where_most_calls_fail_there_are_no_more_retries_than_tokens_and_a_few()
     assert!(retries <= issued + Purse::MOST as usize, "{retries} retries, and {issued} tokens");
 }
 
-/// The one who called is gone, and those who waited for them wait for ever.
+/// Bug: the leader hangs up, and its followers wait for ever.
 #[tokio::test(start_paused = true)]
-async fn the_first_caller_strands_nobody_whenever_it_hangs_up() {
+async fn hang_up_of_the_first_caller_strands_no_follower() {
     for gone in (0..1000).step_by(25) {
-        // Each try queues for a quarter of a second, takes a tenth, and there is a pause before the next.
+        // Each try queues for a quarter of a second and takes a tenth, with a pause before the next.
         let world = World::new(&Setup { rate: 4.0, burst: 1, ..Setup::default() });
         world.ask("somebody-else", "1h").await.expect("a token");
         world.courier.script([Some(Fault::status(500)), Some(CUT_OFF)]);
@@ -130,31 +130,31 @@ async fn the_first_caller_strands_nobody_whenever_it_hangs_up() {
     }
 }
 
-/// When a shared call has failed, everyone who waited calls for themselves.
+/// Bug: after a failed shared call, each follower makes a call of its own.
 #[tokio::test(start_paused = true)]
-async fn who_shared_a_call_that_failed_makes_none_of_their_own() {
+async fn followers_of_a_failed_call_make_no_calls() {
     for (fault, tries) in [(Fault::status(400), 1), (Fault::NO_TOKEN, MOST_TRIES), (Fault::status(500), MOST_TRIES)] {
         let world = World::new(&Setup::default());
         world.courier.misbehave(Some(fault.clone()));
-        // The last of them comes a moment before the first try ends.
+        // The last follower joins just before the first try ends.
         let mut asked = Vec::new();
         for _ in 0..99 {
             asked.push(asks(&world, "jane", "1h"));
             world.pass(MS).await;
         }
-        let mut told = Vec::new();
+        let mut refusals = Vec::new();
         for asked in asked {
-            told.push(asked.await.expect("no panic").expect_err("it failed"));
+            refusals.push(asked.await.expect("no panic").expect_err("it failed"));
         }
-        assert!(told.iter().all(|refusal| *refusal == told[0]), "{told:?}");
+        assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
         world.pass(60 * SECOND).await;
         assert_eq!(world.courier.call_count(), tries as usize, "{fault:?}");
     }
 }
 
-/// An error is cached for ever, or not at all.
+/// Bug: an error is cached for ever, or not at all.
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_remembered_for_half_a_minute_at_most() {
+async fn refusal_is_remembered_for_half_a_minute_at_most() {
     let other = Fault::Scope("user_id:somebody-else inbox:read:messages".to_owned());
     for fault in [Fault::status(400), Fault::status(404), other] {
         let world = World::new(&Setup::default());
@@ -167,14 +167,14 @@ async fn a_refusal_is_remembered_for_half_a_minute_at_most() {
         assert_eq!(world.courier.call_count(), 1, "{fault:?}");
         world.courier.misbehave(None);
         let back = served(&world, "jane").await.since(start);
-        // It counts from when Courier has answered, and she comes ten times a second.
+        // The time counts from Courier's answer, and the user asks ten times a second.
         assert!(back <= 30 * SECOND + 300 * MS, "{fault:?}: {back:?}");
         assert_eq!(world.courier.call_count(), 2, "{fault:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_of_the_api_key_is_remembered_for_half_a_minute_at_most() {
+async fn refusal_of_the_api_key_is_remembered_for_half_a_minute_at_most() {
     for status in 401..=403 {
         let world = World::new(&Setup::default());
         world.courier.misbehave(Some(Fault::status(status)));
@@ -183,7 +183,7 @@ async fn a_refusal_of_the_api_key_is_remembered_for_half_a_minute_at_most() {
             world.ask(&user.to_string(), "1h").await.expect_err("Courier refuses");
             world.pass(100 * MS).await;
         }
-        // What only denies may do so for one key alone: a second one tells.
+        // A 402 or 403 may concern one key alone; a second key confirms that it does not.
         assert_eq!(world.courier.call_count(), if status == 401 { 1 } else { 2 }, "{status}");
         world.courier.misbehave(None);
         let back = served(&world, "jane").await.since(start);
@@ -192,7 +192,7 @@ async fn a_refusal_of_the_api_key_is_remembered_for_half_a_minute_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_a_minute_after_an_outage_there_is_service_again() {
+async fn service_resumes_within_half_a_minute_of_an_outage() {
     for (fault, took) in outages() {
         let world = World::new(&Setup::default());
         world.courier.misbehave(Some(fault.clone()));
@@ -203,15 +203,15 @@ async fn half_a_minute_after_an_outage_there_is_service_again() {
         world.courier.misbehave(None);
         let end = world.clock.now();
         let back = served(&world, "jane").await.since(end);
-        // The last probe before the end has yet to fail.
+        // The last probe before the end of the outage may still have to fail.
         let most = took + 30 * SECOND + 300 * MS;
         assert!(back <= most, "{fault:?}: {back:?}");
     }
 }
 
-/// A token that is still good is thrown away before there is another.
+/// Bug: a token that is still good is dropped before there is another.
 #[tokio::test(start_paused = true)]
-async fn no_renewal_that_fails_displaces_a_good_token() {
+async fn failed_renewal_displaces_no_good_token() {
     let statuses = [400, 401, 402, 403, 404, 408, 409, 422, 500, 502, 503, 504].map(Fault::status);
     let bodies = [Fault::NOT_JSON, Fault::HTML, Fault::EMPTY_TOKEN, Fault::NO_TOKEN];
     let lives = [Fault::EXPIRED, Fault::Life(Some(-60.0))];
@@ -223,7 +223,7 @@ async fn no_renewal_that_fails_displaces_a_good_token() {
         let world = World::new(&Setup::default());
         let good = world.ask("jane", "1h").await.expect("a token").grant;
         world.courier.misbehave(Some(fault.clone()));
-        // The hard floor is half a minute. Below her floor she waits for two seconds at most.
+        // The hard floor is half a minute. Below the floor a request waits for two seconds at most.
         while good.remaining(world.clock.now()) >= 50 * SECOND {
             world.pass(15 * SECOND).await;
             let left = good.remaining(world.clock.now());
@@ -233,13 +233,13 @@ async fn no_renewal_that_fails_displaces_a_good_token() {
             let source = if left >= HOUR / 2 { Source::Hit } else { Source::Kept(Stale::BelowFloor) };
             assert_eq!(answer.source, source, "{fault:?}, {left:?} left");
         }
-        assert!(world.courier.call_count() >= 2, "{fault:?} was never met");
+        assert!(world.courier.call_count() >= 2, "{fault:?} never occurred");
     }
 }
 
-/// While a renewal hangs, so does everybody who has a good token.
+/// Bug: while a renewal hangs, requests with a good token hang too.
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_a_renewal_that_hangs() {
+async fn hanging_renewal_delays_no_request() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     world.courier.misbehave(Some(HANGS));
@@ -254,9 +254,9 @@ async fn nobody_waits_for_a_renewal_that_hangs() {
     }
 }
 
-/// A world in which Courier does this, and jane's token has been below its floor for ten minutes.
+/// A broker whose Courier has this fault, and where Jane's token has been below its floor for ten minutes.
 async fn below_its_floor(fault: Fault) -> World {
-    // No renewal makes the calls that are meant.
+    // Without renewals, all calls are those of requests.
     let world = World::new(&Setup { mode: Mode::Off, ..Setup::default() });
     world.ask("jane", "1h").await.expect("a token");
     world.courier.misbehave(Some(fault));
@@ -264,7 +264,7 @@ async fn below_its_floor(fault: Fault) -> World {
     world
 }
 
-/// How long jane waits until she is served the old token.
+/// Measures how long Jane waits until she is served the old token.
 async fn wait_for_the_old_one(world: &World) -> Duration {
     let asked = world.clock.now();
     let answer = world.ask("jane", "1h").await.expect("a token");
@@ -273,28 +273,28 @@ async fn wait_for_the_old_one(world: &World) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_an_old_token_waits_a_fifth_of_the_time_for_a_new_one_that_does_not_come() {
+async fn stale_token_is_served_after_a_fifth_of_the_timeout() {
     let world = below_its_floor(HANGS).await;
     let took = wait_for_the_old_one(&world).await;
     assert!(took <= TIMEOUT / 5 + 2 * MS, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_an_old_token_does_not_wait_at_all_while_the_breaker_is_open() {
+async fn stale_token_is_served_at_once_while_the_breaker_is_open() {
     let world = below_its_floor(HANGS).await;
-    let strangers: Vec<_> = (0..20).map(|user| asks(&world, &user.to_string(), "1h")).collect();
-    for stranger in strangers {
-        stranger.await.expect("no panic").expect_err("Courier hangs");
+    let users: Vec<_> = (0..20).map(|user| asks(&world, &user.to_string(), "1h")).collect();
+    for user in users {
+        user.await.expect("no panic").expect_err("Courier hangs");
     }
-    // Their last tries end now.
+    // The last tries end now.
     world.pass(SECOND / 5).await;
-    assert_eq!(wait_for_the_old_one(&world).await, Duration::ZERO, "while it rests");
+    assert_eq!(wait_for_the_old_one(&world).await, Duration::ZERO, "while the breaker is open");
     world.pass(SECOND).await;
-    // A stranger's call is the probe, and hangs.
+    // The call for another user is the probe, and hangs.
     let calls = world.courier.call_count();
-    let probe = asks(&world, "stranger", "1h");
+    let probe = asks(&world, "other", "1h");
     world.pass(SECOND).await;
     assert_eq!(world.courier.call_count(), calls + 1);
-    assert_eq!(wait_for_the_old_one(&world).await, Duration::ZERO, "while a probe is under way");
+    assert_eq!(wait_for_the_old_one(&world).await, Duration::ZERO, "while a probe is in flight");
     probe.await.expect("no panic").expect_err("Courier hangs");
 }

@@ -1,4 +1,4 @@
-//! What was wrong once.
+//! Regressions: bugs of the broker that are fixed.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use super::world::{HOUR, MS, SECOND, Setup, World, ask, workspace};
 
 const START: Moment = Moment::from_nanos(1 << 50);
 
-/// A Courier that serves everybody but some.
+/// An issuer that fails for some keys and serves the others.
 struct Picky {
     clock: Clock,
     fails: fn(&str) -> Option<Failure>,
@@ -79,9 +79,9 @@ impl Small {
     }
 }
 
-/// One user id that Courier always answers with 500, asked for four times a second.
+/// Courier always answers 500 for one user id, which is asked for four times a second.
 #[tokio::test(start_paused = true)]
-async fn one_key_that_courier_fails_shuts_out_nobody_else() {
+async fn key_that_courier_fails_shuts_out_no_other_key() {
     let world = Small::new(20.0, 20, 100 * MS, |claim| claim.contains("poison").then_some(Failure::Unavailable(500)));
     let broker = world.broker.clone();
     let clock = world.clock;
@@ -100,9 +100,9 @@ async fn one_key_that_courier_fails_shuts_out_nobody_else() {
     assert_eq!(failed, 0, "of 60 users whom Courier would have served, one every 5 s");
 }
 
-/// A firewall before Courier does not like one user's id.
+/// A firewall before Courier rejects one user id.
 #[tokio::test(start_paused = true)]
-async fn one_403_for_one_odd_request_shuts_out_nobody_else() {
+async fn single_403_shuts_out_no_other_key() {
     let world = Small::new(20.0, 20, 100 * MS, |claim| claim.contains("script").then_some(Failure::Credentials(403)));
     for user in 0..50 {
         world.broker.ask(&ask(&format!("early-{user}"), "1h")).await.expect("a token");
@@ -117,9 +117,9 @@ async fn one_403_for_one_odd_request_shuts_out_nobody_else() {
     assert_eq!(failed, 0, "of 30 users in the half minute after it");
 }
 
-/// With the default settings: calls of at most 5 s, callers who wait for 10 s.
+/// Uses the default settings: calls of at most 5 s, and requests that wait for 10 s.
 #[tokio::test(start_paused = true)]
-async fn a_call_that_times_out_is_made_again_within_the_callers_time() {
+async fn timed_out_call_is_retried_within_the_callers_time() {
     let world = World::new(&Setup::default());
     world.courier.script([Some(Fault::Delivery(Delivery::Never))]);
     let asked = world.clock.now();
@@ -129,7 +129,7 @@ async fn a_call_that_times_out_is_made_again_within_the_callers_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_early_renewal_that_failed_backs_off_however_often_its_token_is_used() {
+async fn failed_early_renewal_backs_off_however_often_its_token_is_used() {
     let fails = |claim: &str| {
         (claim.contains("bad") || JANE_FAILS.load(std::sync::atomic::Ordering::Relaxed) && claim.contains("jane"))
             .then_some(Failure::Unavailable(500))
@@ -140,7 +140,7 @@ async fn an_early_renewal_that_failed_backs_off_however_often_its_token_is_used(
         world.pass(9 * 60 * SECOND).await;
     }
     JANE_FAILS.store(true, std::sync::atomic::Ordering::Relaxed);
-    // Something fails, but not so much that anything is held back.
+    // Some calls fail, but too few to open the circuit breaker.
     for user in 0..4 {
         world.broker.ask(&ask(&format!("fine-{user}"), "1h")).await.expect("a token");
     }
@@ -152,7 +152,7 @@ async fn an_early_renewal_that_failed_backs_off_however_often_its_token_is_used(
         world.pass(30 * MS).await;
     }
     let calls = world.calls_of("jane") - before;
-    // After a half to one second, then one to two.
+    // The back-off is 0.5 to 1 s, then 1 to 2 s.
     assert!(calls <= 4, "{calls} calls for one token's renewal in 3 s");
     assert!(
         world.broker.ask(&ask("somebody", "1h")).await.is_ok(),
@@ -161,9 +161,9 @@ async fn an_early_renewal_that_failed_backs_off_however_often_its_token_is_used(
 }
 static JANE_FAILS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 
-/// What holds renewals back ends between the two questions of the refresher's loop.
+/// Capacity for renewals frees between the two checks of the refresher's loop.
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_room_that_has_just_come_does_not_sleep_for_ever() {
+async fn refresher_wakes_when_capacity_frees_between_its_checks() {
     let clock = Clock::tokio();
     let metrics = Arc::new(Metrics::new().unwrap());
     let issuer =
@@ -175,17 +175,17 @@ async fn who_waits_for_room_that_has_just_come_does_not_sleep_for_ever() {
     while let Ok(turn) = dispatcher.queue("", Moment::NEVER) {
         let _ = dispatcher.issue(turn.permit().await.unwrap(), &keys.next().expect("another")).await;
     }
-    // What has been told meanwhile.
+    // Consumes the notification that is already pending.
     dispatcher.room().await;
     assert!(!dispatcher.has_room());
     tokio::time::advance(2 * SECOND).await;
     let room = tokio::time::timeout(HOUR, dispatcher.room()).await;
-    assert!(dispatcher.has_room() && room.is_ok(), "there is room, and the refresher sleeps for ever");
+    assert!(dispatcher.has_room() && room.is_ok(), "capacity is free, but the refresher still sleeps");
 }
 
-/// Else everything that came due meanwhile would have to be worth several times as much, though the budget has room.
+/// Otherwise the lag after an outage raises the price of a renewal several times though the budget has capacity.
 #[tokio::test(start_paused = true)]
-async fn what_an_outage_has_made_late_is_not_late_for_the_budget() {
+async fn delay_by_an_outage_does_not_raise_the_price_of_renewals() {
     static DOWN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(true);
     let fails =
         |_: &str| DOWN.load(std::sync::atomic::Ordering::Relaxed).then(|| Failure::Connect(Cause::Closed.into()));
@@ -210,9 +210,9 @@ async fn what_an_outage_has_made_late_is_not_late_for_the_budget() {
     assert_eq!(dispatcher.late(clock.now() - MS, clock.now()), MS);
 }
 
-/// While Courier has asked for two minutes, a renewal queues; then its user comes.
+/// Courier asks for a pause of two minutes; a renewal queues, and then its user asks.
 #[tokio::test(start_paused = true)]
-async fn who_joins_a_renewal_that_waits_out_a_long_pause_is_told_at_once() {
+async fn follower_of_a_paused_renewal_is_refused_at_once() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     world.pass(HOUR / 2 - 40 * SECOND).await;
@@ -228,14 +228,14 @@ async fn who_joins_a_renewal_that_waits_out_a_long_pause_is_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_called_for_after_they_have_signed_out_and_hung_up_during_a_pause() {
+async fn sign_out_and_hang_up_during_a_pause_make_no_call() {
     let mut made = 0;
     for _ in 0..20 {
         let world = World::new(&Setup { latency: MS, ..Setup::default() });
         world.courier.misbehave(Some(Fault::status(500)));
         let broker = world.broker.clone();
         let asked = tokio::spawn(async move { broker.ask(&ask("jane", "1h")).await });
-        // Three calls fail, then there is a pause of up to 400 ms.
+        // Three calls fail, and a pause of up to 400 ms follows.
         while world.courier.call_count() < 3 {
             world.pass(MS).await;
         }
@@ -249,12 +249,12 @@ async fn nobody_is_called_for_after_they_have_signed_out_and_hung_up_during_a_pa
         world.pass(2 * SECOND).await;
         made += world.courier.call_count() - 3;
     }
-    assert_eq!(made, 0, "calls that bring tokens for somebody who is signed out and whom nobody waits for");
+    assert_eq!(made, 0, "calls for a signed-out user without waiters");
 }
 
-/// A retry is queued for longer than its caller waits.
+/// A retry queues for longer than its caller waits.
 #[tokio::test(start_paused = true)]
-async fn no_retry_leaves_after_its_caller_has_given_up() {
+async fn no_retry_is_made_after_its_callers_timeout() {
     let world = World::new(&Setup { rate: 10.0, burst: 1, latency: 4 * SECOND, ..Setup::default() });
     world.courier.script([Some(Fault::status(500))]);
     let broker = world.broker.clone();
@@ -269,7 +269,7 @@ async fn no_retry_leaves_after_its_caller_has_given_up() {
     world.pass(20 * SECOND).await;
     let calls = world.courier.calls();
     let left = calls.iter().rfind(|call| call.scope.contains("jane")).unwrap().at.since(start);
-    // It has time enough for what a call takes when nothing is wrong.
+    // The time left is enough for a call of ordinary latency.
     assert!(left <= 9 * SECOND, "it left after {left:?} of 10 s");
 }
 
@@ -279,12 +279,12 @@ fn failure(status: u16, name: &'static str, value: &str) -> Failure {
     answer::grant(status, &headers, b"", &ask("jane", "1h").key, START, unix).err().unwrap()
 }
 
-/// Lines of the log.
+/// Captured log lines.
 #[derive(Clone, Default)]
 pub struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
-    /// Collects the lines of this thread until the guard is dropped.
+    /// Captures the log lines of this thread until the guard is dropped.
     pub fn collect() -> (Self, tracing::subscriber::DefaultGuard) {
         let lines = Self::default();
         let writer = lines.clone();
@@ -307,7 +307,7 @@ impl Write for Lines {
     }
 }
 
-/// The same thing happens to many calls in one moment.
+/// Many calls fail in the same way at the same time.
 async fn lines_of(fault: Fault) -> (usize, usize) {
     let (lines, _guard) = Lines::collect();
     let world = World::new(&Setup { rate: 100.0, burst: 100, ..Setup::default() });
@@ -321,7 +321,7 @@ async fn lines_of(fault: Fault) -> (usize, usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_log_is_not_flooded() {
+async fn repeated_failures_do_not_flood_the_log() {
     let mut floods = Vec::new();
     for fault in [Fault::throttled(30), Fault::status(401), Fault::status(503)] {
         let (lines, calls) = lines_of(fault.clone()).await;
@@ -333,9 +333,9 @@ async fn the_log_is_not_flooded() {
     assert!(floods.is_empty(), "lines in the log, and calls: {floods:?}");
 }
 
-/// Who would have to wait too long is told so when they come, however many clients storm.
+/// A request that would wait too long is refused on arrival, however many clients storm.
 #[tokio::test(start_paused = true)]
-async fn nobody_who_queues_waits_in_vain_because_other_clients_come_later() {
+async fn queued_request_is_not_displaced_by_later_clients() {
     let world = World::new(&Setup { rate: 20.0, burst: 1, ..Setup::default() });
     let mut asked = tokio::task::JoinSet::new();
     for client in 0..8 {
@@ -348,12 +348,12 @@ async fn nobody_who_queues_waits_in_vain_because_other_clients_come_later() {
     }
     let refusals = asked.join_all().await;
     let late = refusals.iter().filter(|refusal| **refusal == Some(courier_token_broker::broker::Refusal::TimedOut));
-    assert_eq!(late.count(), 0, "waited ten seconds in vain");
+    assert_eq!(late.count(), 0, "refused only after ten seconds");
 }
 
-/// A renewal that is refused in a moment in which Courier's front door answers 404 to all.
+/// A renewal is refused while Courier's front door briefly answers 404 to all calls.
 #[tokio::test(start_paused = true)]
-async fn a_404_of_a_second_does_not_end_renewals_for_good() {
+async fn brief_404_does_not_end_renewals() {
     let world = World::new(&Setup::default());
     world.ask("jane", "8h").await.expect("a token");
     for _ in 0..23 {
@@ -369,16 +369,16 @@ async fn a_404_of_a_second_does_not_end_renewals_for_good() {
     assert_eq!((waited, world.courier.call_count()), (0, 3), "it was not tried again in the minutes that were left");
 }
 
-/// Courier asks for two minutes and then fails: what are callers told?
+/// Courier answers 503 with a `Retry-After` of two minutes.
 #[tokio::test(start_paused = true)]
-async fn retry_after_of_an_unavailable_courier_counts() {
-    let told = failure(503, "retry-after", "120");
-    assert_ne!(told, Failure::Unavailable(503), "RFC 9110, 10.2.3: Retry-After is first of all for 503");
+async fn retry_after_of_an_unavailable_courier_is_honoured() {
+    let failure = failure(503, "retry-after", "120");
+    assert_ne!(failure, Failure::Unavailable(503), "RFC 9110, 10.2.3: Retry-After is first of all for 503");
 }
 
-/// A renewal has one try. That is not all that can be done for somebody who comes then.
+/// A renewal has one try. A request that comes after its failure still gets a call of its own.
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_failed_is_not_held_against_who_asks() {
+async fn failed_renewal_does_not_refuse_the_next_request() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     world.courier.script([Some(Fault::status(500))]);

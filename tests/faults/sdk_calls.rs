@@ -1,4 +1,4 @@
-//! One call of each of Courier's SDKs, with all the retries of its rule, while Courier fails.
+//! Calls of each of Courier's SDKs, with the retries of its policy, while Courier fails.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use http_body_util::Full;
 use hyper::{Request, StatusCode};
 use tokio::task::JoinSet;
 
-use super::rules::{Sdk, Told, sdks};
+use super::rules::{RetryHints, Sdk, sdks};
 use super::world::{HOUR, MS, SECOND, Setup, World, ask};
 use crate::support::broker::{API_KEY, CLIENT_KEY, client};
 
-/// `server.timeout` in these worlds.
+/// `server.timeout` in these tests.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The time that a call of an SDK may take beyond it.
+/// The time that an SDK's call may take beyond the timeout.
 const LONGER: Duration = Duration::from_secs(3);
-/// The calls to Courier that one request may cost.
+/// The most calls to Courier for one request.
 const TRIES: usize = MOST_TRIES as usize;
 
-/// The routes, in virtual time.
+/// The broker's routes in virtual time.
 fn api(world: &World) -> Arc<Api> {
     let mut raw = Raw::default();
     let workspace = RawWorkspace { api_key: Secret::new(API_KEY).ok(), ..RawWorkspace::default() };
@@ -39,17 +39,17 @@ fn api(world: &World) -> Arc<Api> {
     Arc::new(Api::new(settings.http, broker, settings.clients, world.clock, metrics))
 }
 
-/// How a call of an SDK has ended.
+/// The outcome of an SDK's call.
 #[derive(Debug)]
 struct Ended {
     status: StatusCode,
     requests: usize,
-    /// Between its requests, in seconds.
+    /// The waits between its requests, in seconds.
     waits: Vec<f64>,
     took: Duration,
 }
 
-/// Calls for a token of this user, and retries as the SDK does.
+/// Asks for a token of this user, and retries as the SDK does.
 async fn call(api: &Arc<Api>, world: &World, sdk: &Sdk, user: &str) -> Ended {
     let (clock, start) = (world.clock, world.clock.now());
     let mut waits = Vec::new();
@@ -59,18 +59,18 @@ async fn call(api: &Arc<Api>, world: &World, sdk: &Sdk, user: &str) -> Ended {
             request = request.header(name, value);
         }
         let body = serde_json::json!({"scope": format!("user_id:{user} inbox:read:messages"), "expires_in": "1h"});
-        // As the SDK sends it where COURIER_CUSTOM_HEADERS says so.
+        // The SDK sends this header if COURIER_CUSTOM_HEADERS has it.
         let request = request.header("Token-Min-TTL", "50m");
         let request = request.body(Full::from(Bytes::from(body.to_string()))).expect("a request");
         let response = Arc::clone(api).answer(request, None).await;
         let status = response.status();
-        let told =
-            Told::new(status.as_u16(), |name| response.headers().get(name).and_then(|value| value.to_str().ok()));
+        let hints =
+            RetryHints::new(status.as_u16(), |name| response.headers().get(name).and_then(|value| value.to_str().ok()));
         let retries = u32::try_from(waits.len()).expect("few");
-        let Some(wait) = sdk.retry.wait(retries, &told).filter(|_| !status.is_success()) else {
+        let Some(wait) = sdk.retry.wait(retries, &hints).filter(|_| !status.is_success()) else {
             return Ended { status, requests: waits.len() + 1, waits, took: clock.now().since(start) };
         };
-        // Whether it is the shortest or the longest, the same must hold.
+        // The bounds must hold for the shortest and for the longest wait.
         waits.push(if retries == 0 { wait.shortest } else { wait.longest });
         world.pass(Duration::from_secs_f64(waits[waits.len() - 1])).await;
     }
@@ -90,7 +90,7 @@ fn is_bounded(ended: &Ended, sdk: &Sdk, calls: usize, case: &str) {
     assert!(sdk.name != "php" || ended.waits.iter().all(|wait| *wait <= 2.0), "it sleeps in a worker: {case}");
 }
 
-/// These pass when Courier is well again.
+/// Faults that end when Courier recovers.
 fn passing() -> Vec<Fault> {
     let mut faults: Vec<_> = [500, 502, 503, 504].map(Fault::status).into();
     faults.extend([Delivery::CutOff, Delivery::Never, Delivery::Dripping].map(Fault::Delivery));
@@ -98,7 +98,7 @@ fn passing() -> Vec<Fault> {
     faults
 }
 
-/// These last, or Courier has said for how long.
+/// Faults that last, or whose length Courier has stated.
 fn lasting() -> Vec<Fault> {
     let mut faults: Vec<_> = [400, 401, 402, 403, 404, 409, 429].map(Fault::status).into();
     faults.extend([1, 3, 30, 300].map(Fault::throttled));
@@ -122,11 +122,11 @@ async fn sdk_call_on_a_dead_courier_costs_no_more_than_the_brokers_own_tries() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn user_is_served_soon_after_courier_is_well() {
+async fn user_is_served_soon_after_courier_recovers() {
     for fault in passing() {
         let world = World::new(&Setup::default());
         world.courier.misbehave(Some(fault.clone()));
-        // As late as can be: all has been tried, and nothing has passed since.
+        // The worst moment: all tries have just failed.
         assert!(world.ask("jane", "1h").await.is_err());
         world.courier.misbehave(None);
         let well = world.clock.now();
@@ -134,14 +134,14 @@ async fn user_is_served_soon_after_courier_is_well() {
             world.pass(100 * MS).await;
         }
         let late = world.clock.now().since(well);
-        assert!(late <= LONGER + 500 * MS, "{fault:?}: served {late:?} after Courier was well");
-        assert!(world.ask("john", "1h").await.is_ok(), "{fault:?}: nobody else waits for it");
+        assert!(late <= LONGER + 500 * MS, "{fault:?}: served {late:?} after Courier recovered");
+        assert!(world.ask("john", "1h").await.is_ok(), "{fault:?}: another user had to wait");
     }
 }
 
-/// With so many the breaker opens, and those in the queue are told so.
+/// With so many failures the breaker opens, and queued requests are refused.
 #[tokio::test(start_paused = true)]
-async fn sdk_calls_of_a_crowd_cost_no_more_each() {
+async fn concurrent_sdk_calls_cost_no_more_each() {
     for fault in [Fault::status(503), Fault::Delivery(Delivery::Never), Fault::Delivery(Delivery::CutOff)] {
         let world = Arc::new(World::new(&Setup { rate: 20.0, burst: 20, ..Setup::default() }));
         let api = api(&world);
@@ -170,9 +170,9 @@ async fn sdk_calls_of_a_crowd_cost_no_more_each() {
     }
 }
 
-/// A renewal has one try, unless somebody waits for it.
+/// A renewal has one try, unless a request waits for it.
 #[tokio::test(start_paused = true)]
-async fn failed_renewal_is_remembered_for_those_who_waited_for_it() {
+async fn failed_renewal_is_remembered_for_its_followers() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     world.courier.misbehave(Some(Fault::status(500)));
@@ -190,9 +190,9 @@ async fn failed_renewal_is_remembered_for_those_who_waited_for_it() {
     }
 }
 
-/// A last call that begins late goes on for seconds after its caller was told. No retry waits for it.
+/// A call that begins late goes on for seconds after its caller's timeout. No retry waits for it.
 #[tokio::test(start_paused = true)]
-async fn call_that_outlasts_the_time_out_holds_nobody_up() {
+async fn call_that_outlasts_the_timeout_delays_no_request() {
     let world = World::new(&Setup { latency: 3600 * MS, ..Setup::default() });
     let api = api(&world);
     world.courier.script([Some(Fault::status(500))]);
@@ -204,7 +204,7 @@ async fn call_that_outlasts_the_time_out_holds_nobody_up() {
     is_bounded(&ended, &php, 3, "a late call");
 }
 
-/// A user for whom a call was made is told its outcome, also where the breaker opens before the next try.
+/// A request gets the outcome of the call made for it, even if the breaker opens before the next try.
 #[tokio::test(start_paused = true)]
 async fn breaker_that_opens_before_a_retry_does_not_hide_why_the_call_failed() {
     let world = World::new(&Setup { rate: 5.0, burst: 5, ..Setup::default() });

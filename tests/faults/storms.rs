@@ -1,5 +1,4 @@
-//! What has gone wrong with other brokers of tokens, played again: renewals that come too often, too many at once, or
-//! for nobody.
+//! Bugs of other token brokers, replayed: renewals too often, too many at once, or without demand.
 
 use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::sandbox::{Delivery, Fault};
@@ -18,19 +17,19 @@ fn calls_for(world: &World, user: &str) -> Vec<Moment> {
     world.courier.calls().iter().filter(|call| call.scope.starts_with(&user)).map(|call| call.at).collect()
 }
 
-/// When the only token of a user comes due.
+/// The time at which the only token of a user comes due.
 fn due(world: &World, user: &str) -> Moment {
     world.broker.explain(user)[0].due.expect("it is planned")
 }
 
-/// The budget is charged for a call when it queues, and once more when it leaves.
+/// Bug: the budget is charged for a call when it queues, and again when it is made.
 #[tokio::test(start_paused = true)]
-async fn overdue_renewals_have_the_whole_budget_whatever_the_latency() {
+async fn overdue_renewals_use_the_whole_budget_at_any_latency() {
     const USERS: usize = 500;
     let (rate, burst) = (20.0, 20);
     for latency in [20, 100, 500] {
         let world = World::new(&Setup { rate, burst, latency: latency * MS, ..Setup::default() });
-        // Their windows end in one moment.
+        // All windows end at the same time.
         let end = world.clock.now() + 640 * SECOND;
         for user in 0..USERS {
             let lifetime = end.since(world.clock.now()).as_secs() * 2;
@@ -41,7 +40,7 @@ async fn overdue_renewals_have_the_whole_budget_whatever_the_latency() {
         let calls = arrivals(&world);
         assert_eq!(calls.len(), 2 * USERS, "at {latency} ms");
         assert!(keeps_budget(&calls, rate, f64::from(burst)), "at {latency} ms");
-        // They come due within ten seconds: once the burst is gone, all that is left is overdue.
+        // The renewals come due within ten seconds: once the burst is used up, the rest are overdue.
         let renewals = &calls[USERS + burst as usize..];
         let took = renewals[renewals.len() - 1].since(renewals[0]).as_secs_f64();
         let spent = (renewals.len() - 1) as f64 / took;
@@ -49,13 +48,13 @@ async fn overdue_renewals_have_the_whole_budget_whatever_the_latency() {
     }
 }
 
-/// The time of a renewal is drawn anew at each look, so that the earliest of many draws counts.
+/// Bug: the renewal's time is drawn again at each check, so that the earliest of many draws counts.
 #[tokio::test(start_paused = true)]
-async fn the_time_of_a_renewal_is_drawn_once() {
+async fn renewal_time_is_drawn_once() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     let drawn = due(&world, "jane");
-    // Each of them comes due before all others, so the refresher looks anew.
+    // Each token comes due before all others, so the refresher checks again.
     for minutes in (2..=58).rev() {
         world.ask(&format!("after-{minutes}"), &format!("{minutes}m")).await.expect("a token");
         world.ask("jane", "1h").await.expect("a token");
@@ -69,15 +68,15 @@ async fn the_time_of_a_renewal_is_drawn_once() {
     assert_eq!(calls_for(&world, "jane").len(), 1);
     world.pass(2 * SECOND).await;
     let late = calls_for(&world, "jane")[1].since(drawn);
-    // A tick of the schedule, and one of the timer.
+    // At most one tick of the schedule and one of the timer.
     assert!(drawn <= calls_for(&world, "jane")[1] && late <= 3 * MS, "{late:?}");
 }
 
-/// A pause that is a share of what is left comes to nothing where little is left.
+/// Bug: a pause that is a share of the remaining life becomes zero near the end.
 #[tokio::test(start_paused = true)]
-async fn lives_of_a_second_cost_a_call_for_each_window_and_no_busy_loop() {
+async fn lifetimes_of_a_second_cost_a_call_per_window_and_no_busy_loop() {
     for mode in [Mode::Used, Mode::Learned] {
-        // They are renewed when three quarters of their windows, which are half their lives, have passed.
+        // Tokens are renewed after three quarters of their window, which is half their lifetime.
         for (lifetime, most) in [("1s", 60 * 8 / 3 + 2), ("2s", 60 * 4 / 3 + 2)] {
             let world = World::new(&Setup { mode, ..Setup::default() });
             let wakes = || Handle::current().metrics().worker_park_count(0);
@@ -91,7 +90,7 @@ async fn lives_of_a_second_cost_a_call_for_each_window_and_no_busy_loop() {
             }
             let calls = world.courier.call_count();
             assert!(calls <= most, "{mode:?} {lifetime}: {calls} calls, of {most}");
-            // Each ask sleeps once. What looks again every millisecond would wake for that alone 60 000 times.
+            // Each ask sleeps once. A check every millisecond would alone wake 60 000 times.
             let woken = wakes() - before;
             assert!(woken <= 3 * asked, "{mode:?} {lifetime}: woken {woken} times for {asked} requests");
         }
@@ -99,7 +98,7 @@ async fn lives_of_a_second_cost_a_call_for_each_window_and_no_busy_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_that_live_a_second_whatever_was_asked_are_not_renewed_for_nobody() {
+async fn short_lived_tokens_of_absent_users_are_not_renewed() {
     for mode in [Mode::Used, Mode::Learned] {
         let world = World::new(&Setup { mode, ..Setup::default() });
         world.courier.misbehave(Some(Fault::Life(Some(1.0))));
@@ -107,7 +106,7 @@ async fn tokens_that_live_a_second_whatever_was_asked_are_not_renewed_for_nobody
         world.pass(HOUR).await;
         let calls = world.courier.call_count();
         assert!(calls <= 2, "{mode:?}: {calls} calls for one request");
-        // Whoever comes once a minute costs a call, and a renewal of what they were handed.
+        // A user who comes once a minute costs one call and one renewal each time.
         for _ in 0..60 {
             world.ask("jane", "1h").await.expect("a token");
             world.pass(60 * SECOND).await;
@@ -117,30 +116,30 @@ async fn tokens_that_live_a_second_whatever_was_asked_are_not_renewed_for_nobody
     }
 }
 
-/// What cannot be renewed is tried again at once, for as long as that lasts.
+/// Bug: a failed renewal is repeated at once for as long as the failure lasts.
 #[tokio::test(start_paused = true)]
 async fn renewals_that_fail_for_an_hour_back_off_to_a_minute_and_are_not_given_up() {
     let faults =
         [Fault::status(500), Fault::status(401), Fault::throttled(1), Fault::Delivery(Delivery::Never), Fault::EXPIRED];
     for fault in faults {
         let world = World::new(&Setup::default());
-        // Her window is two hours, and it goes on after it for two more.
+        // The window is two hours, and the token lives two hours beyond it.
         world.ask("jane", "4h").await.expect("a token");
         let due = due(&world, "jane");
         world.courier.misbehave(Some(fault.clone()));
         world.pass(due.since(world.clock.now()) + HOUR).await;
-        // Pauses of at least half of 1, 2, 4, 8, 16, 32 seconds, and then of half a minute.
+        // The back-off is at least half of 1, 2, 4, 8, 16 and 32 seconds, and then half a minute.
         let calls = world.courier.call_count();
         assert!((3..=1 + 7 + 120).contains(&calls), "{fault:?}: {calls} calls");
         world.courier.misbehave(None);
-        // The last call of that hour may have yet to fail, after five seconds.
+        // The last call of that hour may take five more seconds to fail.
         world.pass(66 * SECOND).await;
         let renewed = world.broker.explain("jane")[0].token.is_some_and(|(sent, _)| sent > due + HOUR);
-        assert!(renewed, "{fault:?}: she is given up");
+        assert!(renewed, "{fault:?}: no renewal was made");
     }
 }
 
-/// Whoever was here once is renewed for ever.
+/// Bug: a user who asked once is renewed for ever.
 #[tokio::test(start_paused = true)]
 async fn users_who_do_not_return_cost_two_calls_each_at_most() {
     for mode in [Mode::Used, Mode::Learned] {
@@ -151,12 +150,12 @@ async fn users_who_do_not_return_cost_two_calls_each_at_most() {
         world.pass(24 * HOUR).await;
         for user in 0..200 {
             let calls = calls_for(&world, &user.to_string()).len();
-            assert!(calls <= 2, "{mode:?}: {calls} calls for one who came once");
+            assert!(calls <= 2, "{mode:?}: {calls} calls for a user who asked once");
         }
     }
 }
 
-/// Everybody comes back when a broker starts, and from then on in step.
+/// Bug: all users return when a broker restarts, and their renewals stay in step from then on.
 #[tokio::test(start_paused = true)]
 async fn renewals_after_a_restart_are_spread_evenly() {
     const USERS: usize = 1000;
@@ -169,11 +168,11 @@ async fn renewals_after_a_restart_are_spread_evenly() {
     let calls = arrivals(&world);
     assert_eq!(calls.len(), 2 * USERS);
     let renewals = &calls[USERS..];
-    // Half a percent to 2% of the window of an hour ahead: that is 54 s.
+    // Renewals are due 0.5 to 2% of the one-hour window before its end, which spreads them over 54 s.
     let spread = renewals[USERS - 1].since(renewals[0]);
     assert!(spread >= 53 * SECOND && spread <= 56 * SECOND, "{spread:?}");
     let within_a_second = |from: &Moment| renewals.iter().filter(|at| *at >= from && at.since(*from) < SECOND).count();
     let most = renewals.iter().map(within_a_second).max();
-    // A 54th of them would be 19.
+    // An even spread has 19 in each second.
     assert!(most <= Some(25), "{most:?} of {USERS} within a second");
 }

@@ -1,4 +1,4 @@
-//! Courier asks to be left alone, and is.
+//! Courier answers 429, and calls pause.
 
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::sandbox::Fault;
@@ -6,7 +6,7 @@ use courier_token_broker::upstream::Failure;
 
 use super::world::{HOUR, MS, SECOND, Setup, World, ask};
 
-/// A world in which Courier has just asked for half a minute.
+/// A broker whose Courier has just answered 429 with a `Retry-After` of half a minute.
 async fn paused(setup: &Setup) -> World {
     let world = World::new(setup);
     world.ask("jane", "1h").await.expect("a token");
@@ -18,21 +18,21 @@ async fn paused(setup: &Setup) -> World {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_call_leaves_until_then_and_who_has_a_token_does_not_notice() {
+async fn pause_stops_calls_and_cached_tokens_are_served() {
     let world = paused(&Setup::default()).await;
     let (calls, start) = (world.courier.call_count(), world.clock.now());
     for second in 0..29 {
         assert_eq!(world.ask("jane", "1h").await.expect("a token").source, Source::Hit);
         let asked = world.clock.now();
         match world.ask(&format!("new-{second}"), "1h").await {
-            // Who would have to wait too long is told at once, and how long it is.
+            // A request that would wait too long is refused at once, with the length of the pause.
             Err(Refusal::Upstream(Failure::Throttled(Some(wait)))) => {
                 let left = 30 * SECOND - world.clock.now().since(start);
                 assert!(wait >= left && wait < left + SECOND, "{wait:?} of {left:?}");
                 assert!(wait > 5 * SECOND);
                 assert!(world.clock.now().since(asked) < 10 * MS);
             }
-            // Near its end it is worth a wait.
+            // Near the end of the pause the request waits.
             Ok(_) => assert!(world.clock.now().since(start) >= 30 * SECOND),
             other => panic!("{other:?}"),
         }
@@ -46,7 +46,7 @@ async fn no_call_leaves_until_then_and_who_has_a_token_does_not_notice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_queues_when_it_asks_is_told_at_once_and_not_when_they_have_waited_in_vain() {
+async fn queued_requests_are_refused_as_soon_as_courier_throttles() {
     let world = World::new(&Setup { rate: 1.0, burst: 1, ..Setup::default() });
     world.courier.misbehave(Some(Fault::throttled(30)));
     let start = world.clock.now();
@@ -65,10 +65,10 @@ async fn who_queues_when_it_asks_is_told_at_once_and_not_when_they_have_waited_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_comes_due_meanwhile_is_made_when_it_is_over() {
+async fn renewal_due_during_a_pause_is_made_after_it() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
-    // Half an hour less two percent is when it is due at the earliest.
+    // The renewal is due after half an hour less 2% at the earliest.
     world.pass(HOUR / 2 - 40 * SECOND).await;
     world.courier.misbehave(Some(Fault::throttled(120)));
     assert!(world.ask("first", "2h").await.is_err());

@@ -1,4 +1,4 @@
-//! Answers of Courier that can't be read, and tokens that do not last as long as they claim.
+//! Unreadable answers of Courier, and tokens that live shorter than requested.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::world::{HOUR, MS, SECOND, Setup, World, ask};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Answers that say nothing of the next call.
+/// Faults of one answer, which are no evidence about the next call.
 fn unreadable() -> Vec<Fault> {
     let json = |text| Fault::Body("application/json", text);
     let bodies = [
@@ -39,7 +39,7 @@ fn unreadable() -> Vec<Fault> {
         Fault::Times(Times { nbf: Some(60), iat: Some(60), ..Times::NOW }),
     ];
     let statuses = [300, 304, 307, 408, 409, 421, 423, 425, 500].map(Fault::status);
-    // Of a firewall or a proxy on the way.
+    // Error pages of a firewall or a proxy in between.
     let pages = [400, 401, 403, 404, 409, 413].map(|status| {
         let html = HeaderValue::from_static("Text/HTML; charset=utf-8");
         Fault::Status(status, HeaderMap::from_iter([(CONTENT_TYPE, html)]), Delivery::Whole)
@@ -47,7 +47,7 @@ fn unreadable() -> Vec<Fault> {
     bodies.into_iter().chain(times).chain(statuses).chain(pages).chain([Fault::Delivery(Delivery::CutOff)]).collect()
 }
 
-/// How many of so many new users get no token, while three of ten calls meet one of these faults.
+/// Counts the new users who get no token while three of ten calls meet one of these faults.
 async fn failed_of(users: usize, faults: &[Fault]) -> usize {
     fastrand::seed(11);
     let world = World::new(&Setup { mode: Mode::Off, ..Setup::default() });
@@ -67,7 +67,7 @@ async fn failed_of(users: usize, faults: &[Fault]) -> usize {
     asked.join_all().await.iter().filter(|served| !**served).count()
 }
 
-/// Envoy 42009: a retry policy that knows statuses alone takes an answer for good whose body is not.
+/// Envoy 42009: a retry policy that checks the status alone accepts an answer whose body is unreadable.
 #[tokio::test(start_paused = true)]
 async fn fewer_than_one_new_user_in_a_hundred_fails_where_three_answers_in_ten_are_unreadable() {
     const USERS: usize = 500;
@@ -102,7 +102,7 @@ async fn key_whose_tries_have_all_failed_is_tried_again_within_three_seconds() {
     }
 }
 
-/// A request that is not taken now is no outage.
+/// A conflict of a single request is no outage.
 #[tokio::test(start_paused = true)]
 async fn conflicts_of_some_keys_open_no_circuit_breaker() {
     let world = World::new(&Setup::default());
@@ -128,7 +128,7 @@ async fn circuit_breaker_opens_where_every_answer_is_unreadable() {
     assert!(seen.contains(&true), "it never opened");
 }
 
-/// A token of somebody else is no accident of the network: once is enough to have an operator look.
+/// A token for another user is no network fault: one occurrence is enough to alert the operator.
 #[tokio::test(start_paused = true)]
 async fn token_of_another_user_is_not_asked_for_again() {
     let world = World::new(&Setup::default());
@@ -143,12 +143,12 @@ async fn token_of_another_user_is_not_asked_for_again() {
 #[tokio::test(start_paused = true)]
 async fn token_with_a_minute_left_is_announced_and_served_as_such() {
     for fault in [Fault::REISSUED, Fault::TEXT_EXP, Fault::NO_IAT] {
-        // No renewal takes its place.
+        // No renewal replaces the token.
         let world = World::new(&Setup { mode: Mode::Off, ..Setup::default() });
         world.courier.script([Some(fault.clone())]);
         let first = world.ask("jane", "1d").await.unwrap_or_else(|refusal| panic!("{fault:?}: {refusal}"));
         assert!(first.remaining <= 60 * SECOND && first.remaining > 55 * SECOND, "{fault:?}: {:?}", first.remaining);
-        // By its end there is another.
+        // The token has ended, so the next request gets a new one.
         world.pass(61 * SECOND).await;
         let second = world.ask("jane", "1d").await.expect("a token");
         assert_ne!(second.grant.object(), first.grant.object(), "{fault:?}");

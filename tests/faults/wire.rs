@@ -1,4 +1,4 @@
-//! Each fault over real HTTP: the broker, and the simulated Courier on a socket.
+//! Each fault over real HTTP: the broker and the simulated Courier on a socket.
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -12,17 +12,17 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::law::is_a_refusal;
+use crate::refusal::is_a_refusal;
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup, claims, client};
 use crate::support::http::{Answer, Ask};
 use crate::support::issuer::at;
 use crate::support::pki::{Authority, HOST};
 
-/// A caller waits no longer than this, whatever Courier does.
+/// The longest that a caller waits, whatever Courier does.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// What a busy machine may add.
+/// The delay that a busy machine may add.
 const SLACK: Duration = Duration::from_secs(1);
-/// What jane's token has left, of the hour that she asks for.
+/// The remaining life of Jane's token in seconds, of the hour that she asks for.
 const LEFT: f64 = 1900.0;
 
 fn impatient(raw: &mut Raw) {
@@ -36,13 +36,13 @@ fn tokens(user: &str) -> Ask {
     Ask::tokens(json!({"user_id": user, "scopes": ["inbox:read:messages"], "expires_in": "1h"}).to_string())
 }
 
-/// Wants more than jane's token has left.
-fn jane_anew() -> Ask {
+/// A request with a higher `min_ttl` than Jane's token has left.
+fn jane_with_min_ttl() -> Ask {
     let scopes = ["inbox:read:messages"];
     Ask::tokens(json!({"user_id": "jane", "scopes": scopes, "expires_in": "1h", "min_ttl": "50m"}).to_string())
 }
 
-/// Asks, and does not wait past the deadline.
+/// Asks, and fails the test after the deadline.
 async fn ask(broker: &Broker, ask: &Ask) -> Answer {
     timeout(DEADLINE + SLACK, broker.ask(ask)).await.unwrap_or_else(|_| panic!("no answer in time to {ask:?}"))
 }
@@ -52,7 +52,7 @@ async fn calls(broker: &Broker, outcome: &str, workspace: &str) -> f64 {
     broker.metric(&format!("courier_token_broker_upstream_requests_total{{{labels}}}")).await
 }
 
-/// A broker in whose memory is jane's token.
+/// A broker with Jane's token in its cache.
 struct World {
     broker: Broker,
     jane: String,
@@ -75,8 +75,8 @@ impl World {
         assert_eq!((answer.source().as_str(), answer.token()), ("hit", self.jane.clone()));
     }
 
-    /// The answer to somebody new, while jane is served.
-    async fn somebody_new(&self) -> Answer {
+    /// Asks for a new user while Jane is served.
+    async fn ask_as_new_user(&self) -> Answer {
         let jane = async {
             loop {
                 self.jane_is_served().await;
@@ -84,23 +84,23 @@ impl World {
             }
         };
         tokio::select! {
-            () = jane => unreachable!("she comes for ever"),
+            () = jane => unreachable!("the loop never ends"),
             answer = async { ask(&self.broker, &tokens("new")).await } => answer,
         }
     }
 
-    /// Courier does this to every call; what somebody new is told.
+    /// Applies the fault to every call and returns the answer to a new user.
     ///
-    /// Jane is served all the while. She asks for a fresher token too, in vain, and still has the one that she had.
+    /// Jane is served all the while. Her request for a fresher token fails, and her cached token stays.
     async fn meets(&self, fault: Fault, outcome: &str) -> Answer {
         self.broker.courier.misbehave(Some(fault.clone()));
-        let answer = self.somebody_new().await;
+        let answer = self.ask_as_new_user().await;
         is_a_refusal(&answer, false);
         assert!(!answer.body.contains("\"token\"") && !answer.body.contains("eyJ"), "{fault:?}: {answer:?}");
 
-        let anew = ask(&self.broker, &jane_anew()).await;
-        is_a_refusal(&anew, false);
-        assert!(!anew.body.contains("eyJ"), "{fault:?}: {anew:?}");
+        let fresher = ask(&self.broker, &jane_with_min_ttl()).await;
+        is_a_refusal(&fresher, false);
+        assert!(!fresher.body.contains("eyJ"), "{fault:?}: {fresher:?}");
         self.jane_is_served().await;
 
         assert!(calls(&self.broker, outcome, "default").await >= 1.0, "{fault:?}: no call was {outcome}");
@@ -110,7 +110,7 @@ impl World {
     }
 }
 
-/// Each of these faults in a world of its own, at the same time: what somebody new is told.
+/// Runs each fault against a broker of its own, concurrently, and returns the answers to a new user.
 async fn each(faults: impl IntoIterator<Item = Fault>, outcome: &'static str) -> Vec<(Fault, World, Answer)> {
     let one = |fault: Fault| async move {
         let world = World::new().await;
@@ -120,7 +120,7 @@ async fn each(faults: impl IntoIterator<Item = Fault>, outcome: &'static str) ->
     faults.into_iter().map(one).collect::<JoinSet<_>>().join_all().await
 }
 
-/// These faults may pass. But the caller's SDK does not try again what the broker has tried.
+/// Checks faults that may pass. The caller's SDK must not repeat the broker's retries.
 async fn pass(faults: impl IntoIterator<Item = Fault>, outcome: &'static str, status: u16) {
     for (fault, _, answer) in each(faults, outcome).await {
         assert_eq!(answer.status, status, "{fault:?}: {answer:?}");
@@ -129,7 +129,7 @@ async fn pass(faults: impl IntoIterator<Item = Fault>, outcome: &'static str, st
     }
 }
 
-/// These faults are not worth another try, by the broker or by its caller.
+/// Checks faults that are not worth a retry, by the broker or by its caller.
 async fn stay(faults: impl IntoIterator<Item = Fault>, outcome: &'static str, status: u16) -> Vec<Answer> {
     let check = |(fault, world, answer): (Fault, World, Answer)| {
         assert_eq!(answer.status, status, "{fault:?}: {answer:?}");
@@ -142,23 +142,23 @@ async fn stay(faults: impl IntoIterator<Item = Fault>, outcome: &'static str, st
 }
 
 #[tokio::test]
-async fn a_courier_that_fails_is_unavailable_for_now() {
+async fn failing_courier_is_answered_with_503() {
     pass([500, 501, 502, 503, 504, 520, 599].map(Fault::status), "unavailable", 503).await;
 }
 
 #[tokio::test]
-async fn what_courier_refuses_is_refused() {
+async fn refusal_by_courier_is_passed_on() {
     let answers = stay([Fault::status(400)], "refused", 400).await;
     assert!(answers[0].body.contains("Bad Request"), "{answers:?}");
 }
 
 #[tokio::test]
-async fn what_the_operator_has_to_mend_is_asked_for_once() {
+async fn operators_fault_is_not_retried() {
     stay([401, 402, 403].map(Fault::status), "credentials", 502).await;
 }
 
 #[tokio::test]
-async fn a_status_that_means_nothing_here_is_a_bad_gateway() {
+async fn unexpected_status_is_a_bad_gateway() {
     stay([404, 405, 410, 413, 422].map(Fault::status), "unavailable", 502).await;
 }
 
@@ -168,8 +168,8 @@ async fn no_answer_in_time_is_a_gateway_timeout() {
 }
 
 #[tokio::test]
-async fn answer_that_stops_halfway_leaves_time_for_another_call() {
-    // The first call could take nearly all of the time.
+async fn stalled_answer_leaves_time_for_a_retry() {
+    // The first call may take nearly all of the time.
     let broker = Setup::new().settings(|raw| raw.server.timeout.0 = Duration::from_secs(5)).start().await;
     broker.courier.script([Some(Fault::Delivery(Delivery::Dripping))]);
     let answer = broker.ask(&tokens("new")).await;
@@ -177,17 +177,17 @@ async fn answer_that_stops_halfway_leaves_time_for_another_call() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_as_none() {
+async fn truncated_answer_counts_as_none() {
     pass([Fault::Delivery(Delivery::CutOff)], "connect", 503).await;
 }
 
 #[tokio::test]
-async fn an_answer_without_end_is_not_read_to_its_end() {
+async fn answer_without_end_is_not_read_to_its_end() {
     pass([Fault::Delivery(Delivery::Endless)], "malformed", 502).await;
 }
 
 #[tokio::test]
-async fn an_answer_without_a_token_is_a_bad_gateway() {
+async fn answer_without_a_token_is_a_bad_gateway() {
     let json = |text| Fault::Body("application/json", text);
     let faults = [
         Fault::NOT_JSON,
@@ -211,7 +211,7 @@ async fn an_answer_without_a_token_is_a_bad_gateway() {
 }
 
 #[tokio::test]
-async fn a_token_of_somebody_else_is_handed_to_nobody() {
+async fn token_of_another_user_is_never_served() {
     let scopes = [
         "user_id:alice inbox:read:messages",
         "user_id:new user_id:alice inbox:read:messages",
@@ -224,28 +224,28 @@ async fn a_token_of_somebody_else_is_handed_to_nobody() {
     }
     let world = World::new().await;
     world.broker.courier.misbehave(Some(Fault::Scope("user_id:jane inbox:read:messages".to_owned())));
-    let answer = world.somebody_new().await;
+    let answer = world.ask_as_new_user().await;
     assert!(answer.status == 502 && !answer.whole().contains("jane"), "{answer:?}");
     world.jane_is_served().await;
 }
 
 #[tokio::test]
-async fn a_token_that_does_not_tell_its_end_lives_as_long_as_was_asked() {
+async fn token_without_a_usable_expiry_lives_as_long_as_was_asked() {
     for fault in [Fault::NO_EXP, Fault::ABSURD_EXP, Fault::Life(Some(7200.0))] {
         let world = World::new().await;
         world.broker.courier.misbehave(Some(fault.clone()));
-        let answer = world.somebody_new().await;
+        let answer = world.ask_as_new_user().await;
         assert_eq!(claims(&answer.token())["scope"], "user_id:new inbox:read:messages", "{fault:?}");
         let seconds = answer.json()["expires_in"].as_u64().expect("seconds");
         assert!((3590..=3600).contains(&seconds), "{fault:?}: {answer:?}");
-        // Jane gets a fresher one of the kind.
-        let anew = ask(&world.broker, &jane_anew()).await;
-        assert_eq!(claims(&anew.token())["scope"], "user_id:jane inbox:read:messages", "{fault:?}");
+        // Jane gets a fresher token of the same kind.
+        let fresher = ask(&world.broker, &jane_with_min_ttl()).await;
+        assert_eq!(claims(&fresher.token())["scope"], "user_id:jane inbox:read:messages", "{fault:?}");
     }
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed() {
+async fn redirect_is_not_followed() {
     let elsewhere = TcpListener::bind("127.0.0.1:0").expect("a port");
     elsewhere.set_nonblocking(true).expect("a socket");
     let url = format!("http://{}/auth/issue-token", elsewhere.local_addr().expect("an address"));
@@ -253,11 +253,11 @@ async fn a_redirect_is_not_followed() {
     for answer in stay([301, 308].map(redirect), "unavailable", 502).await {
         assert!(!answer.whole().contains(&url), "{answer:?}");
     }
-    // These are for now, so the call is made again, to the same host.
+    // These statuses are temporary, so the call is retried, to the same host.
     pass([302, 303, 307].map(redirect), "unavailable", 503).await;
     pass([300, 304].map(Fault::status), "unavailable", 503).await;
-    let nobody = elsewhere.accept().expect_err("somebody came, with the API key");
-    assert_eq!(nobody.kind(), ErrorKind::WouldBlock);
+    let nothing = elsewhere.accept().expect_err("a call arrived, with the API key");
+    assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
 }
 
 fn error(status: u16, headers: &[(&'static str, &str)]) -> Fault {
@@ -267,14 +267,14 @@ fn error(status: u16, headers: &[(&'static str, &str)]) -> Fault {
     Fault::Status(status, headers.iter().map(line).collect(), Delivery::Whole)
 }
 
-/// A date as HTTP has it, so many seconds from now.
+/// An HTTP date so many seconds from now.
 fn date(offset: i64) -> String {
     let unix = u64::try_from(at(offset)).expect("after 1970");
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix))
 }
 
 #[tokio::test]
-async fn a_courier_that_throttles_is_unavailable_for_now() {
+async fn throttling_courier_is_answered_with_503() {
     let reset = at(30).to_string();
     let faults = [
         error(429, &[]),
@@ -291,7 +291,7 @@ async fn a_courier_that_throttles_is_unavailable_for_now() {
         error(429, &[("x-ratelimit-limit", "100"), ("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", &reset)]),
     ];
     for (fault, _, answer) in each(faults, "throttled").await {
-        // It may wait in vain for a pause to end that ends too late.
+        // The request may wait for a pause that ends too late.
         assert!(matches!(answer.status, 503 | 504), "{fault:?}: {answer:?}");
         assert!(answer.header("retry-after").is_some(), "{fault:?}: {answer:?}");
         assert_eq!(answer.header("x-should-retry"), Some("false"), "{fault:?}: {answer:?}");
@@ -299,7 +299,7 @@ async fn a_courier_that_throttles_is_unavailable_for_now() {
 }
 
 #[tokio::test]
-async fn a_courier_that_asks_for_a_long_pause_has_it_and_callers_are_told() {
+async fn long_pause_is_kept_and_callers_are_told() {
     let rows = [
         (error(429, &[("retry-after", "30")]), 30),
         (error(429, &[("retry-after", "29.5")]), 30),
@@ -317,11 +317,11 @@ async fn a_courier_that_asks_for_a_long_pause_has_it_and_callers_are_told() {
         let calls = world.broker.courier.call_count();
         let second = ask(&world.broker, &tokens("another")).await;
         is_a_refusal(&second, false);
-        assert_eq!(world.broker.courier.call_count(), calls, "{fault:?}: Courier was not left alone");
+        assert_eq!(world.broker.courier.call_count(), calls, "{fault:?}: Courier was called during the pause");
         for answer in [first, second] {
             let after: u64 = answer.header("retry-after").and_then(|after| after.parse().ok()).expect("seconds");
             assert!((most - 4..=most).contains(&after), "{fault:?}: {answer:?}");
-            // No SDK is to hold up its caller for so long.
+            // No SDK may block its caller for so long.
             assert_eq!(answer.header("x-should-retry"), Some("false"), "{fault:?}: {answer:?}");
         }
         world.jane_is_served().await;
@@ -330,7 +330,7 @@ async fn a_courier_that_asks_for_a_long_pause_has_it_and_callers_are_told() {
 
 const OTHER_KEY: &str = "ctb_the-key-of-another-client";
 
-/// What a client of another workspace is told, whose Courier is said to be at this URL; jane's workspace is well.
+/// Asks as a client of another workspace whose base URL is this one; Jane's workspace is healthy.
 async fn another_courier_at(base_url: &str) -> (Answer, World) {
     let workspace = RawWorkspace {
         api_key: Secret::new(API_KEY).ok(),
@@ -354,16 +354,16 @@ async fn another_courier_at(base_url: &str) -> (Answer, World) {
 }
 
 #[tokio::test]
-async fn a_courier_that_nobody_vouches_for_gets_no_key() {
+async fn courier_with_an_untrusted_certificate_gets_no_key() {
     let authority = Authority::new();
     let identity = authority.sign(&[HOST, "localhost"]);
-    // Whoever it is, it speaks HTTP over TLS as Courier does: a broker.
+    // The untrusted peer speaks HTTP over TLS as Courier does: it is another broker.
     let impostor = Setup::new().settings(|raw| raw.server.tls = Some(authority.settings(&identity))).start().await;
     let (answer, world) = another_courier_at(&format!("https://localhost:{}", impostor.address.port())).await;
     assert_eq!(answer.status, 503, "{answer:?}");
     assert_eq!(answer.json()["message"], "Courier cannot be reached: certificate not trusted");
     assert!(calls(&world.broker, "connect", "other").await >= 1.0);
-    // No request came through, not even one to refuse.
+    // No request arrived, not even one to refuse.
     let requests = impostor.admin("/metrics").await.body;
     let came = |line: &&str| line.starts_with("courier_token_broker_requests_total") && !line.ends_with(" 0");
     assert_eq!(requests.lines().find(came), None);
@@ -373,7 +373,7 @@ async fn a_courier_that_nobody_vouches_for_gets_no_key() {
 }
 
 #[tokio::test]
-async fn a_courier_that_speaks_no_tls_gets_no_key() {
+async fn courier_without_tls_gets_no_key() {
     let plain = Broker::start().await;
     let (answer, world) = another_courier_at(&format!("https://{}", plain.address)).await;
     assert_eq!(answer.status, 503, "{answer:?}");
@@ -382,16 +382,16 @@ async fn a_courier_that_speaks_no_tls_gets_no_key() {
 }
 
 #[tokio::test]
-async fn a_courier_without_an_address_is_unavailable_for_now() {
+async fn unresolvable_courier_is_answered_with_503() {
     let (answer, world) = another_courier_at("https://courier.invalid").await;
-    // Where no name server answers, it is the time that runs out.
+    // Without a name server that answers, the call times out.
     let (status, outcome) = if answer.status == 504 { (504, "timeout") } else { (503, "connect") };
     assert_eq!(answer.status, status, "{answer:?}");
     assert!(!answer.whole().contains("courier.invalid"), "{answer:?}");
     assert!(calls(&world.broker, outcome, "other").await >= 1.0);
 }
 
-/// An error whose body does not come as it should.
+/// An error answer whose body is broken.
 fn broken(fault: Fault, delivery: Delivery) -> Fault {
     let Fault::Status(status, headers, _) = fault else { panic!("{fault:?} is no error") };
     Fault::Status(status, headers, delivery)
@@ -400,38 +400,38 @@ fn broken(fault: Fault, delivery: Delivery) -> Fault {
 const BROKEN: [Delivery; 3] = [Delivery::CutOff, Delivery::Dripping, Delivery::Endless];
 
 #[tokio::test]
-async fn an_error_is_what_its_head_says_whatever_becomes_of_its_body() {
+async fn error_is_classified_by_its_head_whatever_its_body() {
     pass(BROKEN.map(|delivery| broken(Fault::status(503), delivery)), "unavailable", 503).await;
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_key_is_one_whatever_becomes_of_its_body() {
+async fn refusal_of_the_api_key_is_classified_by_its_head_whatever_its_body() {
     stay(BROKEN.map(|delivery| broken(Fault::status(401), delivery)), "credentials", 502).await;
 }
 
 #[tokio::test]
-async fn a_pause_is_kept_whatever_becomes_of_the_body_that_came_with_it() {
+async fn pause_is_kept_whatever_its_body() {
     let faults = BROKEN.map(|delivery| broken(error(429, &[("retry-after", "30")]), delivery));
     for (fault, world, answer) in each(faults, "throttled").await {
         assert_eq!(answer.status, 503, "{fault:?}: {answer:?}");
         let calls = world.broker.courier.call_count();
         is_a_refusal(&ask(&world.broker, &tokens("another")).await, false);
-        assert_eq!(world.broker.courier.call_count(), calls, "{fault:?}: Courier was not left alone");
+        assert_eq!(world.broker.courier.call_count(), calls, "{fault:?}: Courier was called during the pause");
     }
 }
 
 #[tokio::test]
-async fn who_cannot_be_served_before_a_pause_ends_is_told_when_that_is_known() {
+async fn request_that_outlasts_a_pause_is_refused_as_soon_as_that_is_known() {
     pass([error(429, &[("retry-after", "1")])], "throttled", 503).await;
 }
 
 #[tokio::test]
-async fn a_status_that_the_broker_retries_may_be_retried_by_its_callers() {
+async fn retried_status_may_be_retried_by_callers_too() {
     pass([408, 409, 421, 423, 425].map(Fault::status), "unavailable", 503).await;
 }
 
 #[tokio::test]
-async fn requests_that_courier_does_not_take_cost_nobody_else_theirs() {
+async fn requests_that_courier_rejects_fail_no_other_request() {
     for status in [400, 404, 409, 413, 422] {
         let world = World::new().await;
         world.broker.courier.misbehave(Some(Fault::status(status)));
@@ -440,6 +440,6 @@ async fn requests_that_courier_does_not_take_cost_nobody_else_theirs() {
             assert!(matches!(answer.status, 400 | 502 | 503), "{status}, {n}: {answer:?}");
         }
         world.broker.courier.misbehave(None);
-        assert_eq!(world.somebody_new().await.status, 200, "{status}");
+        assert_eq!(world.ask_as_new_user().await.status, 200, "{status}");
     }
 }

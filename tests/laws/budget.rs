@@ -1,5 +1,4 @@
-//! Nothing passes the budget; waiting users go first; nobody is left without an
-//! answer.
+//! The budget: no call exceeds it, waiting users go first, and every request gets an answer.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -31,7 +30,7 @@ async fn two_thousand_users_at_once_keep_to_the_budget_and_all_are_answered() {
             Err(other) => panic!("{other}"),
         }
     }
-    // The burst less a tenth of a second's worth, and five seconds' worth.
+    // The permits of the burst, less those of a tenth of a second, and those of five seconds.
     assert_eq!((served, refused), (255, 1745));
     assert!(world.clock.now().since(start) < 5200 * MS);
     let calls: Vec<_> = world.courier.calls().iter().map(|call| call.at).collect();
@@ -40,7 +39,7 @@ async fn two_thousand_users_at_once_keep_to_the_budget_and_all_are_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_is_too_long_is_refused_at_once() {
+async fn wait_beyond_the_limit_is_refused_at_once() {
     let world = World::new(&Setup { rate: 1.0, burst: 1, ..Setup::default() });
     world.ask("first", "1d").await.expect("a token");
     let start = world.clock.now();
@@ -65,16 +64,15 @@ async fn a_wait_that_is_too_long_is_refused_at_once() {
     }
 }
 
-/// Due renewals for more than the budget, and a user who comes into that.
+/// More renewals are due than the budget admits when a user asks.
 #[tokio::test(start_paused = true)]
-async fn a_waiting_user_goes_before_due_renewals_and_renewals_do_not_starve() {
+async fn waiting_user_goes_before_due_renewals_and_renewals_do_not_starve() {
     let world = World::new(&Setup { rate: 5.0, burst: 100, ..Setup::default() });
     for user in 0..100 {
         world.ask(&user.to_string(), "60s").await.expect("a token");
     }
     let before = world.courier.call_count();
-    // All of them come due within 3 s, for which the budget has 15 calls and what
-    // is left of the burst.
+    // All renewals come due within 3 s, for which the budget has 15 calls and the rest of the burst.
     while world.courier.call_count() < before + 60 {
         world.pass(10 * MS).await;
         assert!(world.clock.now() < Moment::NEVER);
@@ -82,9 +80,9 @@ async fn a_waiting_user_goes_before_due_renewals_and_renewals_do_not_starve() {
     let asked = world.clock.now();
     world.ask("somebody else", "1d").await.expect("a token");
     let took = world.clock.now().since(asked);
-    // At five calls a second: the next permit, not the last of forty.
+    // At five calls a second, that is the next permit and not the last of forty.
     assert!(took <= 600 * MS, "{took:?}");
-    // While users keep the budget busy for good, renewals still get their tenth.
+    // Renewals get a tenth of the calls even while users use up the budget.
     let from = world.courier.call_count();
     for user in 0..400 {
         let broker = world.broker.clone();
@@ -98,11 +96,11 @@ async fn a_waiting_user_goes_before_due_renewals_and_renewals_do_not_starve() {
     assert!(keeps_budget(&all, 5.0, 100.0));
 }
 
-/// More renewals are due than the budget has calls, for as long as it takes.
+/// More renewals are due than the budget admits, for the whole test.
 #[tokio::test(start_paused = true)]
-async fn renewals_leave_a_reserve_to_users_who_may_come() {
+async fn renewals_leave_a_reserve_for_users() {
     let world = World::new(&Setup { rate: 1.0, burst: 40, ..Setup::default() });
-    // Their windows end in one moment.
+    // All windows end at the same time.
     let end = world.clock.now() + 2 * HOUR;
     for (lifetime, window) in [("4h", 2 * HOUR), ("2h", HOUR), ("1h", HOUR / 2)] {
         world.pass((end - window).since(world.clock.now())).await;
@@ -127,16 +125,16 @@ async fn renewals_leave_a_reserve_to_users_who_may_come() {
     assert!(took <= 100 * MS, "Courier answers after 100 ms, but the last of them had a token after {took:?}");
 }
 
-/// Three wait for the reserve: the last to come is that whose floor is the nearest.
+/// Three renewals wait for the reserve; the one with the nearest floor queues last.
 #[tokio::test(start_paused = true)]
-async fn the_nearest_floor_is_renewed_first_and_what_has_none_last() {
+async fn nearest_floor_is_renewed_first_and_a_rejected_token_last() {
     let world = World::new(&Setup { rate: 2.5, burst: 600, ..Setup::default() });
     let start = world.clock.now();
     let until = async |at: u32| world.pass((start + SECOND * at).since(world.clock.now())).await;
-    // A window of 7200 s, which comes due 36 s before its end.
+    // A window of 7200 s: the renewal comes due 36 s before its end.
     world.ask("far", "4h").await.expect("a token");
     until(5395).await;
-    // A window of 1800 s, which comes due 26 s before its end.
+    // A window of 1800 s: the renewal comes due 26 s before its end.
     world.ask("near", "1h").await.expect("a token");
     let rejected = world.ask("rejected", "1d").await.expect("a token");
     until(7140).await;
@@ -158,9 +156,9 @@ async fn the_nearest_floor_is_renewed_first_and_what_has_none_last() {
     assert_eq!(renewed, wanted);
 }
 
-/// A renewal leaves the reserve, and users pass it. The tenth does not.
+/// A renewal waits while only the reserve is left, and users pass it. Every tenth permit is the renewal's.
 #[tokio::test(start_paused = true)]
-async fn nobody_is_refused_for_a_renewal_that_may_leave() {
+async fn admitted_renewal_refuses_no_user() {
     let world = World::new(&Setup { rate: 0.1, burst: 40, ..Setup::default() });
     world.ask("jane", "1h").await.expect("a token");
     world.pass(HOUR / 2 - 40 * SECOND).await;
@@ -176,7 +174,7 @@ async fn nobody_is_refused_for_a_renewal_that_may_leave() {
         world.pass((asked + SECOND).since(world.clock.now())).await;
     }
     assert_eq!(world.courier.calls().iter().filter(|call| call.scope.contains("jane")).count(), 2);
-    // The eight that were left, and what has come since; but for Jane's.
+    // The eight permits that were left and those that accrued since, less Jane's.
     assert!(served >= 8 + 10 - 1 - 1, "{served}");
 }
 
@@ -191,16 +189,16 @@ impl<'a, I: Iterator<Item = &'a courier_token_broker::sandbox::Call>> Scopes<'a>
 }
 
 #[tokio::test(start_paused = true)]
-async fn somebody_who_waits_for_a_queued_renewal_goes_with_the_users() {
+async fn joined_renewal_moves_to_the_class_of_waiting_users() {
     let world = World::new(&Setup { rate: 1.0, burst: 1, ..Setup::default() });
     world.ask("jane", "1h").await.expect("a token");
     world.pass(HOUR / 2 - 200 * SECOND).await;
-    // Users keep the budget busy while Jane's renewal comes due and queues.
+    // Users use up the budget while Jane's renewal comes due and queues.
     let queued = "courier_token_broker_upstream_queue_depth{class=\"renewal\",workspace=\"default\"} 1";
     let mut users = 0;
     let is_queued = || String::from_utf8(world.metrics.text().expect("text")).expect("UTF-8").contains(queued);
     while !is_queued() {
-        // Two of them queue, so that one more is still served in time.
+        // Two users queue, so that one more is still served in time.
         for _ in 0..if users == 0 { 3 } else { 1 } {
             let (broker, user) = (world.broker.clone(), format!("new-{users}"));
             tokio::spawn(async move { broker.ask(&ask(&user, "1d")).await });
@@ -212,7 +210,7 @@ async fn somebody_who_waits_for_a_queued_renewal_goes_with_the_users() {
     assert_eq!(calls_for_jane(), 1);
     let mut wants = ask("jane", "1h");
     wants.min_ttl = Some(HOUR * 5 / 6);
-    // Others come after the renewal and before Jane.
+    // Other users come after the renewal and before Jane.
     for user in ["late-1", "late-2"] {
         let broker = world.broker.clone();
         tokio::spawn(async move { broker.ask(&ask(user, "1d")).await });
@@ -220,7 +218,7 @@ async fn somebody_who_waits_for_a_queued_renewal_goes_with_the_users() {
     world.pass(MS).await;
     let asked = world.clock.now();
     let answer = world.broker.ask(&wants).await.expect("in time, or it would be refused");
-    // After the users who came before the renewal, not as every tenth call.
+    // The call follows the users who came before the renewal; it does not wait to be every tenth.
     assert!(world.clock.now().since(asked) <= 3300 * MS);
     assert!(matches!(answer.source, Source::Issued { collapsed: true, .. }));
     assert_eq!(calls_for_jane(), 2);

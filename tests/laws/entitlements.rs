@@ -17,7 +17,7 @@ async fn ask_all(world: &World, apps: &[(&str, usize)]) {
     }
 }
 
-/// How many calls were for users of this app, from this call on.
+/// Counts the calls for users of this app from call number `from` on.
 fn calls_for(world: &World, app: &str, from: usize) -> usize {
     world.courier.calls()[from..].iter().filter(|call| call.scope.contains(&format!("user_id:{app}-"))).count()
 }
@@ -39,7 +39,7 @@ async fn tokens_of_a_removed_client_are_not_renewed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn users_of_a_removed_client_are_not_foreseen() {
+async fn users_of_a_removed_client_are_not_prefetched() {
     let mut renewed = [false, true].map(|_| 0);
     for (place, is_removed) in [false, true].into_iter().enumerate() {
         let world = World::new(&Setup { mode: Mode::Learned, ..Setup::default() });
@@ -59,10 +59,10 @@ async fn users_of_a_removed_client_are_not_foreseen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn renewal_that_queues_does_not_leave_once_nobody_may_ask() {
+async fn queued_renewal_is_dropped_once_no_client_may_ask() {
     let world = World::new(&Setup { rate: 0.05, burst: 16, ..Setup::default() });
     ask_all(&world, &[("old", 14)]).await;
-    // They come due within half a minute, and the budget has not enough for all at once.
+    // The renewals come due within half a minute, which is more than the budget admits at once.
     let queued = "courier_token_broker_upstream_queue_depth{class=\"renewal\",workspace=\"default\"} 1";
     let text = || String::from_utf8(world.metrics.text().expect("text")).expect("UTF-8");
     while !text().contains(queued) {
@@ -75,7 +75,7 @@ async fn renewal_that_queues_does_not_leave_once_nobody_may_ask() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn access_that_comes_back_is_served_and_renewed_again() {
+async fn restored_access_is_served_and_renewed_again() {
     let world = World::new(&Setup::default());
     ask_all(&world, &[("old", 1)]).await;
     world.broker.renew_only(is_of("new"));

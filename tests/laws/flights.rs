@@ -1,4 +1,4 @@
-//! One flight per key; hits are cheap; nobody's hanging up hurts another.
+//! Single-flight: one call per token key, cheap hits, and callers who hang up without effect on others.
 
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::policy::refresh::Mode;
@@ -17,7 +17,7 @@ async fn ten_thousand_cold_requests_for_one_key_make_one_call() {
         })
         .collect();
     world.pass(50 * MS).await;
-    // The first caller, whose request began the call, hangs up with the others.
+    // The leader, whose request began the call, hangs up with the followers.
     asks.iter().step_by(2).for_each(tokio::task::JoinHandle::abort);
     let mut objects = Vec::new();
     for (place, asked) in asks.into_iter().enumerate() {
@@ -32,7 +32,7 @@ async fn ten_thousand_cold_requests_for_one_key_make_one_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_goes_on_when_everybody_has_hung_up() {
+async fn call_goes_on_when_all_callers_have_hung_up() {
     let world = World::new(&Setup::default());
     let broker = world.broker.clone();
     let asked = tokio::spawn(async move { broker.ask(&ask("jane", "1d")).await });
@@ -45,7 +45,7 @@ async fn a_call_goes_on_when_everybody_has_hung_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn different_keys_fly_apart() {
+async fn different_keys_make_separate_calls() {
     let world = World::new(&Setup::default());
     let (one, two, three) = tokio::join!(world.ask("jane", "1d"), world.ask("john", "1d"), world.ask("jane", "2d"));
     let objects = [one, two, three].map(|answer| answer.expect("a token").grant.object());
@@ -54,7 +54,7 @@ async fn different_keys_fly_apart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hit_copies_no_token() {
+async fn hit_copies_no_token() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1d").await.expect("a token");
     let first = world.ask("jane", "1d").await.expect("a token").grant;
@@ -76,21 +76,21 @@ async fn each_waiter_has_its_own_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_told_to_every_waiter_and_forgotten() {
+async fn failure_reaches_every_waiter_and_is_not_cached() {
     let world = World::new(&Setup::default());
     world.courier.misbehave(Some(Fault::Delivery(Delivery::CutOff)));
     let (one, two) = tokio::join!(world.ask("jane", "1d"), world.ask("jane", "1d"));
     assert!(matches!((one, two), (Err(Refusal::Upstream(_)), Err(Refusal::Upstream(_)))));
-    // Both wait for the same tries.
+    // Both requests wait for the same tries.
     assert_eq!(world.courier.call_count(), MOST_TRIES as usize);
     world.courier.misbehave(None);
-    // But not at once: what has failed so often would fail again.
+    // The next call is not made at once: after so many failures it would fail too.
     world.pass(3 * SECOND).await;
     world.ask("jane", "1d").await.expect("a token");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_cache_lets_the_longest_unasked_go_and_refuses_nobody() {
+async fn full_cache_evicts_the_least_recently_used_and_refuses_no_request() {
     let world = World::new(&Setup { capacity: 100, mode: Mode::Off, ..Setup::default() });
     for user in 0..300 {
         world.ask(&user.to_string(), "1d").await.expect("a token");

@@ -1,4 +1,4 @@
-//! No token is handed out near its end, and a good one outlives a bad renewal.
+//! Floors: no token is served near its end, and a failed renewal keeps a good token.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn unrefreshed() -> World {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_below_its_floor_is_not_handed_out() {
+async fn token_below_its_floor_is_not_served() {
     let world = unrefreshed();
     for step in 0..200 {
         let answer = world.ask("jane", "1h").await.expect("a token");
@@ -26,7 +26,7 @@ async fn a_token_below_its_floor_is_not_handed_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_token_says_why_the_old_one_would_not_do() {
+async fn new_token_names_why_the_old_one_was_replaced() {
     let world = unrefreshed();
     world.ask("jane", "1h").await.expect("a token");
     world.pass(HOUR / 2).await;
@@ -35,7 +35,7 @@ async fn a_new_token_says_why_the_old_one_would_not_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_wants_more_left_gets_a_newer_token() {
+async fn higher_min_ttl_gets_a_newer_token() {
     let world = unrefreshed();
     world.ask("jane", "1h").await.expect("a token");
     world.pass(HOUR / 4).await;
@@ -44,14 +44,14 @@ async fn a_caller_that_wants_more_left_gets_a_newer_token() {
     let answer = world.broker.ask(&wants).await.expect("a token");
     assert_eq!(answer.source, Source::Issued { collapsed: false, stale: Some(Stale::BelowMinTtl), stored: true });
     assert!(answer.remaining >= 50 * 60 * SECOND);
-    // And everybody has it now.
+    // The newer token now serves all callers.
     let other = world.ask("jane", "1h").await.expect("a token");
     assert_eq!(other.grant.object(), answer.grant.object());
     assert_eq!(other.source, Source::Hit);
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_courier_is_down_a_token_is_good_down_to_the_hard_floor() {
+async fn outage_lowers_the_floor_to_the_hard_floor() {
     let world = unrefreshed();
     world.ask("jane", "1h").await.expect("a token");
     world.courier.misbehave(Some(Fault::Delivery(Delivery::CutOff)));
@@ -74,7 +74,7 @@ async fn while_courier_is_down_a_token_is_good_down_to_the_hard_floor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_caller_demanded_is_not_lowered_by_an_outage() {
+async fn outage_does_not_lower_the_min_ttl_of_a_caller() {
     let world = unrefreshed();
     world.ask("jane", "1h").await.expect("a token");
     world.courier.misbehave(Some(Fault::Delivery(Delivery::CutOff)));
@@ -85,7 +85,7 @@ async fn what_the_caller_demanded_is_not_lowered_by_an_outage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_renewal_keeps_the_good_token() {
+async fn failed_renewal_keeps_the_good_token() {
     let world = World::new(&Setup::default());
     let first = world.ask("jane", "1h").await.expect("a token").grant.object();
     world.courier.misbehave(Some(Fault::Delivery(Delivery::CutOff)));
@@ -104,14 +104,14 @@ async fn a_failed_renewal_keeps_the_good_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_renewal_delays_nobody() {
+async fn slow_renewal_delays_no_request() {
     let world = World::new(&Setup { latency: 4 * SECOND, ..Setup::default() });
     world.ask("jane", "1h").await.expect("a token");
     while world.courier.call_count() < 2 {
         world.pass(SECOND).await;
         world.ask("jane", "1h").await.expect("a token");
     }
-    // The renewal is under way.
+    // The renewal is in flight.
     for _ in 0..30 {
         let asked = world.clock.now();
         world.ask("jane", "1h").await.expect("a token");
@@ -121,14 +121,14 @@ async fn a_slow_renewal_delays_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_came_too_late_is_refused() {
-    // Half of two seconds is gone when it comes.
+async fn token_that_arrives_too_late_is_refused() {
+    // The token arrives when one of its two seconds has passed.
     let world = World::new(&Setup { latency: 1500 * MS, ..Setup::default() });
     assert_eq!(world.ask("jane", "2s").await.err(), Some(Refusal::TooOld));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shorter_lived_token_does_not_take_the_place_of_a_longer_lived_one() {
+async fn shorter_lived_token_does_not_replace_a_longer_lived_one() {
     let world = unrefreshed();
     let first = world.ask("jane", "1h").await.expect("a token").grant.object();
     world.pass(60 * SECOND).await;
@@ -141,11 +141,11 @@ async fn a_shorter_lived_token_does_not_take_the_place_of_a_longer_lived_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_below_its_floor_gives_way_to_a_shorter_lived_one() {
+async fn token_below_its_floor_gives_way_to_a_shorter_lived_one() {
     let world = unrefreshed();
     world.ask("jane", "1h").await.expect("a token");
     world.pass(HOUR / 2 + SECOND).await;
-    // The old one would live longer, but not above its floor.
+    // The old token would live longer, but it is below its floor.
     world.courier.misbehave(Some(Fault::Life(Some(600.0))));
     let answer = world.ask("jane", "1h").await.expect("a token");
     assert_eq!(answer.remaining, HOUR / 6 - 100 * MS);

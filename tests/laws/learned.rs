@@ -1,4 +1,4 @@
-//! What is learned, in the running broker.
+//! Mode `learned` in the running broker.
 
 use courier_token_broker::broker::Source;
 use courier_token_broker::planner::replay::{self, Plan};
@@ -12,8 +12,8 @@ use courier_token_broker::token::Moment;
 use super::world::{HOUR, MS, SECOND, Setup, World};
 
 #[tokio::test(start_paused = true)]
-async fn what_the_planner_promises_is_what_the_broker_does() {
-    // Where it is tight, renewals and returns wait, and some users with them.
+async fn planner_and_broker_agree() {
+    // With a tight budget, renewals and returns wait, and some users wait with them.
     let (plenty, scarce, tight) = ((1000.0, 1000), (0.3, 8), (0.012, 16));
     for (mode, lifetime, (rate, burst), users) in [
         (Mode::Learned, "1h", plenty, 15),
@@ -66,13 +66,13 @@ async fn what_the_planner_promises_is_what_the_broker_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn somebody_who_comes_every_morning_need_not_wait() {
+async fn daily_user_is_served_without_waiting() {
     let world = World::new(&Setup { mode: Mode::Learned, ..Setup::default() });
     let mut waited = Vec::new();
     for _day in 0..10 {
         let mut today = 0;
         for user in 0..60 {
-            // Everybody at their own minute, a little earlier or later each day.
+            // Each user comes at a minute of their own, a little earlier or later each day.
             world.pass(60 * SECOND).await;
             for _ in 0..3 {
                 let answer = world.ask(&format!("user-{user}"), "1d").await.expect("a token");
@@ -87,9 +87,9 @@ async fn somebody_who_comes_every_morning_need_not_wait() {
 }
 
 #[test]
-fn what_a_peak_asks_for_is_fetched_before_it() {
+fn prefetch_runs_ahead_of_a_peak() {
     let trace = Workload::Office.generate(2000, 4, 7).expect("a workload");
-    // The rush of the morning asks for more than the budget has.
+    // The morning's peak asks for more than the budget has.
     let plan = Plan {
         floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
         lifetime: 24 * HOUR,
@@ -103,7 +103,7 @@ fn what_a_peak_asks_for_is_fetched_before_it() {
         trace.users(),
     );
     let waits = |trace: &Trace, mode| replay::replay(trace, &plan, mode, &mut |_| {}).over_one_second;
-    // Nobody is known on the first day.
+    // No user is known on the first day.
     let [off, learned] = [Mode::Off, Mode::Learned].map(|mode| waits(&trace, mode) - waits(&of_day_one, mode));
     assert!(
         off > 5000 && learned < off / 10,

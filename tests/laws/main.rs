@@ -1,6 +1,5 @@
-//! The broker's laws, under a clock that stands still unless a test moves it:
-//! the real broker, dispatcher and refresher, with the simulated Courier behind
-//! them in the same process.
+//! Properties of the broker in virtual time: the real broker, dispatcher and refresher, and the simulated Courier,
+//! in one process under tokio's paused clock.
 
 mod budget;
 mod entitlements;

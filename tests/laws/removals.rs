@@ -1,4 +1,4 @@
-//! What is taken out on purpose does not come back by itself.
+//! Tokens removed by a sign-out, a report or a purge do not come back by themselves.
 
 use courier_token_broker::broker::Source;
 use courier_token_broker::policy::refresh::Mode;
@@ -16,7 +16,7 @@ async fn token(world: &World, user: &str) -> String {
     String::from_utf8(grant.token().to_vec()).expect("text")
 }
 
-/// Lets time pass until it is so.
+/// Lets time pass until the condition holds.
 async fn until(world: &World, so: impl Fn() -> bool) {
     for _ in 0..20_000 {
         if so() {
@@ -28,7 +28,7 @@ async fn until(world: &World, so: impl Fn() -> bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_signs_out_has_no_token_until_somebody_asks() {
+async fn sign_out_removes_tokens_until_the_next_request() {
     let world = World::new(&Setup::default());
     let before = token(&world, "jane").await;
     world.ask("jane", "2h").await.expect("a token");
@@ -36,17 +36,17 @@ async fn whoever_signs_out_has_no_token_until_somebody_asks() {
     assert_eq!(sign_out(&world, "jane"), 2);
     assert_eq!(sign_out(&world, "jane"), 0);
     world.pass(6 * HOUR).await;
-    // John's was used, so it is renewed once; Jane's are not.
+    // John's token was used, so it is renewed once; Jane's tokens are not.
     assert_eq!(world.courier.call_count(), 3 + 1);
     assert_ne!(token(&world, "jane").await, before);
     assert_eq!(world.courier.call_count(), 5);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_in_flight_does_not_bring_a_token_back() {
+async fn renewal_in_flight_does_not_restore_a_removed_token() {
     let world = World::new(&Setup { latency: 5 * SECOND, ..Setup::default() });
     world.ask("jane", "1h").await.expect("a token");
-    // Half an hour less 0.5 to 2% is when it is renewed.
+    // The renewal comes due after half an hour less 0.5 to 2%.
     until(&world, || world.courier.call_count() == 2).await;
     assert_eq!(sign_out(&world, "jane"), 1);
     world.pass(20 * SECOND).await;
@@ -58,12 +58,12 @@ async fn a_renewal_in_flight_does_not_bring_a_token_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_still_queues_never_leaves() {
+async fn sign_out_drops_queued_renewals() {
     let world = World::new(&Setup { rate: 0.05, burst: 16, ..Setup::default() });
     for user in 0..14 {
         world.ask(&user.to_string(), "1h").await.expect("a token");
     }
-    // They come due within half a minute, and the budget has not enough for all at once.
+    // The renewals come due within half a minute, which is more than the budget admits at once.
     let queued = "courier_token_broker_upstream_queue_depth{class=\"renewal\",workspace=\"default\"} 1";
     let text = || String::from_utf8(world.metrics.text().expect("text")).expect("UTF-8");
     until(&world, || text().contains(queued)).await;
@@ -74,7 +74,7 @@ async fn a_renewal_that_still_queues_never_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_meanwhile_gets_a_token_that_nobody_else_gets() {
+async fn sign_out_voids_a_call_in_flight_for_all_but_its_waiters() {
     let world = World::new(&Setup { latency: 2 * SECOND, ..Setup::default() });
     let (early, late) = tokio::join!(token(&world, "jane"), async {
         world.pass(SECOND).await;
@@ -87,7 +87,7 @@ async fn who_waits_meanwhile_gets_a_token_that_nobody_else_gets() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn detached_call_is_retried_for_those_who_wait_and_says_that_nothing_is_stored() {
+async fn detached_call_is_retried_for_its_waiters_and_reports_that_nothing_is_stored() {
     let world = World::new(&Setup { latency: 2 * SECOND, ..Setup::default() });
     world.courier.script([Some(Fault::status(500))]);
     let (answer, ()) = tokio::join!(world.ask("jane", "1h"), async {
@@ -102,7 +102,7 @@ async fn detached_call_is_retried_for_those_who_wait_and_says_that_nothing_is_st
 }
 
 #[tokio::test(start_paused = true)]
-async fn detached_call_that_nobody_waits_for_is_not_retried() {
+async fn detached_call_without_waiters_is_not_retried() {
     let world = World::new(&Setup { latency: 2 * SECOND, ..Setup::default() });
     world.courier.script([Some(Fault::status(500))]);
     let asked = tokio::time::timeout(SECOND, world.ask("jane", "1h")).await;
@@ -113,7 +113,7 @@ async fn detached_call_that_nobody_waits_for_is_not_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_away_and_signed_out_is_not_foreseen() {
+async fn signed_out_user_is_not_prefetched() {
     let world = World::new(&Setup { mode: Mode::Learned, ..Setup::default() });
     world.ask("jane", "1h").await.expect("a token");
     let stages = || world.broker.explain("jane").iter().map(|known| known.stage).collect::<Vec<_>>();
@@ -134,7 +134,7 @@ async fn a_thousand_reports_of_one_token_make_one_renewal() {
     assert!(world.broker.reject(&refused, |_| false).is_none());
     let reports = (0..1000).filter(|_| world.broker.reject(&refused, anybodys).is_some()).count();
     assert_eq!(reports, 1);
-    // Nobody is served it any more, not even while the renewal is in the air.
+    // The token is not served any more, not even while the renewal is in flight.
     let next = token(&world, "jane").await;
     assert_ne!(next, refused);
     assert!((0..1000).all(|_| world.broker.reject(&refused, anybodys).is_none()));
@@ -145,7 +145,7 @@ async fn a_thousand_reports_of_one_token_make_one_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_purge_takes_everything_and_nothing_of_it_comes_back() {
+async fn purge_removes_everything_for_good() {
     let world = World::new(&Setup { latency: 5 * SECOND, ..Setup::default() });
     for user in 0..100 {
         let (broker, ask) = (world.broker.clone(), ask(&user.to_string(), "1h"));
@@ -153,7 +153,7 @@ async fn a_purge_takes_everything_and_nothing_of_it_comes_back() {
     }
     world.pass(60 * SECOND).await;
     until(&world, || world.courier.call_count() > 150).await;
-    // Some are renewed, some are being renewed, some are due.
+    // Some tokens are renewed, some have a renewal in flight, some are due.
     assert_eq!(world.broker.purge("default"), Some(100));
     assert_eq!(world.broker.purge("other"), None);
     let calls = world.courier.call_count();
@@ -163,7 +163,7 @@ async fn a_purge_takes_everything_and_nothing_of_it_comes_back() {
     assert_eq!(world.metrics.cached_tokens.get(), 0);
 }
 
-/// Is a token still handed out that was taken out while a request that found it too old waited for a call that fails?
+/// Removes a token while a request that found it too old waits for a call that fails; tells whether it is served.
 async fn is_kept_after(remove: impl Fn(&World, &str)) -> bool {
     let world = World::new(&Setup { latency: 2 * SECOND, mode: Mode::Off, ..Setup::default() });
     let token = world.ask("jane", "1h").await.expect("a token").grant;
@@ -178,12 +178,12 @@ async fn is_kept_after(remove: impl Fn(&World, &str)) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_token_does_not_outlive_a_call_that_fails() {
+async fn rejected_token_does_not_outlive_a_call_that_fails() {
     assert!(!is_kept_after(|world, token| assert!(world.broker.reject(token, |_: &TokenKey| true).is_some())).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_signed_out_token_does_not_outlive_a_call_that_fails() {
+async fn signed_out_token_does_not_outlive_a_call_that_fails() {
     assert!(
         !is_kept_after(|world, _| assert_eq!(world.broker.sign_out("default", UserId::new("jane").expect("an id")), 1))
             .await
@@ -191,7 +191,7 @@ async fn a_signed_out_token_does_not_outlive_a_call_that_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_purged_token_does_not_outlive_a_call_that_fails() {
+async fn purged_token_does_not_outlive_a_call_that_fails() {
     assert!(!is_kept_after(|world, _| assert_eq!(world.broker.purge("default"), Some(1))).await);
 }
 

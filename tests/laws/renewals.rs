@@ -1,4 +1,4 @@
-//! What is used is renewed in time, what is not is let go.
+//! Renewals: used tokens are renewed in time, unused ones lapse.
 
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::policy::refresh::Mode;
@@ -8,7 +8,7 @@ use courier_token_broker::upstream::Failure;
 use super::world::{HOUR, MS, SECOND, Setup, World};
 
 #[tokio::test(start_paused = true)]
-async fn somebody_who_keeps_asking_waits_once() {
+async fn regular_user_waits_once() {
     let world = World::new(&Setup::default());
     let mut waited = 0;
     for _ in 0..(3 * 24 * 6) {
@@ -22,12 +22,12 @@ async fn somebody_who_keeps_asking_waits_once() {
     assert!((144..=148).contains(&calls), "{calls}");
 }
 
-/// A renewal that is wanted is there before the token's floor is reached, whatever the
-/// lifetime, and however many come due together that the budget has calls for.
+/// A renewal completes before its token reaches the floor, at any lifetime and for any number of renewals that come
+/// due together and that the budget admits.
 #[tokio::test(start_paused = true)]
 async fn no_renewal_is_later_than_its_floor_while_the_budget_has_room() {
     for lifetime in ["60s", "10m", "1h", "6h"] {
-        // Courier takes its time, and the leads of the shortest tokens are two seconds long.
+        // Courier answers after a second, and the shortest tokens are renewed two seconds before their floor.
         let world = World::new(&Setup { rate: 50.0, burst: 50, latency: SECOND, ..Setup::default() });
         let users: Vec<_> = (0..50).map(|user| super::world::ask(&user.to_string(), lifetime)).collect();
         let window = users[0].key.lifetime().as_duration() / 2;
@@ -51,7 +51,7 @@ async fn no_renewal_is_later_than_its_floor_while_the_budget_has_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn somebody_who_is_gone_costs_one_renewal() {
+async fn absent_user_costs_one_renewal() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     world.pass(6 * HOUR).await;
@@ -59,7 +59,7 @@ async fn somebody_who_is_gone_costs_one_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_renewed_where_that_is_off() {
+async fn mode_off_renews_no_token() {
     let world = World::new(&Setup { mode: Mode::Off, ..Setup::default() });
     world.ask("jane", "1h").await.expect("a token");
     world.pass(6 * HOUR).await;
@@ -67,16 +67,16 @@ async fn nothing_is_renewed_where_that_is_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn somebody_who_comes_after_all_is_not_made_to_wait_next() {
+async fn late_return_keeps_the_token_renewed() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
-    // It is renewed once, is not asked for, and comes due again as unused.
+    // The token is renewed once, is not asked for, and comes due again as unused.
     while world.courier.call_count() < 2 {
         world.pass(SECOND).await;
     }
     world.pass(HOUR / 2 - 7 * SECOND).await;
     assert_eq!(world.courier.call_count(), 2);
-    // Now it is asked for in the last seconds of its window.
+    // The user asks in the last seconds of the window.
     let late = world.ask("jane", "1h").await.expect("a token");
     assert_eq!(late.source, Source::Hit);
     world.pass(SECOND).await;
@@ -86,7 +86,7 @@ async fn somebody_who_comes_after_all_is_not_made_to_wait_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn renewals_of_one_moment_are_spread() {
+async fn renewals_due_together_are_spread() {
     let world = World::new(&Setup::default());
     for user in 0..500 {
         let broker = world.broker.clone();
@@ -103,21 +103,20 @@ async fn renewals_of_one_moment_are_spread() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn due_renewals_use_the_whole_budget_whatever_the_latency() {
+async fn due_renewals_use_the_whole_budget_at_any_latency() {
     for latency in [20, 100, 500] {
         let world = World::new(&Setup { rate: 2.0, burst: 500, latency: latency * MS, ..Setup::default() });
-        let crowd = |name: &'static str, lifetime: &'static str| {
+        let ask_all = |name: &'static str, lifetime: &'static str| {
             for user in 0..500 {
                 let broker = world.broker.clone();
                 let ask = super::world::ask(&format!("{name}-{user}"), lifetime);
                 tokio::spawn(async move { broker.ask(&ask).await });
             }
         };
-        // 500 tokens come due within 27 s, for which the budget has 54 calls, once
-        // others have used up the burst.
-        crowd("due", "1h");
+        // 500 tokens come due within 27 s, for which the budget has 54 calls once other users have used up the burst.
+        ask_all("due", "1h");
         world.pass(HOUR / 2 - 190 * SECOND).await;
-        crowd("other", "30d");
+        ask_all("other", "30d");
         world.pass(600 * SECOND).await;
         let calls = world.courier.calls();
         let renewals: Vec<_> = calls[500..].iter().filter(|call| call.scope.contains("due")).collect();
@@ -128,11 +127,11 @@ async fn due_renewals_use_the_whole_budget_whatever_the_latency() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_courier_refuses_is_not_tried_again() {
+async fn renewal_that_courier_refuses_is_not_retried() {
     let world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     world.courier.misbehave(Some(Fault::status(400)));
-    // Asked for all the time, down to the floor.
+    // The user keeps asking until the floor is reached.
     for _ in 0..28 {
         world.pass(61 * SECOND).await;
         assert_eq!(world.ask("jane", "1h").await.expect("a token").source, Source::Hit);
@@ -145,7 +144,7 @@ async fn a_renewal_that_courier_refuses_is_not_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn somebody_who_joins_a_renewal_that_has_left_waits_for_it_however_long_the_queue() {
+async fn follower_of_a_renewal_in_flight_waits_however_long_the_queue() {
     let world = World::new(&Setup { rate: 1.0, burst: 1, latency: 4 * SECOND, ..Setup::default() });
     world.ask("jane", "1h").await.expect("a token");
     while world.courier.call_count() < 2 {
@@ -164,24 +163,24 @@ async fn somebody_who_joins_a_renewal_that_has_left_waits_for_it_however_long_th
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_renewal_is_begun_after_the_stop() {
+async fn shutdown_begins_no_renewal() {
     let mut world = World::new(&Setup::default());
     world.ask("jane", "1h").await.expect("a token");
     world.background.stop_renewing();
     world.pass(HOUR).await;
     world.broker.landed().await;
     assert_eq!(world.courier.call_count(), 1);
-    // Who asks is still served.
+    // Requests are still served.
     world.ask("john", "1h").await.expect("a token");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_does_not_wait_for_renewals_that_queue() {
+async fn shutdown_does_not_wait_for_queued_renewals() {
     let mut world = World::new(&Setup { rate: 0.001, burst: 1, ..Setup::default() });
     world.ask("jane", "1h").await.expect("a token");
     world.pass(1001 * SECOND).await;
     world.ask("john", "1h").await.expect("a token");
-    // Jane's renewal has come due, and may leave at 2001 s.
+    // Jane's renewal has come due and is admitted at 2001 s.
     world.pass(790 * SECOND).await;
     let stopped = world.clock.now();
     world.background.stop_renewing();

@@ -1,4 +1,4 @@
-//! A broker and its Courier in virtual time.
+//! A broker and a simulated Courier in virtual time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -19,16 +19,16 @@ pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const HOUR: Duration = Duration::from_secs(3600);
 
-/// What a test may vary.
+/// The settings that a test may vary.
 pub struct Setup {
     pub rate: f64,
     pub burst: u32,
     pub latency: Duration,
     pub mode: Mode,
     pub capacity: u64,
-    /// The longest that a user queues; they wait for twice as long.
+    /// The longest time in the admission queue (`max_wait`); the request's timeout is twice as long.
     pub patience: Duration,
-    /// Besides the latency.
+    /// The faults besides the latency.
     pub faults: Faults,
 }
 
@@ -50,7 +50,7 @@ pub struct World {
     pub broker: Broker,
     pub clock: Clock,
     pub courier: Simulator,
-    #[allow(dead_code, reason = "the chaos run wants to know, the laws do not")]
+    #[allow(dead_code, reason = "only the chaos test reads it")]
     pub made: Made,
     pub metrics: Arc<Metrics>,
     pub background: Background,
@@ -61,7 +61,7 @@ impl World {
         Self::by(Clock::tokio(), setup)
     }
 
-    /// Where the broker goes by this clock. Courier goes by its own.
+    /// Runs the broker by this clock. Courier keeps a clock of its own.
     pub fn by(clock: Clock, setup: &Setup) -> Self {
         let faults = Faults { latency: setup.latency, ..setup.faults.clone() };
         let courier = Simulator::new(None, faults, Clock::tokio());
@@ -110,10 +110,10 @@ pub fn ask(user: &str, lifetime: &str) -> Ask<'static> {
     Ask { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None, who: Who::Nobody }
 }
 
-/// Does every window of any length t hold at most `rate * t + burst` calls? They are given in their order.
+/// Tells whether every window of any length t holds at most `rate * t + burst` calls. `calls` is in order of time.
 pub fn keeps_budget(calls: &[Moment], rate: f64, burst: f64) -> bool {
-    // How far the fullest window that ends with this call is beyond `rate * t`. It is that which ends
-    // with the call before, or begins with this one.
+    // The excess over `rate * t` of the fullest window that ends with this call. That window either extends the
+    // fullest one of the call before, or begins with this call.
     let mut beyond = 0.0_f64;
     let mut last = calls.first().copied().unwrap_or(Moment::NEVER);
     calls.iter().all(|call| {
@@ -123,17 +123,17 @@ pub fn keeps_budget(calls: &[Moment], rate: f64, burst: f64) -> bool {
     })
 }
 
-/// Which call of the simulator's made which token, and when it was sent.
+/// The number and the sending time of the call that made each token.
 pub type Made = Arc<Mutex<HashMap<String, (usize, Moment)>>>;
 
-/// Courier without a network: its answers are read as those over a network are.
+/// An issuer that calls the simulator without a network and reads its answers as the HTTP client does.
 struct InProcess {
     courier: Simulator,
     made: Made,
     clock: Clock,
 }
 
-/// After so long a call that gets no whole answer is given up.
+/// The timeout of a call that gets no whole answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Issuer for InProcess {
@@ -144,7 +144,7 @@ impl Issuer for InProcess {
             let call = self.courier.call_count();
             let reply = self.courier.answer(Some(b"Bearer key"), body.to_string().as_bytes()).await;
             if let Some(token) = reply.body.strip_prefix("{\"token\":\"").and_then(|rest| rest.strip_suffix("\"}")) {
-                self.made.lock().expect("nobody panics").insert(token.to_owned(), (call, sent));
+                self.made.lock().expect("not poisoned").insert(token.to_owned(), (call, sent));
             }
             match reply.delivery {
                 Delivery::Whole => {}

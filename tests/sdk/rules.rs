@@ -1,4 +1,4 @@
-//! The requests and retries of Courier's official SDKs, as data: those that can't be run here are played by these.
+//! The requests and retry policies of Courier's official SDKs as data, for tests of SDKs that cannot be run here.
 
 #![allow(dead_code, reason = "each test needs a part of it")]
 
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// An SDK of this name, as its sources have it.
+/// An SDK as described by its sources.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sdk {
@@ -34,13 +34,13 @@ impl Sdk {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// With a base URL that does not end in a slash, and with one that does.
+    /// The paths for a base URL without and with a slash at its end.
     pub paths: [String; 2],
     pub headers: BTreeMap<String, String>,
     pub body: String,
 }
 
-/// When it sends a request again.
+/// Its retry policy.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
@@ -83,15 +83,15 @@ enum Growth {
 
 /// The part of an answer that decides about retries.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct RetryHints {
     status: u16,
     should_retry: Option<String>,
     after_ms: Option<String>,
     after: Option<String>,
 }
 
-impl Told {
-    /// An answer with this status and these headers.
+impl RetryHints {
+    /// Reads an answer with this status and these headers.
     pub fn new<'a>(status: u16, header: impl Fn(&str) -> Option<&'a str>) -> Self {
         let header = |name| header(name).map(str::to_owned);
         let [should_retry, after_ms, after] = ["x-should-retry", "retry-after-ms", "retry-after"].map(header);
@@ -99,7 +99,7 @@ impl Told {
     }
 }
 
-/// A wait before a retry, in seconds. Chance decides where it is between these.
+/// The bounds of a random wait before a retry, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Wait {
     pub shortest: f64,
@@ -107,14 +107,14 @@ pub struct Wait {
 }
 
 impl Rule {
-    /// The waits before each retry, where each gets the same answer.
-    pub fn waits(&self, told: &Told) -> Vec<Wait> {
-        (0..).map_while(|retries| self.wait(retries, told)).collect()
+    /// The waits before each retry, if each gets the same answer.
+    pub fn waits(&self, hints: &RetryHints) -> Vec<Wait> {
+        (0..).map_while(|retries| self.wait(retries, hints)).collect()
     }
 
-    /// The wait before the next retry after so many; `None` where there is none.
-    pub fn wait(&self, retries: u32, told: &Told) -> Option<Wait> {
-        if retries >= self.most || !self.retries(told) {
+    /// The wait before the next retry after so many; `None` if there is no further retry.
+    pub fn wait(&self, retries: u32, hints: &RetryHints) -> Option<Wait> {
+        if retries >= self.most || !self.retries(hints) {
             return None;
         }
         let own = match self.growth {
@@ -122,14 +122,14 @@ impl Rule {
             Growth::Squares => self.first * f64::from(retries * retries),
         };
         let own = own.min(self.longest);
-        Some(match self.told_wait(told) {
+        Some(match self.demanded_wait(hints) {
             Some(wait) => Wait { shortest: wait, longest: wait },
             None => Wait { shortest: 0.75 * own, longest: own },
         })
     }
 
-    fn retries(&self, told: &Told) -> bool {
-        let said = told.should_retry.as_deref().map(|said| match self.should_retry {
+    fn retries(&self, hints: &RetryHints) -> bool {
+        let said = hints.should_retry.as_deref().map(|said| match self.should_retry {
             ShouldRetry::AnyCase => said.to_ascii_lowercase(),
             ShouldRetry::LowerCase => said.to_owned(),
             ShouldRetry::Ignored => String::new(),
@@ -137,16 +137,17 @@ impl Rule {
         match said.as_deref() {
             Some("true") => true,
             Some("false") => false,
-            _ => matches!(told.status, 408 | 409 | 429 | 500..),
+            _ => matches!(hints.status, 408 | 409 | 429 | 500..),
         }
     }
 
-    /// The wait that it was told, if it obeys.
-    fn told_wait(&self, told: &Told) -> Option<f64> {
-        let milliseconds = told.after_ms.as_deref().filter(|_| self.after_ms).and_then(|text| text.parse::<f64>().ok());
+    /// The wait that the answer demands, if the SDK obeys it.
+    fn demanded_wait(&self, hints: &RetryHints) -> Option<f64> {
+        let milliseconds =
+            hints.after_ms.as_deref().filter(|_| self.after_ms).and_then(|text| text.parse::<f64>().ok());
         let seconds = milliseconds.map(|milliseconds| milliseconds / 1000.0).or_else(|| {
-            let text = told.after.as_deref()?;
-            // Any other value may be a date: a wait without end, for all that is known here.
+            let text = hints.after.as_deref()?;
+            // Any other value may be a date, which counts as an endless wait here.
             Some(text.parse().unwrap_or(if self.date == Date::Waits { f64::INFINITY } else { 0.0 }))
         })?;
         let heeded = self.heeds.is_none_or(|(above, most)| seconds > above && seconds <= most);
@@ -155,7 +156,7 @@ impl Rule {
     }
 }
 
-/// All of them.
+/// All SDKs of `rules.toml`.
 pub fn sdks() -> Vec<Sdk> {
     #[derive(Deserialize)]
     struct Sdks {

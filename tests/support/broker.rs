@@ -1,4 +1,4 @@
-//! A broker and a Courier simulator in the test's own process.
+//! A broker and a Courier simulator in the test's process.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -18,12 +18,12 @@ use tokio::sync::oneshot;
 
 use super::http::{Answer, Ask, Connection};
 
-/// The only key that the simulator takes.
+/// The only API key that the simulator accepts.
 pub const API_KEY: &str = "pk_test_the-api-key-of-the-workspace";
-/// The key of a client who may have everything.
+/// The key of a client that may ask for everything.
 pub const CLIENT_KEY: &str = "ctb_the-key-of-a-client";
 
-/// A broker that has yet to start.
+/// A broker before its start.
 pub struct Setup {
     raw: Raw,
     faults: Faults,
@@ -52,12 +52,12 @@ impl Setup {
         Self { faults, ..self }
     }
 
-    /// The simulator takes only this key instead.
+    /// Makes the simulator accept this key alone.
     pub fn courier_wants(self, api_key: &'static str) -> Self {
         Self { api_key: Some(api_key), ..self }
     }
 
-    /// The simulator takes every key.
+    /// Makes the simulator accept every key.
     pub fn courier_takes_any_key(self) -> Self {
         Self { api_key: None, ..self }
     }
@@ -67,7 +67,7 @@ impl Setup {
         self
     }
 
-    /// Session keys may be fetched this often.
+    /// Sets the least time between two fetches of session keys.
     pub fn fetch_pause(self, pause: Duration) -> Self {
         Self { pause: Some(pause), ..self }
     }
@@ -78,9 +78,9 @@ impl Setup {
         let simulator = Simulator::new(api_key.map(str::to_owned), faults, clock);
         courier.set_nonblocking(true).expect("a socket");
         let courier = tokio::net::TcpListener::from_std(courier).expect("a runtime");
-        let (stop_courier, told) = oneshot::channel::<()>();
+        let (stop_courier, stopped) = oneshot::channel::<()>();
         tokio::spawn(simulator.clone().serve(courier, async {
-            let _ = told.await;
+            let _ = stopped.await;
         }));
         let Loaded { outcome, files } = load(&raw);
         let (mut settings, shown) = outcome.expect("good settings");
@@ -90,15 +90,15 @@ impl Setup {
             jwks.pause = pause;
         }
         let app = App::bind(settings, clock).await.expect("free ports");
-        // A test that has Unix sockets alone knows their paths.
+        // A test with Unix sockets alone knows their paths.
         let address = app.addresses().first().copied().unwrap_or(([127, 0, 0, 1], 1).into());
         let admin = app.admin_address().expect("an address");
         let raw = Arc::new(Mutex::new(raw));
         let reread = Arc::clone(&raw);
-        let reloader = app.reloader(shown, files, Box::new(move || load(&reread.lock().expect("nobody panics"))));
-        let (stop, told) = oneshot::channel::<()>();
+        let reloader = app.reloader(shown, files, Box::new(move || load(&reread.lock().expect("not poisoned"))));
+        let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(app.run(async {
-            let _ = told.await;
+            let _ = stopped.await;
         }));
         let reloader = Arc::new(Mutex::new(reloader));
         Broker { address, admin, courier: simulator, raw, reloader, _stop: (stop, stop_courier) }
@@ -129,7 +129,7 @@ pub struct Broker {
     pub courier: Simulator,
     raw: Arc<Mutex<Raw>>,
     reloader: Arc<Mutex<Reloader>>,
-    // Both are told to stop when this is dropped.
+    // Dropping these stops both servers.
     _stop: (oneshot::Sender<()>, oneshot::Sender<()>),
 }
 
@@ -138,11 +138,11 @@ impl Broker {
         Setup::new().start().await
     }
 
-    /// Changes the settings and lets the broker read them again. Tells whether it took them.
+    /// Changes the settings and reloads; returns whether the reload succeeded.
     pub async fn reload(&self, change: impl FnOnce(&mut Raw)) -> bool {
-        change(&mut self.raw.lock().expect("nobody panics"));
+        change(&mut self.raw.lock().expect("not poisoned"));
         let reloader = Arc::clone(&self.reloader);
-        let reload = move || reloader.lock().expect("nobody panics").reload();
+        let reload = move || reloader.lock().expect("not poisoned").reload();
         tokio::task::spawn_blocking(reload).await.expect("no panic")
     }
 

@@ -1,4 +1,4 @@
-//! The program itself, as a child process.
+//! The program as a child process.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,11 +14,11 @@ use super::http::PATIENCE;
 
 pub const ANY_PORT: &str = "127.0.0.1:0";
 
-/// A program with its arguments, about to run.
+/// A program with its arguments, before its start.
 pub struct Program(Command);
 
 impl Program {
-    /// With nothing in its environment that would lead it elsewhere.
+    /// The broker's program, without variables that would change its settings.
     pub fn new<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_courier-token-broker"));
         command.args(arguments);
@@ -31,7 +31,7 @@ impl Program {
         Self(command)
     }
 
-    /// `serve` on ports of the system's choice. It stops at once, also in a container.
+    /// `serve` on ports that the system chooses, without a shutdown delay.
     pub fn serve() -> Self {
         let serve = Self::new(["serve", "--listen", ANY_PORT, "--admin-listen", ANY_PORT]);
         serve.env("COURIER_TOKEN_BROKER__SERVER__SHUTDOWN_DELAY", "0s")
@@ -51,14 +51,14 @@ impl Program {
         self.start_with(Stdio::null())
     }
 
-    /// With something on its standard input.
+    /// Sets its standard input.
     pub fn start_with(self, stdin: Stdio) -> Running {
         let errors = NamedTempFile::new().expect("a file");
         let stderr = errors.reopen().expect("a file");
         self.spawn(stdin, stderr.into(), errors)
     }
 
-    /// With standard error somewhere else than [`Running::stderr`] looks.
+    /// Sends standard error elsewhere, so that [`Running::stderr`] stays empty.
     pub fn start_logging_to(self, stderr: impl Into<Stdio>) -> Running {
         self.spawn(Stdio::null(), stderr.into(), NamedTempFile::new().expect("a file"))
     }
@@ -69,20 +69,20 @@ impl Program {
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                // Nobody may be left to hear it, yet it must be read.
+                // The pipe must be read even if the test needs no more lines.
                 let _ = sender.send(line);
             }
         });
         Running { child, lines, errors }
     }
 
-    /// Runs it to its end.
+    /// Runs the program to its end.
     pub fn run(self) -> Ended {
         self.start().end()
     }
 }
 
-/// Takes away what would lead a process to the real Courier, to other settings or through a proxy.
+/// Removes the variables that would lead a process to the real Courier, to other settings or through a proxy.
 pub fn clean_environment(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let upper = name.to_string_lossy().to_uppercase();
@@ -92,24 +92,24 @@ pub fn clean_environment(command: &mut Command) {
     }
 }
 
-/// A process that is killed when its test is done with it.
+/// A running process, killed on drop.
 pub struct Running {
     child: Child,
     lines: Receiver<String>,
     errors: NamedTempFile,
 }
 
-/// What is left of a process.
+/// The exit code and the output of a process.
 #[derive(Debug)]
 pub struct Ended {
-    /// `None` where a signal ended it.
+    /// The exit code; `None` if a signal ended the process.
     pub code: Option<i32>,
     pub stdout: Vec<String>,
     pub stderr: String,
 }
 
 impl Running {
-    /// The next line that it prints, `None` when there are no more.
+    /// The next line of standard output; `None` at its end.
     pub fn line(&self) -> Option<String> {
         match self.lines.recv_timeout(PATIENCE) {
             Ok(line) => Some(line),
@@ -118,14 +118,14 @@ impl Running {
         }
     }
 
-    /// The address that its next line tells after `before`.
+    /// The address after `before` in the next line.
     pub fn address(&self, before: &str) -> SocketAddr {
         let Some(line) = self.line() else { panic!("it ended: {}", self.stderr()) };
         let address = line.strip_prefix(before).and_then(|rest| rest.split(' ').next()?.strip_prefix("http://"));
         address.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("{line:?} is not {before:?}..."))
     }
 
-    /// Where apps call, and where operators look.
+    /// The addresses of the listener for apps and of the admin listener.
     pub fn addresses(&self) -> (SocketAddr, SocketAddr) {
         (self.address("courier-token-broker on "), self.address("admin on "))
     }
@@ -135,15 +135,15 @@ impl Running {
         kill_process(pid, signal).expect("it still runs");
     }
 
-    /// What it has written to standard error so far.
+    /// The standard error so far.
     pub fn stderr(&self) -> String {
         fs::read_to_string(self.errors.path()).expect("text")
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub fn end(mut self) -> Ended {
         let stdout = std::iter::from_fn(|| self.line()).collect();
-        // Its output has ended, so it has.
+        // The output has ended, and so has the process.
         let code = self.child.wait().expect("it has ended").code();
         Ended { code, stdout, stderr: self.stderr() }
     }
@@ -151,7 +151,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand: a test decides about each byte, also where no HTTP client would send it.
+//! HTTP/1.1 by hand: a test controls each byte, including bytes that no HTTP client would send.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,11 +10,10 @@ use tokio::time::timeout;
 
 use super::broker::CLIENT_KEY;
 
-/// How long a test waits for what must come.
+/// The longest that a test waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A port that refuses connections for as long as the socket is kept. One that was let go
-/// could become that of another test's server.
+/// A port that refuses connections while the socket is kept. A released port could become another test's server.
 pub fn refusing_port() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
@@ -22,7 +21,7 @@ pub fn refusing_port() -> (TcpSocket, SocketAddr) {
     (socket, address)
 }
 
-/// A request. What is not said is good: the key of a client, the media type.
+/// A request; by default with a valid client key and media type.
 #[derive(Clone, Debug)]
 pub struct Ask {
     method: String,
@@ -52,7 +51,7 @@ impl Ask {
         Self { body: body.into(), ..Self::new("POST", target) }.header("Content-Type", "application/json")
     }
 
-    /// By another method.
+    /// Sets another method.
     pub fn method(self, method: &str) -> Self {
         Self { method: method.to_owned(), ..self }
     }
@@ -72,7 +71,7 @@ impl Ask {
         Self::post("/v1/tokens", body)
     }
 
-    /// One header more.
+    /// Adds a header.
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name.to_owned(), value.as_ref().to_vec()));
         self
@@ -83,7 +82,7 @@ impl Ask {
         self
     }
 
-    /// This header, in place of those of its name.
+    /// Sets a header, replacing those of its name.
     pub fn with(self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.without(name).header(name, value)
     }
@@ -92,7 +91,7 @@ impl Ask {
         self.with("Authorization", format!("Bearer {key}"))
     }
 
-    /// Sends the body in one chunk and does not say its length before.
+    /// Sends the body in one chunk, without a `Content-Length`.
     pub fn chunked(mut self) -> Self {
         self.chunked = true;
         self
@@ -106,7 +105,7 @@ impl Ask {
         self.method == "HEAD"
     }
 
-    /// What is sent before the body.
+    /// The bytes before the body.
     pub fn head(&self) -> Vec<u8> {
         let mut bytes = format!("{} {} HTTP/1.1\r\n", self.method, self.target).into_bytes();
         for (name, value) in &self.headers {
@@ -122,7 +121,7 @@ impl Ask {
         bytes
     }
 
-    /// All that is sent.
+    /// All bytes of the request.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.head();
         if self.chunked && !self.body.is_empty() {
@@ -154,7 +153,7 @@ impl Connection {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// Over whatever there is already.
+    /// Wraps an open stream.
     pub const fn over(stream: S) -> Self {
         Self { stream, read: Vec::new() }
     }
@@ -164,13 +163,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.stream.flush().await.expect("the connection is open");
     }
 
-    /// Sends a request and reads its answer, at the same time: who refuses a large
-    /// body need not read it.
+    /// Sends a request and reads its answer concurrently: a broker that refuses a large body need not read it.
     pub async fn ask(&mut self, ask: &Ask) -> Answer {
         let bytes = ask.bytes();
         let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
         let write = async {
-            // Where this fails, the answer tells why.
+            // If sending fails, the answer has the reason.
             let _ = writer.write_all(&bytes).await;
             let _ = writer.flush().await;
             std::future::pending::<()>().await;
@@ -181,14 +179,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// The next answer, to a request that was sent before.
+    /// Reads the answer to a request that was sent before.
     pub async fn answer(&mut self) -> Answer {
         read_answer(&mut self.stream, &mut self.read, false).await
     }
 
-    /// All that still comes until the other side closes the connection.
+    /// Reads until the peer closes the connection.
     pub async fn rest(mut self) -> Vec<u8> {
-        // A reset ends a connection too.
+        // A reset also ends the connection.
         let ended = timeout(PATIENCE, self.stream.read_to_end(&mut self.read)).await;
         assert!(ended.is_ok(), "the connection is still open after {PATIENCE:?}");
         self.read
@@ -219,7 +217,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The first whole answer in these bytes, and its length.
+    /// Parses the first whole answer in these bytes; returns it with its length.
     fn parse(bytes: &[u8], is_head: bool) -> Option<(Self, usize)> {
         let head = bytes.windows(4).position(|end| end == b"\r\n\r\n")?;
         let text = std::str::from_utf8(&bytes[..head]).expect("a head is text");
@@ -242,7 +240,7 @@ impl Answer {
         Some((answer, head + 4 + length))
     }
 
-    /// The header's value, if it is there exactly once.
+    /// The header's value, if the header occurs exactly once.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str());
         let value = values.next();
@@ -250,7 +248,7 @@ impl Answer {
         value
     }
 
-    /// Everything that came, as one text.
+    /// The whole answer as one text.
     pub fn whole(&self) -> String {
         format!("{self:?}")
     }
@@ -260,14 +258,14 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The token of an answer that must carry one.
+    /// The token of an answer that must have one.
     #[track_caller]
     pub fn token(&self) -> String {
         assert_eq!(self.status, 200, "{self:?}");
         self.json()["token"].as_str().expect("a token").to_owned()
     }
 
-    /// How the token was come by, without its time to live.
+    /// The source in `Cache-Status`, without the time to live.
     #[track_caller]
     pub fn source(&self) -> String {
         let status = self.header("cache-status").unwrap_or_else(|| panic!("no Cache-Status in {self:?}"));

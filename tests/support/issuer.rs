@@ -1,4 +1,4 @@
-//! Somebody who signs sessions, well or badly, and publishes the keys. Each run makes keys of its own.
+//! An issuer that signs valid and invalid sessions and publishes its keys, which are new in each run.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 pub const ISSUER: &str = "https://login.example.com/";
 pub const AUDIENCE: &str = "my-app";
 
-/// Making one takes a while, and no test minds which it is.
+/// The RSA key of all tests, since making one takes a while.
 pub static RSA: LazyLock<Signer> =
     LazyLock::new(|| Signer::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).expect("randomness")));
 
@@ -107,19 +107,19 @@ impl Signer {
         key
     }
 
-    /// A session with this header and these claims, whatever they are.
+    /// A JWT with this header and these claims, valid or not.
     pub fn jwt(&self, header: &Value, claims: &Value) -> String {
         self.signed(&header.to_string(), &claims.to_string())
     }
 
-    /// The same for texts that need not be JSON.
+    /// A JWT with this header and these claims, which need not be JSON.
     pub fn signed(&self, header: &str, claims: &str) -> String {
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
         let signature = URL_SAFE_NO_PAD.encode(self.sign(message.as_bytes()));
         format!("{message}.{signature}")
     }
 
-    /// A good session of this user.
+    /// A valid session of this user.
     pub fn session(&self, kid: &str, user: &str) -> String {
         self.jwt(&header(self, kid), &good_claims(user))
     }
@@ -129,19 +129,19 @@ pub fn header(signer: &Signer, kid: &str) -> Value {
     json!({"alg": signer.algorithm(), "typ": "JWT", "kid": kid})
 }
 
-/// What a session of an hour claims.
+/// The claims of a session of an hour.
 pub fn good_claims(user: &str) -> Value {
     json!({"iss": ISSUER, "aud": AUDIENCE, "sub": user, "iat": at(-5), "nbf": at(-5), "exp": at(3600)})
 }
 
-/// A time so many seconds from now, as JWTs have it.
-#[expect(clippy::disallowed_methods, reason = "the issuer is somebody else, with a clock of its own")]
+/// A JWT's time so many seconds from now.
+#[expect(clippy::disallowed_methods, reason = "the issuer has a clock of its own")]
 pub fn at(offset: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
     i64::try_from(now.as_secs()).expect("before the end of time") + offset
 }
 
-/// A host that publishes keys. It runs as long as the test.
+/// A host that publishes keys for as long as the test runs.
 #[derive(Clone)]
 pub struct KeyHost(Arc<Host>);
 
@@ -195,12 +195,12 @@ impl KeyHost {
         format!("http://{}/jwks.json", self.0.address)
     }
 
-    /// Publishes these keys instead of the ones before.
+    /// Publishes these keys in place of the earlier ones.
     pub fn publish(&self, keys: &[Value]) {
         self.say(200, &json!({"keys": keys}).to_string());
     }
 
-    /// Answers this from now on.
+    /// Gives this answer from now on.
     pub fn say(&self, status: u16, body: &str) {
         *self.0.answer.lock().expect("no panic") = (status, body.to_owned());
     }
@@ -209,7 +209,7 @@ impl KeyHost {
         *self.0.delay.lock().expect("no panic") = delay;
     }
 
-    /// How often it was asked.
+    /// The number of requests that the host got.
     pub fn asked(&self) -> usize {
         self.0.asked.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! What the tests of the wire and of the commands stand on.
+//! Shared support of the test suites: brokers, child processes, HTTP, certificates and issuers.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 

@@ -1,4 +1,4 @@
-//! An authority of the test's own, and clients that believe it.
+//! A certificate authority for tests, and clients that trust it.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,10 +18,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// The name by which a broker is called.
+/// The host name of a broker.
 pub const HOST: &str = "broker.internal";
 
-/// Signs certificates, and keeps their files.
+/// A certificate authority and the folder of its files.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: TempDir,
@@ -43,12 +43,12 @@ impl Authority {
         Self { issuer, folder: tempfile::tempdir().expect("a folder") }
     }
 
-    /// For these names: a URI where there is a colon, a DNS name otherwise.
+    /// Signs a certificate for these names: a URI if there is a colon, a DNS name otherwise.
     pub fn sign(&self, names: &[&str]) -> Identity {
         self.sign_for(names, |_| {})
     }
 
-    /// The same, valid for the time that `change` sets.
+    /// Signs a certificate whose validity `change` sets.
     pub fn sign_for(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
@@ -64,7 +64,7 @@ impl Authority {
         Identity { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
-    /// Writes a file into the authority's folder, as one with a secret should be.
+    /// Writes a file into the authority's folder, with the mode of a secret.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         fs::write(&path, text).expect("written");
@@ -91,7 +91,7 @@ impl Authority {
         RawTls { client_ca_file: Some(self.file("clients.crt", &self.pem())), ..self.settings(identity) }
     }
 
-    /// A client that believes this authority and speaks these protocols.
+    /// A client that trusts this authority and offers these protocols.
     pub fn client(&self, protocols: &[&str], identity: Option<&Identity>) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).expect("a certificate");

@@ -1,14 +1,14 @@
-//! Looks for secrets in what came out, also for pieces of them.
+//! Searches output for secrets and for pieces of them.
 
 use std::collections::HashSet;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// Pieces of this many bytes are looked for, so a secret that was cut is found too.
+/// The length in bytes of the pieces searched for, so that a truncated secret is found too.
 const PIECE: usize = 16;
 
-/// Secrets that must be nowhere.
+/// Secrets that no output may contain.
 #[derive(Default)]
 pub struct Watch {
     pieces: HashSet<Vec<u8>>,
@@ -16,9 +16,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Looks for this from now on; as it is, in base64, and as `Debug` shows bytes.
+    /// Adds a secret to search for: as it is, in base64, and as `Debug` shows bytes.
     pub fn for_secret(&mut self, secret: &str) {
-        assert!(secret.len() >= PIECE, "{secret} is too short to be told from other texts");
+        assert!(secret.len() >= PIECE, "{secret} is too short to be distinctive");
         for text in [secret, &STANDARD.encode(secret)] {
             self.pieces.extend(text.as_bytes().windows(PIECE).map(<[u8]>::to_vec));
         }
@@ -26,7 +26,7 @@ impl Watch {
         self.lists.push(list.trim_matches(['[', ']']).to_owned());
     }
 
-    /// Looks for a JWT's payload and signature: its header is no secret.
+    /// Adds a JWT's payload and signature; its header is no secret.
     pub fn for_jwt(&mut self, jwt: &str) {
         let mut parts = jwt.split('.').skip(1);
         for part in [parts.next(), parts.next()] {
@@ -34,14 +34,14 @@ impl Watch {
         }
     }
 
-    /// Looks for what is between the lines of a PEM.
+    /// Adds the contents of a PEM.
     pub fn for_pem(&mut self, pem: &str) {
         let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-        // The first bytes of all keys of a kind are the same.
+        // The first bytes of keys of one kind are equal.
         self.for_secret(&body[48..]);
     }
 
-    /// The first piece of a secret in this text.
+    /// Finds the first piece of a secret in this text.
     pub fn finds(&self, text: &str) -> Option<String> {
         let piece = text.as_bytes().windows(PIECE).find(|piece| self.pieces.contains(*piece));
         let list = self.lists.iter().find(|list| text.contains(list.as_str())).cloned();

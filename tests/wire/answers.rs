@@ -1,11 +1,11 @@
-//! The documented answers.
+//! The documented answers of the token routes.
 
 use std::time::Duration;
 
 use courier_token_broker::clock::Clock;
 use serde_json::{Value, json};
 
-use crate::law::{FRONTEND, GOOD, ISSUE, TOKENS};
+use crate::refusal::{FRONTEND, GOOD, ISSUE, TOKENS};
 use crate::support::broker::{Broker, CLIENT_KEY, claims};
 use crate::support::http::{Answer, Ask};
 
@@ -27,7 +27,7 @@ fn members(answer: &Answer) -> Vec<String> {
     names
 }
 
-/// Is this time of day `left` seconds from now, give or take the test's own time?
+/// Tells whether this time of day is `left` seconds from now, within the test's own duration.
 #[track_caller]
 fn is_in(time: &Value, left: u64) {
     let time = time.as_str().expect("a text");
@@ -57,7 +57,7 @@ async fn auth_issue_token_answers_as_courier_does() {
 }
 
 #[tokio::test]
-async fn the_front_end_route_says_how_long_its_token_lives() {
+async fn front_end_route_names_the_life_of_its_token() {
     let broker = Broker::start().await;
     for ask in [Ask::frontend(r#"{"userId": "jane"}"#), Ask::get("/api/generate-courier-jwt?userId=jane")] {
         let answer = broker.ask(&ask).await;
@@ -75,7 +75,7 @@ async fn the_front_end_route_says_how_long_its_token_lives() {
 }
 
 #[tokio::test]
-async fn v1_tokens_says_scope_and_lifetime() {
+async fn v1_tokens_names_scope_and_lifetime() {
     let broker = Broker::start().await;
     let body =
         r#"{"user_ids": ["b", "a", "b"], "scopes": ["z:z", "a:a", "z:z"], "expires_in": 3600, "min_ttl": "10m"}"#;
@@ -90,7 +90,7 @@ async fn v1_tokens_says_scope_and_lifetime() {
 }
 
 #[tokio::test]
-async fn the_answer_stays_json_whatever_the_ids_have_in_them() {
+async fn answer_stays_json_whatever_the_ids_contain() {
     let broker = Broker::start().await;
     for id in ["a\"b", "a\\b", "a\\u0022", "{}", "</script>", "zoë", "用户", "a:b", "user_id:alice", "%00", "*"] {
         let answer = broker.ask(&Ask::tokens(json!({"user_id": id, "scopes": ["s"]}).to_string())).await;
@@ -114,7 +114,7 @@ async fn the_first_answer_is_a_miss_that_was_stored_and_the_second_a_hit() {
 }
 
 #[tokio::test]
-async fn cache_status_tells_the_seconds_that_are_left() {
+async fn cache_status_names_the_seconds_left() {
     let broker = Broker::start().await;
     let answer = broker.ask(&Ask::tokens(r#"{"user_id": "u", "scopes": ["s"], "expires_in": "1h"}"#)).await;
     let status = answer.header("cache-status").expect("it is there").to_owned();
@@ -136,7 +136,7 @@ async fn leading_slashes_a_query_and_a_full_uri_do_not_matter() {
 }
 
 #[tokio::test]
-async fn what_a_good_request_may_look_like() {
+async fn unusual_but_valid_requests_are_served() {
     let broker = Broker::start().await;
     let long = format!("{}\n", " ".repeat(10_000));
     for (route, body) in GOOD {
@@ -159,7 +159,7 @@ async fn what_a_good_request_may_look_like() {
 }
 
 #[tokio::test]
-async fn an_http_client_like_everybodys_is_served() {
+async fn ordinary_http_client_is_served() {
     let broker = Broker::start().await;
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     for (route, body) in GOOD {
@@ -172,13 +172,13 @@ async fn an_http_client_like_everybodys_is_served() {
 }
 
 #[tokio::test]
-async fn a_caller_may_demand_more_life_than_the_floor_but_not_less() {
+async fn min_ttl_may_raise_the_floor_and_not_lower_it() {
     let broker = Broker::start().await;
     let issue = |min_ttl| Ask::issue(GOOD[0].1).header("Token-Min-TTL", min_ttl);
     let frontend = |min_ttl| Ask::frontend(GOOD[1].1).header("Token-Min-TTL", min_ttl);
     let tokens =
         |min_ttl: &str| Ask::tokens(format!(r#"{{"user_id": "u", "profile": "inbox", "min_ttl": {min_ttl}}}"#));
-    // A new token always has its whole life, so the first is issued and the others are hits.
+    // A new token has its whole life left, so the first is issued and the others are hits.
     for (ask, source) in [
         (issue("30m"), "fwd=miss; stored"),
         (issue("58 min"), "hit"),
@@ -193,11 +193,11 @@ async fn a_caller_may_demand_more_life_than_the_floor_but_not_less() {
 }
 
 #[tokio::test]
-async fn a_token_too_old_for_the_caller_is_replaced() {
+async fn token_too_old_for_the_caller_is_replaced() {
     let broker = Broker::start().await;
     let ask = |more: &str| Ask::tokens(format!(r#"{{"user_id": "u", "scopes": ["s"], "expires_in": "1d"{more}}}"#));
     let old = broker.ask(&ask("")).await;
-    // The whole day less a second: after a second at the latest, no token has that much left.
+    // The demand is a day less a second: after a second no token has that much left.
     let picky = ask(r#", "min_ttl": 86399"#);
     let mut answer = broker.ask(&picky).await;
     while answer.source() == "hit" {
@@ -211,7 +211,7 @@ async fn a_token_too_old_for_the_caller_is_replaced() {
 }
 
 #[tokio::test]
-async fn the_three_routes_are_counted_apart() {
+async fn three_routes_are_counted_apart() {
     let broker = Broker::start().await;
     for (route, body) in GOOD {
         broker.ask(&Ask::post(route, body)).await;

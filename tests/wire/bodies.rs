@@ -1,12 +1,12 @@
-//! What is asked for makes no sense: each is refused whole, and Courier is not asked.
+//! Invalid bodies and queries: each is refused as a whole, without a call to Courier.
 
 use serde_json::{Value, json};
 
-use crate::law::{GOOD, ISSUE, all_are_refused_without_a_call, row};
+use crate::refusal::{GOOD, ISSUE, all_are_refused_without_a_call, row};
 use crate::support::broker::{Broker, CLIENT_KEY};
 use crate::support::http::Ask;
 
-/// White space by Unicode's rule and by JavaScript's, controls, and what nobody sees.
+/// White space by Unicode's rule and by JavaScript's, controls, and invisible characters.
 const BLANKS: &[char] = &[
     '\0',
     '\t',
@@ -46,7 +46,7 @@ const BLANKS: &[char] = &[
 ];
 
 #[tokio::test]
-async fn a_body_that_is_no_json_object_is_refused() {
+async fn body_that_is_no_json_object_is_refused() {
     let deep = format!(r#"{{"userId": {}"#, "[".repeat(10_000));
     let bodies: &[(&str, &[u8])] = &[
         ("nothing", b""),
@@ -88,7 +88,7 @@ async fn a_body_that_is_no_json_object_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_missing_null_double_or_of_a_wrong_type_is_refused() {
+async fn missing_null_duplicate_or_mistyped_field_is_refused() {
     let issue = |text: &str| row(text, Ask::issue(text), 400, "");
     let frontend = |text: &str| row(text, Ask::frontend(text), 400, "");
     let tokens = |text: &str| row(text, Ask::tokens(text), 400, "");
@@ -148,7 +148,7 @@ async fn no_user_id_can_name_a_second_user() {
     let mut ids: Vec<String> = BLANKS.iter().map(|blank| format!("bob{blank}user_id:alice")).collect();
     ids.extend(BLANKS.iter().map(|blank| format!("{blank}alice")));
     ids.extend(["".to_owned(), "x".repeat(257), "é".repeat(129)]);
-    // In a scope string a space ends the id, so it is another request there, not a bad one.
+    // In a scope string a space ends the id, which makes it another request and not an invalid one.
     let spaced = ["bob user_id:alice", " bob", "bob ", " "].map(str::to_owned);
     let mut rows = Vec::new();
     for id in ids.iter().chain(&spaced) {
@@ -169,9 +169,9 @@ async fn no_user_id_can_name_a_second_user() {
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
 
-/// Unicode's Default_Ignorable_Code_Point: what is shown as nothing at all.
+/// Unicode's Default_Ignorable_Code_Point: characters that are invisible.
 #[tokio::test]
-async fn an_id_that_looks_like_another_because_of_invisible_characters_is_refused() {
+async fn id_with_invisible_characters_is_refused() {
     let rows = ['\u{1bca0}', '\u{1bca3}', '\u{1d173}', '\u{1d17a}', '\u{fff0}', '\u{e0fff}'].map(|invisible| {
         let body = json!({"userId": format!("alice{invisible}")});
         row(format!("{invisible:?}"), Ask::frontend(body.to_string()), 400, "user id")
@@ -239,7 +239,7 @@ async fn too_many_users_or_scopes_are_refused() {
 }
 
 #[tokio::test]
-async fn a_query_names_one_user_or_none() {
+async fn query_names_one_user_or_none() {
     let ask = |query: &str| Ask::get(&format!("{}{query}", GOOD[1].0));
     let rows = ["", "?", "?userId", "?userId=", "?userid=u", "?user_id=u", "?userId[]=u", "?u=userId=x", "?USERID=u"]
         .into_iter()
@@ -249,16 +249,16 @@ async fn a_query_names_one_user_or_none() {
     all_are_refused_without_a_call(&Broker::start().await, &rows.collect::<Vec<_>>()).await;
 }
 
-/// JavaScript's `decodeURIComponent` throws for these. Read as they stand, they would be another user.
+/// Escapes for which JavaScript's `decodeURIComponent` throws. Read literally, they would name another user.
 #[tokio::test]
-async fn a_user_id_that_was_escaped_wrongly_is_refused() {
+async fn user_id_that_was_escaped_wrongly_is_refused() {
     let rows = ["%", "100%", "a%2", "a%zz", "%u0061", "%%61"]
         .map(|id| row(id, Ask::get(&format!("{}?userId={id}", GOOD[1].0)), 400, ""));
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_is_refused_and_the_refusal_arrives() {
+async fn too_large_body_is_refused_and_the_refusal_arrives() {
     let broker = Broker::start().await;
     let mebibyte = "x".repeat(1 << 20);
     let mut rows = Vec::new();
@@ -279,9 +279,9 @@ async fn a_body_that_is_too_large_is_refused_and_the_refusal_arrives() {
     }
 }
 
-/// A client that gets a broken connection in place of the refusal sends the body again, twice.
+/// A client that gets a broken connection instead of the refusal sends the body twice more.
 #[tokio::test]
-async fn an_ordinary_client_sees_the_refusal_of_a_large_body() {
+async fn ordinary_client_sees_the_refusal_of_a_large_body() {
     let broker = Broker::start().await;
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     for size in [20_000, 200_000, 2_000_000, 20_000_000] {

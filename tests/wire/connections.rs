@@ -1,4 +1,4 @@
-//! Connections: slow ones, kept ones, broken ones.
+//! Connections that are slow, kept alive or broken.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use courier_token_broker::sandbox::Faults;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::law::{FRONTEND, GOOD, ISSUE, is_a_refusal};
+use crate::refusal::{FRONTEND, GOOD, ISSUE, is_a_refusal};
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::{Ask, Connection};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn a_body_that_trickles_in_is_not_waited_for() {
+async fn slow_body_is_cut_off() {
     let broker = Setup::new().settings(|raw| raw.server.limits.body_timeout.0 = SECOND).start().await;
     let mut waiting = Vec::new();
     for (route, body) in GOOD {
@@ -37,7 +37,7 @@ async fn a_body_that_trickles_in_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_connection_that_sends_no_whole_head_is_closed() {
+async fn connection_without_a_whole_head_is_closed() {
     let both = |raw: &mut Raw| (raw.server.limits.header_timeout.0, raw.server.idle_timeout.0) = (SECOND, SECOND);
     let broker = Setup::new().settings(both).start().await;
     let mut silent = Connection::open(broker.address).await;
@@ -53,9 +53,9 @@ async fn a_connection_that_sends_no_whole_head_is_closed() {
     assert_eq!(broker.courier.call_count(), 1);
 }
 
-/// It is never silent for long, and never done.
+/// Sends a byte now and then and never completes the head.
 #[tokio::test]
-async fn a_head_that_trickles_in_is_not_waited_for() {
+async fn slow_head_is_cut_off() {
     let broker = Setup::new().settings(|raw| raw.server.limits.header_timeout.0 = SECOND).start().await;
     let stream = tokio::net::TcpStream::connect(broker.address).await.expect("the listener accepts");
     let (mut reader, mut writer) = stream.into_split();
@@ -73,7 +73,7 @@ async fn a_head_that_trickles_in_is_not_waited_for() {
 #[tokio::test]
 async fn more_headers_than_allowed_are_refused_in_json() {
     let broker = Setup::new().settings(|raw| raw.server.limits.header_count = 20).start().await;
-    // Three of them are there already, and one for the length.
+    // The request has three headers already, and one for the length.
     for (more, status) in [(16, 200), (17, 431), (90, 431), (500, 431)] {
         let headers = (0..more).map(|place| format!("X-{place}"));
         let ask = headers.fold(Ask::issue(GOOD[0].1), |ask, name| ask.header(&name, "x"));
@@ -110,7 +110,7 @@ async fn requests_beyond_the_limit_are_refused_while_the_others_wait() {
 }
 
 #[tokio::test]
-async fn an_address_has_no_more_connections_than_allowed() {
+async fn connections_of_an_address_are_limited() {
     let broker = Setup::new().settings(|raw| raw.server.limits.connections_per_ip = 2).start().await;
     let good = Ask::issue(GOOD[0].1);
     let mut first = Connection::open(broker.address).await;
@@ -119,7 +119,7 @@ async fn an_address_has_no_more_connections_than_allowed() {
     assert!(Connection::open(broker.address).await.rest().await.is_empty());
     assert_eq!(first.ask(&good).await.status, 200);
     drop(first);
-    // It is noticed soon.
+    // The closed connections are noticed soon.
     loop {
         let mut stream = tokio::net::TcpStream::connect(broker.address).await.expect("the listener accepts");
         let _ = stream.write_all(&good.bytes()).await;
@@ -131,7 +131,7 @@ async fn an_address_has_no_more_connections_than_allowed() {
 }
 
 #[tokio::test]
-async fn a_head_may_come_byte_by_byte() {
+async fn head_may_come_byte_by_byte() {
     let broker = Broker::start().await;
     let mut connection = Connection::open(broker.address).await;
     for byte in Ask::issue(GOOD[0].1).bytes() {
@@ -153,7 +153,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn a_connection_outlives_a_refusal() {
+async fn connection_outlives_a_refusal() {
     let broker = Broker::start().await;
     let good = Ask::issue(GOOD[0].1);
     for (name, bad, status) in [
@@ -174,7 +174,7 @@ async fn a_connection_outlives_a_refusal() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_leave_to_send_its_body_gets_it_or_the_refusal() {
+async fn expect_continue_is_answered_with_continue_or_the_refusal() {
     let broker = Broker::start().await;
     let ask = Ask::issue(GOOD[0].1).header("Expect", "100-continue");
     let mut connection = Connection::open(broker.address).await;
@@ -190,14 +190,14 @@ async fn a_client_that_waits_for_leave_to_send_its_body_gets_it_or_the_refusal()
     }
 }
 
-/// Waits until Courier has heard of so many calls.
+/// Waits until Courier has received so many calls.
 async fn until_called(broker: &Broker, calls: usize) {
     while broker.courier.call_count() < calls {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
-/// Asks, and hangs up as soon as Courier has been asked.
+/// Asks, and hangs up as soon as Courier has received the call.
 async fn ask_and_hang_up(broker: &Broker, ask: &Ask) {
     let mut connection = Connection::open(broker.address).await;
     connection.send(&ask.bytes()).await;
@@ -205,12 +205,12 @@ async fn ask_and_hang_up(broker: &Broker, ask: &Ask) {
 }
 
 #[tokio::test]
-async fn who_hangs_up_cancels_nothing() {
+async fn hang_up_cancels_no_call() {
     let slow = Faults { latency: SECOND / 4, ..Faults::default() };
     let broker = Setup::new().faults(slow).start().await;
     let ask = Ask::issue(GOOD[0].1);
     ask_and_hang_up(&broker, &ask).await;
-    // It joins the flight, or finds the token.
+    // The request joins the flight or finds the token.
     let answer = broker.ask(&ask).await;
     assert!(matches!(answer.source().as_str(), "hit" | "fwd=miss; stored; collapsed"), "{answer:?}");
     assert_eq!(broker.ask(&ask).await.source(), "hit");
@@ -218,7 +218,7 @@ async fn who_hangs_up_cancels_nothing() {
 }
 
 #[tokio::test]
-async fn who_hangs_up_alone_still_fills_the_cache() {
+async fn hang_up_of_the_only_caller_still_fills_the_cache() {
     let slow = Faults { latency: SECOND / 10, ..Faults::default() };
     let broker = Setup::new().faults(slow).start().await;
     let ask = Ask::issue(GOOD[0].1);
@@ -238,7 +238,7 @@ async fn requests_at_the_same_time_share_one_call() {
     for _ in 0..30 {
         connections.push(Connection::open(broker.address).await);
     }
-    // All are sent before the first can be answered.
+    // All requests are sent before the first can be answered.
     let bytes = Ask::issue(GOOD[0].1).bytes();
     for connection in &mut connections {
         connection.send(&bytes).await;
@@ -257,7 +257,7 @@ async fn requests_at_the_same_time_share_one_call() {
 }
 
 #[tokio::test]
-async fn a_failure_too_is_shared_by_all_who_waited() {
+async fn failure_is_shared_by_all_waiters() {
     let slow = Faults { latency: SECOND / 2, error_rate: 1.0, ..Faults::default() };
     let broker = Setup::new().faults(slow).start().await;
     let mut connections = [Connection::open(broker.address).await, Connection::open(broker.address).await];
@@ -273,7 +273,7 @@ async fn a_failure_too_is_shared_by_all_who_waited() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_after_good_requests_is_refused_in_json_too() {
+async fn non_http_input_after_good_requests_is_refused_in_json() {
     let broker = Broker::start().await;
     let good = Ask::issue(GOOD[0].1);
     broker.ask(&good).await;

@@ -1,4 +1,4 @@
-//! What `Debug` shows of the public types that hold something secret.
+//! The `Debug` output of the public types that hold secrets.
 
 use std::fmt::Debug;
 use std::fs;
@@ -29,7 +29,7 @@ fn shown(watch: &Watch, name: &str, value: &dyn Debug) {
 }
 
 #[test]
-fn nothing_that_holds_a_secret_shows_it() {
+fn debug_output_shows_no_secret() {
     let authority = Authority::new();
     let identity = authority.sign(&[HOST]);
     let secret = authority.file("session", SESSION_SECRET);
@@ -38,7 +38,7 @@ fn nothing_that_holds_a_secret_shows_it() {
         watch.for_secret(hidden);
     }
     watch.for_pem(&identity.key);
-    // Who knows it can try guesses.
+    // The digest would allow guesses of the secret.
     watch.for_secret(&Digest::of(CLIENT_KEY).to_string());
 
     let mut raw = Raw::default();
@@ -57,7 +57,7 @@ fn nothing_that_holds_a_secret_shows_it() {
     let mut layers = Layers::new(Vec::new(), environment.into());
     shown(&watch, "SettingsError", &layers.error("clients", "must be good"));
     assert!(layers.merge().is_ok());
-    // The digest is the operator's own entry: what they wrote may be shown to them.
+    // The digest is the operator's own setting, so it may be shown to them.
     raw.clients = vec![client("app", CLIENT_KEY, &["*"])];
     let settings = Settings::resolve(&raw, &layers).expect("good settings");
     shown(&watch, "Settings", &settings);
@@ -91,7 +91,7 @@ fn nothing_that_holds_a_secret_shows_it() {
 }
 
 #[test]
-fn the_watch_finds_what_is_there() {
+fn watch_finds_a_planted_secret() {
     let mut watch = Watch::default();
     watch.for_secret(API_KEY);
     let bytes = format!("{:?}", API_KEY.as_bytes());

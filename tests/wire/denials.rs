@@ -1,13 +1,13 @@
-//! A 403 names what was refused, what would be allowed, and which setting says so.
+//! A 403 names the refused values, the allowed ones and the setting.
 
 use serde_json::json;
 
-use crate::law::{all_are_refused_without_a_call, row};
+use crate::refusal::{all_are_refused_without_a_call, row};
 use crate::support::broker::{Broker, Setup, client};
 use crate::support::http::Ask;
 
 const NARROW: &str = "ctb_a-narrow-client";
-/// May ask for very many scopes, for very many users.
+/// The key of a client with very many scopes and users.
 const WIDE: &str = "ctb_a-wide-client";
 
 async fn broker() -> Broker {
@@ -41,7 +41,7 @@ async fn refusal_names_what_is_refused_and_what_is_allowed() {
         row("a user of the front end", Ask::frontend(r#"{"userId": "bob"}"#).key(NARROW), 403, user),
         row("a user who signs out", Ask::new("DELETE", "/v1/users/bob/tokens").key(NARROW), 403, user),
         row("the longest", issue("user_id:root inbox:x", "2h"), 403, long),
-        // Told its own limit, also where it asks for more than anybody may ask for.
+        // The refusal names the client's own limit even if the request exceeds the limit for all.
         row("far too long", issue("user_id:root inbox:x", "1y"), 403, "at most 3600 seconds (1 hour)"),
     ];
     all_are_refused_without_a_call(&broker().await, &rows).await;

@@ -1,10 +1,10 @@
-//! Durations by Courier's grammar, and what is refused of them before Courier is asked.
+//! Durations in Courier's grammar, and those that are refused without a call to Courier.
 
-use crate::law::{Row, all_are_refused_without_a_call, row};
+use crate::refusal::{Row, all_are_refused_without_a_call, row};
 use crate::support::broker::Broker;
 use crate::support::http::Ask;
 
-/// As JSON. Courier itself refuses these, or its tokens would be born expired.
+/// Durations as JSON that Courier refuses, or for which its tokens would be born expired.
 const NO_LIFETIME: &[&str] = &[
     r#"" 1d""#,
     r#""1d ""#,
@@ -52,7 +52,7 @@ const NO_LIFETIME: &[&str] = &[
     "-1",
     "-86400",
     "-9223372036854775808",
-    // Of no use as numbers.
+    // Numbers of no use as durations.
     "1.5",
     "0.999",
     "1e-9",
@@ -65,7 +65,7 @@ const NO_LIFETIME: &[&str] = &[
     r#"{"seconds": 60}"#,
     "1e400",
     "1d",
-    // Longer than anybody may ask for.
+    // Longer than the limit for all clients.
     r#""31d""#,
     r#""30.00002d""#,
     r#""5w""#,
@@ -89,7 +89,7 @@ fn tokens(more: &str) -> Ask {
 }
 
 #[tokio::test]
-async fn a_lifetime_that_courier_would_not_read_or_nobody_may_have_is_refused() {
+async fn unreadable_or_forbidden_lifetime_is_refused() {
     let mut rows: Vec<Row> = Vec::new();
     for text in NO_LIFETIME {
         rows.push(row(*text, issue(text), 400, ""));
@@ -102,7 +102,7 @@ async fn a_lifetime_that_courier_would_not_read_or_nobody_may_have_is_refused() 
 }
 
 #[tokio::test]
-async fn a_refused_lifetime_says_which_field_and_what_is_wanted() {
+async fn refused_lifetime_names_its_field_and_the_expected_form() {
     let rows = [
         row("no unit", issue(r#""60""#), 400, "write \\\"60s\\\" or the number 60"),
         row("months", issue(r#""1 month""#), 400, "expires_in is not a duration"),
@@ -115,7 +115,7 @@ async fn a_refused_lifetime_says_which_field_and_what_is_wanted() {
 }
 
 #[tokio::test]
-async fn more_left_than_the_lifetime_is_refused() {
+async fn min_ttl_beyond_the_lifetime_is_refused() {
     let mut rows = Vec::new();
     for (expires_in, min_ttl) in
         [("\"1h\"", "\"1h\""), ("\"1h\"", "3600"), ("60", "61"), ("\"1d\"", "\"2d\""), ("1", "1"), ("60", "4294967295")]
@@ -135,7 +135,7 @@ async fn more_left_than_the_lifetime_is_refused() {
 }
 
 #[tokio::test]
-async fn a_demand_that_is_no_duration_is_refused() {
+async fn min_ttl_that_is_no_duration_is_refused() {
     let mut rows = Vec::new();
     for min_ttl in
         ["null", "true", "[]", "{}", "1.5", "0", "-1", r#""0s""#, r#""-1h""#, r#""1 month""#, r#""""#, "1e99"]
@@ -154,17 +154,17 @@ async fn a_demand_that_is_no_duration_is_refused() {
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
 
-/// One of the two would be ignored, and it could be the longer one.
+/// The broker would have to ignore one of the two, possibly the longer one.
 #[tokio::test]
-async fn two_demands_are_refused() {
+async fn duplicate_min_ttl_is_refused() {
     let rows = [issue("86400"), Ask::frontend(r#"{"userId": "u"}"#)]
         .map(|ask| row("two", ask.header("Token-Min-TTL", "1h").header("Token-Min-TTL", "6h"), 400, "Token-Min-TTL"));
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
 
-/// What is left is not a token, and nothing is born expired.
+/// A `min_ttl` is no lifetime of a token, so the error must not speak of one.
 #[tokio::test]
-async fn a_demand_of_nothing_is_not_called_born_expired() {
+async fn min_ttl_of_zero_is_not_called_born_expired() {
     let broker = Broker::start().await;
     for ask in [tokens(r#""min_ttl": 0"#), issue("86400").header("Token-Min-TTL", "0s")] {
         let answer = broker.ask(&ask).await;

@@ -1,4 +1,4 @@
-//! A reload takes away what clients and sessions may have renewed, no more and no less.
+//! A reload that removes permissions ends the renewals of exactly the tokens they were for.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::issuer::{KeyHost, Signer};
 
 const OTHER_KEY: &str = "ctb_the-key-of-another-client";
 
-/// A token that comes due after not quite four seconds.
+/// A token whose renewal is due after not quite four seconds.
 fn wants(user: &str, scope: &str, key: &str) -> Ask {
     Ask::tokens(json!({"user_id": user, "scopes": [scope], "expires_in": "10s"}).to_string()).key(key)
 }
@@ -21,7 +21,7 @@ fn other() -> RawClient {
     RawClient { users: vec!["other-*".to_owned()], ..client("other", OTHER_KEY, &["read:brands"]) }
 }
 
-/// The decision about each of a user's tokens, with its reason, once there is one about all.
+/// Waits for a decision about each of a user's tokens; returns the decisions with their reasons.
 async fn decisions(broker: &Broker, user: &str) -> Vec<(String, String)> {
     for _ in 0..300 {
         let known = broker.admin(&format!("/explain?user={user}")).await.json();
@@ -38,11 +38,11 @@ async fn decisions(broker: &Broker, user: &str) -> Vec<(String, String)> {
 
 fn used(raw: &mut Raw) {
     raw.refresh.mode = "used".to_owned();
-    // No token leaves the cache, and what is known of it with it, before it is looked at.
+    // No token and its demand history are evicted before the check.
     raw.tokens.hard_floor.0 = Duration::ZERO;
 }
 
-/// After this reload tokens of `gone` are let go.
+/// Checks that tokens of `gone` lapse after this reload.
 async fn is_let_go(change: impl FnOnce(&mut Raw)) {
     let setup = Setup::new().settings(|raw| {
         used(raw);
@@ -59,7 +59,7 @@ async fn is_let_go(change: impl FnOnce(&mut Raw)) {
 #[tokio::test]
 async fn reload_that_takes_access_away_ends_renewals() {
     const SHORT: Duration = Duration::from_secs(9);
-    // A client goes, or loses the user, the scope or the lifetime; the lifetime also with all others.
+    // The client is removed, or loses the user, the scope or the lifetime; the lifetime also by the limit for all.
     tokio::join!(
         is_let_go(|raw| drop(raw.clients.remove(0))),
         is_let_go(|raw| raw.clients[0].users = vec!["john".to_owned()]),
@@ -77,7 +77,7 @@ async fn is_renewed(broker: &Broker) {
 }
 
 #[tokio::test]
-async fn reload_leaves_the_renewals_of_others_alone() {
+async fn reload_keeps_the_renewals_of_other_clients() {
     let setup = Setup::new().settings(|raw| {
         used(raw);
         raw.clients.push(other());
@@ -97,7 +97,7 @@ async fn tokens_of_sessions_are_renewed_while_sessions_may_have_them() {
         sessions.max_lifetime.0 = Duration::from_secs(10);
         let setup = Setup::new().settings(|raw| {
             used(raw);
-            // No client may have what sessions get.
+            // No client may ask for the scopes of sessions.
             raw.clients = vec![other()];
             raw.sessions = Some(sessions);
         });

@@ -1,4 +1,4 @@
-//! Certificates that have expired, do so soon, or are not valid yet.
+//! Certificates that have expired, expire soon, or are not valid yet.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,7 +23,7 @@ async fn start(authority: &Authority, identity: &Identity) -> Broker {
 }
 
 #[tokio::test]
-async fn metric_tells_when_the_certificate_ends() {
+async fn metric_shows_when_the_certificate_expires() {
     let authority = Authority::new();
     let ends = now() + 90 * DAY;
     let broker = start(&authority, &ending(&authority, ends)).await;
@@ -32,13 +32,13 @@ async fn metric_tells_when_the_certificate_ends() {
     let tls = authority.settings(&ending(&authority, later));
     assert!(broker.reload(|raw| raw.server.tls = Some(tls)).await);
     assert_eq!(broker.metric(EXPIRY).await, seconds(later));
-    // Without a certificate no alert may go off.
+    // Without a certificate there is no series, so no alert fires.
     let without = Setup::new().start().await;
     assert!(!without.admin("/metrics").await.body.contains(EXPIRY));
 }
 
 #[tokio::test]
-async fn reload_keeps_the_certificate_that_is_valid() {
+async fn reload_keeps_a_valid_certificate() {
     let authority = Authority::new();
     let ends = now() + 90 * DAY;
     let broker = start(&authority, &ending(&authority, ends)).await;
@@ -51,7 +51,7 @@ async fn reload_keeps_the_certificate_that_is_valid() {
     assert_eq!(Connection::over(stream).ask(&Ask::get("/")).await.status, 404);
 }
 
-/// A machine's clock may be wrong when it starts.
+/// The clock of a machine may be wrong when it starts.
 #[tokio::test]
 async fn certificate_that_is_not_valid_yet_is_served() {
     let authority = Authority::new();

@@ -1,4 +1,4 @@
-//! What operators are told of a user's tokens.
+//! `/explain`: what the admin listener shows of a user's tokens.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::support::broker::Setup;
 use crate::support::http::Ask;
 
 #[tokio::test]
-async fn an_operator_sees_what_is_known_of_a_user_and_no_token() {
+async fn explain_shows_what_is_known_of_a_user_and_no_token() {
     let broker = Setup::new().start().await;
     let body = r#"{"user_id": "jo hn", "scopes": ["read:brands"], "expires_in": "1h"}"#.replace(' ', "");
     let mut tokens = Vec::new();
@@ -17,16 +17,16 @@ async fn an_operator_sees_what_is_known_of_a_user_and_no_token() {
     }
     let answer = broker.admin("/explain?user=j%6Fhn").await;
     assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{answer:?}");
-    let told = answer.json();
-    let [one, other] = told["tokens"].as_array().expect("a list").as_slice() else { panic!("{told}") };
+    let body = answer.json();
+    let [one, other] = body["tokens"].as_array().expect("a list").as_slice() else { panic!("{body}") };
     let mut lives = [one, other].map(|known| (known["lifetime_seconds"].as_u64(), known["uses"].as_u64()));
     lives.sort_unstable();
     assert_eq!(lives, [(Some(3600), Some(2)), (Some(7200), Some(1))]);
     for known in [one, other] {
-        assert_eq!((&known["users"], &known["state"]), (&json!(["john"]), &json!("scheduled")), "{told}");
-        assert_eq!((&known["decision"], &known["last_error"]), (&Value::Null, &Value::Null), "{told}");
+        assert_eq!((&known["users"], &known["state"]), (&json!(["john"]), &json!("scheduled")), "{body}");
+        assert_eq!((&known["decision"], &known["last_error"]), (&Value::Null, &Value::Null), "{body}");
         let time = |name: &str| known[name].as_str().unwrap_or_default().to_owned();
-        assert!(time("issued_at") < time("due_at") && time("due_at") < time("expires_at"), "{told}");
+        assert!(time("issued_at") < time("due_at") && time("due_at") < time("expires_at"), "{body}");
     }
     for token in tokens {
         assert!(!answer.whole().contains(&token));
@@ -34,11 +34,11 @@ async fn an_operator_sees_what_is_known_of_a_user_and_no_token() {
 }
 
 #[tokio::test]
-async fn nobody_is_explained_who_is_not_named_or_not_known() {
+async fn explain_refuses_a_missing_or_unknown_user() {
     let broker = Setup::new().start().await;
     for target in ["/explain", "/explain?", "/explain?user=", "/explain?user=%FF", "/explain?users=x"] {
         assert_eq!(broker.admin(target).await.status, 400, "{target}");
     }
-    let told = broker.admin("/explain?user=%00&user=x").await.json();
-    assert_eq!(told, json!({ "user": "\0", "tokens": [] }));
+    let answer = broker.admin("/explain?user=%00&user=x").await.json();
+    assert_eq!(answer, json!({ "user": "\0", "tokens": [] }));
 }

@@ -1,4 +1,4 @@
-//! What goes wrong at Courier, and what a caller hears of it.
+//! Failures of Courier and the answers to callers.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use courier_token_broker::policy::retry::MOST_TRIES;
 use courier_token_broker::sandbox::{Fault, Faults};
 use serde_json::json;
 
-use crate::law::{GOOD, is_a_refusal};
+use crate::refusal::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::{Answer, Ask, refusing_port};
 
-/// Asks on each route, and each answer is this refusal, with one of these waits, and whether an SDK is to retry then.
+/// Asks on each route and checks the refusal, its `Retry-After` (one of these) and whether an SDK is to retry.
 async fn all_fail(broker: &Broker, status: u16, waits: &[(&str, bool)]) -> Vec<Answer> {
     let mut answers = Vec::new();
     for (route, body) in GOOD {
         let answer = broker.ask(&Ask::post(route, body)).await;
         assert_eq!(answer.status, status, "{route}: {answer:?}");
         is_a_refusal(&answer, route == GOOD[1].0);
-        let wait = answer.header("retry-after").expect("every SDK is told how long to wait");
+        let wait = answer.header("retry-after").expect("a Retry-After for every SDK");
         assert!(waits.contains(&(wait, answer.header("x-should-retry").is_none())), "{route}: {answer:?}");
         assert!(!answer.body.contains("\"token\""), "{route}: {answer:?}");
         answers.push(answer);
@@ -25,9 +25,9 @@ async fn all_fail(broker: &Broker, status: u16, waits: &[(&str, bool)]) -> Vec<A
     answers
 }
 
-/// After tries that failed; and while Courier is left alone.
+/// The waits after failed tries, and while the circuit breaker is open.
 const SOON: [(&str, bool); 2] = [("5", false), ("1", true)];
-/// Where the same request would end in the same way.
+/// The wait where a retry would fail in the same way.
 const NEVER: [(&str, bool); 1] = [("59", false)];
 
 fn calls(outcome: &str) -> String {
@@ -36,36 +36,36 @@ fn calls(outcome: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_wrong_api_key_is_the_operators_fault_and_the_caller_is_told_no_more() {
+async fn wrong_api_key_is_reported_as_the_operators_fault_without_details() {
     let broker = Setup::new().courier_wants("pk_prod_another-key").start().await;
     for answer in all_fail(&broker, 502, &NEVER).await {
         for detail in ["401", "key", "Unauthorized", "plan", "authentication"] {
             assert!(!answer.body.contains(detail), "{detail:?} is in {answer:?}");
         }
     }
-    // Which is not asked for each request whether it has changed its mind.
+    // The refusal is cached, so later requests make no call.
     assert_eq!(broker.metric(&calls("credentials")).await, 1.0);
 }
 
 #[tokio::test]
-async fn a_courier_that_fails_is_unavailable_for_now() {
+async fn failing_courier_is_answered_with_503() {
     let broker = Setup::new().faults(Faults { error_rate: 1.0, ..Faults::default() }).start().await;
     all_fail(&broker, 503, &SOON).await;
-    // Two requests, each with all its tries.
+    // Two requests used all their tries.
     assert_eq!(broker.metric(&calls("unavailable")).await, 2.0 * f64::from(MOST_TRIES));
 }
 
 #[tokio::test]
-async fn an_outage_is_unavailable_for_now() {
+async fn outage_is_answered_with_503() {
     let outage = vec![Duration::ZERO..Duration::from_secs(3600)];
     let broker = Setup::new().faults(Faults { outage, ..Faults::default() }).start().await;
     all_fail(&broker, 503, &SOON).await;
-    // Two requests had all their tries. The third is for what has just failed.
+    // Two requests used all their tries. The third is for a token that has just failed.
     assert_eq!(broker.courier.call_count() as u32, 2 * MOST_TRIES);
 }
 
 #[tokio::test]
-async fn who_can_wait_as_long_as_a_courier_that_throttles_wants_does_not_notice() {
+async fn short_throttling_is_waited_out() {
     let broker = Setup::new().faults(Faults { rate_limit: Some(1), ..Faults::default() }).start().await;
     for user in 0..3 {
         let answer =
@@ -77,21 +77,21 @@ async fn who_can_wait_as_long_as_a_courier_that_throttles_wants_does_not_notice(
 }
 
 #[tokio::test]
-async fn a_token_for_others_than_were_asked_for_reaches_nobody() {
+async fn token_for_other_users_reaches_no_caller() {
     for scope in ["user_id:alice read:brands", "user_id:u user_id:alice read:brands", "user_id:u", "", "user_id:u *"] {
         let broker = Broker::start().await;
         broker.courier.misbehave(Some(Fault::Scope(scope.to_owned())));
         for answer in all_fail(&broker, 502, &NEVER).await {
             assert!(!answer.whole().contains("alice"), "{answer:?}");
         }
-        // Two of the three ask for the same.
+        // Two of the three requests are for the same token.
         assert_eq!(broker.metric(&calls("mismatch")).await, 2.0, "{scope:?}");
         assert_eq!(broker.metric("courier_token_broker_cached_tokens").await, 0.0, "{scope:?}");
     }
 }
 
 #[tokio::test]
-async fn a_courier_that_is_not_there_is_unavailable_for_now() {
+async fn unreachable_courier_is_answered_with_503() {
     let (_socket, port) = refusing_port();
     let broker = Setup::new()
         .settings(|raw| raw.workspaces.values_mut().for_each(|workspace| workspace.base_url = format!("http://{port}")))
@@ -105,7 +105,7 @@ async fn a_courier_that_is_not_there_is_unavailable_for_now() {
 }
 
 #[tokio::test]
-async fn a_courier_that_is_too_slow_is_a_gateway_timeout() {
+async fn slow_courier_is_a_gateway_timeout() {
     let broker = Setup::new()
         .faults(Faults { latency: Duration::from_secs(60), ..Faults::default() })
         .settings(|raw| {
@@ -120,7 +120,7 @@ async fn a_courier_that_is_too_slow_is_a_gateway_timeout() {
     assert_eq!(broker.metric(&calls("timeout")).await, f64::from(MOST_TRIES));
 }
 
-/// Two calls at once, and then one in so many seconds.
+/// Asks beyond a budget of a burst of two and one call in so many seconds.
 async fn after_the_budget(seconds: f64) -> Answer {
     let budget = move |raw: &mut courier_token_broker::config::Raw| {
         let budget = &mut raw.workspaces.get_mut("default").expect("it is there").budget;
@@ -133,13 +133,13 @@ async fn after_the_budget(seconds: f64) -> Answer {
     let answer = broker.ask(&Ask::issue(r#"{"scope": "user_id:another s", "expires_in": "1h"}"#)).await;
     assert_eq!((answer.status, broker.courier.call_count()), (429, 2), "{answer:?}");
     is_a_refusal(&answer, false);
-    // What is in memory costs nothing.
+    // Cached tokens need no call.
     assert_eq!(broker.ask(&Ask::frontend(GOOD[1].1)).await.source(), "hit");
     answer
 }
 
 #[tokio::test]
-async fn beyond_the_budget_a_caller_is_told_when_to_come_again() {
+async fn exhausted_budget_is_answered_with_retry_after() {
     let answer = after_the_budget(30.0).await;
     let after: u64 = answer.header("retry-after").expect("it is there").parse().expect("seconds");
     assert!((20..=30).contains(&after), "{answer:?}");
@@ -147,7 +147,7 @@ async fn beyond_the_budget_a_caller_is_told_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn a_caller_who_would_have_to_wait_for_minutes_is_told_to_give_up() {
+async fn wait_of_minutes_is_answered_with_no_retry() {
     let answer = after_the_budget(600.0).await;
     assert_eq!((answer.header("retry-after"), answer.header("x-should-retry")), (Some("59"), Some("false")));
 }

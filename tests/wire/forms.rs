@@ -1,9 +1,8 @@
-//! The forms in which clients send one request: numbers for ids, a byte order mark, slashes, encodings. A refusal names
-//! the field.
+//! Variants of one request: numbers for ids, a byte order mark, slashes, encodings. A refusal names the field.
 
 use serde_json::json;
 
-use crate::law::{FRONTEND, GOOD, ISSUE, TOKENS, all_are_refused_without_a_call, row};
+use crate::refusal::{FRONTEND, GOOD, ISSUE, TOKENS, all_are_refused_without_a_call, row};
 use crate::sessions::{PAGE, broker_of, call};
 use crate::support::broker::{Broker, claims};
 use crate::support::http::Ask;
@@ -47,7 +46,7 @@ async fn other_number_is_refused_and_the_field_is_named() {
 }
 
 #[tokio::test]
-async fn wrong_type_is_told_with_its_field_and_without_its_value() {
+async fn wrong_type_is_named_by_its_field_and_without_its_value() {
     let mut rows = Vec::new();
     let values =
         [json!(null), json!(true), json!(31_337.5), json!(["pk_secret"]), json!({"pk_secret": 1}), json!("pk_secret")];
@@ -64,14 +63,14 @@ async fn wrong_type_is_told_with_its_field_and_without_its_value() {
         (REJECTED, "token", json!({}), "token: wanted a string"),
     ] {
         for value in &values {
-            // Of the right type, or a list with the right type in it.
+            // Values of the right type, or lists with the right type in them.
             let is_right =
                 value.is_string() && !wanted.contains("a list") || value.is_array() && wanted.contains("a list");
             if is_right && !matches!(field, "expires_in" | "min_ttl") {
                 continue;
             }
             let mut body = good.clone();
-            // A member that is not looked at may have any type.
+            // An unused member may have any type.
             body["other"] = json!({"deep": [1, null, "pk_secret"]});
             body[field] = value.clone();
             rows.push(row(format!("{field} {value}"), Ask::post(route, body.to_string()), 400, wanted));
@@ -106,7 +105,7 @@ async fn byte_order_mark_before_the_body_is_skipped() {
 }
 
 #[tokio::test]
-async fn empty_body_is_said_to_be_empty() {
+async fn empty_body_is_named_as_the_error() {
     let bodies = ["", " \n", "\u{feff}"];
     let routes = [ISSUE, FRONTEND, TOKENS, REJECTED];
     let rows = routes.into_iter().flat_map(|route| {
@@ -118,7 +117,7 @@ async fn empty_body_is_said_to_be_empty() {
 }
 
 #[tokio::test]
-async fn compressed_body_is_refused_with_what_to_do() {
+async fn compressed_body_is_refused_with_a_remedy() {
     let broker = Broker::start().await;
     let mut rows = Vec::new();
     for (route, body) in GOOD.into_iter().chain([(REJECTED, r#"{"token": "x"}"#)]) {

@@ -1,6 +1,6 @@
 //! Methods, paths and headers.
 
-use crate::law::{FRONTEND, GOOD, ISSUE, TOKENS, all_are_refused_without_a_call, is_a_refusal, row};
+use crate::refusal::{FRONTEND, GOOD, ISSUE, TOKENS, all_are_refused_without_a_call, is_a_refusal, row};
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::{Ask, Connection};
 
@@ -8,7 +8,7 @@ const METHODS: &[&str] =
     &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "BREW", "post", "get", "PROPFIND"];
 
 #[tokio::test]
-async fn a_wrong_method_is_told_the_right_ones() {
+async fn wrong_method_is_answered_with_the_allowed_ones() {
     let broker = Broker::start().await;
     for (route, good, allow) in [
         (ISSUE, &["POST"][..], "POST"),
@@ -28,7 +28,7 @@ async fn a_wrong_method_is_told_the_right_ones() {
 }
 
 #[tokio::test]
-async fn an_unknown_path_is_told_which_base_url_to_use() {
+async fn unknown_path_is_answered_with_the_base_url_to_use() {
     let paths = [
         "/",
         "/send",
@@ -76,7 +76,7 @@ async fn an_unknown_path_is_told_which_base_url_to_use() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_said_to_be_json_is_refused() {
+async fn body_not_declared_as_json_is_refused() {
     let mut rows = Vec::new();
     for (route, body) in GOOD {
         for media_type in [
@@ -108,7 +108,7 @@ async fn a_body_that_is_not_said_to_be_json_is_refused() {
 #[tokio::test]
 async fn headers_and_paths_that_are_too_large_are_refused() {
     let long = "x".repeat(20 * 1024);
-    // A head of 200 KB is given up before its path is known.
+    // A head of 200 KB is refused before its path is known.
     let mut rows = vec![
         row("a long path", Ask::get(&format!("/{long}")), 431, "too large"),
         row("a very long header", Ask::tokens(GOOD[2].1).header("X-Long", long.repeat(10)), 431, "too large"),
@@ -128,7 +128,7 @@ async fn headers_and_paths_that_are_too_large_are_refused() {
 }
 
 #[tokio::test]
-async fn sixty_small_headers_are_no_trouble() {
+async fn sixty_small_headers_are_accepted() {
     let broker = Broker::start().await;
     for (route, body) in GOOD {
         let ask = (0..60).fold(Ask::post(route, body), |ask, n| ask.header(&format!("X-{n}"), "y"));
@@ -144,7 +144,7 @@ async fn very_many_headers_are_refused_in_json_too() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_gets_no_token_and_no_second_chance() {
+async fn non_http_input_gets_no_token_and_closes_the_connection() {
     let broker = Broker::start().await;
     let second = String::from_utf8(Ask::issue(GOOD[0].1).bytes()).expect("text");
     let length = GOOD[0].1.len();
@@ -183,7 +183,7 @@ async fn what_is_no_http_gets_no_token_and_no_second_chance() {
 }
 
 #[tokio::test]
-async fn a_request_can_not_be_smuggled_in_by_two_framings() {
+async fn conflicting_framings_smuggle_no_request() {
     let broker = Broker::start().await;
     let inner = Ask::issue(GOOD[0].1).bytes();
     for framing in [
@@ -200,7 +200,7 @@ async fn a_request_can_not_be_smuggled_in_by_two_framings() {
 }
 
 #[tokio::test]
-async fn the_admin_listener_has_its_own_paths_and_no_tokens() {
+async fn admin_listener_has_its_own_paths_and_no_tokens() {
     let broker = Setup::new().start().await;
     for path in ["/healthz", "/readyz", "/metrics", "/explain?user=x", "/healthz/", "/metrics/", "/explain/?user=x"] {
         assert_eq!(broker.admin(path).await.status, 200, "{path}");

@@ -1,11 +1,11 @@
-//! Whatever a caller sends who may speak for Mallory alone, nobody gets a token for Alice.
+//! Hostile requests: a client that may ask for Mallory alone gets no token for Alice.
 
 use serde_json::{Value, json};
 
 use crate::support::broker::{Broker, Setup, claims, client};
 use crate::support::http::{Ask, Connection};
 
-/// May speak for Mallory, and for nobody else.
+/// The key of a client that may ask for Mallory alone.
 const MALLORY: &str = "ctb_the-key-of-mallorys-app";
 
 async fn broker() -> Broker {
@@ -15,14 +15,14 @@ async fn broker() -> Broker {
         raw.clients.push(mallory);
     });
     let broker = setup.start().await;
-    // There is something to steal.
+    // The cache holds a token for Alice.
     for body in [r#"{"user_id": "alice", "profile": "inbox"}"#, r#"{"user_id": "alice", "scopes": ["inbox:x"]}"#] {
         broker.ask(&Ask::tokens(body)).await.token();
     }
     broker
 }
 
-/// What could be taken for the end of one thing and the beginning of another.
+/// Characters and sequences that a parser might take for a separator.
 const BREAKS: &[&str] = &[
     " ",
     "  ",
@@ -133,7 +133,7 @@ const BREAKS: &[&str] = &[
     "%s%n",
 ];
 
-/// What else may be tried for a user id.
+/// Other hostile user ids.
 fn strange_ids() -> Vec<String> {
     let joined = BREAKS.iter().flat_map(|gap| {
         [
@@ -190,7 +190,7 @@ fn strange_ids() -> Vec<String> {
     joined.chain(others.map(str::to_owned)).chain(long).collect()
 }
 
-/// Asks in every way that there is for this user.
+/// Every request that can name this user.
 fn asks_for(id: &str) -> Vec<Ask> {
     let encoded: String = id.bytes().map(|byte| format!("%{byte:02x}")).collect();
     [
@@ -210,7 +210,7 @@ fn asks_for(id: &str) -> Vec<Ask> {
     .collect()
 }
 
-/// Whom a claim is for to the strangest of readers: one who splits at all that could be white space, and at commas.
+/// The users of a claim to the most lenient reader, which splits at anything like white space and at commas.
 fn users(scope: &str) -> Vec<&str> {
     let gap = |character: char| !character.is_ascii_graphic() && !character.is_alphanumeric() || character == ',';
     scope.split(gap).filter_map(|part| part.strip_prefix("user_id:")).collect()
@@ -239,24 +239,24 @@ async fn no_hostile_id_or_scope_yields_a_token_for_anyone_else() {
                 assert!(is_mallorys(scope), "{ask:?} gave {scope:?}");
                 served += 1;
             } else if answer.status == 403 {
-                // It names what was refused, but only what passes for an id or a scope.
+                // The refusal names ids and scopes only if they are well formed.
                 let message = answer.json()["message"].to_string();
                 assert!(!message.contains(|char: char| char.is_control() || char.is_whitespace() && char != ' '));
             } else if answer.status != 204 {
                 assert!(!answer.body.contains("alice"), "{ask:?} is repeated in {answer:?}");
             }
-            // Who refuses a large body may close.
+            // The broker may close the connection when it refuses a large body.
             if answer.header("connection") == Some("close") {
                 connection = Connection::open(broker.address).await;
             }
         }
     }
     assert!(served > 50, "{served}: nothing was tried in earnest");
-    // Nor did Courier hear of anyone else.
+    // Courier was asked for no other user.
     for call in &broker.courier.calls()[theirs..] {
         assert!(is_mallorys(&call.scope), "{:?}", call.scope);
     }
-    // And nobody was signed out by it.
+    // No user was signed out.
     let alice = broker.ask(&Ask::tokens(r#"{"user_id": "alice", "profile": "inbox"}"#)).await;
     assert_eq!(alice.source(), "hit");
 }
@@ -410,7 +410,7 @@ async fn no_hostile_duration_header_or_path_yields_anything_but_its_own() {
         asks.push(Ask::get(target));
     }
     for ask in asks {
-        // Each on a connection of its own: some are no HTTP.
+        // Each input has a connection of its own, since some are no HTTP.
         let answer = broker.ask(&ask.key(MALLORY)).await;
         assert!(answer.status < 500, "{answer:?}");
         if answer.status == 200 {

@@ -1,4 +1,4 @@
-//! HTTP/2: many requests in one connection, and what a hostile peer may do with that.
+//! HTTP/2: many requests in one connection, and hostile uses of that.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ impl Peer {
         collect(response).await
     }
 
-    /// Waits for its end; the reason that it was told, if there is one.
+    /// Waits for the end of the connection; returns the reason in its GOAWAY, if there is one.
     async fn end(self) -> Option<Reason> {
         drop(self.requests);
         let ended = timeout(PATIENCE, self.connection).await.expect("it is still open").expect("no panic");
@@ -102,7 +102,7 @@ async fn many_requests_share_a_connection() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_in_json_and_leaves_the_connection_open() {
+async fn refusal_is_in_json_and_leaves_the_connection_open() {
     let (authority, broker) = start(Faults::default(), |_| {}).await;
     let mut peer = Peer::open(&authority, &broker).await;
     let uri = format!("https://{HOST}/auth/issue-token");
@@ -125,17 +125,17 @@ async fn a_refusal_is_in_json_and_leaves_the_connection_open() {
         assert_eq!(answer.status(), status, "{name}");
         assert!(answer.body().contains("invalid_request_error"), "{name}: {answer:?}");
     }
-    // Beyond what is read at all there are no words, but still a status.
+    // A head beyond the limit of what is read gets a status without a body.
     let request = request(|builder| builder.header("x", "x".repeat(40_000)));
     let (response, _) = peer.requests.send_request(request, true).expect("it is open");
     assert_eq!(collect(response).await.status(), 431);
     assert_eq!(peer.ask("jane").await.status(), 200);
 }
 
-/// Opened and reset in one breath: nobody looks at them, and h2 ends the connection. Its client would not even send what
-/// it resets at once, so these are frames by hand.
+/// Requests that are opened and reset at once, which h2 answers by ending the connection. Its client would not send
+/// what it resets at once, so the test writes the frames itself.
 #[tokio::test]
-async fn a_burst_of_resets_ends_its_connection_and_no_other() {
+async fn burst_of_resets_ends_its_connection_and_no_other() {
     let (authority, broker) = start(Faults::default(), |_| {}).await;
     let mut other = Peer::open(&authority, &broker).await;
     let stream = connect(&authority.client(&["h2"], None), broker.address).await.expect("a handshake");
@@ -143,18 +143,18 @@ async fn a_burst_of_resets_ends_its_connection_and_no_other() {
     bytes.extend(frame(SETTINGS, 0, 0, &[]));
     for place in 0..10_000 {
         let id = 2 * place + 1;
-        // POST, https and / by their numbers in HPACK's table.
+        // POST, https and / by their indexes in HPACK's static table.
         bytes.extend(frame(HEADERS, END_HEADERS, id, &[0x83, 0x87, 0x84]));
         bytes.extend(frame(RST_STREAM, 0, id, &(u32::from(Reason::CANCEL)).to_be_bytes()));
     }
     let (mut reader, mut writer) = tokio::io::split(stream);
-    // It fails where the broker has had enough.
+    // The write fails once the broker ends the connection.
     let writing = tokio::spawn(async move { writer.write_all(&bytes).await });
-    let mut told = Vec::new();
-    // A reset ends a connection too.
-    let _ = timeout(PATIENCE, reader.read_to_end(&mut told)).await.expect("it is still open");
+    let mut received = Vec::new();
+    // A reset also ends a connection.
+    let _ = timeout(PATIENCE, reader.read_to_end(&mut received)).await.expect("it is still open");
     let _ = timeout(PATIENCE, writing).await.expect("it is still read");
-    let mut rest = &told[..];
+    let mut rest = &received[..];
     let mut reason = None;
     while let [high, middle, low, kind, ..] = rest {
         let length = u32::from_be_bytes([0, *high, *middle, *low]) as usize;
@@ -178,9 +178,9 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Opened, looked at and then reset: that is what is counted here.
+/// Requests that are opened, served and then reset; the broker counts these itself.
 #[tokio::test]
-async fn many_requests_that_are_given_up_end_their_connection_and_no_other() {
+async fn many_cancelled_requests_end_their_connection_and_no_other() {
     let (authority, broker) = start(Faults::default(), |raw| raw.server.limits.resets_per_second = 20).await;
     let mut other = Peer::open(&authority, &broker).await;
     let mut peer = Peer::open(&authority, &broker).await;
@@ -197,9 +197,9 @@ async fn many_requests_that_are_given_up_end_their_connection_and_no_other() {
     assert_eq!(broker.metric("courier_token_broker_connections_dropped_total{cause=\"resets\"}").await, 1.0);
 }
 
-/// A caller whose patience has an end is no attacker.
+/// A caller with a timeout is no attacker.
 #[tokio::test]
-async fn a_few_requests_that_are_given_up_do_no_harm() {
+async fn few_cancelled_requests_do_no_harm() {
     let (authority, broker) = start(Faults::default(), |_| {}).await;
     let mut peer = Peer::open(&authority, &broker).await;
     let mut begun = Vec::new();
@@ -215,7 +215,7 @@ async fn a_few_requests_that_are_given_up_do_no_harm() {
 }
 
 #[tokio::test]
-async fn a_connection_without_requests_is_told_to_go_and_one_with_a_slow_one_is_not() {
+async fn idle_http2_connection_gets_goaway_and_one_with_a_slow_request_does_not() {
     let faults = Faults { latency: 3 * SECOND, ..Faults::default() };
     let both = |raw: &mut Raw| (raw.server.limits.header_timeout.0, raw.server.idle_timeout.0) = (SECOND, SECOND);
     let (authority, broker) = start(faults, both).await;
@@ -223,12 +223,12 @@ async fn a_connection_without_requests_is_told_to_go_and_one_with_a_slow_one_is_
     let mut slow = Peer::open(&authority, &broker).await;
     assert_eq!(slow.ask("jane").await.status(), 200);
     for peer in [idle, slow] {
-        assert_eq!(timeout(4 * SECOND, peer.end()).await.expect("it is told to go"), None);
+        assert_eq!(timeout(4 * SECOND, peer.end()).await.expect("a GOAWAY"), None);
     }
 }
 
 #[tokio::test]
-async fn idle_connection_outlives_the_time_of_a_head_and_a_silent_one_does_not() {
+async fn idle_http2_connection_outlives_the_head_timeout_and_a_silent_one_does_not() {
     let (authority, broker) = start(Faults::default(), |raw| raw.server.limits.header_timeout.0 = SECOND).await;
     let mut idle = Peer::open(&authority, &broker).await;
     assert_eq!(idle.ask("jane").await.status(), 200);
@@ -238,7 +238,7 @@ async fn idle_connection_outlives_the_time_of_a_head_and_a_silent_one_does_not()
 }
 
 #[tokio::test]
-async fn a_stop_lets_requests_finish() {
+async fn shutdown_lets_requests_finish() {
     let (authority, broker) = start(Faults { latency: SECOND, ..Faults::default() }, |_| {}).await;
     let mut peer = Peer::open(&authority, &broker).await;
     let idle = Peer::open(&authority, &broker).await;

@@ -1,14 +1,14 @@
-//! Who asks: without a client's key there is no token.
+//! Client keys: without one there is no token.
 
 use courier_token_broker::auth::Digest;
 use courier_token_broker::config::RawClient;
 
-use crate::law::{FRONTEND, GOOD, all_are_refused_without_a_call, is_a_refusal, row};
+use crate::refusal::{FRONTEND, GOOD, all_are_refused_without_a_call, is_a_refusal, row};
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup, client};
 use crate::support::http::{Ask, Connection};
 
 #[tokio::test]
-async fn a_missing_malformed_or_unknown_key_is_refused() {
+async fn missing_malformed_or_unknown_key_is_refused() {
     let (key, digest, long) = (CLIENT_KEY, Digest::of(CLIENT_KEY).to_string(), "k".repeat(2000));
     let values = [
         String::new(),
@@ -51,7 +51,7 @@ async fn a_missing_malformed_or_unknown_key_is_refused() {
         let elsewhere = ask.clone().without("Authorization");
         rows.push(row("a cookie", elsewhere.clone().header("Cookie", format!("key={key}")), 401, ""));
         rows.push(row("X-API-Key", elsewhere.header("X-API-Key", key), 401, ""));
-        // Who may not ask is not told what was wrong with the body.
+        // A caller without a key is not told about errors in the body.
         rows.push(row("a bad body too", Ask::post(route, "{").key("wrong"), 401, ""));
     }
     let query = format!("{FRONTEND}?userId=u&key={key}&access_token={key}");
@@ -60,7 +60,7 @@ async fn a_missing_malformed_or_unknown_key_is_refused() {
 }
 
 #[tokio::test]
-async fn a_refused_key_is_told_the_scheme() {
+async fn refused_key_is_answered_with_the_scheme() {
     let broker = Broker::start().await;
     for (route, body) in GOOD {
         let answer = broker.ask(&Ask::post(route, body).key("wrong")).await;
@@ -69,10 +69,10 @@ async fn a_refused_key_is_told_the_scheme() {
 }
 
 #[tokio::test]
-async fn a_bearer_with_the_shape_of_a_jwt_is_a_session_on_the_front_end_route_alone() {
+async fn bearer_with_the_shape_of_a_jwt_is_a_session_on_the_front_end_route_alone() {
     let broker = Broker::start().await;
     let token = broker.ask(&Ask::issue(GOOD[0].1)).await.token();
-    // A token of Courier's is nobody's session either.
+    // A token of Courier's is no session either.
     for ask in [Ask::frontend(GOOD[1].1), Ask::get(&format!("{FRONTEND}?userId=u"))] {
         let answer = broker.ask(&ask.key(&token)).await;
         assert_eq!((answer.status, answer.body.as_str()), (401, r#"{"error":"Unauthorized"}"#));
@@ -82,7 +82,7 @@ async fn a_bearer_with_the_shape_of_a_jwt_is_a_session_on_the_front_end_route_al
 }
 
 #[tokio::test]
-async fn a_client_has_two_keys_while_one_takes_the_place_of_the_other() {
+async fn client_has_two_keys_during_a_rotation() {
     let (old, new) = ("ctb_the-old-key", "ctb_the-new-key");
     let setup = Setup::new().settings(|raw| {
         let mut app = client("rotating", old, &["*"]);
@@ -96,7 +96,7 @@ async fn a_client_has_two_keys_while_one_takes_the_place_of_the_other() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_too_often_is_told_when_to_come_again_and_no_other_client_is() {
+async fn client_over_its_rate_gets_retry_after_and_other_clients_are_served() {
     let slow = "ctb_a-slow-client";
     let setup = Setup::new().settings(|raw| {
         raw.clients.push(RawClient { requests_per_second: Some(5.0), ..client("slow", slow, &["*"]) });

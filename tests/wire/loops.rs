@@ -1,18 +1,18 @@
-//! A broker that is told to call a broker in Courier's place.
+//! A broker whose base URL is another broker.
 
-use crate::law::{GOOD, is_a_refusal};
+use crate::refusal::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, CLIENT_KEY, Setup};
 use crate::support::http::Ask;
 use courier_token_broker::secrets::Secret;
 
 #[tokio::test]
-async fn broker_that_calls_a_broker_is_told_at_once_and_does_not_try_again() {
+async fn broker_that_calls_a_broker_is_refused_at_once_and_does_not_retry() {
     for path in ["", "/behind/a/prefix"] {
         let inner = Broker::start().await;
         let outer = Setup::new().settings(|raw| {
             let workspace = raw.workspaces.get_mut("default").expect("it is there");
             workspace.base_url = format!("http://{}{path}", inner.address);
-            // Even where the inner one would take the key.
+            // The inner broker refuses the call even if it knows the key.
             workspace.api_key = Secret::new(CLIENT_KEY).ok();
         });
         let outer = outer.start().await;

@@ -1,5 +1,4 @@
-//! The wire, through real HTTP: what callers send and what they get. Courier is the simulator, whose count of calls
-//! tells what was asked of it.
+//! Requests and answers over real HTTP. Courier is the simulator, which counts the calls that it gets.
 
 #[path = "../sdk/rules.rs"]
 mod rules;
@@ -21,9 +20,9 @@ mod heads;
 mod hostile;
 mod http2;
 mod keys;
-mod law;
 mod loops;
 mod permits;
+mod refusal;
 mod regressions;
 mod reloads;
 mod removals;

@@ -1,14 +1,14 @@
-//! What a client may ask for is in its settings' entry; anything beyond is 403.
+//! Permissions: a client may ask for what its settings entry allows; anything beyond is 403.
 
 use serde_json::json;
 
-use crate::law::{all_are_refused_without_a_call, row};
+use crate::refusal::{all_are_refused_without_a_call, row};
 use crate::support::broker::{Broker, Setup, client};
 use crate::support::http::Ask;
 
-/// May have `inbox:*` and `read:brands` for the users of one tenant, for at most an hour.
+/// A client that may have `inbox:*` and `read:brands` for the users of one tenant, for at most an hour.
 const NARROW: &str = "ctb_a-narrow-client";
-/// Its entry says nothing of scopes, so it may have those of the profiles.
+/// A client whose entry has no scopes, so it may have those of the profiles.
 const PLAIN: &str = "ctb_a-plain-client";
 
 async fn broker() -> Broker {
@@ -24,7 +24,7 @@ async fn broker() -> Broker {
 }
 
 #[tokio::test]
-async fn beyond_its_settings_a_client_gets_nothing() {
+async fn client_gets_nothing_beyond_its_settings() {
     let issue = |scope: &str, expires_in: &str| {
         Ask::issue(json!({"scope": scope, "expires_in": expires_in}).to_string()).key(NARROW)
     };
@@ -56,7 +56,7 @@ async fn beyond_its_settings_a_client_gets_nothing() {
 }
 
 #[tokio::test]
-async fn within_its_settings_a_client_gets_a_token() {
+async fn client_gets_a_token_within_its_settings() {
     let broker = broker().await;
     let tokens = |user: &str, scopes: &[&str]| Ask::tokens(json!({"user_id": user, "scopes": scopes}).to_string());
     for ask in [
@@ -67,14 +67,14 @@ async fn within_its_settings_a_client_gets_a_token() {
     ] {
         assert_eq!(broker.ask(&ask).await.status, 200, "{ask:?}");
     }
-    // Where the caller names no lifetime, it gets the default, or what it may have if that is less.
+    // Without a lifetime in the request, the lifetime is the default or the client's limit if that is less.
     let calls = broker.courier.calls();
     let lifetimes: Vec<_> = calls.iter().map(|call| call.expires_in.as_str()).collect();
     assert_eq!(lifetimes, ["\"3600s\"", "\"3600s\"", "\"3600s\"", "\"86400s\""]);
 }
 
 #[tokio::test]
-async fn a_cached_token_is_only_for_those_who_may_have_it() {
+async fn cached_token_is_served_only_to_permitted_clients() {
     let broker = broker().await;
     let ask = Ask::tokens(r#"{"user_id": "bob", "scopes": ["inbox:x"], "expires_in": "1h"}"#);
     let token = broker.ask(&ask).await.token();

@@ -1,4 +1,4 @@
-//! Mistakes that were made once.
+//! Regressions: bugs of the broker that are fixed.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use crate::support::pki::{Authority, HOST, connect};
 
 /// A new API key must not go to the base URL that was replaced together with it.
 #[tokio::test]
-async fn a_new_key_is_not_sent_to_the_old_host() {
+async fn new_key_is_not_sent_to_the_old_host() {
     let broker = Setup::new().courier_wants("pk_secret_of_the_new_host").start().await;
     let taken = broker
         .reload(|raw| {
@@ -34,7 +34,7 @@ async fn a_new_key_is_not_sent_to_the_old_host() {
         })
         .await;
     let answer = broker.ask(&Ask::tokens(json!({"user_id": "jane", "profile": "inbox"}).to_string())).await;
-    // The old host takes only the new host's key: 200 tells that it was sent there.
+    // The old host accepts the new key only, so 200 shows that the key was sent there.
     assert_ne!(answer.status, 200, "reload taken: {taken}; the new key went to the old host");
 }
 
@@ -65,7 +65,7 @@ fn file(path: &Path) -> Files {
     files
 }
 
-/// A broker whose only key is in a file. `during` is called after that was read, while the reload still goes on.
+/// A broker whose only key is in a file. `during` runs after the file was read, while the reload is still running.
 async fn watched(
     during: impl Fn(usize, &Path) + Send + 'static,
 ) -> (SocketAddr, TempDir, Arc<AtomicUsize>, mpsc::Sender<()>) {
@@ -103,7 +103,7 @@ async fn until_known(address: SocketAddr, key: &str) {
 }
 
 #[tokio::test]
-async fn what_changes_during_a_reload_is_not_missed() {
+async fn change_during_a_reload_is_not_missed() {
     let (address, folder, _reads, _sender) = watched(|count, path| {
         if count == 0 {
             fs::write(path, "ctb_third").expect("written");
@@ -115,7 +115,7 @@ async fn what_changes_during_a_reload_is_not_missed() {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_reload_does_not_end_all_reloads() {
+async fn panic_in_a_reload_does_not_end_reloading() {
     let (address, folder, reads, sender) = watched(|count, _| assert!(count > 0, "a bug")).await;
     sender.send(()).await.expect("it runs");
     while reads.load(Ordering::SeqCst) == 0 {
@@ -126,7 +126,7 @@ async fn a_panic_in_a_reload_does_not_end_all_reloads() {
     sender.send(()).await.expect("it still runs");
 }
 
-/// Another refresh time, or nothing at all, is no reason to forget the keys of the same host.
+/// A reload with another refresh time, or without a change, keeps the keys of the same host.
 #[tokio::test]
 async fn another_refresh_keeps_the_keys() {
     let signer = Signer::ed25519();
@@ -144,9 +144,9 @@ async fn another_refresh_keeps_the_keys() {
     assert_eq!(broker.ask(&call(&session)).await.status, 200);
 }
 
-/// Who has no key must not take all places from those who have one.
+/// A caller without a key must not use up the places of callers with one.
 #[tokio::test]
-async fn one_stranger_does_not_take_all_places() {
+async fn caller_without_a_key_does_not_take_all_places() {
     let authority = Authority::new();
     let tls = authority.settings(&authority.sign(&[HOST]));
     let broker = Setup::new()

@@ -1,4 +1,4 @@
-//! Settings and secrets that are read again while the broker runs.
+//! Reloads of settings and secrets in a running broker.
 
 use courier_token_broker::auth::Digest;
 use courier_token_broker::config::RawWorkspace;
@@ -20,21 +20,21 @@ async fn reloads(broker: &Broker, what: &str, outcome: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn clients_come_and_go_and_keep_their_tokens() {
+async fn reload_adds_and_removes_clients_and_keeps_tokens() {
     let broker = Broker::start().await;
     let token = broker.ask(&wants("jane")).await.token();
     assert_eq!(broker.ask(&wants("jane").key(NEW_KEY)).await.status, 401);
     assert!(broker.reload(|raw| raw.clients = vec![client("new", NEW_KEY, &["*"])]).await);
     assert_eq!(broker.ask(&wants("jane")).await.status, 401);
     assert_eq!(broker.ask(&wants("jane").key(NEW_KEY)).await.token(), token);
-    // From now on it may have less.
+    // The client's permissions shrink.
     assert!(broker.reload(|raw| raw.clients[0].users = vec!["john".to_owned()]).await);
     assert_eq!(broker.ask(&wants("jane").key(NEW_KEY)).await.status, 403);
     assert_eq!(reloads(&broker, "settings", "applied").await, 2.0);
 }
 
 #[tokio::test]
-async fn the_next_call_is_made_with_the_new_api_key() {
+async fn next_call_uses_the_new_api_key() {
     let setup = Setup::new().settings(|raw| {
         raw.workspaces.values_mut().for_each(|workspace| workspace.api_key = Secret::new("pk_old").ok());
     });
@@ -48,17 +48,17 @@ async fn the_next_call_is_made_with_the_new_api_key() {
     assert!(broker.reload(set(API_KEY)).await);
     let token = broker.ask(&wants("jane")).await.token();
     assert_eq!(reloads(&broker, "api_key", "applied").await, 1.0);
-    // What the old one issued is kept...
+    // Tokens issued under the old API key are kept...
     assert!(broker.reload(set("pk_newer")).await);
     assert_eq!(broker.ask(&wants("jane")).await.token(), token);
-    // ...or dropped, as the settings say.
+    // ...or dropped, by the setting.
     let drop = |raw: &mut courier_token_broker::config::Raw| {
         raw.workspaces.values_mut().for_each(|workspace| workspace.on_new_api_key = "drop".to_owned());
         set(API_KEY)(raw);
     };
     assert!(broker.reload(drop).await);
     assert_ne!(broker.ask(&wants("jane")).await.token(), token);
-    // The same key again drops nothing.
+    // A reload with the same API key drops nothing.
     let calls = broker.courier.call_count();
     assert!(broker.reload(|_| {}).await);
     assert_eq!(broker.ask(&wants("jane")).await.source(), "hit");
@@ -66,7 +66,7 @@ async fn the_next_call_is_made_with_the_new_api_key() {
 }
 
 #[tokio::test]
-async fn what_will_not_do_changes_nothing() {
+async fn rejected_reload_changes_nothing() {
     let broker = Broker::start().await;
     let token = broker.ask(&wants("jane")).await.token();
     let (mut refused, mut keys) = (0.0, 0.0);
@@ -107,7 +107,7 @@ async fn what_will_not_do_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_needs_a_restart_stays_and_the_rest_is_taken() {
+async fn reload_keeps_restart_only_settings_and_applies_the_rest() {
     let broker = Broker::start().await;
     let taken = broker.reload(|raw| {
         raw.server.listen.0 = vec!["127.0.0.1:1".to_owned()];

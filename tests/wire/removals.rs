@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::broker::{Broker, Setup, client};
 use crate::support::http::{Ask, Connection};
 
-/// May speak for the users of one tenant.
+/// The key of a client for the users of one tenant.
 const NARROW: &str = "ctb_a-narrow-client";
 
 async fn broker() -> Broker {
@@ -26,7 +26,7 @@ fn rejected(token: &str) -> Ask {
 }
 
 #[tokio::test]
-async fn a_user_signs_out() {
+async fn sign_out_removes_the_tokens_of_a_user() {
     let broker = broker().await;
     for (user, path) in [("jane", "jane"), ("a/b:ä@c", "a%2Fb:%C3%A4%40c"), ("x", "%78")] {
         let before = broker.ask(&wants(user)).await.token();
@@ -43,7 +43,7 @@ async fn a_user_signs_out() {
 }
 
 #[tokio::test]
-async fn nobody_signs_out_whom_they_may_not_speak_for() {
+async fn sign_out_of_a_foreign_user_is_refused() {
     let broker = broker().await;
     broker.ask(&wants("jane")).await.token();
     for (ask, status) in [
@@ -64,10 +64,10 @@ async fn nobody_signs_out_whom_they_may_not_speak_for() {
 }
 
 #[tokio::test]
-async fn a_rejected_token_is_replaced_once_and_by_those_who_may() {
+async fn rejected_token_is_replaced_once_and_only_for_permitted_clients() {
     let broker = broker().await;
     let token = broker.ask(&wants("jane")).await.token();
-    // The answer tells nobody whether there is such a token.
+    // The answer does not reveal whether the token exists.
     for ask in [rejected(&token).key(NARROW), rejected("no.such.token"), rejected("")] {
         assert_eq!(broker.ask(&ask).await.status, 204, "{ask:?}");
     }
@@ -91,7 +91,7 @@ async fn a_rejected_token_is_replaced_once_and_by_those_who_may() {
 }
 
 #[tokio::test]
-async fn an_operator_purges_a_workspace() {
+async fn operator_purges_a_workspace() {
     let broker = broker().await;
     let before = broker.ask(&wants("jane")).await.token();
     let purge = |method: &str, target: &str| Ask::new(method, target);

@@ -1,4 +1,4 @@
-//! Everything that can be rotated is, a hundred times, and no request fails.
+//! Rotation: all keys and certificates rotate a hundred times, and no request fails.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,18 +22,18 @@ fn key(round: u64) -> String {
     format!("ctb_the-key-of-round-{round}")
 }
 
-/// What the callers have to know.
+/// The state shared with the callers.
 #[derive(Default)]
 struct Shared {
-    /// The round whose key they use.
+    /// The round whose key the callers use.
     round: AtomicU64,
-    /// How many requests of each have been answered.
+    /// The number of answered requests of each caller.
     asked: [AtomicU64; CALLERS],
     done: AtomicBool,
 }
 
-/// Asks until it is done: mostly for tokens that are there, now and then for one that is not, and on a new connection
-/// after a while, as apps do.
+/// Asks until the end: mostly for cached tokens, now and then for a new one, and on a new connection after a while,
+/// as apps do.
 async fn load(caller: usize, tls: TlsConnector, address: SocketAddr, shared: Arc<Shared>) {
     let mut count = 0;
     while !shared.done.load(Ordering::Relaxed) {
@@ -55,7 +55,7 @@ async fn a_hundred_rotations_of_everything_fail_no_request() {
     let authority = Authority::new();
     let tls = authority.settings(&authority.sign(&[HOST]));
     let rotating = |round: u64| RawClient {
-        // The next key is known before anybody uses it, the last one until nobody does.
+        // The broker knows the next key before its first use, and the last key until after its last use.
         key_sha256: serde_json::from_value(json!([
             Digest::of(&key(round)).to_string(),
             Digest::of(&key(round + 1)).to_string()
@@ -77,8 +77,8 @@ async fn a_hundred_rotations_of_everything_fail_no_request() {
         .map(|caller| tokio::spawn(load(caller, client.clone(), broker.address, Arc::clone(&shared))))
         .collect();
     for round in 1..=ROUNDS {
-        // A new client key is in the settings first, and in use then: whoever still has the last one in hand asks
-        // with it once more.
+        // A new client key is first in the settings and then in use. A caller that has read the last key asks with it
+        // once more.
         shared.round.store(round, Ordering::SeqCst);
         let asked = || shared.asked.each_ref().map(|asked| asked.load(Ordering::SeqCst));
         let before = asked();

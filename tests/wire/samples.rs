@@ -1,4 +1,4 @@
-//! Courier's published samples work against a broker that was given two keys and nothing else.
+//! Courier's published samples work against a broker that is configured with two keys and nothing else.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::support::http::Ask;
 
 const INBOX: &str = "inbox:read:messages inbox:write:events read:preferences write:preferences read:brands";
 
-/// A request for a token that Courier publishes. `$N`, `$USER` and `$TENANT` are for the reader to fill in.
+/// A token request that Courier publishes. The reader fills in `$N`, `$USER` and `$TENANT`.
 struct Sample {
     source: &'static str,
     scope: &'static str,
@@ -78,7 +78,7 @@ const SAMPLES: &[Sample] = &[
     },
 ];
 
-/// The clients and profiles of a broker that was given these variables and no file.
+/// The clients and profiles of a broker with these variables and no file.
 async fn with_environment(more: &[(&str, &str)]) -> Broker {
     let keys = [("COURIER_API_KEY", API_KEY), ("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)];
     let variables = keys.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -102,7 +102,7 @@ fn parts(scope: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_published_sample_gets_what_it_asks_for_on_the_defaults() {
+async fn every_published_sample_is_served_with_default_settings() {
     let broker = with_environment(&[]).await;
     for Sample { source, scope, expires_in } in SAMPLES {
         for (days, user, tenant) in [(1, "pigeon", "tenant-123"), (7, "blue:bird@example.com", "a:b"), (30, "42", "t")]
@@ -118,14 +118,14 @@ async fn every_published_sample_gets_what_it_asks_for_on_the_defaults() {
 
 /// The page `generate-courier-jwt` as Courier's guide has it, from its `fetch`.
 #[tokio::test]
-async fn published_front_end_sample_gets_the_inbox_on_the_defaults() {
+async fn published_front_end_sample_gets_the_inbox_with_default_settings() {
     let broker = with_environment(&[]).await;
     let answer = broker.ask(&Ask::frontend(r#"{"userId":"pigeon"}"#)).await;
     assert_eq!(parts(&claims(&answer.token())["scope"]), parts(&format!("user_id:pigeon {INBOX}").into()));
 }
 
 #[tokio::test]
-async fn undocumented_scope_is_refused_on_the_defaults() {
+async fn undocumented_scope_is_refused_with_default_settings() {
     let broker = with_environment(&[]).await;
     for scope in
         ["any:thing", "inbox:read", "read:brand", "read:brandsx", "tenant", "tenants", "write:all", "x:tenant:a"]
@@ -176,7 +176,7 @@ async fn profile_mobile_has_the_scopes_of_the_inbox_and_of_push() {
     assert_eq!(parts(&answer.json()["scope"]), parts(&wanted.into()));
 }
 
-/// A client with an entry that says nothing of scopes may ask for those of the profiles: tenants' must be listed.
+/// A client whose entry has no scopes may ask for those of the profiles. Tenants' scopes must be listed.
 #[tokio::test]
 async fn client_without_scopes_may_ask_for_inbox_and_push_and_for_profiles_of_the_file() {
     let setup = Setup::new().settings(|raw| {

@@ -1,10 +1,10 @@
-//! The requests of Courier's official SDKs, as they are on the wire, and the waits that the PHP SDK is told.
+//! The requests of Courier's official SDKs as they are on the wire, and the waits that the PHP SDK is given.
 
 use courier_token_broker::sandbox::Fault;
 use serde_json::json;
 
-use super::rules::{Sdk, Told, sdks};
-use crate::law::is_a_refusal;
+use super::rules::{RetryHints, Sdk, sdks};
+use crate::refusal::is_a_refusal;
 use crate::support::broker::{Broker, Setup, claims};
 use crate::support::http::{Answer, Ask};
 
@@ -30,12 +30,12 @@ async fn request_of_every_sdk_is_served() {
     }
     assert_eq!(tokens.len(), 16);
     assert_eq!(claims(&tokens[0])["scope"], "user_id:jürgen+1 inbox:read:messages");
-    // All of them say the same in their own words.
+    // All SDKs ask for the same token in different forms.
     assert!(tokens.iter().all(|token| *token == tokens[0]));
     assert_eq!(broker.courier.call_count(), 1);
 }
 
-fn told(answer: &Answer) -> (Option<&str>, Option<&str>) {
+fn retry_headers(answer: &Answer) -> (Option<&str>, Option<&str>) {
     (answer.header("retry-after"), answer.header("x-should-retry"))
 }
 
@@ -61,14 +61,14 @@ async fn php_worker_is_told_to_sleep_for_two_seconds_at_most() {
         is_a_refusal(&answer, false);
         assert_eq!(answer.status, 429, "{name}: {answer:?}");
         match name.as_str() {
-            "php" => assert_eq!(told(&answer), (Some("2"), None), "{answer:?}"),
-            _ => assert!(told(&answer).0.is_some_and(|wait| wait.len() == 2), "{answer:?}"),
+            "php" => assert_eq!(retry_headers(&answer), (Some("2"), None), "{answer:?}"),
+            _ => assert!(retry_headers(&answer).0.is_some_and(|wait| wait.len() == 2), "{answer:?}"),
         }
     }
 }
 
 #[tokio::test]
-async fn php_worker_that_comes_again_in_vain_makes_no_call() {
+async fn php_worker_that_retries_in_vain_makes_no_call() {
     let broker = Broker::start().await;
     broker.courier.misbehave(Some(Fault::status(401)));
     let sdks = sdks();
@@ -76,12 +76,12 @@ async fn php_worker_that_comes_again_in_vain_makes_no_call() {
     for path in ["/auth/issue-token", "//auth/issue-token"] {
         let answer = broker.ask(&ask(php, path)).await;
         is_a_refusal(&answer, false);
-        assert_eq!((answer.status, told(&answer)), (502, (Some("1"), Some("false"))), "{answer:?}");
+        assert_eq!((answer.status, retry_headers(&answer)), (502, (Some("1"), Some("false"))), "{answer:?}");
     }
     assert_eq!(broker.courier.call_count(), 1);
 }
 
-/// The waits of some SDKs before their retries, the least and the most of each, in tenths of a second.
+/// The shortest and longest waits of some SDKs before their retries, in tenths of a second.
 #[test]
 fn rules_tell_the_sdks_apart() {
     const OWN: [(u32, u32); 2] = [(3, 5), (7, 10)];
@@ -102,12 +102,13 @@ fn rules_tell_the_sdks_apart() {
     ];
     let sdks = sdks();
     for (status, headers, expected) in rows {
-        let told = Told::new(status, |name| headers.iter().find(|(other, _)| *other == name).map(|(_, value)| *value));
+        let hints =
+            RetryHints::new(status, |name| headers.iter().find(|(other, _)| *other == name).map(|(_, value)| *value));
         for (name, waits) in expected {
             let sdk = sdks.iter().find(|sdk| sdk.name == *name).expect("it is there");
             let tenths = |seconds: f64| (10.0 * seconds) as u32;
             let found: Vec<_> =
-                sdk.retry.waits(&told).iter().map(|w| (tenths(w.shortest), tenths(w.longest))).collect();
+                sdk.retry.waits(&hints).iter().map(|w| (tenths(w.shortest), tenths(w.longest))).collect();
             assert_eq!(found, *waits, "{name}, {status} and {headers:?}");
         }
     }

@@ -1,8 +1,8 @@
-//! What must not be seen: keys anywhere, tokens anywhere but in the answers to those who may have them.
+//! Secrets: keys appear nowhere, and tokens only in answers to permitted callers.
 
 use courier_token_broker::sandbox::{Fault, Faults};
 
-use crate::law::GOOD;
+use crate::refusal::GOOD;
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup};
 use crate::support::http::{Ask, Connection};
 
@@ -28,7 +28,7 @@ async fn operators_see_no_key_no_token_and_no_user() {
 }
 
 #[tokio::test]
-async fn a_refusal_repeats_nothing_of_what_was_sent() {
+async fn refusal_repeats_nothing_of_the_request() {
     const PASSWORD: &str = "hunter2-of-somebody";
     let broker = Broker::start().await;
     let mut asks = vec![
@@ -61,7 +61,7 @@ async fn a_refusal_repeats_nothing_of_what_was_sent() {
 }
 
 #[tokio::test]
-async fn what_courier_said_of_the_key_reaches_no_caller() {
+async fn couriers_words_about_the_key_reach_no_caller() {
     for faults in [Faults::default(), Faults { error_rate: 1.0, ..Faults::default() }] {
         let broker = Setup::new().courier_wants("pk_prod_the-real-key").faults(faults).start().await;
         for (route, body) in GOOD {
@@ -74,7 +74,7 @@ async fn what_courier_said_of_the_key_reaches_no_caller() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_in_no_answer_and_no_metric() {
+async fn refused_token_is_in_no_answer_and_no_metric() {
     let broker = Broker::start().await;
     broker.courier.misbehave(Some(Fault::Scope("user_id:alice everything".to_owned())));
     for (route, body) in GOOD {

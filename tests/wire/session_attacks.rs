@@ -1,4 +1,4 @@
-//! What is not a session of this app's users gets nothing, and Courier does not hear of it.
+//! Attacks with forged or foreign sessions: none gets a token or causes a call to Courier.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use crate::law::FRONTEND;
+use crate::refusal::FRONTEND;
 use crate::sessions::{broker_of, call, is_unauthorized, settings};
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::Ask;
@@ -18,7 +18,7 @@ fn part(text: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(text)
 }
 
-/// The header with one field more, or another.
+/// The header with one field added or replaced.
 fn with(signer: &Signer, field: &str, value: Value) -> Value {
     let mut header = header(signer, "k");
     header[field] = value;
@@ -37,7 +37,7 @@ fn without(claim: &str) -> Value {
     claims
 }
 
-/// Each is refused, and then a good one is not: it was not for another reason.
+/// Checks that each session is refused and that a good one is then accepted, which excludes other reasons.
 async fn all_are_unauthorized(broker: &Broker, attacks: &[(String, String)], good: &str) {
     for (name, token) in attacks {
         let answer = broker.ask(&call(token)).await;
@@ -48,7 +48,7 @@ async fn all_are_unauthorized(broker: &Broker, attacks: &[(String, String)], goo
     assert_eq!(broker.ask(&call(good)).await.status, 200);
 }
 
-/// What can be tried against any key.
+/// Attacks that work on any kind of key.
 fn attacks(signer: &Signer) -> Vec<(String, String)> {
     let good = signer.session("k", ALICE);
     let [head, payload, signature] = good.split('.').collect::<Vec<_>>().try_into().expect("three parts");
@@ -69,7 +69,7 @@ fn attacks(signer: &Signer) -> Vec<(String, String)> {
     let twice = format!(r#"{{"alg":"{0}","kid":"k","alg":"{0}"}}"#, signer.algorithm());
     add("alg twice", signer.signed(&twice, &good_claims(ALICE).to_string()));
 
-    // The signature is of something else, or broken.
+    // The signature is broken or of another text.
     add("another's payload", format!("{head}.{bobs}.{signature}"));
     add("another's header", format!("{}.{payload}.{signature}", part(with(signer, "x", json!(1)).to_string())));
     add("a short signature", format!("{head}.{payload}.{}", &signature[..signature.len() - 4]));
@@ -92,7 +92,7 @@ fn attacks(signer: &Signer) -> Vec<(String, String)> {
         },
     );
 
-    // Extensions that would change what the rest means, and keys that the token brings along.
+    // Extensions that change the meaning of the token, and keys inside the token itself.
     add("crit", signer.jwt(&with(signer, "crit", json!(["exp"])), &good_claims(ALICE)));
     add("crit that is unknown", signer.jwt(&with(signer, "crit", json!(["x"])), &good_claims(ALICE)));
     add("an empty crit", signer.jwt(&with(signer, "crit", json!([])), &good_claims(ALICE)));
@@ -115,7 +115,7 @@ fn attacks(signer: &Signer) -> Vec<(String, String)> {
     add("a long kid", signer.jwt(&with(signer, "kid", json!("k".repeat(257))), &good_claims(ALICE)));
     add("a kid that is no text", signer.jwt(&with(signer, "kid", json!(["k"])), &good_claims(ALICE)));
 
-    // A JWT, but another's, another time's or nobody's.
+    // A JWT of another issuer, of another time, or without a user.
     for (claim, values) in [
         ("iss", vec![json!("https://evil.example/"), json!(ISSUER.trim_end_matches('/')), json!([ISSUER]), json!("")]),
         (
@@ -179,7 +179,7 @@ fn attacks(signer: &Signer) -> Vec<(String, String)> {
         add("no header", signer.signed(header, &good_text));
     }
 
-    // No JWT at all, though it looks like one.
+    // Texts that look like a JWT and are none.
     add("a huge one", signer.jwt(&with(signer, "x", json!(1)), &claiming("x", json!("x".repeat(8000)))));
     for shape in ["..", "a.b.c", "...", "a..c", "é.é.é", "%.%.%"] {
         add(shape, shape.to_owned());
@@ -191,20 +191,20 @@ fn attacks(signer: &Signer) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn a_secrets_sessions_can_not_be_forged() {
+async fn sessions_signed_with_a_secret_cannot_be_forged() {
     let signer = Signer::Hmac(b"a secret of the app with more than 32 bytes".to_vec());
     let broker = broker_of(&signer, |_| {}).await;
     all_are_unauthorized(&broker, &attacks(&signer), &signer.session("k", ALICE)).await;
 }
 
 #[tokio::test]
-async fn a_public_key_is_nobodys_secret() {
+async fn public_key_is_not_accepted_as_an_hmac_secret() {
     for signer in [&*RSA, &Signer::p256(), &Signer::ed25519()] {
         let broker = broker_of(signer, |_| {}).await;
         let (pem, der) = (signer.pem(), signer.der());
         let mut all = attacks(signer);
         for secret in [pem.as_bytes(), pem.trim().as_bytes(), &der, &der[der.len() - 32..], b"", &[0; 32]] {
-            // An empty secret too.
+            // The secret may even be empty.
             let forged = Signer::Hmac(secret.to_vec());
             all.push(("signed with what is public".to_owned(), forged.session("k", ALICE)));
             for alg in ["HS384", "HS512", signer.algorithm()] {
@@ -216,7 +216,7 @@ async fn a_public_key_is_nobodys_secret() {
 }
 
 #[tokio::test]
-async fn published_keys_count_by_their_names_alone() {
+async fn published_keys_are_matched_by_kid_alone() {
     let (signer, other) = (Signer::p256(), Signer::ed25519());
     let secret = Signer::Hmac(b"a secret that somebody has published".to_vec());
     let mut encryption = other.jwk("encryption");
@@ -230,7 +230,7 @@ async fn published_keys_count_by_their_names_alone() {
     let mut sessions = settings();
     sessions.jwks_url = Some(host.url());
     let broker = Setup::new().settings(|raw| raw.sessions = Some(sessions)).start().await;
-    // The first fetch is waited for.
+    // The session waits for the first fetch.
     let mut all = attacks(&signer);
     for kid in [
         "../../etc/passwd",
@@ -258,7 +258,7 @@ async fn published_keys_count_by_their_names_alone() {
 }
 
 #[tokio::test]
-async fn algorithms_that_are_not_listed_do_not_count() {
+async fn unlisted_algorithms_are_refused() {
     let signer = &*RSA;
     let broker = broker_of(signer, |sessions| sessions.algorithms = Some(vec!["PS256".to_owned()])).await;
     is_unauthorized(&broker.ask(&call(&signer.session("k", ALICE))).await);
@@ -266,7 +266,7 @@ async fn algorithms_that_are_not_listed_do_not_count() {
 }
 
 #[tokio::test]
-async fn a_session_counts_once_in_the_headers() {
+async fn duplicate_session_headers_are_refused() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
     let session = signer.session("k", ALICE);
@@ -285,7 +285,7 @@ async fn a_session_counts_once_in_the_headers() {
 }
 
 #[tokio::test]
-async fn the_leeway_is_what_the_settings_say() {
+async fn leeway_follows_the_settings() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |sessions| sessions.leeway.0 = Duration::ZERO).await;
     let session = |claims: Value| call(&signer.jwt(&header(&signer, "k"), &claims));

@@ -1,4 +1,4 @@
-//! Issuers whose sessions have no `aud`: another claim tells for which app they are.
+//! Issuers whose sessions have no `aud`: another claim names the app.
 
 use serde_json::{Value, json};
 
@@ -31,11 +31,11 @@ async fn another_claim_names_the_audience() {
         json!({"client_id": [AUDIENCE, 5]}),
         json!({"client_id": {"my-app": 1}}),
         json!({"client_id": "MY-APP"}),
-        // It names another app as well: one to which the user never meant to give it.
+        // The session names another app as well, for which the user did not mean it.
         json!({"aud": "another-api"}),
         json!({"aud": ["another-api"]}),
         json!({"aud": null}),
-        // The right name at the wrong place: an ID token.
+        // An ID token has the right name in the wrong claim.
         json!({"client_id": "another-app", "aud": AUDIENCE, "azp": AUDIENCE}),
     ] {
         is_unauthorized(&broker.ask(&session(&cognito(&wrong))).await);

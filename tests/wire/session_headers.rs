@@ -1,8 +1,8 @@
-//! Pages whose calls carry more headers: those of monitoring, and those of the settings.
+//! Calls of pages with additional headers: those of monitoring, and those of the settings.
 
 use courier_token_broker::config::RawSessions;
 
-use crate::law::FRONTEND;
+use crate::refusal::FRONTEND;
 use crate::sessions::{PAGE, broker_of, call, settings};
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::Ask;
@@ -57,7 +57,7 @@ async fn preflight_allows_the_headers_of_monitoring() {
         for (name, _) in MONITORING {
             assert!(allowed.contains(&name.to_ascii_lowercase()), "{name} is not in {allowed:?}");
         }
-        // The list echoes nothing, and neither allows everything nor what the broker would heed.
+        // The list does not echo the request, and allows neither all headers nor those that the broker reads.
         for other in ["x-evil", "*", "cookie", "token-min-ttl"] {
             assert!(!allowed.iter().any(|name| name == other), "{other} is in {allowed:?}");
         }
@@ -72,10 +72,10 @@ async fn session_is_served_with_every_header_of_monitoring() {
     let monitored = MONITORING.iter().fold(plain.clone(), |ask, (name, value)| ask.header(name, *value));
     let answer = broker.ask(&monitored).await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    // They make no other token of it.
+    // The headers do not change the token.
     let again = broker.ask(&plain).await;
     assert_eq!((again.token(), again.source()), (answer.token(), "hit".to_owned()));
-    // All at once leave room for as many of a browser's own and of the page.
+    // All of them together leave room for as many headers of the browser and of the page.
     let many = (0..20).fold(monitored, |ask, n| ask.header(&format!("x-mine-{n}"), "x"));
     assert_eq!(broker.ask(&many.header("baggage", "x".repeat(8192))).await.status, 200);
 }

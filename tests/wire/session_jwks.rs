@@ -1,4 +1,4 @@
-//! A JWKS and sessions that name none of its keys; what the metrics tell of its fetches.
+//! A JWKS and sessions without `kid`, and the metrics of its fetches.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use courier_token_broker::clock::Clock;
 use courier_token_broker::config::RawSessions;
 use serde_json::{Value, json};
 
-use crate::law::is_a_refusal;
+use crate::refusal::is_a_refusal;
 use crate::sessions::{call, is_unauthorized, settings};
 use crate::support::broker::{Broker, Setup};
 use crate::support::issuer::{KeyHost, RSA, Signer, at, good_claims};
 
-/// Each session that fits no known key makes a fetch.
+/// The setup: each session that fits no known key causes a fetch.
 const NO_PAUSE: Duration = Duration::from_nanos(1);
 
 fn setup(host: &KeyHost) -> Setup {
@@ -42,7 +42,7 @@ async fn single_key_verifies_sessions_without_kid() {
         for keys in [
             vec![signer.jwk("k")],
             vec![nameless(signer)],
-            // These can't verify sessions.
+            // These keys cannot verify sessions.
             vec![encryption, secret, json!({"kty": "XYZ", "kid": "x"}), signer.jwk("k")],
         ] {
             let broker = setup(&KeyHost::start(&keys).await).start().await;
@@ -63,7 +63,7 @@ async fn kid_must_match_the_single_key() {
         let null = signer.jwt(&json!({"alg": "EdDSA", "kid": null}), &good_claims("jane"));
         is_unauthorized(&broker.ask(&call(&null)).await);
     }
-    // An empty name is a name.
+    // An empty `kid` is a `kid`.
     let broker = setup(&KeyHost::start(&[signer.jwk("k")]).await).start().await;
     is_unauthorized(&broker.ask(&call(&signer.session("", "jane"))).await);
     let broker = setup(&KeyHost::start(&[signer.jwk("")]).await).start().await;
@@ -91,7 +91,7 @@ async fn several_keys_refuse_sessions_without_kid() {
 async fn single_key_is_no_hmac_secret() {
     for signer in [&*RSA, &Signer::p256(), &Signer::ed25519()] {
         let mut key = signer.jwk("k");
-        // Whatever fits the key may be tried.
+        // Any algorithm that fits the key is tried.
         key.as_object_mut().expect("an object").remove("alg");
         let broker = setup(&KeyHost::start(&[key.clone()]).await).start().await;
         let (pem, der, good) = (signer.pem(), signer.der(), without_kid(signer, "jane"));
@@ -110,7 +110,7 @@ async fn single_key_is_no_hmac_secret() {
                 forged.push(hmac.jwt(&json!({"alg": alg}), &good_claims("jane")));
             }
         }
-        // A key that the session brings along.
+        // A key inside the session itself.
         let evil = Signer::p256();
         for alg in ["ES256", signer.algorithm()] {
             forged.push(evil.jwt(&json!({"alg": alg, "jwk": evil.jwk("k")}), &good_claims("jane")));
@@ -130,11 +130,11 @@ async fn single_key_changes_without_a_name() {
     let broker = setup(&host).fetch_pause(NO_PAUSE).start().await;
     assert_eq!(status(&broker, &without_kid(&old, "jane")).await, 200);
     host.publish(&[nameless(&new)]);
-    // The known key still verifies, so nothing is fetched for it.
+    // The known key still verifies the session, so there is no fetch.
     assert_eq!(status(&broker, &without_kid(&old, "jane")).await, 200);
     assert_eq!(status(&broker, &without_kid(&new, "jane")).await, 200);
     assert_eq!(status(&broker, &without_kid(&old, "jane")).await, 401);
-    // A second key takes the meaning from sessions without a name, and gives it back.
+    // With a second key, sessions without `kid` are ambiguous until that key is gone.
     host.publish(&[old.jwk("old"), new.jwk("new")]);
     assert_eq!(status(&broker, &old.session("old", "jane")).await, 200);
     for signer in [&old, &new] {
@@ -173,7 +173,7 @@ async fn reload_takes_another_jwks_url() {
     assert_eq!(status(&broker, &without_kid(&one, "jane")).await, 401);
     assert_eq!(fetches(&broker, "fetched").await, 2.0);
     assert!(broker.metric(LAST_FETCH).await > 0.0);
-    // The keys of another host count no longer, and tell no age.
+    // Keys of the previous host are dropped, and have no age in the metrics.
     let closed = "https://127.0.0.1:1/jwks.json".to_owned();
     assert!(broker.reload(|raw| raw.sessions.as_mut().expect("they are set").jwks_url = Some(closed)).await);
     assert_eq!(status(&broker, &without_kid(&two, "jane")).await, 503);
@@ -187,13 +187,13 @@ async fn fetches(broker: &Broker, outcome: &str) -> f64 {
 const LAST_FETCH: &str = "courier_token_broker_jwks_last_fetch_timestamp_seconds";
 
 #[tokio::test]
-async fn metrics_tell_when_the_keys_were_fetched_and_that_they_were_not() {
+async fn metrics_show_successful_and_failed_fetches_of_keys() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[]).await;
     let before = at(0) as f64;
     let broker = setup(&host).start().await;
     let good = signer.session("k", "jane");
-    // It waits for the first fetch, which brings no key.
+    // The session waits for the first fetch, which brings no key.
     let answer = broker.ask(&call(&good)).await;
     assert_eq!(answer.status, 503);
     is_a_refusal(&answer, true);
@@ -213,7 +213,7 @@ async fn metrics_tell_when_the_keys_were_fetched_and_that_they_were_not() {
 }
 
 #[tokio::test]
-async fn metrics_have_no_jwks_where_there_is_none() {
+async fn metrics_have_no_jwks_without_one_configured() {
     let broker = Broker::start().await;
     let text = broker.admin("/metrics").await.body;
     assert!(!text.contains("jwks_"), "{text}");

@@ -1,4 +1,4 @@
-//! The keys that an issuer publishes: they come, change, and stay while its host is down.
+//! Published session keys: they are fetched, change, and stay valid while their host is down.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use courier_token_broker::clock::Clock;
 use courier_token_broker::config::RawSessions;
 use serde_json::{Value, json};
 
-use crate::law::is_a_refusal;
+use crate::refusal::is_a_refusal;
 use crate::sessions::{call, is_unauthorized, settings};
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::Connection;
@@ -17,7 +17,7 @@ fn setup(host: &KeyHost) -> Setup {
     Setup::new().settings(|raw| raw.sessions = Some(sessions))
 }
 
-/// So short that a test can wait for it.
+/// A pause between fetches that a test can wait for.
 const PAUSE: Duration = Duration::from_millis(200);
 
 async fn status(broker: &Broker, session: &str) -> u16 {
@@ -37,19 +37,19 @@ async fn each_type_of_key_is_taken_from_one_set() {
 }
 
 #[tokio::test]
-async fn a_new_key_is_found_by_its_name_and_an_old_one_forgotten() {
+async fn new_key_is_found_by_its_kid_and_an_old_one_forgotten() {
     let (old, new) = (Signer::ed25519(), Signer::ed25519());
     let host = KeyHost::start(&[old.jwk("old")]).await;
     let broker = setup(&host).fetch_pause(PAUSE).start().await;
     assert_eq!(status(&broker, &old.session("old", "jane")).await, 200);
     host.publish(&[new.jwk("new")]);
-    // Nobody has asked for it, and it is not yet time.
+    // No session needed the key, and the next refresh is not due.
     assert_eq!(status(&broker, &old.session("old", "jane")).await, 200);
     tokio::time::sleep(PAUSE * 2).await;
     assert_eq!(status(&broker, &new.session("new", "jane")).await, 200);
     tokio::time::sleep(PAUSE * 2).await;
     assert_eq!(status(&broker, &old.session("old", "jane")).await, 401);
-    // A key that was withdrawn and came back under the same name is another key.
+    // A withdrawn key that comes back under the same `kid` is another key.
     host.publish(&[old.jwk("new")]);
     tokio::time::sleep(PAUSE * 2).await;
     assert_eq!(status(&broker, &old.session("nobody", "jane")).await, 401);
@@ -58,7 +58,7 @@ async fn a_new_key_is_found_by_its_name_and_an_old_one_forgotten() {
 }
 
 #[tokio::test]
-async fn good_keys_outlive_their_hosts_outage() {
+async fn good_keys_survive_an_outage_of_their_host() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[signer.jwk("k")]).await;
     let broker = setup(&host).fetch_pause(PAUSE).start().await;
@@ -81,7 +81,7 @@ async fn good_keys_outlive_their_hosts_outage() {
         host.say(code, &body);
         let asked = host.asked();
         tokio::time::sleep(PAUSE + PAUSE / 2).await;
-        // It makes the broker ask, and the answer is of no use.
+        // The session makes the broker fetch, and the answer is unusable.
         assert_eq!(status(&broker, &signer.session("unknown", "jane")).await, 401);
         assert_eq!(host.asked(), asked + 1, "{code} {body:.20}: one fetch, no redirect, no retry");
         assert_eq!(status(&broker, &good).await, 200, "{code} {body:.20}");
@@ -89,7 +89,7 @@ async fn good_keys_outlive_their_hosts_outage() {
 }
 
 #[tokio::test]
-async fn until_the_keys_have_come_nobody_can_say() {
+async fn sessions_are_undecided_until_the_keys_have_been_fetched() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[]).await;
     host.say(503, "");
@@ -100,18 +100,18 @@ async fn until_the_keys_have_come_nobody_can_say() {
     is_a_refusal(&answer, true);
     assert_eq!(answer.header("retry-after"), Some("5"));
     assert!(answer.header("access-control-allow-origin").is_some());
-    // What can't be a session needs no key to be refused, and an app needs no session.
+    // An impossible session is refused without keys, and an app needs no session.
     is_unauthorized(&broker.ask(&call("a.b.c")).await);
     let app = crate::support::http::Ask::frontend(r#"{"userId": "jane"}"#);
     assert_eq!(broker.ask(&app).await.status, 200);
-    // It needs nobody to ask for the keys.
+    // The broker fetches the keys without a request that needs them.
     host.publish(&[signer.jwk("k")]);
     tokio::time::sleep(PAUSE * 3).await;
     assert_eq!(status(&broker, &good).await, 200);
 }
 
 #[tokio::test]
-async fn a_start_is_waited_for() {
+async fn first_fetch_is_waited_for() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[signer.jwk("k")]).await;
     host.is_slow(Duration::from_millis(500));
@@ -121,7 +121,7 @@ async fn a_start_is_waited_for() {
     assert_eq!((one, two, host.asked()), (200, 200, 1));
 }
 
-/// Sends so many sessions with made-up kids, over a few connections.
+/// Sends `count` sessions with made-up kids over a few connections.
 async fn made_up(broker: &Broker, signer: &Signer, count: usize) {
     let mut tasks = tokio::task::JoinSet::new();
     for connection in 0..20 {
@@ -148,7 +148,7 @@ async fn a_thousand_made_up_kids_make_one_fetch_each_ten_seconds_at_most() {
     let began = clock.now();
     let broker = setup(&host).start().await;
     made_up(&broker, &signer, 1000).await;
-    // That at the start, and no more than one for each ten seconds that it took.
+    // The fetch at the start, and at most one for each ten seconds of the test.
     let most = 1 + clock.now().since(began).as_secs() as usize / 10;
     assert!(host.asked() <= most, "{} fetches, {most} are allowed", host.asked());
     assert_eq!(status(&broker, &signer.session("k", "jane")).await, 200);
@@ -156,7 +156,7 @@ async fn a_thousand_made_up_kids_make_one_fetch_each_ten_seconds_at_most() {
 }
 
 #[tokio::test]
-async fn those_who_wait_share_a_fetch() {
+async fn waiting_sessions_share_a_fetch() {
     let (signer, new) = (Signer::ed25519(), Signer::ed25519());
     let host = KeyHost::start(&[signer.jwk("k")]).await;
     let broker = setup(&host).fetch_pause(Duration::from_secs(1)).start().await;
@@ -177,7 +177,7 @@ async fn those_who_wait_share_a_fetch() {
 }
 
 #[tokio::test]
-async fn keys_that_nobody_could_use_are_not_keys() {
+async fn unusable_keys_are_ignored() {
     let (signer, good) = (Signer::p256(), Signer::ed25519());
     let with = |field: &str, value: Value| {
         let mut key = signer.jwk(field);

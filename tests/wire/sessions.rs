@@ -1,16 +1,16 @@
-//! Users call the front-end route themselves, with the session that the app has given them.
+//! The front-end route, called by users with a session of their app.
 
 use courier_token_broker::config::{Raw, RawSessions};
 use serde_json::json;
 
-use crate::law::{FRONTEND, all_are_refused_without_a_call, is_a_refusal, row};
+use crate::refusal::{FRONTEND, all_are_refused_without_a_call, is_a_refusal, row};
 use crate::support::broker::{Broker, Setup, claims, client};
 use crate::support::http::{Answer, Ask};
 use crate::support::issuer::{AUDIENCE, ISSUER, KeyHost, RSA, Signer, at, good_claims, header};
 
 pub const PAGE: &str = "https://app.example.com";
 
-/// A file that is there as long as the test.
+/// A file that exists as long as the test runs.
 pub fn file(bytes: impl AsRef<[u8]>) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), bytes).expect("written");
@@ -26,7 +26,7 @@ pub fn settings() -> RawSessions {
     }
 }
 
-/// A broker that takes sessions signed by `signer`.
+/// A broker that accepts sessions signed by `signer`.
 pub async fn broker_of(signer: &Signer, change: impl FnOnce(&mut RawSessions)) -> Broker {
     let key = match signer {
         Signer::Hmac(secret) => file(secret),
@@ -64,13 +64,13 @@ fn is_for(answer: &Answer, user: &str) {
 }
 
 #[tokio::test]
-async fn a_session_gets_its_users_token_whatever_key_signs_it() {
+async fn session_gets_its_users_token_whatever_key_signs_it() {
     let hmac = Signer::Hmac(b"a secret of the app with more than 32 bytes".to_vec());
     for signer in [&hmac, &*RSA, &Signer::p256(), &Signer::ed25519()] {
         let broker = broker_of(signer, |_| {}).await;
         let first = broker.ask(&call(&signer.session("any", "jane"))).await;
         is_for(&first, "jane");
-        // Another session of hers, and no `kid`: there is one key.
+        // Another session of Alice's without `kid`: there is only one key.
         let again = signer.jwt(&json!({"alg": signer.algorithm()}), &good_claims("jane"));
         let second = broker.ask(&call(&again)).await;
         assert_eq!((second.token(), second.source()), (first.token(), "hit".to_owned()));
@@ -80,7 +80,7 @@ async fn a_session_gets_its_users_token_whatever_key_signs_it() {
 }
 
 #[tokio::test]
-async fn the_request_may_name_the_user_and_nobody_else() {
+async fn request_may_name_the_sessions_user_alone() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
     let session = signer.session("k", "jane");
@@ -125,7 +125,7 @@ async fn the_request_may_name_the_user_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn users_get_what_the_settings_say() {
+async fn session_follows_the_claim_and_limits_of_the_settings() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |sessions| {
         sessions.user_claim = "https://example.com/user".to_owned();
@@ -141,7 +141,7 @@ async fn users_get_what_the_settings_say() {
 }
 
 #[tokio::test]
-async fn a_token_may_have_to_end_before_the_session_does() {
+async fn token_may_be_capped_by_the_sessions_end() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |sessions| sessions.within_session = true).await;
     let left = |seconds: i64| {
@@ -153,7 +153,7 @@ async fn a_token_may_have_to_end_before_the_session_does() {
         is_for(&broker.ask(&left(seconds)).await, "jane");
         assert_eq!(broker.courier.calls().last().expect("a call").expires_in, lifetime);
     }
-    // Shared by all sessions that have as much left, give or take.
+    // Sessions with about the same time left share the token.
     assert_eq!(broker.ask(&left(2000)).await.source(), "hit");
     for seconds in [58, 1, -10] {
         is_unauthorized(&broker.ask(&left(seconds)).await);
@@ -162,13 +162,13 @@ async fn a_token_may_have_to_end_before_the_session_does() {
 }
 
 #[tokio::test]
-async fn a_clients_key_goes_on_working() {
+async fn client_key_keeps_working_beside_sessions() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
     let ask = Ask::frontend(r#"{"userId": "jane"}"#);
     assert_eq!(broker.ask(&ask).await.status, 200);
     assert_eq!(broker.ask(&ask.clone().header("Token-Min-TTL", "1h")).await.status, 200);
-    // A page's origin is the app's business then, and no other page can read the answer.
+    // The app itself checks the page's origin then, and no other page can read the answer.
     let elsewhere = broker.ask(&ask.clone().header("Origin", "https://evil.example")).await;
     assert_eq!((elsewhere.status, elsewhere.header("access-control-allow-origin")), (200, None));
     assert_eq!(elsewhere.header("vary"), Some("Origin"));
@@ -180,9 +180,9 @@ async fn a_clients_key_goes_on_working() {
     ];
     let broker = broker_of(&signer, |_| {}).await;
     all_are_refused_without_a_call(&broker, &rows).await;
-    // A session is one on this route alone.
+    // A session is accepted on this route alone.
     let session = signer.session("k", "jane");
-    for ask in [Ask::issue(crate::law::GOOD[0].1), Ask::tokens(crate::law::GOOD[2].1)] {
+    for ask in [Ask::issue(crate::refusal::GOOD[0].1), Ask::tokens(crate::refusal::GOOD[2].1)] {
         let answer = broker.ask(&ask.key(&session)).await;
         assert_eq!((answer.status, answer.header("vary")), (401, None));
     }
@@ -190,7 +190,7 @@ async fn a_clients_key_goes_on_working() {
 }
 
 #[tokio::test]
-async fn a_session_needs_no_client() {
+async fn session_needs_no_client() {
     let signer = Signer::ed25519();
     let key = file(signer.pem());
     let sessions = RawSessions { public_key_file: Some(key.path().to_owned()), ..settings() };
@@ -203,7 +203,7 @@ async fn a_session_needs_no_client() {
 }
 
 #[tokio::test]
-async fn a_page_can_not_make_each_call_one_to_courier() {
+async fn page_cannot_force_a_call_to_courier_each_time() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
     let ask = call(&signer.session("k", "jane")).header("Token-Min-TTL", "23h");
@@ -228,7 +228,7 @@ async fn only_listed_pages_may_call() {
     assert_eq!(broker.courier.call_count(), 0);
     // A mobile app has no origin.
     assert_eq!(broker.ask(&call(&session).without("Origin")).await.status, 200);
-    // A listed page can read why it got nothing.
+    // A listed page can read the reason of a refusal.
     let answer = broker.ask(&call("a.b.c")).await;
     is_unauthorized(&answer);
     assert_eq!(answer.header("access-control-allow-origin"), Some(PAGE));
@@ -237,7 +237,7 @@ async fn only_listed_pages_may_call() {
 }
 
 #[tokio::test]
-async fn a_browser_is_told_what_a_page_may_send() {
+async fn preflight_names_what_a_page_may_send() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
     let preflight = |origin: &str| {
@@ -259,7 +259,7 @@ async fn a_browser_is_told_what_a_page_may_send() {
     let answer = broker.ask(&preflight("https://evil.example")).await;
     assert_eq!(answer.status, 403);
     assert!(!answer.whole().contains("access-control"), "{answer:?}");
-    // What is no preflight is what it was, and so are the other routes.
+    // Other methods and other routes are unchanged.
     assert_eq!(broker.ask(&preflight(PAGE).without("Origin")).await.status, 405);
     let elsewhere = Ask::new("OPTIONS", "/v1/tokens").header("Origin", PAGE);
     assert_eq!(broker.ask(&elsewhere).await.status, 405);
@@ -269,7 +269,7 @@ async fn a_browser_is_told_what_a_page_may_send() {
 }
 
 #[tokio::test]
-async fn a_cookie_counts_only_from_a_listed_page() {
+async fn cookie_is_accepted_only_from_a_listed_page() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |sessions| sessions.source = "cookie:__Host-session".to_owned()).await;
     let session = signer.session("k", "jane");
@@ -300,13 +300,13 @@ async fn a_cookie_counts_only_from_a_listed_page() {
     all_are_refused_without_a_call(&broker, &rows).await;
     is_for(&broker.ask(&good).await, "jane");
     is_for(&broker.ask(&with("a=b").header("Cookie", format!("__Host-session={session}"))).await, "jane");
-    // An app's key goes first: it may pass on what its users sent.
+    // A client key takes precedence: the app may pass on its users' headers.
     let app = Ask::frontend(r#"{"userId": "bob"}"#).header("Cookie", format!("__Host-session={session}"));
     assert!(claims(&broker.ask(&app).await.token())["scope"].as_str().expect("a scope").starts_with("user_id:bob "));
 }
 
 #[tokio::test]
-async fn sessions_have_a_workspace_of_their_choice() {
+async fn sessions_use_the_workspace_of_their_settings() {
     let signer = Signer::ed25519();
     let key = file(signer.pem());
     let sessions = RawSessions {
@@ -330,7 +330,7 @@ async fn sessions_have_a_workspace_of_their_choice() {
 }
 
 #[tokio::test]
-async fn a_session_is_in_no_metric_and_on_no_page() {
+async fn session_is_in_no_metric_and_on_no_page() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[signer.jwk("a-kid")]).await;
     let sessions = RawSessions { jwks_url: Some(host.url()), ..settings() };

@@ -1,4 +1,4 @@
-//! Law 1: a token serves a request if and only if it was issued for equal users, scopes, lifetime and workspace.
+//! Sharing: a token serves a request if and only if users, scopes, lifetime and workspace are equal.
 
 use std::collections::HashMap;
 
@@ -56,7 +56,7 @@ async fn equal_durations_written_differently_are_one_key() {
 }
 
 #[tokio::test]
-async fn requests_that_differ_in_anything_never_share() {
+async fn differing_requests_never_share_a_token() {
     let eu_key = "ctb_the-key-of-a-client-in-the-eu";
     let setup = Setup::new().settings(|raw| {
         let mut workspace = raw.workspaces["default"].clone();
@@ -123,7 +123,7 @@ async fn clients_of_one_workspace_share_tokens_and_those_of_two_do_not() {
 }
 
 #[tokio::test]
-async fn opaque_tokens_are_shared_by_the_same_law() {
+async fn opaque_tokens_are_shared_by_the_same_rules() {
     let broker = Setup::new().faults(Faults { opaque_tokens: true, ..Faults::default() }).start().await;
     let ask = |user: &str| Ask::tokens(json!({"user_id": user, "scopes": ["s"]}).to_string());
     let jane = broker.ask(&ask("jane")).await.token();

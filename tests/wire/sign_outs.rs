@@ -1,12 +1,12 @@
-//! A user signs out whatever their id is, also behind a proxy that decodes paths.
+//! Sign-out works for every user id, also behind a proxy that decodes paths.
 
 use serde_json::json;
 
-use crate::law::{TOKENS, all_are_refused_without_a_call, row};
+use crate::refusal::{TOKENS, all_are_refused_without_a_call, row};
 use crate::support::broker::{Broker, Setup, client};
 use crate::support::http::Ask;
 
-/// May speak for the users of one tenant.
+/// The key of a client for the users of one tenant.
 const NARROW: &str = "ctb_a-narrow-client";
 
 async fn broker() -> Broker {

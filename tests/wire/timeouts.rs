@@ -1,10 +1,10 @@
-//! How long a connection may wait: between requests, and inside a head.
+//! Timeouts of connections: between requests and inside a head.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::law::GOOD;
+use crate::refusal::GOOD;
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::{Ask, Connection};
 
@@ -15,7 +15,7 @@ async fn start() -> Broker {
 }
 
 #[tokio::test]
-async fn idle_connection_outlives_the_time_of_a_head() {
+async fn idle_connection_outlives_the_head_timeout() {
     let broker = start().await;
     let mut connection = Connection::open(broker.address).await;
     for _ in 0..2 {
@@ -26,7 +26,7 @@ async fn idle_connection_outlives_the_time_of_a_head() {
 }
 
 #[tokio::test]
-async fn later_head_that_trickles_in_is_cut_like_a_first_one() {
+async fn slow_later_head_is_cut_off_like_a_first_one() {
     let broker = start().await;
     let mut stream = tokio::net::TcpStream::connect(broker.address).await.expect("the listener accepts");
     let mut connection = Connection::over(&mut stream);
@@ -38,14 +38,14 @@ async fn later_head_that_trickles_in_is_cut_like_a_first_one() {
             tokio::time::sleep(SECOND / 20).await;
         }
     });
-    // Far less than a connection may be idle.
+    // Far less than the idle timeout.
     let closed = tokio::time::timeout(SECOND * 30, reader.read_to_end(&mut Vec::new())).await;
     assert!(closed.is_ok(), "it is still open");
     trickling.abort();
 }
 
 #[tokio::test]
-async fn idle_connection_is_closed_after_its_time() {
+async fn idle_connection_is_closed_after_the_idle_timeout() {
     let broker = Setup::new().settings(|raw| raw.server.idle_timeout.0 = SECOND).start().await;
     let mut connection = Connection::open(broker.address).await;
     assert_eq!(connection.ask(&Ask::issue(GOOD[0].1)).await.status, 200);

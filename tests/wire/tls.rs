@@ -1,4 +1,4 @@
-//! TLS: what is shown, who is believed, and what happens to those who are not.
+//! TLS: server certificates, client certificates and refused handshakes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::law::{GOOD, is_a_refusal};
+use crate::refusal::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, Setup, client};
 use crate::support::http::{Answer, Ask, Connection};
 use crate::support::pki::{Authority, HOST, Identity, connect};
@@ -22,7 +22,7 @@ async fn broker(tls: RawTls) -> Broker {
     Setup::new().settings(|raw| raw.server.tls = Some(tls)).start().await
 }
 
-/// A broker that asks its clients for certificates of this authority, with one client who has no key.
+/// A broker that asks its clients for certificates of this authority; one client has no key.
 async fn broker_with_named_clients(authority: &Authority) -> Broker {
     let tls = authority.settings_for_clients(&authority.sign(&[HOST]));
     let named = RawClient {
@@ -41,8 +41,8 @@ async fn ask(client: &TlsConnector, address: SocketAddr, ask: &Ask) -> Answer {
     Connection::over(connect(client, address).await.expect("a handshake")).ask(ask).await
 }
 
-/// What comes back on a connection that says this, which must end within two seconds.
-async fn told(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+/// Sends these bytes and returns the answer. The connection must end within two seconds.
+async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.expect("the listener accepts");
     stream.write_all(bytes).await.expect("it is open");
     let mut answer = Vec::new();
@@ -52,7 +52,7 @@ async fn told(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_protocol_is_chosen_by_alpn_and_http1_is_spoken_without() {
+async fn alpn_selects_the_protocol_and_http1_is_the_default() {
     let authority = Authority::new();
     let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
     for (offered, chosen) in [
@@ -72,7 +72,7 @@ async fn the_protocol_is_chosen_by_alpn_and_http1_is_spoken_without() {
 }
 
 #[tokio::test]
-async fn a_head_that_can_not_be_read_is_refused_in_json_over_tls_too() {
+async fn unreadable_head_is_refused_in_json_over_tls_too() {
     let authority = Authority::new();
     let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
     let stream = connect(&authority.client(HTTP1, None), broker.address).await.expect("a handshake");
@@ -84,24 +84,24 @@ async fn a_head_that_can_not_be_read_is_refused_in_json_over_tls_too() {
 }
 
 #[tokio::test]
-async fn what_is_no_tls_of_today_is_refused_at_once() {
+async fn outdated_tls_and_plain_text_are_refused_at_once() {
     let authority = Authority::new();
     let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
-    let plain = told(broker.address, &Ask::issue(GOOD[0].1).bytes()).await;
+    let plain = exchange(broker.address, &Ask::issue(GOOD[0].1).bytes()).await;
     assert!(!plain.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&plain));
-    // A ClientHello of TLS 1.1: version 3.2, with one cipher suite of its day.
+    // A ClientHello of TLS 1.1: version 3.2, with one cipher suite of that time.
     let mut body = vec![3, 2];
     body.extend([7; 32]);
     body.extend([0, 0, 2, 0x00, 0x2f, 1, 0]);
     let mut hello = vec![22, 3, 1, 0, body.len() as u8 + 4, 1, 0, 0, body.len() as u8];
     hello.extend(body);
-    let alert = told(broker.address, &hello).await;
+    let alert = exchange(broker.address, &hello).await;
     assert_eq!(alert.first(), Some(&21), "{alert:?}");
     assert_eq!(broker.metric("courier_token_broker_connections_dropped_total{cause=\"handshake\"}").await, 2.0);
 }
 
 #[tokio::test]
-async fn a_silent_handshake_is_given_up_and_holds_up_nobody() {
+async fn silent_handshake_times_out_and_delays_no_other() {
     let authority = Authority::new();
     let tls = authority.settings(&authority.sign(&[HOST]));
     let setup = Setup::new().settings(|raw| {
@@ -115,7 +115,7 @@ async fn a_silent_handshake_is_given_up_and_holds_up_nobody() {
     }
     let (client, good) = (authority.client(HTTP1, None), Ask::issue(GOOD[0].1));
     let asked = timeout(SECOND, ask(&client, broker.address, &good));
-    assert_eq!(asked.await.expect("nobody waits for them").status, 200);
+    assert_eq!(asked.await.expect("not delayed").status, 200);
     for connection in silent {
         assert!(timeout(3 * SECOND, connection.rest()).await.expect("it was given up").is_empty());
     }
@@ -123,7 +123,7 @@ async fn a_silent_handshake_is_given_up_and_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_shown_to_new_connections_while_the_old_ones_go_on() {
+async fn new_certificate_applies_to_new_connections_and_old_ones_go_on() {
     let authority = Authority::new();
     let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
     let shown = async || {
@@ -150,7 +150,7 @@ async fn replace(broker: &Broker, authority: &Authority, identity: &Identity, cl
     assert!(broker.reload(|raw| raw.server.tls = Some(tls)).await, "they are good");
 }
 
-/// How a connection began.
+/// The kind of a connection's handshake.
 async fn kind(client: &TlsConnector, broker: &Broker) -> std::io::Result<Option<HandshakeKind>> {
     let mut connection = connect(client, broker.address).await?;
     // The tickets come with the answer.
@@ -172,21 +172,21 @@ async fn sessions_outlive_a_new_certificate() {
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Resumed));
 }
 
-/// Who resumes shows no certificate again, so it would outlive its end and that of its authority.
+/// A resumed session shows no certificate, so access would outlive the certificate and its authority.
 #[tokio::test]
-async fn nobody_resumes_where_certificates_are_asked_for() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
+async fn mutual_tls_disables_session_resumption() {
+    let (authority, other_authority) = (Authority::new(), Authority::new());
     let broker = broker_with_named_clients(&authority).await;
     let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
-    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&stranger)).await;
+    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&other_authority)).await;
     assert!(kind(&client, &broker).await.is_err());
 }
 
 #[tokio::test]
-async fn an_open_connection_loses_its_names_with_the_authority_that_they_are_from() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
+async fn removed_authority_voids_the_names_of_open_connections() {
+    let (authority, other_authority) = (Authority::new(), Authority::new());
     let broker = broker_with_named_clients(&authority).await;
     let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
     let mut connection = Connection::over(connect(&client, broker.address).await.expect("a handshake"));
@@ -194,12 +194,12 @@ async fn an_open_connection_loses_its_names_with_the_authority_that_they_are_fro
     assert_eq!(connection.ask(&ask).await.status, 200);
     replace(&broker, &authority, &authority.sign(&[HOST]), Some(&authority)).await;
     assert_eq!(connection.ask(&ask).await.status, 200);
-    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&stranger)).await;
+    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&other_authority)).await;
     assert_eq!(connection.ask(&ask).await.status, 401);
 }
 
 #[tokio::test]
-async fn a_client_is_known_by_its_certificate() {
+async fn client_is_identified_by_its_certificate() {
     let authority = Authority::new();
     let broker = broker_with_named_clients(&authority).await;
     let good = Ask::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).without("Authorization");
@@ -219,7 +219,7 @@ async fn a_client_is_known_by_its_certificate() {
     }
     let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
     let everything = Ask::issue(r#"{"scope": "user_id:jane write:all", "expires_in": "1h"}"#);
-    // It has what its entry allows; a key that is shown too goes before, good or bad.
+    // The client has its entry's permissions; a key in the request takes precedence, valid or not.
     for (ask_for, status) in [
         (everything.clone().without("Authorization"), 403),
         (everything, 200),
@@ -228,19 +228,19 @@ async fn a_client_is_known_by_its_certificate() {
     ] {
         assert_eq!(ask(&client, broker.address, &ask_for).await.status, status, "{ask_for:?}");
     }
-    // Without a certificate nobody is anybody, but a key still opens.
-    let nobody = authority.client(HTTP1, None);
-    assert_eq!(ask(&nobody, broker.address, &good).await.status, 401);
-    assert_eq!(ask(&nobody, broker.address, &Ask::issue(GOOD[0].1)).await.status, 200);
+    // Without a certificate no client is identified, but a key is still accepted.
+    let anonymous = authority.client(HTTP1, None);
+    assert_eq!(ask(&anonymous, broker.address, &good).await.status, 401);
+    assert_eq!(ask(&anonymous, broker.address, &Ask::issue(GOOD[0].1)).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_authority_ends_the_connection() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
+async fn certificate_of_another_authority_ends_the_connection() {
+    let (authority, other_authority) = (Authority::new(), Authority::new());
     let broker = broker_with_named_clients(&authority).await;
-    let client = authority.client(HTTP1, Some(&stranger.sign(&["web.internal"])));
+    let client = authority.client(HTTP1, Some(&other_authority.sign(&["web.internal"])));
     let answered = async {
-        // In TLS 1.3 a client is done before it is refused.
+        // In TLS 1.3 the client's handshake ends before the server refuses it.
         let mut stream = connect(&client, broker.address).await?;
         stream.write_all(&Ask::issue(GOOD[0].1).bytes()).await?;
         stream.read_u8().await

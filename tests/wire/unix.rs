@@ -1,4 +1,4 @@
-//! A Unix socket: for apps on the same machine, without TLS.
+//! A Unix socket for apps on the same machine, without TLS.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-use crate::law::GOOD;
+use crate::refusal::GOOD;
 use crate::support::broker::Setup;
 use crate::support::http::{Ask, Connection};
 use crate::support::pki::{Authority, HOST};
 
 #[tokio::test]
-async fn apps_may_call_through_a_unix_socket_that_lives_as_long_as_the_broker() {
+async fn unix_socket_serves_apps_and_is_removed_with_the_broker() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("broker.sock");
     let authority = Authority::new();
@@ -20,7 +20,7 @@ async fn apps_may_call_through_a_unix_socket_that_lives_as_long_as_the_broker() 
     let setup = Setup::new().settings(|raw| {
         raw.server.listen.0 = vec![format!("unix:{}", path.display()), "127.0.0.1:0".to_owned()];
         raw.server.unix_mode = "0600".to_owned();
-        // For the port alone.
+        // TLS applies to the port alone.
         raw.server.tls = Some(tls);
     });
     let broker = setup.start().await;

@@ -2,7 +2,7 @@
 //
 // Environment: COURIER_BASE_URL, which the SDK reads by itself, and CLIENT_KEY,
 // the key of a client that may ask for the scopes of the inbox profile.
-// Prints `ok` when everything holds, and throws what does not.
+// Prints `ok` if all assertions hold, and throws otherwise.
 
 import assert from 'node:assert/strict';
 import Courier from '@trycourier/courier';
@@ -22,8 +22,8 @@ const SCOPES = [
 const ASK = { scope: [USER, ...SCOPES].join(' '), expires_in: '2 hours' };
 const LONGEST = 2 * 60 * 60;
 
-// Two retries of the SDK may take little more than a second, which a clock
-// can't tell from a slow machine. So requests are counted.
+// Counts requests: two retries of the SDK may take little more than a second,
+// which a clock cannot distinguish from a slow machine.
 let requests = 0;
 const countedFetch = (...request) => {
   requests += 1;

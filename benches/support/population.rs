@@ -1,5 +1,4 @@
-//! A town of visitors whose tokens come and go in virtual time: the rules of mode
-//! `learned`, and a Courier that answers at once.
+//! A population of users in virtual time: the rules of mode `learned`, and a Courier that answers at once.
 
 use std::iter::Peekable;
 use std::sync::Arc;
@@ -14,19 +13,19 @@ use courier_token_broker::policy::refresh::{self, Draws, Mode};
 use courier_token_broker::policy::schedule::{Schedule, Ticket};
 use courier_token_broker::token::Moment;
 
-/// Of a lifetime of a day with half of it as the floor.
+/// The window of a token of a day, with half of that as the floor.
 const WINDOW: Duration = Duration::from_secs(12 * 3600);
-/// Calls beyond the least that may be spent.
+/// The permitted share of calls beyond the least.
 pub const EXTRA_CALLS: f64 = 0.25;
 pub const DAY: Duration = Duration::from_secs(86_400);
 
-/// What so many visitors ask for in so many days.
+/// The requests of so many users in so many days.
 pub fn visits(users: u32, days: u32) -> Trace {
     Workload::Consumer.generate(users, days, 7).expect("a workload")
 }
 
-/// What a broker holds of the town's people.
-pub struct Town {
+/// The broker's state for all users.
+pub struct Population {
     pub learner: Learner,
     pub ledger: Ledger,
     pub schedule: Schedule<u32>,
@@ -37,12 +36,12 @@ pub struct Town {
 #[derive(Clone, Default)]
 pub struct Person {
     pub habit: Option<Arc<Habit>>,
-    /// Until when there is a token that serves.
+    /// The time until which the user's token is a hit.
     until: Option<Moment>,
     ticket: Option<Ticket>,
 }
 
-impl Town {
+impl Population {
     pub fn new(people: usize) -> Self {
         Self {
             learner: Learner::new(EXTRA_CALLS),
@@ -53,20 +52,20 @@ impl Town {
         }
     }
 
-    /// Lets happen what happens by `until`.
-    pub fn live(&mut self, requests: &mut Peekable<impl Iterator<Item = Request>>, until: Moment) {
+    /// Runs all requests and decisions before `until`.
+    pub fn run_until(&mut self, requests: &mut Peekable<impl Iterator<Item = Request>>, until: Moment) {
         loop {
             let request = requests.next_if(|request| request.at < until);
             while let Some((who, now)) = self.due(request.map_or(until, |request| request.at)) {
                 let verdict = self.judge(who, now);
-                self.follow(verdict, who, now);
+                self.apply(verdict, who, now);
             }
             let Some(Request { at, key }) = request else { return };
             self.ask(key, at);
         }
     }
 
-    /// Somebody asks for their token.
+    /// A user asks for their token.
     pub fn ask(&mut self, who: u32, now: Moment) {
         let person = &mut self.people[who as usize];
         person.habit.get_or_insert_with(|| Arc::new(Habit::new(WINDOW, now))).touch(now, &self.ledger);
@@ -75,7 +74,7 @@ impl Town {
         }
     }
 
-    /// The next who is to be judged by `until`, and when.
+    /// The next user who is due by `until`, with the time.
     pub fn due(&mut self, until: Moment) -> Option<(u32, Moment)> {
         while let Some(now) = self.schedule.next().filter(|next| *next <= until) {
             if let Some((_, who)) = self.schedule.pop(now) {
@@ -86,14 +85,14 @@ impl Town {
         None
     }
 
-    /// Decides about somebody who is due: they have a habit.
+    /// Decides about a due user, who must be known.
     pub fn judge(&mut self, who: u32, now: Moment) -> Verdict {
-        let habit = self.people[who as usize].habit.as_ref().expect("who is due is known");
+        let habit = self.people[who as usize].habit.as_ref().expect("a due user is known");
         self.learner.judge(habit, &self.ledger, Duration::ZERO, now)
     }
 
-    /// Does what was decided.
-    pub fn follow(&mut self, verdict: Verdict, who: u32, now: Moment) {
+    /// Carries out a decision.
+    pub fn apply(&mut self, verdict: Verdict, who: u32, now: Moment) {
         match verdict {
             Verdict::Fetch(_) => self.fetch(who, now),
             Verdict::Look(at, _) => self.people[who as usize].ticket = Some(self.schedule.add(at, who)),

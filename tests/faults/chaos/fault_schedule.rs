@@ -1,4 +1,4 @@
-//! What Courier does next.
+//! The fault schedule: Courier's faults, their lengths, and the failures that they explain.
 
 use std::time::Duration;
 
@@ -9,32 +9,32 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::world::{MS, SECOND};
 
-/// No answer takes longer.
+/// The longest that an answer takes.
 pub const SLOWEST: Duration = Duration::from_secs(12);
-/// Courier asks for no longer pause: a minute after the last weather the broker must be well.
+/// The longest `Retry-After`: the broker must have recovered a minute after the last fault.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(12);
-/// The longest that a JWT lives which lives shorter than was asked.
+/// The longest life of a JWT that lives shorter than requested.
 pub const SHORT_LIFE: Duration = Duration::from_secs(60);
 
 /// A Courier without faults.
-pub fn fair() -> Faults {
+pub fn healthy() -> Faults {
     Faults { latency: 60 * MS, latency_jitter: 40 * MS, ..Faults::default() }
 }
 
-/// The kinds of bad weather that are still to come, before all of them come again.
+/// The kinds of fault left to draw before all kinds are shuffled again.
 #[derive(Default)]
 pub struct Deck(Vec<u32>);
 
-/// So many there are.
+/// The number of kinds.
 const KINDS: u32 = 24;
 
-/// What Courier does next, and for how long.
+/// Draws the next faults and their length.
 pub fn draw(random: &mut Rng, deck: &mut Deck) -> (Faults, Duration) {
     let seconds = |random: &mut Rng, from: u64, to: u64| Duration::from_millis(random.u64(from * 1000..to * 1000));
     if random.f64() < 0.4 {
-        return (fair(), seconds(random, 3, 20));
+        return (healthy(), seconds(random, 3, 20));
     }
-    let mut faults = Faults { error_rate: [0.1, 0.5, 1.0][random.usize(..3)], ..fair() };
+    let mut faults = Faults { error_rate: [0.1, 0.5, 1.0][random.usize(..3)], ..healthy() };
     if deck.0.is_empty() {
         deck.0.extend(0..KINDS);
         random.shuffle(&mut deck.0);
@@ -72,7 +72,7 @@ fn pick<T: Clone>(random: &mut Rng, all: &[T]) -> T {
     all[random.usize(..all.len())].clone()
 }
 
-/// A 429, with each form of `Retry-After` or none. A date counts from the answer's own.
+/// A 429 with any form of `Retry-After`, or none. A date is relative to the answer's own.
 fn throttled(random: &mut Rng) -> Fault {
     const DATE: (&str, &str) = ("date", "Sat, 01 Jan 2000 00:00:00 GMT");
     let all: &[&[(&str, &str)]] = &[
@@ -94,8 +94,8 @@ fn throttled(random: &mut Rng) -> Fault {
     Fault::Status(429, headers, Delivery::Whole)
 }
 
-/// May a call that meets these faults fail so?
-pub fn brings(faults: &Faults, failure: &Failure) -> bool {
+/// Tells whether these faults explain this failure of a call.
+pub fn explains(faults: &Faults, failure: &Failure) -> bool {
     if !faults.outage.is_empty() {
         return *failure == Failure::Unavailable(503);
     }
@@ -122,7 +122,7 @@ pub fn brings(faults: &Faults, failure: &Failure) -> bool {
     }
 }
 
-/// May a token have less life than was asked for?
+/// Tells whether these faults explain a token that lives shorter than requested.
 pub fn shortens(faults: &Faults) -> bool {
     matches!(faults.error_kind, Fault::Life(Some(life)) if life > 0.0 && life <= SHORT_LIFE.as_secs_f64())
 }

@@ -1,4 +1,4 @@
-//! What holds for every refusal, whatever was wrong.
+//! Checks that hold for every refusal.
 
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ pub fn row(name: impl Into<String>, ask: Ask, status: u16, says: &'static str) -
     Row { name: name.into(), ask, status, says }
 }
 
-/// Sends each row, and Courier hears of none.
+/// Sends each row and checks that Courier receives no call.
 pub async fn all_are_refused_without_a_call(broker: &Broker, rows: &[Row]) {
     for Row { name, ask, status, says } in rows {
         let answer = broker.ask(ask).await;
@@ -43,7 +43,7 @@ pub async fn all_are_refused_without_a_call(broker: &Broker, rows: &[Row]) {
     }
 }
 
-/// Is this the documented answer to what can't be served?
+/// Checks that this is a refusal in the documented form.
 #[track_caller]
 pub fn is_a_refusal(answer: &Answer, frontend: bool) {
     assert_eq!(answer.header("content-type"), Some("application/json"), "{answer:?}");

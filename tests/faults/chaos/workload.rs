@@ -1,4 +1,4 @@
-//! Who comes, and what they want.
+//! The workload: which users ask, and for which tokens.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use fastrand::Rng;
 
 use crate::world::{MS, workspace};
 
-/// So many users there are.
+/// The number of users.
 pub const USERS: u32 = 50_000;
 /// The mean time from one visit to the next.
 const PAUSE: Duration = Duration::from_millis(15);
-/// Of the visits, the share of those who come again and again.
+/// The share of visits by regular users.
 const REGULARS: f64 = 0.55;
 
 const CLIENTS: [&str; 4] = ["web", "mobile", "tv", "batch"];
@@ -25,21 +25,21 @@ const SCOPES: [&[&str]; 4] = [
     &["read:brands"],
 ];
 
-/// Somebody comes.
+/// A user's visit: one request, and what the user does besides.
 #[derive(Clone, Debug)]
 pub struct Visit {
     pub client: &'static str,
-    /// The first of them comes.
+    /// The users of the token; the first is the visitor.
     pub users: Vec<String>,
-    /// In any order.
+    /// The scopes, in any order.
     pub scopes: Vec<&'static str>,
     pub key: TokenKey,
     pub min_ttl: Option<Duration>,
-    /// They hang up when they have waited for so long.
+    /// The time after which the caller hangs up.
     pub patience: Option<Duration>,
-    /// They sign out so long after they came, and come again so much later.
+    /// The time until the sign-out, and from then until the next request.
     pub sign_out: Option<(Duration, Duration)>,
-    /// The token is reported as rejected so long after they got it, and they come again.
+    /// The time from the answer to the report that the token is rejected; another request follows.
     pub report: Option<Duration>,
 }
 
@@ -48,33 +48,33 @@ impl Visit {
         Ask { key: self.key.clone(), min_ttl: self.min_ttl, who: Who::Client(self.client.into()) }
     }
 
-    /// The same person, once more.
+    /// The same request once more.
     pub fn again(&self) -> Self {
         Self { patience: None, sign_out: None, report: None, ..self.clone() }
     }
 }
 
-/// Everybody: most come once or twice or not at all, those with low numbers again and again.
-pub struct Crowd {
+/// Draws visits: most users come twice at most, those with low numbers again and again.
+pub struct Workload {
     random: Rng,
-    /// Who comes once, as it looks.
-    strangers: Vec<u32>,
+    /// The users that newcomers are drawn from.
+    newcomers: Vec<u32>,
 }
 
-impl Crowd {
+impl Workload {
     pub fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
-        let mut strangers: Vec<_> = (0..USERS).collect();
-        random.shuffle(&mut strangers);
-        Self { random, strangers }
+        let mut newcomers: Vec<_> = (0..USERS).collect();
+        random.shuffle(&mut newcomers);
+        Self { random, newcomers }
     }
 
-    /// Who comes next.
+    /// Draws the next visit.
     pub fn next(&mut self) -> Visit {
         let regular = self.random.f64() < REGULARS;
-        let stranger = if regular { None } else { self.strangers.pop() };
-        // How often somebody comes falls as one over their number (Zipf's law).
-        let user = stranger.unwrap_or_else(|| f64::from(USERS).powf(self.random.f64()) as u32 - 1);
+        let newcomer = if regular { None } else { self.newcomers.pop() };
+        // A user's frequency is proportional to one over their number (Zipf's law).
+        let user = newcomer.unwrap_or_else(|| f64::from(USERS).powf(self.random.f64()) as u32 - 1);
         let mut visit = self.visit(user);
         let random = &mut self.random;
         visit.patience = (random.f64() < 0.02).then(|| MS * random.u32(0..3000));
@@ -83,7 +83,7 @@ impl Crowd {
         visit
     }
 
-    /// What a user wants: mostly the same.
+    /// Draws a request of this user, mostly for the same token.
     pub fn visit(&mut self, user: u32) -> Visit {
         let mut habit = Rng::with_seed(u64::from(user));
         let client = CLIENTS[habit.usize(..CLIENTS.len())];
@@ -105,7 +105,7 @@ impl Crowd {
         Visit { client, users, scopes, key, min_ttl, patience: None, sign_out: None, report: None }
     }
 
-    /// Until the next one comes.
+    /// Draws the time to the next visit.
     pub fn pause(&mut self) -> Duration {
         PAUSE.mul_f64(-(1.0 - self.random.f64()).ln())
     }
