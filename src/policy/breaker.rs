@@ -10,13 +10,13 @@ use crate::token::Moment;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     /// It works, whatever it answered.
-    Well,
+    Success,
     /// It does not.
     Failing,
     /// It says that it wants nothing of us (402, 403). But that may be about this request.
-    Denying,
+    Forbidden,
     /// It does not know our API key (401).
-    Refusing,
+    Unauthorized,
 }
 
 /// Gives up on a Courier that fails, and finds out when it is back.
@@ -31,17 +31,17 @@ pub enum Health {
 /// So do denials for two keys, if half of the calls are denied.
 #[derive(Debug)]
 pub struct Breaker {
-    recent: VecDeque<Seen>,
+    recent: VecDeque<Outcome>,
     /// When the first of the calls was sent of which nine of ten have failed since.
     bad: Option<Moment>,
     open: Option<Open>,
     /// When the next renewal may be let go while they are held back.
-    trickle: Moment,
+    next_shed_admit: Moment,
 }
 
 /// A call that has ended.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct Outcome {
     at: Moment,
     health: Health,
     key: u64,
@@ -100,36 +100,36 @@ const DENIED_SHARE: f64 = 0.5;
 /// With so many failures renewals are held back.
 pub const SHED_SHARE: f64 = 0.75;
 const OPEN_SHARE: f64 = 0.9;
-const TRICKLE: Duration = Duration::from_secs(1);
-const FIRST_REST: Duration = Duration::from_secs(1);
-const LONGEST_REST: Duration = Duration::from_secs(30);
+const SHED_INTERVAL: Duration = Duration::from_secs(1);
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// A probe that is not heard of for so long is lost.
-const PROBE_PATIENCE: Duration = Duration::from_secs(15);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Breaker {
     /// Closed, without any experience.
     pub const fn new() -> Self {
-        Self { recent: VecDeque::new(), bad: None, open: None, trickle: Moment::from_nanos(0) }
+        Self { recent: VecDeque::new(), bad: None, open: None, next_shed_admit: Moment::from_nanos(0) }
     }
 
     /// For how long no call of this class may be made.
-    pub fn rest(&self, class: Class, now: Moment) -> Duration {
+    pub fn blocked_for(&self, class: Class, now: Moment) -> Duration {
         match &self.open {
             // Whether a probe succeeds is known soon.
-            Some(open) if open.probing => open.until.since(now).min(FIRST_REST),
+            Some(open) if open.probing => open.until.since(now).min(FIRST_BACKOFF),
             Some(open) => open.until.since(now),
-            None if class != Class::Waiting && self.is_shedding(now) => self.trickle.since(now),
+            None if class != Class::Waiting && self.is_shedding(now) => self.next_shed_admit.since(now),
             None => Duration::ZERO,
         }
     }
 
     /// A call is going to be made, which may be: the next ones wait for what it tells.
-    pub fn enter(&mut self, class: Class, now: Moment) {
+    pub fn on_admit(&mut self, class: Class, now: Moment) {
         let shedding = class != Class::Waiting && self.is_shedding(now);
         if let Some(open) = &mut self.open {
-            (open.probing, open.until) = (true, now + PROBE_PATIENCE);
+            (open.probing, open.until) = (true, now + PROBE_TIMEOUT);
         } else if shedding {
-            self.trickle = now + TRICKLE;
+            self.next_shed_admit = now + SHED_INTERVAL;
         }
     }
 
@@ -140,7 +140,7 @@ impl Breaker {
             if sent < open.since {
                 return None;
             }
-            if health == Health::Well {
+            if health == Health::Success {
                 *self = Self::new();
                 return Some(Change::Closed);
             }
@@ -153,18 +153,18 @@ impl Breaker {
         if self.recent.len() == WINDOW {
             self.recent.pop_front();
         }
-        self.recent.push_back(Seen { at: now, health, key });
+        self.recent.push_back(Outcome { at: now, health, key });
         let all = self.known(now).count();
         let is_bad = all >= LEAST && self.failing(now) >= OPEN_SHARE && self.keys(Health::Failing, now) >= LEAST_KEYS;
         self.bad = is_bad.then(|| self.bad.map_or(sent, |first| first.min(sent)));
-        let denied = self.known(now).filter(|seen| seen.health == Health::Denying).count();
+        let denied = self.known(now).filter(|seen| seen.health == Health::Forbidden).count();
         let is_denied =
-            denied as f64 >= all as f64 * DENIED_SHARE && self.keys(Health::Denying, now) >= LEAST_KEYS_DENIED;
+            denied as f64 >= all as f64 * DENIED_SHARE && self.keys(Health::Forbidden, now) >= LEAST_KEYS_DENIED;
         let opens = match health {
-            Health::Well => false,
+            Health::Success => false,
             Health::Failing => self.bad.is_some_and(|first| sent.since(first) >= SPAN),
-            Health::Denying => is_denied,
-            Health::Refusing => true,
+            Health::Forbidden => is_denied,
+            Health::Unauthorized => true,
         };
         if opens {
             self.open(health, 0, now, draw);
@@ -181,7 +181,7 @@ impl Breaker {
         let (mut all, mut failed) = (0u32, 0u32);
         for seen in self.known(now) {
             all += 1;
-            failed += u32::from(seen.health != Health::Well);
+            failed += u32::from(seen.health != Health::Success);
         }
         if all == 0 { 0.0 } else { f64::from(failed) / f64::from(all) }
     }
@@ -203,8 +203,8 @@ impl Breaker {
 
     fn open(&mut self, health: Health, openings: u32, now: Moment, draw: f64) {
         let rest = match health {
-            Health::Refusing | Health::Denying => LONGEST_REST,
-            _ => (FIRST_REST * (1 << openings.min(5))).min(LONGEST_REST),
+            Health::Unauthorized | Health::Forbidden => MAX_BACKOFF,
+            _ => (FIRST_BACKOFF * (1 << openings.min(5))).min(MAX_BACKOFF),
         };
         let until = now + rest.mul_f64(1.0 - 0.5 * draw.clamp(0.0, 1.0));
         self.open = Some(Open { since: now, until, probing: false, openings, health });
@@ -224,7 +224,7 @@ impl Breaker {
     }
 
     /// The calls that count.
-    fn known(&self, now: Moment) -> impl Iterator<Item = &Seen> {
+    fn known(&self, now: Moment) -> impl Iterator<Item = &Outcome> {
         self.recent.iter().filter(move |seen| now.since(seen.at) < MEMORY)
     }
 }
@@ -239,7 +239,7 @@ impl Default for Breaker {
 mod tests {
     use super::*;
     use Class::{Renewal, Waiting};
-    use Health::{Denying, Failing, Refusing, Well};
+    use Health::{Failing, Forbidden, Success, Unauthorized};
 
     const SECOND: Duration = Duration::from_secs(1);
     const START: Moment = Moment::from_nanos(1 << 40);
@@ -248,15 +248,15 @@ mod tests {
     fn after(well: u64, failing: u64) -> Breaker {
         let mut breaker = Breaker::new();
         for key in 0..well + failing {
-            breaker.record(if key < well { Well } else { Failing }, key, START - SECOND, START, 0.0);
+            breaker.record(if key < well { Success } else { Failing }, key, START - SECOND, START, 0.0);
         }
         breaker
     }
 
     fn admits(breaker: &mut Breaker, class: Class, now: Moment) -> Result<(), Duration> {
-        let rest = breaker.rest(class, now);
+        let rest = breaker.blocked_for(class, now);
         if rest.is_zero() {
-            breaker.enter(class, now);
+            breaker.on_admit(class, now);
             return Ok(());
         }
         Err(rest)
@@ -301,7 +301,7 @@ mod tests {
             now = now + SECOND * rest;
         }
         assert_eq!(admits(&mut breaker, Waiting, now), Ok(()));
-        assert_eq!(breaker.record(Well, 7, now, now, 0.0), Some(Change::Closed));
+        assert_eq!(breaker.record(Success, 7, now, now, 0.0), Some(Change::Closed));
         assert_eq!((breaker.state(now), breaker.failing(now)), (State::Closed, 0.0));
     }
 
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn what_was_sent_before_it_opened_does_not_close_it() {
         let (mut breaker, now) = open();
-        assert_eq!(breaker.record(Well, 7, now - SECOND, now + SECOND, 0.0), None);
+        assert_eq!(breaker.record(Success, 7, now - SECOND, now + SECOND, 0.0), None);
         assert_eq!(breaker.record(Failing, 7, now - SECOND, now + SECOND, 0.0), None);
         assert_eq!(admits(&mut breaker, Waiting, now + SECOND), Ok(()));
     }
@@ -341,27 +341,27 @@ mod tests {
     fn no_single_key_opens_it() {
         assert_eq!(goes_on(&mut after(0, 0), Failing, 1), State::Closed);
         assert_eq!(goes_on(&mut after(0, 0), Failing, 3), State::HalfOpen);
-        assert_eq!(goes_on(&mut after(0, 0), Denying, 1), State::Closed);
+        assert_eq!(goes_on(&mut after(0, 0), Forbidden, 1), State::Closed);
     }
 
     #[test]
     fn a_refusal_of_the_key_opens_it_and_so_do_denials_for_two() {
         let mut breaker = after(32, 0);
-        assert_eq!(breaker.record(Denying, 1, START, START, 1.0), None);
-        assert_eq!(breaker.record(Denying, 2, START, START, 1.0), None);
-        assert_eq!(breaker.record(Refusing, 3, START, START, 1.0), Some(Change::Opened));
+        assert_eq!(breaker.record(Forbidden, 1, START, START, 1.0), None);
+        assert_eq!(breaker.record(Forbidden, 2, START, START, 1.0), None);
+        assert_eq!(breaker.record(Unauthorized, 3, START, START, 1.0), Some(Change::Opened));
         assert_eq!(admits(&mut breaker, Waiting, START), Err(SECOND * 15));
         let mut breaker = after(0, 0);
-        assert_eq!(breaker.record(Denying, 1, START, START, 1.0), None);
-        assert_eq!(breaker.record(Denying, 2, START, START, 1.0), Some(Change::Opened));
+        assert_eq!(breaker.record(Forbidden, 1, START, START, 1.0), None);
+        assert_eq!(breaker.record(Forbidden, 2, START, START, 1.0), Some(Change::Opened));
         assert!(breaker.is_refused());
     }
 
     #[test]
     fn an_outage_that_ends_in_a_refusal_is_told() {
         let (mut breaker, now) = open();
-        breaker.enter(Waiting, now + SECOND);
-        assert_eq!(breaker.record(Refusing, 7, now + SECOND, now + SECOND, 0.0), Some(Change::Opened));
+        breaker.on_admit(Waiting, now + SECOND);
+        assert_eq!(breaker.record(Unauthorized, 7, now + SECOND, now + SECOND, 0.0), Some(Change::Opened));
         assert!(breaker.is_refused());
     }
 

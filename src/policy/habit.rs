@@ -47,7 +47,7 @@ pub struct Past {
     /// When it was last judged.
     judged: Moment,
     /// The first requests after being judged, the latest first.
-    woken: [Moment; 2],
+    first_after_decision: [Moment; 2],
     /// The use that is expected of a token that was fetched ahead and that
     /// nobody has been handed yet, 0 to 1.
     expected: f32,
@@ -81,7 +81,7 @@ impl Habit {
             windows: 0.0,
             alone_until: Moment::from_nanos(0),
             judged: Moment::from_nanos(0),
-            woken: [Moment::from_nanos(0); 2],
+            first_after_decision: [Moment::from_nanos(0); 2],
             expected: 0.0,
             unused: 0,
             offered: None,
@@ -142,8 +142,8 @@ impl Past {
             self.alone_until = now + self.window;
             ledger.count_least();
         }
-        if self.judged >= self.woken[0] {
-            self.woken = [now, self.woken[0]];
+        if self.judged >= self.first_after_decision[0] {
+            self.first_after_decision = [now, self.first_after_decision[0]];
             self.offered = None;
         }
         if self.expected > 0.0 {
@@ -225,8 +225,8 @@ impl Past {
     }
 
     /// The first request after `moment`, at which it was judged.
-    pub fn woken_after(&self, moment: Moment) -> Option<Moment> {
-        self.woken.into_iter().rev().find(|woken| *woken > moment)
+    pub fn first_request_after(&self, moment: Moment) -> Option<Moment> {
+        self.first_after_decision.into_iter().rev().find(|first_after_decision| *first_after_decision > moment)
     }
 
     /// A token is fetched ahead; 0 to 1 use is expected of it.
@@ -326,7 +326,7 @@ mod tests {
                 steps.push((now, judge));
                 for (judged, _) in steps.iter().filter(|(_, judge)| *judge).rev().take(2) {
                     let next = steps.iter().find(|(at, judge)| !judge && at > judged).map(|(at, _)| *at);
-                    prop_assert_eq!(habit.past(now).woken_after(*judged), next);
+                    prop_assert_eq!(habit.past(now).first_request_after(*judged), next);
                 }
             }
         }

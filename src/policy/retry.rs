@@ -18,14 +18,14 @@ pub fn pause(tries: u32, draw: f64) -> Option<Duration> {
     (tries < MOST_TRIES).then(|| FIRST_PAUSE.mul_f64(f64::from(1u32 << doublings) * draw.clamp(0.0, 1.0)))
 }
 
-/// What retries are paid from, besides the rate budget. Each call that succeeds pays for
+/// What retries are withdrawn from, besides the rate budget. Each call that succeeds pays for
 /// one retry, so there are never more retries than successes and a few: where half of all
 /// calls fail, each may be tried again as often as it needs; where all do, next to none is,
 /// and an outage is not multiplied.
 #[derive(Debug)]
-pub struct Purse(u32);
+pub struct RetryBudget(u32);
 
-impl Purse {
+impl RetryBudget {
     /// Retries that need no success before them, and the most that are saved up.
     pub const MOST: u32 = 20;
 
@@ -35,19 +35,19 @@ impl Purse {
     }
 
     /// A call has succeeded.
-    pub fn earn(&mut self) {
+    pub fn deposit(&mut self) {
         self.0 = (self.0 + 1).min(Self::MOST);
     }
 
     /// Pays for a retry, if it can.
-    pub const fn pay(&mut self) -> bool {
+    pub const fn withdraw(&mut self) -> bool {
         let can = self.0 > 0;
         self.0 = self.0.saturating_sub(1);
         can
     }
 }
 
-impl Default for Purse {
+impl Default for RetryBudget {
     fn default() -> Self {
         Self::new()
     }
@@ -69,15 +69,15 @@ mod tests {
     proptest! {
         #[test]
         fn there_are_never_more_retries_than_successes_and_a_few(steps in prop::collection::vec(any::<bool>(), 0..500)) {
-            let (mut purse, mut earned, mut paid) = (Purse::new(), 0, 0);
+            let (mut budget, mut deposited, mut withdrawn) = (RetryBudget::new(), 0, 0);
             for succeeds in steps {
                 if succeeds {
-                    purse.earn();
-                    earned += 1;
-                } else if purse.pay() {
-                    paid += 1;
+                    budget.deposit();
+                    deposited += 1;
+                } else if budget.withdraw() {
+                    withdrawn += 1;
                 }
-                prop_assert!(paid <= earned + Purse::MOST);
+                prop_assert!(withdrawn <= deposited + RetryBudget::MOST);
             }
         }
     }

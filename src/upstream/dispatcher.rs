@@ -118,7 +118,7 @@ impl Dispatcher {
             let Some(waiter) = out else { return Err(failure) };
             waiter.refuse(failure);
         }
-        line.guard.breaker.enter(Class::Waiting, now);
+        line.guard.breaker.on_admit(Class::Waiting, now);
         // Renewals may be waiting for what a user need not wait for.
         if line.queue.is_idle() {
             self.arrived.notify_one();
@@ -137,7 +137,7 @@ impl Dispatcher {
         if line.queue.is_empty() && line.spare <= now && self.admit(&mut line, now) {
             return Ok(self.leave(&mut line, class, now));
         }
-        line.guard.breaker.enter(class, now);
+        line.guard.breaker.on_admit(class, now);
         if line.queue.is_idle() {
             self.arrived.notify_one();
         }
@@ -271,7 +271,7 @@ impl Dispatcher {
     /// When to look again whether there is room for a renewal; `None` where there is.
     fn has_room_from(&self, now: Moment) -> Option<Moment> {
         let line = self.line();
-        match line.guard.breaker.rest(Class::Renewal, now) {
+        match line.guard.breaker.blocked_for(Class::Renewal, now) {
             Duration::ZERO if line.queue.has_room(&self.settings.budget) => None,
             // One will leave the queue.
             Duration::ZERO => Some(Moment::NEVER),
@@ -325,7 +325,7 @@ impl Dispatcher {
 
     /// A call need not queue.
     fn leave(&self, line: &mut Line, class: Class, now: Moment) -> Turn {
-        line.guard.breaker.enter(class, now);
+        line.guard.breaker.on_admit(class, now);
         self.tell_depths(line);
         self.metrics.queue_wait(class, 0.0);
         let (waiter, turn) = Waiter::new(now);
