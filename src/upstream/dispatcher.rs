@@ -114,7 +114,7 @@ impl Dispatcher {
             // All who wait do so in time: for one of a client with few, one of the client with
             // the most is told that it does not.
             let is_full = matches!(failure, Failure::Limited(wait) if wait > self.settings.max_wait);
-            let out = is_full.then(|| line.queue.give_way(&client)).flatten();
+            let out = is_full.then(|| line.queue.shed_from_largest(&client)).flatten();
             let Some(waiter) = out else { return Err(failure) };
             waiter.refuse(failure);
         }
