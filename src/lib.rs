@@ -1,44 +1,77 @@
-//! A token broker for Courier: it stands between a company's apps and Courier,
-//! answers their requests for user-scoped JWTs from memory, asks Courier only
-//! when it must, renews what will be asked for again before it runs out, and
-//! keeps every call to Courier inside one budget.
+//! A token broker for Courier.
 //!
-//! # The way of a request
+//! The broker stands between a company's apps and Courier. It answers requests for
+//! user-scoped JWTs from a cache, calls Courier only on a miss, renews tokens that are
+//! likely to be requested again, and keeps all calls within one rate budget.
+//!
+//! # Request path
 //!
 //! ```text
-//! listener -> http route -> client key or session -> permit -> key
-//!   -> cache --hit--> judge freshness --serve--> bytes that were built when the token arrived
-//!         \--miss, or below the floor--> flight (one per key) -> budget -> Courier -> grant
-//!                                                                  -> cache, schedule, waiters
-//!
-//! schedule (next due) -> refresher -> the same flight -> the same budget -> the same Courier
+//! listener -> route -> client key or session -> access check -> token key
+//!   -> cache --hit--> freshness check --above the floor--> prebuilt response
+//!         \--miss or stale--> single-flight (one per token key; followers are coalesced)
+//!                               -> admission (class waiting) -> Courier -> grant
+//!                                  -> cache, schedule, followers
 //! ```
 //!
-//! There is one way to Courier. A miss, a renewal and a retry differ only in the class in
-//! which they wait.
+//! # Renewal path
 //!
-//! # The rooms
+//! ```text
+//! schedule (next due) -> refresher -> learner: is a call ahead worth its price?
+//!   --yes--> the same single-flight -> admission (class renewal or ahead) -> Courier -> grant
+//!   --no---> schedule: decide again later
+//! ```
 //!
-//! A folder is a wing, a file is a noun. Imports run one way,
-//! `main -> app -> http -> broker -> policy -> token`; `tests/architecture.rs`
-//! holds them to it.
+//! There is one path to Courier: a miss, a renewal and a retry differ only in their
+//! admission class.
 //!
-//! | room | what lives there | what it never knows |
+//! # Glossary
+//!
+//! Code, metrics, logs and documentation use these terms alike.
+//!
+//! | term | meaning |
+//! |---|---|
+//! | workspace | one Courier API key and base URL |
+//! | client | an app with a client key or certificate |
+//! | session | an end user's own login token (JWT) |
+//! | profile | a named scope set |
+//! | token key | workspace, users in order, scope set, lifetime: the cache key of a token |
+//! | grant | an issued token with its times |
+//! | entry | what the cache holds for a token key: demand, plan, and the grant if there is one |
+//! | floor, hard floor | the least remaining life that may be handed out; the least that an outage may lower it to |
+//! | window | how long after its issue a token is above its floor |
+//! | request, hit, miss, stale, coalesced | as in HTTP caching; *coalesced* waits for another request's call |
+//! | flight (single-flight), leader, follower | one shared call to Courier for a token key; the request that makes it; a request that waits for it |
+//! | permit, budget, burst, admission | the right to make one call; the permitted rate; how many calls may leave at once; the decision which call gets the next permit |
+//! | class | waiting, renewal, ahead: the order of admission |
+//! | renewal, prefetch, return | issuing before the floor; issuing before a request; prefetch for a user who is away |
+//! | demand history | the remembered request times of a token key |
+//! | circuit breaker (closed, open, half-open), probe, retry budget, back-off, negative cache | as everywhere |
+//! | sign-out, revocation, not-before | forgetting a user's tokens; making them void; the moment before which they are void |
+//! | coverage | the share of demand that would survive an outage of a given length |
+//! | simulator | the Courier that the project ships for tests and `sandbox` |
+//!
+//! # Modules
+//!
+//! Imports run one way, `main -> app -> http -> broker -> policy -> token`;
+//! `tests/architecture.rs` enforces it.
+//!
+//! | module | contents | does not depend on |
 //! |---|---|---|
-//! | [`token`] | the nouns: users, scopes, lifetimes, keys, grants | async, clocks, settings, HTTP |
-//! | [`policy`] | the rules: freshness, refresh and what is learned for it, schedule, budget, queue, retry, breaker, throttle, access | IO, async, logs, metrics, clocks |
-//! | [`broker`] | the story: ask, cache, flight, answer; the refresher | HTTP, settings files, reqwest |
-//! | [`upstream`] | Courier: the client, the dispatcher with its guard, is it what was asked? | the cache, the HTTP server |
-//! | [`auth`] | who calls: an app, or a user with a session | the cache, Courier |
-//! | [`http`] | the wire: routes, errors, listeners | reqwest, governor |
-//! | [`planner`] | the lab: the same rules run over a trace in virtual time | tokio, moka, reqwest |
-//! | [`sandbox`] | a Courier of our own, an independent oracle for tests | everything but the clock |
+//! | [`token`] | data types: users, scopes, lifetimes, token keys, grants | async, clocks, settings, HTTP |
+//! | [`policy`] | rules: freshness, refresh and its learner, schedule, budget, queue, retry, circuit breaker, throttle, access | IO, async, logs, metrics, clocks |
+//! | [`broker`] | the request path: ask, cache, flight, answer; and the refresher | HTTP, settings files, reqwest |
+//! | [`upstream`] | Courier: client, dispatcher with its guard, checks of the response | the cache, the HTTP server |
+//! | [`auth`] | authentication of client keys and sessions | the cache, Courier |
+//! | [`http`] | routes, errors, listeners | reqwest, governor |
+//! | [`planner`] | replays of a trace through the same rules in virtual time | tokio, moka, reqwest |
+//! | [`sandbox`] | the simulator, an independent oracle for tests | everything but the clock |
 //! | [`config`] | settings: layers, shape, checks | |
-//! | [`app`] | wires it all together, decides on runtimes, replaces what changes | |
-//! | [`clock`], [`secrets`], [`metrics`], [`audit`], [`log_writer`] | the ground floor | |
+//! | [`app`] | wiring, runtimes, reload | |
+//! | [`clock`], [`secrets`], [`metrics`], [`audit`], [`log_writer`] | services that every module may use | |
 //!
-//! Everything up to [`policy`] is given the time and does no IO, so it can be run
-//! through a year in a moment.
+//! [`token`] and [`policy`] are given the time and do no IO, so tests run them through a
+//! year in a moment.
 
 pub mod app;
 pub mod audit;

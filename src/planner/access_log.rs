@@ -1,4 +1,4 @@
-//! The lines of an access log, in common or combined format.
+//! Parser of access logs in common or combined format.
 
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
@@ -7,24 +7,23 @@ use super::row::{Broken, Row, moment};
 use super::selection::Selection;
 use crate::token::Moment;
 
-/// Reads `host ident authuser [17/May/2015:10:05:03 +0000] "GET /path?query ..." ...`;
-/// the request is looked at where a path is asked for, and nothing behind it.
+/// Parses `host ident authuser [17/May/2015:10:05:03 +0000] "GET /path?query ..." ...`.
 ///
-/// The user is `authuser`, or the host where nobody logged in, unless one of them
-/// is asked for. These are the first three words: a log that begins with another
-/// (such as the virtual host's) would give the wrong user, and is refused.
+/// The request is parsed only if a path is selected; the rest is ignored. The user is
+/// `authuser`, or the host if that is empty, unless the selection names one of them. Lines
+/// with another first word, such as a virtual host, would give the wrong user and are rejected.
 #[derive(Debug, Default)]
 pub(super) struct AccessLog {
     user: UserField,
     path: Option<Box<[u8]>>,
-    /// Nearly all lines share their minute with the one before.
+    /// The last parsed minute, which nearly always is the next line's too.
     minute: Option<Minute>,
 }
 
-/// Which word names the user.
+/// The word that names the user.
 #[derive(Clone, Copy, Debug, Default)]
 enum UserField {
-    /// `authuser`, or else the host.
+    /// `authuser`, or the host if that is empty.
     #[default]
     Any,
     Address,
@@ -43,7 +42,7 @@ const OFFSET: &[u8] = b"+0000";
 const STAMP: &[u8] = b"[17/May/2015:10:05:03 +0000]";
 
 impl AccessLog {
-    /// Reads what is selected; `None` where the selection names another user field than there are.
+    /// A parser for this selection; `None` if its user field is unknown.
     pub(super) fn new(selection: &Selection) -> Option<Self> {
         let user = match selection.user_field.as_deref() {
             None => UserField::Any,
@@ -111,13 +110,13 @@ impl Minute {
     }
 }
 
-/// The path of the request behind the time: what is asked for, without its host and query.
+/// The path of the request after the time, without host and query.
 fn path(rest: &[u8]) -> Option<&[u8]> {
     let request = rest.get(STAMP.len()..)?.strip_prefix(b" \"")?;
     let (_, target) = word(request)?;
     let end = target.iter().position(|byte| matches!(byte, b' ' | b'"' | b'?' | b'#')).unwrap_or(target.len());
     let target = &target[..end];
-    // A proxy is asked for a whole URL.
+    // A proxy receives an absolute URL.
     match target.windows(3).position(|bytes| bytes == b"://") {
         Some(scheme) if !target.starts_with(b"/") => {
             let authority = &target[scheme + 3..];
@@ -127,13 +126,13 @@ fn path(rest: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What stands before the first space, and what after it.
+/// Splits a line at the first space.
 fn word(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = line.iter().position(|byte| *byte == b' ').filter(|end| *end > 0)?;
     Some((&line[..end], &line[end + 1..]))
 }
 
-/// A few digits.
+/// The number that these few digits make.
 fn number(digits: &[u8]) -> Option<i16> {
     digits.iter().try_fold(0, |number, digit| digit.is_ascii_digit().then(|| number * 10 + i16::from(digit - b'0')))
 }
@@ -156,7 +155,7 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     #[test]
-    fn the_user_is_who_logged_in_or_the_host() {
+    fn user_is_authuser_or_the_host() {
         let seconds = 1_431_857_103 * S;
         for (line, user) in [
             ("83.149.9.216 - - [17/May/2015:10:05:03 +0000] \"GET / HTTP/1.1\" 200 203023", "83.149.9.216"),
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_its_three_words_and_a_time_is_broken() {
+    fn line_without_three_words_and_a_time_is_broken() {
         for line in [
             "",
             " ",
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn times_count_their_offset_and_days_that_are_none_are_broken() {
+    fn times_apply_their_offset_and_invalid_dates_are_broken() {
         assert_eq!(at("01/Jan/1970:00:00:00 +0000"), Ok(0));
         assert_eq!(at("01/Jan/1970:02:30:01 +0230"), Ok(S));
         assert_eq!(at("31/Dec/1969:19:00:01 -0500"), Ok(S));
@@ -271,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_minute_kept_is_not_taken_for_another() {
+    fn cached_minute_is_not_used_for_another() {
         let mut log = AccessLog::default();
         let mut at = |time: &str| log.row(format!("a - - [{time}]").as_bytes()).map(|row| row.at.as_nanos() / S);
         assert_eq!(at("01/Jan/1970:00:00:05 +0000"), Ok(5));
@@ -283,7 +282,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_read_is_too_odd(line in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn parser_never_panics(line in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = AccessLog::default().row(&line);
             let selection = Selection { path: Some("/".to_owned()), user_field: None };
             let line = [b"a - - [17/May/2015:10:05:03 +0000] ", &line[..]].concat();
@@ -291,7 +290,7 @@ mod tests {
         }
 
         #[test]
-        fn any_second_is_read_as_it_was_written(second in 0i64..7_289_654_400, quarter in -56i32..=56) {
+        fn time_is_read_as_it_was_written(second in 0i64..7_289_654_400, quarter in -56i32..=56) {
             let offset = Offset::from_seconds(quarter * 900).expect("an offset");
             let time = jiff::Timestamp::from_second(second).expect("a time");
             let written = time.to_zoned(offset.to_time_zone()).strftime("%d/%b/%Y:%H:%M:%S %z").to_string();

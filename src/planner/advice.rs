@@ -1,4 +1,4 @@
-//! What follows from a report's numbers, in words.
+//! The recommendation in words.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::report::Report;
 use crate::policy::budget::Budget;
 use crate::policy::throttle;
 
-/// The recommendation and its reasons: plain sentences that state only what the numbers show.
+/// The recommendation and its reasons, in sentences that state only what the numbers show.
 pub(super) fn of(report: &Report) -> Vec<String> {
     let mut sentences = vec![choice(report)];
     sentences.extend(budget(report));
@@ -18,7 +18,7 @@ pub(super) fn of(report: &Report) -> Vec<String> {
     sentences
 }
 
-/// Which row to take, and why.
+/// The recommended row, and why.
 fn choice(report: &Report) -> String {
     let Report { what, modes: [off, ..], sweep, recommendation, .. } = report;
     let chosen = &sweep[recommendation.row];
@@ -45,7 +45,7 @@ fn choice(report: &Report) -> String {
     format!("Recommended: {name}.{gains}{why}")
 }
 
-/// Which budget is enough.
+/// The budget that is enough.
 fn budget(report: &Report) -> Vec<String> {
     let Report { what, sweep, recommendation, baseline, unlimited_peak, .. } = report;
     let peak = format!("Without a budget the busiest second has {}", number(*unlimited_peak, "call"));
@@ -83,8 +83,7 @@ fn budget(report: &Report) -> Vec<String> {
     ]
 }
 
-/// How long it takes under the recommended budget until everybody has a fresh token again after
-/// an outage in which all have grown old.
+/// The recovery time under the recommended budget after an outage that no token outlives.
 fn outage(report: &Report) -> Option<String> {
     let Sufficient { rate, burst, .. } = report.recommendation.budget.as_ref()?;
     let tokens = report.baseline.most_tokens;
@@ -101,7 +100,7 @@ fn calls_a_second(rate: f64) -> String {
     if rate == 1.0 { "1 call a second".to_owned() } else { format!("{rate} calls a second") }
 }
 
-/// How many less, or more, than there were.
+/// The difference of two counts.
 fn count(before: u64, after: u64, of: &str) -> String {
     match before.cmp(&after) {
         Ordering::Equal => format!("as many {of}s"),

@@ -1,4 +1,4 @@
-//! The budget's rate in virtual time.
+//! The rate limiter in virtual time.
 
 use std::time::Duration;
 
@@ -6,40 +6,40 @@ use crate::policy::budget::Budget;
 use crate::policy::queue::Queue;
 use crate::token::Moment;
 
-/// The budget's rate in virtual time: the same generic cell rate algorithm as the broker's.
+/// A rate limiter in virtual time: the generic cell rate algorithm, as in the broker.
 pub struct Bucket {
     budget: Budget,
-    /// Up to when the rate is used.
-    paid: Moment,
-    /// From when on a renewal leaves the reserve.
-    spare: Moment,
+    /// The theoretical arrival time of the next call.
+    arrival: Moment,
+    /// When the next renewal may leave and keep the reserve.
+    renewal_from: Moment,
 }
 
 impl Bucket {
     /// A full bucket.
     pub fn new(budget: Budget) -> Self {
-        Self { budget, paid: Moment::from_nanos(0), spare: Moment::from_nanos(0) }
+        Self { budget, arrival: Moment::from_nanos(0), renewal_from: Moment::from_nanos(0) }
     }
 
-    /// From when on the next call may leave.
-    pub fn free(&self) -> Moment {
-        self.paid - self.ahead()
+    /// When the next call may leave.
+    pub fn next_permit(&self) -> Moment {
+        self.arrival - self.ahead()
     }
 
-    /// From when on the next call in `queue` may leave.
-    pub fn leaving<C: Ord + Clone, T>(&self, queue: &Queue<C, T>) -> Moment {
-        if queue.is_idle() { self.free().max(self.spare) } else { self.free() }
+    /// When the next call in `queue` may leave.
+    pub fn next_departure<C: Ord + Clone, T>(&self, queue: &Queue<C, T>) -> Moment {
+        if queue.is_idle() { self.next_permit().max(self.renewal_from) } else { self.next_permit() }
     }
 
-    /// A call leaves.
-    pub fn pay(&mut self, now: Moment) {
+    /// Takes the permit of a call that leaves now.
+    pub fn take(&mut self, now: Moment) {
         let period = self.budget.period();
-        self.paid = self.paid.max(now) + period;
-        let room = (now + self.ahead() + period).since(self.paid).as_nanos() / period.as_nanos();
-        self.spare = now + self.budget.pause(u32::try_from(room).unwrap_or(u32::MAX));
+        self.arrival = self.arrival.max(now) + period;
+        let room = (now + self.ahead() + period).since(self.arrival).as_nanos() / period.as_nanos();
+        self.renewal_from = now + self.budget.pause(u32::try_from(room).unwrap_or(u32::MAX));
     }
 
-    /// How far ahead of the clock `paid` may be.
+    /// How far ahead of the clock `arrival` may be.
     fn ahead(&self) -> Duration {
         self.budget.period() * (self.budget.departing_burst() - 1)
     }
@@ -60,8 +60,8 @@ mod tests {
             let budget = Budget::new(rate, burst).expect("a budget");
             let (mut bucket, mut now, mut calls) = (Bucket::new(budget), Moment::from_nanos(0), Vec::new());
             for gap in gaps {
-                now = (now + budget.period().mul_f64(gap)).max(bucket.free());
-                bucket.pay(now);
+                now = (now + budget.period().mul_f64(gap)).max(bucket.next_permit());
+                bucket.take(now);
                 calls.push(now);
             }
             for (first, from) in calls.iter().enumerate() {
@@ -80,10 +80,10 @@ mod tests {
             let mut bucket = Bucket::new(budget);
             let now = Moment::from_nanos(quiet) + budget.period() * burst;
             for _ in 0..budget.departing_burst() {
-                prop_assert!(bucket.free() <= now);
-                bucket.pay(now);
+                prop_assert!(bucket.next_permit() <= now);
+                bucket.take(now);
             }
-            prop_assert_eq!(bucket.free(), now + budget.period());
+            prop_assert_eq!(bucket.next_permit(), now + budget.period());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Draws from the distributions that made-up people follow.
+//! Random draws for synthetic workloads.
 
 use std::f64::consts::TAU;
 
@@ -13,13 +13,12 @@ impl Chance {
         Self(Rng::with_seed(seed))
     }
 
-    /// A source of its own: what is drawn from it does not shift what this one
-    /// draws next.
+    /// An independent source: draws from it do not change this one's next draws.
     pub(super) fn fork(&mut self) -> Self {
         Self(self.0.fork())
     }
 
-    /// Happens in this share of the cases.
+    /// `true` with this probability.
     pub(super) fn happens(&mut self, share: f64) -> bool {
         self.0.f64() < share
     }
@@ -52,8 +51,8 @@ impl Chance {
         self.open().powf(-1.0 / shape)
     }
 
-    /// Poisson, by Knuth: how many uniform draws have a product of `e^-mean` at
-    /// least. Takes as many, so the mean must be small.
+    /// Poisson, by Knuth: the number of uniform draws whose product stays at least `e^-mean`.
+    /// The draws grow with the mean, so it must be small.
     pub(super) fn poisson(&mut self, mean: f64) -> u32 {
         let least = (-mean).exp();
         let (mut product, mut count) = (self.0.f64(), 0);
@@ -113,13 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn a_normal_draw_is_within_one_deviation_in_68_of_100_cases_and_a_pareto_draw_above_two_in_44() {
+    fn normal_and_pareto_draws_have_their_tail_shares() {
         near(moments(|chance| f64::from(u8::from(chance.normal(0.0, 1.0).abs() < 1.0))).0, 0.6827);
         near(moments(|chance| f64::from(u8::from(chance.pareto(1.2) > 2.0))).0, 0.4353);
     }
 
     #[test]
-    fn a_fork_goes_its_own_way() {
+    fn fork_is_independent() {
         let (mut one, mut other) = (Chance::new(5), Chance::new(5));
         one.fork().normal(0.0, 1.0);
         let _ = other.fork();

@@ -1,4 +1,4 @@
-//! What could be done at best.
+//! The clairvoyant bound: the best that any renewal rule could do.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,15 +10,16 @@ use super::replay::{PROGRESS, Plan};
 use super::trace::Trace;
 use crate::token::Moment;
 
-/// What could be done by somebody who knows when each request will come, a window
-/// ahead: everything that the least-calls broker calls for late is called for in
-/// time, what is needed first going first. Only the budget can stand in the way.
+/// Replays a trace with knowledge of each request a window ahead.
+///
+/// Every call of the least-calls broker but a key's first leaves in time, the earliest needed
+/// first. Only the budget limits it.
 pub fn clairvoyant(trace: &Trace, plan: &Plan, progress: &mut dyn FnMut(u64)) -> Outcome {
     let window = plan.floor.window_of(plan.lifetime);
     let mut done = Tally::default();
-    // When the first call for a key is answered, and until when the latest serves.
+    // Per key: when the first call completes, and the end of the latest token's window.
     let mut served_until = vec![None; trace.keys()];
-    // Each call: from when on it can be made, and when its answer is needed.
+    // Per call: the earliest departure, and when its token is needed.
     let mut calls = Vec::new();
     for (number, request) in trace.requests().iter().enumerate() {
         match &mut served_until[request.key as usize] {
@@ -26,8 +27,8 @@ pub fn clairvoyant(trace: &Trace, plan: &Plan, progress: &mut dyn FnMut(u64)) ->
                 calls.push((request.at - window, request.at));
                 *until = request.at + window;
             }
-            // Nobody can foresee the first, for which others wait as well.
-            Some((answered, _)) if request.at < *answered => done.land(*answered, &[request.at], false),
+            // The first call of a key can't be foreseen; later requests wait for it, too.
+            Some((answered, _)) if request.at < *answered => done.record_completion(*answered, &[request.at], false),
             Some(_) => {}
             first @ None => {
                 calls.push((request.at, request.at));
@@ -46,19 +47,19 @@ pub fn clairvoyant(trace: &Trace, plan: &Plan, progress: &mut dyn FnMut(u64)) ->
     done.outcome("clairvoyant", None)
 }
 
-/// Each call leaves so that its answer is there when it is needed.
+/// Without a budget: each call leaves so that its token arrives when it is needed.
 fn just_in_time(mut calls: Vec<(Moment, Moment)>, latency: Duration, done: &mut Tally) {
     calls.sort_unstable_by_key(|(foreseen, needed)| (*foreseen).max(*needed - latency));
     for (foreseen, needed) in calls {
         let left = foreseen.max(needed - latency);
-        done.call(left);
+        done.record_call(left);
         if left + latency > needed {
-            done.land(left + latency, &[needed], true);
+            done.record_completion(left + latency, &[needed], true);
         }
     }
 }
 
-/// What is needed first leaves first, as early as the budget permits.
+/// Within a budget: the call needed first leaves first, as early as the budget permits.
 fn within(mut bucket: Bucket, mut calls: Vec<(Moment, Moment)>, latency: Duration, done: &mut Tally) {
     calls.sort_unstable();
     let mut calls = calls.into_iter().peekable();
@@ -69,15 +70,15 @@ fn within(mut bucket: Bucket, mut calls: Vec<(Moment, Moment)>, latency: Duratio
             let Some((foreseen, _)) = calls.peek() else { return };
             now = now.max(*foreseen);
         }
-        now = now.max(bucket.free());
+        now = now.max(bucket.next_permit());
         while let Some((_, needed)) = calls.next_if(|(foreseen, _)| *foreseen <= now) {
             wanted.push(Reverse(needed));
         }
         let Some(Reverse(needed)) = wanted.pop() else { return };
-        bucket.pay(now);
-        done.call(now);
+        bucket.take(now);
+        done.record_call(now);
         if now + latency > needed {
-            done.land(now + latency, &[needed], true);
+            done.record_completion(now + latency, &[needed], true);
         }
     }
 }
@@ -126,33 +127,33 @@ mod tests {
     }
 
     #[test]
-    fn what_is_foreseen_is_called_for_just_in_time() {
+    fn foreseen_call_leaves_just_in_time() {
         let outcome = best(&trace(&[(0, 0), (7_000_000, 0)]), &plan(None));
         assert_eq!((outcome.calls, outcome.delayed, outcome.wait.max), (2, 1, LATENCY));
     }
 
     #[test]
-    fn a_crowd_that_comes_back_at_once_is_called_for_ahead_within_the_budget() {
+    fn simultaneous_returns_are_prefetched_within_the_budget() {
         let requests = (0..6).flat_map(|key| [(u64::from(key) * 100_000, key), (7_000_000, key)]).collect::<Vec<_>>();
         let outcome = best(&trace(&requests), &plan(Some((0.01, 1))));
         assert_eq!((outcome.calls, outcome.delayed, outcome.peak_calls_per_second), (12, 6, 1));
     }
 
     #[test]
-    fn a_trace_without_requests_comes_to_nothing() {
+    fn empty_trace_makes_no_call() {
         let outcome = best(&Trace::default(), &plan(Some((1.0, 1))));
         assert_eq!((outcome.calls, outcome.delayed, outcome.peak_calls_per_second), (0, 0, 0));
     }
 
     proptest! {
         #[test]
-        fn without_a_budget_no_avoidable_delay_is_left_for_the_least_calls(trace in requests()) {
+        fn unlimited_bound_avoids_every_avoidable_delay_with_the_least_calls(trace in requests()) {
             let (least, best) = (baseline(&trace, &plan(None), &mut |_| {}), best(&trace, &plan(None)));
             prop_assert_eq!((best.calls, best.delayed), (least.least_calls, least.unavoidable_delays));
         }
 
         #[test]
-        fn a_budget_delays_its_calls_but_adds_none(trace in requests(), rate in 0.01..10.0, burst in 1u32..5) {
+        fn budget_delays_calls_but_adds_none(trace in requests(), rate in 0.01..10.0, burst in 1u32..5) {
             let tight = plan(Some((rate, burst)));
             let (free, best) = (best(&trace, &plan(None)), best(&trace, &tight));
             prop_assert_eq!(best.calls, free.calls);

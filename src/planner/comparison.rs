@@ -1,4 +1,4 @@
-//! The runs of one trace side by side.
+//! The comparison of all modes on one trace.
 
 use std::iter;
 use std::panic;
@@ -13,10 +13,10 @@ use super::report::{Report, Setup};
 use super::trace::Trace;
 use crate::policy::budget::Budget;
 
-/// The `extra_calls` that mode learned is run with, besides that of the plan.
+/// The values of `extra_calls` that are tried besides that of the plan.
 pub const SWEEP: [f64; 6] = [0.05, 0.1, 0.15, 0.25, 0.5, 1.0];
 
-/// The rates that are tried for a budget: steps that leave room, since no day is like the last.
+/// The budget rates that are tried. The steps are coarse to leave headroom: days differ.
 const RATES: [f64; 16] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 1e2, 2e2, 5e2, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5];
 
 /// Receives the name of a step, the requests replayed in it so far, and the most that it replays.
@@ -24,7 +24,7 @@ pub type Progress<'a> = &'a (dyn Fn(&'static str, u64, u64) + Sync);
 
 /// Replays the trace in all modes, and recommends one of them with a budget.
 ///
-/// The runs share nothing, so several go on at once; the outcome does not depend on that.
+/// The runs are independent and run in parallel; the outcome does not depend on that.
 pub fn compare(what: Setup, trace: &Trace, plan: &Plan, progress: Progress<'_>) -> Report {
     let mut knobs = SWEEP.to_vec();
     if !knobs.contains(&plan.extra_calls) {
@@ -32,7 +32,7 @@ pub fn compare(what: Setup, trace: &Trace, plan: &Plan, progress: Progress<'_>) 
         knobs.sort_by(f64::total_cmp);
     }
     let given = knobs.iter().position(|knob| *knob == plan.extra_calls).unwrap_or(0);
-    // The longest runs begin first.
+    // The longest runs start first.
     let mut runs: Vec<_> = knobs.into_iter().map(|knob| Run::Replay(Mode::Learned, knob)).collect();
     runs.extend([Run::Replay(Mode::Used, 0.0), Run::Replay(Mode::Off, 0.0), Run::Clairvoyant]);
 
@@ -84,7 +84,7 @@ pub fn compare(what: Setup, trace: &Trace, plan: &Plan, progress: Progress<'_>) 
     }
 }
 
-/// How many runs there are at once: each holds what it learns of every key.
+/// The number of parallel runs, limited by memory: each run keeps state for every key.
 fn threads(trace: &Trace) -> usize {
     const MOST_KEYS: usize = 8_000_000;
     let cores = thread::available_parallelism().map_or(1, usize::from).min(4);
@@ -106,7 +106,7 @@ impl Run {
     }
 }
 
-/// The search for a budget that is enough.
+/// The search for a sufficient budget.
 struct Search<'a> {
     trace: &'a Trace,
     plan: &'a Plan,
@@ -128,8 +128,9 @@ impl Search<'_> {
         replay(self.trace, &Plan { budget, extra_calls, ..*self.plan }, mode, &mut self.meter.run())
     }
 
-    /// The lowest rate that is enough for mode off and for the row. A broker that has just started
-    /// does what mode off does; and runs of mode off take next to no time.
+    /// The lowest rate that is enough both for mode off and for the row.
+    ///
+    /// A broker that has just started behaves as in mode off, and runs of mode off are cheap.
     fn sufficient(&self, off: &Outcome, row: &Outcome) -> Option<Sufficient> {
         let with = |row, rate: f64| {
             let burst = rate as u32;
@@ -141,7 +142,7 @@ impl Search<'_> {
     }
 }
 
-/// Counts the requests that were replayed in several runs.
+/// Counts the replayed requests of all runs for the progress report.
 struct Meter<'a> {
     name: &'static str,
     done: AtomicU64,
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn budget_fits_a_crowd_of_newcomers() {
+    fn budget_fits_simultaneous_new_users() {
         let at = Moment::from_nanos(1 << 60);
         let trace = Trace::from_requests((0..300).map(|key| Request { at, key }).collect(), 300, 300);
         let report = report(&trace, &plan(HOUR, None), None, &|_, _, _| {});

@@ -1,4 +1,4 @@
-//! The rows of a trace in CSV.
+//! Parser of traces in CSV.
 
 use std::borrow::Cow;
 
@@ -7,13 +7,12 @@ use jiff::fmt::temporal::DateTimeParser;
 use super::row::{Broken, Row, moment};
 use crate::token::Moment;
 
-/// Reads `time,user` or `time,user,scope`, with or without a line that says so; where
-/// the column of the user is chosen, rows of any columns.
+/// Parses `time,user` or `time,user,scope`, or any columns if that of the user is selected.
 ///
-/// A time is in epoch seconds (`1431857103`, `1431857103.25`) or RFC 3339. Fields
-/// may be quoted as in RFC 4180, but end with their line; space round others
-/// does not count. All rows have as many columns as the first: a comma too many
-/// would otherwise make a scope of half a name.
+/// A heading is optional. Times are epoch seconds (`1431857103`, `1431857103.25`) or RFC 3339.
+/// Fields may be quoted as in RFC 4180, but not span lines; space around unquoted ones is
+/// trimmed. All rows must have as many columns as the first: an extra comma would otherwise
+/// turn half a name into a scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Csv {
     columns: usize,
@@ -26,8 +25,10 @@ impl Csv {
     const TIME_USER: Self = Self { columns: 2, time: 0, user: 1, scope: None };
     const TIME_USER_SCOPE: Self = Self { columns: 3, time: 0, user: 1, scope: Some(2) };
 
-    /// The columns that a first line names, if it names columns at all. With a user field, the time is
-    /// the column `time` or the first, and the scope the column `scope`, if there is one.
+    /// Parses a first line as a heading; `None` if it is none.
+    ///
+    /// With a user field, the time is the column `time` or the first, and the scope the column
+    /// `scope`, if there is one.
     pub(super) fn heading(line: &[u8], user_field: Option<&str>) -> Option<Heading> {
         let mut rest = Some(line);
         let mut names = Vec::new();
@@ -59,7 +60,7 @@ impl Csv {
         }
     }
 
-    /// The columns that a first row has, if it can be read. Without a heading a user field is a number.
+    /// The columns of a first row. Without a heading, the user field is a column's number.
     pub(super) fn of_row(line: &[u8], user_field: Option<&str>) -> Result<Self, Broken> {
         let found = match Self::TIME_USER.row(line) {
             Err(Broken::Columns { found, .. }) => found,
@@ -105,21 +106,21 @@ impl Csv {
     }
 }
 
-/// A first line that names columns.
+/// A heading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heading {
-    /// Those that are wanted.
+    /// It names the required columns.
     Known(Csv),
-    /// Others; or a row, if names look like that here.
+    /// It names other columns, or is a row whose fields look like names.
     Other,
 }
 
-/// The place of the column of this number.
+/// The index of the column with this number, from 1.
 pub(super) fn number(text: &str) -> Option<usize> {
     text.parse::<usize>().ok()?.checked_sub(1)
 }
 
-/// Takes the next field, and leaves nothing in `rest` when it was the last.
+/// Takes the next field; `rest` is `None` after the last.
 fn field<'a>(rest: &mut Option<&'a [u8]>) -> Result<Cow<'a, [u8]>, Broken> {
     let text = rest.take().unwrap_or_default();
     if let Some(text) = text.strip_prefix(b"\"") {
@@ -139,7 +140,7 @@ fn quoted<'a>(text: &'a [u8], rest: &mut Option<&'a [u8]>) -> Result<Cow<'a, [u8
     loop {
         let end = text[from..].iter().position(|byte| *byte == b'"').ok_or(Broken::Quotes)? + from;
         match text.get(end + 1) {
-            // Two quotes are one; what stands before is kept with the first.
+            // Doubled quotes are one; keep the text up to the first of them.
             Some(b'"') => field.extend_from_slice(&text[from..=end]),
             after => {
                 if after.is_some() {
@@ -165,11 +166,11 @@ fn time(text: &[u8]) -> Result<Moment, Broken> {
         return Err(Broken::OutOfRange);
     }
     let time = PARSER.parse_timestamp(text).map_err(|_| Broken::Time)?;
-    // Before 1970 a fraction counts backwards.
+    // Before 1970 the fraction is negative.
     moment(time.as_second(), u32::try_from(time.subsec_nanosecond()).map_err(|_| Broken::OutOfRange)?)
 }
 
-/// Digits, and perhaps a point and more digits, of which nine count.
+/// Parses digits with an optional fraction, of which nine digits count.
 fn decimal(text: &[u8]) -> Option<(i64, u32)> {
     let whole = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (digits, rest) = text.split_at(whole);
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_are_none_are_broken() {
+    fn invalid_times_are_broken() {
         for time in ["", "NaN", "inf", "Infinity", "1e9", "0x10", "1.", ".5", "5.-1", "+5", "--5", "5 5", "١"] {
             assert_eq!(nanos(time), Err(Broken::Time), "{time}");
         }
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heading_is_known_or_other_and_a_row_is_none() {
+    fn heading_is_told_from_a_row() {
         for (line, expected) in [
             ("time,user", Some(Heading::Known(TWO))),
             ("Time, \tUSER ,\"Scope\"", Some(Heading::Known(THREE))),
@@ -317,7 +318,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_read_is_too_odd(line in "[0-9,\"a .-]{0,30}") {
+        fn parser_never_panics(line in "[0-9,\"a .-]{0,30}") {
             for user_field in [None, Some("3"), Some("a")] {
                 let _ = Csv::heading(line.as_bytes(), user_field);
                 let _ = Csv::of_row(line.as_bytes(), user_field);
@@ -325,7 +326,7 @@ mod tests {
         }
 
         #[test]
-        fn any_name_comes_back_out_of_its_quotes(name in prop::collection::vec(any::<u8>(), 1..20)) {
+        fn quoted_name_round_trips(name in prop::collection::vec(any::<u8>(), 1..20)) {
             // That is no user.
             prop_assume!(name != b"-");
             let doubled = name.iter().flat_map(|byte| std::iter::repeat_n(*byte, if *byte == b'"' { 2 } else { 1 }));

@@ -1,8 +1,8 @@
-//! Numbers as people read them.
+//! Numbers formatted for people.
 
 use std::time::Duration;
 
-/// 1,234,567.
+/// A count with thousands separators: 1,234,567.
 pub(super) fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut shown = String::with_capacity(digits.len() * 4 / 3);
@@ -15,7 +15,7 @@ pub(super) fn grouped(count: u64) -> String {
     shown
 }
 
-/// A wait, no finer than it matters.
+/// A wait, rounded to two or three digits.
 pub(super) fn waited(length: Duration) -> String {
     match length.as_secs_f64() {
         seconds if seconds < 0.9995 => format!("{:.0} ms", seconds * 1000.0),
@@ -26,7 +26,7 @@ pub(super) fn waited(length: Duration) -> String {
     }
 }
 
-/// A long time without its seconds, a longer one without its minutes.
+/// A duration, rounded to seconds, minutes or hours by its length.
 pub(super) fn rounded(length: Duration) -> String {
     let seconds = length.as_secs();
     let to = |step: u64| Duration::from_secs((seconds + step / 2) / step * step);
@@ -39,14 +39,14 @@ pub(super) fn rounded(length: Duration) -> String {
     humantime::format_duration(shown).to_string()
 }
 
-/// No months: they have no length.
+/// Days and hours. Not months, whose lengths differ.
 fn days(hours: u64) -> String {
     let (days, hours) = (hours / 24, hours % 24);
     let days = format!("{days}day{}", if days == 1 { "" } else { "s" });
     if hours == 0 { days } else { format!("{days} {hours}h") }
 }
 
-/// A part as a share of the whole; 0 of nothing.
+/// A part as a share of the whole; 0 if the whole is 0.
 pub(super) fn share_of(part: u64, whole: u64) -> f64 {
     part as f64 / whole.max(1) as f64
 }

@@ -1,4 +1,4 @@
-//! What a trace is written in, as its first lines show.
+//! Detection of a trace's format from its first lines.
 
 use super::access_log::AccessLog;
 use super::csv::{self, Csv, Heading};
@@ -6,12 +6,12 @@ use super::row::{Broken, Row};
 use super::selection::Selection;
 use super::trace::TraceError;
 
-/// A format that is known.
+/// A trace format.
 #[derive(Debug)]
 pub(super) enum Format {
-    /// Columns.
+    /// Comma-separated values.
     Csv(Csv),
-    /// What a web server writes.
+    /// A web server's access log.
     AccessLog(AccessLog),
 }
 
@@ -36,7 +36,7 @@ impl Format {
         }
     }
 
-    /// Reads what is selected from now on, if this format has it.
+    /// Applies the selection, if this format supports it.
     fn selecting(self, selection: &Selection, has_heading: bool) -> Result<Self, TraceError> {
         let field = selection.user_field.clone().unwrap_or_default();
         match self {
@@ -50,7 +50,7 @@ impl Format {
     }
 }
 
-/// Looks at line after line until one shows the format.
+/// Detects the format, line by line.
 #[derive(Debug)]
 pub(super) struct Guess<'a> {
     selection: &'a Selection,
@@ -58,7 +58,7 @@ pub(super) struct Guess<'a> {
     first: Option<First>,
 }
 
-/// The first line, if it did not show the format: what there is to say in the end.
+/// The first line that did not show the format, for the error.
 #[derive(Debug)]
 struct First {
     line: u64,
@@ -67,24 +67,24 @@ struct First {
     why: (Broken, Broken),
 }
 
-/// What a line shows.
+/// The result of looking at a line.
 #[derive(Debug)]
 pub(super) enum Look {
-    /// The format, and no request: it is a heading.
+    /// A heading, which shows the format.
     Heading(Format),
-    /// The format, by a request.
+    /// A request, which shows the format.
     Row(Format),
-    /// Nothing.
+    /// Neither.
     Neither,
 }
 
 impl<'a> Guess<'a> {
-    /// Nothing was looked at so far.
+    /// A detector before its first line.
     pub(super) fn new(selection: &'a Selection) -> Self {
         Self { selection, looks: 0, first: None }
     }
 
-    /// A file of which so many lines mean nothing won't mean anything later.
+    /// Detection gives up after so many lines.
     const MOST_LOOKS: u32 = 100;
 
     /// Looks at a line that is not empty.
@@ -95,14 +95,14 @@ impl<'a> Guess<'a> {
             return Ok(Look::Heading(Format::Csv(csv).selecting(self.selection, true)?));
         }
         match Format::of(line, user_field) {
-            // Rows below a heading that is not understood: its columns could mean anything.
+            // Under an unknown heading, the columns could mean anything.
             Ok(Format::Csv(_)) if self.first.as_ref().is_some_and(|first| first.is_heading) => Err(self.give_up()),
             Ok(format) => Ok(Look::Row(format.selecting(self.selection, false)?)),
             Err(why) => self.pass(number, line, heading.is_some(), why),
         }
     }
 
-    /// Looks at a line, or a piece of one, that is too long to mean anything.
+    /// Looks at a line, or a piece of one, that is too long to be parsed.
     pub(super) fn look_at_long(&mut self, number: u64, line: &[u8]) -> Result<Look, TraceError> {
         self.pass(number, line, false, (Broken::TooLong, Broken::TooLong))
     }
@@ -113,7 +113,7 @@ impl<'a> Guess<'a> {
         if self.looks < Self::MOST_LOOKS { Ok(Look::Neither) } else { Err(self.give_up()) }
     }
 
-    /// What is wrong with a trace whose lines don't show what it is.
+    /// The error for a trace whose format was not detected.
     pub(super) fn give_up(&mut self) -> TraceError {
         match self.first.take() {
             None => TraceError::Empty,
@@ -126,7 +126,7 @@ impl<'a> Guess<'a> {
     }
 }
 
-/// So much that one recognises it, harmless for a terminal.
+/// A short excerpt, escaped for a terminal.
 fn excerpt(text: &[u8]) -> String {
     const MOST_BYTES: usize = 24;
     let start = &text[..text.len().min(MOST_BYTES)];
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_that_can_be_read_shows_the_format() {
+    fn first_readable_line_shows_the_format() {
         let selection = Selection::default();
         let mut guess = Guess::new(&selection);
         assert!(matches!(look(&mut guess, "what is this?"), Ok(Look::Neither)));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn other_columns_are_an_error_as_soon_as_it_is_clear_that_they_are_columns() {
+    fn unknown_heading_is_an_error_at_the_first_row() {
         let selection = Selection::default();
         let mut guess = Guess::new(&selection);
         assert!(matches!(look(&mut guess, "when,who"), Ok(Look::Neither)));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_comes_to_an_end() {
+    fn detection_gives_up_after_its_limit() {
         let selection = Selection::default();
         for line in ["a,b", "\0\0"] {
             let mut guess = Guess::new(&selection);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn an_excerpt_is_short_and_harmless() {
+    fn excerpt_is_short_and_escaped() {
         assert_eq!(excerpt(b"\x1b[31m\"\xff"), r#"\x1b[31m\"\xff"#);
         assert_eq!(excerpt(&[b'x'; 24]), "x".repeat(24));
         assert_eq!(excerpt(&[b'x'; 25]), "x".repeat(24) + "...");

@@ -1,4 +1,4 @@
-//! A report for programs.
+//! The report as JSON.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use super::outcome::{Baseline, Outcome, Waits};
 use super::report::Report;
 
 impl Report {
-    /// Everything as one JSON object.
+    /// The whole report as one JSON object.
     pub fn json(&self) -> serde_json::Result<String> {
         let Self { what, baseline, sweep, recommendation, .. } = self;
         let mode = |outcome| JsonMode::new(outcome, baseline);

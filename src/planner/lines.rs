@@ -1,4 +1,4 @@
-//! The lines of a text that may be huge, packed or no text at all.
+//! A line reader for input that may be huge, gzipped or binary.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -6,35 +6,34 @@ use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
 
-/// Lines one by one, out of plain text or gzip (of one or more members), in
-/// memory that does not depend on what comes.
+/// Reads lines of plain text or gzip (one or more members) in bounded memory.
 pub(super) struct Lines<'a> {
     text: Box<dyn BufRead + 'a>,
     packed: bool,
-    /// Of the input as it is, packed or not.
+    /// Bytes read from the input, before decompression.
     bytes: Rc<Cell<u64>>,
     line: Vec<u8>,
     number: u64,
     within_long: bool,
 }
 
-/// What comes next.
+/// The next line, or a piece of one.
 pub(super) enum Line<'a> {
-    /// A line, without what ends it.
+    /// A line without its end.
     Whole(&'a [u8]),
     /// The beginning of a line that is longer than [`Lines::MAX_BYTES`].
     TooLong(&'a [u8]),
-    /// As much again of the same line. The caller decides how long to put up
-    /// with that: a bomb unpacks to a line without end.
+    /// A further piece of the same line. The caller must limit them: a gzip bomb may unpack to
+    /// an endless line.
     More,
 }
 
 impl<'a> Lines<'a> {
-    /// The longest line, with its end.
+    /// The longest line including its end, in bytes.
     pub(super) const MAX_BYTES: u64 = 64 << 10;
     const BUFFER: usize = 128 << 10;
 
-    /// Looks at the first bytes to see what the input is.
+    /// Detects gzip by the first bytes.
     pub(super) fn new(mut input: impl Read + 'a) -> io::Result<Self> {
         let mut start = Vec::new();
         input.by_ref().take(2).read_to_end(&mut start)?;
@@ -73,18 +72,18 @@ impl<'a> Lines<'a> {
         if self.number == 1 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line) } else { line }
     }
 
-    /// The number of the line that came last.
+    /// The number of the last line.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// How much of the input was taken so far.
+    /// The bytes of the input that were read so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.get()
     }
 
-    /// Whether this is what the unpacking of spoilt gzip data ends with.
-    pub(super) fn is_spoilt(&self, error: &io::Error) -> bool {
+    /// Whether this error means that the gzip data is corrupt.
+    pub(super) fn is_corrupt(&self, error: &io::Error) -> bool {
         use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
         self.packed && matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
     }
@@ -103,7 +102,7 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// A packed text for a test.
+/// Compresses a text, for tests.
 #[cfg(test)]
 pub(super) fn gzip(text: &[u8]) -> Vec<u8> {
     let mut packed = flate2::bufread::GzEncoder::new(text, flate2::Compression::fast());
@@ -116,7 +115,7 @@ pub(super) fn gzip(text: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Lines as texts, a piece of a long one as its mark.
+    /// All lines as texts, with marks for the pieces of long ones.
     fn lines(input: impl Read) -> Vec<String> {
         let mut lines = Lines::new(input).expect("a start");
         let mut found = Vec::new();
@@ -130,7 +129,7 @@ mod tests {
         found
     }
 
-    /// Hands out a byte at a time, and is interrupted before each.
+    /// A reader of one byte at a time, interrupted before each.
     struct Dripping<'a>(&'a [u8], bool);
 
     impl Read for Dripping<'_> {
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn every_end_of_line_is_one() {
+    fn lines_end_with_lf_or_crlf() {
         for text in ["a\n\nb\n", "a\r\n\r\nb\r\n", "a\n\r\nb", "\u{feff}a\n\nb"] {
             assert_eq!(lines(text.as_bytes()), ["a", "", "b"], "{text:?}");
             assert_eq!(lines(Dripping(text.as_bytes(), false)), ["a", "", "b"], "{text:?}");
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_comes_in_pieces_that_nobody_keeps() {
+    fn long_line_comes_in_pieces_in_bounded_memory() {
         let max = Lines::MAX_BYTES as usize;
         let long = |length| [vec![b'x'; length], b"\nnext".to_vec()].concat();
         assert_eq!(lines(&long(max - 1)[..])[1..], ["next"]);

@@ -1,6 +1,6 @@
-//! The lab: what the broker's own rules would have done with a trace.
+//! The planner: replays a trace through the broker's own rules in virtual time.
 //!
-//! Trace or workload -> replays, in virtual time -> recommendation -> report and plot.
+//! Trace or workload -> replays -> recommendation -> report and plot.
 
 mod access_log;
 mod advice;

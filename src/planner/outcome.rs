@@ -1,69 +1,71 @@
-//! What came of a run.
+//! The outcome of a replay.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::token::Moment;
 
-/// What the least-calls broker does with a trace: one that asks Courier only
-/// when a request finds no token, has no budget to keep, and so makes the fewest
-/// calls that can answer every request.
+/// The outcome of the least-calls broker, the baseline of all modes.
+///
+/// It calls Courier only on a miss and has no budget, so it makes the fewest calls that answer
+/// every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Baseline {
     /// Requests in the trace.
     pub requests: u64,
-    /// Different users in it.
+    /// Distinct users in the trace.
     pub users: u64,
     /// Its calls.
     pub least_calls: u64,
-    /// Requests that wait for the first call for their key: no rule can foresee it.
+    /// Requests that wait for the first call for their key, which no rule can foresee.
     pub unavoidable_delays: u64,
     /// Requests that wait for any other call.
     pub avoidable_delays: u64,
-    /// The most tokens that it can hand out at one time.
+    /// The most tokens above their floor at one time.
     pub most_tokens: u64,
 }
 
-/// What one mode does with a trace.
+/// The outcome of one mode.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// "off", "used", "learned" or "clairvoyant".
     pub mode: &'static str,
-    /// What renewals were allowed to spend beyond the least calls (1 is as much again), for mode "learned".
+    /// For mode "learned", the permitted extra calls as a share of the least calls.
     pub extra_calls: Option<f64>,
     /// Calls to Courier.
     pub calls: u64,
     /// Requests that waited for Courier.
     pub delayed: u64,
-    /// The most calls that left within one second of the clock.
+    /// The most calls within one second of the clock.
     pub peak_calls_per_second: u64,
-    /// How long those requests that waited did.
+    /// The waits of the delayed requests.
     pub wait: Waits,
     /// Requests that waited for more than a second.
     pub over_one_second: u64,
 }
 
-/// How long the delayed requests waited.
+/// The waits of the delayed requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waits {
-    /// Half of them waited no longer.
+    /// The median.
     pub p50: Duration,
-    /// 99% of them waited no longer.
+    /// The 99th percentile.
     pub p99: Duration,
-    /// None waited longer.
+    /// The longest wait.
     pub max: Duration,
-    /// All waits together.
+    /// The sum.
     pub total: Duration,
 }
 
 impl Outcome {
-    /// Calls beyond the least, as a share of these; negative where some requests were never answered.
+    /// Extra calls as a share of the least calls; negative if some requests were never answered.
     pub fn extra_share(&self, baseline: &Baseline) -> f64 {
         (self.calls as f64 - baseline.least_calls as f64) / (baseline.least_calls.max(1) as f64)
     }
 
-    /// The share of the avoidable delays that did not happen; negative where there were more, and 0 where
-    /// none was avoidable.
+    /// The share of the avoidable delays that was avoided.
+    ///
+    /// Negative if there were more delays than in the baseline; 0 if none was avoidable.
     pub fn avoided_share(&self, baseline: &Baseline) -> f64 {
         if baseline.avoidable_delays == 0 {
             return 0.0;
@@ -73,7 +75,7 @@ impl Outcome {
     }
 }
 
-/// What is counted in a run.
+/// The counters of a run.
 #[derive(Default)]
 pub struct Tally {
     /// Calls to Courier.
@@ -82,18 +84,18 @@ pub struct Tally {
     pub first_delays: u64,
     /// The delayed requests' waits, in microseconds.
     pub waits: Vec<u64>,
-    /// The most tokens that could be handed out at one time.
+    /// The most tokens above their floor at one time.
     pub most_tokens: u64,
-    /// When those were called for that can be.
+    /// The departure times of the calls for tokens that are above their floor.
     fresh: VecDeque<Moment>,
     peak: u64,
-    /// The second of the clock in which the last call left, and how many did in it.
+    /// The second of the clock in which the last call left, and the calls in it.
     second: (u64, u64),
 }
 
 impl Tally {
-    /// A call leaves for a token that can be handed out within `window` from now.
-    pub fn token(&mut self, now: Moment, window: Duration) {
+    /// Records a call for a token that is above its floor for `window` from now.
+    pub fn record_token(&mut self, now: Moment, window: Duration) {
         while self.fresh.front().is_some_and(|sent| *sent + window <= now) {
             self.fresh.pop_front();
         }
@@ -101,16 +103,17 @@ impl Tally {
         self.most_tokens = self.most_tokens.max(self.fresh.len() as u64);
     }
 
-    /// A call leaves.
-    pub fn call(&mut self, now: Moment) {
+    /// Records a call that leaves.
+    pub fn record_call(&mut self, now: Moment) {
         self.calls += 1;
         let second = now.as_nanos() / 1_000_000_000;
         self.second = if self.second.0 == second { (second, self.second.1 + 1) } else { (second, 1) };
         self.peak = self.peak.max(self.second.1);
     }
 
-    /// A call has landed for those who waited; the key had a token before or not.
-    pub fn land(&mut self, now: Moment, waited: &[Moment], known: bool) {
+    /// Records the completion of a call. `waited` has the arrivals of the waiting requests;
+    /// `known` says whether the key had a token before.
+    pub fn record_completion(&mut self, now: Moment, waited: &[Moment], known: bool) {
         if !known {
             self.first_delays += waited.len() as u64;
         }
@@ -118,7 +121,7 @@ impl Tally {
         self.waits.extend(waited.iter().map(micros));
     }
 
-    /// The sums.
+    /// The outcome of the run.
     pub fn outcome(mut self, mode: &'static str, extra_calls: Option<f64>) -> Outcome {
         self.waits.sort_unstable();
         let rank = |share: f64| {
@@ -151,12 +154,12 @@ mod tests {
 
     fn waited(millis: impl IntoIterator<Item = u64>) -> Outcome {
         let mut done = Tally::default();
-        millis.into_iter().for_each(|wait| done.land(at(100_000), &[at(100_000 - wait)], true));
+        millis.into_iter().for_each(|wait| done.record_completion(at(100_000), &[at(100_000 - wait)], true));
         done.outcome("off", None)
     }
 
     #[test]
-    fn waits_are_told_by_their_rank() {
+    fn percentiles_are_waits_by_rank() {
         let ms = Duration::from_millis;
         let outcome = waited((1..=200).rev());
         assert_eq!(outcome.wait, Waits { p50: ms(100), p99: ms(198), max: ms(200), total: ms(20_100) });
@@ -165,28 +168,28 @@ mod tests {
     }
 
     #[test]
-    fn a_second_is_not_more_than_a_second() {
+    fn wait_of_one_second_is_not_over_one_second() {
         let outcome = waited([999, 1000, 1001, 60_000]);
         assert_eq!((outcome.delayed, outcome.over_one_second), (4, 2));
     }
 
     #[test]
-    fn the_longest_wait_that_there_can_be_is_told() {
+    fn longest_possible_wait_does_not_overflow() {
         let mut done = Tally::default();
-        done.land(Moment::NEVER, &[at(0)], true);
+        done.record_completion(Moment::NEVER, &[at(0)], true);
         assert_eq!(done.outcome("off", None).wait.max.as_micros(), Moment::NEVER.since(at(0)).as_micros());
     }
 
     #[test]
-    fn who_waits_for_a_first_token_is_told_apart() {
+    fn waits_for_a_first_token_are_counted_apart() {
         let mut done = Tally::default();
-        done.land(at(9), &[at(1), at(2)], false);
-        done.land(at(9), &[at(3)], true);
+        done.record_completion(at(9), &[at(1), at(2)], false);
+        done.record_completion(at(9), &[at(3)], true);
         assert_eq!((done.first_delays, done.waits.len()), (2, 3));
     }
 
     #[test]
-    fn shares_are_of_the_least_calls_and_the_avoidable_delays() {
+    fn shares_are_relative_to_least_calls_and_avoidable_delays() {
         let baseline = Baseline {
             requests: 100,
             users: 5,
@@ -213,10 +216,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_peak_is_that_of_the_busiest_second(gaps in prop::collection::vec(0u64..800, 0..60)) {
+        fn peak_is_that_of_the_busiest_second(gaps in prop::collection::vec(0u64..800, 0..60)) {
             let mut done = Tally::default();
             let calls: Vec<_> = gaps.iter().scan(0, |now, gap| { *now += gap; Some(*now) }).collect();
-            calls.iter().for_each(|call| done.call(at(*call)));
+            calls.iter().for_each(|call| done.record_call(at(*call)));
             let in_second = |second| calls.iter().filter(|call| **call / 1000 == second).count() as u64;
             let busiest = calls.iter().map(|call| in_second(call / 1000)).max().unwrap_or(0);
             let outcome = done.outcome("off", None);

@@ -1,21 +1,21 @@
-//! What a trace is run with.
+//! The settings of a replay.
 
 use std::time::Duration;
 
 use crate::policy::budget::Budget;
 use crate::policy::freshness::Floor;
 
-/// What a trace is run with.
+/// The settings of a replay.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// The least that a token handed out has left.
+    /// The least remaining life of a token that is handed out.
     pub floor: Floor,
-    /// Of every token.
+    /// The lifetime of every token.
     pub lifetime: Duration,
-    /// How many calls may leave; without one, all.
+    /// The rate budget; `None` is unlimited.
     pub budget: Option<Budget>,
-    /// How long Courier takes to answer.
+    /// Courier's response time.
     pub latency: Duration,
-    /// What renewals of mode learned may spend beyond the least calls (1 is as much again).
+    /// The extra calls that mode learned may make, as a share of the least calls.
     pub extra_calls: f64,
 }

@@ -1,33 +1,33 @@
-//! The picture of a plan: what each rule avoids against what it spends.
+//! The plot of a plan: avoided delays against extra calls, by mode.
 
 use std::fmt;
 use std::ops::Range;
 
 use plotters::prelude::*;
 
-/// What a rule reaches: one point is drawn as a mark, several as a line through
-/// their marks, in the order in which they are given.
+/// The results of one mode. One point is drawn as a mark, several as a line through their marks
+/// in the given order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curve {
-    /// What the legend calls it.
+    /// The name in the legend.
     pub name: String,
-    /// At least one.
+    /// The points, at least one.
     pub points: Vec<Point>,
 }
 
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
-    /// Calls beyond the least, as a share of these.
+    /// Extra calls as a share of the least calls.
     pub extra_share: f64,
-    /// The share of the avoidable delays that did not happen.
+    /// The share of the avoidable delays that was avoided.
     pub avoided_share: f64,
 }
 
-/// Why there is no picture.
+/// Why there is no plot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlotError {
-    /// A point is nowhere: one of its shares is infinite or no number.
+    /// One of a point's shares is infinite or NaN.
     Nowhere,
     /// The drawing failed.
     Drawing(String),
@@ -36,21 +36,19 @@ pub enum PlotError {
 impl fmt::Display for PlotError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nowhere => out.write_str("a point can't be drawn: its shares are no finite numbers"),
-            Self::Drawing(why) => write!(out, "the plot can't be drawn: {why}"),
+            Self::Nowhere => out.write_str("cannot draw the plot: a point's shares are not finite numbers"),
+            Self::Drawing(why) => write!(out, "cannot draw the plot: {why}"),
         }
     }
 }
 
 impl std::error::Error for PlotError {}
 
-/// Draws the curves as an SVG of [`SIZE`], on white so that it reads in the dark
-/// too. The same curves are the same text.
+/// Draws the curves as an SVG of [`SIZE`], deterministically.
 ///
-/// The x axis goes as far as the lines do, and to those marks that are not much
-/// further out: a mark that were alone in the distance would squeeze the lines
-/// into a corner. Such a mark stands at the edge, and the legend says where it
-/// belongs.
+/// The background is white, so that it is readable in dark viewers. The x axis covers the
+/// lines and the marks at most twice as far out: a distant mark would squeeze the lines into a
+/// corner. It is drawn at the edge, and the legend gives its place.
 pub fn svg(curves: &[Curve], title: &str) -> Result<String, PlotError> {
     let curves: Vec<_> = curves.iter().map(Drawn::new).collect();
     let points = || curves.iter().flat_map(|curve| &curve.points);
@@ -96,18 +94,18 @@ impl Frame {
         let reach = lines().fold(LEAST_REACH, most);
         let near = |(x, _): &&(f64, f64)| lines().next().is_none() || *x <= 2.0 * reach;
         let right = all().filter(near).fold(reach, most);
-        // Where a budget is so tight that some requests are never answered, or that renewals delay users.
+        // Shares are negative if a tight budget leaves requests unanswered, or renewals delay users.
         let left = all().fold(0.0, |least: f64, (x, _)| least.min(*x)).max(-100.0);
         let below = all().fold(0.0, |least: f64, (_, y)| least.min(*y)).max(-100.0);
         Self { x: left..right * 1.04, y: below..104.0 }
     }
 
-    /// The nearest place in the picture.
+    /// The nearest point inside the axes.
     fn hold(&self, (x, y): (f64, f64)) -> (f64, f64) {
         (x.clamp(self.x.start, self.x.end), y.clamp(self.y.start, self.y.end))
     }
 
-    /// Where the legend hides the fewest marks: one of the right-hand corners, or between them.
+    /// The position on the right-hand side where the legend hides the fewest marks.
     fn legend(&self, curves: &[Drawn<'_>]) -> SeriesLabelPosition {
         use SeriesLabelPosition::{LowerRight, MiddleRight, UpperRight};
         let marks: Vec<_> = curves.iter().flat_map(|curve| &curve.points).map(|point| self.hold(*point)).collect();
@@ -121,7 +119,7 @@ impl Frame {
         places.into_iter().min_by_key(|(_, hidden)| *hidden).map_or(LowerRight, |(place, _)| place)
     }
 
-    /// A curve's name, and where its mark belongs if that is not in the picture.
+    /// A curve's name, with the place of its mark if that is outside the axes.
     fn label(&self, curve: &Drawn<'_>) -> String {
         match curve.points[..] {
             [point] if self.hold(point) != point => {
@@ -132,10 +130,10 @@ impl Frame {
     }
 }
 
-/// The x axis never shows less: noise would look like a finding.
+/// The least range of the x axis, so that noise does not look like a finding.
 const LEAST_REACH: f64 = 10.0;
 
-/// Told apart by whoever sees few colours, too; the shapes differ as well.
+/// Colours that are distinct for colour-blind readers; the shapes differ as well.
 const COLOURS: [RGBColor; 4] =
     [RGBColor(0, 114, 178), RGBColor(60, 60, 60), RGBColor(213, 94, 0), RGBColor(0, 135, 95)];
 
@@ -193,7 +191,7 @@ fn draw(curves: &[Drawn<'_>], frame: &Frame, title: &str, text: &mut String) -> 
     root.present()
 }
 
-/// What XML can hold of a text, which may be a file's name, and no more than has room.
+/// A text, such as a file's name, cut to `room` characters and to those that XML permits.
 fn printable(text: &str, room: usize) -> String {
     let is_text = |c: char| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}');
     let mut shown: String = text.chars().map(|c| if is_text(c) { c } else { '\u{fffd}' }).take(room).collect();
@@ -222,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn every_curve_is_in_the_legend_and_the_axes_are_named() {
+    fn legend_names_every_curve_and_axes_have_titles() {
         let svg = svg(&curves((0.9, 0.8)), "office, 1,000 users").expect("a picture");
         assert!(svg.starts_with("<svg width=\"800\" height=\"500\"") && svg.ends_with("</svg>\n"), "{svg}");
         for text in ["learned", "off", "used", "clairvoyant", "office, 1,000 users", "calls beyond the least"] {
@@ -232,12 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn the_same_curves_are_the_same_text() {
+    fn same_curves_give_the_same_svg() {
         assert_eq!(svg(&curves((0.9, 0.8)), "t"), svg(&curves((0.9, 0.8)), "t"));
     }
 
     #[test]
-    fn a_mark_far_out_stands_at_the_edge_and_says_so() {
+    fn distant_mark_is_drawn_at_the_edge_and_labelled() {
         let near = svg(&curves((1.9, 0.8)), "t").expect("a picture");
         assert!(!near.contains("off the chart"), "{near}");
         let far = svg(&curves((3.5, 0.8)), "t").expect("a picture");
@@ -247,26 +245,26 @@ mod tests {
     }
 
     #[test]
-    fn marks_alone_are_all_in_the_picture() {
+    fn marks_without_lines_are_all_inside_the_axes() {
         let svg = svg(&curves((30.0, 0.8))[1..], "t").expect("a picture");
         assert!(!svg.contains("off the chart"), "{svg}");
     }
 
     #[test]
-    fn nothing_to_draw_is_an_empty_picture() {
+    fn no_curves_give_an_empty_plot() {
         assert!(svg(&[], "t").is_ok_and(|svg| svg.contains("calls beyond the least")));
         assert!(svg(&[curve("empty", &[])], "t").is_ok());
     }
 
     #[test]
-    fn a_point_that_is_nowhere_is_refused() {
+    fn point_without_finite_shares_is_rejected() {
         for point in [(f64::NAN, 0.0), (0.0, f64::INFINITY)] {
             assert_eq!(svg(&[curve("learned", &[point])], "t"), Err(PlotError::Nowhere));
         }
     }
 
     #[test]
-    fn a_title_can_not_break_the_picture() {
+    fn title_is_escaped_and_cut() {
         let svg = svg(&[], &format!("<b>&\"\u{1b}[0m\u{0}{}", "x".repeat(200))).expect("a picture");
         assert!(svg.contains("&lt;b&gt;&amp;&quot;\u{fffd}[0m\u{fffd}xxx") && svg.contains("x…\n"), "{svg}");
         assert!(!svg.contains(['\u{1b}', '\u{0}']), "{svg}");

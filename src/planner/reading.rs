@@ -1,4 +1,4 @@
-//! A trace while it is being read.
+//! The reader of a trace.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -14,8 +14,7 @@ use super::selection::Selection;
 use super::trace::{Counts, Limits, Request, Trace, TraceError};
 use crate::token::Moment;
 
-/// Takes line after line. Broken ones are counted and skipped up to a limit:
-/// every log has a few.
+/// Reads a trace line by line. Broken lines are counted and skipped up to a limit.
 pub(super) struct Reading<'a> {
     selection: &'a Selection,
     limits: &'a Limits,
@@ -23,7 +22,7 @@ pub(super) struct Reading<'a> {
     format: Option<Format>,
     counts: Counts,
     first_skipped: Option<(u64, Broken)>,
-    /// Pieces of the line, beyond its first.
+    /// Pieces of the present line beyond its first.
     pieces: u64,
     latest: Moment,
     requests: Vec<Request>,
@@ -35,12 +34,12 @@ pub(super) struct Reading<'a> {
 type Ids<K> = HashMap<K, u32, RandomState>;
 
 impl<'a> Reading<'a> {
-    /// A line of 64 MiB is enough: a bomb could unpack to terabytes.
+    /// The most pieces of one line, 64 MiB: a gzip bomb could unpack to terabytes.
     const MOST_PIECES: u64 = (64 << 20) / Lines::MAX_BYTES;
-    /// Lines from one report of progress to the next.
+    /// Lines between two progress reports.
     const STRIDE: u64 = 1 << 12;
 
-    /// Nothing was read so far.
+    /// A reader before its first line.
     pub(super) fn new(selection: &'a Selection, limits: &'a Limits) -> Self {
         Self {
             selection,
@@ -58,7 +57,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Reads all there is.
+    /// Reads the whole input.
     pub(super) fn finish(mut self, input: impl Read, progress: &mut dyn FnMut(u64)) -> Result<Trace, TraceError> {
         let mut lines = Lines::new(input).map_err(|error| TraceError::Io { line: 0, error })?;
         let mut calls = 0u64;
@@ -68,8 +67,12 @@ impl<'a> Reading<'a> {
                 Ok(None) => break,
                 Err(error) => {
                     let line = lines.number();
-                    let spoilt = lines.is_spoilt(&error);
-                    return Err(if spoilt { TraceError::Gzip { line, error } } else { TraceError::Io { line, error } });
+                    let is_corrupt = lines.is_corrupt(&error);
+                    return Err(if is_corrupt {
+                        TraceError::Gzip { line, error }
+                    } else {
+                        TraceError::Io { line, error }
+                    });
                 }
             }
             calls += 1;
@@ -152,7 +155,7 @@ impl<'a> Reading<'a> {
     fn key(&mut self, row: &Row<'_>) -> Result<u32, TraceError> {
         let limit = self.limits.keys;
         let user = id(&mut self.users, &*row.user, limit)?;
-        // Where there are no scopes a user is a key.
+        // Without scopes, each user is one key.
         let Some(scope) = &row.scope else { return Ok(user) };
         let scope = id(&mut self.scopes, &**scope, limit)?;
         id(&mut self.keys, &(user, scope), limit)
@@ -161,7 +164,7 @@ impl<'a> Reading<'a> {
     fn skip(&mut self, line: u64, why: Broken) -> Result<(), TraceError> {
         self.counts.skipped += 1;
         self.first_skipped.get_or_insert((line, why));
-        // What is no log at all is called that, not a log with flaws.
+        // Input that is no log at all gets that error, not one about broken lines.
         if self.format.is_some() { self.check_skipped() } else { Ok(()) }
     }
 
@@ -194,8 +197,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The number of a name, which is told apart from all others; a new one is kept,
-/// while there is room.
+/// The number of a name. A new name gets the next number, up to `limit`.
 fn id<K, Q>(ids: &mut Ids<K>, name: &Q, limit: usize) -> Result<u32, TraceError>
 where
     K: Borrow<Q> + From<Q::Owned> + Hash + Eq,
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_read_is_an_error() {
+    fn input_without_requests_is_an_error() {
         for text in ["", "\n\r\n", "# nothing\n", "time,user\n", "\u{feff}"] {
             assert_eq!(error(text.as_bytes()), "the trace is empty: it has no line with a request", "{text:?}");
         }
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_log_is_called_that() {
+    fn unknown_format_is_an_error_that_quotes_the_first_line() {
         let neither = "the trace is neither CSV with the columns `time,user` or `time,user,scope` nor an access log in \
                        common or combined format: line 2 begins with \"<?xml?>\" (as CSV: it has 1 of 2 columns; as an \
                        access log: no time like `[17/May/2015:10:05:03 +0000]` follows its first three words)";
@@ -254,17 +256,17 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_is_refused() {
+    fn endless_line_is_an_error() {
         assert!(error(io::repeat(0)).contains("(as CSV: it is too long; as an access log: it is too long)"));
         assert!(error(io::repeat(b'1')).contains("begins with \"1111"));
-        assert_eq!(error((&b"5,a\n6,"[..]).chain(io::repeat(b'b'))), "line 2 has no end: this is no log");
+        assert_eq!(error((&b"5,a\n6,"[..]).chain(io::repeat(b'b'))), "line 2 is longer than 64 MiB: not a log");
         // 80 MB, packed into a few hundred kB.
         let bomb = gzip(&[b"5,a\n", &vec![0; 80 << 20][..]].concat());
-        assert_eq!(error(&bomb[..]), "line 2 has no end: this is no log");
+        assert_eq!(error(&bomb[..]), "line 2 is longer than 64 MiB: not a log");
     }
 
     #[test]
-    fn a_long_line_is_one_broken_line() {
+    fn long_line_counts_as_one_broken_line() {
         let long = "x".repeat(1 << 20);
         for text in [format!("5,a\n6,{long}\n7,b\n"), format!("{long}\n5,a\n6,{long}x\n7,b")] {
             let trace = read_with(&Limits::default(), text.as_bytes()).expect("a trace");
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn disorder_has_a_bound_that_still_holds() {
+    fn disorder_is_accepted_up_to_its_bound() {
         let limits = Limits { disorder: Duration::from_secs(60), ..Limits::default() };
         let trace = read_with(&limits, &b"100,a\n40,b\n100,a\n"[..]).expect("a trace");
         assert_eq!(trace.counts().out_of_order, 1);
@@ -297,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_has_its_limits() {
+    fn requests_and_keys_are_limited() {
         let limits = Limits { requests: 3, keys: 2, ..Limits::default() };
         assert!(read_with(&limits, &b"1,a\n2,b\n3,a\n"[..]).is_ok());
         let error = |text: &[u8]| read_with(&limits, text).expect_err("a limit").to_string();
@@ -307,32 +309,32 @@ mod tests {
     }
 
     #[test]
-    fn spoilt_gzip_data_is_an_error_wherever_it_is_spoilt() {
+    fn corrupt_gzip_data_is_an_error_at_any_place() {
         let text: String = (0..50_000).map(|second| format!("{second},user{}\n", second % 777)).collect();
         let packed = gzip(text.as_bytes());
         for length in [2, 9, 10, packed.len() / 2, packed.len() - 8, packed.len() - 1] {
             let error = error(&packed[..length]);
-            assert!(error.starts_with("the gzip data is cut off or spoilt after line "), "{length}: {error}");
+            assert!(error.starts_with("the gzip data is truncated or corrupt after line "), "{length}: {error}");
         }
         for place in [packed.len() / 2, packed.len() - 6] {
-            let mut spoilt = packed.clone();
-            spoilt[place] ^= 0x55;
-            assert!(read_with(&Limits::default(), &spoilt[..]).is_err(), "{place}");
+            let mut corrupt = packed.clone();
+            corrupt[place] ^= 0x55;
+            assert!(read_with(&Limits::default(), &corrupt[..]).is_err(), "{place}");
         }
         let trailed = [&packed[..], b"more"].concat();
-        assert!(error(&trailed[..]).starts_with("the gzip data is cut off or spoilt after line 50000"));
+        assert!(error(&trailed[..]).starts_with("the gzip data is truncated or corrupt after line 50000"));
     }
 
     #[test]
-    fn an_input_that_fails_is_an_error() {
+    fn failing_input_is_an_error() {
         struct Failing;
         impl Read for Failing {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
                 Err(io::Error::other("the disk is gone"))
             }
         }
-        assert_eq!(error(Failing), "can't read on after line 0: the disk is gone");
-        assert_eq!(error((&b"5,a\n6,b\n"[..]).chain(Failing)), "can't read on after line 2: the disk is gone");
+        assert_eq!(error(Failing), "cannot read the trace after line 0: the disk is gone");
+        assert_eq!(error((&b"5,a\n6,b\n"[..]).chain(Failing)), "cannot read the trace after line 2: the disk is gone");
         let packed = gzip(b"5,a\n6,b\n");
         assert!(error(packed[..15].chain(Failing)).ends_with(": the disk is gone"));
     }

@@ -28,11 +28,12 @@ pub struct Sufficient {
 /// The most extra calls that are spent for each delay avoided.
 pub(super) const PRICE: f64 = 2.0;
 
-/// The place of the row to recommend: that with the least sum of calls and delays, a delay being worth
-/// [`PRICE`] calls, among those that no other beats in both calls and delayed requests.
+/// The index of the row to recommend.
 ///
-/// A step from this row to one that avoids more therefore takes more than the price for each
-/// further delay, and mode off is left only for a row that avoids delays at the price or less.
+/// It has the least sum of calls and delays, with [`PRICE`] calls for a delay, among the rows
+/// that no other beats in both calls and delayed requests. So each further delay that another
+/// row avoids costs more than the price, and this row avoids delays, compared with mode off,
+/// at the price or less.
 pub(super) fn best(sweep: &[Outcome], latency: Duration) -> usize {
     let score = |place: &usize| {
         let delays = delays(&sweep[*place], latency);
@@ -47,8 +48,9 @@ pub(super) fn best(sweep: &[Outcome], latency: Duration) -> usize {
     candidates.min_by(order).unwrap_or(0)
 }
 
-/// Delayed requests, and as many more as they waited seconds for the budget: by their number alone a
-/// row could be recommended with which people wait for hours.
+/// The delayed requests plus the seconds that they waited for the budget.
+///
+/// By the number of requests alone, a row could be recommended in which users wait for hours.
 pub(super) fn delays(outcome: &Outcome, latency: Duration) -> f64 {
     let for_courier = latency.as_micros() * u128::from(outcome.delayed);
     outcome.delayed as f64 + outcome.wait.total.as_micros().saturating_sub(for_courier) as f64 / 1e6
@@ -93,7 +95,7 @@ impl Recommendation {
     }
 }
 
-/// As settings take it: they have no months.
+/// A duration as the settings read it, in one unit.
 fn in_one_unit(length: Duration) -> String {
     let seconds = length.as_secs();
     let units = [(86_400, "d"), (3600, "h"), (60, "m")];
@@ -102,7 +104,7 @@ fn in_one_unit(length: Duration) -> String {
     format!("{}{name}", seconds / unit)
 }
 
-/// As in the default settings.
+/// The defaults of the settings.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(86_400);
 const DEFAULT_MAX_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 const DEFAULT_FLOOR: f64 = 0.5;

@@ -1,4 +1,4 @@
-//! A trace run through the broker's rules in virtual time.
+//! The replay of a trace through the broker's rules in virtual time.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::token::Moment;
 pub use super::plan::Plan;
 pub use crate::policy::refresh::Mode;
 
-/// What the least-calls broker would do.
+/// The outcome of the least-calls broker.
 pub fn baseline(trace: &Trace, plan: &Plan, progress: &mut dyn FnMut(u64)) -> Baseline {
     let plan = Plan { budget: None, ..*plan };
     let done = Replay::new(trace, &plan, Mode::Off).run(progress);
@@ -34,7 +34,7 @@ pub fn baseline(trace: &Trace, plan: &Plan, progress: &mut dyn FnMut(u64)) -> Ba
     }
 }
 
-/// What one mode would do.
+/// The outcome of one mode.
 pub fn replay(trace: &Trace, plan: &Plan, mode: Mode, progress: &mut dyn FnMut(u64)) -> Outcome {
     let done = Replay::new(trace, plan, mode).run(progress);
     let (name, extra_calls) = match mode {
@@ -53,12 +53,12 @@ struct Replay<'a> {
     window: Duration,
     keys: Vec<Key>,
     schedule: Schedule<u32>,
-    /// Up to when everything has happened.
+    /// Every event up to this moment is processed.
     now: Moment,
     queue: Queue<(), u32>,
     bucket: Option<Bucket>,
-    /// Calls that are under way, in the order in which they land.
-    air: VecDeque<(Moment, u32)>,
+    /// Calls in flight, in order of completion.
+    in_flight: VecDeque<(Moment, u32)>,
     waiting: HashMap<u32, Vec<Moment>, RandomState>,
     learner: Learner,
     ledger: Ledger,
@@ -66,7 +66,7 @@ struct Replay<'a> {
     done: Tally,
 }
 
-/// What is known of one key.
+/// The state of one token key.
 #[derive(Default)]
 struct Key {
     habit: Option<Arc<Habit>>,
@@ -75,7 +75,7 @@ struct Key {
     uses: u32,
     ticket: Option<Ticket>,
     flight: Flight,
-    /// It has had a token.
+    /// Whether it ever had a token.
     known: bool,
 }
 
@@ -83,9 +83,9 @@ struct Key {
 enum Flight {
     #[default]
     None,
-    /// Waits for the budget at this place.
+    /// Waits for a permit at this place.
     Queued(Place),
-    Air,
+    Open,
 }
 
 impl<'a> Replay<'a> {
@@ -102,7 +102,7 @@ impl<'a> Replay<'a> {
             now: Moment::from_nanos(0),
             queue: Queue::new(),
             bucket: plan.budget.map(Bucket::new),
-            air: VecDeque::new(),
+            in_flight: VecDeque::new(),
             waiting: HashMap::default(),
             learner: Learner::new(plan.extra_calls),
             ledger: Ledger::default(),
@@ -119,44 +119,44 @@ impl<'a> Replay<'a> {
                 progress(number as u64);
             }
         }
-        // Whoever still waits is answered; nothing is renewed for a trace that has ended.
+        // Waiting requests are answered; nothing is renewed after the end of the trace.
         (self.schedule, self.mode) = (Schedule::new(), Mode::Off);
         self.advance(Moment::NEVER);
         progress(self.trace.requests().len() as u64);
         self.done
     }
 
-    /// Lets happen what happens by `until`.
+    /// Processes all events up to `until`.
     fn advance(&mut self, until: Moment) {
         loop {
-            let landing = self.air.front().map_or(Moment::NEVER, |(at, _)| *at);
-            // A renewal that left the reserve alone until somebody began to wait for it is late, too.
-            let leaving = self.leaving().max(self.now);
+            let completion = self.in_flight.front().map_or(Moment::NEVER, |(at, _)| *at);
+            // A renewal that kept the reserve until a request began to wait for it is late, too.
+            let departure = self.next_departure().max(self.now);
             let room = self.plan.budget.is_none_or(|budget| self.queue.has_room(&budget));
-            // What came due while there was no room is late, but no earlier than now.
+            // Keys that came due while the queue was full are late: they come out now.
             let due = if room { self.schedule.next().unwrap_or(Moment::NEVER).max(self.now) } else { Moment::NEVER };
-            let now = landing.min(leaving).min(due);
+            let now = completion.min(departure).min(due);
             self.now = now.min(until);
             if now > until || now == Moment::NEVER {
                 return;
             }
-            if now == landing {
-                self.land();
-            } else if now == leaving {
-                self.leave(now);
+            if now == completion {
+                self.complete();
+            } else if now == departure {
+                self.depart(now);
             } else if let Some((due, key)) = self.schedule.pop(now) {
                 self.keys[key as usize].ticket = None;
-                self.consider(key, now.since(due), now);
+                self.decide(key, now.since(due), now);
             }
         }
     }
 
     /// When the next call may leave.
-    fn leaving(&self) -> Moment {
+    fn next_departure(&self) -> Moment {
         if self.queue.is_empty() {
             return Moment::NEVER;
         }
-        self.bucket.as_ref().map_or(Moment::from_nanos(0), |bucket| bucket.leaving(&self.queue))
+        self.bucket.as_ref().map_or(Moment::from_nanos(0), |bucket| bucket.next_departure(&self.queue))
     }
 
     fn request(&mut self, number: u32, now: Moment) {
@@ -167,7 +167,7 @@ impl<'a> Replay<'a> {
             && now < sent + window
         {
             key.uses += 1;
-            // It came due unused, and is used after all.
+            // The token was due while unused, and is used after all.
             if self.mode == Mode::Used && now >= due && key.ticket.is_none() && key.flight == Flight::None {
                 self.call(Some(Rank::of(sent + window, None, now)), number, now);
             }
@@ -176,13 +176,13 @@ impl<'a> Replay<'a> {
         self.waiting.entry(number).or_default().push(now);
         match key.flight {
             Flight::Queued(place) => self.queue.promote(place, ()),
-            Flight::Air => {}
+            Flight::Open => {}
             Flight::None => self.call(None, number, now),
         }
     }
 
-    /// Its token comes due, or it has none and is looked at again.
-    fn consider(&mut self, number: u32, late: Duration, now: Moment) {
+    /// Decides about a key whose token is due, or which has none.
+    fn decide(&mut self, number: u32, late: Duration, now: Moment) {
         let key = &mut self.keys[number as usize];
         if key.flight != Flight::None {
             return;
@@ -207,35 +207,35 @@ impl<'a> Replay<'a> {
         self.call(Some(Rank::of(floor, value, now)), number, now);
     }
 
-    /// For a renewal of this rank, or else for a user who waits.
+    /// Queues a call: a renewal of this rank, or without one, a waiting user's.
     fn call(&mut self, rank: Option<Rank>, number: u32, now: Moment) {
         let place = match rank {
             None => self.queue.push_user((), number),
             Some(rank) => self.queue.push_renewal(rank, number),
         };
         self.keys[number as usize].flight = Flight::Queued(place);
-        if self.leaving() <= now {
-            self.leave(now);
+        if self.next_departure() <= now {
+            self.depart(now);
         }
     }
 
-    fn leave(&mut self, now: Moment) {
+    fn depart(&mut self, now: Moment) {
         let Some((_, number)) = self.queue.pop() else { return };
         if let Some(bucket) = &mut self.bucket {
-            bucket.pay(now);
+            bucket.take(now);
         }
-        self.done.call(now);
-        self.done.token(now, self.window);
-        self.keys[number as usize].flight = Flight::Air;
-        self.air.push_back((now + self.plan.latency, number));
+        self.done.record_call(now);
+        self.done.record_token(now, self.window);
+        self.keys[number as usize].flight = Flight::Open;
+        self.in_flight.push_back((now + self.plan.latency, number));
     }
 
-    fn land(&mut self) {
-        let Some((now, number)) = self.air.pop_front() else { return };
+    fn complete(&mut self) {
+        let Some((now, number)) = self.in_flight.pop_front() else { return };
         self.ledger.count_call();
         let waited = self.waiting.remove(&number).unwrap_or_default();
         let key = &mut self.keys[number as usize];
-        self.done.land(now, &waited, key.known);
+        self.done.record_completion(now, &waited, key.known);
         let sent = now - self.plan.latency;
         let due = refresh::due(self.mode, self.window, sent, self.draws.next());
         key.flight = Flight::None;
@@ -251,7 +251,7 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Progress is told once in so many requests.
+/// Requests between two progress reports.
 pub(super) const PROGRESS: usize = 1 << 16;
 
 #[cfg(test)]
@@ -274,7 +274,7 @@ mod tests {
         }
     }
 
-    /// Of a few keys, with gaps from none to hours.
+    /// Traces of a few keys, with gaps from zero to hours.
     fn trace() -> impl Strategy<Value = Trace> {
         let gap = prop_oneof![Just(0), 0u64..1000, 0u64..60_000, 0u64..20_000_000];
         prop::collection::vec((gap, 0u32..8), 0..150).prop_map(|gaps| {
@@ -291,7 +291,7 @@ mod tests {
         replay(trace, plan, mode, &mut |_| {})
     }
 
-    /// Runs event by event: when each call leaves, for which key, and what was done.
+    /// Runs event by event: the departure and key of each call, and the counters.
     fn calls(trace: &Trace, plan: &Plan, mode: Mode) -> (Vec<(Moment, u32)>, Tally) {
         let (mut replay, mut calls) = (Replay::new(trace, plan, mode), Vec::new());
         let (mut requests, mut now) = (trace.requests().iter().peekable(), Moment::from_nanos(0));
@@ -299,10 +299,11 @@ mod tests {
             if requests.peek().is_none() {
                 replay.schedule = Schedule::new();
             }
-            let landing = replay.air.front().map(|(at, _)| *at);
-            let leaving = Some(replay.leaving()).filter(|leaving| *leaving < Moment::NEVER);
-            // What could have happened by now has.
-            let next = [landing, leaving, replay.schedule.next()].into_iter().flatten().filter(|at| *at > now).min();
+            let completion = replay.in_flight.front().map(|(at, _)| *at);
+            let departure = Some(replay.next_departure()).filter(|departure| *departure < Moment::NEVER);
+            // Events up to now are processed.
+            let next =
+                [completion, departure, replay.schedule.next()].into_iter().flatten().filter(|at| *at > now).min();
             if let Some(request) = requests.next_if(|request| next.is_none_or(|next| request.at < next)) {
                 now = request.at;
                 replay.advance(now);
@@ -311,23 +312,23 @@ mod tests {
                 now = next;
                 replay.advance(now);
             } else {
-                assert!(replay.waiting.is_empty(), "somebody is never answered");
+                assert!(replay.waiting.is_empty(), "a request is never answered");
                 return (calls, replay.done);
             }
             let new = replay.done.calls as usize - calls.len();
-            calls.extend(replay.air.iter().rev().take(new).map(|(at, key)| (*at - plan.latency, *key)));
+            calls.extend(replay.in_flight.iter().rev().take(new).map(|(at, key)| (*at - plan.latency, *key)));
         }
     }
 
     #[test]
-    fn a_trace_without_requests_comes_to_nothing() {
+    fn empty_trace_makes_no_call() {
         let outcomes = MODES.map(|mode| run(&Trace::default(), &plan(None), mode));
         assert_eq!(outcomes.map(|outcome| (outcome.calls, outcome.delayed)), [(0, 0); 3]);
         assert_eq!(baseline(&Trace::default(), &plan(None), &mut |_| {}).least_calls, 0);
     }
 
     #[test]
-    fn all_who_come_at_once_wait_for_one_call() {
+    fn simultaneous_requests_wait_for_one_call() {
         for requests in [1, 10_000] {
             let trace = Trace::from_requests(vec![Request { at: Moment::from_nanos(1 << 60), key: 0 }; requests], 1, 1);
             let least = baseline(&trace, &plan(None), &mut |_| {});
@@ -344,7 +345,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
-        fn mode_off_does_what_the_least_calls_broker_does(trace in trace()) {
+        fn mode_off_equals_the_least_calls_broker(trace in trace()) {
             let (least, off) = (baseline(&trace, &plan(None), &mut |_| {}), run(&trace, &plan(None), Mode::Off));
             let delays = least.unavoidable_delays + least.avoidable_delays;
             prop_assert_eq!((off.calls, off.delayed), (least.least_calls, delays));
@@ -358,7 +359,7 @@ mod tests {
         }
 
         #[test]
-        fn every_request_is_served_by_a_call_before_it_or_waits(trace in trace(), budget: bool) {
+        fn request_is_served_by_an_earlier_call_or_waits(trace in trace(), budget: bool) {
             let plan = plan(budget.then_some((0.02, 2)));
             let window = plan.floor.window_of(plan.lifetime);
             for mode in MODES {
@@ -384,7 +385,7 @@ mod tests {
         }
 
         #[test]
-        fn a_trace_has_one_outcome_whoever_watches(trace in trace()) {
+        fn progress_reports_do_not_change_the_outcome(trace in trace()) {
             for mode in MODES {
                 let mut told = Vec::new();
                 let watched = replay(&trace, &plan(Some((0.02, 2))), mode, &mut |done| told.push(done));

@@ -1,4 +1,4 @@
-//! What a plan has found, for people and for programs.
+//! The report of a plan, for people and for programs.
 
 use std::array;
 use std::fmt;
@@ -11,52 +11,53 @@ use super::outcome::{Baseline, Outcome};
 use super::recommendation::{PRICE, Recommendation};
 use super::trace::Counts;
 
-/// The runs of one trace side by side, with what follows from them and what they
-/// leave out. It is shown as tables; [`Report::json`] has the same in full.
+/// All runs of one trace, the recommendation, and what the replay leaves out.
+///
+/// `Display` shows tables; [`Report::json`] has everything.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// What was replayed, and how.
+    /// The trace and the settings.
     pub what: Setup,
-    /// The fewest calls.
+    /// The least-calls broker.
     pub baseline: Baseline,
     /// Modes off, used and learned, in this order.
     pub modes: [Outcome; 3],
-    /// The mode that knows the future.
+    /// The clairvoyant bound.
     pub bound: Outcome,
     /// Modes off and used, and learned with several values of `extra_calls`, by their calls.
     pub sweep: Vec<Outcome>,
     /// The settings to choose.
     pub recommendation: Recommendation,
-    /// The busiest second of the recommended row where there is no budget: with one,
-    /// the runs themselves can't show how much would be enough.
+    /// The busiest second of the recommended row without a budget; runs with one can't show how
+    /// much would be enough.
     pub unlimited_peak: u64,
 }
 
-/// What was replayed, and how.
+/// The trace and the settings of a report.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setup {
     /// Where the requests come from, in words.
     pub source: String,
     /// From the first request to the last.
     pub span: Duration,
-    /// Of every token.
+    /// The lifetime of every token.
     pub lifetime: Duration,
-    /// The share of its life that a token handed out has left.
+    /// The floor, as a share of a token's life.
     pub floor: f64,
-    /// Calls a second that may leave; without one, all.
+    /// The budget in calls a second; `None` is unlimited.
     pub budget: Option<f64>,
-    /// Calls that may leave at once under the budget.
+    /// The burst of the budget, in calls.
     pub burst: Option<u32>,
-    /// How long Courier takes to answer.
+    /// Courier's response time.
     pub latency: Duration,
-    /// What renewals of mode learned may spend beyond the least calls (1 is as much again).
+    /// The extra calls that mode learned may make, as a share of the least calls.
     pub extra_calls: f64,
     /// The lines of the trace, by kind.
     pub counts: Counts,
 }
 
 impl Report {
-    /// What the replay knows nothing of: a promise is worth no more than its conditions.
+    /// What the replay does not model: the conditions of the recommendation.
     pub(super) fn leaves_out(&self) -> Vec<String> {
         let latency = humantime::format_duration(self.what.latency);
         let mut list = vec![
@@ -133,7 +134,7 @@ impl Report {
     }
 }
 
-/// The first column to the left, the others to the right.
+/// Writes a table with its first column left-aligned, the others right-aligned.
 fn write_table<const N: usize>(out: &mut fmt::Formatter<'_>, rows: &[[String; N]]) -> fmt::Result {
     let widths: [usize; N] = array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
     for row in rows {
@@ -146,7 +147,7 @@ fn write_table<const N: usize>(out: &mut fmt::Formatter<'_>, rows: &[[String; N]
     writeln!(out)
 }
 
-/// For people: what was run, the table, what follows, what is left out.
+/// The text for people: the setup, the tables, the advice, the omissions.
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, baseline, .. } = self;
@@ -249,7 +250,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_columns_of_the_table_stand_under_their_headings() {
+    fn table_columns_are_aligned_under_their_headings() {
         let shown = report().to_string();
         let mut lines = shown.lines();
         assert_eq!(lines.next(), Some("access.log: 10,000 requests of 400 users in 1day"));
@@ -288,7 +289,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn addresses_are_not_called_users() {
+    fn report_counts_addresses_as_addresses() {
         let mut report = report();
         report.what.counts = Counts { every_path: true, by_address: 10_000, ..Counts::default() };
         let shown = report.to_string();
@@ -306,7 +307,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_mode_that_delays_nobody_has_no_waits() {
+    fn mode_without_delays_shows_no_waits() {
         let mut report = report();
         report.modes[1].delayed = 0;
         report.modes[1].wait = Waits::default();
@@ -316,7 +317,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_budget_and_what_was_skipped_are_told() {
+    fn report_shows_the_budget_and_skipped_lines() {
         let mut report = report();
         (report.what.budget, report.what.burst) = (Some(0.5), Some(1));
         report.what.counts = Counts { skipped: 1200, out_of_order: 7, ..Counts::default() };
@@ -332,7 +333,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_json_has_what_the_table_has() {
+    fn json_has_the_same_as_the_table() {
         let json: Value = serde_json::from_str(&report().json().expect("JSON")).expect("JSON");
         for (key, value) in [
             ("requests", 10_000),

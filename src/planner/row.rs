@@ -1,29 +1,28 @@
-//! What one line of a trace says.
+//! One request of a trace, as its line has it.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::token::Moment;
 
-/// A request as its line names it.
+/// A request as its line has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Row<'a> {
-    /// When it came, since the Unix epoch.
+    /// The time since the Unix epoch.
     pub(super) at: Moment,
-    /// Who came.
+    /// The user.
     pub(super) user: Cow<'a, [u8]>,
-    /// The user is the address of a machine.
+    /// Whether the user is an address.
     pub(super) by_address: bool,
-    /// What for, where the trace says.
+    /// The scope, if the trace has scopes.
     pub(super) scope: Option<Cow<'a, [u8]>>,
 }
 
 impl<'a> Row<'a> {
-    /// The longest user and the longest scope, in bytes: what is read must not
-    /// fill the memory with names.
+    /// The longest user and the longest scope, in bytes; bounds the memory for names.
     pub(super) const MAX_NAME_BYTES: usize = 512;
 
-    /// A request of somebody, if the names are fit to be kept.
+    /// A request, if its names are present and short enough.
     pub(super) fn new(at: Moment, user: Cow<'a, [u8]>, scope: Option<Cow<'a, [u8]>>) -> Result<Self, Broken> {
         if matches!(&*user, b"" | b"-") {
             return Err(Broken::NoUser);
@@ -35,7 +34,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The moment so long after the Unix epoch, if it is one that a log could name.
+/// The moment so long after the Unix epoch, if it is in the years 1970 to 2200.
 pub(super) fn moment(seconds: i64, nanos: u32) -> Result<Moment, Broken> {
     /// The end of the year 2200.
     const END: u64 = 7_289_654_400;
@@ -46,10 +45,10 @@ pub(super) fn moment(seconds: i64, nanos: u32) -> Result<Moment, Broken> {
 /// Why a line gives no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
-    /// Longer than any line is read.
+    /// Longer than the longest line that is read.
     #[error("it is too long")]
     TooLong,
-    /// Before the format was known: nothing that shows it.
+    /// Before the format was detected: of no known format.
     #[error("it is neither a row of CSV nor a line of an access log")]
     Neither,
     /// CSV: not as many columns as the other rows.
@@ -60,34 +59,34 @@ pub enum Broken {
         /// What the other rows have.
         wanted: usize,
     },
-    /// CSV: a quote is missing, or stands where none may.
-    #[error("its quotes don't fit together")]
+    /// CSV: a quote is missing or misplaced.
+    #[error("its quotes do not match")]
     Quotes,
-    /// CSV: the first column is no time.
+    /// CSV: the time can't be parsed.
     #[error("its time is neither epoch seconds nor RFC 3339")]
     Time,
-    /// Access log: no time where it should stand.
+    /// Access log: no time at its place.
     #[error("no time like `[17/May/2015:10:05:03 +0000]` follows its first three words")]
     Stamp,
-    /// A time that is a mistake.
+    /// A time out of range.
     #[error("its time is not in the years 1970 to 2200 (epoch times are in seconds)")]
     OutOfRange,
     /// No user, or `-` in its place.
     #[error("it names no user")]
     NoUser,
-    /// Access log: a path that is not asked for.
-    #[error("its path is not asked for")]
+    /// Access log: a path that is not selected.
+    #[error("its path is not selected")]
     OtherPath,
-    /// CSV: no such column for the user besides that of the time.
+    /// CSV: the user's column does not exist, or is that of the time.
     #[error("column {0} can't be its user")]
     NoColumn(usize),
-    /// A name that nobody has.
+    /// A name that is too long.
     #[error("its user or scope is longer than {} bytes", Row::MAX_NAME_BYTES)]
     LongName,
 }
 
 impl Broken {
-    /// The line can be read, but its request does not count.
+    /// Whether the line is readable and only its request does not count.
     pub(super) const fn is_readable(self) -> bool {
         matches!(self, Self::NoUser | Self::OtherPath)
     }
@@ -108,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_a_length_and_an_end() {
+    fn empty_or_long_name_is_broken() {
         let at = Moment::from_nanos(1);
         let row = |user: usize, scope: usize| Row::new(at, vec![b'u'; user].into(), Some(vec![b's'; scope].into()));
         assert_eq!(row(0, 0), Err(Broken::NoUser));

@@ -1,11 +1,11 @@
-//! Which requests of a trace count, and for whom.
+//! The selection of requests in a trace.
 
-/// Which requests of a trace count, and which field of a line names the user.
+/// The requests of a trace that count, and the field that names the user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Of an access log: requests whose path begins so. The query is not looked at.
+    /// Access log: the prefix of the paths that count, without the query.
     pub path: Option<String>,
-    /// Of an access log `address` or `user`; of CSV a column's name or its number from 1. Without it:
-    /// the user of an access log's line, or else its address; the column `user`.
+    /// The user's field. Access log: `address` or `user`, by default the user, or else the address.
+    /// CSV: a column's name or its number from 1, by default `user`.
     pub user_field: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Who asked when: a log that was read, or a workload that was made up.
+//! A trace of requests, from a log or a synthetic workload.
 
 use std::io::Read;
 use std::time::Duration;
@@ -12,14 +12,13 @@ use crate::token::Moment;
 /// A request of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// When it came, in nanoseconds since the Unix epoch.
+    /// The time since the Unix epoch.
     pub at: Moment,
-    /// The user and scope that it asked for, as a number below [`Trace::keys`].
+    /// The user and scope, as a number below [`Trace::keys`].
     pub key: u32,
 }
 
-/// Requests in the order of their times; those of one moment in the order in
-/// which they were written down.
+/// Requests in order of time; those of one moment in the order of the input.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trace {
     requests: Vec<Request>,
@@ -28,30 +27,29 @@ pub struct Trace {
     counts: Counts,
 }
 
-/// The lines of a trace besides requests, by kind.
+/// The counts of a trace's lines by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// It is an access log, and every URL counts.
+    /// Whether it is an access log in which every URL counts.
     pub every_path: bool,
-    /// Requests for whose user an address stands.
+    /// Requests whose user is an address.
     pub by_address: u64,
-    /// Requests that don't count, since they name no user.
+    /// Requests skipped since they name no user.
     pub without_user: u64,
-    /// Requests that don't count, since their path is not asked for.
+    /// Requests skipped since their path is not selected.
     pub other_paths: u64,
     /// Lines that could not be read.
     pub skipped: u64,
-    /// Requests that were written down after a later one, and were sorted in.
+    /// Requests that came after a later one in the input, and were sorted.
     pub out_of_order: u64,
 }
 
 impl Trace {
-    /// A trace of these requests, in any order, for the keys below `keys`, which
-    /// belong to `users` users.
+    /// A trace of these requests, in any order, for keys below `keys` of `users` users.
     ///
     /// # Panics
     ///
-    /// If a request is for a key that there isn't.
+    /// If a request's key is not below `keys`.
     pub fn from_requests(mut requests: Vec<Request>, keys: usize, users: usize) -> Self {
         assert!(requests.iter().all(|request| (request.key as usize) < keys), "a key beyond the {keys} that there are");
         if !requests.is_sorted_by_key(|request| request.at) {
@@ -60,14 +58,13 @@ impl Trace {
         Self { requests, keys, users, counts: Counts::default() }
     }
 
-    /// Reads a trace in plain text or gzip: CSV with the columns `time,user` or
-    /// `time,user,scope` (epoch seconds or RFC 3339; a heading may say so), or
-    /// an access log in common or combined format. Which it is shows in its
-    /// first lines. Empty lines and those that begin with `#` don't count; of the
-    /// requests those do that are selected.
+    /// Reads a trace in plain text or gzip.
     ///
-    /// `progress` is told now and then how many bytes of the input, packed or
-    /// not, were taken.
+    /// The format is detected from the first lines: CSV with the columns `time,user` or
+    /// `time,user,scope` (epoch seconds or RFC 3339, heading optional), or an access log in common
+    /// or combined format. Empty lines and those that begin with `#` are skipped.
+    ///
+    /// `progress` receives the bytes of the input that were read so far.
     pub fn read(
         input: impl Read,
         selection: &Selection,
@@ -77,7 +74,7 @@ impl Trace {
         Reading::new(selection, limits).finish(input, progress)
     }
 
-    /// With what its lines were.
+    /// The trace with these counts.
     pub(super) fn with_counts(self, counts: Counts) -> Self {
         Self { counts, ..self }
     }
@@ -87,36 +84,35 @@ impl Trace {
         &self.requests
     }
 
-    /// How many different pairs of user and scope there are.
+    /// The number of distinct pairs of user and scope.
     pub fn keys(&self) -> usize {
         self.keys
     }
 
-    /// How many different users there are.
+    /// The number of distinct users.
     pub fn users(&self) -> usize {
         self.users
     }
 
-    /// Its lines by kind, if it was read.
+    /// The counts of its lines, if it was read.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// Nobody asked for anything.
+    /// Whether it has no request.
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty()
     }
 }
 
-/// What a trace that is read may ask of the reader.
+/// The limits of reading a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The most lines that are skipped because they can't be read.
     pub broken_lines: u64,
-    /// How far a line's time may lie behind the latest before it. Servers write a
-    /// line when the answer is out, with the time when the request came in: a
-    /// long download comes late. More than that is two logs in one, or a clock
-    /// that was set back.
+    /// How far a line's time may lie behind the latest before it. Servers log a request when it is
+    /// answered, with its time of arrival, so a long download comes late. More than that means
+    /// two logs in one, or a clock that was set back.
     pub disorder: Duration,
     /// The most requests, each of 16 bytes.
     pub requests: usize,
@@ -125,8 +121,7 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// A thousand broken lines, an hour of disorder, 200 million requests of 20
-    /// million keys.
+    /// 1,000 broken lines, an hour of disorder, 200 million requests, 20 million keys.
     fn default() -> Self {
         Self { broken_lines: 1000, disorder: Duration::from_secs(3600), requests: 200_000_000, keys: 20_000_000 }
     }
@@ -153,7 +148,7 @@ mod tests {
                        10.0.0.1 - - [17/May/2015:10:05:05 +0000] \"GET /\n";
 
     #[test]
-    fn one_trace_is_the_same_however_it_is_written() {
+    fn trace_is_the_same_in_every_format() {
         let expected = [(5, 0), (6, 1), (6, 0)];
         let crlf = CSV.replace('\n', "\r\n");
         let no_heading = CSV.replace("time,user\n", "");
@@ -171,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn an_access_log_is_known_by_its_first_lines() {
+    fn access_log_is_detected_by_its_first_lines() {
         let start = 1_431_857_103;
         for text in [LOG.to_owned(), format!("started\n\n{LOG}"), format!("a,b\n{LOG}")] {
             let trace = read(text.as_bytes()).expect("a trace");
@@ -235,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_a_user_with_a_scope() {
+    fn key_is_a_user_with_a_scope() {
         let trace = read(b"1,a,x\n2,b,x\n3,a,y\n4,a,x\n5,b,\n").expect("a trace");
         assert_eq!(requests(&trace), [(1, 0), (2, 1), (3, 2), (4, 0), (5, 3)]);
         assert_eq!((trace.keys(), trace.users()), (4, 2));
@@ -248,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_sorted_in_and_those_of_one_moment_stay_as_they_were() {
+    fn requests_are_sorted_stably_by_time() {
         let trace = read(b"100,a\n90,b\n100,c\n90,d\n95,e\n").expect("a trace");
         assert_eq!(requests(&trace), [(90, 1), (90, 3), (95, 4), (100, 0), (100, 2)]);
         assert_eq!(trace.counts().out_of_order, 3);
@@ -258,12 +253,12 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a key beyond the 1 that there are")]
-    fn a_trace_has_no_keys_but_its_own() {
+    fn key_out_of_range_panics() {
         Trace::from_requests(vec![Request { at: Moment::from_nanos(0), key: 1 }], 1, 1);
     }
 
     #[test]
-    fn progress_is_told_in_bytes_of_the_input_and_ends_with_all_of_them() {
+    fn progress_counts_the_bytes_of_the_input_to_its_end() {
         let text: String = (0..50_000).map(|second| format!("{second},user{}\n", second % 7)).collect();
         for input in [text.clone().into_bytes(), gzip(text.as_bytes())] {
             let mut told = Vec::new();

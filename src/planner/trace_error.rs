@@ -1,4 +1,4 @@
-//! Why a trace can't be read.
+//! The errors of reading a trace.
 
 use std::io;
 use std::time::Duration;
@@ -7,14 +7,13 @@ use humantime::format_duration;
 
 use super::row::Broken;
 
-/// Why there is no trace, in one line. Of what was read it repeats a short piece
-/// at most.
+/// Why a trace can't be read, in one line. It quotes a short piece of the input at most.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// Nothing in it.
+    /// No line with a request.
     #[error("the trace is empty: it has no line with a request")]
     Empty,
-    /// No format that is known.
+    /// Of no known format.
     #[error(
         "the trace is neither CSV with the columns `time,user` or `time,user,scope` nor an access log in common or \
          combined format: line {line} begins with \"{found}\" (as CSV: {csv}; as an access log: {log})"
@@ -37,7 +36,7 @@ pub enum TraceError {
         /// How the line begins.
         found: String,
     },
-    /// CSV whose columns lack the one that is chosen for the user.
+    /// CSV without the column that is selected for the user.
     #[error("line {line} names the columns \"{found}\", of which \"{field}\" can't be the user's")]
     OtherHeading {
         /// Where.
@@ -47,22 +46,22 @@ pub enum TraceError {
         /// The user field.
         field: String,
     },
-    /// CSV without a heading, and a column's name.
+    /// The user's column is selected by name, but the CSV has no heading.
     #[error("the columns have no names, so \"{field}\" is none: choose the user's by its number")]
     NoHeading {
         /// The user field.
         field: String,
     },
-    /// An access log without the field that is chosen for the user.
+    /// An unknown user field of an access log.
     #[error("the user of an access log is its field \"address\" or \"user\", not \"{field}\"")]
     NoField {
         /// The user field.
         field: String,
     },
-    /// CSV, and a path.
+    /// A path is selected, but CSV has none.
     #[error("CSV has no paths: requests can be selected by path in an access log alone")]
     NoPaths,
-    /// No path of an access log begins as is asked for.
+    /// No path of the access log has the selected prefix.
     #[error("no request that names a user has a path that begins so; {count} have others")]
     OtherPaths {
         /// How many have another.
@@ -84,7 +83,7 @@ pub enum TraceError {
         /// The mistake in it.
         why: Broken,
     },
-    /// Not a request among its lines.
+    /// No line is readable.
     #[error("no line can be read; line {line} is the first: {why}")]
     AllBroken {
         /// The first of them.
@@ -92,8 +91,8 @@ pub enum TraceError {
         /// The mistake in it.
         why: Broken,
     },
-    /// A line that does not end.
-    #[error("line {line} has no end: this is no log")]
+    /// A line without an end.
+    #[error("line {line} is longer than 64 MiB: not a log")]
     Endless {
         /// Which.
         line: u64,
@@ -124,7 +123,7 @@ pub enum TraceError {
         limit: usize,
     },
     /// The gzip data can't be unpacked.
-    #[error("the gzip data is cut off or spoilt after line {line}: {error}")]
+    #[error("the gzip data is truncated or corrupt after line {line}: {error}")]
     Gzip {
         /// The last line that could be read.
         line: u64,
@@ -132,7 +131,7 @@ pub enum TraceError {
         error: io::Error,
     },
     /// The input failed.
-    #[error("can't read on after line {line}: {error}")]
+    #[error("cannot read the trace after line {line}: {error}")]
     Io {
         /// The last line that could be read.
         line: u64,

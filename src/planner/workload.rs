@@ -1,4 +1,4 @@
-//! Traces of people who were made up.
+//! Synthetic workloads.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,8 +7,9 @@ use super::chance::Chance;
 use super::trace::{Request, Trace};
 use crate::token::Moment;
 
-/// A kind of population. Same seed, same people: the first hundred of a thousand
-/// draw what a hundred would.
+/// A kind of population.
+///
+/// The same seed gives the same users: the first hundred of a thousand are those of a hundred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
     /// People at work. Each has an own time zone (normal, 2 h round the middle)
@@ -18,7 +19,7 @@ pub enum Workload {
     /// between sessions of 1 + floor(exponential, mean 4) requests that are a
     /// minute apart (exponential).
     Office,
-    /// Visitors. Few come much and many hardly ever: sessions a day are Poisson,
+    /// Visitors, few of them frequent and many rare: sessions a day are Poisson,
     /// with a mean of 0.15 times a Pareto draw of shape 1.2, at most 8. They
     /// come about seven in the evening (normal, 3 h) of their time zone (normal,
     /// 4 h), for 1 + floor(exponential, mean 6) requests that are 45 s apart
@@ -32,16 +33,16 @@ pub enum Workload {
 }
 
 impl Workload {
-    /// All there are.
+    /// Every workload.
     pub const ALL: [Self; 3] = [Self::Office, Self::Consumer, Self::Campaign];
-    /// The most requests that are made up, as far as can be foreseen.
+    /// The most requests, by expectation.
     pub const MAX_REQUESTS: u32 = 200_000_000;
     /// The longest trace: a century.
     pub const MAX_DAYS: u32 = 36_500;
-    /// When the first request comes: a Monday, 2001-09-10T00:00:00Z.
+    /// The time of the first request: a Monday, 2001-09-10T00:00:00Z.
     pub const START: Moment = Moment::from_nanos(1_000_080_000 * 1_000_000_000);
 
-    /// The name that it is called by.
+    /// The name on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Office => "office",
@@ -50,8 +51,9 @@ impl Workload {
         }
     }
 
-    /// Makes up what `users` people do in so many days, the first of them a
-    /// Monday. Who never comes does not count as one of the trace's users.
+    /// Generates the requests of `users` users over `days` days, the first a Monday.
+    ///
+    /// Users without a request do not count as users of the trace.
     pub fn generate(self, users: u32, days: u32, seed: u64) -> Result<Trace, WorkloadError> {
         if days > Self::MAX_DAYS {
             return Err(WorkloadError::TooLong);
@@ -61,27 +63,27 @@ impl Workload {
             return Err(WorkloadError::TooMany { requests: expected });
         }
         let mut chance = Chance::new(seed);
-        let mut people = People::new(expected);
+        let mut population = Population::new(expected);
         let messages = self.messages(days, &mut chance.fork());
         for _ in 0..users {
-            people.next();
+            population.next();
             let chance = &mut chance.fork();
             match self {
-                Self::Office => people.work(days, chance),
-                Self::Consumer => people.visit(days, chance),
+                Self::Office => population.work(days, chance),
+                Self::Consumer => population.visit(days, chance),
                 Self::Campaign => {
-                    people.visit(days, chance);
-                    people.answer(&messages, chance);
+                    population.visit(days, chance);
+                    population.answer(&messages, chance);
                 }
             }
-            if people.requests.len() > 2 * Self::MAX_REQUESTS as usize {
-                return Err(WorkloadError::TooMany { requests: people.requests.len() as f64 });
+            if population.requests.len() > 2 * Self::MAX_REQUESTS as usize {
+                return Err(WorkloadError::TooMany { requests: population.requests.len() as f64 });
             }
         }
-        people.trace()
+        population.trace()
     }
 
-    /// What a user makes of a day on average, from many draws.
+    /// The mean requests of a user and day, measured over many draws.
     const fn requests_a_day(self) -> f64 {
         match self {
             Self::Office => 46.0,
@@ -90,7 +92,7 @@ impl Workload {
         }
     }
 
-    /// When messages go out, in seconds.
+    /// The times of the campaign's messages, in seconds.
     fn messages(self, days: u32, chance: &mut Chance) -> Vec<f64> {
         let days = if matches!(self, Self::Campaign) { 0..days } else { 0..0 };
         days.step_by(2).map(|day| f64::from(day) * DAY + 17.0 * HOUR + chance.uniform(2.0 * HOUR)).collect()
@@ -101,23 +103,22 @@ impl Workload {
 const HOUR: f64 = 3600.0;
 const DAY: f64 = 24.0 * HOUR;
 
-/// What they did so far, by seconds from the midnight before the first day, which
-/// can be less than 0 in the east.
-struct People {
+/// The requests generated so far. Times are seconds from the midnight before the first day, and
+/// negative in eastern time zones.
+struct Population {
     requests: Vec<Request>,
     key: u32,
 }
 
-impl People {
-    /// Moments are counted from here until the first request is known: nobody
-    /// lives so far east that a day begins earlier.
+impl Population {
+    /// The origin of moments until the first request is known, beyond any time zone's offset.
     const ORIGIN: f64 = 7.0 * DAY;
 
     fn new(expected: f64) -> Self {
         Self { requests: Vec::with_capacity((expected * 1.05) as usize), key: 0 }
     }
 
-    /// The next one, unless the last one never came.
+    /// Moves on to the next user, unless the last one has no request.
     fn next(&mut self) {
         if let Some(last) = self.requests.last() {
             self.key = last.key + 1;
@@ -160,12 +161,12 @@ impl People {
         }
     }
 
-    /// A few requests, one at `start` and about `more` after it, some `gap` apart;
-    /// when the last gap is over.
+    /// Adds a session: a request at `start` and about `more` after it, about `gap` apart. Returns
+    /// the end of the last gap.
     fn session(&mut self, start: f64, more: f64, gap: f64, chance: &mut Chance) -> f64 {
         let mut now = start;
         for _ in 0..=(chance.exponential(more) as u32) {
-            // A float that is below 0 becomes 0.
+            // The cast turns a negative float into 0.
             let nanos = ((Self::ORIGIN + now) * 1e9) as u64;
             self.requests.push(Request { at: Moment::from_nanos(nanos), key: self.key });
             now += chance.exponential(gap);
@@ -173,7 +174,7 @@ impl People {
         now
     }
 
-    /// Puts them in order, the first at [`Workload::START`].
+    /// Sorts the requests and moves the first to [`Workload::START`].
     fn trace(mut self) -> Result<Trace, WorkloadError> {
         self.next();
         self.requests.sort_unstable_by_key(|request| (request.at, request.key));
@@ -199,23 +200,23 @@ impl FromStr for Workload {
     }
 }
 
-/// No workload is called that.
+/// The error for an unknown workload's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be `office`, `consumer` or `campaign`")]
 pub struct UnknownWorkload;
 
-/// Why no trace was made up.
+/// Why a workload was not generated.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum WorkloadError {
     /// No user, no day, or too few for a single request.
-    #[error("so few users make no request in so few days")]
+    #[error("these users make no request in these days: use more users or days")]
     Nobody,
     /// More than [`Workload::MAX_DAYS`].
-    #[error("at most {} days can be made up", Workload::MAX_DAYS)]
+    #[error("at most {} days can be generated", Workload::MAX_DAYS)]
     TooLong,
     /// More than [`Workload::MAX_REQUESTS`].
     #[error(
-        "so many users make about {requests:.0} requests in so many days; at most {} can be made up",
+        "these users make about {requests:.0} requests in these days; at most {} can be generated",
         Workload::MAX_REQUESTS
     )]
     TooMany {
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_decides_everything() {
+    fn seed_decides_the_trace() {
         for workload in Workload::ALL {
             let trace = generate(workload, 50, 9, 7);
             assert_eq!(trace, generate(workload, 50, 9, 7), "{workload}");
@@ -249,14 +250,14 @@ mod tests {
     }
 
     #[test]
-    fn more_people_leave_the_others_as_they_are() {
+    fn additional_users_do_not_change_the_others() {
         let (few, more) = (generate(Workload::Office, 20, 7, 7), generate(Workload::Office, 60, 7, 7));
         let requests_of = |trace: &Trace, user| trace.requests().iter().filter(|request| request.key == user).count();
         assert!((0..20).all(|user| requests_of(&few, user) == requests_of(&more, user)));
     }
 
     #[test]
-    fn a_trace_starts_at_its_start_is_sorted_and_knows_its_users() {
+    fn trace_begins_at_its_start_is_sorted_and_counts_its_users() {
         for workload in Workload::ALL {
             for (users, days) in [(1, 30), (40, 1), (300, 10)] {
                 let trace = generate(workload, users, days, 3);
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guard_knows_how_many_requests_to_expect() {
+    fn expected_requests_are_within_a_tenth_of_the_generated() {
         for workload in Workload::ALL {
             let users = if workload == Workload::Office { 300 } else { 4_000 };
             let requests = generate(workload, users, 14, 11).requests().len() as f64;
@@ -288,19 +289,19 @@ mod tests {
     }
 
     #[test]
-    fn absurd_sizes_are_refused_before_they_are_made() {
+    fn excessive_sizes_are_rejected_before_generation() {
         for workload in Workload::ALL {
             assert_eq!(workload.generate(1, u32::MAX, 7), Err(WorkloadError::TooLong));
             assert_eq!(workload.generate(0, 5, 7), Err(WorkloadError::Nobody));
             assert_eq!(workload.generate(5, 0, 7), Err(WorkloadError::Nobody));
             let error = workload.generate(u32::MAX, Workload::MAX_DAYS, 7).expect_err("too many").to_string();
-            assert!(error.ends_with("at most 200000000 can be made up"), "{error}");
+            assert!(error.ends_with("at most 200000000 can be generated"), "{error}");
         }
         assert!(Workload::Consumer.generate(1, Workload::MAX_DAYS, 7).is_ok());
     }
 
     #[test]
-    fn nobody_is_in_the_office_at_the_weekend() {
+    fn office_has_no_requests_at_the_weekend() {
         let trace = generate(Workload::Office, 200, 21, 7);
         let late_friday_to_early_monday =
             |hour: &f64| (5.0 * 24.0 + 10.0..7.0 * 24.0 - 6.0).contains(&(hour % (7.0 * 24.0)));
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_visitors_make_most_requests() {
+    fn few_visitors_make_most_requests() {
         let trace = generate(Workload::Consumer, 5_000, 14, 7);
         let mut counts = vec![0; trace.users()];
         trace.requests().iter().for_each(|request| counts[request.key as usize] += 1);
@@ -323,12 +324,12 @@ mod tests {
         let busiest: i32 = counts[..500].iter().sum();
         let share = f64::from(busiest) / trace.requests().len() as f64;
         assert!((0.35..0.65).contains(&share), "{share}");
-        // And a few never come, who are no users of the trace.
+        // Visitors without a request are no users of the trace.
         assert!((3_500..5_000).contains(&trace.users()), "{}", trace.users());
     }
 
     #[test]
-    fn a_message_brings_most_within_minutes_on_every_second_day() {
+    fn message_brings_most_users_within_minutes_on_every_second_day() {
         let users = 4_000;
         let trace = generate(Workload::Campaign, users, 8, 7);
         let mut minutes = vec![BTreeSet::new(); 10 * 24 * 60 / 10];
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workload_has_one_name() {
+    fn workload_has_one_name() {
         for workload in Workload::ALL {
             assert_eq!(workload.to_string().parse(), Ok(workload));
         }

@@ -1,8 +1,8 @@
-//! Who may ask for what.
+//! Access rules: the scopes, users and lifetimes that a client may request.
 
 use crate::token::{Lifetime, ScopeClaim};
 
-/// What one client may ask for.
+/// What one client may request.
 #[derive(Clone, Debug)]
 pub struct Access {
     /// The scopes that its tokens may carry.
@@ -58,7 +58,7 @@ impl Denial {
 }
 
 impl Access {
-    /// May a client ask for this user at all?
+    /// Whether the client may request tokens for this user at all.
     pub fn may_speak_for(&self, user: &str) -> bool {
         matched(&self.users, user)
     }
@@ -77,7 +77,7 @@ impl Access {
     }
 }
 
-/// Nothing is allocated where all match.
+/// The texts that no pattern matches. Allocates nothing if all match.
 fn unmatched<'a>(patterns: &[Pattern], texts: impl Iterator<Item = &'a str>) -> Vec<String> {
     texts.filter(|text| !matched(patterns, text)).map(str::to_owned).collect()
 }
@@ -86,12 +86,11 @@ fn matched(patterns: &[Pattern], text: &str) -> bool {
     patterns.iter().any(|pattern| pattern.matches(text))
 }
 
-/// A text in which `*` stands for any run of characters, also none; every other
-/// character stands for itself.
+/// A pattern in which `*` matches any run of characters, also none; all others match literally.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     text: Box<str>,
-    /// Where its first `*` is.
+    /// The position of the first `*`.
     star: Option<usize>,
 }
 
@@ -110,7 +109,7 @@ impl Pattern {
         &self.text
     }
 
-    /// Does the whole text match?
+    /// Whether the whole text matches.
     pub fn matches(&self, text: &str) -> bool {
         let Some(star) = self.star else {
             return *self.text == *text;
@@ -119,8 +118,8 @@ impl Pattern {
         let Some(mut text) = text.strip_prefix(first) else {
             return false;
         };
-        // Each piece between stars is taken at its earliest place, which leaves
-        // the most for the others, so there is nothing to go back to.
+        // Matching each piece at its earliest position leaves the most for the others, so no
+        // backtracking is needed.
         let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
         for piece in middle.split('*') {
             match text.find(piece) {
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_matches_the_whole_text() {
+    fn pattern_matches_the_whole_text() {
         for (pattern, text, wanted) in [
             ("*", "", true),
             ("*", "anything", true),
@@ -190,7 +189,7 @@ mod tests {
         }
     }
 
-    /// The definition, without any care for speed.
+    /// The definition, without regard to speed.
     fn slow(pattern: &[u8], text: &[u8]) -> bool {
         match (pattern, text) {
             ([], []) => true,

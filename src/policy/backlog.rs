@@ -1,28 +1,28 @@
-//! What decisions that are taken late say about the budget.
+//! Congestion pricing: late decisions show that the budget is short.
 
 use std::time::Duration;
 
-/// By how many times a call must be worth more than its price where what has come due, for
-/// a token that serves for `window`, is decided `late` for lack of budget: `late` as a multiple
-/// of 2% of the window (or of 5 s, if that is more), but from 1 to 8.
+/// The factor on the price of a call whose decision is `late` for lack of budget.
 ///
-/// What comes due waits in the schedule while the queue has no room, and is decided in the
-/// order in which it came due: so all that is decided now is about as late, which is the
-/// length of the backlog. If too much is bought the backlog grows, and calls become
-/// dearer; what is not worth them takes no room, and so the backlog shrinks. It settles
-/// where no more is bought than there are calls for, whatever the budget is. Networks judge
-/// congestion in the same way, by how long a packet has queued (CoDel, RFC 8289).
-pub fn surcharge(late: Duration, window: Duration) -> f32 {
+/// It is `late` as a multiple of 2% of the token's `window` (of 5 s, if that is more),
+/// clamped to 1..=8.
+///
+/// Due keys wait in the schedule while the queue is full, and are decided in the order in
+/// which they came due. So the lateness of each decision measures the backlog. A growing
+/// backlog raises the price, fewer calls are queued, and the backlog shrinks: it settles
+/// where the calls fit the budget, whatever the budget is. CoDel (RFC 8289) measures
+/// congestion in the same way, by the time that a packet has queued.
+pub fn congestion_multiplier(late: Duration, window: Duration) -> f32 {
     let lead = window.mul_f32(LEAD).max(LEAST_LEAD);
     (late.as_secs_f32() / lead.as_secs_f32()).clamp(1.0, MOST)
 }
 
-/// How long before a window's end its renewal comes due at the earliest, as a share of it: a
-/// backlog that is longer makes renewals come too late.
+/// The longest lead of a renewal before its window's end, as a share of the window: with a
+/// longer backlog renewals come too late.
 const LEAD: f32 = 0.02;
-/// The queue is full for moments under any budget.
+/// Any budget fills the queue for short moments.
 const LEAST_LEAD: Duration = Duration::from_secs(5);
-/// What is worth so much more is bought however late it is.
+/// The cap: a call worth this much more is made however late it is.
 const MOST: f32 = 8.0;
 
 #[cfg(test)]
@@ -39,21 +39,25 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn what_is_late_by_no_more_than_a_lead_costs_no_more() {
+    fn lateness_within_the_lead_does_not_raise_the_price() {
         for (late, window) in [(0, 0), (5, 0), (5, 60), (20, 1000)] {
-            assert_eq!(surcharge(SECOND * late, SECOND * window).to_bits(), 1f32.to_bits(), "{late} {window}");
+            assert_eq!(
+                congestion_multiplier(SECOND * late, SECOND * window).to_bits(),
+                1f32.to_bits(),
+                "{late} {window}"
+            );
         }
     }
 
     #[test]
-    fn the_later_the_dearer_within_bounds() {
-        let at = |late| surcharge(SECOND * late, SECOND * 1000);
+    fn multiplier_grows_with_lateness_up_to_the_cap() {
+        let at = |late| congestion_multiplier(SECOND * late, SECOND * 1000);
         assert_eq!([at(40), at(60), at(160), at(u32::MAX)], [2.0, 3.0, MOST, MOST]);
     }
 
-    /// Somebody who comes and comes is a fair bargain in time, and none when calls are short.
+    /// A key in constant use is fetched in time, and not when its decision is late.
     #[test]
-    fn what_is_decided_late_must_be_worth_more() {
+    fn late_decision_needs_a_higher_value() {
         let judged = |late| {
             let (mut learner, ledger) = (Learner::new(0.25), Ledger::default());
             let now = Moment::from_nanos(0) + SECOND * 86_400;
@@ -64,7 +68,7 @@ mod tests {
         let told = |verdict| match verdict {
             Verdict::Fetch(chance) => (true, chance),
             Verdict::Look(_, chance) => (false, chance),
-            Verdict::Forget => panic!("nobody is forgotten so soon"),
+            Verdict::Forget => panic!("forgotten too soon"),
         };
         let [(bought, in_time), (bought_late, late)] = [0, 72 * 5].map(|late| told(judged(late)));
         assert_eq!((late.value, late.price), (in_time.value, in_time.price * 5.0));

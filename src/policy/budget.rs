@@ -1,9 +1,8 @@
-//! How often Courier may be called.
+//! The rate budget of a workspace.
 
 use std::time::Duration;
 
-/// The permitted rate of calls to one workspace: in any window of t seconds at
-/// most `rate * t + burst` calls.
+/// The permitted rate of calls: at most `rate * t + burst` in any t seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Budget {
     rate: f64,
@@ -12,7 +11,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// The rates that can be kept, in calls a second.
+    /// The supported rates, in calls a second.
     pub const RATES: std::ops::RangeInclusive<f64> = 0.001..=100_000.0;
     /// The largest burst.
     pub const MAX_BURST: u32 = 1_000_000;
@@ -24,15 +23,16 @@ impl Budget {
         fits.then_some(Self { rate, burst, least: rate / 10.0 })
     }
 
-    /// The same, but Courier's 429s never lower the rate below `least` calls a second; a
-    /// tenth of the rate, where nothing else is said. `None` where that is out of
-    /// [`Budget::RATES`] or more than the rate.
+    /// This budget with another least rate, to which Courier's 429s may lower it.
+    ///
+    /// The default is a tenth of the rate. `None` where `least` is out of [`Budget::RATES`] or
+    /// more than the rate.
     pub fn with_least(self, least: f64) -> Option<Self> {
         let fits = Self::RATES.contains(&least) && least <= self.rate;
         fits.then_some(Self { least, ..self })
     }
 
-    /// Calls a second at the least, however often Courier answers 429.
+    /// The rate that 429s never go below, in calls a second.
     pub const fn least(&self) -> f64 {
         self.least
     }
@@ -42,23 +42,23 @@ impl Budget {
         self.rate
     }
 
-    /// Calls that may leave at once: less than the burst by what could catch up
-    /// with each other on the way, since what counts is what Courier sees, and of
-    /// two calls the earlier may take longer to get there. But at least half of
-    /// the burst: with too little of it, what a late timer missed is lost.
+    /// The calls that may leave at once: the burst, less the calls that may catch up on the way.
+    ///
+    /// Courier counts arrivals, and an earlier call may arrive later. At least half of the burst
+    /// stays: with less, the calls that a late timer missed would be lost.
     pub fn departing_burst(&self) -> u32 {
         let catching_up = (self.rate * TRANSIT_SPREAD.as_secs_f64()) as u32;
         self.burst.saturating_sub(catching_up).max(self.burst.div_ceil(2))
     }
 
-    /// How many calls renewals leave to users who may come: a quarter of what may leave
-    /// at once.
+    /// The calls that renewals leave free for new requests: a quarter of the departing burst.
     pub fn reserve(&self) -> u32 {
         self.departing_burst() / 4
     }
 
-    /// How long renewals wait after a call that leaves room for `left` more at once, so
-    /// that the reserve is there after the next.
+    /// How long renewals wait after a call that leaves room for `left` more at once.
+    ///
+    /// The next renewal then leaves the reserve intact.
     pub fn pause(&self, left: u32) -> Duration {
         self.period() * (self.reserve() + 1).saturating_sub(left)
     }
@@ -70,8 +70,7 @@ impl Budget {
     }
 }
 
-/// How much longer one call may take to Courier than another: a new connection,
-/// a lost packet, a busy machine.
+/// The spread of transit times to Courier: a new connection, a lost packet, a busy machine.
 const TRANSIT_SPREAD: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
@@ -79,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn absurd_budgets_can_not_be_made() {
+    fn budget_out_of_range_is_rejected() {
         for (rate, burst) in [(0.0, 1), (-1.0, 1), (f64::NAN, 1), (f64::INFINITY, 1), (1.0, 0), (1.0, 1_000_001)] {
             assert_eq!(Budget::new(rate, burst), None, "{rate} {burst}");
         }

@@ -1,11 +1,11 @@
-//! May this token still be handed out?
+//! Freshness: whether a cached token may still be handed out.
 
 use std::time::Duration;
 
-/// The least that a token handed out has left.
+/// The least remaining life of a token that is handed out.
 ///
-/// Courier's client SDKs have no refresh hook: a page keeps the token that it was
-/// given until it is reloaded. So "not yet expired" is not good enough.
+/// Courier's client SDKs have no refresh hook: a page keeps its token until it is reloaded. So
+/// "not yet expired" is not enough.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Floor {
     share: f64,
@@ -13,70 +13,71 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// The largest share: above it next to nothing of a token could be used.
+    /// The largest share: above it, next to none of a token's life is usable.
     pub const MAX_SHARE: f64 = 0.95;
 
-    /// A floor of `share` (0 to [`Floor::MAX_SHARE`]) of a token's life, which
-    /// an outage may lower to `hard`. `None` where the share is out of range.
+    /// A floor of `share` of a token's life, which an outage may lower to `hard`.
+    ///
+    /// `None` if `share` is not from 0 to [`Floor::MAX_SHARE`].
     pub fn new(share: f64, hard: Duration) -> Option<Self> {
         (0.0..=Self::MAX_SHARE).contains(&share).then_some(Self { share, hard })
     }
 
-    /// What a token of this life has left when it is no longer handed out.
+    /// The floor of a token with this life.
     pub fn of(&self, life: Duration) -> Duration {
         life.mul_f64(self.share).max(self.hard_of(life))
     }
 
-    /// What a token of this life has left when it is not handed out even while
-    /// Courier fails: the hard floor, and for short lifetimes the floor's share
-    /// if that is less. (Of a floor of next to nothing, a tenth of the life: it
-    /// must not take the hard floor away.)
+    /// The hard floor of a token with this life, which holds while Courier fails, too.
+    ///
+    /// For short lifetimes it is the floor's share, if that is less; with a share near zero, a
+    /// tenth of the life, so that the hard floor never vanishes.
     pub fn hard_of(&self, life: Duration) -> Duration {
         self.hard.min(life.mul_f64(self.share.max(0.1))).max(Self::LEAST.min(life / 2))
     }
 
-    /// How long after its issue a token of this life may be handed out.
+    /// The window: how long after its issue a token of this life is above its floor.
     pub fn window_of(&self, life: Duration) -> Duration {
         life.saturating_sub(self.of(life))
     }
 
-    /// No setting can lower the hard floor below this. Courier's `iat` is in
-    /// whole seconds, so a token may end up to a second earlier than is thought.
+    /// The least hard floor, whatever the settings. Courier's `iat` is in whole seconds, so a
+    /// token may expire up to a second earlier than computed.
     const LEAST: Duration = Duration::from_secs(1);
 }
 
-/// What is known of a token that somebody asks for.
+/// The facts about a cached token that is requested.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
-    /// How long it lives in all.
+    /// Its whole life.
     pub life: Duration,
-    /// What is left of that.
+    /// Its remaining life.
     pub remaining: Duration,
-    /// What the caller wants left, if it said.
+    /// The least remaining life that the request demands.
     pub min_ttl: Option<Duration>,
-    /// Its renewal is due.
+    /// Whether its renewal is due.
     pub due: bool,
 }
 
-/// What becomes of a request that found a token.
+/// The decision about a request with a cached token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Hand it out.
+    /// Hand the token out.
     Serve,
-    /// Hand it out, and see that it is renewed.
+    /// Hand it out and renew it.
     ServeAndRenew,
-    /// It is too old for this caller: wait for a new one.
+    /// It is stale for this request: wait for a new one.
     Wait(Stale),
 }
 
-/// Why a token is too old.
+/// Why a token is stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stale {
-    /// Less is left than the caller wants.
+    /// Less is left than the request demands.
     BelowMinTtl,
-    /// Less is left than the floor's share.
+    /// Less is left than the floor.
     BelowFloor,
-    /// Less is left than may ever be handed out.
+    /// Less is left than the hard floor.
     BelowHardFloor,
 }
 
@@ -91,7 +92,7 @@ impl Stale {
     }
 }
 
-/// Judges a token that was asked for.
+/// Decides about a request with a cached token.
 pub fn judge(floor: &Floor, facts: &Facts) -> Verdict {
     let Facts { life, remaining, min_ttl, due } = *facts;
     if remaining < floor.hard_of(life) {
@@ -107,8 +108,9 @@ pub fn judge(floor: &Floor, facts: &Facts) -> Verdict {
     }
 }
 
-/// For how long the token may still be handed out although it is below its floor, where no
-/// new one can be had; `None` where it may not. What the caller itself demanded still holds.
+/// How long a stale token may still be handed out while Courier fails; `None` if it may not.
+///
+/// The hard floor and the request's own demand still hold.
 pub fn spare(floor: &Floor, facts: &Facts) -> Option<Duration> {
     let least = floor.hard_of(facts.life).max(facts.min_ttl.unwrap_or_default());
     facts.remaining.checked_sub(least)
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_served_down_to_its_floor_and_no_further() {
+    fn token_is_served_down_to_its_floor_and_no_further() {
         let life = 2 * HOUR;
         assert_eq!(judge(&floor(), &facts(life, HOUR)), Verdict::Serve);
         let below = HOUR - Duration::from_nanos(1);
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_may_ask_for_more_than_the_floor_but_never_for_less() {
+    fn min_ttl_raises_the_floor_but_never_lowers_it() {
         let ask = |remaining, min_ttl| judge(&floor(), &Facts { min_ttl: Some(min_ttl), ..facts(2 * HOUR, remaining) });
         let minute = Duration::from_secs(60);
         assert_eq!(ask(HOUR + minute, HOUR + minute), Verdict::Serve);
@@ -151,13 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn a_due_token_is_served_and_renewed() {
+    fn due_token_is_served_and_renewed() {
         let due = Facts { due: true, ..facts(2 * HOUR, HOUR) };
         assert_eq!(judge(&floor(), &due), Verdict::ServeAndRenew);
     }
 
     #[test]
-    fn an_outage_lowers_the_floor_but_not_what_the_caller_demanded() {
+    fn outage_lowers_the_floor_but_not_min_ttl() {
         let old = facts(2 * HOUR, Duration::from_secs(60));
         assert_eq!(spare(&floor(), &old), Some(Duration::from_secs(30)));
         assert_eq!(spare(&floor(), &Facts { min_ttl: Some(HOUR), ..old }), None);
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_out_of_range_are_no_floor() {
+    fn share_out_of_range_is_rejected() {
         for share in [-0.1, 0.96, 1.0, f64::NAN, f64::INFINITY] {
             assert_eq!(Floor::new(share, HOUR), None, "{share}");
         }
@@ -181,7 +183,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_handed_out_below_the_hard_floor_or_after_its_end(
+        fn token_is_never_served_below_the_hard_floor_or_expired(
             share in 0.0..=Floor::MAX_SHARE,
             hard in 0u64..100_000_000,
             life in 1u64..100_000_000,

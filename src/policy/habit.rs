@@ -1,4 +1,4 @@
-//! When does this key's user come?
+//! The demand history of a token key.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,20 +9,19 @@ use crate::policy::ledger::Ledger;
 use crate::policy::price::Offer;
 use crate::token::Moment;
 
-/// What is remembered of the requests for one key, in about two
-/// dozen machine words; it outlives the key's tokens.
+/// The demand history of one key, in about two dozen machine words. It outlives the key's tokens.
 ///
-/// A request that comes in the same sixteenth of a window as the one before
-/// it touches one atomic. Only the first in each takes the key's own lock.
+/// Only the first request in each sixteenth of a window takes the lock; the others store to
+/// one atomic.
 #[derive(Debug)]
 pub struct Habit {
-    /// Until when a request says nothing new.
+    /// Requests before this moment add no information.
     quiet_until: AtomicU64,
     last: AtomicU64,
     past: Mutex<Past>,
 }
 
-/// The requests for one key, coarsely.
+/// A coarse summary of the requests for one key.
 #[derive(Clone, Debug)]
 pub struct Past {
     window: Duration,
@@ -30,43 +29,41 @@ pub struct Past {
     last: Moment,
     /// The slot of bit 0 of `recent`.
     slot: u64,
-    /// The slots with requests, the latest in bit 0: eight windows.
+    /// The slots with requests in the last eight windows; the latest is bit 0.
     recent: u128,
-    /// In which hours there were requests.
+    /// The hours with requests.
     pub hours: Hours,
     /// The slot in which the last visit began.
     visit: u64,
-    /// How far apart, in slots, the last visits began.
+    /// The distances, in slots, between the starts of the last visits.
     gaps: [u32; 2],
-    /// Of the windows that followed one with requests, how many had some too:
-    /// both counts fade, so that habits may change.
+    /// Windows with requests among the `windows` that followed one with requests. Both counts
+    /// decay, so that the history follows a change.
     followed: f32,
     windows: f32,
-    /// Until when a token would serve that was asked for only when it was missed.
+    /// The end of the window of the token that a broker without renewals would hold.
     alone_until: Moment,
-    /// When it was last judged.
+    /// The last decision.
     judged: Moment,
-    /// The first requests after being judged, the latest first.
-    woken: [Moment; 2],
-    /// The use that is expected of a token that was fetched ahead and that
-    /// nobody has been handed yet, 0 to 1.
+    /// The first requests after the last two decisions that had one; the latest is first.
+    first_after_decision: [Moment; 2],
+    /// The expected use, 0 to 1, of a prefetched token that is not used yet.
     expected: f32,
-    /// How many in a row were fetched ahead and not used, up to now.
+    /// The prefetched tokens in a row that were not used.
     pub unused: u8,
-    /// The best that fetching a token ahead was worth since the last request.
+    /// The best offer for prefetching since the last request.
     pub offered: Option<Offer>,
 }
 
 /// Slots in a window.
 const SLOTS: u32 = 16;
-/// A visit begins after so many slots without a request.
+/// A visit begins after more than so many slots without a request.
 const PAUSE: u32 = 2;
-/// How much of what was known a new observation leaves.
+/// The decay of older observations with each new one.
 const FADE: f32 = 0.95;
 
 impl Habit {
-    /// The habit of a key whose tokens serve for `window` each, before its first
-    /// request.
+    /// The empty history of a key whose tokens have this window.
     pub fn new(window: Duration, now: Moment) -> Self {
         let past = Past {
             window: window.max(Duration::from_nanos(SLOTS.into())),
@@ -81,7 +78,7 @@ impl Habit {
             windows: 0.0,
             alone_until: Moment::from_nanos(0),
             judged: Moment::from_nanos(0),
-            woken: [Moment::from_nanos(0); 2],
+            first_after_decision: [Moment::from_nanos(0); 2],
             expected: 0.0,
             unused: 0,
             offered: None,
@@ -91,15 +88,14 @@ impl Habit {
         Self { quiet_until: AtomicU64::new(0), last: AtomicU64::new(now.as_nanos()), past: Mutex::new(past) }
     }
 
-    /// A request is answered.
+    /// Records a request.
     pub fn touch(&self, now: Moment, ledger: &Ledger) {
         if !self.touch_quietly(now) {
             self.mark(now, ledger);
         }
     }
 
-    /// A request is answered, if that says nothing new: else it is for
-    /// [`Habit::touch`].
+    /// Records a request without the lock, or returns `false` if it needs [`Habit::touch`].
     pub fn touch_quietly(&self, now: Moment) -> bool {
         let quiet = now.as_nanos() < self.quiet_until.load(Ordering::Relaxed);
         if quiet {
@@ -108,7 +104,7 @@ impl Habit {
         quiet
     }
 
-    /// Looks back from `now`.
+    /// The locked summary, moved on to `now`.
     pub fn past(&self, now: Moment) -> MutexGuard<'_, Past> {
         let mut past = self.lock();
         past.last = past.last.max(Moment::from_nanos(self.last.load(Ordering::Relaxed)));
@@ -116,7 +112,7 @@ impl Habit {
         past
     }
 
-    /// Notes that it is judged now, so that the next request is noticed.
+    /// Records a decision, so that the next request takes the lock and is recorded after it.
     pub fn note_judged(&self, past: &mut Past, now: Moment) {
         past.judged = now;
         self.quiet_until.store(0, Ordering::Relaxed);
@@ -136,14 +132,14 @@ impl Habit {
 }
 
 impl Past {
-    /// Notes a request, and says until when another says nothing new.
+    /// Records a request, and returns the moment before which another adds no information.
     fn request(&mut self, now: Moment, ledger: &Ledger) -> Moment {
         if now >= self.alone_until {
             self.alone_until = now + self.window;
             ledger.count_least();
         }
-        if self.judged >= self.woken[0] {
-            self.woken = [now, self.woken[0]];
+        if self.judged >= self.first_after_decision[0] {
+            self.first_after_decision = [now, self.first_after_decision[0]];
             self.offered = None;
         }
         if self.expected > 0.0 {
@@ -163,7 +159,7 @@ impl Past {
         slot_ends.min(self.hours.mark()).min(self.alone_until)
     }
 
-    /// Turns the maps up to `now`.
+    /// Moves the maps on to `now`.
     fn advance(&mut self, now: Moment) {
         self.hours.advance(now);
         let slot = self.slot_of(now);
@@ -172,71 +168,71 @@ impl Past {
         self.slot = self.slot.max(slot);
     }
 
-    /// How long a token of this key serves.
+    /// The window of this key's tokens.
     pub const fn window(&self) -> Duration {
         self.window
     }
 
-    /// How long nobody has asked.
+    /// The time since the last request.
     pub fn idle(&self, now: Moment) -> Duration {
         now.since(self.last)
     }
 
-    /// How long the key is known.
+    /// The time since the history began.
     pub fn age(&self, now: Moment) -> Duration {
         now.since(self.first)
     }
 
-    /// In which of the last eight windows there were requests: the latest in bit 0.
+    /// The windows with requests among the last eight; the latest is bit 0.
     pub fn windows_used(&self) -> u32 {
         (0..8).filter(|window| (self.recent >> (SLOTS * window)) & 0xffff != 0).fold(0, |map, window| map | 1 << window)
     }
 
-    /// In how many slots of the last eight windows there were requests.
+    /// The number of slots with requests in the last eight windows.
     pub const fn slots_used(&self) -> u32 {
         self.recent.count_ones()
     }
 
-    /// When the last visit began, as far as is remembered.
+    /// The start of the last visit, to the slot.
     pub fn visit(&self) -> Moment {
         Moment::from_nanos(self.visit.saturating_mul(self.slot_length()))
     }
 
-    /// How far apart, in windows, the last three visits began: the latest first.
+    /// The distances, in windows, between the starts of the last three visits; the latest is first.
     pub fn gaps(&self) -> [f32; 2] {
         self.gaps.map(|slots| slots as f32 / SLOTS as f32)
     }
 
-    /// Of the windows that followed one with requests, the share that had some too,
-    /// and of how many that is told.
+    /// The share of windows with requests among those that followed one with requests, and
+    /// their number.
     pub fn followed(&self) -> (f32, f32) {
         (self.followed / self.windows.max(1.0), self.windows)
     }
 
-    /// A window has followed one with requests.
+    /// Records whether a window that followed one with requests had some too.
     pub fn count_window(&mut self, used: bool) {
         self.followed = self.followed * FADE + f32::from(u8::from(used));
         self.windows = self.windows * FADE + 1.0;
     }
 
-    /// Nobody has asked since it was judged last.
+    /// Whether there was no request since the last decision.
     pub fn judged_since_last(&self) -> bool {
         self.judged > self.last
     }
 
-    /// The first request after `moment`, at which it was judged.
-    pub fn woken_after(&self, moment: Moment) -> Option<Moment> {
-        self.woken.into_iter().rev().find(|woken| *woken > moment)
+    /// The first request after `moment`, which must be that of one of the last two decisions.
+    pub fn first_request_after(&self, moment: Moment) -> Option<Moment> {
+        self.first_after_decision.into_iter().rev().find(|first_after_decision| *first_after_decision > moment)
     }
 
-    /// A token is fetched ahead; 0 to 1 use is expected of it.
+    /// Records a prefetch with its expected use, 0 to 1.
     pub fn expect(&mut self, use_: f32, ledger: &Ledger) {
         self.expect_no_more(ledger);
         ledger.expect(use_);
         self.expected = use_;
     }
 
-    /// What was fetched ahead last was not used.
+    /// Settles the last prefetch as unused, if it is still pending.
     pub fn expect_no_more(&mut self, ledger: &Ledger) {
         if self.expected > 0.0 {
             ledger.settle(self.expected, false);
@@ -282,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_quiet_to_the_end_of_its_slot_and_hour_but_counts_as_the_last() {
+    fn repeated_request_is_quiet_to_the_end_of_its_slot_and_hour_but_updates_the_last() {
         for (window, ends) in
             [(Duration::from_secs(160), 10_000_000_000), (Duration::from_secs(1_000_000), 3_600_000_000_000)]
         {
@@ -294,7 +290,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_least_is_what_asking_only_on_a_miss_takes((window, moments) in times(), back: u64, judged: u64) {
+        fn least_calls_are_those_of_a_broker_that_calls_only_on_a_miss((window, moments) in times(), back: u64, judged: u64) {
             let (habit, ledger) = (Habit::new(window, moments[0]), Ledger::default());
             let (mut until, mut calls) = (moments[0], 0);
             for n in 0..moments.len() {
@@ -307,7 +303,7 @@ mod tests {
         }
 
         #[test]
-        fn the_maps_hold_eight_windows_and_eight_days((window, moments) in times()) {
+        fn maps_hold_eight_windows_and_eight_days((window, moments) in times()) {
             let (habit, requests, now) = told(window, &moments);
             let slot = |at: &Moment| at.as_nanos() / (window.as_nanos() as u64 / 16);
             let ages: BTreeSet<_> = requests.iter().map(|at| slot(&now) - slot(at)).filter(|age| *age < 128).collect();
@@ -318,7 +314,7 @@ mod tests {
         }
 
         #[test]
-        fn a_judgement_knows_the_next_request_until_the_next_but_one((window, moments) in times(), judged: u64) {
+        fn decision_knows_its_first_request_until_two_decisions_later((window, moments) in times(), judged: u64) {
             let (habit, ledger, mut steps) = (Habit::new(window, moments[0]), Ledger::default(), Vec::new());
             for (n, at) in moments.iter().enumerate() {
                 let (now, judge) = (*at + Duration::from_nanos(n as u64 + 1), judged >> n & 1 == 1);
@@ -326,7 +322,7 @@ mod tests {
                 steps.push((now, judge));
                 for (judged, _) in steps.iter().filter(|(_, judge)| *judge).rev().take(2) {
                     let next = steps.iter().find(|(at, judge)| !judge && at > judged).map(|(at, _)| *at);
-                    prop_assert_eq!(habit.past(now).woken_after(*judged), next);
+                    prop_assert_eq!(habit.past(now).first_request_after(*judged), next);
                 }
             }
         }

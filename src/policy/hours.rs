@@ -1,28 +1,28 @@
-//! In which hours did a key's user come?
+//! The hours in which a token key was requested.
 
 use crate::token::Moment;
 
-/// The hours of the last eight days in which there were requests.
+/// A ring of the last eight days' hours, each with requests or without.
 #[derive(Clone, Debug)]
 pub struct Hours {
-    /// The hour up to which it is told.
+    /// The present hour.
     hour: u64,
     /// The hours with requests, at their number modulo [`HOURS`].
     used: [u64; 3],
 }
 
-/// Hours that are remembered: a week, a day, and room to turn.
+/// The hours that are remembered: a week and a day.
 const HOURS: u64 = 192;
 const DAY: u64 = 24;
 const HOUR: u64 = 3_600_000_000_000;
 
 impl Hours {
-    /// None of them, up to `now`.
+    /// No requests up to `now`.
     pub fn new(now: Moment) -> Self {
         Self { hour: hour_of(now), used: [0; 3] }
     }
 
-    /// Turns to `now`.
+    /// Moves the ring to `now`.
     pub fn advance(&mut self, now: Moment) {
         let hour = now.as_nanos() / HOUR;
         for passed in (self.hour + 1..=hour).take(HOURS as usize) {
@@ -32,25 +32,26 @@ impl Hours {
         self.hour = self.hour.max(hour);
     }
 
-    /// There is a request in this hour. Tells when it ends.
+    /// Marks the present hour, and returns its end.
     pub fn mark(&mut self) -> Moment {
         let bit = self.hour % HOURS;
         self.used[(bit / 64) as usize] |= 1 << (bit % 64);
         Moment::from_nanos((self.hour + 1).saturating_mul(HOUR))
     }
 
-    /// In how many of the last 192 hours there were requests.
+    /// The number of hours with requests among the last 192.
     pub fn used(&self) -> u32 {
         self.used.iter().map(|hours| hours.count_ones()).sum()
     }
 
-    /// In how many of the last `hours` hours there were requests.
+    /// The number of hours with requests among the last `hours`.
     pub fn used_of(&self, hours: u64) -> u32 {
         (0..hours).map(|back| u32::from(self.used_in(self.hour.wrapping_sub(back)))).sum()
     }
 
-    /// On which of the last seven days there were requests in the hours from `from`
-    /// to `to` (hours of the clock, today's): yesterday in bit 0.
+    /// The days of the last seven with requests from hour `from` to `to`; yesterday is bit 0.
+    ///
+    /// Both are today's hours by [`hour_of`].
     pub fn days_used(&self, from: u64, to: u64) -> u32 {
         (1..=7).fold(0, |map, day| {
             let used = (from..=to.min(from + DAY)).any(|hour| self.used_in(hour.wrapping_sub(day * DAY)));
@@ -58,14 +59,14 @@ impl Hours {
         })
     }
 
-    /// In how many hours there were requests on the last seven days from `from` to `to`.
+    /// The number of hours with requests from `from` to `to` on the last seven days.
     pub fn used_between(&self, from: u64, to: u64) -> u32 {
         let hours = |day| (from..=to).filter(move |hour| self.used_in(hour.wrapping_sub(day * DAY)));
         (1..=7).map(|day| hours(day).count() as u32).sum()
     }
 
-    /// In how many hours it is one at which, or in the hour after which, there were requests on
-    /// one of the last seven days; at most a day.
+    /// The hours until the next that, or whose successor, had requests on one of the last seven
+    /// days; at most 24.
     pub fn until_used(&self) -> u32 {
         let used = |after: &u64| self.days_used(self.hour + after, self.hour + after + 1) != 0;
         (1..DAY).find(used).unwrap_or(DAY) as u32
@@ -78,8 +79,9 @@ impl Hours {
     }
 }
 
-/// The hour of the clock that `moment` is in. Which hour of the day that is does
-/// not matter: the same comes again a day later.
+/// The hour of the clock that `moment` is in.
+///
+/// Its offset to the hour of the day does not matter: the same hour recurs a day later.
 pub const fn hour_of(moment: Moment) -> u64 {
     moment.as_nanos() / HOUR
 }
@@ -92,7 +94,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_ring_holds_eight_days(
+        fn ring_holds_eight_days(
             gaps in prop::collection::vec((0u32..55, any::<u64>()), 1..40),
             (from, long) in (0u64..30, 0u64..30),
         ) {

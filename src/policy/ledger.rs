@@ -1,56 +1,53 @@
-//! What renewals have cost, and what they may cost.
+//! The accounts of a workspace's calls: least calls, extra calls, prefetch outcomes.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-/// The books of one workspace's calls.
+/// The counts of one workspace's calls.
 ///
-/// *Least* are the calls that a broker makes that asks Courier only when a
-/// request finds no token. It is counted as the requests come: each key knows
-/// until when such a broker's token would have served. *Extra* is what is called
-/// beyond that. A token that was fetched ahead and is still to be used counts
-/// as extra by the chance that it won't be.
+/// *Least* calls are those of a broker that calls Courier only on a miss. They are counted as
+/// requests come: each key knows the end of the window of such a broker's token. *Extra* calls
+/// are those beyond them. A prefetched token that is not used yet counts as extra by the
+/// probability that it stays unused.
 #[derive(Debug, Default)]
 pub struct Ledger {
     least: AtomicU64,
     calls: AtomicU64,
-    /// The uses that are still expected, in millionths.
+    /// The sum of the expected uses that are pending, in millionths.
     expected: AtomicI64,
     used: AtomicU64,
     unused: AtomicU64,
 }
 
 impl Ledger {
-    /// A request has come that would have waited for Courier if nothing had been
-    /// fetched ahead.
+    /// Counts a request that would have waited for Courier without any renewal.
     pub fn count_least(&self) {
         self.least.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Courier has issued a token.
+    /// Counts a token that Courier issued.
     pub fn count_call(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A token is fetched ahead; its use is expected with this probability.
+    /// Records a prefetch that is used with this probability.
     pub fn expect(&self, probability: f32) {
         self.expected.fetch_add(millionths(probability), Ordering::Relaxed);
     }
 
-    /// It is known now whether that token was used.
+    /// Records whether the token of a prefetch was used.
     pub fn settle(&self, probability: f32, used: bool) {
         self.expected.fetch_sub(millionths(probability), Ordering::Relaxed);
         let count = if used { &self.used } else { &self.unused };
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Of the tokens that were fetched ahead the share that was used, as far as is
-    /// known yet.
+    /// The share of prefetched tokens that were used; `None` before the first outcome.
     pub fn used_share(&self) -> Option<f64> {
         let (used, unused) = (self.used.load(Ordering::Relaxed) as f64, self.unused.load(Ordering::Relaxed) as f64);
         (used + unused > 0.0).then(|| used / (used + unused))
     }
 
-    /// The calls of a broker that asks only on a miss.
+    /// The calls of a broker that calls only on a miss.
     pub fn least(&self) -> u64 {
         self.least.load(Ordering::Relaxed)
     }
@@ -60,12 +57,12 @@ impl Ledger {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Calls beyond the least, as a share of these.
+    /// Extra calls as a share of the least calls.
     pub fn extra_share(&self) -> f64 {
         (self.calls() as f64 - self.least() as f64) / self.least().max(1) as f64
     }
 
-    /// Calls beyond the least, without those that are still expected to be used.
+    /// Extra calls, less the expected uses that are pending.
     pub fn extra(&self) -> f64 {
         let expected = self.expected.load(Ordering::Relaxed) as f64 / 1e6;
         self.calls() as f64 - self.least() as f64 - expected
@@ -90,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_fetched_ahead_is_extra_by_the_chance_that_nobody_uses_it() {
+    fn prefetched_token_counts_as_extra_by_the_chance_that_it_stays_unused() {
         let ledger = Ledger::default();
         ledger.count_call();
         ledger.expect(0.75);
@@ -102,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_share_that_was_used_is_told_when_something_is_known() {
+    fn used_share_is_none_before_the_first_outcome() {
         let ledger = Ledger::default();
         ledger.expect(0.5);
         assert_eq!(ledger.used_share(), None);
@@ -111,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_extra_share_is_of_the_least_calls() {
+    fn extra_share_is_relative_to_the_least_calls() {
         let ledger = Ledger::default();
         assert_eq!(ledger.extra_share(), 0.0);
         (0..4).for_each(|_| ledger.count_least());
@@ -120,9 +117,9 @@ mod tests {
     }
 
     proptest! {
-        /// Against books that are summed up anew.
+        /// Compares with sums that are computed afresh.
         #[test]
-        fn expected_uses_fall_out_when_they_come_or_are_lost_and_nothing_drifts(
+        fn settled_uses_leave_the_extra_calls_without_drift(
             steps in prop::collection::vec((0usize..5, 0u32..4, 0.0f32..1.0, 0u64..40_000), 1..500),
         ) {
             let ledger = Ledger::default();
@@ -134,7 +131,7 @@ mod tests {
                 expected[key] = if step > 1 { f64::from(chance) } else { 0.0 };
                 match step {
                     0 => {
-                        // Nobody is waited for within a quiet spell: what is judged is told the next request.
+                        // A decision ends the quiet time, so the next request is recorded.
                         let mut past = habits[key].past(now);
                         habits[key].note_judged(&mut past, now);
                         drop(past);

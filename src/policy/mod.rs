@@ -1,10 +1,9 @@
-//! The rules: what to serve, what to renew, who goes first, who may ask.
+//! The rules: freshness, renewal, admission, access, failure handling.
 //!
-//! Every rule is given the facts and the time, and returns a verdict with its
-//! reason; the shell around it does the IO, and logs, counts and answers from
-//! the same verdict. Nothing here waits, logs, counts or reads a clock, so a
-//! rule can be run through a year in a moment, and whatever runs it gets what
-//! the broker would do.
+//! Every rule takes facts and the time, and returns a verdict with its reason. The caller
+//! does the IO, and logs, counts and answers from that verdict. Nothing here waits, logs,
+//! counts or reads a clock: a test runs a year in a moment, and the planner gets exactly the
+//! broker's decisions.
 
 pub mod access;
 pub mod backlog;

@@ -1,36 +1,35 @@
-//! What a call must be worth to be made ahead.
+//! The price of a prefetch: the value that its call must exceed.
 
 use std::time::Duration;
 
 use crate::policy::ledger::Ledger;
 use crate::token::Moment;
 
-/// The price of a call, in delayed requests that it avoids for each extra call: it
-/// is such that in the long run the extra calls are `share` of the least.
+/// The price of a call, in delayed requests avoided for each extra call.
 ///
-/// Every key that has no token, or whose token runs out, is an offer: a value, and
-/// what it would cost in extra calls. Of the last days' offers it is known how
-/// many would have been taken at each price; what they tell is the lowest at which
-/// they cost no more than what may be spent. That moves slowly, as it should: a price
-/// that follows the hours of the day buys little at night for what it forgoes in the
-/// morning. What was spent too much or too little so far makes it dearer or cheaper by
-/// degrees, but never so dear that what is nearly certain is not bought.
+/// It keeps the extra calls at `share` of the least calls in the long run.
+///
+/// Every key without a token, or with one that is due, is an offer: a value, and a cost in
+/// extra calls. The base price is the lowest at which the last days' offers cost no more than
+/// the allowance. It moves slowly on purpose: a price that follows the hours of the day spends
+/// at night, for little, what the morning needs. A surplus lowers the price by degrees, and a
+/// debt raises it, but never so far that a nearly certain use is not bought.
 #[derive(Clone, Debug)]
 pub struct Price {
     share: f64,
-    /// What the offers of each value cost together, fading.
+    /// The decaying sum of the costs of the offers, by value.
     offers: [f64; BINS],
-    /// Least calls, fading likewise.
+    /// The decaying count of least calls.
     least: f64,
     seen: u64,
     began: Option<Moment>,
     since: Moment,
-    /// What the offers tell.
-    told: f32,
+    /// The base price.
+    base: f32,
     price: f32,
 }
 
-/// What was offered: a value, and its cost in extra calls.
+/// A possible prefetch: its value, and its cost in extra calls.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Offer {
     /// Delayed requests that are avoided for each extra call.
@@ -43,27 +42,25 @@ pub struct Offer {
 const BINS: usize = 88;
 const LOWEST: f32 = 0.01;
 const PARTS: f32 = 8.0;
-/// How long offers count, in seconds: as much of a week as tells its days apart
-/// without being behind when habits change.
+/// The time constant of the decay, in seconds: long enough for the days of a week, short enough
+/// to follow a change of demand.
 const FADE: f64 = 5.0 * 86_400.0;
-/// What the offers tell moves this often.
+/// The interval at which the base price is computed.
 const PERIOD: Duration = Duration::from_secs(60);
-/// What is left unspent, as a share of what may be spent while offers fade: forecasts
-/// err.
+/// The reserve against forecast errors, as a share of the allowance in one time constant.
 const RESERVE: f64 = 0.03;
-/// The share of a surplus or a debt that the offers are told to make up for; the rest is
-/// made up for by degrees.
+/// The share of a surplus or debt that the base price makes up for.
 const REPAID: f64 = 0.8;
-/// The price rises by this power of e with a debt as large as what may be spent while
-/// offers fade, and falls likewise.
+/// The exponent by which a debt of one time constant's allowance raises the price, and a surplus
+/// lowers it.
 const URGENCY: f64 = 2.0;
-/// At first what offers tell is worth nothing, for the forecasts aren't: nothing is bought
-/// for less than this. It fades with a day, since it takes one to see who returns.
+/// The initial lower bound of the price, while the forecasts are untrained. It decays over a
+/// day, since returns take a day to show.
 const FIRST: f32 = 0.3;
 const DAY: f32 = 86_400.0;
 
 impl Price {
-    /// A price at which `share` of the least calls is spent.
+    /// A price that spends `share` of the least calls.
     pub const fn new(share: f64) -> Self {
         Self {
             share,
@@ -72,17 +69,17 @@ impl Price {
             seen: 0,
             began: None,
             since: Moment::from_nanos(0),
-            told: LOWEST,
+            base: LOWEST,
             price: FIRST,
         }
     }
 
-    /// What may still be spent, in calls.
+    /// The unspent allowance, in calls.
     fn balance(&self, ledger: &Ledger) -> f64 {
         self.share * ledger.least() as f64 - ledger.extra()
     }
 
-    /// An offer takes the place of an earlier one for the same key, if it is better.
+    /// Adds an offer. It replaces the key's earlier one if it is better; returns the one that counts.
     pub fn offer(&mut self, offer: Offer, earlier: Option<Offer>) -> Offer {
         match earlier {
             Some(earlier) if earlier.value >= offer.value => return earlier,
@@ -99,7 +96,7 @@ impl Price {
     /// The price at `now`.
     pub fn at(&mut self, ledger: &Ledger, now: Moment) -> f32 {
         if self.share <= 0.0 {
-            // Nothing is worth a call that there is no money for.
+            // Without an allowance no value is high enough.
             self.price = f32::INFINITY;
             return self.price;
         }
@@ -111,11 +108,11 @@ impl Price {
         }
         let debt = -self.surplus(ledger).clamp(-3.0, 1.0);
         let first = FIRST * (-now.since(began).as_secs_f32() / DAY).exp();
-        self.price = (self.told * (URGENCY * debt).exp() as f32).max(first);
+        self.price = (self.base * (URGENCY * debt).exp() as f32).max(first);
         self.price
     }
 
-    /// The price that was found last.
+    /// The last computed price.
     pub const fn present(&self) -> f32 {
         self.price
     }
@@ -132,11 +129,10 @@ impl Price {
             left -= **cost;
             left >= 0.0
         });
-        self.told = LOWEST * (((BINS - affordable.count()) as f32) / PARTS).exp2();
+        self.base = LOWEST * (((BINS - affordable.count()) as f32) / PARTS).exp2();
     }
 
-    /// What is left of what may be spent, beyond the reserve, against what may be while
-    /// offers fade.
+    /// The unspent allowance beyond the reserve, relative to one time constant's allowance.
     fn surplus(&self, ledger: &Ledger) -> f64 {
         let allowed = self.share * self.least;
         (self.balance(ledger) - RESERVE * allowed) / (allowed + 1.0)
@@ -163,7 +159,7 @@ mod tests {
         0.02 * 500f32.powf((number * 37 % 100) as f32 / 100.0)
     }
 
-    /// The price of ten least calls a minute and as many offers, of which `calls` were taken.
+    /// The price after ten least calls and ten offers a minute, of which `calls` were taken.
     fn after_an_hour(calls: u32) -> f32 {
         let (mut price, ledger) = (Price::new(0.25), Ledger::default());
         for minute in 0..60 {
@@ -178,20 +174,20 @@ mod tests {
     }
 
     #[test]
-    fn who_spends_too_much_finds_a_higher_price_and_who_saves_a_lower_one() {
+    fn debt_raises_the_price_and_surplus_lowers_it() {
         let (saved, even, spent) = (after_an_hour(75), after_an_hour(150), after_an_hour(225));
         assert!(saved < even && even < spent, "{saved} {even} {spent}");
     }
 
     #[test]
-    fn who_may_spend_nothing_finds_no_price_low_enough() {
+    fn price_without_an_allowance_is_infinite() {
         let (mut price, ledger) = (Price::new(0.0), Ledger::default());
         ledger.count_least();
         assert!([0, 1, 5].map(|minute| price.at(&ledger, at(minute))).into_iter().all(|price| price == f32::INFINITY));
     }
 
     #[test]
-    fn a_key_is_one_offer_its_best() {
+    fn key_counts_as_one_offer_its_best() {
         let mut price = Price::new(0.25);
         let offers = [1.0, 0.5, 4.0, 2.0].map(|value| Offer { value, cost: 0.5 });
         let best = offers.into_iter().fold(None, |best, offer| Some(price.offer(offer, best)));
@@ -200,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn of_more_offers_than_may_be_taken_the_share_is_spent() {
+    fn price_spends_the_share_when_offers_exceed_it() {
         for share in [0.05, 0.1, 0.25, 0.6] {
             let (mut price, ledger) = (Price::new(share), Ledger::default());
             for number in 0..7 * 24 * 60 * 4 {
@@ -219,7 +215,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_price_keeps_its_bounds(
+        fn price_keeps_its_bounds(
             share in 0.001..10.0,
             steps in prop::collection::vec((0f32..=30.0, 0f32..=1.0, 0u32..5, 0u32..5, 0u64..1 << 50), 1..100),
         ) {

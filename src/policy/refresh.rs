@@ -1,4 +1,4 @@
-//! Is it worth a call to carry this token on, and when?
+//! Renewal of tokens before their floor: whether and when.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -6,47 +6,47 @@ use std::time::Duration;
 use super::breaker::SHED_SHARE;
 use crate::token::Moment;
 
-/// Which tokens are renewed before they run out.
+/// The refresh mode: which tokens are renewed ahead of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// None: the first request after a token's window waits for Courier.
     Off,
-    /// Those that were handed out in their window. A token that nobody asked
-    /// for is left to run out, so a user who is gone costs one renewal.
+    /// Tokens that were used in their window. An unused one lapses, so a user who left costs
+    /// one renewal.
     Used,
-    /// Those that are likely to be asked for again, and those of users who are about
-    /// to come back: what pays is learned. See [`crate::policy::learner`].
+    /// Tokens that are likely to be requested again, and those of users about to return. See
+    /// [`crate::policy::learner`].
     Learned,
 }
 
-/// What is known of a token that has come due.
+/// The facts about a token that is due.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
-    /// How often it was handed out since it was issued.
+    /// How often it was handed out.
     pub uses: u32,
-    /// What is left of its life.
+    /// Its remaining life.
     pub remaining: Duration,
 }
 
-/// What becomes of a token that has come due.
+/// The decision about a token that is due.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Verdict {
-    /// Fetch another.
+    /// Fetch a new token.
     Renew(Reason),
-    /// Let it run out, and look then whether its user is about to return.
+    /// Let it lapse, and decide at this moment whether its user is about to return.
     Look(Moment),
-    /// Let it run out.
+    /// Let it lapse.
     Stop(Stop),
 }
 
 /// Why a token is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Its window ends, and it was used, or is likely to be.
+    /// Its window ends, and it was used or is likely to be.
     Due,
-    /// Its user, who was away, is likely to be back soon.
+    /// Its user was away and is likely to return soon.
     Return,
-    /// Courier refused it, somebody says.
+    /// A client reports that Courier rejected it.
     Rejected,
     /// Calls fail, and it is one of the busiest: see [`is_due_early`].
     Early,
@@ -70,13 +70,13 @@ impl Reason {
 /// Why a token is not renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Nobody was handed it in its window.
+    /// It was not handed out in its window.
     Unused,
-    /// Nobody has come for so long that the key is forgotten.
+    /// The last request for its key is so long ago that the key is forgotten.
     Forgotten,
-    /// It has ended: whoever wants it will ask.
+    /// It has expired; the next request is a miss.
     Ended,
-    /// No client and no session may ask for it any more.
+    /// No client and no session may request it any more.
     NotPermitted,
 }
 
@@ -92,8 +92,9 @@ impl Stop {
     }
 }
 
-/// Decides about a token that has come due in mode [`Mode::Used`]; in mode
-/// [`Mode::Learned`] the [learner](crate::policy::learner) does.
+/// Decides about a due token in [`Mode::Used`].
+///
+/// In [`Mode::Learned`] the [learner](crate::policy::learner) decides.
 pub const fn judge(facts: &Facts) -> Verdict {
     if facts.remaining.is_zero() {
         Verdict::Stop(Stop::Ended)
@@ -104,12 +105,11 @@ pub const fn judge(facts: &Facts) -> Verdict {
     }
 }
 
-/// When a token that was sent for at `sent` comes due: shortly before its window
-/// ends, at a moment that is drawn once. `draw` is uniform in 0..1.
+/// When a token that was requested from Courier at `sent` is due: shortly before its window ends.
 ///
-/// The lead is half a percent to 2% of the window, so that tokens of one moment do not come
-/// due in one moment, and where the window allows it at least two seconds,
-/// which a call needs with its wait in the queue.
+/// `draw` is uniform in 0..1. The lead is 0.5% to 2% of the window, so that tokens issued
+/// together are not due together; and at least two seconds, if the window is long enough, for
+/// the queue and the call.
 pub fn due(mode: Mode, window: Duration, sent: Moment, draw: f64) -> Moment {
     if mode == Mode::Off {
         return Moment::NEVER;
@@ -119,11 +119,12 @@ pub fn due(mode: Mode, window: Duration, sent: Moment, draw: f64) -> Moment {
     sent + window.saturating_sub(lead)
 }
 
-/// Is a token that is handed out now renewed before it comes due at `due`, since the share
-/// `failing` (0 to 1) of the recent calls failed? If all did, a quarter of its window early;
-/// if fewer do, by as much less; but not where renewals are held back. That is for the busiest alone, which were handed out once in
-/// each [`BUSY`] on average: they lose most by an outage, and their renewals are the least
-/// likely to be in vain.
+/// Whether a token that is handed out now is renewed before `due`, since calls fail.
+///
+/// `failing` is the share of recent calls that failed, 0 to 1. The lead is that share of a
+/// quarter of the window; there is none while renewals are shed. Only the busiest tokens are
+/// renewed early, those used once in each [`BUSY`] on average: an outage costs them most, and
+/// their renewals are the least likely to be wasted.
 pub fn is_due_early(sent: Moment, due: Moment, uses: u32, failing: f64, now: Moment) -> bool {
     let lead = due.since(sent).mul_f64(EARLY_SHARE * failing.clamp(0.0, 1.0));
     (LEAST_FAILING..SHED_SHARE).contains(&failing)
@@ -132,34 +133,35 @@ pub fn is_due_early(sent: Moment, due: Moment, uses: u32, failing: f64, now: Mom
         && BUSY * uses >= now.since(sent)
 }
 
-/// Where fewer calls fail, nothing is wrong.
+/// The least share of failed calls for early renewals.
 pub const LEAST_FAILING: f64 = 0.1;
 const EARLY_SHARE: f64 = 0.25;
-/// The mean time between two uses of a token that is busy.
+/// The longest mean time between two uses of a busy token.
 pub const BUSY: Duration = Duration::from_secs(15 * 60);
 
 const LEAST_LEAD: Duration = Duration::from_secs(2);
 
-/// Numbers from 0 to 1 that lie as evenly as they can, however many are drawn (a
-/// Weyl sequence): what is drawn one after the other is far apart, so tokens that
-/// were issued together do not come due together.
+/// A low-discrepancy sequence from 0 to 1 (a Weyl sequence).
+///
+/// Successive draws are far apart, so tokens that are issued together are not due together.
 #[derive(Debug, Default)]
 pub struct Draws(AtomicU64);
 
 impl Draws {
-    /// The next.
+    /// The next draw.
     pub fn next(&self) -> f64 {
         let drawn = self.0.fetch_add(1, Ordering::Relaxed).wrapping_mul(GOLDEN);
         drawn as f64 / u64::MAX as f64
     }
 }
 
-/// 2^64 over the golden ratio, which is the hardest of all to come near by fractions.
+/// 2^64 over the golden ratio, the number that fractions approximate worst.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// When a renewal that has failed `failures` times in a row is tried again:
-/// after one second, two, four, up to a minute, of which `draw` (uniform in
-/// 0..1) takes off up to half so that failed renewals spread.
+/// When a renewal is retried after `failures` failures in a row.
+///
+/// The back-off is 1 s, doubled up to a minute; `draw` (uniform in 0..1) takes off up to half
+/// as jitter.
 pub fn retry_due(failures: u32, now: Moment, draw: f64) -> Moment {
     let doublings = failures.saturating_sub(1).min(6);
     let wait = Duration::from_secs(1u64 << doublings).min(LONGEST_RETRY);
@@ -178,24 +180,24 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_renewed_only_if_it_was_used() {
+    fn token_is_renewed_only_if_it_was_used() {
         assert_eq!(judge(&facts(1)), Verdict::Renew(Reason::Due));
         assert_eq!(judge(&facts(0)), Verdict::Stop(Stop::Unused));
     }
 
     #[test]
-    fn a_token_that_has_ended_is_not_renewed() {
+    fn expired_token_is_not_renewed() {
         let ended = Facts { remaining: Duration::ZERO, ..facts(5) };
         assert_eq!(judge(&ended), Verdict::Stop(Stop::Ended));
     }
 
     #[test]
-    fn nothing_comes_due_where_nothing_is_renewed() {
+    fn token_is_never_due_in_mode_off() {
         assert_eq!(due(Mode::Off, Duration::from_secs(60), Moment::from_nanos(77), 0.5), Moment::NEVER);
     }
 
     #[test]
-    fn the_busiest_are_renewed_the_earlier_the_more_calls_fail() {
+    fn busiest_tokens_are_renewed_earlier_the_more_calls_fail() {
         let (sent, hours) = (Moment::from_nanos(77), |hours: u64| Duration::from_secs(3600 * hours));
         let due = sent + hours(8);
         let early = |uses, failing, now| is_due_early(sent, due, uses, failing, sent + now);
@@ -203,7 +205,7 @@ mod tests {
         assert!(!early(28, 0.4, hours(7)) && !early(30, 0.05, hours(8)));
         // Not busy.
         assert!(!early(27, 0.5, hours(7)));
-        // Renewals are held back.
+        // Renewals are shed.
         assert!(!early(30, 0.8, hours(7)));
         assert!(!is_due_early(sent, Moment::NEVER, u32::MAX, 1.0, sent + hours(900)));
     }
@@ -218,7 +220,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_comes_due_inside_its_window(
+        fn token_is_due_inside_its_window(
             seconds in 1u64..100_000_000,
             draw in 0.0..1.0,
         ) {

@@ -1,53 +1,55 @@
-//! Is a call that failed tried again, while somebody waits for it?
+//! Retries of a failed call while a request waits for it.
 
 use std::time::Duration;
 
-/// Calls for one wait, the first among them. Where three of ten calls fail, one wait in 400 is in vain; with four tries it
-/// would be one in 120.
+/// The most calls for one waiting request, the first included.
+///
+/// If 30% of calls fail, one wait in 400 ends without a token; with four tries, one in 120.
 pub const MOST_TRIES: u32 = 5;
 
-/// The longest pause before the first retry; before each further one it is twice as long.
+/// The longest back-off before the first retry; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long to wait after `tries` calls that failed before the next; `None` when there
-/// have been enough. `draw` is uniform in 0..1: with full jitter, those who failed in one
-/// moment come back spread over the whole pause ("Exponential Backoff and Jitter", AWS
-/// Architecture Blog, 2015).
+/// The back-off after `tries` failed calls, or `None` if there is no further try.
+///
+/// `draw` is uniform in 0..1: full jitter spreads calls that failed in one moment over the
+/// whole back-off ("Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
 pub fn pause(tries: u32, draw: f64) -> Option<Duration> {
     let doublings = tries.checked_sub(1)?;
     (tries < MOST_TRIES).then(|| FIRST_PAUSE.mul_f64(f64::from(1u32 << doublings) * draw.clamp(0.0, 1.0)))
 }
 
-/// What retries are paid from, besides the rate budget. Each call that succeeds pays for
-/// one retry, so there are never more retries than successes and a few: where half of all
-/// calls fail, each may be tried again as often as it needs; where all do, next to none is,
-/// and an outage is not multiplied.
+/// The retry budget, which limits retries besides the rate budget.
+///
+/// Each successful call deposits one retry, so retries never exceed successes by more than
+/// [`RetryBudget::MOST`]. If half of all calls fail, each is retried as often as it needs. If
+/// all fail, next to none is, and retries do not multiply the load of an outage.
 #[derive(Debug)]
-pub struct Purse(u32);
+pub struct RetryBudget(u32);
 
-impl Purse {
-    /// Retries that need no success before them, and the most that are saved up.
+impl RetryBudget {
+    /// The initial balance, and the largest.
     pub const MOST: u32 = 20;
 
-    /// A full one.
+    /// A full budget.
     pub const fn new() -> Self {
         Self(Self::MOST)
     }
 
-    /// A call has succeeded.
-    pub fn earn(&mut self) {
+    /// Adds one retry after a successful call.
+    pub fn deposit(&mut self) {
         self.0 = (self.0 + 1).min(Self::MOST);
     }
 
-    /// Pays for a retry, if it can.
-    pub const fn pay(&mut self) -> bool {
+    /// Takes one retry; `false` if the budget is empty.
+    pub const fn withdraw(&mut self) -> bool {
         let can = self.0 > 0;
         self.0 = self.0.saturating_sub(1);
         can
     }
 }
 
-impl Default for Purse {
+impl Default for RetryBudget {
     fn default() -> Self {
         Self::new()
     }
@@ -59,7 +61,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn pauses_double_and_come_to_an_end() {
+    fn back_off_doubles_until_the_tries_are_used_up() {
         let pauses: Vec<_> = (0..9).map(|tries| pause(tries, 1.0).map(|pause| pause.as_millis())).collect();
         assert_eq!(pauses, [None, Some(100), Some(200), Some(400), Some(800), None, None, None, None]);
         assert_eq!(pause(1, 0.0), Some(Duration::ZERO));
@@ -68,16 +70,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_are_never_more_retries_than_successes_and_a_few(steps in prop::collection::vec(any::<bool>(), 0..500)) {
-            let (mut purse, mut earned, mut paid) = (Purse::new(), 0, 0);
+        fn retries_never_exceed_successes_by_more_than_the_initial_balance(steps in prop::collection::vec(any::<bool>(), 0..500)) {
+            let (mut budget, mut deposited, mut withdrawn) = (RetryBudget::new(), 0, 0);
             for succeeds in steps {
                 if succeeds {
-                    purse.earn();
-                    earned += 1;
-                } else if purse.pay() {
-                    paid += 1;
+                    budget.deposit();
+                    deposited += 1;
+                } else if budget.withdraw() {
+                    withdrawn += 1;
                 }
-                prop_assert!(paid <= earned + Purse::MOST);
+                prop_assert!(withdrawn <= deposited + RetryBudget::MOST);
             }
         }
     }

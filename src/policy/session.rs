@@ -1,42 +1,41 @@
-//! How long a user's own login counts, and how long a token may that is not to
-//! outlive it.
+//! The validity of a session, and the lifetime of a token that must not outlive it.
 
 use std::time::Duration;
 
 use crate::token::Lifetime;
 
-/// When a login begins and ends: the `exp`, `nbf` and `iat` of its JWT, in
-/// seconds since 1970 by the issuer's clock.
+/// The `exp`, `nbf` and `iat` of a session's JWT, in seconds since 1970 by the issuer's clock.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Times {
-    /// When it ends.
+    /// The expiry.
     pub exp: f64,
-    /// Before when it does not count yet.
+    /// The time before which the session is not valid.
     pub nbf: Option<f64>,
-    /// When it was issued.
+    /// The time of issue.
     pub iat: Option<f64>,
 }
 
-/// Why a login does not count at this time.
+/// Why a session is not valid now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Untimely {
-    /// It has ended.
+    /// It has expired.
     Expired,
-    /// It has not begun, or was issued in the future.
+    /// It is not valid yet, or was issued in the future.
     NotYet,
 }
 
 impl Times {
-    /// The latest time that makes sense, in seconds since 1970: the year 33658.
-    /// What lies beyond is milliseconds by mistake, or an attempt at "for ever".
+    /// The latest plausible time, in seconds since 1970: the year 33658. Later times are
+    /// milliseconds by mistake, or an attempt at "for ever".
     pub const LATEST: f64 = 1e12;
 
-    /// What is left at `now`, the time since 1970. The clocks of the issuer and
-    /// the broker may differ by `leeway`, so a login may count and have nothing
-    /// left.
+    /// The time that is left at `now`, which counts from 1970.
+    ///
+    /// The clocks of issuer and broker may differ by `leeway`, so a valid session may have
+    /// nothing left.
     pub fn remaining(&self, now: Duration, leeway: Duration) -> Result<Duration, Untimely> {
         let (now, leeway) = (now.as_secs_f64(), leeway.as_secs_f64());
-        // Written so that what is no number fails each of them.
+        // Written so that NaN fails each comparison.
         let ends_later = self.exp + leeway > now;
         let begun = |time: Option<f64>| time.is_none_or(|time| time <= now + leeway);
         if !ends_later {
@@ -53,8 +52,8 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// The lifetimes that tokens are cut to. Each is a key of its own, so few of them
-/// mean that few calls to Courier serve all of a user's tabs and devices.
+/// The lifetimes that tokens are shortened to. Each makes its own token key, so few steps let
+/// few calls serve all of a user's tabs and devices.
 const LADDER: [u64; 17] = [
     MINUTE,
     2 * MINUTE,
@@ -75,11 +74,11 @@ const LADDER: [u64; 17] = [
     30 * DAY,
 ];
 
-/// The lifetime of a token that must end before a login does that has `remaining`
-/// left: `normal` if that fits, else the longest step of a ladder that does. A
-/// token that was issued before has less left than its lifetime, so one from
-/// memory fits too; one that has yet to be issued ends later by what the issuing
-/// takes. `None` where not even a minute is left.
+/// The lifetime of a token that must expire before a session with `remaining` left.
+///
+/// It is `normal` if that fits, else the longest step of `LADDER` that does; `None` with less
+/// than a minute left. A cached token has less left than its lifetime, so it fits too; a token
+/// that is yet to be issued expires later by the duration of the call.
 pub fn longest_within(remaining: Duration, normal: Lifetime) -> Option<Lifetime> {
     let fits = |seconds: u64| Duration::from_secs(seconds) <= remaining;
     if !fits(MINUTE) {
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_counts_from_nbf_to_exp_give_or_take_the_leeway() {
+    fn session_is_valid_from_nbf_to_exp_within_the_leeway() {
         assert_eq!(judge(at(90.0), None, None), Ok(90));
         assert_eq!(judge(at(90.0), Some(at(-5.0)), Some(at(-5.0))), Ok(90));
         assert_eq!(judge(at(-29.0), None, None), Ok(0));
@@ -118,12 +117,12 @@ mod tests {
         assert_eq!(judge(at(90.0), Some(at(30.0)), None), Ok(90));
         assert_eq!(judge(at(90.0), Some(at(31.0)), None), Err(Untimely::NotYet));
         assert_eq!(judge(at(90.0), None, Some(at(31.0))), Err(Untimely::NotYet));
-        // Both ended and not begun: it has ended.
+        // Both expired and not yet valid: expired.
         assert_eq!(judge(at(-90.0), Some(at(90.0)), None), Err(Untimely::Expired));
     }
 
     #[test]
-    fn what_is_no_number_never_counts() {
+    fn session_with_nan_or_infinite_times_is_invalid() {
         assert_eq!(judge(f64::NAN, None, None), Err(Untimely::Expired));
         assert_eq!(judge(f64::NEG_INFINITY, None, None), Err(Untimely::Expired));
         assert_eq!(judge(at(90.0), Some(f64::NAN), None), Err(Untimely::NotYet));
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_cut_to_a_step_of_the_ladder() {
+    fn lifetime_is_shortened_to_a_step_of_the_ladder() {
         let day = Lifetime::parse("1d").expect("a day");
         for (remaining, wanted) in [
             ("59s", None),
@@ -149,7 +148,7 @@ mod tests {
             let wanted = wanted.map(|wanted| Lifetime::parse(wanted).expect("a lifetime"));
             assert_eq!(longest_within(remaining, day), wanted, "{remaining:?}");
         }
-        // What is normal is kept wherever it fits, on the ladder or not.
+        // The normal lifetime is kept if it fits, on the ladder or not.
         for normal in ["90m", "20s"] {
             let normal = Lifetime::parse(normal).expect("a lifetime");
             assert_eq!(longest_within(Duration::from_secs(5400), normal), Some(normal));
@@ -158,7 +157,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_token_outlives_its_login_or_what_is_normal(left in 0_u64..10_000_000, normal in 1_u32..10_000_000) {
+        fn lifetime_exceeds_neither_the_session_nor_the_normal_one(left in 0_u64..10_000_000, normal in 1_u32..10_000_000) {
             let (left, normal) = (Duration::from_secs(left), Lifetime::from_seconds(normal.into()).expect("whole"));
             match longest_within(left, normal) {
                 None => prop_assert!(left < Duration::from_secs(60)),

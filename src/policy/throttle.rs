@@ -1,42 +1,42 @@
-//! How much of the budget Courier lets us use at present.
+//! Adaptive throttling: the rate within the budget that Courier accepts.
 
 use std::time::Duration;
 
 use super::budget::Budget;
 use crate::token::Moment;
 
-/// What Courier's answers do to the rate of the calls: when it asks to be left alone, no
-/// call leaves until then; each round of 429s halves the rate; and successes raise it
-/// again, evenly, from the least to the whole in [`RAMP`] (additive increase,
-/// multiplicative decrease). Calls leave one by one until then, and beyond: it goes on rising
-/// until a second has as many as a burst may have besides, or else what was not used meanwhile
+/// Adapts the rate of calls to Courier's responses (additive increase, multiplicative decrease).
+///
+/// A `Retry-After` pauses all calls. Each round of 429s halves the rate. Successes raise it
+/// evenly, from the least to the whole in [`RAMP`]. Calls are paced one by one until then and
+/// beyond: the rate rises on until a second holds the burst as well, or else the unused burst
 /// would follow at once.
 #[derive(Debug)]
 pub struct Throttle {
     whole: f64,
     least: f64,
-    /// With this, whatever may leave does.
+    /// The rate at which pacing ends: the whole rate and the burst.
     most: f64,
     /// Between the least and the most.
     rate: f64,
-    /// When the rate was lowered last: what was sent before that does not lower it again.
+    /// When the rate was last lowered; responses to calls sent earlier do not lower it again.
     lowered: Moment,
-    /// When the rate was raised last.
+    /// When the rate was last raised.
     raised: Moment,
-    /// When the last call left; or earlier, where it was late.
+    /// When the last call left, or should have left if it was late.
     left: Moment,
-    /// Until when Courier wants to be left alone.
+    /// The end of the pause that Courier asked for.
     paused: Moment,
 }
 
 /// How long the rate takes to rise from nothing to the whole.
 pub const RAMP: Duration = Duration::from_secs(30);
 
-/// What a timer may be late is made up for, or else high rates could not be kept.
+/// The lateness of timers that is made up for; without it, high rates could not be kept.
 const SLACK: Duration = Duration::from_millis(20);
 
-/// The rate rises by no more than this time's worth for one answer, or that between two calls:
-/// where nobody calls, it is not known that more would be taken.
+/// The most time that one success raises the rate for, or the period if that is longer: without
+/// calls it is unknown whether Courier would accept more.
 const STEP: Duration = Duration::from_secs(1);
 
 impl Throttle {
@@ -58,7 +58,7 @@ impl Throttle {
         Duration::from_secs_f64(1.0 / self.rate())
     }
 
-    /// From when on the next call may leave, as far as Courier is concerned.
+    /// When the throttle lets the next call leave.
     pub fn free(&self) -> Moment {
         let next = if self.rate < self.most { self.left + self.gap() } else { self.left };
         next.max(self.paused)
@@ -68,27 +68,26 @@ impl Throttle {
         Duration::from_secs_f64(1.0 / self.rate)
     }
 
-    /// How long Courier wants to be left alone.
+    /// The rest of the pause that Courier asked for.
     pub const fn pause(&self, now: Moment) -> Duration {
         self.paused.since(now)
     }
 
-    /// A call leaves.
+    /// Records that a call leaves.
     pub fn leave(&mut self, now: Moment) {
         self.left = (self.left + self.gap()).max(now - SLACK).min(now);
     }
 
-    /// Courier has answered 429 to a call that was sent at `sent`, and may have said for how
-    /// long it wants to be left alone.
+    /// Records a 429, with its `Retry-After` if there was one, to a call sent at `sent`.
     pub fn refused(&mut self, pause: Option<Duration>, sent: Moment, now: Moment) {
         self.paused = self.paused.max(now + pause.unwrap_or_default());
-        // The others that were under way say the same.
+        // The other calls in flight get the same response; the round counts once.
         if sent >= self.lowered {
             self.lower(self.rate() / 2.0, now);
         }
     }
 
-    /// Courier has answered a call well.
+    /// Records a success.
     pub fn answered(&mut self, sent: Moment, now: Moment) {
         if self.rate < self.most && sent >= self.lowered {
             let gone = now.since(self.raised).min(STEP.max(self.period()));
@@ -97,7 +96,7 @@ impl Throttle {
         }
     }
 
-    /// Courier was away, and is back: it begins with the least rate.
+    /// Restarts at the least rate after an outage.
     pub fn restart(&mut self, now: Moment) {
         self.lower(self.least, now);
     }
@@ -109,9 +108,10 @@ impl Throttle {
     }
 }
 
-/// How long so many calls take after an outage, from the first that Courier answers: their
-/// rate `r` begins with the least of the budget and rises by `r_whole / RAMP`. With the wait
-/// for the second call and a second more, since it rises only as answers come.
+/// How long `calls` calls take after an outage, from the first success.
+///
+/// Their rate begins with the least of the budget and rises by `whole / RAMP`. Includes the
+/// wait for the second call, and a second more since the rate rises only with responses.
 pub fn recovery(budget: &Budget, calls: u64) -> Duration {
     let (whole, least, calls) = (budget.rate(), budget.least(), calls as f64);
     let rise = whole / RAMP.as_secs_f64();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn each_round_of_429s_halves_the_rate_down_to_the_least() {
+    fn round_of_429s_halves_the_rate_down_to_the_least() {
         let (mut throttle, start) = throttle();
         let mut rates = Vec::new();
         for round in 0..5 {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn successes_raise_it_again_evenly() {
+    fn successes_raise_the_rate_evenly() {
         let (mut throttle, mut now) = throttle();
         throttle.restart(now);
         assert_eq!(throttle.rate(), 2.0);
@@ -168,14 +168,14 @@ mod tests {
             throttle.answered(now, now);
         }
         assert_eq!(throttle.rate(), 20.0);
-        // An answer after a night tells little.
+        // One success after a night raises it by a step only.
         throttle.restart(now);
         throttle.answered(now, now + SECOND * 40_000);
         assert!(throttle.rate() < 3.0);
     }
 
     #[test]
-    fn what_was_sent_before_it_was_lowered_does_not_raise_it() {
+    fn success_sent_before_a_429_does_not_raise_the_rate() {
         let (mut throttle, now) = throttle();
         throttle.refused(None, now, now + SECOND);
         throttle.answered(now, now + SECOND * 2);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn below_the_whole_rate_calls_leave_one_by_one() {
+    fn calls_below_the_whole_rate_are_paced() {
         let (mut throttle, start) = throttle();
         let mut now = start;
         throttle.leave(now);
@@ -199,13 +199,12 @@ mod tests {
         assert_eq!(gaps, [500, 1000, 1500, 2000]);
     }
 
-    /// So many calls, with at least so much between two, as soon as the budget and the throttle
-    /// let them go.
+    /// When `count` calls leave, at least `gap` apart, as soon as budget and throttle permit.
     fn calls(budget: &Budget, throttle: &mut Throttle, start: Moment, gap: Duration, count: u64) -> Vec<Moment> {
         let (mut now, mut paid) = (start, start);
         let mut call = || {
             now = (now + gap).max(throttle.free()).max(paid - budget.period() * (budget.departing_burst() - 1));
-            // As timers are.
+            // Timers have millisecond resolution.
             now = Moment::from_nanos(now.as_nanos().next_multiple_of(1_000_000));
             paid = paid.max(now) + budget.period();
             throttle.leave(now);
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn no_burst_follows_when_the_rate_has_risen() {
+    fn recovered_rate_is_not_followed_by_a_burst() {
         for (rate, burst) in [(20.0, 20), (20.0, 200), (1000.0, 50)] {
             let budget = Budget::new(rate, burst).expect("a budget");
             let (mut throttle, start) = (Throttle::new(&budget), Moment::from_nanos(1 << 40));
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn bursts_may_be_again_as_they_were_whoever_calls_meanwhile() {
+    fn bursts_are_permitted_again_after_recovery() {
         for gap in [Duration::ZERO, SECOND / 10, SECOND * 3] {
             let budget = Budget::new(20.0, 20).expect("a budget");
             let (mut throttle, start) = throttle();
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recovery_takes_no_longer_than_is_told() {
+    fn recovery_takes_no_longer_than_computed() {
         for (rate, burst) in [(0.001, 1), (0.1, 1), (1.0, 2), (20.0, 20), (5000.0, 100)] {
             let budget = Budget::new(rate, burst).expect("a budget");
             for count in [10, 100, 297, 500, 5000] {
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_kept_and_a_shorter_one_does_not_end_it() {
+    fn shorter_pause_does_not_end_a_longer_one() {
         let (mut throttle, now) = throttle();
         throttle.refused(Some(SECOND * 30), now, now);
         throttle.refused(Some(SECOND), now, now);

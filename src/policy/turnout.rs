@@ -1,12 +1,13 @@
-//! Do those come today who usually do?
+//! Today's attendance compared with the usual: weekends and holidays.
 
-use crate::policy::forecast::Situation;
+use crate::policy::forecast::Features;
 use crate::token::Moment;
 
-/// How many come of those who usually do: weekends and holidays show in the first
-/// hours.
+/// Compares recent returns with the usual and with the forecast ones.
+///
+/// Weekends and holidays show in the first hours of the day.
 #[derive(Debug, Default)]
-pub struct Turnout {
+pub struct Attendance {
     since: Option<Moment>,
     came: f32,
     usual: f32,
@@ -16,27 +17,25 @@ pub struct Turnout {
     foreseen: f32,
 }
 
-/// How quickly it forgets, in seconds: half of it in an hour and a half, and of
-/// what is usual in five days.
+/// Half-lives in seconds: of recent observations, and of the usual ones.
 const QUICK: f32 = 5400.0;
 const SLOW: f32 = 5.0 * 86_400.0;
 
-impl Turnout {
-    /// Of those who usually come at this hour the share that came lately, against
-    /// the share that does in the long run.
-    pub fn level(&self) -> f32 {
+impl Attendance {
+    /// The recent share of returns among keys usual at this hour, divided by the long-run share.
+    pub fn ratio(&self) -> f32 {
         let ever = (self.ever_came + 0.2) / (self.ever_usual + 1.0);
         (self.came + 3.0 * ever) / (self.usual + 3.0) / ever
     }
 
-    /// How many came lately for each that was foreseen.
-    pub fn surprise(&self) -> f32 {
+    /// Recent returns for each return that was forecast, from 0.1 to 3.
+    pub fn calibration(&self) -> f32 {
         ((self.foreseen_came + 5.0) / (self.foreseen + 5.0)).clamp(0.1, 3.0)
     }
 
-    /// What was foreseen at `at` for the time until the next look, and whether somebody came.
-    pub fn count(&mut self, situation: &Situation, foreseen: f32, came: bool, at: Moment) {
-        if !situation.away {
+    /// Records the forecast made at `at` for the time until the next decision, and its outcome.
+    pub fn count(&mut self, features: &Features, foreseen: f32, came: bool, at: Moment) {
+        if !features.away {
             return;
         }
         let came = f32::from(u8::from(came));
@@ -49,12 +48,12 @@ impl Turnout {
         }
         self.foreseen_came *= quick;
         self.foreseen *= quick;
-        if situation.usual > 0.0 {
+        if features.usual > 0.0 {
             let slow = (-passed / SLOW).exp2();
             self.came += came;
-            self.usual += situation.usual;
+            self.usual += features.usual;
             self.ever_came = self.ever_came * slow + came;
-            self.ever_usual = self.ever_usual * slow + situation.usual;
+            self.ever_usual = self.ever_usual * slow + features.usual;
         }
         self.came *= quick;
         self.usual *= quick;

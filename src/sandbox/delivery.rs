@@ -1,4 +1,4 @@
-//! How an answer gets across.
+//! The delivery of a response over the socket.
 
 use std::io;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::Interval;
 
-/// How an answer gets across.
+/// How a response is delivered over the socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Delivery {
     /// All of it at once.
@@ -21,14 +21,14 @@ pub enum Delivery {
     Dripping,
     /// The head, and then a body without end, as fast as it is read.
     Endless,
-    /// Nothing comes, and the connection stays open.
+    /// No response, and the connection stays open.
     Never,
 }
 
-/// The body of an answer on its way.
+/// The body of a response with its delivery.
 pub(super) struct Body {
     rest: Bytes,
-    /// How much of it goes at a time.
+    /// The bytes sent at a time.
     piece: usize,
     pace: Interval,
     delivery: Delivery,
@@ -38,7 +38,7 @@ impl Body {
     pub(super) fn new(body: String, delivery: Delivery) -> Self {
         let (piece, pause) = match delivery {
             Delivery::Dripping => (1, Duration::from_secs(1)),
-            // What is sent in the moment of the reset might not arrive.
+            // Bytes sent right before the reset might not arrive.
             Delivery::CutOff => (body.len().div_ceil(2), Duration::from_millis(20)),
             Delivery::Whole | Delivery::Endless | Delivery::Never => (body.len(), Duration::from_secs(1)),
         };

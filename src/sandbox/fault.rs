@@ -1,58 +1,56 @@
-//! One misbehaviour of one call.
+//! A fault of one call.
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderValue, LOCATION, RETRY_AFTER};
 
 use super::delivery::Delivery;
 
-/// What goes wrong with one call.
+/// A fault of one call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
-    /// An error in Courier's shape with this status (200 to 599), whatever was
-    /// asked, and with these headers, got across in this way.
+    /// An error in Courier's shape with this status (200 to 599), these headers and this delivery,
+    /// whatever the request.
     Status(u16, HeaderMap, Delivery),
-    /// 200 with this media type and this body, whatever was asked.
+    /// 200 with this media type and this body, whatever the request.
     Body(&'static str, &'static str),
-    /// The JWT says that this is its scope.
+    /// The JWT has this scope.
     Scope(String),
-    /// The JWT lives for so many seconds: born expired where that is 0 or less.
-    /// With `None` it has no `exp`.
+    /// The JWT lives for so many seconds; 0 or less is born expired. `None`: it has no `exp`.
     Life(Option<f64>),
-    /// The JWT was made by a clock that is so many seconds ahead of ours; behind it, where
-    /// that is less than 0.
+    /// The JWT's clock is so many seconds ahead; negative is behind.
     Skew(i64),
     /// The JWT has these times.
     Times(Times),
-    /// The right answer, got across in this way.
+    /// The right response with this delivery.
     Delivery(Delivery),
 }
 
-/// The times of a JWT, in seconds from when it is answered.
+/// The times of a JWT, in seconds relative to the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
     /// `None` where it has no `iat`.
     pub iat: Option<i64>,
     /// `None` where it has no `nbf`.
     pub nbf: Option<i64>,
-    /// `None` where it lives as long as was asked.
+    /// `None`: the requested lifetime.
     pub exp: Option<i64>,
-    /// They are written as texts.
+    /// Whether they are written as strings.
     pub as_text: bool,
 }
 
 impl Times {
-    /// Those of a token that is made now.
+    /// The times of a token issued now.
     pub const NOW: Self = Self { iat: Some(0), nbf: None, exp: None, as_text: false };
 }
 
 impl Fault {
-    /// Not JSON, although it says so.
+    /// Invalid JSON with the media type of JSON.
     pub const NOT_JSON: Self = Self::Body("application/json", r#"{"token": "eyJ"#);
-    /// A page, as a proxy on the way may send one.
+    /// An HTML page, as from an intermediate proxy.
     pub const HTML: Self = Self::Body("text/html; charset=utf-8", "<!doctype html><title>Please sign in</title>");
-    /// A token of no length.
+    /// An empty token.
     pub const EMPTY_TOKEN: Self = Self::Body("application/json", r#"{"token":""}"#);
-    /// Nothing at all.
+    /// An empty body.
     pub const EMPTY: Self = Self::Body("application/json", "");
     /// A token in an array.
     pub const ARRAY: Self = Self::Body("application/json", r#"["pk_0123456789abcdef"]"#);
@@ -86,17 +84,17 @@ impl Fault {
         Self::Status(429, headers, Delivery::Whole)
     }
 
-    /// A 307 to there.
+    /// A 307 to this location.
     pub fn redirect(location: HeaderValue) -> Self {
         Self::Status(307, HeaderMap::from_iter([(LOCATION, location)]), Delivery::Whole)
     }
 
-    /// The fault that a person calls so.
+    /// The fault with this name on the command line.
     pub(super) fn named(name: &str) -> Result<Self, String> {
         let known = KINDS.iter().find(|(other, _)| *other == name);
         known.map(|(_, fault)| fault()).ok_or_else(|| {
             let names: Vec<_> = KINDS.iter().map(|(name, _)| *name).collect();
-            format!("one of {} is wanted", names.join(", "))
+            format!("must be one of {}", names.join(", "))
         })
     }
 }
@@ -136,7 +134,7 @@ const KINDS: &[(&str, Make)] = &[
     ("not-yet", || Fault::NOT_YET),
     ("text-exp", || Fault::TEXT_EXP),
     ("no-iat", || Fault::NO_IAT),
-    // Nothing is there. Whoever follows it shows the API key to any host.
+    // The target does not exist. A client that followed redirects would leak the API key to any host.
     ("redirect", || Fault::redirect(HeaderValue::from_static("/elsewhere"))),
 ];
 
@@ -156,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_help_names_every_kind() {
+    fn help_names_every_kind() {
         let command = Faults::augment_args(clap::Command::new("simulator"));
         let flag = command.get_arguments().find(|flag| flag.get_long() == Some("error-kind")).unwrap();
         let help = flag.get_help().unwrap().to_string();
@@ -169,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_error_of_any_status_has_couriers_shape() {
+    async fn error_of_any_status_has_couriers_shape() {
         let simulator = simulator();
         for (status, kind) in [
             (401, "authentication_error"),
@@ -192,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_life_is_what_the_fault_says() {
+    async fn life_fault_sets_the_tokens_life() {
         let simulator = simulator();
         let life = async |fault| {
             simulator.misbehave(Some(fault));
@@ -206,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_clock_that_is_ahead_or_behind_shifts_all_times_alike() {
+    async fn skew_shifts_all_times_alike() {
         let simulator = simulator();
         let now = simulator.0.clock.unix().as_secs();
         for (ahead, begin) in [(86_400, now + 86_400), (-86_400, now - 86_400)] {
@@ -219,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn times_are_those_of_the_fault_and_the_date_is_that_of_the_same_clock() {
+    async fn times_fault_sets_the_times_relative_to_the_date_header() {
         let simulator = simulator();
         let date = |reply: &crate::sandbox::Reply| {
             let date = httpdate::parse_http_date(reply.header("date").unwrap()).unwrap();
@@ -244,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_wrong_with_a_request_is_said_whatever_is_wrong_with_a_token() {
+    async fn invalid_request_is_refused_despite_a_token_fault() {
         let simulator = simulator();
         for fault in [Fault::EXPIRED, Fault::Scope("a".to_owned()), Fault::Delivery(Delivery::Dripping)] {
             simulator.misbehave(Some(fault));
@@ -253,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reply_tells_how_it_gets_across() {
+    async fn reply_has_the_delivery_of_its_fault() {
         let simulator = simulator();
         assert_eq!(simulator.answer(KEY, ASK).await.delivery, Delivery::Whole);
         simulator.misbehave(Some(Fault::Delivery(Delivery::Never)));
@@ -266,7 +264,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_token_of_another_scope_is_asked_for_as_any() {
+    async fn scope_fault_changes_the_token_not_the_recorded_call() {
         let simulator = simulator();
         simulator.misbehave(Some(Fault::Scope("user_id:alice".to_owned())));
         let reply = simulator.answer(KEY, ASK).await;

@@ -1,17 +1,16 @@
-//! What goes wrong on purpose.
+//! The fault injection flags of the simulator.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use super::fault::Fault;
 
-/// The faults of a simulator, each a flag of the command line. The default is
-/// a Courier that never fails and answers at once.
+/// The fault injection flags. By default the simulator never fails and responds at once.
 ///
-/// Faults are tried in this order: an outage, the rate limit, the error rate.
-/// Latency comes on top of every answer, errors too.
+/// Precedence: an outage, the rate limit, the error rate. Latency applies to every response,
+/// errors too.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
-// Or else clap describes a command without a description by the lines above.
+// Otherwise clap would use the lines above as the description of the command.
 #[command(about = None, long_about = None)]
 pub struct Faults {
     /// How long each answer takes
@@ -52,23 +51,21 @@ pub struct Faults {
 
 const HEADING: &str = "Faults";
 
-/// The longest time that a flag takes.
+/// The longest duration that a flag accepts.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 impl Faults {
     /// Whether there is an outage at `age`, the time since the start.
-    pub(super) fn is_out(&self, age: Duration) -> bool {
+    pub(super) fn is_outage_at(&self, age: Duration) -> bool {
         self.outage.iter().any(|outage| outage.contains(&age))
     }
 
-    /// Whether this call is one of those that fail. Each asking is a throw of
-    /// the dice.
-    pub(super) fn strikes(&self) -> bool {
+    /// Whether this call fails, drawn anew each time.
+    pub(super) fn should_fail(&self) -> bool {
         fastrand::f64() < self.error_rate
     }
 
-    /// How long the answer to this call takes. Each asking is a throw of the
-    /// dice.
+    /// The latency of this call, drawn anew each time.
     pub(super) fn delay(&self) -> Duration {
         let latency = nanos(self.latency);
         let jitter = nanos(self.latency_jitter);
@@ -82,7 +79,7 @@ fn nanos(length: Duration) -> u64 {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    const WANTED: &str = "a duration of at most a day is wanted, such as 120ms or 1m 30s";
+    const WANTED: &str = "must be a duration of at most one day, such as 120ms or 1m 30s";
     if !is_small(text) {
         return Err(WANTED.to_owned());
     }
@@ -93,8 +90,9 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Whether humantime can read `text` without a panic: its sums overflow on
-/// crafted numbers of 20 digits. White space does not end a number there.
+/// Whether humantime parses `text` without a panic.
+///
+/// Its sums overflow on crafted numbers of 20 digits, and white space does not end a number.
 fn is_small(text: &str) -> bool {
     let mut digits = 0;
     text.len() <= 64
@@ -112,11 +110,11 @@ fn share(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
         .filter(|share| (0.0..=1.0).contains(share))
-        .ok_or_else(|| "a share from 0 to 1 is wanted, such as 0.1".to_owned())
+        .ok_or_else(|| "must be a share from 0 to 1, such as 0.1".to_owned())
 }
 
 fn outage(text: &str) -> Result<Range<Duration>, String> {
-    let (start, end) = text.split_once("..").ok_or("START..END is wanted, such as 10s..30s")?;
+    let (start, end) = text.split_once("..").ok_or("must be START..END, such as 10s..30s")?;
     let outage = duration(start)?..duration(end)?;
     if outage.is_empty() {
         return Err("the start must be before the end".to_owned());
@@ -147,12 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn no_flags_are_no_faults() {
+    fn default_flags_have_no_faults() {
         assert_eq!(parse(&[]), Ok(Faults::default()));
     }
 
     #[test]
-    fn every_flag_is_read() {
+    fn every_flag_is_parsed() {
         let flags = "--latency 120ms --latency-jitter 30ms --error-rate 0.1 --error-kind html --rate-limit 20 \
                      --outage 10s..30s --outage 1m..1m5s --opaque-tokens";
         let flags: Vec<_> = flags.split_whitespace().collect();
@@ -169,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_is_refused_in_one_line_that_names_its_flag() {
+    fn invalid_value_is_rejected_in_one_line_that_names_its_flag() {
         let table = [
             ("--latency", "-5s"),
             ("--latency", "5"),
@@ -205,24 +203,24 @@ mod tests {
     }
 
     #[test]
-    fn the_flags_describe_no_command() {
+    fn flags_do_not_describe_the_command() {
         let command = Command::command();
         assert!(command.get_about().is_none());
         assert!(command.get_long_about().is_none());
     }
 
     #[test]
-    fn an_outage_has_a_start_but_not_its_end() {
+    fn outage_includes_its_start_and_excludes_its_end() {
         let faults = parse(&["--outage", "10s..30s"]).unwrap();
-        let ages = [9, 10, 29, 30].map(|age| faults.is_out(seconds(age)));
+        let ages = [9, 10, 29, 30].map(|age| faults.is_outage_at(seconds(age)));
         assert_eq!(ages, [false, true, true, false]);
     }
 
     #[test]
-    fn an_error_rate_is_a_share_of_the_calls() {
+    fn error_rate_is_a_share_of_the_calls() {
         let struck = |error_rate| {
             let faults = Faults { error_rate, ..Faults::default() };
-            (0..10_000).filter(|_| faults.strikes()).count()
+            (0..10_000).filter(|_| faults.should_fail()).count()
         };
         assert_eq!(struck(0.0), 0);
         assert_eq!(struck(1.0), 10_000);
@@ -231,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_goes_both_ways_but_never_below_nothing() {
+    fn jitter_goes_both_ways_but_never_below_zero() {
         let delays = |latency, jitter| {
             let faults = Faults { latency: seconds(latency), latency_jitter: seconds(jitter), ..Faults::default() };
             let delays: Vec<_> = (0..1000).map(|_| faults.delay()).collect();
@@ -248,7 +246,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_duration_panics(text in "[0-9. ]{0,25}(ns|ms|s|h|years)?[0-9 ]{0,25}(ns|ms|s|y)?") {
+        fn duration_parser_never_panics(text in "[0-9. ]{0,25}(ns|ms|s|h|years)?[0-9 ]{0,25}(ns|ms|s|y)?") {
             if let Ok(length) = duration(&text) {
                 prop_assert!(length <= LONGEST);
             }

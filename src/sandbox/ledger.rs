@@ -1,4 +1,4 @@
-//! What the simulator remembers of the calls that arrived.
+//! The simulator's record of calls.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,20 +8,19 @@ use crate::token::Moment;
 /// One call to the token endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// When it arrived, before any simulated latency.
+    /// The time of arrival, before any simulated latency.
     pub at: Moment,
-    /// The scope it asked for, empty where it named none. Cut off after 2 KiB.
+    /// The requested scope, empty if there was none. Cut off after 2 KiB.
     pub scope: String,
-    /// Its `expires_in` as JSON text (`"\"1d\""`, `"3600"`), empty where it
-    /// had none. Cut off after 128 bytes.
+    /// Its `expires_in` as JSON text (`"\"1d\""`, `"3600"`), empty if there was none. Cut off after
+    /// 128 bytes.
     pub expires_in: String,
-    /// The HTTP status of the answer. It is settled on arrival, so a call
-    /// whose caller hung up before the answer has it too.
+    /// The HTTP status of the response. It is decided on arrival, so a call whose caller hung up
+    /// has it too.
     pub status: u16,
 }
 
-/// The calls of a simulator in the order in which they arrived, and the count
-/// of those that its rate limit still holds against the next one.
+/// The calls in order of arrival, and the sliding window of the rate limit.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     calls: VecDeque<Call>,
@@ -29,15 +28,15 @@ pub(super) struct Ledger {
     recent: VecDeque<Moment>,
 }
 
-/// How many calls are remembered.
+/// The most calls that are kept.
 const MOST_CALLS: usize = 100_000;
 
 /// The window of the rate limit.
 const WINDOW: Duration = Duration::from_secs(1);
 
 impl Ledger {
-    /// Writes down a call; the oldest makes room.
-    pub(super) fn enter(&mut self, at: Moment, scope: &str, expires_in: &str, status: u16) {
+    /// Records a call, and evicts the oldest if it is full.
+    pub(super) fn record(&mut self, at: Moment, scope: &str, expires_in: &str, status: u16) {
         if self.calls.len() >= MOST_CALLS {
             self.calls.pop_front();
         }
@@ -50,8 +49,9 @@ impl Ledger {
         });
     }
 
-    /// Whether a call that arrives `at` is one of at most `limit` in the second
-    /// that ends with it. Calls that were turned away do not count.
+    /// Whether a call that arrives `at` is within `limit` calls in the second up to it.
+    ///
+    /// Refused calls do not count.
     pub(super) fn admit(&mut self, at: Moment, limit: u32) -> bool {
         while let Some(&first) = self.recent.front()
             && at.since(first) >= WINDOW
@@ -70,12 +70,12 @@ impl Ledger {
         self.calls.iter().skip(self.calls.len().saturating_sub(most))
     }
 
-    /// All calls that are remembered, oldest first.
+    /// All kept calls, oldest first.
     pub(super) fn calls(&self) -> Vec<Call> {
         self.calls.iter().cloned().collect()
     }
 
-    /// How many calls ever arrived.
+    /// The number of all calls.
     pub(super) fn total(&self) -> usize {
         self.total
     }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn no_second_holds_more_calls_than_the_limit() {
+    fn second_holds_at_most_the_limit_of_calls() {
         let mut ledger = Ledger::default();
         let admitted: Vec<_> = (0..500).map(|step| at(step * 7)).filter(|&moment| ledger.admit(moment, 5)).collect();
         assert!(admitted.len() > 15);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_counts_for_one_second_exactly() {
+    fn call_counts_for_exactly_one_second() {
         let mut ledger = Ledger::default();
         assert!(ledger.admit(at(0), 1));
         assert!(!ledger.admit(at(999), 1));
@@ -109,10 +109,10 @@ mod tests {
     }
 
     #[test]
-    fn the_ledger_forgets_its_oldest_calls_but_counts_them() {
+    fn ledger_evicts_its_oldest_calls_but_counts_them() {
         let mut ledger = Ledger::default();
         for step in 0..MOST_CALLS as u64 + 5 {
-            ledger.enter(at(step), "", "", 200);
+            ledger.record(at(step), "", "", 200);
         }
         let calls = ledger.calls();
         assert_eq!(calls.len(), MOST_CALLS);
@@ -122,9 +122,9 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_between_characters() {
+    fn long_text_is_cut_between_characters() {
         let mut ledger = Ledger::default();
-        ledger.enter(at(0), &"\u{20ac}".repeat(5000), &"\u{20ac}".repeat(99), 400);
+        ledger.record(at(0), &"\u{20ac}".repeat(5000), &"\u{20ac}".repeat(99), 400);
         let call = &ledger.calls()[0];
         assert_eq!((call.scope.len(), call.expires_in.len()), (2046, 126));
     }

@@ -1,4 +1,4 @@
-//! Where tokens are made.
+//! The simulator's token issuer.
 
 use std::time::Duration;
 
@@ -10,10 +10,9 @@ use serde_json::{Value, json};
 use super::fault::Times;
 use super::timespan::Timespan;
 
-/// Makes tokens as one Courier workspace does: JWTs signed with HS256 by a
-/// secret that only the mint knows, all for one tenant, no two alike.
+/// Issues tokens as one Courier workspace does: unique JWTs for one tenant, signed with HS256.
 ///
-/// Its randomness is not fit for keys. Nothing real trusts these tokens.
+/// Its randomness is not fit for real keys. No real service trusts these tokens.
 #[derive(Debug)]
 pub(super) struct Mint {
     key: hmac::Key,
@@ -21,14 +20,15 @@ pub(super) struct Mint {
 }
 
 impl Mint {
-    /// A mint with a secret and a tenant of its own.
+    /// A mint with its own secret and tenant.
     pub(super) fn new() -> Self {
         let secret: [u8; 32] = random();
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret), tenant_id: uuid() }
     }
 
-    /// A JWT for `scope`, issued at `now` since 1970, but with these times. Without a `timespan` it
-    /// has no `exp` and never expires.
+    /// A JWT for `scope`, issued at `now` since 1970, changed to these times.
+    ///
+    /// Without a `timespan` it has no `exp` and never expires.
     pub(super) fn jwt(&self, scope: &str, timespan: Option<Timespan>, now: Duration, times: Times) -> String {
         let iat = now.as_secs();
         let mut claims = json!({
@@ -64,14 +64,12 @@ impl Mint {
     }
 }
 
-/// A token of the kind that old workspaces still get: it tells nobody what it
-/// is for or when it ends.
+/// An opaque token, as old workspaces still get: it shows neither its scope nor its expiry.
 pub(super) fn opaque() -> String {
     format!("pk_{}", hex(&random::<24>()))
 }
 
-/// A JSON number as JavaScript writes it: without a fraction where it has none
-/// and is exact.
+/// A JSON number as JavaScript writes it: exact integers have no fraction.
 fn number(value: f64) -> Value {
     const EXACT: f64 = (1_u64 << 53) as f64;
     if value.abs() <= EXACT { Value::from(value as i64) } else { Value::from(value) }
@@ -116,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jwt_is_signed_and_says_what_was_asked() {
+    fn jwt_is_signed_and_has_the_requested_claims() {
         let mint = Mint::new();
         let token = mint.jwt(INBOX, Timespan::read(&json!("1d")), NOW, Times::NOW);
         assert!((340..=580).contains(&token.len()), "{}", token.len());
@@ -141,20 +139,20 @@ mod tests {
     }
 
     #[test]
-    fn a_token_without_a_lifetime_never_expires() {
+    fn token_without_a_lifetime_never_expires() {
         let token = Mint::new().jwt(INBOX, None, NOW, Times::NOW);
         assert!(claims(&token).get("exp").is_none());
     }
 
     #[test]
-    fn a_lifetime_of_nothing_is_born_expired() {
+    fn token_with_zero_lifetime_is_born_expired() {
         assert_eq!(exp(json!("60")), 1_767_225_601);
         assert_eq!(exp(json!(-1)), 1_767_225_600);
         assert_eq!(exp(json!(1e99)).as_f64(), Some(1e99));
     }
 
     #[test]
-    fn no_two_tokens_are_alike() {
+    fn tokens_are_unique() {
         let mint = Mint::new();
         let tokens: HashSet<_> = (0..1000).flat_map(|_| [mint.jwt(INBOX, None, NOW, Times::NOW), opaque()]).collect();
         assert_eq!(tokens.len(), 2000);
@@ -162,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_uuid_is_a_random_one() {
+    fn uuid_is_of_version_4() {
         let form =
             regex_lite::Regex::new("^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$").unwrap();
         for _ in 0..100 {

@@ -1,19 +1,15 @@
-//! A Courier of our own: a simulator of the one endpoint that the broker
-//! calls, `POST /auth/issue-token`.
+//! The simulator of Courier's endpoint `POST /auth/issue-token`, the only one the broker calls.
 //!
-//! It is faithful to what a broker can notice: which requests are refused and
-//! in what shape, how `expires_in` is read, what is in a token, and that a
-//! token may be born expired or never expire. [`Faults`] adds what a Courier
-//! on a bad day does, and a script of [`Fault`]s what it does to which call.
-//! Every call is remembered with the moment at which it arrived, so that a test
-//! can hold the broker to its budget.
+//! It reproduces all that a broker can observe: which requests are rejected and in what shape,
+//! how `expires_in` is parsed, the claims of a token, and that a token may be born expired or
+//! never expire. [`Faults`] adds random failures, and a script of [`Fault`]s those of given
+//! calls. Every call is recorded with its time of arrival, so that tests can check the budget.
 //!
-//! It is an independent oracle. It shares no code with the broker but the
-//! clock, because a misreading that both share would be one that no test sees.
+//! It is an independent oracle: it shares no code with the broker but the clock, because no
+//! test could see an error that both share.
 //!
-//! Left out: every other endpoint, `Idempotency-Key` (the broker never sends
-//! one), 402 but as a [`Fault`], and any check that the scopes exist: Courier's
-//! list is open.
+//! Not simulated: other endpoints, `Idempotency-Key` (the broker sends none), 402 except as a
+//! [`Fault`], and whether scopes exist (Courier's list is open).
 
 mod delivery;
 mod fault;
@@ -45,8 +41,7 @@ use request::{Request, Wish};
 use script::Script;
 use timespan::Timespan;
 
-/// A simulated Courier workspace with one API key. Clones are the same
-/// simulator.
+/// A simulated Courier workspace with one API key. Clones share their state.
 #[derive(Clone)]
 pub struct Simulator(Arc<Workspace>);
 
@@ -64,8 +59,7 @@ struct Workspace {
 const BODY_LIMIT: usize = 64 * 1024;
 
 impl Simulator {
-    /// A simulator whose outages count from now. Without an `api_key` every
-    /// key that is not empty is good.
+    /// A simulator whose outages count from now. Without an `api_key`, any non-empty key is valid.
     pub fn new(api_key: Option<String>, faults: Faults, clock: Clock) -> Self {
         Self(Arc::new(Workspace {
             api_key,
@@ -78,31 +72,28 @@ impl Simulator {
         }))
     }
 
-    /// Lets the next calls that nothing was said of yet meet these faults, one
-    /// each; `None` leaves a call to what the flags say. They go before the
-    /// flags' faults.
+    /// Appends faults to the script, one for each of the next calls.
+    ///
+    /// They take precedence over the flags; `None` leaves a call to the flags.
     pub fn script(&self, faults: impl IntoIterator<Item = Option<Fault>>) {
         self.lines().extend(faults);
     }
 
-    /// Lets every call for which there is no script meet this fault, from now on
-    /// until something else is said.
+    /// Sets the fault of every call after the end of the script.
     pub fn misbehave(&self, fault: Option<Fault>) {
         self.lines().set(fault);
     }
 
-    /// From now on these are the flags. What has been settled stays so, the latency of
-    /// answers under way too.
+    /// Replaces the flags. Responses in flight keep their content and latency.
     pub fn change(&self, faults: Faults) {
         *self.faults() = faults;
     }
 
-    /// Answers one `POST /auth/issue-token` as Courier would, faults included,
-    /// without a socket. `authorization` is the value of that header.
+    /// Answers one `POST /auth/issue-token` without a socket, faults included.
     ///
-    /// The call arrives when the future is first polled. The answer is settled
-    /// then; latency only holds it back. How it would get across a socket is in
-    /// [`Reply::delivery`], also that it never would.
+    /// `authorization` is the value of that header. The call arrives when the future is first
+    /// polled; its response is decided then, and latency only delays it. [`Reply::delivery`] says
+    /// how a socket would deliver it, if ever.
     pub async fn answer(&self, authorization: Option<&[u8]>, body: &[u8]) -> Reply {
         let request = Request::read(body);
         let judged = request.judge(authorization, self.0.api_key.as_deref());
@@ -112,39 +103,39 @@ impl Simulator {
         reply
     }
 
-    /// The calls to the token endpoint that arrived, oldest first: the last
-    /// 100 000 of them.
+    /// The last 100 000 calls to the token endpoint, oldest first.
     pub fn calls(&self) -> Vec<Call> {
         self.ledger().calls()
     }
 
-    /// How many calls to the token endpoint ever arrived.
+    /// The number of all calls to the token endpoint.
     pub fn call_count(&self) -> usize {
         self.ledger().total()
     }
 
-    /// Takes a call in: what is answered, entered with the moment of arrival.
-    /// The clock and the script are read under the lock, so that the order of
-    /// the ledger is the order of both.
+    /// Decides the response to a call, and records it with its time of arrival.
+    ///
+    /// The clock and the script are read under the ledger's lock, so that all three have the same
+    /// order.
     fn receive(&self, request: &Request, judged: Result<Wish, Refusal>) -> (Moment, Reply) {
         let expires_in = request.expires_in();
         let mut ledger = self.ledger();
         let at = self.0.clock.now();
         let fault = self.lines().take().or_else(|| self.flagged(at, &mut ledger));
         let reply = self.reply(judged, fault);
-        ledger.enter(at, request.scope(), &expires_in, reply.status);
+        ledger.record(at, request.scope(), &expires_in, reply.status);
         (at, reply)
     }
 
-    /// What a call meets by the flags.
+    /// The fault of a call by the flags.
     fn flagged(&self, at: Moment, ledger: &mut Ledger) -> Option<Fault> {
         let faults = self.faults();
-        if faults.is_out(at.since(self.0.start)) {
+        if faults.is_outage_at(at.since(self.0.start)) {
             Some(Fault::status(503))
         } else if !faults.rate_limit.is_none_or(|limit| ledger.admit(at, limit)) {
             Some(Fault::throttled(1))
         } else {
-            faults.strikes().then(|| faults.error_kind.clone())
+            faults.should_fail().then(|| faults.error_kind.clone())
         }
     }
 
@@ -170,7 +161,7 @@ impl Simulator {
         }
     }
 
-    /// By a clock that is `ahead` of ours by so many seconds, which the answer's `Date` is of too.
+    /// Issues a token by a clock that is `ahead` seconds ahead, as is the response's `Date`.
     fn issue(&self, wish: &Wish, ahead: i64, times: Times) -> Reply {
         let Workspace { clock, mint, .. } = &*self.0;
         let now = Duration::from_secs(clock.unix().as_secs().saturating_add_signed(ahead));
@@ -179,8 +170,8 @@ impl Simulator {
         Reply::token(&token, now)
     }
 
-    /// Nothing panics while it holds the lock, and a ledger is sound between
-    /// any two statements, so a poisoned lock is still good.
+    /// Nothing panics under this lock, and the ledger is valid between any two statements, so a
+    /// poisoned lock is usable.
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -194,7 +185,7 @@ impl Simulator {
     }
 }
 
-/// Without the API key: it may be somebody's real one.
+/// Hides the API key, which may be a real one.
 impl std::fmt::Debug for Simulator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Simulator").field("faults", &*self.faults()).finish_non_exhaustive()
@@ -213,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_good_call_gets_the_token_that_it_asked_for() {
+    async fn valid_call_gets_the_requested_token() {
         let simulator = simulator(Faults::default());
         let before = simulator.0.clock.unix().as_secs();
         let reply = simulator.answer(KEY, ASK).await;
@@ -227,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_has_couriers_shape() {
+    async fn refusal_has_couriers_shape() {
         const SPACED: &str = r#"{"scope": "a", "expires_in": " 1d"}"#;
         let simulator = simulator(Faults::default());
         let too_long = " ".repeat(BODY_LIMIT + 1);
@@ -255,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_opaque_token_tells_nothing() {
+    async fn opaque_token_has_no_claims() {
         let simulator = simulator(Faults { opaque_tokens: true, ..Faults::default() });
         let reply = simulator.answer(KEY, ASK).await;
         let token = reply.json()["token"].as_str().unwrap().to_owned();
@@ -263,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_over_the_rate_limit_is_told_to_wait_a_second() {
+    async fn call_over_the_rate_limit_gets_retry_after_one_second() {
         let simulator = simulator(Faults { rate_limit: Some(2), ..Faults::default() });
         let mut replies = Vec::new();
         for _ in 0..3 {
@@ -278,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_outage_comes_before_every_other_fault_and_ends() {
+    async fn outage_precedes_every_other_fault_and_ends() {
         let simulator = simulator(Faults {
             outage: vec![Duration::from_secs(10)..Duration::from_secs(30)],
             rate_limit: Some(1),
@@ -297,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_call_meets_what_the_script_says_and_the_flags_come_after() {
+    async fn script_precedes_the_flags() {
         let simulator = simulator(Faults { error_rate: 1.0, error_kind: Fault::status(502), ..Faults::default() });
         simulator.script([Some(Fault::status(404)), None]);
         simulator.script([Some(Fault::NO_TOKEN)]);
@@ -312,7 +303,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn flags_that_change_are_those_of_the_calls_that_come_after() {
+    async fn changed_flags_apply_to_later_calls_only() {
         let simulator = simulator(Faults { latency: Duration::from_secs(5), ..Faults::default() });
         let first = tokio::spawn({
             let simulator = simulator.clone();
@@ -328,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_is_logged_when_it_arrives_and_not_when_it_is_answered() {
+    async fn call_is_recorded_on_arrival_not_on_response() {
         let simulator = simulator(Faults { latency: Duration::from_secs(5), ..Faults::default() });
         let clock = simulator.0.clock;
         let start = clock.now();
@@ -350,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_that_hangs_up_is_in_the_log_with_its_status() {
+    async fn call_whose_caller_hangs_up_is_recorded_with_its_status() {
         let simulator = simulator(Faults { latency: Duration::from_secs(60), ..Faults::default() });
         let patience = Duration::from_secs(1);
         let answer = tokio::time::timeout(patience, simulator.answer(KEY, ASK)).await;

@@ -1,4 +1,4 @@
-//! What Courier answers.
+//! The simulator's responses.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ use super::delivery::Delivery;
 /// The end of the year 9999: HTTP has no later date.
 const LAST_DATE: Duration = Duration::from_secs(253_402_300_799);
 
-/// One answer of the simulator, before it becomes HTTP.
+/// One response of the simulator, before it becomes HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// The HTTP status.
@@ -22,12 +22,12 @@ pub struct Reply {
     /// The body: JSON, `{"token"}` or `{"message", "type"}`, but for a
     /// [`super::Fault::Body`].
     pub body: String,
-    /// How it gets across.
+    /// How it is delivered.
     pub delivery: Delivery,
 }
 
 impl Reply {
-    /// The answer that carries a token, made at `now` since 1970.
+    /// A response with a token, issued at `now` since 1970.
     pub(super) fn token(token: &str, now: Duration) -> Self {
         let mut reply = Self::new(200, &json!({ "token": token }));
         let date = HttpDate::from(UNIX_EPOCH + now.min(LAST_DATE)).to_string();
@@ -41,12 +41,12 @@ impl Reply {
         Self::new(status, &json!({ "message": message, "type": kind }))
     }
 
-    /// An answer in JSON.
+    /// A response in JSON.
     pub(super) fn new(status: u16, body: &serde_json::Value) -> Self {
         Self::text(status, "application/json", body.to_string())
     }
 
-    /// An answer of any media type.
+    /// A response of any media type.
     pub(super) fn text(status: u16, media_type: &'static str, body: String) -> Self {
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(media_type))]);
         Self { status, headers, body, delivery: Delivery::Whole }
@@ -62,7 +62,7 @@ pub(super) enum Refusal {
     ExpiresIn,
     TooLarge,
     TooSlow,
-    /// For no reason but that of this status.
+    /// Refused with this status.
     Status(u16),
 }
 
@@ -92,7 +92,7 @@ impl Refusal {
     }
 }
 
-/// The words of the npm package `jsonwebtoken`, which Courier hands on.
+/// The message of the npm package `jsonwebtoken`, which Courier passes on.
 const EXPIRES_IN: &str = "\"expiresIn\" should be a number of seconds or string representing a \
                           timespan eg: \"1d\", \"20h\", 60";
 

@@ -1,4 +1,4 @@
-//! What a call to the token endpoint asks for.
+//! Requests to the token endpoint.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde_json::Value;
@@ -7,11 +7,10 @@ use super::BODY_LIMIT;
 use super::reply::Refusal;
 use super::timespan::Timespan;
 
-/// The body of one call, as far as it could be read.
+/// The body of one call, as far as it could be parsed.
 ///
-/// It is read leniently, field by field, because the log of calls shows what
-/// was asked even where the answer is a refusal. [`Request::judge`] is the
-/// strict part.
+/// Parsing is lenient, field by field, because the call record shows the request even if it is
+/// refused. [`Request::judge`] is strict.
 #[derive(Debug)]
 pub(super) struct Request(Result<Value, Refusal>);
 
@@ -24,7 +23,7 @@ pub(super) struct Wish {
 }
 
 impl Request {
-    /// Reads a request's body.
+    /// Parses a request's body.
     pub(super) fn read(body: &[u8]) -> Self {
         if body.len() > BODY_LIMIT {
             return Self(Err(Refusal::TooLarge));
@@ -35,19 +34,18 @@ impl Request {
         })
     }
 
-    /// The scope that was asked for, empty where there is none.
+    /// The requested scope, empty if there is none.
     pub(super) fn scope(&self) -> &str {
         self.field("scope").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// The `expires_in` that was asked for as JSON text, empty where there is
-    /// none.
+    /// The requested `expires_in` as JSON text, empty if there is none.
     pub(super) fn expires_in(&self) -> String {
         self.field("expires_in").map(Value::to_string).unwrap_or_default()
     }
 
-    /// What Courier would say to this request with that key. `expected` is the
-    /// one good key; without it every key is good.
+    /// Courier's decision about this request. `expected` is the valid key; without it every key is
+    /// valid.
     pub(super) fn judge(&self, authorization: Option<&[u8]>, expected: Option<&str>) -> Result<Wish, Refusal> {
         let key = authorization.and_then(bearer).ok_or(Refusal::Key)?;
         if let Some(expected) = expected {
@@ -88,7 +86,7 @@ mod tests {
     const GOOD: &[u8] = br#"{"scope": "user_id:u", "expires_in": "1d"}"#;
 
     #[test]
-    fn a_missing_malformed_or_wrong_key_is_refused() {
+    fn missing_malformed_or_wrong_key_is_refused() {
         let bad: [Option<&[u8]>; 10] = [
             None,
             Some(b""),
@@ -111,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_expected_key_any_key_but_none_is_good() {
+    fn any_key_is_valid_without_an_expected_key() {
         let request = Request::read(GOOD);
         assert!(request.judge(Some(b"Bearer anything"), None).is_ok());
         assert_eq!(request.judge(Some(b"Bearer "), None), Err(Refusal::Key));
@@ -119,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_body_is_refused_with_its_reason() {
+    fn invalid_body_is_refused_with_its_reason() {
         let table: [(&[u8], Refusal); 13] = [
             (b"", Refusal::Json),
             (b"{", Refusal::Json),
@@ -145,9 +143,8 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_is_granted_to_the_letter() {
-        // Courier guards nobody against a user id with a space in it: this is
-        // a token for two users.
+    fn scope_is_granted_verbatim() {
+        // Courier accepts a user id with a space: this is a token for two users.
         let body = br#"{"scope": "user_id:bob user_id:alice  x", "other": 1}"#;
         let wish = Request::read(body).judge(Some(b"Bearer pk"), None);
         let scope = "user_id:bob user_id:alice  x".to_owned();

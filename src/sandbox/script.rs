@@ -1,10 +1,10 @@
-//! Which calls go wrong, where somebody has said so beforehand.
+//! The script of faults for the next calls.
 
 use std::collections::VecDeque;
 
 use super::fault::Fault;
 
-/// What the next calls are to meet, one each, and then every further one.
+/// The faults of the next calls, one each, and that of every further one.
 #[derive(Debug, Default)]
 pub(super) struct Script {
     next: VecDeque<Option<Fault>>,
@@ -12,17 +12,17 @@ pub(super) struct Script {
 }
 
 impl Script {
-    /// Adds to what the next calls meet.
+    /// Appends faults for the next calls.
     pub(super) fn extend(&mut self, faults: impl IntoIterator<Item = Option<Fault>>) {
         self.next.extend(faults);
     }
 
-    /// What every call meets that has nothing of its own.
+    /// Sets the fault of every call after the script's end.
     pub(super) fn set(&mut self, fault: Option<Fault>) {
         self.then = fault;
     }
 
-    /// What this call meets.
+    /// Takes the fault of this call.
     pub(super) fn take(&mut self) -> Option<Fault> {
         self.next.pop_front().unwrap_or_else(|| self.then.clone())
     }

@@ -21,14 +21,13 @@ use super::delivery::{Body, Delivery};
 use super::reply::{Refusal, Reply};
 use super::{BODY_LIMIT, Simulator};
 
-/// Open connections at one time; more wait in the listener's queue.
+/// The most open connections; more wait in the listener's backlog.
 const MOST_CONNECTIONS: usize = 4096;
 
-/// How long a request's head may take, and then its body. An idle connection
-/// is closed after it too.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout of a request's head, of its body, and of an idle connection.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long open connections may take to end after the shutdown.
+/// The drain timeout of open connections after the shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// The longest head of a request, in bytes.
@@ -38,8 +37,9 @@ const HEAD_LIMIT: usize = 64 * 1024;
 const MOST_CALLS_SHOWN: usize = 1000;
 
 impl Simulator {
-    /// Serves HTTP/1.1 on `listener` until `shutdown` resolves. Calls that are
-    /// under way then have five seconds to end; what is left is cut off.
+    /// Serves HTTP/1.1 on `listener` until `shutdown` resolves.
+    ///
+    /// Calls in flight then have five seconds to end; the rest are cut off.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let (stop, stopping) = watch::channel(());
         let mut connections = JoinSet::new();
@@ -51,9 +51,9 @@ impl Simulator {
                 accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => {
                     match accepted {
                         Ok((stream, _)) => {
-                            connections.spawn(self.clone().converse(stream, stopping.clone()));
+                            connections.spawn(self.clone().serve_connection(stream, stopping.clone()));
                         }
-                        Err(error) => rest_after(error).await,
+                        Err(error) => back_off_after(error).await,
                     }
                 }
             }
@@ -66,9 +66,9 @@ impl Simulator {
     }
 
     /// Serves one connection to its end.
-    async fn converse(self, stream: TcpStream, mut stopping: watch::Receiver<()>) {
-        // Answers are small and must not wait for the peer's acknowledgement.
-        // A socket that refuses the option works all the same.
+    async fn serve_connection(self, stream: TcpStream, mut stopping: watch::Receiver<()>) {
+        // Responses are small and must not wait for the peer's acknowledgement. A socket without
+        // the option works, too.
         let _ = stream.set_nodelay(true);
         let service = service_fn(move |request| {
             let simulator = self.clone();
@@ -76,7 +76,7 @@ impl Simulator {
         });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(PATIENCE)
+            .header_read_timeout(READ_TIMEOUT)
             .max_buf_size(HEAD_LIMIT)
             .serve_connection(TokioIo::new(stream), service);
         let ended = tokio::select! {
@@ -89,7 +89,7 @@ impl Simulator {
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection to the simulator ended early");
             if error.is_user() {
-                // An answer that is cut off ends with a reset, as where a process dies.
+                // A truncated response ends with a reset, as when a process dies.
                 let _ = connection.into_parts().io.into_inner().set_zero_linger();
             }
         }
@@ -101,13 +101,13 @@ impl Simulator {
         match (head.uri.path().trim_start_matches('/'), head.method) {
             ("auth/issue-token", Method::POST) => {
                 let key = head.headers.get(header::AUTHORIZATION);
-                let reply = match tokio::time::timeout(PATIENCE, read(body)).await {
+                let reply = match tokio::time::timeout(READ_TIMEOUT, read(body)).await {
                     Ok(Ok(body)) => self.answer(key.map(HeaderValue::as_bytes), &body).await,
                     Ok(Err(_)) => Reply::error(Refusal::Json),
                     Err(_) => Reply::error(Refusal::TooSlow),
                 };
                 if reply.delivery == Delivery::Never {
-                    // Until the caller hangs up, or the shutdown has no more patience.
+                    // Until the caller hangs up, or the drain timeout ends.
                     std::future::pending::<()>().await;
                 }
                 respond(reply)
@@ -119,7 +119,7 @@ impl Simulator {
         }
     }
 
-    /// The last calls, for a person who wants to see how seldom a broker asks.
+    /// The last calls as JSON, for people.
     fn report(&self) -> Value {
         let ledger = self.ledger();
         let calls: Vec<_> = ledger
@@ -137,7 +137,7 @@ impl Simulator {
     }
 }
 
-/// Reads a body, but no further than is needed to see that it is too long.
+/// Reads a body, and stops once it is too long.
 async fn read(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
     let mut bytes = Vec::new();
     while bytes.len() <= BODY_LIMIT
@@ -164,10 +164,10 @@ fn refuse_method(allowed: &'static str) -> Response<Body> {
     response
 }
 
-/// A peer that hung up while it waited is its own affair. Anything else, such
-/// as a lack of file descriptors, would fail again at once: a pause keeps that
-/// from becoming a busy loop.
-async fn rest_after(error: io::Error) {
+/// Pauses after a failed accept, except if the peer hung up.
+///
+/// Errors such as a lack of file descriptors would recur at once and make a busy loop.
+async fn back_off_after(error: io::Error) {
     if error.kind() != io::ErrorKind::ConnectionAborted {
         tracing::warn!(%error, "the simulator cannot accept a connection");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -223,7 +223,7 @@ mod tests {
     const ASK: &str = r#"{"scope": "user_id:u", "expires_in": "1d"}"#;
 
     #[tokio::test]
-    async fn the_socket_answers_as_the_simulator_does() {
+    async fn socket_responds_as_the_simulator_does() {
         let served = serve(Faults { rate_limit: Some(1), ..Faults::default() }).await;
 
         let (status, head, body) = call(served.address, "POST //auth/issue-token", ASK).await;
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_gets_across_as_the_fault_says() {
+    async fn response_is_delivered_as_the_fault_says() {
         let served = serve(Faults::default()).await;
         let patience = Duration::from_millis(1200);
         let listen = async |delivery| {
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_faults_headers_are_sent() {
+    async fn headers_of_a_fault_are_sent() {
         let served = serve(Faults::default()).await;
         served.simulator.script([Some(Fault::redirect(HeaderValue::from_static("/elsewhere")))]);
         let (status, head, _) = call(served.address, "POST /auth/issue-token", ASK).await;
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_shutdown_lets_a_call_that_is_under_way_end() {
+    async fn shutdown_lets_a_call_in_flight_end() {
         let latency = Duration::from_secs(3);
         let served = serve(Faults { latency, ..Faults::default() }).await;
         let address = served.address;
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_shutdown_does_not_wait_for_ever() {
+    async fn shutdown_ends_after_the_drain_timeout() {
         let served = serve(Faults { latency: Duration::from_secs(3600), ..Faults::default() }).await;
         let mut stream = TcpStream::connect(served.address).await.unwrap();
         let head = "POST /auth/issue-token HTTP/1.1\r\nhost: courier\r\ncontent-length: 2\r\n\r\n{}";

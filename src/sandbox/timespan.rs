@@ -1,22 +1,22 @@
-//! Courier's `expires_in`.
+//! Parser of Courier's `expires_in`.
 
 use std::sync::LazyLock;
 
 use regex_lite::Regex;
 use serde_json::Value;
 
-/// How long a token is to live, read as Courier reads it: a JSON string goes
-/// through the npm package `ms` 2.1.3, a JSON number is whole seconds.
+/// The requested life of a token, parsed as Courier does.
 ///
-/// It keeps JavaScript's arithmetic, in which every number is an `f64`, so that
-/// rounding, zero, negative and absurd lengths come out as they do there.
+/// A JSON string is parsed as by the npm package `ms` 2.1.3; a JSON number is whole seconds.
+/// All arithmetic is in `f64`, as in JavaScript, so that rounding, zero, negative and huge
+/// values come out the same.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Timespan {
     seconds: f64,
 }
 
 impl Timespan {
-    /// Reads the value of `expires_in`, or `None` if Courier refuses it.
+    /// Parses the value of `expires_in`; `None` if Courier refuses it.
     pub(super) fn read(value: &Value) -> Option<Self> {
         match value {
             Value::String(text) => Self::from_text(text),
@@ -29,22 +29,21 @@ impl Timespan {
         }
     }
 
-    /// So many seconds, whatever Courier would think of them.
+    /// A timespan of so many seconds, unchecked.
     pub(super) fn of(seconds: f64) -> Self {
         Self { seconds }
     }
 
-    /// The `exp` claim of a token that was issued at `iat`, in seconds since
-    /// 1970. A token that is born expired has an `exp` of `iat` or earlier.
+    /// The `exp` claim of a token issued at `iat`, in seconds since 1970.
     ///
-    /// The sum is rounded down, not the length: -1.5 seconds end two before.
+    /// A token that is born expired has an `exp` of `iat` or earlier. The sum is rounded down, not
+    /// the timespan: -1.5 seconds end two before.
     pub(super) fn end(self, iat: u64) -> f64 {
         (iat as f64 + self.seconds).floor()
     }
 
     fn from_text(text: &str) -> Option<Self> {
-        // JavaScript counts UTF-16 units and this counts bytes; they differ
-        // only where the grammar refuses the text anyway.
+        // JavaScript counts UTF-16 units. Bytes differ only for text that the grammar refuses.
         if text.len() > LONGEST_TEXT {
             return None;
         }
@@ -57,9 +56,10 @@ impl Timespan {
 
 const LONGEST_TEXT: usize = 100;
 
-/// The expression of `ms` 2.1.3, to the letter. `regex-lite` agrees with
-/// JavaScript on what matters here: digits and letter case are ASCII, and `$`
-/// is the very end of the text.
+/// The regular expression of `ms` 2.1.3, verbatim.
+///
+/// `regex-lite` agrees with JavaScript here: digits and letter case are ASCII, and `$` is the
+/// very end of the text.
 static GRAMMAR: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
         r"(?i)^(-?(?:\d+)?\.?\d+) *(milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w|years?|yrs?|y)?$",
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// An `iat` at which a rounding slip would show.
+    /// An `iat` at which a rounding error would show.
     const IAT: u64 = 1_767_225_601;
 
     fn life(value: Value) -> Option<f64> {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_read_as_jsonwebtoken_and_ms_read_them() {
+    fn timespans_are_parsed_as_jsonwebtoken_and_ms_parse_them() {
         let table = [
             (json!("2.5 hrs"), 9000.0),
             (json!("1  d"), 86_400.0),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_of_a_unit_is_known_in_any_letter_case() {
+    fn unit_names_are_accepted_in_any_letter_case() {
         let names = [
             ("milliseconds millisecond msecs msec ms", 1.0),
             ("seconds second secs sec s", 1000.0),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_courier_refuses_is_refused() {
+    fn value_that_courier_refuses_is_refused() {
         let table = [
             json!(" 1d"),
             json!("1d "),
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn only_ascii_digits_and_letters_are_read() {
+    fn only_ascii_digits_and_letters_are_accepted() {
         // An Arabic-Indic one, the long s and the Kelvin sign, which Unicode
         // folds to s and k.
         for text in ["\u{661}d", "1\u{17f}", "1wee\u{212a}", "1\u{a0}d"] {
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_lengths_are_finite() {
+    fn huge_timespans_are_finite() {
         let longest = format!("{}y", "9".repeat(99));
         for value in [json!(longest), json!(1e99), json!(u64::MAX)] {
             assert!(life(value.clone()).is_some_and(f64::is_finite), "{value}");

@@ -1,16 +1,15 @@
-//! The `scope` claim of a token: for whom, and what for.
+//! The `scope` claim of a token: its users and scopes.
 
 use std::fmt;
 
 use super::scope::{Scope, ScopeError};
 use super::user::{UserId, UserIdError};
 
-/// The users and the scopes of one token, in canonical form: users first, in the
-/// order given, without duplicates; then the scopes, sorted, without duplicates.
+/// The users and scopes of one token, in canonical form.
 ///
-/// The order of the users is kept because Courier's older web SDKs take the
-/// first one for *the* user. That of the scopes means nothing, so two requests
-/// that differ in it alone share one token.
+/// The users come first, in the order given, then the scopes, sorted; both without duplicates.
+/// The users' order is kept because Courier's older web SDKs take the first one for *the* user.
+/// The scopes' order means nothing, so requests that differ in it alone share one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopeClaim<'a> {
     users: Vec<UserId<'a>>,
@@ -22,13 +21,12 @@ impl<'a> ScopeClaim<'a> {
     pub const MAX_USERS: usize = 16;
     /// The most scopes that one token may carry.
     pub const MAX_SCOPES: usize = 64;
-    /// The longest claim, in bytes: the token that carries it must fit into a
-    /// header.
+    /// The longest claim, in bytes: its token must fit into a header.
     pub const MAX_BYTES: usize = 4096;
 
     /// Brings users and scopes into canonical form.
     pub fn new(users: Vec<UserId<'a>>, scopes: Vec<Scope<'a>>) -> Result<Self, ClaimError> {
-        // The limits come first: they also bound the work below.
+        // The limits are checked first, since they bound the work below.
         if users.len() > Self::MAX_USERS {
             return Err(ClaimError::TooManyUsers);
         }
@@ -60,8 +58,7 @@ impl<'a> ScopeClaim<'a> {
         Ok(claim)
     }
 
-    /// Reads a scope string as Courier does: parts between spaces, a user where
-    /// a part begins with `user_id:`.
+    /// Parses a scope string as Courier does: parts separated by spaces, users as `user_id:<id>`.
     pub fn parse(text: &'a str) -> Result<Self, ClaimError> {
         let mut users = Vec::with_capacity(1);
         let mut scopes = Vec::with_capacity(8);
@@ -91,7 +88,7 @@ impl<'a> ScopeClaim<'a> {
         &self.scopes
     }
 
-    /// Appends the one string of this claim.
+    /// Appends the canonical string of this claim.
     pub(super) fn write(&self, text: &mut String) {
         let mut gap = "";
         for user in &self.users {
@@ -107,7 +104,7 @@ impl<'a> ScopeClaim<'a> {
     }
 }
 
-/// The one string of this claim.
+/// The canonical string of this claim.
 impl fmt::Display for ScopeClaim<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
@@ -119,7 +116,7 @@ impl fmt::Display for ScopeClaim<'_> {
 /// Why users and scopes don't make a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimError {
-    /// A token of this broker is always some user's.
+    /// Every token of this broker is for a user.
     #[error("no user is named: a token needs at least one user, `user_id:<id>` in a scope string")]
     NoUser,
     /// A token without a scope could do nothing.
@@ -152,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn users_come_first_in_their_order_then_the_scopes_sorted() {
+    fn canonical_form_has_users_in_order_then_sorted_scopes() {
         assert_eq!(
             canonical("  write:x user_id:b  read:x user_id:a user_id:b read:x ").as_deref(),
             Ok("user_id:b user_id:a read:x write:x")
@@ -160,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_claim_says_why() {
+    fn invalid_claim_gets_its_error() {
         for (text, why) in [
             ("", ClaimError::NoUser),
             ("   ", ClaimError::NoUser),
@@ -188,14 +185,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_canonical_form_is_a_fixed_point(parts in prop::collection::vec(part(), 0..8)) {
+        fn canonical_form_is_a_fixed_point(parts in prop::collection::vec(part(), 0..8)) {
             if let Ok(first) = canonical(&parts.join(" ")) {
                 prop_assert_eq!(canonical(&first), Ok(first));
             }
         }
 
         #[test]
-        fn the_order_of_the_scopes_and_duplicates_mean_nothing(
+        fn scope_order_and_duplicates_do_not_change_the_claim(
             (scopes, shuffled) in prop::collection::vec("[a-z]{1,3}(:[a-z]{1,3})?", 1..8)
                 .prop_flat_map(|scopes| (Just(scopes.clone()), Just(scopes).prop_shuffle())),
         ) {
@@ -206,7 +203,7 @@ mod tests {
         }
 
         #[test]
-        fn only_the_users_that_were_named_are_in_the_claim(id in any::<String>()) {
+        fn claim_holds_only_the_named_users(id in any::<String>()) {
             // The attack that every published sample is open to.
             let text = format!("user_id:{id} read:x");
             if let Ok(user) = UserId::new(&id) {

@@ -1,4 +1,4 @@
-//! A token with its times.
+//! Grants: issued tokens with their times.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,13 +7,12 @@ use bytes::Bytes;
 
 use super::moment::Moment;
 
-/// A token that Courier issued. Its text is never shown: not in logs, not in
-/// errors, not by `Debug`.
+/// A token that Courier issued. Logs, errors and `Debug` never show its text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Bytes);
 
 impl Token {
-    /// The longest token that is kept, in bytes. Courier's have 340 to 580.
+    /// The longest token, in bytes. Courier's have 340 to 580.
     pub const MAX_BYTES: usize = 8 * 1024;
 
     /// Takes a token as Courier sent it.
@@ -21,7 +20,7 @@ impl Token {
         if token.is_empty() || token.len() > Self::MAX_BYTES {
             return Err(TokenError::Length);
         }
-        // Nothing that would need escaping in JSON or could break a header.
+        // Excludes characters that need escaping in JSON or could break a header.
         if !token.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) {
             return Err(TokenError::Character);
         }
@@ -30,7 +29,7 @@ impl Token {
 
     /// The token's text.
     pub fn expose(&self) -> &str {
-        // It was made from a `str`.
+        // The bytes come from a `str`.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -52,13 +51,12 @@ pub enum TokenError {
     Character,
 }
 
-/// A token, and from when to when it is good.
+/// An issued token with its times.
 ///
-/// Its life is counted from the moment its request was *sent*: Courier can't
-/// have begun to count earlier, but for the fraction of a second that a JWT's
-/// `iat` has not.
+/// Its life counts from the moment at which its request was *sent*: Courier can't count from an
+/// earlier one, except for the fraction of a second that a JWT's `iat` lacks.
 ///
-/// The bytes of its answer are built here, once; each hit shares them.
+/// The response bytes are built once; each hit shares them.
 #[derive(Clone)]
 pub struct Grant {
     object: Bytes,
@@ -70,19 +68,18 @@ const OPENING: &[u8] = b"{\"token\":\"";
 const CLOSING: &[u8] = b"\"}";
 
 impl Grant {
-    /// A token whose request was sent at `sent` and that lives for `life`.
+    /// A grant whose request was sent at `sent` and whose token lives for `life`.
     pub fn new(token: &Token, sent: Moment, life: Duration) -> Self {
         let object = [OPENING, &token.0, CLOSING].concat().into();
         Self { object, sent, expires: sent + life }
     }
 
-    /// `{"token":"..."}`: the JSON object that holds nothing but the token.
+    /// The JSON object `{"token":"..."}`.
     pub fn object(&self) -> Bytes {
         self.object.clone()
     }
 
-    /// The same object without its closing brace, to be continued with more
-    /// members.
+    /// The same object without its closing brace, to append members.
     pub fn open_object(&self) -> Bytes {
         self.object.slice(..self.object.len() - 1)
     }
@@ -97,17 +94,17 @@ impl Grant {
         self.sent
     }
 
-    /// When it ends.
+    /// When it expires.
     pub const fn expires(&self) -> Moment {
         self.expires
     }
 
-    /// How long it lives in all.
+    /// Its whole life.
     pub const fn life(&self) -> Duration {
         self.expires.since(self.sent)
     }
 
-    /// What is left of its life, zero when it has ended.
+    /// Its remaining life; zero after its expiry.
     pub const fn remaining(&self, now: Moment) -> Duration {
         self.expires.since(now)
     }
@@ -124,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_shown_by_nothing() {
+    fn debug_output_hides_the_token() {
         let token = Token::new("ey-secret").expect("a token");
         let grant = Grant::new(&token, Moment::from_nanos(0), Duration::from_secs(60));
         let shown = format!("{token:?} {grant:?} {grant:#?}");
@@ -132,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_break_json_or_a_header_is_no_token() {
+    fn token_that_could_break_json_or_a_header_is_rejected() {
         for text in ["a b", "a\"b", "a\\b", "a\nb", "tokén"] {
             assert_eq!(Token::new(text), Err(TokenError::Character), "{text:?}");
         }
@@ -141,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn life_is_counted_from_the_moment_of_sending() {
+    fn life_counts_from_the_moment_of_sending() {
         let sent = Moment::from_nanos(1_000);
         let grant = Grant::new(&Token::new("t").expect("a token"), sent, Duration::from_secs(60));
         assert_eq!(grant.life(), Duration::from_secs(60));
@@ -150,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_is_valid_json_whole_and_continued() {
+    fn object_is_valid_json_whole_and_continued() {
         let grant = Grant::new(&Token::new("abc").expect("a token"), Moment::from_nanos(0), Duration::from_secs(1));
         assert_eq!(grant.object(), r#"{"token":"abc"}"#);
         assert_eq!(grant.open_object(), r#"{"token":"abc""#);

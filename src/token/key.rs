@@ -1,4 +1,4 @@
-//! What makes two requests one.
+//! Token keys: the cache keys of tokens.
 
 use std::borrow::Borrow;
 use std::fmt::{self, Write};
@@ -15,7 +15,7 @@ impl WorkspaceName {
     /// The longest name, in bytes.
     pub const MAX_BYTES: usize = 64;
 
-    /// Reads a name: lower-case letters, digits, `-` and `_`.
+    /// Parses a name: lower-case letters, digits, `-` and `_`.
     pub fn new(name: &str) -> Result<Self, WorkspaceNameError> {
         let fits = (1..=Self::MAX_BYTES).contains(&name.len());
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
@@ -40,18 +40,16 @@ impl fmt::Display for WorkspaceName {
     }
 }
 
-/// A text is not a workspace's name.
+/// The error for an invalid workspace name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a workspace name has 1 to {} lower-case letters, digits, `-` and `_`", WorkspaceName::MAX_BYTES)]
 pub struct WorkspaceNameError;
 
-/// Exactly what was asked: the workspace, the users in their order, the set of
-/// scopes, and the lifetime. A token serves a request if and only if it was
-/// issued for an equal key.
+/// The cache key of a token: workspace, users in their order, set of scopes, lifetime.
 ///
-/// It is one string, `workspace seconds claim`. None of the parts but the last
-/// can contain a space, so different keys are different strings. Cheap to
-/// clone.
+/// A token answers a request only if it was issued for an equal key. The key is one string,
+/// `workspace seconds claim`. Only the last part can contain a space, so different keys are
+/// different strings. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TokenKey(Arc<str>);
 
@@ -72,18 +70,18 @@ impl TokenKey {
         (workspace, lifetime, claim)
     }
 
-    /// The name of the workspace whose Courier is asked.
+    /// The name of the workspace.
     pub fn workspace(&self) -> &str {
         self.parts().0
     }
 
-    /// The lifetime that Courier is asked for.
+    /// The lifetime that is requested from Courier.
     pub fn lifetime(&self) -> Lifetime {
         let seconds = self.parts().1.parse().unwrap_or_default();
         Lifetime::from_seconds(seconds).unwrap_or(Lifetime::MAX)
     }
 
-    /// The scope string that Courier is asked for.
+    /// The scope string that is requested from Courier.
     pub fn claim(&self) -> &str {
         self.parts().2
     }
@@ -101,7 +99,7 @@ impl TokenKey {
     }
 }
 
-/// A request's key never needs to be hidden: it holds no secret.
+/// Shows the whole key: it holds no secret.
 impl fmt::Debug for TokenKey {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "TokenKey({:?})", &*self.0)
@@ -122,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_gives_back_what_it_was_made_of() {
+    fn key_returns_the_parts_it_was_made_of() {
         let key = key("eu-1", "write:x user_id:a:b user_id:c read:x", "1d");
         assert_eq!(key.workspace(), "eu-1");
         assert_eq!(key.lifetime().as_secs(), 86_400);
@@ -132,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_requests_are_one_key_and_all_others_differ() {
+    fn equal_requests_share_a_key_and_all_others_differ() {
         let base = key("default", "user_id:a read:x write:x", "1d");
         assert_eq!(base, key("default", "write:x read:x user_id:a user_id:a", "24 hours"));
         for other in [
@@ -152,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workspace_name_can_not_contain_what_separates_the_parts() {
+    fn workspace_name_with_a_separator_is_rejected() {
         for name in ["", "a b", "A", "a/b", "ä", "a\n", &"x".repeat(65)] {
             assert_eq!(WorkspaceName::new(name), Err(WorkspaceNameError), "{name:?}");
         }

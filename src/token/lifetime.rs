@@ -1,38 +1,37 @@
-//! How long a token is asked to live.
+//! The lifetime of a token.
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// The lifetime that Courier is asked for: whole seconds, at least one.
+/// The lifetime that is requested from Courier: whole seconds, at least one.
 ///
-/// Courier reads `expires_in` with `jsonwebtoken`, which takes a JSON number as
-/// seconds and a string by the grammar of the npm package `ms` 2.1.3, where a
-/// bare number is *milliseconds*. This reads exactly that, so that an app
-/// may be pointed at the broker without changing a character, and refuses what
-/// would be born expired. `"1d"`, `"24 hrs"` and `86400` are one lifetime.
+/// Courier parses `expires_in` with `jsonwebtoken`: a JSON number is seconds, a string follows
+/// the grammar of the npm package `ms` 2.1.3, where a bare number is *milliseconds*. The broker
+/// parses the same, so that apps need no change, and rejects lifetimes that would be born
+/// expired. `"1d"`, `"24 hrs"` and `86400` are one lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lifetime(NonZeroU32);
 
-/// `ms` reads no more than this.
+/// The longest text that `ms` reads.
 const MAX_CHARACTERS: usize = 100;
 
 impl Lifetime {
-    /// The longest lifetime that can be spoken of: 136 years.
+    /// The longest lifetime: 136 years.
     pub const MAX: Self = Self(NonZeroU32::MAX);
 
-    /// A lifetime of that many seconds: what Courier makes of a JSON number.
+    /// A lifetime in seconds, as Courier reads a JSON number.
     pub fn from_seconds(seconds: f64) -> Result<Self, LifetimeError> {
         if seconds.fract() != 0.0 {
-            // Also where it is infinite or not a number at all.
+            // Infinity and NaN, too.
             return Err(LifetimeError::NotWhole);
         }
         Self::from_whole(seconds)
     }
 
-    /// Reads a string as Courier does.
+    /// Parses a string as Courier does.
     pub fn parse(text: &str) -> Result<Self, LifetimeError> {
-        // `ms` counts UTF-16 units; what is not ASCII is refused anyway.
+        // `ms` counts UTF-16 units, but text that is not ASCII is rejected anyway.
         if text.len() > MAX_CHARACTERS {
             return Err(LifetimeError::TooManyCharacters);
         }
@@ -40,8 +39,7 @@ impl Lifetime {
         let (number, rest) = text.split_at(digits);
         let unit = rest.trim_start_matches(' ');
         let milliseconds = match unit.to_ascii_lowercase().as_str() {
-            // Without a unit spaces may follow all the same: its expression has both as
-            // optional.
+            // Spaces may follow without a unit: the expression has both as optional.
             "" | "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" => 1.0,
             "s" | "sec" | "secs" | "second" | "seconds" => 1e3,
             "m" | "min" | "mins" | "minute" | "minutes" => 60e3,
@@ -77,7 +75,7 @@ impl Lifetime {
     }
 }
 
-/// `-?(?:\d+)?\.?\d+`, read as JavaScript's `parseFloat` reads it.
+/// Parses `-?(?:\d+)?\.?\d+` as JavaScript's `parseFloat` does.
 fn decimal(text: &str) -> Option<f64> {
     let unsigned = text.strip_prefix('-').unwrap_or(text);
     let (whole, fraction) = unsigned.split_once('.').unwrap_or(("", unsigned));
@@ -88,7 +86,7 @@ fn decimal(text: &str) -> Option<f64> {
     text.parse().ok()
 }
 
-/// The form in which Courier is asked: seconds with their unit.
+/// The form that is sent to Courier: seconds with their unit.
 impl fmt::Display for Lifetime {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}s", self.0)
@@ -98,7 +96,7 @@ impl fmt::Display for Lifetime {
 /// Why a value is not a lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LifetimeError {
-    /// Not of the grammar.
+    /// Not in the grammar of `ms`.
     #[error(
         "is not a duration: wanted a text such as \"1d\", \"12 hours\" or \"2.5 hrs\", or a whole number of seconds"
     )]
@@ -132,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_are_read_as_courier_reads_them() {
+    fn strings_are_parsed_as_courier_parses_them() {
         for (text, wanted) in [
             ("2.5 hrs", 9000),
             ("1  d", 86_400),
@@ -158,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_born_expired_is_refused() {
+    fn lifetime_that_would_be_born_expired_is_rejected() {
         for text in ["60", "1 ", "999ms", "0", "0d", ".9s"] {
             assert_eq!(seconds(text), Err(LifetimeError::Zero), "{text:?}");
         }
@@ -168,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_courier_would_not_read_is_refused() {
+    fn string_outside_couriers_grammar_is_rejected() {
         for text in [
             " 1d", "1d ", "\t1d", "1\td", "1d\n", "+1d", "5.h", "1d 2h", "1e3s", "1 month", "", "d", ".", "-", "--1d",
             "1..5d", "1.5.2d", "١d", "1 ſ", "1\u{a0}d", "Infinity", "NaN", "0x10s", "1_000s",
@@ -191,13 +189,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_courier_is_asked_for_reads_back_as_itself(seconds in 1..=u32::MAX) {
+        fn displayed_lifetime_parses_back(seconds in 1..=u32::MAX) {
             let lifetime = Lifetime::from_seconds(f64::from(seconds)).expect("at least a second");
             prop_assert_eq!(Lifetime::parse(&lifetime.to_string()), Ok(lifetime));
         }
 
         #[test]
-        fn no_text_is_too_strange(text in any::<String>()) {
+        fn parser_never_panics(text in any::<String>()) {
             let _ = Lifetime::parse(&text);
         }
     }

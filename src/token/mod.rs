@@ -1,7 +1,7 @@
-//! The nouns: who a token is for, what it may do, how long it lives.
+//! The data types: users, scopes, lifetimes, token keys, grants.
 //!
-//! A value that exists here is a value that parsed. Nothing in this wing knows
-//! of clocks, settings, HTTP or an async runtime.
+//! Every value is valid by construction. The module depends on no clock, settings, HTTP or
+//! async runtime.
 
 mod claim;
 mod grant;

@@ -3,17 +3,15 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A point in time on the broker's own clock: nanoseconds since an origin that
-/// only the clock knows. It never jumps with NTP, so the difference of two
-/// moments is a true length of time.
+/// A point in time on the broker's monotonic clock, in nanoseconds since the clock's origin.
 ///
-/// Arithmetic saturates: a moment beyond the end of the clock (584 years) is
-/// "never", and one before its beginning is the beginning.
+/// NTP does not move it, so the difference of two moments is a true duration. Arithmetic
+/// saturates at the origin and at [`Moment::NEVER`] (584 years).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
 impl Moment {
-    /// A moment that no clock reaches.
+    /// The end of the clock, which is never reached.
     pub const NEVER: Self = Self(u64::MAX);
 
     /// The moment that lies `nanos` nanoseconds after the clock's origin.

@@ -1,4 +1,4 @@
-//! Named scope sets.
+//! Profiles: named scope sets.
 
 use super::scope::{Scope, ScopeError};
 
@@ -8,7 +8,7 @@ pub const INBOX: &str = "inbox";
 /// The name of the profile that Courier's mobile SDKs need: the inbox's scopes and those of push tokens.
 pub const MOBILE: &str = "mobile";
 
-/// A named scope set, so that an app need not spell out what a front end wants.
+/// A named scope set, so that an app need not list the scopes that a front end needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     scopes: Vec<Box<str>>,
@@ -29,7 +29,7 @@ impl Profile {
 
     /// The scopes, at least one.
     pub fn scopes(&self) -> impl Iterator<Item = Scope<'_>> {
-        // They parsed when the profile was made.
+        // All of them were parsed in `new`.
         self.scopes.iter().filter_map(|scope| Scope::new(scope).ok())
     }
 }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_profile_holds_scopes_and_nothing_else() {
+    fn profile_accepts_scopes_only() {
         let profile = Profile::new(["read:x", "write:x"]).expect("two scopes");
         let scopes: Vec<_> = profile.scopes().map(Scope::as_str).collect();
         assert_eq!(scopes, ["read:x", "write:x"]);

@@ -1,12 +1,11 @@
-//! What a token may do.
+//! Scopes: what a token permits.
 
 use std::fmt;
 
-/// One scope, such as `inbox:read:messages`. Courier's list is open: a scope
-/// that this broker has never heard of is a scope too. Its characters are those
-/// of a scope token in RFC 6749, section 3.3.
+/// One scope, such as `inbox:read:messages`.
 ///
-/// `user_id:...` is not a scope: it says whom the token is for.
+/// Courier's list is open, so unknown scopes are accepted. The characters are those of a scope
+/// token in RFC 6749, section 3.3. `user_id:...` is not a scope: it names the token's user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope<'a>(&'a str);
 
@@ -14,7 +13,7 @@ impl<'a> Scope<'a> {
     /// The longest scope, in bytes.
     pub const MAX_BYTES: usize = 256;
 
-    /// Reads one scope.
+    /// Parses one scope.
     pub fn new(scope: &'a str) -> Result<Self, ScopeError> {
         if scope.is_empty() {
             return Err(ScopeError::Empty);
@@ -26,7 +25,7 @@ impl<'a> Scope<'a> {
             return Err(ScopeError::Character);
         }
         let name = scope.as_bytes().get(..7).unwrap_or_default();
-        // Also inside: whoever splits claims at commas would see a user there.
+        // Inside a scope, too: a reader that splits claims at commas would see a user there.
         let mut parts = scope.as_bytes().windows(8);
         if name.eq_ignore_ascii_case(b"user_id") || parts.any(|part| part.eq_ignore_ascii_case(b"user_id:")) {
             return Err(ScopeError::User);
@@ -34,7 +33,7 @@ impl<'a> Scope<'a> {
         Ok(Self(scope))
     }
 
-    /// The scope as Courier reads it.
+    /// The scope's text.
     pub const fn as_str(self) -> &'a str {
         self.0
     }
@@ -49,7 +48,7 @@ impl fmt::Display for Scope<'_> {
 /// Why a text is not a scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScopeError {
-    /// There is no scope.
+    /// Empty.
     #[error("a scope must not be empty")]
     Empty,
     /// Longer than [`Scope::MAX_BYTES`].
@@ -58,7 +57,7 @@ pub enum ScopeError {
     /// A space, quote, backslash, asterisk, control or non-ASCII character.
     #[error("a scope must consist of visible ASCII characters without quotes, backslashes and `*`")]
     Character,
-    /// It names a user where a scope is wanted.
+    /// It names a user.
     #[error("a scope must not contain `user_id`: users are named apart from the scopes")]
     User,
 }
@@ -68,14 +67,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documented_and_unheard_of_scopes_are_accepted() {
+    fn documented_and_unknown_scopes_are_accepted() {
         for scope in ["inbox:read:messages", "read:brands:my_brand", "tenant:t-1:notifications:read", "new:thing"] {
             assert_eq!(Scope::new(scope).map(Scope::as_str), Ok(scope));
         }
     }
 
     #[test]
-    fn a_scope_can_not_smuggle_in_a_user_or_another_scope() {
+    fn scope_that_names_a_user_or_a_second_scope_is_rejected() {
         for (text, why) in [
             ("", ScopeError::Empty),
             ("user_id:alice", ScopeError::User),

@@ -1,13 +1,12 @@
-//! Whom a token is for.
+//! User ids.
 
 use std::fmt;
 
-/// A user's id as Courier knows it.
+/// A user's id in Courier.
 ///
-/// Courier reads `user_id:<id>` out of one space-separated string, so an id with
-/// a space in it names a second user: `"bob user_id:alice"` is a token for
-/// Alice. White space of any kind, control characters and characters that
-/// nobody sees are therefore refused. An id may contain `:`.
+/// Courier reads `user_id:<id>` from one space-separated string, so an id with a space names a
+/// second user: `"bob user_id:alice"` is a token for Alice. Therefore white space of any kind,
+/// control characters and invisible characters are rejected. An id may contain `:`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UserId<'a>(&'a str);
 
@@ -15,7 +14,7 @@ impl<'a> UserId<'a> {
     /// The longest id, in bytes.
     pub const MAX_BYTES: usize = 256;
 
-    /// Reads an id; any other text is refused whole, never repaired.
+    /// Parses an id. An invalid text is rejected, never repaired.
     pub fn new(id: &'a str) -> Result<Self, UserIdError> {
         if id.is_empty() {
             return Err(UserIdError::Empty);
@@ -42,8 +41,10 @@ impl fmt::Display for UserId<'_> {
     }
 }
 
-/// White space by Unicode's rule or JavaScript's (U+FEFF, and U+180E in older
-/// engines), controls, and the invisible marks that make two ids look alike.
+/// Whether a character is white space, a control or invisible.
+///
+/// White space is that of Unicode and of JavaScript (U+FEFF, and U+180E in older engines).
+/// Invisible marks would make two ids look alike.
 fn is_blank(character: char) -> bool {
     character.is_whitespace()
         || character.is_control()
@@ -73,7 +74,7 @@ fn is_blank(character: char) -> bool {
 /// Why a text is not a user id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UserIdError {
-    /// There is no id.
+    /// Empty.
     #[error("a user id must not be empty")]
     Empty,
     /// Longer than [`UserId::MAX_BYTES`].
@@ -90,7 +91,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn ids_in_use_are_accepted() {
+    fn common_ids_are_accepted() {
         for id in ["u", "user-1", "a:b:c", "jane+x@example.com", "zoë", "用户", "user_id:alice"] {
             assert_eq!(UserId::new(id).map(UserId::as_str), Ok(id));
         }
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_can_not_name_a_second_user() {
+    fn id_that_names_a_second_user_is_rejected() {
         for blank in [
             ' ', '\t', '\n', '\r', '\0', '\u{b}', '\u{85}', '\u{a0}', '\u{1680}', '\u{180e}', '\u{2003}', '\u{2028}',
             '\u{200b}', '\u{202e}', '\u{3000}', '\u{feff}', '\u{7f}',
@@ -112,7 +113,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_accepted_id_survives_any_splitting_on_white_space(id in any::<String>()) {
+        fn accepted_id_is_never_split_at_white_space(id in any::<String>()) {
             if let Ok(id) = UserId::new(&id) {
                 let claim = format!("user_id:{id} read:brands");
                 prop_assert_eq!(claim.split_whitespace().count(), 2);

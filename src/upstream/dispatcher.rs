@@ -114,11 +114,11 @@ impl Dispatcher {
             // All who wait do so in time: for one of a client with few, one of the client with
             // the most is told that it does not.
             let is_full = matches!(failure, Failure::Limited(wait) if wait > self.settings.max_wait);
-            let out = is_full.then(|| line.queue.give_way(&client)).flatten();
+            let out = is_full.then(|| line.queue.shed_from_largest(&client)).flatten();
             let Some(waiter) = out else { return Err(failure) };
             waiter.refuse(failure);
         }
-        line.guard.breaker.enter(Class::Waiting, now);
+        line.guard.breaker.on_admit(Class::Waiting, now);
         // Renewals may be waiting for what a user need not wait for.
         if line.queue.is_idle() {
             self.arrived.notify_one();
@@ -137,7 +137,7 @@ impl Dispatcher {
         if line.queue.is_empty() && line.spare <= now && self.admit(&mut line, now) {
             return Ok(self.leave(&mut line, class, now));
         }
-        line.guard.breaker.enter(class, now);
+        line.guard.breaker.on_admit(class, now);
         if line.queue.is_idle() {
             self.arrived.notify_one();
         }
@@ -271,7 +271,7 @@ impl Dispatcher {
     /// When to look again whether there is room for a renewal; `None` where there is.
     fn has_room_from(&self, now: Moment) -> Option<Moment> {
         let line = self.line();
-        match line.guard.breaker.rest(Class::Renewal, now) {
+        match line.guard.breaker.blocked_for(Class::Renewal, now) {
             Duration::ZERO if line.queue.has_room(&self.settings.budget) => None,
             // One will leave the queue.
             Duration::ZERO => Some(Moment::NEVER),
@@ -325,7 +325,7 @@ impl Dispatcher {
 
     /// A call need not queue.
     fn leave(&self, line: &mut Line, class: Class, now: Moment) -> Turn {
-        line.guard.breaker.enter(class, now);
+        line.guard.breaker.on_admit(class, now);
         self.tell_depths(line);
         self.metrics.queue_wait(class, 0.0);
         let (waiter, turn) = Waiter::new(now);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::policy::breaker::{Breaker, Change, Health};
 use crate::policy::budget::Budget;
 use crate::policy::queue::Class;
-use crate::policy::retry::{self, Purse};
+use crate::policy::retry::{self, RetryBudget};
 use crate::policy::throttle::Throttle;
 use crate::token::{Grant, Moment};
 use crate::upstream::Failure;
@@ -14,7 +14,7 @@ use crate::upstream::Failure;
 pub struct Guard {
     /// Whether calls may leave at all.
     pub breaker: Breaker,
-    purse: Purse,
+    retry_budget: RetryBudget,
     /// How fast calls may leave at present.
     pub throttle: Throttle,
     /// The status by which Courier refused us last.
@@ -27,12 +27,12 @@ pub const CALL: Duration = Duration::from_secs(1);
 impl Guard {
     /// Of a Courier of which nothing bad is known.
     pub fn new(budget: &Budget) -> Self {
-        Self { breaker: Breaker::new(), purse: Purse::new(), throttle: Throttle::new(budget), refused: 0 }
+        Self { breaker: Breaker::new(), retry_budget: RetryBudget::new(), throttle: Throttle::new(budget), refused: 0 }
     }
 
     /// May a call be made? The next ones may depend on it, so [`Breaker::enter`] if it is.
     pub fn check(&self, class: Class, now: Moment) -> Result<(), Failure> {
-        match self.breaker.rest(class, now) {
+        match self.breaker.blocked_for(class, now) {
             Duration::ZERO => Ok(()),
             rest => Err(self.refusal(rest, now)),
         }
@@ -42,23 +42,23 @@ impl Guard {
     pub fn record(&mut self, outcome: &Result<Grant, Failure>, key: u64, sent: Moment, now: Moment) -> Option<Change> {
         let health = match outcome {
             Ok(_) => {
-                self.purse.earn();
+                self.retry_budget.deposit();
                 self.throttle.answered(sent, now);
-                Health::Well
+                Health::Success
             }
             // It works, and has too much to do.
             Err(Failure::Throttled(pause)) => {
                 self.throttle.refused(*pause, sent, now);
-                Health::Well
+                Health::Success
             }
             Err(Failure::Credentials(status)) => {
                 self.refused = *status;
-                if *status == 401 { Health::Refusing } else { Health::Denying }
+                if *status == 401 { Health::Unauthorized } else { Health::Forbidden }
             }
             // It works, but it does not take this. That is no other request's fault.
-            Err(failure) if failure.is_lasting() => Health::Well,
+            Err(failure) if failure.is_lasting() => Health::Success,
             // The same, though it may take it a moment later. But 408 and 425 tell that it could not.
-            Err(Failure::Unavailable(status @ 400..=499)) if !matches!(status, 408 | 425) => Health::Well,
+            Err(Failure::Unavailable(status @ 400..=499)) if !matches!(status, 408 | 425) => Health::Success,
             // Nothing of it is Courier's doing.
             Err(
                 Failure::OldKey | Failure::OutOfFiles | Failure::Stopping | Failure::Resting(_) | Failure::Limited(_),
@@ -78,7 +78,7 @@ impl Guard {
         let pause = retry::pause(tries, fastrand::f64()).filter(|_| failure.is_passing())?;
         let at = now + pause;
         let is_of_use = at.max(self.throttle.free()) + CALL <= deadline && self.check(Class::Waiting, now).is_ok();
-        (is_of_use && self.purse.pay()).then_some(at)
+        (is_of_use && self.retry_budget.withdraw()).then_some(at)
     }
 
     /// There is another API key: what the old one was refused does not count any more.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use courier_token_broker::broker::{Answer, Refusal, Source};
 use courier_token_broker::policy::freshness::Stale;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::policy::retry::{MOST_TRIES, Purse};
+use courier_token_broker::policy::retry::{MOST_TRIES, RetryBudget};
 use courier_token_broker::sandbox::{Delivery, Fault};
 use courier_token_broker::token::Moment;
 use tokio::task::JoinHandle;
@@ -82,7 +82,7 @@ async fn outage_costs_no_more_than_the_budget_until_the_breaker_opens() {
             let unnoticed = 2 * took + 2 * SECOND;
             let unpaid = (rate * unnoticed.as_secs_f64()) as usize + burst as usize;
             let again = 100 * unnoticed.as_secs() as usize;
-            let most = unpaid.min(1000 + again + Purse::MOST as usize) + PROBES;
+            let most = unpaid.min(1000 + again + RetryBudget::MOST as usize) + PROBES;
             let calls = world.courier.call_count();
             assert!(calls <= most, "{fault:?} at {rate} a second: {calls} calls, of {most}");
         }
@@ -106,7 +106,7 @@ async fn retries_stay_within_the_retry_budget_where_most_calls_fail() {
     let calls = world.courier.calls();
     let issued = calls.iter().filter(|call| call.status == 200).count();
     let retries = calls.len() - USERS;
-    assert!(retries <= issued + Purse::MOST as usize, "{retries} retries, and {issued} tokens");
+    assert!(retries <= issued + RetryBudget::MOST as usize, "{retries} retries, and {issued} tokens");
 }
 
 /// Bug: the leader hangs up, and its followers wait for ever.

@@ -1,4 +1,4 @@
-//! Who calls Courier next.
+//! The queue of calls that wait for a permit.
 
 mod renewals;
 
@@ -9,19 +9,19 @@ pub use self::renewals::Rank;
 use self::renewals::Renewals;
 use super::budget::Budget;
 
-/// Why somebody wants to call, in the order in which they are served.
+/// The admission class of a call, in the order of admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// Somebody waits for the token.
+    /// A request waits for the token.
     Waiting,
-    /// A token that serves is about to cross its floor.
+    /// A cached token is about to cross its floor.
     Renewal,
-    /// Whatever else is fetched before anybody asks for it.
+    /// Any other call ahead of a request.
     Ahead,
 }
 
 impl Class {
-    /// Every class, in the order in which they are served.
+    /// Every class, in the order of admission.
     pub const ALL: [Self; 3] = [Self::Waiting, Self::Renewal, Self::Ahead];
 
     /// The word for logs and metrics.
@@ -34,25 +34,26 @@ impl Class {
     }
 }
 
-/// One call in this many is a renewal's while renewals wait, however many users
-/// do: a renewal that starves is a user who waits later. And of the renewals' calls one in
-/// this many is that of the renewal which has waited for longest.
+/// One call in this many is a renewal while renewals wait, however many requests do.
+///
+/// A starved renewal would delay a request later. One renewal in this many is the one that has
+/// waited longest.
 pub const RENEWAL_SHARE: usize = 10;
 
-/// The calls that wait for the budget: waiting users first, then renewals by their
-/// [`Rank`]; every [`RENEWAL_SHARE`]th call is a renewal's. A *renewal* is here whatever
-/// nobody waits for, of class [`Class::Renewal`] or [`Class::Ahead`].
+/// The calls that wait for a permit: first those of waiting users, then renewals by [`Rank`].
 ///
-/// The clients (`C`) whose users wait take turns, each of them with its users in the
-/// order of their arrival: who sends a thousand new users at once delays their own
-/// users, and nobody else's by more than a turn.
+/// Every [`RENEWAL_SHARE`]th call is a renewal. Here, *renewal* means any call without a
+/// waiting user: class [`Class::Renewal`] or [`Class::Ahead`].
+///
+/// Clients (`C`) with waiting users are served round-robin, each in order of arrival: a client
+/// that sends a thousand new users at once delays its own, and the others by one turn at most.
 #[derive(Debug)]
 pub struct Queue<C, T> {
-    /// Of each client that has any.
+    /// The waiting calls of each client; none is empty.
     waiting: BTreeMap<C, BTreeMap<Place, T>>,
-    /// Users who wait, of all clients.
+    /// The waiting users of all clients.
     users: usize,
-    /// The client whose turn was the last. The next is that of the next in their order.
+    /// The client that was served last; the next in their order is next.
     last: Option<C>,
     renewals: Renewals<T>,
     arrivals: u64,
@@ -60,7 +61,7 @@ pub struct Queue<C, T> {
     passed: usize,
 }
 
-/// A call's place in the queue, by its arrival.
+/// A call's place in the queue, numbered by arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place(u64);
 
@@ -85,44 +86,43 @@ impl<C: Ord + Clone, T> Queue<C, T> {
         place
     }
 
-    /// A client's user has begun to wait for a renewal that is queued: from now on it
-    /// is that user's call, at the place of its arrival.
+    /// Turns a queued renewal into the call of a client's user, at its place of arrival.
     pub fn promote(&mut self, place: Place, client: C) {
         if let Some((_, call)) = self.renewals.remove(place) {
             self.wait(client, place, call);
         }
     }
 
-    /// Takes out whoever waits.
+    /// Takes out the calls of all waiting users.
     pub fn drop_users(&mut self) -> impl Iterator<Item = T> {
         self.users = 0;
         std::mem::take(&mut self.waiting).into_values().flat_map(BTreeMap::into_values)
     }
 
-    /// Takes the renewals out.
+    /// Takes out the renewals.
     pub fn drop_renewals(&mut self) -> impl Iterator<Item = T> {
         std::mem::replace(&mut self.renewals, Renewals::new()).into_calls()
     }
 
-    /// No user waits. A renewal that is next for no other reason leaves the reserve to
-    /// those who may come; one whose turn it is though users wait does not.
+    /// Whether no user waits. A renewal then leaves the reserve free for new requests; one whose
+    /// turn comes while users wait does not.
     pub const fn is_idle(&self) -> bool {
         self.users == 0
     }
 
-    /// A user who comes now need not queue, if the budget has a call: no other user
-    /// waits, and no renewal whose turn it is though one comes.
+    /// Whether a new user's call may skip the queue, given a permit.
+    ///
+    /// No other user waits, and no renewal whose turn it is.
     pub fn lets_pass(&self) -> bool {
         self.is_idle() && (self.renewals.is_empty() || !self.is_renewals_turn())
     }
 
-    /// A user's call leaves without queueing.
+    /// Records a user's call that leaves before the renewals.
     pub fn pass(&mut self) {
-        // Where no renewal waits, none is passed over.
         self.passed = if self.renewals.is_empty() { 0 } else { self.passed + 1 };
     }
 
-    /// Takes the call whose turn it is.
+    /// Takes out the next call.
     pub fn pop(&mut self) -> Option<(Class, T)> {
         let renewal_first = self.is_idle() || self.is_renewals_turn();
         if renewal_first && let Some(renewal) = self.renewals.pop() {
@@ -134,32 +134,33 @@ impl<C: Ord + Clone, T> Queue<C, T> {
         Some((Class::Waiting, call))
     }
 
-    /// At most so many calls go before that of a user who would begin to wait now; exactly
-    /// so many, if nobody else comes and all users are of one client.
+    /// An upper bound of the calls ahead of a user who would begin to wait now.
+    ///
+    /// It is exact if no other call comes and all users are of one client.
     pub fn ahead(&self) -> usize {
         self.users + self.renewals.len().min((self.passed + self.users) / (RENEWAL_SHARE - 1))
     }
 
-    /// Where a user of this client finds no room, somebody must go: takes out the last of the
-    /// client with the most users who wait, if that has more than this one has.
-    pub fn give_way(&mut self, client: &C) -> Option<T> {
+    /// Makes room for a user of `client`: takes out the last call of the client with the most
+    /// waiting users, if that has at least two more than `client`.
+    pub fn shed_from_largest(&mut self, client: &C) -> Option<T> {
         let own = self.waiting.get(client).map_or(0, BTreeMap::len);
         let (_, calls) = self.waiting.iter_mut().max_by_key(|(_, calls)| calls.len())?;
-        // With as many it would be its turn to give way.
+        // With one more, `client` would then be the largest.
         let (_, call) = if calls.len() > own + 1 { calls.pop_last()? } else { return None };
         self.users -= 1;
         Some(call)
     }
 
-    /// May another renewal be queued? About as many as a second serves, and only one
-    /// while users wait: the others are better kept in the schedule, where it may
-    /// turn out that they are not wanted any more.
+    /// Whether another renewal may be queued: about a second's worth, and one while users wait.
+    ///
+    /// The others stay in the schedule, where they can still turn out to be needless.
     pub fn has_room(&self, budget: &Budget) -> bool {
         let most = if self.is_idle() { (budget.rate().ceil() as usize).max(1) } else { 1 };
         self.renewals.len() < most
     }
 
-    /// How many calls of a class wait.
+    /// The number of waiting calls of a class.
     pub fn depth(&self, class: Class) -> usize {
         match class {
             Class::Waiting => self.users,
@@ -167,7 +168,7 @@ impl<C: Ord + Clone, T> Queue<C, T> {
         }
     }
 
-    /// Nobody waits.
+    /// Whether no call waits.
     pub fn is_empty(&self) -> bool {
         self.is_idle() && self.renewals.is_empty()
     }
@@ -212,7 +213,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn users_who_wait_go_before_renewals() {
+    fn waiting_users_go_before_renewals() {
         let mut queue = Queue::new();
         queue.push_renewal(Rank::IN_USE, "renewal");
         queue.push_user((), "first user");
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_that_somebody_waits_for_goes_with_the_users() {
+    fn promoted_renewal_is_served_with_the_users() {
         let mut queue = Queue::new();
         let renewal = queue.push_renewal(Rank::IN_USE, "renewal");
         let user = queue.push_user((), "user");
@@ -262,20 +263,20 @@ mod tests {
     }
 
     #[test]
-    fn who_has_most_in_the_queue_gives_way() {
+    fn shedding_takes_the_last_call_of_the_largest_client() {
         let mut queue = Queue::new();
         for n in 0..3 {
             queue.push_user("storm", n);
         }
-        assert_eq!(queue.give_way(&"storm"), None);
-        assert_eq!(queue.give_way(&"calm"), Some(2));
+        assert_eq!(queue.shed_from_largest(&"storm"), None);
+        assert_eq!(queue.shed_from_largest(&"calm"), Some(2));
         queue.push_user("calm", 7);
-        assert_eq!((queue.give_way(&"calm"), queue.depth(Class::Waiting)), (None, 3));
+        assert_eq!((queue.shed_from_largest(&"calm"), queue.depth(Class::Waiting)), (None, 3));
     }
 
     proptest! {
         #[test]
-        fn what_goes_before_an_arrival_is_told(
+        fn calls_ahead_of_an_arrival_are_bounded_and_exact_for_one_client(
             passed in 0usize..10,
             renewals in 0usize..12,
             users in prop::collection::vec(0u8..5, 0..40),

@@ -1,4 +1,4 @@
-//! Calls that nobody waits for, in the order in which they go.
+//! The queued calls without a waiting request, in their order.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,23 +6,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Class, Place, RENEWAL_SHARE};
 use crate::token::Moment;
 
-/// What a renewal goes by: the lesser goes first.
+/// The priority of a renewal; the lesser goes first.
 #[derive(Clone, Copy, Debug)]
 pub enum Rank {
-    /// The token serves until then: the earlier goes first.
+    /// The cached token crosses its floor at this moment; the earlier goes first.
     Renewal(Moment),
-    /// No token serves, or one does for long yet. It is worth so many delayed requests that
-    /// it avoids for each extra call: the more goes first.
+    /// No usable token is cached, or it is far from its floor. The value is in delayed requests
+    /// avoided for each extra call; the higher goes first.
     Ahead(f32),
 }
 
 impl Rank {
-    /// Worth more than any forecast, since its user is here: the token was just rejected, is
-    /// one of the busiest, or was used in its window and nothing more is known.
+    /// Above any forecast value, for a key in use.
+    ///
+    /// Its token was just rejected, is one of the busiest, or was used in its window and has
+    /// no forecast.
     pub const IN_USE: Self = Self::Ahead(f32::INFINITY);
 
-    /// That of a key whose token serves until `floor`, and for which another is worth so
-    /// much, if that is known.
+    /// The rank of a key whose token crosses its floor at `floor`, with the value of a new token
+    /// if there is a forecast.
     pub fn of(floor: Moment, value: Option<f32>, now: Moment) -> Self {
         if now < floor { Self::Renewal(floor) } else { value.map_or(Self::IN_USE, Self::Ahead) }
     }
@@ -60,33 +62,34 @@ impl PartialEq for Rank {
 
 impl Eq for Rank {}
 
-/// The renewals that wait, by rank and then by arrival; but one in [`RENEWAL_SHARE`] is the
-/// one that has waited for longest. So whatever else comes, one that came after `n` others
-/// is among the next `(n + 1) * RENEWAL_SHARE` that go.
+/// The queued renewals by rank, then by arrival; one in [`RENEWAL_SHARE`] is the oldest.
+///
+/// So a renewal that arrives after `n` others is among the next `(n + 1) * RENEWAL_SHARE` to
+/// leave, whatever else arrives.
 #[derive(Debug)]
 pub struct Renewals<T> {
     calls: BTreeMap<Place, (Rank, T)>,
     order: BTreeSet<(Rank, Place)>,
-    /// How many of them are of class ahead.
+    /// The number of class ahead.
     ahead: usize,
-    /// How many have gone before the one that has waited for longest, since it does.
+    /// The number that left before the oldest since it became the oldest.
     passed: usize,
 }
 
 impl<T> Renewals<T> {
-    /// None.
+    /// No renewals.
     pub const fn new() -> Self {
         Self { calls: BTreeMap::new(), order: BTreeSet::new(), ahead: 0, passed: 0 }
     }
 
-    /// One comes; the places are in the order of arrival.
+    /// Adds a renewal; places must be in order of arrival.
     pub fn push(&mut self, rank: Rank, place: Place, call: T) {
         self.ahead += usize::from(rank.class() == Class::Ahead);
         self.order.insert((rank, place));
         self.calls.insert(place, (rank, call));
     }
 
-    /// Takes out the one at this place.
+    /// Takes out the renewal at this place.
     pub fn remove(&mut self, place: Place) -> Option<(Class, T)> {
         let oldest = self.oldest()?;
         let (rank, call) = self.calls.remove(&place)?;
@@ -98,7 +101,7 @@ impl<T> Renewals<T> {
         Some((rank.class(), call))
     }
 
-    /// Takes out the next.
+    /// Takes out the next renewal.
     pub fn pop(&mut self) -> Option<(Class, T)> {
         let (oldest, (_, first)) = (self.oldest()?, *self.order.first()?);
         let place = if self.passed + 1 < RENEWAL_SHARE { first } else { oldest };
@@ -106,17 +109,17 @@ impl<T> Renewals<T> {
         self.remove(place)
     }
 
-    /// How many there are.
+    /// The number of renewals.
     pub fn len(&self) -> usize {
         self.calls.len()
     }
 
-    /// There is none.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }
 
-    /// How many of a class there are.
+    /// The number of renewals of a class.
     pub fn depth(&self, class: Class) -> usize {
         match class {
             Class::Waiting => 0,
@@ -153,7 +156,7 @@ mod tests {
         ]
     }
 
-    /// In which order calls of these ranks go, by their number.
+    /// The order in which calls of these ranks leave, by number.
     fn order(ranks: &[Rank]) -> Vec<usize> {
         let mut queue = Queue::<(), _>::new();
         for (number, rank) in ranks.iter().enumerate() {
@@ -163,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_floor_goes_first_and_then_the_most_valuable() {
+    fn nearest_floor_goes_first_and_then_the_highest_value() {
         let ahead = |value| Rank::Ahead(value);
         let floor = |seconds| Rank::Renewal(at(seconds));
         let ranks = [ahead(0.5), floor(30), Rank::IN_USE, ahead(2.0), floor(10), ahead(0.5), floor(20)];
@@ -171,16 +174,16 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_serves_is_renewed_by_its_floor_and_another_fetched_by_its_value() {
+    fn rank_follows_the_floor_of_a_usable_token_and_the_value_otherwise() {
         assert_eq!(Rank::of(at(9), Some(3.0), at(8)), Rank::Renewal(at(9)));
         assert_eq!(Rank::of(at(9), Some(3.0), at(9)), Rank::Ahead(3.0));
         assert_eq!(Rank::of(at(9), None, at(9)), Rank::IN_USE);
     }
 
     proptest! {
-        /// Others come all the time that are of the first rank of all, and users as well.
+        /// Calls of the first rank keep arriving, and users as well.
         #[test]
-        fn no_renewal_starves(ranks in prop::collection::vec(rank(), 1..40), users: bool) {
+        fn renewal_never_starves(ranks in prop::collection::vec(rank(), 1..40), users: bool) {
             let mut queue = Queue::new();
             for (number, rank) in ranks.iter().enumerate() {
                 queue.push_renewal(*rank, Some(number));
@@ -203,7 +206,7 @@ mod tests {
         }
 
         #[test]
-        fn the_first_in_rank_goes_but_for_one_in_ten(
+        fn first_in_rank_leaves_except_for_one_in_ten(
             waves in prop::collection::vec((prop::collection::vec(rank(), 0..6), 0usize..6), 1..40),
         ) {
             let (mut renewals, mut model, mut arrivals) = (Renewals::new(), Vec::new(), 0);

@@ -1,4 +1,4 @@
-//! What is due next.
+//! The schedule of due times: a timer wheel.
 
 mod nodes;
 
@@ -8,23 +8,21 @@ pub use self::nodes::Ticket;
 use self::nodes::{Home, List, Nodes};
 use crate::token::Moment;
 
-/// Deadlines in the order in which they come, for millions of items: a
-/// hierarchical timer wheel (Varghese and Lauck, 1987, scheme 7).
+/// A hierarchical timer wheel for millions of items (Varghese and Lauck, 1987, scheme 7).
 ///
-/// Adding and removing take constant time, and so does popping: of many items that come
-/// nearer at once, some hundred are moved to where they belong by each pop, so that
-/// nobody waits for all of them. It is given the time and holds no clock:
-/// [`Schedule::next`] says when to look again, and looking early is harmless.
-/// Nothing comes out before it is due, and it comes out at most a tick (about a
-/// millisecond) after, if `pop` is called for as long as `next` is not later.
+/// Adding, removing and popping take constant time: each pop cascades at most a few hundred
+/// items to a finer level, so no call waits for all of them. The wheel is given the time and
+/// holds no clock: [`Schedule::next`] says when to pop again, and an early pop is harmless. No
+/// item comes out before it is due, and at most a tick (about a millisecond) after it, if `pop`
+/// is called until `next` is in the future.
 #[derive(Debug)]
 pub struct Schedule<T> {
     /// The tick up to which the wheel has turned.
     turned: u64,
     levels: [Level; LEVELS],
-    /// The slot whose time has come, while what is left in it is moved.
+    /// The slot whose time has come, while its items are cascaded.
     moving: Option<Home>,
-    /// Due already, in the order in which they came due.
+    /// Items that are due, in that order.
     ready: List,
     nodes: Nodes<T>,
     len: usize,
@@ -33,7 +31,7 @@ pub struct Schedule<T> {
 /// 64 slots, each as wide as the whole level below it.
 #[derive(Debug)]
 struct Level {
-    /// A bit for each slot that holds something.
+    /// A bit for each slot that is not empty.
     occupied: u64,
     slots: [List; SLOTS],
 }
@@ -45,8 +43,8 @@ const SLOTS: usize = 1 << SLOT_BITS;
 /// Eight levels hold every tick that a [`Moment`] can name.
 const LEVELS: usize = (u64::BITS - TICK_BITS).div_ceil(SLOT_BITS) as usize;
 
-/// Nodes that a pop moves at most: a tenth of a millisecond, in which nobody else gets at
-/// the schedule. So few in tests that slots are half moved all the time.
+/// The most nodes that a pop cascades: about 0.1 ms under the schedule's lock. Few in tests, so
+/// that slots are often half cascaded.
 const STEP: usize = if cfg!(test) { 3 } else { 256 };
 
 impl<T> Schedule<T> {
@@ -71,16 +69,16 @@ impl<T> Schedule<T> {
         self.nodes.ticket(node)
     }
 
-    /// Takes an item out before it is due. `None` where it is out already.
+    /// Removes an item before it is due; `None` if it is out already.
     pub fn remove(&mut self, ticket: Ticket) -> Option<T> {
         let node = self.nodes.find(ticket)?;
         self.unlink(node);
         self.release(node)
     }
 
-    /// Takes out the next item that is due by `now`, and tells since when it is, but for the
-    /// resolution. `None` where there is none, or none is found yet: then [`Schedule::next`]
-    /// is not after `now`.
+    /// Takes out the next item that is due by `now`, with its due time to the tick.
+    ///
+    /// `None` if there is none, or none was found yet: then [`Schedule::next`] is not after `now`.
     pub fn pop(&mut self, now: Moment) -> Option<(Moment, T)> {
         self.turn(now.as_nanos() >> TICK_BITS);
         let node = self.ready.first()?;
@@ -89,7 +87,7 @@ impl<T> Schedule<T> {
         Some((due, self.release(node)?))
     }
 
-    /// Takes out the next item that is due by `now`, however many have to be moved to find it.
+    /// Takes out the next item that is due by `now`, however many nodes must be cascaded for it.
     pub fn take(&mut self, now: Moment) -> Option<T> {
         while self.next().is_some_and(|next| next <= now) {
             if let Some((_, item)) = self.pop(now) {
@@ -99,9 +97,9 @@ impl<T> Schedule<T> {
         None
     }
 
-    /// When to call [`Schedule::pop`] next: never later than the next item is
-    /// due, but possibly earlier. `None` where nothing is scheduled and nothing is left
-    /// to do.
+    /// When to call [`Schedule::pop`] next: at the next due time or earlier.
+    ///
+    /// `None` if the schedule is empty and nothing is left to cascade.
     pub fn next(&self) -> Option<Moment> {
         if !self.ready.is_empty() || self.moving.is_some() {
             return Some(Moment::from_nanos(self.turned << TICK_BITS));
@@ -110,21 +108,20 @@ impl<T> Schedule<T> {
         Some(Moment::from_nanos(self.start(level, slot).saturating_mul(1 << TICK_BITS)))
     }
 
-    /// How many items are scheduled.
+    /// The number of scheduled items.
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Nothing is scheduled.
+    /// Whether nothing is scheduled.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The resolution: how late an item may come out.
+    /// The resolution: the most that an item comes out late.
     pub const TICK: Duration = Duration::from_nanos(1 << TICK_BITS);
 
-    /// Turns the wheel, as far as it comes in one step. What comes due goes to
-    /// `ready`; what comes nearer goes to a finer level.
+    /// Turns the wheel by one step: due items go to `ready`, others cascade to a finer level.
     fn turn(&mut self, now: u64) {
         let mut moved = 0;
         loop {
@@ -164,8 +161,8 @@ impl<T> Schedule<T> {
         turn | (slot as u64) << below
     }
 
-    /// Where a deadline belongs: the level of the highest group of bits in which
-    /// it differs from the present, and the slot that this group names.
+    /// The list for a due time: the level of the highest group of bits in which it differs from
+    /// the present, and the slot that this group names.
     const fn home(&self, due: u64) -> Home {
         if due <= self.turned {
             return Home::Ready;
@@ -183,7 +180,7 @@ impl<T> Schedule<T> {
         (list, &mut self.nodes)
     }
 
-    /// Puts a node where its deadline belongs.
+    /// Links a node into the list for its due time.
     fn place(&mut self, node: u32) {
         let home = self.home(self.nodes.due(node));
         if let Home::Slot { level, slot } = home {
@@ -193,7 +190,7 @@ impl<T> Schedule<T> {
         nodes.link(node, list, home);
     }
 
-    /// Takes a node from where it is.
+    /// Unlinks a node from its list.
     fn unlink(&mut self, node: u32) {
         let home = self.nodes.home(node);
         let (list, nodes) = self.list(home);
@@ -227,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn items_come_out_when_they_are_due_and_not_before() {
+    fn item_comes_out_when_it_is_due_and_not_before() {
         let mut schedule = Schedule::new();
         schedule.add(at(3600.0), "hour");
         schedule.add(at(1.0), "second");
@@ -243,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_already_due_comes_out_at_once_in_its_order() {
+    fn overdue_items_come_out_at_once_in_order_of_insertion() {
         let mut schedule = Schedule::new();
         assert_eq!(schedule.pop(at(100.0)), None);
         schedule.add(at(50.0), 1);
@@ -253,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_item_never_comes_out_and_its_ticket_is_worth_nothing() {
+    fn removed_item_never_comes_out_and_its_ticket_is_void() {
         let mut schedule = Schedule::new();
         let ticket = schedule.add(at(5.0), "old");
         assert_eq!(schedule.remove(ticket), Some("old"));
@@ -266,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_clock_can_be_scheduled() {
+    fn schedule_accepts_the_end_of_the_clock() {
         let mut schedule = Schedule::new();
         schedule.add(Moment::NEVER, ());
         assert_eq!(schedule.pop(at(1e9)), None);
@@ -274,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pop_moves_more_than_a_step_and_none_is_lost_on_the_way() {
+    fn pop_cascades_one_step_at_most_and_loses_no_item() {
         let (mut schedule, many) = (Schedule::new(), 10 * STEP);
         let tickets: Vec<_> = (0..many).map(|n| schedule.add(at(5000.0 + n as f64 / 100.0), n)).collect();
         let placed =
@@ -316,7 +313,7 @@ mod tests {
         /// Against a list that is searched: same items, none early, none more
         /// than a tick late, and `next` never oversleeps.
         #[test]
-        fn the_wheel_does_what_a_sorted_list_does(steps in prop::collection::vec(step(), 1..120)) {
+        fn wheel_behaves_as_a_sorted_list(steps in prop::collection::vec(step(), 1..120)) {
             let mut schedule = Schedule::new();
             let mut model: Vec<(Ticket, (Moment, usize))> = Vec::new();
             let mut now = Moment::from_nanos(0);

@@ -1,7 +1,7 @@
-//! Scheduled items, linked into lists.
+//! The nodes of the timer wheel, linked into lists.
 
-/// The items of a [`Schedule`](super::Schedule), each in one list, out of which it can be
-/// taken from anywhere in constant time.
+/// The items of a [`Schedule`](super::Schedule), each in one doubly linked list: unlinking takes
+/// constant time.
 #[derive(Debug)]
 pub struct Nodes<T> {
     nodes: Vec<Node<T>>,
@@ -19,14 +19,14 @@ struct Node<T> {
     home: Home,
 }
 
-/// The list that an item is in: what is due already, or a slot of a level.
+/// The list that an item is in: the due items, or a slot of a level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Home {
     Ready,
     Slot { level: u8, slot: u8 },
 }
 
-/// A scheduled item, by which it can be removed.
+/// A handle by which a scheduled item can be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     node: u32,
@@ -49,7 +49,7 @@ impl List {
         self.head == NONE
     }
 
-    /// The node that has been in it for longest.
+    /// The oldest node.
     pub const fn first(self) -> Option<u32> {
         if self.is_empty() { None } else { Some(self.head) }
     }
@@ -76,7 +76,7 @@ impl<T> Nodes<T> {
         node
     }
 
-    /// Gives an unlinked node back, so that its tickets are worth nothing.
+    /// Frees an unlinked node, which voids its tickets.
     pub fn release(&mut self, node: u32) -> Option<T> {
         let released = &mut self.nodes[node as usize];
         released.generation = released.generation.wrapping_add(1);
@@ -89,7 +89,7 @@ impl<T> Nodes<T> {
         Ticket { node, generation: self.nodes[node as usize].generation }
     }
 
-    /// The node that a ticket is for, if it is still in use.
+    /// The node of a ticket, if it is still in use.
     pub fn find(&self, ticket: Ticket) -> Option<u32> {
         let node = self.nodes.get(ticket.node as usize)?;
         (node.generation == ticket.generation && node.item.is_some()).then_some(ticket.node)
@@ -103,7 +103,7 @@ impl<T> Nodes<T> {
         self.nodes[node as usize].home
     }
 
-    /// Links a node in at the end of `list`, which is `home`.
+    /// Links a node at the end of `list`, which is `home`.
     pub fn link(&mut self, node: u32, list: &mut List, home: Home) {
         let last = list.tail;
         list.tail = node;
@@ -116,7 +116,7 @@ impl<T> Nodes<T> {
         (linked.previous, linked.next, linked.home) = (last, NONE, home);
     }
 
-    /// Takes a node out of the list that it is in.
+    /// Unlinks a node from `list`, which it must be in.
     pub fn unlink(&mut self, node: u32, list: &mut List) {
         let Node { next, previous, .. } = self.nodes[node as usize];
         if previous == NONE {
