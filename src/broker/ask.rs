@@ -45,7 +45,7 @@ pub enum Source {
         stored: bool,
     },
     /// From memory although it is too old, since no new one could be had.
-    Kept(Stale),
+    Stale(Stale),
 }
 
 impl Source {
@@ -55,7 +55,7 @@ impl Source {
             Self::Hit => Outcome::Hit,
             Self::Issued { collapsed: true, .. } => Outcome::Collapsed,
             Self::Issued { stale: None, .. } => Outcome::Miss,
-            Self::Issued { stale: Some(_), .. } | Self::Kept(_) => Outcome::Stale,
+            Self::Issued { stale: Some(_), .. } | Self::Stale(_) => Outcome::Stale,
         }
     }
 }

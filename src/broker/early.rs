@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::cache::{Entry, Stage};
+use super::cache::{Entry, Plan};
 use super::flight::{self, Cause, Renewal};
 use super::{Broker, Workspace};
 use crate::policy::queue::Rank;
@@ -14,31 +14,31 @@ impl Broker {
     /// now, while that can still be done?
     pub(super) fn renew_early(&self, workspace: &Arc<Workspace>, key: &TokenKey, entry: &Entry, now: Moment) {
         let Workspace { dispatcher, refresher, .. } = &**workspace;
-        let standing = &entry.standing;
+        let state = &entry.state;
         // One that has failed has its time to be tried again.
-        let scheduled = |stage: &Stage| matches!(stage, Stage::Scheduled(_, 0));
-        if !refresh::is_due_early(standing.sent, standing.due, standing.uses(), dispatcher.failing(), now)
-            || !scheduled(&standing.stage())
+        let scheduled = |plan: &Plan| matches!(plan, Plan::Scheduled(_, 0));
+        if !refresh::is_due_early(state.sent, state.due, state.uses(), dispatcher.failing(), now)
+            || !scheduled(&state.plan())
             || !dispatcher.has_room()
         {
             return;
         }
-        let mut ground = self.0.flights.hold();
-        if workspace.lets_go(standing) {
+        let mut in_flight = self.0.flights.lock();
+        if workspace.is_removed(state) {
             return;
         }
         let ticket = {
-            let mut stage = standing.stage();
-            let Stage::Scheduled(ticket, 0) = *stage else { return };
-            *stage = Stage::Renewing { failures: 0, away: false };
+            let mut plan = state.plan();
+            let Plan::Scheduled(ticket, 0) = *plan else { return };
+            *plan = Plan::Renewing { failures: 0, lapsed: false };
             ticket
         };
-        refresher.forget(ticket);
-        let departure = ground.renew(key, Rank::IN_USE, dispatcher);
-        drop(ground);
+        refresher.unschedule(ticket);
+        let leader = in_flight.renew(key, Rank::IN_USE, dispatcher);
+        drop(in_flight);
         // There is a flight already. If it fails, this is still to be done.
-        let Some(departure) = departure else { return refresher.retry(key, standing, false, now) };
-        let cause = Cause::Renewal(Renewal { reason: Reason::Early, standing: Arc::clone(standing) });
-        self.0.runtime.spawn(flight::fly(self.clone(), Arc::clone(workspace), departure, cause));
+        let Some(leader) = leader else { return refresher.retry(key, state, false, now) };
+        let cause = Cause::Renewal(Renewal { reason: Reason::Early, state: Arc::clone(state) });
+        self.0.runtime.spawn(flight::fetch(self.clone(), Arc::clone(workspace), leader, cause));
     }
 }

@@ -24,6 +24,6 @@ impl Broker {
     /// when they come due, and calls for them that nobody waits for don't leave.
     pub fn renew_only(&self, may: impl Fn(&TokenKey) -> bool + Send + Sync + 'static) {
         *self.0.entitled.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(may));
-        self.0.flights.hold().disown(|key| !self.0.entitled.include(key));
+        self.0.flights.lock().detach(|key| !self.0.entitled.include(key));
     }
 }

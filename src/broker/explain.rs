@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::Broker;
-use super::cache::{Entry, Stage, Standing};
+use super::cache::{Entry, KeyState, Plan};
 use crate::policy::learner::Chance;
 use crate::policy::refresh::Verdict;
 use crate::token::{Grant, Moment, TokenKey};
@@ -23,14 +23,14 @@ pub struct Explained {
     /// What is going on: "scheduled", "away", "renewing", "idle" or "over".
     pub stage: &'static str,
     /// The last decision.
-    pub decided: Option<Decided>,
+    pub decision: Option<Decision>,
     /// Why the last call brought no token, if it brought none.
     pub error: Option<String>,
 }
 
 /// A decision of the refresher.
 #[derive(Clone, Copy, Debug)]
-pub struct Decided {
+pub struct Decision {
     /// When.
     pub at: Moment,
     /// What.
@@ -48,16 +48,15 @@ impl Broker {
     pub fn explain(&self, user: &str) -> Vec<Explained> {
         let of_user = |key: &TokenKey| key.users().any(|name| name == user);
         let mut found = HashMap::new();
-        for (key, standing) in self.0.history.iter().filter(|(key, _)| of_user(key)).take(MOST) {
-            found.insert(key, (standing, None));
+        for (key, state) in self.0.lapsed.iter().filter(|(key, _)| of_user(key)).take(MOST) {
+            found.insert(key, (state, None));
         }
         for (key, entry) in self.0.cache.iter().filter(|(key, _)| of_user(key)).take(MOST) {
-            let Entry { grant, standing } = &*entry;
+            let Entry { grant, state } = &*entry;
             let grant = Some(grant.clone());
-            found.entry(key).and_modify(|known| known.1 = grant.clone()).or_insert((standing.clone(), grant));
+            found.entry(key).and_modify(|known| known.1 = grant.clone()).or_insert((state.clone(), grant));
         }
-        let mut explained: Vec<_> =
-            found.into_iter().map(|(key, (standing, grant))| one(key, &standing, grant)).collect();
+        let mut explained: Vec<_> = found.into_iter().map(|(key, (state, grant))| one(key, &state, grant)).collect();
         explained.sort_by(|one, other| {
             (one.key.workspace(), one.key.claim()).cmp(&(other.key.workspace(), other.key.claim()))
         });
@@ -66,20 +65,20 @@ impl Broker {
     }
 }
 
-fn one(key: TokenKey, standing: &Standing, grant: Option<Grant>) -> Explained {
-    let stage = match *standing.stage() {
-        Stage::Scheduled(..) => "scheduled",
-        Stage::Away(_) => "away",
-        Stage::Renewing { .. } => "renewing",
-        Stage::Idle => "idle",
-        Stage::Over => "over",
+fn one(key: TokenKey, state: &KeyState, grant: Option<Grant>) -> Explained {
+    let stage = match *state.plan() {
+        Plan::Scheduled(..) => "scheduled",
+        Plan::Lapsed(_) => "away",
+        Plan::Renewing { .. } => "renewing",
+        Plan::Unscheduled => "idle",
+        Plan::Removed => "over",
     };
-    let told = standing.told().clone();
-    let due = match told.decided {
-        Some(Decided { verdict: Verdict::Look(at), .. }) => Some(at),
-        None if standing.due < Moment::NEVER => Some(standing.due),
+    let told = state.last_decision().clone();
+    let due = match told.decision {
+        Some(Decision { verdict: Verdict::Look(at), .. }) => Some(at),
+        None if state.due < Moment::NEVER => Some(state.due),
         _ => None,
     };
     let token = grant.map(|grant| (grant.sent(), grant.expires()));
-    Explained { key, token, due, uses: standing.uses(), stage, decided: told.decided, error: told.error }
+    Explained { key, token, due, uses: state.uses(), stage, decision: told.decision, error: told.error }
 }

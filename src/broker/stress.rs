@@ -99,12 +99,12 @@ async fn nothing_is_left_of_those_who_are_signed_out() {
         for user in 0..USERS {
             broker.sign_out("default", UserId::new(&user.to_string()).expect("an id"));
         }
-        broker.landed().await;
-        broker.0.cache.tidy();
-        broker.0.history.tidy();
+        broker.drained().await;
+        broker.0.cache.run_pending_tasks();
+        broker.0.lapsed.run_pending_tasks();
         let calls = issuer.calls.load(Ordering::Relaxed);
         let refresher = &broker.0.workspaces[&name].refresher;
-        let left = [broker.0.cache.iter().count(), broker.0.history.iter().count(), broker.0.index.len()];
+        let left = [broker.0.cache.iter().count(), broker.0.lapsed.iter().count(), broker.0.index.len()];
         assert_eq!((left, refresher.scheduled()), ([0; 3], 0), "{mode:?}");
         // Longer than any of the tokens lived.
         tokio::time::sleep(Duration::from_millis(500)).await;

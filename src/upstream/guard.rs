@@ -22,7 +22,7 @@ pub struct Guard {
 }
 
 /// What a call takes at most, unless something is wrong: with less time left, none is made.
-pub const CALL: Duration = Duration::from_secs(1);
+pub const CALL_TIME: Duration = Duration::from_secs(1);
 
 impl Guard {
     /// Of a Courier of which nothing bad is known.
@@ -34,7 +34,7 @@ impl Guard {
     pub fn check(&self, class: Class, now: Moment) -> Result<(), Failure> {
         match self.breaker.rest(class, now) {
             Duration::ZERO => Ok(()),
-            rest => Err(self.refusal(rest, now)),
+            rest => Err(self.failure_for(rest, now)),
         }
     }
 
@@ -61,7 +61,11 @@ impl Guard {
             Err(Failure::Unavailable(status @ 400..=499)) if !matches!(status, 408 | 425) => Health::Well,
             // Nothing of it is Courier's doing.
             Err(
-                Failure::OldKey | Failure::OutOfFiles | Failure::Stopping | Failure::Resting(_) | Failure::Limited(_),
+                Failure::OldKey
+                | Failure::OutOfFiles
+                | Failure::Stopping
+                | Failure::CircuitOpen(_)
+                | Failure::Limited(_),
             ) => return None,
             Err(_) => Health::Failing,
         };
@@ -77,12 +81,12 @@ impl Guard {
     pub fn retry(&mut self, failure: &Failure, tries: u32, deadline: Moment, now: Moment) -> Option<Moment> {
         let pause = retry::pause(tries, fastrand::f64()).filter(|_| failure.is_passing())?;
         let at = now + pause;
-        let is_of_use = at.max(self.throttle.free()) + CALL <= deadline && self.check(Class::Waiting, now).is_ok();
+        let is_of_use = at.max(self.throttle.free()) + CALL_TIME <= deadline && self.check(Class::Waiting, now).is_ok();
         (is_of_use && self.purse.pay()).then_some(at)
     }
 
     /// There is another API key: what the old one was refused does not count any more.
-    pub fn forgive(&mut self) -> bool {
+    pub fn reset_for_new_key(&mut self) -> bool {
         let refused = self.breaker.is_refused();
         if refused {
             self.breaker = Breaker::new();
@@ -90,11 +94,11 @@ impl Guard {
         refused
     }
 
-    fn refusal(&self, rest: Duration, now: Moment) -> Failure {
+    fn failure_for(&self, rest: Duration, now: Moment) -> Failure {
         if self.breaker.is_refused() {
             Failure::Credentials(self.refused)
         } else {
-            Failure::Resting(rest.max(self.throttle.pause(now)))
+            Failure::CircuitOpen(rest.max(self.throttle.pause(now)))
         }
     }
 }

@@ -8,8 +8,8 @@ mod courier;
 mod dispatcher;
 mod guard;
 mod notice;
+mod permit;
 mod retry_after;
-mod turn;
 mod unreachable;
 
 use std::future::Future;
@@ -17,11 +17,11 @@ use std::pin::Pin;
 use std::time::Duration;
 
 pub use courier::{Courier, CourierError, Proxy, Settings as CourierSettings};
-pub use guard::CALL;
+pub use guard::CALL_TIME;
 pub use reqwest::Url;
 
 pub use dispatcher::{Dispatcher, Settings as DispatcherSettings};
-pub use turn::{Permit, Turn};
+pub use permit::{PendingPermit, Permit};
 pub use unreachable::{Cause, Unreachable};
 
 use crate::metrics::CallOutcome;
@@ -83,7 +83,7 @@ pub enum Failure {
     Limited(Duration),
     /// It was not called: Courier keeps failing, and is asked again after so long.
     #[error("Courier keeps failing, so it is left alone for a moment")]
-    Resting(Duration),
+    CircuitOpen(Duration),
     /// It was not called, since the broker is about to stop.
     #[error("the broker is stopping")]
     Stopping,
@@ -138,7 +138,7 @@ impl Failure {
             Self::Credentials(_) | Self::OldKey => CallOutcome::Credentials,
             Self::Throttled(_) => CallOutcome::Throttled,
             Self::Unavailable(_) | Self::Loop => CallOutcome::Unavailable,
-            Self::Connect(_) | Self::OutOfFiles | Self::Stopping | Self::Limited(_) | Self::Resting(_) => {
+            Self::Connect(_) | Self::OutOfFiles | Self::Stopping | Self::Limited(_) | Self::CircuitOpen(_) => {
                 CallOutcome::Connect
             }
             Self::Timeout => CallOutcome::Timeout,

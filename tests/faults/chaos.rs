@@ -176,7 +176,7 @@ impl Run {
     /// Nobody comes any more.
     async fn comes_to_rest(&self, capacity: u64) {
         self.world.pass(5 * MINUTE).await;
-        timeout(MINUTE, self.world.broker.landed()).await.expect("a flight that does not land");
+        timeout(MINUTE, self.world.broker.drained()).await.expect("a flight that does not land");
         let mut waiting = f64::MAX;
         for _ in 0..60 {
             let depth =
@@ -188,7 +188,7 @@ impl Run {
             self.world.pass(SECOND).await;
         }
         assert_eq!(waiting, 0.0, "calls still wait for the budget");
-        self.world.broker.gauge();
+        self.world.broker.update_gauges();
         let cached = self.metric("cached_tokens");
         assert!(cached > 0.0 && cached <= capacity as f64, "{cached} tokens in a cache of {capacity}");
     }
@@ -215,7 +215,7 @@ impl Run {
         let moments: Vec<_> = calls.iter().map(|call| call.at).collect();
         assert!(keeps_budget(&moments, RATE, f64::from(BURST)), "more calls than the budget has");
         // Else the storm was none. A short one may be mild.
-        let hard: &[&str] = if witness.roomy { &["kept", "Resting", "Limited", "Throttled"] } else { &[] };
+        let hard: &[&str] = if witness.roomy { &["kept", "CircuitOpen", "Limited", "Throttled"] } else { &[] };
         for what in ["hit", "issued", "collapsed", "sign-out", "report"].iter().chain(hard) {
             assert!(witness.seen.get(*what).is_some_and(|count| *count >= 5), "{what}: {:?}", witness.seen);
         }

@@ -176,10 +176,10 @@ async fn who_waits_for_room_that_has_just_come_does_not_sleep_for_ever() {
         let _ = dispatcher.issue(turn.permit().await.unwrap(), &keys.next().expect("another")).await;
     }
     // What has been told meanwhile.
-    dispatcher.room().await;
+    dispatcher.wait_for_room().await;
     assert!(!dispatcher.has_room());
     tokio::time::advance(2 * SECOND).await;
-    let room = tokio::time::timeout(HOUR, dispatcher.room()).await;
+    let room = tokio::time::timeout(HOUR, dispatcher.wait_for_room()).await;
     assert!(dispatcher.has_room() && room.is_ok(), "there is room, and the refresher sleeps for ever");
 }
 
@@ -200,14 +200,14 @@ async fn what_an_outage_has_made_late_is_not_late_for_the_budget() {
         let _ = dispatcher.issue(turn.permit().await.unwrap(), &keys.next().expect("another")).await;
     }
     tokio::time::advance(HOUR).await;
-    assert_eq!(dispatcher.late(due, clock.now()), clock.now().since(due));
+    assert_eq!(dispatcher.lateness(due, clock.now()), clock.now().since(due));
     DOWN.store(false, std::sync::atomic::Ordering::Relaxed);
     let turn = dispatcher.queue("", Moment::NEVER).expect("a probe");
     dispatcher.issue(turn.permit().await.unwrap(), &keys.next().expect("another")).await.expect("a token");
-    assert_eq!(dispatcher.late(due, clock.now()), std::time::Duration::ZERO);
+    assert_eq!(dispatcher.lateness(due, clock.now()), std::time::Duration::ZERO);
     tokio::time::advance(SECOND).await;
-    assert_eq!(dispatcher.late(due, clock.now()), SECOND);
-    assert_eq!(dispatcher.late(clock.now() - MS, clock.now()), MS);
+    assert_eq!(dispatcher.lateness(due, clock.now()), SECOND);
+    assert_eq!(dispatcher.lateness(clock.now() - MS, clock.now()), MS);
 }
 
 /// While Courier has asked for two minutes, a renewal queues; then its user comes.

@@ -169,7 +169,7 @@ async fn no_renewal_is_begun_after_the_stop() {
     world.ask("jane", "1h").await.expect("a token");
     world.background.stop_renewing();
     world.pass(HOUR).await;
-    world.broker.landed().await;
+    world.broker.drained().await;
     assert_eq!(world.courier.call_count(), 1);
     // Who asks is still served.
     world.ask("john", "1h").await.expect("a token");
@@ -185,7 +185,7 @@ async fn a_stop_does_not_wait_for_renewals_that_queue() {
     world.pass(790 * SECOND).await;
     let stopped = world.clock.now();
     world.background.stop_renewing();
-    world.broker.landed().await;
+    world.broker.drained().await;
     assert!(world.clock.now().since(stopped) < MS);
     assert_eq!(world.courier.call_count(), 2);
 }

@@ -14,12 +14,12 @@ pub struct Permit {
 
 /// A call's turn, now or later. Dropping it gives it up.
 #[derive(Debug)]
-pub struct Turn {
+pub struct PendingPermit {
     permit: oneshot::Receiver<Result<Permit, Failure>>,
     place: Option<Place>,
 }
 
-impl Turn {
+impl PendingPermit {
     /// Where in the queue, by which it can be promoted; `None` where the call
     /// may leave at once.
     pub const fn place(&self) -> Option<Place> {
@@ -37,7 +37,7 @@ impl Turn {
     }
 }
 
-/// Who waits for a turn.
+/// Who waits for a pending.
 pub struct Waiter {
     permit: oneshot::Sender<Result<Permit, Failure>>,
     /// Since when.
@@ -46,17 +46,17 @@ pub struct Waiter {
 
 impl Waiter {
     /// And the turn that it waits for.
-    pub fn new(since: Moment) -> (Self, Turn) {
+    pub fn new(since: Moment) -> (Self, PendingPermit) {
         let (sender, permit) = oneshot::channel();
-        (Self { permit: sender, since }, Turn { permit, place: None })
+        (Self { permit: sender, since }, PendingPermit { permit, place: None })
     }
 
-    /// It is its turn. Tells whether it still wants it.
-    pub fn let_go(self, class: Class) -> bool {
+    /// It is its pending. Tells whether it still wants it.
+    pub fn grant(self, class: Class) -> bool {
         self.permit.send(Ok(Permit { class })).is_ok()
     }
 
-    /// It will not be its turn.
+    /// It will not be its pending.
     pub fn refuse(self, failure: Failure) {
         // Who has hung up needs no answer.
         let _ = self.permit.send(Err(failure));

@@ -11,7 +11,7 @@ use crate::token::{Moment, TokenKey};
 /// Keys for which Courier has just refused a token, so that it is not asked again for each
 /// request. Short, since an operator may mend it at Courier's; and not of one length, so that
 /// keys which were refused together are not asked for together again.
-pub struct Refused(Cache<TokenKey, (Refusal, Moment), RandomState>);
+pub struct NegativeCache(Cache<TokenKey, (Refusal, Moment), RandomState>);
 
 /// The most keys: a caller may make up as many as it likes.
 const MOST: u64 = 10_000;
@@ -22,7 +22,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 const PASSING: Duration = Duration::from_secs(3);
 const LEAST_PASSING: f64 = 2.5 / 3.0;
 
-impl Refused {
+impl NegativeCache {
     /// Nothing.
     pub fn new() -> Self {
         // What counts is the moment that is kept with it. This only gives back the memory.
@@ -57,15 +57,15 @@ mod tests {
 
     #[test]
     fn clearing_a_workspace_leaves_the_keys_of_others() {
-        let refused = Refused::new();
+        let cache = NegativeCache::new();
         let now = Moment::from_nanos(1 << 40);
         let keys = ["eu", "us"].map(|workspace| {
             let claim = ScopeClaim::parse("user_id:jane read:brands").expect("a claim");
             let name = WorkspaceName::new(workspace).expect("a name");
             TokenKey::new(&name, &claim, Lifetime::parse("1h").expect("a lifetime"))
         });
-        keys.iter().for_each(|key| refused.add(key, Refusal::TimedOut, now));
-        refused.clear("eu");
-        assert_eq!(keys.map(|key| refused.get(&key, now)), [None, Some(Refusal::TimedOut)]);
+        keys.iter().for_each(|key| cache.add(key, Refusal::TimedOut, now));
+        cache.clear("eu");
+        assert_eq!(keys.map(|key| cache.get(&key, now)), [None, Some(Refusal::TimedOut)]);
     }
 }
