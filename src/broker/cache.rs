@@ -50,7 +50,7 @@ pub struct KeyState {
 pub struct LastDecision {
     /// The refresher's last decision.
     pub decision: Option<Decision>,
-    /// Why the last call brought no token.
+    /// Why the last call failed, if it did.
     pub error: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Renewals that are begun early, since Courier fails more and more.
+//! Early renewals, while a growing share of the calls to Courier fails.
 
 use std::sync::Arc;
 
@@ -10,12 +10,11 @@ use crate::policy::refresh::{self, Reason};
 use crate::token::{Moment, TokenKey};
 
 impl Broker {
-    /// Somebody is handed a token while calls fail: is it one that had better be renewed
-    /// now, while that can still be done?
+    /// On a hit while calls fail: renews the token now, if it is among the busiest and due soon.
     pub(super) fn renew_early(&self, workspace: &Arc<Workspace>, key: &TokenKey, entry: &Entry, now: Moment) {
         let Workspace { dispatcher, refresher, .. } = &**workspace;
         let state = &entry.state;
-        // One that has failed has its time to be tried again.
+        // A renewal that failed already has a time for its next attempt.
         let scheduled = |plan: &Plan| matches!(plan, Plan::Scheduled(_, 0));
         if !refresh::is_due_early(state.sent, state.due, state.uses(), dispatcher.failing(), now)
             || !scheduled(&state.plan())
@@ -36,7 +35,7 @@ impl Broker {
         refresher.unschedule(ticket);
         let leader = in_flight.renew(key, Rank::IN_USE, dispatcher);
         drop(in_flight);
-        // There is a flight already. If it fails, this is still to be done.
+        // The key has a flight already. Should it fail, this renewal is tried again.
         let Some(leader) = leader else { return refresher.retry(key, state, false, now) };
         let cause = Cause::Renewal(Renewal { reason: Reason::Early, state: Arc::clone(state) });
         self.0.runtime.spawn(flight::fetch(self.clone(), Arc::clone(workspace), leader, cause));

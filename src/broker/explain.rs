@@ -1,4 +1,4 @@
-//! What is known of a user's tokens, and what was decided about them.
+//! Explains a user's tokens: their times, plans and last decisions.
 
 use std::collections::HashMap;
 
@@ -8,43 +8,43 @@ use crate::policy::learner::Chance;
 use crate::policy::refresh::Verdict;
 use crate::token::{Grant, Moment, TokenKey};
 
-/// A key, its token's times and its refresher's last decision. There is no token
-/// in it.
+/// A token key with its token's times and the refresher's last decision; without the token.
 #[derive(Clone, Debug)]
 pub struct Explained {
-    /// What the token is for.
+    /// The token key.
     pub key: TokenKey,
-    /// When it was sent for and when it ends, if there is one in memory.
+    /// When the cached token, if any, was requested, and when it expires.
     pub token: Option<(Moment, Moment)>,
-    /// When it comes due, or the key is looked at again.
+    /// When the renewal is due, or the key is examined again.
     pub due: Option<Moment>,
-    /// How often it was handed out.
+    /// How often the token was handed out.
     pub uses: u32,
-    /// What is going on: "scheduled", "away", "renewing", "idle" or "over".
+    /// The plan: "scheduled", "away" (lapsed), "renewing", "idle" (unscheduled) or "over" (removed).
     pub stage: &'static str,
     /// The last decision.
     pub decision: Option<Decision>,
-    /// Why the last call brought no token, if it brought none.
+    /// Why the last call failed, if it did.
     pub error: Option<String>,
 }
 
 /// A decision of the refresher.
 #[derive(Clone, Copy, Debug)]
 pub struct Decision {
-    /// When.
+    /// When it was made.
     pub at: Moment,
-    /// What.
+    /// The outcome.
     pub verdict: Verdict,
-    /// And why, in mode learned.
+    /// The estimate that it is based on, in mode learned.
     pub chance: Option<Chance>,
 }
 
-/// A user may have many keys, but nobody reads more.
+/// The most keys of one explanation.
 const MOST: usize = 100;
 
 impl Broker {
-    /// What is known of a user's tokens: of a hundred at most. It looks through the
-    /// whole cache, so it is for operators.
+    /// Explains up to a hundred keys of a user.
+    ///
+    /// It scans the whole cache, so it is for operators only.
     pub fn explain(&self, user: &str) -> Vec<Explained> {
         let of_user = |key: &TokenKey| key.users().any(|name| name == user);
         let mut found = HashMap::new();
@@ -56,7 +56,7 @@ impl Broker {
             let grant = Some(grant.clone());
             found.entry(key).and_modify(|known| known.1 = grant.clone()).or_insert((state.clone(), grant));
         }
-        let mut explained: Vec<_> = found.into_iter().map(|(key, (state, grant))| one(key, &state, grant)).collect();
+        let mut explained: Vec<_> = found.into_iter().map(|(key, (state, grant))| explain_key(key, &state, grant)).collect();
         explained.sort_by(|one, other| {
             (one.key.workspace(), one.key.claim()).cmp(&(other.key.workspace(), other.key.claim()))
         });
@@ -65,7 +65,7 @@ impl Broker {
     }
 }
 
-fn one(key: TokenKey, state: &KeyState, grant: Option<Grant>) -> Explained {
+fn explain_key(key: TokenKey, state: &KeyState, grant: Option<Grant>) -> Explained {
     let stage = match *state.plan() {
         Plan::Scheduled(..) => "scheduled",
         Plan::Lapsed(_) => "away",
@@ -73,12 +73,12 @@ fn one(key: TokenKey, state: &KeyState, grant: Option<Grant>) -> Explained {
         Plan::Unscheduled => "idle",
         Plan::Removed => "over",
     };
-    let told = state.last_decision().clone();
-    let due = match told.decision {
+    let last = state.last_decision().clone();
+    let due = match last.decision {
         Some(Decision { verdict: Verdict::Look(at), .. }) => Some(at),
         None if state.due < Moment::NEVER => Some(state.due),
         _ => None,
     };
     let token = grant.map(|grant| (grant.sent(), grant.expires()));
-    Explained { key, token, due, uses: state.uses(), stage, decision: told.decision, error: told.error }
+    Explained { key, token, due, uses: state.uses(), stage, decision: last.decision, error: last.error }
 }

@@ -1,4 +1,4 @@
-//! What Courier would refuse or fail again, remembered for a moment.
+//! The negative cache: failures that would most likely be repeated.
 
 use std::time::Duration;
 
@@ -8,42 +8,43 @@ use moka::sync::Cache;
 use super::Refusal;
 use crate::token::{Moment, TokenKey};
 
-/// Keys for which Courier has just refused a token, so that it is not asked again for each
-/// request. Short, since an operator may mend it at Courier's; and not of one length, so that
-/// keys which were refused together are not asked for together again.
+/// Token keys whose call has just failed, so that not each request calls Courier again.
+///
+/// The times are short, since an operator may fix the cause at Courier, and jittered, so that keys
+/// that failed together are not retried together.
 pub struct NegativeCache(Cache<TokenKey, (Refusal, Moment), RandomState>);
 
-/// The most keys: a caller may make up as many as it likes.
-const MOST: u64 = 10_000;
-/// For at most so long, or half of it.
-const LONGEST: Duration = Duration::from_secs(30);
-/// A failure that may have passed by then, for at most so long, or little less: Courier's PHP SDK comes again after one
-/// second and after two, whatever it is told, and neither request makes a further call.
-const PASSING: Duration = Duration::from_secs(3);
-const LEAST_PASSING: f64 = 2.5 / 3.0;
+/// The most keys: a caller can make up any number.
+const CAPACITY: u64 = 10_000;
+/// A lasting failure is kept for this long, or down to half of it.
+const LASTING: Duration = Duration::from_secs(30);
+/// A transient failure is kept for this long, or little less: Courier's PHP SDK retries after one and after two seconds,
+/// ignoring `Retry-After`, and neither retry makes a further call.
+const TRANSIENT: Duration = Duration::from_secs(3);
+const LEAST_TRANSIENT: f64 = 2.5 / 3.0;
 
 impl NegativeCache {
-    /// Nothing.
+    /// Creates an empty cache.
     pub fn new() -> Self {
-        // What counts is the moment that is kept with it. This only gives back the memory.
-        let kept = Cache::builder().max_capacity(MOST).time_to_live(LONGEST * 2);
+        // The stored moment decides. The time to live only frees memory.
+        let kept = Cache::builder().max_capacity(CAPACITY).time_to_live(LASTING * 2);
         Self(kept.build_with_hasher(RandomState::default()))
     }
 
-    /// Remembers why there is no token for a key.
+    /// Remembers the failure of a key's call.
     pub fn add(&self, key: &TokenKey, refusal: Refusal, now: Moment) {
         let is_lasting = matches!(&refusal, Refusal::Upstream(failure) if failure.is_lasting());
-        let (longest, least) = if is_lasting { (LONGEST, 0.5) } else { (PASSING, LEAST_PASSING) };
+        let (longest, least) = if is_lasting { (LASTING, 0.5) } else { (TRANSIENT, LEAST_TRANSIENT) };
         let until = now + longest.mul_f64(least + (1.0 - least) * fastrand::f64());
         self.0.insert(key.clone(), (refusal, until));
     }
 
-    /// Why a call for the key would be in vain.
+    /// Returns the remembered failure of a key.
     pub fn get(&self, key: &TokenKey, now: Moment) -> Option<Refusal> {
         self.0.get(key).filter(|(_, until)| now < *until).map(|(refusal, _)| refusal)
     }
 
-    /// Forgets the keys of a workspace.
+    /// Forgets all keys of a workspace.
     pub fn clear(&self, workspace: &str) {
         let keys = self.0.iter().map(|(key, _)| key).filter(|key| key.workspace() == workspace);
         keys.for_each(|key| self.0.invalidate(&*key));

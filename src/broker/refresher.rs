@@ -17,33 +17,35 @@ use crate::policy::refresh::{self, Draws, Facts, Mode, Reason, Stop, Verdict};
 use crate::policy::schedule::{Schedule, Ticket};
 use crate::token::{Moment, TokenKey};
 
-/// The schedule of one workspace's renewals. Its lock is taken when a token
-/// comes, goes or is due; not for a hit, but for the cache's housekeeping, which
-/// now and then a hit does on its way, and for a hit that revives a renewal.
+/// The schedule of one workspace's renewals.
+///
+/// Its lock is taken when a token is stored, removed or due. A hit takes it only if it revives a
+/// renewal, or if moka runs its maintenance on that hit.
 pub struct Refresher {
     mode: Mode,
     schedule: Mutex<Schedule<DueKey>>,
-    /// In mode learned.
+    /// In mode learned only.
     learner: Option<Mutex<Learner>>,
     pub(super) ledger: Ledger,
     pub(super) draws: Draws,
-    /// Something is due earlier than what was thought to be the next.
-    earlier_due: Notify,
+    /// Wakes the loop: a key was added that is due before all others.
+    due_earlier: Notify,
     pub(super) metrics: WorkspaceMetrics,
 }
 
-/// A key that comes due.
+/// A scheduled key.
 struct DueKey {
     key: TokenKey,
     state: Arc<KeyState>,
 }
 
-/// So many due tokens are looked at before others get their turn.
+/// How many due keys are processed before the task yields.
 const BATCH: usize = 256;
 
 impl Refresher {
-    /// A refresher with an empty schedule, which in mode learned may spend
-    /// `extra_calls` beyond the least.
+    /// Creates a refresher with an empty schedule.
+    ///
+    /// In mode learned it may spend `extra_calls` beyond the least possible, as a share of these.
     pub fn new(mode: Mode, extra_calls: f64, metrics: WorkspaceMetrics) -> Self {
         Self {
             mode,
@@ -51,20 +53,19 @@ impl Refresher {
             learner: (mode == Mode::Learned).then(|| Mutex::new(Learner::new(extra_calls))),
             ledger: Ledger::default(),
             draws: Draws::default(),
-            earlier_due: Notify::new(),
+            due_earlier: Notify::new(),
             metrics,
         }
     }
 
-    /// Plans the renewal of a new token.
+    /// Schedules the renewal of a new token.
     pub fn schedule_renewal(&self, key: &TokenKey, state: &Arc<KeyState>) {
         if state.due < Moment::NEVER {
             self.add(key, state, state.due, 0);
         }
     }
 
-    /// Plans another try for a key for which no token came, if it could end
-    /// otherwise.
+    /// Schedules another attempt after a failed renewal, unless the failure is `permanent`.
     pub fn retry(&self, key: &TokenKey, state: &Arc<KeyState>, permanent: bool, now: Moment) {
         let mut plan = state.plan();
         match *plan {
@@ -78,15 +79,16 @@ impl Refresher {
         }
     }
 
-    /// A token was handed out after its renewal was due. If it was then let run
-    /// out as unused, that was a mistake: it is looked at again, now.
+    /// Processes a key again, at once, when its token is handed out after its renewal was due.
+    ///
+    /// The token may have been left to expire as unused, which was a mistake then.
     pub fn revive(&self, key: &TokenKey, state: &Arc<KeyState>, now: Moment) {
         if self.mode == Mode::Used && *state.plan() == Plan::Unscheduled {
             self.add(key, state, now, 0);
         }
     }
 
-    /// Tells the metrics what has been learned and spent.
+    /// Updates the metrics of the learner and the ledger.
     pub fn update_gauges(&self) {
         if let Some(learner) = &self.learner {
             let price = learner.lock().unwrap_or_else(PoisonError::into_inner).price();
@@ -98,12 +100,12 @@ impl Refresher {
         }
     }
 
-    /// Takes what is gone out of the schedule.
+    /// Removes a key from the schedule.
     pub fn unschedule(&self, ticket: Ticket) {
         self.lock().remove(ticket);
     }
 
-    /// How many keys are in the schedule.
+    /// The number of keys in the schedule.
     #[cfg(test)]
     pub fn scheduled(&self) -> usize {
         self.lock().len()
@@ -120,7 +122,7 @@ impl Refresher {
         let mut schedule = self.lock();
         let next = schedule.next();
         if next.is_none_or(|next| due < next) {
-            self.earlier_due.notify_one();
+            self.due_earlier.notify_one();
         }
         schedule.add(due, DueKey { key: key.clone(), state: Arc::clone(state) })
     }
@@ -145,8 +147,9 @@ impl Refresher {
     }
 }
 
-/// Renews what is due, for ever. What is due waits in the schedule, not in the
-/// dispatcher's queue, while the queue has no room for it.
+/// Renews due tokens until it is cancelled.
+///
+/// While the dispatcher's queue has no room, due keys wait in the schedule.
 pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     let Workspace { dispatcher, refresher, .. } = &**workspace;
     loop {
@@ -159,7 +162,7 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
             process_due(broker, workspace, due, at, now);
             looked_at += 1;
         }
-        // What is due already or still on its way would never let anybody else get their turn.
+        // Many keys due at once would starve other tasks.
         tokio::task::yield_now().await;
         if looked_at == BATCH {
             continue;
@@ -167,7 +170,7 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
         if dispatcher.has_room() {
             let next = refresher.lock().next().unwrap_or(Moment::NEVER);
             tokio::select! {
-                () = refresher.earlier_due.notified() => {}
+                () = refresher.due_earlier.notified() => {}
                 () = broker.0.clock.sleep_until(next) => {}
             }
         } else {
@@ -176,34 +179,33 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     }
 }
 
-/// Decides about a key that has come due `at` some time, and does it.
+/// Decides about a key that was due `at` this moment, and carries it out.
 fn process_due(broker: &Broker, workspace: &Arc<Workspace>, due: DueKey, at: Moment, now: Moment) {
     let DueKey { key, state } = due;
     let refresher = &workspace.refresher;
     let mut lapses_now = false;
-    // Not under the lock: the cache may let go what it holds on the way. And not for a
-    // token that is there: a look is a use to the cache.
+    // Not under the plan's lock: this lookup may run the cache's maintenance, which takes it. For lapsed
+    // keys only: to the cache a lookup is a use, so it would keep unused tokens.
     let lapsed = matches!(*state.plan(), Plan::Lapsed(_));
-    let other = lapsed && broker.0.cache.get(&key).is_some_and(|entry| !Arc::ptr_eq(&entry.state, &state));
+    let is_replaced = lapsed && broker.0.cache.get(&key).is_some_and(|entry| !Arc::ptr_eq(&entry.state, &state));
     let is_entitled = broker.0.entitled.include(&key);
-    // Nobody signs out between what is decided and what is done.
+    // No sign-out gets between the decision and its execution.
     let mut in_flight = broker.0.flights.lock();
     if workspace.is_removed(&state) {
         return;
     }
     let (verdict, chance) = {
-        // Under the lock: who hands the token out in this moment has counted
-        // before, or sees what was decided.
+        // Under the lock: a concurrent hit has counted its use before, or sees the decision.
         let mut plan = state.plan();
         let (failures, lapsed) = match *plan {
             Plan::Scheduled(_, failures) => (failures, false),
-            // A token has come while it was on its way to the history.
-            Plan::Lapsed(_) if other => {
+            // A token was stored while this key moved to the lapsed keys.
+            Plan::Lapsed(_) if is_replaced => {
                 *plan = Plan::Removed;
                 return;
             }
             Plan::Lapsed(_) => (0, true),
-            // It has just left the cache.
+            // The key has just been removed from the cache.
             Plan::Renewing { .. } | Plan::Unscheduled | Plan::Removed => return,
         };
         let (verdict, chance) = if is_entitled {
@@ -234,7 +236,7 @@ fn process_due(broker: &Broker, workspace: &Arc<Workspace>, due: DueKey, at: Mom
                     let cause = Cause::Renewal(Renewal { reason, state });
                     broker.0.runtime.spawn(flight::fetch(broker.clone(), Arc::clone(workspace), leader, cause));
                 }
-                // There is a flight already. If it fails, this is still to be done.
+                // The key has a flight already. Should it fail, this renewal is tried again.
                 None => refresher.retry(&key, &state, false, now),
             }
         }
@@ -260,21 +262,21 @@ mod tests {
     use crate::token::{Grant, Lifetime, ScopeClaim, Token, WorkspaceName};
     use crate::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit};
 
-    struct Nobody;
+    struct NoIssuer;
 
-    impl Issuer for Nobody {
+    impl Issuer for NoIssuer {
         fn issue<'a>(&'a self, _: &'a TokenKey, _: Permit) -> Issuing<'a> {
             Box::pin(async { Err(Failure::Stopping) })
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn others_get_their_turn_however_many_come_nearer_at_once() {
+    async fn many_due_keys_do_not_starve_other_tasks() {
         let (clock, metrics) = (Clock::tokio(), Arc::new(Metrics::new().expect("metrics")));
         let name = WorkspaceName::new("default").expect("a name");
         let budget = Budget::new(20.0, 20).expect("a budget");
         let settings = DispatcherSettings { budget, max_wait: Duration::from_secs(5) };
-        let dispatcher = Dispatcher::new(settings, Arc::new(Nobody), clock, metrics.workspace(&name));
+        let dispatcher = Dispatcher::new(settings, Arc::new(NoIssuer), clock, metrics.workspace(&name));
         let settings = Settings {
             floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
             refresh: Mode::Used,
@@ -291,7 +293,7 @@ mod tests {
         let state = Arc::new(KeyState::new(&grant, Moment::NEVER, habit, refresher));
         let claim = ScopeClaim::parse("user_id:1 read:x").expect("a claim");
         let key = TokenKey::new(&name, &claim, Lifetime::MAX);
-        // In one slot of the wheel, which has not turned yet.
+        // In one slot of the timer wheel, which has not turned yet.
         for nanos in 0..3000 {
             let at = clock.now() - Duration::from_millis(5) - Duration::from_nanos(nanos);
             refresher.lock().add(at, DueKey { key: key.clone(), state: Arc::clone(&state) });
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schedule_holds_what_the_cache_holds_and_no_more() {
+    fn schedule_holds_exactly_the_keys_of_the_cache() {
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let name = WorkspaceName::new("default").expect("a name");
         let refresher = Arc::new(Refresher::new(Mode::Used, 0.0, metrics.workspace(&name)));
@@ -331,10 +333,9 @@ mod tests {
         cache.run_pending_tasks();
         assert_eq!(cache.len(), 100);
         assert_eq!(refresher.lock().len(), 100);
-        // Each by its user and by its token.
+        // Each key is indexed by its user and by its token.
         assert_eq!(index.len(), 200);
-        // Who looked a token up just before another took its place may still want
-        // it renewed. It is not: the other is.
+        // A request may have looked up a token just before another replaced it. The old one is not renewed.
         let (key, old) = last.expect("there was one");
         cache.insert(key.clone(), Arc::new(Entry { grant: grant.clone(), state: state(Moment::NEVER) }));
         assert_eq!(refresher.lock().len(), 99);
@@ -344,12 +345,12 @@ mod tests {
     }
 
     #[test]
-    fn a_history_of_nobody_keeps_nothing() {
+    fn lapsed_keys_of_capacity_zero_keep_nothing() {
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let name = WorkspaceName::new("default").expect("a name");
         let refresher = Arc::new(Refresher::new(Mode::Learned, 0.0, metrics.workspace(&name)));
         let index = Arc::new(Index::new());
-        let history = LapsedKeys::new(0, Arc::clone(&index));
+        let lapsed = LapsedKeys::new(0, Arc::clone(&index));
         let grant = Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(0), Duration::from_secs(3600));
         for user in 0..100 {
             let habit = Arc::new(Habit::new(Duration::from_secs(1800), Moment::from_nanos(0)));
@@ -358,9 +359,9 @@ mod tests {
             let key = TokenKey::new(&name, &ScopeClaim::parse(&text).expect("a claim"), Lifetime::MAX);
             let ticket = refresher.schedule(&key, &state, Moment::from_nanos(1 << 40));
             *state.plan() = Plan::Lapsed(ticket);
-            history.insert(key, state);
+            lapsed.insert(key, state);
         }
-        history.run_pending_tasks();
+        lapsed.run_pending_tasks();
         assert_eq!((index.len(), refresher.lock().len()), (0, 0));
     }
 }
