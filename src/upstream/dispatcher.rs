@@ -1,4 +1,4 @@
-//! The budget's door: every call to one workspace's Courier leaves through it.
+//! Admission: grants the permit of every call to one workspace's Courier.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,29 +22,30 @@ use crate::upstream::notice::{self, Rate, Tallies};
 use crate::upstream::permit::{PendingPermit, Permit, Waiter};
 use crate::upstream::{Failure, Issuer};
 
-/// How a dispatcher dispatches.
+/// The settings of a dispatcher.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// The permitted rate of calls.
     pub budget: Budget,
-    /// The longest that a waiting user's call may queue. One that would have to
-    /// wait longer is refused when it comes, not when it has waited in vain.
+    /// The longest that a waiting user's call may queue. A call that would wait longer is refused on
+    /// arrival.
     pub max_wait: Duration,
 }
 
-/// Lets calls leave in the order of [`Queue`] and at the rate of the budget:
-/// in any window of t seconds at most `rate * t + burst`.
+/// Admits calls in the order of [`Queue`] and at the rate of the budget.
+///
+/// In any window of t seconds it admits at most `rate * t + burst` calls.
 pub struct Dispatcher {
     settings: Settings,
     issuer: Arc<dyn Issuer>,
     limiter: RateLimiter<NotKeyed, InMemoryState, Clock, StateInformationMiddleware>,
     admission: Mutex<Admission>,
-    /// Somebody waits, for whom nobody has been looking out.
+    /// Wakes [`Dispatcher::run`]: a call was queued that it does not wait for yet.
     arrived: Notify,
-    /// A renewal has left the queue, or the last user who waited; or renewals are not held
-    /// back any more.
+    /// Wakes the refresher: a renewal or the last waiting user has left the queue, or renewals are no
+    /// longer held back.
     room: Notify,
-    /// What share of the recent calls failed, as bits.
+    /// The share of recent calls that failed: the bits of an `f64`.
     failing: AtomicU64,
     /// When the last outage ended, in nanoseconds.
     recovered_at: AtomicU64,
@@ -52,20 +53,21 @@ pub struct Dispatcher {
     metrics: WorkspaceMetrics,
 }
 
+/// The queue and the limits that admission depends on.
 struct Admission {
-    /// By the names of the clients whose users wait.
+    /// Waiting users are queued by the name of their client.
     queue: Queue<Arc<str>, Waiter>,
     guard: Guard,
-    /// When the next call can leave, as far as is known.
+    /// When the next call can be admitted, as far as is known.
     next_at: Moment,
-    /// From when on a renewal leaves the reserve.
+    /// From when on a renewal leaves the reserve for waiting users untouched.
     reserve_free_at: Moment,
-    /// Events that operators are yet to be told.
+    /// Events not logged yet.
     tallies: Tallies,
 }
 
 impl Dispatcher {
-    /// A dispatcher whose [`Dispatcher::run`] has to be running.
+    /// Creates a dispatcher. It grants queued permits only while [`Dispatcher::run`] is polled.
     pub fn new(settings: Settings, issuer: Arc<dyn Issuer>, clock: Clock, metrics: WorkspaceMetrics) -> Self {
         let Settings { budget, .. } = settings;
         let quota = Quota::with_period(budget.period())
@@ -92,13 +94,12 @@ impl Dispatcher {
         }
     }
 
-    /// Takes a place in the admission for a user of this client who waits until `deadline`; or
-    /// says why not.
+    /// Queues a call for a user of this client who waits until `deadline`, or refuses it.
     pub fn queue(&self, client: &str, deadline: Moment) -> Result<PendingPermit, Failure> {
-        let mut admission = self.admission();
+        let mut admission = self.lock();
         let now = self.clock.now();
         admission.guard.check(Class::Waiting, now)?;
-        // Who goes before a user and may go now does so: else nobody knows when the user can.
+        // First admit the calls that go before this one and may go now: the wait is computed from the rest.
         while !admission.queue.lets_pass() && self.take_permit(&mut admission, now) {
             self.grant_next(&mut admission, now);
         }
@@ -111,15 +112,15 @@ impl Dispatcher {
             if matches!(failure, Failure::Limited(_)) {
                 admission.tallies.refused.count();
             }
-            // All who wait do so in time: for one of a client with few, one of the client with
-            // the most is told that it does not.
+            // When the queue is full, a client with few queued calls displaces one of the client with the
+            // most, so every queued call is still admitted in time.
             let is_full = matches!(failure, Failure::Limited(wait) if wait > self.settings.max_wait);
-            let out = is_full.then(|| admission.queue.give_way(&client)).flatten();
-            let Some(waiter) = out else { return Err(failure) };
+            let displaced = is_full.then(|| admission.queue.give_way(&client)).flatten();
+            let Some(waiter) = displaced else { return Err(failure) };
             waiter.refuse(failure);
         }
         admission.guard.breaker.enter(Class::Waiting, now);
-        // Renewals may be waiting for what a user need not wait for.
+        // `run` may be waiting for the renewals' reserve, which does not hold back a user.
         if admission.queue.is_idle() {
             self.arrived.notify_one();
         }
@@ -129,9 +130,9 @@ impl Dispatcher {
         Ok(pending.at(place))
     }
 
-    /// The same for a renewal.
+    /// Queues a renewal, or refuses it.
     pub fn queue_renewal(&self, rank: Rank) -> Result<PendingPermit, Failure> {
-        let (class, mut admission) = (rank.class(), self.admission());
+        let (class, mut admission) = (rank.class(), self.lock());
         let now = self.clock.now();
         admission.guard.check(class, now)?;
         if admission.queue.is_empty() && admission.reserve_free_at <= now && self.take_permit(&mut admission, now) {
@@ -147,10 +148,12 @@ impl Dispatcher {
         Ok(pending.at(place))
     }
 
-    /// A user of this client would wait for a renewal. If it has not left yet, it goes with the
-    /// users from now on; before those who came after it, so it needs no room of its own.
+    /// Promotes a queued renewal that a user of this client waits for from now on.
+    ///
+    /// It goes before calls that were queued after it, so it needs no room of its own. A renewal that
+    /// was admitted already is unaffected.
     pub fn promote(&self, place: Place, client: &str) -> Result<(), Failure> {
-        let mut admission = self.admission();
+        let mut admission = self.lock();
         let pause = admission.guard.throttle.pause(self.clock.now());
         if pause > self.settings.max_wait {
             return Err(Failure::Throttled(Some(pause)));
@@ -162,9 +165,9 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Gives up the renewals that wait: nobody else waits for them.
+    /// Drops all queued renewals. No user waits for these.
     pub fn drop_renewals(&self) {
-        let mut admission = self.admission();
+        let mut admission = self.lock();
         drop(admission.queue.drop_renewals());
         self.update_depths(&admission);
     }
@@ -181,23 +184,23 @@ impl Dispatcher {
         outcome
     }
 
-    /// When a call that has failed so is queued again for somebody who waits until
-    /// `deadline`, after so many tries. `None` where that would be of no use.
+    /// When to retry a call that failed `tries` times, for a caller that waits until `deadline`.
+    ///
+    /// `None` if a retry would not help.
     pub fn retry(&self, failure: &Failure, tries: u32, deadline: Moment) -> Option<Moment> {
-        self.admission().guard.retry(failure, tries, deadline, self.clock.now())
+        self.lock().guard.retry(failure, tries, deadline, self.clock.now())
     }
 
-    /// There is another API key: what the old one was refused does not count any more.
+    /// Forgets refusals of the old API key, after the workspace got a new one.
     pub fn reset_for_new_key(&self) {
-        if self.admission().guard.reset_for_new_key() {
+        if self.lock().guard.reset_for_new_key() {
             self.note_recovery(self.clock.now());
             self.update_gauges();
             self.room.notify_one();
         }
     }
 
-    /// For how long what came due at `due` has waited for the budget: an outage is not its
-    /// doing.
+    /// How long a key that was due at `due` has waited for the budget. An outage does not count.
     pub fn lateness(&self, due: Moment, now: Moment) -> Duration {
         now.since(due.max(Moment::from_nanos(self.recovered_at.load(Ordering::Relaxed))))
     }
@@ -206,38 +209,38 @@ impl Dispatcher {
         self.recovered_at.store(now.as_nanos(), Ordering::Relaxed);
     }
 
-    /// What share of the recent calls failed.
+    /// The share of recent calls that failed, 0 to 1.
     pub fn failing(&self) -> f64 {
         f64::from_bits(self.failing.load(Ordering::Relaxed))
     }
 
-    /// Tells the metrics what changes by itself.
+    /// Updates the gauges that change with time alone.
     pub fn update_gauges(&self) {
-        self.update_state(&self.admission(), self.clock.now());
+        self.update_state(&self.lock(), self.clock.now());
     }
 
-    /// Logs the counts of this workspace's calls if it is time; to be called every second or so.
+    /// Logs the counts of this workspace's calls if due. Call it about every second.
     pub fn report(&self, workspace: &str) {
-        let (mut admission, now) = (self.admission(), self.clock.now());
+        let (mut admission, now) = (self.lock(), self.clock.now());
         let rate = Rate { now: admission.guard.throttle.rate(), configured: self.settings.budget.rate() };
         admission.tallies.log(workspace, rate, now);
     }
 
-    /// Draws the consequences of a call: for the rate, and for those who queue.
+    /// Updates breaker and rate after a call, and refuses queued calls that can't succeed any more.
     fn on_response(&self, key: &TokenKey, outcome: &Result<Grant, Failure>, sent: Moment, now: Moment) {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
-        let mut admission = self.admission();
+        let mut admission = self.lock();
         admission.tallies.count(outcome);
         let change = admission.guard.record(outcome, hasher.finish(), sent, now);
         let pause = admission.guard.throttle.pause(now);
-        let told = match outcome {
-            // Who would have to wait for too long is told so now. Renewals have time.
+        let user_failure = match outcome {
+            // Users who would wait too long are refused at once. Renewals can wait.
             Err(Failure::Throttled(Some(_))) if pause > self.settings.max_wait => Some(Failure::Throttled(Some(pause))),
             _ if change == Some(Change::Opened) => admission.guard.check(Class::Waiting, now).err(),
             _ => None,
         };
-        if let Some(failure) = &told {
+        if let Some(failure) = &user_failure {
             admission.queue.drop_users().for_each(|waiter| waiter.refuse(failure.clone()));
         }
         if matches!(change, Some(Change::Opened | Change::Shed)) {
@@ -255,7 +258,7 @@ impl Dispatcher {
         notice::log(key.workspace(), outcome, change);
     }
 
-    /// May another renewal be queued?
+    /// Returns whether another renewal may be queued.
     pub fn has_room(&self) -> bool {
         self.room_at(self.clock.now()).is_none()
     }
@@ -269,18 +272,18 @@ impl Dispatcher {
         }
     }
 
-    /// When to look again whether there is room for a renewal; `None` where there is.
+    /// When to check for room again; `None` if there is room for a renewal now.
     fn room_at(&self, now: Moment) -> Option<Moment> {
-        let admission = self.admission();
+        let admission = self.lock();
         match admission.guard.breaker.rest(Class::Renewal, now) {
             Duration::ZERO if admission.queue.has_room(&self.settings.budget) => None,
-            // One will leave the queue.
+            // `self.room` is notified when a renewal leaves the queue.
             Duration::ZERO => Some(Moment::NEVER),
             rest => Some(now + rest),
         }
     }
 
-    /// Lets calls leave; runs until it is dropped.
+    /// Admits queued calls as their permits become available; runs until it is dropped.
     pub async fn run(&self) {
         loop {
             let next = self.admit_due();
@@ -291,9 +294,9 @@ impl Dispatcher {
         }
     }
 
-    /// Lets go whoever may go now, and says when to look again.
+    /// Admits all calls that may go now; returns when to check again.
     fn admit_due(&self) -> Moment {
-        let mut admission = self.admission();
+        let mut admission = self.lock();
         let now = self.clock.now();
         while !admission.queue.is_empty() {
             if admission.queue.is_idle() && admission.reserve_free_at > now {
@@ -310,7 +313,7 @@ impl Dispatcher {
         Moment::NEVER
     }
 
-    /// Gives the permit that has been paid for to the first who still wants it.
+    /// Grants a permit, which was taken from the budget, to the first caller that still waits.
     fn grant_next(&self, admission: &mut Admission, now: Moment) {
         while let Some((class, waiter)) = admission.queue.pop() {
             if class != Class::Waiting || admission.queue.is_idle() {
@@ -324,7 +327,7 @@ impl Dispatcher {
         }
     }
 
-    /// A call need not queue.
+    /// Admits a call that need not queue; its permit was taken from the budget.
     fn admit_now(&self, admission: &mut Admission, class: Class, now: Moment) -> PendingPermit {
         admission.guard.breaker.enter(class, now);
         self.update_depths(admission);
@@ -334,8 +337,7 @@ impl Dispatcher {
         pending
     }
 
-    /// Pays for one call out of the budget, if there is anything in it that Courier lets us
-    /// use now.
+    /// Takes one call from the budget, if budget and throttle allow one now.
     fn take_permit(&self, admission: &mut Admission, now: Moment) -> bool {
         let free = admission.guard.throttle.free();
         if now < free {
@@ -355,7 +357,7 @@ impl Dispatcher {
         }
     }
 
-    /// Would a user who queued now leave in time?
+    /// Checks whether a call queued now would be admitted in time.
     fn check_wait(&self, admission: &Admission, deadline: Moment, now: Moment) -> Result<(), Failure> {
         let Settings { budget, max_wait } = self.settings;
         let throttle = &admission.guard.throttle;
@@ -381,8 +383,8 @@ impl Dispatcher {
         self.failing.store(admission.guard.breaker.failing(now).to_bits(), Ordering::Relaxed);
     }
 
-    fn admission(&self) -> MutexGuard<'_, Admission> {
-        // Nothing that panics runs under the lock.
+    fn lock(&self) -> MutexGuard<'_, Admission> {
+        // No code under the lock panics.
         self.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
