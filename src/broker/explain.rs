@@ -56,7 +56,8 @@ impl Broker {
             let grant = Some(grant.clone());
             found.entry(key).and_modify(|known| known.1 = grant.clone()).or_insert((state.clone(), grant));
         }
-        let mut explained: Vec<_> = found.into_iter().map(|(key, (state, grant))| explain_key(key, &state, grant)).collect();
+        let mut explained: Vec<_> =
+            found.into_iter().map(|(key, (state, grant))| explain_key(key, &state, grant)).collect();
         explained.sort_by(|one, other| {
             (one.key.workspace(), one.key.claim()).cmp(&(other.key.workspace(), other.key.claim()))
         });

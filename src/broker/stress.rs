@@ -82,7 +82,8 @@ async fn sign_out_leaves_no_trace_of_a_user() {
         let budget = Budget::new(100_000.0, 100_000).expect("a budget");
         let settings = DispatcherSettings { budget, max_wait: Duration::from_secs(5) };
         let issuer = Arc::new(ShortLivedIssuer { clock, calls: AtomicU64::new(0) });
-        let dispatcher = Dispatcher::new(settings, Arc::<ShortLivedIssuer>::clone(&issuer), clock, metrics.workspace(&name));
+        let dispatcher =
+            Dispatcher::new(settings, Arc::<ShortLivedIssuer>::clone(&issuer), clock, metrics.workspace(&name));
         let settings = Settings {
             floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
             refresh: mode,

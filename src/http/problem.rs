@@ -162,7 +162,7 @@ impl Problem {
                     Some(pause) => (StatusCode::SERVICE_UNAVAILABLE, API, Retry::Spent(*pause)),
                     None => (StatusCode::SERVICE_UNAVAILABLE, API, SPENT),
                 },
-                broker::Refusal::Upstream(failure @ Failure::Unavailable(_)) if failure.is_passing() => {
+                broker::Refusal::Upstream(failure @ Failure::Unavailable(_)) if failure.is_transient() => {
                     (StatusCode::SERVICE_UNAVAILABLE, API, SPENT)
                 }
                 broker::Refusal::Upstream(Failure::Unavailable(_)) => (StatusCode::BAD_GATEWAY, API, Retry::Never),

@@ -80,9 +80,10 @@ impl Guard {
     ///
     /// `None` if the failure is not transient, the time is too short or the retry budget is used up.
     pub fn retry(&mut self, failure: &Failure, tries: u32, deadline: Moment, now: Moment) -> Option<Moment> {
-        let pause = retry::pause(tries, fastrand::f64()).filter(|_| failure.is_passing())?;
+        let pause = retry::pause(tries, fastrand::f64()).filter(|_| failure.is_transient())?;
         let at = now + pause;
-        let is_in_time = at.max(self.throttle.free()) + CALL_TIME <= deadline && self.check(Class::Waiting, now).is_ok();
+        let is_in_time =
+            at.max(self.throttle.free()) + CALL_TIME <= deadline && self.check(Class::Waiting, now).is_ok();
         (is_in_time && self.purse.pay()).then_some(at)
     }
 
