@@ -18,8 +18,9 @@ pub struct NegativeCache(Cache<TokenKey, (Refusal, Moment), RandomState>);
 const CAPACITY: u64 = 10_000;
 /// A lasting failure is kept for this long, or down to half of it.
 const LASTING: Duration = Duration::from_secs(30);
-/// A transient failure is kept for this long, or little less: Courier's PHP SDK retries after one and after two seconds,
-/// ignoring `Retry-After`, and neither retry makes a further call.
+/// A transient failure is kept for this long, or little less.
+///
+/// Courier's PHP SDK retries after one and after two seconds, ignoring `Retry-After`; neither retry makes a further call.
 const TRANSIENT: Duration = Duration::from_secs(3);
 const LEAST_TRANSIENT: f64 = 2.5 / 3.0;
 

@@ -49,8 +49,9 @@ fn is_page(headers: &HeaderMap) -> bool {
     media_type.is_some_and(|media_type| media_type.starts_with(b"text/html"))
 }
 
-/// When Courier answered, in seconds since 1970 by its own clock: `Date`, plus `Age` if a cache on the way kept the answer
-/// (RFC 9111, 4.2.3).
+/// When Courier answered, in seconds since 1970 by its own clock.
+///
+/// That is `Date`, plus `Age` if a cache on the way kept the answer (RFC 9111, 4.2.3).
 fn answered(headers: &HeaderMap) -> Option<f64> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let date = httpdate::parse_http_date(text(DATE)?).ok()?.duration_since(UNIX_EPOCH).ok()?;

@@ -48,8 +48,9 @@ pub struct Clocks {
 const LEEWAY: f64 = 5.0;
 /// `iat` and `Date` are whole seconds, so a `Date` that is later by one may be the same moment.
 const ROUNDING: f64 = 1.0;
-/// A `Date` this far from the token's `iat` is ignored, unless the broker's own clock agrees. A proxy with a wrong clock
-/// is more likely than a token of last month.
+/// The distance between `Date` and `iat`, in seconds, from which `Date` is ignored.
+///
+/// Unless the broker's own clock is as far away: a token of last month is less likely than a proxy with a wrong clock.
 const IMPLAUSIBLE: f64 = 30.0 * 86_400.0;
 
 impl Clocks {
@@ -249,7 +250,7 @@ mod tests {
     const DAY: f64 = 86_400.0;
     const YEARS: f64 = 9.0e8;
 
-    /// The life in seconds of a token with these times and this `Date`, by a local clock at `unix`; all relative to [`NOW`].
+    /// The life in seconds of a token with these times, `Date` and local clock, all relative to [`NOW`].
     fn left(iat: Option<f64>, exp: f64, nbf: Option<f64>, answered: Option<f64>, unix: f64) -> Result<f64, Failure> {
         let mut claims = json!({"scope": SCOPE, "exp": NOW + exp});
         for (name, time) in [("iat", iat), ("nbf", nbf)] {

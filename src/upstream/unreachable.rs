@@ -160,7 +160,9 @@ fn links<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 /// The longest chain of errors that is shown, in characters.
 const LONGEST: usize = 300;
 
-/// The sources of an error on one line, without its own text, which repeats the URL, and without repetitions.
+/// The sources of an error on one line, without repetitions.
+///
+/// The error's own text is left out: it repeats the URL.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = String::new();
     let mut last = String::new();
