@@ -120,7 +120,7 @@ impl Live {
                 tracing::info!(workspace = %workspace.name, changed, "API key replaced");
                 self.applied(Reloaded::ApiKey, Some(workspace.name.as_str()), &changed);
                 replaced.insert(key);
-                self.fixed.broker.forgive(workspace.name.as_str());
+                self.fixed.broker.reset_for_new_key(workspace.name.as_str());
                 if workspace.drops_tokens {
                     let tokens = self.fixed.broker.purge(workspace.name.as_str()).unwrap_or_default();
                     audit::purged(workspace.name.as_str(), tokens);

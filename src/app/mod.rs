@@ -266,7 +266,7 @@ impl App {
         let finish = async {
             while serving.join_next().await.is_some() {}
             // Renewals, and calls whose callers have hung up.
-            broker.landed().await;
+            broker.drained().await;
         };
         if tokio::time::timeout(self.shutdown_timeout, finish).await.is_err() {
             tracing::warn!("stopping although some requests were not finished in time");

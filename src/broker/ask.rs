@@ -1,4 +1,4 @@
-//! What is asked of the broker, and what it answers.
+//! The broker's request and its answer.
 
 use std::time::Duration;
 
@@ -8,71 +8,71 @@ use crate::policy::freshness::Stale;
 use crate::token::{Grant, TokenKey};
 use crate::upstream::Failure;
 
-/// A request inside the broker.
+/// A request for a token.
 #[derive(Clone, Debug)]
 pub struct Ask<'a> {
-    /// Exactly what is wanted.
+    /// The token key.
     pub key: TokenKey,
-    /// What the token must have left, if the caller said.
+    /// The least remaining life that the caller demands, if any.
     pub min_ttl: Option<Duration>,
-    /// Who asks.
+    /// The caller, for the audit log.
     pub who: Who<'a>,
 }
 
-/// A token, and how it was come by.
+/// A token and its source.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The token.
     pub grant: Grant,
-    /// What it has left.
+    /// Its remaining life.
     pub remaining: Duration,
-    /// How it was come by.
+    /// Where it comes from.
     pub source: Source,
 }
 
-/// How a token was come by.
+/// Where a token comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// From memory.
+    /// The cache.
     Hit,
-    /// Issued, since there was none, or none fresh enough.
+    /// Courier: the cache had no token, or none fresh enough.
     Issued {
-        /// Another request had asked Courier already.
+        /// This request waited for another one's call.
         collapsed: bool,
-        /// What was wrong with the one that there was.
+        /// Why the cached token was not served, if there was one.
         stale: Option<Stale>,
-        /// Others are served it too.
+        /// The token is cached, so other requests get it too.
         stored: bool,
     },
-    /// From memory although it is too old, since no new one could be had.
-    Kept(Stale),
+    /// The cache, with a token below its floor, since no new one could be had.
+    Stale(Stale),
 }
 
 impl Source {
-    /// What the metrics call it.
+    /// The `outcome` label of the metrics.
     pub const fn outcome(self) -> Outcome {
         match self {
             Self::Hit => Outcome::Hit,
             Self::Issued { collapsed: true, .. } => Outcome::Collapsed,
             Self::Issued { stale: None, .. } => Outcome::Miss,
-            Self::Issued { stale: Some(_), .. } | Self::Kept(_) => Outcome::Stale,
+            Self::Issued { stale: Some(_), .. } | Self::Stale(_) => Outcome::Stale,
         }
     }
 }
 
-/// Why an ask has no answer. Cheap to clone: every waiter gets it.
+/// Why a request gets no token. Cheap to clone: every follower gets it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Courier brought no token.
+    /// The call to Courier failed, or was not made.
     #[error(transparent)]
     Upstream(#[from] Failure),
-    /// It has waited as long as it may.
-    #[error("no token came in time")]
+    /// The request waited for longer than `timeout`.
+    #[error("timed out waiting for a token from Courier")]
     TimedOut,
-    /// The new token has less life than may be handed out, or than was wanted.
-    #[error("the token that Courier issued has too little life left")]
+    /// The new token is below the hard floor, or has less life than the caller demands.
+    #[error("the token that Courier issued expires too soon to be handed out")]
     TooOld,
-    /// The flight's task died. A mistake in this program.
-    #[error("an internal error")]
+    /// The flight's task died: a bug.
+    #[error("internal error")]
     Lost,
 }

@@ -1,4 +1,4 @@
-//! The tokens in memory.
+//! The cache of tokens, and the keys that are remembered after their token lapsed.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,7 +9,7 @@ use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 
-use super::explain::Decided;
+use super::explain::Decision;
 use super::index::Index;
 use super::refresher::Refresher;
 use crate::metrics::{Metrics, Removal};
@@ -18,213 +18,209 @@ use crate::policy::habit::Habit;
 use crate::policy::schedule::Ticket;
 use crate::token::{Grant, Moment, TokenKey};
 
-/// A token in the cache. A hit touches nothing but its standing's counters, until
-/// its renewal is due.
+/// A cached token. Until its renewal is due, a hit touches only the counters in its state.
 pub struct Entry {
     /// The token.
     pub grant: Grant,
-    /// What is known of the demand for it, and what is planned.
-    pub standing: Arc<Standing>,
+    /// Its demand history and its renewal plan.
+    pub state: Arc<KeyState>,
 }
 
-/// What is known of the demand for a key's token, and what the refresher has in
-/// mind. It may outlive the token: whoever is away may be about to return.
-pub struct Standing {
-    /// When the token was sent for.
+/// The demand history and the renewal plan of a token key.
+///
+/// It may outlive the token: an absent user may be about to return.
+pub struct KeyState {
+    /// When the token was requested from Courier.
     pub sent: Moment,
-    /// When the token's renewal is due, drawn once.
+    /// When the token's renewal is due; drawn at random, once.
     pub due: Moment,
-    /// When the token ends.
+    /// When the token expires.
     pub expires: Moment,
-    /// When the key's user comes.
+    /// When the token was asked for.
     pub habit: Arc<Habit>,
     uses: AtomicU32,
-    stage: Mutex<Stage>,
-    told: Mutex<Told>,
-    /// Weak, since the refresher's schedule holds the standing.
+    plan: Mutex<Plan>,
+    last_decision: Mutex<LastDecision>,
+    /// Weak: the refresher's schedule holds this state.
     refresher: Weak<Refresher>,
 }
 
-/// What operators are told of a key.
+/// The last decision and error of a key, for operators.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
-    /// The last decision.
-    pub decided: Option<Decided>,
-    /// Why the last call brought no token.
+pub struct LastDecision {
+    /// The refresher's last decision.
+    pub decision: Option<Decision>,
+    /// Why the last call failed, if it did.
     pub error: Option<String>,
 }
 
-/// What the refresher has in mind for a key.
+/// What the refresher does next for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// It comes out of the schedule with this ticket, having failed so often.
+pub enum Plan {
+    /// A renewal is in the schedule under this ticket, after this many failures.
     Scheduled(Ticket, u32),
-    /// Nobody came in its window. It comes out of the schedule with this ticket, to
-    /// see whether they are about to; its place is in the history.
-    Away(Ticket),
-    /// A token is fetched, which has failed so often.
+    /// The token was not used in its window. The ticket is the next time to decide on a prefetch;
+    /// [`LapsedKeys`] holds the key.
+    Lapsed(Ticket),
+    /// A token is being fetched.
     Renewing {
-        /// In a row.
+        /// Failures in a row.
         failures: u32,
         /// The token has lapsed.
-        away: bool,
+        lapsed: bool,
     },
-    /// Nothing, unless it is handed out after all.
-    Idle,
-    /// Nothing: Courier will not issue it again, or it is not in the cache any
-    /// more.
-    Over,
+    /// No renewal is planned, unless the token is handed out again.
+    Unscheduled,
+    /// Never renewed again: Courier refuses it for good, or the key was removed.
+    Removed,
 }
 
 impl Entry {
-    /// What the rules want to know of it.
+    /// The facts that its freshness is judged by.
     pub fn facts(&self, min_ttl: Option<Duration>, now: Moment) -> Facts {
-        let Self { grant, standing } = self;
-        Facts { life: grant.life(), remaining: grant.remaining(now), min_ttl, due: now >= standing.due }
+        let Self { grant, state } = self;
+        Facts { life: grant.life(), remaining: grant.remaining(now), min_ttl, due: now >= state.due }
     }
 }
 
-impl Standing {
-    /// That of a token that nobody has been handed yet and that nothing is planned
-    /// for.
+impl KeyState {
+    /// The state of a token that was never handed out and has no plan.
     pub fn new(grant: &Grant, due: Moment, habit: Arc<Habit>, refresher: &Arc<Refresher>) -> Self {
-        let (uses, stage) = (AtomicU32::new(0), Mutex::new(Stage::Idle));
-        let told = Mutex::default();
         Self {
             sent: grant.sent(),
             due,
             expires: grant.expires(),
             habit,
-            uses,
-            stage,
-            told,
+            uses: AtomicU32::new(0),
+            plan: Mutex::new(Plan::Unscheduled),
+            last_decision: Mutex::default(),
             refresher: Arc::downgrade(refresher),
         }
     }
 
-    /// When the token has reached its floor.
+    /// When the token reaches its floor.
     pub fn floor(&self, floor: &Floor) -> Moment {
         self.sent + floor.window_of(self.expires.since(self.sent))
     }
 
-    /// Somebody is handed the token.
+    /// Counts that the token is handed out.
     pub fn count_use(&self) {
         self.uses.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often it was handed out.
+    /// How often the token was handed out.
     pub fn uses(&self) -> u32 {
         self.uses.load(Ordering::Relaxed)
     }
 
-    /// What the refresher has in mind.
-    pub fn stage(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the plan.
+    pub fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What operators are told.
-    pub fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the last decision.
+    pub fn last_decision(&self) -> MutexGuard<'_, LastDecision> {
+        self.last_decision.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives up what was planned, for good.
-    pub fn end(&self) {
-        self.give_up(self.stage());
+    /// Cancels the plan for good.
+    pub fn cancel(&self) {
+        self.cancel_locked(self.plan());
     }
 
-    /// The same, where the cache or the history lets the key go. Whoever is away is the
-    /// history's, and only the history lets them go.
-    fn leave(&self, history: bool) {
-        let stage = self.stage();
-        let theirs = match *stage {
-            Stage::Away(_) => history,
-            Stage::Scheduled(..) | Stage::Idle => !history,
-            Stage::Renewing { away, .. } => away == history,
-            Stage::Over => false,
+    /// Cancels the plan when its table evicts the key: [`LapsedKeys`] if `from_lapsed`, else the
+    /// cache. The other table's eviction changes nothing.
+    fn cancel_on_eviction(&self, from_lapsed: bool) {
+        let plan = self.plan();
+        let is_owner = match *plan {
+            Plan::Lapsed(_) => from_lapsed,
+            Plan::Scheduled(..) | Plan::Unscheduled => !from_lapsed,
+            Plan::Renewing { lapsed, .. } => lapsed == from_lapsed,
+            Plan::Removed => false,
         };
-        if theirs {
-            self.give_up(stage);
+        if is_owner {
+            self.cancel_locked(plan);
         }
     }
 
-    fn give_up(&self, mut stage: MutexGuard<'_, Stage>) {
-        let before = std::mem::replace(&mut *stage, Stage::Over);
-        drop(stage);
-        if let (Stage::Scheduled(ticket, _) | Stage::Away(ticket), Some(refresher)) = (before, self.refresher.upgrade())
+    fn cancel_locked(&self, mut plan: MutexGuard<'_, Plan>) {
+        let before = std::mem::replace(&mut *plan, Plan::Removed);
+        drop(plan);
+        if let (Plan::Scheduled(ticket, _) | Plan::Lapsed(ticket), Some(refresher)) = (before, self.refresher.upgrade())
         {
-            refresher.forget(ticket);
+            refresher.unschedule(ticket);
         }
     }
 }
 
-/// Whoever is away, bounded: when it is full, whoever has been away for the longest
-/// is forgotten.
-pub struct History {
+/// The keys without a token that are remembered for a prefetch; bounded, least recent out first.
+pub struct LapsedKeys {
     capacity: u64,
-    absent: moka::sync::Cache<TokenKey, Arc<Standing>, RandomState>,
+    states: moka::sync::Cache<TokenKey, Arc<KeyState>, RandomState>,
     index: Arc<Index>,
 }
 
-impl History {
-    /// A history of at most about `capacity` keys.
+impl LapsedKeys {
+    /// Creates an empty table of at most about `capacity` keys.
     pub fn new(capacity: u64, index: Arc<Index>) -> Self {
-        let listed = Arc::clone(&index);
-        let gone = move |key: Arc<TokenKey>, standing: Arc<Standing>, _| {
-            standing.leave(true);
-            listed.users(&key).for_each(|user| listed.remove(user, &key));
+        let listener_index = Arc::clone(&index);
+        let on_removal = move |key: Arc<TokenKey>, state: Arc<KeyState>, _| {
+            state.cancel_on_eviction(true);
+            listener_index.users(&key).for_each(|user| listener_index.remove(user, &key));
         };
-        let absent = moka::sync::Cache::builder()
+        let states = moka::sync::Cache::builder()
             .max_capacity(capacity)
             .eviction_policy(EvictionPolicy::lru())
-            .eviction_listener(gone)
+            .eviction_listener(on_removal)
             .build_with_hasher(RandomState::default());
-        Self { capacity, absent, index }
+        Self { capacity, states, index }
     }
 
-    /// Keeps the standing of a key whose token lapses.
-    pub fn insert(&self, key: TokenKey, standing: Arc<Standing>) {
-        // moka would keep nothing and say nothing.
+    /// Inserts the state of a key whose token lapses.
+    pub fn insert(&self, key: TokenKey, state: Arc<KeyState>) {
+        // A moka cache with capacity 0 drops the entry without telling the listener.
         if self.capacity == 0 {
-            return standing.end();
+            return state.cancel();
         }
         self.index.users(&key).for_each(|user| self.index.add(user, &key));
-        self.absent.insert(key, standing);
+        self.states.insert(key, state);
     }
 
-    /// Takes it out: there is a token again, or nobody is expected any more.
-    pub fn remove(&self, key: &TokenKey) -> Option<Arc<Standing>> {
-        self.absent.remove(key)
+    /// Removes a key that has a token again, or whose user is no longer expected.
+    pub fn remove(&self, key: &TokenKey) -> Option<Arc<KeyState>> {
+        self.states.remove(key)
     }
 
-    /// Everyone who is away.
-    pub fn iter(&self) -> impl Iterator<Item = (TokenKey, Arc<Standing>)> + '_ {
-        self.absent.iter().map(|(key, standing)| ((*key).clone(), standing))
+    /// Iterates over all lapsed keys.
+    pub fn iter(&self) -> impl Iterator<Item = (TokenKey, Arc<KeyState>)> + '_ {
+        self.states.iter().map(|(key, state)| ((*key).clone(), state))
     }
 
-    /// Lets go what there is no room for.
-    pub fn tidy(&self) {
-        self.absent.run_pending_tasks();
+    /// Evicts what exceeds the capacity.
+    pub fn run_pending_tasks(&self) {
+        self.states.run_pending_tasks();
     }
 }
 
-/// The cache, bounded by the number of its entries: when it is full, what has
-/// not been asked for the longest goes. A new key is never refused.
+/// The token cache, bounded by its number of entries; the least recently used goes first.
+///
+/// A new key is never rejected.
 pub struct Cache {
     tokens: moka::sync::Cache<TokenKey, Arc<Entry>, RandomState>,
     index: Arc<Index>,
 }
 
 impl Cache {
-    /// A cache of at most about `capacity` tokens.
+    /// Creates an empty cache of at most about `capacity` tokens.
     pub fn new(capacity: u64, floor: Floor, index: Arc<Index>, metrics: Arc<Metrics>) -> Self {
-        let listed = Arc::clone(&index);
-        // Called once for each entry, whatever became of it.
-        let gone = move |key: Arc<TokenKey>, entry: Arc<Entry>, cause: RemovalCause| {
-            entry.standing.leave(false);
-            listed
+        let listener_index = Arc::clone(&index);
+        // Called once for each entry, whatever the cause.
+        let on_removal = move |key: Arc<TokenKey>, entry: Arc<Entry>, cause: RemovalCause| {
+            entry.state.cancel_on_eviction(false);
+            listener_index
                 .users(&key)
-                .chain([listed.handle(entry.grant.token())])
-                .for_each(|handle| listed.remove(handle, &key));
+                .chain([listener_index.handle(entry.grant.token())])
+                .for_each(|handle| listener_index.remove(handle, &key));
             metrics.removal(match cause {
                 RemovalCause::Expired => Removal::Expired,
                 RemovalCause::Explicit => Removal::Removed,
@@ -235,62 +231,63 @@ impl Cache {
         let tokens = moka::sync::Cache::builder()
             .max_capacity(capacity)
             .eviction_policy(EvictionPolicy::lru())
-            .expire_after(Ending(floor))
-            .eviction_listener(gone)
+            .expire_after(ExpireAtHardFloor(floor))
+            .eviction_listener(on_removal)
             .build_with_hasher(RandomState::default());
         Self { tokens, index }
     }
 
-    /// What is cached for a key, however old it is.
+    /// Returns the entry of a key, however old its token is.
     pub fn get(&self, key: &TokenKey) -> Option<Arc<Entry>> {
         self.tokens.get(key)
     }
 
-    /// Keeps an entry, in the place of an older one.
+    /// Inserts an entry, replacing an older one.
     pub fn insert(&self, key: TokenKey, entry: Arc<Entry>) {
         let token = self.index.handle(entry.grant.token());
         self.index.users(&key).chain([token]).for_each(|handle| self.index.add(handle, &key));
         self.tokens.insert(key, entry);
     }
 
-    /// Takes a token out, on purpose.
+    /// Removes the entry of a key.
     pub fn remove(&self, key: &TokenKey) -> Option<Arc<Entry>> {
         self.tokens.remove(key)
     }
 
-    /// Every token.
+    /// Iterates over all entries.
     pub fn iter(&self) -> impl Iterator<Item = (TokenKey, Arc<Entry>)> + '_ {
         self.tokens.iter().map(|(key, entry)| ((*key).clone(), entry))
     }
 
-    /// Lets go what has ended.
-    pub fn tidy(&self) {
+    /// Evicts expired entries and what exceeds the capacity.
+    pub fn run_pending_tasks(&self) {
         self.tokens.run_pending_tasks();
     }
 
-    /// How many tokens are cached.
+    /// The number of cached tokens.
     pub fn len(&self) -> u64 {
         self.tokens.entry_count()
     }
 }
 
-/// An entry may go when it can't be handed out any more. This is only garbage
-/// collection: whether a token is good is judged at each look, by our clock.
-struct Ending(Floor);
+/// Evicts an entry once its token has reached the hard floor.
+///
+/// This only frees memory: each lookup judges the token by the broker's own clock.
+struct ExpireAtHardFloor(Floor);
 
-impl Ending {
+impl ExpireAtHardFloor {
     fn after(&self, entry: &Entry) -> Duration {
         let life = entry.grant.life();
         life.saturating_sub(self.0.hard_of(life))
     }
 }
 
-impl Expiry<TokenKey, Arc<Entry>> for Ending {
+impl Expiry<TokenKey, Arc<Entry>> for ExpireAtHardFloor {
     fn expire_after_create(&self, _: &TokenKey, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
         Some(self.after(entry))
     }
 
-    // Without this a renewed token would go when the old one would have.
+    // Without this a renewed token would be evicted at the time of the old one.
     fn expire_after_update(
         &self,
         _: &TokenKey,

@@ -1,44 +1,45 @@
-//! How much of the demand would survive an outage of Courier.
+//! Coverage: the share of demand that would survive an outage of Courier.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// The lengths of an outage that are told.
+/// The lengths of an outage that coverage is reported for.
 pub const HORIZONS: [Duration; 3] = [Duration::from_secs(300), Duration::from_secs(900), Duration::from_secs(3600)];
 
-/// Of the requests of the last minutes, how long each could still have been served if
-/// Courier had failed from then on: for as long as its token stays above the hard floor. Who
-/// had no token could not.
+/// Counts how long each recent request could still be served if Courier failed from then on.
+///
+/// That is as long as its cached token stays above the hard floor; zero without a token.
 #[derive(Default)]
 pub struct Coverage {
-    /// Since the last tick, by the number of horizons that they would survive.
+    /// Requests since the last tick, by the number of horizons that they would survive.
     fresh: [AtomicU64; HORIZONS.len() + 1],
-    /// The same, of longer ago, each second counting a little less.
-    faded: Mutex<[f64; HORIZONS.len() + 1]>,
+    /// The same for older requests, exponentially decayed.
+    decayed: Mutex<[f64; HORIZONS.len() + 1]>,
 }
 
-/// What is older counts less than a third.
-const MEMORY: Duration = Duration::from_secs(300);
+/// The time constant of the decay: a request this old counts 1/e.
+const DECAY: Duration = Duration::from_secs(300);
 
 impl Coverage {
-    /// Somebody asks whose token could be handed out for so much longer.
+    /// Counts a request whose token could be handed out for `spare` longer.
     pub fn count(&self, spare: Duration) {
         let survived = HORIZONS.iter().filter(|horizon| spare >= **horizon).count();
         self.fresh[survived].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// So much time has passed. Tells for each horizon the share that would survive it; 1
-    /// while nobody has asked at all.
+    /// Ages the counts by `passed`, and returns the share that would survive each horizon.
+    ///
+    /// The share is 1 while there was no request at all.
     pub fn tick(&self, passed: Duration) -> [f64; HORIZONS.len()] {
-        let mut faded = self.faded.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = (-passed.as_secs_f64() / MEMORY.as_secs_f64()).exp();
-        for (faded, fresh) in faded.iter_mut().zip(&self.fresh) {
-            *faded = *faded * kept + fresh.swap(0, Ordering::Relaxed) as f64;
+        let mut decayed = self.decayed.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = (-passed.as_secs_f64() / DECAY.as_secs_f64()).exp();
+        for (decayed, fresh) in decayed.iter_mut().zip(&self.fresh) {
+            *decayed = *decayed * kept + fresh.swap(0, Ordering::Relaxed) as f64;
         }
-        let all: f64 = faded.iter().sum();
+        let all: f64 = decayed.iter().sum();
         std::array::from_fn(|horizon| {
-            let survive: f64 = faded[horizon + 1..].iter().sum();
+            let survive: f64 = decayed[horizon + 1..].iter().sum();
             if all > 0.0 { survive / all } else { 1.0 }
         })
     }
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_long_ago_counts_less_and_silence_changes_nothing() {
+    fn old_requests_count_less_and_silence_changes_nothing() {
         let coverage = Coverage::default();
         (0..100).for_each(|_| coverage.count(MINUTE * 60));
         assert_eq!(coverage.tick(MINUTE), [1.0; 3]);

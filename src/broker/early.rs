@@ -1,8 +1,8 @@
-//! Renewals that are begun early, since Courier fails more and more.
+//! Early renewals, while a growing share of the calls to Courier fails.
 
 use std::sync::Arc;
 
-use super::cache::{Entry, Stage};
+use super::cache::{Entry, Plan};
 use super::flight::{self, Cause, Renewal};
 use super::{Broker, Workspace};
 use crate::policy::queue::Rank;
@@ -10,35 +10,34 @@ use crate::policy::refresh::{self, Reason};
 use crate::token::{Moment, TokenKey};
 
 impl Broker {
-    /// Somebody is handed a token while calls fail: is it one that had better be renewed
-    /// now, while that can still be done?
+    /// On a hit while calls fail: renews the token now, if it is among the busiest and due soon.
     pub(super) fn renew_early(&self, workspace: &Arc<Workspace>, key: &TokenKey, entry: &Entry, now: Moment) {
         let Workspace { dispatcher, refresher, .. } = &**workspace;
-        let standing = &entry.standing;
-        // One that has failed has its time to be tried again.
-        let scheduled = |stage: &Stage| matches!(stage, Stage::Scheduled(_, 0));
-        if !refresh::is_due_early(standing.sent, standing.due, standing.uses(), dispatcher.failing(), now)
-            || !scheduled(&standing.stage())
+        let state = &entry.state;
+        // A renewal that failed already has a time for its next attempt.
+        let scheduled = |plan: &Plan| matches!(plan, Plan::Scheduled(_, 0));
+        if !refresh::is_due_early(state.sent, state.due, state.uses(), dispatcher.failing(), now)
+            || !scheduled(&state.plan())
             || !dispatcher.has_room()
         {
             return;
         }
-        let mut ground = self.0.flights.hold();
-        if workspace.lets_go(standing) {
+        let mut in_flight = self.0.flights.lock();
+        if workspace.is_removed(state) {
             return;
         }
         let ticket = {
-            let mut stage = standing.stage();
-            let Stage::Scheduled(ticket, 0) = *stage else { return };
-            *stage = Stage::Renewing { failures: 0, away: false };
+            let mut plan = state.plan();
+            let Plan::Scheduled(ticket, 0) = *plan else { return };
+            *plan = Plan::Renewing { failures: 0, lapsed: false };
             ticket
         };
-        refresher.forget(ticket);
-        let departure = ground.renew(key, Rank::IN_USE, dispatcher);
-        drop(ground);
-        // There is a flight already. If it fails, this is still to be done.
-        let Some(departure) = departure else { return refresher.retry(key, standing, false, now) };
-        let cause = Cause::Renewal(Renewal { reason: Reason::Early, standing: Arc::clone(standing) });
-        self.0.runtime.spawn(flight::fly(self.clone(), Arc::clone(workspace), departure, cause));
+        refresher.unschedule(ticket);
+        let leader = in_flight.renew(key, Rank::IN_USE, dispatcher);
+        drop(in_flight);
+        // The key has a flight already. Should it fail, this renewal is tried again.
+        let Some(leader) = leader else { return refresher.retry(key, state, false, now) };
+        let cause = Cause::Renewal(Renewal { reason: Reason::Early, state: Arc::clone(state) });
+        self.0.runtime.spawn(flight::fetch(self.clone(), Arc::clone(workspace), leader, cause));
     }
 }

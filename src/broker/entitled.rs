@@ -12,7 +12,7 @@ pub struct Entitled(RwLock<Option<Arc<Rule>>>);
 type Rule = dyn Fn(&TokenKey) -> bool + Send + Sync;
 
 impl Entitled {
-    /// It is asked when a key comes due, not for a hit.
+    /// May the key still be asked for? Checked when a key is due, not for a hit.
     pub fn include(&self, key: &TokenKey) -> bool {
         let rule = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
         rule.is_none_or(|rule| rule(key))
@@ -20,10 +20,11 @@ impl Entitled {
 }
 
 impl Broker {
-    /// From now on only keys that somebody `may` ask for are renewed. The others are let go
-    /// when they come due, and calls for them that nobody waits for don't leave.
+    /// Restricts renewals to keys that some caller `may` ask for, from now on.
+    ///
+    /// Other keys are dropped when they are due. Their queued calls without followers are cancelled.
     pub fn renew_only(&self, may: impl Fn(&TokenKey) -> bool + Send + Sync + 'static) {
         *self.0.entitled.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(may));
-        self.0.flights.hold().disown(|key| !self.0.entitled.include(key));
+        self.0.flights.lock().detach(|key| !self.0.entitled.include(key));
     }
 }

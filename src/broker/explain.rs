@@ -1,63 +1,63 @@
-//! What is known of a user's tokens, and what was decided about them.
+//! Explains a user's tokens: their times, plans and last decisions.
 
 use std::collections::HashMap;
 
 use super::Broker;
-use super::cache::{Entry, Stage, Standing};
+use super::cache::{Entry, KeyState, Plan};
 use crate::policy::learner::Chance;
 use crate::policy::refresh::Verdict;
 use crate::token::{Grant, Moment, TokenKey};
 
-/// A key, its token's times and its refresher's last decision. There is no token
-/// in it.
+/// A token key with its token's times and the refresher's last decision; without the token.
 #[derive(Clone, Debug)]
 pub struct Explained {
-    /// What the token is for.
+    /// The token key.
     pub key: TokenKey,
-    /// When it was sent for and when it ends, if there is one in memory.
+    /// When the cached token, if any, was requested, and when it expires.
     pub token: Option<(Moment, Moment)>,
-    /// When it comes due, or the key is looked at again.
+    /// When the renewal is due, or the key is examined again.
     pub due: Option<Moment>,
-    /// How often it was handed out.
+    /// How often the token was handed out.
     pub uses: u32,
-    /// What is going on: "scheduled", "away", "renewing", "idle" or "over".
+    /// The plan: "scheduled", "away" (lapsed), "renewing", "idle" (unscheduled) or "over" (removed).
     pub stage: &'static str,
     /// The last decision.
-    pub decided: Option<Decided>,
-    /// Why the last call brought no token, if it brought none.
+    pub decision: Option<Decision>,
+    /// Why the last call failed, if it did.
     pub error: Option<String>,
 }
 
 /// A decision of the refresher.
 #[derive(Clone, Copy, Debug)]
-pub struct Decided {
-    /// When.
+pub struct Decision {
+    /// When it was made.
     pub at: Moment,
-    /// What.
+    /// The outcome.
     pub verdict: Verdict,
-    /// And why, in mode learned.
+    /// The estimate that it is based on, in mode learned.
     pub chance: Option<Chance>,
 }
 
-/// A user may have many keys, but nobody reads more.
+/// The most keys of one explanation.
 const MOST: usize = 100;
 
 impl Broker {
-    /// What is known of a user's tokens: of a hundred at most. It looks through the
-    /// whole cache, so it is for operators.
+    /// Explains up to a hundred keys of a user.
+    ///
+    /// It scans the whole cache, so it is for operators only.
     pub fn explain(&self, user: &str) -> Vec<Explained> {
         let of_user = |key: &TokenKey| key.users().any(|name| name == user);
         let mut found = HashMap::new();
-        for (key, standing) in self.0.history.iter().filter(|(key, _)| of_user(key)).take(MOST) {
-            found.insert(key, (standing, None));
+        for (key, state) in self.0.lapsed.iter().filter(|(key, _)| of_user(key)).take(MOST) {
+            found.insert(key, (state, None));
         }
         for (key, entry) in self.0.cache.iter().filter(|(key, _)| of_user(key)).take(MOST) {
-            let Entry { grant, standing } = &*entry;
+            let Entry { grant, state } = &*entry;
             let grant = Some(grant.clone());
-            found.entry(key).and_modify(|known| known.1 = grant.clone()).or_insert((standing.clone(), grant));
+            found.entry(key).and_modify(|known| known.1 = grant.clone()).or_insert((state.clone(), grant));
         }
         let mut explained: Vec<_> =
-            found.into_iter().map(|(key, (standing, grant))| one(key, &standing, grant)).collect();
+            found.into_iter().map(|(key, (state, grant))| explain_key(key, &state, grant)).collect();
         explained.sort_by(|one, other| {
             (one.key.workspace(), one.key.claim()).cmp(&(other.key.workspace(), other.key.claim()))
         });
@@ -66,20 +66,20 @@ impl Broker {
     }
 }
 
-fn one(key: TokenKey, standing: &Standing, grant: Option<Grant>) -> Explained {
-    let stage = match *standing.stage() {
-        Stage::Scheduled(..) => "scheduled",
-        Stage::Away(_) => "away",
-        Stage::Renewing { .. } => "renewing",
-        Stage::Idle => "idle",
-        Stage::Over => "over",
+fn explain_key(key: TokenKey, state: &KeyState, grant: Option<Grant>) -> Explained {
+    let stage = match *state.plan() {
+        Plan::Scheduled(..) => "scheduled",
+        Plan::Lapsed(_) => "away",
+        Plan::Renewing { .. } => "renewing",
+        Plan::Unscheduled => "idle",
+        Plan::Removed => "over",
     };
-    let told = standing.told().clone();
-    let due = match told.decided {
-        Some(Decided { verdict: Verdict::Look(at), .. }) => Some(at),
-        None if standing.due < Moment::NEVER => Some(standing.due),
+    let last = state.last_decision().clone();
+    let due = match last.decision {
+        Some(Decision { verdict: Verdict::Look(at), .. }) => Some(at),
+        None if state.due < Moment::NEVER => Some(state.due),
         _ => None,
     };
     let token = grant.map(|grant| (grant.sent(), grant.expires()));
-    Explained { key, token, due, uses: standing.uses(), stage, decided: told.decided, error: told.error }
+    Explained { key, token, due, uses: state.uses(), stage, decision: last.decision, error: last.error }
 }

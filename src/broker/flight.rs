@@ -1,4 +1,4 @@
-//! One shared call to Courier for each key.
+//! Single-flight: one shared call to Courier for each token key.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,69 +7,70 @@ use std::time::UNIX_EPOCH;
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
-use super::cache::{Entry, Standing};
+use super::cache::{Entry, KeyState};
 use super::{Broker, Refusal, Workspace};
 use crate::audit::{self, About, Who};
 use crate::policy::habit::Habit;
 use crate::policy::queue::{Place, Rank};
 use crate::policy::refresh::{self, Reason};
 use crate::token::{Grant, Moment, TokenKey};
-use crate::upstream::{CALL, Dispatcher, Failure, Turn};
+use crate::upstream::{CALL_TIME, Dispatcher, Failure, PendingPermit};
 
-/// The flights that are in the air. A flight runs in its own task, so whoever
-/// hangs up cancels nothing; a miss, a renewal and any number of callers for
-/// one key share one.
+/// The flights under way: one for each token key, shared by its misses, renewals and callers.
+///
+/// A flight runs in its own task, so a caller that hangs up cancels nothing.
 #[derive(Default)]
 pub struct Flights {
-    air: Mutex<HashMap<TokenKey, Aloft, RandomState>>,
+    in_flight: Mutex<HashMap<TokenKey, InFlight, RandomState>>,
     count: watch::Sender<usize>,
 }
 
-struct Aloft {
+/// A flight that new requests for its key may join.
+struct InFlight {
     outcome: watch::Receiver<Option<Outcome>>,
-    /// Where a renewal queues for the budget, until somebody waits for it.
-    renewal: Option<Place>,
+    /// The queue place of a renewal, until a request joins it and it is promoted.
+    queued_renewal: Option<Place>,
 }
 
 type Outcome = Result<Issued, Refusal>;
 
-/// A token that a call has brought.
+/// A token that a call returned.
 #[derive(Clone)]
 pub struct Issued {
     pub entry: Arc<Entry>,
-    /// Is it in the cache? Not where its user signed out meanwhile, or where the cache has one that serves for longer.
+    /// Is it in the cache? Not if its user signed out meanwhile, or if the cached one serves for longer.
     pub stored: bool,
 }
 
-/// How a request gets onto a flight.
-pub enum Boarding {
-    /// It need not: the token is there already.
-    Landed(Arc<Entry>),
-    /// There is one; wait for it.
-    Joined(Ticket),
-    /// There was none; see that it departs.
-    Opened(Departure),
+/// How a request gets its token.
+pub enum Join {
+    /// The token is in the cache by now.
+    Cached(Arc<Entry>),
+    /// Another request or renewal makes the call; wait for it.
+    Follower(Follower),
+    /// This request makes the call: pass it to [`fetch`].
+    Leader(Leader),
 }
 
-/// A flight that has its turn at the budget and must now be flown.
-pub struct Departure {
+/// A registered flight, whose call [`fetch`] makes once its permit is granted.
+pub struct Leader {
     key: TokenKey,
-    turn: Turn,
+    permit: PendingPermit,
     publish: watch::Sender<Option<Outcome>>,
 }
 
-impl Departure {
-    /// To wait for its outcome.
-    pub fn ticket(&self) -> Ticket {
-        Ticket(self.publish.subscribe())
+impl Leader {
+    /// Returns a handle that waits for the outcome.
+    pub fn follower(&self) -> Follower {
+        Follower(self.publish.subscribe())
     }
 }
 
-/// To wait for a flight.
-pub struct Ticket(watch::Receiver<Option<Outcome>>);
+/// Waits for the outcome of a flight.
+pub struct Follower(watch::Receiver<Option<Outcome>>);
 
-impl Ticket {
-    /// Waits until the flight has landed.
+impl Follower {
+    /// Waits until the flight is complete.
     pub async fn outcome(mut self) -> Outcome {
         match self.0.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().unwrap_or(Err(Refusal::Lost)),
@@ -79,247 +80,254 @@ impl Ticket {
 }
 
 impl Flights {
-    /// Boards a request that a user of this client waits for. `again` looks into the
-    /// cache once more, while no flight for the key can take off or land.
-    pub fn board(
+    /// Joins the key's flight, or starts one, for a user of this client who waits.
+    ///
+    /// `again` looks into the cache once more, while no flight can start or complete.
+    pub fn join(
         &self,
         key: &TokenKey,
         client: &str,
         dispatcher: &Dispatcher,
         again: impl FnOnce() -> Option<Arc<Entry>>,
-    ) -> Result<Boarding, Refusal> {
-        let mut air = self.air();
-        if let Some(aloft) = air.get_mut(key) {
-            if let Some(place) = aloft.renewal {
+    ) -> Result<Join, Refusal> {
+        let mut in_flight = self.in_flight();
+        if let Some(flight) = in_flight.get_mut(key) {
+            if let Some(place) = flight.queued_renewal {
                 dispatcher.promote(place, client)?;
-                aloft.renewal = None;
+                flight.queued_renewal = None;
             }
-            return Ok(Boarding::Joined(Ticket(aloft.outcome.clone())));
+            return Ok(Join::Follower(Follower(flight.outcome.clone())));
         }
         if let Some(entry) = again() {
-            return Ok(Boarding::Landed(entry));
+            return Ok(Join::Cached(entry));
         }
-        let turn = dispatcher.queue(client, Moment::NEVER)?;
-        Ok(Boarding::Opened(self.open(&mut air, key, turn, None)))
+        let permit = dispatcher.queue(client, Moment::NEVER)?;
+        Ok(Join::Leader(self.register(&mut in_flight, key, permit, None)))
     }
 
-    /// Nothing takes off or lands while this is held.
-    pub fn hold(&self) -> Ground<'_> {
-        Ground { air: self.air(), flights: self }
+    /// Locks the flights: none starts or completes while the guard is held.
+    pub fn lock(&self) -> InFlightGuard<'_> {
+        InFlightGuard { map: self.in_flight(), flights: self }
     }
 
-    /// Waits until no flight is in the air.
-    pub async fn landed(&self) {
-        // It fails only where the sender is gone, and we hold it.
+    /// Waits until no flight is under way.
+    pub async fn drained(&self) {
+        // It fails only if the sender is dropped; `self` holds it.
         let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
     }
 
-    fn open(&self, air: &mut Air<'_>, key: &TokenKey, turn: Turn, renewal: Option<Place>) -> Departure {
+    fn register(
+        &self,
+        in_flight: &mut InFlightMap<'_>,
+        key: &TokenKey,
+        permit: PendingPermit,
+        queued_renewal: Option<Place>,
+    ) -> Leader {
         let (publish, outcome) = watch::channel(None);
-        air.insert(key.clone(), Aloft { outcome, renewal });
-        self.count.send_replace(air.len());
-        Departure { key: key.clone(), turn, publish }
+        in_flight.insert(key.clone(), InFlight { outcome, queued_renewal });
+        self.count.send_replace(in_flight.len());
+        Leader { key: key.clone(), permit, publish }
     }
 
-    fn air(&self) -> Air<'_> {
-        self.air.lock().unwrap_or_else(PoisonError::into_inner)
+    fn in_flight(&self) -> InFlightMap<'_> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-type Air<'a> = MutexGuard<'a, HashMap<TokenKey, Aloft, RandomState>>;
+type InFlightMap<'a> = MutexGuard<'a, HashMap<TokenKey, InFlight, RandomState>>;
 
-/// The flights, of which none takes off or lands meanwhile. What is put into the cache or
-/// taken out of it on purpose, is so under it: else a flight could bring back what was
-/// just taken out.
-pub struct Ground<'a> {
-    air: Air<'a>,
+/// The locked flights: none starts or completes while this is held.
+///
+/// Insertions into the cache and deliberate removals from it are made under this lock. Otherwise a
+/// flight could restore a token that was just removed.
+pub struct InFlightGuard<'a> {
+    map: InFlightMap<'a>,
     flights: &'a Flights,
 }
 
-impl Ground<'_> {
-    /// Opens a flight for a renewal, unless there is one for the key already.
-    pub fn renew(&mut self, key: &TokenKey, rank: Rank, dispatcher: &Dispatcher) -> Option<Departure> {
-        if self.air.contains_key(key) {
+impl InFlightGuard<'_> {
+    /// Starts a flight for a renewal, unless the key has one already.
+    pub fn renew(&mut self, key: &TokenKey, rank: Rank, dispatcher: &Dispatcher) -> Option<Leader> {
+        if self.map.contains_key(key) {
             return None;
         }
-        let turn = dispatcher.queue_renewal(rank).ok()?;
-        let place = turn.place();
-        Some(self.flights.open(&mut self.air, key, turn, place))
+        let permit = dispatcher.queue_renewal(rank).ok()?;
+        let place = permit.place();
+        Some(self.flights.register(&mut self.map, key, permit, place))
     }
 
-    /// Disowns these flights. Who waits for one gets what it brings, but nobody joins it any
-    /// more, and nothing of it is kept. Where nobody waits and it has not left yet, it never
-    /// does.
-    pub fn disown(&mut self, which: impl Fn(&TokenKey) -> bool) {
-        self.air.retain(|key, _| !which(key));
-        self.flights.count.send_replace(self.air.len());
+    /// Detaches these flights: no request joins them any more, and their tokens are not stored.
+    ///
+    /// Followers still get the outcome. A queued flight without followers is cancelled.
+    pub fn detach(&mut self, which: impl Fn(&TokenKey) -> bool) {
+        self.map.retain(|key, _| !which(key));
+        self.flights.count.send_replace(self.map.len());
     }
 
-    /// Is this the key's flight, and was not disowned?
-    fn owns(&self, key: &TokenKey, flight: &watch::Sender<Option<Outcome>>) -> bool {
-        self.air.get(key).is_some_and(|aloft| aloft.outcome.same_channel(&flight.subscribe()))
+    /// Is this the key's flight, not detached?
+    fn is_current(&self, key: &TokenKey, publish: &watch::Sender<Option<Outcome>>) -> bool {
+        self.map.get(key).is_some_and(|flight| flight.outcome.same_channel(&publish.subscribe()))
     }
 }
 
-/// Takes a flight off the list, however its task ends. Whoever still waits then
-/// is told so by the closed channel.
-struct Landing<'a> {
+/// Removes a flight from the map, however its task ends. The closed channel tells remaining followers.
+struct CompletionGuard<'a> {
     flights: &'a Flights,
     key: &'a TokenKey,
-    flight: &'a watch::Sender<Option<Outcome>>,
+    publish: &'a watch::Sender<Option<Outcome>>,
 }
 
-impl Landing<'_> {
-    /// How many requests wait for it.
-    fn waiters(&self) -> usize {
-        let ground = self.flights.hold();
-        // The list has a receiver too, until the flight is disowned.
-        let listed = usize::from(ground.owns(self.key, self.flight));
-        self.flight.receiver_count().saturating_sub(listed)
+impl CompletionGuard<'_> {
+    /// How many followers wait for the flight.
+    fn followers(&self) -> usize {
+        let in_flight = self.flights.lock();
+        // The map holds a receiver too, until the flight is detached.
+        let in_map = usize::from(in_flight.is_current(self.key, self.publish));
+        self.publish.receiver_count().saturating_sub(in_map)
     }
 }
 
-impl Drop for Landing<'_> {
+impl Drop for CompletionGuard<'_> {
     fn drop(&mut self) {
-        let mut ground = self.flights.hold();
-        if ground.owns(self.key, self.flight) {
-            ground.air.remove(self.key);
-            self.flights.count.send_replace(ground.air.len());
+        let mut in_flight = self.flights.lock();
+        if in_flight.is_current(self.key, self.publish) {
+            in_flight.map.remove(self.key);
+            self.flights.count.send_replace(in_flight.map.len());
         }
     }
 }
 
-/// What is renewed, and why.
+/// The state of the key that is renewed, and why it is.
 pub struct Renewal {
     pub reason: Reason,
-    pub standing: Arc<Standing>,
+    pub state: Arc<KeyState>,
 }
 
-/// Why a flight was opened.
+/// Why a flight was started.
 pub enum Cause {
-    /// Somebody asked.
-    Asked(Who<'static>),
-    /// A token is carried on.
+    /// A request that waits.
+    Request(Who<'static>),
+    /// A renewal or a prefetch.
     Renewal(Renewal),
 }
 
 impl Cause {
     const fn renewal(&self) -> Option<&Renewal> {
         match self {
-            Self::Asked(_) => None,
+            Self::Request(_) => None,
             Self::Renewal(renewal) => Some(renewal),
         }
     }
 
-    /// The client whose users wait with it.
+    /// The name of the client whose user waits; empty if there is none.
     fn client(&self) -> &str {
         match self {
-            Self::Asked(who) => who.client().unwrap_or_default(),
+            Self::Request(who) => who.client().unwrap_or_default(),
             Self::Renewal(_) => "",
         }
     }
 }
 
-/// Flies: waits for the budget, calls Courier, and keeps what came. A failure
-/// touches nothing that is in the cache.
-pub async fn fly(broker: Broker, workspace: Arc<Workspace>, departure: Departure, cause: Cause) {
-    let Departure { key, turn, publish } = departure;
-    let landing = Landing { flights: &broker.0.flights, key: &key, flight: &publish };
-    let (mut tries, dispatcher) = (0, &workspace.dispatcher);
-    let outcome = call(&broker, dispatcher, &landing, turn, &cause, &mut tries).await;
+/// Waits for a permit, calls Courier, and stores the token. A failure changes nothing in the cache.
+pub async fn fetch(broker: Broker, workspace: Arc<Workspace>, leader: Leader, cause: Cause) {
+    let Leader { key, permit, publish } = leader;
+    let completion = CompletionGuard { flights: &broker.0.flights, key: &key, publish: &publish };
+    let (mut attempts, dispatcher) = (0, &workspace.dispatcher);
+    let outcome = call_with_retries(&broker, dispatcher, &completion, permit, &cause, &mut attempts).await;
     let Some(outcome) = outcome else { return };
-    // Whoever was not called for has been told why.
-    if tries > 0 {
+    // Without an attempt the dispatcher refused the permit, and its callers get that failure.
+    if attempts > 0 {
         log(&broker, &key, &outcome, &cause);
-        // A renewal is tried once. For somebody who comes then it may be tried again; but not for those who waited
-        // for it. A lack of file descriptors says nothing of the key.
+        // A renewal is tried once, so a later request may try again, but not if this outcome also answers
+        // followers. A lack of file descriptors says nothing about the key.
         if let Err(failure) = &outcome
             && *failure != Failure::OutOfFiles
-            && (failure.is_lasting() || cause.renewal().is_none() || landing.waiters() > 0)
+            && (failure.is_lasting() || cause.renewal().is_none() || completion.followers() > 0)
         {
-            broker.0.refused.add(&key, failure.clone().into(), broker.0.clock.now());
+            broker.0.negative_cache.add(&key, failure.clone().into(), broker.0.clock.now());
         }
     }
     let failure = outcome.as_ref().err().cloned();
     let outcome = match outcome {
-        Ok(grant) => Ok(keep(&broker, &workspace, &landing, grant, cause.renewal())),
+        Ok(grant) => Ok(store(&broker, &workspace, &completion, grant, cause.renewal())),
         Err(failure) => Err(failure.into()),
     };
-    // First the cache, then the list, then the waiters: whoever finds no flight
-    // finds the token.
-    drop(landing);
+    // First the cache, then the map, then the followers: a request that finds no flight finds the token.
+    drop(completion);
     publish.send_replace(Some(outcome));
-    if let Cause::Renewal(Renewal { reason, standing }) = cause {
-        if tries > 0 {
+    if let Cause::Renewal(Renewal { reason, state }) = cause {
+        if attempts > 0 {
             workspace.refresher.metrics.renewal(reason, failure.is_none());
         }
-        standing.told().error = failure.as_ref().map(ToString::to_string);
-        // It is in the cache still, or in the history, if there is none that lives longer.
+        state.last_decision().error = failure.as_ref().map(ToString::to_string);
+        // This state is still in the cache or among the lapsed keys, unless a longer-lived token replaced it.
         let permanent = matches!(failure, Some(Failure::Refused(_)));
-        workspace.refresher.retry(&key, &standing, permanent, broker.0.clock.now());
+        workspace.refresher.retry(&key, &state, permanent, broker.0.clock.now());
     }
 }
 
-/// Calls Courier when it is its turn, and counts how often. While somebody waits, and has the
-/// time, it does so again where that may help; each call has its own turn at the budget. `None`
-/// where nobody wants it any more.
-async fn call(
+/// Calls Courier once a permit is granted, and counts the `attempts`.
+///
+/// It retries if that may help, while a follower waits and has the time; each call needs its own
+/// permit. `None` if the flight is detached and has no followers left.
+async fn call_with_retries(
     broker: &Broker,
     dispatcher: &Dispatcher,
-    landing: &Landing<'_>,
-    mut turn: Turn,
+    completion: &CompletionGuard<'_>,
+    mut pending: PendingPermit,
     cause: &Cause,
-    tries: &mut u32,
+    attempts: &mut u32,
 ) -> Option<Result<Grant, Failure>> {
-    let (clock, key, publish) = (&broker.0.clock, landing.key, landing.flight);
+    let (clock, key, publish) = (&broker.0.clock, completion.key, completion.publish);
     let deadline = clock.now() + broker.0.settings.timeout;
     let mut failed = None;
     loop {
         let permit = tokio::select! {
             biased;
-            // The list and every waiter hold a receiver.
+            // The map and every follower hold a receiver.
             () = publish.closed() => return None,
-            permit = turn.permit() => permit,
+            permit = pending.permit() => permit,
         };
         let permit = match permit {
             Ok(permit) => permit,
-            // The outcome of a call tells more than the reason why there is no other.
+            // The failure of a call tells more than the refusal of the next permit.
             Err(failure) => return Some(Err(failed.unwrap_or(failure))),
         };
-        *tries += 1;
+        *attempts += 1;
         let failure = match dispatcher.issue(permit, key).await {
             Ok(grant) => return Some(Ok(grant)),
             Err(failure) => failure,
         };
-        // A renewal that nobody waits for has time.
-        let is_waited_for = || landing.waiters() > 0;
-        let again = is_waited_for().then(|| dispatcher.retry(&failure, *tries, deadline)).flatten();
+        // A renewal without followers is retried by the refresher later.
+        let has_followers = || completion.followers() > 0;
+        let again = has_followers().then(|| dispatcher.retry(&failure, *attempts, deadline)).flatten();
         let Some(again) = again else { return Some(Err(failure)) };
         tokio::select! {
             biased;
             () = publish.closed() => return None,
             () = clock.sleep_until(again) => {}
         }
-        if !is_waited_for() {
+        if !has_followers() {
             return Some(Err(failure));
         }
-        match dispatcher.queue(cause.client(), deadline - CALL) {
-            Ok(next) => (turn, failed) = (next, Some(failure)),
+        match dispatcher.queue(cause.client(), deadline - CALL_TIME) {
+            Ok(next) => (pending, failed) = (next, Some(failure)),
             Err(_) => return Some(Err(failure)),
         }
     }
 }
 
-/// Puts a new token in the cache, unless there is one that can be handed out for
-/// longer: a good token outlives a bad renewal. Not either where the flight was disowned.
-fn keep(
+/// Stores a new token in the cache, unless the cached one can be handed out for longer.
+///
+/// The token of a detached flight is not stored.
+fn store(
     broker: &Broker,
     workspace: &Workspace,
-    landing: &Landing<'_>,
+    completion: &CompletionGuard<'_>,
     grant: Grant,
     renewal: Option<&Renewal>,
 ) -> Issued {
-    let key = landing.key;
+    let key = completion.key;
     let settings = &broker.0.settings;
     let refresher = &workspace.refresher;
     let window = settings.floor.window_of(grant.life());
@@ -327,21 +335,21 @@ fn keep(
     let last = |grant: &Grant| grant.expires() - settings.floor.of(grant.life());
     let new_last = last(&grant);
     refresher.ledger.count_call();
-    let ground = broker.0.flights.hold();
-    let owned = ground.owns(key, landing.flight);
+    let in_flight = broker.0.flights.lock();
+    let is_current = in_flight.is_current(key, completion.publish);
     let old = broker.0.cache.get(key);
-    let away = if owned { broker.0.history.remove(key) } else { None };
-    let known = away.or_else(|| old.as_ref().map(|old| Arc::clone(&old.standing)));
-    // A token that was rejected is in neither.
-    let known = known.or_else(|| renewal.map(|renewal| Arc::clone(&renewal.standing)));
+    let lapsed = if is_current { broker.0.lapsed.remove(key) } else { None };
+    let known = lapsed.or_else(|| old.as_ref().map(|old| Arc::clone(&old.state)));
+    // A rejected token is in neither.
+    let known = known.or_else(|| renewal.map(|renewal| Arc::clone(&renewal.state)));
     let habit = known.map_or_else(|| Arc::new(Habit::new(window, grant.sent())), |known| Arc::clone(&known.habit));
-    let standing = Arc::new(Standing::new(&grant, due, habit, refresher));
-    let entry = Arc::new(Entry { grant, standing });
-    let stored = owned && old.is_none_or(|old| last(&old.grant) <= new_last);
+    let state = Arc::new(KeyState::new(&grant, due, habit, refresher));
+    let entry = Arc::new(Entry { grant, state });
+    let stored = is_current && old.is_none_or(|old| last(&old.grant) <= new_last);
     if stored {
         broker.0.cache.insert(key.clone(), Arc::clone(&entry));
-        // Only now: what comes due at once must be found in the cache.
-        refresher.plan(key, &entry.standing);
+        // Only now: a renewal that is due at once must find the token in the cache.
+        refresher.schedule_renewal(key, &entry.state);
     }
     Issued { entry, stored }
 }
@@ -350,7 +358,7 @@ fn log(broker: &Broker, key: &TokenKey, outcome: &Result<Grant, Failure>, cause:
     let users = key.users().collect::<Vec<_>>().join(" ");
     let (workspace, scopes) = (key.workspace(), key.scopes());
     let (who, reason) = match cause {
-        Cause::Asked(who) => (who, "asked"),
+        Cause::Request(who) => (who, "asked"),
         Cause::Renewal(renewal) => (&Who::Broker, renewal.reason.as_str()),
     };
     match outcome {

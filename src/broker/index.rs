@@ -1,4 +1,4 @@
-//! Finds keys by what is not their whole: by a user, by a token.
+//! A secondary index: finds token keys by a user or by a token.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
@@ -8,10 +8,10 @@ use foldhash::quality::RandomState;
 
 use crate::token::TokenKey;
 
-/// Which keys a user has, and which key a token is for, among what is in memory.
-/// A key stands in it once for each time that it was added, so that what is added
-/// anew before the old is taken away is still found. It is touched when a token
-/// comes or goes, not for a hit. Callers choose what is hashed, so the hash is keyed.
+/// Maps users and tokens to their token keys, for the cache and the lapsed keys.
+///
+/// It is a multiset: a replaced entry is removed after the new one is added, and the key must still
+/// be found. A hit does not touch it. Callers choose what is hashed, so the hash is keyed.
 pub struct Index {
     hasher: RandomState,
     shards: [Mutex<Shard>; SHARDS],
@@ -21,13 +21,13 @@ type Shard = HashMap<Handle, Keys, RandomState>;
 
 /// The keys of one handle.
 enum Keys {
-    /// Each as often as it was added. Most have one.
+    /// A key appears as often as it was added. Most handles have one.
     Few(Vec<TokenKey>),
-    /// How often each was added: a client may make up as many keys for a user as it likes.
+    /// How often each key was added: a client can make up any number of keys for a user.
     Many(HashMap<TokenKey, u32, RandomState>),
 }
 
-/// So many keys are looked through one by one.
+/// Up to this many keys are searched one by one.
 const FEW: usize = 32;
 
 impl Keys {
@@ -81,24 +81,23 @@ impl Keys {
     }
 }
 
-/// The hash of what a key is to be found by. Others may have the same: what is found has
-/// to be looked at.
+/// The hash of a user or token. Hashes collide, so callers check the keys that are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle(u64);
 
-/// A table that grows is copied under its lock: many small ones are copied quickly.
+/// A growing table is copied under its lock, so many small ones block for a shorter time.
 const SHARDS: usize = 64;
 
 impl Index {
-    /// An index of nothing.
+    /// Creates an empty index.
     pub fn new() -> Self {
         let hasher = RandomState::default();
         Self { hasher, shards: std::array::from_fn(|_| Mutex::default()) }
     }
 
-    /// The handle of whatever this is.
-    pub fn handle(&self, what: impl Hash) -> Handle {
-        Handle(self.hasher.hash_one(what))
+    /// The handle of a user or token.
+    pub fn handle(&self, value: impl Hash) -> Handle {
+        Handle(self.hasher.hash_one(value))
     }
 
     /// The handles of a key's users.
@@ -111,7 +110,7 @@ impl Index {
         self.shard(handle).entry(handle).or_insert(Keys::Few(Vec::new())).add(key);
     }
 
-    /// Takes away what was added once.
+    /// Removes one occurrence of a key.
     pub fn remove(&self, handle: Handle, key: &TokenKey) {
         let mut shard = self.shard(handle);
         let Some(keys) = shard.get_mut(&handle) else { return };
@@ -121,12 +120,12 @@ impl Index {
         }
     }
 
-    /// The keys that may be meant.
+    /// The keys under this handle.
     pub fn find(&self, handle: Handle) -> Vec<TokenKey> {
         self.shard(handle).get(&handle).map(Keys::to_vec).unwrap_or_default()
     }
 
-    /// How many keys are in it, each as often as it was added.
+    /// The number of keys, each counted as often as it was added.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         let keys = |keys: &Keys| match keys {
@@ -148,7 +147,7 @@ mod tests {
     use crate::token::{Lifetime, ScopeClaim, WorkspaceName};
 
     #[test]
-    fn a_key_is_found_until_it_was_taken_away_as_often_as_it_was_added() {
+    fn key_is_found_until_it_is_removed_as_often_as_it_was_added() {
         let index = Index::new();
         let name = WorkspaceName::new("default").expect("a name");
         let claim = ScopeClaim::parse("user_id:jane read:x").expect("a claim");
@@ -165,7 +164,7 @@ mod tests {
         found.sort_by_key(|key| key.lifetime().as_secs());
         assert_eq!(found, keys);
         keys.iter().for_each(|key| index.remove(jane, key));
-        // Nothing that is gone is taken away again.
+        // Removing an absent key does nothing.
         index.remove(jane, &keys[0]);
         assert_eq!((index.len(), index.find(jane)), (0, Vec::new()));
     }

@@ -1,8 +1,7 @@
-//! The story: an ask becomes an answer.
+//! The request path: from an [`Ask`] to an [`Answer`].
 //!
-//! Ask -> cache -> judge its freshness -> serve. Or, where there is nothing
-//! fresh enough: one flight per key -> budget -> Courier -> grant -> cache and
-//! schedule -> everyone who waited.
+//! A hit: cache -> freshness check -> answer. A miss or a stale token: one flight per token key ->
+//! permit -> Courier -> grant -> cache and schedule -> every follower.
 
 mod ask;
 mod cache;
@@ -12,8 +11,8 @@ mod entitled;
 mod explain;
 mod flight;
 mod index;
+mod negative_cache;
 mod refresher;
-mod refused;
 mod removal;
 #[cfg(test)]
 mod stress;
@@ -27,14 +26,14 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 pub use ask::{Answer, Ask, Refusal, Source};
-use cache::{Cache, Entry, History, Stage, Standing};
+use cache::{Cache, Entry, KeyState, LapsedKeys, Plan};
 use coverage::Coverage;
 use entitled::Entitled;
-pub use explain::{Decided, Explained};
-use flight::{Boarding, Cause, Flights, Issued};
+pub use explain::{Decision, Explained};
+use flight::{Cause, Flights, Issued, Join};
 use index::Index;
+use negative_cache::NegativeCache;
 use refresher::Refresher;
-use refused::Refused;
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -46,16 +45,15 @@ use crate::upstream::Dispatcher;
 /// How the broker serves and renews.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// The least that a token handed out has left.
+    /// The least remaining life of a token that is handed out.
     pub floor: Floor,
-    /// What is renewed.
+    /// Which tokens are renewed.
     pub refresh: Mode,
-    /// What renewals may spend beyond the least calls in mode learned; 1 is as much
-    /// again.
+    /// In mode learned: the calls beyond the least possible, as a share of these. 1 doubles them.
     pub extra_calls: f64,
-    /// The most users without a token who are remembered.
+    /// The most keys without a token that are remembered.
     pub history: u64,
-    /// The most tokens that are kept.
+    /// The most tokens in the cache.
     pub capacity: u64,
     /// The longest that an ask waits.
     pub timeout: Duration,
@@ -68,42 +66,43 @@ pub struct Broker(Arc<Inner>);
 struct Inner {
     settings: Settings,
     cache: Cache,
-    history: History,
+    lapsed: LapsedKeys,
     index: Arc<Index>,
     flights: Flights,
-    refused: Refused,
+    negative_cache: NegativeCache,
     entitled: Entitled,
     coverage: Coverage,
-    /// Some workspace's calls fail.
-    trouble: AtomicBool,
+    /// Do calls of any workspace fail, so that hits check for an early renewal?
+    is_failing: AtomicBool,
     workspaces: HashMap<WorkspaceName, Arc<Workspace>>,
     clock: Clock,
     metrics: Arc<Metrics>,
     runtime: Handle,
 }
 
-/// What belongs to one workspace alone, so that no other can slow it.
+/// The parts that each workspace has for itself, so that no other can slow it.
 struct Workspace {
     dispatcher: Arc<Dispatcher>,
     refresher: Arc<Refresher>,
-    /// What was sent for before this is not wanted any more, in nanoseconds.
-    purged: AtomicU64,
+    /// Tokens requested before this moment are purged; in nanoseconds.
+    not_before: AtomicU64,
 }
 
 impl Workspace {
-    /// Has the key been taken out on purpose, so that nothing more is to be done for it?
-    fn lets_go(&self, standing: &Standing) -> bool {
-        *standing.stage() == Stage::Over || self.has_purged(standing)
+    /// Was the key removed deliberately, so that it must not be renewed?
+    fn is_removed(&self, state: &KeyState) -> bool {
+        *state.plan() == Plan::Removed || self.is_purged(state)
     }
 
-    fn has_purged(&self, standing: &Standing) -> bool {
-        standing.sent.as_nanos() < self.purged.load(Ordering::Relaxed)
+    fn is_purged(&self, state: &KeyState) -> bool {
+        state.sent.as_nanos() < self.not_before.load(Ordering::Relaxed)
     }
 }
 
 impl Broker {
-    /// A broker for these workspaces. Flights and background work run on
-    /// `runtime`; the background work is started by [`Broker::start`].
+    /// Creates a broker for these workspaces.
+    ///
+    /// Flights and background tasks run on `runtime`; [`Broker::start`] starts the latter.
     pub fn new(
         settings: Settings,
         dispatchers: impl IntoIterator<Item = (WorkspaceName, Dispatcher)>,
@@ -116,23 +115,23 @@ impl Broker {
             .map(|(name, dispatcher)| {
                 let metrics = metrics.workspace(&name);
                 let refresher = Arc::new(Refresher::new(settings.refresh, settings.extra_calls, metrics));
-                let purged = AtomicU64::new(0);
-                (name, Arc::new(Workspace { dispatcher: Arc::new(dispatcher), refresher, purged }))
+                let not_before = AtomicU64::new(0);
+                (name, Arc::new(Workspace { dispatcher: Arc::new(dispatcher), refresher, not_before }))
             })
             .collect();
         let index = Arc::new(Index::new());
         let cache = Cache::new(settings.capacity, settings.floor, Arc::clone(&index), Arc::clone(&metrics));
-        let history = History::new(settings.history, Arc::clone(&index));
+        let lapsed = LapsedKeys::new(settings.history, Arc::clone(&index));
         Self(Arc::new(Inner {
             settings,
             cache,
-            history,
+            lapsed,
             index,
             flights: Flights::default(),
-            refused: Refused::new(),
+            negative_cache: NegativeCache::new(),
             entitled: Entitled::default(),
             coverage: Coverage::default(),
-            trouble: AtomicBool::new(false),
+            is_failing: AtomicBool::new(false),
             workspaces,
             clock,
             metrics,
@@ -140,8 +139,9 @@ impl Broker {
         }))
     }
 
-    /// Starts the background work: the dispatchers, the refreshers and the
-    /// cache's housekeeping. It ends when what is returned is dropped.
+    /// Starts the background tasks: dispatchers, refreshers and the cache's maintenance.
+    ///
+    /// They end when the returned [`Background`] is dropped.
     pub fn start(&self) -> Background {
         let mut dispatching = JoinSet::new();
         let mut renewing = JoinSet::new();
@@ -152,37 +152,35 @@ impl Broker {
             renewing.spawn_on(async move { refresher::run(&broker, &workspace).await }, &self.0.runtime);
         }
         let broker = self.clone();
-        let tidy = async move {
+        let maintenance = async move {
             loop {
-                broker.0.clock.sleep_until(broker.0.clock.now() + HOUSEKEEPING).await;
-                broker.0.cache.tidy();
-                broker.0.history.tidy();
-                broker.look_after(HOUSEKEEPING);
+                broker.0.clock.sleep_until(broker.0.clock.now() + MAINTENANCE_INTERVAL).await;
+                broker.0.cache.run_pending_tasks();
+                broker.0.lapsed.run_pending_tasks();
+                broker.update_health(MAINTENANCE_INTERVAL);
             }
         };
-        renewing.spawn_on(tidy, &self.0.runtime);
+        renewing.spawn_on(maintenance, &self.0.runtime);
         Background { broker: self.clone(), renewing, _dispatching: dispatching }
     }
 
-    /// Answers an ask: from memory if it can, else when Courier has answered,
-    /// and in any case within the settings' time-out.
+    /// Answers an ask from the cache, or from Courier within [`Settings::timeout`].
     pub async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, Refusal> {
         let now = self.0.clock.now();
-        let (stale, spare) = match self.look(ask, now) {
-            Look::Fresh { entry, renew } => return Ok(self.hit(&ask.key, &entry, renew, now)),
-            Look::Stale { why, spare } => (Some(why), spare),
-            Look::Nothing => (None, None),
+        let (stale, spare) = match self.look_up(ask, now) {
+            Lookup::Fresh { entry, renew } => return Ok(self.serve_hit(&ask.key, &entry, renew, now)),
+            Lookup::Stale { why, spare } => (Some(why), spare),
+            Lookup::Miss => (None, None),
         };
         self.0.coverage.count(spare.unwrap_or_default());
-        // Who has a token that will do if need be does not wait for a better one for long.
-        let patience = if spare.is_some() { self.0.settings.timeout / 5 } else { self.0.settings.timeout };
-        // Boxed, so that the way of a hit does not carry its size about.
-        let refusal = match Box::pin(self.fetch(ask, stale, patience, now)).await {
+        // With a stale token to fall back on, the request waits only briefly for a fresh one.
+        let max_wait = if spare.is_some() { self.0.settings.timeout / 5 } else { self.0.settings.timeout };
+        // Boxed, to keep the future of a hit small.
+        let refusal = match Box::pin(self.fetch(ask, stale, max_wait, now)).await {
             Ok(answer) => return Ok(answer),
             Err(refusal) => refusal,
         };
-        // No new one could be had. An old one that is good enough outlives that, if it was
-        // not taken out on purpose meanwhile.
+        // No new token came. Serve the old one above the hard floor, unless it was removed meanwhile.
         let asked = now;
         let now = self.0.clock.now();
         match stale.zip(self.0.cache.get(&ask.key)) {
@@ -190,62 +188,62 @@ impl Broker {
                 if !self.is_purged(&ask.key, &entry)
                     && freshness::spare(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)).is_some() =>
             {
-                Ok(self.hand_out(&ask.key, &entry, asked, now, Source::Kept(why)))
+                Ok(self.hand_out(&ask.key, &entry, asked, now, Source::Stale(why)))
             }
             _ => Err(refusal),
         }
     }
 
-    /// Tells the metrics what is not counted as it happens.
-    pub fn gauge(&self) {
-        self.0.cache.tidy();
+    /// Updates the gauges that are not updated by events.
+    pub fn update_gauges(&self) {
+        self.0.cache.run_pending_tasks();
         self.0.metrics.cached_tokens.set(i64::try_from(self.0.cache.len()).unwrap_or(i64::MAX));
         for workspace in self.0.workspaces.values() {
-            workspace.dispatcher.gauge();
-            workspace.refresher.gauge();
+            workspace.dispatcher.update_gauges();
+            workspace.refresher.update_gauges();
         }
     }
 
-    /// A workspace has another API key: what the old one was refused does not count any more.
-    pub fn forgive(&self, workspace: &str) {
-        self.0.refused.clear(workspace);
+    /// Forgets refusals of a workspace's old API key, after it got a new one.
+    pub fn reset_for_new_key(&self, workspace: &str) {
+        self.0.negative_cache.clear(workspace);
         if let Some(workspace) = self.0.workspaces.get(workspace) {
-            workspace.dispatcher.forgive();
+            workspace.dispatcher.reset_for_new_key();
         }
     }
 
-    /// So much time has passed since it was looked after last.
-    fn look_after(&self, passed: Duration) {
-        // Time alone makes failures count no more.
+    /// Updates what depends on the time alone; `passed` is the time since the last update.
+    fn update_health(&self, passed: Duration) {
+        // Old failures lose their weight without any call.
         for (name, workspace) in &self.0.workspaces {
-            workspace.dispatcher.gauge();
+            workspace.dispatcher.update_gauges();
             workspace.dispatcher.report(name.as_str());
         }
         let failing = |workspace: &Arc<Workspace>| workspace.dispatcher.failing() >= refresh::LEAST_FAILING;
-        self.0.trouble.store(self.0.workspaces.values().any(failing), Ordering::Relaxed);
+        self.0.is_failing.store(self.0.workspaces.values().any(failing), Ordering::Relaxed);
         for (gauge, share) in self.0.metrics.outage_coverage.iter().zip(self.0.coverage.tick(passed)) {
             gauge.set(share);
         }
     }
 
-    /// Waits until no flight is in the air.
-    pub async fn landed(&self) {
-        self.0.flights.landed().await;
+    /// Waits until no flight is under way.
+    pub async fn drained(&self) {
+        self.0.flights.drained().await;
     }
 
     fn is_purged(&self, key: &TokenKey, entry: &Entry) -> bool {
-        self.0.workspaces.get(key.workspace()).is_some_and(|workspace| workspace.has_purged(&entry.standing))
+        self.0.workspaces.get(key.workspace()).is_some_and(|workspace| workspace.is_purged(&entry.state))
     }
 
-    fn look(&self, ask: &Ask<'_>, now: Moment) -> Look {
+    fn look_up(&self, ask: &Ask<'_>, now: Moment) -> Lookup {
         let Some(entry) = self.0.cache.get(&ask.key) else {
-            return Look::Nothing;
+            return Lookup::Miss;
         };
         let (floor, facts) = (&self.0.settings.floor, entry.facts(ask.min_ttl, now));
         match freshness::judge(floor, &facts) {
-            Verdict::Serve => Look::Fresh { entry, renew: false },
-            Verdict::ServeAndRenew => Look::Fresh { entry, renew: true },
-            Verdict::Wait(why) => Look::Stale { why, spare: freshness::spare(floor, &facts) },
+            Verdict::Serve => Lookup::Fresh { entry, renew: false },
+            Verdict::ServeAndRenew => Lookup::Fresh { entry, renew: true },
+            Verdict::Wait(why) => Lookup::Stale { why, spare: freshness::spare(floor, &facts) },
         }
     }
 
@@ -253,37 +251,37 @@ impl Broker {
         &self,
         ask: &Ask<'_>,
         stale: Option<Stale>,
-        patience: Duration,
+        max_wait: Duration,
         asked: Moment,
     ) -> Result<Answer, Refusal> {
-        if let Some(refusal) = self.0.refused.get(&ask.key, asked) {
+        if let Some(refusal) = self.0.negative_cache.get(&ask.key, asked) {
             return Err(refusal);
         }
         let workspace = self.0.workspaces.get(ask.key.workspace()).ok_or(Refusal::Lost)?;
         let client = ask.who.client().unwrap_or_default();
-        let boarding = self.0.flights.board(&ask.key, client, &workspace.dispatcher, || {
-            // Another flight may have landed since we looked.
-            match self.look(ask, self.0.clock.now()) {
-                Look::Fresh { entry, .. } => Some(entry),
-                Look::Stale { .. } | Look::Nothing => None,
+        let join = self.0.flights.join(&ask.key, client, &workspace.dispatcher, || {
+            // Another flight may have completed since the first lookup.
+            match self.look_up(ask, self.0.clock.now()) {
+                Lookup::Fresh { entry, .. } => Some(entry),
+                Lookup::Stale { .. } | Lookup::Miss => None,
             }
         })?;
-        let (ticket, collapsed) = match boarding {
-            Boarding::Landed(entry) => {
+        let (follower, collapsed) = match join {
+            Join::Cached(entry) => {
                 return Ok(self.hand_out(&ask.key, &entry, asked, self.0.clock.now(), Source::Hit));
             }
-            Boarding::Joined(ticket) => (ticket, true),
-            Boarding::Opened(departure) => {
-                let ticket = departure.ticket();
-                let cause = Cause::Asked(ask.who.clone().into_owned());
-                self.0.runtime.spawn(flight::fly(self.clone(), Arc::clone(workspace), departure, cause));
-                (ticket, false)
+            Join::Follower(follower) => (follower, true),
+            Join::Leader(leader) => {
+                let follower = leader.follower();
+                let cause = Cause::Request(ask.who.clone().into_owned());
+                self.0.runtime.spawn(flight::fetch(self.clone(), Arc::clone(workspace), leader, cause));
+                (follower, false)
             }
         };
-        let Ok(outcome) = tokio::time::timeout(patience, ticket.outcome()).await else {
-            // The flight may still bring a token. Until then others need not wait for it in vain too.
-            if patience == self.0.settings.timeout {
-                self.0.refused.add(&ask.key, Refusal::TimedOut, self.0.clock.now());
+        let Ok(outcome) = tokio::time::timeout(max_wait, follower.outcome()).await else {
+            // The flight may still bring a token. Until then, do not let others wait for it in vain.
+            if max_wait == self.0.settings.timeout {
+                self.0.negative_cache.add(&ask.key, Refusal::TimedOut, self.0.clock.now());
             }
             return Err(Refusal::TimedOut);
         };
@@ -295,17 +293,17 @@ impl Broker {
         Ok(self.hand_out(&ask.key, &entry, asked, now, Source::Issued { collapsed, stale, stored }))
     }
 
-    fn hit(&self, key: &TokenKey, entry: &Arc<Entry>, renew: bool, now: Moment) -> Answer {
+    fn serve_hit(&self, key: &TokenKey, entry: &Arc<Entry>, renew: bool, now: Moment) -> Answer {
         let spare = freshness::spare(&self.0.settings.floor, &entry.facts(None, now));
         self.0.coverage.count(spare.unwrap_or_default());
-        // The use comes first: it is what the renewal is decided by.
+        // Count the use first: the renewal is decided by it.
         let answer = self.hand_out(key, entry, now, now, Source::Hit);
-        let trouble = self.0.trouble.load(Ordering::Relaxed);
-        if (renew || trouble)
+        let is_failing = self.0.is_failing.load(Ordering::Relaxed);
+        if (renew || is_failing)
             && let Some(workspace) = self.0.workspaces.get(key.workspace())
         {
             if renew {
-                workspace.refresher.wanted_again(key, &entry.standing, now);
+                workspace.refresher.revive(key, &entry.state, now);
             } else {
                 self.renew_early(workspace, key, entry, now);
             }
@@ -314,33 +312,33 @@ impl Broker {
     }
 
     fn hand_out(&self, key: &TokenKey, entry: &Entry, asked: Moment, now: Moment, source: Source) -> Answer {
-        let Entry { grant, standing } = entry;
-        standing.count_use();
-        if !standing.habit.touch_quietly(asked)
+        let Entry { grant, state } = entry;
+        state.count_use();
+        if !state.habit.touch_quietly(asked)
             && let Some(workspace) = self.0.workspaces.get(key.workspace())
         {
-            standing.habit.touch(asked, &workspace.refresher.ledger);
+            state.habit.touch(asked, &workspace.refresher.ledger);
         }
         Answer { grant: grant.clone(), remaining: grant.remaining(now), source }
     }
 }
 
-/// What the cache has for an ask.
-enum Look {
+/// The result of a cache lookup.
+enum Lookup {
     Fresh {
         entry: Arc<Entry>,
         renew: bool,
     },
     Stale {
         why: Stale,
-        /// For how long it will do if need be.
+        /// How long the token stays above the hard floor; `None` if it is below.
         spare: Option<Duration>,
     },
-    Nothing,
+    Miss,
 }
 
-/// The cache has no thread of its own: this often what has ended is let go.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often the cache's pending work runs: moka has no thread of its own.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The broker's tasks; dropping this ends them.
 pub struct Background {
@@ -350,7 +348,7 @@ pub struct Background {
 }
 
 impl Background {
-    /// Begins no further renewals. Calls that have been begun go on.
+    /// Stops starting renewals and drops the queued ones. Calls under way go on.
     pub fn stop_renewing(&mut self) {
         self.renewing.abort_all();
         for workspace in self.broker.0.workspaces.values() {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::cache::{Stage, Standing};
-use super::explain::Decided;
+use super::cache::{KeyState, Plan};
+use super::explain::Decision;
 use super::flight::{self, Cause, Renewal};
 use super::{Broker, Workspace};
 use crate::metrics::WorkspaceMetrics;
@@ -17,33 +17,35 @@ use crate::policy::refresh::{self, Draws, Facts, Mode, Reason, Stop, Verdict};
 use crate::policy::schedule::{Schedule, Ticket};
 use crate::token::{Moment, TokenKey};
 
-/// The schedule of one workspace's renewals. Its lock is taken when a token
-/// comes, goes or is due; not for a hit, but for the cache's housekeeping, which
-/// now and then a hit does on its way, and for a hit that revives a renewal.
+/// The schedule of one workspace's renewals.
+///
+/// Its lock is taken when a token is stored, removed or due. A hit takes it only if it revives a
+/// renewal, or if moka runs its maintenance on that hit.
 pub struct Refresher {
     mode: Mode,
-    schedule: Mutex<Schedule<Due>>,
-    /// In mode learned.
+    schedule: Mutex<Schedule<DueKey>>,
+    /// In mode learned only.
     learner: Option<Mutex<Learner>>,
     pub(super) ledger: Ledger,
     pub(super) draws: Draws,
-    /// Something is due earlier than what was thought to be the next.
-    sooner: Notify,
+    /// Wakes the loop: a key was added that is due before all others.
+    due_earlier: Notify,
     pub(super) metrics: WorkspaceMetrics,
 }
 
-/// A key that comes due.
-struct Due {
+/// A scheduled key.
+struct DueKey {
     key: TokenKey,
-    standing: Arc<Standing>,
+    state: Arc<KeyState>,
 }
 
-/// So many due tokens are looked at before others get their turn.
+/// How many due keys are processed before the task yields.
 const BATCH: usize = 256;
 
 impl Refresher {
-    /// A refresher with an empty schedule, which in mode learned may spend
-    /// `extra_calls` beyond the least.
+    /// Creates a refresher with an empty schedule.
+    ///
+    /// In mode learned it may spend `extra_calls` beyond the least possible, as a share of these.
     pub fn new(mode: Mode, extra_calls: f64, metrics: WorkspaceMetrics) -> Self {
         Self {
             mode,
@@ -51,43 +53,43 @@ impl Refresher {
             learner: (mode == Mode::Learned).then(|| Mutex::new(Learner::new(extra_calls))),
             ledger: Ledger::default(),
             draws: Draws::default(),
-            sooner: Notify::new(),
+            due_earlier: Notify::new(),
             metrics,
         }
     }
 
-    /// Plans the renewal of a new token.
-    pub fn plan(&self, key: &TokenKey, standing: &Arc<Standing>) {
-        if standing.due < Moment::NEVER {
-            self.add(key, standing, standing.due, 0);
+    /// Schedules the renewal of a new token.
+    pub fn schedule_renewal(&self, key: &TokenKey, state: &Arc<KeyState>) {
+        if state.due < Moment::NEVER {
+            self.add(key, state, state.due, 0);
         }
     }
 
-    /// Plans another try for a key for which no token came, if it could end
-    /// otherwise.
-    pub fn retry(&self, key: &TokenKey, standing: &Arc<Standing>, permanent: bool, now: Moment) {
-        let mut stage = standing.stage();
-        match *stage {
-            Stage::Renewing { .. } if permanent => *stage = Stage::Over,
-            Stage::Renewing { failures, away } => {
+    /// Schedules another attempt after a failed renewal, unless the failure is `permanent`.
+    pub fn retry(&self, key: &TokenKey, state: &Arc<KeyState>, permanent: bool, now: Moment) {
+        let mut plan = state.plan();
+        match *plan {
+            Plan::Renewing { .. } if permanent => *plan = Plan::Removed,
+            Plan::Renewing { failures, lapsed } => {
                 let due = refresh::retry_due(failures + 1, now, self.draws.next());
-                let ticket = self.schedule(key, standing, due);
-                *stage = if away { Stage::Away(ticket) } else { Stage::Scheduled(ticket, failures + 1) };
+                let ticket = self.schedule(key, state, due);
+                *plan = if lapsed { Plan::Lapsed(ticket) } else { Plan::Scheduled(ticket, failures + 1) };
             }
             _ => {}
         }
     }
 
-    /// A token was handed out after its renewal was due. If it was then let run
-    /// out as unused, that was a mistake: it is looked at again, now.
-    pub fn wanted_again(&self, key: &TokenKey, standing: &Arc<Standing>, now: Moment) {
-        if self.mode == Mode::Used && *standing.stage() == Stage::Idle {
-            self.add(key, standing, now, 0);
+    /// Processes a key again, at once, when its token is handed out after its renewal was due.
+    ///
+    /// The token may have been left to expire as unused, which was a mistake then.
+    pub fn revive(&self, key: &TokenKey, state: &Arc<KeyState>, now: Moment) {
+        if self.mode == Mode::Used && *state.plan() == Plan::Unscheduled {
+            self.add(key, state, now, 0);
         }
     }
 
-    /// Tells the metrics what has been learned and spent.
-    pub fn gauge(&self) {
+    /// Updates the metrics of the learner and the ledger.
+    pub fn update_gauges(&self) {
         if let Some(learner) = &self.learner {
             let price = learner.lock().unwrap_or_else(PoisonError::into_inner).price();
             self.metrics.renewal_price.set(price.into());
@@ -98,55 +100,56 @@ impl Refresher {
         }
     }
 
-    /// Takes what is gone out of the schedule.
-    pub fn forget(&self, ticket: Ticket) {
+    /// Removes a key from the schedule.
+    pub fn unschedule(&self, ticket: Ticket) {
         self.lock().remove(ticket);
     }
 
-    /// How many keys are in the schedule.
+    /// The number of keys in the schedule.
     #[cfg(test)]
     pub fn scheduled(&self) -> usize {
         self.lock().len()
     }
 
-    fn add(&self, key: &TokenKey, standing: &Arc<Standing>, due: Moment, failures: u32) {
-        let mut stage = standing.stage();
-        if let Stage::Idle = *stage {
-            *stage = Stage::Scheduled(self.schedule(key, standing, due), failures);
+    fn add(&self, key: &TokenKey, state: &Arc<KeyState>, due: Moment, failures: u32) {
+        let mut plan = state.plan();
+        if let Plan::Unscheduled = *plan {
+            *plan = Plan::Scheduled(self.schedule(key, state, due), failures);
         }
     }
 
-    fn schedule(&self, key: &TokenKey, standing: &Arc<Standing>, due: Moment) -> Ticket {
+    fn schedule(&self, key: &TokenKey, state: &Arc<KeyState>, due: Moment) -> Ticket {
         let mut schedule = self.lock();
         let next = schedule.next();
         if next.is_none_or(|next| due < next) {
-            self.sooner.notify_one();
+            self.due_earlier.notify_one();
         }
-        schedule.add(due, Due { key: key.clone(), standing: Arc::clone(standing) })
+        schedule.add(due, DueKey { key: key.clone(), state: Arc::clone(state) })
     }
 
-    fn judge(&self, standing: &Standing, away: bool, late: Duration, now: Moment) -> (Verdict, Option<Chance>) {
+    fn decide(&self, state: &KeyState, lapsed: bool, late: Duration, now: Moment) -> (Verdict, Option<Chance>) {
         let Some(learner) = &self.learner else {
-            let facts = Facts { uses: standing.uses(), remaining: standing.expires.since(now) };
+            let facts = Facts { uses: state.uses(), remaining: state.expires.since(now) };
             return (refresh::judge(&facts), None);
         };
         let mut learner = learner.lock().unwrap_or_else(PoisonError::into_inner);
-        match learner.judge(&standing.habit, &self.ledger, late, now) {
+        match learner.judge(&state.habit, &self.ledger, late, now) {
             learner::Verdict::Fetch(chance) => {
-                (Verdict::Renew(if away { Reason::Return } else { Reason::Due }), Some(chance))
+                (Verdict::Renew(if lapsed { Reason::Return } else { Reason::Due }), Some(chance))
             }
             learner::Verdict::Look(at, chance) => (Verdict::Look(at), Some(chance)),
             learner::Verdict::Forget => (Verdict::Stop(Stop::Forgotten), None),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Schedule<Due>> {
+    fn lock(&self) -> MutexGuard<'_, Schedule<DueKey>> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Renews what is due, for ever. What is due waits in the schedule, not in the
-/// dispatcher's queue, while the queue has no room for it.
+/// Renews due tokens until it is cancelled.
+///
+/// While the dispatcher's queue has no room, due keys wait in the schedule.
 pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     let Workspace { dispatcher, refresher, .. } = &**workspace;
     loop {
@@ -156,10 +159,10 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
             let Some((at, due)) = refresher.lock().pop(now) else {
                 break;
             };
-            consider(broker, workspace, due, at, now);
+            process_due(broker, workspace, due, at, now);
             looked_at += 1;
         }
-        // What is due already or still on its way would never let anybody else get their turn.
+        // Many keys due at once would starve other tasks.
         tokio::task::yield_now().await;
         if looked_at == BATCH {
             continue;
@@ -167,81 +170,80 @@ pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
         if dispatcher.has_room() {
             let next = refresher.lock().next().unwrap_or(Moment::NEVER);
             tokio::select! {
-                () = refresher.sooner.notified() => {}
+                () = refresher.due_earlier.notified() => {}
                 () = broker.0.clock.sleep_until(next) => {}
             }
         } else {
-            dispatcher.room().await;
+            dispatcher.wait_for_room().await;
         }
     }
 }
 
-/// Decides about a key that has come due `at` some time, and does it.
-fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, at: Moment, now: Moment) {
-    let Due { key, standing } = due;
+/// Decides about a key that was due `at` this moment, and carries it out.
+fn process_due(broker: &Broker, workspace: &Arc<Workspace>, due: DueKey, at: Moment, now: Moment) {
+    let DueKey { key, state } = due;
     let refresher = &workspace.refresher;
-    let mut lapsed = false;
-    // Not under the lock: the cache may let go what it holds on the way. And not for a
-    // token that is there: a look is a use to the cache.
-    let away = matches!(*standing.stage(), Stage::Away(_));
-    let other = away && broker.0.cache.get(&key).is_some_and(|entry| !Arc::ptr_eq(&entry.standing, &standing));
+    let mut lapses_now = false;
+    // Not under the plan's lock: this lookup may run the cache's maintenance, which takes it. For lapsed
+    // keys only: to the cache a lookup is a use, so it would keep unused tokens.
+    let lapsed = matches!(*state.plan(), Plan::Lapsed(_));
+    let is_replaced = lapsed && broker.0.cache.get(&key).is_some_and(|entry| !Arc::ptr_eq(&entry.state, &state));
     let is_entitled = broker.0.entitled.include(&key);
-    // Nobody signs out between what is decided and what is done.
-    let mut ground = broker.0.flights.hold();
-    if workspace.lets_go(&standing) {
+    // No sign-out gets between the decision and its execution.
+    let mut in_flight = broker.0.flights.lock();
+    if workspace.is_removed(&state) {
         return;
     }
     let (verdict, chance) = {
-        // Under the lock: who hands the token out in this moment has counted
-        // before, or sees what was decided.
-        let mut stage = standing.stage();
-        let (failures, away) = match *stage {
-            Stage::Scheduled(_, failures) => (failures, false),
-            // A token has come while it was on its way to the history.
-            Stage::Away(_) if other => {
-                *stage = Stage::Over;
+        // Under the lock: a concurrent hit has counted its use before, or sees the decision.
+        let mut plan = state.plan();
+        let (failures, lapsed) = match *plan {
+            Plan::Scheduled(_, failures) => (failures, false),
+            // A token was stored while this key moved to the lapsed keys.
+            Plan::Lapsed(_) if is_replaced => {
+                *plan = Plan::Removed;
                 return;
             }
-            Stage::Away(_) => (0, true),
-            // It has just left the cache.
-            Stage::Renewing { .. } | Stage::Idle | Stage::Over => return,
+            Plan::Lapsed(_) => (0, true),
+            // The key has just been removed from the cache.
+            Plan::Renewing { .. } | Plan::Unscheduled | Plan::Removed => return,
         };
         let (verdict, chance) = if is_entitled {
-            refresher.judge(&standing, away, workspace.dispatcher.late(at, now), now)
+            refresher.decide(&state, lapsed, workspace.dispatcher.lateness(at, now), now)
         } else {
             (Verdict::Stop(Stop::NotPermitted), None)
         };
-        standing.told().decided = Some(Decided { at: now, verdict, chance });
+        state.last_decision().decision = Some(Decision { at: now, verdict, chance });
         tracing::debug!(workspace = key.workspace(), ?verdict, ?chance, "token due");
-        *stage = match verdict {
-            Verdict::Renew(_) => Stage::Renewing { failures, away },
+        *plan = match verdict {
+            Verdict::Renew(_) => Plan::Renewing { failures, lapsed },
             Verdict::Look(next) => {
-                lapsed = !away;
-                Stage::Away(refresher.schedule(&key, &standing, next))
+                lapses_now = !lapsed;
+                Plan::Lapsed(refresher.schedule(&key, &state, next))
             }
-            Verdict::Stop(_) => Stage::Idle,
+            Verdict::Stop(_) => Plan::Unscheduled,
         };
         (verdict, chance)
     };
     match verdict {
         Verdict::Renew(reason) => {
-            let rank = Rank::of(standing.floor(&broker.0.settings.floor), chance.map(|chance| chance.value), now);
-            let departure = ground.renew(&key, rank, &workspace.dispatcher);
-            drop(ground);
-            match departure {
-                Some(departure) => {
+            let rank = Rank::of(state.floor(&broker.0.settings.floor), chance.map(|chance| chance.value), now);
+            let leader = in_flight.renew(&key, rank, &workspace.dispatcher);
+            drop(in_flight);
+            match leader {
+                Some(leader) => {
                     broker.0.metrics.renewal_lateness.observe(now.since(at).as_secs_f64());
-                    let cause = Cause::Renewal(Renewal { reason, standing });
-                    broker.0.runtime.spawn(flight::fly(broker.clone(), Arc::clone(workspace), departure, cause));
+                    let cause = Cause::Renewal(Renewal { reason, state });
+                    broker.0.runtime.spawn(flight::fetch(broker.clone(), Arc::clone(workspace), leader, cause));
                 }
-                // There is a flight already. If it fails, this is still to be done.
-                None => refresher.retry(&key, &standing, false, now),
+                // The key has a flight already. Should it fail, this renewal is tried again.
+                None => refresher.retry(&key, &state, false, now),
             }
         }
-        Verdict::Look(_) if lapsed => broker.0.history.insert(key, standing),
+        Verdict::Look(_) if lapses_now => broker.0.lapsed.insert(key, state),
         Verdict::Look(_) => {}
         Verdict::Stop(_) => {
-            broker.0.history.remove(&key);
+            broker.0.lapsed.remove(&key);
         }
     }
 }
@@ -250,7 +252,7 @@ fn consider(broker: &Broker, workspace: &Arc<Workspace>, due: Due, at: Moment, n
 mod tests {
     use super::*;
     use crate::broker::Settings;
-    use crate::broker::cache::{Cache, Entry, History};
+    use crate::broker::cache::{Cache, Entry, LapsedKeys};
     use crate::broker::index::Index;
     use crate::clock::Clock;
     use crate::metrics::Metrics;
@@ -260,21 +262,21 @@ mod tests {
     use crate::token::{Grant, Lifetime, ScopeClaim, Token, WorkspaceName};
     use crate::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit};
 
-    struct Nobody;
+    struct NoIssuer;
 
-    impl Issuer for Nobody {
+    impl Issuer for NoIssuer {
         fn issue<'a>(&'a self, _: &'a TokenKey, _: Permit) -> Issuing<'a> {
             Box::pin(async { Err(Failure::Stopping) })
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn others_get_their_turn_however_many_come_nearer_at_once() {
+    async fn many_due_keys_do_not_starve_other_tasks() {
         let (clock, metrics) = (Clock::tokio(), Arc::new(Metrics::new().expect("metrics")));
         let name = WorkspaceName::new("default").expect("a name");
         let budget = Budget::new(20.0, 20).expect("a budget");
         let settings = DispatcherSettings { budget, max_wait: Duration::from_secs(5) };
-        let dispatcher = Dispatcher::new(settings, Arc::new(Nobody), clock, metrics.workspace(&name));
+        let dispatcher = Dispatcher::new(settings, Arc::new(NoIssuer), clock, metrics.workspace(&name));
         let settings = Settings {
             floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
             refresh: Mode::Used,
@@ -288,13 +290,13 @@ mod tests {
         let refresher = &broker.0.workspaces[&name].refresher;
         let grant = Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(0), Duration::from_secs(3600));
         let habit = Arc::new(Habit::new(Duration::from_secs(1800), Moment::from_nanos(0)));
-        let standing = Arc::new(Standing::new(&grant, Moment::NEVER, habit, refresher));
+        let state = Arc::new(KeyState::new(&grant, Moment::NEVER, habit, refresher));
         let claim = ScopeClaim::parse("user_id:1 read:x").expect("a claim");
         let key = TokenKey::new(&name, &claim, Lifetime::MAX);
-        // In one slot of the wheel, which has not turned yet.
+        // In one slot of the timer wheel, which has not turned yet.
         for nanos in 0..3000 {
             let at = clock.now() - Duration::from_millis(5) - Duration::from_nanos(nanos);
-            refresher.lock().add(at, Due { key: key.clone(), standing: Arc::clone(&standing) });
+            refresher.lock().add(at, DueKey { key: key.clone(), state: Arc::clone(&state) });
         }
         let _background = broker.start();
         let mut turns = 0;
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schedule_holds_what_the_cache_holds_and_no_more() {
+    fn schedule_holds_exactly_the_keys_of_the_cache() {
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let name = WorkspaceName::new("default").expect("a name");
         let refresher = Arc::new(Refresher::new(Mode::Used, 0.0, metrics.workspace(&name)));
@@ -314,53 +316,52 @@ mod tests {
         let index = Arc::new(Index::new());
         let cache = Cache::new(100, floor, Arc::clone(&index), metrics);
         let grant = Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(0), Duration::from_secs(3600));
-        let standing = |due| {
+        let state = |due| {
             let habit = Arc::new(Habit::new(Duration::from_secs(1800), Moment::from_nanos(0)));
-            Arc::new(Standing::new(&grant, due, habit, &refresher))
+            Arc::new(KeyState::new(&grant, due, habit, &refresher))
         };
         let mut last = None;
         for user in (0..300).chain(250..300) {
             let text = format!("user_id:{user} read:x");
             let claim = ScopeClaim::parse(&text).expect("a claim");
             let key = TokenKey::new(&name, &claim, Lifetime::MAX);
-            let standing = standing(Moment::from_nanos(1 << 40));
-            cache.insert(key.clone(), Arc::new(Entry { grant: grant.clone(), standing: Arc::clone(&standing) }));
-            refresher.plan(&key, &standing);
-            last = Some((key, standing));
+            let state = state(Moment::from_nanos(1 << 40));
+            cache.insert(key.clone(), Arc::new(Entry { grant: grant.clone(), state: Arc::clone(&state) }));
+            refresher.schedule_renewal(&key, &state);
+            last = Some((key, state));
         }
-        cache.tidy();
+        cache.run_pending_tasks();
         assert_eq!(cache.len(), 100);
         assert_eq!(refresher.lock().len(), 100);
-        // Each by its user and by its token.
+        // Each key is indexed by its user and by its token.
         assert_eq!(index.len(), 200);
-        // Who looked a token up just before another took its place may still want
-        // it renewed. It is not: the other is.
+        // A request may have looked up a token just before another replaced it. The old one is not renewed.
         let (key, old) = last.expect("there was one");
-        cache.insert(key.clone(), Arc::new(Entry { grant: grant.clone(), standing: standing(Moment::NEVER) }));
+        cache.insert(key.clone(), Arc::new(Entry { grant: grant.clone(), state: state(Moment::NEVER) }));
         assert_eq!(refresher.lock().len(), 99);
-        refresher.wanted_again(&key, &old, Moment::from_nanos(1 << 41));
+        refresher.revive(&key, &old, Moment::from_nanos(1 << 41));
         refresher.retry(&key, &old, false, Moment::from_nanos(1 << 41));
         assert_eq!(refresher.lock().len(), 99);
     }
 
     #[test]
-    fn a_history_of_nobody_keeps_nothing() {
+    fn lapsed_keys_of_capacity_zero_keep_nothing() {
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let name = WorkspaceName::new("default").expect("a name");
         let refresher = Arc::new(Refresher::new(Mode::Learned, 0.0, metrics.workspace(&name)));
         let index = Arc::new(Index::new());
-        let history = History::new(0, Arc::clone(&index));
+        let lapsed = LapsedKeys::new(0, Arc::clone(&index));
         let grant = Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(0), Duration::from_secs(3600));
         for user in 0..100 {
             let habit = Arc::new(Habit::new(Duration::from_secs(1800), Moment::from_nanos(0)));
-            let standing = Arc::new(Standing::new(&grant, Moment::NEVER, habit, &refresher));
+            let state = Arc::new(KeyState::new(&grant, Moment::NEVER, habit, &refresher));
             let text = format!("user_id:{user} read:x");
             let key = TokenKey::new(&name, &ScopeClaim::parse(&text).expect("a claim"), Lifetime::MAX);
-            let ticket = refresher.schedule(&key, &standing, Moment::from_nanos(1 << 40));
-            *standing.stage() = Stage::Away(ticket);
-            history.insert(key, standing);
+            let ticket = refresher.schedule(&key, &state, Moment::from_nanos(1 << 40));
+            *state.plan() = Plan::Lapsed(ticket);
+            lapsed.insert(key, state);
         }
-        history.tidy();
+        lapsed.run_pending_tasks();
         assert_eq!((index.len(), refresher.lock().len()), (0, 0));
     }
 }

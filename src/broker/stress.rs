@@ -1,5 +1,5 @@
-//! Everything at once: asks, sign-outs, rejections, purges, calls that fail and lives that end at
-//! once, on several threads. Whatever came of it, nothing is left of those who are signed out.
+//! A concurrency stress test: requests, sign-outs, rejections, purges, failing calls and short-lived
+//! tokens at once, on several threads. After it, no trace of a signed-out user is left.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,13 +22,13 @@ const USERS: u32 = 60;
 const WORKERS: u64 = 8;
 const ROUNDS: usize = 150;
 
-/// Issues tokens that end at once, now and then none.
-struct Hasty {
+/// Issues tokens that expire within a moment, and fails now and then.
+struct ShortLivedIssuer {
     clock: Clock,
     calls: AtomicU64,
 }
 
-impl Issuer for Hasty {
+impl Issuer for ShortLivedIssuer {
     fn issue<'a>(&'a self, _: &'a TokenKey, _: Permit) -> Issuing<'a> {
         Box::pin(async move {
             let call = self.calls.fetch_add(1, Ordering::Relaxed);
@@ -43,7 +43,7 @@ impl Issuer for Hasty {
     }
 }
 
-/// One who does whatever comes to their mind.
+/// A worker that makes random requests and removals.
 async fn work(broker: Broker, name: WorkspaceName, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     for _ in 0..ROUNDS {
@@ -60,7 +60,7 @@ async fn work(broker: Broker, name: WorkspaceName, seed: u64) {
                 broker.sign_out("default", UserId::new(&user).expect("an id"));
             }
             chance => {
-                // Some fail, as their calls do.
+                // Some requests fail, as their calls do.
                 if let Ok(answer) = broker.ask(&Ask { key, min_ttl: None, who: Who::Nobody }).await
                     && chance < 150
                 {
@@ -75,14 +75,15 @@ async fn work(broker: Broker, name: WorkspaceName, seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_is_left_of_those_who_are_signed_out() {
+async fn sign_out_leaves_no_trace_of_a_user() {
     for mode in [Mode::Used, Mode::Learned] {
         let (clock, metrics) = (Clock::system(), Arc::new(Metrics::new().expect("metrics")));
         let name = WorkspaceName::new("default").expect("a name");
         let budget = Budget::new(100_000.0, 100_000).expect("a budget");
         let settings = DispatcherSettings { budget, max_wait: Duration::from_secs(5) };
-        let issuer = Arc::new(Hasty { clock, calls: AtomicU64::new(0) });
-        let dispatcher = Dispatcher::new(settings, Arc::<Hasty>::clone(&issuer), clock, metrics.workspace(&name));
+        let issuer = Arc::new(ShortLivedIssuer { clock, calls: AtomicU64::new(0) });
+        let dispatcher =
+            Dispatcher::new(settings, Arc::<ShortLivedIssuer>::clone(&issuer), clock, metrics.workspace(&name));
         let settings = Settings {
             floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
             refresh: mode,
@@ -94,19 +95,19 @@ async fn nothing_is_left_of_those_who_are_signed_out() {
         let broker = Broker::new(settings, [(name.clone(), dispatcher)], clock, metrics, Handle::current());
         let background = broker.start();
         let workers: JoinSet<_> = (0..WORKERS).map(|seed| work(broker.clone(), name.clone(), seed)).collect();
-        // A deadlock is an end too.
+        // The time-out catches a deadlock.
         tokio::time::timeout(Duration::from_secs(60), workers.join_all()).await.expect("they end");
         for user in 0..USERS {
             broker.sign_out("default", UserId::new(&user.to_string()).expect("an id"));
         }
-        broker.landed().await;
-        broker.0.cache.tidy();
-        broker.0.history.tidy();
+        broker.drained().await;
+        broker.0.cache.run_pending_tasks();
+        broker.0.lapsed.run_pending_tasks();
         let calls = issuer.calls.load(Ordering::Relaxed);
         let refresher = &broker.0.workspaces[&name].refresher;
-        let left = [broker.0.cache.iter().count(), broker.0.history.iter().count(), broker.0.index.len()];
+        let left = [broker.0.cache.iter().count(), broker.0.lapsed.iter().count(), broker.0.index.len()];
         assert_eq!((left, refresher.scheduled()), ([0; 3], 0), "{mode:?}");
-        // Longer than any of the tokens lived.
+        // Longer than any token lives.
         tokio::time::sleep(Duration::from_millis(500)).await;
         drop(background);
         assert_eq!(issuer.calls.load(Ordering::Relaxed), calls, "{mode:?}");

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::body::Reply;
 use super::{JSON, NO_STORE, allow};
 use crate::audit;
-use crate::broker::{Broker, Decided, Explained};
+use crate::broker::{Broker, Decision, Explained};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::policy::refresh;
@@ -120,7 +120,7 @@ impl Admin {
             let at = if moment < now { wall - now.since(moment) } else { wall + moment.since(now) };
             humantime::format_rfc3339_seconds(at).to_string()
         };
-        let decided = |decided: &Decided| {
+        let decided = |decided: &Decision| {
             let (verdict, reason) = match decided.verdict {
                 refresh::Verdict::Renew(reason) => ("renew", Some(reason.as_str())),
                 refresh::Verdict::Look(_) => ("wait", None),
@@ -143,7 +143,7 @@ impl Admin {
                 "due_at": known.due.map(time),
                 "uses": known.uses,
                 "state": known.stage,
-                "decision": known.decided.as_ref().map(decided),
+                "decision": known.decision.as_ref().map(decided),
                 "last_error": known.error,
             })
         };
@@ -160,7 +160,7 @@ impl Admin {
     }
 
     fn metrics(&self) -> Response<Reply> {
-        self.broker.gauge();
+        self.broker.update_gauges();
         match self.metrics.text() {
             Ok(text) => {
                 let mut response = Response::new(Reply::from(text));

@@ -288,9 +288,9 @@ fn cache_status(answer: &Answer) -> HeaderValue {
             let collapsed = if collapsed { "; collapsed" } else { "" };
             write!(text, "courier-token-broker; fwd={forwarded}{stored}{collapsed}; ttl={ttl}")
         }
-        Source::Kept(_) => write!(text, "courier-token-broker; fwd=stale; ttl={ttl}"),
+        Source::Stale(_) => write!(text, "courier-token-broker; fwd=stale; ttl={ttl}"),
     };
-    if let Source::Kept(why) | Source::Issued { stale: Some(why), .. } = answer.source {
+    if let Source::Stale(why) | Source::Issued { stale: Some(why), .. } = answer.source {
         text.push_str("; detail=");
         text.push_str(why.as_str());
     }

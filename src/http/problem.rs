@@ -141,7 +141,7 @@ impl Problem {
                 broker::Refusal::Upstream(Failure::Limited(wait)) => {
                     (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait))
                 }
-                broker::Refusal::Upstream(Failure::Resting(rest)) => {
+                broker::Refusal::Upstream(Failure::CircuitOpen(rest)) => {
                     (StatusCode::SERVICE_UNAVAILABLE, API, Retry::after_rest(*rest))
                 }
                 broker::Refusal::TimedOut | broker::Refusal::Upstream(Failure::Timeout) => {
@@ -162,7 +162,7 @@ impl Problem {
                     Some(pause) => (StatusCode::SERVICE_UNAVAILABLE, API, Retry::Spent(*pause)),
                     None => (StatusCode::SERVICE_UNAVAILABLE, API, SPENT),
                 },
-                broker::Refusal::Upstream(failure @ Failure::Unavailable(_)) if failure.is_passing() => {
+                broker::Refusal::Upstream(failure @ Failure::Unavailable(_)) if failure.is_transient() => {
                     (StatusCode::SERVICE_UNAVAILABLE, API, SPENT)
                 }
                 broker::Refusal::Upstream(Failure::Unavailable(_)) => (StatusCode::BAD_GATEWAY, API, Retry::Never),
@@ -315,11 +315,11 @@ pub(super) mod tests {
             Problem::LifetimeTooLong(Lifetime::MAX, Lifetime::MAX),
             Problem::MinTtlTooLong,
             upstream(Failure::Limited(Duration::from_millis(2500))),
-            upstream(Failure::Resting(Duration::from_millis(2500))),
+            upstream(Failure::CircuitOpen(Duration::from_millis(2500))),
             upstream(Failure::Limited(Duration::ZERO)),
-            upstream(Failure::Resting(Duration::ZERO)),
+            upstream(Failure::CircuitOpen(Duration::ZERO)),
             upstream(Failure::Limited(Duration::from_secs(600))),
-            upstream(Failure::Resting(Duration::from_secs(600))),
+            upstream(Failure::CircuitOpen(Duration::from_secs(600))),
             Problem::Refusal(Refusal::TimedOut),
             Problem::Refusal(Refusal::TooOld),
             Problem::Refusal(Refusal::Lost),

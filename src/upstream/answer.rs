@@ -1,4 +1,4 @@
-//! What an answer of Courier means.
+//! Interprets Courier's answers.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,8 +9,9 @@ use crate::upstream::Failure;
 use crate::upstream::claims::{self, Clocks};
 use crate::upstream::retry_after::retry_after;
 
-/// The token in Courier's answer to a request for `key` that was sent at `sent`, or why there
-/// is none. `unix` is the present time since 1970.
+/// Reads the token from Courier's answer to a request for `key` that was sent at `sent`.
+///
+/// `unix` is the present time since 1970.
 pub fn grant(
     status: u16,
     headers: &HeaderMap,
@@ -28,13 +29,13 @@ pub fn grant(
                 claims::object(body).ok_or(Failure::Malformed("it is not a JSON object with a token"))?;
             claims::grant(&answer.token, key, sent, &Clocks { answered: answered(headers), unix: unix.as_secs_f64() })
         }
-        // It says nothing of the request, nor of the API key.
+        // An intermediary's page says nothing about the request or the API key.
         400..=428 | 430..=499 if is_page(headers) => Err(Failure::Page(status)),
         400 => Err(Failure::Refused(message(body))),
         401..=403 => Err(Failure::Credentials(status)),
         429 => Err(Failure::Throttled(retry_after(headers, unix))),
         508 => Err(Failure::Loop),
-        // With that it is no failure: it has something else to do.
+        // With `Retry-After`, Courier is overloaded rather than failing.
         503 => {
             Err(retry_after(headers, unix)
                 .map_or(Failure::Unavailable(status), |pause| Failure::Throttled(Some(pause))))
@@ -48,8 +49,9 @@ fn is_page(headers: &HeaderMap) -> bool {
     media_type.is_some_and(|media_type| media_type.starts_with(b"text/html"))
 }
 
-/// When Courier answered, in seconds since 1970 by its own clock: the `Date`, and the `Age` where a cache on the way has
-/// kept the answer (RFC 9111, 4.2.3).
+/// When Courier answered, in seconds since 1970 by its own clock.
+///
+/// That is `Date`, plus `Age` if a cache on the way kept the answer (RFC 9111, 4.2.3).
 fn answered(headers: &HeaderMap) -> Option<f64> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let date = httpdate::parse_http_date(text(DATE)?).ok()?.duration_since(UNIX_EPOCH).ok()?;
@@ -57,7 +59,7 @@ fn answered(headers: &HeaderMap) -> Option<f64> {
     Some(date.as_secs_f64() + f64::from(age))
 }
 
-/// What Courier said, as it said it.
+/// Courier's own error message.
 fn message(body: &[u8]) -> String {
     claims::object::<Refused>(body).map_or_else(|| "it did not say why".to_owned(), |refused| refused.message)
 }

@@ -1,4 +1,4 @@
-//! Is this the token that was asked for?
+//! Checks that a token is the one that was requested, and computes its life.
 
 use std::time::Duration;
 
@@ -10,14 +10,12 @@ use serde_json::Value;
 use crate::token::{Grant, Moment, ScopeClaim, Token, TokenKey};
 use crate::upstream::Failure;
 
-/// Makes a grant of the token that came as the answer to a request for `key`
-/// that was sent at `sent`.
+/// Checks the token of an answer to a request for `key` sent at `sent`, and makes it a grant.
 ///
-/// Where the token is a JWT, its `scope` must name exactly the users and scopes
-/// of the key, so that one user's token can't reach another. Its life is what
-/// its claims and the answer's `Date` leave of it, but never more than was asked
-/// for. Where that can't be known, as with the opaque tokens of old workspaces, it
-/// is what was asked for.
+/// The `scope` of a JWT must name exactly the users and scopes of the key, so that one user's token
+/// cannot reach another. Its life follows from its claims and the answer's `Date`, and is at most
+/// the requested one. If it cannot be computed, as for the opaque tokens of old workspaces, it is
+/// the requested one.
 pub fn grant(token: &str, key: &TokenKey, sent: Moment, clocks: &Clocks) -> Result<Grant, Failure> {
     let asked = key.lifetime().as_duration();
     let life = match Claims::of(token)? {
@@ -38,31 +36,32 @@ pub fn grant(token: &str, key: &TokenKey, sent: Moment, clocks: &Clocks) -> Resu
     Ok(Grant::new(&token, sent, life))
 }
 
-/// The time when the answer came, in seconds since 1970.
+/// The time of the answer, in seconds since 1970.
 pub struct Clocks {
-    /// By Courier's clock, if the answer says so.
+    /// By Courier's clock, if the answer has a `Date`.
     pub answered: Option<f64>,
-    /// By this machine's clock, which may be wrong: it only tells whether Courier's is absurd.
+    /// By this machine's clock. It may be wrong, so it only tells whether Courier's is implausible.
     pub unix: f64,
 }
 
-/// How far Courier's hosts may differ from each other, in seconds.
+/// The tolerated difference between the clocks of Courier's hosts, in seconds.
 const LEEWAY: f64 = 5.0;
-/// Both `iat` and `Date` are rounded to whole seconds, so a `Date` that is later by one may be of the same moment.
+/// `iat` and `Date` are whole seconds, so a `Date` that is later by one may be the same moment.
 const ROUNDING: f64 = 1.0;
-/// A `Date` so far from when the token was made is not believed, unless our own clock is as far from that: a token of
-/// last month is less likely than a machine on the way that has lost its clock.
-const ABSURD: f64 = 30.0 * 86_400.0;
+/// The distance between `Date` and `iat`, in seconds, from which `Date` is ignored.
+///
+/// Unless the broker's own clock is as far away: a token of last month is less likely than a proxy with a wrong clock.
+const IMPLAUSIBLE: f64 = 30.0 * 86_400.0;
 
 impl Clocks {
-    /// When Courier answered, for a token that was made at about `made`.
+    /// When Courier answered, if that is plausible for a token that was made at about `made`.
     fn now(&self, made: Option<f64>) -> Option<f64> {
-        let is_absurd = |time: f64| made.is_some_and(|made| (time - made).abs() > ABSURD);
-        self.answered.filter(|answered| !is_absurd(*answered) || is_absurd(self.unix))
+        let is_implausible = |time: f64| made.is_some_and(|made| (time - made).abs() > IMPLAUSIBLE);
+        self.answered.filter(|answered| !is_implausible(*answered) || is_implausible(self.unix))
     }
 }
 
-/// The claims that matter, of whatever type they are.
+/// The claims that are checked, of any JSON type.
 #[derive(serde::Deserialize)]
 struct Claims {
     scope: Option<Value>,
@@ -72,25 +71,27 @@ struct Claims {
 }
 
 impl Claims {
-    /// `None` where the token is no JWT: not three parts, or a first part that
-    /// is no JSON object and does not begin as one. What begins as a JWT must be
-    /// one.
+    /// Reads the claims of a token; `None` if it is no JWT.
+    ///
+    /// A JWT has three parts, and the first is a JSON object or begins as one. A token that begins as
+    /// a JWT must be a valid one.
     fn of(token: &str) -> Result<Option<Self>, Failure> {
         let mut parts = token.split('.');
         let (Some(header), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Ok(None);
         };
-        // `{"` in base64.
+        // "eyJ" is `{"` in base64.
         if part::<IgnoredAny>(header).is_none() && !header.starts_with("eyJ") {
             return Ok(None);
         }
         part(payload).map(Some).ok_or(Failure::Malformed("the JWT has no readable claims"))
     }
 
-    /// How long it lives of the time that was asked for: from `iat` to `exp`, or from the answer's `Date` where that is
-    /// later, as for a token that was made before. Both are Courier's clock, so ours does not matter. A token lives for
-    /// as long as was asked where it has no `exp`.
+    /// The token's life, at most `asked`: from `iat`, or the answer's `Date` if that is later, to `exp`.
+    ///
+    /// `Date` is later for a token that was made before. Both are Courier's clock, so the broker's does not matter. A
+    /// token without `exp` lives for `asked`.
     fn life(&self, asked: Duration, clocks: &Clocks) -> Result<Duration, Failure> {
         let (exp, iat) = (number(&self.exp), number(&self.iat));
         let now = clocks.now(iat.or(exp.map(|exp| exp - asked.as_secs_f64())));
@@ -109,15 +110,19 @@ impl Claims {
             (None, None) => return Ok(asked),
         };
         if exp > begin {
-            // Too long for a `Duration` (1e99) is as long as can be.
+            // A life that overflows `Duration` (1e99) is capped too.
             return Ok(Duration::try_from_secs_f64(exp - begin).map_or(asked, |life| life.min(asked)));
         }
-        let was_born_so = iat.is_some_and(|iat| exp <= iat);
-        Err(Failure::Malformed(if was_born_so { "the JWT was born expired" } else { "the JWT has expired already" }))
+        let was_issued_expired = iat.is_some_and(|iat| exp <= iat);
+        Err(Failure::Malformed(if was_issued_expired {
+            "the JWT was issued expired"
+        } else {
+            "the JWT has expired already"
+        }))
     }
 }
 
-/// A time, which some write as a text.
+/// Reads a time, which some issuers write as a string.
 fn number(claim: &Option<Value>) -> Option<f64> {
     match claim.as_ref()? {
         Value::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
@@ -166,7 +171,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn a_token_for_anyone_else_or_anything_else_is_thrown_away() {
+    fn token_for_other_users_or_scopes_is_discarded() {
         for scope in [
             "user_id:mallory user_id:bob inbox:read:messages read:brands",
             "user_id:bob user_id:alice inbox:read:messages read:brands",
@@ -192,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn life_is_what_the_claims_say_but_no_more_than_was_asked() {
+    fn life_follows_the_claims_up_to_the_requested_lifetime() {
         for (iat, exp, wanted) in [
             (json!(1000), json!(1600), Ok(Duration::from_secs(600))),
             (json!(1000), json!(1000 + 7200), Ok(HOUR)),
@@ -206,22 +211,22 @@ mod tests {
             (json!("1000"), json!([]), Err(Failure::Malformed("the JWT's exp is not a number"))),
             (json!(1000), json!("inf"), Err(Failure::Malformed("the JWT's exp is not a number"))),
             (json!(1000), json!("tomorrow"), Err(Failure::Malformed("the JWT's exp is not a number"))),
-            (json!(1000), json!(1000), Err(Failure::Malformed("the JWT was born expired"))),
-            (json!(1000), json!(-1e99), Err(Failure::Malformed("the JWT was born expired"))),
+            (json!(1000), json!(1000), Err(Failure::Malformed("the JWT was issued expired"))),
+            (json!(1000), json!(-1e99), Err(Failure::Malformed("the JWT was issued expired"))),
         ] {
             assert_eq!(life(&json!({"scope": SCOPE, "iat": iat, "exp": exp})), wanted, "{iat} {exp}");
         }
     }
 
     #[test]
-    fn an_opaque_token_lives_as_long_as_was_asked() {
+    fn opaque_token_lives_for_the_requested_lifetime() {
         for token in ["pk_0123456789abcdef", "one.two.three", "a.b.c.d.e", "W10.e30.c2ln", "bm8.e30.c2ln"] {
             assert_eq!(grant(token, &key(), SENT, &NO_DATE).map(|grant| grant.life()), Ok(HOUR), "{token}");
         }
     }
 
     #[test]
-    fn what_begins_as_a_jwt_must_be_one() {
+    fn token_that_begins_as_a_jwt_must_be_one() {
         let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
         for (header, payload) in
             [(&*header, ""), (&header, "####"), (&header, "W10"), (&header, "bnVsbA"), ("eyJhbGciOiJub25", "e30")]
@@ -232,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_at_all_is_refused() {
+    fn malformed_token_is_refused() {
         for token in ["", "a b", "a\"b", &"x".repeat(9000)] {
             assert!(matches!(grant(token, &key(), SENT, &NO_DATE), Err(Failure::Malformed(_))));
         }
@@ -245,8 +250,7 @@ mod tests {
     const DAY: f64 = 86_400.0;
     const YEARS: f64 = 9.0e8;
 
-    /// The life in seconds of a token with these times, each from [`NOW`], that came with this `Date`, while our clock says
-    /// this.
+    /// The life in seconds of a token with these times, `Date` and local clock, all relative to [`NOW`].
     fn left(iat: Option<f64>, exp: f64, nbf: Option<f64>, answered: Option<f64>, unix: f64) -> Result<f64, Failure> {
         let mut claims = json!({"scope": SCOPE, "exp": NOW + exp});
         for (name, time) in [("iat", iat), ("nbf", nbf)] {
@@ -262,8 +266,8 @@ mod tests {
     const NOT_YET: Failure = Failure::Malformed("the JWT is not valid yet");
 
     #[test]
-    fn token_made_before_has_what_the_date_leaves_of_it() {
-        // Our clock may say anything.
+    fn life_of_an_older_token_counts_from_the_date() {
+        // The local clock does not matter.
         for unix in [0.0, DAY, -DAY, 2.0 * DAY, YEARS, -YEARS] {
             assert_eq!(left(Some(-DAY), 60.0, None, Some(0.0), unix), Ok(60.0), "reissued, {unix}");
             assert_eq!(left(Some(-2.0 * DAY), -DAY, None, Some(0.0), unix), Err(EXPIRED), "ended, {unix}");
@@ -278,11 +282,11 @@ mod tests {
     }
 
     #[test]
-    fn fresh_token_lives_from_its_iat_whatever_the_date_adds() {
+    fn life_of_a_fresh_token_counts_from_its_iat() {
         for date in [0.0, 1.0, -1.0, -60.0, -DAY] {
             assert_eq!(left(Some(0.0), 3000.0, None, Some(date), 0.0), Ok(3000.0), "{date}");
         }
-        // A token of some seconds ago may be about to end.
+        // A token made seconds ago may be about to expire.
         assert_eq!(left(Some(-5.0), 1.0, None, Some(0.0), 0.0), Ok(1.0));
         assert_eq!(left(Some(-4.0), 0.0, None, Some(0.0), 0.0), Err(EXPIRED));
         assert_eq!(left(Some(0.0), 3000.0, Some(5.0), Some(0.0), 0.0), Ok(3000.0));
@@ -292,13 +296,13 @@ mod tests {
     }
 
     #[test]
-    fn date_that_is_years_off_while_our_clock_is_not_is_ignored() {
+    fn date_that_is_years_off_is_ignored_unless_the_local_clock_agrees() {
         for date in [YEARS, -YEARS] {
             assert_eq!(left(Some(0.0), 3000.0, Some(0.0), Some(date), 0.0), Ok(3000.0), "{date}");
             assert_eq!(left(Some(0.0), 3000.0, Some(0.0), Some(date), DAY), Ok(3000.0), "{date}");
             assert_eq!(left(None, 3600.0, None, Some(date), 0.0), Ok(3600.0), "{date}");
         }
-        // Where it is ahead by less, the life is cut: too short does no harm.
+        // A `Date` that is ahead by less shortens the life, which does no harm.
         assert_eq!(left(Some(0.0), 3000.0, None, Some(600.0), 0.0), Ok(2400.0));
     }
 }

@@ -1,4 +1,4 @@
-//! Courier's API over HTTP.
+//! The HTTP client for Courier's API.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::secrets::{REDACTED, Secret};
 use crate::token::{Grant, TokenKey};
 use crate::upstream::{Failure, Issuer, Issuing, PRODUCT, Permit, answer, unreachable};
 
-/// Where one workspace's Courier is.
+/// The settings of one workspace's client.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `https://api.courier.com`, or another region's host.
@@ -21,23 +21,23 @@ pub struct Settings {
     pub api_key: Secret,
     /// The proxy that the calls pass through, if any.
     pub proxy: Option<Proxy>,
-    /// The longest that making a connection may take.
+    /// The time-out for making a connection.
     pub connect_timeout: Duration,
-    /// The longest that a call may take in all.
+    /// The time-out for a whole call.
     pub timeout: Duration,
 }
 
-/// A forward proxy. Calls pass through it by CONNECT with TLS inside, so it sees neither key nor tokens.
+/// A forward proxy. Calls use CONNECT with TLS inside, so it sees neither key nor tokens.
 #[derive(Clone, Debug)]
 pub struct Proxy {
-    /// Where it is: scheme, host and port.
+    /// Its scheme, host and port.
     pub url: Url,
-    /// `user:password`, if it wants that.
+    /// `user:password`, if it demands authentication.
     pub credentials: Option<Secret>,
 }
 
 impl Proxy {
-    /// For URLs with https alone: with http it would see everything.
+    /// Builds a proxy for https URLs only: with http it would see everything.
     fn build(&self) -> reqwest::Result<reqwest::Proxy> {
         let proxy = reqwest::Proxy::https(self.url.clone())?;
         let pair = self.credentials.as_ref().and_then(|credentials| credentials.expose().split_once(':'));
@@ -48,22 +48,21 @@ impl Proxy {
     }
 }
 
-/// Courier itself, for one workspace.
+/// The client for Courier, for one workspace.
 ///
-/// A call is one HTTP request: nothing is retried here, no redirect followed and
-/// no proxy of the environment used, since each of these would be a call past the budget or with
-/// the API key to somebody else. `Idempotency-Key` is never sent: Courier would
-/// replay its first answer for a day, an old token among them.
+/// A call is one HTTP request. The client does not retry, follow redirects or use proxies of the
+/// environment: each would bypass the budget or send the API key to another host. It never sends
+/// `Idempotency-Key`: Courier would replay its first answer for a day, with an old token.
 pub struct Courier {
     client: Client,
     url: Url,
     key: Mutex<Arc<ApiKey>>,
-    /// The longest that an answer's body may take after its head.
+    /// The time-out for an answer's body, after its head.
     body_timeout: Duration,
     clock: Clock,
 }
 
-/// The key that calls are made with. A call ends with the one that it began with.
+/// The API key of calls. A call keeps the key that it began with.
 struct ApiKey {
     secret: Secret,
     authorization: HeaderValue,
@@ -78,31 +77,31 @@ impl ApiKey {
     }
 }
 
-/// Why no client for Courier could be made.
+/// Why a client for Courier could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum CourierError {
-    /// The HTTP client can't be built; without the system's certificates, say.
+    /// The HTTP client cannot be built, for example without the system's CA certificates.
     #[error(
         "the HTTP client for Courier can't be made ({}): install the system's CA certificates (Debian: ca-certificates), or \
          let SSL_CERT_FILE name a PEM file that has some",
         unreachable::chain(.0)
     )]
     Client(#[source] reqwest::Error),
-    /// The base URL can't be continued with a path.
+    /// The base URL cannot be extended by a path.
     #[error("base_url must be like \"https://api.courier.com\"")]
     BaseUrl,
-    /// The key does not fit into a header.
+    /// The API key is not a valid header value.
     #[error("the API key does not fit into a header")]
     ApiKey,
 }
 
-/// Courier's answers have less than one kilobyte.
+/// The largest answer that is read, in bytes. Courier's answers have less than 1 KiB.
 const LARGEST_ANSWER: usize = 16 * 1024;
-/// As much of Courier's message as is passed on.
+/// How much of Courier's error message is passed on, in characters.
 const LONGEST_MESSAGE: usize = 300;
 
 impl Courier {
-    /// Makes a client; nothing is sent yet.
+    /// Creates a client. It makes no connection yet.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, CourierError> {
         let mut client = Client::builder()
             .user_agent(format!("{PRODUCT}{}", env!("CARGO_PKG_VERSION")))
@@ -111,10 +110,9 @@ impl Courier {
             .no_proxy()
             .connect_timeout(settings.connect_timeout)
             .timeout(settings.timeout)
-            // Sooner than a server closes what is idle: a call on a connection
-            // that is just being closed would fail.
+            // Shorter than servers' idle time-outs: a call on a connection that is just being closed would fail.
             .pool_idle_timeout(Duration::from_secs(25))
-            // A silent connection is found dead before somebody waits on it.
+            // Pings find a dead connection before a call uses it.
             .http2_keep_alive_interval(Duration::from_secs(20))
             .http2_keep_alive_timeout(Duration::from_secs(5))
             .http2_keep_alive_while_idle(true);
@@ -127,18 +125,18 @@ impl Courier {
         Ok(Self { client, url, key, body_timeout: settings.timeout / 3, clock })
     }
 
-    /// Is this where it is?
+    /// Is this the client's base URL?
     pub fn is_at(&self, base_url: &Url) -> bool {
         endpoint(base_url).is_ok_and(|url| url == self.url)
     }
 
-    /// Calls that begin from now on are made with this key. Tells whether it is another one.
+    /// Sets the key of calls that begin from now on; returns whether it differs from the old one.
     pub fn set_key(&self, secret: Secret) -> Result<bool, CourierError> {
-        let other = self.key().secret.expose() != secret.expose();
-        if other {
+        let is_new = self.key().secret.expose() != secret.expose();
+        if is_new {
             *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(ApiKey::new(secret)?);
         }
-        Ok(other)
+        Ok(is_new)
     }
 
     fn key(&self) -> Arc<ApiKey> {
@@ -157,16 +155,16 @@ impl Courier {
             .body(body);
         let response = request.send().await.map_err(|error| self.failure(&error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        // What the others mean is in their heads, whatever becomes of their bodies.
+        // For other statuses the head suffices.
         let body = if matches!(status, 200..=299 | 400) {
-            // It is small and comes with its head. If it stays out, another call is the better use of the time.
+            // The body is small and usually comes with its head. If it does not, a retry uses the time better.
             tokio::time::timeout(self.body_timeout, self.read(response)).await.map_err(|_| Failure::Timeout)??
         } else {
             Vec::new()
         };
         match answer::grant(status, &headers, &body, key, sent, self.clock.unix()) {
             Err(Failure::Credentials(_)) if !Arc::ptr_eq(&api_key, &self.key()) => Err(Failure::OldKey),
-            Err(Failure::Refused(said)) => Err(Failure::Refused(fit(&said, &api_key))),
+            Err(Failure::Refused(message)) => Err(Failure::Refused(sanitize(&message, &api_key))),
             outcome => outcome,
         }
     }
@@ -193,9 +191,10 @@ fn endpoint(base_url: &Url) -> Result<Url, CourierError> {
     Ok(url)
 }
 
-/// What Courier said, fit to be passed on: short, on one line, without the key.
-fn fit(said: &str, api_key: &ApiKey) -> String {
-    said.replace(api_key.secret.expose(), REDACTED)
+/// Sanitizes Courier's message: short, on one line, without the API key.
+fn sanitize(message: &str, api_key: &ApiKey) -> String {
+    message
+        .replace(api_key.secret.expose(), REDACTED)
         .chars()
         .map(|character| if character.is_control() { ' ' } else { character })
         .take(LONGEST_MESSAGE)

@@ -1,4 +1,4 @@
-//! The budget's door: every call to one workspace's Courier leaves through it.
+//! Admission: grants the permit of every call to one workspace's Courier.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,53 +19,55 @@ use crate::policy::queue::{Class, Place, Queue, Rank};
 use crate::token::{Grant, Moment, TokenKey};
 use crate::upstream::guard::Guard;
 use crate::upstream::notice::{self, Rate, Tallies};
-use crate::upstream::turn::{Permit, Turn, Waiter};
+use crate::upstream::permit::{PendingPermit, Permit, Waiter};
 use crate::upstream::{Failure, Issuer};
 
-/// How a dispatcher dispatches.
+/// The settings of a dispatcher.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// The permitted rate of calls.
     pub budget: Budget,
-    /// The longest that a waiting user's call may queue. One that would have to
-    /// wait longer is refused when it comes, not when it has waited in vain.
+    /// The longest that a waiting user's call may queue. A call that would wait longer is refused on
+    /// arrival.
     pub max_wait: Duration,
 }
 
-/// Lets calls leave in the order of [`Queue`] and at the rate of the budget:
-/// in any window of t seconds at most `rate * t + burst`.
+/// Admits calls in the order of [`Queue`] and at the rate of the budget.
+///
+/// In any window of t seconds it admits at most `rate * t + burst` calls.
 pub struct Dispatcher {
     settings: Settings,
     issuer: Arc<dyn Issuer>,
     limiter: RateLimiter<NotKeyed, InMemoryState, Clock, StateInformationMiddleware>,
-    line: Mutex<Line>,
-    /// Somebody waits, for whom nobody has been looking out.
+    admission: Mutex<Admission>,
+    /// Wakes [`Dispatcher::run`]: a call was queued that it does not wait for yet.
     arrived: Notify,
-    /// A renewal has left the queue, or the last user who waited; or renewals are not held
-    /// back any more.
+    /// Wakes the refresher: a renewal or the last waiting user has left the queue, or renewals are no
+    /// longer held back.
     room: Notify,
-    /// What share of the recent calls failed, as bits.
+    /// The share of recent calls that failed: the bits of an `f64`.
     failing: AtomicU64,
     /// When the last outage ended, in nanoseconds.
-    resumed: AtomicU64,
+    recovered_at: AtomicU64,
     clock: Clock,
     metrics: WorkspaceMetrics,
 }
 
-struct Line {
-    /// By the names of the clients whose users wait.
+/// The queue and the limits that admission depends on.
+struct Admission {
+    /// Waiting users are queued by the name of their client.
     queue: Queue<Arc<str>, Waiter>,
     guard: Guard,
-    /// When the next call can leave, as far as is known.
-    next: Moment,
-    /// From when on a renewal leaves the reserve.
-    spare: Moment,
-    /// Events that operators are yet to be told.
+    /// When the next call can be admitted, as far as is known.
+    next_at: Moment,
+    /// From when on a renewal leaves the reserve for waiting users untouched.
+    reserve_free_at: Moment,
+    /// Events not logged yet.
     tallies: Tallies,
 }
 
 impl Dispatcher {
-    /// A dispatcher whose [`Dispatcher::run`] has to be running.
+    /// Creates a dispatcher. It grants queued permits only while [`Dispatcher::run`] is polled.
     pub fn new(settings: Settings, issuer: Arc<dyn Issuer>, clock: Clock, metrics: WorkspaceMetrics) -> Self {
         let Settings { budget, .. } = settings;
         let quota = Quota::with_period(budget.period())
@@ -76,97 +78,98 @@ impl Dispatcher {
             settings,
             issuer,
             limiter: RateLimiter::direct_with_clock(quota, clock).with_middleware(),
-            line: Mutex::new(Line {
+            admission: Mutex::new(Admission {
                 queue: Queue::new(),
                 guard: Guard::new(&budget),
-                next: clock.now(),
-                spare: clock.now(),
+                next_at: clock.now(),
+                reserve_free_at: clock.now(),
                 tallies: Tallies::default(),
             }),
             arrived: Notify::new(),
             room: Notify::new(),
             failing: AtomicU64::new(0),
-            resumed: AtomicU64::new(0),
+            recovered_at: AtomicU64::new(0),
             clock,
             metrics,
         }
     }
 
-    /// Takes a place in the line for a user of this client who waits until `deadline`; or
-    /// says why not.
-    pub fn queue(&self, client: &str, deadline: Moment) -> Result<Turn, Failure> {
-        let mut line = self.line();
+    /// Queues a call for a user of this client who waits until `deadline`, or refuses it.
+    pub fn queue(&self, client: &str, deadline: Moment) -> Result<PendingPermit, Failure> {
+        let mut admission = self.lock();
         let now = self.clock.now();
-        line.guard.check(Class::Waiting, now)?;
-        // Who goes before a user and may go now does so: else nobody knows when the user can.
-        while !line.queue.lets_pass() && self.admit(&mut line, now) {
-            self.let_go(&mut line, now);
+        admission.guard.check(Class::Waiting, now)?;
+        // First admit the calls that go before this one and may go now: the wait is computed from the rest.
+        while !admission.queue.lets_pass() && self.take_permit(&mut admission, now) {
+            self.grant_next(&mut admission, now);
         }
-        if line.queue.lets_pass() && self.admit(&mut line, now) {
-            line.queue.pass();
-            return Ok(self.leave(&mut line, Class::Waiting, now));
+        if admission.queue.lets_pass() && self.take_permit(&mut admission, now) {
+            admission.queue.pass();
+            return Ok(self.admit_now(&mut admission, Class::Waiting, now));
         }
         let client: Arc<str> = client.into();
-        if let Err(failure) = self.in_time(&line, deadline, now) {
+        if let Err(failure) = self.check_wait(&admission, deadline, now) {
             if matches!(failure, Failure::Limited(_)) {
-                line.tallies.refused.count();
+                admission.tallies.refused.count();
             }
-            // All who wait do so in time: for one of a client with few, one of the client with
-            // the most is told that it does not.
+            // When the queue is full, a client with few queued calls displaces one of the client with the
+            // most, so every queued call is still admitted in time.
             let is_full = matches!(failure, Failure::Limited(wait) if wait > self.settings.max_wait);
-            let out = is_full.then(|| line.queue.shed_from_largest(&client)).flatten();
-            let Some(waiter) = out else { return Err(failure) };
+            let displaced = is_full.then(|| admission.queue.shed_from_largest(&client)).flatten();
+            let Some(waiter) = displaced else { return Err(failure) };
             waiter.refuse(failure);
         }
-        line.guard.breaker.on_admit(Class::Waiting, now);
-        // Renewals may be waiting for what a user need not wait for.
-        if line.queue.is_idle() {
+        admission.guard.breaker.on_admit(Class::Waiting, now);
+        // `run` may be waiting for the renewals' reserve, which does not hold back a user.
+        if admission.queue.is_idle() {
             self.arrived.notify_one();
         }
-        let (waiter, turn) = Waiter::new(now);
-        let place = line.queue.push_user(client, waiter);
-        self.tell_depths(&line);
-        Ok(turn.at(place))
+        let (waiter, pending) = Waiter::new(now);
+        let place = admission.queue.push_user(client, waiter);
+        self.update_depths(&admission);
+        Ok(pending.at(place))
     }
 
-    /// The same for a renewal.
-    pub fn queue_renewal(&self, rank: Rank) -> Result<Turn, Failure> {
-        let (class, mut line) = (rank.class(), self.line());
+    /// Queues a renewal, or refuses it.
+    pub fn queue_renewal(&self, rank: Rank) -> Result<PendingPermit, Failure> {
+        let (class, mut admission) = (rank.class(), self.lock());
         let now = self.clock.now();
-        line.guard.check(class, now)?;
-        if line.queue.is_empty() && line.spare <= now && self.admit(&mut line, now) {
-            return Ok(self.leave(&mut line, class, now));
+        admission.guard.check(class, now)?;
+        if admission.queue.is_empty() && admission.reserve_free_at <= now && self.take_permit(&mut admission, now) {
+            return Ok(self.admit_now(&mut admission, class, now));
         }
-        line.guard.breaker.on_admit(class, now);
-        if line.queue.is_idle() {
+        admission.guard.breaker.on_admit(class, now);
+        if admission.queue.is_idle() {
             self.arrived.notify_one();
         }
-        let (waiter, turn) = Waiter::new(now);
-        let place = line.queue.push_renewal(rank, waiter);
-        self.tell_depths(&line);
-        Ok(turn.at(place))
+        let (waiter, pending) = Waiter::new(now);
+        let place = admission.queue.push_renewal(rank, waiter);
+        self.update_depths(&admission);
+        Ok(pending.at(place))
     }
 
-    /// A user of this client would wait for a renewal. If it has not left yet, it goes with the
-    /// users from now on; before those who came after it, so it needs no room of its own.
+    /// Promotes a queued renewal that a user of this client waits for from now on.
+    ///
+    /// It goes before calls that were queued after it, so it needs no room of its own. A renewal that
+    /// was admitted already is unaffected.
     pub fn promote(&self, place: Place, client: &str) -> Result<(), Failure> {
-        let mut line = self.line();
-        let pause = line.guard.throttle.pause(self.clock.now());
+        let mut admission = self.lock();
+        let pause = admission.guard.throttle.pause(self.clock.now());
         if pause > self.settings.max_wait {
             return Err(Failure::Throttled(Some(pause)));
         }
-        line.queue.promote(place, client.into());
-        self.tell_depths(&line);
+        admission.queue.promote(place, client.into());
+        self.update_depths(&admission);
         self.arrived.notify_one();
         self.room.notify_one();
         Ok(())
     }
 
-    /// Gives up the renewals that wait: nobody else waits for them.
+    /// Drops all queued renewals. No user waits for these.
     pub fn drop_renewals(&self) {
-        let mut line = self.line();
-        drop(line.queue.drop_renewals());
-        self.tell_depths(&line);
+        let mut admission = self.lock();
+        drop(admission.queue.drop_renewals());
+        self.update_depths(&admission);
     }
 
     /// Makes the call that was permitted.
@@ -177,112 +180,113 @@ impl Dispatcher {
         let now = self.clock.now();
         self.metrics.call_duration.observe(now.since(sent).as_secs_f64());
         self.metrics.call(class, outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued));
-        self.heed(key, &outcome, sent, now);
+        self.on_response(key, &outcome, sent, now);
         outcome
     }
 
-    /// When a call that has failed so is queued again for somebody who waits until
-    /// `deadline`, after so many tries. `None` where that would be of no use.
+    /// When to retry a call that failed `tries` times, for a caller that waits until `deadline`.
+    ///
+    /// `None` if a retry would not help.
     pub fn retry(&self, failure: &Failure, tries: u32, deadline: Moment) -> Option<Moment> {
-        self.line().guard.retry(failure, tries, deadline, self.clock.now())
+        self.lock().guard.retry(failure, tries, deadline, self.clock.now())
     }
 
-    /// There is another API key: what the old one was refused does not count any more.
-    pub fn forgive(&self) {
-        if self.line().guard.forgive() {
-            self.resume(self.clock.now());
-            self.gauge();
+    /// Forgets refusals of the old API key, after the workspace got a new one.
+    pub fn reset_for_new_key(&self) {
+        if self.lock().guard.reset_for_new_key() {
+            self.note_recovery(self.clock.now());
+            self.update_gauges();
             self.room.notify_one();
         }
     }
 
-    /// For how long what came due at `due` has waited for the budget: an outage is not its
-    /// doing.
-    pub fn late(&self, due: Moment, now: Moment) -> Duration {
-        now.since(due.max(Moment::from_nanos(self.resumed.load(Ordering::Relaxed))))
+    /// How long a key that was due at `due` has waited for the budget. An outage does not count.
+    pub fn lateness(&self, due: Moment, now: Moment) -> Duration {
+        now.since(due.max(Moment::from_nanos(self.recovered_at.load(Ordering::Relaxed))))
     }
 
-    fn resume(&self, now: Moment) {
-        self.resumed.store(now.as_nanos(), Ordering::Relaxed);
+    fn note_recovery(&self, now: Moment) {
+        self.recovered_at.store(now.as_nanos(), Ordering::Relaxed);
     }
 
-    /// What share of the recent calls failed.
+    /// The share of recent calls that failed, 0 to 1.
     pub fn failing(&self) -> f64 {
         f64::from_bits(self.failing.load(Ordering::Relaxed))
     }
 
-    /// Tells the metrics what changes by itself.
-    pub fn gauge(&self) {
-        self.tell_state(&self.line(), self.clock.now());
+    /// Updates the gauges that change with time alone.
+    pub fn update_gauges(&self) {
+        self.update_state(&self.lock(), self.clock.now());
     }
 
-    /// Logs the counts of this workspace's calls if it is time; to be called every second or so.
+    /// Logs the counts of this workspace's calls if due. Call it about every second.
     pub fn report(&self, workspace: &str) {
-        let (mut line, now) = (self.line(), self.clock.now());
-        let rate = Rate { now: line.guard.throttle.rate(), configured: self.settings.budget.rate() };
-        line.tallies.log(workspace, rate, now);
+        let (mut admission, now) = (self.lock(), self.clock.now());
+        let rate = Rate { now: admission.guard.throttle.rate(), configured: self.settings.budget.rate() };
+        admission.tallies.log(workspace, rate, now);
     }
 
-    /// Draws the consequences of a call: for the rate, and for those who queue.
-    fn heed(&self, key: &TokenKey, outcome: &Result<Grant, Failure>, sent: Moment, now: Moment) {
+    /// Updates breaker and rate after a call, and refuses queued calls that can't succeed any more.
+    fn on_response(&self, key: &TokenKey, outcome: &Result<Grant, Failure>, sent: Moment, now: Moment) {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
-        let mut line = self.line();
-        line.tallies.count(outcome);
-        let change = line.guard.record(outcome, hasher.finish(), sent, now);
-        let pause = line.guard.throttle.pause(now);
-        let told = match outcome {
-            // Who would have to wait for too long is told so now. Renewals have time.
+        let mut admission = self.lock();
+        admission.tallies.count(outcome);
+        let change = admission.guard.record(outcome, hasher.finish(), sent, now);
+        let pause = admission.guard.throttle.pause(now);
+        let user_failure = match outcome {
+            // Users who would wait too long are refused at once. Renewals can wait.
             Err(Failure::Throttled(Some(_))) if pause > self.settings.max_wait => Some(Failure::Throttled(Some(pause))),
-            _ if change == Some(Change::Opened) => line.guard.check(Class::Waiting, now).err(),
+            _ if change == Some(Change::Opened) => admission.guard.check(Class::Waiting, now).err(),
             _ => None,
         };
-        if let Some(failure) = &told {
-            line.queue.drop_users().for_each(|waiter| waiter.refuse(failure.clone()));
+        if let Some(failure) = &user_failure {
+            admission.queue.drop_users().for_each(|waiter| waiter.refuse(failure.clone()));
         }
         if matches!(change, Some(Change::Opened | Change::Shed)) {
-            let failure = line.guard.check(Class::Renewal, now).err().unwrap_or(Failure::Resting(Duration::ZERO));
-            line.queue.drop_renewals().for_each(|waiter| waiter.refuse(failure.clone()));
+            let failure =
+                admission.guard.check(Class::Renewal, now).err().unwrap_or(Failure::CircuitOpen(Duration::ZERO));
+            admission.queue.drop_renewals().for_each(|waiter| waiter.refuse(failure.clone()));
         }
         if change == Some(Change::Closed) {
-            self.resume(now);
+            self.note_recovery(now);
         }
-        self.tell_depths(&line);
-        self.tell_state(&line, now);
-        drop(line);
+        self.update_depths(&admission);
+        self.update_state(&admission, now);
+        drop(admission);
         self.room.notify_one();
         notice::log(key.workspace(), outcome, change);
     }
 
-    /// May another renewal be queued?
+    /// Returns whether another renewal may be queued.
     pub fn has_room(&self) -> bool {
-        self.has_room_from(self.clock.now()).is_none()
+        self.room_at(self.clock.now()).is_none()
     }
 
     /// Waits until there may be room for a renewal.
-    pub async fn room(&self) {
-        let Some(from) = self.has_room_from(self.clock.now()) else { return };
+    pub async fn wait_for_room(&self) {
+        let Some(from) = self.room_at(self.clock.now()) else { return };
         tokio::select! {
             () = self.room.notified() => {}
             () = self.clock.sleep_until(from) => {}
         }
     }
 
-    /// When to look again whether there is room for a renewal; `None` where there is.
-    fn has_room_from(&self, now: Moment) -> Option<Moment> {
-        let line = self.line();
-        match line.guard.breaker.blocked_for(Class::Renewal, now) {
-            Duration::ZERO if line.queue.has_room(&self.settings.budget) => None,
-            // One will leave the queue.
+    /// When to check for room again; `None` if there is room for a renewal now.
+    fn room_at(&self, now: Moment) -> Option<Moment> {
+        let admission = self.lock();
+        match admission.guard.breaker.blocked_for(Class::Renewal, now) {
+            Duration::ZERO if admission.queue.has_room(&self.settings.budget) => None,
+            // `self.room` is notified when a renewal leaves the queue.
             Duration::ZERO => Some(Moment::NEVER),
             rest => Some(now + rest),
         }
     }
 
-    /// Lets calls leave; runs until it is dropped.
+    /// Admits queued calls as their permits become available; runs until it is dropped.
     pub async fn run(&self) {
         loop {
-            let next = self.release();
+            let next = self.admit_due();
             tokio::select! {
                 () = self.arrived.notified() => {}
                 () = self.clock.sleep_until(next) => {}
@@ -290,76 +294,75 @@ impl Dispatcher {
         }
     }
 
-    /// Lets go whoever may go now, and says when to look again.
-    fn release(&self) -> Moment {
-        let mut line = self.line();
+    /// Admits all calls that may go now; returns when to check again.
+    fn admit_due(&self) -> Moment {
+        let mut admission = self.lock();
         let now = self.clock.now();
-        while !line.queue.is_empty() {
-            if line.queue.is_idle() && line.spare > now {
-                self.tell_depths(&line);
-                return line.spare;
+        while !admission.queue.is_empty() {
+            if admission.queue.is_idle() && admission.reserve_free_at > now {
+                self.update_depths(&admission);
+                return admission.reserve_free_at;
             }
-            if !self.admit(&mut line, now) {
-                self.tell_depths(&line);
-                return line.next;
+            if !self.take_permit(&mut admission, now) {
+                self.update_depths(&admission);
+                return admission.next_at;
             }
-            self.let_go(&mut line, now);
+            self.grant_next(&mut admission, now);
         }
-        self.tell_depths(&line);
+        self.update_depths(&admission);
         Moment::NEVER
     }
 
-    /// Gives the permit that has been paid for to the first who still wants it.
-    fn let_go(&self, line: &mut Line, now: Moment) {
-        while let Some((class, waiter)) = line.queue.pop() {
-            if class != Class::Waiting || line.queue.is_idle() {
+    /// Grants a permit, which was taken from the budget, to the first caller that still waits.
+    fn grant_next(&self, admission: &mut Admission, now: Moment) {
+        while let Some((class, waiter)) = admission.queue.pop() {
+            if class != Class::Waiting || admission.queue.is_idle() {
                 self.room.notify_one();
             }
             let waited = now.since(waiter.since);
-            if waiter.let_go(class) {
+            if waiter.grant(class) {
                 self.metrics.queue_wait(class, waited.as_secs_f64());
                 return;
             }
         }
     }
 
-    /// A call need not queue.
-    fn leave(&self, line: &mut Line, class: Class, now: Moment) -> Turn {
-        line.guard.breaker.on_admit(class, now);
-        self.tell_depths(line);
+    /// Admits a call that need not queue; its permit was taken from the budget.
+    fn admit_now(&self, admission: &mut Admission, class: Class, now: Moment) -> PendingPermit {
+        admission.guard.breaker.on_admit(class, now);
+        self.update_depths(admission);
         self.metrics.queue_wait(class, 0.0);
-        let (waiter, turn) = Waiter::new(now);
-        waiter.let_go(class);
-        turn
+        let (waiter, pending) = Waiter::new(now);
+        waiter.grant(class);
+        pending
     }
 
-    /// Pays for one call out of the budget, if there is anything in it that Courier lets us
-    /// use now.
-    fn admit(&self, line: &mut Line, now: Moment) -> bool {
-        let free = line.guard.throttle.free();
+    /// Takes one call from the budget, if budget and throttle allow one now.
+    fn take_permit(&self, admission: &mut Admission, now: Moment) -> bool {
+        let free = admission.guard.throttle.free();
         if now < free {
-            line.next = free;
+            admission.next_at = free;
             return false;
         }
         match self.limiter.check() {
             Ok(state) => {
-                line.guard.throttle.leave(now);
-                line.spare = now + self.settings.budget.pause(state.remaining_burst_capacity());
+                admission.guard.throttle.leave(now);
+                admission.reserve_free_at = now + self.settings.budget.pause(state.remaining_burst_capacity());
                 true
             }
             Err(not_yet) => {
-                line.next = now + not_yet.wait_time_from(Nanos::new(now.as_nanos()));
+                admission.next_at = now + not_yet.wait_time_from(Nanos::new(now.as_nanos()));
                 false
             }
         }
     }
 
-    /// Would a user who queued now leave in time?
-    fn in_time(&self, line: &Line, deadline: Moment, now: Moment) -> Result<(), Failure> {
+    /// Checks whether a call queued now would be admitted in time.
+    fn check_wait(&self, admission: &Admission, deadline: Moment, now: Moment) -> Result<(), Failure> {
         let Settings { budget, max_wait } = self.settings;
-        let throttle = &line.guard.throttle;
-        let ahead = u32::try_from(line.queue.ahead()).unwrap_or(u32::MAX);
-        let next = line.next.max(throttle.free()).since(now);
+        let throttle = &admission.guard.throttle;
+        let ahead = u32::try_from(admission.queue.ahead()).unwrap_or(u32::MAX);
+        let next = admission.next_at.max(throttle.free()).since(now);
         let wait = next.saturating_add(budget.period().max(throttle.period()).saturating_mul(ahead));
         match throttle.pause(now) {
             _ if wait <= max_wait && now + wait <= deadline => Ok(()),
@@ -368,20 +371,20 @@ impl Dispatcher {
         }
     }
 
-    fn tell_depths(&self, line: &Line) {
+    fn update_depths(&self, admission: &Admission) {
         for class in Class::ALL {
-            self.metrics.queue_depth(class, line.queue.depth(class));
+            self.metrics.queue_depth(class, admission.queue.depth(class));
         }
     }
 
-    fn tell_state(&self, line: &Line, now: Moment) {
-        self.metrics.budget.set(line.guard.throttle.rate());
-        self.metrics.breaker.set(line.guard.breaker.state(now) as u8 as f64);
-        self.failing.store(line.guard.breaker.failing(now).to_bits(), Ordering::Relaxed);
+    fn update_state(&self, admission: &Admission, now: Moment) {
+        self.metrics.budget.set(admission.guard.throttle.rate());
+        self.metrics.breaker.set(admission.guard.breaker.state(now) as u8 as f64);
+        self.failing.store(admission.guard.breaker.failing(now).to_bits(), Ordering::Relaxed);
     }
 
-    fn line(&self) -> MutexGuard<'_, Line> {
-        // Nothing that panics runs under the lock.
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Admission> {
+        // No code under the lock panics.
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! What a workspace's Courier has done lately, and what follows from it for the next calls.
+//! The circuit breaker, the retry budget and the throttle of one workspace.
 
 use std::time::Duration;
 
@@ -10,35 +10,35 @@ use crate::policy::throttle::Throttle;
 use crate::token::{Grant, Moment};
 use crate::upstream::Failure;
 
-/// Holds calls back that would fail, or that Courier does not want.
+/// Holds back calls that would fail, or that Courier throttles.
 pub struct Guard {
-    /// Whether calls may leave at all.
+    /// Decides whether calls may be made at all.
     pub breaker: Breaker,
     retry_budget: RetryBudget,
-    /// How fast calls may leave at present.
+    /// Holds the present rate of calls.
     pub throttle: Throttle,
-    /// The status by which Courier refused us last.
+    /// The last status by which Courier refused the API key.
     refused: u16,
 }
 
-/// What a call takes at most, unless something is wrong: with less time left, none is made.
-pub const CALL: Duration = Duration::from_secs(1);
+/// The time that a healthy call takes at most. With less time left, no call is made.
+pub const CALL_TIME: Duration = Duration::from_secs(1);
 
 impl Guard {
-    /// Of a Courier of which nothing bad is known.
+    /// Creates a guard with a closed breaker and the full rate.
     pub fn new(budget: &Budget) -> Self {
         Self { breaker: Breaker::new(), retry_budget: RetryBudget::new(), throttle: Throttle::new(budget), refused: 0 }
     }
 
-    /// May a call be made? The next ones may depend on it, so [`Breaker::enter`] if it is.
+    /// Checks whether a call may be made. Callers that make it tell the breaker: it may be a probe.
     pub fn check(&self, class: Class, now: Moment) -> Result<(), Failure> {
         match self.breaker.blocked_for(class, now) {
             Duration::ZERO => Ok(()),
-            rest => Err(self.refusal(rest, now)),
+            rest => Err(self.failure_for(rest, now)),
         }
     }
 
-    /// A call for a key with this hash that was sent at `sent` has ended so.
+    /// Records the outcome of a call sent at `sent`; `key` is the hash of its token key.
     pub fn record(&mut self, outcome: &Result<Grant, Failure>, key: u64, sent: Moment, now: Moment) -> Option<Change> {
         let health = match outcome {
             Ok(_) => {
@@ -46,7 +46,7 @@ impl Guard {
                 self.throttle.answered(sent, now);
                 Health::Success
             }
-            // It works, and has too much to do.
+            // Courier works, but is overloaded.
             Err(Failure::Throttled(pause)) => {
                 self.throttle.refused(*pause, sent, now);
                 Health::Success
@@ -55,13 +55,17 @@ impl Guard {
                 self.refused = *status;
                 if *status == 401 { Health::Unauthorized } else { Health::Forbidden }
             }
-            // It works, but it does not take this. That is no other request's fault.
+            // Courier works, but rejects this key. Other keys must not suffer.
             Err(failure) if failure.is_lasting() => Health::Success,
-            // The same, though it may take it a moment later. But 408 and 425 tell that it could not.
+            // The same, possibly for a moment only. But 408 and 425 mean that Courier could not answer.
             Err(Failure::Unavailable(status @ 400..=499)) if !matches!(status, 408 | 425) => Health::Success,
-            // Nothing of it is Courier's doing.
+            // None of these says anything about Courier.
             Err(
-                Failure::OldKey | Failure::OutOfFiles | Failure::Stopping | Failure::Resting(_) | Failure::Limited(_),
+                Failure::OldKey
+                | Failure::OutOfFiles
+                | Failure::Stopping
+                | Failure::CircuitOpen(_)
+                | Failure::Limited(_),
             ) => return None,
             Err(_) => Health::Failing,
         };
@@ -72,17 +76,19 @@ impl Guard {
         change
     }
 
-    /// When a call that has failed so is queued again for somebody who waits until
-    /// `deadline`, after so many tries. `None` where that would be of no use.
+    /// When to retry a call that failed `tries` times, for a caller that waits until `deadline`.
+    ///
+    /// `None` if the failure is not transient, the time is too short or the retry budget is used up.
     pub fn retry(&mut self, failure: &Failure, tries: u32, deadline: Moment, now: Moment) -> Option<Moment> {
-        let pause = retry::pause(tries, fastrand::f64()).filter(|_| failure.is_passing())?;
+        let pause = retry::pause(tries, fastrand::f64()).filter(|_| failure.is_transient())?;
         let at = now + pause;
-        let is_of_use = at.max(self.throttle.free()) + CALL <= deadline && self.check(Class::Waiting, now).is_ok();
-        (is_of_use && self.retry_budget.withdraw()).then_some(at)
+        let is_in_time =
+            at.max(self.throttle.free()) + CALL_TIME <= deadline && self.check(Class::Waiting, now).is_ok();
+        (is_in_time && self.retry_budget.withdraw()).then_some(at)
     }
 
-    /// There is another API key: what the old one was refused does not count any more.
-    pub fn forgive(&mut self) -> bool {
+    /// Forgets refusals of the old API key; returns whether there were any.
+    pub fn reset_for_new_key(&mut self) -> bool {
         let refused = self.breaker.is_refused();
         if refused {
             self.breaker = Breaker::new();
@@ -90,11 +96,11 @@ impl Guard {
         refused
     }
 
-    fn refusal(&self, rest: Duration, now: Moment) -> Failure {
+    fn failure_for(&self, rest: Duration, now: Moment) -> Failure {
         if self.breaker.is_refused() {
             Failure::Credentials(self.refused)
         } else {
-            Failure::Resting(rest.max(self.throttle.pause(now)))
+            Failure::CircuitOpen(rest.max(self.throttle.pause(now)))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Log lines for operators: a Courier that fails, and calls that can't be made.
+//! Log lines for operators about a failing Courier and calls that cannot be made.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::policy::breaker::Change;
 use crate::token::{Grant, Moment};
 use crate::upstream::Failure;
 
-/// Logs a change of the circuit breaker; once, and not for each call.
+/// Logs a change of the circuit breaker, once rather than for each call.
 pub fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Change>) {
     match (outcome, change) {
         (Err(Failure::Credentials(401)), Some(Change::Opened)) => tracing::error!(
@@ -34,23 +34,23 @@ pub fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Cha
     }
 }
 
-/// Counts an event that happens often, to be told on one line every [`PAUSE`] at most.
+/// Counts a frequent event, which is logged at most once every [`PAUSE`].
 #[derive(Debug, Default)]
 pub struct Tally {
     count: u64,
     next: Option<Moment>,
 }
 
-/// The least time between two lines of one kind.
+/// The least time between two log lines of the same kind.
 const PAUSE: Duration = Duration::from_secs(30);
 
 impl Tally {
-    /// It has happened once more.
+    /// Counts one event.
     pub const fn count(&mut self) {
         self.count = self.count.saturating_add(1);
     }
 
-    /// How often it has happened since the last line, if it is time for another.
+    /// Takes the count since the last line, if another line is due.
     fn take(&mut self, now: Moment) -> Option<u64> {
         if self.count == 0 || self.next.is_some_and(|next| now < next) {
             return None;
@@ -60,30 +60,30 @@ impl Tally {
     }
 }
 
-/// The counts of one workspace's calls.
+/// The event counts of one workspace's calls.
 #[derive(Debug, Default)]
 pub struct Tallies {
-    /// Calls that were refused since the budget could not serve them in time.
+    /// Calls refused because the budget could not serve them in time.
     pub refused: Tally,
-    /// Answers with 429, or with 503 and a time to come back.
+    /// Answers with 429, or with 503 and `Retry-After`.
     throttled: Tally,
-    /// The longest pause that they asked for.
+    /// The longest pause that these answers asked for.
     pause: Duration,
-    /// Calls for which there was no file descriptor.
+    /// Calls that failed for lack of a file descriptor.
     out_of_files: Tally,
 }
 
 /// The rate of a workspace's calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
-    /// Calls a second at present.
+    /// The present rate, in calls per second.
     pub now: f64,
-    /// As the settings have it.
+    /// The rate in the settings, in calls per second.
     pub configured: f64,
 }
 
 impl Tallies {
-    /// Counts a call that Courier has answered so.
+    /// Counts the outcome of a call.
     pub fn count(&mut self, outcome: &Result<Grant, Failure>) {
         match outcome {
             Err(Failure::Throttled(pause)) => {
@@ -95,7 +95,7 @@ impl Tallies {
         }
     }
 
-    /// Logs what is due.
+    /// Logs the counts that are due.
     pub fn log(&mut self, workspace: &str, rate: Rate, now: Moment) {
         let Rate { now: calls_per_second, configured } = rate;
         if let Some(refused) = self.refused.take(now) {
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tally_tells_every_event_on_one_line_in_thirty_seconds() {
+    fn tally_reports_all_events_on_one_line_in_thirty_seconds() {
         let (mut tally, start) = (Tally::default(), Moment::from_nanos(1 << 40));
         let mut lines = Vec::new();
         for second in 0..100 {

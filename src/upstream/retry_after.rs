@@ -1,24 +1,25 @@
-//! For how long Courier asks for a pause.
+//! Reads the pause that Courier asks for.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
-/// When a quota begins anew: `RateLimit-Reset` as an earlier draft of the IETF had it, in seconds
-/// from now, and as many services have it, also in seconds since 1970.
+/// Headers that tell when a quota is reset, in seconds from now (as in an early IETF draft of
+/// `RateLimit-Reset`) or since 1970 (as many services send it).
 const QUOTA_RESETS: [HeaderName; 2] =
     [HeaderName::from_static("ratelimit-reset"), HeaderName::from_static("x-ratelimit-reset")];
-/// A number of seconds above this is a time since 1970 (since 2001, more exactly).
+/// Numbers above this are seconds since 1970, not from now. (It is a moment in 2001.)
 const EPOCH: Duration = Duration::from_secs(1_000_000_000);
-/// Nobody is left alone for longer: a mistake in a header must not end the service for a day.
+/// The longest pause: a wrong header must not stop the service for a day.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// What the headers of an answer say: `retry-after-ms`, which is the more exact, or else
-/// `Retry-After` in seconds, also with decimals, or as a date (RFC 9110, 10.2.3). A date
-/// counts from the answer's own `Date`, so that no clock matters but Courier's; where that is
-/// missing, from `unix`, the present time since 1970. Where there is neither header, one that tells
-/// when a quota begins anew will do. At most an hour.
+/// Reads the pause from an answer's headers; at most an hour.
+///
+/// `retry-after-ms` comes first, as the more precise. Then `Retry-After`: seconds, also with
+/// decimals, or a date (RFC 9110, 10.2.3). A date counts from the answer's own `Date`, so that only
+/// Courier's clock matters; without one, from `unix`, the present time since 1970. Without either
+/// header, the reset time of a quota is used.
 pub fn retry_after(headers: &HeaderMap, unix: Duration) -> Option<Duration> {
     let text = |name: &HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |text: &str, unit: f64| {
@@ -35,7 +36,7 @@ pub fn retry_after(headers: &HeaderMap, unix: Duration) -> Option<Duration> {
     };
     let reset = || {
         let reset = QUOTA_RESETS.iter().find_map(|name| number(text(name)?, 1.0))?;
-        // Some have milliseconds.
+        // Some services send milliseconds.
         let since_1970 = if reset > EPOCH * 100 { reset / 1000 } else { reset };
         Some(if reset > EPOCH { UNIX_EPOCH.checked_add(since_1970).map_or(LONGEST, until) } else { reset })
     };
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
     use reqwest::header::HeaderValue;
 
-    fn told(headers: &[(&'static str, &str)]) -> Option<f64> {
+    fn pause(headers: &[(&'static str, &str)]) -> Option<f64> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(*name, HeaderValue::from_str(value).expect("a value"));
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_it_is_understood() {
+    fn every_form_of_retry_after_is_read() {
         for (headers, wanted) in [
             (&[("retry-after", "30")][..], Some(30.0)),
             (&[("retry-after", " 1.5 ")], Some(1.5)),
@@ -87,7 +88,7 @@ mod tests {
             (&[("retry-after", "")], None),
             (&[], None),
         ] {
-            assert_eq!(told(headers), wanted, "{headers:?}");
+            assert_eq!(pause(headers), wanted, "{headers:?}");
         }
     }
 }

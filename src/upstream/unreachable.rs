@@ -1,4 +1,4 @@
-//! Why Courier can't be reached.
+//! Why Courier cannot be reached.
 
 use std::error::Error;
 use std::fmt::{self, Write};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::upstream::Failure;
 
-/// Why there was no answer. Cheap to clone.
+/// Why a connection to Courier failed. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreachable {
     cause: Cause,
@@ -16,59 +16,59 @@ pub struct Unreachable {
     details: Arc<str>,
 }
 
-/// The kind of trouble. It names no host, so callers may be told.
+/// The kind of connection failure. It names no host, so callers may see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cause {
-    /// Nothing listens at the address.
+    /// No process listens at the address.
     #[error("connection refused")]
     Refused,
     /// The name has no address, or no name server answers.
     #[error("host name not resolved")]
     Unresolved,
-    /// By none of the authorities that this machine trusts, expired, or for another name.
+    /// The certificate is expired, for another name, or from an untrusted authority.
     #[error("certificate not trusted")]
     Untrusted,
-    /// The peer answers in something else than TLS, plain HTTP for example.
+    /// The peer answers in another protocol than TLS, for example plain HTTP.
     #[error("the peer does not speak TLS")]
     NotTls,
-    /// Any other failure of the handshake.
+    /// Another failure of the TLS handshake.
     #[error("TLS handshake failed")]
     Tls,
-    /// The network knows no way there, or a firewall forbids it.
+    /// The network has no route, or a firewall blocks it.
     #[error("no route to host")]
     NoRoute,
-    /// No connection within `connect_timeout`.
+    /// The connection was not made within `connect_timeout`.
     #[error("connection timed out")]
     TimedOut,
-    /// Closed or reset before the answer was complete.
+    /// The connection was closed or reset before the answer was complete.
     #[error("connection closed or reset")]
     Closed,
-    /// Not HTTP, or with more headers than are read.
+    /// The answer is not HTTP, or has too many headers.
     #[error("the answer is not readable HTTP")]
     Protocol,
-    /// The workspace's proxy can't be reached, or does not let the connection through.
+    /// The workspace's proxy cannot be reached, or refuses the connection.
     #[error("the proxy made no connection")]
     Proxy,
-    /// Something else; the details say what.
+    /// Another failure, described in the details.
     #[error("connection failed")]
     Other,
 }
 
 impl Unreachable {
-    /// `host` was called, and its HTTP client says this.
+    /// Describes the error of a call to `host`.
     fn new(host: &str, cause: Cause, error: &reqwest::Error) -> Self {
         let details = format!("{host}: {cause} ({})", chain(error));
         Self { cause, details: details.into() }
     }
 
-    /// The kind of trouble.
+    /// The kind of failure.
     pub const fn cause(&self) -> Cause {
         self.cause
     }
 }
 
 impl From<Cause> for Unreachable {
-    /// Where no more is known.
+    /// For a cause without details.
     fn from(cause: Cause) -> Self {
         Self { cause, details: format!("Courier: {cause}").into() }
     }
@@ -80,7 +80,7 @@ impl fmt::Display for Unreachable {
     }
 }
 
-/// The failure that this error of a call to this host means.
+/// Maps an HTTP client's error to a failure.
 pub fn failure(host: &str, error: &reqwest::Error) -> Failure {
     if error.is_timeout() && !error.is_connect() {
         return Failure::Timeout;
@@ -92,7 +92,7 @@ pub fn failure(host: &str, error: &reqwest::Error) -> Failure {
 }
 
 fn cause(error: &reqwest::Error) -> Cause {
-    // The type of this one is private, so its text tells it. The errors under it happened on the way to the proxy.
+    // This error's type is private, so match its text. The errors under it concern the proxy.
     if links(error).any(|link| link.to_string().starts_with("tunnel error")) {
         return Cause::Proxy;
     }
@@ -106,7 +106,7 @@ fn cause(error: &reqwest::Error) -> Cause {
     links(error).find_map(cause_of).unwrap_or(unknown)
 }
 
-/// The cause that one error of a chain tells by itself.
+/// The cause that a single error of a chain indicates.
 fn cause_of(link: &(dyn Error + 'static)) -> Option<Cause> {
     if let Some(error) = link.downcast_ref::<rustls::Error>() {
         return Some(match error {
@@ -136,46 +136,48 @@ fn cause_of(link: &(dyn Error + 'static)) -> Option<Cause> {
     })
 }
 
-/// Is this the limit of open files, of this process or of the machine?
+/// Does the error mean that the limit of open files, of the process or the machine, is reached?
 fn is_out_of_files(link: &(dyn Error + 'static)) -> bool {
     use rustix::io::Errno;
     let code = link.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
     code.is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
 }
 
-/// The resolver reports a lack of descriptors as a name that it can't resolve, so one is asked for here.
+/// Probes for a free file descriptor: the resolver reports a lack of them as an unresolved name.
 fn has_no_descriptor() -> bool {
     File::open("/dev/null").is_err_and(|error| is_out_of_files(&error))
 }
 
-/// The error and those that led to it.
+/// Iterates over an error and its sources.
 fn links<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&link| {
-        // `source` of such an error passes over the one that it wraps.
+        // `source` of an `io::Error` skips the error that it wraps.
         let wrapped = link.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| link.source())
     })
 }
 
-/// The longest chain of errors that is told, in characters.
+/// The longest chain of errors that is shown, in characters.
 const LONGEST: usize = 300;
 
-/// The errors that led to this one, on one line: without its own words, which repeat the URL, and without what is said twice.
+/// The sources of an error on one line, without repetitions.
+///
+/// The error's own text is left out: it repeats the URL.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut told = String::new();
+    let mut line = String::new();
     let mut last = String::new();
     for link in links(error).skip(1) {
         let text = link.to_string();
-        // `client error (Connect)` stands before the cause and adds nothing to it.
+        // `client error (Connect)` precedes the cause and adds no information.
         if text == last || (text.starts_with("client error (") && link.source().is_some()) {
             continue;
         }
-        let gap = if told.is_empty() { "" } else { ": " };
+        let gap = if line.is_empty() { "" } else { ": " };
         // Writing to a string can't fail.
-        let _ = write!(told, "{gap}{text}");
+        let _ = write!(line, "{gap}{text}");
         last = text;
     }
-    told.chars().map(|character| if character.is_control() { ' ' } else { character }).take(LONGEST).collect()
+    line.chars().map(|character| if character.is_control() { ' ' } else { character }).take(LONGEST).collect()
 }
 
 #[cfg(test)]
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn cause_is_found_under_what_wraps_it() {
+    fn cause_is_found_under_wrapping_errors() {
         let untrusted = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         let twice = io::Error::other(io::Error::new(ErrorKind::InvalidData, untrusted()));
         assert_eq!(found(twice), Some(Cause::Untrusted));
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn lack_of_descriptors_is_told_from_every_other_error() {
+    fn lack_of_descriptors_differs_from_other_errors() {
         for (code, is_ours) in [(24, true), (23, true), (111, false), (104, false)] {
             let error = Outer(io::Error::other(io::Error::from_raw_os_error(code)));
             assert_eq!(links(&error).any(is_out_of_files), is_ours, "{code}");
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn chain_is_one_bounded_line_that_says_nothing_twice() {
+    fn chain_is_one_bounded_line_without_repetitions() {
         let error = Outer(io::Error::other(io::Error::other("a\nb")));
         assert_eq!(chain(&error), "a b");
         let long = Outer(io::Error::other("x".repeat(10_000)));

@@ -174,7 +174,7 @@ impl Run {
     /// Stops the workload and checks that calls and queues drain.
     async fn drains(&self, capacity: u64) {
         self.world.pass(5 * MINUTE).await;
-        timeout(MINUTE, self.world.broker.landed()).await.expect("a call that never ends");
+        timeout(MINUTE, self.world.broker.drained()).await.expect("a call that never ends");
         let mut waiting = f64::MAX;
         for _ in 0..60 {
             let depth =
@@ -186,7 +186,7 @@ impl Run {
             self.world.pass(SECOND).await;
         }
         assert_eq!(waiting, 0.0, "calls still wait for the budget");
-        self.world.broker.gauge();
+        self.world.broker.update_gauges();
         let cached = self.metric("cached_tokens");
         assert!(cached > 0.0 && cached <= capacity as f64, "{cached} tokens in a cache of {capacity}");
     }
@@ -213,7 +213,7 @@ impl Run {
         let moments: Vec<_> = calls.iter().map(|call| call.at).collect();
         assert!(keeps_budget(&moments, RATE, f64::from(BURST)), "more calls than the budget has");
         // Otherwise the run tested nothing. A short run may have few faults.
-        let hard: &[&str] = if invariants.never_evicts { &["kept", "Resting", "Limited", "Throttled"] } else { &[] };
+        let hard: &[&str] = if invariants.never_evicts { &["kept", "CircuitOpen", "Limited", "Throttled"] } else { &[] };
         for what in ["hit", "issued", "collapsed", "sign-out", "report"].iter().chain(hard) {
             assert!(invariants.seen.get(*what).is_some_and(|count| *count >= 5), "{what}: {:?}", invariants.seen);
         }

@@ -116,7 +116,7 @@ impl Workload {
                 if matches!(answer.source, Source::Issued { .. }) {
                     self.fetched.insert(user);
                 }
-                seen.old += u32::from(matches!(answer.source, Source::Kept(_)));
+                seen.old += u32::from(matches!(answer.source, Source::Stale(_)));
                 self.good.insert(user, answer.grant.expires() - HARD_FLOOR);
             }
             Err(refusal) => {

@@ -53,7 +53,7 @@ async fn a_hundred_callers_of_a_missing_token_cost_the_tries_of_one() {
         for asked in asked {
             asked.await.expect("no panic").expect_err("Courier is down");
         }
-        world.broker.landed().await;
+        world.broker.drained().await;
         let calls = world.courier.call_count();
         assert!(calls <= MOST_TRIES as usize, "{fault:?}: {calls} calls");
     }
@@ -230,7 +230,7 @@ async fn failed_renewal_displaces_no_good_token() {
             let answer = world.ask("jane", "1h").await;
             let answer = answer.unwrap_or_else(|refusal| panic!("{fault:?}, {left:?} left: {refusal}"));
             assert_eq!(answer.grant.object(), good.object(), "{fault:?}, {left:?} left");
-            let source = if left >= HOUR / 2 { Source::Hit } else { Source::Kept(Stale::BelowFloor) };
+            let source = if left >= HOUR / 2 { Source::Hit } else { Source::Stale(Stale::BelowFloor) };
             assert_eq!(answer.source, source, "{fault:?}, {left:?} left");
         }
         assert!(world.courier.call_count() >= 2, "{fault:?} never occurred");
@@ -268,7 +268,7 @@ async fn below_its_floor(fault: Fault) -> World {
 async fn wait_for_the_old_one(world: &World) -> Duration {
     let asked = world.clock.now();
     let answer = world.ask("jane", "1h").await.expect("a token");
-    assert_eq!(answer.source, Source::Kept(Stale::BelowFloor));
+    assert_eq!(answer.source, Source::Stale(Stale::BelowFloor));
     world.clock.now().since(asked)
 }
 

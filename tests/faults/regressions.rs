@@ -176,10 +176,10 @@ async fn refresher_wakes_when_capacity_frees_between_its_checks() {
         let _ = dispatcher.issue(turn.permit().await.unwrap(), &keys.next().expect("another")).await;
     }
     // Consumes the notification that is already pending.
-    dispatcher.room().await;
+    dispatcher.wait_for_room().await;
     assert!(!dispatcher.has_room());
     tokio::time::advance(2 * SECOND).await;
-    let room = tokio::time::timeout(HOUR, dispatcher.room()).await;
+    let room = tokio::time::timeout(HOUR, dispatcher.wait_for_room()).await;
     assert!(dispatcher.has_room() && room.is_ok(), "capacity is free, but the refresher still sleeps");
 }
 
@@ -200,14 +200,14 @@ async fn delay_by_an_outage_does_not_raise_the_price_of_renewals() {
         let _ = dispatcher.issue(turn.permit().await.unwrap(), &keys.next().expect("another")).await;
     }
     tokio::time::advance(HOUR).await;
-    assert_eq!(dispatcher.late(due, clock.now()), clock.now().since(due));
+    assert_eq!(dispatcher.lateness(due, clock.now()), clock.now().since(due));
     DOWN.store(false, std::sync::atomic::Ordering::Relaxed);
     let turn = dispatcher.queue("", Moment::NEVER).expect("a probe");
     dispatcher.issue(turn.permit().await.unwrap(), &keys.next().expect("another")).await.expect("a token");
-    assert_eq!(dispatcher.late(due, clock.now()), std::time::Duration::ZERO);
+    assert_eq!(dispatcher.lateness(due, clock.now()), std::time::Duration::ZERO);
     tokio::time::advance(SECOND).await;
-    assert_eq!(dispatcher.late(due, clock.now()), SECOND);
-    assert_eq!(dispatcher.late(clock.now() - MS, clock.now()), MS);
+    assert_eq!(dispatcher.lateness(due, clock.now()), SECOND);
+    assert_eq!(dispatcher.lateness(clock.now() - MS, clock.now()), MS);
 }
 
 /// Courier asks for a pause of two minutes; a renewal queues, and then its user asks.

@@ -224,7 +224,7 @@ async fn breaker_that_opens_before_a_retry_does_not_hide_why_the_call_failed() {
         let calls = calls_for(&world, &user);
         match refusal {
             Refusal::Upstream(Failure::Unavailable(503)) => called += 1,
-            Refusal::Upstream(Failure::Resting(_)) if calls == 0 => rested += 1,
+            Refusal::Upstream(Failure::CircuitOpen(_)) if calls == 0 => rested += 1,
             other => panic!("after {calls} calls: {other}"),
         }
     }

@@ -122,7 +122,7 @@ async fn circuit_breaker_opens_where_every_answer_is_unreadable() {
     let mut seen = BTreeSet::new();
     for user in 0..40 {
         let refusal = world.ask(&user.to_string(), "1h").await.expect_err("a page");
-        seen.insert(matches!(refusal, Refusal::Upstream(Failure::Resting(_))));
+        seen.insert(matches!(refusal, Refusal::Upstream(Failure::CircuitOpen(_))));
         world.pass(SECOND / 10).await;
     }
     assert!(seen.contains(&true), "it never opened");

@@ -33,7 +33,7 @@ async fn tokens_of_a_removed_client_are_not_renewed() {
         world.pass(HOUR / 2).await;
         assert_eq!((calls_for(&world, "old", 25), calls_for(&world, "new", 25)), (wanted, 5));
         let stop = Verdict::Stop(Stop::NotPermitted);
-        let is_told = world.broker.explain("old-0")[0].decided.is_some_and(|decided| decided.verdict == stop);
+        let is_told = world.broker.explain("old-0")[0].decision.is_some_and(|decided| decided.verdict == stop);
         assert_eq!(is_told, is_removed);
     }
 }

@@ -38,7 +38,7 @@ async fn call_goes_on_when_all_callers_have_hung_up() {
     let asked = tokio::spawn(async move { broker.ask(&ask("jane", "1d")).await });
     world.pass(50 * MS).await;
     asked.abort();
-    world.broker.landed().await;
+    world.broker.drained().await;
     let answer = world.ask("jane", "1d").await.expect("a token");
     assert_eq!(answer.source, Source::Hit);
     assert_eq!(world.courier.call_count(), 1);
@@ -95,7 +95,7 @@ async fn full_cache_evicts_the_least_recently_used_and_refuses_no_request() {
     for user in 0..300 {
         world.ask(&user.to_string(), "1d").await.expect("a token");
     }
-    world.broker.gauge();
+    world.broker.update_gauges();
     assert!(world.metrics.cached_tokens.get() <= 100, "{}", world.metrics.cached_tokens.get());
     assert_eq!(world.ask("299", "1d").await.expect("a token").source, Source::Hit);
     assert_ne!(world.ask("0", "1d").await.expect("a token").source, Source::Hit);

@@ -62,7 +62,7 @@ async fn outage_lowers_the_floor_to_the_hard_floor() {
         match world.ask("jane", "1h").await {
             Ok(answer) => {
                 assert!(answer.remaining >= hard_floor, "{:?}", answer.remaining);
-                kept += u32::from(answer.source == Source::Kept(Stale::BelowFloor));
+                kept += u32::from(answer.source == Source::Stale(Stale::BelowFloor));
             }
             Err(refusal) => {
                 assert!(matches!(refusal, Refusal::Upstream(_)));

@@ -50,8 +50,8 @@ async fn renewal_in_flight_does_not_restore_a_removed_token() {
     until(&world, || world.courier.call_count() == 2).await;
     assert_eq!(sign_out(&world, "jane"), 1);
     world.pass(20 * SECOND).await;
-    world.broker.landed().await;
-    world.broker.gauge();
+    world.broker.drained().await;
+    world.broker.update_gauges();
     assert_eq!(world.metrics.cached_tokens.get(), 0);
     assert!(matches!(world.ask("jane", "1h").await.expect("a token").source, Source::Issued { stale: None, .. }));
     assert_eq!(world.courier.call_count(), 3);
@@ -97,7 +97,7 @@ async fn detached_call_is_retried_for_its_waiters_and_reports_that_nothing_is_st
     let source = answer.expect("the second call brings a token").source;
     assert_eq!(source, Source::Issued { collapsed: false, stale: None, stored: false });
     assert_eq!(world.courier.call_count(), 2);
-    world.broker.gauge();
+    world.broker.update_gauges();
     assert_eq!(world.metrics.cached_tokens.get(), 0);
 }
 
@@ -159,7 +159,7 @@ async fn purge_removes_everything_for_good() {
     let calls = world.courier.call_count();
     world.pass(3 * HOUR).await;
     assert_eq!(world.courier.call_count(), calls);
-    world.broker.gauge();
+    world.broker.update_gauges();
     assert_eq!(world.metrics.cached_tokens.get(), 0);
 }
 

@@ -168,7 +168,7 @@ async fn shutdown_begins_no_renewal() {
     world.ask("jane", "1h").await.expect("a token");
     world.background.stop_renewing();
     world.pass(HOUR).await;
-    world.broker.landed().await;
+    world.broker.drained().await;
     assert_eq!(world.courier.call_count(), 1);
     // Requests are still served.
     world.ask("john", "1h").await.expect("a token");
@@ -184,7 +184,7 @@ async fn shutdown_does_not_wait_for_queued_renewals() {
     world.pass(790 * SECOND).await;
     let stopped = world.clock.now();
     world.background.stop_renewing();
-    world.broker.landed().await;
+    world.broker.drained().await;
     assert!(world.clock.now().since(stopped) < MS);
     assert_eq!(world.courier.call_count(), 2);
 }

@@ -1,4 +1,4 @@
-//! A call's turn at the budget.
+//! The permit for one call, and the wait for it.
 
 use tokio::sync::oneshot;
 
@@ -6,59 +6,58 @@ use crate::policy::queue::{Class, Place};
 use crate::token::Moment;
 use crate::upstream::Failure;
 
-/// The right to one call. It can't be copied, and only a dispatcher gives it.
+/// The right to make one call. It cannot be copied, and only a dispatcher grants it.
 #[derive(Debug)]
 pub struct Permit {
     pub(super) class: Class,
 }
 
-/// A call's turn, now or later. Dropping it gives it up.
+/// A permit that is granted now or later. Dropping it cancels the call.
 #[derive(Debug)]
-pub struct Turn {
+pub struct PendingPermit {
     permit: oneshot::Receiver<Result<Permit, Failure>>,
     place: Option<Place>,
 }
 
-impl Turn {
-    /// Where in the queue, by which it can be promoted; `None` where the call
-    /// may leave at once.
+impl PendingPermit {
+    /// The place in the queue, for promotion; `None` if the permit was granted at once.
     pub const fn place(&self) -> Option<Place> {
         self.place
     }
 
-    /// Waits for it.
+    /// Waits for the permit.
     pub async fn permit(self) -> Result<Permit, Failure> {
         self.permit.await.unwrap_or(Err(Failure::Stopping))
     }
 
-    /// The same, at a place in the queue.
+    /// Sets the place in the queue.
     pub(super) fn at(self, place: Place) -> Self {
         Self { place: Some(place), ..self }
     }
 }
 
-/// Who waits for a turn.
+/// The queue's side of a [`PendingPermit`].
 pub struct Waiter {
     permit: oneshot::Sender<Result<Permit, Failure>>,
-    /// Since when.
+    /// When it was queued.
     pub since: Moment,
 }
 
 impl Waiter {
-    /// And the turn that it waits for.
-    pub fn new(since: Moment) -> (Self, Turn) {
+    /// Creates a waiter and the permit that it waits for.
+    pub fn new(since: Moment) -> (Self, PendingPermit) {
         let (sender, permit) = oneshot::channel();
-        (Self { permit: sender, since }, Turn { permit, place: None })
+        (Self { permit: sender, since }, PendingPermit { permit, place: None })
     }
 
-    /// It is its turn. Tells whether it still wants it.
-    pub fn let_go(self, class: Class) -> bool {
+    /// Grants the permit; returns whether the caller still waits.
+    pub fn grant(self, class: Class) -> bool {
         self.permit.send(Ok(Permit { class })).is_ok()
     }
 
-    /// It will not be its turn.
+    /// Refuses the permit.
     pub fn refuse(self, failure: Failure) {
-        // Who has hung up needs no answer.
+        // The send fails only if the caller has hung up.
         let _ = self.permit.send(Err(failure));
     }
 }

@@ -1,0 +1,73 @@
+//! The negative cache: failures that would most likely be repeated.
+
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
+use moka::sync::Cache;
+
+use super::Refusal;
+use crate::token::{Moment, TokenKey};
+
+/// Token keys whose call has just failed, so that not each request calls Courier again.
+///
+/// The times are short, since an operator may fix the cause at Courier, and jittered, so that keys
+/// that failed together are not retried together.
+pub struct NegativeCache(Cache<TokenKey, (Refusal, Moment), RandomState>);
+
+/// The most keys: a caller can make up any number.
+const CAPACITY: u64 = 10_000;
+/// A lasting failure is kept for this long, or down to half of it.
+const LASTING: Duration = Duration::from_secs(30);
+/// A transient failure is kept for this long, or little less.
+///
+/// Courier's PHP SDK retries after one and after two seconds, ignoring `Retry-After`; neither retry makes a further call.
+const TRANSIENT: Duration = Duration::from_secs(3);
+const LEAST_TRANSIENT: f64 = 2.5 / 3.0;
+
+impl NegativeCache {
+    /// Creates an empty cache.
+    pub fn new() -> Self {
+        // The stored moment decides. The time to live only frees memory.
+        let kept = Cache::builder().max_capacity(CAPACITY).time_to_live(LASTING * 2);
+        Self(kept.build_with_hasher(RandomState::default()))
+    }
+
+    /// Remembers the failure of a key's call.
+    pub fn add(&self, key: &TokenKey, refusal: Refusal, now: Moment) {
+        let is_lasting = matches!(&refusal, Refusal::Upstream(failure) if failure.is_lasting());
+        let (longest, least) = if is_lasting { (LASTING, 0.5) } else { (TRANSIENT, LEAST_TRANSIENT) };
+        let until = now + longest.mul_f64(least + (1.0 - least) * fastrand::f64());
+        self.0.insert(key.clone(), (refusal, until));
+    }
+
+    /// Returns the remembered failure of a key.
+    pub fn get(&self, key: &TokenKey, now: Moment) -> Option<Refusal> {
+        self.0.get(key).filter(|(_, until)| now < *until).map(|(refusal, _)| refusal)
+    }
+
+    /// Forgets all keys of a workspace.
+    pub fn clear(&self, workspace: &str) {
+        let keys = self.0.iter().map(|(key, _)| key).filter(|key| key.workspace() == workspace);
+        keys.for_each(|key| self.0.invalidate(&*key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{Lifetime, ScopeClaim, WorkspaceName};
+
+    #[test]
+    fn clearing_a_workspace_leaves_the_keys_of_others() {
+        let cache = NegativeCache::new();
+        let now = Moment::from_nanos(1 << 40);
+        let keys = ["eu", "us"].map(|workspace| {
+            let claim = ScopeClaim::parse("user_id:jane read:brands").expect("a claim");
+            let name = WorkspaceName::new(workspace).expect("a name");
+            TokenKey::new(&name, &claim, Lifetime::parse("1h").expect("a lifetime"))
+        });
+        keys.iter().for_each(|key| cache.add(key, Refusal::TimedOut, now));
+        cache.clear("eu");
+        assert_eq!(keys.map(|key| cache.get(&key, now)), [None, Some(Refusal::TimedOut)]);
+    }
+}
