@@ -1,8 +1,7 @@
-//! Settings and secrets that are read again while the broker runs: when one of their files
-//! changes, and when somebody asks.
+//! Reloading of settings and secrets when a file changes or on request.
 //!
-//! Load, check, write: what does not load, or can't be had without a restart, changes
-//! nothing, and what held before goes on.
+//! Load, check, apply: a configuration that fails to load, or that can't be applied without a restart,
+//! changes nothing.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -18,26 +17,23 @@ use super::live::Live;
 use crate::config::{Settings, SettingsError, SettingsErrors};
 use crate::metrics::Reloaded;
 
-/// Settings as they were read.
+/// The result of loading the settings.
 pub struct Loaded {
-    /// What they mean, and how they are shown, secrets redacted: what a restart would change
-    /// is told by that.
+    /// The settings, and their redacted form, by which changes are found.
     pub outcome: Result<(Settings, toml::Table), SettingsErrors>,
-    /// The files that they come from, those that could not be read among them.
+    /// The files that were read, or could not be read.
     pub files: Files,
 }
 
-/// Reads the settings anew.
+/// Reads the settings again.
 pub type Read = Box<dyn FnMut() -> Loaded + Send>;
 
-/// Files, as they were when each was added: before it was read, so that what changes
-/// meanwhile is seen.
+/// Files with their state before they were read, so that changes during the read are noticed.
 #[derive(Clone, Debug, Default)]
 pub struct Files(Vec<(PathBuf, Mark)>);
 
-/// By what a file is known to have changed: device, inode, size, the times of its contents
-/// and of its entry. `None` where there is none. A symbolic link counts as what it leads to,
-/// as Kubernetes swaps them.
+/// A file's state: device, inode, size, mtime and ctime; `None` if there is no such file. Symbolic links
+/// are followed, since Kubernetes swaps them.
 type Mark = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
 
 impl Files {
@@ -48,19 +44,19 @@ impl Files {
         }
     }
 
-    /// How they are now.
+    /// The current states.
     fn look(&self) -> Vec<Mark> {
         self.0.iter().map(|(path, _)| mark(path)).collect()
     }
 
-    /// Those that are otherwise than they were `before`.
+    /// The files whose state differs from `before`.
     fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Path> {
         let differs =
             |(path, mark): &&(PathBuf, Mark)| before.0.iter().any(|(other, old)| other == path && old != mark);
         self.0.iter().filter(differs).map(|(path, _)| path.as_path())
     }
 
-    /// Are they otherwise than when they were added?
+    /// Whether any state differs from the recorded one.
     fn differ(&self, looked: &[Mark]) -> bool {
         !self.0.iter().map(|(_, mark)| mark).eq(looked)
     }
@@ -73,26 +69,26 @@ fn mark(path: &Path) -> Mark {
     Some((data.dev(), data.ino(), data.size(), modified, changed))
 }
 
-/// Reloads what can be, for as long as it is run.
+/// Reloads the settings while it runs.
 pub struct Reloader {
     live: Arc<Live>,
     read: Read,
-    /// The settings that the broker was started with.
+    /// The settings at the start.
     shown: toml::Table,
-    /// Those that were applied last, and their files.
+    /// The settings last applied, and their files.
     applied: (toml::Table, Files),
     files: Files,
     looked: Vec<Mark>,
-    /// Those that were logged.
+    /// The warnings already logged.
     warnings: Vec<SettingsError>,
 }
 
-/// How often files are looked at. A change counts once it has lasted from one look to the
-/// next, so that no file is read half written.
+/// The polling interval. A change is applied once it has been stable for one interval, so that no file
+/// is read half written.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Reloader {
-    /// What runs came from these `files` and is `shown` so.
+    /// Creates a reloader for a broker started with these settings.
     pub(super) fn new(
         live: Arc<Live>,
         shown: toml::Table,
@@ -103,8 +99,7 @@ impl Reloader {
         Self { live, read, applied: (shown.clone(), files.clone()), shown, files, looked: Vec::new(), warnings }
     }
 
-    /// Reloads when a file has changed, and for each message. It ends when nobody can send
-    /// one any more.
+    /// Reloads after a file has changed and for each message, until the channel is closed.
     pub async fn run(self, mut asked: mpsc::Receiver<()>) {
         let live = Arc::clone(&self.live);
         let clock = live.fixed.clock;
@@ -120,7 +115,7 @@ impl Reloader {
                 () = clock.sleep_until(clock.now() + LOOK) => false,
             };
             let reloader = Arc::clone(&reloader);
-            // Files may lie on a network, and a purge takes its time.
+            // Blocking: files may be on a network, and a purge takes time.
             let turn = tokio::task::spawn_blocking(move || {
                 reloader.lock().unwrap_or_else(PoisonError::into_inner).turn(now);
             });
@@ -131,7 +126,7 @@ impl Reloader {
                     tracing::error!(error, "{REJECTED}");
                     live.rejected(Reloaded::Settings, error);
                 }
-                // The runtime ends.
+                // The runtime is shutting down.
                 Err(_) => return,
             }
         }
@@ -145,7 +140,7 @@ impl Reloader {
         self.looked = looked;
     }
 
-    /// Reloads now, and tells whether what was read holds.
+    /// Reloads now. Returns whether the new settings were applied.
     pub fn reload(&mut self) -> bool {
         let Loaded { outcome, files } = (self.read)();
         self.files = files;
@@ -180,7 +175,7 @@ impl Reloader {
         }
         let new: Vec<_> = warnings.iter().filter(|warning| !self.warnings.contains(warning)).cloned().collect();
         warn(&new);
-        // Last: the audit line tells that all of it is done.
+        // Last: the audit line says that all of it is done.
         self.live.applied(Reloaded::Settings, None, &changed);
         self.warnings = warnings;
         self.applied = (shown, self.files.clone());
@@ -215,7 +210,7 @@ pub fn warn(warnings: &[SettingsError]) {
     }
 }
 
-/// The settings that differ and that a broker that runs can't take over.
+/// The differing settings that need a restart.
 fn needs_restart(before: &toml::Table, after: &toml::Table) -> Changes {
     differences(before, after).into_iter().filter(|(key, _)| !is_live(key)).collect()
 }

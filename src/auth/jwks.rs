@@ -1,10 +1,9 @@
-//! The keys that an issuer publishes (RFC 7517), kept at hand.
+//! The issuer's published keys (RFC 7517), cached and refreshed.
 //!
-//! One task fetches them: at the start, now and then, and when a session comes
-//! with a `kid` that nobody has heard of, or with none and signed by another key than
-//! the only one. Anybody can make one up, so that is never more than one fetch in [`JwksSettings::PAUSE`], which all who wait share. What was
-//! fetched last counts until something newer comes, however long the issuer's
-//! host is down: its users have their sessions all the same.
+//! One task fetches them: at the start, at intervals, and when a session has an unknown `kid`, or has
+//! none and fails with the only key. Anyone can make such sessions, so fetches are at least
+//! [`JwksSettings::PAUSE`] apart, and all waiting requests share one. The last fetched keys stay in use
+//! while the issuer's host is down, so that its users are unaffected.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,44 +23,43 @@ use crate::clock::Clock;
 use crate::metrics::JwksMetrics;
 use crate::token::Moment;
 
-/// Where an issuer publishes its keys.
+/// The settings of the JWKS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwksSettings {
     /// `https`, or `http` on this machine.
     pub url: Url,
-    /// After how long they are fetched again.
+    /// The refresh interval.
     pub refresh: Duration,
-    /// The least time from the beginning of one fetch to that of the next;
-    /// [`JwksSettings::PAUSE`], but for tests.
+    /// The least time between the starts of two fetches; [`JwksSettings::PAUSE`], except in tests.
     pub pause: Duration,
 }
 
 impl JwksSettings {
-    /// How often a made-up `kid` can trouble the issuer's host.
+    /// Limits how often made-up `kid`s cause a fetch from the issuer's host.
     pub const PAUSE: Duration = Duration::from_secs(10);
 }
 
-/// No HTTP client could be made.
+/// The HTTP client could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the HTTP client for jwks_url can't be made ({0}): are the system's CA certificates installed (Debian: ca-certificates)?"
 )]
 pub struct JwksError(#[source] reqwest::Error);
 
-/// After a failed refresh, the next attempt comes so soon, if not sooner.
+/// The longest wait after a failed refresh.
 const RETRY: Duration = Duration::from_secs(60);
-/// Fetches that go on failing for the same cause are logged so often.
+/// How often a repeated failure with the same cause is logged.
 const REMINDER: Duration = Duration::from_secs(3600);
-/// So many wait for a fetch; others are answered by what is known.
+/// The most requests that wait for a fetch; the others use the current keys.
 const MOST_WAITERS: usize = 1024;
 
-/// The keys of an issuer. It is read without a lock.
+/// The keys of an issuer, read without a lock.
 pub struct Jwks {
     state: Arc<State>,
     task: AbortHandle,
 }
 
-/// Nobody needs them any more.
+/// Stops the fetching task.
 impl Drop for Jwks {
     fn drop(&mut self) {
         self.task.abort();
@@ -78,18 +76,18 @@ struct State {
     metrics: JwksMetrics,
 }
 
-/// How far the fetching task is.
+/// The state of the fetching task.
 #[derive(Clone, Copy, Default)]
 struct Fetches {
     begun: u64,
     ended: u64,
-    /// When the last one began.
+    /// When the last fetch began.
     last: Option<Moment>,
 }
 
 impl Jwks {
-    /// Keys that are fetched on `runtime`, from now on and until that ends.
-    /// Where they come from where those `before` did, those count until then.
+    /// Starts to fetch keys on `runtime`, until that ends. The keys of `before` stay in use until the
+    /// first fetch if they have the same URL.
     pub fn start(
         settings: JwksSettings,
         clock: Clock,
@@ -125,7 +123,7 @@ impl Jwks {
         Ok(Self { state, task })
     }
 
-    /// Where they come from.
+    /// The settings.
     pub fn settings(&self) -> &JwksSettings {
         &self.state.settings
     }
@@ -134,8 +132,8 @@ impl Jwks {
         self.state.keys.load_full()
     }
 
-    /// Checks a session's signature. Where no key is known that could have made it, it waits for
-    /// one fetch if one is due or under way.
+    /// Verifies a session's signature. If no known key fits, it waits for one fetch that is due or in
+    /// progress.
     pub async fn verify(&self, jwt: &Jwt<'_>) -> Result<(), SessionError> {
         let first = self.state.verify(jwt);
         let may_be_new = match first {
@@ -158,10 +156,9 @@ impl State {
         Ok(keys.verify(jwt)?)
     }
 
-    /// Waits until a fetch has ended that is under way or due; or not at all, if
-    /// the last one was only just.
+    /// Waits for the fetch that is due or in progress; returns at once if the last one was just now.
     async fn fetched(&self) {
-        // Whoever makes up a `kid` may wait too, and holds a place meanwhile.
+        // Requests with a made-up `kid` wait too, so the number of waiters is limited.
         let Ok(_place) = self.room.try_acquire() else { return };
         let mut news = self.fetches.subscribe();
         let seen = *news.borrow_and_update();
@@ -169,17 +166,17 @@ impl State {
             if seen.last.is_some_and(|last| self.clock.now().since(last) < self.settings.pause) {
                 return;
             }
-            // A permit that comes too late for the fetch that it asks for is not
-            // used for another: the task looks at the time too.
+            // A permit that comes too late for its fetch starts no further one: the task checks
+            // the time too.
             self.wanted.notify_one();
         }
         let ended = news.wait_for(|fetches| fetches.ended > seen.ended);
-        // The fetch has this deadline too; here it is for a runtime that is gone.
+        // The fetch has this deadline too; this one is for a runtime that has ended.
         let _ = tokio::time::timeout(TIMEOUT + Duration::from_secs(1), ended).await;
     }
 
-    /// Keeps what was fetched, if anything was, and tells the log and the metrics. Returns after how
-    /// long the next fetch is due.
+    /// Stores the keys if the fetch succeeded, updates log and metrics, and returns the delay until the
+    /// next fetch.
     fn take(&self, fetched: Result<KeySet, FetchError>, now: Moment, failing: &mut Failing) -> Duration {
         let JwksSettings { url, refresh, pause } = &self.settings;
         let url = shown(url);
@@ -213,7 +210,7 @@ impl State {
         }
     }
 
-    /// Fetches for ever.
+    /// Fetches until it is dropped.
     async fn keep(self: Arc<Self>, client: Client) {
         let mut failing = Failing::default();
         loop {
@@ -222,7 +219,7 @@ impl State {
                 fetches.begun += 1;
                 fetches.last = Some(began);
             });
-            // This fetch serves the wishes for one that came before it.
+            // This fetch serves the requests for one that came before it.
             let _ = pin!(self.wanted.notified()).enable();
             let fetched = fetch(&client, &self.settings.url).await;
             let next = self.take(fetched, began, &mut failing);
@@ -242,13 +239,12 @@ impl State {
     }
 }
 
-/// The cause that the log last named, and when; nothing while fetches succeed.
+/// The cause that was last logged, and when; `None` while fetches succeed.
 #[derive(Default)]
 struct Failing(Option<(String, Moment)>);
 
 impl Failing {
-    /// Fetches fail for this cause now. Tells whether that is worth a warning: the cause is another, or
-    /// the last warning is long ago.
+    /// Records a failure. Returns whether to warn: the cause is new, or the last warning is long ago.
     fn is_news(&mut self, cause: &str, now: Moment) -> bool {
         let is_known = self.0.as_ref().is_some_and(|(known, told)| known == cause && now.since(*told) < REMINDER);
         if !is_known {
@@ -257,7 +253,7 @@ impl Failing {
         !is_known
     }
 
-    /// A fetch succeeded. Tells whether one had failed.
+    /// Records a success. Returns whether fetches were failing.
     fn end(&mut self) -> bool {
         self.0.take().is_some()
     }

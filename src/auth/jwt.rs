@@ -1,5 +1,4 @@
-//! A session's JWT, taken apart. What is read before the signature is checked
-//! decides only which key checks it.
+//! Parsing of session JWTs. Before the signature is checked, the content only selects the key.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,19 +20,19 @@ const MAX_KID_BYTES: usize = 256;
 
 /// A JWT in its compact form (RFC 7515, 7.1).
 pub struct Jwt<'a> {
-    /// What the signature is of: header and payload as they stand there.
+    /// The signed part: header and payload as received.
     pub message: &'a str,
-    /// In base64url.
+    /// The signature, in base64url.
     pub signature: &'a str,
-    /// What it says it is signed by.
+    /// The `alg` header.
     pub algorithm: Algorithm,
-    /// Which of the issuer's keys it says it is signed with.
+    /// The `kid` header.
     pub kid: Option<String>,
     payload: &'a str,
 }
 
-/// What matters of the header. `jku`, `jwk`, `x5u` and `x5c` bring a key along,
-/// which anybody could: they are never read.
+/// The relevant header fields. `jku`, `jwk`, `x5u` and `x5c` name a key of the sender's choice: they
+/// are never read.
 #[derive(serde::Deserialize)]
 struct Header {
     alg: String,
@@ -53,8 +52,8 @@ struct Header {
     cty: Absent,
 }
 
-/// Something that must not be there, not even as a null: an extension that would
-/// change what the rest means, or the mark of a JWT in a JWT.
+/// A field that must be absent, null included: an extension that changes the meaning of the rest, or
+/// the mark of a nested JWT.
 #[derive(Default)]
 struct Absent;
 
@@ -69,7 +68,7 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
 }
 
 impl<'a> Jwt<'a> {
-    /// Reads everything but the claims.
+    /// Parses everything but the claims.
     pub fn parse(token: &'a str) -> Result<Self, SessionDenial> {
         if token.len() > MAX_BYTES {
             return Err(SessionDenial::TooLong);
@@ -82,13 +81,13 @@ impl<'a> Jwt<'a> {
         }
         let Header { alg, kid, typ, crit: Absent, b64: Absent, zip: Absent, enc: Absent, cty: Absent } =
             object(header).ok_or(SessionDenial::Header)?;
-        // "none" is no algorithm, however it is written.
+        // "none" is not a known algorithm, in any spelling.
         let algorithm = Algorithm::from_str(&alg).map_err(|_| SessionDenial::Algorithm)?;
         if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES) {
             return Err(SessionDenial::Header);
         }
-        // A logout token or a DPoP proof may be from the same issuer and is no
-        // session (RFC 8725, 3.11).
+        // The issuer may also sign logout tokens and DPoP proofs, which are no sessions (RFC 8725,
+        // 3.11).
         let typ = typ.as_deref().unwrap_or("JWT").to_ascii_lowercase();
         if !matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt") {
             return Err(SessionDenial::Header);
@@ -96,22 +95,20 @@ impl<'a> Jwt<'a> {
         Ok(Self { message, signature, algorithm, kid, payload })
     }
 
-    /// Reads the claims, once the signature is known to be good.
+    /// Parses the claims, after the signature was verified.
     pub fn claims(&self) -> Result<Claims, SessionDenial> {
         object(self.payload).ok_or(SessionDenial::Claims)
     }
 }
 
-/// Reads a base64url part that holds a JSON object. (`serde` would read a struct
-/// from an array too.)
+/// Decodes a base64url part with a JSON object. (`serde` would read a struct from an array too.)
 fn object<T: de::DeserializeOwned>(part: &str) -> Option<T> {
-    // The parser would check the members that are wanted and none of the others.
+    // The parser validates UTF-8 only in the members that it reads.
     let json = String::from_utf8(URL_SAFE_NO_PAD.decode(part).ok()?).ok()?;
     json.trim_ascii_start().starts_with('{').then(|| serde_json::from_str(&json).ok())?
 }
 
-/// The claims, each there once: of two that contradict each other, somebody else
-/// may have checked the other one.
+/// The claims. Duplicates are refused: another verifier may have read the other one.
 pub struct Claims(BTreeMap<String, Value>);
 
 impl<'de> Deserialize<'de> for Claims {
@@ -137,18 +134,18 @@ impl<'de> Deserialize<'de> for Claims {
 }
 
 impl Claims {
-    /// `iss` is exactly this.
+    /// Whether `iss` is exactly this.
     pub fn is_from(&self, issuer: &str) -> bool {
         self.0.get("iss").and_then(Value::as_str) == Some(issuer)
     }
 
-    /// This claim names `audience`; and so does `aud`, if it is there (RFC 7519, 4.1.3): a session
-    /// that one app got for another's API must not count here.
+    /// Whether this claim names `audience`, and `aud` too if present (RFC 7519, 4.1.3): a session that an
+    /// app got for another API must be refused.
     pub fn is_for(&self, claim: &str, audience: &str) -> bool {
         self.names(claim, audience) && (!self.0.contains_key("aud") || self.names("aud", audience))
     }
 
-    /// The claim is exactly this, or a list of texts in which it is.
+    /// Whether the claim is exactly this text, or a list that contains it.
     fn names(&self, claim: &str, audience: &str) -> bool {
         match self.0.get(claim) {
             Some(Value::String(only)) => only == audience,
@@ -159,8 +156,7 @@ impl Claims {
         }
     }
 
-    /// When it counts. `exp` must be there; each must be a number from 0 to
-    /// [`Times::LATEST`].
+    /// The validity period. `exp` is required; each time must be a number from 0 to [`Times::LATEST`].
     pub fn times(&self) -> Result<Times, SessionDenial> {
         let time = |name: &str| match self.0.get(name).map(Value::as_f64) {
             None => Ok(None),
@@ -171,7 +167,7 @@ impl Claims {
         Ok(Times { exp, nbf: time("nbf")?, iat: time("iat")? })
     }
 
-    /// Whom this claim names: a text, or a whole number as some issuers have it.
+    /// The user in this claim: a text, or a whole number as some issuers have it.
     pub fn user(&self, claim: &str) -> Option<String> {
         match self.0.get(claim)? {
             Value::String(user) => Some(user.clone()),

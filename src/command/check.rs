@@ -1,4 +1,4 @@
-//! `check`: are these settings good? It prints them, and at the end `OK: ...`.
+//! `check`: validates the settings and prints them, with a last line `OK: ...`.
 
 use std::io::{self, Write};
 
@@ -22,7 +22,7 @@ pub struct Check {
     probe: bool,
 }
 
-/// The user whom a probe's token is for.
+/// The claim of a probe's token.
 const PROBE: &str = "user_id:courier-token-broker-probe inbox:read:messages";
 
 impl Check {
@@ -54,7 +54,7 @@ impl Check {
     }
 }
 
-/// The last line: what a broker with these settings would be.
+/// The last line: a summary of the broker with these settings.
 fn summary(settings: &Settings) -> String {
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let places: Vec<_> = settings.listen.iter().map(ToString::to_string).collect();
@@ -78,7 +78,7 @@ async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {
         let key = TokenKey::new(&name, &claim, Lifetime::parse("1m").context("the probe has no lifetime")?);
         let (dispatcher, _) = dispatcher(workspace, clock, &metrics)?;
         let sent = clock.now();
-        // The budget is full, so the call leaves at once.
+        // The budget is full, so the call gets its permit at once.
         let Ok(turn) = dispatcher.queue("", Moment::NEVER) else { continue };
         let Ok(permit) = turn.permit().await else { continue };
         match dispatcher.issue(permit, &key).await {

@@ -1,4 +1,4 @@
-//! `sandbox`: a broker and a Courier to play with.
+//! `sandbox`: a broker with a simulated Courier, for trying it out.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -48,14 +48,14 @@ impl Sandbox {
             let stop = asked_to_stop()?;
             print(places(&app) + &explain(&app, courier));
             let simulator = Simulator::new(Some(API_KEY.to_owned()), self.faults, clock);
-            // It ends with the program: what the broker finishes needs it.
+            // It runs until exit: the broker's last calls need it.
             tokio::spawn(simulator.serve(listener, std::future::pending()));
             app.run(stop).await;
             Ok(())
         })
     }
 
-    /// Nothing is read from files or the environment.
+    /// Settings that read no files and no environment.
     fn settings(&self, courier: SocketAddr) -> Result<Settings, Failure> {
         let mut raw = Raw::default();
         raw.server.listen.0 = vec![self.listen.to_string()];

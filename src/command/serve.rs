@@ -1,4 +1,4 @@
-//! `serve`: the broker.
+//! `serve`: runs the broker.
 
 use std::env;
 use std::fmt::Write;
@@ -55,7 +55,7 @@ impl Serve {
         let passed = if settings.listen.contains(&Address::Systemd) { passed_sockets()? } else { Vec::new() };
         block_on(async {
             let app = App::bind_with(settings, passed, open_files, Clock::system()).await?;
-            // Before anybody can know that it runs.
+            // Before the addresses are printed, so that no signal is missed.
             let (stop, reload) = (asked_to_stop()?, asked_to_reload()?);
             let _reopening = logs.audit.clone().map(reopen_when_told).transpose()?;
             let reloader = app.reloader(shown, files, Box::new(move || self.load(&environment)));
@@ -76,7 +76,7 @@ impl Serve {
         alone.then_some(sources.files)
     }
 
-    /// Reads the settings, and lays the flags over them.
+    /// Reads the settings, and applies the flags.
     fn load(&self, environment: &Variables) -> Loaded {
         let mut files = Files::default();
         self.sources.files.iter().for_each(|path| files.add(path));
@@ -103,21 +103,21 @@ impl Serve {
         }
         raw.files().for_each(|path| files.add(path));
         let settings = Settings::resolve(&raw, &layers)?;
-        // It holds nothing that TOML has no form for.
+        // It holds only types that TOML has.
         let shown = toml::Table::try_from(&raw).unwrap_or_default();
         Ok((settings, shown))
     }
 }
 
-/// Load balancers and Kubernetes notice only after a while that a broker is not ready any
-/// more. On a terminal, or started by hand, there are none.
+/// The default delay: load balancers and Kubernetes notice with a delay that a broker is not ready.
+/// On a terminal, or started by hand, there are none.
 fn usual_shutdown_delay() -> Duration {
     let set = ["INVOCATION_ID", "KUBERNETES_SERVICE_HOST", "container"].iter().any(|name| env::var_os(name).is_some());
     let is_managed = set || ["/.dockerenv", "/run/.containerenv"].iter().any(|path| Path::new(path).exists());
     if is_managed && !io::stderr().is_terminal() { Duration::from_secs(5) } else { Duration::ZERO }
 }
 
-/// Opens the audit log's file anew at each SIGHUP, for whoever has moved it away.
+/// Reopens the audit log's file at each SIGHUP, after a rotation.
 fn reopen_when_told(audit: LogWriter) -> io::Result<JoinSet<()>> {
     let mut told = signal(SignalKind::hangup())?;
     let mut reopening = JoinSet::new();
@@ -129,8 +129,7 @@ fn reopen_when_told(audit: LogWriter) -> io::Result<JoinSet<()>> {
     Ok(reopening)
 }
 
-/// Says where the broker is, so that a script that let it choose its ports can
-/// read them.
+/// The addresses of the broker, printed so that scripts can read ports chosen by the system.
 pub fn places(app: &App) -> String {
     let mut text = String::new();
     // Writing to a string can't fail.
@@ -143,8 +142,8 @@ pub fn places(app: &App) -> String {
     text
 }
 
-/// The sockets that the service manager passed, whatever it calls them. Before
-/// there is a second thread, since they are taken out of the environment.
+/// Takes the sockets of the service manager, under any name. It must run before there is a second
+/// thread, since it removes them from the environment.
 fn passed_sockets() -> Result<Vec<Passed>, Failure> {
     let mut sockets = ListenFd::from_env();
     let mut passed = Vec::new();
@@ -159,8 +158,8 @@ fn passed_sockets() -> Result<Vec<Passed>, Failure> {
     Ok(passed)
 }
 
-/// A connection is a file descriptor, and many systems allow a thousand unless
-/// asked for more. Tells what there is room for.
+/// Raises the limit of open files, which many systems set to about a thousand. Returns the resulting
+/// shares.
 pub fn allow_many_connections() -> Result<OpenFiles, StartError> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

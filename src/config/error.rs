@@ -1,17 +1,16 @@
-//! What is wrong with the settings, in one line.
+//! Errors in the settings, one line each.
 
 use std::fmt;
 
-/// A setting that won't do: where it stands, its key, and what is wanted. What
-/// stands there is not repeated, since it could be a secret.
+/// An error in a setting: its origin, its key, and what is expected. It does not repeat the value, which
+/// could be a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsError {
-    /// A file's name, an environment variable's, a flag's; `None` for settings
-    /// that are nowhere.
+    /// The name of a file, an environment variable or a flag; `None` for missing settings.
     pub origin: Option<String>,
-    /// The key, such as `tokens.floor`; empty where the whole origin is meant.
+    /// The key, such as `tokens.floor`; empty if the whole origin is meant.
     pub key: String,
-    /// What is wrong and what is wanted.
+    /// What is wrong and what is expected.
     pub wanted: String,
 }
 
@@ -27,7 +26,7 @@ impl fmt::Display for SettingsError {
 
 impl std::error::Error for SettingsError {}
 
-/// All that is wrong with the settings.
+/// All errors in the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsErrors {
     /// At least one, in the order of the checks.
@@ -58,8 +57,7 @@ impl fmt::Display for SettingsErrors {
 
 impl std::error::Error for SettingsErrors {}
 
-/// Turns a deserialiser's message into what is wanted, without the value that
-/// it found.
+/// Rewrites a deserialiser's message as what is expected, without the value that it found.
 pub fn wanted(message: &str) -> String {
     let message = message.lines().next().unwrap_or_default();
     if let Some(unknown) = message.strip_prefix("unknown field ") {

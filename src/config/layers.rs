@@ -1,4 +1,4 @@
-//! Where settings come from, and which of two wins.
+//! The sources of the settings and their order of precedence.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,12 +14,11 @@ use crate::auth::{Digest, has_jwt_shape};
 use crate::policy::access::{Pattern, SetBy};
 use crate::secrets::{Secret, SecretError, unreadable};
 
-/// Every setting can be given in the environment: `tokens.floor` as
-/// `COURIER_TOKEN_BROKER__TOKENS__FLOOR`.
+/// Prefix of environment variables: `tokens.floor` is `COURIER_TOKEN_BROKER__TOKENS__FLOOR`.
 pub const ENVIRONMENT_PREFIX: &str = "COURIER_TOKEN_BROKER__";
 
-/// Where settings come from: files, each over those before it, and over them
-/// the environment. It holds secrets, so it has no `Debug`.
+/// The sources: files, each overriding those before it, then the environment. They may hold secrets, so
+/// there is no `Debug`.
 #[derive(Clone, Default)]
 pub struct Layers {
     /// TOML files.
@@ -27,29 +26,29 @@ pub struct Layers {
     /// The environment's variables.
     pub environment: BTreeMap<String, String>,
     read: Vec<(String, toml::Table)>,
-    /// Which variable or flag a key has its value from.
+    /// The variable or flag that gave a key its value.
     overridden: BTreeMap<String, String>,
 }
 
-/// Variables that are not of the pattern, for the simplest set-up.
+/// Variables outside the pattern, for the simplest set-up.
 pub(super) const API_KEY: &str = "COURIER_API_KEY";
 pub(super) const BASE_URL: &str = "COURIER_BASE_URL";
 pub(super) const CLIENT_KEY: &str = "COURIER_TOKEN_BROKER_CLIENT_KEY";
 pub(super) const CLIENT_SCOPES: &str = "COURIER_TOKEN_BROKER_CLIENT_SCOPES";
 pub(super) const CLIENT_MAX_LIFETIME: &str = "COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME";
-/// It is guessed at over the network, at millions of tries an hour.
+/// Attackers may try millions of keys an hour over the network.
 const SHORTEST_CLIENT_KEY: usize = 16;
 
 impl Layers {
-    /// Layers that have yet to be read.
+    /// Creates layers that are not read yet.
     pub fn new(files: Vec<PathBuf>, environment: BTreeMap<String, String>) -> Self {
         Self { files, environment, ..Self::default() }
     }
 
-    /// Reads the files and lays everything over the defaults.
+    /// Reads the files and merges everything over the defaults.
     ///
-    /// Errors of shape, such as unknown keys, are told of all files and variables at once, with
-    /// what is wrong with the values of others.
+    /// Errors of shape, such as unknown keys, are reported for all files and variables at once, with
+    /// errors in other values.
     pub fn merge(&mut self) -> Result<Raw, SettingsErrors> {
         let mut builder = Config::builder();
         let mut errors = Vec::new();
@@ -65,8 +64,7 @@ impl Layers {
                     continue;
                 }
             };
-            // Each file is checked by itself first, so that an error knows where
-            // it stands.
+            // Each file is checked separately first, so that errors have a file and a line.
             let (table, misfits) = check(&text);
             errors.extend(misfits.iter().cloned().map(|(line, key, wanted)| SettingsError {
                 origin: Some(if line > 0 { format!("{name}:{line}") } else { name.clone() }),
@@ -84,7 +82,7 @@ impl Layers {
         let mut variables: Vec<_> =
             self.environment.iter().filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
         variables.retain(|(name, value)| {
-            // Each alone, for the same reason.
+            // Each variable separately, for the same reason.
             let alone = Config::builder().add_source(environment([(*name, *value)]));
             let misfit = read::<Raw>(alone.build()).err();
             let is_good = misfit.is_none();
@@ -102,7 +100,7 @@ impl Layers {
             Err((key, wanted)) if errors.is_empty() => return Err(self.error(&key, wanted).into()),
             Err(_) => return Err(errors.into()),
         };
-        // A file that adds profiles does not mean to take these away.
+        // Profiles in a file extend the built-in ones.
         for (name, scopes) in Raw::built_in_profiles() {
             raw.profiles.entry(name).or_insert(scopes);
         }
@@ -117,7 +115,7 @@ impl Layers {
         Err(errors.into())
     }
 
-    /// Errors of values besides `errors` that can't follow from these.
+    /// Errors in values that are independent of `errors`.
     fn further(&self, raw: &Raw, errors: &[SettingsError]) -> Vec<SettingsError> {
         let is_about = |key: &str, other: &str| !other.is_empty() && (key.starts_with(other) || other.starts_with(key));
         let mut further = Settings::resolve(raw, self).err().map(|found| found.errors).unwrap_or_default();
@@ -125,7 +123,7 @@ impl Layers {
         further
     }
 
-    /// An error about a key, with the origin that gave it its value.
+    /// An error about a key, with the origin of its value.
     pub fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
         let file = || self.read.iter().rev().find(|(_, table)| holds(table, key)).map(|(name, _)| name);
         // The key itself, the table that it is in, or one of the table's keys.
@@ -143,28 +141,27 @@ impl Layers {
         SettingsError { origin, key: key.to_owned(), wanted: wanted.into() }
     }
 
-    /// Does a file or a variable say this itself, rather than a default?
+    /// Whether a file or a variable gives this key, instead of a default.
     pub(super) fn says(&self, key: &str) -> bool {
         let list = |table: &&toml::Table| key.split_once('[').is_none_or(|(list, _)| table.contains_key(list));
-        // A later file's list takes the place of an earlier one's.
+        // A later file's list replaces an earlier one's.
         let mut tables = self.read.iter().rev().map(|(_, table)| table).filter(list);
         let says = |table| find(table, key).is_some();
         let said = if key.contains('[') { tables.next().is_some_and(says) } else { tables.any(says) };
         said || self.overridden.contains_key(key)
     }
 
-    /// The files that were read, with what each of them says.
+    /// The files with their contents.
     pub(super) fn tables(&self) -> &[(String, toml::Table)] {
         &self.read
     }
 
-    /// From now on a flag or a variable is to blame for this key.
+    /// Records that a flag or a variable gave this key its value.
     pub fn overridden(&mut self, key: &str, by: &str) {
         self.overridden.insert(key.to_owned(), by.to_owned());
     }
 
-    /// The variables for the simplest set-up: the workspace `default` and the
-    /// client `default`.
+    /// Applies the variables of the simplest set-up: the workspace `default` and the client `default`.
     fn overlay(&mut self, raw: &mut Raw) -> Vec<SettingsError> {
         let mut errors = Vec::new();
         let base_url = self.environment.get(BASE_URL).filter(|value| !value.trim().is_empty()).cloned();
@@ -203,14 +200,14 @@ impl Layers {
             && let Some(name) =
                 [CLIENT_SCOPES, CLIENT_MAX_LIFETIME].into_iter().find(|name| self.environment.contains_key(*name))
         {
-            // A limit without effect would be taken for one.
+            // The operator would rely on a limit that has no effect.
             errors.push(misfit(name, format!("has no effect without {CLIENT_KEY}: set that too, or unset this")));
         }
         errors
     }
 
-    /// The client of the environment, limited by the variables for that. An empty one is refused:
-    /// it would look like a limit and be none.
+    /// The environment's client, limited by its variables. An empty one is refused: it would look like a
+    /// limit and be none.
     fn narrowed(&mut self, mut client: Client, place: usize, errors: &mut Vec<SettingsError>) -> Client {
         if let Some(value) = self.environment.get(CLIENT_SCOPES).cloned() {
             let patterns = value.split(|char: char| char == ',' || char.is_whitespace());
@@ -238,7 +235,7 @@ impl Layers {
         client
     }
 
-    /// A variable that holds a secret; an empty one holds none.
+    /// Reads a secret from a variable; an empty one counts as unset.
     fn secret(&self, name: &str) -> Result<Option<Secret>, SettingsError> {
         let value = self.environment.get(name).filter(|value| !value.trim().is_empty());
         let error = |error: SecretError| SettingsError {
@@ -250,7 +247,7 @@ impl Layers {
     }
 }
 
-/// A variable that will not do. Its value is not repeated.
+/// An error in a variable, without its value.
 fn misfit(variable: &str, wanted: impl Into<String>) -> SettingsError {
     SettingsError { origin: Some(variable.to_owned()), key: String::new(), wanted: wanted.into() }
 }

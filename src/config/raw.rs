@@ -1,4 +1,4 @@
-//! The shape of the settings, as they are written in TOML.
+//! The settings as they are written in TOML.
 
 #![expect(missing_docs, reason = "config/default.toml documents each key, once")]
 
@@ -14,8 +14,8 @@ use crate::policy::access::SetBy;
 use crate::secrets::Secret;
 use crate::token::INBOX;
 
-/// All settings, not yet checked against each other. `Default` is what holds
-/// where nothing is said; `config/default.toml` explains each key.
+/// All settings, not yet checked against each other. `Default` has the default values;
+/// `config/default.toml` explains each key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Raw {
@@ -99,7 +99,7 @@ table!(Workspace {
     on_new_api_key: String = "keep".to_owned(),
     #[serde(skip_serializing_if = "Option::is_none")]
     region: Option<String> = None,
-    // Empty: that of the region.
+    // Empty: the region's.
     #[serde(skip_serializing_if = "String::is_empty")]
     base_url: String = String::new(),
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,7 +197,7 @@ impl Default for Raw {
 }
 
 impl Raw {
-    /// The files that settings name, with secrets and certificates.
+    /// The files with secrets and certificates that the settings name.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         let keys = self.workspaces.values().map(|workspace| &workspace.api_key_file);
         let tls = self.server.tls.iter();
@@ -208,7 +208,7 @@ impl Raw {
     }
 }
 
-/// Where tokens are kept.
+/// Where tokens are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreKind {
     Memory,
@@ -229,8 +229,8 @@ impl<'de> Deserialize<'de> for StoreKind {
     }
 }
 
-/// A setting that has its name already and that this version can't honour: to
-/// ignore it would be worse than to refuse it.
+/// A reserved setting that this version does not support. It is refused, since ignoring it would be
+/// worse.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NotYet(());
 
@@ -240,7 +240,7 @@ impl<'de> Deserialize<'de> for NotYet {
     }
 }
 
-/// One text or a list of texts; in the environment, texts between commas.
+/// One text or a list of texts; in the environment, texts separated by commas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct OneOrMany(pub Vec<String>);
@@ -280,7 +280,7 @@ impl<'de> Deserialize<'de> for OneOrMany {
     }
 }
 
-/// A length of time as people write it: `90s`, `1h 30m`.
+/// A duration as people write it: `90s`, `1h 30m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Human(pub Duration);
 
@@ -288,10 +288,10 @@ impl Human {
     const WANTED: &str = "must be a duration such as \"90s\" or \"1h 30m\", at most 100 years";
     const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
-    /// Reads a duration.
+    /// Parses a duration.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        // A crafted overflow panics in humantime 2.4, which ignores white space
-        // between digits; and nobody who writes 5M means five months.
+        // A crafted overflow panics in humantime 2.4, which ignores white space between digits;
+        // and 5M, its five months, is always a mistake.
         let mut run = 0;
         for byte in text.bytes() {
             match byte {
@@ -319,7 +319,7 @@ impl Serialize for Human {
     }
 }
 
-/// As it can be read again: without months and years.
+/// Writes it so that it can be parsed again: without months and years.
 impl fmt::Display for Human {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();

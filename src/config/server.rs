@@ -1,4 +1,4 @@
-//! What the settings of `[server]` mean: addresses, TLS, limits.
+//! Checks the settings of `[server]` and `[admin]`: addresses, TLS, limits.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::auth::ClientKeys;
 use crate::http::{Address, Certificates, Limits, TlsFiles};
 
 impl Check<'_> {
-    /// Where operators look. Anybody who can connect there may purge all tokens.
+    /// The address of the admin listener, where any connection may purge all tokens.
     pub(super) fn admin(&self, admin: &raw::Admin, apps: &[Address]) -> Result<SocketAddr, SettingsError> {
         const KEY: &str = "admin.listen";
         let wanted = "must be an IP address and port such as \"127.0.0.1:9090\"";
@@ -22,7 +22,7 @@ impl Check<'_> {
                 network policy lets only operators connect";
             return Err(self.error(KEY, wanted));
         }
-        // On most systems `[::]` has all of IPv4 too.
+        // On most systems `[::]` includes all of IPv4.
         let any = |app: SocketAddr| [app, address].iter().any(|one| one.ip() == Ipv6Addr::UNSPECIFIED);
         let shared =
             |app: SocketAddr| overlap(app, address) || address.port() != 0 && app.port() == address.port() && any(app);
@@ -32,7 +32,7 @@ impl Check<'_> {
         Ok(address)
     }
 
-    /// The audit log's file is made when the broker starts: its folder must be there.
+    /// Checks the audit log's folder: the file is created at the start.
     pub(super) fn audit(&self, audit: &Audit) -> Result<(), SettingsError> {
         let Audit::File(path) = audit else { return Ok(()) };
         let why = match path.parent() {
@@ -73,7 +73,7 @@ impl Check<'_> {
         Ok(addresses)
     }
 
-    /// A file's mode, as `chmod` takes it.
+    /// Parses a file mode, as `chmod` takes it.
     pub(super) fn unix_mode(&self, text: &str) -> Result<u32, SettingsError> {
         let digits = text.len() <= 4 && text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
         let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o777);
@@ -92,7 +92,7 @@ impl Check<'_> {
             client_ca: tls.client_ca_file.clone(),
         };
         let certificates = Certificates::read(&files);
-        // Not the path: a key that was written here by mistake would be shown.
+        // Without the path: a key written here by mistake would be shown.
         certificates.map(Some).map_err(|error| self.error(&key(error.setting), error.why))
     }
 
@@ -129,7 +129,7 @@ impl Check<'_> {
         })
     }
 
-    /// The names by which a client's certificate is known, as they are compared.
+    /// The names in a client's certificate, normalised for comparison.
     pub(super) fn certificate_names(
         &self,
         raw: &Raw,
@@ -149,7 +149,7 @@ impl Check<'_> {
             if name.is_empty() || name.len() > 2048 || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(failed("must be DNS names such as \"web.internal\" or URIs such as \"spiffe://td/web\""));
             }
-            // DNS names are the same in any case.
+            // DNS names are case-insensitive.
             let name = if name.contains(':') { name.clone() } else { name.to_ascii_lowercase() };
             if taken.contains_name(&name) || names.contains(&name) {
                 return Err(failed("must differ from all other clients' names"));
@@ -160,7 +160,7 @@ impl Check<'_> {
     }
 }
 
-/// Can't both be listened on? What `[::]` has of IPv4 depends on the system.
+/// Whether both can't be listened on at once. How `[::]` covers IPv4 depends on the system.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let [a, b] = [one, other].map(|address| address.ip().to_canonical());
     let any = (a.is_unspecified() || b.is_unspecified()) && a.is_ipv4() == b.is_ipv4();

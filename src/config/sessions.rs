@@ -1,4 +1,4 @@
-//! `[sessions]`: users who call with their own login.
+//! Checks `[sessions]`: users who call with their login session.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -14,19 +14,18 @@ use crate::secrets::{SecretBytes, unreadable};
 use crate::token::{Profile, WorkspaceName};
 use crate::upstream;
 
-/// Users may ask themselves.
+/// The checked settings of sessions.
 #[derive(Clone, Debug)]
 pub struct SessionSettings {
-    /// Which sessions count.
+    /// How sessions are checked.
     pub check: auth::SessionSettings,
-    /// Where they are, and what they get.
+    /// Where requests carry them, and which tokens users get.
     pub route: SessionRoute,
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
 const LONGEST_LEEWAY: Duration = Duration::from_secs(5 * 60);
-/// A chain of certificates is not what is wanted; a key has less than two
-/// kilobytes.
+/// Far more than a public key needs (less than 2 KB); a chain of certificates is no key.
 const LARGEST_PEM: u64 = 64 * 1024;
 const LONGEST_TEXT: usize = 1024;
 
@@ -86,8 +85,7 @@ impl Check<'_> {
         Some(Some(SessionSettings { check, route }))
     }
 
-    /// An error about a key of `[sessions]`. Where that is missing, what stands there
-    /// of the table is to blame.
+    /// An error about a key of `[sessions]`; if the key is missing, its origin is that of the table.
     fn session_error(&self, field: &str, wanted: impl Into<String>) -> SettingsError {
         let error = self.error(&format!("sessions.{field}"), wanted);
         let origin = error.origin.or_else(|| self.error("sessions", "").origin);
@@ -95,7 +93,7 @@ impl Check<'_> {
     }
 
     fn session_keys(&self, sessions: &raw::Sessions) -> Result<KeySource, SettingsError> {
-        // It does not say which file: a secret that was written here by mistake would be shown.
+        // Without the path: a secret written here by mistake would be shown.
         match (&sessions.jwks_url, &sessions.hs256_secret_file, &sessions.public_key_file) {
             (Some(url), None, None) => {
                 let refresh = self.span("sessions.jwks_refresh", sessions.jwks_refresh, 10 * SECOND, DAY)?;
@@ -142,8 +140,8 @@ impl Check<'_> {
         }
     }
 
-    /// The claim that must name the `audience`. Claims that all sessions of an issuer share, or that
-    /// name the user, are refused: they would let in sessions of the issuer's other apps.
+    /// The claim that must name the `audience`. Claims that all sessions of an issuer share, or that name
+    /// the user, are refused: they would let in sessions of the issuer's other apps.
     fn audience_claim(&self, sessions: &raw::Sessions) -> Result<String, SettingsError> {
         const FIELD: &str = "audience_claim";
         let wanted = "the name of the claim that tells for which app a session is, such as \"aud\", \"azp\" or \
@@ -156,8 +154,8 @@ impl Check<'_> {
         Ok(claim)
     }
 
-    /// Whoever has a session may have the profile's scopes for the user of that
-    /// session; both are set by the broker itself.
+    /// The client of all sessions: it may have the profile's scopes. The broker itself sets the user to that
+    /// of the session.
     fn session_client(&self, raw: &Raw, sessions: &raw::Sessions) -> Result<Client, SettingsError> {
         let workspace = WorkspaceName::new(&sessions.workspace)
             .ok()

@@ -1,4 +1,4 @@
-//! Checks of single values, and what is kept of them.
+//! Checks of single values.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::token::Lifetime;
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
-/// Checks one key after the other, and keeps what is wrong.
+/// Checks key after key, and collects errors and warnings.
 pub(super) struct Check<'a> {
     layers: &'a Layers,
     errors: RefCell<Vec<SettingsError>>,
@@ -31,22 +31,22 @@ impl<'a> Check<'a> {
         self.layers.error(key, wanted)
     }
 
-    /// Keeps an error: the other keys are checked all the same.
+    /// Records an error; the other keys are checked all the same.
     pub(super) fn fail(&self, error: SettingsError) {
         self.errors.borrow_mut().push(error);
     }
 
-    /// The value, or its error is kept.
+    /// Returns the value, or records its error.
     pub(super) fn keep<T>(&self, result: Result<T, SettingsError>) -> Option<T> {
         result.map_err(|error| self.fail(error)).ok()
     }
 
-    /// Is nothing wrong so far?
+    /// Whether there is no error so far.
     pub(super) fn found_no_error(&self) -> bool {
         self.errors.borrow().is_empty()
     }
 
-    /// Keeps a warning: it stops nothing.
+    /// Records a warning.
     pub(super) fn note(&self, warning: SettingsError) {
         self.warnings.borrow_mut().push(warning);
     }
@@ -56,7 +56,7 @@ impl<'a> Check<'a> {
         self.warnings.borrow().clone()
     }
 
-    /// The checked settings, if there was no error.
+    /// Returns the checked settings if there was no error.
     pub(super) fn settle<T>(self, checked: Option<T>) -> Result<T, SettingsErrors> {
         let (errors, warnings) = (self.errors.into_inner(), self.warnings.into_inner());
         checked.filter(|_| errors.is_empty()).ok_or(SettingsErrors { errors, warnings })

@@ -1,4 +1,4 @@
-//! Settings that pass and yet can't work as they are written.
+//! Warnings: valid settings that have no effect or are unsafe.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::policy::access::Pattern;
 use crate::secrets::Secret;
 
 impl Check<'_> {
-    /// Keeps a warning for each.
+    /// Records all warnings.
     pub(super) fn warn(&self, raw: &Raw, listen: &[Address], workspaces: &[WorkspaceSettings], clients: &ClientKeys) {
         let layers = self.layers();
         layers
@@ -25,7 +25,7 @@ impl Check<'_> {
             .for_each(|warning| self.note(warning));
         self.visible_secrets(raw);
         self.mistaken_keys(raw, workspaces, clients);
-        // Beside a value that is wrong, another need not be.
+        // After an error in a value, further warnings may be wrong.
         if self.found_no_error() {
             self.capped(raw);
             self.unused(raw, listen);
@@ -36,7 +36,7 @@ impl Check<'_> {
         self.note(self.error(key, text));
     }
 
-    /// Lifetimes and time-outs above their bounds. A default may be above.
+    /// Lifetimes and timeouts above their limits. Defaults may be above.
     fn capped(&self, raw: &Raw) {
         let longest = raw.tokens.max_lifetime;
         let clients = raw.clients.iter().enumerate();
@@ -61,7 +61,7 @@ impl Check<'_> {
         }
     }
 
-    /// Files with secrets that others than their owner and its group can read.
+    /// Secret files that users other than the owner and its group can read.
     fn visible_secrets(&self, raw: &Raw) {
         let of_workspaces = raw.workspaces.iter().flat_map(|(name, workspace)| {
             let files = [
@@ -95,7 +95,7 @@ impl Check<'_> {
         }
     }
 
-    /// Values that are no API key, or not one alone.
+    /// API keys that look wrong, or that a client has too.
     fn mistaken_keys(&self, raw: &Raw, workspaces: &[WorkspaceSettings], clients: &ClientKeys) {
         for (name, workspace) in &raw.workspaces {
             let key = format!("workspaces.{name}.api_key");
@@ -135,7 +135,7 @@ impl Check<'_> {
                 let patterns: Vec<_> = patterns.iter().filter_map(|text| Pattern::new(text)).collect();
                 scopes.iter().all(|scope| patterns.iter().any(|pattern| pattern.matches(scope)))
             };
-            // Without a list a client may have all profiles.
+            // A client without a list may have all profiles.
             let askable = raw.clients.iter().any(|client| client.scopes.as_ref().is_none_or(|scopes| may(scopes)));
             if !askable && self.layers().says(&key) {
                 self.warning(&key, "no client may ask for all of its scopes, and sessions get another profile");
@@ -161,15 +161,15 @@ impl Check<'_> {
     }
 }
 
-/// A file's mode, if others may read or change it, or its group may change it. That the group may
-/// read it is how a secret is given to a process that does not own it.
+/// The file's mode, if others may read or change it, or its group may change it. Group read is allowed:
+/// it is how a secret is given to a process that does not own it.
 fn open_mode(path: &Path) -> Option<u32> {
     let data = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
     let mode = data.permissions().mode() & 0o7777;
     (mode & 0o026 != 0).then_some(mode)
 }
 
-/// The warning about a variable that looks as if it were for the broker, and is not.
+/// A warning about a variable that looks like one of the broker's, but is not.
 fn unknown(name: &str, value: &str) -> Option<SettingsError> {
     let known = variables();
     if known.iter().any(|other| other == name)
@@ -193,11 +193,11 @@ fn unknown(name: &str, value: &str) -> Option<SettingsError> {
     Some(SettingsError { origin: Some(name.to_owned()), key: String::new(), wanted })
 }
 
-/// Names that differ by more are different names.
+/// The most typing errors; names that differ by more are different names.
 const MOST_TYPOS: usize = 2;
 
-/// Kubernetes gives each container the addresses of services, under their names. One may well
-/// be `courier-token-broker`.
+/// Whether Kubernetes set this variable: it passes the addresses of services under their names, and one
+/// may be `courier-token-broker`.
 fn is_of_kubernetes(name: &str, value: &str) -> bool {
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
@@ -205,8 +205,8 @@ fn is_of_kubernetes(name: &str, value: &str) -> bool {
         || name.ends_with("_PORT") && value.contains("://")
 }
 
-/// The variables that have an effect: those for the simplest set-up, and one for each setting
-/// that is no list.
+/// The variables that have an effect: those of the simplest set-up, and one for each setting that is not
+/// a list.
 fn variables() -> Vec<String> {
     let simplest = [API_KEY, BASE_URL, CLIENT_KEY, CLIENT_SCOPES, CLIENT_MAX_LIFETIME];
     let mut names = simplest.map(str::to_owned).to_vec();
@@ -215,7 +215,7 @@ fn variables() -> Vec<String> {
     raw.workspaces.insert("default".to_owned(), Workspace { api_key_file: file(), ..Workspace::default() });
     raw.server.tls = Some(Tls { certificate_file: file(), private_key_file: file(), client_ca_file: file() });
     raw.sessions = Some(Sessions { jwks_url: Some(String::new()), ..Sessions::default() });
-    // It holds nothing that TOML has no form for.
+    // It holds only types that TOML has.
     let table = toml::Table::try_from(&raw).unwrap_or_default();
     name("COURIER_TOKEN_BROKER", &table, &mut names);
     names

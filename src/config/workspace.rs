@@ -1,4 +1,4 @@
-//! Checks the settings of `[workspaces.NAME]` that say where Courier is, and the way there.
+//! Checks Courier's address and the proxy in `[workspaces.NAME]`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +9,7 @@ use crate::http::Address;
 use crate::secrets::Secret;
 use crate::upstream::{Proxy, Url};
 
-/// Courier's hosts, by region; the first where nothing is said.
+/// Courier's hosts by region; the first is the default.
 const REGIONS: [(&str, &str); 2] = [("us", "https://api.courier.com"), ("eu", "https://api.eu.courier.com")];
 
 impl Check<'_> {
@@ -77,7 +77,7 @@ impl Check<'_> {
             return Err(failed("needs a base_url with https: the proxy would see the API key"));
         }
         let credentials = raw.proxy_credentials_file.as_ref().map(|path| {
-            // The path is not repeated: somebody may have written the credentials in its place.
+            // Without the path: the credentials may have been written here by mistake.
             let failed = |why: &str| self.error(&key("proxy_credentials_file"), why);
             let secret = Secret::read(path).map_err(|error| failed(&error.to_string()))?;
             match secret.expose().split_once(':') {
@@ -88,7 +88,7 @@ impl Check<'_> {
         Ok(Some(Proxy { url, credentials: credentials.transpose()? }))
     }
 
-    /// A broker that calls itself waits for itself.
+    /// Refuses a base URL that is the broker's own address: each call would wait for itself.
     pub(super) fn calls_elsewhere(
         &self,
         workspaces: &[WorkspaceSettings],
@@ -113,13 +113,13 @@ impl Check<'_> {
     }
 }
 
-/// Nothing but a scheme, a host, a port and a path.
+/// Whether the URL has nothing but a scheme, a host, a port and a path.
 fn is_bare(url: &Url) -> bool {
     let user = !url.username().is_empty() || url.password().is_some();
     url.host().is_some() && !user && url.query().is_none() && url.fragment().is_none()
 }
 
-/// Does a call to this URL arrive at this address of ours? Names that lead here by other ways are found out by the call.
+/// Whether this URL leads to this address of the broker. Loops by other names are detected by the call.
 fn is_at(url: &Url, ours: SocketAddr) -> bool {
     if url.port_or_known_default() != Some(ours.port()) {
         return false;

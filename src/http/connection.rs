@@ -1,4 +1,4 @@
-//! One connection: which protocol it speaks, what goes on in it, and how it ends.
+//! One connection: its protocol, its requests and its shutdown.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -29,41 +29,39 @@ use crate::clock::Clock;
 use crate::metrics::{Dropped, Metrics};
 use crate::token::Moment;
 
-/// When stopping, how long a connection may take that is in no request.
+/// How long a connection without an open request may take to close at shutdown.
 const GRACE: Duration = Duration::from_secs(1);
-/// How often a peer that speaks HTTP/2 is asked whether it is still there.
+/// The interval of HTTP/2 keep-alive pings.
 const PING: Duration = Duration::from_secs(20);
-/// Until when it has to say so.
+/// How long the peer has to answer a ping.
 const PONG: Duration = Duration::from_secs(10);
-/// An HTTP/2 connection is looked at so often in its idle time.
+/// How often an HTTP/2 connection's activity is checked in one idle timeout.
 const LOOKS: u32 = 4;
-/// What may be on its way in an HTTP/2 connection, in bytes: the least that HTTP/2
-/// has. Bodies are small.
+/// The HTTP/2 flow-control window in bytes: the least that HTTP/2 allows, since bodies are small.
 const WINDOW: u32 = 65_535;
-/// What an HTTP/2 stream keeps of an answer that its peer does not take, in bytes.
+/// The send buffer of an HTTP/2 stream whose peer does not read, in bytes.
 const SEND_BUFFER: usize = 64 * 1024;
-/// Streams that were opened and reset before anybody could look at them. h2's own
-/// default, written down since it is a defence.
+/// The most streams reset before they are accepted (rapid reset). It is h2's default, written down
+/// since it is a defence.
 const PENDING_RESETS: usize = 20;
-/// Streams of one connection that were reset for the peer's mistakes.
+/// The most streams of one connection reset for the peer's protocol errors.
 const ERROR_RESETS: usize = 256;
 
-/// In a request's extensions: there are too many others for it.
+/// Request extension: too many requests are in flight, so this one is refused.
 #[derive(Clone, Copy, Debug)]
 pub struct Overload;
 
-/// In a response's extensions: the caller gave the request up before it was
-/// answered.
+/// Response extension: the caller cancelled the request before it was answered.
 #[derive(Clone, Copy, Debug)]
 pub struct GivenUp;
 
-/// What all connections of a listener share.
+/// The state that all connections of a listener share.
 pub struct Gate {
     pub limits: Limits,
     pub tls: Option<Arc<Tls>>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
-    /// Requests that are not answered yet.
+    /// Requests in flight.
     inside: AtomicUsize,
 }
 
@@ -73,15 +71,15 @@ impl Gate {
     }
 }
 
-/// What goes on in one connection.
+/// The state of one connection.
 struct Visit {
     gate: Arc<Gate>,
-    /// From the peer's certificate, if it showed one.
+    /// The names in the peer's certificate, if it sent one.
     names: Option<PeerNames>,
-    /// Where the peer is, unless it is on this machine's Unix socket.
+    /// The peer's address; `None` on a Unix socket.
     address: Option<IpAddr>,
     requests: Arc<Requests>,
-    /// Requests that were given up in the second that began then.
+    /// The start of the current one-second window, and the requests cancelled in it.
     resets: Mutex<(Moment, u32)>,
     too_many_resets: Notify,
 }
@@ -106,8 +104,8 @@ impl Visit {
         Begun { visit: Arc::clone(self), answered: false }
     }
 
-    /// A request was given up before it was answered. That is dear for the broker
-    /// and free for the peer, so there are only so many in a second.
+    /// Counts a request that was cancelled before it was answered. Cancelling costs the broker much and
+    /// the peer nothing, so the rate is limited.
     fn reset(&self) {
         let now = self.gate.clock.now();
         let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,7 +119,7 @@ impl Visit {
     }
 }
 
-/// A request that is under way.
+/// A request in flight.
 struct Begun {
     visit: Arc<Visit>,
     answered: bool,
@@ -137,8 +135,7 @@ impl Drop for Begun {
     }
 }
 
-/// Answers a connection's requests until it ends, or until `told` to end it: then
-/// it finishes those that it is in.
+/// Serves a connection until it ends, or until `stop` resolves; then it finishes the open requests.
 pub async fn converse<F, A>(accepted: Accepted, gate: Arc<Gate>, answer: F, told: oneshot::Receiver<()>)
 where
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
@@ -146,11 +143,11 @@ where
 {
     match accepted {
         Accepted::Tcp(stream, address) => {
-            // Answers are small: waiting to fill a packet would only delay them.
+            // Responses are small: waiting to fill a packet would only delay them.
             let _ = stream.set_nodelay(true);
             match gate.tls.clone() {
                 None => serve_http1(stream, Visit::new(gate, Some(address), None), answer, told).await,
-                // Boxed, so that a connection without TLS is not as large as one with it.
+                // Boxed, so that a connection without TLS needs less memory.
                 Some(tls) => Box::pin(converse_over_tls(stream, address, &tls, gate, answer, told)).await,
             }
         }
@@ -207,7 +204,7 @@ where
 {
     service_fn(move |mut request| {
         let mut begun = visit.begin(&mut request);
-        // Boxed: it is large, and would be moved about by everything it goes through.
+        // Boxed: the future is large, and would be moved often.
         let answered = Box::pin(answer(request, visit.address));
         async move {
             let response = answered.await;
@@ -228,9 +225,9 @@ where
     let head_timer = HeadTimer::new(Arc::clone(&visit.requests), limits.header_timeout);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // From when it begins to wait for a head; the head itself has less.
+        // hyper's timer includes the idle time; `HeadTimer` limits the head itself.
         .header_read_timeout(limits.idle_timeout)
-        // hyper takes no less than 8 KiB. What is read of a body comes on top.
+        // hyper takes no less than 8 KiB. The body's read-ahead comes on top.
         .max_buf_size(limits.header_bytes.saturating_add(8192))
         .serve_connection(
             TokioIo::new(Guarded::new(stream, limits.idle_timeout, head_timer)),
@@ -240,7 +237,7 @@ where
     let ended = tokio::select! {
         biased;
         ended = &mut connection => Some(ended),
-        // Told by the sender's end, whether it was used or dropped.
+        // Resolves when the sender is used or dropped.
         _ = &mut told => {
             connection.as_mut().graceful_shutdown();
             finish(connection, &visit).await
@@ -256,7 +253,7 @@ where
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
     let limits = visit.gate.limits;
-    // Beyond what is refused with words, as for HTTP/1.
+    // More than the limit that is refused with a message, as for HTTP/1.
     let header_bytes = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX).saturating_add(8192);
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -275,7 +272,7 @@ where
         );
     let mut connection = pin!(connection);
     let (mut seen, mut idle) = (visit.requests.begun(), 0);
-    // hyper has no limit to an HTTP/2 connection's idle time.
+    // hyper has no idle timeout for HTTP/2 connections.
     while idle < LOOKS {
         let patience = if seen == 0 { limits.header_timeout } else { limits.idle_timeout };
         tokio::select! {
@@ -286,7 +283,7 @@ where
                 tracing::debug!("a connection reset too many of its streams");
                 visit.gate.metrics.connection_dropped(Dropped::Resets);
                 connection.as_mut().graceful_shutdown();
-                // As long as it takes to say that; what else it wants is not waited for.
+                // Long enough to send GOAWAY; open streams are dropped.
                 let _ = timeout(GRACE / 10, &mut connection).await;
                 return;
             }
@@ -301,8 +298,8 @@ where
     tell(finish(connection, &visit).await);
 }
 
-/// Waits until the connection has finished what it is in, but not for the rest of
-/// half a head, nor for a peer that does not take its answers.
+/// Waits until the open requests are finished, but not for a partial head, nor for a peer that does
+/// not read.
 async fn finish<C: Future>(mut connection: Pin<&mut C>, visit: &Visit) -> Option<C::Output> {
     loop {
         match timeout(GRACE, &mut connection).await {

@@ -1,5 +1,5 @@
-//! `POST /auth/issue-token`, as Courier has it: every official server SDK works
-//! with its base URL set to the broker.
+//! `POST /auth/issue-token`, compatible with Courier: every official server SDK works with its base
+//! URL set to the broker.
 
 use hyper::Request;
 

@@ -1,11 +1,11 @@
-//! A token, or a sign-out, that a client may not have, as the caller and the audit log are told.
+//! Refused tokens and sign-outs, as the caller and the audit log see them.
 
 use super::refusals::Wanted;
 use crate::audit::Who;
 use crate::policy::access::{Access, Denial, Pattern, SetBy};
 use crate::token::Lifetime;
 
-/// A request beyond the access of its client.
+/// A request beyond its client's access.
 #[derive(Debug)]
 pub struct Denied {
     /// The rule that refused.
@@ -21,7 +21,7 @@ pub struct Denied {
 impl Denied {
     /// Explains a denial: what was refused, what would be allowed, and which setting says so.
     pub fn new(denial: &Denial, access: &Access, wanted: Wanted) -> Self {
-        // The patterns are the operator's: they are told to the client that they are for, and to no user.
+        // The operator's patterns are shown to the client that they belong to, never to a user.
         let message = match &wanted.who {
             Who::Client(_) => explain(denial, access),
             _ => "the settings do not allow this token".to_owned(),
@@ -64,7 +64,7 @@ fn noun(noun: &str, refused: &[String]) -> String {
     format!("{noun}{plural} {}", list(refused.iter().map(String::as_str)))
 }
 
-/// The first of these texts, of which each has at most 256 bytes, and how many more there are.
+/// The first few of these texts, each of at most 256 bytes, and the number of the others.
 fn list<'a>(mut texts: impl ExactSizeIterator<Item = &'a str>) -> String {
     const MOST_BYTES: usize = 320;
     let Some(first) = texts.next() else { return "none".to_owned() };

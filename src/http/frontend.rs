@@ -1,5 +1,5 @@
-//! `POST /api/generate-courier-jwt`, as Courier's guide has every backend write
-//! it: the front-end sample works against the broker unchanged.
+//! `POST /api/generate-courier-jwt`, as Courier's guide defines it: the front-end sample works
+//! against the broker unchanged.
 
 use hyper::header::AUTHORIZATION;
 use hyper::{Method, Request};
@@ -25,7 +25,7 @@ impl Api {
         B: Incoming,
     {
         if let Some(guests) = &self.guests
-            // Boxed: an app's hit is not to carry what a user's check needs.
+            // Boxed, so that an app's cache hit does not carry the state of a session check.
             && let Some(answer) = Box::pin(self.guest(guests, request)).await?
         {
             return Ok(self.frontend_response(&answer));
@@ -59,15 +59,14 @@ impl Api {
     }
 }
 
-/// A bearer with the shape of a JWT is a user's session, never a client key.
+/// Whether the bearer has the shape of a JWT: a user's session, never a client key.
 fn carries_session<B>(request: &Request<B>) -> bool {
     let value = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split_once(' ').is_some_and(|(_, bearer)| has_jwt_shape(bearer))
 }
 
-/// `?userId=...`, once. A `+` is read as the space that it means in a form, and
-/// a space is in no user id, so nobody gets the token of a user whose id was
-/// escaped wrongly.
+/// Reads `?userId=...`, which must appear once. A `+` is read as a space, as in a form. User ids
+/// have no spaces, so a wrongly escaped id never yields another user's token.
 pub(super) fn user_in_query(query: &str) -> Result<String, Problem> {
     let wrong = |why: &str| Problem::Invalid(format!("the query parameter userId {why}"));
     let mut users = query.split('&').filter_map(|pair| pair.split_once('=')).filter(|(name, _)| *name == "userId");

@@ -1,4 +1,4 @@
-//! Connections: accepted, bounded, and let end in peace.
+//! Accepting, limiting and shutting down connections.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,47 +20,46 @@ use super::tls::Tls;
 use crate::clock::Clock;
 use crate::metrics::{Dropped, Metrics};
 
-/// What a listener allows.
+/// The limits of a listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// The most connections at once; further ones wait to be accepted.
     pub connections: usize,
-    /// The most connections of one IP address (of one /64 with IPv6) at once; 0 for
-    /// no limit. Further ones are closed.
+    /// The most connections of one IP address (of one /64 with IPv6) at once; 0 for no limit. Further
+    /// ones are closed.
     pub connections_per_ip: u32,
-    /// The most requests at once; further ones are refused.
+    /// The most requests in flight; further ones are refused.
     pub requests_in_flight: usize,
     /// The most bytes of a request's path and headers, at least 1024.
     pub header_bytes: usize,
-    /// The longest that a request's headers may take to arrive, and that a new
-    /// connection may send nothing.
+    /// The longest that a request's headers may take to arrive, and that a new connection may be silent.
     pub header_timeout: Duration,
-    /// The longest that a connection may be idle between requests, and that a peer
-    /// may read nothing of what it is sent.
+    /// The longest that a connection may be idle between requests, and that a peer may read nothing of a
+    /// response.
     pub idle_timeout: Duration,
     /// The longest that a TLS handshake may take.
     pub handshake_timeout: Duration,
-    /// The most requests at once in one HTTP/2 connection.
+    /// The most concurrent streams of an HTTP/2 connection.
     pub streams: u32,
-    /// The most requests of one HTTP/2 connection that its peer may give up in a
-    /// second. With more the connection is closed.
+    /// The most requests that the peer of an HTTP/2 connection may cancel in a second. With more the
+    /// connection is closed.
     pub resets_per_second: u32,
 }
 
-/// Takes connections from a socket: HTTP/1.1, and with TLS HTTP/2 too.
+/// Accepts connections from a socket: HTTP/1.1, and with TLS HTTP/2 too.
 pub struct Listener {
     socket: Socket,
     gate: Arc<Gate>,
-    /// Places for connections that several listeners share.
+    /// Connection permits that several listeners share.
     shared: Arc<Semaphore>,
 }
 
-/// After a failed `accept`: most often there are no file descriptors left.
+/// The pause after a failed `accept`: most often there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Listener {
-    /// Takes connections from this socket. Each takes one of the `shared` places.
-    /// `tls` is for TCP: a Unix socket does without.
+    /// Creates a listener. Each connection takes one of the `shared` permits. `tls` applies to TCP
+    /// only.
     pub fn new(
         socket: Socket,
         limits: Limits,
@@ -73,22 +72,20 @@ impl Listener {
         Self { socket, gate: Arc::new(Gate::new(limits, tls, clock, metrics)), shared }
     }
 
-    /// The IP address and port, where it has them: with the port that was chosen,
-    /// if it was to choose.
+    /// The IP address and port, if it has them; a port of 0 is replaced by the chosen one.
     pub fn address(&self) -> Option<SocketAddr> {
         self.socket.address()
     }
 
-    /// Does whoever connects have to speak TLS?
+    /// Whether connections must use TLS.
     pub fn is_tls(&self) -> bool {
         self.gate.tls.is_some()
     }
 
-    /// Answers requests, each with the IP address that it comes from, if there is one,
-    /// until `stop` resolves. Then it accepts nothing more, lets
-    /// every connection finish the request that it is in, and returns when all
-    /// have ended. It sets no deadline to that: dropping it is a stop too, which
-    /// waits for nothing.
+    /// Serves requests until `stop` resolves. `answer` gets the peer's IP address, if there is one.
+    ///
+    /// Then it accepts no more, lets every connection finish its open requests, and returns when all
+    /// have ended. It sets no deadline; dropping it stops at once.
     pub async fn serve<F, A>(self, answer: F, stop: impl Future<Output = ()>)
     where
         F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Clone + Send + 'static,
@@ -132,7 +129,7 @@ impl Listener {
     }
 }
 
-/// As a URL, or the path of a Unix socket.
+/// Writes a URL, or the path of a Unix socket.
 impl fmt::Display for Listener {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.address(), self.is_tls()) {
@@ -143,8 +140,7 @@ impl fmt::Display for Listener {
     }
 }
 
-/// The open connections, to be told when to end. The lock is taken when one
-/// opens or closes, not for requests.
+/// The open connections, for shutdown. The lock is taken when one opens or closes, not for requests.
 #[derive(Default)]
 struct Connections(Mutex<Open>);
 
@@ -152,7 +148,7 @@ struct Connections(Mutex<Open>);
 struct Open {
     opened: u64,
     ends: HashMap<u64, oneshot::Sender<()>>,
-    /// How many each address has, where that is limited.
+    /// Connections of each client subnet, where that is limited.
     peers: HashMap<IpAddr, u32>,
 }
 
@@ -203,7 +199,7 @@ impl Connections {
         });
     }
 
-    /// Lets every connection finish the request that it is in.
+    /// Lets every connection finish its open requests.
     fn end(&self) {
         self.open().ends.clear();
     }
@@ -213,7 +209,7 @@ impl Connections {
     }
 }
 
-/// Takes a connection off the list, however its task ends.
+/// Removes a connection from the list, however its task ends.
 struct Closing {
     connections: Arc<Connections>,
     id: u64,
@@ -236,8 +232,7 @@ impl Drop for Closing {
     }
 }
 
-/// What one household has: an IPv4 address, or a /64 of IPv6, in which everybody
-/// has as many addresses as they like.
+/// The unit of the limit per IP: an IPv4 address, or an IPv6 /64, whose addresses cost nothing.
 fn household(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),

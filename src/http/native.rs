@@ -1,4 +1,4 @@
-//! `POST /v1/tokens`: the broker's own, with everything that it can do.
+//! `POST /v1/tokens`: the broker's own route, with all of its options.
 
 use hyper::Request;
 use serde_json::json;

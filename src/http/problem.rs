@@ -1,4 +1,4 @@
-//! What goes wrong, and how it is said.
+//! Errors of requests: statuses, messages and bodies.
 
 use std::time::Duration;
 
@@ -21,25 +21,23 @@ use crate::upstream::Failure;
 pub enum Problem {
     /// No such path.
     NotFound,
-    /// Not by this method; these are.
+    /// The method is not allowed; these are.
     Method(&'static [Method]),
-    /// No client key, or not in the form of one.
+    /// The client key is missing or malformed.
     NoKey,
-    /// Nobody's client key.
+    /// The client key is unknown.
     UnknownKey,
-    /// The client of this name asks faster than it may; it could again after so
-    /// long.
+    /// The client of this name exceeds its rate; it may retry after this long.
     TooFast(String, Duration),
-    /// A session where none can be checked.
+    /// A session was sent, but sessions are not enabled.
     NoSessions,
-    /// A session that does not count, or not for this; and its user, where that
-    /// much is sure.
+    /// The session is invalid, or not allowed for this; with its user, if verified.
     Session(SessionDenial, Option<String>),
-    /// No session can be checked until the issuer's keys have come.
+    /// Sessions can't be checked until the issuer's keys are loaded.
     NoSessionKeys,
-    /// A session from a page that may not call.
+    /// The session comes from a page whose origin is not allowed.
     Origin,
-    /// The client may not have this.
+    /// The request is beyond the client's access.
     Denied(Box<Denied>),
     /// The body is not JSON by its media type.
     MediaType,
@@ -49,21 +47,21 @@ pub enum Problem {
     BodyTooLarge(usize),
     /// The body did not arrive in time.
     BodyTimeout,
-    /// The body broke off: the caller is gone, or gave this request up.
+    /// The body ended early: the caller disconnected or cancelled the request.
     BodyBroken,
-    /// Path and headers are too large together, or the headers are too many.
+    /// Path and headers are too large together, or there are too many headers.
     HeadersTooLarge,
-    /// Too many requests are under way.
+    /// Too many requests are in flight.
     Overload,
     /// The request comes from a broker that takes this one for Courier.
     Loop,
-    /// What was sent makes no sense; this is what is wrong with it.
+    /// The request is invalid for this reason.
     Invalid(String),
-    /// The first of these lifetimes was asked for, and the second is the longest that any client may ask for.
+    /// The first lifetime was asked for; the second is the longest that any client may ask for.
     LifetimeTooLong(Lifetime, Lifetime),
-    /// More is to be left than the token ever has.
+    /// `min_ttl` exceeds what the token ever has left.
     MinTtlTooLong,
-    /// The broker has no token for it.
+    /// The broker has no token to serve.
     Refusal(broker::Refusal),
 }
 
@@ -100,22 +98,22 @@ impl From<UserIdError> for Problem {
     }
 }
 
-/// Whose shape an error has.
+/// The format of an error body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// Courier's: `{"message", "type"}`.
     Courier,
-    /// That of the published samples of a front-end route: `{"error", "message"}`.
+    /// The published front-end samples': `{"error", "message"}`.
     Frontend,
 }
 
 const SOON: Retry = Retry::After(Duration::from_secs(1));
 const LATER: Retry = Retry::After(Duration::from_secs(5));
-/// After a call to Courier, or the whole time for one: its outcome is remembered for less than so long.
+/// After a call to Courier, or after the longest wait for one: its outcome is remembered for less than this.
 const SPENT: Retry = Retry::Spent(Duration::from_secs(5));
 
 impl Problem {
-    /// The one place where statuses are chosen.
+    /// Chooses the status, the type and the retry advice; no other place does.
     const fn shape(&self) -> (StatusCode, &'static str, Retry) {
         const INVALID: &str = "invalid_request_error";
         const API: &str = "api_error";
@@ -154,7 +152,7 @@ impl Problem {
                     (StatusCode::SERVICE_UNAVAILABLE, API, SPENT)
                 }
                 broker::Refusal::Upstream(Failure::Refused(_)) => (StatusCode::BAD_REQUEST, INVALID, Retry::Never),
-                // The caller can't mend what the operator has to.
+                // The operator must fix these; the caller can't.
                 broker::Refusal::Upstream(Failure::Credentials(_) | Failure::Mismatch | Failure::Loop) => {
                     (StatusCode::BAD_GATEWAY, API, Retry::Never)
                 }
@@ -193,7 +191,7 @@ impl Problem {
             Self::NoSessions => {
                 "this looks like a user's session, and none can be checked here: send a client key".to_owned()
             }
-            // Which rule it was is in the log alone.
+            // Only the audit log says which check failed.
             Self::Session(..) => "the session does not count".to_owned(),
             Self::NoSessionKeys => "sessions can't be checked yet: their issuer's keys have not come".to_owned(),
             Self::Origin => "a session counts only from the pages in `sessions.allowed_origins`".to_owned(),
@@ -224,7 +222,7 @@ impl Problem {
         }
     }
 
-    /// What the metrics call it.
+    /// The outcome for the metrics.
     pub fn outcome(&self) -> Outcome {
         match self.shape().0 {
             _ if matches!(self, Self::Overload) => Outcome::Limited,
@@ -235,12 +233,12 @@ impl Problem {
         }
     }
 
-    /// The answer.
+    /// Builds the response.
     pub fn response(&self, style: Style, caller: Caller) -> Response<Reply> {
         let (status, kind, retry) = self.shape();
         let body = match style {
             Style::Courier => json!({ "message": self.message(), "type": kind }),
-            // Exactly what the published samples answer.
+            // Exactly the published samples' body.
             Style::Frontend if status == StatusCode::UNAUTHORIZED => json!({ "error": "Unauthorized" }),
             Style::Frontend => {
                 let error = match status.canonical_reason() {
@@ -268,7 +266,7 @@ impl Problem {
             Self::ContentEncoding => {
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             }
-            // The rest of the body is not waited for.
+            // The rest of the body is not read.
             Self::BodyTimeout => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }

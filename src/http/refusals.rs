@@ -1,5 +1,4 @@
-//! Refusals, told to the audit log; but not each of them where they are many,
-//! since anybody can cause as many as they like.
+//! Refusals in the audit log, limited in rate: callers can cause any number of them.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -13,8 +12,8 @@ use crate::auth::Client;
 use crate::clock::Clock;
 use crate::token::{Lifetime, Moment, ScopeClaim};
 
-/// Tells so many refusals by one rule (of one client, where it is a client) in
-/// one [`WINDOW`]; of the others it tells only how many they were, at its end.
+/// Logs the first refusals of each rule (and client, if known) in one [`WINDOW`]. At its end it logs
+/// how many were left out.
 pub struct Refusals {
     window: Arc<Mutex<Window>>,
     clock: Clock,
@@ -24,7 +23,7 @@ struct Window {
     ends: Moment,
     /// At most one for each rule and client.
     counts: BTreeMap<(&'static str, Option<String>), u64>,
-    /// There is a task that closes it.
+    /// Whether a task waits to close the window.
     is_awaited: bool,
 }
 
@@ -32,13 +31,13 @@ const MOST: u64 = 10;
 const WINDOW: Duration = Duration::from_secs(1);
 
 impl Refusals {
-    /// Nothing was refused yet.
+    /// Creates it without refusals.
     pub fn new(clock: Clock) -> Self {
         Self { window: Arc::new(Mutex::new(Window::new(clock.now()))), clock }
     }
 
-    /// Tells of a refusal, if there were not too many like it just now. Where no client
-    /// is known, it tells the peer's address.
+    /// Logs a refusal, unless its rule has reached the limit. Without a known client it logs the peer's
+    /// address.
     pub fn tell(&self, refusal: &Refusal<'_>, peer: Option<IpAddr>) {
         let now = self.clock.now();
         let mut window = lock(&self.window);
@@ -64,7 +63,7 @@ impl Refusals {
         }
     }
 
-    /// Unless somebody else was here before.
+    /// Closes the window, unless it was closed before.
     fn close(window: &Mutex<Window>, ends: Moment) -> Vec<LeftOut> {
         let mut window = lock(window);
         if window.ends == ends { window.renew(ends) } else { Vec::new() }
@@ -78,7 +77,7 @@ impl Window {
         Self { ends, counts: BTreeMap::new(), is_awaited: false }
     }
 
-    /// Begins anew, and gives back what was left out before.
+    /// Starts a new window, and returns what the last one left out.
     fn renew(&mut self, ends: Moment) -> Vec<LeftOut> {
         let old = mem::replace(self, Self::new(ends));
         let left = |((rule, client), count): ((_, _), u64)| (count > MOST).then(|| (rule, client, count - MOST));
@@ -96,24 +95,23 @@ fn tell(left: Vec<LeftOut>) {
     }
 }
 
-/// What somebody may not have.
+/// The request that was refused.
 #[derive(Debug)]
 pub struct Wanted {
-    /// Who that is.
+    /// The caller.
     pub who: Who<'static>,
-    /// Of which workspace.
+    /// The workspace.
     pub workspace: String,
-    /// For these users, with spaces between them.
+    /// The users, separated by spaces.
     pub users: String,
-    /// With these scopes, with spaces between them; `None` where it is no token
-    /// that is wanted.
+    /// The scopes, separated by spaces; `None` where no token was asked for.
     pub scopes: Option<String>,
-    /// Living so many seconds.
+    /// The lifetime in seconds.
     pub lifetime_seconds: Option<u32>,
 }
 
 impl Wanted {
-    /// A token.
+    /// Describes the request for a token.
     pub fn new(who: Who<'_>, client: &Client, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
         let users: Vec<_> = claim.users().iter().map(|user| user.as_str()).collect();
         let scopes: Vec<_> = claim.scopes().iter().map(|scope| scope.as_str()).collect();
@@ -128,8 +126,8 @@ impl Wanted {
 }
 
 impl Problem {
-    /// What the audit log says of it: who shows nothing that counts, may not have
-    /// what they want, or want it too often.
+    /// The audit event: failed authentication, a denied request, or one over the client's rate; `None`
+    /// for other problems.
     pub fn refusal(&self) -> Option<Refusal<'_>> {
         let (who, rule) = match self {
             Self::NoKey => (Who::Nobody, "no-key"),

@@ -1,5 +1,5 @@
-//! `DELETE /v1/users/{id}/tokens`, `DELETE /v1/tokens` and `POST /v1/tokens/rejected`: what is to
-//! be served no longer.
+//! `DELETE /v1/users/{id}/tokens`, `DELETE /v1/tokens` and `POST /v1/tokens/rejected`: removing tokens
+//! from the cache.
 
 use hyper::{Request, Response, StatusCode};
 
@@ -47,7 +47,7 @@ impl Api {
         self.sign_out(client, UserId::new(&leaving.user_id)?)
     }
 
-    /// The answer is the same whether there were tokens or not.
+    /// Signs a user out. The response is the same whether there were tokens or not.
     fn sign_out(&self, client: &Client, user: UserId<'_>) -> Result<Answered, Problem> {
         if !client.access.may_speak_for(user.as_str()) {
             let (workspace, users) = (client.workspace.to_string(), user.to_string());
@@ -63,8 +63,8 @@ impl Api {
         Ok(done())
     }
 
-    /// Courier refused a token. The answer is the same whether it was one of ours, and of
-    /// this client's users, or not.
+    /// Takes the report that Courier rejected a token. The response is the same whether the token was
+    /// the broker's, and of this client's users, or not.
     pub(super) async fn rejected<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
     where
         B: Incoming,
@@ -89,7 +89,7 @@ impl Api {
     }
 }
 
-/// The `{id}` of `v1/users/{id}/tokens`, as it is written there.
+/// The `{id}` of `v1/users/{id}/tokens`, still percent-encoded.
 pub fn user_in_path(path: &str) -> Option<&str> {
     let user = path.strip_prefix("v1/users/")?.strip_suffix("/tokens")?;
     (!user.is_empty() && !user.contains('/')).then_some(user)

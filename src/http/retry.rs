@@ -1,24 +1,24 @@
-//! Whether and when the caller may send its request again, in the words that Courier's SDKs heed.
+//! Retry advice to the caller, in the headers that Courier's SDKs obey.
 
 use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
-/// May the same request be sent again?
+/// Whether and when the same request may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// It would end in the same way.
+    /// The result would be the same.
     Never,
-    /// Not by its sender: the broker has called Courier for it as often as is good, or waited for as long as it may, and
-    /// the retries of both would multiply. A new request may succeed after so long.
+    /// Not by the caller: the broker has used up its own calls or its waiting time, and retries would multiply.
+    /// A new request may succeed after this time.
     Spent(Duration),
-    /// After so long. Courier was not called for it.
+    /// After this time. Courier was not called.
     After(Duration),
 }
 
-/// Courier's SDKs disagree about any other `Retry-After`: some heed no more
-/// than this, some take a date or a zero as "at once".
+/// Courier's SDKs disagree about any other `Retry-After`: some ignore more than this, some take a
+/// date or a zero as "at once".
 const SECONDS: std::ops::RangeInclusive<u64> = 1..=59;
 /// The longest that a worker sleeps for each of two retries.
 const LONGEST_SLEEP: u64 = 2;
@@ -26,7 +26,7 @@ const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const X_STAINLESS_LANG: HeaderName = HeaderName::from_static("x-stainless-lang");
 
 impl Retry {
-    /// Courier is left alone for so long. A caller may wait for the end of a short rest: until then it costs no call.
+    /// Calls to Courier are paused for this long. A caller may wait for the end of a short pause: until then it costs no call.
     pub const fn after_rest(rest: Duration) -> Self {
         if rest.as_nanos() <= Duration::from_secs(LONGEST_SLEEP).as_nanos() {
             Self::After(rest)
@@ -35,7 +35,7 @@ impl Retry {
         }
     }
 
-    /// Tells it in the headers of an answer with this status.
+    /// Sets the headers of a response with this status.
     pub fn tell(self, status: StatusCode, caller: Caller, headers: &mut HeaderMap) {
         let longest = Duration::from_secs(*SECONDS.end());
         let (wait, again) = match self {
@@ -47,12 +47,12 @@ impl Retry {
         if !again {
             headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
         }
-        // Two SDKs retry at once where they are not told how long to wait, one of them whatever else it is told.
+        // Two SDKs retry at once without `Retry-After`, one of them whatever the other headers say.
         if matches!(status.as_u16(), 408 | 409 | 429 | 500..) {
             let most = match caller {
                 Caller::Any => *SECONDS.end(),
                 Caller::Worker if again => LONGEST_SLEEP,
-                // It comes again in vain, so it should not sleep for long.
+                // Its retry is in vain, so it should sleep as short as possible.
                 Caller::Worker => *SECONDS.start(),
             };
             let seconds = u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
@@ -61,18 +61,17 @@ impl Retry {
     }
 }
 
-/// How the caller waits before it sends a request again.
+/// How the caller waits before a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// In its own time, if at all.
+    /// Asynchronously, if at all.
     Any,
-    /// As Courier's PHP SDK does: it retries whatever `x-should-retry` says, and while it waits, a worker of the web
-    /// server does nothing else.
+    /// Courier's PHP SDK: it ignores `x-should-retry`, and blocks a worker of the web server while it waits.
     Worker,
 }
 
 impl Caller {
-    /// The sender of a request with these headers.
+    /// Detects the caller by its request headers.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut languages =
             headers.get_all(X_STAINLESS_LANG).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
@@ -84,7 +83,7 @@ impl Caller {
     }
 }
 
-// How each of the SDKs retries, as its source has it.
+// The retry rules of each SDK, from its source.
 #[cfg(test)]
 #[path = "../../tests/sdk/rules.rs"]
 mod rules;
@@ -184,7 +183,7 @@ mod tests {
         assert_eq!(told(spent, 503, Caller::Any), (Some("5".to_owned()), never.clone()));
         assert_eq!(told(spent, 503, Caller::Worker), (Some("1".to_owned()), never.clone()));
         assert_eq!(told(Retry::Never, 502, Caller::Worker), (Some("1".to_owned()), never.clone()));
-        // No SDK retries these, so nothing is to be waited for.
+        // No SDK retries these, so no wait is set.
         assert_eq!(told(Retry::Never, 400, Caller::Any), (None, never));
     }
 

@@ -1,4 +1,4 @@
-//! A connection's bytes: none are waited for too long.
+//! A connection's byte stream, with timeouts and JSON bodies for hyper's own errors.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -13,24 +13,21 @@ use tokio::time::Sleep;
 
 use super::head_timer::HeadTimer;
 
-/// A connection on which nothing comes in or goes out too slowly, and no error goes
-/// out without JSON.
+/// A stream with a read and a write timeout, which adds a JSON body to hyper's own errors.
 ///
-/// A peer that does not read what it is sent would hold its connection for ever:
-/// hyper has no time-out for writing. And hyper answers what it can't read as
-/// HTTP, or what is too large for it, before any service sees it, and without a
-/// body; Courier's SDKs expect JSON on every error. No answer of ours is an error
-/// with an empty body, so such a head can only be hyper's.
+/// hyper has no write timeout: a peer that does not read would hold its connection for ever. hyper
+/// also answers unreadable or too large requests itself, without a body, while Courier's SDKs expect
+/// JSON on every error. The broker's own errors always have a body, so a head without one is hyper's.
 pub struct Guarded<S> {
     stream: S,
-    /// The longest that nothing at all may go out.
+    /// The longest time without progress in writing.
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
-    /// The longest that nothing may come in; `None` where somebody else sees to it.
+    /// The read timeout of heads; `None` for HTTP/2, which has its own.
     head_timer: Option<HeadTimer>,
-    /// What goes out in place of a bare refusal.
+    /// The rewritten error that is being sent.
     refusal: Bytes,
-    /// Whether what goes out may be such a refusal.
+    /// Whether the output may contain hyper's own errors.
     speaks_http1: bool,
 }
 
@@ -44,12 +41,12 @@ impl<S> Guarded<S> {
         Self { stream, patience, stalled: None, head_timer, refusal: Bytes::new(), speaks_http1: true }
     }
 
-    /// Wraps a connection in which no refusal is a text: HTTP/2.
+    /// Wraps an HTTP/2 connection, whose errors are not text.
     pub const fn wordless(stream: S, patience: Duration) -> Self {
         Self { stream, patience, stalled: None, head_timer: None, refusal: Bytes::new(), speaks_http1: false }
     }
 
-    /// An error where nothing has gone out for too long.
+    /// Passes the outcome on, or fails after too long without progress.
     fn hurry<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             self.stalled = None;
@@ -62,7 +59,7 @@ impl<S> Guarded<S> {
     }
 }
 
-/// The head with a body, if it is an error's without one.
+/// Adds a JSON body to the head of an error without one.
 fn clothe(head: &[u8]) -> Option<String> {
     if !head.starts_with(ERROR) {
         return None;
@@ -144,7 +141,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_refusal(context))?;
-        // With TLS that is a message too.
+        // TLS sends a message for this too.
         let shut = Pin::new(&mut self.stream).poll_shutdown(context);
         self.hurry(context, shut)
     }
