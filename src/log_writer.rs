@@ -72,7 +72,7 @@ impl LogWriter {
     }
 
     /// Waits at most this long until everything is written.
-    pub fn settle(&self, longest: Duration) {
+    pub fn flush_within(&self, longest: Duration) {
         let pending = |state: &mut State| state.writing || state.reopen || !state.lines.is_empty();
         drop(self.0.idle.wait_timeout_while(self.0.state(), longest, pending));
     }
@@ -122,7 +122,7 @@ impl Shared {
             if reopen && let Some(path) = &self.path {
                 match append(path) {
                     Ok(new) => (file, torn) = (new, false),
-                    Err(error) => tracing::error!(%error, "the audit log can't be reopened: the old file is kept"),
+                    Err(error) => tracing::error!(%error, "cannot reopen the audit log; keeping the old file"),
                 }
             }
             if mem::take(&mut torn) {
@@ -139,7 +139,7 @@ impl Shared {
                     lost += unwritten;
                     // Standard error can't report its own failure.
                     if !mem::replace(&mut fails, true) && self.path.is_some() {
-                        tracing::error!(%error, "the audit log can't be written: its lines are lost until it can");
+                        tracing::error!(%error, "cannot write the audit log; lines are lost until it succeeds");
                     }
                 }
             }
@@ -222,7 +222,7 @@ mod tests {
         for _ in 0..2 {
             let file = LogWriter::file(&path).expect("a file");
             lines(&file, &["one", "two"]);
-            file.settle(PATIENCE);
+            file.flush_within(PATIENCE);
         }
         assert_eq!(fs::read_to_string(&path).expect("text"), "one\ntwo\none\ntwo\n");
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
@@ -230,24 +230,24 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_moved_away_is_made_anew() {
+    fn moved_file_is_created_again() {
         let folder = tempfile::tempdir().expect("a folder");
         let [path, old] = ["audit.log", "audit.log.1"].map(|name| folder.path().join(name));
         let file = LogWriter::file(&path).expect("a file");
         lines(&file, &["one"]);
-        file.settle(PATIENCE);
+        file.flush_within(PATIENCE);
         fs::rename(&path, &old).expect("moved");
         file.reopen();
-        file.settle(PATIENCE);
+        file.flush_within(PATIENCE);
         lines(&file, &["two"]);
-        file.settle(PATIENCE);
+        file.flush_within(PATIENCE);
         assert_eq!(fs::read_to_string(&old).expect("text"), "one\n");
         assert_eq!(fs::read_to_string(&path).expect("text"), "two\n");
         // If the new file can't be created, the open one stays in use.
         drop(folder);
         file.reopen();
         lines(&file, &["three"]);
-        file.settle(PATIENCE);
+        file.flush_within(PATIENCE);
     }
 
     #[test]
@@ -260,7 +260,7 @@ mod tests {
         let reader = BufReader::new(reader.expect("a pipe"));
         let file = LogWriter::file(&path).expect("a pipe");
         lines(&file, &["one"]);
-        file.settle(PATIENCE);
+        file.flush_within(PATIENCE);
         assert_eq!(reader.lines().next().expect("a line").expect("text"), "one");
     }
 
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_are_told_while_more_lines_come_than_fit() {
+    fn losses_are_reported_while_the_buffer_is_full() {
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
         let shared = Shared { path: None, state: Mutex::default(), work: Condvar::new(), idle: Condvar::new() };
         let log = LogWriter(Arc::new(shared));
@@ -299,10 +299,10 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_costs_lines_and_nothing_else() {
+    fn full_disk_costs_only_lines() {
         let file = LogWriter::file(Path::new("/dev/full")).expect("a device");
         lines(&file, &["one", "two"]);
-        file.settle(PATIENCE);
+        file.flush_within(PATIENCE);
         file.clone().write_all(&vec![b'x'; MOST_BYTES + 1]).expect("it never fails");
         assert_eq!(file.0.state().lost, 1);
     }

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_shown_by_nothing() {
+    fn debug_display_and_serialisation_redact_a_secret() {
         let secret = Secret::new("pk_prod_hidden\n").expect("a secret");
         assert_eq!(secret.expose(), "pk_prod_hidden");
         let shown = format!("{secret:?} {}", serde_json::to_string(&secret).expect("a string"));
@@ -147,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_a_header_is_no_secret() {
+    fn text_that_fits_no_header_is_refused() {
         assert_eq!(Secret::new(" \n").err(), Some(SecretError::Empty));
         assert_eq!(Secret::new("a\r\nX: y").err(), Some(SecretError::Character));
         assert_eq!(Secret::new(&"x".repeat(4097)).err(), Some(SecretError::TooLong));
     }
 
     #[test]
-    fn a_secret_of_bytes_loses_one_line_end_and_nothing_else() {
+    fn secret_bytes_lose_only_one_line_end() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let read = |bytes: &[u8]| {
             std::fs::write(file.path(), bytes).expect("written");
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_said_plainly() {
+    fn missing_file_is_an_error() {
         let error = Secret::read(Path::new("/does/not/exist")).err();
         assert_eq!(error, Some(SecretError::File(std::io::ErrorKind::NotFound)));
     }

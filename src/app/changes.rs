@@ -172,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_is_cut_and_counted() {
+    fn long_list_is_cut_and_counted() {
         let many: String = (0..150).map(|place| format!("[profiles.p{place}]\n")).collect();
         let text = changes("[profiles]\n", &many);
         assert!(text.ends_with(" and 50 more"), "{text}");
     }
 
     #[test]
-    fn a_file_is_known_by_the_settings_that_name_it() {
+    fn file_is_reported_by_the_settings_that_name_it() {
         let table = "[server.tls]\nprivate_key_file = \"/a \\\"b\\\"\"\n[workspaces.eu]\napi_key_file = \"/c\"".parse();
         let table: toml::Table = table.expect("TOML");
         let names = |file| naming(&table, file).iter().map(|key| key.join(".")).collect::<Vec<_>>();

@@ -38,7 +38,7 @@ pub struct Fixed {
 
 impl Fixed {
     /// Exports the certificate's expiry, and warns if it is near.
-    pub fn told_expiry(&self, certificates: &Certificates) {
+    pub fn export_expiry(&self, certificates: &Certificates) {
         if let Some(ends) = certificates.expires() {
             self.metrics.certificate_expires(ends.as_secs());
         }
@@ -54,7 +54,7 @@ impl Fixed {
         before: Option<&Api>,
     ) -> Result<Api, StartError> {
         let Self { broker, clock, metrics, runtime } = self.clone();
-        clients.hold_to_rates(clock, before.map(Api::clients));
+        clients.limit_rates(clock, before.map(Api::clients));
         let api = Api::new(settings, broker, clients, clock, Arc::clone(&metrics));
         let Some(SessionSettings { check, route }) = sessions else { return Ok(api) };
         // Keys are fetched on the upstream runtime, never on a thread that serves requests.
@@ -99,7 +99,7 @@ impl Live {
             let courier = self.couriers.get(&workspace.name);
             courier.is_some_and(|courier| !courier.is_at(&workspace.courier.base_url))
         }) {
-            return Err(StartError::Moved(moved.name.clone()));
+            return Err(StartError::HostChanged(moved.name.clone()));
         }
         let before = self.api.load();
         let http = before.settings().renewed(http);
@@ -121,7 +121,7 @@ impl Live {
                 if workspace.drops_tokens {
                     let tokens = self.fixed.broker.purge(workspace.name.as_str()).unwrap_or_default();
                     audit::purged(workspace.name.as_str(), tokens);
-                    tracing::info!(workspace = %workspace.name, tokens, "what the old API key issued is dropped");
+                    tracing::info!(workspace = %workspace.name, tokens, "dropped the tokens of the old API key");
                 }
             }
         }
@@ -131,7 +131,7 @@ impl Live {
             let keys = names.certificate();
             let changed = keys.iter().map(|key| key.join(".")).collect::<Vec<_>>().join(", ");
             tracing::info!(changed, "certificate replaced");
-            self.fixed.told_expiry(&running.current());
+            self.fixed.export_expiry(&running.current());
             self.applied(Reloaded::Certificate, None, &changed);
             replaced.extend(keys);
         }

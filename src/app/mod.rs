@@ -58,8 +58,8 @@ pub enum StartError {
     #[error("can't listen on {0}: {1}")]
     Listen(Address, #[source] io::Error),
     /// `server.listen` has "systemd", and no socket was passed.
-    #[error("server.listen: \"systemd\" is wanted, but the service manager passed no sockets (LISTEN_FDS)")]
-    NonePassed,
+    #[error("server.listen has \"systemd\", but the service manager passed no sockets (LISTEN_FDS)")]
+    NoSocketPassed,
     /// A passed socket listens on a network without TLS.
     #[error(
         "server.listen: tokens and client keys would cross the network unencrypted to {0}, which the service manager \
@@ -73,11 +73,13 @@ pub enum StartError {
     #[error("workspaces.{0}: {1}")]
     Courier(WorkspaceName, #[source] CourierError),
     /// Workspaces can't be added at runtime.
-    #[error("workspaces.{0}: a new workspace needs a restart, and somebody wants it already")]
+    #[error("workspaces.{0}: a new workspace needs a restart, and a client or [sessions] uses it already")]
     NewWorkspace(WorkspaceName),
     /// A base URL can't change at runtime: the API key belongs to its host.
-    #[error("workspaces.{0}.base_url: another host needs a restart, and its API key must not go to the one before")]
-    Moved(WorkspaceName),
+    #[error(
+        "workspaces.{0}.base_url: another host needs a restart, since its API key must not be sent to the old host"
+    )]
+    HostChanged(WorkspaceName),
     /// The client for the session keys could not be created.
     #[error("sessions: {0}")]
     Sessions(#[from] JwksError),
@@ -143,7 +145,7 @@ impl App {
         if let Some(tls) = &tls {
             let certificates = tls.current();
             certificates.refuse_expired(clock.unix())?;
-            fixed.told_expiry(&certificates);
+            fixed.export_expiry(&certificates);
         }
         let places = Arc::new(Semaphore::new(files.apps.min(Semaphore::MAX_PERMITS)));
         let mut passed = Some(passed);
@@ -160,7 +162,7 @@ impl App {
             };
             let exposed = sockets.iter().filter_map(Socket::address).find(|address| !address.ip().is_loopback());
             match exposed {
-                _ if sockets.is_empty() => return Err(StartError::NonePassed),
+                _ if sockets.is_empty() => return Err(StartError::NoSocketPassed),
                 Some(exposed) if tls.is_none() && !settings.insecure => return Err(StartError::Exposed(exposed)),
                 _ => {}
             }
@@ -229,35 +231,35 @@ impl App {
         let mut background = broker.start();
         // The kernel already accepts connections.
         readiness.set(true);
-        let (stopping, told) = watch::channel(false);
+        let (stop_sender, stop_receiver) = watch::channel(false);
         let mut serving = JoinSet::new();
         for listener in listeners {
-            let (live, mut told) = (Arc::clone(&live), told.clone());
+            let (live, mut stop) = (Arc::clone(&live), stop_receiver.clone());
             let answer = move |request, peer| live.api.load_full().answer(request, peer);
             serving.spawn(listener.serve(answer, async move {
                 // An error means that the sender is gone, which means stop too.
-                let _ = told.wait_for(|stop| *stop).await;
+                let _ = stop.wait_for(|is_stopping| *is_stopping).await;
             }));
         }
         // The admin listener runs to the very end.
-        let mut telling = JoinSet::new();
+        let mut admin_tasks = JoinSet::new();
         if let Some(tls) = live.tls.clone() {
             let clock = live.fixed.clock;
-            telling.spawn(async move { tls.log_remarks_daily(clock).await });
+            admin_tasks.spawn(async move { tls.log_remarks_daily(clock).await });
         }
         let answer = move |request: hyper::Request<hyper::body::Incoming>, _| {
             let admin = Arc::clone(&admin);
             async move { admin.answer(&request).await }
         };
-        telling.spawn(admin_listener.serve(answer, std::future::pending()));
+        admin_tasks.spawn(admin_listener.serve(answer, std::future::pending()));
         stop.await;
         readiness.set(false);
         if !self.shutdown_delay.is_zero() {
-            tracing::info!(delay = ?self.shutdown_delay, "stopping: not ready any more, requests are still served");
+            tracing::info!(delay = ?self.shutdown_delay, "stopping: not ready, still serving requests");
             tokio::time::sleep(self.shutdown_delay).await;
         }
-        tracing::info!("stopping: finishing what is under way");
-        stopping.send_replace(true);
+        tracing::info!("stopping: waiting for open requests");
+        stop_sender.send_replace(true);
         background.stop_renewing();
         let finish = async {
             while serving.join_next().await.is_some() {}
@@ -265,7 +267,7 @@ impl App {
             broker.landed().await;
         };
         if tokio::time::timeout(self.shutdown_timeout, finish).await.is_err() {
-            tracing::warn!("stopping although some requests were not finished in time");
+            tracing::warn!("shutdown timeout reached; dropping open requests");
         }
         drop((background, upstream));
     }
@@ -275,13 +277,13 @@ impl App {
 fn upstream_runtime() -> io::Result<(Handle, oneshot::Sender<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
-    let (stop, told) = oneshot::channel();
+    let (stop_sender, stop) = oneshot::channel();
     thread::Builder::new().name("upstream".to_owned()).spawn(move || {
         // Nothing is sent: it resolves when the sender is dropped.
-        let _ = runtime.block_on(told);
+        let _ = runtime.block_on(stop);
         runtime.shutdown_background();
     })?;
-    Ok((handle, stop))
+    Ok((handle, stop_sender))
 }
 
 /// Creates the dispatcher of a workspace, its only way to Courier.

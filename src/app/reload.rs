@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_needs_a_restart_is_named_and_nothing_else() {
+    fn only_settings_that_need_a_restart_are_named() {
         let table = |text: &str| text.parse::<toml::Table>().expect("TOML");
         let before = table(
             "[server]\nlisten = [\"a\"]\n[tokens]\nfloor = 0.5\nmax_lifetime = \"1d\"\n[workspaces.a]\napi_key = \"x\"",

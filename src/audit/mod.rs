@@ -24,7 +24,7 @@ pub enum Who<'a> {
     /// An operator, at the admin listener or at the machine.
     Operator,
     /// An unauthenticated caller.
-    Nobody,
+    Unauthenticated,
 }
 
 impl Who<'_> {
@@ -35,7 +35,7 @@ impl Who<'_> {
             Self::Session => Who::Session,
             Self::Broker => Who::Broker,
             Self::Operator => Who::Operator,
-            Self::Nobody => Who::Nobody,
+            Self::Unauthenticated => Who::Unauthenticated,
         }
     }
 
@@ -53,7 +53,7 @@ impl Who<'_> {
             Self::Session => "session",
             Self::Broker => "broker",
             Self::Operator => "operator",
-            Self::Nobody => "nobody",
+            Self::Unauthenticated => "nobody",
         }
     }
 }
@@ -88,31 +88,31 @@ pub struct Refusal<'a> {
 impl Refusal<'_> {
     /// Logs the refusal. `peer` is the caller's address, given where nothing else identifies the caller;
     /// behind a proxy it is the proxy's.
-    pub fn tell(&self, peer: Option<IpAddr>) {
+    pub fn log(&self, peer: Option<IpAddr>) {
         let Self { rule, refused, about, .. } = *self;
-        Line { rule: Some(rule), refused, peer, ..Line::new("refused", &self.who, about) }.tell();
+        Line { rule: Some(rule), refused, peer, ..Line::new("refused", &self.who, about) }.emit();
     }
 }
 
 /// Logs an issued token. `expires_at` is RFC 3339; the reason is "asked" or the reason of the renewal.
 pub fn issued(who: &Who<'_>, about: About<'_>, expires_at: &str, reason: &'static str) {
-    Line { expires_at: Some(expires_at), reason: Some(reason), ..Line::new("issued", who, about) }.tell();
+    Line { expires_at: Some(expires_at), reason: Some(reason), ..Line::new("issued", who, about) }.emit();
 }
 
 /// Logs a sign-out, which removed this many tokens.
 pub fn signed_out(who: &Who<'_>, about: About<'_>, tokens: usize) {
-    Line { tokens: Some(tokens), ..Line::new("signed-out", who, about) }.tell();
+    Line { tokens: Some(tokens), ..Line::new("signed-out", who, about) }.emit();
 }
 
 /// Logs the removal of a token that a client reported as rejected by Courier.
 pub fn rejected(who: &Who<'_>, about: About<'_>) {
-    Line::new("rejected", who, about).tell();
+    Line::new("rejected", who, about).emit();
 }
 
 /// Logs a purge of a workspace, which removed this many tokens.
 pub fn purged(workspace: &str, tokens: usize) {
     let about = About { workspace: Some(workspace), ..About::default() };
-    Line { tokens: Some(tokens), ..Line::new("purged", &Who::Operator, about) }.tell();
+    Line { tokens: Some(tokens), ..Line::new("purged", &Who::Operator, about) }.emit();
 }
 
 /// Logs an applied reload of `what`, such as "settings" or "api_key". `changed` has the names of the
@@ -120,24 +120,24 @@ pub fn purged(workspace: &str, tokens: usize) {
 pub fn reloaded(what: &'static str, workspace: Option<&str>, changed: &str) {
     let about = About { workspace, ..About::default() };
     let line = Line::new("reload", &Who::Operator, about);
-    Line { what: Some(what), outcome: Some("applied"), changed: Some(changed), ..line }.tell();
+    Line { what: Some(what), outcome: Some("applied"), changed: Some(changed), ..line }.emit();
 }
 
 /// Logs a rejected reload and its error.
 pub fn reload_rejected(what: &'static str, error: &str) {
     let line = Line::new("reload", &Who::Operator, About::default());
-    Line { what: Some(what), outcome: Some("refused"), error: Some(error), ..line }.tell();
+    Line { what: Some(what), outcome: Some("refused"), error: Some(error), ..line }.emit();
 }
 
 /// Logs how many refusals by this rule (and of this client, if known) were left out in the last window.
 pub fn left_out(rule: &'static str, client: Option<&str>, count: u64) {
-    let who = client.map_or(Who::Nobody, |name| Who::Client(name.into()));
-    Line { rule: Some(rule), left_out: Some(count), ..Line::new("left-out", &who, About::default()) }.tell();
+    let who = client.map_or(Who::Unauthenticated, |name| Who::Client(name.into()));
+    Line { rule: Some(rule), left_out: Some(count), ..Line::new("left-out", &who, About::default()) }.emit();
 }
 
 /// Logs how many lines were not written to the file.
 pub fn lost(count: u64) {
-    Line { left_out: Some(count), ..Line::new("left-out", &Who::Broker, About::default()) }.tell();
+    Line { left_out: Some(count), ..Line::new("left-out", &Who::Broker, About::default()) }.emit();
 }
 
 /// An event with all fields; empty ones are left out.
@@ -178,7 +178,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    fn tell(self) {
+    fn emit(self) {
         let About { workspace, users, scopes, lifetime_seconds } = self.about;
         tracing::info!(
             target: TARGET,

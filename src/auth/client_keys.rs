@@ -97,13 +97,13 @@ pub enum Rejection<'a> {
     /// No client has this key or certificate.
     Unknown,
     /// The client of this name exceeds its rate; it may retry after this long.
-    TooFast(&'a str, Duration),
+    RateLimited(&'a str, Duration),
 }
 
 impl Digest {
     /// Whether it is the digest of an empty text or of a line end alone: the result of hashing the output
     /// of a failed command.
-    pub fn is_of_nothing(self) -> bool {
+    pub fn is_of_empty_text(self) -> bool {
         ["", "\n", "\r\n"].iter().any(|nothing| self == Self::of(nothing))
     }
 }
@@ -122,7 +122,7 @@ impl ClientKeys {
     }
 
     /// Starts to limit the clients' rates. A client whose rate is the same as in `before` keeps its state.
-    pub fn hold_to_rates(&mut self, clock: Clock, before: Option<&Self>) {
+    pub fn limit_rates(&mut self, clock: Clock, before: Option<&Self>) {
         for (client, inbound) in &mut self.clients {
             let held = before.into_iter().flat_map(|before| &before.clients);
             let held = held.filter(|(other, _)| other.name == client.name).find_map(|(_, inbound)| inbound.clone());
@@ -177,7 +177,9 @@ impl ClientKeys {
     fn admit(&self, place: Option<usize>) -> Result<&Client, Rejection<'_>> {
         let (client, inbound) = place.and_then(|place| self.clients.get(place)).ok_or(Rejection::Unknown)?;
         match inbound {
-            Some(inbound) => inbound.admit().map(|()| client).map_err(|wait| Rejection::TooFast(&client.name, wait)),
+            Some(inbound) => {
+                inbound.admit().map(|()| client).map_err(|wait| Rejection::RateLimited(&client.name, wait))
+            }
             None => Ok(client),
         }
     }
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_found_by_each_of_its_keys_and_by_nothing_else() {
+    fn client_is_found_only_by_its_keys() {
         let mut keys = ClientKeys::default();
         keys.add(client("a"), vec![Digest::of("key-a"), Digest::of("new-key-a")], Vec::new());
         keys.add(client("b"), vec![Digest::of("key-b")], Vec::new());
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_found_by_a_whole_name_of_its_certificate() {
+    fn client_is_found_by_a_whole_name_of_its_certificate() {
         let mut keys = ClientKeys::default();
         assert!(keys.is_empty());
         keys.add(client("a"), Vec::new(), vec!["a.internal".to_owned()]);
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asked_too_fast_still_did_when_the_settings_are_read_again() {
+    fn reload_keeps_a_clients_rate_limit_state() {
         let rated = |rate: f64| {
             let mut keys = ClientKeys::default();
             keys.add(Client { rate: InboundRate::new(rate), ..client("a") }, vec![Digest::of("key-a")], Vec::new());
@@ -251,18 +253,18 @@ mod tests {
         };
         let clock = Clock::system();
         let mut first = rated(0.01);
-        first.hold_to_rates(clock, None);
+        first.limit_rates(clock, None);
         assert_eq!(name(first.find("key-a")), Ok("a"));
         let mut second = rated(0.01);
-        second.hold_to_rates(clock, Some(&first));
-        assert!(matches!(second.find("key-a"), Err(Rejection::TooFast("a", _))));
+        second.limit_rates(clock, Some(&first));
+        assert!(matches!(second.find("key-a"), Err(Rejection::RateLimited("a", _))));
         let mut third = rated(0.02);
-        third.hold_to_rates(clock, Some(&second));
+        third.limit_rates(clock, Some(&second));
         assert_eq!(name(third.find("key-a")), Ok("a"));
     }
 
     #[test]
-    fn a_digest_reads_back_as_itself_and_nothing_else_is_one() {
+    fn digest_round_trips_and_other_texts_are_refused() {
         let digest = Digest::of("abc");
         // The test vector of FIPS 180-4.
         assert_eq!(digest.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");

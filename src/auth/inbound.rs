@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_has_a_seconds_worth_at_once_and_then_its_rate() {
+    async fn client_has_a_burst_of_one_second_and_then_its_rate() {
         let clock = Clock::tokio();
         let inbound = Inbound::new(InboundRate::new(10.0).expect("a rate"), clock);
         let passed = |count: usize| (0..count).filter(|_| inbound.admit().is_ok()).count();
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_neither_nothing_nor_absurd() {
+    fn rate_out_of_range_is_refused() {
         for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e9, 0.001] {
             assert_eq!(InboundRate::new(wrong), None, "{wrong}");
         }

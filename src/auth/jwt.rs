@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf8_is_no_json() {
+    fn invalid_utf8_is_not_json() {
         let session = format!("{}.e30.c2ln", part(b"{\"alg\":\"HS256\",\"more\":\"\xff\"}"));
         assert_eq!(Jwt::parse(&session).map(|jwt| jwt.kid), Err(SessionDenial::Header));
     }
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_names_one_known_algorithm_and_no_extension() {
+    fn header_names_one_known_algorithm_and_no_extension() {
         assert_eq!(parse(r#"{"alg":"RS256","kid":"k","x5c":5,"jku":[]}"#), Ok(Some("k".to_owned())));
         assert_eq!(parse(r#"{"alg":"RS256","typ":"application/at+jwt"}"#), Ok(None));
         for (header, why) in [
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_is_there_twice_is_none() {
+    fn duplicate_claim_is_refused() {
         assert!(claims(r#"{"sub":"a","x":{"sub":"b"}}"#).is_ok());
         for text in [r#"{"sub":"a","sub":"a"}"#, r#"{"x":1,"x":2}"#, r#"{"sub":"a","\u0073ub":"b"}"#, "[]", "5", ""] {
             assert!(claims(text).is_err(), "{text}");
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_audience_is_named_by_the_claim_and_never_denied_by_aud() {
+    fn audience_is_named_by_the_claim_and_never_denied_by_aud() {
         let is_for = |value: Value| claims(&value.to_string()).is_ok_and(|claims| claims.is_for("azp", "app"));
         assert!(is_for(json!({"azp": "app"})));
         assert!(is_for(json!({"azp": ["other", "app"]})));
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_a_text_or_a_whole_number() {
+    fn user_is_a_text_or_a_whole_number() {
         let user = |value: Value| claims(&json!({ "sub": value }).to_string()).ok()?.user("sub");
         assert_eq!(user(json!("jane")).as_deref(), Some("jane"));
         assert_eq!(user(json!(4711)).as_deref(), Some("4711"));

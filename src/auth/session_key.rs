@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_verifies_by_its_own_algorithms_alone() {
+    fn key_verifies_only_by_its_own_algorithms() {
         let random = SystemRandom::new();
         let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("randomness");
         let key = SessionKey::from_pem(public(pair.public_key()).as_bytes()).expect("a key");
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_holds_one_public_key_or_none_is_taken() {
+    fn file_without_exactly_one_public_key_is_refused() {
         let pair = Ed25519KeyPair::generate().expect("randomness");
         let good = public(pair.public_key());
         assert!(SessionKey::from_pem(format!("A comment\n\n{good}").as_bytes()).is_ok());
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_secret_is_none_and_a_good_one_is_shown_by_nothing() {
+    fn short_secret_is_refused_and_debug_shows_none() {
         assert_eq!(secret(&[b'x'; 31]).err(), Some(SessionKeyError::Short));
         let key = secret(b"a-secret-that-must-not-be-seen-anywhere").expect("a key");
         assert_eq!(format!("{key:?}"), "SessionKey { algorithms: [HS256], .. }");

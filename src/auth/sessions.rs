@@ -77,15 +77,15 @@ pub enum SessionDenial {
     /// It has expired.
     Expired,
     /// It is not valid yet.
-    NotYet,
+    NotYetValid,
     /// It names no user, or the id is invalid.
     User,
     /// The request names another user than the session.
     OtherUser,
     /// The remaining life is too short for any token.
-    NearItsEnd,
+    NearExpiry,
     /// The cookie appears more than once.
-    CookieTwice,
+    DuplicateCookie,
 }
 
 impl SessionDenial {
@@ -103,11 +103,11 @@ impl SessionDenial {
             Self::Audience => "audience",
             Self::NoExpiry => "no-expiry",
             Self::Expired => "expired",
-            Self::NotYet => "not-yet",
+            Self::NotYetValid => "not-yet",
             Self::User => "user",
             Self::OtherUser => "other-user",
-            Self::NearItsEnd => "near-its-end",
-            Self::CookieTwice => "cookie-twice",
+            Self::NearExpiry => "near-its-end",
+            Self::DuplicateCookie => "cookie-twice",
         }
     }
 }
@@ -194,7 +194,7 @@ impl Sessions {
         let remaining =
             claims.times()?.remaining(clock.unix(), settings.leeway).map_err(|untimely| match untimely {
                 Untimely::Expired => SessionDenial::Expired,
-                Untimely::NotYet => SessionDenial::NotYet,
+                Untimely::NotYet => SessionDenial::NotYetValid,
             })?;
         let user = claims.user(&settings.user_claim).ok_or(SessionDenial::User)?;
         UserId::new(&user).map_err(|_| SessionDenial::User)?;

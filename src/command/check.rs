@@ -11,7 +11,7 @@ use courier_token_broker::metrics::Metrics;
 use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey};
 
 use super::proxy::ignored_proxies;
-use super::{Failure, Sources, block_on, environment, tell, warn};
+use super::{Failure, Sources, block_on, environment, print_stderr, warn};
 
 #[derive(Args)]
 pub struct Check {
@@ -34,11 +34,11 @@ impl Check {
             let now = Clock::system().unix();
             certificates.refuse_unusable(now).map_err(StartError::from)?;
             certificates.remarks(now).for_each(|remark| {
-                tell(&format!("warning: server.tls.{}: {remark}\n", remark.setting));
+                print_stderr(&format!("warning: server.tls.{}: {remark}\n", remark.setting));
             });
         }
         for warning in ignored_proxies(&settings.workspaces) {
-            tell(&format!("warning: {warning}\n"));
+            print_stderr(&format!("warning: {warning}\n"));
         }
         let summary = summary(&settings);
         let shown = toml::to_string(&raw).context("the settings can't be shown")?;
@@ -82,7 +82,7 @@ async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {
         let Ok(turn) = dispatcher.queue("", Moment::NEVER) else { continue };
         let Ok(permit) = turn.permit().await else { continue };
         match dispatcher.issue(permit, &key).await {
-            Ok(_) => println!("# workspace {name}: a token came in {} ms", clock.now().since(sent).as_millis()),
+            Ok(_) => println!("# workspace {name}: token issued in {} ms", clock.now().since(sent).as_millis()),
             Err(failure) => failed.push(format!("workspace {name}: {failure}")),
         }
     }

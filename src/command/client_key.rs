@@ -17,7 +17,7 @@ pub struct ClientKey {
 
 impl ClientKey {
     pub fn run(self) -> Result<(), Failure> {
-        let key = generate_key().context("the system has no randomness to give")?;
+        let key = generate_key().context("the system has no randomness")?;
         let mut out = io::stdout().lock();
         // Not a comment of the entry: output redirected into the settings would leave the key
         // there.

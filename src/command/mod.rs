@@ -168,7 +168,7 @@ impl From<io::Error> for Failure {
 
 /// Prints warnings to standard error, before the log is set up.
 fn warn(warnings: &[SettingsError]) {
-    tell(&warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>());
+    print_stderr(&warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>());
 }
 
 /// The sources of the settings.
@@ -209,12 +209,12 @@ struct Logs {
 }
 
 /// The longest wait at exit for the reader of the log, and for the disk of the audit log.
-const SETTLING: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Drop for Logs {
     fn drop(&mut self) {
-        self.audit.iter().for_each(|audit| audit.settle(SETTLING));
-        self.log.settle(SETTLING);
+        self.audit.iter().for_each(|audit| audit.flush_within(FLUSH_TIMEOUT));
+        self.log.flush_within(FLUSH_TIMEOUT);
     }
 }
 
@@ -223,7 +223,7 @@ impl Drop for Logs {
 /// The audit log goes there too, at every level, or to a file. Fails if the file can't be opened.
 fn log(settings: &Settings) -> Result<Logs, Failure> {
     let log = LogWriter::stderr()?;
-    let unwritable = |error| Failure::Settings(format!("log.audit: the file can't be written to: {error}"));
+    let unwritable = |error| Failure::Settings(format!("log.audit: cannot write the file: {error}"));
     let audit = match &settings.audit {
         Audit::File(path) => Some(LogWriter::file(path).map_err(unwritable)?),
         Audit::Log | Audit::Off => None,
@@ -278,29 +278,29 @@ fn print(text: String) {
 /// Prints why a command failed.
 pub fn report(failure: &Failure) {
     // Settings may have many errors, one a line.
-    tell(&failure.to_string().lines().map(|line| format!("error: {line}\n")).collect::<String>());
+    print_stderr(&failure.to_string().lines().map(|line| format!("error: {line}\n")).collect::<String>());
 }
 
 /// Writes to standard error. If it does not accept the text, the program exits after a time limit.
-fn tell(text: &str) {
+fn print_stderr(text: &str) {
     if let Ok(mut errors) = LogWriter::stderr()
         && errors.write_all(text.as_bytes()).is_ok()
     {
-        errors.settle(SETTLING);
+        errors.flush_within(FLUSH_TIMEOUT);
     }
 }
 
 /// Runs a command's future on a new runtime.
-fn block_on<T>(story: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(story);
+    let outcome = runtime.block_on(future);
     // Tasks still running have had their time.
     runtime.shutdown_background();
     outcome
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second ends the program at once.
-fn asked_to_stop() -> io::Result<impl Future<Output = ()>> {
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {
@@ -312,13 +312,13 @@ fn asked_to_stop() -> io::Result<impl Future<Output = ()>> {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            leave_at_once();
+            exit_now();
         });
     })
 }
 
 /// Sends a message for each SIGHUP.
-fn asked_to_reload() -> io::Result<mpsc::Receiver<()>> {
+fn reload_signals() -> io::Result<mpsc::Receiver<()>> {
     let mut hangup = signal(SignalKind::hangup())?;
     let (sender, asked) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -331,7 +331,7 @@ fn asked_to_reload() -> io::Result<mpsc::Receiver<()>> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "whoever asks twice does not want to wait")]
-fn leave_at_once() -> ! {
+fn exit_now() -> ! {
     std::process::exit(1)
 }
 

@@ -166,7 +166,7 @@ impl Plan {
         let selection = Selection { path: self.path.clone(), user_field: self.user_field.clone() };
         let limits = Limits { broken_lines: self.broken_lines, disorder: self.disorder, ..Limits::default() };
         let (name, length, input): (_, _, Box<dyn Read>) = match self.trace.as_deref() {
-            None => return Err(refused("--trace", "a trace or a workload is wanted")),
+            None => return Err(refused("--trace", "a trace or a workload is required")),
             Some(path) if path == Path::new("-") => ("standard input".to_owned(), None, Box::new(io::stdin().lock())),
             Some(path) => {
                 let name = named(path);
@@ -314,7 +314,7 @@ fn lasts(flag: &str, length: Duration, range: RangeInclusive<Duration>) -> Resul
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    const WANTED: &str = "a duration is wanted, such as 150ms, 12h or 1d 12h";
+    const WANTED: &str = "expected a duration such as 150ms, 12h or 1d 12h";
     // Crafted numbers overflow in humantime 2.4; and 5M, its five months, is always a mistake.
     let digits = text.bytes().filter(u8::is_ascii_digit).count();
     if digits > 16 || text.len() > 64 || text.contains('M') || text.contains("month") {

@@ -14,18 +14,18 @@ use courier_token_broker::sandbox::{Faults, Simulator};
 use courier_token_broker::secrets::Secret;
 use tokio::net::TcpListener;
 
-use super::serve::{allow_many_connections, places};
-use super::{Failure, asked_to_stop, block_on, bound, log, print};
+use super::serve::{places, raise_open_files};
+use super::{Failure, block_on, bound, log, print, stop_signal};
 
 #[derive(Args)]
 pub struct Sandbox {
-    /// Where apps call.
+    /// Address for apps.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Where metrics and health are.
+    /// Address of metrics and health.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     admin_listen: SocketAddr,
-    /// Where the simulated Courier is.
+    /// Address of the simulated Courier.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
     courier_listen: SocketAddr,
     #[command(flatten)]
@@ -42,10 +42,10 @@ impl Sandbox {
             let courier = listener.local_addr()?;
             let settings = self.settings(courier)?;
             let _logs = log(&settings)?;
-            let open_files = allow_many_connections()?;
+            let open_files = raise_open_files()?;
             let clock = Clock::system();
             let app = App::bind_with(settings, Vec::new(), open_files, clock).await?;
-            let stop = asked_to_stop()?;
+            let stop = stop_signal()?;
             print(places(&app) + &explain(&app, courier));
             let simulator = Simulator::new(Some(API_KEY.to_owned()), self.faults, clock);
             // It runs until exit: the broker's last calls need it.

@@ -19,20 +19,20 @@ use tokio::task::JoinSet;
 
 use super::proxy::ignored_proxies;
 use super::started::Started;
-use super::{Failure, Sources, Variables, asked_to_reload, asked_to_stop, block_on, environment, log, print, warn};
+use super::{Failure, Sources, Variables, block_on, environment, log, print, reload_signals, stop_signal, warn};
 
 #[derive(Args)]
 #[command(about = None, long_about = None)]
 pub struct Serve {
     #[command(flatten)]
     pub(super) sources: Sources,
-    /// Where apps call, instead of what the settings say (server.listen).
+    /// Address for apps, in place of server.listen.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
-    /// Where metrics and health are, instead of what the settings say (admin.listen).
+    /// Address of metrics and health, in place of admin.listen.
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
-    /// How much is logged: error, warn, info, debug or trace (log.level).
+    /// Log level, in place of log.level: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
     /// Logs in JSON, also on a terminal (log.format).
@@ -50,14 +50,14 @@ impl Serve {
         for warning in ignored_proxies(&settings.workspaces) {
             tracing::warn!("{warning}");
         }
-        let open_files = allow_many_connections()?;
+        let open_files = raise_open_files()?;
         let started = Started::new(&self.sources.files, &settings);
         let passed = if settings.listen.contains(&Address::Systemd) { passed_sockets()? } else { Vec::new() };
         block_on(async {
             let app = App::bind_with(settings, passed, open_files, Clock::system()).await?;
             // Before the addresses are printed, so that no signal is missed.
-            let (stop, reload) = (asked_to_stop()?, asked_to_reload()?);
-            let _reopening = logs.audit.clone().map(reopen_when_told).transpose()?;
+            let (stop, reload) = (stop_signal()?, reload_signals()?);
+            let _reopening = logs.audit.clone().map(reopen_on_sighup).transpose()?;
             let reloader = app.reloader(shown, files, Box::new(move || self.load(&environment)));
             tokio::spawn(reloader.run(reload));
             started.log(&app);
@@ -118,11 +118,11 @@ fn usual_shutdown_delay() -> Duration {
 }
 
 /// Reopens the audit log's file at each SIGHUP, after a rotation.
-fn reopen_when_told(audit: LogWriter) -> io::Result<JoinSet<()>> {
-    let mut told = signal(SignalKind::hangup())?;
+fn reopen_on_sighup(audit: LogWriter) -> io::Result<JoinSet<()>> {
+    let mut hangups = signal(SignalKind::hangup())?;
     let mut reopening = JoinSet::new();
     reopening.spawn(async move {
-        while told.recv().await.is_some() {
+        while hangups.recv().await.is_some() {
             audit.reopen();
         }
     });
@@ -151,7 +151,9 @@ fn passed_sockets() -> Result<Vec<Passed>, Failure> {
         let tcp = sockets.take_tcp_listener(place).map(|socket| socket.map(Passed::Tcp));
         let socket = tcp.or_else(|_| sockets.take_unix_listener(place).map(|socket| socket.map(Passed::Unix)));
         let socket = socket.map_err(|error| {
-            Failure::Settings(format!("server.listen: what the service manager passed is no stream socket: {error}"))
+            Failure::Settings(format!(
+                "server.listen: the service manager passed a file that is not a stream socket: {error}"
+            ))
         })?;
         passed.extend(socket);
     }
@@ -160,11 +162,11 @@ fn passed_sockets() -> Result<Vec<Passed>, Failure> {
 
 /// Raises the limit of open files, which many systems set to about a thousand. Returns the resulting
 /// shares.
-pub fn allow_many_connections() -> Result<OpenFiles, StartError> {
+pub fn raise_open_files() -> Result<OpenFiles, StartError> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files could not be raised");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
     OpenFiles::within(getrlimit(Resource::Nofile).current).map_err(StartError::OpenFiles)
 }

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_loses_the_value_and_keeps_what_is_wanted() {
+    fn message_drops_the_value_and_keeps_what_is_expected() {
         for (message, expected) in [
             ("invalid type: string \"pk_secret, expected x\", expected f64", "must be a number"),
             ("invalid type: integer `5`, expected a boolean", "must be a boolean"),

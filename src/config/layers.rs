@@ -187,7 +187,7 @@ impl Layers {
                 errors.push(misfit(CLIENT_KEY, "must not have the shape of a JWT: those are users' sessions"));
             } else if key.expose().len() < SHORTEST_CLIENT_KEY {
                 let wanted = format!(
-                    "must have at least {SHORTEST_CLIENT_KEY} characters that nobody can guess: `openssl rand -hex 32` makes some"
+                    "must have at least {SHORTEST_CLIENT_KEY} random characters: `openssl rand -hex 32` makes some"
                 );
                 errors.push(misfit(CLIENT_KEY, wanted));
             }
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn later_files_go_over_earlier_ones_and_the_environment_over_all() {
+    fn later_files_override_earlier_ones_and_the_environment_all() {
         let (_folder, mut layers) = layers(
             &["[tokens]\nfloor = 0.1\ncapacity = 7\nhard_floor = \"1s\"", "[tokens]\nfloor = 0.2\ncapacity = 8"],
             &[
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_said_plainly() {
+    fn missing_file_is_an_error() {
         let mut layers = Layers::new(vec![PathBuf::from("/does/not/exist.toml")], BTreeMap::new());
         let error = layers.merge().expect_err("it is refused").to_string();
         assert_eq!(error, "/does/not/exist.toml: no such file");

@@ -376,13 +376,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back_as_itself(milliseconds in 0..Human::LONGEST.as_millis() as u64) {
+        fn displayed_duration_round_trips(milliseconds in 0..Human::LONGEST.as_millis() as u64) {
             let human = Human(Duration::from_millis(milliseconds));
             prop_assert_eq!(Human::parse(&human.to_string()), Ok(human));
         }
 
         #[test]
-        fn no_duration_is_too_strange(text in "[0-9 a-zA-Z]{0,70}") {
+        fn parsing_never_panics(text in "[0-9 a-zA-Z]{0,70}") {
             let _ = Human::parse(&text);
         }
     }

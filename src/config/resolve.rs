@@ -294,7 +294,7 @@ impl Check<'_> {
     fn digests(&self, client: &raw::Client, taken: &ClientKeys, key: &str) -> Result<Vec<Digest>, SettingsError> {
         let parsed = client.key_sha256.0.iter().map(|hex| Digest::parse(hex));
         let digests = parsed.collect::<Result<Vec<_>, _>>().map_err(|error| self.error(key, error.to_string()))?;
-        if digests.iter().any(|digest| digest.is_of_nothing()) {
+        if digests.iter().any(|digest| digest.is_of_empty_text()) {
             let wanted = "is the SHA-256 of the empty text or of a line end: hash a key, as \
                 `courier-token-broker client-key NAME` does";
             return Err(self.error(key, wanted));
@@ -325,12 +325,12 @@ impl Check<'_> {
             UserId::new(example).map_err(|error| error.to_string()).map(drop)
         });
         if client.users.is_empty() {
-            self.fail(self.error(&key("users"), "matches nobody: must have at least one pattern such as \"*\""));
+            self.fail(self.error(&key("users"), "matches no user: must have at least one pattern such as \"*\""));
         }
         let max_lifetime = self.lifetime(&key("max_lifetime"), client.max_lifetime);
         // The same error is reported once.
-        let is_told = client.max_lifetime == raw.tokens.max_lifetime;
-        let max_lifetime = if is_told { max_lifetime.ok() } else { self.keep(max_lifetime) };
+        let is_reported = client.max_lifetime == raw.tokens.max_lifetime;
+        let max_lifetime = if is_reported { max_lifetime.ok() } else { self.keep(max_lifetime) };
         let rate = client.requests_per_second.map(|rate| {
             InboundRate::new(rate).ok_or_else(|| {
                 let (least, most) = (InboundRate::RANGE.start(), InboundRate::RANGE.end());

@@ -40,7 +40,7 @@ impl Check<'_> {
             _ if path.is_dir() => "it is a folder",
             _ => return Ok(()),
         };
-        Err(self.error("log.audit", format!("the file can't be written to: {why}")))
+        Err(self.error("log.audit", format!("cannot write the file: {why}")))
     }
 
     pub(super) fn listen(&self, server: &raw::Server) -> Result<Vec<Address>, SettingsError> {

@@ -58,7 +58,7 @@ impl Check<'_> {
         let by_cookie = matches!(source, Some(SessionSource::Cookie(_)));
         if by_cookie && origins.as_ref().is_some_and(Origins::is_empty) {
             let wanted =
-                "must have at least one origin: a session in a cookie counts only with an Origin that is listed";
+                "must have at least one origin: a session in a cookie is accepted only from an origin in this list";
             self.fail(self.session_error("allowed_origins", wanted));
         }
         if !raw.profiles.contains_key(&sessions.profile) {
@@ -126,7 +126,7 @@ impl Check<'_> {
             return Err(self.session_error(FIELD, wanted));
         }
         if url.scheme() == "http" && !is_loopback(&url) {
-            let wanted = "whoever is on the way could exchange the keys and sign sessions of any user: use https";
+            let wanted = "anyone on the network could replace the keys and sign sessions of any user: use https";
             return Err(self.session_error(FIELD, wanted));
         }
         Ok(url)

@@ -44,18 +44,18 @@ impl Check<'_> {
         let sessions = raw.sessions.iter().map(|sessions| ("sessions.max_lifetime".to_owned(), sessions.max_lifetime));
         for (key, lifetime) in clients.chain(sessions) {
             if lifetime.0 > longest.0 && self.layers().says(&key) {
-                self.warning(&key, format!("is longer than tokens.max_lifetime, so {longest} holds"));
+                self.warning(&key, format!("is longer than tokens.max_lifetime, so {longest} applies"));
             }
         }
         for (name, workspace) in &raw.workspaces {
             let key = |field: &str| format!("workspaces.{name}.{field}");
             let caller = raw.server.timeout;
             if workspace.timeout.0 > caller.0 && self.layers().says(&key("timeout")) {
-                self.warning(&key("timeout"), format!("is longer than server.timeout, so {caller} holds"));
+                self.warning(&key("timeout"), format!("is longer than server.timeout, so {caller} applies"));
             }
             let whole = if workspace.timeout.0 > caller.0 { caller } else { workspace.timeout };
             if workspace.connect_timeout.0 > whole.0 && self.layers().says(&key("connect_timeout")) {
-                let text = format!("is longer than the whole call may take, so {whole} holds");
+                let text = format!("is longer than the whole call may take, so {whole} applies");
                 self.warning(&key("connect_timeout"), text);
             }
         }

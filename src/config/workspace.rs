@@ -60,7 +60,7 @@ impl Check<'_> {
         if text.is_empty() {
             return match raw.proxy_credentials_file {
                 None => Ok(None),
-                Some(_) => Err(self.error(&key("proxy_credentials_file"), "is of no use without proxy")),
+                Some(_) => Err(self.error(&key("proxy_credentials_file"), "has no effect without proxy")),
             };
         }
         let wanted = "must be a URL such as \"http://proxy.internal:3128\" (http or https), without a path";

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_reads_back_as_itself_and_nothing_else_is_one() {
+    fn address_round_trips_and_other_texts_are_refused() {
         for text in ["127.0.0.1:8080", "[::1]:0", "unix:/run/broker.sock", "systemd"] {
             assert_eq!(Address::parse(text).map(|address| address.to_string()).as_deref(), Some(text));
         }

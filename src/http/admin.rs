@@ -60,7 +60,7 @@ impl Admin {
             _ => &[],
         };
         if !methods.is_empty() && !methods.contains(method) {
-            let message = format!("wrong method: this path takes {}", methods[0]);
+            let message = format!("method not allowed: this path accepts {}", methods[0]);
             let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({ "message": message }));
             let (name, value) = allow(methods);
             response.headers_mut().insert(name, value);
@@ -69,7 +69,7 @@ impl Admin {
         // Browsers send `Origin` with every DELETE. A page can reach this listener by DNS rebinding, and
         // must not purge.
         if workspace.is_some() && request.headers().contains_key(ORIGIN) {
-            return json_response(StatusCode::FORBIDDEN, &json!({ "message": "this is not for web pages" }));
+            return json_response(StatusCode::FORBIDDEN, &json!({ "message": "not available to web pages" }));
         }
         if let Some(workspace) = workspace {
             return self.purge(workspace).await;
@@ -94,13 +94,13 @@ impl Admin {
     /// Removes every token of a workspace.
     async fn purge(&self, workspace: &str) -> Response<Reply> {
         let name = workspace.to_owned();
-        match self.aside(move |broker| broker.purge(&name)).await.flatten() {
+        match self.run_blocking(move |broker| broker.purge(&name)).await.flatten() {
             Some(tokens) => {
                 audit::purged(workspace, tokens);
                 json_response(StatusCode::OK, &json!({ "workspace": workspace, "tokens": tokens }))
             }
             None => {
-                let message = "there is no such workspace";
+                let message = "no such workspace";
                 json_response(StatusCode::NOT_FOUND, &json!({ "message": message }))
             }
         }
@@ -111,7 +111,7 @@ impl Admin {
         let user = query.split('&').find_map(|pair| pair.strip_prefix("user="));
         let user = user.and_then(|user| percent_encoding::percent_decode_str(user).decode_utf8().ok());
         let Some(user) = user.filter(|user| !user.is_empty()) else {
-            let message = "say whose tokens: /explain?user=ID";
+            let message = "user is missing: use /explain?user=ID";
             return json_response(StatusCode::BAD_REQUEST, &json!({ "message": message }));
         };
         let now = self.clock.now();
@@ -148,13 +148,13 @@ impl Admin {
             })
         };
         let name = user.clone().into_owned();
-        let explained = self.aside(move |broker| broker.explain(&name)).await.unwrap_or_default();
+        let explained = self.run_blocking(move |broker| broker.explain(&name)).await.unwrap_or_default();
         let tokens: Vec<_> = explained.iter().map(one).collect();
         json_response(StatusCode::OK, &json!({ "user": user, "tokens": tokens }))
     }
 
     /// Runs a scan of the whole cache on the blocking pool, so that it delays no request.
-    async fn aside<T: Send + 'static>(&self, look: impl FnOnce(&Broker) -> T + Send + 'static) -> Option<T> {
+    async fn run_blocking<T: Send + 'static>(&self, look: impl FnOnce(&Broker) -> T + Send + 'static) -> Option<T> {
         let broker = self.broker.clone();
         tokio::task::spawn_blocking(move || look(&broker)).await.ok()
     }
@@ -168,8 +168,8 @@ impl Admin {
                 response
             }
             Err(error) => {
-                tracing::error!(%error, "the metrics can't be written");
-                let message = "the metrics can't be written";
+                tracing::error!(%error, "cannot encode the metrics");
+                let message = "cannot encode the metrics";
                 json_response(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "message": message }))
             }
         }

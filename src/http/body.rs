@@ -78,7 +78,7 @@ pub async fn discard<B: Incoming>(request: &mut Request<B>, timeout: Duration) -
     let mut rest = Limited::new(request.body_mut(), MOST_DISCARDED);
     let discarded = async {
         loop {
-            match tokio::time::timeout(LULL, rest.frame()).await {
+            match tokio::time::timeout(IDLE_LIMIT, rest.frame()).await {
                 Ok(Some(Ok(_))) => {}
                 Ok(Some(Err(error))) => return !error.is::<LengthLimitError>(),
                 Ok(None) | Err(_) => return false,
@@ -91,7 +91,7 @@ pub async fn discard<B: Incoming>(request: &mut Request<B>, timeout: Duration) -
 
 const MOST_DISCARDED: usize = 8 << 20;
 /// A client that sends nothing for this long is probably waiting for the response.
-const LULL: Duration = Duration::from_millis(300);
+const IDLE_LIMIT: Duration = Duration::from_millis(300);
 
 fn is_json<B>(request: &Request<B>) -> bool {
     let media_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -157,9 +157,9 @@ fn explain(error: &serde_json::Error, place: impl FnOnce() -> String) -> String 
     // "invalid type: integer `5`, expected a string". The part after "expected" is the broker's own
     // text too, without a comma.
     match text.rsplit_once(", expected ") {
-        Some((_, "a sequence")) => format!("{}wanted a list", place()),
-        Some((_, wanted)) => format!("{}wanted {wanted}", place()),
-        None => format!("the body has a value that is not wanted (line {line}, column {column})"),
+        Some((_, "a sequence")) => format!("{}expected a list", place()),
+        Some((_, expected)) => format!("{}expected {expected}", place()),
+        None => format!("the body has an invalid value (line {line}, column {column})"),
     }
 }
 
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, serde::Deserialize)]
-    struct Asked<'a> {
+    struct RequestBody<'a> {
         #[serde(borrow)]
         scope: Text<'a>,
         #[serde(default, deserialize_with = "present")]
@@ -255,23 +255,23 @@ mod tests {
     }
 
     fn message(body: &str) -> String {
-        match parse::<Asked<'_>>(body.as_bytes()) {
+        match parse::<RequestBody<'_>>(body.as_bytes()) {
             Err(Problem::Invalid(message)) => message,
             other => panic!("{body} gave {other:?}"),
         }
     }
 
     #[test]
-    fn errors_say_what_is_wanted_and_repeat_nothing() {
+    fn errors_name_what_is_expected_and_quote_nothing() {
         let secret = "pk_prod_secret, expected a key";
         for (body, wanted) in [
-            (format!(r#"{{"scope": ["{secret}"]}}"#), "scope: wanted a string"),
-            (format!(r#"{{"scope": {{"{secret}": 1}}}}"#), "scope: wanted a string"),
-            (r#"{"scope": 31337}"#.to_owned(), "scope: wanted a string"),
-            (format!(r#"{{"{secret}": [1], "scope": 31337}}"#), "scope: wanted a string"),
-            (format!(r#"{{"scope": "x", "expires_in": ["{secret}"]}}"#), "expires_in: wanted a duration"),
-            (r#"{"scope": "x", "expires_in": null}"#.to_owned(), "expires_in: wanted a duration"),
-            (r#"{"scope": "x", "expires_in": true}"#.to_owned(), "wanted a duration"),
+            (format!(r#"{{"scope": ["{secret}"]}}"#), "scope: expected a string"),
+            (format!(r#"{{"scope": {{"{secret}": 1}}}}"#), "scope: expected a string"),
+            (r#"{"scope": 31337}"#.to_owned(), "scope: expected a string"),
+            (format!(r#"{{"{secret}": [1], "scope": 31337}}"#), "scope: expected a string"),
+            (format!(r#"{{"scope": "x", "expires_in": ["{secret}"]}}"#), "expires_in: expected a duration"),
+            (r#"{"scope": "x", "expires_in": null}"#.to_owned(), "expires_in: expected a duration"),
+            (r#"{"scope": "x", "expires_in": true}"#.to_owned(), "expected a duration"),
             (format!(r#"{{"scope": "{secret}""#), "not valid JSON"),
             (r#"{"scope": "\ud800"}"#.to_owned(), "not valid JSON"),
             (r#"{"scope": "x"} trailing"#.to_owned(), "not valid JSON"),
@@ -298,14 +298,17 @@ mod tests {
             b"{\"scope\": \"a\", \"\xff\": 1}",
             b"{\"scope\": \"a\"}\xff",
         ] {
-            assert!(matches!(parse::<Asked<'_>>(body), Err(Problem::Invalid(why)) if why.contains("JSON")), "{body:?}");
+            assert!(
+                matches!(parse::<RequestBody<'_>>(body), Err(Problem::Invalid(why)) if why.contains("JSON")),
+                "{body:?}"
+            );
         }
     }
 
     #[test]
     fn unknown_fields_are_ignored_and_escapes_are_read() {
         let body = br#"{"scope": "a\u0062", "expires_in": 60, "more": {"deep": [1]}}"#;
-        let asked: Asked<'_> = parse(body).expect("good");
+        let asked: RequestBody<'_> = parse(body).expect("good");
         assert_eq!(&*asked.scope, "ab");
         let lifetime = asked.expires_in.expect("there").of("expires_in").expect("a minute");
         assert_eq!(lifetime.as_secs(), 60);

@@ -30,13 +30,13 @@ use crate::metrics::{Dropped, Metrics};
 use crate::token::Moment;
 
 /// How long a connection without an open request may take to close at shutdown.
-const GRACE: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The interval of HTTP/2 keep-alive pings.
-const PING: Duration = Duration::from_secs(20);
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the peer has to answer a ping.
-const PONG: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an HTTP/2 connection's activity is checked in one idle timeout.
-const LOOKS: u32 = 4;
+const IDLE_CHECKS: u32 = 4;
 /// The HTTP/2 flow-control window in bytes: the least that HTTP/2 allows, since bodies are small.
 const WINDOW: u32 = 65_535;
 /// The send buffer of an HTTP/2 stream whose peer does not read, in bytes.
@@ -53,27 +53,27 @@ pub struct Overload;
 
 /// Response extension: the caller cancelled the request before it was answered.
 #[derive(Clone, Copy, Debug)]
-pub struct GivenUp;
+pub struct Cancelled;
 
 /// The state that all connections of a listener share.
-pub struct Gate {
+pub struct ListenerState {
     pub limits: Limits,
     pub tls: Option<Arc<Tls>>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     /// Requests in flight.
-    inside: AtomicUsize,
+    in_flight: AtomicUsize,
 }
 
-impl Gate {
+impl ListenerState {
     pub const fn new(limits: Limits, tls: Option<Arc<Tls>>, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        Self { limits, tls, clock, metrics, inside: AtomicUsize::new(0) }
+        Self { limits, tls, clock, metrics, in_flight: AtomicUsize::new(0) }
     }
 }
 
 /// The state of one connection.
-struct Visit {
-    gate: Arc<Gate>,
+struct ConnectionState {
+    listener: Arc<ListenerState>,
     /// The names in the peer's certificate, if it sent one.
     names: Option<PeerNames>,
     /// The peer's address; `None` on a Unix socket.
@@ -84,60 +84,64 @@ struct Visit {
     too_many_resets: Notify,
 }
 
-impl Visit {
-    fn new(gate: Arc<Gate>, address: Option<IpAddr>, names: Option<PeerNames>) -> Arc<Self> {
+impl ConnectionState {
+    fn new(listener: Arc<ListenerState>, address: Option<IpAddr>, names: Option<PeerNames>) -> Arc<Self> {
         let requests = Arc::default();
         let resets = Mutex::new((Moment::from_nanos(0), 0));
-        Arc::new(Self { gate, names, address, requests, resets, too_many_resets: Notify::new() })
+        Arc::new(Self { listener, names, address, requests, resets, too_many_resets: Notify::new() })
     }
 
-    fn begin(self: &Arc<Self>, request: &mut Request<Incoming>) -> Begun {
+    fn begin(self: &Arc<Self>, request: &mut Request<Incoming>) -> OpenRequest {
         self.requests.begin();
-        if self.gate.inside.fetch_add(1, Ordering::Relaxed) >= self.gate.limits.requests_in_flight {
+        if self.listener.in_flight.fetch_add(1, Ordering::Relaxed) >= self.listener.limits.requests_in_flight {
             request.extensions_mut().insert(Overload);
         }
-        if let (Some(names), Some(tls)) = (&self.names, &self.gate.tls)
-            && tls.believes(names)
+        if let (Some(names), Some(tls)) = (&self.names, &self.listener.tls)
+            && tls.trusts(names)
         {
             request.extensions_mut().insert(names.clone());
         }
-        Begun { visit: Arc::clone(self), answered: false }
+        OpenRequest { state: Arc::clone(self), answered: false }
     }
 
     /// Counts a request that was cancelled before it was answered. Cancelling costs the broker much and
     /// the peer nothing, so the rate is limited.
-    fn reset(&self) {
-        let now = self.gate.clock.now();
+    fn count_cancelled(&self) {
+        let now = self.listener.clock.now();
         let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
         if now.since(resets.0) >= Duration::from_secs(1) {
             *resets = (now, 0);
         }
         resets.1 += 1;
-        if resets.1 > self.gate.limits.resets_per_second {
+        if resets.1 > self.listener.limits.resets_per_second {
             self.too_many_resets.notify_one();
         }
     }
 }
 
 /// A request in flight.
-struct Begun {
-    visit: Arc<Visit>,
+struct OpenRequest {
+    state: Arc<ConnectionState>,
     answered: bool,
 }
 
-impl Drop for Begun {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.visit.gate.inside.fetch_sub(1, Ordering::Relaxed);
-        self.visit.requests.end();
+        self.state.listener.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.state.requests.end();
         if !self.answered {
-            self.visit.reset();
+            self.state.count_cancelled();
         }
     }
 }
 
 /// Serves a connection until it ends, or until `stop` resolves; then it finishes the open requests.
-pub async fn converse<F, A>(accepted: Accepted, gate: Arc<Gate>, answer: F, told: oneshot::Receiver<()>)
-where
+pub async fn serve_connection<F, A>(
+    accepted: Accepted,
+    listener: Arc<ListenerState>,
+    answer: F,
+    stop: oneshot::Receiver<()>,
+) where
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
@@ -145,57 +149,60 @@ where
         Accepted::Tcp(stream, address) => {
             // Responses are small: waiting to fill a packet would only delay them.
             let _ = stream.set_nodelay(true);
-            match gate.tls.clone() {
-                None => serve_http1(stream, Visit::new(gate, Some(address), None), answer, told).await,
+            match listener.tls.clone() {
+                None => serve_http1(stream, ConnectionState::new(listener, Some(address), None), answer, stop).await,
                 // Boxed, so that a connection without TLS needs less memory.
-                Some(tls) => Box::pin(converse_over_tls(stream, address, &tls, gate, answer, told)).await,
+                Some(tls) => Box::pin(serve_tls(stream, address, &tls, listener, answer, stop)).await,
             }
         }
-        Accepted::Unix(stream) => Box::pin(serve_http1(stream, Visit::new(gate, None, None), answer, told)).await,
+        Accepted::Unix(stream) => {
+            Box::pin(serve_http1(stream, ConnectionState::new(listener, None, None), answer, stop)).await
+        }
     }
 }
 
-async fn converse_over_tls<F, A>(
+async fn serve_tls<F, A>(
     stream: TcpStream,
     address: IpAddr,
     tls: &Tls,
-    gate: Arc<Gate>,
+    listener: Arc<ListenerState>,
     answer: F,
-    mut told: oneshot::Receiver<()>,
+    mut stop: oneshot::Receiver<()>,
 ) where
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
     let certificates = tls.current();
-    let shaking = TlsAcceptor::from(certificates.config()).accept(stream);
-    let shaken = tokio::select! {
-        shaken = timeout(gate.limits.handshake_timeout, shaking) => shaken,
-        _ = &mut told => return,
+    let handshake = TlsAcceptor::from(certificates.config()).accept(stream);
+    let outcome = tokio::select! {
+        outcome = timeout(listener.limits.handshake_timeout, handshake) => outcome,
+        _ = &mut stop => return,
     };
-    let stream = match shaken {
+    let stream = match outcome {
         Ok(Ok(stream)) => stream,
         failed => {
-            let error = failed.map_or("it took too long".to_owned(), |failed| match failed {
+            let error = failed.map_or("timed out".to_owned(), |failed| match failed {
                 Ok(_) => String::new(),
                 Err(error) => error.to_string(),
             });
-            tracing::debug!(error, "a TLS handshake failed");
-            gate.metrics.connection_dropped(Dropped::Handshake);
+            tracing::debug!(error, "TLS handshake failed");
+            listener.metrics.connection_dropped(Dropped::Handshake);
             return;
         }
     };
     let (_, session) = stream.get_ref();
     let is_http2 = session.alpn_protocol() == Some(HTTP2);
-    let visit = Visit::new(gate, Some(address), PeerNames::of(session.peer_certificates(), &certificates));
+    let state =
+        ConnectionState::new(listener, Some(address), PeerNames::of(session.peer_certificates(), &certificates));
     if is_http2 {
-        serve_http2(stream, visit, answer, told).await;
+        serve_http2(stream, state, answer, stop).await;
     } else {
-        serve_http1(stream, visit, answer, told).await;
+        serve_http1(stream, state, answer, stop).await;
     }
 }
 
 fn service<F, A>(
-    visit: Arc<Visit>,
+    state: Arc<ConnectionState>,
     answer: F,
 ) -> impl HttpService<Incoming, ResBody = Reply, Error = Infallible, Future: Send + 'static>
 where
@@ -203,26 +210,26 @@ where
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
     service_fn(move |mut request| {
-        let mut begun = visit.begin(&mut request);
+        let mut open = state.begin(&mut request);
         // Boxed: the future is large, and would be moved often.
-        let answered = Box::pin(answer(request, visit.address));
+        let answered = Box::pin(answer(request, state.address));
         async move {
             let response = answered.await;
-            begun.answered = response.extensions().get::<GivenUp>().is_none();
-            drop(begun);
+            open.answered = response.extensions().get::<Cancelled>().is_none();
+            drop(open);
             Ok::<_, Infallible>(response)
         }
     })
 }
 
-async fn serve_http1<S, F, A>(stream: S, visit: Arc<Visit>, answer: F, mut told: oneshot::Receiver<()>)
+async fn serve_http1<S, F, A>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: oneshot::Receiver<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
-    let limits = visit.gate.limits;
-    let head_timer = HeadTimer::new(Arc::clone(&visit.requests), limits.header_timeout);
+    let limits = state.listener.limits;
+    let head_timer = HeadTimer::new(Arc::clone(&state.requests), limits.header_timeout);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // hyper's timer includes the idle time; `HeadTimer` limits the head itself.
@@ -231,28 +238,28 @@ where
         .max_buf_size(limits.header_bytes.saturating_add(8192))
         .serve_connection(
             TokioIo::new(Guarded::new(stream, limits.idle_timeout, head_timer)),
-            service(Arc::clone(&visit), answer),
+            service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         biased;
         ended = &mut connection => Some(ended),
         // Resolves when the sender is used or dropped.
-        _ = &mut told => {
+        _ = &mut stop => {
             connection.as_mut().graceful_shutdown();
-            finish(connection, &visit).await
+            finish_requests(connection, &state).await
         }
     };
-    tell(ended);
+    log_end(ended);
 }
 
-async fn serve_http2<S, F, A>(stream: S, visit: Arc<Visit>, answer: F, mut told: oneshot::Receiver<()>)
+async fn serve_http2<S, F, A>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: oneshot::Receiver<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
-    let limits = visit.gate.limits;
+    let limits = state.listener.limits;
     // More than the limit that is refused with a message, as for HTTP/1.
     let header_bytes = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX).saturating_add(8192);
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -264,54 +271,54 @@ where
         .initial_connection_window_size(WINDOW)
         .initial_stream_window_size(WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PONG)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(
-            TokioIo::new(Guarded::wordless(stream, limits.idle_timeout)),
-            service(Arc::clone(&visit), answer),
+            TokioIo::new(Guarded::for_http2(stream, limits.idle_timeout)),
+            service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
-    let (mut seen, mut idle) = (visit.requests.begun(), 0);
+    let (mut seen, mut idle) = (state.requests.begun(), 0);
     // hyper has no idle timeout for HTTP/2 connections.
-    while idle < LOOKS {
-        let patience = if seen == 0 { limits.header_timeout } else { limits.idle_timeout };
+    while idle < IDLE_CHECKS {
+        let longest_idle = if seen == 0 { limits.header_timeout } else { limits.idle_timeout };
         tokio::select! {
             biased;
-            ended = &mut connection => return tell(Some(ended)),
-            _ = &mut told => break,
-            () = visit.too_many_resets.notified() => {
-                tracing::debug!("a connection reset too many of its streams");
-                visit.gate.metrics.connection_dropped(Dropped::Resets);
+            ended = &mut connection => return log_end(Some(ended)),
+            _ = &mut stop => break,
+            () = state.too_many_resets.notified() => {
+                tracing::debug!("connection closed: too many streams reset");
+                state.listener.metrics.connection_dropped(Dropped::Resets);
                 connection.as_mut().graceful_shutdown();
                 // Long enough to send GOAWAY; open streams are dropped.
-                let _ = timeout(GRACE / 10, &mut connection).await;
+                let _ = timeout(CLOSE_TIMEOUT / 10, &mut connection).await;
                 return;
             }
-            () = tokio::time::sleep(patience / LOOKS) => {
-                let begun = visit.requests.begun();
-                idle = if visit.requests.is_any_open() || begun != seen { 0 } else { idle + 1 };
+            () = tokio::time::sleep(longest_idle / IDLE_CHECKS) => {
+                let begun = state.requests.begun();
+                idle = if state.requests.is_any_open() || begun != seen { 0 } else { idle + 1 };
                 seen = begun;
             }
         }
     }
     connection.as_mut().graceful_shutdown();
-    tell(finish(connection, &visit).await);
+    log_end(finish_requests(connection, &state).await);
 }
 
 /// Waits until the open requests are finished, but not for a partial head, nor for a peer that does
 /// not read.
-async fn finish<C: Future>(mut connection: Pin<&mut C>, visit: &Visit) -> Option<C::Output> {
+async fn finish_requests<C: Future>(mut connection: Pin<&mut C>, state: &ConnectionState) -> Option<C::Output> {
     loop {
-        match timeout(GRACE, &mut connection).await {
+        match timeout(CLOSE_TIMEOUT, &mut connection).await {
             Ok(ended) => return Some(ended),
-            Err(_) if !visit.requests.is_any_open() => return None,
+            Err(_) if !state.requests.is_any_open() => return None,
             Err(_) => {}
         }
     }
 }
 
-fn tell(ended: Option<hyper::Result<()>>) {
+fn log_end(ended: Option<hyper::Result<()>>) {
     if let Some(Err(error)) = ended {
-        tracing::debug!(%error, "a connection broke");
+        tracing::debug!(%error, "connection failed");
     }
 }

@@ -56,11 +56,11 @@ pub enum AllowedHeaderError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
     /// No `Origin` header: not a browser, or a page of the broker's own origin.
-    Unsaid,
+    NoOrigin,
     /// An allowed origin.
-    Listed,
+    Allowed,
     /// Any other origin, or more than one `Origin` header.
-    Unlisted,
+    Disallowed,
 }
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");
@@ -95,17 +95,17 @@ impl Origins {
     pub(super) fn from(&self, headers: &HeaderMap) -> Page {
         let mut values = headers.get_all(ORIGIN).iter();
         match (values.next(), values.next()) {
-            (None, _) => Page::Unsaid,
-            (Some(origin), None) if self.0.contains(origin) => Page::Listed,
-            _ => Page::Unlisted,
+            (None, _) => Page::NoOrigin,
+            (Some(origin), None) if self.0.contains(origin) => Page::Allowed,
+            _ => Page::Disallowed,
         }
     }
 
     /// Lets a listed page read the response. `Vary` is set in any case, so that a cache does not serve
     /// one page's response to another.
-    pub(super) fn mark(&self, request: &HeaderMap, answer: &mut HeaderMap) {
+    pub(super) fn set_headers(&self, request: &HeaderMap, answer: &mut HeaderMap) {
         answer.insert(VARY, VARIES);
-        if let (Page::Listed, Some(origin)) = (self.from(request), request.get(ORIGIN)) {
+        if let (Page::Allowed, Some(origin)) = (self.from(request), request.get(ORIGIN)) {
             answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
             answer.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
@@ -117,7 +117,7 @@ impl Origins {
         let mut response = Response::new(Reply::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
-        self.mark(request, headers);
+        self.set_headers(request, headers);
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed.0.clone());
         headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_written_as_browsers_write_it_or_refused() {
+    fn origin_not_written_as_browsers_do_is_refused() {
         for good in [
             "https://app.example.com",
             "http://localhost:3000",
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn allowed_headers_refuse_what_is_no_header_of_a_page() {
+    fn allowed_headers_refuse_names_that_pages_cannot_send() {
         let long = "x".repeat(AllowedHeaders::LONGEST + 1);
         for bad in
             ["", "*", "x-*", "x y", " x", "x,y", "x:", "x\r\ny: z", "x\ty", "x\0", "\u{e9}", "x\u{7f}", "(x)", &long]
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_whole_origin_counts() {
+    fn origin_matches_only_as_a_whole() {
         let origins = list(&["https://app.example.com"]).expect("an origin");
         let from = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
@@ -351,8 +351,8 @@ mod tests {
             }
             origins.from(&headers)
         };
-        assert_eq!(from(&[]), Page::Unsaid);
-        assert_eq!(from(&["https://app.example.com"]), Page::Listed);
+        assert_eq!(from(&[]), Page::NoOrigin);
+        assert_eq!(from(&["https://app.example.com"]), Page::Allowed);
         for other in [
             "null",
             "",
@@ -362,8 +362,8 @@ mod tests {
             "https://app.example.com:8443",
             "https://APP.example.com",
         ] {
-            assert_eq!(from(&[other]), Page::Unlisted, "{other}");
+            assert_eq!(from(&[other]), Page::Disallowed, "{other}");
         }
-        assert_eq!(from(&["https://app.example.com", "https://app.example.com"]), Page::Unlisted);
+        assert_eq!(from(&["https://app.example.com", "https://app.example.com"]), Page::Disallowed);
     }
 }

@@ -9,7 +9,7 @@ use super::{Answered, Api, min_ttl_header, token_response};
 use crate::token::ScopeClaim;
 
 #[derive(serde::Deserialize)]
-struct Asked<'a> {
+struct RequestBody<'a> {
     #[serde(borrow)]
     scope: Text<'a>,
     expires_in: Span,
@@ -23,7 +23,7 @@ impl Api {
         let client = self.client(request)?;
         let min_ttl = min_ttl_header(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
-        let asked: Asked<'_> = body::parse(&body)?;
+        let asked: RequestBody<'_> = body::parse(&body)?;
         let claim = ScopeClaim::parse(&asked.scope)?;
         let lifetime = asked.expires_in.of("expires_in")?;
         let answer = self.serve(client, client.who(), &claim, Some(lifetime), min_ttl).await?;

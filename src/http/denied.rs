@@ -44,7 +44,7 @@ fn explain(denial: &Denial, access: &Access) -> String {
             format!("this client may not act for the {noun}; it may act for {allowed}; {setting}")
         }
         Denial::Lifetime(asked) => {
-            let (asked, longest) = (spelled(*asked), spelled(access.max_lifetime));
+            let (asked, longest) = (lifetime_text(*asked), lifetime_text(access.max_lifetime));
             let setting = setting(access.set_by, "max_lifetime");
             format!("this client may not ask for a lifetime of {asked}; it may ask for at most {longest}; {setting}")
         }
@@ -79,7 +79,7 @@ fn list<'a>(mut texts: impl ExactSizeIterator<Item = &'a str>) -> String {
 }
 
 /// A lifetime in seconds, and in the largest unit of which it is a whole number.
-pub(super) fn spelled(lifetime: Lifetime) -> String {
+pub(super) fn lifetime_text(lifetime: Lifetime) -> String {
     let seconds = lifetime.as_secs();
     let all = if seconds == 1 { "1 second".to_owned() } else { format!("{seconds} seconds") };
     let units = [(86_400, "day"), (3600, "hour"), (60, "minute")];
@@ -158,7 +158,7 @@ mod tests {
             ("25h", "90000 seconds (25 hours)"),
             ("30d", "2592000 seconds (30 days)"),
         ] {
-            assert_eq!(spelled(Lifetime::parse(text).expect("a lifetime")), wanted);
+            assert_eq!(lifetime_text(Lifetime::parse(text).expect("a lifetime")), wanted);
         }
     }
 }

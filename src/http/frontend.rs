@@ -14,7 +14,7 @@ use crate::token::{INBOX, Profile, ScopeClaim, UserId};
 
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Asked<'a> {
+struct RequestBody<'a> {
     #[serde(borrow)]
     user_id: Id<'a>,
 }
@@ -24,9 +24,9 @@ impl Api {
     where
         B: Incoming,
     {
-        if let Some(guests) = &self.guests
+        if let Some(session_auth) = &self.session_auth
             // Boxed, so that an app's cache hit does not carry the state of a session check.
-            && let Some(answer) = Box::pin(self.guest(guests, request)).await?
+            && let Some(answer) = Box::pin(self.serve_session(session_auth, request)).await?
         {
             return Ok(self.frontend_response(&answer));
         }
@@ -40,7 +40,7 @@ impl Api {
             user_in_query(request.uri().query().unwrap_or_default())?
         } else {
             body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
-            let asked: Asked<'_> = body::parse(&body)?;
+            let asked: RequestBody<'_> = body::parse(&body)?;
             asked.user_id.to_string()
         };
         let scopes = self.settings.profiles.get(INBOX).into_iter().flat_map(Profile::scopes).collect();
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_read_from_the_query_exactly_or_not_at_all() {
+    fn user_id_is_read_from_the_query_exactly_or_refused() {
         for (query, wanted) in [
             ("userId=u", Some("u")),
             ("a=b&userId=jane%2Bx%40example.com", Some("jane+x@example.com")),
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_with_the_shape_of_a_jwt_is_a_session() {
+    fn bearer_with_the_shape_of_a_jwt_is_a_session() {
         let with = |value: &str| {
             carries_session(&Request::builder().header(AUTHORIZATION, value).body(()).expect("a request"))
         };

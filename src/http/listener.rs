@@ -14,7 +14,7 @@ use hyper::{Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::body::Reply;
-use super::connection::{Gate, converse};
+use super::connection::{ListenerState, serve_connection};
 use super::socket::{Accepted, Socket};
 use super::tls::Tls;
 use crate::clock::Clock;
@@ -49,7 +49,7 @@ pub struct Limits {
 /// Accepts connections from a socket: HTTP/1.1, and with TLS HTTP/2 too.
 pub struct Listener {
     socket: Socket,
-    gate: Arc<Gate>,
+    state: Arc<ListenerState>,
     /// Connection permits that several listeners share.
     shared: Arc<Semaphore>,
 }
@@ -69,7 +69,7 @@ impl Listener {
         metrics: Arc<Metrics>,
     ) -> Self {
         let tls = tls.filter(|_| socket.is_tcp());
-        Self { socket, gate: Arc::new(Gate::new(limits, tls, clock, metrics)), shared }
+        Self { socket, state: Arc::new(ListenerState::new(limits, tls, clock, metrics)), shared }
     }
 
     /// The IP address and port, if it has them; a port of 0 is replaced by the chosen one.
@@ -79,7 +79,7 @@ impl Listener {
 
     /// Whether connections must use TLS.
     pub fn is_tls(&self) -> bool {
-        self.gate.tls.is_some()
+        self.state.tls.is_some()
     }
 
     /// Serves requests until `stop` resolves. `answer` gets the peer's IP address, if there is one.
@@ -91,14 +91,14 @@ impl Listener {
         F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Clone + Send + 'static,
         A: Future<Output = Response<Reply>> + Send + 'static,
     {
-        let Self { socket, gate, shared } = self;
-        let room = Arc::new(Semaphore::new(gate.limits.connections));
-        let open = EndOnDrop(Arc::new(Connections::default()));
+        let Self { socket, state, shared } = self;
+        let own_permits = Arc::new(Semaphore::new(state.limits.connections));
+        let open = StopOnDrop(Arc::new(Connections::default()));
         let mut stop = pin!(stop);
         let mut failing = false;
         loop {
             let accepted = async {
-                let own = Arc::clone(&room).acquire_owned().await;
+                let own = Arc::clone(&own_permits).acquire_owned().await;
                 let shared = Arc::clone(&shared).acquire_owned().await;
                 (own.and_then(|own| Ok([own, shared?])), socket.accept().await)
             };
@@ -111,21 +111,21 @@ impl Listener {
             match accepted {
                 Ok(accepted) => {
                     failing = false;
-                    open.0.spawn(accepted, answer.clone(), &gate, permits);
+                    open.0.spawn(accepted, answer.clone(), &state, permits);
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(%error, "connections can't be accepted at the moment");
+                        tracing::warn!(%error, "cannot accept connections; retrying");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
         drop(socket);
-        open.0.end();
-        let all = u32::try_from(gate.limits.connections).unwrap_or(u32::MAX);
+        open.0.stop_all();
+        let all = u32::try_from(state.limits.connections).unwrap_or(u32::MAX);
         // When every permit is back, every connection has ended.
-        let _ = room.acquire_many(all).await;
+        let _ = own_permits.acquire_many(all).await;
     }
 }
 
@@ -147,16 +147,16 @@ struct Connections(Mutex<Open>);
 #[derive(Default)]
 struct Open {
     opened: u64,
-    ends: HashMap<u64, oneshot::Sender<()>>,
+    stops: HashMap<u64, oneshot::Sender<()>>,
     /// Connections of each client subnet, where that is limited.
     peers: HashMap<IpAddr, u32>,
 }
 
-struct EndOnDrop(Arc<Connections>);
+struct StopOnDrop(Arc<Connections>);
 
-impl Drop for EndOnDrop {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.end();
+        self.0.stop_all();
     }
 }
 
@@ -165,43 +165,43 @@ impl Connections {
         self: &Arc<Self>,
         accepted: Accepted,
         answer: F,
-        gate: &Arc<Gate>,
+        state: &Arc<ListenerState>,
         permits: [OwnedSemaphorePermit; 2],
     ) where
         F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
         A: Future<Output = Response<Reply>> + Send + 'static,
     {
-        let most = gate.limits.connections_per_ip;
+        let most = state.limits.connections_per_ip;
         let peer = match &accepted {
-            Accepted::Tcp(_, address) if most > 0 => Some(household(*address)),
+            Accepted::Tcp(_, address) if most > 0 => Some(client_subnet(*address)),
             _ => None,
         };
-        let (end, told) = oneshot::channel();
+        let (stop_sender, stop) = oneshot::channel();
         let mut open = self.open();
         if let Some(peer) = peer {
             let count = open.peers.entry(peer).or_default();
             if *count >= most {
                 drop(open);
-                gate.metrics.connection_dropped(Dropped::PerIp);
+                state.metrics.connection_dropped(Dropped::PerIp);
                 return;
             }
             *count += 1;
         }
         let id = open.opened;
         open.opened += 1;
-        open.ends.insert(id, end);
+        open.stops.insert(id, stop_sender);
         drop(open);
-        let closing = Closing { connections: Arc::clone(self), id, peer, _permits: permits };
-        let gate = Arc::clone(gate);
+        let guard = RemoveOnDrop { connections: Arc::clone(self), id, peer, _permits: permits };
+        let state = Arc::clone(state);
         tokio::spawn(async move {
-            let _closing = closing;
-            converse(accepted, gate, answer, told).await;
+            let _guard = guard;
+            serve_connection(accepted, state, answer, stop).await;
         });
     }
 
     /// Lets every connection finish its open requests.
-    fn end(&self) {
-        self.open().ends.clear();
+    fn stop_all(&self) {
+        self.open().stops.clear();
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -210,17 +210,17 @@ impl Connections {
 }
 
 /// Removes a connection from the list, however its task ends.
-struct Closing {
+struct RemoveOnDrop {
     connections: Arc<Connections>,
     id: u64,
     peer: Option<IpAddr>,
     _permits: [OwnedSemaphorePermit; 2],
 }
 
-impl Drop for Closing {
+impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         let mut open = self.connections.open();
-        open.ends.remove(&self.id);
+        open.stops.remove(&self.id);
         if let Some(peer) = self.peer
             && let Entry::Occupied(mut count) = open.peers.entry(peer)
         {
@@ -233,7 +233,7 @@ impl Drop for Closing {
 }
 
 /// The unit of the limit per IP: an IPv4 address, or an IPv6 /64, whose addresses cost nothing.
-fn household(address: IpAddr) -> IpAddr {
+fn client_subnet(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
         v4 => v4,
@@ -245,8 +245,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_one_household_count_together() {
-        let of = |text: &str| household(text.parse().expect("an address")).to_string();
+    fn addresses_of_one_subnet_count_together() {
+        let of = |text: &str| client_subnet(text.parse().expect("an address")).to_string();
         assert_eq!(of("192.0.2.7"), "192.0.2.7");
         assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
         assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");

@@ -54,12 +54,12 @@ use crate::clock::Clock;
 use crate::metrics::{Metrics, Outcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
 use crate::upstream::PRODUCT;
-use connection::{GivenUp, Overload};
+use connection::{Cancelled, Overload};
 use denied::Denied;
 use problem::{Problem, Style};
 use refusals::{Refusals, Wanted};
 use retry::Caller;
-use session::Guests;
+use session::SessionAuth;
 use tls::PeerNames;
 
 /// The settings of the app listener.
@@ -95,7 +95,7 @@ pub struct Api {
     settings: Settings,
     broker: Broker,
     clients: ClientKeys,
-    guests: Option<Guests>,
+    session_auth: Option<SessionAuth>,
     refusals: Refusals,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -109,7 +109,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 impl Api {
     /// The routes for apps, answered by this broker.
     pub fn new(settings: Settings, broker: Broker, clients: ClientKeys, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        Self { settings, broker, clients, guests: None, refusals: Refusals::new(clock), clock, metrics }
+        Self { settings, broker, clients, session_auth: None, refusals: Refusals::new(clock), clock, metrics }
     }
 
     /// The settings of the routes.
@@ -124,13 +124,13 @@ impl Api {
 
     /// The session check, if users may call.
     pub fn sessions(&self) -> Option<&Sessions> {
-        self.guests.as_ref().map(|guests| &guests.sessions)
+        self.session_auth.as_ref().map(|session_auth| &session_auth.sessions)
     }
 
     /// Lets users call the front-end route with their own sessions.
     #[must_use]
     pub fn with_sessions(self, sessions: Sessions, route: SessionRoute) -> Self {
-        Self { guests: Some(Guests { sessions, route }), ..self }
+        Self { session_auth: Some(SessionAuth { sessions, route }), ..self }
     }
 
     /// Answers one request. `peer` is the caller's address, for the audit log.
@@ -150,7 +150,7 @@ impl Api {
                 // Checked before the client key: the key that it sends is Courier's.
                 Route::IssueToken | Route::Other if is_from_a_broker(&request) => Err(Problem::Loop),
                 Route::Other => Err(Problem::NotFound),
-                Route::Frontend if *request.method() == Method::OPTIONS && self.guests.is_some() => {
+                Route::Frontend if *request.method() == Method::OPTIONS && self.session_auth.is_some() => {
                     match self.preflight(&request) {
                         // A preflight asks for no token, so it is not counted.
                         Ok(response) => return response,
@@ -169,7 +169,7 @@ impl Api {
                 Ok(answered) => answered,
                 Err(problem) => {
                     if let Some(refusal) = problem.refusal() {
-                        self.refusals.tell(&refusal, peer);
+                        self.refusals.log(&refusal, peer);
                     }
                     let given_up = match problem {
                         Problem::BodyBroken => true,
@@ -182,15 +182,15 @@ impl Api {
                     let style = if route == Route::Frontend { Style::Frontend } else { Style::Courier };
                     let mut response = problem.response(style, Caller::of(request.headers()));
                     if given_up {
-                        response.extensions_mut().insert(GivenUp);
+                        response.extensions_mut().insert(Cancelled);
                     }
                     (problem.outcome(), response)
                 }
             };
             if route == Route::Frontend
-                && let Some(guests) = &self.guests
+                && let Some(session_auth) = &self.session_auth
             {
-                guests.route.origins.mark(request.headers(), response.headers_mut());
+                session_auth.route.origins.set_headers(request.headers(), response.headers_mut());
             }
             self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
             response
@@ -214,15 +214,15 @@ impl Api {
         let mut values = request.headers().get_all(AUTHORIZATION).iter();
         let value = match (values.next(), values.next()) {
             (Some(value), None) => value,
-            (Some(_), Some(_)) => return Err(Problem::NoKey),
+            (Some(_), Some(_)) => return Err(Problem::MissingKey),
             (None, _) => {
-                let names = request.extensions().get::<PeerNames>().ok_or(Problem::NoKey)?;
+                let names = request.extensions().get::<PeerNames>().ok_or(Problem::MissingKey)?;
                 return self.clients.find_named(names.iter()).map_err(Problem::from);
             }
         };
-        let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Problem::NoKey)?;
+        let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Problem::MissingKey)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(Problem::NoKey);
+            return Err(Problem::MissingKey);
         }
         Ok(self.clients.find(key.trim())?)
     }

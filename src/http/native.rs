@@ -10,7 +10,7 @@ use super::{Answered, Api, token_response};
 use crate::token::{Profile, Scope, ScopeClaim, UserId};
 
 #[derive(serde::Deserialize)]
-struct Asked<'a> {
+struct RequestBody<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
     user_id: Option<Id<'a>>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -32,7 +32,7 @@ impl Api {
     {
         let client = self.client(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
-        let asked: Asked<'_> = body::parse(&body)?;
+        let asked: RequestBody<'_> = body::parse(&body)?;
         let users = match (&asked.user_id, &asked.user_ids) {
             (Some(user), None) => vec![UserId::new(user)?],
             (None, Some(users)) => users.iter().map(|user| UserId::new(user)).collect::<Result<_, _>>()?,
@@ -62,7 +62,7 @@ impl Api {
     fn profile(&self, name: &str) -> Result<&Profile, Problem> {
         self.settings.profiles.get(name).ok_or_else(|| {
             let known: Vec<_> = self.settings.profiles.keys().map(String::as_str).collect();
-            Problem::Invalid(format!("there is no such profile: the settings have {}", known.join(", ")))
+            Problem::Invalid(format!("unknown profile: the settings have {}", known.join(", ")))
         })
     }
 }

@@ -7,7 +7,7 @@ use hyper::{Method, Response, StatusCode};
 use serde_json::json;
 
 use super::body::Reply;
-use super::denied::{Denied, spelled};
+use super::denied::{Denied, lifetime_text};
 use super::retry::{Caller, Retry};
 use super::{JSON, NO_STORE, allow};
 use crate::auth::{Rejection, SessionDenial};
@@ -24,11 +24,11 @@ pub enum Problem {
     /// The method is not allowed; these are.
     Method(&'static [Method]),
     /// The client key is missing or malformed.
-    NoKey,
+    MissingKey,
     /// The client key is unknown.
     UnknownKey,
     /// The client of this name exceeds its rate; it may retry after this long.
-    TooFast(String, Duration),
+    RateLimited(String, Duration),
     /// A session was sent, but sessions are not enabled.
     NoSessions,
     /// The session is invalid, or not allowed for this; with its user, if verified.
@@ -75,7 +75,7 @@ impl From<Rejection<'_>> for Problem {
     fn from(rejection: Rejection<'_>) -> Self {
         match rejection {
             Rejection::Unknown => Self::UnknownKey,
-            Rejection::TooFast(client, wait) => Self::TooFast(client.to_owned(), wait),
+            Rejection::RateLimited(client, wait) => Self::RateLimited(client.to_owned(), wait),
         }
     }
 }
@@ -110,7 +110,7 @@ pub enum Style {
 const SOON: Retry = Retry::After(Duration::from_secs(1));
 const LATER: Retry = Retry::After(Duration::from_secs(5));
 /// After a call to Courier, or after the longest wait for one: its outcome is remembered for less than this.
-const SPENT: Retry = Retry::Spent(Duration::from_secs(5));
+const EXHAUSTED: Retry = Retry::Exhausted(Duration::from_secs(5));
 
 impl Problem {
     /// Chooses the status, the type and the retry advice; no other place does.
@@ -120,11 +120,11 @@ impl Problem {
         match self {
             Self::NotFound => (StatusCode::NOT_FOUND, INVALID, Retry::Never),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, Retry::Never),
-            Self::NoKey | Self::UnknownKey | Self::NoSessions | Self::Session(..) => {
+            Self::MissingKey | Self::UnknownKey | Self::NoSessions | Self::Session(..) => {
                 (StatusCode::UNAUTHORIZED, "authentication_error", Retry::Never)
             }
             Self::NoSessionKeys => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
-            Self::TooFast(_, wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
+            Self::RateLimited(_, wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
             Self::Denied(..) | Self::Origin => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
             Self::MediaType | Self::ContentEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Retry::Never),
@@ -140,16 +140,16 @@ impl Problem {
                     (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait))
                 }
                 broker::Refusal::Upstream(Failure::Resting(rest)) => {
-                    (StatusCode::SERVICE_UNAVAILABLE, API, Retry::after_rest(*rest))
+                    (StatusCode::SERVICE_UNAVAILABLE, API, Retry::after_pause(*rest))
                 }
                 broker::Refusal::TimedOut | broker::Refusal::Upstream(Failure::Timeout) => {
-                    (StatusCode::GATEWAY_TIMEOUT, API, SPENT)
+                    (StatusCode::GATEWAY_TIMEOUT, API, EXHAUSTED)
                 }
                 broker::Refusal::Lost => (StatusCode::INTERNAL_SERVER_ERROR, API, SOON),
                 broker::Refusal::Upstream(Failure::Stopping) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
                 broker::Refusal::TooOld
                 | broker::Refusal::Upstream(Failure::Connect(_) | Failure::OldKey | Failure::OutOfFiles) => {
-                    (StatusCode::SERVICE_UNAVAILABLE, API, SPENT)
+                    (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED)
                 }
                 broker::Refusal::Upstream(Failure::Refused(_)) => (StatusCode::BAD_REQUEST, INVALID, Retry::Never),
                 // The operator must fix these; the caller can't.
@@ -157,15 +157,15 @@ impl Problem {
                     (StatusCode::BAD_GATEWAY, API, Retry::Never)
                 }
                 broker::Refusal::Upstream(Failure::Throttled(pause)) => match pause {
-                    Some(pause) => (StatusCode::SERVICE_UNAVAILABLE, API, Retry::Spent(*pause)),
-                    None => (StatusCode::SERVICE_UNAVAILABLE, API, SPENT),
+                    Some(pause) => (StatusCode::SERVICE_UNAVAILABLE, API, Retry::Exhausted(*pause)),
+                    None => (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED),
                 },
                 broker::Refusal::Upstream(failure @ Failure::Unavailable(_)) if failure.is_passing() => {
-                    (StatusCode::SERVICE_UNAVAILABLE, API, SPENT)
+                    (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED)
                 }
                 broker::Refusal::Upstream(Failure::Unavailable(_)) => (StatusCode::BAD_GATEWAY, API, Retry::Never),
                 broker::Refusal::Upstream(Failure::Malformed(_) | Failure::Page(_)) => {
-                    (StatusCode::BAD_GATEWAY, API, SPENT)
+                    (StatusCode::BAD_GATEWAY, API, EXHAUSTED)
                 }
             },
         }
@@ -180,43 +180,40 @@ impl Problem {
                 .to_owned(),
             Self::Method(methods) => {
                 let names: Vec<_> = methods.iter().map(Method::as_str).collect();
-                format!("wrong method: this path takes {}", names.join(" and "))
+                format!("method not allowed: this path accepts {}", names.join(" and "))
             }
-            Self::NoKey => "the header `Authorization: Bearer CLIENT_KEY` is missing or malformed".to_owned(),
-            Self::UnknownKey => "the client is not known".to_owned(),
-            Self::TooFast(..) => {
-                "this client asks too often (`requests_per_second` in the client's settings says how often it may)"
-                    .to_owned()
+            Self::MissingKey => "the header `Authorization: Bearer CLIENT_KEY` is missing or malformed".to_owned(),
+            Self::UnknownKey => "unknown client".to_owned(),
+            Self::RateLimited(..) => {
+                "client rate limit exceeded (`requests_per_second` in the client's settings)".to_owned()
             }
-            Self::NoSessions => {
-                "this looks like a user's session, and none can be checked here: send a client key".to_owned()
-            }
+            Self::NoSessions => "user sessions are not enabled: send a client key".to_owned(),
             // Only the audit log says which check failed.
-            Self::Session(..) => "the session does not count".to_owned(),
-            Self::NoSessionKeys => "sessions can't be checked yet: their issuer's keys have not come".to_owned(),
-            Self::Origin => "a session counts only from the pages in `sessions.allowed_origins`".to_owned(),
+            Self::Session(..) => "invalid session".to_owned(),
+            Self::NoSessionKeys => "cannot check sessions yet: the issuer's keys are not loaded".to_owned(),
+            Self::Origin => {
+                "origin not allowed: `sessions.allowed_origins` lists the pages that may call with a session".to_owned()
+            }
             Self::Denied(denied) => denied.message.clone(),
             Self::MediaType => "the body must be JSON: send `Content-Type: application/json`".to_owned(),
             Self::ContentEncoding => "the body is compressed: send it without `Content-Encoding`".to_owned(),
-            Self::BodyTooLarge(limit) => format!("the body is too large: at most {limit} bytes are taken"),
+            Self::BodyTooLarge(limit) => format!("the body is too large: at most {limit} bytes are accepted"),
             Self::BodyTimeout => "the body did not arrive in time".to_owned(),
-            Self::BodyBroken => "the body broke off".to_owned(),
-            Self::HeadersTooLarge => "path and headers are too large, or the headers are too many".to_owned(),
-            Self::Overload => "the broker has too many requests under way".to_owned(),
+            Self::BodyBroken => "the body ended early".to_owned(),
+            Self::HeadersTooLarge => "path and headers are too large, or there are too many headers".to_owned(),
+            Self::Overload => "too many requests in flight".to_owned(),
             Self::Loop => "a courier-token-broker called a courier-token-broker: base_url of its workspace must be \
                 Courier's, https://api.courier.com or your region's"
                 .to_owned(),
             Self::Invalid(message) => message.clone(),
             Self::LifetimeTooLong(asked, longest) => {
-                let (asked, longest) = (spelled(*asked), spelled(*longest));
+                let (asked, longest) = (lifetime_text(*asked), lifetime_text(*longest));
                 format!(
                     "expires_in is too long: {asked}, and at most {longest} are allowed (`tokens.max_lifetime`, \
                      in the environment COURIER_TOKEN_BROKER__TOKENS__MAX_LIFETIME)"
                 )
             }
-            Self::MinTtlTooLong => {
-                "the token would never have that much left: min_ttl must be less than expires_in".to_owned()
-            }
+            Self::MinTtlTooLong => "min_ttl must be less than expires_in".to_owned(),
             Self::Refusal(broker::Refusal::Upstream(failure)) => failure.for_callers(),
             Self::Refusal(refusal) => refusal.to_string(),
         }
@@ -253,9 +250,9 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);
         headers.insert(CACHE_CONTROL, NO_STORE);
-        retry.tell(status, caller, headers);
+        retry.set_headers(status, caller, headers);
         match self {
-            Self::NoKey | Self::UnknownKey | Self::NoSessions | Self::Session(..) => {
+            Self::MissingKey | Self::UnknownKey | Self::NoSessions | Self::Session(..) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Self::Method(methods) => {
@@ -288,14 +285,14 @@ pub(super) mod tests {
     pub fn problems() -> Vec<Problem> {
         let upstream = |failure| Problem::Refusal(Refusal::Upstream(failure));
         let (workspace, users) = ("default".to_owned(), "jane".to_owned());
-        let wanted = Wanted { who: Who::Nobody, workspace, users, scopes: None, lifetime_seconds: None };
+        let wanted = Wanted { who: Who::Unauthenticated, workspace, users, scopes: None, lifetime_seconds: None };
         let (refused, message) = ("jane".to_owned(), "not for jane".to_owned());
         vec![
             Problem::NotFound,
             Problem::Method(&[Method::POST]),
-            Problem::NoKey,
+            Problem::MissingKey,
             Problem::UnknownKey,
-            Problem::TooFast("a".to_owned(), Duration::from_millis(10)),
+            Problem::RateLimited("a".to_owned(), Duration::from_millis(10)),
             Problem::NoSessions,
             SessionDenial::Signature.into(),
             Problem::NoSessionKeys,
@@ -344,16 +341,16 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn who_is_not_let_in_is_in_the_audit_log_and_nobody_else() {
+    fn only_denied_and_rate_limited_requests_are_audited() {
         for problem in problems() {
             let status = problem.response(Style::Courier, Caller::Any).status().as_u16();
-            let rate = matches!(problem, Problem::TooFast(..));
+            let rate = matches!(problem, Problem::RateLimited(..));
             assert_eq!(problem.refusal().is_some(), matches!(status, 401 | 403) || rate, "{problem:?}");
         }
     }
 
     #[test]
-    fn what_couriers_answer_means_for_the_caller() {
+    fn couriers_status_decides_the_callers() {
         for (failure, status) in [
             (Failure::Refused("unknown scope".to_owned()), 400),
             (Failure::Credentials(401), 502),

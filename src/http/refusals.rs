@@ -24,7 +24,7 @@ struct Window {
     /// At most one for each rule and client.
     counts: BTreeMap<(&'static str, Option<String>), u64>,
     /// Whether a task waits to close the window.
-    is_awaited: bool,
+    has_closer: bool,
 }
 
 const MOST: u64 = 10;
@@ -38,27 +38,27 @@ impl Refusals {
 
     /// Logs a refusal, unless its rule has reached the limit. Without a known client it logs the peer's
     /// address.
-    pub fn tell(&self, refusal: &Refusal<'_>, peer: Option<IpAddr>) {
+    pub fn log(&self, refusal: &Refusal<'_>, peer: Option<IpAddr>) {
         let now = self.clock.now();
         let mut window = lock(&self.window);
         let before = if window.ends <= now { window.renew(now + WINDOW) } else { Vec::new() };
         let count = window.counts.entry((refusal.rule, refusal.who.client().map(str::to_owned))).or_default();
         *count += 1;
-        let is_told = *count <= MOST;
+        let is_logged = *count <= MOST;
         let ends = window.ends;
-        let waits = !is_told && !mem::replace(&mut window.is_awaited, true);
+        let waits = !is_logged && !mem::replace(&mut window.has_closer, true);
         drop(window);
-        tell(before);
-        if is_told {
+        log_left_out(before);
+        if is_logged {
             let peer = peer.filter(|_| refusal.who.client().is_none());
-            refusal.tell(peer.map(|address| address.to_canonical()));
+            refusal.log(peer.map(|address| address.to_canonical()));
         }
         if waits {
             let (window, clock) = (Arc::clone(&self.window), self.clock);
             tokio::spawn(async move {
                 clock.sleep_until(ends).await;
                 let left = Self::close(&window, ends);
-                tell(left);
+                log_left_out(left);
             });
         }
     }
@@ -74,7 +74,7 @@ type LeftOut = (&'static str, Option<String>, u64);
 
 impl Window {
     const fn new(ends: Moment) -> Self {
-        Self { ends, counts: BTreeMap::new(), is_awaited: false }
+        Self { ends, counts: BTreeMap::new(), has_closer: false }
     }
 
     /// Starts a new window, and returns what the last one left out.
@@ -89,7 +89,7 @@ fn lock(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
     window.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn tell(left: Vec<LeftOut>) {
+fn log_left_out(left: Vec<LeftOut>) {
     for (rule, client, count) in left {
         audit::left_out(rule, client.as_deref(), count);
     }
@@ -130,16 +130,16 @@ impl Problem {
     /// for other problems.
     pub fn refusal(&self) -> Option<Refusal<'_>> {
         let (who, rule) = match self {
-            Self::NoKey => (Who::Nobody, "no-key"),
-            Self::UnknownKey => (Who::Nobody, "unknown-client"),
-            Self::TooFast(client, _) => (Who::Client(client.into()), "client-rate"),
-            Self::NoSessions => (Who::Nobody, "no-sessions"),
+            Self::MissingKey => (Who::Unauthenticated, "no-key"),
+            Self::UnknownKey => (Who::Unauthenticated, "unknown-client"),
+            Self::RateLimited(client, _) => (Who::Client(client.into()), "client-rate"),
+            Self::NoSessions => (Who::Unauthenticated, "no-sessions"),
             Self::Session(denial, user) => {
                 let about = About { users: user.as_deref(), ..About::default() };
-                let who = if user.is_some() { Who::Session } else { Who::Nobody };
+                let who = if user.is_some() { Who::Session } else { Who::Unauthenticated };
                 return Some(Refusal { who, about, rule: denial.as_str(), refused: None });
             }
-            Self::Origin => (Who::Nobody, "origin"),
+            Self::Origin => (Who::Unauthenticated, "origin"),
             Self::Denied(denied) => {
                 let wanted = &denied.wanted;
                 let about = About {

@@ -16,13 +16,13 @@ use crate::policy::access::Denial;
 use crate::token::{TokenKey, UserId};
 
 #[derive(serde::Deserialize)]
-struct Asked<'a> {
+struct RequestBody<'a> {
     #[serde(borrow)]
     token: Text<'a>,
 }
 
 #[derive(serde::Deserialize)]
-struct Leaving<'a> {
+struct SignOutBody<'a> {
     #[serde(borrow)]
     user_id: Id<'a>,
 }
@@ -43,8 +43,8 @@ impl Api {
     {
         let client = self.client(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
-        let leaving: Leaving<'_> = body::parse(&body)?;
-        self.sign_out(client, UserId::new(&leaving.user_id)?)
+        let sign_out: SignOutBody<'_> = body::parse(&body)?;
+        self.sign_out(client, UserId::new(&sign_out.user_id)?)
     }
 
     /// Signs a user out. The response is the same whether there were tokens or not.
@@ -71,7 +71,7 @@ impl Api {
     {
         let client = self.client(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
-        let asked: Asked<'_> = body::parse(&body)?;
+        let asked: RequestBody<'_> = body::parse(&body)?;
         let theirs = |key: &TokenKey| {
             key.workspace() == client.workspace.as_str() && key.users().all(|user| client.access.may_speak_for(user))
         };
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_names_one_user_or_none() {
+    fn path_names_one_user_or_none() {
         for (path, wanted) in [
             ("v1/users/jane/tokens", Some("jane")),
             ("v1/users/a%2Fb/tokens", Some("a%2Fb")),

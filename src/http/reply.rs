@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_reply_is_its_two_pieces() {
+    async fn reply_is_its_two_pieces() {
         for (first, second) in [("ab", "cd"), ("ab", ""), ("", "cd"), ("", "")] {
             let reply = Reply::new(first.into(), second.into());
             assert_eq!(reply.size_hint().exact(), Some((first.len() + second.len()) as u64));

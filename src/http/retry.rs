@@ -12,7 +12,7 @@ pub enum Retry {
     Never,
     /// Not by the caller: the broker has used up its own calls or its waiting time, and retries would multiply.
     /// A new request may succeed after this time.
-    Spent(Duration),
+    Exhausted(Duration),
     /// After this time. Courier was not called.
     After(Duration),
 }
@@ -27,20 +27,20 @@ const X_STAINLESS_LANG: HeaderName = HeaderName::from_static("x-stainless-lang")
 
 impl Retry {
     /// Calls to Courier are paused for this long. A caller may wait for the end of a short pause: until then it costs no call.
-    pub const fn after_rest(rest: Duration) -> Self {
+    pub const fn after_pause(rest: Duration) -> Self {
         if rest.as_nanos() <= Duration::from_secs(LONGEST_SLEEP).as_nanos() {
             Self::After(rest)
         } else {
-            Self::Spent(rest)
+            Self::Exhausted(rest)
         }
     }
 
     /// Sets the headers of a response with this status.
-    pub fn tell(self, status: StatusCode, caller: Caller, headers: &mut HeaderMap) {
+    pub fn set_headers(self, status: StatusCode, caller: Caller, headers: &mut HeaderMap) {
         let longest = Duration::from_secs(*SECONDS.end());
         let (wait, again) = match self {
             Self::Never => (longest, false),
-            Self::Spent(wait) => (wait, false),
+            Self::Exhausted(wait) => (wait, false),
             // A caller told to wait for minutes should give up instead.
             Self::After(wait) => (wait, wait.as_secs() <= longest.as_secs()),
         };
@@ -152,9 +152,9 @@ mod tests {
         assert_eq!(Caller::of(&headers), Caller::Any);
     }
 
-    fn told(retry: Retry, status: u16, caller: Caller) -> (Option<String>, Option<String>) {
+    fn headers_of(retry: Retry, status: u16, caller: Caller) -> (Option<String>, Option<String>) {
         let mut headers = HeaderMap::new();
-        retry.tell(StatusCode::from_u16(status).expect("a status"), caller, &mut headers);
+        retry.set_headers(StatusCode::from_u16(status).expect("a status"), caller, &mut headers);
         let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().expect("text").to_owned());
         (text(RETRY_AFTER), text(X_SHOULD_RETRY))
     }
@@ -164,33 +164,33 @@ mod tests {
         for (milliseconds, any, worker) in [(0, "1", "1"), (999, "1", "1"), (1001, "2", "2"), (30_000, "30", "2")] {
             let after = Retry::After(Duration::from_millis(milliseconds));
             for status in [408, 429, 503] {
-                assert_eq!(told(after, status, Caller::Any), (Some(any.to_owned()), None));
-                assert_eq!(told(after, status, Caller::Worker), (Some(worker.to_owned()), None));
+                assert_eq!(headers_of(after, status, Caller::Any), (Some(any.to_owned()), None));
+                assert_eq!(headers_of(after, status, Caller::Worker), (Some(worker.to_owned()), None));
             }
         }
         let (most, least, never) = (Some("59".to_owned()), Some("1".to_owned()), Some("false".to_owned()));
         for long in [60, 86_400, u64::MAX / 1000] {
             let after = Retry::After(Duration::from_secs(long));
-            assert_eq!(told(after, 429, Caller::Any), (most.clone(), never.clone()));
-            assert_eq!(told(after, 429, Caller::Worker), (least.clone(), never.clone()));
+            assert_eq!(headers_of(after, 429, Caller::Any), (most.clone(), never.clone()));
+            assert_eq!(headers_of(after, 429, Caller::Worker), (least.clone(), never.clone()));
         }
     }
 
     #[test]
     fn final_answer_tells_a_worker_to_wait_least() {
         let never = Some("false".to_owned());
-        let spent = Retry::Spent(Duration::from_secs(5));
-        assert_eq!(told(spent, 503, Caller::Any), (Some("5".to_owned()), never.clone()));
-        assert_eq!(told(spent, 503, Caller::Worker), (Some("1".to_owned()), never.clone()));
-        assert_eq!(told(Retry::Never, 502, Caller::Worker), (Some("1".to_owned()), never.clone()));
+        let spent = Retry::Exhausted(Duration::from_secs(5));
+        assert_eq!(headers_of(spent, 503, Caller::Any), (Some("5".to_owned()), never.clone()));
+        assert_eq!(headers_of(spent, 503, Caller::Worker), (Some("1".to_owned()), never.clone()));
+        assert_eq!(headers_of(Retry::Never, 502, Caller::Worker), (Some("1".to_owned()), never.clone()));
         // No SDK retries these, so no wait is set.
-        assert_eq!(told(Retry::Never, 400, Caller::Any), (None, never));
+        assert_eq!(headers_of(Retry::Never, 400, Caller::Any), (None, never));
     }
 
     #[test]
     fn only_a_short_rest_is_waited_for() {
         let seconds = Duration::from_secs;
-        assert_eq!(Retry::after_rest(seconds(2)), Retry::After(seconds(2)));
-        assert_eq!(Retry::after_rest(Duration::from_millis(2001)), Retry::Spent(Duration::from_millis(2001)));
+        assert_eq!(Retry::after_pause(seconds(2)), Retry::After(seconds(2)));
+        assert_eq!(Retry::after_pause(Duration::from_millis(2001)), Retry::Exhausted(Duration::from_millis(2001)));
     }
 }

@@ -54,14 +54,14 @@ impl SessionSource {
 }
 
 /// Authenticates users by their sessions.
-pub(super) struct Guests {
+pub(super) struct SessionAuth {
     pub sessions: Sessions,
     pub route: SessionRoute,
 }
 
-impl Guests {
+impl SessionAuth {
     /// The session in the request; `None` where the client key must be checked instead.
-    fn carried<'a, B>(&self, request: &'a Request<B>) -> Result<Option<&'a str>, Problem> {
+    fn session_token<'a, B>(&self, request: &'a Request<B>) -> Result<Option<&'a str>, Problem> {
         match &self.route.source {
             SessionSource::Authorization => {
                 // The check of the client key refuses more than one header.
@@ -79,10 +79,10 @@ impl Guests {
 
     /// Checks the session and the origin of the call.
     async fn check<B>(&self, request: &Request<B>) -> Result<Option<Session>, Problem> {
-        let Some(token) = self.carried(request)? else { return Ok(None) };
+        let Some(token) = self.session_token(request)? else { return Ok(None) };
         match (self.route.origins.from(request.headers()), &self.route.source) {
-            (Page::Listed, _) | (Page::Unsaid, SessionSource::Authorization) => {}
-            (Page::Unsaid, SessionSource::Cookie(_)) | (Page::Unlisted, _) => return Err(Problem::Origin),
+            (Page::Allowed, _) | (Page::NoOrigin, SessionSource::Authorization) => {}
+            (Page::NoOrigin, SessionSource::Cookie(_)) | (Page::Disallowed, _) => return Err(Problem::Origin),
         }
         match self.sessions.check(token).await {
             Ok(session) => Ok(Some(session)),
@@ -96,7 +96,7 @@ impl Guests {
         if !self.route.within_session {
             return Ok(normal);
         }
-        let denied = || Problem::Session(SessionDenial::NearItsEnd, Some(session.user.clone()));
+        let denied = || Problem::Session(SessionDenial::NearExpiry, Some(session.user.clone()));
         longest_within(session.remaining, normal).ok_or_else(denied)
     }
 }
@@ -104,38 +104,40 @@ impl Guests {
 /// The body of a user's request.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Asked<'a> {
+struct RequestBody<'a> {
     #[serde(borrow, default, deserialize_with = "body::present")]
     user_id: Option<Id<'a>>,
 }
 
 impl Api {
     /// Serves a user's call; `None` if an app calls.
-    pub(super) async fn guest<B>(&self, guests: &Guests, request: &mut Request<B>) -> Result<Option<Answer>, Problem>
+    pub(super) async fn serve_session<B>(
+        &self,
+        session_auth: &SessionAuth,
+        request: &mut Request<B>,
+    ) -> Result<Option<Answer>, Problem>
     where
         B: Incoming,
     {
-        let Some(session) = guests.check(request).await? else { return Ok(None) };
+        let Some(session) = session_auth.check(request).await? else { return Ok(None) };
         // A page could force a call to Courier with each request.
         if request.headers().contains_key(TOKEN_MIN_TTL) {
-            return Err(Problem::Invalid(
-                "the header Token-Min-TTL is for apps: a session can't ask for it".to_owned(),
-            ));
+            return Err(Problem::Invalid("the header Token-Min-TTL is not allowed with a session".to_owned()));
         }
-        if let Some(user) = self.named(request).await?
+        if let Some(user) = self.named_user(request).await?
             && user != session.user
         {
             return Err(Problem::Session(SessionDenial::OtherUser, Some(session.user)));
         }
-        let SessionRoute { client, profile, .. } = &guests.route;
+        let SessionRoute { client, profile, .. } = &session_auth.route;
         let normal = self.settings.default_lifetime.min(self.settings.max_lifetime).min(client.access.max_lifetime);
-        let lifetime = guests.lifetime(normal, &session)?;
+        let lifetime = session_auth.lifetime(normal, &session)?;
         let claim = ScopeClaim::new(vec![UserId::new(&session.user)?], profile.scopes().collect())?;
         self.serve(client, Who::Session, &claim, Some(lifetime), None).await.map(Some)
     }
 
     /// The user that the request names. It is optional, since the session names the user.
-    async fn named<B: Incoming>(&self, request: &mut Request<B>) -> Result<Option<String>, Problem> {
+    async fn named_user<B: Incoming>(&self, request: &mut Request<B>) -> Result<Option<String>, Problem> {
         if request.method() == Method::GET {
             let query = request.uri().query().unwrap_or_default();
             let is_named = query.split('&').any(|pair| pair.split('=').next() == Some("userId"));
@@ -153,18 +155,18 @@ impl Api {
         if body.is_empty() {
             return Ok(None);
         }
-        let asked: Asked<'_> = body::parse(&body)?;
+        let asked: RequestBody<'_> = body::parse(&body)?;
         Ok(asked.user_id.map(|user| user.to_string()))
     }
 
     /// Answers a preflight request.
     pub(super) fn preflight<B>(&self, request: &Request<B>) -> Result<Response<Reply>, Problem> {
-        let route = self.guests.as_ref().map(|guests| &guests.route);
+        let route = self.session_auth.as_ref().map(|session_auth| &session_auth.route);
         match route.map(|route| (route.origins.from(request.headers()), route)) {
-            Some((Page::Listed, route)) => Ok(route.origins.preflight(request.headers(), &route.allowed_headers)),
-            Some((Page::Unlisted, _)) => Err(Problem::Origin),
+            Some((Page::Allowed, route)) => Ok(route.origins.preflight(request.headers(), &route.allowed_headers)),
+            Some((Page::Disallowed, _)) => Err(Problem::Origin),
             // No browser sends such a request.
-            Some((Page::Unsaid, _)) | None => Err(Problem::Method(Self::find(request.uri()).1)),
+            Some((Page::NoOrigin, _)) | None => Err(Problem::Method(Self::find(request.uri()).1)),
         }
     }
 }
@@ -183,7 +185,7 @@ fn cookie<'a, B>(request: &'a Request<B>, name: &str) -> Result<Option<&'a str>,
         (None, _) => Ok(None),
         // A value that is not UTF-8 is no JWT.
         (Some(value), None) => Ok(Some(std::str::from_utf8(value).unwrap_or_default())),
-        _ => Err(SessionDenial::CookieTwice.into()),
+        _ => Err(SessionDenial::DuplicateCookie.into()),
     }
 }
 
@@ -192,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_authorization_or_a_cookie_with_a_name() {
+    fn source_is_authorization_or_a_named_cookie() {
         assert_eq!(SessionSource::parse("authorization"), Some(SessionSource::Authorization));
         let cookie = SessionSource::Cookie("__Host-session".to_owned());
         assert_eq!(SessionSource::parse("cookie:__Host-session"), Some(cookie));
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_there_once_or_refused() {
+    fn duplicate_cookie_is_refused() {
         let read = |lines: &[&str]| {
             let mut request = Request::builder();
             for line in lines {

@@ -48,7 +48,7 @@ impl Socket {
     /// A stale socket file is replaced; anything else at this path is an error. The file is removed when
     /// this is dropped.
     pub async fn unix(path: &Path, mode: u32) -> io::Result<Self> {
-        give_way(path).await?;
+        remove_stale(path).await?;
         let socket = UnixSocket::new_stream()?;
         socket.bind(path)?;
         let file = SocketFile::at(path)?;
@@ -117,12 +117,12 @@ impl fmt::Display for Socket {
 }
 
 /// Removes a stale socket file.
-async fn give_way(path: &Path) -> io::Result<()> {
+async fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
         Ok(there) if !there.file_type().is_socket() => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is not a socket"));
         }
         Ok(_) => {}
     }
@@ -165,10 +165,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_file_that_a_process_left_behind_gives_way_and_is_removed_at_the_end() {
+    async fn stale_socket_file_is_replaced_and_removed_on_drop() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
-        // It is closed, and its file stays.
+        // Closed, but its file stays.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
         let socket = Socket::unix(&path, 0o640).await.expect("it gives way");
         let mode = fs::symlink_metadata(&path).expect("it is there").permissions().mode();
@@ -179,20 +179,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_left_behind_stays() {
+    async fn live_sockets_and_other_files_are_kept() {
         let folder = tempfile::tempdir().expect("a folder");
         let refused = async |path: &Path| Socket::unix(path, 0o600).await.err().map(|error| error.to_string());
         let file = folder.path().join("file");
         fs::write(&file, "something").expect("written");
-        assert_eq!(refused(&file).await.as_deref(), Some("there is a file that is no socket"));
+        assert_eq!(refused(&file).await.as_deref(), Some("the path exists and is not a socket"));
         assert_eq!(fs::read_to_string(&file).expect("still there"), "something");
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&file, &link).expect("a link");
-        assert_eq!(refused(&link).await.as_deref(), Some("there is a file that is no socket"));
+        assert_eq!(refused(&link).await.as_deref(), Some("the path exists and is not a socket"));
         let path = folder.path().join("live");
         let live = Socket::unix(&path, 0o600).await.expect("a socket");
         assert_eq!(refused(&path).await.as_deref(), Some("another process listens there"));
-        // Somebody else's by now.
+        // Replaced by another process.
         fs::remove_file(&path).expect("removed");
         let other = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
         drop(live);

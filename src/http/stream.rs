@@ -21,52 +21,56 @@ use super::head_timer::HeadTimer;
 pub struct Guarded<S> {
     stream: S,
     /// The longest time without progress in writing.
-    patience: Duration,
+    write_timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
     /// The read timeout of heads; `None` for HTTP/2, which has its own.
     head_timer: Option<HeadTimer>,
     /// The rewritten error that is being sent.
-    refusal: Bytes,
+    rewritten: Bytes,
     /// Whether the output may contain hyper's own errors.
     speaks_http1: bool,
 }
 
 const ERROR: &[u8] = b"HTTP/1.1 4";
-const BARE: &str = "content-length: 0\r\n";
+const EMPTY_BODY: &str = "content-length: 0\r\n";
 
 impl<S> Guarded<S> {
     /// Wraps a connection that speaks HTTP/1.1.
-    pub const fn new(stream: S, patience: Duration, head_timer: HeadTimer) -> Self {
+    pub const fn new(stream: S, write_timeout: Duration, head_timer: HeadTimer) -> Self {
         let head_timer = Some(head_timer);
-        Self { stream, patience, stalled: None, head_timer, refusal: Bytes::new(), speaks_http1: true }
+        Self { stream, write_timeout, stalled: None, head_timer, rewritten: Bytes::new(), speaks_http1: true }
     }
 
     /// Wraps an HTTP/2 connection, whose errors are not text.
-    pub const fn wordless(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, stalled: None, head_timer: None, refusal: Bytes::new(), speaks_http1: false }
+    pub const fn for_http2(stream: S, write_timeout: Duration) -> Self {
+        Self { stream, write_timeout, stalled: None, head_timer: None, rewritten: Bytes::new(), speaks_http1: false }
     }
 
     /// Passes the outcome on, or fails after too long without progress.
-    fn hurry<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn with_write_timeout<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             self.stalled = None;
             return outcome;
         }
-        let patience = self.patience;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        let write_timeout = self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(write_timeout)));
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
 /// Adds a JSON body to the head of an error without one.
-fn clothe(head: &[u8]) -> Option<String> {
+fn add_json_body(head: &[u8]) -> Option<String> {
     if !head.starts_with(ERROR) {
         return None;
     }
-    let (before, after) = std::str::from_utf8(head).ok()?.split_once(BARE)?;
+    let (before, after) = std::str::from_utf8(head).ok()?.split_once(EMPTY_BODY)?;
     let reason = before.lines().next()?.strip_prefix("HTTP/1.1 ")?;
-    let message = format!("this request can't be read or is too large ({reason})");
+    let message = format!("malformed or too large request ({reason})");
     let body = json!({ "message": message, "type": "invalid_request_error" }).to_string();
     let length = body.len();
     let added = "content-type: application/json\r\ncache-control: no-store\r\nx-should-retry: false\r\n";
@@ -74,14 +78,14 @@ fn clothe(head: &[u8]) -> Option<String> {
 }
 
 impl<S: AsyncWrite + Unpin> Guarded<S> {
-    fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.refusal.has_remaining() {
-            let written = Pin::new(&mut self.stream).poll_write(context, &self.refusal);
-            let written = ready!(self.hurry(context, written))?;
+    fn poll_rewritten(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.rewritten.has_remaining() {
+            let written = Pin::new(&mut self.stream).poll_write(context, &self.rewritten);
+            let written = ready!(self.with_write_timeout(context, written))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.refusal.advance(written);
+            self.rewritten.advance(written);
         }
         Poll::Ready(Ok(()))
     }
@@ -117,16 +121,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_refusal(context))?;
+        ready!(self.poll_rewritten(context))?;
         if self.speaks_http1
             && let Some(head) = slices.first()
-            && let Some(refusal) = clothe(head)
+            && let Some(rewritten) = add_json_body(head)
         {
-            self.refusal = refusal.into();
+            self.rewritten = rewritten.into();
             return Poll::Ready(Ok(head.len()));
         }
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.hurry(context, written)
+        self.with_write_timeout(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -134,16 +138,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_refusal(context))?;
+        ready!(self.poll_rewritten(context))?;
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.hurry(context, flushed)
+        self.with_write_timeout(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_refusal(context))?;
+        ready!(self.poll_rewritten(context))?;
         // TLS sends a message for this too.
         let shut = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.hurry(context, shut)
+        self.with_write_timeout(context, shut)
     }
 }
 
@@ -175,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bare_refusal_gets_a_body() {
+    async fn error_without_body_gets_json() {
         let text =
             sent(&["HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ndate: x\r\n\r\n"]).await;
         let (head, body) = text.split_once("\r\n\r\n").expect("a head");
@@ -186,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everything_else_goes_through_as_it_is() {
+    async fn other_output_is_unchanged() {
         let answers = [
             "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
             "HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n",
@@ -197,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_does_not_read_is_given_up() {
+    async fn peer_that_does_not_read_times_out() {
         let (near, far) = tokio::io::duplex(7);
         let mut stream = guarded(near);
         let written = stream.write_all(b"more than goes into the pipe").await;

@@ -271,7 +271,7 @@ impl Tls {
     }
 
     /// Whether the authorities that verified these names are still trusted.
-    pub fn believes(&self, names: &PeerNames) -> bool {
+    pub fn trusts(&self, names: &PeerNames) -> bool {
         let now = &self.0.load().authorities;
         Arc::ptr_eq(now, &names.authorities) || *now == names.authorities
     }

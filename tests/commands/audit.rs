@@ -211,7 +211,8 @@ async fn it_is_in_the_log_whatever_its_level_unless_it_is_off() {
 
 #[test]
 fn a_place_where_it_can_not_be_is_refused() {
-    for (audit, part) in [("of", "absolute path"), ("", "absolute path"), ("/does/not/exist/x", "can't be written to")]
+    for (audit, part) in
+        [("of", "absolute path"), ("", "absolute path"), ("/does/not/exist/x", "cannot write the file")]
     {
         let program = Program::serve().env("COURIER_API_KEY", "pk").env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY);
         let ended = program.env("COURIER_TOKEN_BROKER__LOG__AUDIT", audit).run();

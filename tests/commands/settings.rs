@@ -260,7 +260,7 @@ fn settings_without_effect_are_warned_of() {
                 "{WORKSPACE}[tokens]\ndefault_lifetime = \"1h\"\nmax_lifetime = \"2h\"\n{}",
                 client("max_lifetime = \"3h\"")
             ),
-            &["clients[0].max_lifetime: is longer than tokens.max_lifetime, so 2h holds"][..],
+            &["clients[0].max_lifetime: is longer than tokens.max_lifetime, so 2h applies"][..],
         ),
         // The client's default is longer, which is no mistake of an operator's.
         (format!("{WORKSPACE}[tokens]\ndefault_lifetime = \"1h\"\nmax_lifetime = \"2h\"\n{}", client("")), &[]),
@@ -270,7 +270,7 @@ fn settings_without_effect_are_warned_of() {
                 client("")
             ),
             &[
-                "workspaces.default.timeout: is longer than server.timeout, so 4s holds",
+                "workspaces.default.timeout: is longer than server.timeout, so 4s applies",
                 "workspaces.default.connect_timeout",
             ],
         ),

@@ -35,13 +35,13 @@ async fn other_number_is_refused_and_the_field_is_named() {
     let mut rows = Vec::new();
     for number in numbers.into_iter().chain([&*huge]) {
         let frontend = Ask::frontend(format!(r#"{{"userId": {number}}}"#));
-        rows.push(row(number, frontend, 400, "userId: wanted a string or a whole number"));
+        rows.push(row(number, frontend, 400, "userId: expected a string or a whole number"));
         let one = Ask::tokens(format!(r#"{{"user_id": {number}, "profile": "inbox"}}"#));
-        rows.push(row(number, one, 400, "user_id: wanted a string or a whole number"));
+        rows.push(row(number, one, 400, "user_id: expected a string or a whole number"));
         let many = Ask::tokens(format!(r#"{{"user_ids": ["u", {number}], "profile": "inbox"}}"#));
-        rows.push(row(number, many, 400, "user_ids[1]: wanted a string or a whole number"));
+        rows.push(row(number, many, 400, "user_ids[1]: expected a string or a whole number"));
         let leaving = Ask::post(TOKENS, format!(r#"{{"user_id": {number}}}"#));
-        rows.push(row(number, leaving.method("DELETE"), 400, "user_id: wanted a string or a whole number"));
+        rows.push(row(number, leaving.method("DELETE"), 400, "user_id: expected a string or a whole number"));
     }
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
@@ -52,16 +52,16 @@ async fn wrong_type_is_told_with_its_field_and_without_its_value() {
     let values =
         [json!(null), json!(true), json!(31_337.5), json!(["pk_secret"]), json!({"pk_secret": 1}), json!("pk_secret")];
     for (route, field, good, wanted) in [
-        (ISSUE, "scope", json!({"expires_in": "1d"}), "scope: wanted a string"),
+        (ISSUE, "scope", json!({"expires_in": "1d"}), "scope: expected a string"),
         (ISSUE, "expires_in", json!({"scope": "user_id:u x:x"}), "expires_in"),
-        (FRONTEND, "userId", json!({}), "userId: wanted a string or a whole number"),
-        (TOKENS, "user_id", json!({"profile": "inbox"}), "user_id: wanted a string or a whole number"),
-        (TOKENS, "user_ids", json!({"profile": "inbox"}), "user_ids: wanted a list"),
-        (TOKENS, "scopes", json!({"user_id": "u"}), "scopes: wanted a list"),
-        (TOKENS, "profile", json!({"user_id": "u"}), "profile: wanted a string"),
+        (FRONTEND, "userId", json!({}), "userId: expected a string or a whole number"),
+        (TOKENS, "user_id", json!({"profile": "inbox"}), "user_id: expected a string or a whole number"),
+        (TOKENS, "user_ids", json!({"profile": "inbox"}), "user_ids: expected a list"),
+        (TOKENS, "scopes", json!({"user_id": "u"}), "scopes: expected a list"),
+        (TOKENS, "profile", json!({"user_id": "u"}), "profile: expected a string"),
         (TOKENS, "expires_in", json!({"user_id": "u", "profile": "inbox"}), "expires_in"),
         (TOKENS, "min_ttl", json!({"user_id": "u", "profile": "inbox"}), "min_ttl"),
-        (REJECTED, "token", json!({}), "token: wanted a string"),
+        (REJECTED, "token", json!({}), "token: expected a string"),
     ] {
         for value in &values {
             // Of the right type, or a list with the right type in it.
@@ -88,7 +88,7 @@ async fn wrong_type_is_told_with_its_field_and_without_its_value() {
         assert!(!answer.body.contains("pk_secret") && !answer.body.contains("31337"), "{answer:?}");
     }
     let nested = broker.ask(&Ask::tokens(r#"{"user_id": "u", "scopes": ["s", 5]}"#)).await;
-    assert!(nested.body.contains("scopes[1]: wanted a string"), "{nested:?}");
+    assert!(nested.body.contains("scopes[1]: expected a string"), "{nested:?}");
 }
 
 #[tokio::test]
