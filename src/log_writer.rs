@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_appended_to_a_file_for_its_owner_alone() {
+    fn lines_are_appended_to_a_file_with_mode_0600() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.log");
         for _ in 0..2 {
@@ -281,8 +281,8 @@ mod tests {
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
         let shared = Shared { path: None, state: Mutex::default(), work: Condvar::new(), idle: Condvar::new() };
         let log = LogWriter(Arc::new(shared));
-        let (run, told) = (Arc::clone(&log.0), log.clone());
-        let subscriber = tracing_subscriber::fmt().with_writer(move || told.clone()).finish();
+        let (run, events) = (Arc::clone(&log.0), log.clone());
+        let subscriber = tracing_subscriber::fmt().with_writer(move || events.clone()).finish();
         thread::spawn(|| tracing::subscriber::with_default(subscriber, move || run.run(OwnedFd::from(writer).into())));
         let largest = "x".repeat(MOST_BYTES - 1);
         let mut read = |bytes: usize| reader.read_exact(&mut vec![0; bytes]).expect("it is written");
@@ -294,8 +294,8 @@ mod tests {
         // This batch is being written too.
         lines(&log, &[&largest]);
         let mut rest = BufReader::new(reader).lines().map(|line| line.expect("text"));
-        let told = rest.find(|line| line.contains("log lines were lost")).expect("it is told");
-        assert!(told.contains("2 log lines were lost"), "{told}");
+        let report = rest.find(|line| line.contains("log lines were lost")).expect("a report");
+        assert!(report.contains("2 log lines were lost"), "{report}");
     }
 
     #[test]

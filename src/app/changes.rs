@@ -43,14 +43,14 @@ pub fn differences(before: &toml::Table, after: &toml::Table) -> Changes {
     let differs = |key: &&Key| before.get(*key) != after.get(*key);
     let one = |key: &Key| {
         let (whole, is_table) = (&key[..key.len() - 1], before.get(key).or(after.get(key)) == Some(&None));
-        let has_come_or_gone = |key: &[String]| before.contains_key(key) != after.contains_key(key);
-        let told_already = (1..=whole.len()).any(|length| has_come_or_gone(&whole[..length]));
+        let is_added_or_removed = |key: &[String]| before.contains_key(key) != after.contains_key(key);
+        let is_covered = (1..=whole.len()).any(|length| is_added_or_removed(&whole[..length]));
         let difference = match (before.contains_key(key), after.contains_key(key)) {
             (false, true) if is_table => Difference::Added,
             (true, false) if is_table => Difference::Removed,
             _ => Difference::Changed,
         };
-        (!told_already).then(|| (key.clone(), difference))
+        (!is_covered).then(|| (key.clone(), difference))
     };
     keys.into_iter().filter(differs).filter_map(one).collect()
 }

@@ -42,11 +42,11 @@ impl Fixed {
         if let Some(ends) = certificates.expires() {
             self.metrics.certificate_expires(ends.as_secs());
         }
-        certificates.log_remarks(self.clock.unix());
+        certificates.log_warnings(self.clock.unix());
     }
 
     /// Builds the routes for apps. Client rates and session keys are taken over from the old ones.
-    pub fn api(
+    pub fn build_api(
         &self,
         settings: http::Settings,
         mut clients: ClientKeys,
@@ -65,13 +65,13 @@ impl Fixed {
 
 impl Live {
     /// Records an applied reload in the metrics and the audit log. `changed` has the names of the settings.
-    pub fn applied(&self, what: Reloaded, workspace: Option<&str>, changed: &str) {
+    pub fn record_applied(&self, what: Reloaded, workspace: Option<&str>, changed: &str) {
         self.fixed.metrics.reload(what, true);
         audit::reloaded(what.as_str(), workspace, changed);
     }
 
     /// Records a rejected reload and its error in the metrics and the audit log.
-    pub fn rejected(&self, what: Reloaded, error: &str) {
+    pub fn record_rejected(&self, what: Reloaded, error: &str) {
         self.fixed.metrics.reload(what, false);
         audit::reload_rejected(what.as_str(), error);
     }
@@ -88,8 +88,8 @@ impl Live {
         {
             new.refuse_expired(self.fixed.clock.unix())?;
         }
-        let wanted = clients.iter().chain(sessions.iter().map(|sessions| &sessions.route.client));
-        for client in wanted {
+        let all_clients = clients.iter().chain(sessions.iter().map(|sessions| &sessions.route.client));
+        for client in all_clients {
             if !self.couriers.contains_key(&client.workspace) {
                 return Err(StartError::NewWorkspace(client.workspace.clone()));
             }
@@ -102,9 +102,9 @@ impl Live {
             return Err(StartError::HostChanged(moved.name.clone()));
         }
         let before = self.api.load();
-        let http = before.settings().renewed(http);
+        let http = before.settings().updated(http);
         let entitlements = Entitlements::new(&http, &clients, sessions.as_ref().map(|sessions| &sessions.route));
-        let api = self.fixed.api(http, clients, sessions, Some(&before))?;
+        let api = self.fixed.build_api(http, clients, sessions, Some(&before))?;
         // From here on nothing fails.
         for workspace in workspaces {
             let Some(courier) = self.couriers.get(&workspace.name) else { continue };
@@ -115,7 +115,7 @@ impl Live {
                 let key = names.api_key(workspace.name.as_str());
                 let changed = key.join(".");
                 tracing::info!(workspace = %workspace.name, changed, "API key replaced");
-                self.applied(Reloaded::ApiKey, Some(workspace.name.as_str()), &changed);
+                self.record_applied(Reloaded::ApiKey, Some(workspace.name.as_str()), &changed);
                 replaced.insert(key);
                 self.fixed.broker.forgive(workspace.name.as_str());
                 if workspace.drops_tokens {
@@ -132,7 +132,7 @@ impl Live {
             let changed = keys.iter().map(|key| key.join(".")).collect::<Vec<_>>().join(", ");
             tracing::info!(changed, "certificate replaced");
             self.fixed.export_expiry(&running.current());
-            self.applied(Reloaded::Certificate, None, &changed);
+            self.record_applied(Reloaded::Certificate, None, &changed);
             replaced.extend(keys);
         }
         self.api.store(Arc::new(api));

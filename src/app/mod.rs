@@ -140,14 +140,14 @@ impl App {
         let route = settings.sessions.as_ref().map(|sessions| &sessions.route);
         let entitlements = Entitlements::new(&settings.http, &settings.clients, route);
         broker.renew_only(move |key| entitlements.include(key));
-        let api = fixed.api(settings.http, settings.clients, settings.sessions, None)?;
+        let api = fixed.build_api(settings.http, settings.clients, settings.sessions, None)?;
         let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
         if let Some(tls) = &tls {
             let certificates = tls.current();
             certificates.refuse_expired(clock.unix())?;
             fixed.export_expiry(&certificates);
         }
-        let places = Arc::new(Semaphore::new(files.apps.min(Semaphore::MAX_PERMITS)));
+        let permits = Arc::new(Semaphore::new(files.apps.min(Semaphore::MAX_PERMITS)));
         let mut passed = Some(passed);
         let mut listeners = Vec::new();
         for address in settings.listen {
@@ -167,8 +167,8 @@ impl App {
                 _ => {}
             }
             listeners.extend(sockets.into_iter().map(|socket| {
-                let (places, metrics) = (Arc::clone(&places), Arc::clone(&metrics));
-                Listener::new(socket, settings.limits, places, tls.clone(), clock, metrics)
+                let (permits, metrics) = (Arc::clone(&permits), Arc::clone(&metrics));
+                Listener::new(socket, settings.limits, permits, tls.clone(), clock, metrics)
             }));
         }
         let wanted = settings.limits.connections.saturating_mul(listeners.len());
@@ -185,8 +185,8 @@ impl App {
             .await
             .map_err(|error| StartError::Listen(Address::Tcp(settings.admin_listen), error))?;
         let admin_limits = Limits { connections: files.admin, ..ADMIN_LIMITS };
-        let places = Arc::new(Semaphore::new(files.admin));
-        let admin_listener = Listener::new(admin_socket, admin_limits, places, None, clock, Arc::clone(&metrics));
+        let permits = Arc::new(Semaphore::new(files.admin));
+        let admin_listener = Listener::new(admin_socket, admin_limits, permits, None, clock, Arc::clone(&metrics));
         let readiness = Arc::new(Readiness::default());
         reload::warn(&settings.warnings);
         Ok(Self {
@@ -209,7 +209,7 @@ impl App {
     }
 
     /// All addresses of the app listeners, for display.
-    pub fn places(&self) -> Vec<String> {
+    pub fn display_addresses(&self) -> Vec<String> {
         self.listeners.iter().map(ToString::to_string).collect()
     }
 
@@ -245,7 +245,7 @@ impl App {
         let mut admin_tasks = JoinSet::new();
         if let Some(tls) = live.tls.clone() {
             let clock = live.fixed.clock;
-            admin_tasks.spawn(async move { tls.log_remarks_daily(clock).await });
+            admin_tasks.spawn(async move { tls.log_warnings_daily(clock).await });
         }
         let answer = move |request: hyper::Request<hyper::body::Incoming>, _| {
             let admin = Arc::clone(&admin);

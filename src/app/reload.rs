@@ -30,39 +30,39 @@ pub type Read = Box<dyn FnMut() -> Loaded + Send>;
 
 /// Files with their state before they were read, so that changes during the read are noticed.
 #[derive(Clone, Debug, Default)]
-pub struct Files(Vec<(PathBuf, Mark)>);
+pub struct Files(Vec<(PathBuf, FileState)>);
 
 /// A file's state: device, inode, size, mtime and ctime; `None` if there is no such file. Symbolic links
 /// are followed, since Kubernetes swaps them.
-type Mark = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
+type FileState = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
 
 impl Files {
     /// Adds a file that is about to be read.
     pub fn add(&mut self, path: &Path) {
         if !self.0.iter().any(|(other, _)| other == path) {
-            self.0.push((path.to_owned(), mark(path)));
+            self.0.push((path.to_owned(), file_state(path)));
         }
     }
 
     /// The current states.
-    fn look(&self) -> Vec<Mark> {
-        self.0.iter().map(|(path, _)| mark(path)).collect()
+    fn current_states(&self) -> Vec<FileState> {
+        self.0.iter().map(|(path, _)| file_state(path)).collect()
     }
 
     /// The files whose state differs from `before`.
     fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Path> {
         let differs =
-            |(path, mark): &&(PathBuf, Mark)| before.0.iter().any(|(other, old)| other == path && old != mark);
+            |(path, state): &&(PathBuf, FileState)| before.0.iter().any(|(other, old)| other == path && old != state);
         self.0.iter().filter(differs).map(|(path, _)| path.as_path())
     }
 
     /// Whether any state differs from the recorded one.
-    fn differ(&self, looked: &[Mark]) -> bool {
-        !self.0.iter().map(|(_, mark)| mark).eq(looked)
+    fn differ(&self, states: &[FileState]) -> bool {
+        !self.0.iter().map(|(_, state)| state).eq(states)
     }
 }
 
-fn mark(path: &Path) -> Mark {
+fn file_state(path: &Path) -> FileState {
     // A pipe can't be read twice.
     let data = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     let (modified, changed) = ((data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec()));
@@ -78,14 +78,14 @@ pub struct Reloader {
     /// The settings last applied, and their files.
     applied: (toml::Table, Files),
     files: Files,
-    looked: Vec<Mark>,
+    states: Vec<FileState>,
     /// The warnings already logged.
     warnings: Vec<SettingsError>,
 }
 
 /// The polling interval. A change is applied once it has been stable for one interval, so that no file
 /// is read half written.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Reloader {
     /// Creates a reloader for a broker started with these settings.
@@ -96,35 +96,35 @@ impl Reloader {
         warnings: Vec<SettingsError>,
         read: Read,
     ) -> Self {
-        Self { live, read, applied: (shown.clone(), files.clone()), shown, files, looked: Vec::new(), warnings }
+        Self { live, read, applied: (shown.clone(), files.clone()), shown, files, states: Vec::new(), warnings }
     }
 
     /// Reloads after a file has changed and for each message, until the channel is closed.
-    pub async fn run(self, mut asked: mpsc::Receiver<()>) {
+    pub async fn run(self, mut requests: mpsc::Receiver<()>) {
         let live = Arc::clone(&self.live);
         let clock = live.fixed.clock;
         let reloader = Arc::new(Mutex::new(self));
         loop {
             let now = tokio::select! {
-                message = asked.recv() => {
+                message = requests.recv() => {
                     if message.is_none() {
                         return;
                     }
                     true
                 }
-                () = clock.sleep_until(clock.now() + LOOK) => false,
+                () = clock.sleep_until(clock.now() + POLL_INTERVAL) => false,
             };
             let reloader = Arc::clone(&reloader);
             // Blocking: files may be on a network, and a purge takes time.
-            let turn = tokio::task::spawn_blocking(move || {
-                reloader.lock().unwrap_or_else(PoisonError::into_inner).turn(now);
+            let poll = tokio::task::spawn_blocking(move || {
+                reloader.lock().unwrap_or_else(PoisonError::into_inner).poll(now);
             });
-            match turn.await {
+            match poll.await {
                 Ok(()) => {}
                 Err(error) if error.is_panic() => {
                     let error = "an internal error";
                     tracing::error!(error, "{REJECTED}");
-                    live.rejected(Reloaded::Settings, error);
+                    live.record_rejected(Reloaded::Settings, error);
                 }
                 // The runtime is shutting down.
                 Err(_) => return,
@@ -132,12 +132,12 @@ impl Reloader {
         }
     }
 
-    fn turn(&mut self, now: bool) {
-        let looked = self.files.look();
-        if now || (self.files.differ(&looked) && looked == self.looked) {
+    fn poll(&mut self, now: bool) {
+        let states = self.files.current_states();
+        if now || (self.files.differ(&states) && states == self.states) {
             self.reload();
         }
-        self.looked = looked;
+        self.states = states;
     }
 
     /// Reloads now. Returns whether the new settings were applied.
@@ -148,7 +148,7 @@ impl Reloader {
             Ok(loaded) => loaded,
             Err(errors) => {
                 let lines: Vec<_> = errors.errors.iter().map(ToString::to_string).collect();
-                return self.rejected(what(&errors), &lines.join("; "));
+                return self.rejected(reload_kind(&errors), &lines.join("; "));
             }
         };
         let warnings = settings.warnings.clone();
@@ -176,7 +176,7 @@ impl Reloader {
         let new: Vec<_> = warnings.iter().filter(|warning| !self.warnings.contains(warning)).cloned().collect();
         warn(&new);
         // Last: the audit line says that all of it is done.
-        self.live.applied(Reloaded::Settings, None, &changed);
+        self.live.record_applied(Reloaded::Settings, None, &changed);
         self.warnings = warnings;
         self.applied = (shown, self.files.clone());
         true
@@ -184,7 +184,7 @@ impl Reloader {
 
     fn rejected(&self, what: Reloaded, error: &str) -> bool {
         tracing::error!(error, "{REJECTED}");
-        self.live.rejected(what, error);
+        self.live.record_rejected(what, error);
         false
     }
 }
@@ -192,7 +192,7 @@ impl Reloader {
 const REJECTED: &str = "reload rejected; keeping the running configuration";
 
 /// The part of the settings that these errors are about.
-fn what(errors: &SettingsErrors) -> Reloaded {
+fn reload_kind(errors: &SettingsErrors) -> Reloaded {
     let all = |is_such: fn(&str) -> bool| errors.errors.iter().all(|error| is_such(&error.key));
     if all(|key| key.starts_with("server.tls")) {
         Reloaded::Certificate

@@ -53,7 +53,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn only_what_fits_the_keys_can_be_allowed() {
+    fn algorithms_that_do_not_fit_the_keys_are_refused() {
         let keys = KeySource::Jwks(JwksSettings {
             url: "https://login.example.com/jwks".parse().expect("a URL"),
             refresh: Duration::from_secs(900),

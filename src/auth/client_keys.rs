@@ -153,7 +153,10 @@ impl ClientKeys {
     }
 
     /// Finds the client by the names in its certificate; if several match, the first in the settings.
-    pub fn find_named<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Result<&Client, Rejection<'_>> {
+    pub fn find_by_certificate<'a>(
+        &self,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) -> Result<&Client, Rejection<'_>> {
         let found = self.names.iter().find(|(wanted, _)| names.clone().any(|name| name == wanted));
         self.admit(found.map(|(_, place)| *place))
     }
@@ -237,7 +240,7 @@ mod tests {
         keys.add(client("a"), Vec::new(), vec!["a.internal".to_owned()]);
         keys.add(client("b"), Vec::new(), vec!["spiffe://td/b".to_owned()]);
         assert!(!keys.is_empty() && keys.contains_name("a.internal") && !keys.contains_name("b"));
-        let found = |names: &[&str]| name(keys.find_named(names.iter().copied())).map(str::to_owned);
+        let found = |names: &[&str]| name(keys.find_by_certificate(names.iter().copied())).map(str::to_owned);
         assert_eq!(found(&["x", "spiffe://td/b"]).as_deref(), Ok("b"));
         assert_eq!(found(&["spiffe://td/b", "a.internal"]).as_deref(), Ok("a"));
         assert_eq!(found(&["internal", "a.internal.", "spiffe://td/b/c", "*"]), Err(Rejection::Unknown));

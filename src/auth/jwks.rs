@@ -51,7 +51,7 @@ const RETRY: Duration = Duration::from_secs(60);
 /// How often a repeated failure with the same cause is logged.
 const REMINDER: Duration = Duration::from_secs(3600);
 /// The most requests that wait for a fetch; the others use the current keys.
-const MOST_WAITERS: usize = 1024;
+const MAX_WAITERS: usize = 1024;
 
 /// The keys of an issuer, read without a lock.
 pub struct Jwks {
@@ -69,8 +69,8 @@ impl Drop for Jwks {
 struct State {
     keys: ArcSwapOption<KeySet>,
     fetches: watch::Sender<Fetches>,
-    wanted: Notify,
-    room: Semaphore,
+    fetch_requested: Notify,
+    waiter_slots: Semaphore,
     settings: JwksSettings,
     clock: Clock,
     metrics: JwksMetrics,
@@ -113,13 +113,13 @@ impl Jwks {
         let state = Arc::new(State {
             keys: ArcSwapOption::new(keys),
             fetches: watch::Sender::new(Fetches::default()),
-            wanted: Notify::new(),
-            room: Semaphore::new(MOST_WAITERS),
+            fetch_requested: Notify::new(),
+            waiter_slots: Semaphore::new(MAX_WAITERS),
             settings,
             clock,
             metrics,
         });
-        let task = runtime.spawn(Arc::clone(&state).keep(client)).abort_handle();
+        let task = runtime.spawn(Arc::clone(&state).run(client)).abort_handle();
         Ok(Self { state, task })
     }
 
@@ -144,7 +144,7 @@ impl Jwks {
         if !may_be_new {
             return first;
         }
-        self.state.fetched().await;
+        self.state.wait_for_fetch().await;
         self.state.verify(jwt)
     }
 }
@@ -157,27 +157,27 @@ impl State {
     }
 
     /// Waits for the fetch that is due or in progress; returns at once if the last one was just now.
-    async fn fetched(&self) {
+    async fn wait_for_fetch(&self) {
         // Requests with a made-up `kid` wait too, so the number of waiters is limited.
-        let Ok(_place) = self.room.try_acquire() else { return };
-        let mut news = self.fetches.subscribe();
-        let seen = *news.borrow_and_update();
+        let Ok(_slot) = self.waiter_slots.try_acquire() else { return };
+        let mut updates = self.fetches.subscribe();
+        let seen = *updates.borrow_and_update();
         if seen.begun == seen.ended {
             if seen.last.is_some_and(|last| self.clock.now().since(last) < self.settings.pause) {
                 return;
             }
             // A permit that comes too late for its fetch starts no further one: the task checks
             // the time too.
-            self.wanted.notify_one();
+            self.fetch_requested.notify_one();
         }
-        let ended = news.wait_for(|fetches| fetches.ended > seen.ended);
+        let ended = updates.wait_for(|fetches| fetches.ended > seen.ended);
         // The fetch has this deadline too; this one is for a runtime that has ended.
         let _ = tokio::time::timeout(TIMEOUT + Duration::from_secs(1), ended).await;
     }
 
     /// Stores the keys if the fetch succeeded, updates log and metrics, and returns the delay until the
     /// next fetch.
-    fn take(&self, fetched: Result<KeySet, FetchError>, now: Moment, failing: &mut Failing) -> Duration {
+    fn on_fetched(&self, fetched: Result<KeySet, FetchError>, now: Moment, failing: &mut Failing) -> Duration {
         let JwksSettings { url, refresh, pause } = &self.settings;
         let url = shown(url);
         let had_keys = self.keys.load().is_some();
@@ -186,7 +186,7 @@ impl State {
                 let (keys, ignored) = (set.len(), set.ignored());
                 self.metrics.fetched(self.clock.unix());
                 self.keys.store(Some(Arc::new(set)));
-                if failing.end() || !had_keys {
+                if failing.on_success() || !had_keys {
                     tracing::info!(url, keys, ignored, "JWKS fetched");
                 } else {
                     tracing::debug!(url, keys, ignored, "JWKS fetched");
@@ -196,7 +196,7 @@ impl State {
             Err(error) => {
                 self.metrics.failed();
                 let cause = causes(&error);
-                match (failing.is_news(&cause, now), had_keys) {
+                match (failing.should_warn(&cause, now), had_keys) {
                     (true, true) => {
                         tracing::warn!(url, cause, "JWKS fetch failed; the keys fetched before stay in use")
                     }
@@ -211,7 +211,7 @@ impl State {
     }
 
     /// Fetches until it is dropped.
-    async fn keep(self: Arc<Self>, client: Client) {
+    async fn run(self: Arc<Self>, client: Client) {
         let mut failing = Failing::default();
         loop {
             let began = self.clock.now();
@@ -220,15 +220,15 @@ impl State {
                 fetches.last = Some(began);
             });
             // This fetch serves the requests for one that came before it.
-            let _ = pin!(self.wanted.notified()).enable();
+            let _ = pin!(self.fetch_requested.notified()).enable();
             let fetched = fetch(&client, &self.settings.url).await;
-            let next = self.take(fetched, began, &mut failing);
+            let next = self.on_fetched(fetched, began, &mut failing);
             self.fetches.send_modify(|fetches| fetches.ended += 1);
             let due = began + next;
             loop {
                 tokio::select! {
                     () = self.clock.sleep_until(due) => break,
-                    () = self.wanted.notified() => {
+                    () = self.fetch_requested.notified() => {
                         if self.clock.now().since(began) >= self.settings.pause {
                             break;
                         }
@@ -245,8 +245,8 @@ struct Failing(Option<(String, Moment)>);
 
 impl Failing {
     /// Records a failure. Returns whether to warn: the cause is new, or the last warning is long ago.
-    fn is_news(&mut self, cause: &str, now: Moment) -> bool {
-        let is_known = self.0.as_ref().is_some_and(|(known, told)| known == cause && now.since(*told) < REMINDER);
+    fn should_warn(&mut self, cause: &str, now: Moment) -> bool {
+        let is_known = self.0.as_ref().is_some_and(|(known, logged)| known == cause && now.since(*logged) < REMINDER);
         if !is_known {
             self.0 = Some((cause.to_owned(), now));
         }
@@ -254,7 +254,7 @@ impl Failing {
     }
 
     /// Records a success. Returns whether fetches were failing.
-    fn end(&mut self) -> bool {
+    fn on_success(&mut self) -> bool {
         self.0.take().is_some()
     }
 }
@@ -267,11 +267,11 @@ mod tests {
     fn repeated_cause_is_news_once_an_hour() {
         let mut failing = Failing::default();
         let at = |minutes: u64| Moment::from_nanos(0) + Duration::from_secs(60 * minutes);
-        let news: Vec<_> = (0..150).filter(|&minute| failing.is_news("refused", at(minute))).collect();
-        assert_eq!(news, [0, 60, 120]);
-        assert!(failing.is_news("timed out", at(150)));
-        assert!(!failing.is_news("timed out", at(151)));
-        assert!(failing.end() && !failing.end());
-        assert!(failing.is_news("timed out", at(152)));
+        let warned: Vec<_> = (0..150).filter(|&minute| failing.should_warn("refused", at(minute))).collect();
+        assert_eq!(warned, [0, 60, 120]);
+        assert!(failing.should_warn("timed out", at(150)));
+        assert!(!failing.should_warn("timed out", at(151)));
+        assert!(failing.on_success() && !failing.on_success());
+        assert!(failing.should_warn("timed out", at(152)));
     }
 }

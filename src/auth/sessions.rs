@@ -178,11 +178,11 @@ impl Sessions {
             // Unreachable: both are made from the same settings.
             (KeySource::Jwks(_), None) => return Err(SessionError::NoKeys),
         }
-        Ok(self.judge(&jwt)?)
+        Ok(self.check_claims(&jwt)?)
     }
 
     /// Checks the claims, after the signature was verified.
-    fn judge(&self, jwt: &Jwt<'_>) -> Result<Session, SessionDenial> {
+    fn check_claims(&self, jwt: &Jwt<'_>) -> Result<Session, SessionDenial> {
         let Inner { settings, clock, .. } = &*self.0;
         let claims = jwt.claims()?;
         if !claims.is_from(&settings.issuer) {

@@ -33,8 +33,8 @@ impl Check {
         if let Some(certificates) = &settings.tls {
             let now = Clock::system().unix();
             certificates.refuse_unusable(now).map_err(StartError::from)?;
-            certificates.remarks(now).for_each(|remark| {
-                print_stderr(&format!("warning: server.tls.{}: {remark}\n", remark.setting));
+            certificates.warnings(now).for_each(|warning| {
+                print_stderr(&format!("warning: server.tls.{}: {warning}\n", warning.setting));
             });
         }
         for warning in ignored_proxies(&settings.workspaces) {
@@ -57,13 +57,13 @@ impl Check {
 /// The last line: a summary of the broker with these settings.
 fn summary(settings: &Settings) -> String {
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    let places: Vec<_> = settings.listen.iter().map(ToString::to_string).collect();
+    let addresses: Vec<_> = settings.listen.iter().map(ToString::to_string).collect();
     format!(
         "OK: {}, {}, sessions {}, listening on {}, admin on {}",
         count(settings.workspaces.len(), "workspace"),
         count(settings.clients.iter().count(), "client"),
         if settings.sessions.is_some() { "on" } else { "off" },
-        places.join(" and "),
+        addresses.join(" and "),
         settings.admin_listen,
     )
 }

@@ -330,7 +330,7 @@ fn reload_signals() -> io::Result<mpsc::Receiver<()>> {
     Ok(asked)
 }
 
-#[expect(clippy::disallowed_methods, reason = "whoever asks twice does not want to wait")]
+#[expect(clippy::disallowed_methods, reason = "a second signal ends the program at once")]
 fn exit_now() -> ! {
     std::process::exit(1)
 }
@@ -350,7 +350,7 @@ mod tests {
 
     impl Write for Lines {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("nobody panics").extend_from_slice(line);
+            self.0.lock().expect("not poisoned").extend_from_slice(line);
             Ok(line.len())
         }
 
@@ -374,7 +374,7 @@ mod tests {
             assert!(panic::catch_unwind(|| panic!("a bug")).is_err());
             drop(panic::take_hook());
         });
-        let text = String::from_utf8(lines.0.lock().expect("nobody panics").clone()).expect("text");
+        let text = String::from_utf8(lines.0.lock().expect("not poisoned").clone()).expect("text");
         for part in ["ERROR", "internal error: a bug", "src/command/mod.rs"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }

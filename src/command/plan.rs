@@ -119,9 +119,9 @@ impl Plan {
         within("--users", &self.users, &(1..=Workload::MAX_REQUESTS))?;
         within("--days", &self.days, &(1..=Workload::MAX_DAYS))?;
         within("--extra-calls", &self.extra_calls, &(0.0..=10.0))?;
-        lasts("--latency", self.latency, Duration::ZERO..=Duration::from_secs(3600))?;
-        lasts("--lifetime", self.lifetime, Duration::from_secs(1)..=400 * DAY)?;
-        lasts("--disorder", self.disorder, Duration::ZERO..=400 * DAY)?;
+        check_duration("--latency", self.latency, Duration::ZERO..=Duration::from_secs(3600))?;
+        check_duration("--lifetime", self.lifetime, Duration::from_secs(1)..=400 * DAY)?;
+        check_duration("--disorder", self.disorder, Duration::ZERO..=400 * DAY)?;
         if self.path.as_deref().is_some_and(|path| !path.starts_with('/') || path.contains(['?', '#', ' '])) {
             return Err(refused("--path", "must begin with / and have no query"));
         }
@@ -302,7 +302,7 @@ fn within<T: PartialOrd + Display>(flag: &str, value: &T, range: &RangeInclusive
     Err(refused(flag, format!("must be a number from {} to {}", range.start(), range.end())))
 }
 
-fn lasts(flag: &str, length: Duration, range: RangeInclusive<Duration>) -> Result<(), Failure> {
+fn check_duration(flag: &str, length: Duration, range: RangeInclusive<Duration>) -> Result<(), Failure> {
     if range.contains(&length) {
         return Ok(());
     }

@@ -14,7 +14,7 @@ use courier_token_broker::sandbox::{Faults, Simulator};
 use courier_token_broker::secrets::Secret;
 use tokio::net::TcpListener;
 
-use super::serve::{places, raise_open_files};
+use super::serve::{addresses, raise_open_files};
 use super::{Failure, block_on, bound, log, print, stop_signal};
 
 #[derive(Args)]
@@ -46,7 +46,7 @@ impl Sandbox {
             let clock = Clock::system();
             let app = App::bind_with(settings, Vec::new(), open_files, clock).await?;
             let stop = stop_signal()?;
-            print(places(&app) + &explain(&app, courier));
+            print(addresses(&app) + &explain(&app, courier));
             let simulator = Simulator::new(Some(API_KEY.to_owned()), self.faults, clock);
             // It runs until exit: the broker's last calls need it.
             tokio::spawn(simulator.serve(listener, std::future::pending()));

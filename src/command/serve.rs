@@ -61,7 +61,7 @@ impl Serve {
             let reloader = app.reloader(shown, files, Box::new(move || self.load(&environment)));
             tokio::spawn(reloader.run(reload));
             started.log(&app);
-            print(places(&app));
+            print(addresses(&app));
             app.run(stop).await;
             Ok(())
         })
@@ -130,10 +130,10 @@ fn reopen_on_sighup(audit: LogWriter) -> io::Result<JoinSet<()>> {
 }
 
 /// The addresses of the broker, printed so that scripts can read ports chosen by the system.
-pub fn places(app: &App) -> String {
+pub fn addresses(app: &App) -> String {
     let mut text = String::new();
     // Writing to a string can't fail.
-    for place in app.places() {
+    for place in app.display_addresses() {
         let _ = writeln!(text, "courier-token-broker on {place}");
     }
     if let Some(address) = app.admin_address() {

@@ -43,7 +43,7 @@ impl Started {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             files = self.files,
-            listen = app.places().join(", "),
+            listen = app.display_addresses().join(", "),
             admin = app.admin_address().map(tracing::field::display),
             clients = self.clients,
             client_names = self.client_names,

@@ -11,13 +11,13 @@ pub struct SettingsError {
     /// The key, such as `tokens.floor`; empty if the whole origin is meant.
     pub key: String,
     /// What is wrong and what is expected.
-    pub wanted: String,
+    pub message: String,
 }
 
 impl fmt::Display for SettingsError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { origin, key, wanted } = self;
-        let parts = [origin.as_deref().unwrap_or_default(), key, wanted];
+        let Self { origin, key, message } = self;
+        let parts = [origin.as_deref().unwrap_or_default(), key, message];
         let line = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
         // One line, whatever a file or a table is called.
         out.write_str(&line.replace(char::is_control, " "))
@@ -58,7 +58,7 @@ impl fmt::Display for SettingsErrors {
 impl std::error::Error for SettingsErrors {}
 
 /// Rewrites a deserialiser's message as what is expected, without the value that it found.
-pub fn wanted(message: &str) -> String {
+pub fn expectation(message: &str) -> String {
     let message = message.lines().next().unwrap_or_default();
     if let Some(unknown) = message.strip_prefix("unknown field ") {
         return format!("unknown key {unknown}")
@@ -66,10 +66,10 @@ pub fn wanted(message: &str) -> String {
             .replace(", expected", "; known is");
     }
     // "invalid type: string \"x\", expected a boolean"
-    let Some((_, wanted)) = message.rsplit_once(", expected ") else {
+    let Some((_, expected)) = message.rsplit_once(", expected ") else {
         return message.to_owned();
     };
-    let wanted = match wanted.split(" for key ").next().unwrap_or(wanted) {
+    let expected = match expected.split(" for key ").next().unwrap_or(expected) {
         "f64" | "a floating point" => "a number",
         "u16" | "u32" | "u64" | "usize" | "an unsigned 32 bit integer" | "an unsigned 64 bit integer" => {
             "a whole number that is not negative"
@@ -79,7 +79,7 @@ pub fn wanted(message: &str) -> String {
         other if other.starts_with("struct ") => "a table",
         other => other,
     };
-    format!("must be {wanted}")
+    format!("must be {expected}")
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
             ),
             ("must be a duration", "must be a duration"),
         ] {
-            assert_eq!(wanted(message), expected);
+            assert_eq!(expectation(message), expected);
         }
     }
 }

@@ -4,18 +4,18 @@ use serde::Deserialize;
 use serde_path_to_error::{Path, Segment};
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::error::wanted;
+use super::error::expectation;
 use super::raw::Raw;
 
 /// The line, the key, and what is expected.
-pub type Misplaced = (usize, String, String);
+pub type LocatedError = (usize, String, String);
 
 /// The most errors that are reported.
 const MOST_ERRORS: usize = 100;
 
 /// Parses one file and reports all errors of shape. The table comes without the wrong parts; it is `None`
 /// if the file can't be parsed.
-pub fn check(text: &str) -> (Option<toml::Table>, Vec<Misplaced>) {
+pub fn check(text: &str) -> (Option<toml::Table>, Vec<LocatedError>) {
     let line = |error: &toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start).min(text.len());
         text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1
@@ -29,18 +29,18 @@ pub fn check(text: &str) -> (Option<toml::Table>, Vec<Misplaced>) {
         Ok(document) => document,
         Err(error) => return syntax(error),
     };
-    let mut misfits = Vec::new();
+    let mut shape_errors = Vec::new();
     while let Err(error) = serde_path_to_error::deserialize::<_, Raw>(toml::Deserializer::from(document.clone())) {
         let key = error.path().to_string();
         let key = if key == "." { String::new() } else { key };
-        misfits.push((line(error.inner()), key, wanted(error.inner().message())));
+        shape_errors.push((line(error.inner()), key, expectation(error.inner().message())));
         // Remove the wrong part, so that the rest can be checked.
-        if misfits.len() == MOST_ERRORS || !remove(document.get_mut(), error.path()) {
-            return (None, misfits);
+        if shape_errors.len() == MOST_ERRORS || !remove(document.get_mut(), error.path()) {
+            return (None, shape_errors);
         }
     }
     match toml::Table::deserialize(toml::Deserializer::from(document)) {
-        Ok(table) => (Some(table), misfits),
+        Ok(table) => (Some(table), shape_errors),
         Err(error) => syntax(error),
     }
 }

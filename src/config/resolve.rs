@@ -78,13 +78,13 @@ impl Settings {
     /// Checks merged settings and reports all errors. `layers` give the origins in errors.
     pub fn resolve(raw: &Raw, layers: &Layers) -> Result<Self, SettingsErrors> {
         let check = Check::new(layers);
-        let lifetime = |key: &str, raw: raw::Human| check.keep(check.lifetime(key, raw));
+        let lifetime = |key: &str, raw: raw::HumanDuration| check.keep(check.lifetime(key, raw));
         let max_lifetime = lifetime("tokens.max_lifetime", raw.tokens.max_lifetime);
         let default_lifetime = lifetime("tokens.default_lifetime", raw.tokens.default_lifetime);
         if max_lifetime.is_some_and(|longest| default_lifetime > Some(longest)) {
             let error = check.error("tokens.default_lifetime", "must not be longer than tokens.max_lifetime");
             let origin = error.origin.or_else(|| check.error("tokens.max_lifetime", "").origin);
-            check.fail(SettingsError { origin, ..error });
+            check.add_error(SettingsError { origin, ..error });
         }
         let profiles = check.profiles(raw);
         let workspaces: Vec<_> = raw
@@ -98,7 +98,7 @@ impl Settings {
         check.keep(check.range("tokens.capacity", raw.tokens.capacity, 1, 1_000_000_000));
         check.keep(check.range("refresh.history", raw.refresh.history, 0, 1_000_000_000));
         if !(0.0..=10.0).contains(&raw.refresh.extra_calls) {
-            check.fail(check.error("refresh.extra_calls", "must be a number from 0 to 10"));
+            check.add_error(check.error("refresh.extra_calls", "must be a number from 0 to 10"));
         }
         let refresh = check.keep(check.mode(&raw.refresh.mode));
         let listen = check.keep(check.listen(&raw.server));
@@ -106,8 +106,9 @@ impl Settings {
         let unix_mode = check.keep(check.unix_mode(&raw.server.unix_mode));
         let tls = check.keep(check.tls(&raw.server));
         let limits = check.limits(&raw.server);
-        let span =
-            |key: &str, raw: raw::Human, least: Duration, most: Duration| check.keep(check.span(key, raw, least, most));
+        let span = |key: &str, raw: raw::HumanDuration, least: Duration, most: Duration| {
+            check.keep(check.span(key, raw, least, most))
+        };
         let shutdown_delay =
             raw.server.shutdown_delay.map(|delay| span("server.shutdown_delay", delay, Duration::ZERO, HOUR));
         let shutdown_timeout = span("server.shutdown_timeout", raw.server.shutdown_timeout, Duration::ZERO, HOUR);
@@ -124,7 +125,7 @@ impl Settings {
         let log_level = check.keep(log_level);
         check.keep(check.audit(&raw.log.audit));
         if let (Some(listen), Some(admin)) = (&listen, admin_listen) {
-            check.keep(check.calls_elsewhere(&workspaces, listen, admin));
+            check.keep(check.refuse_own_address(&workspaces, listen, admin));
         }
         check.warn(raw, listen.as_deref().unwrap_or_default(), &workspaces, &clients);
         let settings = || {
@@ -164,7 +165,7 @@ impl Settings {
             })
         };
         let settings = settings();
-        check.settle(settings)
+        check.finish(settings)
     }
 }
 
@@ -233,14 +234,14 @@ impl Check<'_> {
     fn budget(&self, key: &str, raw: &raw::Budget) -> Result<Budget, SettingsError> {
         let (least, most) = (Budget::RATES.start(), Budget::RATES.end());
         let budget = Budget::new(raw.requests_per_second, raw.burst).ok_or_else(|| {
-            let wanted =
+            let message =
                 format!("requests_per_second must be from {least} to {most}, burst from 1 to {}", Budget::MAX_BURST);
-            self.error(key, wanted)
+            self.error(key, message)
         })?;
         let Some(rate) = raw.least_requests_per_second else { return Ok(budget) };
         budget.with_least(rate).ok_or_else(|| {
-            let wanted = format!("must be a number from {least} to requests_per_second");
-            self.error(&format!("{key}.least_requests_per_second"), wanted)
+            let message = format!("must be a number from {least} to requests_per_second");
+            self.error(&format!("{key}.least_requests_per_second"), message)
         })
     }
 
@@ -266,13 +267,13 @@ impl Check<'_> {
         for (place, client) in raw.clients.iter().enumerate() {
             let key = |field: &str| format!("clients[{place}].{field}");
             if client.name.is_empty() {
-                self.fail(self.error(&key("name"), "must be a name for logs"));
+                self.add_error(self.error(&key("name"), "must be a name for logs"));
             } else if seen.contains(&&client.name) {
-                self.fail(self.error(&key("name"), "must differ from the other clients' names"));
+                self.add_error(self.error(&key("name"), "must differ from the other clients' names"));
             }
             seen.push(&client.name);
             if !raw.workspaces.contains_key(&client.workspace) {
-                self.fail(self.error(&key("workspace"), "must be the name of one of the workspaces"));
+                self.add_error(self.error(&key("workspace"), "must be the name of one of the workspaces"));
             }
             let names = self.keep(self.certificate_names(raw, client, &keys, key));
             let digests = self.keep(self.digests(client, &keys, &key("key_sha256")));
@@ -281,7 +282,7 @@ impl Check<'_> {
             }
         }
         if raw.clients.is_empty() && raw.sessions.is_none() {
-            self.fail(self.error(
+            self.add_error(self.error(
                 "clients",
                 "nobody could call, since there is no client: `courier-token-broker client-key NAME` makes one, or set \
                  COURIER_TOKEN_BROKER_CLIENT_KEY to a secret of your own",
@@ -295,9 +296,9 @@ impl Check<'_> {
         let parsed = client.key_sha256.0.iter().map(|hex| Digest::parse(hex));
         let digests = parsed.collect::<Result<Vec<_>, _>>().map_err(|error| self.error(key, error.to_string()))?;
         if digests.iter().any(|digest| digest.is_of_empty_text()) {
-            let wanted = "is the SHA-256 of the empty text or of a line end: hash a key, as \
+            let message = "is the SHA-256 of the empty text or of a line end: hash a key, as \
                 `courier-token-broker client-key NAME` does";
-            return Err(self.error(key, wanted));
+            return Err(self.error(key, message));
         }
         // With a certificate no key is needed.
         let least = usize::from(client.certificate_names.is_empty());
@@ -325,7 +326,7 @@ impl Check<'_> {
             UserId::new(example).map_err(|error| error.to_string()).map(drop)
         });
         if client.users.is_empty() {
-            self.fail(self.error(&key("users"), "matches no user: must have at least one pattern such as \"*\""));
+            self.add_error(self.error(&key("users"), "matches no user: must have at least one pattern such as \"*\""));
         }
         let max_lifetime = self.lifetime(&key("max_lifetime"), client.max_lifetime);
         // The same error is reported once.

@@ -14,13 +14,13 @@ impl Check<'_> {
     /// The address of the admin listener, where any connection may purge all tokens.
     pub(super) fn admin(&self, admin: &raw::Admin, apps: &[Address]) -> Result<SocketAddr, SettingsError> {
         const KEY: &str = "admin.listen";
-        let wanted = "must be an IP address and port such as \"127.0.0.1:9090\"";
-        let address: SocketAddr = admin.listen.parse().map_err(|_| self.error(KEY, wanted))?;
+        let message = "must be an IP address and port such as \"127.0.0.1:9090\"";
+        let address: SocketAddr = admin.listen.parse().map_err(|_| self.error(KEY, message))?;
         if !address.ip().to_canonical().is_loopback() && !admin.insecure {
-            let wanted = "anybody who reaches this address could read metrics and users' tokens' times and purge all \
+            let message = "anyone who reaches this address could read metrics and users' tokens' times and purge all \
                 tokens, without a key: listen on a loopback address, or set admin.insecure = true where a firewall or a \
                 network policy lets only operators connect";
-            return Err(self.error(KEY, wanted));
+            return Err(self.error(KEY, message));
         }
         // On most systems `[::]` includes all of IPv4.
         let any = |app: SocketAddr| [app, address].iter().any(|one| one.ip() == Ipv6Addr::UNSPECIFIED);
@@ -46,9 +46,9 @@ impl Check<'_> {
     pub(super) fn listen(&self, server: &raw::Server) -> Result<Vec<Address>, SettingsError> {
         const KEY: &str = "server.listen";
         let address = |text: &String| {
-            let wanted = "must be an IP address and port such as \"127.0.0.1:8080\", a path such as \
+            let message = "must be an IP address and port such as \"127.0.0.1:8080\", a path such as \
                 \"unix:/run/courier-token-broker.sock\", or \"systemd\"";
-            Address::parse(text).ok_or_else(|| self.error(KEY, wanted))
+            Address::parse(text).ok_or_else(|| self.error(KEY, message))
         };
         let addresses = server.listen.0.iter().map(address).collect::<Result<Vec<_>, _>>()?;
         if addresses.is_empty() {
@@ -56,9 +56,9 @@ impl Check<'_> {
         }
         let exposed = |address: &Address| matches!(address, Address::Tcp(address) if !address.ip().is_loopback());
         if server.tls.is_none() && !server.insecure && addresses.iter().any(exposed) {
-            let wanted = "tokens and client keys would cross the network unencrypted: set [server.tls], or listen on a \
+            let message = "tokens and client keys would cross the network unencrypted: set [server.tls], or listen on a \
                 loopback address behind a proxy that does TLS, or set server.insecure = true";
-            return Err(self.error(KEY, wanted));
+            return Err(self.error(KEY, message));
         }
         if addresses.iter().filter(|address| **address == Address::Systemd).count() > 1 {
             return Err(self.error(KEY, "must have \"systemd\" no more than once: it stands for all sockets passed"));
@@ -137,7 +137,7 @@ impl Check<'_> {
         taken: &ClientKeys,
         key: impl Fn(&str) -> String,
     ) -> Result<Vec<String>, SettingsError> {
-        let failed = |wanted: &str| self.error(&key("certificate_names"), wanted);
+        let failed = |message: &str| self.error(&key("certificate_names"), message);
         if client.certificate_names.is_empty() {
             return Ok(Vec::new());
         }

@@ -40,7 +40,7 @@ impl Check<'_> {
                 Algorithms::parse(names, keys).map_err(|error| self.session_error("algorithms", error.to_string())),
             ),
         });
-        let text = |field: &str, text: &str, wanted: &str| self.keep(self.session_text(field, text, wanted));
+        let text = |field: &str, text: &str, message: &str| self.keep(self.session_text(field, text, message));
         let issuer = text("issuer", &sessions.issuer, "the `iss` of your sessions");
         let audience = text("audience", &sessions.audience, "the `aud` of your sessions");
         let audience_claim = self.keep(self.audience_claim(sessions));
@@ -57,12 +57,12 @@ impl Check<'_> {
         let source = self.keep(source);
         let by_cookie = matches!(source, Some(SessionSource::Cookie(_)));
         if by_cookie && origins.as_ref().is_some_and(Origins::is_empty) {
-            let wanted =
+            let message =
                 "must have at least one origin: a session in a cookie is accepted only from an origin in this list";
-            self.fail(self.session_error("allowed_origins", wanted));
+            self.add_error(self.session_error("allowed_origins", message));
         }
         if !raw.profiles.contains_key(&sessions.profile) {
-            self.fail(self.session_error("profile", "must be the name of one of the profiles"));
+            self.add_error(self.session_error("profile", "must be the name of one of the profiles"));
         }
         let client = self.keep(self.session_client(raw, sessions));
         let check = auth::SessionSettings {
@@ -86,8 +86,8 @@ impl Check<'_> {
     }
 
     /// An error about a key of `[sessions]`; if the key is missing, its origin is that of the table.
-    fn session_error(&self, field: &str, wanted: impl Into<String>) -> SettingsError {
-        let error = self.error(&format!("sessions.{field}"), wanted);
+    fn session_error(&self, field: &str, message: impl Into<String>) -> SettingsError {
+        let error = self.error(&format!("sessions.{field}"), message);
         let origin = error.origin.or_else(|| self.error("sessions", "").origin);
         SettingsError { origin, ..error }
     }
@@ -118,25 +118,25 @@ impl Check<'_> {
 
     fn jwks_url(&self, text: &str) -> Result<upstream::Url, SettingsError> {
         const FIELD: &str = "jwks_url";
-        let wanted = "must be a URL such as \"https://login.example.com/.well-known/jwks.json\", without user, password \
+        let message = "must be a URL such as \"https://login.example.com/.well-known/jwks.json\", without user, password \
             or fragment";
-        let url: upstream::Url = text.parse().map_err(|_| self.session_error(FIELD, wanted))?;
+        let url: upstream::Url = text.parse().map_err(|_| self.session_error(FIELD, message))?;
         let bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
         if !bare || url.host().is_none() || !matches!(url.scheme(), "https" | "http") {
-            return Err(self.session_error(FIELD, wanted));
+            return Err(self.session_error(FIELD, message));
         }
         if url.scheme() == "http" && !is_loopback(&url) {
-            let wanted = "anyone on the network could replace the keys and sign sessions of any user: use https";
-            return Err(self.session_error(FIELD, wanted));
+            let message = "anyone on the network could replace the keys and sign sessions of any user: use https";
+            return Err(self.session_error(FIELD, message));
         }
         Ok(url)
     }
 
-    fn session_text(&self, field: &str, text: &str, wanted: &str) -> Result<String, SettingsError> {
+    fn session_text(&self, field: &str, text: &str, message: &str) -> Result<String, SettingsError> {
         if (1..=LONGEST_TEXT).contains(&text.len()) {
             Ok(text.to_owned())
         } else {
-            Err(self.session_error(field, format!("must be {wanted}, 1 to {LONGEST_TEXT} bytes")))
+            Err(self.session_error(field, format!("must be {message}, 1 to {LONGEST_TEXT} bytes")))
         }
     }
 
@@ -144,12 +144,12 @@ impl Check<'_> {
     /// the user, are refused: they would let in sessions of the issuer's other apps.
     fn audience_claim(&self, sessions: &raw::Sessions) -> Result<String, SettingsError> {
         const FIELD: &str = "audience_claim";
-        let wanted = "the name of the claim that tells for which app a session is, such as \"aud\", \"azp\" or \
+        let message = "the name of the claim that tells for which app a session is, such as \"aud\", \"azp\" or \
             \"client_id\"";
-        let claim = self.session_text(FIELD, &sessions.audience_claim, wanted)?;
+        let claim = self.session_text(FIELD, &sessions.audience_claim, message)?;
         let says_something_else = ["iss", "sub", "exp", "nbf", "iat", "jti"].contains(&&*claim);
         if says_something_else || claim == sessions.user_claim {
-            return Err(self.session_error(FIELD, format!("must be {wanted}")));
+            return Err(self.session_error(FIELD, format!("must be {message}")));
         }
         Ok(claim)
     }

@@ -27,18 +27,18 @@ impl<'a> Check<'a> {
         self.layers
     }
 
-    pub(super) fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
-        self.layers.error(key, wanted)
+    pub(super) fn error(&self, key: &str, message: impl Into<String>) -> SettingsError {
+        self.layers.error(key, message)
     }
 
     /// Records an error; the other keys are checked all the same.
-    pub(super) fn fail(&self, error: SettingsError) {
+    pub(super) fn add_error(&self, error: SettingsError) {
         self.errors.borrow_mut().push(error);
     }
 
     /// Returns the value, or records its error.
     pub(super) fn keep<T>(&self, result: Result<T, SettingsError>) -> Option<T> {
-        result.map_err(|error| self.fail(error)).ok()
+        result.map_err(|error| self.add_error(error)).ok()
     }
 
     /// Whether there is no error so far.
@@ -47,7 +47,7 @@ impl<'a> Check<'a> {
     }
 
     /// Records a warning.
-    pub(super) fn note(&self, warning: SettingsError) {
+    pub(super) fn add_warning(&self, warning: SettingsError) {
         self.warnings.borrow_mut().push(warning);
     }
 
@@ -57,7 +57,7 @@ impl<'a> Check<'a> {
     }
 
     /// Returns the checked settings if there was no error.
-    pub(super) fn settle<T>(self, checked: Option<T>) -> Result<T, SettingsErrors> {
+    pub(super) fn finish<T>(self, checked: Option<T>) -> Result<T, SettingsErrors> {
         let (errors, warnings) = (self.errors.into_inner(), self.warnings.into_inner());
         checked.filter(|_| errors.is_empty()).ok_or(SettingsErrors { errors, warnings })
     }
@@ -73,18 +73,18 @@ impl<'a> Check<'a> {
     pub(super) fn span(
         &self,
         key: &str,
-        raw: raw::Human,
+        raw: raw::HumanDuration,
         least: Duration,
         most: Duration,
     ) -> Result<Duration, SettingsError> {
         if (least..=most).contains(&raw.0) {
             return Ok(raw.0);
         }
-        let [least, most] = [least, most].map(raw::Human);
+        let [least, most] = [least, most].map(raw::HumanDuration);
         Err(self.error(key, format!("must be a duration from {least} to {most}")))
     }
 
-    pub(super) fn lifetime(&self, key: &str, raw: raw::Human) -> Result<Lifetime, SettingsError> {
+    pub(super) fn lifetime(&self, key: &str, raw: raw::HumanDuration) -> Result<Lifetime, SettingsError> {
         Lifetime::from_seconds(raw.0.as_secs_f64())
             .map_err(|_| self.error(key, "must be a duration of whole seconds, at least \"1s\""))
     }

@@ -22,7 +22,7 @@ impl Check<'_> {
             .environment
             .keys()
             .filter_map(|name| unknown(name, &layers.environment[name]))
-            .for_each(|warning| self.note(warning));
+            .for_each(|warning| self.add_warning(warning));
         self.visible_secrets(raw);
         self.mistaken_keys(raw, workspaces, clients);
         // After an error in a value, further warnings may be wrong.
@@ -33,7 +33,7 @@ impl Check<'_> {
     }
 
     fn warning(&self, key: &str, text: impl Into<String>) {
-        self.note(self.error(key, text));
+        self.add_warning(self.error(key, text));
     }
 
     /// Lifetimes and timeouts above their limits. Defaults may be above.
@@ -43,18 +43,18 @@ impl Check<'_> {
         let clients = clients.map(|(place, client)| (format!("clients[{place}].max_lifetime"), client.max_lifetime));
         let sessions = raw.sessions.iter().map(|sessions| ("sessions.max_lifetime".to_owned(), sessions.max_lifetime));
         for (key, lifetime) in clients.chain(sessions) {
-            if lifetime.0 > longest.0 && self.layers().says(&key) {
+            if lifetime.0 > longest.0 && self.layers().is_given(&key) {
                 self.warning(&key, format!("is longer than tokens.max_lifetime, so {longest} applies"));
             }
         }
         for (name, workspace) in &raw.workspaces {
             let key = |field: &str| format!("workspaces.{name}.{field}");
             let caller = raw.server.timeout;
-            if workspace.timeout.0 > caller.0 && self.layers().says(&key("timeout")) {
+            if workspace.timeout.0 > caller.0 && self.layers().is_given(&key("timeout")) {
                 self.warning(&key("timeout"), format!("is longer than server.timeout, so {caller} applies"));
             }
             let whole = if workspace.timeout.0 > caller.0 { caller } else { workspace.timeout };
-            if workspace.connect_timeout.0 > whole.0 && self.layers().says(&key("connect_timeout")) {
+            if workspace.connect_timeout.0 > whole.0 && self.layers().is_given(&key("connect_timeout")) {
                 let text = format!("is longer than the whole call may take, so {whole} applies");
                 self.warning(&key("connect_timeout"), text);
             }
@@ -86,10 +86,10 @@ impl Check<'_> {
             let Some(mode) = open_mode(Path::new(file)) else { continue };
             for key in raw.workspaces.keys().map(|name| format!("workspaces.{name}.api_key")) {
                 if find(table, &key).is_some() {
-                    let wanted = format!(
+                    let message = format!(
                         "others on this machine can read or change this file (its mode is {mode:04o}): `chmod 0600` it"
                     );
-                    self.note(SettingsError { origin: Some(file.clone()), key, wanted });
+                    self.add_warning(SettingsError { origin: Some(file.clone()), key, message });
                 }
             }
         }
@@ -137,7 +137,7 @@ impl Check<'_> {
             };
             // A client without a list may have all profiles.
             let askable = raw.clients.iter().any(|client| client.scopes.as_ref().is_none_or(|scopes| may(scopes)));
-            if !askable && self.layers().says(&key) {
+            if !askable && self.layers().is_given(&key) {
                 self.warning(&key, "no client may ask for all of its scopes, and sessions get another profile");
             }
         }
@@ -153,7 +153,7 @@ impl Check<'_> {
             self.warning("server.limits.connections_per_ip", text);
         }
         if raw.refresh.mode != "learned"
-            && self.layers().says("refresh.extra_calls")
+            && self.layers().is_given("refresh.extra_calls")
             && raw.refresh.extra_calls != Raw::default().refresh.extra_calls
         {
             self.warning("refresh.extra_calls", "has no effect: it is for refresh.mode = \"learned\"");
@@ -182,7 +182,7 @@ fn unknown(name: &str, value: &str) -> Option<SettingsError> {
     let distance = |other: &str| strsim::damerau_levenshtein(&flat(name), &flat(other));
     let nearest =
         known.iter().map(|other| (distance(other), other)).min().filter(|(distance, _)| *distance <= MOST_TYPOS);
-    let wanted = match nearest {
+    let message = match nearest {
         Some((_, nearest)) => format!("is unknown and has no effect: did you mean {nearest}?"),
         None if name.starts_with("COURIER_TOKEN_BROKER") => {
             "is unknown and has no effect: settings are COURIER_TOKEN_BROKER__SECTION__KEY, with two underscores"
@@ -190,7 +190,7 @@ fn unknown(name: &str, value: &str) -> Option<SettingsError> {
         }
         None => return None,
     };
-    Some(SettingsError { origin: Some(name.to_owned()), key: String::new(), wanted })
+    Some(SettingsError { origin: Some(name.to_owned()), key: String::new(), message })
 }
 
 /// The most typing errors; names that differ by more are different names.

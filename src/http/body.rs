@@ -128,12 +128,12 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     // The parser validates UTF-8 only in the fields that it reads.
     let text =
         std::str::from_utf8(body).map_err(|_| Problem::Invalid("the body is not valid JSON: not UTF-8".to_owned()))?;
-    serde_json::from_str(text).map_err(|error| Problem::Invalid(explain(&error, || place::<T>(text))))
+    serde_json::from_str(text).map_err(|error| Problem::Invalid(explain(&error, || field_path::<T>(text))))
 }
 
 /// The field that can't be parsed, such as `user_ids[1]: `. Tracking it costs time, so only bodies
 /// that failed to parse are read with it. It names known fields only: unknown fields are skipped.
-fn place<'a, T: Deserialize<'a>>(text: &'a str) -> String {
+fn field_path<'a, T: Deserialize<'a>>(text: &'a str) -> String {
     let read = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text));
     match read.map_err(|error| error.path().to_string()) {
         Err(path) if path != "." => format!("{path}: "),
@@ -143,7 +143,7 @@ fn place<'a, T: Deserialize<'a>>(text: &'a str) -> String {
 
 /// Says what is wrong and what is expected, without the value: it could be a secret in the wrong
 /// field.
-fn explain(error: &serde_json::Error, place: impl FnOnce() -> String) -> String {
+fn explain(error: &serde_json::Error, field_path: impl FnOnce() -> String) -> String {
     let (line, column) = (error.line(), error.column());
     if !error.is_data() {
         return format!("the body is not valid JSON (line {line}, column {column})");
@@ -157,8 +157,8 @@ fn explain(error: &serde_json::Error, place: impl FnOnce() -> String) -> String 
     // "invalid type: integer `5`, expected a string". The part after "expected" is the broker's own
     // text too, without a comma.
     match text.rsplit_once(", expected ") {
-        Some((_, "a sequence")) => format!("{}expected a list", place()),
-        Some((_, expected)) => format!("{}expected {expected}", place()),
+        Some((_, "a sequence")) => format!("{}expected a list", field_path()),
+        Some((_, expected)) => format!("{}expected {expected}", field_path()),
         None => format!("the body has an invalid value (line {line}, column {column})"),
     }
 }
@@ -183,8 +183,8 @@ impl std::ops::Deref for Text<'_> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Wanted;
-        impl<'de> Visitor<'de> for Wanted {
+        struct Expected;
+        impl<'de> Visitor<'de> for Expected {
             type Value = Cow<'de, str>;
             fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
                 out.write_str("a string")
@@ -196,26 +196,26 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
                 Ok(Cow::Owned(text.to_owned()))
             }
         }
-        deserializer.deserialize_str(Wanted).map(Text)
+        deserializer.deserialize_str(Expected).map(Text)
     }
 }
 
 /// A duration as Courier reads `expires_in`: a string by its grammar, or a JSON number of seconds.
-/// An error is kept until [`Span::of`] learns the field's name.
+/// An error is kept until [`DurationField::of`] learns the field's name.
 #[derive(Debug)]
-pub struct Span(Result<Lifetime, LifetimeError>);
+pub struct DurationField(Result<Lifetime, LifetimeError>);
 
-impl Span {
+impl DurationField {
     /// Returns the duration, or a problem that names the field.
     pub fn of(self, field: &str) -> Result<Lifetime, Problem> {
         self.0.map_err(|error| Problem::Invalid(format!("{field} {error}")))
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for DurationField {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Wanted;
-        impl Visitor<'_> for Wanted {
+        struct Expected;
+        impl Visitor<'_> for Expected {
             type Value = Result<Lifetime, LifetimeError>;
             fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
                 out.write_str("a duration: a string such as \"1d\" or a whole number of seconds")
@@ -233,12 +233,12 @@ impl<'de> Deserialize<'de> for Span {
                 Ok(Lifetime::from_seconds(seconds))
             }
         }
-        deserializer.deserialize_any(Wanted).map(Span)
+        deserializer.deserialize_any(Expected).map(DurationField)
     }
 }
 
 /// Reads an optional field that may be absent but not null: Courier rejects a null duration.
-pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub fn non_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
@@ -250,8 +250,8 @@ mod tests {
     struct RequestBody<'a> {
         #[serde(borrow)]
         scope: Text<'a>,
-        #[serde(default, deserialize_with = "present")]
-        expires_in: Option<Span>,
+        #[serde(default, deserialize_with = "non_null")]
+        expires_in: Option<DurationField>,
     }
 
     fn message(body: &str) -> String {

@@ -23,7 +23,7 @@ use super::body::Reply;
 use super::head_timer::{HeadTimer, Requests};
 use super::listener::Limits;
 use super::socket::Accepted;
-use super::stream::Guarded;
+use super::stream::GuardedStream;
 use super::tls::{HTTP2, PeerNames, Tls};
 use crate::clock::Clock;
 use crate::metrics::{Dropped, Metrics};
@@ -237,7 +237,7 @@ where
         // hyper takes no less than 8 KiB. The body's read-ahead comes on top.
         .max_buf_size(limits.header_bytes.saturating_add(8192))
         .serve_connection(
-            TokioIo::new(Guarded::new(stream, limits.idle_timeout, head_timer)),
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, head_timer)),
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
@@ -274,7 +274,7 @@ where
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(
-            TokioIo::new(Guarded::for_http2(stream, limits.idle_timeout)),
+            TokioIo::new(GuardedStream::for_http2(stream, limits.idle_timeout)),
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);

@@ -1,6 +1,6 @@
 //! Refused tokens and sign-outs, as the caller and the audit log see them.
 
-use super::refusals::Wanted;
+use super::refusals::DeniedRequest;
 use crate::audit::Who;
 use crate::policy::access::{Access, Denial, Pattern, SetBy};
 use crate::token::Lifetime;
@@ -13,20 +13,20 @@ pub struct Denied {
     /// The part of the request that the rule refused.
     pub refused: String,
     /// The request.
-    pub wanted: Wanted,
+    pub request: DeniedRequest,
     /// The explanation for the caller.
     pub message: String,
 }
 
 impl Denied {
     /// Explains a denial: what was refused, what would be allowed, and which setting says so.
-    pub fn new(denial: &Denial, access: &Access, wanted: Wanted) -> Self {
+    pub fn new(denial: &Denial, access: &Access, request: DeniedRequest) -> Self {
         // The operator's patterns are shown to the client that they belong to, never to a user.
-        let message = match &wanted.who {
+        let message = match &request.who {
             Who::Client(_) => explain(denial, access),
             _ => "the settings do not allow this token".to_owned(),
         };
-        Self { rule: denial.rule(), refused: denial.refused(), wanted, message }
+        Self { rule: denial.rule(), refused: denial.refused(), request, message }
     }
 }
 
@@ -108,8 +108,8 @@ mod tests {
             set_by,
         };
         let (workspace, users) = ("default".to_owned(), "jane".to_owned());
-        let wanted = Wanted { who, workspace, users, scopes: None, lifetime_seconds: None };
-        Denied::new(denial, &access, wanted).message
+        let request = DeniedRequest { who, workspace, users, scopes: None, lifetime_seconds: None };
+        Denied::new(denial, &access, request).message
     }
 
     fn scopes(count: usize, length: usize) -> Vec<String> {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn session_is_not_told_what_is_allowed() {
+    fn session_denial_hides_the_allowed_patterns() {
         let allowed = ["secret-pattern".to_owned()];
         for denial in [Denial::Scopes(scopes(1, 5)), Denial::Users(scopes(1, 5)), Denial::Lifetime(Lifetime::MAX)] {
             let text = message(Who::Session, &denial, &allowed, SetBy::Entry);

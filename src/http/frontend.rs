@@ -7,7 +7,7 @@ use hyper::{Method, Request};
 use super::body::{self, Incoming, Reply};
 use super::id::Id;
 use super::problem::Problem;
-use super::{Answered, Api, decoded, min_ttl_header, token_response};
+use super::{Answered, Api, min_ttl_header, percent_decoded, token_response};
 use crate::auth::has_jwt_shape;
 use crate::broker::Answer;
 use crate::token::{INBOX, Profile, ScopeClaim, UserId};
@@ -40,8 +40,8 @@ impl Api {
             user_in_query(request.uri().query().unwrap_or_default())?
         } else {
             body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
-            let asked: RequestBody<'_> = body::parse(&body)?;
-            asked.user_id.to_string()
+            let fields: RequestBody<'_> = body::parse(&body)?;
+            fields.user_id.to_string()
         };
         let scopes = self.settings.profiles.get(INBOX).into_iter().flat_map(Profile::scopes).collect();
         let claim = ScopeClaim::new(vec![UserId::new(&user)?], scopes)?;
@@ -74,7 +74,7 @@ pub(super) fn user_in_query(query: &str) -> Result<String, Problem> {
     if users.next().is_some() {
         return Err(wrong("is given twice"));
     }
-    decoded(&user.replace('+', " ")).map_err(wrong)
+    percent_decoded(&user.replace('+', " ")).map_err(wrong)
 }
 
 #[cfg(test)]

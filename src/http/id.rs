@@ -23,8 +23,8 @@ impl Deref for Id<'_> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Id<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Wanted;
-        impl<'de> Visitor<'de> for Wanted {
+        struct Expected;
+        impl<'de> Visitor<'de> for Expected {
             type Value = Cow<'de, str>;
             fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
                 out.write_str("a string or a whole number of at most 64 bits")
@@ -42,7 +42,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Id<'a> {
                 Ok(Cow::Owned(number.to_string()))
             }
         }
-        deserializer.deserialize_any(Wanted).map(Self)
+        deserializer.deserialize_any(Expected).map(Self)
     }
 }
 

@@ -57,7 +57,7 @@ use crate::upstream::PRODUCT;
 use connection::{Cancelled, Overload};
 use denied::Denied;
 use problem::{Problem, Style};
-use refusals::{Refusals, Wanted};
+use refusals::{DeniedRequest, Refusals};
 use retry::Caller;
 use session::SessionAuth;
 use tls::PeerNames;
@@ -84,7 +84,7 @@ pub struct Settings {
 
 impl Settings {
     /// The newer settings, with the current limits: open connections were created with those.
-    pub fn renewed(&self, newer: Self) -> Self {
+    pub fn updated(&self, newer: Self) -> Self {
         let Self { default_lifetime, max_lifetime, profiles, .. } = newer;
         Self { default_lifetime, max_lifetime, profiles, ..self.clone() }
     }
@@ -148,7 +148,7 @@ impl Api {
                 _ if request.headers().len() > self.settings.header_count => Err(Problem::HeadersTooLarge),
                 _ if header_bytes(&request) > self.settings.header_bytes => Err(Problem::HeadersTooLarge),
                 // Checked before the client key: the key that it sends is Courier's.
-                Route::IssueToken | Route::Other if is_from_a_broker(&request) => Err(Problem::Loop),
+                Route::IssueToken | Route::Other if is_from_broker(&request) => Err(Problem::Loop),
                 Route::Other => Err(Problem::NotFound),
                 Route::Frontend if *request.method() == Method::OPTIONS && self.session_auth.is_some() => {
                     match self.preflight(&request) {
@@ -217,7 +217,7 @@ impl Api {
             (Some(_), Some(_)) => return Err(Problem::MissingKey),
             (None, _) => {
                 let names = request.extensions().get::<PeerNames>().ok_or(Problem::MissingKey)?;
-                return self.clients.find_named(names.iter()).map_err(Problem::from);
+                return self.clients.find_by_certificate(names.iter()).map_err(Problem::from);
             }
         };
         let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Problem::MissingKey)?;
@@ -246,8 +246,8 @@ impl Api {
             return Err(Problem::MinTtlTooLong);
         }
         if let Err(denial) = client.access.judge(claim, lifetime) {
-            let wanted = Wanted::new(who, client, claim, lifetime);
-            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, wanted))));
+            let request = DeniedRequest::new(who, client, claim, lifetime);
+            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
         }
         let key = TokenKey::new(&client.workspace, claim, lifetime);
         let ask = Ask { key, min_ttl: min_ttl.map(Lifetime::as_duration), who };
@@ -316,7 +316,7 @@ fn min_ttl_header<B>(request: &Request<B>) -> Result<Option<Lifetime>, Problem> 
 }
 
 /// Whether a broker sent this as a call to Courier: its base URL leads here, and each call would wait for itself.
-fn is_from_a_broker<B>(request: &Request<B>) -> bool {
+fn is_from_broker<B>(request: &Request<B>) -> bool {
     request.headers().get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(PRODUCT.as_bytes()))
 }
 
@@ -333,7 +333,7 @@ fn header_bytes<B>(request: &Request<B>) -> usize {
 }
 
 /// Decodes percent-encoding, or says what is wrong with it.
-fn decoded(text: &str) -> Result<String, &'static str> {
+fn percent_decoded(text: &str) -> Result<String, &'static str> {
     let mut escapes = text.split('%').skip(1).map(str::as_bytes);
     if !escapes.all(|after| matches!(after, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())) {
         return Err("is not percent-encoded");

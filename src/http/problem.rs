@@ -278,14 +278,15 @@ pub(super) mod tests {
     use super::*;
     use crate::audit::Who;
     use crate::broker::Refusal;
-    use crate::http::refusals::Wanted;
+    use crate::http::refusals::DeniedRequest;
     use crate::upstream::Cause;
 
     /// At least one of each kind.
     pub fn problems() -> Vec<Problem> {
         let upstream = |failure| Problem::Refusal(Refusal::Upstream(failure));
         let (workspace, users) = ("default".to_owned(), "jane".to_owned());
-        let wanted = Wanted { who: Who::Unauthenticated, workspace, users, scopes: None, lifetime_seconds: None };
+        let request =
+            DeniedRequest { who: Who::Unauthenticated, workspace, users, scopes: None, lifetime_seconds: None };
         let (refused, message) = ("jane".to_owned(), "not for jane".to_owned());
         vec![
             Problem::NotFound,
@@ -297,7 +298,7 @@ pub(super) mod tests {
             SessionDenial::Signature.into(),
             Problem::NoSessionKeys,
             Problem::Origin,
-            Problem::Denied(Box::new(Denied { rule: "client-users", refused, wanted, message })),
+            Problem::Denied(Box::new(Denied { rule: "client-users", refused, request, message })),
             Problem::MediaType,
             Problem::ContentEncoding,
             Problem::BodyTooLarge(1),

@@ -41,7 +41,7 @@ impl Refusals {
     pub fn log(&self, refusal: &Refusal<'_>, peer: Option<IpAddr>) {
         let now = self.clock.now();
         let mut window = lock(&self.window);
-        let before = if window.ends <= now { window.renew(now + WINDOW) } else { Vec::new() };
+        let before = if window.ends <= now { window.restart(now + WINDOW) } else { Vec::new() };
         let count = window.counts.entry((refusal.rule, refusal.who.client().map(str::to_owned))).or_default();
         *count += 1;
         let is_logged = *count <= MOST;
@@ -66,7 +66,7 @@ impl Refusals {
     /// Closes the window, unless it was closed before.
     fn close(window: &Mutex<Window>, ends: Moment) -> Vec<LeftOut> {
         let mut window = lock(window);
-        if window.ends == ends { window.renew(ends) } else { Vec::new() }
+        if window.ends == ends { window.restart(ends) } else { Vec::new() }
     }
 }
 
@@ -78,7 +78,7 @@ impl Window {
     }
 
     /// Starts a new window, and returns what the last one left out.
-    fn renew(&mut self, ends: Moment) -> Vec<LeftOut> {
+    fn restart(&mut self, ends: Moment) -> Vec<LeftOut> {
         let old = mem::replace(self, Self::new(ends));
         let left = |((rule, client), count): ((_, _), u64)| (count > MOST).then(|| (rule, client, count - MOST));
         old.counts.into_iter().filter_map(left).collect()
@@ -97,7 +97,7 @@ fn log_left_out(left: Vec<LeftOut>) {
 
 /// The request that was refused.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct DeniedRequest {
     /// The caller.
     pub who: Who<'static>,
     /// The workspace.
@@ -110,7 +110,7 @@ pub struct Wanted {
     pub lifetime_seconds: Option<u32>,
 }
 
-impl Wanted {
+impl DeniedRequest {
     /// Describes the request for a token.
     pub fn new(who: Who<'_>, client: &Client, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
         let users: Vec<_> = claim.users().iter().map(|user| user.as_str()).collect();
@@ -141,14 +141,14 @@ impl Problem {
             }
             Self::Origin => (Who::Unauthenticated, "origin"),
             Self::Denied(denied) => {
-                let wanted = &denied.wanted;
+                let request = &denied.request;
                 let about = About {
-                    workspace: Some(&wanted.workspace),
-                    users: Some(&wanted.users),
-                    scopes: wanted.scopes.as_deref(),
-                    lifetime_seconds: wanted.lifetime_seconds,
+                    workspace: Some(&request.workspace),
+                    users: Some(&request.users),
+                    scopes: request.scopes.as_deref(),
+                    lifetime_seconds: request.lifetime_seconds,
                 };
-                let (who, refused) = (wanted.who.clone(), Some(denied.refused.as_str()));
+                let (who, refused) = (request.who.clone(), Some(denied.refused.as_str()));
                 return Some(Refusal { who, about, rule: denied.rule, refused });
             }
             _ => return None,

@@ -7,8 +7,8 @@ use super::body::{self, Incoming, Reply, Text};
 use super::denied::Denied;
 use super::id::Id;
 use super::problem::Problem;
-use super::refusals::Wanted;
-use super::{Answered, Api, bare_path, decoded};
+use super::refusals::DeniedRequest;
+use super::{Answered, Api, bare_path, percent_decoded};
 use crate::audit::{self, About};
 use crate::auth::Client;
 use crate::metrics::Outcome;
@@ -16,7 +16,7 @@ use crate::policy::access::Denial;
 use crate::token::{TokenKey, UserId};
 
 #[derive(serde::Deserialize)]
-struct RequestBody<'a> {
+struct RejectedBody<'a> {
     #[serde(borrow)]
     token: Text<'a>,
 }
@@ -32,7 +32,7 @@ impl Api {
     pub(super) fn sign_out_in_path<B>(&self, request: &Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
         let user = user_in_path(bare_path(request.uri())).unwrap_or_default();
-        let user = decoded(user).map_err(|why| Problem::Invalid(format!("the user id in the path {why}")))?;
+        let user = percent_decoded(user).map_err(|why| Problem::Invalid(format!("the user id in the path {why}")))?;
         self.sign_out(client, UserId::new(&user)?)
     }
 
@@ -51,10 +51,15 @@ impl Api {
     fn sign_out(&self, client: &Client, user: UserId<'_>) -> Result<Answered, Problem> {
         if !client.access.may_speak_for(user.as_str()) {
             let (workspace, users) = (client.workspace.to_string(), user.to_string());
-            let wanted =
-                Wanted { who: client.who().into_owned(), workspace, users, scopes: None, lifetime_seconds: None };
+            let request = DeniedRequest {
+                who: client.who().into_owned(),
+                workspace,
+                users,
+                scopes: None,
+                lifetime_seconds: None,
+            };
             let denial = Denial::Users(vec![user.to_string()]);
-            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, wanted))));
+            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
         }
         let tokens = self.broker.sign_out(client.workspace.as_str(), user);
         let about =
@@ -71,11 +76,11 @@ impl Api {
     {
         let client = self.client(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
-        let asked: RequestBody<'_> = body::parse(&body)?;
+        let fields: RejectedBody<'_> = body::parse(&body)?;
         let theirs = |key: &TokenKey| {
             key.workspace() == client.workspace.as_str() && key.users().all(|user| client.access.may_speak_for(user))
         };
-        if let Some(key) = self.broker.reject(&asked.token, theirs) {
+        if let Some(key) = self.broker.reject(&fields.token, theirs) {
             let users = key.users().collect::<Vec<_>>().join(" ");
             let about = About {
                 workspace: Some(key.workspace()),

@@ -116,7 +116,7 @@ mod tests {
                     let case = format!("{} and {problem:?}: {waits:?}", sdk.name);
                     let is_final = header("x-should-retry") == Some("false");
                     let is_retried = matches!(status, 408 | 409 | 429 | 500..);
-                    assert!(is_final || is_retried, "it is not told that this is final: {case}");
+                    assert!(is_final || is_retried, "the answer does not say that it is final: {case}");
                     assert_eq!(header("retry-after").is_some(), is_retried, "{case}");
                     assert!(!is_final || waits.is_empty() || sdk.name == "php", "it repeats what is final: {case}");
                     assert!(waits.iter().all(|wait| (1.0..60.0).contains(&wait.shortest)), "it hammers: {case}");

@@ -105,7 +105,7 @@ impl SessionAuth {
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RequestBody<'a> {
-    #[serde(borrow, default, deserialize_with = "body::present")]
+    #[serde(borrow, default, deserialize_with = "body::non_null")]
     user_id: Option<Id<'a>>,
 }
 
@@ -155,8 +155,8 @@ impl Api {
         if body.is_empty() {
             return Ok(None);
         }
-        let asked: RequestBody<'_> = body::parse(&body)?;
-        Ok(asked.user_id.map(|user| user.to_string()))
+        let fields: RequestBody<'_> = body::parse(&body)?;
+        Ok(fields.user_id.map(|user| user.to_string()))
     }
 
     /// Answers a preflight request.

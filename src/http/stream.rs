@@ -18,7 +18,7 @@ use super::head_timer::HeadTimer;
 /// hyper has no write timeout: a peer that does not read would hold its connection for ever. hyper
 /// also answers unreadable or too large requests itself, without a body, while Courier's SDKs expect
 /// JSON on every error. The broker's own errors always have a body, so a head without one is hyper's.
-pub struct Guarded<S> {
+pub struct GuardedStream<S> {
     stream: S,
     /// The longest time without progress in writing.
     write_timeout: Duration,
@@ -34,7 +34,7 @@ pub struct Guarded<S> {
 const ERROR: &[u8] = b"HTTP/1.1 4";
 const EMPTY_BODY: &str = "content-length: 0\r\n";
 
-impl<S> Guarded<S> {
+impl<S> GuardedStream<S> {
     /// Wraps a connection that speaks HTTP/1.1.
     pub const fn new(stream: S, write_timeout: Duration, head_timer: HeadTimer) -> Self {
         let head_timer = Some(head_timer);
@@ -77,7 +77,7 @@ fn add_json_body(head: &[u8]) -> Option<String> {
     Some(format!("{before}{added}content-length: {length}\r\n{after}{body}"))
 }
 
-impl<S: AsyncWrite + Unpin> Guarded<S> {
+impl<S: AsyncWrite + Unpin> GuardedStream<S> {
     fn poll_rewritten(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.rewritten.has_remaining() {
             let written = Pin::new(&mut self.stream).poll_write(context, &self.rewritten);
@@ -91,7 +91,7 @@ impl<S: AsyncWrite + Unpin> Guarded<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -111,7 +111,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[IoSlice::new(bytes)])
     }
@@ -157,9 +157,9 @@ mod tests {
     use std::sync::Arc;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    fn guarded<S>(stream: S) -> Guarded<S> {
+    fn guarded<S>(stream: S) -> GuardedStream<S> {
         const MINUTE: Duration = Duration::from_secs(60);
-        Guarded::new(stream, MINUTE, HeadTimer::new(Arc::default(), MINUTE))
+        GuardedStream::new(stream, MINUTE, HeadTimer::new(Arc::default(), MINUTE))
     }
 
     async fn sent(writes: &[&str]) -> String {

@@ -49,8 +49,8 @@ struct Period {
 }
 
 impl Period {
-    fn remark(&self, now: Duration) -> Option<CertificateError> {
-        let why = format!("certificate {} {}", self.place, self.validity.remark(now)?);
+    fn warning(&self, now: Duration) -> Option<CertificateError> {
+        let why = format!("certificate {} {}", self.place, self.validity.warning(now)?);
         Some(CertificateError { setting: self.setting, path: self.path.clone(), why })
     }
 }
@@ -95,34 +95,34 @@ impl Certificates {
     /// Fails if the broker's own certificate has expired at this time since 1970: no client would accept
     /// it.
     pub fn refuse_expired(&self, now: Duration) -> Result<(), CertificateError> {
-        self.refuse(now, Validity::is_over)
+        self.refuse(now, Validity::is_expired)
     }
 
     /// Also fails if it is not valid yet. A running broker does not check this: its machine may have
     /// started with a wrong clock.
     pub fn refuse_unusable(&self, now: Duration) -> Result<(), CertificateError> {
-        self.refuse(now, |own, now| own.is_over(now) || own.is_early(now))
+        self.refuse(now, |own, now| own.is_expired(now) || own.is_not_yet_valid(now))
     }
 
     fn refuse(&self, now: Duration, is_bad: fn(Validity, Duration) -> bool) -> Result<(), CertificateError> {
         let own = self.periods.first().filter(|own| is_bad(own.validity, now));
-        own.and_then(|own| own.remark(now)).map_or(Ok(()), Err)
+        own.and_then(|own| own.warning(now)).map_or(Ok(()), Err)
     }
 
     /// Warnings about certificates that have expired, expire soon, or are not valid yet, authorities
     /// included.
-    pub fn remarks(&self, now: Duration) -> impl Iterator<Item = CertificateError> {
-        self.periods.iter().filter_map(move |period| period.remark(now))
+    pub fn warnings(&self, now: Duration) -> impl Iterator<Item = CertificateError> {
+        self.periods.iter().filter_map(move |period| period.warning(now))
     }
 
     /// Logs the warnings.
-    pub fn log_remarks(&self, now: Duration) {
-        let is_over = self.refuse_expired(now).is_err();
-        for remark in self.remarks(now) {
-            if is_over {
-                tracing::error!(setting = remark.setting, "{remark}");
+    pub fn log_warnings(&self, now: Duration) {
+        let is_expired = self.refuse_expired(now).is_err();
+        for warning in self.warnings(now) {
+            if is_expired {
+                tracing::error!(setting = warning.setting, "{warning}");
             } else {
-                tracing::warn!(setting = remark.setting, "{remark}");
+                tracing::warn!(setting = warning.setting, "{warning}");
             }
         }
     }
@@ -244,11 +244,11 @@ impl Tls {
     }
 
     /// Logs once a day which certificates expire, until it is dropped.
-    pub async fn log_remarks_daily(&self, clock: Clock) {
+    pub async fn log_warnings_daily(&self, clock: Clock) {
         const DAY: Duration = Duration::from_secs(86_400);
         loop {
             clock.sleep_until(clock.now() + DAY).await;
-            self.current().log_remarks(clock.unix());
+            self.current().log_warnings(clock.unix());
         }
     }
 
@@ -323,7 +323,7 @@ mod tests {
 
     impl Write for Lines {
         fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("nobody panics").extend_from_slice(line);
+            self.0.lock().expect("not poisoned").extend_from_slice(line);
             Ok(line.len())
         }
 
@@ -355,9 +355,9 @@ mod tests {
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         let _guard = tracing::subscriber::set_default(subscriber);
-        let three_days = tokio::time::timeout(3 * DAY + DAY / 2, tls.log_remarks_daily(clock));
+        let three_days = tokio::time::timeout(3 * DAY + DAY / 2, tls.log_warnings_daily(clock));
         assert!(three_days.await.is_err(), "it never ends");
-        let text = String::from_utf8(lines.0.lock().expect("nobody panics").clone()).expect("text");
+        let text = String::from_utf8(lines.0.lock().expect("not poisoned").clone()).expect("text");
         let warned = text.lines().filter(|line| line.contains("WARN") && line.contains("expires at 2"));
         assert_eq!(warned.count(), 3, "{text}");
     }

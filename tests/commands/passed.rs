@@ -70,5 +70,5 @@ fn a_passed_port_needs_tls_like_any_other() {
 #[test]
 fn what_is_passed_and_no_socket_is_refused() {
     let file = tempfile::tempfile().expect("a file");
-    is_refused(&serve(file.into(), &[]).end(), "no stream socket");
+    is_refused(&serve(file.into(), &[]).end(), "not a stream socket");
 }

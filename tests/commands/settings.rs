@@ -119,11 +119,11 @@ fn admin_on_an_open_address_needs_consent() {
     {
         let listen = format!("[admin]\nlisten = \"{address}\"\n");
         let text = format!("{WORKSPACE}{listen}{}", client(""));
-        is_refused_for(&check(&text), &["admin.listen: anybody who reaches this address"]);
+        is_refused_for(&check(&text), &["admin.listen: anyone who reaches this address"]);
         passes_with(&check(&text.replace("[admin]", "[admin]\ninsecure = true")), &[]);
         let flag = Program::new(["serve", "--admin-listen", address]).env("COURIER_API_KEY", "pk_test");
         let flag = flag.env("COURIER_TOKEN_BROKER_CLIENT_KEY", "a-key-that-nobody-guesses").run();
-        is_refused_for(&flag, &["--admin-listen: admin.listen: anybody"]);
+        is_refused_for(&flag, &["--admin-listen: admin.listen: anyone"]);
     }
     for address in ["127.0.0.1:9090", "127.9.9.9:9090", "[::1]:9090", "[::ffff:127.0.0.1]:9090"] {
         passes_with(&check(&format!("{WORKSPACE}[admin]\nlisten = \"{address}\"\n{}", client(""))), &[]);
