@@ -179,7 +179,7 @@ async fn session_may_name_its_user_by_a_number_and_call_with_a_slash() {
     }
     assert_eq!(broker.ask(&named(r#"{"userId": 43}"#)).await.status, 401);
     let rounded = broker.ask(&named(r#"{"userId": 42.0}"#)).await;
-    assert!(rounded.status == 400 && rounded.body.contains("userId: wanted"), "{rounded:?}");
+    assert!(rounded.status == 400 && rounded.body.contains("userId: expected"), "{rounded:?}");
     let compressed = broker.ask(&named("x").header("Content-Encoding", "gzip")).await;
     assert_eq!(compressed.status, 415, "{compressed:?}");
     let preflight = Ask::new("OPTIONS", &format!("/{FRONTEND}/")).without("Authorization").header("Origin", PAGE);
