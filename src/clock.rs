@@ -1,7 +1,7 @@
-//! The one place where the time is read.
+//! The only module that reads the time.
 //!
-//! Everything else is given a [`Moment`]: the rules stay pure, and a test can
-//! run a day in a millisecond. `clippy.toml` forbids every other reading.
+//! All other code takes a [`Moment`]: policies stay pure, and a test can run a day in a millisecond.
+//! `clippy.toml` forbids every other reading.
 
 #![expect(clippy::disallowed_methods, reason = "this is the module that the ban on clock readings points to")]
 
@@ -20,28 +20,25 @@ enum Source {
     Tokio { origin: tokio::time::Instant, wall: &'static AtomicI64 },
 }
 
-/// The longest single sleep of [`Clock::sleep_until`]. Timers stand still while
-/// a machine is suspended and the system clock does not, so a long wait looks
-/// again now and then.
+/// The longest single sleep of [`Clock::sleep_until`]. Timers stop while a machine is suspended and
+/// the clock does not, so a long wait checks the clock now and then.
 const LONGEST_NAP: Duration = Duration::from_secs(20);
 
 impl Clock {
-    /// The machine's clock since boot. It does not jump with NTP or with an
-    /// operator's `date -s`, and it does count the time that a machine was
-    /// suspended: a token goes on ageing in a closed laptop.
+    /// The machine's clock since boot. NTP and `date -s` do not make it jump, and it includes suspended
+    /// time: tokens age in a closed laptop too.
     pub const fn system() -> Self {
         Self(Source::System)
     }
 
-    /// A clock that follows tokio's, for tests that pause and advance it. It
-    /// starts an hour after its origin, so that a test may look back.
+    /// Follows tokio's clock, for tests that pause and advance it. It starts an hour after its origin, so
+    /// that a test may look back.
     pub fn tokio() -> Self {
         static TRUE: AtomicI64 = AtomicI64::new(0);
         Self::tokio_with_wall(&TRUE)
     }
 
-    /// The same, where the time of day is so many seconds ahead of this machine's: somebody sets
-    /// it while a test runs.
+    /// The same, with the time of day this many seconds ahead of the machine's, for tests of clock steps.
     pub fn tokio_with_wall(ahead: &'static AtomicI64) -> Self {
         Self(Source::Tokio { origin: tokio::time::Instant::now() - Duration::from_secs(3600), wall: ahead })
     }
@@ -54,8 +51,7 @@ impl Clock {
         }
     }
 
-    /// The present time of day as the time since 1970. Only for what people and
-    /// other programs read: it jumps when somebody sets it.
+    /// The time of day since 1970, for display and other programs only: it jumps when it is set.
     pub fn unix(&self) -> Duration {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         match self.0 {
@@ -67,7 +63,7 @@ impl Clock {
         }
     }
 
-    /// Waits until `moment` has come; [`Moment::NEVER`] waits for ever.
+    /// Waits until `moment`; [`Moment::NEVER`] waits for ever.
     pub async fn sleep_until(&self, moment: Moment) {
         loop {
             let left = moment.since(self.now());
@@ -79,7 +75,7 @@ impl Clock {
     }
 }
 
-/// What limits rates goes by this clock too.
+/// Rate limiters use this clock too.
 impl governor::clock::Clock for Clock {
     type Instant = governor::nanos::Nanos;
 
@@ -94,8 +90,7 @@ fn since_boot_nanos() -> u64 {
     timespec_nanos(time)
 }
 
-/// Elsewhere the monotonic clock is the best that there is. On macOS it counts
-/// a suspended machine too.
+/// Other systems: the monotonic clock. On macOS it includes suspended time too.
 #[cfg(not(target_os = "linux"))]
 fn since_boot_nanos() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

@@ -1,4 +1,4 @@
-//! Lines for the log and the audit log, written on a thread of their own.
+//! Writes the log and the audit log on a thread of its own.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -16,13 +16,11 @@ use rustix::fs::OFlags;
 use crate::audit;
 use crate::metrics::LOG_LINES_LOST;
 
-/// Writes lines to a file or to standard error, on a thread of its own: the
-/// caller waits for no disk and for no reader of a pipe. Cheap to clone; a clone
-/// writes to the same place.
+/// Writes lines to a file or to standard error on a thread of its own, so that callers never wait for
+/// a disk or for the reader of a pipe. Cheap to clone; clones share the file.
 ///
-/// Lines wait in memory, of which there is a bound. Those that find no room, or
-/// that can't be written, are counted, and the log says how many they were once
-/// lines can be written again. That is never fatal.
+/// The buffer is bounded. Lines that do not fit or can't be written are counted, and the log reports
+/// the number once writing works again. Losses are never fatal.
 #[derive(Clone)]
 pub struct LogWriter(Arc<Shared>);
 
@@ -36,26 +34,25 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// The text to be written: whole lines.
+    /// The buffered text: whole lines.
     lines: Vec<u8>,
-    /// Lines that found no room.
+    /// Lines that did not fit.
     lost: u64,
     reopen: bool,
     writing: bool,
 }
 
-/// The most that waits to be written: some twenty thousand lines.
+/// The size of the buffer: some twenty thousand lines.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 
 impl LogWriter {
-    /// Opens a file to append to. Where there is none it is made, for its owner
-    /// alone to read and write; the mode of one that is there stays.
+    /// Opens a file to append to. A new file has the mode 0600; an existing one keeps its mode.
     pub fn file(path: &Path) -> io::Result<Self> {
         Self::start("audit", append(path)?, Some(path.to_owned()))
     }
 
-    /// Writes to standard error. It does not take the lock of [`io::stderr`], which
-    /// a write that blocks would hold for ever.
+    /// Writes to standard error, without the lock of [`io::stderr`], which a blocked write would hold for
+    /// ever.
     pub fn stderr() -> io::Result<Self> {
         Self::start("log", io::stderr().as_fd().try_clone_to_owned()?.into(), None)
     }
@@ -68,15 +65,14 @@ impl LogWriter {
         Ok(Self(shared))
     }
 
-    /// Opens a file anew, since somebody has moved it away. Lines that were
-    /// written before this go to the old one or the new one, and none is lost.
+    /// Reopens the file after a rotation. Earlier lines go to the old file or the new one; none is lost.
     pub fn reopen(&self) {
         self.0.state().reopen = true;
         self.0.work.notify_one();
     }
 
-    /// Waits until everything is written, for at most so long.
-    pub fn settle(&self, longest: Duration) {
+    /// Waits at most this long until everything is written.
+    pub fn flush_within(&self, longest: Duration) {
         let pending = |state: &mut State| state.writing || state.reopen || !state.lines.is_empty();
         drop(self.0.idle.wait_timeout_while(self.0.state(), longest, pending));
     }
@@ -113,24 +109,24 @@ impl Shared {
 
     fn run(&self, mut file: File) {
         let mut batch = Vec::new();
-        // Lines that did not get into the file and of which nothing was said yet.
+        // Unreported lines that were not written.
         let mut lost = 0;
         let (mut fails, mut torn) = (false, false);
         loop {
             let tells = lost > 0 && !fails;
             let reopen = self.next(&mut batch, &mut lost, tells);
             if tells {
-                // While there is room for it.
+                // Before the buffer fills up again.
                 self.report(mem::take(&mut lost));
             }
             if reopen && let Some(path) = &self.path {
                 match append(path) {
                     Ok(new) => (file, torn) = (new, false),
-                    Err(error) => tracing::error!(%error, "the audit log can't be reopened: the old file is kept"),
+                    Err(error) => tracing::error!(%error, "cannot reopen the audit log; keeping the old file"),
                 }
             }
             if mem::take(&mut torn) {
-                // The rest of a line must not spoil the next.
+                // End a partial line, so that it does not spoil the next.
                 batch.insert(0, b'\n');
             }
             let (written, outcome) = write(&mut file, &batch);
@@ -141,17 +137,16 @@ impl Shared {
                     let unwritten = batch[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
                     LOG_LINES_LOST.inc_by(unwritten);
                     lost += unwritten;
-                    // Standard error can't tell of its own failure.
+                    // Standard error can't report its own failure.
                     if !mem::replace(&mut fails, true) && self.path.is_some() {
-                        tracing::error!(%error, "the audit log can't be written: its lines are lost until it can");
+                        tracing::error!(%error, "cannot write the audit log; lines are lost until it succeeds");
                     }
                 }
             }
         }
     }
 
-    /// Tells of lines that were lost, now that lines are written again. It is an
-    /// error so that it is seen at every level of the log.
+    /// Reports lost lines, after writing works again. It logs an error, to be seen at every level.
     fn report(&self, lines: u64) {
         if self.path.is_some() {
             tracing::error!(lines, "{lines} lines of the audit log were lost");
@@ -161,8 +156,7 @@ impl Shared {
         }
     }
 
-    /// Waits for something to do, unless losses are to be told. Tells whether the file is
-    /// to be opened anew.
+    /// Waits for lines, unless losses are to be reported. Returns whether to reopen the file.
     fn next(&self, batch: &mut Vec<u8>, lost: &mut u64, tells: bool) -> bool {
         let mut state = self.state();
         state.writing = false;
@@ -178,12 +172,12 @@ impl Shared {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    // A named pipe that nothing reads is an error so, and would be waited for otherwise.
+    // Without O_NONBLOCK the open would wait for the reader of a named pipe.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)
 }
 
-/// Writes as much as it can, and tells how much that was.
+/// Writes as much as possible, and returns the number of bytes.
 fn write(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut written = 0;
     while written < bytes.len() {
@@ -191,7 +185,7 @@ fn write(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
             Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Another process that has the same pipe may have set it so.
+            // Another process that shares the pipe may have set O_NONBLOCK.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if let Err(error) = poll(&mut [PollFd::new(&*file, PollFlags::OUT)], None)
                     && error != rustix::io::Errno::INTR
@@ -222,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_appended_to_a_file_for_its_owner_alone() {
+    fn lines_are_appended_to_a_file_with_mode_0600() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.log");
         for _ in 0..2 {
             let file = LogWriter::file(&path).expect("a file");
             lines(&file, &["one", "two"]);
-            file.settle(PATIENCE);
+            file.flush_within(PATIENCE);
         }
         assert_eq!(fs::read_to_string(&path).expect("text"), "one\ntwo\none\ntwo\n");
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
@@ -236,24 +230,24 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_moved_away_is_made_anew() {
+    fn moved_file_is_created_again() {
         let folder = tempfile::tempdir().expect("a folder");
         let [path, old] = ["audit.log", "audit.log.1"].map(|name| folder.path().join(name));
         let file = LogWriter::file(&path).expect("a file");
         lines(&file, &["one"]);
-        file.settle(PATIENCE);
+        file.flush_within(PATIENCE);
         fs::rename(&path, &old).expect("moved");
         file.reopen();
-        file.settle(PATIENCE);
+        file.flush_within(PATIENCE);
         lines(&file, &["two"]);
-        file.settle(PATIENCE);
+        file.flush_within(PATIENCE);
         assert_eq!(fs::read_to_string(&old).expect("text"), "one\n");
         assert_eq!(fs::read_to_string(&path).expect("text"), "two\n");
-        // Where it can't be, the one that there is goes on.
+        // If the new file can't be created, the open one stays in use.
         drop(folder);
         file.reopen();
         lines(&file, &["three"]);
-        file.settle(PATIENCE);
+        file.flush_within(PATIENCE);
     }
 
     #[test]
@@ -266,11 +260,11 @@ mod tests {
         let reader = BufReader::new(reader.expect("a pipe"));
         let file = LogWriter::file(&path).expect("a pipe");
         lines(&file, &["one"]);
-        file.settle(PATIENCE);
+        file.flush_within(PATIENCE);
         assert_eq!(reader.lines().next().expect("a line").expect("text"), "one");
     }
 
-    /// Another process that shares a pipe may have set it so.
+    /// Another process that shares a pipe may have set O_NONBLOCK.
     #[test]
     fn pipe_that_does_not_block_loses_no_line() {
         let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -283,32 +277,32 @@ mod tests {
     }
 
     #[test]
-    fn losses_are_told_while_more_lines_come_than_fit() {
+    fn losses_are_reported_while_the_buffer_is_full() {
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
         let shared = Shared { path: None, state: Mutex::default(), work: Condvar::new(), idle: Condvar::new() };
         let log = LogWriter(Arc::new(shared));
-        let (run, told) = (Arc::clone(&log.0), log.clone());
-        let subscriber = tracing_subscriber::fmt().with_writer(move || told.clone()).finish();
+        let (run, events) = (Arc::clone(&log.0), log.clone());
+        let subscriber = tracing_subscriber::fmt().with_writer(move || events.clone()).finish();
         thread::spawn(|| tracing::subscriber::with_default(subscriber, move || run.run(OwnedFd::from(writer).into())));
         let largest = "x".repeat(MOST_BYTES - 1);
         let mut read = |bytes: usize| reader.read_exact(&mut vec![0; bytes]).expect("it is written");
         lines(&log, &[&largest]);
-        // It is being written, so there is room for as much, and not for what comes then.
+        // The first batch is being written: the buffer takes one more of that size.
         read(1);
         lines(&log, &[&largest, "lost", "lost"]);
         read(MOST_BYTES);
-        // That is being written too.
+        // This batch is being written too.
         lines(&log, &[&largest]);
         let mut rest = BufReader::new(reader).lines().map(|line| line.expect("text"));
-        let told = rest.find(|line| line.contains("log lines were lost")).expect("it is told");
-        assert!(told.contains("2 log lines were lost"), "{told}");
+        let report = rest.find(|line| line.contains("log lines were lost")).expect("a report");
+        assert!(report.contains("2 log lines were lost"), "{report}");
     }
 
     #[test]
-    fn a_full_disk_costs_lines_and_nothing_else() {
+    fn full_disk_costs_only_lines() {
         let file = LogWriter::file(Path::new("/dev/full")).expect("a device");
         lines(&file, &["one", "two"]);
-        file.settle(PATIENCE);
+        file.flush_within(PATIENCE);
         file.clone().write_all(&vec![b'x'; MOST_BYTES + 1]).expect("it never fails");
         assert_eq!(file.0.state().lost, 1);
     }

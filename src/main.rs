@@ -1,5 +1,4 @@
-//! The program: reads the command line and the environment, runs a command, and
-//! turns its end into an exit code.
+//! The program: reads the command line and the environment, runs a command, and returns its exit code.
 
 mod command;
 

@@ -1,4 +1,4 @@
-//! What must not be seen.
+//! Secrets, kept out of logs and wiped from memory.
 
 use std::fmt;
 use std::io::Read;
@@ -6,9 +6,10 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
-/// An API key, a client key or another text that opens doors. No `Debug`,
-/// `Display` or serialisation shows it, and its memory is wiped when it is
-/// dropped. Copies that an HTTP library makes of it are not.
+/// An API key, a client key or another secret text.
+///
+/// `Debug`, `Display` and serialisation redact it, and its memory is wiped on drop. Copies that an HTTP
+/// library makes are not wiped.
 #[derive(Clone)]
 pub struct Secret(SecretString);
 
@@ -16,8 +17,8 @@ impl Secret {
     /// The longest secret, in bytes.
     pub const MAX_BYTES: usize = 4096;
 
-    /// Takes a secret that fits into an HTTP header: visible ASCII, without
-    /// what surrounds it (files end in a newline).
+    /// Takes a secret that fits into an HTTP header (visible ASCII), and trims white space, since files
+    /// end in a newline.
     pub fn new(text: &str) -> Result<Self, SecretError> {
         let text = text.trim();
         if text.is_empty() {
@@ -39,7 +40,7 @@ impl Secret {
         Self::new(&text)
     }
 
-    /// The secret itself.
+    /// Returns the secret itself.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -64,14 +65,14 @@ impl<'de> serde::Deserialize<'de> for Secret {
     }
 }
 
-/// A secret of any bytes, such as an HMAC's. It is kept as a [`Secret`] is.
+/// A secret of any bytes, such as an HMAC secret, protected like [`Secret`].
 #[derive(Clone)]
 pub struct SecretBytes(SecretSlice<u8>);
 
 impl SecretBytes {
-    /// Takes a file's bytes as they are, but for one line end after the last.
+    /// Reads a file's bytes unchanged, except for one trailing line end.
     pub fn read(path: &Path) -> Result<Self, SecretError> {
-        // With room for all of it: bytes that grow leave copies behind.
+        // Sized in advance: a growing buffer would leave copies behind.
         let mut bytes = Vec::with_capacity(Secret::MAX_BYTES + 2);
         beginning(path)?.read_to_end(&mut bytes).map_err(|error| SecretError::File(error.kind()))?;
         if bytes.ends_with(b"\n") {
@@ -87,7 +88,7 @@ impl SecretBytes {
         }
     }
 
-    /// The secret itself.
+    /// Returns the secret itself.
     pub fn expose(&self) -> &[u8] {
         self.0.expose_secret()
     }
@@ -99,22 +100,22 @@ impl fmt::Debug for SecretBytes {
     }
 }
 
-/// A file's first bytes: one more than is allowed tells a file that is too long.
+/// Limits a read to one byte more than is allowed, which reveals a file that is too long.
 fn beginning(path: &Path) -> Result<impl Read, SecretError> {
     let file = std::fs::File::open(path).map_err(|error| SecretError::File(error.kind()))?;
     Ok(file.take(Secret::MAX_BYTES as u64 + 1))
 }
 
-/// What is shown in a secret's place.
+/// The text shown instead of a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// Why a text or a file is not a secret.
+/// Why a text or a file is no valid secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// Nothing but white space.
+    /// It is empty or white space.
     #[error("is empty")]
     Empty,
-    /// Longer than [`Secret::MAX_BYTES`].
+    /// It is longer than [`Secret::MAX_BYTES`].
     #[error("is longer than {} bytes", Secret::MAX_BYTES)]
     TooLong,
     /// It would not fit into an HTTP header.
@@ -125,8 +126,7 @@ pub enum SecretError {
     File(std::io::ErrorKind),
 }
 
-/// Why a file can't be read. It does not repeat the path: a secret that was written where a
-/// path belongs would be shown.
+/// Why a file can't be read, without its path: a secret written in the place of a path would be shown.
 pub fn unreadable(kind: std::io::ErrorKind) -> String {
     match kind {
         std::io::ErrorKind::NotFound => "no such file".to_owned(),
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_shown_by_nothing() {
+    fn debug_display_and_serialisation_redact_a_secret() {
         let secret = Secret::new("pk_prod_hidden\n").expect("a secret");
         assert_eq!(secret.expose(), "pk_prod_hidden");
         let shown = format!("{secret:?} {}", serde_json::to_string(&secret).expect("a string"));
@@ -147,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_a_header_is_no_secret() {
+    fn text_that_fits_no_header_is_refused() {
         assert_eq!(Secret::new(" \n").err(), Some(SecretError::Empty));
         assert_eq!(Secret::new("a\r\nX: y").err(), Some(SecretError::Character));
         assert_eq!(Secret::new(&"x".repeat(4097)).err(), Some(SecretError::TooLong));
     }
 
     #[test]
-    fn a_secret_of_bytes_loses_one_line_end_and_nothing_else() {
+    fn secret_bytes_lose_only_one_line_end() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let read = |bytes: &[u8]| {
             std::fs::write(file.path(), bytes).expect("written");
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_said_plainly() {
+    fn missing_file_is_an_error() {
         let error = Secret::read(Path::new("/does/not/exist")).err();
         assert_eq!(error, Some(SecretError::File(std::io::ErrorKind::NotFound)));
     }

@@ -1,13 +1,12 @@
-//! The differences between two readings of the settings: names alone, since values may be
-//! secrets.
+//! The differences between two versions of the settings: names only, since values may be secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// A key of the settings, part by part. A client's place in the list is its name.
+/// The path of a setting. A client is named by its name instead of its position.
 pub type Key = Vec<String>;
 
-/// Each key with its value as text; a table has none.
+/// Maps each setting to its value as text; a table has none.
 fn leaves(table: &toml::Table) -> BTreeMap<Key, Option<String>> {
     let mut leaves = BTreeMap::new();
     flatten(&[], table, &mut leaves);
@@ -37,21 +36,21 @@ fn flatten(path: &[String], table: &toml::Table, leaves: &mut BTreeMap<Key, Opti
     }
 }
 
-/// The settings that differ. Of a table that came or went, nothing but its own name is told.
+/// Finds the settings that differ. An added or removed table is named without its content.
 pub fn differences(before: &toml::Table, after: &toml::Table) -> Changes {
     let [before, after] = [before, after].map(leaves);
     let keys: BTreeSet<_> = before.keys().chain(after.keys()).collect();
     let differs = |key: &&Key| before.get(*key) != after.get(*key);
     let one = |key: &Key| {
         let (whole, is_table) = (&key[..key.len() - 1], before.get(key).or(after.get(key)) == Some(&None));
-        let has_come_or_gone = |key: &[String]| before.contains_key(key) != after.contains_key(key);
-        let told_already = (1..=whole.len()).any(|length| has_come_or_gone(&whole[..length]));
+        let is_added_or_removed = |key: &[String]| before.contains_key(key) != after.contains_key(key);
+        let is_covered = (1..=whole.len()).any(|length| is_added_or_removed(&whole[..length]));
         let difference = match (before.contains_key(key), after.contains_key(key)) {
             (false, true) if is_table => Difference::Added,
             (true, false) if is_table => Difference::Removed,
             _ => Difference::Changed,
         };
-        (!told_already).then(|| (key.clone(), difference))
+        (!is_covered).then(|| (key.clone(), difference))
     };
     keys.into_iter().filter(differs).filter_map(one).collect()
 }
@@ -59,27 +58,27 @@ pub fn differences(before: &toml::Table, after: &toml::Table) -> Changes {
 /// How a setting differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {
-    /// It has another value.
+    /// The value differs.
     Changed,
-    /// A client, a profile or another table is new.
+    /// A client, a profile or another table was added.
     Added,
-    /// It is not there any more.
+    /// It was removed.
     Removed,
 }
 
 /// Settings that differ.
 pub type Changes = BTreeSet<(Key, Difference)>;
 
-/// By which settings a secret is known.
+/// The names of the settings that hold each secret.
 pub struct Names {
-    /// The settings that name files that have changed.
+    /// The settings that name changed files.
     files: Vec<Key>,
     /// Whether a workspace's key is in a file.
     in_file: BTreeSet<String>,
 }
 
 impl Names {
-    /// Those of these settings, of which these files have changed.
+    /// Finds the names in these settings, given the changed files.
     pub fn new<'a>(shown: &toml::Table, changed: impl Iterator<Item = &'a Path>) -> Self {
         let files = changed.filter_map(Path::to_str).flat_map(|path| naming(shown, path)).collect();
         let workspaces = shown.get("workspaces").and_then(toml::Value::as_table);
@@ -94,15 +93,15 @@ impl Names {
         ["workspaces", workspace, field].map(str::to_owned).to_vec()
     }
 
-    /// The settings of the certificate: those whose files have changed, or the whole table where
-    /// other files are named.
+    /// The certificate's settings: those whose files have changed, or the whole table if other files are
+    /// named.
     pub fn certificate(&self) -> Vec<Key> {
         let table = ["server", "tls"].map(str::to_owned).to_vec();
         let files: Vec<_> = self.files.iter().filter(|key| key.starts_with(&table)).cloned().collect();
         if files.is_empty() { vec![table] } else { files }
     }
 
-    /// Those of sessions' keys.
+    /// The settings of the session keys.
     pub fn sessions(&self) -> impl Iterator<Item = Key> {
         self.files.iter().filter(|key| key.first().is_some_and(|first| first == "sessions")).cloned()
     }
@@ -114,7 +113,7 @@ fn naming(table: &toml::Table, file: &str) -> Vec<Key> {
     leaves(table).into_iter().filter(|(_, value)| value.as_ref() == Some(&text)).map(|(key, _)| key).collect()
 }
 
-/// Can a broker that runs take this over? With TLS, only what the files hold.
+/// Whether a running broker can apply the setting. Of TLS, only the files' contents.
 pub fn is_live(key: &Key) -> bool {
     let key: Vec<_> = key.iter().map(String::as_str).collect();
     matches!(
@@ -126,10 +125,10 @@ pub fn is_live(key: &Key) -> bool {
     )
 }
 
-/// More names than this help nobody.
+/// The most names that are listed.
 const MOST_NAMES: usize = 100;
 
-/// One text for the log.
+/// Formats the changes for the log.
 pub fn listed(changes: &Changes) -> String {
     if changes.is_empty() {
         return "nothing".to_owned();
@@ -161,7 +160,7 @@ mod tests {
     fn differences_name_settings_and_clients_but_no_values() {
         let before = "[tokens]\nmax_lifetime = \"1d\"\n[[clients]]\nname = \"a\"\nusers = [\"*\"]\n\
                       [[clients]]\nname = \"b\"\nkey_sha256 = [\"0\"]";
-        // In another order, and one of them is new.
+        // In another order, and with an added client.
         let after = "[tokens]\nmax_lifetime = \"2d\"\n[[clients]]\nname = \"b\"\nkey_sha256 = [\"1\"]\nscopes = [\"x\"]\n\
                      [[clients]]\nname = \"c\"\nkey_sha256 = [\"2\"]\n[sessions]\nissuer = \"i\"\n[profiles]\nx = [\"y\"]";
         assert_eq!(
@@ -173,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_is_cut_and_counted() {
+    fn long_list_is_cut_and_counted() {
         let many: String = (0..150).map(|place| format!("[profiles.p{place}]\n")).collect();
         let text = changes("[profiles]\n", &many);
         assert!(text.ends_with(" and 50 more"), "{text}");
     }
 
     #[test]
-    fn a_file_is_known_by_the_settings_that_name_it() {
+    fn file_is_reported_by_the_settings_that_name_it() {
         let table = "[server.tls]\nprivate_key_file = \"/a \\\"b\\\"\"\n[workspaces.eu]\napi_key_file = \"/c\"".parse();
         let table: toml::Table = table.expect("TOML");
         let names = |file| naming(&table, file).iter().map(|key| key.join(".")).collect::<Vec<_>>();

@@ -1,11 +1,11 @@
-//! The token keys that a client or a session may still ask for: the others are not renewed.
+//! Which token keys a client or a session may still ask for: only those are renewed.
 
 use crate::auth::{Client, ClientKeys};
 use crate::http::{self, SessionRoute};
 use crate::policy::session::longest_within;
 use crate::token::{Lifetime, ScopeClaim, TokenKey};
 
-/// The rules of all clients and of sessions, by the settings that hold.
+/// The access rules of all clients and of sessions.
 pub struct Entitlements {
     clients: Vec<Client>,
     sessions: Option<SessionRoute>,
@@ -14,7 +14,7 @@ pub struct Entitlements {
 }
 
 impl Entitlements {
-    /// Those of these settings.
+    /// Takes the rules from these settings.
     pub fn new(settings: &http::Settings, clients: &ClientKeys, sessions: Option<&SessionRoute>) -> Self {
         Self {
             clients: clients.iter().cloned().collect(),
@@ -24,9 +24,9 @@ impl Entitlements {
         }
     }
 
-    /// May any client or session ask for this key?
+    /// Whether any client or session may ask for this key.
     pub fn include(&self, key: &TokenKey) -> bool {
-        // A key was made of a claim.
+        // Always parses: the key was made from a claim.
         let Ok(claim) = ScopeClaim::parse(key.claim()) else { return false };
         let lifetime = key.lifetime();
         let by_client = |client: &Client| {
@@ -38,8 +38,8 @@ impl Entitlements {
             || self.sessions.as_ref().is_some_and(|route| self.by_session(route, key, &claim))
     }
 
-    /// A session gets one user, the scopes of its profile, and the one lifetime, or one that is
-    /// cut to fit.
+    /// Whether a session may ask for it: one user, the profile's scopes, and the normal lifetime or one
+    /// cut to the session.
     fn by_session(&self, route: &SessionRoute, key: &TokenKey, claim: &ScopeClaim<'_>) -> bool {
         let &[user] = claim.users() else { return false };
         let Ok(wanted) = ScopeClaim::new(vec![user], route.profile.scopes().collect()) else { return false };

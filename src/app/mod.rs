@@ -1,9 +1,8 @@
-//! A broker that listens: everything wired together, run, reloaded and stopped.
+//! The running broker: wiring, start, reload and shutdown.
 //!
-//! This alone decides what runs on which runtime: connections on the one that it
-//! is called on, and what calls Courier on a thread of its own, so that a crowd
-//! of requests does not hold up the calls that the budget has let go. (Held up
-//! together, they would reach Courier as one burst.)
+//! Only this module decides what runs on which runtime: connections on the caller's, calls to Courier
+//! on a thread of their own, so that many requests at once do not delay calls that have their permit.
+//! (Delayed together, they would reach Courier as one burst.)
 
 mod changes;
 mod entitlements;
@@ -37,7 +36,7 @@ use live::{Fixed, Live};
 pub use open_files::OpenFiles;
 pub use reload::{Files, Loaded, Read, Reloader};
 
-/// A broker that has its ports and its workspaces, and is about to run.
+/// A broker with its sockets and workspaces, ready to run.
 pub struct App {
     listeners: Vec<Listener>,
     admin_listener: Listener,
@@ -48,57 +47,58 @@ pub struct App {
     shutdown_delay: Duration,
     shutdown_timeout: Duration,
     warnings: Vec<SettingsError>,
-    /// The thread that calls Courier runs until this is dropped.
+    /// Dropping it ends the thread that calls Courier.
     upstream: oneshot::Sender<()>,
 }
 
 /// Why a broker can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A port that is taken, an address that is not this machine's, or a path
-    /// where something else is.
+    /// The port is in use, the address is not this machine's, or the path is taken.
     #[error("can't listen on {0}: {1}")]
     Listen(Address, #[source] io::Error),
-    /// `server.listen` has "systemd", and there is no such socket.
-    #[error("server.listen: \"systemd\" is wanted, but the service manager passed no sockets (LISTEN_FDS)")]
-    NonePassed,
-    /// A socket that was passed is reached over a network.
+    /// `server.listen` has "systemd", and no socket was passed.
+    #[error("server.listen has \"systemd\", but the service manager passed no sockets (LISTEN_FDS)")]
+    NoSocketPassed,
+    /// A passed socket listens on a network without TLS.
     #[error(
         "server.listen: tokens and client keys would cross the network unencrypted to {0}, which the service manager \
          passed: set [server.tls], or set server.insecure = true"
     )]
     Exposed(SocketAddr),
-    /// A certificate that no client takes.
+    /// The certificate has expired.
     #[error("server.tls.{setting}: {error}", setting = .0.setting, error = .0)]
     Certificate(#[from] CertificateError),
-    /// A workspace's Courier can't be called.
+    /// The client for a workspace's Courier could not be created.
     #[error("workspaces.{0}: {1}")]
     Courier(WorkspaceName, #[source] CourierError),
-    /// A broker that runs has its workspaces.
-    #[error("workspaces.{0}: a new workspace needs a restart, and somebody wants it already")]
+    /// Workspaces can't be added at runtime.
+    #[error("workspaces.{0}: a new workspace needs a restart, and a client or [sessions] uses it already")]
     NewWorkspace(WorkspaceName),
-    /// Its API key belongs to its host.
-    #[error("workspaces.{0}.base_url: another host needs a restart, and its API key must not go to the one before")]
-    Moved(WorkspaceName),
-    /// The keys of users' sessions can't be fetched.
+    /// A base URL can't change at runtime: the API key belongs to its host.
+    #[error(
+        "workspaces.{0}.base_url: another host needs a restart, since its API key must not be sent to the old host"
+    )]
+    HostChanged(WorkspaceName),
+    /// The client for the session keys could not be created.
     #[error("sessions: {0}")]
     Sessions(#[from] JwksError),
-    /// The system has no thread to give.
+    /// The system has no thread left.
     #[error("can't start a thread: {0}")]
     Thread(#[source] io::Error),
-    /// A process with so few open files could not work.
+    /// The limit of open files is too low.
     #[error(
         "the limit of open files is too low: the broker needs at least {0} (raise it with ulimit -n, or LimitNOFILE= in \
          a systemd unit)"
     )]
     OpenFiles(u64),
-    /// A mistake in this program.
+    /// A metric is declared wrongly: a bug.
     #[error("the metrics can't be set up: {0}")]
     Metrics(#[from] prometheus::Error),
 }
 
-/// The admin listener is for few; its connections don't count with the apps'. A low
-/// limit of open files allows fewer.
+/// The limits of the admin listener, whose connections are counted apart from the apps'. A low limit
+/// of open files allows fewer.
 const ADMIN_LIMITS: Limits = Limits {
     connections: 256,
     connections_per_ip: 0,
@@ -112,13 +112,13 @@ const ADMIN_LIMITS: Limits = Limits {
 };
 
 impl App {
-    /// Wires a broker together and takes its ports.
+    /// Wires a broker together and binds its sockets.
     pub async fn bind(settings: Settings, clock: Clock) -> Result<Self, StartError> {
         Self::bind_with(settings, Vec::new(), OpenFiles::unlimited(), clock).await
     }
 
-    /// The same, with the sockets that the service manager passed, for "systemd"
-    /// in `server.listen`, and within the limit of open files.
+    /// Does the same with the sockets of the service manager, for "systemd" in `server.listen`, and within
+    /// the limit of open files.
     pub async fn bind_with(
         settings: Settings,
         passed: Vec<Passed>,
@@ -140,14 +140,14 @@ impl App {
         let route = settings.sessions.as_ref().map(|sessions| &sessions.route);
         let entitlements = Entitlements::new(&settings.http, &settings.clients, route);
         broker.renew_only(move |key| entitlements.include(key));
-        let api = fixed.api(settings.http, settings.clients, settings.sessions, None)?;
+        let api = fixed.build_api(settings.http, settings.clients, settings.sessions, None)?;
         let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
         if let Some(tls) = &tls {
             let certificates = tls.current();
             certificates.refuse_expired(clock.unix())?;
-            fixed.told_expiry(&certificates);
+            fixed.export_expiry(&certificates);
         }
-        let places = Arc::new(Semaphore::new(files.apps.min(Semaphore::MAX_PERMITS)));
+        let permits = Arc::new(Semaphore::new(files.apps.min(Semaphore::MAX_PERMITS)));
         let mut passed = Some(passed);
         let mut listeners = Vec::new();
         for address in settings.listen {
@@ -162,13 +162,13 @@ impl App {
             };
             let exposed = sockets.iter().filter_map(Socket::address).find(|address| !address.ip().is_loopback());
             match exposed {
-                _ if sockets.is_empty() => return Err(StartError::NonePassed),
+                _ if sockets.is_empty() => return Err(StartError::NoSocketPassed),
                 Some(exposed) if tls.is_none() && !settings.insecure => return Err(StartError::Exposed(exposed)),
                 _ => {}
             }
             listeners.extend(sockets.into_iter().map(|socket| {
-                let (places, metrics) = (Arc::clone(&places), Arc::clone(&metrics));
-                Listener::new(socket, settings.limits, places, tls.clone(), clock, metrics)
+                let (permits, metrics) = (Arc::clone(&permits), Arc::clone(&metrics));
+                Listener::new(socket, settings.limits, permits, tls.clone(), clock, metrics)
             }));
         }
         let wanted = settings.limits.connections.saturating_mul(listeners.len());
@@ -185,8 +185,8 @@ impl App {
             .await
             .map_err(|error| StartError::Listen(Address::Tcp(settings.admin_listen), error))?;
         let admin_limits = Limits { connections: files.admin, ..ADMIN_LIMITS };
-        let places = Arc::new(Semaphore::new(files.admin));
-        let admin_listener = Listener::new(admin_socket, admin_limits, places, None, clock, Arc::clone(&metrics));
+        let permits = Arc::new(Semaphore::new(files.admin));
+        let admin_listener = Listener::new(admin_socket, admin_limits, permits, None, clock, Arc::clone(&metrics));
         let readiness = Arc::new(Readiness::default());
         reload::warn(&settings.warnings);
         Ok(Self {
@@ -203,92 +203,90 @@ impl App {
         })
     }
 
-    /// The addresses and ports where apps call.
+    /// The TCP addresses of the app listeners.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().filter_map(Listener::address).collect()
     }
 
-    /// All places where apps call, as people read them.
-    pub fn places(&self) -> Vec<String> {
+    /// All addresses of the app listeners, for display.
+    pub fn display_addresses(&self) -> Vec<String> {
         self.listeners.iter().map(ToString::to_string).collect()
     }
 
-    /// Where operators look.
+    /// The address of the admin listener.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_listener.address()
     }
 
-    /// Lets settings and secrets be replaced while the broker runs, which is begun by
-    /// [`Reloader::run`]. Those that it was bound with came from `files` and are `shown` so;
-    /// `read` reads them anew.
+    /// Creates the reloader, to be run with [`Reloader::run`]. `files` and `shown` are the files and the
+    /// redacted form of the settings that the broker was bound with; `read` reads them again.
     pub fn reloader(&self, shown: toml::Table, files: Files, read: Read) -> Reloader {
         Reloader::new(Arc::clone(&self.live), shown, files, self.warnings.clone(), read)
     }
 
-    /// Runs until `stop` resolves. Then it says that it is not ready any more, serves on
-    /// for as long as load balancers may take to notice, accepts nothing more, and
-    /// finishes what is under way, for as long as the settings allow.
+    /// Runs until `stop` resolves. Then it sets not ready, serves for the shutdown delay, accepts no more,
+    /// and waits for open requests up to the shutdown timeout.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { listeners, admin_listener, live, admin, broker, readiness, upstream, .. } = self;
         let mut background = broker.start();
-        // Connections are accepted already, if only by the system.
+        // The kernel already accepts connections.
         readiness.set(true);
-        let (stopping, told) = watch::channel(false);
+        let (stop_sender, stop_receiver) = watch::channel(false);
         let mut serving = JoinSet::new();
         for listener in listeners {
-            let (live, mut told) = (Arc::clone(&live), told.clone());
+            let (live, mut stop) = (Arc::clone(&live), stop_receiver.clone());
             let answer = move |request, peer| live.api.load_full().answer(request, peer);
             serving.spawn(listener.serve(answer, async move {
-                // It fails only where the sender is gone, which means stop too.
-                let _ = told.wait_for(|stop| *stop).await;
+                // An error means that the sender is gone, which means stop too.
+                let _ = stop.wait_for(|is_stopping| *is_stopping).await;
             }));
         }
-        // Health is told to the very end.
-        let mut telling = JoinSet::new();
+        // The admin listener runs to the very end.
+        let mut admin_tasks = JoinSet::new();
         if let Some(tls) = live.tls.clone() {
             let clock = live.fixed.clock;
-            telling.spawn(async move { tls.log_remarks_daily(clock).await });
+            admin_tasks.spawn(async move { tls.log_warnings_daily(clock).await });
         }
         let answer = move |request: hyper::Request<hyper::body::Incoming>, _| {
             let admin = Arc::clone(&admin);
             async move { admin.answer(&request).await }
         };
-        telling.spawn(admin_listener.serve(answer, std::future::pending()));
+        admin_tasks.spawn(admin_listener.serve(answer, std::future::pending()));
         stop.await;
         readiness.set(false);
         if !self.shutdown_delay.is_zero() {
-            tracing::info!(delay = ?self.shutdown_delay, "stopping: not ready any more, requests are still served");
+            tracing::info!(delay = ?self.shutdown_delay, "stopping: not ready, still serving requests");
             tokio::time::sleep(self.shutdown_delay).await;
         }
-        tracing::info!("stopping: finishing what is under way");
-        stopping.send_replace(true);
+        tracing::info!("stopping: waiting for open requests");
+        stop_sender.send_replace(true);
         background.stop_renewing();
         let finish = async {
             while serving.join_next().await.is_some() {}
-            // Renewals, and calls whose callers have hung up.
+            // Renewals, and calls whose callers have disconnected.
             broker.drained().await;
         };
         if tokio::time::timeout(self.shutdown_timeout, finish).await.is_err() {
-            tracing::warn!("stopping although some requests were not finished in time");
+            tracing::warn!("shutdown timeout reached; dropping open requests");
         }
         drop((background, upstream));
     }
 }
 
-/// A runtime on a thread of its own, until the sender is dropped.
+/// Starts a runtime on a thread of its own; it ends when the sender is dropped.
 fn upstream_runtime() -> io::Result<(Handle, oneshot::Sender<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
-    let (stop, told) = oneshot::channel();
+    let (stop_sender, stop) = oneshot::channel();
     thread::Builder::new().name("upstream".to_owned()).spawn(move || {
-        // Nothing is ever sent: it resolves when the sender is dropped.
-        let _ = runtime.block_on(told);
+        // Nothing is sent: it resolves when the sender is dropped.
+        let _ = runtime.block_on(stop);
         runtime.shutdown_background();
     })?;
-    Ok((handle, stop))
+    Ok((handle, stop_sender))
 }
 
-/// The one way to a workspace's Courier.
+/// Creates the dispatcher of a workspace, its only way to Courier.
 pub fn dispatcher(
     settings: WorkspaceSettings,
     clock: Clock,

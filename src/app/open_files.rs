@@ -1,7 +1,7 @@
-//! How many connections there may be, by how many files the process may have open.
+//! The limits of connections, from the limit of open files.
 
-/// The shares of the limit of open files, so that connections of apps leave
-/// enough for the admin listener, for calls to Courier and for files.
+/// The shares of the limit of open files: app connections leave enough for the admin listener, calls
+/// to Courier and files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenFiles {
     /// The limit; `None` where there is none.
@@ -12,10 +12,10 @@ pub struct OpenFiles {
     pub admin: usize,
 }
 
-/// Standard streams, sockets that listen, the runtimes' own, logs, name lookups, and
-/// settings and secrets while they are read.
+/// Reserved: standard streams, listening sockets, the runtimes, logs, name lookups, and settings and
+/// secrets while they are read.
 const OWN: u64 = 32;
-/// Below this nothing useful is left.
+/// The least limit that the broker can work with.
 const LEAST: u64 = 64;
 const MOST_ADMIN: u64 = 256;
 const MOST_COURIER: u64 = 1024;
@@ -33,7 +33,7 @@ impl OpenFiles {
         Ok(Self { limit, apps: usize::try_from(apps).unwrap_or(usize::MAX), admin: admin as usize })
     }
 
-    /// Without a limit.
+    /// The shares if there is no limit.
     pub const fn unlimited() -> Self {
         Self { limit: None, apps: usize::MAX, admin: MOST_ADMIN as usize }
     }

@@ -1,8 +1,7 @@
-//! Settings and secrets that are read again while the broker runs: when one of their files
-//! changes, and when somebody asks.
+//! Reloading of settings and secrets when a file changes or on request.
 //!
-//! Load, check, write: what does not load, or can't be had without a restart, changes
-//! nothing, and what held before goes on.
+//! Load, check, apply: a configuration that fails to load, or that can't be applied without a restart,
+//! changes nothing.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -18,81 +17,78 @@ use super::live::Live;
 use crate::config::{Settings, SettingsError, SettingsErrors};
 use crate::metrics::Reloaded;
 
-/// Settings as they were read.
+/// The result of loading the settings.
 pub struct Loaded {
-    /// What they mean, and how they are shown, secrets redacted: what a restart would change
-    /// is told by that.
+    /// The settings, and their redacted form, by which changes are found.
     pub outcome: Result<(Settings, toml::Table), SettingsErrors>,
-    /// The files that they come from, those that could not be read among them.
+    /// The files that were read, or could not be read.
     pub files: Files,
 }
 
-/// Reads the settings anew.
+/// Reads the settings again.
 pub type Read = Box<dyn FnMut() -> Loaded + Send>;
 
-/// Files, as they were when each was added: before it was read, so that what changes
-/// meanwhile is seen.
+/// Files with their state before they were read, so that changes during the read are noticed.
 #[derive(Clone, Debug, Default)]
-pub struct Files(Vec<(PathBuf, Mark)>);
+pub struct Files(Vec<(PathBuf, FileState)>);
 
-/// By what a file is known to have changed: device, inode, size, the times of its contents
-/// and of its entry. `None` where there is none. A symbolic link counts as what it leads to,
-/// as Kubernetes swaps them.
-type Mark = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
+/// A file's state: device, inode, size, mtime and ctime; `None` if there is no such file. Symbolic links
+/// are followed, since Kubernetes swaps them.
+type FileState = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
 
 impl Files {
     /// Adds a file that is about to be read.
     pub fn add(&mut self, path: &Path) {
         if !self.0.iter().any(|(other, _)| other == path) {
-            self.0.push((path.to_owned(), mark(path)));
+            self.0.push((path.to_owned(), file_state(path)));
         }
     }
 
-    /// How they are now.
-    fn look(&self) -> Vec<Mark> {
-        self.0.iter().map(|(path, _)| mark(path)).collect()
+    /// The current states.
+    fn current_states(&self) -> Vec<FileState> {
+        self.0.iter().map(|(path, _)| file_state(path)).collect()
     }
 
-    /// Those that are otherwise than they were `before`.
+    /// The files whose state differs from `before`.
     fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Path> {
         let differs =
-            |(path, mark): &&(PathBuf, Mark)| before.0.iter().any(|(other, old)| other == path && old != mark);
+            |(path, state): &&(PathBuf, FileState)| before.0.iter().any(|(other, old)| other == path && old != state);
         self.0.iter().filter(differs).map(|(path, _)| path.as_path())
     }
 
-    /// Are they otherwise than when they were added?
-    fn differ(&self, looked: &[Mark]) -> bool {
-        !self.0.iter().map(|(_, mark)| mark).eq(looked)
+    /// Whether any state differs from the recorded one.
+    fn differ(&self, states: &[FileState]) -> bool {
+        !self.0.iter().map(|(_, state)| state).eq(states)
     }
 }
 
-fn mark(path: &Path) -> Mark {
+fn file_state(path: &Path) -> FileState {
     // A pipe can't be read twice.
     let data = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     let (modified, changed) = ((data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec()));
     Some((data.dev(), data.ino(), data.size(), modified, changed))
 }
 
-/// Reloads what can be, for as long as it is run.
+/// Reloads the settings while it runs.
 pub struct Reloader {
     live: Arc<Live>,
     read: Read,
-    /// The settings that the broker was started with.
+    /// The settings at the start.
     shown: toml::Table,
-    /// Those that were applied last, and their files.
+    /// The settings last applied, and their files.
     applied: (toml::Table, Files),
     files: Files,
-    looked: Vec<Mark>,
-    /// Those that were logged.
+    states: Vec<FileState>,
+    /// The warnings already logged.
     warnings: Vec<SettingsError>,
 }
 
-/// How often files are looked at. A change counts once it has lasted from one look to the
-/// next, so that no file is read half written.
-const LOOK: Duration = Duration::from_secs(1);
+/// The polling interval. A change is applied once it has been stable for one interval, so that no file
+/// is read half written.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Reloader {
-    /// What runs came from these `files` and is `shown` so.
+    /// Creates a reloader for a broker started with these settings.
     pub(super) fn new(
         live: Arc<Live>,
         shown: toml::Table,
@@ -100,52 +96,51 @@ impl Reloader {
         warnings: Vec<SettingsError>,
         read: Read,
     ) -> Self {
-        Self { live, read, applied: (shown.clone(), files.clone()), shown, files, looked: Vec::new(), warnings }
+        Self { live, read, applied: (shown.clone(), files.clone()), shown, files, states: Vec::new(), warnings }
     }
 
-    /// Reloads when a file has changed, and for each message. It ends when nobody can send
-    /// one any more.
-    pub async fn run(self, mut asked: mpsc::Receiver<()>) {
+    /// Reloads after a file has changed and for each message, until the channel is closed.
+    pub async fn run(self, mut requests: mpsc::Receiver<()>) {
         let live = Arc::clone(&self.live);
         let clock = live.fixed.clock;
         let reloader = Arc::new(Mutex::new(self));
         loop {
             let now = tokio::select! {
-                message = asked.recv() => {
+                message = requests.recv() => {
                     if message.is_none() {
                         return;
                     }
                     true
                 }
-                () = clock.sleep_until(clock.now() + LOOK) => false,
+                () = clock.sleep_until(clock.now() + POLL_INTERVAL) => false,
             };
             let reloader = Arc::clone(&reloader);
-            // Files may lie on a network, and a purge takes its time.
-            let turn = tokio::task::spawn_blocking(move || {
-                reloader.lock().unwrap_or_else(PoisonError::into_inner).turn(now);
+            // Blocking: files may be on a network, and a purge takes time.
+            let poll = tokio::task::spawn_blocking(move || {
+                reloader.lock().unwrap_or_else(PoisonError::into_inner).poll(now);
             });
-            match turn.await {
+            match poll.await {
                 Ok(()) => {}
                 Err(error) if error.is_panic() => {
                     let error = "an internal error";
                     tracing::error!(error, "{REJECTED}");
-                    live.rejected(Reloaded::Settings, error);
+                    live.record_rejected(Reloaded::Settings, error);
                 }
-                // The runtime ends.
+                // The runtime is shutting down.
                 Err(_) => return,
             }
         }
     }
 
-    fn turn(&mut self, now: bool) {
-        let looked = self.files.look();
-        if now || (self.files.differ(&looked) && looked == self.looked) {
+    fn poll(&mut self, now: bool) {
+        let states = self.files.current_states();
+        if now || (self.files.differ(&states) && states == self.states) {
             self.reload();
         }
-        self.looked = looked;
+        self.states = states;
     }
 
-    /// Reloads now, and tells whether what was read holds.
+    /// Reloads now. Returns whether the new settings were applied.
     pub fn reload(&mut self) -> bool {
         let Loaded { outcome, files } = (self.read)();
         self.files = files;
@@ -153,7 +148,7 @@ impl Reloader {
             Ok(loaded) => loaded,
             Err(errors) => {
                 let lines: Vec<_> = errors.errors.iter().map(ToString::to_string).collect();
-                return self.rejected(what(&errors), &lines.join("; "));
+                return self.rejected(reload_kind(&errors), &lines.join("; "));
             }
         };
         let warnings = settings.warnings.clone();
@@ -180,8 +175,8 @@ impl Reloader {
         }
         let new: Vec<_> = warnings.iter().filter(|warning| !self.warnings.contains(warning)).cloned().collect();
         warn(&new);
-        // Last: the audit line tells that all of it is done.
-        self.live.applied(Reloaded::Settings, None, &changed);
+        // Last: the audit line says that all of it is done.
+        self.live.record_applied(Reloaded::Settings, None, &changed);
         self.warnings = warnings;
         self.applied = (shown, self.files.clone());
         true
@@ -189,7 +184,7 @@ impl Reloader {
 
     fn rejected(&self, what: Reloaded, error: &str) -> bool {
         tracing::error!(error, "{REJECTED}");
-        self.live.rejected(what, error);
+        self.live.record_rejected(what, error);
         false
     }
 }
@@ -197,7 +192,7 @@ impl Reloader {
 const REJECTED: &str = "reload rejected; keeping the running configuration";
 
 /// The part of the settings that these errors are about.
-fn what(errors: &SettingsErrors) -> Reloaded {
+fn reload_kind(errors: &SettingsErrors) -> Reloaded {
     let all = |is_such: fn(&str) -> bool| errors.errors.iter().all(|error| is_such(&error.key));
     if all(|key| key.starts_with("server.tls")) {
         Reloaded::Certificate
@@ -215,7 +210,7 @@ pub fn warn(warnings: &[SettingsError]) {
     }
 }
 
-/// The settings that differ and that a broker that runs can't take over.
+/// The differing settings that need a restart.
 fn needs_restart(before: &toml::Table, after: &toml::Table) -> Changes {
     differences(before, after).into_iter().filter(|(key, _)| !is_live(key)).collect()
 }
@@ -225,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_needs_a_restart_is_named_and_nothing_else() {
+    fn only_settings_that_need_a_restart_are_named() {
         let table = |text: &str| text.parse::<toml::Table>().expect("TOML");
         let before = table(
             "[server]\nlisten = [\"a\"]\n[tokens]\nfloor = 0.5\nmax_lifetime = \"1d\"\n[workspaces.a]\napi_key = \"x\"",

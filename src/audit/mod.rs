@@ -1,47 +1,45 @@
-//! Who had what done, for whom: the audit log's events.
+//! The audit log's events: actor, action and subject.
 //!
-//! They are declared here alone, so that their fields have the same names
-//! everywhere; docs/operations.md has a table of them. A hit is no event: it does no IO.
+//! All are declared here, so that their fields have the same names everywhere; docs/operations.md has a
+//! table of them. A cache hit is no event: it does no I/O.
 //!
-//! What callers sent is in them only as it was checked: user ids and scopes have
-//! no white space and no control characters. Keys, sessions and tokens are in
-//! none.
+//! Callers' data is included only after validation: user ids and scopes have no white space and no
+//! control characters. No event has a key, a session or a token.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-/// The target of all these events, by which they are told from the rest of the
-/// log.
+/// The target of these events, which separates them from the rest of the log.
 pub const TARGET: &str = "audit";
 
-/// Who had it done.
+/// The actor of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who<'a> {
     /// The app with this name in the settings.
     Client(Cow<'a, str>),
-    /// A user, with a session.
+    /// A user with a session.
     Session,
-    /// The broker itself, which renews.
+    /// The broker itself, for renewals.
     Broker,
-    /// Somebody at the admin listener, or at the machine.
+    /// An operator, at the admin listener or at the machine.
     Operator,
-    /// Somebody who showed nothing that counts.
-    Nobody,
+    /// An unauthenticated caller.
+    Unauthenticated,
 }
 
 impl Who<'_> {
-    /// The same, for longer than what it was made of.
+    /// Clones borrowed data.
     pub fn into_owned(self) -> Who<'static> {
         match self {
             Self::Client(name) => Who::Client(name.into_owned().into()),
             Self::Session => Who::Session,
             Self::Broker => Who::Broker,
             Self::Operator => Who::Operator,
-            Self::Nobody => Who::Nobody,
+            Self::Unauthenticated => Who::Unauthenticated,
         }
     }
 
-    /// The client's name, if it is a client.
+    /// The client's name, if the actor is a client.
     pub fn client(&self) -> Option<&str> {
         match self {
             Self::Client(name) => Some(name),
@@ -55,13 +53,13 @@ impl Who<'_> {
             Self::Session => "session",
             Self::Broker => "broker",
             Self::Operator => "operator",
-            Self::Nobody => "nobody",
+            Self::Unauthenticated => "nobody",
         }
     }
 }
 
-/// What it was about, as far as that is known. Users and scopes stand in one
-/// text each, with spaces between them: none has a space in it.
+/// The subject of an event, as far as known. Users and scopes are one text each, separated by spaces,
+/// which no id or scope contains.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct About<'a> {
     /// The workspace.
@@ -70,82 +68,79 @@ pub struct About<'a> {
     pub users: Option<&'a str>,
     /// The scopes.
     pub scopes: Option<&'a str>,
-    /// The lifetime that was asked for, in seconds.
+    /// The requested lifetime, in seconds.
     pub lifetime_seconds: Option<u32>,
 }
 
-/// A refusal.
+/// A refused request.
 #[derive(Clone, Debug)]
 pub struct Refusal<'a> {
-    /// Who was refused.
+    /// The caller.
     pub who: Who<'a>,
-    /// What was asked for.
+    /// The request.
     pub about: About<'a>,
     /// The rule that refused.
     pub rule: &'static str,
-    /// The part of the request that the rule refused: scopes, users or a lifetime.
+    /// The refused part of the request: scopes, users or a lifetime.
     pub refused: Option<&'a str>,
 }
 
 impl Refusal<'_> {
-    /// Tells of the refusal. `peer` is the address that the request came from, to be
-    /// found where nothing else tells who called; behind a proxy it is the proxy's.
-    pub fn tell(&self, peer: Option<IpAddr>) {
+    /// Logs the refusal. `peer` is the caller's address, given where nothing else identifies the caller;
+    /// behind a proxy it is the proxy's.
+    pub fn log(&self, peer: Option<IpAddr>) {
         let Self { rule, refused, about, .. } = *self;
-        Line { rule: Some(rule), refused, peer, ..Line::new("refused", &self.who, about) }.tell();
+        Line { rule: Some(rule), refused, peer, ..Line::new("refused", &self.who, about) }.emit();
     }
 }
 
-/// A call to Courier brought a token. `expires_at` is RFC 3339; the reason is
-/// "asked" or why the token was renewed.
+/// Logs an issued token. `expires_at` is RFC 3339; the reason is "asked" or the reason of the renewal.
 pub fn issued(who: &Who<'_>, about: About<'_>, expires_at: &str, reason: &'static str) {
-    Line { expires_at: Some(expires_at), reason: Some(reason), ..Line::new("issued", who, about) }.tell();
+    Line { expires_at: Some(expires_at), reason: Some(reason), ..Line::new("issued", who, about) }.emit();
 }
 
-/// A user's tokens were forgotten: so many.
+/// Logs a sign-out, which removed this many tokens.
 pub fn signed_out(who: &Who<'_>, about: About<'_>, tokens: usize) {
-    Line { tokens: Some(tokens), ..Line::new("signed-out", who, about) }.tell();
+    Line { tokens: Some(tokens), ..Line::new("signed-out", who, about) }.emit();
 }
 
-/// A token was taken out, since somebody says that Courier rejects it.
+/// Logs the removal of a token that a client reported as rejected by Courier.
 pub fn rejected(who: &Who<'_>, about: About<'_>) {
-    Line::new("rejected", who, about).tell();
+    Line::new("rejected", who, about).emit();
 }
 
-/// A workspace's tokens were forgotten: so many.
+/// Logs a purge of a workspace, which removed this many tokens.
 pub fn purged(workspace: &str, tokens: usize) {
     let about = About { workspace: Some(workspace), ..About::default() };
-    Line { tokens: Some(tokens), ..Line::new("purged", &Who::Operator, about) }.tell();
+    Line { tokens: Some(tokens), ..Line::new("purged", &Who::Operator, about) }.emit();
 }
 
-/// Something was read again while the broker runs and holds now: `what`, such as
-/// "settings" or "api_key". `changed` are the names of the settings.
+/// Logs an applied reload of `what`, such as "settings" or "api_key". `changed` has the names of the
+/// settings.
 pub fn reloaded(what: &'static str, workspace: Option<&str>, changed: &str) {
     let about = About { workspace, ..About::default() };
     let line = Line::new("reload", &Who::Operator, about);
-    Line { what: Some(what), outcome: Some("applied"), changed: Some(changed), ..line }.tell();
+    Line { what: Some(what), outcome: Some("applied"), changed: Some(changed), ..line }.emit();
 }
 
-/// Something was read again, and changes nothing since this is wrong with it.
+/// Logs a rejected reload and its error.
 pub fn reload_rejected(what: &'static str, error: &str) {
     let line = Line::new("reload", &Who::Operator, About::default());
-    Line { what: Some(what), outcome: Some("refused"), error: Some(error), ..line }.tell();
+    Line { what: Some(what), outcome: Some("refused"), error: Some(error), ..line }.emit();
 }
 
-/// So many refusals by this rule, of this client if it was one, were not told:
-/// they were too many in a moment.
+/// Logs how many refusals by this rule (and of this client, if known) were left out in the last window.
 pub fn left_out(rule: &'static str, client: Option<&str>, count: u64) {
-    let who = client.map_or(Who::Nobody, |name| Who::Client(name.into()));
-    Line { rule: Some(rule), left_out: Some(count), ..Line::new("left-out", &who, About::default()) }.tell();
+    let who = client.map_or(Who::Unauthenticated, |name| Who::Client(name.into()));
+    Line { rule: Some(rule), left_out: Some(count), ..Line::new("left-out", &who, About::default()) }.emit();
 }
 
-/// So many lines did not get into the file.
+/// Logs how many lines were not written to the file.
 pub fn lost(count: u64) {
-    Line { left_out: Some(count), ..Line::new("left-out", &Who::Broker, About::default()) }.tell();
+    Line { left_out: Some(count), ..Line::new("left-out", &Who::Broker, About::default()) }.emit();
 }
 
-/// An event with all the fields that there are; those that say nothing are left
-/// out.
+/// An event with all fields; empty ones are left out.
 struct Line<'a> {
     event: &'static str,
     who: &'a Who<'a>,
@@ -183,7 +178,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    fn tell(self) {
+    fn emit(self) {
         let About { workspace, users, scopes, lifetime_seconds } = self.about;
         tracing::info!(
             target: TARGET,

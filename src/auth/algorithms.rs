@@ -1,4 +1,4 @@
-//! What sessions may be signed by.
+//! The signature algorithms that sessions may use.
 
 use std::str::FromStr;
 
@@ -7,23 +7,23 @@ use jsonwebtoken::Algorithm;
 use super::session_key::ASYMMETRIC;
 use super::sessions::KeySource;
 
-/// The algorithms that are allowed. Each fits the keys, so that no public key is
-/// ever taken for an HMAC's secret; `none` is not among them.
+/// The allowed algorithms. Each fits the keys, so that a public key is never taken for an HMAC secret;
+/// `none` is never allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Algorithms(Vec<Algorithm>);
 
-/// An algorithm that does not fit the keys, or is none.
+/// An algorithm is unknown, or does not fit the keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be among those that fit the key: {0}")]
 pub struct AlgorithmsError(String);
 
 impl Algorithms {
-    /// All that fit these keys.
+    /// All algorithms that fit these keys.
     pub fn fitting(keys: &KeySource) -> Self {
         Self(fitting(keys).to_vec())
     }
 
-    /// These, by their names in JWA; at least one, and each must fit the keys.
+    /// Parses JWA names; there must be at least one, and each must fit the keys.
     pub fn parse(names: &[String], keys: &KeySource) -> Result<Self, AlgorithmsError> {
         let known = |name: &String| Algorithm::from_str(name).ok().filter(|one| fitting(keys).contains(one));
         let algorithms: Option<Vec<_>> = names.iter().map(known).collect();
@@ -33,7 +33,7 @@ impl Algorithms {
         })
     }
 
-    /// Is this one allowed?
+    /// Whether this algorithm is allowed.
     pub fn allow(&self, algorithm: Algorithm) -> bool {
         self.0.contains(&algorithm)
     }
@@ -53,7 +53,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn only_what_fits_the_keys_can_be_allowed() {
+    fn algorithms_that_do_not_fit_the_keys_are_refused() {
         let keys = KeySource::Jwks(JwksSettings {
             url: "https://login.example.com/jwks".parse().expect("a URL"),
             refresh: Duration::from_secs(900),

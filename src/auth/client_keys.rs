@@ -1,4 +1,4 @@
-//! The apps that may ask, and how they prove it.
+//! Clients, and their authentication by keys and certificates.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,27 +15,27 @@ use crate::clock::Clock;
 use crate::policy::access::Access;
 use crate::token::WorkspaceName;
 
-/// An app that may ask.
+/// An app that may call the broker.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// Its name in the settings.
     pub name: String,
     /// The workspace that its tokens are for.
     pub workspace: WorkspaceName,
-    /// What it may ask for.
+    /// The tokens that it may ask for.
     pub access: Access,
-    /// How fast it may ask, if that is limited.
+    /// The limit of its request rate, if there is one.
     pub rate: Option<InboundRate>,
 }
 
 impl Client {
-    /// What the audit log calls it.
+    /// The client in the audit log.
     pub fn who(&self) -> Who<'_> {
         Who::Client(self.name.as_str().into())
     }
 }
 
-/// The SHA-256 of a client key. The key itself is nowhere in the broker.
+/// The SHA-256 of a client key. The broker never stores the key itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Digest([u8; 32]);
 
@@ -47,7 +47,7 @@ impl Digest {
         Self(bytes)
     }
 
-    /// Reads 64 hexadecimal digits.
+    /// Parses 64 hexadecimal digits.
     pub fn parse(hex: &str) -> Result<Self, DigestError> {
         if hex.len() != 64 || !hex.is_ascii() {
             return Err(DigestError);
@@ -55,7 +55,7 @@ impl Digest {
         let mut bytes = [0; 32];
         for (place, byte) in bytes.iter_mut().enumerate() {
             let pair = &hex[2 * place..2 * place + 2];
-            // `from_str_radix` would take a sign.
+            // `from_str_radix` would accept a sign.
             if !pair.bytes().all(|digit| digit.is_ascii_hexdigit()) {
                 return Err(DigestError);
             }
@@ -65,7 +65,7 @@ impl Digest {
     }
 }
 
-/// 64 hexadecimal digits.
+/// Writes 64 hexadecimal digits.
 impl fmt::Display for Digest {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
@@ -83,7 +83,7 @@ impl fmt::Debug for Digest {
 #[error("must be a SHA-256 of 64 hexadecimal digits, as `courier-token-broker client-key NAME` prints it")]
 pub struct DigestError;
 
-/// The clients, found by their keys, or by the names in their certificates.
+/// The clients by their keys and certificate names.
 #[derive(Clone, Debug, Default)]
 pub struct ClientKeys {
     keys: Vec<(Digest, usize)>,
@@ -91,30 +91,29 @@ pub struct ClientKeys {
     clients: Vec<(Client, Option<Inbound>)>,
 }
 
-/// Why a caller is not let in.
+/// Why a client is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection<'a> {
-    /// Nobody has this key, or this certificate.
+    /// No client has this key or certificate.
     Unknown,
-    /// The client of this name asks faster than it may; it could again after so
-    /// long.
-    TooFast(&'a str, Duration),
+    /// The client of this name exceeds its rate; it may retry after this long.
+    RateLimited(&'a str, Duration),
 }
 
 impl Digest {
-    /// Is it the digest of no text, or of a line end alone? A pipe that had nothing to give leaves
-    /// it where a key was wanted.
-    pub fn is_of_nothing(self) -> bool {
+    /// Whether it is the digest of an empty text or of a line end alone: the result of hashing the output
+    /// of a failed command.
+    pub fn is_of_empty_text(self) -> bool {
         ["", "\n", "\r\n"].iter().any(|nothing| self == Self::of(nothing))
     }
 }
 
 impl ClientKeys {
-    /// The longest key that is looked at, in bytes.
+    /// The longest accepted key, in bytes.
     pub const MAX_BYTES: usize = 1024;
 
-    /// Adds a client that has these keys (while one takes the place of another, it has two)
-    /// and certificates with these names: DNS names in lower case, or URIs.
+    /// Adds a client with its keys (two during a rotation) and its certificate names: DNS names in lower
+    /// case, or URIs.
     pub fn add(&mut self, client: Client, keys: Vec<Digest>, names: Vec<String>) {
         let place = self.clients.len();
         self.clients.push((client, None));
@@ -122,9 +121,8 @@ impl ClientKeys {
         self.names.extend(names.into_iter().map(|name| (name, place)));
     }
 
-    /// From now on the clients are held to their rates. Those whose rate is the same as
-    /// `before` go on where they are.
-    pub fn hold_to_rates(&mut self, clock: Clock, before: Option<&Self>) {
+    /// Starts to limit the clients' rates. A client whose rate is the same as in `before` keeps its state.
+    pub fn limit_rates(&mut self, clock: Clock, before: Option<&Self>) {
         for (client, inbound) in &mut self.clients {
             let held = before.into_iter().flat_map(|before| &before.clients);
             let held = held.filter(|(other, _)| other.name == client.name).find_map(|(_, inbound)| inbound.clone());
@@ -139,30 +137,32 @@ impl ClientKeys {
         self.clients.iter().map(|(client, _)| client)
     }
 
-    /// Is there a client with this key already?
+    /// Whether a client with this key exists.
     pub fn contains(&self, key: Digest) -> bool {
         self.keys.iter().any(|(digest, _)| *digest == key)
     }
 
-    /// Is there a client with this name in its certificate already?
+    /// Whether a client with this certificate name exists.
     pub fn contains_name(&self, name: &str) -> bool {
         self.names.iter().any(|(other, _)| other == name)
     }
 
-    /// There is no client.
+    /// Whether there are no clients.
     pub const fn is_empty(&self) -> bool {
         self.clients.is_empty()
     }
 
-    /// Whose certificate has these names. Where they are the names of several
-    /// clients it is the first one in the settings.
-    pub fn find_named<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Result<&Client, Rejection<'_>> {
+    /// Finds the client by the names in its certificate; if several match, the first in the settings.
+    pub fn find_by_certificate<'a>(
+        &self,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) -> Result<&Client, Rejection<'_>> {
         let found = self.names.iter().find(|(wanted, _)| names.clone().any(|name| name == wanted));
         self.admit(found.map(|(_, place)| *place))
     }
 
-    /// Whose key this is. Every digest is compared, each in constant time, so
-    /// that the time tells nothing of how nearly a guess was right.
+    /// Finds the client by its key. All digests are compared, each in constant time, so that timing does
+    /// not reveal a near match.
     pub fn find(&self, key: &str) -> Result<&Client, Rejection<'_>> {
         if key.len() > Self::MAX_BYTES {
             return Err(Rejection::Unknown);
@@ -180,20 +180,20 @@ impl ClientKeys {
     fn admit(&self, place: Option<usize>) -> Result<&Client, Rejection<'_>> {
         let (client, inbound) = place.and_then(|place| self.clients.get(place)).ok_or(Rejection::Unknown)?;
         match inbound {
-            Some(inbound) => inbound.admit().map(|()| client).map_err(|wait| Rejection::TooFast(&client.name, wait)),
+            Some(inbound) => {
+                inbound.admit().map(|()| client).map_err(|wait| Rejection::RateLimited(&client.name, wait))
+            }
             None => Ok(client),
         }
     }
 }
 
-/// Has a bearer the shape of a JWT? Then it is a user's session, never a client
-/// key.
+/// Whether a bearer has the shape of a JWT: a user's session, never a client key.
 pub fn has_jwt_shape(bearer: &str) -> bool {
     bearer.split('.').count() == 3
 }
 
-/// Makes a new client key of 256 random bits, or `None` where the system has no
-/// randomness to give.
+/// Generates a client key of 256 random bits; `None` if the system has no randomness.
 pub fn generate_key() -> Option<String> {
     let mut bytes = [0; 32];
     rand::fill(&mut bytes).ok()?;
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_found_by_each_of_its_keys_and_by_nothing_else() {
+    fn client_is_found_only_by_its_keys() {
         let mut keys = ClientKeys::default();
         keys.add(client("a"), vec![Digest::of("key-a"), Digest::of("new-key-a")], Vec::new());
         keys.add(client("b"), vec![Digest::of("key-b")], Vec::new());
@@ -234,13 +234,13 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_found_by_a_whole_name_of_its_certificate() {
+    fn client_is_found_by_a_whole_name_of_its_certificate() {
         let mut keys = ClientKeys::default();
         assert!(keys.is_empty());
         keys.add(client("a"), Vec::new(), vec!["a.internal".to_owned()]);
         keys.add(client("b"), Vec::new(), vec!["spiffe://td/b".to_owned()]);
         assert!(!keys.is_empty() && keys.contains_name("a.internal") && !keys.contains_name("b"));
-        let found = |names: &[&str]| name(keys.find_named(names.iter().copied())).map(str::to_owned);
+        let found = |names: &[&str]| name(keys.find_by_certificate(names.iter().copied())).map(str::to_owned);
         assert_eq!(found(&["x", "spiffe://td/b"]).as_deref(), Ok("b"));
         assert_eq!(found(&["spiffe://td/b", "a.internal"]).as_deref(), Ok("a"));
         assert_eq!(found(&["internal", "a.internal.", "spiffe://td/b/c", "*"]), Err(Rejection::Unknown));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asked_too_fast_still_did_when_the_settings_are_read_again() {
+    fn reload_keeps_a_clients_rate_limit_state() {
         let rated = |rate: f64| {
             let mut keys = ClientKeys::default();
             keys.add(Client { rate: InboundRate::new(rate), ..client("a") }, vec![Digest::of("key-a")], Vec::new());
@@ -256,18 +256,18 @@ mod tests {
         };
         let clock = Clock::system();
         let mut first = rated(0.01);
-        first.hold_to_rates(clock, None);
+        first.limit_rates(clock, None);
         assert_eq!(name(first.find("key-a")), Ok("a"));
         let mut second = rated(0.01);
-        second.hold_to_rates(clock, Some(&first));
-        assert!(matches!(second.find("key-a"), Err(Rejection::TooFast("a", _))));
+        second.limit_rates(clock, Some(&first));
+        assert!(matches!(second.find("key-a"), Err(Rejection::RateLimited("a", _))));
         let mut third = rated(0.02);
-        third.hold_to_rates(clock, Some(&second));
+        third.limit_rates(clock, Some(&second));
         assert_eq!(name(third.find("key-a")), Ok("a"));
     }
 
     #[test]
-    fn a_digest_reads_back_as_itself_and_nothing_else_is_one() {
+    fn digest_round_trips_and_other_texts_are_refused() {
         let digest = Digest::of("abc");
         // The test vector of FIPS 180-4.
         assert_eq!(digest.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");

@@ -1,4 +1,4 @@
-//! One fetch of a JWKS, and how the log names its failure.
+//! A single JWKS fetch and its errors.
 
 use std::error::Error;
 use std::time::Duration;
@@ -9,30 +9,30 @@ use super::key_set::{KeySet, KeySetError};
 
 /// The longest that a fetch may take.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
-/// A key has less than a kilobyte, with a chain of certificates perhaps five.
+/// A key takes less than 1 KB, with a chain of certificates perhaps 5.
 const LARGEST_ANSWER: usize = 256 * 1024;
 /// The longest cause in the log, in characters.
 const LONGEST_CAUSE: usize = 500;
 
-/// Why a fetch brought no keys.
+/// Why a JWKS fetch failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// No answer in time.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout(#[source] reqwest::Error),
-    /// No connection, or it broke.
+    /// The connection failed or broke.
     #[error(transparent)]
     Request(reqwest::Error),
-    /// A redirect could lead to a host that the operator has not named.
+    /// A redirect: it could lead to a host that the operator has not named.
     #[error("the status of the answer is {0}; redirects are not followed")]
     Redirect(u16),
     /// Neither 200 nor a redirect.
     #[error("the status of the answer is {0}")]
     Status(u16),
-    /// More than is read.
+    /// The answer is larger than the limit.
     #[error("the answer is larger than {} KiB", LARGEST_ANSWER / 1024)]
     TooLarge,
-    /// No JWKS with keys for sessions.
+    /// The answer is no JWKS, or has no usable keys.
     #[error(transparent)]
     Keys(#[from] KeySetError),
 }
@@ -62,7 +62,7 @@ pub async fn fetch(client: &Client, url: &Url) -> Result<KeySet, FetchError> {
     Ok(KeySet::parse(&body)?)
 }
 
-/// A URL without user, query and fragment: they may be secret.
+/// A URL without user, query and fragment, which may be secret.
 pub fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
@@ -73,14 +73,14 @@ pub fn shown(url: &Url) -> String {
     url.into()
 }
 
-/// An error and all that caused it, in one line and without repeats.
+/// An error and its sources, in one line and without repetition.
 pub fn causes(error: &dyn Error) -> String {
     let mut line = String::new();
     let mut next = Some(error);
     while let Some(cause) = next {
         next = cause.source();
         let text = cause.to_string();
-        // Many errors print what caused them too.
+        // Many errors already print their source.
         if line.contains(&text) {
             continue;
         }

@@ -1,4 +1,4 @@
-//! How fast a client may ask.
+//! The limit of a client's request rate.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -13,15 +13,15 @@ use governor::{Quota, RateLimiter};
 
 use crate::clock::Clock;
 
-/// Requests a second that a client may make, and as many at once.
+/// Requests a second that a client may make; the burst is one second's worth.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InboundRate(f64);
 
 impl InboundRate {
-    /// What it may be.
+    /// The accepted values.
     pub const RANGE: RangeInclusive<f64> = 0.01..=1_000_000.0;
 
-    /// A rate; `None` where it is out of range.
+    /// Creates a rate; `None` if it is out of range.
     pub fn new(per_second: f64) -> Option<Self> {
         Self::RANGE.contains(&per_second).then_some(Self(per_second))
     }
@@ -34,7 +34,7 @@ impl InboundRate {
     }
 }
 
-/// Holds one client to its rate. What a clone lets pass counts for all.
+/// Limits one client's rate. Clones share the limit.
 #[derive(Clone)]
 pub struct Inbound {
     rate: InboundRate,
@@ -43,17 +43,17 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Nothing has been asked for yet.
+    /// Starts with a full burst.
     pub fn new(rate: InboundRate, clock: Clock) -> Self {
         Self { rate, limiter: Arc::new(RateLimiter::direct_with_clock(rate.quota(), clock)), clock }
     }
 
-    /// The rate that it holds to.
+    /// The rate.
     pub const fn rate(&self) -> InboundRate {
         self.rate
     }
 
-    /// Lets one request pass, or tells when it could.
+    /// Admits one request, or returns the time until it could be admitted.
     pub fn admit(&self) -> Result<(), Duration> {
         self.limiter.check().map_err(|not_yet| not_yet.wait_time_from(Nanos::new(self.clock.now().as_nanos())))
     }
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_has_a_seconds_worth_at_once_and_then_its_rate() {
+    async fn client_has_a_burst_of_one_second_and_then_its_rate() {
         let clock = Clock::tokio();
         let inbound = Inbound::new(InboundRate::new(10.0).expect("a rate"), clock);
         let passed = |count: usize| (0..count).filter(|_| inbound.admit().is_ok()).count();
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_neither_nothing_nor_absurd() {
+    fn rate_out_of_range_is_refused() {
         for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e9, 0.001] {
             assert_eq!(InboundRate::new(wrong), None, "{wrong}");
         }

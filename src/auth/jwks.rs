@@ -1,10 +1,9 @@
-//! The keys that an issuer publishes (RFC 7517), kept at hand.
+//! The issuer's published keys (RFC 7517), cached and refreshed.
 //!
-//! One task fetches them: at the start, now and then, and when a session comes
-//! with a `kid` that nobody has heard of, or with none and signed by another key than
-//! the only one. Anybody can make one up, so that is never more than one fetch in [`JwksSettings::PAUSE`], which all who wait share. What was
-//! fetched last counts until something newer comes, however long the issuer's
-//! host is down: its users have their sessions all the same.
+//! One task fetches them: at the start, at intervals, and when a session has an unknown `kid`, or has
+//! none and fails with the only key. Anyone can make such sessions, so fetches are at least
+//! [`JwksSettings::PAUSE`] apart, and all waiting requests share one. The last fetched keys stay in use
+//! while the issuer's host is down, so that its users are unaffected.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,44 +23,43 @@ use crate::clock::Clock;
 use crate::metrics::JwksMetrics;
 use crate::token::Moment;
 
-/// Where an issuer publishes its keys.
+/// The settings of the JWKS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwksSettings {
     /// `https`, or `http` on this machine.
     pub url: Url,
-    /// After how long they are fetched again.
+    /// The refresh interval.
     pub refresh: Duration,
-    /// The least time from the beginning of one fetch to that of the next;
-    /// [`JwksSettings::PAUSE`], but for tests.
+    /// The least time between the starts of two fetches; [`JwksSettings::PAUSE`], except in tests.
     pub pause: Duration,
 }
 
 impl JwksSettings {
-    /// How often a made-up `kid` can trouble the issuer's host.
+    /// Limits how often made-up `kid`s cause a fetch from the issuer's host.
     pub const PAUSE: Duration = Duration::from_secs(10);
 }
 
-/// No HTTP client could be made.
+/// The HTTP client could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the HTTP client for jwks_url can't be made ({0}): are the system's CA certificates installed (Debian: ca-certificates)?"
 )]
 pub struct JwksError(#[source] reqwest::Error);
 
-/// After a failed refresh, the next attempt comes so soon, if not sooner.
+/// The longest wait after a failed refresh.
 const RETRY: Duration = Duration::from_secs(60);
-/// Fetches that go on failing for the same cause are logged so often.
+/// How often a repeated failure with the same cause is logged.
 const REMINDER: Duration = Duration::from_secs(3600);
-/// So many wait for a fetch; others are answered by what is known.
-const MOST_WAITERS: usize = 1024;
+/// The most requests that wait for a fetch; the others use the current keys.
+const MAX_WAITERS: usize = 1024;
 
-/// The keys of an issuer. It is read without a lock.
+/// The keys of an issuer, read without a lock.
 pub struct Jwks {
     state: Arc<State>,
     task: AbortHandle,
 }
 
-/// Nobody needs them any more.
+/// Stops the fetching task.
 impl Drop for Jwks {
     fn drop(&mut self) {
         self.task.abort();
@@ -71,25 +69,25 @@ impl Drop for Jwks {
 struct State {
     keys: ArcSwapOption<KeySet>,
     fetches: watch::Sender<Fetches>,
-    wanted: Notify,
-    room: Semaphore,
+    fetch_requested: Notify,
+    waiter_slots: Semaphore,
     settings: JwksSettings,
     clock: Clock,
     metrics: JwksMetrics,
 }
 
-/// How far the fetching task is.
+/// The state of the fetching task.
 #[derive(Clone, Copy, Default)]
 struct Fetches {
     begun: u64,
     ended: u64,
-    /// When the last one began.
+    /// When the last fetch began.
     last: Option<Moment>,
 }
 
 impl Jwks {
-    /// Keys that are fetched on `runtime`, from now on and until that ends.
-    /// Where they come from where those `before` did, those count until then.
+    /// Starts to fetch keys on `runtime`, until that ends. The keys of `before` stay in use until the
+    /// first fetch if they have the same URL.
     pub fn start(
         settings: JwksSettings,
         clock: Clock,
@@ -115,17 +113,17 @@ impl Jwks {
         let state = Arc::new(State {
             keys: ArcSwapOption::new(keys),
             fetches: watch::Sender::new(Fetches::default()),
-            wanted: Notify::new(),
-            room: Semaphore::new(MOST_WAITERS),
+            fetch_requested: Notify::new(),
+            waiter_slots: Semaphore::new(MAX_WAITERS),
             settings,
             clock,
             metrics,
         });
-        let task = runtime.spawn(Arc::clone(&state).keep(client)).abort_handle();
+        let task = runtime.spawn(Arc::clone(&state).run(client)).abort_handle();
         Ok(Self { state, task })
     }
 
-    /// Where they come from.
+    /// The settings.
     pub fn settings(&self) -> &JwksSettings {
         &self.state.settings
     }
@@ -134,8 +132,8 @@ impl Jwks {
         self.state.keys.load_full()
     }
 
-    /// Checks a session's signature. Where no key is known that could have made it, it waits for
-    /// one fetch if one is due or under way.
+    /// Verifies a session's signature. If no known key fits, it waits for one fetch that is due or in
+    /// progress.
     pub async fn verify(&self, jwt: &Jwt<'_>) -> Result<(), SessionError> {
         let first = self.state.verify(jwt);
         let may_be_new = match first {
@@ -146,7 +144,7 @@ impl Jwks {
         if !may_be_new {
             return first;
         }
-        self.state.fetched().await;
+        self.state.wait_for_fetch().await;
         self.state.verify(jwt)
     }
 }
@@ -158,29 +156,28 @@ impl State {
         Ok(keys.verify(jwt)?)
     }
 
-    /// Waits until a fetch has ended that is under way or due; or not at all, if
-    /// the last one was only just.
-    async fn fetched(&self) {
-        // Whoever makes up a `kid` may wait too, and holds a place meanwhile.
-        let Ok(_place) = self.room.try_acquire() else { return };
-        let mut news = self.fetches.subscribe();
-        let seen = *news.borrow_and_update();
+    /// Waits for the fetch that is due or in progress; returns at once if the last one was just now.
+    async fn wait_for_fetch(&self) {
+        // Requests with a made-up `kid` wait too, so the number of waiters is limited.
+        let Ok(_slot) = self.waiter_slots.try_acquire() else { return };
+        let mut updates = self.fetches.subscribe();
+        let seen = *updates.borrow_and_update();
         if seen.begun == seen.ended {
             if seen.last.is_some_and(|last| self.clock.now().since(last) < self.settings.pause) {
                 return;
             }
-            // A permit that comes too late for the fetch that it asks for is not
-            // used for another: the task looks at the time too.
-            self.wanted.notify_one();
+            // A permit that comes too late for its fetch starts no further one: the task checks
+            // the time too.
+            self.fetch_requested.notify_one();
         }
-        let ended = news.wait_for(|fetches| fetches.ended > seen.ended);
-        // The fetch has this deadline too; here it is for a runtime that is gone.
+        let ended = updates.wait_for(|fetches| fetches.ended > seen.ended);
+        // The fetch has this deadline too; this one is for a runtime that has ended.
         let _ = tokio::time::timeout(TIMEOUT + Duration::from_secs(1), ended).await;
     }
 
-    /// Keeps what was fetched, if anything was, and tells the log and the metrics. Returns after how
-    /// long the next fetch is due.
-    fn take(&self, fetched: Result<KeySet, FetchError>, now: Moment, failing: &mut Failing) -> Duration {
+    /// Stores the keys if the fetch succeeded, updates log and metrics, and returns the delay until the
+    /// next fetch.
+    fn on_fetched(&self, fetched: Result<KeySet, FetchError>, now: Moment, failing: &mut Failing) -> Duration {
         let JwksSettings { url, refresh, pause } = &self.settings;
         let url = shown(url);
         let had_keys = self.keys.load().is_some();
@@ -189,7 +186,7 @@ impl State {
                 let (keys, ignored) = (set.len(), set.ignored());
                 self.metrics.fetched(self.clock.unix());
                 self.keys.store(Some(Arc::new(set)));
-                if failing.end() || !had_keys {
+                if failing.on_success() || !had_keys {
                     tracing::info!(url, keys, ignored, "JWKS fetched");
                 } else {
                     tracing::debug!(url, keys, ignored, "JWKS fetched");
@@ -199,7 +196,7 @@ impl State {
             Err(error) => {
                 self.metrics.failed();
                 let cause = causes(&error);
-                match (failing.is_news(&cause, now), had_keys) {
+                match (failing.should_warn(&cause, now), had_keys) {
                     (true, true) => {
                         tracing::warn!(url, cause, "JWKS fetch failed; the keys fetched before stay in use")
                     }
@@ -213,8 +210,8 @@ impl State {
         }
     }
 
-    /// Fetches for ever.
-    async fn keep(self: Arc<Self>, client: Client) {
+    /// Fetches until it is dropped.
+    async fn run(self: Arc<Self>, client: Client) {
         let mut failing = Failing::default();
         loop {
             let began = self.clock.now();
@@ -222,16 +219,16 @@ impl State {
                 fetches.begun += 1;
                 fetches.last = Some(began);
             });
-            // This fetch serves the wishes for one that came before it.
-            let _ = pin!(self.wanted.notified()).enable();
+            // This fetch serves the requests for one that came before it.
+            let _ = pin!(self.fetch_requested.notified()).enable();
             let fetched = fetch(&client, &self.settings.url).await;
-            let next = self.take(fetched, began, &mut failing);
+            let next = self.on_fetched(fetched, began, &mut failing);
             self.fetches.send_modify(|fetches| fetches.ended += 1);
             let due = began + next;
             loop {
                 tokio::select! {
                     () = self.clock.sleep_until(due) => break,
-                    () = self.wanted.notified() => {
+                    () = self.fetch_requested.notified() => {
                         if self.clock.now().since(began) >= self.settings.pause {
                             break;
                         }
@@ -242,23 +239,22 @@ impl State {
     }
 }
 
-/// The cause that the log last named, and when; nothing while fetches succeed.
+/// The cause that was last logged, and when; `None` while fetches succeed.
 #[derive(Default)]
 struct Failing(Option<(String, Moment)>);
 
 impl Failing {
-    /// Fetches fail for this cause now. Tells whether that is worth a warning: the cause is another, or
-    /// the last warning is long ago.
-    fn is_news(&mut self, cause: &str, now: Moment) -> bool {
-        let is_known = self.0.as_ref().is_some_and(|(known, told)| known == cause && now.since(*told) < REMINDER);
+    /// Records a failure. Returns whether to warn: the cause is new, or the last warning is long ago.
+    fn should_warn(&mut self, cause: &str, now: Moment) -> bool {
+        let is_known = self.0.as_ref().is_some_and(|(known, logged)| known == cause && now.since(*logged) < REMINDER);
         if !is_known {
             self.0 = Some((cause.to_owned(), now));
         }
         !is_known
     }
 
-    /// A fetch succeeded. Tells whether one had failed.
-    fn end(&mut self) -> bool {
+    /// Records a success. Returns whether fetches were failing.
+    fn on_success(&mut self) -> bool {
         self.0.take().is_some()
     }
 }
@@ -271,11 +267,11 @@ mod tests {
     fn repeated_cause_is_news_once_an_hour() {
         let mut failing = Failing::default();
         let at = |minutes: u64| Moment::from_nanos(0) + Duration::from_secs(60 * minutes);
-        let news: Vec<_> = (0..150).filter(|&minute| failing.is_news("refused", at(minute))).collect();
-        assert_eq!(news, [0, 60, 120]);
-        assert!(failing.is_news("timed out", at(150)));
-        assert!(!failing.is_news("timed out", at(151)));
-        assert!(failing.end() && !failing.end());
-        assert!(failing.is_news("timed out", at(152)));
+        let warned: Vec<_> = (0..150).filter(|&minute| failing.should_warn("refused", at(minute))).collect();
+        assert_eq!(warned, [0, 60, 120]);
+        assert!(failing.should_warn("timed out", at(150)));
+        assert!(!failing.should_warn("timed out", at(151)));
+        assert!(failing.on_success() && !failing.on_success());
+        assert!(failing.should_warn("timed out", at(152)));
     }
 }

@@ -1,5 +1,4 @@
-//! A session's JWT, taken apart. What is read before the signature is checked
-//! decides only which key checks it.
+//! Parsing of session JWTs. Before the signature is checked, the content only selects the key.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,19 +20,19 @@ const MAX_KID_BYTES: usize = 256;
 
 /// A JWT in its compact form (RFC 7515, 7.1).
 pub struct Jwt<'a> {
-    /// What the signature is of: header and payload as they stand there.
+    /// The signed part: header and payload as received.
     pub message: &'a str,
-    /// In base64url.
+    /// The signature, in base64url.
     pub signature: &'a str,
-    /// What it says it is signed by.
+    /// The `alg` header.
     pub algorithm: Algorithm,
-    /// Which of the issuer's keys it says it is signed with.
+    /// The `kid` header.
     pub kid: Option<String>,
     payload: &'a str,
 }
 
-/// What matters of the header. `jku`, `jwk`, `x5u` and `x5c` bring a key along,
-/// which anybody could: they are never read.
+/// The relevant header fields. `jku`, `jwk`, `x5u` and `x5c` name a key of the sender's choice: they
+/// are never read.
 #[derive(serde::Deserialize)]
 struct Header {
     alg: String,
@@ -53,8 +52,8 @@ struct Header {
     cty: Absent,
 }
 
-/// Something that must not be there, not even as a null: an extension that would
-/// change what the rest means, or the mark of a JWT in a JWT.
+/// A field that must be absent, null included: an extension that changes the meaning of the rest, or
+/// the mark of a nested JWT.
 #[derive(Default)]
 struct Absent;
 
@@ -69,7 +68,7 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
 }
 
 impl<'a> Jwt<'a> {
-    /// Reads everything but the claims.
+    /// Parses everything but the claims.
     pub fn parse(token: &'a str) -> Result<Self, SessionDenial> {
         if token.len() > MAX_BYTES {
             return Err(SessionDenial::TooLong);
@@ -82,13 +81,13 @@ impl<'a> Jwt<'a> {
         }
         let Header { alg, kid, typ, crit: Absent, b64: Absent, zip: Absent, enc: Absent, cty: Absent } =
             object(header).ok_or(SessionDenial::Header)?;
-        // "none" is no algorithm, however it is written.
+        // "none" is not a known algorithm, in any spelling.
         let algorithm = Algorithm::from_str(&alg).map_err(|_| SessionDenial::Algorithm)?;
         if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES) {
             return Err(SessionDenial::Header);
         }
-        // A logout token or a DPoP proof may be from the same issuer and is no
-        // session (RFC 8725, 3.11).
+        // The issuer may also sign logout tokens and DPoP proofs, which are no sessions (RFC 8725,
+        // 3.11).
         let typ = typ.as_deref().unwrap_or("JWT").to_ascii_lowercase();
         if !matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt") {
             return Err(SessionDenial::Header);
@@ -96,22 +95,20 @@ impl<'a> Jwt<'a> {
         Ok(Self { message, signature, algorithm, kid, payload })
     }
 
-    /// Reads the claims, once the signature is known to be good.
+    /// Parses the claims, after the signature was verified.
     pub fn claims(&self) -> Result<Claims, SessionDenial> {
         object(self.payload).ok_or(SessionDenial::Claims)
     }
 }
 
-/// Reads a base64url part that holds a JSON object. (`serde` would read a struct
-/// from an array too.)
+/// Decodes a base64url part with a JSON object. (`serde` would read a struct from an array too.)
 fn object<T: de::DeserializeOwned>(part: &str) -> Option<T> {
-    // The parser would check the members that are wanted and none of the others.
+    // The parser validates UTF-8 only in the members that it reads.
     let json = String::from_utf8(URL_SAFE_NO_PAD.decode(part).ok()?).ok()?;
     json.trim_ascii_start().starts_with('{').then(|| serde_json::from_str(&json).ok())?
 }
 
-/// The claims, each there once: of two that contradict each other, somebody else
-/// may have checked the other one.
+/// The claims. Duplicates are refused: another verifier may have read the other one.
 pub struct Claims(BTreeMap<String, Value>);
 
 impl<'de> Deserialize<'de> for Claims {
@@ -137,18 +134,18 @@ impl<'de> Deserialize<'de> for Claims {
 }
 
 impl Claims {
-    /// `iss` is exactly this.
+    /// Whether `iss` is exactly this.
     pub fn is_from(&self, issuer: &str) -> bool {
         self.0.get("iss").and_then(Value::as_str) == Some(issuer)
     }
 
-    /// This claim names `audience`; and so does `aud`, if it is there (RFC 7519, 4.1.3): a session
-    /// that one app got for another's API must not count here.
+    /// Whether this claim names `audience`, and `aud` too if present (RFC 7519, 4.1.3): a session that an
+    /// app got for another API must be refused.
     pub fn is_for(&self, claim: &str, audience: &str) -> bool {
         self.names(claim, audience) && (!self.0.contains_key("aud") || self.names("aud", audience))
     }
 
-    /// The claim is exactly this, or a list of texts in which it is.
+    /// Whether the claim is exactly this text, or a list that contains it.
     fn names(&self, claim: &str, audience: &str) -> bool {
         match self.0.get(claim) {
             Some(Value::String(only)) => only == audience,
@@ -159,8 +156,7 @@ impl Claims {
         }
     }
 
-    /// When it counts. `exp` must be there; each must be a number from 0 to
-    /// [`Times::LATEST`].
+    /// The validity period. `exp` is required; each time must be a number from 0 to [`Times::LATEST`].
     pub fn times(&self) -> Result<Times, SessionDenial> {
         let time = |name: &str| match self.0.get(name).map(Value::as_f64) {
             None => Ok(None),
@@ -171,7 +167,7 @@ impl Claims {
         Ok(Times { exp, nbf: time("nbf")?, iat: time("iat")? })
     }
 
-    /// Whom this claim names: a text, or a whole number as some issuers have it.
+    /// The user in this claim: a text, or a whole number as some issuers have it.
     pub fn user(&self, claim: &str) -> Option<String> {
         match self.0.get(claim)? {
             Value::String(user) => Some(user.clone()),
@@ -191,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf8_is_no_json() {
+    fn invalid_utf8_is_not_json() {
         let session = format!("{}.e30.c2ln", part(b"{\"alg\":\"HS256\",\"more\":\"\xff\"}"));
         assert_eq!(Jwt::parse(&session).map(|jwt| jwt.kid), Err(SessionDenial::Header));
     }
@@ -205,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_names_one_known_algorithm_and_no_extension() {
+    fn header_names_one_known_algorithm_and_no_extension() {
         assert_eq!(parse(r#"{"alg":"RS256","kid":"k","x5c":5,"jku":[]}"#), Ok(Some("k".to_owned())));
         assert_eq!(parse(r#"{"alg":"RS256","typ":"application/at+jwt"}"#), Ok(None));
         for (header, why) in [
@@ -226,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_is_there_twice_is_none() {
+    fn duplicate_claim_is_refused() {
         assert!(claims(r#"{"sub":"a","x":{"sub":"b"}}"#).is_ok());
         for text in [r#"{"sub":"a","sub":"a"}"#, r#"{"x":1,"x":2}"#, r#"{"sub":"a","\u0073ub":"b"}"#, "[]", "5", ""] {
             assert!(claims(text).is_err(), "{text}");
@@ -234,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_audience_is_named_by_the_claim_and_never_denied_by_aud() {
+    fn audience_is_named_by_the_claim_and_never_denied_by_aud() {
         let is_for = |value: Value| claims(&value.to_string()).is_ok_and(|claims| claims.is_for("azp", "app"));
         assert!(is_for(json!({"azp": "app"})));
         assert!(is_for(json!({"azp": ["other", "app"]})));
@@ -268,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_a_text_or_a_whole_number() {
+    fn user_is_a_text_or_a_whole_number() {
         let user = |value: Value| claims(&json!({ "sub": value }).to_string()).ok()?.user("sub");
         assert_eq!(user(json!("jane")).as_deref(), Some("jane"));
         assert_eq!(user(json!(4711)).as_deref(), Some("4711"));

@@ -8,19 +8,19 @@ use super::session_key::{JwkError, SessionKey};
 use super::sessions::SessionDenial;
 
 const MOST_KEYS: usize = 100;
-/// An error describes so many keys.
+/// The most keys that an error describes.
 const MOST_DESCRIBED: usize = 4;
 
-/// At least one key.
+/// Session keys, at least one.
 pub struct KeySet {
     keys: Vec<(Option<String>, SessionKey)>,
     ignored: usize,
 }
 
-/// Why a text is no JWKS with keys for sessions.
+/// Why a text is no JWKS with usable keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
-    /// No JSON. The parser's own message would quote the answer.
+    /// Not JSON. The parser's own message would quote the answer.
     #[error("the answer is not JSON: line {line}, column {column}")]
     Json {
         /// From 1.
@@ -28,21 +28,21 @@ pub enum KeySetError {
         /// From 1.
         column: usize,
     },
-    /// Another JSON document.
+    /// JSON, but no JWKS.
     #[error("the answer is no JSON Web Key Set: it has no list `keys`")]
     Shape,
-    /// An empty list.
+    /// The list is empty.
     #[error("the JWKS has no keys")]
     Empty,
-    /// More keys than are looked at.
+    /// There are too many keys.
     #[error("the JWKS has more than {MOST_KEYS} keys")]
     TooMany,
-    /// None that can verify sessions.
+    /// No key can verify sessions.
     #[error("none of the {count} keys of the JWKS can verify sessions: {reasons}")]
     Unusable {
-        /// How many there are.
+        /// The number of keys.
         count: usize,
-        /// Types and algorithms of some, and what is wrong with each.
+        /// The types and algorithms of the first few, and what is wrong with each.
         reasons: String,
     },
 }
@@ -53,7 +53,7 @@ struct Published {
 }
 
 impl KeySet {
-    /// Reads a JWKS. A key that is of no use takes nothing from the others.
+    /// Parses a JWKS. Unusable keys are skipped.
     pub fn parse(json: &[u8]) -> Result<Self, KeySetError> {
         let Published { keys: published } = serde_json::from_slice(json).map_err(|error| {
             if error.is_data() {
@@ -80,19 +80,18 @@ impl KeySet {
         }
     }
 
-    /// How many keys can verify sessions.
+    /// The number of usable keys.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// How many keys can't.
+    /// The number of skipped keys.
     pub fn ignored(&self) -> usize {
         self.ignored
     }
 
-    /// Checks a session's signature with the key that it names. A session that names none is
-    /// checked only where a single key can be meant: to try one after the other would let the
-    /// issuer's oldest key sign for all.
+    /// Verifies a session's signature with the key that it names. Without a `kid` there must be exactly
+    /// one key that fits: trying several would let the issuer's oldest key sign everything.
     pub fn verify(&self, jwt: &Jwt<'_>) -> Result<(), SessionDenial> {
         self.find(jwt.kid.as_deref(), jwt.algorithm).ok_or(SessionDenial::UnknownKey)?.verify(jwt)
     }
@@ -117,7 +116,7 @@ fn reasons(unusable: &[(&Value, JwkError)]) -> String {
     parts.join(", ")
 }
 
-/// `kty=EC crv=secp256k1 alg=ES256K`, of what has the form of such names.
+/// Describes a key, such as `kty=EC crv=secp256k1 alg=ES256K`; other values are left out.
 fn describe(key: &Value) -> String {
     let is_name = |text: &&str| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte);
@@ -166,7 +165,7 @@ mod tests {
             (&[ed25519(Some("k")), ed25519(Some("k"))], None, false),
             (&[ed25519(Some("k")), ed25519(None)], None, false),
             (&[ed25519(None), ed25519(None)], None, false),
-            // A kid that is there must be the key's.
+            // A `kid` must match even if there is only one key.
             (&[ed25519(Some("k"))], Some("k"), true),
             (&[ed25519(Some("k"))], Some("l"), false),
             (&[ed25519(Some("k"))], Some("K"), false),
@@ -180,7 +179,7 @@ mod tests {
         ] {
             assert_eq!(finds(keys, kid), found, "{kid:?} in {keys:?}");
         }
-        // One key, yet not one for every algorithm.
+        // A single key is used only for its own algorithms.
         let only = parse(&[ed25519(None)]).expect("a usable key");
         for other in [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256] {
             assert!(only.find(None, other).is_none(), "{other:?}");

@@ -1,4 +1,4 @@
-//! Who calls: an app with its client key, or a user with a session of the app's.
+//! Authentication: apps with client keys or certificates, users with sessions.
 
 mod algorithms;
 mod client_keys;

@@ -1,4 +1,4 @@
-//! Keys that users' sessions are signed with.
+//! Keys that verify sessions.
 
 use std::fmt;
 
@@ -17,48 +17,48 @@ use super::jwt::Jwt;
 use super::sessions::SessionDenial;
 use crate::secrets::SecretBytes;
 
-/// A key that checks signatures, and the algorithms that it may do so by.
+/// A key that verifies signatures, with its algorithms.
 ///
-/// Which algorithms fit is decided by the key, never by the token: a public key
-/// that is taken for an HMAC's secret would let everybody sign.
+/// The key decides which algorithms fit, never the token: if a public key were taken for an HMAC
+/// secret, anyone could sign.
 #[derive(Clone)]
 pub struct SessionKey {
     key: DecodingKey,
     algorithms: &'static [Algorithm],
 }
 
-/// Why something is not a key for sessions.
+/// Why a key can't verify sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionKeyError {
-    /// Too few bytes for HMAC with SHA-256 (RFC 7518, 3.2).
+    /// The secret is too short for HMAC with SHA-256 (RFC 7518, 3.2).
     #[error("must have at least {} bytes, as HS256 wants", SessionKey::SECRET_BYTES)]
     Short,
-    /// Not one PEM section `PUBLIC KEY`.
+    /// Not a single PEM section `PUBLIC KEY`.
     #[error(
         "must be a PEM file with one public key (BEGIN PUBLIC KEY), as `openssl pkey -in KEY -pubout` prints it from a private one"
     )]
     Pem,
-    /// Of a type that no algorithm here uses, too short, or broken.
+    /// An unsupported type, too short, or broken.
     #[error("must be an RSA key of 2048 to 8192 bits, a P-256 or P-384 key, or an Ed25519 key")]
     Type,
 }
 
-/// Why a key of a JWKS can't verify sessions.
+/// Why a JWKS key can't verify sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwkError {
-    /// `use` or `key_ops` say that it is for something else.
+    /// `use` or `key_ops` reserve it for something else.
     #[error("not for signatures")]
     Use,
-    /// A symmetric key (`oct`): a secret that its host has published.
+    /// A symmetric key (`oct`): a published secret.
     #[error("a shared secret")]
     Secret,
-    /// A type or a curve that is not used here, or not what such a key has.
+    /// An unsupported type or curve, or missing parameters.
     #[error("type or curve not supported, or members missing")]
     Type,
-    /// `alg` is not used here, or not with such a key.
+    /// `alg` is unsupported, or does not fit the key.
     #[error("algorithm not supported for it")]
     Algorithm,
-    /// Its numbers are no key, or an RSA key is too short or too long.
+    /// The parameters are no valid key, or an RSA key has an unsupported size.
     #[error("broken, or an RSA key not of 2048 to 8192 bits")]
     Broken,
 }
@@ -69,7 +69,7 @@ const RSA: &[Algorithm] =
 const P256: &[Algorithm] = &[Algorithm::ES256];
 const P384: &[Algorithm] = &[Algorithm::ES384];
 const ED25519_ONLY: &[Algorithm] = &[Algorithm::EdDSA];
-/// Those of every public key.
+/// The algorithms of public keys.
 pub const ASYMMETRIC: &[Algorithm] = &[
     Algorithm::RS256,
     Algorithm::RS384,
@@ -83,10 +83,10 @@ pub const ASYMMETRIC: &[Algorithm] = &[
 ];
 
 impl SessionKey {
-    /// The least bytes of an HMAC's secret.
+    /// The least length of an HMAC secret, in bytes.
     pub const SECRET_BYTES: usize = 32;
 
-    /// A secret that the app signs with itself, by HS256.
+    /// Creates an HS256 key from a shared secret.
     pub fn from_secret(secret: &SecretBytes) -> Result<Self, SessionKeyError> {
         if secret.expose().len() < Self::SECRET_BYTES {
             return Err(SessionKeyError::Short);
@@ -94,7 +94,7 @@ impl SessionKey {
         Ok(Self { key: DecodingKey::from_secret(secret.expose()), algorithms: HMAC })
     }
 
-    /// The public key in a PEM file.
+    /// Parses the public key in a PEM file.
     pub fn from_pem(pem: &[u8]) -> Result<Self, SessionKeyError> {
         let mut keys = SubjectPublicKeyInfoDer::pem_slice_iter(pem);
         let (Some(Ok(key)), None) = (keys.next(), keys.next()) else {
@@ -115,7 +115,7 @@ impl SessionKey {
         Self { key, algorithms }.of_good_size()
     }
 
-    /// A key of a JWKS with its `kid`, if it has one.
+    /// Parses a JWKS key, with its `kid` if present.
     pub fn from_jwk(jwk: &Value) -> Result<(Option<String>, Self), JwkError> {
         let jwk = Jwk::deserialize(jwk).map_err(|_| JwkError::Type)?;
         let common = &jwk.common;
@@ -158,24 +158,24 @@ impl SessionKey {
         Ok((common.key_id.clone(), key))
     }
 
-    /// The algorithms that fit this key.
+    /// The algorithms of this key.
     pub const fn algorithms(&self) -> &'static [Algorithm] {
         self.algorithms
     }
 
-    /// Checks a session's signature.
+    /// Verifies a session's signature.
     pub fn verify(&self, jwt: &Jwt<'_>) -> Result<(), SessionDenial> {
         let good = self.verifies(jwt.algorithm, jwt.message, jwt.signature);
         if good { Ok(()) } else { Err(SessionDenial::Signature) }
     }
 
-    /// Did this key sign `message`? `signature` is in base64url.
+    /// Whether this key signed `message`. `signature` is in base64url.
     pub fn verifies(&self, algorithm: Algorithm, message: &str, signature: &str) -> bool {
         self.algorithms.contains(&algorithm)
             && crypto::verify(signature, message.as_bytes(), &self.key, algorithm).unwrap_or(false)
     }
 
-    /// RSA moduli outside 2048 to 8192 bits verify nothing: better said at once.
+    /// Refuses RSA moduli outside 2048 to 8192 bits at the start, since they verify nothing.
     fn of_good_size(self) -> Result<Self, SessionKeyError> {
         use jsonwebtoken::DecodingKeyKind::{RsaModulusExponent, SecretOrDer};
         let bytes = match self.key.kind() {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_verifies_by_its_own_algorithms_alone() {
+    fn key_verifies_only_by_its_own_algorithms() {
         let random = SystemRandom::new();
         let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("randomness");
         let key = SessionKey::from_pem(public(pair.public_key()).as_bytes()).expect("a key");
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_holds_one_public_key_or_none_is_taken() {
+    fn file_without_exactly_one_public_key_is_refused() {
         let pair = Ed25519KeyPair::generate().expect("randomness");
         let good = public(pair.public_key());
         assert!(SessionKey::from_pem(format!("A comment\n\n{good}").as_bytes()).is_ok());
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_secret_is_none_and_a_good_one_is_shown_by_nothing() {
+    fn short_secret_is_refused_and_debug_shows_none() {
         assert_eq!(secret(&[b'x'; 31]).err(), Some(SessionKeyError::Short));
         let key = secret(b"a-secret-that-must-not-be-seen-anywhere").expect("a key");
         assert_eq!(format!("{key:?}"), "SessionKey { algorithms: [HS256], .. }");

@@ -1,4 +1,4 @@
-//! Users who call with their own login: the JWT that the app has given them.
+//! Sessions: the JWTs that users get from the app's login.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,83 +14,82 @@ use crate::metrics::Metrics;
 use crate::policy::session::Untimely;
 use crate::token::UserId;
 
-/// Which sessions count.
+/// The settings of the session check.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What they are signed with.
+    /// The keys that verify them.
     pub keys: KeySource,
-    /// What they may be signed by.
+    /// The allowed algorithms.
     pub algorithms: Algorithms,
-    /// The `iss` that they must have.
+    /// The required `iss`.
     pub issuer: String,
-    /// For whom they must be, alone or among others.
+    /// The required audience; a session may have others besides.
     pub audience: String,
-    /// The claim that must name the audience: `aud`, or another one of an issuer that has none.
+    /// The claim that must name the audience: `aud`, or another one if the issuer sets none.
     pub audience_claim: String,
     /// The claim that names the user.
     pub user_claim: String,
-    /// How far the issuer's clock and this machine's may differ.
+    /// The longest difference between the issuer's clock and this machine's.
     pub leeway: Duration,
 }
 
-/// Where the keys of sessions come from.
+/// The source of the session keys.
 #[derive(Clone, Debug)]
 pub enum KeySource {
-    /// There is one. A session's `kid` means nothing.
+    /// One configured key. A session's `kid` is ignored.
     Fixed(SessionKey),
-    /// The issuer publishes them.
+    /// The issuer's published keys.
     Jwks(JwksSettings),
 }
 
-/// A session that counts.
+/// A valid session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Whose it is; always a [`UserId`].
+    /// The user; always a valid [`UserId`].
     pub user: String,
-    /// What it has left; nothing where it counts by the leeway alone.
+    /// The remaining life; zero if it is valid only by the leeway.
     pub remaining: Duration,
 }
 
-/// Why a session does not count, or is not enough. The caller isn't told: who
-/// tries one forgery after the other would learn from it.
+/// Why a session is invalid or not sufficient. Callers are not told, since it would help forgers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionDenial {
-    /// More bytes than are looked at.
+    /// Longer than the limit.
     TooLong,
     /// Not three parts in base64url.
     Malformed,
-    /// The header is no JSON object, or has what must not be there.
+    /// The header is no JSON object, or has a forbidden field.
     Header,
-    /// An algorithm that the settings don't allow.
+    /// The settings don't allow the algorithm.
     Algorithm,
-    /// No key has its `kid`, or it has none where there are several.
+    /// No key has its `kid`, or it has no `kid` and there are several keys.
     UnknownKey,
-    /// Not signed with the key.
+    /// The signature is wrong.
     Signature,
-    /// The claims are no JSON object, or have one twice or of a wrong type.
+    /// The claims are no JSON object, are duplicate or have a wrong type.
     Claims,
-    /// Another issuer's.
+    /// The issuer is another one.
     Issuer,
-    /// For somebody else than this app.
+    /// The audience is another one.
     Audience,
-    /// It would count for ever.
+    /// It has no `exp`.
     NoExpiry,
-    /// It has ended.
+    /// It has expired.
     Expired,
-    /// It has not begun.
-    NotYet,
-    /// It names no user, or none whom a token can be for.
+    /// It is not valid yet.
+    NotYetValid,
+    /// It names no user, or the id is invalid.
     User,
     /// The request names another user than the session.
     OtherUser,
-    /// So little is left that no token would fit.
-    NearItsEnd,
-    /// The cookie is there more than once.
-    CookieTwice,
+    /// The remaining life is too short for any token.
+    NearExpiry,
+    /// The cookie appears more than once.
+    DuplicateCookie,
 }
 
 impl SessionDenial {
-    /// What logs call it.
+    /// The name in logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TooLong => "too-long",
@@ -104,21 +103,21 @@ impl SessionDenial {
             Self::Audience => "audience",
             Self::NoExpiry => "no-expiry",
             Self::Expired => "expired",
-            Self::NotYet => "not-yet",
+            Self::NotYetValid => "not-yet",
             Self::User => "user",
             Self::OtherUser => "other-user",
-            Self::NearItsEnd => "near-its-end",
-            Self::CookieTwice => "cookie-twice",
+            Self::NearExpiry => "near-its-end",
+            Self::DuplicateCookie => "cookie-twice",
         }
     }
 }
 
-/// Why a session can't be let in.
+/// Why a session is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionError {
-    /// It does not count.
+    /// The session is invalid.
     Denied(SessionDenial),
-    /// Nobody can say: the issuer's keys have not come yet.
+    /// The issuer's keys are not loaded yet.
     NoKeys,
 }
 
@@ -128,7 +127,7 @@ impl From<SessionDenial> for SessionError {
     }
 }
 
-/// Checks sessions. Cheap to clone. It never logs one.
+/// Checks sessions. Cheap to clone. Sessions are never logged.
 #[derive(Clone)]
 pub struct Sessions(Arc<Inner>);
 
@@ -139,10 +138,10 @@ struct Inner {
 }
 
 impl Sessions {
-    /// Checks sessions by these settings. The issuer's keys are fetched on
-    /// `runtime`, from now on and until that ends; that they can't be had is no
-    /// error, since their host may be back later.
-    /// Where they are the same issuer's as `before`, what was fetched goes on to hold.
+    /// Creates the check. The issuer's keys are fetched on `runtime` until that ends.
+    ///
+    /// A failed fetch is no error, since the issuer's host may be back later. Keys are taken over from
+    /// `before` if the issuer is the same.
     pub fn new(
         settings: Settings,
         clock: Clock,
@@ -165,8 +164,8 @@ impl Sessions {
         Ok(Self(Arc::new(Inner { settings, jwks, clock })))
     }
 
-    /// Decides whether a session counts, and whose it is. It waits only where
-    /// the issuer may have published a new key: for at most one fetch.
+    /// Checks a session and returns its user. It waits for at most one fetch, and only if the issuer may
+    /// have published a new key.
     pub async fn check(&self, token: &str) -> Result<Session, SessionError> {
         let Inner { settings, jwks, .. } = &*self.0;
         let jwt = Jwt::parse(token)?;
@@ -176,14 +175,14 @@ impl Sessions {
         match (&settings.keys, jwks) {
             (KeySource::Fixed(key), _) => key.verify(&jwt)?,
             (KeySource::Jwks(_), Some(jwks)) => jwks.verify(&jwt).await?,
-            // It is made from the same settings.
+            // Unreachable: both are made from the same settings.
             (KeySource::Jwks(_), None) => return Err(SessionError::NoKeys),
         }
-        Ok(self.judge(&jwt)?)
+        Ok(self.check_claims(&jwt)?)
     }
 
-    /// What a session that is signed says of itself.
-    fn judge(&self, jwt: &Jwt<'_>) -> Result<Session, SessionDenial> {
+    /// Checks the claims, after the signature was verified.
+    fn check_claims(&self, jwt: &Jwt<'_>) -> Result<Session, SessionDenial> {
         let Inner { settings, clock, .. } = &*self.0;
         let claims = jwt.claims()?;
         if !claims.is_from(&settings.issuer) {
@@ -195,7 +194,7 @@ impl Sessions {
         let remaining =
             claims.times()?.remaining(clock.unix(), settings.leeway).map_err(|untimely| match untimely {
                 Untimely::Expired => SessionDenial::Expired,
-                Untimely::NotYet => SessionDenial::NotYet,
+                Untimely::NotYet => SessionDenial::NotYetValid,
             })?;
         let user = claims.user(&settings.user_claim).ok_or(SessionDenial::User)?;
         UserId::new(&user).map_err(|_| SessionDenial::User)?;

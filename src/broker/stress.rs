@@ -61,7 +61,7 @@ async fn work(broker: Broker, name: WorkspaceName, seed: u64) {
             }
             chance => {
                 // Some requests fail, as their calls do.
-                if let Ok(answer) = broker.ask(&Ask { key, min_ttl: None, who: Who::Nobody }).await
+                if let Ok(answer) = broker.ask(&Ask { key, min_ttl: None, who: Who::Unauthenticated }).await
                     && chance < 150
                 {
                     broker.reject(std::str::from_utf8(answer.grant.token()).expect("text"), |_| true);

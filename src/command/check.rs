@@ -1,4 +1,4 @@
-//! `check`: are these settings good? It prints them, and at the end `OK: ...`.
+//! `check`: validates the settings and prints them, with a last line `OK: ...`.
 
 use std::io::{self, Write};
 
@@ -11,7 +11,7 @@ use courier_token_broker::metrics::Metrics;
 use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey};
 
 use super::proxy::ignored_proxies;
-use super::{Failure, Sources, block_on, environment, tell, warn};
+use super::{Failure, Sources, block_on, environment, print_stderr, warn};
 
 #[derive(Args)]
 pub struct Check {
@@ -22,7 +22,7 @@ pub struct Check {
     probe: bool,
 }
 
-/// The user whom a probe's token is for.
+/// The claim of a probe's token.
 const PROBE: &str = "user_id:courier-token-broker-probe inbox:read:messages";
 
 impl Check {
@@ -33,12 +33,12 @@ impl Check {
         if let Some(certificates) = &settings.tls {
             let now = Clock::system().unix();
             certificates.refuse_unusable(now).map_err(StartError::from)?;
-            certificates.remarks(now).for_each(|remark| {
-                tell(&format!("warning: server.tls.{}: {remark}\n", remark.setting));
+            certificates.warnings(now).for_each(|warning| {
+                print_stderr(&format!("warning: server.tls.{}: {warning}\n", warning.setting));
             });
         }
         for warning in ignored_proxies(&settings.workspaces) {
-            tell(&format!("warning: {warning}\n"));
+            print_stderr(&format!("warning: {warning}\n"));
         }
         let summary = summary(&settings);
         let shown = toml::to_string(&raw).context("the settings can't be shown")?;
@@ -54,16 +54,16 @@ impl Check {
     }
 }
 
-/// The last line: what a broker with these settings would be.
+/// The last line: a summary of the broker with these settings.
 fn summary(settings: &Settings) -> String {
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    let places: Vec<_> = settings.listen.iter().map(ToString::to_string).collect();
+    let addresses: Vec<_> = settings.listen.iter().map(ToString::to_string).collect();
     format!(
         "OK: {}, {}, sessions {}, listening on {}, admin on {}",
         count(settings.workspaces.len(), "workspace"),
         count(settings.clients.iter().count(), "client"),
         if settings.sessions.is_some() { "on" } else { "off" },
-        places.join(" and "),
+        addresses.join(" and "),
         settings.admin_listen,
     )
 }
@@ -78,11 +78,11 @@ async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {
         let key = TokenKey::new(&name, &claim, Lifetime::parse("1m").context("the probe has no lifetime")?);
         let (dispatcher, _) = dispatcher(workspace, clock, &metrics)?;
         let sent = clock.now();
-        // The budget is full, so the call leaves at once.
+        // The budget is full, so the call gets its permit at once.
         let Ok(turn) = dispatcher.queue("", Moment::NEVER) else { continue };
         let Ok(permit) = turn.permit().await else { continue };
         match dispatcher.issue(permit, &key).await {
-            Ok(_) => println!("# workspace {name}: a token came in {} ms", clock.now().since(sent).as_millis()),
+            Ok(_) => println!("# workspace {name}: token issued in {} ms", clock.now().since(sent).as_millis()),
             Err(failure) => failed.push(format!("workspace {name}: {failure}")),
         }
     }

@@ -1,4 +1,4 @@
-//! `client-key`: a key for an app.
+//! `client-key`: generates a client key.
 
 use std::io::{self, Write};
 
@@ -17,10 +17,10 @@ pub struct ClientKey {
 
 impl ClientKey {
     pub fn run(self) -> Result<(), Failure> {
-        let key = generate_key().context("the system has no randomness to give")?;
+        let key = generate_key().context("the system has no randomness")?;
         let mut out = io::stdout().lock();
-        // Not as a comment of the entry: who redirects this into the settings
-        // would keep the key there.
+        // Not a comment of the entry: output redirected into the settings would leave the key
+        // there.
         writeln!(out, "The client key of {}, shown this once (the broker keeps only its SHA-256):\n", self.name)?;
         writeln!(out, "    {key}\n\nIts entry for the broker's settings:\n")?;
         writeln!(out, "[[clients]]\nname = \"{}\"\nkey_sha256 = \"{}\"", self.name, Digest::of(&key))?;

@@ -1,4 +1,4 @@
-//! The commands.
+//! The commands and what they share.
 
 mod check;
 mod client_key;
@@ -77,7 +77,7 @@ impl Cli {
     pub fn run(self) -> Result<(), Failure> {
         let Self { command, serve } = self;
         let Some(mut command) = command else { return serve.run() };
-        // Before a command only files of settings may stand.
+        // Before a command, only --config is allowed.
         let files = serve.files_alone().ok_or_else(|| Failure::Settings(MISPLACED.to_owned()))?;
         match command.sources() {
             Some(sources) => {
@@ -101,7 +101,7 @@ const MISPLACED: &str = "options of a command stand after it, such as `courier-t
     --config may also stand before it";
 
 impl Command {
-    /// Where its settings come from, if it has any.
+    /// The command's settings sources, if it has any.
     const fn sources(&mut self) -> Option<&mut Sources> {
         match self {
             Self::Serve(serve) => Some(&mut serve.sources),
@@ -114,7 +114,7 @@ impl Command {
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Usage or settings: somebody has to change what was given. One line for each error.
+    /// Wrong usage or settings. One line for each error.
     Settings(String),
     /// Anything else.
     Other(anyhow::Error),
@@ -166,12 +166,12 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Tells of what is no error. To standard error, where no log is yet.
+/// Prints warnings to standard error, before the log is set up.
 fn warn(warnings: &[SettingsError]) {
-    tell(&warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>());
+    print_stderr(&warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>());
 }
 
-/// Where the settings come from.
+/// The sources of the settings.
 #[derive(Args)]
 #[command(about = None, long_about = None)]
 struct Sources {
@@ -181,7 +181,7 @@ struct Sources {
 }
 
 impl Sources {
-    /// Reads the files, and lays the environment over them.
+    /// Reads the files, and applies the environment.
     fn read(&self, environment: &Variables) -> Result<(Layers, Raw), SettingsErrors> {
         let mut layers = Layers::new(self.files.clone(), environment.clone());
         let raw = layers.merge()?;
@@ -191,7 +191,7 @@ impl Sources {
 
 type Variables = BTreeMap<String, String>;
 
-/// The variables that are for this program.
+/// The environment variables of this program.
 fn environment() -> Result<Variables, Failure> {
     let mut environment = BTreeMap::new();
     for (name, value) in std::env::vars_os() {
@@ -202,30 +202,28 @@ fn environment() -> Result<Variables, Failure> {
     Ok(environment)
 }
 
-/// The writers of the log and of the audit log. Dropped, it lets them finish,
-/// for at most [`SETTLING`] each.
+/// The writers of the log and the audit log. On drop each has at most [`SETTLING`] to finish.
 struct Logs {
     log: LogWriter,
     audit: Option<LogWriter>,
 }
 
-/// The longest that the end waits for what reads the log, and for the disk that the
-/// audit log is on.
-const SETTLING: Duration = Duration::from_secs(1);
+/// The longest wait at exit for the reader of the log, and for the disk of the audit log.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Drop for Logs {
     fn drop(&mut self) {
-        self.audit.iter().for_each(|audit| audit.settle(SETTLING));
-        self.log.settle(SETTLING);
+        self.audit.iter().for_each(|audit| audit.flush_within(FLUSH_TIMEOUT));
+        self.log.flush_within(FLUSH_TIMEOUT);
     }
 }
 
-/// Logs go to standard error: what a command prints is its own. The audit log
-/// goes with them, whatever their level, or into a file; it fails where that can't
-/// be opened.
+/// Sets up the log, on standard error since standard output is for the command's own output.
+///
+/// The audit log goes there too, at every level, or to a file. Fails if the file can't be opened.
 fn log(settings: &Settings) -> Result<Logs, Failure> {
     let log = LogWriter::stderr()?;
-    let unwritable = |error| Failure::Settings(format!("log.audit: the file can't be written to: {error}"));
+    let unwritable = |error| Failure::Settings(format!("log.audit: cannot write the file: {error}"));
     let audit = match &settings.audit {
         Audit::File(path) => Some(LogWriter::file(path).map_err(unwritable)?),
         Audit::Log | Audit::Off => None,
@@ -258,8 +256,7 @@ fn log(settings: &Settings) -> Result<Logs, Failure> {
     Ok(logs)
 }
 
-/// A panic's message goes the way of the log: standard error itself could block the
-/// thread for ever.
+/// Logs a panic's message: writing to standard error directly could block the thread for ever.
 fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     let thread = thread::current();
     let backtrace = Backtrace::capture();
@@ -269,8 +266,8 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     tracing::error!(thread = thread.name(), location, backtrace, "internal error: {message}");
 }
 
-/// Prints what a command that goes on running has to say. A standard output that is
-/// closed, full or read by nothing does not hold it up.
+/// Prints the output of a command that keeps running. A standard output that is closed, full or not
+/// read does not block it.
 fn print(text: String) {
     thread::spawn(move || {
         let mut out = io::stdout().lock();
@@ -278,33 +275,32 @@ fn print(text: String) {
     });
 }
 
-/// Tells why a command failed.
+/// Prints why a command failed.
 pub fn report(failure: &Failure) {
     // Settings may have many errors, one a line.
-    tell(&failure.to_string().lines().map(|line| format!("error: {line}\n")).collect::<String>());
+    print_stderr(&failure.to_string().lines().map(|line| format!("error: {line}\n")).collect::<String>());
 }
 
-/// Writes to standard error, for as long as one that takes nothing may keep the program
-/// from its end.
-fn tell(text: &str) {
+/// Writes to standard error. If it does not accept the text, the program exits after a time limit.
+fn print_stderr(text: &str) {
     if let Ok(mut errors) = LogWriter::stderr()
         && errors.write_all(text.as_bytes()).is_ok()
     {
-        errors.settle(SETTLING);
+        errors.flush_within(FLUSH_TIMEOUT);
     }
 }
 
-/// Runs a command's story on a runtime of its own.
-fn block_on<T>(story: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+/// Runs a command's future on a new runtime.
+fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(story);
-    // What has not ended by now has had its time.
+    let outcome = runtime.block_on(future);
+    // Tasks still running have had their time.
     runtime.shutdown_background();
     outcome
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second ends the program at once.
-fn asked_to_stop() -> io::Result<impl Future<Output = ()>> {
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {
@@ -316,26 +312,26 @@ fn asked_to_stop() -> io::Result<impl Future<Output = ()>> {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            leave_at_once();
+            exit_now();
         });
     })
 }
 
-/// A message for each SIGHUP.
-fn asked_to_reload() -> io::Result<mpsc::Receiver<()>> {
+/// Sends a message for each SIGHUP.
+fn reload_signals() -> io::Result<mpsc::Receiver<()>> {
     let mut hangup = signal(SignalKind::hangup())?;
     let (sender, asked) = mpsc::channel(1);
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            // Where it is full, one is about to begin that reads what is new too.
+            // If it is full, a reload that has not begun yet will read the new files too.
             let _ = sender.try_send(());
         }
     });
     Ok(asked)
 }
 
-#[expect(clippy::disallowed_methods, reason = "whoever asks twice does not want to wait")]
-fn leave_at_once() -> ! {
+#[expect(clippy::disallowed_methods, reason = "a second signal ends the program at once")]
+fn exit_now() -> ! {
     std::process::exit(1)
 }
 
@@ -348,13 +344,13 @@ mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
 
-    /// The events as text.
+    /// Captures the log as text.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Lines {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("nobody panics").extend_from_slice(line);
+            self.0.lock().expect("not poisoned").extend_from_slice(line);
             Ok(line.len())
         }
 
@@ -378,7 +374,7 @@ mod tests {
             assert!(panic::catch_unwind(|| panic!("a bug")).is_err());
             drop(panic::take_hook());
         });
-        let text = String::from_utf8(lines.0.lock().expect("nobody panics").clone()).expect("text");
+        let text = String::from_utf8(lines.0.lock().expect("not poisoned").clone()).expect("text");
         for part in ["ERROR", "internal error: a bug", "src/command/mod.rs"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }

@@ -1,4 +1,4 @@
-//! `plan`: what would each mode of renewal do with my traffic?
+//! `plan`: simulates each refresh mode with recorded or synthetic requests.
 
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
@@ -93,7 +93,7 @@ impl Plan {
     pub fn run(self) -> Result<(), Failure> {
         let plan = self.checked()?;
         if let Some(path) = &self.plot {
-            // A folder that is missing must not show only when all is done.
+            // A missing folder must be found before the simulation.
             Draft::beside(path)?;
         }
         let (source, trace) = self.demand()?;
@@ -113,15 +113,15 @@ impl Plan {
         print(&shown)
     }
 
-    /// What the flags say, if it makes sense.
+    /// Validates the flags.
     fn checked(&self) -> Result<replay::Plan, Failure> {
         const DAY: Duration = Duration::from_secs(86_400);
         within("--users", &self.users, &(1..=Workload::MAX_REQUESTS))?;
         within("--days", &self.days, &(1..=Workload::MAX_DAYS))?;
         within("--extra-calls", &self.extra_calls, &(0.0..=10.0))?;
-        lasts("--latency", self.latency, Duration::ZERO..=Duration::from_secs(3600))?;
-        lasts("--lifetime", self.lifetime, Duration::from_secs(1)..=400 * DAY)?;
-        lasts("--disorder", self.disorder, Duration::ZERO..=400 * DAY)?;
+        check_duration("--latency", self.latency, Duration::ZERO..=Duration::from_secs(3600))?;
+        check_duration("--lifetime", self.lifetime, Duration::from_secs(1)..=400 * DAY)?;
+        check_duration("--disorder", self.disorder, Duration::ZERO..=400 * DAY)?;
         if self.path.as_deref().is_some_and(|path| !path.starts_with('/') || path.contains(['?', '#', ' '])) {
             return Err(refused("--path", "must begin with / and have no query"));
         }
@@ -155,7 +155,7 @@ impl Plan {
         self.burst.unwrap_or(rate.ceil() as u32)
     }
 
-    /// The requests, and in words where they come from.
+    /// The requests, and a description of their source.
     fn demand(&self) -> Result<(String, Trace), Failure> {
         if let Some(kind) = &self.workload {
             let workload: Workload = kind.parse().map_err(|error| refused("--workload", error))?;
@@ -166,7 +166,7 @@ impl Plan {
         let selection = Selection { path: self.path.clone(), user_field: self.user_field.clone() };
         let limits = Limits { broken_lines: self.broken_lines, disorder: self.disorder, ..Limits::default() };
         let (name, length, input): (_, _, Box<dyn Read>) = match self.trace.as_deref() {
-            None => return Err(refused("--trace", "a trace or a workload is wanted")),
+            None => return Err(refused("--trace", "a trace or a workload is required")),
             Some(path) if path == Path::new("-") => ("standard input".to_owned(), None, Box::new(io::stdin().lock())),
             Some(path) => {
                 let name = named(path);
@@ -175,7 +175,7 @@ impl Plan {
                 if metadata.as_ref().is_some_and(fs::Metadata::is_dir) {
                     return Err(refused(&name, "is a directory: give a file"));
                 }
-                // A pipe has no length, which says nothing of what it holds.
+                // A pipe reports no length.
                 let length = metadata.map(|metadata| metadata.len()).filter(|length| *length > 0);
                 (name, length, Box::new(file))
             }
@@ -216,10 +216,10 @@ impl Plan {
     }
 }
 
-/// As in the default settings. Of a lifetime of more than minutes the floor decides.
+/// The default setting. For lifetimes of more than minutes the floor decides.
 const HARD_FLOOR: Duration = Duration::from_secs(30);
 
-/// Mode learned at each `extra_calls`, beside the other runs of the report.
+/// Mode learned at each `extra_calls`, beside the report's other runs.
 fn curves(report: &Report) -> Vec<Curve> {
     let point = |outcome: &Outcome| Point {
         extra_share: outcome.extra_share(&report.baseline),
@@ -236,7 +236,7 @@ fn curves(report: &Report) -> Vec<Curve> {
     [line].into_iter().chain(marks).collect()
 }
 
-/// A file that is written beside its place, and takes it when it is whole.
+/// A file written under a temporary name, and renamed when it is complete.
 struct Draft<'a> {
     place: &'a Path,
     beside: PathBuf,
@@ -265,12 +265,12 @@ impl<'a> Draft<'a> {
 
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
-        // Where it took its place, it is here no more.
+        // After the rename it no longer exists.
         let _ = fs::remove_file(&self.beside);
     }
 }
 
-/// Shown on a terminal alone.
+/// Creates a progress bar; it is shown on terminals only.
 fn bar(of: &'static str, length: Option<u64>) -> ProgressBar {
     let template = if length.is_some() { "{prefix:13}[{bar:40}] {percent:>3}%" } else { "{prefix:13}{bytes}" };
     let style = ProgressStyle::with_template(template).expect("the template is a constant").progress_chars("=> ");
@@ -280,7 +280,7 @@ fn bar(of: &'static str, length: Option<u64>) -> ProgressBar {
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads no further has read enough.
+        // A closed pipe, as of `head`, is no error.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => Ok(done?),
     }
@@ -302,7 +302,7 @@ fn within<T: PartialOrd + Display>(flag: &str, value: &T, range: &RangeInclusive
     Err(refused(flag, format!("must be a number from {} to {}", range.start(), range.end())))
 }
 
-fn lasts(flag: &str, length: Duration, range: RangeInclusive<Duration>) -> Result<(), Failure> {
+fn check_duration(flag: &str, length: Duration, range: RangeInclusive<Duration>) -> Result<(), Failure> {
     if range.contains(&length) {
         return Ok(());
     }
@@ -314,8 +314,8 @@ fn lasts(flag: &str, length: Duration, range: RangeInclusive<Duration>) -> Resul
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    const WANTED: &str = "a duration is wanted, such as 150ms, 12h or 1d 12h";
-    // Crafted numbers overflow in humantime 2.4; and nobody who writes 5M means five months.
+    const WANTED: &str = "expected a duration such as 150ms, 12h or 1d 12h";
+    // Crafted numbers overflow in humantime 2.4; and 5M, its five months, is always a mistake.
     let digits = text.bytes().filter(u8::is_ascii_digit).count();
     if digits > 16 || text.len() > 64 || text.contains('M') || text.contains("month") {
         return Err(WANTED.to_owned());

@@ -1,14 +1,14 @@
-//! The proxies of the environment, which the broker does not use.
+//! The environment's proxy variables, which the broker does not use.
 
 use std::env;
 
 use courier_token_broker::config::WorkspaceSettings;
 
-/// The variables by which other programs find a proxy for https, in upper or lower case.
+/// The variables that name an https proxy to other programs, in upper or lower case.
 const VARIABLES: [&str; 2] = ["HTTPS_PROXY", "ALL_PROXY"];
 
-/// A sentence for each workspace whose calls other programs would send through a proxy, and for which the settings say
-/// nothing of one. It does not show the variable's value, which may hold a password.
+/// A warning for each workspace whose calls other programs would send through a proxy, if its settings name none.
+/// It does not show the variable's value, which may hold a password.
 pub fn ignored_proxies(workspaces: &[WorkspaceSettings]) -> Vec<String> {
     let names = VARIABLES.map(|name| [name.to_owned(), name.to_lowercase()]);
     let is_set = |name: &String| env::var_os(name).is_some_and(|value| !value.is_empty());

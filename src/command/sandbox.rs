@@ -1,4 +1,4 @@
-//! `sandbox`: a broker and a Courier to play with.
+//! `sandbox`: a broker with a simulated Courier, for trying it out.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,18 +14,18 @@ use courier_token_broker::sandbox::{Faults, Simulator};
 use courier_token_broker::secrets::Secret;
 use tokio::net::TcpListener;
 
-use super::serve::{allow_many_connections, places};
-use super::{Failure, asked_to_stop, block_on, bound, log, print};
+use super::serve::{addresses, raise_open_files};
+use super::{Failure, block_on, bound, log, print, stop_signal};
 
 #[derive(Args)]
 pub struct Sandbox {
-    /// Where apps call.
+    /// Address for apps.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Where metrics and health are.
+    /// Address of metrics and health.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     admin_listen: SocketAddr,
-    /// Where the simulated Courier is.
+    /// Address of the simulated Courier.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
     courier_listen: SocketAddr,
     #[command(flatten)]
@@ -42,20 +42,20 @@ impl Sandbox {
             let courier = listener.local_addr()?;
             let settings = self.settings(courier)?;
             let _logs = log(&settings)?;
-            let open_files = allow_many_connections()?;
+            let open_files = raise_open_files()?;
             let clock = Clock::system();
             let app = App::bind_with(settings, Vec::new(), open_files, clock).await?;
-            let stop = asked_to_stop()?;
-            print(places(&app) + &explain(&app, courier));
+            let stop = stop_signal()?;
+            print(addresses(&app) + &explain(&app, courier));
             let simulator = Simulator::new(Some(API_KEY.to_owned()), self.faults, clock);
-            // It ends with the program: what the broker finishes needs it.
+            // It runs until exit: the broker's last calls need it.
             tokio::spawn(simulator.serve(listener, std::future::pending()));
             app.run(stop).await;
             Ok(())
         })
     }
 
-    /// Nothing is read from files or the environment.
+    /// Settings that read no files and no environment.
     fn settings(&self, courier: SocketAddr) -> Result<Settings, Failure> {
         let mut raw = Raw::default();
         raw.server.listen.0 = vec![self.listen.to_string()];

@@ -1,4 +1,4 @@
-//! `serve`: the broker.
+//! `serve`: runs the broker.
 
 use std::env;
 use std::fmt::Write;
@@ -19,20 +19,20 @@ use tokio::task::JoinSet;
 
 use super::proxy::ignored_proxies;
 use super::started::Started;
-use super::{Failure, Sources, Variables, asked_to_reload, asked_to_stop, block_on, environment, log, print, warn};
+use super::{Failure, Sources, Variables, block_on, environment, log, print, reload_signals, stop_signal, warn};
 
 #[derive(Args)]
 #[command(about = None, long_about = None)]
 pub struct Serve {
     #[command(flatten)]
     pub(super) sources: Sources,
-    /// Where apps call, instead of what the settings say (server.listen).
+    /// Address for apps, in place of server.listen.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
-    /// Where metrics and health are, instead of what the settings say (admin.listen).
+    /// Address of metrics and health, in place of admin.listen.
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
-    /// How much is logged: error, warn, info, debug or trace (log.level).
+    /// Log level, in place of log.level: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
     /// Logs in JSON, also on a terminal (log.format).
@@ -50,18 +50,18 @@ impl Serve {
         for warning in ignored_proxies(&settings.workspaces) {
             tracing::warn!("{warning}");
         }
-        let open_files = allow_many_connections()?;
+        let open_files = raise_open_files()?;
         let started = Started::new(&self.sources.files, &settings);
         let passed = if settings.listen.contains(&Address::Systemd) { passed_sockets()? } else { Vec::new() };
         block_on(async {
             let app = App::bind_with(settings, passed, open_files, Clock::system()).await?;
-            // Before anybody can know that it runs.
-            let (stop, reload) = (asked_to_stop()?, asked_to_reload()?);
-            let _reopening = logs.audit.clone().map(reopen_when_told).transpose()?;
+            // Before the addresses are printed, so that no signal is missed.
+            let (stop, reload) = (stop_signal()?, reload_signals()?);
+            let _reopening = logs.audit.clone().map(reopen_on_sighup).transpose()?;
             let reloader = app.reloader(shown, files, Box::new(move || self.load(&environment)));
             tokio::spawn(reloader.run(reload));
             started.log(&app);
-            print(places(&app));
+            print(addresses(&app));
             app.run(stop).await;
             Ok(())
         })
@@ -76,7 +76,7 @@ impl Serve {
         alone.then_some(sources.files)
     }
 
-    /// Reads the settings, and lays the flags over them.
+    /// Reads the settings, and applies the flags.
     fn load(&self, environment: &Variables) -> Loaded {
         let mut files = Files::default();
         self.sources.files.iter().for_each(|path| files.add(path));
@@ -103,38 +103,37 @@ impl Serve {
         }
         raw.files().for_each(|path| files.add(path));
         let settings = Settings::resolve(&raw, &layers)?;
-        // It holds nothing that TOML has no form for.
+        // It holds only types that TOML has.
         let shown = toml::Table::try_from(&raw).unwrap_or_default();
         Ok((settings, shown))
     }
 }
 
-/// Load balancers and Kubernetes notice only after a while that a broker is not ready any
-/// more. On a terminal, or started by hand, there are none.
+/// The default delay: load balancers and Kubernetes notice with a delay that a broker is not ready.
+/// On a terminal, or started by hand, there are none.
 fn usual_shutdown_delay() -> Duration {
     let set = ["INVOCATION_ID", "KUBERNETES_SERVICE_HOST", "container"].iter().any(|name| env::var_os(name).is_some());
     let is_managed = set || ["/.dockerenv", "/run/.containerenv"].iter().any(|path| Path::new(path).exists());
     if is_managed && !io::stderr().is_terminal() { Duration::from_secs(5) } else { Duration::ZERO }
 }
 
-/// Opens the audit log's file anew at each SIGHUP, for whoever has moved it away.
-fn reopen_when_told(audit: LogWriter) -> io::Result<JoinSet<()>> {
-    let mut told = signal(SignalKind::hangup())?;
+/// Reopens the audit log's file at each SIGHUP, after a rotation.
+fn reopen_on_sighup(audit: LogWriter) -> io::Result<JoinSet<()>> {
+    let mut hangups = signal(SignalKind::hangup())?;
     let mut reopening = JoinSet::new();
     reopening.spawn(async move {
-        while told.recv().await.is_some() {
+        while hangups.recv().await.is_some() {
             audit.reopen();
         }
     });
     Ok(reopening)
 }
 
-/// Says where the broker is, so that a script that let it choose its ports can
-/// read them.
-pub fn places(app: &App) -> String {
+/// The addresses of the broker, printed so that scripts can read ports chosen by the system.
+pub fn addresses(app: &App) -> String {
     let mut text = String::new();
     // Writing to a string can't fail.
-    for place in app.places() {
+    for place in app.display_addresses() {
         let _ = writeln!(text, "courier-token-broker on {place}");
     }
     if let Some(address) = app.admin_address() {
@@ -143,8 +142,8 @@ pub fn places(app: &App) -> String {
     text
 }
 
-/// The sockets that the service manager passed, whatever it calls them. Before
-/// there is a second thread, since they are taken out of the environment.
+/// Takes the sockets of the service manager, under any name. It must run before there is a second
+/// thread, since it removes them from the environment.
 fn passed_sockets() -> Result<Vec<Passed>, Failure> {
     let mut sockets = ListenFd::from_env();
     let mut passed = Vec::new();
@@ -152,20 +151,22 @@ fn passed_sockets() -> Result<Vec<Passed>, Failure> {
         let tcp = sockets.take_tcp_listener(place).map(|socket| socket.map(Passed::Tcp));
         let socket = tcp.or_else(|_| sockets.take_unix_listener(place).map(|socket| socket.map(Passed::Unix)));
         let socket = socket.map_err(|error| {
-            Failure::Settings(format!("server.listen: what the service manager passed is no stream socket: {error}"))
+            Failure::Settings(format!(
+                "server.listen: the service manager passed a file that is not a stream socket: {error}"
+            ))
         })?;
         passed.extend(socket);
     }
     Ok(passed)
 }
 
-/// A connection is a file descriptor, and many systems allow a thousand unless
-/// asked for more. Tells what there is room for.
-pub fn allow_many_connections() -> Result<OpenFiles, StartError> {
+/// Raises the limit of open files, which many systems set to about a thousand. Returns the resulting
+/// shares.
+pub fn raise_open_files() -> Result<OpenFiles, StartError> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files could not be raised");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
     OpenFiles::within(getrlimit(Resource::Nofile).current).map_err(StartError::OpenFiles)
 }

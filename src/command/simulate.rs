@@ -7,11 +7,11 @@ use courier_token_broker::clock::Clock;
 use courier_token_broker::sandbox::{Faults, Simulator};
 use tokio::net::TcpListener;
 
-use super::{Failure, asked_to_stop, block_on, bound, print};
+use super::{Failure, block_on, bound, print, stop_signal};
 
 #[derive(Args)]
 pub struct SimulateCourier {
-    /// Where to listen.
+    /// Address to listen on.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
     listen: SocketAddr,
     /// The only API key that is accepted; without it, any is.
@@ -25,7 +25,7 @@ impl SimulateCourier {
     pub fn run(self) -> Result<(), Failure> {
         block_on(async {
             let listener = TcpListener::bind(self.listen).await.map_err(bound(self.listen))?;
-            let stop = asked_to_stop()?;
+            let stop = stop_signal()?;
             print(format!("Courier simulator on http://{}\n", listener.local_addr()?));
             Simulator::new(self.api_key, self.faults, Clock::system()).serve(listener, stop).await;
             Ok(())

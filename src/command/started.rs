@@ -1,11 +1,11 @@
-//! The one line of the log that tells with what a broker runs.
+//! The log line with the settings that a broker starts with.
 
 use std::path::PathBuf;
 
 use courier_token_broker::app::App;
 use courier_token_broker::config::Settings;
 
-/// The part of the settings that the log repeats. No secret is in it.
+/// The settings in the log line, without secrets.
 pub struct Started {
     files: String,
     clients: usize,
@@ -15,11 +15,11 @@ pub struct Started {
     workspaces: String,
 }
 
-/// So many clients are named; of the others the log tells only how many they are.
+/// The most clients that are named; of the others it logs only the number.
 const NAMED: usize = 20;
 
 impl Started {
-    /// From settings that came from these files.
+    /// Takes them from settings that were read from these files.
     pub fn new(files: &[PathBuf], settings: &Settings) -> Self {
         let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
         let names: Vec<_> = settings.clients.iter().take(NAMED).map(|client| client.name.as_str()).collect();
@@ -38,12 +38,12 @@ impl Started {
         }
     }
 
-    /// Logs it, with where the broker listens.
+    /// Logs them, with the listen addresses.
     pub fn log(&self, app: &App) {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             files = self.files,
-            listen = app.places().join(", "),
+            listen = app.display_addresses().join(", "),
             admin = app.admin_address().map(tracing::field::display),
             clients = self.clients,
             client_names = self.client_names,

@@ -1,4 +1,4 @@
-//! The scopes that Courier documents, as the access of a client and as profiles.
+//! The scopes that Courier documents, as a client's access and as profiles.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ const SCOPES: [&str; 17] = [
 ];
 
 impl Client {
-    /// A client that may ask for every documented scope, for every user, and for the longest lifetime that there is.
+    /// A client that may ask for every documented scope, every user and the longest lifetime.
     pub fn with_documented_scopes(name: &str, key: Digest, tokens: &Tokens, set_by: SetBy) -> Self {
         Self {
             name: name.to_owned(),

@@ -1,24 +1,23 @@
-//! What is wrong with the settings, in one line.
+//! Errors in the settings, one line each.
 
 use std::fmt;
 
-/// A setting that won't do: where it stands, its key, and what is wanted. What
-/// stands there is not repeated, since it could be a secret.
+/// An error in a setting: its origin, its key, and what is expected. It does not repeat the value, which
+/// could be a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsError {
-    /// A file's name, an environment variable's, a flag's; `None` for settings
-    /// that are nowhere.
+    /// The name of a file, an environment variable or a flag; `None` for missing settings.
     pub origin: Option<String>,
-    /// The key, such as `tokens.floor`; empty where the whole origin is meant.
+    /// The key, such as `tokens.floor`; empty if the whole origin is meant.
     pub key: String,
-    /// What is wrong and what is wanted.
-    pub wanted: String,
+    /// What is wrong and what is expected.
+    pub message: String,
 }
 
 impl fmt::Display for SettingsError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { origin, key, wanted } = self;
-        let parts = [origin.as_deref().unwrap_or_default(), key, wanted];
+        let Self { origin, key, message } = self;
+        let parts = [origin.as_deref().unwrap_or_default(), key, message];
         let line = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
         // One line, whatever a file or a table is called.
         out.write_str(&line.replace(char::is_control, " "))
@@ -27,7 +26,7 @@ impl fmt::Display for SettingsError {
 
 impl std::error::Error for SettingsError {}
 
-/// All that is wrong with the settings.
+/// All errors in the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsErrors {
     /// At least one, in the order of the checks.
@@ -58,9 +57,8 @@ impl fmt::Display for SettingsErrors {
 
 impl std::error::Error for SettingsErrors {}
 
-/// Turns a deserialiser's message into what is wanted, without the value that
-/// it found.
-pub fn wanted(message: &str) -> String {
+/// Rewrites a deserialiser's message as what is expected, without the value that it found.
+pub fn expectation(message: &str) -> String {
     let message = message.lines().next().unwrap_or_default();
     if let Some(unknown) = message.strip_prefix("unknown field ") {
         return format!("unknown key {unknown}")
@@ -68,10 +66,10 @@ pub fn wanted(message: &str) -> String {
             .replace(", expected", "; known is");
     }
     // "invalid type: string \"x\", expected a boolean"
-    let Some((_, wanted)) = message.rsplit_once(", expected ") else {
+    let Some((_, expected)) = message.rsplit_once(", expected ") else {
         return message.to_owned();
     };
-    let wanted = match wanted.split(" for key ").next().unwrap_or(wanted) {
+    let expected = match expected.split(" for key ").next().unwrap_or(expected) {
         "f64" | "a floating point" => "a number",
         "u16" | "u32" | "u64" | "usize" | "an unsigned 32 bit integer" | "an unsigned 64 bit integer" => {
             "a whole number that is not negative"
@@ -81,7 +79,7 @@ pub fn wanted(message: &str) -> String {
         other if other.starts_with("struct ") => "a table",
         other => other,
     };
-    format!("must be {wanted}")
+    format!("must be {expected}")
 }
 
 #[cfg(test)]
@@ -89,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_loses_the_value_and_keeps_what_is_wanted() {
+    fn message_drops_the_value_and_keeps_what_is_expected() {
         for (message, expected) in [
             ("invalid type: string \"pk_secret, expected x\", expected f64", "must be a number"),
             ("invalid type: integer `5`, expected a boolean", "must be a boolean"),
@@ -99,7 +97,7 @@ mod tests {
             ),
             ("must be a duration", "must be a duration"),
         ] {
-            assert_eq!(wanted(message), expected);
+            assert_eq!(expectation(message), expected);
         }
     }
 }

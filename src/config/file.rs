@@ -1,21 +1,21 @@
-//! One settings file by itself: all that has not the shape of settings, each with its line.
+//! Checks a single settings file, and reports all errors of shape with their lines.
 
 use serde::Deserialize;
 use serde_path_to_error::{Path, Segment};
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::error::wanted;
+use super::error::expectation;
 use super::raw::Raw;
 
-/// The line, the key, and what is wanted.
-pub type Misplaced = (usize, String, String);
+/// The line, the key, and what is expected.
+pub type LocatedError = (usize, String, String);
 
-/// More errors than this help nobody.
+/// The most errors that are reported.
 const MOST_ERRORS: usize = 100;
 
-/// Reads one file by itself, and tells all that does not have the shape of settings. The table is
-/// without that; there is none where it can't be read.
-pub fn check(text: &str) -> (Option<toml::Table>, Vec<Misplaced>) {
+/// Parses one file and reports all errors of shape. The table comes without the wrong parts; it is `None`
+/// if the file can't be parsed.
+pub fn check(text: &str) -> (Option<toml::Table>, Vec<LocatedError>) {
     let line = |error: &toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start).min(text.len());
         text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1
@@ -29,23 +29,23 @@ pub fn check(text: &str) -> (Option<toml::Table>, Vec<Misplaced>) {
         Ok(document) => document,
         Err(error) => return syntax(error),
     };
-    let mut misfits = Vec::new();
+    let mut shape_errors = Vec::new();
     while let Err(error) = serde_path_to_error::deserialize::<_, Raw>(toml::Deserializer::from(document.clone())) {
         let key = error.path().to_string();
         let key = if key == "." { String::new() } else { key };
-        misfits.push((line(error.inner()), key, wanted(error.inner().message())));
-        // Without it the rest can be looked at.
-        if misfits.len() == MOST_ERRORS || !remove(document.get_mut(), error.path()) {
-            return (None, misfits);
+        shape_errors.push((line(error.inner()), key, expectation(error.inner().message())));
+        // Remove the wrong part, so that the rest can be checked.
+        if shape_errors.len() == MOST_ERRORS || !remove(document.get_mut(), error.path()) {
+            return (None, shape_errors);
         }
     }
     match toml::Table::deserialize(toml::Deserializer::from(document)) {
-        Ok(table) => (Some(table), misfits),
+        Ok(table) => (Some(table), shape_errors),
         Err(error) => syntax(error),
     }
 }
 
-/// Takes out what is at a path; tells whether there was anything.
+/// Removes the value at a path. Returns whether there was one.
 fn remove(table: &mut DeTable<'_>, path: &Path) -> bool {
     let mut segments = path.iter();
     let Some(Segment::Map { key }) = segments.next() else { return false };
@@ -64,7 +64,7 @@ fn remove(table: &mut DeTable<'_>, path: &Path) -> bool {
     match (last, place.get_mut()) {
         (Segment::Map { key }, DeValue::Table(table)) => table.remove(key.as_str()).is_some(),
         (Segment::Seq { index }, DeValue::Array(list)) if *index < list.len() => {
-            // The others would lose their places, so the whole list goes.
+            // Removing one element would shift the others, so the whole list goes.
             *list = DeArray::new();
             true
         }
@@ -72,11 +72,10 @@ fn remove(table: &mut DeTable<'_>, path: &Path) -> bool {
     }
 }
 
-/// Does this file give the key, such as `tokens.floor` or `clients[0].name`, or
-/// what it is missing from?
+/// Whether this file gives the key, such as `tokens.floor` or `clients[0].name`, or the part that lacks it.
 pub fn holds(table: &toml::Table, key: &str) -> bool {
     match key.split_once('[') {
-        // A later file's list takes the place of an earlier one's.
+        // A later file's list replaces an earlier one's.
         Some((list, _)) => table.contains_key(list),
         None => find(table, key).is_some(),
     }

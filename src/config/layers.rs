@@ -1,4 +1,4 @@
-//! Where settings come from, and which of two wins.
+//! The sources of the settings and their order of precedence.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,20 +6,19 @@ use std::path::PathBuf;
 use config::{Config, ConfigError, Environment, File, FileFormat};
 use serde::de::DeserializeOwned;
 
-use super::error::{SettingsError, SettingsErrors, wanted};
+use super::error::{SettingsError, SettingsErrors, expectation};
 use super::file::{check, find, holds};
-use super::raw::{Client, Human, Raw};
+use super::raw::{Client, HumanDuration, Raw};
 use super::resolve::Settings;
 use crate::auth::{Digest, has_jwt_shape};
 use crate::policy::access::{Pattern, SetBy};
 use crate::secrets::{Secret, SecretError, unreadable};
 
-/// Every setting can be given in the environment: `tokens.floor` as
-/// `COURIER_TOKEN_BROKER__TOKENS__FLOOR`.
+/// Prefix of environment variables: `tokens.floor` is `COURIER_TOKEN_BROKER__TOKENS__FLOOR`.
 pub const ENVIRONMENT_PREFIX: &str = "COURIER_TOKEN_BROKER__";
 
-/// Where settings come from: files, each over those before it, and over them
-/// the environment. It holds secrets, so it has no `Debug`.
+/// The sources: files, each overriding those before it, then the environment. They may hold secrets, so
+/// there is no `Debug`.
 #[derive(Clone, Default)]
 pub struct Layers {
     /// TOML files.
@@ -27,36 +26,36 @@ pub struct Layers {
     /// The environment's variables.
     pub environment: BTreeMap<String, String>,
     read: Vec<(String, toml::Table)>,
-    /// Which variable or flag a key has its value from.
+    /// The variable or flag that gave a key its value.
     overridden: BTreeMap<String, String>,
 }
 
-/// Variables that are not of the pattern, for the simplest set-up.
+/// Variables outside the pattern, for the simplest set-up.
 pub(super) const API_KEY: &str = "COURIER_API_KEY";
 pub(super) const BASE_URL: &str = "COURIER_BASE_URL";
 pub(super) const CLIENT_KEY: &str = "COURIER_TOKEN_BROKER_CLIENT_KEY";
 pub(super) const CLIENT_SCOPES: &str = "COURIER_TOKEN_BROKER_CLIENT_SCOPES";
 pub(super) const CLIENT_MAX_LIFETIME: &str = "COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME";
-/// It is guessed at over the network, at millions of tries an hour.
+/// Attackers may try millions of keys an hour over the network.
 const SHORTEST_CLIENT_KEY: usize = 16;
 
 impl Layers {
-    /// Layers that have yet to be read.
+    /// Creates layers that are not read yet.
     pub fn new(files: Vec<PathBuf>, environment: BTreeMap<String, String>) -> Self {
         Self { files, environment, ..Self::default() }
     }
 
-    /// Reads the files and lays everything over the defaults.
+    /// Reads the files and merges everything over the defaults.
     ///
-    /// Errors of shape, such as unknown keys, are told of all files and variables at once, with
-    /// what is wrong with the values of others.
+    /// Errors of shape, such as unknown keys, are reported for all files and variables at once, with
+    /// errors in other values.
     pub fn merge(&mut self) -> Result<Raw, SettingsErrors> {
         let mut builder = Config::builder();
         let mut errors = Vec::new();
         let mut is_whole = true;
         for path in &self.files {
             let name = path.display().to_string();
-            let failed = |wanted: String| SettingsError { origin: Some(name.clone()), key: String::new(), wanted };
+            let failed = |message: String| SettingsError { origin: Some(name.clone()), key: String::new(), message };
             let text = match std::fs::read_to_string(path) {
                 Ok(text) => text,
                 Err(error) => {
@@ -65,30 +64,29 @@ impl Layers {
                     continue;
                 }
             };
-            // Each file is checked by itself first, so that an error knows where
-            // it stands.
-            let (table, misfits) = check(&text);
-            errors.extend(misfits.iter().cloned().map(|(line, key, wanted)| SettingsError {
+            // Each file is checked separately first, so that errors have a file and a line.
+            let (table, shape_errors) = check(&text);
+            errors.extend(shape_errors.iter().cloned().map(|(line, key, message)| SettingsError {
                 origin: Some(if line > 0 { format!("{name}:{line}") } else { name.clone() }),
                 key,
-                wanted,
+                message,
             }));
             let Some(table) = table else {
                 is_whole = false;
                 continue;
             };
-            let text = if misfits.is_empty() { text } else { table.to_string() };
+            let text = if shape_errors.is_empty() { text } else { table.to_string() };
             builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
             self.read.push((name, table));
         }
         let mut variables: Vec<_> =
             self.environment.iter().filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
         variables.retain(|(name, value)| {
-            // Each alone, for the same reason.
+            // Each variable separately, for the same reason.
             let alone = Config::builder().add_source(environment([(*name, *value)]));
-            let misfit = read::<Raw>(alone.build()).err();
-            let is_good = misfit.is_none();
-            errors.extend(misfit.map(|(key, wanted)| SettingsError { origin: Some((*name).clone()), key, wanted }));
+            let error = read::<Raw>(alone.build()).err();
+            let is_good = error.is_none();
+            errors.extend(error.map(|(key, message)| SettingsError { origin: Some((*name).clone()), key, message }));
             is_good
         });
         let overridden = |(name, _): &(&String, &String)| {
@@ -99,10 +97,10 @@ impl Layers {
         self.overridden.extend(overridden);
         let mut raw: Raw = match read(merged) {
             Ok(raw) => raw,
-            Err((key, wanted)) if errors.is_empty() => return Err(self.error(&key, wanted).into()),
+            Err((key, message)) if errors.is_empty() => return Err(self.error(&key, message).into()),
             Err(_) => return Err(errors.into()),
         };
-        // A file that adds profiles does not mean to take these away.
+        // Profiles in a file extend the built-in ones.
         for (name, scopes) in Raw::built_in_profiles() {
             raw.profiles.entry(name).or_insert(scopes);
         }
@@ -111,22 +109,23 @@ impl Layers {
             return Ok(raw);
         }
         if is_whole {
-            let further = self.further(&raw, &errors);
-            errors.extend(further);
+            let independent_errors = self.independent_errors(&raw, &errors);
+            errors.extend(independent_errors);
         }
         Err(errors.into())
     }
 
-    /// Errors of values besides `errors` that can't follow from these.
-    fn further(&self, raw: &Raw, errors: &[SettingsError]) -> Vec<SettingsError> {
+    /// Errors in values that are independent of `errors`.
+    fn independent_errors(&self, raw: &Raw, errors: &[SettingsError]) -> Vec<SettingsError> {
         let is_about = |key: &str, other: &str| !other.is_empty() && (key.starts_with(other) || other.starts_with(key));
-        let mut further = Settings::resolve(raw, self).err().map(|found| found.errors).unwrap_or_default();
-        further.retain(|error| self.says(&error.key) && !errors.iter().any(|other| is_about(&error.key, &other.key)));
-        further
+        let mut independent_errors = Settings::resolve(raw, self).err().map(|found| found.errors).unwrap_or_default();
+        independent_errors
+            .retain(|error| self.is_given(&error.key) && !errors.iter().any(|other| is_about(&error.key, &other.key)));
+        independent_errors
     }
 
-    /// An error about a key, with the origin that gave it its value.
-    pub fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
+    /// An error about a key, with the origin of its value.
+    pub fn error(&self, key: &str, message: impl Into<String>) -> SettingsError {
         let file = || self.read.iter().rev().find(|(_, table)| holds(table, key)).map(|(name, _)| name);
         // The key itself, the table that it is in, or one of the table's keys.
         let related = |other: &String| {
@@ -140,31 +139,30 @@ impl Layers {
             all.max_by_key(|(other, _)| other.len()).map(|(_, by)| by)
         };
         let origin = self.overridden.get(key).or_else(overridden).or_else(file).cloned();
-        SettingsError { origin, key: key.to_owned(), wanted: wanted.into() }
+        SettingsError { origin, key: key.to_owned(), message: message.into() }
     }
 
-    /// Does a file or a variable say this itself, rather than a default?
-    pub(super) fn says(&self, key: &str) -> bool {
+    /// Whether a file or a variable gives this key, instead of a default.
+    pub(super) fn is_given(&self, key: &str) -> bool {
         let list = |table: &&toml::Table| key.split_once('[').is_none_or(|(list, _)| table.contains_key(list));
-        // A later file's list takes the place of an earlier one's.
+        // A later file's list replaces an earlier one's.
         let mut tables = self.read.iter().rev().map(|(_, table)| table).filter(list);
-        let says = |table| find(table, key).is_some();
-        let said = if key.contains('[') { tables.next().is_some_and(says) } else { tables.any(says) };
-        said || self.overridden.contains_key(key)
+        let has_key = |table| find(table, key).is_some();
+        let in_file = if key.contains('[') { tables.next().is_some_and(has_key) } else { tables.any(has_key) };
+        in_file || self.overridden.contains_key(key)
     }
 
-    /// The files that were read, with what each of them says.
+    /// The files with their contents.
     pub(super) fn tables(&self) -> &[(String, toml::Table)] {
         &self.read
     }
 
-    /// From now on a flag or a variable is to blame for this key.
+    /// Records that a flag or a variable gave this key its value.
     pub fn overridden(&mut self, key: &str, by: &str) {
         self.overridden.insert(key.to_owned(), by.to_owned());
     }
 
-    /// The variables for the simplest set-up: the workspace `default` and the
-    /// client `default`.
+    /// Applies the variables of the simplest set-up: the workspace `default` and the client `default`.
     fn overlay(&mut self, raw: &mut Raw) -> Vec<SettingsError> {
         let mut errors = Vec::new();
         let base_url = self.environment.get(BASE_URL).filter(|value| !value.trim().is_empty()).cloned();
@@ -187,72 +185,73 @@ impl Layers {
         let client_key = self.secret(CLIENT_KEY).map_err(|error| errors.push(error));
         if let Ok(Some(key)) = client_key {
             if has_jwt_shape(key.expose()) {
-                errors.push(misfit(CLIENT_KEY, "must not have the shape of a JWT: those are users' sessions"));
+                errors.push(variable_error(CLIENT_KEY, "must not have the shape of a JWT: those are users' sessions"));
             } else if key.expose().len() < SHORTEST_CLIENT_KEY {
-                let wanted = format!(
-                    "must have at least {SHORTEST_CLIENT_KEY} characters that nobody can guess: `openssl rand -hex 32` makes some"
+                let message = format!(
+                    "must have at least {SHORTEST_CLIENT_KEY} random characters: `openssl rand -hex 32` makes some"
                 );
-                errors.push(misfit(CLIENT_KEY, wanted));
+                errors.push(variable_error(CLIENT_KEY, message));
             }
             self.overridden(&format!("clients[{}]", raw.clients.len()), CLIENT_KEY);
             let client =
                 Client::with_documented_scopes("default", Digest::of(key.expose()), &raw.tokens, SetBy::Environment);
-            let client = self.narrowed(client, raw.clients.len(), &mut errors);
+            let client = self.limited(client, raw.clients.len(), &mut errors);
             raw.clients.push(client);
         } else if client_key.is_ok()
             && let Some(name) =
                 [CLIENT_SCOPES, CLIENT_MAX_LIFETIME].into_iter().find(|name| self.environment.contains_key(*name))
         {
-            // A limit without effect would be taken for one.
-            errors.push(misfit(name, format!("has no effect without {CLIENT_KEY}: set that too, or unset this")));
+            // The operator would rely on a limit that has no effect.
+            errors
+                .push(variable_error(name, format!("has no effect without {CLIENT_KEY}: set that too, or unset this")));
         }
         errors
     }
 
-    /// The client of the environment, limited by the variables for that. An empty one is refused:
-    /// it would look like a limit and be none.
-    fn narrowed(&mut self, mut client: Client, place: usize, errors: &mut Vec<SettingsError>) -> Client {
+    /// The environment's client, limited by its variables. An empty one is refused: it would look like a
+    /// limit and be none.
+    fn limited(&mut self, mut client: Client, place: usize, errors: &mut Vec<SettingsError>) -> Client {
         if let Some(value) = self.environment.get(CLIENT_SCOPES).cloned() {
             let patterns = value.split(|char: char| char == ',' || char.is_whitespace());
             let patterns = patterns.filter(|text| !text.is_empty());
             let patterns: Vec<_> = patterns.map(str::to_owned).collect();
             if patterns.is_empty() || patterns.iter().any(|text| Pattern::new(text).is_none()) {
-                let wanted = format!(
+                let message = format!(
                     "must be scopes between commas or spaces, with `*` for any run of characters, such as \"inbox:*, \
                      read:brands\", each of 1 to {} bytes",
                     Pattern::MAX_BYTES
                 );
-                errors.push(misfit(CLIENT_SCOPES, wanted));
+                errors.push(variable_error(CLIENT_SCOPES, message));
             } else {
                 client.scopes = Some(patterns);
                 self.overridden(&format!("clients[{place}].scopes"), CLIENT_SCOPES);
             }
         }
         if let Some(value) = self.environment.get(CLIENT_MAX_LIFETIME) {
-            match Human::parse(value.trim()) {
+            match HumanDuration::parse(value.trim()) {
                 Ok(lifetime) => client.max_lifetime = lifetime,
-                Err(wanted) => errors.push(misfit(CLIENT_MAX_LIFETIME, wanted)),
+                Err(message) => errors.push(variable_error(CLIENT_MAX_LIFETIME, message)),
             }
             self.overridden(&format!("clients[{place}].max_lifetime"), CLIENT_MAX_LIFETIME);
         }
         client
     }
 
-    /// A variable that holds a secret; an empty one holds none.
+    /// Reads a secret from a variable; an empty one counts as unset.
     fn secret(&self, name: &str) -> Result<Option<Secret>, SettingsError> {
         let value = self.environment.get(name).filter(|value| !value.trim().is_empty());
         let error = |error: SecretError| SettingsError {
             origin: Some(name.to_owned()),
             key: String::new(),
-            wanted: error.to_string(),
+            message: error.to_string(),
         };
         value.map(|value| Secret::new(value).map_err(error)).transpose()
     }
 }
 
-/// A variable that will not do. Its value is not repeated.
-fn misfit(variable: &str, wanted: impl Into<String>) -> SettingsError {
-    SettingsError { origin: Some(variable.to_owned()), key: String::new(), wanted: wanted.into() }
+/// An error in a variable, without its value.
+fn variable_error(variable: &str, message: impl Into<String>) -> SettingsError {
+    SettingsError { origin: Some(variable.to_owned()), key: String::new(), message: message.into() }
 }
 
 fn environment<'a>(variables: impl IntoIterator<Item = (&'a String, &'a String)>) -> Environment {
@@ -264,10 +263,10 @@ fn environment<'a>(variables: impl IntoIterator<Item = (&'a String, &'a String)>
         .source(Some(variables))
 }
 
-type Misfit = (String, String);
+type ShapeError = (String, String);
 
-fn read<T: DeserializeOwned>(config: Result<Config, ConfigError>) -> Result<T, Misfit> {
-    let config = config.map_err(|error| (String::new(), wanted(&error.to_string())))?;
+fn read<T: DeserializeOwned>(config: Result<Config, ConfigError>) -> Result<T, ShapeError> {
+    let config = config.map_err(|error| (String::new(), expectation(&error.to_string())))?;
     serde_path_to_error::deserialize(config).map_err(|error| {
         let key = error.path().to_string();
         (if key == "." { String::new() } else { key }, explain(error.inner()))
@@ -276,10 +275,10 @@ fn read<T: DeserializeOwned>(config: Result<Config, ConfigError>) -> Result<T, M
 
 fn explain(error: &ConfigError) -> String {
     match error {
-        ConfigError::Type { expected, .. } => wanted(&format!(", expected {expected}")),
+        ConfigError::Type { expected, .. } => expectation(&format!(", expected {expected}")),
         ConfigError::At { error, .. } => explain(error),
-        ConfigError::Message(message) => wanted(message),
-        other => wanted(&other.to_string()),
+        ConfigError::Message(message) => expectation(message),
+        other => expectation(&other.to_string()),
     }
 }
 
@@ -309,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn later_files_go_over_earlier_ones_and_the_environment_over_all() {
+    fn later_files_override_earlier_ones_and_the_environment_all() {
         let (_folder, mut layers) = layers(
             &["[tokens]\nfloor = 0.1\ncapacity = 7\nhard_floor = \"1s\"", "[tokens]\nfloor = 0.2\ncapacity = 8"],
             &[
@@ -327,8 +326,8 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_file_line_key_and_what_is_wanted_but_not_the_value() {
-        for (file, wanted) in [
+    fn error_names_file_line_key_and_expectation_but_no_value() {
+        for (file, expected) in [
             ("[tokens]\nfloor = \"sec\"", "0.toml:2: tokens.floor: must be a number"),
             ("\n[tokens]\nflor = 0.5", "0.toml:3: tokens.flor: unknown key `flor`; known are"),
             ("[workspaces.eu]\napi_key = 5", "0.toml:2: workspaces.eu.api_key: must be a string"),
@@ -344,14 +343,14 @@ mod tests {
             ("x = pk_secret", "0.toml:1: "),
         ] {
             let error = error(&[file], &[]);
-            assert!(error.contains(wanted), "{file:?} gave {error:?}");
+            assert!(error.contains(expected), "{file:?} gave {error:?}");
             assert!(!error.contains("secret") && !error.contains('\n'), "{error}");
         }
     }
 
     #[test]
-    fn an_error_in_the_environment_names_the_variable() {
-        for (name, value, wanted) in [
+    fn error_in_the_environment_names_the_variable() {
+        for (name, value, expected) in [
             (
                 "COURIER_TOKEN_BROKER__TOKENS__FLOOR",
                 "secret",
@@ -365,13 +364,13 @@ mod tests {
             ("COURIER_API_KEY", "a secret", "COURIER_API_KEY: contains white space"),
         ] {
             let error = error(&[], &[(name, value)]);
-            assert!(error.starts_with(wanted), "{name} gave {error:?}");
+            assert!(error.starts_with(expected), "{name} gave {error:?}");
             assert!(!error.contains("secret"), "{error}");
         }
     }
 
     #[test]
-    fn a_missing_file_is_said_plainly() {
+    fn missing_file_is_an_error() {
         let mut layers = Layers::new(vec![PathBuf::from("/does/not/exist.toml")], BTreeMap::new());
         let error = layers.merge().expect_err("it is refused").to_string();
         assert_eq!(error, "/does/not/exist.toml: no such file");

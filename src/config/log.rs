@@ -1,10 +1,10 @@
-//! Where logs go, and how they are written.
+//! The settings of the log and the audit log.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// How logs are written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -17,15 +17,15 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where the audit log is written.
+/// The destination of the audit log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Audit {
-    /// With the rest of the log, whatever its level.
+    /// The log, at every level.
     #[default]
     Log,
-    /// Nowhere.
+    /// Disabled.
     Off,
-    /// Into a file of its own.
+    /// A file of its own.
     File(PathBuf),
 }
 
@@ -44,7 +44,7 @@ impl<'de> Deserialize<'de> for Audit {
         match String::deserialize(deserializer)?.as_str() {
             "log" => Ok(Self::Log),
             "off" => Ok(Self::Off),
-            // A relative path is more likely a word that is wrong.
+            // A relative path is more likely a misspelt keyword.
             path if path.starts_with('/') => Ok(Self::File(path.into())),
             _ => Err(de::Error::custom("must be \"log\", \"off\" or the absolute path of a file")),
         }

@@ -1,8 +1,7 @@
 //! The settings: built-in defaults < each file in order < environment < flags.
 //!
-//! [`Layers`] are what they come from, [`Raw`] is their shape, [`Settings`] what
-//! they mean: values that each wing defines for itself, checked, so that what
-//! starts can run. Nothing here reads the environment or opens a port.
+//! [`Layers`] are their sources, [`Raw`] is their shape, and [`Settings`] are the checked values, in
+//! types that each module defines for itself. Nothing here reads the environment or opens a port.
 
 mod documented;
 mod error;

@@ -1,4 +1,4 @@
-//! The shape of the settings, as they are written in TOML.
+//! The settings as they are written in TOML.
 
 #![expect(missing_docs, reason = "config/default.toml documents each key, once")]
 
@@ -14,8 +14,8 @@ use crate::policy::access::SetBy;
 use crate::secrets::Secret;
 use crate::token::INBOX;
 
-/// All settings, not yet checked against each other. `Default` is what holds
-/// where nothing is said; `config/default.toml` explains each key.
+/// All settings, not yet checked against each other. `Default` has the default values;
+/// `config/default.toml` explains each key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Raw {
@@ -48,19 +48,19 @@ macro_rules! table {
     };
 }
 
-const fn seconds(seconds: u64) -> Human {
-    Human(Duration::from_secs(seconds))
+const fn seconds(seconds: u64) -> HumanDuration {
+    HumanDuration(Duration::from_secs(seconds))
 }
 
 table!(Server {
     listen: OneOrMany = OneOrMany(vec!["127.0.0.1:8080".to_owned()]),
     unix_mode: String = "0660".to_owned(),
     insecure: bool = false,
-    timeout: Human = seconds(10),
-    idle_timeout: Human = seconds(75),
+    timeout: HumanDuration = seconds(10),
+    idle_timeout: HumanDuration = seconds(75),
     #[serde(skip_serializing_if = "Option::is_none")]
-    shutdown_delay: Option<Human> = None,
-    shutdown_timeout: Human = seconds(10),
+    shutdown_delay: Option<HumanDuration> = None,
+    shutdown_timeout: HumanDuration = seconds(10),
     limits: Limits = Limits::default(),
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<Tls> = None,
@@ -84,9 +84,9 @@ table!(Limits {
     header_count: u32 = 64,
     streams: u32 = 128,
     resets_per_second: u32 = 256,
-    handshake_timeout: Human = seconds(5),
-    header_timeout: Human = seconds(10),
-    body_timeout: Human = seconds(10),
+    handshake_timeout: HumanDuration = seconds(5),
+    header_timeout: HumanDuration = seconds(10),
+    body_timeout: HumanDuration = seconds(10),
 });
 
 table!(Admin { listen: String = "127.0.0.1:9090".to_owned(), insecure: bool = false });
@@ -99,7 +99,7 @@ table!(Workspace {
     on_new_api_key: String = "keep".to_owned(),
     #[serde(skip_serializing_if = "Option::is_none")]
     region: Option<String> = None,
-    // Empty: that of the region.
+    // Empty: the region's.
     #[serde(skip_serializing_if = "String::is_empty")]
     base_url: String = String::new(),
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,8 +107,8 @@ table!(Workspace {
     #[serde(skip_serializing_if = "Option::is_none")]
     proxy_credentials_file: Option<PathBuf> = None,
     insecure: bool = false,
-    connect_timeout: Human = seconds(3),
-    timeout: Human = seconds(5),
+    connect_timeout: HumanDuration = seconds(3),
+    timeout: HumanDuration = seconds(5),
     budget: Budget = Budget::default(),
 });
 
@@ -120,10 +120,10 @@ table!(Budget {
 });
 
 table!(Tokens {
-    default_lifetime: Human = seconds(86_400),
-    max_lifetime: Human = seconds(30 * 86_400),
+    default_lifetime: HumanDuration = seconds(86_400),
+    max_lifetime: HumanDuration = seconds(30 * 86_400),
     floor: f64 = 0.5,
-    hard_floor: Human = seconds(30),
+    hard_floor: HumanDuration = seconds(30),
     capacity: u64 = 1_000_000,
 });
 
@@ -139,7 +139,7 @@ table!(Client {
     #[serde(skip_serializing_if = "Option::is_none")]
     scopes: Option<Vec<String>> = None,
     users: Vec<String> = vec!["*".to_owned()],
-    max_lifetime: Human = seconds(86_400),
+    max_lifetime: HumanDuration = seconds(86_400),
     #[serde(skip_serializing_if = "Option::is_none")]
     requests_per_second: Option<f64> = None,
     #[serde(skip)]
@@ -149,7 +149,7 @@ table!(Client {
 table!(Sessions {
     #[serde(skip_serializing_if = "Option::is_none")]
     jwks_url: Option<String> = None,
-    jwks_refresh: Human = seconds(15 * 60),
+    jwks_refresh: HumanDuration = seconds(15 * 60),
     #[serde(skip_serializing_if = "Option::is_none")]
     hs256_secret_file: Option<PathBuf> = None,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,13 +160,13 @@ table!(Sessions {
     audience: String = String::new(),
     audience_claim: String = "aud".to_owned(),
     user_claim: String = "sub".to_owned(),
-    leeway: Human = seconds(30),
+    leeway: HumanDuration = seconds(30),
     source: String = "authorization".to_owned(),
     allowed_origins: Vec<String> = Vec::new(),
     allowed_headers: Vec<String> = Vec::new(),
     workspace: String = "default".to_owned(),
     profile: String = INBOX.to_owned(),
-    max_lifetime: Human = seconds(86_400),
+    max_lifetime: HumanDuration = seconds(86_400),
     within_session: bool = false,
 });
 
@@ -174,9 +174,9 @@ table!(Log { level: String = "info".to_owned(), format: LogFormat = LogFormat::A
 
 table!(Store {
     kind: StoreKind = StoreKind::Memory,
-    path: Option<NotYet> = None,
-    url: Option<NotYet> = None,
-    key_file: Option<NotYet> = None,
+    path: Option<Unsupported> = None,
+    url: Option<Unsupported> = None,
+    key_file: Option<Unsupported> = None,
 });
 
 impl Default for Raw {
@@ -197,7 +197,7 @@ impl Default for Raw {
 }
 
 impl Raw {
-    /// The files that settings name, with secrets and certificates.
+    /// The files with secrets and certificates that the settings name.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         let keys = self.workspaces.values().map(|workspace| &workspace.api_key_file);
         let tls = self.server.tls.iter();
@@ -208,7 +208,7 @@ impl Raw {
     }
 }
 
-/// Where tokens are kept.
+/// Where tokens are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreKind {
     Memory,
@@ -229,18 +229,18 @@ impl<'de> Deserialize<'de> for StoreKind {
     }
 }
 
-/// A setting that has its name already and that this version can't honour: to
-/// ignore it would be worse than to refuse it.
+/// A reserved setting that this version does not support. It is refused, since ignoring it would be
+/// worse.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct NotYet(());
+pub struct Unsupported(());
 
-impl<'de> Deserialize<'de> for NotYet {
+impl<'de> Deserialize<'de> for Unsupported {
     fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
         Err(de::Error::custom("is not supported by this version yet: remove it"))
     }
 }
 
-/// One text or a list of texts; in the environment, texts between commas.
+/// One text or a list of texts; in the environment, texts separated by commas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct OneOrMany(pub Vec<String>);
@@ -280,18 +280,18 @@ impl<'de> Deserialize<'de> for OneOrMany {
     }
 }
 
-/// A length of time as people write it: `90s`, `1h 30m`.
+/// A duration as people write it: `90s`, `1h 30m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Human(pub Duration);
+pub struct HumanDuration(pub Duration);
 
-impl Human {
+impl HumanDuration {
     const WANTED: &str = "must be a duration such as \"90s\" or \"1h 30m\", at most 100 years";
     const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
-    /// Reads a duration.
+    /// Parses a duration.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        // A crafted overflow panics in humantime 2.4, which ignores white space
-        // between digits; and nobody who writes 5M means five months.
+        // A crafted overflow panics in humantime 2.4, which ignores white space between digits;
+        // and 5M, its five months, is always a mistake.
         let mut run = 0;
         for byte in text.bytes() {
             match byte {
@@ -313,14 +313,14 @@ impl Human {
     }
 }
 
-impl Serialize for Human {
+impl Serialize for HumanDuration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-/// As it can be read again: without months and years.
-impl fmt::Display for Human {
+/// Writes it so that it can be parsed again: without months and years.
+impl fmt::Display for HumanDuration {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
         let parts = [
@@ -342,16 +342,16 @@ impl fmt::Display for Human {
     }
 }
 
-impl<'de> Deserialize<'de> for Human {
+impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl de::Visitor<'_> for Visitor {
-            type Value = Human;
+            type Value = HumanDuration;
             fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
                 out.write_str("a duration such as \"90s\" or \"1h 30m\"")
             }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Human, E> {
-                Human::parse(text).map_err(E::custom)
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<HumanDuration, E> {
+                HumanDuration::parse(text).map_err(E::custom)
             }
         }
         deserializer.deserialize_str(Visitor)
@@ -365,25 +365,25 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_people_write_them() {
-        let seconds = |text| Human::parse(text).map(|human| human.0.as_secs());
+        let seconds = |text| HumanDuration::parse(text).map(|human| human.0.as_secs());
         assert_eq!(seconds("90s"), Ok(90));
         assert_eq!(seconds("1h 30m"), Ok(5400));
         assert_eq!(seconds("30d"), Ok(2_592_000));
         for wrong in ["", "90", "5M", "1 month", "-1s", "200years", "1844674407 3709551615s 1000ms", "99999999999s"] {
-            assert!(Human::parse(wrong).is_err(), "{wrong}");
+            assert!(HumanDuration::parse(wrong).is_err(), "{wrong}");
         }
     }
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back_as_itself(milliseconds in 0..Human::LONGEST.as_millis() as u64) {
-            let human = Human(Duration::from_millis(milliseconds));
-            prop_assert_eq!(Human::parse(&human.to_string()), Ok(human));
+        fn displayed_duration_round_trips(milliseconds in 0..HumanDuration::LONGEST.as_millis() as u64) {
+            let human = HumanDuration(Duration::from_millis(milliseconds));
+            prop_assert_eq!(HumanDuration::parse(&human.to_string()), Ok(human));
         }
 
         #[test]
-        fn no_duration_is_too_strange(text in "[0-9 a-zA-Z]{0,70}") {
-            let _ = Human::parse(&text);
+        fn parsing_never_panics(text in "[0-9 a-zA-Z]{0,70}") {
+            let _ = HumanDuration::parse(&text);
         }
     }
 }

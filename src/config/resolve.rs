@@ -1,4 +1,4 @@
-//! What the settings mean.
+//! Checks the settings and converts them to each module's types.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -19,74 +19,72 @@ use crate::secrets::Secret;
 use crate::token::{Profile, Scope, UserId, WorkspaceName};
 use crate::{broker, http, upstream};
 
-/// Settings that were checked: what each wing needs.
+/// The checked settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where apps call.
+    /// The addresses of the app listeners.
     pub listen: Vec<http::Address>,
-    /// Who may connect to a Unix socket of ours, as a file's mode.
+    /// The file mode of the Unix sockets that the broker creates.
     pub unix_mode: u32,
-    /// Tokens may cross a network unencrypted.
+    /// Whether tokens may cross a network unencrypted.
     pub insecure: bool,
-    /// What apps that call over TCP are shown; `None` where they speak without TLS.
+    /// The TLS certificates of the TCP listeners; `None` without TLS.
     pub tls: Option<http::Certificates>,
-    /// Where operators look.
+    /// The address of the admin listener.
     pub admin_listen: SocketAddr,
-    /// What a connection may do.
+    /// The limits of connections.
     pub limits: http::Limits,
-    /// How long requests are served after a stop was asked for; `None` where nothing is
-    /// said.
+    /// How long requests are served after a stop signal; `None` if not set.
     pub shutdown_delay: Option<Duration>,
-    /// The longest that a stop waits for what is under way.
+    /// The longest wait for open requests at shutdown.
     pub shutdown_timeout: Duration,
     /// The routes.
     pub http: http::Settings,
-    /// Who may ask.
+    /// The known clients.
     pub clients: ClientKeys,
-    /// Whether users may ask themselves.
+    /// The session settings, if users may call.
     pub sessions: Option<SessionSettings>,
     /// How tokens are served and renewed.
     pub broker: broker::Settings,
-    /// The Couriers.
+    /// The workspaces.
     pub workspaces: Vec<WorkspaceSettings>,
-    /// How much is logged.
+    /// The log level.
     pub log_level: tracing::Level,
-    /// How it is written.
+    /// The log format.
     pub log_format: LogFormat,
-    /// Where the audit log is written.
+    /// The destination of the audit log.
     pub audit: Audit,
-    /// Settings that can't work as they are written, although they stop nothing.
+    /// Warnings: settings that have no effect or are unsafe.
     pub warnings: Vec<SettingsError>,
 }
 
-/// One Courier.
+/// The settings of one workspace.
 #[derive(Clone, Debug)]
 pub struct WorkspaceSettings {
-    /// The settings say nothing of a proxy and Courier is on another machine, so that a proxy of the
-    /// environment would be missed.
+    /// Whether a proxy of the environment might be missed: Courier is on another machine, and the settings
+    /// name no proxy.
     pub ignores_proxies: bool,
-    /// Its name.
+    /// The name.
     pub name: WorkspaceName,
-    /// Where it is.
+    /// Courier's address and credentials.
     pub courier: upstream::CourierSettings,
-    /// How it may be called.
+    /// The budget and the timeouts of calls.
     pub dispatcher: upstream::DispatcherSettings,
-    /// Does a new API key end the use of the tokens that the old one issued?
+    /// Whether a new API key drops the tokens that the old one issued.
     pub drops_tokens: bool,
 }
 
 impl Settings {
-    /// Checks merged settings, and tells all that is wrong with them. `layers` are where they
-    /// came from, for errors.
+    /// Checks merged settings and reports all errors. `layers` give the origins in errors.
     pub fn resolve(raw: &Raw, layers: &Layers) -> Result<Self, SettingsErrors> {
         let check = Check::new(layers);
-        let lifetime = |key: &str, raw: raw::Human| check.keep(check.lifetime(key, raw));
+        let lifetime = |key: &str, raw: raw::HumanDuration| check.keep(check.lifetime(key, raw));
         let max_lifetime = lifetime("tokens.max_lifetime", raw.tokens.max_lifetime);
         let default_lifetime = lifetime("tokens.default_lifetime", raw.tokens.default_lifetime);
         if max_lifetime.is_some_and(|longest| default_lifetime > Some(longest)) {
             let error = check.error("tokens.default_lifetime", "must not be longer than tokens.max_lifetime");
             let origin = error.origin.or_else(|| check.error("tokens.max_lifetime", "").origin);
-            check.fail(SettingsError { origin, ..error });
+            check.add_error(SettingsError { origin, ..error });
         }
         let profiles = check.profiles(raw);
         let workspaces: Vec<_> = raw
@@ -100,7 +98,7 @@ impl Settings {
         check.keep(check.range("tokens.capacity", raw.tokens.capacity, 1, 1_000_000_000));
         check.keep(check.range("refresh.history", raw.refresh.history, 0, 1_000_000_000));
         if !(0.0..=10.0).contains(&raw.refresh.extra_calls) {
-            check.fail(check.error("refresh.extra_calls", "must be a number from 0 to 10"));
+            check.add_error(check.error("refresh.extra_calls", "must be a number from 0 to 10"));
         }
         let refresh = check.keep(check.mode(&raw.refresh.mode));
         let listen = check.keep(check.listen(&raw.server));
@@ -108,13 +106,14 @@ impl Settings {
         let unix_mode = check.keep(check.unix_mode(&raw.server.unix_mode));
         let tls = check.keep(check.tls(&raw.server));
         let limits = check.limits(&raw.server);
-        let span =
-            |key: &str, raw: raw::Human, least: Duration, most: Duration| check.keep(check.span(key, raw, least, most));
+        let span = |key: &str, raw: raw::HumanDuration, least: Duration, most: Duration| {
+            check.keep(check.span(key, raw, least, most))
+        };
         let shutdown_delay =
             raw.server.shutdown_delay.map(|delay| span("server.shutdown_delay", delay, Duration::ZERO, HOUR));
         let shutdown_timeout = span("server.shutdown_timeout", raw.server.shutdown_timeout, Duration::ZERO, HOUR);
         let body_timeout = span("server.limits.body_timeout", raw.server.limits.body_timeout, SECOND, HOUR);
-        // An SDK gives up after a minute.
+        // SDKs give up after a minute.
         let timeout = span("server.timeout", raw.server.timeout, SECOND, Duration::from_secs(50));
         let clients = check.clients(raw);
         let sessions = check.sessions(raw, &profiles);
@@ -126,7 +125,7 @@ impl Settings {
         let log_level = check.keep(log_level);
         check.keep(check.audit(&raw.log.audit));
         if let (Some(listen), Some(admin)) = (&listen, admin_listen) {
-            check.keep(check.calls_elsewhere(&workspaces, listen, admin));
+            check.keep(check.refuse_own_address(&workspaces, listen, admin));
         }
         check.warn(raw, listen.as_deref().unwrap_or_default(), &workspaces, &clients);
         let settings = || {
@@ -166,7 +165,7 @@ impl Settings {
             })
         };
         let settings = settings();
-        check.settle(settings)
+        check.finish(settings)
     }
 }
 
@@ -180,7 +179,7 @@ impl Check<'_> {
         }
     }
 
-    /// Those that are good.
+    /// The valid profiles.
     fn profiles(&self, raw: &Raw) -> BTreeMap<String, Profile> {
         let profile = |(name, scopes): (&String, &Vec<String>)| {
             let profile = Profile::new(scopes.iter().map(String::as_str))
@@ -194,7 +193,7 @@ impl Check<'_> {
     fn workspace(&self, name: &str, raw: &raw::Workspace, caller_timeout: Duration) -> Option<WorkspaceSettings> {
         let key = |field: &str| format!("workspaces.{name}.{field}");
         let name = WorkspaceName::new(name).map_err(|error| {
-            // The name itself may have dots, which would lead astray.
+            // The name may have dots, which would be read as a path.
             SettingsError { key: format!("workspaces.{name}"), ..self.error("workspaces", error.to_string()) }
         });
         let name = self.keep(name)?;
@@ -209,7 +208,7 @@ impl Check<'_> {
             _ => Err(self.error(&key("on_new_api_key"), "must be \"keep\" or \"drop\"")),
         };
         let drops_tokens = self.keep(drops_tokens);
-        // Nobody waits for longer than the caller does.
+        // The caller waits no longer than this.
         let timeout = timeout?.min(caller_timeout);
         let base_url = base_url?;
         Some(WorkspaceSettings {
@@ -221,8 +220,8 @@ impl Check<'_> {
                 connect_timeout: connect_timeout?,
                 timeout,
             },
-            // A call that leaves at the end of the longest wait is still
-            // answered while its caller waits, unless it has next to no time.
+            // A call that starts at the end of the longest wait still has its whole timeout before the
+            // caller gives up, unless server.timeout is very short.
             dispatcher: upstream::DispatcherSettings {
                 budget: budget?,
                 max_wait: caller_timeout - timeout.min(caller_timeout / 2),
@@ -235,14 +234,14 @@ impl Check<'_> {
     fn budget(&self, key: &str, raw: &raw::Budget) -> Result<Budget, SettingsError> {
         let (least, most) = (Budget::RATES.start(), Budget::RATES.end());
         let budget = Budget::new(raw.requests_per_second, raw.burst).ok_or_else(|| {
-            let wanted =
+            let message =
                 format!("requests_per_second must be from {least} to {most}, burst from 1 to {}", Budget::MAX_BURST);
-            self.error(key, wanted)
+            self.error(key, message)
         })?;
         let Some(rate) = raw.least_requests_per_second else { return Ok(budget) };
         budget.with_least(rate).ok_or_else(|| {
-            let wanted = format!("must be a number from {least} to requests_per_second");
-            self.error(&format!("{key}.least_requests_per_second"), wanted)
+            let message = format!("must be a number from {least} to requests_per_second");
+            self.error(&format!("{key}.least_requests_per_second"), message)
         })
     }
 
@@ -250,7 +249,7 @@ impl Check<'_> {
         match (&raw.api_key, &raw.api_key_file) {
             (Some(api_key), None) => Ok(api_key.clone()),
             (None, Some(path)) => {
-                // It does not say which: a key that was written here by mistake would be shown.
+                // Without the path: a key written here by mistake would be shown.
                 Secret::read(path).map_err(|error| self.error(file_key, error.to_string()))
             }
             (Some(_), Some(_)) => Err(self.error(file_key, "give either api_key or api_key_file, not both")),
@@ -261,20 +260,20 @@ impl Check<'_> {
         }
     }
 
-    /// Those that are good.
+    /// The valid clients.
     fn clients(&self, raw: &Raw) -> ClientKeys {
         let mut keys = ClientKeys::default();
         let mut seen = Vec::new();
         for (place, client) in raw.clients.iter().enumerate() {
             let key = |field: &str| format!("clients[{place}].{field}");
             if client.name.is_empty() {
-                self.fail(self.error(&key("name"), "must be a name for logs"));
+                self.add_error(self.error(&key("name"), "must be a name for logs"));
             } else if seen.contains(&&client.name) {
-                self.fail(self.error(&key("name"), "must differ from the other clients' names"));
+                self.add_error(self.error(&key("name"), "must differ from the other clients' names"));
             }
             seen.push(&client.name);
             if !raw.workspaces.contains_key(&client.workspace) {
-                self.fail(self.error(&key("workspace"), "must be the name of one of the workspaces"));
+                self.add_error(self.error(&key("workspace"), "must be the name of one of the workspaces"));
             }
             let names = self.keep(self.certificate_names(raw, client, &keys, key));
             let digests = self.keep(self.digests(client, &keys, &key("key_sha256")));
@@ -283,7 +282,7 @@ impl Check<'_> {
             }
         }
         if raw.clients.is_empty() && raw.sessions.is_none() {
-            self.fail(self.error(
+            self.add_error(self.error(
                 "clients",
                 "nobody could call, since there is no client: `courier-token-broker client-key NAME` makes one, or set \
                  COURIER_TOKEN_BROKER_CLIENT_KEY to a secret of your own",
@@ -292,16 +291,16 @@ impl Check<'_> {
         keys
     }
 
-    /// A client's keys: two while one takes the place of the other.
+    /// A client's keys: two during a rotation.
     fn digests(&self, client: &raw::Client, taken: &ClientKeys, key: &str) -> Result<Vec<Digest>, SettingsError> {
         let parsed = client.key_sha256.0.iter().map(|hex| Digest::parse(hex));
         let digests = parsed.collect::<Result<Vec<_>, _>>().map_err(|error| self.error(key, error.to_string()))?;
-        if digests.iter().any(|digest| digest.is_of_nothing()) {
-            let wanted = "is the SHA-256 of the empty text or of a line end: hash a key, as \
+        if digests.iter().any(|digest| digest.is_of_empty_text()) {
+            let message = "is the SHA-256 of the empty text or of a line end: hash a key, as \
                 `courier-token-broker client-key NAME` does";
-            return Err(self.error(key, wanted));
+            return Err(self.error(key, message));
         }
-        // Whoever shows a certificate needs no key.
+        // With a certificate no key is needed.
         let least = usize::from(client.certificate_names.is_empty());
         if !(least..=2).contains(&digests.len()) {
             return Err(self.error(key, "must be one key's SHA-256, or a list of two while one replaces the other"));
@@ -314,25 +313,25 @@ impl Check<'_> {
     }
 
     fn client(&self, raw: &Raw, client: &raw::Client, key: impl Fn(&str) -> String) -> Option<Client> {
-        // By default what the profiles name, each once, and nothing else.
+        // The default is the profiles' scopes, each once, and nothing else.
         let profiles: BTreeSet<_> = raw.profiles.values().flatten().collect();
         let scopes = match &client.scopes {
             Some(scopes) => self.patterns(&key("scopes"), scopes, |example| {
                 Scope::new(example).map_err(|error| error.to_string()).map(drop)
             }),
-            // Their errors are told of the profiles.
+            // Errors in profiles are reported there.
             None => Some(profiles.into_iter().filter_map(|scope| Pattern::new(scope)).collect()),
         };
         let users = self.patterns(&key("users"), &client.users, |example| {
             UserId::new(example).map_err(|error| error.to_string()).map(drop)
         });
         if client.users.is_empty() {
-            self.fail(self.error(&key("users"), "matches nobody: must have at least one pattern such as \"*\""));
+            self.add_error(self.error(&key("users"), "matches no user: must have at least one pattern such as \"*\""));
         }
         let max_lifetime = self.lifetime(&key("max_lifetime"), client.max_lifetime);
-        // The same mistake is told once.
-        let is_told = client.max_lifetime == raw.tokens.max_lifetime;
-        let max_lifetime = if is_told { max_lifetime.ok() } else { self.keep(max_lifetime) };
+        // The same error is reported once.
+        let is_reported = client.max_lifetime == raw.tokens.max_lifetime;
+        let max_lifetime = if is_reported { max_lifetime.ok() } else { self.keep(max_lifetime) };
         let rate = client.requests_per_second.map(|rate| {
             InboundRate::new(rate).ok_or_else(|| {
                 let (least, most) = (InboundRate::RANGE.start(), InboundRate::RANGE.end());
@@ -348,7 +347,7 @@ impl Check<'_> {
         })
     }
 
-    /// Patterns of which each can match something: `is_good` says so of a text, or why not.
+    /// Parses patterns, each of which must match something: `is_good` checks a text.
     fn patterns(
         &self,
         key: &str,
@@ -360,18 +359,18 @@ impl Check<'_> {
             let pattern = Pattern::new(text)
                 .ok_or_else(|| self.error(&key, format!("must be a pattern of 1 to {} bytes", Pattern::MAX_BYTES)));
             let pattern = self.keep(pattern)?;
-            // Any other character in a star's place is as good.
+            // Any character can stand for the star.
             let is_good =
                 is_good(&text.replace('*', "x")).map_err(|why| self.error(&key, format!("matches nothing: {why}")));
             self.keep(is_good).map(|()| pattern)
         };
-        // Each is looked at, also after one that won't do.
+        // All are checked, also after an error.
         let patterns: Vec<_> = texts.iter().enumerate().map(pattern).collect();
         patterns.into_iter().collect()
     }
 }
 
-/// Is the URL's host this machine?
+/// Whether the URL's host is this machine.
 pub(super) fn is_loopback(url: &upstream::Url) -> bool {
     match url.host_str().unwrap_or_default() {
         "localhost" => true,

@@ -1,4 +1,4 @@
-//! What the settings of `[server]` mean: addresses, TLS, limits.
+//! Checks the settings of `[server]` and `[admin]`: addresses, TLS, limits.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,18 +11,18 @@ use crate::auth::ClientKeys;
 use crate::http::{Address, Certificates, Limits, TlsFiles};
 
 impl Check<'_> {
-    /// Where operators look. Anybody who can connect there may purge all tokens.
+    /// The address of the admin listener, where any connection may purge all tokens.
     pub(super) fn admin(&self, admin: &raw::Admin, apps: &[Address]) -> Result<SocketAddr, SettingsError> {
         const KEY: &str = "admin.listen";
-        let wanted = "must be an IP address and port such as \"127.0.0.1:9090\"";
-        let address: SocketAddr = admin.listen.parse().map_err(|_| self.error(KEY, wanted))?;
+        let message = "must be an IP address and port such as \"127.0.0.1:9090\"";
+        let address: SocketAddr = admin.listen.parse().map_err(|_| self.error(KEY, message))?;
         if !address.ip().to_canonical().is_loopback() && !admin.insecure {
-            let wanted = "anybody who reaches this address could read metrics and users' tokens' times and purge all \
+            let message = "anyone who reaches this address could read metrics and users' tokens' times and purge all \
                 tokens, without a key: listen on a loopback address, or set admin.insecure = true where a firewall or a \
                 network policy lets only operators connect";
-            return Err(self.error(KEY, wanted));
+            return Err(self.error(KEY, message));
         }
-        // On most systems `[::]` has all of IPv4 too.
+        // On most systems `[::]` includes all of IPv4.
         let any = |app: SocketAddr| [app, address].iter().any(|one| one.ip() == Ipv6Addr::UNSPECIFIED);
         let shared =
             |app: SocketAddr| overlap(app, address) || address.port() != 0 && app.port() == address.port() && any(app);
@@ -32,7 +32,7 @@ impl Check<'_> {
         Ok(address)
     }
 
-    /// The audit log's file is made when the broker starts: its folder must be there.
+    /// Checks the audit log's folder: the file is created at the start.
     pub(super) fn audit(&self, audit: &Audit) -> Result<(), SettingsError> {
         let Audit::File(path) = audit else { return Ok(()) };
         let why = match path.parent() {
@@ -40,15 +40,15 @@ impl Check<'_> {
             _ if path.is_dir() => "it is a folder",
             _ => return Ok(()),
         };
-        Err(self.error("log.audit", format!("the file can't be written to: {why}")))
+        Err(self.error("log.audit", format!("cannot write the file: {why}")))
     }
 
     pub(super) fn listen(&self, server: &raw::Server) -> Result<Vec<Address>, SettingsError> {
         const KEY: &str = "server.listen";
         let address = |text: &String| {
-            let wanted = "must be an IP address and port such as \"127.0.0.1:8080\", a path such as \
+            let message = "must be an IP address and port such as \"127.0.0.1:8080\", a path such as \
                 \"unix:/run/courier-token-broker.sock\", or \"systemd\"";
-            Address::parse(text).ok_or_else(|| self.error(KEY, wanted))
+            Address::parse(text).ok_or_else(|| self.error(KEY, message))
         };
         let addresses = server.listen.0.iter().map(address).collect::<Result<Vec<_>, _>>()?;
         if addresses.is_empty() {
@@ -56,9 +56,9 @@ impl Check<'_> {
         }
         let exposed = |address: &Address| matches!(address, Address::Tcp(address) if !address.ip().is_loopback());
         if server.tls.is_none() && !server.insecure && addresses.iter().any(exposed) {
-            let wanted = "tokens and client keys would cross the network unencrypted: set [server.tls], or listen on a \
+            let message = "tokens and client keys would cross the network unencrypted: set [server.tls], or listen on a \
                 loopback address behind a proxy that does TLS, or set server.insecure = true";
-            return Err(self.error(KEY, wanted));
+            return Err(self.error(KEY, message));
         }
         if addresses.iter().filter(|address| **address == Address::Systemd).count() > 1 {
             return Err(self.error(KEY, "must have \"systemd\" no more than once: it stands for all sockets passed"));
@@ -73,7 +73,7 @@ impl Check<'_> {
         Ok(addresses)
     }
 
-    /// A file's mode, as `chmod` takes it.
+    /// Parses a file mode, as `chmod` takes it.
     pub(super) fn unix_mode(&self, text: &str) -> Result<u32, SettingsError> {
         let digits = text.len() <= 4 && text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
         let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o777);
@@ -92,7 +92,7 @@ impl Check<'_> {
             client_ca: tls.client_ca_file.clone(),
         };
         let certificates = Certificates::read(&files);
-        // Not the path: a key that was written here by mistake would be shown.
+        // Without the path: a key written here by mistake would be shown.
         certificates.map(Some).map_err(|error| self.error(&key(error.setting), error.why))
     }
 
@@ -129,7 +129,7 @@ impl Check<'_> {
         })
     }
 
-    /// The names by which a client's certificate is known, as they are compared.
+    /// The names in a client's certificate, normalised for comparison.
     pub(super) fn certificate_names(
         &self,
         raw: &Raw,
@@ -137,7 +137,7 @@ impl Check<'_> {
         taken: &ClientKeys,
         key: impl Fn(&str) -> String,
     ) -> Result<Vec<String>, SettingsError> {
-        let failed = |wanted: &str| self.error(&key("certificate_names"), wanted);
+        let failed = |message: &str| self.error(&key("certificate_names"), message);
         if client.certificate_names.is_empty() {
             return Ok(Vec::new());
         }
@@ -149,7 +149,7 @@ impl Check<'_> {
             if name.is_empty() || name.len() > 2048 || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(failed("must be DNS names such as \"web.internal\" or URIs such as \"spiffe://td/web\""));
             }
-            // DNS names are the same in any case.
+            // DNS names are case-insensitive.
             let name = if name.contains(':') { name.clone() } else { name.to_ascii_lowercase() };
             if taken.contains_name(&name) || names.contains(&name) {
                 return Err(failed("must differ from all other clients' names"));
@@ -160,7 +160,7 @@ impl Check<'_> {
     }
 }
 
-/// Can't both be listened on? What `[::]` has of IPv4 depends on the system.
+/// Whether both can't be listened on at once. How `[::]` covers IPv4 depends on the system.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let [a, b] = [one, other].map(|address| address.ip().to_canonical());
     let any = (a.is_unspecified() || b.is_unspecified()) && a.is_ipv4() == b.is_ipv4();

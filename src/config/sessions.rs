@@ -1,4 +1,4 @@
-//! `[sessions]`: users who call with their own login.
+//! Checks `[sessions]`: users who call with their login session.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -14,19 +14,18 @@ use crate::secrets::{SecretBytes, unreadable};
 use crate::token::{Profile, WorkspaceName};
 use crate::upstream;
 
-/// Users may ask themselves.
+/// The checked settings of sessions.
 #[derive(Clone, Debug)]
 pub struct SessionSettings {
-    /// Which sessions count.
+    /// How sessions are checked.
     pub check: auth::SessionSettings,
-    /// Where they are, and what they get.
+    /// Where requests carry them, and which tokens users get.
     pub route: SessionRoute,
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
 const LONGEST_LEEWAY: Duration = Duration::from_secs(5 * 60);
-/// A chain of certificates is not what is wanted; a key has less than two
-/// kilobytes.
+/// Far more than a public key needs (less than 2 KB); a chain of certificates is no key.
 const LARGEST_PEM: u64 = 64 * 1024;
 const LONGEST_TEXT: usize = 1024;
 
@@ -41,7 +40,7 @@ impl Check<'_> {
                 Algorithms::parse(names, keys).map_err(|error| self.session_error("algorithms", error.to_string())),
             ),
         });
-        let text = |field: &str, text: &str, wanted: &str| self.keep(self.session_text(field, text, wanted));
+        let text = |field: &str, text: &str, message: &str| self.keep(self.session_text(field, text, message));
         let issuer = text("issuer", &sessions.issuer, "the `iss` of your sessions");
         let audience = text("audience", &sessions.audience, "the `aud` of your sessions");
         let audience_claim = self.keep(self.audience_claim(sessions));
@@ -58,12 +57,12 @@ impl Check<'_> {
         let source = self.keep(source);
         let by_cookie = matches!(source, Some(SessionSource::Cookie(_)));
         if by_cookie && origins.as_ref().is_some_and(Origins::is_empty) {
-            let wanted =
-                "must have at least one origin: a session in a cookie counts only with an Origin that is listed";
-            self.fail(self.session_error("allowed_origins", wanted));
+            let message =
+                "must have at least one origin: a session in a cookie is accepted only from an origin in this list";
+            self.add_error(self.session_error("allowed_origins", message));
         }
         if !raw.profiles.contains_key(&sessions.profile) {
-            self.fail(self.session_error("profile", "must be the name of one of the profiles"));
+            self.add_error(self.session_error("profile", "must be the name of one of the profiles"));
         }
         let client = self.keep(self.session_client(raw, sessions));
         let check = auth::SessionSettings {
@@ -86,16 +85,15 @@ impl Check<'_> {
         Some(Some(SessionSettings { check, route }))
     }
 
-    /// An error about a key of `[sessions]`. Where that is missing, what stands there
-    /// of the table is to blame.
-    fn session_error(&self, field: &str, wanted: impl Into<String>) -> SettingsError {
-        let error = self.error(&format!("sessions.{field}"), wanted);
+    /// An error about a key of `[sessions]`; if the key is missing, its origin is that of the table.
+    fn session_error(&self, field: &str, message: impl Into<String>) -> SettingsError {
+        let error = self.error(&format!("sessions.{field}"), message);
         let origin = error.origin.or_else(|| self.error("sessions", "").origin);
         SettingsError { origin, ..error }
     }
 
     fn session_keys(&self, sessions: &raw::Sessions) -> Result<KeySource, SettingsError> {
-        // It does not say which file: a secret that was written here by mistake would be shown.
+        // Without the path: a secret written here by mistake would be shown.
         match (&sessions.jwks_url, &sessions.hs256_secret_file, &sessions.public_key_file) {
             (Some(url), None, None) => {
                 let refresh = self.span("sessions.jwks_refresh", sessions.jwks_refresh, 10 * SECOND, DAY)?;
@@ -120,44 +118,44 @@ impl Check<'_> {
 
     fn jwks_url(&self, text: &str) -> Result<upstream::Url, SettingsError> {
         const FIELD: &str = "jwks_url";
-        let wanted = "must be a URL such as \"https://login.example.com/.well-known/jwks.json\", without user, password \
+        let message = "must be a URL such as \"https://login.example.com/.well-known/jwks.json\", without user, password \
             or fragment";
-        let url: upstream::Url = text.parse().map_err(|_| self.session_error(FIELD, wanted))?;
+        let url: upstream::Url = text.parse().map_err(|_| self.session_error(FIELD, message))?;
         let bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
         if !bare || url.host().is_none() || !matches!(url.scheme(), "https" | "http") {
-            return Err(self.session_error(FIELD, wanted));
+            return Err(self.session_error(FIELD, message));
         }
         if url.scheme() == "http" && !is_loopback(&url) {
-            let wanted = "whoever is on the way could exchange the keys and sign sessions of any user: use https";
-            return Err(self.session_error(FIELD, wanted));
+            let message = "anyone on the network could replace the keys and sign sessions of any user: use https";
+            return Err(self.session_error(FIELD, message));
         }
         Ok(url)
     }
 
-    fn session_text(&self, field: &str, text: &str, wanted: &str) -> Result<String, SettingsError> {
+    fn session_text(&self, field: &str, text: &str, message: &str) -> Result<String, SettingsError> {
         if (1..=LONGEST_TEXT).contains(&text.len()) {
             Ok(text.to_owned())
         } else {
-            Err(self.session_error(field, format!("must be {wanted}, 1 to {LONGEST_TEXT} bytes")))
+            Err(self.session_error(field, format!("must be {message}, 1 to {LONGEST_TEXT} bytes")))
         }
     }
 
-    /// The claim that must name the `audience`. Claims that all sessions of an issuer share, or that
-    /// name the user, are refused: they would let in sessions of the issuer's other apps.
+    /// The claim that must name the `audience`. Claims that all sessions of an issuer share, or that name
+    /// the user, are refused: they would let in sessions of the issuer's other apps.
     fn audience_claim(&self, sessions: &raw::Sessions) -> Result<String, SettingsError> {
         const FIELD: &str = "audience_claim";
-        let wanted = "the name of the claim that tells for which app a session is, such as \"aud\", \"azp\" or \
+        let message = "the name of the claim that tells for which app a session is, such as \"aud\", \"azp\" or \
             \"client_id\"";
-        let claim = self.session_text(FIELD, &sessions.audience_claim, wanted)?;
+        let claim = self.session_text(FIELD, &sessions.audience_claim, message)?;
         let says_something_else = ["iss", "sub", "exp", "nbf", "iat", "jti"].contains(&&*claim);
         if says_something_else || claim == sessions.user_claim {
-            return Err(self.session_error(FIELD, format!("must be {wanted}")));
+            return Err(self.session_error(FIELD, format!("must be {message}")));
         }
         Ok(claim)
     }
 
-    /// Whoever has a session may have the profile's scopes for the user of that
-    /// session; both are set by the broker itself.
+    /// The client of all sessions: it may have the profile's scopes. The broker itself sets the user to that
+    /// of the session.
     fn session_client(&self, raw: &Raw, sessions: &raw::Sessions) -> Result<Client, SettingsError> {
         let workspace = WorkspaceName::new(&sessions.workspace)
             .ok()

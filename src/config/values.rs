@@ -1,4 +1,4 @@
-//! Checks of single values, and what is kept of them.
+//! Checks of single values.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::token::Lifetime;
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
-/// Checks one key after the other, and keeps what is wrong.
+/// Checks key after key, and collects errors and warnings.
 pub(super) struct Check<'a> {
     layers: &'a Layers,
     errors: RefCell<Vec<SettingsError>>,
@@ -27,27 +27,27 @@ impl<'a> Check<'a> {
         self.layers
     }
 
-    pub(super) fn error(&self, key: &str, wanted: impl Into<String>) -> SettingsError {
-        self.layers.error(key, wanted)
+    pub(super) fn error(&self, key: &str, message: impl Into<String>) -> SettingsError {
+        self.layers.error(key, message)
     }
 
-    /// Keeps an error: the other keys are checked all the same.
-    pub(super) fn fail(&self, error: SettingsError) {
+    /// Records an error; the other keys are checked all the same.
+    pub(super) fn add_error(&self, error: SettingsError) {
         self.errors.borrow_mut().push(error);
     }
 
-    /// The value, or its error is kept.
+    /// Returns the value, or records its error.
     pub(super) fn keep<T>(&self, result: Result<T, SettingsError>) -> Option<T> {
-        result.map_err(|error| self.fail(error)).ok()
+        result.map_err(|error| self.add_error(error)).ok()
     }
 
-    /// Is nothing wrong so far?
+    /// Whether there is no error so far.
     pub(super) fn found_no_error(&self) -> bool {
         self.errors.borrow().is_empty()
     }
 
-    /// Keeps a warning: it stops nothing.
-    pub(super) fn note(&self, warning: SettingsError) {
+    /// Records a warning.
+    pub(super) fn add_warning(&self, warning: SettingsError) {
         self.warnings.borrow_mut().push(warning);
     }
 
@@ -56,8 +56,8 @@ impl<'a> Check<'a> {
         self.warnings.borrow().clone()
     }
 
-    /// The checked settings, if there was no error.
-    pub(super) fn settle<T>(self, checked: Option<T>) -> Result<T, SettingsErrors> {
+    /// Returns the checked settings if there was no error.
+    pub(super) fn finish<T>(self, checked: Option<T>) -> Result<T, SettingsErrors> {
         let (errors, warnings) = (self.errors.into_inner(), self.warnings.into_inner());
         checked.filter(|_| errors.is_empty()).ok_or(SettingsErrors { errors, warnings })
     }
@@ -73,18 +73,18 @@ impl<'a> Check<'a> {
     pub(super) fn span(
         &self,
         key: &str,
-        raw: raw::Human,
+        raw: raw::HumanDuration,
         least: Duration,
         most: Duration,
     ) -> Result<Duration, SettingsError> {
         if (least..=most).contains(&raw.0) {
             return Ok(raw.0);
         }
-        let [least, most] = [least, most].map(raw::Human);
+        let [least, most] = [least, most].map(raw::HumanDuration);
         Err(self.error(key, format!("must be a duration from {least} to {most}")))
     }
 
-    pub(super) fn lifetime(&self, key: &str, raw: raw::Human) -> Result<Lifetime, SettingsError> {
+    pub(super) fn lifetime(&self, key: &str, raw: raw::HumanDuration) -> Result<Lifetime, SettingsError> {
         Lifetime::from_seconds(raw.0.as_secs_f64())
             .map_err(|_| self.error(key, "must be a duration of whole seconds, at least \"1s\""))
     }

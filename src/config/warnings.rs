@@ -1,4 +1,4 @@
-//! Settings that pass and yet can't work as they are written.
+//! Warnings: valid settings that have no effect or are unsafe.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,17 +15,17 @@ use crate::policy::access::Pattern;
 use crate::secrets::Secret;
 
 impl Check<'_> {
-    /// Keeps a warning for each.
+    /// Records all warnings.
     pub(super) fn warn(&self, raw: &Raw, listen: &[Address], workspaces: &[WorkspaceSettings], clients: &ClientKeys) {
         let layers = self.layers();
         layers
             .environment
             .keys()
             .filter_map(|name| unknown(name, &layers.environment[name]))
-            .for_each(|warning| self.note(warning));
+            .for_each(|warning| self.add_warning(warning));
         self.visible_secrets(raw);
         self.mistaken_keys(raw, workspaces, clients);
-        // Beside a value that is wrong, another need not be.
+        // After an error in a value, further warnings may be wrong.
         if self.found_no_error() {
             self.capped(raw);
             self.unused(raw, listen);
@@ -33,35 +33,35 @@ impl Check<'_> {
     }
 
     fn warning(&self, key: &str, text: impl Into<String>) {
-        self.note(self.error(key, text));
+        self.add_warning(self.error(key, text));
     }
 
-    /// Lifetimes and time-outs above their bounds. A default may be above.
+    /// Lifetimes and timeouts above their limits. Defaults may be above.
     fn capped(&self, raw: &Raw) {
         let longest = raw.tokens.max_lifetime;
         let clients = raw.clients.iter().enumerate();
         let clients = clients.map(|(place, client)| (format!("clients[{place}].max_lifetime"), client.max_lifetime));
         let sessions = raw.sessions.iter().map(|sessions| ("sessions.max_lifetime".to_owned(), sessions.max_lifetime));
         for (key, lifetime) in clients.chain(sessions) {
-            if lifetime.0 > longest.0 && self.layers().says(&key) {
-                self.warning(&key, format!("is longer than tokens.max_lifetime, so {longest} holds"));
+            if lifetime.0 > longest.0 && self.layers().is_given(&key) {
+                self.warning(&key, format!("is longer than tokens.max_lifetime, so {longest} applies"));
             }
         }
         for (name, workspace) in &raw.workspaces {
             let key = |field: &str| format!("workspaces.{name}.{field}");
             let caller = raw.server.timeout;
-            if workspace.timeout.0 > caller.0 && self.layers().says(&key("timeout")) {
-                self.warning(&key("timeout"), format!("is longer than server.timeout, so {caller} holds"));
+            if workspace.timeout.0 > caller.0 && self.layers().is_given(&key("timeout")) {
+                self.warning(&key("timeout"), format!("is longer than server.timeout, so {caller} applies"));
             }
             let whole = if workspace.timeout.0 > caller.0 { caller } else { workspace.timeout };
-            if workspace.connect_timeout.0 > whole.0 && self.layers().says(&key("connect_timeout")) {
-                let text = format!("is longer than the whole call may take, so {whole} holds");
+            if workspace.connect_timeout.0 > whole.0 && self.layers().is_given(&key("connect_timeout")) {
+                let text = format!("is longer than the whole call may take, so {whole} applies");
                 self.warning(&key("connect_timeout"), text);
             }
         }
     }
 
-    /// Files with secrets that others than their owner and its group can read.
+    /// Secret files that users other than the owner and its group can read.
     fn visible_secrets(&self, raw: &Raw) {
         let of_workspaces = raw.workspaces.iter().flat_map(|(name, workspace)| {
             let files = [
@@ -86,16 +86,16 @@ impl Check<'_> {
             let Some(mode) = open_mode(Path::new(file)) else { continue };
             for key in raw.workspaces.keys().map(|name| format!("workspaces.{name}.api_key")) {
                 if find(table, &key).is_some() {
-                    let wanted = format!(
+                    let message = format!(
                         "others on this machine can read or change this file (its mode is {mode:04o}): `chmod 0600` it"
                     );
-                    self.note(SettingsError { origin: Some(file.clone()), key, wanted });
+                    self.add_warning(SettingsError { origin: Some(file.clone()), key, message });
                 }
             }
         }
     }
 
-    /// Values that are no API key, or not one alone.
+    /// API keys that look wrong, or that a client has too.
     fn mistaken_keys(&self, raw: &Raw, workspaces: &[WorkspaceSettings], clients: &ClientKeys) {
         for (name, workspace) in &raw.workspaces {
             let key = format!("workspaces.{name}.api_key");
@@ -135,9 +135,9 @@ impl Check<'_> {
                 let patterns: Vec<_> = patterns.iter().filter_map(|text| Pattern::new(text)).collect();
                 scopes.iter().all(|scope| patterns.iter().any(|pattern| pattern.matches(scope)))
             };
-            // Without a list a client may have all profiles.
+            // A client without a list may have all profiles.
             let askable = raw.clients.iter().any(|client| client.scopes.as_ref().is_none_or(|scopes| may(scopes)));
-            if !askable && self.layers().says(&key) {
+            if !askable && self.layers().is_given(&key) {
                 self.warning(&key, "no client may ask for all of its scopes, and sessions get another profile");
             }
         }
@@ -153,7 +153,7 @@ impl Check<'_> {
             self.warning("server.limits.connections_per_ip", text);
         }
         if raw.refresh.mode != "learned"
-            && self.layers().says("refresh.extra_calls")
+            && self.layers().is_given("refresh.extra_calls")
             && raw.refresh.extra_calls != Raw::default().refresh.extra_calls
         {
             self.warning("refresh.extra_calls", "has no effect: it is for refresh.mode = \"learned\"");
@@ -161,15 +161,15 @@ impl Check<'_> {
     }
 }
 
-/// A file's mode, if others may read or change it, or its group may change it. That the group may
-/// read it is how a secret is given to a process that does not own it.
+/// The file's mode, if others may read or change it, or its group may change it. Group read is allowed:
+/// it is how a secret is given to a process that does not own it.
 fn open_mode(path: &Path) -> Option<u32> {
     let data = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
     let mode = data.permissions().mode() & 0o7777;
     (mode & 0o026 != 0).then_some(mode)
 }
 
-/// The warning about a variable that looks as if it were for the broker, and is not.
+/// A warning about a variable that looks like one of the broker's, but is not.
 fn unknown(name: &str, value: &str) -> Option<SettingsError> {
     let known = variables();
     if known.iter().any(|other| other == name)
@@ -182,7 +182,7 @@ fn unknown(name: &str, value: &str) -> Option<SettingsError> {
     let distance = |other: &str| strsim::damerau_levenshtein(&flat(name), &flat(other));
     let nearest =
         known.iter().map(|other| (distance(other), other)).min().filter(|(distance, _)| *distance <= MOST_TYPOS);
-    let wanted = match nearest {
+    let message = match nearest {
         Some((_, nearest)) => format!("is unknown and has no effect: did you mean {nearest}?"),
         None if name.starts_with("COURIER_TOKEN_BROKER") => {
             "is unknown and has no effect: settings are COURIER_TOKEN_BROKER__SECTION__KEY, with two underscores"
@@ -190,14 +190,14 @@ fn unknown(name: &str, value: &str) -> Option<SettingsError> {
         }
         None => return None,
     };
-    Some(SettingsError { origin: Some(name.to_owned()), key: String::new(), wanted })
+    Some(SettingsError { origin: Some(name.to_owned()), key: String::new(), message })
 }
 
-/// Names that differ by more are different names.
+/// The most typing errors; names that differ by more are different names.
 const MOST_TYPOS: usize = 2;
 
-/// Kubernetes gives each container the addresses of services, under their names. One may well
-/// be `courier-token-broker`.
+/// Whether Kubernetes set this variable: it passes the addresses of services under their names, and one
+/// may be `courier-token-broker`.
 fn is_of_kubernetes(name: &str, value: &str) -> bool {
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
@@ -205,8 +205,8 @@ fn is_of_kubernetes(name: &str, value: &str) -> bool {
         || name.ends_with("_PORT") && value.contains("://")
 }
 
-/// The variables that have an effect: those for the simplest set-up, and one for each setting
-/// that is no list.
+/// The variables that have an effect: those of the simplest set-up, and one for each setting that is not
+/// a list.
 fn variables() -> Vec<String> {
     let simplest = [API_KEY, BASE_URL, CLIENT_KEY, CLIENT_SCOPES, CLIENT_MAX_LIFETIME];
     let mut names = simplest.map(str::to_owned).to_vec();
@@ -215,7 +215,7 @@ fn variables() -> Vec<String> {
     raw.workspaces.insert("default".to_owned(), Workspace { api_key_file: file(), ..Workspace::default() });
     raw.server.tls = Some(Tls { certificate_file: file(), private_key_file: file(), client_ca_file: file() });
     raw.sessions = Some(Sessions { jwks_url: Some(String::new()), ..Sessions::default() });
-    // It holds nothing that TOML has no form for.
+    // It holds only types that TOML has.
     let table = toml::Table::try_from(&raw).unwrap_or_default();
     name("COURIER_TOKEN_BROKER", &table, &mut names);
     names

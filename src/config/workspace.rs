@@ -1,4 +1,4 @@
-//! Checks the settings of `[workspaces.NAME]` that say where Courier is, and the way there.
+//! Checks Courier's address and the proxy in `[workspaces.NAME]`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,13 +9,13 @@ use crate::http::Address;
 use crate::secrets::Secret;
 use crate::upstream::{Proxy, Url};
 
-/// Courier's hosts, by region; the first where nothing is said.
+/// Courier's hosts by region; the first is the default.
 const REGIONS: [(&str, &str); 2] = [("us", "https://api.courier.com"), ("eu", "https://api.eu.courier.com")];
 
 impl Check<'_> {
     pub(super) fn base_url(&self, workspace: &str, raw: &raw::Workspace) -> Result<Url, SettingsError> {
         let key = &format!("workspaces.{workspace}.base_url");
-        let wanted = "must be a URL such as \"https://api.courier.com\", without user, password, query or fragment";
+        let message = "must be a URL such as \"https://api.courier.com\", without user, password, query or fragment";
         let text = match (&raw.region, raw.base_url.as_str()) {
             (None, "") => REGIONS[0].1,
             (None, url) => url,
@@ -24,19 +24,19 @@ impl Check<'_> {
                 return Err(self.error(key, "give either region or base_url, not both"));
             }
         };
-        let url: Url = text.parse().map_err(|_| self.error(key, wanted))?;
+        let url: Url = text.parse().map_err(|_| self.error(key, message))?;
         if !is_bare(&url) || !matches!(url.scheme(), "https" | "http") {
-            return Err(self.error(key, wanted));
+            return Err(self.error(key, message));
         }
         let path: Vec<_> = url.path().split('/').filter(|part| !part.is_empty()).collect();
         if let [.., "auth"] | [.., "auth", "issue-token"] = path[..] {
-            let wanted = "must not end in /auth or /auth/issue-token: the broker adds that path itself";
-            return Err(self.error(key, wanted));
+            let message = "must not end in /auth or /auth/issue-token: the broker adds that path itself";
+            return Err(self.error(key, message));
         }
         if url.scheme() == "http" && !is_loopback(&url) && !raw.insecure {
-            let wanted =
+            let message =
                 "the API key would cross the network unencrypted: use https, or set insecure = true for this workspace";
-            return Err(self.error(key, wanted));
+            return Err(self.error(key, message));
         }
         Ok(url)
     }
@@ -55,29 +55,29 @@ impl Check<'_> {
         base_url: &Url,
     ) -> Result<Option<Proxy>, SettingsError> {
         let key = |field: &str| format!("workspaces.{workspace}.{field}");
-        let failed = |wanted: &str| self.error(&key("proxy"), wanted);
+        let failed = |message: &str| self.error(&key("proxy"), message);
         let text = raw.proxy.as_deref().unwrap_or_default();
         if text.is_empty() {
             return match raw.proxy_credentials_file {
                 None => Ok(None),
-                Some(_) => Err(self.error(&key("proxy_credentials_file"), "is of no use without proxy")),
+                Some(_) => Err(self.error(&key("proxy_credentials_file"), "has no effect without proxy")),
             };
         }
-        let wanted = "must be a URL such as \"http://proxy.internal:3128\" (http or https), without a path";
-        let url: Url = text.parse().map_err(|_| failed(wanted))?;
+        let message = "must be a URL such as \"http://proxy.internal:3128\" (http or https), without a path";
+        let url: Url = text.parse().map_err(|_| failed(message))?;
         if !url.username().is_empty() || url.password().is_some() {
-            let wanted = "must not hold user and password: put them into a file (one line, user:password) and name it in \
+            let message = "must not hold user and password: put them into a file (one line, user:password) and name it in \
                 proxy_credentials_file";
-            return Err(failed(wanted));
+            return Err(failed(message));
         }
         if !is_bare(&url) || !matches!(url.scheme(), "https" | "http") || url.path() != "/" {
-            return Err(failed(wanted));
+            return Err(failed(message));
         }
         if base_url.scheme() != "https" {
             return Err(failed("needs a base_url with https: the proxy would see the API key"));
         }
         let credentials = raw.proxy_credentials_file.as_ref().map(|path| {
-            // The path is not repeated: somebody may have written the credentials in its place.
+            // Without the path: the credentials may have been written here by mistake.
             let failed = |why: &str| self.error(&key("proxy_credentials_file"), why);
             let secret = Secret::read(path).map_err(|error| failed(&error.to_string()))?;
             match secret.expose().split_once(':') {
@@ -88,8 +88,8 @@ impl Check<'_> {
         Ok(Some(Proxy { url, credentials: credentials.transpose()? }))
     }
 
-    /// A broker that calls itself waits for itself.
-    pub(super) fn calls_elsewhere(
+    /// Refuses a base URL that is the broker's own address: each call would wait for itself.
+    pub(super) fn refuse_own_address(
         &self,
         workspaces: &[WorkspaceSettings],
         listen: &[Address],
@@ -113,13 +113,13 @@ impl Check<'_> {
     }
 }
 
-/// Nothing but a scheme, a host, a port and a path.
+/// Whether the URL has nothing but a scheme, a host, a port and a path.
 fn is_bare(url: &Url) -> bool {
     let user = !url.username().is_empty() || url.password().is_some();
     url.host().is_some() && !user && url.query().is_none() && url.fragment().is_none()
 }
 
-/// Does a call to this URL arrive at this address of ours? Names that lead here by other ways are found out by the call.
+/// Whether this URL leads to this address of the broker. Loops by other names are detected by the call.
 fn is_at(url: &Url, ours: SocketAddr) -> bool {
     if url.port_or_known_default() != Some(ours.port()) {
         return false;
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn own_address_is_found_by_every_spelling() {
-        for (url, ours, wanted) in [
+        for (url, ours, expected) in [
             ("http://127.0.0.1:8080", "127.0.0.1:8080", true),
             ("http://localhost:8080/", "127.0.0.1:8080", true),
             ("http://LOCALHOST.:8080/x", "[::1]:8080", true),
@@ -167,7 +167,7 @@ mod tests {
             ("http://localhost:8080", "127.0.0.1:0", false),
         ] {
             let (url, ours) = (url.parse().expect("a URL"), ours.parse().expect("an address"));
-            assert_eq!(is_at(&url, ours), wanted, "{url} and {ours}");
+            assert_eq!(is_at(&url, ours), expected, "{url} and {ours}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Where a listener listens, as the settings say it.
+//! Listen addresses, as the settings write them.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Where apps call.
+/// The address of the app listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// An IP address and a port; port 0 lets the system choose.
@@ -22,7 +22,7 @@ impl Address {
             return Some(Self::Systemd);
         }
         match text.strip_prefix("unix:") {
-            // From the root: the folder that the program was started in is chance.
+            // Absolute: the working directory is arbitrary.
             Some(path) if path.starts_with('/') && !path.ends_with('/') && !path.contains('\0') => {
                 Some(Self::Unix(path.into()))
             }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_reads_back_as_itself_and_nothing_else_is_one() {
+    fn address_round_trips_and_other_texts_are_refused() {
         for text in ["127.0.0.1:8080", "[::1]:0", "unix:/run/broker.sock", "systemd"] {
             assert_eq!(Address::parse(text).map(|address| address.to_string()).as_deref(), Some(text));
         }

@@ -1,5 +1,5 @@
-//! The admin listener: metrics and health. It is never on the app listener, so
-//! that it can be kept from apps.
+//! The admin listener: metrics, health, purge and explain. It is separate from the app listener,
+//! so that apps can be kept from it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,14 +18,14 @@ use crate::metrics::Metrics;
 use crate::policy::refresh;
 use crate::token::Moment;
 
-/// Whether the broker wants to be sent requests: from when it listens until it
-/// is told to stop. It does not depend on Courier, without which most requests
-/// are answered all the same.
+/// Whether load balancers should send requests: true from the start of listening until shutdown.
+///
+/// It does not depend on Courier: most requests are answered from the cache during an outage.
 #[derive(Debug, Default)]
 pub struct Readiness(AtomicBool);
 
 impl Readiness {
-    /// It listens, or it is told to stop.
+    /// Sets the readiness: true after listening begins, false at shutdown.
     pub fn set(&self, ready: bool) {
         self.0.store(ready, Ordering::Relaxed);
     }
@@ -49,7 +49,7 @@ impl Admin {
         Self { broker, metrics, readiness, clock }
     }
 
-    /// Answers one request, whatever it is.
+    /// Answers one request.
     pub async fn answer<B>(&self, request: &Request<B>) -> Response<Reply> {
         let (method, uri) = (request.method(), request.uri());
         let path = uri.path().trim_end_matches('/');
@@ -60,16 +60,16 @@ impl Admin {
             _ => &[],
         };
         if !methods.is_empty() && !methods.contains(method) {
-            let message = format!("wrong method: this path takes {}", methods[0]);
+            let message = format!("method not allowed: this path accepts {}", methods[0]);
             let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({ "message": message }));
             let (name, value) = allow(methods);
             response.headers_mut().insert(name, value);
             return response;
         }
-        // A browser sends this with every DELETE. A page that has found its way here by a name of
-        // its own (DNS rebinding) has no business here.
+        // Browsers send `Origin` with every DELETE. A page can reach this listener by DNS rebinding, and
+        // must not purge.
         if workspace.is_some() && request.headers().contains_key(ORIGIN) {
-            return json_response(StatusCode::FORBIDDEN, &json!({ "message": "this is not for web pages" }));
+            return json_response(StatusCode::FORBIDDEN, &json!({ "message": "not available to web pages" }));
         }
         if let Some(workspace) = workspace {
             return self.purge(workspace).await;
@@ -77,7 +77,7 @@ impl Admin {
         match path {
             "/metrics" => self.metrics(),
             "/explain" => self.explain(uri.query().unwrap_or_default()).await,
-            // It answers, so it lives.
+            // Liveness: answering at all is the proof.
             "/healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
             "/readyz" if self.readiness.0.load(Ordering::Relaxed) => {
                 json_response(StatusCode::OK, &json!({ "status": "ready" }))
@@ -91,27 +91,27 @@ impl Admin {
         }
     }
 
-    /// Forgets every token of a workspace.
+    /// Removes every token of a workspace.
     async fn purge(&self, workspace: &str) -> Response<Reply> {
         let name = workspace.to_owned();
-        match self.aside(move |broker| broker.purge(&name)).await.flatten() {
+        match self.run_blocking(move |broker| broker.purge(&name)).await.flatten() {
             Some(tokens) => {
                 audit::purged(workspace, tokens);
                 json_response(StatusCode::OK, &json!({ "workspace": workspace, "tokens": tokens }))
             }
             None => {
-                let message = "there is no such workspace";
+                let message = "no such workspace";
                 json_response(StatusCode::NOT_FOUND, &json!({ "message": message }))
             }
         }
     }
 
-    /// Why a user's tokens are renewed or not.
+    /// Explains the renewal decisions for a user's tokens.
     async fn explain(&self, query: &str) -> Response<Reply> {
         let user = query.split('&').find_map(|pair| pair.strip_prefix("user="));
         let user = user.and_then(|user| percent_encoding::percent_decode_str(user).decode_utf8().ok());
         let Some(user) = user.filter(|user| !user.is_empty()) else {
-            let message = "say whose tokens: /explain?user=ID";
+            let message = "user is missing: use /explain?user=ID";
             return json_response(StatusCode::BAD_REQUEST, &json!({ "message": message }));
         };
         let now = self.clock.now();
@@ -148,13 +148,13 @@ impl Admin {
             })
         };
         let name = user.clone().into_owned();
-        let explained = self.aside(move |broker| broker.explain(&name)).await.unwrap_or_default();
+        let explained = self.run_blocking(move |broker| broker.explain(&name)).await.unwrap_or_default();
         let tokens: Vec<_> = explained.iter().map(one).collect();
         json_response(StatusCode::OK, &json!({ "user": user, "tokens": tokens }))
     }
 
-    /// What looks through the whole cache does so where it holds up no request.
-    async fn aside<T: Send + 'static>(&self, look: impl FnOnce(&Broker) -> T + Send + 'static) -> Option<T> {
+    /// Runs a scan of the whole cache on the blocking pool, so that it delays no request.
+    async fn run_blocking<T: Send + 'static>(&self, look: impl FnOnce(&Broker) -> T + Send + 'static) -> Option<T> {
         let broker = self.broker.clone();
         tokio::task::spawn_blocking(move || look(&broker)).await.ok()
     }
@@ -168,8 +168,8 @@ impl Admin {
                 response
             }
             Err(error) => {
-                tracing::error!(%error, "the metrics can't be written");
-                let message = "the metrics can't be written";
+                tracing::error!(%error, "cannot encode the metrics");
+                let message = "cannot encode the metrics";
                 json_response(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "message": message }))
             }
         }

@@ -1,4 +1,4 @@
-//! The bodies of requests: bounded in size and time.
+//! Request bodies: limits of size and time, and JSON parsing.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -24,7 +24,7 @@ pub trait Incoming: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>
 
 impl<B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> Incoming for B {}
 
-/// Takes a request's JSON body in: at most `limit` bytes within `timeout`.
+/// Reads a request's JSON body: at most `limit` bytes within `timeout`.
 pub async fn read<B>(request: &mut Request<B>, limit: usize, timeout: Duration) -> Result<Bytes, Problem>
 where
     B: Incoming,
@@ -40,7 +40,7 @@ where
         return Err(Problem::BodyTooLarge(limit));
     }
     let mut collecting = pin!(Limited::new(body, limit).collect());
-    // Most bodies come with their head: no timer is set for those.
+    // Most bodies arrive with their head, and need no timer.
     let collected = match poll_fn(|context| Poll::Ready(collecting.as_mut().poll(context))).await {
         Poll::Ready(collected) => collected,
         Poll::Pending => Box::pin(tokio::time::timeout(timeout, collecting)).await.map_err(|_| Problem::BodyTimeout)?,
@@ -52,8 +52,7 @@ where
     }
 }
 
-/// Waits for the end of a body that has no media type, in which there must be
-/// nothing then, for at most `timeout`.
+/// Waits at most `timeout` for the end of a body without a media type, which must be empty.
 pub async fn expect_none<B: Incoming>(request: &mut Request<B>, timeout: Duration) -> Result<(), Problem> {
     let frames = async {
         while let Some(frame) = request.body_mut().frame().await {
@@ -67,31 +66,32 @@ pub async fn expect_none<B: Incoming>(request: &mut Request<B>, timeout: Duratio
     tokio::time::timeout(timeout, frames).await.map_err(|_| Problem::BodyTimeout)?
 }
 
-/// Takes what is left of a refused request's body, and forgets it: many clients
-/// read no answer before they have sent everything. Within limits: beyond them the
-/// connection is closed. Tells whether the caller gave the request up meanwhile.
+/// Reads and drops the rest of a refused request's body, within limits; beyond them the connection
+/// is closed. Many clients read no response before they have sent everything.
+///
+/// Returns whether the caller cancelled the request meanwhile.
 pub async fn discard<B: Incoming>(request: &mut Request<B>, timeout: Duration) -> bool {
-    // Whoever asks first is told by the answer, and need not send it.
+    // With `Expect: 100-continue` the client waits for the status, and need not send the body.
     if request.headers().contains_key(EXPECT) {
         return false;
     }
     let mut rest = Limited::new(request.body_mut(), MOST_DISCARDED);
     let discarded = async {
         loop {
-            match tokio::time::timeout(LULL, rest.frame()).await {
+            match tokio::time::timeout(IDLE_LIMIT, rest.frame()).await {
                 Ok(Some(Ok(_))) => {}
                 Ok(Some(Err(error))) => return !error.is::<LengthLimitError>(),
                 Ok(None) | Err(_) => return false,
             }
         }
     };
-    // Whether all of it came or not.
+    // Complete or not.
     tokio::time::timeout(timeout, discarded).await.unwrap_or(false)
 }
 
 const MOST_DISCARDED: usize = 8 << 20;
-/// Who sends nothing for so long may well be waiting for the answer.
-const LULL: Duration = Duration::from_millis(300);
+/// A client that sends nothing for this long is probably waiting for the response.
+const IDLE_LIMIT: Duration = Duration::from_millis(300);
 
 fn is_json<B>(request: &Request<B>) -> bool {
     let media_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -103,20 +103,20 @@ fn is_json<B>(request: &Request<B>) -> bool {
             && essence[suffix..].eq_ignore_ascii_case(b"+json"))
 }
 
-/// `identity` is no encoding, and neither is a header without a value.
+/// `identity` is no encoding, nor is an empty header.
 fn is_encoded<B>(request: &Request<B>) -> bool {
     let values = request.headers().get_all(CONTENT_ENCODING).iter();
     let mut names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     names.any(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"))
 }
 
-/// Some editors and older .NET clients begin a text with this. RFC 8259, 8.1, lets a parser ignore it.
+/// Some editors and older .NET clients put this before a text. RFC 8259, 8.1, lets a parser ignore it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads a JSON object.
 pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
-    // `serde` would read a struct from an array too.
+    // `serde` would also read a struct from an array.
     let wrong = match body.trim_ascii_start().first() {
         Some(b'{') => None,
         Some(_) => Some("the body must be a JSON object"),
@@ -125,16 +125,15 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     if let Some(wrong) = wrong {
         return Err(Problem::Invalid(wrong.to_owned()));
     }
-    // The parser would check the fields that are wanted and none of the others.
+    // The parser validates UTF-8 only in the fields that it reads.
     let text =
         std::str::from_utf8(body).map_err(|_| Problem::Invalid("the body is not valid JSON: not UTF-8".to_owned()))?;
-    serde_json::from_str(text).map_err(|error| Problem::Invalid(explain(&error, || place::<T>(text))))
+    serde_json::from_str(text).map_err(|error| Problem::Invalid(explain(&error, || field_path::<T>(text))))
 }
 
-/// The field that a body can't be read for, such as `user_ids[1]: `. To keep track of it costs
-/// time, so a body is read with it only when it is known to be bad. The names of fields are ours:
-/// no value of any other field is looked at.
-fn place<'a, T: Deserialize<'a>>(text: &'a str) -> String {
+/// The field that can't be parsed, such as `user_ids[1]: `. Tracking it costs time, so only bodies
+/// that failed to parse are read with it. It names known fields only: unknown fields are skipped.
+fn field_path<'a, T: Deserialize<'a>>(text: &'a str) -> String {
     let read = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text));
     match read.map_err(|error| error.path().to_string()) {
         Err(path) if path != "." => format!("{path}: "),
@@ -142,9 +141,9 @@ fn place<'a, T: Deserialize<'a>>(text: &'a str) -> String {
     }
 }
 
-/// What was wrong and what is wanted, without repeating what was sent: it could
-/// be a secret that got into the wrong field.
-fn explain(error: &serde_json::Error, place: impl FnOnce() -> String) -> String {
+/// Says what is wrong and what is expected, without the value: it could be a secret in the wrong
+/// field.
+fn explain(error: &serde_json::Error, field_path: impl FnOnce() -> String) -> String {
     let (line, column) = (error.line(), error.column());
     if !error.is_data() {
         return format!("the body is not valid JSON (line {line}, column {column})");
@@ -152,22 +151,22 @@ fn explain(error: &serde_json::Error, place: impl FnOnce() -> String) -> String 
     let text = error.to_string();
     let text = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
     if text.starts_with("missing field") || text.starts_with("duplicate field") {
-        // The names of fields are ours.
+        // Field names are the broker's own.
         return text.to_owned();
     }
-    // "invalid type: integer `5`, expected a string". What is expected are words of
-    // ours too, without a comma.
+    // "invalid type: integer `5`, expected a string". The part after "expected" is the broker's own
+    // text too, without a comma.
     match text.rsplit_once(", expected ") {
-        Some((_, "a sequence")) => format!("{}wanted a list", place()),
-        Some((_, wanted)) => format!("{}wanted {wanted}", place()),
-        None => format!("the body has a value that is not wanted (line {line}, column {column})"),
+        Some((_, "a sequence")) => format!("{}expected a list", field_path()),
+        Some((_, expected)) => format!("{}expected {expected}", field_path()),
+        None => format!("the body has an invalid value (line {line}, column {column})"),
     }
 }
 
 /// A JSON string. It borrows from the body where nothing is escaped.
 pub struct Text<'a>(Cow<'a, str>);
 
-/// Its length alone: it may be a token.
+/// Shows the length only: the text may be a token.
 impl fmt::Debug for Text<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "Text({} bytes)", self.0.len())
@@ -184,8 +183,8 @@ impl std::ops::Deref for Text<'_> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Wanted;
-        impl<'de> Visitor<'de> for Wanted {
+        struct Expected;
+        impl<'de> Visitor<'de> for Expected {
             type Value = Cow<'de, str>;
             fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
                 out.write_str("a string")
@@ -197,27 +196,26 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
                 Ok(Cow::Owned(text.to_owned()))
             }
         }
-        deserializer.deserialize_str(Wanted).map(Text)
+        deserializer.deserialize_str(Expected).map(Text)
     }
 }
 
-/// A duration as Courier reads `expires_in`: a string by its grammar, or a JSON
-/// number of seconds. Why a value is none is kept until it is known which field
-/// it stood in.
+/// A duration as Courier reads `expires_in`: a string by its grammar, or a JSON number of seconds.
+/// An error is kept until [`DurationField::of`] learns the field's name.
 #[derive(Debug)]
-pub struct Span(Result<Lifetime, LifetimeError>);
+pub struct DurationField(Result<Lifetime, LifetimeError>);
 
-impl Span {
-    /// The duration, or a problem that names the field.
+impl DurationField {
+    /// Returns the duration, or a problem that names the field.
     pub fn of(self, field: &str) -> Result<Lifetime, Problem> {
         self.0.map_err(|error| Problem::Invalid(format!("{field} {error}")))
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for DurationField {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Wanted;
-        impl Visitor<'_> for Wanted {
+        struct Expected;
+        impl Visitor<'_> for Expected {
             type Value = Result<Lifetime, LifetimeError>;
             fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
                 out.write_str("a duration: a string such as \"1d\" or a whole number of seconds")
@@ -235,13 +233,12 @@ impl<'de> Deserialize<'de> for Span {
                 Ok(Lifetime::from_seconds(seconds))
             }
         }
-        deserializer.deserialize_any(Wanted).map(Span)
+        deserializer.deserialize_any(Expected).map(DurationField)
     }
 }
 
-/// An optional field that may be left out but not be null: to Courier a null is
-/// no duration, and here it is no anything.
-pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+/// Reads an optional field that may be absent but not null: Courier rejects a null duration.
+pub fn non_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
@@ -250,31 +247,31 @@ mod tests {
     use super::*;
 
     #[derive(Debug, serde::Deserialize)]
-    struct Asked<'a> {
+    struct RequestBody<'a> {
         #[serde(borrow)]
         scope: Text<'a>,
-        #[serde(default, deserialize_with = "present")]
-        expires_in: Option<Span>,
+        #[serde(default, deserialize_with = "non_null")]
+        expires_in: Option<DurationField>,
     }
 
     fn message(body: &str) -> String {
-        match parse::<Asked<'_>>(body.as_bytes()) {
+        match parse::<RequestBody<'_>>(body.as_bytes()) {
             Err(Problem::Invalid(message)) => message,
             other => panic!("{body} gave {other:?}"),
         }
     }
 
     #[test]
-    fn errors_say_what_is_wanted_and_repeat_nothing() {
+    fn errors_name_what_is_expected_and_quote_nothing() {
         let secret = "pk_prod_secret, expected a key";
         for (body, wanted) in [
-            (format!(r#"{{"scope": ["{secret}"]}}"#), "scope: wanted a string"),
-            (format!(r#"{{"scope": {{"{secret}": 1}}}}"#), "scope: wanted a string"),
-            (r#"{"scope": 31337}"#.to_owned(), "scope: wanted a string"),
-            (format!(r#"{{"{secret}": [1], "scope": 31337}}"#), "scope: wanted a string"),
-            (format!(r#"{{"scope": "x", "expires_in": ["{secret}"]}}"#), "expires_in: wanted a duration"),
-            (r#"{"scope": "x", "expires_in": null}"#.to_owned(), "expires_in: wanted a duration"),
-            (r#"{"scope": "x", "expires_in": true}"#.to_owned(), "wanted a duration"),
+            (format!(r#"{{"scope": ["{secret}"]}}"#), "scope: expected a string"),
+            (format!(r#"{{"scope": {{"{secret}": 1}}}}"#), "scope: expected a string"),
+            (r#"{"scope": 31337}"#.to_owned(), "scope: expected a string"),
+            (format!(r#"{{"{secret}": [1], "scope": 31337}}"#), "scope: expected a string"),
+            (format!(r#"{{"scope": "x", "expires_in": ["{secret}"]}}"#), "expires_in: expected a duration"),
+            (r#"{"scope": "x", "expires_in": null}"#.to_owned(), "expires_in: expected a duration"),
+            (r#"{"scope": "x", "expires_in": true}"#.to_owned(), "expected a duration"),
             (format!(r#"{{"scope": "{secret}""#), "not valid JSON"),
             (r#"{"scope": "\ud800"}"#.to_owned(), "not valid JSON"),
             (r#"{"scope": "x"} trailing"#.to_owned(), "not valid JSON"),
@@ -301,14 +298,17 @@ mod tests {
             b"{\"scope\": \"a\", \"\xff\": 1}",
             b"{\"scope\": \"a\"}\xff",
         ] {
-            assert!(matches!(parse::<Asked<'_>>(body), Err(Problem::Invalid(why)) if why.contains("JSON")), "{body:?}");
+            assert!(
+                matches!(parse::<RequestBody<'_>>(body), Err(Problem::Invalid(why)) if why.contains("JSON")),
+                "{body:?}"
+            );
         }
     }
 
     #[test]
     fn unknown_fields_are_ignored_and_escapes_are_read() {
         let body = br#"{"scope": "a\u0062", "expires_in": 60, "more": {"deep": [1]}}"#;
-        let asked: Asked<'_> = parse(body).expect("good");
+        let asked: RequestBody<'_> = parse(body).expect("good");
         assert_eq!(&*asked.scope, "ab");
         let lifetime = asked.expires_in.expect("there").of("expires_in").expect("a minute");
         assert_eq!(lifetime.as_secs(), 60);

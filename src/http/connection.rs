@@ -1,4 +1,4 @@
-//! One connection: which protocol it speaks, what goes on in it, and how it ends.
+//! One connection: its protocol, its requests and its shutdown.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,182 +23,186 @@ use super::body::Reply;
 use super::head_timer::{HeadTimer, Requests};
 use super::listener::Limits;
 use super::socket::Accepted;
-use super::stream::Guarded;
+use super::stream::GuardedStream;
 use super::tls::{HTTP2, PeerNames, Tls};
 use crate::clock::Clock;
 use crate::metrics::{Dropped, Metrics};
 use crate::token::Moment;
 
-/// When stopping, how long a connection may take that is in no request.
-const GRACE: Duration = Duration::from_secs(1);
-/// How often a peer that speaks HTTP/2 is asked whether it is still there.
-const PING: Duration = Duration::from_secs(20);
-/// Until when it has to say so.
-const PONG: Duration = Duration::from_secs(10);
-/// An HTTP/2 connection is looked at so often in its idle time.
-const LOOKS: u32 = 4;
-/// What may be on its way in an HTTP/2 connection, in bytes: the least that HTTP/2
-/// has. Bodies are small.
+/// How long a connection without an open request may take to close at shutdown.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The interval of HTTP/2 keep-alive pings.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the peer has to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an HTTP/2 connection's activity is checked in one idle timeout.
+const IDLE_CHECKS: u32 = 4;
+/// The HTTP/2 flow-control window in bytes: the least that HTTP/2 allows, since bodies are small.
 const WINDOW: u32 = 65_535;
-/// What an HTTP/2 stream keeps of an answer that its peer does not take, in bytes.
+/// The send buffer of an HTTP/2 stream whose peer does not read, in bytes.
 const SEND_BUFFER: usize = 64 * 1024;
-/// Streams that were opened and reset before anybody could look at them. h2's own
-/// default, written down since it is a defence.
+/// The most streams reset before they are accepted (rapid reset). It is h2's default, written down
+/// since it is a defence.
 const PENDING_RESETS: usize = 20;
-/// Streams of one connection that were reset for the peer's mistakes.
+/// The most streams of one connection reset for the peer's protocol errors.
 const ERROR_RESETS: usize = 256;
 
-/// In a request's extensions: there are too many others for it.
+/// Request extension: too many requests are in flight, so this one is refused.
 #[derive(Clone, Copy, Debug)]
 pub struct Overload;
 
-/// In a response's extensions: the caller gave the request up before it was
-/// answered.
+/// Response extension: the caller cancelled the request before it was answered.
 #[derive(Clone, Copy, Debug)]
-pub struct GivenUp;
+pub struct Cancelled;
 
-/// What all connections of a listener share.
-pub struct Gate {
+/// The state that all connections of a listener share.
+pub struct ListenerState {
     pub limits: Limits,
     pub tls: Option<Arc<Tls>>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
-    /// Requests that are not answered yet.
-    inside: AtomicUsize,
+    /// Requests in flight.
+    in_flight: AtomicUsize,
 }
 
-impl Gate {
+impl ListenerState {
     pub const fn new(limits: Limits, tls: Option<Arc<Tls>>, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        Self { limits, tls, clock, metrics, inside: AtomicUsize::new(0) }
+        Self { limits, tls, clock, metrics, in_flight: AtomicUsize::new(0) }
     }
 }
 
-/// What goes on in one connection.
-struct Visit {
-    gate: Arc<Gate>,
-    /// From the peer's certificate, if it showed one.
+/// The state of one connection.
+struct ConnectionState {
+    listener: Arc<ListenerState>,
+    /// The names in the peer's certificate, if it sent one.
     names: Option<PeerNames>,
-    /// Where the peer is, unless it is on this machine's Unix socket.
+    /// The peer's address; `None` on a Unix socket.
     address: Option<IpAddr>,
     requests: Arc<Requests>,
-    /// Requests that were given up in the second that began then.
+    /// The start of the current one-second window, and the requests cancelled in it.
     resets: Mutex<(Moment, u32)>,
     too_many_resets: Notify,
 }
 
-impl Visit {
-    fn new(gate: Arc<Gate>, address: Option<IpAddr>, names: Option<PeerNames>) -> Arc<Self> {
+impl ConnectionState {
+    fn new(listener: Arc<ListenerState>, address: Option<IpAddr>, names: Option<PeerNames>) -> Arc<Self> {
         let requests = Arc::default();
         let resets = Mutex::new((Moment::from_nanos(0), 0));
-        Arc::new(Self { gate, names, address, requests, resets, too_many_resets: Notify::new() })
+        Arc::new(Self { listener, names, address, requests, resets, too_many_resets: Notify::new() })
     }
 
-    fn begin(self: &Arc<Self>, request: &mut Request<Incoming>) -> Begun {
+    fn begin(self: &Arc<Self>, request: &mut Request<Incoming>) -> OpenRequest {
         self.requests.begin();
-        if self.gate.inside.fetch_add(1, Ordering::Relaxed) >= self.gate.limits.requests_in_flight {
+        if self.listener.in_flight.fetch_add(1, Ordering::Relaxed) >= self.listener.limits.requests_in_flight {
             request.extensions_mut().insert(Overload);
         }
-        if let (Some(names), Some(tls)) = (&self.names, &self.gate.tls)
-            && tls.believes(names)
+        if let (Some(names), Some(tls)) = (&self.names, &self.listener.tls)
+            && tls.trusts(names)
         {
             request.extensions_mut().insert(names.clone());
         }
-        Begun { visit: Arc::clone(self), answered: false }
+        OpenRequest { state: Arc::clone(self), answered: false }
     }
 
-    /// A request was given up before it was answered. That is dear for the broker
-    /// and free for the peer, so there are only so many in a second.
-    fn reset(&self) {
-        let now = self.gate.clock.now();
+    /// Counts a request that was cancelled before it was answered. Cancelling costs the broker much and
+    /// the peer nothing, so the rate is limited.
+    fn count_cancelled(&self) {
+        let now = self.listener.clock.now();
         let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
         if now.since(resets.0) >= Duration::from_secs(1) {
             *resets = (now, 0);
         }
         resets.1 += 1;
-        if resets.1 > self.gate.limits.resets_per_second {
+        if resets.1 > self.listener.limits.resets_per_second {
             self.too_many_resets.notify_one();
         }
     }
 }
 
-/// A request that is under way.
-struct Begun {
-    visit: Arc<Visit>,
+/// A request in flight.
+struct OpenRequest {
+    state: Arc<ConnectionState>,
     answered: bool,
 }
 
-impl Drop for Begun {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.visit.gate.inside.fetch_sub(1, Ordering::Relaxed);
-        self.visit.requests.end();
+        self.state.listener.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.state.requests.end();
         if !self.answered {
-            self.visit.reset();
+            self.state.count_cancelled();
         }
     }
 }
 
-/// Answers a connection's requests until it ends, or until `told` to end it: then
-/// it finishes those that it is in.
-pub async fn converse<F, A>(accepted: Accepted, gate: Arc<Gate>, answer: F, told: oneshot::Receiver<()>)
-where
+/// Serves a connection until it ends, or until `stop` resolves; then it finishes the open requests.
+pub async fn serve_connection<F, A>(
+    accepted: Accepted,
+    listener: Arc<ListenerState>,
+    answer: F,
+    stop: oneshot::Receiver<()>,
+) where
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
     match accepted {
         Accepted::Tcp(stream, address) => {
-            // Answers are small: waiting to fill a packet would only delay them.
+            // Responses are small: waiting to fill a packet would only delay them.
             let _ = stream.set_nodelay(true);
-            match gate.tls.clone() {
-                None => serve_http1(stream, Visit::new(gate, Some(address), None), answer, told).await,
-                // Boxed, so that a connection without TLS is not as large as one with it.
-                Some(tls) => Box::pin(converse_over_tls(stream, address, &tls, gate, answer, told)).await,
+            match listener.tls.clone() {
+                None => serve_http1(stream, ConnectionState::new(listener, Some(address), None), answer, stop).await,
+                // Boxed, so that a connection without TLS needs less memory.
+                Some(tls) => Box::pin(serve_tls(stream, address, &tls, listener, answer, stop)).await,
             }
         }
-        Accepted::Unix(stream) => Box::pin(serve_http1(stream, Visit::new(gate, None, None), answer, told)).await,
+        Accepted::Unix(stream) => {
+            Box::pin(serve_http1(stream, ConnectionState::new(listener, None, None), answer, stop)).await
+        }
     }
 }
 
-async fn converse_over_tls<F, A>(
+async fn serve_tls<F, A>(
     stream: TcpStream,
     address: IpAddr,
     tls: &Tls,
-    gate: Arc<Gate>,
+    listener: Arc<ListenerState>,
     answer: F,
-    mut told: oneshot::Receiver<()>,
+    mut stop: oneshot::Receiver<()>,
 ) where
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
     let certificates = tls.current();
-    let shaking = TlsAcceptor::from(certificates.config()).accept(stream);
-    let shaken = tokio::select! {
-        shaken = timeout(gate.limits.handshake_timeout, shaking) => shaken,
-        _ = &mut told => return,
+    let handshake = TlsAcceptor::from(certificates.config()).accept(stream);
+    let outcome = tokio::select! {
+        outcome = timeout(listener.limits.handshake_timeout, handshake) => outcome,
+        _ = &mut stop => return,
     };
-    let stream = match shaken {
+    let stream = match outcome {
         Ok(Ok(stream)) => stream,
         failed => {
-            let error = failed.map_or("it took too long".to_owned(), |failed| match failed {
+            let error = failed.map_or("timed out".to_owned(), |failed| match failed {
                 Ok(_) => String::new(),
                 Err(error) => error.to_string(),
             });
-            tracing::debug!(error, "a TLS handshake failed");
-            gate.metrics.connection_dropped(Dropped::Handshake);
+            tracing::debug!(error, "TLS handshake failed");
+            listener.metrics.connection_dropped(Dropped::Handshake);
             return;
         }
     };
     let (_, session) = stream.get_ref();
     let is_http2 = session.alpn_protocol() == Some(HTTP2);
-    let visit = Visit::new(gate, Some(address), PeerNames::of(session.peer_certificates(), &certificates));
+    let state =
+        ConnectionState::new(listener, Some(address), PeerNames::of(session.peer_certificates(), &certificates));
     if is_http2 {
-        serve_http2(stream, visit, answer, told).await;
+        serve_http2(stream, state, answer, stop).await;
     } else {
-        serve_http1(stream, visit, answer, told).await;
+        serve_http1(stream, state, answer, stop).await;
     }
 }
 
 fn service<F, A>(
-    visit: Arc<Visit>,
+    state: Arc<ConnectionState>,
     answer: F,
 ) -> impl HttpService<Incoming, ResBody = Reply, Error = Infallible, Future: Send + 'static>
 where
@@ -206,57 +210,57 @@ where
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
     service_fn(move |mut request| {
-        let mut begun = visit.begin(&mut request);
-        // Boxed: it is large, and would be moved about by everything it goes through.
-        let answered = Box::pin(answer(request, visit.address));
+        let mut open = state.begin(&mut request);
+        // Boxed: the future is large, and would be moved often.
+        let answered = Box::pin(answer(request, state.address));
         async move {
             let response = answered.await;
-            begun.answered = response.extensions().get::<GivenUp>().is_none();
-            drop(begun);
+            open.answered = response.extensions().get::<Cancelled>().is_none();
+            drop(open);
             Ok::<_, Infallible>(response)
         }
     })
 }
 
-async fn serve_http1<S, F, A>(stream: S, visit: Arc<Visit>, answer: F, mut told: oneshot::Receiver<()>)
+async fn serve_http1<S, F, A>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: oneshot::Receiver<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
-    let limits = visit.gate.limits;
-    let head_timer = HeadTimer::new(Arc::clone(&visit.requests), limits.header_timeout);
+    let limits = state.listener.limits;
+    let head_timer = HeadTimer::new(Arc::clone(&state.requests), limits.header_timeout);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // From when it begins to wait for a head; the head itself has less.
+        // hyper's timer includes the idle time; `HeadTimer` limits the head itself.
         .header_read_timeout(limits.idle_timeout)
-        // hyper takes no less than 8 KiB. What is read of a body comes on top.
+        // hyper takes no less than 8 KiB. The body's read-ahead comes on top.
         .max_buf_size(limits.header_bytes.saturating_add(8192))
         .serve_connection(
-            TokioIo::new(Guarded::new(stream, limits.idle_timeout, head_timer)),
-            service(Arc::clone(&visit), answer),
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, head_timer)),
+            service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         biased;
         ended = &mut connection => Some(ended),
-        // Told by the sender's end, whether it was used or dropped.
-        _ = &mut told => {
+        // Resolves when the sender is used or dropped.
+        _ = &mut stop => {
             connection.as_mut().graceful_shutdown();
-            finish(connection, &visit).await
+            finish_requests(connection, &state).await
         }
     };
-    tell(ended);
+    log_end(ended);
 }
 
-async fn serve_http2<S, F, A>(stream: S, visit: Arc<Visit>, answer: F, mut told: oneshot::Receiver<()>)
+async fn serve_http2<S, F, A>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: oneshot::Receiver<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
     A: Future<Output = Response<Reply>> + Send + 'static,
 {
-    let limits = visit.gate.limits;
-    // Beyond what is refused with words, as for HTTP/1.
+    let limits = state.listener.limits;
+    // More than the limit that is refused with a message, as for HTTP/1.
     let header_bytes = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX).saturating_add(8192);
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -267,54 +271,54 @@ where
         .initial_connection_window_size(WINDOW)
         .initial_stream_window_size(WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PONG)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(
-            TokioIo::new(Guarded::wordless(stream, limits.idle_timeout)),
-            service(Arc::clone(&visit), answer),
+            TokioIo::new(GuardedStream::for_http2(stream, limits.idle_timeout)),
+            service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
-    let (mut seen, mut idle) = (visit.requests.begun(), 0);
-    // hyper has no limit to an HTTP/2 connection's idle time.
-    while idle < LOOKS {
-        let patience = if seen == 0 { limits.header_timeout } else { limits.idle_timeout };
+    let (mut seen, mut idle) = (state.requests.begun(), 0);
+    // hyper has no idle timeout for HTTP/2 connections.
+    while idle < IDLE_CHECKS {
+        let longest_idle = if seen == 0 { limits.header_timeout } else { limits.idle_timeout };
         tokio::select! {
             biased;
-            ended = &mut connection => return tell(Some(ended)),
-            _ = &mut told => break,
-            () = visit.too_many_resets.notified() => {
-                tracing::debug!("a connection reset too many of its streams");
-                visit.gate.metrics.connection_dropped(Dropped::Resets);
+            ended = &mut connection => return log_end(Some(ended)),
+            _ = &mut stop => break,
+            () = state.too_many_resets.notified() => {
+                tracing::debug!("connection closed: too many streams reset");
+                state.listener.metrics.connection_dropped(Dropped::Resets);
                 connection.as_mut().graceful_shutdown();
-                // As long as it takes to say that; what else it wants is not waited for.
-                let _ = timeout(GRACE / 10, &mut connection).await;
+                // Long enough to send GOAWAY; open streams are dropped.
+                let _ = timeout(CLOSE_TIMEOUT / 10, &mut connection).await;
                 return;
             }
-            () = tokio::time::sleep(patience / LOOKS) => {
-                let begun = visit.requests.begun();
-                idle = if visit.requests.is_any_open() || begun != seen { 0 } else { idle + 1 };
+            () = tokio::time::sleep(longest_idle / IDLE_CHECKS) => {
+                let begun = state.requests.begun();
+                idle = if state.requests.is_any_open() || begun != seen { 0 } else { idle + 1 };
                 seen = begun;
             }
         }
     }
     connection.as_mut().graceful_shutdown();
-    tell(finish(connection, &visit).await);
+    log_end(finish_requests(connection, &state).await);
 }
 
-/// Waits until the connection has finished what it is in, but not for the rest of
-/// half a head, nor for a peer that does not take its answers.
-async fn finish<C: Future>(mut connection: Pin<&mut C>, visit: &Visit) -> Option<C::Output> {
+/// Waits until the open requests are finished, but not for a partial head, nor for a peer that does
+/// not read.
+async fn finish_requests<C: Future>(mut connection: Pin<&mut C>, state: &ConnectionState) -> Option<C::Output> {
     loop {
-        match timeout(GRACE, &mut connection).await {
+        match timeout(CLOSE_TIMEOUT, &mut connection).await {
             Ok(ended) => return Some(ended),
-            Err(_) if !visit.requests.is_any_open() => return None,
+            Err(_) if !state.requests.is_any_open() => return None,
             Err(_) => {}
         }
     }
 }
 
-fn tell(ended: Option<hyper::Result<()>>) {
+fn log_end(ended: Option<hyper::Result<()>>) {
     if let Some(Err(error)) = ended {
-        tracing::debug!(%error, "a connection broke");
+        tracing::debug!(%error, "connection failed");
     }
 }

@@ -1,4 +1,4 @@
-//! Which pages may call: cross-origin requests by the Fetch standard.
+//! Cross-origin requests by the Fetch standard: which pages may call.
 
 use std::str::FromStr;
 
@@ -11,57 +11,56 @@ use hyper::{Response, StatusCode};
 
 use super::body::Reply;
 
-/// The origins that may call, each compared as a whole: no patterns, since every
-/// one that was ever written let somebody else's page in.
+/// The allowed origins, compared as a whole. There are no patterns: they tend to admit foreign pages.
 #[derive(Clone, Debug, Default)]
 pub struct Origins(Vec<HeaderValue>);
 
-/// Why texts are no list of origins.
+/// An error in a list of origins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
-    /// One is not an origin as browsers write it.
+    /// A text is not an origin as browsers write it.
     #[error(
         "must be origins as browsers send them, such as \"https://app.example.com\" or \"http://localhost:3000\": in lower case, without path, `*` or the scheme's own port"
     )]
     Form,
-    /// More than [`Origins::MOST`].
+    /// There are more than [`Origins::MOST`].
     #[error("must be at most {} origins", Origins::MOST)]
     TooMany,
 }
 
-/// The headers that a listed page may send, as a preflight is answered. It is the same
-/// list for every page: an echo of what was asked for would allow everything.
+/// The headers that a listed page may send, for preflight responses. The list is the same for every
+/// page: echoing the requested headers would allow everything.
 #[derive(Clone, Debug)]
 pub struct AllowedHeaders(HeaderValue);
 
-/// Why texts are no list of headers that pages may send.
+/// An error in a list of request headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AllowedHeaderError {
-    /// One is not the name of a header.
+    /// A text is not a header name.
     #[error(
         "must be names of request headers, such as \"x-request-id\", of at most {} bytes each; `*` is no wildcard here",
         AllowedHeaders::LONGEST
     )]
     Form,
-    /// One is a header that no page can send.
+    /// Pages cannot send this header.
     #[error(
         "must be headers that a page can send: browsers set Cookie, Host, Origin, Sec-*, Proxy-* and the like themselves"
     )]
     Forbidden,
-    /// More than [`AllowedHeaders::MOST`].
+    /// There are more than [`AllowedHeaders::MOST`].
     #[error("must be at most {} headers", AllowedHeaders::MOST)]
     TooMany,
 }
 
-/// Where a request comes from.
+/// The origin of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
-    /// It does not say: no browser, or a page of the broker's own origin.
-    Unsaid,
-    /// A page that may call.
-    Listed,
-    /// Any other page; or it says so twice.
-    Unlisted,
+    /// No `Origin` header: not a browser, or a page of the broker's own origin.
+    NoOrigin,
+    /// An allowed origin.
+    Allowed,
+    /// Any other origin, or more than one `Origin` header.
+    Disallowed,
 }
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");
@@ -87,39 +86,38 @@ impl Origins {
         texts.iter().map(one).collect::<Result<_, _>>().map(Self)
     }
 
-    /// There is none.
+    /// Whether the list is empty.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Where a request with these headers comes from.
+    /// The origin of a request with these headers.
     pub(super) fn from(&self, headers: &HeaderMap) -> Page {
         let mut values = headers.get_all(ORIGIN).iter();
         match (values.next(), values.next()) {
-            (None, _) => Page::Unsaid,
-            (Some(origin), None) if self.0.contains(origin) => Page::Listed,
-            _ => Page::Unlisted,
+            (None, _) => Page::NoOrigin,
+            (Some(origin), None) if self.0.contains(origin) => Page::Allowed,
+            _ => Page::Disallowed,
         }
     }
 
-    /// Lets a listed page read the answer to a request. Whether it is listed or
-    /// not, a cache must not give it to another page.
-    pub(super) fn mark(&self, request: &HeaderMap, answer: &mut HeaderMap) {
+    /// Lets a listed page read the response. `Vary` is set in any case, so that a cache does not serve
+    /// one page's response to another.
+    pub(super) fn set_headers(&self, request: &HeaderMap, answer: &mut HeaderMap) {
         answer.insert(VARY, VARIES);
-        if let (Page::Listed, Some(origin)) = (self.from(request), request.get(ORIGIN)) {
+        if let (Page::Allowed, Some(origin)) = (self.from(request), request.get(ORIGIN)) {
             answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
             answer.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
         }
     }
 
-    /// Tells a browser, which asks before it calls for a listed page, what such a
-    /// page may send.
+    /// Answers a preflight request of a listed page.
     pub(super) fn preflight(&self, request: &HeaderMap, allowed: &AllowedHeaders) -> Response<Reply> {
         let mut response = Response::new(Reply::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
-        self.mark(request, headers);
+        self.set_headers(request, headers);
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed.0.clone());
         headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
@@ -132,8 +130,8 @@ impl AllowedHeaders {
     pub const MOST: usize = 64;
     /// The longest name that settings can add, in bytes.
     pub const LONGEST: usize = 100;
-    /// Those of the route, and those that monitoring adds to the calls of a page: without them
-    /// the browser would not send the call at all. The broker reads none of the latter.
+    /// The route's own headers, and those that monitoring adds to a page's calls: without them the
+    /// browser would not send the call. The broker reads none of the latter.
     const ALWAYS: &[&str] = &[
         "authorization",
         "content-type",
@@ -142,7 +140,7 @@ impl AllowedHeaders {
         "tracestate",
         "baggage",
         "sentry-trace",
-        // jQuery and its like.
+        // jQuery and similar libraries.
         "x-requested-with",
         "x-datadog-origin",
         "x-datadog-parent-id",
@@ -200,14 +198,14 @@ impl AllowedHeaders {
         "via",
     ];
 
-    /// These beside those that are always allowed; upper and lower case are the same.
+    /// Extends the built-in list; names are case-insensitive.
     pub fn new(more: &[String]) -> Result<Self, AllowedHeaderError> {
         if more.len() > Self::MOST {
             return Err(AllowedHeaderError::TooMany);
         }
         let mut names: Vec<_> = Self::ALWAYS.iter().map(|&name| name.to_owned()).collect();
         for name in more {
-            // `*` may be in a name, but all who write it mean a pattern.
+            // `*` is a legal character of a name, but is always meant as a pattern.
             if name.len() > Self::LONGEST || !is_token(name) || name.contains('*') {
                 return Err(AllowedHeaderError::Form);
             }
@@ -224,14 +222,13 @@ impl AllowedHeaders {
     }
 }
 
-/// A token by RFC 9110, 5.6.2.
+/// Whether a text is a token by RFC 9110, 5.6.2.
 pub(super) fn is_token(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(plain)
 }
 
-/// `scheme://host[:port]`, as a browser would write it: any other spelling would
-/// never be equal to what browsers send.
+/// Whether a text is `scheme://host[:port]` as browsers write it: no other spelling would ever match.
 fn is_origin(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once("://") else { return false };
     let scheme_is_good = scheme.starts_with(|first: char| first.is_ascii_lowercase())
@@ -265,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_written_as_browsers_write_it_or_refused() {
+    fn origin_not_written_as_browsers_do_is_refused() {
         for good in [
             "https://app.example.com",
             "http://localhost:3000",
@@ -330,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn allowed_headers_refuse_what_is_no_header_of_a_page() {
+    fn allowed_headers_refuse_names_that_pages_cannot_send() {
         let long = "x".repeat(AllowedHeaders::LONGEST + 1);
         for bad in
             ["", "*", "x-*", "x y", " x", "x,y", "x:", "x\r\ny: z", "x\ty", "x\0", "\u{e9}", "x\u{7f}", "(x)", &long]
@@ -345,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_whole_origin_counts() {
+    fn origin_matches_only_as_a_whole() {
         let origins = list(&["https://app.example.com"]).expect("an origin");
         let from = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
@@ -354,8 +351,8 @@ mod tests {
             }
             origins.from(&headers)
         };
-        assert_eq!(from(&[]), Page::Unsaid);
-        assert_eq!(from(&["https://app.example.com"]), Page::Listed);
+        assert_eq!(from(&[]), Page::NoOrigin);
+        assert_eq!(from(&["https://app.example.com"]), Page::Allowed);
         for other in [
             "null",
             "",
@@ -365,8 +362,8 @@ mod tests {
             "https://app.example.com:8443",
             "https://APP.example.com",
         ] {
-            assert_eq!(from(&[other]), Page::Unlisted, "{other}");
+            assert_eq!(from(&[other]), Page::Disallowed, "{other}");
         }
-        assert_eq!(from(&["https://app.example.com", "https://app.example.com"]), Page::Unlisted);
+        assert_eq!(from(&["https://app.example.com", "https://app.example.com"]), Page::Disallowed);
     }
 }

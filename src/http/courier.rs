@@ -1,18 +1,18 @@
-//! `POST /auth/issue-token`, as Courier has it: every official server SDK works
-//! with its base URL set to the broker.
+//! `POST /auth/issue-token`, compatible with Courier: every official server SDK works with its base
+//! URL set to the broker.
 
 use hyper::Request;
 
-use super::body::{self, Incoming, Span, Text};
+use super::body::{self, DurationField, Incoming, Text};
 use super::problem::Problem;
 use super::{Answered, Api, min_ttl_header, token_response};
 use crate::token::ScopeClaim;
 
 #[derive(serde::Deserialize)]
-struct Asked<'a> {
+struct RequestBody<'a> {
     #[serde(borrow)]
     scope: Text<'a>,
-    expires_in: Span,
+    expires_in: DurationField,
 }
 
 impl Api {
@@ -23,9 +23,9 @@ impl Api {
         let client = self.client(request)?;
         let min_ttl = min_ttl_header(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
-        let asked: Asked<'_> = body::parse(&body)?;
-        let claim = ScopeClaim::parse(&asked.scope)?;
-        let lifetime = asked.expires_in.of("expires_in")?;
+        let fields: RequestBody<'_> = body::parse(&body)?;
+        let claim = ScopeClaim::parse(&fields.scope)?;
+        let lifetime = fields.expires_in.of("expires_in")?;
         let answer = self.serve(client, client.who(), &claim, Some(lifetime), min_ttl).await?;
         Ok(token_response(&answer, answer.grant.object().into()))
     }

@@ -1,11 +1,11 @@
-//! A token, or a sign-out, that a client may not have, as the caller and the audit log are told.
+//! Refused tokens and sign-outs, as the caller and the audit log see them.
 
-use super::refusals::Wanted;
+use super::refusals::DeniedRequest;
 use crate::audit::Who;
 use crate::policy::access::{Access, Denial, Pattern, SetBy};
 use crate::token::Lifetime;
 
-/// A request beyond the access of its client.
+/// A request beyond its client's access.
 #[derive(Debug)]
 pub struct Denied {
     /// The rule that refused.
@@ -13,20 +13,20 @@ pub struct Denied {
     /// The part of the request that the rule refused.
     pub refused: String,
     /// The request.
-    pub wanted: Wanted,
+    pub request: DeniedRequest,
     /// The explanation for the caller.
     pub message: String,
 }
 
 impl Denied {
     /// Explains a denial: what was refused, what would be allowed, and which setting says so.
-    pub fn new(denial: &Denial, access: &Access, wanted: Wanted) -> Self {
-        // The patterns are the operator's: they are told to the client that they are for, and to no user.
-        let message = match &wanted.who {
+    pub fn new(denial: &Denial, access: &Access, request: DeniedRequest) -> Self {
+        // The operator's patterns are shown to the client that they belong to, never to a user.
+        let message = match &request.who {
             Who::Client(_) => explain(denial, access),
             _ => "the settings do not allow this token".to_owned(),
         };
-        Self { rule: denial.rule(), refused: denial.refused(), wanted, message }
+        Self { rule: denial.rule(), refused: denial.refused(), request, message }
     }
 }
 
@@ -44,7 +44,7 @@ fn explain(denial: &Denial, access: &Access) -> String {
             format!("this client may not act for the {noun}; it may act for {allowed}; {setting}")
         }
         Denial::Lifetime(asked) => {
-            let (asked, longest) = (spelled(*asked), spelled(access.max_lifetime));
+            let (asked, longest) = (lifetime_text(*asked), lifetime_text(access.max_lifetime));
             let setting = setting(access.set_by, "max_lifetime");
             format!("this client may not ask for a lifetime of {asked}; it may ask for at most {longest}; {setting}")
         }
@@ -64,7 +64,7 @@ fn noun(noun: &str, refused: &[String]) -> String {
     format!("{noun}{plural} {}", list(refused.iter().map(String::as_str)))
 }
 
-/// The first of these texts, of which each has at most 256 bytes, and how many more there are.
+/// The first few of these texts, each of at most 256 bytes, and the number of the others.
 fn list<'a>(mut texts: impl ExactSizeIterator<Item = &'a str>) -> String {
     const MOST_BYTES: usize = 320;
     let Some(first) = texts.next() else { return "none".to_owned() };
@@ -79,7 +79,7 @@ fn list<'a>(mut texts: impl ExactSizeIterator<Item = &'a str>) -> String {
 }
 
 /// A lifetime in seconds, and in the largest unit of which it is a whole number.
-pub(super) fn spelled(lifetime: Lifetime) -> String {
+pub(super) fn lifetime_text(lifetime: Lifetime) -> String {
     let seconds = lifetime.as_secs();
     let all = if seconds == 1 { "1 second".to_owned() } else { format!("{seconds} seconds") };
     let units = [(86_400, "day"), (3600, "hour"), (60, "minute")];
@@ -108,8 +108,8 @@ mod tests {
             set_by,
         };
         let (workspace, users) = ("default".to_owned(), "jane".to_owned());
-        let wanted = Wanted { who, workspace, users, scopes: None, lifetime_seconds: None };
-        Denied::new(denial, &access, wanted).message
+        let request = DeniedRequest { who, workspace, users, scopes: None, lifetime_seconds: None };
+        Denied::new(denial, &access, request).message
     }
 
     fn scopes(count: usize, length: usize) -> Vec<String> {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn session_is_not_told_what_is_allowed() {
+    fn session_denial_hides_the_allowed_patterns() {
         let allowed = ["secret-pattern".to_owned()];
         for denial in [Denial::Scopes(scopes(1, 5)), Denial::Users(scopes(1, 5)), Denial::Lifetime(Lifetime::MAX)] {
             let text = message(Who::Session, &denial, &allowed, SetBy::Entry);
@@ -158,7 +158,7 @@ mod tests {
             ("25h", "90000 seconds (25 hours)"),
             ("30d", "2592000 seconds (30 days)"),
         ] {
-            assert_eq!(spelled(Lifetime::parse(text).expect("a lifetime")), wanted);
+            assert_eq!(lifetime_text(Lifetime::parse(text).expect("a lifetime")), wanted);
         }
     }
 }

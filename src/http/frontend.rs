@@ -1,5 +1,5 @@
-//! `POST /api/generate-courier-jwt`, as Courier's guide has every backend write
-//! it: the front-end sample works against the broker unchanged.
+//! `POST /api/generate-courier-jwt`, as Courier's guide defines it: the front-end sample works
+//! against the broker unchanged.
 
 use hyper::header::AUTHORIZATION;
 use hyper::{Method, Request};
@@ -7,14 +7,14 @@ use hyper::{Method, Request};
 use super::body::{self, Incoming, Reply};
 use super::id::Id;
 use super::problem::Problem;
-use super::{Answered, Api, decoded, min_ttl_header, token_response};
+use super::{Answered, Api, min_ttl_header, percent_decoded, token_response};
 use crate::auth::has_jwt_shape;
 use crate::broker::Answer;
 use crate::token::{INBOX, Profile, ScopeClaim, UserId};
 
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Asked<'a> {
+struct RequestBody<'a> {
     #[serde(borrow)]
     user_id: Id<'a>,
 }
@@ -24,9 +24,9 @@ impl Api {
     where
         B: Incoming,
     {
-        if let Some(guests) = &self.guests
-            // Boxed: an app's hit is not to carry what a user's check needs.
-            && let Some(answer) = Box::pin(self.guest(guests, request)).await?
+        if let Some(session_auth) = &self.session_auth
+            // Boxed, so that an app's cache hit does not carry the state of a session check.
+            && let Some(answer) = Box::pin(self.serve_session(session_auth, request)).await?
         {
             return Ok(self.frontend_response(&answer));
         }
@@ -40,8 +40,8 @@ impl Api {
             user_in_query(request.uri().query().unwrap_or_default())?
         } else {
             body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
-            let asked: Asked<'_> = body::parse(&body)?;
-            asked.user_id.to_string()
+            let fields: RequestBody<'_> = body::parse(&body)?;
+            fields.user_id.to_string()
         };
         let scopes = self.settings.profiles.get(INBOX).into_iter().flat_map(Profile::scopes).collect();
         let claim = ScopeClaim::new(vec![UserId::new(&user)?], scopes)?;
@@ -59,15 +59,14 @@ impl Api {
     }
 }
 
-/// A bearer with the shape of a JWT is a user's session, never a client key.
+/// Whether the bearer has the shape of a JWT: a user's session, never a client key.
 fn carries_session<B>(request: &Request<B>) -> bool {
     let value = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split_once(' ').is_some_and(|(_, bearer)| has_jwt_shape(bearer))
 }
 
-/// `?userId=...`, once. A `+` is read as the space that it means in a form, and
-/// a space is in no user id, so nobody gets the token of a user whose id was
-/// escaped wrongly.
+/// Reads `?userId=...`, which must appear once. A `+` is read as a space, as in a form. User ids
+/// have no spaces, so a wrongly escaped id never yields another user's token.
 pub(super) fn user_in_query(query: &str) -> Result<String, Problem> {
     let wrong = |why: &str| Problem::Invalid(format!("the query parameter userId {why}"));
     let mut users = query.split('&').filter_map(|pair| pair.split_once('=')).filter(|(name, _)| *name == "userId");
@@ -75,7 +74,7 @@ pub(super) fn user_in_query(query: &str) -> Result<String, Problem> {
     if users.next().is_some() {
         return Err(wrong("is given twice"));
     }
-    decoded(&user.replace('+', " ")).map_err(wrong)
+    percent_decoded(&user.replace('+', " ")).map_err(wrong)
 }
 
 #[cfg(test)]
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_read_from_the_query_exactly_or_not_at_all() {
+    fn user_id_is_read_from_the_query_exactly_or_refused() {
         for (query, wanted) in [
             ("userId=u", Some("u")),
             ("a=b&userId=jane%2Bx%40example.com", Some("jane+x@example.com")),
@@ -102,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_with_the_shape_of_a_jwt_is_a_session() {
+    fn bearer_with_the_shape_of_a_jwt_is_a_session() {
         let with = |value: &str| {
             carries_session(&Request::builder().header(AUTHORIZATION, value).body(()).expect("a request"))
         };

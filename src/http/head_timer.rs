@@ -1,4 +1,4 @@
-//! How long an HTTP/1 connection waits for the head of a request.
+//! The timeout for the head of an HTTP/1 request.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 
-/// How many of a connection's requests began and ended so far; they wrap round. A
-/// request begins when its head has arrived.
+/// Counts of requests begun and ended in a connection; they wrap. A request begins when its head is
+/// complete.
 #[derive(Default)]
 pub struct Requests {
     begun: AtomicU32,
@@ -17,56 +17,54 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// One more has begun.
+    /// Counts a request that begins.
     pub fn begin(&self) {
         self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One of those that began has ended.
+    /// Counts a request that ends.
     pub fn end(&self) {
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many have begun.
+    /// The number of requests begun.
     pub fn begun(&self) -> u32 {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// Is one of them not answered yet?
+    /// Whether a request is open.
     pub fn is_any_open(&self) -> bool {
         self.begun() != self.ended.load(Ordering::Relaxed)
     }
 }
 
-/// A head has so long to arrive from its first byte, or, if it is the connection's
-/// first, from when the connection was opened.
+/// Limits the time of a head from its first byte, or, for the first head, from the connection's start.
 ///
-/// hyper's own time-out runs from when it begins to wait, so it is for the time
-/// that a connection is idle.
+/// hyper's own timeout starts when it begins to wait, so it limits the idle time.
 pub struct HeadTimer {
     requests: Arc<Requests>,
     timeout: Duration,
-    /// After how many requests bytes arrived while none was open.
+    /// The requests begun when bytes last arrived with none open.
     arrived_after: u32,
-    /// After how many requests the head comes that the timer runs for.
+    /// The requests begun before the head that the timer runs for.
     runs_after: u32,
     timer: Pin<Box<Sleep>>,
 }
 
 impl HeadTimer {
-    /// For a connection that was opened just now.
+    /// Creates the timer of a new connection.
     pub fn new(requests: Arc<Requests>, timeout: Duration) -> Self {
         Self { requests, timeout, arrived_after: 0, runs_after: 0, timer: Box::pin(sleep(timeout)) }
     }
 
-    /// Some bytes arrived: of a head, unless a request is open.
+    /// Records that bytes arrived: they belong to a head unless a request is open.
     pub fn on_bytes(&mut self) {
         if !self.requests.is_any_open() {
             self.arrived_after = self.requests.begun();
         }
     }
 
-    /// To be polled when no bytes are there. Ready when a head takes too long.
+    /// Resolves when a head takes too long. Polled when no bytes are available.
     pub fn poll_expired(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let begun = self.requests.begun();
         if self.requests.is_any_open() || self.arrived_after != begun {

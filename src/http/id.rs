@@ -1,4 +1,4 @@
-//! A user's id as a JSON body has it.
+//! A user's id in a JSON body.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,11 +7,10 @@ use std::ops::Deref;
 use serde::de::{Deserialize, Deserializer, Visitor};
 
 /// A user's id: a JSON string, or a whole number in decimal, since the published samples put
-/// numbers into the scope string as they are.
+/// numbers into the scope string unquoted.
 ///
-/// Other numbers are refused: `1e3`, `42.0` and what is beyond 64 bits would be read as a
-/// rounded number, which is another user's id. A string borrows from the body where nothing in
-/// it is escaped.
+/// Other numbers are refused: `1e3`, `42.0` and numbers beyond 64 bits would be rounded to another
+/// user's id. A string without escapes borrows from the body.
 pub struct Id<'a>(Cow<'a, str>);
 
 impl Deref for Id<'_> {
@@ -24,8 +23,8 @@ impl Deref for Id<'_> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Id<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Wanted;
-        impl<'de> Visitor<'de> for Wanted {
+        struct Expected;
+        impl<'de> Visitor<'de> for Expected {
             type Value = Cow<'de, str>;
             fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
                 out.write_str("a string or a whole number of at most 64 bits")
@@ -43,7 +42,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Id<'a> {
                 Ok(Cow::Owned(number.to_string()))
             }
         }
-        deserializer.deserialize_any(Wanted).map(Self)
+        deserializer.deserialize_any(Expected).map(Self)
     }
 }
 

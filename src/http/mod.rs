@@ -1,4 +1,4 @@
-//! The wire: what callers send and what they get.
+//! The HTTP interface: routes, requests and responses.
 //!
 //! To add a route: a file with a handler, a variant of [`Route`], a line in
 //! `Api::find` and one in [`Api::answer`].
@@ -54,37 +54,37 @@ use crate::clock::Clock;
 use crate::metrics::{Metrics, Outcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
 use crate::upstream::PRODUCT;
-use connection::{GivenUp, Overload};
+use connection::{Cancelled, Overload};
 use denied::Denied;
 use problem::{Problem, Style};
-use refusals::{Refusals, Wanted};
+use refusals::{DeniedRequest, Refusals};
 use retry::Caller;
-use session::Guests;
+use session::SessionAuth;
 use tls::PeerNames;
 
-/// What the app listener needs to know.
+/// The settings of the app listener.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The lifetime of a token for which the caller names none.
     pub default_lifetime: Lifetime,
-    /// The longest lifetime that anyone may ask for.
+    /// The longest lifetime that any client may ask for.
     pub max_lifetime: Lifetime,
-    /// Named scope sets; always with `inbox`.
+    /// The named scope sets; `inbox` is always there.
     pub profiles: BTreeMap<String, Profile>,
     /// The largest request body, in bytes.
     pub body_bytes: usize,
     /// The most bytes of a request's headers.
     pub header_bytes: usize,
-    /// The most headers of a request. hyper takes 100, and with another limit it
-    /// would keep them on the heap, at a price for each request.
+    /// The most headers of a request. hyper takes 100; with any other limit it would allocate them on
+    /// the heap for each request.
     pub header_count: usize,
     /// The longest that a request's body may take to arrive.
     pub body_timeout: Duration,
 }
 
 impl Settings {
-    /// The newer settings, but for the limits: with those connections were opened.
-    pub fn renewed(&self, newer: Self) -> Self {
+    /// The newer settings, with the current limits: open connections were created with those.
+    pub fn updated(&self, newer: Self) -> Self {
         let Self { default_lifetime, max_lifetime, profiles, .. } = newer;
         Self { default_lifetime, max_lifetime, profiles, ..self.clone() }
     }
@@ -95,7 +95,7 @@ pub struct Api {
     settings: Settings,
     broker: Broker,
     clients: ClientKeys,
-    guests: Option<Guests>,
+    session_auth: Option<SessionAuth>,
     refusals: Refusals,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -109,32 +109,31 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 impl Api {
     /// The routes for apps, answered by this broker.
     pub fn new(settings: Settings, broker: Broker, clients: ClientKeys, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        Self { settings, broker, clients, guests: None, refusals: Refusals::new(clock), clock, metrics }
+        Self { settings, broker, clients, session_auth: None, refusals: Refusals::new(clock), clock, metrics }
     }
 
-    /// What holds for the routes.
+    /// The settings of the routes.
     pub const fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Who may ask.
+    /// The known clients.
     pub const fn clients(&self) -> &ClientKeys {
         &self.clients
     }
 
-    /// What users' sessions are checked by.
+    /// The session check, if users may call.
     pub fn sessions(&self) -> Option<&Sessions> {
-        self.guests.as_ref().map(|guests| &guests.sessions)
+        self.session_auth.as_ref().map(|session_auth| &session_auth.sessions)
     }
 
-    /// Lets users call the front-end route with sessions of their own.
+    /// Lets users call the front-end route with their own sessions.
     #[must_use]
     pub fn with_sessions(self, sessions: Sessions, route: SessionRoute) -> Self {
-        Self { guests: Some(Guests { sessions, route }), ..self }
+        Self { session_auth: Some(SessionAuth { sessions, route }), ..self }
     }
 
-    /// Answers one request, whatever it is. `peer` is the address that it comes from, for
-    /// the audit log.
+    /// Answers one request. `peer` is the caller's address, for the audit log.
     #[expect(clippy::manual_async_fn, reason = "an `async fn` would hold the request twice, in each hit's future")]
     pub fn answer<B: Incoming>(
         self: Arc<Self>,
@@ -148,12 +147,12 @@ impl Api {
                 _ if request.extensions().get::<Overload>().is_some() => Err(Problem::Overload),
                 _ if request.headers().len() > self.settings.header_count => Err(Problem::HeadersTooLarge),
                 _ if header_bytes(&request) > self.settings.header_bytes => Err(Problem::HeadersTooLarge),
-                // Before any key is looked at: the one that it sends is Courier's.
-                Route::IssueToken | Route::Other if is_from_a_broker(&request) => Err(Problem::Loop),
+                // Checked before the client key: the key that it sends is Courier's.
+                Route::IssueToken | Route::Other if is_from_broker(&request) => Err(Problem::Loop),
                 Route::Other => Err(Problem::NotFound),
-                Route::Frontend if *request.method() == Method::OPTIONS && self.guests.is_some() => {
+                Route::Frontend if *request.method() == Method::OPTIONS && self.session_auth.is_some() => {
                     match self.preflight(&request) {
-                        // It asks for no token, so it is not counted.
+                        // A preflight asks for no token, so it is not counted.
                         Ok(response) => return response,
                         Err(problem) => Err(problem),
                     }
@@ -170,35 +169,35 @@ impl Api {
                 Ok(answered) => answered,
                 Err(problem) => {
                     if let Some(refusal) = problem.refusal() {
-                        self.refusals.tell(&refusal, peer);
+                        self.refusals.log(&refusal, peer);
                     }
                     let given_up = match problem {
                         Problem::BodyBroken => true,
                         Problem::BodyTimeout | Problem::Overload => false,
-                        // A stream can be answered before it has ended; and one connection has many,
-                        // each of which would hold a place while it is read in vain.
+                        // An HTTP/2 stream can be answered before its body ends; each body read in vain
+                        // would take a place.
                         _ if request.version() == Version::HTTP_2 => false,
                         _ => Box::pin(body::discard(&mut request, self.settings.body_timeout)).await,
                     };
                     let style = if route == Route::Frontend { Style::Frontend } else { Style::Courier };
                     let mut response = problem.response(style, Caller::of(request.headers()));
                     if given_up {
-                        response.extensions_mut().insert(GivenUp);
+                        response.extensions_mut().insert(Cancelled);
                     }
                     (problem.outcome(), response)
                 }
             };
             if route == Route::Frontend
-                && let Some(guests) = &self.guests
+                && let Some(session_auth) = &self.session_auth
             {
-                guests.route.origins.mark(request.headers(), response.headers_mut());
+                session_auth.route.origins.set_headers(request.headers(), response.headers_mut());
             }
             self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
             response
         }
     }
 
-    /// Which route a path is, and by which methods.
+    /// Finds the route of a path, and its methods.
     fn find(uri: &Uri) -> (Route, &'static [Method]) {
         match bare_path(uri) {
             "auth/issue-token" => (Route::IssueToken, &[Method::POST]),
@@ -210,26 +209,25 @@ impl Api {
         }
     }
 
-    /// Whose key the request carries; without any, whose certificate its
-    /// connection showed.
+    /// Authenticates the client by its key, or without one by the connection's certificate.
     fn client<B>(&self, request: &Request<B>) -> Result<&Client, Problem> {
         let mut values = request.headers().get_all(AUTHORIZATION).iter();
         let value = match (values.next(), values.next()) {
             (Some(value), None) => value,
-            (Some(_), Some(_)) => return Err(Problem::NoKey),
+            (Some(_), Some(_)) => return Err(Problem::MissingKey),
             (None, _) => {
-                let names = request.extensions().get::<PeerNames>().ok_or(Problem::NoKey)?;
-                return self.clients.find_named(names.iter()).map_err(Problem::from);
+                let names = request.extensions().get::<PeerNames>().ok_or(Problem::MissingKey)?;
+                return self.clients.find_by_certificate(names.iter()).map_err(Problem::from);
             }
         };
-        let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Problem::NoKey)?;
+        let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Problem::MissingKey)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(Problem::NoKey);
+            return Err(Problem::MissingKey);
         }
         Ok(self.clients.find(key.trim())?)
     }
 
-    /// Lets a client have what it asked for, if it may.
+    /// Issues or serves a token within the client's access.
     async fn serve(
         &self,
         client: &Client,
@@ -240,7 +238,7 @@ impl Api {
     ) -> Result<Answer, Problem> {
         let longest = self.settings.max_lifetime.min(client.access.max_lifetime);
         let lifetime = lifetime.unwrap_or(self.settings.default_lifetime.min(longest));
-        // A client that may ask for less is told its own limit, below.
+        // A client with a lower limit is told its own, below.
         if lifetime > longest && longest == self.settings.max_lifetime {
             return Err(Problem::LifetimeTooLong(lifetime, longest));
         }
@@ -248,24 +246,24 @@ impl Api {
             return Err(Problem::MinTtlTooLong);
         }
         if let Err(denial) = client.access.judge(claim, lifetime) {
-            let wanted = Wanted::new(who, client, claim, lifetime);
-            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, wanted))));
+            let request = DeniedRequest::new(who, client, claim, lifetime);
+            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
         }
         let key = TokenKey::new(&client.workspace, claim, lifetime);
         let ask = Ask { key, min_ttl: min_ttl.map(Lifetime::as_duration), who };
         Ok(self.broker.ask(&ask).await?)
     }
 
-    /// When a token that has this much left ends, as RFC 3339 in UTC.
+    /// The end of a token with this remaining life, as RFC 3339 in UTC.
     fn expires_at(&self, remaining: Duration) -> impl std::fmt::Display {
         humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + self.clock.unix() + remaining)
     }
 }
 
-/// What the metrics call it, and what is sent.
+/// The outcome for the metrics, and the response.
 type Answered = (Outcome, Response<Reply>);
 
-/// An answer that carries a token. Nobody on the way may keep it.
+/// A response that carries a token. Caches must not store it.
 fn token_response(answer: &Answer, body: Reply) -> Answered {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -275,7 +273,7 @@ fn token_response(answer: &Answer, body: Reply) -> Answered {
     (answer.source.outcome(), response)
 }
 
-/// How the token was come by, as RFC 9211 has it.
+/// The `Cache-Status` header of RFC 9211.
 fn cache_status(answer: &Answer) -> HeaderValue {
     let mut text = String::with_capacity(96);
     let ttl = answer.remaining.as_secs();
@@ -298,8 +296,8 @@ fn cache_status(answer: &Answer) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("courier-token-broker"))
 }
 
-/// `Token-Min-TTL`: what the token must have left. A bare number would be
-/// milliseconds by Courier's grammar and seconds by everybody's expectation.
+/// Reads `Token-Min-TTL`, the least remaining life. A bare number is refused: it means milliseconds
+/// to Courier's grammar and seconds to most callers.
 fn min_ttl_header<B>(request: &Request<B>) -> Result<Option<Lifetime>, Problem> {
     let wrong = |why: &str| Problem::Invalid(format!("the header Token-Min-TTL {why}"));
     let mut values = request.headers().get_all(TOKEN_MIN_TTL).iter();
@@ -310,20 +308,20 @@ fn min_ttl_header<B>(request: &Request<B>) -> Result<Option<Lifetime>, Problem> 
         return Err(wrong("is given twice"));
     }
     let text = value.to_str().map_err(|_| wrong("must be a duration such as 6h"))?;
-    // Nor do spaces make a unit: HTTP/2 hands them on.
+    // Trailing spaces are no unit; HTTP/2 passes them on.
     if text.trim_end_matches(' ').ends_with(|last: char| last.is_ascii_digit()) {
         return Err(wrong("needs a unit: write 6h, 90m or 300s"));
     }
     Lifetime::parse(text).map(Some).map_err(|error| wrong(&error.to_string()))
 }
 
-/// Is this a broker's own call to Courier? Then somebody's base URL leads here, and each call would wait for itself.
-fn is_from_a_broker<B>(request: &Request<B>) -> bool {
+/// Whether a broker sent this as a call to Courier: its base URL leads here, and each call would wait for itself.
+fn is_from_broker<B>(request: &Request<B>) -> bool {
     request.headers().get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(PRODUCT.as_bytes()))
 }
 
-/// The path without the slashes before and after it: SDKs whose base URL ends in one send
-/// `//auth/issue-token`, and routers of front ends append one.
+/// The path without leading and trailing slashes: SDKs whose base URL ends in one send
+/// `//auth/issue-token`, and front-end routers append one.
 fn bare_path(uri: &Uri) -> &str {
     uri.path().trim_matches('/')
 }
@@ -334,8 +332,8 @@ fn header_bytes<B>(request: &Request<B>) -> usize {
     uri + lines.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum::<usize>()
 }
 
-/// Undoes percent-encoding, or says what is wrong with it.
-fn decoded(text: &str) -> Result<String, &'static str> {
+/// Decodes percent-encoding, or says what is wrong with it.
+fn percent_decoded(text: &str) -> Result<String, &'static str> {
     let mut escapes = text.split('%').skip(1).map(str::as_bytes);
     if !escapes.all(|after| matches!(after, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())) {
         return Err("is not percent-encoded");
@@ -343,7 +341,7 @@ fn decoded(text: &str) -> Result<String, &'static str> {
     percent_decode_str(text).decode_utf8().map(Cow::into_owned).map_err(|_| "is not UTF-8")
 }
 
-/// `Allow: POST, GET`
+/// Builds the header `Allow: POST, GET`.
 fn allow(methods: &[Method]) -> (HeaderName, HeaderValue) {
     let names: Vec<_> = methods.iter().map(Method::as_str).collect();
     (ALLOW, HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static("POST")))

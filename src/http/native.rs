@@ -1,28 +1,28 @@
-//! `POST /v1/tokens`: the broker's own, with everything that it can do.
+//! `POST /v1/tokens`: the broker's own route, with all of its options.
 
 use hyper::Request;
 use serde_json::json;
 
-use super::body::{self, Incoming, Reply, Span, Text, present};
+use super::body::{self, DurationField, Incoming, Reply, Text, non_null};
 use super::id::Id;
 use super::problem::Problem;
 use super::{Answered, Api, token_response};
 use crate::token::{Profile, Scope, ScopeClaim, UserId};
 
 #[derive(serde::Deserialize)]
-struct Asked<'a> {
-    #[serde(borrow, default, deserialize_with = "present")]
+struct RequestBody<'a> {
+    #[serde(borrow, default, deserialize_with = "non_null")]
     user_id: Option<Id<'a>>,
-    #[serde(borrow, default, deserialize_with = "present")]
+    #[serde(borrow, default, deserialize_with = "non_null")]
     user_ids: Option<Vec<Id<'a>>>,
-    #[serde(borrow, default, deserialize_with = "present")]
+    #[serde(borrow, default, deserialize_with = "non_null")]
     scopes: Option<Vec<Text<'a>>>,
-    #[serde(borrow, default, deserialize_with = "present")]
+    #[serde(borrow, default, deserialize_with = "non_null")]
     profile: Option<Text<'a>>,
-    #[serde(default, deserialize_with = "present")]
-    expires_in: Option<Span>,
-    #[serde(default, deserialize_with = "present")]
-    min_ttl: Option<Span>,
+    #[serde(default, deserialize_with = "non_null")]
+    expires_in: Option<DurationField>,
+    #[serde(default, deserialize_with = "non_null")]
+    min_ttl: Option<DurationField>,
 }
 
 impl Api {
@@ -32,13 +32,13 @@ impl Api {
     {
         let client = self.client(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
-        let asked: Asked<'_> = body::parse(&body)?;
-        let users = match (&asked.user_id, &asked.user_ids) {
+        let fields: RequestBody<'_> = body::parse(&body)?;
+        let users = match (&fields.user_id, &fields.user_ids) {
             (Some(user), None) => vec![UserId::new(user)?],
             (None, Some(users)) => users.iter().map(|user| UserId::new(user)).collect::<Result<_, _>>()?,
             _ => return Err(Problem::Invalid("name either user_id or user_ids".to_owned())),
         };
-        let scopes = match (&asked.scopes, &asked.profile) {
+        let scopes = match (&fields.scopes, &fields.profile) {
             (Some(scopes), None) => {
                 let scopes = scopes.iter().map(|scope| Scope::new(scope)).collect::<Result<_, _>>();
                 scopes.map_err(|error| Problem::Invalid(error.to_string()))?
@@ -47,8 +47,8 @@ impl Api {
             _ => return Err(Problem::Invalid("name either scopes or a profile such as \"inbox\"".to_owned())),
         };
         let claim = ScopeClaim::new(users, scopes)?;
-        let lifetime = asked.expires_in.map(|span| span.of("expires_in")).transpose()?;
-        let min_ttl = asked.min_ttl.map(|span| span.of("min_ttl")).transpose()?;
+        let lifetime = fields.expires_in.map(|span| span.of("expires_in")).transpose()?;
+        let min_ttl = fields.min_ttl.map(|span| span.of("min_ttl")).transpose()?;
         let answer = self.serve(client, client.who(), &claim, lifetime, min_ttl).await?;
         let rest = format!(
             r#","scope":{},"expires_in":{},"expires_at":"{}"}}"#,
@@ -62,7 +62,7 @@ impl Api {
     fn profile(&self, name: &str) -> Result<&Profile, Problem> {
         self.settings.profiles.get(name).ok_or_else(|| {
             let known: Vec<_> = self.settings.profiles.keys().map(String::as_str).collect();
-            Problem::Invalid(format!("there is no such profile: the settings have {}", known.join(", ")))
+            Problem::Invalid(format!("unknown profile: the settings have {}", known.join(", ")))
         })
     }
 }

@@ -1,4 +1,4 @@
-//! What goes wrong, and how it is said.
+//! Errors of requests: statuses, messages and bodies.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use hyper::{Method, Response, StatusCode};
 use serde_json::json;
 
 use super::body::Reply;
-use super::denied::{Denied, spelled};
+use super::denied::{Denied, lifetime_text};
 use super::retry::{Caller, Retry};
 use super::{JSON, NO_STORE, allow};
 use crate::auth::{Rejection, SessionDenial};
@@ -21,25 +21,23 @@ use crate::upstream::Failure;
 pub enum Problem {
     /// No such path.
     NotFound,
-    /// Not by this method; these are.
+    /// The method is not allowed; these are.
     Method(&'static [Method]),
-    /// No client key, or not in the form of one.
-    NoKey,
-    /// Nobody's client key.
+    /// The client key is missing or malformed.
+    MissingKey,
+    /// The client key is unknown.
     UnknownKey,
-    /// The client of this name asks faster than it may; it could again after so
-    /// long.
-    TooFast(String, Duration),
-    /// A session where none can be checked.
+    /// The client of this name exceeds its rate; it may retry after this long.
+    RateLimited(String, Duration),
+    /// A session was sent, but sessions are not enabled.
     NoSessions,
-    /// A session that does not count, or not for this; and its user, where that
-    /// much is sure.
+    /// The session is invalid, or not allowed for this; with its user, if verified.
     Session(SessionDenial, Option<String>),
-    /// No session can be checked until the issuer's keys have come.
+    /// Sessions can't be checked until the issuer's keys are loaded.
     NoSessionKeys,
-    /// A session from a page that may not call.
+    /// The session comes from a page whose origin is not allowed.
     Origin,
-    /// The client may not have this.
+    /// The request is beyond the client's access.
     Denied(Box<Denied>),
     /// The body is not JSON by its media type.
     MediaType,
@@ -49,21 +47,21 @@ pub enum Problem {
     BodyTooLarge(usize),
     /// The body did not arrive in time.
     BodyTimeout,
-    /// The body broke off: the caller is gone, or gave this request up.
+    /// The body ended early: the caller disconnected or cancelled the request.
     BodyBroken,
-    /// Path and headers are too large together, or the headers are too many.
+    /// Path and headers are too large together, or there are too many headers.
     HeadersTooLarge,
-    /// Too many requests are under way.
+    /// Too many requests are in flight.
     Overload,
     /// The request comes from a broker that takes this one for Courier.
     Loop,
-    /// What was sent makes no sense; this is what is wrong with it.
+    /// The request is invalid for this reason.
     Invalid(String),
-    /// The first of these lifetimes was asked for, and the second is the longest that any client may ask for.
+    /// The first lifetime was asked for; the second is the longest that any client may ask for.
     LifetimeTooLong(Lifetime, Lifetime),
-    /// More is to be left than the token ever has.
+    /// `min_ttl` exceeds what the token ever has left.
     MinTtlTooLong,
-    /// The broker has no token for it.
+    /// The broker has no token to serve.
     Refusal(broker::Refusal),
 }
 
@@ -77,7 +75,7 @@ impl From<Rejection<'_>> for Problem {
     fn from(rejection: Rejection<'_>) -> Self {
         match rejection {
             Rejection::Unknown => Self::UnknownKey,
-            Rejection::TooFast(client, wait) => Self::TooFast(client.to_owned(), wait),
+            Rejection::RateLimited(client, wait) => Self::RateLimited(client.to_owned(), wait),
         }
     }
 }
@@ -100,33 +98,33 @@ impl From<UserIdError> for Problem {
     }
 }
 
-/// Whose shape an error has.
+/// The format of an error body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// Courier's: `{"message", "type"}`.
     Courier,
-    /// That of the published samples of a front-end route: `{"error", "message"}`.
+    /// The published front-end samples': `{"error", "message"}`.
     Frontend,
 }
 
 const SOON: Retry = Retry::After(Duration::from_secs(1));
 const LATER: Retry = Retry::After(Duration::from_secs(5));
-/// After a call to Courier, or the whole time for one: its outcome is remembered for less than so long.
-const SPENT: Retry = Retry::Spent(Duration::from_secs(5));
+/// After a call to Courier, or after the longest wait for one: its outcome is remembered for less than this.
+const EXHAUSTED: Retry = Retry::Exhausted(Duration::from_secs(5));
 
 impl Problem {
-    /// The one place where statuses are chosen.
+    /// Chooses the status, the type and the retry advice; no other place does.
     const fn shape(&self) -> (StatusCode, &'static str, Retry) {
         const INVALID: &str = "invalid_request_error";
         const API: &str = "api_error";
         match self {
             Self::NotFound => (StatusCode::NOT_FOUND, INVALID, Retry::Never),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, Retry::Never),
-            Self::NoKey | Self::UnknownKey | Self::NoSessions | Self::Session(..) => {
+            Self::MissingKey | Self::UnknownKey | Self::NoSessions | Self::Session(..) => {
                 (StatusCode::UNAUTHORIZED, "authentication_error", Retry::Never)
             }
             Self::NoSessionKeys => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
-            Self::TooFast(_, wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
+            Self::RateLimited(_, wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
             Self::Denied(..) | Self::Origin => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
             Self::MediaType | Self::ContentEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Retry::Never),
@@ -142,32 +140,32 @@ impl Problem {
                     (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait))
                 }
                 broker::Refusal::Upstream(Failure::CircuitOpen(rest)) => {
-                    (StatusCode::SERVICE_UNAVAILABLE, API, Retry::after_rest(*rest))
+                    (StatusCode::SERVICE_UNAVAILABLE, API, Retry::after_pause(*rest))
                 }
                 broker::Refusal::TimedOut | broker::Refusal::Upstream(Failure::Timeout) => {
-                    (StatusCode::GATEWAY_TIMEOUT, API, SPENT)
+                    (StatusCode::GATEWAY_TIMEOUT, API, EXHAUSTED)
                 }
                 broker::Refusal::Lost => (StatusCode::INTERNAL_SERVER_ERROR, API, SOON),
                 broker::Refusal::Upstream(Failure::Stopping) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
                 broker::Refusal::TooOld
                 | broker::Refusal::Upstream(Failure::Connect(_) | Failure::OldKey | Failure::OutOfFiles) => {
-                    (StatusCode::SERVICE_UNAVAILABLE, API, SPENT)
+                    (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED)
                 }
                 broker::Refusal::Upstream(Failure::Refused(_)) => (StatusCode::BAD_REQUEST, INVALID, Retry::Never),
-                // The caller can't mend what the operator has to.
+                // The operator must fix these; the caller can't.
                 broker::Refusal::Upstream(Failure::Credentials(_) | Failure::Mismatch | Failure::Loop) => {
                     (StatusCode::BAD_GATEWAY, API, Retry::Never)
                 }
                 broker::Refusal::Upstream(Failure::Throttled(pause)) => match pause {
-                    Some(pause) => (StatusCode::SERVICE_UNAVAILABLE, API, Retry::Spent(*pause)),
-                    None => (StatusCode::SERVICE_UNAVAILABLE, API, SPENT),
+                    Some(pause) => (StatusCode::SERVICE_UNAVAILABLE, API, Retry::Exhausted(*pause)),
+                    None => (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED),
                 },
                 broker::Refusal::Upstream(failure @ Failure::Unavailable(_)) if failure.is_transient() => {
-                    (StatusCode::SERVICE_UNAVAILABLE, API, SPENT)
+                    (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED)
                 }
                 broker::Refusal::Upstream(Failure::Unavailable(_)) => (StatusCode::BAD_GATEWAY, API, Retry::Never),
                 broker::Refusal::Upstream(Failure::Malformed(_) | Failure::Page(_)) => {
-                    (StatusCode::BAD_GATEWAY, API, SPENT)
+                    (StatusCode::BAD_GATEWAY, API, EXHAUSTED)
                 }
             },
         }
@@ -182,49 +180,46 @@ impl Problem {
                 .to_owned(),
             Self::Method(methods) => {
                 let names: Vec<_> = methods.iter().map(Method::as_str).collect();
-                format!("wrong method: this path takes {}", names.join(" and "))
+                format!("method not allowed: this path accepts {}", names.join(" and "))
             }
-            Self::NoKey => "the header `Authorization: Bearer CLIENT_KEY` is missing or malformed".to_owned(),
-            Self::UnknownKey => "the client is not known".to_owned(),
-            Self::TooFast(..) => {
-                "this client asks too often (`requests_per_second` in the client's settings says how often it may)"
-                    .to_owned()
+            Self::MissingKey => "the header `Authorization: Bearer CLIENT_KEY` is missing or malformed".to_owned(),
+            Self::UnknownKey => "unknown client".to_owned(),
+            Self::RateLimited(..) => {
+                "client rate limit exceeded (`requests_per_second` in the client's settings)".to_owned()
             }
-            Self::NoSessions => {
-                "this looks like a user's session, and none can be checked here: send a client key".to_owned()
+            Self::NoSessions => "user sessions are not enabled: send a client key".to_owned(),
+            // Only the audit log says which check failed.
+            Self::Session(..) => "invalid session".to_owned(),
+            Self::NoSessionKeys => "cannot check sessions yet: the issuer's keys are not loaded".to_owned(),
+            Self::Origin => {
+                "origin not allowed: `sessions.allowed_origins` lists the pages that may call with a session".to_owned()
             }
-            // Which rule it was is in the log alone.
-            Self::Session(..) => "the session does not count".to_owned(),
-            Self::NoSessionKeys => "sessions can't be checked yet: their issuer's keys have not come".to_owned(),
-            Self::Origin => "a session counts only from the pages in `sessions.allowed_origins`".to_owned(),
             Self::Denied(denied) => denied.message.clone(),
             Self::MediaType => "the body must be JSON: send `Content-Type: application/json`".to_owned(),
             Self::ContentEncoding => "the body is compressed: send it without `Content-Encoding`".to_owned(),
-            Self::BodyTooLarge(limit) => format!("the body is too large: at most {limit} bytes are taken"),
+            Self::BodyTooLarge(limit) => format!("the body is too large: at most {limit} bytes are accepted"),
             Self::BodyTimeout => "the body did not arrive in time".to_owned(),
-            Self::BodyBroken => "the body broke off".to_owned(),
-            Self::HeadersTooLarge => "path and headers are too large, or the headers are too many".to_owned(),
-            Self::Overload => "the broker has too many requests under way".to_owned(),
+            Self::BodyBroken => "the body ended early".to_owned(),
+            Self::HeadersTooLarge => "path and headers are too large, or there are too many headers".to_owned(),
+            Self::Overload => "too many requests in flight".to_owned(),
             Self::Loop => "a courier-token-broker called a courier-token-broker: base_url of its workspace must be \
                 Courier's, https://api.courier.com or your region's"
                 .to_owned(),
             Self::Invalid(message) => message.clone(),
             Self::LifetimeTooLong(asked, longest) => {
-                let (asked, longest) = (spelled(*asked), spelled(*longest));
+                let (asked, longest) = (lifetime_text(*asked), lifetime_text(*longest));
                 format!(
                     "expires_in is too long: {asked}, and at most {longest} are allowed (`tokens.max_lifetime`, \
                      in the environment COURIER_TOKEN_BROKER__TOKENS__MAX_LIFETIME)"
                 )
             }
-            Self::MinTtlTooLong => {
-                "the token would never have that much left: min_ttl must be less than expires_in".to_owned()
-            }
+            Self::MinTtlTooLong => "min_ttl must be less than expires_in".to_owned(),
             Self::Refusal(broker::Refusal::Upstream(failure)) => failure.for_callers(),
             Self::Refusal(refusal) => refusal.to_string(),
         }
     }
 
-    /// What the metrics call it.
+    /// The outcome for the metrics.
     pub fn outcome(&self) -> Outcome {
         match self.shape().0 {
             _ if matches!(self, Self::Overload) => Outcome::Limited,
@@ -235,12 +230,12 @@ impl Problem {
         }
     }
 
-    /// The answer.
+    /// Builds the response.
     pub fn response(&self, style: Style, caller: Caller) -> Response<Reply> {
         let (status, kind, retry) = self.shape();
         let body = match style {
             Style::Courier => json!({ "message": self.message(), "type": kind }),
-            // Exactly what the published samples answer.
+            // Exactly the published samples' body.
             Style::Frontend if status == StatusCode::UNAUTHORIZED => json!({ "error": "Unauthorized" }),
             Style::Frontend => {
                 let error = match status.canonical_reason() {
@@ -255,9 +250,9 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);
         headers.insert(CACHE_CONTROL, NO_STORE);
-        retry.tell(status, caller, headers);
+        retry.set_headers(status, caller, headers);
         match self {
-            Self::NoKey | Self::UnknownKey | Self::NoSessions | Self::Session(..) => {
+            Self::MissingKey | Self::UnknownKey | Self::NoSessions | Self::Session(..) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Self::Method(methods) => {
@@ -268,7 +263,7 @@ impl Problem {
             Self::ContentEncoding => {
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             }
-            // The rest of the body is not waited for.
+            // The rest of the body is not read.
             Self::BodyTimeout => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -283,26 +278,27 @@ pub(super) mod tests {
     use super::*;
     use crate::audit::Who;
     use crate::broker::Refusal;
-    use crate::http::refusals::Wanted;
+    use crate::http::refusals::DeniedRequest;
     use crate::upstream::Cause;
 
     /// At least one of each kind.
     pub fn problems() -> Vec<Problem> {
         let upstream = |failure| Problem::Refusal(Refusal::Upstream(failure));
         let (workspace, users) = ("default".to_owned(), "jane".to_owned());
-        let wanted = Wanted { who: Who::Nobody, workspace, users, scopes: None, lifetime_seconds: None };
+        let request =
+            DeniedRequest { who: Who::Unauthenticated, workspace, users, scopes: None, lifetime_seconds: None };
         let (refused, message) = ("jane".to_owned(), "not for jane".to_owned());
         vec![
             Problem::NotFound,
             Problem::Method(&[Method::POST]),
-            Problem::NoKey,
+            Problem::MissingKey,
             Problem::UnknownKey,
-            Problem::TooFast("a".to_owned(), Duration::from_millis(10)),
+            Problem::RateLimited("a".to_owned(), Duration::from_millis(10)),
             Problem::NoSessions,
             SessionDenial::Signature.into(),
             Problem::NoSessionKeys,
             Problem::Origin,
-            Problem::Denied(Box::new(Denied { rule: "client-users", refused, wanted, message })),
+            Problem::Denied(Box::new(Denied { rule: "client-users", refused, request, message })),
             Problem::MediaType,
             Problem::ContentEncoding,
             Problem::BodyTooLarge(1),
@@ -346,16 +342,16 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn who_is_not_let_in_is_in_the_audit_log_and_nobody_else() {
+    fn only_denied_and_rate_limited_requests_are_audited() {
         for problem in problems() {
             let status = problem.response(Style::Courier, Caller::Any).status().as_u16();
-            let rate = matches!(problem, Problem::TooFast(..));
+            let rate = matches!(problem, Problem::RateLimited(..));
             assert_eq!(problem.refusal().is_some(), matches!(status, 401 | 403) || rate, "{problem:?}");
         }
     }
 
     #[test]
-    fn what_couriers_answer_means_for_the_caller() {
+    fn couriers_status_decides_the_callers() {
         for (failure, status) in [
             (Failure::Refused("unknown scope".to_owned()), 400),
             (Failure::Credentials(401), 502),

@@ -1,5 +1,4 @@
-//! Refusals, told to the audit log; but not each of them where they are many,
-//! since anybody can cause as many as they like.
+//! Refusals in the audit log, limited in rate: callers can cause any number of them.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -13,8 +12,8 @@ use crate::auth::Client;
 use crate::clock::Clock;
 use crate::token::{Lifetime, Moment, ScopeClaim};
 
-/// Tells so many refusals by one rule (of one client, where it is a client) in
-/// one [`WINDOW`]; of the others it tells only how many they were, at its end.
+/// Logs the first refusals of each rule (and client, if known) in one [`WINDOW`]. At its end it logs
+/// how many were left out.
 pub struct Refusals {
     window: Arc<Mutex<Window>>,
     clock: Clock,
@@ -24,50 +23,50 @@ struct Window {
     ends: Moment,
     /// At most one for each rule and client.
     counts: BTreeMap<(&'static str, Option<String>), u64>,
-    /// There is a task that closes it.
-    is_awaited: bool,
+    /// Whether a task waits to close the window.
+    has_closer: bool,
 }
 
 const MOST: u64 = 10;
 const WINDOW: Duration = Duration::from_secs(1);
 
 impl Refusals {
-    /// Nothing was refused yet.
+    /// Creates it without refusals.
     pub fn new(clock: Clock) -> Self {
         Self { window: Arc::new(Mutex::new(Window::new(clock.now()))), clock }
     }
 
-    /// Tells of a refusal, if there were not too many like it just now. Where no client
-    /// is known, it tells the peer's address.
-    pub fn tell(&self, refusal: &Refusal<'_>, peer: Option<IpAddr>) {
+    /// Logs a refusal, unless its rule has reached the limit. Without a known client it logs the peer's
+    /// address.
+    pub fn log(&self, refusal: &Refusal<'_>, peer: Option<IpAddr>) {
         let now = self.clock.now();
         let mut window = lock(&self.window);
-        let before = if window.ends <= now { window.renew(now + WINDOW) } else { Vec::new() };
+        let before = if window.ends <= now { window.restart(now + WINDOW) } else { Vec::new() };
         let count = window.counts.entry((refusal.rule, refusal.who.client().map(str::to_owned))).or_default();
         *count += 1;
-        let is_told = *count <= MOST;
+        let is_logged = *count <= MOST;
         let ends = window.ends;
-        let waits = !is_told && !mem::replace(&mut window.is_awaited, true);
+        let waits = !is_logged && !mem::replace(&mut window.has_closer, true);
         drop(window);
-        tell(before);
-        if is_told {
+        log_left_out(before);
+        if is_logged {
             let peer = peer.filter(|_| refusal.who.client().is_none());
-            refusal.tell(peer.map(|address| address.to_canonical()));
+            refusal.log(peer.map(|address| address.to_canonical()));
         }
         if waits {
             let (window, clock) = (Arc::clone(&self.window), self.clock);
             tokio::spawn(async move {
                 clock.sleep_until(ends).await;
                 let left = Self::close(&window, ends);
-                tell(left);
+                log_left_out(left);
             });
         }
     }
 
-    /// Unless somebody else was here before.
+    /// Closes the window, unless it was closed before.
     fn close(window: &Mutex<Window>, ends: Moment) -> Vec<LeftOut> {
         let mut window = lock(window);
-        if window.ends == ends { window.renew(ends) } else { Vec::new() }
+        if window.ends == ends { window.restart(ends) } else { Vec::new() }
     }
 }
 
@@ -75,11 +74,11 @@ type LeftOut = (&'static str, Option<String>, u64);
 
 impl Window {
     const fn new(ends: Moment) -> Self {
-        Self { ends, counts: BTreeMap::new(), is_awaited: false }
+        Self { ends, counts: BTreeMap::new(), has_closer: false }
     }
 
-    /// Begins anew, and gives back what was left out before.
-    fn renew(&mut self, ends: Moment) -> Vec<LeftOut> {
+    /// Starts a new window, and returns what the last one left out.
+    fn restart(&mut self, ends: Moment) -> Vec<LeftOut> {
         let old = mem::replace(self, Self::new(ends));
         let left = |((rule, client), count): ((_, _), u64)| (count > MOST).then(|| (rule, client, count - MOST));
         old.counts.into_iter().filter_map(left).collect()
@@ -90,30 +89,29 @@ fn lock(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
     window.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn tell(left: Vec<LeftOut>) {
+fn log_left_out(left: Vec<LeftOut>) {
     for (rule, client, count) in left {
         audit::left_out(rule, client.as_deref(), count);
     }
 }
 
-/// What somebody may not have.
+/// The request that was refused.
 #[derive(Debug)]
-pub struct Wanted {
-    /// Who that is.
+pub struct DeniedRequest {
+    /// The caller.
     pub who: Who<'static>,
-    /// Of which workspace.
+    /// The workspace.
     pub workspace: String,
-    /// For these users, with spaces between them.
+    /// The users, separated by spaces.
     pub users: String,
-    /// With these scopes, with spaces between them; `None` where it is no token
-    /// that is wanted.
+    /// The scopes, separated by spaces; `None` where no token was asked for.
     pub scopes: Option<String>,
-    /// Living so many seconds.
+    /// The lifetime in seconds.
     pub lifetime_seconds: Option<u32>,
 }
 
-impl Wanted {
-    /// A token.
+impl DeniedRequest {
+    /// Describes the request for a token.
     pub fn new(who: Who<'_>, client: &Client, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
         let users: Vec<_> = claim.users().iter().map(|user| user.as_str()).collect();
         let scopes: Vec<_> = claim.scopes().iter().map(|scope| scope.as_str()).collect();
@@ -128,29 +126,29 @@ impl Wanted {
 }
 
 impl Problem {
-    /// What the audit log says of it: who shows nothing that counts, may not have
-    /// what they want, or want it too often.
+    /// The audit event: failed authentication, a denied request, or one over the client's rate; `None`
+    /// for other problems.
     pub fn refusal(&self) -> Option<Refusal<'_>> {
         let (who, rule) = match self {
-            Self::NoKey => (Who::Nobody, "no-key"),
-            Self::UnknownKey => (Who::Nobody, "unknown-client"),
-            Self::TooFast(client, _) => (Who::Client(client.into()), "client-rate"),
-            Self::NoSessions => (Who::Nobody, "no-sessions"),
+            Self::MissingKey => (Who::Unauthenticated, "no-key"),
+            Self::UnknownKey => (Who::Unauthenticated, "unknown-client"),
+            Self::RateLimited(client, _) => (Who::Client(client.into()), "client-rate"),
+            Self::NoSessions => (Who::Unauthenticated, "no-sessions"),
             Self::Session(denial, user) => {
                 let about = About { users: user.as_deref(), ..About::default() };
-                let who = if user.is_some() { Who::Session } else { Who::Nobody };
+                let who = if user.is_some() { Who::Session } else { Who::Unauthenticated };
                 return Some(Refusal { who, about, rule: denial.as_str(), refused: None });
             }
-            Self::Origin => (Who::Nobody, "origin"),
+            Self::Origin => (Who::Unauthenticated, "origin"),
             Self::Denied(denied) => {
-                let wanted = &denied.wanted;
+                let request = &denied.request;
                 let about = About {
-                    workspace: Some(&wanted.workspace),
-                    users: Some(&wanted.users),
-                    scopes: wanted.scopes.as_deref(),
-                    lifetime_seconds: wanted.lifetime_seconds,
+                    workspace: Some(&request.workspace),
+                    users: Some(&request.users),
+                    scopes: request.scopes.as_deref(),
+                    lifetime_seconds: request.lifetime_seconds,
                 };
-                let (who, refused) = (wanted.who.clone(), Some(denied.refused.as_str()));
+                let (who, refused) = (request.who.clone(), Some(denied.refused.as_str()));
                 return Some(Refusal { who, about, rule: denied.rule, refused });
             }
             _ => return None,

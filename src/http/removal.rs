@@ -1,5 +1,5 @@
-//! `DELETE /v1/users/{id}/tokens`, `DELETE /v1/tokens` and `POST /v1/tokens/rejected`: what is to
-//! be served no longer.
+//! `DELETE /v1/users/{id}/tokens`, `DELETE /v1/tokens` and `POST /v1/tokens/rejected`: removing tokens
+//! from the cache.
 
 use hyper::{Request, Response, StatusCode};
 
@@ -7,8 +7,8 @@ use super::body::{self, Incoming, Reply, Text};
 use super::denied::Denied;
 use super::id::Id;
 use super::problem::Problem;
-use super::refusals::Wanted;
-use super::{Answered, Api, bare_path, decoded};
+use super::refusals::DeniedRequest;
+use super::{Answered, Api, bare_path, percent_decoded};
 use crate::audit::{self, About};
 use crate::auth::Client;
 use crate::metrics::Outcome;
@@ -16,13 +16,13 @@ use crate::policy::access::Denial;
 use crate::token::{TokenKey, UserId};
 
 #[derive(serde::Deserialize)]
-struct Asked<'a> {
+struct RejectedBody<'a> {
     #[serde(borrow)]
     token: Text<'a>,
 }
 
 #[derive(serde::Deserialize)]
-struct Leaving<'a> {
+struct SignOutBody<'a> {
     #[serde(borrow)]
     user_id: Id<'a>,
 }
@@ -32,7 +32,7 @@ impl Api {
     pub(super) fn sign_out_in_path<B>(&self, request: &Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
         let user = user_in_path(bare_path(request.uri())).unwrap_or_default();
-        let user = decoded(user).map_err(|why| Problem::Invalid(format!("the user id in the path {why}")))?;
+        let user = percent_decoded(user).map_err(|why| Problem::Invalid(format!("the user id in the path {why}")))?;
         self.sign_out(client, UserId::new(&user)?)
     }
 
@@ -43,18 +43,23 @@ impl Api {
     {
         let client = self.client(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
-        let leaving: Leaving<'_> = body::parse(&body)?;
-        self.sign_out(client, UserId::new(&leaving.user_id)?)
+        let sign_out: SignOutBody<'_> = body::parse(&body)?;
+        self.sign_out(client, UserId::new(&sign_out.user_id)?)
     }
 
-    /// The answer is the same whether there were tokens or not.
+    /// Signs a user out. The response is the same whether there were tokens or not.
     fn sign_out(&self, client: &Client, user: UserId<'_>) -> Result<Answered, Problem> {
         if !client.access.may_speak_for(user.as_str()) {
             let (workspace, users) = (client.workspace.to_string(), user.to_string());
-            let wanted =
-                Wanted { who: client.who().into_owned(), workspace, users, scopes: None, lifetime_seconds: None };
+            let request = DeniedRequest {
+                who: client.who().into_owned(),
+                workspace,
+                users,
+                scopes: None,
+                lifetime_seconds: None,
+            };
             let denial = Denial::Users(vec![user.to_string()]);
-            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, wanted))));
+            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
         }
         let tokens = self.broker.sign_out(client.workspace.as_str(), user);
         let about =
@@ -63,19 +68,19 @@ impl Api {
         Ok(done())
     }
 
-    /// Courier refused a token. The answer is the same whether it was one of ours, and of
-    /// this client's users, or not.
+    /// Takes the report that Courier rejected a token. The response is the same whether the token was
+    /// the broker's, and of this client's users, or not.
     pub(super) async fn rejected<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
     where
         B: Incoming,
     {
         let client = self.client(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
-        let asked: Asked<'_> = body::parse(&body)?;
+        let fields: RejectedBody<'_> = body::parse(&body)?;
         let theirs = |key: &TokenKey| {
             key.workspace() == client.workspace.as_str() && key.users().all(|user| client.access.may_speak_for(user))
         };
-        if let Some(key) = self.broker.reject(&asked.token, theirs) {
+        if let Some(key) = self.broker.reject(&fields.token, theirs) {
             let users = key.users().collect::<Vec<_>>().join(" ");
             let about = About {
                 workspace: Some(key.workspace()),
@@ -89,7 +94,7 @@ impl Api {
     }
 }
 
-/// The `{id}` of `v1/users/{id}/tokens`, as it is written there.
+/// The `{id}` of `v1/users/{id}/tokens`, still percent-encoded.
 pub fn user_in_path(path: &str) -> Option<&str> {
     let user = path.strip_prefix("v1/users/")?.strip_suffix("/tokens")?;
     (!user.is_empty() && !user.contains('/')).then_some(user)
@@ -106,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_names_one_user_or_none() {
+    fn path_names_one_user_or_none() {
         for (path, wanted) in [
             ("v1/users/jane/tokens", Some("jane")),
             ("v1/users/a%2Fb/tokens", Some("a%2Fb")),

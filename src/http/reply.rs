@@ -1,4 +1,4 @@
-//! The body of a response, which shares the token's bytes.
+//! Response bodies that share the cached token's bytes.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -8,15 +8,15 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-/// A response's body: up to two pieces, so that a token's bytes can be followed
-/// by what changes from answer to answer without being copied.
+/// A response's body in up to two pieces: the token's shared bytes, and what differs from response
+/// to response.
 #[derive(Default)]
 pub struct Reply {
     first: Bytes,
     second: Bytes,
 }
 
-/// Its length alone: it may hold a token.
+/// Shows the length only: it may hold a token.
 impl fmt::Debug for Reply {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "Reply({} bytes)", self.first.len() + self.second.len())
@@ -24,7 +24,7 @@ impl fmt::Debug for Reply {
 }
 
 impl Reply {
-    /// Two pieces.
+    /// Creates a body of two pieces.
     pub const fn new(first: Bytes, second: Bytes) -> Self {
         Self { first, second }
     }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_reply_is_its_two_pieces() {
+    async fn reply_is_its_two_pieces() {
         for (first, second) in [("ab", "cd"), ("ab", ""), ("", "cd"), ("", "")] {
             let reply = Reply::new(first.into(), second.into());
             assert_eq!(reply.size_hint().exact(), Some((first.len() + second.len()) as u64));

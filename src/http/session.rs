@@ -1,5 +1,4 @@
-//! Users who call themselves, from the app's pages, with the login that they have
-//! there.
+//! Calls of users from the app's pages, authenticated by their login sessions.
 
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
 use hyper::{Method, Request, Response};
@@ -16,30 +15,30 @@ use crate::broker::Answer;
 use crate::policy::session::longest_within;
 use crate::token::{Lifetime, Profile, ScopeClaim, UserId};
 
-/// How users call the front-end route, and what they get.
+/// The settings of the front-end route for users.
 #[derive(Clone, Debug)]
 pub struct SessionRoute {
-    /// Where in a request their session is.
+    /// Where the session is in a request.
     pub source: SessionSource,
-    /// The pages that they may call from.
+    /// The pages that may call.
     pub origins: Origins,
     /// The headers that those pages may send.
     pub allowed_headers: AllowedHeaders,
-    /// The scopes that they get.
+    /// The scopes of the issued tokens.
     pub profile: Profile,
-    /// Whose workspace, and how long at most.
+    /// The workspace and the longest lifetime.
     pub client: Client,
-    /// Must a token end before the session does?
+    /// Whether a token must end before the session does.
     pub within_session: bool,
 }
 
-/// Where in a request the session is.
+/// Where the session is in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionSource {
     /// `Authorization: Bearer SESSION`.
     Authorization,
-    /// In the cookie of this name. Browsers send it whatever page made them call,
-    /// so it counts only together with the origin of a page that may call.
+    /// The cookie of this name. Browsers send it whichever page calls, so it is accepted only with an
+    /// allowed origin.
     Cookie(String),
 }
 
@@ -54,37 +53,36 @@ impl SessionSource {
     }
 }
 
-/// Users may call.
-pub(super) struct Guests {
+/// Authenticates users by their sessions.
+pub(super) struct SessionAuth {
     pub sessions: Sessions,
     pub route: SessionRoute,
 }
 
-impl Guests {
-    /// The session that a request carries. Where there is none, an app must have
-    /// sent its key.
-    fn carried<'a, B>(&self, request: &'a Request<B>) -> Result<Option<&'a str>, Problem> {
+impl SessionAuth {
+    /// The session in the request; `None` where the client key must be checked instead.
+    fn session_token<'a, B>(&self, request: &'a Request<B>) -> Result<Option<&'a str>, Problem> {
         match &self.route.source {
             SessionSource::Authorization => {
-                // Two of them are a problem of the client key's.
+                // The check of the client key refuses more than one header.
                 let mut values = request.headers().get_all(AUTHORIZATION).iter();
                 let (Some(value), None) = (values.next(), values.next()) else { return Ok(None) };
                 let bearer = value.to_str().ok().and_then(|text| text.split_once(' '));
                 let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
                 Ok(bearer.map(|(_, bearer)| bearer.trim()).filter(|bearer| has_jwt_shape(bearer)))
             }
-            // An app has no cookies of its users, but it may pass one on.
+            // With an `Authorization` header it is an app, which may pass on a user's cookie.
             SessionSource::Cookie(_) if request.headers().contains_key(AUTHORIZATION) => Ok(None),
             SessionSource::Cookie(name) => cookie(request, name),
         }
     }
 
-    /// Whose session it is, if it counts and may be used from where it comes.
+    /// Checks the session and the origin of the call.
     async fn check<B>(&self, request: &Request<B>) -> Result<Option<Session>, Problem> {
-        let Some(token) = self.carried(request)? else { return Ok(None) };
+        let Some(token) = self.session_token(request)? else { return Ok(None) };
         match (self.route.origins.from(request.headers()), &self.route.source) {
-            (Page::Listed, _) | (Page::Unsaid, SessionSource::Authorization) => {}
-            (Page::Unsaid, SessionSource::Cookie(_)) | (Page::Unlisted, _) => return Err(Problem::Origin),
+            (Page::Allowed, _) | (Page::NoOrigin, SessionSource::Authorization) => {}
+            (Page::NoOrigin, SessionSource::Cookie(_)) | (Page::Disallowed, _) => return Err(Problem::Origin),
         }
         match self.sessions.check(token).await {
             Ok(session) => Ok(Some(session)),
@@ -93,12 +91,12 @@ impl Guests {
         }
     }
 
-    /// The lifetime that a token may have.
+    /// The lifetime of the token, cut to the session's end if the settings say so.
     fn lifetime(&self, normal: Lifetime, session: &Session) -> Result<Lifetime, Problem> {
         if !self.route.within_session {
             return Ok(normal);
         }
-        let denied = || Problem::Session(SessionDenial::NearItsEnd, Some(session.user.clone()));
+        let denied = || Problem::Session(SessionDenial::NearExpiry, Some(session.user.clone()));
         longest_within(session.remaining, normal).ok_or_else(denied)
     }
 }
@@ -106,48 +104,50 @@ impl Guests {
 /// The body of a user's request.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Asked<'a> {
-    #[serde(borrow, default, deserialize_with = "body::present")]
+struct RequestBody<'a> {
+    #[serde(borrow, default, deserialize_with = "body::non_null")]
     user_id: Option<Id<'a>>,
 }
 
 impl Api {
-    /// Serves a user who calls; `None` where it is an app that calls.
-    pub(super) async fn guest<B>(&self, guests: &Guests, request: &mut Request<B>) -> Result<Option<Answer>, Problem>
+    /// Serves a user's call; `None` if an app calls.
+    pub(super) async fn serve_session<B>(
+        &self,
+        session_auth: &SessionAuth,
+        request: &mut Request<B>,
+    ) -> Result<Option<Answer>, Problem>
     where
         B: Incoming,
     {
-        let Some(session) = guests.check(request).await? else { return Ok(None) };
-        // A page could make each of its calls one to Courier.
+        let Some(session) = session_auth.check(request).await? else { return Ok(None) };
+        // A page could force a call to Courier with each request.
         if request.headers().contains_key(TOKEN_MIN_TTL) {
-            return Err(Problem::Invalid(
-                "the header Token-Min-TTL is for apps: a session can't ask for it".to_owned(),
-            ));
+            return Err(Problem::Invalid("the header Token-Min-TTL is not allowed with a session".to_owned()));
         }
-        if let Some(user) = self.named(request).await?
+        if let Some(user) = self.named_user(request).await?
             && user != session.user
         {
             return Err(Problem::Session(SessionDenial::OtherUser, Some(session.user)));
         }
-        let SessionRoute { client, profile, .. } = &guests.route;
+        let SessionRoute { client, profile, .. } = &session_auth.route;
         let normal = self.settings.default_lifetime.min(self.settings.max_lifetime).min(client.access.max_lifetime);
-        let lifetime = guests.lifetime(normal, &session)?;
+        let lifetime = session_auth.lifetime(normal, &session)?;
         let claim = ScopeClaim::new(vec![UserId::new(&session.user)?], profile.scopes().collect())?;
         self.serve(client, Who::Session, &claim, Some(lifetime), None).await.map(Some)
     }
 
-    /// The user whom the request names, which a session makes needless.
-    async fn named<B: Incoming>(&self, request: &mut Request<B>) -> Result<Option<String>, Problem> {
+    /// The user that the request names. It is optional, since the session names the user.
+    async fn named_user<B: Incoming>(&self, request: &mut Request<B>) -> Result<Option<String>, Problem> {
         if request.method() == Method::GET {
             let query = request.uri().query().unwrap_or_default();
             let is_named = query.split('&').any(|pair| pair.split('=').next() == Some("userId"));
             return if is_named { user_in_query(query).map(Some) } else { Ok(None) };
         }
-        // A `fetch` without a body has no media type either.
+        // `fetch` without a body sends no media type.
         if request.body().is_end_stream() {
             return Ok(None);
         }
-        // A proxy may have made chunks of it, of which there are none.
+        // A proxy may have re-sent an empty body as chunked.
         if !request.headers().contains_key(CONTENT_TYPE) {
             return body::expect_none(request, self.settings.body_timeout).await.map(|()| None);
         }
@@ -155,24 +155,24 @@ impl Api {
         if body.is_empty() {
             return Ok(None);
         }
-        let asked: Asked<'_> = body::parse(&body)?;
-        Ok(asked.user_id.map(|user| user.to_string()))
+        let fields: RequestBody<'_> = body::parse(&body)?;
+        Ok(fields.user_id.map(|user| user.to_string()))
     }
 
-    /// The answer to a browser that asks what a page may send.
+    /// Answers a preflight request.
     pub(super) fn preflight<B>(&self, request: &Request<B>) -> Result<Response<Reply>, Problem> {
-        let route = self.guests.as_ref().map(|guests| &guests.route);
+        let route = self.session_auth.as_ref().map(|session_auth| &session_auth.route);
         match route.map(|route| (route.origins.from(request.headers()), route)) {
-            Some((Page::Listed, route)) => Ok(route.origins.preflight(request.headers(), &route.allowed_headers)),
-            Some((Page::Unlisted, _)) => Err(Problem::Origin),
-            // No browser asks so.
-            Some((Page::Unsaid, _)) | None => Err(Problem::Method(Self::find(request.uri()).1)),
+            Some((Page::Allowed, route)) => Ok(route.origins.preflight(request.headers(), &route.allowed_headers)),
+            Some((Page::Disallowed, _)) => Err(Problem::Origin),
+            // No browser sends such a request.
+            Some((Page::NoOrigin, _)) | None => Err(Problem::Method(Self::find(request.uri()).1)),
         }
     }
 }
 
-/// The value of this cookie. A second one of its name may be planted by another
-/// host of the same domain, and which of them counts is anybody's guess.
+/// The value of the cookie. Two of the same name are refused: another host of the same domain may
+/// have planted one.
 fn cookie<'a, B>(request: &'a Request<B>, name: &str) -> Result<Option<&'a str>, Problem> {
     let lines = request.headers().get_all(COOKIE).iter();
     let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
@@ -183,9 +183,9 @@ fn cookie<'a, B>(request: &'a Request<B>, name: &str) -> Result<Option<&'a str>,
     });
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        // What is not text is no JWT.
+        // A value that is not UTF-8 is no JWT.
         (Some(value), None) => Ok(Some(std::str::from_utf8(value).unwrap_or_default())),
-        _ => Err(SessionDenial::CookieTwice.into()),
+        _ => Err(SessionDenial::DuplicateCookie.into()),
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_authorization_or_a_cookie_with_a_name() {
+    fn source_is_authorization_or_a_named_cookie() {
         assert_eq!(SessionSource::parse("authorization"), Some(SessionSource::Authorization));
         let cookie = SessionSource::Cookie("__Host-session".to_owned());
         assert_eq!(SessionSource::parse("cookie:__Host-session"), Some(cookie));
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_there_once_or_refused() {
+    fn duplicate_cookie_is_refused() {
         let read = |lines: &[&str]| {
             let mut request = Request::builder();
             for line in lines {

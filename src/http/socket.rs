@@ -1,5 +1,4 @@
-//! What connections come from: a port, a Unix socket, or one of the two that
-//! another process opened.
+//! Listening sockets: a port, a Unix socket, or either of them opened by another process.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -10,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
 
-/// A socket that listens.
+/// A listening socket.
 pub struct Socket(Kind);
 
 enum Kind {
@@ -23,19 +22,19 @@ enum Kind {
 pub enum Passed {
     /// A TCP socket.
     Tcp(std::net::TcpListener),
-    /// A Unix socket, whose file belongs to whoever opened it.
+    /// A Unix socket, whose file belongs to the process that opened it.
     Unix(std::os::unix::net::UnixListener),
 }
 
-/// A connection that has just been accepted.
+/// An accepted connection.
 pub enum Accepted {
-    /// From an address.
+    /// From this IP address.
     Tcp(TcpStream, IpAddr),
-    /// From a process of this machine.
+    /// From a process on this machine.
     Unix(UnixStream),
 }
 
-/// Connections that wait to be accepted, as many as tokio asks for on a port.
+/// The accept queue, as long as tokio's for TCP.
 const BACKLOG: u32 = 1024;
 
 impl Socket {
@@ -44,21 +43,21 @@ impl Socket {
         Ok(Self(Kind::Tcp(TcpListener::bind(address).await?)))
     }
 
-    /// Listens on a Unix socket that whoever `mode` allows may connect to. The
-    /// file of a process that is gone gives way; anything else at this path is an
-    /// error. The file is removed when this is dropped.
+    /// Listens on a Unix socket with this file mode.
+    ///
+    /// A stale socket file is replaced; anything else at this path is an error. The file is removed when
+    /// this is dropped.
     pub async fn unix(path: &Path, mode: u32) -> io::Result<Self> {
-        give_way(path).await?;
+        remove_stale(path).await?;
         let socket = UnixSocket::new_stream()?;
         socket.bind(path)?;
         let file = SocketFile::at(path)?;
-        // Nobody gets in before it listens, so there is no moment at which the
-        // file has more rights than it should.
+        // Before `listen` no connection succeeds, so there is no moment with too wide rights.
         fs::set_permissions(path, Permissions::from_mode(mode))?;
         Ok(Self(Kind::Unix(socket.listen(BACKLOG)?, Some(file))))
     }
 
-    /// Listens on a socket that was passed.
+    /// Listens on a socket that another process opened.
     pub fn passed(passed: Passed) -> io::Result<Self> {
         match passed {
             Passed::Tcp(socket) => {
@@ -72,8 +71,7 @@ impl Socket {
         }
     }
 
-    /// The IP address and port, where it has them: with the port that was chosen,
-    /// if it was to choose.
+    /// The IP address and port, if it has them; a port of 0 is replaced by the chosen one.
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.0 {
             Kind::Tcp(socket) => socket.local_addr().ok(),
@@ -81,7 +79,7 @@ impl Socket {
         }
     }
 
-    /// Is it reached over a network, or could it be?
+    /// Whether it is TCP, and so may be reached over a network.
     pub const fn is_tcp(&self) -> bool {
         matches!(self.0, Kind::Tcp(_))
     }
@@ -98,7 +96,7 @@ impl Socket {
     }
 }
 
-/// As the settings name it.
+/// Writes the socket as the settings do.
 impl fmt::Display for Socket {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
@@ -118,13 +116,13 @@ impl fmt::Display for Socket {
     }
 }
 
-/// Makes room for a socket, where what is in the way was left behind.
-async fn give_way(path: &Path) -> io::Result<()> {
+/// Removes a stale socket file.
+async fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
         Ok(there) if !there.file_type().is_socket() => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is not a socket"));
         }
         Ok(_) => {}
     }
@@ -133,12 +131,12 @@ async fn give_way(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
-        // Also where its queue is full.
+        // Also if the queue of the other process is full.
         _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
     }
 }
 
-/// The file of a socket, removed when this is dropped, if it is still the same.
+/// A socket's file. It is removed on drop, if it is still the same file.
 struct SocketFile {
     path: PathBuf,
     device: u64,
@@ -156,7 +154,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let ours = |there: &fs::Metadata| there.dev() == self.device && there.ino() == self.inode;
         if fs::symlink_metadata(&self.path).as_ref().is_ok_and(ours) {
-            // A file that can't be removed gives way to the next one.
+            // A file that can't be removed is replaced at the next start.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -167,10 +165,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_file_that_a_process_left_behind_gives_way_and_is_removed_at_the_end() {
+    async fn stale_socket_file_is_replaced_and_removed_on_drop() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
-        // It is closed, and its file stays.
+        // Closed, but its file stays.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
         let socket = Socket::unix(&path, 0o640).await.expect("it gives way");
         let mode = fs::symlink_metadata(&path).expect("it is there").permissions().mode();
@@ -181,20 +179,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_left_behind_stays() {
+    async fn live_sockets_and_other_files_are_kept() {
         let folder = tempfile::tempdir().expect("a folder");
         let refused = async |path: &Path| Socket::unix(path, 0o600).await.err().map(|error| error.to_string());
         let file = folder.path().join("file");
         fs::write(&file, "something").expect("written");
-        assert_eq!(refused(&file).await.as_deref(), Some("there is a file that is no socket"));
+        assert_eq!(refused(&file).await.as_deref(), Some("the path exists and is not a socket"));
         assert_eq!(fs::read_to_string(&file).expect("still there"), "something");
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&file, &link).expect("a link");
-        assert_eq!(refused(&link).await.as_deref(), Some("there is a file that is no socket"));
+        assert_eq!(refused(&link).await.as_deref(), Some("the path exists and is not a socket"));
         let path = folder.path().join("live");
         let live = Socket::unix(&path, 0o600).await.expect("a socket");
         assert_eq!(refused(&path).await.as_deref(), Some("another process listens there"));
-        // Somebody else's by now.
+        // Replaced by another process.
         fs::remove_file(&path).expect("removed");
         let other = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
         drop(live);

@@ -1,4 +1,4 @@
-//! A connection's bytes: none are waited for too long.
+//! A connection's byte stream, with timeouts and JSON bodies for hyper's own errors.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -13,84 +13,85 @@ use tokio::time::Sleep;
 
 use super::head_timer::HeadTimer;
 
-/// A connection on which nothing comes in or goes out too slowly, and no error goes
-/// out without JSON.
+/// A stream with a read and a write timeout, which adds a JSON body to hyper's own errors.
 ///
-/// A peer that does not read what it is sent would hold its connection for ever:
-/// hyper has no time-out for writing. And hyper answers what it can't read as
-/// HTTP, or what is too large for it, before any service sees it, and without a
-/// body; Courier's SDKs expect JSON on every error. No answer of ours is an error
-/// with an empty body, so such a head can only be hyper's.
-pub struct Guarded<S> {
+/// hyper has no write timeout: a peer that does not read would hold its connection for ever. hyper
+/// also answers unreadable or too large requests itself, without a body, while Courier's SDKs expect
+/// JSON on every error. The broker's own errors always have a body, so a head without one is hyper's.
+pub struct GuardedStream<S> {
     stream: S,
-    /// The longest that nothing at all may go out.
-    patience: Duration,
+    /// The longest time without progress in writing.
+    write_timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
-    /// The longest that nothing may come in; `None` where somebody else sees to it.
+    /// The read timeout of heads; `None` for HTTP/2, which has its own.
     head_timer: Option<HeadTimer>,
-    /// What goes out in place of a bare refusal.
-    refusal: Bytes,
-    /// Whether what goes out may be such a refusal.
+    /// The rewritten error that is being sent.
+    rewritten: Bytes,
+    /// Whether the output may contain hyper's own errors.
     speaks_http1: bool,
 }
 
 const ERROR: &[u8] = b"HTTP/1.1 4";
-const BARE: &str = "content-length: 0\r\n";
+const EMPTY_BODY: &str = "content-length: 0\r\n";
 
-impl<S> Guarded<S> {
+impl<S> GuardedStream<S> {
     /// Wraps a connection that speaks HTTP/1.1.
-    pub const fn new(stream: S, patience: Duration, head_timer: HeadTimer) -> Self {
+    pub const fn new(stream: S, write_timeout: Duration, head_timer: HeadTimer) -> Self {
         let head_timer = Some(head_timer);
-        Self { stream, patience, stalled: None, head_timer, refusal: Bytes::new(), speaks_http1: true }
+        Self { stream, write_timeout, stalled: None, head_timer, rewritten: Bytes::new(), speaks_http1: true }
     }
 
-    /// Wraps a connection in which no refusal is a text: HTTP/2.
-    pub const fn wordless(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, stalled: None, head_timer: None, refusal: Bytes::new(), speaks_http1: false }
+    /// Wraps an HTTP/2 connection, whose errors are not text.
+    pub const fn for_http2(stream: S, write_timeout: Duration) -> Self {
+        Self { stream, write_timeout, stalled: None, head_timer: None, rewritten: Bytes::new(), speaks_http1: false }
     }
 
-    /// An error where nothing has gone out for too long.
-    fn hurry<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Passes the outcome on, or fails after too long without progress.
+    fn with_write_timeout<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             self.stalled = None;
             return outcome;
         }
-        let patience = self.patience;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        let write_timeout = self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(write_timeout)));
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-/// The head with a body, if it is an error's without one.
-fn clothe(head: &[u8]) -> Option<String> {
+/// Adds a JSON body to the head of an error without one.
+fn add_json_body(head: &[u8]) -> Option<String> {
     if !head.starts_with(ERROR) {
         return None;
     }
-    let (before, after) = std::str::from_utf8(head).ok()?.split_once(BARE)?;
+    let (before, after) = std::str::from_utf8(head).ok()?.split_once(EMPTY_BODY)?;
     let reason = before.lines().next()?.strip_prefix("HTTP/1.1 ")?;
-    let message = format!("this request can't be read or is too large ({reason})");
+    let message = format!("malformed or too large request ({reason})");
     let body = json!({ "message": message, "type": "invalid_request_error" }).to_string();
     let length = body.len();
     let added = "content-type: application/json\r\ncache-control: no-store\r\nx-should-retry: false\r\n";
     Some(format!("{before}{added}content-length: {length}\r\n{after}{body}"))
 }
 
-impl<S: AsyncWrite + Unpin> Guarded<S> {
-    fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.refusal.has_remaining() {
-            let written = Pin::new(&mut self.stream).poll_write(context, &self.refusal);
-            let written = ready!(self.hurry(context, written))?;
+impl<S: AsyncWrite + Unpin> GuardedStream<S> {
+    fn poll_rewritten(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.rewritten.has_remaining() {
+            let written = Pin::new(&mut self.stream).poll_write(context, &self.rewritten);
+            let written = ready!(self.with_write_timeout(context, written))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.refusal.advance(written);
+            self.rewritten.advance(written);
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -110,7 +111,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[IoSlice::new(bytes)])
     }
@@ -120,16 +121,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_refusal(context))?;
+        ready!(self.poll_rewritten(context))?;
         if self.speaks_http1
             && let Some(head) = slices.first()
-            && let Some(refusal) = clothe(head)
+            && let Some(rewritten) = add_json_body(head)
         {
-            self.refusal = refusal.into();
+            self.rewritten = rewritten.into();
             return Poll::Ready(Ok(head.len()));
         }
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.hurry(context, written)
+        self.with_write_timeout(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -137,16 +138,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_refusal(context))?;
+        ready!(self.poll_rewritten(context))?;
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.hurry(context, flushed)
+        self.with_write_timeout(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_refusal(context))?;
-        // With TLS that is a message too.
+        ready!(self.poll_rewritten(context))?;
+        // TLS sends a message for this too.
         let shut = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.hurry(context, shut)
+        self.with_write_timeout(context, shut)
     }
 }
 
@@ -156,9 +157,9 @@ mod tests {
     use std::sync::Arc;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    fn guarded<S>(stream: S) -> Guarded<S> {
+    fn guarded<S>(stream: S) -> GuardedStream<S> {
         const MINUTE: Duration = Duration::from_secs(60);
-        Guarded::new(stream, MINUTE, HeadTimer::new(Arc::default(), MINUTE))
+        GuardedStream::new(stream, MINUTE, HeadTimer::new(Arc::default(), MINUTE))
     }
 
     async fn sent(writes: &[&str]) -> String {
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bare_refusal_gets_a_body() {
+    async fn error_without_body_gets_json() {
         let text =
             sent(&["HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ndate: x\r\n\r\n"]).await;
         let (head, body) = text.split_once("\r\n\r\n").expect("a head");
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everything_else_goes_through_as_it_is() {
+    async fn other_output_is_unchanged() {
         let answers = [
             "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
             "HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n",
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_does_not_read_is_given_up() {
+    async fn peer_that_does_not_read_times_out() {
         let (near, far) = tokio::io::duplex(7);
         let mut stream = guarded(near);
         let written = stream.write_all(b"more than goes into the pipe").await;

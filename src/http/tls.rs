@@ -1,5 +1,4 @@
-//! TLS: what a listener shows, whom it believes, and the names of those who show
-//! something themselves.
+//! TLS: the broker's certificate, the authorities it trusts, and the names in client certificates.
 
 use std::fmt;
 use std::fs::File;
@@ -18,52 +17,52 @@ use rustls::{RootCertStore, ServerConfig};
 use super::validity::Validity;
 use crate::clock::Clock;
 
-/// The files that TLS needs, in PEM.
+/// The PEM files for TLS.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
-    /// The certificate, followed by those between it and its authority.
+    /// The certificate, followed by the intermediate ones.
     pub certificate: PathBuf,
     /// Its private key, unencrypted.
     pub private_key: PathBuf,
-    /// The authorities of clients' certificates; `None` where none are asked for.
+    /// The authorities of client certificates; `None` if none are requested.
     pub client_ca: Option<PathBuf>,
 }
 
-/// A certificate with its key and those who are believed, read and checked.
+/// The certificate, its key and the trusted authorities, read and checked.
 #[derive(Clone)]
 pub struct Certificates {
     config: Arc<ServerConfig>,
     chain: Arc<[CertificateDer<'static>]>,
-    /// The authorities of clients' certificates.
+    /// The authorities of client certificates.
     authorities: Arc<[CertificateDer<'static>]>,
-    /// When they are valid, the broker's own certificate first.
+    /// The validity of each certificate, the broker's own first.
     periods: Arc<[Period]>,
 }
 
-/// When a certificate of a file is valid.
+/// The validity of one certificate in a file.
 struct Period {
     setting: &'static str,
     path: PathBuf,
-    /// Its place in the file, from 1.
+    /// Its position in the file, from 1.
     place: usize,
     validity: Validity,
 }
 
 impl Period {
-    fn remark(&self, now: Duration) -> Option<CertificateError> {
-        let why = format!("certificate {} {}", self.place, self.validity.remark(now)?);
+    fn warning(&self, now: Duration) -> Option<CertificateError> {
+        let why = format!("certificate {} {}", self.place, self.validity.warning(now)?);
         Some(CertificateError { setting: self.setting, path: self.path.clone(), why })
     }
 }
 
-/// Says nothing: it holds a private key.
+/// Shows nothing: it holds a private key.
 impl fmt::Debug for Certificates {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("Certificates")
     }
 }
 
-/// Why files won't do for TLS.
+/// An error in one of the TLS files.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {why}", path.display())]
 pub struct CertificateError {
@@ -72,63 +71,63 @@ pub struct CertificateError {
     pub setting: &'static str,
     /// The file.
     pub path: PathBuf,
-    /// The mistake. It repeats neither the path nor anything of what the file holds.
+    /// The reason. It repeats neither the path nor any content of the file.
     pub why: String,
 }
 
 const CERTIFICATE: &str = "certificate_file";
 const PRIVATE_KEY: &str = "private_key_file";
 const CLIENT_CA: &str = "client_ca_file";
-/// Far more than a chain of certificates or a bundle of authorities has.
+/// Far more than a chain of certificates or a bundle of authorities needs.
 const LARGEST_FILE: u64 = 4 << 20;
 
 impl Certificates {
-    /// What a handshake goes by.
+    /// The configuration for handshakes.
     pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config)
     }
 
-    /// When the broker's own certificate ends, since 1970.
+    /// The end of the broker's own certificate, since 1970.
     pub fn expires(&self) -> Option<Duration> {
         self.periods.first().map(|own| own.validity.ends())
     }
 
-    /// Fails if the broker's own certificate has expired at this time since 1970: no
-    /// client takes it.
+    /// Fails if the broker's own certificate has expired at this time since 1970: no client would accept
+    /// it.
     pub fn refuse_expired(&self, now: Duration) -> Result<(), CertificateError> {
-        self.refuse(now, Validity::is_over)
+        self.refuse(now, Validity::is_expired)
     }
 
-    /// Fails also if it is not valid yet. A broker that runs does not hold to this: its
-    /// machine may have started with a wrong clock.
+    /// Also fails if it is not valid yet. A running broker does not check this: its machine may have
+    /// started with a wrong clock.
     pub fn refuse_unusable(&self, now: Duration) -> Result<(), CertificateError> {
-        self.refuse(now, |own, now| own.is_over(now) || own.is_early(now))
+        self.refuse(now, |own, now| own.is_expired(now) || own.is_not_yet_valid(now))
     }
 
     fn refuse(&self, now: Duration, is_bad: fn(Validity, Duration) -> bool) -> Result<(), CertificateError> {
         let own = self.periods.first().filter(|own| is_bad(own.validity, now));
-        own.and_then(|own| own.remark(now)).map_or(Ok(()), Err)
+        own.and_then(|own| own.warning(now)).map_or(Ok(()), Err)
     }
 
-    /// Certificates that have expired, do so soon, or are not valid yet: those of the chain
-    /// and of clients' authorities too.
-    pub fn remarks(&self, now: Duration) -> impl Iterator<Item = CertificateError> {
-        self.periods.iter().filter_map(move |period| period.remark(now))
+    /// Warnings about certificates that have expired, expire soon, or are not valid yet, authorities
+    /// included.
+    pub fn warnings(&self, now: Duration) -> impl Iterator<Item = CertificateError> {
+        self.periods.iter().filter_map(move |period| period.warning(now))
     }
 
-    /// Logs them.
-    pub fn log_remarks(&self, now: Duration) {
-        let is_over = self.refuse_expired(now).is_err();
-        for remark in self.remarks(now) {
-            if is_over {
-                tracing::error!(setting = remark.setting, "{remark}");
+    /// Logs the warnings.
+    pub fn log_warnings(&self, now: Duration) {
+        let is_expired = self.refuse_expired(now).is_err();
+        for warning in self.warnings(now) {
+            if is_expired {
+                tracing::error!(setting = warning.setting, "{warning}");
             } else {
-                tracing::warn!(setting = remark.setting, "{remark}");
+                tracing::warn!(setting = warning.setting, "{warning}");
             }
         }
     }
 
-    /// Reads the files, and makes sure that certificate and key belong together.
+    /// Reads the files, and checks that certificate and key belong together.
     pub fn read(files: &TlsFiles) -> Result<Self, CertificateError> {
         let failed = |setting, path: &Path, why: String| CertificateError { setting, path: path.to_owned(), why };
         let chain = certificates(CERTIFICATE, &files.certificate)?;
@@ -149,7 +148,7 @@ impl Certificates {
                 for authority in &authorities {
                     roots.add(authority.clone()).map_err(|error| failed(CLIENT_CA, path, error.to_string()))?;
                 }
-                // Who shows none may still have a key.
+                // A client without a certificate may still send a key.
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                     .allow_unauthenticated()
                     .build()
@@ -172,13 +171,11 @@ impl Certificates {
         })?;
         config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
         if files.client_ca.is_some() {
-            // A resumed session shows no certificate again, so it would outlive the end of
-            // the one that it began with.
+            // A resumed session presents no certificate, so it could outlive the first one.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         } else {
-            // Whoever comes back resumes without a handshake's arithmetic, and the
-            // broker remembers nothing for it.
+            // Tickets: clients resume without a full handshake, and the broker stores nothing.
             config.ticketer =
                 Ticketer::new().map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
         }
@@ -193,7 +190,7 @@ impl Certificates {
     }
 }
 
-/// HTTP/2 by its name in ALPN.
+/// HTTP/2 in ALPN.
 pub const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
@@ -205,7 +202,7 @@ fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer
     if found.is_empty() { Err(failed("holds no certificate in PEM".to_owned())) } else { Ok(found) }
 }
 
-/// Without those that can't be read: an authority's may have a form without these times.
+/// Skips certificates that can't be read: an authority's may lack these times.
 fn periods(setting: &'static str, path: &Path, found: &[CertificateDer<'_>]) -> impl Iterator<Item = Period> {
     found.iter().zip(1..).filter_map(move |(certificate, place)| {
         Some(Period { setting, path: path.to_owned(), place, validity: Validity::of(certificate)? })
@@ -223,7 +220,7 @@ fn bytes(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError
     if bytes.len() as u64 > LARGEST_FILE { Err(failed("is too large".to_owned())) } else { Ok(bytes) }
 }
 
-/// The library's own words may repeat lines of the file.
+/// A fixed text: the library's own may repeat lines of the file.
 fn unreadable(error: &pem::Error, nothing: &str) -> String {
     match error {
         pem::Error::NoItemsFound => format!("holds {nothing} in PEM"),
@@ -231,33 +228,32 @@ fn unreadable(error: &pem::Error, nothing: &str) -> String {
     }
 }
 
-/// The TLS of a broker that runs. Each new connection gets what holds then.
+/// The TLS configuration of a running broker. New connections use the current one.
 pub struct Tls(ArcSwap<Certificates>);
 
 impl Tls {
-    /// Begins with these.
+    /// Starts with these certificates.
     pub fn new(certificates: Certificates) -> Self {
         Self(ArcSwap::from_pointee(certificates))
     }
 
-    /// Are these others than those that hold now?
+    /// Whether these certificates differ from the current ones.
     pub fn differs_from(&self, certificates: &Certificates) -> bool {
         let now = self.0.load();
         certificates.chain != now.chain || certificates.authorities != now.authorities
     }
 
-    /// Logs once a day which certificates expire, for as long as it is run.
-    pub async fn log_remarks_daily(&self, clock: Clock) {
+    /// Logs once a day which certificates expire, until it is dropped.
+    pub async fn log_warnings_daily(&self, clock: Clock) {
         const DAY: Duration = Duration::from_secs(86_400);
         loop {
             clock.sleep_until(clock.now() + DAY).await;
-            self.current().log_remarks(clock.unix());
+            self.current().log_warnings(clock.unix());
         }
     }
 
-    /// From now on these hold, for new connections; those that are open keep what
-    /// they have. Clients may resume their sessions, where none shows a certificate.
-    /// Tells whether anything is another than before.
+    /// Replaces the certificates for new connections; open ones keep theirs. Clients without a
+    /// certificate may still resume their sessions. Returns whether anything changed.
     pub fn replace(&self, certificates: Certificates) -> bool {
         if !self.differs_from(&certificates) {
             return false;
@@ -274,30 +270,29 @@ impl Tls {
         true
     }
 
-    /// Are those by whom these names were verified believed still?
-    pub fn believes(&self, names: &PeerNames) -> bool {
+    /// Whether the authorities that verified these names are still trusted.
+    pub fn trusts(&self, names: &PeerNames) -> bool {
         let now = &self.0.load().authorities;
         Arc::ptr_eq(now, &names.authorities) || *now == names.authorities
     }
 
-    /// What holds now.
+    /// The current certificates.
     pub fn current(&self) -> Arc<Certificates> {
         self.0.load_full()
     }
 }
 
-/// The names in a client's certificate that was verified: DNS names in lower case,
-/// and URIs. It goes with each request of the connection.
+/// The names in a verified client certificate: DNS names in lower case, and URIs. Each request of
+/// the connection carries them.
 #[derive(Clone, Debug)]
 pub struct PeerNames {
     names: Arc<[String]>,
-    /// Those by whom it was verified.
+    /// The authorities that verified it.
     authorities: Arc<[CertificateDer<'static>]>,
 }
 
 impl PeerNames {
-    /// The names in the first of a peer's certificates, which is its own. It must
-    /// have been verified.
+    /// The names in the first of a peer's certificates, its own, which must have been verified.
     pub fn of(certificates: Option<&[CertificateDer<'_>]>, verified_by: &Certificates) -> Option<Self> {
         let certificate = webpki::EndEntityCert::try_from(certificates?.first()?).ok()?;
         let hosts = certificate.valid_dns_names().map(str::to_ascii_lowercase);
@@ -322,13 +317,13 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
-    /// The events as text.
+    /// Captures the log as text.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Lines {
         fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("nobody panics").extend_from_slice(line);
+            self.0.lock().expect("not poisoned").extend_from_slice(line);
             Ok(line.len())
         }
 
@@ -360,9 +355,9 @@ mod tests {
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         let _guard = tracing::subscriber::set_default(subscriber);
-        let three_days = tokio::time::timeout(3 * DAY + DAY / 2, tls.log_remarks_daily(clock));
+        let three_days = tokio::time::timeout(3 * DAY + DAY / 2, tls.log_warnings_daily(clock));
         assert!(three_days.await.is_err(), "it never ends");
-        let text = String::from_utf8(lines.0.lock().expect("nobody panics").clone()).expect("text");
+        let text = String::from_utf8(lines.0.lock().expect("not poisoned").clone()).expect("text");
         let warned = text.lines().filter(|line| line.contains("WARN") && line.contains("expires at 2"));
         assert_eq!(warned.count(), 3, "{text}");
     }

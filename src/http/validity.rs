@@ -1,25 +1,25 @@
-//! From when until when a certificate is valid.
+//! The validity period of a certificate.
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage};
 
-/// The time in which a certificate is valid, in whole seconds since 1970.
+/// When a certificate is valid, in whole seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
     begins: Duration,
     ends: Duration,
 }
 
-/// Before its end a certificate is warned of for so long.
+/// How long before its end a certificate is warned about.
 const NOTICE: Duration = Duration::from_secs(14 * 86_400);
 
 impl Validity {
-    /// Of a certificate, if it can be read.
+    /// Reads the period of a certificate; `None` if it can't be read.
     pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let certificate = EndEntityCert::try_from(certificate).ok()?;
-        // webpki tells the times only where they are not kept, which it checks before all else.
+        // webpki reports the times only in the error of a check, and it checks them first.
         let error_at = |seconds| {
             let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
             certificate.verify_for_usage(&[], &[], &[], time, KeyUsage::server_auth(), None, None).err()
@@ -33,28 +33,28 @@ impl Validity {
         Some(Self { begins, ends: seconds(not_after) })
     }
 
-    /// Since 1970.
+    /// The end, since 1970.
     pub const fn ends(self) -> Duration {
         self.ends
     }
 
-    /// The last second counts as valid.
-    pub fn is_over(self, now: Duration) -> bool {
+    /// Whether it has expired. The last second is still valid.
+    pub fn is_expired(self, now: Duration) -> bool {
         now.as_secs() > self.ends.as_secs()
     }
 
-    /// It does not count yet.
-    pub fn is_early(self, now: Duration) -> bool {
+    /// Whether it is not valid yet.
+    pub fn is_not_yet_valid(self, now: Duration) -> bool {
         now < self.begins
     }
 
-    /// A remark for the operator at this time, if there is one.
-    pub fn remark(self, now: Duration) -> Option<String> {
+    /// A warning for the operator at this time, if there is one.
+    pub fn warning(self, now: Duration) -> Option<String> {
         // RFC 5280 has no year after 9999, and humantime has none either.
         let date = |at: Duration| humantime::format_rfc3339_seconds(UNIX_EPOCH + at);
-        if self.is_over(now) {
+        if self.is_expired(now) {
             Some(format!("expired at {}: replace it", date(self.ends)))
-        } else if self.is_early(now) {
+        } else if self.is_not_yet_valid(now) {
             Some(format!("is not valid before {}: is this machine's clock right?", date(self.begins)))
         } else if self.ends.saturating_sub(now) < NOTICE {
             Some(format!("expires at {}: replace it", date(self.ends)))
@@ -71,9 +71,9 @@ mod tests {
     const DAY: Duration = Duration::from_secs(86_400);
 
     #[test]
-    fn remark_tells_what_is_wrong_at_that_time() {
+    fn warning_depends_on_the_time() {
         let validity = Validity { begins: 100 * DAY, ends: 200 * DAY };
-        let at = |now| validity.remark(now).unwrap_or_default();
+        let at = |now| validity.warning(now).unwrap_or_default();
         assert_eq!(at(99 * DAY), "is not valid before 1970-04-11T00:00:00Z: is this machine's clock right?");
         assert_eq!((at(100 * DAY), at(186 * DAY)), Default::default());
         assert_eq!(at(186 * DAY + DAY / 2), "expires at 1970-07-20T00:00:00Z: replace it");
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn validity_is_what_the_certificate_says() {
+    fn validity_is_read_from_the_certificate() {
         let key = rcgen::KeyPair::generate().expect("a key");
         let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no names");
         for (begins, ends) in

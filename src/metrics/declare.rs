@@ -1,4 +1,4 @@
-//! How a metric is declared: its name, help and labels, and its place in the registry.
+//! Helpers that declare and register metrics.
 
 use prometheus::core::Collector;
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};

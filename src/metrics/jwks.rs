@@ -1,4 +1,4 @@
-//! How the keys of sessions are fetched from their issuer.
+//! Metrics of the JWKS fetches.
 
 use std::time::Duration;
 
@@ -15,24 +15,24 @@ pub struct JwksMetrics {
 }
 
 impl JwksMetrics {
-    /// Counts a fetch that brought keys, at this time since 1970.
+    /// Counts a successful fetch, at this time since 1970.
     pub fn fetched(&self, unix: Duration) {
         self.fetched.inc();
         self.last.set(unix.as_secs_f64());
     }
 
-    /// No keys are in use: they are to come from elsewhere.
+    /// Resets the time of the last fetch: no keys are loaded.
     pub fn none_yet(&self) {
         self.last.set(0.0);
     }
 
-    /// Counts a fetch that brought none.
+    /// Counts a failed fetch.
     pub fn failed(&self) {
         self.failed.inc();
     }
 }
 
-/// Without a JWKS they have no series, so that no alert about its age fires.
+/// The metric families. Without a JWKS they have no series, so that no alert about its age fires.
 pub(super) struct Families {
     fetches: IntCounterVec,
     last: GaugeVec,

@@ -1,4 +1,4 @@
-//! What Prometheus' labels may say.
+//! Label values.
 
 /// A route of the app listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,93 +17,92 @@ pub enum Route {
     Other,
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Answered from memory.
+    /// Served from the cache.
     Hit,
     /// Waited for a call to Courier of its own.
     Miss,
-    /// Waited for a call that another request had begun.
+    /// Waited for another request's call.
     Collapsed,
-    /// Found a token that was too old.
+    /// The cached token was too old.
     Stale,
-    /// Done; no token was asked for.
+    /// Succeeded; no token was asked for.
     Done,
-    /// Refused: who asked, or what for (401, 403).
+    /// Refused: authentication or access (401, 403).
     Denied,
-    /// Refused: the request made no sense (other 4xx).
+    /// Refused: invalid request (other 4xx).
     Invalid,
-    /// Refused: the budget could not serve it in time (429), or too many requests
-    /// were under way (503).
+    /// Refused: the budget could not serve it in time (429), or too many requests were in flight (503).
     Limited,
     /// Courier or the broker failed (5xx).
     Failed,
 }
 
-/// How a call to Courier ended.
+/// The outcome of a call to Courier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallOutcome {
-    /// A token.
+    /// A token was issued.
     Issued,
     /// Courier refused the request (400).
     Refused,
     /// Courier refused the broker's API key (401, 402, 403).
     Credentials,
-    /// Courier asked to slow down (429).
+    /// Courier limited the rate (429).
     Throttled,
-    /// Courier failed (5xx) or answered what no API answers.
+    /// Courier failed (5xx) or sent an unexpected answer.
     Unavailable,
-    /// No connection could be made, or it broke.
+    /// The connection failed or broke.
     Connect,
     /// No answer in time.
     Timeout,
     /// The answer could not be read.
     Malformed,
-    /// The token was not what was asked for.
+    /// The token does not match the request.
     Mismatch,
 }
 
-/// Why a connection was closed before its time.
+/// Why a connection was closed early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
-    /// Its peer's address had too many.
+    /// The address had too many connections.
     PerIp,
-    /// Its TLS handshake failed, or took too long.
+    /// The TLS handshake failed or timed out.
     Handshake,
-    /// It gave up too many of its requests.
+    /// The peer cancelled too many requests.
     Resets,
 }
 
 /// Why a token left the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
-    /// It ran out.
+    /// It expired.
     Expired,
-    /// A newer one took its place.
+    /// A newer token replaced it.
     Replaced,
     /// The cache was full.
     Evicted,
-    /// It was taken out on purpose.
+    /// A sign-out, a purge or a rejection removed it.
     Removed,
 }
 
-/// What was read again while the broker runs.
+/// The subject of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reloaded {
     /// The settings, and all secrets with them.
     Settings,
     /// A workspace's API key.
     ApiKey,
-    /// The certificate of TLS.
+    /// The TLS certificate.
     Certificate,
 }
 
 /// A closed set of label values.
 pub trait Label: Copy + 'static {
-    /// All of them.
+    /// All values.
     const ALL: &'static [Self];
-    /// The word for Prometheus.
+    /// The value for Prometheus.
     fn as_str(self) -> &'static str;
 }
 
@@ -154,14 +153,14 @@ label!(Removal { Expired = "expired", Replaced = "replaced", Evicted = "evicted"
 label!(Reloaded { Settings = "settings", ApiKey = "api_key", Certificate = "certificate" });
 
 impl Reloaded {
-    /// The word for logs.
+    /// The name in logs.
     pub fn as_str(self) -> &'static str {
         Label::as_str(self)
     }
 }
 
 impl CallOutcome {
-    /// The word for logs.
+    /// The name in logs.
     pub fn as_str(self) -> &'static str {
         Label::as_str(self)
     }

@@ -1,9 +1,8 @@
-//! What Prometheus is told.
+//! Prometheus metrics.
 //!
-//! Labels are closed enums and the workspaces of the settings, never a user, a
-//! scope or anything else that a caller chooses: what is exported stays as large
-//! as it is at the start. Children are looked up once, here, so that counting
-//! is an atomic addition.
+//! Labels are closed enums and configured workspaces, never a user, a scope or another value of a
+//! caller, so that the number of series is fixed. Children are looked up once, so that counting is one
+//! atomic addition.
 
 mod declare;
 mod jwks;
@@ -26,14 +25,14 @@ use crate::policy::queue::Class;
 use crate::policy::refresh::Reason;
 use crate::token::WorkspaceName;
 
-/// Lines that the log or the audit log's file did not take. A process has one log, however many
-/// brokers run in it.
+/// Lines of the log or the audit log that were lost. A process has one log, however many brokers it
+/// runs.
 pub static LOG_LINES_LOST: LazyLock<IntCounter> = LazyLock::new(|| {
     let options = named("log_lines_lost_total", "Lines of the log and of the audit log that were not written.");
     IntCounter::with_opts(options).expect("the name is sound")
 });
 
-/// Everything that is counted.
+/// All metrics.
 pub struct Metrics {
     registry: Registry,
     requests: [[IntCounter; Outcome::ALL.len()]; Route::ALL.len()],
@@ -41,12 +40,12 @@ pub struct Metrics {
     removals: [IntCounter; Removal::ALL.len()],
     drops: [IntCounter; Dropped::ALL.len()],
     reloads: [[IntCounter; 2]; Reloaded::ALL.len()],
-    /// Without a certificate there is no such series.
+    /// Without a certificate it has no series.
     certificate_expiry: IntGaugeVec,
     last_reload: IntGauge,
     /// Tokens in the cache.
     pub cached_tokens: IntGauge,
-    /// How much later than planned renewals were begun.
+    /// The delay of renewals behind their plan.
     pub renewal_lateness: Histogram,
     /// The share of the demand that would survive an outage, by [`HORIZONS`].
     pub outage_coverage: [Gauge; HORIZONS.len()],
@@ -66,36 +65,36 @@ pub struct Metrics {
 /// The metrics of one workspace.
 pub struct WorkspaceMetrics {
     calls: [[IntCounter; CallOutcome::ALL.len()]; Class::ALL.len()],
-    /// How long calls to Courier take.
+    /// The duration of calls to Courier.
     pub call_duration: Histogram,
     queue_depths: [IntGauge; Class::ALL.len()],
     queue_waits: [Histogram; Class::ALL.len()],
     /// The permitted calls a second.
     pub budget: Gauge,
-    /// Whether calls are held back: 0 no, 1 renewals of both classes, 2 all but a probe, 3 all.
+    /// Paused calls: 0 none, 1 renewals of both classes, 2 all but a probe, 3 all.
     pub breaker: Gauge,
     renewals: [[IntCounter; 2]; Reason::ALL.len()],
-    /// Delayed requests that a call must avoid to be made ahead, in mode learned.
+    /// The delayed requests that a prefetch must avoid, in mode learned.
     pub renewal_price: Gauge,
-    /// Of the tokens that were fetched ahead in mode learned, the share that was used.
+    /// The share of prefetched tokens that were used, in mode learned.
     pub renewals_used: Gauge,
-    /// Calls beyond the least possible, as a share of these.
+    /// The extra calls, as a share of the least possible.
     pub extra_calls: Gauge,
 }
 
-/// The lengths of an outage.
+/// The outage durations of the coverage.
 pub const HORIZONS: [&str; 3] = ["5m", "15m", "60m"];
-/// From a hit in microseconds to a caller's longest wait, in seconds.
+/// Buckets from a cache hit to a caller's longest wait, in seconds.
 const WAITS: &[f64] = &[
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-/// From a call inside one region to a time-out, in seconds.
+/// Buckets from a call inside one region to a timeout, in seconds.
 const CALLS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// From on time to an outage, in seconds.
+/// Buckets from on time to an outage, in seconds.
 const LATENESS: &[f64] = &[0.01, 0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0];
 
 impl Metrics {
-    /// All metrics at zero. An error here is a mistake in a declaration.
+    /// Creates all metrics at zero. An error is a bug in a declaration.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let requests =
@@ -133,7 +132,7 @@ impl Metrics {
                 &["horizon"],
             )?,
         )?;
-        // Nobody has asked: nothing would be lost.
+        // Without demand nothing would be lost.
         HORIZONS.iter().for_each(|horizon| coverage.with_label_values(&[*horizon]).set(1.0));
         let metrics = Self {
             requests: array::from_fn(|route| {
@@ -227,26 +226,26 @@ impl Metrics {
             registry,
         };
         metrics.registry.register(Box::new(LOG_LINES_LOST.clone()))?;
-        // Those that it starts with hold.
+        // The settings at the start count as applied.
         metrics.last_reload.set(1);
         #[cfg(target_os = "linux")]
         metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(metrics)
     }
 
-    /// Counts a request that has been answered after `seconds`.
+    /// Counts a request and its duration in seconds.
     pub fn request(&self, route: Route, outcome: Outcome, seconds: f64) {
         self.requests[route as usize][outcome as usize].inc();
         self.durations[route as usize].observe(seconds);
     }
 
-    /// Counts what was read again, and whether it holds now.
+    /// Counts a reload, applied or rejected.
     pub fn reload(&self, what: Reloaded, applied: bool) {
         self.reloads[what as usize][usize::from(!applied)].inc();
         self.last_reload.set(applied.into());
     }
 
-    /// Tells when the certificate that is shown ends, in seconds since 1970.
+    /// Sets the certificate's expiry, in seconds since 1970.
     pub fn certificate_expires(&self, seconds: u64) {
         let none: &[&str] = &[];
         self.certificate_expiry.with_label_values(none).set(i64::try_from(seconds).unwrap_or(i64::MAX));
@@ -257,12 +256,12 @@ impl Metrics {
         self.removals[cause as usize].inc();
     }
 
-    /// Counts a connection that was closed before its time.
+    /// Counts a connection that was closed early.
     pub fn connection_dropped(&self, cause: Dropped) {
         self.drops[cause as usize].inc();
     }
 
-    /// The metrics of the keys of sessions, which are there once a JWKS is.
+    /// The JWKS metrics, created at the first call.
     pub fn jwks(&self) -> JwksMetrics {
         self.jwks.metrics()
     }
@@ -310,12 +309,12 @@ impl WorkspaceMetrics {
         self.calls[class as usize][outcome as usize].inc();
     }
 
-    /// Tells how many calls of a class wait.
+    /// Sets the number of waiting calls of a class.
     pub fn queue_depth(&self, class: Class, depth: usize) {
         self.queue_depths[class as usize].set(i64::try_from(depth).unwrap_or(i64::MAX));
     }
 
-    /// Tells how long a call has waited.
+    /// Records a call's wait for the budget, in seconds.
     pub fn queue_wait(&self, class: Class, seconds: f64) {
         self.queue_waits[class as usize].observe(seconds);
     }

@@ -211,7 +211,8 @@ async fn audit_lines_are_in_the_log_at_any_level_unless_off() {
 
 #[test]
 fn unwritable_audit_file_is_refused() {
-    for (audit, part) in [("of", "absolute path"), ("", "absolute path"), ("/does/not/exist/x", "can't be written to")]
+    for (audit, part) in
+        [("of", "absolute path"), ("", "absolute path"), ("/does/not/exist/x", "cannot write the file")]
     {
         let program = Program::serve().env("COURIER_API_KEY", "pk").env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY);
         let ended = program.env("COURIER_TOKEN_BROKER__LOG__AUDIT", audit).run();

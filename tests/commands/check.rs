@@ -106,7 +106,7 @@ fn probe_reports_whether_courier_takes_the_key() {
     let good = probe(KEY, format!("http://{courier}"));
     assert_eq!((good.code, good.stderr.as_str()), (Some(0), ""), "{good:?}");
     let shown = shown(&good);
-    assert!(shown.lines().any(|line| line.starts_with("# workspace default: a token came in")), "{good:?}");
+    assert!(shown.lines().any(|line| line.starts_with("# workspace default: token issued in")), "{good:?}");
     assert!(shown.parse::<toml::Table>().is_ok(), "{good:?}");
 
     let unused = std::net::TcpListener::bind(ANY_PORT).and_then(|socket| socket.local_addr()).expect("a port");

@@ -70,5 +70,5 @@ fn passed_port_needs_tls_like_any_other() {
 #[test]
 fn passed_file_that_is_no_socket_is_refused() {
     let file = tempfile::tempfile().expect("a file");
-    is_refused(&serve(file.into(), &[]).end(), "no stream socket");
+    is_refused(&serve(file.into(), &[]).end(), "not a stream socket");
 }

@@ -149,7 +149,7 @@ async fn complaint(workspace: &str, certificates: Option<PathBuf>) -> String {
 fn is_served(ended: &Ended) {
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
     let [.., probe, summary] = &ended.stdout[..] else { panic!("{ended:?}") };
-    assert!(probe.starts_with("# workspace default: a token came") && summary.starts_with("OK: "), "{ended:?}");
+    assert!(probe.starts_with("# workspace default: token issued") && summary.starts_with("OK: "), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

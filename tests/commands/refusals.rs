@@ -75,7 +75,7 @@ fn occupied_socket_path_is_named_and_not_touched() {
         (folder.path().join("live"), folder.path().join("file"), folder.path().join("missing/socket"));
     let _listener = UnixListener::bind(&live).expect("a socket");
     std::fs::write(&file, "something").expect("written");
-    for (path, wanted) in [(&live, "another process"), (&file, "no socket"), (&nowhere, "No such file")] {
+    for (path, wanted) in [(&live, "another process"), (&file, "not a socket"), (&nowhere, "No such file")] {
         let address = format!("unix:{}", path.display());
         let program = Program::new(["serve", "--listen", &address, "--admin-listen", ANY_PORT]);
         let ended = program.env("COURIER_API_KEY", "pk").env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY).run();

@@ -118,11 +118,11 @@ fn admin_on_an_open_address_needs_consent() {
     {
         let listen = format!("[admin]\nlisten = \"{address}\"\n");
         let text = format!("{WORKSPACE}{listen}{}", client(""));
-        is_refused_for(&check(&text), &["admin.listen: anybody who reaches this address"]);
+        is_refused_for(&check(&text), &["admin.listen: anyone who reaches this address"]);
         passes_with(&check(&text.replace("[admin]", "[admin]\ninsecure = true")), &[]);
         let flag = Program::new(["serve", "--admin-listen", address]).env("COURIER_API_KEY", "pk_test");
         let flag = flag.env("COURIER_TOKEN_BROKER_CLIENT_KEY", "a-key-that-nobody-guesses").run();
-        is_refused_for(&flag, &["--admin-listen: admin.listen: anybody"]);
+        is_refused_for(&flag, &["--admin-listen: admin.listen: anyone"]);
     }
     for address in ["127.0.0.1:9090", "127.9.9.9:9090", "[::1]:9090", "[::ffff:127.0.0.1]:9090"] {
         passes_with(&check(&format!("{WORKSPACE}[admin]\nlisten = \"{address}\"\n{}", client(""))), &[]);
@@ -259,7 +259,7 @@ fn settings_without_effect_are_warned_of() {
                 "{WORKSPACE}[tokens]\ndefault_lifetime = \"1h\"\nmax_lifetime = \"2h\"\n{}",
                 client("max_lifetime = \"3h\"")
             ),
-            &["clients[0].max_lifetime: is longer than tokens.max_lifetime, so 2h holds"][..],
+            &["clients[0].max_lifetime: is longer than tokens.max_lifetime, so 2h applies"][..],
         ),
         // The client's default lifetime is longer, which is no error of the operator's.
         (format!("{WORKSPACE}[tokens]\ndefault_lifetime = \"1h\"\nmax_lifetime = \"2h\"\n{}", client("")), &[]),
@@ -269,7 +269,7 @@ fn settings_without_effect_are_warned_of() {
                 client("")
             ),
             &[
-                "workspaces.default.timeout: is longer than server.timeout, so 4s holds",
+                "workspaces.default.timeout: is longer than server.timeout, so 4s applies",
                 "workspaces.default.connect_timeout",
             ],
         ),

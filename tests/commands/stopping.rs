@@ -63,7 +63,7 @@ async fn no_connection_is_refused_before_the_shutdown_delay_ends() {
     assert!(elapsed >= DELAY, "connections were refused after {elapsed:?}");
     let ended = broker.end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stderr.contains("requests are still served"), "{ended:?}");
+    assert!(ended.stderr.contains("still serving requests"), "{ended:?}");
 }
 
 #[tokio::test]

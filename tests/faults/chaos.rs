@@ -213,7 +213,8 @@ impl Run {
         let moments: Vec<_> = calls.iter().map(|call| call.at).collect();
         assert!(keeps_budget(&moments, RATE, f64::from(BURST)), "more calls than the budget has");
         // Otherwise the run tested nothing. A short run may have few faults.
-        let hard: &[&str] = if invariants.never_evicts { &["kept", "CircuitOpen", "Limited", "Throttled"] } else { &[] };
+        let hard: &[&str] =
+            if invariants.never_evicts { &["kept", "CircuitOpen", "Limited", "Throttled"] } else { &[] };
         for what in ["hit", "issued", "collapsed", "sign-out", "report"].iter().chain(hard) {
             assert!(invariants.seen.get(*what).is_some_and(|count| *count >= 5), "{what}: {:?}", invariants.seen);
         }

@@ -179,7 +179,7 @@ async fn failed_renewal_is_remembered_for_its_followers() {
     while world.courier.call_count() < 2 {
         world.pass(10 * MS).await;
     }
-    let fresh = Ask { min_ttl: Some(HOUR * 5 / 6), who: Who::Nobody, ..ask("jane", "1h") };
+    let fresh = Ask { min_ttl: Some(HOUR * 5 / 6), who: Who::Unauthenticated, ..ask("jane", "1h") };
     world.broker.ask(&fresh).await.expect_err("Courier fails");
     assert_eq!(world.courier.call_count(), 1 + TRIES, "it was joined, and tried as often as if it were for a user");
     for _ in 0..2 {

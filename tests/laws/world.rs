@@ -107,7 +107,7 @@ pub fn ask(user: &str, lifetime: &str) -> Ask<'static> {
     let text = format!("user_id:{user} inbox:read:messages");
     let claim = ScopeClaim::parse(&text).expect("a claim");
     let lifetime = Lifetime::parse(lifetime).expect("a lifetime");
-    Ask { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None, who: Who::Nobody }
+    Ask { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None, who: Who::Unauthenticated }
 }
 
 /// Tells whether every window of any length t holds at most `rate * t + burst` calls. `calls` is in order of time.

@@ -108,7 +108,7 @@ async fn refused_lifetime_names_its_field_and_the_expected_form() {
         row("months", issue(r#""1 month""#), 400, "expires_in is not a duration"),
         row("a fraction", issue("1.5"), 400, "expires_in must be a whole number"),
         row("too long", issue(r#""31d""#), 400, "at most 2592000 seconds"),
-        row("null", issue("null"), 400, "wanted a duration"),
+        row("null", issue("null"), 400, "expected a duration"),
         row("min_ttl", tokens(r#""min_ttl": "soon""#), 400, "min_ttl is not a duration"),
     ];
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;

@@ -34,13 +34,13 @@ async fn other_number_is_refused_and_the_field_is_named() {
     let mut rows = Vec::new();
     for number in numbers.into_iter().chain([&*huge]) {
         let frontend = Ask::frontend(format!(r#"{{"userId": {number}}}"#));
-        rows.push(row(number, frontend, 400, "userId: wanted a string or a whole number"));
+        rows.push(row(number, frontend, 400, "userId: expected a string or a whole number"));
         let one = Ask::tokens(format!(r#"{{"user_id": {number}, "profile": "inbox"}}"#));
-        rows.push(row(number, one, 400, "user_id: wanted a string or a whole number"));
+        rows.push(row(number, one, 400, "user_id: expected a string or a whole number"));
         let many = Ask::tokens(format!(r#"{{"user_ids": ["u", {number}], "profile": "inbox"}}"#));
-        rows.push(row(number, many, 400, "user_ids[1]: wanted a string or a whole number"));
+        rows.push(row(number, many, 400, "user_ids[1]: expected a string or a whole number"));
         let leaving = Ask::post(TOKENS, format!(r#"{{"user_id": {number}}}"#));
-        rows.push(row(number, leaving.method("DELETE"), 400, "user_id: wanted a string or a whole number"));
+        rows.push(row(number, leaving.method("DELETE"), 400, "user_id: expected a string or a whole number"));
     }
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
@@ -51,16 +51,16 @@ async fn wrong_type_is_named_by_its_field_and_without_its_value() {
     let values =
         [json!(null), json!(true), json!(31_337.5), json!(["pk_secret"]), json!({"pk_secret": 1}), json!("pk_secret")];
     for (route, field, good, wanted) in [
-        (ISSUE, "scope", json!({"expires_in": "1d"}), "scope: wanted a string"),
+        (ISSUE, "scope", json!({"expires_in": "1d"}), "scope: expected a string"),
         (ISSUE, "expires_in", json!({"scope": "user_id:u x:x"}), "expires_in"),
-        (FRONTEND, "userId", json!({}), "userId: wanted a string or a whole number"),
-        (TOKENS, "user_id", json!({"profile": "inbox"}), "user_id: wanted a string or a whole number"),
-        (TOKENS, "user_ids", json!({"profile": "inbox"}), "user_ids: wanted a list"),
-        (TOKENS, "scopes", json!({"user_id": "u"}), "scopes: wanted a list"),
-        (TOKENS, "profile", json!({"user_id": "u"}), "profile: wanted a string"),
+        (FRONTEND, "userId", json!({}), "userId: expected a string or a whole number"),
+        (TOKENS, "user_id", json!({"profile": "inbox"}), "user_id: expected a string or a whole number"),
+        (TOKENS, "user_ids", json!({"profile": "inbox"}), "user_ids: expected a list"),
+        (TOKENS, "scopes", json!({"user_id": "u"}), "scopes: expected a list"),
+        (TOKENS, "profile", json!({"user_id": "u"}), "profile: expected a string"),
         (TOKENS, "expires_in", json!({"user_id": "u", "profile": "inbox"}), "expires_in"),
         (TOKENS, "min_ttl", json!({"user_id": "u", "profile": "inbox"}), "min_ttl"),
-        (REJECTED, "token", json!({}), "token: wanted a string"),
+        (REJECTED, "token", json!({}), "token: expected a string"),
     ] {
         for value in &values {
             // Values of the right type, or lists with the right type in them.
@@ -87,7 +87,7 @@ async fn wrong_type_is_named_by_its_field_and_without_its_value() {
         assert!(!answer.body.contains("pk_secret") && !answer.body.contains("31337"), "{answer:?}");
     }
     let nested = broker.ask(&Ask::tokens(r#"{"user_id": "u", "scopes": ["s", 5]}"#)).await;
-    assert!(nested.body.contains("scopes[1]: wanted a string"), "{nested:?}");
+    assert!(nested.body.contains("scopes[1]: expected a string"), "{nested:?}");
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn session_may_name_its_user_by_a_number_and_call_with_a_slash() {
     }
     assert_eq!(broker.ask(&named(r#"{"userId": 43}"#)).await.status, 401);
     let rounded = broker.ask(&named(r#"{"userId": 42.0}"#)).await;
-    assert!(rounded.status == 400 && rounded.body.contains("userId: wanted"), "{rounded:?}");
+    assert!(rounded.status == 400 && rounded.body.contains("userId: expected"), "{rounded:?}");
     let compressed = broker.ask(&named("x").header("Content-Encoding", "gzip")).await;
     assert_eq!(compressed.status, 415, "{compressed:?}");
     let preflight = Ask::new("OPTIONS", &format!("/{FRONTEND}/")).without("Authorization").header("Origin", PAGE);

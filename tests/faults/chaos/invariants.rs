@@ -284,7 +284,9 @@ impl Invariants {
                 needed + SLOWEST > visit.key.lifetime().as_duration() || lately(&shortens)
             }
             Refusal::Upstream(Failure::Limited(wait)) => *wait > MAX_WAIT,
-            Refusal::Upstream(Failure::CircuitOpen(rest)) => *rest <= 30 * SECOND && lately(&|faults| *faults != healthy()),
+            Refusal::Upstream(Failure::CircuitOpen(rest)) => {
+                *rest <= 30 * SECOND && lately(&|faults| *faults != healthy())
+            }
             Refusal::Upstream(failure) => lately(&|faults| explains(faults, failure)),
         };
         holds.then_some(()).ok_or_else(|| "an error without a cause".to_owned())
