@@ -110,6 +110,8 @@ impl World {
             .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
             // The timeout suits the slowest machine: this test counts calls, not time.
             .env("COURIER_TOKEN_BROKER__SERVER__TIMEOUT", "20s")
+            // Opening thousands of connections takes its time, too.
+            .env("COURIER_TOKEN_BROKER__SERVER__LIMITS__HEADER_TIMEOUT", "5m")
             .env("COURIER_TOKEN_BROKER__WORKSPACES__DEFAULT__TIMEOUT", "20s");
         for (key, value) in budget {
             broker = broker.env(&format!("COURIER_TOKEN_BROKER__WORKSPACES__DEFAULT__BUDGET__{key}"), value);

@@ -351,6 +351,8 @@ mod tests {
             client_ca: None,
         };
         let tls = Tls::new(Certificates::read(&files).expect("a certificate"));
+        // One subscriber that is always there: without any, the library turns a line's place off for all threads.
+        let _ = tracing::subscriber::set_global_default(tracing_subscriber::fmt().with_writer(std::io::sink).finish());
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
