@@ -54,7 +54,7 @@ pub struct LastDecision {
     pub error: Option<String>,
 }
 
-/// What the refresher does next for a key.
+/// The next step of the refresher for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
     /// A renewal is in the schedule under this ticket, after this many failures.

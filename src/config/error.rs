@@ -10,7 +10,7 @@ pub struct SettingsError {
     pub origin: Option<String>,
     /// The key, such as `tokens.floor`; empty if the whole origin is meant.
     pub key: String,
-    /// What is wrong and what is expected.
+    /// The mistake, and the expected form.
     pub message: String,
 }
 

@@ -57,7 +57,7 @@ pub struct Setup {
 }
 
 impl Report {
-    /// What the replay does not model: the conditions of the recommendation.
+    /// The limits of the replay, which are the conditions of the recommendation.
     pub(super) fn leaves_out(&self) -> Vec<String> {
         let latency = humantime::format_duration(self.what.latency);
         let mut list = vec![

@@ -2,7 +2,7 @@
 
 use crate::token::{Lifetime, ScopeClaim};
 
-/// What one client may request.
+/// The requests that one client may make.
 #[derive(Clone, Debug)]
 pub struct Access {
     /// The scopes that its tokens may carry.
