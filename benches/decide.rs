@@ -11,9 +11,9 @@ use std::hint::black_box;
 use std::iter::Peekable;
 use std::time::{Duration, Instant};
 
+use courier_token_broker::clock::Moment;
 use courier_token_broker::planner::trace::Request;
 use courier_token_broker::planner::workload::Workload;
-use courier_token_broker::token::Moment;
 use criterion::Criterion;
 use population::{DAY, Population, visits};
 

@@ -6,8 +6,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use courier_token_broker::clock::Moment;
 use courier_token_broker::policy::schedule::{Schedule, Ticket};
-use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey, WorkspaceName};
+use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey, WorkspaceName};
 use criterion::Criterion;
 use fastrand::Rng;
 

@@ -59,13 +59,13 @@
 //! | module | contents | does not depend on |
 //! |---|---|---|
 //! | [`token`] | data types: users, scopes, lifetimes, token keys, grants | async, clocks, settings, HTTP |
-//! | [`policy`] | rules: freshness, refresh and its learner, schedule, budget, queue, retry, circuit breaker, throttle, access | IO, async, logs, metrics, clocks |
+//! | [`policy`] | rules: freshness, access, [`schedule`](policy::schedule), [`admission`](policy::admission), [`refresh`](policy::refresh) | IO, async, logs, metrics, clocks |
 //! | [`broker`] | the request path: ask, cache, flight, answer; and the refresher | HTTP, settings files, reqwest |
 //! | [`upstream`] | Courier: client, dispatcher with its guard, checks of the response | the cache, the HTTP server |
 //! | [`auth`] | authentication of client keys and sessions | the cache, Courier |
-//! | [`http`] | routes, errors, listeners | reqwest, governor |
+//! | [`http`] | [`server`](http::server): sockets, TLS, connections; [`api`](http::api): routes for apps; [`admin`](http::admin): routes for operators | reqwest, governor |
 //! | [`planner`] | replays of a trace through the same rules in virtual time | tokio, moka, reqwest |
-//! | [`sandbox`] | the simulator, an independent oracle for tests | everything but the clock |
+//! | [`simulator`] | the Courier simulator, an independent oracle for tests | everything but the clock |
 //! | [`config`] | settings: layers, shape, checks | |
 //! | [`app`] | wiring, runtimes, reload | |
 //! | [`clock`], [`secrets`], [`metrics`], [`audit`], [`log_writer`] | services that every module may use | |
@@ -84,7 +84,8 @@ pub mod log_writer;
 pub mod metrics;
 pub mod planner;
 pub mod policy;
-pub mod sandbox;
 pub mod secrets;
+pub mod simulator;
+
 pub mod token;
 pub mod upstream;

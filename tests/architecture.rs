@@ -17,13 +17,17 @@ const MODULES: &[Module] = &[
     Module("lib", "", ""),
     Module("secrets", "", "secrecy serde thiserror"),
     Module("audit", "", "tracing"),
-    Module("token", "", "bytes secrecy thiserror"),
-    Module("clock", "token", "governor rustix tokio"),
-    Module("policy", "token", "thiserror"),
+    Module("clock", "", "governor rustix tokio"),
+    Module("token", "clock::Moment", "bytes secrecy thiserror"),
+    Module("policy", "token clock::Moment", "thiserror"),
     Module("metrics", "token policy", "prometheus"),
     Module("log_writer", "audit metrics", "rustix tracing"),
     // The planner has virtual time, and is given open files.
-    Module("planner", "token policy", "fastrand flate2 foldhash humantime jiff plotters serde serde_json thiserror"),
+    Module(
+        "planner",
+        "token policy clock::Moment",
+        "fastrand flate2 foldhash humantime jiff plotters serde serde_json thiserror",
+    ),
     Module("store", "token clock", ""),
     Module(
         "upstream",
@@ -51,8 +55,8 @@ const MODULES: &[Module] = &[
     ),
     // A simulator that shared the broker's rules would share their bugs.
     Module(
-        "sandbox",
-        "token::Moment clock",
+        "simulator",
+        "clock",
         "aws_lc_rs base64 bytes clap fastrand http_body_util httpdate humantime hyper hyper_util regex_lite serde_json tokio \
          tracing",
     ),
@@ -61,7 +65,7 @@ const MODULES: &[Module] = &[
         "token policy broker upstream auth http secrets",
         "config humantime serde serde_path_to_error strsim thiserror toml tracing",
     ),
-    Module("app", "audit auth broker clock config http metrics policy sandbox secrets store token upstream", "*"),
+    Module("app", "audit auth broker clock config http metrics policy secrets simulator store token upstream", "*"),
     Module("command", "*", "*"),
     Module("main", "*", "*"),
 ];
@@ -87,7 +91,7 @@ fn pure_modules_neither_wait_nor_read() {
 
 #[test]
 fn only_the_clock_reads_clocks() {
-    assert_rule("only clock.rs reads clocks; everything else is given a `Moment`", clock_readings);
+    assert_rule("only clock/ reads clocks; everything else is given a `Moment`", clock_readings);
 }
 
 #[test]
@@ -378,9 +382,10 @@ fn forbidden_import_is_found() {
     finds(rule, "src/policy/x.rs", "fn f() {\n    ('\"', '\\\"', tokio::spawn(x))\n}", ["2: tokio::spawn"]);
     finds(rule, "src/token/x.rs", "use {bytes, anyhow as a};", ["1: anyhow::self"]);
     finds(rule, "src/token/x.rs", "use super::super::clock::*;", ["1: crate::clock::*"]);
+    finds(rule, "src/token/x.rs", "use crate::clock::{Clock, Moment};", ["1: crate::clock::Clock"]);
     finds(rule, "src/token/mod.rs", "use self::{policy::A, super::policy::B};", ["1: crate::policy::B"]);
     finds(rule, "src/auth/x.rs", "use crate::policy::{access::Access, accessory};", ["1: crate::policy::accessory"]);
-    finds(rule, "src/sandbox/x.rs", "use crate::{token::{Grant as G, Moment}, clock};", ["1: crate::token::Grant"]);
+    finds(rule, "src/simulator/x.rs", "use crate::{token::Grant as G, clock};", ["1: crate::token::Grant"]);
     finds(rule, "src/http/x.rs", "#[derive(clap::Args)]\nstruct X(Y<crate::app::X>);", ["1: clap", "2: crate::app"]);
     finds(rule, "src/broker/x.rs", "#[cfg(test)]\nmod tests { fn f() {} }\nuse config::X;", ["3: config::X"]);
     finds(rule, "src/unknown/mod.rs", "", [" no such module, add a row"]);
@@ -392,7 +397,7 @@ fn comments_and_strings_are_not_imports() {
         "//! [`tokio::sync`]\n/* /* */ use tokio::x; */ /// tokio::x",
         "fn f<'a>(x: &'a str) { ('\"', '\\'', b'\\\\', \"\\\" tokio::x\", r#\"\" tokio::x\"#, b\"tokio::x\") }",
         "#[cfg(test)]\nmod tests {\n    use super::*;\n    mod x { use tokio::x; }\n}\n",
-        "use crate::token::Moment; fn f(tokio: u8) -> impl Fn() + use<'_> { tokio..std::u8::MAX }",
+        "use crate::clock::Moment; fn f(tokio: u8) -> impl Fn() + use<'_> { tokio..std::u8::MAX }",
     ] {
         finds(forbidden_imports, "src/policy/x.rs", text, []);
     }
@@ -405,7 +410,7 @@ fn other_rules_can_fail_too() {
     finds(impure_words, "src/broker/x.rs", waiting, []);
     let clocks = "#[cfg(test)] mod tests { fn f() { (Instant::now(), x\n.elapsed(), 0..elapsed) } }";
     finds(clock_readings, "src/http/x.rs", clocks, ["1: Instant::now", "2: .elapsed"]);
-    finds(clock_readings, "src/clock.rs", clocks, []);
+    finds(clock_readings, "src/clock/mod.rs", clocks, []);
     let exit = "use std::{env, process};\nfn f() { process::exit(1) }";
     finds(process_uses, "src/app.rs", exit, ["1: std::env", "2: process::exit"]);
     finds(process_uses, "src/command/serve.rs", exit, []);

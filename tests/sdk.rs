@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use courier_token_broker::policy::retry::MOST_TRIES;
+use courier_token_broker::policy::admission::retry::MOST_TRIES;
 use support::child::{ANY_PORT, Program, Running};
 use support::http::{Ask, Connection};
 

@@ -4,14 +4,14 @@ use std::iter::Peekable;
 use std::sync::Arc;
 use std::time::Duration;
 
+use courier_token_broker::clock::Moment;
 use courier_token_broker::planner::trace::{Request, Trace};
 use courier_token_broker::planner::workload::Workload;
-use courier_token_broker::policy::habit::Habit;
-use courier_token_broker::policy::learner::{Learner, Verdict};
-use courier_token_broker::policy::ledger::Ledger;
+use courier_token_broker::policy::refresh::learned::demand::Habit;
+use courier_token_broker::policy::refresh::learned::learner::{Learner, Verdict};
+use courier_token_broker::policy::refresh::learned::ledger::Ledger;
 use courier_token_broker::policy::refresh::{self, Draws, Mode};
 use courier_token_broker::policy::schedule::{Schedule, Ticket};
-use courier_token_broker::token::Moment;
 
 /// The window of a token of a day, with half of that as the floor.
 const WINDOW: Duration = Duration::from_secs(12 * 3600);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use courier_token_broker::app::App;
 use courier_token_broker::clock::Clock;
-use courier_token_broker::sandbox::{Faults, Simulator};
+use courier_token_broker::simulator::{Faults, Simulator};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;

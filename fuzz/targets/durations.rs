@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use courier_token_broker::clock::Clock;
-use courier_token_broker::sandbox::{Faults, Simulator};
+use courier_token_broker::simulator::{Faults, Simulator};
 use courier_token_broker::token::{Lifetime, LifetimeError};
 use courier_token_broker_fuzz::span;
 use libfuzzer_sys::fuzz_target;

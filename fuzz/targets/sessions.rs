@@ -14,7 +14,7 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use courier_token_broker::auth::{Algorithms, KeySource, SessionKey, SessionSettings, Sessions};
-use courier_token_broker::http::{AllowedHeaders, Origins, SessionRoute, SessionSource};
+use courier_token_broker::http::api::{AllowedHeaders, Origins, SessionRoute, SessionSource};
 use courier_token_broker::secrets::SecretBytes;
 use courier_token_broker_fuzz::broker::{DAY, INBOX_SCOPES, Issued, METRICS, World, client, profile, run};
 use courier_token_broker_fuzz::message::{Answer, Pieces};

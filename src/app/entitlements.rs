@@ -1,7 +1,8 @@
 //! Which token keys a client or a session may still ask for: only those are renewed.
 
 use crate::auth::{Client, ClientKeys};
-use crate::http::{self, SessionRoute};
+use crate::http::api::SessionRoute;
+use crate::http::{self};
 use crate::policy::session::longest_within;
 use crate::token::{Lifetime, ScopeClaim, TokenKey};
 
@@ -15,7 +16,7 @@ pub struct Entitlements {
 
 impl Entitlements {
     /// Takes the rules from these settings.
-    pub fn new(settings: &http::Settings, clients: &ClientKeys, sessions: Option<&SessionRoute>) -> Self {
+    pub fn new(settings: &http::api::Settings, clients: &ClientKeys, sessions: Option<&SessionRoute>) -> Self {
         Self {
             clients: clients.iter().cloned().collect(),
             sessions: sessions.cloned(),

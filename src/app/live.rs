@@ -14,7 +14,9 @@ use crate::auth::{ClientKeys, Sessions};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{SessionSettings, Settings};
-use crate::http::{self, Api, Certificates, Tls};
+use crate::http::api::Api;
+use crate::http::server::{Certificates, Tls};
+use crate::http::{self};
 use crate::metrics::{Metrics, Reloaded};
 use crate::token::WorkspaceName;
 use crate::upstream::Courier;
@@ -48,7 +50,7 @@ impl Fixed {
     /// Builds the routes for apps. Client rates and session keys are taken over from the old ones.
     pub fn build_api(
         &self,
-        settings: http::Settings,
+        settings: http::api::Settings,
         mut clients: ClientKeys,
         sessions: Option<SessionSettings>,
         before: Option<&Api>,

@@ -20,8 +20,8 @@ use super::jwt::Jwt;
 use super::key_set::KeySet;
 use super::sessions::{SessionDenial, SessionError};
 use crate::clock::Clock;
+use crate::clock::Moment;
 use crate::metrics::JwksMetrics;
-use crate::token::Moment;
 
 /// The settings of the JWKS.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,11 +12,12 @@ use moka::policy::EvictionPolicy;
 use super::explain::Decision;
 use super::index::Index;
 use super::refresher::Refresher;
+use crate::clock::Moment;
 use crate::metrics::{Metrics, Removal};
 use crate::policy::freshness::{Facts, Floor};
-use crate::policy::habit::Habit;
+use crate::policy::refresh::learned::demand::Habit;
 use crate::policy::schedule::Ticket;
-use crate::token::{Grant, Moment, TokenKey};
+use crate::token::{Grant, TokenKey};
 
 /// A cached token. Until its renewal is due, a hit touches only the counters in its state.
 pub struct Entry {

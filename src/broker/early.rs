@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::cache::{Entry, Plan};
 use super::flight::{self, Cause, Renewal};
 use super::{Broker, Workspace};
-use crate::policy::queue::Rank;
+use crate::clock::Moment;
+use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::{self, Reason};
-use crate::token::{Moment, TokenKey};
+use crate::token::TokenKey;
 
 impl Broker {
     /// On a hit while calls fail: renews the token now, if it is among the busiest and due soon.

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use super::Broker;
 use super::cache::{Entry, KeyState, Plan};
-use crate::policy::learner::Chance;
+use crate::clock::Moment;
 use crate::policy::refresh::Verdict;
-use crate::token::{Grant, Moment, TokenKey};
+use crate::policy::refresh::learned::learner::Chance;
+use crate::token::{Grant, TokenKey};
 
 /// A token key with its token's times and the refresher's last decision; without the token.
 #[derive(Clone, Debug)]

@@ -10,10 +10,11 @@ use tokio::sync::watch;
 use super::cache::{Entry, KeyState};
 use super::{Broker, Refusal, Workspace};
 use crate::audit::{self, About, Who};
-use crate::policy::habit::Habit;
-use crate::policy::queue::{Place, Rank};
+use crate::clock::Moment;
+use crate::policy::admission::queue::{Place, Rank};
+use crate::policy::refresh::learned::demand::Habit;
 use crate::policy::refresh::{self, Reason};
-use crate::token::{Grant, Moment, TokenKey};
+use crate::token::{Grant, TokenKey};
 use crate::upstream::{CALL_TIME, Dispatcher, Failure, PendingPermit};
 
 /// The flights under way: one for each token key, shared by its misses, renewals and callers.

@@ -36,10 +36,11 @@ use negative_cache::NegativeCache;
 use refresher::Refresher;
 
 use crate::clock::Clock;
+use crate::clock::Moment;
 use crate::metrics::Metrics;
 use crate::policy::freshness::{self, Floor, Stale, Verdict};
 use crate::policy::refresh::{self, Mode};
-use crate::token::{Moment, TokenKey, WorkspaceName};
+use crate::token::{TokenKey, WorkspaceName};
 use crate::upstream::Dispatcher;
 
 /// How the broker serves and renews.

@@ -6,7 +6,8 @@ use foldhash::quality::RandomState;
 use moka::sync::Cache;
 
 use super::Refusal;
-use crate::token::{Moment, TokenKey};
+use crate::clock::Moment;
+use crate::token::TokenKey;
 
 /// Token keys whose call has just failed, so that not each request calls Courier again.
 ///

@@ -9,13 +9,14 @@ use super::cache::{KeyState, Plan};
 use super::explain::Decision;
 use super::flight::{self, Cause, Renewal};
 use super::{Broker, Workspace};
+use crate::clock::Moment;
 use crate::metrics::WorkspaceMetrics;
-use crate::policy::learner::{self, Chance, Learner};
-use crate::policy::ledger::Ledger;
-use crate::policy::queue::Rank;
+use crate::policy::admission::queue::Rank;
+use crate::policy::refresh::learned::learner::{self, Chance, Learner};
+use crate::policy::refresh::learned::ledger::Ledger;
 use crate::policy::refresh::{self, Draws, Facts, Mode, Reason, Stop, Verdict};
 use crate::policy::schedule::{Schedule, Ticket};
-use crate::token::{Moment, TokenKey};
+use crate::token::TokenKey;
 
 /// The schedule of one workspace's renewals.
 ///
@@ -256,9 +257,9 @@ mod tests {
     use crate::broker::index::Index;
     use crate::clock::Clock;
     use crate::metrics::Metrics;
-    use crate::policy::budget::Budget;
+    use crate::policy::admission::budget::Budget;
     use crate::policy::freshness::Floor;
-    use crate::policy::habit::Habit;
+    use crate::policy::refresh::learned::demand::Habit;
     use crate::token::{Grant, Lifetime, ScopeClaim, Token, WorkspaceName};
     use crate::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit};
 

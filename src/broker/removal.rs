@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use super::Broker;
 use super::cache::Entry;
 use super::flight::{self, Cause, Renewal};
-use crate::policy::queue::Rank;
+use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::Reason;
 use crate::token::{TokenKey, UserId};
 

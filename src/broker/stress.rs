@@ -12,7 +12,7 @@ use super::{Ask, Broker, Settings};
 use crate::audit::Who;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::policy::budget::Budget;
+use crate::policy::admission::budget::Budget;
 use crate::policy::freshness::Floor;
 use crate::policy::refresh::Mode;
 use crate::token::{Grant, Lifetime, ScopeClaim, Token, TokenKey, UserId, WorkspaceName};

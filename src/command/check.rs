@@ -6,9 +6,10 @@ use anyhow::Context;
 use clap::Args;
 use courier_token_broker::app::{StartError, dispatcher};
 use courier_token_broker::clock::Clock;
+use courier_token_broker::clock::Moment;
 use courier_token_broker::config::{Settings, WorkspaceSettings};
 use courier_token_broker::metrics::Metrics;
-use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey};
+use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey};
 
 use super::proxy::ignored_proxies;
 use super::{Failure, Sources, block_on, environment, print_stderr, warn};

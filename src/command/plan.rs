@@ -15,7 +15,7 @@ use courier_token_broker::planner::replay;
 use courier_token_broker::planner::report::{Report, Setup};
 use courier_token_broker::planner::trace::{Limits, Selection, Trace};
 use courier_token_broker::planner::workload::Workload;
-use courier_token_broker::policy::budget::Budget;
+use courier_token_broker::policy::admission::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::secrets::unreadable;
 use humantime::format_duration;

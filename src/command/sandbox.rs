@@ -10,8 +10,8 @@ use courier_token_broker::auth::Digest;
 use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
 use courier_token_broker::policy::access::SetBy;
-use courier_token_broker::sandbox::{Faults, Simulator};
 use courier_token_broker::secrets::Secret;
+use courier_token_broker::simulator::{Faults, Simulator};
 use tokio::net::TcpListener;
 
 use super::serve::{addresses, raise_open_files};

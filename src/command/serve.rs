@@ -10,7 +10,7 @@ use clap::Args;
 use courier_token_broker::app::{App, Files, Loaded, OpenFiles, StartError};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{LogFormat, Settings, SettingsErrors};
-use courier_token_broker::http::{Address, Passed};
+use courier_token_broker::http::server::{Address, Passed};
 use courier_token_broker::log_writer::LogWriter;
 use listenfd::ListenFd;
 use rustix::process::{Resource, getrlimit, setrlimit};

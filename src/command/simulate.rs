@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 use courier_token_broker::clock::Clock;
-use courier_token_broker::sandbox::{Faults, Simulator};
+use courier_token_broker::simulator::{Faults, Simulator};
 use tokio::net::TcpListener;
 
 use super::{Failure, block_on, bound, print, stop_signal};

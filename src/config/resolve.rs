@@ -12,7 +12,7 @@ use super::sessions::SessionSettings;
 pub(super) use super::values::{Check, HOUR, SECOND};
 use crate::auth::{Client, ClientKeys, Digest, InboundRate};
 use crate::policy::access::{Access, Pattern};
-use crate::policy::budget::Budget;
+use crate::policy::admission::budget::Budget;
 use crate::policy::freshness::Floor;
 use crate::policy::refresh::Mode;
 use crate::secrets::Secret;
@@ -23,23 +23,23 @@ use crate::{broker, http, upstream};
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The addresses of the app listeners.
-    pub listen: Vec<http::Address>,
+    pub listen: Vec<http::server::Address>,
     /// The file mode of the Unix sockets that the broker creates.
     pub unix_mode: u32,
     /// Whether tokens may cross a network unencrypted.
     pub insecure: bool,
     /// The TLS certificates of the TCP listeners; `None` without TLS.
-    pub tls: Option<http::Certificates>,
+    pub tls: Option<http::server::Certificates>,
     /// The address of the admin listener.
     pub admin_listen: SocketAddr,
     /// The limits of connections.
-    pub limits: http::Limits,
+    pub limits: http::server::Limits,
     /// How long requests are served after a stop signal; `None` if not set.
     pub shutdown_delay: Option<Duration>,
     /// The longest wait for open requests at shutdown.
     pub shutdown_timeout: Duration,
     /// The routes.
-    pub http: http::Settings,
+    pub http: http::api::Settings,
     /// The known clients.
     pub clients: ClientKeys,
     /// The session settings, if users may call.
@@ -138,7 +138,7 @@ impl Settings {
                 limits: limits?,
                 shutdown_delay: shutdown_delay.flatten(),
                 shutdown_timeout: shutdown_timeout?,
-                http: http::Settings {
+                http: http::api::Settings {
                     default_lifetime: default_lifetime?,
                     max_lifetime: max_lifetime?,
                     body_bytes: raw.server.limits.body_bytes as usize,

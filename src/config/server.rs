@@ -8,7 +8,7 @@ use super::log::Audit;
 use super::raw::{self, Raw};
 use super::resolve::{Check, HOUR, SECOND};
 use crate::auth::ClientKeys;
-use crate::http::{Address, Certificates, Limits, TlsFiles};
+use crate::http::server::{Address, Certificates, Limits, TlsFiles};
 
 impl Check<'_> {
     /// The address of the admin listener, where any connection may purge all tokens.

@@ -8,7 +8,7 @@ use super::error::SettingsError;
 use super::raw::{self, Raw};
 use super::resolve::{Check, SECOND, is_loopback};
 use crate::auth::{self, Algorithms, Client, JwksSettings, KeySource, SessionKey};
-use crate::http::{AllowedHeaders, Origins, SessionRoute, SessionSource};
+use crate::http::api::{AllowedHeaders, Origins, SessionRoute, SessionSource};
 use crate::policy::access::{Access, Pattern, SetBy};
 use crate::secrets::{SecretBytes, unreadable};
 use crate::token::{Profile, WorkspaceName};

@@ -10,7 +10,7 @@ use super::raw::{Raw, Sessions, Tls, Workspace};
 use super::resolve::WorkspaceSettings;
 use super::values::Check;
 use crate::auth::{ClientKeys, Digest};
-use crate::http::Address;
+use crate::http::server::Address;
 use crate::policy::access::Pattern;
 use crate::secrets::Secret;
 

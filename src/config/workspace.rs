@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::error::SettingsError;
 use super::raw;
 use super::resolve::{Check, WorkspaceSettings, is_loopback};
-use crate::http::Address;
+use crate::http::server::Address;
 use crate::secrets::Secret;
 use crate::upstream::{Proxy, Url};
 

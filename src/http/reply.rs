@@ -1,4 +1,4 @@
-//! Response bodies that share the cached token's bytes.
+//! Responses: bodies that share the cached token's bytes, and common headers.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -6,7 +6,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use hyper::Method;
 use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{ALLOW, HeaderName, HeaderValue};
+
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// A response's body in up to two pieces: the token's shared bytes, and what differs from response
 /// to response.
@@ -55,6 +60,12 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact((self.first.len() + self.second.len()) as u64)
     }
+}
+
+/// Builds the header `Allow: POST, GET`.
+pub fn allow(methods: &[Method]) -> (HeaderName, HeaderValue) {
+    let names: Vec<_> = methods.iter().map(Method::as_str).collect();
+    (ALLOW, HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static("POST")))
 }
 
 #[cfg(test)]

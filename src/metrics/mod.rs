@@ -21,7 +21,7 @@ pub use jwks::JwksMetrics;
 use label::Label;
 pub use label::{CallOutcome, Dropped, Outcome, Reloaded, Removal, Route};
 
-use crate::policy::queue::Class;
+use crate::policy::admission::queue::Class;
 use crate::policy::refresh::Reason;
 use crate::token::WorkspaceName;
 

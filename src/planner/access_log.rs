@@ -5,7 +5,7 @@ use jiff::tz::Offset;
 
 use super::row::{Broken, Row, moment};
 use super::selection::Selection;
-use crate::token::Moment;
+use crate::clock::Moment;
 
 /// Parses `host ident authuser [17/May/2015:10:05:03 +0000] "GET /path?query ..." ...`.
 ///

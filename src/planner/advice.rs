@@ -7,8 +7,8 @@ use super::figures::{grouped, waited};
 use super::outcome::Outcome;
 use super::recommendation::{PRICE, Sufficient};
 use super::report::Report;
-use crate::policy::budget::Budget;
-use crate::policy::throttle;
+use crate::policy::admission::budget::Budget;
+use crate::policy::admission::throttle;
 
 /// The recommendation and its reasons, in sentences that state only what the numbers show.
 pub(super) fn of(report: &Report) -> Vec<String> {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::policy::budget::Budget;
-use crate::policy::queue::Queue;
-use crate::token::Moment;
+use crate::clock::Moment;
+use crate::policy::admission::budget::Budget;
+use crate::policy::admission::queue::Queue;
 
 /// A rate limiter in virtual time: the generic cell rate algorithm, as in the broker.
 pub struct Bucket {

@@ -8,7 +8,7 @@ use super::bucket::Bucket;
 use super::outcome::{Outcome, Tally};
 use super::replay::{PROGRESS, Plan};
 use super::trace::Trace;
-use crate::token::Moment;
+use crate::clock::Moment;
 
 /// Replays a trace with knowledge of each request a window ahead.
 ///
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
     use crate::planner::replay::baseline;
     use crate::planner::trace::Request;
-    use crate::policy::budget::Budget;
+    use crate::policy::admission::budget::Budget;
     use crate::policy::freshness::Floor;
     use proptest::prelude::*;
 

@@ -11,7 +11,7 @@ use super::recommendation::{Recommendation, Sufficient, best, is_enough};
 use super::replay::{Mode, Plan, baseline, replay};
 use super::report::{Report, Setup};
 use super::trace::Trace;
-use crate::policy::budget::Budget;
+use crate::policy::admission::budget::Budget;
 
 /// The values of `extra_calls` that are tried besides that of the plan.
 pub const SWEEP: [f64; 6] = [0.05, 0.1, 0.15, 0.25, 0.5, 1.0];
@@ -173,10 +173,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::clock::Moment;
     use crate::planner::trace::{Counts, Request};
     use crate::planner::workload::Workload;
     use crate::policy::freshness::Floor;
-    use crate::token::Moment;
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);

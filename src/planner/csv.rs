@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use jiff::fmt::temporal::DateTimeParser;
 
 use super::row::{Broken, Row, moment};
-use crate::token::Moment;
+use crate::clock::Moment;
 
 /// Parses `time,user` or `time,user,scope`, or any columns if that of the user is selected.
 ///

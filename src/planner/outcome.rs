@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::token::Moment;
+use crate::clock::Moment;
 
 /// The outcome of the least-calls broker, the baseline of all modes.
 ///

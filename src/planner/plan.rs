@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::policy::budget::Budget;
+use crate::policy::admission::budget::Budget;
 use crate::policy::freshness::Floor;
 
 /// The settings of a replay.

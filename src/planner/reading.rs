@@ -12,7 +12,7 @@ use super::lines::{Line, Lines};
 use super::row::{Broken, Row};
 use super::selection::Selection;
 use super::trace::{Counts, Limits, Request, Trace, TraceError};
-use crate::token::Moment;
+use crate::clock::Moment;
 
 /// Reads a trace line by line. Broken lines are counted and skipped up to a limit.
 pub(super) struct Reading<'a> {

@@ -9,13 +9,13 @@ use foldhash::quality::RandomState;
 use super::bucket::Bucket;
 use super::outcome::{Baseline, Outcome, Tally};
 use super::trace::Trace;
-use crate::policy::habit::Habit;
-use crate::policy::learner::{self, Learner};
-use crate::policy::ledger::Ledger;
-use crate::policy::queue::{Place, Queue, Rank};
+use crate::clock::Moment;
+use crate::policy::admission::queue::{Place, Queue, Rank};
+use crate::policy::refresh::learned::demand::Habit;
+use crate::policy::refresh::learned::learner::{self, Learner};
+use crate::policy::refresh::learned::ledger::Ledger;
 use crate::policy::refresh::{self, Draws};
 use crate::policy::schedule::{Schedule, Ticket};
-use crate::token::Moment;
 
 pub use super::plan::Plan;
 pub use crate::policy::refresh::Mode;
@@ -258,7 +258,7 @@ pub(super) const PROGRESS: usize = 1 << 16;
 mod tests {
     use super::*;
     use crate::planner::trace::Request;
-    use crate::policy::budget::Budget;
+    use crate::policy::admission::budget::Budget;
     use crate::policy::freshness::Floor;
     use proptest::prelude::*;
 

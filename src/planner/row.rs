@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::token::Moment;
+use crate::clock::Moment;
 
 /// A request as its line has it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use super::reading::Reading;
 pub use super::row::Broken;
 pub use super::selection::Selection;
 pub use super::trace_error::TraceError;
-use crate::token::Moment;
+use crate::clock::Moment;
 
 /// A request of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

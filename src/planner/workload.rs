@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::chance::Chance;
 use super::trace::{Request, Trace};
-use crate::token::Moment;
+use crate::clock::Moment;
 
 /// A kind of population.
 ///

@@ -6,20 +6,8 @@
 //! broker's decisions.
 
 pub mod access;
-pub mod backlog;
-pub mod breaker;
-pub mod budget;
-pub mod forecast;
+pub mod admission;
 pub mod freshness;
-pub mod habit;
-pub mod hours;
-pub mod learner;
-pub mod ledger;
-pub mod price;
-pub mod queue;
 pub mod refresh;
-pub mod retry;
 pub mod schedule;
 pub mod session;
-pub mod throttle;
-pub mod turnout;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::moment::Moment;
+use crate::clock::Moment;
 
 /// A token that Courier issued. Logs, errors and `Debug` never show its text.
 #[derive(Clone, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use reqwest::header::{AGE, CONTENT_TYPE, DATE, HeaderMap};
 
-use crate::token::{Grant, Moment, TokenKey};
+use crate::clock::Moment;
+use crate::token::{Grant, TokenKey};
 use crate::upstream::Failure;
 use crate::upstream::claims::{self, Clocks};
 use crate::upstream::retry_after::retry_after;

@@ -7,7 +7,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
-use crate::token::{Grant, Moment, ScopeClaim, Token, TokenKey};
+use crate::clock::Moment;
+use crate::token::{Grant, ScopeClaim, Token, TokenKey};
 use crate::upstream::Failure;
 
 /// Checks the token of an answer to a request for `key` sent at `sent`, and makes it a grant.

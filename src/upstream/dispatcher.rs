@@ -12,11 +12,12 @@ use governor::{Quota, RateLimiter};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::clock::Moment;
 use crate::metrics::{CallOutcome, WorkspaceMetrics};
-use crate::policy::breaker::Change;
-use crate::policy::budget::Budget;
-use crate::policy::queue::{Class, Place, Queue, Rank};
-use crate::token::{Grant, Moment, TokenKey};
+use crate::policy::admission::breaker::Change;
+use crate::policy::admission::budget::Budget;
+use crate::policy::admission::queue::{Class, Place, Queue, Rank};
+use crate::token::{Grant, TokenKey};
 use crate::upstream::guard::Guard;
 use crate::upstream::notice::{self, Rate, Tallies};
 use crate::upstream::permit::{PendingPermit, Permit, Waiter};

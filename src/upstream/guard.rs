@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::policy::breaker::{Breaker, Change, Health};
-use crate::policy::budget::Budget;
-use crate::policy::queue::Class;
-use crate::policy::retry::{self, RetryBudget};
-use crate::policy::throttle::Throttle;
-use crate::token::{Grant, Moment};
+use crate::clock::Moment;
+use crate::policy::admission::breaker::{Breaker, Change, Health};
+use crate::policy::admission::budget::Budget;
+use crate::policy::admission::queue::Class;
+use crate::policy::admission::retry::{self, RetryBudget};
+use crate::policy::admission::throttle::Throttle;
+use crate::token::Grant;
 use crate::upstream::Failure;
 
 /// Holds back calls that would fail, or that Courier throttles.

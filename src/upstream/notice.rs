@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::policy::breaker::Change;
-use crate::token::{Grant, Moment};
+use crate::clock::Moment;
+use crate::policy::admission::breaker::Change;
+use crate::token::Grant;
 use crate::upstream::Failure;
 
 /// Logs a change of the circuit breaker, once rather than for each call.

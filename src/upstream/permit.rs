@@ -2,8 +2,8 @@
 
 use tokio::sync::oneshot;
 
-use crate::policy::queue::{Class, Place};
-use crate::token::Moment;
+use crate::clock::Moment;
+use crate::policy::admission::queue::{Class, Place};
 use crate::upstream::Failure;
 
 /// The right to make one call. It cannot be copied, and only a dispatcher grants it.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use courier_token_broker::clock::Clock;
-use courier_token_broker::sandbox::{Faults, Simulator};
+use courier_token_broker::simulator::{Faults, Simulator};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use courier_token_broker::broker::Refusal;
+use courier_token_broker::clock::Moment;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::token::{Moment, UserId};
+use courier_token_broker::token::UserId;
 use courier_token_broker::upstream::Failure;
 use fastrand::Rng;
 use tokio::task::JoinSet;

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::sandbox::{Delivery, Fault};
+use courier_token_broker::simulator::{Delivery, Fault};
 use courier_token_broker::upstream::Failure;
 use hyper::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 

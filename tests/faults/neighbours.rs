@@ -5,7 +5,7 @@ use std::time::Duration;
 use courier_token_broker::audit::Who;
 use courier_token_broker::broker::Ask;
 use courier_token_broker::config::RawClient;
-use courier_token_broker::sandbox::Fault;
+use courier_token_broker::simulator::Fault;
 use serde_json::json;
 
 use super::support;

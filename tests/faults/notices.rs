@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use courier_token_broker::broker::Refusal;
-use courier_token_broker::sandbox::Fault;
+use courier_token_broker::simulator::Fault;
 use courier_token_broker::upstream::{Cause, Failure};
 
 use crate::peers::asks;

@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use courier_token_broker::broker::{Answer, Refusal, Source};
-use courier_token_broker::policy::budget::Budget;
+use courier_token_broker::clock::Moment;
+use courier_token_broker::policy::admission::budget::Budget;
+use courier_token_broker::policy::admission::throttle::recovery;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::policy::throttle::recovery;
-use courier_token_broker::sandbox::{Fault, Faults};
-use courier_token_broker::token::Moment;
+use courier_token_broker::simulator::{Fault, Faults};
 use tokio::task::JoinSet;
 
 use super::world::{HOUR, MS, SECOND, Setup, World, ask};

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use courier_token_broker::broker::{Answer, Refusal, Source};
+use courier_token_broker::clock::Moment;
+use courier_token_broker::policy::admission::retry::{MOST_TRIES, RetryBudget};
 use courier_token_broker::policy::freshness::Stale;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::policy::retry::{MOST_TRIES, RetryBudget};
-use courier_token_broker::sandbox::{Delivery, Fault};
-use courier_token_broker::token::Moment;
+use courier_token_broker::simulator::{Delivery, Fault};
 use tokio::task::JoinHandle;
 
 use crate::world::{HOUR, MS, SECOND, Setup, World, ask};

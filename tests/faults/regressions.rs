@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use courier_token_broker::broker::{Ask, Background, Broker, Settings, Source};
 use courier_token_broker::clock::Clock;
+use courier_token_broker::clock::Moment;
 use courier_token_broker::metrics::Metrics;
-use courier_token_broker::policy::budget::Budget;
+use courier_token_broker::policy::admission::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::sandbox::{Delivery, Fault};
-use courier_token_broker::token::{Grant, Moment, Token, TokenKey, UserId};
+use courier_token_broker::simulator::{Delivery, Fault};
+use courier_token_broker::token::{Grant, Token, TokenKey, UserId};
 use courier_token_broker::upstream::{Cause, Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 

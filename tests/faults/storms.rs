@@ -1,8 +1,8 @@
 //! Bugs of other token brokers, replayed: renewals too often, too many at once, or without demand.
 
+use courier_token_broker::clock::Moment;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::sandbox::{Delivery, Fault};
-use courier_token_broker::token::Moment;
+use courier_token_broker::simulator::{Delivery, Fault};
 use tokio::runtime::Handle;
 
 use crate::peers::asks;

@@ -1,7 +1,7 @@
 //! Courier answers 429, and calls pause.
 
 use courier_token_broker::broker::{Refusal, Source};
-use courier_token_broker::sandbox::Fault;
+use courier_token_broker::simulator::Fault;
 use courier_token_broker::upstream::Failure;
 
 use super::world::{HOUR, MS, SECOND, Setup, World, ask};

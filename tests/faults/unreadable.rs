@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use courier_token_broker::broker::{Refusal, Source};
+use courier_token_broker::policy::admission::retry::MOST_TRIES;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::policy::retry::MOST_TRIES;
-use courier_token_broker::sandbox::{Delivery, Fault, Faults, Times};
+use courier_token_broker::simulator::{Delivery, Fault, Faults, Times};
 use courier_token_broker::upstream::Failure;
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_TYPE, HeaderValue};

@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::time::{Duration, UNIX_EPOCH};
 
 use courier_token_broker::config::{Raw, RawWorkspace};
-use courier_token_broker::sandbox::{Delivery, Fault};
 use courier_token_broker::secrets::Secret;
+use courier_token_broker::simulator::{Delivery, Fault};
 use hyper::header::{HeaderName, HeaderValue};
 use serde_json::json;
 use tokio::task::JoinSet;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use courier_token_broker::broker::{Refusal, Source};
-use courier_token_broker::token::Moment;
+use courier_token_broker::clock::Moment;
 use courier_token_broker::upstream::Failure;
 
 use super::world::{HOUR, MS, SECOND, Setup, World, ask, keeps_budget};
@@ -182,7 +182,7 @@ trait Scopes<'a> {
     fn collect_scopes(self) -> HashSet<&'a str>;
 }
 
-impl<'a, I: Iterator<Item = &'a courier_token_broker::sandbox::Call>> Scopes<'a> for I {
+impl<'a, I: Iterator<Item = &'a courier_token_broker::simulator::Call>> Scopes<'a> for I {
     fn collect_scopes(self) -> HashSet<&'a str> {
         self.map(|call| call.scope.as_str()).collect()
     }

@@ -1,9 +1,9 @@
 //! Single-flight: one call per token key, cheap hits, and callers who hang up without effect on others.
 
 use courier_token_broker::broker::{Refusal, Source};
+use courier_token_broker::policy::admission::retry::MOST_TRIES;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::policy::retry::MOST_TRIES;
-use courier_token_broker::sandbox::{Delivery, Fault};
+use courier_token_broker::simulator::{Delivery, Fault};
 
 use super::world::{MS, SECOND, Setup, World, ask};
 

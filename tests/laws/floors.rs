@@ -5,7 +5,7 @@ use std::time::Duration;
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::policy::freshness::Stale;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::sandbox::{Delivery, Fault};
+use courier_token_broker::simulator::{Delivery, Fault};
 
 use super::world::{HOUR, MS, SECOND, Setup, World, ask};
 

@@ -1,13 +1,13 @@
 //! Mode `learned` in the running broker.
 
 use courier_token_broker::broker::Source;
+use courier_token_broker::clock::Moment;
 use courier_token_broker::planner::replay::{self, Plan};
 use courier_token_broker::planner::trace::{Request, Trace};
 use courier_token_broker::planner::workload::Workload;
-use courier_token_broker::policy::budget::Budget;
+use courier_token_broker::policy::admission::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::token::Moment;
 
 use super::world::{HOUR, MS, SECOND, Setup, World};
 

@@ -2,7 +2,7 @@
 
 use courier_token_broker::broker::Source;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::sandbox::Fault;
+use courier_token_broker::simulator::Fault;
 use courier_token_broker::token::{TokenKey, UserId};
 
 use super::world::{HOUR, MS, SECOND, Setup, World, ask};

@@ -2,7 +2,7 @@
 
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::sandbox::Fault;
+use courier_token_broker::simulator::Fault;
 use courier_token_broker::upstream::Failure;
 
 use super::world::{HOUR, MS, SECOND, Setup, World};

@@ -7,12 +7,13 @@ use std::time::Duration;
 use courier_token_broker::audit::Who;
 use courier_token_broker::broker::{Answer, Ask, Background, Broker, Refusal, Settings};
 use courier_token_broker::clock::Clock;
+use courier_token_broker::clock::Moment;
 use courier_token_broker::metrics::Metrics;
-use courier_token_broker::policy::budget::Budget;
+use courier_token_broker::policy::admission::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::sandbox::{Delivery, Faults, Simulator};
-use courier_token_broker::token::{Lifetime, Moment, ScopeClaim, TokenKey, WorkspaceName};
+use courier_token_broker::simulator::{Delivery, Faults, Simulator};
+use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey, WorkspaceName};
 use courier_token_broker::upstream::{Cause, Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
 
 pub const MS: Duration = Duration::from_millis(1);

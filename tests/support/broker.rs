@@ -11,8 +11,8 @@ use courier_token_broker::app::{App, Files, Loaded, Reloader};
 use courier_token_broker::auth::{Digest, KeySource};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
-use courier_token_broker::sandbox::{Faults, Simulator};
 use courier_token_broker::secrets::Secret;
+use courier_token_broker::simulator::{Faults, Simulator};
 use serde_json::Value;
 use tokio::sync::oneshot;
 

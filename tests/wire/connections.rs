@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use courier_token_broker::config::Raw;
-use courier_token_broker::policy::retry::MOST_TRIES;
-use courier_token_broker::sandbox::Faults;
+use courier_token_broker::policy::admission::retry::MOST_TRIES;
+use courier_token_broker::simulator::Faults;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 use courier_token_broker::auth::{Digest, SessionKey};
 use courier_token_broker::broker::{Answer, Source};
 use courier_token_broker::clock::Clock;
+use courier_token_broker::clock::Moment;
 use courier_token_broker::config::{Layers, Raw, RawSessions, Settings};
 use courier_token_broker::http::Reply;
-use courier_token_broker::sandbox::{Faults, Simulator};
 use courier_token_broker::secrets::{Secret, SecretBytes};
-use courier_token_broker::token::{Grant, Moment, Token};
+use courier_token_broker::simulator::{Faults, Simulator};
+use courier_token_broker::token::{Grant, Token};
 use courier_token_broker::upstream::{Courier, Failure};
 
 use crate::support::broker::{API_KEY, CLIENT_KEY, client};

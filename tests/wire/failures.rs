@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use courier_token_broker::policy::retry::MOST_TRIES;
-use courier_token_broker::sandbox::{Fault, Faults};
+use courier_token_broker::policy::admission::retry::MOST_TRIES;
+use courier_token_broker::simulator::{Fault, Faults};
 use serde_json::json;
 
 use crate::refusal::{GOOD, is_a_refusal};

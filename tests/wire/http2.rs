@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use courier_token_broker::config::Raw;
-use courier_token_broker::sandbox::Faults;
+use courier_token_broker::simulator::Faults;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, SendStream};
 use hyper::{Request, Response};

@@ -1,6 +1,6 @@
 //! The requests of Courier's official SDKs as they are on the wire, and the waits that the PHP SDK is given.
 
-use courier_token_broker::sandbox::Fault;
+use courier_token_broker::simulator::Fault;
 use serde_json::json;
 
 use super::rules::{RetryHints, Sdk, sdks};

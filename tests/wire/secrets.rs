@@ -1,6 +1,6 @@
 //! Secrets: keys appear nowhere, and tokens only in answers to permitted callers.
 
-use courier_token_broker::sandbox::{Fault, Faults};
+use courier_token_broker::simulator::{Fault, Faults};
 
 use crate::refusal::GOOD;
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use courier_token_broker::sandbox::Faults;
+use courier_token_broker::simulator::Faults;
 
 use crate::support::broker::{Broker, CLIENT_KEY, Setup, claims, client};
 use crate::support::http::{Ask, Connection};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 pub use self::nodes::Ticket;
 use self::nodes::{Home, List, Nodes};
-use crate::token::Moment;
+use crate::clock::Moment;
 
 /// A hierarchical timer wheel for millions of items (Varghese and Lauck, 1987, scheme 7).
 ///

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use courier_token_broker::sandbox::{Delivery, Fault, Faults};
+use courier_token_broker::simulator::{Delivery, Fault, Faults};
 use courier_token_broker::upstream::Failure;
 use fastrand::Rng;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};

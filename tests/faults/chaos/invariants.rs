@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use courier_token_broker::broker::{Answer, Refusal, Source};
-use courier_token_broker::sandbox::{Call, Faults};
-use courier_token_broker::token::{Moment, TokenKey};
+use courier_token_broker::clock::Moment;
+use courier_token_broker::simulator::{Call, Faults};
+use courier_token_broker::token::TokenKey;
 use courier_token_broker::upstream::Failure;
 
 use super::fault_schedule::{SHORT_LIFE, SLOWEST, explains, healthy, shortens};

@@ -1,0 +1,185 @@
+//! The admin listener: metrics, health, purge and explain. It is separate from the app listener,
+//! so that apps can be kept from it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::UNIX_EPOCH;
+
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::audit;
+use crate::broker::{Broker, Decision, Explained};
+use crate::clock::Clock;
+use crate::clock::Moment;
+use crate::http::reply::Reply;
+use crate::http::reply::{JSON, NO_STORE, allow};
+use crate::metrics::Metrics;
+use crate::policy::refresh;
+
+/// Whether load balancers should send requests: true from the start of listening until shutdown.
+///
+/// It does not depend on Courier: most requests are answered from the cache during an outage.
+#[derive(Debug, Default)]
+pub struct Readiness(AtomicBool);
+
+impl Readiness {
+    /// Sets the readiness: true after listening begins, false at shutdown.
+    pub fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::Relaxed);
+    }
+}
+
+/// The routes for operators.
+pub struct Admin {
+    broker: Broker,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    clock: Clock,
+}
+
+const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const METHODS: &[Method] = &[Method::GET, Method::HEAD];
+const PURGE: &[Method] = &[Method::DELETE];
+
+impl Admin {
+    /// The routes for operators of this broker.
+    pub const fn new(broker: Broker, metrics: Arc<Metrics>, readiness: Arc<Readiness>, clock: Clock) -> Self {
+        Self { broker, metrics, readiness, clock }
+    }
+
+    /// Answers one request.
+    pub async fn answer<B>(&self, request: &Request<B>) -> Response<Reply> {
+        let (method, uri) = (request.method(), request.uri());
+        let path = uri.path().trim_end_matches('/');
+        let workspace = path.strip_prefix("/workspaces/").and_then(|rest| rest.strip_suffix("/tokens"));
+        let methods = match path {
+            "/metrics" | "/healthz" | "/readyz" | "/explain" => METHODS,
+            _ if workspace.is_some() => PURGE,
+            _ => &[],
+        };
+        if !methods.is_empty() && !methods.contains(method) {
+            let message = format!("method not allowed: this path accepts {}", methods[0]);
+            let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({ "message": message }));
+            let (name, value) = allow(methods);
+            response.headers_mut().insert(name, value);
+            return response;
+        }
+        // Browsers send `Origin` with every DELETE. A page can reach this listener by DNS rebinding, and
+        // must not purge.
+        if workspace.is_some() && request.headers().contains_key(ORIGIN) {
+            return json_response(StatusCode::FORBIDDEN, &json!({ "message": "not available to web pages" }));
+        }
+        if let Some(workspace) = workspace {
+            return self.purge(workspace).await;
+        }
+        match path {
+            "/metrics" => self.metrics(),
+            "/explain" => self.explain(uri.query().unwrap_or_default()).await,
+            // Liveness: answering at all is the proof.
+            "/healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
+            "/readyz" if self.readiness.0.load(Ordering::Relaxed) => {
+                json_response(StatusCode::OK, &json!({ "status": "ready" }))
+            }
+            "/readyz" => json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready" })),
+            _ => {
+                let message = "there is nothing at this path: the admin listener has /metrics, /healthz, /readyz, \
+                               /explain?user=ID and DELETE /workspaces/NAME/tokens";
+                json_response(StatusCode::NOT_FOUND, &json!({ "message": message }))
+            }
+        }
+    }
+
+    /// Removes every token of a workspace.
+    async fn purge(&self, workspace: &str) -> Response<Reply> {
+        let name = workspace.to_owned();
+        match self.run_blocking(move |broker| broker.purge(&name)).await.flatten() {
+            Some(tokens) => {
+                audit::purged(workspace, tokens);
+                json_response(StatusCode::OK, &json!({ "workspace": workspace, "tokens": tokens }))
+            }
+            None => {
+                let message = "no such workspace";
+                json_response(StatusCode::NOT_FOUND, &json!({ "message": message }))
+            }
+        }
+    }
+
+    /// Explains the renewal decisions for a user's tokens.
+    async fn explain(&self, query: &str) -> Response<Reply> {
+        let user = query.split('&').find_map(|pair| pair.strip_prefix("user="));
+        let user = user.and_then(|user| percent_encoding::percent_decode_str(user).decode_utf8().ok());
+        let Some(user) = user.filter(|user| !user.is_empty()) else {
+            let message = "user is missing: use /explain?user=ID";
+            return json_response(StatusCode::BAD_REQUEST, &json!({ "message": message }));
+        };
+        let now = self.clock.now();
+        let wall = UNIX_EPOCH + self.clock.unix();
+        let time = |moment: Moment| {
+            let at = if moment < now { wall - now.since(moment) } else { wall + moment.since(now) };
+            humantime::format_rfc3339_seconds(at).to_string()
+        };
+        let decided = |decided: &Decision| {
+            let (verdict, reason) = match decided.verdict {
+                refresh::Verdict::Renew(reason) => ("renew", Some(reason.as_str())),
+                refresh::Verdict::Look(_) => ("wait", None),
+                refresh::Verdict::Stop(stop) => ("stop", Some(stop.as_str())),
+            };
+            let chance = decided.chance.map(|chance| {
+                json!({ "used_within_a_window": chance.within, "delays_avoided_per_extra_call": chance.value,
+                        "price": chance.price })
+            });
+            json!({ "at": time(decided.at), "verdict": verdict, "reason": reason, "learned": chance })
+        };
+        let one = |known: &Explained| {
+            json!({
+                "workspace": known.key.workspace(),
+                "users": known.key.users().collect::<Vec<_>>(),
+                "scopes": known.key.scopes(),
+                "lifetime_seconds": known.key.lifetime().as_duration().as_secs(),
+                "issued_at": known.token.map(|(sent, _)| time(sent)),
+                "expires_at": known.token.map(|(_, expires)| time(expires)),
+                "due_at": known.due.map(time),
+                "uses": known.uses,
+                "state": known.stage,
+                "decision": known.decision.as_ref().map(decided),
+                "last_error": known.error,
+            })
+        };
+        let name = user.clone().into_owned();
+        let explained = self.run_blocking(move |broker| broker.explain(&name)).await.unwrap_or_default();
+        let tokens: Vec<_> = explained.iter().map(one).collect();
+        json_response(StatusCode::OK, &json!({ "user": user, "tokens": tokens }))
+    }
+
+    /// Runs a scan of the whole cache on the blocking pool, so that it delays no request.
+    async fn run_blocking<T: Send + 'static>(&self, look: impl FnOnce(&Broker) -> T + Send + 'static) -> Option<T> {
+        let broker = self.broker.clone();
+        tokio::task::spawn_blocking(move || look(&broker)).await.ok()
+    }
+
+    fn metrics(&self) -> Response<Reply> {
+        self.broker.update_gauges();
+        match self.metrics.text() {
+            Ok(text) => {
+                let mut response = Response::new(Reply::from(text));
+                response.headers_mut().insert(CONTENT_TYPE, PROMETHEUS);
+                response
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot encode the metrics");
+                let message = "cannot encode the metrics";
+                json_response(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "message": message }))
+            }
+        }
+    }
+}
+
+fn json_response(status: StatusCode, body: &Value) -> Response<Reply> {
+    let mut response = Response::new(Reply::from(body.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
+    response
+}

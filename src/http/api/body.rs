@@ -1,0 +1,345 @@
+//! Request bodies: limits of size and time, and JSON parsing.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::Request;
+use hyper::body::Body;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+use super::problem::Problem;
+use crate::token::{Lifetime, LifetimeError};
+
+/// A request's body, from the network or from a test.
+pub trait Incoming: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin {}
+
+impl<B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> Incoming for B {}
+
+/// Reads a request's JSON body: at most `limit` bytes within `timeout`.
+pub async fn read<B>(request: &mut Request<B>, limit: usize, timeout: Duration) -> Result<Bytes, Problem>
+where
+    B: Incoming,
+{
+    if !is_json(request) {
+        return Err(Problem::MediaType);
+    }
+    if is_encoded(request) {
+        return Err(Problem::ContentEncoding);
+    }
+    let body = request.body_mut();
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Problem::BodyTooLarge(limit));
+    }
+    let mut collecting = pin!(Limited::new(body, limit).collect());
+    // Most bodies arrive with their head, and need no timer.
+    let collected = match poll_fn(|context| Poll::Ready(collecting.as_mut().poll(context))).await {
+        Poll::Ready(collected) => collected,
+        Poll::Pending => Box::pin(tokio::time::timeout(timeout, collecting)).await.map_err(|_| Problem::BodyTimeout)?,
+    };
+    match collected {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge(limit)),
+        Err(_) => Err(Problem::BodyBroken),
+    }
+}
+
+/// Waits at most `timeout` for the end of a body without a media type, which must be empty.
+pub async fn expect_none<B: Incoming>(request: &mut Request<B>, timeout: Duration) -> Result<(), Problem> {
+    let frames = async {
+        while let Some(frame) = request.body_mut().frame().await {
+            let frame = frame.map_err(|_| Problem::BodyBroken)?;
+            if frame.data_ref().is_some_and(|data| !data.is_empty()) {
+                return Err(Problem::MediaType);
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(timeout, frames).await.map_err(|_| Problem::BodyTimeout)?
+}
+
+/// Reads and drops the rest of a refused request's body, within limits; beyond them the connection
+/// is closed. Many clients read no response before they have sent everything.
+///
+/// Returns whether the caller cancelled the request meanwhile.
+pub async fn discard<B: Incoming>(request: &mut Request<B>, timeout: Duration) -> bool {
+    // With `Expect: 100-continue` the client waits for the status, and need not send the body.
+    if request.headers().contains_key(EXPECT) {
+        return false;
+    }
+    let mut rest = Limited::new(request.body_mut(), MOST_DISCARDED);
+    let discarded = async {
+        loop {
+            match tokio::time::timeout(IDLE_LIMIT, rest.frame()).await {
+                Ok(Some(Ok(_))) => {}
+                Ok(Some(Err(error))) => return !error.is::<LengthLimitError>(),
+                Ok(None) | Err(_) => return false,
+            }
+        }
+    };
+    // Complete or not.
+    tokio::time::timeout(timeout, discarded).await.unwrap_or(false)
+}
+
+const MOST_DISCARDED: usize = 8 << 20;
+/// A client that sends nothing for this long is probably waiting for the response.
+const IDLE_LIMIT: Duration = Duration::from_millis(300);
+
+fn is_json<B>(request: &Request<B>) -> bool {
+    let media_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim().as_bytes();
+    let suffix = essence.len().saturating_sub("+json".len());
+    essence.eq_ignore_ascii_case(b"application/json")
+        || (essence.len() > "application/".len()
+            && essence[.."application/".len()].eq_ignore_ascii_case(b"application/")
+            && essence[suffix..].eq_ignore_ascii_case(b"+json"))
+}
+
+/// `identity` is no encoding, nor is an empty header.
+fn is_encoded<B>(request: &Request<B>) -> bool {
+    let values = request.headers().get_all(CONTENT_ENCODING).iter();
+    let mut names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    names.any(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"))
+}
+
+/// Some editors and older .NET clients put this before a text. RFC 8259, 8.1, lets a parser ignore it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Reads a JSON object.
+pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    // `serde` would also read a struct from an array.
+    let wrong = match body.trim_ascii_start().first() {
+        Some(b'{') => None,
+        Some(_) => Some("the body must be a JSON object"),
+        None => Some("the body is empty: it must be a JSON object"),
+    };
+    if let Some(wrong) = wrong {
+        return Err(Problem::Invalid(wrong.to_owned()));
+    }
+    // The parser validates UTF-8 only in the fields that it reads.
+    let text =
+        std::str::from_utf8(body).map_err(|_| Problem::Invalid("the body is not valid JSON: not UTF-8".to_owned()))?;
+    serde_json::from_str(text).map_err(|error| Problem::Invalid(explain(&error, || field_path::<T>(text))))
+}
+
+/// The field that can't be parsed, such as `user_ids[1]: `. Tracking it costs time, so only bodies
+/// that failed to parse are read with it. It names known fields only: unknown fields are skipped.
+fn field_path<'a, T: Deserialize<'a>>(text: &'a str) -> String {
+    let read = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text));
+    match read.map_err(|error| error.path().to_string()) {
+        Err(path) if path != "." => format!("{path}: "),
+        _ => String::new(),
+    }
+}
+
+/// Says what is wrong and what is expected, without the value: it could be a secret in the wrong
+/// field.
+fn explain(error: &serde_json::Error, field_path: impl FnOnce() -> String) -> String {
+    let (line, column) = (error.line(), error.column());
+    if !error.is_data() {
+        return format!("the body is not valid JSON (line {line}, column {column})");
+    }
+    let text = error.to_string();
+    let text = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
+    if text.starts_with("missing field") || text.starts_with("duplicate field") {
+        // Field names are the broker's own.
+        return text.to_owned();
+    }
+    // "invalid type: integer `5`, expected a string". The part after "expected" is the broker's own
+    // text too, without a comma.
+    match text.rsplit_once(", expected ") {
+        Some((_, "a sequence")) => format!("{}expected a list", field_path()),
+        Some((_, expected)) => format!("{}expected {expected}", field_path()),
+        None => format!("the body has an invalid value (line {line}, column {column})"),
+    }
+}
+
+/// A JSON string. It borrows from the body where nothing is escaped.
+pub struct Text<'a>(Cow<'a, str>);
+
+/// Shows the length only: the text may be a token.
+impl fmt::Debug for Text<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Text({} bytes)", self.0.len())
+    }
+}
+
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Expected;
+        impl<'de> Visitor<'de> for Expected {
+            type Value = Cow<'de, str>;
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Cow::Borrowed(text))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Cow::Owned(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_str(Expected).map(Text)
+    }
+}
+
+/// A duration as Courier reads `expires_in`: a string by its grammar, or a JSON number of seconds.
+/// An error is kept until [`DurationField::of`] learns the field's name.
+#[derive(Debug)]
+pub struct DurationField(Result<Lifetime, LifetimeError>);
+
+impl DurationField {
+    /// Returns the duration, or a problem that names the field.
+    pub fn of(self, field: &str) -> Result<Lifetime, Problem> {
+        self.0.map_err(|error| Problem::Invalid(format!("{field} {error}")))
+    }
+}
+
+impl<'de> Deserialize<'de> for DurationField {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Expected;
+        impl Visitor<'_> for Expected {
+            type Value = Result<Lifetime, LifetimeError>;
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a duration: a string such as \"1d\" or a whole number of seconds")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Lifetime::parse(text))
+            }
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Self::Value, E> {
+                Ok(Lifetime::from_seconds(seconds as f64))
+            }
+            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Self::Value, E> {
+                Ok(Lifetime::from_seconds(seconds as f64))
+            }
+            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Self::Value, E> {
+                Ok(Lifetime::from_seconds(seconds))
+            }
+        }
+        deserializer.deserialize_any(Expected).map(DurationField)
+    }
+}
+
+/// Reads an optional field that may be absent but not null: Courier rejects a null duration.
+pub fn non_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    struct RequestBody<'a> {
+        #[serde(borrow)]
+        scope: Text<'a>,
+        #[serde(default, deserialize_with = "non_null")]
+        expires_in: Option<DurationField>,
+    }
+
+    fn message(body: &str) -> String {
+        match parse::<RequestBody<'_>>(body.as_bytes()) {
+            Err(Problem::Invalid(message)) => message,
+            other => panic!("{body} gave {other:?}"),
+        }
+    }
+
+    #[test]
+    fn errors_name_what_is_expected_and_quote_nothing() {
+        let secret = "pk_prod_secret, expected a key";
+        for (body, wanted) in [
+            (format!(r#"{{"scope": ["{secret}"]}}"#), "scope: expected a string"),
+            (format!(r#"{{"scope": {{"{secret}": 1}}}}"#), "scope: expected a string"),
+            (r#"{"scope": 31337}"#.to_owned(), "scope: expected a string"),
+            (format!(r#"{{"{secret}": [1], "scope": 31337}}"#), "scope: expected a string"),
+            (format!(r#"{{"scope": "x", "expires_in": ["{secret}"]}}"#), "expires_in: expected a duration"),
+            (r#"{"scope": "x", "expires_in": null}"#.to_owned(), "expires_in: expected a duration"),
+            (r#"{"scope": "x", "expires_in": true}"#.to_owned(), "expected a duration"),
+            (format!(r#"{{"scope": "{secret}""#), "not valid JSON"),
+            (r#"{"scope": "\ud800"}"#.to_owned(), "not valid JSON"),
+            (r#"{"scope": "x"} trailing"#.to_owned(), "not valid JSON"),
+            ("{}".to_owned(), "missing field `scope`"),
+            (r#"{"scope": "a", "scope": "b"}"#.to_owned(), "duplicate field `scope`"),
+            (format!(r#"["{secret}"]"#), "must be a JSON object"),
+            (format!(r#""{secret}""#), "must be a JSON object"),
+            (String::new(), "the body is empty"),
+            ("\u{feff} \n".to_owned(), "the body is empty"),
+            ("\u{feff}\u{feff}{}".to_owned(), "must be a JSON object"),
+            (format!(r#"{{"a": {}"#, "[".repeat(10_000)), "not valid JSON"),
+        ] {
+            let message = message(&body);
+            assert!(message.contains(wanted), "{body} gave {message}");
+            assert!(!message.contains("secret") && !message.contains("31337"), "{message}");
+        }
+    }
+
+    #[test]
+    fn bad_utf8_is_no_json() {
+        for body in [
+            &b"{\"scope\": \"\xff\"}"[..],
+            b"{\"scope\": \"a\", \"more\": \"\xff\"}",
+            b"{\"scope\": \"a\", \"\xff\": 1}",
+            b"{\"scope\": \"a\"}\xff",
+        ] {
+            assert!(
+                matches!(parse::<RequestBody<'_>>(body), Err(Problem::Invalid(why)) if why.contains("JSON")),
+                "{body:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_escapes_are_read() {
+        let body = br#"{"scope": "a\u0062", "expires_in": 60, "more": {"deep": [1]}}"#;
+        let asked: RequestBody<'_> = parse(body).expect("good");
+        assert_eq!(&*asked.scope, "ab");
+        let lifetime = asked.expires_in.expect("there").of("expires_in").expect("a minute");
+        assert_eq!(lifetime.as_secs(), 60);
+    }
+
+    #[test]
+    fn body_is_encoded_unless_every_name_is_identity() {
+        let with = |names: &[&str]| {
+            let request = Request::builder();
+            let request = names.iter().fold(request, |request, name| request.header(CONTENT_ENCODING, *name));
+            is_encoded(&request.body(()).expect("a request"))
+        };
+        for plain in [&[][..], &["identity"], &["Identity"], &["", " , "], &["identity, identity", "identity"]] {
+            assert!(!with(plain), "{plain:?}");
+        }
+        for encoded in
+            [&["gzip"][..], &["br"], &["identity, gzip"], &["identity", "deflate"], &["x"], &["identity;q=1"]]
+        {
+            assert!(with(encoded), "{encoded:?}");
+        }
+    }
+
+    #[test]
+    fn json_is_known_by_its_media_type() {
+        let with = |media_type: &str| {
+            is_json(&Request::builder().header(CONTENT_TYPE, media_type).body(()).expect("a request"))
+        };
+        for good in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"] {
+            assert!(with(good), "{good}");
+        }
+        for bad in ["", "text/plain", "application/x-www-form-urlencoded", "json", "application/", "text/x+json"] {
+            assert!(!with(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Cross-origin requests by the Fetch standard: which pages may call.
+
+use std::str::FromStr;
+
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderMap, HeaderValue, ORIGIN,
+    VARY,
+};
+use hyper::{Response, StatusCode};
+
+use crate::http::reply::Reply;
+
+/// The allowed origins, compared as a whole. There are no patterns: they tend to admit foreign pages.
+#[derive(Clone, Debug, Default)]
+pub struct Origins(Vec<HeaderValue>);
+
+/// An error in a list of origins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OriginError {
+    /// A text is not an origin as browsers write it.
+    #[error(
+        "must be origins as browsers send them, such as \"https://app.example.com\" or \"http://localhost:3000\": in lower case, without path, `*` or the scheme's own port"
+    )]
+    Form,
+    /// There are more than [`Origins::MOST`].
+    #[error("must be at most {} origins", Origins::MOST)]
+    TooMany,
+}
+
+/// The headers that a listed page may send, for preflight responses. The list is the same for every
+/// page: echoing the requested headers would allow everything.
+#[derive(Clone, Debug)]
+pub struct AllowedHeaders(HeaderValue);
+
+/// An error in a list of request headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AllowedHeaderError {
+    /// A text is not a header name.
+    #[error(
+        "must be names of request headers, such as \"x-request-id\", of at most {} bytes each; `*` is no wildcard here",
+        AllowedHeaders::LONGEST
+    )]
+    Form,
+    /// Pages cannot send this header.
+    #[error(
+        "must be headers that a page can send: browsers set Cookie, Host, Origin, Sec-*, Proxy-* and the like themselves"
+    )]
+    Forbidden,
+    /// There are more than [`AllowedHeaders::MOST`].
+    #[error("must be at most {} headers", AllowedHeaders::MOST)]
+    TooMany,
+}
+
+/// The origin of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// No `Origin` header: not a browser, or a page of the broker's own origin.
+    NoOrigin,
+    /// An allowed origin.
+    Allowed,
+    /// Any other origin, or more than one `Origin` header.
+    Disallowed,
+}
+
+const TRUE: HeaderValue = HeaderValue::from_static("true");
+const VARIES: HeaderValue = HeaderValue::from_static("Origin");
+const EXPOSED: HeaderValue = HeaderValue::from_static("Cache-Status, Retry-After");
+const METHODS: HeaderValue = HeaderValue::from_static("POST, GET");
+const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
+
+impl Origins {
+    /// The most origins; each request is compared to all.
+    pub const MOST: usize = 256;
+    const LONGEST: usize = 300;
+
+    /// Reads `scheme://host[:port]` texts.
+    pub fn new(texts: &[String]) -> Result<Self, OriginError> {
+        if texts.len() > Self::MOST {
+            return Err(OriginError::TooMany);
+        }
+        let one = |text: &String| {
+            let value = is_origin(text).then(|| HeaderValue::from_str(text));
+            value.and_then(Result::ok).ok_or(OriginError::Form)
+        };
+        texts.iter().map(one).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether the list is empty.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The origin of a request with these headers.
+    pub(super) fn from(&self, headers: &HeaderMap) -> Page {
+        let mut values = headers.get_all(ORIGIN).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Page::NoOrigin,
+            (Some(origin), None) if self.0.contains(origin) => Page::Allowed,
+            _ => Page::Disallowed,
+        }
+    }
+
+    /// Lets a listed page read the response. `Vary` is set in any case, so that a cache does not serve
+    /// one page's response to another.
+    pub(super) fn set_headers(&self, request: &HeaderMap, answer: &mut HeaderMap) {
+        answer.insert(VARY, VARIES);
+        if let (Page::Allowed, Some(origin)) = (self.from(request), request.get(ORIGIN)) {
+            answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
+            answer.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+        }
+    }
+
+    /// Answers a preflight request of a listed page.
+    pub(super) fn preflight(&self, request: &HeaderMap, allowed: &AllowedHeaders) -> Response<Reply> {
+        let mut response = Response::new(Reply::default());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        let headers = response.headers_mut();
+        self.set_headers(request, headers);
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed.0.clone());
+        headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+        response
+    }
+}
+
+impl AllowedHeaders {
+    /// The most headers that settings can add.
+    pub const MOST: usize = 64;
+    /// The longest name that settings can add, in bytes.
+    pub const LONGEST: usize = 100;
+    /// The route's own headers, and those that monitoring adds to a page's calls: without them the
+    /// browser would not send the call. The broker reads none of the latter.
+    const ALWAYS: &[&str] = &[
+        "authorization",
+        "content-type",
+        // W3C Trace Context and Baggage: OpenTelemetry, and most of those below too.
+        "traceparent",
+        "tracestate",
+        "baggage",
+        "sentry-trace",
+        // jQuery and similar libraries.
+        "x-requested-with",
+        "x-datadog-origin",
+        "x-datadog-parent-id",
+        "x-datadog-sampling-priority",
+        "x-datadog-trace-id",
+        // Zipkin, and the other propagators of Datadog and OpenTelemetry.
+        "b3",
+        "x-b3-traceid",
+        "x-b3-spanid",
+        "x-b3-parentspanid",
+        "x-b3-sampled",
+        "x-b3-flags",
+        "uber-trace-id",
+        "newrelic",
+        "elastic-apm-traceparent",
+        // CloudWatch RUM with X-Ray.
+        "x-amzn-trace-id",
+        // Application Insights.
+        "request-id",
+        "request-context",
+        "x-instana-t",
+        "x-instana-s",
+        "x-instana-l",
+        // Dynatrace.
+        "x-dtpc",
+        "x-dtc",
+        // SkyWalking.
+        "sw8",
+        // AppDynamics.
+        "adrum",
+    ];
+    /// The forbidden request-headers of the Fetch standard, 2.2.2, beside `proxy-` and `sec-`.
+    const FORBIDDEN: &[&str] = &[
+        "accept-charset",
+        "accept-encoding",
+        "access-control-request-headers",
+        "access-control-request-method",
+        "access-control-request-private-network",
+        "connection",
+        "content-length",
+        "cookie",
+        "cookie2",
+        "date",
+        "dnt",
+        "expect",
+        "host",
+        "keep-alive",
+        "origin",
+        "referer",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+    ];
+
+    /// Extends the built-in list; names are case-insensitive.
+    pub fn new(more: &[String]) -> Result<Self, AllowedHeaderError> {
+        if more.len() > Self::MOST {
+            return Err(AllowedHeaderError::TooMany);
+        }
+        let mut names: Vec<_> = Self::ALWAYS.iter().map(|&name| name.to_owned()).collect();
+        for name in more {
+            // `*` is a legal character of a name, but is always meant as a pattern.
+            if name.len() > Self::LONGEST || !is_token(name) || name.contains('*') {
+                return Err(AllowedHeaderError::Form);
+            }
+            let name = name.to_ascii_lowercase();
+            let is_forbidden = ["proxy-", "sec-"].iter().any(|prefix| name.starts_with(prefix));
+            if is_forbidden || Self::FORBIDDEN.contains(&&*name) {
+                return Err(AllowedHeaderError::Forbidden);
+            }
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        HeaderValue::from_str(&names.join(", ")).map(Self).map_err(|_| AllowedHeaderError::Form)
+    }
+}
+
+/// Whether a text is a token by RFC 9110, 5.6.2.
+pub(super) fn is_token(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(plain)
+}
+
+/// Whether a text is `scheme://host[:port]` as browsers write it: no other spelling would ever match.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let scheme_is_good = scheme.starts_with(|first: char| first.is_ascii_lowercase())
+        && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+.-".contains(&byte));
+    let (host, port) = match rest.rsplit_once(':') {
+        // The colons of an IPv6 address are in brackets.
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    let host_is_good = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(ip) => std::net::Ipv6Addr::from_str(ip).is_ok_and(|address| address.to_string() == ip),
+        None => {
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
+            !host.is_empty() && host.bytes().all(plain)
+        }
+    };
+    let port_is_good = port.is_none_or(|port| {
+        let own = matches!((scheme, port), ("http", "80") | ("https", "443"));
+        !own && u16::from_str(port).is_ok_and(|number| number > 0 && number.to_string() == port)
+    });
+    text.len() <= Origins::LONGEST && scheme_is_good && host_is_good && port_is_good
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(texts: &[&str]) -> Result<Origins, OriginError> {
+        let texts: Vec<_> = texts.iter().map(|&text| text.to_owned()).collect();
+        Origins::new(&texts)
+    }
+
+    #[test]
+    fn origin_not_written_as_browsers_do_is_refused() {
+        for good in [
+            "https://app.example.com",
+            "http://localhost:3000",
+            "https://10.0.0.1:8443",
+            "http://[::1]:3000",
+            "https://[2001:db8::1]",
+            "https://xn--bcher-kva.example",
+            "capacitor://localhost",
+        ] {
+            assert!(list(&[good]).is_ok(), "{good}");
+        }
+        let long = format!("https://{}.example", "a".repeat(400));
+        for bad in [
+            "",
+            "*",
+            "null",
+            "https://*.example.com",
+            "https://app.example.com/",
+            "https://app.example.com/path",
+            "https://app.example.com?x",
+            "https://App.example.com",
+            "HTTPS://app.example.com",
+            "https://app.example.com:443",
+            "http://app.example.com:80",
+            "https://app.example.com:",
+            "https://app.example.com:0",
+            "https://app.example.com:08443",
+            "https://app.example.com:+8443",
+            "https://app.example.com:99999",
+            "https://user@app.example.com",
+            "https://app.example.com, https://other.example.com",
+            "https://bücher.example",
+            "https://[::0001]",
+            "https://[::1",
+            "https://",
+            "://app.example.com",
+            "//app.example.com",
+            "app.example.com",
+            &long,
+        ] {
+            assert_eq!(list(&[bad]).err(), Some(OriginError::Form), "{bad}");
+        }
+        assert_eq!(list(&["https://a"; 257]).err(), Some(OriginError::TooMany));
+    }
+
+    fn headers(names: &[&str]) -> Result<String, AllowedHeaderError> {
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        AllowedHeaders::new(&names).map(|allowed| allowed.0.to_str().expect("ASCII").to_owned())
+    }
+
+    #[test]
+    fn allowed_headers_extend_the_list_once_and_in_lower_case() {
+        let always = headers(&[]).expect("a list");
+        assert!(always.starts_with("authorization, content-type, traceparent, tracestate, baggage, sentry-trace"));
+        assert_eq!(headers(&["Traceparent", "AUTHORIZATION"]), Ok(always.clone()));
+        assert_eq!(headers(&["X-One", "x-one", "x_two.3"]), Ok(format!("{always}, x-one, x_two.3")));
+        let many: Vec<_> = (0..AllowedHeaders::MOST).map(|n| format!("x-{n}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert!(headers(&many).is_ok_and(|list| list.ends_with(", x-63")));
+        assert_eq!(headers(&[&many[..], &["x-more"]].concat()), Err(AllowedHeaderError::TooMany));
+        assert!(headers(&[&"x".repeat(AllowedHeaders::LONGEST)]).is_ok());
+    }
+
+    #[test]
+    fn allowed_headers_refuse_names_that_pages_cannot_send() {
+        let long = "x".repeat(AllowedHeaders::LONGEST + 1);
+        for bad in
+            ["", "*", "x-*", "x y", " x", "x,y", "x:", "x\r\ny: z", "x\ty", "x\0", "\u{e9}", "x\u{7f}", "(x)", &long]
+        {
+            assert_eq!(headers(&[bad]), Err(AllowedHeaderError::Form), "{bad:?}");
+        }
+        for bad in
+            ["cookie", "Cookie", "host", "origin", "content-length", "te", "Sec-Fetch-Mode", "proxy-authorization"]
+        {
+            assert_eq!(headers(&["x-good", bad]), Err(AllowedHeaderError::Forbidden), "{bad}");
+        }
+    }
+
+    #[test]
+    fn origin_matches_only_as_a_whole() {
+        let origins = list(&["https://app.example.com"]).expect("an origin");
+        let from = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(ORIGIN, HeaderValue::from_static(value));
+            }
+            origins.from(&headers)
+        };
+        assert_eq!(from(&[]), Page::NoOrigin);
+        assert_eq!(from(&["https://app.example.com"]), Page::Allowed);
+        for other in [
+            "null",
+            "",
+            "http://app.example.com",
+            "https://app.example.com.evil.example",
+            "https://evil-app.example.com",
+            "https://app.example.com:8443",
+            "https://APP.example.com",
+        ] {
+            assert_eq!(from(&[other]), Page::Disallowed, "{other}");
+        }
+        assert_eq!(from(&["https://app.example.com", "https://app.example.com"]), Page::Disallowed);
+    }
+}

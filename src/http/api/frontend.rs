@@ -1,0 +1,114 @@
+//! `POST /api/generate-courier-jwt`, as Courier's guide defines it: the front-end sample works
+//! against the broker unchanged.
+
+use hyper::header::AUTHORIZATION;
+use hyper::{Method, Request};
+
+use super::body::{self, Incoming};
+use super::id::Id;
+use super::problem::Problem;
+use super::{Answered, Api, min_ttl_header, percent_decoded, token_response};
+use crate::auth::has_jwt_shape;
+use crate::broker::Answer;
+use crate::http::reply::Reply;
+use crate::token::{INBOX, Profile, ScopeClaim, UserId};
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RequestBody<'a> {
+    #[serde(borrow)]
+    user_id: Id<'a>,
+}
+
+impl Api {
+    pub(super) async fn frontend<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
+    where
+        B: Incoming,
+    {
+        if let Some(session_auth) = &self.session_auth
+            // Boxed, so that an app's cache hit does not carry the state of a session check.
+            && let Some(answer) = Box::pin(self.serve_session(session_auth, request)).await?
+        {
+            return Ok(self.frontend_response(&answer));
+        }
+        if carries_session(request) {
+            return Err(Problem::NoSessions);
+        }
+        let client = self.client(request)?;
+        let min_ttl = min_ttl_header(request)?;
+        let body;
+        let user = if request.method() == Method::GET {
+            user_in_query(request.uri().query().unwrap_or_default())?
+        } else {
+            body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+            let fields: RequestBody<'_> = body::parse(&body)?;
+            fields.user_id.to_string()
+        };
+        let scopes = self.settings.profiles.get(INBOX).into_iter().flat_map(Profile::scopes).collect();
+        let claim = ScopeClaim::new(vec![UserId::new(&user)?], scopes)?;
+        let answer = self.serve(client, client.who(), &claim, None, min_ttl).await?;
+        Ok(self.frontend_response(&answer))
+    }
+
+    fn frontend_response(&self, answer: &Answer) -> Answered {
+        let rest = format!(
+            r#","expiresIn":"{}s","expiresAt":"{}"}}"#,
+            answer.remaining.as_secs(),
+            self.expires_at(answer.remaining),
+        );
+        token_response(answer, Reply::new(answer.grant.open_object(), rest.into()))
+    }
+}
+
+/// Whether the bearer has the shape of a JWT: a user's session, never a client key.
+fn carries_session<B>(request: &Request<B>) -> bool {
+    let value = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split_once(' ').is_some_and(|(_, bearer)| has_jwt_shape(bearer))
+}
+
+/// Reads `?userId=...`, which must appear once. A `+` is read as a space, as in a form. User ids
+/// have no spaces, so a wrongly escaped id never yields another user's token.
+pub(super) fn user_in_query(query: &str) -> Result<String, Problem> {
+    let wrong = |why: &str| Problem::Invalid(format!("the query parameter userId {why}"));
+    let mut users = query.split('&').filter_map(|pair| pair.split_once('=')).filter(|(name, _)| *name == "userId");
+    let (_, user) = users.next().ok_or_else(|| wrong("is missing"))?;
+    if users.next().is_some() {
+        return Err(wrong("is given twice"));
+    }
+    percent_decoded(&user.replace('+', " ")).map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_id_is_read_from_the_query_exactly_or_refused() {
+        for (query, wanted) in [
+            ("userId=u", Some("u")),
+            ("a=b&userId=jane%2Bx%40example.com", Some("jane+x@example.com")),
+            ("userId=a=b", Some("a=b")),
+            ("userId=a+b", Some("a b")),
+            ("userId=%C3%A4", Some("ä")),
+            ("userId=%ff", None),
+            ("userId=100%", None),
+            ("userId=a%zz", None),
+            ("userId=a&userId=b", None),
+            ("userid=a", None),
+            ("", None),
+        ] {
+            assert_eq!(user_in_query(query).ok().as_deref(), wanted, "{query}");
+        }
+    }
+
+    #[test]
+    fn bearer_with_the_shape_of_a_jwt_is_a_session() {
+        let with = |value: &str| {
+            carries_session(&Request::builder().header(AUTHORIZATION, value).body(()).expect("a request"))
+        };
+        assert!(with("Bearer a.b.c"));
+        assert!(!with("Bearer abc"));
+        assert!(!with("Bearer a.b"));
+        assert!(!with("a.b.c"));
+    }
+}

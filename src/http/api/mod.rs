@@ -1,0 +1,325 @@
+//! The routes for apps: requests and responses.
+//!
+//! To add a route: a file with a handler, a variant of [`Route`], a line in
+//! `Api::find` and one in [`Api::answer`].
+
+mod body;
+mod cors;
+mod courier;
+mod denied;
+mod frontend;
+mod id;
+mod native;
+mod problem;
+mod refusals;
+mod removal;
+mod retry;
+mod session;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Response, Uri, Version};
+use percent_encoding::percent_decode_str;
+
+pub use body::Incoming;
+pub use cors::{AllowedHeaderError, AllowedHeaders, OriginError, Origins};
+pub use session::{SessionRoute, SessionSource};
+
+use crate::audit::Who;
+use crate::auth::{Client, ClientKeys, Sessions};
+use crate::broker::{Answer, Ask, Broker, Source};
+use crate::clock::Clock;
+use crate::http::reply::{JSON, NO_STORE, Reply};
+use crate::http::server::{Cancelled, Overload, PeerNames};
+use crate::metrics::{Metrics, Outcome, Route};
+use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
+use crate::upstream::PRODUCT;
+use denied::Denied;
+use problem::{Problem, Style};
+use refusals::{DeniedRequest, Refusals};
+use retry::Caller;
+use session::SessionAuth;
+
+/// The settings of the app listener.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The lifetime of a token for which the caller names none.
+    pub default_lifetime: Lifetime,
+    /// The longest lifetime that any client may ask for.
+    pub max_lifetime: Lifetime,
+    /// The named scope sets; `inbox` is always there.
+    pub profiles: BTreeMap<String, Profile>,
+    /// The largest request body, in bytes.
+    pub body_bytes: usize,
+    /// The most bytes of a request's headers.
+    pub header_bytes: usize,
+    /// The most headers of a request. hyper takes 100; with any other limit it would allocate them on
+    /// the heap for each request.
+    pub header_count: usize,
+    /// The longest that a request's body may take to arrive.
+    pub body_timeout: Duration,
+}
+
+impl Settings {
+    /// The newer settings, with the current limits: open connections were created with those.
+    pub fn updated(&self, newer: Self) -> Self {
+        let Self { default_lifetime, max_lifetime, profiles, .. } = newer;
+        Self { default_lifetime, max_lifetime, profiles, ..self.clone() }
+    }
+}
+
+/// The routes for apps.
+pub struct Api {
+    settings: Settings,
+    broker: Broker,
+    clients: ClientKeys,
+    session_auth: Option<SessionAuth>,
+    refusals: Refusals,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const TOKEN_MIN_TTL: HeaderName = HeaderName::from_static("token-min-ttl");
+
+impl Api {
+    /// The routes for apps, answered by this broker.
+    pub fn new(settings: Settings, broker: Broker, clients: ClientKeys, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self { settings, broker, clients, session_auth: None, refusals: Refusals::new(clock), clock, metrics }
+    }
+
+    /// The settings of the routes.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The known clients.
+    pub const fn clients(&self) -> &ClientKeys {
+        &self.clients
+    }
+
+    /// The session check, if users may call.
+    pub fn sessions(&self) -> Option<&Sessions> {
+        self.session_auth.as_ref().map(|session_auth| &session_auth.sessions)
+    }
+
+    /// Lets users call the front-end route with their own sessions.
+    #[must_use]
+    pub fn with_sessions(self, sessions: Sessions, route: SessionRoute) -> Self {
+        Self { session_auth: Some(SessionAuth { sessions, route }), ..self }
+    }
+
+    /// Answers one request. `peer` is the caller's address, for the audit log.
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` would hold the request twice, in each hit's future")]
+    pub fn answer<B: Incoming>(
+        self: Arc<Self>,
+        mut request: Request<B>,
+        peer: Option<IpAddr>,
+    ) -> impl Future<Output = Response<Reply>> {
+        async move {
+            let arrived = self.clock.now();
+            let (route, methods) = Self::find(request.uri());
+            let answered = match route {
+                _ if request.extensions().get::<Overload>().is_some() => Err(Problem::Overload),
+                _ if request.headers().len() > self.settings.header_count => Err(Problem::HeadersTooLarge),
+                _ if header_bytes(&request) > self.settings.header_bytes => Err(Problem::HeadersTooLarge),
+                // Checked before the client key: the key that it sends is Courier's.
+                Route::IssueToken | Route::Other if is_from_broker(&request) => Err(Problem::Loop),
+                Route::Other => Err(Problem::NotFound),
+                Route::Frontend if *request.method() == Method::OPTIONS && self.session_auth.is_some() => {
+                    match self.preflight(&request) {
+                        // A preflight asks for no token, so it is not counted.
+                        Ok(response) => return response,
+                        Err(problem) => Err(problem),
+                    }
+                }
+                _ if !methods.contains(request.method()) => Err(Problem::Method(methods)),
+                Route::IssueToken => self.issue_token(&mut request).await,
+                Route::Frontend => self.frontend(&mut request).await,
+                Route::Tokens if *request.method() == Method::DELETE => self.sign_out_in_body(&mut request).await,
+                Route::Tokens => self.tokens(&mut request).await,
+                Route::Rejected => self.rejected(&mut request).await,
+                Route::SignOut => self.sign_out_in_path(&request),
+            };
+            let (outcome, mut response) = match answered {
+                Ok(answered) => answered,
+                Err(problem) => {
+                    if let Some(refusal) = problem.refusal() {
+                        self.refusals.log(&refusal, peer);
+                    }
+                    let given_up = match problem {
+                        Problem::BodyBroken => true,
+                        Problem::BodyTimeout | Problem::Overload => false,
+                        // An HTTP/2 stream can be answered before its body ends; each body read in vain
+                        // would take a place.
+                        _ if request.version() == Version::HTTP_2 => false,
+                        _ => Box::pin(body::discard(&mut request, self.settings.body_timeout)).await,
+                    };
+                    let style = if route == Route::Frontend { Style::Frontend } else { Style::Courier };
+                    let mut response = problem.response(style, Caller::of(request.headers()));
+                    if given_up {
+                        response.extensions_mut().insert(Cancelled);
+                    }
+                    (problem.outcome(), response)
+                }
+            };
+            if route == Route::Frontend
+                && let Some(session_auth) = &self.session_auth
+            {
+                session_auth.route.origins.set_headers(request.headers(), response.headers_mut());
+            }
+            self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
+            response
+        }
+    }
+
+    /// Finds the route of a path, and its methods.
+    fn find(uri: &Uri) -> (Route, &'static [Method]) {
+        match bare_path(uri) {
+            "auth/issue-token" => (Route::IssueToken, &[Method::POST]),
+            "api/generate-courier-jwt" => (Route::Frontend, &[Method::POST, Method::GET]),
+            "v1/tokens" => (Route::Tokens, &[Method::POST, Method::DELETE]),
+            "v1/tokens/rejected" => (Route::Rejected, &[Method::POST]),
+            path if removal::user_in_path(path).is_some() => (Route::SignOut, &[Method::DELETE]),
+            _ => (Route::Other, &[]),
+        }
+    }
+
+    /// Authenticates the client by its key, or without one by the connection's certificate.
+    fn client<B>(&self, request: &Request<B>) -> Result<&Client, Problem> {
+        let mut values = request.headers().get_all(AUTHORIZATION).iter();
+        let value = match (values.next(), values.next()) {
+            (Some(value), None) => value,
+            (Some(_), Some(_)) => return Err(Problem::MissingKey),
+            (None, _) => {
+                let names = request.extensions().get::<PeerNames>().ok_or(Problem::MissingKey)?;
+                return self.clients.find_by_certificate(names.iter()).map_err(Problem::from);
+            }
+        };
+        let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Problem::MissingKey)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(Problem::MissingKey);
+        }
+        Ok(self.clients.find(key.trim())?)
+    }
+
+    /// Issues or serves a token within the client's access.
+    async fn serve(
+        &self,
+        client: &Client,
+        who: Who<'_>,
+        claim: &ScopeClaim<'_>,
+        lifetime: Option<Lifetime>,
+        min_ttl: Option<Lifetime>,
+    ) -> Result<Answer, Problem> {
+        let longest = self.settings.max_lifetime.min(client.access.max_lifetime);
+        let lifetime = lifetime.unwrap_or(self.settings.default_lifetime.min(longest));
+        // A client with a lower limit is told its own, below.
+        if lifetime > longest && longest == self.settings.max_lifetime {
+            return Err(Problem::LifetimeTooLong(lifetime, longest));
+        }
+        if min_ttl.is_some_and(|wanted| wanted >= lifetime) {
+            return Err(Problem::MinTtlTooLong);
+        }
+        if let Err(denial) = client.access.judge(claim, lifetime) {
+            let request = DeniedRequest::new(who, client, claim, lifetime);
+            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
+        }
+        let key = TokenKey::new(&client.workspace, claim, lifetime);
+        let ask = Ask { key, min_ttl: min_ttl.map(Lifetime::as_duration), who };
+        Ok(self.broker.ask(&ask).await?)
+    }
+
+    /// The end of a token with this remaining life, as RFC 3339 in UTC.
+    fn expires_at(&self, remaining: Duration) -> impl std::fmt::Display {
+        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + self.clock.unix() + remaining)
+    }
+}
+
+/// The outcome for the metrics, and the response.
+type Answered = (Outcome, Response<Reply>);
+
+/// A response that carries a token. Caches must not store it.
+fn token_response(answer: &Answer, body: Reply) -> Answered {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(CACHE_STATUS, cache_status(answer));
+    (answer.source.outcome(), response)
+}
+
+/// The `Cache-Status` header of RFC 9211.
+fn cache_status(answer: &Answer) -> HeaderValue {
+    let mut text = String::with_capacity(96);
+    let ttl = answer.remaining.as_secs();
+    // Writing to a string can't fail.
+    let _ = match answer.source {
+        Source::Hit => write!(text, "courier-token-broker; hit; ttl={ttl}"),
+        Source::Issued { collapsed, stale, stored } => {
+            let forwarded = if stale.is_some() { "stale" } else { "miss" };
+            let stored = if stored { "; stored" } else { "" };
+            let collapsed = if collapsed { "; collapsed" } else { "" };
+            write!(text, "courier-token-broker; fwd={forwarded}{stored}{collapsed}; ttl={ttl}")
+        }
+        Source::Stale(_) => write!(text, "courier-token-broker; fwd=stale; ttl={ttl}"),
+    };
+    if let Source::Stale(why) | Source::Issued { stale: Some(why), .. } = answer.source {
+        text.push_str("; detail=");
+        text.push_str(why.as_str());
+    }
+    // It consists of letters and digits.
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("courier-token-broker"))
+}
+
+/// Reads `Token-Min-TTL`, the least remaining life. A bare number is refused: it means milliseconds
+/// to Courier's grammar and seconds to most callers.
+fn min_ttl_header<B>(request: &Request<B>) -> Result<Option<Lifetime>, Problem> {
+    let wrong = |why: &str| Problem::Invalid(format!("the header Token-Min-TTL {why}"));
+    let mut values = request.headers().get_all(TOKEN_MIN_TTL).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(wrong("is given twice"));
+    }
+    let text = value.to_str().map_err(|_| wrong("must be a duration such as 6h"))?;
+    // Trailing spaces are no unit; HTTP/2 passes them on.
+    if text.trim_end_matches(' ').ends_with(|last: char| last.is_ascii_digit()) {
+        return Err(wrong("needs a unit: write 6h, 90m or 300s"));
+    }
+    Lifetime::parse(text).map(Some).map_err(|error| wrong(&error.to_string()))
+}
+
+/// Whether a broker sent this as a call to Courier: its base URL leads here, and each call would wait for itself.
+fn is_from_broker<B>(request: &Request<B>) -> bool {
+    request.headers().get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(PRODUCT.as_bytes()))
+}
+
+/// The path without leading and trailing slashes: SDKs whose base URL ends in one send
+/// `//auth/issue-token`, and front-end routers append one.
+fn bare_path(uri: &Uri) -> &str {
+    uri.path().trim_matches('/')
+}
+
+fn header_bytes<B>(request: &Request<B>) -> usize {
+    let uri = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    let lines = request.headers().iter();
+    uri + lines.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum::<usize>()
+}
+
+/// Decodes percent-encoding, or says what is wrong with it.
+fn percent_decoded(text: &str) -> Result<String, &'static str> {
+    let mut escapes = text.split('%').skip(1).map(str::as_bytes);
+    if !escapes.all(|after| matches!(after, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())) {
+        return Err("is not percent-encoded");
+    }
+    percent_decode_str(text).decode_utf8().map(Cow::into_owned).map_err(|_| "is not UTF-8")
+}

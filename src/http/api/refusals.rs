@@ -1,0 +1,159 @@
+//! Refusals in the audit log, limited in rate: callers can cause any number of them.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::problem::Problem;
+use crate::audit::{self, About, Refusal, Who};
+use crate::auth::Client;
+use crate::clock::Clock;
+use crate::clock::Moment;
+use crate::token::{Lifetime, ScopeClaim};
+
+/// Logs the first refusals of each rule (and client, if known) in one [`WINDOW`]. At its end it logs
+/// how many were left out.
+pub struct Refusals {
+    window: Arc<Mutex<Window>>,
+    clock: Clock,
+}
+
+struct Window {
+    ends: Moment,
+    /// At most one for each rule and client.
+    counts: BTreeMap<(&'static str, Option<String>), u64>,
+    /// Whether a task waits to close the window.
+    has_closer: bool,
+}
+
+const MOST: u64 = 10;
+const WINDOW: Duration = Duration::from_secs(1);
+
+impl Refusals {
+    /// Creates it without refusals.
+    pub fn new(clock: Clock) -> Self {
+        Self { window: Arc::new(Mutex::new(Window::new(clock.now()))), clock }
+    }
+
+    /// Logs a refusal, unless its rule has reached the limit. Without a known client it logs the peer's
+    /// address.
+    pub fn log(&self, refusal: &Refusal<'_>, peer: Option<IpAddr>) {
+        let now = self.clock.now();
+        let mut window = lock(&self.window);
+        let before = if window.ends <= now { window.restart(now + WINDOW) } else { Vec::new() };
+        let count = window.counts.entry((refusal.rule, refusal.who.client().map(str::to_owned))).or_default();
+        *count += 1;
+        let is_logged = *count <= MOST;
+        let ends = window.ends;
+        let waits = !is_logged && !mem::replace(&mut window.has_closer, true);
+        drop(window);
+        log_left_out(before);
+        if is_logged {
+            let peer = peer.filter(|_| refusal.who.client().is_none());
+            refusal.log(peer.map(|address| address.to_canonical()));
+        }
+        if waits {
+            let (window, clock) = (Arc::clone(&self.window), self.clock);
+            tokio::spawn(async move {
+                clock.sleep_until(ends).await;
+                let left = Self::close(&window, ends);
+                log_left_out(left);
+            });
+        }
+    }
+
+    /// Closes the window, unless it was closed before.
+    fn close(window: &Mutex<Window>, ends: Moment) -> Vec<LeftOut> {
+        let mut window = lock(window);
+        if window.ends == ends { window.restart(ends) } else { Vec::new() }
+    }
+}
+
+type LeftOut = (&'static str, Option<String>, u64);
+
+impl Window {
+    const fn new(ends: Moment) -> Self {
+        Self { ends, counts: BTreeMap::new(), has_closer: false }
+    }
+
+    /// Starts a new window, and returns what the last one left out.
+    fn restart(&mut self, ends: Moment) -> Vec<LeftOut> {
+        let old = mem::replace(self, Self::new(ends));
+        let left = |((rule, client), count): ((_, _), u64)| (count > MOST).then(|| (rule, client, count - MOST));
+        old.counts.into_iter().filter_map(left).collect()
+    }
+}
+
+fn lock(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
+    window.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn log_left_out(left: Vec<LeftOut>) {
+    for (rule, client, count) in left {
+        audit::left_out(rule, client.as_deref(), count);
+    }
+}
+
+/// The request that was refused.
+#[derive(Debug)]
+pub struct DeniedRequest {
+    /// The caller.
+    pub who: Who<'static>,
+    /// The workspace.
+    pub workspace: String,
+    /// The users, separated by spaces.
+    pub users: String,
+    /// The scopes, separated by spaces; `None` where no token was asked for.
+    pub scopes: Option<String>,
+    /// The lifetime in seconds.
+    pub lifetime_seconds: Option<u32>,
+}
+
+impl DeniedRequest {
+    /// Describes the request for a token.
+    pub fn new(who: Who<'_>, client: &Client, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
+        let users: Vec<_> = claim.users().iter().map(|user| user.as_str()).collect();
+        let scopes: Vec<_> = claim.scopes().iter().map(|scope| scope.as_str()).collect();
+        Self {
+            who: who.into_owned(),
+            workspace: client.workspace.to_string(),
+            users: users.join(" "),
+            scopes: Some(scopes.join(" ")),
+            lifetime_seconds: Some(lifetime.as_secs()),
+        }
+    }
+}
+
+impl Problem {
+    /// The audit event: failed authentication, a denied request, or one over the client's rate; `None`
+    /// for other problems.
+    pub fn refusal(&self) -> Option<Refusal<'_>> {
+        let (who, rule) = match self {
+            Self::MissingKey => (Who::Unauthenticated, "no-key"),
+            Self::UnknownKey => (Who::Unauthenticated, "unknown-client"),
+            Self::RateLimited(client, _) => (Who::Client(client.into()), "client-rate"),
+            Self::NoSessions => (Who::Unauthenticated, "no-sessions"),
+            Self::Session(denial, user) => {
+                let about = About { users: user.as_deref(), ..About::default() };
+                let who = if user.is_some() { Who::Session } else { Who::Unauthenticated };
+                return Some(Refusal { who, about, rule: denial.as_str(), refused: None });
+            }
+            Self::Origin => (Who::Unauthenticated, "origin"),
+            Self::Denied(denied) => {
+                let request = &denied.request;
+                let about = About {
+                    workspace: Some(&request.workspace),
+                    users: Some(&request.users),
+                    scopes: request.scopes.as_deref(),
+                    lifetime_seconds: request.lifetime_seconds,
+                };
+                let (who, refused) = (request.who.clone(), Some(denied.refused.as_str()));
+                return Some(Refusal { who, about, rule: denied.rule, refused });
+            }
+            _ => return None,
+        };
+        Some(Refusal { who, about: About::default(), rule, refused: None })
+    }
+}

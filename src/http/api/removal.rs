@@ -1,0 +1,129 @@
+//! `DELETE /v1/users/{id}/tokens`, `DELETE /v1/tokens` and `POST /v1/tokens/rejected`: removing tokens
+//! from the cache.
+
+use hyper::{Request, Response, StatusCode};
+
+use super::body::{self, Incoming, Text};
+use super::denied::Denied;
+use super::id::Id;
+use super::problem::Problem;
+use super::refusals::DeniedRequest;
+use super::{Answered, Api, bare_path, percent_decoded};
+use crate::audit::{self, About};
+use crate::auth::Client;
+use crate::http::reply::Reply;
+use crate::metrics::Outcome;
+use crate::policy::access::Denial;
+use crate::token::{TokenKey, UserId};
+
+#[derive(serde::Deserialize)]
+struct RejectedBody<'a> {
+    #[serde(borrow)]
+    token: Text<'a>,
+}
+
+#[derive(serde::Deserialize)]
+struct SignOutBody<'a> {
+    #[serde(borrow)]
+    user_id: Id<'a>,
+}
+
+impl Api {
+    /// Signs out the user in the path.
+    pub(super) fn sign_out_in_path<B>(&self, request: &Request<B>) -> Result<Answered, Problem> {
+        let client = self.client(request)?;
+        let user = user_in_path(bare_path(request.uri())).unwrap_or_default();
+        let user = percent_decoded(user).map_err(|why| Problem::Invalid(format!("the user id in the path {why}")))?;
+        self.sign_out(client, UserId::new(&user)?)
+    }
+
+    /// Signs out the user in the body, for ids that proxies change in a path: many decode `%2F`.
+    pub(super) async fn sign_out_in_body<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
+    where
+        B: Incoming,
+    {
+        let client = self.client(request)?;
+        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let sign_out: SignOutBody<'_> = body::parse(&body)?;
+        self.sign_out(client, UserId::new(&sign_out.user_id)?)
+    }
+
+    /// Signs a user out. The response is the same whether there were tokens or not.
+    fn sign_out(&self, client: &Client, user: UserId<'_>) -> Result<Answered, Problem> {
+        if !client.access.may_speak_for(user.as_str()) {
+            let (workspace, users) = (client.workspace.to_string(), user.to_string());
+            let request = DeniedRequest {
+                who: client.who().into_owned(),
+                workspace,
+                users,
+                scopes: None,
+                lifetime_seconds: None,
+            };
+            let denial = Denial::Users(vec![user.to_string()]);
+            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
+        }
+        let tokens = self.broker.sign_out(client.workspace.as_str(), user);
+        let about =
+            About { workspace: Some(client.workspace.as_str()), users: Some(user.as_str()), ..About::default() };
+        audit::signed_out(&client.who(), about, tokens);
+        Ok(done())
+    }
+
+    /// Takes the report that Courier rejected a token. The response is the same whether the token was
+    /// the broker's, and of this client's users, or not.
+    pub(super) async fn rejected<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
+    where
+        B: Incoming,
+    {
+        let client = self.client(request)?;
+        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let fields: RejectedBody<'_> = body::parse(&body)?;
+        let theirs = |key: &TokenKey| {
+            key.workspace() == client.workspace.as_str() && key.users().all(|user| client.access.may_speak_for(user))
+        };
+        if let Some(key) = self.broker.reject(&fields.token, theirs) {
+            let users = key.users().collect::<Vec<_>>().join(" ");
+            let about = About {
+                workspace: Some(key.workspace()),
+                users: Some(&users),
+                scopes: Some(key.scopes()),
+                lifetime_seconds: Some(key.lifetime().as_secs()),
+            };
+            audit::rejected(&client.who(), about);
+        }
+        Ok(done())
+    }
+}
+
+/// The `{id}` of `v1/users/{id}/tokens`, still percent-encoded.
+pub fn user_in_path(path: &str) -> Option<&str> {
+    let user = path.strip_prefix("v1/users/")?.strip_suffix("/tokens")?;
+    (!user.is_empty() && !user.contains('/')).then_some(user)
+}
+
+fn done() -> Answered {
+    let mut response = Response::new(Reply::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    (Outcome::Done, response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_names_one_user_or_none() {
+        for (path, wanted) in [
+            ("v1/users/jane/tokens", Some("jane")),
+            ("v1/users/a%2Fb/tokens", Some("a%2Fb")),
+            ("v1/users/tokens/tokens", Some("tokens")),
+            ("v1/users//tokens", None),
+            ("v1/users/tokens", None),
+            ("v1/users/a/b/tokens", None),
+            ("v1/users/jane/tokens/", None),
+            ("v1/users/jane", None),
+        ] {
+            assert_eq!(user_in_path(path), wanted, "{path}");
+        }
+    }
+}

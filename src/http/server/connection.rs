@@ -1,0 +1,324 @@
+//! One connection: its protocol, its requests and its shutdown.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{HttpService, service_fn};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::head_timer::{HeadTimer, Requests};
+use super::listener::Limits;
+use super::socket::Accepted;
+use super::stream::GuardedStream;
+use super::tls::{HTTP2, PeerNames, Tls};
+use crate::clock::Clock;
+use crate::clock::Moment;
+use crate::http::reply::Reply;
+use crate::metrics::{Dropped, Metrics};
+
+/// How long a connection without an open request may take to close at shutdown.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The interval of HTTP/2 keep-alive pings.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the peer has to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an HTTP/2 connection's activity is checked in one idle timeout.
+const IDLE_CHECKS: u32 = 4;
+/// The HTTP/2 flow-control window in bytes: the least that HTTP/2 allows, since bodies are small.
+const WINDOW: u32 = 65_535;
+/// The send buffer of an HTTP/2 stream whose peer does not read, in bytes.
+const SEND_BUFFER: usize = 64 * 1024;
+/// The most streams reset before they are accepted (rapid reset). It is h2's default, written down
+/// since it is a defence.
+const PENDING_RESETS: usize = 20;
+/// The most streams of one connection reset for the peer's protocol errors.
+const ERROR_RESETS: usize = 256;
+
+/// Request extension: too many requests are in flight, so this one is refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Overload;
+
+/// Response extension: the caller cancelled the request before it was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Cancelled;
+
+/// The state that all connections of a listener share.
+pub struct ListenerState {
+    pub limits: Limits,
+    pub tls: Option<Arc<Tls>>,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    /// Requests in flight.
+    in_flight: AtomicUsize,
+}
+
+impl ListenerState {
+    pub const fn new(limits: Limits, tls: Option<Arc<Tls>>, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self { limits, tls, clock, metrics, in_flight: AtomicUsize::new(0) }
+    }
+}
+
+/// The state of one connection.
+struct ConnectionState {
+    listener: Arc<ListenerState>,
+    /// The names in the peer's certificate, if it sent one.
+    names: Option<PeerNames>,
+    /// The peer's address; `None` on a Unix socket.
+    address: Option<IpAddr>,
+    requests: Arc<Requests>,
+    /// The start of the current one-second window, and the requests cancelled in it.
+    resets: Mutex<(Moment, u32)>,
+    too_many_resets: Notify,
+}
+
+impl ConnectionState {
+    fn new(listener: Arc<ListenerState>, address: Option<IpAddr>, names: Option<PeerNames>) -> Arc<Self> {
+        let requests = Arc::default();
+        let resets = Mutex::new((Moment::from_nanos(0), 0));
+        Arc::new(Self { listener, names, address, requests, resets, too_many_resets: Notify::new() })
+    }
+
+    fn begin(self: &Arc<Self>, request: &mut Request<Incoming>) -> OpenRequest {
+        self.requests.begin();
+        if self.listener.in_flight.fetch_add(1, Ordering::Relaxed) >= self.listener.limits.requests_in_flight {
+            request.extensions_mut().insert(Overload);
+        }
+        if let (Some(names), Some(tls)) = (&self.names, &self.listener.tls)
+            && tls.trusts(names)
+        {
+            request.extensions_mut().insert(names.clone());
+        }
+        OpenRequest { state: Arc::clone(self), answered: false }
+    }
+
+    /// Counts a request that was cancelled before it was answered. Cancelling costs the broker much and
+    /// the peer nothing, so the rate is limited.
+    fn count_cancelled(&self) {
+        let now = self.listener.clock.now();
+        let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.since(resets.0) >= Duration::from_secs(1) {
+            *resets = (now, 0);
+        }
+        resets.1 += 1;
+        if resets.1 > self.listener.limits.resets_per_second {
+            self.too_many_resets.notify_one();
+        }
+    }
+}
+
+/// A request in flight.
+struct OpenRequest {
+    state: Arc<ConnectionState>,
+    answered: bool,
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.state.listener.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.state.requests.end();
+        if !self.answered {
+            self.state.count_cancelled();
+        }
+    }
+}
+
+/// Serves a connection until it ends, or until `stop` resolves; then it finishes the open requests.
+pub async fn serve_connection<F, A>(
+    accepted: Accepted,
+    listener: Arc<ListenerState>,
+    answer: F,
+    stop: oneshot::Receiver<()>,
+) where
+    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
+    A: Future<Output = Response<Reply>> + Send + 'static,
+{
+    match accepted {
+        Accepted::Tcp(stream, address) => {
+            // Responses are small: waiting to fill a packet would only delay them.
+            let _ = stream.set_nodelay(true);
+            match listener.tls.clone() {
+                None => serve_http1(stream, ConnectionState::new(listener, Some(address), None), answer, stop).await,
+                // Boxed, so that a connection without TLS needs less memory.
+                Some(tls) => Box::pin(serve_tls(stream, address, &tls, listener, answer, stop)).await,
+            }
+        }
+        Accepted::Unix(stream) => {
+            Box::pin(serve_http1(stream, ConnectionState::new(listener, None, None), answer, stop)).await
+        }
+    }
+}
+
+async fn serve_tls<F, A>(
+    stream: TcpStream,
+    address: IpAddr,
+    tls: &Tls,
+    listener: Arc<ListenerState>,
+    answer: F,
+    mut stop: oneshot::Receiver<()>,
+) where
+    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
+    A: Future<Output = Response<Reply>> + Send + 'static,
+{
+    let certificates = tls.current();
+    let handshake = TlsAcceptor::from(certificates.config()).accept(stream);
+    let outcome = tokio::select! {
+        outcome = timeout(listener.limits.handshake_timeout, handshake) => outcome,
+        _ = &mut stop => return,
+    };
+    let stream = match outcome {
+        Ok(Ok(stream)) => stream,
+        failed => {
+            let error = failed.map_or("timed out".to_owned(), |failed| match failed {
+                Ok(_) => String::new(),
+                Err(error) => error.to_string(),
+            });
+            tracing::debug!(error, "TLS handshake failed");
+            listener.metrics.connection_dropped(Dropped::Handshake);
+            return;
+        }
+    };
+    let (_, session) = stream.get_ref();
+    let is_http2 = session.alpn_protocol() == Some(HTTP2);
+    let state =
+        ConnectionState::new(listener, Some(address), PeerNames::of(session.peer_certificates(), &certificates));
+    if is_http2 {
+        serve_http2(stream, state, answer, stop).await;
+    } else {
+        serve_http1(stream, state, answer, stop).await;
+    }
+}
+
+fn service<F, A>(
+    state: Arc<ConnectionState>,
+    answer: F,
+) -> impl HttpService<Incoming, ResBody = Reply, Error = Infallible, Future: Send + 'static>
+where
+    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
+    A: Future<Output = Response<Reply>> + Send + 'static,
+{
+    service_fn(move |mut request| {
+        let mut open = state.begin(&mut request);
+        // Boxed: the future is large, and would be moved often.
+        let answered = Box::pin(answer(request, state.address));
+        async move {
+            let response = answered.await;
+            open.answered = response.extensions().get::<Cancelled>().is_none();
+            drop(open);
+            Ok::<_, Infallible>(response)
+        }
+    })
+}
+
+async fn serve_http1<S, F, A>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: oneshot::Receiver<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
+    A: Future<Output = Response<Reply>> + Send + 'static,
+{
+    let limits = state.listener.limits;
+    let head_timer = HeadTimer::new(Arc::clone(&state.requests), limits.header_timeout);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // hyper's timer includes the idle time; `HeadTimer` limits the head itself.
+        .header_read_timeout(limits.idle_timeout)
+        // hyper takes no less than 8 KiB. The body's read-ahead comes on top.
+        .max_buf_size(limits.header_bytes.saturating_add(8192))
+        .serve_connection(
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, head_timer)),
+            service(Arc::clone(&state), answer),
+        );
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        ended = &mut connection => Some(ended),
+        // Resolves when the sender is used or dropped.
+        _ = &mut stop => {
+            connection.as_mut().graceful_shutdown();
+            finish_requests(connection, &state).await
+        }
+    };
+    log_end(ended);
+}
+
+async fn serve_http2<S, F, A>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: oneshot::Receiver<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
+    A: Future<Output = Response<Reply>> + Send + 'static,
+{
+    let limits = state.listener.limits;
+    // More than the limit that is refused with a message, as for HTTP/1.
+    let header_bytes = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX).saturating_add(8192);
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(header_bytes)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(ERROR_RESETS)
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .serve_connection(
+            TokioIo::new(GuardedStream::for_http2(stream, limits.idle_timeout)),
+            service(Arc::clone(&state), answer),
+        );
+    let mut connection = pin!(connection);
+    let (mut seen, mut idle) = (state.requests.begun(), 0);
+    // hyper has no idle timeout for HTTP/2 connections.
+    while idle < IDLE_CHECKS {
+        let longest_idle = if seen == 0 { limits.header_timeout } else { limits.idle_timeout };
+        tokio::select! {
+            biased;
+            ended = &mut connection => return log_end(Some(ended)),
+            _ = &mut stop => break,
+            () = state.too_many_resets.notified() => {
+                tracing::debug!("connection closed: too many streams reset");
+                state.listener.metrics.connection_dropped(Dropped::Resets);
+                connection.as_mut().graceful_shutdown();
+                // Long enough to send GOAWAY; open streams are dropped.
+                let _ = timeout(CLOSE_TIMEOUT / 10, &mut connection).await;
+                return;
+            }
+            () = tokio::time::sleep(longest_idle / IDLE_CHECKS) => {
+                let begun = state.requests.begun();
+                idle = if state.requests.is_any_open() || begun != seen { 0 } else { idle + 1 };
+                seen = begun;
+            }
+        }
+    }
+    connection.as_mut().graceful_shutdown();
+    log_end(finish_requests(connection, &state).await);
+}
+
+/// Waits until the open requests are finished, but not for a partial head, nor for a peer that does
+/// not read.
+async fn finish_requests<C: Future>(mut connection: Pin<&mut C>, state: &ConnectionState) -> Option<C::Output> {
+    loop {
+        match timeout(CLOSE_TIMEOUT, &mut connection).await {
+            Ok(ended) => return Some(ended),
+            Err(_) if !state.requests.is_any_open() => return None,
+            Err(_) => {}
+        }
+    }
+}
+
+fn log_end(ended: Option<hyper::Result<()>>) {
+    if let Some(Err(error)) = ended {
+        tracing::debug!(%error, "connection failed");
+    }
+}

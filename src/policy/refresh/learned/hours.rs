@@ -1,0 +1,124 @@
+//! The hours in which a token key was requested.
+
+use crate::clock::Moment;
+
+/// A ring of the last eight days' hours, each with requests or without.
+#[derive(Clone, Debug)]
+pub struct Hours {
+    /// The present hour.
+    hour: u64,
+    /// The hours with requests, at their number modulo [`HOURS`].
+    used: [u64; 3],
+}
+
+/// The hours that are remembered: a week and a day.
+const HOURS: u64 = 192;
+const DAY: u64 = 24;
+const HOUR: u64 = 3_600_000_000_000;
+
+impl Hours {
+    /// No requests up to `now`.
+    pub fn new(now: Moment) -> Self {
+        Self { hour: hour_of(now), used: [0; 3] }
+    }
+
+    /// Moves the ring to `now`.
+    pub fn advance(&mut self, now: Moment) {
+        let hour = now.as_nanos() / HOUR;
+        for passed in (self.hour + 1..=hour).take(HOURS as usize) {
+            let bit = passed % HOURS;
+            self.used[(bit / 64) as usize] &= !(1 << (bit % 64));
+        }
+        self.hour = self.hour.max(hour);
+    }
+
+    /// Marks the present hour, and returns its end.
+    pub fn mark(&mut self) -> Moment {
+        let bit = self.hour % HOURS;
+        self.used[(bit / 64) as usize] |= 1 << (bit % 64);
+        Moment::from_nanos((self.hour + 1).saturating_mul(HOUR))
+    }
+
+    /// The number of hours with requests among the last 192.
+    pub fn used(&self) -> u32 {
+        self.used.iter().map(|hours| hours.count_ones()).sum()
+    }
+
+    /// The number of hours with requests among the last `hours`.
+    pub fn used_of(&self, hours: u64) -> u32 {
+        (0..hours).map(|back| u32::from(self.used_in(self.hour.wrapping_sub(back)))).sum()
+    }
+
+    /// The days of the last seven with requests from hour `from` to `to`; yesterday is bit 0.
+    ///
+    /// Both are today's hours by [`hour_of`].
+    pub fn days_used(&self, from: u64, to: u64) -> u32 {
+        (1..=7).fold(0, |map, day| {
+            let used = (from..=to.min(from + DAY)).any(|hour| self.used_in(hour.wrapping_sub(day * DAY)));
+            map | u32::from(used) << (day - 1)
+        })
+    }
+
+    /// The number of hours with requests from `from` to `to` on the last seven days.
+    pub fn used_between(&self, from: u64, to: u64) -> u32 {
+        let hours = |day| (from..=to).filter(move |hour| self.used_in(hour.wrapping_sub(day * DAY)));
+        (1..=7).map(|day| hours(day).count() as u32).sum()
+    }
+
+    /// The hours until the next that, or whose successor, had requests on one of the last seven
+    /// days; at most 24.
+    pub fn until_used(&self) -> u32 {
+        let used = |after: &u64| self.days_used(self.hour + after, self.hour + after + 1) != 0;
+        (1..DAY).find(used).unwrap_or(DAY) as u32
+    }
+
+    fn used_in(&self, hour: u64) -> bool {
+        let told = hour <= self.hour && self.hour - hour < HOURS;
+        let bit = hour % HOURS;
+        told && self.used[(bit / 64) as usize] >> (bit % 64) & 1 == 1
+    }
+}
+
+/// The hour of the clock that `moment` is in.
+///
+/// Its offset to the hour of the day does not matter: the same hour recurs a day later.
+pub const fn hour_of(moment: Moment) -> u64 {
+    moment.as_nanos() / HOUR
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn ring_holds_eight_days(
+            gaps in prop::collection::vec((0u32..55, any::<u64>()), 1..40),
+            (from, long) in (0u64..30, 0u64..30),
+        ) {
+            let (mut now, mut came_in) = (Moment::from_nanos(0), BTreeSet::new());
+            let mut hours = Hours::new(now);
+            for (bits, noise) in gaps {
+                now = now + std::time::Duration::from_nanos(noise % (1 << bits));
+                hours.advance(now);
+                if noise % 3 == 0 {
+                    prop_assert!(hours.mark() > now);
+                    came_in.insert(hour_of(now));
+                }
+            }
+            let hour = hour_of(now);
+            came_in.retain(|used| hour - used < HOURS);
+            let came = |hour: u64, day| hour.checked_sub(day * DAY).is_some_and(|hour| came_in.contains(&hour)) as u32;
+            let on = |from: u64, to: u64, day: u64| (from..=to).map(|hour| came(hour, day)).sum::<u32>();
+            let days = |from, to| (1..=7).map(|day| on(from, to, day).min(1) << (day - 1)).sum::<u32>();
+            prop_assert_eq!(hours.used() as usize, came_in.len());
+            let from = (hour + from).saturating_sub(3);
+            prop_assert_eq!(hours.days_used(from, from + long), days(from, from + long.min(DAY)));
+            prop_assert_eq!(hours.used_between(from, from + long), (1..=7).map(|day| on(from, from + long, day)).sum::<u32>());
+            let next = (1..DAY).find(|after| days(hour + after, hour + after + 1) != 0);
+            prop_assert_eq!(u64::from(hours.until_used()), next.unwrap_or(DAY));
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The price of a prefetch: the value that its call must exceed.
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+use crate::policy::refresh::learned::ledger::Ledger;
+
+/// The price of a call, in delayed requests avoided for each extra call.
+///
+/// It keeps the extra calls at `share` of the least calls in the long run.
+///
+/// Every key without a token, or with one that is due, is an offer: a value, and a cost in
+/// extra calls. The base price is the lowest at which the last days' offers cost no more than
+/// the allowance. It moves slowly on purpose: a price that follows the hours of the day spends
+/// at night, for little, what the morning needs. A surplus lowers the price by degrees, and a
+/// debt raises it, but never so far that a nearly certain use is not bought.
+#[derive(Clone, Debug)]
+pub struct Price {
+    share: f64,
+    /// The decaying sum of the costs of the offers, by value.
+    offers: [f64; BINS],
+    /// The decaying count of least calls.
+    least: f64,
+    seen: u64,
+    began: Option<Moment>,
+    since: Moment,
+    /// The base price.
+    base: f32,
+    price: f32,
+}
+
+/// A possible prefetch: its value, and its cost in extra calls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Offer {
+    /// Delayed requests that are avoided for each extra call.
+    pub value: f32,
+    /// Extra calls, 0 to 1.
+    pub cost: f32,
+}
+
+/// Prices from 0.01 to 20, 8 bins to an octave.
+const BINS: usize = 88;
+const LOWEST: f32 = 0.01;
+const PARTS: f32 = 8.0;
+/// The time constant of the decay, in seconds: long enough for the days of a week, short enough
+/// to follow a change of demand.
+const FADE: f64 = 5.0 * 86_400.0;
+/// The interval at which the base price is computed.
+const PERIOD: Duration = Duration::from_secs(60);
+/// The reserve against forecast errors, as a share of the allowance in one time constant.
+const RESERVE: f64 = 0.03;
+/// The share of a surplus or debt that the base price makes up for.
+const REPAID: f64 = 0.8;
+/// The exponent by which a debt of one time constant's allowance raises the price, and a surplus
+/// lowers it.
+const URGENCY: f64 = 2.0;
+/// The initial lower bound of the price, while the forecasts are untrained. It decays over a
+/// day, since returns take a day to show.
+const FIRST: f32 = 0.3;
+const DAY: f32 = 86_400.0;
+
+impl Price {
+    /// A price that spends `share` of the least calls.
+    pub const fn new(share: f64) -> Self {
+        Self {
+            share,
+            offers: [0.0; BINS],
+            least: 0.0,
+            seen: 0,
+            began: None,
+            since: Moment::from_nanos(0),
+            base: LOWEST,
+            price: FIRST,
+        }
+    }
+
+    /// The unspent allowance, in calls.
+    fn balance(&self, ledger: &Ledger) -> f64 {
+        self.share * ledger.least() as f64 - ledger.extra()
+    }
+
+    /// Adds an offer. It replaces the key's earlier one if it is better; returns the one that counts.
+    pub fn offer(&mut self, offer: Offer, earlier: Option<Offer>) -> Offer {
+        match earlier {
+            Some(earlier) if earlier.value >= offer.value => return earlier,
+            Some(earlier) => {
+                let sum = &mut self.offers[bin(earlier.value)];
+                *sum = (*sum - f64::from(earlier.cost)).max(0.0);
+            }
+            None => {}
+        }
+        self.offers[bin(offer.value)] += f64::from(offer.cost);
+        offer
+    }
+
+    /// The price at `now`.
+    pub fn at(&mut self, ledger: &Ledger, now: Moment) -> f32 {
+        if self.share <= 0.0 {
+            // Without an allowance no value is high enough.
+            self.price = f32::INFINITY;
+            return self.price;
+        }
+        let began = *self.began.get_or_insert(now);
+        let passed = now.since(self.since.max(began));
+        if passed >= PERIOD {
+            self.since = now;
+            self.move_on(ledger, passed.as_secs_f64());
+        }
+        let debt = -self.surplus(ledger).clamp(-3.0, 1.0);
+        let first = FIRST * (-now.since(began).as_secs_f32() / DAY).exp();
+        self.price = (self.base * (URGENCY * debt).exp() as f32).max(first);
+        self.price
+    }
+
+    /// The last computed price.
+    pub const fn present(&self) -> f32 {
+        self.price
+    }
+
+    fn move_on(&mut self, ledger: &Ledger, passed: f64) {
+        let kept = (-passed / FADE).exp();
+        self.offers.iter_mut().for_each(|cost| *cost *= kept);
+        let least = ledger.least();
+        self.least = self.least * kept + least.saturating_sub(self.seen) as f64;
+        self.seen = least;
+        let allowed = self.share * self.least;
+        let mut left = allowed * (1.0 + (REPAID * self.surplus(ledger)).clamp(-0.7, 2.0));
+        let affordable = self.offers.iter().rev().take_while(|cost| {
+            left -= **cost;
+            left >= 0.0
+        });
+        self.base = LOWEST * (((BINS - affordable.count()) as f32) / PARTS).exp2();
+    }
+
+    /// The unspent allowance beyond the reserve, relative to one time constant's allowance.
+    fn surplus(&self, ledger: &Ledger) -> f64 {
+        let allowed = self.share * self.least;
+        (self.balance(ledger) - RESERVE * allowed) / (allowed + 1.0)
+    }
+}
+
+fn bin(value: f32) -> usize {
+    ((value.max(LOWEST) / LOWEST).log2() * PARTS).clamp(0.0, (BINS - 1) as f32) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn at(minutes: u32) -> Moment {
+        Moment::from_nanos(0) + MINUTE * minutes
+    }
+
+    /// Values from 0.02 to 10 in turn, as many in each octave.
+    fn value(number: u32) -> f32 {
+        0.02 * 500f32.powf((number * 37 % 100) as f32 / 100.0)
+    }
+
+    /// The price after ten least calls and ten offers a minute, of which `calls` were taken.
+    fn after_an_hour(calls: u32) -> f32 {
+        let (mut price, ledger) = (Price::new(0.25), Ledger::default());
+        for minute in 0..60 {
+            for number in 0..10 {
+                ledger.count_least();
+                price.offer(Offer { value: value(minute * 10 + number), cost: 0.5 }, None);
+            }
+            price.at(&ledger, at(minute));
+        }
+        (0..600 + calls).for_each(|_| ledger.count_call());
+        price.at(&ledger, at(60))
+    }
+
+    #[test]
+    fn debt_raises_the_price_and_surplus_lowers_it() {
+        let (saved, even, spent) = (after_an_hour(75), after_an_hour(150), after_an_hour(225));
+        assert!(saved < even && even < spent, "{saved} {even} {spent}");
+    }
+
+    #[test]
+    fn price_without_an_allowance_is_infinite() {
+        let (mut price, ledger) = (Price::new(0.0), Ledger::default());
+        ledger.count_least();
+        assert!([0, 1, 5].map(|minute| price.at(&ledger, at(minute))).into_iter().all(|price| price == f32::INFINITY));
+    }
+
+    #[test]
+    fn key_counts_as_one_offer_its_best() {
+        let mut price = Price::new(0.25);
+        let offers = [1.0, 0.5, 4.0, 2.0].map(|value| Offer { value, cost: 0.5 });
+        let best = offers.into_iter().fold(None, |best, offer| Some(price.offer(offer, best)));
+        assert_eq!(best, Some(offers[2]));
+        assert_eq!((price.offers.iter().sum::<f64>(), price.offers[bin(4.0)]), (0.5, 0.5));
+    }
+
+    #[test]
+    fn price_spends_the_share_when_offers_exceed_it() {
+        for share in [0.05, 0.1, 0.25, 0.6] {
+            let (mut price, ledger) = (Price::new(share), Ledger::default());
+            for number in 0..7 * 24 * 60 * 4 {
+                ledger.count_least();
+                ledger.count_call();
+                let offer = Offer { value: value(number), cost: 1.0 };
+                price.offer(offer, None);
+                if offer.value > price.at(&ledger, at(number / 4)) {
+                    ledger.count_call();
+                }
+            }
+            let spent = ledger.extra() / ledger.least() as f64;
+            assert!((spent / share - 1.0).abs() < 0.1, "{spent} of {share}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn price_keeps_its_bounds(
+            share in 0.001..10.0,
+            steps in prop::collection::vec((0f32..=30.0, 0f32..=1.0, 0u32..5, 0u32..5, 0u64..1 << 50), 1..100),
+        ) {
+            let (mut price, ledger, mut now) = (Price::new(share), Ledger::default(), at(0));
+            for (value, cost, least, calls, passed) in steps {
+                (0..least).for_each(|_| ledger.count_least());
+                (0..calls).for_each(|_| ledger.count_call());
+                price.offer(Offer { value: if value > 29.0 { f32::INFINITY } else { value }, cost }, None);
+                now = now + Duration::from_nanos(passed);
+                prop_assert!((0.001..=10_000.0).contains(&price.at(&ledger, now)));
+            }
+        }
+    }
+}
