@@ -7,14 +7,14 @@ use std::net::SocketAddr;
 use courier_token_broker::config::Raw;
 use support::broker::{CLIENT_KEY, Setup};
 use support::child::{ANY_PORT, Program, Running};
-use support::http::{Ask, Connection};
+use support::http::{Connection, HttpRequest};
 use tokio::task::JoinSet;
 
 /// Serializes these tests, since each keeps the whole machine busy.
 static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-fn ask(user: usize) -> Ask {
-    Ask::issue(format!(r#"{{"scope": "user_id:{user} inbox:read:messages", "expires_in": "1d"}}"#))
+fn ask(user: usize) -> HttpRequest {
+    HttpRequest::issue(format!(r#"{{"scope": "user_id:{user} inbox:read:messages", "expires_in": "1d"}}"#))
 }
 
 fn unhurried(raw: &mut Raw) {
@@ -123,7 +123,7 @@ impl World {
 
     /// The calls that Courier received.
     async fn calls(&self) -> serde_json::Value {
-        Connection::open(self.courier).await.ask(&Ask::get("/simulator/calls")).await.json()
+        Connection::open(self.courier).await.ask(&HttpRequest::get("/simulator/calls")).await.json()
     }
 }
 

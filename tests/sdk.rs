@@ -11,7 +11,7 @@ use std::process::Command;
 
 use courier_token_broker::policy::admission::retry::MOST_TRIES;
 use support::child::{ANY_PORT, Program, Running};
-use support::http::{Ask, Connection};
+use support::http::{Connection, HttpRequest};
 
 /// The only key that the simulator accepts, so a broker that forwarded its caller's key would be refused.
 const API_KEY: &str = "test-api-key";
@@ -46,7 +46,7 @@ async fn costs_only_the_brokers_own_tries(script: impl Fn() -> Command) {
     for kind in ["503", "reset", "hang"] {
         let setup = Setup::start(&["--error-rate", "1", "--error-kind", kind]);
         let said = setup.runs(script());
-        let log = Connection::open(setup.courier_address).await.ask(&Ask::get("/simulator/calls")).await.json();
+        let log = Connection::open(setup.courier_address).await.ask(&HttpRequest::get("/simulator/calls")).await.json();
         let calls = log["count"].as_u64().expect("a number");
         println!("{kind}: {calls} calls, {said:?}");
         assert!((1..=u64::from(MOST_TRIES)).contains(&calls), "{kind}: {calls} calls");

@@ -7,9 +7,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use courier_token_broker::auth::{Client, ClientKeys, Digest};
-use courier_token_broker::broker::{Background, Broker, Settings};
+use courier_token_broker::broker::{Background, Broker, BrokerSettings};
 use courier_token_broker::clock::Clock;
-use courier_token_broker::http::api::{Api, Settings as HttpSettings};
+use courier_token_broker::http::api::{Api, ApiSettings};
 use courier_token_broker::metrics::Metrics;
 use courier_token_broker::policy::access::{Access, Pattern, SetBy};
 use courier_token_broker::policy::admission::budget::Budget;
@@ -71,7 +71,7 @@ impl World {
             let settings = DispatcherSettings { budget, max_wait: Duration::from_secs(1) };
             (name.clone(), Dispatcher::new(settings, Arc::new(Courier { clock }), clock, metrics.workspace(&name)))
         });
-        let settings = Settings {
+        let settings = BrokerSettings {
             floor: Floor::new(0.5, Duration::from_secs(30)).expect("a floor"),
             refresh: Mode::Learned,
             extra_calls: 0.15,
@@ -86,7 +86,7 @@ impl World {
         let mallory = client("mallory", "default", &["inbox:*", "read:brands"], &["mallory", "mallory:*"], HOUR);
         clients.add(mallory, vec![Digest::of(MALLORY)], Vec::new());
         clients.add(client("other", "other", &["*"], &["*"], LONGEST), vec![Digest::of(OTHER)], Vec::new());
-        let settings = HttpSettings {
+        let settings = ApiSettings {
             default_lifetime: seconds(DAY),
             max_lifetime: seconds(LONGEST),
             profiles: BTreeMap::from([

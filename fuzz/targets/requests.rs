@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| -> Corpus {
 
 async fn one_by_one(world: &World, texts: &[&[u8]]) {
     let mut last = "none-yet".to_owned();
-    // Who has signed out, and what has been issued to them since: nothing else may
+    // Actor has signed out, and what has been issued to them since: nothing else may
     // come from memory.
     let mut gone = BTreeMap::<_, BTreeSet<_>>::new();
     for text in texts {

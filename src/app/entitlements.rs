@@ -16,7 +16,7 @@ pub struct Entitlements {
 
 impl Entitlements {
     /// Takes the rules from these settings.
-    pub fn new(settings: &http::api::Settings, clients: &ClientKeys, sessions: Option<&SessionRoute>) -> Self {
+    pub fn new(settings: &http::api::ApiSettings, clients: &ClientKeys, sessions: Option<&SessionRoute>) -> Self {
         Self {
             clients: clients.iter().cloned().collect(),
             sessions: sessions.cloned(),

@@ -50,7 +50,7 @@ impl Fixed {
     /// Builds the routes for apps. Client rates and session keys are taken over from the old ones.
     pub fn build_api(
         &self,
-        settings: http::api::Settings,
+        settings: http::api::ApiSettings,
         mut clients: ClientKeys,
         sessions: Option<SessionSettings>,
         before: Option<&Api>,

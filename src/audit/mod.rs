@@ -14,7 +14,7 @@ pub const TARGET: &str = "audit";
 
 /// The actor of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Who<'a> {
+pub enum Actor<'a> {
     /// The app with this name in the settings.
     Client(Cow<'a, str>),
     /// A user with a session.
@@ -27,15 +27,15 @@ pub enum Who<'a> {
     Unauthenticated,
 }
 
-impl Who<'_> {
+impl Actor<'_> {
     /// Clones borrowed data.
-    pub fn into_owned(self) -> Who<'static> {
+    pub fn into_owned(self) -> Actor<'static> {
         match self {
-            Self::Client(name) => Who::Client(name.into_owned().into()),
-            Self::Session => Who::Session,
-            Self::Broker => Who::Broker,
-            Self::Operator => Who::Operator,
-            Self::Unauthenticated => Who::Unauthenticated,
+            Self::Client(name) => Actor::Client(name.into_owned().into()),
+            Self::Session => Actor::Session,
+            Self::Broker => Actor::Broker,
+            Self::Operator => Actor::Operator,
+            Self::Unauthenticated => Actor::Unauthenticated,
         }
     }
 
@@ -61,7 +61,7 @@ impl Who<'_> {
 /// The subject of an event, as far as known. Users and scopes are one text each, separated by spaces,
 /// which no id or scope contains.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct About<'a> {
+pub struct Subject<'a> {
     /// The workspace.
     pub workspace: Option<&'a str>,
     /// The users.
@@ -76,9 +76,9 @@ pub struct About<'a> {
 #[derive(Clone, Debug)]
 pub struct Refusal<'a> {
     /// The caller.
-    pub who: Who<'a>,
+    pub actor: Actor<'a>,
     /// The request.
-    pub about: About<'a>,
+    pub subject: Subject<'a>,
     /// The rule that refused.
     pub rule: &'static str,
     /// The refused part of the request: scopes, users or a lifetime.
@@ -89,63 +89,63 @@ impl Refusal<'_> {
     /// Logs the refusal. `peer` is the caller's address, given where nothing else identifies the caller;
     /// behind a proxy it is the proxy's.
     pub fn log(&self, peer: Option<IpAddr>) {
-        let Self { rule, refused, about, .. } = *self;
-        Line { rule: Some(rule), refused, peer, ..Line::new("refused", &self.who, about) }.emit();
+        let Self { rule, refused, subject, .. } = *self;
+        Line { rule: Some(rule), refused, peer, ..Line::new("refused", &self.actor, subject) }.emit();
     }
 }
 
 /// Logs an issued token. `expires_at` is RFC 3339; the reason is "asked" or the reason of the renewal.
-pub fn issued(who: &Who<'_>, about: About<'_>, expires_at: &str, reason: &'static str) {
-    Line { expires_at: Some(expires_at), reason: Some(reason), ..Line::new("issued", who, about) }.emit();
+pub fn issued(actor: &Actor<'_>, subject: Subject<'_>, expires_at: &str, reason: &'static str) {
+    Line { expires_at: Some(expires_at), reason: Some(reason), ..Line::new("issued", actor, subject) }.emit();
 }
 
 /// Logs a sign-out, which removed this many tokens.
-pub fn signed_out(who: &Who<'_>, about: About<'_>, tokens: usize) {
-    Line { tokens: Some(tokens), ..Line::new("signed-out", who, about) }.emit();
+pub fn signed_out(actor: &Actor<'_>, subject: Subject<'_>, tokens: usize) {
+    Line { tokens: Some(tokens), ..Line::new("signed-out", actor, subject) }.emit();
 }
 
 /// Logs the removal of a token that a client reported as rejected by Courier.
-pub fn rejected(who: &Who<'_>, about: About<'_>) {
-    Line::new("rejected", who, about).emit();
+pub fn rejected(actor: &Actor<'_>, subject: Subject<'_>) {
+    Line::new("rejected", actor, subject).emit();
 }
 
 /// Logs a purge of a workspace, which removed this many tokens.
 pub fn purged(workspace: &str, tokens: usize) {
-    let about = About { workspace: Some(workspace), ..About::default() };
-    Line { tokens: Some(tokens), ..Line::new("purged", &Who::Operator, about) }.emit();
+    let subject = Subject { workspace: Some(workspace), ..Subject::default() };
+    Line { tokens: Some(tokens), ..Line::new("purged", &Actor::Operator, subject) }.emit();
 }
 
 /// Logs an applied reload of `what`, such as "settings" or "api_key". `changed` has the names of the
 /// settings.
 pub fn reloaded(what: &'static str, workspace: Option<&str>, changed: &str) {
-    let about = About { workspace, ..About::default() };
-    let line = Line::new("reload", &Who::Operator, about);
+    let subject = Subject { workspace, ..Subject::default() };
+    let line = Line::new("reload", &Actor::Operator, subject);
     Line { what: Some(what), outcome: Some("applied"), changed: Some(changed), ..line }.emit();
 }
 
 /// Logs a rejected reload and its error.
 pub fn reload_rejected(what: &'static str, error: &str) {
-    let line = Line::new("reload", &Who::Operator, About::default());
+    let line = Line::new("reload", &Actor::Operator, Subject::default());
     Line { what: Some(what), outcome: Some("refused"), error: Some(error), ..line }.emit();
 }
 
 /// Logs how many refusals by this rule (and of this client, if known) were left out in the last window.
 pub fn left_out(rule: &'static str, client: Option<&str>, count: u64) {
-    let who = client.map_or(Who::Unauthenticated, |name| Who::Client(name.into()));
-    Line { rule: Some(rule), left_out: Some(count), ..Line::new("left-out", &who, About::default()) }.emit();
+    let actor = client.map_or(Actor::Unauthenticated, |name| Actor::Client(name.into()));
+    Line { rule: Some(rule), left_out: Some(count), ..Line::new("left-out", &actor, Subject::default()) }.emit();
 }
 
 /// Logs how many lines were not written to the file.
 pub fn lost(count: u64) {
-    Line { left_out: Some(count), ..Line::new("left-out", &Who::Broker, About::default()) }.emit();
+    Line { left_out: Some(count), ..Line::new("left-out", &Actor::Broker, Subject::default()) }.emit();
 }
 
 /// An event with all fields; empty ones are left out.
 struct Line<'a> {
     event: &'static str,
-    who: &'a Who<'a>,
+    actor: &'a Actor<'a>,
     peer: Option<IpAddr>,
-    about: About<'a>,
+    subject: Subject<'a>,
     expires_at: Option<&'a str>,
     reason: Option<&'static str>,
     rule: Option<&'static str>,
@@ -159,12 +159,12 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    const fn new(event: &'static str, who: &'a Who<'a>, about: About<'a>) -> Self {
+    const fn new(event: &'static str, actor: &'a Actor<'a>, subject: Subject<'a>) -> Self {
         Self {
             event,
-            who,
+            actor,
             peer: None,
-            about,
+            subject,
             expires_at: None,
             reason: None,
             rule: None,
@@ -179,12 +179,12 @@ impl<'a> Line<'a> {
     }
 
     fn emit(self) {
-        let About { workspace, users, scopes, lifetime_seconds } = self.about;
+        let Subject { workspace, users, scopes, lifetime_seconds } = self.subject;
         tracing::info!(
             target: TARGET,
             event = self.event,
-            who = self.who.as_str(),
-            client = self.who.client(),
+            actor = self.actor.as_str(),
+            client = self.actor.client(),
             peer = self.peer.map(tracing::field::display),
             workspace,
             users,

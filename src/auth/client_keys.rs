@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::inbound::{Inbound, InboundRate};
-use crate::audit::Who;
+use crate::audit::Actor;
 use crate::clock::Clock;
 use crate::policy::access::Access;
 use crate::token::WorkspaceName;
@@ -30,8 +30,8 @@ pub struct Client {
 
 impl Client {
     /// The client in the audit log.
-    pub fn who(&self) -> Who<'_> {
-        Who::Client(self.name.as_str().into())
+    pub fn actor(&self) -> Actor<'_> {
+        Actor::Client(self.name.as_str().into())
     }
 }
 

@@ -15,4 +15,4 @@ pub use client_keys::{Client, ClientKeys, Digest, DigestError, Rejection, genera
 pub use inbound::InboundRate;
 pub use jwks::{JwksError, JwksSettings};
 pub use session_key::{SessionKey, SessionKeyError};
-pub use sessions::{KeySource, Session, SessionDenial, SessionError, Sessions, Settings as SessionSettings};
+pub use sessions::{KeySource, Session, SessionDenial, SessionError, SessionSettings, Sessions};

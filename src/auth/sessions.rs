@@ -16,7 +16,7 @@ use crate::token::UserId;
 
 /// The settings of the session check.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct SessionSettings {
     /// The keys that verify them.
     pub keys: KeySource,
     /// The allowed algorithms.
@@ -132,7 +132,7 @@ impl From<SessionDenial> for SessionError {
 pub struct Sessions(Arc<Inner>);
 
 struct Inner {
-    settings: Settings,
+    settings: SessionSettings,
     jwks: Option<Arc<Jwks>>,
     clock: Clock,
 }
@@ -143,7 +143,7 @@ impl Sessions {
     /// A failed fetch is no error, since the issuer's host may be back later. Keys are taken over from
     /// `before` if the issuer is the same.
     pub fn new(
-        settings: Settings,
+        settings: SessionSettings,
         clock: Clock,
         metrics: &Metrics,
         runtime: &Handle,

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::cache::{Entry, KeyState};
 use super::{Broker, Refusal, Workspace};
-use crate::audit::{self, About, Who};
+use crate::audit::{self, Actor, Subject};
 use crate::clock::Moment;
 use crate::policy::admission::queue::{Place, Rank};
 use crate::policy::refresh::learned::demand::Habit;
@@ -207,7 +207,7 @@ pub struct Renewal {
 /// Why a flight was started.
 pub enum Cause {
     /// A request that waits.
-    Request(Who<'static>),
+    Request(Actor<'static>),
     /// A renewal or a prefetch.
     Renewal(Renewal),
 }
@@ -223,7 +223,7 @@ impl Cause {
     /// The name of the client whose user waits; empty if there is none.
     fn client(&self) -> &str {
         match self {
-            Self::Request(who) => who.client().unwrap_or_default(),
+            Self::Request(actor) => actor.client().unwrap_or_default(),
             Self::Renewal(_) => "",
         }
     }
@@ -358,21 +358,21 @@ fn store(
 fn log(broker: &Broker, key: &TokenKey, outcome: &Result<Grant, Failure>, cause: &Cause) {
     let users = key.users().collect::<Vec<_>>().join(" ");
     let (workspace, scopes) = (key.workspace(), key.scopes());
-    let (who, reason) = match cause {
-        Cause::Request(who) => (who, "asked"),
-        Cause::Renewal(renewal) => (&Who::Broker, renewal.reason.as_str()),
+    let (actor, reason) = match cause {
+        Cause::Request(actor) => (actor, "asked"),
+        Cause::Renewal(renewal) => (&Actor::Broker, renewal.reason.as_str()),
     };
     match outcome {
         Ok(grant) => {
             let left = grant.remaining(broker.0.clock.now());
             let expires_at = humantime::format_rfc3339_seconds(UNIX_EPOCH + broker.0.clock.unix() + left);
-            let about = About {
+            let subject = Subject {
                 workspace: Some(workspace),
                 users: Some(&users),
                 scopes: Some(scopes),
                 lifetime_seconds: Some(key.lifetime().as_secs()),
             };
-            audit::issued(who, about, &expires_at.to_string(), reason);
+            audit::issued(actor, subject, &expires_at.to_string(), reason);
         }
         Err(error @ Failure::Mismatch) => tracing::error!(
             workspace, users, scopes, reason, %error, "Courier issued a token for other users or scopes; token discarded"

@@ -1,9 +1,8 @@
-//! The request path: from an [`Ask`] to an [`Answer`].
+//! The request path: from a [`TokenRequest`] to an [`Answer`].
 //!
 //! A hit: cache -> freshness check -> answer. A miss or a stale token: one flight per token key ->
 //! permit -> Courier -> grant -> cache and schedule -> every follower.
 
-mod ask;
 mod cache;
 mod coverage;
 mod early;
@@ -14,6 +13,7 @@ mod index;
 mod negative_cache;
 mod refresher;
 mod removal;
+mod request;
 #[cfg(test)]
 mod stress;
 
@@ -25,7 +25,6 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-pub use ask::{Answer, Ask, Refusal, Source};
 use cache::{Cache, Entry, KeyState, LapsedKeys, Plan};
 use coverage::Coverage;
 use entitled::Entitled;
@@ -34,6 +33,7 @@ use flight::{Cause, Flights, Issued, Join};
 use index::Index;
 use negative_cache::NegativeCache;
 use refresher::Refresher;
+pub use request::{Answer, Refusal, Source, TokenRequest};
 
 use crate::clock::Clock;
 use crate::clock::Moment;
@@ -45,7 +45,7 @@ use crate::upstream::Dispatcher;
 
 /// How the broker serves and renews.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct BrokerSettings {
     /// The least remaining life of a token that is handed out.
     pub floor: Floor,
     /// Which tokens are renewed.
@@ -65,7 +65,7 @@ pub struct Settings {
 pub struct Broker(Arc<Inner>);
 
 struct Inner {
-    settings: Settings,
+    settings: BrokerSettings,
     cache: Cache,
     lapsed: LapsedKeys,
     index: Arc<Index>,
@@ -105,7 +105,7 @@ impl Broker {
     ///
     /// Flights and background tasks run on `runtime`; [`Broker::start`] starts the latter.
     pub fn new(
-        settings: Settings,
+        settings: BrokerSettings,
         dispatchers: impl IntoIterator<Item = (WorkspaceName, Dispatcher)>,
         clock: Clock,
         metrics: Arc<Metrics>,
@@ -165,11 +165,11 @@ impl Broker {
         Background { broker: self.clone(), renewing, _dispatching: dispatching }
     }
 
-    /// Answers an ask from the cache, or from Courier within [`Settings::timeout`].
-    pub async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, Refusal> {
+    /// Answers an ask from the cache, or from Courier within [`BrokerSettings::timeout`].
+    pub async fn get_token(&self, request: &TokenRequest<'_>) -> Result<Answer, Refusal> {
         let now = self.0.clock.now();
-        let (stale, spare) = match self.look_up(ask, now) {
-            Lookup::Fresh { entry, renew } => return Ok(self.serve_hit(&ask.key, &entry, renew, now)),
+        let (stale, spare) = match self.look_up(request, now) {
+            Lookup::Fresh { entry, renew } => return Ok(self.serve_hit(&request.key, &entry, renew, now)),
             Lookup::Stale { why, spare } => (Some(why), spare),
             Lookup::Miss => (None, None),
         };
@@ -177,19 +177,19 @@ impl Broker {
         // With a stale token to fall back on, the request waits only briefly for a fresh one.
         let max_wait = if spare.is_some() { self.0.settings.timeout / 5 } else { self.0.settings.timeout };
         // Boxed, to keep the future of a hit small.
-        let refusal = match Box::pin(self.fetch(ask, stale, max_wait, now)).await {
+        let refusal = match Box::pin(self.fetch(request, stale, max_wait, now)).await {
             Ok(answer) => return Ok(answer),
             Err(refusal) => refusal,
         };
         // No new token came. Serve the old one above the hard floor, unless it was removed meanwhile.
         let asked = now;
         let now = self.0.clock.now();
-        match stale.zip(self.0.cache.get(&ask.key)) {
+        match stale.zip(self.0.cache.get(&request.key)) {
             Some((why, entry))
-                if !self.is_purged(&ask.key, &entry)
-                    && freshness::spare(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)).is_some() =>
+                if !self.is_purged(&request.key, &entry)
+                    && freshness::spare(&self.0.settings.floor, &entry.facts(request.min_ttl, now)).is_some() =>
             {
-                Ok(self.hand_out(&ask.key, &entry, asked, now, Source::Stale(why)))
+                Ok(self.hand_out(&request.key, &entry, asked, now, Source::Stale(why)))
             }
             _ => Err(refusal),
         }
@@ -236,11 +236,11 @@ impl Broker {
         self.0.workspaces.get(key.workspace()).is_some_and(|workspace| workspace.is_purged(&entry.state))
     }
 
-    fn look_up(&self, ask: &Ask<'_>, now: Moment) -> Lookup {
-        let Some(entry) = self.0.cache.get(&ask.key) else {
+    fn look_up(&self, request: &TokenRequest<'_>, now: Moment) -> Lookup {
+        let Some(entry) = self.0.cache.get(&request.key) else {
             return Lookup::Miss;
         };
-        let (floor, facts) = (&self.0.settings.floor, entry.facts(ask.min_ttl, now));
+        let (floor, facts) = (&self.0.settings.floor, entry.facts(request.min_ttl, now));
         match freshness::judge(floor, &facts) {
             Verdict::Serve => Lookup::Fresh { entry, renew: false },
             Verdict::ServeAndRenew => Lookup::Fresh { entry, renew: true },
@@ -250,31 +250,31 @@ impl Broker {
 
     async fn fetch(
         &self,
-        ask: &Ask<'_>,
+        request: &TokenRequest<'_>,
         stale: Option<Stale>,
         max_wait: Duration,
         asked: Moment,
     ) -> Result<Answer, Refusal> {
-        if let Some(refusal) = self.0.negative_cache.get(&ask.key, asked) {
+        if let Some(refusal) = self.0.negative_cache.get(&request.key, asked) {
             return Err(refusal);
         }
-        let workspace = self.0.workspaces.get(ask.key.workspace()).ok_or(Refusal::Lost)?;
-        let client = ask.who.client().unwrap_or_default();
-        let join = self.0.flights.join(&ask.key, client, &workspace.dispatcher, || {
+        let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
+        let client = request.actor.client().unwrap_or_default();
+        let join = self.0.flights.join(&request.key, client, &workspace.dispatcher, || {
             // Another flight may have completed since the first lookup.
-            match self.look_up(ask, self.0.clock.now()) {
+            match self.look_up(request, self.0.clock.now()) {
                 Lookup::Fresh { entry, .. } => Some(entry),
                 Lookup::Stale { .. } | Lookup::Miss => None,
             }
         })?;
         let (follower, collapsed) = match join {
             Join::Cached(entry) => {
-                return Ok(self.hand_out(&ask.key, &entry, asked, self.0.clock.now(), Source::Hit));
+                return Ok(self.hand_out(&request.key, &entry, asked, self.0.clock.now(), Source::Hit));
             }
             Join::Follower(follower) => (follower, true),
             Join::Leader(leader) => {
                 let follower = leader.follower();
-                let cause = Cause::Request(ask.who.clone().into_owned());
+                let cause = Cause::Request(request.actor.clone().into_owned());
                 self.0.runtime.spawn(flight::fetch(self.clone(), Arc::clone(workspace), leader, cause));
                 (follower, false)
             }
@@ -282,16 +282,16 @@ impl Broker {
         let Ok(outcome) = tokio::time::timeout(max_wait, follower.outcome()).await else {
             // The flight may still bring a token. Until then, do not let others wait for it in vain.
             if max_wait == self.0.settings.timeout {
-                self.0.negative_cache.add(&ask.key, Refusal::TimedOut, self.0.clock.now());
+                self.0.negative_cache.add(&request.key, Refusal::TimedOut, self.0.clock.now());
             }
             return Err(Refusal::TimedOut);
         };
         let Issued { entry, stored } = outcome?;
         let now = self.0.clock.now();
-        if freshness::spare(&self.0.settings.floor, &entry.facts(ask.min_ttl, now)).is_none() {
+        if freshness::spare(&self.0.settings.floor, &entry.facts(request.min_ttl, now)).is_none() {
             return Err(Refusal::TooOld);
         }
-        Ok(self.hand_out(&ask.key, &entry, asked, now, Source::Issued { collapsed, stale, stored }))
+        Ok(self.hand_out(&request.key, &entry, asked, now, Source::Issued { collapsed, stale, stored }))
     }
 
     fn serve_hit(&self, key: &TokenKey, entry: &Arc<Entry>, renew: bool, now: Moment) -> Answer {

@@ -252,7 +252,7 @@ fn process_due(broker: &Broker, workspace: &Arc<Workspace>, due: DueKey, at: Mom
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::Settings;
+    use crate::broker::BrokerSettings;
     use crate::broker::cache::{Cache, Entry, LapsedKeys};
     use crate::broker::index::Index;
     use crate::clock::Clock;
@@ -278,7 +278,7 @@ mod tests {
         let budget = Budget::new(20.0, 20).expect("a budget");
         let settings = DispatcherSettings { budget, max_wait: Duration::from_secs(5) };
         let dispatcher = Dispatcher::new(settings, Arc::new(NoIssuer), clock, metrics.workspace(&name));
-        let settings = Settings {
+        let settings = BrokerSettings {
             floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
             refresh: Mode::Used,
             extra_calls: 0.0,

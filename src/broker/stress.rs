@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::{Ask, Broker, Settings};
-use crate::audit::Who;
+use super::{Broker, BrokerSettings, TokenRequest};
+use crate::audit::Actor;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::policy::admission::budget::Budget;
@@ -61,7 +61,8 @@ async fn work(broker: Broker, name: WorkspaceName, seed: u64) {
             }
             chance => {
                 // Some requests fail, as their calls do.
-                if let Ok(answer) = broker.ask(&Ask { key, min_ttl: None, who: Who::Unauthenticated }).await
+                if let Ok(answer) =
+                    broker.get_token(&TokenRequest { key, min_ttl: None, actor: Actor::Unauthenticated }).await
                     && chance < 150
                 {
                     broker.reject(std::str::from_utf8(answer.grant.token()).expect("text"), |_| true);
@@ -84,7 +85,7 @@ async fn sign_out_leaves_no_trace_of_a_user() {
         let issuer = Arc::new(ShortLivedIssuer { clock, calls: AtomicU64::new(0) });
         let dispatcher =
             Dispatcher::new(settings, Arc::<ShortLivedIssuer>::clone(&issuer), clock, metrics.workspace(&name));
-        let settings = Settings {
+        let settings = BrokerSettings {
             floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
             refresh: mode,
             extra_calls: 0.0,

@@ -39,13 +39,13 @@ pub struct Settings {
     /// The longest wait for open requests at shutdown.
     pub shutdown_timeout: Duration,
     /// The routes.
-    pub http: http::api::Settings,
+    pub http: http::api::ApiSettings,
     /// The known clients.
     pub clients: ClientKeys,
     /// The session settings, if users may call.
     pub sessions: Option<SessionSettings>,
     /// How tokens are served and renewed.
-    pub broker: broker::Settings,
+    pub broker: broker::BrokerSettings,
     /// The workspaces.
     pub workspaces: Vec<WorkspaceSettings>,
     /// The log level.
@@ -138,7 +138,7 @@ impl Settings {
                 limits: limits?,
                 shutdown_delay: shutdown_delay.flatten(),
                 shutdown_timeout: shutdown_timeout?,
-                http: http::api::Settings {
+                http: http::api::ApiSettings {
                     default_lifetime: default_lifetime?,
                     max_lifetime: max_lifetime?,
                     body_bytes: raw.server.limits.body_bytes as usize,
@@ -149,7 +149,7 @@ impl Settings {
                 },
                 clients,
                 sessions: sessions?,
-                broker: broker::Settings {
+                broker: broker::BrokerSettings {
                     floor: floor?,
                     refresh: refresh?,
                     extra_calls: raw.refresh.extra_calls,

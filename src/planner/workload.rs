@@ -220,7 +220,7 @@ pub enum WorkloadError {
         Workload::MAX_REQUESTS
     )]
     TooMany {
-        /// About how many.
+        /// Subject how many.
         requests: f64,
     },
 }

@@ -14,7 +14,7 @@ use crate::upstream::{Failure, Issuer, Issuing, PRODUCT, Permit, answer, unreach
 
 /// The settings of one workspace's client.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct CourierSettings {
     /// `https://api.courier.com`, or another region's host.
     pub base_url: Url,
     /// The workspace's API key.
@@ -102,7 +102,7 @@ const LONGEST_MESSAGE: usize = 300;
 
 impl Courier {
     /// Creates a client. It makes no connection yet.
-    pub fn new(settings: Settings, clock: Clock) -> Result<Self, CourierError> {
+    pub fn new(settings: CourierSettings, clock: Clock) -> Result<Self, CourierError> {
         let mut client = Client::builder()
             .user_agent(format!("{PRODUCT}{}", env!("CARGO_PKG_VERSION")))
             .retry(retry::never())

@@ -25,7 +25,7 @@ use crate::upstream::{Failure, Issuer};
 
 /// The settings of a dispatcher.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct DispatcherSettings {
     /// The permitted rate of calls.
     pub budget: Budget,
     /// The longest that a waiting user's call may queue. A call that would wait longer is refused on
@@ -37,7 +37,7 @@ pub struct Settings {
 ///
 /// In any window of t seconds it admits at most `rate * t + burst` calls.
 pub struct Dispatcher {
-    settings: Settings,
+    settings: DispatcherSettings,
     issuer: Arc<dyn Issuer>,
     limiter: RateLimiter<NotKeyed, InMemoryState, Clock, StateInformationMiddleware>,
     admission: Mutex<Admission>,
@@ -69,8 +69,8 @@ struct Admission {
 
 impl Dispatcher {
     /// Creates a dispatcher. It grants queued permits only while [`Dispatcher::run`] is polled.
-    pub fn new(settings: Settings, issuer: Arc<dyn Issuer>, clock: Clock, metrics: WorkspaceMetrics) -> Self {
-        let Settings { budget, .. } = settings;
+    pub fn new(settings: DispatcherSettings, issuer: Arc<dyn Issuer>, clock: Clock, metrics: WorkspaceMetrics) -> Self {
+        let DispatcherSettings { budget, .. } = settings;
         let quota = Quota::with_period(budget.period())
             .unwrap_or(Quota::per_second(std::num::NonZeroU32::MIN))
             .allow_burst(std::num::NonZeroU32::new(budget.departing_burst()).unwrap_or(std::num::NonZeroU32::MIN));
@@ -360,7 +360,7 @@ impl Dispatcher {
 
     /// Checks whether a call queued now would be admitted in time.
     fn check_wait(&self, admission: &Admission, deadline: Moment, now: Moment) -> Result<(), Failure> {
-        let Settings { budget, max_wait } = self.settings;
+        let DispatcherSettings { budget, max_wait } = self.settings;
         let throttle = &admission.guard.throttle;
         let ahead = u32::try_from(admission.queue.ahead()).unwrap_or(u32::MAX);
         let next = admission.next_at.max(throttle.free()).since(now);

@@ -17,11 +17,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-pub use courier::{Courier, CourierError, Proxy, Settings as CourierSettings};
+pub use courier::{Courier, CourierError, CourierSettings, Proxy};
 pub use guard::CALL_TIME;
 pub use reqwest::Url;
 
-pub use dispatcher::{Dispatcher, Settings as DispatcherSettings};
+pub use dispatcher::{Dispatcher, DispatcherSettings};
 pub use permit::{PendingPermit, Permit};
 pub use unreachable::{Cause, Unreachable};
 

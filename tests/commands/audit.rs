@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::child::{ANY_PORT, Program, Running};
-use crate::support::http::{Ask, Connection, PATIENCE};
+use crate::support::http::{Connection, HttpRequest, PATIENCE};
 
 const KEY: &str = "the-key-of-the-only-client";
 
@@ -29,11 +29,11 @@ fn start(audit: &str, more: &[&str]) -> (Running, Running) {
     (simulator, broker)
 }
 
-fn wants(user: &str) -> Ask {
-    Ask::tokens(format!(r#"{{"user_id": "{user}", "profile": "inbox"}}"#)).key(KEY)
+fn wants(user: &str) -> HttpRequest {
+    HttpRequest::tokens(format!(r#"{{"user_id": "{user}", "profile": "inbox"}}"#)).key(KEY)
 }
 
-async fn ask(address: SocketAddr, ask: &Ask) -> crate::support::http::Answer {
+async fn ask(address: SocketAddr, ask: &HttpRequest) -> crate::support::http::Answer {
     Connection::open(address).await.ask(ask).await
 }
 
@@ -80,7 +80,7 @@ async fn audited_event_is_one_line_in_the_file_and_none_in_the_log() {
         // The line of an issue is written before the flight ends: a request in between joins the flight.
         let source = ask(address, &wants("jane")).await.source();
         assert!(source == "hit" || source.ends_with("collapsed"), "{source}");
-        let report = Ask::post("/v1/tokens/rejected", json!({"token": token}).to_string()).key(KEY);
+        let report = HttpRequest::post("/v1/tokens/rejected", json!({"token": token}).to_string()).key(KEY);
         assert_eq!(ask(address, &report).await.status, 204);
         once(&path, "issued", 2).await;
     }
@@ -88,16 +88,16 @@ async fn audited_event_is_one_line_in_the_file_and_none_in_the_log() {
         (wants("jane").key("wrong"), 401),
         (wants("jane").without("Authorization"), 401),
         (wants("jane").key("a.b.c"), 401),
-        (Ask::frontend(r#"{"userId": "jane"}"#).key("a.b.c"), 401),
-        (Ask::issue(r#"{"scope": "user_id:bob user_id:jane write:x", "expires_in": "1h"}"#).key(KEY), 403),
+        (HttpRequest::frontend(r#"{"userId": "jane"}"#).key("a.b.c"), 401),
+        (HttpRequest::issue(r#"{"scope": "user_id:bob user_id:jane write:x", "expires_in": "1h"}"#).key(KEY), 403),
         // Invalid requests are not audited.
         (wants("jane doe"), 400),
     ] {
         assert_eq!(ask(address, &bad).await.status, status, "{bad:?}");
     }
-    assert_eq!(ask(address, &Ask::new("DELETE", "/v1/users/jane/tokens").key(KEY)).await.status, 204);
+    assert_eq!(ask(address, &HttpRequest::new("DELETE", "/v1/users/jane/tokens").key(KEY)).await.status, 204);
     assert_eq!(ask(address, &wants("j%22ne")).await.status, 200);
-    assert_eq!(ask(admin, &Ask::new("DELETE", "/workspaces/default/tokens")).await.status, 200);
+    assert_eq!(ask(admin, &HttpRequest::new("DELETE", "/workspaces/default/tokens")).await.status, 200);
     let said: Vec<_> = once(&path, "purged", 1).await.into_iter().map(timeless).collect();
     broker.signal(Signal::TERM);
     let ended = broker.end();
@@ -177,7 +177,7 @@ async fn flood_of_refusals_is_counted_and_hides_no_other_event() {
             connection.ask(&wants(&format!("user-{guess}"))).await.token();
         }
     }
-    let denied = Ask::issue(r#"{"scope": "user_id:bob write:x", "expires_in": "1h"}"#).key(KEY);
+    let denied = HttpRequest::issue(r#"{"scope": "user_id:bob write:x", "expires_in": "1h"}"#).key(KEY);
     assert_eq!(connection.ask(&denied).await.status, 403);
     tokio::time::sleep(Duration::from_millis(1500)).await;
     broker.signal(Signal::TERM);

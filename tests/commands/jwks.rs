@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::child::{Program, settings};
-use crate::support::http::{Ask, Connection, refusing_port};
+use crate::support::http::{Connection, HttpRequest, refusing_port};
 use crate::support::issuer::{AUDIENCE, ISSUER, KeyHost, Signer, good_claims};
 use crate::support::pki::Authority;
 
@@ -27,7 +27,7 @@ async fn log_of(url: &str, signer: &Signer, status: u16) -> Vec<Value> {
     let broker = Program::serve().arguments(["--log-level", "trace", "--config"]).arguments([file.path()]).start();
     let (address, _) = broker.addresses();
     let session = signer.jwt(&json!({"alg": signer.algorithm()}), &good_claims("jane"));
-    let ask = Ask::new("POST", "/api/generate-courier-jwt").key(&session);
+    let ask = HttpRequest::new("POST", "/api/generate-courier-jwt").key(&session);
     let answer = Connection::open(address).await.ask(&ask).await;
     assert_eq!(answer.status, status, "{answer:?}");
     broker.signal(Signal::TERM);

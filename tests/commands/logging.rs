@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use crate::support::child::{ANY_PORT, Program, Running, settings};
-use crate::support::http::{Ask, Connection, PATIENCE};
+use crate::support::http::{Connection, HttpRequest, PATIENCE};
 
 const KEY: &str = "the-key-of-the-only-client";
 const LOST: &str = "courier_token_broker_log_lines_lost_total";
@@ -57,7 +57,7 @@ fn read(reader: PipeReader) -> Receiver<String> {
 }
 
 async fn get(address: SocketAddr, target: &str) -> crate::support::http::Answer {
-    Connection::open(address).await.ask(&Ask::get(target)).await
+    Connection::open(address).await.ask(&HttpRequest::get(target)).await
 }
 
 async fn lost(admin: SocketAddr) -> u64 {
@@ -67,9 +67,9 @@ async fn lost(admin: SocketAddr) -> u64 {
 }
 
 /// A request whose line in the audit log has four kilobytes.
-fn wordy(user: u64) -> Ask {
+fn wordy(user: u64) -> HttpRequest {
     let scopes: Vec<_> = (0..16).map(|place| format!("s{place}:{}", "x".repeat(230))).collect();
-    Ask::tokens(serde_json::json!({"user_id": format!("user-{user}"), "scopes": scopes}).to_string()).key(KEY)
+    HttpRequest::tokens(serde_json::json!({"user_id": format!("user-{user}"), "scopes": scopes}).to_string()).key(KEY)
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn stuck_log_delays_no_answer_and_reports_its_losses_later() {
             let mut connection = Connection::open(address).await;
             for user in 0..EACH {
                 assert_eq!(connection.ask(&wordy(caller * EACH + user)).await.status, 200);
-                assert_eq!(connection.ask(&Ask::issue("{}").key("wrong")).await.status, 401);
+                assert_eq!(connection.ask(&HttpRequest::issue("{}").key("wrong")).await.status, 401);
             }
         });
     }
@@ -166,7 +166,7 @@ async fn closed_or_full_outputs_do_not_stop_the_broker() {
             }
         });
         let mut connection = waited.await.unwrap_or_else(|_| panic!("{outputs:?}: it does not start"));
-        assert_eq!(connection.ask(&Ask::issue("{}").key("wrong")).await.status, 401, "{outputs:?}");
+        assert_eq!(connection.ask(&HttpRequest::issue("{}").key("wrong")).await.status, 401, "{outputs:?}");
         broker.signal(Signal::TERM);
         assert_eq!(broker.end().code, Some(0), "{outputs:?}");
     }

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use tokio::net::TcpStream;
 
 use crate::support::child::{ANY_PORT, Program};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 const KEY: &str = "the-key-of-the-only-client";
 
@@ -24,8 +24,8 @@ fn serve_within(files: u32, courier: SocketAddr) -> Program {
         .env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY)
 }
 
-fn miss(user: usize) -> Ask {
-    Ask::tokens(format!(r#"{{"user_id": "user-{user}", "profile": "inbox"}}"#)).key(KEY)
+fn miss(user: usize) -> HttpRequest {
+    HttpRequest::tokens(format!(r#"{{"user_id": "user-{user}", "profile": "inbox"}}"#)).key(KEY)
 }
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn idle_callers_leave_file_descriptors_for_courier_and_health() {
     for user in 1..15 {
         let answer = caller.ask(&miss(user)).await;
         assert_eq!((answer.status, answer.source().as_str()), (200, "fwd=miss; stored"), "{answer:?}");
-        assert_eq!(Connection::open(admin).await.ask(&Ask::get("/healthz")).await.status, 200);
+        assert_eq!(Connection::open(admin).await.ask(&HttpRequest::get("/healthz")).await.status, 200);
     }
     drop(idle);
     assert_eq!(Connection::open(address).await.ask(&miss(0)).await.source(), "hit");

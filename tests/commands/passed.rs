@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tokio::net::UnixStream;
 
 use crate::support::child::{ANY_PORT, Ended, Program, Running};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 const CLIENT_KEY: &str = "the-key-of-the-only-client";
 
@@ -35,7 +35,7 @@ async fn passed_port_is_served_beside_bound_ones() {
     assert_eq!(broker.address("courier-token-broker on "), address);
     let other = broker.address("courier-token-broker on ");
     for address in [address, other] {
-        assert_eq!(Connection::open(address).await.ask(&Ask::get("/")).await.status, 404);
+        assert_eq!(Connection::open(address).await.ask(&HttpRequest::get("/")).await.status, 404);
     }
 }
 
@@ -47,7 +47,7 @@ async fn passed_unix_socket_is_served_and_its_file_stays() {
     assert_eq!(broker.line(), Some(format!("courier-token-broker on unix:{}", path.display())));
     broker.address("admin on ");
     let mut connection = Connection::over(UnixStream::connect(&path).await.expect("it listens"));
-    assert_eq!(connection.ask(&Ask::get("/")).await.status, 404);
+    assert_eq!(connection.ask(&HttpRequest::get("/")).await.status, 404);
     drop(connection);
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().code, Some(0));

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::child::{Program, Running};
-use crate::support::http::{Ask, Connection, PATIENCE};
+use crate::support::http::{Connection, HttpRequest, PATIENCE};
 use crate::support::pki::{Authority, HOST};
 
 struct Scene {
@@ -128,7 +128,7 @@ async fn reload_names_what_changed() {
     assert_eq!((lines.len(), &lines[0]["outcome"]), (1, &json!("refused")), "{lines:?}");
     let why = lines[0]["error"].as_str().expect("a text");
     assert!(why.contains("tokens.floor: ") && why.contains("; ") && why.contains("refresh.mode: "), "{why}");
-    let metrics = Connection::open(admin).await.ask(&Ask::get("/metrics")).await.body;
+    let metrics = Connection::open(admin).await.ask(&HttpRequest::get("/metrics")).await.body;
     assert!(metrics.contains("\ncourier_token_broker_config_last_reload_successful 0\n"), "{metrics}");
     // A setting that needs a restart is not reported as changed.
     scene.write(
@@ -136,7 +136,7 @@ async fn reload_names_what_changed() {
         "[tokens]\nfloor = 0.4\ndefault_lifetime = \"2h\"\n",
     );
     assert_eq!(said(scene.reload().await), [applied("settings", "sessions.hs256_secret_file")]);
-    let metrics = Connection::open(admin).await.ask(&Ask::get("/metrics")).await.body;
+    let metrics = Connection::open(admin).await.ask(&HttpRequest::get("/metrics")).await.body;
     assert!(metrics.contains("\ncourier_token_broker_config_last_reload_successful 1\n"), "{metrics}");
     scene.broker.signal(Signal::TERM);
     let log = scene.broker.end().stderr;

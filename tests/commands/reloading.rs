@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::child::{ANY_PORT, Program, Running};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 const OLD: &str = "ctb_the-old-key";
 const NEW: &str = "ctb_the-new-key";
@@ -23,7 +23,7 @@ fn clients(key: &str) -> String {
 }
 
 async fn status(address: SocketAddr, key: &str) -> u16 {
-    let ask = Ask::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).key(key);
+    let ask = HttpRequest::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).key(key);
     Connection::open(address).await.ask(&ask).await.status
 }
 
@@ -38,7 +38,7 @@ async fn until(address: SocketAddr, key: &str, wanted: u16) {
 }
 
 async fn counted(admin: SocketAddr, what: &str, outcome: &str) -> String {
-    let text = Connection::open(admin).await.ask(&Ask::get("/metrics")).await.body;
+    let text = Connection::open(admin).await.ask(&HttpRequest::get("/metrics")).await.body;
     let series = format!("courier_token_broker_reloads_total{{outcome=\"{outcome}\",what=\"{what}\"}} ");
     text.lines().find_map(|line| line.strip_prefix(&series)).expect("the series").to_owned()
 }
@@ -136,7 +136,7 @@ async fn sighup_reloads_everything_and_ends_nothing() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(counted(admin, "settings", "applied").await, count.to_string());
-        let ask = Ask::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).key(OLD);
+        let ask = HttpRequest::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).key(OLD);
         assert_eq!(open.ask(&ask).await.status, 200);
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use courier_token_broker::auth::Digest;
 
 use crate::support::child::{ANY_PORT, Program, Running, settings};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 fn sandbox() -> Running {
     Program::new(["sandbox", "--listen", ANY_PORT, "--admin-listen", ANY_PORT, "--courier-listen", ANY_PORT]).start()
@@ -37,16 +37,16 @@ async fn sandbox_takes_its_key_alone_and_shows_calls_to_courier() {
     let (address, admin) = sandbox.addresses();
     let courier = sandbox.address("Courier simulator on ");
     let mut connection = Connection::open(address).await;
-    let ask = Ask::issue(r#"{"scope": "user_id:jane tenant:acme:read", "expires_in": "30d"}"#);
+    let ask = HttpRequest::issue(r#"{"scope": "user_id:jane tenant:acme:read", "expires_in": "30d"}"#);
     assert_eq!(connection.ask(&ask.clone().key("wrong")).await.status, 401);
     assert_eq!(connection.ask(&ask.key("sandbox")).await.status, 200);
     // The client has the permissions of the environment's client and no others.
-    let undocumented = Ask::issue(r#"{"scope": "user_id:jane any:thing", "expires_in": "30d"}"#).key("sandbox");
+    let undocumented = HttpRequest::issue(r#"{"scope": "user_id:jane any:thing", "expires_in": "30d"}"#).key("sandbox");
     assert_eq!(connection.ask(&undocumented).await.status, 403);
-    let calls = Connection::open(courier).await.ask(&Ask::get("/simulator/calls")).await.json();
+    let calls = Connection::open(courier).await.ask(&HttpRequest::get("/simulator/calls")).await.json();
     assert_eq!(calls["count"], 1);
     assert_eq!(calls["calls"][0]["scope"], "user_id:jane tenant:acme:read");
-    assert_eq!(Connection::open(admin).await.ask(&Ask::get("/readyz")).await.status, 200);
+    assert_eq!(Connection::open(admin).await.ask(&HttpRequest::get("/readyz")).await.status, 200);
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn sandbox_reads_neither_environment_nor_files() {
             .env("COURIER_TOKEN_BROKER__TOKENS__FLOOR", "nonsense")
             .start();
     let (address, _) = sandbox.addresses();
-    let ask = Ask::frontend(r#"{"userId": "u"}"#).key("sandbox");
+    let ask = HttpRequest::frontend(r#"{"userId": "u"}"#).key("sandbox");
     assert_eq!(Connection::open(address).await.ask(&ask).await.status, 200);
 }
 
@@ -67,7 +67,7 @@ async fn simulators_faults_are_flags() {
     let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", "pk", "--error-rate", "1"]);
     let simulator = simulator.start();
     let courier = simulator.address("Courier simulator on ");
-    let ask = Ask::issue(r#"{"scope": "user_id:u s", "expires_in": "1d"}"#).key("pk");
+    let ask = HttpRequest::issue(r#"{"scope": "user_id:u s", "expires_in": "1d"}"#).key("pk");
     assert_eq!(Connection::open(courier).await.ask(&ask).await.status, 500);
 
     let flags = ["--error-rate", "1", "--error-kind", "html"];
@@ -94,10 +94,10 @@ async fn new_client_key_opens_a_broker_that_has_its_entry() {
     let broker = Program::serve().arguments(["--config".as_ref(), file.path().as_os_str()]).start();
     let (address, admin) = broker.addresses();
     let mut connection = Connection::open(address).await;
-    let ask = Ask::frontend(r#"{"userId": "u"}"#);
+    let ask = HttpRequest::frontend(r#"{"userId": "u"}"#);
     assert_eq!(connection.ask(&ask.clone().key("ctb_another")).await.status, 401);
     assert_eq!(connection.ask(&ask.key(key)).await.status, 200);
-    assert_eq!(Connection::open(admin).await.ask(&Ask::get("/readyz")).await.status, 200);
+    assert_eq!(Connection::open(admin).await.ask(&HttpRequest::get("/readyz")).await.status, 200);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use tempfile::NamedTempFile;
 use tokio_rustls::TlsConnector;
 
 use crate::support::child::{ANY_PORT, Program, Running, settings};
-use crate::support::http::{Answer, Ask, Connection};
+use crate::support::http::{Answer, Connection, HttpRequest};
 use crate::support::issuer::{AUDIENCE, ISSUER, KeyHost, Signer, at, good_claims, header};
 use crate::support::pki::{Authority, HOST, Identity, connect};
 use crate::support::watch::Watch;
@@ -137,13 +137,13 @@ impl Scene {
         self.authority.client(&["http/1.1"], identity)
     }
 
-    async fn tell(&mut self, ask: &Ask, identity: Option<&Identity>) -> Answer {
+    async fn tell(&mut self, ask: &HttpRequest, identity: Option<&Identity>) -> Answer {
         let stream = connect(&self.tls(identity), self.address).await.expect("a handshake");
         Connection::over(stream).ask(ask).await
     }
 
     /// Asks for a token, which may then appear in no other output.
-    async fn token(&mut self, ask: &Ask, identity: Option<&Identity>) -> String {
+    async fn token(&mut self, ask: &HttpRequest, identity: Option<&Identity>) -> String {
         let answer = self.tell(ask, identity).await;
         let token = answer.token();
         self.watch.for_jwt(&token);
@@ -172,13 +172,13 @@ impl Scene {
     }
 
     /// Sends a request whose answer has no token.
-    async fn refused(&mut self, ask: Ask, status: u16) {
+    async fn refused(&mut self, ask: HttpRequest, status: u16) {
         let answer = self.tell(&ask, None).await;
         assert_eq!(answer.status, status, "{}: {answer:?}", ask.target());
         self.heard.push((format!("the answer to {}", ask.target()), answer.whole()));
     }
 
-    async fn operator(&mut self, ask: Ask) {
+    async fn operator(&mut self, ask: HttpRequest) {
         let answer = Connection::open(self.admin).await.ask(&ask).await;
         self.heard.push((format!("admin {}", ask.target()), answer.whole()));
     }
@@ -197,7 +197,7 @@ impl Scene {
                     r#"{{"scope": "user_id:{user} read:brands", "expires_in": "2h", "userId": "{user}", "user_id": "{user}",
                          "scopes": ["read:brands"]}}"#
                 );
-                let ask = Ask::post(route, body).key(key);
+                let ask = HttpRequest::post(route, body).key(key);
                 tokens.push(self.token(&ask, None).await);
                 self.token(&ask, None).await;
             }
@@ -205,21 +205,21 @@ impl Scene {
         let named = self.named.clone();
         let by_name = wants("carol").without("Authorization");
         self.token(&by_name, Some(&named)).await;
-        let issue = Ask::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "2h"}"#).key(KEYS[0]);
+        let issue = HttpRequest::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "2h"}"#).key(KEYS[0]);
         for (ask, status) in [
-            (Ask::tokens(r#"{"user_id": "jane", "scopes": ["brands:x"]}"#).key(KEYS[0]), 403),
+            (HttpRequest::tokens(r#"{"user_id": "jane", "scopes": ["brands:x"]}"#).key(KEYS[0]), 403),
             (wants("jane").key(GUESS), 401),
             (wants("jane").with("Authorization", GUESS), 401),
             (wants("jane").header("Authorization", format!("Bearer {GUESS}")), 401),
             (wants(GUESS).with("Content-Type", GUESS), 415),
-            (Ask::tokens(GUESS).key(KEYS[0]), 400),
-            (Ask::new("DELETE", &format!("/v1/users/{GUESS}/{GUESS}")).key(GUESS), 404),
-            (Ask::get(&format!("/{GUESS}?key={GUESS}")).key(GUESS), 404),
+            (HttpRequest::tokens(GUESS).key(KEYS[0]), 400),
+            (HttpRequest::new("DELETE", &format!("/v1/users/{GUESS}/{GUESS}")).key(GUESS), 404),
+            (HttpRequest::get(&format!("/{GUESS}?key={GUESS}")).key(GUESS), 404),
             (issue.header("Cookie", format!("key={GUESS}")).header("Token-Min-TTL", GUESS), 400),
-            (Ask::post("/v1/tokens/rejected", json!({ "token": GUESS }).to_string()).key(KEYS[0]), 204),
-            (Ask::post("/v1/tokens/rejected", json!({ "token": tokens[0] }).to_string()).key(KEYS[0]), 204),
-            (Ask::post("/v1/tokens/rejected", json!({ "token": tokens[0] }).to_string()).key(GUESS), 401),
-            (Ask::new("DELETE", "/v1/users/bob/tokens").key(KEYS[1]), 204),
+            (HttpRequest::post("/v1/tokens/rejected", json!({ "token": GUESS }).to_string()).key(KEYS[0]), 204),
+            (HttpRequest::post("/v1/tokens/rejected", json!({ "token": tokens[0] }).to_string()).key(KEYS[0]), 204),
+            (HttpRequest::post("/v1/tokens/rejected", json!({ "token": tokens[0] }).to_string()).key(GUESS), 401),
+            (HttpRequest::new("DELETE", "/v1/users/bob/tokens").key(KEYS[1]), 204),
             (wants("jane").key(&key_of("wrong")), 502),
             (wants("jane").key(&key_of("closed")), 503),
         ] {
@@ -256,7 +256,7 @@ impl Scene {
     }
 
     /// Valid and invalid requests of users; `call` adds a session to a request.
-    async fn users(&mut self, signer: &Signer, call: impl Fn(&str) -> Ask) {
+    async fn users(&mut self, signer: &Signer, call: impl Fn(&str) -> HttpRequest) {
         let good = signer.session(KID, "jane");
         let mut claims = good_claims("jane");
         claims["exp"] = at(-100).into();
@@ -279,8 +279,8 @@ impl Scene {
             (call(&good).with("Origin", "https://evil.example"), 403),
             (call(&good).with("Origin", &good), 403),
             (call(&good).header("Token-Min-TTL", &good), 400),
-            (Ask::get(&format!("{FRONTEND}?userId={good}&userId={good}")).key(KEYS[0]), 400),
-            (Ask::tokens(json!({ "user_id": good, "profile": good }).to_string()).key(&good), 401),
+            (HttpRequest::get(&format!("{FRONTEND}?userId={good}&userId={good}")).key(KEYS[0]), 400),
+            (HttpRequest::tokens(json!({ "user_id": good, "profile": good }).to_string()).key(&good), 401),
         ] {
             self.refused(ask, status).await;
         }
@@ -292,16 +292,16 @@ impl Scene {
     /// Requests of operators, also after all others.
     async fn operators(&mut self) {
         for target in ["/metrics", "/healthz", "/readyz", "/status", "/", "/nothing"] {
-            self.operator(Ask::get(target)).await;
+            self.operator(HttpRequest::get(target)).await;
         }
         for user in ["jane", "bob", "carol", "user-0", "user-1", GUESS] {
             // The answer repeats the requested user.
             if user != GUESS {
-                self.operator(Ask::get(&format!("/explain?user={user}"))).await;
+                self.operator(HttpRequest::get(&format!("/explain?user={user}"))).await;
             }
         }
-        self.operator(Ask::new("DELETE", "/workspaces/default/tokens")).await;
-        self.operator(Ask::new("DELETE", &format!("/workspaces/{GUESS}/tokens"))).await;
+        self.operator(HttpRequest::new("DELETE", "/workspaces/default/tokens")).await;
+        self.operator(HttpRequest::new("DELETE", &format!("/workspaces/{GUESS}/tokens"))).await;
         let file = self.file.path().to_owned();
         let check = |more: &[&str]| Program::new(["check"]).arguments(more).arguments(["--config".as_ref(), &*file]);
         let environment = |program: Program| {
@@ -328,7 +328,7 @@ impl Scene {
         {
             self.command(check(&[]).env(&format!("COURIER_TOKEN_BROKER__{setting}"), &key));
         }
-        let calls = Connection::open(self.courier).await.ask(&Ask::get("/simulator/calls")).await;
+        let calls = Connection::open(self.courier).await.ask(&HttpRequest::get("/simulator/calls")).await;
         self.heard.push(("the simulator".to_owned(), calls.whole()));
     }
 
@@ -353,7 +353,7 @@ impl Scene {
     }
 
     async fn reloads_counted(&self) -> usize {
-        let text = Connection::open(self.admin).await.ask(&Ask::get("/metrics")).await.body;
+        let text = Connection::open(self.admin).await.ask(&HttpRequest::get("/metrics")).await.body;
         let counts = text.lines().filter_map(|line| line.strip_prefix("courier_token_broker_reloads_total{"));
         let settings = counts.filter(|line| !line.contains("outcome=\"applied\",what=\"api_key\""));
         settings.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok()).sum()
@@ -363,7 +363,7 @@ impl Scene {
     async fn close(mut self) {
         // Renewals of rejected tokens follow a little later.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        self.operator(Ask::get("/metrics")).await;
+        self.operator(HttpRequest::get("/metrics")).await;
         self.broker.signal(Signal::TERM);
         let ended = self.broker.end();
         assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -389,8 +389,8 @@ fn key_of(client: &str) -> String {
     format!("ctb_the-key-of-the-client-{client}-and-of-nobody-else").replace("the-key-of-the-client", "Zq6")
 }
 
-fn wants(user: &str) -> Ask {
-    Ask::tokens(format!(r#"{{"user_id": "{user}", "scopes": ["read:brands"]}}"#)).key(KEYS[0])
+fn wants(user: &str) -> HttpRequest {
+    HttpRequest::tokens(format!(r#"{{"user_id": "{user}", "scopes": ["read:brands"]}}"#)).key(KEYS[0])
 }
 
 #[tokio::test]
@@ -400,7 +400,7 @@ async fn no_secret_leaks_with_sessions_signed_with_a_secret() {
     let mut scene = Scene::open(&format!("hs256_secret_file = {:?}", secret.path())).await;
     scene.apps().await;
     scene.hostile_courier().await;
-    let call = |session: &str| Ask::new("POST", FRONTEND).key(session).header("Origin", PAGE);
+    let call = |session: &str| HttpRequest::new("POST", FRONTEND).key(session).header("Origin", PAGE);
     scene.users(&Signer::Hmac(SESSION_SECRET.into()), call).await;
     scene.reloads().await;
     scene.operators().await;
@@ -414,7 +414,7 @@ async fn no_secret_leaks_with_session_cookies_of_an_issuer() {
     let mut scene = Scene::open(&format!("jwks_url = \"{}\"\nsource = \"cookie:session\"", host.url())).await;
     scene.apps().await;
     let call = |session: &str| {
-        let ask = Ask::new("POST", FRONTEND).without("Authorization").header("Origin", PAGE);
+        let ask = HttpRequest::new("POST", FRONTEND).without("Authorization").header("Origin", PAGE);
         ask.header("Cookie", format!("theme=dark; session={session}"))
     };
     while host.asked() == 0 {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::support::child::{ANY_PORT, Program, Running, settings};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 const API_KEY: &str = "pk_test_never-to-be-seen";
 const CLIENT_KEY: &str = "a-client-key-never-to-be-seen";
@@ -19,11 +19,11 @@ fn sandbox(latency: &str) -> Running {
 }
 
 async fn get(address: SocketAddr, target: &str) -> crate::support::http::Answer {
-    Connection::open(address).await.ask(&Ask::get(target)).await
+    Connection::open(address).await.ask(&HttpRequest::get(target)).await
 }
 
-fn ask() -> Ask {
-    Ask::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1d"}"#).key("sandbox")
+fn ask() -> HttpRequest {
+    HttpRequest::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1d"}"#).key("sandbox")
 }
 
 /// A connection whose request waits for Courier.
@@ -133,7 +133,7 @@ async fn log_of_two_requests(level: &str) -> (Vec<Value>, String) {
     assert_eq!(answer.status, 200, "{answer:?} {}", broker.stderr());
     let token = answer.token();
     assert_eq!(connection.ask(&ask().key("a-wrong-key")).await.status, 401);
-    let denied = Ask::issue(r#"{"scope": "user_id:jane write:all", "expires_in": "1d"}"#).key(CLIENT_KEY);
+    let denied = HttpRequest::issue(r#"{"scope": "user_id:jane write:all", "expires_in": "1d"}"#).key(CLIENT_KEY);
     assert_eq!(connection.ask(&denied).await.status, 403);
     until_it_runs(admin).await;
     broker.signal(Signal::TERM);

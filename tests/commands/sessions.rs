@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use crate::support::child::{ANY_PORT, Program, settings};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 use crate::support::issuer::{AUDIENCE, ISSUER, Signer, at, good_claims, header};
 
 const SECRET: &[u8] = b"a secret of the app that nobody is ever to see";
@@ -25,7 +25,8 @@ async fn log_names_the_failed_check_and_never_the_session() {
     let broker = Program::serve().arguments(["--log-level", "trace", "--config"]).arguments([file.path()]).start();
     let (address, _) = broker.addresses();
     let mut connection = Connection::open(address).await;
-    let call = |session: &str| Ask::new("POST", "/api/generate-courier-jwt").key(session).header("Origin", PAGE);
+    let call =
+        |session: &str| HttpRequest::new("POST", "/api/generate-courier-jwt").key(session).header("Origin", PAGE);
 
     let good = signer.session("a-kid-of-mine", "jane");
     let mut old = good_claims("jane");
@@ -38,7 +39,7 @@ async fn log_names_the_failed_check_and_never_the_session() {
         (call(&old), 401),
         (call(&forged), 401),
         (call(&good).with("Origin", "https://evil.example"), 403),
-        (Ask::frontend(r#"{"userId": "bob"}"#).key(&good), 401),
+        (HttpRequest::frontend(r#"{"userId": "bob"}"#).key(&good), 401),
     ] {
         assert_eq!(connection.ask(&ask).await.status, status);
     }

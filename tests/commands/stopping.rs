@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tokio::net::TcpStream;
 
 use crate::support::child::{ANY_PORT, Program, Running};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 /// A broker with this `server.shutdown_delay`.
 fn serve(delay: &str) -> Running {
@@ -20,7 +20,7 @@ fn serve(delay: &str) -> Running {
 }
 
 async fn status(address: SocketAddr, target: &str) -> u16 {
-    Connection::open(address).await.ask(&Ask::get(target)).await.status
+    Connection::open(address).await.ask(&HttpRequest::get(target)).await.status
 }
 
 async fn until_not_ready(admin: SocketAddr) {
@@ -39,7 +39,7 @@ async fn new_connections_are_served_while_draining() {
     until_not_ready(admin).await;
     for _ in 0..50 {
         assert_eq!(status(address, "/").await, 404);
-        assert_eq!(kept.ask(&Ask::get("/")).await.header("connection"), None, "it stays open");
+        assert_eq!(kept.ask(&HttpRequest::get("/")).await.header("connection"), None, "it stays open");
     }
     assert_eq!((status(admin, "/readyz").await, status(admin, "/healthz").await), (503, 200));
     broker.signal(Signal::TERM);

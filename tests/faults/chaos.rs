@@ -123,7 +123,7 @@ impl Run {
     /// Asks, and returns the token.
     async fn ask(&self, visit: &Visit) -> Option<String> {
         let asked = self.invariants().asked(visit, self.now());
-        let outcome = self.world.broker.ask(&visit.ask()).await;
+        let outcome = self.world.broker.get_token(&visit.ask()).await;
         self.invariants().answered(visit, &asked, &outcome, self.now());
         outcome.ok().map(|answer| String::from_utf8_lossy(answer.grant.token()).into_owned())
     }
@@ -153,7 +153,7 @@ impl Run {
         let rush: JoinSet<_> = (0..2000)
             .map(|user| {
                 let broker = self.world.broker.clone();
-                async move { broker.ask(&ask(&format!("new-{user}"), "1d")).await }
+                async move { broker.get_token(&ask(&format!("new-{user}"), "1d")).await }
             })
             .collect();
         self.world.pass(MS).await;

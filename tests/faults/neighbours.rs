@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use courier_token_broker::audit::Who;
-use courier_token_broker::broker::Ask;
+use courier_token_broker::audit::Actor;
+use courier_token_broker::broker::TokenRequest;
 use courier_token_broker::config::RawClient;
 use courier_token_broker::simulator::Fault;
 use serde_json::json;
@@ -12,8 +12,8 @@ use super::support;
 use super::support::broker::client;
 use super::world::{MS, SECOND, Setup, World, ask};
 
-fn ask_of(client: &'static str, user: &str) -> Ask<'static> {
-    Ask { who: Who::Client(client.into()), ..ask(user, "1h") }
+fn ask_of(client: &'static str, user: &str) -> TokenRequest<'static> {
+    TokenRequest { actor: Actor::Client(client.into()), ..ask(user, "1h") }
 }
 
 #[tokio::test(start_paused = true)]
@@ -22,13 +22,13 @@ async fn storm_of_one_client_does_not_starve_another() {
     let storm: Vec<_> = (0..500)
         .map(|user| {
             let broker = world.broker.clone();
-            tokio::spawn(async move { broker.ask(&ask_of("storm", &format!("storm-{user}"))).await })
+            tokio::spawn(async move { broker.get_token(&ask_of("storm", &format!("storm-{user}"))).await })
         })
         .collect();
     world.pass(SECOND).await;
     for user in 0..10 {
         let asked = world.clock.now();
-        world.broker.ask(&ask_of("calm", &user.to_string())).await.expect("a token");
+        world.broker.get_token(&ask_of("calm", &user.to_string())).await.expect("a token");
         // At most: the next permit, one call of the storm, and Courier's latency.
         let took = world.clock.now().since(asked);
         assert!(took <= 2 * (SECOND / 20) + 100 * MS + 10 * MS, "{took:?}");
@@ -54,7 +54,7 @@ async fn outage_of_one_workspace_slows_no_other() {
         })
         .start()
         .await;
-    let ask = |user: &str| support::http::Ask::tokens(json!({"user_id": user, "scopes": ["s"]}).to_string());
+    let ask = |user: &str| support::http::HttpRequest::tokens(json!({"user_id": user, "scopes": ["s"]}).to_string());
     for user in 0..20 {
         let asks = [ask(&user.to_string()), ask(&user.to_string()).key("the-key-of-other")];
         let [good, bad] = [broker.ask(&asks[0]).await, broker.ask(&asks[1]).await];
@@ -84,7 +84,7 @@ async fn busiest_tokens_alone_are_renewed_early_while_calls_fail() {
             newcomers += 1;
             let broker = world.broker.clone();
             let newcomer = ask(&format!("new-{newcomers}"), "1h");
-            tokio::spawn(async move { broker.ask(&newcomer).await });
+            tokio::spawn(async move { broker.get_token(&newcomer).await });
             world.pass(SECOND).await;
         }
         if sent("busy").await > issued {

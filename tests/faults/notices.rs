@@ -95,7 +95,7 @@ async fn token_of_another_user_is_an_error_of_its_own_without_the_token() {
 async fn failed_connection_is_logged_with_its_cause() {
     let (lines, _guard) = Lines::collect();
     let world = Small::new(20.0, 20, MS, |_| Some(Failure::Connect(Cause::Untrusted.into())));
-    world.broker.ask(&ask("jane", "1h")).await.expect_err("no listener");
+    world.broker.get_token(&ask("jane", "1h")).await.expect_err("no listener");
     let told = with(&lines, "token request failed");
     assert!(told.len() == 1 && told[0].contains("certificate not trusted"), "{}", lines.text());
 }
@@ -108,14 +108,14 @@ async fn lack_of_file_descriptors_neither_opens_the_circuit_breaker_nor_is_remem
     let (lines, _guard) = Lines::collect();
     let world = Small::new(100.0, 100, MS, |_| SHORT.load(Ordering::Relaxed).then_some(Failure::OutOfFiles));
     for user in 0..100 {
-        let refusal = world.broker.ask(&ask(&user.to_string(), "1h")).await.err();
+        let refusal = world.broker.get_token(&ask(&user.to_string(), "1h")).await.err();
         assert_eq!(refusal, Some(Refusal::Upstream(Failure::OutOfFiles)), "{user}");
         world.pass(100 * MS).await;
     }
     SHORT.store(false, Ordering::Relaxed);
     // The last key is asked for again at once, and new keys are.
     for user in ["99", "98", "new"] {
-        world.broker.ask(&ask(user, "1h")).await.expect("a token");
+        world.broker.get_token(&ask(user, "1h")).await.expect("a token");
     }
     let told = with(&lines, "out of file descriptors");
     let own: Vec<_> = told.iter().filter(|line| line.contains("ERROR")).collect();

@@ -95,7 +95,7 @@ impl Workload {
         let name = user.map_or_else(|| format!("new-{}", self.newcomers), |user| format!("regular-{user}"));
         self.asked.spawn(async move {
             let at = clock.now();
-            let outcome = broker.ask(&ask(&name, "1h")).await;
+            let outcome = broker.get_token(&ask(&name, "1h")).await;
             Asked { user, at, took: clock.now().since(at), outcome }
         });
     }

@@ -24,7 +24,7 @@ const CUT_OFF: Fault = Fault::Delivery(Delivery::CutOff);
 /// Asks in a task of its own.
 pub fn asks(world: &World, user: &str, lifetime: &str) -> JoinHandle<Result<Answer, Refusal>> {
     let (broker, ask) = (world.broker.clone(), ask(user, lifetime));
-    tokio::spawn(async move { broker.ask(&ask).await })
+    tokio::spawn(async move { broker.get_token(&ask).await })
 }
 
 /// The kinds of outage, each with the time that a call takes to fail.

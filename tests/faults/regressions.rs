@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use courier_token_broker::broker::{Ask, Background, Broker, Settings, Source};
+use courier_token_broker::broker::{Background, Broker, BrokerSettings, Source, TokenRequest};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::clock::Moment;
 use courier_token_broker::metrics::Metrics;
@@ -57,7 +57,7 @@ impl Small {
         let issuer = Picky { clock, fails, latency, calls: Arc::clone(&calls) };
         let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
         let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&workspace()));
-        let settings = Settings {
+        let settings = BrokerSettings {
             floor: Floor::new(0.5, 30 * SECOND).unwrap(),
             refresh: Mode::Used,
             extra_calls: 0.15,
@@ -89,14 +89,14 @@ async fn key_that_courier_fails_shuts_out_no_other_key() {
     tokio::spawn(async move {
         loop {
             let broker = broker.clone();
-            tokio::spawn(async move { broker.ask(&ask("poison", "1h")).await });
+            tokio::spawn(async move { broker.get_token(&ask("poison", "1h")).await });
             clock.sleep_until(clock.now() + SECOND / 4).await;
         }
     });
     let mut failed = 0;
     for user in 0..60 {
         world.pass(5 * SECOND).await;
-        failed += u32::from(world.broker.ask(&ask(&format!("good-{user}"), "1h")).await.is_err());
+        failed += u32::from(world.broker.get_token(&ask(&format!("good-{user}"), "1h")).await.is_err());
     }
     assert_eq!(failed, 0, "of 60 users whom Courier would have served, one every 5 s");
 }
@@ -106,14 +106,14 @@ async fn key_that_courier_fails_shuts_out_no_other_key() {
 async fn single_403_shuts_out_no_other_key() {
     let world = Small::new(20.0, 20, 100 * MS, |claim| claim.contains("script").then_some(Failure::Credentials(403)));
     for user in 0..50 {
-        world.broker.ask(&ask(&format!("early-{user}"), "1h")).await.expect("a token");
+        world.broker.get_token(&ask(&format!("early-{user}"), "1h")).await.expect("a token");
         world.pass(SECOND / 10).await;
     }
-    assert!(world.broker.ask(&ask("<script>", "1h")).await.is_err());
+    assert!(world.broker.get_token(&ask("<script>", "1h")).await.is_err());
     let mut failed = 0;
     for user in 0..30 {
         world.pass(SECOND).await;
-        failed += u32::from(world.broker.ask(&ask(&format!("good-{user}"), "1h")).await.is_err());
+        failed += u32::from(world.broker.get_token(&ask(&format!("good-{user}"), "1h")).await.is_err());
     }
     assert_eq!(failed, 0, "of 30 users in the half minute after it");
 }
@@ -137,26 +137,26 @@ async fn failed_early_renewal_backs_off_however_often_its_token_is_used() {
     };
     let world = Small::new(20.0, 20, 20 * MS, fails);
     for _ in 0..24 {
-        world.broker.ask(&ask("jane", "8h")).await.expect("a token");
+        world.broker.get_token(&ask("jane", "8h")).await.expect("a token");
         world.pass(9 * 60 * SECOND).await;
     }
     JANE_FAILS.store(true, std::sync::atomic::Ordering::Relaxed);
     // Some calls fail, but too few to open the circuit breaker.
     for user in 0..4 {
-        world.broker.ask(&ask(&format!("fine-{user}"), "1h")).await.expect("a token");
+        world.broker.get_token(&ask(&format!("fine-{user}"), "1h")).await.expect("a token");
     }
-    let _ = world.broker.ask(&ask("bad", "1h")).await;
+    let _ = world.broker.get_token(&ask("bad", "1h")).await;
     world.pass(2 * SECOND).await;
     let before = world.calls_of("jane");
     for _ in 0..100 {
-        assert_eq!(world.broker.ask(&ask("jane", "8h")).await.expect("a token").source, Source::Hit);
+        assert_eq!(world.broker.get_token(&ask("jane", "8h")).await.expect("a token").source, Source::Hit);
         world.pass(30 * MS).await;
     }
     let calls = world.calls_of("jane") - before;
     // The back-off is 0.5 to 1 s, then 1 to 2 s.
     assert!(calls <= 4, "{calls} calls for one token's renewal in 3 s");
     assert!(
-        world.broker.ask(&ask("somebody", "1h")).await.is_ok(),
+        world.broker.get_token(&ask("somebody", "1h")).await.is_ok(),
         "and Courier is left alone by everybody: {calls} calls"
     );
 }
@@ -223,7 +223,7 @@ async fn follower_of_a_paused_renewal_is_refused_at_once() {
     let mut wants = ask("jane", "1h");
     wants.min_ttl = Some(HOUR * 5 / 6);
     let asked = world.clock.now();
-    let answer = world.broker.ask(&wants).await;
+    let answer = world.broker.get_token(&wants).await;
     let took = world.clock.now().since(asked);
     assert!(took < SECOND, "{took:?}: {:?}", answer.err());
 }
@@ -235,7 +235,7 @@ async fn sign_out_and_hang_up_during_a_pause_make_no_call() {
         let world = World::new(&Setup { latency: MS, ..Setup::default() });
         world.courier.misbehave(Some(Fault::status(500)));
         let broker = world.broker.clone();
-        let asked = tokio::spawn(async move { broker.ask(&ask("jane", "1h")).await });
+        let asked = tokio::spawn(async move { broker.get_token(&ask("jane", "1h")).await });
         // Three calls fail, and a pause of up to 400 ms follows.
         while world.courier.call_count() < 3 {
             world.pass(MS).await;
@@ -260,11 +260,11 @@ async fn no_retry_is_made_after_its_callers_timeout() {
     world.courier.script([Some(Fault::status(500))]);
     let broker = world.broker.clone();
     let start = world.clock.now();
-    let jane = tokio::spawn(async move { broker.ask(&ask("jane", "1h")).await });
+    let jane = tokio::spawn(async move { broker.get_token(&ask("jane", "1h")).await });
     world.pass(3900 * MS).await;
     for user in 0..45 {
         let broker = world.broker.clone();
-        tokio::spawn(async move { broker.ask(&ask(&format!("new-{user}"), "1h")).await });
+        tokio::spawn(async move { broker.get_token(&ask(&format!("new-{user}"), "1h")).await });
     }
     let _ = jane.await;
     world.pass(20 * SECOND).await;
@@ -318,7 +318,7 @@ async fn lines_of(fault: Fault) -> (usize, usize) {
     world.courier.misbehave(Some(fault));
     for user in 0..500 {
         let broker = world.broker.clone();
-        tokio::spawn(async move { broker.ask(&ask(&format!("new-{user}"), "1h")).await });
+        tokio::spawn(async move { broker.get_token(&ask(&format!("new-{user}"), "1h")).await });
     }
     world.pass(4 * SECOND).await;
     (lines.text().lines().count(), world.courier.call_count())
@@ -345,9 +345,9 @@ async fn queued_request_is_not_displaced_by_later_clients() {
     for client in 0..8 {
         for user in 0..150 {
             let broker = world.broker.clone();
-            let who = courier_token_broker::audit::Who::Client(format!("client-{client}").into());
-            let ask = Ask { who, ..ask(&format!("{client}-{user}"), "1h") };
-            asked.spawn(async move { broker.ask(&ask).await.err() });
+            let who = courier_token_broker::audit::Actor::Client(format!("client-{client}").into());
+            let ask = TokenRequest { actor: who, ..ask(&format!("{client}-{user}"), "1h") };
+            asked.spawn(async move { broker.get_token(&ask).await.err() });
         }
     }
     let refusals = asked.join_all().await;
@@ -390,6 +390,6 @@ async fn failed_renewal_does_not_refuse_the_next_request() {
         world.pass(100 * MS).await;
     }
     world.pass(200 * MS).await;
-    let fresh = Ask { min_ttl: Some(HOUR * 5 / 6), ..ask("jane", "1h") };
-    world.broker.ask(&fresh).await.expect("a token");
+    let fresh = TokenRequest { min_ttl: Some(HOUR * 5 / 6), ..ask("jane", "1h") };
+    world.broker.get_token(&fresh).await.expect("a token");
 }

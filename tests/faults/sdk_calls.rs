@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use courier_token_broker::audit::Who;
-use courier_token_broker::broker::{Ask, Refusal};
+use courier_token_broker::audit::Actor;
+use courier_token_broker::broker::{Refusal, TokenRequest};
 use courier_token_broker::config::{Layers, Raw, RawWorkspace, Settings};
 use courier_token_broker::http::api::Api;
 use courier_token_broker::policy::admission::retry::MOST_TRIES;
@@ -179,13 +179,13 @@ async fn failed_renewal_is_remembered_for_its_followers() {
     while world.courier.call_count() < 2 {
         world.pass(10 * MS).await;
     }
-    let fresh = Ask { min_ttl: Some(HOUR * 5 / 6), who: Who::Unauthenticated, ..ask("jane", "1h") };
-    world.broker.ask(&fresh).await.expect_err("Courier fails");
+    let fresh = TokenRequest { min_ttl: Some(HOUR * 5 / 6), actor: Actor::Unauthenticated, ..ask("jane", "1h") };
+    world.broker.get_token(&fresh).await.expect_err("Courier fails");
     assert_eq!(world.courier.call_count(), 1 + TRIES, "it was joined, and tried as often as if it were for a user");
     for _ in 0..2 {
         world.pass(SECOND).await;
         let asked = world.clock.now();
-        world.broker.ask(&fresh).await.expect_err("Courier fails");
+        world.broker.get_token(&fresh).await.expect_err("Courier fails");
         assert_eq!(world.clock.now(), asked, "a call was made, and waited for");
     }
 }
@@ -214,7 +214,7 @@ async fn breaker_that_opens_before_a_retry_does_not_hide_why_the_call_failed() {
         let broker = world.broker.clone();
         asking.spawn(async move {
             let user = user.to_string();
-            let refusal = broker.ask(&ask(&user, "1h")).await.expect_err("Courier fails");
+            let refusal = broker.get_token(&ask(&user, "1h")).await.expect_err("Courier fails");
             (user, refusal)
         });
     }

@@ -53,7 +53,7 @@ async fn queued_requests_are_refused_as_soon_as_courier_throttles() {
     let asks: Vec<_> = (0..4)
         .map(|user| {
             let broker = world.broker.clone();
-            tokio::spawn(async move { broker.ask(&ask(&user.to_string(), "1h")).await })
+            tokio::spawn(async move { broker.get_token(&ask(&user.to_string(), "1h")).await })
         })
         .collect();
     for asked in asks {

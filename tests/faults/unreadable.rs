@@ -61,7 +61,7 @@ async fn failed_of(users: usize, faults: &[Fault]) -> usize {
             ..Faults::default()
         });
         let broker = world.broker.clone();
-        asked.spawn(async move { broker.ask(&ask(&user.to_string(), "1h")).await.is_ok() });
+        asked.spawn(async move { broker.get_token(&ask(&user.to_string(), "1h")).await.is_ok() });
         world.pass(50 * MS).await;
     }
     asked.join_all().await.iter().filter(|served| !**served).count()

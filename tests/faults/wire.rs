@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::refusal::is_a_refusal;
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup, claims, client};
-use crate::support::http::{Answer, Ask};
+use crate::support::http::{Answer, HttpRequest};
 use crate::support::issuer::at;
 use crate::support::pki::{Authority, HOST};
 
@@ -32,18 +32,18 @@ fn impatient(raw: &mut Raw) {
     }
 }
 
-fn tokens(user: &str) -> Ask {
-    Ask::tokens(json!({"user_id": user, "scopes": ["inbox:read:messages"], "expires_in": "1h"}).to_string())
+fn tokens(user: &str) -> HttpRequest {
+    HttpRequest::tokens(json!({"user_id": user, "scopes": ["inbox:read:messages"], "expires_in": "1h"}).to_string())
 }
 
 /// A request with a higher `min_ttl` than Jane's token has left.
-fn jane_with_min_ttl() -> Ask {
+fn jane_with_min_ttl() -> HttpRequest {
     let scopes = ["inbox:read:messages"];
-    Ask::tokens(json!({"user_id": "jane", "scopes": scopes, "expires_in": "1h", "min_ttl": "50m"}).to_string())
+    HttpRequest::tokens(json!({"user_id": "jane", "scopes": scopes, "expires_in": "1h", "min_ttl": "50m"}).to_string())
 }
 
 /// Asks, and fails the test after the deadline.
-async fn ask(broker: &Broker, ask: &Ask) -> Answer {
+async fn ask(broker: &Broker, ask: &HttpRequest) -> Answer {
     timeout(DEADLINE + SLACK, broker.ask(ask)).await.unwrap_or_else(|_| panic!("no answer in time to {ask:?}"))
 }
 

@@ -16,7 +16,7 @@ async fn two_thousand_users_at_once_keep_to_the_budget_and_all_are_answered() {
     let asks: Vec<_> = (0..2_000)
         .map(|user| {
             let broker = world.broker.clone();
-            tokio::spawn(async move { broker.ask(&ask(&user.to_string(), "1d")).await })
+            tokio::spawn(async move { broker.get_token(&ask(&user.to_string(), "1d")).await })
         })
         .collect();
     let (mut served, mut refused) = (0, 0);
@@ -47,7 +47,7 @@ async fn wait_beyond_the_limit_is_refused_at_once() {
         .map(|user| {
             let (broker, clock) = (world.broker.clone(), world.clock);
             tokio::spawn(async move {
-                let outcome = broker.ask(&ask(&user.to_string(), "1d")).await;
+                let outcome = broker.get_token(&ask(&user.to_string(), "1d")).await;
                 (outcome, clock.now().since(start))
             })
         })
@@ -86,7 +86,7 @@ async fn waiting_user_goes_before_due_renewals_and_renewals_do_not_starve() {
     let from = world.courier.call_count();
     for user in 0..400 {
         let broker = world.broker.clone();
-        tokio::spawn(async move { broker.ask(&ask(&format!("new {user}").replace(' ', "-"), "1d")).await });
+        tokio::spawn(async move { broker.get_token(&ask(&format!("new {user}").replace(' ', "-"), "1d")).await });
         world.pass(100 * MS).await;
     }
     let calls = world.courier.calls();
@@ -116,7 +116,7 @@ async fn renewals_leave_a_reserve_for_users() {
     let asked = world.clock.now();
     let users = (0..9).map(|user| {
         let broker = world.broker.clone();
-        tokio::spawn(async move { broker.ask(&ask(&format!("new-{user}"), "1d")).await })
+        tokio::spawn(async move { broker.get_token(&ask(&format!("new-{user}"), "1d")).await })
     });
     for user in users.collect::<Vec<_>>() {
         user.await.expect("no panic").expect("a token");
@@ -140,7 +140,7 @@ async fn nearest_floor_is_renewed_first_and_a_rejected_token_last() {
     until(7140).await;
     let users = (0..600).map(|user| {
         let broker = world.broker.clone();
-        tokio::spawn(async move { broker.ask(&ask(&format!("user-{user}"), "1d")).await })
+        tokio::spawn(async move { broker.get_token(&ask(&format!("user-{user}"), "1d")).await })
     });
     for user in users.collect::<Vec<_>>() {
         user.await.expect("no panic").expect("a token");
@@ -201,7 +201,7 @@ async fn joined_renewal_moves_to_the_class_of_waiting_users() {
         // Two users queue, so that one more is still served in time.
         for _ in 0..if users == 0 { 3 } else { 1 } {
             let (broker, user) = (world.broker.clone(), format!("new-{users}"));
-            tokio::spawn(async move { broker.ask(&ask(&user, "1d")).await });
+            tokio::spawn(async move { broker.get_token(&ask(&user, "1d")).await });
             users += 1;
         }
         world.pass(SECOND).await;
@@ -213,11 +213,11 @@ async fn joined_renewal_moves_to_the_class_of_waiting_users() {
     // Other users come after the renewal and before Jane.
     for user in ["late-1", "late-2"] {
         let broker = world.broker.clone();
-        tokio::spawn(async move { broker.ask(&ask(user, "1d")).await });
+        tokio::spawn(async move { broker.get_token(&ask(user, "1d")).await });
     }
     world.pass(MS).await;
     let asked = world.clock.now();
-    let answer = world.broker.ask(&wants).await.expect("in time, or it would be refused");
+    let answer = world.broker.get_token(&wants).await.expect("in time, or it would be refused");
     // The call follows the users who came before the renewal; it does not wait to be every tenth.
     assert!(world.clock.now().since(asked) <= 3300 * MS);
     assert!(matches!(answer.source, Source::Issued { collapsed: true, .. }));

@@ -13,7 +13,7 @@ async fn ten_thousand_cold_requests_for_one_key_make_one_call() {
     let asks: Vec<_> = (0..10_000)
         .map(|_| {
             let broker = world.broker.clone();
-            tokio::spawn(async move { broker.ask(&ask("jane", "1d")).await })
+            tokio::spawn(async move { broker.get_token(&ask("jane", "1d")).await })
         })
         .collect();
     world.pass(50 * MS).await;
@@ -35,7 +35,7 @@ async fn ten_thousand_cold_requests_for_one_key_make_one_call() {
 async fn call_goes_on_when_all_callers_have_hung_up() {
     let world = World::new(&Setup::default());
     let broker = world.broker.clone();
-    let asked = tokio::spawn(async move { broker.ask(&ask("jane", "1d")).await });
+    let asked = tokio::spawn(async move { broker.get_token(&ask("jane", "1d")).await });
     world.pass(50 * MS).await;
     asked.abort();
     world.broker.drained().await;

@@ -41,7 +41,7 @@ async fn higher_min_ttl_gets_a_newer_token() {
     world.pass(HOUR / 4).await;
     let mut wants = ask("jane", "1h");
     wants.min_ttl = Some(50 * 60 * SECOND);
-    let answer = world.broker.ask(&wants).await.expect("a token");
+    let answer = world.broker.get_token(&wants).await.expect("a token");
     assert_eq!(answer.source, Source::Issued { collapsed: false, stale: Some(Stale::BelowMinTtl), stored: true });
     assert!(answer.remaining >= 50 * 60 * SECOND);
     // The newer token now serves all callers.
@@ -81,7 +81,7 @@ async fn outage_does_not_lower_the_min_ttl_of_a_caller() {
     world.pass(HOUR / 4).await;
     let mut wants = ask("jane", "1h");
     wants.min_ttl = Some(50 * 60 * SECOND);
-    assert!(world.broker.ask(&wants).await.is_err());
+    assert!(world.broker.get_token(&wants).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,7 +135,7 @@ async fn shorter_lived_token_does_not_replace_a_longer_lived_one() {
     world.courier.misbehave(Some(Fault::Life(Some(60.0))));
     let mut wants = ask("jane", "1h");
     wants.min_ttl = Some(HOUR - SECOND);
-    assert_eq!(world.broker.ask(&wants).await.err(), Some(Refusal::TooOld));
+    assert_eq!(world.broker.get_token(&wants).await.err(), Some(Refusal::TooOld));
     let answer = world.ask("jane", "1h").await.expect("a token");
     assert_eq!((answer.grant.object(), answer.source), (first, Source::Hit));
 }

@@ -43,7 +43,7 @@ async fn planner_and_broker_agree() {
         for request in trace.requests() {
             world.pass(request.at.since(world.clock.now())).await;
             let (broker, user) = (world.broker.clone(), request.key.to_string());
-            asked.push(tokio::spawn(async move { broker.ask(&super::world::ask(&user, lifetime)).await }));
+            asked.push(tokio::spawn(async move { broker.get_token(&super::world::ask(&user, lifetime)).await }));
         }
         world.pass(SECOND).await;
         let mut delayed = 0;

@@ -149,7 +149,7 @@ async fn purge_removes_everything_for_good() {
     let world = World::new(&Setup { latency: 5 * SECOND, ..Setup::default() });
     for user in 0..100 {
         let (broker, ask) = (world.broker.clone(), ask(&user.to_string(), "1h"));
-        tokio::spawn(async move { broker.ask(&ask).await });
+        tokio::spawn(async move { broker.get_token(&ask).await });
     }
     world.pass(60 * SECOND).await;
     until(&world, || world.courier.call_count() > 150).await;

@@ -37,7 +37,7 @@ async fn no_renewal_is_later_than_its_floor_while_the_budget_has_room() {
                 .iter()
                 .map(|ask| {
                     let (broker, ask) = (world.broker.clone(), ask.clone());
-                    tokio::spawn(async move { broker.ask(&ask).await })
+                    tokio::spawn(async move { broker.get_token(&ask).await })
                 })
                 .collect();
             for answer in answers {
@@ -90,7 +90,7 @@ async fn renewals_due_together_are_spread() {
     let world = World::new(&Setup::default());
     for user in 0..500 {
         let broker = world.broker.clone();
-        tokio::spawn(async move { broker.ask(&super::world::ask(&user.to_string(), "1h")).await });
+        tokio::spawn(async move { broker.get_token(&super::world::ask(&user.to_string(), "1h")).await });
     }
     world.pass(SECOND).await;
     assert_eq!(world.courier.call_count(), 500);
@@ -110,7 +110,7 @@ async fn due_renewals_use_the_whole_budget_at_any_latency() {
             for user in 0..500 {
                 let broker = world.broker.clone();
                 let ask = super::world::ask(&format!("{name}-{user}"), lifetime);
-                tokio::spawn(async move { broker.ask(&ask).await });
+                tokio::spawn(async move { broker.get_token(&ask).await });
             }
         };
         // 500 tokens come due within 27 s, for which the budget has 54 calls once other users have used up the burst.
@@ -152,13 +152,13 @@ async fn follower_of_a_renewal_in_flight_waits_however_long_the_queue() {
     }
     for user in 0..20 {
         let broker = world.broker.clone();
-        tokio::spawn(async move { broker.ask(&super::world::ask(&user.to_string(), "1d")).await });
+        tokio::spawn(async move { broker.get_token(&super::world::ask(&user.to_string(), "1d")).await });
     }
     world.pass(10 * MS).await;
     assert!(matches!(world.ask("somebody-else", "1d").await, Err(Refusal::Upstream(Failure::Limited(_)))));
     let mut wants = super::world::ask("jane", "1h");
     wants.min_ttl = Some(HOUR * 5 / 6);
-    let answer = world.broker.ask(&wants).await.expect("a token");
+    let answer = world.broker.get_token(&wants).await.expect("a token");
     assert!(matches!(answer.source, Source::Issued { collapsed: true, .. }));
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use courier_token_broker::audit::Who;
-use courier_token_broker::broker::{Answer, Ask, Background, Broker, Refusal, Settings};
+use courier_token_broker::audit::Actor;
+use courier_token_broker::broker::{Answer, Background, Broker, BrokerSettings, Refusal, TokenRequest};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::clock::Moment;
 use courier_token_broker::metrics::Metrics;
@@ -74,7 +74,7 @@ impl World {
         let name = workspace();
         let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&name));
         let broker = Broker::new(
-            Settings {
+            BrokerSettings {
                 floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
                 refresh: setup.mode,
                 extra_calls: 0.15,
@@ -92,7 +92,7 @@ impl World {
     }
 
     pub async fn ask(&self, user: &str, lifetime: &str) -> Result<Answer, Refusal> {
-        self.broker.ask(&ask(user, lifetime)).await
+        self.broker.get_token(&ask(user, lifetime)).await
     }
 
     pub async fn pass(&self, time: Duration) {
@@ -104,11 +104,11 @@ pub fn workspace() -> WorkspaceName {
     WorkspaceName::new("default").expect("a name")
 }
 
-pub fn ask(user: &str, lifetime: &str) -> Ask<'static> {
+pub fn ask(user: &str, lifetime: &str) -> TokenRequest<'static> {
     let text = format!("user_id:{user} inbox:read:messages");
     let claim = ScopeClaim::parse(&text).expect("a claim");
     let lifetime = Lifetime::parse(lifetime).expect("a lifetime");
-    Ask { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None, who: Who::Unauthenticated }
+    TokenRequest { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None, actor: Actor::Unauthenticated }
 }
 
 /// Tells whether every window of any length t holds at most `rate * t + burst` calls. `calls` is in order of time.

@@ -16,7 +16,7 @@ use courier_token_broker::simulator::{Faults, Simulator};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::http::{Answer, Ask, Connection};
+use super::http::{Answer, Connection, HttpRequest};
 
 /// The only API key that the simulator accepts.
 pub const API_KEY: &str = "pk_test_the-api-key-of-the-workspace";
@@ -147,13 +147,13 @@ impl Broker {
     }
 
     /// Asks on a connection of its own.
-    pub async fn ask(&self, ask: &Ask) -> Answer {
+    pub async fn ask(&self, ask: &HttpRequest) -> Answer {
         Connection::open(self.address).await.ask(ask).await
     }
 
     /// Asks the admin listener.
     pub async fn admin(&self, target: &str) -> Answer {
-        Connection::open(self.admin).await.ask(&Ask::get(target)).await
+        Connection::open(self.admin).await.ask(&HttpRequest::get(target)).await
     }
 
     /// The value of one series of the metrics, named as Prometheus writes it.

@@ -23,7 +23,7 @@ pub fn refusing_port() -> (TcpSocket, SocketAddr) {
 
 /// A request; by default with a valid client key and media type.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct HttpRequest {
     method: String,
     target: String,
     headers: Vec<(String, Vec<u8>)>,
@@ -31,7 +31,7 @@ pub struct Ask {
     chunked: bool,
 }
 
-impl Ask {
+impl HttpRequest {
     pub fn new(method: &str, target: &str) -> Self {
         let ask = Self {
             method: method.to_owned(),
@@ -164,7 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Sends a request and reads its answer concurrently: a broker that refuses a large body need not read it.
-    pub async fn ask(&mut self, ask: &Ask) -> Answer {
+    pub async fn ask(&mut self, ask: &HttpRequest) -> Answer {
         let bytes = ask.bytes();
         let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
         let write = async {

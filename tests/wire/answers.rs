@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::refusal::{FRONTEND, GOOD, ISSUE, TOKENS};
 use crate::support::broker::{Broker, CLIENT_KEY, claims};
-use crate::support::http::{Answer, Ask};
+use crate::support::http::{Answer, HttpRequest};
 
 const DAY: u64 = 86_400;
 
@@ -46,7 +46,7 @@ fn is_nearly(seconds: u64, wanted: u64) {
 #[tokio::test]
 async fn auth_issue_token_answers_as_courier_does() {
     let broker = Broker::start().await;
-    let ask = Ask::issue(r#"{"scope": "user_id:jane read:brands inbox:read:messages", "expires_in": "1d"}"#);
+    let ask = HttpRequest::issue(r#"{"scope": "user_id:jane read:brands inbox:read:messages", "expires_in": "1d"}"#);
     let answer = broker.ask(&ask).await;
     is_a_token_answer(&answer);
     assert_eq!(members(&answer), ["token"]);
@@ -59,7 +59,9 @@ async fn auth_issue_token_answers_as_courier_does() {
 #[tokio::test]
 async fn front_end_route_names_the_life_of_its_token() {
     let broker = Broker::start().await;
-    for ask in [Ask::frontend(r#"{"userId": "jane"}"#), Ask::get("/api/generate-courier-jwt?userId=jane")] {
+    for ask in
+        [HttpRequest::frontend(r#"{"userId": "jane"}"#), HttpRequest::get("/api/generate-courier-jwt?userId=jane")]
+    {
         let answer = broker.ask(&ask).await;
         is_a_token_answer(&answer);
         assert_eq!(members(&answer), ["expiresAt", "expiresIn", "token"]);
@@ -79,7 +81,7 @@ async fn v1_tokens_names_scope_and_lifetime() {
     let broker = Broker::start().await;
     let body =
         r#"{"user_ids": ["b", "a", "b"], "scopes": ["z:z", "a:a", "z:z"], "expires_in": 3600, "min_ttl": "10m"}"#;
-    let answer = broker.ask(&Ask::tokens(body)).await;
+    let answer = broker.ask(&HttpRequest::tokens(body)).await;
     is_a_token_answer(&answer);
     assert_eq!(members(&answer), ["expires_at", "expires_in", "scope", "token"]);
     let body = answer.json();
@@ -93,7 +95,7 @@ async fn v1_tokens_names_scope_and_lifetime() {
 async fn answer_stays_json_whatever_the_ids_contain() {
     let broker = Broker::start().await;
     for id in ["a\"b", "a\\b", "a\\u0022", "{}", "</script>", "zoë", "用户", "a:b", "user_id:alice", "%00", "*"] {
-        let answer = broker.ask(&Ask::tokens(json!({"user_id": id, "scopes": ["s"]}).to_string())).await;
+        let answer = broker.ask(&HttpRequest::tokens(json!({"user_id": id, "scopes": ["s"]}).to_string())).await;
         is_a_token_answer(&answer);
         assert_eq!(answer.json()["scope"], format!("user_id:{id} s"));
         assert_eq!(claims(&answer.token())["scope"], format!("user_id:{id} s"));
@@ -104,7 +106,7 @@ async fn answer_stays_json_whatever_the_ids_contain() {
 async fn the_first_answer_is_a_miss_that_was_stored_and_the_second_a_hit() {
     for (route, body) in GOOD {
         let broker = Broker::start().await;
-        let ask = Ask::post(route, body);
+        let ask = HttpRequest::post(route, body);
         let (first, second) = (broker.ask(&ask).await, broker.ask(&ask).await);
         assert_eq!(first.source(), "fwd=miss; stored", "{route}");
         assert_eq!(second.source(), "hit", "{route}");
@@ -116,7 +118,7 @@ async fn the_first_answer_is_a_miss_that_was_stored_and_the_second_a_hit() {
 #[tokio::test]
 async fn cache_status_names_the_seconds_left() {
     let broker = Broker::start().await;
-    let answer = broker.ask(&Ask::tokens(r#"{"user_id": "u", "scopes": ["s"], "expires_in": "1h"}"#)).await;
+    let answer = broker.ask(&HttpRequest::tokens(r#"{"user_id": "u", "scopes": ["s"], "expires_in": "1h"}"#)).await;
     let status = answer.header("cache-status").expect("it is there").to_owned();
     let (_, ttl) = status.rsplit_once("; ttl=").expect("a time to live");
     assert_eq!(ttl.parse::<u64>().ok(), answer.json()["expires_in"].as_u64());
@@ -129,10 +131,10 @@ async fn leading_slashes_a_query_and_a_full_uri_do_not_matter() {
         let more = ["/", "//", "/////////"].map(|slashes| format!("{slashes}{route}"));
         let others = [format!("{route}?"), format!("{route}?trace=1"), format!("http://elsewhere.example{route}")];
         for target in more.into_iter().chain(others) {
-            is_a_token_answer(&broker.ask(&Ask::post(&target, body)).await);
+            is_a_token_answer(&broker.ask(&HttpRequest::post(&target, body)).await);
         }
     }
-    is_a_token_answer(&broker.ask(&Ask::get("//api/generate-courier-jwt?a=b&userId=u&c")).await);
+    is_a_token_answer(&broker.ask(&HttpRequest::get("//api/generate-courier-jwt?a=b&userId=u&c")).await);
 }
 
 #[tokio::test]
@@ -140,15 +142,15 @@ async fn unusual_but_valid_requests_are_served() {
     let broker = Broker::start().await;
     let long = format!("{}\n", " ".repeat(10_000));
     for (route, body) in GOOD {
-        let ask = || Ask::post(route, body);
+        let ask = || HttpRequest::post(route, body);
         let more = body.replacen('{', r#"{"unknown": {"deep": [null, 1e3, "x"]}, "": 1, "#, 1);
         for (name, ask) in [
             ("another media type", ask().with("Content-Type", "APPLICATION/vnd.api+json ; charset=utf-8")),
             ("the scheme in capitals", ask().with("Authorization", format!("BEARER {CLIENT_KEY}"))),
             ("a key after two spaces", ask().with("Authorization", format!("Bearer  {CLIENT_KEY}"))),
             ("a chunked body", ask().chunked()),
-            ("unknown fields", Ask::post(route, more)),
-            ("white space", Ask::post(route, format!("\r\n\t {body}{long}"))),
+            ("unknown fields", HttpRequest::post(route, more)),
+            ("white space", HttpRequest::post(route, format!("\r\n\t {body}{long}"))),
             ("an SDK's headers", ask().header("Idempotency-Key", "k").header("X-Stainless-Retry-Count", "1")),
             ("no Host", ask().without("Host")),
         ] {
@@ -174,10 +176,10 @@ async fn ordinary_http_client_is_served() {
 #[tokio::test]
 async fn min_ttl_may_raise_the_floor_and_not_lower_it() {
     let broker = Broker::start().await;
-    let issue = |min_ttl| Ask::issue(GOOD[0].1).header("Token-Min-TTL", min_ttl);
-    let frontend = |min_ttl| Ask::frontend(GOOD[1].1).header("Token-Min-TTL", min_ttl);
+    let issue = |min_ttl| HttpRequest::issue(GOOD[0].1).header("Token-Min-TTL", min_ttl);
+    let frontend = |min_ttl| HttpRequest::frontend(GOOD[1].1).header("Token-Min-TTL", min_ttl);
     let tokens =
-        |min_ttl: &str| Ask::tokens(format!(r#"{{"user_id": "u", "profile": "inbox", "min_ttl": {min_ttl}}}"#));
+        |min_ttl: &str| HttpRequest::tokens(format!(r#"{{"user_id": "u", "profile": "inbox", "min_ttl": {min_ttl}}}"#));
     // A new token has its whole life left, so the first is issued and the others are hits.
     for (ask, source) in [
         (issue("30m"), "fwd=miss; stored"),
@@ -195,7 +197,8 @@ async fn min_ttl_may_raise_the_floor_and_not_lower_it() {
 #[tokio::test]
 async fn token_too_old_for_the_caller_is_replaced() {
     let broker = Broker::start().await;
-    let ask = |more: &str| Ask::tokens(format!(r#"{{"user_id": "u", "scopes": ["s"], "expires_in": "1d"{more}}}"#));
+    let ask =
+        |more: &str| HttpRequest::tokens(format!(r#"{{"user_id": "u", "scopes": ["s"], "expires_in": "1d"{more}}}"#));
     let old = broker.ask(&ask("")).await;
     // The demand is a day less a second: after a second no token has that much left.
     let picky = ask(r#", "min_ttl": 86399"#);
@@ -214,11 +217,11 @@ async fn token_too_old_for_the_caller_is_replaced() {
 async fn three_routes_are_counted_apart() {
     let broker = Broker::start().await;
     for (route, body) in GOOD {
-        broker.ask(&Ask::post(route, body)).await;
-        broker.ask(&Ask::post(route, body)).await;
-        broker.ask(&Ask::post(route, "{")).await;
+        broker.ask(&HttpRequest::post(route, body)).await;
+        broker.ask(&HttpRequest::post(route, body)).await;
+        broker.ask(&HttpRequest::post(route, "{")).await;
     }
-    broker.ask(&Ask::get("/elsewhere")).await;
+    broker.ask(&HttpRequest::get("/elsewhere")).await;
     let series =
         |outcome, route| format!("courier_token_broker_requests_total{{outcome=\"{outcome}\",route=\"{route}\"}}");
     // Front-end route and `/v1` ask for the same token.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::refusal::{GOOD, ISSUE, all_are_refused_without_a_call, row};
 use crate::support::broker::{Broker, CLIENT_KEY};
-use crate::support::http::Ask;
+use crate::support::http::HttpRequest;
 
 /// White space by Unicode's rule and by JavaScript's, controls, and invisible characters.
 const BLANKS: &[char] = &[
@@ -83,20 +83,20 @@ async fn body_that_is_no_json_object_is_refused() {
     ];
     let rows = GOOD
         .iter()
-        .flat_map(|(route, _)| bodies.iter().map(|(name, body)| row(*name, Ask::post(route, *body), 400, "")));
+        .flat_map(|(route, _)| bodies.iter().map(|(name, body)| row(*name, HttpRequest::post(route, *body), 400, "")));
     all_are_refused_without_a_call(&Broker::start().await, &rows.collect::<Vec<_>>()).await;
 }
 
 #[tokio::test]
 async fn missing_null_duplicate_or_mistyped_field_is_refused() {
-    let issue = |text: &str| row(text, Ask::issue(text), 400, "");
-    let frontend = |text: &str| row(text, Ask::frontend(text), 400, "");
-    let tokens = |text: &str| row(text, Ask::tokens(text), 400, "");
+    let issue = |text: &str| row(text, HttpRequest::issue(text), 400, "");
+    let frontend = |text: &str| row(text, HttpRequest::frontend(text), 400, "");
+    let tokens = |text: &str| row(text, HttpRequest::tokens(text), 400, "");
     let mut rows = vec![
-        row("nothing", Ask::issue("{}"), 400, "missing field `scope`"),
-        row("no expires_in", Ask::issue(r#"{"scope": "user_id:u s"}"#), 400, "missing field `expires_in`"),
-        row("nothing", Ask::frontend("{}"), 400, "missing field `userId`"),
-        row("nothing", Ask::tokens("{}"), 400, "user_id"),
+        row("nothing", HttpRequest::issue("{}"), 400, "missing field `scope`"),
+        row("no expires_in", HttpRequest::issue(r#"{"scope": "user_id:u s"}"#), 400, "missing field `expires_in`"),
+        row("nothing", HttpRequest::frontend("{}"), 400, "missing field `userId`"),
+        row("nothing", HttpRequest::tokens("{}"), 400, "user_id"),
         issue(r#"{"expires_in": "1d"}"#),
         issue(r#"{"Scope": "user_id:u s", "expires_in": "1d"}"#),
         issue(r#"{"scope": "user_id:u s", "expiresIn": "1d"}"#),
@@ -123,7 +123,7 @@ async fn missing_null_duplicate_or_mistyped_field_is_refused() {
         tokens(r#"{"user_id": "u", "scopes": ["s", null]}"#),
         tokens(r#"{"user_id": "u", "profile": ""}"#),
         tokens(r#"{"user_id": "u", "profile": "Inbox"}"#),
-        row("no such profile", Ask::tokens(r#"{"user_id": "u", "profile": "admin"}"#), 400, "inbox"),
+        row("no such profile", HttpRequest::tokens(r#"{"user_id": "u", "profile": "admin"}"#), 400, "inbox"),
     ];
     for wrong in [json!(null), json!(5), json!(true), json!(["u"]), json!({"u": 1})] {
         for (route, good, field) in [
@@ -137,7 +137,7 @@ async fn missing_null_duplicate_or_mistyped_field_is_refused() {
             }
             let mut body: Value = good;
             body[field] = wrong.clone();
-            rows.push(row(format!("{field} {wrong}"), Ask::post(route, body.to_string()), 400, ""));
+            rows.push(row(format!("{field} {wrong}"), HttpRequest::post(route, body.to_string()), 400, ""));
         }
     }
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
@@ -154,17 +154,17 @@ async fn no_user_id_can_name_a_second_user() {
     for id in ids.iter().chain(&spaced) {
         let name = format!("{:?}", id.chars().take(20).collect::<String>());
         let escaped: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let query = Ask::get(&format!("{}?userId={escaped}", GOOD[1].0));
-        rows.push(row(&name, Ask::frontend(json!({"userId": id}).to_string()), 400, "user id"));
+        let query = HttpRequest::get(&format!("{}?userId={escaped}", GOOD[1].0));
+        rows.push(row(&name, HttpRequest::frontend(json!({"userId": id}).to_string()), 400, "user id"));
         rows.push(row(&name, query, 400, "user id"));
-        rows.push(row(&name, Ask::tokens(json!({"user_id": id, "scopes": ["s"]}).to_string()), 400, "user id"));
+        rows.push(row(&name, HttpRequest::tokens(json!({"user_id": id, "scopes": ["s"]}).to_string()), 400, "user id"));
         let body = json!({"user_ids": ["u", id], "scopes": ["s"]});
-        rows.push(row(&name, Ask::tokens(body.to_string()), 400, "user id"));
+        rows.push(row(&name, HttpRequest::tokens(body.to_string()), 400, "user id"));
     }
     for id in &ids {
         let name = format!("{:?}", id.chars().take(20).collect::<String>());
         let body = json!({"scope": format!("user_id:u user_id:{id} s"), "expires_in": "1d"});
-        rows.push(row(name, Ask::issue(body.to_string()), 400, "user id"));
+        rows.push(row(name, HttpRequest::issue(body.to_string()), 400, "user id"));
     }
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
@@ -174,7 +174,7 @@ async fn no_user_id_can_name_a_second_user() {
 async fn id_with_invisible_characters_is_refused() {
     let rows = ['\u{1bca0}', '\u{1bca3}', '\u{1d173}', '\u{1d17a}', '\u{fff0}', '\u{e0fff}'].map(|invisible| {
         let body = json!({"userId": format!("alice{invisible}")});
-        row(format!("{invisible:?}"), Ask::frontend(body.to_string()), 400, "user id")
+        row(format!("{invisible:?}"), HttpRequest::frontend(body.to_string()), 400, "user id")
     });
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
@@ -206,15 +206,15 @@ async fn no_scope_can_name_a_user_or_another_scope() {
     for scope in scopes {
         let name = format!("{:?}", scope.chars().take(20).collect::<String>());
         let body = json!({"user_id": "u", "scopes": ["s", scope]});
-        rows.push(row(&name, Ask::tokens(body.to_string()), 400, "scope"));
+        rows.push(row(&name, HttpRequest::tokens(body.to_string()), 400, "scope"));
         if !scope.contains(' ') && !scope.is_empty() && scope != "user_id:alice" {
             let body = json!({"scope": format!("user_id:u s {scope}"), "expires_in": "1d"});
-            rows.push(row(&name, Ask::issue(body.to_string()), 400, "scope"));
+            rows.push(row(&name, HttpRequest::issue(body.to_string()), 400, "scope"));
         }
     }
     for scope in ["", " ", "s", "user_id:u", "user_id:", "user_id: s", "user_id:u user_id:", "user_id:u\u{2003}s"] {
         let body = json!({"scope": scope, "expires_in": "1d"});
-        rows.push(row(format!("{scope:?}"), Ask::issue(body.to_string()), 400, ""));
+        rows.push(row(format!("{scope:?}"), HttpRequest::issue(body.to_string()), 400, ""));
     }
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
@@ -225,12 +225,19 @@ async fn too_many_users_or_scopes_are_refused() {
     let scopes: Vec<_> = (0..65).map(|n| format!("s{n}")).collect();
     let all_users: String = users.iter().map(|user| format!("user_id:{user} ")).collect();
     let rows = [
-        row("users", Ask::tokens(json!({"user_ids": users, "scopes": ["s"]}).to_string()), 400, "16 users"),
-        row("scopes", Ask::tokens(json!({"user_id": "u", "scopes": scopes}).to_string()), 400, "64 scopes"),
-        row("users", Ask::issue(json!({"scope": all_users + "s", "expires_in": "1d"}).to_string()), 400, "16 users"),
+        row("users", HttpRequest::tokens(json!({"user_ids": users, "scopes": ["s"]}).to_string()), 400, "16 users"),
+        row("scopes", HttpRequest::tokens(json!({"user_id": "u", "scopes": scopes}).to_string()), 400, "64 scopes"),
+        row(
+            "users",
+            HttpRequest::issue(json!({"scope": all_users + "s", "expires_in": "1d"}).to_string()),
+            400,
+            "16 users",
+        ),
         row(
             "scopes",
-            Ask::issue(json!({"scope": format!("user_id:u {}", scopes.join(" ")), "expires_in": "1d"}).to_string()),
+            HttpRequest::issue(
+                json!({"scope": format!("user_id:u {}", scopes.join(" ")), "expires_in": "1d"}).to_string(),
+            ),
             400,
             "64 scopes",
         ),
@@ -240,7 +247,7 @@ async fn too_many_users_or_scopes_are_refused() {
 
 #[tokio::test]
 async fn query_names_one_user_or_none() {
-    let ask = |query: &str| Ask::get(&format!("{}{query}", GOOD[1].0));
+    let ask = |query: &str| HttpRequest::get(&format!("{}{query}", GOOD[1].0));
     let rows = ["", "?", "?userId", "?userId=", "?userid=u", "?user_id=u", "?userId[]=u", "?u=userId=x", "?USERID=u"]
         .into_iter()
         .chain(["?userId=a&userId=b", "?userId=a&userId=a", "?userId=a&x=1&userId=", "?userId=a+b", "?userId=+"])
@@ -253,7 +260,7 @@ async fn query_names_one_user_or_none() {
 #[tokio::test]
 async fn user_id_that_was_escaped_wrongly_is_refused() {
     let rows = ["%", "100%", "a%2", "a%zz", "%u0061", "%%61"]
-        .map(|id| row(id, Ask::get(&format!("{}?userId={id}", GOOD[1].0)), 400, ""));
+        .map(|id| row(id, HttpRequest::get(&format!("{}?userId={id}", GOOD[1].0)), 400, ""));
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
 
@@ -265,17 +272,17 @@ async fn too_large_body_is_refused_and_the_refusal_arrives() {
     for (route, good) in GOOD {
         let id = json!({"userId": mebibyte, "user_id": mebibyte, "scope": format!("user_id:{mebibyte} s")}).to_string();
         let one_byte = format!("{good}{}", " ".repeat(16 * 1024 + 1 - good.len()));
-        rows.push(row("a byte too many", Ask::post(route, &*one_byte), 413, "16384"));
-        rows.push(row("a byte too many in a chunk", Ask::post(route, &*one_byte).chunked(), 413, "16384"));
-        rows.push(row("ids of a mebibyte", Ask::post(route, &*id), 413, "16384"));
-        rows.push(row("ids of a mebibyte in a chunk", Ask::post(route, &*id).chunked(), 413, "16384"));
-        let claimed = Ask::post(route, "").with("Content-Length", "99999999999999");
+        rows.push(row("a byte too many", HttpRequest::post(route, &*one_byte), 413, "16384"));
+        rows.push(row("a byte too many in a chunk", HttpRequest::post(route, &*one_byte).chunked(), 413, "16384"));
+        rows.push(row("ids of a mebibyte", HttpRequest::post(route, &*id), 413, "16384"));
+        rows.push(row("ids of a mebibyte in a chunk", HttpRequest::post(route, &*id).chunked(), 413, "16384"));
+        let claimed = HttpRequest::post(route, "").with("Content-Length", "99999999999999");
         rows.push(row("more than was ever sent", claimed, 413, "16384"));
     }
     all_are_refused_without_a_call(&broker, &rows).await;
     for (route, good) in GOOD {
         let full = format!("{good}{}", " ".repeat(16 * 1024 - good.len()));
-        assert_eq!(broker.ask(&Ask::post(route, full)).await.status, 200, "{route}");
+        assert_eq!(broker.ask(&HttpRequest::post(route, full)).await.status, 200, "{route}");
     }
 }
 

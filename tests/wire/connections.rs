@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::refusal::{FRONTEND, GOOD, ISSUE, is_a_refusal};
 use crate::support::broker::{Broker, Setup};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -19,7 +19,7 @@ async fn slow_body_is_cut_off() {
     let broker = Setup::new().settings(|raw| raw.server.limits.body_timeout.0 = SECOND).start().await;
     let mut waiting = Vec::new();
     for (route, body) in GOOD {
-        for ask in [Ask::post(route, body), Ask::post(route, body).chunked()] {
+        for ask in [HttpRequest::post(route, body), HttpRequest::post(route, body).chunked()] {
             let bytes = ask.bytes();
             let mut connection = Connection::open(broker.address).await;
             connection.send(&bytes[..bytes.len() - 8]).await;
@@ -45,7 +45,7 @@ async fn connection_without_a_whole_head_is_closed() {
     let mut kept = Connection::open(broker.address).await;
     silent.send(b"").await;
     half.send(b"POST /auth/issue-token HTTP/1.1\r\nHost: bro").await;
-    assert_eq!(kept.ask(&Ask::issue(GOOD[0].1)).await.status, 200);
+    assert_eq!(kept.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
     for (name, connection) in [("a silent one", silent), ("half a head", half), ("an idle one", kept)] {
         let rest = String::from_utf8_lossy(&connection.rest().await).into_owned();
         assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 408"), "{name}: {rest}");
@@ -76,7 +76,7 @@ async fn more_headers_than_allowed_are_refused_in_json() {
     // The request has three headers already, and one for the length.
     for (more, status) in [(16, 200), (17, 431), (90, 431), (500, 431)] {
         let headers = (0..more).map(|place| format!("X-{place}"));
-        let ask = headers.fold(Ask::issue(GOOD[0].1), |ask, name| ask.header(&name, "x"));
+        let ask = headers.fold(HttpRequest::issue(GOOD[0].1), |ask, name| ask.header(&name, "x"));
         let answer = broker.ask(&ask).await;
         assert_eq!(answer.status, status, "{more} more: {answer:?}");
         if status != 200 {
@@ -91,20 +91,20 @@ async fn requests_beyond_the_limit_are_refused_while_the_others_wait() {
     let broker = Setup::new().faults(slow).settings(|raw| raw.server.limits.requests_in_flight = 2).start().await;
     let mut waiting = [Connection::open(broker.address).await, Connection::open(broker.address).await];
     for connection in &mut waiting {
-        connection.send(&Ask::issue(GOOD[0].1).bytes()).await;
+        connection.send(&HttpRequest::issue(GOOD[0].1).bytes()).await;
     }
     until_called(&broker, 1).await;
     tokio::time::sleep(SECOND / 10).await;
     let mut refused = Connection::open(broker.address).await;
     for (route, body) in GOOD {
-        let answer = refused.ask(&Ask::post(route, body)).await;
+        let answer = refused.ask(&HttpRequest::post(route, body)).await;
         assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
         is_a_refusal(&answer, route == FRONTEND);
     }
     for connection in &mut waiting {
         assert_eq!(connection.answer().await.status, 200);
     }
-    assert_eq!(refused.ask(&Ask::issue(GOOD[0].1)).await.source(), "hit");
+    assert_eq!(refused.ask(&HttpRequest::issue(GOOD[0].1)).await.source(), "hit");
     let limited = "courier_token_broker_requests_total{outcome=\"limited\",route=\"/auth/issue-token\"}";
     assert_eq!(broker.metric(limited).await, 1.0);
 }
@@ -112,7 +112,7 @@ async fn requests_beyond_the_limit_are_refused_while_the_others_wait() {
 #[tokio::test]
 async fn connections_of_an_address_are_limited() {
     let broker = Setup::new().settings(|raw| raw.server.limits.connections_per_ip = 2).start().await;
-    let good = Ask::issue(GOOD[0].1);
+    let good = HttpRequest::issue(GOOD[0].1);
     let mut first = Connection::open(broker.address).await;
     let mut second = Connection::open(broker.address).await;
     assert_eq!((first.ask(&good).await.status, second.ask(&good).await.status), (200, 200));
@@ -134,7 +134,7 @@ async fn connections_of_an_address_are_limited() {
 async fn head_may_come_byte_by_byte() {
     let broker = Broker::start().await;
     let mut connection = Connection::open(broker.address).await;
-    for byte in Ask::issue(GOOD[0].1).bytes() {
+    for byte in HttpRequest::issue(GOOD[0].1).bytes() {
         connection.send(&[byte]).await;
     }
     assert_eq!(connection.answer().await.status, 200);
@@ -144,7 +144,8 @@ async fn head_may_come_byte_by_byte() {
 async fn pipelined_requests_are_answered_in_their_order() {
     let broker = Broker::start().await;
     let users: Vec<_> = (0..10).map(|n| format!("user-{n}")).collect();
-    let asks = users.iter().map(|user| Ask::tokens(json!({"user_id": user, "scopes": ["s"]}).to_string()).bytes());
+    let asks =
+        users.iter().map(|user| HttpRequest::tokens(json!({"user_id": user, "scopes": ["s"]}).to_string()).bytes());
     let mut connection = Connection::open(broker.address).await;
     connection.send(&asks.collect::<Vec<_>>().concat()).await;
     for user in &users {
@@ -155,17 +156,17 @@ async fn pipelined_requests_are_answered_in_their_order() {
 #[tokio::test]
 async fn connection_outlives_a_refusal() {
     let broker = Broker::start().await;
-    let good = Ask::issue(GOOD[0].1);
+    let good = HttpRequest::issue(GOOD[0].1);
     for (name, bad, status) in [
-        ("no JSON", Ask::issue("{"), 400),
+        ("no JSON", HttpRequest::issue("{"), 400),
         ("a wrong key", good.clone().key("wrong"), 401),
         ("an unread body", good.clone().key("wrong").chunked(), 401),
         ("a wrong media type", good.clone().with("Content-Type", "text/plain"), 415),
-        ("a wrong method", Ask::new("DELETE", ISSUE), 405),
-        ("HEAD", Ask::new("HEAD", ISSUE), 405),
-        ("an unknown path", Ask::post("/send", "{\"message\": {}}"), 404),
+        ("a wrong method", HttpRequest::new("DELETE", ISSUE), 405),
+        ("HEAD", HttpRequest::new("HEAD", ISSUE), 405),
+        ("an unknown path", HttpRequest::post("/send", "{\"message\": {}}"), 404),
         ("large headers", good.clone().header("X", "x".repeat(20_000)), 431),
-        ("a query alone", Ask::get(FRONTEND), 400),
+        ("a query alone", HttpRequest::get(FRONTEND), 400),
     ] {
         let mut connection = Connection::open(broker.address).await;
         assert_eq!(connection.ask(&bad).await.status, status, "{name}");
@@ -176,7 +177,7 @@ async fn connection_outlives_a_refusal() {
 #[tokio::test]
 async fn expect_continue_is_answered_with_continue_or_the_refusal() {
     let broker = Broker::start().await;
-    let ask = Ask::issue(GOOD[0].1).header("Expect", "100-continue");
+    let ask = HttpRequest::issue(GOOD[0].1).header("Expect", "100-continue");
     let mut connection = Connection::open(broker.address).await;
     connection.send(&ask.head()).await;
     assert_eq!(connection.answer().await.status, 100);
@@ -198,7 +199,7 @@ async fn until_called(broker: &Broker, calls: usize) {
 }
 
 /// Asks, and hangs up as soon as Courier has received the call.
-async fn ask_and_hang_up(broker: &Broker, ask: &Ask) {
+async fn ask_and_hang_up(broker: &Broker, ask: &HttpRequest) {
     let mut connection = Connection::open(broker.address).await;
     connection.send(&ask.bytes()).await;
     until_called(broker, 1).await;
@@ -208,7 +209,7 @@ async fn ask_and_hang_up(broker: &Broker, ask: &Ask) {
 async fn hang_up_cancels_no_call() {
     let slow = Faults { latency: SECOND / 4, ..Faults::default() };
     let broker = Setup::new().faults(slow).start().await;
-    let ask = Ask::issue(GOOD[0].1);
+    let ask = HttpRequest::issue(GOOD[0].1);
     ask_and_hang_up(&broker, &ask).await;
     // The request joins the flight or finds the token.
     let answer = broker.ask(&ask).await;
@@ -221,7 +222,7 @@ async fn hang_up_cancels_no_call() {
 async fn hang_up_of_the_only_caller_still_fills_the_cache() {
     let slow = Faults { latency: SECOND / 10, ..Faults::default() };
     let broker = Setup::new().faults(slow).start().await;
-    let ask = Ask::issue(GOOD[0].1);
+    let ask = HttpRequest::issue(GOOD[0].1);
     ask_and_hang_up(&broker, &ask).await;
     while broker.metric("courier_token_broker_cached_tokens").await < 1.0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -239,7 +240,7 @@ async fn requests_at_the_same_time_share_one_call() {
         connections.push(Connection::open(broker.address).await);
     }
     // All requests are sent before the first can be answered.
-    let bytes = Ask::issue(GOOD[0].1).bytes();
+    let bytes = HttpRequest::issue(GOOD[0].1).bytes();
     for connection in &mut connections {
         connection.send(&bytes).await;
     }
@@ -262,7 +263,7 @@ async fn failure_is_shared_by_all_waiters() {
     let broker = Setup::new().faults(slow).start().await;
     let mut connections = [Connection::open(broker.address).await, Connection::open(broker.address).await];
     for connection in &mut connections {
-        connection.send(&Ask::issue(GOOD[0].1).bytes()).await;
+        connection.send(&HttpRequest::issue(GOOD[0].1).bytes()).await;
     }
     for connection in &mut connections {
         let answer = connection.answer().await;
@@ -275,9 +276,11 @@ async fn failure_is_shared_by_all_waiters() {
 #[tokio::test]
 async fn non_http_input_after_good_requests_is_refused_in_json() {
     let broker = Broker::start().await;
-    let good = Ask::issue(GOOD[0].1);
+    let good = HttpRequest::issue(GOOD[0].1);
     broker.ask(&good).await;
-    for (before, status) in [(good.clone(), 200), (good.clone().key("wrong"), 401), (Ask::new("HEAD", ISSUE), 405)] {
+    for (before, status) in
+        [(good.clone(), 200), (good.clone().key("wrong"), 401), (HttpRequest::new("HEAD", ISSUE), 405)]
+    {
         let mut connection = Connection::open(broker.address).await;
         connection.send(&[before.bytes(), b"this is not HTTP\r\n\r\n".to_vec()].concat()).await;
         let answers = String::from_utf8_lossy(&connection.rest().await).into_owned();

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::refusal::{all_are_refused_without_a_call, row};
 use crate::support::broker::{Broker, Setup, client};
-use crate::support::http::Ask;
+use crate::support::http::HttpRequest;
 
 const NARROW: &str = "ctb_a-narrow-client";
 /// The key of a client with very many scopes and users.
@@ -23,8 +23,8 @@ async fn broker() -> Broker {
     setup.start().await
 }
 
-fn issue(scope: &str, expires_in: &str) -> Ask {
-    Ask::issue(json!({"scope": scope, "expires_in": expires_in}).to_string()).key(NARROW)
+fn issue(scope: &str, expires_in: &str) -> HttpRequest {
+    HttpRequest::issue(json!({"scope": scope, "expires_in": expires_in}).to_string()).key(NARROW)
 }
 
 #[tokio::test]
@@ -38,8 +38,8 @@ async fn refusal_names_what_is_refused_and_what_is_allowed() {
         row("a scope", issue("user_id:root inbox:x write:brands read:brands", "1h"), 403, scopes),
         row("two scopes", issue("user_id:root b:b inbox:x a:a", "1h"), 403, both),
         row("a user", issue("user_id:root user_id:bob inbox:x", "1h"), 403, user),
-        row("a user of the front end", Ask::frontend(r#"{"userId": "bob"}"#).key(NARROW), 403, user),
-        row("a user who signs out", Ask::new("DELETE", "/v1/users/bob/tokens").key(NARROW), 403, user),
+        row("a user of the front end", HttpRequest::frontend(r#"{"userId": "bob"}"#).key(NARROW), 403, user),
+        row("a user who signs out", HttpRequest::new("DELETE", "/v1/users/bob/tokens").key(NARROW), 403, user),
         row("the longest", issue("user_id:root inbox:x", "2h"), 403, long),
         // The refusal names the client's own limit even if the request exceeds the limit for all.
         row("far too long", issue("user_id:root inbox:x", "1y"), 403, "at most 3600 seconds (1 hour)"),
@@ -52,7 +52,7 @@ async fn refusal_for_a_lifetime_beyond_the_limit_of_all_names_that_setting() {
     let broker = Broker::start().await;
     let says = "3456000 seconds (40 days), and at most 2592000 seconds (30 days) are allowed (`tokens.max_lifetime`, \
                 in the environment COURIER_TOKEN_BROKER__TOKENS__MAX_LIFETIME)";
-    let row = row("too long", Ask::issue(r#"{"scope": "user_id:u x:x", "expires_in": "40d"}"#), 400, says);
+    let row = row("too long", HttpRequest::issue(r#"{"scope": "user_id:u x:x", "expires_in": "40d"}"#), 400, says);
     all_are_refused_without_a_call(&broker, &[row]).await;
 }
 
@@ -62,7 +62,7 @@ async fn refusal_stays_short_and_is_json_whatever_is_refused() {
     let scopes: Vec<_> = (0..16).map(|place| format!("{place}{}", "`".repeat(240))).collect();
     let users: Vec<_> = (0..16).map(|place| format!("{place}\"\\<script>{}", "ä".repeat(110))).collect();
     let ask = |users: &[String], scopes: &[String]| {
-        Ask::tokens(json!({"user_ids": users, "scopes": scopes, "expires_in": "1h"}).to_string()).key(WIDE)
+        HttpRequest::tokens(json!({"user_ids": users, "scopes": scopes, "expires_in": "1h"}).to_string()).key(WIDE)
     };
     let known = format!("0{}", "x".repeat(200));
     for (ask, refused) in [(ask(&[known], &scopes), &scopes), (ask(&users, &["a:a".to_owned()]), &users)] {

@@ -2,7 +2,7 @@
 
 use crate::refusal::{Row, all_are_refused_without_a_call, row};
 use crate::support::broker::Broker;
-use crate::support::http::Ask;
+use crate::support::http::HttpRequest;
 
 /// Durations as JSON that Courier refuses, or for which its tokens would be born expired.
 const NO_LIFETIME: &[&str] = &[
@@ -80,12 +80,12 @@ const NO_LIFETIME: &[&str] = &[
     "1e99",
 ];
 
-fn issue(expires_in: &str) -> Ask {
-    Ask::issue(format!(r#"{{"scope": "user_id:u s", "expires_in": {expires_in}}}"#))
+fn issue(expires_in: &str) -> HttpRequest {
+    HttpRequest::issue(format!(r#"{{"scope": "user_id:u s", "expires_in": {expires_in}}}"#))
 }
 
-fn tokens(more: &str) -> Ask {
-    Ask::tokens(format!(r#"{{"user_id": "u", "scopes": ["s"], {more}}}"#))
+fn tokens(more: &str) -> HttpRequest {
+    HttpRequest::tokens(format!(r#"{{"user_id": "u", "scopes": ["s"], {more}}}"#))
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn min_ttl_beyond_the_lifetime_is_refused() {
         rows.push(row(min_ttl, issue("3600").header("Token-Min-TTL", min_ttl), 400, ""));
     }
     for min_ttl in ["1d", "24h", "25h", "30d"] {
-        rows.push(row(min_ttl, Ask::frontend(r#"{"userId": "u"}"#).header("Token-Min-TTL", min_ttl), 400, ""));
+        rows.push(row(min_ttl, HttpRequest::frontend(r#"{"userId": "u"}"#).header("Token-Min-TTL", min_ttl), 400, ""));
     }
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
@@ -146,7 +146,7 @@ async fn min_ttl_that_is_no_duration_is_refused() {
     for min_ttl in
         ["", "6", "3600", "6 months", "-6h", "0s", "0.1s", "6h, 7h", "6h;", "\"6h\"", "+6h", "1e3s", "true", "6\th"]
     {
-        for ask in [issue("86400"), Ask::frontend(r#"{"userId": "u"}"#)] {
+        for ask in [issue("86400"), HttpRequest::frontend(r#"{"userId": "u"}"#)] {
             rows.push(row(min_ttl, ask.header("Token-Min-TTL", min_ttl), 400, "Token-Min-TTL"));
         }
     }
@@ -157,7 +157,7 @@ async fn min_ttl_that_is_no_duration_is_refused() {
 /// The broker would have to ignore one of the two, possibly the longer one.
 #[tokio::test]
 async fn duplicate_min_ttl_is_refused() {
-    let rows = [issue("86400"), Ask::frontend(r#"{"userId": "u"}"#)]
+    let rows = [issue("86400"), HttpRequest::frontend(r#"{"userId": "u"}"#)]
         .map(|ask| row("two", ask.header("Token-Min-TTL", "1h").header("Token-Min-TTL", "6h"), 400, "Token-Min-TTL"));
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }

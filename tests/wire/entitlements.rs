@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use crate::sessions::{call, settings};
 use crate::support::broker::{Broker, CLIENT_KEY, Setup, client};
-use crate::support::http::Ask;
+use crate::support::http::HttpRequest;
 use crate::support::issuer::{KeyHost, Signer};
 
 const OTHER_KEY: &str = "ctb_the-key-of-another-client";
 
 /// A token whose renewal is due after not quite four seconds.
-fn wants(user: &str, scope: &str, key: &str) -> Ask {
-    Ask::tokens(json!({"user_id": user, "scopes": [scope], "expires_in": "10s"}).to_string()).key(key)
+fn wants(user: &str, scope: &str, key: &str) -> HttpRequest {
+    HttpRequest::tokens(json!({"user_id": user, "scopes": [scope], "expires_in": "10s"}).to_string()).key(key)
 }
 
 fn other() -> RawClient {

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::support::broker::{Broker, Setup};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 use crate::support::pki::{Authority, HOST, Identity, connect, now};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -48,7 +48,7 @@ async fn reload_keeps_a_valid_certificate() {
     let refused = "courier_token_broker_reloads_total{outcome=\"refused\",what=\"certificate\"}";
     assert_eq!(broker.metric(refused).await, 1.0);
     let stream = connect(&authority.client(&[], None), broker.address).await.expect("the old one is shown");
-    assert_eq!(Connection::over(stream).ask(&Ask::get("/")).await.status, 404);
+    assert_eq!(Connection::over(stream).ask(&HttpRequest::get("/")).await.status, 404);
 }
 
 /// The clock of a machine may be wrong when it starts.

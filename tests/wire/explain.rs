@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::broker::Setup;
-use crate::support::http::Ask;
+use crate::support::http::HttpRequest;
 
 #[tokio::test]
 async fn explain_shows_what_is_known_of_a_user_and_no_token() {
@@ -11,7 +11,7 @@ async fn explain_shows_what_is_known_of_a_user_and_no_token() {
     let body = r#"{"user_id": "jo hn", "scopes": ["read:brands"], "expires_in": "1h"}"#.replace(' ', "");
     let mut tokens = Vec::new();
     for body in [body.clone(), body.replace("john", "jane"), body.replace("1h", "2h"), body.clone()] {
-        let answer = broker.ask(&Ask::tokens(body)).await;
+        let answer = broker.ask(&HttpRequest::tokens(body)).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         tokens.push(answer.token());
     }

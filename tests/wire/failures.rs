@@ -8,13 +8,13 @@ use serde_json::json;
 
 use crate::refusal::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, Setup};
-use crate::support::http::{Answer, Ask, refusing_port};
+use crate::support::http::{Answer, HttpRequest, refusing_port};
 
 /// Asks on each route and checks the refusal, its `Retry-After` (one of these) and whether an SDK is to retry.
 async fn all_fail(broker: &Broker, status: u16, waits: &[(&str, bool)]) -> Vec<Answer> {
     let mut answers = Vec::new();
     for (route, body) in GOOD {
-        let answer = broker.ask(&Ask::post(route, body)).await;
+        let answer = broker.ask(&HttpRequest::post(route, body)).await;
         assert_eq!(answer.status, status, "{route}: {answer:?}");
         is_a_refusal(&answer, route == GOOD[1].0);
         let wait = answer.header("retry-after").expect("a Retry-After for every SDK");
@@ -69,7 +69,7 @@ async fn short_throttling_is_waited_out() {
     let broker = Setup::new().faults(Faults { rate_limit: Some(1), ..Faults::default() }).start().await;
     for user in 0..3 {
         let answer =
-            broker.ask(&Ask::tokens(json!({"user_id": format!("u{user}"), "scopes": ["s"]}).to_string())).await;
+            broker.ask(&HttpRequest::tokens(json!({"user_id": format!("u{user}"), "scopes": ["s"]}).to_string())).await;
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     assert!(broker.metric(&calls("throttled")).await >= 1.0, "the simulator did not throttle");
@@ -114,7 +114,7 @@ async fn slow_courier_is_a_gateway_timeout() {
         })
         .start()
         .await;
-    let answer = broker.ask(&Ask::issue(GOOD[0].1)).await;
+    let answer = broker.ask(&HttpRequest::issue(GOOD[0].1)).await;
     assert_eq!((answer.status, answer.header("retry-after")), (504, Some("5")), "{answer:?}");
     is_a_refusal(&answer, false);
     assert_eq!(broker.metric(&calls("timeout")).await, f64::from(MOST_TRIES));
@@ -128,13 +128,13 @@ async fn after_the_budget(seconds: f64) -> Answer {
     };
     let broker = Setup::new().settings(budget).start().await;
     for (route, body) in [GOOD[0], GOOD[1]] {
-        assert_eq!(broker.ask(&Ask::post(route, body)).await.status, 200);
+        assert_eq!(broker.ask(&HttpRequest::post(route, body)).await.status, 200);
     }
-    let answer = broker.ask(&Ask::issue(r#"{"scope": "user_id:another s", "expires_in": "1h"}"#)).await;
+    let answer = broker.ask(&HttpRequest::issue(r#"{"scope": "user_id:another s", "expires_in": "1h"}"#)).await;
     assert_eq!((answer.status, broker.courier.call_count()), (429, 2), "{answer:?}");
     is_a_refusal(&answer, false);
     // Cached tokens need no call.
-    assert_eq!(broker.ask(&Ask::frontend(GOOD[1].1)).await.source(), "hit");
+    assert_eq!(broker.ask(&HttpRequest::frontend(GOOD[1].1)).await.source(), "hit");
     answer
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::refusal::{FRONTEND, GOOD, ISSUE, TOKENS, all_are_refused_without_a_call, row};
 use crate::sessions::{PAGE, broker_of, call};
 use crate::support::broker::{Broker, claims};
-use crate::support::http::Ask;
+use crate::support::http::HttpRequest;
 use crate::support::issuer::Signer;
 
 const REJECTED: &str = "/v1/tokens/rejected";
@@ -14,13 +14,13 @@ const REJECTED: &str = "/v1/tokens/rejected";
 async fn whole_number_is_a_user_id() {
     let broker = Broker::start().await;
     for number in ["42", "0", "-7", "9007199254740993", "18446744073709551615", "-9223372036854775808"] {
-        let text = Ask::tokens(format!(r#"{{"user_id": "{number}", "profile": "inbox"}}"#));
+        let text = HttpRequest::tokens(format!(r#"{{"user_id": "{number}", "profile": "inbox"}}"#));
         let token = broker.ask(&text).await.token();
         assert!(claims(&token)["scope"].as_str().expect("a scope").starts_with(&format!("user_id:{number} ")));
         for ask in [
-            Ask::frontend(format!(r#"{{"userId": {number}}}"#)),
-            Ask::tokens(format!(r#"{{"user_id": {number}, "profile": "inbox"}}"#)),
-            Ask::tokens(format!(r#"{{"user_ids": [{number}, "{number}"], "profile": "inbox"}}"#)),
+            HttpRequest::frontend(format!(r#"{{"userId": {number}}}"#)),
+            HttpRequest::tokens(format!(r#"{{"user_id": {number}, "profile": "inbox"}}"#)),
+            HttpRequest::tokens(format!(r#"{{"user_ids": [{number}, "{number}"], "profile": "inbox"}}"#)),
         ] {
             assert_eq!(broker.ask(&ask).await.token(), token, "{ask:?}");
         }
@@ -33,13 +33,13 @@ async fn other_number_is_refused_and_the_field_is_named() {
     let huge = "9".repeat(300);
     let mut rows = Vec::new();
     for number in numbers.into_iter().chain([&*huge]) {
-        let frontend = Ask::frontend(format!(r#"{{"userId": {number}}}"#));
+        let frontend = HttpRequest::frontend(format!(r#"{{"userId": {number}}}"#));
         rows.push(row(number, frontend, 400, "userId: expected a string or a whole number"));
-        let one = Ask::tokens(format!(r#"{{"user_id": {number}, "profile": "inbox"}}"#));
+        let one = HttpRequest::tokens(format!(r#"{{"user_id": {number}, "profile": "inbox"}}"#));
         rows.push(row(number, one, 400, "user_id: expected a string or a whole number"));
-        let many = Ask::tokens(format!(r#"{{"user_ids": ["u", {number}], "profile": "inbox"}}"#));
+        let many = HttpRequest::tokens(format!(r#"{{"user_ids": ["u", {number}], "profile": "inbox"}}"#));
         rows.push(row(number, many, 400, "user_ids[1]: expected a string or a whole number"));
-        let leaving = Ask::post(TOKENS, format!(r#"{{"user_id": {number}}}"#));
+        let leaving = HttpRequest::post(TOKENS, format!(r#"{{"user_id": {number}}}"#));
         rows.push(row(number, leaving.method("DELETE"), 400, "user_id: expected a string or a whole number"));
     }
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
@@ -73,20 +73,20 @@ async fn wrong_type_is_named_by_its_field_and_without_its_value() {
             // An unused member may have any type.
             body["other"] = json!({"deep": [1, null, "pk_secret"]});
             body[field] = value.clone();
-            rows.push(row(format!("{field} {value}"), Ask::post(route, body.to_string()), 400, wanted));
+            rows.push(row(format!("{field} {value}"), HttpRequest::post(route, body.to_string()), 400, wanted));
         }
     }
     let broker = Broker::start().await;
     all_are_refused_without_a_call(&broker, &rows).await;
     for ask in [
-        Ask::tokens(r#"{"user_id": "u", "scopes": ["s", "pk_secret", 31337]}"#),
-        Ask::issue(r#"{"pk_secret": [31337], "scope": {"pk_secret": 31337}, "expires_in": "1d"}"#),
+        HttpRequest::tokens(r#"{"user_id": "u", "scopes": ["s", "pk_secret", 31337]}"#),
+        HttpRequest::issue(r#"{"pk_secret": [31337], "scope": {"pk_secret": 31337}, "expires_in": "1d"}"#),
     ] {
         let answer = broker.ask(&ask).await;
         assert_eq!(answer.status, 400);
         assert!(!answer.body.contains("pk_secret") && !answer.body.contains("31337"), "{answer:?}");
     }
-    let nested = broker.ask(&Ask::tokens(r#"{"user_id": "u", "scopes": ["s", 5]}"#)).await;
+    let nested = broker.ask(&HttpRequest::tokens(r#"{"user_id": "u", "scopes": ["s", 5]}"#)).await;
     assert!(nested.body.contains("scopes[1]: expected a string"), "{nested:?}");
 }
 
@@ -94,13 +94,13 @@ async fn wrong_type_is_named_by_its_field_and_without_its_value() {
 async fn byte_order_mark_before_the_body_is_skipped() {
     let broker = Broker::start().await;
     for (route, body) in GOOD {
-        let token = broker.ask(&Ask::post(route, body)).await.token();
+        let token = broker.ask(&HttpRequest::post(route, body)).await.token();
         for blank in ["", "\r\n "] {
-            let marked = Ask::post(route, format!("\u{feff}{blank}{body}"));
+            let marked = HttpRequest::post(route, format!("\u{feff}{blank}{body}"));
             assert_eq!(broker.ask(&marked).await.token(), token, "{route}");
         }
     }
-    let reported = Ask::post(REJECTED, "\u{feff}{\"token\": \"x\"}");
+    let reported = HttpRequest::post(REJECTED, "\u{feff}{\"token\": \"x\"}");
     assert_eq!(broker.ask(&reported).await.status, 204);
 }
 
@@ -109,9 +109,11 @@ async fn empty_body_is_named_as_the_error() {
     let bodies = ["", " \n", "\u{feff}"];
     let routes = [ISSUE, FRONTEND, TOKENS, REJECTED];
     let rows = routes.into_iter().flat_map(|route| {
-        bodies.map(|body| row(format!("{body:?}"), Ask::post(route, body), 400, "the body is empty: it must be a JSON"))
+        bodies.map(|body| {
+            row(format!("{body:?}"), HttpRequest::post(route, body), 400, "the body is empty: it must be a JSON")
+        })
     });
-    let leaving = Ask::post(TOKENS, "").method("DELETE");
+    let leaving = HttpRequest::post(TOKENS, "").method("DELETE");
     let rows = rows.chain([row("a sign-out", leaving, 400, "the body is empty")]);
     all_are_refused_without_a_call(&Broker::start().await, &rows.collect::<Vec<_>>()).await;
 }
@@ -122,20 +124,21 @@ async fn compressed_body_is_refused_with_a_remedy() {
     let mut rows = Vec::new();
     for (route, body) in GOOD.into_iter().chain([(REJECTED, r#"{"token": "x"}"#)]) {
         for encoding in ["gzip", "GZIP", "br", "deflate", "zstd", "identity, gzip", "x-gzip", "nonsense"] {
-            let ask = Ask::post(route, body).header("Content-Encoding", encoding);
+            let ask = HttpRequest::post(route, body).header("Content-Encoding", encoding);
             rows.push(row(encoding, ask, 415, "send it without `Content-Encoding`"));
         }
-        let twice = Ask::post(route, body).header("Content-Encoding", "identity").header("Content-Encoding", "gzip");
+        let twice =
+            HttpRequest::post(route, body).header("Content-Encoding", "identity").header("Content-Encoding", "gzip");
         rows.push(row("a second one", twice, 415, "send it without `Content-Encoding`"));
     }
-    let leaving = Ask::post(TOKENS, r#"{"user_id": "u"}"#).method("DELETE").header("Content-Encoding", "gzip");
+    let leaving = HttpRequest::post(TOKENS, r#"{"user_id": "u"}"#).method("DELETE").header("Content-Encoding", "gzip");
     rows.push(row("a sign-out", leaving, 415, "send it without `Content-Encoding`"));
     all_are_refused_without_a_call(&broker, &rows).await;
     for (route, body) in GOOD {
-        let refused = broker.ask(&Ask::post(route, body).header("Content-Encoding", "gzip")).await;
+        let refused = broker.ask(&HttpRequest::post(route, body).header("Content-Encoding", "gzip")).await;
         assert_eq!(refused.header("accept-encoding"), Some("identity"));
         for encoding in ["identity", "Identity", "", "identity,identity"] {
-            let ask = Ask::post(route, body).header("Content-Encoding", encoding);
+            let ask = HttpRequest::post(route, body).header("Content-Encoding", encoding);
             assert_eq!(broker.ask(&ask).await.status, 200, "{route} {encoding:?}");
         }
     }
@@ -145,18 +148,18 @@ async fn compressed_body_is_refused_with_a_remedy() {
 async fn slashes_before_and_after_a_path_do_not_matter() {
     let broker = Broker::start().await;
     for (route, body) in GOOD {
-        let token = broker.ask(&Ask::post(route, body)).await.token();
+        let token = broker.ask(&HttpRequest::post(route, body)).await.token();
         for target in [format!("{route}/"), format!("{route}///"), format!("//{route}//"), format!("{route}/?x=/")] {
-            let answer = broker.ask(&Ask::post(&target, body)).await;
+            let answer = broker.ask(&HttpRequest::post(&target, body)).await;
             assert_eq!(answer.token(), token, "{target}");
         }
-        let refused = broker.ask(&Ask::new("PUT", &format!("{route}/"))).await;
+        let refused = broker.ask(&HttpRequest::new("PUT", &format!("{route}/"))).await;
         assert_eq!(refused.status, 405, "{refused:?}");
         assert!(refused.header("allow").is_some_and(|methods| methods.contains("POST")), "{refused:?}");
     }
-    assert_eq!(broker.ask(&Ask::get(&format!("{FRONTEND}/?userId=u"))).await.status, 200);
-    assert_eq!(broker.ask(&Ask::post(&format!("{REJECTED}/"), r#"{"token": "x"}"#)).await.status, 204);
-    assert_eq!(broker.ask(&Ask::new("DELETE", "/v1/users/u/tokens/")).await.status, 204);
+    assert_eq!(broker.ask(&HttpRequest::get(&format!("{FRONTEND}/?userId=u"))).await.status, 200);
+    assert_eq!(broker.ask(&HttpRequest::post(&format!("{REJECTED}/"), r#"{"token": "x"}"#)).await.status, 204);
+    assert_eq!(broker.ask(&HttpRequest::new("DELETE", "/v1/users/u/tokens/")).await.status, 204);
     let counted = "courier_token_broker_requests_total{outcome=\"done\",route=\"/v1/users/{id}/tokens\"}";
     assert_eq!(broker.metric(counted).await, 1.0);
 }
@@ -167,7 +170,7 @@ async fn session_may_name_its_user_by_a_number_and_call_with_a_slash() {
     let broker = broker_of(&signer, |_| {}).await;
     let session = signer.session("any", "42");
     let named = |body: &str| {
-        let ask = Ask::post(&format!("{FRONTEND}/"), body);
+        let ask = HttpRequest::post(&format!("{FRONTEND}/"), body);
         ask.key(&session).header("Origin", PAGE)
     };
     let token = broker.ask(&call(&session)).await.token();
@@ -181,7 +184,8 @@ async fn session_may_name_its_user_by_a_number_and_call_with_a_slash() {
     assert!(rounded.status == 400 && rounded.body.contains("userId: expected"), "{rounded:?}");
     let compressed = broker.ask(&named("x").header("Content-Encoding", "gzip")).await;
     assert_eq!(compressed.status, 415, "{compressed:?}");
-    let preflight = Ask::new("OPTIONS", &format!("/{FRONTEND}/")).without("Authorization").header("Origin", PAGE);
+    let preflight =
+        HttpRequest::new("OPTIONS", &format!("/{FRONTEND}/")).without("Authorization").header("Origin", PAGE);
     let preflight = broker.ask(&preflight.header("Access-Control-Request-Method", "POST")).await;
     assert_eq!((preflight.status, preflight.header("access-control-allow-methods")), (204, Some("POST, GET")));
 }

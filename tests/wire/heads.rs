@@ -2,7 +2,7 @@
 
 use crate::refusal::{FRONTEND, GOOD, ISSUE, TOKENS, all_are_refused_without_a_call, is_a_refusal, row};
 use crate::support::broker::{Broker, Setup};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 const METHODS: &[&str] =
     &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "BREW", "post", "get", "PROPFIND"];
@@ -16,7 +16,7 @@ async fn wrong_method_is_answered_with_the_allowed_ones() {
         (TOKENS, &["POST", "DELETE"], "POST, DELETE"),
     ] {
         for method in METHODS.iter().filter(|method| !good.contains(method)) {
-            let ask = Ask::new(method, route);
+            let ask = HttpRequest::new(method, route);
             let answer = broker.ask(&ask).await;
             assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{method} {route}: {answer:?}");
             if !ask.is_head() {
@@ -65,13 +65,18 @@ async fn unknown_path_is_answered_with_the_base_url_to_use() {
     let mut rows = Vec::new();
     for path in paths {
         let method = if path == "*" { "OPTIONS" } else { "GET" };
-        rows.push(row(path, Ask::new(method, path), 404, "https://api.courier.com"));
+        rows.push(row(path, HttpRequest::new(method, path), 404, "https://api.courier.com"));
         if path != "*" {
-            rows.push(row(path, Ask::post(path, "{}"), 404, "https://api.courier.com"));
-            rows.push(row(path, Ask::post(path, "{}").without("Authorization"), 404, "https://api.courier.com"));
+            rows.push(row(path, HttpRequest::post(path, "{}"), 404, "https://api.courier.com"));
+            rows.push(row(
+                path,
+                HttpRequest::post(path, "{}").without("Authorization"),
+                404,
+                "https://api.courier.com",
+            ));
         }
     }
-    rows.push(row("CONNECT", Ask::new("CONNECT", "api.courier.com:443"), 404, "https://api.courier.com"));
+    rows.push(row("CONNECT", HttpRequest::new("CONNECT", "api.courier.com:443"), 404, "https://api.courier.com"));
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
 
@@ -94,12 +99,12 @@ async fn body_not_declared_as_json_is_refused() {
             "application/json, text/plain",
             "x; application/json",
         ] {
-            let ask = Ask::post(route, body).with("Content-Type", media_type);
+            let ask = HttpRequest::post(route, body).with("Content-Type", media_type);
             rows.push(row(media_type, ask, 415, "Content-Type: application/json"));
         }
-        let ask = Ask::post(route, body).without("Content-Type");
+        let ask = HttpRequest::post(route, body).without("Content-Type");
         rows.push(row("none", ask, 415, "Content-Type: application/json"));
-        let ask = Ask::post(route, body).with("Content-Type", b"application/json\xff");
+        let ask = HttpRequest::post(route, body).with("Content-Type", b"application/json\xff");
         rows.push(row("no text", ask, 415, "Content-Type: application/json"));
     }
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
@@ -110,15 +115,15 @@ async fn headers_and_paths_that_are_too_large_are_refused() {
     let long = "x".repeat(20 * 1024);
     // A head of 200 KB is refused before its path is known.
     let mut rows = vec![
-        row("a long path", Ask::get(&format!("/{long}")), 431, "too large"),
-        row("a very long header", Ask::tokens(GOOD[2].1).header("X-Long", long.repeat(10)), 431, "too large"),
-        row("a very long path", Ask::get(&format!("/{}", long.repeat(10))), 431, "too large"),
+        row("a long path", HttpRequest::get(&format!("/{long}")), 431, "too large"),
+        row("a very long header", HttpRequest::tokens(GOOD[2].1).header("X-Long", long.repeat(10)), 431, "too large"),
+        row("a very long path", HttpRequest::get(&format!("/{}", long.repeat(10))), 431, "too large"),
     ];
     for (route, body) in GOOD {
-        let ask = || Ask::post(route, body);
+        let ask = || HttpRequest::post(route, body);
         rows.push(row("one long header", ask().header("X-Long", &long), 431, "too large"));
         rows.push(row("a long name", ask().header(&long, "x"), 431, "too large"));
-        rows.push(row("a long query", Ask::post(&format!("{route}?{long}"), body), 431, "too large"));
+        rows.push(row("a long query", HttpRequest::post(&format!("{route}?{long}"), body), 431, "too large"));
         rows.push(row("a long key", ask().key(&long), 431, "too large"));
         let middling = "x".repeat(1000);
         let many = (0..20).fold(ask(), |ask, n| ask.header(&format!("X-{n}"), &middling));
@@ -131,14 +136,15 @@ async fn headers_and_paths_that_are_too_large_are_refused() {
 async fn sixty_small_headers_are_accepted() {
     let broker = Broker::start().await;
     for (route, body) in GOOD {
-        let ask = (0..60).fold(Ask::post(route, body), |ask, n| ask.header(&format!("X-{n}"), "y"));
+        let ask = (0..60).fold(HttpRequest::post(route, body), |ask, n| ask.header(&format!("X-{n}"), "y"));
         assert_eq!(broker.ask(&ask).await.status, 200, "{route}");
     }
 }
 
 #[tokio::test]
 async fn very_many_headers_are_refused_in_json_too() {
-    let many = |count| (0..count).fold(Ask::issue(GOOD[0].1), |ask, n| ask.header(&format!("X-{n}"), "0123456789"));
+    let many =
+        |count| (0..count).fold(HttpRequest::issue(GOOD[0].1), |ask, n| ask.header(&format!("X-{n}"), "0123456789"));
     let rows = [101, 200, 1500].map(|count| row(format!("{count} headers"), many(count), 431, "too large"));
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
@@ -146,7 +152,7 @@ async fn very_many_headers_are_refused_in_json_too() {
 #[tokio::test]
 async fn non_http_input_gets_no_token_and_closes_the_connection() {
     let broker = Broker::start().await;
-    let second = String::from_utf8(Ask::issue(GOOD[0].1).bytes()).expect("text");
+    let second = String::from_utf8(HttpRequest::issue(GOOD[0].1).bytes()).expect("text");
     let length = GOOD[0].1.len();
     let body = GOOD[0].1;
     let key = "Authorization: Bearer ctb_the-key-of-a-client\r\nContent-Type: application/json\r\n";
@@ -185,7 +191,7 @@ async fn non_http_input_gets_no_token_and_closes_the_connection() {
 #[tokio::test]
 async fn conflicting_framings_smuggle_no_request() {
     let broker = Broker::start().await;
-    let inner = Ask::issue(GOOD[0].1).bytes();
+    let inner = HttpRequest::issue(GOOD[0].1).bytes();
     for framing in [
         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
@@ -205,15 +211,15 @@ async fn admin_listener_has_its_own_paths_and_no_tokens() {
     for path in ["/healthz", "/readyz", "/metrics", "/explain?user=x", "/healthz/", "/metrics/", "/explain/?user=x"] {
         assert_eq!(broker.admin(path).await.status, 200, "{path}");
         let mut connection = Connection::open(broker.admin).await;
-        let answer = connection.ask(&Ask::post(path, "{}")).await;
+        let answer = connection.ask(&HttpRequest::post(path, "{}")).await;
         assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")), "{path}");
         assert_eq!(answer.header("content-type"), Some("application/json"));
     }
     for (route, body) in GOOD {
-        let answer = Connection::open(broker.admin).await.ask(&Ask::post(route, body)).await;
+        let answer = Connection::open(broker.admin).await.ask(&HttpRequest::post(route, body)).await;
         assert_eq!((answer.status, answer.header("content-type")), (404, Some("application/json")), "{route}");
     }
-    let head = Connection::open(broker.admin).await.ask(&Ask::new("HEAD", "/metrics")).await;
+    let head = Connection::open(broker.admin).await.ask(&HttpRequest::new("HEAD", "/metrics")).await;
     assert_eq!((head.status, head.body.as_str()), (200, ""));
     assert_eq!(broker.courier.call_count(), 0);
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::broker::{Broker, Setup, claims, client};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 /// The key of a client that may ask for Mallory alone.
 const MALLORY: &str = "ctb_the-key-of-mallorys-app";
@@ -17,7 +17,7 @@ async fn broker() -> Broker {
     let broker = setup.start().await;
     // The cache holds a token for Alice.
     for body in [r#"{"user_id": "alice", "profile": "inbox"}"#, r#"{"user_id": "alice", "scopes": ["inbox:x"]}"#] {
-        broker.ask(&Ask::tokens(body)).await.token();
+        broker.ask(&HttpRequest::tokens(body)).await.token();
     }
     broker
 }
@@ -191,19 +191,19 @@ fn strange_ids() -> Vec<String> {
 }
 
 /// Every request that can name this user.
-fn asks_for(id: &str) -> Vec<Ask> {
+fn asks_for(id: &str) -> Vec<HttpRequest> {
     let encoded: String = id.bytes().map(|byte| format!("%{byte:02x}")).collect();
     [
-        Ask::tokens(json!({"user_id": id, "profile": "inbox"}).to_string()),
-        Ask::tokens(json!({"user_ids": ["mallory", id], "scopes": ["inbox:x"]}).to_string()),
-        Ask::tokens(json!({"user_id": "mallory", "scopes": ["inbox:x", id]}).to_string()),
-        Ask::frontend(json!({ "userId": id }).to_string()),
-        Ask::get(&format!("/api/generate-courier-jwt?userId={encoded}")),
-        Ask::get(&format!("/api/generate-courier-jwt?userId=mallory&userId={encoded}")),
-        Ask::issue(json!({"scope": format!("user_id:{id} inbox:x"), "expires_in": "1d"}).to_string()),
-        Ask::issue(json!({"scope": format!("user_id:mallory inbox:{id}"), "expires_in": "1d"}).to_string()),
-        Ask::issue(json!({"scope": format!("inbox:x {id} user_id:mallory"), "expires_in": "1d"}).to_string()),
-        Ask::new("DELETE", &format!("/v1/users/{encoded}/tokens")),
+        HttpRequest::tokens(json!({"user_id": id, "profile": "inbox"}).to_string()),
+        HttpRequest::tokens(json!({"user_ids": ["mallory", id], "scopes": ["inbox:x"]}).to_string()),
+        HttpRequest::tokens(json!({"user_id": "mallory", "scopes": ["inbox:x", id]}).to_string()),
+        HttpRequest::frontend(json!({ "userId": id }).to_string()),
+        HttpRequest::get(&format!("/api/generate-courier-jwt?userId={encoded}")),
+        HttpRequest::get(&format!("/api/generate-courier-jwt?userId=mallory&userId={encoded}")),
+        HttpRequest::issue(json!({"scope": format!("user_id:{id} inbox:x"), "expires_in": "1d"}).to_string()),
+        HttpRequest::issue(json!({"scope": format!("user_id:mallory inbox:{id}"), "expires_in": "1d"}).to_string()),
+        HttpRequest::issue(json!({"scope": format!("inbox:x {id} user_id:mallory"), "expires_in": "1d"}).to_string()),
+        HttpRequest::new("DELETE", &format!("/v1/users/{encoded}/tokens")),
     ]
     .into_iter()
     .map(|ask| ask.key(MALLORY))
@@ -257,7 +257,7 @@ async fn no_hostile_id_or_scope_yields_a_token_for_anyone_else() {
         assert!(is_mallorys(&call.scope), "{:?}", call.scope);
     }
     // No user was signed out.
-    let alice = broker.ask(&Ask::tokens(r#"{"user_id": "alice", "profile": "inbox"}"#)).await;
+    let alice = broker.ask(&HttpRequest::tokens(r#"{"user_id": "alice", "profile": "inbox"}"#)).await;
     assert_eq!(alice.source(), "hit");
 }
 
@@ -310,7 +310,7 @@ async fn no_hostile_body_yields_a_token_for_anyone_else() {
     }
     for body in bodies {
         for target in ["/v1/tokens", "/auth/issue-token", "/api/generate-courier-jwt", "/v1/tokens/rejected"] {
-            let answer = broker.ask(&Ask::post(target, body.clone()).key(MALLORY)).await;
+            let answer = broker.ask(&HttpRequest::post(target, body.clone()).key(MALLORY)).await;
             let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
             assert!(answer.status < 500, "{shown} gave {answer:?}");
             if answer.status == 200 {
@@ -360,14 +360,14 @@ async fn no_hostile_duration_header_or_path_yields_anything_but_its_own() {
         let good = |field: &str| {
             let mut body = json!({"user_id": "mallory", "profile": "inbox"});
             body[field] = Value::from(text);
-            Ask::tokens(body.to_string())
+            HttpRequest::tokens(body.to_string())
         };
         asks.push(good("expires_in"));
         asks.push(good("min_ttl"));
-        asks.push(Ask::issue(json!({"scope": "user_id:mallory inbox:x", "expires_in": text}).to_string()));
+        asks.push(HttpRequest::issue(json!({"scope": "user_id:mallory inbox:x", "expires_in": text}).to_string()));
         if !text.contains(['\0', '\u{2028}', '\u{a0}', '\u{661}']) {
             let body = r#"{"userId": "mallory"}"#;
-            asks.push(Ask::frontend(body).header("Token-Min-TTL", text));
+            asks.push(HttpRequest::frontend(body).header("Token-Min-TTL", text));
         }
     }
     for (name, value) in [
@@ -382,7 +382,7 @@ async fn no_hostile_duration_header_or_path_yields_anything_but_its_own() {
         ("Content-Encoding", "gzip"),
         ("Accept", "text/html\u{7f}"),
     ] {
-        asks.push(Ask::tokens(r#"{"user_id": "mallory", "profile": "inbox"}"#).header(name, value));
+        asks.push(HttpRequest::tokens(r#"{"user_id": "mallory", "profile": "inbox"}"#).header(name, value));
     }
     for target in [
         "/v1/tokens/",
@@ -405,9 +405,9 @@ async fn no_hostile_duration_header_or_path_yields_anything_but_its_own() {
         "http://evil.example/v1/tokens",
         "*",
     ] {
-        asks.push(Ask::post(target, r#"{"user_id": "alice", "profile": "inbox"}"#));
-        asks.push(Ask::post(target, r#"{"user_id": "mallory", "profile": "inbox"}"#));
-        asks.push(Ask::get(target));
+        asks.push(HttpRequest::post(target, r#"{"user_id": "alice", "profile": "inbox"}"#));
+        asks.push(HttpRequest::post(target, r#"{"user_id": "mallory", "profile": "inbox"}"#));
+        asks.push(HttpRequest::get(target));
     }
     for ask in asks {
         // Each input has a connection of its own, since some are no HTTP.
@@ -433,7 +433,7 @@ async fn no_hostile_duration_header_or_path_yields_anything_but_its_own() {
         "\u{fc}",
     ];
     for key in keys {
-        let answer = broker.ask(&Ask::tokens(r#"{"user_id": "mallory", "profile": "inbox"}"#).key(key)).await;
+        let answer = broker.ask(&HttpRequest::tokens(r#"{"user_id": "mallory", "profile": "inbox"}"#).key(key)).await;
         assert_eq!(answer.status, 401, "{key} gave {answer:?}");
     }
 }

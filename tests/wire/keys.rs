@@ -5,7 +5,7 @@ use courier_token_broker::config::RawClient;
 
 use crate::refusal::{FRONTEND, GOOD, all_are_refused_without_a_call, is_a_refusal, row};
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup, client};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 #[tokio::test]
 async fn missing_malformed_or_unknown_key_is_refused() {
@@ -40,7 +40,7 @@ async fn missing_malformed_or_unknown_key_is_refused() {
     ];
     let mut rows = Vec::new();
     for (route, body) in GOOD {
-        let ask = Ask::post(route, body);
+        let ask = HttpRequest::post(route, body);
         for value in &values {
             rows.push(row(value, ask.clone().with("Authorization", value), 401, ""));
         }
@@ -52,10 +52,10 @@ async fn missing_malformed_or_unknown_key_is_refused() {
         rows.push(row("a cookie", elsewhere.clone().header("Cookie", format!("key={key}")), 401, ""));
         rows.push(row("X-API-Key", elsewhere.header("X-API-Key", key), 401, ""));
         // A caller without a key is not told about errors in the body.
-        rows.push(row("a bad body too", Ask::post(route, "{").key("wrong"), 401, ""));
+        rows.push(row("a bad body too", HttpRequest::post(route, "{").key("wrong"), 401, ""));
     }
     let query = format!("{FRONTEND}?userId=u&key={key}&access_token={key}");
-    rows.push(row("in the query", Ask::get(&query).without("Authorization"), 401, ""));
+    rows.push(row("in the query", HttpRequest::get(&query).without("Authorization"), 401, ""));
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
 
@@ -63,7 +63,7 @@ async fn missing_malformed_or_unknown_key_is_refused() {
 async fn refused_key_is_answered_with_the_scheme() {
     let broker = Broker::start().await;
     for (route, body) in GOOD {
-        let answer = broker.ask(&Ask::post(route, body).key("wrong")).await;
+        let answer = broker.ask(&HttpRequest::post(route, body).key("wrong")).await;
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{answer:?}");
     }
 }
@@ -71,9 +71,9 @@ async fn refused_key_is_answered_with_the_scheme() {
 #[tokio::test]
 async fn bearer_with_the_shape_of_a_jwt_is_a_session_on_the_front_end_route_alone() {
     let broker = Broker::start().await;
-    let token = broker.ask(&Ask::issue(GOOD[0].1)).await.token();
+    let token = broker.ask(&HttpRequest::issue(GOOD[0].1)).await.token();
     // A token of Courier's is no session either.
-    for ask in [Ask::frontend(GOOD[1].1), Ask::get(&format!("{FRONTEND}?userId=u"))] {
+    for ask in [HttpRequest::frontend(GOOD[1].1), HttpRequest::get(&format!("{FRONTEND}?userId=u"))] {
         let answer = broker.ask(&ask.key(&token)).await;
         assert_eq!((answer.status, answer.body.as_str()), (401, r#"{"error":"Unauthorized"}"#));
         is_a_refusal(&answer, true);
@@ -90,7 +90,7 @@ async fn client_has_two_keys_during_a_rotation() {
         raw.clients.push(app);
     });
     let broker = setup.start().await;
-    let ask = Ask::tokens(GOOD[2].1);
+    let ask = HttpRequest::tokens(GOOD[2].1);
     let tokens = [broker.ask(&ask.clone().key(old)).await.token(), broker.ask(&ask.key(new)).await.token()];
     assert_eq!(tokens[0], tokens[1]);
 }
@@ -105,7 +105,7 @@ async fn client_over_its_rate_gets_retry_after_and_other_clients_are_served() {
     let mut connection = Connection::open(broker.address).await;
     let mut limited = 0;
     for place in 0..50 {
-        let answer = connection.ask(&Ask::tokens(GOOD[2].1).key(slow)).await;
+        let answer = connection.ask(&HttpRequest::tokens(GOOD[2].1).key(slow)).await;
         if answer.status == 429 {
             is_a_refusal(&answer, false);
             assert_eq!(answer.header("retry-after"), Some("1"));
@@ -113,7 +113,7 @@ async fn client_over_its_rate_gets_retry_after_and_other_clients_are_served() {
         } else {
             assert_eq!(answer.status, 200, "{place}: {answer:?}");
         }
-        assert_eq!(connection.ask(&Ask::tokens(GOOD[2].1)).await.status, 200);
+        assert_eq!(connection.ask(&HttpRequest::tokens(GOOD[2].1)).await.status, 200);
     }
     assert!(limited > 0);
     let counted = "courier_token_broker_requests_total{outcome=\"limited\",route=\"/v1/tokens\"}";

@@ -2,7 +2,7 @@
 
 use crate::refusal::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, CLIENT_KEY, Setup};
-use crate::support::http::Ask;
+use crate::support::http::HttpRequest;
 use courier_token_broker::secrets::Secret;
 
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn broker_that_calls_a_broker_is_refused_at_once_and_does_not_retry() {
         });
         let outer = outer.start().await;
         for (route, body) in &GOOD[..2] {
-            let answer = outer.ask(&Ask::post(route, *body)).await;
+            let answer = outer.ask(&HttpRequest::post(route, *body)).await;
             assert_eq!((answer.status, answer.header("x-should-retry")), (502, Some("false")), "{answer:?}");
             is_a_refusal(&answer, *route == GOOD[1].0);
             assert!(answer.body.contains("the broker calls a broker instead of Courier"), "{answer:?}");
@@ -31,7 +31,7 @@ async fn broker_that_calls_a_broker_is_refused_at_once_and_does_not_retry() {
 #[tokio::test]
 async fn request_of_a_broker_is_refused_by_its_user_agent() {
     let broker = Broker::start().await;
-    let ask = Ask::issue(GOOD[0].1);
+    let ask = HttpRequest::issue(GOOD[0].1);
     let answer = broker.ask(&ask.clone().header("User-Agent", "courier-token-broker/9.9.9")).await;
     assert_eq!(answer.status, 508, "{answer:?}");
     is_a_refusal(&answer, false);

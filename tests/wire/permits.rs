@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::refusal::{all_are_refused_without_a_call, row};
 use crate::support::broker::{Broker, Setup, client};
-use crate::support::http::Ask;
+use crate::support::http::HttpRequest;
 
 /// A client that may have `inbox:*` and `read:brands` for the users of one tenant, for at most an hour.
 const NARROW: &str = "ctb_a-narrow-client";
@@ -26,10 +26,10 @@ async fn broker() -> Broker {
 #[tokio::test]
 async fn client_gets_nothing_beyond_its_settings() {
     let issue = |scope: &str, expires_in: &str| {
-        Ask::issue(json!({"scope": scope, "expires_in": expires_in}).to_string()).key(NARROW)
+        HttpRequest::issue(json!({"scope": scope, "expires_in": expires_in}).to_string()).key(NARROW)
     };
     let tokens = |users: &[&str], scopes: &[&str]| {
-        Ask::tokens(json!({"user_ids": users, "scopes": scopes, "expires_in": "1h"}).to_string()).key(NARROW)
+        HttpRequest::tokens(json!({"user_ids": users, "scopes": scopes, "expires_in": "1h"}).to_string()).key(NARROW)
     };
     let good = &["inbox:read:messages"][..];
     let rows = [
@@ -47,8 +47,8 @@ async fn client_gets_nothing_beyond_its_settings() {
         row("a scope", tokens(&["acme:u"], &["inbox:x", "tenants:read"]), 403, "`scopes`"),
         row("a second too long", issue("user_id:acme:u inbox:x", "3601s"), 403, "`max_lifetime`"),
         row("a day", issue("user_id:acme:u inbox:x", "1d"), 403, "`max_lifetime`"),
-        row("a user", Ask::frontend(r#"{"userId": "bob"}"#).key(NARROW), 403, "`users`"),
-        row("the profile's scopes", Ask::frontend(r#"{"userId": "acme:u"}"#).key(NARROW), 403, "`scopes`"),
+        row("a user", HttpRequest::frontend(r#"{"userId": "bob"}"#).key(NARROW), 403, "`users`"),
+        row("the profile's scopes", HttpRequest::frontend(r#"{"userId": "acme:u"}"#).key(NARROW), 403, "`scopes`"),
         row("a scope of no profile", issue("user_id:u tenants:read", "1h").key(PLAIN), 403, "`scopes`"),
         row("more than the default", issue("user_id:u read:brands", "25h").key(PLAIN), 403, "`max_lifetime`"),
     ];
@@ -58,12 +58,13 @@ async fn client_gets_nothing_beyond_its_settings() {
 #[tokio::test]
 async fn client_gets_a_token_within_its_settings() {
     let broker = broker().await;
-    let tokens = |user: &str, scopes: &[&str]| Ask::tokens(json!({"user_id": user, "scopes": scopes}).to_string());
+    let tokens =
+        |user: &str, scopes: &[&str]| HttpRequest::tokens(json!({"user_id": user, "scopes": scopes}).to_string());
     for ask in [
         tokens("acme:u", &["inbox:read:messages", "read:brands"]).key(NARROW),
         tokens("acme:", &["inbox:"]).key(NARROW),
         tokens("root", &["inbox:x"]).key(NARROW),
-        Ask::frontend(r#"{"userId": "anybody"}"#).key(PLAIN),
+        HttpRequest::frontend(r#"{"userId": "anybody"}"#).key(PLAIN),
     ] {
         assert_eq!(broker.ask(&ask).await.status, 200, "{ask:?}");
     }
@@ -76,7 +77,7 @@ async fn client_gets_a_token_within_its_settings() {
 #[tokio::test]
 async fn cached_token_is_served_only_to_permitted_clients() {
     let broker = broker().await;
-    let ask = Ask::tokens(r#"{"user_id": "bob", "scopes": ["inbox:x"], "expires_in": "1h"}"#);
+    let ask = HttpRequest::tokens(r#"{"user_id": "bob", "scopes": ["inbox:x"], "expires_in": "1h"}"#);
     let token = broker.ask(&ask).await.token();
     let denied = broker.ask(&ask.key(NARROW)).await;
     assert_eq!(denied.status, 403);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY};
-use crate::support::http::{Answer, Ask};
+use crate::support::http::{Answer, HttpRequest};
 
 pub const ISSUE: &str = "/auth/issue-token";
 pub const FRONTEND: &str = "/api/generate-courier-jwt";
@@ -19,12 +19,12 @@ pub const GOOD: [(&str, &str); 3] = [
 /// A request that must be refused.
 pub struct Row {
     name: String,
-    ask: Ask,
+    ask: HttpRequest,
     status: u16,
     says: &'static str,
 }
 
-pub fn row(name: impl Into<String>, ask: Ask, status: u16, says: &'static str) -> Row {
+pub fn row(name: impl Into<String>, ask: HttpRequest, status: u16, says: &'static str) -> Row {
     Row { name: name.into(), ask, status, says }
 }
 

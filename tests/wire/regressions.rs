@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::sessions::{call, settings};
 use crate::support::broker::{Setup, client};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 use crate::support::issuer::{KeyHost, Signer};
 use crate::support::pki::{Authority, HOST, connect};
 
@@ -33,7 +33,7 @@ async fn new_key_is_not_sent_to_the_old_host() {
             workspace.base_url = "https://api.eu.courier.com".to_owned();
         })
         .await;
-    let answer = broker.ask(&Ask::tokens(json!({"user_id": "jane", "profile": "inbox"}).to_string())).await;
+    let answer = broker.ask(&HttpRequest::tokens(json!({"user_id": "jane", "profile": "inbox"}).to_string())).await;
     // The old host accepts the new key only, so 200 shows that the key was sent there.
     assert_ne!(answer.status, 200, "reload taken: {taken}; the new key went to the old host");
 }
@@ -55,7 +55,7 @@ fn loaded(key: &str, files: Files) -> Loaded {
 }
 
 async fn known(address: SocketAddr, key: &str) -> bool {
-    let ask = Ask::tokens("{}").key(key);
+    let ask = HttpRequest::tokens("{}").key(key);
     Connection::open(address).await.ask(&ask).await.status != 401
 }
 
@@ -175,7 +175,7 @@ async fn caller_without_a_key_does_not_take_all_places() {
         }
         tokio::time::sleep(Duration::from_millis(150)).await;
         let stream = connect(&authority.client(&["http/1.1"], None), broker.address).await.expect("a handshake");
-        let ask = Ask::tokens(json!({"user_id": "jane", "profile": "inbox"}).to_string());
+        let ask = HttpRequest::tokens(json!({"user_id": "jane", "profile": "inbox"}).to_string());
         let answer = Connection::over(stream).ask(&ask).await;
         asked += 1;
         refused += usize::from(answer.status == 503);

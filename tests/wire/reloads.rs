@@ -6,12 +6,12 @@ use courier_token_broker::secrets::Secret;
 use serde_json::json;
 
 use crate::support::broker::{API_KEY, Broker, Setup, client};
-use crate::support::http::Ask;
+use crate::support::http::HttpRequest;
 
 const NEW_KEY: &str = "ctb_a-new-key";
 
-fn wants(user: &str) -> Ask {
-    Ask::tokens(json!({"user_id": user, "profile": "inbox"}).to_string())
+fn wants(user: &str) -> HttpRequest {
+    HttpRequest::tokens(json!({"user_id": user, "profile": "inbox"}).to_string())
 }
 
 async fn reloads(broker: &Broker, what: &str, outcome: &str) -> f64 {
@@ -117,5 +117,5 @@ async fn reload_keeps_restart_only_settings_and_applies_the_rest() {
     assert!(taken.await);
     let long = "x".repeat(1000);
     let body = json!({"user_id": "jane", "profile": "inbox", "more": long}).to_string();
-    assert_eq!(broker.ask(&Ask::tokens(body).key(NEW_KEY)).await.status, 200);
+    assert_eq!(broker.ask(&HttpRequest::tokens(body).key(NEW_KEY)).await.status, 200);
 }

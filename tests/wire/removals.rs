@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::broker::{Broker, Setup, client};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 /// The key of a client for the users of one tenant.
 const NARROW: &str = "ctb_a-narrow-client";
@@ -17,12 +17,12 @@ async fn broker() -> Broker {
     setup.start().await
 }
 
-fn wants(user: &str) -> Ask {
-    Ask::tokens(json!({"user_id": user, "profile": "inbox"}).to_string())
+fn wants(user: &str) -> HttpRequest {
+    HttpRequest::tokens(json!({"user_id": user, "profile": "inbox"}).to_string())
 }
 
-fn rejected(token: &str) -> Ask {
-    Ask::post("/v1/tokens/rejected", json!({ "token": token }).to_string())
+fn rejected(token: &str) -> HttpRequest {
+    HttpRequest::post("/v1/tokens/rejected", json!({ "token": token }).to_string())
 }
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn sign_out_removes_the_tokens_of_a_user() {
     for (user, path) in [("jane", "jane"), ("a/b:ä@c", "a%2Fb:%C3%A4%40c"), ("x", "%78")] {
         let before = broker.ask(&wants(user)).await.token();
         for _ in 0..2 {
-            let answer = broker.ask(&Ask::new("DELETE", &format!("//v1/users/{path}/tokens"))).await;
+            let answer = broker.ask(&HttpRequest::new("DELETE", &format!("//v1/users/{path}/tokens"))).await;
             assert_eq!((answer.status, answer.body.as_str()), (204, ""), "{answer:?}");
         }
         let after = broker.ask(&wants(user)).await;
@@ -47,16 +47,16 @@ async fn sign_out_of_a_foreign_user_is_refused() {
     let broker = broker().await;
     broker.ask(&wants("jane")).await.token();
     for (ask, status) in [
-        (Ask::new("DELETE", "/v1/users/jane/tokens").key(NARROW), 403),
-        (Ask::new("DELETE", "/v1/users/jane/tokens").key("wrong"), 401),
-        (Ask::new("DELETE", "/v1/users/jane/tokens").without("Authorization"), 401),
-        (Ask::new("GET", "/v1/users/jane/tokens"), 405),
-        (Ask::new("DELETE", "/v1/users/jane/tokens/x"), 404),
-        (Ask::new("DELETE", "/v1/users//tokens"), 404),
-        (Ask::new("DELETE", "/v1/users/a%20b/tokens"), 400),
-        (Ask::new("DELETE", "/v1/users/%/tokens"), 400),
-        (Ask::new("DELETE", "/v1/users/%ff/tokens"), 400),
-        (Ask::new("DELETE", "/v1/users/%00/tokens"), 400),
+        (HttpRequest::new("DELETE", "/v1/users/jane/tokens").key(NARROW), 403),
+        (HttpRequest::new("DELETE", "/v1/users/jane/tokens").key("wrong"), 401),
+        (HttpRequest::new("DELETE", "/v1/users/jane/tokens").without("Authorization"), 401),
+        (HttpRequest::new("GET", "/v1/users/jane/tokens"), 405),
+        (HttpRequest::new("DELETE", "/v1/users/jane/tokens/x"), 404),
+        (HttpRequest::new("DELETE", "/v1/users//tokens"), 404),
+        (HttpRequest::new("DELETE", "/v1/users/a%20b/tokens"), 400),
+        (HttpRequest::new("DELETE", "/v1/users/%/tokens"), 400),
+        (HttpRequest::new("DELETE", "/v1/users/%ff/tokens"), 400),
+        (HttpRequest::new("DELETE", "/v1/users/%00/tokens"), 400),
     ] {
         assert_eq!(broker.ask(&ask).await.status, status, "{ask:?}");
     }
@@ -82,9 +82,9 @@ async fn rejected_token_is_replaced_once_and_only_for_permitted_clients() {
     assert_eq!(broker.metric(counted).await, 1.0);
     for (ask, status) in [
         (rejected(&token).key("wrong"), 401),
-        (Ask::post("/v1/tokens/rejected", "{}"), 400),
-        (Ask::post("/v1/tokens/rejected", r#"{"token": 5}"#), 400),
-        (Ask::get("/v1/tokens/rejected"), 405),
+        (HttpRequest::post("/v1/tokens/rejected", "{}"), 400),
+        (HttpRequest::post("/v1/tokens/rejected", r#"{"token": 5}"#), 400),
+        (HttpRequest::get("/v1/tokens/rejected"), 405),
     ] {
         assert_eq!(broker.ask(&ask).await.status, status, "{ask:?}");
     }
@@ -94,7 +94,7 @@ async fn rejected_token_is_replaced_once_and_only_for_permitted_clients() {
 async fn operator_purges_a_workspace() {
     let broker = broker().await;
     let before = broker.ask(&wants("jane")).await.token();
-    let purge = |method: &str, target: &str| Ask::new(method, target);
+    let purge = |method: &str, target: &str| HttpRequest::new(method, target);
     let mut connection = Connection::open(broker.admin).await;
     assert_eq!(connection.ask(&purge("POST", "/workspaces/default/tokens")).await.status, 405);
     assert_eq!(connection.ask(&purge("DELETE", "/workspaces/other/tokens")).await.status, 404);

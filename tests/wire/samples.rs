@@ -6,7 +6,7 @@ use courier_token_broker::config::Layers;
 use serde_json::{Value, json};
 
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup, claims, client};
-use crate::support::http::Ask;
+use crate::support::http::HttpRequest;
 
 const INBOX: &str = "inbox:read:messages inbox:write:events read:preferences write:preferences read:brands";
 
@@ -109,7 +109,8 @@ async fn every_published_sample_is_served_with_default_settings() {
         {
             let scope = filled_in(scope, days, user, tenant);
             let expires_in = filled_in(expires_in, days, user, tenant);
-            let answer = broker.ask(&Ask::issue(json!({"scope": scope, "expires_in": expires_in}).to_string())).await;
+            let answer =
+                broker.ask(&HttpRequest::issue(json!({"scope": scope, "expires_in": expires_in}).to_string())).await;
             assert_eq!(answer.status, 200, "{source}: {answer:?}");
             assert_eq!(parts(&claims(&answer.token())["scope"]), parts(&scope.into()), "{source}");
         }
@@ -120,7 +121,7 @@ async fn every_published_sample_is_served_with_default_settings() {
 #[tokio::test]
 async fn published_front_end_sample_gets_the_inbox_with_default_settings() {
     let broker = with_environment(&[]).await;
-    let answer = broker.ask(&Ask::frontend(r#"{"userId":"pigeon"}"#)).await;
+    let answer = broker.ask(&HttpRequest::frontend(r#"{"userId":"pigeon"}"#)).await;
     assert_eq!(parts(&claims(&answer.token())["scope"]), parts(&format!("user_id:pigeon {INBOX}").into()));
 }
 
@@ -131,7 +132,7 @@ async fn undocumented_scope_is_refused_with_default_settings() {
         ["any:thing", "inbox:read", "read:brand", "read:brandsx", "tenant", "tenants", "write:all", "x:tenant:a"]
     {
         let body = json!({"scope": format!("user_id:u read:brands {scope}"), "expires_in": "1d"});
-        let answer = broker.ask(&Ask::issue(body.to_string())).await;
+        let answer = broker.ask(&HttpRequest::issue(body.to_string())).await;
         assert_eq!(answer.status, 403, "{scope}: {answer:?}");
         let message = answer.json()["message"].to_string();
         for part in [&format!("the scope `{scope}`"), "`inbox:read:messages`", "COURIER_TOKEN_BROKER_CLIENT_SCOPES"] {
@@ -149,7 +150,7 @@ async fn client_of_the_environment_is_narrowed_by_its_variables() {
     ];
     let broker = with_environment(&limits).await;
     let ask = |scope: &str, expires_in: &str| {
-        Ask::issue(json!({"scope": format!("user_id:u {scope}"), "expires_in": expires_in}).to_string())
+        HttpRequest::issue(json!({"scope": format!("user_id:u {scope}"), "expires_in": expires_in}).to_string())
     };
     assert_eq!(broker.ask(&ask("inbox:x read:brands read:preferences", "2h")).await.status, 200);
     for (ask, parts) in [
@@ -171,7 +172,7 @@ async fn client_of_the_environment_is_narrowed_by_its_variables() {
 #[tokio::test]
 async fn profile_mobile_has_the_scopes_of_the_inbox_and_of_push() {
     let broker = with_environment(&[]).await;
-    let answer = broker.ask(&Ask::tokens(r#"{"user_id": "pigeon", "profile": "mobile"}"#)).await;
+    let answer = broker.ask(&HttpRequest::tokens(r#"{"user_id": "pigeon", "profile": "mobile"}"#)).await;
     let wanted = format!("user_id:pigeon {INBOX} read:user-tokens write:user-tokens");
     assert_eq!(parts(&answer.json()["scope"]), parts(&wanted.into()));
 }
@@ -187,12 +188,12 @@ async fn client_without_scopes_may_ask_for_inbox_and_push_and_for_profiles_of_th
     let broker = setup.start().await;
     for Sample { source, scope, .. } in SAMPLES {
         let scope = filled_in(scope, 1, "u", "t");
-        let answer = broker.ask(&Ask::issue(json!({"scope": scope, "expires_in": "1d"}).to_string())).await;
+        let answer = broker.ask(&HttpRequest::issue(json!({"scope": scope, "expires_in": "1d"}).to_string())).await;
         let is_of_another_kind = ["tenant", "read:messages", "write:brands"]
             .iter()
             .any(|part| scope.replace("inbox:read:messages", "").contains(part));
         assert_eq!(answer.status, if is_of_another_kind { 403 } else { 200 }, "{source}: {answer:?}");
     }
-    let own = Ask::tokens(r#"{"user_id": "u", "profile": "own"}"#);
+    let own = HttpRequest::tokens(r#"{"user_id": "u", "profile": "own"}"#);
     assert_eq!(broker.ask(&own).await.status, 200);
 }

@@ -6,10 +6,10 @@ use serde_json::json;
 use super::rules::{RetryHints, Sdk, sdks};
 use crate::refusal::is_a_refusal;
 use crate::support::broker::{Broker, Setup, claims};
-use crate::support::http::{Answer, Ask};
+use crate::support::http::{Answer, HttpRequest};
 
-fn ask(sdk: &Sdk, path: &str) -> Ask {
-    let ask = Ask::post(path, sdk.request.body.as_str());
+fn ask(sdk: &Sdk, path: &str) -> HttpRequest {
+    let ask = HttpRequest::post(path, sdk.request.body.as_str());
     sdk.request.headers.iter().fold(ask, |ask, (name, value)| ask.with(name, value))
 }
 
@@ -50,10 +50,10 @@ async fn php_worker_is_told_to_sleep_for_two_seconds_at_most() {
     let [php, ruby] = ["php", "ruby"].map(|name| sdks.iter().find(|sdk| sdk.name == name).expect("it is there"));
     let body = |user: &str| json!({"scope": format!("user_id:{user} s"), "expires_in": "1h"}).to_string();
     for user in ["one", "two"] {
-        assert_eq!(broker.ask(&Ask::issue(body(user))).await.status, 200);
+        assert_eq!(broker.ask(&HttpRequest::issue(body(user))).await.status, 200);
     }
     let send = |sdk: &Sdk, user: &str| {
-        let ask = Ask::issue(body(user)).with("X-Stainless-Lang", sdk.language());
+        let ask = HttpRequest::issue(body(user)).with("X-Stainless-Lang", sdk.language());
         (ask, sdk.name.clone())
     };
     for (ask, name) in [send(php, "three"), send(ruby, "three")] {

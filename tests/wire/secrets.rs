@@ -4,7 +4,7 @@ use courier_token_broker::simulator::{Fault, Faults};
 
 use crate::refusal::GOOD;
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 const ADMIN: &[&str] = &["/metrics", "/healthz", "/readyz", "/", "/status", "/explain", "/debug"];
 
@@ -14,9 +14,9 @@ async fn operators_see_no_key_no_token_and_no_user() {
     let mut secrets = vec![API_KEY.to_owned(), CLIENT_KEY.to_owned()];
     for (n, (route, body)) in GOOD.into_iter().enumerate() {
         let body = body.replace("\"u\"", "\"jane-doe\"").replace("user_id:u", "user_id:jane-doe");
-        let answer = broker.ask(&Ask::post(route, body)).await;
+        let answer = broker.ask(&HttpRequest::post(route, body)).await;
         secrets.push(answer.token());
-        broker.ask(&Ask::post(route, "{").key(&format!("a-guess-{n}"))).await;
+        broker.ask(&HttpRequest::post(route, "{").key(&format!("a-guess-{n}"))).await;
     }
     secrets.extend(["jane-doe", "a-guess", "read:brands"].map(str::to_owned));
     for path in ADMIN {
@@ -32,24 +32,24 @@ async fn refusal_repeats_nothing_of_the_request() {
     const PASSWORD: &str = "hunter2-of-somebody";
     let broker = Broker::start().await;
     let mut asks = vec![
-        Ask::get(&format!("/{PASSWORD}?{PASSWORD}")),
-        Ask::get(&format!("/api/generate-courier-jwt?userId={PASSWORD}&userId={PASSWORD}")),
-        Ask::new(PASSWORD, "/auth/issue-token"),
-        Ask::issue(format!(r#"{{"scope": "user_id:{PASSWORD}", "expires_in": "1d"}}"#)),
-        Ask::issue(format!(r#"{{"scope": "user_id:u s", "expires_in": "{PASSWORD}"}}"#)),
-        Ask::tokens(format!(r#"{{"user_id": "u", "profile": "{PASSWORD}"}}"#)),
-        Ask::tokens(format!(r#"{{"user_id": "u", "scopes": ["{PASSWORD} x"]}}"#)),
-        Ask::issue(GOOD[0].1).header("Token-Min-TTL", PASSWORD),
+        HttpRequest::get(&format!("/{PASSWORD}?{PASSWORD}")),
+        HttpRequest::get(&format!("/api/generate-courier-jwt?userId={PASSWORD}&userId={PASSWORD}")),
+        HttpRequest::new(PASSWORD, "/auth/issue-token"),
+        HttpRequest::issue(format!(r#"{{"scope": "user_id:{PASSWORD}", "expires_in": "1d"}}"#)),
+        HttpRequest::issue(format!(r#"{{"scope": "user_id:u s", "expires_in": "{PASSWORD}"}}"#)),
+        HttpRequest::tokens(format!(r#"{{"user_id": "u", "profile": "{PASSWORD}"}}"#)),
+        HttpRequest::tokens(format!(r#"{{"user_id": "u", "scopes": ["{PASSWORD} x"]}}"#)),
+        HttpRequest::issue(GOOD[0].1).header("Token-Min-TTL", PASSWORD),
     ];
     for (route, body) in GOOD {
-        asks.push(Ask::post(route, body).key(PASSWORD));
-        asks.push(Ask::post(route, body).with("Authorization", PASSWORD));
-        asks.push(Ask::post(route, body).with("Content-Type", PASSWORD));
-        asks.push(Ask::post(route, format!("{{\"{PASSWORD}")));
-        asks.push(Ask::post(route, format!("\"{PASSWORD}\"")));
+        asks.push(HttpRequest::post(route, body).key(PASSWORD));
+        asks.push(HttpRequest::post(route, body).with("Authorization", PASSWORD));
+        asks.push(HttpRequest::post(route, body).with("Content-Type", PASSWORD));
+        asks.push(HttpRequest::post(route, format!("{{\"{PASSWORD}")));
+        asks.push(HttpRequest::post(route, format!("\"{PASSWORD}\"")));
         for field in ["scope", "userId", "user_id", "user_ids", "scopes", "profile", "expires_in", "min_ttl"] {
             for wrong in [format!("[[\"{PASSWORD}\"]]"), format!("{{\"{PASSWORD}\": 1}}"), "31337".to_owned()] {
-                asks.push(Ask::post(route, format!("{{\"{field}\": {wrong}, \"{field}\": {wrong}}}")));
+                asks.push(HttpRequest::post(route, format!("{{\"{field}\": {wrong}, \"{field}\": {wrong}}}")));
             }
         }
     }
@@ -65,7 +65,7 @@ async fn couriers_words_about_the_key_reach_no_caller() {
     for faults in [Faults::default(), Faults { error_rate: 1.0, ..Faults::default() }] {
         let broker = Setup::new().courier_wants("pk_prod_the-real-key").faults(faults).start().await;
         for (route, body) in GOOD {
-            let answer = broker.ask(&Ask::post(route, body)).await.whole();
+            let answer = broker.ask(&HttpRequest::post(route, body)).await.whole();
             for secret in [API_KEY, "pk_prod", CLIENT_KEY] {
                 assert!(!answer.contains(secret), "{answer}");
             }
@@ -78,11 +78,11 @@ async fn refused_token_is_in_no_answer_and_no_metric() {
     let broker = Broker::start().await;
     broker.courier.misbehave(Some(Fault::Scope("user_id:alice everything".to_owned())));
     for (route, body) in GOOD {
-        let answer = broker.ask(&Ask::post(route, body)).await.whole();
+        let answer = broker.ask(&HttpRequest::post(route, body)).await.whole();
         assert!(!answer.contains("eyJ") && !answer.contains("alice"), "{answer}");
     }
     for path in ADMIN {
-        let answer = Connection::open(broker.admin).await.ask(&Ask::get(path)).await.whole();
+        let answer = Connection::open(broker.admin).await.ask(&HttpRequest::get(path)).await.whole();
         assert!(!answer.contains("eyJ") && !answer.contains("alice"), "{answer}");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::refusal::FRONTEND;
 use crate::sessions::{broker_of, call, is_unauthorized, settings};
 use crate::support::broker::{Broker, Setup};
-use crate::support::http::Ask;
+use crate::support::http::HttpRequest;
 use crate::support::issuer::{ISSUER, KeyHost, RSA, Signer, at, good_claims, header};
 
 const ALICE: &str = "alice";
@@ -277,7 +277,7 @@ async fn duplicate_session_headers_are_refused() {
         call(&session).with("Authorization", format!("Basic {session}")),
         call(&session).with("Authorization", format!("Bearer {session}, Bearer {session}")),
         call(&session).without("Authorization").header("X-Session", &session),
-        Ask::get(&format!("{FRONTEND}?access_token={session}")).without("Authorization"),
+        HttpRequest::get(&format!("{FRONTEND}?access_token={session}")).without("Authorization"),
     ] {
         is_unauthorized(&broker.ask(&ask).await);
     }

@@ -5,7 +5,7 @@ use courier_token_broker::config::RawSessions;
 use crate::refusal::FRONTEND;
 use crate::sessions::{PAGE, broker_of, call, settings};
 use crate::support::broker::{Broker, Setup};
-use crate::support::http::Ask;
+use crate::support::http::HttpRequest;
 use crate::support::issuer::{KeyHost, Signer};
 
 /// Headers that monitoring in browsers adds, with values of their form.
@@ -38,7 +38,7 @@ const MONITORING: &[(&str, &str)] = &[
 
 /// The headers that a browser would let a page send, in lower case.
 async fn allowed(broker: &Broker, wanted: &str) -> Vec<String> {
-    let preflight = Ask::new("OPTIONS", FRONTEND)
+    let preflight = HttpRequest::new("OPTIONS", FRONTEND)
         .without("Authorization")
         .header("Origin", PAGE)
         .header("Access-Control-Request-Method", "POST")

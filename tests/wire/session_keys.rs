@@ -102,7 +102,7 @@ async fn sessions_are_undecided_until_the_keys_have_been_fetched() {
     assert!(answer.header("access-control-allow-origin").is_some());
     // An impossible session is refused without keys, and an app needs no session.
     is_unauthorized(&broker.ask(&call("a.b.c")).await);
-    let app = crate::support::http::Ask::frontend(r#"{"userId": "jane"}"#);
+    let app = crate::support::http::HttpRequest::frontend(r#"{"userId": "jane"}"#);
     assert_eq!(broker.ask(&app).await.status, 200);
     // The broker fetches the keys without a request that needs them.
     host.publish(&[signer.jwk("k")]);

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::refusal::{FRONTEND, all_are_refused_without_a_call, is_a_refusal, row};
 use crate::support::broker::{Broker, Setup, claims, client};
-use crate::support::http::{Answer, Ask};
+use crate::support::http::{Answer, HttpRequest};
 use crate::support::issuer::{AUDIENCE, ISSUER, KeyHost, RSA, Signer, at, good_claims, header};
 
 pub const PAGE: &str = "https://app.example.com";
@@ -42,8 +42,8 @@ pub async fn broker_of(signer: &Signer, change: impl FnOnce(&mut RawSessions)) -
 }
 
 /// A user's call, as `fetch(url, {method: "POST", headers})` makes it.
-pub fn call(session: &str) -> Ask {
-    Ask::new("POST", FRONTEND).key(session).header("Origin", PAGE)
+pub fn call(session: &str) -> HttpRequest {
+    HttpRequest::new("POST", FRONTEND).key(session).header("Origin", PAGE)
 }
 
 #[track_caller]
@@ -84,8 +84,8 @@ async fn request_may_name_the_sessions_user_alone() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
     let session = signer.session("k", "jane");
-    let post = |body: &str| Ask::frontend(body).key(&session).header("Origin", PAGE);
-    let get = |query: &str| Ask::get(&format!("{FRONTEND}{query}")).key(&session).header("Origin", PAGE);
+    let post = |body: &str| HttpRequest::frontend(body).key(&session).header("Origin", PAGE);
+    let get = |query: &str| HttpRequest::get(&format!("{FRONTEND}{query}")).key(&session).header("Origin", PAGE);
     for other in [
         post(r#"{"userId": "bob"}"#),
         post(r#"{"userId": "Jane"}"#),
@@ -165,7 +165,7 @@ async fn token_may_be_capped_by_the_sessions_end() {
 async fn client_key_keeps_working_beside_sessions() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
-    let ask = Ask::frontend(r#"{"userId": "jane"}"#);
+    let ask = HttpRequest::frontend(r#"{"userId": "jane"}"#);
     assert_eq!(broker.ask(&ask).await.status, 200);
     assert_eq!(broker.ask(&ask.clone().header("Token-Min-TTL", "1h")).await.status, 200);
     // The app itself checks the page's origin then, and no other page can read the answer.
@@ -175,14 +175,14 @@ async fn client_key_keeps_working_beside_sessions() {
     let rows = [
         row("nobody", ask.clone().without("Authorization"), 401, ""),
         row("a wrong key", ask.clone().key("wrong"), 401, ""),
-        row("no user", Ask::frontend("{}"), 400, "userId"),
-        row("no body", Ask::new("POST", FRONTEND), 415, ""),
+        row("no user", HttpRequest::frontend("{}"), 400, "userId"),
+        row("no body", HttpRequest::new("POST", FRONTEND), 415, ""),
     ];
     let broker = broker_of(&signer, |_| {}).await;
     all_are_refused_without_a_call(&broker, &rows).await;
     // A session is accepted on this route alone.
     let session = signer.session("k", "jane");
-    for ask in [Ask::issue(crate::refusal::GOOD[0].1), Ask::tokens(crate::refusal::GOOD[2].1)] {
+    for ask in [HttpRequest::issue(crate::refusal::GOOD[0].1), HttpRequest::tokens(crate::refusal::GOOD[2].1)] {
         let answer = broker.ask(&ask.key(&session)).await;
         assert_eq!((answer.status, answer.header("vary")), (401, None));
     }
@@ -232,7 +232,7 @@ async fn only_listed_pages_may_call() {
     let answer = broker.ask(&call("a.b.c")).await;
     is_unauthorized(&answer);
     assert_eq!(answer.header("access-control-allow-origin"), Some(PAGE));
-    let answer = broker.ask(&Ask::new("DELETE", FRONTEND).header("Origin", PAGE)).await;
+    let answer = broker.ask(&HttpRequest::new("DELETE", FRONTEND).header("Origin", PAGE)).await;
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (405, Some(PAGE)));
 }
 
@@ -241,7 +241,7 @@ async fn preflight_names_what_a_page_may_send() {
     let signer = Signer::ed25519();
     let broker = broker_of(&signer, |_| {}).await;
     let preflight = |origin: &str| {
-        Ask::new("OPTIONS", FRONTEND)
+        HttpRequest::new("OPTIONS", FRONTEND)
             .without("Authorization")
             .header("Origin", origin)
             .header("Access-Control-Request-Method", "POST")
@@ -261,7 +261,7 @@ async fn preflight_names_what_a_page_may_send() {
     assert!(!answer.whole().contains("access-control"), "{answer:?}");
     // Other methods and other routes are unchanged.
     assert_eq!(broker.ask(&preflight(PAGE).without("Origin")).await.status, 405);
-    let elsewhere = Ask::new("OPTIONS", "/v1/tokens").header("Origin", PAGE);
+    let elsewhere = HttpRequest::new("OPTIONS", "/v1/tokens").header("Origin", PAGE);
     assert_eq!(broker.ask(&elsewhere).await.status, 405);
     let plain = Broker::start().await.ask(&preflight(PAGE)).await;
     assert_eq!((plain.status, plain.header("vary")), (405, None));
@@ -274,7 +274,7 @@ async fn cookie_is_accepted_only_from_a_listed_page() {
     let broker = broker_of(&signer, |sessions| sessions.source = "cookie:__Host-session".to_owned()).await;
     let session = signer.session("k", "jane");
     let with = |cookies: &str| {
-        Ask::new("POST", FRONTEND).without("Authorization").header("Cookie", cookies).header("Origin", PAGE)
+        HttpRequest::new("POST", FRONTEND).without("Authorization").header("Cookie", cookies).header("Origin", PAGE)
     };
     let good = with(&format!("theme=dark; __Host-session={session}; x=y"));
     let rows = [
@@ -292,7 +292,7 @@ async fn cookie_is_accepted_only_from_a_listed_page() {
         row("in both", good.clone().key(&session), 401, ""),
         row(
             "in the query",
-            Ask::get(&format!("{FRONTEND}?__Host-session={session}")).without("Authorization"),
+            HttpRequest::get(&format!("{FRONTEND}?__Host-session={session}")).without("Authorization"),
             401,
             "",
         ),
@@ -301,7 +301,7 @@ async fn cookie_is_accepted_only_from_a_listed_page() {
     is_for(&broker.ask(&good).await, "jane");
     is_for(&broker.ask(&with("a=b").header("Cookie", format!("__Host-session={session}"))).await, "jane");
     // A client key takes precedence: the app may pass on its users' headers.
-    let app = Ask::frontend(r#"{"userId": "bob"}"#).header("Cookie", format!("__Host-session={session}"));
+    let app = HttpRequest::frontend(r#"{"userId": "bob"}"#).header("Cookie", format!("__Host-session={session}"));
     assert!(claims(&broker.ask(&app).await.token())["scope"].as_str().expect("a scope").starts_with("user_id:bob "));
 }
 

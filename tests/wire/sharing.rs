@@ -7,7 +7,7 @@ use serde_json::json;
 use courier_token_broker::simulator::Faults;
 
 use crate::support::broker::{Broker, CLIENT_KEY, Setup, claims, client};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 #[tokio::test]
 async fn one_token_is_shared_across_the_three_routes() {
@@ -15,12 +15,12 @@ async fn one_token_is_shared_across_the_three_routes() {
     let scopes = ["write:preferences", "read:brands", "inbox:read:messages", "read:preferences", "inbox:write:events"];
     let scope = format!("{}   user_id:jane {}", scopes.join(" "), scopes[1]);
     let asks = [
-        Ask::frontend(r#"{"userId": "jane"}"#),
-        Ask::get("/api/generate-courier-jwt?userId=%6aane"),
-        Ask::issue(json!({"scope": scope, "expires_in": "1d"}).to_string()),
-        Ask::tokens(r#"{"user_id": "jane", "profile": "inbox"}"#),
-        Ask::tokens(json!({"user_ids": ["jane", "jane"], "scopes": scopes, "expires_in": 86_400}).to_string()),
-        Ask::tokens(r#"{"user_id": "\u006aane", "profile": "in\u0062ox", "expires_in": 864e2}"#),
+        HttpRequest::frontend(r#"{"userId": "jane"}"#),
+        HttpRequest::get("/api/generate-courier-jwt?userId=%6aane"),
+        HttpRequest::issue(json!({"scope": scope, "expires_in": "1d"}).to_string()),
+        HttpRequest::tokens(r#"{"user_id": "jane", "profile": "inbox"}"#),
+        HttpRequest::tokens(json!({"user_ids": ["jane", "jane"], "scopes": scopes, "expires_in": 86_400}).to_string()),
+        HttpRequest::tokens(r#"{"user_id": "\u006aane", "profile": "in\u0062ox", "expires_in": 864e2}"#),
     ];
     let token = broker.ask(&asks[0]).await.token();
     for ask in &asks {
@@ -45,7 +45,7 @@ async fn equal_durations_written_differently_are_one_key() {
         let mut issued = 0;
         for way in ways {
             let body = format!(r#"{{"scope": "user_id:u s", "expires_in": {way}}}"#);
-            let answer = broker.ask(&Ask::issue(body)).await;
+            let answer = broker.ask(&HttpRequest::issue(body)).await;
             let claims = claims(&answer.token());
             let life = claims["exp"].as_u64().zip(claims["iat"].as_u64()).map(|(exp, iat)| exp - iat);
             assert_eq!(life, Some(seconds), "{way}");
@@ -84,7 +84,7 @@ async fn differing_requests_never_share_a_token() {
     for round in 0..2 {
         for &(key, users, scopes, lifetime) in &wishes {
             let body = json!({"user_ids": users, "scopes": scopes, "expires_in": lifetime});
-            let answer = connection.ask(&Ask::tokens(body.to_string()).key(key)).await;
+            let answer = connection.ask(&HttpRequest::tokens(body.to_string()).key(key)).await;
             let token = answer.token();
             let claims = claims(&token);
             let wanted: Vec<_> = users
@@ -113,7 +113,7 @@ async fn clients_of_one_workspace_share_tokens_and_those_of_two_do_not() {
         raw.clients[2].workspace = "eu".to_owned();
     });
     let broker = setup.start().await;
-    let ask = Ask::tokens(r#"{"user_id": "u", "scopes": ["s"]}"#);
+    let ask = HttpRequest::tokens(r#"{"user_id": "u", "scopes": ["s"]}"#);
     let token = broker.ask(&ask).await.token();
     let shared = broker.ask(&ask.clone().key(second)).await;
     assert_eq!((shared.token(), shared.source().as_str()), (token.clone(), "hit"));
@@ -125,7 +125,7 @@ async fn clients_of_one_workspace_share_tokens_and_those_of_two_do_not() {
 #[tokio::test]
 async fn opaque_tokens_are_shared_by_the_same_rules() {
     let broker = Setup::new().faults(Faults { opaque_tokens: true, ..Faults::default() }).start().await;
-    let ask = |user: &str| Ask::tokens(json!({"user_id": user, "scopes": ["s"]}).to_string());
+    let ask = |user: &str| HttpRequest::tokens(json!({"user_id": user, "scopes": ["s"]}).to_string());
     let jane = broker.ask(&ask("jane")).await.token();
     assert!(jane.starts_with("pk_"), "the simulator issues opaque tokens");
     assert_eq!(broker.ask(&ask("jane")).await.token(), jane);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::refusal::{TOKENS, all_are_refused_without_a_call, row};
 use crate::support::broker::{Broker, Setup, client};
-use crate::support::http::Ask;
+use crate::support::http::HttpRequest;
 
 /// The key of a client for the users of one tenant.
 const NARROW: &str = "ctb_a-narrow-client";
@@ -18,12 +18,12 @@ async fn broker() -> Broker {
     setup.start().await
 }
 
-fn wants(user: &str) -> Ask {
-    Ask::tokens(json!({"user_id": user, "profile": "inbox"}).to_string())
+fn wants(user: &str) -> HttpRequest {
+    HttpRequest::tokens(json!({"user_id": user, "profile": "inbox"}).to_string())
 }
 
-fn leaves(body: &str) -> Ask {
-    Ask::post(TOKENS, body).method("DELETE")
+fn leaves(body: &str) -> HttpRequest {
+    HttpRequest::post(TOKENS, body).method("DELETE")
 }
 
 #[tokio::test]
@@ -33,7 +33,7 @@ async fn user_signs_out_by_the_body_or_by_an_escaped_path() {
         let escaped: String = user.bytes().map(|byte| format!("%{byte:02X}")).collect();
         for ask in [
             leaves(&json!({ "user_id": user }).to_string()),
-            Ask::new("DELETE", &format!("/v1/users/{escaped}/tokens")),
+            HttpRequest::new("DELETE", &format!("/v1/users/{escaped}/tokens")),
         ] {
             let before = broker.ask(&wants(user)).await.token();
             let answer = broker.ask(&ask).await;
@@ -67,11 +67,11 @@ async fn sign_out_by_the_body_is_refused_as_by_the_path() {
         row("nothing", leaves(""), 400, "the body is empty"),
         row(
             "a slash that a proxy has decoded",
-            Ask::new("DELETE", "/v1/users/a/b/tokens"),
+            HttpRequest::new("DELETE", "/v1/users/a/b/tokens"),
             404,
             "(DELETE /v1/tokens with",
         ),
-        row("no body and no type", Ask::new("DELETE", TOKENS), 415, "Content-Type: application/json"),
+        row("no body and no type", HttpRequest::new("DELETE", TOKENS), 415, "Content-Type: application/json"),
     ];
     all_are_refused_without_a_call(&broker, &rows).await;
     broker.ask(&wants("bob")).await.token();

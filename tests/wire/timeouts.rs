@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::refusal::GOOD;
 use crate::support::broker::{Broker, Setup};
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -19,10 +19,10 @@ async fn idle_connection_outlives_the_head_timeout() {
     let broker = start().await;
     let mut connection = Connection::open(broker.address).await;
     for _ in 0..2 {
-        assert_eq!(connection.ask(&Ask::issue(GOOD[0].1)).await.status, 200);
+        assert_eq!(connection.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
         tokio::time::sleep(SECOND * 3 / 2).await;
     }
-    assert_eq!(connection.ask(&Ask::issue(GOOD[0].1)).await.status, 200);
+    assert_eq!(connection.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
 }
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn slow_later_head_is_cut_off_like_a_first_one() {
     let broker = start().await;
     let mut stream = tokio::net::TcpStream::connect(broker.address).await.expect("the listener accepts");
     let mut connection = Connection::over(&mut stream);
-    assert_eq!(connection.ask(&Ask::issue(GOOD[0].1)).await.status, 200);
+    assert_eq!(connection.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
     let (mut reader, mut writer) = stream.into_split();
     let trickling = tokio::spawn(async move {
         let _ = writer.write_all(b"POST /auth/issue-token HTTP/1.1\r\nX: ").await;
@@ -48,6 +48,6 @@ async fn slow_later_head_is_cut_off_like_a_first_one() {
 async fn idle_connection_is_closed_after_the_idle_timeout() {
     let broker = Setup::new().settings(|raw| raw.server.idle_timeout.0 = SECOND).start().await;
     let mut connection = Connection::open(broker.address).await;
-    assert_eq!(connection.ask(&Ask::issue(GOOD[0].1)).await.status, 200);
+    assert_eq!(connection.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
     assert!(connection.rest().await.is_empty());
 }

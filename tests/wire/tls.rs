@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::refusal::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, Setup, client};
-use crate::support::http::{Answer, Ask, Connection};
+use crate::support::http::{Answer, Connection, HttpRequest};
 use crate::support::pki::{Authority, HOST, Identity, connect};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ async fn broker_with_named_clients(authority: &Authority) -> Broker {
     settings.start().await
 }
 
-async fn ask(client: &TlsConnector, address: SocketAddr, ask: &Ask) -> Answer {
+async fn ask(client: &TlsConnector, address: SocketAddr, ask: &HttpRequest) -> Answer {
     Connection::over(connect(client, address).await.expect("a handshake")).ask(ask).await
 }
 
@@ -64,7 +64,7 @@ async fn alpn_selects_the_protocol_and_http1_is_the_default() {
         let stream = connect(&authority.client(offered, None), broker.address).await.expect("a handshake");
         assert_eq!(stream.get_ref().1.alpn_protocol(), chosen, "{offered:?}");
         if chosen != Some(b"h2") {
-            let answer = Connection::over(stream).ask(&Ask::issue(GOOD[0].1)).await;
+            let answer = Connection::over(stream).ask(&HttpRequest::issue(GOOD[0].1)).await;
             assert_eq!(answer.status, 200, "{offered:?}: {answer:?}");
         }
     }
@@ -87,7 +87,7 @@ async fn unreadable_head_is_refused_in_json_over_tls_too() {
 async fn outdated_tls_and_plain_text_are_refused_at_once() {
     let authority = Authority::new();
     let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
-    let plain = exchange(broker.address, &Ask::issue(GOOD[0].1).bytes()).await;
+    let plain = exchange(broker.address, &HttpRequest::issue(GOOD[0].1).bytes()).await;
     assert!(!plain.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&plain));
     // A ClientHello of TLS 1.1: version 3.2, with one cipher suite of that time.
     let mut body = vec![3, 2];
@@ -113,7 +113,7 @@ async fn silent_handshake_times_out_and_delays_no_other() {
     for _ in 0..100 {
         silent.push(Connection::open(broker.address).await);
     }
-    let (client, good) = (authority.client(HTTP1, None), Ask::issue(GOOD[0].1));
+    let (client, good) = (authority.client(HTTP1, None), HttpRequest::issue(GOOD[0].1));
     let asked = timeout(SECOND, ask(&client, broker.address, &good));
     assert_eq!(asked.await.expect("not delayed").status, 200);
     for connection in silent {
@@ -132,12 +132,12 @@ async fn new_certificate_applies_to_new_connections_and_old_ones_go_on() {
         (Connection::over(stream), certificate)
     };
     let (mut old, before) = shown().await;
-    assert_eq!(old.ask(&Ask::issue(GOOD[0].1)).await.status, 200);
+    assert_eq!(old.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
     replace(&broker, &authority, &authority.sign(&[HOST, "other.internal"]), None).await;
     let (mut new, after) = shown().await;
     assert_ne!(before, after);
     for connection in [&mut old, &mut new] {
-        assert_eq!(connection.ask(&Ask::issue(GOOD[0].1)).await.status, 200);
+        assert_eq!(connection.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
     }
 }
 
@@ -154,7 +154,7 @@ async fn replace(broker: &Broker, authority: &Authority, identity: &Identity, cl
 async fn kind(client: &TlsConnector, broker: &Broker) -> std::io::Result<Option<HandshakeKind>> {
     let mut connection = connect(client, broker.address).await?;
     // The tickets come with the answer.
-    connection.write_all(&Ask::get("/").bytes()).await?;
+    connection.write_all(&HttpRequest::get("/").bytes()).await?;
     let mut answer = [0; 1024];
     let count = connection.read(&mut answer).await?;
     assert!(answer[..count].starts_with(b"HTTP/1.1 404"), "{}", String::from_utf8_lossy(&answer));
@@ -190,7 +190,8 @@ async fn removed_authority_voids_the_names_of_open_connections() {
     let broker = broker_with_named_clients(&authority).await;
     let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
     let mut connection = Connection::over(connect(&client, broker.address).await.expect("a handshake"));
-    let ask = Ask::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).without("Authorization");
+    let ask =
+        HttpRequest::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).without("Authorization");
     assert_eq!(connection.ask(&ask).await.status, 200);
     replace(&broker, &authority, &authority.sign(&[HOST]), Some(&authority)).await;
     assert_eq!(connection.ask(&ask).await.status, 200);
@@ -202,7 +203,8 @@ async fn removed_authority_voids_the_names_of_open_connections() {
 async fn client_is_identified_by_its_certificate() {
     let authority = Authority::new();
     let broker = broker_with_named_clients(&authority).await;
-    let good = Ask::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).without("Authorization");
+    let good =
+        HttpRequest::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).without("Authorization");
     for (names, status) in [
         (&["WEB.internal"][..], 200),
         (&["other.internal", "spiffe://td/web"], 200),
@@ -218,7 +220,7 @@ async fn client_is_identified_by_its_certificate() {
         }
     }
     let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
-    let everything = Ask::issue(r#"{"scope": "user_id:jane write:all", "expires_in": "1h"}"#);
+    let everything = HttpRequest::issue(r#"{"scope": "user_id:jane write:all", "expires_in": "1h"}"#);
     // The client has its entry's permissions; a key in the request takes precedence, valid or not.
     for (ask_for, status) in [
         (everything.clone().without("Authorization"), 403),
@@ -231,7 +233,7 @@ async fn client_is_identified_by_its_certificate() {
     // Without a certificate no client is identified, but a key is still accepted.
     let anonymous = authority.client(HTTP1, None);
     assert_eq!(ask(&anonymous, broker.address, &good).await.status, 401);
-    assert_eq!(ask(&anonymous, broker.address, &Ask::issue(GOOD[0].1)).await.status, 200);
+    assert_eq!(ask(&anonymous, broker.address, &HttpRequest::issue(GOOD[0].1)).await.status, 200);
 }
 
 #[tokio::test]
@@ -242,7 +244,7 @@ async fn certificate_of_another_authority_ends_the_connection() {
     let answered = async {
         // In TLS 1.3 the client's handshake ends before the server refuses it.
         let mut stream = connect(&client, broker.address).await?;
-        stream.write_all(&Ask::issue(GOOD[0].1).bytes()).await?;
+        stream.write_all(&HttpRequest::issue(GOOD[0].1).bytes()).await?;
         stream.read_u8().await
     };
     assert!(answered.await.is_err());

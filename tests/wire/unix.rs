@@ -8,7 +8,7 @@ use tokio::net::UnixStream;
 
 use crate::refusal::GOOD;
 use crate::support::broker::Setup;
-use crate::support::http::{Ask, Connection};
+use crate::support::http::{Connection, HttpRequest};
 use crate::support::pki::{Authority, HOST};
 
 #[tokio::test]
@@ -28,7 +28,7 @@ async fn unix_socket_serves_apps_and_is_removed_with_the_broker() {
     assert_eq!(mode & 0o777, 0o600);
     let mut connection = Connection::over(UnixStream::connect(&path).await.expect("it listens"));
     for source in ["fwd=miss; stored", "hit"] {
-        assert_eq!(connection.ask(&Ask::issue(GOOD[0].1)).await.source(), source);
+        assert_eq!(connection.ask(&HttpRequest::issue(GOOD[0].1)).await.source(), source);
     }
     drop(broker);
     while path.exists() {

@@ -26,7 +26,7 @@ impl Api {
         let fields: RequestBody<'_> = body::parse(&body)?;
         let claim = ScopeClaim::parse(&fields.scope)?;
         let lifetime = fields.expires_in.of("expires_in")?;
-        let answer = self.serve(client, client.who(), &claim, Some(lifetime), min_ttl).await?;
+        let answer = self.serve(client, client.actor(), &claim, Some(lifetime), min_ttl).await?;
         Ok(token_response(&answer, answer.grant.object().into()))
     }
 }

@@ -1,7 +1,7 @@
 //! Refused tokens and sign-outs, as the caller and the audit log see them.
 
 use super::refusals::DeniedRequest;
-use crate::audit::Who;
+use crate::audit::Actor;
 use crate::policy::access::{Access, Denial, Pattern, SetBy};
 use crate::token::Lifetime;
 
@@ -22,8 +22,8 @@ impl Denied {
     /// Explains a denial: what was refused, what would be allowed, and which setting says so.
     pub fn new(denial: &Denial, access: &Access, request: DeniedRequest) -> Self {
         // The operator's patterns are shown to the client that they belong to, never to a user.
-        let message = match &request.who {
-            Who::Client(_) => explain(denial, access),
+        let message = match &request.actor {
+            Actor::Client(_) => explain(denial, access),
             _ => "the settings do not allow this token".to_owned(),
         };
         Self { rule: denial.rule(), refused: denial.refused(), request, message }
@@ -100,7 +100,7 @@ mod tests {
         texts.iter().filter_map(|text| Pattern::new(text)).collect()
     }
 
-    fn message(who: Who<'static>, denial: &Denial, allowed: &[String], set_by: SetBy) -> String {
+    fn message(actor: Actor<'static>, denial: &Denial, allowed: &[String], set_by: SetBy) -> String {
         let access = Access {
             scopes: patterns(allowed),
             users: patterns(allowed),
@@ -108,7 +108,7 @@ mod tests {
             set_by,
         };
         let (workspace, users) = ("default".to_owned(), "jane".to_owned());
-        let request = DeniedRequest { who, workspace, users, scopes: None, lifetime_seconds: None };
+        let request = DeniedRequest { actor, workspace, users, scopes: None, lifetime_seconds: None };
         Denied::new(denial, &access, request).message
     }
 
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn refusal_stays_short_however_much_is_refused_and_allowed() {
-        let client = || Who::Client("app".into());
+        let client = || Actor::Client("app".into());
         for (count, length) in [(1, 256), (64, 256), (64, 3), (1000, 20)] {
             let all = scopes(count, length);
             for denial in [Denial::Scopes(all.clone()), Denial::Users(all.clone())] {
@@ -142,7 +142,7 @@ mod tests {
     fn session_denial_hides_the_allowed_patterns() {
         let allowed = ["secret-pattern".to_owned()];
         for denial in [Denial::Scopes(scopes(1, 5)), Denial::Users(scopes(1, 5)), Denial::Lifetime(Lifetime::MAX)] {
-            let text = message(Who::Session, &denial, &allowed, SetBy::Entry);
+            let text = message(Actor::Session, &denial, &allowed, SetBy::Entry);
             assert_eq!(text, "the settings do not allow this token");
         }
     }

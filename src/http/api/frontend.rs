@@ -46,7 +46,7 @@ impl Api {
         };
         let scopes = self.settings.profiles.get(INBOX).into_iter().flat_map(Profile::scopes).collect();
         let claim = ScopeClaim::new(vec![UserId::new(&user)?], scopes)?;
-        let answer = self.serve(client, client.who(), &claim, None, min_ttl).await?;
+        let answer = self.serve(client, client.actor(), &claim, None, min_ttl).await?;
         Ok(self.frontend_response(&answer))
     }
 

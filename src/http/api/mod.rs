@@ -32,9 +32,9 @@ pub use body::Incoming;
 pub use cors::{AllowedHeaderError, AllowedHeaders, OriginError, Origins};
 pub use session::{SessionRoute, SessionSource};
 
-use crate::audit::Who;
+use crate::audit::Actor;
 use crate::auth::{Client, ClientKeys, Sessions};
-use crate::broker::{Answer, Ask, Broker, Source};
+use crate::broker::{Answer, Broker, Source, TokenRequest};
 use crate::clock::Clock;
 use crate::http::reply::{JSON, NO_STORE, Reply};
 use crate::http::server::{Cancelled, Overload, PeerNames};
@@ -49,7 +49,7 @@ use session::SessionAuth;
 
 /// The settings of the app listener.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ApiSettings {
     /// The lifetime of a token for which the caller names none.
     pub default_lifetime: Lifetime,
     /// The longest lifetime that any client may ask for.
@@ -67,7 +67,7 @@ pub struct Settings {
     pub body_timeout: Duration,
 }
 
-impl Settings {
+impl ApiSettings {
     /// The newer settings, with the current limits: open connections were created with those.
     pub fn updated(&self, newer: Self) -> Self {
         let Self { default_lifetime, max_lifetime, profiles, .. } = newer;
@@ -77,7 +77,7 @@ impl Settings {
 
 /// The routes for apps.
 pub struct Api {
-    settings: Settings,
+    settings: ApiSettings,
     broker: Broker,
     clients: ClientKeys,
     session_auth: Option<SessionAuth>,
@@ -91,12 +91,18 @@ const TOKEN_MIN_TTL: HeaderName = HeaderName::from_static("token-min-ttl");
 
 impl Api {
     /// The routes for apps, answered by this broker.
-    pub fn new(settings: Settings, broker: Broker, clients: ClientKeys, clock: Clock, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        settings: ApiSettings,
+        broker: Broker,
+        clients: ClientKeys,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self { settings, broker, clients, session_auth: None, refusals: Refusals::new(clock), clock, metrics }
     }
 
     /// The settings of the routes.
-    pub const fn settings(&self) -> &Settings {
+    pub const fn settings(&self) -> &ApiSettings {
         &self.settings
     }
 
@@ -214,7 +220,7 @@ impl Api {
     async fn serve(
         &self,
         client: &Client,
-        who: Who<'_>,
+        actor: Actor<'_>,
         claim: &ScopeClaim<'_>,
         lifetime: Option<Lifetime>,
         min_ttl: Option<Lifetime>,
@@ -229,12 +235,12 @@ impl Api {
             return Err(Problem::MinTtlTooLong);
         }
         if let Err(denial) = client.access.judge(claim, lifetime) {
-            let request = DeniedRequest::new(who, client, claim, lifetime);
+            let request = DeniedRequest::new(actor, client, claim, lifetime);
             return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
         }
         let key = TokenKey::new(&client.workspace, claim, lifetime);
-        let ask = Ask { key, min_ttl: min_ttl.map(Lifetime::as_duration), who };
-        Ok(self.broker.ask(&ask).await?)
+        let ask = TokenRequest { key, min_ttl: min_ttl.map(Lifetime::as_duration), actor };
+        Ok(self.broker.get_token(&ask).await?)
     }
 
     /// The end of a token with this remaining life, as RFC 3339 in UTC.

@@ -50,7 +50,7 @@ impl Api {
         let claim = ScopeClaim::new(users, scopes)?;
         let lifetime = fields.expires_in.map(|span| span.of("expires_in")).transpose()?;
         let min_ttl = fields.min_ttl.map(|span| span.of("min_ttl")).transpose()?;
-        let answer = self.serve(client, client.who(), &claim, lifetime, min_ttl).await?;
+        let answer = self.serve(client, client.actor(), &claim, lifetime, min_ttl).await?;
         let rest = format!(
             r#","scope":{},"expires_in":{},"expires_at":"{}"}}"#,
             json!(claim.to_string()),

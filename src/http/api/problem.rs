@@ -276,7 +276,7 @@ impl Problem {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::audit::Who;
+    use crate::audit::Actor;
     use crate::broker::Refusal;
     use crate::http::api::refusals::DeniedRequest;
     use crate::upstream::Cause;
@@ -286,7 +286,7 @@ pub(super) mod tests {
         let upstream = |failure| Problem::Refusal(Refusal::Upstream(failure));
         let (workspace, users) = ("default".to_owned(), "jane".to_owned());
         let request =
-            DeniedRequest { who: Who::Unauthenticated, workspace, users, scopes: None, lifetime_seconds: None };
+            DeniedRequest { actor: Actor::Unauthenticated, workspace, users, scopes: None, lifetime_seconds: None };
         let (refused, message) = ("jane".to_owned(), "not for jane".to_owned());
         vec![
             Problem::NotFound,

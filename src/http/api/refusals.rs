@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::problem::Problem;
-use crate::audit::{self, About, Refusal, Who};
+use crate::audit::{self, Actor, Refusal, Subject};
 use crate::auth::Client;
 use crate::clock::Clock;
 use crate::clock::Moment;
@@ -43,7 +43,7 @@ impl Refusals {
         let now = self.clock.now();
         let mut window = lock(&self.window);
         let before = if window.ends <= now { window.restart(now + WINDOW) } else { Vec::new() };
-        let count = window.counts.entry((refusal.rule, refusal.who.client().map(str::to_owned))).or_default();
+        let count = window.counts.entry((refusal.rule, refusal.actor.client().map(str::to_owned))).or_default();
         *count += 1;
         let is_logged = *count <= MOST;
         let ends = window.ends;
@@ -51,7 +51,7 @@ impl Refusals {
         drop(window);
         log_left_out(before);
         if is_logged {
-            let peer = peer.filter(|_| refusal.who.client().is_none());
+            let peer = peer.filter(|_| refusal.actor.client().is_none());
             refusal.log(peer.map(|address| address.to_canonical()));
         }
         if waits {
@@ -100,7 +100,7 @@ fn log_left_out(left: Vec<LeftOut>) {
 #[derive(Debug)]
 pub struct DeniedRequest {
     /// The caller.
-    pub who: Who<'static>,
+    pub actor: Actor<'static>,
     /// The workspace.
     pub workspace: String,
     /// The users, separated by spaces.
@@ -113,11 +113,11 @@ pub struct DeniedRequest {
 
 impl DeniedRequest {
     /// Describes the request for a token.
-    pub fn new(who: Who<'_>, client: &Client, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
+    pub fn new(actor: Actor<'_>, client: &Client, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
         let users: Vec<_> = claim.users().iter().map(|user| user.as_str()).collect();
         let scopes: Vec<_> = claim.scopes().iter().map(|scope| scope.as_str()).collect();
         Self {
-            who: who.into_owned(),
+            actor: actor.into_owned(),
             workspace: client.workspace.to_string(),
             users: users.join(" "),
             scopes: Some(scopes.join(" ")),
@@ -130,30 +130,30 @@ impl Problem {
     /// The audit event: failed authentication, a denied request, or one over the client's rate; `None`
     /// for other problems.
     pub fn refusal(&self) -> Option<Refusal<'_>> {
-        let (who, rule) = match self {
-            Self::MissingKey => (Who::Unauthenticated, "no-key"),
-            Self::UnknownKey => (Who::Unauthenticated, "unknown-client"),
-            Self::RateLimited(client, _) => (Who::Client(client.into()), "client-rate"),
-            Self::NoSessions => (Who::Unauthenticated, "no-sessions"),
+        let (actor, rule) = match self {
+            Self::MissingKey => (Actor::Unauthenticated, "no-key"),
+            Self::UnknownKey => (Actor::Unauthenticated, "unknown-client"),
+            Self::RateLimited(client, _) => (Actor::Client(client.into()), "client-rate"),
+            Self::NoSessions => (Actor::Unauthenticated, "no-sessions"),
             Self::Session(denial, user) => {
-                let about = About { users: user.as_deref(), ..About::default() };
-                let who = if user.is_some() { Who::Session } else { Who::Unauthenticated };
-                return Some(Refusal { who, about, rule: denial.as_str(), refused: None });
+                let subject = Subject { users: user.as_deref(), ..Subject::default() };
+                let actor = if user.is_some() { Actor::Session } else { Actor::Unauthenticated };
+                return Some(Refusal { actor, subject, rule: denial.as_str(), refused: None });
             }
-            Self::Origin => (Who::Unauthenticated, "origin"),
+            Self::Origin => (Actor::Unauthenticated, "origin"),
             Self::Denied(denied) => {
                 let request = &denied.request;
-                let about = About {
+                let subject = Subject {
                     workspace: Some(&request.workspace),
                     users: Some(&request.users),
                     scopes: request.scopes.as_deref(),
                     lifetime_seconds: request.lifetime_seconds,
                 };
-                let (who, refused) = (request.who.clone(), Some(denied.refused.as_str()));
-                return Some(Refusal { who, about, rule: denied.rule, refused });
+                let (actor, refused) = (request.actor.clone(), Some(denied.refused.as_str()));
+                return Some(Refusal { actor, subject, rule: denied.rule, refused });
             }
             _ => return None,
         };
-        Some(Refusal { who, about: About::default(), rule, refused: None })
+        Some(Refusal { actor, subject: Subject::default(), rule, refused: None })
     }
 }

@@ -9,7 +9,7 @@ use super::id::Id;
 use super::problem::Problem;
 use super::refusals::DeniedRequest;
 use super::{Answered, Api, bare_path, percent_decoded};
-use crate::audit::{self, About};
+use crate::audit::{self, Subject};
 use crate::auth::Client;
 use crate::http::reply::Reply;
 use crate::metrics::Outcome;
@@ -53,7 +53,7 @@ impl Api {
         if !client.access.may_speak_for(user.as_str()) {
             let (workspace, users) = (client.workspace.to_string(), user.to_string());
             let request = DeniedRequest {
-                who: client.who().into_owned(),
+                actor: client.actor().into_owned(),
                 workspace,
                 users,
                 scopes: None,
@@ -63,9 +63,9 @@ impl Api {
             return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
         }
         let tokens = self.broker.sign_out(client.workspace.as_str(), user);
-        let about =
-            About { workspace: Some(client.workspace.as_str()), users: Some(user.as_str()), ..About::default() };
-        audit::signed_out(&client.who(), about, tokens);
+        let subject =
+            Subject { workspace: Some(client.workspace.as_str()), users: Some(user.as_str()), ..Subject::default() };
+        audit::signed_out(&client.actor(), subject, tokens);
         Ok(done())
     }
 
@@ -83,13 +83,13 @@ impl Api {
         };
         if let Some(key) = self.broker.reject(&fields.token, theirs) {
             let users = key.users().collect::<Vec<_>>().join(" ");
-            let about = About {
+            let subject = Subject {
                 workspace: Some(key.workspace()),
                 users: Some(&users),
                 scopes: Some(key.scopes()),
                 lifetime_seconds: Some(key.lifetime().as_secs()),
             };
-            audit::rejected(&client.who(), about);
+            audit::rejected(&client.actor(), subject);
         }
         Ok(done())
     }

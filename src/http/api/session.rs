@@ -9,7 +9,7 @@ use super::frontend::user_in_query;
 use super::id::Id;
 use super::problem::Problem;
 use super::{Api, TOKEN_MIN_TTL};
-use crate::audit::Who;
+use crate::audit::Actor;
 use crate::auth::{Client, Session, SessionDenial, SessionError, Sessions, has_jwt_shape};
 use crate::broker::Answer;
 use crate::http::reply::Reply;
@@ -134,7 +134,7 @@ impl Api {
         let normal = self.settings.default_lifetime.min(self.settings.max_lifetime).min(client.access.max_lifetime);
         let lifetime = session_auth.lifetime(normal, &session)?;
         let claim = ScopeClaim::new(vec![UserId::new(&session.user)?], profile.scopes().collect())?;
-        self.serve(client, Who::Session, &claim, Some(lifetime), None).await.map(Some)
+        self.serve(client, Actor::Session, &claim, Some(lifetime), None).await.map(Some)
     }
 
     /// The user that the request names. It is optional, since the session names the user.

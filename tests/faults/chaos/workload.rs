@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use courier_token_broker::audit::Who;
-use courier_token_broker::broker::Ask;
+use courier_token_broker::audit::Actor;
+use courier_token_broker::broker::TokenRequest;
 use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey};
 use fastrand::Rng;
 
@@ -44,8 +44,8 @@ pub struct Visit {
 }
 
 impl Visit {
-    pub fn ask(&self) -> Ask<'static> {
-        Ask { key: self.key.clone(), min_ttl: self.min_ttl, who: Who::Client(self.client.into()) }
+    pub fn ask(&self) -> TokenRequest<'static> {
+        TokenRequest { key: self.key.clone(), min_ttl: self.min_ttl, actor: Actor::Client(self.client.into()) }
     }
 
     /// The same request once more.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::audit::Who;
+use crate::audit::Actor;
 use crate::metrics::Outcome;
 use crate::policy::freshness::Stale;
 use crate::token::{Grant, TokenKey};
@@ -10,13 +10,13 @@ use crate::upstream::Failure;
 
 /// A request for a token.
 #[derive(Clone, Debug)]
-pub struct Ask<'a> {
+pub struct TokenRequest<'a> {
     /// The token key.
     pub key: TokenKey,
     /// The least remaining life that the caller demands, if any.
     pub min_ttl: Option<Duration>,
     /// The caller, for the audit log.
-    pub who: Who<'a>,
+    pub actor: Actor<'a>,
 }
 
 /// A token and its source.
