@@ -20,8 +20,8 @@ const MODULES: &[Module] = &[
     Module("clock", "", "governor rustix tokio"),
     Module("token", "clock::Moment", "bytes secrecy thiserror"),
     Module("policy", "token clock::Moment", "thiserror"),
-    Module("metrics", "token policy", "prometheus"),
-    Module("log_writer", "audit metrics", "rustix tracing"),
+    Module("metrics", "token policy", "parking_lot prometheus"),
+    Module("log_writer", "audit metrics", "parking_lot rustix tracing"),
     // The planner has virtual time, and is given open files.
     Module(
         "planner",
@@ -33,31 +33,31 @@ const MODULES: &[Module] = &[
         "upstream",
         "token policy clock metrics secrets",
         // `hyper`, `rustix` and `rustls` for the causes of errors of `reqwest`.
-        "base64 fastrand governor httpdate hyper reqwest rustix rustls serde serde_json thiserror tokio tracing",
+        "base64 fastrand governor httpdate hyper parking_lot reqwest rustix rustls serde serde_json thiserror tokio tracing",
     ),
     Module(
         "broker",
         "audit token policy upstream store clock metrics",
-        "fastrand foldhash humantime moka thiserror tokio tracing",
+        "fastrand foldhash humantime moka parking_lot thiserror tokio tracing",
     ),
     Module(
         "auth",
         "audit secrets token clock metrics policy::access policy::session",
-        "arc_swap aws_lc_rs base64 governor jsonwebtoken reqwest rustls_pki_types serde serde_json thiserror tokio \
+        "arc_swap aws_lc_rs base64 governor jsonwebtoken parking_lot reqwest rustls_pki_types serde serde_json thiserror tokio \
          tracing",
     ),
     Module(
         "http",
         // `Failure` for the one match from an error to a response, `PRODUCT` to detect a broker that calls itself.
         "audit broker auth token policy metrics clock upstream::Failure upstream::PRODUCT",
-        "arc_swap bytes http_body_util humantime hyper hyper_util percent_encoding rustls serde serde_json \
+        "arc_swap bytes http_body_util humantime hyper hyper_util parking_lot percent_encoding rustls serde serde_json \
          serde_path_to_error thiserror tokio tokio_rustls tracing webpki",
     ),
     // A simulator that shared the broker's rules would share their bugs.
     Module(
         "simulator",
         "clock",
-        "aws_lc_rs base64 bytes clap fastrand http_body_util httpdate humantime hyper hyper_util regex_lite serde_json tokio \
+        "aws_lc_rs base64 bytes clap fastrand http_body_util httpdate humantime hyper hyper_util parking_lot regex_lite serde_json tokio \
          tracing",
     ),
     Module(
