@@ -68,7 +68,7 @@
 //! | [`simulator`] | the Courier simulator, an independent oracle for tests | everything but the clock |
 //! | [`config`] | settings: layers, shape, checks | |
 //! | [`app`] | wiring, runtimes, reload | |
-//! | [`clock`], [`secrets`], [`metrics`], [`audit`], [`log_writer`] | services that every module may use | |
+//! | [`clock`], [`secrets`], [`error_chain`], [`metrics`], [`audit`], [`log_writer`] | services that every module may use | |
 //!
 //! [`token`] and [`policy`] are given the time and do no IO, so tests run them through a
 //! year in a moment.
@@ -79,6 +79,7 @@ pub mod auth;
 pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod error_chain;
 pub mod http;
 pub mod log_writer;
 pub mod metrics;
@@ -86,6 +87,5 @@ pub mod planner;
 pub mod policy;
 pub mod secrets;
 pub mod simulator;
-
 pub mod token;
 pub mod upstream;
