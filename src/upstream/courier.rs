@@ -10,7 +10,13 @@ use serde_json::json;
 use crate::clock::Clock;
 use crate::secrets::{REDACTED, Secret};
 use crate::token::{Grant, TokenKey};
-use crate::upstream::{Failure, Issuer, Issuing, PRODUCT, Permit, answer, unreachable};
+use crate::upstream::failure::Failure;
+use crate::upstream::issuer::{Issuer, Issuing};
+use crate::upstream::permit::Permit;
+use crate::upstream::{answer, unreachable};
+
+/// The prefix of the broker's `User-Agent`. A request that has it comes from a broker.
+pub const PRODUCT: &str = "courier-token-broker/";
 
 /// The settings of one workspace's client.
 #[derive(Clone, Debug)]
@@ -181,7 +187,7 @@ impl Courier {
     }
 
     fn failure(&self, error: &reqwest::Error) -> Failure {
-        unreachable::failure(&self.url.origin().ascii_serialization(), error)
+        Failure::of_client(&self.url.origin().ascii_serialization(), error)
     }
 }
 

@@ -6,8 +6,6 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
-use crate::upstream::Failure;
-
 /// Why a connection to Courier failed. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreachable {
@@ -56,7 +54,8 @@ pub enum Cause {
 
 impl Unreachable {
     /// Describes the error of a call to `host`.
-    fn new(host: &str, cause: Cause, error: &reqwest::Error) -> Self {
+    pub fn of(host: &str, error: &reqwest::Error) -> Self {
+        let cause = cause(error);
         let details = format!("{host}: {cause} ({})", chain(error));
         Self { cause, details: details.into() }
     }
@@ -80,15 +79,9 @@ impl fmt::Display for Unreachable {
     }
 }
 
-/// Maps an HTTP client's error to a failure.
-pub fn failure(host: &str, error: &reqwest::Error) -> Failure {
-    if error.is_timeout() && !error.is_connect() {
-        return Failure::Timeout;
-    }
-    if links(error).any(is_out_of_files) || (error.is_dns() && has_no_descriptor()) {
-        return Failure::OutOfFiles;
-    }
-    Failure::Connect(Unreachable::new(host, cause(error), error))
+/// Whether a call failed because the limit of open files, of the process or the machine, is reached.
+pub fn is_out_of_files(error: &reqwest::Error) -> bool {
+    links(error).any(is_lack_of_files) || (error.is_dns() && has_no_descriptor())
 }
 
 fn cause(error: &reqwest::Error) -> Cause {
@@ -136,8 +129,7 @@ fn cause_of(link: &(dyn Error + 'static)) -> Option<Cause> {
     })
 }
 
-/// Does the error mean that the limit of open files, of the process or the machine, is reached?
-fn is_out_of_files(link: &(dyn Error + 'static)) -> bool {
+fn is_lack_of_files(link: &(dyn Error + 'static)) -> bool {
     use rustix::io::Errno;
     let code = link.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
     code.is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
@@ -145,7 +137,7 @@ fn is_out_of_files(link: &(dyn Error + 'static)) -> bool {
 
 /// Probes for a free file descriptor: the resolver reports a lack of them as an unresolved name.
 fn has_no_descriptor() -> bool {
-    File::open("/dev/null").is_err_and(|error| is_out_of_files(&error))
+    File::open("/dev/null").is_err_and(|error| is_lack_of_files(&error))
 }
 
 /// Iterates over an error and its sources.
@@ -214,7 +206,7 @@ mod tests {
     fn lack_of_descriptors_differs_from_other_errors() {
         for (code, is_ours) in [(24, true), (23, true), (111, false), (104, false)] {
             let error = Outer(io::Error::other(io::Error::from_raw_os_error(code)));
-            assert_eq!(links(&error).any(is_out_of_files), is_ours, "{code}");
+            assert_eq!(links(&error).any(is_lack_of_files), is_ours, "{code}");
         }
         assert!(!has_no_descriptor());
     }
