@@ -23,7 +23,8 @@ const MODULES: &[Module] = &[
     Module("audit", "", "tracing"),
     Module("clock", "", "governor rustix tokio"),
     Module("token", "clock::Moment", "bytes secrecy thiserror"),
-    Module("policy", "token clock::Moment", "thiserror"),
+    // `governor` for its rate algorithm, which is given the time.
+    Module("policy", "token clock::Moment", "governor thiserror"),
     Module("metrics", "token policy", "parking_lot prometheus"),
     Module("log_writer", "audit metrics", "parking_lot rustix tracing"),
     // The planner has virtual time, and is given open files.
@@ -37,7 +38,7 @@ const MODULES: &[Module] = &[
         "upstream",
         "token policy clock metrics secrets error_chain",
         // `hyper`, `rustix` and `rustls` for the causes of errors of `reqwest`.
-        "base64 fastrand governor httpdate hyper parking_lot reqwest rustix rustls serde serde_json thiserror tokio tracing",
+        "base64 fastrand httpdate hyper parking_lot reqwest rustix rustls serde serde_json thiserror tokio tracing",
     ),
     Module(
         "broker",
