@@ -43,7 +43,7 @@ const MODULES: &[Module] = &[
     Module(
         "broker",
         "audit token policy upstream store clock metrics",
-        "fastrand foldhash humantime moka parking_lot thiserror tokio tracing",
+        "arc_swap fastrand foldhash humantime moka parking_lot thiserror tokio tracing",
     ),
     Module(
         "auth",
