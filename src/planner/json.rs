@@ -39,7 +39,7 @@ impl Report {
             },
             unlimited_peak_calls_per_second: self.unlimited_peak,
             advice: advice::of(self),
-            leaves_out: self.leaves_out(),
+            leaves_out: what.leaves_out(),
         })
     }
 }
@@ -113,5 +113,42 @@ impl JsonMode {
             wait_seconds: JsonWaits { p50, p99, max, total },
             over_one_second_share: share_of(outcome.over_one_second, baseline.requests),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::planner::report::tests::report;
+    use serde_json::Value;
+
+    #[test]
+    fn json_has_the_same_as_the_table() {
+        let json: Value = serde_json::from_str(&report().json().expect("JSON")).expect("JSON");
+        for (key, value) in [
+            ("requests", 10_000),
+            ("users", 400),
+            ("least_calls", 1000),
+            ("unavoidable_delays", 400),
+            ("avoidable_delays", 600),
+        ] {
+            assert_eq!(json[key], value, "{json:#}");
+        }
+        let modes: Vec<_> = json["modes"].as_array().expect("a list").iter().map(|mode| &mode["mode"]).collect();
+        assert_eq!(modes, ["off", "used", "learned"]);
+        let learned = &json["modes"][2];
+        let expected = serde_json::json!({
+            "mode": "learned", "extra_calls": 0.15, "calls": 1150, "delayed": 748, "extra_share": 0.15, "avoided_share": 0.42,
+            "peak_calls_per_second": 31, "wait_seconds": {"p50": 0.15, "p99": 0.15, "max": 0.43, "total": 90.0},
+            "over_one_second_share": 0.002,
+        });
+        assert_eq!(learned, &expected);
+        assert_eq!(json["clairvoyant"]["calls"], 1030);
+        assert_eq!(json["sweep"][1], json["modes"][2]);
+        let recommended = &json["recommended"];
+        let keys = ["mode", "extra_calls", "requests_per_second", "burst"].map(|key| recommended[key].to_string());
+        assert_eq!(keys, ["\"learned\"", "0.15", "50.0", "50"]);
+        assert!(recommended["settings"].as_str().is_some_and(|text| text.starts_with("[refresh]\n")), "{json:#}");
+        let [advice, leaves_out] = ["advice", "leaves_out"].map(|key| json[key].as_array().map(Vec::len));
+        assert!(advice > Some(1) && leaves_out > Some(4), "{json:#}");
     }
 }

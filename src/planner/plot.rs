@@ -1,6 +1,5 @@
 //! The plot of a plan: avoided delays against extra calls, by mode.
 
-use std::fmt;
 use std::ops::Range;
 
 use plotters::prelude::*;
@@ -25,24 +24,15 @@ pub struct Point {
 }
 
 /// Why there is no plot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlotError {
-    /// One of a point's shares is infinite or NaN.
+    /// A share is infinite or NaN.
+    #[error("cannot draw the plot: a point's shares are not finite numbers")]
     Nowhere,
     /// The drawing failed.
+    #[error("cannot draw the plot: {0}")]
     Drawing(String),
 }
-
-impl fmt::Display for PlotError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nowhere => out.write_str("cannot draw the plot: a point's shares are not finite numbers"),
-            Self::Drawing(why) => write!(out, "cannot draw the plot: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for PlotError {}
 
 /// Draws the curves as an SVG of [`SIZE`], deterministically.
 ///
@@ -80,7 +70,7 @@ impl<'a> Drawn<'a> {
     }
 }
 
-/// What the axes show, in percent.
+/// The ranges of the axes, in percent.
 struct Frame {
     x: Range<f64>,
     y: Range<f64>,

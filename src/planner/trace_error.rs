@@ -31,7 +31,7 @@ pub enum TraceError {
     /// CSV with other columns.
     #[error("line {line} names the columns \"{found}\", but `time,user` or `time,user,scope` are wanted")]
     Heading {
-        /// Where.
+        /// Its number.
         line: u64,
         /// How the line begins.
         found: String,
@@ -39,40 +39,28 @@ pub enum TraceError {
     /// CSV without the column that is selected for the user.
     #[error("line {line} names the columns \"{found}\", of which \"{field}\" can't be the user's")]
     OtherHeading {
-        /// Where.
+        /// Its number.
         line: u64,
         /// How the line begins.
         found: String,
         /// The user field.
         field: String,
     },
-    /// The user's column is selected by name, but the CSV has no heading.
-    #[error("the columns have no names, so \"{field}\" is none: choose the user's by its number")]
-    NoHeading {
-        /// The user field.
-        field: String,
-    },
-    /// An unknown user field of an access log.
-    #[error("the user of an access log is its field \"address\" or \"user\", not \"{field}\"")]
-    NoField {
-        /// The user field.
-        field: String,
-    },
+    /// The user's column is selected by this name, but the CSV has no heading.
+    #[error("the columns have no names, so \"{0}\" is none: choose the user's by its number")]
+    NoHeading(String),
+    /// This is no user field of an access log.
+    #[error("the user of an access log is its field \"address\" or \"user\", not \"{0}\"")]
+    NoField(String),
     /// A path is selected, but CSV has none.
     #[error("CSV has no paths: requests can be selected by path in an access log alone")]
     NoPaths,
-    /// No path of the access log has the selected prefix.
-    #[error("no request that names a user has a path that begins so; {count} have others")]
-    OtherPaths {
-        /// How many have another.
-        count: u64,
-    },
-    /// The user's field is empty throughout.
-    #[error("none of {count} requests names a user: choose another field for it")]
-    NoUsers {
-        /// How many there are.
-        count: u64,
-    },
+    /// No path of the access log has the selected prefix, but so many others.
+    #[error("no request that names a user has a path that begins so; {0} have others")]
+    OtherPaths(u64),
+    /// The user's field is empty in all of these requests.
+    #[error("none of {0} requests names a user: choose another field for it")]
+    NoUsers(u64),
     /// Beyond [`Limits::broken_lines`](super::trace::Limits::broken_lines).
     #[error("more than {limit} lines can't be read; line {line} is the first: {why}")]
     TooManyBroken {
@@ -91,37 +79,28 @@ pub enum TraceError {
         /// The mistake in it.
         why: Broken,
     },
-    /// A line without an end.
-    #[error("line {line} is longer than 64 MiB: not a log")]
-    Endless {
-        /// Which.
-        line: u64,
-    },
+    /// This line has no end.
+    #[error("line {0} is longer than 64 MiB: not a log")]
+    Endless(u64),
     /// Beyond [`Limits::disorder`](super::trace::Limits::disorder).
     #[error(
         "line {line} lies {} behind the latest time before it, and at most {} are put in order: sort the trace by time",
         format_duration(*.behind), format_duration(*.bound)
     )]
     Disorder {
-        /// Which.
+        /// Its number.
         line: u64,
-        /// How far back it lies.
+        /// How far it lies back.
         behind: Duration,
         /// How far it may.
         bound: Duration,
     },
     /// Beyond [`Limits::requests`](super::trace::Limits::requests).
-    #[error("the trace has more than {limit} requests: cut it")]
-    TooManyRequests {
-        /// How many it may have.
-        limit: usize,
-    },
+    #[error("the trace has more than {0} requests: cut it")]
+    TooManyRequests(usize),
     /// Beyond [`Limits::keys`](super::trace::Limits::keys).
-    #[error("the trace has more than {limit} different users and scopes: cut it")]
-    TooManyKeys {
-        /// How many it may have.
-        limit: usize,
-    },
+    #[error("the trace has more than {0} different users and scopes: cut it")]
+    TooManyKeys(usize),
     /// The gzip data can't be unpacked.
     #[error("the gzip data is truncated or corrupt after line {line}: {error}")]
     Gzip {

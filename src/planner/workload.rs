@@ -220,7 +220,7 @@ pub enum WorkloadError {
         Workload::MAX_REQUESTS
     )]
     TooMany {
-        /// Subject how many.
+        /// The expected requests.
         requests: f64,
     },
 }
