@@ -11,6 +11,7 @@ use super::cache::{Entry, KeyState};
 use super::{Broker, Refusal, Workspace};
 use crate::audit::{self, Actor, Subject};
 use crate::clock::Moment;
+use crate::metrics::RenewalOutcome;
 use crate::policy::admission::queue::{Place, Rank};
 use crate::policy::refresh::learned::demand::Habit;
 use crate::policy::refresh::{self, Reason};
@@ -258,7 +259,8 @@ pub async fn fetch(broker: Broker, workspace: Arc<Workspace>, leader: Leader, ca
     publish.send_replace(Some(outcome));
     if let Cause::Renewal(Renewal { reason, state }) = cause {
         if attempts > 0 {
-            workspace.refresher.metrics.renewal(reason, failure.is_none());
+            let outcome = if failure.is_none() { RenewalOutcome::Issued } else { RenewalOutcome::Failed };
+            workspace.refresher.metrics.renewals_total[reason][outcome].inc();
         }
         state.last_decision().error = failure.as_ref().map(ToString::to_string);
         // This state is still in the cache or among the lapsed keys, unless a longer-lived token replaced it.

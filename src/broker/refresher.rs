@@ -95,9 +95,9 @@ impl Refresher {
             let price = learner.lock().unwrap_or_else(PoisonError::into_inner).price();
             self.metrics.renewal_price.set(price.into());
         }
-        self.metrics.extra_calls.set(self.ledger.extra_share());
+        self.metrics.extra_calls_ratio.set(self.ledger.extra_share());
         if let Some(share) = self.ledger.used_share() {
-            self.metrics.renewals_used.set(share);
+            self.metrics.renewals_used_ratio.set(share);
         }
     }
 
@@ -233,7 +233,7 @@ fn process_due(broker: &Broker, workspace: &Arc<Workspace>, due: DueKey, at: Mom
             drop(in_flight);
             match leader {
                 Some(leader) => {
-                    broker.0.metrics.renewal_lateness.observe(now.since(at).as_secs_f64());
+                    broker.0.metrics.renewal_lateness_seconds.observe(now.since(at).as_secs_f64());
                     let cause = Cause::Renewal(Renewal { reason, state });
                     broker.0.runtime.spawn(flight::fetch(broker.clone(), Arc::clone(workspace), leader, cause));
                 }

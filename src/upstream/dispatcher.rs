@@ -74,7 +74,7 @@ impl Dispatcher {
         let quota = Quota::with_period(budget.period())
             .unwrap_or(Quota::per_second(std::num::NonZeroU32::MIN))
             .allow_burst(std::num::NonZeroU32::new(budget.departing_burst()).unwrap_or(std::num::NonZeroU32::MIN));
-        metrics.budget.set(budget.rate());
+        metrics.upstream_budget_per_second.set(budget.rate());
         Self {
             settings,
             issuer,
@@ -179,8 +179,9 @@ impl Dispatcher {
         let sent = self.clock.now();
         let outcome = self.issuer.issue(key, permit).await;
         let now = self.clock.now();
-        self.metrics.call_duration.observe(now.since(sent).as_secs_f64());
-        self.metrics.call(class, outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued));
+        self.metrics.upstream_request_duration_seconds.observe(now.since(sent).as_secs_f64());
+        let counted = outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued);
+        self.metrics.upstream_requests_total[class][counted].inc();
         self.on_response(key, &outcome, sent, now);
         outcome
     }
@@ -322,7 +323,7 @@ impl Dispatcher {
             }
             let waited = now.since(waiter.since);
             if waiter.grant(class) {
-                self.metrics.queue_wait(class, waited.as_secs_f64());
+                self.metrics.upstream_queue_wait_seconds[class].observe(waited.as_secs_f64());
                 return;
             }
         }
@@ -332,7 +333,7 @@ impl Dispatcher {
     fn admit_now(&self, admission: &mut Admission, class: Class, now: Moment) -> PendingPermit {
         admission.guard.breaker.on_admit(class, now);
         self.update_depths(admission);
-        self.metrics.queue_wait(class, 0.0);
+        self.metrics.upstream_queue_wait_seconds[class].observe(0.0);
         let (waiter, pending) = Waiter::new(now);
         waiter.grant(class);
         pending
@@ -374,13 +375,13 @@ impl Dispatcher {
 
     fn update_depths(&self, admission: &Admission) {
         for class in Class::ALL {
-            self.metrics.queue_depth(class, admission.queue.depth(class));
+            self.metrics.upstream_queue_depth[class].set(admission.queue.depth(class) as i64);
         }
     }
 
     fn update_state(&self, admission: &Admission, now: Moment) {
-        self.metrics.budget.set(admission.guard.throttle.rate());
-        self.metrics.breaker.set(admission.guard.breaker.state(now) as u8 as f64);
+        self.metrics.upstream_budget_per_second.set(admission.guard.throttle.rate());
+        self.metrics.upstream_breaker_state.set(admission.guard.breaker.state(now) as u8 as f64);
         self.failing.store(admission.guard.breaker.failing(now).to_bits(), Ordering::Relaxed);
     }
 

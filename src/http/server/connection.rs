@@ -186,7 +186,7 @@ async fn serve_tls<F, A>(
                 Err(error) => error.to_string(),
             });
             tracing::debug!(error, "TLS handshake failed");
-            listener.metrics.connection_dropped(Dropped::Handshake);
+            listener.metrics.connections_dropped_total[Dropped::Handshake].inc();
             return;
         }
     };
@@ -288,7 +288,7 @@ where
             _ = &mut stop => break,
             () = state.too_many_resets.notified() => {
                 tracing::debug!("connection closed: too many streams reset");
-                state.listener.metrics.connection_dropped(Dropped::Resets);
+                state.listener.metrics.connections_dropped_total[Dropped::Resets].inc();
                 connection.as_mut().graceful_shutdown();
                 // Long enough to send GOAWAY; open streams are dropped.
                 let _ = timeout(CLOSE_TIMEOUT / 10, &mut connection).await;
