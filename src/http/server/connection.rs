@@ -237,7 +237,7 @@ where
         // hyper takes no less than 8 KiB. The body's read-ahead comes on top.
         .max_buf_size(limits.header_bytes.saturating_add(8192))
         .serve_connection(
-            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, head_timer)),
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, Some(head_timer))),
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
@@ -274,7 +274,7 @@ where
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(
-            TokioIo::new(GuardedStream::for_http2(stream, limits.idle_timeout)),
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, None)),
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
