@@ -118,7 +118,7 @@ impl<'a> Guess<'a> {
         match self.first.take() {
             None => TraceError::Empty,
             Some(First { line, found, is_heading: true, .. }) => match &self.selection.user_field {
-                None => TraceError::Heading { line, found },
+                None => TraceError::Heading(line, found),
                 Some(field) => TraceError::OtherHeading { line, found, field: field.clone() },
             },
             Some(First { line, found, why: (csv, log), .. }) => TraceError::Neither { line, found, csv, log },

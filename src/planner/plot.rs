@@ -23,16 +23,10 @@ pub struct Point {
     pub avoided_share: f64,
 }
 
-/// Why there is no plot.
+/// The plot can't be drawn, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlotError {
-    /// A share is infinite or NaN.
-    #[error("cannot draw the plot: a point's shares are not finite numbers")]
-    Nowhere,
-    /// The drawing failed.
-    #[error("cannot draw the plot: {0}")]
-    Drawing(String),
-}
+#[error("cannot draw the plot: {0}")]
+pub struct PlotError(String);
 
 /// Draws the curves as an SVG of [`SIZE`], deterministically.
 ///
@@ -43,10 +37,10 @@ pub fn svg(curves: &[Curve], title: &str) -> Result<String, PlotError> {
     let curves: Vec<_> = curves.iter().map(Drawn::new).collect();
     let points = || curves.iter().flat_map(|curve| &curve.points);
     if points().any(|(x, y)| !(x.is_finite() && y.is_finite())) {
-        return Err(PlotError::Nowhere);
+        return Err(PlotError("a point's shares are not finite numbers".to_owned()));
     }
     let mut text = String::new();
-    draw(&curves, &Frame::of(&curves), title, &mut text).map_err(|error| PlotError::Drawing(error.to_string()))?;
+    draw(&curves, &Frame::of(&curves), title, &mut text).map_err(|error| PlotError(error.to_string()))?;
     Ok(text)
 }
 
@@ -249,7 +243,8 @@ mod tests {
     #[test]
     fn point_without_finite_shares_is_rejected() {
         for point in [(f64::NAN, 0.0), (0.0, f64::INFINITY)] {
-            assert_eq!(svg(&[curve("learned", &[point])], "t"), Err(PlotError::Nowhere));
+            let error = svg(&[curve("learned", &[point])], "t").expect_err("no number").to_string();
+            assert_eq!(error, "cannot draw the plot: a point's shares are not finite numbers");
         }
     }
 

@@ -78,7 +78,7 @@ impl<'a> Reading<'a> {
 
     /// Reads the whole input.
     fn finish(mut self, input: impl Read, progress: &mut dyn FnMut(u64)) -> Result<Trace, TraceError> {
-        let mut lines = Lines::new(input).map_err(|error| TraceError::Io { line: 0, error })?;
+        let mut lines = Lines::new(input).map_err(|error| TraceError::Io(0, error))?;
         let mut calls = 0u64;
         loop {
             match lines.next() {
@@ -87,11 +87,7 @@ impl<'a> Reading<'a> {
                 Err(error) => {
                     let line = lines.number();
                     let is_corrupt = lines.is_corrupt(&error);
-                    return Err(if is_corrupt {
-                        TraceError::Gzip { line, error }
-                    } else {
-                        TraceError::Io { line, error }
-                    });
+                    return Err(if is_corrupt { TraceError::Gzip(line, error) } else { TraceError::Io(line, error) });
                 }
             }
             calls += 1;
@@ -162,7 +158,7 @@ impl<'a> Reading<'a> {
             self.counts.out_of_order += 1;
         }
         if self.requests.len() >= limit {
-            return Err(TraceError::TooManyRequests(limit));
+            return Err(TraceError::TooMany(limit, "requests"));
         }
         let key = self.key(&row)?;
         self.counts.by_address += u64::from(row.by_address);
@@ -205,7 +201,7 @@ impl<'a> Reading<'a> {
             return Err(match self.first_skipped {
                 _ if other_paths > 0 => TraceError::OtherPaths(other_paths),
                 _ if without_user > 0 => TraceError::NoUsers(without_user),
-                Some((line, why)) => TraceError::AllBroken { line, why },
+                Some((line, why)) => TraceError::AllBroken(line, why),
                 None => TraceError::Empty,
             });
         }
@@ -225,7 +221,10 @@ where
     if let Some(id) = ids.get(name) {
         return Ok(*id);
     }
-    let next = u32::try_from(ids.len()).ok().filter(|_| ids.len() < limit).ok_or(TraceError::TooManyKeys(limit))?;
+    let next = u32::try_from(ids.len())
+        .ok()
+        .filter(|_| ids.len() < limit)
+        .ok_or(TraceError::TooMany(limit, "different users and scopes"))?;
     ids.insert(name.to_owned().into(), next);
     Ok(next)
 }

@@ -28,14 +28,9 @@ pub enum TraceError {
         /// Why it is of no access log.
         log: Broken,
     },
-    /// CSV with other columns.
-    #[error("line {line} names the columns \"{found}\", but `time,user` or `time,user,scope` are wanted")]
-    Heading {
-        /// Its number.
-        line: u64,
-        /// How the line begins.
-        found: String,
-    },
+    /// This line of CSV names other columns.
+    #[error("line {0} names the columns \"{1}\", but `time,user` or `time,user,scope` are wanted")]
+    Heading(u64, String),
     /// CSV without the column that is selected for the user.
     #[error("line {line} names the columns \"{found}\", of which \"{field}\" can't be the user's")]
     OtherHeading {
@@ -71,14 +66,9 @@ pub enum TraceError {
         /// The mistake in it.
         why: Broken,
     },
-    /// No line is readable.
-    #[error("no line can be read; line {line} is the first: {why}")]
-    AllBroken {
-        /// The first of them.
-        line: u64,
-        /// The mistake in it.
-        why: Broken,
-    },
+    /// No line is readable, this one first.
+    #[error("no line can be read; line {0} is the first: {1}")]
+    AllBroken(u64, Broken),
     /// This line has no end.
     #[error("line {0} is longer than 64 MiB: not a log")]
     Endless(u64),
@@ -95,26 +85,13 @@ pub enum TraceError {
         /// How far it may.
         bound: Duration,
     },
-    /// Beyond [`Limits::requests`](super::trace::Limits::requests).
-    #[error("the trace has more than {0} requests: cut it")]
-    TooManyRequests(usize),
-    /// Beyond [`Limits::keys`](super::trace::Limits::keys).
-    #[error("the trace has more than {0} different users and scopes: cut it")]
-    TooManyKeys(usize),
-    /// The gzip data can't be unpacked.
-    #[error("the gzip data is truncated or corrupt after line {line}: {error}")]
-    Gzip {
-        /// The last line that could be read.
-        line: u64,
-        /// The unpacker's message.
-        error: io::Error,
-    },
-    /// The input failed.
-    #[error("cannot read the trace after line {line}: {error}")]
-    Io {
-        /// The last line that could be read.
-        line: u64,
-        /// The input's message.
-        error: io::Error,
-    },
+    /// Beyond [`Limits::requests`](super::trace::Limits::requests) or [`Limits::keys`](super::trace::Limits::keys).
+    #[error("the trace has more than {0} {1}: cut it")]
+    TooMany(usize, &'static str),
+    /// The gzip data can't be unpacked beyond this line.
+    #[error("the gzip data is truncated or corrupt after line {0}: {1}")]
+    Gzip(u64, io::Error),
+    /// The input failed after this line.
+    #[error("cannot read the trace after line {0}: {1}")]
+    Io(u64, io::Error),
 }

@@ -1,5 +1,6 @@
 //! A simulated Courier workspace.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,6 @@ use super::ledger::{Call, Ledger};
 use super::mint::{self, Mint};
 use super::reply::{Refusal, Reply};
 use super::request::{Request, Wish};
-use super::script::Script;
 use super::timespan::Timespan;
 use crate::clock::{Clock, Moment};
 
@@ -26,7 +26,10 @@ pub(super) struct Workspace {
     pub(super) start: Moment,
     mint: Mint,
     pub(super) ledger: Mutex<Ledger>,
-    script: Mutex<Script>,
+    /// The faults of the next calls, one each.
+    script: Mutex<VecDeque<Option<Fault>>>,
+    /// The fault of every call after the script.
+    lasting: Mutex<Option<Fault>>,
 }
 
 impl Simulator {
@@ -40,6 +43,7 @@ impl Simulator {
             mint: Mint::new(),
             ledger: Mutex::default(),
             script: Mutex::default(),
+            lasting: Mutex::default(),
         }))
     }
 
@@ -52,7 +56,7 @@ impl Simulator {
 
     /// Sets the fault of every call after the end of the script.
     pub fn misbehave(&self, fault: Option<Fault>) {
-        self.0.script.lock().set(fault);
+        *self.0.lasting.lock() = fault;
     }
 
     /// Replaces the flags. Responses in flight keep their content and latency.
@@ -92,7 +96,9 @@ impl Simulator {
         let expires_in = request.expires_in();
         let mut ledger = self.0.ledger.lock();
         let at = self.0.clock.now();
-        let fault = self.0.script.lock().take().or_else(|| self.flagged(at, &mut ledger));
+        let scripted = self.0.script.lock().pop_front();
+        let scripted = scripted.unwrap_or_else(|| self.0.lasting.lock().clone());
+        let fault = scripted.or_else(|| self.flagged(at, &mut ledger));
         let reply = self.reply(judged, fault);
         ledger.record(at, request.scope(), &expires_in, reply.status);
         (at, reply)

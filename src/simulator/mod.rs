@@ -19,7 +19,6 @@ mod ledger;
 mod mint;
 mod reply;
 mod request;
-mod script;
 mod server;
 #[cfg(test)]
 mod tests;
