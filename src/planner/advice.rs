@@ -4,7 +4,7 @@ use super::figures::{grouped, waited};
 use super::recommendation::{PRICE, Sufficient};
 use super::report::Report;
 use crate::policy::admission::budget::Budget;
-use crate::policy::admission::throttle;
+use crate::policy::admission::rate_limit;
 
 /// The recommended row, the budget that is enough, and the recovery from an outage.
 pub(super) fn of(report: &Report) -> Vec<String> {
@@ -42,7 +42,7 @@ fn budget(report: &Report) -> String {
 fn outage(report: &Report) -> Option<String> {
     let Sufficient { rate, burst, .. } = report.recommendation.budget.as_ref()?;
     let tokens = report.baseline.most_tokens;
-    let recovery = waited(throttle::recovery(&Budget::new(*rate, *burst)?, tokens));
+    let recovery = waited(rate_limit::recovery(&Budget::new(*rate, *burst)?, tokens));
     let tokens = grouped(tokens);
     Some(format!("After an outage that no token outlives, all tokens ({tokens}) are fetched again within {recovery}."))
 }
@@ -85,10 +85,10 @@ mod tests {
     }
 
     #[test]
-    fn recovery_is_that_of_the_throttle() {
+    fn recovery_is_that_of_the_rate_limit() {
         let budget = Budget::new(50.0, 50).expect("a budget");
-        assert!(throttle::recovery(&budget, 250) > Duration::from_secs(5));
-        let told = waited(throttle::recovery(&budget, 250));
+        assert!(rate_limit::recovery(&budget, 250) > Duration::from_secs(5));
+        let told = waited(rate_limit::recovery(&budget, 250));
         let wanted =
             format!("After an outage that no token outlives, all tokens (250) are fetched again within {told}.");
         assert_eq!(of(&report())[2], wanted);
