@@ -61,7 +61,7 @@
 //! | [`token`] | data types: users, scopes, lifetimes, token keys, grants | async, clocks, settings, HTTP |
 //! | [`policy`] | rules: freshness, access, [`schedule`](policy::schedule), [`admission`](policy::admission), [`refresh`](policy::refresh) | IO, async, logs, metrics, clocks |
 //! | [`broker`] | the request path: ask, cache, flight, answer; and the refresher | HTTP, settings files, reqwest |
-//! | [`upstream`] | Courier: client, dispatcher with its guard, checks of the response | the cache, the HTTP server |
+//! | [`upstream`] | Courier: client, dispatcher (drives [`policy::admission`]), checks of the response | the cache, the HTTP server |
 //! | [`auth`] | authentication of client keys and sessions | the cache, Courier |
 //! | [`http`] | [`server`](http::server): sockets, TLS, connections; [`api`](http::api): routes for apps; [`admin`](http::admin): routes for operators | reqwest, governor |
 //! | [`planner`] | replays of a trace through the same rules in virtual time | tokio, moka, reqwest |

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::clock::Moment;
 use crate::token::{Grant, ScopeClaim, Token, TokenKey};
-use crate::upstream::Failure;
+use crate::upstream::failure::Failure;
 
 /// Checks the token of an answer to a request for `key` sent at `sent`, and makes it a grant.
 ///

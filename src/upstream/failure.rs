@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::unreachable::{Unreachable, is_out_of_files};
 use crate::metrics::CallOutcome;
+use crate::policy::admission::{Rejection, Response};
+use crate::token::Grant;
 
 /// Why a call returned no token. Cheap to clone: every follower gets it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +123,35 @@ impl Failure {
             Self::Mismatch => CallOutcome::Mismatch,
         }
     }
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::CircuitOpen(rest) => Self::CircuitOpen(rest),
+            Rejection::Credentials(status) => Self::Credentials(status),
+            Rejection::Throttled(pause) => Self::Throttled(Some(pause)),
+            Rejection::Limited(wait) => Self::Limited(wait),
+        }
+    }
+}
+
+/// What the outcome of a call tells admission about Courier; `None` if it tells nothing.
+pub fn response(outcome: &Result<Grant, Failure>) -> Option<Response> {
+    Some(match outcome {
+        Ok(_) => Response::Issued,
+        Err(Failure::Throttled(pause)) => Response::Throttled(*pause),
+        Err(Failure::Credentials(401)) => Response::Unauthorized,
+        Err(Failure::Credentials(status)) => Response::Forbidden(*status),
+        // Other keys must not suffer.
+        Err(failure) if failure.is_lasting() => Response::Rejected,
+        // The same, possibly for a moment only. But 408 and 425 mean that Courier could not answer.
+        Err(Failure::Unavailable(status @ 400..=499)) if !matches!(status, 408 | 425) => Response::Rejected,
+        Err(
+            Failure::OldKey | Failure::OutOfFiles | Failure::Stopping | Failure::CircuitOpen(_) | Failure::Limited(_),
+        ) => return None,
+        Err(_) => Response::Failed,
+    })
 }
 
 /// Whether this status blames the request or its URL, so that the next call fails in the same way.

@@ -24,7 +24,8 @@ const MODULES: &[Module] = &[
     Module("audit", "", "tracing"),
     Module("clock", "", "governor rustix tokio"),
     Module("token", "clock::Moment", "bytes secrecy thiserror"),
-    Module("policy", "token clock::Moment", "thiserror"),
+    // `governor` for its rate algorithm, which is given the time.
+    Module("policy", "token clock::Moment", "governor thiserror"),
     Module("metrics", "token policy", "parking_lot prometheus"),
     Module("log_writer", "audit metrics", "parking_lot rustix tracing"),
     // The planner has virtual time, and is given open files.
@@ -38,12 +39,12 @@ const MODULES: &[Module] = &[
         "upstream",
         "token policy clock metrics secrets error_chain",
         // `hyper`, `rustix` and `rustls` for the causes of errors of `reqwest`.
-        "base64 fastrand governor httpdate hyper parking_lot reqwest rustix rustls serde serde_json thiserror tokio tracing",
+        "base64 fastrand httpdate hyper parking_lot reqwest rustix rustls serde serde_json thiserror tokio tracing",
     ),
     Module(
         "broker",
         "audit token policy upstream store clock metrics",
-        "fastrand foldhash humantime moka parking_lot thiserror tokio tracing",
+        "arc_swap fastrand foldhash humantime moka parking_lot thiserror tokio tracing",
     ),
     Module(
         "auth",
