@@ -12,10 +12,10 @@ use crate::clock::Clock;
 use crate::error_chain::describe_sources;
 use crate::secrets::{REDACTED, Secret};
 use crate::token::{Grant, TokenKey};
+use crate::upstream::answer;
 use crate::upstream::failure::Failure;
 use crate::upstream::issuer::{Issuer, Issuing};
 use crate::upstream::permit::Permit;
-use crate::upstream::answer;
 
 /// The prefix of the broker's `User-Agent`. A request that has it comes from a broker.
 pub const PRODUCT: &str = "courier-token-broker/";

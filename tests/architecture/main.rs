@@ -173,8 +173,8 @@ fn clock_readings(source: &Source) -> Vec<String> {
 
 fn process_uses(source: &Source) -> Vec<String> {
     let below = !matches!(source.module(), "main" | "command");
-    let theirs = |path: &str| under(path, "std::env") || EXITS.iter().any(|end| path.ends_with(end));
-    source.find(&source.code, |path| below && theirs(path))
+    let is_such = |path: &str| under(path, "std::env") || EXITS.iter().any(|end| path.ends_with(end));
+    source.find(&source.code, |path| below && is_such(path))
 }
 
 fn outgrown(source: &Source) -> Vec<String> {
@@ -186,7 +186,7 @@ fn any_of(list: &str, path: &str) -> bool {
     list.split_whitespace().any(|entry| under(path, entry))
 }
 
-/// Tells whether `path` is `root` or an item in it.
+/// Whether `path` is `root` or an item in it.
 fn under(path: &str, root: &str) -> bool {
     path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
