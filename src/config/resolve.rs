@@ -12,7 +12,7 @@ use super::sessions::SessionSettings;
 pub(super) use super::values::{Check, HOUR, SECOND};
 use crate::auth::{Client, ClientKeys, Digest, InboundRate};
 use crate::policy::access::{Access, Pattern};
-use crate::policy::admission::budget::Budget;
+use crate::policy::admission::budget::{Budget, BudgetError};
 use crate::policy::freshness::Floor;
 use crate::policy::refresh::Mode;
 use crate::secrets::Secret;
@@ -93,7 +93,7 @@ impl Settings {
             .filter_map(|(name, workspace)| check.workspace(name, workspace, raw.server.timeout.0))
             .collect();
         let floor = Floor::new(raw.tokens.floor, raw.tokens.hard_floor.0)
-            .ok_or_else(|| check.error("tokens.floor", format!("must be a number from 0 to {}", Floor::MAX_SHARE)));
+            .map_err(|error| check.error("tokens.floor", error.to_string()));
         let floor = check.keep(floor);
         check.keep(check.range("tokens.capacity", raw.tokens.capacity, 1, 1_000_000_000));
         check.keep(check.range("refresh.history", raw.refresh.history, 0, 1_000_000_000));
@@ -232,16 +232,18 @@ impl Check<'_> {
     }
 
     fn budget(&self, key: &str, raw: &raw::Budget) -> Result<Budget, SettingsError> {
-        let (least, most) = (Budget::RATES.start(), Budget::RATES.end());
-        let budget = Budget::new(raw.requests_per_second, raw.burst).ok_or_else(|| {
-            let message =
-                format!("requests_per_second must be from {least} to {most}, burst from 1 to {}", Budget::MAX_BURST);
-            self.error(key, message)
-        })?;
-        let Some(rate) = raw.least_requests_per_second else { return Ok(budget) };
-        budget.with_least(rate).ok_or_else(|| {
-            let message = format!("must be a number from {least} to requests_per_second");
-            self.error(&format!("{key}.least_requests_per_second"), message)
+        let budget = Budget::new(raw.requests_per_second, raw.burst);
+        let budget = budget.and_then(|budget| match raw.least_requests_per_second {
+            Some(least) => budget.with_least(least),
+            None => Ok(budget),
+        });
+        budget.map_err(|error| {
+            let field = match error {
+                BudgetError::Rate => "requests_per_second",
+                BudgetError::Burst => "burst",
+                BudgetError::Least(_) => "least_requests_per_second",
+            };
+            self.error(&format!("{key}.{field}"), error.to_string())
         })
     }
 
@@ -320,7 +322,7 @@ impl Check<'_> {
                 Scope::new(example).map_err(|error| error.to_string()).map(drop)
             }),
             // Errors in profiles are reported there.
-            None => Some(profiles.into_iter().filter_map(|scope| Pattern::new(scope)).collect()),
+            None => Some(profiles.into_iter().filter_map(|scope| Pattern::new(scope).ok()).collect()),
         };
         let users = self.patterns(&key("users"), &client.users, |example| {
             UserId::new(example).map_err(|error| error.to_string()).map(drop)
@@ -356,8 +358,7 @@ impl Check<'_> {
     ) -> Option<Vec<Pattern>> {
         let pattern = |(place, text): (usize, &String)| {
             let key = format!("{key}[{place}]");
-            let pattern = Pattern::new(text)
-                .ok_or_else(|| self.error(&key, format!("must be a pattern of 1 to {} bytes", Pattern::MAX_BYTES)));
+            let pattern = Pattern::new(text).map_err(|error| self.error(&key, error.to_string()));
             let pattern = self.keep(pattern)?;
             // Any character can stand for the star.
             let is_good =

@@ -87,7 +87,7 @@ fn budget(report: &Report) -> Vec<String> {
 fn outage(report: &Report) -> Option<String> {
     let Sufficient { rate, burst, .. } = report.recommendation.budget.as_ref()?;
     let tokens = report.baseline.most_tokens;
-    let recovery = throttle::recovery(&Budget::new(*rate, *burst)?, tokens);
+    let recovery = throttle::recovery(&Budget::new(*rate, *burst).ok()?, tokens);
     Some(format!(
         "After an outage in the busiest hours that no token outlives, {} fetched again within {} under that budget: \
          calls begin with a tenth of the rate.",

@@ -33,7 +33,7 @@ async fn planner_and_broker_agree() {
         let plan = Plan {
             floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
             lifetime: if lifetime == "1h" { HOUR } else { 24 * HOUR },
-            budget: Budget::new(rate, burst),
+            budget: Budget::new(rate, burst).ok(),
             latency: 100 * MS,
             extra_calls: 0.15,
         };
@@ -93,7 +93,7 @@ fn prefetch_runs_ahead_of_a_peak() {
     let plan = Plan {
         floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
         lifetime: 24 * HOUR,
-        budget: Budget::new(0.08, 8),
+        budget: Budget::new(0.08, 8).ok(),
         latency: 100 * MS,
         extra_calls: 0.25,
     };
