@@ -43,23 +43,23 @@ pub const PATIENCE: Duration = Duration::from_secs(5 + 5 + 10);
 pub static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new().expect("their names are good")));
 
 /// Runs one input in virtual time, in which waits take no real time.
-pub fn run<T>(story: impl Future<Output = T>) -> T {
+pub fn run<T>(input: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime without IO needs nothing of the system");
-    runtime.block_on(story)
+    runtime.block_on(input)
 }
 
 /// A broker with an empty cache.
-pub struct World {
+pub struct TestBroker {
     api: Arc<Api>,
     clock: Clock,
     _background: Background,
 }
 
-impl World {
+impl TestBroker {
     /// Creates the broker. Must be called on a runtime.
     pub fn new(with: impl FnOnce(Api, Clock) -> Api) -> Self {
         let clock = Clock::tokio();
@@ -75,7 +75,7 @@ impl World {
             floor: Floor::new(0.5, Duration::from_secs(30)).expect("a floor"),
             refresh: Mode::Learned,
             extra_calls: 0.15,
-            history: 100,
+            hiinput: 100,
             capacity: 100,
             timeout: Duration::from_secs(10),
         };

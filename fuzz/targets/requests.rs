@@ -1,5 +1,5 @@
-//! Requests, one after the other or at once: whoever gets a token gets what was
-//! asked for and what the client may have, and everybody else a refusal.
+//! Requests, one after the other or at once: each token is for what was asked for and
+//! what the client may have; all other answers are refusals.
 //!
 //! An input is texts like HTTP's own with 0x1f between them. `$TOKEN` in a body
 //! is the last token. With 0x1f at the beginning the requests come at once.
@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use courier_token_broker_fuzz::broker::{Issued, World, run};
+use courier_token_broker_fuzz::broker::{Issued, TestBroker, run};
 use courier_token_broker_fuzz::message::{Answer, Pieces, request};
 use courier_token_broker_fuzz::reading::{Caller, Claim, leaving, path, wish};
 use hyper::{Method, Request};
@@ -25,13 +25,13 @@ fuzz_target!(|input: &[u8]| -> Corpus {
         return Corpus::Reject;
     }
     run(async {
-        let world = World::new(|api, _| api);
-        if at_once { all_at_once(world, &texts).await } else { one_by_one(&world, &texts).await }
+        let broker = TestBroker::new(|api, _| api);
+        if at_once { all_at_once(broker, &texts).await } else { one_by_one(&broker, &texts).await }
     });
     Corpus::Keep
 });
 
-async fn one_by_one(world: &World, texts: &[&[u8]]) {
+async fn one_by_one(broker: &TestBroker, texts: &[&[u8]]) {
     let mut last = "none-yet".to_owned();
     // Actor has signed out, and what has been issued to them since: nothing else may
     // come from memory.
@@ -39,7 +39,7 @@ async fn one_by_one(world: &World, texts: &[&[u8]]) {
     for text in texts {
         let text = replaced(text, b"$TOKEN", last.as_bytes());
         let Some(request) = request(&text) else { return };
-        let answer = world.answer(request.clone()).await;
+        let answer = broker.answer(request.clone()).await;
         if let Some((token, issued)) = judge(&request, &answer) {
             let claim = Claim::split(&issued.claim).expect("it has been judged");
             let from_memory = answer.header("cache-status").is_some_and(|how| !how.contains("stored"));
@@ -58,12 +58,12 @@ async fn one_by_one(world: &World, texts: &[&[u8]]) {
     }
 }
 
-async fn all_at_once(world: World, texts: &[&[u8]]) {
-    let world = std::sync::Arc::new(world);
+async fn all_at_once(broker: TestBroker, texts: &[&[u8]]) {
+    let broker = std::sync::Arc::new(broker);
     let mut answers = JoinSet::new();
     for request in texts.iter().filter_map(|text| request(text)) {
-        let world = std::sync::Arc::clone(&world);
-        answers.spawn(async move { (request.clone(), world.answer(request).await) });
+        let broker = std::sync::Arc::clone(&broker);
+        answers.spawn(async move { (request.clone(), broker.answer(request).await) });
     }
     while let Some(answered) = answers.join_next().await {
         let (request, answer) = answered.expect("it never panics");

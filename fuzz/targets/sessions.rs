@@ -16,7 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use courier_token_broker::auth::{Algorithms, KeySource, SessionKey, SessionSettings, Sessions};
 use courier_token_broker::http::api::{AllowedHeaders, Origins, SessionRoute, SessionSource};
 use courier_token_broker::secrets::SecretBytes;
-use courier_token_broker_fuzz::broker::{DAY, INBOX_SCOPES, Issued, METRICS, World, client, profile, run};
+use courier_token_broker_fuzz::broker::{DAY, INBOX_SCOPES, Issued, METRICS, TestBroker, client, profile, run};
 use courier_token_broker_fuzz::message::{Answer, Pieces};
 use courier_token_broker_fuzz::reading::{Claim, Members, id, user_in_query};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderValue, ORIGIN};
@@ -149,7 +149,7 @@ fn sign(message: &str) -> Vec<u8> {
 fuzz_target!(|input: &[u8]| -> Corpus {
     let Some(input) = Input::read(input) else { return Corpus::Reject };
     let Some(request) = input.request() else { return Corpus::Reject };
-    let answer = run(async { world(&input).answer(request).await });
+    let answer = run(async { broker(&input).answer(request).await });
     let user = user_of(&input.session);
     let named = input.named();
     let alone = !input.has(TWICE);
@@ -181,7 +181,7 @@ fn is_marked(input: &Input<'_>, answer: &Answer) {
     assert_eq!(answer.header("access-control-allow-credentials"), listed.then_some("true"));
 }
 
-fn world(input: &Input<'_>) -> World {
+fn broker(input: &Input<'_>) -> TestBroker {
     let keys = KeySource::Fixed(KEY.clone());
     let settings = SessionSettings {
         algorithms: Algorithms::fitting(&keys),
@@ -204,14 +204,14 @@ fn world(input: &Input<'_>) -> World {
         client: client("sessions", "default", &["*"], &["*"], DAY),
         within_session: input.has(WITHIN),
     };
-    World::new(|api, clock| {
+    TestBroker::new(|api, clock| {
         let sessions = Sessions::new(settings, clock, &METRICS, &tokio::runtime::Handle::current(), None)
             .expect("the key is fixed");
         api.with_sessions(sessions, route)
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "the harness is somebody else, with a clock of its own")]
+#[expect(clippy::disallowed_methods, reason = "the issuer has a clock of its own")]
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
 }
