@@ -20,14 +20,8 @@ use courier_token_broker::upstream::{Cause, Dispatcher, DispatcherSettings, Fail
 use hyper::{Request, Response};
 use serde_json::{Value, json};
 
+use crate::keys::{APP, MALLORY, OTHER};
 use crate::message::{Answer, Pieces};
-
-/// The key of a client that may have everything.
-pub const APP: &str = "app-key";
-/// The key of a client that may have `inbox:*` and `read:brands` for `mallory` and `mallory:*`, for an hour.
-pub const MALLORY: &str = "mallory-key";
-/// The key of a client that may have everything in another workspace.
-pub const OTHER: &str = "other-key";
 
 pub const INBOX_SCOPES: [&str; 5] =
     ["inbox:read:messages", "inbox:write:events", "read:preferences", "write:preferences", "read:brands"];

@@ -4,6 +4,7 @@
 //! A violated property panics, which the fuzzer reports.
 
 pub mod broker;
+pub mod keys;
 pub mod message;
 pub mod reading;
 pub mod span;

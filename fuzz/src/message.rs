@@ -12,7 +12,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
 use serde_json::{Value, json};
 
-use crate::broker::{APP, MALLORY, OTHER};
+use crate::keys::{APP, MALLORY, OTHER};
 
 /// Marks the end of a piece in a body. None of these three bytes occurs in JSON.
 const PIECE: u8 = 0x1e;

@@ -7,7 +7,8 @@ use hyper::{Method, Request};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::broker::{APP, DAY, HOUR, INBOX_SCOPES, LONGEST, MALLORY, OTHER};
+use crate::broker::{DAY, HOUR, INBOX_SCOPES, LONGEST};
+use crate::keys::{APP, MALLORY, OTHER};
 use crate::message::Pieces;
 use crate::span;
 

@@ -6,17 +6,16 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
-use super::StartError;
 use super::changes::{Key, Names};
 use super::entitlements::Entitlements;
+use super::error::StartError;
 use crate::audit;
 use crate::auth::{ClientKeys, Sessions};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{SessionSettings, Settings};
-use crate::http::api::Api;
+use crate::http::api::{Api, ApiSettings};
 use crate::http::server::{Certificates, Tls};
-use crate::http::{self};
 use crate::metrics::{Metrics, Reloaded};
 use crate::token::WorkspaceName;
 use crate::upstream::Courier;
@@ -50,7 +49,7 @@ impl Fixed {
     /// Builds the routes for apps. Client rates and session keys are taken over from the old ones.
     pub fn build_api(
         &self,
-        settings: http::api::ApiSettings,
+        settings: ApiSettings,
         mut clients: ClientKeys,
         sessions: Option<SessionSettings>,
         before: Option<&Api>,

@@ -13,8 +13,8 @@ use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::error::SessionDenial;
 use super::jwt::Jwt;
-use super::sessions::SessionDenial;
 use crate::secrets::SecretBytes;
 
 /// A key that verifies signatures, with its algorithms.

@@ -1,17 +1,14 @@
 //! Renews tokens before they run out: drives one workspace's schedule.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::cache::{KeyState, Plan};
-use super::explain::Decision;
-use super::flight::{self, Cause, Renewal};
-use super::{Broker, Workspace};
+use super::locks::{Guard, Lock, Order};
 use crate::clock::Moment;
 use crate::metrics::WorkspaceMetrics;
-use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::learned::learner::{self, Chance, Learner};
 use crate::policy::refresh::learned::ledger::Ledger;
 use crate::policy::refresh::{self, Draws, Facts, Mode, Reason, Stop, Verdict};
@@ -24,9 +21,9 @@ use crate::token::TokenKey;
 /// renewal, or if moka runs its maintenance on that hit.
 pub struct Refresher {
     mode: Mode,
-    schedule: Mutex<Schedule<DueKey>>,
+    schedule: Lock<Schedule<DueKey>>,
     /// In mode learned only.
-    learner: Option<Mutex<Learner>>,
+    learner: Option<Lock<Learner>>,
     pub(super) ledger: Ledger,
     pub(super) draws: Draws,
     /// Wakes the loop: a key was added that is due before all others.
@@ -35,13 +32,10 @@ pub struct Refresher {
 }
 
 /// A scheduled key.
-struct DueKey {
-    key: TokenKey,
-    state: Arc<KeyState>,
+pub struct DueKey {
+    pub key: TokenKey,
+    pub state: Arc<KeyState>,
 }
-
-/// How many due keys are processed before the task yields.
-const BATCH: usize = 256;
 
 impl Refresher {
     /// Creates a refresher with an empty schedule.
@@ -50,8 +44,8 @@ impl Refresher {
     pub fn new(mode: Mode, extra_calls: f64, metrics: WorkspaceMetrics) -> Self {
         Self {
             mode,
-            schedule: Mutex::new(Schedule::new()),
-            learner: (mode == Mode::Learned).then(|| Mutex::new(Learner::new(extra_calls))),
+            schedule: Lock::new(Order::Schedule, Schedule::new()),
+            learner: (mode == Mode::Learned).then(|| Lock::new(Order::Learner, Learner::new(extra_calls))),
             ledger: Ledger::default(),
             draws: Draws::default(),
             due_earlier: Notify::new(),
@@ -92,7 +86,7 @@ impl Refresher {
     /// Updates the metrics of the learner and the ledger.
     pub fn update_gauges(&self) {
         if let Some(learner) = &self.learner {
-            let price = learner.lock().unwrap_or_else(PoisonError::into_inner).price();
+            let price = learner.lock().price();
             self.metrics.renewal_price.set(price.into());
         }
         self.metrics.extra_calls.set(self.ledger.extra_share());
@@ -104,6 +98,21 @@ impl Refresher {
     /// Removes a key from the schedule.
     pub fn unschedule(&self, ticket: Ticket) {
         self.lock().remove(ticket);
+    }
+
+    /// Takes a key that is due by `now` from the schedule, with its due time.
+    pub fn pop(&self, now: Moment) -> Option<(Moment, DueKey)> {
+        self.lock().pop(now)
+    }
+
+    /// When to pop again; [`Moment::NEVER`] if the schedule is empty.
+    pub fn next(&self) -> Moment {
+        self.lock().next().unwrap_or(Moment::NEVER)
+    }
+
+    /// Waits until a key was added that is due before all others.
+    pub async fn due_earlier(&self) {
+        self.due_earlier.notified().await;
     }
 
     /// The number of keys in the schedule.
@@ -119,7 +128,7 @@ impl Refresher {
         }
     }
 
-    fn schedule(&self, key: &TokenKey, state: &Arc<KeyState>, due: Moment) -> Ticket {
+    pub fn schedule(&self, key: &TokenKey, state: &Arc<KeyState>, due: Moment) -> Ticket {
         let mut schedule = self.lock();
         let next = schedule.next();
         if next.is_none_or(|next| due < next) {
@@ -128,12 +137,12 @@ impl Refresher {
         schedule.add(due, DueKey { key: key.clone(), state: Arc::clone(state) })
     }
 
-    fn decide(&self, state: &KeyState, lapsed: bool, late: Duration, now: Moment) -> (Verdict, Option<Chance>) {
+    pub fn decide(&self, state: &KeyState, lapsed: bool, late: Duration, now: Moment) -> (Verdict, Option<Chance>) {
         let Some(learner) = &self.learner else {
             let facts = Facts { uses: state.uses(), remaining: state.expires.since(now) };
             return (refresh::judge(&facts), None);
         };
-        let mut learner = learner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut learner = learner.lock();
         match learner.judge(&state.habit, &self.ledger, late, now) {
             learner::Verdict::Fetch(chance) => {
                 (Verdict::Renew(if lapsed { Reason::Return } else { Reason::Due }), Some(chance))
@@ -143,118 +152,17 @@ impl Refresher {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Schedule<DueKey>> {
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Renews due tokens until it is cancelled.
-///
-/// While the dispatcher's queue has no room, due keys wait in the schedule.
-pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
-    let Workspace { dispatcher, refresher, .. } = &**workspace;
-    loop {
-        let mut looked_at = 0;
-        while looked_at < BATCH && dispatcher.has_room() {
-            let now = broker.0.clock.now();
-            let Some((at, due)) = refresher.lock().pop(now) else {
-                break;
-            };
-            process_due(broker, workspace, due, at, now);
-            looked_at += 1;
-        }
-        // Many keys due at once would starve other tasks.
-        tokio::task::yield_now().await;
-        if looked_at == BATCH {
-            continue;
-        }
-        if dispatcher.has_room() {
-            let next = refresher.lock().next().unwrap_or(Moment::NEVER);
-            tokio::select! {
-                () = refresher.due_earlier.notified() => {}
-                () = broker.0.clock.sleep_until(next) => {}
-            }
-        } else {
-            dispatcher.wait_for_room().await;
-        }
-    }
-}
-
-/// Decides about a key that was due `at` this moment, and carries it out.
-fn process_due(broker: &Broker, workspace: &Arc<Workspace>, due: DueKey, at: Moment, now: Moment) {
-    let DueKey { key, state } = due;
-    let refresher = &workspace.refresher;
-    let mut lapses_now = false;
-    // Not under the plan's lock: this lookup may run the cache's maintenance, which takes it. For lapsed
-    // keys only: to the cache a lookup is a use, so it would keep unused tokens.
-    let lapsed = matches!(*state.plan(), Plan::Lapsed(_));
-    let is_replaced = lapsed && broker.0.cache.get(&key).is_some_and(|entry| !Arc::ptr_eq(&entry.state, &state));
-    let is_entitled = broker.0.entitled.include(&key);
-    // No sign-out gets between the decision and its execution.
-    let mut in_flight = broker.0.flights.lock();
-    if workspace.is_removed(&state) {
-        return;
-    }
-    let (verdict, chance) = {
-        // Under the lock: a concurrent hit has counted its use before, or sees the decision.
-        let mut plan = state.plan();
-        let (failures, lapsed) = match *plan {
-            Plan::Scheduled(_, failures) => (failures, false),
-            // A token was stored while this key moved to the lapsed keys.
-            Plan::Lapsed(_) if is_replaced => {
-                *plan = Plan::Removed;
-                return;
-            }
-            Plan::Lapsed(_) => (0, true),
-            // The key has just been removed from the cache.
-            Plan::Renewing { .. } | Plan::Unscheduled | Plan::Removed => return,
-        };
-        let (verdict, chance) = if is_entitled {
-            refresher.decide(&state, lapsed, workspace.dispatcher.lateness(at, now), now)
-        } else {
-            (Verdict::Stop(Stop::NotPermitted), None)
-        };
-        state.last_decision().decision = Some(Decision { at: now, verdict, chance });
-        tracing::debug!(workspace = key.workspace(), ?verdict, ?chance, "token due");
-        *plan = match verdict {
-            Verdict::Renew(_) => Plan::Renewing { failures, lapsed },
-            Verdict::Look(next) => {
-                lapses_now = !lapsed;
-                Plan::Lapsed(refresher.schedule(&key, &state, next))
-            }
-            Verdict::Stop(_) => Plan::Unscheduled,
-        };
-        (verdict, chance)
-    };
-    match verdict {
-        Verdict::Renew(reason) => {
-            let rank = Rank::of(state.floor(&broker.0.settings.floor), chance.map(|chance| chance.value), now);
-            let leader = in_flight.renew(&key, rank, &workspace.dispatcher);
-            drop(in_flight);
-            match leader {
-                Some(leader) => {
-                    broker.0.metrics.renewal_lateness.observe(now.since(at).as_secs_f64());
-                    let cause = Cause::Renewal(Renewal { reason, state });
-                    broker.0.runtime.spawn(flight::fetch(broker.clone(), Arc::clone(workspace), leader, cause));
-                }
-                // The key has a flight already. Should it fail, this renewal is tried again.
-                None => refresher.retry(&key, &state, false, now),
-            }
-        }
-        Verdict::Look(_) if lapses_now => broker.0.lapsed.insert(key, state),
-        Verdict::Look(_) => {}
-        Verdict::Stop(_) => {
-            broker.0.lapsed.remove(&key);
-        }
+    fn lock(&self) -> Guard<'_, Schedule<DueKey>> {
+        self.schedule.lock()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::BrokerSettings;
     use crate::broker::cache::{Cache, Entry, LapsedKeys};
     use crate::broker::index::Index;
+    use crate::broker::{Broker, BrokerSettings};
     use crate::clock::Clock;
     use crate::metrics::Metrics;
     use crate::policy::admission::budget::Budget;

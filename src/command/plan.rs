@@ -21,7 +21,7 @@ use courier_token_broker::secrets::unreadable;
 use humantime::format_duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::Failure;
+use super::failure::Failure;
 
 #[derive(Args)]
 #[command(

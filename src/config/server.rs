@@ -1,16 +1,15 @@
-//! Checks the settings of `[server]` and `[admin]`: addresses, TLS, limits.
+//! Checks `[server]` and `[admin]`: addresses, TLS, limits.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use super::checker::{Checker, HOUR, SECOND};
 use super::error::SettingsError;
 use super::log::Audit;
-use super::raw::{self, Raw};
-use super::resolve::{Check, HOUR, SECOND};
-use crate::auth::ClientKeys;
+use super::raw;
 use crate::http::server::{Address, Certificates, Limits, TlsFiles};
 
-impl Check<'_> {
+impl Checker<'_> {
     /// The address of the admin listener, where any connection may purge all tokens.
     pub(super) fn admin(&self, admin: &raw::Admin, apps: &[Address]) -> Result<SocketAddr, SettingsError> {
         const KEY: &str = "admin.listen";
@@ -127,36 +126,6 @@ impl Check<'_> {
             streams: raw.streams,
             resets_per_second: raw.resets_per_second,
         })
-    }
-
-    /// The names in a client's certificate, normalised for comparison.
-    pub(super) fn certificate_names(
-        &self,
-        raw: &Raw,
-        client: &raw::Client,
-        taken: &ClientKeys,
-        key: impl Fn(&str) -> String,
-    ) -> Result<Vec<String>, SettingsError> {
-        let failed = |message: &str| self.error(&key("certificate_names"), message);
-        if client.certificate_names.is_empty() {
-            return Ok(Vec::new());
-        }
-        if raw.server.tls.as_ref().is_none_or(|tls| tls.client_ca_file.is_none()) {
-            return Err(failed("no client is asked for a certificate: set server.tls.client_ca_file"));
-        }
-        let mut names: Vec<String> = Vec::new();
-        for name in &client.certificate_names {
-            if name.is_empty() || name.len() > 2048 || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(failed("must be DNS names such as \"web.internal\" or URIs such as \"spiffe://td/web\""));
-            }
-            // DNS names are case-insensitive.
-            let name = if name.contains(':') { name.clone() } else { name.to_ascii_lowercase() };
-            if taken.contains_name(&name) || names.contains(&name) {
-                return Err(failed("must differ from all other clients' names"));
-            }
-            names.push(name);
-        }
-        Ok(names)
     }
 }
 

@@ -8,7 +8,7 @@ use super::outcome::Outcome;
 use super::recommendation::{PRICE, Sufficient};
 use super::report::Report;
 use crate::policy::admission::budget::Budget;
-use crate::policy::admission::throttle;
+use crate::policy::admission::rate_limit;
 
 /// The recommendation and its reasons, in sentences that state only what the numbers show.
 pub(super) fn of(report: &Report) -> Vec<String> {
@@ -87,7 +87,7 @@ fn budget(report: &Report) -> Vec<String> {
 fn outage(report: &Report) -> Option<String> {
     let Sufficient { rate, burst, .. } = report.recommendation.budget.as_ref()?;
     let tokens = report.baseline.most_tokens;
-    let recovery = throttle::recovery(&Budget::new(*rate, *burst).ok()?, tokens);
+    let recovery = rate_limit::recovery(&Budget::new(*rate, *burst).ok()?, tokens);
     Some(format!(
         "After an outage in the busiest hours that no token outlives, {} fetched again within {} under that budget: \
          calls begin with a tenth of the rate.",

@@ -4,7 +4,6 @@
 
 mod access_log;
 mod advice;
-mod bucket;
 mod chance;
 pub mod clairvoyant;
 pub mod comparison;

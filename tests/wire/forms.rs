@@ -2,10 +2,9 @@
 
 use serde_json::json;
 
-use crate::sessions::{PAGE, broker_of, call, ed25519_broker};
+use crate::sessions::{PAGE, call, ed25519_broker};
 use crate::support::broker::{Broker, claims};
 use crate::support::http::HttpRequest;
-use crate::support::issuer::Signer;
 use crate::support::refusal::{FRONTEND, GOOD, ISSUE, TOKENS, all_are_refused_without_a_call, row};
 
 const REJECTED: &str = "/v1/tokens/rejected";

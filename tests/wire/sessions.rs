@@ -235,7 +235,7 @@ async fn only_listed_pages_may_call() {
 
 #[tokio::test]
 async fn preflight_names_what_a_page_may_send() {
-    let (broker, signer) = ed25519_broker(|_| {}).await;
+    let (broker, _) = ed25519_broker(|_| {}).await;
     let preflight = |origin: &str| {
         HttpRequest::new("OPTIONS", FRONTEND)
             .without("Authorization")

@@ -85,7 +85,7 @@ async fn unreadable_head_is_refused_in_json_over_tls_too() {
 
 #[tokio::test]
 async fn outdated_tls_and_plain_text_are_refused_at_once() {
-    let (authority, broker) = broker().await;
+    let (_, broker) = broker().await;
     let plain = exchange(broker.address, &HttpRequest::issue(GOOD[0].1).bytes()).await;
     assert!(!plain.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&plain));
     // A ClientHello of TLS 1.1: version 3.2, with one cipher suite of that time.

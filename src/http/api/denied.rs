@@ -1,9 +1,9 @@
 //! Refused tokens and sign-outs, as the caller and the audit log see them.
 
-use super::refusals::DeniedRequest;
 use crate::audit::Actor;
+use crate::auth::Client;
 use crate::policy::access::{Access, Denial, Pattern, SetBy};
-use crate::token::Lifetime;
+use crate::token::{Lifetime, ScopeClaim};
 
 /// A request beyond its client's access.
 #[derive(Debug)]
@@ -27,6 +27,36 @@ impl Denied {
             _ => "the settings do not allow this token".to_owned(),
         };
         Self { rule: denial.rule(), refused: denial.refused(), request, message }
+    }
+}
+
+/// The request that was refused.
+#[derive(Debug)]
+pub struct DeniedRequest {
+    /// The caller.
+    pub actor: Actor<'static>,
+    /// The workspace.
+    pub workspace: String,
+    /// The users, separated by spaces.
+    pub users: String,
+    /// The scopes, separated by spaces; `None` for a sign-out.
+    pub scopes: Option<String>,
+    /// The lifetime in seconds.
+    pub lifetime_seconds: Option<u32>,
+}
+
+impl DeniedRequest {
+    /// Describes the request for a token.
+    pub fn new(actor: Actor<'_>, client: &Client, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
+        let users: Vec<_> = claim.users().iter().map(|user| user.as_str()).collect();
+        let scopes: Vec<_> = claim.scopes().iter().map(|scope| scope.as_str()).collect();
+        Self {
+            actor: actor.into_owned(),
+            workspace: client.workspace.to_string(),
+            users: users.join(" "),
+            scopes: Some(scopes.join(" ")),
+            lifetime_seconds: Some(lifetime.as_secs()),
+        }
     }
 }
 

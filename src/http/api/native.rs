@@ -3,8 +3,8 @@
 use hyper::Request;
 use serde_json::json;
 
-use super::body::{self, DurationField, Incoming, Text, non_null};
-use super::id::Id;
+use super::body::{self, Incoming};
+use super::fields::{DurationField, Id, Text, non_null};
 use super::problem::Problem;
 use super::{Answered, Api, token_response};
 use crate::http::reply::Reply;

@@ -3,12 +3,12 @@
 
 use hyper::{Request, Response, StatusCode};
 
-use super::body::{self, Incoming, Text};
-use super::denied::Denied;
-use super::id::Id;
+use super::body::{self, Incoming};
+use super::denied::{Denied, DeniedRequest};
+use super::fields::{Id, Text};
 use super::problem::Problem;
-use super::refusals::DeniedRequest;
-use super::{Answered, Api, bare_path, percent_decoded};
+use super::request::{bare_path, percent_decoded, user_in_path};
+use super::{Answered, Api};
 use crate::audit::{self, Subject};
 use crate::auth::Client;
 use crate::http::reply::Reply;
@@ -95,35 +95,8 @@ impl Api {
     }
 }
 
-/// The `{id}` of `v1/users/{id}/tokens`, still percent-encoded.
-pub fn user_in_path(path: &str) -> Option<&str> {
-    let user = path.strip_prefix("v1/users/")?.strip_suffix("/tokens")?;
-    (!user.is_empty() && !user.contains('/')).then_some(user)
-}
-
 fn done() -> Answered {
     let mut response = Response::new(Reply::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
     (Outcome::Done, response)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn path_names_one_user_or_none() {
-        for (path, wanted) in [
-            ("v1/users/jane/tokens", Some("jane")),
-            ("v1/users/a%2Fb/tokens", Some("a%2Fb")),
-            ("v1/users/tokens/tokens", Some("tokens")),
-            ("v1/users//tokens", None),
-            ("v1/users/tokens", None),
-            ("v1/users/a/b/tokens", None),
-            ("v1/users/jane/tokens/", None),
-            ("v1/users/jane", None),
-        ] {
-            assert_eq!(user_in_path(path), wanted, "{path}");
-        }
-    }
 }
