@@ -183,7 +183,7 @@ impl<'a> Line<'a> {
         tracing::info!(
             target: TARGET,
             event = self.event,
-            actor = self.actor.as_str(),
+            who = self.actor.as_str(),
             client = self.actor.client(),
             peer = self.peer.map(tracing::field::display),
             workspace,

@@ -18,9 +18,19 @@ impl Floor {
 
     /// A floor of `share` of a token's life, which an outage may lower to `hard`.
     ///
-    /// `None` if `share` is not from 0 to [`Floor::MAX_SHARE`].
-    pub fn new(share: f64, hard: Duration) -> Option<Self> {
-        (0.0..=Self::MAX_SHARE).contains(&share).then_some(Self { share, hard })
+    /// ```
+    /// use std::time::Duration;
+    /// use courier_token_broker::policy::freshness::{Floor, FloorError};
+    ///
+    /// let (hour, seconds) = (Duration::from_secs(3600), Duration::from_secs(30));
+    /// let floor = Floor::new(0.25, seconds)?;
+    /// assert_eq!((floor.of(hour), floor.hard_of(hour)), (hour / 4, seconds));
+    /// assert_eq!(Floor::new(1.0, seconds), Err(FloorError));
+    /// assert_eq!(FloorError.to_string(), "must be a number from 0 to 0.95");
+    /// # Ok::<(), FloorError>(())
+    /// ```
+    pub fn new(share: f64, hard: Duration) -> Result<Self, FloorError> {
+        if (0.0..=Self::MAX_SHARE).contains(&share) { Ok(Self { share, hard }) } else { Err(FloorError) }
     }
 
     /// The floor of a token with this life.
@@ -45,6 +55,11 @@ impl Floor {
     /// token may expire up to a second earlier than computed.
     const LEAST: Duration = Duration::from_secs(1);
 }
+
+/// The error for a share that is not from 0 to [`Floor::MAX_SHARE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be a number from 0 to {}", Floor::MAX_SHARE)]
+pub struct FloorError;
 
 /// The facts about a cached token that is requested.
 #[derive(Clone, Copy, Debug)]
@@ -177,7 +192,7 @@ mod tests {
     #[test]
     fn share_out_of_range_is_rejected() {
         for share in [-0.1, 0.96, 1.0, f64::NAN, f64::INFINITY] {
-            assert_eq!(Floor::new(share, HOUR), None, "{share}");
+            assert_eq!(Floor::new(share, HOUR), Err(FloorError), "{share}");
         }
     }
 
