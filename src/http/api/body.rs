@@ -21,10 +21,7 @@ pub trait Incoming: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>
 impl<B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> Incoming for B {}
 
 /// Reads a request's JSON body: at most `limit` bytes within `timeout`.
-pub async fn read<B>(request: &mut Request<B>, limit: usize, timeout: Duration) -> Result<Bytes, Problem>
-where
-    B: Incoming,
-{
+pub async fn read<B: Incoming>(request: &mut Request<B>, limit: usize, timeout: Duration) -> Result<Bytes, Problem> {
     if !is_json(request) {
         return Err(Problem::MediaType);
     }
