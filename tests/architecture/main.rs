@@ -32,7 +32,7 @@ const MODULES: &[Module] = &[
     Module(
         "planner",
         "token policy clock::Moment",
-        "fastrand flate2 foldhash humantime jiff plotters serde serde_json thiserror",
+        "fastrand flate2 foldhash humantime jiff plotters serde_json thiserror",
     ),
     Module("store", "token clock", ""),
     Module(
@@ -49,8 +49,8 @@ const MODULES: &[Module] = &[
     Module(
         "auth",
         "audit secrets error_chain token clock metrics policy::access policy::session",
-        "arc_swap aws_lc_rs base64 governor jsonwebtoken parking_lot reqwest rustls_pki_types serde serde_json thiserror tokio \
-         tracing",
+        "arc_swap aws_lc_rs base64 governor hex jsonwebtoken parking_lot reqwest rustls_pki_types serde serde_json thiserror \
+         tokio tracing",
     ),
     Module(
         "http",

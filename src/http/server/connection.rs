@@ -89,7 +89,7 @@ async fn serve_tls<F: Answer>(
                 Err(error) => error.to_string(),
             });
             tracing::debug!(error, "TLS handshake failed");
-            listener.metrics.connection_dropped(Dropped::Handshake);
+            listener.metrics.connections_dropped_total[Dropped::Handshake].inc();
             return;
         }
     };
@@ -134,7 +134,7 @@ where
         // hyper takes no less than 8 KiB. The body's read-ahead comes on top.
         .max_buf_size(limits.header_bytes.saturating_add(8192))
         .serve_connection(
-            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, head_timer)),
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, Some(head_timer))),
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
@@ -169,7 +169,7 @@ where
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(
-            TokioIo::new(GuardedStream::for_http2(stream, limits.idle_timeout)),
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, None)),
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
@@ -183,7 +183,7 @@ where
             _ = &mut stop => break,
             () = state.too_many_resets.notified() => {
                 tracing::debug!("connection closed: too many streams reset");
-                state.listener.metrics.connection_dropped(Dropped::Resets);
+                state.listener.metrics.connections_dropped_total[Dropped::Resets].inc();
                 connection.as_mut().graceful_shutdown();
                 // Long enough to send GOAWAY; open streams are dropped.
                 let _ = timeout(CLOSE_TIMEOUT / 10, &mut connection).await;

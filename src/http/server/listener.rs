@@ -148,7 +148,7 @@ impl Connections {
             let count = open.peers.entry(peer).or_default();
             if *count >= most {
                 drop(open);
-                state.metrics.connection_dropped(Dropped::PerIp);
+                state.metrics.connections_dropped_total[Dropped::PerIp].inc();
                 return;
             }
             *count += 1;
