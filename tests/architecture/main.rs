@@ -105,9 +105,9 @@ fn no_file_exceeds_the_line_limit() {
 #[test]
 fn import_table_has_no_cycle() {
     let crates_there_are = dependencies();
-    for (place, Module(name, modules, crates)) in MODULES.iter().enumerate() {
+    for (index, Module(name, modules, crates)) in MODULES.iter().enumerate() {
         for import in modules.split_whitespace().filter(|import| *import != "*") {
-            let above = MODULES[..place].iter().any(|Module(above, ..)| under(import, above));
+            let above = MODULES[..index].iter().any(|Module(above, ..)| under(import, above));
             assert!(above, "{name} may import {import}, which is no module above it in the table");
         }
         for import in crates.split_whitespace().filter(|import| *import != "*") {

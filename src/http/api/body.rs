@@ -134,7 +134,7 @@ fn field_path<'a, T: Deserialize<'a>>(text: &'a str) -> String {
     }
 }
 
-/// Says what is wrong and what is expected, without the value: it could be a secret in the wrong
+/// Describes the mistake and the expected form, without the value: it could be a secret in the wrong
 /// field.
 fn explain(error: &serde_json::Error, field_path: impl FnOnce() -> String) -> String {
     let (line, column) = (error.line(), error.column());
