@@ -171,7 +171,7 @@ fn emit(event: &'static str, actor: &Actor<'_>, subject: Subject<'_>, details: D
     tracing::info!(
         target: TARGET,
         event,
-        actor = actor.as_str(),
+        who = actor.as_str(),
         client = actor.client(),
         peer = details.peer.map(tracing::field::display),
         workspace,
