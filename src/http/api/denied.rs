@@ -145,7 +145,7 @@ mod tests {
     }
 
     fn scopes(count: usize, length: usize) -> Vec<String> {
-        (0..count).map(|place| format!("{place:0length$}")).collect()
+        (0..count).map(|index| format!("{index:0length$}")).collect()
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Retry {
             let most = match client {
                 ClientKind::Any => *SECONDS.end(),
                 ClientKind::Worker if again => LONGEST_SLEEP,
-                // Its retry is in vain, so it should sleep as short as possible.
+                // Its retry fails in any case, so its sleep should be as short as possible.
                 ClientKind::Worker => *SECONDS.start(),
             };
             let seconds = u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
