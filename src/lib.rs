@@ -54,7 +54,7 @@
 //! # Modules
 //!
 //! Imports run one way, `main -> app -> http -> broker -> policy -> token`;
-//! `tests/architecture.rs` enforces it.
+//! `tests/architecture/` enforces it.
 //!
 //! | module | contents | does not depend on |
 //! |---|---|---|

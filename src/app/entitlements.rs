@@ -32,7 +32,7 @@ impl Entitlements {
         let by_client = |client: &Client| {
             client.workspace.as_str() == key.workspace()
                 && lifetime <= self.max_lifetime
-                && client.access.judge(&claim, lifetime).is_ok()
+                && client.access.check(&claim, lifetime).is_ok()
         };
         self.clients.iter().any(by_client)
             || self.sessions.as_ref().is_some_and(|route| self.by_session(route, key, &claim))

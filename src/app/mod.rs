@@ -29,7 +29,7 @@ use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{Settings, SettingsError, WorkspaceSettings};
 use crate::http::admin::{Admin, Readiness};
-use crate::http::server::{Address, Limits, Listener, Passed, Socket, Tls};
+use crate::http::server::{Address, Listener, ListenerLimits, Passed, Socket, Tls};
 use crate::metrics::Metrics;
 use crate::upstream::{Courier, Dispatcher};
 use entitlements::Entitlements;
@@ -56,7 +56,7 @@ pub struct App {
 
 /// The limits of the admin listener, whose connections are counted apart from the apps'. A low limit
 /// of open files allows fewer.
-const ADMIN_LIMITS: Limits = Limits {
+const ADMIN_LIMITS: ListenerLimits = ListenerLimits {
     connections: 256,
     connections_per_ip: 0,
     requests_in_flight: 256,
@@ -115,7 +115,7 @@ impl App {
         let admin_address = settings.admin_listen;
         let admin_socket =
             Socket::tcp(admin_address).await.map_err(|error| StartError::Listen(Address::Tcp(admin_address), error))?;
-        let admin_limits = Limits { connections: files.admin, ..ADMIN_LIMITS };
+        let admin_limits = ListenerLimits { connections: files.admin, ..ADMIN_LIMITS };
         let admin_permits = Arc::new(Semaphore::new(files.admin));
         let admin_listener =
             Listener::new(admin_socket, admin_limits, admin_permits, None, clock, Arc::clone(&metrics));

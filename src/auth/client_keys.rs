@@ -49,18 +49,8 @@ impl Digest {
 
     /// Parses 64 hexadecimal digits.
     pub fn parse(hex: &str) -> Result<Self, DigestError> {
-        if hex.len() != 64 || !hex.is_ascii() {
-            return Err(DigestError);
-        }
         let mut bytes = [0; 32];
-        for (place, byte) in bytes.iter_mut().enumerate() {
-            let pair = &hex[2 * place..2 * place + 2];
-            // `from_str_radix` would accept a sign.
-            if !pair.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-                return Err(DigestError);
-            }
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| DigestError)?;
-        }
+        hex::decode_to_slice(hex, &mut bytes).map_err(|_| DigestError)?;
         Ok(Self(bytes))
     }
 
@@ -74,7 +64,7 @@ impl Digest {
 /// Writes 64 hexadecimal digits.
 impl fmt::Display for Digest {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+        out.write_str(&hex::encode(self.0))
     }
 }
 

@@ -21,7 +21,7 @@ use super::jwt::Jwt;
 use super::key_set::KeySet;
 use crate::clock::{Clock, Moment};
 use crate::error_chain::describe;
-use crate::metrics::JwksMetrics;
+use crate::metrics::{FetchOutcome, JwksMetrics};
 
 /// The settings of the JWKS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Jwks {
         let same = before.filter(|before| before.settings().url == settings.url);
         let keys = same.and_then(Self::keys);
         if keys.is_none() {
-            metrics.none_yet();
+            metrics.jwks_last_fetch_timestamp_seconds.set(0.0);
         }
         let state = Arc::new(State {
             keys: ArcSwapOption::new(keys),
@@ -194,7 +194,7 @@ impl State {
                 *refresh
             }
             Err(error) => {
-                self.metrics.failed();
+                self.metrics.jwks_fetches_total[FetchOutcome::Failed].inc();
                 let cause = describe(&error);
                 match (failing.should_warn(&cause, now), had_keys) {
                     (true, true) => {

@@ -235,12 +235,13 @@ impl Cache {
                 .users(&key)
                 .chain([listener_index.handle(entry.grant.token())])
                 .for_each(|handle| listener_index.remove(handle, &key));
-            metrics.removal(match cause {
+            let cause = match cause {
                 RemovalCause::Expired => Removal::Expired,
                 RemovalCause::Explicit => Removal::Removed,
                 RemovalCause::Replaced => Removal::Replaced,
                 RemovalCause::Size => Removal::Evicted,
-            });
+            };
+            metrics.cache_removals_total[cause].inc();
         };
         let tokens = moka::sync::Cache::builder()
             .max_capacity(capacity)

@@ -9,6 +9,7 @@ use super::handle::Broker;
 use super::workspace::Workspace;
 use crate::audit::{self, Actor, Subject};
 use crate::clock::Moment;
+use crate::metrics::RenewalOutcome;
 use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::learned::demand::Habit;
 use crate::policy::refresh::{self, Reason};
@@ -123,7 +124,8 @@ impl Flight {
         leader.complete(outcome);
         if let Cause::Renewal(Renewal { reason, state, .. }) = cause {
             if attempts > 0 {
-                workspace.refresher.metrics.renewal(reason, failure.is_none());
+                let outcome = if failure.is_none() { RenewalOutcome::Issued } else { RenewalOutcome::Failed };
+                workspace.refresher.metrics.renewals_total[reason][outcome].inc();
             }
             state.last_decision().error = failure.as_ref().map(ToString::to_string);
             // This state is still in the cache or among the lapsed keys, unless a longer-lived token replaced it.

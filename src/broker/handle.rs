@@ -99,7 +99,7 @@ impl Broker {
     /// Updates the gauges that are not updated by events.
     pub fn update_gauges(&self) {
         self.0.cache.run_pending_tasks();
-        self.0.metrics.cached_tokens.set(i64::try_from(self.0.cache.len()).unwrap_or(i64::MAX));
+        self.0.metrics.cached_tokens.set(self.0.cache.len() as i64);
         for workspace in self.0.workspaces.values() {
             workspace.dispatcher.update_gauges();
             workspace.refresher.update_gauges();
@@ -123,9 +123,7 @@ impl Broker {
         }
         let failing = |workspace: &Arc<Workspace>| workspace.dispatcher.failing() >= refresh::LEAST_FAILING;
         self.0.is_failing.store(self.0.workspaces.values().any(failing), Ordering::Relaxed);
-        for (gauge, share) in self.0.metrics.outage_coverage.iter().zip(self.0.coverage.tick(passed)) {
-            gauge.set(share);
-        }
+        self.0.metrics.set_coverage(self.0.coverage.tick(passed));
     }
 
     /// Waits until no flight is under way.

@@ -89,9 +89,9 @@ impl Refresher {
             let price = learner.lock().price();
             self.metrics.renewal_price.set(price.into());
         }
-        self.metrics.extra_calls.set(self.ledger.extra_share());
+        self.metrics.extra_calls_ratio.set(self.ledger.extra_share());
         if let Some(share) = self.ledger.used_share() {
-            self.metrics.renewals_used.set(share);
+            self.metrics.renewals_used_ratio.set(share);
         }
     }
 

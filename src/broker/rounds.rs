@@ -99,7 +99,7 @@ fn process_due(broker: &Broker, workspace: &Arc<Workspace>, due: DueKey, at: Mom
             drop(flights);
             match leader {
                 Some(leader) => {
-                    broker.0.metrics.renewal_lateness.observe(now.since(at).as_secs_f64());
+                    broker.0.metrics.renewal_lateness_seconds.observe(now.since(at).as_secs_f64());
                     let cause = Cause::Renewal(Renewal { reason, state, rank });
                     flight::start(broker, workspace, leader, cause);
                 }

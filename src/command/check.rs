@@ -20,7 +20,7 @@ use super::sources::{Sources, environment};
 pub struct Check {
     #[command(flatten)]
     pub(super) sources: Sources,
-    /// Also asks each workspace's Courier for a token of one minute.
+    /// Also requests a token of one minute from each workspace's Courier.
     #[arg(long)]
     probe: bool,
 }

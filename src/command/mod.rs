@@ -31,8 +31,8 @@ use sources::Sources;
         COURIER_API_KEY                        API key of the workspace \"default\"\n  \
         COURIER_BASE_URL                       base URL of the workspace \"default\" (https://api.courier.com)\n  \
         COURIER_TOKEN_BROKER_CLIENT_KEY        key of one client, for the simplest set-up\n  \
-        COURIER_TOKEN_BROKER_CLIENT_SCOPES     scopes that it may ask for (every scope that Courier documents)\n  \
-        COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME  longest lifetime that it may ask for (tokens.max_lifetime)\n  \
+        COURIER_TOKEN_BROKER_CLIENT_SCOPES     scopes that it may request (every scope that Courier documents)\n  \
+        COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME  longest lifetime that it may request (tokens.max_lifetime)\n  \
         COURIER_TOKEN_BROKER__SECTION__KEY     any setting of the files but tables and lists"
 )]
 pub struct Cli {
@@ -83,8 +83,8 @@ impl Cli {
     }
 }
 
-const MISPLACED: &str = "options of a command stand after it, such as `courier-token-broker serve --listen ADDRESS`: only \
-    --config may also stand before it";
+const MISPLACED: &str = "put options after the command, such as `courier-token-broker serve --listen ADDRESS`: only \
+    --config may also come before it";
 
 impl Command {
     /// The command's settings sources, if it has any.

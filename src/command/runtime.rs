@@ -38,14 +38,14 @@ pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 /// Sends a message for each SIGHUP.
 pub fn reload_signals() -> io::Result<mpsc::Receiver<()>> {
     let mut hangup = signal(SignalKind::hangup())?;
-    let (sender, asked) = mpsc::channel(1);
+    let (sender, requests) = mpsc::channel(1);
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             // If it is full, a reload that has not begun yet will read the new files too.
             let _ = sender.try_send(());
         }
     });
-    Ok(asked)
+    Ok(requests)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a second signal ends the program at once")]

@@ -81,8 +81,7 @@ impl Sandbox {
 }
 
 fn explain(app: &App, courier: SocketAddr) -> String {
-    let mut text =
-        format!("Courier simulator on http://{courier} (what it was asked: http://{courier}/simulator/calls)\n");
+    let mut text = format!("Courier simulator on http://{courier} (its requests: http://{courier}/simulator/calls)\n");
     if let Some(address) = app.addresses().first() {
         // Writing to a string can't fail.
         let _ = writeln!(

@@ -131,7 +131,7 @@ impl Checker<'_> {
             return Ok(Vec::new());
         }
         if raw.server.tls.as_ref().is_none_or(|tls| tls.client_ca_file.is_none()) {
-            return Err(failed("no client is asked for a certificate: set server.tls.client_ca_file"));
+            return Err(failed("the broker requests no certificates from clients: set server.tls.client_ca_file"));
         }
         let mut names: Vec<String> = Vec::new();
         for name in &client.certificate_names {

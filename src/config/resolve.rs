@@ -55,18 +55,9 @@ impl Checker<'_> {
             self.keep(self.refuse_own_address(&workspaces, listen, admin));
         }
         self.warn(raw, apps, &workspaces, &clients);
-        let (default_lifetime, max_lifetime) = lifetimes?;
         let (floor, refresh) = renewal?;
         Some(Settings {
-            http: ApiSettings {
-                default_lifetime,
-                max_lifetime,
-                body_bytes: server.limits.body_bytes as usize,
-                header_bytes: limits?.header_bytes,
-                header_count: server.limits.header_count as usize,
-                body_timeout: body_timeout?,
-                profiles,
-            },
+            http: api_settings(&server.limits, lifetimes?, body_timeout?, profiles),
             broker: BrokerSettings {
                 floor,
                 refresh,
@@ -141,5 +132,23 @@ impl Checker<'_> {
             self.keep(profile)
         };
         raw.profiles.iter().filter_map(profile).collect()
+    }
+}
+
+/// The settings of the routes; `lifetimes` are the default and the longest.
+fn api_settings(
+    limits: &raw::Limits,
+    (default_lifetime, max_lifetime): (Lifetime, Lifetime),
+    body_timeout: Duration,
+    profiles: BTreeMap<String, Profile>,
+) -> ApiSettings {
+    ApiSettings {
+        default_lifetime,
+        max_lifetime,
+        body_bytes: limits.body_bytes as usize,
+        header_bytes: limits.header_bytes as usize,
+        header_count: limits.header_count as usize,
+        body_timeout,
+        profiles,
     }
 }

@@ -7,7 +7,7 @@ use super::checker::{Checker, HOUR, SECOND};
 use super::error::SettingsError;
 use super::log::Audit;
 use super::raw;
-use crate::http::server::{Address, Certificates, Limits, TlsFiles};
+use crate::http::server::{Address, Certificates, ListenerLimits, TlsFiles};
 
 impl Checker<'_> {
     /// The address of the admin listener, where any connection may purge all tokens.
@@ -60,14 +60,14 @@ impl Checker<'_> {
             return Err(self.error(KEY, message));
         }
         if addresses.iter().filter(|address| **address == Address::Systemd).count() > 1 {
-            return Err(self.error(KEY, "must have \"systemd\" no more than once: it stands for all sockets passed"));
+            return Err(self.error(KEY, "must have \"systemd\" at most once: it covers all passed sockets"));
         }
         let twice = |one: &Address, other: &Address| match (one, other) {
             (Address::Tcp(one), Address::Tcp(other)) => overlap(*one, *other),
             (one, other) => one == other,
         };
         if addresses.iter().enumerate().any(|(place, one)| addresses[..place].iter().any(|other| twice(one, other))) {
-            return Err(self.error(KEY, "has an address twice: 0.0.0.0 and [::] stand for every address of their kind"));
+            return Err(self.error(KEY, "has an address twice: 0.0.0.0 and [::] include every address of their kind"));
         }
         Ok(addresses)
     }
@@ -95,7 +95,7 @@ impl Checker<'_> {
         certificates.map(Some).map_err(|error| self.error(&key(error.setting), error.why))
     }
 
-    pub(super) fn limits(&self, server: &raw::Server) -> Option<Limits> {
+    pub(super) fn limits(&self, server: &raw::Server) -> Option<ListenerLimits> {
         const SIZES: u64 = 1_000_000;
         let raw = &server.limits;
         for (name, value, least, most) in [
@@ -115,7 +115,7 @@ impl Checker<'_> {
         let idle_timeout = self.keep(self.span("server.idle_timeout", server.idle_timeout, SECOND, HOUR));
         let header_timeout = span("header_timeout", raw.header_timeout, SECOND, HOUR);
         let handshake_timeout = span("handshake_timeout", raw.handshake_timeout, SECOND / 10, SECOND * 60);
-        Some(Limits {
+        Some(ListenerLimits {
             connections: raw.connections as usize,
             connections_per_ip: raw.connections_per_ip,
             requests_in_flight: raw.requests_in_flight as usize,

@@ -136,7 +136,7 @@ impl Checker<'_> {
     /// the user, are refused: they would let in sessions of the issuer's other apps.
     fn audience_claim(&self, sessions: &raw::Sessions) -> Result<String, SettingsError> {
         const FIELD: &str = "audience_claim";
-        let message = "the name of the claim that tells for which app a session is, such as \"aud\", \"azp\" or \
+        let message = "the name of the claim that names the app of a session, such as \"aud\", \"azp\" or \
             \"client_id\"";
         let claim = self.session_text(FIELD, &sessions.audience_claim, message)?;
         let says_something_else = ["iss", "sub", "exp", "nbf", "iat", "jti"].contains(&&*claim);

@@ -7,7 +7,7 @@ use super::error::SettingsError;
 use super::log::{Audit, LogFormat};
 use crate::auth::{self, ClientKeys};
 use crate::http::api::{ApiSettings, SessionRoute};
-use crate::http::server::{Address, Certificates, Limits};
+use crate::http::server::{Address, Certificates, ListenerLimits};
 use crate::token::WorkspaceName;
 use crate::{broker, upstream};
 
@@ -25,7 +25,7 @@ pub struct Settings {
     /// The address of the admin listener.
     pub admin_listen: SocketAddr,
     /// The limits of connections.
-    pub limits: Limits,
+    pub limits: ListenerLimits,
     /// How long requests are served after a stop signal; `None` if not set.
     pub shutdown_delay: Option<Duration>,
     /// The longest wait for open requests at shutdown.

@@ -138,14 +138,14 @@ impl Checker<'_> {
             // A client without a list may have all profiles.
             let askable = raw.clients.iter().any(|client| client.scopes.as_ref().is_none_or(|scopes| may(scopes)));
             if !askable && self.layers().is_given(&key) {
-                self.warning(&key, "no client may ask for all of its scopes, and sessions get another profile");
+                self.warning(&key, "no client may request all of its scopes, and sessions get another profile");
             }
         }
         if raw.server.tls.is_some()
             && !listen.is_empty()
             && listen.iter().all(|address| matches!(address, Address::Unix(_)))
         {
-            self.warning("server.tls", "has no effect: server.listen has Unix sockets alone, which speak without TLS");
+            self.warning("server.tls", "has no effect: server.listen has only Unix sockets, which do not use TLS");
         }
         let limits = &raw.server.limits;
         if limits.connections_per_ip > limits.connections {

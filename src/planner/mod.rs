@@ -21,6 +21,8 @@ pub mod replay;
 pub mod report;
 mod row;
 pub mod selection;
+mod setup;
+mod table;
 pub mod trace;
 mod trace_error;
 pub mod workload;

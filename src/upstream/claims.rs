@@ -41,7 +41,7 @@ pub fn grant(token: &str, key: &TokenKey, sent: Moment, clocks: &Clocks) -> Resu
 pub struct Clocks {
     /// By Courier's clock, if the answer has a `Date`.
     pub answered: Option<f64>,
-    /// By this machine's clock. It may be wrong, so it only tells whether Courier's is implausible.
+    /// By this machine's clock. It may be wrong, so it only shows whether Courier's is implausible.
     pub unix: f64,
 }
 
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn life_follows_the_claims_up_to_the_requested_lifetime() {
-        for (iat, exp, wanted) in [
+        for (iat, exp, expected) in [
             (json!(1000), json!(1600), Ok(Duration::from_secs(600))),
             (json!(1000), json!(1000 + 7200), Ok(HOUR)),
             (json!(1000), json!(1e99), Ok(HOUR)),
@@ -215,7 +215,7 @@ mod tests {
             (json!(1000), json!(1000), Err(Failure::Malformed("the JWT was issued expired"))),
             (json!(1000), json!(-1e99), Err(Failure::Malformed("the JWT was issued expired"))),
         ] {
-            assert_eq!(life(&json!({"scope": SCOPE, "iat": iat, "exp": exp})), wanted, "{iat} {exp}");
+            assert_eq!(life(&json!({"scope": SCOPE, "iat": iat, "exp": exp})), expected, "{iat} {exp}");
         }
     }
 

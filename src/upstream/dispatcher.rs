@@ -66,7 +66,7 @@ impl Dispatcher {
     /// Creates a dispatcher. It grants queued permits only while [`Dispatcher::run`] is polled.
     pub fn new(settings: DispatcherSettings, issuer: Arc<dyn Issuer>, clock: Clock, metrics: WorkspaceMetrics) -> Self {
         let DispatcherSettings { budget, max_wait } = settings;
-        metrics.budget.set(budget.rate());
+        metrics.upstream_budget_per_second.set(budget.rate());
         let state = State {
             admission: Admission::new(Some(budget), max_wait),
             depths: Default::default(),
@@ -128,7 +128,7 @@ impl Dispatcher {
         let outcome = self.issuer.issue(key, permit).await;
         let key_hash = hash(key);
         let change = self.drive(|state, now| {
-            self.metrics.call_duration.observe(now.since(sent).as_secs_f64());
+            self.metrics.upstream_request_duration_seconds.observe(now.since(sent).as_secs_f64());
             state.tallies.count(&outcome);
             let response = failure::response(&outcome)?;
             let change = state.admission.on_response(response, key_hash, sent, now, fastrand::f64());
@@ -138,7 +138,8 @@ impl Dispatcher {
             self.update_health(&state.admission, now);
             change
         });
-        self.metrics.call(class, outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued));
+        let counted = outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued);
+        self.metrics.upstream_requests_total[class][counted].inc();
         self.room.notify_one();
         notice::log(key.workspace(), &outcome, change);
         outcome
@@ -236,7 +237,7 @@ impl Dispatcher {
         while let Some(event) = state.admission.poll(now) {
             match event {
                 Event::Admitted { call, class, waited } => {
-                    self.metrics.queue_wait(class, waited.as_secs_f64());
+                    self.metrics.upstream_queue_wait_seconds[class].observe(waited.as_secs_f64());
                     call.end(Ok(class));
                 }
                 Event::Refused { call, rejection } => {
@@ -262,7 +263,7 @@ impl Dispatcher {
 
     /// A permit for a call that need not queue.
     fn granted(&self, class: Class) -> PendingPermit {
-        self.metrics.queue_wait(class, 0.0);
+        self.metrics.upstream_queue_wait_seconds[class].observe(0.0);
         PendingPermit::granted(class)
     }
 
@@ -270,7 +271,7 @@ impl Dispatcher {
     fn update_depths(&self, state: &mut State) {
         let depths = Class::ALL.map(|class| state.admission.depth(class));
         for (class, depth) in Class::ALL.into_iter().zip(depths) {
-            self.metrics.queue_depth(class, depth);
+            self.metrics.upstream_queue_depth[class].set(depth as i64);
         }
         let [users, renewals @ ..] = depths;
         let [users_before, renewals_before @ ..] = std::mem::replace(&mut state.depths, depths);
@@ -281,8 +282,8 @@ impl Dispatcher {
     }
 
     fn update_health(&self, admission: &Admission<Arc<str>, Waiter>, now: Moment) {
-        self.metrics.budget.set(admission.rate());
-        self.metrics.breaker.set(admission.state(now) as u8 as f64);
+        self.metrics.upstream_budget_per_second.set(admission.rate());
+        self.metrics.upstream_breaker_state.set(admission.state(now) as u8 as f64);
         self.failing.store(admission.failing_share(now).to_bits(), Ordering::Relaxed);
     }
 }

@@ -57,7 +57,7 @@ pub enum Failure {
     #[error("base_url leads to a courier-token-broker instead of Courier: set the workspace's base_url or region")]
     Loop,
     /// The token is for other users or scopes. It was discarded.
-    #[error("Courier issued a token for other users or scopes than were asked for")]
+    #[error("Courier issued a token for other users or scopes than requested")]
     Mismatch,
 }
 

@@ -69,7 +69,7 @@ pub struct Tallies {
     refused: Tally,
     /// Answers with 429, or with 503 and `Retry-After`.
     throttled: Tally,
-    /// The longest pause that these answers asked for.
+    /// The longest pause that these answers requested.
     pause: Duration,
     /// Calls that failed for lack of a file descriptor.
     out_of_files: Tally,

@@ -9,7 +9,11 @@ use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 pub struct Source {
     /// The path, as in `src/token/key.rs`.
     pub file: String,
-    pub text: String,
+    pub lines: usize,
+    /// All tokens, without comments and lifetimes.
+    pub code_and_tests: Vec<Token>,
+    /// The tokens outside tests.
+    pub code: Vec<Token>,
 }
 
 /// A token with its line: `paths::of::words`, `.words`, a single character, or `""` for any literal.
@@ -25,14 +29,23 @@ pub struct Found {
 }
 
 impl Source {
+    /// Reads a file's text.
+    pub fn new(file: String, text: &str) -> Self {
+        let mut tokens = Vec::new();
+        flatten(text.parse().expect("Rust"), &mut tokens);
+        let is_test = file.ends_with("/tests.rs") || file.contains("/tests/");
+        let code = if is_test { Vec::new() } else { without_tests(&tokens) };
+        Self { file, lines: text.lines().count(), code_and_tests: tokens, code }
+    }
+
     pub fn all(folder: &Path) -> Vec<Self> {
         let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
-        let of = |path: &Path| Self {
-            file: path.strip_prefix(env!("CARGO_MANIFEST_DIR")).expect("a file of ours").display().to_string(),
-            text: fs::read_to_string(path).expect("a text"),
+        let read = |path: &Path| {
+            let file = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).expect("a file of ours").display().to_string();
+            Self::new(file, &fs::read_to_string(path).expect("a text"))
         };
         let ours = entries.filter(|path| path.is_dir() || path.extension().is_some_and(|extension| extension == "rs"));
-        ours.flat_map(|path| if path.is_dir() { Self::all(&path) } else { vec![of(&path)] }).collect()
+        ours.flat_map(|path| if path.is_dir() { Self::all(&path) } else { vec![read(&path)] }).collect()
     }
 
     /// `["token", "key"]` of `src/token/key.rs`; nothing of `src/lib.rs`.
@@ -44,18 +57,6 @@ impl Source {
     /// The name of its row in the import table.
     pub fn module(&self) -> &str {
         self.file.trim_start_matches("src/").trim_end_matches(".rs").split('/').next().unwrap_or_default()
-    }
-
-    /// All tokens, without comments and lifetimes.
-    pub fn code_and_tests(&self) -> Vec<Token> {
-        let mut tokens = Vec::new();
-        flatten(self.text.parse().expect("Rust"), &mut tokens);
-        tokens
-    }
-
-    /// The tokens outside tests.
-    pub fn code(&self) -> Vec<Token> {
-        if self.names().contains(&"tests") { Vec::new() } else { without_tests(&self.code_and_tests()) }
     }
 
     pub fn find(&self, code: &[Token], is_sought: impl Fn(&str) -> bool) -> Vec<String> {

@@ -316,7 +316,7 @@ fn settings_files_stand_before_and_after_the_command() {
     for (arguments, part) in [
         (&["--config", first, "simulate-courier"][..], "--config: this command takes no settings files"),
         (&["--config", first, "client-key", "web"], "--config: this command takes no settings files"),
-        (&["--log-json", "check", "--config", first], "options of a command stand after it"),
+        (&["--log-json", "check", "--config", first], "put options after the command"),
     ] {
         is_refused_for(&Program::new(arguments).run(), &[part]);
     }

@@ -36,7 +36,7 @@ fn settings_without_effect_are_warned_of() {
         (of_client("users = [\"user_id:*\"]"), &["clients[0].users: has `user_id:`"]),
         (
             format!("[profiles]\nwide = [\"write:x\"]\n{}", of_client("scopes = [\"read:*\"]")),
-            &["profiles.wide: no client may ask for all of its scopes"],
+            &["profiles.wide: no client may request all of its scopes"],
         ),
         (of("[profiles]\nwide = [\"write:x\"]"), &[]),
         (with_key("\"/run/secrets/key\""), &["api_key: looks like a path"]),

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use courier_token_broker::audit::Actor;
-use courier_token_broker::broker::{Refusal, Source, TokenRequest};
+use courier_token_broker::broker::Source;
 use courier_token_broker::clock::{Clock, Moment};
 use courier_token_broker::metrics::Metrics;
 use courier_token_broker::simulator::{Delivery, Fault};
@@ -11,7 +10,7 @@ use courier_token_broker::upstream::{Cause, Dispatcher, Failure, answer};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::support::log_lines::LogLines;
-use crate::support::test_broker::{FakeIssuer, HOUR, MS, SECOND, TestBroker, TestSetup, ask, join_all, with_min_ttl};
+use crate::support::test_broker::{FakeIssuer, HOUR, MS, SECOND, TestBroker, TestSetup, ask, with_min_ttl};
 
 const START: Moment = Moment::from_nanos(1 << 50);
 
@@ -211,19 +210,6 @@ async fn repeated_failures_do_not_flood_the_log() {
         }
     }
     assert!(floods.is_empty(), "lines in the log, and calls: {floods:?}");
-}
-
-/// A request that would wait too long is refused on arrival, however many clients storm.
-#[tokio::test(start_paused = true)]
-async fn queued_request_is_not_displaced_by_later_clients() {
-    let test = TestBroker::new(&TestSetup { rate: 20.0, burst: 1, ..TestSetup::default() });
-    let requests = (0..8).flat_map(|client| (0..150).map(move |user| (client, user))).map(|(client, user)| {
-        let actor = Actor::Client(format!("client-{client}").into());
-        test.spawn(TokenRequest { actor, ..ask(&format!("{client}-{user}"), "1h") })
-    });
-    let outcomes = join_all(requests).await;
-    let late = outcomes.iter().filter(|outcome| matches!(outcome, Err(Refusal::TimedOut)));
-    assert_eq!(late.count(), 0, "refused only after ten seconds");
 }
 
 /// A renewal is refused while Courier's front door briefly answers 404 to all calls.

@@ -46,18 +46,6 @@ async fn pause_stops_calls_and_cached_tokens_are_served() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn queued_requests_are_refused_as_soon_as_courier_throttles() {
-    let test = TestBroker::new(&TestSetup { rate: 1.0, burst: 1, ..TestSetup::default() });
-    test.courier.misbehave(Some(Fault::throttled(30)));
-    let start = test.clock.now();
-    for outcome in test.ask_all((0..4).map(|user| user.to_string()), "1h").await {
-        assert!(matches!(outcome, Err(Refusal::Upstream(Failure::Throttled(Some(_))))), "{outcome:?}");
-    }
-    assert!(test.clock.now().since(start) < SECOND);
-    assert_eq!(test.courier.call_count(), 1);
-}
-
-#[tokio::test(start_paused = true)]
 async fn renewal_due_during_a_pause_is_made_after_it() {
     let test = TestBroker::with_token(&TestSetup::default()).await;
     // The renewal is due after half an hour less 2% at the earliest.

@@ -1,12 +1,9 @@
 //! The budget: no call exceeds it, waiting users go first, and every request gets an answer.
 
-use std::collections::HashSet;
-use std::time::Duration;
-
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::upstream::Failure;
 
-use crate::support::test_broker::{HOUR, MS, SECOND, TestBroker, TestSetup, ask, text, with_min_ttl};
+use crate::support::test_broker::{HOUR, MS, SECOND, TestBroker, TestSetup, text, with_min_ttl};
 
 #[tokio::test(start_paused = true)]
 async fn two_thousand_users_at_once_keep_to_the_budget_and_all_are_answered() {
@@ -28,78 +25,6 @@ async fn two_thousand_users_at_once_keep_to_the_budget_and_all_are_answered() {
     assert!(test.clock.now().since(start) < 5200 * MS);
     assert_eq!(test.courier.call_count(), served);
     assert!(test.keeps_budget());
-}
-
-#[tokio::test(start_paused = true)]
-async fn wait_beyond_the_limit_is_refused_at_once() {
-    let test = TestBroker::new(&TestSetup { rate: 1.0, burst: 1, ..TestSetup::default() });
-    test.ask("first", "1d").await.expect("a token");
-    let start = test.clock.now();
-    let waiting: Vec<_> = (0..10)
-        .map(|user| {
-            let (broker, clock) = (test.broker.clone(), test.clock);
-            tokio::spawn(async move {
-                let outcome = broker.get_token(&ask(&user.to_string(), "1d")).await;
-                (outcome, clock.now().since(start))
-            })
-        })
-        .collect();
-    for (place, asked) in waiting.into_iter().enumerate() {
-        let (outcome, took) = asked.await.expect("no panic");
-        if place < 5 {
-            outcome.expect("a token");
-            assert!(took < Duration::from_secs(place as u64 + 1) + 200 * MS, "{took:?}");
-        } else {
-            assert!(matches!(outcome, Err(Refusal::Upstream(Failure::Limited(_)))));
-            assert_eq!(took, Duration::ZERO);
-        }
-    }
-}
-
-/// More renewals are due than the budget admits when a user asks.
-#[tokio::test(start_paused = true)]
-async fn waiting_user_goes_before_due_renewals_and_renewals_do_not_starve() {
-    let test = TestBroker::new(&TestSetup { rate: 5.0, burst: 100, ..TestSetup::default() });
-    for user in 0..100 {
-        test.ask(&user.to_string(), "60s").await.expect("a token");
-    }
-    let before = test.courier.call_count();
-    // All renewals come due within 3 s, for which the budget has 15 calls and the rest of the burst.
-    test.pass_while(10 * MS, || test.courier.call_count() < before + 60).await;
-    let (outcome, took) = test.timed(test.ask("other", "1d")).await;
-    outcome.expect("a token");
-    // At five calls a second, that is the next permit and not the last of forty.
-    assert!(took <= 600 * MS, "{took:?}");
-    // Renewals get a tenth of the calls even while users use up the budget.
-    let from = test.courier.call_count();
-    for user in 0..400 {
-        test.spawn_ask(&format!("new-{user}"), "1d");
-        test.pass(100 * MS).await;
-    }
-    let calls = test.courier.calls();
-    let renewed = calls[from..].iter().map(|call| &call.scope).filter(|scope| !scope.contains("new"));
-    let renewed = renewed.collect::<HashSet<_>>().len();
-    assert!(renewed >= 15, "{renewed} renewals in 40 s at 5 calls a second");
-    assert!(test.keeps_budget());
-}
-
-/// More renewals are due than the budget admits, for the whole test.
-#[tokio::test(start_paused = true)]
-async fn renewals_leave_a_reserve_for_users() {
-    let test = TestBroker::new(&TestSetup { rate: 1.0, burst: 40, ..TestSetup::default() });
-    // All windows end at the same time.
-    let end = test.clock.now() + 2 * HOUR;
-    for (lifetime, window) in [("4h", 2 * HOUR), ("2h", HOUR), ("1h", HOUR / 2)] {
-        test.pass_until(end - window).await;
-        for user in 0..100 {
-            test.ask(&format!("{user}-for-{lifetime}"), lifetime).await.expect("a token");
-        }
-    }
-    let before = test.courier.call_count();
-    test.pass_while(10 * MS, || test.courier.call_count() < before + 200).await;
-    let (outcomes, took) = test.timed(test.ask_all((0..9).map(|user| format!("new-{user}")), "1d")).await;
-    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
-    assert!(took <= 100 * MS, "Courier answers after 100 ms, but the last of them had a token after {took:?}");
 }
 
 /// Three renewals wait for the reserve; the one with the nearest floor queues last.
@@ -125,27 +50,6 @@ async fn nearest_floor_is_renewed_first_and_a_rejected_token_last() {
     let renewed: Vec<_> = test.courier.calls()[before..].iter().map(|call| call.scope.clone()).collect();
     let wanted = ["near", "far", "rejected"].map(|user| format!("user_id:{user} inbox:read:messages"));
     assert_eq!(renewed, wanted);
-}
-
-/// A renewal waits while only the reserve is left, and users pass it. Every tenth permit is the renewal's.
-#[tokio::test(start_paused = true)]
-async fn admitted_renewal_refuses_no_user() {
-    let test = TestBroker::with_token(&TestSetup { rate: 0.1, burst: 40, ..TestSetup::default() }).await;
-    test.pass(HOUR / 2 - 40 * SECOND).await;
-    for user in 0..35 {
-        test.ask(&user.to_string(), "1d").await.expect("a token");
-    }
-    test.pass(30 * SECOND).await;
-    assert_eq!(test.courier.call_count(), 36, "less than the reserve is left, so Jane's renewal waits");
-    let mut served = 0;
-    for user in 0..100 {
-        let asked = test.clock.now();
-        served += u32::from(test.ask(&format!("new-{user}"), "1d").await.is_ok());
-        test.pass_until(asked + SECOND).await;
-    }
-    assert_eq!(test.calls_for("jane").len(), 2);
-    // The eight permits that were left and those that accrued since, less Jane's.
-    assert!(served >= 8 + 10 - 1 - 1, "{served}");
 }
 
 #[tokio::test(start_paused = true)]

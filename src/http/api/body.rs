@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn errors_name_what_is_expected_and_quote_nothing() {
         let secret = "pk_prod_secret, expected a key";
-        for (body, wanted) in [
+        for (body, expected) in [
             (format!(r#"{{"scope": ["{secret}"]}}"#), "scope: expected a string"),
             (format!(r#"{{"scope": {{"{secret}": 1}}}}"#), "scope: expected a string"),
             (r#"{"scope": 31337}"#.to_owned(), "scope: expected a string"),
@@ -203,7 +203,7 @@ mod tests {
             (format!(r#"{{"a": {}"#, "[".repeat(10_000)), "not valid JSON"),
         ] {
             let message = message(&body);
-            assert!(message.contains(wanted), "{body} gave {message}");
+            assert!(message.contains(expected), "{body} gave {message}");
             assert!(!message.contains("secret") && !message.contains("31337"), "{message}");
         }
     }
@@ -226,9 +226,9 @@ mod tests {
     #[test]
     fn unknown_fields_are_ignored_and_escapes_are_read() {
         let body = br#"{"scope": "a\u0062", "expires_in": 60, "more": {"deep": [1]}}"#;
-        let asked: RequestBody<'_> = parse(body).expect("good");
-        assert_eq!(&*asked.scope, "ab");
-        let lifetime = asked.expires_in.expect("there").of("expires_in").expect("a minute");
+        let fields: RequestBody<'_> = parse(body).expect("good");
+        assert_eq!(&*fields.scope, "ab");
+        let lifetime = fields.expires_in.expect("there").of("expires_in").expect("a minute");
         assert_eq!(lifetime.as_secs(), 60);
     }
 

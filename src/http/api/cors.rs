@@ -10,7 +10,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 
 use super::allowed_headers::AllowedHeaders;
-use crate::http::reply::Reply;
+use crate::http::response_body::ResponseBody;
 
 /// The allowed origins, compared as a whole. There are no patterns: they tend to admit foreign pages.
 #[derive(Clone, Debug, Default)]
@@ -90,8 +90,8 @@ impl Origins {
     }
 
     /// Answers a preflight request of a listed page.
-    pub(super) fn preflight(&self, request: &HeaderMap, allowed: &AllowedHeaders) -> Response<Reply> {
-        let mut response = Response::new(Reply::default());
+    pub(super) fn preflight(&self, request: &HeaderMap, allowed: &AllowedHeaders) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
         self.set_headers(request, headers);

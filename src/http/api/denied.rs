@@ -73,10 +73,12 @@ fn explain(denial: &Denial, access: &Access) -> String {
             let setting = setting(SetBy::Entry, "users");
             format!("this client may not act for the {noun}; it may act for {allowed}; {setting}")
         }
-        Denial::Lifetime(asked) => {
-            let (asked, longest) = (lifetime_text(*asked), lifetime_text(access.max_lifetime));
+        Denial::Lifetime(requested) => {
+            let (requested, longest) = (lifetime_text(*requested), lifetime_text(access.max_lifetime));
             let setting = setting(access.set_by, "max_lifetime");
-            format!("this client may not ask for a lifetime of {asked}; it may ask for at most {longest}; {setting}")
+            format!(
+                "this client may not ask for a lifetime of {requested}; it may ask for at most {longest}; {setting}"
+            )
         }
     }
 }
@@ -160,9 +162,9 @@ mod tests {
         }
         let few = scopes(3, 10);
         let text = message(client(), &Denial::Scopes(few[..2].to_vec()), &few, SetBy::Entry);
-        let wanted = "this client may not ask for the scopes `0000000000`, `0000000001`; it may ask for `0000000000`, \
+        let expected = "this client may not ask for the scopes `0000000000`, `0000000001`; it may ask for `0000000000`, \
                       `0000000001`, `0000000002`; `scopes` in the client's settings sets this";
-        assert_eq!(text, wanted);
+        assert_eq!(text, expected);
         let counted = message(client(), &Denial::Scopes(few.clone()), &scopes(300, 26), SetBy::Entry);
         assert!(counted.contains(" and 290 more; "), "{counted}");
         assert!(message(client(), &Denial::Users(few), &[], SetBy::Entry).contains("it may act for none;"));
@@ -179,7 +181,7 @@ mod tests {
 
     #[test]
     fn lifetime_is_spelled_in_seconds_and_in_its_largest_whole_unit() {
-        for (text, wanted) in [
+        for (text, expected) in [
             ("1s", "1 second"),
             ("60s", "60 seconds (1 minute)"),
             ("3601s", "3601 seconds"),
@@ -188,7 +190,7 @@ mod tests {
             ("25h", "90000 seconds (25 hours)"),
             ("30d", "2592000 seconds (30 days)"),
         ] {
-            assert_eq!(lifetime_text(Lifetime::parse(text).expect("a lifetime")), wanted);
+            assert_eq!(lifetime_text(Lifetime::parse(text).expect("a lifetime")), expected);
         }
     }
 }

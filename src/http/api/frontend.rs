@@ -11,7 +11,7 @@ use super::request::{min_ttl_header, user_in_query};
 use super::{Answered, Api, token_response};
 use crate::auth::has_jwt_shape;
 use crate::broker::Answer;
-use crate::http::reply::Reply;
+use crate::http::response_body::ResponseBody;
 use crate::token::{INBOX, Profile, ScopeClaim, UserId};
 
 #[derive(serde::Deserialize)]
@@ -57,7 +57,7 @@ impl Api {
             answer.remaining.as_secs(),
             self.expires_at(answer.remaining),
         );
-        token_response(answer, Reply::new(answer.grant.open_object(), rest.into()))
+        token_response(answer, ResponseBody::new(answer.grant.open_object(), rest.into()))
     }
 }
 

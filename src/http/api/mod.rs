@@ -39,7 +39,7 @@ use crate::audit::Actor;
 use crate::auth::{Client, ClientKeys, Sessions};
 use crate::broker::{Answer, Broker, Source, TokenRequest};
 use crate::clock::Clock;
-use crate::http::reply::{JSON, NO_STORE, Reply};
+use crate::http::response_body::{JSON, NO_STORE, ResponseBody};
 use crate::http::server::{Cancelled, Overload, PeerNames};
 use crate::metrics::{Metrics, Outcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
@@ -54,9 +54,9 @@ use session_auth::SessionAuth;
 /// The settings of the app listener.
 #[derive(Clone, Debug)]
 pub struct ApiSettings {
-    /// The lifetime of a token for which the caller names none.
+    /// The lifetime of a token whose request names none.
     pub default_lifetime: Lifetime,
-    /// The longest lifetime that any client may ask for.
+    /// The longest lifetime that any client may request.
     pub max_lifetime: Lifetime,
     /// The named scope sets; `inbox` is always there.
     pub profiles: BTreeMap<String, Profile>,
@@ -131,7 +131,7 @@ impl Api {
         self: Arc<Self>,
         mut request: Request<B>,
         peer: Option<IpAddr>,
-    ) -> impl Future<Output = Response<Reply>> {
+    ) -> impl Future<Output = Response<ResponseBody>> {
         async move {
             let arrived = self.clock.now();
             let (route, methods) = Self::find(request.uri());
@@ -144,7 +144,7 @@ impl Api {
                 Route::Other => Err(Problem::NotFound),
                 Route::Frontend if *request.method() == Method::OPTIONS && self.session_auth.is_some() => {
                     match self.preflight(&request) {
-                        // A preflight asks for no token, so it is not counted.
+                        // A preflight requests no token, so it is not counted.
                         Ok(response) => return response,
                         Err(problem) => Err(problem),
                     }
@@ -237,7 +237,7 @@ impl Api {
         if min_ttl.is_some_and(|min_ttl| min_ttl >= lifetime) {
             return Err(Problem::MinTtlTooLong);
         }
-        if let Err(denial) = client.access.judge(claim, lifetime) {
+        if let Err(denial) = client.access.check(claim, lifetime) {
             let request = DeniedRequest::new(actor, client, claim, lifetime);
             return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
         }
@@ -253,10 +253,10 @@ impl Api {
 }
 
 /// The outcome for the metrics, and the response.
-type Answered = (Outcome, Response<Reply>);
+type Answered = (Outcome, Response<ResponseBody>);
 
 /// A response that carries a token. Caches must not store it.
-fn token_response(answer: &Answer, body: Reply) -> Answered {
+fn token_response(answer: &Answer, body: ResponseBody) -> Answered {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);

@@ -50,7 +50,7 @@ pub enum Problem {
     Loop,
     /// The request is invalid for this reason.
     Invalid(String),
-    /// The first lifetime was requested; the second is the longest that any client may ask for.
+    /// The first lifetime was requested; the second is the longest that any client may request.
     LifetimeTooLong(Lifetime, Lifetime),
     /// `min_ttl` exceeds what the token ever has left.
     MinTtlTooLong,

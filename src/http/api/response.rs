@@ -9,7 +9,7 @@ use serde_json::json;
 use super::problem::Problem;
 use super::retry::{ClientKind, Retry};
 use crate::broker;
-use crate::http::reply::{JSON, NO_STORE, Reply, allow};
+use crate::http::response_body::{JSON, NO_STORE, ResponseBody, allow};
 use crate::metrics::Outcome;
 use crate::upstream::Failure;
 
@@ -94,7 +94,7 @@ impl Problem {
     }
 
     /// Builds the response.
-    pub fn response(&self, style: Style, client: ClientKind) -> Response<Reply> {
+    pub fn response(&self, style: Style, client: ClientKind) -> Response<ResponseBody> {
         let (status, kind, retry) = self.shape();
         let body = match style {
             Style::Courier => json!({ "message": self.message(), "type": kind }),
@@ -108,7 +108,7 @@ impl Problem {
                 json!({ "error": error, "message": self.message() })
             }
         };
-        let mut response = Response::new(Reply::from(body.to_string()));
+        let mut response = Response::new(ResponseBody::from(body.to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);

@@ -41,7 +41,7 @@ impl Retry {
         let (wait, again) = match self {
             Self::Never => (longest, false),
             Self::Exhausted(wait) => (wait, false),
-            // A caller told to wait for minutes should give up instead.
+            // A caller that would wait for minutes should give up instead.
             Self::After(wait) => (wait, wait.as_secs() <= longest.as_secs()),
         };
         if !again {

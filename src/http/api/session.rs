@@ -13,7 +13,7 @@ use super::session_auth::{SessionAuth, SessionRoute};
 use crate::audit::Actor;
 use crate::auth::SessionDenial;
 use crate::broker::Answer;
-use crate::http::reply::Reply;
+use crate::http::response_body::ResponseBody;
 use crate::token::{ScopeClaim, UserId};
 
 /// The body of a user's request.
@@ -75,7 +75,7 @@ impl Api {
     }
 
     /// Answers a preflight request.
-    pub(super) fn preflight<B>(&self, request: &Request<B>) -> Result<Response<Reply>, Problem> {
+    pub(super) fn preflight<B>(&self, request: &Request<B>) -> Result<Response<ResponseBody>, Problem> {
         let route = self.session_auth.as_ref().map(|session_auth| &session_auth.route);
         match route.map(|route| (route.origins.from(request.headers()), route)) {
             Some((Page::Allowed, route)) => Ok(route.origins.preflight(request.headers(), &route.allowed_headers)),

@@ -138,7 +138,7 @@ mod tests {
             let request = request.body(()).expect("a request");
             cookie(&request, "s").map(|value| value.map(str::to_owned)).map_err(drop)
         };
-        for (lines, wanted) in [
+        for (lines, expected) in [
             (&["s=a.b.c"][..], Ok(Some("a.b.c"))),
             (&["x=1; s=a=b; y"], Ok(Some("a=b"))),
             (&["x=1", "s=v"], Ok(Some("v"))),
@@ -148,7 +148,7 @@ mod tests {
             (&["s=1", "s=1"], Err(())),
             (&["s=1;s="], Err(())),
         ] {
-            assert_eq!(read(lines).as_ref().map(Option::as_deref), wanted.as_ref().map(|value| *value), "{lines:?}");
+            assert_eq!(read(lines).as_ref().map(Option::as_deref), expected.as_ref().map(|value| *value), "{lines:?}");
         }
     }
 }

@@ -24,7 +24,7 @@ use super::socket::Accepted;
 use super::state::{Cancelled, ConnectionState, ListenerState};
 use super::stream::GuardedStream;
 use super::tls::{PeerNames, Tls};
-use crate::http::reply::Reply;
+use crate::http::response_body::ResponseBody;
 use crate::metrics::Dropped;
 
 /// How long a connection without an open request may take to close at shutdown.
@@ -53,7 +53,7 @@ pub async fn serve_connection<F, A>(
     stop: oneshot::Receiver<()>,
 ) where
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<Reply>> + Send + 'static,
+    A: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     match accepted {
         Accepted::Tcp(stream, address) => {
@@ -80,7 +80,7 @@ async fn serve_tls<F, A>(
     mut stop: oneshot::Receiver<()>,
 ) where
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<Reply>> + Send + 'static,
+    A: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     let certificates = tls.current();
     let handshake = TlsAcceptor::from(certificates.config()).accept(stream);
@@ -96,7 +96,7 @@ async fn serve_tls<F, A>(
                 Err(error) => error.to_string(),
             });
             tracing::debug!(error, "TLS handshake failed");
-            listener.metrics.connection_dropped(Dropped::Handshake);
+            listener.metrics.connections_dropped_total[Dropped::Handshake].inc();
             return;
         }
     };
@@ -114,10 +114,10 @@ async fn serve_tls<F, A>(
 fn service<F, A>(
     state: Arc<ConnectionState>,
     answer: F,
-) -> impl HttpService<Incoming, ResBody = Reply, Error = Infallible, Future: Send + 'static>
+) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: Send + 'static>
 where
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<Reply>> + Send + 'static,
+    A: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     service_fn(move |mut request| {
         let mut open = state.begin(&mut request);
@@ -136,7 +136,7 @@ async fn serve_http1<S, F, A>(stream: S, state: Arc<ConnectionState>, answer: F,
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<Reply>> + Send + 'static,
+    A: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     let limits = state.listener.limits;
     let head_timer = HeadTimer::new(Arc::clone(&state.requests), limits.header_timeout);
@@ -147,7 +147,7 @@ where
         // hyper takes no less than 8 KiB. The body's read-ahead comes on top.
         .max_buf_size(limits.header_bytes.saturating_add(8192))
         .serve_connection(
-            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, head_timer)),
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, Some(head_timer))),
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
@@ -167,7 +167,7 @@ async fn serve_http2<S, F, A>(stream: S, state: Arc<ConnectionState>, answer: F,
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<Reply>> + Send + 'static,
+    A: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     let limits = state.listener.limits;
     // More than the limit that is refused with a message, as for HTTP/1.
@@ -184,7 +184,7 @@ where
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(
-            TokioIo::new(GuardedStream::for_http2(stream, limits.idle_timeout)),
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, None)),
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
@@ -198,7 +198,7 @@ where
             _ = &mut stop => break,
             () = state.too_many_resets.notified() => {
                 tracing::debug!("connection closed: too many streams reset");
-                state.listener.metrics.connection_dropped(Dropped::Resets);
+                state.listener.metrics.connections_dropped_total[Dropped::Resets].inc();
                 connection.as_mut().graceful_shutdown();
                 // Long enough to send GOAWAY; open streams are dropped.
                 let _ = timeout(CLOSE_TIMEOUT / 10, &mut connection).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The limits of a listener.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ListenerLimits {
     /// The most connections at once; further ones wait to be accepted.
     pub connections: usize,
     /// The most connections of one IP address (of one /64 with IPv6) at once; 0 for no limit. Further

@@ -15,12 +15,12 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::connection::serve_connection;
-use super::limits::Limits;
+use super::limits::ListenerLimits;
 use super::socket::{Accepted, Socket};
 use super::state::ListenerState;
 use super::tls::Tls;
 use crate::clock::Clock;
-use crate::http::reply::Reply;
+use crate::http::response_body::ResponseBody;
 use crate::metrics::{Dropped, Metrics};
 
 /// Accepts connections from a socket: HTTP/1.1, and with TLS HTTP/2 too.
@@ -39,7 +39,7 @@ impl Listener {
     /// only.
     pub fn new(
         socket: Socket,
-        limits: Limits,
+        limits: ListenerLimits,
         shared: Arc<Semaphore>,
         tls: Option<Arc<Tls>>,
         clock: Clock,
@@ -66,7 +66,7 @@ impl Listener {
     pub async fn serve<F, A>(self, answer: F, stop: impl Future<Output = ()>)
     where
         F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Clone + Send + 'static,
-        A: Future<Output = Response<Reply>> + Send + 'static,
+        A: Future<Output = Response<ResponseBody>> + Send + 'static,
     {
         let Self { socket, state, shared } = self;
         let own_permits = Arc::new(Semaphore::new(state.limits.connections));
@@ -146,7 +146,7 @@ impl Connections {
         permits: [OwnedSemaphorePermit; 2],
     ) where
         F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-        A: Future<Output = Response<Reply>> + Send + 'static,
+        A: Future<Output = Response<ResponseBody>> + Send + 'static,
     {
         let most = state.limits.connections_per_ip;
         let peer = match &accepted {
@@ -159,7 +159,7 @@ impl Connections {
             let count = open.peers.entry(peer).or_default();
             if *count >= most {
                 drop(open);
-                state.metrics.connection_dropped(Dropped::PerIp);
+                state.metrics.connections_dropped_total[Dropped::PerIp].inc();
                 return;
             }
             *count += 1;

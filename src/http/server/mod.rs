@@ -14,7 +14,7 @@ mod validity;
 
 pub use address::Address;
 pub use certificates::{CertificateError, Certificates, TlsFiles};
-pub use limits::Limits;
+pub use limits::ListenerLimits;
 pub use listener::Listener;
 pub use socket::{Passed, Socket};
 pub use state::{Cancelled, Overload};

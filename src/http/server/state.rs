@@ -1,4 +1,4 @@
-//! What the connections of a listener share, and what the requests of a connection share.
+//! State shared by the connections of a listener, and by the requests of a connection.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::head_timer::Requests;
-use super::limits::Limits;
+use super::limits::ListenerLimits;
 use super::tls::{PeerNames, Tls};
 use crate::clock::{Clock, Moment};
 use crate::metrics::Metrics;
@@ -26,7 +26,7 @@ pub struct Cancelled;
 
 /// The state that all connections of a listener share.
 pub struct ListenerState {
-    pub limits: Limits,
+    pub limits: ListenerLimits,
     pub tls: Option<Arc<Tls>>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
@@ -36,7 +36,7 @@ pub struct ListenerState {
 
 impl ListenerState {
     /// The state of a listener without connections.
-    pub const fn new(limits: Limits, tls: Option<Arc<Tls>>, clock: Clock, metrics: Arc<Metrics>) -> Self {
+    pub const fn new(limits: ListenerLimits, tls: Option<Arc<Tls>>, clock: Clock, metrics: Arc<Metrics>) -> Self {
         Self { limits, tls, clock, metrics, in_flight: AtomicUsize::new(0) }
     }
 }

@@ -55,35 +55,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Takes the next permit from `now` on; returns its moment.
-    fn take_next(bucket: &mut Bucket, now: Moment) -> Moment {
-        let Err(until) = bucket.take(now) else { return now };
-        bucket.take(until).expect("the next permit is there when it was promised");
-        until
-    }
-
     proptest! {
-        #[test]
-        fn no_window_has_more_calls_than_the_rate_and_the_burst_permit(
-            rate in 0.001..1000.0,
-            burst in 1u32..50,
-            gaps in prop::collection::vec(prop_oneof![Just(0.0), 0.0..3.0], 2..120),
-        ) {
-            let budget = Budget::new(rate, burst).expect("a budget");
-            let (mut now, mut calls) = (Moment::from_nanos(0), Vec::new());
-            let mut bucket = Bucket::new(&budget);
-            for gap in gaps {
-                now = take_next(&mut bucket, now + budget.period().mul_f64(gap));
-                calls.push(now);
-            }
-            for (first, from) in calls.iter().enumerate() {
-                for (more, to) in calls[first..].iter().enumerate() {
-                    let permitted = rate * to.since(*from).as_secs_f64() + f64::from(budget.departing_burst());
-                    prop_assert!((more + 1) as f64 <= permitted + 1e-6, "{} calls, {permitted} permitted", more + 1);
-                }
-            }
-        }
-
         #[test]
         fn unused_permits_are_saved_up_to_the_burst_and_none_is_lost(
             rate in 0.001..1000.0, burst in 1u32..50, quiet in 0u64..1 << 60,

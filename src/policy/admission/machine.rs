@@ -70,11 +70,11 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
     /// A user's call that would wait longer than `max_wait` is refused.
     pub fn new(budget: Option<Budget>, max_wait: Duration) -> Self {
         Self {
-            queue: Queue::new(),
+            queue: Queue::default(),
             limit: budget.map(RateLimit::new),
             max_wait,
             breaker: Breaker::default(),
-            retry_budget: RetryBudget::new(),
+            retry_budget: RetryBudget::default(),
             events: VecDeque::new(),
         }
     }

@@ -43,11 +43,6 @@ impl RetryBudget {
     /// retries for several seconds.
     pub const MOST: u32 = 20;
 
-    /// A full budget.
-    pub const fn new() -> Self {
-        Self(Self::MOST)
-    }
-
     /// Adds one retry after a successful call.
     pub fn deposit(&mut self) {
         self.0 = (self.0 + 1).min(Self::MOST);
@@ -62,8 +57,9 @@ impl RetryBudget {
 }
 
 impl Default for RetryBudget {
+    /// A full budget.
     fn default() -> Self {
-        Self::new()
+        Self(Self::MOST)
     }
 }
 
@@ -83,7 +79,7 @@ mod tests {
     proptest! {
         #[test]
         fn retries_never_exceed_successes_by_more_than_the_initial_balance(steps in prop::collection::vec(any::<bool>(), 0..500)) {
-            let (mut budget, mut deposited, mut withdrawn) = (RetryBudget::new(), 0, 0);
+            let (mut budget, mut deposited, mut withdrawn) = (RetryBudget::default(), 0, 0);
             for succeeds in steps {
                 if succeeds {
                     budget.deposit();

@@ -33,12 +33,6 @@ pub struct Queue<C, T> {
 }
 
 impl<C: Ord + Clone, T> Queue<C, T> {
-    /// An empty queue.
-    pub fn new() -> Self {
-        let (waiting, renewals) = (BTreeMap::new(), Renewals::new());
-        Self { waiting, users: 0, last: None, renewals, arrivals: 0, users_since_renewal: 0 }
-    }
-
     /// Queues the call of a client's user.
     pub fn push_user(&mut self, client: C, call: T) -> Place {
         let place = self.arrive();
@@ -68,7 +62,7 @@ impl<C: Ord + Clone, T> Queue<C, T> {
 
     /// Takes out the renewals.
     pub fn drop_renewals(&mut self) -> impl Iterator<Item = T> {
-        std::mem::replace(&mut self.renewals, Renewals::new()).into_calls()
+        std::mem::take(&mut self.renewals).into_calls()
     }
 
     /// Whether no user waits.
@@ -166,9 +160,10 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     }
 }
 
-impl<C: Ord + Clone, T> Default for Queue<C, T> {
+impl<C, T> Default for Queue<C, T> {
     fn default() -> Self {
-        Self::new()
+        let (waiting, renewals) = Default::default();
+        Self { waiting, users: 0, last: None, renewals, arrivals: 0, users_since_renewal: 0 }
     }
 }
 
@@ -180,7 +175,7 @@ mod tests {
 
     #[test]
     fn waiting_users_go_before_renewals() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::default();
         queue.push_renewal(Rank::IN_USE, "renewal");
         queue.push_user((), "first user");
         queue.push_user((), "second user");
@@ -190,7 +185,7 @@ mod tests {
 
     #[test]
     fn renewals_never_starve() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::default();
         for n in 0..1000 {
             queue.push_user((), n);
             if n < 50 {
@@ -205,7 +200,7 @@ mod tests {
 
     #[test]
     fn promoted_renewal_is_served_with_the_users() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::default();
         let renewal = queue.push_renewal(Rank::IN_USE, "renewal");
         let user = queue.push_user((), "user");
         queue.promote(renewal, ());
@@ -217,7 +212,7 @@ mod tests {
 
     #[test]
     fn clients_take_turns_however_many_users_they_send() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::default();
         for n in 0..1000 {
             queue.push_user("storm", n);
         }
@@ -230,7 +225,7 @@ mod tests {
 
     #[test]
     fn shedding_takes_the_last_call_of_the_largest_client() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::default();
         for n in 0..3 {
             queue.push_user("storm", n);
         }
@@ -252,7 +247,7 @@ mod tests {
         /// Calls of the first rank keep arriving, and users as well.
         #[test]
         fn renewal_never_starves(ranks in prop::collection::vec(rank(), 1..40), users: bool) {
-            let mut queue = Queue::new();
+            let mut queue = Queue::default();
             for (number, rank) in ranks.iter().enumerate() {
                 queue.push_renewal(*rank, Some(number));
             }
@@ -281,7 +276,7 @@ mod tests {
             popped in 0usize..8,
             clients in 1u8..5,
         ) {
-            let mut queue = Queue::new();
+            let mut queue = Queue::default();
             for _ in 0..renewals {
                 queue.push_renewal(Rank::IN_USE, false);
             }

@@ -18,12 +18,13 @@ pub struct Renewals<T> {
     overtaken: usize,
 }
 
-impl<T> Renewals<T> {
-    /// No renewals.
-    pub const fn new() -> Self {
+impl<T> Default for Renewals<T> {
+    fn default() -> Self {
         Self { calls: BTreeMap::new(), order: BTreeSet::new(), ahead: 0, overtaken: 0 }
     }
+}
 
+impl<T> Renewals<T> {
     /// Adds a renewal; places must be in order of arrival.
     pub fn push(&mut self, rank: Rank, place: Place, call: T) {
         self.ahead += usize::from(rank.class() == Class::Ahead);
@@ -100,7 +101,7 @@ mod tests {
 
     /// The order in which calls of these ranks leave, by number.
     fn order(ranks: &[Rank]) -> Vec<usize> {
-        let mut renewals = Renewals::new();
+        let mut renewals = Renewals::default();
         for (number, rank) in ranks.iter().enumerate() {
             renewals.push(*rank, Place(number as u64), number);
         }
@@ -127,7 +128,7 @@ mod tests {
         fn first_in_rank_leaves_except_for_one_in_ten(
             waves in prop::collection::vec((prop::collection::vec(rank(), 0..6), 0usize..6), 1..40),
         ) {
-            let (mut renewals, mut model, mut arrivals) = (Renewals::new(), Vec::new(), 0);
+            let (mut renewals, mut model, mut arrivals) = (Renewals::default(), Vec::new(), 0);
             let mut exceptions = Vec::new();
             for (ranks, pops) in waves {
                 for rank in ranks {
