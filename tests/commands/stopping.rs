@@ -38,7 +38,7 @@ async fn no_connection_is_refused_before_the_shutdown_delay_ends() {
     const DELAY: Duration = Duration::from_secs(2);
     let broker = serve("2s");
     let (address, admin) = broker.addresses();
-    get(admin, "/readyz").await.status;
+    assert_eq!(get(admin, "/readyz").await.status, 200);
     let clock = Clock::system();
     let beginning = clock.now();
     broker.signal(Signal::TERM);

@@ -17,12 +17,11 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+pub use super::http::CLIENT_KEY;
 use super::http::{self, Answer, HttpRequest};
 
 /// The only API key that the simulator accepts.
 pub const API_KEY: &str = "pk_test_the-api-key-of-the-workspace";
-/// The key of a client that may ask for everything.
-pub const CLIENT_KEY: &str = "ctb_the-key-of-a-client";
 
 /// A broker before its start.
 pub struct Setup {

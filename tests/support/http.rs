@@ -8,8 +8,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::broker::CLIENT_KEY;
-
+/// The key of a client that may ask for everything, which requests have by default.
+pub const CLIENT_KEY: &str = "ctb_the-key-of-a-client";
 /// The longest that a test waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 

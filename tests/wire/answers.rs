@@ -103,7 +103,7 @@ async fn answer_stays_json_whatever_the_ids_contain() {
 }
 
 #[tokio::test]
-async fn the_first_answer_is_a_miss_that_was_stored_and_the_second_a_hit() {
+async fn first_answer_is_a_stored_miss_and_the_second_a_hit() {
     for (route, body) in GOOD {
         let broker = Broker::start().await;
         let ask = HttpRequest::post(route, body);

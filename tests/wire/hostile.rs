@@ -106,7 +106,7 @@ async fn no_hostile_id_or_scope_yields_a_token_for_anyone_else() {
             }
         }
     }
-    assert!(served > 50, "{served}: nothing was tried in earnest");
+    assert!(served > 50, "{served}: too few requests were served");
     // Courier was asked for no other user.
     for call in &broker.courier.calls()[theirs..] {
         assert!(is_mallorys(&call.scope), "{:?}", call.scope);

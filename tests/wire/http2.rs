@@ -189,7 +189,7 @@ async fn many_cancelled_requests_end_their_connection_and_no_other() {
         tokio::time::sleep(SECOND / 200).await;
         body.send_reset(Reason::CANCEL);
         given_up += 1;
-        assert!(given_up < 1000, "it goes on for ever");
+        assert!(given_up < 1000, "it never ends");
     }
     assert!(given_up >= 20, "{given_up}");
     peer.end().await;

@@ -116,7 +116,7 @@ async fn panic_in_a_reload_does_not_end_reloading() {
 async fn another_refresh_keeps_the_keys() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[signer.jwk("k")]).await;
-    let broker = crate::session_keys::setup(&host).start().await;
+    let broker = crate::sessions::setup(&host).start().await;
     let session = signer.session("k", "jane");
     assert_eq!(broker.ask(&call(&session)).await.status, 200);
     host.say(500, "");

@@ -225,7 +225,7 @@ async fn published_keys_are_matched_by_kid_alone() {
     nameless.as_object_mut().expect("an object").remove("kid");
     let keys = [encryption, elsewhere, nameless, secret.jwk("secret"), json!(5), json!({}), signer.jwk("k")];
     let host = KeyHost::start(&keys).await;
-    let broker = crate::session_keys::setup(&host).start().await;
+    let broker = crate::sessions::setup(&host).start().await;
     // The session waits for the first fetch.
     let mut all = attacks(&signer);
     for kid in [

@@ -91,7 +91,7 @@ async fn preflight_allows_the_headers_of_the_settings() {
 #[tokio::test]
 async fn reload_changes_the_allowed_headers() {
     let host = KeyHost::start(&[Signer::ed25519().jwk("k")]).await;
-    let broker = crate::session_keys::setup(&host).start().await;
+    let broker = crate::sessions::setup(&host).start().await;
     let has = async |name: &str| allowed(&broker, name).await.iter().any(|allowed| allowed == name);
     assert!(!has("x-mine").await);
     let set = async |headers: &[&str]| {

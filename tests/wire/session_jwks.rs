@@ -5,8 +5,7 @@ use std::time::Duration;
 use courier_token_broker::clock::Clock;
 use serde_json::{Value, json};
 
-use crate::session_keys::{setup, status};
-use crate::sessions::{call, is_unauthorized};
+use crate::sessions::{call, is_unauthorized, setup, status};
 use crate::support::broker::Broker;
 use crate::support::issuer::{KeyHost, RSA, Signer, at, good_claims};
 use crate::support::refusal::is_a_refusal;

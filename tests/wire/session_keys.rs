@@ -3,26 +3,16 @@
 use std::time::Duration;
 
 use courier_token_broker::clock::Clock;
-use courier_token_broker::config::RawSessions;
 use serde_json::{Value, json};
 
-use crate::sessions::{call, is_unauthorized, settings};
-use crate::support::broker::{Broker, Setup};
+use crate::sessions::{call, is_unauthorized, setup, status};
+use crate::support::broker::Broker;
 use crate::support::http::Connection;
 use crate::support::issuer::{KeyHost, RSA, Signer};
 use crate::support::refusal::is_a_refusal;
 
-/// The setup of a broker that accepts sessions signed by the keys of this host.
-pub fn setup(host: &KeyHost) -> Setup {
-    Setup::new().sessions(RawSessions { jwks_url: Some(host.url()), ..settings() })
-}
-
 /// A pause between fetches that a test can wait for.
 const PAUSE: Duration = Duration::from_millis(200);
-
-pub async fn status(broker: &Broker, session: &str) -> u16 {
-    broker.ask(&call(session)).await.status
-}
 
 #[tokio::test]
 async fn each_type_of_key_is_taken_from_one_set() {

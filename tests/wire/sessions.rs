@@ -20,6 +20,11 @@ pub fn settings() -> RawSessions {
     }
 }
 
+/// The setup of a broker that accepts sessions signed by the keys of this host.
+pub fn setup(host: &KeyHost) -> Setup {
+    Setup::new().sessions(RawSessions { jwks_url: Some(host.url()), ..settings() })
+}
+
 /// A broker that accepts sessions signed by `signer`.
 pub async fn broker_of(signer: &Signer, change: impl FnOnce(&mut RawSessions)) -> Broker {
     let key = match signer {
@@ -44,6 +49,11 @@ pub async fn ed25519_broker(change: impl FnOnce(&mut RawSessions)) -> (Broker, S
 /// A user's call, as `fetch(url, {method: "POST", headers})` makes it.
 pub fn call(session: &str) -> HttpRequest {
     HttpRequest::new("POST", FRONTEND).key(session).header("Origin", PAGE)
+}
+
+/// The status of the answer to this session.
+pub async fn status(broker: &Broker, session: &str) -> u16 {
+    broker.ask(&call(session)).await.status
 }
 
 #[track_caller]
@@ -328,7 +338,7 @@ async fn sessions_use_the_workspace_of_their_settings() {
 async fn session_is_in_no_metric_and_on_no_page() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[signer.jwk("a-kid")]).await;
-    let broker = crate::session_keys::setup(&host).start().await;
+    let broker = setup(&host).start().await;
     let session = signer.session("a-kid", "jane-doe");
     assert_eq!(broker.ask(&call(&session)).await.status, 200);
     is_unauthorized(&broker.ask(&call(&format!("{session}x"))).await);

@@ -167,18 +167,17 @@ impl LeakTest {
     /// Reloads: invalid settings with misplaced secrets, and then valid new secrets.
     pub async fn reload_with_misplaced_secrets(&mut self) {
         let good = fs::read_to_string(self.file.path()).expect("text");
-        let mut read_again = 0;
-        for text in [
+        let texts = [
             format!("{good}\n[workspaces.more]\napi_key = {NEXT_API_KEY}\n"),
             format!("{good}\n[refresh]\nmode = \"{NEXT_API_KEY}\"\n"),
             good.replace(WRONG_API_KEY, &format!("{NEXT_API_KEY} and more")),
             good.replace(WRONG_API_KEY, NEXT_API_KEY),
             good.clone(),
-        ] {
+        ];
+        for (before, text) in texts.into_iter().enumerate() {
             fs::write(self.file.path(), text).expect("written");
             self.broker.signal(Signal::HUP);
-            read_again += 1;
-            until(async || self.reloads_counted().await >= read_again).await;
+            until(async || self.reloads_counted().await > before).await;
         }
     }
 

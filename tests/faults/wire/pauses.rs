@@ -38,7 +38,7 @@ async fn throttling_courier_is_answered_with_503() {
 }
 
 #[tokio::test]
-async fn long_pause_is_kept_and_callers_are_told() {
+async fn long_pause_is_kept_and_its_length_announced() {
     let rows = [
         (error(429, &[("retry-after", "30")]), 30),
         (error(429, &[("retry-after", "29.5")]), 30),
