@@ -118,25 +118,13 @@ impl Tallies {
             );
         }
         if let Some(answers) = self.throttled.take(now) {
-            let pause = std::mem::take(&mut self.pause);
-            if pause.is_zero() {
-                tracing::warn!(
-                    workspace,
-                    answers,
-                    calls_per_second,
-                    configured,
-                    "Courier answered 429; calling slower"
-                );
+            let pause = std::mem::take(&mut self.pause).as_secs_f64().ceil();
+            let effect = if pause == 0.0 {
+                "Courier answered 429; calling slower".to_owned()
             } else {
-                let seconds = pause.as_secs_f64().ceil();
-                tracing::warn!(
-                    workspace,
-                    answers,
-                    calls_per_second,
-                    configured,
-                    "Courier answered 429 (or 503 with Retry-After); pausing calls for {seconds} s"
-                );
-            }
+                format!("Courier answered 429 (or 503 with Retry-After); pausing calls for {pause} s")
+            };
+            tracing::warn!(workspace, answers, calls_per_second, configured, "{effect}");
         }
         if let Some(calls) = self.out_of_files.take(now) {
             tracing::error!(
