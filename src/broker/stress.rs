@@ -90,7 +90,6 @@ async fn sign_out_leaves_no_trace_of_a_user() {
             floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
             refresh: mode,
             extra_calls: 0.0,
-            history: 20,
             capacity: 40,
             timeout: Duration::from_secs(10),
         };
@@ -103,12 +102,10 @@ async fn sign_out_leaves_no_trace_of_a_user() {
             broker.sign_out("default", UserId::new(&user.to_string()).expect("an id"));
         }
         broker.drained().await;
-        broker.0.cache.run_pending_tasks();
-        broker.0.lapsed.run_pending_tasks();
+        broker.evict();
         let calls = issuer.calls.load(Ordering::Relaxed);
-        let refresher = &broker.0.workspaces[&name].refresher;
-        let left = [broker.0.cache.iter().count(), broker.0.lapsed.iter().count(), broker.0.index.len()];
-        assert_eq!((left, refresher.scheduled()), ([0; 3], 0), "{mode:?}");
+        let scheduled = broker.0.workspaces[&name].refresher.scheduled();
+        assert_eq!((broker.0.table.sizes(), broker.0.table.tokens(), scheduled), ([0; 3], 0, 0), "{mode:?}");
         // Longer than any token lives.
         tokio::time::sleep(Duration::from_millis(500)).await;
         drop(background);

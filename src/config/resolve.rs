@@ -96,7 +96,9 @@ impl Settings {
             .ok_or_else(|| check.error("tokens.floor", format!("must be a number from 0 to {}", Floor::MAX_SHARE)));
         let floor = check.keep(floor);
         check.keep(check.range("tokens.capacity", raw.tokens.capacity, 1, 1_000_000_000));
-        check.keep(check.range("refresh.history", raw.refresh.history, 0, 1_000_000_000));
+        if let Some(history) = raw.refresh.history {
+            check.keep(check.range("refresh.history", history, 0, 1_000_000_000));
+        }
         if !(0.0..=10.0).contains(&raw.refresh.extra_calls) {
             check.add_error(check.error("refresh.extra_calls", "must be a number from 0 to 10"));
         }
@@ -153,7 +155,6 @@ impl Settings {
                     floor: floor?,
                     refresh: refresh?,
                     extra_calls: raw.refresh.extra_calls,
-                    history: raw.refresh.history,
                     capacity: raw.tokens.capacity,
                     timeout: timeout?,
                 },

@@ -301,6 +301,7 @@ fn settings_without_effect_are_warned_of() {
             format!("{WORKSPACE}[refresh]\nmode = \"off\"\nextra_calls = 1.0\n{}", client("")),
             &["refresh.extra_calls: has no effect"],
         ),
+        (format!("{WORKSPACE}[refresh]\nhistory = 1000\n{}", client("")), &["refresh.history: has no effect"]),
     ] {
         passes_with(&check(&text), parts);
     }

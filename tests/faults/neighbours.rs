@@ -64,34 +64,3 @@ async fn outage_of_one_workspace_slows_no_other() {
     assert_eq!(broker.metric(&state("default")).await, 0.0);
     assert!(broker.metric(&state("other")).await >= 2.0);
 }
-
-#[tokio::test(start_paused = true)]
-async fn busiest_tokens_alone_are_renewed_early_while_calls_fail() {
-    let world = World::new(&Setup::default());
-    let minute = Duration::from_secs(60);
-    for user in ["busy", "lazy"] {
-        world.ask(user, "8h").await.expect("a token");
-    }
-    let issued = world.clock.now();
-    let sent = async |user: &str| world.ask(user, "8h").await.expect("a token").grant.sent();
-    let (mut newcomers, mut early) = (0, None);
-    // The renewal window ends after four hours.
-    for _ in 0..225 {
-        world.pass(minute).await;
-        // Two of five calls fail; the others are their retries and one that Courier refuses.
-        for fault in [500, 400, 500] {
-            world.courier.script([Some(Fault::status(fault))]);
-            newcomers += 1;
-            let broker = world.broker.clone();
-            let newcomer = ask(&format!("new-{newcomers}"), "1h");
-            tokio::spawn(async move { broker.get_token(&newcomer).await });
-            world.pass(SECOND).await;
-        }
-        if sent("busy").await > issued {
-            early.get_or_insert(world.clock.now().since(issued));
-        }
-    }
-    let early = early.expect("it was renewed").as_secs() / 60;
-    assert!((180..225).contains(&early), "after {early} minutes");
-    assert!(sent("lazy").await <= issued);
-}

@@ -116,8 +116,8 @@ async fn detached_call_without_waiters_is_not_retried() {
 async fn signed_out_user_is_not_prefetched() {
     let world = World::new(&Setup { mode: Mode::Learned, ..Setup::default() });
     world.ask("jane", "1h").await.expect("a token");
-    let stages = || world.broker.explain("jane").iter().map(|known| known.stage).collect::<Vec<_>>();
-    until(&world, || stages() == ["away"]).await;
+    let stages = || world.broker.explain("jane").iter().map(|known| known.plan).collect::<Vec<_>>();
+    until(&world, || stages() == ["lapsed"]).await;
     let calls = world.courier.call_count();
     sign_out(&world, "jane");
     assert!(stages().is_empty());

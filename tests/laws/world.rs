@@ -78,7 +78,6 @@ impl World {
                 floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
                 refresh: setup.mode,
                 extra_calls: 0.15,
-                history: 10_000,
                 capacity: setup.capacity,
                 timeout: 2 * setup.patience,
             },
