@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::flights::Leader;
 use super::handle::Broker;
-use super::outcome::{Cause, Flight};
+use super::outcome::{Cause, Flight, Renewal};
 use super::workspace::Workspace;
 use crate::clock::Moment;
-use crate::policy::admission::queue::Rank;
 use crate::token::Grant;
 use crate::upstream::{CALL_TIME, Failure, PendingPermit, Permit};
 
@@ -30,8 +29,10 @@ async fn call_with_retries(flight: &mut Flight) -> Option<Result<Grant, Failure>
     let Flight { broker, workspace, leader, cause, attempts } = flight;
     let (clock, dispatcher) = (&broker.0.clock, &workspace.dispatcher);
     let deadline = clock.now() + broker.0.settings.timeout;
-    let rank = cause.renewal().map(|renewal| renewal.rank);
-    let mut permit = permit_for(workspace, leader, rank, Moment::NEVER).await?;
+    let mut permit = match cause {
+        Cause::Request(_) => queue(workspace, leader, Moment::NEVER).await?,
+        Cause::Renewal(renewal) => queue_renewal(workspace, leader, renewal).await?,
+    };
     let mut failed = None;
     loop {
         let granted = match permit {
@@ -55,32 +56,18 @@ async fn call_with_retries(flight: &mut Flight) -> Option<Result<Grant, Failure>
         if !leader.has_followers() {
             return Some(Err(failure));
         }
-        permit = permit_for(workspace, leader, None, deadline - CALL_TIME).await?;
+        permit = queue(workspace, leader, deadline - CALL_TIME).await?;
         failed = Some(failure);
     }
 }
 
-/// Waits for a permit: as a renewal of this rank until a request joins, then as a user of its client.
+type PermitOutcome = Result<Permit, Failure>;
+
+/// Waits for the permit of a request, which comes by `latest` or is refused at once.
 ///
-/// A user's permit comes by `latest` or is refused at once. `None` if the flight is abandoned.
-async fn permit_for(
-    workspace: &Workspace,
-    leader: &Leader,
-    rank: Option<Rank>,
-    latest: Moment,
-) -> Option<Result<Permit, Failure>> {
-    let dispatcher = &workspace.dispatcher;
-    if let (Some(rank), None) = (rank, leader.client()) {
-        let permit = match dispatcher.queue_renewal(rank) {
-            Ok(pending) => queued_renewal(workspace, leader, pending).await?,
-            Err(failure) => Err(failure),
-        };
-        // A request that joined meanwhile is not refused because renewals are.
-        if permit.is_ok() || leader.client().is_none() {
-            return Some(permit);
-        }
-    }
-    let pending = match dispatcher.queue(&leader.client().unwrap_or_default(), latest) {
+/// `None` if the flight is abandoned.
+async fn queue(workspace: &Workspace, leader: &Leader, latest: Moment) -> Option<PermitOutcome> {
+    let pending = match workspace.dispatcher.queue(&leader.client().unwrap_or_default(), latest) {
         Ok(pending) => pending,
         Err(failure) => return Some(Err(failure)),
     };
@@ -91,12 +78,26 @@ async fn permit_for(
     }
 }
 
-/// Waits for the permit of a renewal, and promotes it when a request joins.
-async fn queued_renewal(
-    workspace: &Workspace,
-    leader: &Leader,
-    pending: PendingPermit,
-) -> Option<Result<Permit, Failure>> {
+/// Waits for the permit of a renewal; as a request's, once one has joined.
+async fn queue_renewal(workspace: &Workspace, leader: &Leader, renewal: &mut Renewal) -> Option<PermitOutcome> {
+    if leader.client().is_none() {
+        let pending = workspace.dispatcher.queue_renewal(renewal.rank);
+        renewal.starting = None;
+        let permit = match pending {
+            Ok(pending) => promotable(workspace, leader, pending).await?,
+            Err(failure) => Err(failure),
+        };
+        // A request that joined meanwhile is not refused because renewals are.
+        if permit.is_ok() || leader.client().is_none() {
+            return Some(permit);
+        }
+    }
+    renewal.starting = None;
+    queue(workspace, leader, Moment::NEVER).await
+}
+
+/// Waits for the permit of a queued renewal, and promotes it when a request joins.
+async fn promotable(workspace: &Workspace, leader: &Leader, pending: PendingPermit) -> Option<PermitOutcome> {
     let place = pending.place();
     let permit = pending.permit();
     tokio::pin!(permit);

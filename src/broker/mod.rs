@@ -32,6 +32,8 @@ mod demand;
 mod entitled;
 mod entry;
 mod explain;
+#[cfg(test)]
+mod fixture;
 mod flight;
 mod flights;
 mod handle;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::demand::Demand;
 use super::entry::{CachedToken, Entry};
 use super::flights::{Issued, Leader};
@@ -28,6 +30,8 @@ pub struct Renewal {
     pub reason: Reason,
     pub entry: Arc<Entry>,
     pub rank: Rank,
+    /// Dropped once the call is queued.
+    pub starting: Option<OwnedSemaphorePermit>,
 }
 
 impl Cause {
@@ -80,9 +84,7 @@ impl Flight {
     /// followers. A lack of file descriptors says nothing about the key.
     fn remember(&self, failure: &Failure) {
         let is_renewal = self.cause.renewal().is_some();
-        if *failure != Failure::OutOfFiles
-            && (failure.is_lasting() || !is_renewal || self.leader.has_followers())
-        {
+        if *failure != Failure::OutOfFiles && (failure.is_lasting() || !is_renewal || self.leader.has_followers()) {
             let Self { broker, leader, .. } = self;
             broker.0.negative_cache.add(leader.key(), failure.clone().into(), broker.0.clock.now());
         }

@@ -41,13 +41,16 @@ impl Broker {
     fn reject_token_of(&self, key: &TokenKey, token: &[u8]) -> bool {
         let Some(workspace) = self.0.workspaces.get(key.workspace()) else { return false };
         // When many are rejected at once, the rest is fetched on request.
-        let has_room = workspace.dispatcher.has_room();
+        let starting = || Arc::clone(&workspace.starting).try_acquire_owned().ok();
+        let starting = workspace.dispatcher.has_room().then(starting).flatten();
         let mut flights = workspace.flights.lock(key);
         let is_rejected = |entry: &Arc<Entry>| entry.token().is_some_and(|other| other.grant.token() == token);
         let Some(entry) = self.0.table.get(key).filter(is_rejected) else { return false };
         self.forget(workspace, key, &flights, Removal::Removed);
-        if has_room && let Some(leader) = flights.try_register(key) {
-            let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, entry, rank: Rank::IN_USE });
+        if starting.is_some()
+            && let Some(leader) = flights.try_register(key)
+        {
+            let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, entry, rank: Rank::IN_USE, starting });
             flight::start(self, workspace, leader, cause);
         }
         true

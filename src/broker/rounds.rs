@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::entry::{Decision, Entry, Plan};
 use super::flight;
 use super::handle::Broker;
@@ -23,9 +25,11 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     loop {
         broker.release_evicted();
         let mut steps = 0;
-        while steps < BATCH && dispatcher.has_room() {
+        while steps < BATCH {
+            // There may be room for another renewal only when the last one is queued.
+            let starting = Arc::clone(&workspace.starting).acquire_owned().await.ok();
             let now = broker.0.clock.now();
-            let Some((at, due)) = refresher.pop(now) else {
+            let Some((at, due)) = dispatcher.has_room().then(|| refresher.pop(now)).flatten() else {
                 break;
             };
             // A decision uses all that is known before it.
@@ -37,7 +41,8 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
                 }
                 tokio::task::yield_now().await;
             }
-            Due { broker, workspace, entry: due.entry, turn: due.turn, at, now: broker.0.clock.now() }.process();
+            Due { broker, workspace, entry: due.entry, turn: due.turn, at, now: broker.0.clock.now() }
+                .process(starting);
             steps += 1;
         }
         // Many keys due at once would starve other tasks.
@@ -68,9 +73,9 @@ struct Due<'a> {
 
 impl Due<'_> {
     /// Decides about the key, and carries the decision out.
-    fn process(&self) {
+    fn process(&self, starting: Option<OwnedSemaphorePermit>) {
         match self.decide() {
-            Some((RenewalDecision::Renew(reason), rank)) => self.renew(reason, rank),
+            Some((RenewalDecision::Renew(reason), rank)) => self.renew(reason, rank, starting),
             Some((RenewalDecision::Stop(_), _)) => self.forget_without_token(),
             Some((RenewalDecision::Wait(_), _)) | None => {}
         }
@@ -102,7 +107,7 @@ impl Due<'_> {
     ///
     /// The decision was made without the flights' lock, so a removal may have come between. Under the
     /// lock it has either taken the key out of the table or set the moment of the purge.
-    fn renew(&self, reason: Reason, rank: Rank) {
+    fn renew(&self, reason: Reason, rank: Rank, starting: Option<OwnedSemaphorePermit>) {
         let Self { broker, workspace, entry, at, now, .. } = self;
         let mut flights = workspace.flights.lock(&entry.key);
         let is_in_table = broker.0.table.contains(&entry.key);
@@ -119,7 +124,7 @@ impl Due<'_> {
         };
         drop(flights);
         broker.0.metrics.renewal_lateness.observe(now.since(*at).as_secs_f64());
-        let cause = Cause::Renewal(Renewal { reason, entry: Arc::clone(entry), rank });
+        let cause = Cause::Renewal(Renewal { reason, entry: Arc::clone(entry), rank, starting });
         flight::start(broker, workspace, leader, cause);
     }
 
@@ -138,52 +143,89 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::broker::demand::Demand;
-    use crate::broker::BrokerSettings;
-    use crate::clock::Clock;
-    use crate::metrics::Metrics;
-    use crate::policy::admission::budget::Budget;
-    use crate::policy::freshness::Floor;
+    use crate::broker::fixture::{Fixture, HOUR};
     use crate::policy::refresh::Mode;
-    use crate::token::{Lifetime, ScopeClaim, TokenKey, WorkspaceName};
-    use crate::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit};
 
-    struct NoIssuer;
+    /// The due key of an entry, with its current plan.
+    fn due<'a>(fixture: &'a Fixture, entry: &Arc<Entry>) -> Due<'a> {
+        let (entry, turn, now) = (Arc::clone(entry), entry.lock().turn, fixture.clock.now());
+        Due { broker: &fixture.broker, workspace: fixture.workspace(), entry, turn, at: now, now }
+    }
 
-    impl Issuer for NoIssuer {
-        fn issue<'a>(&'a self, _: &'a TokenKey, _: Permit) -> Issuing<'a> {
-            Box::pin(async { Err(Failure::Stopping) })
-        }
+    /// Removes a token between the decision to renew it and the renewal; returns the number of calls.
+    async fn calls_after(remove: impl Fn(&Fixture, &Entry)) -> usize {
+        let fixture = Fixture::new(Mode::Used, 10);
+        let entry = fixture.ask("jane").await;
+        let due = due(&fixture, &entry);
+        let Some((RenewalDecision::Renew(reason), rank)) = due.decide() else { panic!("it was used") };
+        remove(&fixture, &entry);
+        due.renew(reason, rank, None);
+        fixture.pass(Duration::from_secs(5)).await;
+        fixture.calls()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn decided_renewal_is_made() {
+        assert_eq!(calls_after(|_, _| {}).await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sign_out_stops_a_renewal_that_is_decided() {
+        assert_eq!(calls_after(|fixture, _| assert_eq!(fixture.sign_out("jane"), 1)).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rejection_replaces_a_renewal_that_is_decided() {
+        let reject = |fixture: &Fixture, entry: &Entry| {
+            let token = entry.token().expect("a token");
+            let text = std::str::from_utf8(token.grant.token()).expect("text");
+            assert!(fixture.broker.reject(text, |_| true).is_some());
+        };
+        assert_eq!(calls_after(reject).await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn purge_stops_a_renewal_that_is_decided_even_before_it_removes_the_key() {
+        let purge = |fixture: &Fixture| fixture.workspace().purge_before(fixture.clock.now());
+        assert_eq!(calls_after(|fixture, _| purge(fixture)).await, 1);
+        assert_eq!(calls_after(|fixture, _| assert_eq!(fixture.broker.purge("default"), Some(1))).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn due_time_of_an_older_plan_is_dropped() {
+        let fixture = Fixture::new(Mode::Used, 10);
+        let entry = fixture.ask("jane").await;
+        let old = due(&fixture, &entry);
+        fixture.workspace().refresher.plan_renewal(&entry, &mut entry.lock(), fixture.clock.now() + HOUR);
+        assert!(old.decide().is_none());
+        assert!(due(&fixture, &entry).decide().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewal_that_a_request_joins_before_it_queues_is_a_waiting_call() {
+        let fixture = Fixture::new(Mode::Used, 10);
+        let entry = fixture.ask("jane").await;
+        due(&fixture, &entry).process(None);
+        // The flight's task has not run yet.
+        let follower = fixture.workspace().flights.lock(&entry.key).join(&entry.key, "app").expect("a flight");
+        assert!(follower.outcome().await.is_ok_and(|issued| issued.stored));
+        let text = String::from_utf8(fixture.metrics.text().expect("text")).expect("UTF-8");
+        let waiting = "queue_wait_seconds_count{class=\"waiting\",workspace=\"default\"} 2";
+        assert!(text.contains(waiting), "{text}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn many_due_keys_do_not_starve_other_tasks() {
-        let (clock, metrics) = (Clock::tokio(), Arc::new(Metrics::new().expect("metrics")));
-        let name = WorkspaceName::new("default").expect("a name");
-        let budget = Budget::new(20.0, 20).expect("a budget");
-        let settings = DispatcherSettings { budget, max_wait: Duration::from_secs(5) };
-        let dispatcher = Dispatcher::new(settings, Arc::new(NoIssuer), clock, metrics.workspace(&name));
-        let settings = BrokerSettings {
-            floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
-            refresh: Mode::Used,
-            extra_calls: 0.0,
-            capacity: 10,
-            timeout: Duration::from_secs(10),
-        };
-        let runtime = tokio::runtime::Handle::current();
-        let broker = Broker::new(settings, [(name.clone(), dispatcher)], clock, metrics, runtime);
-        let refresher = &broker.0.workspaces[&name].refresher;
-        let claim = ScopeClaim::parse("user_id:1 read:x").expect("a claim");
-        let key = TokenKey::new(&name, &claim, Lifetime::MAX);
-        let entry = Arc::new(Entry::new(key, Arc::new(Demand::new(Duration::from_secs(1800), clock.now()))));
+        let fixture = Fixture::new(Mode::Off, 10);
+        let entry = fixture.ask("jane").await;
         // In one slot of the timer wheel, which has not turned yet.
         for nanos in 0..3000 {
-            let at = clock.now() - Duration::from_millis(5) - Duration::from_nanos(nanos);
-            refresher.schedule(&entry, &mut entry.lock(), at);
+            let at = fixture.clock.now() - Duration::from_millis(5) - Duration::from_nanos(nanos);
+            fixture.workspace().refresher.schedule(&entry, &mut entry.lock(), at);
         }
-        let _background = broker.start();
+        let _background = fixture.broker.start();
         let mut turns = 0;
-        while refresher.scheduled() > 0 {
+        while fixture.scheduled() > 0 {
             tokio::task::yield_now().await;
             turns += 1;
         }

@@ -72,7 +72,9 @@ impl Broker {
         }
         let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
         let (follower, collapsed) = match self.join(request, workspace) {
-            Join::Cached(entry, token) => return Ok(self.hand_out(&entry, &token.grant, asked, self.0.clock.now(), Source::Hit)),
+            Join::Cached(entry, token) => {
+                return Ok(self.hand_out(&entry, &token.grant, asked, self.0.clock.now(), Source::Hit));
+            }
             Join::Follower(follower) => (follower, true),
             Join::Leader(follower) => (follower, false),
         };

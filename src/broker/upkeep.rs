@@ -64,7 +64,13 @@ impl Broker {
     }
 
     /// Removes an entry, unless the key has another one by now, under the lock of its flights.
-    pub(super) fn forget_entry(&self, workspace: &Workspace, entry: &Arc<Entry>, lock: &LockedShard<'_>, cause: Removal) {
+    pub(super) fn forget_entry(
+        &self,
+        workspace: &Workspace,
+        entry: &Arc<Entry>,
+        lock: &LockedShard<'_>,
+        cause: Removal,
+    ) {
         if self.0.table.holds(entry) {
             self.forget(workspace, &entry.key, lock, cause);
         }
@@ -80,5 +86,61 @@ impl Broker {
         let (plan, had_token) = self.0.table.release(entry, cause);
         workspace.refresher.unschedule(plan);
         had_token
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::fixture::{Fixture, HOUR, key};
+    use crate::policy::refresh::Mode;
+
+    #[tokio::test(start_paused = true)]
+    async fn schedules_and_index_hold_exactly_the_keys_of_the_table() {
+        let fixture = Fixture::new(Mode::Used, 100);
+        for user in (0..300).chain(250..300) {
+            fixture.ask(&user.to_string()).await;
+        }
+        fixture.broker.evict();
+        let table = &fixture.broker.0.table;
+        // Each key is indexed by its user and by its token.
+        assert_eq!((table.sizes(), table.tokens(), fixture.scheduled()), ([100, 200, 100], 100, 100));
+        // A request may have looked an entry up just before it was removed. It is not renewed.
+        let old = fixture.ask("299").await;
+        fixture.sign_out("299");
+        let refresher = &fixture.workspace().refresher;
+        refresher.revive(&old, fixture.clock.now());
+        refresher.retry(&old, false, fixture.clock.now());
+        assert_eq!((table.sizes(), table.tokens(), fixture.scheduled()), ([99, 198, 99], 99, 99));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_of_the_refresher_are_no_use_of_an_entry() {
+        let fixture = Fixture::new(Mode::Off, 10);
+        for user in 0..10 {
+            fixture.ask(&user.to_string()).await;
+        }
+        let table = &fixture.broker.0.table;
+        assert!(table.contains(&key("0")) && table.get(&key("1")).is_some());
+        fixture.ask("10").await;
+        fixture.broker.evict();
+        assert!(!table.contains(&key("0")) && table.contains(&key("1")) && table.contains(&key("10")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn token_is_dropped_at_its_hard_floor_and_a_lapsed_key_stays() {
+        for (mode, left) in [(Mode::Off, 0), (Mode::Used, 0), (Mode::Learned, 1)] {
+            let fixture = Fixture::new(mode, 10);
+            let entry = fixture.ask("jane").await;
+            let _background = fixture.broker.start();
+            fixture.pass(HOUR - std::time::Duration::from_secs(5)).await;
+            assert!(entry.token().is_some(), "{mode:?}");
+            fixture.pass(std::time::Duration::from_secs(10)).await;
+            assert!(entry.token().is_none(), "{mode:?}");
+            let table = &fixture.broker.0.table;
+            // A lapsed key is indexed by its user.
+            assert_eq!((table.sizes(), table.tokens()), ([left, left, 0], 0), "{mode:?}");
+            assert_eq!(fixture.scheduled(), left, "{mode:?}");
+        }
     }
 }

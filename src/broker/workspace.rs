@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::Semaphore;
+
 use super::flights::Flights;
 use super::refresher::Refresher;
 use crate::clock::Moment;
@@ -13,6 +15,8 @@ pub struct Workspace {
     pub dispatcher: Arc<Dispatcher>,
     pub refresher: Refresher,
     pub flights: Arc<Flights>,
+    /// Held by a renewal until it is queued: meanwhile the dispatcher's room is not known.
+    pub starting: Arc<Semaphore>,
     /// Tokens requested before this moment are purged; in nanoseconds.
     not_before: AtomicU64,
 }
@@ -24,6 +28,7 @@ impl Workspace {
             dispatcher: Arc::new(dispatcher),
             refresher,
             flights: Arc::new(Flights::new()),
+            starting: Arc::new(Semaphore::new(1)),
             not_before: AtomicU64::new(0),
         }
     }

@@ -1,11 +1,8 @@
 //! Isolation: a storm of one client or an outage of one workspace does not affect the others.
 
-use std::time::Duration;
-
 use courier_token_broker::audit::Actor;
 use courier_token_broker::broker::TokenRequest;
 use courier_token_broker::config::RawClient;
-use courier_token_broker::simulator::Fault;
 use serde_json::json;
 
 use super::support;
