@@ -9,13 +9,13 @@ use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 
+use super::demand::Demand;
 use super::explain::Decision;
 use super::index::Index;
 use super::refresher::Refresher;
 use crate::clock::Moment;
 use crate::metrics::{Metrics, Removal};
 use crate::policy::freshness::{Facts, Floor};
-use crate::policy::refresh::learned::demand::Habit;
 use crate::policy::schedule::Ticket;
 use crate::token::{Grant, TokenKey};
 
@@ -37,8 +37,8 @@ pub struct KeyState {
     pub due: Moment,
     /// When the token expires.
     pub expires: Moment,
-    /// When the token was asked for.
-    pub habit: Arc<Habit>,
+    /// The requests for the key.
+    pub demand: Arc<Demand>,
     uses: AtomicU32,
     plan: Mutex<Plan>,
     last_decision: Mutex<LastDecision>,
@@ -86,12 +86,12 @@ impl Entry {
 
 impl KeyState {
     /// The state of a token that was never handed out and has no plan.
-    pub fn new(grant: &Grant, due: Moment, habit: Arc<Habit>, refresher: &Arc<Refresher>) -> Self {
+    pub fn new(grant: &Grant, due: Moment, demand: Arc<Demand>, refresher: &Arc<Refresher>) -> Self {
         Self {
             sent: grant.sent(),
             due,
             expires: grant.expires(),
-            habit,
+            demand,
             uses: AtomicU32::new(0),
             plan: Mutex::new(Plan::Unscheduled),
             last_decision: Mutex::default(),

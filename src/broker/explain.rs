@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::Broker;
 use super::cache::{Entry, KeyState, Plan};
 use crate::clock::Moment;
-use crate::policy::refresh::Verdict;
-use crate::policy::refresh::learned::learner::Chance;
+use crate::policy::refresh::RenewalDecision;
+use crate::policy::refresh::learned::learner::Estimate;
 use crate::token::{Grant, TokenKey};
 
 /// A token key with its token's times and the refresher's last decision; without the token.
@@ -34,9 +34,9 @@ pub struct Decision {
     /// When it was made.
     pub at: Moment,
     /// The outcome.
-    pub verdict: Verdict,
+    pub verdict: RenewalDecision,
     /// The estimate that it is based on, in mode learned.
-    pub chance: Option<Chance>,
+    pub estimate: Option<Estimate>,
 }
 
 /// The most keys of one explanation.
@@ -77,7 +77,7 @@ fn explain_key(key: TokenKey, state: &KeyState, grant: Option<Grant>) -> Explain
     };
     let last = state.last_decision().clone();
     let due = match last.decision {
-        Some(Decision { verdict: Verdict::Look(at), .. }) => Some(at),
+        Some(Decision { verdict: RenewalDecision::Wait(at), .. }) => Some(at),
         None if state.due < Moment::NEVER => Some(state.due),
         _ => None,
     };

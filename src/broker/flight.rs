@@ -8,11 +8,12 @@ use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
 use super::cache::{Entry, KeyState};
+use super::demand::Demand;
 use super::{Broker, Refusal, Workspace};
 use crate::audit::{self, Actor, Subject};
 use crate::clock::Moment;
 use crate::policy::admission::queue::{Place, Rank};
-use crate::policy::refresh::learned::demand::Habit;
+use crate::policy::refresh::learned::books::Books;
 use crate::policy::refresh::{self, Reason};
 use crate::token::{Grant, TokenKey};
 use crate::upstream::{CALL_TIME, Dispatcher, Failure, PendingPermit};
@@ -332,10 +333,10 @@ fn store(
     let settings = &broker.0.settings;
     let refresher = &workspace.refresher;
     let window = settings.floor.window_of(grant.life());
-    let due = refresh::due(settings.refresh, window, grant.sent(), refresher.draws.next());
+    let due = refresh::due(settings.refresh, window, grant.sent(), refresher.draw());
     let last = |grant: &Grant| grant.expires() - settings.floor.of(grant.life());
     let new_last = last(&grant);
-    refresher.ledger.count_call();
+    refresher.books.add(Books::CALL);
     let in_flight = broker.0.flights.lock();
     let is_current = in_flight.is_current(key, completion.publish);
     let old = broker.0.cache.get(key);
@@ -343,8 +344,8 @@ fn store(
     let known = lapsed.or_else(|| old.as_ref().map(|old| Arc::clone(&old.state)));
     // A rejected token is in neither.
     let known = known.or_else(|| renewal.map(|renewal| Arc::clone(&renewal.state)));
-    let habit = known.map_or_else(|| Arc::new(Habit::new(window, grant.sent())), |known| Arc::clone(&known.habit));
-    let state = Arc::new(KeyState::new(&grant, due, habit, refresher));
+    let demand = known.map_or_else(|| Arc::new(Demand::new(window, grant.sent())), |known| Arc::clone(&known.demand));
+    let state = Arc::new(KeyState::new(&grant, due, demand, refresher));
     let entry = Arc::new(Entry { grant, state });
     let stored = is_current && old.is_none_or(|old| last(&old.grant) <= new_last);
     if stored {

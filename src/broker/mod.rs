@@ -5,6 +5,7 @@
 
 mod cache;
 mod coverage;
+mod demand;
 mod early;
 mod entitled;
 mod explain;
@@ -39,6 +40,7 @@ use crate::clock::Clock;
 use crate::clock::Moment;
 use crate::metrics::Metrics;
 use crate::policy::freshness::{self, Floor, Stale, Verdict};
+use crate::policy::refresh::learned::books::Books;
 use crate::policy::refresh::{self, Mode};
 use crate::token::{TokenKey, WorkspaceName};
 use crate::upstream::Dispatcher;
@@ -201,7 +203,7 @@ impl Broker {
         self.0.metrics.cached_tokens.set(i64::try_from(self.0.cache.len()).unwrap_or(i64::MAX));
         for workspace in self.0.workspaces.values() {
             workspace.dispatcher.update_gauges();
-            workspace.refresher.update_gauges();
+            workspace.refresher.update_gauges(self.0.clock.now());
         }
     }
 
@@ -315,10 +317,11 @@ impl Broker {
     fn hand_out(&self, key: &TokenKey, entry: &Entry, asked: Moment, now: Moment, source: Source) -> Answer {
         let Entry { grant, state } = entry;
         state.count_use();
-        if !state.habit.touch_quietly(asked)
+        let booked = state.demand.record(asked);
+        if booked != Books::EMPTY
             && let Some(workspace) = self.0.workspaces.get(key.workspace())
         {
-            state.habit.touch(asked, &workspace.refresher.ledger);
+            workspace.refresher.books.add(booked);
         }
         Answer { grant: grant.clone(), remaining: grant.remaining(now), source }
     }

@@ -6,15 +6,15 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::cache::{KeyState, Plan};
+use super::demand::{Demand, SharedBooks};
 use super::explain::Decision;
 use super::flight::{self, Cause, Renewal};
 use super::{Broker, Workspace};
 use crate::clock::Moment;
 use crate::metrics::WorkspaceMetrics;
 use crate::policy::admission::queue::Rank;
-use crate::policy::refresh::learned::learner::{self, Chance, Learner};
-use crate::policy::refresh::learned::ledger::Ledger;
-use crate::policy::refresh::{self, Draws, Facts, Mode, Reason, Stop, Verdict};
+use crate::policy::refresh::learned::learner::{Estimate, Learner, PrefetchAction};
+use crate::policy::refresh::{self, Draws, Mode, Reason, RenewalDecision, Stop};
 use crate::policy::schedule::{Schedule, Ticket};
 use crate::token::TokenKey;
 
@@ -26,9 +26,9 @@ pub struct Refresher {
     mode: Mode,
     schedule: Mutex<Schedule<DueKey>>,
     /// In mode learned only.
-    learner: Option<Mutex<Learner>>,
-    pub(super) ledger: Ledger,
-    pub(super) draws: Draws,
+    learner: Option<Mutex<Learner<Arc<Demand>>>>,
+    pub(super) books: SharedBooks,
+    draws: Mutex<Draws>,
     /// Wakes the loop: a key was added that is due before all others.
     due_earlier: Notify,
     pub(super) metrics: WorkspaceMetrics,
@@ -40,7 +40,7 @@ struct DueKey {
     state: Arc<KeyState>,
 }
 
-/// How many due keys are processed before the task yields.
+/// How many due keys are decided about, and lessons learned, before the task yields.
 const BATCH: usize = 256;
 
 impl Refresher {
@@ -52,8 +52,8 @@ impl Refresher {
             mode,
             schedule: Mutex::new(Schedule::new()),
             learner: (mode == Mode::Learned).then(|| Mutex::new(Learner::new(extra_calls))),
-            ledger: Ledger::default(),
-            draws: Draws::default(),
+            books: SharedBooks::default(),
+            draws: Mutex::default(),
             due_earlier: Notify::new(),
             metrics,
         }
@@ -72,7 +72,7 @@ impl Refresher {
         match *plan {
             Plan::Renewing { .. } if permanent => *plan = Plan::Removed,
             Plan::Renewing { failures, lapsed } => {
-                let due = refresh::retry_due(failures + 1, now, self.draws.next());
+                let due = refresh::retry_due(failures + 1, now, self.draw());
                 let ticket = self.schedule(key, state, due);
                 *plan = if lapsed { Plan::Lapsed(ticket) } else { Plan::Scheduled(ticket, failures + 1) };
             }
@@ -89,14 +89,15 @@ impl Refresher {
         }
     }
 
-    /// Updates the metrics of the learner and the ledger.
-    pub fn update_gauges(&self) {
+    /// Updates the metrics of the learner and the books.
+    pub fn update_gauges(&self, now: Moment) {
+        let books = self.books.load();
         if let Some(learner) = &self.learner {
-            let price = learner.lock().unwrap_or_else(PoisonError::into_inner).price();
+            let price = learner.lock().unwrap_or_else(PoisonError::into_inner).price(&books, now);
             self.metrics.renewal_price.set(price.into());
         }
-        self.metrics.extra_calls.set(self.ledger.extra_share());
-        if let Some(share) = self.ledger.used_share() {
+        self.metrics.extra_calls.set(books.extra_share());
+        if let Some(share) = books.used_share() {
             self.metrics.renewals_used.set(share);
         }
     }
@@ -128,18 +129,43 @@ impl Refresher {
         schedule.add(due, DueKey { key: key.clone(), state: Arc::clone(state) })
     }
 
-    fn decide(&self, state: &KeyState, lapsed: bool, late: Duration, now: Moment) -> (Verdict, Option<Chance>) {
+    /// Draws a number from 0 to 1.
+    pub fn draw(&self) -> f64 {
+        self.draws.lock().unwrap_or_else(PoisonError::into_inner).next()
+    }
+
+    /// Learns from outcomes that are known by now, at most [`BATCH`]; returns how many there were.
+    fn learn(&self, now: Moment) -> usize {
+        let Some(learner) = &self.learner else { return 0 };
+        let mut learner = learner.lock().unwrap_or_else(PoisonError::into_inner);
+        for learned in 0..BATCH {
+            let Some(lesson) = learner.next_lesson(now) else { return learned };
+            let demand = Arc::clone(&lesson.key);
+            learner.learn(lesson, &mut demand.history(), now);
+        }
+        BATCH
+    }
+
+    fn decide(
+        &self,
+        state: &KeyState,
+        lapsed: bool,
+        late: Duration,
+        now: Moment,
+    ) -> (RenewalDecision, Option<Estimate>) {
         let Some(learner) = &self.learner else {
-            let facts = Facts { uses: state.uses(), remaining: state.expires.since(now) };
-            return (refresh::judge(&facts), None);
+            return (refresh::decide_by_use(state.uses(), state.expires.since(now)), None);
         };
         let mut learner = learner.lock().unwrap_or_else(PoisonError::into_inner);
-        match learner.judge(&state.habit, &self.ledger, late, now) {
-            learner::Verdict::Fetch(chance) => {
-                (Verdict::Renew(if lapsed { Reason::Return } else { Reason::Due }), Some(chance))
+        let mut history = state.demand.history();
+        let (decision, booked) = learner.process(&state.demand, &mut history, &self.books.load(), late, now);
+        self.books.add(booked);
+        match decision.action {
+            PrefetchAction::Fetch => {
+                (RenewalDecision::Renew(if lapsed { Reason::Return } else { Reason::Due }), Some(decision.estimate))
             }
-            learner::Verdict::Look(at, chance) => (Verdict::Look(at), Some(chance)),
-            learner::Verdict::Forget => (Verdict::Stop(Stop::Forgotten), None),
+            PrefetchAction::Wait(at) => (RenewalDecision::Wait(at), Some(decision.estimate)),
+            PrefetchAction::Forget => (RenewalDecision::Stop(Stop::Forgotten), None),
         }
     }
 
@@ -154,18 +180,27 @@ impl Refresher {
 pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     let Workspace { dispatcher, refresher, .. } = &**workspace;
     loop {
-        let mut looked_at = 0;
-        while looked_at < BATCH && dispatcher.has_room() {
+        let mut steps = 0;
+        while steps < BATCH && dispatcher.has_room() {
             let now = broker.0.clock.now();
             let Some((at, due)) = refresher.lock().pop(now) else {
                 break;
             };
-            process_due(broker, workspace, due, at, now);
-            looked_at += 1;
+            // A decision uses all that is known before it.
+            loop {
+                let learned = refresher.learn(now);
+                steps += learned;
+                if learned < BATCH {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            process_due(broker, workspace, due, at, broker.0.clock.now());
+            steps += 1;
         }
         // Many keys due at once would starve other tasks.
         tokio::task::yield_now().await;
-        if looked_at == BATCH {
+        if steps >= BATCH {
             continue;
         }
         if dispatcher.has_room() {
@@ -195,7 +230,7 @@ fn process_due(broker: &Broker, workspace: &Arc<Workspace>, due: DueKey, at: Mom
     if workspace.is_removed(&state) {
         return;
     }
-    let (verdict, chance) = {
+    let (decision, estimate) = {
         // Under the lock: a concurrent hit has counted its use before, or sees the decision.
         let mut plan = state.plan();
         let (failures, lapsed) = match *plan {
@@ -209,26 +244,26 @@ fn process_due(broker: &Broker, workspace: &Arc<Workspace>, due: DueKey, at: Mom
             // The key has just been removed from the cache.
             Plan::Renewing { .. } | Plan::Unscheduled | Plan::Removed => return,
         };
-        let (verdict, chance) = if is_entitled {
+        let (decision, estimate) = if is_entitled {
             refresher.decide(&state, lapsed, workspace.dispatcher.lateness(at, now), now)
         } else {
-            (Verdict::Stop(Stop::NotPermitted), None)
+            (RenewalDecision::Stop(Stop::NotPermitted), None)
         };
-        state.last_decision().decision = Some(Decision { at: now, verdict, chance });
-        tracing::debug!(workspace = key.workspace(), ?verdict, ?chance, "token due");
-        *plan = match verdict {
-            Verdict::Renew(_) => Plan::Renewing { failures, lapsed },
-            Verdict::Look(next) => {
+        state.last_decision().decision = Some(Decision { at: now, verdict: decision, estimate });
+        tracing::debug!(workspace = key.workspace(), ?decision, ?estimate, "token due");
+        *plan = match decision {
+            RenewalDecision::Renew(_) => Plan::Renewing { failures, lapsed },
+            RenewalDecision::Wait(next) => {
                 lapses_now = !lapsed;
                 Plan::Lapsed(refresher.schedule(&key, &state, next))
             }
-            Verdict::Stop(_) => Plan::Unscheduled,
+            RenewalDecision::Stop(_) => Plan::Unscheduled,
         };
-        (verdict, chance)
+        (decision, estimate)
     };
-    match verdict {
-        Verdict::Renew(reason) => {
-            let rank = Rank::of(state.floor(&broker.0.settings.floor), chance.map(|chance| chance.value), now);
+    match decision {
+        RenewalDecision::Renew(reason) => {
+            let rank = Rank::of(state.floor(&broker.0.settings.floor), estimate.map(|estimate| estimate.value), now);
             let leader = in_flight.renew(&key, rank, &workspace.dispatcher);
             drop(in_flight);
             match leader {
@@ -241,9 +276,9 @@ fn process_due(broker: &Broker, workspace: &Arc<Workspace>, due: DueKey, at: Mom
                 None => refresher.retry(&key, &state, false, now),
             }
         }
-        Verdict::Look(_) if lapses_now => broker.0.lapsed.insert(key, state),
-        Verdict::Look(_) => {}
-        Verdict::Stop(_) => {
+        RenewalDecision::Wait(_) if lapses_now => broker.0.lapsed.insert(key, state),
+        RenewalDecision::Wait(_) => {}
+        RenewalDecision::Stop(_) => {
             broker.0.lapsed.remove(&key);
         }
     }
@@ -259,7 +294,6 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::policy::admission::budget::Budget;
     use crate::policy::freshness::Floor;
-    use crate::policy::refresh::learned::demand::Habit;
     use crate::token::{Grant, Lifetime, ScopeClaim, Token, WorkspaceName};
     use crate::upstream::{Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit};
 
@@ -290,8 +324,8 @@ mod tests {
         let broker = Broker::new(settings, [(name.clone(), dispatcher)], clock, metrics, runtime);
         let refresher = &broker.0.workspaces[&name].refresher;
         let grant = Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(0), Duration::from_secs(3600));
-        let habit = Arc::new(Habit::new(Duration::from_secs(1800), Moment::from_nanos(0)));
-        let state = Arc::new(KeyState::new(&grant, Moment::NEVER, habit, refresher));
+        let demand = Arc::new(Demand::new(Duration::from_secs(1800), Moment::from_nanos(0)));
+        let state = Arc::new(KeyState::new(&grant, Moment::NEVER, demand, refresher));
         let claim = ScopeClaim::parse("user_id:1 read:x").expect("a claim");
         let key = TokenKey::new(&name, &claim, Lifetime::MAX);
         // In one slot of the timer wheel, which has not turned yet.
@@ -318,8 +352,8 @@ mod tests {
         let cache = Cache::new(100, floor, Arc::clone(&index), metrics);
         let grant = Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(0), Duration::from_secs(3600));
         let state = |due| {
-            let habit = Arc::new(Habit::new(Duration::from_secs(1800), Moment::from_nanos(0)));
-            Arc::new(KeyState::new(&grant, due, habit, &refresher))
+            let demand = Arc::new(Demand::new(Duration::from_secs(1800), Moment::from_nanos(0)));
+            Arc::new(KeyState::new(&grant, due, demand, &refresher))
         };
         let mut last = None;
         for user in (0..300).chain(250..300) {
@@ -354,8 +388,8 @@ mod tests {
         let lapsed = LapsedKeys::new(0, Arc::clone(&index));
         let grant = Grant::new(&Token::new("t").expect("a token"), Moment::from_nanos(0), Duration::from_secs(3600));
         for user in 0..100 {
-            let habit = Arc::new(Habit::new(Duration::from_secs(1800), Moment::from_nanos(0)));
-            let state = Arc::new(KeyState::new(&grant, Moment::NEVER, habit, &refresher));
+            let demand = Arc::new(Demand::new(Duration::from_secs(1800), Moment::from_nanos(0)));
+            let state = Arc::new(KeyState::new(&grant, Moment::NEVER, demand, &refresher));
             let text = format!("user_id:{user} read:x");
             let key = TokenKey::new(&name, &ScopeClaim::parse(&text).expect("a claim"), Lifetime::MAX);
             let ticket = refresher.schedule(&key, &state, Moment::from_nanos(1 << 40));
