@@ -1,15 +1,16 @@
 //! A population of users in virtual time: the rules of mode `learned`, and a Courier that answers at once.
 
+use std::cell::RefCell;
 use std::iter::Peekable;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use courier_token_broker::clock::Moment;
 use courier_token_broker::planner::trace::{Request, Trace};
 use courier_token_broker::planner::workload::Workload;
-use courier_token_broker::policy::refresh::learned::demand::Habit;
-use courier_token_broker::policy::refresh::learned::learner::{Learner, Verdict};
-use courier_token_broker::policy::refresh::learned::ledger::Ledger;
+use courier_token_broker::policy::refresh::learned::books::Books;
+use courier_token_broker::policy::refresh::learned::demand::DemandHistory;
+use courier_token_broker::policy::refresh::learned::learner::{Learner, PrefetchAction};
 use courier_token_broker::policy::refresh::{self, Draws, Mode};
 use courier_token_broker::policy::schedule::{Schedule, Ticket};
 
@@ -26,8 +27,8 @@ pub fn visits(users: u32, days: u32) -> Trace {
 
 /// The broker's state for all users.
 pub struct Population {
-    pub learner: Learner,
-    pub ledger: Ledger,
+    pub learner: Learner<Rc<RefCell<DemandHistory>>>,
+    pub books: Books,
     pub schedule: Schedule<u32>,
     pub people: Vec<Person>,
     draws: Draws,
@@ -35,7 +36,8 @@ pub struct Population {
 
 #[derive(Clone, Default)]
 pub struct Person {
-    pub habit: Option<Arc<Habit>>,
+    /// Shared with the learner's lessons, which may outlive it.
+    pub history: Option<Rc<RefCell<DemandHistory>>>,
     /// The time until which the user's token is a hit.
     until: Option<Moment>,
     ticket: Option<Ticket>,
@@ -45,7 +47,7 @@ impl Population {
     pub fn new(people: usize) -> Self {
         Self {
             learner: Learner::new(EXTRA_CALLS),
-            ledger: Ledger::default(),
+            books: Books::EMPTY,
             schedule: Schedule::new(),
             people: vec![Person::default(); people],
             draws: Draws::default(),
@@ -57,8 +59,8 @@ impl Population {
         loop {
             let request = requests.next_if(|request| request.at < until);
             while let Some((who, now)) = self.due(request.map_or(until, |request| request.at)) {
-                let verdict = self.judge(who, now);
-                self.apply(verdict, who, now);
+                let action = self.decide(who, now);
+                self.apply(action, who, now);
             }
             let Some(Request { at, key }) = request else { return };
             self.ask(key, at);
@@ -68,7 +70,8 @@ impl Population {
     /// A user asks for their token.
     pub fn ask(&mut self, who: u32, now: Moment) {
         let person = &mut self.people[who as usize];
-        person.habit.get_or_insert_with(|| Arc::new(Habit::new(WINDOW, now))).touch(now, &self.ledger);
+        let history = person.history.get_or_insert_with(|| Rc::new(RefCell::new(DemandHistory::new(WINDOW, now))));
+        self.books += history.borrow_mut().record(now);
         if person.until.is_none_or(|until| now >= until) {
             self.fetch(who, now);
         }
@@ -85,23 +88,30 @@ impl Population {
         None
     }
 
-    /// Decides about a due user, who must be known.
-    pub fn judge(&mut self, who: u32, now: Moment) -> Verdict {
-        let habit = self.people[who as usize].habit.as_ref().expect("a due user is known");
-        self.learner.judge(habit, &self.ledger, Duration::ZERO, now)
+    /// Learns what is known by now, and decides about a due user, who must be known.
+    pub fn decide(&mut self, who: u32, now: Moment) -> PrefetchAction {
+        while let Some(lesson) = self.learner.next_lesson(now) {
+            let history = Rc::clone(&lesson.key);
+            self.learner.learn(lesson, &mut history.borrow_mut(), now);
+        }
+        let history = self.people[who as usize].history.as_ref().expect("a due user is known");
+        let (decision, booked) =
+            self.learner.process(history, &mut history.borrow_mut(), &self.books, Duration::ZERO, now);
+        self.books += booked;
+        decision.action
     }
 
     /// Carries out a decision.
-    pub fn apply(&mut self, verdict: Verdict, who: u32, now: Moment) {
-        match verdict {
-            Verdict::Fetch(_) => self.fetch(who, now),
-            Verdict::Look(at, _) => self.people[who as usize].ticket = Some(self.schedule.add(at, who)),
-            Verdict::Forget => self.people[who as usize] = Person::default(),
+    pub fn apply(&mut self, action: PrefetchAction, who: u32, now: Moment) {
+        match action {
+            PrefetchAction::Fetch => self.fetch(who, now),
+            PrefetchAction::Wait(at) => self.people[who as usize].ticket = Some(self.schedule.add(at, who)),
+            PrefetchAction::Forget => self.people[who as usize] = Person::default(),
         }
     }
 
     fn fetch(&mut self, who: u32, now: Moment) {
-        self.ledger.count_call();
+        self.books += Books::CALL;
         let due = refresh::due(Mode::Learned, WINDOW, now, self.draws.next());
         let person = &mut self.people[who as usize];
         person.until = Some(now + WINDOW);

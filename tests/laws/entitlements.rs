@@ -1,6 +1,6 @@
 //! Token keys that no client may ask for any more are not renewed.
 
-use courier_token_broker::policy::refresh::{Mode, Stop, Verdict};
+use courier_token_broker::policy::refresh::{Mode, RenewalDecision, Stop};
 use courier_token_broker::token::TokenKey;
 
 use super::world::{HOUR, SECOND, Setup, World};
@@ -32,7 +32,7 @@ async fn tokens_of_a_removed_client_are_not_renewed() {
         }
         world.pass(HOUR / 2).await;
         assert_eq!((calls_for(&world, "old", 25), calls_for(&world, "new", 25)), (wanted, 5));
-        let stop = Verdict::Stop(Stop::NotPermitted);
+        let stop = RenewalDecision::Stop(Stop::NotPermitted);
         let is_told = world.broker.explain("old-0")[0].decision.is_some_and(|decided| decided.verdict == stop);
         assert_eq!(is_told, is_removed);
     }

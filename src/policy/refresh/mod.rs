@@ -2,7 +2,6 @@
 
 pub mod learned;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Moment;
@@ -21,22 +20,13 @@ pub enum Mode {
     Learned,
 }
 
-/// The facts about a token that is due.
-#[derive(Clone, Copy, Debug)]
-pub struct Facts {
-    /// How often it was handed out.
-    pub uses: u32,
-    /// Its remaining life.
-    pub remaining: Duration,
-}
-
 /// The decision about a token that is due.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Verdict {
+pub enum RenewalDecision {
     /// Fetch a new token.
     Renew(Reason),
     /// Let it lapse, and decide at this moment whether its user is about to return.
-    Look(Moment),
+    Wait(Moment),
     /// Let it lapse.
     Stop(Stop),
 }
@@ -94,16 +84,16 @@ impl Stop {
     }
 }
 
-/// Decides about a due token in [`Mode::Used`].
+/// Decides about a due token in [`Mode::Used`], by how often it was handed out and its remaining life.
 ///
 /// In [`Mode::Learned`] the [learner](crate::policy::refresh::learned::learner) decides.
-pub const fn judge(facts: &Facts) -> Verdict {
-    if facts.remaining.is_zero() {
-        Verdict::Stop(Stop::Ended)
-    } else if facts.uses == 0 {
-        Verdict::Stop(Stop::Unused)
+pub const fn decide_by_use(uses: u32, remaining: Duration) -> RenewalDecision {
+    if remaining.is_zero() {
+        RenewalDecision::Stop(Stop::Ended)
+    } else if uses == 0 {
+        RenewalDecision::Stop(Stop::Unused)
     } else {
-        Verdict::Renew(Reason::Due)
+        RenewalDecision::Renew(Reason::Due)
     }
 }
 
@@ -147,12 +137,13 @@ const LEAST_LEAD: Duration = Duration::from_secs(2);
 ///
 /// Successive draws are far apart, so tokens that are issued together are not due together.
 #[derive(Debug, Default)]
-pub struct Draws(AtomicU64);
+pub struct Draws(u64);
 
 impl Draws {
     /// The next draw.
-    pub fn next(&self) -> f64 {
-        let drawn = self.0.fetch_add(1, Ordering::Relaxed).wrapping_mul(GOLDEN);
+    pub const fn next(&mut self) -> f64 {
+        let drawn = self.0.wrapping_mul(GOLDEN);
+        self.0 += 1;
         drawn as f64 / u64::MAX as f64
     }
 }
@@ -177,20 +168,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn facts(uses: u32) -> Facts {
-        Facts { uses, remaining: Duration::from_secs(1) }
-    }
-
     #[test]
-    fn token_is_renewed_only_if_it_was_used() {
-        assert_eq!(judge(&facts(1)), Verdict::Renew(Reason::Due));
-        assert_eq!(judge(&facts(0)), Verdict::Stop(Stop::Unused));
-    }
-
-    #[test]
-    fn expired_token_is_not_renewed() {
-        let ended = Facts { remaining: Duration::ZERO, ..facts(5) };
-        assert_eq!(judge(&ended), Verdict::Stop(Stop::Ended));
+    fn token_is_renewed_only_if_it_was_used_and_lives() {
+        let second = Duration::from_secs(1);
+        assert_eq!(decide_by_use(1, second), RenewalDecision::Renew(Reason::Due));
+        assert_eq!(decide_by_use(0, second), RenewalDecision::Stop(Stop::Unused));
+        assert_eq!(decide_by_use(5, Duration::ZERO), RenewalDecision::Stop(Stop::Ended));
     }
 
     #[test]
