@@ -91,7 +91,8 @@ impl Broker {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
     use crate::broker::fixture::{Fixture, HOUR, key};
     use crate::policy::refresh::Mode;
 
@@ -133,9 +134,9 @@ mod tests {
             let fixture = Fixture::new(mode, 10);
             let entry = fixture.ask("jane").await;
             let _background = fixture.broker.start();
-            fixture.pass(HOUR - std::time::Duration::from_secs(5)).await;
+            fixture.pass(HOUR - Duration::from_secs(5)).await;
             assert!(entry.token().is_some(), "{mode:?}");
-            fixture.pass(std::time::Duration::from_secs(10)).await;
+            fixture.pass(Duration::from_secs(10)).await;
             assert!(entry.token().is_none(), "{mode:?}");
             let table = &fixture.broker.0.table;
             // A lapsed key is indexed by its user.
