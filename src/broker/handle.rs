@@ -108,9 +108,7 @@ impl Broker {
             workspace.dispatcher.update_gauges();
             workspace.dispatcher.report(name.as_str());
         }
-        for (gauge, share) in self.0.metrics.outage_coverage.iter().zip(self.0.coverage.tick(passed)) {
-            gauge.set(share);
-        }
+        self.0.metrics.set_coverage(self.0.coverage.tick(passed));
     }
 
     /// Waits until no flight is under way.

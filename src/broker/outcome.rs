@@ -11,6 +11,7 @@ use super::flights::{Issued, Leader};
 use super::handle::Broker;
 use super::workspace::Workspace;
 use crate::audit::{self, Actor, Subject};
+use crate::metrics::RenewalOutcome;
 use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::Reason;
 use crate::policy::refresh::learned::books::Books;
@@ -69,7 +70,8 @@ impl Flight {
         if let Cause::Renewal(Renewal { reason, entry, .. }) = &self.cause {
             let refresher = &self.workspace.refresher;
             if self.attempts > 0 {
-                refresher.metrics.renewal(*reason, failure.is_none());
+                let outcome = if failure.is_none() { RenewalOutcome::Issued } else { RenewalOutcome::Failed };
+                refresher.metrics.renewals_total[*reason][outcome].inc();
             }
             entry.lock().error = failure.as_ref().map(ToString::to_string);
             // Without effect if the new token was stored, or the entry removed.

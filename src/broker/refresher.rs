@@ -147,9 +147,9 @@ impl Refresher {
         if let Some(learner) = &self.learner {
             self.metrics.renewal_price.set(learner.lock().price(&books, now).into());
         }
-        self.metrics.extra_calls.set(books.extra_share());
+        self.metrics.extra_calls_ratio.set(books.extra_share());
         if let Some(share) = books.used_share() {
-            self.metrics.renewals_used.set(share);
+            self.metrics.renewals_used_ratio.set(share);
         }
     }
 

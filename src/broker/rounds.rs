@@ -123,7 +123,7 @@ impl Due<'_> {
             return workspace.refresher.retry(entry, false, *now);
         };
         drop(flights);
-        broker.0.metrics.renewal_lateness.observe(now.since(*at).as_secs_f64());
+        broker.0.metrics.renewal_lateness_seconds.observe(now.since(*at).as_secs_f64());
         let cause = Cause::Renewal(Renewal { reason, entry: Arc::clone(entry), rank, starting });
         flight::start(broker, workspace, leader, cause);
     }

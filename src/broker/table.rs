@@ -141,7 +141,7 @@ impl KeyTable {
         }
         self.index.remove(self.index.handle(token.grant.token()), &entry.key);
         self.tokens.fetch_sub(1, Ordering::Relaxed);
-        self.metrics.removal(cause);
+        self.metrics.cache_removals_total[cause].inc();
         true
     }
 

@@ -1,12 +1,16 @@
 //! The modules of `src`, and the imports that each may have.
 //!
-//! `src` is read as text: imports and paths in the code, without comments, strings and `#[cfg(test)]` items. Imports
-//! inside a macro or a re-export are not found. `super` is resolved against the file, as if it had no inline modules.
+//! `src` is read as tokens: imports and paths in the code, without comments, strings and `#[cfg(test)]` items. `super`
+//! is resolved against the file, as if it had no inline modules.
+
+mod circles;
+mod source;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::mem;
 use std::path::Path;
+use std::sync::LazyLock;
+
+use source::Source;
 
 /// A folder or a file of `src`; the modules, or items of modules, that it may import; and the crates that it may name
 /// besides the standard library. `*` is everything.
@@ -16,24 +20,26 @@ struct Module(&'static str, &'static str, &'static str);
 const MODULES: &[Module] = &[
     Module("lib", "", ""),
     Module("secrets", "", "secrecy serde thiserror"),
+    Module("error_chain", "", "thiserror"),
     Module("audit", "", "tracing"),
     Module("clock", "", "governor rustix tokio"),
     Module("token", "clock::Moment", "bytes secrecy thiserror"),
-    Module("policy", "token clock::Moment", "thiserror"),
+    // `governor` for its rate algorithm, which is given the time.
+    Module("policy", "token clock::Moment", "governor thiserror"),
     Module("metrics", "token policy", "parking_lot prometheus"),
     Module("log_writer", "audit metrics", "parking_lot rustix tracing"),
     // The planner has virtual time, and is given open files.
     Module(
         "planner",
         "token policy clock::Moment",
-        "fastrand flate2 foldhash humantime jiff plotters serde serde_json thiserror",
+        "fastrand flate2 foldhash humantime jiff plotters serde_json thiserror",
     ),
     Module("store", "token clock", ""),
     Module(
         "upstream",
-        "token policy clock metrics secrets",
+        "token policy clock metrics secrets error_chain",
         // `hyper`, `rustix` and `rustls` for the causes of errors of `reqwest`.
-        "base64 fastrand governor httpdate hyper parking_lot reqwest rustix rustls serde serde_json thiserror tokio tracing",
+        "base64 fastrand httpdate hyper parking_lot reqwest rustix rustls serde serde_json thiserror tokio tracing",
     ),
     Module(
         "broker",
@@ -42,14 +48,14 @@ const MODULES: &[Module] = &[
     ),
     Module(
         "auth",
-        "audit secrets token clock metrics policy::access policy::session",
-        "arc_swap aws_lc_rs base64 governor jsonwebtoken parking_lot reqwest rustls_pki_types serde serde_json thiserror tokio \
-         tracing",
+        "audit secrets error_chain token clock metrics policy::access policy::session",
+        "arc_swap aws_lc_rs base64 governor hex jsonwebtoken parking_lot reqwest rustls_pki_types serde serde_json thiserror \
+         tokio tracing",
     ),
     Module(
         "http",
         // `Failure` for the one match from an error to a response, `PRODUCT` to detect a broker that calls itself.
-        "audit broker auth token policy metrics clock upstream::Failure upstream::PRODUCT",
+        "audit broker auth token policy metrics clock secrets::unreadable secrets upstream::Failure upstream::PRODUCT",
         "arc_swap bytes http_body_util humantime hyper hyper_util parking_lot percent_encoding rustls serde serde_json \
          serde_path_to_error thiserror tokio tokio_rustls tracing webpki",
     ),
@@ -120,18 +126,29 @@ fn import_table_has_no_cycle() {
     }
 }
 
+#[test]
+fn no_file_is_in_an_import_circle() {
+    assert_all("files import each other: move what they share to the file where it belongs", circles::on_circles);
+}
+
 #[track_caller]
 fn assert_rule(name: &str, rule: fn(&Source) -> Vec<String>) {
-    let sources = Source::all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
-    assert!(sources.len() > 20, "only {} files were found", sources.len());
-    let mut broken: Vec<_> = sources.iter().flat_map(rule).collect();
+    assert_all(name, |sources| sources.iter().flat_map(rule).collect());
+}
+
+#[track_caller]
+fn assert_all(name: &str, rule: impl Fn(&[Source]) -> Vec<String>) {
+    static SOURCES: LazyLock<Vec<Source>> =
+        LazyLock::new(|| Source::all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")));
+    assert!(SOURCES.len() > 20, "only {} files were found", SOURCES.len());
+    let mut broken = rule(&SOURCES);
     broken.sort();
     assert!(broken.is_empty(), "{name}:\n  {}\n", broken.join("\n  "));
 }
 
 fn forbidden_imports(source: &Source) -> Vec<String> {
     let Some(Module(name, modules, crates)) = MODULES.iter().find(|Module(name, ..)| *name == source.module()) else {
-        return vec![format!("{}: no such module, add a row for it to tests/architecture.rs", source.file)];
+        return vec![format!("{}: no such module, add a row for it to tests/architecture/main.rs", source.file)];
     };
     let outside = dependencies();
     let forbidden = |path: &str| match path.split_once("::") {
@@ -140,37 +157,36 @@ fn forbidden_imports(source: &Source) -> Vec<String> {
         None => false,
     };
     let text = |found| format!("{found} (`{name}` may import the modules [{modules}] and the crates [{crates}])");
-    source.find(source.code(), forbidden).into_iter().map(text).collect()
+    source.find(&source.code, forbidden).into_iter().map(text).collect()
 }
 
 fn impure_words(source: &Source) -> Vec<String> {
     let pure = PURE.contains(&source.module());
-    source.find(source.code(), |path| pure && any_of(IMPURE, path))
+    source.find(&source.code, |path| pure && any_of(IMPURE, path))
 }
 
 /// Includes tests, where clippy.toml forbids clock reads as well.
 fn clock_readings(source: &Source) -> Vec<String> {
     let elsewhere = source.module() != "clock";
-    source.find(source.code_and_tests(), |path| elsewhere && CLOCK_READINGS.iter().any(|end| path.ends_with(end)))
+    source.find(&source.code_and_tests, |path| elsewhere && CLOCK_READINGS.iter().any(|end| path.ends_with(end)))
 }
 
 fn process_uses(source: &Source) -> Vec<String> {
     let below = !matches!(source.module(), "main" | "command");
-    let theirs = |path: &str| under(path, "std::env") || EXITS.iter().any(|end| path.ends_with(end));
-    source.find(source.code(), |path| below && theirs(path))
+    let is_such = |path: &str| under(path, "std::env") || EXITS.iter().any(|end| path.ends_with(end));
+    source.find(&source.code, |path| below && is_such(path))
 }
 
 fn outgrown(source: &Source) -> Vec<String> {
-    let lines = source.text.lines().count();
-    let broken = (lines > MAX_LINES).then(|| format!("{}:{lines}: at most {MAX_LINES} lines", source.file));
-    broken.into_iter().collect()
+    let Source { file, lines, .. } = source;
+    (*lines > MAX_LINES).then(|| format!("{file}:{lines}: at most {MAX_LINES} lines")).into_iter().collect()
 }
 
 fn any_of(list: &str, path: &str) -> bool {
     list.split_whitespace().any(|entry| under(path, entry))
 }
 
-/// Tells whether `path` is `root` or an item in it.
+/// Whether `path` is `root` or an item in it.
 fn under(path: &str, root: &str) -> bool {
     path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
@@ -183,192 +199,12 @@ fn dependencies() -> BTreeSet<String> {
         let (name, _) = line.split_once([' ', '.', '=']).filter(|_| listed)?;
         Some(name.replace('-', "_"))
     };
-    include_str!("../Cargo.toml").lines().filter_map(&mut name_of).collect()
-}
-
-struct Source {
-    /// The path, as in `src/token/key.rs`.
-    file: String,
-    text: String,
-}
-
-impl Source {
-    fn all(folder: &Path) -> Vec<Self> {
-        let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
-        let of = |path: &Path| Self {
-            file: path.strip_prefix(env!("CARGO_MANIFEST_DIR")).expect("a file of ours").display().to_string(),
-            text: fs::read_to_string(path).expect("a text"),
-        };
-        let ours = entries.filter(|path| path.is_dir() || path.extension().is_some_and(|extension| extension == "rs"));
-        ours.flat_map(|path| if path.is_dir() { Self::all(&path) } else { vec![of(&path)] }).collect()
-    }
-
-    /// `["token", "key"]` of `src/token/key.rs`.
-    fn names(&self) -> Vec<&str> {
-        let names = self.file.trim_start_matches("src/").trim_end_matches(".rs").split('/');
-        names.filter(|name| *name != "mod").collect()
-    }
-
-    fn module(&self) -> &str {
-        self.names()[0]
-    }
-
-    /// Tokens of the source with their lines: `paths::of::words`, `.words` and single characters; no comments, strings
-    /// and lifetimes.
-    fn code_and_tests(&self) -> Vec<Token<'_>> {
-        let (mut tokens, mut line, mut rest) = (Vec::new(), 1, self.text.as_str());
-        while !rest.is_empty() {
-            let (length, is_code) = lexeme(rest);
-            let (text, after) = rest.split_at(length);
-            tokens.extend(is_code.then_some((line, text)));
-            line += text.matches('\n').count();
-            rest = after;
-        }
-        tokens
-    }
-
-    fn code(&self) -> Vec<Token<'_>> {
-        if self.names().contains(&"tests") { Vec::new() } else { without_tests(&self.code_and_tests()) }
-    }
-
-    fn find(&self, code: Vec<Token<'_>>, wanted: impl Fn(&str) -> bool) -> Vec<String> {
-        let mut module = self.names();
-        module.retain(|name| !matches!(*name, "lib" | "main"));
-        let paths = paths(&code).into_iter().map(|(line, path)| (line, resolved(&path, &module)));
-        paths.filter(|(_, path)| wanted(path)).map(|(line, path)| format!("{}:{line}: {path}", self.file)).collect()
-    }
-}
-
-type Token<'a> = (usize, &'a str);
-
-/// The length of the first token of `rest`, and whether it is code.
-fn lexeme(rest: &str) -> (usize, bool) {
-    let mut chars = rest.chars();
-    match (chars.next().unwrap_or_default(), chars.next().unwrap_or_default()) {
-        ('/', '/') => (rest.find('\n').unwrap_or(rest.len()), false),
-        ('/', '*') => (block_comment(rest), false),
-        ('"', _) => (quoted(rest, '"'), false),
-        ('\'', '\\') => (quoted(rest, '\''), false),
-        ('\'', second) if chars.next() == Some('\'') => (2 + second.len_utf8(), false),
-        ('\'', _) => (1 + word(&rest[1..]), false),
-        ('.', second) if is_wordy(second) => (1 + word(&rest[1..]), true),
-        ('.', '.') => (2, true),
-        (':', ':') => (2, false),
-        (first, _) if is_wordy(first) => {
-            let mut end = word(rest);
-            if let ("r" | "br" | "cr", Some(length)) = (&rest[..end], raw_text(&rest[end..])) {
-                return (end + length, false);
-            }
-            while rest[end..].starts_with("::") {
-                end += 2 + word(&rest[end + 2..]);
-            }
-            (end, true)
-        }
-        (first, _) => (first.len_utf8(), !first.is_whitespace()),
-    }
-}
-
-fn is_wordy(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-fn word(rest: &str) -> usize {
-    rest.find(|c| !is_wordy(c)).unwrap_or(rest.len())
-}
-
-/// The length of a string or character literal with its escapes.
-fn quoted(rest: &str, quote: char) -> usize {
-    let mut escaped = true;
-    let ends = |c: char| {
-        let end = c == quote && !escaped;
-        escaped = c == '\\' && !escaped;
-        end
-    };
-    rest.find(ends).map_or(rest.len(), |end| end + 1)
-}
-
-/// The length of a raw string `#"..."#` after its `r`; `None` for anything else.
-fn raw_text(rest: &str) -> Option<usize> {
-    let hashes = rest.find(|c| c != '#')?;
-    let text = rest[hashes..].strip_prefix('"')?;
-    let end = format!("\"{}", &rest[..hashes]);
-    Some(text.find(&end).map_or(rest.len(), |at| hashes + 1 + at + end.len()))
-}
-
-/// The length of a comment, which may be nested.
-fn block_comment(rest: &str) -> usize {
-    let mut at = 2;
-    while let Some(end) = rest[at..].find("*/") {
-        match rest[at..at + end].find("/*") {
-            Some(inner) => at += inner + block_comment(&rest[at + inner..]),
-            None => return at + end + 2,
-        }
-    }
-    rest.len()
-}
-
-/// Removes each item under `#[cfg(test)]`.
-fn without_tests<'a>(mut rest: &[Token<'a>]) -> Vec<Token<'a>> {
-    const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
-    let mut kept = Vec::new();
-    while let Some((first, after)) = rest.split_first() {
-        if !rest.iter().map(|(_, text)| *text).take(MARK.len()).eq(MARK) {
-            kept.push(*first);
-            rest = after;
-            continue;
-        }
-        let mut depth = 0;
-        let ends = |(_, text): &Token<'_>| {
-            depth += i32::from(*text == "{") - i32::from(*text == "}");
-            depth == 0 && matches!(*text, ";" | "}")
-        };
-        rest = &rest[rest.iter().position(ends).map_or(rest.len(), |end| end + 1)..];
-    }
-    kept
-}
-
-/// The paths in the code, those of imports in full, and every other token.
-fn paths(code: &[Token<'_>]) -> Vec<(usize, String)> {
-    let (mut found, mut code) = (Vec::new(), code.iter().peekable());
-    while let Some((line, text)) = code.next() {
-        // `use<'a>` is no import.
-        if *text != "use" || code.peek().is_some_and(|(_, next)| *next == "<") {
-            found.push((*line, text.trim_end_matches("::").to_owned()));
-            continue;
-        }
-        let (mut groups, mut path) = (Vec::new(), String::new());
-        while let Some((line, text)) = code.next_if(|(_, text)| *text != ";") {
-            match *text {
-                "{" => groups.push(mem::take(&mut path)),
-                "}" => drop(groups.pop()),
-                "as" => drop(code.next()),
-                "," => {}
-                _ if path.is_empty() => path = groups.last().cloned().unwrap_or_default() + text,
-                _ => path += text,
-            }
-            if !path.is_empty() && !path.ends_with("::") {
-                let bare = if path.contains("::") { "" } else { "::self" };
-                found.push((*line, mem::take(&mut path) + bare));
-            }
-        }
-    }
-    found
-}
-
-/// `crate::a::b`, if the path itself shows that it is in this crate.
-fn resolved(path: &str, module: &[&str]) -> String {
-    if let Some(item) = path.strip_prefix("courier_token_broker::") {
-        return format!("crate::{item}");
-    }
-    let item = path.trim_start_matches("self::").trim_start_matches("super::");
-    let climbed = path[..path.len() - item.len()].matches("super").count();
-    let base = &module[..module.len().saturating_sub(climbed)];
-    if item == path { path.to_owned() } else { [&["crate"], base, &[item]].concat().join("::") }
+    include_str!("../../Cargo.toml").lines().filter_map(&mut name_of).collect()
 }
 
 #[track_caller]
 fn finds<const N: usize>(rule: fn(&Source) -> Vec<String>, file: &str, text: &str, expected: [&str; N]) {
-    let found = rule(&Source { file: file.to_owned(), text: text.to_owned() });
+    let found = rule(&Source::new(file.to_owned(), text));
     assert_eq!(found.len(), N, "{found:?}");
     for (found, expected) in found.iter().zip(expected) {
         assert!(found.starts_with(&format!("{file}:{expected}")), "{found}");
