@@ -70,12 +70,12 @@ struct Evening {
 impl Evening {
     fn of(population: &Population, empty: u64) -> Self {
         Self {
-            known: population.users.iter().filter(|person| person.habit.is_some()).count() as u64,
+            known: population.people.iter().filter(|person| person.history.is_some()).count() as u64,
             scheduled: population.schedule.len() as u64,
             resident: resident_bytes().saturating_sub(empty),
-            least: population.ledger.least(),
-            calls: population.ledger.calls(),
-            extra: population.ledger.extra(),
+            least: population.books.least,
+            calls: population.books.calls,
+            extra: population.books.extra(),
         }
     }
 }

@@ -1,15 +1,16 @@
 //! A population of users in virtual time: the rules of mode `learned`, and a Courier that answers at once.
 
+use std::cell::RefCell;
 use std::iter::Peekable;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use courier_token_broker::clock::Moment;
 use courier_token_broker::planner::trace::{Request, Trace};
 use courier_token_broker::planner::workload::Workload;
-use courier_token_broker::policy::refresh::learned::demand::Habit;
-use courier_token_broker::policy::refresh::learned::learner::{Learner, Verdict};
-use courier_token_broker::policy::refresh::learned::ledger::Ledger;
+use courier_token_broker::policy::refresh::learned::books::Books;
+use courier_token_broker::policy::refresh::learned::demand::DemandHistory;
+use courier_token_broker::policy::refresh::learned::learner::{Learner, PrefetchAction};
 use courier_token_broker::policy::refresh::{self, Draws, Mode};
 use courier_token_broker::policy::schedule::{Schedule, Ticket};
 
@@ -26,28 +27,29 @@ pub fn visits(users: u32, days: u32) -> Trace {
 
 /// The broker's state for all users.
 pub struct Population {
-    pub learner: Learner,
-    pub ledger: Ledger,
+    pub learner: Learner<Rc<RefCell<DemandHistory>>>,
+    pub books: Books,
     pub schedule: Schedule<u32>,
-    pub users: Vec<UserState>,
+    pub people: Vec<Person>,
     draws: Draws,
 }
 
 #[derive(Clone, Default)]
-pub struct UserState {
-    pub habit: Option<Arc<Habit>>,
+pub struct Person {
+    /// Shared with the learner's lessons, which may outlive it.
+    pub history: Option<Rc<RefCell<DemandHistory>>>,
     /// The time until which the user's token is a hit.
     until: Option<Moment>,
     ticket: Option<Ticket>,
 }
 
 impl Population {
-    pub fn new(users: usize) -> Self {
+    pub fn new(people: usize) -> Self {
         Self {
             learner: Learner::new(EXTRA_CALLS),
-            ledger: Ledger::default(),
+            books: Books::EMPTY,
             schedule: Schedule::new(),
-            users: vec![UserState::default(); users],
+            people: vec![Person::default(); people],
             draws: Draws::default(),
         }
     }
@@ -56,9 +58,9 @@ impl Population {
     pub fn run_until(&mut self, requests: &mut Peekable<impl Iterator<Item = Request>>, until: Moment) {
         loop {
             let request = requests.next_if(|request| request.at < until);
-            while let Some((user, now)) = self.due(request.map_or(until, |request| request.at)) {
-                let verdict = self.judge(user, now);
-                self.apply(verdict, user, now);
+            while let Some((who, now)) = self.due(request.map_or(until, |request| request.at)) {
+                let action = self.decide(who, now);
+                self.apply(action, who, now);
             }
             let Some(Request { at, key }) = request else { return };
             self.ask(key, at);
@@ -66,46 +68,54 @@ impl Population {
     }
 
     /// A user asks for their token.
-    pub fn ask(&mut self, user: u32, now: Moment) {
-        let state = &mut self.users[user as usize];
-        state.habit.get_or_insert_with(|| Arc::new(Habit::new(WINDOW, now))).touch(now, &self.ledger);
-        if state.until.is_none_or(|until| now >= until) {
-            self.fetch(user, now);
+    pub fn ask(&mut self, who: u32, now: Moment) {
+        let person = &mut self.people[who as usize];
+        let history = person.history.get_or_insert_with(|| Rc::new(RefCell::new(DemandHistory::new(WINDOW, now))));
+        self.books += history.borrow_mut().record(now);
+        if person.until.is_none_or(|until| now >= until) {
+            self.fetch(who, now);
         }
     }
 
-    /// The next user user is due by `until`, with the time.
+    /// The next user who is due by `until`, with the time.
     pub fn due(&mut self, until: Moment) -> Option<(u32, Moment)> {
         while let Some(now) = self.schedule.next().filter(|next| *next <= until) {
-            if let Some((_, user)) = self.schedule.pop(now) {
-                self.users[user as usize].ticket = None;
-                return Some((user, now));
+            if let Some((_, who)) = self.schedule.pop(now) {
+                self.people[who as usize].ticket = None;
+                return Some((who, now));
             }
         }
         None
     }
 
-    /// Decides about a due user, user must be known.
-    pub fn judge(&mut self, user: u32, now: Moment) -> Verdict {
-        let habit = self.users[user as usize].habit.as_ref().expect("a due user is known");
-        self.learner.judge(habit, &self.ledger, Duration::ZERO, now)
+    /// Learns what is known by now, and decides about a due user, who must be known.
+    pub fn decide(&mut self, who: u32, now: Moment) -> PrefetchAction {
+        while let Some(lesson) = self.learner.next_lesson(now) {
+            let history = Rc::clone(&lesson.key);
+            self.learner.learn(lesson, &mut history.borrow_mut(), now);
+        }
+        let history = self.people[who as usize].history.as_ref().expect("a due user is known");
+        let (decision, booked) =
+            self.learner.process(history, &mut history.borrow_mut(), &self.books, Duration::ZERO, now);
+        self.books += booked;
+        decision.action
     }
 
     /// Carries out a decision.
-    pub fn apply(&mut self, verdict: Verdict, user: u32, now: Moment) {
-        match verdict {
-            Verdict::Fetch(_) => self.fetch(user, now),
-            Verdict::Look(at, _) => self.users[user as usize].ticket = Some(self.schedule.add(at, user)),
-            Verdict::Forget => self.users[user as usize] = UserState::default(),
+    pub fn apply(&mut self, action: PrefetchAction, who: u32, now: Moment) {
+        match action {
+            PrefetchAction::Fetch => self.fetch(who, now),
+            PrefetchAction::Wait(at) => self.people[who as usize].ticket = Some(self.schedule.add(at, who)),
+            PrefetchAction::Forget => self.people[who as usize] = Person::default(),
         }
     }
 
-    fn fetch(&mut self, user: u32, now: Moment) {
-        self.ledger.count_call();
+    fn fetch(&mut self, who: u32, now: Moment) {
+        self.books += Books::CALL;
         let due = refresh::due(Mode::Learned, WINDOW, now, self.draws.next());
-        let state = &mut self.users[user as usize];
-        state.until = Some(now + WINDOW);
-        if let Some(ticket) = state.ticket.replace(self.schedule.add(due, user)) {
+        let person = &mut self.people[who as usize];
+        person.until = Some(now + WINDOW);
+        if let Some(ticket) = person.ticket.replace(self.schedule.add(due, who)) {
             self.schedule.remove(ticket);
         }
     }

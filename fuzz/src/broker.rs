@@ -69,7 +69,6 @@ impl TestBroker {
             floor: Floor::new(0.5, Duration::from_secs(30)).expect("a floor"),
             refresh: Mode::Learned,
             extra_calls: 0.15,
-            hiinput: 100,
             capacity: 100,
             timeout: Duration::from_secs(10),
         };

@@ -13,16 +13,22 @@ pub enum Order {
     Flights,
     /// The waiters of a flight.
     Waiters,
-    /// The plan of an entry.
+    /// The state of an entry.
     Entry,
-    /// The last decision about a key.
-    LastDecision,
     /// The learner of a workspace.
     Learner,
+    /// The demand history of a key.
+    Demand,
     /// The schedule of a workspace.
     Schedule,
+    /// The draws of a workspace.
+    Draws,
+    /// The times at which tokens reach their hard floor.
+    HardFloors,
     /// A shard of the index.
     Index,
+    /// The evicted entries.
+    Evicted,
     /// The decayed counts of coverage.
     Coverage,
 }

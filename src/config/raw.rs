@@ -128,7 +128,13 @@ table!(Tokens {
     capacity: u64 = 1_000_000,
 });
 
-table!(Refresh { mode: String = "learned".to_owned(), extra_calls: f64 = 0.15, history: u64 = 1_000_000 });
+table!(Refresh {
+    mode: String = "learned".to_owned(),
+    extra_calls: f64 = 0.15,
+    // Without effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<u64> = None,
+});
 
 table!(Client {
     name: String = String::new(),

@@ -62,7 +62,6 @@ impl Checker<'_> {
                 floor,
                 refresh,
                 extra_calls: raw.refresh.extra_calls,
-                history: raw.refresh.history,
                 capacity: raw.tokens.capacity,
                 timeout: timeout?,
             },
@@ -104,7 +103,9 @@ impl Checker<'_> {
             .map_err(|error| self.error("tokens.floor", error.to_string()));
         let floor = self.keep(floor);
         self.keep(self.range("tokens.capacity", raw.tokens.capacity, 1, 1_000_000_000));
-        self.keep(self.range("refresh.history", raw.refresh.history, 0, 1_000_000_000));
+        if let Some(history) = raw.refresh.history {
+            self.keep(self.range("refresh.history", history, 0, 1_000_000_000));
+        }
         if !(0.0..=10.0).contains(&raw.refresh.extra_calls) {
             self.add_error(self.error("refresh.extra_calls", "must be a number from 0 to 10"));
         }

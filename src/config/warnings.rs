@@ -158,6 +158,9 @@ impl Checker<'_> {
         {
             self.warning("refresh.extra_calls", "has no effect: it is for refresh.mode = \"learned\"");
         }
+        if raw.refresh.history.is_some() {
+            self.warning("refresh.history", "has no effect: tokens.capacity bounds users without a token too");
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The replay of a trace through the broker's rules in virtual time.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
@@ -11,9 +12,9 @@ use super::trace::Trace;
 use crate::clock::Moment;
 use crate::policy::admission::queue::{Class, Place, Rank};
 use crate::policy::admission::{Admission, Event, Response, WaitingCall};
-use crate::policy::refresh::learned::demand::Habit;
-use crate::policy::refresh::learned::learner::{self, Learner};
-use crate::policy::refresh::learned::ledger::Ledger;
+use crate::policy::refresh::learned::books::Books;
+use crate::policy::refresh::learned::demand::DemandHistory;
+use crate::policy::refresh::learned::learner::{Learner, PrefetchAction};
 use crate::policy::refresh::{self, Draws};
 use crate::policy::schedule::{Schedule, Ticket};
 
@@ -59,8 +60,8 @@ struct Replay<'a> {
     /// Calls in flight, in order of completion.
     in_flight: VecDeque<(Moment, u32)>,
     waiting: HashMap<u32, Vec<Moment>, RandomState>,
-    learner: Learner,
-    ledger: Ledger,
+    learner: Learner<Rc<RefCell<DemandHistory>>>,
+    books: Books,
     draws: Draws,
     done: Tally,
 }
@@ -68,7 +69,8 @@ struct Replay<'a> {
 /// The state of one token key.
 #[derive(Default)]
 struct Key {
-    habit: Option<Arc<Habit>>,
+    /// Shared with the learner's lessons, which may outlive it.
+    history: Option<Rc<RefCell<DemandHistory>>>,
     /// Its token's issue and its renewal's due time.
     token: Option<(Moment, Moment)>,
     uses: u32,
@@ -104,7 +106,7 @@ impl<'a> Replay<'a> {
             in_flight: VecDeque::new(),
             waiting: HashMap::default(),
             learner: Learner::new(plan.extra_calls),
-            ledger: Ledger::default(),
+            books: Books::EMPTY,
             draws: Draws::default(),
             done: Tally::default(),
         }
@@ -154,7 +156,8 @@ impl<'a> Replay<'a> {
     fn request(&mut self, number: u32, now: Moment) {
         let key = &mut self.keys[number as usize];
         let window = self.window;
-        key.habit.get_or_insert_with(|| Arc::new(Habit::new(window, now))).touch(now, &self.ledger);
+        let history = key.history.get_or_insert_with(|| Rc::new(RefCell::new(DemandHistory::new(window, now))));
+        self.books += history.borrow_mut().record(now);
         if let Some((sent, due)) = key.token
             && now < sent + window
         {
@@ -180,21 +183,30 @@ impl<'a> Replay<'a> {
         if key.flight != Flight::None {
             return;
         }
-        let Some(habit) = &key.habit else { return };
+        let Some(history) = &key.history else { return };
         let value = match self.mode {
             Mode::Used if key.uses > 0 => None,
             Mode::Off | Mode::Used => return,
-            Mode::Learned => match self.learner.judge(habit, &self.ledger, late, now) {
-                learner::Verdict::Fetch(chance) => Some(chance.value),
-                learner::Verdict::Look(at, _) => {
-                    key.ticket = Some(self.schedule.add(at, number));
-                    return;
+            Mode::Learned => {
+                while let Some(lesson) = self.learner.next_lesson(now) {
+                    let history = Rc::clone(&lesson.key);
+                    self.learner.learn(lesson, &mut history.borrow_mut(), now);
                 }
-                learner::Verdict::Forget => {
-                    key.habit = None;
-                    return;
+                let (decision, booked) =
+                    self.learner.process(history, &mut history.borrow_mut(), &self.books, late, now);
+                self.books += booked;
+                match decision.action {
+                    PrefetchAction::Fetch => Some(decision.estimate.value),
+                    PrefetchAction::Wait(at) => {
+                        key.ticket = Some(self.schedule.add(at, number));
+                        return;
+                    }
+                    PrefetchAction::Forget => {
+                        key.history = None;
+                        return;
+                    }
                 }
-            },
+            }
         };
         let floor = key.token.map_or(now, |(sent, _)| sent + self.window);
         self.call(Some(Rank::of(floor, value, now)), number, now);
@@ -236,7 +248,7 @@ impl<'a> Replay<'a> {
 
     fn complete(&mut self) {
         let Some((now, number)) = self.in_flight.pop_front() else { return };
-        self.ledger.count_call();
+        self.books += Books::CALL;
         let waited = self.waiting.remove(&number).unwrap_or_default();
         let key = &mut self.keys[number as usize];
         self.done.record_completion(now, &waited, key.known);

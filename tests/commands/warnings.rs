@@ -50,6 +50,7 @@ fn settings_without_effect_are_warned_of() {
             &["server.limits.connections_per_ip: has no effect"],
         ),
         (of("[refresh]\nmode = \"off\"\nextra_calls = 1.0"), &["refresh.extra_calls: has no effect"]),
+        (of("[refresh]\nhistory = 1000"), &["refresh.history: has no effect"]),
     ] {
         passes_with(&check(&text), parts);
     }

@@ -1,11 +1,8 @@
 //! Isolation: a storm of one client or an outage of one workspace does not affect the others.
 
-use std::time::Duration;
-
 use courier_token_broker::audit::Actor;
 use courier_token_broker::broker::TokenRequest;
 use courier_token_broker::config::RawClient;
-use courier_token_broker::simulator::Fault;
 use serde_json::json;
 
 use crate::support::broker::{Setup, client};
@@ -54,33 +51,4 @@ async fn outage_of_one_workspace_slows_no_other() {
     let state = |name: &str| format!("courier_token_broker_upstream_breaker_state{{workspace=\"{name}\"}}");
     assert_eq!(broker.metric(&state("default")).await, 0.0);
     assert!(broker.metric(&state("other")).await >= 2.0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn busiest_tokens_alone_are_renewed_early_while_calls_fail() {
-    let test = TestBroker::start();
-    let minute = Duration::from_secs(60);
-    for user in ["busy", "lazy"] {
-        test.ask(user, "8h").await.expect("a token");
-    }
-    let issued = test.clock.now();
-    let sent = async |user: &str| test.ask(user, "8h").await.expect("a token").grant.sent();
-    let (mut newcomers, mut early) = (0, None);
-    // The renewal window ends after four hours.
-    for _ in 0..225 {
-        test.pass(minute).await;
-        // Two of five calls fail; the others are their retries and one that Courier refuses.
-        for fault in [500, 400, 500] {
-            test.courier.script([Some(Fault::status(fault))]);
-            newcomers += 1;
-            test.spawn_ask(&format!("new-{newcomers}"), "1h");
-            test.pass(SECOND).await;
-        }
-        if sent("busy").await > issued {
-            early.get_or_insert(test.clock.now().since(issued));
-        }
-    }
-    let early = early.expect("it was renewed").as_secs() / 60;
-    assert!((180..225).contains(&early), "after {early} minutes");
-    assert!(sent("lazy").await <= issued);
 }

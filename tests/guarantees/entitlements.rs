@@ -1,6 +1,6 @@
 //! Token keys that no client may ask for any more are not renewed.
 
-use courier_token_broker::policy::refresh::{Mode, Stop, Verdict};
+use courier_token_broker::policy::refresh::{Mode, RenewalDecision, Stop};
 use courier_token_broker::token::TokenKey;
 
 use crate::support::test_broker::{HOUR, SECOND, TestBroker, TestSetup};
@@ -32,7 +32,7 @@ async fn tokens_of_a_removed_client_are_not_renewed() {
         }
         test.pass(HOUR / 2).await;
         assert_eq!((calls_for(&test, "old", 25), calls_for(&test, "new", 25)), (wanted, 5));
-        let stop = Verdict::Stop(Stop::NotPermitted);
+        let stop = RenewalDecision::Stop(Stop::NotPermitted);
         let is_shown = test.broker.explain("old-0")[0].decision.is_some_and(|decided| decided.verdict == stop);
         assert_eq!(is_shown, is_removed);
     }

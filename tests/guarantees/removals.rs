@@ -94,8 +94,8 @@ async fn detached_call_without_waiters_is_not_retried() {
 #[tokio::test(start_paused = true)]
 async fn signed_out_user_is_not_prefetched() {
     let test = TestBroker::with_token(&TestSetup { mode: Mode::Learned, ..TestSetup::default() }).await;
-    let stages = || test.broker.explain("jane").iter().map(|known| known.stage).collect::<Vec<_>>();
-    test.pass_while(250 * MS, || stages() != ["away"]).await;
+    let stages = || test.broker.explain("jane").iter().map(|known| known.plan).collect::<Vec<_>>();
+    test.pass_while(250 * MS, || stages() != ["lapsed"]).await;
     let calls = test.courier.call_count();
     test.sign_out("jane");
     assert!(stages().is_empty());

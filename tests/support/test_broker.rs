@@ -94,7 +94,6 @@ impl TestBroker {
             floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
             refresh: setup.mode,
             extra_calls: 0.15,
-            history: 10_000,
             capacity: setup.capacity,
             timeout: 2 * setup.max_wait,
         };

@@ -120,15 +120,15 @@ impl Admin {
         };
         let decided = |decided: &Decision| {
             let (verdict, reason) = match decided.verdict {
-                refresh::Verdict::Renew(reason) => ("renew", Some(reason.as_str())),
-                refresh::Verdict::Look(_) => ("wait", None),
-                refresh::Verdict::Stop(stop) => ("stop", Some(stop.as_str())),
+                refresh::RenewalDecision::Renew(reason) => ("renew", Some(reason.as_str())),
+                refresh::RenewalDecision::Wait(_) => ("wait", None),
+                refresh::RenewalDecision::Stop(stop) => ("stop", Some(stop.as_str())),
             };
-            let chance = decided.chance.map(|chance| {
-                json!({ "used_within_a_window": chance.within, "delays_avoided_per_extra_call": chance.value,
-                        "price": chance.price })
+            let estimate = decided.estimate.map(|estimate| {
+                json!({ "used_within_a_window": estimate.within, "delays_avoided_per_extra_call": estimate.value,
+                        "price": estimate.price })
             });
-            json!({ "at": time(decided.at), "verdict": verdict, "reason": reason, "learned": chance })
+            json!({ "at": time(decided.at), "verdict": verdict, "reason": reason, "learned": estimate })
         };
         let one = |known: &Explained| {
             json!({
@@ -140,7 +140,7 @@ impl Admin {
                 "expires_at": known.token.map(|(_, expires)| time(expires)),
                 "due_at": known.due.map(time),
                 "uses": known.uses,
-                "state": known.stage,
+                "state": known.plan,
                 "decision": known.decision.as_ref().map(decided),
                 "last_error": known.error,
             })

@@ -29,12 +29,9 @@ const MOST: f32 = 8.0;
 mod tests {
     use super::*;
 
-    use std::sync::Arc;
-
     use crate::clock::Moment;
-    use crate::policy::refresh::learned::demand::Habit;
-    use crate::policy::refresh::learned::learner::{Learner, Verdict};
-    use crate::policy::refresh::learned::ledger::Ledger;
+    use crate::policy::refresh::learned::demand::DemandHistory;
+    use crate::policy::refresh::learned::learner::{Learner, PrefetchAction};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -58,20 +55,13 @@ mod tests {
     /// A key in constant use is fetched in time, and not when its decision is late.
     #[test]
     fn late_decision_needs_a_higher_value() {
-        let judged = |late| {
-            let (mut learner, ledger) = (Learner::new(0.25), Ledger::default());
-            let now = Moment::from_nanos(0) + SECOND * 86_400;
-            let habit = Arc::new(Habit::new(SECOND * 3600, now));
-            habit.touch(now, &ledger);
-            learner.judge(&habit, &ledger, SECOND * late, now + SECOND * 3500)
-        };
-        let told = |verdict| match verdict {
-            Verdict::Fetch(chance) => (true, chance),
-            Verdict::Look(_, chance) => (false, chance),
-            Verdict::Forget => panic!("forgotten too soon"),
-        };
-        let [(bought, in_time), (bought_late, late)] = [0, 72 * 5].map(|late| told(judged(late)));
+        let now = Moment::from_nanos(0) + SECOND * 86_400;
+        let mut history = DemandHistory::new(SECOND * 3600, now);
+        let (learner, books, now) = (Learner::<()>::new(0.25), history.record(now), now + SECOND * 3500);
+        history.advance(now);
+        let [in_time, late] = [0, 72 * 5].map(|late| learner.decide(&history, &books, SECOND * late, now));
+        assert_eq!((in_time.action, late.action == PrefetchAction::Fetch), (PrefetchAction::Fetch, false));
+        let [in_time, late] = [in_time, late].map(|decision| decision.estimate);
         assert_eq!((late.value, late.price), (in_time.value, in_time.price * 5.0));
-        assert_eq!((bought, bought_late), (true, false), "{in_time:?} {late:?}");
     }
 }

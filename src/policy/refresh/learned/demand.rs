@@ -1,32 +1,22 @@
 //! The demand history of a token key.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::policy::refresh::learned::books::Books;
 use crate::policy::refresh::learned::hours::Hours;
-use crate::policy::refresh::learned::ledger::Ledger;
 use crate::policy::refresh::learned::price::Offer;
 
-/// The demand history of one key, in about two dozen machine words. It outlives the key's tokens.
+/// A coarse summary of the requests for one key, in about two dozen machine words.
 ///
-/// Only the first request in each sixteenth of a window takes the lock; the others store to
-/// one atomic.
-#[derive(Debug)]
-pub struct Habit {
-    /// Requests before this moment add no information.
-    quiet_until: AtomicU64,
-    last: AtomicU64,
-    past: Mutex<Past>,
-}
-
-/// A coarse summary of the requests for one key.
+/// It outlives the key's tokens.
 #[derive(Clone, Debug)]
-pub struct Past {
+pub struct DemandHistory {
     window: Duration,
     first: Moment,
     last: Moment,
+    /// Requests before this moment add no information but their time.
+    quiet_until: Moment,
     /// The slot of bit 0 of `recent`.
     slot: u64,
     /// The slots with requests in the last eight windows; the latest is bit 0.
@@ -42,9 +32,9 @@ pub struct Past {
     followed: f32,
     windows: f32,
     /// The end of the window of the token that a broker without renewals would hold.
-    alone_until: Moment,
+    least_until: Moment,
     /// The last decision.
-    judged: Moment,
+    decided: Moment,
     /// The first requests after the last two decisions that had one; the latest is first.
     first_after_decision: [Moment; 2],
     /// The expected use, 0 to 1, of a prefetched token that is not used yet.
@@ -52,7 +42,7 @@ pub struct Past {
     /// The prefetched tokens in a row that were not used.
     pub unused: u8,
     /// The best offer for prefetching since the last request.
-    pub offered: Option<Offer>,
+    pub best_offer: Option<Offer>,
 }
 
 /// Slots in a window.
@@ -62,13 +52,14 @@ const PAUSE: u32 = 2;
 /// The decay of older observations with each new one.
 const FADE: f32 = 0.95;
 
-impl Habit {
+impl DemandHistory {
     /// The empty history of a key whose tokens have this window.
     pub fn new(window: Duration, now: Moment) -> Self {
-        let past = Past {
+        let history = Self {
             window: window.max(Duration::from_nanos(SLOTS.into())),
             first: now,
             last: now,
+            quiet_until: Moment::from_nanos(0),
             slot: 0,
             recent: 0,
             hours: Hours::new(now),
@@ -76,76 +67,35 @@ impl Habit {
             gaps: [0; 2],
             followed: 0.0,
             windows: 0.0,
-            alone_until: Moment::from_nanos(0),
-            judged: Moment::from_nanos(0),
+            least_until: Moment::from_nanos(0),
+            decided: Moment::from_nanos(0),
             first_after_decision: [Moment::from_nanos(0); 2],
             expected: 0.0,
             unused: 0,
-            offered: None,
+            best_offer: None,
         };
-        let slot = past.slot_of(now);
-        let past = Past { slot, visit: slot, ..past };
-        Self { quiet_until: AtomicU64::new(0), last: AtomicU64::new(now.as_nanos()), past: Mutex::new(past) }
+        let slot = history.slot_of(now);
+        Self { slot, visit: slot, ..history }
     }
 
-    /// Records a request.
-    pub fn touch(&self, now: Moment, ledger: &Ledger) {
-        if !self.touch_quietly(now) {
-            self.mark(now, ledger);
+    /// Records a request; returns what to book.
+    #[must_use]
+    pub fn record(&mut self, now: Moment) -> Books {
+        self.note_last(now);
+        let mut booked = Books::EMPTY;
+        if now < self.quiet_until {
+            return booked;
         }
-    }
-
-    /// Records a request without the lock, or returns `false` if it needs [`Habit::touch`].
-    pub fn touch_quietly(&self, now: Moment) -> bool {
-        let quiet = now.as_nanos() < self.quiet_until.load(Ordering::Relaxed);
-        if quiet {
-            self.last.store(now.as_nanos(), Ordering::Relaxed);
+        self.advance(now);
+        if now >= self.least_until {
+            self.least_until = now + self.window;
+            booked += Books::LEAST;
         }
-        quiet
-    }
-
-    /// The locked summary, moved on to `now`.
-    pub fn past(&self, now: Moment) -> MutexGuard<'_, Past> {
-        let mut past = self.lock();
-        past.last = past.last.max(Moment::from_nanos(self.last.load(Ordering::Relaxed)));
-        past.advance(now);
-        past
-    }
-
-    /// Records a decision, so that the next request takes the lock and is recorded after it.
-    pub fn note_judged(&self, past: &mut Past, now: Moment) {
-        past.judged = now;
-        self.quiet_until.store(0, Ordering::Relaxed);
-    }
-
-    #[cold]
-    fn mark(&self, now: Moment, ledger: &Ledger) {
-        let mut past = self.past(now);
-        self.last.fetch_max(now.as_nanos(), Ordering::Relaxed);
-        let quiet = past.request(now, ledger);
-        self.quiet_until.store(quiet.as_nanos(), Ordering::Relaxed);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Past> {
-        self.past.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Past {
-    /// Records a request, and returns the moment before which another adds no information.
-    fn request(&mut self, now: Moment, ledger: &Ledger) -> Moment {
-        if now >= self.alone_until {
-            self.alone_until = now + self.window;
-            ledger.count_least();
-        }
-        if self.judged >= self.first_after_decision[0] {
+        if self.decided >= self.first_after_decision[0] {
             self.first_after_decision = [now, self.first_after_decision[0]];
-            self.offered = None;
+            self.best_offer = None;
         }
-        if self.expected > 0.0 {
-            ledger.settle(self.expected, true);
-            self.expected = 0.0;
-        }
+        booked += self.settle(true);
         self.unused = 0;
         let pause = if self.recent == 0 { u128::BITS } else { self.recent.trailing_zeros() };
         if pause > PAUSE {
@@ -153,19 +103,36 @@ impl Past {
             self.gaps = [apart, self.gaps[0]];
             self.visit = self.slot;
         }
-        self.last = self.last.max(now);
         self.recent |= 1;
         let slot_ends = Moment::from_nanos((self.slot + 1).saturating_mul(self.slot_length()));
-        slot_ends.min(self.hours.mark()).min(self.alone_until)
+        self.quiet_until = slot_ends.min(self.hours.mark()).min(self.least_until);
+        booked
+    }
+
+    /// Requests before this moment add no information but their time: [`DemandHistory::note_last`]
+    /// is enough for them.
+    pub const fn quiet_until(&self) -> Moment {
+        self.quiet_until
+    }
+
+    /// Notes the time of a request.
+    pub fn note_last(&mut self, now: Moment) {
+        self.last = self.last.max(now);
     }
 
     /// Moves the maps on to `now`.
-    fn advance(&mut self, now: Moment) {
+    pub fn advance(&mut self, now: Moment) {
         self.hours.advance(now);
         let slot = self.slot_of(now);
         let passed = slot.saturating_sub(self.slot);
         self.recent = if passed < u128::BITS.into() { self.recent << passed } else { 0 };
         self.slot = self.slot.max(slot);
+    }
+
+    /// Notes a decision, so that the next request is recorded after it.
+    pub const fn note_decision(&mut self, now: Moment) {
+        self.decided = now;
+        self.quiet_until = Moment::from_nanos(0);
     }
 
     /// The window of this key's tokens.
@@ -215,30 +182,34 @@ impl Past {
         self.windows = self.windows * FADE + 1.0;
     }
 
-    /// Whether there was no request since the last decision.
-    pub fn judged_since_last(&self) -> bool {
-        self.judged > self.last
+    /// Whether no request came since the last decision.
+    pub fn is_decided_since_last_request(&self) -> bool {
+        self.decided > self.last
     }
 
     /// The first request after `moment`, which must be that of one of the last two decisions.
     pub fn first_request_after(&self, moment: Moment) -> Option<Moment> {
-        self.first_after_decision.into_iter().rev().find(|first_after_decision| *first_after_decision > moment)
+        self.first_after_decision.into_iter().rev().find(|request| *request > moment)
     }
 
-    /// Records a prefetch with its expected use, 0 to 1.
-    pub fn expect(&mut self, use_: f32, ledger: &Ledger) {
-        self.expect_no_more(ledger);
-        ledger.expect(use_);
-        self.expected = use_;
+    /// Notes a prefetch with its expected use, 0 to 1; returns what to book.
+    #[must_use]
+    pub fn expect_use(&mut self, probability: f32) -> Books {
+        let settled = self.settle_unused();
+        self.expected = probability;
+        settled + Books::expected(probability)
     }
 
-    /// Settles the last prefetch as unused, if it is still pending.
-    pub fn expect_no_more(&mut self, ledger: &Ledger) {
-        if self.expected > 0.0 {
-            ledger.settle(self.expected, false);
-            self.expected = 0.0;
-            self.unused = self.unused.saturating_add(1);
-        }
+    /// Settles the last prefetch as unused, if it is still pending; returns what to book.
+    #[must_use]
+    pub fn settle_unused(&mut self) -> Books {
+        self.unused = self.unused.saturating_add(u8::from(self.expected > 0.0));
+        self.settle(false)
+    }
+
+    fn settle(&mut self, used: bool) -> Books {
+        let expected = std::mem::take(&mut self.expected);
+        if expected > 0.0 { Books::settled(expected, used) } else { Books::EMPTY }
     }
 
     fn slot_of(&self, moment: Moment) -> u64 {
@@ -271,58 +242,66 @@ mod tests {
         (prop::sample::select(vec![1, 3600, 86_400, 200 * 86_400]).prop_map(Duration::from_secs), moments)
     }
 
-    fn told(window: Duration, moments: &[Moment]) -> (Habit, &[Moment], Moment) {
-        let (habit, requests) = (Habit::new(window, moments[0]), &moments[..moments.len().div_ceil(2)]);
-        requests.iter().for_each(|request| habit.touch(*request, &Ledger::default()));
-        (habit, requests, moments[moments.len() - 1])
+    /// The history of the earlier half of these moments.
+    fn recorded(window: Duration, moments: &[Moment]) -> (DemandHistory, &[Moment], Moment) {
+        let (mut history, requests) = (DemandHistory::new(window, moments[0]), &moments[..moments.len().div_ceil(2)]);
+        for request in requests {
+            let _ = history.record(*request);
+        }
+        let now = moments[moments.len() - 1];
+        history.advance(now);
+        (history, requests, now)
     }
 
     #[test]
-    fn repeated_request_is_quiet_to_the_end_of_its_slot_and_hour_but_updates_the_last() {
+    fn repeated_request_is_quiet_to_the_end_of_its_slot_and_hour() {
         for (window, ends) in
             [(Duration::from_secs(160), 10_000_000_000), (Duration::from_secs(1_000_000), 3_600_000_000_000)]
         {
-            let ((habit, ..), ends) = (told(window, &[Moment::from_nanos(0)]), Moment::from_nanos(ends));
-            assert!(habit.touch_quietly(ends - Duration::from_nanos(1)) && !habit.touch_quietly(ends));
-            assert_eq!(habit.past(ends).idle(ends), Duration::from_nanos(1));
+            let (history, ..) = recorded(window, &[Moment::from_nanos(0)]);
+            assert_eq!(history.quiet_until(), Moment::from_nanos(ends));
         }
     }
 
     proptest! {
         #[test]
-        fn least_calls_are_those_of_a_broker_that_calls_only_on_a_miss((window, moments) in times(), back: u64, judged: u64) {
-            let (habit, ledger) = (Habit::new(window, moments[0]), Ledger::default());
+        fn least_calls_are_those_of_a_broker_that_calls_only_on_a_miss((window, moments) in times(), back: u64, decided: u64) {
+            let (mut history, mut books) = (DemandHistory::new(window, moments[0]), Books::EMPTY);
             let (mut until, mut calls) = (moments[0], 0);
             for n in 0..moments.len() {
                 let now = moments[if back >> n & 1 == 1 { n / 2 } else { n }];
                 (until, calls) = if now >= until { (now + window, calls + 1) } else { (until, calls) };
-                habit.touch(now, &ledger);
-                (judged >> n & 1 == 1).then(|| habit.note_judged(&mut habit.past(now), now));
-                prop_assert_eq!(ledger.least(), calls);
+                books += history.record(now);
+                (decided >> n & 1 == 1).then(|| history.note_decision(now));
+                prop_assert_eq!(books.least, calls);
             }
         }
 
         #[test]
         fn maps_hold_eight_windows_and_eight_days((window, moments) in times()) {
-            let (habit, requests, now) = told(window, &moments);
+            let (history, requests, now) = recorded(window, &moments);
             let slot = |at: &Moment| at.as_nanos() / (window.as_nanos() as u64 / 16);
             let ages: BTreeSet<_> = requests.iter().map(|at| slot(&now) - slot(at)).filter(|age| *age < 128).collect();
-            prop_assert_eq!(habit.past(now).slots_used() as usize, ages.len());
-            prop_assert_eq!(habit.past(now).windows_used(), ages.iter().fold(0, |map, age| map | 1 << (age / 16)));
+            prop_assert_eq!(history.slots_used() as usize, ages.len());
+            prop_assert_eq!(history.windows_used(), ages.iter().fold(0, |map, age| map | 1 << (age / 16)));
             let hours: BTreeSet<_> = requests.iter().map(|at| hour_of(*at)).filter(|at| hour_of(now) - at < 192).collect();
-            prop_assert_eq!(habit.past(now).hours.used() as usize, hours.len());
+            prop_assert_eq!(history.hours.used() as usize, hours.len());
         }
 
         #[test]
-        fn decision_knows_its_first_request_until_two_decisions_later((window, moments) in times(), judged: u64) {
-            let (habit, ledger, mut steps) = (Habit::new(window, moments[0]), Ledger::default(), Vec::new());
+        fn decision_knows_its_first_request_until_two_decisions_later((window, moments) in times(), decided: u64) {
+            let (mut history, mut steps) = (DemandHistory::new(window, moments[0]), Vec::new());
             for (n, at) in moments.iter().enumerate() {
-                let (now, judge) = (*at + Duration::from_nanos(n as u64 + 1), judged >> n & 1 == 1);
-                if judge { habit.note_judged(&mut habit.past(now), now) } else { habit.touch(now, &ledger) }
-                steps.push((now, judge));
-                for (judged, _) in steps.iter().filter(|(_, judge)| *judge).rev().take(2) {
-                    let next = steps.iter().find(|(at, judge)| !judge && at > judged).map(|(at, _)| *at);
-                    prop_assert_eq!(habit.past(now).first_request_after(*judged), next);
+                let (now, decides) = (*at + Duration::from_nanos(n as u64 + 1), decided >> n & 1 == 1);
+                if decides {
+                    history.note_decision(now);
+                } else {
+                    let _ = history.record(now);
+                }
+                steps.push((now, decides));
+                for (decided, _) in steps.iter().filter(|(_, decides)| *decides).rev().take(2) {
+                    let next = steps.iter().find(|(at, decides)| !decides && at > decided).map(|(at, _)| *at);
+                    prop_assert_eq!(history.first_request_after(*decided), next);
                 }
             }
         }

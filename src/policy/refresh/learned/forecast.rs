@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::policy::refresh::learned::demand::Past;
+use crate::policy::refresh::learned::demand::DemandHistory;
 use crate::policy::refresh::learned::hours::hour_of;
 
 /// A model, learned over all keys of a workspace, of whether a request comes.
@@ -216,14 +216,14 @@ fn bucket(set: usize, features: &Features) -> usize {
 impl Features {
     /// A key's features at `now`, if the next decision is `look` later. `attendance` is
     /// [`Attendance::ratio`](crate::policy::refresh::learned::attendance::Attendance::ratio).
-    pub fn of(past: &Past, now: Moment, look: Duration, attendance: f32) -> Self {
-        let window = past.window().as_secs_f32();
-        let idle = past.idle(now).as_secs_f32() / window;
-        let known = ((past.age(now).as_secs() / 86_400) as u32).min(7);
+    pub fn of(history: &DemandHistory, now: Moment, look: Duration, attendance: f32) -> Self {
+        let window = history.window().as_secs_f32();
+        let idle = history.idle(now).as_secs_f32() / window;
+        let known = ((history.age(now).as_secs() / 86_400) as u32).min(7);
         let age = known.min(1); // A finer age would make each of the first days learn from scratch.
-        let (hour, came) = (hour_of(now), &past.hours);
+        let (hour, came) = (hour_of(now), &history.hours);
         let look_hour = hour_of(now + look).min(hour + 24);
-        let window_hour = hour_of(now + past.window()).min(hour + 24);
+        let window_hour = hour_of(now + history.window()).min(hour + 24);
         let at_look = came.days_used(hour, look_hour);
         let before = came.days_used(hour.saturating_sub(1), hour.saturating_sub(1));
         let near = before | came.days_used(look_hour + 1, look_hour + 1);
@@ -231,9 +231,9 @@ impl Features {
         let days = came.days_used(hour, hour + 23);
         let around = came.used_between(hour.saturating_sub(2), look_hour + 2);
         let hours = came.used();
-        let (followed, windows) = past.followed();
-        let [gap, gap_before] = past.gaps();
-        let since_visit = now.since(past.visit()).as_secs_f32() / window;
+        let (followed, windows) = history.followed();
+        let [gap, gap_before] = history.gaps();
+        let since_visit = now.since(history.visit()).as_secs_f32() / window;
         let usual_days = at_look.count_ones();
         let stratum = if usual_days == 0 || idle < 1.0 {
             [0.1, 0.5, 1.05, 2.0, 4.0].into_iter().take_while(|bound| idle >= *bound).count() as u32
@@ -250,10 +250,10 @@ impl Features {
             [idle_halves, octaves(gap, 2.0), octaves(gap_before, 2.0), 0, stratum],
             [in_window, age, 0, 0, quiet],
             [at_look, near.count_ones(), age, 0, quiet],
-            [past.windows_used(), idle_halves, 0, 0, stratum],
+            [history.windows_used(), idle_halves, 0, 0, stratum],
             [(hour % 24) as u32, idle_octave, in_window.count_ones(), 0, stratum],
             [idle_octave, week_ago(at_look), week_ago(in_window), days.count_ones(), age],
-            [idle_halves, hours.min(63), octaves(past.slots_used() as f32, 2.0), 0, stratum],
+            [idle_halves, hours.min(63), octaves(history.slots_used() as f32, 2.0), 0, stratum],
             [octaves(since_visit, 4.0), octaves(gap, 2.0), came.used_of(24).min(3), 0, stratum],
             [attendance_bin, usual_days, in_window.count_ones(), age, 0],
             [around.min(9), hours.min(20), age, 0, quiet],
@@ -279,8 +279,6 @@ fn hashed(scale: u32, set: &[u32; 5]) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::refresh::learned::demand::Habit;
-    use crate::policy::refresh::learned::ledger::Ledger;
     use proptest::prelude::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -289,14 +287,14 @@ mod tests {
     /// Keys that are forecast every hour at half past.
     struct Population {
         forecaster: Forecaster,
-        habits: Vec<Habit>,
+        histories: Vec<DemandHistory>,
         hour: u64,
     }
 
     impl Population {
         fn new(keys: usize) -> Self {
-            let habits = (0..keys).map(|_| Habit::new(WINDOW, Moment::from_nanos(0))).collect();
-            Self { forecaster: Forecaster::new(), habits, hour: 0 }
+            let histories = vec![DemandHistory::new(WINDOW, Moment::from_nanos(0)); keys];
+            Self { forecaster: Forecaster::new(), histories, hour: 0 }
         }
 
         /// Runs for some hours, with requests in those for which `come` holds; returns the last
@@ -307,15 +305,16 @@ mod tests {
                 let at = Moment::from_nanos(0) + HOUR * hour as u32;
                 let now = at - HOUR / 2;
                 let next = (hour..hour + 4).find(|next| come(*next));
-                for habit in &self.habits {
-                    let features = Features::of(&habit.past(now), now, HOUR, 1.0);
+                for history in &mut self.histories {
+                    history.advance(now);
+                    let features = Features::of(history, now, HOUR, 1.0);
                     forecasts[hour as usize % 24] = self.forecaster.forecast(&features);
                     self.forecaster.learn_soon(&features, come(hour));
                     let passed = next.map(|next| (next - hour) as f32 / 4.0 + 0.125);
                     self.forecaster.learn_within(&features, passed, 0.25);
                 }
-                if come(hour) {
-                    self.habits.iter().for_each(|habit| habit.touch(at, &Ledger::default()));
+                for history in self.histories.iter_mut().filter(|_| come(hour)) {
+                    let _ = history.record(at);
                 }
             }
             self.hour += hours;
@@ -377,21 +376,21 @@ mod tests {
         }
 
         #[test]
-        fn features_of_any_past_index_inside_the_tables(
+        fn features_of_any_history_index_inside_the_tables(
             window in prop::sample::select(vec![0, 1, 60, 3600, 86_400, 200 * 86_400]),
             gaps in prop::collection::vec((0u32..55, any::<u64>()), 1..40),
             (look, attendance) in (0u64..100_000, 0f32..20.0),
         ) {
             let mut now = Moment::from_nanos(0);
-            let habit = Habit::new(Duration::from_secs(window), now);
+            let mut history = DemandHistory::new(Duration::from_secs(window), now);
             for (number, (bits, noise)) in gaps.into_iter().enumerate() {
                 now = now + Duration::from_nanos(noise % (1 << bits));
                 if number % 3 == 0 {
-                    habit.touch(now, &Ledger::default());
+                    let _ = history.record(now);
                 }
-                let mut past = habit.past(now);
-                past.count_window(bits % 2 == 0);
-                let features = Features::of(&past, now, Duration::from_secs(look), attendance);
+                history.advance(now);
+                history.count_window(bits % 2 == 0);
+                let features = Features::of(&history, now, Duration::from_secs(look), attendance);
                 prop_assert!(usize::from(features.stratum) < STRATA);
                 prop_assert!(features.buckets.iter().all(|bucket| *bucket < 1 << BUCKET_BITS));
             }

@@ -1,18 +1,22 @@
 //! Learned prefetching: which calls ahead of a request pay off.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::policy::refresh::learned::attendance::Attendance;
-use crate::policy::refresh::learned::congestion;
-use crate::policy::refresh::learned::demand::{Habit, Past};
+use crate::policy::refresh::learned::books::Books;
+use crate::policy::refresh::learned::congestion::congestion_multiplier;
+use crate::policy::refresh::learned::demand::DemandHistory;
 use crate::policy::refresh::learned::forecast::{Features, Forecast, Forecaster};
-use crate::policy::refresh::learned::ledger::Ledger;
+use crate::policy::refresh::learned::lessons::{Lesson, Lessons, Outcome, Step};
 use crate::policy::refresh::learned::price::{Offer, Price};
-use crate::policy::schedule::Schedule;
 
 /// Decides about keys whose token is due or has lapsed, and learns from every outcome.
+///
+/// It does no IO and holds no lock. A decision is three steps of the caller: learn what is due
+/// ([`Learner::next_lesson`], [`Learner::learn`]), decide ([`Learner::process`]), and add what
+/// that returns to the books. `K` is a key's handle, by which the caller finds the demand history
+/// that a lesson needs.
 ///
 /// The benefit of a call ahead is the probability `b` that its token is used within the
 /// window. Its cost is the part `c` of the window that passes before the use (1 without a
@@ -21,32 +25,41 @@ use crate::policy::schedule::Schedule;
 /// if `b / c` exceeds the price both over the whole window and over the time until the next
 /// decision; if only the former does, waiting for that decision is better.
 #[derive(Debug)]
-pub struct Learner {
+pub struct Learner<K> {
     forecaster: Forecaster,
     price: Price,
     attendance: Attendance,
-    open: Schedule<Open>,
-    /// Keys with a token fetched ahead, and the end of its window. They are observed until the
-    /// next request, as they would be without it: learning from the other keys alone would be
-    /// selection bias.
-    fetched: Schedule<(Arc<Habit>, Moment)>,
-    judged: u64,
+    lessons: Lessons<K>,
 }
 
 /// The decision about a key.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Verdict {
+#[derive(Clone, Debug)]
+pub struct PrefetchDecision {
+    /// What to do.
+    pub action: PrefetchAction,
+    /// Its basis.
+    pub estimate: Estimate,
+    features: Features,
+    /// The time to the next decision.
+    recheck: Duration,
+    /// The expected cost of a fetch in extra calls.
+    cost: f32,
+}
+
+/// What to do about a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrefetchAction {
     /// Fetch a token now.
-    Fetch(Chance),
+    Fetch,
     /// Decide again at this moment.
-    Look(Moment, Chance),
+    Wait(Moment),
     /// Forget the key: its last request is too long ago.
     Forget,
 }
 
-/// The basis of a verdict.
+/// The basis of a decision.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Chance {
+pub struct Estimate {
     /// The probability that a request comes within a window.
     pub within: f32,
     /// Delayed requests that are avoided for each extra call.
@@ -55,24 +68,6 @@ pub struct Chance {
     pub price: f32,
 }
 
-/// A decision whose outcome is pending.
-#[derive(Debug)]
-struct Open {
-    habit: Arc<Habit>,
-    features: Features,
-    judged: Moment,
-    look: Duration,
-    /// The first decision after a request: its outcome says whether windows with requests
-    /// follow one another.
-    first: bool,
-    /// The outcome up to the next decision was learned already.
-    looked: bool,
-    /// Observed with a token: nothing was decided.
-    fetched: bool,
-}
-
-/// The most pending decisions, and the most keys observed with a token; beyond it they are sampled.
-const MOST_OPEN: usize = 1 << 16;
 /// Keys without a request for so long are forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(8 * 86_400);
 /// Prefetching stops after so many unused tokens in a row, whatever the forecast (the ski
@@ -80,165 +75,178 @@ const FORGOTTEN: Duration = Duration::from_secs(8 * 86_400);
 const MOST_UNUSED: u8 = 5;
 const HOUR: Duration = Duration::from_secs(3600);
 /// The next decision comes after the idle time divided by this.
-const LOOKS: u32 = 4;
+const RECHECKS: u32 = 4;
 
-impl Learner {
+impl<K: Clone> Learner<K> {
     /// An untrained learner that may spend `share` of the least calls as extra calls.
     pub fn new(share: f64) -> Self {
         Self {
             forecaster: Forecaster::new(),
             price: Price::new(share),
             attendance: Attendance::default(),
-            open: Schedule::new(),
-            fetched: Schedule::new(),
-            judged: 0,
+            lessons: Lessons::new(),
         }
     }
 
-    /// Decides about a key whose token is due or has lapsed. If the decision is `late` for lack
-    /// of budget, the [price is higher](congestion::congestion_multiplier).
-    pub fn judge(&mut self, habit: &Arc<Habit>, ledger: &Ledger, late: Duration, now: Moment) -> Verdict {
-        self.settle(now);
-        let mut past = habit.past(now);
-        past.expect_no_more(ledger);
-        let idle = past.idle(now);
-        if idle > FORGOTTEN.max(past.window() * 4) {
-            return Verdict::Forget;
-        }
-        let look = look(&past, now);
-        let features = Features::of(&past, now, look, self.attendance.ratio());
+    /// Decides about a key whose token is due or has lapsed, and records the decision.
+    ///
+    /// `late` is how late the decision is for lack of budget. Returns the decision and what to
+    /// book.
+    pub fn process(
+        &mut self,
+        key: &K,
+        history: &mut DemandHistory,
+        books: &Books,
+        late: Duration,
+        now: Moment,
+    ) -> (PrefetchDecision, Books) {
+        history.advance(now);
+        let settled = history.settle_unused();
+        let books = *books + settled;
+        self.price.advance(&books, now);
+        let decision = self.decide(history, &books, late, now);
+        let expected = self.record(key, history, &decision, now);
+        (decision, settled + expected)
+    }
+
+    /// Decides about a key by its history, which is moved on to `now`.
+    pub fn decide(&self, history: &DemandHistory, books: &Books, late: Duration, now: Moment) -> PrefetchDecision {
+        let recheck = recheck(history, now);
+        let features = Features::of(history, now, recheck, self.attendance.ratio());
         let Forecast { mut soon, mut within, passed } = self.forecaster.forecast(&features);
         if features.away {
             let calibration = self.attendance.calibration();
             soon = (soon * calibration).min(0.99);
             within = (within * calibration).min(0.99);
         }
-        let share = look.as_secs_f32() / past.window().as_secs_f32();
+        let share = recheck.as_secs_f32() / history.window().as_secs_f32();
         let cost = 1.0 - within + within * passed;
         let over_window = within / cost;
-        let over_look = soon / (share * (1.0 - soon / 2.0));
-        let value = if past.unused < MOST_UNUSED { over_window.min(over_look) } else { 0.0 };
-        let price = self.price.at(ledger, now) * congestion::congestion_multiplier(late, past.window());
-        past.offered = Some(self.price.offer(Offer { value, cost }, past.offered));
-        let chance = Chance { within, value, price };
-        self.judged += 1;
-        let room = MOST_OPEN.saturating_sub(self.open.len());
-        if self.judged.is_multiple_of((MOST_OPEN / 2 / room.max(1)).max(1) as u64) && room > 0 {
-            let first = !past.judged_since_last();
-            let habit = Arc::clone(habit);
-            let open = Open { habit, features, judged: now, look, first, looked: false, fetched: false };
-            self.open.add(now + look, open);
-        }
-        habit.note_judged(&mut past, now);
-        if value > price {
-            // The key's next offer adds to this one, since the call is spent.
-            past.offered = None;
-            self.schedule_observation(habit, now + look, now + past.window());
-            past.expect(within.max(0.001), ledger);
-            Verdict::Fetch(chance)
+        let over_recheck = soon / (share * (1.0 - soon / 2.0));
+        let value = if history.unused < MOST_UNUSED { over_window.min(over_recheck) } else { 0.0 };
+        let price = self.price.at(books, now) * congestion_multiplier(late, history.window());
+        let action = if history.idle(now) > FORGOTTEN.max(history.window() * 4) {
+            PrefetchAction::Forget
+        } else if value > price {
+            PrefetchAction::Fetch
         } else {
-            Verdict::Look(next_look(&past, now, look), chance)
-        }
+            PrefetchAction::Wait(next_decision(history, now, recheck))
+        };
+        PrefetchDecision { action, estimate: Estimate { within, value, price }, features, recheck, cost }
     }
 
-    /// Learns from the decisions whose outcome is known by `now`.
-    fn settle(&mut self, now: Moment) {
-        while let Some((habit, until)) = self.fetched.take(now) {
-            self.observe(&habit, until, now);
+    /// Records a decision: its offer, the lessons that it will teach, and the use that it expects.
+    /// Returns what to book.
+    fn record(&mut self, key: &K, history: &mut DemandHistory, decision: &PrefetchDecision, now: Moment) -> Books {
+        let PrefetchDecision { action, estimate, recheck, cost, .. } = *decision;
+        if action == PrefetchAction::Forget {
+            return Books::EMPTY;
         }
-        while let Some(open) = self.open.take(now) {
-            self.learn(open, now);
+        let offer = Offer { value: estimate.value, cost };
+        history.best_offer = Some(self.price.offer(offer, history.best_offer));
+        let is_first = !history.is_decided_since_last_request();
+        let outcome = Outcome::of_decision(&decision.features, now, recheck, is_first);
+        self.lessons.add_sampled(key, outcome);
+        history.note_decision(now);
+        if action != PrefetchAction::Fetch {
+            return Books::EMPTY;
         }
+        // The key's next offer adds to this one, since the call is spent.
+        history.best_offer = None;
+        self.lessons.observe(key, now + recheck, now + history.window());
+        history.expect_use(estimate.within.max(0.001))
     }
 
-    /// Schedules the next observation of a key that has a token until `until`.
-    fn schedule_observation(&mut self, habit: &Arc<Habit>, next: Moment, until: Moment) {
-        if next < until && self.fetched.len() < MOST_OPEN {
-            self.fetched.add(next, (Arc::clone(habit), until));
+    /// The next lesson that is due by `now`: pass it to [`Learner::learn`].
+    pub fn next_lesson(&mut self, now: Moment) -> Option<Lesson<K>> {
+        self.lessons.next(now)
+    }
+
+    /// Learns a lesson from the history of its key.
+    pub fn learn(&mut self, lesson: Lesson<K>, history: &mut DemandHistory, now: Moment) {
+        history.advance(now);
+        match lesson.step {
+            Step::Observe { until } => self.observe(&lesson.key, history, until, now),
+            Step::Learn(outcome) => self.learn_outcome(&lesson.key, history, outcome),
         }
     }
 
     /// Observes a key with a token fetched ahead until its next request.
-    fn observe(&mut self, habit: &Arc<Habit>, until: Moment, now: Moment) {
-        let mut past = habit.past(now);
-        if !past.judged_since_last() {
+    fn observe(&mut self, key: &K, history: &mut DemandHistory, until: Moment, now: Moment) {
+        if !history.is_decided_since_last_request() {
             return;
         }
-        let look = look(&past, now);
-        let features = Features::of(&past, now, look, self.attendance.ratio());
-        habit.note_judged(&mut past, now);
-        drop(past);
-        if self.open.len() < MOST_OPEN {
-            let habit = Arc::clone(habit);
-            let open = Open { habit, features, judged: now, look, first: false, looked: false, fetched: true };
-            self.open.add(now + look, open);
-        }
-        self.schedule_observation(habit, now + look, until);
+        let recheck = recheck(history, now);
+        let features = Features::of(history, now, recheck, self.attendance.ratio());
+        history.note_decision(now);
+        self.lessons.add(key, Outcome::of_observation(&features, now, recheck));
+        self.lessons.observe(key, now + recheck, until);
     }
 
-    fn learn(&mut self, mut open: Open, now: Moment) {
-        let mut past = open.habit.past(now);
-        let window = past.window();
-        let came = past.first_request_after(open.judged).map(|came| came.since(open.judged));
-        if !open.looked {
-            let soon = came.is_some_and(|after| after <= open.look);
-            let forecast = self.forecaster.forecast(&open.features).soon;
-            self.attendance.count(&open.features, forecast, soon, open.judged);
-            self.forecaster.learn_soon(&open.features, soon);
-            open.looked = true;
-            if open.look < window {
-                drop(past);
-                self.open.add(open.judged + window, open);
+    fn learn_outcome(&mut self, key: &K, history: &mut DemandHistory, mut outcome: Outcome) {
+        let window = history.window();
+        let waited = history.first_request_after(outcome.decided).map(|request| request.since(outcome.decided));
+        if !outcome.is_soon_learned {
+            let soon = waited.is_some_and(|waited| waited <= outcome.recheck);
+            let forecast = self.forecaster.forecast(&outcome.features).soon;
+            self.attendance.count(&outcome.features, forecast, soon, outcome.decided);
+            self.forecaster.learn_soon(&outcome.features, soon);
+            if outcome.recheck < window {
+                outcome.is_soon_learned = true;
+                self.lessons.add_at(key, outcome.decided + window, outcome);
                 return;
             }
         }
-        let within = came.filter(|after| *after <= window);
-        if open.first {
-            past.count_window(within.is_some());
+        let within = waited.filter(|waited| *waited <= window);
+        if outcome.is_first {
+            history.count_window(within.is_some());
         }
-        drop(past);
         // Keys usual at this hour are fetched for again and again: learning from each time would
         // let them outweigh the others.
-        if open.fetched && open.features.usual > 0.0 {
+        if outcome.is_observed && outcome.features.usual > 0.0 {
             return;
         }
         let share = |time: Duration| time.as_secs_f32() / window.as_secs_f32();
-        self.forecaster.learn_within(&open.features, within.map(share), share(open.look).min(1.0).sqrt());
+        let sample_weight = share(outcome.recheck).min(1.0).sqrt();
+        self.forecaster.learn_within(&outcome.features, within.map(share), sample_weight);
     }
 
     /// The present price of a call, in delayed requests.
-    pub const fn price(&self) -> f32 {
-        self.price.present()
+    pub fn price(&self, books: &Books, now: Moment) -> f32 {
+        self.price.at(books, now)
     }
 }
 
 /// The time to the next decision.
-fn look(past: &Past, now: Moment) -> Duration {
-    (past.idle(now) / LOOKS).min(HOUR).max(past.slot())
+fn recheck(history: &DemandHistory, now: Moment) -> Duration {
+    (history.idle(now) / RECHECKS).min(HOUR).max(history.slot())
 }
 
 /// When a key without a token is decided about next. After two idle windows, hours without
 /// requests on the last days are skipped.
-fn next_look(past: &Past, now: Moment, look: Duration) -> Moment {
-    let next = now + look;
-    if past.idle(now) < past.window() * 2 || look < HOUR {
+fn next_decision(history: &DemandHistory, now: Moment, recheck: Duration) -> Moment {
+    let next = now + recheck;
+    if history.idle(now) < history.window() * 2 || recheck < HOUR {
         return next;
     }
-    next.max(now + HOUR * past.hours.until_used())
+    next.max(now + HOUR * history.hours.until_used())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::schedule::Ticket;
+    use crate::policy::refresh::learned::lessons::MOST_PENDING;
+    use crate::policy::schedule::{Schedule, Ticket};
+    use std::cell::RefCell;
+    use std::rc::Rc;
 
     const WINDOW: Duration = Duration::from_secs(4 * 3600);
     const DAY: u64 = 24;
 
     /// A population of users, and a Courier that answers at once.
     struct Population {
-        learner: Learner,
-        ledger: Ledger,
+        learner: Learner<Rc<RefCell<DemandHistory>>>,
+        books: Books,
         dues: Schedule<usize>,
         people: Vec<Person>,
         draws: fastrand::Rng,
@@ -248,16 +256,16 @@ mod tests {
 
     #[derive(Clone, Default)]
     struct Person {
-        habit: Option<Arc<Habit>>,
+        history: Option<Rc<RefCell<DemandHistory>>>,
         until: Option<Moment>,
         ticket: Option<Ticket>,
     }
 
     impl Population {
         fn new(share: f64, people: usize) -> Self {
-            let (learner, ledger, draws) = (Learner::new(share), Ledger::default(), fastrand::Rng::with_seed(7));
+            let (learner, books, draws) = (Learner::new(share), Books::EMPTY, fastrand::Rng::with_seed(7));
             let (dues, people) = (Schedule::new(), vec![Person::default(); people]);
-            Self { learner, ledger, dues, people, draws, hour: 1000 * DAY, ahead: 0 }
+            Self { learner, books, dues, people, draws, hour: 1000 * DAY, ahead: 0 }
         }
 
         /// Runs for some hours; `comes` is the probability of a request by user and hour.
@@ -277,14 +285,15 @@ mod tests {
         fn ask(&mut self, who: usize, now: Moment) {
             self.pass(now);
             let person = &mut self.people[who];
-            person.habit.get_or_insert_with(|| Arc::new(Habit::new(WINDOW, now))).touch(now, &self.ledger);
+            let history = person.history.get_or_insert_with(|| Rc::new(RefCell::new(DemandHistory::new(WINDOW, now))));
+            self.books += history.borrow_mut().record(now);
             if person.until.is_none_or(|until| now >= until) {
                 self.fetch(who, now);
             }
         }
 
         fn fetch(&mut self, who: usize, now: Moment) {
-            self.ledger.count_call();
+            self.books += Books::CALL;
             let person = &mut self.people[who];
             person.until = Some(now + WINDOW);
             let due = self.dues.add(now + WINDOW.mul_f64(0.98), who);
@@ -294,17 +303,28 @@ mod tests {
         fn pass(&mut self, until: Moment) {
             while let Some(now) = self.dues.next().filter(|next| *next <= until) {
                 let Some((_, who)) = self.dues.pop(now) else { continue };
+                self.learn(now);
                 let person = &mut self.people[who];
-                let habit = person.habit.as_ref().expect("a due key is known");
+                let history = person.history.as_ref().expect("a due key is known");
                 person.ticket = None;
-                match self.learner.judge(habit, &self.ledger, Duration::ZERO, now) {
-                    Verdict::Fetch(_) => {
+                let (decision, booked) =
+                    self.learner.process(history, &mut history.borrow_mut(), &self.books, Duration::ZERO, now);
+                self.books += booked;
+                match decision.action {
+                    PrefetchAction::Fetch => {
                         self.ahead += 1;
                         self.fetch(who, now);
                     }
-                    Verdict::Look(at, _) => person.ticket = Some(self.dues.add(at, who)),
-                    Verdict::Forget => person.habit = None,
+                    PrefetchAction::Wait(at) => person.ticket = Some(self.dues.add(at, who)),
+                    PrefetchAction::Forget => person.history = None,
                 }
+            }
+        }
+
+        fn learn(&mut self, now: Moment) {
+            while let Some(lesson) = self.learner.next_lesson(now) {
+                let history = Rc::clone(&lesson.key);
+                self.learner.learn(lesson, &mut history.borrow_mut(), now);
             }
         }
     }
@@ -319,7 +339,7 @@ mod tests {
         for share in [0.1, 0.25, 0.5] {
             let mut population = Population::new(share, 200);
             population.run(7 * DAY, skewed);
-            let spent = population.ledger.extra() / population.ledger.least() as f64;
+            let spent = population.books.extra() / population.books.least as f64;
             assert!((spent / share - 1.0).abs() < 0.1, "{spent} of {share}");
         }
     }
@@ -328,7 +348,7 @@ mod tests {
     fn learner_without_a_share_makes_no_extra_call() {
         let mut population = Population::new(0.0, 100);
         population.run(7 * DAY, skewed);
-        assert_eq!((population.ahead, population.ledger.calls()), (0, population.ledger.least()));
+        assert_eq!((population.ahead, population.books.calls), (0, population.books.least));
     }
 
     #[test]
@@ -336,7 +356,7 @@ mod tests {
         let mut population = Population::new(0.25, 50);
         let [before, after] = [4, 7].map(|days| {
             population.run(days * DAY, |_, hour| f64::from(u8::from(hour == 9)));
-            population.ledger.calls() - population.ahead
+            population.books.calls - population.ahead
         });
         assert_eq!(before, after);
     }
@@ -346,10 +366,14 @@ mod tests {
         let (mut population, at_nine) = (Population::new(0.25, 50), |_, hour| f64::from(u8::from(hour == 9)));
         // From then on all have a token before nine, and no decision is taken about them.
         population.run(9 * DAY + 9, at_nine);
-        assert!(population.learner.fetched.len() > 40, "{}", population.learner.fetched.len());
+        assert!(
+            population.learner.lessons.observations.len() > 40,
+            "{}",
+            population.learner.lessons.observations.len()
+        );
         population.run(2, at_nine);
-        population.learner.settle(Moment::from_nanos(0) + HOUR * population.hour as u32);
-        assert!(population.learner.fetched.is_empty());
+        population.learn(Moment::from_nanos(0) + HOUR * population.hour as u32);
+        assert!(population.learner.lessons.observations.is_empty());
         population.run(DAY - 2, at_nine);
         let foreseen = population.learner.attendance.calibration();
         // No request comes today, and each observation lowers the calibration.
@@ -366,11 +390,11 @@ mod tests {
             let before = population.ahead;
             population.run(9 * DAY, |_, _| 0.0);
             assert!(
-                population.ahead - before <= most && population.people[0].habit.is_none(),
+                population.ahead - before <= most && population.people[0].history.is_none(),
                 "{}",
                 population.ahead - before
             );
-            assert!(known > 1 || population.ledger.extra() == population.ahead as f64);
+            assert!(known > 1 || population.books.extra() == population.ahead as f64);
         }
     }
 
@@ -386,13 +410,13 @@ mod tests {
 
     #[test]
     fn pending_decisions_are_bounded_for_any_number_of_keys() {
-        let (mut learner, ledger) = (Learner::new(0.25), Ledger::default());
+        let mut learner = Learner::new(0.25);
         for key in 0..100_000u64 {
             let now = Moment::from_nanos(0) + HOUR * 24 + Duration::from_millis(key);
-            let habit = Arc::new(Habit::new(WINDOW, now));
-            habit.touch(now, &ledger);
-            learner.judge(&habit, &ledger, Duration::ZERO, now);
-            assert!(learner.open.len() <= MOST_OPEN);
+            let mut history = DemandHistory::new(WINDOW, now);
+            let books = history.record(now);
+            learner.process(&key, &mut history, &books, Duration::ZERO, now);
+            assert!(learner.lessons.outcomes.len() <= MOST_PENDING);
         }
     }
 }

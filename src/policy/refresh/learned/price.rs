@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::policy::refresh::learned::ledger::Ledger;
+use crate::policy::refresh::learned::books::Books;
 
 /// The price of a call, in delayed requests avoided for each extra call.
 ///
@@ -26,7 +26,6 @@ pub struct Price {
     since: Moment,
     /// The base price.
     base: f32,
-    price: f32,
 }
 
 /// A possible prefetch: its value, and its cost in extra calls.
@@ -70,13 +69,12 @@ impl Price {
             began: None,
             since: Moment::from_nanos(0),
             base: LOWEST,
-            price: FIRST,
         }
     }
 
     /// The unspent allowance, in calls.
-    fn balance(&self, ledger: &Ledger) -> f64 {
-        self.share * ledger.least() as f64 - ledger.extra()
+    fn balance(&self, books: &Books) -> f64 {
+        self.share * books.least as f64 - books.extra()
     }
 
     /// Adds an offer. It replaces the key's earlier one if it is better; returns the one that counts.
@@ -93,38 +91,34 @@ impl Price {
         offer
     }
 
-    /// The price at `now`.
-    pub fn at(&mut self, ledger: &Ledger, now: Moment) -> f32 {
-        if self.share <= 0.0 {
-            // Without an allowance no value is high enough.
-            self.price = f32::INFINITY;
-            return self.price;
-        }
+    /// Moves the base price on to `now`, once in a minute.
+    pub fn advance(&mut self, books: &Books, now: Moment) {
         let began = *self.began.get_or_insert(now);
         let passed = now.since(self.since.max(began));
         if passed >= PERIOD {
             self.since = now;
-            self.move_on(ledger, passed.as_secs_f64());
+            self.move_on(books, passed.as_secs_f64());
         }
-        let debt = -self.surplus(ledger).clamp(-3.0, 1.0);
-        let first = FIRST * (-now.since(began).as_secs_f32() / DAY).exp();
-        self.price = (self.base * (URGENCY * debt).exp() as f32).max(first);
-        self.price
     }
 
-    /// The last computed price.
-    pub const fn present(&self) -> f32 {
-        self.price
+    /// The price at `now`; infinite without an allowance.
+    pub fn at(&self, books: &Books, now: Moment) -> f32 {
+        if self.share <= 0.0 {
+            return f32::INFINITY;
+        }
+        let debt = -self.surplus(books).clamp(-3.0, 1.0);
+        let age = now.since(self.began.unwrap_or(now));
+        let first = FIRST * (-age.as_secs_f32() / DAY).exp();
+        (self.base * (URGENCY * debt).exp() as f32).max(first)
     }
 
-    fn move_on(&mut self, ledger: &Ledger, passed: f64) {
+    fn move_on(&mut self, books: &Books, passed: f64) {
         let kept = (-passed / FADE).exp();
         self.offers.iter_mut().for_each(|cost| *cost *= kept);
-        let least = ledger.least();
-        self.least = self.least * kept + least.saturating_sub(self.seen) as f64;
-        self.seen = least;
+        self.least = self.least * kept + books.least.saturating_sub(self.seen) as f64;
+        self.seen = books.least;
         let allowed = self.share * self.least;
-        let mut left = allowed * (1.0 + (REPAID * self.surplus(ledger)).clamp(-0.7, 2.0));
+        let mut left = allowed * (1.0 + (REPAID * self.surplus(books)).clamp(-0.7, 2.0));
         let affordable = self.offers.iter().rev().take_while(|cost| {
             left -= **cost;
             left >= 0.0
@@ -133,9 +127,9 @@ impl Price {
     }
 
     /// The unspent allowance beyond the reserve, relative to one time constant's allowance.
-    fn surplus(&self, ledger: &Ledger) -> f64 {
+    fn surplus(&self, books: &Books) -> f64 {
         let allowed = self.share * self.least;
-        (self.balance(ledger) - RESERVE * allowed) / (allowed + 1.0)
+        (self.balance(books) - RESERVE * allowed) / (allowed + 1.0)
     }
 }
 
@@ -161,16 +155,17 @@ mod tests {
 
     /// The price after ten least calls and ten offers a minute, of which `calls` were taken.
     fn after_an_hour(calls: u32) -> f32 {
-        let (mut price, ledger) = (Price::new(0.25), Ledger::default());
+        let (mut price, mut books) = (Price::new(0.25), Books::EMPTY);
         for minute in 0..60 {
             for number in 0..10 {
-                ledger.count_least();
+                books += Books::LEAST;
                 price.offer(Offer { value: value(minute * 10 + number), cost: 0.5 }, None);
             }
-            price.at(&ledger, at(minute));
+            price.advance(&books, at(minute));
         }
-        (0..600 + calls).for_each(|_| ledger.count_call());
-        price.at(&ledger, at(60))
+        books.calls += u64::from(600 + calls);
+        price.advance(&books, at(60));
+        price.at(&books, at(60))
     }
 
     #[test]
@@ -181,9 +176,11 @@ mod tests {
 
     #[test]
     fn price_without_an_allowance_is_infinite() {
-        let (mut price, ledger) = (Price::new(0.0), Ledger::default());
-        ledger.count_least();
-        assert!([0, 1, 5].map(|minute| price.at(&ledger, at(minute))).into_iter().all(|price| price == f32::INFINITY));
+        let mut price = Price::new(0.0);
+        for minute in [0, 1, 5] {
+            price.advance(&Books::LEAST, at(minute));
+            assert_eq!(price.at(&Books::LEAST, at(minute)), f32::INFINITY);
+        }
     }
 
     #[test]
@@ -198,17 +195,18 @@ mod tests {
     #[test]
     fn price_spends_the_share_when_offers_exceed_it() {
         for share in [0.05, 0.1, 0.25, 0.6] {
-            let (mut price, ledger) = (Price::new(share), Ledger::default());
+            let (mut price, mut books) = (Price::new(share), Books::EMPTY);
             for number in 0..7 * 24 * 60 * 4 {
-                ledger.count_least();
-                ledger.count_call();
+                books += Books::LEAST;
+                books += Books::CALL;
                 let offer = Offer { value: value(number), cost: 1.0 };
                 price.offer(offer, None);
-                if offer.value > price.at(&ledger, at(number / 4)) {
-                    ledger.count_call();
+                price.advance(&books, at(number / 4));
+                if offer.value > price.at(&books, at(number / 4)) {
+                    books += Books::CALL;
                 }
             }
-            let spent = ledger.extra() / ledger.least() as f64;
+            let spent = books.extra() / books.least as f64;
             assert!((spent / share - 1.0).abs() < 0.1, "{spent} of {share}");
         }
     }
@@ -219,13 +217,14 @@ mod tests {
             share in 0.001..10.0,
             steps in prop::collection::vec((0f32..=30.0, 0f32..=1.0, 0u32..5, 0u32..5, 0u64..1 << 50), 1..100),
         ) {
-            let (mut price, ledger, mut now) = (Price::new(share), Ledger::default(), at(0));
+            let (mut price, mut books, mut now) = (Price::new(share), Books::EMPTY, at(0));
             for (value, cost, least, calls, passed) in steps {
-                (0..least).for_each(|_| ledger.count_least());
-                (0..calls).for_each(|_| ledger.count_call());
+                books.least += u64::from(least);
+                books.calls += u64::from(calls);
                 price.offer(Offer { value: if value > 29.0 { f32::INFINITY } else { value }, cost }, None);
                 now = now + Duration::from_nanos(passed);
-                prop_assert!((0.001..=10_000.0).contains(&price.at(&ledger, now)));
+                price.advance(&books, now);
+                prop_assert!((0.001..=10_000.0).contains(&price.at(&books, now)));
             }
         }
     }
