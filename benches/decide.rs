@@ -32,7 +32,7 @@ fn main() {
     let mut requests = (0..).flat_map(again).peekable();
     let mut now = Workload::START + DAY * WARM;
     population.run_until(&mut requests, now);
-    let known = population.people.iter().filter(|person| person.habit.is_some()).count();
+    let known = population.users.iter().filter(|person| person.habit.is_some()).count();
     println!("{known} keys are known after {WARM} days");
 
     let mut group = criterion.benchmark_group("decide");
@@ -44,8 +44,8 @@ fn main() {
         });
     });
     // Time stands still, so no outcome becomes known and nothing is learned.
-    let known = |who: &u32| population.people[*who as usize].habit.is_some();
-    let people: Vec<u32> = (0..population.people.len() as u32).filter(known).collect();
+    let known = |user: &u32| population.users[*user as usize].habit.is_some();
+    let people: Vec<u32> = (0..population.users.len() as u32).filter(known).collect();
     let mut people = people.into_iter().cycle();
     group.bench_function("in one moment", |bencher| {
         bencher.iter(|| black_box(population.judge(people.next().expect("a user is known"), now)));
@@ -64,11 +64,11 @@ fn decide(
     let mut spent = Duration::ZERO;
     loop {
         let next = requests.peek().expect("requests repeat for ever").at;
-        while let Some((who, now)) = population.due(next) {
+        while let Some((user, now)) = population.due(next) {
             let start = Instant::now();
-            let verdict = black_box(population.judge(who, now));
+            let verdict = black_box(population.judge(user, now));
             spent += start.elapsed();
-            population.apply(verdict, who, now);
+            population.apply(verdict, user, now);
             count -= 1;
             if count == 0 {
                 return (spent, now);

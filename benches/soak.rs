@@ -70,7 +70,7 @@ struct Evening {
 impl Evening {
     fn of(population: &Population, empty: u64) -> Self {
         Self {
-            known: population.people.iter().filter(|person| person.habit.is_some()).count() as u64,
+            known: population.users.iter().filter(|person| person.habit.is_some()).count() as u64,
             scheduled: population.schedule.len() as u64,
             resident: resident_bytes().saturating_sub(empty),
             least: population.ledger.least(),

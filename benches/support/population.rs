@@ -29,12 +29,12 @@ pub struct Population {
     pub learner: Learner,
     pub ledger: Ledger,
     pub schedule: Schedule<u32>,
-    pub people: Vec<Person>,
+    pub users: Vec<UserState>,
     draws: Draws,
 }
 
 #[derive(Clone, Default)]
-pub struct Person {
+pub struct UserState {
     pub habit: Option<Arc<Habit>>,
     /// The time until which the user's token is a hit.
     until: Option<Moment>,
@@ -42,12 +42,12 @@ pub struct Person {
 }
 
 impl Population {
-    pub fn new(people: usize) -> Self {
+    pub fn new(users: usize) -> Self {
         Self {
             learner: Learner::new(EXTRA_CALLS),
             ledger: Ledger::default(),
             schedule: Schedule::new(),
-            people: vec![Person::default(); people],
+            users: vec![UserState::default(); users],
             draws: Draws::default(),
         }
     }
@@ -56,9 +56,9 @@ impl Population {
     pub fn run_until(&mut self, requests: &mut Peekable<impl Iterator<Item = Request>>, until: Moment) {
         loop {
             let request = requests.next_if(|request| request.at < until);
-            while let Some((who, now)) = self.due(request.map_or(until, |request| request.at)) {
-                let verdict = self.judge(who, now);
-                self.apply(verdict, who, now);
+            while let Some((user, now)) = self.due(request.map_or(until, |request| request.at)) {
+                let verdict = self.judge(user, now);
+                self.apply(verdict, user, now);
             }
             let Some(Request { at, key }) = request else { return };
             self.ask(key, at);
@@ -66,46 +66,46 @@ impl Population {
     }
 
     /// A user asks for their token.
-    pub fn ask(&mut self, who: u32, now: Moment) {
-        let person = &mut self.people[who as usize];
-        person.habit.get_or_insert_with(|| Arc::new(Habit::new(WINDOW, now))).touch(now, &self.ledger);
-        if person.until.is_none_or(|until| now >= until) {
-            self.fetch(who, now);
+    pub fn ask(&mut self, user: u32, now: Moment) {
+        let state = &mut self.users[user as usize];
+        state.habit.get_or_insert_with(|| Arc::new(Habit::new(WINDOW, now))).touch(now, &self.ledger);
+        if state.until.is_none_or(|until| now >= until) {
+            self.fetch(user, now);
         }
     }
 
-    /// The next user who is due by `until`, with the time.
+    /// The next user user is due by `until`, with the time.
     pub fn due(&mut self, until: Moment) -> Option<(u32, Moment)> {
         while let Some(now) = self.schedule.next().filter(|next| *next <= until) {
-            if let Some((_, who)) = self.schedule.pop(now) {
-                self.people[who as usize].ticket = None;
-                return Some((who, now));
+            if let Some((_, user)) = self.schedule.pop(now) {
+                self.users[user as usize].ticket = None;
+                return Some((user, now));
             }
         }
         None
     }
 
-    /// Decides about a due user, who must be known.
-    pub fn judge(&mut self, who: u32, now: Moment) -> Verdict {
-        let habit = self.people[who as usize].habit.as_ref().expect("a due user is known");
+    /// Decides about a due user, user must be known.
+    pub fn judge(&mut self, user: u32, now: Moment) -> Verdict {
+        let habit = self.users[user as usize].habit.as_ref().expect("a due user is known");
         self.learner.judge(habit, &self.ledger, Duration::ZERO, now)
     }
 
     /// Carries out a decision.
-    pub fn apply(&mut self, verdict: Verdict, who: u32, now: Moment) {
+    pub fn apply(&mut self, verdict: Verdict, user: u32, now: Moment) {
         match verdict {
-            Verdict::Fetch(_) => self.fetch(who, now),
-            Verdict::Look(at, _) => self.people[who as usize].ticket = Some(self.schedule.add(at, who)),
-            Verdict::Forget => self.people[who as usize] = Person::default(),
+            Verdict::Fetch(_) => self.fetch(user, now),
+            Verdict::Look(at, _) => self.users[user as usize].ticket = Some(self.schedule.add(at, user)),
+            Verdict::Forget => self.users[user as usize] = UserState::default(),
         }
     }
 
-    fn fetch(&mut self, who: u32, now: Moment) {
+    fn fetch(&mut self, user: u32, now: Moment) {
         self.ledger.count_call();
         let due = refresh::due(Mode::Learned, WINDOW, now, self.draws.next());
-        let person = &mut self.people[who as usize];
-        person.until = Some(now + WINDOW);
-        if let Some(ticket) = person.ticket.replace(self.schedule.add(due, who)) {
+        let state = &mut self.users[user as usize];
+        state.until = Some(now + WINDOW);
+        if let Some(ticket) = state.ticket.replace(self.schedule.add(due, user)) {
             self.schedule.remove(ticket);
         }
     }

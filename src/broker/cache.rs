@@ -14,7 +14,7 @@ use super::locks::{Guard, Lock, Order};
 use super::refresher::Refresher;
 use crate::clock::Moment;
 use crate::metrics::{Metrics, Removal};
-use crate::policy::freshness::{Facts, Floor};
+use crate::policy::freshness::{CachedToken, Floor};
 use crate::policy::refresh::Verdict;
 use crate::policy::refresh::learned::demand::Habit;
 use crate::policy::refresh::learned::learner::Chance;
@@ -91,9 +91,9 @@ pub enum Plan {
 
 impl Entry {
     /// The facts that its freshness is judged by.
-    pub fn facts(&self, min_ttl: Option<Duration>, now: Moment) -> Facts {
+    pub fn facts(&self, min_ttl: Option<Duration>, now: Moment) -> CachedToken {
         let Self { grant, state } = self;
-        Facts { life: grant.life(), remaining: grant.remaining(now), min_ttl, due: now >= state.due }
+        CachedToken { life: grant.life(), remaining: grant.remaining(now), min_ttl, due: now >= state.due }
     }
 }
 

@@ -11,7 +11,7 @@ use super::handle::Broker;
 use super::request::{Answer, Refusal, Source, TokenRequest};
 use super::workspace::Workspace;
 use crate::clock::Moment;
-use crate::policy::freshness::{self, Stale, Verdict};
+use crate::policy::freshness::{self, Freshness, Stale};
 use crate::token::TokenKey;
 
 impl Broker {
@@ -55,9 +55,9 @@ impl Broker {
         };
         let (floor, facts) = (&self.0.settings.floor, entry.facts(request.min_ttl, now));
         match freshness::judge(floor, &facts) {
-            Verdict::Serve => Lookup::Fresh { entry, renew: false },
-            Verdict::ServeAndRenew => Lookup::Fresh { entry, renew: true },
-            Verdict::Wait(why) => Lookup::Stale { why, spare: freshness::spare(floor, &facts) },
+            Freshness::Serve => Lookup::Fresh { entry, renew: false },
+            Freshness::ServeAndRenew => Lookup::Fresh { entry, renew: true },
+            Freshness::Wait(why) => Lookup::Stale { why, spare: freshness::spare(floor, &facts) },
         }
     }
 

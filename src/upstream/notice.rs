@@ -13,20 +13,20 @@ pub fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Cha
     match (outcome, change) {
         (Err(Failure::Credentials(401)), Some(Change::Opened)) => tracing::error!(
             workspace,
-            "Courier refused the API key; only tokens in memory are served until it is replaced (api_key_file is read \
+            "Courier refused the API key; only cached tokens are served until it is replaced (api_key_file is read \
              again when it changes)"
         ),
         (Err(Failure::Credentials(status)), Some(Change::Opened)) => tracing::error!(
             workspace,
             status,
             "Courier refused this workspace (402: the limit of its plan; 403: the API key may not issue tokens); only \
-             tokens in memory are served until that is settled"
+             cached tokens are served until that is settled"
         ),
         (Err(error), Some(Change::Opened)) => tracing::error!(
             workspace,
             %error,
-            "circuit breaker open: Courier is failing; only probes are sent, tokens in memory are served for as long as \
-             they may be; look at Courier's status page and at the network"
+            "circuit breaker open: Courier is failing; only probes are sent, and cached tokens are served down to the hard \
+             floor; check Courier's status page and the network"
         ),
         (_, Some(Change::Shed)) => tracing::warn!(workspace, "most calls to Courier fail; renewals are held back"),
         (_, Some(Change::Closed)) => {
