@@ -54,21 +54,21 @@
 //! # Modules
 //!
 //! Imports run one way, `main -> app -> http -> broker -> policy -> token`;
-//! `tests/architecture.rs` enforces it.
+//! `tests/architecture/` enforces it.
 //!
 //! | module | contents | does not depend on |
 //! |---|---|---|
 //! | [`token`] | data types: users, scopes, lifetimes, token keys, grants | async, clocks, settings, HTTP |
 //! | [`policy`] | rules: freshness, access, [`schedule`](policy::schedule), [`admission`](policy::admission), [`refresh`](policy::refresh) | IO, async, logs, metrics, clocks |
 //! | [`broker`] | the request path: ask, cache, flight, answer; and the refresher | HTTP, settings files, reqwest |
-//! | [`upstream`] | Courier: client, dispatcher with its guard, checks of the response | the cache, the HTTP server |
+//! | [`upstream`] | Courier: client, dispatcher (drives [`policy::admission`]), checks of the response | the cache, the HTTP server |
 //! | [`auth`] | authentication of client keys and sessions | the cache, Courier |
 //! | [`http`] | [`server`](http::server): sockets, TLS, connections; [`api`](http::api): routes for apps; [`admin`](http::admin): routes for operators | reqwest, governor |
 //! | [`planner`] | replays of a trace through the same rules in virtual time | tokio, moka, reqwest |
 //! | [`simulator`] | the Courier simulator, an independent oracle for tests | everything but the clock |
 //! | [`config`] | settings: layers, shape, checks | |
 //! | [`app`] | wiring, runtimes, reload | |
-//! | [`clock`], [`secrets`], [`metrics`], [`audit`], [`log_writer`] | services that every module may use | |
+//! | [`clock`], [`secrets`], [`error_chain`], [`metrics`], [`audit`], [`log_writer`] | services that every module may use | |
 //!
 //! [`token`] and [`policy`] are given the time and do no IO, so tests run them through a
 //! year in a moment.
@@ -79,6 +79,7 @@ pub mod auth;
 pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod error_chain;
 pub mod http;
 pub mod log_writer;
 pub mod metrics;
@@ -86,6 +87,5 @@ pub mod planner;
 pub mod policy;
 pub mod secrets;
 pub mod simulator;
-
 pub mod token;
 pub mod upstream;

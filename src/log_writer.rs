@@ -6,10 +6,11 @@ use std::mem;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 
@@ -67,18 +68,18 @@ impl LogWriter {
 
     /// Reopens the file after a rotation. Earlier lines go to the old file or the new one; none is lost.
     pub fn reopen(&self) {
-        self.0.state().reopen = true;
+        self.0.state.lock().reopen = true;
         self.0.work.notify_one();
     }
 
     /// Waits at most this long until everything is written.
     pub fn flush_within(&self, longest: Duration) {
         let pending = |state: &mut State| state.writing || state.reopen || !state.lines.is_empty();
-        drop(self.0.idle.wait_timeout_while(self.0.state(), longest, pending));
+        self.0.idle.wait_while_for(&mut self.0.state.lock(), pending, longest);
     }
 
     fn push(&self, line: &[u8]) {
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         if state.lines.len() + line.len() > MOST_BYTES {
             state.lost += 1;
             LOG_LINES_LOST.inc();
@@ -103,10 +104,6 @@ impl Write for LogWriter {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn run(&self, mut file: File) {
         let mut batch = Vec::new();
         // Unreported lines that were not written.
@@ -158,11 +155,10 @@ impl Shared {
 
     /// Waits for lines, unless losses are to be reported. Returns whether to reopen the file.
     fn next(&self, batch: &mut Vec<u8>, lost: &mut u64, tells: bool) -> bool {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.writing = false;
         self.idle.notify_all();
-        let idle = |state: &mut State| state.lines.is_empty() && !state.reopen && !tells;
-        let mut state = self.work.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
+        self.work.wait_while(&mut state, |state| state.lines.is_empty() && !state.reopen && !tells);
         state.writing = true;
         batch.clear();
         mem::swap(batch, &mut state.lines);
@@ -304,6 +300,6 @@ mod tests {
         lines(&file, &["one", "two"]);
         file.flush_within(PATIENCE);
         file.clone().write_all(&vec![b'x'; MOST_BYTES + 1]).expect("it never fails");
-        assert_eq!(file.0.state().lost, 1);
+        assert_eq!(file.0.state.lock().lost, 1);
     }
 }

@@ -20,14 +20,8 @@ use courier_token_broker::upstream::{Cause, Dispatcher, DispatcherSettings, Fail
 use hyper::{Request, Response};
 use serde_json::{Value, json};
 
+use crate::keys::{APP, MALLORY, OTHER};
 use crate::message::{Answer, Pieces};
-
-/// The key of a client that may have everything.
-pub const APP: &str = "app-key";
-/// The key of a client that may have `inbox:*` and `read:brands` for `mallory` and `mallory:*`, for an hour.
-pub const MALLORY: &str = "mallory-key";
-/// The key of a client that may have everything in another workspace.
-pub const OTHER: &str = "other-key";
 
 pub const INBOX_SCOPES: [&str; 5] =
     ["inbox:read:messages", "inbox:write:events", "read:preferences", "write:preferences", "read:brands"];
@@ -37,29 +31,29 @@ pub const DAY: u32 = 24 * HOUR;
 pub const LONGEST: u32 = 30 * DAY;
 pub const BODY_BYTES: usize = 2048;
 /// The longest that an answer may take: reading the body, draining it after a refusal, and getting the token.
-pub const PATIENCE: Duration = Duration::from_secs(5 + 5 + 10);
+pub const LONGEST_ANSWER: Duration = Duration::from_secs(5 + 5 + 10);
 
 /// The metrics of all inputs: making them takes longer than an answer, and no answer depends on them.
 pub static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new().expect("their names are good")));
 
 /// Runs one input in virtual time, in which waits take no real time.
-pub fn run<T>(story: impl Future<Output = T>) -> T {
+pub fn run<T>(input: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime without IO needs nothing of the system");
-    runtime.block_on(story)
+    runtime.block_on(input)
 }
 
 /// A broker with an empty cache.
-pub struct World {
+pub struct TestBroker {
     api: Arc<Api>,
     clock: Clock,
     _background: Background,
 }
 
-impl World {
+impl TestBroker {
     /// Creates the broker. Must be called on a runtime.
     pub fn new(with: impl FnOnce(Api, Clock) -> Api) -> Self {
         let clock = Clock::tokio();
@@ -108,7 +102,7 @@ impl World {
         let response: Response<_> = Arc::clone(&self.api).answer(request, None).await;
         let answer = Answer::read(response).await;
         let took = self.clock.now().since(before);
-        assert!(took <= PATIENCE, "it took {took:?}: {answer:?}");
+        assert!(took <= LONGEST_ANSWER, "it took {took:?}: {answer:?}");
         answer
     }
 }
@@ -167,15 +161,15 @@ impl Issuer for Courier {
     fn issue<'a>(&'a self, key: &'a TokenKey, _: Permit) -> Issuing<'a> {
         Box::pin(async move {
             let sent = self.clock.now();
-            let asked = key.lifetime().as_duration();
+            let requested = key.lifetime().as_duration();
             let claims =
                 json!({"workspace": key.workspace(), "scope": key.claim(), "lifetime": key.lifetime().as_secs()});
             let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
             let mut token = format!("{}.{}.c2ln", part(&json!({"alg": "HS256"})), part(&claims));
-            let mut life = asked;
+            let mut life = requested;
             match key.users().next().unwrap_or_default() {
                 user if user.contains("opaque") => token = format!("opaque_{}", part(&claims)),
-                user if user.contains("short") => life = asked / 10,
+                user if user.contains("short") => life = requested / 10,
                 user if user.contains("slow") => self.clock.sleep_until(sent + Duration::from_secs(3)).await,
                 user if user.contains("never") => self.clock.sleep_until(sent + Duration::from_secs(60)).await,
                 user if user.contains("gone") => return Err(Failure::Connect(Cause::Closed.into())),

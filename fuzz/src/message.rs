@@ -5,14 +5,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use courier_token_broker::http::Reply;
+use courier_token_broker::http::ResponseBody;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
 use serde_json::{Value, json};
 
-use crate::broker::{APP, MALLORY, OTHER};
+use crate::keys::{APP, MALLORY, OTHER};
 
 /// Marks the end of a piece in a body. None of these three bytes occurs in JSON.
 const PIECE: u8 = 0x1e;
@@ -127,11 +127,11 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub async fn read(response: Response<Reply>) -> Self {
+    pub async fn read(response: Response<ResponseBody>) -> Self {
         let (head, body) = response.into_parts();
-        let told = body.size_hint().exact();
+        let announced = body.size_hint().exact();
         let body = body.collect().await.unwrap_or_else(|never| match never {}).to_bytes();
-        assert_eq!(told, Some(body.len() as u64));
+        assert_eq!(announced, Some(body.len() as u64));
         Self { status: head.status.as_u16(), headers: head.headers, body }
     }
 
@@ -158,13 +158,13 @@ impl Answer {
         assert_eq!(self.header("content-type"), Some("application/json"));
         assert_eq!(self.header("cache-control"), Some("no-store"));
         assert!(self.header("cache-status").is_some_and(|how| how.starts_with("courier-token-broker; ")), "{self:?}");
-        let wanted: &[_] = match path {
+        let expected: &[_] = match path {
             "auth/issue-token" => &["token"],
             "api/generate-courier-jwt" => &["expiresAt", "expiresIn", "token"],
             "v1/tokens" => &["expires_at", "expires_in", "scope", "token"],
             _ => panic!("{path} gave a token: {self:?}"),
         };
-        assert_eq!(self.names(), wanted);
+        assert_eq!(self.names(), expected);
         self.json()["token"].as_str().expect("a text").to_owned()
     }
 

@@ -1,7 +1,7 @@
 //! `expires_in`: the broker accepts what Courier does, and reads the same seconds.
 //!
-//! Two others read each input: the simulator's reading, which is another author's
-//! of the same grammar, and the harness's own.
+//! Two other parsers read each input: the simulator's, which another author wrote
+//! from the same grammar, and the harness's own.
 
 #![no_main]
 
@@ -22,7 +22,7 @@ fuzz_target!(|text: &str| {
     let value = Value::from(text);
     check(&value, &value.to_string());
     if let Ok(number @ Value::Number(_)) = serde_json::from_str(text) {
-        // As it stands there: printed and read again it may be another one.
+        // The text itself: a printed number may parse to another one.
         check(&number, text);
     }
 });
@@ -32,27 +32,27 @@ fn check(value: &Value, json: &str) {
         Value::String(text) => Lifetime::parse(text),
         other => Lifetime::from_seconds(other.as_f64().expect("every number is one")),
     };
-    let wanted = span::seconds(value);
-    match (wanted, ours) {
+    let expected = span::seconds(value);
+    match (expected, ours) {
         (None, Err(LifetimeError::NotADuration | LifetimeError::TooManyCharacters | LifetimeError::NotWhole)) => {}
         (Some(seconds), Ok(lifetime)) => assert_eq!(f64::from(lifetime.as_secs()), seconds, "{value}"),
         (Some(seconds), Err(LifetimeError::Zero)) => assert_eq!(seconds, 0.0, "{value}"),
         (Some(seconds), Err(LifetimeError::Negative)) => assert!(seconds < 0.0, "{value}"),
         (Some(seconds), Err(LifetimeError::TooLong)) => assert!(seconds > f64::from(u32::MAX), "{value}"),
-        (wanted, ours) => panic!("{value}: Courier reads {wanted:?}, the broker {ours:?}"),
+        (expected, ours) => panic!("{value}: Courier reads {expected:?}, the broker {ours:?}"),
     }
-    match (wanted, simulated(json)) {
+    match (expected, simulated(json)) {
         (None, None) => {}
         // It rounds the end of the token and not its length, which a sum of both
         // that is not exact may carry to the next second.
-        (Some(wanted), Some(seconds)) => {
-            assert!((seconds - wanted).abs() <= 1.0 + wanted.abs() * 1e-9, "{value}: {wanted} {seconds}");
+        (Some(expected), Some(seconds)) => {
+            assert!((seconds - expected).abs() <= 1.0 + expected.abs() * 1e-9, "{value}: {expected} {seconds}");
         }
-        (wanted, seconds) => panic!("{value}: it is {wanted:?}, the simulator reads {seconds:?}"),
+        (expected, seconds) => panic!("{value}: it is {expected:?}, the simulator reads {seconds:?}"),
     }
 }
 
-/// How long a token of the simulator lives that was asked for with this.
+/// The life of a token that the simulator issues for this `expires_in`.
 fn simulated(expires_in: &str) -> Option<f64> {
     let body = format!(r#"{{"scope": "user_id:u read:brands", "expires_in": {expires_in}}}"#);
     let reply = courier_token_broker_fuzz::broker::run(COURIER.answer(Some(b"Bearer key"), body.as_bytes()));

@@ -1,5 +1,5 @@
-//! Requests, one after the other or at once: whoever gets a token gets what was
-//! asked for and what the client may have, and everybody else a refusal.
+//! Requests in sequence or at once: each gets exactly the requested token, within its
+//! client's access, or a documented error.
 //!
 //! An input is texts like HTTP's own with 0x1f between them. `$TOKEN` in a body
 //! is the last token. With 0x1f at the beginning the requests come at once.
@@ -8,9 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use courier_token_broker_fuzz::broker::{Issued, World, run};
+use courier_token_broker_fuzz::broker::{Issued, TestBroker, run};
 use courier_token_broker_fuzz::message::{Answer, Pieces, request};
-use courier_token_broker_fuzz::reading::{Caller, Claim, leaving, path, wish};
+use courier_token_broker_fuzz::oracle::{Caller, Claim, allowed_token, path, signed_out_user};
 use hyper::{Method, Request};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use tokio::task::JoinSet;
@@ -25,23 +25,23 @@ fuzz_target!(|input: &[u8]| -> Corpus {
         return Corpus::Reject;
     }
     run(async {
-        let world = World::new(|api, _| api);
-        if at_once { all_at_once(world, &texts).await } else { one_by_one(&world, &texts).await }
+        let broker = TestBroker::new(|api, _| api);
+        if at_once { all_at_once(broker, &texts).await } else { one_by_one(&broker, &texts).await }
     });
     Corpus::Keep
 });
 
-async fn one_by_one(world: &World, texts: &[&[u8]]) {
+async fn one_by_one(broker: &TestBroker, texts: &[&[u8]]) {
     let mut last = "none-yet".to_owned();
-    // Actor has signed out, and what has been issued to them since: nothing else may
-    // come from memory.
+    // Signed-out users, with the tokens issued to them since: no other token of theirs
+    // may come from memory.
     let mut gone = BTreeMap::<_, BTreeSet<_>>::new();
     for text in texts {
         let text = replaced(text, b"$TOKEN", last.as_bytes());
         let Some(request) = request(&text) else { return };
-        let answer = world.answer(request.clone()).await;
-        if let Some((token, issued)) = judge(&request, &answer) {
-            let claim = Claim::split(&issued.claim).expect("it has been judged");
+        let answer = broker.answer(request.clone()).await;
+        if let Some((token, issued)) = check_answer(&request, &answer) {
+            let claim = Claim::split(&issued.claim).expect("the answer was checked");
             let from_memory = answer.header("cache-status").is_some_and(|how| !how.contains("stored"));
             for user in claim.users {
                 let what = (issued.claim.clone(), issued.lifetime);
@@ -51,36 +51,40 @@ async fn one_by_one(world: &World, texts: &[&[u8]]) {
             }
             last = token;
         } else if answer.status == 204 && *request.method() == Method::DELETE {
-            let caller = Caller::of(&request).expect("it has been judged");
-            let user = leaving(&request).expect("it has been judged");
+            let caller = Caller::of(&request).expect("the answer was checked");
+            let user = signed_out_user(&request).expect("the answer was checked");
             gone.insert((caller.workspace().to_owned(), user), BTreeSet::new());
         }
     }
 }
 
-async fn all_at_once(world: World, texts: &[&[u8]]) {
-    let world = std::sync::Arc::new(world);
+async fn all_at_once(broker: TestBroker, texts: &[&[u8]]) {
+    let broker = std::sync::Arc::new(broker);
     let mut answers = JoinSet::new();
     for request in texts.iter().filter_map(|text| request(text)) {
-        let world = std::sync::Arc::clone(&world);
-        answers.spawn(async move { (request.clone(), world.answer(request).await) });
+        let broker = std::sync::Arc::clone(&broker);
+        answers.spawn(async move { (request.clone(), broker.answer(request).await) });
     }
     while let Some(answered) = answers.join_next().await {
         let (request, answer) = answered.expect("it never panics");
-        judge(&request, &answer);
+        check_answer(&request, &answer);
     }
 }
 
-/// Holds an answer to what its request asked for.
-fn judge(request: &Request<Pieces>, answer: &Answer) -> Option<(String, Issued)> {
+/// Checks an answer against its request.
+fn check_answer(request: &Request<Pieces>, answer: &Answer) -> Option<(String, Issued)> {
     let path = path(request);
     match answer.status {
         200 => {
             let token = answer.token(path);
             let issued = Issued::read(&token);
-            let wish = wish(request).unwrap_or_else(|| panic!("{request:?} must not get {issued:?}"));
-            assert_eq!(Claim::split(&issued.claim).as_ref(), Some(&wish.claim), "{request:?}");
-            assert_eq!((&*issued.workspace, issued.lifetime), (wish.caller.workspace(), wish.lifetime), "{request:?}");
+            let allowed = allowed_token(request).unwrap_or_else(|| panic!("{request:?} must not get {issued:?}"));
+            assert_eq!(Claim::split(&issued.claim).as_ref(), Some(&allowed.claim), "{request:?}");
+            assert_eq!(
+                (&*issued.workspace, issued.lifetime),
+                (allowed.caller.workspace(), allowed.lifetime),
+                "{request:?}"
+            );
             if path == "v1/tokens" {
                 assert_eq!(answer.json()["scope"], issued.claim);
                 assert!(answer.json()["expires_in"].as_u64().is_some_and(|left| left <= issued.lifetime.into()));
@@ -91,16 +95,16 @@ fn judge(request: &Request<Pieces>, answer: &Answer) -> Option<(String, Issued)>
             assert!(answer.body.is_empty());
             let caller = Caller::of(request).unwrap_or_else(|| panic!("{request:?} has no key"));
             if *request.method() == Method::DELETE {
-                let user = leaving(request).unwrap_or_else(|| panic!("{request:?} names no user"));
-                assert!(caller.may_speak_for(&user), "{request:?}");
+                let user = signed_out_user(request).unwrap_or_else(|| panic!("{request:?} names no user"));
+                assert!(caller.may_act_for(&user), "{request:?}");
             } else {
                 assert_eq!((path, request.method()), ("v1/tokens/rejected", &Method::POST));
             }
         }
         status => {
             answer.is_a_refusal(path == "api/generate-courier-jwt");
-            // What asks for no token does not depend on Courier.
-            assert!(status < 500 || wish(request).is_some(), "{request:?}: {answer:?}");
+            // A request for no token does not depend on Courier.
+            assert!(status < 500 || allowed_token(request).is_some(), "{request:?}: {answer:?}");
         }
     }
     None

@@ -1,9 +1,9 @@
-//! Scope strings: what is read is what stands there, and reads back as itself.
+//! Scope strings: the parsed claim has exactly the parts of the text, and prints as one that parses to itself.
 
 #![no_main]
 
 use courier_token_broker::token::{ClaimError, ScopeClaim};
-use courier_token_broker_fuzz::reading::Claim;
+use courier_token_broker_fuzz::oracle::Claim;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -21,7 +21,7 @@ fuzz_target!(|text: &str| {
     assert!((1..=ScopeClaim::MAX_USERS).contains(&users.len()));
     assert!((1..=ScopeClaim::MAX_SCOPES).contains(&scopes.len()));
 
-    // What Courier is sent: users first, one space between any two parts.
+    // The text for Courier: users first, one space between any two parts.
     let printed = claim.to_string();
     assert!(printed.len() <= ScopeClaim::MAX_BYTES);
     let parts: Vec<_> = users.iter().map(|user| format!("user_id:{user}")).collect();

@@ -1,5 +1,5 @@
-//! Sessions of users: only one that is signed, in its time, and of the right
-//! issuer and audience gets a token, and it is its user's.
+//! Sessions: only a signed, current one of the right issuer and audience gets a
+//! token, and the token is for its user.
 //!
 //! An input is a byte of flags and up to four parts with 0x1f between them: the
 //! header and the claims of a session, which the harness signs or not; the user in
@@ -16,9 +16,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use courier_token_broker::auth::{Algorithms, KeySource, SessionKey, SessionSettings, Sessions};
 use courier_token_broker::http::api::{AllowedHeaders, Origins, SessionRoute, SessionSource};
 use courier_token_broker::secrets::SecretBytes;
-use courier_token_broker_fuzz::broker::{DAY, INBOX_SCOPES, Issued, METRICS, World, client, profile, run};
+use courier_token_broker_fuzz::broker::{DAY, INBOX_SCOPES, Issued, METRICS, TestBroker, client, profile, run};
 use courier_token_broker_fuzz::message::{Answer, Pieces};
-use courier_token_broker_fuzz::reading::{Claim, Members, id, user_in_query};
+use courier_token_broker_fuzz::oracle::{Claim, Members, id, user_in_query};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderValue, ORIGIN};
 use hyper::{Method, Request, Uri};
 use libfuzzer_sys::{Corpus, fuzz_target};
@@ -38,10 +38,10 @@ const ORIGINS: u8 = 8 | 16;
 const WITHIN: u8 = 32;
 /// The second part is taken for base64url already.
 const ENCODED: u8 = 64;
-/// Another session, which is no good, is there too.
+/// A second, invalid session is sent too.
 const TWICE: u8 = 128;
 
-/// It reads a secret from a file alone.
+/// The broker reads secrets only from files.
 static KEY: LazyLock<SessionKey> = LazyLock::new(|| {
     let file = std::env::temp_dir().join(format!("session-secret-of-{}", std::process::id()));
     std::fs::write(&file, SECRET).expect("a file");
@@ -111,8 +111,8 @@ impl<'a> Input<'a> {
         Some(request)
     }
 
-    /// Does the request come from where it may?
-    fn comes_from_a_good_page(&self) -> bool {
+    /// Whether the request comes from an allowed page.
+    fn is_from_allowed_page(&self) -> bool {
         match self.flags & ORIGINS {
             0 => !self.has(COOKIED),
             8 => true,
@@ -120,8 +120,8 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// The user whom the request names besides the session; `Err` where what it
-    /// says is no good.
+    /// The user that the request names besides the session; `Err` if the name is
+    /// invalid.
     fn named(&self) -> Result<Option<String>, ()> {
         if self.has(GET) {
             let query = std::str::from_utf8(self.rest).map_err(drop)?;
@@ -149,7 +149,7 @@ fn sign(message: &str) -> Vec<u8> {
 fuzz_target!(|input: &[u8]| -> Corpus {
     let Some(input) = Input::read(input) else { return Corpus::Reject };
     let Some(request) = input.request() else { return Corpus::Reject };
-    let answer = run(async { world(&input).answer(request).await });
+    let answer = run(async { broker(&input).answer(request).await });
     let user = user_of(&input.session);
     let named = input.named();
     let alone = !input.has(TWICE);
@@ -161,27 +161,30 @@ fuzz_target!(|input: &[u8]| -> Corpus {
         assert!(claim.scopes.iter().map(String::as_str).eq(std::collections::BTreeSet::from(INBOX_SCOPES)));
         assert!(issued.lifetime <= DAY && issued.workspace == "default");
         assert!(named == Ok(None) || named == Ok(Some(user)), "{named:?}");
-        assert!(alone && input.comes_from_a_good_page());
+        assert!(alone && input.is_from_allowed_page());
     } else {
         answer.is_a_refusal(true);
         let is_plain = |user: &String| user.len() <= 64 && user.bytes().all(|byte| byte.is_ascii_digit());
-        let is_good = alone && input.comes_from_a_good_page() && !input.has(WITHIN) && named == Ok(None);
-        // A user who is a number has no bad day at this Courier.
-        assert!(!(is_good && is_surely_good(&input.session) && user.is_some_and(|user| is_plain(&user))), "{answer:?}");
+        let is_good = alone && input.is_from_allowed_page() && !input.has(WITHIN) && named == Ok(None);
+        // Courier has no faults for users whose id is a number.
+        assert!(
+            !(is_good && is_valid_beyond_doubt(&input.session) && user.is_some_and(|user| is_plain(&user))),
+            "{answer:?}"
+        );
     }
-    is_marked(&input, &answer);
+    check_cors_headers(&input, &answer);
     Corpus::Keep
 });
 
 /// Only the listed page may read the answer.
-fn is_marked(input: &Input<'_>, answer: &Answer) {
+fn check_cors_headers(input: &Input<'_>, answer: &Answer) {
     let listed = input.flags & ORIGINS == 8;
     assert_eq!(answer.header("vary"), Some("Origin"));
     assert_eq!(answer.header("access-control-allow-origin"), listed.then_some(PAGE));
     assert_eq!(answer.header("access-control-allow-credentials"), listed.then_some("true"));
 }
 
-fn world(input: &Input<'_>) -> World {
+fn broker(input: &Input<'_>) -> TestBroker {
     let keys = KeySource::Fixed(KEY.clone());
     let settings = SessionSettings {
         algorithms: Algorithms::fitting(&keys),
@@ -204,14 +207,14 @@ fn world(input: &Input<'_>) -> World {
         client: client("sessions", "default", &["*"], &["*"], DAY),
         within_session: input.has(WITHIN),
     };
-    World::new(|api, clock| {
+    TestBroker::new(|api, clock| {
         let sessions = Sessions::new(settings, clock, &METRICS, &tokio::runtime::Handle::current(), None)
             .expect("the key is fixed");
         api.with_sessions(sessions, route)
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "the harness is somebody else, with a clock of its own")]
+#[expect(clippy::disallowed_methods, reason = "the harness has a clock of its own")]
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
 }
@@ -243,8 +246,8 @@ fn decoded(text: &str) -> Option<Vec<u8>> {
 
 fn parts(session: &str) -> Option<(Members, Members)> {
     let [header, payload, signature] = session.trim().split('.').collect::<Vec<_>>()[..] else { return None };
-    let wanted = sign(&format!("{header}.{payload}"));
-    if header.is_empty() || payload.is_empty() || decoded(signature)? != wanted {
+    let expected = sign(&format!("{header}.{payload}"));
+    if header.is_empty() || payload.is_empty() || decoded(signature)? != expected {
         return None;
     }
     let header = Members::read(&decoded(header)?)?;
@@ -252,8 +255,8 @@ fn parts(session: &str) -> Option<(Members, Members)> {
     Some((header, claims))
 }
 
-/// The user of a session that may count. Each rule gives way by two seconds, since
-/// the broker has looked at its clock before.
+/// The user of a session that may be valid. Each rule has two seconds of leeway, since
+/// the broker read its clock earlier.
 fn user_of(session: &str) -> Option<String> {
     let (header, claims) = parts(session)?;
     let forbidden = ["crit", "b64", "zip", "enc", "cty"];
@@ -283,9 +286,9 @@ fn user_of(session: &str) -> Option<String> {
     }
 }
 
-/// A session as every issuer makes it, about which nobody could argue: refusing it
-/// would be a fault too.
-fn is_surely_good(session: &str) -> bool {
+/// Whether the session is valid beyond doubt, as every issuer makes them: refusing it
+/// would be an error too.
+fn is_valid_beyond_doubt(session: &str) -> bool {
     let Some((header, claims)) = parts(session) else { return false };
     let known = ["iss", "aud", "sub", "exp", "nbf", "iat"];
     let past = |name: &str| {

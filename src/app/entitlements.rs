@@ -1,8 +1,7 @@
-//! Which token keys a client or a session may still ask for: only those are renewed.
+//! The token keys that a client or a session may request: only those are renewed.
 
 use crate::auth::{Client, ClientKeys};
-use crate::http::api::SessionRoute;
-use crate::http::{self};
+use crate::http::api::{ApiSettings, SessionRoute};
 use crate::policy::session::longest_within;
 use crate::token::{Lifetime, ScopeClaim, TokenKey};
 
@@ -16,7 +15,7 @@ pub struct Entitlements {
 
 impl Entitlements {
     /// Takes the rules from these settings.
-    pub fn new(settings: &http::api::ApiSettings, clients: &ClientKeys, sessions: Option<&SessionRoute>) -> Self {
+    pub fn new(settings: &ApiSettings, clients: &ClientKeys, sessions: Option<&SessionRoute>) -> Self {
         Self {
             clients: clients.iter().cloned().collect(),
             sessions: sessions.cloned(),
@@ -25,7 +24,7 @@ impl Entitlements {
         }
     }
 
-    /// Whether any client or session may ask for this key.
+    /// Whether any client or session may request this key.
     pub fn include(&self, key: &TokenKey) -> bool {
         // Always parses: the key was made from a claim.
         let Ok(claim) = ScopeClaim::parse(key.claim()) else { return false };
@@ -33,21 +32,21 @@ impl Entitlements {
         let by_client = |client: &Client| {
             client.workspace.as_str() == key.workspace()
                 && lifetime <= self.max_lifetime
-                && client.access.judge(&claim, lifetime).is_ok()
+                && client.access.check(&claim, lifetime).is_ok()
         };
         self.clients.iter().any(by_client)
             || self.sessions.as_ref().is_some_and(|route| self.by_session(route, key, &claim))
     }
 
-    /// Whether a session may ask for it: one user, the profile's scopes, and the normal lifetime or one
+    /// Whether a session may request it: one user, the profile's scopes, and the normal lifetime or one
     /// cut to the session.
     fn by_session(&self, route: &SessionRoute, key: &TokenKey, claim: &ScopeClaim<'_>) -> bool {
         let &[user] = claim.users() else { return false };
-        let Ok(wanted) = ScopeClaim::new(vec![user], route.profile.scopes().collect()) else { return false };
+        let Ok(allowed) = ScopeClaim::new(vec![user], route.profile.scopes().collect()) else { return false };
         let normal = self.default_lifetime.min(self.max_lifetime).min(route.client.access.max_lifetime);
         let lifetime = key.lifetime();
         let fits = lifetime == normal
             || route.within_session && longest_within(lifetime.as_duration(), normal) == Some(lifetime);
-        fits && TokenKey::new(&route.client.workspace, &wanted, lifetime) == *key
+        fits && TokenKey::new(&route.client.workspace, &allowed, lifetime) == *key
     }
 }

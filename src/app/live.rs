@@ -6,18 +6,17 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
-use super::StartError;
 use super::changes::{Key, Names};
 use super::entitlements::Entitlements;
+use super::error::StartError;
 use crate::audit;
 use crate::auth::{ClientKeys, Sessions};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{SessionSettings, Settings};
-use crate::http::api::Api;
+use crate::http::api::{Api, ApiSettings};
 use crate::http::server::{Certificates, Tls};
-use crate::http::{self};
-use crate::metrics::{Metrics, Reloaded};
+use crate::metrics::{Metrics, ReloadOutcome, Reloaded};
 use crate::token::WorkspaceName;
 use crate::upstream::Courier;
 
@@ -42,7 +41,7 @@ impl Fixed {
     /// Exports the certificate's expiry, and warns if it is near.
     pub fn export_expiry(&self, certificates: &Certificates) {
         if let Some(ends) = certificates.expires() {
-            self.metrics.certificate_expires(ends.as_secs());
+            self.metrics.certificate().certificate_expiry_timestamp_seconds.set(ends.as_secs() as f64);
         }
         certificates.log_warnings(self.clock.unix());
     }
@@ -50,7 +49,7 @@ impl Fixed {
     /// Builds the routes for apps. Client rates and session keys are taken over from the old ones.
     pub fn build_api(
         &self,
-        settings: http::api::ApiSettings,
+        settings: ApiSettings,
         mut clients: ClientKeys,
         sessions: Option<SessionSettings>,
         before: Option<&Api>,
@@ -68,13 +67,13 @@ impl Fixed {
 impl Live {
     /// Records an applied reload in the metrics and the audit log. `changed` has the names of the settings.
     pub fn record_applied(&self, what: Reloaded, workspace: Option<&str>, changed: &str) {
-        self.fixed.metrics.reload(what, true);
+        self.fixed.metrics.reload(what, ReloadOutcome::Applied);
         audit::reloaded(what.as_str(), workspace, changed);
     }
 
     /// Records a rejected reload and its error in the metrics and the audit log.
     pub fn record_rejected(&self, what: Reloaded, error: &str) {
-        self.fixed.metrics.reload(what, false);
+        self.fixed.metrics.reload(what, ReloadOutcome::Refused);
         audit::reload_rejected(what.as_str(), error);
     }
 

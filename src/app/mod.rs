@@ -6,9 +6,11 @@
 
 mod changes;
 mod entitlements;
+mod error;
 mod live;
 mod open_files;
 mod reload;
+mod sockets;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,19 +25,19 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::auth::JwksError;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{Settings, SettingsError, WorkspaceSettings};
 use crate::http::admin::{Admin, Readiness};
-use crate::http::server::{Address, CertificateError, Limits, Listener, Passed, Socket, Tls};
+use crate::http::server::{Address, Listener, ListenerLimits, Passed, Socket, Tls};
 use crate::metrics::Metrics;
-use crate::token::WorkspaceName;
-use crate::upstream::{Courier, CourierError, Dispatcher};
+use crate::upstream::{Courier, Dispatcher};
 use entitlements::Entitlements;
+pub use error::StartError;
 use live::{Fixed, Live};
 pub use open_files::OpenFiles;
 pub use reload::{Files, Loaded, Read, Reloader};
+use sockets::Sockets;
 
 /// A broker with its sockets and workspaces, ready to run.
 pub struct App {
@@ -52,55 +54,9 @@ pub struct App {
     upstream: oneshot::Sender<()>,
 }
 
-/// Why a broker can't start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The port is in use, the address is not this machine's, or the path is taken.
-    #[error("can't listen on {0}: {1}")]
-    Listen(Address, #[source] io::Error),
-    /// `server.listen` has "systemd", and no socket was passed.
-    #[error("server.listen has \"systemd\", but the service manager passed no sockets (LISTEN_FDS)")]
-    NoSocketPassed,
-    /// A passed socket listens on a network without TLS.
-    #[error(
-        "server.listen: tokens and client keys would cross the network unencrypted to {0}, which the service manager \
-         passed: set [server.tls], or set server.insecure = true"
-    )]
-    Exposed(SocketAddr),
-    /// The certificate has expired.
-    #[error("server.tls.{setting}: {error}", setting = .0.setting, error = .0)]
-    Certificate(#[from] CertificateError),
-    /// The client for a workspace's Courier could not be created.
-    #[error("workspaces.{0}: {1}")]
-    Courier(WorkspaceName, #[source] CourierError),
-    /// Workspaces can't be added at runtime.
-    #[error("workspaces.{0}: a new workspace needs a restart, and a client or [sessions] uses it already")]
-    NewWorkspace(WorkspaceName),
-    /// A base URL can't change at runtime: the API key belongs to its host.
-    #[error(
-        "workspaces.{0}.base_url: another host needs a restart, since its API key must not be sent to the old host"
-    )]
-    HostChanged(WorkspaceName),
-    /// The client for the session keys could not be created.
-    #[error("sessions: {0}")]
-    Sessions(#[from] JwksError),
-    /// The system has no thread left.
-    #[error("can't start a thread: {0}")]
-    Thread(#[source] io::Error),
-    /// The limit of open files is too low.
-    #[error(
-        "the limit of open files is too low: the broker needs at least {0} (raise it with ulimit -n, or LimitNOFILE= in \
-         a systemd unit)"
-    )]
-    OpenFiles(u64),
-    /// A metric is declared wrongly: a bug.
-    #[error("the metrics can't be set up: {0}")]
-    Metrics(#[from] prometheus::Error),
-}
-
 /// The limits of the admin listener, whose connections are counted apart from the apps'. A low limit
 /// of open files allows fewer.
-const ADMIN_LIMITS: Limits = Limits {
+const ADMIN_LIMITS: ListenerLimits = ListenerLimits {
     connections: 256,
     connections_per_ip: 0,
     requests_in_flight: 256,
@@ -148,46 +104,21 @@ impl App {
             certificates.refuse_expired(clock.unix())?;
             fixed.export_expiry(&certificates);
         }
+        let sockets = Sockets::bind(settings.listen, settings.unix_mode, passed).await?;
+        sockets.refuse_exposed(tls.is_some() || settings.insecure)?;
+        files.warn_if_fewer_than(settings.limits.connections.saturating_mul(sockets.0.len()));
         let permits = Arc::new(Semaphore::new(files.apps.min(Semaphore::MAX_PERMITS)));
-        let mut passed = Some(passed);
-        let mut listeners = Vec::new();
-        for address in settings.listen {
-            let failed = |error| StartError::Listen(address.clone(), error);
-            let sockets = match &address {
-                Address::Tcp(port) => vec![Socket::tcp(*port).await.map_err(failed)?],
-                Address::Unix(path) => vec![Socket::unix(path, settings.unix_mode).await.map_err(failed)?],
-                Address::Systemd => {
-                    let sockets = passed.take().unwrap_or_default().into_iter().map(Socket::passed);
-                    sockets.collect::<io::Result<_>>().map_err(failed)?
-                }
-            };
-            let exposed = sockets.iter().filter_map(Socket::address).find(|address| !address.ip().is_loopback());
-            match exposed {
-                _ if sockets.is_empty() => return Err(StartError::NoSocketPassed),
-                Some(exposed) if tls.is_none() && !settings.insecure => return Err(StartError::Exposed(exposed)),
-                _ => {}
-            }
-            listeners.extend(sockets.into_iter().map(|socket| {
-                let (permits, metrics) = (Arc::clone(&permits), Arc::clone(&metrics));
-                Listener::new(socket, settings.limits, permits, tls.clone(), clock, metrics)
-            }));
-        }
-        let wanted = settings.limits.connections.saturating_mul(listeners.len());
-        if files.apps < wanted {
-            tracing::warn!(
-                limit = files.limit,
-                wanted,
-                connections = files.apps,
-                "the limit of open files allows fewer connections than server.limits.connections: raise it (ulimit -n, \
-                 or LimitNOFILE= in a systemd unit), or lower the setting"
-            );
-        }
-        let admin_socket = Socket::tcp(settings.admin_listen)
-            .await
-            .map_err(|error| StartError::Listen(Address::Tcp(settings.admin_listen), error))?;
-        let admin_limits = Limits { connections: files.admin, ..ADMIN_LIMITS };
-        let permits = Arc::new(Semaphore::new(files.admin));
-        let admin_listener = Listener::new(admin_socket, admin_limits, permits, None, clock, Arc::clone(&metrics));
+        let listener = |socket| {
+            Listener::new(socket, settings.limits, Arc::clone(&permits), tls.clone(), clock, Arc::clone(&metrics))
+        };
+        let listeners = sockets.0.into_iter().map(listener).collect();
+        let admin_address = settings.admin_listen;
+        let admin_socket =
+            Socket::tcp(admin_address).await.map_err(|error| StartError::Listen(Address::Tcp(admin_address), error))?;
+        let admin_limits = ListenerLimits { connections: files.admin, ..ADMIN_LIMITS };
+        let admin_permits = Arc::new(Semaphore::new(files.admin));
+        let admin_listener =
+            Listener::new(admin_socket, admin_limits, admin_permits, None, clock, Arc::clone(&metrics));
         let readiness = Arc::new(Readiness::default());
         reload::warn(&settings.warnings);
         Ok(Self {

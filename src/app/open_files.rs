@@ -33,6 +33,19 @@ impl OpenFiles {
         Ok(Self { limit, apps: usize::try_from(apps).unwrap_or(usize::MAX), admin: admin as usize })
     }
 
+    /// Warns if the limit allows apps fewer connections than the settings do.
+    pub fn warn_if_fewer_than(&self, wanted: usize) {
+        if self.apps < wanted {
+            tracing::warn!(
+                limit = self.limit,
+                wanted,
+                connections = self.apps,
+                "the limit of open files allows fewer connections than server.limits.connections: raise it (ulimit -n, \
+                 or LimitNOFILE= in a systemd unit), or lower the setting"
+            );
+        }
+    }
+
     /// The shares if there is no limit.
     pub const fn unlimited() -> Self {
         Self { limit: None, apps: usize::MAX, admin: MOST_ADMIN as usize }

@@ -6,13 +6,14 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::StartError;
 use super::changes::{Changes, Difference, Names, differences, is_live, listed};
+use super::error::StartError;
 use super::live::Live;
 use crate::config::{Settings, SettingsError, SettingsErrors};
 use crate::metrics::Reloaded;
@@ -117,7 +118,7 @@ impl Reloader {
             let reloader = Arc::clone(&reloader);
             // Blocking: files may be on a network, and a purge takes time.
             let poll = tokio::task::spawn_blocking(move || {
-                reloader.lock().unwrap_or_else(PoisonError::into_inner).poll(now);
+                reloader.lock().poll(now);
             });
             match poll.await {
                 Ok(()) => {}
@@ -166,12 +167,12 @@ impl Reloader {
         let secrets = replaced.into_iter().chain(names.sessions());
         changed.extend(secrets.map(|key| (key, Difference::Changed)));
         let changed = listed(&changed);
-        let late = needs_restart(&self.shown, &shown);
-        if late.is_empty() {
+        let pending = needs_restart(&self.shown, &shown);
+        if pending.is_empty() {
             tracing::info!(changed, "reloaded settings and secrets");
         } else {
-            let late = listed(&late);
-            tracing::warn!(changed, settings = late, "reloaded, but these settings change only with a restart");
+            let pending = listed(&pending);
+            tracing::warn!(changed, settings = pending, "reloaded, but these settings change only with a restart");
         }
         let new: Vec<_> = warnings.iter().filter(|warning| !self.warnings.contains(warning)).cloned().collect();
         warn(&new);

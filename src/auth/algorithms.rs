@@ -4,8 +4,7 @@ use std::str::FromStr;
 
 use jsonwebtoken::Algorithm;
 
-use super::session_key::ASYMMETRIC;
-use super::sessions::KeySource;
+use super::key_source::KeySource;
 
 /// The allowed algorithms. Each fits the keys, so that a public key is never taken for an HMAC secret;
 /// `none` is never allowed.
@@ -20,15 +19,15 @@ pub struct AlgorithmsError(String);
 impl Algorithms {
     /// All algorithms that fit these keys.
     pub fn fitting(keys: &KeySource) -> Self {
-        Self(fitting(keys).to_vec())
+        Self(keys.algorithms().to_vec())
     }
 
     /// Parses JWA names; there must be at least one, and each must fit the keys.
     pub fn parse(names: &[String], keys: &KeySource) -> Result<Self, AlgorithmsError> {
-        let known = |name: &String| Algorithm::from_str(name).ok().filter(|one| fitting(keys).contains(one));
+        let known = |name: &String| Algorithm::from_str(name).ok().filter(|one| keys.algorithms().contains(one));
         let algorithms: Option<Vec<_>> = names.iter().map(known).collect();
         algorithms.filter(|all| !all.is_empty()).map(Self).ok_or_else(|| {
-            let names: Vec<_> = fitting(keys).iter().map(|algorithm| format!("{algorithm:?}")).collect();
+            let names: Vec<_> = keys.algorithms().iter().map(|algorithm| format!("{algorithm:?}")).collect();
             AlgorithmsError(names.join(", "))
         })
     }
@@ -36,13 +35,6 @@ impl Algorithms {
     /// Whether this algorithm is allowed.
     pub fn allow(&self, algorithm: Algorithm) -> bool {
         self.0.contains(&algorithm)
-    }
-}
-
-const fn fitting(keys: &KeySource) -> &'static [Algorithm] {
-    match keys {
-        KeySource::Fixed(key) => key.algorithms(),
-        KeySource::Jwks(_) => ASYMMETRIC,
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Client {
     pub name: String,
     /// The workspace that its tokens are for.
     pub workspace: WorkspaceName,
-    /// The tokens that it may ask for.
+    /// The tokens that it may request.
     pub access: Access,
     /// The limit of its request rate, if there is one.
     pub rate: Option<InboundRate>,
@@ -49,26 +49,22 @@ impl Digest {
 
     /// Parses 64 hexadecimal digits.
     pub fn parse(hex: &str) -> Result<Self, DigestError> {
-        if hex.len() != 64 || !hex.is_ascii() {
-            return Err(DigestError);
-        }
         let mut bytes = [0; 32];
-        for (place, byte) in bytes.iter_mut().enumerate() {
-            let pair = &hex[2 * place..2 * place + 2];
-            // `from_str_radix` would accept a sign.
-            if !pair.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-                return Err(DigestError);
-            }
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| DigestError)?;
-        }
+        hex::decode_to_slice(hex, &mut bytes).map_err(|_| DigestError)?;
         Ok(Self(bytes))
+    }
+
+    /// Whether it is the digest of an empty text or of a line end alone: the result of hashing the output
+    /// of a failed command.
+    pub fn is_of_empty_text(self) -> bool {
+        ["", "\n", "\r\n"].iter().any(|nothing| self == Self::of(nothing))
     }
 }
 
 /// Writes 64 hexadecimal digits.
 impl fmt::Display for Digest {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+        out.write_str(&hex::encode(self.0))
     }
 }
 
@@ -100,14 +96,6 @@ pub enum Rejection<'a> {
     RateLimited(&'a str, Duration),
 }
 
-impl Digest {
-    /// Whether it is the digest of an empty text or of a line end alone: the result of hashing the output
-    /// of a failed command.
-    pub fn is_of_empty_text(self) -> bool {
-        ["", "\n", "\r\n"].iter().any(|nothing| self == Self::of(nothing))
-    }
-}
-
 impl ClientKeys {
     /// The longest accepted key, in bytes.
     pub const MAX_BYTES: usize = 1024;
@@ -124,11 +112,11 @@ impl ClientKeys {
     /// Starts to limit the clients' rates. A client whose rate is the same as in `before` keeps its state.
     pub fn limit_rates(&mut self, clock: Clock, before: Option<&Self>) {
         for (client, inbound) in &mut self.clients {
-            let held = before.into_iter().flat_map(|before| &before.clients);
-            let held = held.filter(|(other, _)| other.name == client.name).find_map(|(_, inbound)| inbound.clone());
+            let mut known = before.into_iter().flat_map(|before| &before.clients);
+            let same = known.find(|(other, _)| other.name == client.name).and_then(|(_, inbound)| inbound.clone());
             *inbound = client
                 .rate
-                .map(|rate| held.filter(|held| held.rate() == rate).unwrap_or_else(|| Inbound::new(rate, clock)));
+                .map(|rate| same.filter(|same| same.rate() == rate).unwrap_or_else(|| Inbound::new(rate, clock)));
         }
     }
 
@@ -157,7 +145,7 @@ impl ClientKeys {
         &self,
         names: impl Iterator<Item = &'a str> + Clone,
     ) -> Result<&Client, Rejection<'_>> {
-        let found = self.names.iter().find(|(wanted, _)| names.clone().any(|name| name == wanted));
+        let found = self.names.iter().find(|(known, _)| names.clone().any(|name| name == known));
         self.admit(found.map(|(_, place)| *place))
     }
 
@@ -167,10 +155,10 @@ impl ClientKeys {
         if key.len() > Self::MAX_BYTES {
             return Err(Rejection::Unknown);
         }
-        let wanted = Digest::of(key);
+        let sought = Digest::of(key);
         let mut found = None;
         for (digest, place) in &self.keys {
-            if verify_slices_are_equal(&digest.0, &wanted.0).is_ok() {
+            if verify_slices_are_equal(&digest.0, &sought.0).is_ok() {
                 found = Some(*place);
             }
         }
@@ -224,8 +212,8 @@ mod tests {
         let mut keys = ClientKeys::default();
         keys.add(client("a"), vec![Digest::of("key-a"), Digest::of("new-key-a")], Vec::new());
         keys.add(client("b"), vec![Digest::of("key-b")], Vec::new());
-        for (key, wanted) in [("key-a", "a"), ("new-key-a", "a"), ("key-b", "b")] {
-            assert_eq!(name(keys.find(key)), Ok(wanted));
+        for (key, expected) in [("key-a", "a"), ("new-key-a", "a"), ("key-b", "b")] {
+            assert_eq!(name(keys.find(key)), Ok(expected));
         }
         for wrong in ["", "key-", "key-c", "key-a ", "KEY-A", &Digest::of("key-a").to_string(), &"x".repeat(1_000_000)]
         {

@@ -1,6 +1,5 @@
 //! A single JWKS fetch and its errors.
 
-use std::error::Error;
 use std::time::Duration;
 
 use reqwest::{Client, Url};
@@ -11,8 +10,6 @@ use super::key_set::{KeySet, KeySetError};
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// A key takes less than 1 KB, with a chain of certificates perhaps 5.
 const LARGEST_ANSWER: usize = 256 * 1024;
-/// The longest cause in the log, in characters.
-const LONGEST_CAUSE: usize = 500;
 
 /// Why a JWKS fetch failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +60,7 @@ pub async fn fetch(client: &Client, url: &Url) -> Result<KeySet, FetchError> {
 }
 
 /// A URL without user, query and fragment, which may be secret.
-pub fn shown(url: &Url) -> String {
+pub fn redacted(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);
@@ -73,33 +70,10 @@ pub fn shown(url: &Url) -> String {
     url.into()
 }
 
-/// An error and its sources, in one line and without repetition.
-pub fn causes(error: &dyn Error) -> String {
-    let mut line = String::new();
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        next = cause.source();
-        let text = cause.to_string();
-        // Many errors already print their source.
-        if line.contains(&text) {
-            continue;
-        }
-        if !line.is_empty() {
-            line.push_str(": ");
-        }
-        line.push_str(&text);
-    }
-    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
-    line.chars().map(plain).take(LONGEST_CAUSE).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("{0}")]
-    struct Chain(&'static str, #[source] Option<Box<Chain>>);
+    use crate::error_chain::describe;
 
     #[tokio::test]
     async fn host_that_never_answers_is_named_as_such() {
@@ -107,27 +81,14 @@ mod tests {
         let address = silent.local_addr().expect("an address");
         let url = format!("http://{address}/?key=hunter2").parse().expect("a URL");
         let client = Client::builder().no_proxy().timeout(Duration::from_millis(50)).build().expect("a client");
-        let cause = causes(&fetch(&client, &url).await.err().expect("no answer"));
+        let cause = describe(&fetch(&client, &url).await.err().expect("no answer"));
         assert!(cause.starts_with("no answer within 5 s: "), "{cause}");
         assert!(cause.ends_with("operation timed out") && !cause.contains("hunter2"), "{cause}");
     }
 
     #[test]
-    fn causes_are_one_line_without_repeats() {
-        let of = |texts: &[&'static str]| {
-            let chain = texts.iter().rev().fold(None, |inner, text| Some(Box::new(Chain(text, inner))));
-            causes(&*chain.expect("an error"))
-        };
-        assert_eq!(of(&["cannot connect", "tcp", "refused"]), "cannot connect: tcp: refused");
-        assert_eq!(of(&["cannot connect: refused", "refused", "", "refused"]), "cannot connect: refused");
-        assert_eq!(of(&["a\nb\u{1b}[31m", "c"]), "a b [31m: c");
-        let long: &'static str = "\u{fc}".repeat(2000).leak();
-        assert_eq!(of(&[long]).chars().count(), LONGEST_CAUSE);
-    }
-
-    #[test]
     fn url_is_shown_without_user_query_and_fragment() {
         let url: Url = "https://user:hunter2@login.example.com:8443/a/jwks?key=hunter2#hunter2".parse().expect("a URL");
-        assert_eq!(shown(&url), "https://login.example.com:8443/a/jwks");
+        assert_eq!(redacted(&url), "https://login.example.com:8443/a/jwks");
     }
 }

@@ -15,13 +15,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
 
-use super::fetch::{FetchError, TIMEOUT, causes, fetch, shown};
+use super::error::{SessionDenial, SessionError};
+use super::fetch::{FetchError, TIMEOUT, fetch, redacted};
 use super::jwt::Jwt;
 use super::key_set::KeySet;
-use super::sessions::{SessionDenial, SessionError};
-use crate::clock::Clock;
-use crate::clock::Moment;
-use crate::metrics::JwksMetrics;
+use crate::clock::{Clock, Moment};
+use crate::error_chain::describe;
+use crate::metrics::{FetchOutcome, JwksMetrics};
 
 /// The settings of the JWKS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Jwks {
         let same = before.filter(|before| before.settings().url == settings.url);
         let keys = same.and_then(Self::keys);
         if keys.is_none() {
-            metrics.none_yet();
+            metrics.jwks_last_fetch_timestamp_seconds.set(0.0);
         }
         let state = Arc::new(State {
             keys: ArcSwapOption::new(keys),
@@ -179,7 +179,7 @@ impl State {
     /// next fetch.
     fn on_fetched(&self, fetched: Result<KeySet, FetchError>, now: Moment, failing: &mut Failing) -> Duration {
         let JwksSettings { url, refresh, pause } = &self.settings;
-        let url = shown(url);
+        let url = redacted(url);
         let had_keys = self.keys.load().is_some();
         match fetched {
             Ok(set) => {
@@ -194,8 +194,8 @@ impl State {
                 *refresh
             }
             Err(error) => {
-                self.metrics.failed();
-                let cause = causes(&error);
+                self.metrics.jwks_fetches_total[FetchOutcome::Failed].inc();
+                let cause = describe(&error);
                 match (failing.should_warn(&cause, now), had_keys) {
                     (true, true) => {
                         tracing::warn!(url, cause, "JWKS fetch failed; the keys fetched before stay in use")

@@ -10,7 +10,7 @@ use jsonwebtoken::Algorithm;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::sessions::SessionDenial;
+use super::error::SessionDenial;
 use crate::policy::session::Times;
 
 /// The longest session, in bytes.

@@ -3,9 +3,9 @@
 use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
+use super::error::SessionDenial;
 use super::jwt::Jwt;
 use super::session_key::{JwkError, SessionKey};
-use super::sessions::SessionDenial;
 
 const MOST_KEYS: usize = 100;
 /// The most keys that an error describes.
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_tell_how_many_keys_there_are_and_why_none_is_usable() {
+    fn errors_count_the_keys_and_say_why_none_is_usable() {
         let mut rsa_oaep = json!({"kty": "RSA", "n": "AQAB", "e": "AQAB", "alg": "RSA-OAEP", "use": "enc"});
         let keys = [
             json!({"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"}),
@@ -217,7 +217,7 @@ mod tests {
         let error = parse(&keys).err().expect("none is usable").to_string();
         assert_eq!(error.matches("no kty (type or curve not supported, or members missing)").count(), 3, "{error}");
         assert!(error.len() < 300 && !error.contains(['\n', '\u{1b}']), "{error}");
-        for (text, wanted) in [
+        for (text, expected) in [
             ("", KeySetError::Json { line: 1, column: 0 }),
             ("<html>", KeySetError::Json { line: 1, column: 1 }),
             ("{\"keys\": [\n", KeySetError::Json { line: 2, column: 0 }),
@@ -227,7 +227,7 @@ mod tests {
             ("{\"keys\": {\"a\": 1}}", KeySetError::Shape),
             ("{\"keys\": []}", KeySetError::Empty),
         ] {
-            assert_eq!(KeySet::parse(text.as_bytes()).err(), Some(wanted), "{text}");
+            assert_eq!(KeySet::parse(text.as_bytes()).err(), Some(expected), "{text}");
         }
         assert_eq!(parse(&vec![ed25519(None); 101]).err(), Some(KeySetError::TooMany));
     }

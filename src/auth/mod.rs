@@ -2,17 +2,21 @@
 
 mod algorithms;
 mod client_keys;
+mod error;
 mod fetch;
 mod inbound;
 mod jwks;
 mod jwt;
 mod key_set;
+mod key_source;
 mod session_key;
 mod sessions;
 
 pub use algorithms::{Algorithms, AlgorithmsError};
 pub use client_keys::{Client, ClientKeys, Digest, DigestError, Rejection, generate_key, has_jwt_shape};
+pub use error::{SessionDenial, SessionError};
 pub use inbound::InboundRate;
 pub use jwks::{JwksError, JwksSettings};
+pub use key_source::KeySource;
 pub use session_key::{SessionKey, SessionKeyError};
-pub use sessions::{KeySource, Session, SessionDenial, SessionError, SessionSettings, Sessions};
+pub use sessions::{Session, SessionSettings, Sessions};

@@ -13,8 +13,8 @@ use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::error::SessionDenial;
 use super::jwt::Jwt;
-use super::sessions::SessionDenial;
 use crate::secrets::SecretBytes;
 
 /// A key that verifies signatures, with its algorithms.
@@ -31,7 +31,7 @@ pub struct SessionKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionKeyError {
     /// The secret is too short for HMAC with SHA-256 (RFC 7518, 3.2).
-    #[error("must have at least {} bytes, as HS256 wants", SessionKey::SECRET_BYTES)]
+    #[error("must have at least {} bytes, as HS256 requires", SessionKey::SECRET_BYTES)]
     Short,
     /// Not a single PEM section `PUBLIC KEY`.
     #[error(

@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::algorithms::Algorithms;
-use super::jwks::{Jwks, JwksError, JwksSettings};
+use super::error::{SessionDenial, SessionError};
+use super::jwks::{Jwks, JwksError};
 use super::jwt::Jwt;
-use super::session_key::SessionKey;
+use super::key_source::KeySource;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::policy::session::Untimely;
@@ -33,15 +34,6 @@ pub struct SessionSettings {
     pub leeway: Duration,
 }
 
-/// The source of the session keys.
-#[derive(Clone, Debug)]
-pub enum KeySource {
-    /// One configured key. A session's `kid` is ignored.
-    Fixed(SessionKey),
-    /// The issuer's published keys.
-    Jwks(JwksSettings),
-}
-
 /// A valid session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
@@ -49,82 +41,6 @@ pub struct Session {
     pub user: String,
     /// The remaining life; zero if it is valid only by the leeway.
     pub remaining: Duration,
-}
-
-/// Why a session is invalid or not sufficient. Callers are not told, since it would help forgers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionDenial {
-    /// Longer than the limit.
-    TooLong,
-    /// Not three parts in base64url.
-    Malformed,
-    /// The header is no JSON object, or has a forbidden field.
-    Header,
-    /// The settings don't allow the algorithm.
-    Algorithm,
-    /// No key has its `kid`, or it has no `kid` and there are several keys.
-    UnknownKey,
-    /// The signature is wrong.
-    Signature,
-    /// The claims are no JSON object, are duplicate or have a wrong type.
-    Claims,
-    /// The issuer is another one.
-    Issuer,
-    /// The audience is another one.
-    Audience,
-    /// It has no `exp`.
-    NoExpiry,
-    /// It has expired.
-    Expired,
-    /// It is not valid yet.
-    NotYetValid,
-    /// It names no user, or the id is invalid.
-    User,
-    /// The request names another user than the session.
-    OtherUser,
-    /// The remaining life is too short for any token.
-    NearExpiry,
-    /// The cookie appears more than once.
-    DuplicateCookie,
-}
-
-impl SessionDenial {
-    /// The name in logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::TooLong => "too-long",
-            Self::Malformed => "malformed",
-            Self::Header => "header",
-            Self::Algorithm => "algorithm",
-            Self::UnknownKey => "unknown-key",
-            Self::Signature => "signature",
-            Self::Claims => "claims",
-            Self::Issuer => "issuer",
-            Self::Audience => "audience",
-            Self::NoExpiry => "no-expiry",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not-yet",
-            Self::User => "user",
-            Self::OtherUser => "other-user",
-            Self::NearExpiry => "near-its-end",
-            Self::DuplicateCookie => "cookie-twice",
-        }
-    }
-}
-
-/// Why a session is not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionError {
-    /// The session is invalid.
-    Denied(SessionDenial),
-    /// The issuer's keys are not loaded yet.
-    NoKeys,
-}
-
-impl From<SessionDenial> for SessionError {
-    fn from(denial: SessionDenial) -> Self {
-        Self::Denied(denial)
-    }
 }
 
 /// Checks sessions. Cheap to clone. Sessions are never logged.

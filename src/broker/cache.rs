@@ -1,7 +1,7 @@
 //! The cache of tokens, and the keys that are remembered after their token lapsed.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
@@ -10,12 +10,14 @@ use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 
 use super::demand::Demand;
-use super::explain::Decision;
 use super::index::Index;
+use super::locks::{Guard, Lock, Order};
 use super::refresher::Refresher;
 use crate::clock::Moment;
 use crate::metrics::{Metrics, Removal};
 use crate::policy::freshness::{Facts, Floor};
+use crate::policy::refresh::RenewalDecision;
+use crate::policy::refresh::learned::learner::Estimate;
 use crate::policy::schedule::Ticket;
 use crate::token::{Grant, TokenKey};
 
@@ -40,8 +42,8 @@ pub struct KeyState {
     /// The requests for the key.
     pub demand: Arc<Demand>,
     uses: AtomicU32,
-    plan: Mutex<Plan>,
-    last_decision: Mutex<LastDecision>,
+    plan: Lock<Plan>,
+    last_decision: Lock<LastDecision>,
     /// Weak: the refresher's schedule holds this state.
     refresher: Weak<Refresher>,
 }
@@ -53,6 +55,17 @@ pub struct LastDecision {
     pub decision: Option<Decision>,
     /// Why the last call failed, if it did.
     pub error: Option<String>,
+}
+
+/// A decision of the refresher.
+#[derive(Clone, Copy, Debug)]
+pub struct Decision {
+    /// When it was made.
+    pub at: Moment,
+    /// The outcome.
+    pub verdict: RenewalDecision,
+    /// The estimate that it is based on, in mode learned.
+    pub estimate: Option<Estimate>,
 }
 
 /// The next step of the refresher for a key.
@@ -93,8 +106,8 @@ impl KeyState {
             expires: grant.expires(),
             demand,
             uses: AtomicU32::new(0),
-            plan: Mutex::new(Plan::Unscheduled),
-            last_decision: Mutex::default(),
+            plan: Lock::new(Order::Entry, Plan::Unscheduled),
+            last_decision: Lock::new(Order::LastDecision, LastDecision::default()),
             refresher: Arc::downgrade(refresher),
         }
     }
@@ -115,13 +128,13 @@ impl KeyState {
     }
 
     /// Locks the plan.
-    pub fn plan(&self) -> MutexGuard<'_, Plan> {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn plan(&self) -> Guard<'_, Plan> {
+        self.plan.lock()
     }
 
     /// Locks the last decision.
-    pub fn last_decision(&self) -> MutexGuard<'_, LastDecision> {
-        self.last_decision.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn last_decision(&self) -> Guard<'_, LastDecision> {
+        self.last_decision.lock()
     }
 
     /// Cancels the plan for good.
@@ -144,7 +157,7 @@ impl KeyState {
         }
     }
 
-    fn cancel_locked(&self, mut plan: MutexGuard<'_, Plan>) {
+    fn cancel_locked(&self, mut plan: Guard<'_, Plan>) {
         let before = std::mem::replace(&mut *plan, Plan::Removed);
         drop(plan);
         if let (Plan::Scheduled(ticket, _) | Plan::Lapsed(ticket), Some(refresher)) = (before, self.refresher.upgrade())
@@ -222,12 +235,13 @@ impl Cache {
                 .users(&key)
                 .chain([listener_index.handle(entry.grant.token())])
                 .for_each(|handle| listener_index.remove(handle, &key));
-            metrics.removal(match cause {
+            let cause = match cause {
                 RemovalCause::Expired => Removal::Expired,
                 RemovalCause::Explicit => Removal::Removed,
                 RemovalCause::Replaced => Removal::Replaced,
                 RemovalCause::Size => Removal::Evicted,
-            });
+            };
+            metrics.cache_removals_total[cause].inc();
         };
         let tokens = moka::sync::Cache::builder()
             .max_capacity(capacity)

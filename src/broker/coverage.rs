@@ -1,8 +1,9 @@
 //! Coverage: the share of demand that would survive an outage of Courier.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use super::locks::{Lock, Order};
 
 /// The lengths of an outage that coverage is reported for.
 pub const HORIZONS: [Duration; 3] = [Duration::from_secs(300), Duration::from_secs(900), Duration::from_secs(3600)];
@@ -10,16 +11,21 @@ pub const HORIZONS: [Duration; 3] = [Duration::from_secs(300), Duration::from_se
 /// Counts how long each recent request could still be served if Courier failed from then on.
 ///
 /// That is as long as its cached token stays above the hard floor; zero without a token.
-#[derive(Default)]
 pub struct Coverage {
     /// Requests since the last tick, by the number of horizons that they would survive.
     fresh: [AtomicU64; HORIZONS.len() + 1],
     /// The same for older requests, exponentially decayed.
-    decayed: Mutex<[f64; HORIZONS.len() + 1]>,
+    decayed: Lock<[f64; HORIZONS.len() + 1]>,
 }
 
 /// The time constant of the decay: a request this old counts 1/e.
 const DECAY: Duration = Duration::from_secs(300);
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self { fresh: Default::default(), decayed: Lock::new(Order::Coverage, Default::default()) }
+    }
+}
 
 impl Coverage {
     /// Counts a request whose token could be handed out for `spare` longer.
@@ -32,7 +38,7 @@ impl Coverage {
     ///
     /// The share is 1 while there was no request at all.
     pub fn tick(&self, passed: Duration) -> [f64; HORIZONS.len()] {
-        let mut decayed = self.decayed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut decayed = self.decayed.lock();
         let kept = (-passed.as_secs_f64() / DECAY.as_secs_f64()).exp();
         for (decayed, fresh) in decayed.iter_mut().zip(&self.fresh) {
             *decayed = *decayed * kept + fresh.swap(0, Ordering::Relaxed) as f64;

@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
-
+use super::locks::{Guard, Lock, Order};
 use crate::clock::Moment;
 use crate::policy::refresh::learned::books::Books;
 use crate::policy::refresh::learned::demand::DemandHistory;
@@ -19,13 +18,13 @@ pub struct Demand {
     quiet_until: AtomicU64,
     /// The time of the last such request, in nanoseconds.
     last: AtomicU64,
-    history: Mutex<DemandHistory>,
+    history: Lock<DemandHistory>,
 }
 
 impl Demand {
     /// The empty history of a key whose tokens have this window.
     pub fn new(window: Duration, now: Moment) -> Self {
-        let history = Mutex::new(DemandHistory::new(window, now));
+        let history = Lock::new(Order::Demand, DemandHistory::new(window, now));
         Self { quiet_until: AtomicU64::new(0), last: AtomicU64::new(0), history }
     }
 
@@ -47,7 +46,7 @@ impl Demand {
     }
 
     /// Locks the history. The next request takes the lock, too, since a decision may be noted.
-    pub fn history(&self) -> MutexGuard<'_, DemandHistory> {
+    pub fn history(&self) -> Guard<'_, DemandHistory> {
         let mut history = self.history.lock();
         self.quiet_until.store(0, Ordering::Relaxed);
         history.note_last(Moment::from_nanos(self.last.load(Ordering::Relaxed)));

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::cache::{Entry, Plan};
 use super::flight::{self, Cause, Renewal};
-use super::{Broker, Workspace};
+use super::handle::Broker;
+use super::workspace::Workspace;
 use crate::clock::Moment;
 use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::{self, Reason};
@@ -23,7 +24,7 @@ impl Broker {
         {
             return;
         }
-        let mut in_flight = self.0.flights.lock();
+        let mut flights = workspace.flights.lock(key);
         if workspace.is_removed(state) {
             return;
         }
@@ -34,11 +35,11 @@ impl Broker {
             ticket
         };
         refresher.unschedule(ticket);
-        let leader = in_flight.renew(key, Rank::IN_USE, dispatcher);
-        drop(in_flight);
+        let leader = flights.try_register(key);
+        drop(flights);
         // The key has a flight already. Should it fail, this renewal is tried again.
         let Some(leader) = leader else { return refresher.retry(key, state, false, now) };
-        let cause = Cause::Renewal(Renewal { reason: Reason::Early, state: Arc::clone(state) });
-        self.0.runtime.spawn(flight::fetch(self.clone(), Arc::clone(workspace), leader, cause));
+        let cause = Cause::Renewal(Renewal { reason: Reason::Early, state: Arc::clone(state), rank: Rank::IN_USE });
+        flight::start(self, workspace, leader, cause);
     }
 }

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::Broker;
-use super::cache::{Entry, KeyState, Plan};
+use super::cache::{Decision, Entry, KeyState, Plan};
+use super::handle::Broker;
 use crate::clock::Moment;
 use crate::policy::refresh::RenewalDecision;
-use crate::policy::refresh::learned::learner::Estimate;
 use crate::token::{Grant, TokenKey};
 
 /// A token key with its token's times and the refresher's last decision; without the token.
@@ -26,17 +25,6 @@ pub struct Explained {
     pub decision: Option<Decision>,
     /// Why the last call failed, if it did.
     pub error: Option<String>,
-}
-
-/// A decision of the refresher.
-#[derive(Clone, Copy, Debug)]
-pub struct Decision {
-    /// When it was made.
-    pub at: Moment,
-    /// The outcome.
-    pub verdict: RenewalDecision,
-    /// The estimate that it is based on, in mode learned.
-    pub estimate: Option<Estimate>,
 }
 
 /// The most keys of one explanation.

@@ -1,209 +1,21 @@
-//! Single-flight: one shared call to Courier for each token key.
+//! The task of a flight: waits for a permit, calls Courier, retries, and stores the token.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
-
-use foldhash::quality::RandomState;
-use tokio::sync::watch;
 
 use super::cache::{Entry, KeyState};
 use super::demand::Demand;
-use super::{Broker, Refusal, Workspace};
+use super::flights::{Issued, Leader};
+use super::handle::Broker;
+use super::workspace::Workspace;
 use crate::audit::{self, Actor, Subject};
 use crate::clock::Moment;
-use crate::policy::admission::queue::{Place, Rank};
+use crate::metrics::RenewalOutcome;
+use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::learned::books::Books;
 use crate::policy::refresh::{self, Reason};
-use crate::token::{Grant, TokenKey};
-use crate::upstream::{CALL_TIME, Dispatcher, Failure, PendingPermit};
-
-/// The flights under way: one for each token key, shared by its misses, renewals and callers.
-///
-/// A flight runs in its own task, so a caller that hangs up cancels nothing.
-#[derive(Default)]
-pub struct Flights {
-    in_flight: Mutex<HashMap<TokenKey, InFlight, RandomState>>,
-    count: watch::Sender<usize>,
-}
-
-/// A flight that new requests for its key may join.
-struct InFlight {
-    outcome: watch::Receiver<Option<Outcome>>,
-    /// The queue place of a renewal, until a request joins it and it is promoted.
-    queued_renewal: Option<Place>,
-}
-
-type Outcome = Result<Issued, Refusal>;
-
-/// A token that a call returned.
-#[derive(Clone)]
-pub struct Issued {
-    pub entry: Arc<Entry>,
-    /// Is it in the cache? Not if its user signed out meanwhile, or if the cached one serves for longer.
-    pub stored: bool,
-}
-
-/// How a request gets its token.
-pub enum Join {
-    /// The token is in the cache by now.
-    Cached(Arc<Entry>),
-    /// Another request or renewal makes the call; wait for it.
-    Follower(Follower),
-    /// This request makes the call: pass it to [`fetch`].
-    Leader(Leader),
-}
-
-/// A registered flight, whose call [`fetch`] makes once its permit is granted.
-pub struct Leader {
-    key: TokenKey,
-    permit: PendingPermit,
-    publish: watch::Sender<Option<Outcome>>,
-}
-
-impl Leader {
-    /// Returns a handle that waits for the outcome.
-    pub fn follower(&self) -> Follower {
-        Follower(self.publish.subscribe())
-    }
-}
-
-/// Waits for the outcome of a flight.
-pub struct Follower(watch::Receiver<Option<Outcome>>);
-
-impl Follower {
-    /// Waits until the flight is complete.
-    pub async fn outcome(mut self) -> Outcome {
-        match self.0.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Err(Refusal::Lost)),
-            Err(_) => Err(Refusal::Lost),
-        }
-    }
-}
-
-impl Flights {
-    /// Joins the key's flight, or starts one, for a user of this client who waits.
-    ///
-    /// `again` looks into the cache once more, while no flight can start or complete.
-    pub fn join(
-        &self,
-        key: &TokenKey,
-        client: &str,
-        dispatcher: &Dispatcher,
-        again: impl FnOnce() -> Option<Arc<Entry>>,
-    ) -> Result<Join, Refusal> {
-        let mut in_flight = self.in_flight();
-        if let Some(flight) = in_flight.get_mut(key) {
-            if let Some(place) = flight.queued_renewal {
-                dispatcher.promote(place, client)?;
-                flight.queued_renewal = None;
-            }
-            return Ok(Join::Follower(Follower(flight.outcome.clone())));
-        }
-        if let Some(entry) = again() {
-            return Ok(Join::Cached(entry));
-        }
-        let permit = dispatcher.queue(client, Moment::NEVER)?;
-        Ok(Join::Leader(self.register(&mut in_flight, key, permit, None)))
-    }
-
-    /// Locks the flights: none starts or completes while the guard is held.
-    pub fn lock(&self) -> InFlightGuard<'_> {
-        InFlightGuard { map: self.in_flight(), flights: self }
-    }
-
-    /// Waits until no flight is under way.
-    pub async fn drained(&self) {
-        // It fails only if the sender is dropped; `self` holds it.
-        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
-    }
-
-    fn register(
-        &self,
-        in_flight: &mut InFlightMap<'_>,
-        key: &TokenKey,
-        permit: PendingPermit,
-        queued_renewal: Option<Place>,
-    ) -> Leader {
-        let (publish, outcome) = watch::channel(None);
-        in_flight.insert(key.clone(), InFlight { outcome, queued_renewal });
-        self.count.send_replace(in_flight.len());
-        Leader { key: key.clone(), permit, publish }
-    }
-
-    fn in_flight(&self) -> InFlightMap<'_> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-type InFlightMap<'a> = MutexGuard<'a, HashMap<TokenKey, InFlight, RandomState>>;
-
-/// The locked flights: none starts or completes while this is held.
-///
-/// Insertions into the cache and deliberate removals from it are made under this lock. Otherwise a
-/// flight could restore a token that was just removed.
-pub struct InFlightGuard<'a> {
-    map: InFlightMap<'a>,
-    flights: &'a Flights,
-}
-
-impl InFlightGuard<'_> {
-    /// Starts a flight for a renewal, unless the key has one already.
-    pub fn renew(&mut self, key: &TokenKey, rank: Rank, dispatcher: &Dispatcher) -> Option<Leader> {
-        if self.map.contains_key(key) {
-            return None;
-        }
-        let permit = dispatcher.queue_renewal(rank).ok()?;
-        let place = permit.place();
-        Some(self.flights.register(&mut self.map, key, permit, place))
-    }
-
-    /// Detaches these flights: no request joins them any more, and their tokens are not stored.
-    ///
-    /// Followers still get the outcome. A queued flight without followers is cancelled.
-    pub fn detach(&mut self, which: impl Fn(&TokenKey) -> bool) {
-        self.map.retain(|key, _| !which(key));
-        self.flights.count.send_replace(self.map.len());
-    }
-
-    /// Is this the key's flight, not detached?
-    fn is_current(&self, key: &TokenKey, publish: &watch::Sender<Option<Outcome>>) -> bool {
-        self.map.get(key).is_some_and(|flight| flight.outcome.same_channel(&publish.subscribe()))
-    }
-}
-
-/// Removes a flight from the map, however its task ends. The closed channel tells remaining followers.
-struct CompletionGuard<'a> {
-    flights: &'a Flights,
-    key: &'a TokenKey,
-    publish: &'a watch::Sender<Option<Outcome>>,
-}
-
-impl CompletionGuard<'_> {
-    /// How many followers wait for the flight.
-    fn followers(&self) -> usize {
-        let in_flight = self.flights.lock();
-        // The map holds a receiver too, until the flight is detached.
-        let in_map = usize::from(in_flight.is_current(self.key, self.publish));
-        self.publish.receiver_count().saturating_sub(in_map)
-    }
-}
-
-impl Drop for CompletionGuard<'_> {
-    fn drop(&mut self) {
-        let mut in_flight = self.flights.lock();
-        if in_flight.is_current(self.key, self.publish) {
-            in_flight.map.remove(self.key);
-            self.flights.count.send_replace(in_flight.map.len());
-        }
-    }
-}
-
-/// The state of the key that is renewed, and why it is.
-pub struct Renewal {
-    pub reason: Reason,
-    pub state: Arc<KeyState>,
-}
+use crate::token::Grant;
+use crate::upstream::{CALL_TIME, Failure, PendingPermit, Permit};
 
 /// Why a flight was started.
 pub enum Cause {
@@ -213,6 +25,13 @@ pub enum Cause {
     Renewal(Renewal),
 }
 
+/// The state of the key that is renewed, why it is, and its rank in the queue.
+pub struct Renewal {
+    pub reason: Reason,
+    pub state: Arc<KeyState>,
+    pub rank: Rank,
+}
+
 impl Cause {
     const fn renewal(&self) -> Option<&Renewal> {
         match self {
@@ -220,101 +39,156 @@ impl Cause {
             Self::Renewal(renewal) => Some(renewal),
         }
     }
-
-    /// The name of the client whose user waits; empty if there is none.
-    fn client(&self) -> &str {
-        match self {
-            Self::Request(actor) => actor.client().unwrap_or_default(),
-            Self::Renewal(_) => "",
-        }
-    }
 }
 
-/// Waits for a permit, calls Courier, and stores the token. A failure changes nothing in the cache.
-pub async fn fetch(broker: Broker, workspace: Arc<Workspace>, leader: Leader, cause: Cause) {
-    let Leader { key, permit, publish } = leader;
-    let completion = CompletionGuard { flights: &broker.0.flights, key: &key, publish: &publish };
-    let (mut attempts, dispatcher) = (0, &workspace.dispatcher);
-    let outcome = call_with_retries(&broker, dispatcher, &completion, permit, &cause, &mut attempts).await;
-    let Some(outcome) = outcome else { return };
-    // Without an attempt the dispatcher refused the permit, and its callers get that failure.
-    if attempts > 0 {
-        log(&broker, &key, &outcome, &cause);
-        // A renewal is tried once, so a later request may try again, but not if this outcome also answers
-        // followers. A lack of file descriptors says nothing about the key.
-        if let Err(failure) = &outcome
-            && *failure != Failure::OutOfFiles
-            && (failure.is_lasting() || cause.renewal().is_none() || completion.followers() > 0)
-        {
-            broker.0.negative_cache.add(&key, failure.clone().into(), broker.0.clock.now());
+/// A registered flight and its cause.
+struct Flight {
+    broker: Broker,
+    workspace: Arc<Workspace>,
+    leader: Leader,
+    cause: Cause,
+    /// The calls that were made.
+    attempts: u32,
+}
+
+/// Starts the task of a registered flight. A failure changes nothing in the cache.
+pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause: Cause) {
+    let (broker, workspace) = (broker.clone(), Arc::clone(workspace));
+    let runtime = broker.0.runtime.clone();
+    let mut flight = Flight { broker, workspace, leader, cause, attempts: 0 };
+    runtime.spawn(async move {
+        if let Some(outcome) = flight.call_with_retries().await {
+            flight.complete(outcome);
+        }
+    });
+}
+
+impl Flight {
+    /// Calls Courier once a permit is granted; retries if that may help while a follower has the time.
+    ///
+    /// Each call needs its own permit. `None` if the flight is abandoned.
+    async fn call_with_retries(&mut self) -> Option<Result<Grant, Failure>> {
+        let Self { broker, workspace, leader, cause, attempts } = self;
+        let (clock, dispatcher) = (&broker.0.clock, &workspace.dispatcher);
+        let deadline = clock.now() + broker.0.settings.timeout;
+        let rank = cause.renewal().map(|renewal| renewal.rank);
+        let mut permit = permit(workspace, leader, rank, Moment::NEVER).await?;
+        let mut failed = None;
+        loop {
+            let granted = match permit {
+                Ok(permit) => permit,
+                // The failure of a call tells more than the refusal of the next permit.
+                Err(failure) => return Some(Err(failed.unwrap_or(failure))),
+            };
+            *attempts += 1;
+            let failure = match dispatcher.issue(granted, leader.key()).await {
+                Ok(grant) => return Some(Ok(grant)),
+                Err(failure) => failure,
+            };
+            // A renewal without followers is retried by the refresher later.
+            let again = leader.has_followers().then(|| dispatcher.retry(&failure, *attempts, deadline)).flatten();
+            let Some(again) = again else { return Some(Err(failure)) };
+            tokio::select! {
+                biased;
+                () = leader.abandoned() => return None,
+                () = clock.sleep_until(again) => {}
+            }
+            if !leader.has_followers() {
+                return Some(Err(failure));
+            }
+            permit = self::permit(workspace, leader, None, deadline - CALL_TIME).await?;
+            failed = Some(failure);
         }
     }
-    let failure = outcome.as_ref().err().cloned();
-    let outcome = match outcome {
-        Ok(grant) => Ok(store(&broker, &workspace, &completion, grant, cause.renewal())),
-        Err(failure) => Err(failure.into()),
-    };
-    // First the cache, then the map, then the followers: a request that finds no flight finds the token.
-    drop(completion);
-    publish.send_replace(Some(outcome));
-    if let Cause::Renewal(Renewal { reason, state }) = cause {
+
+    fn complete(self, outcome: Result<Grant, Failure>) {
+        let Self { broker, workspace, leader, cause, attempts } = self;
+        let now = broker.0.clock.now();
+        // Without an attempt the dispatcher refused the permit, and its callers get that failure.
         if attempts > 0 {
-            workspace.refresher.metrics.renewal(reason, failure.is_none());
+            log(&broker, &leader, &outcome, &cause);
+            // A renewal is tried once, so a later request may try again, but not if this outcome also answers
+            // followers. A lack of file descriptors says nothing about the key.
+            if let Err(failure) = &outcome
+                && *failure != Failure::OutOfFiles
+                && (failure.is_lasting() || cause.renewal().is_none() || leader.has_followers())
+            {
+                broker.0.negative_cache.add(leader.key(), failure.clone().into(), now);
+            }
         }
-        state.last_decision().error = failure.as_ref().map(ToString::to_string);
-        // This state is still in the cache or among the lapsed keys, unless a longer-lived token replaced it.
-        let permanent = matches!(failure, Some(Failure::Refused(_)));
-        workspace.refresher.retry(&key, &state, permanent, broker.0.clock.now());
+        let failure = outcome.as_ref().err().cloned();
+        let key = leader.key().clone();
+        let outcome = match outcome {
+            Ok(grant) => Ok(store(&broker, &workspace, &leader, grant, cause.renewal())),
+            Err(failure) => Err(failure.into()),
+        };
+        leader.complete(outcome);
+        if let Cause::Renewal(Renewal { reason, state, .. }) = cause {
+            if attempts > 0 {
+                let outcome = if failure.is_none() { RenewalOutcome::Issued } else { RenewalOutcome::Failed };
+                workspace.refresher.metrics.renewals_total[reason][outcome].inc();
+            }
+            state.last_decision().error = failure.as_ref().map(ToString::to_string);
+            // This state is still in the cache or among the lapsed keys, unless a longer-lived token replaced it.
+            let permanent = matches!(failure, Some(Failure::Refused(_)));
+            workspace.refresher.retry(&key, &state, permanent, now);
+        }
     }
 }
 
-/// Calls Courier once a permit is granted, and counts the `attempts`.
+/// Waits for a permit: as a renewal of this rank until a request joins, then as a user of its client.
 ///
-/// It retries if that may help, while a follower waits and has the time; each call needs its own
-/// permit. `None` if the flight is detached and has no followers left.
-async fn call_with_retries(
-    broker: &Broker,
-    dispatcher: &Dispatcher,
-    completion: &CompletionGuard<'_>,
-    mut pending: PendingPermit,
-    cause: &Cause,
-    attempts: &mut u32,
-) -> Option<Result<Grant, Failure>> {
-    let (clock, key, publish) = (&broker.0.clock, completion.key, completion.publish);
-    let deadline = clock.now() + broker.0.settings.timeout;
-    let mut failed = None;
+/// A user's permit comes by `latest` or is refused at once. `None` if the flight is abandoned.
+async fn permit(
+    workspace: &Workspace,
+    leader: &Leader,
+    rank: Option<Rank>,
+    latest: Moment,
+) -> Option<Result<Permit, Failure>> {
+    let dispatcher = &workspace.dispatcher;
+    if let (Some(rank), None) = (rank, leader.client()) {
+        let permit = match dispatcher.queue_renewal(rank) {
+            Ok(pending) => queued_renewal(workspace, leader, pending).await?,
+            Err(failure) => Err(failure),
+        };
+        // A request that joined meanwhile is not refused because renewals are.
+        if permit.is_ok() || leader.client().is_none() {
+            return Some(permit);
+        }
+    }
+    let pending = match dispatcher.queue(&leader.client().unwrap_or_default(), latest) {
+        Ok(pending) => pending,
+        Err(failure) => return Some(Err(failure)),
+    };
+    tokio::select! {
+        biased;
+        () = leader.abandoned() => None,
+        permit = pending.permit() => Some(permit),
+    }
+}
+
+/// Waits for the permit of a renewal, and promotes it when a request joins.
+async fn queued_renewal(
+    workspace: &Workspace,
+    leader: &Leader,
+    pending: PendingPermit,
+) -> Option<Result<Permit, Failure>> {
+    let place = pending.place();
+    let permit = pending.permit();
+    tokio::pin!(permit);
     loop {
-        let permit = tokio::select! {
-            biased;
-            // The map and every follower hold a receiver.
-            () = publish.closed() => return None,
-            permit = pending.permit() => permit,
-        };
-        let permit = match permit {
-            Ok(permit) => permit,
-            // The failure of a call tells more than the refusal of the next permit.
-            Err(failure) => return Some(Err(failed.unwrap_or(failure))),
-        };
-        *attempts += 1;
-        let failure = match dispatcher.issue(permit, key).await {
-            Ok(grant) => return Some(Ok(grant)),
-            Err(failure) => failure,
-        };
-        // A renewal without followers is retried by the refresher later.
-        let has_followers = || completion.followers() > 0;
-        let again = has_followers().then(|| dispatcher.retry(&failure, *attempts, deadline)).flatten();
-        let Some(again) = again else { return Some(Err(failure)) };
         tokio::select! {
             biased;
-            () = publish.closed() => return None,
-            () = clock.sleep_until(again) => {}
+            () = leader.changed() => {}
+            permit = &mut permit => return Some(permit),
         }
-        if !has_followers() {
+        if leader.is_abandoned() {
+            return None;
+        }
+        if let (Some(place), Some(client)) = (place, leader.client())
+            && let Err(failure) = workspace.dispatcher.promote(place, &client)
+        {
             return Some(Err(failure));
-        }
-        match dispatcher.queue(cause.client(), deadline - CALL_TIME) {
-            Ok(next) => (pending, failed) = (next, Some(failure)),
-            Err(_) => return Some(Err(failure)),
         }
     }
 }
@@ -322,14 +196,8 @@ async fn call_with_retries(
 /// Stores a new token in the cache, unless the cached one can be handed out for longer.
 ///
 /// The token of a detached flight is not stored.
-fn store(
-    broker: &Broker,
-    workspace: &Workspace,
-    completion: &CompletionGuard<'_>,
-    grant: Grant,
-    renewal: Option<&Renewal>,
-) -> Issued {
-    let key = completion.key;
+fn store(broker: &Broker, workspace: &Workspace, leader: &Leader, grant: Grant, renewal: Option<&Renewal>) -> Issued {
+    let key = leader.key();
     let settings = &broker.0.settings;
     let refresher = &workspace.refresher;
     let window = settings.floor.window_of(grant.life());
@@ -337,8 +205,8 @@ fn store(
     let last = |grant: &Grant| grant.expires() - settings.floor.of(grant.life());
     let new_last = last(&grant);
     refresher.books.add(Books::CALL);
-    let in_flight = broker.0.flights.lock();
-    let is_current = in_flight.is_current(key, completion.publish);
+    let shard = workspace.flights.lock(key);
+    let is_current = shard.is_current(leader);
     let old = broker.0.cache.get(key);
     let lapsed = if is_current { broker.0.lapsed.remove(key) } else { None };
     let known = lapsed.or_else(|| old.as_ref().map(|old| Arc::clone(&old.state)));
@@ -356,7 +224,8 @@ fn store(
     Issued { entry, stored }
 }
 
-fn log(broker: &Broker, key: &TokenKey, outcome: &Result<Grant, Failure>, cause: &Cause) {
+fn log(broker: &Broker, leader: &Leader, outcome: &Result<Grant, Failure>, cause: &Cause) {
+    let key = leader.key();
     let users = key.users().collect::<Vec<_>>().join(" ");
     let (workspace, scopes) = (key.workspace(), key.scopes());
     let (actor, reason) = match cause {

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
 
+use super::locks::{Guard, Lock, Order};
 use crate::token::TokenKey;
 
 /// Maps users and tokens to their token keys, for the cache and the lapsed keys.
@@ -14,7 +14,7 @@ use crate::token::TokenKey;
 /// be found. A hit does not touch it. Callers choose what is hashed, so the hash is keyed.
 pub struct Index {
     hasher: RandomState,
-    shards: [Mutex<Shard>; SHARDS],
+    shards: [Lock<Shard>; SHARDS],
 }
 
 type Shard = HashMap<Handle, Keys, RandomState>;
@@ -92,7 +92,7 @@ impl Index {
     /// Creates an empty index.
     pub fn new() -> Self {
         let hasher = RandomState::default();
-        Self { hasher, shards: std::array::from_fn(|_| Mutex::default()) }
+        Self { hasher, shards: std::array::from_fn(|_| Lock::new(Order::Index, Shard::default())) }
     }
 
     /// The handle of a user or token.
@@ -132,12 +132,12 @@ impl Index {
             Keys::Few(keys) => keys.len(),
             Keys::Many(keys) => keys.values().map(|count| *count as usize).sum(),
         };
-        let shard = |shard: &Mutex<Shard>| shard.lock().map_or(0, |shard| shard.values().map(keys).sum());
+        let shard = |shard: &Lock<Shard>| shard.lock().values().map(keys).sum::<usize>();
         self.shards.iter().map(shard).sum::<usize>()
     }
 
-    fn shard(&self, Handle(hash): Handle) -> MutexGuard<'_, Shard> {
-        self.shards[hash as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, Handle(hash): Handle) -> Guard<'_, Shard> {
+        self.shards[hash as usize % SHARDS].lock()
     }
 }
 

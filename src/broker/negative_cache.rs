@@ -5,7 +5,7 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use moka::sync::Cache;
 
-use super::Refusal;
+use super::request::Refusal;
 use crate::clock::Moment;
 use crate::token::TokenKey;
 

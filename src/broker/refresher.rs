@@ -1,18 +1,15 @@
 //! Renews tokens before they run out: drives one workspace's schedule.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::cache::{KeyState, Plan};
 use super::demand::{Demand, SharedBooks};
-use super::explain::Decision;
-use super::flight::{self, Cause, Renewal};
-use super::{Broker, Workspace};
+use super::locks::{Guard, Lock, Order};
 use crate::clock::Moment;
 use crate::metrics::WorkspaceMetrics;
-use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::learned::learner::{Estimate, Learner, PrefetchAction};
 use crate::policy::refresh::{self, Draws, Mode, Reason, RenewalDecision, Stop};
 use crate::policy::schedule::{Schedule, Ticket};
@@ -24,24 +21,21 @@ use crate::token::TokenKey;
 /// renewal, or if moka runs its maintenance on that hit.
 pub struct Refresher {
     mode: Mode,
-    schedule: Mutex<Schedule<DueKey>>,
+    schedule: Lock<Schedule<DueKey>>,
     /// In mode learned only.
-    learner: Option<Mutex<Learner<Arc<Demand>>>>,
+    learner: Option<Lock<Learner<Arc<Demand>>>>,
     pub(super) books: SharedBooks,
-    draws: Mutex<Draws>,
+    draws: Lock<Draws>,
     /// Wakes the loop: a key was added that is due before all others.
     due_earlier: Notify,
     pub(super) metrics: WorkspaceMetrics,
 }
 
 /// A scheduled key.
-struct DueKey {
-    key: TokenKey,
-    state: Arc<KeyState>,
+pub struct DueKey {
+    pub key: TokenKey,
+    pub state: Arc<KeyState>,
 }
-
-/// How many due keys are decided about, and lessons learned, before the task yields.
-const BATCH: usize = 256;
 
 impl Refresher {
     /// Creates a refresher with an empty schedule.
@@ -50,10 +44,10 @@ impl Refresher {
     pub fn new(mode: Mode, extra_calls: f64, metrics: WorkspaceMetrics) -> Self {
         Self {
             mode,
-            schedule: Mutex::new(Schedule::new()),
-            learner: (mode == Mode::Learned).then(|| Mutex::new(Learner::new(extra_calls))),
+            schedule: Lock::new(Order::Schedule, Schedule::new()),
+            learner: (mode == Mode::Learned).then(|| Lock::new(Order::Learner, Learner::new(extra_calls))),
             books: SharedBooks::default(),
-            draws: Mutex::default(),
+            draws: Lock::new(Order::Draws, Draws::default()),
             due_earlier: Notify::new(),
             metrics,
         }
@@ -93,18 +87,33 @@ impl Refresher {
     pub fn update_gauges(&self, now: Moment) {
         let books = self.books.load();
         if let Some(learner) = &self.learner {
-            let price = learner.lock().unwrap_or_else(PoisonError::into_inner).price(&books, now);
+            let price = learner.lock().price(&books, now);
             self.metrics.renewal_price.set(price.into());
         }
-        self.metrics.extra_calls.set(books.extra_share());
+        self.metrics.extra_calls_ratio.set(books.extra_share());
         if let Some(share) = books.used_share() {
-            self.metrics.renewals_used.set(share);
+            self.metrics.renewals_used_ratio.set(share);
         }
     }
 
     /// Removes a key from the schedule.
     pub fn unschedule(&self, ticket: Ticket) {
         self.lock().remove(ticket);
+    }
+
+    /// Takes a key that is due by `now` from the schedule, with its due time.
+    pub fn pop(&self, now: Moment) -> Option<(Moment, DueKey)> {
+        self.lock().pop(now)
+    }
+
+    /// When to pop again; [`Moment::NEVER`] if the schedule is empty.
+    pub fn next(&self) -> Moment {
+        self.lock().next().unwrap_or(Moment::NEVER)
+    }
+
+    /// Waits until a key was added that is due before all others.
+    pub async fn due_earlier(&self) {
+        self.due_earlier.notified().await;
     }
 
     /// The number of keys in the schedule.
@@ -120,7 +129,7 @@ impl Refresher {
         }
     }
 
-    fn schedule(&self, key: &TokenKey, state: &Arc<KeyState>, due: Moment) -> Ticket {
+    pub fn schedule(&self, key: &TokenKey, state: &Arc<KeyState>, due: Moment) -> Ticket {
         let mut schedule = self.lock();
         let next = schedule.next();
         if next.is_none_or(|next| due < next) {
@@ -131,22 +140,23 @@ impl Refresher {
 
     /// Draws a number from 0 to 1.
     pub fn draw(&self) -> f64 {
-        self.draws.lock().unwrap_or_else(PoisonError::into_inner).next()
+        self.draws.lock().next()
     }
 
-    /// Learns from outcomes that are known by now, at most [`BATCH`]; returns how many there were.
-    fn learn(&self, now: Moment) -> usize {
+    /// Learns at most `limit` outcomes that are known by now; returns how many there were.
+    pub fn learn(&self, limit: usize, now: Moment) -> usize {
         let Some(learner) = &self.learner else { return 0 };
-        let mut learner = learner.lock().unwrap_or_else(PoisonError::into_inner);
-        for learned in 0..BATCH {
+        let mut learner = learner.lock();
+        for learned in 0..limit {
             let Some(lesson) = learner.next_lesson(now) else { return learned };
             let demand = Arc::clone(&lesson.key);
             learner.learn(lesson, &mut demand.history(), now);
         }
-        BATCH
+        limit
     }
 
-    fn decide(
+    /// Decides about a due key, and books the decision.
+    pub fn decide(
         &self,
         state: &KeyState,
         lapsed: bool,
@@ -156,7 +166,7 @@ impl Refresher {
         let Some(learner) = &self.learner else {
             return (refresh::decide_by_use(state.uses(), state.expires.since(now)), None);
         };
-        let mut learner = learner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut learner = learner.lock();
         let mut history = state.demand.history();
         let (decision, booked) = learner.process(&state.demand, &mut history, &self.books.load(), late, now);
         self.books.add(booked);
@@ -169,127 +179,17 @@ impl Refresher {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Schedule<DueKey>> {
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Renews due tokens until it is cancelled.
-///
-/// While the dispatcher's queue has no room, due keys wait in the schedule.
-pub(super) async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
-    let Workspace { dispatcher, refresher, .. } = &**workspace;
-    loop {
-        let mut steps = 0;
-        while steps < BATCH && dispatcher.has_room() {
-            let now = broker.0.clock.now();
-            let Some((at, due)) = refresher.lock().pop(now) else {
-                break;
-            };
-            // A decision uses all that is known before it.
-            loop {
-                let learned = refresher.learn(now);
-                steps += learned;
-                if learned < BATCH {
-                    break;
-                }
-                tokio::task::yield_now().await;
-            }
-            process_due(broker, workspace, due, at, broker.0.clock.now());
-            steps += 1;
-        }
-        // Many keys due at once would starve other tasks.
-        tokio::task::yield_now().await;
-        if steps >= BATCH {
-            continue;
-        }
-        if dispatcher.has_room() {
-            let next = refresher.lock().next().unwrap_or(Moment::NEVER);
-            tokio::select! {
-                () = refresher.due_earlier.notified() => {}
-                () = broker.0.clock.sleep_until(next) => {}
-            }
-        } else {
-            dispatcher.wait_for_room().await;
-        }
-    }
-}
-
-/// Decides about a key that was due `at` this moment, and carries it out.
-fn process_due(broker: &Broker, workspace: &Arc<Workspace>, due: DueKey, at: Moment, now: Moment) {
-    let DueKey { key, state } = due;
-    let refresher = &workspace.refresher;
-    let mut lapses_now = false;
-    // Not under the plan's lock: this lookup may run the cache's maintenance, which takes it. For lapsed
-    // keys only: to the cache a lookup is a use, so it would keep unused tokens.
-    let lapsed = matches!(*state.plan(), Plan::Lapsed(_));
-    let is_replaced = lapsed && broker.0.cache.get(&key).is_some_and(|entry| !Arc::ptr_eq(&entry.state, &state));
-    let is_entitled = broker.0.entitled.include(&key);
-    // No sign-out gets between the decision and its execution.
-    let mut in_flight = broker.0.flights.lock();
-    if workspace.is_removed(&state) {
-        return;
-    }
-    let (decision, estimate) = {
-        // Under the lock: a concurrent hit has counted its use before, or sees the decision.
-        let mut plan = state.plan();
-        let (failures, lapsed) = match *plan {
-            Plan::Scheduled(_, failures) => (failures, false),
-            // A token was stored while this key moved to the lapsed keys.
-            Plan::Lapsed(_) if is_replaced => {
-                *plan = Plan::Removed;
-                return;
-            }
-            Plan::Lapsed(_) => (0, true),
-            // The key has just been removed from the cache.
-            Plan::Renewing { .. } | Plan::Unscheduled | Plan::Removed => return,
-        };
-        let (decision, estimate) = if is_entitled {
-            refresher.decide(&state, lapsed, workspace.dispatcher.lateness(at, now), now)
-        } else {
-            (RenewalDecision::Stop(Stop::NotPermitted), None)
-        };
-        state.last_decision().decision = Some(Decision { at: now, verdict: decision, estimate });
-        tracing::debug!(workspace = key.workspace(), ?decision, ?estimate, "token due");
-        *plan = match decision {
-            RenewalDecision::Renew(_) => Plan::Renewing { failures, lapsed },
-            RenewalDecision::Wait(next) => {
-                lapses_now = !lapsed;
-                Plan::Lapsed(refresher.schedule(&key, &state, next))
-            }
-            RenewalDecision::Stop(_) => Plan::Unscheduled,
-        };
-        (decision, estimate)
-    };
-    match decision {
-        RenewalDecision::Renew(reason) => {
-            let rank = Rank::of(state.floor(&broker.0.settings.floor), estimate.map(|estimate| estimate.value), now);
-            let leader = in_flight.renew(&key, rank, &workspace.dispatcher);
-            drop(in_flight);
-            match leader {
-                Some(leader) => {
-                    broker.0.metrics.renewal_lateness.observe(now.since(at).as_secs_f64());
-                    let cause = Cause::Renewal(Renewal { reason, state });
-                    broker.0.runtime.spawn(flight::fetch(broker.clone(), Arc::clone(workspace), leader, cause));
-                }
-                // The key has a flight already. Should it fail, this renewal is tried again.
-                None => refresher.retry(&key, &state, false, now),
-            }
-        }
-        RenewalDecision::Wait(_) if lapses_now => broker.0.lapsed.insert(key, state),
-        RenewalDecision::Wait(_) => {}
-        RenewalDecision::Stop(_) => {
-            broker.0.lapsed.remove(&key);
-        }
+    fn lock(&self) -> Guard<'_, Schedule<DueKey>> {
+        self.schedule.lock()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::BrokerSettings;
     use crate::broker::cache::{Cache, Entry, LapsedKeys};
     use crate::broker::index::Index;
+    use crate::broker::{Broker, BrokerSettings};
     use crate::clock::Clock;
     use crate::metrics::Metrics;
     use crate::policy::admission::budget::Budget;

@@ -1,14 +1,15 @@
-//! Deliberate removals: sign-outs, reports of rejected tokens, purges of a workspace.
+//! Deliberate removals: sign-outs, reports of rejected tokens, purges, keys that none may ask for any more.
 //!
-//! All are made under the flights' lock, so that no call under way restores a removed token: its
-//! token goes to its followers alone.
+//! A removal first detaches the flights that it concerns, so that they store no token. Then it removes
+//! the tokens key by key, each under the lock of the key's flights, and detaches a flight that started
+//! meanwhile: a renewal that was decided before the removal and is started after it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use super::Broker;
-use super::cache::Entry;
 use super::flight::{self, Cause, Renewal};
+use super::flights::LockedShard;
+use super::handle::Broker;
+use super::workspace::Workspace;
 use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::Reason;
 use crate::token::{TokenKey, UserId};
@@ -19,11 +20,11 @@ impl Broker {
     /// None is served or renewed until it is asked for again. Courier cannot revoke a token, so
     /// tokens that were handed out stay valid.
     pub fn sign_out(&self, workspace: &str, user: UserId<'_>) -> usize {
+        let Some(target) = self.0.workspaces.get(workspace) else { return 0 };
         let of_user = |key: &TokenKey| key.workspace() == workspace && key.users().any(|name| name == user.as_str());
-        let mut in_flight = self.0.flights.lock();
-        in_flight.detach(of_user);
+        target.flights.detach(of_user);
         let keys = self.0.index.find(self.0.index.handle((workspace, user.as_str())));
-        keys.iter().filter(|key| of_user(key)).filter(|key| self.forget(key)).count()
+        keys.iter().filter(|key| of_user(key)).filter(|key| self.remove(target, key)).count()
     }
 
     /// Removes a token that Courier rejected and renews it; returns its key.
@@ -32,27 +33,23 @@ impl Broker {
     pub fn reject(&self, token: &str, may: impl Fn(&TokenKey) -> bool) -> Option<TokenKey> {
         let token = token.as_bytes();
         let keys = self.0.index.find(self.0.index.handle(token));
-        // Most reports are of tokens that are gone already: these need no lock.
-        if keys.is_empty() {
-            return None;
-        }
-        let mut in_flight = self.0.flights.lock();
-        let found = keys.into_iter().filter(|key| may(key)).find_map(|key| {
-            let entry = self.0.cache.get(&key)?;
-            (entry.grant.token() == token).then_some((key, entry))
-        });
-        let (key, entry) = found?;
-        self.forget(&key);
-        let Entry { state, .. } = &*entry;
+        keys.into_iter().filter(may).find(|key| self.reject_token_of(key, token))
+    }
+
+    /// Removes the key's token and renews it, if it is this one.
+    fn reject_token_of(&self, key: &TokenKey, token: &[u8]) -> bool {
+        let Some(workspace) = self.0.workspaces.get(key.workspace()) else { return false };
         // When many are rejected at once, the rest is fetched on request.
-        if let Some(workspace) = self.0.workspaces.get(key.workspace())
-            && workspace.dispatcher.has_room()
-            && let Some(leader) = in_flight.renew(&key, Rank::IN_USE, &workspace.dispatcher)
-        {
-            let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, state: Arc::clone(state) });
-            self.0.runtime.spawn(flight::fetch(self.clone(), Arc::clone(workspace), leader, cause));
+        let has_room = workspace.dispatcher.has_room();
+        let mut flights = workspace.flights.lock(key);
+        let Some(entry) = self.0.cache.get(key).filter(|entry| entry.grant.token() == token) else { return false };
+        self.forget(key, &flights);
+        if has_room && let Some(leader) = flights.try_register(key) {
+            let state = Arc::clone(&entry.state);
+            let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, state, rank: Rank::IN_USE });
+            flight::start(self, workspace, leader, cause);
         }
-        Some(key)
+        true
     }
 
     /// Forgets all tokens of a workspace; returns their number, or `None` if there is no such workspace.
@@ -61,21 +58,36 @@ impl Broker {
     pub fn purge(&self, workspace: &str) -> Option<usize> {
         let target = self.0.workspaces.get(workspace)?;
         let of_workspace = |key: &TokenKey| key.workspace() == workspace;
-        let mut in_flight = self.0.flights.lock();
-        in_flight.detach(of_workspace);
         let now = self.0.clock.now();
         // From now on no older token is renewed.
-        target.not_before.store(now.as_nanos(), Ordering::Relaxed);
-        drop(in_flight);
+        target.purge_before(now);
+        target.flights.detach(|_| true);
         let old_tokens = self.0.cache.iter().filter(|(key, entry)| of_workspace(key) && entry.state.sent < now);
         let old_lapsed = self.0.lapsed.iter().filter(|(key, state)| of_workspace(key) && state.sent < now);
         // A token stored just now may be removed too, which costs one call.
         let keys = old_tokens.map(|(key, _)| key).chain(old_lapsed.map(|(key, _)| key));
-        Some(keys.filter(|key| self.forget(key)).count())
+        Some(keys.filter(|key| self.remove(target, key)).count())
+    }
+
+    /// Restricts renewals to keys that some caller `may` ask for, from now on.
+    ///
+    /// Other keys are dropped when they are due. Their queued calls without followers are cancelled.
+    pub fn renew_only(&self, may: impl Fn(&TokenKey) -> bool + Send + Sync + 'static) {
+        self.0.entitled.set(may);
+        for workspace in self.0.workspaces.values() {
+            workspace.flights.detach(|key| !self.0.entitled.include(key));
+        }
+    }
+
+    /// Detaches the key's flight and forgets the key; returns whether it had a token.
+    fn remove(&self, workspace: &Workspace, key: &TokenKey) -> bool {
+        let mut flights = workspace.flights.lock(key);
+        flights.detach(key);
+        self.forget(key, &flights)
     }
 
     /// Forgets a key; returns whether it had a token.
-    fn forget(&self, key: &TokenKey) -> bool {
+    fn forget(&self, key: &TokenKey, _: &LockedShard<'_>) -> bool {
         if let Some(state) = self.0.lapsed.remove(key) {
             state.cancel();
         }

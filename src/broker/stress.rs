@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::{Broker, BrokerSettings, TokenRequest};
+use super::handle::{Broker, BrokerSettings};
+use super::request::TokenRequest;
 use crate::audit::Actor;
 use crate::clock::Clock;
 use crate::metrics::Metrics;

@@ -5,20 +5,22 @@ use std::io::{self, Write};
 use anyhow::Context;
 use clap::Args;
 use courier_token_broker::app::{StartError, dispatcher};
-use courier_token_broker::clock::Clock;
-use courier_token_broker::clock::Moment;
+use courier_token_broker::clock::{Clock, Moment};
 use courier_token_broker::config::{Settings, WorkspaceSettings};
 use courier_token_broker::metrics::Metrics;
 use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey};
 
+use super::failure::Failure;
+use super::output::{print_stderr, warn};
 use super::proxy::ignored_proxies;
-use super::{Failure, Sources, block_on, environment, print_stderr, warn};
+use super::runtime::block_on;
+use super::sources::{Sources, environment};
 
 #[derive(Args)]
 pub struct Check {
     #[command(flatten)]
     pub(super) sources: Sources,
-    /// Also asks each workspace's Courier for a token of one minute.
+    /// Also requests a token of one minute from each workspace's Courier.
     #[arg(long)]
     probe: bool,
 }
@@ -80,8 +82,8 @@ async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {
         let (dispatcher, _) = dispatcher(workspace, clock, &metrics)?;
         let sent = clock.now();
         // The budget is full, so the call gets its permit at once.
-        let Ok(turn) = dispatcher.queue("", Moment::NEVER) else { continue };
-        let Ok(permit) = turn.permit().await else { continue };
+        let Ok(pending) = dispatcher.queue("", Moment::NEVER) else { continue };
+        let Ok(permit) = pending.permit().await else { continue };
         match dispatcher.issue(permit, &key).await {
             Ok(_) => println!("# workspace {name}: token issued in {} ms", clock.now().since(sent).as_millis()),
             Err(failure) => failed.push(format!("workspace {name}: {failure}")),

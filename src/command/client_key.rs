@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use courier_token_broker::auth::{Digest, generate_key};
 
-use super::Failure;
+use super::failure::Failure;
 
 #[derive(Args)]
 pub struct ClientKey {

@@ -21,7 +21,7 @@ use courier_token_broker::secrets::unreadable;
 use humantime::format_duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::Failure;
+use super::failure::Failure;
 
 #[derive(Args)]
 #[command(
@@ -314,13 +314,13 @@ fn check_duration(flag: &str, length: Duration, range: RangeInclusive<Duration>)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    const WANTED: &str = "expected a duration such as 150ms, 12h or 1d 12h";
+    const EXPECTED: &str = "expected a duration such as 150ms, 12h or 1d 12h";
     // Crafted numbers overflow in humantime 2.4; and 5M, its five months, is always a mistake.
     let digits = text.bytes().filter(u8::is_ascii_digit).count();
     if digits > 16 || text.len() > 64 || text.contains('M') || text.contains("month") {
-        return Err(WANTED.to_owned());
+        return Err(EXPECTED.to_owned());
     }
-    humantime::parse_duration(text).map_err(|error| format!("{error}; {WANTED}"))
+    humantime::parse_duration(text).map_err(|error| format!("{error}; {EXPECTED}"))
 }
 
 #[cfg(test)]

@@ -14,8 +14,11 @@ use courier_token_broker::secrets::Secret;
 use courier_token_broker::simulator::{Faults, Simulator};
 use tokio::net::TcpListener;
 
+use super::failure::{Failure, bound};
+use super::logs::start_logs;
+use super::output::print;
+use super::runtime::{block_on, stop_signal};
 use super::serve::{addresses, raise_open_files};
-use super::{Failure, block_on, bound, log, print, stop_signal};
 
 #[derive(Args)]
 pub struct Sandbox {
@@ -41,7 +44,7 @@ impl Sandbox {
             let listener = TcpListener::bind(self.courier_listen).await.map_err(bound(self.courier_listen))?;
             let courier = listener.local_addr()?;
             let settings = self.settings(courier)?;
-            let _logs = log(&settings)?;
+            let _logs = start_logs(&settings)?;
             let open_files = raise_open_files()?;
             let clock = Clock::system();
             let app = App::bind_with(settings, Vec::new(), open_files, clock).await?;
@@ -78,8 +81,7 @@ impl Sandbox {
 }
 
 fn explain(app: &App, courier: SocketAddr) -> String {
-    let mut text =
-        format!("Courier simulator on http://{courier} (what it was asked: http://{courier}/simulator/calls)\n");
+    let mut text = format!("Courier simulator on http://{courier} (its requests: http://{courier}/simulator/calls)\n");
     if let Some(address) = app.addresses().first() {
         // Writing to a string can't fail.
         let _ = writeln!(

@@ -17,9 +17,13 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use super::failure::Failure;
+use super::logs::start_logs;
+use super::output::{print, warn};
 use super::proxy::ignored_proxies;
+use super::runtime::{block_on, reload_signals, stop_signal};
+use super::sources::{Sources, Variables, environment};
 use super::started::Started;
-use super::{Failure, Sources, Variables, block_on, environment, log, print, reload_signals, stop_signal, warn};
 
 #[derive(Args)]
 #[command(about = None, long_about = None)]
@@ -46,7 +50,7 @@ impl Serve {
         let Loaded { outcome, files } = self.load(&environment);
         let (mut settings, shown) = outcome.inspect_err(|errors| warn(&errors.warnings))?;
         settings.shutdown_delay.get_or_insert_with(usual_shutdown_delay);
-        let logs = log(&settings)?;
+        let logs = start_logs(&settings)?;
         for warning in ignored_proxies(&settings.workspaces) {
             tracing::warn!("{warning}");
         }

@@ -7,7 +7,9 @@ use courier_token_broker::clock::Clock;
 use courier_token_broker::simulator::{Faults, Simulator};
 use tokio::net::TcpListener;
 
-use super::{Failure, block_on, bound, print, stop_signal};
+use super::failure::{Failure, bound};
+use super::output::print;
+use super::runtime::{block_on, stop_signal};
 
 #[derive(Args)]
 pub struct SimulateCourier {

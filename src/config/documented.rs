@@ -33,7 +33,7 @@ const SCOPES: [&str; 17] = [
 ];
 
 impl Client {
-    /// A client that may ask for every documented scope, every user and the longest lifetime.
+    /// A client that may request every documented scope, every user and the longest lifetime.
     pub fn with_documented_scopes(name: &str, key: Digest, tokens: &Tokens, set_by: SetBy) -> Self {
         Self {
             name: name.to_owned(),

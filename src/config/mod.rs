@@ -3,22 +3,27 @@
 //! [`Layers`] are their sources, [`Raw`] is their shape, and [`Settings`] are the checked values, in
 //! types that each module defines for itself. Nothing here reads the environment or opens a port.
 
+mod checker;
+mod clients;
 mod documented;
+mod duration;
 mod error;
 mod file;
 mod layers;
 mod log;
+mod merge;
 mod raw;
 mod resolve;
 mod server;
 mod sessions;
-mod values;
+mod settings;
+mod variables;
 mod warnings;
 mod workspace;
 
 pub use error::{SettingsError, SettingsErrors};
-pub use layers::{ENVIRONMENT_PREFIX, Layers};
+pub use layers::Layers;
 pub use log::{Audit, LogFormat};
 pub use raw::{Client as RawClient, Raw, Sessions as RawSessions, Tls as RawTls, Workspace as RawWorkspace};
-pub use resolve::{Settings, WorkspaceSettings};
-pub use sessions::SessionSettings;
+pub use settings::{SessionSettings, Settings, WorkspaceSettings};
+pub use variables::ENVIRONMENT_PREFIX;

@@ -1,16 +1,15 @@
-//! Checks the settings of `[server]` and `[admin]`: addresses, TLS, limits.
+//! Checks `[server]` and `[admin]`: addresses, TLS, limits.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use super::checker::{Checker, HOUR, SECOND};
 use super::error::SettingsError;
 use super::log::Audit;
-use super::raw::{self, Raw};
-use super::resolve::{Check, HOUR, SECOND};
-use crate::auth::ClientKeys;
-use crate::http::server::{Address, Certificates, Limits, TlsFiles};
+use super::raw;
+use crate::http::server::{Address, Certificates, ListenerLimits, TlsFiles};
 
-impl Check<'_> {
+impl Checker<'_> {
     /// The address of the admin listener, where any connection may purge all tokens.
     pub(super) fn admin(&self, admin: &raw::Admin, apps: &[Address]) -> Result<SocketAddr, SettingsError> {
         const KEY: &str = "admin.listen";
@@ -61,14 +60,14 @@ impl Check<'_> {
             return Err(self.error(KEY, message));
         }
         if addresses.iter().filter(|address| **address == Address::Systemd).count() > 1 {
-            return Err(self.error(KEY, "must have \"systemd\" no more than once: it stands for all sockets passed"));
+            return Err(self.error(KEY, "must have \"systemd\" at most once: it covers all passed sockets"));
         }
         let twice = |one: &Address, other: &Address| match (one, other) {
             (Address::Tcp(one), Address::Tcp(other)) => overlap(*one, *other),
             (one, other) => one == other,
         };
         if addresses.iter().enumerate().any(|(place, one)| addresses[..place].iter().any(|other| twice(one, other))) {
-            return Err(self.error(KEY, "has an address twice: 0.0.0.0 and [::] stand for every address of their kind"));
+            return Err(self.error(KEY, "has an address twice: 0.0.0.0 and [::] include every address of their kind"));
         }
         Ok(addresses)
     }
@@ -96,7 +95,7 @@ impl Check<'_> {
         certificates.map(Some).map_err(|error| self.error(&key(error.setting), error.why))
     }
 
-    pub(super) fn limits(&self, server: &raw::Server) -> Option<Limits> {
+    pub(super) fn limits(&self, server: &raw::Server) -> Option<ListenerLimits> {
         const SIZES: u64 = 1_000_000;
         let raw = &server.limits;
         for (name, value, least, most) in [
@@ -116,7 +115,7 @@ impl Check<'_> {
         let idle_timeout = self.keep(self.span("server.idle_timeout", server.idle_timeout, SECOND, HOUR));
         let header_timeout = span("header_timeout", raw.header_timeout, SECOND, HOUR);
         let handshake_timeout = span("handshake_timeout", raw.handshake_timeout, SECOND / 10, SECOND * 60);
-        Some(Limits {
+        Some(ListenerLimits {
             connections: raw.connections as usize,
             connections_per_ip: raw.connections_per_ip,
             requests_in_flight: raw.requests_in_flight as usize,
@@ -127,36 +126,6 @@ impl Check<'_> {
             streams: raw.streams,
             resets_per_second: raw.resets_per_second,
         })
-    }
-
-    /// The names in a client's certificate, normalised for comparison.
-    pub(super) fn certificate_names(
-        &self,
-        raw: &Raw,
-        client: &raw::Client,
-        taken: &ClientKeys,
-        key: impl Fn(&str) -> String,
-    ) -> Result<Vec<String>, SettingsError> {
-        let failed = |message: &str| self.error(&key("certificate_names"), message);
-        if client.certificate_names.is_empty() {
-            return Ok(Vec::new());
-        }
-        if raw.server.tls.as_ref().is_none_or(|tls| tls.client_ca_file.is_none()) {
-            return Err(failed("no client is asked for a certificate: set server.tls.client_ca_file"));
-        }
-        let mut names: Vec<String> = Vec::new();
-        for name in &client.certificate_names {
-            if name.is_empty() || name.len() > 2048 || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(failed("must be DNS names such as \"web.internal\" or URIs such as \"spiffe://td/web\""));
-            }
-            // DNS names are case-insensitive.
-            let name = if name.contains(':') { name.clone() } else { name.to_ascii_lowercase() };
-            if taken.contains_name(&name) || names.contains(&name) {
-                return Err(failed("must differ from all other clients' names"));
-            }
-            names.push(name);
-        }
-        Ok(names)
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::Duration;
 
+use super::checker::{Checker, SECOND, is_loopback};
 use super::error::SettingsError;
 use super::raw::{self, Raw};
-use super::resolve::{Check, SECOND, is_loopback};
+use super::settings::SessionSettings;
 use crate::auth::{self, Algorithms, Client, JwksSettings, KeySource, SessionKey};
 use crate::http::api::{AllowedHeaders, Origins, SessionRoute, SessionSource};
 use crate::policy::access::{Access, Pattern, SetBy};
@@ -14,22 +15,13 @@ use crate::secrets::{SecretBytes, unreadable};
 use crate::token::{Profile, WorkspaceName};
 use crate::upstream;
 
-/// The checked settings of sessions.
-#[derive(Clone, Debug)]
-pub struct SessionSettings {
-    /// How sessions are checked.
-    pub check: auth::SessionSettings,
-    /// Where requests carry them, and which tokens users get.
-    pub route: SessionRoute,
-}
-
 const DAY: Duration = Duration::from_secs(86_400);
 const LONGEST_LEEWAY: Duration = Duration::from_secs(5 * 60);
 /// Far more than a public key needs (less than 2 KB); a chain of certificates is no key.
 const LARGEST_PEM: u64 = 64 * 1024;
 const LONGEST_TEXT: usize = 1024;
 
-impl Check<'_> {
+impl Checker<'_> {
     /// Checks `[sessions]`, if it is there.
     pub fn sessions(&self, raw: &Raw, profiles: &BTreeMap<String, Profile>) -> Option<Option<SessionSettings>> {
         let Some(sessions) = &raw.sessions else { return Some(None) };
@@ -144,7 +136,7 @@ impl Check<'_> {
     /// the user, are refused: they would let in sessions of the issuer's other apps.
     fn audience_claim(&self, sessions: &raw::Sessions) -> Result<String, SettingsError> {
         const FIELD: &str = "audience_claim";
-        let message = "the name of the claim that tells for which app a session is, such as \"aud\", \"azp\" or \
+        let message = "the name of the claim that names the app of a session, such as \"aud\", \"azp\" or \
             \"client_id\"";
         let claim = self.session_text(FIELD, &sessions.audience_claim, message)?;
         let says_something_else = ["iss", "sub", "exp", "nbf", "iat", "jti"].contains(&&*claim);

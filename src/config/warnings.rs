@@ -3,18 +3,18 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::checker::Checker;
 use super::error::SettingsError;
 use super::file::find;
-use super::layers::{API_KEY, BASE_URL, CLIENT_KEY, CLIENT_MAX_LIFETIME, CLIENT_SCOPES};
 use super::raw::{Raw, Sessions, Tls, Workspace};
-use super::resolve::WorkspaceSettings;
-use super::values::Check;
+use super::settings::WorkspaceSettings;
+use super::variables::{API_KEY, BASE_URL, CLIENT_KEY, CLIENT_MAX_LIFETIME, CLIENT_SCOPES, ENVIRONMENT_PREFIX};
 use crate::auth::{ClientKeys, Digest};
 use crate::http::server::Address;
 use crate::policy::access::Pattern;
 use crate::secrets::Secret;
 
-impl Check<'_> {
+impl Checker<'_> {
     /// Records all warnings.
     pub(super) fn warn(&self, raw: &Raw, listen: &[Address], workspaces: &[WorkspaceSettings], clients: &ClientKeys) {
         let layers = self.layers();
@@ -82,7 +82,7 @@ impl Check<'_> {
                 self.warning(&key, text);
             }
         }
-        for (file, table) in self.layers().tables() {
+        for (file, table) in &self.layers().tables {
             let Some(mode) = open_mode(Path::new(file)) else { continue };
             for key in raw.workspaces.keys().map(|name| format!("workspaces.{name}.api_key")) {
                 if find(table, &key).is_some() {
@@ -138,14 +138,14 @@ impl Check<'_> {
             // A client without a list may have all profiles.
             let askable = raw.clients.iter().any(|client| client.scopes.as_ref().is_none_or(|scopes| may(scopes)));
             if !askable && self.layers().is_given(&key) {
-                self.warning(&key, "no client may ask for all of its scopes, and sessions get another profile");
+                self.warning(&key, "no client may request all of its scopes, and sessions get another profile");
             }
         }
         if raw.server.tls.is_some()
             && !listen.is_empty()
             && listen.iter().all(|address| matches!(address, Address::Unix(_)))
         {
-            self.warning("server.tls", "has no effect: server.listen has Unix sockets alone, which speak without TLS");
+            self.warning("server.tls", "has no effect: server.listen has only Unix sockets, which do not use TLS");
         }
         let limits = &raw.server.limits;
         if limits.connections_per_ip > limits.connections {
@@ -172,9 +172,7 @@ fn open_mode(path: &Path) -> Option<u32> {
 /// A warning about a variable that looks like one of the broker's, but is not.
 fn unknown(name: &str, value: &str) -> Option<SettingsError> {
     let known = variables();
-    if known.iter().any(|other| other == name)
-        || name.starts_with(super::ENVIRONMENT_PREFIX)
-        || is_of_kubernetes(name, value)
+    if known.iter().any(|other| other == name) || name.starts_with(ENVIRONMENT_PREFIX) || is_of_kubernetes(name, value)
     {
         return None;
     }

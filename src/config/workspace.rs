@@ -1,28 +1,106 @@
-//! Checks Courier's address and the proxy in `[workspaces.NAME]`.
+//! Checks `[workspaces.NAME]`: Courier's address and key, the proxy, and the budget.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
+use super::checker::{Checker, HOUR, SECOND, is_loopback};
 use super::error::SettingsError;
 use super::raw;
-use super::resolve::{Check, WorkspaceSettings, is_loopback};
+use super::settings::WorkspaceSettings;
 use crate::http::server::Address;
+use crate::policy::admission::budget::Budget;
 use crate::secrets::Secret;
-use crate::upstream::{Proxy, Url};
+use crate::token::WorkspaceName;
+use crate::upstream::{CourierSettings, DispatcherSettings, Proxy, Url};
 
 /// Courier's hosts by region; the first is the default.
 const REGIONS: [(&str, &str); 2] = [("us", "https://api.courier.com"), ("eu", "https://api.eu.courier.com")];
 
-impl Check<'_> {
-    pub(super) fn base_url(&self, workspace: &str, raw: &raw::Workspace) -> Result<Url, SettingsError> {
+impl Checker<'_> {
+    /// Checks one workspace. Its calls take no longer than `caller_timeout`.
+    pub(super) fn workspace(
+        &self,
+        name: &str,
+        raw: &raw::Workspace,
+        caller_timeout: Duration,
+    ) -> Option<WorkspaceSettings> {
+        let key = |field: &str| format!("workspaces.{name}.{field}");
+        let name = WorkspaceName::new(name).map_err(|error| {
+            // The name may have dots, which would be read as a path.
+            SettingsError { key: format!("workspaces.{name}"), ..self.error("workspaces", error.to_string()) }
+        });
+        let name = self.keep(name)?;
+        let timeout = self.keep(self.span(&key("timeout"), raw.timeout, SECOND, HOUR));
+        let budget = self.keep(self.budget(&key("budget"), &raw.budget));
+        let base_url = self.keep(self.base_url(name.as_str(), raw));
+        let api_key = self.keep(self.api_key(&key("api_key"), &key("api_key_file"), raw));
+        let connect_timeout = self.keep(self.span(&key("connect_timeout"), raw.connect_timeout, SECOND / 100, HOUR));
+        let drops_tokens = match raw.on_new_api_key.as_str() {
+            "keep" => Ok(false),
+            "drop" => Ok(true),
+            _ => Err(self.error(&key("on_new_api_key"), "must be \"keep\" or \"drop\"")),
+        };
+        let drops_tokens = self.keep(drops_tokens);
+        // The caller waits no longer than this.
+        let timeout = timeout?.min(caller_timeout);
+        let base_url = base_url?;
+        Some(WorkspaceSettings {
+            ignores_proxies: raw.proxy.is_none() && !is_loopback(&base_url),
+            courier: CourierSettings {
+                proxy: self.keep(self.proxy(name.as_str(), raw, &base_url))?,
+                base_url,
+                api_key: api_key?,
+                connect_timeout: connect_timeout?,
+                timeout,
+            },
+            // A call that starts at the end of the longest wait still has its whole timeout before the
+            // caller gives up, unless server.timeout is very short.
+            dispatcher: DispatcherSettings {
+                budget: budget?,
+                max_wait: caller_timeout - timeout.min(caller_timeout / 2),
+            },
+            drops_tokens: drops_tokens?,
+            name,
+        })
+    }
+
+    fn budget(&self, key: &str, raw: &raw::Budget) -> Result<Budget, SettingsError> {
+        let (least, most) = (Budget::RATES.start(), Budget::RATES.end());
+        let budget = Budget::new(raw.requests_per_second, raw.burst).ok_or_else(|| {
+            let message =
+                format!("requests_per_second must be from {least} to {most}, burst from 1 to {}", Budget::MAX_BURST);
+            self.error(key, message)
+        })?;
+        let Some(rate) = raw.least_requests_per_second else { return Ok(budget) };
+        budget.with_least(rate).ok_or_else(|| {
+            let message = format!("must be a number from {least} to requests_per_second");
+            self.error(&format!("{key}.least_requests_per_second"), message)
+        })
+    }
+
+    fn api_key(&self, key: &str, file_key: &str, raw: &raw::Workspace) -> Result<Secret, SettingsError> {
+        match (&raw.api_key, &raw.api_key_file) {
+            (Some(api_key), None) => Ok(api_key.clone()),
+            (None, Some(path)) => {
+                // Without the path: a key written here by mistake would be shown.
+                Secret::read(path).map_err(|error| self.error(file_key, error.to_string()))
+            }
+            (Some(_), Some(_)) => Err(self.error(file_key, "give either api_key or api_key_file, not both")),
+            (None, None) => Err(self.error(
+                key,
+                "no Courier API key is given: set COURIER_API_KEY (for the workspace \"default\"), or api_key_file",
+            )),
+        }
+    }
+
+    fn base_url(&self, workspace: &str, raw: &raw::Workspace) -> Result<Url, SettingsError> {
         let key = &format!("workspaces.{workspace}.base_url");
         let message = "must be a URL such as \"https://api.courier.com\", without user, password, query or fragment";
         let text = match (&raw.region, raw.base_url.as_str()) {
             (None, "") => REGIONS[0].1,
             (None, url) => url,
             (Some(region), "") => self.region(workspace, region)?,
-            (Some(_), _) => {
-                return Err(self.error(key, "give either region or base_url, not both"));
-            }
+            (Some(_), _) => return Err(self.error(key, "give either region or base_url, not both")),
         };
         let url: Url = text.parse().map_err(|_| self.error(key, message))?;
         if !is_bare(&url) || !matches!(url.scheme(), "https" | "http") {
@@ -48,12 +126,7 @@ impl Check<'_> {
     }
 
     /// A proxy for the calls to this base URL.
-    pub(super) fn proxy(
-        &self,
-        workspace: &str,
-        raw: &raw::Workspace,
-        base_url: &Url,
-    ) -> Result<Option<Proxy>, SettingsError> {
+    fn proxy(&self, workspace: &str, raw: &raw::Workspace, base_url: &Url) -> Result<Option<Proxy>, SettingsError> {
         let key = |field: &str| format!("workspaces.{workspace}.{field}");
         let failed = |message: &str| self.error(&key("proxy"), message);
         let text = raw.proxy.as_deref().unwrap_or_default();

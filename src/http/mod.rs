@@ -2,7 +2,7 @@
 
 pub mod admin;
 pub mod api;
-mod reply;
+mod response_body;
 pub mod server;
 
-pub use reply::Reply;
+pub use response_body::ResponseBody;

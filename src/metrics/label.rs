@@ -1,167 +1,181 @@
-//! Label values.
+//! Labels of metrics: closed sets of values.
 
-/// A route of the app listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// `POST /auth/issue-token`
-    IssueToken,
-    /// `POST` and `GET /api/generate-courier-jwt`
-    Frontend,
-    /// `POST /v1/tokens`
-    Tokens,
-    /// `POST /v1/tokens/rejected`
-    Rejected,
-    /// `DELETE /v1/users/{id}/tokens`
-    SignOut,
-    /// Every other path.
-    Other,
-}
+use crate::policy::admission::queue::Class;
+use crate::policy::refresh::Reason;
 
-/// The outcome of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Served from the cache.
-    Hit,
-    /// Waited for a call to Courier of its own.
-    Miss,
-    /// Waited for another request's call.
-    Collapsed,
-    /// The cached token was too old.
-    Stale,
-    /// Succeeded; no token was asked for.
-    Done,
-    /// Refused: authentication or access (401, 403).
-    Denied,
-    /// Refused: invalid request (other 4xx).
-    Invalid,
-    /// Refused: the budget could not serve it in time (429), or too many requests were in flight (503).
-    Limited,
-    /// Courier or the broker failed (5xx).
-    Failed,
-}
-
-/// The outcome of a call to Courier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallOutcome {
-    /// A token was issued.
-    Issued,
-    /// Courier refused the request (400).
-    Refused,
-    /// Courier refused the broker's API key (401, 402, 403).
-    Credentials,
-    /// Courier limited the rate (429).
-    Throttled,
-    /// Courier failed (5xx) or sent an unexpected answer.
-    Unavailable,
-    /// The connection failed or broke.
-    Connect,
-    /// No answer in time.
-    Timeout,
-    /// The answer could not be read.
-    Malformed,
-    /// The token does not match the request.
-    Mismatch,
-}
-
-/// Why a connection was closed early.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dropped {
-    /// The address had too many connections.
-    PerIp,
-    /// The TLS handshake failed or timed out.
-    Handshake,
-    /// The peer cancelled too many requests.
-    Resets,
-}
-
-/// Why a token left the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removal {
-    /// It expired.
-    Expired,
-    /// A newer token replaced it.
-    Replaced,
-    /// The cache was full.
-    Evicted,
-    /// A sign-out, a purge or a rejection removed it.
-    Removed,
-}
-
-/// The subject of a reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reloaded {
-    /// The settings, and all secrets with them.
-    Settings,
-    /// A workspace's API key.
-    ApiKey,
-    /// The TLS certificate.
-    Certificate,
-}
-
-/// A closed set of label values.
+/// A label with a closed set of values.
 pub trait Label: Copy + 'static {
-    /// All values.
+    /// The label's name.
+    const NAME: &'static str;
+    /// Every value, in the order of their declaration.
     const ALL: &'static [Self];
+
     /// The value for Prometheus.
     fn as_str(self) -> &'static str;
+
+    /// The place in [`Self::ALL`].
+    fn place(self) -> usize;
 }
 
 macro_rules! label {
-    ($type:ty { $($variant:ident = $text:literal),+ $(,)? }) => {
+    ($type:ident $name:literal $all:expr) => {
         impl Label for $type {
-            const ALL: &'static [Self] = &[$(Self::$variant),+];
+            const NAME: &'static str = $name;
+            const ALL: &'static [Self] = $all;
+
             fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
+                self.as_str()
+            }
+
+            fn place(self) -> usize {
+                self as usize
             }
         }
     };
 }
 
-label!(Route {
-    IssueToken = "/auth/issue-token",
-    Frontend = "/api/generate-courier-jwt",
-    Tokens = "/v1/tokens",
-    Rejected = "/v1/tokens/rejected",
-    SignOut = "/v1/users/{id}/tokens",
-    Other = "other",
-});
-label!(Outcome {
-    Hit = "hit",
-    Miss = "miss",
-    Collapsed = "collapsed",
-    Stale = "stale",
-    Done = "done",
-    Denied = "denied",
-    Invalid = "invalid",
-    Limited = "limited",
-    Failed = "failed",
-});
-label!(CallOutcome {
-    Issued = "issued",
-    Refused = "refused",
-    Credentials = "credentials",
-    Throttled = "throttled",
-    Unavailable = "unavailable",
-    Connect = "connect",
-    Timeout = "timeout",
-    Malformed = "malformed",
-    Mismatch = "mismatch",
-});
-label!(Dropped { PerIp = "per_ip", Handshake = "handshake", Resets = "resets" });
-label!(Removal { Expired = "expired", Replaced = "replaced", Evicted = "evicted", Removed = "removed" });
+macro_rules! labels {
+    ($($(#[$doc:meta])* $type:ident $name:literal { $($(#[$of:meta])* $variant:ident = $text:expr),+ $(,)? })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $type {
+            $($(#[$of])* $variant),+
+        }
 
-label!(Reloaded { Settings = "settings", ApiKey = "api_key", Certificate = "certificate" });
+        impl $type {
+            /// The value in metrics and logs.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
 
-impl Reloaded {
-    /// The name in logs.
-    pub fn as_str(self) -> &'static str {
-        Label::as_str(self)
-    }
+        label!($type $name &[$(Self::$variant),+]);
+    )+};
 }
 
-impl CallOutcome {
-    /// The name in logs.
-    pub fn as_str(self) -> &'static str {
-        Label::as_str(self)
+label!(Class "class" &Self::ALL);
+label!(Reason "reason" &Self::ALL);
+
+labels! {
+    /// A route of the app listener.
+    Route "route" {
+        /// `POST /auth/issue-token`
+        IssueToken = "/auth/issue-token",
+        /// `POST` and `GET /api/generate-courier-jwt`
+        Frontend = "/api/generate-courier-jwt",
+        /// `POST /v1/tokens`
+        Tokens = "/v1/tokens",
+        /// `POST /v1/tokens/rejected`
+        Rejected = "/v1/tokens/rejected",
+        /// `DELETE /v1/users/{id}/tokens`
+        SignOut = "/v1/users/{id}/tokens",
+        /// Every other path.
+        Other = "other",
     }
+
+    /// The outcome of a request.
+    Outcome "outcome" {
+        /// Served from the cache.
+        Hit = "hit",
+        /// Waited for a call to Courier of its own.
+        Miss = "miss",
+        /// Waited for another request's call.
+        Collapsed = "collapsed",
+        /// The cached token was too old.
+        Stale = "stale",
+        /// Succeeded; no token was asked for.
+        Done = "done",
+        /// Refused: authentication or access (401, 403).
+        Denied = "denied",
+        /// Refused: invalid request (other 4xx).
+        Invalid = "invalid",
+        /// Refused: the budget could not serve it in time (429), or too many requests were in flight (503).
+        Limited = "limited",
+        /// Courier or the broker failed (5xx).
+        Failed = "failed",
+    }
+
+    /// The outcome of a call to Courier.
+    CallOutcome "outcome" {
+        /// A token was issued.
+        Issued = "issued",
+        /// Courier refused the request (400).
+        Refused = "refused",
+        /// Courier refused the broker's API key (401, 402, 403).
+        Credentials = "credentials",
+        /// Courier limited the rate (429).
+        Throttled = "throttled",
+        /// Courier failed (5xx) or sent an unexpected answer.
+        Unavailable = "unavailable",
+        /// The connection failed or broke.
+        Connect = "connect",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// The answer could not be read.
+        Malformed = "malformed",
+        /// The token does not match the request.
+        Mismatch = "mismatch",
+    }
+
+    /// Why a connection was closed early.
+    Dropped "cause" {
+        /// The address had too many connections.
+        PerIp = "per_ip",
+        /// The TLS handshake failed or timed out.
+        Handshake = "handshake",
+        /// The peer cancelled too many requests.
+        Resets = "resets",
+    }
+
+    /// Why a token left the cache.
+    Removal "cause" {
+        /// It expired.
+        Expired = "expired",
+        /// A newer token replaced it.
+        Replaced = "replaced",
+        /// The cache was full.
+        Evicted = "evicted",
+        /// A sign-out, a purge or a rejection removed it.
+        Removed = "removed",
+    }
+
+    /// The subject of a reload.
+    Reloaded "what" {
+        /// The settings, and all secrets with them.
+        Settings = "settings",
+        /// A workspace's API key.
+        ApiKey = "api_key",
+        /// The TLS certificate.
+        Certificate = "certificate",
+    }
+
+    /// The outcome of a reload.
+    ReloadOutcome "outcome" {
+        /// The new configuration is in use.
+        Applied = "applied",
+        /// The running configuration stays in use.
+        Refused = "refused",
+    }
+
+    /// The outcome of a renewal.
+    RenewalOutcome "outcome" {
+        /// A token was issued.
+        Issued = "issued",
+        /// No token was issued.
+        Failed = "failed",
+    }
+
+    /// The outcome of a JWKS fetch.
+    FetchOutcome "outcome" {
+        /// The keys were fetched.
+        Fetched = "fetched",
+        /// The keys before it stay in use.
+        Failed = "failed",
+    }
+
+    /// The duration of an outage.
+    Horizon "horizon" { Short = "5m", Medium = "15m", Long = "60m" }
+
+    /// The program's version.
+    Version "version" { Running = env!("CARGO_PKG_VERSION") }
 }

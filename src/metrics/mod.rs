@@ -1,298 +1,78 @@
 //! Prometheus metrics.
 //!
 //! Labels are closed enums and configured workspaces, never a user, a scope or another value of a
-//! caller, so that the number of series is fixed. Children are looked up once, so that counting is one
-//! atomic addition.
+//! caller, so that the number of series is fixed.
 
-mod declare;
+mod family;
 mod jwks;
 mod label;
+mod process;
+mod workspace;
 
-use std::array;
+use std::ops::Deref;
 use std::sync::LazyLock;
 
-use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Registry, TextEncoder,
-};
+use prometheus::{Encoder, IntCounter, Registry, TextEncoder};
 
-use declare::{counters, gauge, gauges, histograms, named, register};
 pub use jwks::JwksMetrics;
-use label::Label;
-pub use label::{CallOutcome, Dropped, Outcome, Reloaded, Removal, Route};
+pub use label::{CallOutcome, Dropped, FetchOutcome, Outcome, ReloadOutcome, Reloaded, Removal, RenewalOutcome, Route};
+pub use process::{CertificateMetrics, ProcessMetrics};
+pub use workspace::WorkspaceMetrics;
 
-use crate::policy::admission::queue::Class;
-use crate::policy::refresh::Reason;
 use crate::token::WorkspaceName;
 
 /// Lines of the log or the audit log that were lost. A process has one log, however many brokers it
 /// runs.
 pub static LOG_LINES_LOST: LazyLock<IntCounter> = LazyLock::new(|| {
-    let options = named("log_lines_lost_total", "Lines of the log and of the audit log that were not written.");
+    let options =
+        family::options("log_lines_lost_total", "Lines of the log and of the audit log that were not written.");
     IntCounter::with_opts(options).expect("the name is sound")
 });
 
-/// All metrics.
+/// All metrics: by itself those of the whole broker, and the others on request.
 pub struct Metrics {
     registry: Registry,
-    requests: [[IntCounter; Outcome::ALL.len()]; Route::ALL.len()],
-    durations: [Histogram; Route::ALL.len()],
-    removals: [IntCounter; Removal::ALL.len()],
-    drops: [IntCounter; Dropped::ALL.len()],
-    reloads: [[IntCounter; 2]; Reloaded::ALL.len()],
-    /// Without a certificate it has no series.
-    certificate_expiry: IntGaugeVec,
-    last_reload: IntGauge,
-    /// Tokens in the cache.
-    pub cached_tokens: IntGauge,
-    /// The delay of renewals behind their plan.
-    pub renewal_lateness: Histogram,
-    /// The share of the demand that would survive an outage, by [`HORIZONS`].
-    pub outage_coverage: [Gauge; HORIZONS.len()],
-    calls: IntCounterVec,
-    call_durations: HistogramVec,
-    queue_depths: IntGaugeVec,
-    queue_waits: HistogramVec,
-    budgets: GaugeVec,
-    breakers: GaugeVec,
-    renewals: IntCounterVec,
-    prices: GaugeVec,
-    used: GaugeVec,
-    extra: GaugeVec,
-    jwks: jwks::Families,
+    process: ProcessMetrics,
+    certificate: process::CertificateFamilies,
+    workspaces: workspace::WorkspaceFamilies,
+    jwks: jwks::JwksFamilies,
 }
-
-/// The metrics of one workspace.
-pub struct WorkspaceMetrics {
-    calls: [[IntCounter; CallOutcome::ALL.len()]; Class::ALL.len()],
-    /// The duration of calls to Courier.
-    pub call_duration: Histogram,
-    queue_depths: [IntGauge; Class::ALL.len()],
-    queue_waits: [Histogram; Class::ALL.len()],
-    /// The permitted calls a second.
-    pub budget: Gauge,
-    /// Paused calls: 0 none, 1 renewals of both classes, 2 all but a probe, 3 all.
-    pub breaker: Gauge,
-    renewals: [[IntCounter; 2]; Reason::ALL.len()],
-    /// The delayed requests that a prefetch must avoid, in mode learned.
-    pub renewal_price: Gauge,
-    /// The share of prefetched tokens that were used, in mode learned.
-    pub renewals_used: Gauge,
-    /// The extra calls, as a share of the least possible.
-    pub extra_calls: Gauge,
-}
-
-/// The outage durations of the coverage.
-pub const HORIZONS: [&str; 3] = ["5m", "15m", "60m"];
-/// Buckets from a cache hit to a caller's longest wait, in seconds.
-const WAITS: &[f64] = &[
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
-/// Buckets from a call inside one region to a timeout, in seconds.
-const CALLS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Buckets from on time to an outage, in seconds.
-const LATENESS: &[f64] = &[0.01, 0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0];
 
 impl Metrics {
-    /// Creates all metrics at zero. An error is a bug in a declaration.
+    /// Creates all metrics at their initial values. An error is a bug in a declaration.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let requests =
-            counters(&registry, "requests_total", "Requests by route and how they ended.", &["route", "outcome"])?;
-        let durations = histograms(
-            &registry,
-            "request_duration_seconds",
-            "From a request's arrival to its answer.",
-            &["route"],
-            WAITS,
-        )?;
-        let removals =
-            counters(&registry, "cache_removals_total", "Tokens that left the cache, by cause.", &["cause"])?;
-        let reloads = counters(
-            &registry,
-            "reloads_total",
-            "Settings and secrets that were read again while the broker runs.",
-            &["what", "outcome"],
-        )?;
-        let drops = counters(
-            &registry,
-            "connections_dropped_total",
-            "Connections that were closed before their time, by cause.",
-            &["cause"],
-        )?;
-        let build = register(
-            &registry,
-            IntGaugeVec::new(named("build_info", "Always 1; the label tells the version."), &["version"])?,
-        )?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let coverage = register(
-            &registry,
-            GaugeVec::new(
-                named("outage_coverage_ratio", "Share of the recent demand that would survive an outage of Courier."),
-                &["horizon"],
-            )?,
-        )?;
-        // Without demand nothing would be lost.
-        HORIZONS.iter().for_each(|horizon| coverage.with_label_values(&[*horizon]).set(1.0));
-        let metrics = Self {
-            requests: array::from_fn(|route| {
-                array::from_fn(|outcome| {
-                    requests.with_label_values(&[Route::ALL[route].as_str(), Outcome::ALL[outcome].as_str()])
-                })
-            }),
-            durations: array::from_fn(|route| durations.with_label_values(&[Route::ALL[route].as_str()])),
-            removals: array::from_fn(|cause| removals.with_label_values(&[Removal::ALL[cause].as_str()])),
-            reloads: array::from_fn(|what| {
-                ["applied", "refused"]
-                    .map(|outcome| reloads.with_label_values(&[Reloaded::ALL[what].as_str(), outcome]))
-            }),
-            certificate_expiry: register(
-                &registry,
-                IntGaugeVec::new(
-                    named("certificate_expiry_timestamp_seconds", "When the certificate ends, in seconds since 1970."),
-                    &[],
-                )?,
-            )?,
-            drops: array::from_fn(|cause| drops.with_label_values(&[Dropped::ALL[cause].as_str()])),
-            last_reload: gauge(
-                &registry,
-                "config_last_reload_successful",
-                "Whether the last reload was applied: 1 or 0.",
-            )?,
-            cached_tokens: gauge(&registry, "cached_tokens", "Tokens in the cache.")?,
-            renewal_lateness: register(
-                &registry,
-                Histogram::with_opts(HistogramOpts {
-                    common_opts: named("renewal_lateness_seconds", "How much later than planned renewals were begun."),
-                    buckets: LATENESS.to_vec(),
-                })?,
-            )?,
-            outage_coverage: HORIZONS.map(|horizon| coverage.with_label_values(&[horizon])),
-            calls: counters(
-                &registry,
-                "upstream_requests_total",
-                "Calls to Courier by why they were made and how they ended.",
-                &["workspace", "class", "outcome"],
-            )?,
-            call_durations: histograms(
-                &registry,
-                "upstream_request_duration_seconds",
-                "From sending a call to Courier to its answer.",
-                &["workspace"],
-                CALLS,
-            )?,
-            queue_depths: register(
-                &registry,
-                IntGaugeVec::new(
-                    named("upstream_queue_depth", "Calls that wait for the budget."),
-                    &["workspace", "class"],
-                )?,
-            )?,
-            queue_waits: histograms(
-                &registry,
-                "upstream_queue_wait_seconds",
-                "How long calls waited for the budget.",
-                &["workspace", "class"],
-                WAITS,
-            )?,
-            budgets: gauges(&registry, "upstream_budget_per_second", "Calls to Courier a second, as permitted now.")?,
-            breakers: gauges(
-                &registry,
-                "upstream_breaker_state",
-                "Which calls are held back since Courier fails: 0 none, 1 renewals of both classes, 2 all but a probe, 3 all.",
-            )?,
-            renewals: counters(
-                &registry,
-                "renewals_total",
-                "Renewals by why they were made and how they ended.",
-                &["workspace", "reason", "outcome"],
-            )?,
-            prices: gauges(
-                &registry,
-                "renewal_price",
-                "Delayed requests that a call must be expected to avoid for each extra call, in mode learned.",
-            )?,
-            used: gauges(
-                &registry,
-                "renewals_used_ratio",
-                "Of the tokens that were fetched ahead in mode learned, the share that was used.",
-            )?,
-            extra: gauges(
-                &registry,
-                "extra_calls_ratio",
-                "Calls beyond those that are made without any renewals, as a share of these.",
-            )?,
-            jwks: jwks::Families::new(&registry)?,
-            registry,
-        };
-        metrics.registry.register(Box::new(LOG_LINES_LOST.clone()))?;
-        // The settings at the start count as applied.
-        metrics.last_reload.set(1);
+        registry.register(Box::new(LOG_LINES_LOST.clone()))?;
         #[cfg(target_os = "linux")]
-        metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(metrics)
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let process = process::ProcessFamilies::register(&registry)?.with(&[]);
+        process.build_info[label::Version::Running].set(1.0);
+        // The settings at the start count as applied.
+        process.config_last_reload_successful.set(1.0);
+        // Without demand nothing would be lost.
+        process.set_coverage([1.0; 3]);
+        Ok(Self {
+            process,
+            certificate: process::CertificateFamilies::register(&registry)?,
+            workspaces: workspace::WorkspaceFamilies::register(&registry)?,
+            jwks: jwks::JwksFamilies::register(&registry)?,
+            registry,
+        })
     }
 
-    /// Counts a request and its duration in seconds.
-    pub fn request(&self, route: Route, outcome: Outcome, seconds: f64) {
-        self.requests[route as usize][outcome as usize].inc();
-        self.durations[route as usize].observe(seconds);
-    }
-
-    /// Counts a reload, applied or rejected.
-    pub fn reload(&self, what: Reloaded, applied: bool) {
-        self.reloads[what as usize][usize::from(!applied)].inc();
-        self.last_reload.set(applied.into());
-    }
-
-    /// Sets the certificate's expiry, in seconds since 1970.
-    pub fn certificate_expires(&self, seconds: u64) {
-        let none: &[&str] = &[];
-        self.certificate_expiry.with_label_values(none).set(i64::try_from(seconds).unwrap_or(i64::MAX));
-    }
-
-    /// Counts a token that left the cache.
-    pub fn removal(&self, cause: Removal) {
-        self.removals[cause as usize].inc();
-    }
-
-    /// Counts a connection that was closed early.
-    pub fn connection_dropped(&self, cause: Dropped) {
-        self.drops[cause as usize].inc();
+    /// The metrics of the certificate, created at the first call.
+    pub fn certificate(&self) -> CertificateMetrics {
+        self.certificate.with(&[])
     }
 
     /// The JWKS metrics, created at the first call.
     pub fn jwks(&self) -> JwksMetrics {
-        self.jwks.metrics()
+        self.jwks.with(&[])
     }
 
-    /// The metrics of one workspace.
+    /// The metrics of one workspace, created at the first call for it.
     pub fn workspace(&self, name: &WorkspaceName) -> WorkspaceMetrics {
-        let name = name.as_str();
-        WorkspaceMetrics {
-            calls: array::from_fn(|class| {
-                array::from_fn(|outcome| {
-                    let labels = [name, Class::ALL[class].as_str(), CallOutcome::ALL[outcome].as_str()];
-                    self.calls.with_label_values(&labels)
-                })
-            }),
-            call_duration: self.call_durations.with_label_values(&[name]),
-            queue_depths: array::from_fn(|class| {
-                self.queue_depths.with_label_values(&[name, Class::ALL[class].as_str()])
-            }),
-            queue_waits: array::from_fn(|class| {
-                self.queue_waits.with_label_values(&[name, Class::ALL[class].as_str()])
-            }),
-            budget: self.budgets.with_label_values(&[name]),
-            breaker: self.breakers.with_label_values(&[name]),
-            renewals: array::from_fn(|reason| {
-                ["issued", "failed"]
-                    .map(|outcome| self.renewals.with_label_values(&[name, Reason::ALL[reason].as_str(), outcome]))
-            }),
-            renewal_price: self.prices.with_label_values(&[name]),
-            renewals_used: self.used.with_label_values(&[name]),
-            extra_calls: self.extra.with_label_values(&[name]),
-        }
+        self.workspaces.with(&[name.as_str()])
     }
 
     /// Prometheus' text format, version 0.0.4.
@@ -303,61 +83,88 @@ impl Metrics {
     }
 }
 
-impl WorkspaceMetrics {
-    /// Counts a call to Courier.
-    pub fn call(&self, class: Class, outcome: CallOutcome) {
-        self.calls[class as usize][outcome as usize].inc();
-    }
+impl Deref for Metrics {
+    type Target = ProcessMetrics;
 
-    /// Sets the number of waiting calls of a class.
-    pub fn queue_depth(&self, class: Class, depth: usize) {
-        self.queue_depths[class as usize].set(i64::try_from(depth).unwrap_or(i64::MAX));
-    }
-
-    /// Records a call's wait for the budget, in seconds.
-    pub fn queue_wait(&self, class: Class, seconds: f64) {
-        self.queue_waits[class as usize].observe(seconds);
-    }
-
-    /// Counts a renewal.
-    pub fn renewal(&self, reason: Reason, issued: bool) {
-        self.renewals[reason as usize][usize::from(!issued)].inc();
+    fn deref(&self) -> &ProcessMetrics {
+        &self.process
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::admission::queue::Class;
+    use crate::policy::refresh::Reason;
+    use std::collections::{BTreeMap, BTreeSet};
 
-    /// The library joins label values without a separator, so ("ab", "c") and
-    /// ("a", "bc") would be one series.
+    /// The values of each label, and how many series they make, by metric.
+    type Series = BTreeMap<String, (BTreeMap<String, BTreeSet<String>>, usize)>;
+
+    fn complete() -> (Metrics, WorkspaceMetrics) {
+        let metrics = Metrics::new().expect("the declarations are sound");
+        let workspace = metrics.workspace(&WorkspaceName::new("eu").expect("a name"));
+        let (_, _) = (metrics.jwks(), metrics.certificate());
+        (metrics, workspace)
+    }
+
+    fn series(metrics: &Metrics) -> Series {
+        let mut found = Series::new();
+        for family in metrics.registry.gather() {
+            let Some(name) = family.name().strip_prefix("courier_token_broker_") else { continue };
+            let (labels, count) = found.entry(name.to_owned()).or_default();
+            for metric in family.get_metric() {
+                *count += 1;
+                for label in metric.get_label() {
+                    labels.entry(label.name().to_owned()).or_default().insert(label.value().to_owned());
+                }
+            }
+        }
+        found
+    }
+
+    /// The library joins label values without a separator, so ("ab", "c") and ("a", "bc") would be one series.
     #[test]
     fn no_two_label_combinations_are_one_series() {
-        fn joined(sets: &[&[&str]]) -> Vec<String> {
-            sets.iter().fold(vec![String::new()], |prefixes, set| {
-                prefixes.iter().flat_map(|prefix| set.iter().map(move |text| format!("{prefix}{text}"))).collect()
-            })
+        for (name, (labels, count)) in series(&complete().0) {
+            assert_eq!(count, labels.values().map(BTreeSet::len).product::<usize>(), "{name}");
         }
-        fn texts<L: Label>() -> Vec<&'static str> {
-            L::ALL.iter().map(|label| label.as_str()).collect()
+    }
+
+    /// Rows of the page: names, then labels, each with its values if these are fixed.
+    #[test]
+    fn operations_page_lists_each_metric_with_its_labels() {
+        let page = include_str!("../../docs/operations.md");
+        let (_, table) = page.split_once("\n## Metrics\n").expect("the table");
+        let quoted = |text: &str| -> Vec<String> { text.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+        let mut listed = BTreeMap::new();
+        for row in table.lines().take_while(|line| !line.starts_with("## ")).filter(|line| line.starts_with("| `")) {
+            let cells: Vec<_> = row.split('|').collect();
+            for name in quoted(cells[1]) {
+                listed.insert(name, cells[2]);
+            }
         }
-        let classes = Class::ALL.map(Class::as_str);
-        for sets in [vec![&texts::<Route>()[..], &texts::<Outcome>()], vec![&classes[..], &texts::<CallOutcome>()]] {
-            let mut all = joined(&sets);
-            let count = all.len();
-            all.sort();
-            all.dedup();
-            assert_eq!(all.len(), count);
+        let declared = series(&complete().0);
+        assert_eq!(listed.keys().collect::<Vec<_>>(), declared.keys().collect::<Vec<_>>());
+        for (name, (labels, _)) in declared {
+            let shown = listed[&name];
+            assert_eq!(quoted(shown).into_iter().collect::<BTreeSet<_>>(), labels.keys().cloned().collect(), "{name}");
+            for (label, values) in labels {
+                let Some((_, rest)) = shown.split_once(&format!("`{label}`: ")) else { continue };
+                // Remarks on values are in parentheses.
+                let list = rest.split(';').next().unwrap_or_default().split(", ");
+                let shown = list.map(|value| value.split(" (").next().unwrap_or_default().trim().to_owned());
+                assert_eq!(shown.collect::<BTreeSet<_>>(), values, "{name}: {label}");
+            }
         }
     }
 
     #[test]
     fn every_child_counts_where_its_labels_say() {
-        let metrics = Metrics::new().expect("the declarations are sound");
+        let (metrics, workspace) = complete();
         metrics.request(Route::Tokens, Outcome::Collapsed, 0.5);
-        let workspace = metrics.workspace(&WorkspaceName::new("eu").expect("a name"));
-        workspace.call(Class::Renewal, CallOutcome::Mismatch);
-        workspace.renewal(Reason::Due, false);
+        workspace.upstream_requests_total[Class::Renewal][CallOutcome::Mismatch].inc();
+        workspace.renewals_total[Reason::Due][RenewalOutcome::Failed].inc();
         let text = String::from_utf8(metrics.text().expect("text")).expect("UTF-8");
         for line in [
             "courier_token_broker_requests_total{outcome=\"collapsed\",route=\"/v1/tokens\"} 1",

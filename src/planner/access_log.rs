@@ -1,7 +1,6 @@
 //! Parser of access logs in common or combined format.
 
-use jiff::civil::DateTime;
-use jiff::tz::Offset;
+use jiff::fmt::strtime::BrokenDownTime;
 
 use super::row::{Broken, Row, moment};
 use super::selection::Selection;
@@ -16,8 +15,8 @@ use crate::clock::Moment;
 pub(super) struct AccessLog {
     user: UserField,
     path: Option<Box<[u8]>>,
-    /// The last parsed minute, which nearly always is the next line's too.
-    minute: Option<Minute>,
+    /// The last parsed time, which often is the next line's too: parsing it takes longer than the rest.
+    last: Option<([u8; STAMP.len() - 2], Moment)>,
 }
 
 /// The word that names the user.
@@ -30,15 +29,7 @@ enum UserField {
     User,
 }
 
-#[derive(Debug)]
-struct Minute {
-    date: [u8; DATE.len()],
-    offset: [u8; OFFSET.len()],
-    seconds: i64,
-}
-
-const DATE: &[u8] = b"17/May/2015:10:05";
-const OFFSET: &[u8] = b"+0000";
+/// The time in brackets, for its length.
 const STAMP: &[u8] = b"[17/May/2015:10:05:03 +0000]";
 
 impl AccessLog {
@@ -50,7 +41,7 @@ impl AccessLog {
             Some("user") => UserField::User,
             Some(_) => return None,
         };
-        Some(Self { user, path: selection.path.as_deref().map(|path| path.as_bytes().into()), minute: None })
+        Some(Self { user, path: selection.path.as_deref().map(|path| path.as_bytes().into()), last: None })
     }
 
     /// Reads a line.
@@ -74,39 +65,15 @@ impl AccessLog {
 
     fn time(&mut self, rest: &[u8]) -> Result<Moment, Broken> {
         let [b'[', stamp @ .., b']'] = rest.get(..STAMP.len()).ok_or(Broken::Stamp)? else { return Err(Broken::Stamp) };
-        let (date, rest) = stamp.split_first_chunk().ok_or(Broken::Stamp)?;
-        let ([b':', tens, ones, b' '], offset) = rest.split_first_chunk().ok_or(Broken::Stamp)? else {
-            return Err(Broken::Stamp);
-        };
-        let offset = offset.try_into().map_err(|_| Broken::Stamp)?;
-        // 60 is a leap second.
-        let seconds = number(&[*tens, *ones]).filter(|seconds| *seconds <= 60).ok_or(Broken::Stamp)?;
-        let minute = match &self.minute {
-            Some(minute) if minute.date == *date && minute.offset == offset => minute,
-            _ => self.minute.insert(Minute::read(*date, offset).ok_or(Broken::Stamp)?),
-        };
-        moment(minute.seconds + i64::from(seconds), 0)
-    }
-}
-
-impl Minute {
-    fn read(date: [u8; DATE.len()], offset: [u8; OFFSET.len()]) -> Option<Self> {
-        const MONTHS: &[u8] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
-        let [d, e, b'/', name @ .., b'/', y, z, v, w, b':', h, i, b':', m, n] = &date else { return None };
-        let month = MONTHS.chunks_exact(3).position(|month| month.eq_ignore_ascii_case(name))?;
-        let small = |digits: [&u8; 2]| i8::try_from(number(&digits.map(|digit| *digit))?).ok();
-        let year = number(&[*y, *z, *v, *w])?;
-        let month = i8::try_from(month + 1).ok()?;
-        let local = DateTime::new(year, month, small([d, e])?, small([h, i])?, small([m, n])?, 0, 0).ok()?;
-        let east = match offset[0] {
-            b'+' => 1,
-            b'-' => -1,
-            _ => return None,
-        };
-        let (hours, minutes) = (number(&offset[1..3])?, number(&offset[3..])?);
-        let east = (minutes < 60).then_some(east * (i32::from(hours) * 60 + i32::from(minutes)) * 60)?;
-        let seconds = Offset::from_seconds(east).ok()?.to_timestamp(local).ok()?.as_second();
-        Some(Self { date, offset, seconds })
+        if let Some((last, at)) = &self.last
+            && last == stamp
+        {
+            return Ok(*at);
+        }
+        let parsed = BrokenDownTime::parse("%d/%b/%Y:%H:%M:%S %z", stamp).and_then(|time| time.to_timestamp());
+        let at = moment(parsed.map_err(|_| Broken::Stamp)?.as_second(), 0)?;
+        self.last = stamp.try_into().ok().map(|stamp| (stamp, at));
+        Ok(at)
     }
 }
 
@@ -132,14 +99,10 @@ fn word(line: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&line[..end], &line[end + 1..]))
 }
 
-/// The number that these few digits make.
-fn number(digits: &[u8]) -> Option<i16> {
-    digits.iter().try_fold(0, |number, digit| digit.is_ascii_digit().then(|| number * 10 + i16::from(digit - b'0')))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::tz::Offset;
     use proptest::prelude::*;
 
     fn read(line: &str) -> Result<(u64, String), Broken> {
@@ -248,7 +211,8 @@ mod tests {
         assert_eq!(at("01/Jan/1970:00:00:00 +0000"), Ok(0));
         assert_eq!(at("01/Jan/1970:02:30:01 +0230"), Ok(S));
         assert_eq!(at("31/Dec/1969:19:00:01 -0500"), Ok(S));
-        assert_eq!(at("29/Feb/2016:23:59:60 +0000"), Ok(1_456_790_400 * S));
+        // A leap second counts as the one before.
+        assert_eq!(at("29/Feb/2016:23:59:60 +0000"), Ok(1_456_790_399 * S));
         for time in [
             "29/Feb/2015:00:00:00 +0000",
             "00/Jan/2015:00:00:00 +0000",
@@ -270,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn cached_minute_is_not_used_for_another() {
+    fn cached_time_is_not_used_for_another() {
         let mut log = AccessLog::default();
         let mut at = |time: &str| log.row(format!("a - - [{time}]").as_bytes()).map(|row| row.at.as_nanos() / S);
         assert_eq!(at("01/Jan/1970:00:00:05 +0000"), Ok(5));

@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use super::bucket::Bucket;
 use super::outcome::{Outcome, Tally};
 use super::replay::{PROGRESS, Plan};
 use super::trace::Trace;
 use crate::clock::Moment;
+use crate::policy::admission::bucket::Bucket;
 
 /// Replays a trace with knowledge of each request a window ahead.
 ///
@@ -39,7 +39,7 @@ pub fn clairvoyant(trace: &Trace, plan: &Plan, progress: &mut dyn FnMut(u64)) ->
             progress(number as u64);
         }
     }
-    match plan.budget.map(Bucket::new) {
+    match plan.budget.as_ref().map(Bucket::new) {
         Some(bucket) => within(bucket, calls, plan.latency, &mut done),
         None => just_in_time(calls, plan.latency, &mut done),
     }
@@ -70,12 +70,14 @@ fn within(mut bucket: Bucket, mut calls: Vec<(Moment, Moment)>, latency: Duratio
             let Some((foreseen, _)) = calls.peek() else { return };
             now = now.max(*foreseen);
         }
-        now = now.max(bucket.next_permit());
         while let Some((_, needed)) = calls.next_if(|(foreseen, _)| *foreseen <= now) {
             wanted.push(Reverse(needed));
         }
+        if let Err(next) = bucket.take(now) {
+            now = next;
+            continue;
+        }
         let Some(Reverse(needed)) = wanted.pop() else { return };
-        bucket.take(now);
         done.record_call(now);
         if now + latency > needed {
             done.record_completion(now + latency, &[needed], true);

@@ -169,7 +169,6 @@ impl<'a> Meter<'a> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::sync::Mutex;
     use std::time::Duration;
 
     use super::*;
@@ -177,6 +176,7 @@ mod tests {
     use crate::planner::trace::{Counts, Request};
     use crate::planner::workload::Workload;
     use crate::policy::freshness::Floor;
+    use parking_lot::Mutex;
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -261,10 +261,8 @@ mod tests {
     fn progress_never_exceeds_the_whole() {
         let trace = Workload::Office.generate(5, 2, 7).expect("a workload");
         let (told, budget) = (Mutex::new(Vec::new()), Some((0.01, 1)));
-        report(&trace, &plan(HOUR, budget), budget, &|name, done, all| {
-            told.lock().expect("no panic").push((name, done, all))
-        });
-        let told = told.into_inner().expect("no panic");
+        report(&trace, &plan(HOUR, budget), budget, &|name, done, all| told.lock().push((name, done, all)));
+        let told = told.into_inner();
         assert!(told.iter().all(|(_, done, all)| done <= all), "{told:?}");
         assert!(told.iter().any(|(name, done, all)| *name == "replays" && done == all), "{told:?}");
         assert!(told.iter().any(|(name, ..)| *name == "budget"), "{told:?}");

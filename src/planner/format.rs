@@ -4,7 +4,7 @@ use super::access_log::AccessLog;
 use super::csv::{self, Csv, Heading};
 use super::row::{Broken, Row};
 use super::selection::Selection;
-use super::trace::TraceError;
+use super::trace_error::TraceError;
 
 /// A trace format.
 #[derive(Debug)]
@@ -42,10 +42,10 @@ impl Format {
         match self {
             Self::Csv(_) if selection.path.is_some() => Err(TraceError::NoPaths),
             Self::Csv(_) if !has_heading && !field.is_empty() && csv::number(&field).is_none() => {
-                Err(TraceError::NoHeading { field })
+                Err(TraceError::NoHeading(field))
             }
             Self::Csv(csv) => Ok(Self::Csv(csv)),
-            Self::AccessLog(_) => AccessLog::new(selection).map(Self::AccessLog).ok_or(TraceError::NoField { field }),
+            Self::AccessLog(_) => AccessLog::new(selection).map(Self::AccessLog).ok_or(TraceError::NoField(field)),
         }
     }
 }
@@ -118,7 +118,7 @@ impl<'a> Guess<'a> {
         match self.first.take() {
             None => TraceError::Empty,
             Some(First { line, found, is_heading: true, .. }) => match &self.selection.user_field {
-                None => TraceError::Heading { line, found },
+                None => TraceError::Heading(line, found),
                 Some(field) => TraceError::OtherHeading { line, found, field: field.clone() },
             },
             Some(First { line, found, why: (csv, log), .. }) => TraceError::Neither { line, found, csv, log },

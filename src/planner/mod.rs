@@ -4,7 +4,6 @@
 
 mod access_log;
 mod advice;
-mod bucket;
 mod chance;
 pub mod clairvoyant;
 pub mod comparison;
@@ -22,6 +21,8 @@ pub mod replay;
 pub mod report;
 mod row;
 pub mod selection;
+mod setup;
+mod table;
 pub mod trace;
 mod trace_error;
 pub mod workload;

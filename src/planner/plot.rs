@@ -1,6 +1,5 @@
 //! The plot of a plan: avoided delays against extra calls, by mode.
 
-use std::fmt;
 use std::ops::Range;
 
 use plotters::prelude::*;
@@ -24,25 +23,10 @@ pub struct Point {
     pub avoided_share: f64,
 }
 
-/// Why there is no plot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PlotError {
-    /// One of a point's shares is infinite or NaN.
-    Nowhere,
-    /// The drawing failed.
-    Drawing(String),
-}
-
-impl fmt::Display for PlotError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nowhere => out.write_str("cannot draw the plot: a point's shares are not finite numbers"),
-            Self::Drawing(why) => write!(out, "cannot draw the plot: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for PlotError {}
+/// The plot can't be drawn, with the reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot draw the plot: {0}")]
+pub struct PlotError(String);
 
 /// Draws the curves as an SVG of [`SIZE`], deterministically.
 ///
@@ -53,10 +37,10 @@ pub fn svg(curves: &[Curve], title: &str) -> Result<String, PlotError> {
     let curves: Vec<_> = curves.iter().map(Drawn::new).collect();
     let points = || curves.iter().flat_map(|curve| &curve.points);
     if points().any(|(x, y)| !(x.is_finite() && y.is_finite())) {
-        return Err(PlotError::Nowhere);
+        return Err(PlotError("a point's shares are not finite numbers".to_owned()));
     }
     let mut text = String::new();
-    draw(&curves, &Frame::of(&curves), title, &mut text).map_err(|error| PlotError::Drawing(error.to_string()))?;
+    draw(&curves, &Frame::of(&curves), title, &mut text).map_err(|error| PlotError(error.to_string()))?;
     Ok(text)
 }
 
@@ -80,7 +64,7 @@ impl<'a> Drawn<'a> {
     }
 }
 
-/// What the axes show, in percent.
+/// The ranges of the axes, in percent.
 struct Frame {
     x: Range<f64>,
     y: Range<f64>,
@@ -259,7 +243,8 @@ mod tests {
     #[test]
     fn point_without_finite_shares_is_rejected() {
         for point in [(f64::NAN, 0.0), (0.0, f64::INFINITY)] {
-            assert_eq!(svg(&[curve("learned", &[point])], "t"), Err(PlotError::Nowhere));
+            let error = svg(&[curve("learned", &[point])], "t").expect_err("no number").to_string();
+            assert_eq!(error, "cannot draw the plot: a point's shares are not finite numbers");
         }
     }
 

@@ -11,11 +11,30 @@ use super::format::{Format, Guess, Look};
 use super::lines::{Line, Lines};
 use super::row::{Broken, Row};
 use super::selection::Selection;
-use super::trace::{Counts, Limits, Request, Trace, TraceError};
+use super::trace::{Counts, Limits, Request, Trace};
+use super::trace_error::TraceError;
 use crate::clock::Moment;
 
+impl Trace {
+    /// Reads a trace in plain text or gzip.
+    ///
+    /// The format is detected from the first lines: CSV with the columns `time,user` or
+    /// `time,user,scope` (epoch seconds or RFC 3339, heading optional), or an access log in common
+    /// or combined format. Empty lines and those that begin with `#` are skipped.
+    ///
+    /// `progress` receives the bytes of the input that were read so far.
+    pub fn read(
+        input: impl Read,
+        selection: &Selection,
+        limits: &Limits,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self, TraceError> {
+        Reading::new(selection, limits).finish(input, progress)
+    }
+}
+
 /// Reads a trace line by line. Broken lines are counted and skipped up to a limit.
-pub(super) struct Reading<'a> {
+struct Reading<'a> {
     selection: &'a Selection,
     limits: &'a Limits,
     guess: Guess<'a>,
@@ -40,7 +59,7 @@ impl<'a> Reading<'a> {
     const STRIDE: u64 = 1 << 12;
 
     /// A reader before its first line.
-    pub(super) fn new(selection: &'a Selection, limits: &'a Limits) -> Self {
+    fn new(selection: &'a Selection, limits: &'a Limits) -> Self {
         Self {
             selection,
             limits,
@@ -58,8 +77,8 @@ impl<'a> Reading<'a> {
     }
 
     /// Reads the whole input.
-    pub(super) fn finish(mut self, input: impl Read, progress: &mut dyn FnMut(u64)) -> Result<Trace, TraceError> {
-        let mut lines = Lines::new(input).map_err(|error| TraceError::Io { line: 0, error })?;
+    fn finish(mut self, input: impl Read, progress: &mut dyn FnMut(u64)) -> Result<Trace, TraceError> {
+        let mut lines = Lines::new(input).map_err(|error| TraceError::Io(0, error))?;
         let mut calls = 0u64;
         loop {
             match lines.next() {
@@ -68,11 +87,7 @@ impl<'a> Reading<'a> {
                 Err(error) => {
                     let line = lines.number();
                     let is_corrupt = lines.is_corrupt(&error);
-                    return Err(if is_corrupt {
-                        TraceError::Gzip { line, error }
-                    } else {
-                        TraceError::Io { line, error }
-                    });
+                    return Err(if is_corrupt { TraceError::Gzip(line, error) } else { TraceError::Io(line, error) });
                 }
             }
             calls += 1;
@@ -92,7 +107,7 @@ impl<'a> Reading<'a> {
                 self.long(number, line)?;
                 self.skip(number, Broken::TooLong)
             }
-            Line::More if self.pieces == Self::MOST_PIECES => Err(TraceError::Endless { line: number }),
+            Line::More if self.pieces == Self::MOST_PIECES => Err(TraceError::Endless(number)),
             Line::More => {
                 self.pieces += 1;
                 self.long(number, &[])
@@ -143,7 +158,7 @@ impl<'a> Reading<'a> {
             self.counts.out_of_order += 1;
         }
         if self.requests.len() >= limit {
-            return Err(TraceError::TooManyRequests { limit });
+            return Err(TraceError::TooMany(limit, "requests"));
         }
         let key = self.key(&row)?;
         self.counts.by_address += u64::from(row.by_address);
@@ -184,9 +199,9 @@ impl<'a> Reading<'a> {
         if self.requests.is_empty() {
             let Counts { other_paths, without_user, .. } = self.counts;
             return Err(match self.first_skipped {
-                _ if other_paths > 0 => TraceError::OtherPaths { count: other_paths },
-                _ if without_user > 0 => TraceError::NoUsers { count: without_user },
-                Some((line, why)) => TraceError::AllBroken { line, why },
+                _ if other_paths > 0 => TraceError::OtherPaths(other_paths),
+                _ if without_user > 0 => TraceError::NoUsers(without_user),
+                Some((line, why)) => TraceError::AllBroken(line, why),
                 None => TraceError::Empty,
             });
         }
@@ -206,7 +221,10 @@ where
     if let Some(id) = ids.get(name) {
         return Ok(*id);
     }
-    let next = u32::try_from(ids.len()).ok().filter(|_| ids.len() < limit).ok_or(TraceError::TooManyKeys { limit })?;
+    let next = u32::try_from(ids.len())
+        .ok()
+        .filter(|_| ids.len() < limit)
+        .ok_or(TraceError::TooMany(limit, "different users and scopes"))?;
     ids.insert(name.to_owned().into(), next);
     Ok(next)
 }

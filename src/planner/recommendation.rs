@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::outcome::Outcome;
-use super::report::Setup;
+use super::setup::Setup;
 
 /// The settings to choose, and their effect.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,7 +113,7 @@ const DEFAULT_FLOOR: f64 = 0.5;
 mod tests {
     use super::*;
     use crate::planner::outcome::{Tally, Waits};
-    use crate::planner::report::tests::report;
+    use crate::planner::setup::tests::setup;
     use proptest::prelude::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -153,14 +153,14 @@ mod tests {
 
     #[test]
     fn settings_name_what_differs_from_the_defaults() {
-        let mut report = report();
-        let mut settings = |row, lifetime: u64, floor| {
-            report.recommendation.row = row;
-            (report.what.lifetime, report.what.floor) = (Duration::from_secs(lifetime), floor);
-            report.recommendation.settings(&report.sweep, &report.what)
+        let sweep = [row("off", 1000, 1000, 90_000 * MS), row("learned", 1150, 748, 90_000 * MS)];
+        let settings = |row, lifetime: u64, floor| {
+            let budget = Some(Sufficient { rate: 50.0, burst: 50, outcome: sweep[1].clone() });
+            let what = Setup { lifetime: Duration::from_secs(lifetime), floor, ..setup() };
+            Recommendation { row, budget }.settings(&sweep, &what)
         };
         let budget = "\n[workspaces.default.budget]\nrequests_per_second = 50.0\nburst = 50\n";
-        let learned = "[refresh]\nmode = \"learned\"\nextra_calls = 0.15\n";
+        let learned = "[refresh]\nmode = \"learned\"\nextra_calls = 0.5\n";
         assert_eq!(settings(1, 86_400, 0.5), format!("{learned}{budget}"));
         assert_eq!(settings(0, 86_400, 0.5), format!("[refresh]\nmode = \"off\"\n{budget}"));
         let tokens = "\n[tokens]\ndefault_lifetime = \"4h\"\nfloor = 0.6\n";

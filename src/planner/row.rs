@@ -54,9 +54,9 @@ pub enum Broken {
     /// CSV: not as many columns as the other rows.
     #[error("it has {found} of {wanted} columns")]
     Columns {
-        /// What it has.
+        /// Its columns.
         found: usize,
-        /// What the other rows have.
+        /// The columns of the other rows.
         wanted: usize,
     },
     /// CSV: a quote is missing or misplaced.

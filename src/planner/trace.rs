@@ -1,9 +1,7 @@
 //! A trace of requests, from a log or a synthetic workload.
 
-use std::io::Read;
 use std::time::Duration;
 
-use super::reading::Reading;
 pub use super::row::Broken;
 pub use super::selection::Selection;
 pub use super::trace_error::TraceError;
@@ -56,22 +54,6 @@ impl Trace {
             requests.sort_by_key(|request| request.at);
         }
         Self { requests, keys, users, counts: Counts::default() }
-    }
-
-    /// Reads a trace in plain text or gzip.
-    ///
-    /// The format is detected from the first lines: CSV with the columns `time,user` or
-    /// `time,user,scope` (epoch seconds or RFC 3339, heading optional), or an access log in common
-    /// or combined format. Empty lines and those that begin with `#` are skipped.
-    ///
-    /// `progress` receives the bytes of the input that were read so far.
-    pub fn read(
-        input: impl Read,
-        selection: &Selection,
-        limits: &Limits,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<Self, TraceError> {
-        Reading::new(selection, limits).finish(input, progress)
     }
 
     /// The trace with these counts.

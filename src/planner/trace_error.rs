@@ -28,51 +28,34 @@ pub enum TraceError {
         /// Why it is of no access log.
         log: Broken,
     },
-    /// CSV with other columns.
-    #[error("line {line} names the columns \"{found}\", but `time,user` or `time,user,scope` are wanted")]
-    Heading {
-        /// Where.
-        line: u64,
-        /// How the line begins.
-        found: String,
-    },
+    /// This line of CSV names other columns.
+    #[error("line {0} names the columns \"{1}\", but `time,user` or `time,user,scope` are wanted")]
+    Heading(u64, String),
     /// CSV without the column that is selected for the user.
     #[error("line {line} names the columns \"{found}\", of which \"{field}\" can't be the user's")]
     OtherHeading {
-        /// Where.
+        /// Its number.
         line: u64,
         /// How the line begins.
         found: String,
         /// The user field.
         field: String,
     },
-    /// The user's column is selected by name, but the CSV has no heading.
-    #[error("the columns have no names, so \"{field}\" is none: choose the user's by its number")]
-    NoHeading {
-        /// The user field.
-        field: String,
-    },
-    /// An unknown user field of an access log.
-    #[error("the user of an access log is its field \"address\" or \"user\", not \"{field}\"")]
-    NoField {
-        /// The user field.
-        field: String,
-    },
+    /// The user's column is selected by this name, but the CSV has no heading.
+    #[error("the columns have no names, so \"{0}\" is none: choose the user's by its number")]
+    NoHeading(String),
+    /// This is no user field of an access log.
+    #[error("the user of an access log is its field \"address\" or \"user\", not \"{0}\"")]
+    NoField(String),
     /// A path is selected, but CSV has none.
     #[error("CSV has no paths: requests can be selected by path in an access log alone")]
     NoPaths,
-    /// No path of the access log has the selected prefix.
-    #[error("no request that names a user has a path that begins so; {count} have others")]
-    OtherPaths {
-        /// How many have another.
-        count: u64,
-    },
-    /// The user's field is empty throughout.
-    #[error("none of {count} requests names a user: choose another field for it")]
-    NoUsers {
-        /// How many there are.
-        count: u64,
-    },
+    /// No path of the access log has the selected prefix, but so many others.
+    #[error("no request that names a user has a path that begins so; {0} have others")]
+    OtherPaths(u64),
+    /// The user's field is empty in all of these requests.
+    #[error("none of {0} requests names a user: choose another field for it")]
+    NoUsers(u64),
     /// Beyond [`Limits::broken_lines`](super::trace::Limits::broken_lines).
     #[error("more than {limit} lines can't be read; line {line} is the first: {why}")]
     TooManyBroken {
@@ -83,59 +66,32 @@ pub enum TraceError {
         /// The mistake in it.
         why: Broken,
     },
-    /// No line is readable.
-    #[error("no line can be read; line {line} is the first: {why}")]
-    AllBroken {
-        /// The first of them.
-        line: u64,
-        /// The mistake in it.
-        why: Broken,
-    },
-    /// A line without an end.
-    #[error("line {line} is longer than 64 MiB: not a log")]
-    Endless {
-        /// Which.
-        line: u64,
-    },
+    /// No line is readable, this one first.
+    #[error("no line can be read; line {0} is the first: {1}")]
+    AllBroken(u64, Broken),
+    /// This line has no end.
+    #[error("line {0} is longer than 64 MiB: not a log")]
+    Endless(u64),
     /// Beyond [`Limits::disorder`](super::trace::Limits::disorder).
     #[error(
         "line {line} lies {} behind the latest time before it, and at most {} are put in order: sort the trace by time",
         format_duration(*.behind), format_duration(*.bound)
     )]
     Disorder {
-        /// Which.
+        /// Its number.
         line: u64,
-        /// How far back it lies.
+        /// How far it lies back.
         behind: Duration,
         /// How far it may.
         bound: Duration,
     },
-    /// Beyond [`Limits::requests`](super::trace::Limits::requests).
-    #[error("the trace has more than {limit} requests: cut it")]
-    TooManyRequests {
-        /// How many it may have.
-        limit: usize,
-    },
-    /// Beyond [`Limits::keys`](super::trace::Limits::keys).
-    #[error("the trace has more than {limit} different users and scopes: cut it")]
-    TooManyKeys {
-        /// How many it may have.
-        limit: usize,
-    },
-    /// The gzip data can't be unpacked.
-    #[error("the gzip data is truncated or corrupt after line {line}: {error}")]
-    Gzip {
-        /// The last line that could be read.
-        line: u64,
-        /// The unpacker's message.
-        error: io::Error,
-    },
-    /// The input failed.
-    #[error("cannot read the trace after line {line}: {error}")]
-    Io {
-        /// The last line that could be read.
-        line: u64,
-        /// The input's message.
-        error: io::Error,
-    },
+    /// Beyond [`Limits::requests`](super::trace::Limits::requests) or [`Limits::keys`](super::trace::Limits::keys).
+    #[error("the trace has more than {0} {1}: cut it")]
+    TooMany(usize, &'static str),
+    /// The gzip data can't be unpacked beyond this line.
+    #[error("the gzip data is truncated or corrupt after line {0}: {1}")]
+    Gzip(u64, io::Error),
+    /// The input failed after this line.
+    #[error("cannot read the trace after line {0}: {1}")]
+    Io(u64, io::Error),
 }

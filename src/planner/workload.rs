@@ -1,6 +1,5 @@
 //! Synthetic workloads.
 
-use std::fmt;
 use std::str::FromStr;
 
 use super::chance::Chance;
@@ -186,12 +185,6 @@ impl Population {
     }
 }
 
-impl fmt::Display for Workload {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.as_str())
-    }
-}
-
 impl FromStr for Workload {
     type Err = UnknownWorkload;
 
@@ -220,7 +213,7 @@ pub enum WorkloadError {
         Workload::MAX_REQUESTS
     )]
     TooMany {
-        /// Subject how many.
+        /// The expected requests.
         requests: f64,
     },
 }
@@ -244,8 +237,8 @@ mod tests {
     fn seed_decides_the_trace() {
         for workload in Workload::ALL {
             let trace = generate(workload, 50, 9, 7);
-            assert_eq!(trace, generate(workload, 50, 9, 7), "{workload}");
-            assert_ne!(trace, generate(workload, 50, 9, 8), "{workload}");
+            assert_eq!(trace, generate(workload, 50, 9, 7), "{workload:?}");
+            assert_ne!(trace, generate(workload, 50, 9, 8), "{workload:?}");
         }
     }
 
@@ -267,7 +260,7 @@ mod tests {
                 let mut keys: Vec<u32> = requests.iter().map(|request| request.key).collect();
                 keys.sort_unstable();
                 keys.dedup();
-                assert_eq!((keys.len(), keys.len()), (trace.keys(), trace.users()), "{workload}");
+                assert_eq!((keys.len(), keys.len()), (trace.keys(), trace.users()), "{workload:?}");
                 assert_eq!(keys.last().map(|key| *key as usize + 1), Some(keys.len()));
                 assert!(keys.len() <= users as usize);
                 let longest = Duration::from_secs(u64::from(days + 2) * 86_400);
@@ -284,7 +277,7 @@ mod tests {
             let users = if workload == Workload::Office { 300 } else { 4_000 };
             let requests = generate(workload, users, 14, 11).requests().len() as f64;
             let ratio = requests / (f64::from(users) * 14.0 * workload.requests_a_day());
-            assert!((0.9..1.1).contains(&ratio), "{workload}: {ratio} of what was expected");
+            assert!((0.9..1.1).contains(&ratio), "{workload:?}: {ratio} of what was expected");
         }
     }
 
@@ -345,7 +338,7 @@ mod tests {
     #[test]
     fn workload_has_one_name() {
         for workload in Workload::ALL {
-            assert_eq!(workload.to_string().parse(), Ok(workload));
+            assert_eq!(workload.as_str().parse(), Ok(workload));
         }
         assert_eq!("Office".parse::<Workload>(), Err(UnknownWorkload));
     }

@@ -59,12 +59,12 @@ impl Denial {
 
 impl Access {
     /// Whether the client may request tokens for this user at all.
-    pub fn may_speak_for(&self, user: &str) -> bool {
+    pub fn allows_user(&self, user: &str) -> bool {
         matched(&self.users, user)
     }
 
     /// Decides whether a client may have this token.
-    pub fn judge(&self, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Result<(), Denial> {
+    pub fn check(&self, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Result<(), Denial> {
         let users = unmatched(&self.users, claim.users().iter().map(|user| user.as_str()));
         if !users.is_empty() {
             return Err(Denial::Users(users));
@@ -140,27 +140,27 @@ mod tests {
         texts.iter().filter_map(|text| Pattern::new(text)).collect()
     }
 
-    fn judge(claim: &str, lifetime: &str) -> Result<(), Denial> {
+    fn check(claim: &str, lifetime: &str) -> Result<(), Denial> {
         let access = Access {
             scopes: patterns(&["inbox:*", "read:brands"]),
             users: patterns(&["shop-*"]),
             max_lifetime: Lifetime::parse("1d").expect("a day"),
             set_by: SetBy::Entry,
         };
-        access.judge(&ScopeClaim::parse(claim).expect("a claim"), Lifetime::parse(lifetime).expect("a lifetime"))
+        access.check(&ScopeClaim::parse(claim).expect("a claim"), Lifetime::parse(lifetime).expect("a lifetime"))
     }
 
     #[test]
     fn refusal_names_the_rule_and_everything_that_it_refused() {
         let scopes = |scopes: &[&str]| Err(Denial::Scopes(scopes.iter().map(|&scope| scope.to_owned()).collect()));
         let users = |users: &[&str]| Err(Denial::Users(users.iter().map(|&user| user.to_owned()).collect()));
-        assert_eq!(judge("user_id:shop-1 inbox:read:messages read:brands", "1d"), Ok(()));
-        assert_eq!(judge("user_id:shop-1 inbox:read:messages write:brands", "1d"), scopes(&["write:brands"]));
-        assert_eq!(judge("user_id:shop-1 z:z read:brands a:a", "1d"), scopes(&["a:a", "z:z"]));
-        assert_eq!(judge("user_id:bank-2 user_id:shop-1 user_id:bank-1 z:z", "25h"), users(&["bank-2", "bank-1"]));
+        assert_eq!(check("user_id:shop-1 inbox:read:messages read:brands", "1d"), Ok(()));
+        assert_eq!(check("user_id:shop-1 inbox:read:messages write:brands", "1d"), scopes(&["write:brands"]));
+        assert_eq!(check("user_id:shop-1 z:z read:brands a:a", "1d"), scopes(&["a:a", "z:z"]));
+        assert_eq!(check("user_id:bank-2 user_id:shop-1 user_id:bank-1 z:z", "25h"), users(&["bank-2", "bank-1"]));
         let asked = Lifetime::parse("25h").expect("a lifetime");
-        assert_eq!(judge("user_id:shop-1 read:brands", "25h"), Err(Denial::Lifetime(asked)));
-        let shown = |claim, lifetime| judge(claim, lifetime).map_err(|denial| (denial.rule(), denial.refused()));
+        assert_eq!(check("user_id:shop-1 read:brands", "25h"), Err(Denial::Lifetime(asked)));
+        let shown = |claim, lifetime| check(claim, lifetime).map_err(|denial| (denial.rule(), denial.refused()));
         let refused = |rule, refused: &str| Err((rule, refused.to_owned()));
         assert_eq!(shown("user_id:b user_id:a z:z", "1d"), refused("client-users", "b a"));
         assert_eq!(shown("user_id:shop-1 z:z a:a", "1d"), refused("client-scopes", "a:a z:z"));

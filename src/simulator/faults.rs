@@ -125,6 +125,7 @@ fn outage(text: &str) -> Result<Range<Duration>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simulator::fault::KINDS;
     use clap::{CommandFactory, Parser};
     use proptest::prelude::*;
 
@@ -142,6 +143,19 @@ mod tests {
 
     const fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn help_names_every_kind() {
+        let command = Command::command();
+        let flag = command.get_arguments().find(|flag| flag.get_long() == Some("error-kind")).unwrap();
+        let help = flag.get_help().unwrap().to_string();
+        let words: Vec<_> = help.split([' ', ',']).collect();
+        for (name, _) in KINDS {
+            assert!(words.contains(name), "{name}: {help}");
+            assert!(Fault::named(name).is_ok(), "{name}");
+        }
+        assert_eq!(Fault::named("500"), Ok(Fault::default()));
     }
 
     #[test]

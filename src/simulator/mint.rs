@@ -22,7 +22,7 @@ pub(super) struct Mint {
 impl Mint {
     /// A mint with its own secret and tenant.
     pub(super) fn new() -> Self {
-        let secret: [u8; 32] = random();
+        let secret: [u8; 32] = std::array::from_fn(|_| fastrand::u8(..));
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret), tenant_id: uuid() }
     }
 
@@ -66,7 +66,7 @@ impl Mint {
 
 /// An opaque token, as old workspaces still get: it shows neither its scope nor its expiry.
 pub(super) fn opaque() -> String {
-    format!("pk_{}", hex(&random::<24>()))
+    format!("pk_{:032x}{:016x}", fastrand::u128(..), fastrand::u64(..))
 }
 
 /// A JSON number as JavaScript writes it: exact integers have no fraction.
@@ -77,21 +77,9 @@ fn number(value: f64) -> Value {
 
 /// A random UUID, version 4.
 fn uuid() -> String {
-    let mut bytes: [u8; 16] = random();
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let digits = hex(&bytes);
-    let (a, b, c) = (&digits[..8], &digits[8..12], &digits[12..16]);
-    let (d, e) = (&digits[16..20], &digits[20..]);
-    format!("{a}-{b}-{c}-{d}-{e}")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn random<const N: usize>() -> [u8; N] {
-    std::array::from_fn(|_| fastrand::u8(..))
+    let (low, [middle, version]) = (fastrand::u32(..), [fastrand::u16(..), fastrand::u16(0x4000..0x5000)]);
+    let (variant, node) = (fastrand::u16(0x8000..0xc000), fastrand::u64(..1 << 48));
+    format!("{low:08x}-{middle:04x}-{version:04x}-{variant:04x}-{node:012x}")
 }
 
 #[cfg(test)]

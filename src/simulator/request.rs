@@ -3,9 +3,11 @@
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde_json::Value;
 
-use super::BODY_LIMIT;
 use super::reply::Refusal;
 use super::timespan::Timespan;
+
+/// The longest body that is read, in bytes.
+pub(super) const BODY_LIMIT: usize = 64 * 1024;
 
 /// The body of one call, as far as it could be parsed.
 ///

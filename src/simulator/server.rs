@@ -17,9 +17,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::courier::Simulator;
 use super::delivery::{Body, Delivery};
 use super::reply::{Refusal, Reply};
-use super::{BODY_LIMIT, Simulator};
+use super::request::BODY_LIMIT;
 
 /// The most open connections; more wait in the listener's backlog.
 const MOST_CONNECTIONS: usize = 4096;
@@ -121,7 +122,7 @@ impl Simulator {
 
     /// The last calls as JSON, for people.
     fn report(&self) -> Value {
-        let ledger = self.ledger();
+        let ledger = self.0.ledger.lock();
         let calls: Vec<_> = ledger
             .last(MOST_CALLS_SHOWN)
             .map(|call| {

@@ -6,8 +6,8 @@ use reqwest::header::{AGE, CONTENT_TYPE, DATE, HeaderMap};
 
 use crate::clock::Moment;
 use crate::token::{Grant, TokenKey};
-use crate::upstream::Failure;
 use crate::upstream::claims::{self, Clocks};
+use crate::upstream::failure::Failure;
 use crate::upstream::retry_after::retry_after;
 
 /// Reads the token from Courier's answer to a request for `key` that was sent at `sent`.

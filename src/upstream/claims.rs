@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::clock::Moment;
 use crate::token::{Grant, ScopeClaim, Token, TokenKey};
-use crate::upstream::Failure;
+use crate::upstream::failure::Failure;
 
 /// Checks the token of an answer to a request for `key` sent at `sent`, and makes it a grant.
 ///
@@ -18,16 +18,16 @@ use crate::upstream::Failure;
 /// the requested one. If it cannot be computed, as for the opaque tokens of old workspaces, it is
 /// the requested one.
 pub fn grant(token: &str, key: &TokenKey, sent: Moment, clocks: &Clocks) -> Result<Grant, Failure> {
-    let asked = key.lifetime().as_duration();
+    let requested = key.lifetime().as_duration();
     let life = match Claims::of(token)? {
-        None => asked,
+        None => requested,
         Some(claims) => {
             let scope = claims.scope.as_ref().and_then(Value::as_str);
             let claim = scope.and_then(|scope| ScopeClaim::parse(scope).ok());
             if claim.is_none_or(|claim| claim.to_string() != key.claim()) {
                 return Err(Failure::Mismatch);
             }
-            claims.life(asked, clocks)?
+            claims.life(requested, clocks)?
         }
     };
     if token.is_empty() {
@@ -41,7 +41,7 @@ pub fn grant(token: &str, key: &TokenKey, sent: Moment, clocks: &Clocks) -> Resu
 pub struct Clocks {
     /// By Courier's clock, if the answer has a `Date`.
     pub answered: Option<f64>,
-    /// By this machine's clock. It may be wrong, so it only tells whether Courier's is implausible.
+    /// By this machine's clock. It may be wrong, so it only shows whether Courier's is implausible.
     pub unix: f64,
 }
 
@@ -89,13 +89,13 @@ impl Claims {
         part(payload).map(Some).ok_or(Failure::Malformed("the JWT has no readable claims"))
     }
 
-    /// The token's life, at most `asked`: from `iat`, or the answer's `Date` if that is later, to `exp`.
+    /// The token's life, at most `requested`: from `iat`, or the answer's `Date` if that is later, to `exp`.
     ///
     /// `Date` is later for a token that was made before. Both are Courier's clock, so the broker's does not matter. A
-    /// token without `exp` lives for `asked`.
-    fn life(&self, asked: Duration, clocks: &Clocks) -> Result<Duration, Failure> {
+    /// token without `exp` lives for `requested`.
+    fn life(&self, requested: Duration, clocks: &Clocks) -> Result<Duration, Failure> {
         let (exp, iat) = (number(&self.exp), number(&self.iat));
-        let now = clocks.now(iat.or(exp.map(|exp| exp - asked.as_secs_f64())));
+        let now = clocks.now(iat.or(exp.map(|exp| exp - requested.as_secs_f64())));
         if let (Some(nbf), Some(now)) = (number(&self.nbf), now.or(iat))
             && nbf > now + LEEWAY
         {
@@ -103,16 +103,16 @@ impl Claims {
         }
         let Some(exp) = exp else {
             let is_absent = self.exp.as_ref().is_none_or(Value::is_null);
-            return if is_absent { Ok(asked) } else { Err(Failure::Malformed("the JWT's exp is not a number")) };
+            return if is_absent { Ok(requested) } else { Err(Failure::Malformed("the JWT's exp is not a number")) };
         };
         let begin = match (iat, now) {
             (Some(iat), Some(now)) if now > iat + ROUNDING => now,
             (Some(begin), _) | (None, Some(begin)) => begin,
-            (None, None) => return Ok(asked),
+            (None, None) => return Ok(requested),
         };
         if exp > begin {
             // A life that overflows `Duration` (1e99) is capped too.
-            return Ok(Duration::try_from_secs_f64(exp - begin).map_or(asked, |life| life.min(asked)));
+            return Ok(Duration::try_from_secs_f64(exp - begin).map_or(requested, |life| life.min(requested)));
         }
         let was_issued_expired = iat.is_some_and(|iat| exp <= iat);
         Err(Failure::Malformed(if was_issued_expired {
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn life_follows_the_claims_up_to_the_requested_lifetime() {
-        for (iat, exp, wanted) in [
+        for (iat, exp, expected) in [
             (json!(1000), json!(1600), Ok(Duration::from_secs(600))),
             (json!(1000), json!(1000 + 7200), Ok(HOUR)),
             (json!(1000), json!(1e99), Ok(HOUR)),
@@ -215,7 +215,7 @@ mod tests {
             (json!(1000), json!(1000), Err(Failure::Malformed("the JWT was issued expired"))),
             (json!(1000), json!(-1e99), Err(Failure::Malformed("the JWT was issued expired"))),
         ] {
-            assert_eq!(life(&json!({"scope": SCOPE, "iat": iat, "exp": exp})), wanted, "{iat} {exp}");
+            assert_eq!(life(&json!({"scope": SCOPE, "iat": iat, "exp": exp})), expected, "{iat} {exp}");
         }
     }
 

@@ -1,16 +1,24 @@
 //! The HTTP client for Courier's API.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Response, Url, redirect, retry};
 use serde_json::json;
 
 use crate::clock::Clock;
+use crate::error_chain::describe_sources;
 use crate::secrets::{REDACTED, Secret};
 use crate::token::{Grant, TokenKey};
-use crate::upstream::{Failure, Issuer, Issuing, PRODUCT, Permit, answer, unreachable};
+use crate::upstream::answer;
+use crate::upstream::failure::Failure;
+use crate::upstream::issuer::{Issuer, Issuing};
+use crate::upstream::permit::Permit;
+
+/// The prefix of the broker's `User-Agent`. A request that has it comes from a broker.
+pub const PRODUCT: &str = "courier-token-broker/";
 
 /// The settings of one workspace's client.
 #[derive(Clone, Debug)]
@@ -21,9 +29,9 @@ pub struct CourierSettings {
     pub api_key: Secret,
     /// The proxy that the calls pass through, if any.
     pub proxy: Option<Proxy>,
-    /// The time-out for making a connection.
+    /// The timeout for making a connection.
     pub connect_timeout: Duration,
-    /// The time-out for a whole call.
+    /// The timeout for a whole call.
     pub timeout: Duration,
 }
 
@@ -57,7 +65,7 @@ pub struct Courier {
     client: Client,
     url: Url,
     key: Mutex<Arc<ApiKey>>,
-    /// The time-out for an answer's body, after its head.
+    /// The timeout for an answer's body, after its head.
     body_timeout: Duration,
     clock: Clock,
 }
@@ -84,7 +92,7 @@ pub enum CourierError {
     #[error(
         "the HTTP client for Courier can't be made ({}): install the system's CA certificates (Debian: ca-certificates), or \
          let SSL_CERT_FILE name a PEM file that has some",
-        unreachable::chain(.0)
+        describe_sources(.0)
     )]
     Client(#[source] reqwest::Error),
     /// The base URL cannot be extended by a path.
@@ -110,7 +118,7 @@ impl Courier {
             .no_proxy()
             .connect_timeout(settings.connect_timeout)
             .timeout(settings.timeout)
-            // Shorter than servers' idle time-outs: a call on a connection that is just being closed would fail.
+            // Shorter than servers' idle timeouts: a call on a connection that is just being closed would fail.
             .pool_idle_timeout(Duration::from_secs(25))
             // Pings find a dead connection before a call uses it.
             .http2_keep_alive_interval(Duration::from_secs(20))
@@ -125,7 +133,7 @@ impl Courier {
         Ok(Self { client, url, key, body_timeout: settings.timeout / 3, clock })
     }
 
-    /// Is this the client's base URL?
+    /// Whether this is the client's base URL.
     pub fn is_at(&self, base_url: &Url) -> bool {
         endpoint(base_url).is_ok_and(|url| url == self.url)
     }
@@ -134,13 +142,13 @@ impl Courier {
     pub fn set_key(&self, secret: Secret) -> Result<bool, CourierError> {
         let is_new = self.key().secret.expose() != secret.expose();
         if is_new {
-            *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(ApiKey::new(secret)?);
+            *self.key.lock() = Arc::new(ApiKey::new(secret)?);
         }
         Ok(is_new)
     }
 
     fn key(&self) -> Arc<ApiKey> {
-        Arc::clone(&self.key.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.key.lock())
     }
 
     async fn call(&self, key: &TokenKey) -> Result<Grant, Failure> {
@@ -181,7 +189,7 @@ impl Courier {
     }
 
     fn failure(&self, error: &reqwest::Error) -> Failure {
-        unreachable::failure(&self.url.origin().ascii_serialization(), error)
+        Failure::of_http(&self.url.origin().ascii_serialization(), error)
     }
 }
 

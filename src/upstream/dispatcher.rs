@@ -1,27 +1,25 @@
-//! Admission: grants the permit of every call to one workspace's Courier.
+//! The dispatcher: drives the admission of one workspace's calls to Courier.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::middleware::StateInformationMiddleware;
-use governor::nanos::Nanos;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+use super::failure::{self, Failure};
+use super::issuer::Issuer;
+use super::notice::{self, Rate, Tallies};
+use super::permit::{PendingPermit, Permit, Waiter};
 use crate::clock::Clock;
 use crate::clock::Moment;
 use crate::metrics::{CallOutcome, WorkspaceMetrics};
 use crate::policy::admission::breaker::Change;
 use crate::policy::admission::budget::Budget;
-use crate::policy::admission::queue::{Class, Place, Queue, Rank};
+use crate::policy::admission::queue::{Class, Place, Rank};
+use crate::policy::admission::{Admission, Event, Rejection};
 use crate::token::{Grant, TokenKey};
-use crate::upstream::guard::Guard;
-use crate::upstream::notice::{self, Rate, Tallies};
-use crate::upstream::permit::{PendingPermit, Permit, Waiter};
-use crate::upstream::{Failure, Issuer};
 
 /// The settings of a dispatcher.
 #[derive(Clone, Copy, Debug)]
@@ -33,18 +31,17 @@ pub struct DispatcherSettings {
     pub max_wait: Duration,
 }
 
-/// Admits calls in the order of [`Queue`] and at the rate of the budget.
+/// Drives [`Admission`] by the clock, and makes the calls that it admits.
 ///
 /// In any window of t seconds it admits at most `rate * t + burst` calls.
 pub struct Dispatcher {
-    settings: DispatcherSettings,
+    budget: Budget,
     issuer: Arc<dyn Issuer>,
-    limiter: RateLimiter<NotKeyed, InMemoryState, Clock, StateInformationMiddleware>,
-    admission: Mutex<Admission>,
-    /// Wakes [`Dispatcher::run`]: a call was queued that it does not wait for yet.
-    arrived: Notify,
-    /// Wakes the refresher: a renewal or the last waiting user has left the queue, or renewals are no
-    /// longer held back.
+    /// No other lock is taken while it is held.
+    state: Mutex<State>,
+    /// Wakes [`Dispatcher::run`]: it has to poll earlier than it planned.
+    earlier: Notify,
+    /// Wakes the refresher: there may be room for a renewal.
     room: Notify,
     /// The share of recent calls that failed: the bits of an `f64`.
     failing: AtomicU64,
@@ -54,15 +51,13 @@ pub struct Dispatcher {
     metrics: WorkspaceMetrics,
 }
 
-/// The queue and the limits that admission depends on.
-struct Admission {
+struct State {
     /// Waiting users are queued by the name of their client.
-    queue: Queue<Arc<str>, Waiter>,
-    guard: Guard,
-    /// When the next call can be admitted, as far as is known.
-    next_at: Moment,
-    /// From when on a renewal leaves the reserve for waiting users untouched.
-    reserve_free_at: Moment,
+    admission: Admission<Arc<str>, Waiter>,
+    /// The number of queued calls of each class.
+    depths: [usize; Class::ALL.len()],
+    /// When [`Dispatcher::run`] polls next. It is in the past while that runs.
+    next_poll: Moment,
     /// Events not logged yet.
     tallies: Tallies,
 }
@@ -70,23 +65,19 @@ struct Admission {
 impl Dispatcher {
     /// Creates a dispatcher. It grants queued permits only while [`Dispatcher::run`] is polled.
     pub fn new(settings: DispatcherSettings, issuer: Arc<dyn Issuer>, clock: Clock, metrics: WorkspaceMetrics) -> Self {
-        let DispatcherSettings { budget, .. } = settings;
-        let quota = Quota::with_period(budget.period())
-            .unwrap_or(Quota::per_second(std::num::NonZeroU32::MIN))
-            .allow_burst(std::num::NonZeroU32::new(budget.departing_burst()).unwrap_or(std::num::NonZeroU32::MIN));
-        metrics.budget.set(budget.rate());
+        let DispatcherSettings { budget, max_wait } = settings;
+        metrics.upstream_budget_per_second.set(budget.rate());
+        let state = State {
+            admission: Admission::new(Some(budget), max_wait),
+            depths: Default::default(),
+            next_poll: clock.now(),
+            tallies: Tallies::default(),
+        };
         Self {
-            settings,
+            budget,
             issuer,
-            limiter: RateLimiter::direct_with_clock(quota, clock).with_middleware(),
-            admission: Mutex::new(Admission {
-                queue: Queue::new(),
-                guard: Guard::new(&budget),
-                next_at: clock.now(),
-                reserve_free_at: clock.now(),
-                tallies: Tallies::default(),
-            }),
-            arrived: Notify::new(),
+            state: Mutex::new(state),
+            earlier: Notify::new(),
             room: Notify::new(),
             failing: AtomicU64::new(0),
             recovered_at: AtomicU64::new(0),
@@ -97,80 +88,37 @@ impl Dispatcher {
 
     /// Queues a call for a user of this client who waits until `deadline`, or refuses it.
     pub fn queue(&self, client: &str, deadline: Moment) -> Result<PendingPermit, Failure> {
-        let mut admission = self.lock();
-        let now = self.clock.now();
-        admission.guard.check(Class::Waiting, now)?;
-        // First admit the calls that go before this one and may go now: the wait is computed from the rest.
-        while !admission.queue.lets_pass() && self.take_permit(&mut admission, now) {
-            self.grant_next(&mut admission, now);
-        }
-        if admission.queue.lets_pass() && self.take_permit(&mut admission, now) {
-            admission.queue.pass();
-            return Ok(self.admit_now(&mut admission, Class::Waiting, now));
-        }
-        let client: Arc<str> = client.into();
-        if let Err(failure) = self.check_wait(&admission, deadline, now) {
-            if matches!(failure, Failure::Limited(_)) {
-                admission.tallies.refused.count();
+        self.drive(|State { admission, tallies, .. }, now| {
+            if admission.admit_now(Class::Waiting, now)? {
+                return Ok(self.granted(Class::Waiting));
             }
-            // When the queue is full, a client with few queued calls displaces one of the client with the
-            // most, so every queued call is still admitted in time.
-            let is_full = matches!(failure, Failure::Limited(wait) if wait > self.settings.max_wait);
-            let displaced = is_full.then(|| admission.queue.shed_from_largest(&client)).flatten();
-            let Some(waiter) = displaced else { return Err(failure) };
-            waiter.refuse(failure);
-        }
-        admission.guard.breaker.on_admit(Class::Waiting, now);
-        // `run` may be waiting for the renewals' reserve, which does not hold back a user.
-        if admission.queue.is_idle() {
-            self.arrived.notify_one();
-        }
-        let (waiter, pending) = Waiter::new(now);
-        let place = admission.queue.push_user(client, waiter);
-        self.update_depths(&admission);
-        Ok(pending.at(place))
+            let queue = |waiter| admission.queue_user(client.into(), waiter, deadline, now);
+            PendingPermit::queued(queue).inspect_err(|rejection| tallies.count_rejection(*rejection))
+        })
+        .map_err(Rejection::into)
     }
 
     /// Queues a renewal, or refuses it.
     pub fn queue_renewal(&self, rank: Rank) -> Result<PendingPermit, Failure> {
-        let (class, mut admission) = (rank.class(), self.lock());
-        let now = self.clock.now();
-        admission.guard.check(class, now)?;
-        if admission.queue.is_empty() && admission.reserve_free_at <= now && self.take_permit(&mut admission, now) {
-            return Ok(self.admit_now(&mut admission, class, now));
-        }
-        admission.guard.breaker.on_admit(class, now);
-        if admission.queue.is_idle() {
-            self.arrived.notify_one();
-        }
-        let (waiter, pending) = Waiter::new(now);
-        let place = admission.queue.push_renewal(rank, waiter);
-        self.update_depths(&admission);
-        Ok(pending.at(place))
+        self.drive(|State { admission, .. }, now| {
+            if admission.admit_now(rank.class(), now)? {
+                return Ok(self.granted(rank.class()));
+            }
+            PendingPermit::queued(|waiter| Ok(admission.queue_renewal(rank, waiter, now)))
+        })
+        .map_err(Rejection::into)
     }
 
     /// Promotes a queued renewal that a user of this client waits for from now on.
     ///
-    /// It goes before calls that were queued after it, so it needs no room of its own. A renewal that
-    /// was admitted already is unaffected.
+    /// A renewal that was admitted already is unaffected.
     pub fn promote(&self, place: Place, client: &str) -> Result<(), Failure> {
-        let mut admission = self.lock();
-        let pause = admission.guard.throttle.pause(self.clock.now());
-        if pause > self.settings.max_wait {
-            return Err(Failure::Throttled(Some(pause)));
-        }
-        admission.queue.promote(place, client.into());
-        self.update_depths(&admission);
-        self.arrived.notify_one();
-        self.room.notify_one();
-        Ok(())
+        self.drive(|state, now| state.admission.promote(place, client.into(), now)).map_err(Rejection::into)
     }
 
     /// Drops all queued renewals. No user waits for these.
     pub fn drop_renewals(&self) {
-        let mut admission = self.lock();
-        drop(admission.queue.drop_renewals());
-        self.update_depths(&admission);
+        self.drive(|state, _| state.admission.drop_renewals());
     }
 
     /// Makes the call that was permitted.
@@ -178,10 +126,22 @@ impl Dispatcher {
         let class = permit.class;
         let sent = self.clock.now();
         let outcome = self.issuer.issue(key, permit).await;
-        let now = self.clock.now();
-        self.metrics.call_duration.observe(now.since(sent).as_secs_f64());
-        self.metrics.call(class, outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued));
-        self.on_response(key, &outcome, sent, now);
+        let key_hash = hash(key);
+        let change = self.drive(|state, now| {
+            self.metrics.upstream_request_duration_seconds.observe(now.since(sent).as_secs_f64());
+            state.tallies.count(&outcome);
+            let response = failure::response(&outcome)?;
+            let change = state.admission.on_response(response, key_hash, sent, now, fastrand::f64());
+            if change == Some(Change::Closed) {
+                self.note_recovery(now);
+            }
+            self.update_health(&state.admission, now);
+            change
+        });
+        let counted = outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued);
+        self.metrics.upstream_requests_total[class][counted].inc();
+        self.room.notify_one();
+        notice::log(key.workspace(), &outcome, change);
         outcome
     }
 
@@ -189,14 +149,21 @@ impl Dispatcher {
     ///
     /// `None` if a retry would not help.
     pub fn retry(&self, failure: &Failure, tries: u32, deadline: Moment) -> Option<Moment> {
-        self.lock().guard.retry(failure, tries, deadline, self.clock.now())
+        let (mut state, now) = self.lock();
+        if failure.is_transient() { state.admission.retry(tries, deadline, now, fastrand::f64()) } else { None }
     }
 
     /// Forgets refusals of the old API key, after the workspace got a new one.
     pub fn reset_for_new_key(&self) {
-        if self.lock().guard.reset_for_new_key() {
-            self.note_recovery(self.clock.now());
-            self.update_gauges();
+        let was_denied = self.drive(|state, now| {
+            let was_denied = state.admission.reset_for_new_key();
+            if was_denied {
+                self.note_recovery(now);
+                self.update_health(&state.admission, now);
+            }
+            was_denied
+        });
+        if was_denied {
             self.room.notify_one();
         }
     }
@@ -217,175 +184,113 @@ impl Dispatcher {
 
     /// Updates the gauges that change with time alone.
     pub fn update_gauges(&self) {
-        self.update_state(&self.lock(), self.clock.now());
+        let (state, now) = self.lock();
+        self.update_health(&state.admission, now);
     }
 
     /// Logs the counts of this workspace's calls if due. Call it about every second.
     pub fn report(&self, workspace: &str) {
-        let (mut admission, now) = (self.lock(), self.clock.now());
-        let rate = Rate { now: admission.guard.throttle.rate(), configured: self.settings.budget.rate() };
-        admission.tallies.log(workspace, rate, now);
-    }
-
-    /// Updates breaker and rate after a call, and refuses queued calls that can't succeed any more.
-    fn on_response(&self, key: &TokenKey, outcome: &Result<Grant, Failure>, sent: Moment, now: Moment) {
-        let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
-        let mut admission = self.lock();
-        admission.tallies.count(outcome);
-        let change = admission.guard.record(outcome, hasher.finish(), sent, now);
-        let pause = admission.guard.throttle.pause(now);
-        let user_failure = match outcome {
-            // Users who would wait too long are refused at once. Renewals can wait.
-            Err(Failure::Throttled(Some(_))) if pause > self.settings.max_wait => Some(Failure::Throttled(Some(pause))),
-            _ if change == Some(Change::Opened) => admission.guard.check(Class::Waiting, now).err(),
-            _ => None,
-        };
-        if let Some(failure) = &user_failure {
-            admission.queue.drop_users().for_each(|waiter| waiter.refuse(failure.clone()));
-        }
-        if matches!(change, Some(Change::Opened | Change::Shed)) {
-            let failure =
-                admission.guard.check(Class::Renewal, now).err().unwrap_or(Failure::CircuitOpen(Duration::ZERO));
-            admission.queue.drop_renewals().for_each(|waiter| waiter.refuse(failure.clone()));
-        }
-        if change == Some(Change::Closed) {
-            self.note_recovery(now);
-        }
-        self.update_depths(&admission);
-        self.update_state(&admission, now);
-        drop(admission);
-        self.room.notify_one();
-        notice::log(key.workspace(), outcome, change);
+        let (mut state, now) = self.lock();
+        let rate = Rate { now: state.admission.rate(), configured: self.budget.rate() };
+        state.tallies.log(workspace, rate, now);
     }
 
     /// Returns whether another renewal may be queued.
     pub fn has_room(&self) -> bool {
-        self.room_at(self.clock.now()).is_none()
+        let (state, now) = self.lock();
+        state.admission.has_room(now)
     }
 
     /// Waits until there may be room for a renewal.
     pub async fn wait_for_room(&self) {
-        let Some(from) = self.room_at(self.clock.now()) else { return };
+        let room_at = {
+            let (state, now) = self.lock();
+            state.admission.room_at(now)
+        };
+        let Some(from) = room_at else { return };
         tokio::select! {
             () = self.room.notified() => {}
             () = self.clock.sleep_until(from) => {}
         }
     }
 
-    /// When to check for room again; `None` if there is room for a renewal now.
-    fn room_at(&self, now: Moment) -> Option<Moment> {
-        let admission = self.lock();
-        match admission.guard.breaker.blocked_for(Class::Renewal, now) {
-            Duration::ZERO if admission.queue.has_room(&self.settings.budget) => None,
-            // `self.room` is notified when a renewal leaves the queue.
-            Duration::ZERO => Some(Moment::NEVER),
-            rest => Some(now + rest),
-        }
-    }
-
     /// Admits queued calls as their permits become available; runs until it is dropped.
     pub async fn run(&self) {
         loop {
-            let next = self.admit_due();
+            self.drive(|_, _| ());
+            let next_poll = {
+                let (mut state, _) = self.lock();
+                state.next_poll = state.admission.next_wakeup();
+                state.next_poll
+            };
             tokio::select! {
-                () = self.arrived.notified() => {}
-                () = self.clock.sleep_until(next) => {}
+                () = self.earlier.notified() => {}
+                () = self.clock.sleep_until(next_poll) => {}
             }
         }
     }
 
-    /// Admits all calls that may go now; returns when to check again.
-    fn admit_due(&self) -> Moment {
-        let mut admission = self.lock();
-        let now = self.clock.now();
-        while !admission.queue.is_empty() {
-            if admission.queue.is_idle() && admission.reserve_free_at > now {
-                self.update_depths(&admission);
-                return admission.reserve_free_at;
-            }
-            if !self.take_permit(&mut admission, now) {
-                self.update_depths(&admission);
-                return admission.next_at;
-            }
-            self.grant_next(&mut admission, now);
-        }
-        self.update_depths(&admission);
-        Moment::NEVER
-    }
-
-    /// Grants a permit, which was taken from the budget, to the first caller that still waits.
-    fn grant_next(&self, admission: &mut Admission, now: Moment) {
-        while let Some((class, waiter)) = admission.queue.pop() {
-            if class != Class::Waiting || admission.queue.is_idle() {
-                self.room.notify_one();
-            }
-            let waited = now.since(waiter.since);
-            if waiter.grant(class) {
-                self.metrics.queue_wait(class, waited.as_secs_f64());
-                return;
+    /// Applies an operation to the locked state, and carries out the events that follow from it.
+    fn drive<R>(&self, operate: impl FnOnce(&mut State, Moment) -> R) -> R {
+        let (mut state, now) = self.lock();
+        let result = operate(&mut state, now);
+        while let Some(event) = state.admission.poll(now) {
+            match event {
+                Event::Admitted { call, class, waited } => {
+                    self.metrics.upstream_queue_wait_seconds[class].observe(waited.as_secs_f64());
+                    call.end(Ok(class));
+                }
+                Event::Refused { call, rejection } => {
+                    state.tallies.count_rejection(rejection);
+                    call.end(Err(rejection.into()));
+                }
             }
         }
-    }
-
-    /// Admits a call that need not queue; its permit was taken from the budget.
-    fn admit_now(&self, admission: &mut Admission, class: Class, now: Moment) -> PendingPermit {
-        admission.guard.breaker.on_admit(class, now);
-        self.update_depths(admission);
-        self.metrics.queue_wait(class, 0.0);
-        let (waiter, pending) = Waiter::new(now);
-        waiter.grant(class);
-        pending
-    }
-
-    /// Takes one call from the budget, if budget and throttle allow one now.
-    fn take_permit(&self, admission: &mut Admission, now: Moment) -> bool {
-        let free = admission.guard.throttle.free();
-        if now < free {
-            admission.next_at = free;
-            return false;
+        self.update_depths(&mut state);
+        let next_wakeup = state.admission.next_wakeup();
+        if next_wakeup < state.next_poll {
+            state.next_poll = next_wakeup;
+            self.earlier.notify_one();
         }
-        match self.limiter.check() {
-            Ok(state) => {
-                admission.guard.throttle.leave(now);
-                admission.reserve_free_at = now + self.settings.budget.pause(state.remaining_burst_capacity());
-                true
-            }
-            Err(not_yet) => {
-                admission.next_at = now + not_yet.wait_time_from(Nanos::new(now.as_nanos()));
-                false
-            }
+        result
+    }
+
+    /// The state, and the present moment: under the lock, moments never decrease.
+    fn lock(&self) -> (MutexGuard<'_, State>, Moment) {
+        let state = self.state.lock();
+        (state, self.clock.now())
+    }
+
+    /// A permit for a call that need not queue.
+    fn granted(&self, class: Class) -> PendingPermit {
+        self.metrics.upstream_queue_wait_seconds[class].observe(0.0);
+        PendingPermit::granted(class)
+    }
+
+    /// Updates the gauges of the queue. Wakes the refresher if a renewal or the last waiting user has left.
+    fn update_depths(&self, state: &mut State) {
+        let depths = Class::ALL.map(|class| state.admission.depth(class));
+        for (class, depth) in Class::ALL.into_iter().zip(depths) {
+            self.metrics.upstream_queue_depth[class].set(depth as i64);
+        }
+        let [users, renewals @ ..] = depths;
+        let [users_before, renewals_before @ ..] = std::mem::replace(&mut state.depths, depths);
+        let has_user_left = users == 0 && users_before > 0;
+        if has_user_left || renewals.iter().sum::<usize>() < renewals_before.iter().sum() {
+            self.room.notify_one();
         }
     }
 
-    /// Checks whether a call queued now would be admitted in time.
-    fn check_wait(&self, admission: &Admission, deadline: Moment, now: Moment) -> Result<(), Failure> {
-        let DispatcherSettings { budget, max_wait } = self.settings;
-        let throttle = &admission.guard.throttle;
-        let ahead = u32::try_from(admission.queue.ahead()).unwrap_or(u32::MAX);
-        let next = admission.next_at.max(throttle.free()).since(now);
-        let wait = next.saturating_add(budget.period().max(throttle.period()).saturating_mul(ahead));
-        match throttle.pause(now) {
-            _ if wait <= max_wait && now + wait <= deadline => Ok(()),
-            pause if pause > max_wait => Err(Failure::Throttled(Some(pause))),
-            _ => Err(Failure::Limited(wait)),
-        }
+    fn update_health(&self, admission: &Admission<Arc<str>, Waiter>, now: Moment) {
+        self.metrics.upstream_budget_per_second.set(admission.rate());
+        self.metrics.upstream_breaker_state.set(admission.state(now) as u8 as f64);
+        self.failing.store(admission.failing_share(now).to_bits(), Ordering::Relaxed);
     }
+}
 
-    fn update_depths(&self, admission: &Admission) {
-        for class in Class::ALL {
-            self.metrics.queue_depth(class, admission.queue.depth(class));
-        }
-    }
-
-    fn update_state(&self, admission: &Admission, now: Moment) {
-        self.metrics.budget.set(admission.guard.throttle.rate());
-        self.metrics.breaker.set(admission.guard.breaker.state(now) as u8 as f64);
-        self.failing.store(admission.guard.breaker.failing(now).to_bits(), Ordering::Relaxed);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Admission> {
-        // No code under the lock panics.
-        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// The hash by which admission tells token keys apart.
+fn hash(key: &TokenKey) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }

@@ -7,149 +7,18 @@ pub mod answer;
 mod claims;
 mod courier;
 mod dispatcher;
-mod guard;
+mod failure;
+mod issuer;
 mod notice;
 mod permit;
 mod retry_after;
 mod unreachable;
 
-use std::future::Future;
-use std::pin::Pin;
-use std::time::Duration;
-
-pub use courier::{Courier, CourierError, CourierSettings, Proxy};
-pub use guard::CALL_TIME;
+pub use self::courier::{Courier, CourierError, CourierSettings, PRODUCT, Proxy};
+pub use self::dispatcher::{Dispatcher, DispatcherSettings};
+pub use self::failure::Failure;
+pub use self::issuer::{Issuer, Issuing};
+pub use self::permit::{PendingPermit, Permit};
+pub use self::unreachable::{Cause, Unreachable};
+pub use crate::policy::admission::retry::CALL_TIME;
 pub use reqwest::Url;
-
-pub use dispatcher::{Dispatcher, DispatcherSettings};
-pub use permit::{PendingPermit, Permit};
-pub use unreachable::{Cause, Unreachable};
-
-use crate::metrics::CallOutcome;
-use crate::token::{Grant, TokenKey};
-
-/// The prefix of the broker's `User-Agent`. A request that has it comes from a broker.
-pub const PRODUCT: &str = "courier-token-broker/";
-
-/// Issues tokens: Courier, or a substitute in tests.
-pub trait Issuer: Send + Sync + 'static {
-    /// Issues a token for exactly this key. The permit is spent, whatever the outcome.
-    fn issue<'a>(&'a self, key: &'a TokenKey, permit: Permit) -> Issuing<'a>;
-}
-
-/// The future of a call.
-pub type Issuing<'a> = Pin<Box<dyn Future<Output = Result<Grant, Failure>> + Send + 'a>>;
-
-/// Why a call returned no token. Cheap to clone: every follower gets it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// Courier refused the request (400), with this message.
-    #[error("Courier refused the request: {0}")]
-    Refused(String),
-    /// Courier refused the broker: API key or plan (401, 402, 403).
-    #[error("Courier refused the broker's API key with status {0}: check the workspace's key and plan")]
-    Credentials(u16),
-    /// Courier throttles: 429, for this long if it says so; or 503 with `Retry-After`.
-    #[error("Courier is throttling the broker")]
-    Throttled(Option<Duration>),
-    /// Courier failed (5xx), or answered with an unexpected status.
-    #[error("Courier answered with status {0}")]
-    Unavailable(u16),
-    /// The connection could not be made, or broke.
-    #[error("cannot reach {0}")]
-    Connect(Unreachable),
-    /// The process has no file descriptor left for a connection.
-    #[error(
-        "the broker is out of file descriptors and cannot connect: raise its limit of open files (ulimit -n, LimitNOFILE)"
-    )]
-    OutOfFiles,
-    /// Courier did not answer in time.
-    #[error("Courier did not answer in time")]
-    Timeout,
-    /// The answer holds no valid token.
-    #[error("Courier's answer could not be read: {0}")]
-    Malformed(&'static str),
-    /// A web page with a status from 400 to 499. Courier's API answers in JSON, so an intermediary sent it.
-    #[error(
-        "got a web page with status {0} instead of Courier's answer: check base_url and any proxy or firewall in between"
-    )]
-    Page(u16),
-    /// Courier refused an API key that was replaced during the call.
-    #[error("Courier refused an API key that was just replaced")]
-    OldKey,
-    /// No call was made: the rate budget cannot serve it in time, only after this long.
-    #[error("the rate budget for calls to Courier is used up")]
-    Limited(Duration),
-    /// No call was made: the circuit breaker is open for this long.
-    #[error("circuit breaker open: Courier is failing")]
-    CircuitOpen(Duration),
-    /// No call was made: the broker is about to stop.
-    #[error("the broker is stopping")]
-    Stopping,
-    /// A broker answered in Courier's place (508).
-    #[error("base_url leads to a courier-token-broker instead of Courier: set the workspace's base_url or region")]
-    Loop,
-    /// The token is for other users or scopes. It was discarded.
-    #[error("Courier issued a token for other users or scopes than were asked for")]
-    Mismatch,
-}
-
-impl Failure {
-    /// Could the same call succeed a moment later?
-    pub const fn is_transient(&self) -> bool {
-        match self {
-            Self::Connect(_) | Self::OutOfFiles | Self::Timeout | Self::Throttled(_) | Self::OldKey => true,
-            // A proxy's page or a truncated answer says nothing about the next call.
-            Self::Malformed(_) | Self::Page(_) => true,
-            // 301 and 308 are permanent. 302, 303 and 307 are temporary; a captive portal sends them too. No other status
-            // below 400 is a valid answer to this call.
-            Self::Unavailable(status) => !matches!(status, 301 | 308) && !blames_request(*status),
-            _ => false,
-        }
-    }
-
-    /// Would a call for the same key fail in the same way for some time?
-    pub const fn is_lasting(&self) -> bool {
-        match self {
-            // 402 and 403 concern this key or the whole workspace; the breaker finds out from other keys.
-            Self::Refused(_) | Self::Mismatch | Self::Credentials(402 | 403) => true,
-            Self::Unavailable(status) => blames_request(*status),
-            _ => false,
-        }
-    }
-
-    /// The message for callers. It reveals neither hosts nor the state of the API key.
-    pub fn for_callers(&self) -> String {
-        match self {
-            Self::Credentials(_) => "Courier refused the broker: its operator has to act".to_owned(),
-            Self::Loop => "the broker calls a broker instead of Courier: its operator has to act".to_owned(),
-            Self::OutOfFiles => "the broker cannot open another connection to Courier at present".to_owned(),
-            Self::Connect(unreachable) => format!("Courier cannot be reached: {}", unreachable.cause()),
-            Self::Page(status) => format!("got a web page with status {status} instead of Courier's answer"),
-            other => other.to_string(),
-        }
-    }
-
-    /// The `outcome` label of the metrics.
-    const fn outcome(&self) -> CallOutcome {
-        match self {
-            Self::Refused(_) => CallOutcome::Refused,
-            Self::Credentials(_) | Self::OldKey => CallOutcome::Credentials,
-            Self::Throttled(_) => CallOutcome::Throttled,
-            Self::Unavailable(_) | Self::Loop => CallOutcome::Unavailable,
-            Self::Connect(_) | Self::OutOfFiles | Self::Stopping | Self::Limited(_) | Self::CircuitOpen(_) => {
-                CallOutcome::Connect
-            }
-            Self::Timeout => CallOutcome::Timeout,
-            Self::Malformed(_) | Self::Page(_) => CallOutcome::Malformed,
-            Self::Mismatch => CallOutcome::Mismatch,
-        }
-    }
-}
-
-/// Does this status blame the request or its URL, so that the next call fails in the same way?
-///
-/// Other statuses below 500 concern the moment or the connection: 408, 409, 421, 423, 425 and those that proxies make up.
-const fn blames_request(status: u16) -> bool {
-    matches!(status, 400 | 404..=406 | 410..=417 | 422 | 431 | 451)
-}

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::policy::admission::Rejection;
 use crate::policy::admission::breaker::Change;
 use crate::token::Grant;
-use crate::upstream::Failure;
+use crate::upstream::failure::Failure;
 
 /// Logs a change of the circuit breaker, once rather than for each call.
 pub fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Change>) {
@@ -65,10 +66,10 @@ impl Tally {
 #[derive(Debug, Default)]
 pub struct Tallies {
     /// Calls refused because the budget could not serve them in time.
-    pub refused: Tally,
+    refused: Tally,
     /// Answers with 429, or with 503 and `Retry-After`.
     throttled: Tally,
-    /// The longest pause that these answers asked for.
+    /// The longest pause that these answers requested.
     pause: Duration,
     /// Calls that failed for lack of a file descriptor.
     out_of_files: Tally,
@@ -84,6 +85,13 @@ pub struct Rate {
 }
 
 impl Tallies {
+    /// Counts a refused call, if the budget is the reason.
+    pub const fn count_rejection(&mut self, rejection: Rejection) {
+        if let Rejection::Limited(_) = rejection {
+            self.refused.count();
+        }
+    }
+
     /// Counts the outcome of a call.
     pub fn count(&mut self, outcome: &Result<Grant, Failure>) {
         match outcome {

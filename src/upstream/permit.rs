@@ -2,9 +2,9 @@
 
 use tokio::sync::oneshot;
 
-use crate::clock::Moment;
+use super::failure::Failure;
+use crate::policy::admission::WaitingCall;
 use crate::policy::admission::queue::{Class, Place};
-use crate::upstream::Failure;
 
 /// The right to make one call. It cannot be copied, and only a dispatcher grants it.
 #[derive(Debug)]
@@ -14,50 +14,56 @@ pub struct Permit {
 
 /// A permit that is granted now or later. Dropping it cancels the call.
 #[derive(Debug)]
-pub struct PendingPermit {
-    permit: oneshot::Receiver<Result<Permit, Failure>>,
-    place: Option<Place>,
+pub struct PendingPermit(Pending);
+
+#[derive(Debug)]
+enum Pending {
+    Granted(Permit),
+    Queued(Place, oneshot::Receiver<Result<Permit, Failure>>),
 }
 
 impl PendingPermit {
     /// The place in the queue, for promotion; `None` if the permit was granted at once.
     pub const fn place(&self) -> Option<Place> {
-        self.place
+        match &self.0 {
+            Pending::Granted(_) => None,
+            Pending::Queued(place, _) => Some(*place),
+        }
     }
 
     /// Waits for the permit.
     pub async fn permit(self) -> Result<Permit, Failure> {
-        self.permit.await.unwrap_or(Err(Failure::Stopping))
+        match self.0 {
+            Pending::Granted(permit) => Ok(permit),
+            Pending::Queued(_, permit) => permit.await.unwrap_or(Err(Failure::Stopping)),
+        }
     }
 
-    /// Sets the place in the queue.
-    pub(super) fn at(self, place: Place) -> Self {
-        Self { place: Some(place), ..self }
+    /// A permit that need not be waited for.
+    pub(super) const fn granted(class: Class) -> Self {
+        Self(Pending::Granted(Permit { class }))
+    }
+
+    /// Queues a waiter by `queue`, which returns its place.
+    pub(super) fn queued<E>(queue: impl FnOnce(Waiter) -> Result<Place, E>) -> Result<Self, E> {
+        let (sender, permit) = oneshot::channel();
+        Ok(Self(Pending::Queued(queue(Waiter(sender))?, permit)))
     }
 }
 
 /// The queue's side of a [`PendingPermit`].
-pub struct Waiter {
-    permit: oneshot::Sender<Result<Permit, Failure>>,
-    /// When it was queued.
-    pub since: Moment,
-}
+#[derive(Debug)]
+pub struct Waiter(oneshot::Sender<Result<Permit, Failure>>);
 
 impl Waiter {
-    /// Creates a waiter and the permit that it waits for.
-    pub fn new(since: Moment) -> (Self, PendingPermit) {
-        let (sender, permit) = oneshot::channel();
-        (Self { permit: sender, since }, PendingPermit { permit, place: None })
+    /// Ends the wait. A caller that has just hung up loses its permit.
+    pub fn end(self, permit: Result<Class, Failure>) {
+        let _ = self.0.send(permit.map(|class| Permit { class }));
     }
+}
 
-    /// Grants the permit; returns whether the caller still waits.
-    pub fn grant(self, class: Class) -> bool {
-        self.permit.send(Ok(Permit { class })).is_ok()
-    }
-
-    /// Refuses the permit.
-    pub fn refuse(self, failure: Failure) {
-        // The send fails only if the caller has hung up.
-        let _ = self.permit.send(Err(failure));
+impl WaitingCall for Waiter {
+    fn is_cancelled(&self) -> bool {
+        self.0.is_closed()
     }
 }

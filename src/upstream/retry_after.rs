@@ -1,11 +1,11 @@
-//! Reads the pause that Courier asks for.
+//! Reads the pause that Courier requests.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
-/// Headers that tell when a quota is reset, in seconds from now (as in an early IETF draft of
+/// Headers with the reset time of a quota, in seconds from now (as in an early IETF draft of
 /// `RateLimit-Reset`) or since 1970 (as many services send it).
 const QUOTA_RESETS: [HeaderName; 2] =
     [HeaderName::from_static("ratelimit-reset"), HeaderName::from_static("x-ratelimit-reset")];
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn every_form_of_retry_after_is_read() {
-        for (headers, wanted) in [
+        for (headers, expected) in [
             (&[("retry-after", "30")][..], Some(30.0)),
             (&[("retry-after", " 1.5 ")], Some(1.5)),
             (&[("retry-after", "0")], Some(0.0)),
@@ -88,7 +88,7 @@ mod tests {
             (&[("retry-after", "")], None),
             (&[], None),
         ] {
-            assert_eq!(pause(headers), wanted, "{headers:?}");
+            assert_eq!(pause(headers), expected, "{headers:?}");
         }
     }
 }

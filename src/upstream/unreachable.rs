@@ -1,12 +1,12 @@
 //! Why Courier cannot be reached.
 
 use std::error::Error;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
-use crate::upstream::Failure;
+use crate::error_chain::{describe_sources, links};
 
 /// Why a connection to Courier failed. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +56,9 @@ pub enum Cause {
 
 impl Unreachable {
     /// Describes the error of a call to `host`.
-    fn new(host: &str, cause: Cause, error: &reqwest::Error) -> Self {
-        let details = format!("{host}: {cause} ({})", chain(error));
+    pub fn new(host: &str, error: &reqwest::Error) -> Self {
+        let cause = cause(error);
+        let details = format!("{host}: {cause} ({})", describe_sources(error));
         Self { cause, details: details.into() }
     }
 
@@ -78,17 +79,6 @@ impl fmt::Display for Unreachable {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.details)
     }
-}
-
-/// Maps an HTTP client's error to a failure.
-pub fn failure(host: &str, error: &reqwest::Error) -> Failure {
-    if error.is_timeout() && !error.is_connect() {
-        return Failure::Timeout;
-    }
-    if links(error).any(is_out_of_files) || (error.is_dns() && has_no_descriptor()) {
-        return Failure::OutOfFiles;
-    }
-    Failure::Connect(Unreachable::new(host, cause(error), error))
 }
 
 fn cause(error: &reqwest::Error) -> Cause {
@@ -136,48 +126,17 @@ fn cause_of(link: &(dyn Error + 'static)) -> Option<Cause> {
     })
 }
 
-/// Does the error mean that the limit of open files, of the process or the machine, is reached?
-fn is_out_of_files(link: &(dyn Error + 'static)) -> bool {
+/// Whether the limit of open files, of the process or the machine, caused the error.
+pub fn is_out_of_files(error: &reqwest::Error) -> bool {
+    // The resolver reports a lack of descriptors as an unresolved name.
+    let has_no_descriptor = || File::open("/dev/null").is_err_and(|error| is_file_limit(&error));
+    links(error).any(is_file_limit) || (error.is_dns() && has_no_descriptor())
+}
+
+fn is_file_limit(link: &(dyn Error + 'static)) -> bool {
     use rustix::io::Errno;
     let code = link.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
     code.is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
-}
-
-/// Probes for a free file descriptor: the resolver reports a lack of them as an unresolved name.
-fn has_no_descriptor() -> bool {
-    File::open("/dev/null").is_err_and(|error| is_out_of_files(&error))
-}
-
-/// Iterates over an error and its sources.
-fn links<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&link| {
-        // `source` of an `io::Error` skips the error that it wraps.
-        let wrapped = link.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| link.source())
-    })
-}
-
-/// The longest chain of errors that is shown, in characters.
-const LONGEST: usize = 300;
-
-/// The sources of an error on one line, without repetitions.
-///
-/// The error's own text is left out: it repeats the URL.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut line = String::new();
-    let mut last = String::new();
-    for link in links(error).skip(1) {
-        let text = link.to_string();
-        // `client error (Connect)` precedes the cause and adds no information.
-        if text == last || (text.starts_with("client error (") && link.source().is_some()) {
-            continue;
-        }
-        let gap = if line.is_empty() { "" } else { ": " };
-        // Writing to a string can't fail.
-        let _ = write!(line, "{gap}{text}");
-        last = text;
-    }
-    line.chars().map(|character| if character.is_control() { ' ' } else { character }).take(LONGEST).collect()
 }
 
 #[cfg(test)]
@@ -214,16 +173,7 @@ mod tests {
     fn lack_of_descriptors_differs_from_other_errors() {
         for (code, is_ours) in [(24, true), (23, true), (111, false), (104, false)] {
             let error = Outer(io::Error::other(io::Error::from_raw_os_error(code)));
-            assert_eq!(links(&error).any(is_out_of_files), is_ours, "{code}");
+            assert_eq!(links(&error).any(is_file_limit), is_ours, "{code}");
         }
-        assert!(!has_no_descriptor());
-    }
-
-    #[test]
-    fn chain_is_one_bounded_line_without_repetitions() {
-        let error = Outer(io::Error::other(io::Error::other("a\nb")));
-        assert_eq!(chain(&error), "a b");
-        let long = Outer(io::Error::other("x".repeat(10_000)));
-        assert_eq!(chain(&long).len(), LONGEST);
     }
 }

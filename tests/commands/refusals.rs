@@ -209,7 +209,7 @@ fn invalid_value_is_refused_with_its_place() {
         ("[server]\nlisten = []", &["server.listen", "at least one"]),
         ("[server]\nlisten = \"localhost\"", &["server.listen", "port"]),
         ("[server]\nlisten = \"unix:hunter2\"", &["server.listen", "\"unix:/run/"]),
-        ("[server]\nlisten = [\"systemd\", \"systemd\"]", &["server.listen", "no more than once"]),
+        ("[server]\nlisten = [\"systemd\", \"systemd\"]", &["server.listen", "at most once"]),
         ("[server]\nunix_mode = \"0o660\"", &["server.unix_mode", "\"0660\""]),
         ("[server]\nunix_mode = \"1777\"", &["server.unix_mode", "\"0777\""]),
         ("[server]\ntimeout = \"51s\"", &["server.timeout", "50s"]),

@@ -278,7 +278,7 @@ fn settings_without_effect_are_warned_of() {
         (format!("{WORKSPACE}{}", client("users = [\"user_id:*\"]")), &["clients[0].users: has `user_id:`"]),
         (
             format!("{WORKSPACE}[profiles]\nwide = [\"write:x\"]\n{}", client("scopes = [\"read:*\"]")),
-            &["profiles.wide: no client may ask for all of its scopes"],
+            &["profiles.wide: no client may request all of its scopes"],
         ),
         (format!("{WORKSPACE}[profiles]\nwide = [\"write:x\"]\n{}", client("")), &[]),
         (
@@ -465,7 +465,7 @@ fn settings_files_stand_before_and_after_the_command() {
     for (arguments, part) in [
         (&["--config", first, "simulate-courier"][..], "--config: this command takes no settings files"),
         (&["--config", first, "client-key", "web"], "--config: this command takes no settings files"),
-        (&["--log-json", "check", "--config", first], "options of a command stand after it"),
+        (&["--log-json", "check", "--config", first], "put options after the command"),
     ] {
         is_refused_for(&Program::new(arguments).run(), &[part]);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use courier_token_broker::broker::{Answer, Refusal, Source};
 use courier_token_broker::clock::Moment;
 use courier_token_broker::policy::admission::budget::Budget;
-use courier_token_broker::policy::admission::throttle::recovery;
+use courier_token_broker::policy::admission::rate_limit::recovery;
 use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::simulator::{Fault, Faults};
 use tokio::task::JoinSet;

@@ -337,24 +337,6 @@ async fn repeated_failures_do_not_flood_the_log() {
     assert!(floods.is_empty(), "lines in the log, and calls: {floods:?}");
 }
 
-/// A request that would wait too long is refused on arrival, however many clients storm.
-#[tokio::test(start_paused = true)]
-async fn queued_request_is_not_displaced_by_later_clients() {
-    let world = World::new(&Setup { rate: 20.0, burst: 1, ..Setup::default() });
-    let mut asked = tokio::task::JoinSet::new();
-    for client in 0..8 {
-        for user in 0..150 {
-            let broker = world.broker.clone();
-            let who = courier_token_broker::audit::Actor::Client(format!("client-{client}").into());
-            let ask = TokenRequest { actor: who, ..ask(&format!("{client}-{user}"), "1h") };
-            asked.spawn(async move { broker.get_token(&ask).await.err() });
-        }
-    }
-    let refusals = asked.join_all().await;
-    let late = refusals.iter().filter(|refusal| **refusal == Some(courier_token_broker::broker::Refusal::TimedOut));
-    assert_eq!(late.count(), 0, "refused only after ten seconds");
-}
-
 /// A renewal is refused while Courier's front door briefly answers 404 to all calls.
 #[tokio::test(start_paused = true)]
 async fn brief_404_does_not_end_renewals() {

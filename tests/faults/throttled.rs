@@ -4,7 +4,7 @@ use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::simulator::Fault;
 use courier_token_broker::upstream::Failure;
 
-use super::world::{HOUR, MS, SECOND, Setup, World, ask};
+use super::world::{HOUR, MS, SECOND, Setup, World};
 
 /// A broker whose Courier has just answered 429 with a `Retry-After` of half a minute.
 async fn paused(setup: &Setup) -> World {
@@ -43,25 +43,6 @@ async fn pause_stops_calls_and_cached_tokens_are_served() {
     }
     world.pass(5 * SECOND).await;
     world.ask("later", "1h").await.expect("a token");
-}
-
-#[tokio::test(start_paused = true)]
-async fn queued_requests_are_refused_as_soon_as_courier_throttles() {
-    let world = World::new(&Setup { rate: 1.0, burst: 1, ..Setup::default() });
-    world.courier.misbehave(Some(Fault::throttled(30)));
-    let start = world.clock.now();
-    let asks: Vec<_> = (0..4)
-        .map(|user| {
-            let broker = world.broker.clone();
-            tokio::spawn(async move { broker.get_token(&ask(&user.to_string(), "1h")).await })
-        })
-        .collect();
-    for asked in asks {
-        let refused = asked.await.expect("no panic").err();
-        assert!(matches!(refused, Some(Refusal::Upstream(Failure::Throttled(Some(_))))), "{refused:?}");
-    }
-    assert!(world.clock.now().since(start) < SECOND);
-    assert_eq!(world.courier.call_count(), 1);
 }
 
 #[tokio::test(start_paused = true)]

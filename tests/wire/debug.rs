@@ -9,7 +9,7 @@ use courier_token_broker::broker::{Answer, Source};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::clock::Moment;
 use courier_token_broker::config::{Layers, Raw, RawSessions, Settings};
-use courier_token_broker::http::Reply;
+use courier_token_broker::http::ResponseBody;
 use courier_token_broker::secrets::{Secret, SecretBytes};
 use courier_token_broker::simulator::{Faults, Simulator};
 use courier_token_broker::token::{Grant, Token};
@@ -82,7 +82,7 @@ fn debug_output_shows_no_secret() {
     let grant = Grant::new(&token, Moment::from_nanos(0), Duration::from_secs(60));
     shown(&watch, "Token", &token);
     shown(&watch, "TokenError", &Token::new(&format!("{TOKEN} ")).err());
-    shown(&watch, "Reply", &Reply::new(grant.open_object(), "}".into()));
+    shown(&watch, "ResponseBody", &ResponseBody::new(grant.open_object(), "}".into()));
     let answer = Answer { grant: grant.clone(), remaining: Duration::from_secs(60), source: Source::Hit };
     shown(&watch, "Answer", &answer);
     shown(&watch, "Grant", &grant);

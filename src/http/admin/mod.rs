@@ -11,10 +11,8 @@ use serde_json::{Value, json};
 
 use crate::audit;
 use crate::broker::{Broker, Decision, Explained};
-use crate::clock::Clock;
-use crate::clock::Moment;
-use crate::http::reply::Reply;
-use crate::http::reply::{JSON, NO_STORE, allow};
+use crate::clock::{Clock, Moment};
+use crate::http::response_body::{JSON, NO_STORE, ResponseBody, allow};
 use crate::metrics::Metrics;
 use crate::policy::refresh;
 
@@ -50,7 +48,7 @@ impl Admin {
     }
 
     /// Answers one request.
-    pub async fn answer<B>(&self, request: &Request<B>) -> Response<Reply> {
+    pub async fn answer<B>(&self, request: &Request<B>) -> Response<ResponseBody> {
         let (method, uri) = (request.method(), request.uri());
         let path = uri.path().trim_end_matches('/');
         let workspace = path.strip_prefix("/workspaces/").and_then(|rest| rest.strip_suffix("/tokens"));
@@ -92,7 +90,7 @@ impl Admin {
     }
 
     /// Removes every token of a workspace.
-    async fn purge(&self, workspace: &str) -> Response<Reply> {
+    async fn purge(&self, workspace: &str) -> Response<ResponseBody> {
         let name = workspace.to_owned();
         match self.run_blocking(move |broker| broker.purge(&name)).await.flatten() {
             Some(tokens) => {
@@ -107,7 +105,7 @@ impl Admin {
     }
 
     /// Explains the renewal decisions for a user's tokens.
-    async fn explain(&self, query: &str) -> Response<Reply> {
+    async fn explain(&self, query: &str) -> Response<ResponseBody> {
         let user = query.split('&').find_map(|pair| pair.strip_prefix("user="));
         let user = user.and_then(|user| percent_encoding::percent_decode_str(user).decode_utf8().ok());
         let Some(user) = user.filter(|user| !user.is_empty()) else {
@@ -154,16 +152,16 @@ impl Admin {
     }
 
     /// Runs a scan of the whole cache on the blocking pool, so that it delays no request.
-    async fn run_blocking<T: Send + 'static>(&self, look: impl FnOnce(&Broker) -> T + Send + 'static) -> Option<T> {
+    async fn run_blocking<T: Send + 'static>(&self, scan: impl FnOnce(&Broker) -> T + Send + 'static) -> Option<T> {
         let broker = self.broker.clone();
-        tokio::task::spawn_blocking(move || look(&broker)).await.ok()
+        tokio::task::spawn_blocking(move || scan(&broker)).await.ok()
     }
 
-    fn metrics(&self) -> Response<Reply> {
+    fn metrics(&self) -> Response<ResponseBody> {
         self.broker.update_gauges();
         match self.metrics.text() {
             Ok(text) => {
-                let mut response = Response::new(Reply::from(text));
+                let mut response = Response::new(ResponseBody::from(text));
                 response.headers_mut().insert(CONTENT_TYPE, PROMETHEUS);
                 response
             }
@@ -176,8 +174,8 @@ impl Admin {
     }
 }
 
-fn json_response(status: StatusCode, body: &Value) -> Response<Reply> {
-    let mut response = Response::new(Reply::from(body.to_string()));
+fn json_response(status: StatusCode, body: &Value) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::from(body.to_string()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response.headers_mut().insert(CACHE_CONTROL, NO_STORE);

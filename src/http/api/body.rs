@@ -1,8 +1,6 @@
 //! Request bodies: limits of size and time, and JSON parsing.
 
-use std::borrow::Cow;
 use std::error::Error;
-use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
@@ -13,10 +11,9 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::Request;
 use hyper::body::Body;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::de::Deserialize;
 
 use super::problem::Problem;
-use crate::token::{Lifetime, LifetimeError};
 
 /// A request's body, from the network or from a test.
 pub trait Incoming: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin {}
@@ -162,88 +159,10 @@ fn explain(error: &serde_json::Error, field_path: impl FnOnce() -> String) -> St
     }
 }
 
-/// A JSON string. It borrows from the body where nothing is escaped.
-pub struct Text<'a>(Cow<'a, str>);
-
-/// Shows the length only: the text may be a token.
-impl fmt::Debug for Text<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "Text({} bytes)", self.0.len())
-    }
-}
-
-impl std::ops::Deref for Text<'_> {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Expected;
-        impl<'de> Visitor<'de> for Expected {
-            type Value = Cow<'de, str>;
-            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Cow::Borrowed(text))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Cow::Owned(text.to_owned()))
-            }
-        }
-        deserializer.deserialize_str(Expected).map(Text)
-    }
-}
-
-/// A duration as Courier reads `expires_in`: a string by its grammar, or a JSON number of seconds.
-/// An error is kept until [`DurationField::of`] learns the field's name.
-#[derive(Debug)]
-pub struct DurationField(Result<Lifetime, LifetimeError>);
-
-impl DurationField {
-    /// Returns the duration, or a problem that names the field.
-    pub fn of(self, field: &str) -> Result<Lifetime, Problem> {
-        self.0.map_err(|error| Problem::Invalid(format!("{field} {error}")))
-    }
-}
-
-impl<'de> Deserialize<'de> for DurationField {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Expected;
-        impl Visitor<'_> for Expected {
-            type Value = Result<Lifetime, LifetimeError>;
-            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("a duration: a string such as \"1d\" or a whole number of seconds")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Lifetime::parse(text))
-            }
-            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Self::Value, E> {
-                Ok(Lifetime::from_seconds(seconds as f64))
-            }
-            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Self::Value, E> {
-                Ok(Lifetime::from_seconds(seconds as f64))
-            }
-            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Self::Value, E> {
-                Ok(Lifetime::from_seconds(seconds))
-            }
-        }
-        deserializer.deserialize_any(Expected).map(DurationField)
-    }
-}
-
-/// Reads an optional field that may be absent but not null: Courier rejects a null duration.
-pub fn non_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::api::fields::{DurationField, Text, non_null};
 
     #[derive(Debug, serde::Deserialize)]
     struct RequestBody<'a> {
@@ -263,7 +182,7 @@ mod tests {
     #[test]
     fn errors_name_what_is_expected_and_quote_nothing() {
         let secret = "pk_prod_secret, expected a key";
-        for (body, wanted) in [
+        for (body, expected) in [
             (format!(r#"{{"scope": ["{secret}"]}}"#), "scope: expected a string"),
             (format!(r#"{{"scope": {{"{secret}": 1}}}}"#), "scope: expected a string"),
             (r#"{"scope": 31337}"#.to_owned(), "scope: expected a string"),
@@ -284,7 +203,7 @@ mod tests {
             (format!(r#"{{"a": {}"#, "[".repeat(10_000)), "not valid JSON"),
         ] {
             let message = message(&body);
-            assert!(message.contains(wanted), "{body} gave {message}");
+            assert!(message.contains(expected), "{body} gave {message}");
             assert!(!message.contains("secret") && !message.contains("31337"), "{message}");
         }
     }
@@ -307,9 +226,9 @@ mod tests {
     #[test]
     fn unknown_fields_are_ignored_and_escapes_are_read() {
         let body = br#"{"scope": "a\u0062", "expires_in": 60, "more": {"deep": [1]}}"#;
-        let asked: RequestBody<'_> = parse(body).expect("good");
-        assert_eq!(&*asked.scope, "ab");
-        let lifetime = asked.expires_in.expect("there").of("expires_in").expect("a minute");
+        let fields: RequestBody<'_> = parse(body).expect("good");
+        assert_eq!(&*fields.scope, "ab");
+        let lifetime = fields.expires_in.expect("there").of("expires_in").expect("a minute");
         assert_eq!(lifetime.as_secs(), 60);
     }
 

@@ -3,9 +3,11 @@
 
 use hyper::Request;
 
-use super::body::{self, DurationField, Incoming, Text};
+use super::body::{self, Incoming};
+use super::fields::{DurationField, Text};
 use super::problem::Problem;
-use super::{Answered, Api, min_ttl_header, token_response};
+use super::request::min_ttl_header;
+use super::{Answered, Api, token_response};
 use crate::token::ScopeClaim;
 
 #[derive(serde::Deserialize)]

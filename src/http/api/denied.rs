@@ -1,9 +1,9 @@
 //! Refused tokens and sign-outs, as the caller and the audit log see them.
 
-use super::refusals::DeniedRequest;
 use crate::audit::Actor;
+use crate::auth::Client;
 use crate::policy::access::{Access, Denial, Pattern, SetBy};
-use crate::token::Lifetime;
+use crate::token::{Lifetime, ScopeClaim};
 
 /// A request beyond its client's access.
 #[derive(Debug)]
@@ -30,6 +30,36 @@ impl Denied {
     }
 }
 
+/// The request that was refused.
+#[derive(Debug)]
+pub struct DeniedRequest {
+    /// The caller.
+    pub actor: Actor<'static>,
+    /// The workspace.
+    pub workspace: String,
+    /// The users, separated by spaces.
+    pub users: String,
+    /// The scopes, separated by spaces; `None` for a sign-out.
+    pub scopes: Option<String>,
+    /// The lifetime in seconds.
+    pub lifetime_seconds: Option<u32>,
+}
+
+impl DeniedRequest {
+    /// Describes the request for a token.
+    pub fn new(actor: Actor<'_>, client: &Client, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
+        let users: Vec<_> = claim.users().iter().map(|user| user.as_str()).collect();
+        let scopes: Vec<_> = claim.scopes().iter().map(|scope| scope.as_str()).collect();
+        Self {
+            actor: actor.into_owned(),
+            workspace: client.workspace.to_string(),
+            users: users.join(" "),
+            scopes: Some(scopes.join(" ")),
+            lifetime_seconds: Some(lifetime.as_secs()),
+        }
+    }
+}
+
 fn explain(denial: &Denial, access: &Access) -> String {
     match denial {
         Denial::Scopes(scopes) => {
@@ -43,10 +73,12 @@ fn explain(denial: &Denial, access: &Access) -> String {
             let setting = setting(SetBy::Entry, "users");
             format!("this client may not act for the {noun}; it may act for {allowed}; {setting}")
         }
-        Denial::Lifetime(asked) => {
-            let (asked, longest) = (lifetime_text(*asked), lifetime_text(access.max_lifetime));
+        Denial::Lifetime(requested) => {
+            let (requested, longest) = (lifetime_text(*requested), lifetime_text(access.max_lifetime));
             let setting = setting(access.set_by, "max_lifetime");
-            format!("this client may not ask for a lifetime of {asked}; it may ask for at most {longest}; {setting}")
+            format!(
+                "this client may not ask for a lifetime of {requested}; it may ask for at most {longest}; {setting}"
+            )
         }
     }
 }
@@ -130,9 +162,9 @@ mod tests {
         }
         let few = scopes(3, 10);
         let text = message(client(), &Denial::Scopes(few[..2].to_vec()), &few, SetBy::Entry);
-        let wanted = "this client may not ask for the scopes `0000000000`, `0000000001`; it may ask for `0000000000`, \
+        let expected = "this client may not ask for the scopes `0000000000`, `0000000001`; it may ask for `0000000000`, \
                       `0000000001`, `0000000002`; `scopes` in the client's settings sets this";
-        assert_eq!(text, wanted);
+        assert_eq!(text, expected);
         let counted = message(client(), &Denial::Scopes(few.clone()), &scopes(300, 26), SetBy::Entry);
         assert!(counted.contains(" and 290 more; "), "{counted}");
         assert!(message(client(), &Denial::Users(few), &[], SetBy::Entry).contains("it may act for none;"));
@@ -149,7 +181,7 @@ mod tests {
 
     #[test]
     fn lifetime_is_spelled_in_seconds_and_in_its_largest_whole_unit() {
-        for (text, wanted) in [
+        for (text, expected) in [
             ("1s", "1 second"),
             ("60s", "60 seconds (1 minute)"),
             ("3601s", "3601 seconds"),
@@ -158,7 +190,7 @@ mod tests {
             ("25h", "90000 seconds (25 hours)"),
             ("30d", "2592000 seconds (30 days)"),
         ] {
-            assert_eq!(lifetime_text(Lifetime::parse(text).expect("a lifetime")), wanted);
+            assert_eq!(lifetime_text(Lifetime::parse(text).expect("a lifetime")), expected);
         }
     }
 }

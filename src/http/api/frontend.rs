@@ -5,12 +5,13 @@ use hyper::header::AUTHORIZATION;
 use hyper::{Method, Request};
 
 use super::body::{self, Incoming};
-use super::id::Id;
+use super::fields::Id;
 use super::problem::Problem;
-use super::{Answered, Api, min_ttl_header, percent_decoded, token_response};
+use super::request::{min_ttl_header, user_in_query};
+use super::{Answered, Api, token_response};
 use crate::auth::has_jwt_shape;
 use crate::broker::Answer;
-use crate::http::reply::Reply;
+use crate::http::response_body::ResponseBody;
 use crate::token::{INBOX, Profile, ScopeClaim, UserId};
 
 #[derive(serde::Deserialize)]
@@ -56,7 +57,7 @@ impl Api {
             answer.remaining.as_secs(),
             self.expires_at(answer.remaining),
         );
-        token_response(answer, Reply::new(answer.grant.open_object(), rest.into()))
+        token_response(answer, ResponseBody::new(answer.grant.open_object(), rest.into()))
     }
 }
 
@@ -66,40 +67,9 @@ fn carries_session<B>(request: &Request<B>) -> bool {
     value.split_once(' ').is_some_and(|(_, bearer)| has_jwt_shape(bearer))
 }
 
-/// Reads `?userId=...`, which must appear once. A `+` is read as a space, as in a form. User ids
-/// have no spaces, so a wrongly escaped id never yields another user's token.
-pub(super) fn user_in_query(query: &str) -> Result<String, Problem> {
-    let wrong = |why: &str| Problem::Invalid(format!("the query parameter userId {why}"));
-    let mut users = query.split('&').filter_map(|pair| pair.split_once('=')).filter(|(name, _)| *name == "userId");
-    let (_, user) = users.next().ok_or_else(|| wrong("is missing"))?;
-    if users.next().is_some() {
-        return Err(wrong("is given twice"));
-    }
-    percent_decoded(&user.replace('+', " ")).map_err(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn user_id_is_read_from_the_query_exactly_or_refused() {
-        for (query, wanted) in [
-            ("userId=u", Some("u")),
-            ("a=b&userId=jane%2Bx%40example.com", Some("jane+x@example.com")),
-            ("userId=a=b", Some("a=b")),
-            ("userId=a+b", Some("a b")),
-            ("userId=%C3%A4", Some("ä")),
-            ("userId=%ff", None),
-            ("userId=100%", None),
-            ("userId=a%zz", None),
-            ("userId=a&userId=b", None),
-            ("userid=a", None),
-            ("", None),
-        ] {
-            assert_eq!(user_in_query(query).ok().as_deref(), wanted, "{query}");
-        }
-    }
 
     #[test]
     fn bearer_with_the_shape_of_a_jwt_is_a_session() {

@@ -3,20 +3,23 @@
 //! To add a route: a file with a handler, a variant of [`Route`], a line in
 //! `Api::find` and one in [`Api::answer`].
 
+mod allowed_headers;
 mod body;
 mod cors;
 mod courier;
 mod denied;
+mod fields;
 mod frontend;
-mod id;
 mod native;
 mod problem;
 mod refusals;
 mod removal;
+mod request;
+mod response;
 mod retry;
 mod session;
+mod session_auth;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::future::Future;
@@ -24,35 +27,36 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, Uri, Version};
-use percent_encoding::percent_decode_str;
 
+pub use allowed_headers::{AllowedHeaderError, AllowedHeaders};
 pub use body::Incoming;
-pub use cors::{AllowedHeaderError, AllowedHeaders, OriginError, Origins};
-pub use session::{SessionRoute, SessionSource};
+pub use cors::{OriginError, Origins};
+pub use session_auth::{SessionRoute, SessionSource};
 
 use crate::audit::Actor;
 use crate::auth::{Client, ClientKeys, Sessions};
 use crate::broker::{Answer, Broker, Source, TokenRequest};
 use crate::clock::Clock;
-use crate::http::reply::{JSON, NO_STORE, Reply};
+use crate::http::response_body::{JSON, NO_STORE, ResponseBody};
 use crate::http::server::{Cancelled, Overload, PeerNames};
 use crate::metrics::{Metrics, Outcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
-use crate::upstream::PRODUCT;
-use denied::Denied;
-use problem::{Problem, Style};
-use refusals::{DeniedRequest, Refusals};
-use retry::Caller;
-use session::SessionAuth;
+use denied::{Denied, DeniedRequest};
+use problem::Problem;
+use refusals::Refusals;
+use request::{bare_path, header_bytes, is_from_broker, user_in_path};
+use response::Style;
+use retry::ClientKind;
+use session_auth::SessionAuth;
 
 /// The settings of the app listener.
 #[derive(Clone, Debug)]
 pub struct ApiSettings {
-    /// The lifetime of a token for which the caller names none.
+    /// The lifetime of a token whose request names none.
     pub default_lifetime: Lifetime,
-    /// The longest lifetime that any client may ask for.
+    /// The longest lifetime that any client may request.
     pub max_lifetime: Lifetime,
     /// The named scope sets; `inbox` is always there.
     pub profiles: BTreeMap<String, Profile>,
@@ -87,7 +91,6 @@ pub struct Api {
 }
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-const TOKEN_MIN_TTL: HeaderName = HeaderName::from_static("token-min-ttl");
 
 impl Api {
     /// The routes for apps, answered by this broker.
@@ -128,7 +131,7 @@ impl Api {
         self: Arc<Self>,
         mut request: Request<B>,
         peer: Option<IpAddr>,
-    ) -> impl Future<Output = Response<Reply>> {
+    ) -> impl Future<Output = Response<ResponseBody>> {
         async move {
             let arrived = self.clock.now();
             let (route, methods) = Self::find(request.uri());
@@ -141,7 +144,7 @@ impl Api {
                 Route::Other => Err(Problem::NotFound),
                 Route::Frontend if *request.method() == Method::OPTIONS && self.session_auth.is_some() => {
                     match self.preflight(&request) {
-                        // A preflight asks for no token, so it is not counted.
+                        // A preflight requests no token, so it is not counted.
                         Ok(response) => return response,
                         Err(problem) => Err(problem),
                     }
@@ -169,7 +172,7 @@ impl Api {
                         _ => Box::pin(body::discard(&mut request, self.settings.body_timeout)).await,
                     };
                     let style = if route == Route::Frontend { Style::Frontend } else { Style::Courier };
-                    let mut response = problem.response(style, Caller::of(request.headers()));
+                    let mut response = problem.response(style, ClientKind::of(request.headers()));
                     if given_up {
                         response.extensions_mut().insert(Cancelled);
                     }
@@ -193,7 +196,7 @@ impl Api {
             "api/generate-courier-jwt" => (Route::Frontend, &[Method::POST, Method::GET]),
             "v1/tokens" => (Route::Tokens, &[Method::POST, Method::DELETE]),
             "v1/tokens/rejected" => (Route::Rejected, &[Method::POST]),
-            path if removal::user_in_path(path).is_some() => (Route::SignOut, &[Method::DELETE]),
+            path if user_in_path(path).is_some() => (Route::SignOut, &[Method::DELETE]),
             _ => (Route::Other, &[]),
         }
     }
@@ -227,20 +230,20 @@ impl Api {
     ) -> Result<Answer, Problem> {
         let longest = self.settings.max_lifetime.min(client.access.max_lifetime);
         let lifetime = lifetime.unwrap_or(self.settings.default_lifetime.min(longest));
-        // A client with a lower limit is told its own, below.
+        // A client with a lower limit gets an error with its own limit, below.
         if lifetime > longest && longest == self.settings.max_lifetime {
             return Err(Problem::LifetimeTooLong(lifetime, longest));
         }
-        if min_ttl.is_some_and(|wanted| wanted >= lifetime) {
+        if min_ttl.is_some_and(|min_ttl| min_ttl >= lifetime) {
             return Err(Problem::MinTtlTooLong);
         }
-        if let Err(denial) = client.access.judge(claim, lifetime) {
+        if let Err(denial) = client.access.check(claim, lifetime) {
             let request = DeniedRequest::new(actor, client, claim, lifetime);
             return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
         }
         let key = TokenKey::new(&client.workspace, claim, lifetime);
-        let ask = TokenRequest { key, min_ttl: min_ttl.map(Lifetime::as_duration), actor };
-        Ok(self.broker.get_token(&ask).await?)
+        let request = TokenRequest { key, min_ttl: min_ttl.map(Lifetime::as_duration), actor };
+        Ok(self.broker.get_token(&request).await?)
     }
 
     /// The end of a token with this remaining life, as RFC 3339 in UTC.
@@ -250,10 +253,10 @@ impl Api {
 }
 
 /// The outcome for the metrics, and the response.
-type Answered = (Outcome, Response<Reply>);
+type Answered = (Outcome, Response<ResponseBody>);
 
 /// A response that carries a token. Caches must not store it.
-fn token_response(answer: &Answer, body: Reply) -> Answered {
+fn token_response(answer: &Answer, body: ResponseBody) -> Answered {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
@@ -283,49 +286,4 @@ fn cache_status(answer: &Answer) -> HeaderValue {
     }
     // It consists of letters and digits.
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("courier-token-broker"))
-}
-
-/// Reads `Token-Min-TTL`, the least remaining life. A bare number is refused: it means milliseconds
-/// to Courier's grammar and seconds to most callers.
-fn min_ttl_header<B>(request: &Request<B>) -> Result<Option<Lifetime>, Problem> {
-    let wrong = |why: &str| Problem::Invalid(format!("the header Token-Min-TTL {why}"));
-    let mut values = request.headers().get_all(TOKEN_MIN_TTL).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    if values.next().is_some() {
-        return Err(wrong("is given twice"));
-    }
-    let text = value.to_str().map_err(|_| wrong("must be a duration such as 6h"))?;
-    // Trailing spaces are no unit; HTTP/2 passes them on.
-    if text.trim_end_matches(' ').ends_with(|last: char| last.is_ascii_digit()) {
-        return Err(wrong("needs a unit: write 6h, 90m or 300s"));
-    }
-    Lifetime::parse(text).map(Some).map_err(|error| wrong(&error.to_string()))
-}
-
-/// Whether a broker sent this as a call to Courier: its base URL leads here, and each call would wait for itself.
-fn is_from_broker<B>(request: &Request<B>) -> bool {
-    request.headers().get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(PRODUCT.as_bytes()))
-}
-
-/// The path without leading and trailing slashes: SDKs whose base URL ends in one send
-/// `//auth/issue-token`, and front-end routers append one.
-fn bare_path(uri: &Uri) -> &str {
-    uri.path().trim_matches('/')
-}
-
-fn header_bytes<B>(request: &Request<B>) -> usize {
-    let uri = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
-    let lines = request.headers().iter();
-    uri + lines.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum::<usize>()
-}
-
-/// Decodes percent-encoding, or says what is wrong with it.
-fn percent_decoded(text: &str) -> Result<String, &'static str> {
-    let mut escapes = text.split('%').skip(1).map(str::as_bytes);
-    if !escapes.all(|after| matches!(after, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())) {
-        return Err("is not percent-encoded");
-    }
-    percent_decode_str(text).decode_utf8().map(Cow::into_owned).map_err(|_| "is not UTF-8")
 }

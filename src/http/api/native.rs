@@ -3,11 +3,11 @@
 use hyper::Request;
 use serde_json::json;
 
-use super::body::{self, DurationField, Incoming, Text, non_null};
-use super::id::Id;
+use super::body::{self, Incoming};
+use super::fields::{DurationField, Id, Text, non_null};
 use super::problem::Problem;
 use super::{Answered, Api, token_response};
-use crate::http::reply::Reply;
+use crate::http::response_body::ResponseBody;
 use crate::token::{Profile, Scope, ScopeClaim, UserId};
 
 #[derive(serde::Deserialize)]
@@ -57,7 +57,7 @@ impl Api {
             answer.remaining.as_secs(),
             self.expires_at(answer.remaining),
         );
-        Ok(token_response(&answer, Reply::new(answer.grant.open_object(), rest.into())))
+        Ok(token_response(&answer, ResponseBody::new(answer.grant.open_object(), rest.into())))
     }
 
     fn profile(&self, name: &str) -> Result<&Profile, Problem> {

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::mem;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::problem::Problem;
-use crate::audit::{self, Actor, Refusal, Subject};
-use crate::auth::Client;
-use crate::clock::Clock;
-use crate::clock::Moment;
-use crate::token::{Lifetime, ScopeClaim};
+use crate::audit::{self, Actor, Subject};
+use crate::clock::{Clock, Moment};
 
 /// Logs the first refusals of each rule (and client, if known) in one [`WINDOW`]. At its end it logs
 /// how many were left out.
@@ -39,9 +38,9 @@ impl Refusals {
 
     /// Logs a refusal, unless its rule has reached the limit. Without a known client it logs the peer's
     /// address.
-    pub fn log(&self, refusal: &Refusal<'_>, peer: Option<IpAddr>) {
+    pub fn log(&self, refusal: &audit::Refusal<'_>, peer: Option<IpAddr>) {
         let now = self.clock.now();
-        let mut window = lock(&self.window);
+        let mut window = self.window.lock();
         let before = if window.ends <= now { window.restart(now + WINDOW) } else { Vec::new() };
         let count = window.counts.entry((refusal.rule, refusal.actor.client().map(str::to_owned))).or_default();
         *count += 1;
@@ -66,7 +65,7 @@ impl Refusals {
 
     /// Closes the window, unless it was closed before.
     fn close(window: &Mutex<Window>, ends: Moment) -> Vec<LeftOut> {
-        let mut window = lock(window);
+        let mut window = window.lock();
         if window.ends == ends { window.restart(ends) } else { Vec::new() }
     }
 }
@@ -86,50 +85,16 @@ impl Window {
     }
 }
 
-fn lock(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
-    window.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn log_left_out(left: Vec<LeftOut>) {
     for (rule, client, count) in left {
         audit::left_out(rule, client.as_deref(), count);
     }
 }
 
-/// The request that was refused.
-#[derive(Debug)]
-pub struct DeniedRequest {
-    /// The caller.
-    pub actor: Actor<'static>,
-    /// The workspace.
-    pub workspace: String,
-    /// The users, separated by spaces.
-    pub users: String,
-    /// The scopes, separated by spaces; `None` where no token was asked for.
-    pub scopes: Option<String>,
-    /// The lifetime in seconds.
-    pub lifetime_seconds: Option<u32>,
-}
-
-impl DeniedRequest {
-    /// Describes the request for a token.
-    pub fn new(actor: Actor<'_>, client: &Client, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
-        let users: Vec<_> = claim.users().iter().map(|user| user.as_str()).collect();
-        let scopes: Vec<_> = claim.scopes().iter().map(|scope| scope.as_str()).collect();
-        Self {
-            actor: actor.into_owned(),
-            workspace: client.workspace.to_string(),
-            users: users.join(" "),
-            scopes: Some(scopes.join(" ")),
-            lifetime_seconds: Some(lifetime.as_secs()),
-        }
-    }
-}
-
 impl Problem {
     /// The audit event: failed authentication, a denied request, or one over the client's rate; `None`
     /// for other problems.
-    pub fn refusal(&self) -> Option<Refusal<'_>> {
+    pub fn refusal(&self) -> Option<audit::Refusal<'_>> {
         let (actor, rule) = match self {
             Self::MissingKey => (Actor::Unauthenticated, "no-key"),
             Self::UnknownKey => (Actor::Unauthenticated, "unknown-client"),
@@ -138,7 +103,7 @@ impl Problem {
             Self::Session(denial, user) => {
                 let subject = Subject { users: user.as_deref(), ..Subject::default() };
                 let actor = if user.is_some() { Actor::Session } else { Actor::Unauthenticated };
-                return Some(Refusal { actor, subject, rule: denial.as_str(), refused: None });
+                return Some(audit::Refusal { actor, subject, rule: denial.as_str(), refused: None });
             }
             Self::Origin => (Actor::Unauthenticated, "origin"),
             Self::Denied(denied) => {
@@ -150,10 +115,10 @@ impl Problem {
                     lifetime_seconds: request.lifetime_seconds,
                 };
                 let (actor, refused) = (request.actor.clone(), Some(denied.refused.as_str()));
-                return Some(Refusal { actor, subject, rule: denied.rule, refused });
+                return Some(audit::Refusal { actor, subject, rule: denied.rule, refused });
             }
             _ => return None,
         };
-        Some(Refusal { actor, subject: Subject::default(), rule, refused: None })
+        Some(audit::Refusal { actor, subject: Subject::default(), rule, refused: None })
     }
 }

@@ -3,15 +3,15 @@
 
 use hyper::{Request, Response, StatusCode};
 
-use super::body::{self, Incoming, Text};
-use super::denied::Denied;
-use super::id::Id;
+use super::body::{self, Incoming};
+use super::denied::{Denied, DeniedRequest};
+use super::fields::{Id, Text};
 use super::problem::Problem;
-use super::refusals::DeniedRequest;
-use super::{Answered, Api, bare_path, percent_decoded};
+use super::request::{bare_path, percent_decoded, user_in_path};
+use super::{Answered, Api};
 use crate::audit::{self, Subject};
 use crate::auth::Client;
-use crate::http::reply::Reply;
+use crate::http::response_body::ResponseBody;
 use crate::metrics::Outcome;
 use crate::policy::access::Denial;
 use crate::token::{TokenKey, UserId};
@@ -50,7 +50,7 @@ impl Api {
 
     /// Signs a user out. The response is the same whether there were tokens or not.
     fn sign_out(&self, client: &Client, user: UserId<'_>) -> Result<Answered, Problem> {
-        if !client.access.may_speak_for(user.as_str()) {
+        if !client.access.allows_user(user.as_str()) {
             let (workspace, users) = (client.workspace.to_string(), user.to_string());
             let request = DeniedRequest {
                 actor: client.actor().into_owned(),
@@ -78,10 +78,10 @@ impl Api {
         let client = self.client(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
         let fields: RejectedBody<'_> = body::parse(&body)?;
-        let theirs = |key: &TokenKey| {
-            key.workspace() == client.workspace.as_str() && key.users().all(|user| client.access.may_speak_for(user))
+        let is_permitted = |key: &TokenKey| {
+            key.workspace() == client.workspace.as_str() && key.users().all(|user| client.access.allows_user(user))
         };
-        if let Some(key) = self.broker.reject(&fields.token, theirs) {
+        if let Some(key) = self.broker.reject(&fields.token, is_permitted) {
             let users = key.users().collect::<Vec<_>>().join(" ");
             let subject = Subject {
                 workspace: Some(key.workspace()),
@@ -95,35 +95,8 @@ impl Api {
     }
 }
 
-/// The `{id}` of `v1/users/{id}/tokens`, still percent-encoded.
-pub fn user_in_path(path: &str) -> Option<&str> {
-    let user = path.strip_prefix("v1/users/")?.strip_suffix("/tokens")?;
-    (!user.is_empty() && !user.contains('/')).then_some(user)
-}
-
 fn done() -> Answered {
-    let mut response = Response::new(Reply::default());
+    let mut response = Response::new(ResponseBody::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
     (Outcome::Done, response)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn path_names_one_user_or_none() {
-        for (path, wanted) in [
-            ("v1/users/jane/tokens", Some("jane")),
-            ("v1/users/a%2Fb/tokens", Some("a%2Fb")),
-            ("v1/users/tokens/tokens", Some("tokens")),
-            ("v1/users//tokens", None),
-            ("v1/users/tokens", None),
-            ("v1/users/a/b/tokens", None),
-            ("v1/users/jane/tokens/", None),
-            ("v1/users/jane", None),
-        ] {
-            assert_eq!(user_in_path(path), wanted, "{path}");
-        }
-    }
 }

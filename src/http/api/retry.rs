@@ -36,12 +36,12 @@ impl Retry {
     }
 
     /// Sets the headers of a response with this status.
-    pub fn set_headers(self, status: StatusCode, caller: Caller, headers: &mut HeaderMap) {
+    pub fn set_headers(self, status: StatusCode, client: ClientKind, headers: &mut HeaderMap) {
         let longest = Duration::from_secs(*SECONDS.end());
         let (wait, again) = match self {
             Self::Never => (longest, false),
             Self::Exhausted(wait) => (wait, false),
-            // A caller told to wait for minutes should give up instead.
+            // A caller that would wait for minutes should give up instead.
             Self::After(wait) => (wait, wait.as_secs() <= longest.as_secs()),
         };
         if !again {
@@ -49,11 +49,11 @@ impl Retry {
         }
         // Two SDKs retry at once without `Retry-After`, one of them whatever the other headers say.
         if matches!(status.as_u16(), 408 | 409 | 429 | 500..) {
-            let most = match caller {
-                Caller::Any => *SECONDS.end(),
-                Caller::Worker if again => LONGEST_SLEEP,
+            let most = match client {
+                ClientKind::Any => *SECONDS.end(),
+                ClientKind::Worker if again => LONGEST_SLEEP,
                 // Its retry is in vain, so it should sleep as short as possible.
-                Caller::Worker => *SECONDS.start(),
+                ClientKind::Worker => *SECONDS.start(),
             };
             let seconds = u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.clamp(*SECONDS.start(), most)));
@@ -63,14 +63,14 @@ impl Retry {
 
 /// How the caller waits before a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
+pub enum ClientKind {
     /// Asynchronously, if at all.
     Any,
     /// Courier's PHP SDK: it ignores `x-should-retry`, and blocks a worker of the web server while it waits.
     Worker,
 }
 
-impl Caller {
+impl ClientKind {
     /// Detects the caller by its request headers.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut languages =
@@ -92,16 +92,16 @@ mod rules;
 mod tests {
     use super::rules::{RetryHints, Sdk, sdks};
     use super::*;
-    use crate::http::api::problem::Style;
-    use crate::http::api::problem::tests::problems;
+    use crate::http::api::response::Style;
+    use crate::http::api::response::tests::problems;
 
-    fn caller(sdk: &Sdk) -> Caller {
+    fn client_kind(sdk: &Sdk) -> ClientKind {
         let mut headers = HeaderMap::new();
         for (name, value) in &sdk.request.headers {
             let name: HeaderName = name.parse().expect("a name");
             headers.append(name, value.parse().expect("a value"));
         }
-        Caller::of(&headers)
+        ClientKind::of(&headers)
     }
 
     #[test]
@@ -109,7 +109,7 @@ mod tests {
         for sdk in sdks() {
             for problem in problems() {
                 for style in [Style::Courier, Style::Frontend] {
-                    let response = problem.response(style, caller(&sdk));
+                    let response = problem.response(style, client_kind(&sdk));
                     let header = |name: &str| response.headers().get(name).map(|value| value.to_str().expect("text"));
                     let status = response.status().as_u16();
                     let waits = sdk.retry.waits(&RetryHints::new(status, header));
@@ -131,30 +131,30 @@ mod tests {
     #[test]
     fn php_is_found_however_its_name_is_sent() {
         for (values, found) in [
-            (&["php"][..], Caller::Worker),
-            (&["PHP"], Caller::Worker),
-            (&[" Php "], Caller::Worker),
-            (&["ruby", "php"], Caller::Worker),
-            (&["ruby, php"], Caller::Worker),
-            (&[], Caller::Any),
-            (&[""], Caller::Any),
-            (&["phpx"], Caller::Any),
-            (&["js"], Caller::Any),
+            (&["php"][..], ClientKind::Worker),
+            (&["PHP"], ClientKind::Worker),
+            (&[" Php "], ClientKind::Worker),
+            (&["ruby", "php"], ClientKind::Worker),
+            (&["ruby, php"], ClientKind::Worker),
+            (&[], ClientKind::Any),
+            (&[""], ClientKind::Any),
+            (&["phpx"], ClientKind::Any),
+            (&["js"], ClientKind::Any),
         ] {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append("X-Stainless-Lang", HeaderValue::from_static(value));
             }
-            assert_eq!(Caller::of(&headers), found, "{values:?}");
+            assert_eq!(ClientKind::of(&headers), found, "{values:?}");
         }
         let mut headers = HeaderMap::new();
         headers.insert("X-Stainless-Lang", HeaderValue::from_bytes(b"\xff\xfe").expect("a value"));
-        assert_eq!(Caller::of(&headers), Caller::Any);
+        assert_eq!(ClientKind::of(&headers), ClientKind::Any);
     }
 
-    fn headers_of(retry: Retry, status: u16, caller: Caller) -> (Option<String>, Option<String>) {
+    fn headers_of(retry: Retry, status: u16, client: ClientKind) -> (Option<String>, Option<String>) {
         let mut headers = HeaderMap::new();
-        retry.set_headers(StatusCode::from_u16(status).expect("a status"), caller, &mut headers);
+        retry.set_headers(StatusCode::from_u16(status).expect("a status"), client, &mut headers);
         let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().expect("text").to_owned());
         (text(RETRY_AFTER), text(X_SHOULD_RETRY))
     }
@@ -164,15 +164,15 @@ mod tests {
         for (milliseconds, any, worker) in [(0, "1", "1"), (999, "1", "1"), (1001, "2", "2"), (30_000, "30", "2")] {
             let after = Retry::After(Duration::from_millis(milliseconds));
             for status in [408, 429, 503] {
-                assert_eq!(headers_of(after, status, Caller::Any), (Some(any.to_owned()), None));
-                assert_eq!(headers_of(after, status, Caller::Worker), (Some(worker.to_owned()), None));
+                assert_eq!(headers_of(after, status, ClientKind::Any), (Some(any.to_owned()), None));
+                assert_eq!(headers_of(after, status, ClientKind::Worker), (Some(worker.to_owned()), None));
             }
         }
         let (most, least, never) = (Some("59".to_owned()), Some("1".to_owned()), Some("false".to_owned()));
         for long in [60, 86_400, u64::MAX / 1000] {
             let after = Retry::After(Duration::from_secs(long));
-            assert_eq!(headers_of(after, 429, Caller::Any), (most.clone(), never.clone()));
-            assert_eq!(headers_of(after, 429, Caller::Worker), (least.clone(), never.clone()));
+            assert_eq!(headers_of(after, 429, ClientKind::Any), (most.clone(), never.clone()));
+            assert_eq!(headers_of(after, 429, ClientKind::Worker), (least.clone(), never.clone()));
         }
     }
 
@@ -180,11 +180,11 @@ mod tests {
     fn final_answer_tells_a_worker_to_wait_least() {
         let never = Some("false".to_owned());
         let spent = Retry::Exhausted(Duration::from_secs(5));
-        assert_eq!(headers_of(spent, 503, Caller::Any), (Some("5".to_owned()), never.clone()));
-        assert_eq!(headers_of(spent, 503, Caller::Worker), (Some("1".to_owned()), never.clone()));
-        assert_eq!(headers_of(Retry::Never, 502, Caller::Worker), (Some("1".to_owned()), never.clone()));
+        assert_eq!(headers_of(spent, 503, ClientKind::Any), (Some("5".to_owned()), never.clone()));
+        assert_eq!(headers_of(spent, 503, ClientKind::Worker), (Some("1".to_owned()), never.clone()));
+        assert_eq!(headers_of(Retry::Never, 502, ClientKind::Worker), (Some("1".to_owned()), never.clone()));
         // No SDK retries these, so no wait is set.
-        assert_eq!(headers_of(Retry::Never, 400, Caller::Any), (None, never));
+        assert_eq!(headers_of(Retry::Never, 400, ClientKind::Any), (None, never));
     }
 
     #[test]

@@ -4,8 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -15,19 +14,18 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::head_timer::{HeadTimer, Requests};
-use super::listener::Limits;
+use super::certificates::HTTP2;
+use super::head_timer::HeadTimer;
 use super::socket::Accepted;
+use super::state::{Cancelled, ConnectionState, ListenerState};
 use super::stream::GuardedStream;
-use super::tls::{HTTP2, PeerNames, Tls};
-use crate::clock::Clock;
-use crate::clock::Moment;
-use crate::http::reply::Reply;
-use crate::metrics::{Dropped, Metrics};
+use super::tls::{PeerNames, Tls};
+use crate::http::response_body::ResponseBody;
+use crate::metrics::Dropped;
 
 /// How long a connection without an open request may take to close at shutdown.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -47,94 +45,6 @@ const PENDING_RESETS: usize = 20;
 /// The most streams of one connection reset for the peer's protocol errors.
 const ERROR_RESETS: usize = 256;
 
-/// Request extension: too many requests are in flight, so this one is refused.
-#[derive(Clone, Copy, Debug)]
-pub struct Overload;
-
-/// Response extension: the caller cancelled the request before it was answered.
-#[derive(Clone, Copy, Debug)]
-pub struct Cancelled;
-
-/// The state that all connections of a listener share.
-pub struct ListenerState {
-    pub limits: Limits,
-    pub tls: Option<Arc<Tls>>,
-    pub clock: Clock,
-    pub metrics: Arc<Metrics>,
-    /// Requests in flight.
-    in_flight: AtomicUsize,
-}
-
-impl ListenerState {
-    pub const fn new(limits: Limits, tls: Option<Arc<Tls>>, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        Self { limits, tls, clock, metrics, in_flight: AtomicUsize::new(0) }
-    }
-}
-
-/// The state of one connection.
-struct ConnectionState {
-    listener: Arc<ListenerState>,
-    /// The names in the peer's certificate, if it sent one.
-    names: Option<PeerNames>,
-    /// The peer's address; `None` on a Unix socket.
-    address: Option<IpAddr>,
-    requests: Arc<Requests>,
-    /// The start of the current one-second window, and the requests cancelled in it.
-    resets: Mutex<(Moment, u32)>,
-    too_many_resets: Notify,
-}
-
-impl ConnectionState {
-    fn new(listener: Arc<ListenerState>, address: Option<IpAddr>, names: Option<PeerNames>) -> Arc<Self> {
-        let requests = Arc::default();
-        let resets = Mutex::new((Moment::from_nanos(0), 0));
-        Arc::new(Self { listener, names, address, requests, resets, too_many_resets: Notify::new() })
-    }
-
-    fn begin(self: &Arc<Self>, request: &mut Request<Incoming>) -> OpenRequest {
-        self.requests.begin();
-        if self.listener.in_flight.fetch_add(1, Ordering::Relaxed) >= self.listener.limits.requests_in_flight {
-            request.extensions_mut().insert(Overload);
-        }
-        if let (Some(names), Some(tls)) = (&self.names, &self.listener.tls)
-            && tls.trusts(names)
-        {
-            request.extensions_mut().insert(names.clone());
-        }
-        OpenRequest { state: Arc::clone(self), answered: false }
-    }
-
-    /// Counts a request that was cancelled before it was answered. Cancelling costs the broker much and
-    /// the peer nothing, so the rate is limited.
-    fn count_cancelled(&self) {
-        let now = self.listener.clock.now();
-        let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.since(resets.0) >= Duration::from_secs(1) {
-            *resets = (now, 0);
-        }
-        resets.1 += 1;
-        if resets.1 > self.listener.limits.resets_per_second {
-            self.too_many_resets.notify_one();
-        }
-    }
-}
-
-/// A request in flight.
-struct OpenRequest {
-    state: Arc<ConnectionState>,
-    answered: bool,
-}
-
-impl Drop for OpenRequest {
-    fn drop(&mut self) {
-        self.state.listener.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.state.requests.end();
-        if !self.answered {
-            self.state.count_cancelled();
-        }
-    }
-}
-
 /// Serves a connection until it ends, or until `stop` resolves; then it finishes the open requests.
 pub async fn serve_connection<F, A>(
     accepted: Accepted,
@@ -143,7 +53,7 @@ pub async fn serve_connection<F, A>(
     stop: oneshot::Receiver<()>,
 ) where
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<Reply>> + Send + 'static,
+    A: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     match accepted {
         Accepted::Tcp(stream, address) => {
@@ -170,7 +80,7 @@ async fn serve_tls<F, A>(
     mut stop: oneshot::Receiver<()>,
 ) where
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<Reply>> + Send + 'static,
+    A: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     let certificates = tls.current();
     let handshake = TlsAcceptor::from(certificates.config()).accept(stream);
@@ -186,7 +96,7 @@ async fn serve_tls<F, A>(
                 Err(error) => error.to_string(),
             });
             tracing::debug!(error, "TLS handshake failed");
-            listener.metrics.connection_dropped(Dropped::Handshake);
+            listener.metrics.connections_dropped_total[Dropped::Handshake].inc();
             return;
         }
     };
@@ -204,10 +114,10 @@ async fn serve_tls<F, A>(
 fn service<F, A>(
     state: Arc<ConnectionState>,
     answer: F,
-) -> impl HttpService<Incoming, ResBody = Reply, Error = Infallible, Future: Send + 'static>
+) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: Send + 'static>
 where
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<Reply>> + Send + 'static,
+    A: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     service_fn(move |mut request| {
         let mut open = state.begin(&mut request);
@@ -226,7 +136,7 @@ async fn serve_http1<S, F, A>(stream: S, state: Arc<ConnectionState>, answer: F,
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<Reply>> + Send + 'static,
+    A: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     let limits = state.listener.limits;
     let head_timer = HeadTimer::new(Arc::clone(&state.requests), limits.header_timeout);
@@ -237,7 +147,7 @@ where
         // hyper takes no less than 8 KiB. The body's read-ahead comes on top.
         .max_buf_size(limits.header_bytes.saturating_add(8192))
         .serve_connection(
-            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, head_timer)),
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, Some(head_timer))),
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
@@ -257,7 +167,7 @@ async fn serve_http2<S, F, A>(stream: S, state: Arc<ConnectionState>, answer: F,
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<Reply>> + Send + 'static,
+    A: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     let limits = state.listener.limits;
     // More than the limit that is refused with a message, as for HTTP/1.
@@ -274,7 +184,7 @@ where
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(
-            TokioIo::new(GuardedStream::for_http2(stream, limits.idle_timeout)),
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, None)),
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
@@ -288,7 +198,7 @@ where
             _ = &mut stop => break,
             () = state.too_many_resets.notified() => {
                 tracing::debug!("connection closed: too many streams reset");
-                state.listener.metrics.connection_dropped(Dropped::Resets);
+                state.listener.metrics.connections_dropped_total[Dropped::Resets].inc();
                 connection.as_mut().graceful_shutdown();
                 // Long enough to send GOAWAY; open streams are dropped.
                 let _ = timeout(CLOSE_TIMEOUT / 10, &mut connection).await;

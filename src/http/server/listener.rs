@@ -6,45 +6,22 @@ use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{Request, Response};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::connection::{ListenerState, serve_connection};
+use super::connection::serve_connection;
+use super::limits::ListenerLimits;
 use super::socket::{Accepted, Socket};
+use super::state::ListenerState;
 use super::tls::Tls;
 use crate::clock::Clock;
-use crate::http::reply::Reply;
+use crate::http::response_body::ResponseBody;
 use crate::metrics::{Dropped, Metrics};
-
-/// The limits of a listener.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// The most connections at once; further ones wait to be accepted.
-    pub connections: usize,
-    /// The most connections of one IP address (of one /64 with IPv6) at once; 0 for no limit. Further
-    /// ones are closed.
-    pub connections_per_ip: u32,
-    /// The most requests in flight; further ones are refused.
-    pub requests_in_flight: usize,
-    /// The most bytes of a request's path and headers, at least 1024.
-    pub header_bytes: usize,
-    /// The longest that a request's headers may take to arrive, and that a new connection may be silent.
-    pub header_timeout: Duration,
-    /// The longest that a connection may be idle between requests, and that a peer may read nothing of a
-    /// response.
-    pub idle_timeout: Duration,
-    /// The longest that a TLS handshake may take.
-    pub handshake_timeout: Duration,
-    /// The most concurrent streams of an HTTP/2 connection.
-    pub streams: u32,
-    /// The most requests that the peer of an HTTP/2 connection may cancel in a second. With more the
-    /// connection is closed.
-    pub resets_per_second: u32,
-}
 
 /// Accepts connections from a socket: HTTP/1.1, and with TLS HTTP/2 too.
 pub struct Listener {
@@ -62,7 +39,7 @@ impl Listener {
     /// only.
     pub fn new(
         socket: Socket,
-        limits: Limits,
+        limits: ListenerLimits,
         shared: Arc<Semaphore>,
         tls: Option<Arc<Tls>>,
         clock: Clock,
@@ -89,7 +66,7 @@ impl Listener {
     pub async fn serve<F, A>(self, answer: F, stop: impl Future<Output = ()>)
     where
         F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Clone + Send + 'static,
-        A: Future<Output = Response<Reply>> + Send + 'static,
+        A: Future<Output = Response<ResponseBody>> + Send + 'static,
     {
         let Self { socket, state, shared } = self;
         let own_permits = Arc::new(Semaphore::new(state.limits.connections));
@@ -169,7 +146,7 @@ impl Connections {
         permits: [OwnedSemaphorePermit; 2],
     ) where
         F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-        A: Future<Output = Response<Reply>> + Send + 'static,
+        A: Future<Output = Response<ResponseBody>> + Send + 'static,
     {
         let most = state.limits.connections_per_ip;
         let peer = match &accepted {
@@ -177,12 +154,12 @@ impl Connections {
             _ => None,
         };
         let (stop_sender, stop) = oneshot::channel();
-        let mut open = self.open();
+        let mut open = self.0.lock();
         if let Some(peer) = peer {
             let count = open.peers.entry(peer).or_default();
             if *count >= most {
                 drop(open);
-                state.metrics.connection_dropped(Dropped::PerIp);
+                state.metrics.connections_dropped_total[Dropped::PerIp].inc();
                 return;
             }
             *count += 1;
@@ -201,11 +178,7 @@ impl Connections {
 
     /// Lets every connection finish its open requests.
     fn stop_all(&self) {
-        self.open().stops.clear();
-    }
-
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().stops.clear();
     }
 }
 
@@ -219,7 +192,7 @@ struct RemoveOnDrop {
 
 impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
-        let mut open = self.connections.open();
+        let mut open = self.connections.0.lock();
         open.stops.remove(&self.id);
         if let Some(peer) = self.peer
             && let Entry::Occupied(mut count) = open.peers.entry(peer)

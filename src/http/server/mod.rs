@@ -1,16 +1,21 @@
 //! The transport: sockets, TLS, connections and their limits. It knows no route.
 
 mod address;
+mod certificates;
 mod connection;
 mod head_timer;
+mod limits;
 mod listener;
 mod socket;
+mod state;
 mod stream;
 mod tls;
 mod validity;
 
 pub use address::Address;
-pub use connection::{Cancelled, Overload};
-pub use listener::{Limits, Listener};
+pub use certificates::{CertificateError, Certificates, TlsFiles};
+pub use limits::ListenerLimits;
+pub use listener::Listener;
 pub use socket::{Passed, Socket};
-pub use tls::{CertificateError, Certificates, PeerNames, Tls, TlsFiles};
+pub use state::{Cancelled, Overload};
+pub use tls::{PeerNames, Tls};

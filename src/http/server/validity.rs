@@ -94,8 +94,8 @@ mod tests {
                 params.is_ca = is_ca;
                 let certificate = params.self_signed(&key).expect("a certificate");
                 let seconds = |at| Duration::from_secs(u64::try_from(date(at).unix_timestamp()).expect("after 1970"));
-                let wanted = Validity { begins: seconds(begins), ends: seconds(ends) };
-                assert_eq!(Validity::of(certificate.der()), Some(wanted));
+                let expected = Validity { begins: seconds(begins), ends: seconds(ends) };
+                assert_eq!(Validity::of(certificate.der()), Some(expected));
             }
         }
     }

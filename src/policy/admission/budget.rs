@@ -51,15 +51,18 @@ impl Budget {
         self.burst.saturating_sub(catching_up).max(self.burst.div_ceil(2))
     }
 
-    /// The calls that renewals leave free for new requests: a quarter of the departing burst.
+    /// The calls that renewals leave to new requests: a quarter of the departing burst.
+    ///
+    /// With an eighth, a few users at once wait behind renewals; with half, renewals that are due
+    /// together, as after an outage, leave one by one although a burst is permitted.
     pub fn reserve(&self) -> u32 {
         self.departing_burst() / 4
     }
 
-    /// How long renewals wait after a call that leaves room for `left` more at once.
+    /// How long renewals wait after a call that lets `left` more leave at once.
     ///
     /// The next renewal then leaves the reserve intact.
-    pub fn pause(&self, left: u32) -> Duration {
+    pub fn renewal_pause(&self, left: u32) -> Duration {
         self.period() * (self.reserve() + 1).saturating_sub(left)
     }
 
@@ -71,6 +74,9 @@ impl Budget {
 }
 
 /// The spread of transit times to Courier: a new connection, a lost packet, a busy machine.
+///
+/// 50 ms do not cover the handshakes of a new connection to another continent; with 200 ms, a
+/// budget of 20 calls a second with a burst of 20 loses 4 of the burst instead of 2.
 const TRANSIT_SPREAD: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -1,52 +1,23 @@
 //! The queue of calls that wait for a permit.
 
+mod order;
 mod renewals;
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 
-pub use self::renewals::Rank;
+pub use self::order::{Class, Place, RENEWAL_SHARE, Rank};
 use self::renewals::Renewals;
 use super::budget::Budget;
 
-/// The admission class of a call, in the order of admission.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    /// A request waits for the token.
-    Waiting,
-    /// A cached token is about to cross its floor.
-    Renewal,
-    /// Any other call ahead of a request.
-    Ahead,
-}
-
-impl Class {
-    /// Every class, in the order of admission.
-    pub const ALL: [Self; 3] = [Self::Waiting, Self::Renewal, Self::Ahead];
-
-    /// The word for logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Renewal => "renewal",
-            Self::Ahead => "ahead",
-        }
-    }
-}
-
-/// One call in this many is a renewal while renewals wait, however many requests do.
-///
-/// A starved renewal would delay a request later. One renewal in this many is the one that has
-/// waited longest.
-pub const RENEWAL_SHARE: usize = 10;
-
-/// The calls that wait for a permit: first those of waiting users, then renewals by [`Rank`].
+/// The calls that wait for a permit: those of waiting users first, then renewals by [`Rank`].
 ///
 /// Every [`RENEWAL_SHARE`]th call is a renewal. Here, *renewal* means any call without a
 /// waiting user: class [`Class::Renewal`] or [`Class::Ahead`].
 ///
-/// Clients (`C`) with waiting users are served round-robin, each in order of arrival: a client
-/// that sends a thousand new users at once delays its own, and the others by one turn at most.
+/// Clients (`C`) with waiting users are served round-robin, each in order of arrival, as in the
+/// fair queueing of Nagle (RFC 970): a client that sends a thousand new users at once delays its
+/// own, and the others by one turn at most.
 #[derive(Debug)]
 pub struct Queue<C, T> {
     /// The waiting calls of each client; none is empty.
@@ -58,24 +29,14 @@ pub struct Queue<C, T> {
     renewals: Renewals<T>,
     arrivals: u64,
     /// Calls of waiting users since the last renewal.
-    passed: usize,
+    users_since_renewal: usize,
 }
 
-/// A call's place in the queue, numbered by arrival.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place(u64);
-
 impl<C: Ord + Clone, T> Queue<C, T> {
-    /// An empty queue.
-    pub fn new() -> Self {
-        let (waiting, renewals) = (BTreeMap::new(), Renewals::new());
-        Self { waiting, users: 0, last: None, renewals, arrivals: 0, passed: 0 }
-    }
-
     /// Queues the call of a client's user.
     pub fn push_user(&mut self, client: C, call: T) -> Place {
         let place = self.arrive();
-        self.wait(client, place, call);
+        self.insert_user(client, place, call);
         place
     }
 
@@ -89,7 +50,7 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     /// Turns a queued renewal into the call of a client's user, at its place of arrival.
     pub fn promote(&mut self, place: Place, client: C) {
         if let Some((_, call)) = self.renewals.remove(place) {
-            self.wait(client, place, call);
+            self.insert_user(client, place, call);
         }
     }
 
@@ -101,44 +62,42 @@ impl<C: Ord + Clone, T> Queue<C, T> {
 
     /// Takes out the renewals.
     pub fn drop_renewals(&mut self) -> impl Iterator<Item = T> {
-        std::mem::replace(&mut self.renewals, Renewals::new()).into_calls()
+        std::mem::take(&mut self.renewals).into_calls()
     }
 
-    /// Whether no user waits. A renewal then leaves the reserve free for new requests; one whose
-    /// turn comes while users wait does not.
+    /// Whether no user waits.
     pub const fn is_idle(&self) -> bool {
         self.users == 0
     }
 
-    /// Whether a new user's call may skip the queue, given a permit.
-    ///
-    /// No other user waits, and no renewal whose turn it is.
-    pub fn lets_pass(&self) -> bool {
+    /// Whether a new user's call would be the next to leave: no other user waits, and no renewal
+    /// whose turn it is.
+    pub fn is_new_user_next(&self) -> bool {
         self.is_idle() && (self.renewals.is_empty() || !self.is_renewals_turn())
     }
 
-    /// Records a user's call that leaves before the renewals.
-    pub fn pass(&mut self) {
-        self.passed = if self.renewals.is_empty() { 0 } else { self.passed + 1 };
+    /// Records that the call of a user leaves.
+    pub fn on_user_admitted(&mut self) {
+        self.users_since_renewal = if self.renewals.is_empty() { 0 } else { self.users_since_renewal + 1 };
     }
 
     /// Takes out the next call.
     pub fn pop(&mut self) -> Option<(Class, T)> {
         let renewal_first = self.is_idle() || self.is_renewals_turn();
         if renewal_first && let Some(renewal) = self.renewals.pop() {
-            self.passed = 0;
+            self.users_since_renewal = 0;
             return Some(renewal);
         }
         let call = self.pop_user()?;
-        self.pass();
+        self.on_user_admitted();
         Some((Class::Waiting, call))
     }
 
-    /// An upper bound of the calls ahead of a user who would begin to wait now.
+    /// An upper bound of the calls that leave before a user who begins to wait now.
     ///
     /// It is exact if no other call comes and all users are of one client.
-    pub fn ahead(&self) -> usize {
-        self.users + self.renewals.len().min((self.passed + self.users) / (RENEWAL_SHARE - 1))
+    pub fn calls_ahead(&self) -> usize {
+        self.users + self.renewals.len().min((self.users_since_renewal + self.users) / (RENEWAL_SHARE - 1))
     }
 
     /// Makes room for a user of `client`: takes out the last call of the client with the most
@@ -174,7 +133,7 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     }
 
     const fn is_renewals_turn(&self) -> bool {
-        self.passed + 1 >= RENEWAL_SHARE
+        self.users_since_renewal + 1 >= RENEWAL_SHARE
     }
 
     const fn arrive(&mut self) -> Place {
@@ -182,7 +141,7 @@ impl<C: Ord + Clone, T> Queue<C, T> {
         Place(self.arrivals)
     }
 
-    fn wait(&mut self, client: C, place: Place, call: T) {
+    fn insert_user(&mut self, client: C, place: Place, call: T) {
         self.users += 1;
         self.waiting.entry(client).or_default().insert(place, call);
     }
@@ -201,20 +160,22 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     }
 }
 
-impl<C: Ord + Clone, T> Default for Queue<C, T> {
+impl<C, T> Default for Queue<C, T> {
     fn default() -> Self {
-        Self::new()
+        let (waiting, renewals) = Default::default();
+        Self { waiting, users: 0, last: None, renewals, arrivals: 0, users_since_renewal: 0 }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Moment;
     use proptest::prelude::*;
 
     #[test]
     fn waiting_users_go_before_renewals() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::default();
         queue.push_renewal(Rank::IN_USE, "renewal");
         queue.push_user((), "first user");
         queue.push_user((), "second user");
@@ -224,7 +185,7 @@ mod tests {
 
     #[test]
     fn renewals_never_starve() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::default();
         for n in 0..1000 {
             queue.push_user((), n);
             if n < 50 {
@@ -239,7 +200,7 @@ mod tests {
 
     #[test]
     fn promoted_renewal_is_served_with_the_users() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::default();
         let renewal = queue.push_renewal(Rank::IN_USE, "renewal");
         let user = queue.push_user((), "user");
         queue.promote(renewal, ());
@@ -251,7 +212,7 @@ mod tests {
 
     #[test]
     fn clients_take_turns_however_many_users_they_send() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::default();
         for n in 0..1000 {
             queue.push_user("storm", n);
         }
@@ -264,7 +225,7 @@ mod tests {
 
     #[test]
     fn shedding_takes_the_last_call_of_the_largest_client() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::default();
         for n in 0..3 {
             queue.push_user("storm", n);
         }
@@ -274,7 +235,39 @@ mod tests {
         assert_eq!((queue.shed_from_largest(&"calm"), queue.depth(Class::Waiting)), (None, 3));
     }
 
+    fn rank() -> impl Strategy<Value = Rank> {
+        prop_oneof![
+            (0u64..100).prop_map(|floor| Rank::Renewal(Moment::from_nanos(floor))),
+            (0u8..100).prop_map(|value| Rank::Ahead(f32::from(value) / 10.0)),
+            Just(Rank::IN_USE),
+        ]
+    }
+
     proptest! {
+        /// Calls of the first rank keep arriving, and users as well.
+        #[test]
+        fn renewal_never_starves(ranks in prop::collection::vec(rank(), 1..40), users: bool) {
+            let mut queue = Queue::default();
+            for (number, rank) in ranks.iter().enumerate() {
+                queue.push_renewal(*rank, Some(number));
+            }
+            let each = RENEWAL_SHARE * if users { RENEWAL_SHARE } else { 1 };
+            let mut left: Vec<_> = (0..ranks.len()).collect();
+            for call in 1.. {
+                if left.is_empty() {
+                    break;
+                }
+                queue.push_renewal(Rank::Renewal(Moment::from_nanos(0)), None);
+                if users {
+                    queue.push_user((), None);
+                }
+                if let Some((_, Some(number))) = queue.pop() {
+                    left.retain(|other| *other != number);
+                }
+                prop_assert!(left.iter().all(|number| call < (number + 1) * each), "{left:?} after {call}");
+            }
+        }
+
         #[test]
         fn calls_ahead_of_an_arrival_are_bounded_and_exact_for_one_client(
             passed in 0usize..10,
@@ -283,18 +276,18 @@ mod tests {
             popped in 0usize..8,
             clients in 1u8..5,
         ) {
-            let mut queue = Queue::new();
+            let mut queue = Queue::default();
             for _ in 0..renewals {
                 queue.push_renewal(Rank::IN_USE, false);
             }
-            (0..passed).for_each(|_| queue.pass());
+            (0..passed).for_each(|_| queue.on_user_admitted());
             for user in users {
                 queue.push_user(user % clients, false);
             }
             for _ in 0..popped {
                 queue.pop();
             }
-            let told = queue.ahead();
+            let told = queue.calls_ahead();
             queue.push_user(0, true);
             let before = std::iter::from_fn(|| queue.pop()).take_while(|(_, mine)| !mine).count();
             prop_assert!(before <= told);

@@ -1,66 +1,8 @@
 //! The queued calls without a waiting request, in their order.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Class, Place, RENEWAL_SHARE};
-use crate::clock::Moment;
-
-/// The priority of a renewal; the lesser goes first.
-#[derive(Clone, Copy, Debug)]
-pub enum Rank {
-    /// The cached token crosses its floor at this moment; the earlier goes first.
-    Renewal(Moment),
-    /// No usable token is cached, or it is far from its floor. The value is in delayed requests
-    /// avoided for each extra call; the higher goes first.
-    Ahead(f32),
-}
-
-impl Rank {
-    /// Above any forecast value, for a key in use.
-    ///
-    /// Its token was just rejected, is one of the busiest, or was used in its window and has
-    /// no forecast.
-    pub const IN_USE: Self = Self::Ahead(f32::INFINITY);
-
-    /// The rank of a key whose token crosses its floor at `floor`, with the value of a new token
-    /// if there is a forecast.
-    pub fn of(floor: Moment, value: Option<f32>, now: Moment) -> Self {
-        if now < floor { Self::Renewal(floor) } else { value.map_or(Self::IN_USE, Self::Ahead) }
-    }
-
-    /// The class that it belongs to.
-    pub const fn class(self) -> Class {
-        match self {
-            Self::Renewal(_) => Class::Renewal,
-            Self::Ahead(_) => Class::Ahead,
-        }
-    }
-}
-
-impl Ord for Rank {
-    fn cmp(&self, other: &Self) -> Ordering {
-        match (self, other) {
-            (Self::Renewal(floor), Self::Renewal(other)) => floor.cmp(other),
-            (Self::Ahead(value), Self::Ahead(other)) => other.total_cmp(value),
-            _ => self.class().cmp(&other.class()),
-        }
-    }
-}
-
-impl PartialOrd for Rank {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Rank {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Rank {}
+use super::order::{Class, Place, RENEWAL_SHARE, Rank};
 
 /// The queued renewals by rank, then by arrival; one in [`RENEWAL_SHARE`] is the oldest.
 ///
@@ -73,15 +15,16 @@ pub struct Renewals<T> {
     /// The number of class ahead.
     ahead: usize,
     /// The number that left before the oldest since it became the oldest.
-    passed: usize,
+    overtaken: usize,
+}
+
+impl<T> Default for Renewals<T> {
+    fn default() -> Self {
+        Self { calls: BTreeMap::new(), order: BTreeSet::new(), ahead: 0, overtaken: 0 }
+    }
 }
 
 impl<T> Renewals<T> {
-    /// No renewals.
-    pub const fn new() -> Self {
-        Self { calls: BTreeMap::new(), order: BTreeSet::new(), ahead: 0, passed: 0 }
-    }
-
     /// Adds a renewal; places must be in order of arrival.
     pub fn push(&mut self, rank: Rank, place: Place, call: T) {
         self.ahead += usize::from(rank.class() == Class::Ahead);
@@ -96,7 +39,7 @@ impl<T> Renewals<T> {
         self.order.remove(&(rank, place));
         self.ahead -= usize::from(rank.class() == Class::Ahead);
         if place == oldest {
-            self.passed = 0;
+            self.overtaken = 0;
         }
         Some((rank.class(), call))
     }
@@ -104,8 +47,8 @@ impl<T> Renewals<T> {
     /// Takes out the next renewal.
     pub fn pop(&mut self) -> Option<(Class, T)> {
         let (oldest, (_, first)) = (self.oldest()?, *self.order.first()?);
-        let place = if self.passed + 1 < RENEWAL_SHARE { first } else { oldest };
-        self.passed += 1;
+        let place = if self.overtaken + 1 < RENEWAL_SHARE { first } else { oldest };
+        self.overtaken += 1;
         self.remove(place)
     }
 
@@ -141,7 +84,7 @@ impl<T> Renewals<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::admission::queue::Queue;
+    use crate::clock::Moment;
     use proptest::prelude::*;
 
     fn at(seconds: u64) -> Moment {
@@ -158,11 +101,11 @@ mod tests {
 
     /// The order in which calls of these ranks leave, by number.
     fn order(ranks: &[Rank]) -> Vec<usize> {
-        let mut queue = Queue::<(), _>::new();
+        let mut renewals = Renewals::default();
         for (number, rank) in ranks.iter().enumerate() {
-            queue.push_renewal(*rank, number);
+            renewals.push(*rank, Place(number as u64), number);
         }
-        std::iter::from_fn(|| queue.pop()).map(|(_, number)| number).collect()
+        std::iter::from_fn(|| renewals.pop()).map(|(_, number)| number).collect()
     }
 
     #[test]
@@ -181,35 +124,11 @@ mod tests {
     }
 
     proptest! {
-        /// Calls of the first rank keep arriving, and users as well.
-        #[test]
-        fn renewal_never_starves(ranks in prop::collection::vec(rank(), 1..40), users: bool) {
-            let mut queue = Queue::new();
-            for (number, rank) in ranks.iter().enumerate() {
-                queue.push_renewal(*rank, Some(number));
-            }
-            let each = RENEWAL_SHARE * if users { RENEWAL_SHARE } else { 1 };
-            let mut left: Vec<_> = (0..ranks.len()).collect();
-            for call in 1.. {
-                if left.is_empty() {
-                    break;
-                }
-                queue.push_renewal(Rank::Renewal(at(0)), None);
-                if users {
-                    queue.push_user((), None);
-                }
-                if let Some((_, Some(number))) = queue.pop() {
-                    left.retain(|other| *other != number);
-                }
-                prop_assert!(left.iter().all(|number| call < (number + 1) * each), "{left:?} after {call}");
-            }
-        }
-
         #[test]
         fn first_in_rank_leaves_except_for_one_in_ten(
             waves in prop::collection::vec((prop::collection::vec(rank(), 0..6), 0usize..6), 1..40),
         ) {
-            let (mut renewals, mut model, mut arrivals) = (Renewals::new(), Vec::new(), 0);
+            let (mut renewals, mut model, mut arrivals) = (Renewals::default(), Vec::new(), 0);
             let mut exceptions = Vec::new();
             for (ranks, pops) in waves {
                 for rank in ranks {

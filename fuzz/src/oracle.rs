@@ -1,4 +1,4 @@
-//! A strict reading of requests that shares no code with the broker's.
+//! An oracle for requests: a strict parser that shares no code with the broker.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,8 @@ use hyper::{Method, Request};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::broker::{APP, DAY, HOUR, INBOX_SCOPES, LONGEST, MALLORY, OTHER};
+use crate::broker::{DAY, HOUR, INBOX_SCOPES, LONGEST};
+use crate::keys::{APP, MALLORY, OTHER};
 use crate::message::Pieces;
 use crate::span;
 
@@ -40,7 +41,7 @@ impl Caller {
         }
     }
 
-    pub fn may_speak_for(self, user: &str) -> bool {
+    pub fn may_act_for(self, user: &str) -> bool {
         self != Self::Mallory || user == "mallory" || user.starts_with("mallory:")
     }
 
@@ -101,7 +102,7 @@ impl Claim {
 
 /// A token that the caller may have.
 #[derive(Debug)]
-pub struct Wish {
+pub struct AllowedToken {
     pub caller: Caller,
     pub claim: Claim,
     pub lifetime: u32,
@@ -112,8 +113,8 @@ pub fn path(request: &Request<Pieces>) -> &str {
     request.uri().path().trim_matches('/')
 }
 
-/// The token that a request asks for, if it deserves one.
-pub fn wish(request: &Request<Pieces>) -> Option<Wish> {
+/// The token that the request must get, if any.
+pub fn allowed_token(request: &Request<Pieces>) -> Option<AllowedToken> {
     let caller = Caller::of(request)?;
     let inbox = || INBOX_SCOPES.map(str::to_owned).into();
     let normal = DAY.min(caller.longest());
@@ -157,10 +158,10 @@ pub fn wish(request: &Request<Pieces>) -> Option<Wish> {
         }
         _ => return None,
     };
-    let may = claim.users.iter().all(|user| caller.may_speak_for(user))
+    let may = claim.users.iter().all(|user| caller.may_act_for(user))
         && claim.scopes.iter().all(|scope| caller.may_have(scope))
         && (1.0..=f64::from(caller.longest())).contains(&lifetime);
-    may.then_some(Wish { caller, claim, lifetime: lifetime as u32 })
+    may.then_some(AllowedToken { caller, claim, lifetime: lifetime as u32 })
 }
 
 /// A string, or the literal text of a whole number.
@@ -233,8 +234,8 @@ pub fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
-/// The user of a sign-out: that of `DELETE v1/users/{id}/tokens`, or that in the body.
-pub fn leaving(request: &Request<Pieces>) -> Option<String> {
+/// The user that a request signs out: that of `DELETE v1/users/{id}/tokens`, or that in the body.
+pub fn signed_out_user(request: &Request<Pieces>) -> Option<String> {
     match path(request).split('/').collect::<Vec<_>>()[..] {
         ["v1", "tokens"] => id(&body(request)?.get("user_id")?),
         ["v1", "users", user, "tokens"] => percent_decoded(user).filter(|user| !user.is_empty()),

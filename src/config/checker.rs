@@ -1,24 +1,26 @@
-//! Checks of single values.
+//! The checker of the settings: its errors and warnings, and the checks that several tables share.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use super::duration::HumanDuration;
 use super::error::{SettingsError, SettingsErrors};
 use super::layers::Layers;
-use super::raw;
 use crate::token::Lifetime;
+use crate::upstream::Url;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 /// Checks key after key, and collects errors and warnings.
-pub(super) struct Check<'a> {
+pub(super) struct Checker<'a> {
     layers: &'a Layers,
     errors: RefCell<Vec<SettingsError>>,
     warnings: RefCell<Vec<SettingsError>>,
 }
 
-impl<'a> Check<'a> {
+impl<'a> Checker<'a> {
     pub(super) const fn new(layers: &'a Layers) -> Self {
         Self { layers, errors: RefCell::new(Vec::new()), warnings: RefCell::new(Vec::new()) }
     }
@@ -73,19 +75,27 @@ impl<'a> Check<'a> {
     pub(super) fn span(
         &self,
         key: &str,
-        raw: raw::HumanDuration,
+        value: HumanDuration,
         least: Duration,
         most: Duration,
     ) -> Result<Duration, SettingsError> {
-        if (least..=most).contains(&raw.0) {
-            return Ok(raw.0);
+        if (least..=most).contains(&value.0) {
+            return Ok(value.0);
         }
-        let [least, most] = [least, most].map(raw::HumanDuration);
+        let [least, most] = [least, most].map(HumanDuration);
         Err(self.error(key, format!("must be a duration from {least} to {most}")))
     }
 
-    pub(super) fn lifetime(&self, key: &str, raw: raw::HumanDuration) -> Result<Lifetime, SettingsError> {
-        Lifetime::from_seconds(raw.0.as_secs_f64())
+    pub(super) fn lifetime(&self, key: &str, value: HumanDuration) -> Result<Lifetime, SettingsError> {
+        Lifetime::from_seconds(value.0.as_secs_f64())
             .map_err(|_| self.error(key, "must be a duration of whole seconds, at least \"1s\""))
+    }
+}
+
+/// Whether the URL's host is this machine.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host_str().unwrap_or_default() {
+        "localhost" => true,
+        host => host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback()),
     }
 }

@@ -16,32 +16,32 @@ pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// A response's body in up to two pieces: the token's shared bytes, and what differs from response
 /// to response.
 #[derive(Default)]
-pub struct Reply {
+pub struct ResponseBody {
     first: Bytes,
     second: Bytes,
 }
 
 /// Shows the length only: it may hold a token.
-impl fmt::Debug for Reply {
+impl fmt::Debug for ResponseBody {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "Reply({} bytes)", self.first.len() + self.second.len())
+        write!(out, "ResponseBody({} bytes)", self.first.len() + self.second.len())
     }
 }
 
-impl Reply {
+impl ResponseBody {
     /// Creates a body of two pieces.
     pub const fn new(first: Bytes, second: Bytes) -> Self {
         Self { first, second }
     }
 }
 
-impl<T: Into<Bytes>> From<T> for Reply {
+impl<T: Into<Bytes>> From<T> for ResponseBody {
     fn from(whole: T) -> Self {
         Self { first: whole.into(), second: Bytes::new() }
     }
 }
 
-impl Body for Reply {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -77,7 +77,7 @@ mod tests {
     #[tokio::test]
     async fn reply_is_its_two_pieces() {
         for (first, second) in [("ab", "cd"), ("ab", ""), ("", "cd"), ("", "")] {
-            let reply = Reply::new(first.into(), second.into());
+            let reply = ResponseBody::new(first.into(), second.into());
             assert_eq!(reply.size_hint().exact(), Some((first.len() + second.len()) as u64));
             let whole = reply.collect().await.expect("infallible").to_bytes();
             assert_eq!(whole, [first, second].concat());

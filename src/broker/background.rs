@@ -1,0 +1,56 @@
+//! The broker's background tasks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::handle::Broker;
+use super::rounds;
+
+impl Broker {
+    /// Starts the background tasks: dispatchers, refreshers and the cache's maintenance.
+    ///
+    /// They end when the returned [`Background`] is dropped.
+    pub fn start(&self) -> Background {
+        let mut dispatching = JoinSet::new();
+        let mut renewing = JoinSet::new();
+        for workspace in self.0.workspaces.values() {
+            let dispatcher = Arc::clone(&workspace.dispatcher);
+            dispatching.spawn_on(async move { dispatcher.run().await }, &self.0.runtime);
+            let (broker, workspace) = (self.clone(), Arc::clone(workspace));
+            renewing.spawn_on(async move { rounds::run(&broker, &workspace).await }, &self.0.runtime);
+        }
+        let broker = self.clone();
+        let maintenance = async move {
+            loop {
+                broker.0.clock.sleep_until(broker.0.clock.now() + MAINTENANCE_INTERVAL).await;
+                broker.0.cache.run_pending_tasks();
+                broker.0.lapsed.run_pending_tasks();
+                broker.update_health(MAINTENANCE_INTERVAL);
+            }
+        };
+        renewing.spawn_on(maintenance, &self.0.runtime);
+        Background { broker: self.clone(), renewing, _dispatching: dispatching }
+    }
+}
+
+/// How often the cache's pending work runs: moka has no thread of its own.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The broker's tasks; dropping this ends them.
+pub struct Background {
+    broker: Broker,
+    renewing: JoinSet<()>,
+    _dispatching: JoinSet<()>,
+}
+
+impl Background {
+    /// Stops starting renewals and drops the queued ones. Calls under way go on.
+    pub fn stop_renewing(&mut self) {
+        self.renewing.abort_all();
+        for workspace in self.broker.0.workspaces.values() {
+            workspace.dispatcher.drop_renewals();
+        }
+    }
+}

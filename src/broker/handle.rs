@@ -1,0 +1,135 @@
+//! The broker's handle and its parts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::cache::{Cache, LapsedKeys};
+use super::coverage::Coverage;
+use super::entitled::Entitled;
+use super::index::Index;
+use super::negative_cache::NegativeCache;
+use super::refresher::Refresher;
+use super::workspace::Workspace;
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::policy::freshness::Floor;
+use crate::policy::refresh::{self, Mode};
+use crate::token::WorkspaceName;
+use crate::upstream::Dispatcher;
+
+/// How the broker serves and renews.
+#[derive(Clone, Copy, Debug)]
+pub struct BrokerSettings {
+    /// The least remaining life of a token that is handed out.
+    pub floor: Floor,
+    /// Which tokens are renewed.
+    pub refresh: Mode,
+    /// In mode learned: the calls beyond the least possible, as a share of these. 1 doubles them.
+    pub extra_calls: f64,
+    /// The most keys without a token that are remembered.
+    pub history: u64,
+    /// The most tokens in the cache.
+    pub capacity: u64,
+    /// The longest that an ask waits.
+    pub timeout: Duration,
+}
+
+/// The broker. Cheap to clone.
+#[derive(Clone)]
+pub struct Broker(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub settings: BrokerSettings,
+    pub cache: Cache,
+    pub lapsed: LapsedKeys,
+    pub index: Arc<Index>,
+    pub negative_cache: NegativeCache,
+    pub entitled: Entitled,
+    pub coverage: Coverage,
+    /// Do calls of any workspace fail, so that hits check for an early renewal?
+    pub is_failing: AtomicBool,
+    pub workspaces: HashMap<WorkspaceName, Arc<Workspace>>,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    pub runtime: Handle,
+}
+
+impl Broker {
+    /// Creates a broker for these workspaces.
+    ///
+    /// Flights and background tasks run on `runtime`; [`Broker::start`] starts the latter.
+    pub fn new(
+        settings: BrokerSettings,
+        dispatchers: impl IntoIterator<Item = (WorkspaceName, Dispatcher)>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        runtime: Handle,
+    ) -> Self {
+        let workspaces = dispatchers
+            .into_iter()
+            .map(|(name, dispatcher)| {
+                let metrics = metrics.workspace(&name);
+                let refresher = Refresher::new(settings.refresh, settings.extra_calls, metrics);
+                (name, Arc::new(Workspace::new(dispatcher, refresher)))
+            })
+            .collect();
+        let index = Arc::new(Index::new());
+        let cache = Cache::new(settings.capacity, settings.floor, Arc::clone(&index), Arc::clone(&metrics));
+        let lapsed = LapsedKeys::new(settings.history, Arc::clone(&index));
+        Self(Arc::new(Inner {
+            settings,
+            cache,
+            lapsed,
+            index,
+            negative_cache: NegativeCache::new(),
+            entitled: Entitled::default(),
+            coverage: Coverage::default(),
+            is_failing: AtomicBool::new(false),
+            workspaces,
+            clock,
+            metrics,
+            runtime,
+        }))
+    }
+
+    /// Updates the gauges that are not updated by events.
+    pub fn update_gauges(&self) {
+        self.0.cache.run_pending_tasks();
+        self.0.metrics.cached_tokens.set(self.0.cache.len() as i64);
+        for workspace in self.0.workspaces.values() {
+            workspace.dispatcher.update_gauges();
+            workspace.refresher.update_gauges(self.0.clock.now());
+        }
+    }
+
+    /// Forgets refusals of a workspace's old API key, after it got a new one.
+    pub fn reset_for_new_key(&self, workspace: &str) {
+        self.0.negative_cache.clear(workspace);
+        if let Some(workspace) = self.0.workspaces.get(workspace) {
+            workspace.dispatcher.reset_for_new_key();
+        }
+    }
+
+    /// Updates what depends on the time alone; `passed` is the time since the last update.
+    pub(super) fn update_health(&self, passed: Duration) {
+        // Old failures lose their weight without any call.
+        for (name, workspace) in &self.0.workspaces {
+            workspace.dispatcher.update_gauges();
+            workspace.dispatcher.report(name.as_str());
+        }
+        let failing = |workspace: &Arc<Workspace>| workspace.dispatcher.failing() >= refresh::LEAST_FAILING;
+        self.0.is_failing.store(self.0.workspaces.values().any(failing), Ordering::Relaxed);
+        self.0.metrics.set_coverage(self.0.coverage.tick(passed));
+    }
+
+    /// Waits until no flight is under way.
+    pub async fn drained(&self) {
+        for workspace in self.0.workspaces.values() {
+            workspace.flights.drained().await;
+        }
+    }
+}

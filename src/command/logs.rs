@@ -1,0 +1,123 @@
+//! The log and the audit log.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal};
+use std::panic;
+use std::thread;
+
+use courier_token_broker::audit;
+use courier_token_broker::config::{Audit, LogFormat, Settings};
+use courier_token_broker::log_writer::LogWriter;
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata, field};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, fmt as lines};
+
+use super::failure::Failure;
+use super::output::FLUSH_TIMEOUT;
+
+/// The writers of the log and the audit log. On drop each has at most [`FLUSH_TIMEOUT`] to finish.
+pub struct Logs {
+    log: LogWriter,
+    pub audit: Option<LogWriter>,
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.audit.iter().for_each(|audit| audit.flush_within(FLUSH_TIMEOUT));
+        self.log.flush_within(FLUSH_TIMEOUT);
+    }
+}
+
+/// Sets up the log, on standard error since standard output is for the command's own output.
+///
+/// The audit log goes there too, at every level, or to a file. Fails if the file can't be opened.
+pub fn start_logs(settings: &Settings) -> Result<Logs, Failure> {
+    let log = LogWriter::stderr()?;
+    let unwritable = |error| Failure::Settings(format!("log.audit: cannot write the file: {error}"));
+    let audit = match &settings.audit {
+        Audit::File(path) => Some(LogWriter::file(path).map_err(unwritable)?),
+        Audit::Log | Audit::Off => None,
+    };
+    let logs = Logs { log: log.clone(), audit: audit.clone() };
+    let json = match settings.log_format {
+        LogFormat::Auto => !io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let shown = lines::layer().with_writer(move || log.clone());
+    let shown = if json {
+        shown.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+    } else {
+        shown.with_ansi(io::stderr().is_terminal()).with_target(false).boxed()
+    };
+    let is_audit = |event: &Metadata<'_>| event.target() == audit::TARGET;
+    let (level, audit_is_shown) = (settings.log_level, settings.audit == Audit::Log);
+    let is_shown = move |event: &Metadata<'_>| if is_audit(event) { audit_is_shown } else { *event.level() <= level };
+    let most = LevelFilter::from_level(level.max(Level::INFO));
+    let shown = shown.with_filter(filter_fn(is_shown).with_max_level_hint(most));
+    let kept = audit.map(|audit| {
+        let kept = lines::layer::<Registry>().with_writer(move || audit.clone()).json().flatten_event(true);
+        let kept = kept.with_current_span(false).with_span_list(false).with_target(false).with_level(false);
+        kept.boxed().with_filter(filter_fn(is_audit).with_max_level_hint(LevelFilter::INFO))
+    });
+    let both: Vec<_> = [Some(shown.boxed()), kept.map(Layer::boxed)].into_iter().flatten().collect();
+    tracing_subscriber::registry().with(both).init();
+    panic::set_hook(Box::new(log_panic));
+    Ok(logs)
+}
+
+/// Logs a panic's message: writing to standard error directly could block the thread for ever.
+fn log_panic(panic: &panic::PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| field::display(backtrace));
+    let location = panic.location().map(field::display);
+    let message = panic.payload_as_str().unwrap_or("a panic without a message");
+    tracing::error!(thread = thread.name(), location, backtrace, "internal error: {message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    /// Captures the log as text.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("not poisoned").extend_from_slice(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn panic_is_logged_with_its_message_and_place() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let (ours, other) = (thread::current().id(), panic::take_hook());
+            panic::set_hook(Box::new(
+                move |info| {
+                    if thread::current().id() == ours { log_panic(info) } else { other(info) }
+                },
+            ));
+            assert!(panic::catch_unwind(|| panic!("a bug")).is_err());
+            drop(panic::take_hook());
+        });
+        let text = String::from_utf8(lines.0.lock().expect("not poisoned").clone()).expect("text");
+        for part in ["ERROR", "internal error: a bug", "src/command/logs.rs"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+}

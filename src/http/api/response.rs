@@ -1,0 +1,234 @@
+//! Error responses: statuses, bodies and headers.
+
+use std::time::Duration;
+
+use hyper::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+use serde_json::json;
+
+use super::problem::Problem;
+use super::retry::{ClientKind, Retry};
+use crate::broker;
+use crate::http::response_body::{JSON, NO_STORE, ResponseBody, allow};
+use crate::metrics::Outcome;
+use crate::upstream::Failure;
+
+/// The format of an error body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Courier's: `{"message", "type"}`.
+    Courier,
+    /// The published front-end samples': `{"error", "message"}`.
+    Frontend,
+}
+
+const SOON: Retry = Retry::After(Duration::from_secs(1));
+const LATER: Retry = Retry::After(Duration::from_secs(5));
+/// After a call to Courier, or after the longest wait for one: its outcome is remembered for less than this.
+const EXHAUSTED: Retry = Retry::Exhausted(Duration::from_secs(5));
+
+impl Problem {
+    /// Chooses the status, the type and the retry advice; no other place does.
+    const fn shape(&self) -> (StatusCode, &'static str, Retry) {
+        use broker::Refusal::{self, Upstream};
+        const INVALID: &str = "invalid_request_error";
+        const API: &str = "api_error";
+        match self {
+            Self::NotFound => (StatusCode::NOT_FOUND, INVALID, Retry::Never),
+            Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, Retry::Never),
+            Self::MissingKey | Self::UnknownKey | Self::NoSessions | Self::Session(..) => {
+                (StatusCode::UNAUTHORIZED, "authentication_error", Retry::Never)
+            }
+            Self::NoSessionKeys => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+            Self::RateLimited(_, wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
+            Self::Denied(..) | Self::Origin => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
+            Self::MediaType | Self::ContentEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
+            Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Retry::Never),
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, SOON),
+            Self::HeadersTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID, Retry::Never),
+            Self::BodyBroken | Self::Invalid(_) | Self::LifetimeTooLong(..) | Self::MinTtlTooLong => {
+                (StatusCode::BAD_REQUEST, INVALID, Retry::Never)
+            }
+            Self::Overload => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
+            Self::Loop => (StatusCode::LOOP_DETECTED, API, Retry::Never),
+            Self::Refusal(refusal) => match refusal {
+                Upstream(Failure::Limited(wait)) => {
+                    (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait))
+                }
+                Upstream(Failure::CircuitOpen(rest)) => {
+                    (StatusCode::SERVICE_UNAVAILABLE, API, Retry::after_pause(*rest))
+                }
+                Refusal::TimedOut | Upstream(Failure::Timeout) => (StatusCode::GATEWAY_TIMEOUT, API, EXHAUSTED),
+                Refusal::Lost => (StatusCode::INTERNAL_SERVER_ERROR, API, SOON),
+                Upstream(Failure::Stopping) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+                Refusal::TooOld | Upstream(Failure::Connect(_) | Failure::OldKey | Failure::OutOfFiles) => {
+                    (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED)
+                }
+                Upstream(Failure::Refused(_)) => (StatusCode::BAD_REQUEST, INVALID, Retry::Never),
+                // The operator must fix these; the caller can't.
+                Upstream(Failure::Credentials(_) | Failure::Mismatch | Failure::Loop) => {
+                    (StatusCode::BAD_GATEWAY, API, Retry::Never)
+                }
+                Upstream(Failure::Throttled(pause)) => match pause {
+                    Some(pause) => (StatusCode::SERVICE_UNAVAILABLE, API, Retry::Exhausted(*pause)),
+                    None => (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED),
+                },
+                Upstream(failure @ Failure::Unavailable(_)) if failure.is_transient() => {
+                    (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED)
+                }
+                Upstream(Failure::Unavailable(_)) => (StatusCode::BAD_GATEWAY, API, Retry::Never),
+                Upstream(Failure::Malformed(_) | Failure::Page(_)) => (StatusCode::BAD_GATEWAY, API, EXHAUSTED),
+            },
+        }
+    }
+
+    /// The outcome for the metrics.
+    pub fn outcome(&self) -> Outcome {
+        match self.shape().0 {
+            _ if matches!(self, Self::Overload) => Outcome::Limited,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Outcome::Denied,
+            StatusCode::TOO_MANY_REQUESTS => Outcome::Limited,
+            status if status.is_server_error() => Outcome::Failed,
+            _ => Outcome::Invalid,
+        }
+    }
+
+    /// Builds the response.
+    pub fn response(&self, style: Style, client: ClientKind) -> Response<ResponseBody> {
+        let (status, kind, retry) = self.shape();
+        let body = match style {
+            Style::Courier => json!({ "message": self.message(), "type": kind }),
+            // Exactly the published samples' body.
+            Style::Frontend if status == StatusCode::UNAUTHORIZED => json!({ "error": "Unauthorized" }),
+            Style::Frontend => {
+                let error = match status.canonical_reason() {
+                    Some(reason) if status.is_client_error() => reason,
+                    _ => "Failed to generate JWT",
+                };
+                json!({ "error": error, "message": self.message() })
+            }
+        };
+        let mut response = Response::new(ResponseBody::from(body.to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, JSON);
+        headers.insert(CACHE_CONTROL, NO_STORE);
+        retry.set_headers(status, client, headers);
+        match self {
+            Self::MissingKey | Self::UnknownKey | Self::NoSessions | Self::Session(..) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::Method(methods) => {
+                let (name, value) = allow(methods);
+                headers.insert(name, value);
+            }
+            // RFC 9110, 15.5.16.
+            Self::ContentEncoding => {
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            }
+            // The rest of the body is not read.
+            Self::BodyTimeout => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::audit::Actor;
+    use crate::auth::SessionDenial;
+    use crate::http::api::denied::{Denied, DeniedRequest};
+    use crate::token::Lifetime;
+    use crate::upstream::Cause;
+    use broker::Refusal::Upstream;
+    use hyper::Method;
+
+    /// At least one of each kind.
+    pub fn problems() -> Vec<Problem> {
+        let upstream = |failure| Problem::Refusal(Upstream(failure));
+        let (workspace, users) = ("default".to_owned(), "jane".to_owned());
+        let request =
+            DeniedRequest { actor: Actor::Unauthenticated, workspace, users, scopes: None, lifetime_seconds: None };
+        let (refused, message) = ("jane".to_owned(), "not for jane".to_owned());
+        vec![
+            Problem::NotFound,
+            Problem::Method(&[Method::POST]),
+            Problem::MissingKey,
+            Problem::UnknownKey,
+            Problem::RateLimited("a".to_owned(), Duration::from_millis(10)),
+            Problem::NoSessions,
+            SessionDenial::Signature.into(),
+            Problem::NoSessionKeys,
+            Problem::Origin,
+            Problem::Denied(Box::new(Denied { rule: "client-users", refused, request, message })),
+            Problem::MediaType,
+            Problem::ContentEncoding,
+            Problem::BodyTooLarge(1),
+            Problem::BodyTimeout,
+            Problem::BodyBroken,
+            Problem::HeadersTooLarge,
+            Problem::Overload,
+            Problem::Loop,
+            Problem::Invalid("x".to_owned()),
+            Problem::LifetimeTooLong(Lifetime::MAX, Lifetime::MAX),
+            Problem::MinTtlTooLong,
+            upstream(Failure::Limited(Duration::from_millis(2500))),
+            upstream(Failure::CircuitOpen(Duration::from_millis(2500))),
+            upstream(Failure::Limited(Duration::ZERO)),
+            upstream(Failure::CircuitOpen(Duration::ZERO)),
+            upstream(Failure::Limited(Duration::from_secs(600))),
+            upstream(Failure::CircuitOpen(Duration::from_secs(600))),
+            Problem::Refusal(broker::Refusal::TimedOut),
+            Problem::Refusal(broker::Refusal::TooOld),
+            Problem::Refusal(broker::Refusal::Lost),
+            upstream(Failure::Refused("no".to_owned())),
+            upstream(Failure::Credentials(401)),
+            upstream(Failure::Throttled(Some(Duration::from_secs(30)))),
+            upstream(Failure::Throttled(None)),
+            upstream(Failure::Unavailable(500)),
+            upstream(Failure::Unavailable(302)),
+            upstream(Failure::Connect(Cause::Refused.into())),
+            upstream(Failure::OutOfFiles),
+            upstream(Failure::Loop),
+            upstream(Failure::Unavailable(409)),
+            upstream(Failure::Timeout),
+            upstream(Failure::Malformed("x")),
+            upstream(Failure::Page(404)),
+            upstream(Failure::Mismatch),
+            upstream(Failure::OldKey),
+            upstream(Failure::Stopping),
+            upstream(Failure::Unavailable(503)),
+            upstream(Failure::Throttled(Some(Duration::from_secs(600)))),
+            upstream(Failure::Credentials(403)),
+        ]
+    }
+
+    #[test]
+    fn only_denied_and_rate_limited_requests_are_audited() {
+        for problem in problems() {
+            let status = problem.response(Style::Courier, ClientKind::Any).status().as_u16();
+            let rate = matches!(problem, Problem::RateLimited(..));
+            assert_eq!(problem.refusal().is_some(), matches!(status, 401 | 403) || rate, "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn couriers_status_decides_the_callers() {
+        for (failure, status) in [
+            (Failure::Refused("unknown scope".to_owned()), 400),
+            (Failure::Credentials(401), 502),
+            (Failure::Credentials(402), 502),
+            (Failure::Credentials(403), 502),
+            (Failure::Mismatch, 502),
+            (Failure::Unavailable(503), 503),
+            (Failure::Timeout, 504),
+        ] {
+            let response = Problem::Refusal(Upstream(failure)).response(Style::Courier, ClientKind::Any);
+            assert_eq!(response.status().as_u16(), status);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! State shared by the connections of a listener, and by the requests of a connection.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::head_timer::Requests;
+use super::limits::ListenerLimits;
+use super::tls::{PeerNames, Tls};
+use crate::clock::{Clock, Moment};
+use crate::metrics::Metrics;
+
+/// Request extension: too many requests are in flight, so this one is refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Overload;
+
+/// Response extension: the caller cancelled the request before it was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Cancelled;
+
+/// The state that all connections of a listener share.
+pub struct ListenerState {
+    pub limits: ListenerLimits,
+    pub tls: Option<Arc<Tls>>,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    /// Requests in flight.
+    in_flight: AtomicUsize,
+}
+
+impl ListenerState {
+    /// The state of a listener without connections.
+    pub const fn new(limits: ListenerLimits, tls: Option<Arc<Tls>>, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self { limits, tls, clock, metrics, in_flight: AtomicUsize::new(0) }
+    }
+}
+
+/// The state of one connection.
+pub struct ConnectionState {
+    pub listener: Arc<ListenerState>,
+    /// The names in the peer's certificate, if it sent one.
+    names: Option<PeerNames>,
+    /// The peer's address; `None` on a Unix socket.
+    pub address: Option<IpAddr>,
+    pub requests: Arc<Requests>,
+    /// The start of the current one-second window, and the requests cancelled in it.
+    resets: Mutex<(Moment, u32)>,
+    pub too_many_resets: Notify,
+}
+
+impl ConnectionState {
+    pub fn new(listener: Arc<ListenerState>, address: Option<IpAddr>, names: Option<PeerNames>) -> Arc<Self> {
+        let requests = Arc::default();
+        let resets = Mutex::new((Moment::from_nanos(0), 0));
+        Arc::new(Self { listener, names, address, requests, resets, too_many_resets: Notify::new() })
+    }
+
+    /// Counts a request that begins, and adds its extensions.
+    pub fn begin(self: &Arc<Self>, request: &mut Request<Incoming>) -> OpenRequest {
+        self.requests.begin();
+        if self.listener.in_flight.fetch_add(1, Ordering::Relaxed) >= self.listener.limits.requests_in_flight {
+            request.extensions_mut().insert(Overload);
+        }
+        if let (Some(names), Some(tls)) = (&self.names, &self.listener.tls)
+            && tls.trusts(names)
+        {
+            request.extensions_mut().insert(names.clone());
+        }
+        OpenRequest { state: Arc::clone(self), answered: false }
+    }
+
+    /// Counts a request that was cancelled before it was answered. Cancelling costs the broker much and
+    /// the peer nothing, so the rate is limited.
+    fn count_cancelled(&self) {
+        let now = self.listener.clock.now();
+        let mut resets = self.resets.lock();
+        if now.since(resets.0) >= Duration::from_secs(1) {
+            *resets = (now, 0);
+        }
+        resets.1 += 1;
+        if resets.1 > self.listener.limits.resets_per_second {
+            self.too_many_resets.notify_one();
+        }
+    }
+}
+
+/// A request in flight.
+pub struct OpenRequest {
+    state: Arc<ConnectionState>,
+    pub answered: bool,
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.state.listener.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.state.requests.end();
+        if !self.answered {
+            self.state.count_cancelled();
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Metrics of the whole broker.
+
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
+
+use super::family::{By, metrics};
+use super::label::{Dropped, Horizon, Outcome, ReloadOutcome, Reloaded, Removal, Route, Version};
+
+/// Buckets from a cache hit to a caller's longest wait, in seconds.
+pub(super) const WAITS: &[f64] = &[
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Buckets from on time to an outage, in seconds.
+const LATENESS: &[f64] = &[0.01, 0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0];
+
+metrics! {
+    /// The metrics of the whole broker.
+    ProcessMetrics of ProcessFamilies [] {
+        /// Requests, by route and outcome.
+        requests_total: By<Route, By<Outcome, IntCounter>>,
+        /// Time from a request's arrival to its response, in seconds.
+        request_duration_seconds: By<Route, Histogram> = WAITS,
+        /// Connections that a limit closed early, by cause.
+        connections_dropped_total: By<Dropped, IntCounter>,
+        /// Tokens in the cache.
+        cached_tokens: IntGauge,
+        /// Tokens that left the cache, by cause.
+        cache_removals_total: By<Removal, IntCounter>,
+        /// Delay of renewals behind their planned time, in seconds.
+        renewal_lateness_seconds: Histogram = LATENESS,
+        /// Share of the recent demand that would survive an outage of Courier, by the outage's duration.
+        outage_coverage_ratio: By<Horizon, Gauge>,
+        /// Reloads of settings and secrets, by subject and outcome.
+        reloads_total: By<Reloaded, By<ReloadOutcome, IntCounter>>,
+        /// Whether the last reload was applied: 1 or 0.
+        config_last_reload_successful: Gauge,
+        /// The broker's version, as a label; always 1.
+        build_info: By<Version, Gauge>,
+    }
+}
+
+metrics! {
+    /// The metrics of the listener's certificate. Without TLS they have no series.
+    CertificateMetrics of CertificateFamilies [] {
+        /// End of the listener's certificate, in seconds since 1970.
+        certificate_expiry_timestamp_seconds: Gauge,
+    }
+}
+
+impl ProcessMetrics {
+    /// Counts a request and its duration in seconds.
+    pub fn request(&self, route: Route, outcome: Outcome, seconds: f64) {
+        self.requests_total[route][outcome].inc();
+        self.request_duration_seconds[route].observe(seconds);
+    }
+
+    /// Counts a reload.
+    pub fn reload(&self, what: Reloaded, outcome: ReloadOutcome) {
+        self.reloads_total[what][outcome].inc();
+        self.config_last_reload_successful.set(f64::from(u8::from(outcome == ReloadOutcome::Applied)));
+    }
+
+    /// Sets the share of demand that would survive an outage of each [`Horizon`].
+    pub fn set_coverage(&self, shares: [f64; 3]) {
+        for (horizon, share) in [Horizon::Short, Horizon::Medium, Horizon::Long].into_iter().zip(shares) {
+            self.outage_coverage_ratio[horizon].set(share);
+        }
+    }
+}

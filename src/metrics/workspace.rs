@@ -1,0 +1,38 @@
+//! Metrics of one workspace.
+
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
+
+use super::family::{By, metrics};
+use super::label::{CallOutcome, RenewalOutcome};
+use super::process::WAITS;
+use crate::policy::admission::queue::Class;
+use crate::policy::refresh::Reason;
+
+/// Buckets from a call inside one region to a timeout, in seconds.
+const CALLS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+metrics! {
+    /// The metrics of one workspace.
+    WorkspaceMetrics of WorkspaceFamilies ["workspace"] {
+        /// Calls to Courier, by admission class and outcome.
+        upstream_requests_total: By<Class, By<CallOutcome, IntCounter>>,
+        /// Time from sending a call to Courier to its response, in seconds.
+        upstream_request_duration_seconds: Histogram = CALLS,
+        /// Calls that wait for a permit, by admission class.
+        upstream_queue_depth: By<Class, IntGauge>,
+        /// Time that calls waited for a permit, by admission class, in seconds.
+        upstream_queue_wait_seconds: By<Class, Histogram> = WAITS,
+        /// Permitted calls to Courier, at present, per second.
+        upstream_budget_per_second: Gauge,
+        /// State of the circuit breaker: 0 closed, 1 renewals held back, 2 half-open (one probe), 3 open.
+        upstream_breaker_state: Gauge,
+        /// Renewals, by reason and outcome.
+        renewals_total: By<Reason, By<RenewalOutcome, IntCounter>>,
+        /// Delayed requests that a renewal must be expected to avoid for each extra call, in mode learned.
+        renewal_price: Gauge,
+        /// Share of the tokens renewed or prefetched in mode learned that were used.
+        renewals_used_ratio: Gauge,
+        /// Calls beyond those that are made without any renewals, as a share of these.
+        extra_calls_ratio: Gauge,
+    }
+}

@@ -1,0 +1,72 @@
+//! The rate bucket: governor's generic cell rate algorithm, given the time.
+
+use std::cell::Cell;
+use std::num::NonZeroU32;
+
+use governor::middleware::StateInformationMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+
+use super::budget::Budget;
+use crate::clock::Moment;
+
+/// Keeps calls within a budget: at most `rate * t + departing_burst` in any t seconds.
+#[derive(Debug)]
+pub struct Bucket(RateLimiter<NotKeyed, InMemoryState, GivenTime, StateInformationMiddleware>);
+
+/// The moment of the present operation; governor asks a clock for it.
+#[derive(Debug)]
+struct GivenTime(Cell<Moment>);
+
+impl governor::clock::Clock for GivenTime {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::new(self.0.get().as_nanos())
+    }
+}
+
+impl Bucket {
+    /// A full bucket.
+    pub fn new(budget: &Budget) -> Self {
+        let burst = NonZeroU32::new(budget.departing_burst()).unwrap_or(NonZeroU32::MIN);
+        // A budget's period is never zero.
+        let quota = Quota::with_period(budget.period()).unwrap_or(Quota::per_second(NonZeroU32::MIN));
+        let limiter =
+            RateLimiter::direct_with_clock(quota.allow_burst(burst), GivenTime(Cell::new(Moment::from_nanos(0))));
+        Self(limiter.with_middleware())
+    }
+
+    /// Takes the permit of a call that leaves now; returns how many more may leave at once.
+    ///
+    /// The error is the moment of the next permit.
+    pub fn take(&mut self, now: Moment) -> Result<u32, Moment> {
+        self.0.clock().0.set(now);
+        match self.0.check() {
+            Ok(state) => Ok(state.remaining_burst_capacity()),
+            Err(until) => Err(Moment::from_nanos(until.earliest_possible().as_u64())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn unused_permits_are_saved_up_to_the_burst_and_none_is_lost(
+            rate in 0.001..1000.0, burst in 1u32..50, quiet in 0u64..1 << 60,
+        ) {
+            let budget = Budget::new(rate, burst).expect("a budget");
+            let mut bucket = Bucket::new(&budget);
+            let now = Moment::from_nanos(quiet) + budget.period() * burst;
+            for left in (0..budget.departing_burst()).rev() {
+                prop_assert_eq!(bucket.take(now), Ok(left));
+            }
+            prop_assert_eq!(bucket.take(now), Err(now + budget.period()));
+        }
+    }
+}

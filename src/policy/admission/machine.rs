@@ -1,0 +1,313 @@
+//! The state machine of admission.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::breaker::{Breaker, Change, State};
+use super::budget::Budget;
+use super::queue::{Class, Place, Queue, Rank};
+use super::rate_limit::RateLimit;
+use super::rejection::Rejection;
+use super::response::Response;
+use super::retry::{self, CALL_TIME, RetryBudget};
+use crate::clock::Moment;
+
+/// Decides which calls leave and when, for clients `C` and waiting calls `T`.
+///
+/// After each operation the driver takes out all events with [`Admission::poll`], and polls again at
+/// [`Admission::next_wakeup`]. Moments never decrease from one operation to the next.
+///
+/// In any window of t seconds it admits at most `rate * t + burst` calls.
+#[derive(Debug)]
+pub struct Admission<C, T> {
+    queue: Queue<C, Queued<T>>,
+    /// `None` is unlimited.
+    limit: Option<RateLimit>,
+    max_wait: Duration,
+    breaker: Breaker,
+    retry_budget: RetryBudget,
+    events: VecDeque<Event<T>>,
+}
+
+/// The driver's handle of a call that waits for a permit.
+pub trait WaitingCall {
+    /// Whether the caller is gone, so that the call needs no permit any more.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// The end of a call's wait.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<T> {
+    /// The call leaves now.
+    Admitted {
+        /// The call.
+        call: T,
+        /// Its class at the end; a promoted renewal is a waiting user's.
+        class: Class,
+        /// How long it was queued.
+        waited: Duration,
+    },
+    /// The call is refused.
+    Refused {
+        /// The call.
+        call: T,
+        /// Why it is refused.
+        rejection: Rejection,
+    },
+}
+
+#[derive(Debug)]
+struct Queued<T> {
+    call: T,
+    since: Moment,
+}
+
+impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
+    /// An empty queue with a closed breaker and the full rate; without a budget calls never queue.
+    ///
+    /// A user's call that would wait longer than `max_wait` is refused.
+    pub fn new(budget: Option<Budget>, max_wait: Duration) -> Self {
+        Self {
+            queue: Queue::default(),
+            limit: budget.map(RateLimit::new),
+            max_wait,
+            breaker: Breaker::default(),
+            retry_budget: RetryBudget::default(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Admits a new call if it may leave at once; `false` if it has to queue.
+    pub fn admit_now(&mut self, class: Class, now: Moment) -> Result<bool, Rejection> {
+        self.check(class, now)?;
+        let is_next = if class == Class::Waiting {
+            // First the calls that go before this one and may leave now. A wait is computed from the rest.
+            while !self.queue.is_new_user_next() && self.take_permit(now) {
+                self.grant_next(now);
+            }
+            self.queue.is_new_user_next()
+        } else {
+            self.queue.is_empty() && self.reserve_free_at() <= now
+        };
+        let admitted = is_next && self.take_permit(now);
+        if admitted {
+            self.breaker.on_admit(class, now);
+            if class == Class::Waiting {
+                self.queue.on_user_admitted();
+            }
+        }
+        Ok(admitted)
+    }
+
+    /// Queues the call of a client's user that [`Admission::admit_now`] did not admit at this moment.
+    ///
+    /// It is refused if it would leave after `deadline` or after the longest wait. When the queue is
+    /// full, a client with few queued calls displaces one of the client with the most, so every queued
+    /// call still leaves in time.
+    pub fn queue_user(&mut self, client: C, call: T, deadline: Moment, now: Moment) -> Result<Place, Rejection> {
+        if let Err(rejection) = self.check_wait(deadline, now) {
+            let is_full = matches!(rejection, Rejection::Limited(wait) if wait > self.max_wait);
+            let displaced = is_full.then(|| self.queue.shed_from_largest(&client)).flatten().ok_or(rejection)?;
+            self.events.push_back(Event::Refused { call: displaced.call, rejection });
+        }
+        self.breaker.on_admit(Class::Waiting, now);
+        Ok(self.queue.push_user(client, Queued { call, since: now }))
+    }
+
+    /// Queues a renewal that [`Admission::admit_now`] did not admit at this moment.
+    pub fn queue_renewal(&mut self, rank: Rank, call: T, now: Moment) -> Place {
+        self.breaker.on_admit(rank.class(), now);
+        self.queue.push_renewal(rank, Queued { call, since: now })
+    }
+
+    /// Promotes a queued renewal that a user of this client waits for from now on.
+    ///
+    /// It goes before calls that were queued after it, so it needs no room of its own. A renewal that
+    /// was admitted already is unaffected.
+    pub fn promote(&mut self, place: Place, client: C, now: Moment) -> Result<(), Rejection> {
+        match self.paused_for(now) {
+            pause if pause > self.max_wait => Err(Rejection::Throttled(pause)),
+            _ => {
+                self.queue.promote(place, client);
+                Ok(())
+            }
+        }
+    }
+
+    /// Drops all queued renewals, without an event.
+    pub fn drop_renewals(&mut self) {
+        drop(self.queue.drop_renewals());
+    }
+
+    /// Takes out the next event: a call that leaves now, or one that is refused.
+    pub fn poll(&mut self, now: Moment) -> Option<Event<T>> {
+        if self.events.is_empty() && self.next_wakeup() <= now && self.take_permit(now) {
+            self.grant_next(now);
+        }
+        self.events.pop_front()
+    }
+
+    /// When to poll next, at the earliest; [`Moment::NEVER`] while no call waits.
+    ///
+    /// It is after `now` once `poll(now)` returned `None`.
+    pub fn next_wakeup(&self) -> Moment {
+        let next_at = self.limit.as_ref().map_or(PAST, RateLimit::next_at);
+        if !self.events.is_empty() {
+            PAST
+        } else if self.queue.is_empty() {
+            Moment::NEVER
+        } else if self.queue.is_idle() {
+            next_at.max(self.reserve_free_at())
+        } else {
+            next_at
+        }
+    }
+
+    /// Records the response to a call sent at `sent` for a token key with this hash.
+    ///
+    /// Refuses queued calls that can't succeed any more. `draw` is uniform in 0..1.
+    pub fn on_response(
+        &mut self,
+        response: Response,
+        key: u64,
+        sent: Moment,
+        now: Moment,
+        draw: f64,
+    ) -> Option<Change> {
+        let change = self.breaker.record(response, key, sent, now, draw);
+        if response == Response::Issued {
+            self.retry_budget.deposit();
+        }
+        if let Some(limit) = &mut self.limit {
+            match response {
+                Response::Issued => limit.throttle.on_success(sent, now),
+                Response::Throttled(pause) => limit.throttle.on_throttled(pause, sent, now),
+                _ => {}
+            }
+            if change == Some(Change::Closed) {
+                limit.throttle.restart(now);
+            }
+        }
+        self.refuse_hopeless(response, change, now);
+        change
+    }
+
+    /// Refuses the queued calls that can't succeed any more after this response.
+    fn refuse_hopeless(&mut self, response: Response, change: Option<Change>, now: Moment) {
+        let pause = self.paused_for(now);
+        let rejection = match response {
+            // Users who would wait too long are refused at once. Renewals can wait.
+            Response::Throttled(Some(_)) if pause > self.max_wait => Some(Rejection::Throttled(pause)),
+            _ if change == Some(Change::Opened) => self.check(Class::Waiting, now).err(),
+            _ => None,
+        };
+        let refuse = |rejection| move |queued: Queued<T>| Event::Refused { call: queued.call, rejection };
+        if let Some(rejection) = rejection {
+            self.events.extend(self.queue.drop_users().map(refuse(rejection)));
+        }
+        if matches!(change, Some(Change::Opened | Change::Shed)) {
+            let rejection = self.check(Class::Renewal, now).err().unwrap_or(Rejection::CircuitOpen(Duration::ZERO));
+            self.events.extend(self.queue.drop_renewals().map(refuse(rejection)));
+        }
+    }
+
+    /// When to retry a call that failed `tries` times, for a caller that waits until `deadline`.
+    ///
+    /// `None` if the time is too short or the retry budget is used up. `draw` is uniform in 0..1.
+    pub fn retry(&mut self, tries: u32, deadline: Moment, now: Moment, draw: f64) -> Option<Moment> {
+        let at = now + retry::pause(tries, draw)?;
+        let earliest = at.max(self.limit.as_ref().map_or(PAST, |limit| limit.throttle.next_at()));
+        let is_in_time = earliest + CALL_TIME <= deadline && self.check(Class::Waiting, now).is_ok();
+        (is_in_time && self.retry_budget.withdraw()).then_some(at)
+    }
+
+    /// Closes the breaker if the old API key opened it; returns whether it did.
+    pub fn reset_for_new_key(&mut self) -> bool {
+        let was_denied = self.breaker.denial().is_some();
+        if was_denied {
+            self.breaker = Breaker::default();
+        }
+        was_denied
+    }
+
+    /// Whether another renewal may be queued.
+    pub fn has_room(&self, now: Moment) -> bool {
+        self.room_at(now).is_none()
+    }
+
+    /// When another renewal may be queued; `None` is now, [`Moment::NEVER`] is after one has left.
+    pub fn room_at(&self, now: Moment) -> Option<Moment> {
+        match self.breaker.blocked_for(Class::Renewal, now) {
+            Duration::ZERO if self.limit.as_ref().is_none_or(|limit| self.queue.has_room(limit.budget())) => None,
+            Duration::ZERO => Some(Moment::NEVER),
+            rest => Some(now + rest),
+        }
+    }
+
+    /// The number of waiting calls of a class.
+    pub fn depth(&self, class: Class) -> usize {
+        self.queue.depth(class)
+    }
+
+    /// The present rate, in calls a second.
+    pub fn rate(&self) -> f64 {
+        self.limit.as_ref().map_or(f64::INFINITY, |limit| limit.throttle.rate())
+    }
+
+    /// The state of the circuit breaker.
+    pub fn state(&self, now: Moment) -> State {
+        self.breaker.state(now)
+    }
+
+    /// The share of recent calls that failed, 0 to 1.
+    pub fn failing_share(&self, now: Moment) -> f64 {
+        self.breaker.failing_share(now)
+    }
+
+    /// Admits the next call whose caller still waits, with a permit that was taken.
+    fn grant_next(&mut self, now: Moment) {
+        while let Some((class, Queued { call, since })) = self.queue.pop() {
+            if !call.is_cancelled() {
+                self.events.push_back(Event::Admitted { call, class, waited: now.since(since) });
+                return;
+            }
+        }
+    }
+
+    fn take_permit(&mut self, now: Moment) -> bool {
+        self.limit.as_mut().is_none_or(|limit| limit.take(now))
+    }
+
+    fn reserve_free_at(&self) -> Moment {
+        self.limit.as_ref().map_or(PAST, RateLimit::reserve_free_at)
+    }
+
+    /// The rest of the pause that Courier asked for.
+    fn paused_for(&self, now: Moment) -> Duration {
+        self.limit.as_ref().map_or(Duration::ZERO, |limit| limit.throttle.paused_for(now))
+    }
+
+    /// Checks whether the breaker lets a call leave.
+    fn check(&self, class: Class, now: Moment) -> Result<(), Rejection> {
+        match (self.breaker.blocked_for(class, now), self.breaker.denial()) {
+            (Duration::ZERO, _) => Ok(()),
+            (_, Some(status)) => Err(Rejection::Credentials(status)),
+            (rest, None) => Err(Rejection::CircuitOpen(rest.max(self.paused_for(now)))),
+        }
+    }
+
+    /// Checks whether a call queued now would leave in time.
+    fn check_wait(&self, deadline: Moment, now: Moment) -> Result<(), Rejection> {
+        let calls_ahead = self.queue.calls_ahead();
+        let wait = self.limit.as_ref().map_or(Duration::ZERO, |limit| limit.wait_behind(calls_ahead, now));
+        match self.paused_for(now) {
+            _ if wait <= self.max_wait && now + wait <= deadline => Ok(()),
+            pause if pause > self.max_wait => Err(Rejection::Throttled(pause)),
+            _ => Err(Rejection::Limited(wait)),
+        }
+    }
+}
+
+const PAST: Moment = Moment::from_nanos(0);

@@ -1,0 +1,151 @@
+//! The rate of calls: budget, bucket and throttle together.
+
+use std::time::Duration;
+
+use super::bucket::Bucket;
+use super::budget::Budget;
+use super::throttle::{RAMP, STEP, Throttle};
+use crate::clock::Moment;
+
+/// Permits calls at the rate of the budget, or at the lower one that Courier accepts.
+#[derive(Debug)]
+pub struct RateLimit {
+    budget: Budget,
+    bucket: Bucket,
+    /// The rate that Courier accepts.
+    pub throttle: Throttle,
+    /// When the bucket has the next permit, as far as is known.
+    next_permit: Moment,
+    reserve_free_at: Moment,
+}
+
+impl RateLimit {
+    /// A full bucket at the whole rate.
+    pub fn new(budget: Budget) -> Self {
+        let (bucket, throttle, past) = (Bucket::new(&budget), Throttle::new(&budget), Moment::from_nanos(0));
+        Self { budget, bucket, throttle, next_permit: past, reserve_free_at: past }
+    }
+
+    /// The permitted rate of calls.
+    pub const fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Takes the permit of a call that leaves now; `false` if none may leave yet.
+    pub fn take(&mut self, now: Moment) -> bool {
+        if now < self.throttle.next_at() {
+            return false;
+        }
+        match self.bucket.take(now) {
+            Ok(left) => {
+                self.throttle.on_admit(now);
+                self.reserve_free_at = now + self.budget.renewal_pause(left);
+                true
+            }
+            Err(next) => {
+                self.next_permit = next;
+                false
+            }
+        }
+    }
+
+    /// When the next call may leave, at the earliest. After [`RateLimit::take`] failed it is exact.
+    pub fn next_at(&self) -> Moment {
+        self.next_permit.max(self.throttle.next_at())
+    }
+
+    /// From when on a renewal leaves the reserve for new requests untouched.
+    pub const fn reserve_free_at(&self) -> Moment {
+        self.reserve_free_at
+    }
+
+    /// How long a call waits behind so many others, after [`RateLimit::take`] failed.
+    pub fn wait_behind(&self, calls_ahead: usize, now: Moment) -> Duration {
+        let period = self.budget.period().max(self.throttle.period());
+        let others = period.saturating_mul(u32::try_from(calls_ahead).unwrap_or(u32::MAX));
+        self.next_at().since(now).saturating_add(others)
+    }
+}
+
+/// How long `calls` calls take after an outage, from the first success.
+///
+/// Their rate begins with the least of the budget and rises by `whole / RAMP`. Includes the
+/// wait for the second call, and a second more since the rate rises only with responses.
+pub fn recovery(budget: &Budget, calls: u64) -> Duration {
+    let (whole, least, calls) = (budget.rate(), budget.least(), calls as f64);
+    let rise = whole / RAMP.as_secs_f64();
+    let rising = (whole - least) / rise;
+    let by_then = (whole + least) / 2.0 * rising;
+    let seconds = if calls < by_then {
+        // least * t + rise / 2 * t^2 = calls
+        ((least * least + 2.0 * rise * calls).sqrt() - least) / rise
+    } else {
+        rising + (calls - by_then) / whole
+    };
+    Duration::try_from_secs_f64(seconds + 1.0 / least + STEP.as_secs_f64()).unwrap_or(Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const START: Moment = Moment::from_nanos(1 << 40);
+
+    /// A limit that restarts after an outage.
+    fn restarted(rate: f64, burst: u32) -> RateLimit {
+        let mut limit = RateLimit::new(Budget::new(rate, burst).expect("a budget"));
+        limit.throttle.restart(START);
+        limit
+    }
+
+    /// When `count` calls leave, at least `gap` apart, as soon as the limit permits.
+    fn calls(limit: &mut RateLimit, gap: Duration, count: u64) -> Vec<Moment> {
+        let mut now = START;
+        let mut call = || {
+            now = now + gap;
+            while !limit.take(now) {
+                // Timers have millisecond resolution.
+                now = Moment::from_nanos(limit.next_at().as_nanos().next_multiple_of(1_000_000));
+            }
+            limit.throttle.on_success(now, now);
+            now
+        };
+        (0..count).map(|_| call()).collect()
+    }
+
+    #[test]
+    fn recovered_rate_is_not_followed_by_a_burst() {
+        for (rate, burst) in [(20.0, 20), (20.0, 200), (1000.0, 50)] {
+            let calls = calls(&mut restarted(rate, burst), Duration::ZERO, rate as u64 * 120);
+            let within = |from: usize| calls[from..].iter().take_while(|at| at.since(calls[from]) < SECOND).count();
+            let mut last = within(0);
+            for from in (0..calls.len() - 2 * rate as usize).step_by(rate as usize / 10) {
+                let next = within(from);
+                assert!(next as f64 <= last as f64 + 2.0 + rate / 10.0, "{rate} {burst}: {next} after {last}");
+                last = next;
+            }
+        }
+    }
+
+    #[test]
+    fn bursts_are_permitted_again_after_recovery() {
+        for gap in [Duration::ZERO, SECOND / 10, SECOND * 3] {
+            let mut limit = restarted(20.0, 20);
+            let last = calls(&mut limit, gap, 2000).pop().expect("some");
+            assert!(limit.throttle.next_at() <= last, "{gap:?}");
+        }
+    }
+
+    #[test]
+    fn recovery_takes_no_longer_than_computed() {
+        for (rate, burst) in [(0.001, 1), (0.1, 1), (1.0, 2), (20.0, 20), (5000.0, 100)] {
+            for count in [10, 100, 297, 500, 5000] {
+                let mut limit = restarted(rate, burst);
+                let last = calls(&mut limit, Duration::ZERO, count).pop().expect("some");
+                let (told, took) = (recovery(limit.budget(), count).as_secs_f64(), last.since(START).as_secs_f64());
+                assert!(told >= took && told < took * 1.3 + 11.0 / rate + 2.0, "{rate} {count}: {told} {took}");
+            }
+        }
+    }
+}

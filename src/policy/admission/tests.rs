@@ -1,0 +1,331 @@
+//! Tests of admission as a whole, in virtual time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::breaker::{Change, State};
+use super::budget::Budget;
+use super::queue::{Class, Place, Rank};
+use super::{Admission, Event, Rejection, Response, WaitingCall};
+use crate::clock::Moment;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(5);
+const START: Moment = Moment::from_nanos(1 << 40);
+
+/// A call by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Call {
+    number: usize,
+    is_cancelled: bool,
+}
+
+impl WaitingCall for Call {
+    fn is_cancelled(&self) -> bool {
+        self.is_cancelled
+    }
+}
+
+/// A driver that polls whenever admission asks for it.
+struct Driver {
+    admission: Admission<u8, Call>,
+    budget: Budget,
+    now: Moment,
+    calls: usize,
+    /// The calls that left, in order.
+    left: Vec<Left>,
+    refused: BTreeMap<usize, Rejection>,
+    /// The queued calls, and whether they are cancelled.
+    queued: BTreeMap<usize, bool>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Left {
+    number: usize,
+    class: Class,
+    at: Moment,
+    waited: Duration,
+}
+
+impl Driver {
+    fn new(rate: f64, burst: u32) -> Self {
+        let budget = Budget::new(rate, burst).expect("a budget");
+        let admission = Admission::new(Some(budget), MAX_WAIT);
+        let (left, refused, queued) = Default::default();
+        Self { admission, budget, now: START, calls: 0, left, refused, queued }
+    }
+
+    /// A new call; `Some` is its place if it has to queue.
+    fn arrive(&mut self, class: Class, client: u8, is_cancelled: bool) -> Option<Place> {
+        let number = self.calls;
+        self.calls += 1;
+        let call = Call { number, is_cancelled };
+        let rank = if class == Class::Renewal { Rank::Renewal(START) } else { Rank::IN_USE };
+        let outcome = match self.admission.admit_now(class, self.now) {
+            Ok(true) => {
+                self.poll();
+                self.left.push(Left { number, class, at: self.now, waited: Duration::ZERO });
+                return None;
+            }
+            Ok(false) if class == Class::Waiting => self.admission.queue_user(client, call, Moment::NEVER, self.now),
+            Ok(false) => Ok(self.admission.queue_renewal(rank, call, self.now)),
+            Err(rejection) => Err(rejection),
+        };
+        match outcome {
+            Ok(_) => drop(self.queued.insert(number, is_cancelled)),
+            Err(rejection) => drop(self.refused.insert(number, rejection)),
+        }
+        self.poll();
+        outcome.ok()
+    }
+
+    fn arrive_users(&mut self, count: usize) {
+        for _ in 0..count {
+            self.arrive(Class::Waiting, 0, false);
+        }
+    }
+
+    fn respond(&mut self, response: Response, key: u64) -> Option<Change> {
+        let change = self.admission.on_response(response, key, self.now, self.now, 0.0);
+        self.poll();
+        change
+    }
+
+    fn poll(&mut self) {
+        while let Some(event) = self.admission.poll(self.now) {
+            let number = match event {
+                Event::Admitted { call: Call { number, is_cancelled }, class, waited } => {
+                    assert!(!is_cancelled);
+                    self.left.push(Left { number, class, at: self.now, waited });
+                    number
+                }
+                Event::Refused { call, rejection } => {
+                    self.refused.insert(call.number, rejection);
+                    call.number
+                }
+            };
+            assert!(self.queued.remove(&number).is_some(), "it ends once");
+        }
+        assert!(self.admission.next_wakeup() > self.now);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.admission.next_wakeup() <= end {
+            self.now = self.admission.next_wakeup();
+            self.poll();
+        }
+        self.now = end;
+    }
+
+    /// The numbers of the calls that left, in order.
+    fn order(&self) -> Vec<usize> {
+        self.left.iter().map(|call| call.number).collect()
+    }
+
+    /// Polls until no call is queued.
+    fn finish(&mut self) {
+        while self.admission.next_wakeup() < Moment::NEVER {
+            self.now = self.admission.next_wakeup();
+            self.poll();
+        }
+    }
+}
+
+/// An event in a workspace's day.
+#[derive(Clone, Debug)]
+enum Step {
+    Arrive(Class, u8, bool),
+    Pass(u64),
+    Respond(Response, u64),
+}
+
+fn arrival(clients: u8) -> impl Strategy<Value = Step> {
+    let class = prop_oneof![Just(Class::Waiting), Just(Class::Renewal), Just(Class::Ahead)];
+    (class, 0..clients, prop::bool::weighted(0.1)).prop_map(|(class, client, gone)| Step::Arrive(class, client, gone))
+}
+
+fn pass() -> impl Strategy<Value = Step> {
+    prop_oneof![0u64..50, 0u64..3000].prop_map(Step::Pass)
+}
+
+fn response() -> impl Strategy<Value = Step> {
+    let response = prop_oneof![
+        4 => Just(Response::Issued),
+        1 => prop::option::of(0u64..20).prop_map(|seconds| Response::Throttled(seconds.map(Duration::from_secs))),
+        1 => Just(Response::Rejected),
+        1 => Just(Response::Forbidden(403)),
+        4 => Just(Response::Failed),
+    ];
+    (response, 0u64..9).prop_map(|(response, key)| Step::Respond(response, key))
+}
+
+fn run(driver: &mut Driver, steps: &[Step], mut pass: impl FnMut(&mut Driver, Duration)) {
+    for step in steps {
+        match *step {
+            Step::Arrive(class, client, is_cancelled) => drop(driver.arrive(class, client, is_cancelled)),
+            Step::Pass(millis) => pass(driver, Duration::from_millis(millis)),
+            Step::Respond(response, key) => drop(driver.respond(response, key)),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn calls_keep_to_the_budget_and_each_queued_call_ends(
+        rate in 0.1..100.0,
+        burst in 1u32..20,
+        steps in prop::collection::vec(prop_oneof![3 => arrival(4), 2 => pass(), 1 => response()], 1..150),
+    ) {
+        let mut driver = Driver::new(rate, burst);
+        run(&mut driver, &steps, Driver::pass);
+        driver.finish();
+        for (first, from) in driver.left.iter().enumerate() {
+            for (to, made) in driver.left[first..].iter().zip(1..) {
+                let permitted = rate * to.at.since(from.at).as_secs_f64() + f64::from(driver.budget.departing_burst());
+                prop_assert!(f64::from(made) <= permitted + 1e-6, "{} calls, {} permitted", made, permitted);
+            }
+        }
+        prop_assert_eq!(driver.left.len() + driver.refused.len() + driver.queued.len(), driver.calls);
+        prop_assert!(driver.queued.values().all(|is_cancelled| *is_cancelled));
+        prop_assert!(Class::ALL.iter().all(|class| driver.admission.depth(*class) == 0));
+    }
+
+    #[test]
+    fn early_polls_change_nothing(
+        rate in 0.1..100.0,
+        steps in prop::collection::vec(prop_oneof![3 => arrival(4), 2 => pass(), 1 => response()], 1..100),
+        parts in 2u32..9,
+    ) {
+        let [mut plain, mut eager] = [(); 2].map(|()| Driver::new(rate, 10));
+        run(&mut plain, &steps, Driver::pass);
+        run(&mut eager, &steps, |driver, time| {
+            let end = driver.now + time;
+            (0..parts).for_each(|_| {
+                driver.pass(time / parts);
+                driver.poll();
+            });
+            driver.pass(end.since(driver.now));
+        });
+        prop_assert_eq!(plain.left, eager.left);
+        prop_assert_eq!(plain.refused, eager.refused);
+    }
+
+    /// The wait of a new user is computed for the renewals that are queued. Later ones take a tenth.
+    #[test]
+    fn queued_user_of_a_client_leaves_in_time(
+        rate in 0.5..100.0,
+        burst in 1u32..20,
+        steps in prop::collection::vec(prop_oneof![5 => arrival(1), 1 => pass()], 1..300),
+    ) {
+        let mut driver = Driver::new(rate, burst);
+        run(&mut driver, &steps, Driver::pass);
+        driver.finish();
+        let most = MAX_WAIT * 10 / 9 + driver.budget.period() * 2;
+        for call in driver.left.iter().filter(|call| call.class == Class::Waiting) {
+            prop_assert!(call.waited <= most, "{:?}", call);
+        }
+    }
+
+    /// Beyond nine users in a row, a renewal takes its turn.
+    #[test]
+    fn renewals_leave_the_reserve_to_users(
+        rate in 0.05..5.0,
+        burst in 1u32..60,
+        gaps in prop::collection::vec(0u64..1000, 1..100),
+    ) {
+        let mut driver = Driver::new(rate, burst);
+        for gap in gaps {
+            driver.arrive(Class::Renewal, 0, false);
+            driver.pass(Duration::from_millis(gap));
+        }
+        let users = driver.budget.reserve().min(9);
+        prop_assert!((0..users).all(|_| driver.admission.admit_now(Class::Waiting, driver.now) == Ok(true)));
+    }
+}
+
+/// All calls of one moment; a request that would wait too long is refused on arrival.
+#[test]
+fn queued_call_is_not_displaced_by_later_clients() {
+    let mut driver = Driver::new(20.0, 1);
+    for client in 0..8 {
+        for _ in 0..150 {
+            driver.arrive(Class::Waiting, client, false);
+        }
+    }
+    let refused = driver.refused.len();
+    driver.finish();
+    assert_eq!((driver.left.len(), driver.refused.len()), (101, refused));
+    assert!(driver.left.iter().all(|call| call.waited <= MAX_WAIT));
+}
+
+/// Users use up what the reserve leaves; every tenth permit is the renewal's.
+#[test]
+fn renewal_that_waits_for_the_reserve_leaves_as_one_of_ten_calls() {
+    let mut driver = Driver::new(0.1, 40);
+    driver.arrive_users(35);
+    assert!(driver.arrive(Class::Renewal, 0, false).is_some());
+    driver.arrive_users(10);
+    // The renewal arrived as number 35.
+    assert_eq!(driver.order()[35..], [36, 37, 38, 39, 40]);
+    driver.pass(SECOND * 50);
+    for _ in 0..10 {
+        driver.arrive(Class::Waiting, 0, false);
+        driver.pass(SECOND * 10);
+    }
+    assert_eq!(driver.order().iter().position(|number| *number == 35), Some(44));
+}
+
+#[test]
+fn opening_refuses_all_queued_calls_and_shedding_only_renewals() {
+    let mut driver = Driver::new(1.0, 1);
+    driver.arrive_users(2);
+    driver.arrive(Class::Renewal, 0, false);
+    let changes: Vec<_> = (0..8).filter_map(|key| driver.respond(Response::Failed, key)).collect();
+    assert_eq!((changes, driver.refused.len(), driver.queued.len()), (vec![Change::Shed], 1, 1));
+    driver.now = driver.now + SECOND / 2;
+    assert_eq!(driver.admission.failing_share(driver.now), 1.0);
+    driver.now = driver.now + SECOND / 2;
+    assert_eq!(driver.admission.on_response(Response::Failed, 9, driver.now, driver.now, 0.0), Some(Change::Opened));
+    driver.poll();
+    assert_eq!(driver.refused[&1], Rejection::CircuitOpen(SECOND));
+    assert_eq!(driver.admission.state(driver.now), State::Open);
+    assert_eq!(driver.admission.room_at(driver.now), Some(driver.now + SECOND));
+}
+
+#[test]
+fn long_pause_refuses_waiting_users_and_keeps_renewals() {
+    let mut driver = Driver::new(1.0, 1);
+    driver.arrive_users(2);
+    driver.arrive(Class::Renewal, 0, false);
+    driver.respond(Response::Throttled(Some(SECOND * 30)), 0);
+    assert_eq!(driver.refused, BTreeMap::from([(1, Rejection::Throttled(SECOND * 30))]));
+    assert_eq!(driver.queued.len(), 1);
+    driver.arrive(Class::Waiting, 0, false);
+    assert_eq!(driver.refused[&3], Rejection::Throttled(SECOND * 30));
+    driver.finish();
+    assert_eq!(driver.left.last().map(|call| (call.at.since(START), call.number)), Some((SECOND * 30, 2)));
+}
+
+#[test]
+fn retry_needs_time_for_a_call_and_a_closed_breaker() {
+    let mut driver = Driver::new(1.0, 1);
+    let (now, back_off) = (driver.now, SECOND / 10);
+    let retry = |driver: &mut Driver, wait| driver.admission.retry(1, now + wait, now, 1.0);
+    assert_eq!(retry(&mut driver, SECOND + back_off), Some(now + back_off));
+    assert_eq!(retry(&mut driver, SECOND), None);
+    driver.respond(Response::Unauthorized, 0);
+    assert_eq!(retry(&mut driver, SECOND * 2), None);
+    assert!(driver.admission.reset_for_new_key());
+    assert_eq!(retry(&mut driver, SECOND * 2), Some(now + back_off));
+}
+
+#[test]
+fn calls_without_a_budget_never_queue() {
+    let mut admission = Admission::<(), Call>::new(None, MAX_WAIT);
+    let mut admits = |class| admission.admit_now(class, START) == Ok(true);
+    assert!((0..10_000).all(|_| admits(Class::Ahead) && admits(Class::Waiting)));
+    assert!(admission.has_room(START));
+}
