@@ -19,7 +19,7 @@ pub struct Features {
 }
 
 /// The number of feature sets.
-pub const FEATURE_SETS: usize = 12;
+pub const FEATURE_SETS: usize = 9;
 /// The number of strata.
 pub const STRATA: usize = 12;
 /// The hash of a feature set has so many bits.
@@ -45,7 +45,6 @@ impl Features {
         let hours = used.used();
         let (followed, windows) = history.followed();
         let [gap, gap_before] = history.gaps();
-        let since_visit = now.since(history.visit()).as_secs_f32() / window;
         let usual_days = until_recheck.count_ones();
         let stratum = if usual_days == 0 || idle < 1.0 {
             [0.1, 0.5, 1.05, 2.0, 4.0].into_iter().take_while(|bound| idle >= *bound).count() as u32
@@ -55,18 +54,14 @@ impl Features {
         let quiet = u32::from(idle >= 1.0 && attendance < 0.5);
         let attendance_bin = [0.15, 0.4, 0.7, 1.4].into_iter().take_while(|bound| attendance >= *bound).count() as u32;
         let (idle_halves, idle_octave) = (octaves(idle, 2.0), octaves(idle, 1.0));
-        let week_ago = |days: u32| days & 1 | days >> 5 & 2;
         let scale = octaves(window, 2.0);
         let sets: [[u32; 5]; FEATURE_SETS] = [
             [idle_halves, (followed * 7.99) as u32, (windows as u32 + 1).ilog2(), 0, stratum],
             [idle_halves, octaves(gap, 2.0), octaves(gap_before, 2.0), 0, stratum],
             [in_window, age, 0, 0, quiet],
             [until_recheck, near.count_ones(), age, 0, quiet],
-            [history.windows_used(), idle_halves, 0, 0, stratum],
             [(hour % 24) as u32, idle_octave, in_window.count_ones(), 0, stratum],
-            [idle_octave, week_ago(until_recheck), week_ago(in_window), days.count_ones(), age],
             [idle_halves, hours.min(63), octaves(history.slots_used() as f32, 2.0), 0, stratum],
-            [octaves(since_visit, 4.0), octaves(gap, 2.0), used.used_of(24).min(3), 0, stratum],
             [attendance_bin, usual_days, in_window.count_ones(), age, 0],
             [around.min(9), hours.min(20), age, 0, quiet],
             [in_window.count_ones(), days.count_ones(), age, idle.min(3.0) as u32, quiet],

@@ -60,7 +60,7 @@ pub struct Tuning {
 impl Tuning {
     /// The values in use.
     pub const DEFAULT: Self = Self {
-        feature_sets: 0xfff,
+        feature_sets: u16::MAX,
         shrinkage: 3.0,
         memory: 400.0,
         stratum_memory: 2000.0,
