@@ -69,7 +69,6 @@ impl TestBroker {
             floor: Floor::new(0.5, Duration::from_secs(30)).expect("a floor"),
             refresh: Mode::Learned,
             extra_calls: 0.15,
-            history: 100,
             capacity: 100,
             timeout: Duration::from_secs(10),
         };
@@ -108,7 +107,7 @@ impl TestBroker {
 }
 
 pub fn client(name: &str, workspace_name: &str, scopes: &[&str], users: &[&str], longest: u32) -> Client {
-    let patterns = |texts: &[&str]| texts.iter().filter_map(|text| Pattern::new(text)).collect();
+    let patterns = |texts: &[&str]| texts.iter().filter_map(|text| Pattern::new(text).ok()).collect();
     let access = Access {
         scopes: patterns(scopes),
         users: patterns(users),

@@ -9,7 +9,7 @@ use super::handle::Broker;
 use super::rounds;
 
 impl Broker {
-    /// Starts the background tasks: dispatchers, refreshers and the cache's maintenance.
+    /// Starts the background tasks: dispatchers, refreshers and the upkeep of the key table.
     ///
     /// They end when the returned [`Background`] is dropped.
     pub fn start(&self) -> Background {
@@ -22,21 +22,23 @@ impl Broker {
             renewing.spawn_on(async move { rounds::run(&broker, &workspace).await }, &self.0.runtime);
         }
         let broker = self.clone();
-        let maintenance = async move {
+        let upkeep = async move {
             loop {
-                broker.0.clock.sleep_until(broker.0.clock.now() + MAINTENANCE_INTERVAL).await;
-                broker.0.cache.run_pending_tasks();
-                broker.0.lapsed.run_pending_tasks();
-                broker.update_health(MAINTENANCE_INTERVAL);
+                broker.0.clock.sleep_until(broker.0.clock.now() + UPKEEP_INTERVAL).await;
+                broker.evict();
+                while broker.drop_expired(broker.0.clock.now()) {
+                    tokio::task::yield_now().await;
+                }
+                broker.update_health(UPKEEP_INTERVAL);
             }
         };
-        renewing.spawn_on(maintenance, &self.0.runtime);
+        renewing.spawn_on(upkeep, &self.0.runtime);
         Background { broker: self.clone(), renewing, _dispatching: dispatching }
     }
 }
 
-/// How often the cache's pending work runs: moka has no thread of its own.
-const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the key table is kept up.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The broker's tasks; dropping this ends them.
 pub struct Background {

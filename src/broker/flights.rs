@@ -7,7 +7,7 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 use tokio::sync::{Notify, watch};
 
-use super::cache::Entry;
+use super::entry::{CachedToken, Entry};
 use super::locks::{Guard, Lock, Order};
 use super::request::Refusal;
 use crate::token::TokenKey;
@@ -157,7 +157,8 @@ pub type Outcome = Result<Issued, Refusal>;
 #[derive(Clone)]
 pub struct Issued {
     pub entry: Arc<Entry>,
-    /// Is it in the cache? Not if its user signed out meanwhile, or if the cached one serves for longer.
+    pub token: Arc<CachedToken>,
+    /// Is it in the table? Not if its user signed out meanwhile, or if the stored one serves for longer.
     pub stored: bool,
 }
 
@@ -228,11 +229,7 @@ impl Leader {
     /// Removes the flight from the table, then gives its followers the outcome.
     ///
     /// In this order, a request that finds no flight finds the token in the cache.
-    pub fn complete(self, outcome: Outcome) {
-        self.finish(outcome);
-    }
-
-    fn finish(&self, outcome: Outcome) {
+    pub fn complete(&self, outcome: Outcome) {
         let mut shard = self.flights.lock(self.key());
         if shard.is_current(self) {
             shard.detach(self.key());
@@ -246,7 +243,7 @@ impl Leader {
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        self.finish(Err(Refusal::Lost));
+        self.complete(Err(Refusal::Lost));
     }
 }
 

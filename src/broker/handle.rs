@@ -2,22 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::cache::{Cache, LapsedKeys};
 use super::coverage::Coverage;
 use super::entitled::Entitled;
-use super::index::Index;
 use super::negative_cache::NegativeCache;
 use super::refresher::Refresher;
+use super::table::KeyTable;
 use super::workspace::Workspace;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::policy::freshness::Floor;
-use crate::policy::refresh::{self, Mode};
+use crate::policy::refresh::Mode;
 use crate::token::WorkspaceName;
 use crate::upstream::Dispatcher;
 
@@ -30,11 +28,9 @@ pub struct BrokerSettings {
     pub refresh: Mode,
     /// In mode learned: the calls beyond the least possible, as a share of these. 1 doubles them.
     pub extra_calls: f64,
-    /// The most keys without a token that are remembered.
-    pub history: u64,
-    /// The most tokens in the cache.
+    /// The most keys in memory, with a token or without; one with a large token counts as several.
     pub capacity: u64,
-    /// The longest that an ask waits.
+    /// The longest that a request waits.
     pub timeout: Duration,
 }
 
@@ -44,14 +40,10 @@ pub struct Broker(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub settings: BrokerSettings,
-    pub cache: Cache,
-    pub lapsed: LapsedKeys,
-    pub index: Arc<Index>,
+    pub table: KeyTable,
     pub negative_cache: NegativeCache,
     pub entitled: Entitled,
     pub coverage: Coverage,
-    /// Do calls of any workspace fail, so that hits check for an early renewal?
-    pub is_failing: AtomicBool,
     pub workspaces: HashMap<WorkspaceName, Arc<Workspace>>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
@@ -77,18 +69,13 @@ impl Broker {
                 (name, Arc::new(Workspace::new(dispatcher, refresher)))
             })
             .collect();
-        let index = Arc::new(Index::new());
-        let cache = Cache::new(settings.capacity, settings.floor, Arc::clone(&index), Arc::clone(&metrics));
-        let lapsed = LapsedKeys::new(settings.history, Arc::clone(&index));
+        let table = KeyTable::new(settings.capacity, settings.floor, Arc::clone(&metrics));
         Self(Arc::new(Inner {
             settings,
-            cache,
-            lapsed,
-            index,
+            table,
             negative_cache: NegativeCache::new(),
             entitled: Entitled::default(),
             coverage: Coverage::default(),
-            is_failing: AtomicBool::new(false),
             workspaces,
             clock,
             metrics,
@@ -98,8 +85,8 @@ impl Broker {
 
     /// Updates the gauges that are not updated by events.
     pub fn update_gauges(&self) {
-        self.0.cache.run_pending_tasks();
-        self.0.metrics.cached_tokens.set(self.0.cache.len() as i64);
+        self.evict();
+        self.0.metrics.cached_tokens.set(self.0.table.tokens());
         for workspace in self.0.workspaces.values() {
             workspace.dispatcher.update_gauges();
             workspace.refresher.update_gauges(self.0.clock.now());
@@ -121,8 +108,6 @@ impl Broker {
             workspace.dispatcher.update_gauges();
             workspace.dispatcher.report(name.as_str());
         }
-        let failing = |workspace: &Arc<Workspace>| workspace.dispatcher.failing() >= refresh::LEAST_FAILING;
-        self.0.is_failing.store(self.0.workspaces.values().any(failing), Ordering::Relaxed);
         self.0.metrics.set_coverage(self.0.coverage.tick(passed));
     }
 

@@ -13,22 +13,24 @@ pub enum Order {
     Flights,
     /// The waiters of a flight.
     Waiters,
-    /// The plan of an entry.
+    /// The state of an entry.
     Entry,
-    /// The last decision about a key.
-    LastDecision,
     /// The learner of a workspace.
     Learner,
     /// The demand history of a key.
     Demand,
     /// The schedule of a workspace.
     Schedule,
+    /// The draws of a workspace.
+    Draws,
+    /// The times at which tokens reach their hard floor.
+    HardFloors,
     /// A shard of the index.
     Index,
+    /// The evicted entries.
+    Evicted,
     /// The decayed counts of coverage.
     Coverage,
-    /// The random draws of a workspace.
-    Draws,
 }
 
 /// A mutex with a place in the order. A debug build panics if a thread breaks the order.

@@ -1,21 +1,46 @@
 //! The request path: from a [`TokenRequest`] to an [`Answer`].
 //!
-//! A hit: cache -> freshness check -> answer. A miss or a stale token: one flight per token key ->
-//! permit -> Courier -> grant -> cache and schedule -> every follower.
+//! A hit: key table -> freshness check -> answer. A miss or a stale token: one flight per token key ->
+//! permit -> Courier -> grant -> key table and schedule -> every follower.
+//!
+//! # Locks
+//!
+//! A thread takes locks in this order, and one of each kind at most; a debug build checks it:
+//!
+//! | lock | guards |
+//! |---|---|
+//! | flights: a shard of a workspace's table | which flight a key has, and what is stored and removed under it |
+//! | waiters of a flight | their number, the client of the first |
+//! | state of an entry | its plan, and the exchange of its token |
+//! | learner of a workspace | the forecast and the price |
+//! | demand of a key | the demand history |
+//! | schedule, draws of a workspace | due times |
+//! | hard floors | when each token is dropped |
+//! | index, evicted entries, coverage | themselves |
+//!
+//! The key table is a moka cache. It is never touched under an entry's lock, since any call may run its
+//! upkeep. Its eviction listener takes no lock but that of the queue of evicted entries, which the
+//! refreshers drain.
+//!
+//! A removal is final although the refresher decides without the flights' lock: under it, the renewal
+//! that was decided checks that its key is still in the table and not purged, and the removal detaches
+//! the flight that it finds. A hit takes no lock that keys share.
 
 mod background;
-mod cache;
 mod coverage;
 mod demand;
-mod early;
 mod entitled;
+mod entry;
 mod explain;
+#[cfg(test)]
+mod fixture;
 mod flight;
 mod flights;
 mod handle;
 mod index;
 mod locks;
 mod negative_cache;
+mod outcome;
 mod refresher;
 mod removal;
 mod request;
@@ -23,10 +48,12 @@ mod rounds;
 mod serve;
 #[cfg(test)]
 mod stress;
+mod table;
+mod upkeep;
 mod workspace;
 
 pub use background::Background;
-pub use cache::Decision;
+pub use entry::Decision;
 pub use explain::Explained;
 pub use handle::{Broker, BrokerSettings};
 pub use request::{Answer, Refusal, Source, TokenRequest};

@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 
-use super::flight::{self, Cause, Renewal};
-use super::flights::LockedShard;
+use super::entry::Entry;
+use super::flight;
 use super::handle::Broker;
+use super::outcome::{Cause, Renewal};
 use super::workspace::Workspace;
+use crate::metrics::Removal;
 use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::Reason;
 use crate::token::{TokenKey, UserId};
@@ -23,7 +25,7 @@ impl Broker {
         let Some(target) = self.0.workspaces.get(workspace) else { return 0 };
         let of_user = |key: &TokenKey| key.workspace() == workspace && key.users().any(|name| name == user.as_str());
         target.flights.detach(of_user);
-        let keys = self.0.index.find(self.0.index.handle((workspace, user.as_str())));
+        let keys = self.0.table.keys_of_user(workspace, user.as_str());
         keys.iter().filter(|key| of_user(key)).filter(|key| self.remove(target, key)).count()
     }
 
@@ -32,21 +34,23 @@ impl Broker {
     /// Only if the reporter `may` use the key. Repeated reports of the same token do nothing.
     pub fn reject(&self, token: &str, may: impl Fn(&TokenKey) -> bool) -> Option<TokenKey> {
         let token = token.as_bytes();
-        let keys = self.0.index.find(self.0.index.handle(token));
-        keys.into_iter().filter(may).find(|key| self.reject_token_of(key, token))
+        self.0.table.keys_of_token(token).into_iter().filter(may).find(|key| self.reject_token_of(key, token))
     }
 
     /// Removes the key's token and renews it, if it is this one.
     fn reject_token_of(&self, key: &TokenKey, token: &[u8]) -> bool {
         let Some(workspace) = self.0.workspaces.get(key.workspace()) else { return false };
         // When many are rejected at once, the rest is fetched on request.
-        let has_room = workspace.dispatcher.has_room();
+        let starting = || Arc::clone(&workspace.starting).try_acquire_owned().ok();
+        let starting = workspace.dispatcher.has_room().then(starting).flatten();
         let mut flights = workspace.flights.lock(key);
-        let Some(entry) = self.0.cache.get(key).filter(|entry| entry.grant.token() == token) else { return false };
-        self.forget(key, &flights);
-        if has_room && let Some(leader) = flights.try_register(key) {
-            let state = Arc::clone(&entry.state);
-            let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, state, rank: Rank::IN_USE });
+        let is_rejected = |entry: &Arc<Entry>| entry.token().is_some_and(|other| other.grant.token() == token);
+        let Some(entry) = self.0.table.get(key).filter(is_rejected) else { return false };
+        self.forget(workspace, key, &flights, Removal::Removed);
+        if starting.is_some()
+            && let Some(leader) = flights.try_register(key)
+        {
+            let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, entry, rank: Rank::IN_USE, starting });
             flight::start(self, workspace, leader, cause);
         }
         true
@@ -57,16 +61,13 @@ impl Broker {
     /// It scans the whole cache, so it is for operators only.
     pub fn purge(&self, workspace: &str) -> Option<usize> {
         let target = self.0.workspaces.get(workspace)?;
-        let of_workspace = |key: &TokenKey| key.workspace() == workspace;
         let now = self.0.clock.now();
         // From now on no older token is renewed.
         target.purge_before(now);
         target.flights.detach(|_| true);
-        let old_tokens = self.0.cache.iter().filter(|(key, entry)| of_workspace(key) && entry.state.sent < now);
-        let old_lapsed = self.0.lapsed.iter().filter(|(key, state)| of_workspace(key) && state.sent < now);
+        let is_old = |entry: &Arc<Entry>| entry.key.workspace() == workspace && entry.lock().sent < now;
         // A token stored just now may be removed too, which costs one call.
-        let keys = old_tokens.map(|(key, _)| key).chain(old_lapsed.map(|(key, _)| key));
-        Some(keys.filter(|key| self.remove(target, key)).count())
+        Some(self.0.table.iter().filter(is_old).filter(|entry| self.remove(target, &entry.key)).count())
     }
 
     /// Restricts renewals to keys that some caller `may` ask for, from now on.
@@ -83,18 +84,6 @@ impl Broker {
     fn remove(&self, workspace: &Workspace, key: &TokenKey) -> bool {
         let mut flights = workspace.flights.lock(key);
         flights.detach(key);
-        self.forget(key, &flights)
-    }
-
-    /// Forgets a key; returns whether it had a token.
-    fn forget(&self, key: &TokenKey, _: &LockedShard<'_>) -> bool {
-        if let Some(state) = self.0.lapsed.remove(key) {
-            state.cancel();
-        }
-        let entry = self.0.cache.remove(key);
-        if let Some(entry) = &entry {
-            entry.state.cancel();
-        }
-        entry.is_some()
+        self.forget(workspace, key, &flights, Removal::Removed)
     }
 }

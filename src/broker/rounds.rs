@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use super::cache::{Decision, Plan};
-use super::flight::{self, Cause, Renewal};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::entry::{Decision, Entry, Plan};
+use super::flight;
 use super::handle::Broker;
-use super::refresher::DueKey;
+use super::outcome::{Cause, Renewal};
 use super::workspace::Workspace;
 use crate::clock::Moment;
+use crate::metrics::Removal;
 use crate::policy::admission::queue::Rank;
-use crate::policy::refresh::{RenewalDecision, Stop};
+use crate::policy::refresh::{Reason, RenewalDecision, Stop};
 
 /// How many due keys are decided about, and lessons learned, before the task yields.
 const BATCH: usize = 256;
@@ -20,10 +23,13 @@ const BATCH: usize = 256;
 pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     let Workspace { dispatcher, refresher, .. } = &**workspace;
     loop {
+        broker.release_evicted();
         let mut steps = 0;
-        while steps < BATCH && dispatcher.has_room() {
+        while steps < BATCH {
+            // There may be room for another renewal only when the last one is queued.
+            let starting = Arc::clone(&workspace.starting).acquire_owned().await.ok();
             let now = broker.0.clock.now();
-            let Some((at, due)) = refresher.pop(now) else {
+            let Some((at, due)) = dispatcher.has_room().then(|| refresher.pop(now)).flatten() else {
                 break;
             };
             // A decision uses all that is known before it.
@@ -35,7 +41,8 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
                 }
                 tokio::task::yield_now().await;
             }
-            process_due(broker, workspace, due, at, broker.0.clock.now());
+            Due { broker, workspace, entry: due.entry, turn: due.turn, at, now: broker.0.clock.now() }
+                .process(starting);
             steps += 1;
         }
         // Many keys due at once would starve other tasks.
@@ -44,10 +51,9 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
             continue;
         }
         if dispatcher.has_room() {
-            let next = refresher.next();
             tokio::select! {
                 () = refresher.due_earlier() => {}
-                () = broker.0.clock.sleep_until(next) => {}
+                () = broker.0.clock.sleep_until(refresher.next()) => {}
             }
         } else {
             dispatcher.wait_for_room().await;
@@ -55,71 +61,174 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     }
 }
 
-/// Decides about a key that was due `at` this moment, and carries it out.
-fn process_due(broker: &Broker, workspace: &Arc<Workspace>, due: DueKey, at: Moment, now: Moment) {
-    let DueKey { key, state } = due;
-    let refresher = &workspace.refresher;
-    let mut lapses_now = false;
-    // Not under the plan's lock: this lookup may run the cache's maintenance, which takes it. For lapsed
-    // keys only: to the cache a lookup is a use, so it would keep unused tokens.
-    let lapsed = matches!(*state.plan(), Plan::Lapsed(_));
-    let is_replaced = lapsed && broker.0.cache.get(&key).is_some_and(|entry| !Arc::ptr_eq(&entry.state, &state));
-    let is_entitled = broker.0.entitled.include(&key);
-    // No sign-out gets between the decision and its execution.
-    let mut flights = workspace.flights.lock(&key);
-    if workspace.is_removed(&state) {
-        return;
+/// A key that was due `at` this moment.
+struct Due<'a> {
+    broker: &'a Broker,
+    workspace: &'a Arc<Workspace>,
+    entry: Arc<Entry>,
+    turn: u32,
+    at: Moment,
+    now: Moment,
+}
+
+impl Due<'_> {
+    /// Decides about the key, and carries the decision out.
+    fn process(&self, starting: Option<OwnedSemaphorePermit>) {
+        match self.decide() {
+            Some((RenewalDecision::Renew(reason), rank)) => self.renew(reason, rank, starting),
+            Some((RenewalDecision::Stop(_), _)) => self.forget_without_token(),
+            Some((RenewalDecision::Wait(_), _)) | None => {}
+        }
     }
-    let (decision, estimate) = {
+
+    /// Decides, and changes the plan; returns a renewal's rank too. `None` if the plan is another by now.
+    fn decide(&self) -> Option<(RenewalDecision, Rank)> {
+        let Self { broker, workspace, entry, turn, at, now } = self;
+        let is_entitled = broker.0.entitled.include(&entry.key);
         // Under the lock: a concurrent hit has counted its use before, or sees the decision.
-        let mut plan = state.plan();
-        let (failures, lapsed) = match *plan {
-            Plan::Scheduled(_, failures) => (failures, false),
-            // A token was stored while this key moved to the lapsed keys.
-            Plan::Lapsed(_) if is_replaced => {
-                *plan = Plan::Removed;
-                return;
-            }
-            Plan::Lapsed(_) => (0, true),
-            // The key has just been removed from the cache.
-            Plan::Renewing { .. } | Plan::Unscheduled | Plan::Removed => return,
-        };
-        let (decision, estimate) = if is_entitled {
-            refresher.decide(&state, lapsed, workspace.dispatcher.lateness(at, now), now)
+        let mut state = entry.lock();
+        if state.turn != *turn || state.plan.ticket().is_none() || workspace.is_purged(state.sent) {
+            return None;
+        }
+        let (verdict, estimate) = if is_entitled {
+            let late = workspace.dispatcher.lateness(*at, *now);
+            workspace.refresher.decide(entry, &state, late, *now)
         } else {
             (RenewalDecision::Stop(Stop::NotPermitted), None)
         };
-        state.last_decision().decision = Some(Decision { at: now, verdict: decision, estimate });
-        tracing::debug!(workspace = key.workspace(), ?decision, ?estimate, "token due");
-        *plan = match decision {
-            RenewalDecision::Renew(_) => Plan::Renewing { failures, lapsed },
-            RenewalDecision::Wait(next) => {
-                lapses_now = !lapsed;
-                Plan::Lapsed(refresher.schedule(&key, &state, next))
-            }
-            RenewalDecision::Stop(_) => Plan::Unscheduled,
-        };
-        (decision, estimate)
-    };
-    match decision {
-        RenewalDecision::Renew(reason) => {
-            let rank = Rank::of(state.floor(&broker.0.settings.floor), estimate.map(|estimate| estimate.value), now);
-            let leader = flights.try_register(&key);
+        state.decision = Some(Decision { at: *now, verdict, estimate });
+        tracing::debug!(workspace = entry.key.workspace(), decision = ?verdict, ?estimate, "token due");
+        workspace.refresher.change_plan(entry, &mut state, verdict);
+        let floor = state.floor(&broker.0.settings.floor);
+        Some((verdict, Rank::of(floor, estimate.map(|estimate| estimate.value), *now)))
+    }
+
+    /// Starts the renewal, unless the key has a flight.
+    ///
+    /// The decision was made without the flights' lock, so a removal may have come between. Under the
+    /// lock it has either taken the key out of the table or set the moment of the purge.
+    fn renew(&self, reason: Reason, rank: Rank, starting: Option<OwnedSemaphorePermit>) {
+        let Self { broker, workspace, entry, at, now, .. } = self;
+        let mut flights = workspace.flights.lock(&entry.key);
+        let is_in_table = broker.0.table.contains(&entry.key);
+        let state = entry.lock();
+        let is_removed = !matches!(state.plan, Plan::Renewing { .. }) || workspace.is_purged(state.sent);
+        drop(state);
+        if is_removed || !is_in_table {
+            return;
+        }
+        let Some(leader) = flights.try_register(&entry.key) else {
             drop(flights);
-            match leader {
-                Some(leader) => {
-                    broker.0.metrics.renewal_lateness_seconds.observe(now.since(at).as_secs_f64());
-                    let cause = Cause::Renewal(Renewal { reason, state, rank });
-                    flight::start(broker, workspace, leader, cause);
-                }
-                // The key has a flight already. Should it fail, this renewal is tried again.
-                None => refresher.retry(&key, &state, false, now),
-            }
+            // Should the other flight fail, this renewal is tried again.
+            return workspace.refresher.retry(entry, false, *now);
+        };
+        drop(flights);
+        broker.0.metrics.renewal_lateness_seconds.observe(now.since(*at).as_secs_f64());
+        let cause = Cause::Renewal(Renewal { reason, entry: Arc::clone(entry), rank, starting });
+        flight::start(broker, workspace, leader, cause);
+    }
+
+    /// Forgets a key that is not expected any more, unless it has a token.
+    fn forget_without_token(&self) {
+        let flights = self.workspace.flights.lock(&self.entry.key);
+        let is_over = self.entry.lock().plan == Plan::Unscheduled && self.entry.token().is_none();
+        if is_over {
+            self.broker.forget_entry(self.workspace, &self.entry, &flights, Removal::Removed);
         }
-        RenewalDecision::Wait(_) if lapses_now => broker.0.lapsed.insert(key, state),
-        RenewalDecision::Wait(_) => {}
-        RenewalDecision::Stop(_) => {
-            broker.0.lapsed.remove(&key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::fixture::{Fixture, HOUR};
+    use crate::policy::refresh::Mode;
+
+    /// The due key of an entry, with its current plan.
+    fn due<'a>(fixture: &'a Fixture, entry: &Arc<Entry>) -> Due<'a> {
+        let (entry, turn, now) = (Arc::clone(entry), entry.lock().turn, fixture.clock.now());
+        Due { broker: &fixture.broker, workspace: fixture.workspace(), entry, turn, at: now, now }
+    }
+
+    /// Removes a token between the decision to renew it and the renewal; returns the number of calls.
+    async fn calls_after(remove: impl Fn(&Fixture, &Entry)) -> usize {
+        let fixture = Fixture::new(Mode::Used, 10);
+        let entry = fixture.ask("jane").await;
+        let due = due(&fixture, &entry);
+        let Some((RenewalDecision::Renew(reason), rank)) = due.decide() else { panic!("it was used") };
+        remove(&fixture, &entry);
+        due.renew(reason, rank, None);
+        fixture.pass(Duration::from_secs(5)).await;
+        fixture.calls()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn decided_renewal_is_made() {
+        assert_eq!(calls_after(|_, _| {}).await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sign_out_stops_a_renewal_that_is_decided() {
+        assert_eq!(calls_after(|fixture, _| assert_eq!(fixture.sign_out("jane"), 1)).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rejection_replaces_a_renewal_that_is_decided() {
+        let reject = |fixture: &Fixture, entry: &Entry| {
+            let token = entry.token().expect("a token");
+            let text = std::str::from_utf8(token.grant.token()).expect("text");
+            assert!(fixture.broker.reject(text, |_| true).is_some());
+        };
+        assert_eq!(calls_after(reject).await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn purge_stops_a_renewal_that_is_decided_even_before_it_removes_the_key() {
+        let purge = |fixture: &Fixture| fixture.workspace().purge_before(fixture.clock.now());
+        assert_eq!(calls_after(|fixture, _| purge(fixture)).await, 1);
+        assert_eq!(calls_after(|fixture, _| assert_eq!(fixture.broker.purge("default"), Some(1))).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn due_time_of_an_older_plan_is_dropped() {
+        let fixture = Fixture::new(Mode::Used, 10);
+        let entry = fixture.ask("jane").await;
+        let old = due(&fixture, &entry);
+        fixture.workspace().refresher.plan_renewal(&entry, &mut entry.lock(), fixture.clock.now() + HOUR);
+        assert!(old.decide().is_none());
+        assert!(due(&fixture, &entry).decide().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewal_that_a_request_joins_before_it_queues_is_a_waiting_call() {
+        let fixture = Fixture::new(Mode::Used, 10);
+        let entry = fixture.ask("jane").await;
+        due(&fixture, &entry).process(None);
+        // The flight's task has not run yet.
+        let follower = fixture.workspace().flights.lock(&entry.key).join(&entry.key, "app").expect("a flight");
+        assert!(follower.outcome().await.is_ok_and(|issued| issued.stored));
+        let text = String::from_utf8(fixture.metrics.text().expect("text")).expect("UTF-8");
+        let waiting = "queue_wait_seconds_count{class=\"waiting\",workspace=\"default\"} 2";
+        assert!(text.contains(waiting), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_due_keys_do_not_starve_other_tasks() {
+        let fixture = Fixture::new(Mode::Off, 10);
+        let entry = fixture.ask("jane").await;
+        // In one slot of the timer wheel, which has not turned yet.
+        for nanos in 0..3000 {
+            let at = fixture.clock.now() - Duration::from_millis(5) - Duration::from_nanos(nanos);
+            fixture.workspace().refresher.schedule(&entry, &mut entry.lock(), at);
         }
+        let _background = fixture.broker.start();
+        let mut turns = 0;
+        while fixture.scheduled() > 0 {
+            tokio::task::yield_now().await;
+            turns += 1;
+        }
+        assert!(turns >= 500, "{turns}");
     }
 }

@@ -1,26 +1,28 @@
-//! Answers requests from the cache, or from Courier.
+//! Answers requests from the key table, or from Courier.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::cache::Entry;
-use super::flight::{self, Cause};
+use super::entry::{CachedToken, Entry};
+use super::flight;
 use super::flights::{Follower, Issued};
 use super::handle::Broker;
+use super::outcome::Cause;
 use super::request::{Answer, Refusal, Source, TokenRequest};
 use super::workspace::Workspace;
 use crate::clock::Moment;
-use crate::policy::freshness::{self, Stale, Verdict};
+use crate::policy::freshness::{self, Freshness, Stale, TokenAge};
 use crate::policy::refresh::learned::books::Books;
-use crate::token::TokenKey;
+use crate::token::Grant;
 
 impl Broker {
-    /// Answers an ask from the cache, or from Courier within [`BrokerSettings::timeout`].
+    /// Answers a request from the table, or from Courier within [`BrokerSettings::timeout`].
+    ///
+    /// [`BrokerSettings::timeout`]: super::BrokerSettings::timeout
     pub async fn get_token(&self, request: &TokenRequest<'_>) -> Result<Answer, Refusal> {
-        let now = self.0.clock.now();
-        let (stale, spare) = match self.look_up(request, now) {
-            Lookup::Fresh { entry, renew } => return Ok(self.serve_hit(&request.key, &entry, renew, now)),
+        let asked = self.0.clock.now();
+        let (stale, spare) = match self.look_up(request, asked) {
+            Lookup::Fresh { entry, token, renew } => return Ok(self.serve_hit(&entry, &token, renew, asked)),
             Lookup::Stale { why, spare } => (Some(why), spare),
             Lookup::Miss => (None, None),
         };
@@ -28,38 +30,34 @@ impl Broker {
         // With a stale token to fall back on, the request waits only briefly for a fresh one.
         let max_wait = if spare.is_some() { self.0.settings.timeout / 5 } else { self.0.settings.timeout };
         // Boxed, to keep the future of a hit small.
-        let refusal = match Box::pin(self.fetch(request, stale, max_wait, now)).await {
-            Ok(answer) => return Ok(answer),
-            Err(refusal) => refusal,
-        };
-        // No new token came. Serve the old one above the hard floor, unless it was removed meanwhile.
-        let asked = now;
-        let now = self.0.clock.now();
-        match stale.zip(self.0.cache.get(&request.key)) {
-            Some((why, entry))
-                if !self.is_purged(&request.key, &entry)
-                    && freshness::spare(&self.0.settings.floor, &entry.facts(request.min_ttl, now)).is_some() =>
-            {
-                Ok(self.hand_out(&request.key, &entry, asked, now, Source::Stale(why)))
-            }
-            _ => Err(refusal),
+        match Box::pin(self.fetch(request, stale, max_wait, asked)).await {
+            Ok(answer) => Ok(answer),
+            Err(refusal) => stale.and_then(|why| self.serve_stale(request, why, asked)).ok_or(refusal),
         }
-    }
-
-    fn is_purged(&self, key: &TokenKey, entry: &Entry) -> bool {
-        self.0.workspaces.get(key.workspace()).is_some_and(|workspace| workspace.is_purged(&entry.state))
     }
 
     fn look_up(&self, request: &TokenRequest<'_>, now: Moment) -> Lookup {
-        let Some(entry) = self.0.cache.get(&request.key) else {
+        let Some((entry, token)) = self.find(request) else {
             return Lookup::Miss;
         };
-        let (floor, facts) = (&self.0.settings.floor, entry.facts(request.min_ttl, now));
-        match freshness::judge(floor, &facts) {
-            Verdict::Serve => Lookup::Fresh { entry, renew: false },
-            Verdict::ServeAndRenew => Lookup::Fresh { entry, renew: true },
-            Verdict::Wait(why) => Lookup::Stale { why, spare: freshness::spare(floor, &facts) },
+        let facts = token.facts(request.min_ttl, now);
+        match freshness::judge(&self.0.settings.floor, &facts) {
+            Freshness::Serve => Lookup::Fresh { entry, token, renew: false },
+            Freshness::ServeAndRenew => Lookup::Fresh { entry, token, renew: true },
+            Freshness::Wait(why) => Lookup::Stale { why, spare: self.spare(&facts) },
         }
+    }
+
+    /// The key's entry and its token, however old.
+    fn find(&self, request: &TokenRequest<'_>) -> Option<(Arc<Entry>, Arc<CachedToken>)> {
+        let entry = self.0.table.get(&request.key)?;
+        let token = entry.token()?;
+        Some((entry, token))
+    }
+
+    /// How long the token stays above the hard floor; `None` if it is below.
+    fn spare(&self, facts: &TokenAge) -> Option<Duration> {
+        freshness::spare(&self.0.settings.floor, facts)
     }
 
     async fn fetch(
@@ -74,8 +72,8 @@ impl Broker {
         }
         let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
         let (follower, collapsed) = match self.join(request, workspace) {
-            Join::Cached(entry) => {
-                return Ok(self.hand_out(&request.key, &entry, asked, self.0.clock.now(), Source::Hit));
+            Join::Cached(entry, token) => {
+                return Ok(self.hand_out(&entry, &token.grant, asked, self.0.clock.now(), Source::Hit));
             }
             Join::Follower(follower) => (follower, true),
             Join::Leader(follower) => (follower, false),
@@ -87,12 +85,12 @@ impl Broker {
             }
             return Err(Refusal::TimedOut);
         };
-        let Issued { entry, stored } = outcome?;
+        let Issued { entry, token, stored } = outcome?;
         let now = self.0.clock.now();
-        if freshness::spare(&self.0.settings.floor, &entry.facts(request.min_ttl, now)).is_none() {
+        if self.spare(&token.facts(request.min_ttl, now)).is_none() {
             return Err(Refusal::TooOld);
         }
-        Ok(self.hand_out(&request.key, &entry, asked, now, Source::Issued { collapsed, stale, stored }))
+        Ok(self.hand_out(&entry, &token.grant, asked, now, Source::Issued { collapsed, stale, stored }))
     }
 
     /// Joins the key's flight, or starts one.
@@ -103,8 +101,8 @@ impl Broker {
             return Join::Follower(follower);
         }
         // Another flight may have completed since the first lookup; under this lock none completes.
-        if let Lookup::Fresh { entry, .. } = self.look_up(request, self.0.clock.now()) {
-            return Join::Cached(entry);
+        if let Lookup::Fresh { entry, token, .. } = self.look_up(request, self.0.clock.now()) {
+            return Join::Cached(entry, token);
         }
         let leader = flights.register(&request.key);
         let follower = leader.join(client);
@@ -112,30 +110,36 @@ impl Broker {
         Join::Leader(follower)
     }
 
-    fn serve_hit(&self, key: &TokenKey, entry: &Arc<Entry>, renew: bool, now: Moment) -> Answer {
-        let spare = freshness::spare(&self.0.settings.floor, &entry.facts(None, now));
-        self.0.coverage.count(spare.unwrap_or_default());
+    fn serve_hit(&self, entry: &Arc<Entry>, token: &CachedToken, renew: bool, now: Moment) -> Answer {
+        self.0.coverage.count(self.spare(&token.facts(None, now)).unwrap_or_default());
         // Count the use first: the renewal is decided by it.
-        let answer = self.hand_out(key, entry, now, now, Source::Hit);
-        let is_failing = self.0.is_failing.load(Ordering::Relaxed);
-        if (renew || is_failing)
-            && let Some(workspace) = self.0.workspaces.get(key.workspace())
-        {
-            if renew {
-                workspace.refresher.revive(key, &entry.state, now);
-            } else {
-                self.renew_early(workspace, key, entry, now);
-            }
+        let answer = self.hand_out(entry, &token.grant, now, now, Source::Hit);
+        if renew && let Some(workspace) = self.0.workspaces.get(entry.key.workspace()) {
+            workspace.refresher.revive(entry, now);
         }
         answer
     }
 
-    fn hand_out(&self, key: &TokenKey, entry: &Entry, asked: Moment, now: Moment, source: Source) -> Answer {
-        let Entry { grant, state } = entry;
-        state.count_use();
-        let booked = state.demand.record(asked);
+    /// Serves the stale token above the hard floor after a failure, unless it was removed meanwhile.
+    fn serve_stale(&self, request: &TokenRequest<'_>, why: Stale, asked: Moment) -> Option<Answer> {
+        let (entry, token) = self.find(request)?;
+        let is_purged = |workspace: &Arc<Workspace>| workspace.is_purged(token.grant.sent());
+        if self.0.workspaces.get(request.key.workspace()).is_some_and(is_purged) {
+            return None;
+        }
+        let now = self.0.clock.now();
+        self.spare(&token.facts(request.min_ttl, now))?;
+        Some(self.hand_out(&entry, &token.grant, asked, now, Source::Stale(why)))
+    }
+
+    fn hand_out(&self, entry: &Entry, grant: &Grant, asked: Moment, now: Moment, source: Source) -> Answer {
+        // The uses are those of the entry's token.
+        if !matches!(source, Source::Issued { stored: false, .. }) {
+            entry.count_use();
+        }
+        let booked = entry.demand.record(asked);
         if booked != Books::EMPTY
-            && let Some(workspace) = self.0.workspaces.get(key.workspace())
+            && let Some(workspace) = self.0.workspaces.get(entry.key.workspace())
         {
             workspace.refresher.books.add(booked);
         }
@@ -143,10 +147,11 @@ impl Broker {
     }
 }
 
-/// The result of a cache lookup.
+/// The result of a lookup in the table.
 enum Lookup {
     Fresh {
         entry: Arc<Entry>,
+        token: Arc<CachedToken>,
         renew: bool,
     },
     Stale {
@@ -159,8 +164,8 @@ enum Lookup {
 
 /// How a request gets its token.
 enum Join {
-    /// The token is in the cache by now.
-    Cached(Arc<Entry>),
+    /// The token is in the table by now.
+    Cached(Arc<Entry>, Arc<CachedToken>),
     /// Another request or renewal makes the call.
     Follower(Follower),
     /// This request's flight makes the call.

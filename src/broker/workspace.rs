@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::cache::{KeyState, Plan};
+use tokio::sync::Semaphore;
+
 use super::flights::Flights;
 use super::refresher::Refresher;
 use crate::clock::Moment;
@@ -12,8 +13,10 @@ use crate::upstream::Dispatcher;
 /// A workspace's calls, flights and renewals.
 pub struct Workspace {
     pub dispatcher: Arc<Dispatcher>,
-    pub refresher: Arc<Refresher>,
+    pub refresher: Refresher,
     pub flights: Arc<Flights>,
+    /// Held by a renewal until it is queued: meanwhile the dispatcher's room is not known.
+    pub starting: Arc<Semaphore>,
     /// Tokens requested before this moment are purged; in nanoseconds.
     not_before: AtomicU64,
 }
@@ -23,8 +26,9 @@ impl Workspace {
     pub fn new(dispatcher: Dispatcher, refresher: Refresher) -> Self {
         Self {
             dispatcher: Arc::new(dispatcher),
-            refresher: Arc::new(refresher),
+            refresher,
             flights: Arc::new(Flights::new()),
+            starting: Arc::new(Semaphore::new(1)),
             not_before: AtomicU64::new(0),
         }
     }
@@ -34,13 +38,8 @@ impl Workspace {
         self.not_before.store(moment.as_nanos(), Ordering::Relaxed);
     }
 
-    /// Was the key removed deliberately, so that it must not be renewed?
-    pub fn is_removed(&self, state: &KeyState) -> bool {
-        *state.plan() == Plan::Removed || self.is_purged(state)
-    }
-
-    /// Was the token requested before the last purge?
-    pub fn is_purged(&self, state: &KeyState) -> bool {
-        state.sent.as_nanos() < self.not_before.load(Ordering::Relaxed)
+    /// Was a token that was requested at this moment purged?
+    pub fn is_purged(&self, sent: Moment) -> bool {
+        sent.as_nanos() < self.not_before.load(Ordering::Relaxed)
     }
 }

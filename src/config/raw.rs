@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::duration::HumanDuration;
 use super::log::{Audit, LogFormat};
@@ -128,7 +128,13 @@ table!(Tokens {
     capacity: u64 = 1_000_000,
 });
 
-table!(Refresh { mode: String = "learned".to_owned(), extra_calls: f64 = 0.15, history: u64 = 1_000_000 });
+table!(Refresh {
+    mode: String = "learned".to_owned(),
+    extra_calls: f64 = 0.15,
+    // Without effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<u64> = None,
+});
 
 table!(Client {
     name: String = String::new(),
@@ -210,15 +216,10 @@ impl Raw {
 }
 
 /// Where tokens are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum StoreKind {
     Memory,
-}
-
-impl Serialize for StoreKind {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("memory")
-    }
 }
 
 impl<'de> Deserialize<'de> for StoreKind {

@@ -62,7 +62,6 @@ impl Checker<'_> {
                 floor,
                 refresh,
                 extra_calls: raw.refresh.extra_calls,
-                history: raw.refresh.history,
                 capacity: raw.tokens.capacity,
                 timeout: timeout?,
             },
@@ -101,10 +100,12 @@ impl Checker<'_> {
     /// The floor and the mode of renewal, after the checks of the numbers beside them.
     fn renewal(&self, raw: &Raw) -> Option<(Floor, Mode)> {
         let floor = Floor::new(raw.tokens.floor, raw.tokens.hard_floor.0)
-            .ok_or_else(|| self.error("tokens.floor", format!("must be a number from 0 to {}", Floor::MAX_SHARE)));
+            .map_err(|error| self.error("tokens.floor", error.to_string()));
         let floor = self.keep(floor);
         self.keep(self.range("tokens.capacity", raw.tokens.capacity, 1, 1_000_000_000));
-        self.keep(self.range("refresh.history", raw.refresh.history, 0, 1_000_000_000));
+        if let Some(history) = raw.refresh.history {
+            self.keep(self.range("refresh.history", history, 0, 1_000_000_000));
+        }
         if !(0.0..=10.0).contains(&raw.refresh.extra_calls) {
             self.add_error(self.error("refresh.extra_calls", "must be a number from 0 to 10"));
         }

@@ -140,7 +140,7 @@ impl Admin {
                 "expires_at": known.token.map(|(_, expires)| time(expires)),
                 "due_at": known.due.map(time),
                 "uses": known.uses,
-                "state": known.stage,
+                "state": known.plan,
                 "decision": known.decision.as_ref().map(decided),
                 "last_error": known.error,
             })

@@ -5,7 +5,6 @@ pub mod learned;
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::policy::admission::breaker::SHED_SHARE;
 
 /// The refresh mode: which tokens are renewed ahead of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +39,11 @@ pub enum Reason {
     Return,
     /// A client reports that Courier rejected it.
     Rejected,
-    /// Calls fail, and it is one of the busiest: see [`is_due_early`].
-    Early,
 }
 
 impl Reason {
     /// Every reason, in the order of their declaration.
-    pub const ALL: [Self; 4] = [Self::Due, Self::Return, Self::Rejected, Self::Early];
+    pub const ALL: [Self; 3] = [Self::Due, Self::Return, Self::Rejected];
 
     /// The word for logs and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -54,7 +51,6 @@ impl Reason {
             Self::Due => "due",
             Self::Return => "return",
             Self::Rejected => "rejected",
-            Self::Early => "early",
         }
     }
 }
@@ -111,26 +107,6 @@ pub fn due(mode: Mode, window: Duration, sent: Moment, draw: f64) -> Moment {
     sent + window.saturating_sub(lead)
 }
 
-/// Whether a token that is handed out now is renewed before `due`, since calls fail.
-///
-/// `failing` is the share of recent calls that failed, 0 to 1. The lead is that share of a
-/// quarter of the window; there is none while renewals are shed. Only the busiest tokens are
-/// renewed early, those used once in each [`BUSY`] on average: an outage costs them most, and
-/// their renewals are the least likely to be wasted.
-pub fn is_due_early(sent: Moment, due: Moment, uses: u32, failing: f64, now: Moment) -> bool {
-    let lead = due.since(sent).mul_f64(EARLY_SHARE * failing.clamp(0.0, 1.0));
-    (LEAST_FAILING..SHED_SHARE).contains(&failing)
-        && due < Moment::NEVER
-        && now + lead >= due
-        && BUSY * uses >= now.since(sent)
-}
-
-/// The least share of failed calls for early renewals.
-pub const LEAST_FAILING: f64 = 0.1;
-const EARLY_SHARE: f64 = 0.25;
-/// The longest mean time between two uses of a busy token.
-pub const BUSY: Duration = Duration::from_secs(15 * 60);
-
 const LEAST_LEAD: Duration = Duration::from_secs(2);
 
 /// A low-discrepancy sequence from 0 to 1 (a Weyl sequence).
@@ -179,20 +155,6 @@ mod tests {
     #[test]
     fn token_is_never_due_in_mode_off() {
         assert_eq!(due(Mode::Off, Duration::from_secs(60), Moment::from_nanos(77), 0.5), Moment::NEVER);
-    }
-
-    #[test]
-    fn busiest_tokens_are_renewed_earlier_the_more_calls_fail() {
-        let (sent, hours) = (Moment::from_nanos(77), |hours: u64| Duration::from_secs(3600 * hours));
-        let due = sent + hours(8);
-        let early = |uses, failing, now| is_due_early(sent, due, uses, failing, sent + now);
-        assert!(early(28, 0.5, hours(7)) && early(30, 0.25, hours(7) + hours(1) / 2));
-        assert!(!early(28, 0.4, hours(7)) && !early(30, 0.05, hours(8)));
-        // Not busy.
-        assert!(!early(27, 0.5, hours(7)));
-        // Renewals are shed.
-        assert!(!early(30, 0.8, hours(7)));
-        assert!(!is_due_early(sent, Moment::NEVER, u32::MAX, 1.0, sent + hours(900)));
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod tests;
 
 use std::time::Duration;
 
-use self::recent::{Counts, Recent};
+use self::recent::Recent;
 use super::queue::Class;
 use super::response::Response;
 use crate::clock::Moment;
@@ -90,7 +90,8 @@ const LEAST_CALLS: usize = 8;
 /// outage at night may go unnoticed.
 const LEAST_KEYS: usize = 3;
 /// The least token keys with 402 or 403. A plan's limit and a key without rights reach every token
-/// key, so a second one confirms it; a firewall's 403 for one name does not.
+/// key, so a second one confirms it. With 1, a firewall's 403 for one name stops all; with 4, a
+/// used-up plan costs two more calls before users are told.
 const LEAST_FORBIDDEN_KEYS: usize = 2;
 /// The least time over which failed calls were sent. With none, one broken connection opens the
 /// breaker; with 2 s, users wait a second longer for an error that is certain.
@@ -101,7 +102,7 @@ const FORBIDDEN_SHARE: f64 = 0.5;
 /// The share of failures at which renewals are shed.
 ///
 /// A waiting user still gets a token in 76% of cases with five tries; what capacity Courier has is
-/// theirs. At half of it, a Courier that fails every third call would stop renewals, which are the
+/// theirs. At half of it, a Courier that fails two calls in five would stop renewals, which are the
 /// provision for worse; twice of it is never reached.
 pub const SHED_SHARE: f64 = 0.75;
 /// The share of failures at which it opens.
@@ -111,7 +112,8 @@ pub const SHED_SHARE: f64 = 0.75;
 /// is down. At 99% it would not open while one call in 32 succeeds.
 const OPEN_SHARE: f64 = 0.9;
 /// The time between renewals while they are shed. Without a user they are the only sign of
-/// Courier's recovery: 32 of them replace the memory in half a minute.
+/// Courier's recovery: 32 of them replace the memory in half a minute, and after twice of it in a
+/// whole one. Half of it doubles the load on a Courier that hardly works.
 const SHED_INTERVAL: Duration = Duration::from_secs(1);
 /// The back-off before the first probe, with jitter of up to half of it. Half of it would send two
 /// probes into an outage of a second, twice of it would add a second of errors after one.
@@ -156,14 +158,14 @@ impl Breaker {
         }
         let was_shedding = self.is_shedding(now);
         self.recent.push(response, key, now);
-        let counts = self.recent.counts(now);
-        let is_failing = is_judged(&counts) && counts.failing_share() >= OPEN_SHARE;
-        self.failing_since = is_failing.then(|| self.failing_since.map_or(sent, |first| first.min(sent)));
+        let failing_since = self.failing_since.map_or(sent, |first| first.min(sent));
+        self.failing_since = self.is_failing(OPEN_SHARE, now).then_some(failing_since);
+        let is_forbidden = |response| matches!(response, Response::Forbidden(_));
         let opens = match response {
             Response::Failed => self.failing_since.is_some_and(|first| sent.since(first) >= LEAST_SPAN),
             Response::Forbidden(_) => {
-                counts.forbidden as f64 >= counts.calls as f64 * FORBIDDEN_SHARE
-                    && counts.forbidden_keys >= LEAST_FORBIDDEN_KEYS
+                self.recent.share(is_forbidden, now) >= FORBIDDEN_SHARE
+                    && self.recent.keys(is_forbidden, now) >= LEAST_FORBIDDEN_KEYS
             }
             Response::Unauthorized => true,
             Response::Issued | Response::Throttled(_) | Response::Rejected => false,
@@ -189,7 +191,7 @@ impl Breaker {
 
     /// The share of recent calls that failed; 1 while the breaker is open.
     pub fn failing_share(&self, now: Moment) -> f64 {
-        if self.open.is_some() { 1.0 } else { self.recent.counts(now).failing_share() }
+        if self.open.is_some() { 1.0 } else { self.recent.share(Response::is_failure, now) }
     }
 
     /// The status by which Courier refused the API key (401, 402 or 403), if that opened the breaker.
@@ -222,15 +224,14 @@ impl Breaker {
     }
 
     fn is_shedding(&self, now: Moment) -> bool {
-        if self.recent.most_failures() < LEAST_KEYS {
-            return false;
-        }
-        let counts = self.recent.counts(now);
-        is_judged(&counts) && counts.failing_share() >= SHED_SHARE
+        self.is_failing(SHED_SHARE, now)
     }
-}
 
-/// Whether the calls are enough for a judgement about Courier.
-const fn is_judged(counts: &Counts) -> bool {
-    counts.calls >= LEAST_CALLS && counts.failed_keys >= LEAST_KEYS
+    /// Whether Courier fails this share of calls, for several token keys.
+    fn is_failing(&self, share: f64, now: Moment) -> bool {
+        self.recent.most_failures() >= LEAST_KEYS
+            && self.recent.count(now) >= LEAST_CALLS
+            && self.recent.share(Response::is_failure, now) >= share
+            && self.recent.keys(|response| response == Response::Failed, now) >= LEAST_KEYS
+    }
 }

@@ -1,0 +1,222 @@
+//! An entry of the key table: a key's demand, its plan, and its token if there is one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+
+use super::demand::Demand;
+use super::locks::{Guard, Lock, Order};
+use crate::clock::Moment;
+use crate::policy::freshness::{Floor, TokenAge};
+use crate::policy::refresh::RenewalDecision;
+use crate::policy::refresh::learned::learner::Estimate;
+use crate::policy::schedule::Ticket;
+use crate::token::{Grant, TokenKey};
+
+/// A token key's demand history, renewal plan, and token if it has one.
+///
+/// It outlives its tokens: an absent user may be about to return. Until a renewal is due, a hit
+/// writes the count of uses and the time of the last request, and takes no lock unless the demand
+/// history has something to record.
+pub struct Entry {
+    /// The token key.
+    pub key: TokenKey,
+    /// The requests for the key.
+    pub demand: Arc<Demand>,
+    token: ArcSwapOption<CachedToken>,
+    uses: AtomicU32,
+    state: Lock<EntryState>,
+}
+
+/// A token and the time of its renewal.
+pub struct CachedToken {
+    /// The token.
+    pub grant: Grant,
+    /// When its renewal is due; drawn at random, once.
+    pub due: Moment,
+}
+
+/// The part of an entry that its lock guards.
+pub struct EntryState {
+    /// The next step of the refresher.
+    pub plan: Plan,
+    /// Counts the plans, so that the refresher drops a due time of an older one.
+    pub turn: u32,
+    /// When the last token was requested from Courier.
+    pub sent: Moment,
+    /// When the last token expires.
+    pub expires: Moment,
+    /// The refresher's last decision, for operators.
+    pub decision: Option<Decision>,
+    /// Why the last call failed, if it did, for operators.
+    pub error: Option<String>,
+    /// The ticket of the moment at which the token reaches its hard floor.
+    pub(super) hard_floor: Option<Ticket>,
+    /// The index of the table holds its key.
+    pub(super) is_indexed: bool,
+}
+
+/// A decision of the refresher.
+#[derive(Clone, Copy, Debug)]
+pub struct Decision {
+    /// When it was made.
+    pub at: Moment,
+    /// The outcome.
+    pub verdict: RenewalDecision,
+    /// The estimate that it is based on, in mode learned.
+    pub estimate: Option<Estimate>,
+}
+
+/// The next step of the refresher for a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// A renewal is in the schedule under this ticket, after this many failures.
+    Scheduled(Ticket, u32),
+    /// The token was not used in its window. The ticket is the next time to decide on a prefetch.
+    Lapsed(Ticket),
+    /// A token is being fetched.
+    Renewing {
+        /// Failures in a row.
+        failures: u32,
+        /// The token has lapsed.
+        has_lapsed: bool,
+    },
+    /// No renewal is planned, unless the token is handed out again.
+    Unscheduled,
+    /// Never renewed again: Courier refuses it for good, or the key was removed.
+    Removed,
+}
+
+impl Plan {
+    /// The word for operators.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled(..) => "scheduled",
+            Self::Lapsed(_) => "lapsed",
+            Self::Renewing { .. } => "renewing",
+            Self::Unscheduled => "unscheduled",
+            Self::Removed => "removed",
+        }
+    }
+
+    /// Its ticket in the schedule, if it has one.
+    pub const fn ticket(self) -> Option<Ticket> {
+        match self {
+            Self::Scheduled(ticket, _) | Self::Lapsed(ticket) => Some(ticket),
+            Self::Renewing { .. } | Self::Unscheduled | Self::Removed => None,
+        }
+    }
+
+    /// Is the key remembered without a token?
+    pub const fn has_lapsed(self) -> bool {
+        matches!(self, Self::Lapsed(_) | Self::Renewing { has_lapsed: true, .. })
+    }
+}
+
+impl Entry {
+    /// Creates an entry without a token.
+    pub fn new(key: TokenKey, demand: Arc<Demand>) -> Self {
+        let state = EntryState {
+            plan: Plan::Unscheduled,
+            turn: 0,
+            sent: Moment::from_nanos(0),
+            expires: Moment::from_nanos(0),
+            decision: None,
+            error: None,
+            hard_floor: None,
+            is_indexed: false,
+        };
+        let (token, state) = (ArcSwapOption::empty(), Lock::new(Order::Entry, state));
+        Self { key, demand, token, uses: AtomicU32::new(0), state }
+    }
+
+    /// Its token, however old.
+    pub fn token(&self) -> Option<Arc<CachedToken>> {
+        self.token.load_full()
+    }
+
+    /// Locks its state. Never touch the table meanwhile.
+    pub fn lock(&self) -> Guard<'_, EntryState> {
+        self.state.lock()
+    }
+
+    /// Counts that its token is handed out.
+    pub fn count_use(&self) {
+        self.uses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often its token was handed out.
+    pub fn uses(&self) -> u32 {
+        self.uses.load(Ordering::Relaxed)
+    }
+
+    /// Replaces its token, under its lock; returns the old one. A new token begins without uses.
+    pub fn replace_token(&self, token: Option<Arc<CachedToken>>) -> Option<Arc<CachedToken>> {
+        if token.is_some() {
+            self.uses.store(0, Ordering::Relaxed);
+        }
+        self.token.swap(token)
+    }
+
+    /// Its share of the table's capacity: 1 for each 2 KiB of key and token, at least 1.
+    ///
+    /// Courier's tokens have less than 1 KiB. The rest of an entry is small and bounded.
+    pub fn weight(&self) -> u32 {
+        let token = self.token.load().as_ref().map_or(0, |token| token.grant.token().len());
+        let bytes = self.key.claim().len() + token;
+        u32::try_from(bytes.div_ceil(WEIGHT_BYTES)).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+/// The bytes of key and token for which an entry counts as one.
+const WEIGHT_BYTES: usize = 2048;
+
+impl CachedToken {
+    /// The facts that its freshness is judged by.
+    pub fn facts(&self, min_ttl: Option<Duration>, now: Moment) -> TokenAge {
+        let Self { grant, due } = self;
+        TokenAge { life: grant.life(), remaining: grant.remaining(now), min_ttl, due: now >= *due }
+    }
+
+    /// When it reaches its floor.
+    pub fn floor(&self, floor: &Floor) -> Moment {
+        self.grant.expires() - floor.of(self.grant.life())
+    }
+
+    /// When it reaches its hard floor.
+    pub fn hard_floor(&self, floor: &Floor) -> Moment {
+        self.grant.expires() - floor.hard_of(self.grant.life())
+    }
+}
+
+impl EntryState {
+    /// When the last token reaches its floor, or reached it.
+    pub fn floor(&self, floor: &Floor) -> Moment {
+        self.sent + floor.window_of(self.expires.since(self.sent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{Lifetime, ScopeClaim, Token, WorkspaceName};
+
+    #[test]
+    fn entry_weighs_one_unless_its_token_is_large() {
+        let claim = ScopeClaim::parse("user_id:jane read:x").expect("a claim");
+        let key = TokenKey::new(&WorkspaceName::new("default").expect("a name"), &claim, Lifetime::MAX);
+        let now = Moment::from_nanos(0);
+        let entry = Entry::new(key, Arc::new(Demand::new(Duration::from_secs(1800), now)));
+        let weigh = |bytes: usize| {
+            let token = Token::new(&"t".repeat(bytes)).expect("a token");
+            let grant = Grant::new(&token, now, Duration::from_secs(3600));
+            entry.replace_token(Some(Arc::new(CachedToken { grant, due: Moment::NEVER })));
+            entry.weight()
+        };
+        assert_eq!([600, 2000, 2048, 8192].map(weigh), [1, 1, 2, 5]);
+        entry.replace_token(None);
+        assert_eq!(entry.weight(), 1);
+    }
+}

@@ -1,0 +1,148 @@
+//! The end of a flight: a token is stored, a failure is remembered, and the followers get the outcome.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::demand::Demand;
+use super::entry::{CachedToken, Entry};
+use super::flights::{Issued, Leader};
+use super::handle::Broker;
+use super::workspace::Workspace;
+use crate::audit::{self, Actor, Subject};
+use crate::metrics::RenewalOutcome;
+use crate::policy::admission::queue::Rank;
+use crate::policy::refresh::Reason;
+use crate::policy::refresh::learned::books::Books;
+use crate::token::Grant;
+use crate::upstream::Failure;
+
+/// Why a flight was started.
+pub enum Cause {
+    /// A request that waits.
+    Request(Actor<'static>),
+    /// A renewal or a prefetch.
+    Renewal(Renewal),
+}
+
+/// The entry that is renewed, why it is, and the rank of its call in the queue.
+pub struct Renewal {
+    pub reason: Reason,
+    pub entry: Arc<Entry>,
+    pub rank: Rank,
+    /// Dropped once the call is queued.
+    pub starting: Option<OwnedSemaphorePermit>,
+}
+
+impl Cause {
+    /// The renewal, unless a request is the cause.
+    pub const fn renewal(&self) -> Option<&Renewal> {
+        match self {
+            Self::Request(_) => None,
+            Self::Renewal(renewal) => Some(renewal),
+        }
+    }
+}
+
+/// A registered flight with its cause.
+pub struct Flight {
+    pub broker: Broker,
+    pub workspace: Arc<Workspace>,
+    pub leader: Leader,
+    pub cause: Cause,
+    /// The calls that were made.
+    pub attempts: u32,
+}
+
+impl Flight {
+    /// Completes the flight. A failure changes nothing in the table.
+    pub fn complete(self, outcome: Result<Grant, Failure>) {
+        // Without an attempt the dispatcher refused the permit, and its callers get that failure.
+        if self.attempts > 0 {
+            self.log(&outcome);
+            if let Err(failure) = &outcome {
+                self.remember(failure);
+            }
+        }
+        let failure = outcome.as_ref().err().cloned();
+        self.leader.complete(outcome.map(|grant| self.store(grant)).map_err(Into::into));
+        if let Cause::Renewal(Renewal { reason, entry, .. }) = &self.cause {
+            let refresher = &self.workspace.refresher;
+            if self.attempts > 0 {
+                let outcome = if failure.is_none() { RenewalOutcome::Issued } else { RenewalOutcome::Failed };
+                refresher.metrics.renewals_total[*reason][outcome].inc();
+            }
+            entry.lock().error = failure.as_ref().map(ToString::to_string);
+            // Without effect if the new token was stored, or the entry removed.
+            let is_permanent = matches!(failure, Some(Failure::Refused(_)));
+            refresher.retry(entry, is_permanent, self.broker.0.clock.now());
+        }
+    }
+
+    /// Adds the failure of a call to the negative cache.
+    ///
+    /// A renewal is tried once, so a later request may try again, but not if this outcome also answers
+    /// followers. A lack of file descriptors says nothing about the key.
+    fn remember(&self, failure: &Failure) {
+        let is_renewal = self.cause.renewal().is_some();
+        if *failure != Failure::OutOfFiles && (failure.is_lasting() || !is_renewal || self.leader.has_followers()) {
+            let Self { broker, leader, .. } = self;
+            broker.0.negative_cache.add(leader.key(), failure.clone().into(), broker.0.clock.now());
+        }
+    }
+
+    /// Stores a new token, unless the flight is detached or the stored one can be handed out for longer.
+    fn store(&self, grant: Grant) -> Issued {
+        let Self { broker, workspace, leader, cause, .. } = self;
+        let (floor, refresher) = (&broker.0.settings.floor, &workspace.refresher);
+        let window = floor.window_of(grant.life());
+        let due = refresher.draw_due(window, grant.sent());
+        let token = Arc::new(CachedToken { grant, due });
+        refresher.books.add(Books::CALL);
+        // No flight of the key starts and no removal comes between the checks and the storing.
+        let flights = workspace.flights.lock(leader.key());
+        let entry = broker.0.table.get(leader.key()).unwrap_or_else(|| {
+            // A rejected token's entry has left the table, but its demand goes on.
+            let new = || Arc::new(Demand::new(window, token.grant.sent()));
+            let demand = cause.renewal().map_or_else(new, |renewal| Arc::clone(&renewal.entry.demand));
+            Arc::new(Entry::new(leader.key().clone(), demand))
+        });
+        let serves_longer = |old: &CachedToken| old.floor(floor) > token.floor(floor);
+        let stored = flights.is_current(leader) && !entry.token().is_some_and(|old| serves_longer(&old));
+        if stored {
+            let mut state = entry.lock();
+            refresher.plan_renewal(&entry, &mut state, due);
+            broker.0.table.store(&entry, state, Arc::clone(&token));
+        }
+        Issued { entry, token, stored }
+    }
+
+    fn log(&self, outcome: &Result<Grant, Failure>) {
+        let Self { broker, leader, cause, .. } = self;
+        let key = leader.key();
+        let users = key.users().collect::<Vec<_>>().join(" ");
+        let (workspace, scopes) = (key.workspace(), key.scopes());
+        let (actor, reason) = match cause {
+            Cause::Request(actor) => (actor, "asked"),
+            Cause::Renewal(renewal) => (&Actor::Broker, renewal.reason.as_str()),
+        };
+        match outcome {
+            Ok(grant) => {
+                let left = grant.remaining(broker.0.clock.now());
+                let expires_at = humantime::format_rfc3339_seconds(UNIX_EPOCH + broker.0.clock.unix() + left);
+                let subject = Subject {
+                    workspace: Some(workspace),
+                    users: Some(&users),
+                    scopes: Some(scopes),
+                    lifetime_seconds: Some(key.lifetime().as_secs()),
+                };
+                audit::issued(actor, subject, &expires_at.to_string(), reason);
+            }
+            Err(error @ Failure::Mismatch) => tracing::error!(
+                workspace, users, scopes, reason, %error, "Courier issued a token for other users or scopes; token discarded"
+            ),
+            Err(error) => tracing::warn!(workspace, users, scopes, reason, %error, "token request failed"),
+        }
+    }
+}

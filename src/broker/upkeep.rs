@@ -1,0 +1,147 @@
+//! Upkeep of the key table: expired tokens, evicted entries, and the end of an entry.
+
+use std::sync::Arc;
+
+use super::entry::Entry;
+use super::flights::LockedShard;
+use super::handle::Broker;
+use super::workspace::Workspace;
+use crate::clock::Moment;
+use crate::metrics::Removal;
+use crate::token::TokenKey;
+
+/// How many expired tokens are dropped before the task yields.
+const BATCH: usize = 256;
+
+impl Broker {
+    /// Evicts what exceeds the capacity.
+    pub(super) fn evict(&self) {
+        self.0.table.run_pending_tasks();
+        self.release_evicted();
+    }
+
+    /// Releases evicted entries, so that they are not renewed.
+    pub(super) fn release_evicted(&self) {
+        for entry in self.0.table.take_evicted() {
+            let Some(workspace) = self.0.workspaces.get(entry.key.workspace()) else { continue };
+            let _flights = workspace.flights.lock(&entry.key);
+            // A token that arrived just then has stored it again.
+            if !self.0.table.holds(&entry) {
+                self.release(workspace, &entry, Removal::Evicted);
+            }
+        }
+    }
+
+    /// Drops tokens that reached their hard floor, a batch of them; returns whether there are more.
+    pub(super) fn drop_expired(&self, now: Moment) -> bool {
+        for _ in 0..BATCH {
+            if self.0.table.next_hard_floor() > now {
+                return false;
+            }
+            if let Some(entry) = self.0.table.pop_expired(now) {
+                self.drop_expired_token(&entry, now);
+            }
+        }
+        true
+    }
+
+    fn drop_expired_token(&self, entry: &Arc<Entry>, now: Moment) {
+        let table = &self.0.table;
+        let Some(workspace) = self.0.workspaces.get(entry.key.workspace()) else { return };
+        let flights = workspace.flights.lock(&entry.key);
+        let mut state = entry.lock();
+        // Another token may have replaced it just now.
+        if !table.has_expired(entry, now) {
+            return;
+        }
+        if state.plan.has_lapsed() {
+            // The user may be about to return.
+            table.drop_token(entry, &mut state, Removal::Expired);
+            return;
+        }
+        drop(state);
+        self.forget_entry(workspace, entry, &flights, Removal::Expired);
+    }
+
+    /// Removes an entry, unless the key has another one by now, under the lock of its flights.
+    pub(super) fn forget_entry(
+        &self,
+        workspace: &Workspace,
+        entry: &Arc<Entry>,
+        lock: &LockedShard<'_>,
+        cause: Removal,
+    ) {
+        if self.0.table.holds(entry) {
+            self.forget(workspace, &entry.key, lock, cause);
+        }
+    }
+
+    /// Removes a key, under the lock of its flights; returns whether it had a token.
+    pub(super) fn forget(&self, workspace: &Workspace, key: &TokenKey, _: &LockedShard<'_>, cause: Removal) -> bool {
+        self.0.table.remove(key).is_some_and(|entry| self.release(workspace, &entry, cause))
+    }
+
+    /// Ends an entry that left the table; returns whether it had a token.
+    fn release(&self, workspace: &Workspace, entry: &Entry, cause: Removal) -> bool {
+        let (plan, had_token) = self.0.table.release(entry, cause);
+        workspace.refresher.unschedule(plan);
+        had_token
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::broker::fixture::{Fixture, HOUR, key};
+    use crate::policy::refresh::Mode;
+
+    #[tokio::test(start_paused = true)]
+    async fn schedules_and_index_hold_exactly_the_keys_of_the_table() {
+        let fixture = Fixture::new(Mode::Used, 100);
+        for user in (0..300).chain(250..300) {
+            fixture.ask(&user.to_string()).await;
+        }
+        fixture.broker.evict();
+        let table = &fixture.broker.0.table;
+        // Each key is indexed by its user and by its token.
+        assert_eq!((table.sizes(), table.tokens(), fixture.scheduled()), ([100, 200, 100], 100, 100));
+        // A request may have looked an entry up just before it was removed. It is not renewed.
+        let old = fixture.ask("299").await;
+        fixture.sign_out("299");
+        let refresher = &fixture.workspace().refresher;
+        refresher.revive(&old, fixture.clock.now());
+        refresher.retry(&old, false, fixture.clock.now());
+        assert_eq!((table.sizes(), table.tokens(), fixture.scheduled()), ([99, 198, 99], 99, 99));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_of_the_refresher_are_no_use_of_an_entry() {
+        let fixture = Fixture::new(Mode::Off, 10);
+        for user in 0..10 {
+            fixture.ask(&user.to_string()).await;
+        }
+        let table = &fixture.broker.0.table;
+        assert!(table.contains(&key("0")) && table.get(&key("1")).is_some());
+        fixture.ask("10").await;
+        fixture.broker.evict();
+        assert!(!table.contains(&key("0")) && table.contains(&key("1")) && table.contains(&key("10")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn token_is_dropped_at_its_hard_floor_and_a_lapsed_key_stays() {
+        for (mode, left) in [(Mode::Off, 0), (Mode::Used, 0), (Mode::Learned, 1)] {
+            let fixture = Fixture::new(mode, 10);
+            let entry = fixture.ask("jane").await;
+            let _background = fixture.broker.start();
+            fixture.pass(HOUR - Duration::from_secs(5)).await;
+            assert!(entry.token().is_some(), "{mode:?}");
+            fixture.pass(Duration::from_secs(10)).await;
+            assert!(entry.token().is_none(), "{mode:?}");
+            let table = &fixture.broker.0.table;
+            // A lapsed key is indexed by its user.
+            assert_eq!((table.sizes(), table.tokens()), ([left, left, 0], 0), "{mode:?}");
+            assert_eq!(fixture.scheduled(), left, "{mode:?}");
+        }
+    }
+}
