@@ -71,10 +71,10 @@ pub struct Estimate {
     pub price: f32,
 }
 
-/// Keys without a request for so long are forgotten.
+/// Keys without a request for so long are forgotten: [`Hours`](super::hours::Hours) holds no more.
 const FORGOTTEN: Duration = Duration::from_secs(8 * 86_400);
 /// Prefetching stops after so many unused tokens in a row, whatever the forecast (the ski
-/// rental problem: a bounded loss).
+/// rental problem: a bounded loss). No trace loses a point without it.
 const MOST_UNUSED: u8 = 5;
 const HOUR: Duration = Duration::from_secs(3600);
 
