@@ -51,7 +51,8 @@ struct Stratum {
 }
 
 /// The initial `soon` and `within` of each stratum: likely shortly after a request, unlikely
-/// after a long absence unless earlier days had requests at this hour.
+/// after a long absence unless earlier days had requests at this hour. With one prior for all, no
+/// calibration and one `passed` for each stratum, office loses 23 points (1d, seed 8).
 const PRIOR: [(f32, f32); STRATA] = [
     (0.15, 0.5),
     (0.1, 0.4),
