@@ -23,8 +23,17 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let measured = std::env::args().any(|argument| argument == "--bench");
     let items = if measured { 5_000_000 } else { 50_000 };
-    let before = resident_bytes();
     let mut wheel = Wheel::new();
+    fill(&mut wheel, items);
+    turn_for_the_longest_lifetime(&mut wheel, items);
+    compare(&mut wheel, &mut criterion);
+    criterion.final_summary();
+    assert_eq!(wheel.schedule.len(), items, "each item comes out once");
+}
+
+/// Measures the time and the memory of adding so many items to an empty schedule.
+fn fill(wheel: &mut Wheel, items: usize) {
+    let before = resident_bytes();
     let start = Instant::now();
     for _ in 0..items {
         wheel.add();
@@ -36,7 +45,10 @@ fn main() {
         let met = if each <= GOAL { "met" } else { "missed" };
         println!("a deadline takes {each:.1} bytes of resident memory; the goal of {GOAL} is {met}");
     }
-    // After the longest lifetime the wheel has reached its steady state.
+}
+
+/// Pops and adds items for the longest lifetime, after which the wheel has reached its steady state.
+fn turn_for_the_longest_lifetime(wheel: &mut Wheel, items: usize) {
     let (mut all, mut longest) = (Duration::ZERO, Duration::ZERO);
     let mut popped = 0;
     while popped < 2 * items {
@@ -51,51 +63,44 @@ fn main() {
     }
     let each = all.as_secs_f64() * 1e9 / (2 * items) as f64;
     println!("in 30 days of virtual time an item took {each:.0} ns to pop, and the longest call {longest:.1?}");
+}
+
+/// Measures single operations. A batch returns the time of its measured part.
+fn compare(wheel: &mut Wheel, criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("schedule");
-    group.bench_function("add", |bencher| {
-        bencher.iter_custom(|count| {
-            batches(count, |batch| {
-                let start = Instant::now();
-                let tickets: Vec<_> = (0..batch).map(|_| wheel.add()).collect();
-                let spent = start.elapsed();
-                for ticket in tickets {
-                    wheel.schedule.remove(ticket);
-                }
-                spent
-            })
-        });
+    let mut measure = |name: &str, run: &dyn Fn(&mut Wheel, u64) -> Duration| {
+        group.bench_function(name, |bencher| bencher.iter_custom(|count| batches(count, |batch| run(wheel, batch))));
+    };
+    measure("add", &|wheel, batch| {
+        let start = Instant::now();
+        let tickets: Vec<_> = (0..batch).map(|_| wheel.add()).collect();
+        let spent = start.elapsed();
+        for ticket in tickets {
+            wheel.schedule.remove(ticket);
+        }
+        spent
     });
-    group.bench_function("add and remove", |bencher| {
-        bencher.iter_custom(|count| {
-            batches(count, |batch| {
-                let start = Instant::now();
-                let tickets: Vec<_> = (0..batch).map(|_| wheel.add()).collect();
-                for ticket in tickets {
-                    black_box(wheel.schedule.remove(ticket));
-                }
-                start.elapsed()
-            })
-        });
+    measure("add and remove", &|wheel, batch| {
+        let start = Instant::now();
+        let tickets: Vec<_> = (0..batch).map(|_| wheel.add()).collect();
+        for ticket in tickets {
+            black_box(wheel.schedule.remove(ticket));
+        }
+        start.elapsed()
     });
     // Time advances to each deadline, so this includes the cost of turning the wheel.
-    group.bench_function("pop", |bencher| {
-        bencher.iter_custom(|count| {
-            batches(count, |batch| {
-                let start = Instant::now();
-                for _ in 0..batch {
-                    black_box(wheel.pop());
-                }
-                let spent = start.elapsed();
-                for _ in 0..batch {
-                    wheel.add();
-                }
-                spent
-            })
-        });
+    measure("pop", &|wheel, batch| {
+        let start = Instant::now();
+        for _ in 0..batch {
+            black_box(wheel.pop());
+        }
+        let spent = start.elapsed();
+        for _ in 0..batch {
+            wheel.add();
+        }
+        spent
     });
     group.finish();
-    criterion.final_summary();
-    assert_eq!(wheel.schedule.len(), items, "each item comes out once");
 }
 
 /// As large as the broker's items: a moment, a key and its entry. The cache owns the latter two, so all items here

@@ -32,10 +32,10 @@ const SECRET: &[u8] = b"a secret of the app with more than 32 bytes";
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run installs it"]
 async fn listed_page_gets_the_token_of_its_session() {
-    let world = World::start("authorization").await;
-    let seen = world.open(&world.listed, "jane", r#"{"userId": "jane"}"#).await;
-    world.is_for(&seen, "jane");
-    assert_eq!(world.broker.courier.call_count(), 1);
+    let test = BrowserTest::start("authorization").await;
+    let seen = test.open(&test.listed, "jane", r#"{"userId": "jane"}"#).await;
+    test.is_for(&seen, "jane");
+    assert_eq!(test.broker.courier.call_count(), 1);
     // The page may read `Cache-Status`, which CORS hides unless it is exposed.
     assert!(seen["cacheStatus"].as_str().is_some_and(|how| how.contains("fwd=miss")), "{seen}");
 }
@@ -43,39 +43,39 @@ async fn listed_page_gets_the_token_of_its_session() {
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run installs it"]
 async fn unlisted_page_gets_nothing() {
-    let world = World::start("authorization").await;
-    let seen = world.open(&world.unlisted, "jane", "").await;
+    let test = BrowserTest::start("authorization").await;
+    let seen = test.open(&test.unlisted, "jane", "").await;
     assert_eq!(seen["thrown"], "TypeError", "{seen}");
-    assert_eq!(world.broker.courier.call_count(), 0);
+    assert_eq!(test.broker.courier.call_count(), 0);
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run installs it"]
 async fn page_that_names_another_user_gets_nothing() {
-    let world = World::start("authorization").await;
-    let seen = world.open(&world.listed, "jane", r#"{"userId": "bob"}"#).await;
+    let test = BrowserTest::start("authorization").await;
+    let seen = test.open(&test.listed, "jane", r#"{"userId": "bob"}"#).await;
     assert_eq!((&seen["status"], &seen["answer"]["error"]), (&401.into(), &"Unauthorized".into()), "{seen}");
-    assert_eq!(world.broker.courier.call_count(), 0);
+    assert_eq!(test.broker.courier.call_count(), 0);
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run installs it"]
 async fn cookie_is_accepted_from_a_listed_page_alone() {
-    let world = World::start("cookie:session").await;
+    let test = BrowserTest::start("cookie:session").await;
     // The browser sends the cookie from both pages, since the ports of a host are one site.
-    let seen = world.open(&world.unlisted, "jane", "").await;
+    let seen = test.open(&test.unlisted, "jane", "").await;
     assert_eq!(seen["thrown"], "TypeError", "{seen}");
-    assert_eq!(world.broker.courier.call_count(), 0);
+    assert_eq!(test.broker.courier.call_count(), 0);
     // The browser sends this without a preflight, so the broker alone can refuse it.
     let refused = r#"courier_token_broker_requests_total{outcome="denied",route="/api/generate-courier-jwt"}"#;
-    assert_eq!(world.broker.metric(refused).await, 1.0);
-    let seen = world.open(&world.listed, "jane", "").await;
-    world.is_for(&seen, "jane");
-    assert_eq!(world.broker.courier.call_count(), 1);
+    assert_eq!(test.broker.metric(refused).await, 1.0);
+    let seen = test.open(&test.listed, "jane", "").await;
+    test.is_for(&seen, "jane");
+    assert_eq!(test.broker.courier.call_count(), 1);
 }
 
 /// A broker and two origins, one of them listed.
-struct World {
+struct BrowserTest {
     broker: Broker,
     signer: Signer,
     listed: Pages,
@@ -83,7 +83,7 @@ struct World {
     source: &'static str,
 }
 
-impl World {
+impl BrowserTest {
     async fn start(source: &'static str) -> Self {
         let (listed, unlisted) = (Pages::bind().await, Pages::bind().await);
         let secret = tempfile::NamedTempFile::new().expect("a file");

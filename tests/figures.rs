@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use courier_token_broker::config::Raw;
 use support::broker::{CLIENT_KEY, Setup};
-use support::child::{ANY_PORT, Program, Running};
+use support::child::{Program, Running, simulator};
 use support::http::{Connection, HttpRequest};
 use tokio::task::JoinSet;
 
@@ -52,8 +52,8 @@ async fn a_hundred_thousand_requests_for_a_thousand_keys_make_a_thousand_calls()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_users_at_once_stay_within_the_budget_as_courier_counts() {
     let _alone = MACHINE.lock().await;
-    let world = World::start("50ms", &[("REQUESTS_PER_SECOND", "50"), ("BURST", "10")]);
-    let address = world.address;
+    let processes = Processes::start("50ms", &[("REQUESTS_PER_SECOND", "50"), ("BURST", "10")]);
+    let address = processes.address;
     let mut asking = JoinSet::new();
     for user in 0..2_000 {
         asking.spawn(async move { Connection::open(address).await.ask(&ask(user)).await });
@@ -71,7 +71,7 @@ async fn two_thousand_users_at_once_stay_within_the_budget_as_courier_counts() {
             refused += 1;
         }
     }
-    let log = world.calls().await;
+    let log = processes.calls().await;
     let calls: Vec<f64> = log["calls"]
         .as_array()
         .expect("a list")
@@ -94,20 +94,18 @@ fn largest_excess(calls: &[f64], rate: f64) -> f64 {
 }
 
 /// A broker before a simulated Courier, each a process of its own.
-struct World {
+struct Processes {
     address: SocketAddr,
     courier: SocketAddr,
     _processes: [Running; 2],
 }
 
-impl World {
+impl Processes {
     fn start(latency: &str, budget: &[(&str, &str)]) -> Self {
-        let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--latency", latency]).start();
-        let courier = simulator.address("Courier simulator on ");
+        let (simulator, courier) = simulator(&["--latency", latency]);
         let mut broker = Program::serve()
-            .env("COURIER_API_KEY", "key")
-            .env("COURIER_BASE_URL", format!("http://{courier}"))
-            .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
+            .keys("key", CLIENT_KEY)
+            .courier(courier)
             // The timeout suits the slowest machine: this test counts calls, not time.
             .env("COURIER_TOKEN_BROKER__SERVER__TIMEOUT", "20s")
             // Opening thousands of connections takes its time, too.
@@ -137,8 +135,8 @@ async fn concurrent_requests_for_one_key_make_one_call() {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("up to the maximum");
     let enough = limit.maximum.is_none_or(|most| most > CALLERS as u64 + 200);
     assert!(enough, "this needs {CALLERS} open files: raise the limit (ulimit -Hn)");
-    let world = World::start("3s", &[]);
-    let address = world.address;
+    let processes = Processes::start("3s", &[]);
+    let address = processes.address;
     let mut open = Vec::with_capacity(CALLERS);
     for _ in 0..CALLERS {
         open.push(Connection::open(address).await);
@@ -159,6 +157,6 @@ async fn concurrent_requests_for_one_key_make_one_call() {
     }
     assert_eq!(tokens.len(), CALLERS / 2);
     assert!(tokens.iter().all(|token| *token == tokens[0]));
-    let log = world.calls().await;
+    let log = processes.calls().await;
     assert_eq!(log["count"], 1);
 }

@@ -66,9 +66,8 @@ impl Setup {
         let courier = courier.arguments(faults).start();
         let courier_address = courier.address("Courier simulator on ");
         let broker = Program::serve()
-            .env("COURIER_API_KEY", API_KEY)
-            .env("COURIER_BASE_URL", format!("http://{courier_address}"))
-            .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
+            .keys(API_KEY, CLIENT_KEY)
+            .courier(courier_address)
             .env("COURIER_TOKEN_BROKER_CLIENT_SCOPES", "inbox:* read:* write:preferences")
             .start();
         Self { broker, courier_address, _courier: courier }
@@ -78,7 +77,7 @@ impl Setup {
     fn runs(&self, script: Command) -> Vec<String> {
         let (address, _) = self.broker.addresses();
         let script = Program::of(script);
-        let script = script.env("COURIER_BASE_URL", format!("http://{address}")).env("CLIENT_KEY", CLIENT_KEY);
+        let script = script.courier(address).env("CLIENT_KEY", CLIENT_KEY);
         let ended = script.run();
         let ok = ended.code == Some(0) && ended.stdout.last().is_some_and(|line| line == "ok");
         assert!(ok, "{ended:#?}\nthe broker said: {}", self.broker.stderr());

@@ -107,7 +107,7 @@ impl TestBroker {
 }
 
 pub fn client(name: &str, workspace_name: &str, scopes: &[&str], users: &[&str], longest: u32) -> Client {
-    let patterns = |texts: &[&str]| texts.iter().filter_map(|text| Pattern::new(text)).collect();
+    let patterns = |texts: &[&str]| texts.iter().filter_map(|text| Pattern::new(text).ok()).collect();
     let access = Access {
         scopes: patterns(scopes),
         users: patterns(users),

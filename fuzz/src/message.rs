@@ -48,8 +48,8 @@ impl Pieces {
         let ends = bytes.iter().position(|byte| matches!(*byte, BROKEN | STUCK));
         let (bytes, end) = match ends {
             None => (bytes, End::Good),
-            Some(place) if bytes[place] == BROKEN => (&bytes[..place], End::Broken),
-            Some(place) => (&bytes[..place], End::Stuck),
+            Some(index) if bytes[index] == BROKEN => (&bytes[..index], End::Broken),
+            Some(index) => (&bytes[..index], End::Stuck),
         };
         let left: VecDeque<_> = bytes.split(|byte| *byte == PIECE).map(Bytes::copy_from_slice).collect();
         let sized = left.len() == 1 && end == End::Good;

@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn long_list_is_cut_and_counted() {
-        let many: String = (0..150).map(|place| format!("[profiles.p{place}]\n")).collect();
+        let many: String = (0..150).map(|index| format!("[profiles.p{index}]\n")).collect();
         let text = changes("[profiles]\n", &many);
         assert!(text.ends_with(" and 50 more"), "{text}");
     }

@@ -90,62 +90,70 @@ impl Refusal<'_> {
     /// behind a proxy it is the proxy's.
     pub fn log(&self, peer: Option<IpAddr>) {
         let Self { rule, refused, subject, .. } = *self;
-        Line { rule: Some(rule), refused, peer, ..Line::new("refused", &self.actor, subject) }.emit();
+        emit("refused", &self.actor, subject, Details { rule: Some(rule), refused, peer, ..Details::default() });
     }
 }
 
 /// Logs an issued token. `expires_at` is RFC 3339; the reason is "asked" or the reason of the renewal.
 pub fn issued(actor: &Actor<'_>, subject: Subject<'_>, expires_at: &str, reason: &'static str) {
-    Line { expires_at: Some(expires_at), reason: Some(reason), ..Line::new("issued", actor, subject) }.emit();
+    emit(
+        "issued",
+        actor,
+        subject,
+        Details { expires_at: Some(expires_at), reason: Some(reason), ..Details::default() },
+    );
 }
 
 /// Logs a sign-out, which removed this many tokens.
 pub fn signed_out(actor: &Actor<'_>, subject: Subject<'_>, tokens: usize) {
-    Line { tokens: Some(tokens), ..Line::new("signed-out", actor, subject) }.emit();
+    emit("signed-out", actor, subject, Details { tokens: Some(tokens), ..Details::default() });
 }
 
 /// Logs the removal of a token that a client reported as rejected by Courier.
 pub fn rejected(actor: &Actor<'_>, subject: Subject<'_>) {
-    Line::new("rejected", actor, subject).emit();
+    emit("rejected", actor, subject, Details::default());
 }
 
 /// Logs a purge of a workspace, which removed this many tokens.
 pub fn purged(workspace: &str, tokens: usize) {
     let subject = Subject { workspace: Some(workspace), ..Subject::default() };
-    Line { tokens: Some(tokens), ..Line::new("purged", &Actor::Operator, subject) }.emit();
+    emit("purged", &Actor::Operator, subject, Details { tokens: Some(tokens), ..Details::default() });
 }
 
 /// Logs an applied reload of `what`, such as "settings" or "api_key". `changed` has the names of the
 /// settings.
 pub fn reloaded(what: &'static str, workspace: Option<&str>, changed: &str) {
     let subject = Subject { workspace, ..Subject::default() };
-    let line = Line::new("reload", &Actor::Operator, subject);
-    Line { what: Some(what), outcome: Some("applied"), changed: Some(changed), ..line }.emit();
+    let details = Details { what: Some(what), outcome: Some("applied"), changed: Some(changed), ..Details::default() };
+    emit("reload", &Actor::Operator, subject, details);
 }
 
 /// Logs a rejected reload and its error.
 pub fn reload_rejected(what: &'static str, error: &str) {
-    let line = Line::new("reload", &Actor::Operator, Subject::default());
-    Line { what: Some(what), outcome: Some("refused"), error: Some(error), ..line }.emit();
+    let details = Details { what: Some(what), outcome: Some("refused"), error: Some(error), ..Details::default() };
+    emit("reload", &Actor::Operator, Subject::default(), details);
 }
 
 /// Logs how many refusals by this rule (and of this client, if known) were left out in the last window.
 pub fn left_out(rule: &'static str, client: Option<&str>, count: u64) {
     let actor = client.map_or(Actor::Unauthenticated, |name| Actor::Client(name.into()));
-    Line { rule: Some(rule), left_out: Some(count), ..Line::new("left-out", &actor, Subject::default()) }.emit();
+    emit(
+        "left-out",
+        &actor,
+        Subject::default(),
+        Details { rule: Some(rule), left_out: Some(count), ..Details::default() },
+    );
 }
 
 /// Logs how many lines were not written to the file.
 pub fn lost(count: u64) {
-    Line { left_out: Some(count), ..Line::new("left-out", &Actor::Broker, Subject::default()) }.emit();
+    emit("left-out", &Actor::Broker, Subject::default(), Details { left_out: Some(count), ..Details::default() });
 }
 
-/// An event with all fields; empty ones are left out.
-struct Line<'a> {
-    event: &'static str,
-    actor: &'a Actor<'a>,
+/// The fields that not all events have; empty ones are left out.
+#[derive(Default)]
+struct Details<'a> {
     peer: Option<IpAddr>,
-    subject: Subject<'a>,
     expires_at: Option<&'a str>,
     reason: Option<&'static str>,
     rule: Option<&'static str>,
@@ -158,48 +166,27 @@ struct Line<'a> {
     left_out: Option<u64>,
 }
 
-impl<'a> Line<'a> {
-    const fn new(event: &'static str, actor: &'a Actor<'a>, subject: Subject<'a>) -> Self {
-        Self {
-            event,
-            actor,
-            peer: None,
-            subject,
-            expires_at: None,
-            reason: None,
-            rule: None,
-            refused: None,
-            tokens: None,
-            what: None,
-            outcome: None,
-            changed: None,
-            error: None,
-            left_out: None,
-        }
-    }
-
-    fn emit(self) {
-        let Subject { workspace, users, scopes, lifetime_seconds } = self.subject;
-        tracing::info!(
-            target: TARGET,
-            event = self.event,
-            actor = self.actor.as_str(),
-            client = self.actor.client(),
-            peer = self.peer.map(tracing::field::display),
-            workspace,
-            users,
-            scopes,
-            lifetime_seconds,
-            expires_at = self.expires_at,
-            reason = self.reason,
-            rule = self.rule,
-            refused = self.refused,
-            tokens = self.tokens,
-            what = self.what,
-            outcome = self.outcome,
-            changed = self.changed,
-            error = self.error,
-            left_out = self.left_out,
-        );
-    }
+fn emit(event: &'static str, actor: &Actor<'_>, subject: Subject<'_>, details: Details<'_>) {
+    let Subject { workspace, users, scopes, lifetime_seconds } = subject;
+    tracing::info!(
+        target: TARGET,
+        event,
+        who = actor.as_str(),
+        client = actor.client(),
+        peer = details.peer.map(tracing::field::display),
+        workspace,
+        users,
+        scopes,
+        lifetime_seconds,
+        expires_at = details.expires_at,
+        reason = details.reason,
+        rule = details.rule,
+        refused = details.refused,
+        tokens = details.tokens,
+        what = details.what,
+        outcome = details.outcome,
+        changed = details.changed,
+        error = details.error,
+        left_out = details.left_out,
+    );
 }

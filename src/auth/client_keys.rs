@@ -103,10 +103,10 @@ impl ClientKeys {
     /// Adds a client with its keys (two during a rotation) and its certificate names: DNS names in lower
     /// case, or URIs.
     pub fn add(&mut self, client: Client, keys: Vec<Digest>, names: Vec<String>) {
-        let place = self.clients.len();
+        let index = self.clients.len();
         self.clients.push((client, None));
-        self.keys.extend(keys.into_iter().map(|key| (key, place)));
-        self.names.extend(names.into_iter().map(|name| (name, place)));
+        self.keys.extend(keys.into_iter().map(|key| (key, index)));
+        self.names.extend(names.into_iter().map(|name| (name, index)));
     }
 
     /// Starts to limit the clients' rates. A client whose rate is the same as in `before` keeps its state.
@@ -146,7 +146,7 @@ impl ClientKeys {
         names: impl Iterator<Item = &'a str> + Clone,
     ) -> Result<&Client, Rejection<'_>> {
         let found = self.names.iter().find(|(known, _)| names.clone().any(|name| name == known));
-        self.admit(found.map(|(_, place)| *place))
+        self.admit(found.map(|(_, index)| *index))
     }
 
     /// Finds the client by its key. All digests are compared, each in constant time, so that timing does
@@ -157,16 +157,16 @@ impl ClientKeys {
         }
         let sought = Digest::of(key);
         let mut found = None;
-        for (digest, place) in &self.keys {
+        for (digest, index) in &self.keys {
             if verify_slices_are_equal(&digest.0, &sought.0).is_ok() {
-                found = Some(*place);
+                found = Some(*index);
             }
         }
         self.admit(found)
     }
 
-    fn admit(&self, place: Option<usize>) -> Result<&Client, Rejection<'_>> {
-        let (client, inbound) = place.and_then(|place| self.clients.get(place)).ok_or(Rejection::Unknown)?;
+    fn admit(&self, index: Option<usize>) -> Result<&Client, Rejection<'_>> {
+        let (client, inbound) = index.and_then(|index| self.clients.get(index)).ok_or(Rejection::Unknown)?;
         match inbound {
             Some(inbound) => {
                 inbound.admit().map(|()| client).map_err(|wait| Rejection::RateLimited(&client.name, wait))

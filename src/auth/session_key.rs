@@ -149,9 +149,9 @@ impl SessionKey {
         let algorithms = match common.key_algorithm {
             None => algorithms,
             Some(only) => {
-                let place = algorithms.iter().position(|&algorithm| Algorithm::try_from(only) == Ok(algorithm));
-                let place = place.ok_or(JwkError::Algorithm)?;
-                &algorithms[place..=place]
+                let index = algorithms.iter().position(|&algorithm| Algorithm::try_from(only) == Ok(algorithm));
+                let index = index.ok_or(JwkError::Algorithm)?;
+                &algorithms[index..=index]
             }
         };
         let key = Self { key, algorithms }.of_good_size().map_err(|_| JwkError::Broken)?;

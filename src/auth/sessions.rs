@@ -12,7 +12,7 @@ use super::jwt::Jwt;
 use super::key_source::KeySource;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::policy::session::Untimely;
+use crate::policy::session::ValidityError;
 use crate::token::UserId;
 
 /// The settings of the session check.
@@ -109,8 +109,8 @@ impl Sessions {
         }
         let remaining =
             claims.times()?.remaining(clock.unix(), settings.leeway).map_err(|untimely| match untimely {
-                Untimely::Expired => SessionDenial::Expired,
-                Untimely::NotYet => SessionDenial::NotYetValid,
+                ValidityError::Expired => SessionDenial::Expired,
+                ValidityError::NotYet => SessionDenial::NotYetValid,
             })?;
         let user = claims.user(&settings.user_claim).ok_or(SessionDenial::User)?;
         UserId::new(&user).map_err(|_| SessionDenial::User)?;

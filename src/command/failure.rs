@@ -1,6 +1,5 @@
 //! Why a command failed, and its exit code.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
@@ -8,12 +7,14 @@ use courier_token_broker::app::StartError;
 use courier_token_broker::config::SettingsErrors;
 
 /// Why a command failed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// Wrong usage or settings. One line for each error.
+    #[error("{0}")]
     Settings(String),
     /// Anything else.
-    Other(anyhow::Error),
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
 }
 
 impl Failure {
@@ -22,15 +23,6 @@ impl Failure {
         match self {
             Self::Settings(_) => 2,
             Self::Other(_) => 1,
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Settings(line) => out.write_str(line),
-            Self::Other(error) => write!(out, "{error:#}"),
         }
     }
 }
@@ -47,12 +39,6 @@ impl From<StartError> for Failure {
             StartError::Metrics(_) | StartError::Thread(_) => Self::Other(error.into()),
             _ => Self::Settings(error.to_string()),
         }
-    }
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Other(error)
     }
 }
 

@@ -15,7 +15,7 @@ use courier_token_broker::planner::replay;
 use courier_token_broker::planner::report::{Report, Setup};
 use courier_token_broker::planner::trace::{Limits, Selection, Trace};
 use courier_token_broker::planner::workload::Workload;
-use courier_token_broker::policy::admission::budget::Budget;
+use courier_token_broker::policy::admission::budget::{Budget, BudgetError};
 use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::secrets::unreadable;
 use humantime::format_duration;
@@ -131,17 +131,11 @@ impl Plan {
         if self.lifetime.subsec_nanos() > 0 {
             return Err(refused("--lifetime", "must be a duration of whole seconds"));
         }
-        let floor = Floor::new(self.floor, HARD_FLOOR)
-            .ok_or_else(|| refused("--floor", format!("must be a number from 0 to {}", Floor::MAX_SHARE)))?;
-        let budget = match self.budget {
-            Some(rate) => {
-                within("--budget", &rate, &Budget::RATES)?;
-                let burst = self.burst(rate);
-                within("--burst", &burst, &(1..=Budget::MAX_BURST))?;
-                Budget::new(rate, burst)
-            }
-            None => None,
-        };
+        let floor = Floor::new(self.floor, HARD_FLOOR).map_err(|error| refused("--floor", error.to_string()))?;
+        let budget = self.budget.map(|rate| Budget::new(rate, self.burst(rate))).transpose().map_err(|error| {
+            let flag = if error == BudgetError::Burst { "--burst" } else { "--budget" };
+            refused(flag, error.to_string())
+        })?;
         Ok(replay::Plan {
             floor,
             lifetime: self.lifetime,

@@ -137,8 +137,8 @@ fn reopen_on_sighup(audit: LogWriter) -> io::Result<JoinSet<()>> {
 pub fn addresses(app: &App) -> String {
     let mut text = String::new();
     // Writing to a string can't fail.
-    for place in app.display_addresses() {
-        let _ = writeln!(text, "courier-token-broker on {place}");
+    for address in app.display_addresses() {
+        let _ = writeln!(text, "courier-token-broker on {address}");
     }
     if let Some(address) = app.admin_address() {
         let _ = writeln!(text, "admin on http://{address}");
@@ -151,9 +151,9 @@ pub fn addresses(app: &App) -> String {
 fn passed_sockets() -> Result<Vec<Passed>, Failure> {
     let mut sockets = ListenFd::from_env();
     let mut passed = Vec::new();
-    for place in 0..sockets.len() {
-        let tcp = sockets.take_tcp_listener(place).map(|socket| socket.map(Passed::Tcp));
-        let socket = tcp.or_else(|_| sockets.take_unix_listener(place).map(|socket| socket.map(Passed::Unix)));
+    for index in 0..sockets.len() {
+        let tcp = sockets.take_tcp_listener(index).map(|socket| socket.map(Passed::Tcp));
+        let socket = tcp.or_else(|_| sockets.take_unix_listener(index).map(|socket| socket.map(Passed::Unix)));
         let socket = socket.map_err(|error| {
             Failure::Settings(format!(
                 "server.listen: the service manager passed a file that is not a stream socket: {error}"

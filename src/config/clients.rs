@@ -70,7 +70,7 @@ impl Checker<'_> {
                 Scope::new(example).map_err(|error| error.to_string()).map(drop)
             }),
             // Errors in profiles are reported there.
-            None => Some(profiles.into_iter().filter_map(|scope| Pattern::new(scope)).collect()),
+            None => Some(profiles.into_iter().filter_map(|scope| Pattern::new(scope).ok()).collect()),
         };
         let users = self.patterns(&key("users"), &client.users, |example| {
             UserId::new(example).map_err(|error| error.to_string()).map(drop)
@@ -106,8 +106,7 @@ impl Checker<'_> {
     ) -> Option<Vec<Pattern>> {
         let pattern = |(place, text): (usize, &String)| {
             let key = format!("{key}[{place}]");
-            let pattern = Pattern::new(text)
-                .ok_or_else(|| self.error(&key, format!("must be a pattern of 1 to {} bytes", Pattern::MAX_BYTES)));
+            let pattern = Pattern::new(text).map_err(|error| self.error(&key, error.to_string()));
             let pattern = self.keep(pattern)?;
             // Any character can stand for the star.
             let is_good =

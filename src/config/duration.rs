@@ -59,8 +59,8 @@ impl fmt::Display for HumanDuration {
         if shown.peek().is_none() {
             return out.write_str("0s");
         }
-        for (place, (count, unit)) in shown.enumerate() {
-            let gap = if place > 0 { " " } else { "" };
+        for (index, (count, unit)) in shown.enumerate() {
+            let gap = if index > 0 { " " } else { "" };
             write!(out, "{gap}{count}{unit}")?;
         }
         Ok(())

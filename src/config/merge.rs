@@ -132,8 +132,8 @@ mod tests {
         let paths = files
             .iter()
             .enumerate()
-            .map(|(place, text)| {
-                let path = folder.path().join(format!("{place}.toml"));
+            .map(|(index, text)| {
+                let path = folder.path().join(format!("{index}.toml"));
                 std::fs::write(&path, text).expect("written");
                 path
             })

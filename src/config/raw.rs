@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::duration::HumanDuration;
 use super::log::{Audit, LogFormat};
@@ -216,15 +216,10 @@ impl Raw {
 }
 
 /// Where tokens are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum StoreKind {
     Memory,
-}
-
-impl Serialize for StoreKind {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("memory")
-    }
 }
 
 impl<'de> Deserialize<'de> for StoreKind {

@@ -100,7 +100,7 @@ impl Checker<'_> {
     /// The floor and the mode of renewal, after the checks of the numbers beside them.
     fn renewal(&self, raw: &Raw) -> Option<(Floor, Mode)> {
         let floor = Floor::new(raw.tokens.floor, raw.tokens.hard_floor.0)
-            .ok_or_else(|| self.error("tokens.floor", format!("must be a number from 0 to {}", Floor::MAX_SHARE)));
+            .map_err(|error| self.error("tokens.floor", error.to_string()));
         let floor = self.keep(floor);
         self.keep(self.range("tokens.capacity", raw.tokens.capacity, 1, 1_000_000_000));
         if let Some(history) = raw.refresh.history {

@@ -66,7 +66,7 @@ impl Checker<'_> {
             (Address::Tcp(one), Address::Tcp(other)) => overlap(*one, *other),
             (one, other) => one == other,
         };
-        if addresses.iter().enumerate().any(|(place, one)| addresses[..place].iter().any(|other| twice(one, other))) {
+        if addresses.iter().enumerate().any(|(index, one)| addresses[..index].iter().any(|other| twice(one, other))) {
             return Err(self.error(KEY, "has an address twice: 0.0.0.0 and [::] include every address of their kind"));
         }
         Ok(addresses)

@@ -72,7 +72,7 @@ impl Layers {
             let patterns = value.split(|char: char| char == ',' || char.is_whitespace());
             let patterns = patterns.filter(|text| !text.is_empty());
             let patterns: Vec<_> = patterns.map(str::to_owned).collect();
-            if patterns.is_empty() || patterns.iter().any(|text| Pattern::new(text).is_none()) {
+            if patterns.is_empty() || patterns.iter().any(|text| Pattern::new(text).is_err()) {
                 let message = format!(
                     "must be scopes between commas or spaces, with `*` for any run of characters, such as \"inbox:*, \
                      read:brands\", each of 1 to {} bytes",

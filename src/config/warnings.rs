@@ -132,7 +132,7 @@ impl Checker<'_> {
         for (name, scopes) in raw.profiles.iter().filter(|(name, _)| Some(*name) != by_sessions) {
             let key = format!("profiles.{name}");
             let may = |patterns: &[String]| {
-                let patterns: Vec<_> = patterns.iter().filter_map(|text| Pattern::new(text)).collect();
+                let patterns: Vec<_> = patterns.iter().filter_map(|text| Pattern::new(text).ok()).collect();
                 scopes.iter().all(|scope| patterns.iter().any(|pattern| pattern.matches(scope)))
             };
             // A client without a list may have all profiles.

@@ -8,7 +8,7 @@ use super::error::SettingsError;
 use super::raw;
 use super::settings::WorkspaceSettings;
 use crate::http::server::Address;
-use crate::policy::admission::budget::Budget;
+use crate::policy::admission::budget::{Budget, BudgetError};
 use crate::secrets::Secret;
 use crate::token::WorkspaceName;
 use crate::upstream::{CourierSettings, DispatcherSettings, Proxy, Url};
@@ -65,16 +65,18 @@ impl Checker<'_> {
     }
 
     fn budget(&self, key: &str, raw: &raw::Budget) -> Result<Budget, SettingsError> {
-        let (least, most) = (Budget::RATES.start(), Budget::RATES.end());
-        let budget = Budget::new(raw.requests_per_second, raw.burst).ok_or_else(|| {
-            let message =
-                format!("requests_per_second must be from {least} to {most}, burst from 1 to {}", Budget::MAX_BURST);
-            self.error(key, message)
-        })?;
-        let Some(rate) = raw.least_requests_per_second else { return Ok(budget) };
-        budget.with_least(rate).ok_or_else(|| {
-            let message = format!("must be a number from {least} to requests_per_second");
-            self.error(&format!("{key}.least_requests_per_second"), message)
+        let budget = Budget::new(raw.requests_per_second, raw.burst);
+        let budget = budget.and_then(|budget| match raw.least_requests_per_second {
+            Some(least) => budget.with_least(least),
+            None => Ok(budget),
+        });
+        budget.map_err(|error| {
+            let field = match error {
+                BudgetError::Rate => "requests_per_second",
+                BudgetError::Burst => "burst",
+                BudgetError::Least(_) => "least_requests_per_second",
+            };
+            self.error(&format!("{key}.{field}"), error.to_string())
         })
     }
 

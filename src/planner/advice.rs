@@ -42,7 +42,7 @@ fn budget(report: &Report) -> String {
 fn outage(report: &Report) -> Option<String> {
     let Sufficient { rate, burst, .. } = report.recommendation.budget.as_ref()?;
     let tokens = report.baseline.most_tokens;
-    let recovery = waited(rate_limit::recovery(&Budget::new(*rate, *burst)?, tokens));
+    let recovery = waited(rate_limit::recovery(&Budget::new(*rate, *burst).ok()?, tokens));
     let tokens = grouped(tokens);
     Some(format!("After an outage that no token outlives, all tokens ({tokens}) are fetched again within {recovery}."))
 }

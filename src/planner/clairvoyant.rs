@@ -99,7 +99,7 @@ mod tests {
 
     fn plan(budget: Option<(f64, u32)>) -> Plan {
         let floor = Floor::new(0.5, Duration::ZERO).expect("a floor");
-        let budget = budget.and_then(|(rate, burst)| Budget::new(rate, burst));
+        let budget = budget.and_then(|(rate, burst)| Budget::new(rate, burst).ok());
         Plan { floor, lifetime: 2 * WINDOW, budget, latency: LATENCY, extra_calls: 0.25 }
     }
 

@@ -134,7 +134,7 @@ impl Search<'_> {
     fn sufficient(&self, off: &Outcome, row: &Outcome) -> Option<Sufficient> {
         let with = |row, rate: f64| {
             let burst = rate as u32;
-            let outcome = self.run(row, Budget::new(rate, burst));
+            let outcome = self.run(row, Budget::new(rate, burst).ok());
             is_enough(&outcome, self.plan.latency).then_some(Sufficient { rate, burst, outcome })
         };
         let least = RATES.partition_point(|rate| with(off, *rate).is_none());
@@ -188,7 +188,7 @@ mod tests {
         Plan {
             floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
             lifetime,
-            budget: budget.and_then(|(rate, burst)| Budget::new(rate, burst)),
+            budget: budget.and_then(|(rate, burst)| Budget::new(rate, burst).ok()),
             latency: Duration::from_millis(150),
             extra_calls: 0.15,
         }
@@ -297,7 +297,7 @@ mod tests {
             let mode = [Mode::Off, Mode::Used, Mode::Learned].into_iter().zip(&report.modes);
             let (mode, _) = mode.into_iter().find(|(_, row)| row.mode == chosen.mode).expect("a mode");
             let extra_calls = chosen.extra_calls.unwrap_or_default();
-            let again = Plan { budget: Budget::new(*rate, *burst), extra_calls, ..plan };
+            let again = Plan { budget: Budget::new(*rate, *burst).ok(), extra_calls, ..plan };
             let again = replay(&trace, &again, mode, &mut |_| {});
             prop_assert_eq!(&again, outcome);
             prop_assert!(again.wait.p99 < SECOND, "{:?}", again);

@@ -52,9 +52,9 @@ impl Format {
 
 /// Detects the format, line by line.
 #[derive(Debug)]
-pub(super) struct Guess<'a> {
+pub(super) struct Detector<'a> {
     selection: &'a Selection,
-    looks: u32,
+    lines: u32,
     first: Option<First>,
 }
 
@@ -67,9 +67,9 @@ struct First {
     why: (Broken, Broken),
 }
 
-/// The result of looking at a line.
+/// The result of inspecting a line.
 #[derive(Debug)]
-pub(super) enum Look {
+pub(super) enum Detected {
     /// A heading, which shows the format.
     Heading(Format),
     /// A request, which shows the format.
@@ -78,39 +78,45 @@ pub(super) enum Look {
     Neither,
 }
 
-impl<'a> Guess<'a> {
+impl<'a> Detector<'a> {
     /// A detector before its first line.
     pub(super) fn new(selection: &'a Selection) -> Self {
-        Self { selection, looks: 0, first: None }
+        Self { selection, lines: 0, first: None }
     }
 
     /// Detection gives up after so many lines.
-    const MOST_LOOKS: u32 = 100;
+    const MOST_LINES: u32 = 100;
 
-    /// Looks at a line that is not empty.
-    pub(super) fn look(&mut self, number: u64, line: &[u8]) -> Result<Look, TraceError> {
+    /// Inspects a line that is not empty.
+    pub(super) fn inspect(&mut self, number: u64, line: &[u8]) -> Result<Detected, TraceError> {
         let user_field = self.selection.user_field.as_deref();
-        let heading = if self.looks == 0 { Csv::heading(line, user_field) } else { None };
+        let heading = if self.lines == 0 { Csv::heading(line, user_field) } else { None };
         if let Some(Heading::Known(csv)) = heading {
-            return Ok(Look::Heading(Format::Csv(csv).selecting(self.selection, true)?));
+            return Ok(Detected::Heading(Format::Csv(csv).selecting(self.selection, true)?));
         }
         match Format::of(line, user_field) {
             // Under an unknown heading, the columns could mean anything.
             Ok(Format::Csv(_)) if self.first.as_ref().is_some_and(|first| first.is_heading) => Err(self.give_up()),
-            Ok(format) => Ok(Look::Row(format.selecting(self.selection, false)?)),
+            Ok(format) => Ok(Detected::Row(format.selecting(self.selection, false)?)),
             Err(why) => self.pass(number, line, heading.is_some(), why),
         }
     }
 
-    /// Looks at a line, or a piece of one, that is too long to be parsed.
-    pub(super) fn look_at_long(&mut self, number: u64, line: &[u8]) -> Result<Look, TraceError> {
+    /// Inspects a line, or a piece of one, that is too long to be parsed.
+    pub(super) fn inspect_long(&mut self, number: u64, line: &[u8]) -> Result<Detected, TraceError> {
         self.pass(number, line, false, (Broken::TooLong, Broken::TooLong))
     }
 
-    fn pass(&mut self, line: u64, text: &[u8], is_heading: bool, why: (Broken, Broken)) -> Result<Look, TraceError> {
+    fn pass(
+        &mut self,
+        line: u64,
+        text: &[u8],
+        is_heading: bool,
+        why: (Broken, Broken),
+    ) -> Result<Detected, TraceError> {
         self.first.get_or_insert_with(|| First { line, found: excerpt(text), is_heading, why });
-        self.looks += 1;
-        if self.looks < Self::MOST_LOOKS { Ok(Look::Neither) } else { Err(self.give_up()) }
+        self.lines += 1;
+        if self.lines < Self::MOST_LINES { Ok(Detected::Neither) } else { Err(self.give_up()) }
     }
 
     /// The error for a trace whose format was not detected.
@@ -137,29 +143,29 @@ fn excerpt(text: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn look(guess: &mut Guess<'_>, line: &str) -> Result<Look, TraceError> {
-        guess.look(7, line.as_bytes())
+    fn detect(detector: &mut Detector<'_>, line: &str) -> Result<Detected, TraceError> {
+        detector.inspect(7, line.as_bytes())
     }
 
     #[test]
     fn first_readable_line_shows_the_format() {
         let selection = Selection::default();
-        let mut guess = Guess::new(&selection);
-        assert!(matches!(look(&mut guess, "what is this?"), Ok(Look::Neither)));
-        assert!(matches!(look(&mut guess, "time,user"), Ok(Look::Neither)), "a heading comes first");
-        assert!(matches!(look(&mut guess, "5,a"), Ok(Look::Row(Format::Csv(_)))));
+        let mut detector = Detector::new(&selection);
+        assert!(matches!(detect(&mut detector, "what is this?"), Ok(Detected::Neither)));
+        assert!(matches!(detect(&mut detector, "time,user"), Ok(Detected::Neither)), "a heading comes first");
+        assert!(matches!(detect(&mut detector, "5,a"), Ok(Detected::Row(Format::Csv(_)))));
         let log = "a - - [17/May/2015:10:05:03 +0000] 5,a";
-        assert!(matches!(look(&mut guess, log), Ok(Look::Row(Format::AccessLog(_)))));
-        assert!(matches!(look(&mut Guess::new(&selection), "time,user"), Ok(Look::Heading(_))));
+        assert!(matches!(detect(&mut detector, log), Ok(Detected::Row(Format::AccessLog(_)))));
+        assert!(matches!(detect(&mut Detector::new(&selection), "time,user"), Ok(Detected::Heading(_))));
     }
 
     #[test]
     fn unknown_heading_is_an_error_at_the_first_row() {
         let selection = Selection::default();
-        let mut guess = Guess::new(&selection);
-        assert!(matches!(look(&mut guess, "when,who"), Ok(Look::Neither)));
-        assert!(matches!(look(&mut guess, "a - - [17/May/2015:10:05:03 +0000]"), Ok(Look::Row(_))));
-        let error = look(&mut guess, "5,a").expect_err("other columns").to_string();
+        let mut detector = Detector::new(&selection);
+        assert!(matches!(detect(&mut detector, "when,who"), Ok(Detected::Neither)));
+        assert!(matches!(detect(&mut detector, "a - - [17/May/2015:10:05:03 +0000]"), Ok(Detected::Row(_))));
+        let error = detect(&mut detector, "5,a").expect_err("other columns").to_string();
         assert_eq!(error, "line 7 names the columns \"when,who\", but `time,user` or `time,user,scope` are wanted");
     }
 
@@ -167,11 +173,11 @@ mod tests {
     fn detection_gives_up_after_its_limit() {
         let selection = Selection::default();
         for line in ["a,b", "\0\0"] {
-            let mut guess = Guess::new(&selection);
-            for _ in 1..Guess::MOST_LOOKS {
-                assert!(matches!(look(&mut guess, line), Ok(Look::Neither)));
+            let mut detector = Detector::new(&selection);
+            for _ in 1..Detector::MOST_LINES {
+                assert!(matches!(detect(&mut detector, line), Ok(Detected::Neither)));
             }
-            assert!(look(&mut guess, line).is_err());
+            assert!(detect(&mut detector, line).is_err());
         }
     }
 

@@ -15,7 +15,7 @@ mod lines;
 pub mod outcome;
 mod plan;
 pub mod plot;
-mod reading;
+mod reader;
 pub mod recommendation;
 pub mod replay;
 pub mod report;

@@ -9,7 +9,7 @@ use crate::clock::Moment;
 ///
 /// It calls Courier only on a miss and has no budget, so it makes the fewest calls that answer
 /// every request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Baseline {
     /// Requests in the trace.
     pub requests: u64,
@@ -202,14 +202,7 @@ mod tests {
         assert_eq!((outcome.extra_share(&baseline), outcome.avoided_share(&baseline)), (0.25, 0.8));
         let worse = Outcome { calls: 30, delayed: 75, ..outcome };
         assert_eq!((worse.extra_share(&baseline), worse.avoided_share(&baseline)), (-0.25, -1.0));
-        let nothing = Baseline {
-            requests: 0,
-            users: 0,
-            least_calls: 0,
-            unavoidable_delays: 0,
-            avoidable_delays: 0,
-            most_tokens: 0,
-        };
+        let nothing = Baseline::default();
         let queued = Outcome { delayed: 9, ..waited([]) };
         assert_eq!((queued.extra_share(&nothing), queued.avoided_share(&nothing)), (0.0, 0.0));
     }

@@ -288,7 +288,7 @@ mod tests {
         Plan {
             floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
             lifetime: Duration::from_secs(3600),
-            budget: budget.and_then(|(rate, burst)| Budget::new(rate, burst)),
+            budget: budget.and_then(|(rate, burst)| Budget::new(rate, burst).ok()),
             latency: Duration::from_millis(300),
             extra_calls: 0.25,
         }

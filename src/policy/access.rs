@@ -98,10 +98,19 @@ impl Pattern {
     /// The longest pattern, in bytes.
     pub const MAX_BYTES: usize = 256;
 
-    /// Reads a pattern; `None` where it is empty or too long.
-    pub fn new(pattern: &str) -> Option<Self> {
+    /// Parses a pattern of 1 to [`Pattern::MAX_BYTES`] bytes.
+    ///
+    /// ```
+    /// use courier_token_broker::policy::access::{Pattern, PatternError};
+    ///
+    /// let pattern = Pattern::new("tenant:*:read")?;
+    /// assert!(pattern.matches("tenant:acme:read") && !pattern.matches("tenant:acme:write"));
+    /// assert_eq!(Pattern::new(""), Err(PatternError));
+    /// # Ok::<(), PatternError>(())
+    /// ```
+    pub fn new(pattern: &str) -> Result<Self, PatternError> {
         let fits = (1..=Self::MAX_BYTES).contains(&pattern.len());
-        fits.then(|| Self { text: pattern.into(), star: pattern.find('*') })
+        if fits { Ok(Self { text: pattern.into(), star: pattern.find('*') }) } else { Err(PatternError) }
     }
 
     /// The pattern as it was written.
@@ -131,13 +140,18 @@ impl Pattern {
     }
 }
 
+/// The error for an empty pattern, and for one longer than [`Pattern::MAX_BYTES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be a pattern of 1 to {} bytes", Pattern::MAX_BYTES)]
+pub struct PatternError;
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     fn patterns(texts: &[&str]) -> Vec<Pattern> {
-        texts.iter().filter_map(|text| Pattern::new(text)).collect()
+        texts.iter().map(|text| Pattern::new(text).expect("a pattern")).collect()
     }
 
     fn check(claim: &str, lifetime: &str) -> Result<(), Denial> {
@@ -165,6 +179,13 @@ mod tests {
         assert_eq!(shown("user_id:b user_id:a z:z", "1d"), refused("client-users", "b a"));
         assert_eq!(shown("user_id:shop-1 z:z a:a", "1d"), refused("client-scopes", "a:a z:z"));
         assert_eq!(shown("user_id:shop-1 read:brands", "25h"), refused("client-lifetime", "90000s"));
+    }
+
+    #[test]
+    fn empty_or_long_pattern_is_rejected() {
+        for (pattern, is_valid) in [(0, false), (1, true), (256, true), (257, false)] {
+            assert_eq!(Pattern::new(&"*".repeat(pattern)).is_ok(), is_valid, "{pattern}");
+        }
     }
 
     #[test]

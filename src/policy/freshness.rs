@@ -18,9 +18,19 @@ impl Floor {
 
     /// A floor of `share` of a token's life, which an outage may lower to `hard`.
     ///
-    /// `None` if `share` is not from 0 to [`Floor::MAX_SHARE`].
-    pub fn new(share: f64, hard: Duration) -> Option<Self> {
-        (0.0..=Self::MAX_SHARE).contains(&share).then_some(Self { share, hard })
+    /// ```
+    /// use std::time::Duration;
+    /// use courier_token_broker::policy::freshness::{Floor, FloorError};
+    ///
+    /// let (hour, seconds) = (Duration::from_secs(3600), Duration::from_secs(30));
+    /// let floor = Floor::new(0.25, seconds)?;
+    /// assert_eq!((floor.of(hour), floor.hard_of(hour)), (hour / 4, seconds));
+    /// assert_eq!(Floor::new(1.0, seconds), Err(FloorError));
+    /// assert_eq!(FloorError.to_string(), "must be a number from 0 to 0.95");
+    /// # Ok::<(), FloorError>(())
+    /// ```
+    pub fn new(share: f64, hard: Duration) -> Result<Self, FloorError> {
+        if (0.0..=Self::MAX_SHARE).contains(&share) { Ok(Self { share, hard }) } else { Err(FloorError) }
     }
 
     /// The floor of a token with this life.
@@ -46,9 +56,14 @@ impl Floor {
     const LEAST: Duration = Duration::from_secs(1);
 }
 
-/// The facts about a cached token that is requested.
+/// The error for a share that is not from 0 to [`Floor::MAX_SHARE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be a number from 0 to {}", Floor::MAX_SHARE)]
+pub struct FloorError;
+
+/// A cached token that is requested.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts {
+pub struct CachedToken {
     /// Its whole life.
     pub life: Duration,
     /// Its remaining life.
@@ -59,9 +74,9 @@ pub struct Facts {
     pub due: bool,
 }
 
-/// The decision about a request with a cached token.
+/// Whether a request gets the cached token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Freshness {
     /// Hand the token out.
     Serve,
     /// Hand it out and renew it.
@@ -93,27 +108,27 @@ impl Stale {
 }
 
 /// Decides about a request with a cached token.
-pub fn judge(floor: &Floor, facts: &Facts) -> Verdict {
-    let Facts { life, remaining, min_ttl, due } = *facts;
+pub fn judge(floor: &Floor, token: &CachedToken) -> Freshness {
+    let CachedToken { life, remaining, min_ttl, due } = *token;
     if remaining < floor.hard_of(life) {
-        Verdict::Wait(Stale::BelowHardFloor)
+        Freshness::Wait(Stale::BelowHardFloor)
     } else if remaining < floor.of(life) {
-        Verdict::Wait(Stale::BelowFloor)
+        Freshness::Wait(Stale::BelowFloor)
     } else if min_ttl.is_some_and(|wanted| remaining < wanted) {
-        Verdict::Wait(Stale::BelowMinTtl)
+        Freshness::Wait(Stale::BelowMinTtl)
     } else if due {
-        Verdict::ServeAndRenew
+        Freshness::ServeAndRenew
     } else {
-        Verdict::Serve
+        Freshness::Serve
     }
 }
 
 /// How long a stale token may still be handed out while Courier fails; `None` if it may not.
 ///
 /// The hard floor and the request's own demand still hold.
-pub fn spare(floor: &Floor, facts: &Facts) -> Option<Duration> {
-    let least = floor.hard_of(facts.life).max(facts.min_ttl.unwrap_or_default());
-    facts.remaining.checked_sub(least)
+pub fn spare(floor: &Floor, token: &CachedToken) -> Option<Duration> {
+    let least = floor.hard_of(token.life).max(token.min_ttl.unwrap_or_default());
+    token.remaining.checked_sub(least)
 }
 
 #[cfg(test)]
@@ -127,43 +142,45 @@ mod tests {
         Floor::new(0.5, Duration::from_secs(30)).expect("half is a share")
     }
 
-    fn facts(life: Duration, remaining: Duration) -> Facts {
-        Facts { life, remaining, min_ttl: None, due: false }
+    fn cached(life: Duration, remaining: Duration) -> CachedToken {
+        CachedToken { life, remaining, min_ttl: None, due: false }
     }
 
     #[test]
     fn token_is_served_down_to_its_floor_and_no_further() {
         let life = 2 * HOUR;
-        assert_eq!(judge(&floor(), &facts(life, HOUR)), Verdict::Serve);
+        assert_eq!(judge(&floor(), &cached(life, HOUR)), Freshness::Serve);
         let below = HOUR - Duration::from_nanos(1);
-        assert_eq!(judge(&floor(), &facts(life, below)), Verdict::Wait(Stale::BelowFloor));
+        assert_eq!(judge(&floor(), &cached(life, below)), Freshness::Wait(Stale::BelowFloor));
         let hard = Duration::from_secs(30);
-        assert_eq!(judge(&floor(), &facts(life, hard)), Verdict::Wait(Stale::BelowFloor));
+        assert_eq!(judge(&floor(), &cached(life, hard)), Freshness::Wait(Stale::BelowFloor));
         let below = hard - Duration::from_nanos(1);
-        assert_eq!(judge(&floor(), &facts(life, below)), Verdict::Wait(Stale::BelowHardFloor));
+        assert_eq!(judge(&floor(), &cached(life, below)), Freshness::Wait(Stale::BelowHardFloor));
     }
 
     #[test]
     fn min_ttl_raises_the_floor_but_never_lowers_it() {
-        let ask = |remaining, min_ttl| judge(&floor(), &Facts { min_ttl: Some(min_ttl), ..facts(2 * HOUR, remaining) });
+        let ask = |remaining, min_ttl| {
+            judge(&floor(), &CachedToken { min_ttl: Some(min_ttl), ..cached(2 * HOUR, remaining) })
+        };
         let minute = Duration::from_secs(60);
-        assert_eq!(ask(HOUR + minute, HOUR + minute), Verdict::Serve);
-        assert_eq!(ask(HOUR + minute, HOUR + 2 * minute), Verdict::Wait(Stale::BelowMinTtl));
-        assert_eq!(ask(HOUR - minute, minute), Verdict::Wait(Stale::BelowFloor));
+        assert_eq!(ask(HOUR + minute, HOUR + minute), Freshness::Serve);
+        assert_eq!(ask(HOUR + minute, HOUR + 2 * minute), Freshness::Wait(Stale::BelowMinTtl));
+        assert_eq!(ask(HOUR - minute, minute), Freshness::Wait(Stale::BelowFloor));
     }
 
     #[test]
     fn due_token_is_served_and_renewed() {
-        let due = Facts { due: true, ..facts(2 * HOUR, HOUR) };
-        assert_eq!(judge(&floor(), &due), Verdict::ServeAndRenew);
+        let due = CachedToken { due: true, ..cached(2 * HOUR, HOUR) };
+        assert_eq!(judge(&floor(), &due), Freshness::ServeAndRenew);
     }
 
     #[test]
     fn outage_lowers_the_floor_but_not_min_ttl() {
-        let old = facts(2 * HOUR, Duration::from_secs(60));
+        let old = cached(2 * HOUR, Duration::from_secs(60));
         assert_eq!(spare(&floor(), &old), Some(Duration::from_secs(30)));
-        assert_eq!(spare(&floor(), &Facts { min_ttl: Some(HOUR), ..old }), None);
-        assert_eq!(spare(&floor(), &facts(2 * HOUR, Duration::from_secs(29))), None);
+        assert_eq!(spare(&floor(), &CachedToken { min_ttl: Some(HOUR), ..old }), None);
+        assert_eq!(spare(&floor(), &cached(2 * HOUR, Duration::from_secs(29))), None);
     }
 
     #[test]
@@ -177,7 +194,7 @@ mod tests {
     #[test]
     fn share_out_of_range_is_rejected() {
         for share in [-0.1, 0.96, 1.0, f64::NAN, f64::INFINITY] {
-            assert_eq!(Floor::new(share, HOUR), None, "{share}");
+            assert_eq!(Floor::new(share, HOUR), Err(FloorError), "{share}");
         }
     }
 
@@ -193,15 +210,15 @@ mod tests {
         ) {
             let ms = Duration::from_millis;
             let floor = Floor::new(share, ms(hard)).expect("in range");
-            let facts = Facts { life: ms(life), remaining: ms(remaining.min(life)), min_ttl: min_ttl.map(ms), due };
-            let served = !matches!(judge(&floor, &facts), Verdict::Wait(_));
-            if served || spare(&floor, &facts).is_some() {
-                prop_assert!(facts.remaining > Duration::ZERO);
-                prop_assert!(facts.remaining >= ms(hard).min(ms(life).mul_f64(share)));
-                prop_assert!(facts.min_ttl.is_none_or(|wanted| facts.remaining >= wanted));
+            let token = CachedToken { life: ms(life), remaining: ms(remaining.min(life)), min_ttl: min_ttl.map(ms), due };
+            let served = !matches!(judge(&floor, &token), Freshness::Wait(_));
+            if served || spare(&floor, &token).is_some() {
+                prop_assert!(token.remaining > Duration::ZERO);
+                prop_assert!(token.remaining >= ms(hard).min(ms(life).mul_f64(share)));
+                prop_assert!(token.min_ttl.is_none_or(|wanted| token.remaining >= wanted));
             }
             if served {
-                prop_assert!(facts.remaining >= ms(life).mul_f64(share));
+                prop_assert!(token.remaining >= ms(life).mul_f64(share));
             }
         }
     }

@@ -17,7 +17,7 @@ pub struct Times {
 
 /// Why a session is not valid now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Untimely {
+pub enum ValidityError {
     /// It has expired.
     Expired,
     /// It is not valid yet, or was issued in the future.
@@ -33,15 +33,15 @@ impl Times {
     ///
     /// The clocks of issuer and broker may differ by `leeway`, so a valid session may have
     /// nothing left.
-    pub fn remaining(&self, now: Duration, leeway: Duration) -> Result<Duration, Untimely> {
+    pub fn remaining(&self, now: Duration, leeway: Duration) -> Result<Duration, ValidityError> {
         let (now, leeway) = (now.as_secs_f64(), leeway.as_secs_f64());
         // Written so that NaN fails each comparison.
         let ends_later = self.exp + leeway > now;
         let begun = |time: Option<f64>| time.is_none_or(|time| time <= now + leeway);
         if !ends_later {
-            Err(Untimely::Expired)
+            Err(ValidityError::Expired)
         } else if !begun(self.nbf) || !begun(self.iat) {
-            Err(Untimely::NotYet)
+            Err(ValidityError::NotYet)
         } else {
             Ok(Duration::try_from_secs_f64((self.exp - now).max(0.0)).unwrap_or(Duration::ZERO))
         }
@@ -49,34 +49,14 @@ impl Times {
 }
 
 const MINUTE: u64 = 60;
-const HOUR: u64 = 60 * MINUTE;
-const DAY: u64 = 24 * HOUR;
 
-/// The lifetimes that tokens are shortened to. Each makes its own token key, so few steps let
-/// few calls serve all of a user's tabs and devices.
-const LADDER: [u64; 17] = [
-    MINUTE,
-    2 * MINUTE,
-    5 * MINUTE,
-    10 * MINUTE,
-    15 * MINUTE,
-    30 * MINUTE,
-    HOUR,
-    2 * HOUR,
-    4 * HOUR,
-    8 * HOUR,
-    12 * HOUR,
-    DAY,
-    2 * DAY,
-    4 * DAY,
-    7 * DAY,
-    14 * DAY,
-    30 * DAY,
-];
+/// The lifetimes that tokens are shortened to, in minutes, up to 30 days. Each makes its own token
+/// key, so few steps let few calls serve all of a user's tabs and devices.
+const STEPS: [u64; 17] = [1, 2, 5, 10, 15, 30, 60, 120, 240, 480, 720, 1440, 2880, 5760, 10_080, 20_160, 43_200];
 
 /// The lifetime of a token that must expire before a session with `remaining` left.
 ///
-/// It is `normal` if that fits, else the longest step of `LADDER` that does; `None` with less
+/// It is `normal` if that fits, else the longest step of `STEPS` that does; `None` with less
 /// than a minute left. A cached token has less left than its lifetime, so it fits too; a token
 /// that is yet to be issued expires later by the duration of the call.
 pub fn longest_within(remaining: Duration, normal: Lifetime) -> Option<Lifetime> {
@@ -87,7 +67,7 @@ pub fn longest_within(remaining: Duration, normal: Lifetime) -> Option<Lifetime>
     if fits(normal.as_secs().into()) {
         return Some(normal);
     }
-    let step = LADDER.into_iter().rev().find(|&step| fits(step))?;
+    let step = STEPS.into_iter().rev().map(|minutes| minutes * MINUTE).find(|&step| fits(step))?;
     Lifetime::from_seconds(step as f64).ok()
 }
 
@@ -103,7 +83,7 @@ mod tests {
         NOW.as_secs_f64() + offset
     }
 
-    fn judge(exp: f64, nbf: Option<f64>, iat: Option<f64>) -> Result<u64, Untimely> {
+    fn judge(exp: f64, nbf: Option<f64>, iat: Option<f64>) -> Result<u64, ValidityError> {
         Times { exp, nbf, iat }.remaining(NOW, LEEWAY).map(|left| left.as_secs())
     }
 
@@ -112,25 +92,25 @@ mod tests {
         assert_eq!(judge(at(90.0), None, None), Ok(90));
         assert_eq!(judge(at(90.0), Some(at(-5.0)), Some(at(-5.0))), Ok(90));
         assert_eq!(judge(at(-29.0), None, None), Ok(0));
-        assert_eq!(judge(at(-30.0), None, None), Err(Untimely::Expired));
-        assert_eq!(judge(0.0, None, None), Err(Untimely::Expired));
+        assert_eq!(judge(at(-30.0), None, None), Err(ValidityError::Expired));
+        assert_eq!(judge(0.0, None, None), Err(ValidityError::Expired));
         assert_eq!(judge(at(90.0), Some(at(30.0)), None), Ok(90));
-        assert_eq!(judge(at(90.0), Some(at(31.0)), None), Err(Untimely::NotYet));
-        assert_eq!(judge(at(90.0), None, Some(at(31.0))), Err(Untimely::NotYet));
+        assert_eq!(judge(at(90.0), Some(at(31.0)), None), Err(ValidityError::NotYet));
+        assert_eq!(judge(at(90.0), None, Some(at(31.0))), Err(ValidityError::NotYet));
         // Both expired and not yet valid: expired.
-        assert_eq!(judge(at(-90.0), Some(at(90.0)), None), Err(Untimely::Expired));
+        assert_eq!(judge(at(-90.0), Some(at(90.0)), None), Err(ValidityError::Expired));
     }
 
     #[test]
     fn session_with_nan_or_infinite_times_is_invalid() {
-        assert_eq!(judge(f64::NAN, None, None), Err(Untimely::Expired));
-        assert_eq!(judge(f64::NEG_INFINITY, None, None), Err(Untimely::Expired));
-        assert_eq!(judge(at(90.0), Some(f64::NAN), None), Err(Untimely::NotYet));
-        assert_eq!(judge(at(90.0), None, Some(f64::INFINITY)), Err(Untimely::NotYet));
+        assert_eq!(judge(f64::NAN, None, None), Err(ValidityError::Expired));
+        assert_eq!(judge(f64::NEG_INFINITY, None, None), Err(ValidityError::Expired));
+        assert_eq!(judge(at(90.0), Some(f64::NAN), None), Err(ValidityError::NotYet));
+        assert_eq!(judge(at(90.0), None, Some(f64::INFINITY)), Err(ValidityError::NotYet));
     }
 
     #[test]
-    fn lifetime_is_shortened_to_a_step_of_the_ladder() {
+    fn lifetime_is_shortened_to_the_longest_step_that_fits() {
         let day = Lifetime::parse("1d").expect("a day");
         for (remaining, wanted) in [
             ("59s", None),
@@ -148,7 +128,7 @@ mod tests {
             let wanted = wanted.map(|wanted| Lifetime::parse(wanted).expect("a lifetime"));
             assert_eq!(longest_within(remaining, day), wanted, "{remaining:?}");
         }
-        // The normal lifetime is kept if it fits, on the ladder or not.
+        // The normal lifetime is kept if it fits, a step or not.
         for normal in ["90m", "20s"] {
             let normal = Lifetime::parse(normal).expect("a lifetime");
             assert_eq!(longest_within(Duration::from_secs(5400), normal), Some(normal));

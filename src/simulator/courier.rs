@@ -10,8 +10,8 @@ use super::fault::{Fault, Times};
 use super::faults::Faults;
 use super::ledger::{Call, Ledger};
 use super::mint::{self, Mint};
-use super::reply::{Refusal, Reply};
-use super::request::{Request, Wish};
+use super::reply::{ErrorReply, Reply};
+use super::request::{Request, ValidRequest};
 use super::timespan::Timespan;
 use crate::clock::{Clock, Moment};
 
@@ -92,7 +92,7 @@ impl Simulator {
     ///
     /// The clock and the script are read under the ledger's lock, so that all three have the same
     /// order.
-    fn receive(&self, request: &Request, judged: Result<Wish, Refusal>) -> (Moment, Reply) {
+    fn receive(&self, request: &Request, judged: Result<ValidRequest, ErrorReply>) -> (Moment, Reply) {
         let expires_in = request.expires_in();
         let mut ledger = self.0.ledger.lock();
         let at = self.0.clock.now();
@@ -116,22 +116,24 @@ impl Simulator {
         }
     }
 
-    fn reply(&self, judged: Result<Wish, Refusal>, fault: Option<Fault>) -> Reply {
-        let settle_at = |judged: Result<Wish, Refusal>, ahead, times| match judged {
-            Ok(wish) => self.issue(&wish, ahead, times),
+    fn reply(&self, judged: Result<ValidRequest, ErrorReply>, fault: Option<Fault>) -> Reply {
+        let settle_at = |judged: Result<ValidRequest, ErrorReply>, ahead, times| match judged {
+            Ok(valid) => self.issue(&valid, ahead, times),
             Err(refusal) => Reply::error(refusal),
         };
         let settle = |judged| settle_at(judged, 0, Times::NOW);
         match fault {
             None => settle(judged),
             Some(Fault::Status(status, headers, delivery)) => {
-                let mut reply = Reply { delivery, ..Reply::error(Refusal::Status(status)) };
+                let mut reply = Reply { delivery, ..Reply::error(ErrorReply::Status(status)) };
                 reply.headers.extend(headers);
                 reply
             }
             Some(Fault::Body(media_type, body)) => Reply::text(200, media_type, body.to_owned()),
-            Some(Fault::Scope(scope)) => settle(judged.map(|wish| Wish { scope, ..wish })),
-            Some(Fault::Life(life)) => settle(judged.map(|wish| Wish { timespan: life.map(Timespan::of), ..wish })),
+            Some(Fault::Scope(scope)) => settle(judged.map(|valid| ValidRequest { scope, ..valid })),
+            Some(Fault::Life(life)) => {
+                settle(judged.map(|valid| ValidRequest { timespan: life.map(Timespan::of), ..valid }))
+            }
             Some(Fault::Skew(ahead)) => settle_at(judged, ahead, Times::NOW),
             Some(Fault::Times(times)) => settle_at(judged, 0, times),
             Some(Fault::Delivery(delivery)) => Reply { delivery, ..settle(judged) },
@@ -139,11 +141,11 @@ impl Simulator {
     }
 
     /// Issues a token by a clock that is `ahead` seconds ahead, as is the response's `Date`.
-    fn issue(&self, wish: &Wish, ahead: i64, times: Times) -> Reply {
+    fn issue(&self, valid: &ValidRequest, ahead: i64, times: Times) -> Reply {
         let Workspace { clock, mint, .. } = &*self.0;
         let now = Duration::from_secs(clock.unix().as_secs().saturating_add_signed(ahead));
         let opaque = self.0.faults.lock().opaque_tokens;
-        let token = if opaque { mint::opaque() } else { mint.jwt(&wish.scope, wish.timespan, now, times) };
+        let token = if opaque { mint::opaque() } else { mint.jwt(&valid.scope, valid.timespan, now, times) };
         Reply::token(&token, now)
     }
 }

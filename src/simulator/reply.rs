@@ -36,7 +36,7 @@ impl Reply {
     }
 
     /// An error in Courier's shape.
-    pub(super) fn error(refusal: Refusal) -> Self {
+    pub(super) fn error(refusal: ErrorReply) -> Self {
         let (status, kind, message) = refusal.words();
         Self::new(status, &json!({ "message": message, "type": kind }))
     }
@@ -53,9 +53,9 @@ impl Reply {
     }
 }
 
-/// Why a call gets no token.
+/// An error that a call gets instead of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum ErrorReply {
     Key,
     Json,
     Scope,
@@ -66,7 +66,7 @@ pub(super) enum Refusal {
     Status(u16),
 }
 
-impl Refusal {
+impl ErrorReply {
     /// Status, `type` and `message`.
     fn words(self) -> (u16, &'static str, &'static str) {
         const REQUEST: &str = "invalid_request_error";

@@ -3,7 +3,7 @@
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde_json::Value;
 
-use super::reply::Refusal;
+use super::reply::ErrorReply;
 use super::timespan::Timespan;
 
 /// The longest body that is read, in bytes.
@@ -14,11 +14,11 @@ pub(super) const BODY_LIMIT: usize = 64 * 1024;
 /// Parsing is lenient, field by field, because the call record shows the request even if it is
 /// refused. [`Request::judge`] is strict.
 #[derive(Debug)]
-pub(super) struct Request(Result<Value, Refusal>);
+pub(super) struct Request(Result<Value, ErrorReply>);
 
 /// A request that Courier grants.
 #[derive(Debug, PartialEq)]
-pub(super) struct Wish {
+pub(super) struct ValidRequest {
     pub(super) scope: String,
     /// `None` where the request has no `expires_in`.
     pub(super) timespan: Option<Timespan>,
@@ -28,11 +28,11 @@ impl Request {
     /// Parses a request's body.
     pub(super) fn read(body: &[u8]) -> Self {
         if body.len() > BODY_LIMIT {
-            return Self(Err(Refusal::TooLarge));
+            return Self(Err(ErrorReply::TooLarge));
         }
         Self(match serde_json::from_slice(body) {
             Ok(value @ Value::Object(_)) => Ok(value),
-            _ => Err(Refusal::Json),
+            _ => Err(ErrorReply::Json),
         })
     }
 
@@ -48,21 +48,25 @@ impl Request {
 
     /// Courier's decision about this request. `expected` is the valid key; without it every key is
     /// valid.
-    pub(super) fn judge(&self, authorization: Option<&[u8]>, expected: Option<&str>) -> Result<Wish, Refusal> {
-        let key = authorization.and_then(bearer).ok_or(Refusal::Key)?;
+    pub(super) fn judge(
+        &self,
+        authorization: Option<&[u8]>,
+        expected: Option<&str>,
+    ) -> Result<ValidRequest, ErrorReply> {
+        let key = authorization.and_then(bearer).ok_or(ErrorReply::Key)?;
         if let Some(expected) = expected {
-            verify_slices_are_equal(key, expected.as_bytes()).map_err(|_| Refusal::Key)?;
+            verify_slices_are_equal(key, expected.as_bytes()).map_err(|_| ErrorReply::Key)?;
         }
         self.0.as_ref().map_err(|&refusal| refusal)?;
         let scope = self.scope();
         if scope.is_empty() {
-            return Err(Refusal::Scope);
+            return Err(ErrorReply::Scope);
         }
         let timespan = match self.field("expires_in") {
-            Some(value) => Some(Timespan::read(value).ok_or(Refusal::ExpiresIn)?),
+            Some(value) => Some(Timespan::read(value).ok_or(ErrorReply::ExpiresIn)?),
             None => None,
         };
-        Ok(Wish { scope: scope.to_owned(), timespan })
+        Ok(ValidRequest { scope: scope.to_owned(), timespan })
     }
 
     fn field(&self, name: &str) -> Option<&Value> {
@@ -103,7 +107,7 @@ mod tests {
         ];
         for header in bad {
             let judged = Request::read(GOOD).judge(header, Some("pk"));
-            assert_eq!(judged, Err(Refusal::Key), "{header:?}");
+            assert_eq!(judged, Err(ErrorReply::Key), "{header:?}");
         }
         for header in [&b"Bearer pk"[..], b"bearer  pk"] {
             assert!(Request::read(GOOD).judge(Some(header), Some("pk")).is_ok());
@@ -114,26 +118,26 @@ mod tests {
     fn any_key_is_valid_without_an_expected_key() {
         let request = Request::read(GOOD);
         assert!(request.judge(Some(b"Bearer anything"), None).is_ok());
-        assert_eq!(request.judge(Some(b"Bearer "), None), Err(Refusal::Key));
-        assert_eq!(request.judge(None, None), Err(Refusal::Key));
+        assert_eq!(request.judge(Some(b"Bearer "), None), Err(ErrorReply::Key));
+        assert_eq!(request.judge(None, None), Err(ErrorReply::Key));
     }
 
     #[test]
     fn invalid_body_is_refused_with_its_reason() {
-        let table: [(&[u8], Refusal); 13] = [
-            (b"", Refusal::Json),
-            (b"{", Refusal::Json),
-            (b"[]", Refusal::Json),
-            (b"\"scope\"", Refusal::Json),
-            (b"{\"scope\": \"\xff\"}", Refusal::Json),
-            (br#"{"scope": "a", "expires_in": 1e400}"#, Refusal::Json),
-            (br#"{}"#, Refusal::Scope),
-            (br#"{"scope": ""}"#, Refusal::Scope),
-            (br#"{"scope": null}"#, Refusal::Scope),
-            (br#"{"scope": ["a"]}"#, Refusal::Scope),
-            (br#"{"scope": "a", "expires_in": null}"#, Refusal::ExpiresIn),
-            (br#"{"scope": "a", "expires_in": "soon"}"#, Refusal::ExpiresIn),
-            (&[b' '; BODY_LIMIT + 1], Refusal::TooLarge),
+        let table: [(&[u8], ErrorReply); 13] = [
+            (b"", ErrorReply::Json),
+            (b"{", ErrorReply::Json),
+            (b"[]", ErrorReply::Json),
+            (b"\"scope\"", ErrorReply::Json),
+            (b"{\"scope\": \"\xff\"}", ErrorReply::Json),
+            (br#"{"scope": "a", "expires_in": 1e400}"#, ErrorReply::Json),
+            (br#"{}"#, ErrorReply::Scope),
+            (br#"{"scope": ""}"#, ErrorReply::Scope),
+            (br#"{"scope": null}"#, ErrorReply::Scope),
+            (br#"{"scope": ["a"]}"#, ErrorReply::Scope),
+            (br#"{"scope": "a", "expires_in": null}"#, ErrorReply::ExpiresIn),
+            (br#"{"scope": "a", "expires_in": "soon"}"#, ErrorReply::ExpiresIn),
+            (&[b' '; BODY_LIMIT + 1], ErrorReply::TooLarge),
         ];
         for (body, refusal) in table {
             let judged = Request::read(body).judge(Some(b"Bearer pk"), None);
@@ -141,16 +145,16 @@ mod tests {
         }
         let deep = "[".repeat(BODY_LIMIT);
         let judged = Request::read(deep.as_bytes()).judge(Some(b"Bearer pk"), None);
-        assert_eq!(judged, Err(Refusal::Json));
+        assert_eq!(judged, Err(ErrorReply::Json));
     }
 
     #[test]
     fn scope_is_granted_verbatim() {
         // Courier accepts a user id with a space: this is a token for two users.
         let body = br#"{"scope": "user_id:bob user_id:alice  x", "other": 1}"#;
-        let wish = Request::read(body).judge(Some(b"Bearer pk"), None);
+        let valid = Request::read(body).judge(Some(b"Bearer pk"), None);
         let scope = "user_id:bob user_id:alice  x".to_owned();
         let timespan = None;
-        assert_eq!(wish, Ok(Wish { scope, timespan }));
+        assert_eq!(valid, Ok(ValidRequest { scope, timespan }));
     }
 }

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::courier::Simulator;
 use super::delivery::{Body, Delivery};
-use super::reply::{Refusal, Reply};
+use super::reply::{ErrorReply, Reply};
 use super::request::BODY_LIMIT;
 
 /// The most open connections; more wait in the listener's backlog.
@@ -104,8 +104,8 @@ impl Simulator {
                 let key = head.headers.get(header::AUTHORIZATION);
                 let reply = match tokio::time::timeout(READ_TIMEOUT, read(body)).await {
                     Ok(Ok(body)) => self.answer(key.map(HeaderValue::as_bytes), &body).await,
-                    Ok(Err(_)) => Reply::error(Refusal::Json),
-                    Err(_) => Reply::error(Refusal::TooSlow),
+                    Ok(Err(_)) => Reply::error(ErrorReply::Json),
+                    Err(_) => Reply::error(ErrorReply::TooSlow),
                 };
                 if reply.delivery == Delivery::Never {
                     // Until the caller hangs up, or the drain timeout ends.
@@ -116,7 +116,7 @@ impl Simulator {
             ("simulator/calls", Method::GET) => respond(Reply::new(200, &self.report())),
             ("auth/issue-token", _) => refuse_method("POST"),
             ("simulator/calls", _) => refuse_method("GET"),
-            _ => respond(Reply::error(Refusal::Status(404))),
+            _ => respond(Reply::error(ErrorReply::Status(404))),
         }
     }
 
@@ -159,7 +159,7 @@ fn respond(reply: Reply) -> Response<Body> {
 }
 
 fn refuse_method(allowed: &'static str) -> Response<Body> {
-    let mut response = respond(Reply::error(Refusal::Status(405)));
+    let mut response = respond(Reply::error(ErrorReply::Status(405)));
     let allowed = HeaderValue::from_static(allowed);
     response.headers_mut().insert(header::ALLOW, allowed);
     response

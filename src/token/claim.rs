@@ -25,6 +25,16 @@ impl<'a> ScopeClaim<'a> {
     pub const MAX_BYTES: usize = 4096;
 
     /// Brings users and scopes into canonical form.
+    ///
+    /// ```
+    /// use courier_token_broker::token::{ClaimError, Scope, ScopeClaim, UserId};
+    ///
+    /// let claim = ScopeClaim::new(vec![UserId::new("jane")?], vec![Scope::new("write:x")?, Scope::new("read:x")?])?;
+    /// assert_eq!(claim, ScopeClaim::parse("read:x write:x user_id:jane")?);
+    /// assert_eq!(claim.to_string(), "user_id:jane read:x write:x");
+    /// assert_eq!(ScopeClaim::parse("read:x"), Err(ClaimError::NoUser));
+    /// # Ok::<(), ClaimError>(())
+    /// ```
     pub fn new(users: Vec<UserId<'a>>, scopes: Vec<Scope<'a>>) -> Result<Self, ClaimError> {
         // The limits are checked first, since they bound the work below.
         if users.len() > Self::MAX_USERS {
@@ -88,8 +98,8 @@ impl<'a> ScopeClaim<'a> {
         &self.scopes
     }
 
-    /// Appends the canonical string of this claim.
-    pub(super) fn write(&self, text: &mut String) {
+    /// Appends the canonical string of this claim; returns where the users end in the text.
+    pub(super) fn write(&self, text: &mut String) -> usize {
         let mut gap = "";
         for user in &self.users {
             text.push_str(gap);
@@ -97,10 +107,12 @@ impl<'a> ScopeClaim<'a> {
             text.push_str(user.as_str());
             gap = " ";
         }
+        let users_end = text.len();
         for scope in &self.scopes {
             text.push(' ');
             text.push_str(scope.as_str());
         }
+        users_end
     }
 }
 

@@ -21,6 +21,14 @@ impl Lifetime {
     pub const MAX: Self = Self(NonZeroU32::MAX);
 
     /// A lifetime in seconds, as Courier reads a JSON number.
+    ///
+    /// ```
+    /// use courier_token_broker::token::{Lifetime, LifetimeError};
+    ///
+    /// assert_eq!(Lifetime::from_seconds(86_400.0)?, Lifetime::parse("1d")?);
+    /// assert_eq!(Lifetime::from_seconds(1.5), Err(LifetimeError::NotWhole));
+    /// # Ok::<(), LifetimeError>(())
+    /// ```
     pub fn from_seconds(seconds: f64) -> Result<Self, LifetimeError> {
         if seconds.fract() != 0.0 {
             // Infinity and NaN, too.
@@ -30,6 +38,15 @@ impl Lifetime {
     }
 
     /// Parses a string as Courier does.
+    ///
+    /// ```
+    /// use courier_token_broker::token::{Lifetime, LifetimeError};
+    ///
+    /// assert_eq!(Lifetime::parse("2.5 hrs")?.as_secs(), 9000);
+    /// // Without a unit it is milliseconds.
+    /// assert_eq!(Lifetime::parse("60"), Err(LifetimeError::Zero));
+    /// # Ok::<(), LifetimeError>(())
+    /// ```
     pub fn parse(text: &str) -> Result<Self, LifetimeError> {
         // `ms` counts UTF-16 units, but text that is not ASCII is rejected anyway.
         if text.len() > MAX_CHARACTERS {

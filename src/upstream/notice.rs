@@ -13,20 +13,20 @@ pub fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Cha
     match (outcome, change) {
         (Err(Failure::Credentials(401)), Some(Change::Opened)) => tracing::error!(
             workspace,
-            "Courier refused the API key; only tokens in memory are served until it is replaced (api_key_file is read \
+            "Courier refused the API key; only cached tokens are served until it is replaced (api_key_file is read \
              again when it changes)"
         ),
         (Err(Failure::Credentials(status)), Some(Change::Opened)) => tracing::error!(
             workspace,
             status,
             "Courier refused this workspace (402: the limit of its plan; 403: the API key may not issue tokens); only \
-             tokens in memory are served until that is settled"
+             cached tokens are served until that is settled"
         ),
         (Err(error), Some(Change::Opened)) => tracing::error!(
             workspace,
             %error,
-            "circuit breaker open: Courier is failing; only probes are sent, tokens in memory are served for as long as \
-             they may be; look at Courier's status page and at the network"
+            "circuit breaker open: Courier is failing; only probes are sent, and cached tokens are served down to the hard \
+             floor; check Courier's status page and the network"
         ),
         (_, Some(Change::Shed)) => tracing::warn!(workspace, "most calls to Courier fail; renewals are held back"),
         (_, Some(Change::Closed)) => {
@@ -118,25 +118,13 @@ impl Tallies {
             );
         }
         if let Some(answers) = self.throttled.take(now) {
-            let pause = std::mem::take(&mut self.pause);
-            if pause.is_zero() {
-                tracing::warn!(
-                    workspace,
-                    answers,
-                    calls_per_second,
-                    configured,
-                    "Courier answered 429; calling slower"
-                );
+            let pause = std::mem::take(&mut self.pause).as_secs_f64().ceil();
+            let effect = if pause == 0.0 {
+                "Courier answered 429; calling slower".to_owned()
             } else {
-                let seconds = pause.as_secs_f64().ceil();
-                tracing::warn!(
-                    workspace,
-                    answers,
-                    calls_per_second,
-                    configured,
-                    "Courier answered 429 (or 503 with Retry-After); pausing calls for {seconds} s"
-                );
-            }
+                format!("Courier answered 429 (or 503 with Retry-After); pausing calls for {pause} s")
+            };
+            tracing::warn!(workspace, answers, calls_per_second, configured, "{effect}");
         }
         if let Some(calls) = self.out_of_files.take(now) {
             tracing::error!(

@@ -13,8 +13,8 @@ struct Files<'a> {
 /// Arrows from file to file, with the names that cause each.
 type Arrows<'a> = BTreeMap<(&'a str, &'a str), BTreeSet<String>>;
 
-/// Modules that still have circles.
-const KNOWN: &[&str] = &[];
+/// Files that still are on a circle.
+const KNOWN: [&str; 2] = ["src/broker/cache.rs", "src/broker/refresher.rs"];
 
 /// Finds the arrows that lie on a circle.
 ///
@@ -33,8 +33,7 @@ pub fn on_circles(sources: &[Source]) -> Vec<String> {
     let returns = |from: &str, to: &str| reached.get(to).is_some_and(|reached| reached.contains(from));
     let text = |((from, to), names): (&(&str, &str), &BTreeSet<String>)| {
         let names: Vec<_> = names.iter().map(String::as_str).collect();
-        let is_known = KNOWN.iter().any(|folder| from.starts_with(folder));
-        (returns(from, to) && !is_known).then(|| format!("{from} -> {to}: {}", names.join(", ")))
+        (returns(from, to) && !KNOWN.contains(from)).then(|| format!("{from} -> {to}: {}", names.join(", ")))
     };
     arrows.iter().filter_map(text).collect()
 }

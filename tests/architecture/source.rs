@@ -10,9 +10,7 @@ pub struct Source {
     /// The path, as in `src/token/key.rs`.
     pub file: String,
     pub lines: usize,
-    /// All tokens, without comments and lifetimes.
-    pub code_and_tests: Vec<Token>,
-    /// The tokens outside tests.
+    /// The tokens outside comments and tests.
     pub code: Vec<Token>,
 }
 
@@ -35,7 +33,7 @@ impl Source {
         flatten(text.parse().expect("Rust"), &mut tokens);
         let is_test = file.ends_with("/tests.rs") || file.contains("/tests/");
         let code = if is_test { Vec::new() } else { without_tests(&tokens) };
-        Self { file, lines: text.lines().count(), code_and_tests: tokens, code }
+        Self { file, lines: text.lines().count(), code }
     }
 
     pub fn all(folder: &Path) -> Vec<Self> {
@@ -59,8 +57,8 @@ impl Source {
         self.file.trim_start_matches("src/").trim_end_matches(".rs").split('/').next().unwrap_or_default()
     }
 
-    pub fn find(&self, code: &[Token], is_sought: impl Fn(&str) -> bool) -> Vec<String> {
-        let paths = paths(code).into_iter().map(|found| (found.line, resolved(&found.path, &self.names())));
+    pub fn find(&self, is_sought: impl Fn(&str) -> bool) -> Vec<String> {
+        let paths = paths(&self.code).into_iter().map(|found| (found.line, resolved(&found.path, &self.names())));
         paths.filter(|(_, path)| is_sought(path)).map(|(line, path)| format!("{}:{line}: {path}", self.file)).collect()
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -10,31 +9,21 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::child::{ANY_PORT, Program, Running};
-use crate::support::http::{Connection, HttpRequest, PATIENCE};
+use crate::support::child::{Program, Running, simulator};
+use crate::support::http::{Connection, HttpRequest, ask, inbox, until};
 
 const KEY: &str = "the-key-of-the-only-client";
 
 /// A simulator and a broker with this `log.audit` and these additional arguments.
 fn start(audit: &str, more: &[&str]) -> (Running, Running) {
-    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT]).start();
-    let courier = simulator.address("Courier simulator on ");
+    let (simulator, courier) = simulator(&[]);
     let broker = Program::serve()
         .arguments(more)
-        .env("COURIER_API_KEY", "pk")
-        .env("COURIER_BASE_URL", format!("http://{courier}"))
-        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY)
+        .keys("pk", KEY)
+        .courier(courier)
         .env("COURIER_TOKEN_BROKER__LOG__AUDIT", audit)
         .start();
     (simulator, broker)
-}
-
-fn wants(user: &str) -> HttpRequest {
-    HttpRequest::tokens(format!(r#"{{"user_id": "{user}", "profile": "inbox"}}"#)).key(KEY)
-}
-
-async fn ask(address: SocketAddr, ask: &HttpRequest) -> crate::support::http::Answer {
-    Connection::open(address).await.ask(ask).await
 }
 
 #[track_caller]
@@ -45,17 +34,9 @@ fn lines(text: &str) -> Vec<Value> {
 
 /// Waits until a file has so many of these events, and returns its lines.
 async fn once(path: &Path, event: &str, count: usize) -> Vec<Value> {
-    let wait = async {
-        loop {
-            let lines = lines(&fs::read_to_string(path).unwrap_or_default());
-            if lines.iter().filter(|line| line["event"] == event).count() >= count {
-                return lines;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let waited = tokio::time::timeout(PATIENCE, wait).await;
-    waited.unwrap_or_else(|_| panic!("no {event} in {}", fs::read_to_string(path).unwrap_or_default()))
+    let read = || lines(&fs::read_to_string(path).unwrap_or_default());
+    until(async || read().iter().filter(|line| line["event"] == event).count() >= count).await;
+    read()
 }
 
 /// A line without its times.
@@ -74,33 +55,32 @@ async fn audited_event_is_one_line_in_the_file_and_none_in_the_log() {
     let path = folder.path().join("audit.log");
     let (_courier, broker) = start(path.to_str().expect("text"), &["--log-level", "trace"]);
     let (address, admin) = broker.addresses();
-    let token = ask(address, &wants("jane")).await.token();
-    assert_eq!(ask(address, &wants("jane")).await.source(), "hit");
+    let token = ask(address, &inbox("jane").key(KEY)).await.token();
+    assert_eq!(ask(address, &inbox("jane").key(KEY)).await.source(), "hit");
     for _ in 0..3 {
         // The line of an issue is written before the flight ends: a request in between joins the flight.
-        let source = ask(address, &wants("jane")).await.source();
+        let source = ask(address, &inbox("jane").key(KEY)).await.source();
         assert!(source == "hit" || source.ends_with("collapsed"), "{source}");
         let report = HttpRequest::post("/v1/tokens/rejected", json!({"token": token}).to_string()).key(KEY);
         assert_eq!(ask(address, &report).await.status, 204);
         once(&path, "issued", 2).await;
     }
     for (bad, status) in [
-        (wants("jane").key("wrong"), 401),
-        (wants("jane").without("Authorization"), 401),
-        (wants("jane").key("a.b.c"), 401),
+        (inbox("jane").key("wrong"), 401),
+        (inbox("jane").key(KEY).without("Authorization"), 401),
+        (inbox("jane").key("a.b.c"), 401),
         (HttpRequest::frontend(r#"{"userId": "jane"}"#).key("a.b.c"), 401),
         (HttpRequest::issue(r#"{"scope": "user_id:bob user_id:jane write:x", "expires_in": "1h"}"#).key(KEY), 403),
         // Invalid requests are not audited.
-        (wants("jane doe"), 400),
+        (inbox("jane doe").key(KEY), 400),
     ] {
         assert_eq!(ask(address, &bad).await.status, status, "{bad:?}");
     }
     assert_eq!(ask(address, &HttpRequest::new("DELETE", "/v1/users/jane/tokens").key(KEY)).await.status, 204);
-    assert_eq!(ask(address, &wants("j%22ne")).await.status, 200);
+    assert_eq!(ask(address, &inbox("j%22ne").key(KEY)).await.status, 200);
     assert_eq!(ask(admin, &HttpRequest::new("DELETE", "/workspaces/default/tokens")).await.status, 200);
     let said: Vec<_> = once(&path, "purged", 1).await.into_iter().map(timeless).collect();
-    broker.signal(Signal::TERM);
-    let ended = broker.end();
+    let ended = broker.stop();
     assert!(!ended.stderr.contains("\"audit\"") && !ended.stderr.contains("issued"), "{ended:?}");
 
     let inbox = "inbox:read:messages inbox:write:events read:brands read:preferences write:preferences";
@@ -141,17 +121,14 @@ async fn moved_audit_file_is_reopened_at_sighup() {
     let [path, old] = ["audit.log", "audit.log.1"].map(|name| folder.path().join(name));
     let (_courier, broker) = start(path.to_str().expect("text"), &[]);
     let (address, _) = broker.addresses();
-    ask(address, &wants("jane")).await.token();
+    ask(address, &inbox("jane").key(KEY)).await.token();
     once(&path, "issued", 1).await;
     fs::rename(&path, &old).expect("moved");
     broker.signal(Signal::HUP);
-    while !path.exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    ask(address, &wants("bob")).await.token();
+    until(async || path.exists()).await;
+    ask(address, &inbox("bob").key(KEY)).await.token();
     // The last lines are written before the process ends.
-    broker.signal(Signal::TERM);
-    assert_eq!(broker.end().code, Some(0));
+    assert_eq!(broker.stop().code, Some(0));
     // SIGHUP also reloads the settings.
     let reloads = [&old, &path].map(|path| fs::read_to_string(path).expect("text").matches("\"reload\"").count());
     assert_eq!(reloads.iter().sum::<usize>(), 1);
@@ -172,16 +149,15 @@ async fn flood_of_refusals_is_counted_and_hides_no_other_event() {
     let (address, _) = broker.addresses();
     let mut connection = Connection::open(address).await;
     for guess in 0..FLOOD {
-        assert_eq!(connection.ask(&wants("jane").key(&format!("guess-{guess}"))).await.status, 401);
+        assert_eq!(connection.ask(&inbox("jane").key(&format!("guess-{guess}"))).await.status, 401);
         if guess % 100 == 0 {
-            connection.ask(&wants(&format!("user-{guess}"))).await.token();
+            connection.ask(&inbox(&format!("user-{guess}")).key(KEY)).await.token();
         }
     }
     let denied = HttpRequest::issue(r#"{"scope": "user_id:bob write:x", "expires_in": "1h"}"#).key(KEY);
     assert_eq!(connection.ask(&denied).await.status, 403);
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    broker.signal(Signal::TERM);
-    assert_eq!(broker.end().code, Some(0));
+    assert_eq!(broker.stop().code, Some(0));
     let said = lines(&fs::read_to_string(&path).expect("text"));
     let count = |event: &str, rule: &str| {
         said.iter().filter(|line| line["event"] == event && (rule.is_empty() || line["rule"] == rule)).count() as u64
@@ -199,10 +175,9 @@ async fn audit_lines_are_in_the_log_at_any_level_unless_off() {
     for (audit, wanted) in [("log", BTreeSet::from(["issued", "refused"])), ("off", BTreeSet::new())] {
         let (_courier, broker) = start(audit, &["--log-level", "error"]);
         let (address, _) = broker.addresses();
-        ask(address, &wants("jane")).await.token();
-        assert_eq!(ask(address, &wants("jane").key("wrong")).await.status, 401);
-        broker.signal(Signal::TERM);
-        let ended = broker.end();
+        ask(address, &inbox("jane").key(KEY)).await.token();
+        assert_eq!(ask(address, &inbox("jane").key("wrong")).await.status, 401);
+        let ended = broker.stop();
         let said = lines(&ended.stderr);
         let events: BTreeSet<_> = said.iter().map(|line| line["event"].as_str().unwrap_or_default()).collect();
         assert_eq!(events, wanted, "{ended:?}");
@@ -214,7 +189,7 @@ fn unwritable_audit_file_is_refused() {
     for (audit, part) in
         [("of", "absolute path"), ("", "absolute path"), ("/does/not/exist/x", "cannot write the file")]
     {
-        let program = Program::serve().env("COURIER_API_KEY", "pk").env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY);
+        let program = Program::serve().keys("pk", KEY);
         let ended = program.env("COURIER_TOKEN_BROKER__LOG__AUDIT", audit).run();
         assert_eq!(ended.code, Some(2), "{ended:?}");
         assert!(ended.stderr.contains("log.audit") && ended.stderr.contains(part), "{ended:?}");

@@ -1,6 +1,6 @@
 //! `check`: the settings in force, and the probe of Courier.
 
-use crate::support::child::{ANY_PORT, Ended, Program, settings};
+use crate::support::child::{ANY_PORT, Ended, Program, settings, simulator};
 use crate::support::pki::Authority;
 
 const KEY: &str = "pk_prod_never-to-be-seen";
@@ -9,7 +9,7 @@ const CLIENT_KEY: &str = "ctb_never-to-be-seen-either";
 /// Runs `check` with an API key and a client for files that have none.
 fn check(text: &str, environment: &[(&str, &str)]) -> Ended {
     let file = settings(text);
-    let program = Program::new(["check"]).arguments(["--config".as_ref(), file.path().as_os_str()]);
+    let program = Program::new(["check"]).config(file.path());
     environment.iter().fold(program, |program, (name, value)| program.env(name, value)).run()
 }
 
@@ -82,7 +82,7 @@ fn tls_and_limits_are_shown() {
 fn documented_defaults_pass_with_a_key_and_a_client() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/default.toml");
     let program = Program::new(["check", "--config", path]);
-    let ended = program.env("COURIER_API_KEY", KEY).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY).run();
+    let ended = program.keys(KEY, CLIENT_KEY).run();
     assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
@@ -97,8 +97,7 @@ fn shorter_wait_needs_no_other_setting() {
 
 #[test]
 fn probe_reports_whether_courier_takes_the_key() {
-    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", KEY]).start();
-    let courier = simulator.address("Courier simulator on ");
+    let (_simulator, courier) = simulator(&["--api-key", KEY]);
     let probe = |key: &str, base_url: String| {
         let program = Program::new(["check", "--probe"]).env("COURIER_API_KEY", key);
         program.env("COURIER_BASE_URL", base_url).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY).run()

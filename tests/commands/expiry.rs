@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use rustix::process::Signal;
-
 use crate::support::child::{Program, settings};
 use crate::support::pki::{Authority, Identity, now};
 use tempfile::NamedTempFile;
@@ -22,8 +20,8 @@ fn tls(authority: &Authority, identity: &Identity, client_ca: Option<&str>) -> N
 }
 
 fn with(program: Program, settings: &NamedTempFile) -> Program {
-    let program = program.arguments(["--config".as_ref(), settings.path().as_os_str()]);
-    program.env("COURIER_API_KEY", "pk").env("COURIER_TOKEN_BROKER_CLIENT_KEY", "the-key-of-the-only-client")
+    let program = program.config(settings.path());
+    program.keys("pk", "the-key-of-the-only-client")
 }
 
 fn check(settings: &NamedTempFile) -> (Option<i32>, String) {
@@ -67,8 +65,7 @@ fn serve_warns_at_its_start_and_refuses_expired_certificates() {
     let settings = tls(&authority, &soon, None);
     let broker = with(Program::serve(), &settings).start();
     assert!(broker.line().is_some(), "{}", broker.stderr());
-    broker.signal(Signal::TERM);
-    let ended = broker.end();
+    let ended = broker.stop();
     let warned = ended.stderr.lines().find(|line| line.contains("certificate 1 expires at 2"));
     assert!(warned.is_some_and(|line| line.contains("WARN")), "{ended:?}");
     let expired = authority.sign_for(&["a"], |params| params.not_after = (now() - DAY).into());

@@ -1,17 +1,10 @@
 //! Log lines of `serve` about fetches of a JWKS: the URL, and the cause of a failure.
 
-use std::sync::Arc;
-
-use rustix::process::Signal;
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
 use crate::support::child::{Program, settings};
-use crate::support::http::{Connection, HttpRequest, refusing_port};
+use crate::support::http::{self, HttpRequest, refusing_port};
 use crate::support::issuer::{AUDIENCE, ISSUER, KeyHost, Signer, good_claims};
 use crate::support::pki::Authority;
 
@@ -28,10 +21,9 @@ async fn log_of(url: &str, signer: &Signer, status: u16) -> Vec<Value> {
     let (address, _) = broker.addresses();
     let session = signer.jwt(&json!({"alg": signer.algorithm()}), &good_claims("jane"));
     let ask = HttpRequest::new("POST", "/api/generate-courier-jwt").key(&session);
-    let answer = Connection::open(address).await.ask(&ask).await;
+    let answer = http::ask(address, &ask).await;
     assert_eq!(answer.status, status, "{answer:?}");
-    broker.signal(Signal::TERM);
-    let ended = broker.end();
+    let ended = broker.stop();
     assert!(!ended.stderr.contains(SECRET), "{}", ended.stderr);
     ended.stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
@@ -93,17 +85,7 @@ async fn first_fetch_is_logged_with_its_keys() {
 
 /// The port of a host whose certificate is not trusted.
 async fn untrusted_host() -> u16 {
-    let identity = Authority::new().sign(&["localhost"]);
-    let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).expect("PEM");
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("PEM");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .expect("they belong together");
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let acceptor = Authority::new().sign(&["localhost"]).acceptor();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     tokio::spawn(async move {

@@ -2,20 +2,17 @@
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, PipeReader, Write, pipe};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
-use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
-use crate::support::child::{ANY_PORT, Program, Running, settings};
-use crate::support::http::{Connection, HttpRequest, PATIENCE};
+use crate::support::child::{ANY_PORT, Program, Running, settings, simulator};
+use crate::support::http::{Connection, HttpRequest, PATIENCE, get, metric, until};
 
 const KEY: &str = "the-key-of-the-only-client";
 const LOST: &str = "courier_token_broker_log_lines_lost_total";
@@ -31,17 +28,13 @@ fn generous() -> NamedTempFile {
 
 /// A simulator, and a broker that logs to a full pipe without a reader.
 fn start_with_stuck_log(settings: &NamedTempFile) -> (Running, Running, PipeReader) {
-    let courier = Program::new(["simulate-courier", "--listen", ANY_PORT]).start();
-    let address = courier.address("Courier simulator on ");
+    let (courier, address) = simulator(&[]);
     let (reader, mut writer) = pipe().expect("a pipe");
     let mut filling = vec![b'x'; 64 * 1024];
     filling[64 * 1024 - 1] = b'\n';
     writer.write_all(&filling).expect("it holds as much");
-    let broker = Program::serve()
-        .arguments(["--config".as_ref(), settings.path().as_os_str()])
-        .env("COURIER_API_KEY", "pk")
-        .env("COURIER_BASE_URL", format!("http://{address}"))
-        .start_logging_to(writer);
+    let broker =
+        Program::serve().config(settings.path()).env("COURIER_API_KEY", "pk").courier(address).start_logging_to(writer);
     (courier, broker, reader)
 }
 
@@ -54,16 +47,6 @@ fn read(reader: PipeReader) -> Receiver<String> {
         }
     });
     lines
-}
-
-async fn get(address: SocketAddr, target: &str) -> crate::support::http::Answer {
-    Connection::open(address).await.ask(&HttpRequest::get(target)).await
-}
-
-async fn lost(admin: SocketAddr) -> u64 {
-    let text = get(admin, "/metrics").await.body;
-    let line = text.lines().find_map(|line| line.strip_prefix(LOST)).unwrap_or_else(|| panic!("no {LOST} in {text}"));
-    line.trim().parse().expect("a number")
 }
 
 /// A request whose line in the audit log has four kilobytes.
@@ -89,11 +72,9 @@ async fn stuck_log_delays_no_answer_and_reports_its_losses_later() {
             }
         });
     }
-    while let Some(called) = callers.join_next().await {
-        called.expect("all are answered");
-    }
+    callers.join_all().await;
     assert_eq!(get(admin, "/healthz").await.status, 200);
-    assert!(lost(admin).await > 0, "more lines than fit were written");
+    assert!(metric(admin, LOST).await > 0.0, "more lines than fit were written");
 
     let lines = read(reader);
     let loss = loop {
@@ -102,12 +83,11 @@ async fn stuck_log_delays_no_answer_and_reports_its_losses_later() {
             break serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
         }
     };
-    assert_eq!(loss["lines"], lost(admin).await, "{loss}");
+    assert_eq!(loss["lines"].as_f64(), Some(metric(admin, LOST).await), "{loss}");
     assert_eq!(loss["message"], format!("{} log lines were lost", loss["lines"]));
     // No line is lost from here on.
     assert_eq!(Connection::open(address).await.ask(&wordy(CALLERS * EACH)).await.status, 200);
-    broker.signal(Signal::TERM);
-    assert_eq!(broker.end().code, Some(0));
+    assert_eq!(broker.stop().code, Some(0));
     let rest: Vec<_> = lines.iter().collect();
     let last = format!("user-{}", CALLERS * EACH);
     assert!(rest.iter().any(|line| line.contains(&last)), "{rest:?}");
@@ -119,8 +99,7 @@ async fn stop_does_not_wait_for_a_stuck_log() {
     let (_courier, broker, reader) = start_with_stuck_log(&settings);
     let (_, admin) = broker.addresses();
     assert_eq!(get(admin, "/readyz").await.status, 200);
-    broker.signal(Signal::TERM);
-    assert_eq!(broker.end().code, Some(0));
+    assert_eq!(broker.stop().code, Some(0));
     drop(reader);
 }
 
@@ -141,8 +120,7 @@ fn serve_on(path: &Path) -> Program {
         .arguments(["serve", "--admin-listen", ANY_PORT, "--listen"])
         .arguments([format!("unix:{}", path.display())])
         .env("COURIER_TOKEN_BROKER__SERVER__SHUTDOWN_DELAY", "0s")
-        .env("COURIER_API_KEY", "pk")
-        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY)
+        .keys("pk", KEY)
 }
 
 #[tokio::test]
@@ -157,17 +135,9 @@ async fn closed_or_full_outputs_do_not_stop_the_broker() {
         let broker = serve_on(&path).env("OUTPUTS", outputs);
         let stderr = if outputs.is_empty() { Stdio::from(writer) } else { stdout.into() };
         let broker = broker.start_logging_to(stderr);
-        let waited = tokio::time::timeout(PATIENCE, async {
-            loop {
-                if let Ok(stream) = UnixStream::connect(&path).await {
-                    return Connection::over(stream);
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        let mut connection = waited.await.unwrap_or_else(|_| panic!("{outputs:?}: it does not start"));
+        until(async || UnixStream::connect(&path).await.is_ok()).await;
+        let mut connection = Connection::over(UnixStream::connect(&path).await.expect("it listens"));
         assert_eq!(connection.ask(&HttpRequest::issue("{}").key("wrong")).await.status, 401, "{outputs:?}");
-        broker.signal(Signal::TERM);
-        assert_eq!(broker.end().code, Some(0), "{outputs:?}");
+        assert_eq!(broker.stop().code, Some(0), "{outputs:?}");
     }
 }

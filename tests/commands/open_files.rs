@@ -3,11 +3,10 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use rustix::process::Signal;
 use tokio::net::TcpStream;
 
-use crate::support::child::{ANY_PORT, Program};
-use crate::support::http::{Connection, HttpRequest};
+use crate::support::child::{ANY_PORT, Program, simulator};
+use crate::support::http::{Connection, HttpRequest, get};
 
 const KEY: &str = "the-key-of-the-only-client";
 
@@ -19,9 +18,8 @@ fn serve_within(files: u32, courier: SocketAddr) -> Program {
     Program::of(shell)
         .arguments(["--listen", ANY_PORT, "--admin-listen", ANY_PORT])
         .env("COURIER_TOKEN_BROKER__SERVER__SHUTDOWN_DELAY", "0s")
-        .env("COURIER_BASE_URL", format!("http://{courier}"))
-        .env("COURIER_API_KEY", "pk")
-        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", KEY)
+        .courier(courier)
+        .keys("pk", KEY)
 }
 
 fn miss(user: usize) -> HttpRequest {
@@ -30,8 +28,8 @@ fn miss(user: usize) -> HttpRequest {
 
 #[tokio::test]
 async fn idle_callers_leave_file_descriptors_for_courier_and_health() {
-    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT]).start();
-    let broker = serve_within(64, simulator.address("Courier simulator on ")).start();
+    let (_simulator, courier) = simulator(&[]);
+    let broker = serve_within(64, courier).start();
     let (address, admin) = broker.addresses();
     let mut caller = Connection::open(address).await;
     assert_eq!(caller.ask(&miss(0)).await.status, 200);
@@ -42,12 +40,11 @@ async fn idle_callers_leave_file_descriptors_for_courier_and_health() {
     for user in 1..15 {
         let answer = caller.ask(&miss(user)).await;
         assert_eq!((answer.status, answer.source().as_str()), (200, "fwd=miss; stored"), "{answer:?}");
-        assert_eq!(Connection::open(admin).await.ask(&HttpRequest::get("/healthz")).await.status, 200);
+        assert_eq!(get(admin, "/healthz").await.status, 200);
     }
     drop(idle);
     assert_eq!(Connection::open(address).await.ask(&miss(0)).await.source(), "hit");
-    broker.signal(Signal::TERM);
-    let ended = broker.end();
+    let ended = broker.stop();
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let warned = ended.stderr.lines().find(|line| line.contains("LimitNOFILE=")).expect("a warning");
     for part in ["WARN", "server.limits.connections", "\"limit\":64", "\"wanted\":16384"] {

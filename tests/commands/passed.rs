@@ -6,11 +6,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
-use rustix::process::Signal;
 use tokio::net::UnixStream;
 
 use crate::support::child::{ANY_PORT, Ended, Program, Running};
-use crate::support::http::{Connection, HttpRequest};
+use crate::support::http::{Connection, HttpRequest, get};
 
 const CLIENT_KEY: &str = "the-key-of-the-only-client";
 
@@ -22,8 +21,7 @@ fn serve(socket: OwnedFd, more: &[&str]) -> Running {
     Program::of(shell)
         .arguments(["--listen", "systemd"])
         .arguments(more.iter().map(OsStr::new))
-        .env("COURIER_API_KEY", "pk")
-        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY)
+        .keys("pk", CLIENT_KEY)
         .start_with(Stdio::from(socket))
 }
 
@@ -35,7 +33,7 @@ async fn passed_port_is_served_beside_bound_ones() {
     assert_eq!(broker.address("courier-token-broker on "), address);
     let other = broker.address("courier-token-broker on ");
     for address in [address, other] {
-        assert_eq!(Connection::open(address).await.ask(&HttpRequest::get("/")).await.status, 404);
+        assert_eq!(get(address, "/").await.status, 404);
     }
 }
 
@@ -49,8 +47,7 @@ async fn passed_unix_socket_is_served_and_its_file_stays() {
     let mut connection = Connection::over(UnixStream::connect(&path).await.expect("it listens"));
     assert_eq!(connection.ask(&HttpRequest::get("/")).await.status, 404);
     drop(connection);
-    broker.signal(Signal::TERM);
-    assert_eq!(broker.end().code, Some(0));
+    assert_eq!(broker.stop().code, Some(0));
     assert!(path.exists(), "the parent owns the socket");
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::child::{Ended, Program};
+use crate::support::child::{Ended, Program, settings};
 
 /// Five requests of three users.
 const TRACE: &str = "time,user\n1000,ann\n1001,bob\n1002,ann\n90000,cleo\n90000.5,ann\n";
@@ -99,8 +99,8 @@ fn invalid_value_is_refused_in_one_line() {
         is_refused(&ended, &[&format!("{flag}: "), wanted]);
     }
     is_refused(&Program::new(["plan", "--workload", "factory"]).run(), &["--workload: ", "office"]);
-    let crowd = ["plan", "--workload", "office", "--users", "200000000", "--days", "36500"];
-    is_refused(&Program::new(crowd).run(), &["--workload office: "]);
+    let too_many = ["plan", "--workload", "office", "--users", "200000000", "--days", "36500"];
+    is_refused(&Program::new(too_many).run(), &["--workload office: "]);
 }
 
 #[test]
@@ -211,10 +211,9 @@ fn recommended_settings_pass_check() {
     ] {
         let recommended = &json(&office(&[arguments, &["--json"]].concat()))["recommended"];
         let text = recommended["settings"].as_str().expect("a text");
-        let file = crate::support::child::settings(text);
+        let file = settings(text);
         let check = Program::new(["check", "--config"]).arguments([file.path()]);
-        let check =
-            check.env("COURIER_API_KEY", "key").env("COURIER_TOKEN_BROKER_CLIENT_KEY", "0123456789abcdef").run();
+        let check = check.keys("key", "0123456789abcdef").run();
         assert_eq!((check.code, check.stderr.as_str()), (Some(0), ""), "{text}");
         let (summary, shown) = check.stdout.split_last().expect("lines");
         assert!(summary.starts_with("OK: "), "{summary}");

@@ -2,17 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use courier_token_broker::clock::Clock;
 use courier_token_broker::simulator::{Faults, Simulator};
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio_rustls::TlsAcceptor;
 
 use crate::support::child::{Ended, Program, settings};
 use crate::support::http::refusing_port;
@@ -46,19 +43,9 @@ async fn courier() -> SocketAddr {
     address
 }
 
-fn acceptor(identity: &Identity) -> TlsAcceptor {
-    let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).expect("PEM");
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("PEM");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
-    let config = builder.with_no_client_auth().with_single_cert(vec![certificate], key).expect("they belong together");
-    TlsAcceptor::from(Arc::new(config))
-}
-
 /// A Courier that accepts the one key, with TLS and this identity.
 async fn courier_with_tls(identity: &Identity) -> SocketAddr {
-    let (acceptor, plain) = (acceptor(identity), courier().await);
+    let (acceptor, plain) = (identity.acceptor(), courier().await);
     listen(move |stream| {
         let acceptor = acceptor.clone();
         async move {
@@ -87,7 +74,7 @@ impl Seen {
     /// Answers a CONNECT request, and if it is granted, connects to `target` whatever host was named.
     async fn tunnel(self, mut client: impl AsyncRead + AsyncWrite + Unpin, answer: &str, target: SocketAddr) {
         let head = head(&mut client).await;
-        self.0.lock().expect("no panic").0.push(head);
+        self.0.lock().0.push(head);
         client.write_all(format!("HTTP/1.1 {answer}\r\n\r\n").as_bytes()).await.expect("sent");
         if !answer.starts_with("200") {
             return;
@@ -98,7 +85,7 @@ impl Seen {
         let up = async {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
-                self.0.lock().expect("no panic").1.extend_from_slice(&buffer[..count]);
+                self.0.lock().1.extend_from_slice(&buffer[..count]);
                 to_target.write_all(&buffer[..count]).await.expect("sent");
             }
         };
@@ -109,11 +96,11 @@ impl Seen {
     }
 
     fn heads(&self) -> Vec<String> {
-        self.0.lock().expect("no panic").0.clone()
+        self.0.lock().0.clone()
     }
 
     fn bytes(&self) -> Vec<u8> {
-        self.0.lock().expect("no panic").1.clone()
+        self.0.lock().1.clone()
     }
 }
 
@@ -129,8 +116,7 @@ async fn probe(workspace: &str, certificates: Option<PathBuf>) -> Ended {
     let file = settings(&format!("[workspaces.default]\n{workspace}\n"));
     let mut program =
         Program::new(["check".as_ref(), "--probe".as_ref(), "--config".as_ref(), file.path().as_os_str()])
-            .env("COURIER_API_KEY", KEY)
-            .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY);
+            .keys(KEY, CLIENT_KEY);
     if let Some(path) = certificates {
         program = program.env("SSL_CERT_FILE", path).env("SSL_CERT_DIR", "");
     }
@@ -138,7 +124,7 @@ async fn probe(workspace: &str, certificates: Option<PathBuf>) -> Ended {
 }
 
 /// The error of a failing probe, on one line without secrets.
-async fn complaint(workspace: &str, certificates: Option<PathBuf>) -> String {
+async fn error_of(workspace: &str, certificates: Option<PathBuf>) -> String {
     let ended = probe(workspace, certificates).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let line = ended.stderr.strip_suffix('\n').unwrap_or_default().to_owned();
@@ -179,7 +165,7 @@ async fn calls_pass_through_the_proxy_which_sees_its_own_credentials_and_no_key(
 async fn calls_pass_through_a_proxy_that_speaks_tls_itself() {
     let authority = Authority::new();
     let target = courier_with_tls(&authority.sign(&[COURIER])).await;
-    let (acceptor, seen) = (acceptor(&authority.sign(&["localhost"])), Seen::default());
+    let (acceptor, seen) = (authority.sign(&["localhost"]).acceptor(), Seen::default());
     let kept = seen.clone();
     let address = listen(move |stream| {
         let (acceptor, seen) = (acceptor.clone(), kept.clone());
@@ -198,7 +184,7 @@ async fn failing_proxy_is_named_as_the_cause() {
     let (refusing, _) = proxy("407 Proxy Authentication Required", unused).await;
     let (_socket, gone) = refusing_port();
     for (address, detail) in [(refusing, "proxy authorization required"), (gone, "Connection refused")] {
-        let line = complaint(&format!("base_url = \"https://{COURIER}\"\nproxy = \"http://{address}\""), None).await;
+        let line = error_of(&format!("base_url = \"https://{COURIER}\"\nproxy = \"http://{address}\""), None).await;
         let wanted = format!("workspace default: cannot reach https://{COURIER}: the proxy made no connection (");
         assert!(line.contains(&wanted) && line.contains(detail), "{line}");
     }
@@ -211,7 +197,7 @@ async fn region_is_couriers_host_there() {
     {
         // The proxy refuses the tunnel and records the host.
         let (address, seen) = proxy("403 Forbidden", courier().await).await;
-        let line = complaint(&format!("{workspace}\nproxy = \"http://{address}\""), None).await;
+        let line = error_of(&format!("{workspace}\nproxy = \"http://{address}\""), None).await;
         assert!(line.contains(&format!("cannot reach https://{host}: ")), "{workspace}: {line}");
         let heads = seen.heads();
         assert!(heads[0].starts_with(&format!("CONNECT {host}:443 ")), "{workspace}: {heads:?}");
@@ -279,7 +265,7 @@ async fn probe_names_host_and_cause_of_each_failure() {
         ("http", busy.port(), None, "connection timed out", ""),
     ] {
         let url = format!("{scheme}://localhost:{port}");
-        let line = complaint(&format!("base_url = \"{url}\"\nconnect_timeout = \"500ms\""), certificates).await;
+        let line = error_of(&format!("base_url = \"{url}\"\nconnect_timeout = \"500ms\""), certificates).await;
         let wanted = format!("workspace default: cannot reach {url}: {cause} (");
         assert!(line.contains(&wanted), "{wanted:?} is not in {line:?}");
         assert!(line.contains(detail), "{detail:?} is not in {line:?}");
@@ -287,10 +273,10 @@ async fn probe_names_host_and_cause_of_each_failure() {
     }
     for port in [silent, short] {
         let workspace = format!("base_url = \"http://localhost:{port}\"\ntimeout = \"1s\"");
-        let line = complaint(&workspace, None).await;
+        let line = error_of(&workspace, None).await;
         assert!(line.ends_with("workspace default: Courier did not answer in time"), "{line}");
     }
-    let line = complaint("base_url = \"https://courier.invalid\"\nconnect_timeout = \"5s\"", None).await;
+    let line = error_of("base_url = \"https://courier.invalid\"\nconnect_timeout = \"5s\"", None).await;
     // Without a name server that answers, the probe times out.
     let is_told = ["host name not resolved", "connection timed out", "did not answer in time"];
     assert!(is_told.iter().any(|cause| line.contains(cause)), "{line}");
@@ -301,7 +287,7 @@ async fn probe_names_host_and_cause_of_each_failure() {
 fn invalid_certificates_are_reported_at_start() {
     let authority = Authority::new();
     for path in [PathBuf::from("/does/not/exist.pem"), authority.file("ca.pem", "not a certificate")] {
-        let program = Program::serve().env("COURIER_API_KEY", KEY).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY);
+        let program = Program::serve().keys(KEY, CLIENT_KEY);
         let ended = program.env("SSL_CERT_FILE", &path).env("SSL_CERT_DIR", "").run();
         assert_eq!(ended.code, Some(2), "{ended:?}");
         let line = ended.stderr.lines().last().unwrap_or_default();
@@ -314,9 +300,8 @@ fn invalid_certificates_are_reported_at_start() {
 fn unused_proxy_of_the_environment_is_reported_without_its_password() {
     let check = |workspace: &str, variable: &str| {
         let file = settings(&format!("[workspaces.default]\n{workspace}\n"));
-        let program = Program::new(["check".as_ref(), "--config".as_ref(), file.path().as_os_str()])
-            .env("COURIER_API_KEY", KEY)
-            .env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY);
+        let program =
+            Program::new(["check".as_ref(), "--config".as_ref(), file.path().as_os_str()]).keys(KEY, CLIENT_KEY);
         let ended = program.env(variable, "http://jane:hunter2@127.0.0.1:1").run();
         assert_eq!(ended.code, Some(0), "{ended:?}");
         ended.stderr
@@ -333,7 +318,7 @@ fn unused_proxy_of_the_environment_is_reported_without_its_password() {
     }
     assert_eq!(check("", "HTTP_PROXY"), "");
 
-    let program = Program::serve().env("COURIER_API_KEY", KEY).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY);
+    let program = Program::serve().keys(KEY, CLIENT_KEY);
     let broker = program.env("HTTPS_PROXY", "http://jane:hunter2@127.0.0.1:1").start();
     broker.addresses();
     let log = broker.stderr();
@@ -373,7 +358,7 @@ fn workspace_without_a_target_is_refused_by_name() {
     ] {
         let file = settings(&format!("[workspaces.default]\n{workspace}\n"));
         let program = Program::new(["check".as_ref(), "--config".as_ref(), file.path().as_os_str()]);
-        let ended = program.env("COURIER_API_KEY", KEY).env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY).run();
+        let ended = program.keys(KEY, CLIENT_KEY).run();
         assert_eq!(ended.code, Some(2), "{workspace}: {ended:?}");
         let line = ended.stderr.strip_suffix('\n').unwrap_or_default();
         assert!(!line.contains('\n') && !line.contains("hunter2"), "{workspace}: {ended:?}");

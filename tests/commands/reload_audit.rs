@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use courier_token_broker::auth::Digest;
 use rustix::process::Signal;
@@ -11,10 +10,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::child::{Program, Running};
-use crate::support::http::{Connection, HttpRequest, PATIENCE};
+use crate::support::http::{metric, until};
 use crate::support::pki::{Authority, HOST};
 
-struct Scene {
+const SUCCESSFUL: &str = "courier_token_broker_config_last_reload_successful";
+
+struct ReloadTest {
     folder: TempDir,
     broker: Running,
     authority: Authority,
@@ -30,7 +31,7 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-impl Scene {
+impl ReloadTest {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -45,19 +46,9 @@ impl Scene {
         let path = self.path("audit.log");
         let before = lines(&path).len();
         self.broker.signal(Signal::HUP);
-        let wait = async {
-            loop {
-                let lines = lines(&path);
-                if lines[before.min(lines.len())..]
-                    .iter()
-                    .any(|line| line["outcome"] == "refused" || line["what"] == "settings")
-                {
-                    return lines[before..].to_vec();
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{}", self.broker.stderr()))
+        let is_last = |line: &Value| line["outcome"] == "refused" || line["what"] == "settings";
+        until(async || lines(&path).iter().skip(before).any(is_last)).await;
+        lines(&path)[before..].to_vec()
     }
 }
 
@@ -79,7 +70,7 @@ fn text(folder: &Path, clients: &[(&str, &str)], more: &str) -> String {
     )
 }
 
-fn start() -> Scene {
+fn start() -> ReloadTest {
     let (folder, authority) = (TempDir::new().expect("a folder"), Authority::new());
     let identity = authority.sign(&[HOST]);
     write(&folder.path().join("api-key"), "pk_first");
@@ -88,10 +79,10 @@ fn start() -> Scene {
     write(&folder.path().join("tls.key"), &identity.key);
     let settings = folder.path().join("settings.toml");
     write(&settings, &text(folder.path(), &[("web", "key-of-web"), ("old", "key-of-old")], ""));
-    let broker = Program::serve().arguments([Path::new("--config"), &settings]).start();
+    let broker = Program::serve().config(&settings).start();
     let line = broker.line().unwrap_or_else(|| panic!("it ended: {}", broker.stderr()));
     assert!(line.contains("https://"), "{line}");
-    Scene { folder, broker, authority }
+    ReloadTest { folder, broker, authority }
 }
 
 fn timeless(mut line: Value) -> Value {
@@ -101,45 +92,42 @@ fn timeless(mut line: Value) -> Value {
 
 #[tokio::test]
 async fn reload_names_what_changed() {
-    let scene = start();
-    let admin = scene.broker.address("admin on ");
+    let test = start();
+    let admin = test.broker.address("admin on ");
     let applied = |what: &str, changed: &str| json!({ "event": "reload", "who": "operator", "what": what, "outcome": "applied", "changed": changed });
     let said = |lines: Vec<Value>| lines.into_iter().map(timeless).collect::<Vec<_>>();
-    assert_eq!(said(scene.reload().await), [applied("settings", "nothing")]);
+    assert_eq!(said(test.reload().await), [applied("settings", "nothing")]);
     // One client has another key, one is removed, one is added, and their order differs.
-    scene.write(&[("new", "key-of-new"), ("web", "another-key-of-web")], "[tokens]\ndefault_lifetime = \"2h\"\n");
+    test.write(&[("new", "key-of-new"), ("web", "another-key-of-web")], "[tokens]\ndefault_lifetime = \"2h\"\n");
     let changed = "clients.new (added), clients.old (removed), clients.web.key_sha256, tokens.default_lifetime";
-    assert_eq!(said(scene.reload().await), [applied("settings", changed)]);
+    assert_eq!(said(test.reload().await), [applied("settings", changed)]);
     // Secrets in files.
-    let identity = scene.authority.sign(&[HOST]);
-    write(&scene.path("api-key"), "pk_second");
-    write(&scene.path("tls.crt"), &identity.certificate);
-    write(&scene.path("tls.key"), &identity.key);
-    write(&scene.path("secret"), &"2".repeat(32));
+    let identity = test.authority.sign(&[HOST]);
+    write(&test.path("api-key"), "pk_second");
+    write(&test.path("tls.crt"), &identity.certificate);
+    write(&test.path("tls.key"), &identity.key);
+    write(&test.path("secret"), &"2".repeat(32));
     let mut key = applied("api_key", "workspaces.default.api_key_file");
     key["workspace"] = "default".into();
     let tls = "server.tls.certificate_file, server.tls.private_key_file";
     let all = format!("{tls}, sessions.hs256_secret_file, workspaces.default.api_key_file");
-    assert_eq!(said(scene.reload().await), [key, applied("certificate", tls), applied("settings", &all)]);
+    assert_eq!(said(test.reload().await), [key, applied("certificate", tls), applied("settings", &all)]);
     // A rejected reload is logged with its reason, and the next one still names all changes.
-    write(&scene.path("secret"), &"3".repeat(32));
-    scene.write(&[("new", "key-of-new")], "[tokens]\nfloor = 7\n[refresh]\nmode = \"x\"\n");
-    let lines = scene.reload().await;
+    write(&test.path("secret"), &"3".repeat(32));
+    test.write(&[("new", "key-of-new")], "[tokens]\nfloor = 7\n[refresh]\nmode = \"x\"\n");
+    let lines = test.reload().await;
     assert_eq!((lines.len(), &lines[0]["outcome"]), (1, &json!("refused")), "{lines:?}");
     let why = lines[0]["error"].as_str().expect("a text");
     assert!(why.contains("tokens.floor: ") && why.contains("; ") && why.contains("refresh.mode: "), "{why}");
-    let metrics = Connection::open(admin).await.ask(&HttpRequest::get("/metrics")).await.body;
-    assert!(metrics.contains("\ncourier_token_broker_config_last_reload_successful 0\n"), "{metrics}");
+    assert_eq!(metric(admin, SUCCESSFUL).await, 0.0);
     // A setting that needs a restart is not reported as changed.
-    scene.write(
+    test.write(
         &[("new", "key-of-new"), ("web", "another-key-of-web")],
         "[tokens]\nfloor = 0.4\ndefault_lifetime = \"2h\"\n",
     );
-    assert_eq!(said(scene.reload().await), [applied("settings", "sessions.hs256_secret_file")]);
-    let metrics = Connection::open(admin).await.ask(&HttpRequest::get("/metrics")).await.body;
-    assert!(metrics.contains("\ncourier_token_broker_config_last_reload_successful 1\n"), "{metrics}");
-    scene.broker.signal(Signal::TERM);
-    let log = scene.broker.end().stderr;
+    assert_eq!(said(test.reload().await), [applied("settings", "sessions.hs256_secret_file")]);
+    assert_eq!(metric(admin, SUCCESSFUL).await, 1.0);
+    let log = test.broker.stop().stderr;
     let log: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let found = |message: &str, field: &str, value: &str| {
         let count = log.iter().filter(|line| line["message"] == message && line[field] == value).count();
@@ -153,13 +141,12 @@ async fn reload_names_what_changed() {
 
 #[tokio::test]
 async fn warning_is_logged_at_the_start_and_once_when_it_is_new() {
-    let scene = start();
-    scene.broker.address("admin on ");
-    fs::set_permissions(scene.path("api-key"), fs::Permissions::from_mode(0o644)).expect("set");
-    scene.reload().await;
-    scene.reload().await;
-    scene.broker.signal(Signal::TERM);
-    let log = scene.broker.end().stderr;
+    let test = start();
+    test.broker.address("admin on ");
+    fs::set_permissions(test.path("api-key"), fs::Permissions::from_mode(0o644)).expect("set");
+    test.reload().await;
+    test.reload().await;
+    let log = test.broker.stop().stderr;
     assert_eq!(log.matches("workspaces.default.api_key_file: others on this machine can read").count(), 1, "{log}");
 
     let folder = TempDir::new().expect("a folder");
@@ -171,10 +158,9 @@ async fn warning_is_logged_at_the_start_and_once_when_it_is_new() {
             "0".repeat(64)
         ),
     );
-    let broker = Program::serve().arguments([Path::new("--config"), &settings]).start();
+    let broker = Program::serve().config(&settings).start();
     broker.addresses();
-    broker.signal(Signal::TERM);
-    let log = broker.end().stderr;
+    let log = broker.stop().stderr;
     let warned: Vec<_> = log.lines().filter(|line| line.contains("\"WARN\"")).collect();
     assert!(warned.len() == 1 && warned[0].contains("clients[0].scopes: matches no scope"), "{log}");
 }

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use courier_token_broker::auth::Digest;
 
-use crate::support::child::{ANY_PORT, Program, Running, settings};
-use crate::support::http::{Connection, HttpRequest};
+use crate::support::child::{ANY_PORT, Program, Running, settings, simulator};
+use crate::support::http::{self, Connection, HttpRequest, get};
 
 fn sandbox() -> Running {
     Program::new(["sandbox", "--listen", ANY_PORT, "--admin-listen", ANY_PORT, "--courier-listen", ANY_PORT]).start()
@@ -43,10 +43,10 @@ async fn sandbox_takes_its_key_alone_and_shows_calls_to_courier() {
     // The client has the permissions of the environment's client and no others.
     let undocumented = HttpRequest::issue(r#"{"scope": "user_id:jane any:thing", "expires_in": "30d"}"#).key("sandbox");
     assert_eq!(connection.ask(&undocumented).await.status, 403);
-    let calls = Connection::open(courier).await.ask(&HttpRequest::get("/simulator/calls")).await.json();
+    let calls = get(courier, "/simulator/calls").await.json();
     assert_eq!(calls["count"], 1);
     assert_eq!(calls["calls"][0]["scope"], "user_id:jane tenant:acme:read");
-    assert_eq!(Connection::open(admin).await.ask(&HttpRequest::get("/readyz")).await.status, 200);
+    assert_eq!(get(admin, "/readyz").await.status, 200);
 }
 
 #[tokio::test]
@@ -59,21 +59,17 @@ async fn sandbox_reads_neither_environment_nor_files() {
             .start();
     let (address, _) = sandbox.addresses();
     let ask = HttpRequest::frontend(r#"{"userId": "u"}"#).key("sandbox");
-    assert_eq!(Connection::open(address).await.ask(&ask).await.status, 200);
+    assert_eq!(http::ask(address, &ask).await.status, 200);
 }
 
 #[tokio::test]
 async fn simulators_faults_are_flags() {
-    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", "pk", "--error-rate", "1"]);
-    let simulator = simulator.start();
-    let courier = simulator.address("Courier simulator on ");
+    let (_failing, courier) = simulator(&["--api-key", "pk", "--error-rate", "1"]);
     let ask = HttpRequest::issue(r#"{"scope": "user_id:u s", "expires_in": "1d"}"#).key("pk");
-    assert_eq!(Connection::open(courier).await.ask(&ask).await.status, 500);
+    assert_eq!(http::ask(courier, &ask).await.status, 500);
 
-    let flags = ["--error-rate", "1", "--error-kind", "html"];
-    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT]).arguments(flags).start();
-    let courier = simulator.address("Courier simulator on ");
-    let page = Connection::open(courier).await.ask(&ask).await;
+    let (_html, courier) = simulator(&["--error-rate", "1", "--error-kind", "html"]);
+    let page = http::ask(courier, &ask).await;
     assert!(page.status == 200 && page.header("content-type") == Some("text/html; charset=utf-8"), "{page:?}");
 }
 
@@ -87,17 +83,16 @@ async fn new_client_key_opens_a_broker_that_has_its_entry() {
     assert!(entry.contains("name = \"web-backend.1_x\"") && !entry.contains(key), "{entry}");
     assert!(entry.contains(&Digest::of(key).to_string()), "{entry}");
 
-    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT, "--api-key", "pk_test"]).start();
-    let courier = simulator.address("Courier simulator on ");
+    let (_simulator, courier) = simulator(&["--api-key", "pk_test"]);
     let file =
         settings(&format!("[workspaces.default]\napi_key = \"pk_test\"\nbase_url = \"http://{courier}\"\n{entry}"));
-    let broker = Program::serve().arguments(["--config".as_ref(), file.path().as_os_str()]).start();
+    let broker = Program::serve().config(file.path()).start();
     let (address, admin) = broker.addresses();
     let mut connection = Connection::open(address).await;
     let ask = HttpRequest::frontend(r#"{"userId": "u"}"#);
     assert_eq!(connection.ask(&ask.clone().key("ctb_another")).await.status, 401);
     assert_eq!(connection.ask(&ask.key(key)).await.status, 200);
-    assert_eq!(Connection::open(admin).await.ask(&HttpRequest::get("/readyz")).await.status, 200);
+    assert_eq!(get(admin, "/readyz").await.status, 200);
 }
 
 #[test]

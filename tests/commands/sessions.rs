@@ -1,8 +1,6 @@
 //! Sessions in the log of `serve` and in the output of `check`.
 
-use rustix::process::Signal;
-
-use crate::support::child::{ANY_PORT, Program, settings};
+use crate::support::child::{Program, file, settings, simulator};
 use crate::support::http::{Connection, HttpRequest};
 use crate::support::issuer::{AUDIENCE, ISSUER, Signer, at, good_claims, header};
 
@@ -12,17 +10,14 @@ const PAGE: &str = "https://app.example.com";
 
 #[tokio::test]
 async fn log_names_the_failed_check_and_never_the_session() {
-    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT]).start();
-    let courier = simulator.address("Courier simulator on ");
-    let signer = Signer::Hmac(SECRET.to_vec());
-    let secret = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(secret.path(), SECRET).expect("written");
-    let file = settings(&format!(
+    let (_simulator, courier) = simulator(&[]);
+    let (secret, signer) = (file(SECRET), Signer::Hmac(SECRET.to_vec()));
+    let settings = settings(&format!(
         "[workspaces.default]\napi_key = \"{API_KEY}\"\nbase_url = \"http://{courier}\"\n[sessions]\n\
          hs256_secret_file = {:?}\nissuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\nallowed_origins = [\"{PAGE}\"]\n",
         secret.path()
     ));
-    let broker = Program::serve().arguments(["--log-level", "trace", "--config"]).arguments([file.path()]).start();
+    let broker = Program::serve().arguments(["--log-level", "trace", "--config"]).arguments([settings.path()]).start();
     let (address, _) = broker.addresses();
     let mut connection = Connection::open(address).await;
     let call =
@@ -43,8 +38,7 @@ async fn log_names_the_failed_check_and_never_the_session() {
     ] {
         assert_eq!(connection.ask(&ask).await.status, status);
     }
-    broker.signal(Signal::TERM);
-    let ended = broker.end();
+    let ended = broker.stop();
     assert_eq!(ended.code, Some(0), "{ended:?}");
     for rule in ["expired", "signature", "origin", "other-user"] {
         let line = |line: &str| line.contains(r#""event":"refused""#) && line.contains(&format!(r#""rule":"{rule}""#));
@@ -57,7 +51,7 @@ async fn log_names_the_failed_check_and_never_the_session() {
         assert!(!ended.stderr.contains(hidden), "{hidden} is in {}", ended.stderr);
         assert!(!ended.stdout.concat().contains(hidden), "{hidden} is in {:?}", ended.stdout);
     }
-    let checked = Program::new(["check", "--config"]).arguments([file.path()]).run();
+    let checked = Program::new(["check", "--config"]).arguments([settings.path()]).run();
     assert_eq!(checked.code, Some(0), "{checked:?}");
     let shown = checked.stdout.concat();
     assert!(shown.contains("[sessions]") && shown.contains("leeway = \"30s\""), "{shown}");

@@ -1,53 +1,50 @@
-//! Settings whose errors are easy to overlook: misplaced secrets, addresses open to all, and values without effect.
-
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+//! Settings whose errors are easy to overlook: misplaced secrets, addresses open to all, several errors at once.
 
 use courier_token_broker::auth::Digest;
-use tempfile::TempDir;
 
 use crate::support::child::{ANY_PORT, Ended, Program, settings};
 use crate::support::issuer::{AUDIENCE, ISSUER};
 use crate::support::pki::Authority;
 
-const WORKSPACE: &str = "[workspaces.default]\napi_key = \"pk_test\"\n";
+pub const WORKSPACE: &str = "[workspaces.default]\napi_key = \"pk_test\"\n";
 
-fn client(more: &str) -> String {
+pub fn client(more: &str) -> String {
     format!("[[clients]]\nname = \"web\"\nkey_sha256 = \"{}\"\n{more}\n", "0".repeat(64))
 }
 
-fn run(command: &str, text: &str, environment: &[(&str, &str)]) -> Ended {
+pub fn run(command: &str, text: &str, environment: &[(&str, &str)]) -> Ended {
     let file = settings(text);
-    let program = Program::new([command]).arguments(["--config".as_ref(), file.path().as_os_str()]);
+    let program = Program::new([command]).config(file.path());
     environment.iter().fold(program, |program, (name, value)| program.env(name, value)).run()
 }
 
-fn check(text: &str) -> Ended {
+pub fn check(text: &str) -> Ended {
     run("check", text, &[])
 }
 
-/// Checks that the settings are refused with one line for each part, in this order.
+/// Checks that standard error has one line of this kind for each part, in this order.
 #[track_caller]
-fn is_refused_for(ended: &Ended, parts: &[&str]) {
-    assert_eq!((ended.code, ended.stdout.is_empty()), (Some(2), true), "{ended:?}");
+fn has_lines(ended: &Ended, kind: &str, parts: &[&str]) {
     let lines: Vec<_> = ended.stderr.lines().collect();
     assert_eq!(lines.len(), parts.len(), "{}", ended.stderr);
     for (line, part) in lines.iter().zip(parts) {
-        assert!(line.starts_with("error: ") && line.contains(part), "{part:?} is not in {line:?}");
+        assert!(line.starts_with(kind) && line.contains(part), "{part:?} is not in {line:?}");
     }
+}
+
+/// Checks that the settings are refused with these errors.
+#[track_caller]
+fn is_refused_for(ended: &Ended, parts: &[&str]) {
+    assert_eq!((ended.code, ended.stdout.is_empty()), (Some(2), true), "{ended:?}");
+    has_lines(ended, "error: ", parts);
 }
 
 /// Checks that the settings pass with these warnings.
 #[track_caller]
-fn passes_with(ended: &Ended, parts: &[&str]) {
+pub fn passes_with(ended: &Ended, parts: &[&str]) {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.stdout.last().is_some_and(|last| last.starts_with("OK: ")), "{ended:?}");
-    let lines: Vec<_> = ended.stderr.lines().collect();
-    assert_eq!(lines.len(), parts.len(), "{}", ended.stderr);
-    for (line, part) in lines.iter().zip(parts) {
-        assert!(line.starts_with("warning: ") && line.contains(part), "{part:?} is not in {line:?}");
-    }
+    has_lines(ended, "warning: ", parts);
 }
 
 /// Keys, PEM and other secrets in the place of a file's path.
@@ -61,31 +58,23 @@ fn secret_in_the_place_of_a_path_is_not_repeated() {
     let (certificate, key) = (authority.file("crt", &identity.certificate), authority.file("key", &identity.key));
     let long = format!("{HIDDEN}{}", "x".repeat(5000));
     for value in [&format!("pk_prod_{HIDDEN}"), &pem, &format!("/{HIDDEN}/x"), &format!("{HIDDEN}\\u0000"), &long] {
+        let tls = "[server.tls]\ncertificate_file = ";
         for (text, key) in [
-            (format!("[workspaces.default]\napi_key_file = \"{value}\"\n"), "workspaces.default.api_key_file"),
-            (format!("{WORKSPACE}{sessions}hs256_secret_file = \"{value}\"\n"), "sessions.hs256_secret_file"),
-            (format!("{WORKSPACE}{sessions}public_key_file = \"{value}\"\n"), "sessions.public_key_file"),
+            (format!("[workspaces.default]\napi_key_file = \"{value}\""), "workspaces.default.api_key_file"),
+            (format!("{sessions}hs256_secret_file = \"{value}\""), "sessions.hs256_secret_file"),
+            (format!("{sessions}public_key_file = \"{value}\""), "sessions.public_key_file"),
+            (format!("{tls}\"{value}\"\nprivate_key_file = \"{value}\""), "server.tls.certificate_file"),
+            (format!("{tls}{certificate:?}\nprivate_key_file = \"{value}\""), "server.tls.private_key_file"),
             (
-                format!("{WORKSPACE}[server.tls]\ncertificate_file = \"{value}\"\nprivate_key_file = \"{value}\"\n"),
-                "server.tls.certificate_file",
-            ),
-            (
-                format!(
-                    "{WORKSPACE}[server.tls]\ncertificate_file = {certificate:?}\nprivate_key_file = \"{value}\"\n"
-                ),
-                "server.tls.private_key_file",
-            ),
-            (
-                format!(
-                    "{WORKSPACE}[server.tls]\ncertificate_file = {certificate:?}\nprivate_key_file = {key:?}\n\
-                     client_ca_file = \"{value}\"\n"
-                ),
+                format!("{tls}{certificate:?}\nprivate_key_file = {key:?}\nclient_ca_file = \"{value}\""),
                 "server.tls.client_ca_file",
             ),
-            (format!("{WORKSPACE}[log]\naudit = \"{value}\"\n"), "log.audit"),
+            (format!("[log]\naudit = \"{value}\""), "log.audit"),
         ] {
+            let workspace = if text.starts_with("[workspaces") { "" } else { WORKSPACE };
+            let text = format!("{workspace}{text}\n{}", client(""));
             for command in ["check", "serve"] {
-                let ended = run(command, &format!("{text}{}", client("")), &[]);
+                let ended = run(command, &text, &[]);
                 assert_eq!(ended.code, Some(2), "{ended:?}");
                 assert!(ended.stderr.contains(key), "{key}: {}", ended.stderr);
                 assert!(!ended.stderr.contains("hunter2"), "{key}: {}", ended.stderr);
@@ -95,7 +84,7 @@ fn secret_in_the_place_of_a_path_is_not_repeated() {
             if value.contains('\\') {
                 continue;
             }
-            let ended = run("check", &format!("{text}{}", client("")), &[(&name, value)]);
+            let ended = run("check", &text, &[(&name, value)]);
             assert_eq!(ended.code, Some(2), "{ended:?}");
             assert!(!ended.stderr.contains("hunter2"), "{name}: {}", ended.stderr);
         }
@@ -251,137 +240,6 @@ fn addresses_that_collide_are_refused() {
     }
 }
 
-#[test]
-fn settings_without_effect_are_warned_of() {
-    for (text, parts) in [
-        (
-            format!(
-                "{WORKSPACE}[tokens]\ndefault_lifetime = \"1h\"\nmax_lifetime = \"2h\"\n{}",
-                client("max_lifetime = \"3h\"")
-            ),
-            &["clients[0].max_lifetime: is longer than tokens.max_lifetime, so 2h applies"][..],
-        ),
-        // The client's default lifetime is longer, which is no error of the operator's.
-        (format!("{WORKSPACE}[tokens]\ndefault_lifetime = \"1h\"\nmax_lifetime = \"2h\"\n{}", client("")), &[]),
-        (
-            format!(
-                "[server]\ntimeout = \"4s\"\n{WORKSPACE}timeout = \"6s\"\nconnect_timeout = \"5s\"\n{}",
-                client("")
-            ),
-            &[
-                "workspaces.default.timeout: is longer than server.timeout, so 4s applies",
-                "workspaces.default.connect_timeout",
-            ],
-        ),
-        (format!("[server]\ntimeout = \"2s\"\n{WORKSPACE}{}", client("")), &[]),
-        (format!("{WORKSPACE}{}", client("scopes = []")), &["clients[0].scopes: matches no scope"]),
-        (format!("{WORKSPACE}{}", client("users = [\"user_id:*\"]")), &["clients[0].users: has `user_id:`"]),
-        (
-            format!("{WORKSPACE}[profiles]\nwide = [\"write:x\"]\n{}", client("scopes = [\"read:*\"]")),
-            &["profiles.wide: no client may request all of its scopes"],
-        ),
-        (format!("{WORKSPACE}[profiles]\nwide = [\"write:x\"]\n{}", client("")), &[]),
-        (
-            format!("[workspaces.default]\napi_key = \"/run/secrets/key\"\n{}", client("")),
-            &["api_key: looks like a path"],
-        ),
-        (format!("[workspaces.default]\napi_key = \"\\\"pk\\\"\"\n{}", client("")), &["api_key: begins with a quote"]),
-        (
-            format!(
-                "[workspaces.default]\napi_key = \"pk_prod\"\n[[clients]]\nname = \"web\"\nkey_sha256 = \"{}\"\n",
-                Digest::of("pk_prod")
-            ),
-            &["workspaces.default.api_key: is also the key of a client"],
-        ),
-        (
-            format!("{WORKSPACE}[server.limits]\nconnections = 10\nconnections_per_ip = 11\n{}", client("")),
-            &["server.limits.connections_per_ip: has no effect"],
-        ),
-        (
-            format!("{WORKSPACE}[refresh]\nmode = \"off\"\nextra_calls = 1.0\n{}", client("")),
-            &["refresh.extra_calls: has no effect"],
-        ),
-        (format!("{WORKSPACE}[refresh]\nhistory = 1000\n{}", client("")), &["refresh.history: has no effect"]),
-    ] {
-        passes_with(&check(&text), parts);
-    }
-}
-
-#[test]
-fn unknown_variable_is_warned_of_with_a_suggestion() {
-    let text = format!("{WORKSPACE}{}", client(""));
-    for (name, part) in [
-        ("COURIER_TOKEN_BROKER_TOKENS_FLOOR", "did you mean COURIER_TOKEN_BROKER__TOKENS__FLOOR?"),
-        ("COURIER_TOKEN_BROKER_CLIENT_KEYS", "did you mean COURIER_TOKEN_BROKER_CLIENT_KEY?"),
-        ("COURIER_TOKEN_BROKER_ADMIN__LISTEN", "did you mean COURIER_TOKEN_BROKER__ADMIN__LISTEN?"),
-        (
-            "COURIER_TOKEN_BROKER_WORKSPACES_DEFAULT_API_KEY_FILE",
-            "did you mean COURIER_TOKEN_BROKER__WORKSPACES__DEFAULT__API_KEY_FILE?",
-        ),
-        ("COURIER_APIKEY", "did you mean COURIER_API_KEY?"),
-        ("COURIER_TOKEN_BROKER_NONSENSE", "settings are COURIER_TOKEN_BROKER__SECTION__KEY"),
-    ] {
-        let ended = run("check", &text, &[(name, "hunter2")]);
-        passes_with(&ended, &[&format!("{name}: is unknown and has no effect: {part}")]);
-        assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
-    }
-    // A misspelt variable may be the reason of a missing setting.
-    for command in ["check", "serve"] {
-        let ended = run(command, WORKSPACE, &[("COURIER_TOKEN_BROKER_CLIENT_KEYS", "hunter2")]);
-        let lines: Vec<_> = ended.stderr.lines().collect();
-        assert!(ended.code == Some(2) && lines.len() == 2, "{ended:?}");
-        assert!(lines[0].starts_with("warning: COURIER_TOKEN_BROKER_CLIENT_KEYS: "), "{ended:?}");
-        assert!(lines[1].starts_with("error: ") && lines[1].contains("clients: "), "{ended:?}");
-    }
-    // The variables of a Kubernetes service of this name, and those of other programs.
-    let others = [
-        ("COURIER_TOKEN_BROKER_SERVICE_HOST", "10.0.0.1"),
-        ("COURIER_TOKEN_BROKER_SERVICE_PORT_HTTP", "8080"),
-        ("COURIER_TOKEN_BROKER_PORT", "tcp://10.0.0.1:8080"),
-        ("COURIER_TOKEN_BROKER_ADMIN_PORT_9090_TCP_ADDR", "10.0.0.1"),
-        ("COURIER_AUTH_TOKEN", "pk"),
-    ];
-    passes_with(&run("check", &text, &others), &[]);
-}
-
-#[test]
-fn secret_file_that_others_can_read_is_warned_of() {
-    let folder = TempDir::new().expect("a folder");
-    let key = folder.path().join("key");
-    fs::write(&key, "pk_test").expect("written");
-    let of_mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
-    let text = format!("[workspaces.default]\napi_key_file = {key:?}\n{}", client(""));
-    for mode in [0o644, 0o604, 0o660, 0o602] {
-        of_mode(&key, mode);
-        passes_with(
-            &check(&text),
-            &[&format!(
-                "workspaces.default.api_key_file: others on this machine can read or change the file (its mode is {mode:04o})"
-            )],
-        );
-    }
-    for mode in [0o600, 0o400, 0o640, 0o440] {
-        of_mode(&key, mode);
-        passes_with(&check(&text), &[]);
-    }
-    let credentials = folder.path().join("credentials");
-    fs::write(&credentials, "user:password").expect("written");
-    of_mode(&credentials, 0o644);
-    let proxy = format!("proxy = \"http://proxy:3128\"\nproxy_credentials_file = {credentials:?}\n");
-    passes_with(
-        &check(&format!("[workspaces.default]\n{proxy}api_key_file = {key:?}\n{}", client(""))),
-        &["workspaces.default.proxy_credentials_file: others on this machine can read or change the file"],
-    );
-    // The settings file itself, if it contains a key.
-    let file = settings(&format!("{WORKSPACE}{}", client("")));
-    of_mode(file.path(), 0o644);
-    let ended = Program::new(["check", "--config"]).arguments([file.path()]).run();
-    passes_with(
-        &ended,
-        &["workspaces.default.api_key: others on this machine can read or change this file (its mode is 0644)"],
-    );
-}
-
 /// All errors are reported, even if one of them is a wrong type or in a variable.
 #[test]
 fn errors_of_every_kind_are_reported_at_once() {
@@ -419,14 +277,6 @@ fn errors_of_every_kind_are_reported_at_once() {
     // Consequential errors are not reported.
     let ended = run("check", &format!("{WORKSPACE}[[clients]]\nkey_sha256 = 5\nusers = [5]\nname = \"a\"\n"), &[]);
     is_refused_for(&ended, &["clients[0].key_sha256", "clients[0].users[0]"]);
-}
-
-#[test]
-fn full_standard_error_fails_no_check_that_only_warns() {
-    let file = settings(&format!("{WORKSPACE}{}", client("scopes = []")));
-    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
-    let ended = Program::new(["check", "--config"]).arguments([file.path()]).start_logging_to(full).end();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
 #[test]

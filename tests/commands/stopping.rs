@@ -1,6 +1,5 @@
 //! Shutdown after SIGTERM: a rolling update loses no request.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use courier_token_broker::clock::Clock;
@@ -8,25 +7,14 @@ use rustix::process::Signal;
 use tokio::net::TcpStream;
 
 use crate::support::child::{ANY_PORT, Program, Running};
-use crate::support::http::{Connection, HttpRequest};
+use crate::support::http::{Connection, HttpRequest, get, until};
 
 /// A broker with this `server.shutdown_delay`.
 fn serve(delay: &str) -> Running {
     Program::serve()
         .env("COURIER_TOKEN_BROKER__SERVER__SHUTDOWN_DELAY", delay)
-        .env("COURIER_API_KEY", "pk")
-        .env("COURIER_TOKEN_BROKER_CLIENT_KEY", "the-key-of-the-only-client")
+        .keys("pk", "the-key-of-the-only-client")
         .start()
-}
-
-async fn status(address: SocketAddr, target: &str) -> u16 {
-    Connection::open(address).await.ask(&HttpRequest::get(target)).await.status
-}
-
-async fn until_not_ready(admin: SocketAddr) {
-    while status(admin, "/readyz").await == 200 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test]
@@ -36,14 +24,13 @@ async fn new_connections_are_served_while_draining() {
     let (address, admin) = broker.addresses();
     let mut kept = Connection::open(address).await;
     broker.signal(Signal::TERM);
-    until_not_ready(admin).await;
+    until(async || get(admin, "/readyz").await.status != 200).await;
     for _ in 0..50 {
-        assert_eq!(status(address, "/").await, 404);
+        assert_eq!(get(address, "/").await.status, 404);
         assert_eq!(kept.ask(&HttpRequest::get("/")).await.header("connection"), None, "it stays open");
     }
-    assert_eq!((status(admin, "/readyz").await, status(admin, "/healthz").await), (503, 200));
-    broker.signal(Signal::TERM);
-    assert_eq!(broker.end().code, Some(1));
+    assert_eq!((get(admin, "/readyz").await.status, get(admin, "/healthz").await.status), (503, 200));
+    assert_eq!(broker.stop().code, Some(1));
 }
 
 #[tokio::test]
@@ -51,14 +38,12 @@ async fn no_connection_is_refused_before_the_shutdown_delay_ends() {
     const DELAY: Duration = Duration::from_secs(2);
     let broker = serve("2s");
     let (address, admin) = broker.addresses();
-    status(admin, "/readyz").await;
+    assert_eq!(get(admin, "/readyz").await.status, 200);
     let clock = Clock::system();
     let beginning = clock.now();
     broker.signal(Signal::TERM);
-    until_not_ready(admin).await;
-    while TcpStream::connect(address).await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(async || get(admin, "/readyz").await.status != 200).await;
+    until(async || TcpStream::connect(address).await.is_err()).await;
     let elapsed = clock.now().since(beginning);
     assert!(elapsed >= DELAY, "connections were refused after {elapsed:?}");
     let ended = broker.end();
@@ -70,14 +55,11 @@ async fn no_connection_is_refused_before_the_shutdown_delay_ends() {
 async fn broker_that_a_service_manager_runs_has_a_delay_by_default() {
     for name in ["INVOCATION_ID", "KUBERNETES_SERVICE_HOST", "container"] {
         let serve = Program::new(["serve", "--listen", ANY_PORT, "--admin-listen", ANY_PORT]).env(name, "x");
-        let serve = serve.env("COURIER_API_KEY", "pk");
-        let broker = serve.env("COURIER_TOKEN_BROKER_CLIENT_KEY", "the-key-of-the-only-client").start();
+        let broker = serve.keys("pk", "the-key-of-the-only-client").start();
         let (_, admin) = broker.addresses();
         broker.signal(Signal::TERM);
-        until_not_ready(admin).await;
-        while !broker.stderr().contains("stopping") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until(async || get(admin, "/readyz").await.status != 200).await;
+        until(async || broker.stderr().contains("stopping")).await;
         assert!(broker.stderr().contains("\"delay\":\"5s\""), "{name}: {}", broker.stderr());
     }
 }

@@ -7,19 +7,19 @@ mod fault_schedule;
 mod invariants;
 mod workload;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use courier_token_broker::broker::Refusal;
 use courier_token_broker::clock::Moment;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::token::UserId;
 use courier_token_broker::upstream::Failure;
 use fastrand::Rng;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::world::{MS, SECOND, Setup, World, ask, keeps_budget};
+use crate::support::test_broker::{MS, SECOND, TestBroker, TestSetup, join_all, text};
 use fault_schedule::Deck;
 use invariants::{Invariants, Shared};
 use workload::{Visit, Workload};
@@ -44,9 +44,9 @@ async fn run(mode: Mode, capacity: u64, length: Duration) {
     println!("CHAOS_SEED={seed}");
     // The random numbers of the broker and of the simulator.
     fastrand::seed(seed);
-    let world = World::new(&Setup { rate: RATE, burst: BURST, mode, capacity, ..Setup::default() });
-    let invariants = Invariants::new(Arc::clone(&world.made), mode == Mode::Learned);
-    let run = Run { invariants: Arc::new(Mutex::new(invariants)), world: Arc::new(world) };
+    let test = TestBroker::new(&TestSetup { rate: RATE, burst: BURST, mode, capacity, ..TestSetup::default() });
+    let invariants = Invariants::new(test.issuer.clone(), mode == Mode::Learned);
+    let run = Run { invariants: Arc::new(Mutex::new(invariants)), test: Arc::new(test) };
     run.run_faults(seed, length).await;
     run.recovers(seed).await;
     run.drains(capacity).await;
@@ -55,17 +55,17 @@ async fn run(mode: Mode, capacity: u64, length: Duration) {
 
 #[derive(Clone)]
 struct Run {
-    world: Arc<World>,
+    test: Arc<TestBroker>,
     invariants: Shared,
 }
 
 impl Run {
     fn now(&self) -> Moment {
-        self.world.clock.now()
+        self.test.clock.now()
     }
 
     fn invariants(&self) -> MutexGuard<'_, Invariants> {
-        self.invariants.lock().expect("not poisoned")
+        self.invariants.lock()
     }
 
     /// Runs workload and faults for this long.
@@ -74,7 +74,7 @@ impl Run {
         let end = self.now() + length;
         let (mut next, mut turn, mut deck) = (self.now(), self.now(), Deck::default());
         while next < end {
-            self.world.clock.sleep_until(next).await;
+            self.test.clock.sleep_until(next).await;
             if turn <= next {
                 turn = next + self.change_faults(&mut random, &mut deck);
             }
@@ -88,10 +88,10 @@ impl Run {
     fn change_faults(&self, random: &mut Rng, deck: &mut Deck) -> Duration {
         let (faults, length) = fault_schedule::draw(random, deck);
         self.invariants().faults_changed(&faults, self.now());
-        self.world.courier.change(faults);
+        self.test.courier.change(faults);
         if random.u32(..60) == 0 {
             self.invariants().purged(self.now());
-            self.world.broker.purge("default").expect("there is one");
+            self.test.broker.purge("default").expect("there is one");
         }
         length
     }
@@ -100,11 +100,11 @@ impl Run {
     async fn visit(self, visit: Visit) {
         let signs_out = async {
             let Some((after, again)) = visit.sign_out else { return };
-            self.world.pass(after).await;
+            self.test.pass(after).await;
             let user = &visit.users[0];
-            self.world.broker.sign_out("default", UserId::new(user).expect("an id"));
-            self.invariants().signed_out(user, self.world.courier.call_count());
-            self.world.pass(again).await;
+            self.test.sign_out(user);
+            self.invariants().signed_out(user, self.test.courier.call_count());
+            self.test.pass(again).await;
             self.ask(&visit.again()).await;
         };
         let asks = async {
@@ -113,9 +113,9 @@ impl Run {
         };
         let ((), token) = tokio::join!(signs_out, asks);
         if let Some((after, token)) = visit.report.zip(token) {
-            self.world.pass(after).await;
+            self.test.pass(after).await;
             self.invariants().reported(token.as_bytes());
-            self.world.broker.reject(&token, |_| true);
+            self.test.broker.reject(&token, |_| true);
             self.ask(&visit.again()).await;
         }
     }
@@ -123,16 +123,16 @@ impl Run {
     /// Asks, and returns the token.
     async fn ask(&self, visit: &Visit) -> Option<String> {
         let asked = self.invariants().asked(visit, self.now());
-        let outcome = self.world.broker.get_token(&visit.ask()).await;
+        let outcome = self.test.broker.get_token(&visit.ask()).await;
         self.invariants().answered(visit, &asked, &outcome, self.now());
-        outcome.ok().map(|answer| String::from_utf8_lossy(answer.grant.token()).into_owned())
+        outcome.ok().map(|answer| text(&answer))
     }
 
     /// Ends all faults. After a minute every user is served, and users have the whole budget.
     async fn recovers(&self, seed: u64) {
         let healthy = fault_schedule::healthy();
         self.invariants().faults_changed(&healthy, self.now());
-        self.world.courier.change(healthy);
+        self.test.courier.change(healthy);
         let mut workload = Workload::new(!seed);
         let mut visits = JoinSet::new();
         for second in 0..90 {
@@ -141,27 +141,22 @@ impl Run {
                 let run = self.clone();
                 visits.spawn(async move { (second, run.ask(&visit).await.is_some()) });
             }
-            self.world.pass(SECOND).await;
+            self.test.pass(SECOND).await;
         }
         let served = visits.join_all().await;
         let late: Vec<_> = served.iter().filter(|(second, served)| *second >= 60 && !served).collect();
         assert!(late.is_empty(), "a minute after the last fault {} of 600 got no token", late.len());
 
         // The burst is refilled.
-        self.world.pass(5 * SECOND).await;
-        let before = self.world.courier.call_count();
-        let rush: JoinSet<_> = (0..2000)
-            .map(|user| {
-                let broker = self.world.broker.clone();
-                async move { broker.get_token(&ask(&format!("new-{user}"), "1d")).await }
-            })
-            .collect();
-        self.world.pass(MS).await;
-        let at_once = self.world.courier.call_count() - before;
+        self.test.pass(5 * SECOND).await;
+        let before = self.test.courier.call_count();
+        let rush: Vec<_> = (0..2000).map(|user| self.test.spawn_ask(&format!("new-{user}"), "1d")).collect();
+        self.test.pass(MS).await;
+        let at_once = self.test.courier.call_count() - before;
         // The rest of the burst is for renewals and for calls whose order the jitter changes.
         assert!(at_once >= BURST as usize * 3 / 5, "{at_once} calls at once of a burst of {BURST}");
         let mut served = 0_u32;
-        for outcome in rush.join_all().await {
+        for outcome in join_all(rush).await {
             match outcome {
                 Ok(_) => served += 1,
                 Err(Refusal::Upstream(Failure::Limited(_))) => {}
@@ -174,33 +169,18 @@ impl Run {
 
     /// Stops the workload and checks that calls and queues drain.
     async fn drains(&self, capacity: u64) {
-        self.world.pass(5 * MINUTE).await;
-        timeout(MINUTE, self.world.broker.drained()).await.expect("a call that never ends");
-        let mut waiting = f64::MAX;
-        for _ in 0..60 {
-            let depth =
-                |class| self.metric(&format!("upstream_queue_depth{{class=\"{class}\",workspace=\"default\"}}"));
-            waiting = depth("waiting") + depth("renewal");
-            if waiting == 0.0 {
-                break;
-            }
-            self.world.pass(SECOND).await;
-        }
-        assert_eq!(waiting, 0.0, "calls still wait for the budget");
-        self.world.broker.update_gauges();
-        let cached = self.metric("cached_tokens");
+        self.test.pass(5 * MINUTE).await;
+        timeout(MINUTE, self.test.broker.drained()).await.expect("a call that never ends");
+        let waiting = || self.test.queue_depth("waiting") + self.test.queue_depth("renewal");
+        let drained = self.test.pass_while(SECOND, || waiting() > 0.0);
+        timeout(MINUTE, drained).await.expect("calls still wait for the budget");
+        let cached = self.test.cached_tokens();
         assert!(cached > 0.0 && cached <= capacity as f64, "{cached} tokens in a cache of {capacity}");
     }
 
-    fn metric(&self, name: &str) -> f64 {
-        let text = String::from_utf8(self.world.metrics.text().expect("text")).expect("UTF-8");
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("courier_token_broker_{name} ")));
-        line.expect("the metric").parse().expect("a number")
-    }
-
     fn check_invariants(&self) {
-        let calls = self.world.courier.calls();
-        assert_eq!(calls.len(), self.world.courier.call_count(), "the simulator dropped the first calls");
+        let calls = self.test.courier.calls();
+        assert_eq!(calls.len(), self.test.courier.call_count(), "the simulator dropped the first calls");
         let mut invariants = self.invariants();
         invariants.check_calls(&calls);
         println!("{:?}", invariants.seen);
@@ -211,8 +191,7 @@ impl Run {
             violations.len(),
             violations[..violations.len().min(5)].join("\n")
         );
-        let moments: Vec<_> = calls.iter().map(|call| call.at).collect();
-        assert!(keeps_budget(&moments, RATE, f64::from(BURST)), "more calls than the budget has");
+        assert!(self.test.keeps_budget(), "more calls than the budget has");
         // Otherwise the run tested nothing. A short run may have few faults.
         let hard: &[&str] =
             if invariants.never_evicts { &["kept", "CircuitOpen", "Limited", "Throttled"] } else { &[] };

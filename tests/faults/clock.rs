@@ -10,8 +10,7 @@ use courier_token_broker::simulator::{Delivery, Fault};
 use courier_token_broker::upstream::Failure;
 use hyper::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 
-use crate::peers::asks;
-use crate::world::{HOUR, MS, SECOND, Setup, World, keeps_budget};
+use crate::support::test_broker::{HOUR, MS, SECOND, TestBroker, TestSetup};
 
 const DAY: i64 = 86_400;
 
@@ -19,18 +18,18 @@ const DAY: i64 = 86_400;
 /// the clocks of Courier and of the broker are ahead in each hour. Each answer must state the true remaining life.
 async fn calls_of_three_hours(mode: Mode, couriers: [i64; 3], ours: [i64; 3]) -> usize {
     let wall: &AtomicI64 = Box::leak(Box::default());
-    let world = World::by(Clock::tokio_with_wall(wall), &Setup { mode, ..Setup::default() });
+    let test = TestBroker::by(Clock::tokio_with_wall(wall), &TestSetup { mode, ..TestSetup::default() });
     for minute in 0..180 {
         wall.store(ours[minute / 60], Ordering::Relaxed);
-        world.courier.misbehave(Some(Fault::Skew(couriers[minute / 60])));
-        let answer = world.ask("jane", "1h").await.expect("a token");
-        let left = HOUR - world.clock.now().since(answer.grant.sent());
+        test.courier.misbehave(Some(Fault::Skew(couriers[minute / 60])));
+        let answer = test.ask("jane", "1h").await.expect("a token");
+        let left = HOUR - test.clock.now().since(answer.grant.sent());
         assert_eq!(answer.remaining, left, "in minute {minute}");
         assert!(left >= HOUR / 2, "{left:?} in minute {minute}");
-        assert!(world.courier.calls().iter().any(|call| call.at == answer.grant.sent()), "in minute {minute}");
-        world.pass(60 * SECOND).await;
+        assert!(test.courier.calls().iter().any(|call| call.at == answer.grant.sent()), "in minute {minute}");
+        test.pass(60 * SECOND).await;
     }
-    world.courier.call_count()
+    test.courier.call_count()
 }
 
 #[tokio::test(start_paused = true)]
@@ -48,20 +47,20 @@ async fn wrong_wall_clocks_change_nothing() {
 #[tokio::test(start_paused = true)]
 async fn retry_after_date_counts_by_couriers_clock() {
     for skew in [-DAY, DAY] {
-        let world = World::new(&Setup::default());
-        let now = world.clock.unix().as_secs().saturating_add_signed(skew);
+        let test = TestBroker::start();
+        let now = test.clock.unix().as_secs().saturating_add_signed(skew);
         let date = |unix| {
             let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix));
             HeaderValue::from_str(&text).expect("a date")
         };
         let headers = HeaderMap::from_iter([(DATE, date(now)), (RETRY_AFTER, date(now + 30))]);
-        world.courier.script([Some(Fault::Status(429, headers, Delivery::Whole))]);
-        let refusal = world.ask("jane", "1h").await.err();
+        test.courier.script([Some(Fault::Status(429, headers, Delivery::Whole))]);
+        let refusal = test.ask("jane", "1h").await.err();
         assert_eq!(refusal, Some(Refusal::Upstream(Failure::Throttled(Some(30 * SECOND)))), "{skew}");
-        world.pass(29 * SECOND).await;
-        assert_eq!(world.courier.call_count(), 1, "{skew}");
+        test.pass(29 * SECOND).await;
+        assert_eq!(test.courier.call_count(), 1, "{skew}");
         // The request waits for the second that is left.
-        world.ask("jane", "1h").await.expect("a token");
+        test.ask("jane", "1h").await.expect("a token");
     }
 }
 
@@ -75,18 +74,18 @@ async fn suspend() {
 async fn users_after_a_suspended_night_get_new_tokens_within_the_budget() {
     for mode in [Mode::Used, Mode::Learned] {
         let (rate, burst) = (50.0, 20);
-        let world = World::new(&Setup { rate, burst, mode, ..Setup::default() });
+        let test = TestBroker::new(&TestSetup { rate, burst, mode, ..TestSetup::default() });
         for user in 0..400 {
             for lifetime in ["1h", "15h"] {
-                world.ask(&user.to_string(), lifetime).await.expect("a token");
+                test.ask(&user.to_string(), lifetime).await.expect("a token");
             }
         }
-        let before = world.courier.call_count();
+        let before = test.courier.call_count();
         suspend().await;
-        let woken = world.clock.now();
+        let woken = test.clock.now();
         let users: Vec<_> = (0..50).flat_map(|user| ["1h", "15h"].map(|lifetime| (user, lifetime))).collect();
         let asked: Vec<_> =
-            users.iter().map(|(user, lifetime)| (lifetime, asks(&world, &user.to_string(), lifetime))).collect();
+            users.iter().map(|(user, lifetime)| (lifetime, test.spawn_ask(&user.to_string(), lifetime))).collect();
         for (lifetime, asked) in asked {
             let answer = asked.await.expect("no panic").expect("a token");
             assert_ne!(answer.source, Source::Hit, "{lifetime}");
@@ -94,27 +93,26 @@ async fn users_after_a_suspended_night_get_new_tokens_within_the_budget() {
             assert!(answer.remaining >= life / 2, "{:?} of {lifetime}", answer.remaining);
         }
         // A hundred calls, of which a few are made at once; one in ten may be a renewal's.
-        let took = world.clock.now().since(woken);
+        let took = test.clock.now().since(woken);
         assert!(took <= 3 * SECOND, "{mode:?}: {took:?}");
-        world.pass(HOUR / 6).await;
-        let calls: Vec<_> = world.courier.calls().iter().map(|call| call.at).collect();
-        assert!(keeps_budget(&calls, rate, f64::from(burst)), "{mode:?}");
+        test.pass(HOUR / 6).await;
+        assert!(test.keeps_budget(), "{mode:?}");
         // The users' calls, and at most one for each other user whose token has not ended.
-        let after = calls.len() - before;
+        let after = test.courier.call_count() - before;
         assert!((100..=100 + 350).contains(&after), "{mode:?}: {after}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn answer_outdated_by_a_suspend_is_not_served() {
-    let world = World::new(&Setup::default());
-    let asked = asks(&world, "jane", "1h");
-    world.pass(50 * MS).await;
-    assert_eq!(world.courier.call_count(), 1);
+    let test = TestBroker::start();
+    let asked = test.spawn_ask("jane", "1h");
+    test.pass(50 * MS).await;
+    assert_eq!(test.courier.call_count(), 1);
     suspend().await;
     let answer = asked.await.expect("no panic");
     assert!(matches!(answer, Err(Refusal::TimedOut | Refusal::TooOld)), "{answer:?}");
-    let answer = world.ask("jane", "1h").await.expect("a token");
+    let answer = test.ask("jane", "1h").await.expect("a token");
     assert!(answer.remaining > HOUR - SECOND, "{:?}", answer.remaining);
-    assert_eq!(world.courier.call_count(), 2);
+    assert_eq!(test.courier.call_count(), 2);
 }

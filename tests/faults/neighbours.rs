@@ -5,9 +5,9 @@ use courier_token_broker::broker::TokenRequest;
 use courier_token_broker::config::RawClient;
 use serde_json::json;
 
-use super::support;
-use super::support::broker::client;
-use super::world::{MS, SECOND, Setup, World, ask};
+use crate::support::broker::{Setup, client};
+use crate::support::http;
+use crate::support::test_broker::{MS, SECOND, TestBroker, TestSetup, ask, join_all};
 
 fn ask_of(client: &'static str, user: &str) -> TokenRequest<'static> {
     TokenRequest { actor: Actor::Client(client.into()), ..ask(user, "1h") }
@@ -15,33 +15,24 @@ fn ask_of(client: &'static str, user: &str) -> TokenRequest<'static> {
 
 #[tokio::test(start_paused = true)]
 async fn storm_of_one_client_does_not_starve_another() {
-    let world = World::new(&Setup { rate: 20.0, burst: 1, ..Setup::default() });
-    let storm: Vec<_> = (0..500)
-        .map(|user| {
-            let broker = world.broker.clone();
-            tokio::spawn(async move { broker.get_token(&ask_of("storm", &format!("storm-{user}"))).await })
-        })
-        .collect();
-    world.pass(SECOND).await;
+    let test = TestBroker::new(&TestSetup { rate: 20.0, burst: 1, ..TestSetup::default() });
+    let storm: Vec<_> = (0..500).map(|user| test.spawn(ask_of("storm", &format!("storm-{user}")))).collect();
+    test.pass(SECOND).await;
     for user in 0..10 {
-        let asked = world.clock.now();
-        world.broker.get_token(&ask_of("calm", &user.to_string())).await.expect("a token");
+        let asked = test.clock.now();
+        test.broker.get_token(&ask_of("calm", &user.to_string())).await.expect("a token");
         // At most: the next permit, one call of the storm, and Courier's latency.
-        let took = world.clock.now().since(asked);
+        let took = test.clock.now().since(asked);
         assert!(took <= 2 * (SECOND / 20) + 100 * MS + 10 * MS, "{took:?}");
     }
-    let mut served = 0;
-    for asked in storm {
-        served += usize::from(asked.await.expect("no panic").is_ok());
-    }
     // Requests that were queued in time are still served.
-    assert_eq!(served, 101);
+    assert_eq!(join_all(storm).await.iter().filter(|outcome| outcome.is_ok()).count(), 101);
 }
 
 #[tokio::test]
 async fn outage_of_one_workspace_slows_no_other() {
-    let (_socket, gone) = support::http::refusing_port();
-    let broker = support::broker::Setup::new()
+    let (_socket, gone) = http::refusing_port();
+    let broker = Setup::new()
         .settings(|raw| {
             let mut workspace = raw.workspaces["default"].clone();
             workspace.base_url = format!("http://{gone}");
@@ -51,7 +42,7 @@ async fn outage_of_one_workspace_slows_no_other() {
         })
         .start()
         .await;
-    let ask = |user: &str| support::http::HttpRequest::tokens(json!({"user_id": user, "scopes": ["s"]}).to_string());
+    let ask = |user: &str| http::HttpRequest::tokens(json!({"user_id": user, "scopes": ["s"]}).to_string());
     for user in 0..20 {
         let asks = [ask(&user.to_string()), ask(&user.to_string()).key("the-key-of-other")];
         let [good, bad] = [broker.ask(&asks[0]).await, broker.ask(&asks[1]).await];

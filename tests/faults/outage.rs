@@ -11,7 +11,7 @@ use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::simulator::{Fault, Faults};
 use tokio::task::JoinSet;
 
-use super::world::{HOUR, MS, SECOND, Setup, World, ask};
+use crate::support::test_broker::{HOUR, MS, SECOND, TestBroker, TestSetup, ask};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// The hard floor of tokens of an hour.
@@ -19,7 +19,7 @@ const HARD_FLOOR: Duration = Duration::from_secs(30);
 
 /// A workload of regular users and of newcomers, who ask once.
 struct Workload {
-    world: World,
+    test: TestBroker,
     regulars: u32,
     newcomers: u32,
     random: fastrand::Rng,
@@ -52,27 +52,19 @@ struct Seen {
 }
 
 impl Workload {
-    fn new(setup: &Setup, regulars: u32) -> Self {
-        let world = World::new(setup);
-        let random = fastrand::Rng::with_seed(7);
-        Self {
-            world,
-            regulars,
-            newcomers: 0,
-            random,
-            good: HashMap::new(),
-            fetched: HashSet::new(),
-            asked: JoinSet::new(),
-        }
+    fn new(setup: &TestSetup, regulars: u32) -> Self {
+        let (test, random) = (TestBroker::new(setup), fastrand::Rng::with_seed(7));
+        let (good, fetched, asked) = (HashMap::new(), HashSet::new(), JoinSet::new());
+        Self { test, regulars, newcomers: 0, random, good, fetched, asked }
     }
 
     /// Runs the workload: each regular asks about every two minutes, and `newcomers` users a second ask once.
     async fn pass(&mut self, time: Duration, newcomers: f64) -> Seen {
-        let (mut seen, end) = (Seen::default(), self.world.clock.now() + time);
+        let (mut seen, end) = (Seen::default(), self.test.clock.now() + time);
         let regulars = f64::from(self.regulars) / 120.0;
-        while self.world.clock.now() < end {
+        while self.test.clock.now() < end {
             let gap = -(1.0 - self.random.f64()).ln() / (regulars + newcomers);
-            self.world.pass(Duration::from_secs_f64(gap)).await;
+            self.test.pass(Duration::from_secs_f64(gap)).await;
             let user = if self.random.f64() * (regulars + newcomers) < regulars {
                 Some(self.random.u32(0..self.regulars))
             } else {
@@ -91,7 +83,7 @@ impl Workload {
     }
 
     fn ask(&mut self, user: Option<u32>) {
-        let (broker, clock) = (self.world.broker.clone(), self.world.clock);
+        let (broker, clock) = (self.test.broker.clone(), self.test.clock);
         let name = user.map_or_else(|| format!("new-{}", self.newcomers), |user| format!("regular-{user}"));
         self.asked.spawn(async move {
             let at = clock.now();
@@ -129,7 +121,7 @@ impl Workload {
 
     /// The times of the calls since then.
     fn calls(&self, since: Moment) -> Vec<Moment> {
-        self.world.courier.calls().iter().map(|call| call.at).filter(|at| *at >= since).collect()
+        self.test.calls().into_iter().filter(|at| *at >= since).collect()
     }
 }
 
@@ -138,15 +130,15 @@ async fn outage_of_half_an_hour_fails_no_user_with_a_good_token() {
     const RATE: f64 = 20.0;
     const USERS: u32 = 1000;
     for mode in [Mode::Learned, Mode::Used] {
-        let setup = Setup { rate: RATE, burst: 20, mode, ..Setup::default() };
+        let setup = TestSetup { rate: RATE, burst: 20, mode, ..TestSetup::default() };
         let mut workload = Workload::new(&setup, USERS);
         workload.pass(90 * MINUTE, 0.1).await;
         let before = workload.newcomers;
         workload.pass(30 * MINUTE, 0.1).await;
         let tokens = USERS + workload.newcomers - before;
         // The floor is half of the lifetime, so a fresh token lasts as long as the outage.
-        workload.world.courier.misbehave(Some(Fault::status(503)));
-        let down = workload.world.clock.now();
+        workload.test.courier.misbehave(Some(Fault::status(503)));
+        let down = workload.test.clock.now();
         let seen = workload.pass(30 * MINUTE, 0.1).await;
         assert!(seen.regulars > 10_000 && seen.old > 100, "{seen:?}");
         assert!(f64::from(seen.bare) < 0.01 * f64::from(seen.regulars), "{seen:?}");
@@ -157,9 +149,9 @@ async fn outage_of_half_an_hour_fails_no_user_with_a_good_token() {
 
         // No user waits long for an error.
         assert!(seen.slowest <= 2 * SECOND + 10 * MS, "{seen:?}");
-        workload.world.courier.misbehave(None);
+        workload.test.courier.misbehave(None);
         workload.fetched.clear();
-        let up = workload.world.clock.now();
+        let up = workload.test.clock.now();
         let seen = workload.pass(5 * MINUTE, 0.1).await;
         assert!(seen.failed < seen.newcomers, "{seen:?}");
         let calls = workload.calls(up);
@@ -171,7 +163,7 @@ async fn outage_of_half_an_hour_fails_no_user_with_a_good_token() {
         let forecast = recovery(&Budget::new(RATE, 20).expect("a budget"), u64::from(tokens + seen.newcomers));
         let mut too_late = 0;
         for user in 0..USERS {
-            let answer = workload.world.ask(&format!("regular-{user}"), "1h").await.expect("a token");
+            let answer = workload.test.ask(&format!("regular-{user}"), "1h").await.expect("a token");
             // Users without a token, and users who come too rarely, get theirs on request.
             let left = answer.source != Source::Hit || workload.fetched.contains(&user);
             let late = answer.grant.sent().since(back + forecast);
@@ -202,11 +194,11 @@ fn rises_smoothly(calls: &[Moment], back: Moment, rate: f64) {
 async fn error_rate_of_half_for_an_hour_fails_no_user_with_a_good_token() {
     let mut calls = Vec::new();
     for error_rate in [0.0, 0.5] {
-        let setup = Setup { rate: 50.0, burst: 50, mode: Mode::Learned, ..Setup::default() };
-        let setup = Setup { faults: Faults { error_rate, ..Faults::default() }, ..setup };
+        let setup = TestSetup { rate: 50.0, burst: 50, mode: Mode::Learned, ..TestSetup::default() };
+        let setup = TestSetup { faults: Faults { error_rate, ..Faults::default() }, ..setup };
         let mut workload = Workload::new(&setup, 500);
         workload.pass(HOUR, 1.0).await;
-        let start = workload.world.clock.now();
+        let start = workload.test.clock.now();
         let seen = workload.pass(HOUR, 1.0).await;
         assert_eq!(seen.bare, 0, "{seen:?}");
         assert!(f64::from(seen.failed) < 0.15 * f64::from(seen.newcomers), "{seen:?}");

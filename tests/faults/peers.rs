@@ -3,15 +3,14 @@
 
 use std::time::Duration;
 
-use courier_token_broker::broker::{Answer, Refusal, Source};
+use courier_token_broker::broker::Source;
 use courier_token_broker::clock::Moment;
 use courier_token_broker::policy::admission::retry::{MOST_TRIES, RetryBudget};
 use courier_token_broker::policy::freshness::Stale;
 use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::simulator::{Delivery, Fault};
-use tokio::task::JoinHandle;
 
-use crate::world::{HOUR, MS, SECOND, Setup, World, ask};
+use crate::support::test_broker::{HOUR, MS, SECOND, TestBroker, TestSetup, join_all};
 
 /// The longest that a request waits.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,24 +20,18 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const HANGS: Fault = Fault::Delivery(Delivery::Never);
 const CUT_OFF: Fault = Fault::Delivery(Delivery::CutOff);
 
-/// Asks in a task of its own.
-pub fn asks(world: &World, user: &str, lifetime: &str) -> JoinHandle<Result<Answer, Refusal>> {
-    let (broker, ask) = (world.broker.clone(), ask(user, lifetime));
-    tokio::spawn(async move { broker.get_token(&ask).await })
-}
-
 /// The kinds of outage, each with the time that a call takes to fail.
 fn outages() -> [(Fault, Duration); 3] {
     [(Fault::status(500), 100 * MS), (CUT_OFF, 100 * MS), (HANGS, CALL_TIMEOUT)]
 }
 
 /// Asks every tenth of a second until there is a token; returns the time.
-async fn served(world: &World, user: &str) -> Moment {
+async fn served(test: &TestBroker, user: &str) -> Moment {
     for _ in 0..1000 {
-        if world.ask(user, "1h").await.is_ok() {
-            return world.clock.now();
+        if test.ask(user, "1h").await.is_ok() {
+            return test.clock.now();
         }
-        world.pass(100 * MS).await;
+        test.pass(100 * MS).await;
     }
     panic!("never served again");
 }
@@ -47,14 +40,13 @@ async fn served(world: &World, user: &str) -> Moment {
 #[tokio::test(start_paused = true)]
 async fn a_hundred_callers_of_a_missing_token_cost_the_tries_of_one() {
     for (fault, _) in outages() {
-        let world = World::new(&Setup::default());
-        world.courier.misbehave(Some(fault.clone()));
-        let asked: Vec<_> = (0..100).map(|_| asks(&world, "jane", "1h")).collect();
-        for asked in asked {
-            asked.await.expect("no panic").expect_err("Courier is down");
+        let test = TestBroker::start();
+        test.courier.misbehave(Some(fault.clone()));
+        for outcome in join_all((0..100).map(|_| test.spawn_ask("jane", "1h"))).await {
+            outcome.expect_err("Courier is down");
         }
-        world.broker.drained().await;
-        let calls = world.courier.call_count();
+        test.broker.drained().await;
+        let calls = test.courier.call_count();
         assert!(calls <= MOST_TRIES as usize, "{fault:?}: {calls} calls");
     }
 }
@@ -67,15 +59,15 @@ async fn outage_costs_no_more_than_the_budget_until_the_breaker_opens() {
     const PROBES: usize = 7;
     for (fault, took) in outages() {
         for (rate, burst) in [(1000.0, 1000), (50.0, 20)] {
-            let world = World::new(&Setup { rate, burst, ..Setup::default() });
-            world.courier.misbehave(Some(fault.clone()));
-            let users = (0..1000).map(|user| asks(&world, &user.to_string(), "1h"));
+            let test = TestBroker::new(&TestSetup { rate, burst, ..TestSetup::default() });
+            test.courier.misbehave(Some(fault.clone()));
+            let users = (0..1000).map(|user| test.spawn_ask(&user.to_string(), "1h"));
             drop(users.collect::<Vec<_>>());
             // A hundred users a second ask again.
             for second in 0..60 {
-                world.pass(SECOND).await;
+                test.pass(SECOND).await;
                 for user in 0..100 {
-                    asks(&world, &(second % 10 * 100 + user).to_string(), "1h");
+                    test.spawn_ask(&(second % 10 * 100 + user).to_string(), "1h");
                 }
             }
             // The breaker counts failures of calls sent over a second: those of one moment may be one connection's.
@@ -83,7 +75,7 @@ async fn outage_costs_no_more_than_the_budget_until_the_breaker_opens() {
             let unpaid = (rate * unnoticed.as_secs_f64()) as usize + burst as usize;
             let again = 100 * unnoticed.as_secs() as usize;
             let most = unpaid.min(1000 + again + RetryBudget::MOST as usize) + PROBES;
-            let calls = world.courier.call_count();
+            let calls = test.courier.call_count();
             assert!(calls <= most, "{fault:?} at {rate} a second: {calls} calls, of {most}");
         }
     }
@@ -94,16 +86,16 @@ async fn outage_costs_no_more_than_the_budget_until_the_breaker_opens() {
 #[tokio::test(start_paused = true)]
 async fn retries_stay_within_the_retry_budget_where_most_calls_fail() {
     const USERS: usize = 300;
-    let world = World::new(&Setup::default());
+    let test = TestBroker::start();
     for _ in 0..USERS {
-        world.courier.script([500, 500, 500, 500].map(|status| Some(Fault::status(status))));
-        world.courier.script([None]);
+        test.courier.script([500, 500, 500, 500].map(|status| Some(Fault::status(status))));
+        test.courier.script([None]);
     }
     for user in 0..USERS {
-        asks(&world, &user.to_string(), "1h");
-        world.pass(SECOND).await;
+        test.spawn_ask(&user.to_string(), "1h");
+        test.pass(SECOND).await;
     }
-    let calls = world.courier.calls();
+    let calls = test.courier.calls();
     let issued = calls.iter().filter(|call| call.status == 200).count();
     let retries = calls.len() - USERS;
     assert!(retries <= issued + RetryBudget::MOST as usize, "{retries} retries, and {issued} tokens");
@@ -114,19 +106,18 @@ async fn retries_stay_within_the_retry_budget_where_most_calls_fail() {
 async fn hang_up_of_the_first_caller_strands_no_follower() {
     for gone in (0..1000).step_by(25) {
         // Each try queues for a quarter of a second and takes a tenth, with a pause before the next.
-        let world = World::new(&Setup { rate: 4.0, burst: 1, ..Setup::default() });
-        world.ask("somebody-else", "1h").await.expect("a token");
-        world.courier.script([Some(Fault::status(500)), Some(CUT_OFF)]);
-        let first = asks(&world, "jane", "1h");
-        world.pass(MS).await;
-        let others: Vec<_> = (0..3).map(|_| asks(&world, "jane", "1h")).collect();
-        world.pass(gone * MS).await;
+        let test = TestBroker::new(&TestSetup { rate: 4.0, burst: 1, ..TestSetup::default() });
+        test.ask("somebody-else", "1h").await.expect("a token");
+        test.courier.script([Some(Fault::status(500)), Some(CUT_OFF)]);
+        let first = test.spawn_ask("jane", "1h");
+        test.pass(MS).await;
+        let others: Vec<_> = (0..3).map(|_| test.spawn_ask("jane", "1h")).collect();
+        test.pass(gone * MS).await;
         first.abort();
-        for other in others {
-            let answer = other.await.expect("no panic");
+        for answer in join_all(others).await {
             assert!(answer.is_ok(), "the first hung up after {gone} ms: {answer:?}");
         }
-        assert_eq!(world.courier.call_count(), 1 + 3, "the first hung up after {gone} ms");
+        assert_eq!(test.courier.call_count(), 1 + 3, "the first hung up after {gone} ms");
     }
 }
 
@@ -134,21 +125,19 @@ async fn hang_up_of_the_first_caller_strands_no_follower() {
 #[tokio::test(start_paused = true)]
 async fn followers_of_a_failed_call_make_no_calls() {
     for (fault, tries) in [(Fault::status(400), 1), (Fault::NO_TOKEN, MOST_TRIES), (Fault::status(500), MOST_TRIES)] {
-        let world = World::new(&Setup::default());
-        world.courier.misbehave(Some(fault.clone()));
+        let test = TestBroker::start();
+        test.courier.misbehave(Some(fault.clone()));
         // The last follower joins just before the first try ends.
         let mut asked = Vec::new();
         for _ in 0..99 {
-            asked.push(asks(&world, "jane", "1h"));
-            world.pass(MS).await;
+            asked.push(test.spawn_ask("jane", "1h"));
+            test.pass(MS).await;
         }
-        let mut refusals = Vec::new();
-        for asked in asked {
-            refusals.push(asked.await.expect("no panic").expect_err("it failed"));
-        }
+        let outcomes = join_all(asked).await;
+        let refusals: Vec<_> = outcomes.into_iter().map(|outcome| outcome.expect_err("it failed")).collect();
         assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
-        world.pass(60 * SECOND).await;
-        assert_eq!(world.courier.call_count(), tries as usize, "{fault:?}");
+        test.pass(60 * SECOND).await;
+        assert_eq!(test.courier.call_count(), tries as usize, "{fault:?}");
     }
 }
 
@@ -157,36 +146,36 @@ async fn followers_of_a_failed_call_make_no_calls() {
 async fn refusal_is_remembered_for_half_a_minute_at_most() {
     let other = Fault::Scope("user_id:somebody-else inbox:read:messages".to_owned());
     for fault in [Fault::status(400), Fault::status(404), other] {
-        let world = World::new(&Setup::default());
-        world.courier.misbehave(Some(fault.clone()));
-        let start = world.clock.now();
+        let test = TestBroker::start();
+        test.courier.misbehave(Some(fault.clone()));
+        let start = test.clock.now();
         for _ in 0..100 {
-            world.ask("jane", "1h").await.expect_err("Courier refuses");
-            world.pass(100 * MS).await;
+            test.ask("jane", "1h").await.expect_err("Courier refuses");
+            test.pass(100 * MS).await;
         }
-        assert_eq!(world.courier.call_count(), 1, "{fault:?}");
-        world.courier.misbehave(None);
-        let back = served(&world, "jane").await.since(start);
+        assert_eq!(test.courier.call_count(), 1, "{fault:?}");
+        test.courier.misbehave(None);
+        let back = served(&test, "jane").await.since(start);
         // The time counts from Courier's answer, and the user asks ten times a second.
         assert!(back <= 30 * SECOND + 300 * MS, "{fault:?}: {back:?}");
-        assert_eq!(world.courier.call_count(), 2, "{fault:?}");
+        assert_eq!(test.courier.call_count(), 2, "{fault:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn refusal_of_the_api_key_is_remembered_for_half_a_minute_at_most() {
     for status in 401..=403 {
-        let world = World::new(&Setup::default());
-        world.courier.misbehave(Some(Fault::status(status)));
-        let start = world.clock.now();
+        let test = TestBroker::start();
+        test.courier.misbehave(Some(Fault::status(status)));
+        let start = test.clock.now();
         for user in 0..100 {
-            world.ask(&user.to_string(), "1h").await.expect_err("Courier refuses");
-            world.pass(100 * MS).await;
+            test.ask(&user.to_string(), "1h").await.expect_err("Courier refuses");
+            test.pass(100 * MS).await;
         }
         // A 402 or 403 may concern one key alone; a second key confirms that it does not.
-        assert_eq!(world.courier.call_count(), if status == 401 { 1 } else { 2 }, "{status}");
-        world.courier.misbehave(None);
-        let back = served(&world, "jane").await.since(start);
+        assert_eq!(test.courier.call_count(), if status == 401 { 1 } else { 2 }, "{status}");
+        test.courier.misbehave(None);
+        let back = served(&test, "jane").await.since(start);
         assert!(back <= 30 * SECOND + 300 * MS, "{status}: {back:?}");
     }
 }
@@ -194,15 +183,15 @@ async fn refusal_of_the_api_key_is_remembered_for_half_a_minute_at_most() {
 #[tokio::test(start_paused = true)]
 async fn service_resumes_within_half_a_minute_of_an_outage() {
     for (fault, took) in outages() {
-        let world = World::new(&Setup::default());
-        world.courier.misbehave(Some(fault.clone()));
+        let test = TestBroker::start();
+        test.courier.misbehave(Some(fault.clone()));
         for second in 0..600 {
-            asks(&world, &second.to_string(), "1h");
-            world.pass(SECOND).await;
+            test.spawn_ask(&second.to_string(), "1h");
+            test.pass(SECOND).await;
         }
-        world.courier.misbehave(None);
-        let end = world.clock.now();
-        let back = served(&world, "jane").await.since(end);
+        test.courier.misbehave(None);
+        let end = test.clock.now();
+        let back = served(&test, "jane").await.since(end);
         // The last probe before the end of the outage may still have to fail.
         let most = took + 30 * SECOND + 300 * MS;
         assert!(back <= most, "{fault:?}: {back:?}");
@@ -220,81 +209,75 @@ async fn failed_renewal_displaces_no_good_token() {
     let deliveries = [Delivery::CutOff, Delivery::Dripping, Delivery::Endless, Delivery::Never].map(Fault::Delivery);
     let all = statuses.into_iter().chain(bodies).chain(lives).chain(scopes).chain(deliveries);
     for fault in all.chain([Fault::throttled(1), Fault::throttled(30)]) {
-        let world = World::new(&Setup::default());
-        let good = world.ask("jane", "1h").await.expect("a token").grant;
-        world.courier.misbehave(Some(fault.clone()));
+        let test = TestBroker::start();
+        let good = test.ask("jane", "1h").await.expect("a token").grant;
+        test.courier.misbehave(Some(fault.clone()));
         // The hard floor is half a minute. Below the floor a request waits for two seconds at most.
-        while good.remaining(world.clock.now()) >= 50 * SECOND {
-            world.pass(15 * SECOND).await;
-            let left = good.remaining(world.clock.now());
-            let answer = world.ask("jane", "1h").await;
+        while good.remaining(test.clock.now()) >= 50 * SECOND {
+            test.pass(15 * SECOND).await;
+            let left = good.remaining(test.clock.now());
+            let answer = test.ask("jane", "1h").await;
             let answer = answer.unwrap_or_else(|refusal| panic!("{fault:?}, {left:?} left: {refusal}"));
             assert_eq!(answer.grant.object(), good.object(), "{fault:?}, {left:?} left");
             let source = if left >= HOUR / 2 { Source::Hit } else { Source::Stale(Stale::BelowFloor) };
             assert_eq!(answer.source, source, "{fault:?}, {left:?} left");
         }
-        assert!(world.courier.call_count() >= 2, "{fault:?} never occurred");
+        assert!(test.courier.call_count() >= 2, "{fault:?} never occurred");
     }
 }
 
 /// Bug: while a renewal hangs, requests with a good token hang too.
 #[tokio::test(start_paused = true)]
 async fn hanging_renewal_delays_no_request() {
-    let world = World::new(&Setup::default());
-    world.ask("jane", "1h").await.expect("a token");
-    world.courier.misbehave(Some(HANGS));
-    while world.courier.call_count() < 2 {
-        world.pass(100 * MS).await;
-    }
+    let test = TestBroker::with_token(&TestSetup::default()).await;
+    test.courier.misbehave(Some(HANGS));
+    test.pass_while(100 * MS, || test.courier.call_count() < 2).await;
     for _ in 0..70 {
-        let asked = world.clock.now();
-        assert_eq!(world.ask("jane", "1h").await.expect("a token").source, Source::Hit);
-        assert_eq!(world.clock.now(), asked);
-        world.pass(100 * MS).await;
+        let asked = test.clock.now();
+        assert_eq!(test.ask("jane", "1h").await.expect("a token").source, Source::Hit);
+        assert_eq!(test.clock.now(), asked);
+        test.pass(100 * MS).await;
     }
 }
 
 /// A broker whose Courier has this fault, and where Jane's token has been below its floor for ten minutes.
-async fn below_its_floor(fault: Fault) -> World {
+async fn below_its_floor(fault: Fault) -> TestBroker {
     // Without renewals, all calls are those of requests.
-    let world = World::new(&Setup { mode: Mode::Off, ..Setup::default() });
-    world.ask("jane", "1h").await.expect("a token");
-    world.courier.misbehave(Some(fault));
-    world.pass(HOUR * 2 / 3).await;
-    world
+    let test = TestBroker::with_token(&TestSetup { mode: Mode::Off, ..TestSetup::default() }).await;
+    test.courier.misbehave(Some(fault));
+    test.pass(HOUR * 2 / 3).await;
+    test
 }
 
 /// Measures how long Jane waits until she is served the old token.
-async fn wait_for_the_old_one(world: &World) -> Duration {
-    let asked = world.clock.now();
-    let answer = world.ask("jane", "1h").await.expect("a token");
-    assert_eq!(answer.source, Source::Stale(Stale::BelowFloor));
-    world.clock.now().since(asked)
+async fn wait_for_the_old_one(test: &TestBroker) -> Duration {
+    let (answer, took) = test.timed(test.ask("jane", "1h")).await;
+    assert_eq!(answer.expect("a token").source, Source::Stale(Stale::BelowFloor));
+    took
 }
 
 #[tokio::test(start_paused = true)]
 async fn stale_token_is_served_after_a_fifth_of_the_timeout() {
-    let world = below_its_floor(HANGS).await;
-    let took = wait_for_the_old_one(&world).await;
+    let test = below_its_floor(HANGS).await;
+    let took = wait_for_the_old_one(&test).await;
     assert!(took <= TIMEOUT / 5 + 2 * MS, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn stale_token_is_served_at_once_while_the_breaker_is_open() {
-    let world = below_its_floor(HANGS).await;
-    let users: Vec<_> = (0..20).map(|user| asks(&world, &user.to_string(), "1h")).collect();
-    for user in users {
-        user.await.expect("no panic").expect_err("Courier hangs");
+    let test = below_its_floor(HANGS).await;
+    for outcome in test.ask_all((0..20).map(|user| user.to_string()), "1h").await {
+        outcome.expect_err("Courier hangs");
     }
     // The last tries end now.
-    world.pass(SECOND / 5).await;
-    assert_eq!(wait_for_the_old_one(&world).await, Duration::ZERO, "while the breaker is open");
-    world.pass(SECOND).await;
+    test.pass(SECOND / 5).await;
+    assert_eq!(wait_for_the_old_one(&test).await, Duration::ZERO, "while the breaker is open");
+    test.pass(SECOND).await;
     // The call for another user is the probe, and hangs.
-    let calls = world.courier.call_count();
-    let probe = asks(&world, "other", "1h");
-    world.pass(SECOND).await;
-    assert_eq!(world.courier.call_count(), calls + 1);
-    assert_eq!(wait_for_the_old_one(&world).await, Duration::ZERO, "while a probe is in flight");
+    let calls = test.courier.call_count();
+    let probe = test.spawn_ask("other", "1h");
+    test.pass(SECOND).await;
+    assert_eq!(test.courier.call_count(), calls + 1);
+    assert_eq!(wait_for_the_old_one(&test).await, Duration::ZERO, "while a probe is in flight");
     probe.await.expect("no panic").expect_err("Courier hangs");
 }

@@ -1,101 +1,31 @@
 //! Regressions: bugs of the broker that are fixed.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use courier_token_broker::broker::{Background, Broker, BrokerSettings, Source, TokenRequest};
-use courier_token_broker::clock::Clock;
-use courier_token_broker::clock::Moment;
+use courier_token_broker::broker::Source;
+use courier_token_broker::clock::{Clock, Moment};
 use courier_token_broker::metrics::Metrics;
-use courier_token_broker::policy::admission::budget::Budget;
-use courier_token_broker::policy::freshness::Floor;
-use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::simulator::{Delivery, Fault};
-use courier_token_broker::token::{Grant, Token, TokenKey, UserId};
-use courier_token_broker::upstream::{Cause, Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
+use courier_token_broker::upstream::{Cause, Dispatcher, Failure, answer};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::world::{HOUR, MS, SECOND, Setup, World, ask, workspace};
+use crate::support::log_lines::LogLines;
+use crate::support::test_broker::{FakeIssuer, HOUR, MS, SECOND, TestBroker, TestSetup, ask, with_min_ttl};
 
 const START: Moment = Moment::from_nanos(1 << 50);
-
-/// An issuer that fails for some keys and serves the others.
-struct Picky {
-    clock: Clock,
-    fails: fn(&str) -> Option<Failure>,
-    latency: Duration,
-    calls: Arc<Mutex<Vec<(Moment, String)>>>,
-}
-
-impl Issuer for Picky {
-    fn issue<'a>(&'a self, key: &'a TokenKey, _: Permit) -> Issuing<'a> {
-        Box::pin(async move {
-            let sent = self.clock.now();
-            self.calls.lock().unwrap().push((sent, key.claim().to_string()));
-            self.clock.sleep_until(sent + self.latency).await;
-            match (self.fails)(key.claim()) {
-                Some(failure) => Err(failure),
-                None => Ok(Grant::new(&Token::new("t").unwrap(), sent, key.lifetime().as_duration())),
-            }
-        })
-    }
-}
-
-pub struct Small {
-    pub broker: Broker,
-    clock: Clock,
-    calls: Arc<Mutex<Vec<(Moment, String)>>>,
-    _background: Background,
-}
-
-impl Small {
-    pub fn new(rate: f64, burst: u32, latency: Duration, fails: fn(&str) -> Option<Failure>) -> Self {
-        let (clock, calls) = (Clock::tokio(), Arc::default());
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let budget = Budget::new(rate, burst).unwrap();
-        let issuer = Picky { clock, fails, latency, calls: Arc::clone(&calls) };
-        let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
-        let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&workspace()));
-        let settings = BrokerSettings {
-            floor: Floor::new(0.5, 30 * SECOND).unwrap(),
-            refresh: Mode::Used,
-            extra_calls: 0.15,
-            capacity: 100_000,
-            timeout: 10 * SECOND,
-        };
-        let runtime = tokio::runtime::Handle::current();
-        let broker = Broker::new(settings, [(workspace(), dispatcher)], clock, metrics, runtime);
-        let background = broker.start();
-        Self { broker, clock, calls, _background: background }
-    }
-
-    pub async fn pass(&self, time: Duration) {
-        self.clock.sleep_until(self.clock.now() + time).await;
-    }
-
-    pub fn calls_of(&self, user: &str) -> usize {
-        self.calls.lock().unwrap().iter().filter(|(_, claim)| claim.contains(user)).count()
-    }
-}
 
 /// Courier always answers 500 for one user id, which is asked for four times a second.
 #[tokio::test(start_paused = true)]
 async fn key_that_courier_fails_shuts_out_no_other_key() {
-    let world = Small::new(20.0, 20, 100 * MS, |claim| claim.contains("poison").then_some(Failure::Unavailable(500)));
-    let broker = world.broker.clone();
-    let clock = world.clock;
-    tokio::spawn(async move {
-        loop {
-            let broker = broker.clone();
-            tokio::spawn(async move { broker.get_token(&ask("poison", "1h")).await });
-            clock.sleep_until(clock.now() + SECOND / 4).await;
-        }
-    });
+    let test = TestBroker::new(&TestSetup { rate: 20.0, burst: 20, ..TestSetup::default() });
+    test.issuer.fail(|claim| claim.contains("poison").then_some(Failure::Unavailable(500)));
     let mut failed = 0;
     for user in 0..60 {
-        world.pass(5 * SECOND).await;
-        failed += u32::from(world.broker.get_token(&ask(&format!("good-{user}"), "1h")).await.is_err());
+        for _ in 0..20 {
+            test.spawn_ask("poison", "1h");
+            test.pass(SECOND / 4).await;
+        }
+        failed += u32::from(test.ask(&format!("good-{user}"), "1h").await.is_err());
     }
     assert_eq!(failed, 0, "of 60 users whom Courier would have served, one every 5 s");
 }
@@ -103,16 +33,17 @@ async fn key_that_courier_fails_shuts_out_no_other_key() {
 /// A firewall before Courier rejects one user id.
 #[tokio::test(start_paused = true)]
 async fn single_403_shuts_out_no_other_key() {
-    let world = Small::new(20.0, 20, 100 * MS, |claim| claim.contains("script").then_some(Failure::Credentials(403)));
+    let test = TestBroker::new(&TestSetup { rate: 20.0, burst: 20, ..TestSetup::default() });
+    test.issuer.fail(|claim| claim.contains("script").then_some(Failure::Credentials(403)));
     for user in 0..50 {
-        world.broker.get_token(&ask(&format!("early-{user}"), "1h")).await.expect("a token");
-        world.pass(SECOND / 10).await;
+        test.ask(&format!("early-{user}"), "1h").await.expect("a token");
+        test.pass(SECOND / 10).await;
     }
-    assert!(world.broker.get_token(&ask("<script>", "1h")).await.is_err());
+    assert!(test.ask("<script>", "1h").await.is_err());
     let mut failed = 0;
     for user in 0..30 {
-        world.pass(SECOND).await;
-        failed += u32::from(world.broker.get_token(&ask(&format!("good-{user}"), "1h")).await.is_err());
+        test.pass(SECOND).await;
+        failed += u32::from(test.ask(&format!("good-{user}"), "1h").await.is_err());
     }
     assert_eq!(failed, 0, "of 30 users in the half minute after it");
 }
@@ -120,56 +51,49 @@ async fn single_403_shuts_out_no_other_key() {
 /// Uses the default settings: calls of at most 5 s, and requests that wait for 10 s.
 #[tokio::test(start_paused = true)]
 async fn timed_out_call_is_retried_within_the_callers_time() {
-    let world = World::new(&Setup::default());
-    world.courier.script([Some(Fault::Delivery(Delivery::Never))]);
-    let asked = world.clock.now();
-    let answer = world.ask("jane", "1h").await;
-    let took = world.clock.now().since(asked);
-    assert!(answer.is_ok(), "after {took:?} of 10 s and {} calls: {answer:?}", world.courier.call_count());
+    let test = TestBroker::start();
+    test.courier.script([Some(Fault::Delivery(Delivery::Never))]);
+    let (answer, took) = test.timed(test.ask("jane", "1h")).await;
+    assert!(answer.is_ok(), "after {took:?} of 10 s and {} calls: {answer:?}", test.courier.call_count());
 }
 
 #[tokio::test(start_paused = true)]
 async fn failed_renewal_backs_off_however_often_its_token_is_used() {
-    let fails = |claim: &str| {
-        (JANE_FAILS.load(std::sync::atomic::Ordering::Relaxed) && claim.contains("jane"))
-            .then_some(Failure::Unavailable(500))
-    };
-    let world = Small::new(20.0, 20, 20 * MS, fails);
-    world.broker.get_token(&ask("jane", "8h")).await.expect("a token");
-    world.broker.get_token(&ask("jane", "8h")).await.expect("a token");
-    JANE_FAILS.store(true, std::sync::atomic::Ordering::Relaxed);
+    let test = TestBroker::new(&TestSetup { rate: 20.0, burst: 20, latency: 20 * MS, ..TestSetup::default() });
+    for _ in 0..2 {
+        test.ask("jane", "8h").await.expect("a token");
+    }
+    test.issuer.fail(|claim| claim.contains("jane").then_some(Failure::Unavailable(500)));
     // The renewal comes due after four hours less 0.5 to 2%.
-    while world.calls_of("jane") == 1 {
-        world.pass(SECOND).await;
-    }
+    test.pass_while(SECOND, || test.calls_for("jane").len() == 1).await;
     for _ in 0..100 {
-        assert_eq!(world.broker.get_token(&ask("jane", "8h")).await.expect("a token").source, Source::Hit);
-        world.pass(30 * MS).await;
+        assert_eq!(test.ask("jane", "8h").await.expect("a token").source, Source::Hit);
+        test.pass(30 * MS).await;
     }
-    let calls = world.calls_of("jane") - 1;
+    let calls = test.calls_for("jane").len() - 1;
     // The back-off is 0.5 to 1 s, then 1 to 2 s.
     assert!((2..=4).contains(&calls), "{calls} calls for one token's renewal in 3 to 4 s");
-    assert!(
-        world.broker.get_token(&ask("somebody", "1h")).await.is_ok(),
-        "and Courier is left alone by everybody: {calls} calls"
-    );
+    assert!(test.ask("other", "1h").await.is_ok(), "other users are not served: {calls} calls");
 }
-static JANE_FAILS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// A dispatcher whose circuit breaker has opened because no connection holds.
+async fn opened_dispatcher() -> (Dispatcher, FakeIssuer) {
+    let setup = TestSetup { rate: 10_000.0, burst: 10_000, latency: MS, ..TestSetup::default() };
+    let issuer = FakeIssuer::new(Clock::tokio(), &setup);
+    issuer.fail(|_| Some(Failure::Connect(Cause::Closed.into())));
+    let dispatcher = setup.dispatcher(issuer.clone(), &Metrics::new().unwrap());
+    let mut users = 0..;
+    while let Ok(turn) = dispatcher.queue("", Moment::NEVER) {
+        let key = ask(&users.next().expect("another").to_string(), "1h").key;
+        let _ = dispatcher.issue(turn.permit().await.unwrap(), &key).await;
+    }
+    (dispatcher, issuer)
+}
 
 /// Capacity for renewals frees between the two checks of the refresher's loop.
 #[tokio::test(start_paused = true)]
 async fn refresher_wakes_when_capacity_frees_between_its_checks() {
-    let clock = Clock::tokio();
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let issuer =
-        Picky { clock, fails: |_| Some(Failure::Connect(Cause::Closed.into())), latency: MS, calls: Arc::default() };
-    let budget = Budget::new(10_000.0, 10_000).unwrap();
-    let settings = DispatcherSettings { budget, max_wait: 5 * SECOND };
-    let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&workspace()));
-    let mut keys = (0..).map(|user| ask(&user.to_string(), "1h").key);
-    while let Ok(turn) = dispatcher.queue("", Moment::NEVER) {
-        let _ = dispatcher.issue(turn.permit().await.unwrap(), &keys.next().expect("another")).await;
-    }
+    let (dispatcher, _) = opened_dispatcher().await;
     // Consumes the notification that is already pending.
     dispatcher.wait_for_room().await;
     assert!(!dispatcher.has_room());
@@ -181,25 +105,15 @@ async fn refresher_wakes_when_capacity_frees_between_its_checks() {
 /// Otherwise the lag after an outage raises the price of a renewal several times though the budget has capacity.
 #[tokio::test(start_paused = true)]
 async fn delay_by_an_outage_does_not_raise_the_price_of_renewals() {
-    static DOWN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(true);
-    let fails =
-        |_: &str| DOWN.load(std::sync::atomic::Ordering::Relaxed).then(|| Failure::Connect(Cause::Closed.into()));
     let clock = Clock::tokio();
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let issuer = Picky { clock, fails, latency: MS, calls: Arc::default() };
-    let settings = DispatcherSettings { budget: Budget::new(10_000.0, 10_000).unwrap(), max_wait: 5 * SECOND };
-    let dispatcher = Dispatcher::new(settings, Arc::new(issuer), clock, metrics.workspace(&workspace()));
     let due = clock.now();
-    let mut keys = (0..).map(|user| ask(&user.to_string(), "1h").key);
-    while let Ok(turn) = dispatcher.queue("", Moment::NEVER) {
-        let _ = dispatcher.issue(turn.permit().await.unwrap(), &keys.next().expect("another")).await;
-    }
+    let (dispatcher, issuer) = opened_dispatcher().await;
     tokio::time::advance(HOUR).await;
     assert_eq!(dispatcher.lateness(due, clock.now()), clock.now().since(due));
-    DOWN.store(false, std::sync::atomic::Ordering::Relaxed);
+    issuer.fail(|_| None);
     let turn = dispatcher.queue("", Moment::NEVER).expect("a probe");
-    dispatcher.issue(turn.permit().await.unwrap(), &keys.next().expect("another")).await.expect("a token");
-    assert_eq!(dispatcher.lateness(due, clock.now()), std::time::Duration::ZERO);
+    dispatcher.issue(turn.permit().await.unwrap(), &ask("jane", "1h").key).await.expect("a token");
+    assert_eq!(dispatcher.lateness(due, clock.now()), Duration::ZERO);
     tokio::time::advance(SECOND).await;
     assert_eq!(dispatcher.lateness(due, clock.now()), SECOND);
     assert_eq!(dispatcher.lateness(clock.now() - MS, clock.now()), MS);
@@ -208,17 +122,13 @@ async fn delay_by_an_outage_does_not_raise_the_price_of_renewals() {
 /// Courier asks for a pause of two minutes; a renewal queues, and then its user asks.
 #[tokio::test(start_paused = true)]
 async fn follower_of_a_paused_renewal_is_refused_at_once() {
-    let world = World::new(&Setup::default());
-    world.ask("jane", "1h").await.expect("a token");
-    world.pass(HOUR / 2 - 40 * SECOND).await;
-    world.courier.misbehave(Some(Fault::throttled(300)));
-    assert!(world.ask("first", "2h").await.is_err());
-    world.pass(45 * SECOND).await;
-    let mut wants = ask("jane", "1h");
-    wants.min_ttl = Some(HOUR * 5 / 6);
-    let asked = world.clock.now();
-    let answer = world.broker.get_token(&wants).await;
-    let took = world.clock.now().since(asked);
+    let test = TestBroker::with_token(&TestSetup::default()).await;
+    test.pass(HOUR / 2 - 40 * SECOND).await;
+    test.courier.misbehave(Some(Fault::throttled(300)));
+    assert!(test.ask("first", "2h").await.is_err());
+    test.pass(45 * SECOND).await;
+    let wants = with_min_ttl("jane", "1h", HOUR * 5 / 6);
+    let (answer, took) = test.timed(test.broker.get_token(&wants)).await;
     assert!(took < SECOND, "{took:?}: {:?}", answer.err());
 }
 
@@ -226,23 +136,20 @@ async fn follower_of_a_paused_renewal_is_refused_at_once() {
 async fn sign_out_and_hang_up_during_a_pause_make_no_call() {
     let mut made = 0;
     for _ in 0..20 {
-        let world = World::new(&Setup { latency: MS, ..Setup::default() });
-        world.courier.misbehave(Some(Fault::status(500)));
-        let broker = world.broker.clone();
-        let asked = tokio::spawn(async move { broker.get_token(&ask("jane", "1h")).await });
+        let test = TestBroker::new(&TestSetup { latency: MS, ..TestSetup::default() });
+        test.courier.misbehave(Some(Fault::status(500)));
+        let asked = test.spawn_ask("jane", "1h");
         // Three calls fail, and a pause of up to 400 ms follows.
-        while world.courier.call_count() < 3 {
-            world.pass(MS).await;
-        }
-        world.pass(5 * MS).await;
-        if world.courier.call_count() > 3 {
+        test.pass_while(MS, || test.courier.call_count() < 3).await;
+        test.pass(5 * MS).await;
+        if test.courier.call_count() > 3 {
             continue;
         }
-        world.courier.misbehave(None);
-        world.broker.sign_out("default", UserId::new("jane").unwrap());
+        test.courier.misbehave(None);
+        test.sign_out("jane");
         asked.abort();
-        world.pass(2 * SECOND).await;
-        made += world.courier.call_count() - 3;
+        test.pass(2 * SECOND).await;
+        made += test.courier.call_count() - 3;
     }
     assert_eq!(made, 0, "calls for a signed-out user without waiters");
 }
@@ -250,20 +157,17 @@ async fn sign_out_and_hang_up_during_a_pause_make_no_call() {
 /// A retry queues for longer than its caller waits.
 #[tokio::test(start_paused = true)]
 async fn no_retry_is_made_after_its_callers_timeout() {
-    let world = World::new(&Setup { rate: 10.0, burst: 1, latency: 4 * SECOND, ..Setup::default() });
-    world.courier.script([Some(Fault::status(500))]);
-    let broker = world.broker.clone();
-    let start = world.clock.now();
-    let jane = tokio::spawn(async move { broker.get_token(&ask("jane", "1h")).await });
-    world.pass(3900 * MS).await;
+    let test = TestBroker::new(&TestSetup { rate: 10.0, burst: 1, latency: 4 * SECOND, ..TestSetup::default() });
+    test.courier.script([Some(Fault::status(500))]);
+    let start = test.clock.now();
+    let jane = test.spawn_ask("jane", "1h");
+    test.pass(3900 * MS).await;
     for user in 0..45 {
-        let broker = world.broker.clone();
-        tokio::spawn(async move { broker.get_token(&ask(&format!("new-{user}"), "1h")).await });
+        test.spawn_ask(&format!("new-{user}"), "1h");
     }
     let _ = jane.await;
-    world.pass(20 * SECOND).await;
-    let calls = world.courier.calls();
-    let left = calls.iter().rfind(|call| call.scope.contains("jane")).unwrap().at.since(start);
+    test.pass(20 * SECOND).await;
+    let left = test.calls_for("jane").last().unwrap().since(start);
     // The time left is enough for a call of ordinary latency.
     assert!(left <= 9 * SECOND, "it left after {left:?} of 10 s");
 }
@@ -274,48 +178,16 @@ fn failure(status: u16, name: &'static str, value: &str) -> Failure {
     answer::grant(status, &headers, b"", &ask("jane", "1h").key, START, unix).err().unwrap()
 }
 
-/// Captured log lines.
-#[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Lines {
-    /// Captures the log lines of this thread until the guard is dropped.
-    pub fn collect() -> (Self, tracing::subscriber::DefaultGuard) {
-        // While no subscriber of any thread wants a line, the library turns its place off for all. One that is always
-        // there keeps tests that begin and end at the same time from losing lines of each other.
-        let _ = tracing::subscriber::set_global_default(tracing_subscriber::fmt().with_writer(std::io::sink).finish());
-        let lines = Self::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        (lines, tracing::subscriber::set_default(subscriber))
-    }
-
-    pub fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Lines {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(line);
-        Ok(line.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Many calls fail in the same way at the same time.
 async fn lines_of(fault: Fault) -> (usize, usize) {
-    let (lines, _guard) = Lines::collect();
-    let world = World::new(&Setup { rate: 100.0, burst: 100, ..Setup::default() });
-    world.courier.misbehave(Some(fault));
+    let (lines, _guard) = LogLines::collect();
+    let test = TestBroker::new(&TestSetup { rate: 100.0, burst: 100, ..TestSetup::default() });
+    test.courier.misbehave(Some(fault));
     for user in 0..500 {
-        let broker = world.broker.clone();
-        tokio::spawn(async move { broker.get_token(&ask(&format!("new-{user}"), "1h")).await });
+        test.spawn_ask(&format!("new-{user}"), "1h");
     }
-    world.pass(4 * SECOND).await;
-    (lines.text().lines().count(), world.courier.call_count())
+    test.pass(4 * SECOND).await;
+    (lines.text().lines().count(), test.courier.call_count())
 }
 
 #[tokio::test(start_paused = true)]
@@ -334,19 +206,19 @@ async fn repeated_failures_do_not_flood_the_log() {
 /// A renewal is refused while Courier's front door briefly answers 404 to all calls.
 #[tokio::test(start_paused = true)]
 async fn brief_404_does_not_end_renewals() {
-    let world = World::new(&Setup::default());
-    world.ask("jane", "8h").await.expect("a token");
+    let test = TestBroker::start();
+    test.ask("jane", "8h").await.expect("a token");
     for _ in 0..23 {
-        world.pass(600 * SECOND).await;
-        world.ask("jane", "8h").await.expect("a token");
+        test.pass(600 * SECOND).await;
+        test.ask("jane", "8h").await.expect("a token");
     }
-    world.courier.script([Some(Fault::status(404))]);
+    test.courier.script([Some(Fault::status(404))]);
     let mut waited = 0;
     for _ in 0..6 {
-        world.pass(120 * SECOND).await;
-        waited += u32::from(world.ask("jane", "8h").await.expect("a token").source != Source::Hit);
+        test.pass(120 * SECOND).await;
+        waited += u32::from(test.ask("jane", "8h").await.expect("a token").source != Source::Hit);
     }
-    assert_eq!((waited, world.courier.call_count()), (0, 3), "it was not tried again in the minutes that were left");
+    assert_eq!((waited, test.courier.call_count()), (0, 3), "it was not tried again in the minutes that were left");
 }
 
 /// Courier answers 503 with a `Retry-After` of two minutes.
@@ -359,13 +231,9 @@ async fn retry_after_of_an_unavailable_courier_is_honoured() {
 /// A renewal has one try. A request that comes after its failure still gets a call of its own.
 #[tokio::test(start_paused = true)]
 async fn failed_renewal_does_not_refuse_the_next_request() {
-    let world = World::new(&Setup::default());
-    world.ask("jane", "1h").await.expect("a token");
-    world.courier.script([Some(Fault::status(500))]);
-    while world.courier.call_count() < 2 {
-        world.pass(100 * MS).await;
-    }
-    world.pass(200 * MS).await;
-    let fresh = TokenRequest { min_ttl: Some(HOUR * 5 / 6), ..ask("jane", "1h") };
-    world.broker.get_token(&fresh).await.expect("a token");
+    let test = TestBroker::with_token(&TestSetup::default()).await;
+    test.courier.script([Some(Fault::status(500))]);
+    test.pass_while(100 * MS, || test.courier.call_count() < 2).await;
+    test.pass(200 * MS).await;
+    test.broker.get_token(&with_min_ttl("jane", "1h", HOUR * 5 / 6)).await.expect("a token");
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use courier_token_broker::audit::Actor;
-use courier_token_broker::broker::{Refusal, TokenRequest};
+use courier_token_broker::broker::Refusal;
 use courier_token_broker::config::{Layers, Raw, RawWorkspace, Settings};
 use courier_token_broker::http::api::Api;
 use courier_token_broker::policy::admission::retry::MOST_TRIES;
@@ -17,9 +16,9 @@ use http_body_util::Full;
 use hyper::{Request, StatusCode};
 use tokio::task::JoinSet;
 
-use super::rules::{RetryHints, Sdk, sdks};
-use super::world::{HOUR, MS, SECOND, Setup, World, ask};
 use crate::support::broker::{API_KEY, CLIENT_KEY, client};
+use crate::support::sdk_rules::{RetryHints, Sdk, sdks};
+use crate::support::test_broker::{HOUR, MS, SECOND, TestBroker, TestSetup, with_min_ttl};
 
 /// `server.timeout` in these tests.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,14 +28,14 @@ const LONGER: Duration = Duration::from_secs(3);
 const TRIES: usize = MOST_TRIES as usize;
 
 /// The broker's routes in virtual time.
-fn api(world: &World) -> Arc<Api> {
+fn api(test: &TestBroker) -> Arc<Api> {
     let mut raw = Raw::default();
     let workspace = RawWorkspace { api_key: Secret::new(API_KEY).ok(), ..RawWorkspace::default() };
     raw.workspaces = BTreeMap::from([("default".to_owned(), workspace)]);
     raw.clients = vec![client("app", CLIENT_KEY, &["*"])];
     let settings = Settings::resolve(&raw, &Layers::default()).expect("good settings");
-    let (broker, metrics) = (world.broker.clone(), Arc::clone(&world.metrics));
-    Arc::new(Api::new(settings.http, broker, settings.clients, world.clock, metrics))
+    let (broker, metrics) = (test.broker.clone(), Arc::clone(&test.metrics));
+    Arc::new(Api::new(settings.http, broker, settings.clients, test.clock, metrics))
 }
 
 /// The outcome of an SDK's call.
@@ -50,8 +49,8 @@ struct Ended {
 }
 
 /// Asks for a token of this user, and retries as the SDK does.
-async fn call(api: &Arc<Api>, world: &World, sdk: &Sdk, user: &str) -> Ended {
-    let (clock, start) = (world.clock, world.clock.now());
+async fn call(api: &Arc<Api>, test: &TestBroker, sdk: &Sdk, user: &str) -> Ended {
+    let (clock, start) = (test.clock, test.clock.now());
     let mut waits = Vec::new();
     loop {
         let mut request = Request::post(&sdk.request.paths[0]).header("Authorization", format!("Bearer {CLIENT_KEY}"));
@@ -72,13 +71,8 @@ async fn call(api: &Arc<Api>, world: &World, sdk: &Sdk, user: &str) -> Ended {
         };
         // The bounds must hold for the shortest and for the longest wait.
         waits.push(if retries == 0 { wait.shortest } else { wait.longest });
-        world.pass(Duration::from_secs_f64(waits[waits.len() - 1])).await;
+        test.pass(Duration::from_secs_f64(waits[waits.len() - 1])).await;
     }
-}
-
-fn calls_for(world: &World, user: &str) -> usize {
-    let scope = format!("user_id:{user} ");
-    world.courier.calls().iter().filter(|call| call.scope.starts_with(&scope)).count()
 }
 
 #[track_caller]
@@ -86,7 +80,7 @@ fn is_bounded(ended: &Ended, sdk: &Sdk, calls: usize, case: &str) {
     let case = format!("{} and {case}: {calls} calls, {ended:?}", sdk.name);
     assert!(calls <= TRIES, "its retries and the broker's multiply: {case}");
     assert!(ended.took <= TIMEOUT + LONGER, "it takes too long: {case}");
-    assert!(ended.waits.iter().all(|wait| *wait >= 1.0), "it hammers: {case}");
+    assert!(ended.waits.iter().all(|wait| *wait >= 1.0), "it retries within a second: {case}");
     assert!(sdk.name != "php" || ended.waits.iter().all(|wait| *wait <= 2.0), "it sleeps in a worker: {case}");
 }
 
@@ -110,12 +104,12 @@ fn lasting() -> Vec<Fault> {
 async fn sdk_call_on_a_dead_courier_costs_no_more_than_the_brokers_own_tries() {
     for sdk in sdks() {
         for fault in passing().into_iter().chain(lasting()) {
-            let world = World::new(&Setup::default());
-            let api = api(&world);
-            world.courier.misbehave(Some(fault.clone()));
-            let ended = call(&api, &world, &sdk, "jane").await;
+            let test = TestBroker::start();
+            let api = api(&test);
+            test.courier.misbehave(Some(fault.clone()));
+            let ended = call(&api, &test, &sdk, "jane").await;
             assert!(!ended.status.is_success(), "{fault:?}: {ended:?}");
-            is_bounded(&ended, &sdk, world.courier.call_count(), &format!("{fault:?}"));
+            is_bounded(&ended, &sdk, test.courier.call_count(), &format!("{fault:?}"));
             assert!(sdk.name == "php" || ended.requests == 1, "{} and {fault:?}: {ended:?}", sdk.name);
         }
     }
@@ -124,18 +118,18 @@ async fn sdk_call_on_a_dead_courier_costs_no_more_than_the_brokers_own_tries() {
 #[tokio::test(start_paused = true)]
 async fn user_is_served_soon_after_courier_recovers() {
     for fault in passing() {
-        let world = World::new(&Setup::default());
-        world.courier.misbehave(Some(fault.clone()));
+        let test = TestBroker::start();
+        test.courier.misbehave(Some(fault.clone()));
         // The worst moment: all tries have just failed.
-        assert!(world.ask("jane", "1h").await.is_err());
-        world.courier.misbehave(None);
-        let well = world.clock.now();
-        while world.ask("jane", "1h").await.is_err() {
-            world.pass(100 * MS).await;
+        assert!(test.ask("jane", "1h").await.is_err());
+        test.courier.misbehave(None);
+        let well = test.clock.now();
+        while test.ask("jane", "1h").await.is_err() {
+            test.pass(100 * MS).await;
         }
-        let late = world.clock.now().since(well);
+        let late = test.clock.now().since(well);
         assert!(late <= LONGER + 500 * MS, "{fault:?}: served {late:?} after Courier recovered");
-        assert!(world.ask("john", "1h").await.is_ok(), "{fault:?}: another user had to wait");
+        assert!(test.ask("john", "1h").await.is_ok(), "{fault:?}: another user had to wait");
     }
 }
 
@@ -143,29 +137,29 @@ async fn user_is_served_soon_after_courier_recovers() {
 #[tokio::test(start_paused = true)]
 async fn concurrent_sdk_calls_cost_no_more_each() {
     for fault in [Fault::status(503), Fault::Delivery(Delivery::Never), Fault::Delivery(Delivery::CutOff)] {
-        let world = Arc::new(World::new(&Setup { rate: 20.0, burst: 20, ..Setup::default() }));
-        let api = api(&world);
-        world.courier.misbehave(Some(fault.clone()));
+        let test = Arc::new(TestBroker::new(&TestSetup { rate: 20.0, burst: 20, ..TestSetup::default() }));
+        let api = api(&test);
+        test.courier.misbehave(Some(fault.clone()));
         let mut calling = JoinSet::new();
         for user in 0..400 {
             let sdk = sdks().swap_remove(user % 8);
-            let (api, there) = (Arc::clone(&api), Arc::clone(&world));
+            let (api, there) = (Arc::clone(&api), Arc::clone(&test));
             calling.spawn(async move {
                 let user = format!("user-{user}");
                 let ended = call(&api, &there, &sdk, &user).await;
                 (user, sdk, ended)
             });
-            world.pass(150 * MS).await;
+            test.pass(150 * MS).await;
         }
         let mut made = HashMap::new();
         while let Some(called) = calling.join_next().await {
             let (user, sdk, ended) = called.expect("no panic");
-            is_bounded(&ended, &sdk, calls_for(&world, &user), &format!("{fault:?}"));
+            is_bounded(&ended, &sdk, test.calls_for(&user).len(), &format!("{fault:?}"));
             *made.entry(ended.requests).or_insert(0) += 1;
         }
         println!(
             "{fault:?}: {} calls for 400 users, whose SDKs made so many requests each: {made:?}",
-            world.courier.call_count()
+            test.courier.call_count()
         );
     }
 }
@@ -173,33 +167,30 @@ async fn concurrent_sdk_calls_cost_no_more_each() {
 /// A renewal has one try, unless a request waits for it.
 #[tokio::test(start_paused = true)]
 async fn failed_renewal_is_remembered_for_its_followers() {
-    let world = World::new(&Setup::default());
-    world.ask("jane", "1h").await.expect("a token");
-    world.courier.misbehave(Some(Fault::status(500)));
-    while world.courier.call_count() < 2 {
-        world.pass(10 * MS).await;
-    }
-    let fresh = TokenRequest { min_ttl: Some(HOUR * 5 / 6), actor: Actor::Unauthenticated, ..ask("jane", "1h") };
-    world.broker.get_token(&fresh).await.expect_err("Courier fails");
-    assert_eq!(world.courier.call_count(), 1 + TRIES, "it was joined, and tried as often as if it were for a user");
+    let test = TestBroker::with_token(&TestSetup::default()).await;
+    test.courier.misbehave(Some(Fault::status(500)));
+    test.pass_while(10 * MS, || test.courier.call_count() < 2).await;
+    let fresh = with_min_ttl("jane", "1h", HOUR * 5 / 6);
+    test.broker.get_token(&fresh).await.expect_err("Courier fails");
+    assert_eq!(test.courier.call_count(), 1 + TRIES, "it was joined, and tried as often as if it were for a user");
     for _ in 0..2 {
-        world.pass(SECOND).await;
-        let asked = world.clock.now();
-        world.broker.get_token(&fresh).await.expect_err("Courier fails");
-        assert_eq!(world.clock.now(), asked, "a call was made, and waited for");
+        test.pass(SECOND).await;
+        let asked = test.clock.now();
+        test.broker.get_token(&fresh).await.expect_err("Courier fails");
+        assert_eq!(test.clock.now(), asked, "a call was made, and waited for");
     }
 }
 
 /// A call that begins late goes on for seconds after its caller's timeout. No retry waits for it.
 #[tokio::test(start_paused = true)]
 async fn call_that_outlasts_the_timeout_delays_no_request() {
-    let world = World::new(&Setup { latency: 3600 * MS, ..Setup::default() });
-    let api = api(&world);
-    world.courier.script([Some(Fault::status(500))]);
-    world.courier.misbehave(Some(Fault::Delivery(Delivery::Never)));
+    let test = TestBroker::new(&TestSetup { latency: 3600 * MS, ..TestSetup::default() });
+    let api = api(&test);
+    test.courier.script([Some(Fault::status(500))]);
+    test.courier.misbehave(Some(Fault::Delivery(Delivery::Never)));
     let php = sdks().into_iter().find(|sdk| sdk.name == "php").expect("it is there");
-    let ended = call(&api, &world, &php, "jane").await;
-    assert_eq!(world.courier.call_count(), 3, "no call began late");
+    let ended = call(&api, &test, &php, "jane").await;
+    assert_eq!(test.courier.call_count(), 3, "no call began late");
     assert_eq!((ended.status, ended.requests), (StatusCode::GATEWAY_TIMEOUT, 3), "{ended:?}");
     is_bounded(&ended, &php, 3, "a late call");
 }
@@ -207,22 +198,13 @@ async fn call_that_outlasts_the_timeout_delays_no_request() {
 /// A request gets the outcome of the call made for it, even if the breaker opens before the next try.
 #[tokio::test(start_paused = true)]
 async fn breaker_that_opens_before_a_retry_does_not_hide_why_the_call_failed() {
-    let world = World::new(&Setup { rate: 5.0, burst: 5, ..Setup::default() });
-    world.courier.misbehave(Some(Fault::status(503)));
-    let mut asking = JoinSet::new();
-    for user in 0..25 {
-        let broker = world.broker.clone();
-        asking.spawn(async move {
-            let user = user.to_string();
-            let refusal = broker.get_token(&ask(&user, "1h")).await.expect_err("Courier fails");
-            (user, refusal)
-        });
-    }
+    let test = TestBroker::new(&TestSetup { rate: 5.0, burst: 5, ..TestSetup::default() });
+    test.courier.misbehave(Some(Fault::status(503)));
+    let outcomes = test.ask_all((0..25).map(|user| user.to_string()), "1h").await;
     let (mut called, mut rested) = (0, 0);
-    while let Some(asked) = asking.join_next().await {
-        let (user, refusal) = asked.expect("no panic");
-        let calls = calls_for(&world, &user);
-        match refusal {
+    for (user, outcome) in outcomes.into_iter().enumerate() {
+        let calls = test.calls_for(&user.to_string()).len();
+        match outcome.expect_err("Courier fails") {
             Refusal::Upstream(Failure::Unavailable(503)) => called += 1,
             Refusal::Upstream(Failure::CircuitOpen(_)) if calls == 0 => rested += 1,
             other => panic!("after {calls} calls: {other}"),

@@ -10,10 +10,8 @@ use courier_token_broker::simulator::{Delivery, Fault, Faults, Times};
 use courier_token_broker::upstream::Failure;
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use tokio::task::JoinSet;
 
-use crate::peers::asks;
-use crate::world::{HOUR, MS, SECOND, Setup, World, ask};
+use crate::support::test_broker::{HOUR, MS, SECOND, TestBroker, TestSetup, join_all};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -50,21 +48,20 @@ fn unreadable() -> Vec<Fault> {
 /// Counts the new users who get no token while three of ten calls meet one of these faults.
 async fn failed_of(users: usize, faults: &[Fault]) -> usize {
     fastrand::seed(11);
-    let world = World::new(&Setup { mode: Mode::Off, ..Setup::default() });
-    let mut asked = JoinSet::new();
+    let test = TestBroker::new(&TestSetup { mode: Mode::Off, ..TestSetup::default() });
+    let mut asked = Vec::new();
     for user in 0..users {
         let fault = &faults[user % faults.len()];
-        world.courier.change(Faults {
+        test.courier.change(Faults {
             error_rate: 0.3,
             error_kind: fault.clone(),
             latency: 20 * MS,
             ..Faults::default()
         });
-        let broker = world.broker.clone();
-        asked.spawn(async move { broker.get_token(&ask(&user.to_string(), "1h")).await.is_ok() });
-        world.pass(50 * MS).await;
+        asked.push(test.spawn_ask(&user.to_string(), "1h"));
+        test.pass(50 * MS).await;
     }
-    asked.join_all().await.iter().filter(|served| !**served).count()
+    join_all(asked).await.iter().filter(|outcome| outcome.is_err()).count()
 }
 
 /// Envoy 42009: a retry policy that checks the status alone accepts an answer whose body is unreadable.
@@ -82,48 +79,48 @@ async fn fewer_than_one_new_user_in_a_hundred_fails_where_three_answers_in_ten_a
 #[tokio::test(start_paused = true)]
 async fn one_unreadable_answer_costs_less_than_half_a_second() {
     for fault in unreadable() {
-        let world = World::new(&Setup::default());
-        world.courier.script([Some(fault.clone())]);
-        let start = world.clock.now();
-        let answer = world.ask("jane", "1h").await.unwrap_or_else(|refusal| panic!("{fault:?}: {refusal}"));
-        assert!(world.clock.now().since(start) < SECOND / 2, "{fault:?}");
-        assert_eq!((answer.remaining > HOUR - SECOND, world.courier.call_count()), (true, 2), "{fault:?}");
+        let test = TestBroker::start();
+        test.courier.script([Some(fault.clone())]);
+        let start = test.clock.now();
+        let answer = test.ask("jane", "1h").await.unwrap_or_else(|refusal| panic!("{fault:?}: {refusal}"));
+        assert!(test.clock.now().since(start) < SECOND / 2, "{fault:?}");
+        assert_eq!((answer.remaining > HOUR - SECOND, test.courier.call_count()), (true, 2), "{fault:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn key_whose_tries_have_all_failed_is_tried_again_within_three_seconds() {
     for fault in unreadable() {
-        let world = World::new(&Setup::default());
-        world.courier.script(vec![Some(fault.clone()); MOST_TRIES as usize]);
-        world.ask("jane", "1h").await.expect_err("all tries fail");
-        world.pass(3 * SECOND).await;
-        world.ask("jane", "1h").await.unwrap_or_else(|refusal| panic!("{fault:?}: {refusal}"));
+        let test = TestBroker::start();
+        test.courier.script(vec![Some(fault.clone()); MOST_TRIES as usize]);
+        test.ask("jane", "1h").await.expect_err("all tries fail");
+        test.pass(3 * SECOND).await;
+        test.ask("jane", "1h").await.unwrap_or_else(|refusal| panic!("{fault:?}: {refusal}"));
     }
 }
 
 /// A conflict of a single request is no outage.
 #[tokio::test(start_paused = true)]
 async fn conflicts_of_some_keys_open_no_circuit_breaker() {
-    let world = World::new(&Setup::default());
-    world.courier.misbehave(Some(Fault::status(409)));
+    let test = TestBroker::start();
+    test.courier.misbehave(Some(Fault::status(409)));
     for user in 0..40 {
-        world.ask(&format!("odd-{user}"), "1h").await.expect_err("a conflict");
-        world.pass(SECOND / 10).await;
+        test.ask(&format!("odd-{user}"), "1h").await.expect_err("a conflict");
+        test.pass(SECOND / 10).await;
     }
-    world.courier.misbehave(None);
-    world.ask("jane", "1h").await.expect("a token");
+    test.courier.misbehave(None);
+    test.ask("jane", "1h").await.expect("a token");
 }
 
 #[tokio::test(start_paused = true)]
 async fn circuit_breaker_opens_where_every_answer_is_unreadable() {
-    let world = World::new(&Setup::default());
-    world.courier.misbehave(Some(Fault::HTML));
+    let test = TestBroker::start();
+    test.courier.misbehave(Some(Fault::HTML));
     let mut seen = BTreeSet::new();
     for user in 0..40 {
-        let refusal = world.ask(&user.to_string(), "1h").await.expect_err("a page");
+        let refusal = test.ask(&user.to_string(), "1h").await.expect_err("a page");
         seen.insert(matches!(refusal, Refusal::Upstream(Failure::CircuitOpen(_))));
-        world.pass(SECOND / 10).await;
+        test.pass(SECOND / 10).await;
     }
     assert!(seen.contains(&true), "it never opened");
 }
@@ -131,26 +128,26 @@ async fn circuit_breaker_opens_where_every_answer_is_unreadable() {
 /// A token for another user is no network fault: one occurrence is enough to alert the operator.
 #[tokio::test(start_paused = true)]
 async fn token_of_another_user_is_not_asked_for_again() {
-    let world = World::new(&Setup::default());
-    world.courier.misbehave(Some(Fault::Scope("user_id:bob inbox:read:messages".to_owned())));
+    let test = TestBroker::start();
+    test.courier.misbehave(Some(Fault::Scope("user_id:bob inbox:read:messages".to_owned())));
     for _ in 0..3 {
-        assert_eq!(world.ask("jane", "1h").await.err(), Some(Refusal::Upstream(Failure::Mismatch)));
-        world.pass(SECOND).await;
+        assert_eq!(test.ask("jane", "1h").await.err(), Some(Refusal::Upstream(Failure::Mismatch)));
+        test.pass(SECOND).await;
     }
-    assert_eq!(world.courier.call_count(), 1);
+    assert_eq!(test.courier.call_count(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn token_with_a_minute_left_is_announced_and_served_as_such() {
     for fault in [Fault::REISSUED, Fault::TEXT_EXP, Fault::NO_IAT] {
         // No renewal replaces the token.
-        let world = World::new(&Setup { mode: Mode::Off, ..Setup::default() });
-        world.courier.script([Some(fault.clone())]);
-        let first = world.ask("jane", "1d").await.unwrap_or_else(|refusal| panic!("{fault:?}: {refusal}"));
+        let test = TestBroker::new(&TestSetup { mode: Mode::Off, ..TestSetup::default() });
+        test.courier.script([Some(fault.clone())]);
+        let first = test.ask("jane", "1d").await.unwrap_or_else(|refusal| panic!("{fault:?}: {refusal}"));
         assert!(first.remaining <= 60 * SECOND && first.remaining > 55 * SECOND, "{fault:?}: {:?}", first.remaining);
         // The token has ended, so the next request gets a new one.
-        world.pass(61 * SECOND).await;
-        let second = world.ask("jane", "1d").await.expect("a token");
+        test.pass(61 * SECOND).await;
+        let second = test.ask("jane", "1d").await.expect("a token");
         assert_ne!(second.grant.object(), first.grant.object(), "{fault:?}");
         assert!(matches!(second.source, Source::Issued { .. }), "{fault:?}");
         assert!(second.remaining > DAY - SECOND, "{fault:?}: {:?}", second.remaining);
@@ -160,9 +157,9 @@ async fn token_with_a_minute_left_is_announced_and_served_as_such() {
 #[tokio::test(start_paused = true)]
 async fn token_that_has_ended_or_is_not_valid_yet_reaches_no_user() {
     for fault in [Fault::ENDED, Fault::NOT_YET, Fault::EXPIRED, Fault::ARRAY] {
-        let world = World::new(&Setup::default());
-        world.courier.misbehave(Some(fault.clone()));
-        let refusal = asks(&world, "jane", "1d").await.expect("no panic").expect_err("no token is good");
+        let test = TestBroker::start();
+        test.courier.misbehave(Some(fault.clone()));
+        let refusal = test.spawn_ask("jane", "1d").await.expect("no panic").expect_err("no token is good");
         assert!(matches!(refusal, Refusal::Upstream(Failure::Malformed(_))), "{fault:?}: {refusal}");
     }
 }

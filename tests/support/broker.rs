@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -10,18 +10,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use courier_token_broker::app::{App, Files, Loaded, Reloader};
 use courier_token_broker::auth::{Digest, KeySource};
 use courier_token_broker::clock::Clock;
-use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
+use courier_token_broker::config::{Layers, Raw, RawClient, RawSessions, RawTls, RawWorkspace, Settings};
 use courier_token_broker::secrets::Secret;
 use courier_token_broker::simulator::{Faults, Simulator};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::http::{Answer, Connection, HttpRequest};
+pub use super::http::CLIENT_KEY;
+use super::http::{self, Answer, HttpRequest};
 
 /// The only API key that the simulator accepts.
 pub const API_KEY: &str = "pk_test_the-api-key-of-the-workspace";
-/// The key of a client that may ask for everything.
-pub const CLIENT_KEY: &str = "ctb_the-key-of-a-client";
 
 /// A broker before its start.
 pub struct Setup {
@@ -67,6 +67,19 @@ impl Setup {
         self
     }
 
+    /// Adds a client.
+    pub fn client(self, client: RawClient) -> Self {
+        self.settings(|raw| raw.clients.push(client))
+    }
+
+    pub fn sessions(self, sessions: RawSessions) -> Self {
+        self.settings(|raw| raw.sessions = Some(sessions))
+    }
+
+    pub fn tls(self, tls: RawTls) -> Self {
+        self.settings(|raw| raw.server.tls = Some(tls))
+    }
+
     /// Sets the least time between two fetches of session keys.
     pub fn fetch_pause(self, pause: Duration) -> Self {
         Self { pause: Some(pause), ..self }
@@ -95,7 +108,7 @@ impl Setup {
         let admin = app.admin_address().expect("an address");
         let raw = Arc::new(Mutex::new(raw));
         let reread = Arc::clone(&raw);
-        let reloader = app.reloader(shown, files, Box::new(move || load(&reread.lock().expect("not poisoned"))));
+        let reloader = app.reloader(shown, files, Box::new(move || load(&reread.lock())));
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(app.run(async {
             let _ = stopped.await;
@@ -122,6 +135,11 @@ pub fn client(name: &str, key: &str, scopes: &[&str]) -> RawClient {
     }
 }
 
+/// A client of the workspace `default` for these users alone.
+pub fn client_for(name: &str, key: &str, scopes: &[&str], users: &[&str]) -> RawClient {
+    RawClient { users: users.iter().map(|&user| user.to_owned()).collect(), ..client(name, key, scopes) }
+}
+
 /// A broker that runs until it is dropped.
 pub struct Broker {
     pub address: SocketAddr,
@@ -140,27 +158,25 @@ impl Broker {
 
     /// Changes the settings and reloads; returns whether the reload succeeded.
     pub async fn reload(&self, change: impl FnOnce(&mut Raw)) -> bool {
-        change(&mut self.raw.lock().expect("not poisoned"));
+        change(&mut self.raw.lock());
         let reloader = Arc::clone(&self.reloader);
-        let reload = move || reloader.lock().expect("not poisoned").reload();
+        let reload = move || reloader.lock().reload();
         tokio::task::spawn_blocking(reload).await.expect("no panic")
     }
 
     /// Asks on a connection of its own.
     pub async fn ask(&self, ask: &HttpRequest) -> Answer {
-        Connection::open(self.address).await.ask(ask).await
+        http::ask(self.address, ask).await
     }
 
     /// Asks the admin listener.
     pub async fn admin(&self, target: &str) -> Answer {
-        Connection::open(self.admin).await.ask(&HttpRequest::get(target)).await
+        http::get(self.admin, target).await
     }
 
     /// The value of one series of the metrics, named as Prometheus writes it.
     pub async fn metric(&self, series: &str) -> f64 {
-        let text = self.admin("/metrics").await.body;
-        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {series} in {text}")).parse().expect("a number")
+        http::metric(self.admin, series).await
     }
 }
 

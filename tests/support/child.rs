@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
@@ -45,6 +46,19 @@ impl Program {
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.0.env(name, value);
         self
+    }
+
+    /// Sets Courier's API key and the key of the one client.
+    pub fn keys(self, api_key: &str, client_key: &str) -> Self {
+        self.env("COURIER_API_KEY", api_key).env("COURIER_TOKEN_BROKER_CLIENT_KEY", client_key)
+    }
+
+    pub fn config(self, path: impl AsRef<Path>) -> Self {
+        self.arguments(["--config".as_ref(), path.as_ref().as_os_str()])
+    }
+
+    pub fn courier(self, address: SocketAddr) -> Self {
+        self.env("COURIER_BASE_URL", format!("http://{address}"))
     }
 
     pub fn start(self) -> Running {
@@ -140,6 +154,12 @@ impl Running {
         fs::read_to_string(self.errors.path()).expect("text")
     }
 
+    /// Asks the process to stop, and waits for its end.
+    pub fn stop(self) -> Ended {
+        self.signal(Signal::TERM);
+        self.end()
+    }
+
     /// Waits for the end of the process.
     pub fn end(mut self) -> Ended {
         let stdout = std::iter::from_fn(|| self.line()).collect();
@@ -155,6 +175,20 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A Courier simulator with these arguments, and its address.
+pub fn simulator(arguments: &[&str]) -> (Running, SocketAddr) {
+    let simulator = Program::new(["simulate-courier", "--listen", ANY_PORT]).arguments(arguments).start();
+    let address = simulator.address("Courier simulator on ");
+    (simulator, address)
+}
+
+/// A file that exists as long as the test runs.
+pub fn file(bytes: impl AsRef<[u8]>) -> NamedTempFile {
+    let file = NamedTempFile::new().expect("a file");
+    fs::write(file.path(), bytes).expect("it is written");
+    file
 }
 
 /// A settings file.

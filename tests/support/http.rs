@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::broker::CLIENT_KEY;
-
+/// The key of a client that may ask for everything, which requests have by default.
+pub const CLIENT_KEY: &str = "ctb_the-key-of-a-client";
 /// The longest that a test waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -206,6 +206,37 @@ async fn read_answer(reader: &mut (impl AsyncReadExt + Unpin), read: &mut Vec<u8
             ended => panic!("the connection ended ({ended:?}) after {:?}", String::from_utf8_lossy(read)),
         }
     }
+}
+
+/// Asks on a connection of its own.
+pub async fn ask(address: SocketAddr, ask: &HttpRequest) -> Answer {
+    Connection::open(address).await.ask(ask).await
+}
+
+pub async fn get(address: SocketAddr, target: &str) -> Answer {
+    ask(address, &HttpRequest::get(target)).await
+}
+
+/// A request for the inbox token of this user.
+pub fn inbox(user: &str) -> HttpRequest {
+    HttpRequest::tokens(json!({"user_id": user, "profile": "inbox"}).to_string())
+}
+
+/// The value of one series of the metrics at this address, named as Prometheus writes it.
+pub async fn metric(admin: SocketAddr, series: &str) -> f64 {
+    let text = get(admin, "/metrics").await.body;
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {series} in {text}")).parse().expect("a number")
+}
+
+/// Waits until the condition holds, for as long as a test waits for an answer.
+pub async fn until(condition: impl AsyncFn() -> bool) {
+    let holds = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, holds).await.is_ok(), "it is not so after {PATIENCE:?}");
 }
 
 /// An answer.

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::encoding::AsDer;
@@ -20,6 +20,7 @@ use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 pub const ISSUER: &str = "https://login.example.com/";
@@ -181,9 +182,9 @@ impl KeyHost {
 
     async fn answer(&self) -> Response<Full<Bytes>> {
         self.0.asked.fetch_add(1, Ordering::SeqCst);
-        let delay = *self.0.delay.lock().expect("no panic");
+        let delay = *self.0.delay.lock();
         tokio::time::sleep(delay).await;
-        let (status, body) = self.0.answer.lock().expect("no panic").clone();
+        let (status, body) = self.0.answer.lock().clone();
         let mut response = Response::builder().status(status);
         if (300..400).contains(&status) {
             response = response.header("Location", self.url());
@@ -202,11 +203,11 @@ impl KeyHost {
 
     /// Gives this answer from now on.
     pub fn say(&self, status: u16, body: &str) {
-        *self.0.answer.lock().expect("no panic") = (status, body.to_owned());
+        *self.0.answer.lock() = (status, body.to_owned());
     }
 
     pub fn is_slow(&self, delay: Duration) {
-        *self.0.delay.lock().expect("no panic") = delay;
+        *self.0.delay.lock() = delay;
     }
 
     /// The number of requests that the host got.

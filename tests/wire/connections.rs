@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use courier_token_broker::config::Raw;
-use courier_token_broker::policy::admission::retry::MOST_TRIES;
 use courier_token_broker::simulator::Faults;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::refusal::{FRONTEND, GOOD, ISSUE, is_a_refusal};
 use crate::support::broker::{Broker, Setup};
-use crate::support::http::{Connection, HttpRequest};
+use crate::support::http::{Connection, HttpRequest, until};
+use crate::support::refusal::{FRONTEND, GOOD, ISSUE, is_a_refusal};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -57,7 +57,12 @@ async fn connection_without_a_whole_head_is_closed() {
 #[tokio::test]
 async fn slow_head_is_cut_off() {
     let broker = Setup::new().settings(|raw| raw.server.limits.header_timeout.0 = SECOND).start().await;
-    let stream = tokio::net::TcpStream::connect(broker.address).await.expect("the listener accepts");
+    let stream = TcpStream::connect(broker.address).await.expect("the listener accepts");
+    trickle_head(stream, SECOND * 3).await;
+}
+
+/// Sends a byte of a head now and then. The connection must end within this time.
+pub async fn trickle_head(stream: TcpStream, most: Duration) {
     let (mut reader, mut writer) = stream.into_split();
     let trickling = tokio::spawn(async move {
         let _ = writer.write_all(b"POST /auth/issue-token HTTP/1.1\r\nX: ").await;
@@ -65,7 +70,7 @@ async fn slow_head_is_cut_off() {
             tokio::time::sleep(SECOND / 20).await;
         }
     });
-    let closed = tokio::time::timeout(SECOND * 3, reader.read_to_end(&mut Vec::new())).await;
+    let closed = tokio::time::timeout(most, reader.read_to_end(&mut Vec::new())).await;
     assert!(closed.is_ok(), "it is still open");
     trickling.abort();
 }
@@ -121,7 +126,7 @@ async fn connections_of_an_address_are_limited() {
     drop(first);
     // The closed connections are noticed soon.
     loop {
-        let mut stream = tokio::net::TcpStream::connect(broker.address).await.expect("the listener accepts");
+        let mut stream = TcpStream::connect(broker.address).await.expect("the listener accepts");
         let _ = stream.write_all(&good.bytes()).await;
         if stream.read_u8().await.is_ok() {
             break;
@@ -193,9 +198,7 @@ async fn expect_continue_is_answered_with_continue_or_the_refusal() {
 
 /// Waits until Courier has received so many calls.
 async fn until_called(broker: &Broker, calls: usize) {
-    while broker.courier.call_count() < calls {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until(async || broker.courier.call_count() >= calls).await;
 }
 
 /// Asks, and hangs up as soon as Courier has received the call.
@@ -206,27 +209,12 @@ async fn ask_and_hang_up(broker: &Broker, ask: &HttpRequest) {
 }
 
 #[tokio::test]
-async fn hang_up_cancels_no_call() {
-    let slow = Faults { latency: SECOND / 4, ..Faults::default() };
-    let broker = Setup::new().faults(slow).start().await;
-    let ask = HttpRequest::issue(GOOD[0].1);
-    ask_and_hang_up(&broker, &ask).await;
-    // The request joins the flight or finds the token.
-    let answer = broker.ask(&ask).await;
-    assert!(matches!(answer.source().as_str(), "hit" | "fwd=miss; stored; collapsed"), "{answer:?}");
-    assert_eq!(broker.ask(&ask).await.source(), "hit");
-    assert_eq!(broker.courier.call_count(), 1);
-}
-
-#[tokio::test]
 async fn hang_up_of_the_only_caller_still_fills_the_cache() {
     let slow = Faults { latency: SECOND / 10, ..Faults::default() };
     let broker = Setup::new().faults(slow).start().await;
     let ask = HttpRequest::issue(GOOD[0].1);
     ask_and_hang_up(&broker, &ask).await;
-    while broker.metric("courier_token_broker_cached_tokens").await < 1.0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(async || broker.metric("courier_token_broker_cached_tokens").await >= 1.0).await;
     assert_eq!(broker.ask(&ask).await.source(), "hit");
     assert_eq!(broker.courier.call_count(), 1);
 }
@@ -255,22 +243,6 @@ async fn requests_at_the_same_time_share_one_call() {
     assert_eq!((tokens.len(), broker.courier.call_count()), (1, 1));
     assert_eq!(sources.iter().filter(|source| *source == "fwd=miss; stored").count(), 1);
     assert_eq!(sources.iter().filter(|source| *source == "fwd=miss; stored; collapsed").count(), 29);
-}
-
-#[tokio::test]
-async fn failure_is_shared_by_all_waiters() {
-    let slow = Faults { latency: SECOND / 2, error_rate: 1.0, ..Faults::default() };
-    let broker = Setup::new().faults(slow).start().await;
-    let mut connections = [Connection::open(broker.address).await, Connection::open(broker.address).await];
-    for connection in &mut connections {
-        connection.send(&HttpRequest::issue(GOOD[0].1).bytes()).await;
-    }
-    for connection in &mut connections {
-        let answer = connection.answer().await;
-        assert_eq!(answer.status, 503);
-        is_a_refusal(&answer, false);
-    }
-    assert_eq!(broker.courier.call_count() as u32, MOST_TRIES);
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::refusal::{all_are_refused_without_a_call, row};
-use crate::support::broker::{Broker, Setup, client};
+use crate::support::broker::{Broker, Setup, client, client_for};
 use crate::support::http::HttpRequest;
+use crate::support::refusal::{all_are_refused_without_a_call, row};
 
 const NARROW: &str = "ctb_a-narrow-client";
 /// The key of a client with very many scopes and users.
@@ -12,8 +12,7 @@ const WIDE: &str = "ctb_a-wide-client";
 
 async fn broker() -> Broker {
     let setup = Setup::new().settings(|raw| {
-        let mut narrow = client("narrow", NARROW, &["inbox:*", "read:brands"]);
-        narrow.users = vec!["acme:*".to_owned(), "root".to_owned()];
+        let mut narrow = client_for("narrow", NARROW, &["inbox:*", "read:brands"], &["acme:*", "root"]);
         narrow.max_lifetime.0 = std::time::Duration::from_secs(3600);
         let many: Vec<_> = (0..64).map(|place| format!("{place}{}", "x".repeat(200))).collect();
         let mut wide = client("wide", WIDE, &[]);

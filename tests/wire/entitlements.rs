@@ -6,8 +6,8 @@ use courier_token_broker::config::{Raw, RawClient, RawSessions};
 use serde_json::{Value, json};
 
 use crate::sessions::{call, settings};
-use crate::support::broker::{Broker, CLIENT_KEY, Setup, client};
-use crate::support::http::HttpRequest;
+use crate::support::broker::{Broker, CLIENT_KEY, Setup, client_for};
+use crate::support::http::{HttpRequest, until};
 use crate::support::issuer::{KeyHost, Signer};
 
 const OTHER_KEY: &str = "ctb_the-key-of-another-client";
@@ -18,22 +18,23 @@ fn wants(user: &str, scope: &str, key: &str) -> HttpRequest {
 }
 
 fn other() -> RawClient {
-    RawClient { users: vec!["other-*".to_owned()], ..client("other", OTHER_KEY, &["read:brands"]) }
+    client_for("other", OTHER_KEY, &["read:brands"], &["other-*"])
 }
 
 /// Waits for a decision about each of a user's tokens; returns the decisions with their reasons.
 async fn decisions(broker: &Broker, user: &str) -> Vec<(String, String)> {
-    for _ in 0..300 {
+    let decided = async || {
         let known = broker.admin(&format!("/explain?user={user}")).await.json();
-        let decided = known["tokens"].as_array().expect("a list").iter().map(|token| token["decision"].clone());
-        let decided: Vec<Value> = decided.collect();
-        if !decided.is_empty() && decided.iter().all(|decision| !decision.is_null()) {
-            let text = |decision: &Value, field: &str| decision[field].as_str().unwrap_or_default().to_owned();
-            return decided.iter().map(|one| (text(one, "verdict"), text(one, "reason"))).collect();
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("nothing is decided about {user}'s tokens");
+        let tokens = known["tokens"].as_array().expect("a list").iter();
+        tokens.map(|token| token["decision"].clone()).collect::<Vec<_>>()
+    };
+    until(async || {
+        let decided = decided().await;
+        !decided.is_empty() && decided.iter().all(|decision| !decision.is_null())
+    })
+    .await;
+    let text = |decision: &Value, field: &str| decision[field].as_str().unwrap_or_default().to_owned();
+    decided().await.iter().map(|one| (text(one, "verdict"), text(one, "reason"))).collect()
 }
 
 fn used(raw: &mut Raw) {
@@ -43,12 +44,8 @@ fn used(raw: &mut Raw) {
 }
 
 /// Checks that tokens of `gone` lapse after this reload.
-async fn is_let_go(change: impl FnOnce(&mut Raw)) {
-    let setup = Setup::new().settings(|raw| {
-        used(raw);
-        raw.clients.push(other());
-    });
-    let broker = setup.start().await;
+async fn assert_renewals_end(change: impl FnOnce(&mut Raw)) {
+    let broker = Setup::new().settings(used).client(other()).start().await;
     assert_eq!(broker.ask(&wants("jane", "read:brands", CLIENT_KEY)).await.status, 200);
     assert!(broker.reload(change).await);
     let stopped = vec![("stop".to_owned(), "not-permitted".to_owned())];
@@ -61,31 +58,20 @@ async fn reload_that_takes_access_away_ends_renewals() {
     const SHORT: Duration = Duration::from_secs(9);
     // The client is removed, or loses the user, the scope or the lifetime; the lifetime also by the limit for all.
     tokio::join!(
-        is_let_go(|raw| drop(raw.clients.remove(0))),
-        is_let_go(|raw| raw.clients[0].users = vec!["john".to_owned()]),
-        is_let_go(|raw| raw.clients[0].scopes = Some(vec!["inbox:*".to_owned()])),
-        is_let_go(|raw| raw.clients[0].max_lifetime.0 = SHORT),
-        is_let_go(|raw| (raw.tokens.max_lifetime.0, raw.tokens.default_lifetime.0) = (SHORT, SHORT)),
+        assert_renewals_end(|raw| drop(raw.clients.remove(0))),
+        assert_renewals_end(|raw| raw.clients[0].users = vec!["john".to_owned()]),
+        assert_renewals_end(|raw| raw.clients[0].scopes = Some(vec!["inbox:*".to_owned()])),
+        assert_renewals_end(|raw| raw.clients[0].max_lifetime.0 = SHORT),
+        assert_renewals_end(|raw| (raw.tokens.max_lifetime.0, raw.tokens.default_lifetime.0) = (SHORT, SHORT)),
     );
-}
-
-/// Waits for a second call.
-async fn is_renewed(broker: &Broker) {
-    while broker.courier.call_count() < 2 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 #[tokio::test]
 async fn reload_keeps_the_renewals_of_other_clients() {
-    let setup = Setup::new().settings(|raw| {
-        used(raw);
-        raw.clients.push(other());
-    });
-    let broker = setup.start().await;
+    let broker = Setup::new().settings(used).client(other()).start().await;
     assert_eq!(broker.ask(&wants("other-1", "read:brands", OTHER_KEY)).await.status, 200);
     assert!(broker.reload(|raw| drop(raw.clients.remove(0))).await);
-    is_renewed(&broker).await;
+    until(async || broker.courier.call_count() == 2).await;
 }
 
 #[tokio::test]
@@ -117,5 +103,5 @@ async fn tokens_of_sessions_are_renewed_while_sessions_may_have_them() {
         assert_eq!(decisions(broker, "jane").await, stopped);
         assert_eq!(broker.courier.call_count(), 1);
     }
-    is_renewed(&kept).await;
+    until(async || kept.courier.call_count() == 2).await;
 }

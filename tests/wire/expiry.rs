@@ -19,7 +19,7 @@ fn seconds(at: SystemTime) -> f64 {
 
 async fn start(authority: &Authority, identity: &Identity) -> Broker {
     let tls = authority.settings(identity);
-    Setup::new().settings(|raw| raw.server.tls = Some(tls)).start().await
+    Setup::new().tls(tls).start().await
 }
 
 #[tokio::test]

@@ -6,9 +6,9 @@ use courier_token_broker::policy::admission::retry::MOST_TRIES;
 use courier_token_broker::simulator::{Fault, Faults};
 use serde_json::json;
 
-use crate::refusal::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::{Answer, HttpRequest, refusing_port};
+use crate::support::refusal::{GOOD, is_a_refusal};
 
 /// Asks on each route and checks the refusal, its `Retry-After` (one of these) and whether an SDK is to retry.
 async fn all_fail(broker: &Broker, status: u16, waits: &[(&str, bool)]) -> Vec<Answer> {

@@ -2,11 +2,10 @@
 
 use serde_json::json;
 
-use crate::refusal::{FRONTEND, GOOD, ISSUE, TOKENS, all_are_refused_without_a_call, row};
-use crate::sessions::{PAGE, broker_of, call};
+use crate::sessions::{PAGE, call, ed25519_broker};
 use crate::support::broker::{Broker, claims};
 use crate::support::http::HttpRequest;
-use crate::support::issuer::Signer;
+use crate::support::refusal::{FRONTEND, GOOD, ISSUE, TOKENS, all_are_refused_without_a_call, row};
 
 const REJECTED: &str = "/v1/tokens/rejected";
 
@@ -149,7 +148,9 @@ async fn slashes_before_and_after_a_path_do_not_matter() {
     let broker = Broker::start().await;
     for (route, body) in GOOD {
         let token = broker.ask(&HttpRequest::post(route, body)).await.token();
-        for target in [format!("{route}/"), format!("{route}///"), format!("//{route}//"), format!("{route}/?x=/")] {
+        let slashes = ["{}/", "{}///", "//{}//", "/{}", "//{}", "/////////{}"];
+        let others = ["{}/?x=/", "{}?", "{}?trace=1", "http://elsewhere.example{}"];
+        for target in slashes.into_iter().chain(others).map(|target| target.replace("{}", route)) {
             let answer = broker.ask(&HttpRequest::post(&target, body)).await;
             assert_eq!(answer.token(), token, "{target}");
         }
@@ -157,7 +158,9 @@ async fn slashes_before_and_after_a_path_do_not_matter() {
         assert_eq!(refused.status, 405, "{refused:?}");
         assert!(refused.header("allow").is_some_and(|methods| methods.contains("POST")), "{refused:?}");
     }
-    assert_eq!(broker.ask(&HttpRequest::get(&format!("{FRONTEND}/?userId=u"))).await.status, 200);
+    for target in [format!("{FRONTEND}/?userId=u"), format!("/{FRONTEND}?a=b&userId=u&c")] {
+        assert_eq!(broker.ask(&HttpRequest::get(&target)).await.status, 200, "{target}");
+    }
     assert_eq!(broker.ask(&HttpRequest::post(&format!("{REJECTED}/"), r#"{"token": "x"}"#)).await.status, 204);
     assert_eq!(broker.ask(&HttpRequest::new("DELETE", "/v1/users/u/tokens/")).await.status, 204);
     let counted = "courier_token_broker_requests_total{outcome=\"done\",route=\"/v1/users/{id}/tokens\"}";
@@ -166,8 +169,7 @@ async fn slashes_before_and_after_a_path_do_not_matter() {
 
 #[tokio::test]
 async fn session_may_name_its_user_by_a_number_and_call_with_a_slash() {
-    let signer = Signer::ed25519();
-    let broker = broker_of(&signer, |_| {}).await;
+    let (broker, signer) = ed25519_broker(|_| {}).await;
     let session = signer.session("any", "42");
     let named = |body: &str| {
         let ask = HttpRequest::post(&format!("{FRONTEND}/"), body);

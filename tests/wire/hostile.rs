@@ -1,20 +1,17 @@
 //! Hostile requests: a client that may ask for Mallory alone gets no token for Alice.
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::support::broker::{Broker, Setup, claims, client};
+use crate::support::broker::{Broker, Setup, claims, client_for};
 use crate::support::http::{Connection, HttpRequest};
 
 /// The key of a client that may ask for Mallory alone.
 const MALLORY: &str = "ctb_the-key-of-mallorys-app";
 
 async fn broker() -> Broker {
-    let setup = Setup::new().settings(|raw| {
-        let mut mallory = client("mallory", MALLORY, &["inbox:*", "read:brands"]);
-        mallory.users = vec!["mallory".to_owned(), "mallory:*".to_owned()];
-        raw.clients.push(mallory);
-    });
-    let broker = setup.start().await;
+    let mallory = client_for("mallory", MALLORY, &["inbox:*", "read:brands"], &["mallory", "mallory:*"]);
+    let broker = Setup::new().client(mallory).start().await;
     // The cache holds a token for Alice.
     for body in [r#"{"user_id": "alice", "profile": "inbox"}"#, r#"{"user_id": "alice", "scopes": ["inbox:x"]}"#] {
         broker.ask(&HttpRequest::tokens(body)).await.token();
@@ -22,172 +19,30 @@ async fn broker() -> Broker {
     broker
 }
 
-/// Characters and sequences that a parser might take for a separator.
-const BREAKS: &[&str] = &[
-    " ",
-    "  ",
-    "\t",
-    "\n",
-    "\r",
-    "\r\n",
-    "\0",
-    "\u{1}",
-    "\u{8}",
-    "\u{b}",
-    "\u{c}",
-    "\u{1b}",
-    "\u{1c}",
-    "\u{1d}",
-    "\u{1e}",
-    "\u{1f}",
-    "\u{7f}",
-    "\u{80}",
-    "\u{85}",
-    "\u{9f}",
-    "\u{a0}",
-    "\u{ad}",
-    "\u{34f}",
-    "\u{61c}",
-    "\u{115f}",
-    "\u{1680}",
-    "\u{17b4}",
-    "\u{180e}",
-    "\u{2000}",
-    "\u{2001}",
-    "\u{2002}",
-    "\u{2003}",
-    "\u{2004}",
-    "\u{2005}",
-    "\u{2006}",
-    "\u{2007}",
-    "\u{2008}",
-    "\u{2009}",
-    "\u{200a}",
-    "\u{200b}",
-    "\u{200c}",
-    "\u{200d}",
-    "\u{200e}",
-    "\u{200f}",
-    "\u{2028}",
-    "\u{2029}",
-    "\u{202a}",
-    "\u{202b}",
-    "\u{202c}",
-    "\u{202d}",
-    "\u{202e}",
-    "\u{202f}",
-    "\u{205f}",
-    "\u{2060}",
-    "\u{2066}",
-    "\u{2067}",
-    "\u{2068}",
-    "\u{2069}",
-    "\u{206f}",
-    "\u{2800}",
-    "\u{3000}",
-    "\u{3164}",
-    "\u{fe00}",
-    "\u{feff}",
-    "\u{ffa0}",
-    "\u{fff9}",
-    "\u{fffd}",
-    "\u{1d173}",
-    "\u{e0001}",
-    "\u{e0020}",
-    "\u{10ffff}",
-    ",",
-    ";",
-    "|",
-    "&",
-    "#",
-    "/",
-    "\\",
-    "\"",
-    "'",
-    "`",
-    "{",
-    "}",
-    "[",
-    "]",
-    "%",
-    "*",
-    "+",
-    "=",
-    "?",
-    "%20",
-    "%00",
-    "%0d%0a",
-    "%2520",
-    "%e2%80%83",
-    "\\u0020",
-    "\\n",
-    "&#32;",
-    "&userId=alice&",
-    "\",\"user_id\":\"alice",
-    "\"}{\"user_id\":\"alice",
-    "../",
-    "..%2f",
-    "$(id)",
-    "' or 1=1 --",
-    "{{7*7}}",
-    "%s%n",
-];
+/// Hostile inputs by kind.
+#[derive(Deserialize)]
+struct Inputs {
+    separators: Vec<String>,
+    ids: Vec<String>,
+    bodies: Vec<String>,
+    durations: Vec<String>,
+    headers: Vec<(String, String)>,
+    targets: Vec<String>,
+    keys: Vec<String>,
+}
 
-/// Other hostile user ids.
-fn strange_ids() -> Vec<String> {
-    let joined = BREAKS.iter().flat_map(|gap| {
-        [
-            format!("mallory{gap}user_id:alice"),
-            format!("mallory:{gap}alice"),
-            format!("{gap}alice"),
-            format!("alice{gap}"),
-        ]
+fn inputs() -> Inputs {
+    toml::from_str(include_str!("hostile.toml")).expect("good data")
+}
+
+fn hostile_ids() -> Vec<String> {
+    let Inputs { separators, ids, .. } = inputs();
+    let joined = separators.iter().flat_map(|gap| {
+        ["mallory{gap}user_id:alice", "mallory:{gap}alice", "{gap}alice", "alice{gap}"]
+            .map(|text| text.replace("{gap}", gap))
     });
-    let others = [
-        "",
-        "alice",
-        "Alice",
-        "ALICE",
-        "user_id:alice",
-        "user_id:mallory",
-        "mallory user_id:alice inbox:*",
-        "*",
-        "mallory*",
-        "mallory:*",
-        "mal*",
-        "?",
-        "%61lice",
-        "%2561lice",
-        "al\u{ef}ce",
-        "\u{ff41}lice",
-        "\u{430}lice",
-        "alic\u{435}",
-        "a\u{301}lice",
-        "ali\u{200d}ce",
-        "ALI\u{131}CE",
-        "null",
-        "true",
-        "undefined",
-        "NaN",
-        "[object Object]",
-        "__proto__",
-        "constructor",
-        "mallory/../alice",
-        "mallory\u{2215}alice",
-        "default 86400 user_id:alice",
-        "eu user_id:alice",
-        "\u{feff}mallory",
-        "mallory\u{feff}",
-        "inbox:read:messages",
-        "tenant:acme:read",
-        "user_id:",
-        ":",
-        "::",
-        "-1",
-        "0",
-    ];
     let long = [255, 256, 257, 4096, 16 * 1024].map(|length| format!("mallory:{}", "x".repeat(length - 8)));
-    joined.chain(others.map(str::to_owned)).chain(long).collect()
+    joined.chain(ids).chain(long).collect()
 }
 
 /// Every request that can name this user.
@@ -225,7 +80,7 @@ fn is_mallorys(scope: &str) -> bool {
 async fn no_hostile_id_or_scope_yields_a_token_for_anyone_else() {
     let broker = broker().await;
     let theirs = broker.courier.call_count();
-    let ids = strange_ids();
+    let ids = hostile_ids();
     assert!(ids.len() > 400, "{}", ids.len());
     let mut served = 0;
     let mut connection = Connection::open(broker.address).await;
@@ -251,7 +106,7 @@ async fn no_hostile_id_or_scope_yields_a_token_for_anyone_else() {
             }
         }
     }
-    assert!(served > 50, "{served}: nothing was tried in earnest");
+    assert!(served > 50, "{served}: too few requests were served");
     // Courier was asked for no other user.
     for call in &broker.courier.calls()[theirs..] {
         assert!(is_mallorys(&call.scope), "{:?}", call.scope);
@@ -268,40 +123,8 @@ async fn no_hostile_body_yields_a_token_for_anyone_else() {
     let deep = format!(r#"{{"user_id": "mallory", "profile": "inbox", "x": {}{}}}"#, "[".repeat(120), "]".repeat(120));
     let deeper = "[".repeat(100_000);
     let million = format!(r#"{{"user_id": "{}", "profile": "inbox"}}"#, "alice".repeat(200_000));
-    let mut bodies: Vec<Vec<u8>> = [
-        r#"{"user_id": "mallory", "user_id": "alice", "profile": "inbox"}"#,
-        r#"{"user_id": "alice", "user_id": "mallory", "profile": "inbox"}"#,
-        r#"{"user_id": "mallory", "user\u005fid": "alice", "profile": "inbox"}"#,
-        r#"{"user_id": "mallory", "user_ids": ["alice"], "profile": "inbox"}"#,
-        r#"{"user_id": ["alice"], "profile": "inbox"}"#,
-        r#"{"user_id": {"$ne": ""}, "profile": "inbox"}"#,
-        r#"{"user_id": null, "user_ids": ["alice"], "profile": "inbox"}"#,
-        r#"{"user_ids": [["alice"]], "profile": "inbox"}"#,
-        r#"{"user_ids": [], "profile": "inbox"}"#,
-        r#"{"user_id": "mallory", "profile": "inbox", "scopes": ["user_id:alice"]}"#,
-        r#"{"user_id": "mallory", "scopes": ["user_id:alice"]}"#,
-        r#"{"user_id": "mallory", "scopes": ["inbox:x user_id:alice"]}"#,
-        r#"{"user_id": "mallory", "scopes": ["inbox:x\u0000user_id:alice"]}"#,
-        r#"{"user_id": "mallory", "scopes": ["inbox:x\u2003user_id:alice"]}"#,
-        r#"{"user_id": "mallory", "profile": "../inbox"}"#,
-        r#"{"user_id": "mallory", "workspace": "eu", "profile": "inbox", "client": "app"}"#,
-        r#"{"__proto__": {"user_id": "alice"}, "profile": "inbox"}"#,
-        r#"{"user_id": "mallory\ud800user_id:alice", "profile": "inbox"}"#,
-        r#"{"user_id": "\ud83d\ude00", "profile": "inbox"}"#,
-        r#"[{"user_id": "alice", "profile": "inbox"}]"#,
-        r#""alice""#,
-        r#"{"user_id": "alice", "profile": "inbox"} {"user_id": "mallory"}"#,
-        "\u{feff}{\"user_id\": \"mallory\", \"profile\": \"inbox\"}",
-        r#"{"user_id": "mallory", "profile": "inbox", "expires_in": 1e308}"#,
-        r#"{"user_id": "mallory", "profile": "inbox", "expires_in": -1}"#,
-        r#"{"user_id": "mallory", "profile": "inbox", "min_ttl": 1e308}"#,
-        &deep,
-        &deeper,
-        &million,
-    ]
-    .iter()
-    .map(|body| body.as_bytes().to_vec())
-    .collect();
+    let mut bodies: Vec<_> =
+        inputs().bodies.into_iter().chain([deep, deeper, million]).map(String::into_bytes).collect();
     // Overlong forms of a space and of a slash, a surrogate in UTF-8, and bytes that are in no UTF-8.
     for bytes in
         [&b"\xc0\xa0"[..], b"\xe0\x80\xa0", b"\xf0\x80\x80\xa0", b"\xc0\xaf", b"\xed\xa0\x80", b"\xff", b"\xfe\xff"]
@@ -327,86 +150,24 @@ async fn no_hostile_body_yields_a_token_for_anyone_else() {
 #[tokio::test]
 async fn no_hostile_duration_header_or_path_yields_anything_but_its_own() {
     let broker = broker().await;
-    let durations = [
-        "",
-        " ",
-        "0",
-        "-1",
-        "1e9",
-        "+1d",
-        "1d ",
-        " 1d",
-        "1d\0",
-        "1\u{a0}d",
-        "\u{661}d",
-        "1d 2h",
-        "5.h",
-        "1month",
-        "1/2d",
-        "0x10s",
-        "1_000s",
-        "99999999999999999999d",
-        ".s",
-        "..5d",
-        "1.1.1d",
-        "NaNd",
-        "infinityd",
-        "1d;1d",
-        "${1}d",
-        "1\u{2028}d",
-    ];
+    let Inputs { durations, headers, targets, .. } = inputs();
+    let mallorys = json!({"user_id": "mallory", "profile": "inbox"});
     let mut asks = Vec::new();
-    for text in durations {
-        let good = |field: &str| {
-            let mut body = json!({"user_id": "mallory", "profile": "inbox"});
-            body[field] = Value::from(text);
-            HttpRequest::tokens(body.to_string())
-        };
-        asks.push(good("expires_in"));
-        asks.push(good("min_ttl"));
+    for text in &durations {
+        for field in ["expires_in", "min_ttl"] {
+            let mut body = mallorys.clone();
+            body[field] = Value::from(text.as_str());
+            asks.push(HttpRequest::tokens(body.to_string()));
+        }
         asks.push(HttpRequest::issue(json!({"scope": "user_id:mallory inbox:x", "expires_in": text}).to_string()));
         if !text.contains(['\0', '\u{2028}', '\u{a0}', '\u{661}']) {
-            let body = r#"{"userId": "mallory"}"#;
-            asks.push(HttpRequest::frontend(body).header("Token-Min-TTL", text));
+            asks.push(HttpRequest::frontend(r#"{"userId": "mallory"}"#).header("Token-Min-TTL", text));
         }
     }
-    for (name, value) in [
-        ("X-User-Id", "alice"),
-        ("X-Forwarded-For", "127.0.0.1"),
-        ("X-Original-URL", "/v1/users/alice/tokens"),
-        ("X-HTTP-Method-Override", "DELETE"),
-        ("Forwarded", "for=127.0.0.1;by=alice"),
-        ("Cookie", "session=alice; userId=alice"),
-        ("Idempotency-Key", "alice"),
-        ("Origin", "https://evil.example"),
-        ("Content-Encoding", "gzip"),
-        ("Accept", "text/html\u{7f}"),
-    ] {
-        asks.push(HttpRequest::tokens(r#"{"user_id": "mallory", "profile": "inbox"}"#).header(name, value));
-    }
-    for target in [
-        "/v1/tokens/",
-        "/v1/tokens%2f",
-        "/v1//tokens",
-        "/./v1/tokens",
-        "/v1/tokens?user_id=alice",
-        "/v1/tokens;alice",
-        "/V1/TOKENS",
-        "/v1/tokens/alice",
-        "/v1/../v1/tokens",
-        "/%76%31/tokens",
-        "/v1/tokens%00",
-        "/metrics",
-        "/explain?user=alice",
-        "/v1/users/alice/tokens",
-        "/v1/users/alice",
-        "/status",
-        "/workspaces/default/tokens",
-        "http://evil.example/v1/tokens",
-        "*",
-    ] {
+    asks.extend(headers.iter().map(|(name, value)| HttpRequest::tokens(mallorys.to_string()).header(name, value)));
+    for target in &targets {
         asks.push(HttpRequest::post(target, r#"{"user_id": "alice", "profile": "inbox"}"#));
-        asks.push(HttpRequest::post(target, r#"{"user_id": "mallory", "profile": "inbox"}"#));
+        asks.push(HttpRequest::post(target, mallorys.to_string()));
         asks.push(HttpRequest::get(target));
     }
     for ask in asks {
@@ -418,22 +179,13 @@ async fn no_hostile_duration_header_or_path_yields_anything_but_its_own() {
             assert!(is_mallorys(&scope), "{scope}");
         }
     }
-    let keys = [
-        "",
-        " ",
-        "*",
-        "%",
-        "ctb_",
-        "null",
-        "undefined",
-        "Bearer",
-        "a.b.c",
-        &"x".repeat(8000),
-        "ctb_the-key-of-mallorys-ap",
-        "\u{fc}",
-    ];
-    for key in keys {
-        let answer = broker.ask(&HttpRequest::tokens(r#"{"user_id": "mallory", "profile": "inbox"}"#).key(key)).await;
-        assert_eq!(answer.status, 401, "{key} gave {answer:?}");
+}
+
+#[tokio::test]
+async fn key_of_no_client_is_refused() {
+    let broker = broker().await;
+    for key in inputs().keys.into_iter().chain(["x".repeat(8000)]) {
+        let ask = HttpRequest::tokens(r#"{"user_id": "mallory", "profile": "inbox"}"#).key(&key);
+        assert_eq!(broker.ask(&ask).await.status, 401, "{key}");
     }
 }

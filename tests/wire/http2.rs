@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::support::broker::{Broker, CLIENT_KEY, Setup};
-use crate::support::http::PATIENCE;
+use crate::support::http::{PATIENCE, until};
 use crate::support::pki::{Authority, HOST, connect};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -189,7 +189,7 @@ async fn many_cancelled_requests_end_their_connection_and_no_other() {
         tokio::time::sleep(SECOND / 200).await;
         body.send_reset(Reason::CANCEL);
         given_up += 1;
-        assert!(given_up < 1000, "it goes on for ever");
+        assert!(given_up < 1000, "it never ends");
     }
     assert!(given_up >= 20, "{given_up}");
     peer.end().await;
@@ -244,9 +244,7 @@ async fn shutdown_lets_requests_finish() {
     let idle = Peer::open(&authority, &broker).await;
     let (response, mut body) = peer.begin().await.expect("it is open");
     body.send_data(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#.into(), true).expect("it is open");
-    while broker.courier.call_count() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(async || broker.courier.call_count() > 0).await;
     drop(broker);
     assert_eq!(collect(response).await.status(), 200);
     for peer in [peer, idle] {

@@ -3,9 +3,9 @@
 use courier_token_broker::auth::Digest;
 use courier_token_broker::config::RawClient;
 
-use crate::refusal::{FRONTEND, GOOD, all_are_refused_without_a_call, is_a_refusal, row};
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup, client};
 use crate::support::http::{Connection, HttpRequest};
+use crate::support::refusal::{FRONTEND, GOOD, all_are_refused_without_a_call, is_a_refusal, row};
 
 #[tokio::test]
 async fn missing_malformed_or_unknown_key_is_refused() {
@@ -51,7 +51,7 @@ async fn missing_malformed_or_unknown_key_is_refused() {
         let elsewhere = ask.clone().without("Authorization");
         rows.push(row("a cookie", elsewhere.clone().header("Cookie", format!("key={key}")), 401, ""));
         rows.push(row("X-API-Key", elsewhere.header("X-API-Key", key), 401, ""));
-        // A caller without a key is not told about errors in the body.
+        // Errors in the body are not shown to a caller without a key.
         rows.push(row("a bad body too", HttpRequest::post(route, "{").key("wrong"), 401, ""));
     }
     let query = format!("{FRONTEND}?userId=u&key={key}&access_token={key}");

@@ -1,8 +1,8 @@
 //! A broker whose base URL is another broker.
 
-use crate::refusal::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, CLIENT_KEY, Setup};
 use crate::support::http::HttpRequest;
+use crate::support::refusal::{GOOD, is_a_refusal};
 use courier_token_broker::secrets::Secret;
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! Requests and answers over real HTTP. Courier is the simulator, which counts the calls that it gets.
 
-#[path = "../sdk/rules.rs"]
-mod rules;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -19,10 +17,10 @@ mod forms;
 mod heads;
 mod hostile;
 mod http2;
+mod inputs;
 mod keys;
 mod loops;
 mod permits;
-mod refusal;
 mod regressions;
 mod reloads;
 mod removals;

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::refusal::{all_are_refused_without_a_call, row};
-use crate::support::broker::{Broker, Setup, client};
+use crate::support::broker::{Broker, Setup, client, client_for};
 use crate::support::http::HttpRequest;
+use crate::support::refusal::{all_are_refused_without_a_call, row};
 
 /// A client that may have `inbox:*` and `read:brands` for the users of one tenant, for at most an hour.
 const NARROW: &str = "ctb_a-narrow-client";
@@ -13,8 +13,7 @@ const PLAIN: &str = "ctb_a-plain-client";
 
 async fn broker() -> Broker {
     let setup = Setup::new().settings(|raw| {
-        let mut narrow = client("narrow", NARROW, &["inbox:*", "read:brands"]);
-        narrow.users = vec!["acme:*".to_owned(), "root".to_owned()];
+        let mut narrow = client_for("narrow", NARROW, &["inbox:*", "read:brands"], &["acme:*", "root"]);
         narrow.max_lifetime.0 = std::time::Duration::from_secs(3600);
         let mut plain = client("plain", PLAIN, &[]);
         plain.scopes = None;

@@ -10,15 +10,14 @@ use std::time::Duration;
 use courier_token_broker::app::{App, Files, Loaded};
 use courier_token_broker::auth::Digest;
 use courier_token_broker::clock::Clock;
-use courier_token_broker::config::{Layers, Raw, RawClient, RawSessions, RawWorkspace, Settings};
+use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
 use courier_token_broker::secrets::Secret;
-use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use crate::sessions::{call, settings};
+use crate::sessions::call;
 use crate::support::broker::{Setup, client};
-use crate::support::http::{Connection, HttpRequest};
+use crate::support::http::{Connection, HttpRequest, ask, inbox, until};
 use crate::support::issuer::{KeyHost, Signer};
 use crate::support::pki::{Authority, HOST, connect};
 
@@ -33,7 +32,7 @@ async fn new_key_is_not_sent_to_the_old_host() {
             workspace.base_url = "https://api.eu.courier.com".to_owned();
         })
         .await;
-    let answer = broker.ask(&HttpRequest::tokens(json!({"user_id": "jane", "profile": "inbox"}).to_string())).await;
+    let answer = broker.ask(&inbox("jane")).await;
     // The old host accepts the new key only, so 200 shows that the key was sent there.
     assert_ne!(answer.status, 200, "reload taken: {taken}; the new key went to the old host");
 }
@@ -55,8 +54,7 @@ fn loaded(key: &str, files: Files) -> Loaded {
 }
 
 async fn known(address: SocketAddr, key: &str) -> bool {
-    let ask = HttpRequest::tokens("{}").key(key);
-    Connection::open(address).await.ask(&ask).await.status != 401
+    ask(address, &HttpRequest::tokens("{}").key(key)).await.status != 401
 }
 
 fn file(path: &Path) -> Files {
@@ -91,17 +89,6 @@ async fn watched(
     (address, folder, reads, sender)
 }
 
-/// Waits until a key is known.
-async fn until_known(address: SocketAddr, key: &str) {
-    for _ in 0..300 {
-        if known(address, key).await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("{key} is not known");
-}
-
 #[tokio::test]
 async fn change_during_a_reload_is_not_missed() {
     let (address, folder, _reads, _sender) = watched(|count, path| {
@@ -111,18 +98,16 @@ async fn change_during_a_reload_is_not_missed() {
     })
     .await;
     fs::write(folder.path().join("key"), "ctb_second").expect("written");
-    until_known(address, "ctb_third").await;
+    until(async || known(address, "ctb_third").await).await;
 }
 
 #[tokio::test]
 async fn panic_in_a_reload_does_not_end_reloading() {
     let (address, folder, reads, sender) = watched(|count, _| assert!(count > 0, "a bug")).await;
     sender.send(()).await.expect("it runs");
-    while reads.load(Ordering::SeqCst) == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(async || reads.load(Ordering::SeqCst) > 0).await;
     fs::write(folder.path().join("key"), "ctb_second").expect("written");
-    until_known(address, "ctb_second").await;
+    until(async || known(address, "ctb_second").await).await;
     sender.send(()).await.expect("it still runs");
 }
 
@@ -131,8 +116,7 @@ async fn panic_in_a_reload_does_not_end_reloading() {
 async fn another_refresh_keeps_the_keys() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[signer.jwk("k")]).await;
-    let sessions = RawSessions { jwks_url: Some(host.url()), ..settings() };
-    let broker = Setup::new().settings(|raw| raw.sessions = Some(sessions)).start().await;
+    let broker = crate::sessions::setup(&host).start().await;
     let session = signer.session("k", "jane");
     assert_eq!(broker.ask(&call(&session)).await.status, 200);
     host.say(500, "");
@@ -175,7 +159,7 @@ async fn caller_without_a_key_does_not_take_all_places() {
         }
         tokio::time::sleep(Duration::from_millis(150)).await;
         let stream = connect(&authority.client(&["http/1.1"], None), broker.address).await.expect("a handshake");
-        let ask = HttpRequest::tokens(json!({"user_id": "jane", "profile": "inbox"}).to_string());
+        let ask = inbox("jane");
         let answer = Connection::over(stream).ask(&ask).await;
         asked += 1;
         refused += usize::from(answer.status == 503);

@@ -6,13 +6,9 @@ use courier_token_broker::secrets::Secret;
 use serde_json::json;
 
 use crate::support::broker::{API_KEY, Broker, Setup, client};
-use crate::support::http::HttpRequest;
+use crate::support::http::{HttpRequest, inbox};
 
 const NEW_KEY: &str = "ctb_a-new-key";
-
-fn wants(user: &str) -> HttpRequest {
-    HttpRequest::tokens(json!({"user_id": user, "profile": "inbox"}).to_string())
-}
 
 async fn reloads(broker: &Broker, what: &str, outcome: &str) -> f64 {
     let series = format!("courier_token_broker_reloads_total{{outcome=\"{outcome}\",what=\"{what}\"}}");
@@ -22,14 +18,14 @@ async fn reloads(broker: &Broker, what: &str, outcome: &str) -> f64 {
 #[tokio::test]
 async fn reload_adds_and_removes_clients_and_keeps_tokens() {
     let broker = Broker::start().await;
-    let token = broker.ask(&wants("jane")).await.token();
-    assert_eq!(broker.ask(&wants("jane").key(NEW_KEY)).await.status, 401);
+    let token = broker.ask(&inbox("jane")).await.token();
+    assert_eq!(broker.ask(&inbox("jane").key(NEW_KEY)).await.status, 401);
     assert!(broker.reload(|raw| raw.clients = vec![client("new", NEW_KEY, &["*"])]).await);
-    assert_eq!(broker.ask(&wants("jane")).await.status, 401);
-    assert_eq!(broker.ask(&wants("jane").key(NEW_KEY)).await.token(), token);
+    assert_eq!(broker.ask(&inbox("jane")).await.status, 401);
+    assert_eq!(broker.ask(&inbox("jane").key(NEW_KEY)).await.token(), token);
     // The client's permissions shrink.
     assert!(broker.reload(|raw| raw.clients[0].users = vec!["john".to_owned()]).await);
-    assert_eq!(broker.ask(&wants("jane").key(NEW_KEY)).await.status, 403);
+    assert_eq!(broker.ask(&inbox("jane").key(NEW_KEY)).await.status, 403);
     assert_eq!(reloads(&broker, "settings", "applied").await, 2.0);
 }
 
@@ -39,36 +35,36 @@ async fn next_call_uses_the_new_api_key() {
         raw.workspaces.values_mut().for_each(|workspace| workspace.api_key = Secret::new("pk_old").ok());
     });
     let broker = setup.start().await;
-    assert_eq!(broker.ask(&wants("jane")).await.status, 502);
+    assert_eq!(broker.ask(&inbox("jane")).await.status, 502);
     let set = |key: &'static str| {
         move |raw: &mut courier_token_broker::config::Raw| {
             raw.workspaces.values_mut().for_each(|workspace| workspace.api_key = Secret::new(key).ok());
         }
     };
     assert!(broker.reload(set(API_KEY)).await);
-    let token = broker.ask(&wants("jane")).await.token();
+    let token = broker.ask(&inbox("jane")).await.token();
     assert_eq!(reloads(&broker, "api_key", "applied").await, 1.0);
     // Tokens issued under the old API key are kept...
     assert!(broker.reload(set("pk_newer")).await);
-    assert_eq!(broker.ask(&wants("jane")).await.token(), token);
+    assert_eq!(broker.ask(&inbox("jane")).await.token(), token);
     // ...or dropped, by the setting.
     let drop = |raw: &mut courier_token_broker::config::Raw| {
         raw.workspaces.values_mut().for_each(|workspace| workspace.on_new_api_key = "drop".to_owned());
         set(API_KEY)(raw);
     };
     assert!(broker.reload(drop).await);
-    assert_ne!(broker.ask(&wants("jane")).await.token(), token);
+    assert_ne!(broker.ask(&inbox("jane")).await.token(), token);
     // A reload with the same API key drops nothing.
     let calls = broker.courier.call_count();
     assert!(broker.reload(|_| {}).await);
-    assert_eq!(broker.ask(&wants("jane")).await.source(), "hit");
+    assert_eq!(broker.ask(&inbox("jane")).await.source(), "hit");
     assert_eq!((broker.courier.call_count(), reloads(&broker, "api_key", "applied").await), (calls, 3.0));
 }
 
 #[tokio::test]
 async fn rejected_reload_changes_nothing() {
     let broker = Broker::start().await;
-    let token = broker.ask(&wants("jane")).await.token();
+    let token = broker.ask(&inbox("jane")).await.token();
     let (mut refused, mut keys) = (0.0, 0.0);
     let empty = std::env::temp_dir().join("courier-token-broker-no-such-file");
     for place in 0..5 {
@@ -99,8 +95,8 @@ async fn rejected_reload_changes_nothing() {
         } else {
             keys += 1.0
         }
-        assert_eq!(broker.ask(&wants("jane")).await.token(), token, "{place}");
-        assert_eq!(broker.ask(&wants("jane").key(NEW_KEY)).await.status, 401, "{place}");
+        assert_eq!(broker.ask(&inbox("jane")).await.token(), token, "{place}");
+        assert_eq!(broker.ask(&inbox("jane").key(NEW_KEY)).await.status, 401, "{place}");
         assert_eq!(reloads(&broker, "settings", "refused").await, refused, "{place}");
         assert_eq!(reloads(&broker, "api_key", "refused").await, keys, "{place}");
     }

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio_rustls::TlsConnector;
 
 use crate::support::broker::{Setup, client};
-use crate::support::http::{Connection, HttpRequest};
+use crate::support::http::{Connection, inbox};
 use crate::support::pki::{Authority, HOST, connect};
 
 const ROUNDS: u64 = 100;
@@ -42,7 +42,7 @@ async fn load(caller: usize, tls: TlsConnector, address: SocketAddr, shared: Arc
         for _ in 0..20 {
             count += 1;
             let user = if count % 10 == 0 { format!("{caller}-{count}") } else { format!("jane-{caller}") };
-            let ask = HttpRequest::tokens(json!({"user_id": user, "profile": "inbox"}).to_string());
+            let ask = inbox(&user);
             let answer = connection.ask(&ask.key(&key(shared.round.load(Ordering::Relaxed)))).await;
             assert_eq!(answer.status, 200, "{answer:?}");
             shared.asked[caller].fetch_add(1, Ordering::Relaxed);

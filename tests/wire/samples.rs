@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use courier_token_broker::config::Layers;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup, claims, client};
@@ -10,73 +11,16 @@ use crate::support::http::HttpRequest;
 
 const INBOX: &str = "inbox:read:messages inbox:write:events read:preferences write:preferences read:brands";
 
-/// A token request that Courier publishes. The reader fills in `$N`, `$USER` and `$TENANT`.
-struct Sample {
-    source: &'static str,
-    scope: &'static str,
-    expires_in: &'static str,
+/// A token request that Courier publishes: its source, `scope` and `expires_in`.
+type Sample = (String, String, String);
+
+fn samples() -> Vec<Sample> {
+    #[derive(Deserialize)]
+    struct Samples {
+        samples: Vec<Sample>,
+    }
+    toml::from_str::<Samples>(include_str!("samples.toml")).expect("good data").samples
 }
-
-const MOBILE: &str = "user_id:$USER write:user-tokens inbox:read:messages inbox:write:events read:preferences \
-                      write:preferences read:brands";
-
-const SAMPLES: &[Sample] = &[
-    Sample { source: "API page \"Create a JWT\"", scope: MOBILE, expires_in: "$N days" },
-    Sample { source: "mobile SDKs, Docs/Authentication.md", scope: MOBILE, expires_in: "$N days" },
-    Sample { source: "courier-samples, server/*/generate-jwt", scope: MOBILE, expires_in: "30 days" },
-    Sample { source: "courier-ios, the example app", scope: MOBILE, expires_in: "2 days" },
-    Sample { source: "courier-mcp", scope: MOBILE, expires_in: "1h" },
-    Sample {
-        source: "the page \"Send a JWT from your backend\"",
-        scope: "user_id:$USER inbox:read:messages inbox:write:events read:preferences write:preferences read:brands",
-        expires_in: "1d",
-    },
-    Sample { source: "courier-node, README", scope: "user_id:$USER read:messages", expires_in: "2 days" },
-    Sample {
-        source: "the pages of the SDKs",
-        scope: "user_id:$USER inbox:read:messages inbox:write:events",
-        expires_in: "2 days",
-    },
-    Sample {
-        source: "courier-skills, inbox/auth.md",
-        scope: "user_id:$USER inbox:read:messages inbox:write:events read:preferences",
-        expires_in: "7 days",
-    },
-    Sample {
-        source: "courier-cli, all scopes",
-        scope: "user_id:$USER read:messages read:user-tokens write:user-tokens read:brands write:brands \
-                inbox:read:messages inbox:write:events read:preferences write:preferences",
-        expires_in: "7d",
-    },
-    Sample {
-        source: "API page, brands by id",
-        scope: "user_id:$USER read:brands:my_brand write:brands:my_brand",
-        expires_in: "2.5 hrs",
-    },
-    Sample {
-        source: "react-designer, all tenants",
-        scope: "user_id:$USER tenants:read tenants:notifications:read tenants:notifications:write",
-        expires_in: "$N days",
-    },
-    Sample {
-        source: "react-designer, one tenant",
-        scope: "user_id:$USER tenant:$TENANT:read tenant:$TENANT:notifications:read \
-                tenants:$TENANT:notifications:write",
-        expires_in: "$N days",
-    },
-    Sample {
-        source: "react-designer, brands",
-        scope: "user_id:$USER tenant:$TENANT:read tenant:$TENANT:brand:read tenant:$TENANT:brand:write",
-        expires_in: "$N days",
-    },
-    Sample {
-        source: "react-designer, every scope",
-        scope: "user_id:$USER tenants:read tenants:notifications:read tenants:notifications:write \
-                tenants:brand:read tenant:$TENANT:read tenant:$TENANT:notification:read \
-                tenant:$TENANT:notification:write tenant:$TENANT:brand:read tenant:$TENANT:brand:write",
-        expires_in: "30 days",
-    },
-];
 
 /// The clients and profiles of a broker with these variables and no file.
 async fn with_environment(more: &[(&str, &str)]) -> Broker {
@@ -104,11 +48,11 @@ fn parts(scope: &Value) -> Vec<String> {
 #[tokio::test]
 async fn every_published_sample_is_served_with_default_settings() {
     let broker = with_environment(&[]).await;
-    for Sample { source, scope, expires_in } in SAMPLES {
+    for (source, scope, expires_in) in samples() {
         for (days, user, tenant) in [(1, "pigeon", "tenant-123"), (7, "blue:bird@example.com", "a:b"), (30, "42", "t")]
         {
-            let scope = filled_in(scope, days, user, tenant);
-            let expires_in = filled_in(expires_in, days, user, tenant);
+            let scope = filled_in(&scope, days, user, tenant);
+            let expires_in = filled_in(&expires_in, days, user, tenant);
             let answer =
                 broker.ask(&HttpRequest::issue(json!({"scope": scope, "expires_in": expires_in}).to_string())).await;
             assert_eq!(answer.status, 200, "{source}: {answer:?}");
@@ -186,8 +130,8 @@ async fn client_without_scopes_may_ask_for_inbox_and_push_and_for_profiles_of_th
         raw.clients[0].scopes = None;
     });
     let broker = setup.start().await;
-    for Sample { source, scope, .. } in SAMPLES {
-        let scope = filled_in(scope, 1, "u", "t");
+    for (source, scope, _) in samples() {
+        let scope = filled_in(&scope, 1, "u", "t");
         let answer = broker.ask(&HttpRequest::issue(json!({"scope": scope, "expires_in": "1d"}).to_string())).await;
         let is_of_another_kind = ["tenant", "read:messages", "write:brands"]
             .iter()

@@ -3,10 +3,10 @@
 use courier_token_broker::simulator::Fault;
 use serde_json::json;
 
-use super::rules::{RetryHints, Sdk, sdks};
-use crate::refusal::is_a_refusal;
 use crate::support::broker::{Broker, Setup, claims};
 use crate::support::http::{Answer, HttpRequest};
+use crate::support::refusal::is_a_refusal;
+use crate::support::sdk_rules::{RetryHints, Sdk, sdks};
 
 fn ask(sdk: &Sdk, path: &str) -> HttpRequest {
     let ask = HttpRequest::post(path, sdk.request.body.as_str());
@@ -40,7 +40,7 @@ fn retry_headers(answer: &Answer) -> (Option<&str>, Option<&str>) {
 }
 
 #[tokio::test]
-async fn php_worker_is_told_to_sleep_for_two_seconds_at_most() {
+async fn php_worker_sleeps_for_two_seconds_at_most() {
     let slow = |raw: &mut courier_token_broker::config::Raw| {
         let budget = &mut raw.workspaces.get_mut("default").expect("it is there").budget;
         (budget.requests_per_second, budget.burst) = (1.0 / 30.0, 2);
@@ -79,6 +79,36 @@ async fn php_worker_that_retries_in_vain_makes_no_call() {
         assert_eq!((answer.status, retry_headers(&answer)), (502, (Some("1"), Some("false"))), "{answer:?}");
     }
     assert_eq!(broker.courier.call_count(), 1);
+}
+
+/// `every_problem_is_final_or_names_a_wait_that_every_sdk_heeds` shows that all refusals have such headers.
+#[test]
+fn rules_of_every_sdk_obey_the_headers() {
+    for sdk in sdks() {
+        let is_php = sdk.name == "php";
+        for status in 400..=599 {
+            let is_retried = matches!(status, 408 | 409 | 429 | 500..);
+            for after in 1..=if is_php { 2 } else { 59 } {
+                for is_final in [true, false].into_iter().take(if is_retried { 2 } else { 1 }) {
+                    let after = after.to_string();
+                    let hints = RetryHints::new(status, |name| match name {
+                        "x-should-retry" => is_final.then_some("false"),
+                        "retry-after" => is_retried.then_some(&after),
+                        _ => None,
+                    });
+                    let waits = sdk.retry.waits(&hints);
+                    let case = format!("{}, {status}, {after} s, final: {is_final}: {waits:?}", sdk.name);
+                    assert!(!is_final || waits.is_empty() || is_php, "it repeats what is final: {case}");
+                    assert!(
+                        waits.iter().all(|wait| (1.0..60.0).contains(&wait.shortest)),
+                        "it retries within a second: {case}"
+                    );
+                    let sleeps_briefly = waits.len() <= 2 && waits.iter().all(|wait| wait.longest <= 2.0);
+                    assert!(!is_php || sleeps_briefly, "it blocks a worker: {case}");
+                }
+            }
+        }
+    }
 }
 
 /// The shortest and longest waits of some SDKs before their retries, in tenths of a second.

@@ -2,9 +2,9 @@
 
 use courier_token_broker::simulator::{Fault, Faults};
 
-use crate::refusal::GOOD;
 use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup};
 use crate::support::http::{Connection, HttpRequest};
+use crate::support::refusal::GOOD;
 
 const ADMIN: &[&str] = &["/metrics", "/healthz", "/readyz", "/", "/status", "/explain", "/debug"];
 

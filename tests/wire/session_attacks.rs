@@ -6,11 +6,11 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use crate::refusal::FRONTEND;
-use crate::sessions::{broker_of, call, is_unauthorized, settings};
-use crate::support::broker::{Broker, Setup};
+use crate::sessions::{broker_of, call, ed25519_broker, is_unauthorized};
+use crate::support::broker::Broker;
 use crate::support::http::HttpRequest;
 use crate::support::issuer::{ISSUER, KeyHost, RSA, Signer, at, good_claims, header};
+use crate::support::refusal::FRONTEND;
 
 const ALICE: &str = "alice";
 
@@ -48,14 +48,26 @@ async fn all_are_unauthorized(broker: &Broker, attacks: &[(String, String)], goo
     assert_eq!(broker.ask(&call(good)).await.status, 200);
 }
 
-/// Attacks that work on any kind of key.
+/// Attacks that work on any kind of key, each with its name.
 fn attacks(signer: &Signer) -> Vec<(String, String)> {
-    let good = signer.session("k", ALICE);
-    let [head, payload, signature] = good.split('.').collect::<Vec<_>>().try_into().expect("three parts");
-    let bobs = part(good_claims("bob").to_string());
     let mut attacks = Vec::new();
     let mut add = |name: &str, token: String| attacks.push((name.to_owned(), token));
+    add_algorithms(signer, &mut add);
+    add_signatures(signer, &mut add);
+    add_header_fields(signer, &mut add);
+    add_claims(signer, &mut add);
+    add_texts(signer, &mut add);
+    attacks
+}
 
+/// The header, the payload and the signature of a JWT.
+fn parts(jwt: &str) -> [&str; 3] {
+    jwt.split('.').collect::<Vec<_>>().try_into().expect("three parts")
+}
+
+fn add_algorithms(signer: &Signer, add: &mut impl FnMut(&str, String)) {
+    let good = signer.session("k", ALICE);
+    let [_, payload, signature] = parts(&good);
     for none in ["none", "None", "NONE", "nOnE", "none ", "", "null", "hs256", "RS256 "] {
         let header = part(json!({"alg": none, "typ": "JWT", "kid": "k"}).to_string());
         add(&format!("alg {none:?}, no signature"), format!("{header}.{payload}."));
@@ -68,8 +80,13 @@ fn attacks(signer: &Signer) -> Vec<(String, String)> {
     add("no alg", signer.jwt(&json!({"typ": "JWT", "kid": "k"}), &good_claims(ALICE)));
     let twice = format!(r#"{{"alg":"{0}","kid":"k","alg":"{0}"}}"#, signer.algorithm());
     add("alg twice", signer.signed(&twice, &good_claims(ALICE).to_string()));
+}
 
-    // The signature is broken or of another text.
+/// The signature is broken or of another text.
+fn add_signatures(signer: &Signer, add: &mut impl FnMut(&str, String)) {
+    let good = signer.session("k", ALICE);
+    let [head, payload, signature] = parts(&good);
+    let bobs = part(good_claims("bob").to_string());
     add("another's payload", format!("{head}.{bobs}.{signature}"));
     add("another's header", format!("{}.{payload}.{signature}", part(with(signer, "x", json!(1)).to_string())));
     add("a short signature", format!("{head}.{payload}.{}", &signature[..signature.len() - 4]));
@@ -91,17 +108,25 @@ fn attacks(signer: &Signer) -> Vec<(String, String)> {
             _ => Signer::p256().session("k", ALICE),
         },
     );
+}
 
-    // Extensions that change the meaning of the token, and keys inside the token itself.
-    add("crit", signer.jwt(&with(signer, "crit", json!(["exp"])), &good_claims(ALICE)));
-    add("crit that is unknown", signer.jwt(&with(signer, "crit", json!(["x"])), &good_claims(ALICE)));
-    add("an empty crit", signer.jwt(&with(signer, "crit", json!([])), &good_claims(ALICE)));
-    add("a null for crit", signer.jwt(&with(signer, "crit", json!(null)), &good_claims(ALICE)));
-    add("b64", signer.jwt(&with(signer, "b64", json!(false)), &good_claims(ALICE)));
-    add("zip", signer.jwt(&with(signer, "zip", json!("DEF")), &good_claims(ALICE)));
-    add("cty", signer.jwt(&with(signer, "cty", json!("JWT")), &good_claims(ALICE)));
-    add("typ", signer.jwt(&with(signer, "typ", json!("logout+jwt")), &good_claims(ALICE)));
-    add("a proof", signer.jwt(&with(signer, "typ", json!("dpop+jwt")), &good_claims(ALICE)));
+/// Extensions that change the meaning of the token, and keys inside the token itself.
+fn add_header_fields(signer: &Signer, add: &mut impl FnMut(&str, String)) {
+    for (field, value) in [
+        ("crit", json!(["exp"])),
+        ("crit", json!(["x"])),
+        ("crit", json!([])),
+        ("crit", json!(null)),
+        ("b64", json!(false)),
+        ("zip", json!("DEF")),
+        ("cty", json!("JWT")),
+        ("typ", json!("logout+jwt")),
+        ("typ", json!("dpop+jwt")),
+        ("kid", json!("k".repeat(257))),
+        ("kid", json!(["k"])),
+    ] {
+        add(&format!("{field} {value:.40}"), signer.jwt(&with(signer, field, value), &good_claims(ALICE)));
+    }
     let evil = Signer::p256();
     for (field, value) in [
         ("jwk", evil.jwk("k")),
@@ -112,58 +137,34 @@ fn attacks(signer: &Signer) -> Vec<(String, String)> {
         add(field, evil.jwt(&with(&evil, field, value.clone()), &good_claims(ALICE)));
         add(field, evil.jwt(&with(signer, field, value), &good_claims(ALICE)));
     }
-    add("a long kid", signer.jwt(&with(signer, "kid", json!("k".repeat(257))), &good_claims(ALICE)));
-    add("a kid that is no text", signer.jwt(&with(signer, "kid", json!(["k"])), &good_claims(ALICE)));
+}
 
-    // A JWT of another issuer, of another time, or without a user.
+/// A JWT of another issuer, of another time, or without a user.
+fn add_claims(signer: &Signer, add: &mut impl FnMut(&str, String)) {
     for (claim, values) in [
-        ("iss", vec![json!("https://evil.example/"), json!(ISSUER.trim_end_matches('/')), json!([ISSUER]), json!("")]),
-        (
-            "aud",
-            vec![
-                json!("other"),
-                json!(["other"]),
-                json!([]),
-                json!(["my-app", 5]),
-                json!({"my-app": 1}),
-                json!("MY-APP"),
-            ],
-        ),
-        (
-            "exp",
-            vec![json!(at(-60)), json!(0), json!(-1), json!(at(60).to_string()), json!(1e13), json!(1e300), json!([])],
-        ),
-        ("nbf", vec![json!(at(120)), json!("soon"), json!(-5), json!(1e13), json!(true), json!(null)]),
-        ("iat", vec![json!(at(120)), json!("now"), json!(-1)]),
-        (
-            "sub",
-            vec![
-                json!(""),
-                json!(["alice"]),
-                json!({"id": "alice"}),
-                json!(null),
-                json!(true),
-                json!(1.5),
-                json!(" alice"),
-                json!("bob user_id:alice"),
-                json!("bob\tuser_id:alice"),
-                json!("bob\u{a0}user_id:alice"),
-                json!("alice\0"),
-                json!("alice\n"),
-                json!("\u{202e}ecila"),
-                json!("ali\u{200b}ce"),
-                json!("a".repeat(257)),
-            ],
-        ),
+        ("iss", json!(["https://evil.example/", ISSUER.trim_end_matches('/'), [ISSUER], ""])),
+        ("aud", json!(["other", ["other"], [], ["my-app", 5], {"my-app": 1}, "MY-APP"])),
+        ("exp", json!([at(-60), 0, -1, at(60).to_string(), 1e13, 1e300, []])),
+        ("nbf", json!([at(120), "soon", -5, 1e13, true, null])),
+        ("iat", json!([at(120), "now", -1])),
+        ("sub", json!(["", ["alice"], {"id": "alice"}, null, true, 1.5, " alice", "bob user_id:alice"])),
+        ("sub", json!(["bob\tuser_id:alice", "bob\u{a0}user_id:alice", "alice\0", "alice\n"])),
+        ("sub", json!(["\u{202e}ecila", "ali\u{200b}ce", "a".repeat(257)])),
     ] {
-        for value in values {
+        for value in values.as_array().expect("a list") {
             let name = format!("{claim} {value:.40}");
-            add(&name, signer.jwt(&header(signer, "k"), &claiming(claim, value)));
+            add(&name, signer.jwt(&header(signer, "k"), &claiming(claim, value.clone())));
         }
     }
     for claim in ["iss", "aud", "exp", "sub"] {
         add(&format!("no {claim}"), signer.jwt(&header(signer, "k"), &without(claim)));
     }
+}
+
+/// Texts that look like a JWT and are none.
+fn add_texts(signer: &Signer, add: &mut impl FnMut(&str, String)) {
+    let good = signer.session("k", ALICE);
+    let [_, _, signature] = parts(&good);
     let good_text = good_claims(ALICE).to_string();
     for more in [r#""sub":"bob""#, r#""exp":9999999999"#, r#""s\u0075b":"bob""#, r#""x":1,"x":1"#] {
         let claims = format!("{},{more}}}", good_text.trim_end_matches('}'));
@@ -178,8 +179,6 @@ fn attacks(signer: &Signer) -> Vec<(String, String)> {
     for header in ["", "null", "[]", r#"["HS256"]"#, "{", "\u{feff}{}"] {
         add("no header", signer.signed(header, &good_text));
     }
-
-    // Texts that look like a JWT and are none.
     add("a huge one", signer.jwt(&with(signer, "x", json!(1)), &claiming("x", json!("x".repeat(8000)))));
     for shape in ["..", "a.b.c", "...", "a..c", "é.é.é", "%.%.%"] {
         add(shape, shape.to_owned());
@@ -187,7 +186,6 @@ fn attacks(signer: &Signer) -> Vec<(String, String)> {
     add("a dot too many", format!("{good}."));
     add("encrypted", format!("{good}.{signature}.{signature}"));
     add("a space in it", good.replacen('.', ". ", 1));
-    attacks
 }
 
 #[tokio::test]
@@ -227,9 +225,7 @@ async fn published_keys_are_matched_by_kid_alone() {
     nameless.as_object_mut().expect("an object").remove("kid");
     let keys = [encryption, elsewhere, nameless, secret.jwk("secret"), json!(5), json!({}), signer.jwk("k")];
     let host = KeyHost::start(&keys).await;
-    let mut sessions = settings();
-    sessions.jwks_url = Some(host.url());
-    let broker = Setup::new().settings(|raw| raw.sessions = Some(sessions)).start().await;
+    let broker = crate::sessions::setup(&host).start().await;
     // The session waits for the first fetch.
     let mut all = attacks(&signer);
     for kid in [
@@ -267,8 +263,7 @@ async fn unlisted_algorithms_are_refused() {
 
 #[tokio::test]
 async fn duplicate_session_headers_are_refused() {
-    let signer = Signer::ed25519();
-    let broker = broker_of(&signer, |_| {}).await;
+    let (broker, signer) = ed25519_broker(|_| {}).await;
     let session = signer.session("k", ALICE);
     for ask in [
         call(&session).header("Authorization", format!("Bearer {session}")),
@@ -286,8 +281,7 @@ async fn duplicate_session_headers_are_refused() {
 
 #[tokio::test]
 async fn leeway_follows_the_settings() {
-    let signer = Signer::ed25519();
-    let broker = broker_of(&signer, |sessions| sessions.leeway.0 = Duration::ZERO).await;
+    let (broker, signer) = ed25519_broker(|sessions| sessions.leeway.0 = Duration::ZERO).await;
     let session = |claims: Value| call(&signer.jwt(&header(&signer, "k"), &claims));
     is_unauthorized(&broker.ask(&session(claiming("exp", json!(at(-2))))).await);
     is_unauthorized(&broker.ask(&session(claiming("nbf", json!(at(10))))).await);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::sessions::{broker_of, call, is_unauthorized};
+use crate::sessions::{broker_of, call, ed25519_broker, is_unauthorized};
 use crate::support::broker::claims;
 use crate::support::issuer::{AUDIENCE, ISSUER, Signer, at, good_claims, header};
 
@@ -51,8 +51,7 @@ async fn another_claim_names_the_audience() {
 
 #[tokio::test]
 async fn session_without_aud_is_refused_unless_settings_name_another_claim() {
-    let signer = Signer::ed25519();
-    let broker = broker_of(&signer, |_| {}).await;
+    let (broker, signer) = ed25519_broker(|_| {}).await;
     is_unauthorized(&broker.ask(&call(&signer.jwt(&header(&signer, "k"), &cognito(&json!({}))))).await);
     assert_eq!(broker.courier.call_count(), 0);
 }

@@ -1,12 +1,10 @@
 //! Calls of pages with additional headers: those of monitoring, and those of the settings.
 
-use courier_token_broker::config::RawSessions;
-
-use crate::refusal::FRONTEND;
-use crate::sessions::{PAGE, broker_of, call, settings};
-use crate::support::broker::{Broker, Setup};
+use crate::sessions::{PAGE, broker_of, call, ed25519_broker};
+use crate::support::broker::Broker;
 use crate::support::http::HttpRequest;
 use crate::support::issuer::{KeyHost, Signer};
+use crate::support::refusal::FRONTEND;
 
 /// Headers that monitoring in browsers adds, with values of their form.
 const MONITORING: &[(&str, &str)] = &[
@@ -66,8 +64,7 @@ async fn preflight_allows_the_headers_of_monitoring() {
 
 #[tokio::test]
 async fn session_is_served_with_every_header_of_monitoring() {
-    let signer = Signer::ed25519();
-    let broker = broker_of(&signer, |sessions| sessions.allowed_headers = vec!["X-Mine".to_owned()]).await;
+    let (broker, signer) = ed25519_broker(|sessions| sessions.allowed_headers = vec!["X-Mine".to_owned()]).await;
     let plain = call(&signer.session("k", "jane"));
     let monitored = MONITORING.iter().fold(plain.clone(), |ask, (name, value)| ask.header(name, *value));
     let answer = broker.ask(&monitored).await;
@@ -94,8 +91,7 @@ async fn preflight_allows_the_headers_of_the_settings() {
 #[tokio::test]
 async fn reload_changes_the_allowed_headers() {
     let host = KeyHost::start(&[Signer::ed25519().jwk("k")]).await;
-    let sessions = RawSessions { jwks_url: Some(host.url()), ..settings() };
-    let broker = Setup::new().settings(|raw| raw.sessions = Some(sessions)).start().await;
+    let broker = crate::sessions::setup(&host).start().await;
     let has = async |name: &str| allowed(&broker, name).await.iter().any(|allowed| allowed == name);
     assert!(!has("x-mine").await);
     let set = async |headers: &[&str]| {

@@ -3,21 +3,15 @@
 use std::time::Duration;
 
 use courier_token_broker::clock::Clock;
-use courier_token_broker::config::RawSessions;
 use serde_json::{Value, json};
 
-use crate::refusal::is_a_refusal;
-use crate::sessions::{call, is_unauthorized, settings};
-use crate::support::broker::{Broker, Setup};
+use crate::sessions::{call, is_unauthorized, setup, status};
+use crate::support::broker::Broker;
 use crate::support::issuer::{KeyHost, RSA, Signer, at, good_claims};
+use crate::support::refusal::is_a_refusal;
 
 /// The setup: each session that fits no known key causes a fetch.
 const NO_PAUSE: Duration = Duration::from_nanos(1);
-
-fn setup(host: &KeyHost) -> Setup {
-    let sessions = RawSessions { jwks_url: Some(host.url()), ..settings() };
-    Setup::new().settings(|raw| raw.sessions = Some(sessions))
-}
 
 fn without_kid(signer: &Signer, user: &str) -> String {
     signer.jwt(&json!({"alg": signer.algorithm()}), &good_claims(user))
@@ -27,10 +21,6 @@ fn nameless(signer: &Signer) -> Value {
     let mut key = signer.jwk("k");
     key.as_object_mut().expect("an object").remove("kid");
     key
-}
-
-async fn status(broker: &Broker, session: &str) -> u16 {
-    broker.ask(&call(session)).await.status
 }
 
 #[tokio::test]

@@ -3,26 +3,16 @@
 use std::time::Duration;
 
 use courier_token_broker::clock::Clock;
-use courier_token_broker::config::RawSessions;
 use serde_json::{Value, json};
 
-use crate::refusal::is_a_refusal;
-use crate::sessions::{call, is_unauthorized, settings};
-use crate::support::broker::{Broker, Setup};
+use crate::sessions::{call, is_unauthorized, setup, status};
+use crate::support::broker::Broker;
 use crate::support::http::Connection;
 use crate::support::issuer::{KeyHost, RSA, Signer};
-
-fn setup(host: &KeyHost) -> Setup {
-    let sessions = RawSessions { jwks_url: Some(host.url()), ..settings() };
-    Setup::new().settings(|raw| raw.sessions = Some(sessions))
-}
+use crate::support::refusal::is_a_refusal;
 
 /// A pause between fetches that a test can wait for.
 const PAUSE: Duration = Duration::from_millis(200);
-
-async fn status(broker: &Broker, session: &str) -> u16 {
-    broker.ask(&call(session)).await.status
-}
 
 #[tokio::test]
 async fn each_type_of_key_is_taken_from_one_set() {
@@ -135,9 +125,7 @@ async fn made_up(broker: &Broker, signer: &Signer, count: usize) {
             }
         });
     }
-    while let Some(ended) = tasks.join_next().await {
-        ended.expect("no panic");
-    }
+    tasks.join_all().await;
 }
 
 #[tokio::test]
@@ -170,9 +158,7 @@ async fn waiting_sessions_share_a_fetch() {
         let (address, ask) = (broker.address, call(&session));
         tasks.spawn(async move { Connection::open(address).await.ask(&ask).await.status });
     }
-    while let Some(answered) = tasks.join_next().await {
-        assert_eq!(answered.expect("no panic"), 200);
-    }
+    assert!(tasks.join_all().await.iter().all(|status| *status == 200));
     assert_eq!(host.asked(), 2);
 }
 

@@ -3,19 +3,13 @@
 use courier_token_broker::config::{Raw, RawSessions};
 use serde_json::json;
 
-use crate::refusal::{FRONTEND, all_are_refused_without_a_call, is_a_refusal, row};
 use crate::support::broker::{Broker, Setup, claims, client};
+use crate::support::child::file;
 use crate::support::http::{Answer, HttpRequest};
 use crate::support::issuer::{AUDIENCE, ISSUER, KeyHost, RSA, Signer, at, good_claims, header};
+use crate::support::refusal::{FRONTEND, all_are_refused_without_a_call, is_a_refusal, row};
 
 pub const PAGE: &str = "https://app.example.com";
-
-/// A file that exists as long as the test runs.
-pub fn file(bytes: impl AsRef<[u8]>) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), bytes).expect("written");
-    file
-}
 
 pub fn settings() -> RawSessions {
     RawSessions {
@@ -24,6 +18,11 @@ pub fn settings() -> RawSessions {
         allowed_origins: vec![PAGE.to_owned(), "http://localhost:3000".to_owned()],
         ..RawSessions::default()
     }
+}
+
+/// The setup of a broker that accepts sessions signed by the keys of this host.
+pub fn setup(host: &KeyHost) -> Setup {
+    Setup::new().sessions(RawSessions { jwks_url: Some(host.url()), ..settings() })
 }
 
 /// A broker that accepts sessions signed by `signer`.
@@ -38,12 +37,23 @@ pub async fn broker_of(signer: &Signer, change: impl FnOnce(&mut RawSessions)) -
         _ => sessions.public_key_file = Some(key.path().to_owned()),
     }
     change(&mut sessions);
-    Setup::new().settings(|raw| raw.sessions = Some(sessions)).start().await
+    Setup::new().sessions(sessions).start().await
+}
+
+/// A broker that accepts the sessions of a new signer.
+pub async fn ed25519_broker(change: impl FnOnce(&mut RawSessions)) -> (Broker, Signer) {
+    let signer = Signer::ed25519();
+    (broker_of(&signer, change).await, signer)
 }
 
 /// A user's call, as `fetch(url, {method: "POST", headers})` makes it.
 pub fn call(session: &str) -> HttpRequest {
     HttpRequest::new("POST", FRONTEND).key(session).header("Origin", PAGE)
+}
+
+/// The status of the answer to this session.
+pub async fn status(broker: &Broker, session: &str) -> u16 {
+    broker.ask(&call(session)).await.status
 }
 
 #[track_caller]
@@ -81,8 +91,7 @@ async fn session_gets_its_users_token_whatever_key_signs_it() {
 
 #[tokio::test]
 async fn request_may_name_the_sessions_user_alone() {
-    let signer = Signer::ed25519();
-    let broker = broker_of(&signer, |_| {}).await;
+    let (broker, signer) = ed25519_broker(|_| {}).await;
     let session = signer.session("k", "jane");
     let post = |body: &str| HttpRequest::frontend(body).key(&session).header("Origin", PAGE);
     let get = |query: &str| HttpRequest::get(&format!("{FRONTEND}{query}")).key(&session).header("Origin", PAGE);
@@ -126,8 +135,7 @@ async fn request_may_name_the_sessions_user_alone() {
 
 #[tokio::test]
 async fn session_follows_the_claim_and_limits_of_the_settings() {
-    let signer = Signer::ed25519();
-    let broker = broker_of(&signer, |sessions| {
+    let (broker, signer) = ed25519_broker(|sessions| {
         sessions.user_claim = "https://example.com/user".to_owned();
         sessions.max_lifetime.0 = std::time::Duration::from_secs(7200);
     })
@@ -142,8 +150,7 @@ async fn session_follows_the_claim_and_limits_of_the_settings() {
 
 #[tokio::test]
 async fn token_may_be_capped_by_the_sessions_end() {
-    let signer = Signer::ed25519();
-    let broker = broker_of(&signer, |sessions| sessions.within_session = true).await;
+    let (broker, signer) = ed25519_broker(|sessions| sessions.within_session = true).await;
     let left = |seconds: i64| {
         let mut claims = good_claims("jane");
         claims["exp"] = json!(at(seconds));
@@ -163,8 +170,7 @@ async fn token_may_be_capped_by_the_sessions_end() {
 
 #[tokio::test]
 async fn client_key_keeps_working_beside_sessions() {
-    let signer = Signer::ed25519();
-    let broker = broker_of(&signer, |_| {}).await;
+    let (broker, signer) = ed25519_broker(|_| {}).await;
     let ask = HttpRequest::frontend(r#"{"userId": "jane"}"#);
     assert_eq!(broker.ask(&ask).await.status, 200);
     assert_eq!(broker.ask(&ask.clone().header("Token-Min-TTL", "1h")).await.status, 200);
@@ -173,7 +179,7 @@ async fn client_key_keeps_working_beside_sessions() {
     assert_eq!((elsewhere.status, elsewhere.header("access-control-allow-origin")), (200, None));
     assert_eq!(elsewhere.header("vary"), Some("Origin"));
     let rows = [
-        row("nobody", ask.clone().without("Authorization"), 401, ""),
+        row("no key", ask.clone().without("Authorization"), 401, ""),
         row("a wrong key", ask.clone().key("wrong"), 401, ""),
         row("no user", HttpRequest::frontend("{}"), 400, "userId"),
         row("no body", HttpRequest::new("POST", FRONTEND), 415, ""),
@@ -182,7 +188,10 @@ async fn client_key_keeps_working_beside_sessions() {
     all_are_refused_without_a_call(&broker, &rows).await;
     // A session is accepted on this route alone.
     let session = signer.session("k", "jane");
-    for ask in [HttpRequest::issue(crate::refusal::GOOD[0].1), HttpRequest::tokens(crate::refusal::GOOD[2].1)] {
+    for ask in [
+        HttpRequest::issue(crate::support::refusal::GOOD[0].1),
+        HttpRequest::tokens(crate::support::refusal::GOOD[2].1),
+    ] {
         let answer = broker.ask(&ask.key(&session)).await;
         assert_eq!((answer.status, answer.header("vary")), (401, None));
     }
@@ -204,16 +213,14 @@ async fn session_needs_no_client() {
 
 #[tokio::test]
 async fn page_cannot_force_a_call_to_courier_each_time() {
-    let signer = Signer::ed25519();
-    let broker = broker_of(&signer, |_| {}).await;
+    let (broker, signer) = ed25519_broker(|_| {}).await;
     let ask = call(&signer.session("k", "jane")).header("Token-Min-TTL", "23h");
     all_are_refused_without_a_call(&broker, &[row("Token-Min-TTL", ask, 400, "Token-Min-TTL")]).await;
 }
 
 #[tokio::test]
 async fn only_listed_pages_may_call() {
-    let signer = Signer::ed25519();
-    let broker = broker_of(&signer, |_| {}).await;
+    let (broker, signer) = ed25519_broker(|_| {}).await;
     let session = signer.session("k", "jane");
     let other = |origin: &str| call(&session).with("Origin", origin);
     for origin in ["https://evil.example", "null", "", "http://app.example.com", "https://app.example.com:8443"] {
@@ -238,8 +245,7 @@ async fn only_listed_pages_may_call() {
 
 #[tokio::test]
 async fn preflight_names_what_a_page_may_send() {
-    let signer = Signer::ed25519();
-    let broker = broker_of(&signer, |_| {}).await;
+    let (broker, _) = ed25519_broker(|_| {}).await;
     let preflight = |origin: &str| {
         HttpRequest::new("OPTIONS", FRONTEND)
             .without("Authorization")
@@ -270,8 +276,7 @@ async fn preflight_names_what_a_page_may_send() {
 
 #[tokio::test]
 async fn cookie_is_accepted_only_from_a_listed_page() {
-    let signer = Signer::ed25519();
-    let broker = broker_of(&signer, |sessions| sessions.source = "cookie:__Host-session".to_owned()).await;
+    let (broker, signer) = ed25519_broker(|sessions| sessions.source = "cookie:__Host-session".to_owned()).await;
     let session = signer.session("k", "jane");
     let with = |cookies: &str| {
         HttpRequest::new("POST", FRONTEND).without("Authorization").header("Cookie", cookies).header("Origin", PAGE)
@@ -333,8 +338,7 @@ async fn sessions_use_the_workspace_of_their_settings() {
 async fn session_is_in_no_metric_and_on_no_page() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[signer.jwk("a-kid")]).await;
-    let sessions = RawSessions { jwks_url: Some(host.url()), ..settings() };
-    let broker = Setup::new().settings(|raw| raw.sessions = Some(sessions)).start().await;
+    let broker = setup(&host).start().await;
     let session = signer.session("a-kid", "jane-doe");
     assert_eq!(broker.ask(&call(&session)).await.status, 200);
     is_unauthorized(&broker.ask(&call(&format!("{session}x"))).await);

@@ -2,24 +2,15 @@
 
 use serde_json::json;
 
-use crate::refusal::{TOKENS, all_are_refused_without_a_call, row};
-use crate::support::broker::{Broker, Setup, client};
-use crate::support::http::HttpRequest;
+use crate::support::broker::{Broker, Setup, client_for};
+use crate::support::http::{HttpRequest, inbox};
+use crate::support::refusal::{TOKENS, all_are_refused_without_a_call, row};
 
 /// The key of a client for the users of one tenant.
 const NARROW: &str = "ctb_a-narrow-client";
 
 async fn broker() -> Broker {
-    let setup = Setup::new().settings(|raw| {
-        let mut narrow = client("narrow", NARROW, &["*"]);
-        narrow.users = vec!["acme/*".to_owned()];
-        raw.clients.push(narrow);
-    });
-    setup.start().await
-}
-
-fn wants(user: &str) -> HttpRequest {
-    HttpRequest::tokens(json!({"user_id": user, "profile": "inbox"}).to_string())
+    Setup::new().client(client_for("narrow", NARROW, &["*"], &["acme/*"])).start().await
 }
 
 fn leaves(body: &str) -> HttpRequest {
@@ -35,17 +26,17 @@ async fn user_signs_out_by_the_body_or_by_an_escaped_path() {
             leaves(&json!({ "user_id": user }).to_string()),
             HttpRequest::new("DELETE", &format!("/v1/users/{escaped}/tokens")),
         ] {
-            let before = broker.ask(&wants(user)).await.token();
+            let before = broker.ask(&inbox(user)).await.token();
             let answer = broker.ask(&ask).await;
             assert_eq!((answer.status, answer.body.as_str()), (204, ""), "{user}: {answer:?}");
-            let after = broker.ask(&wants(user)).await;
+            let after = broker.ask(&inbox(user)).await;
             assert_eq!(after.source(), "fwd=miss; stored", "{user}");
             assert_ne!(after.token(), before, "{user}");
         }
     }
-    let before = broker.ask(&wants("43")).await.token();
+    let before = broker.ask(&inbox("43")).await.token();
     assert_eq!(broker.ask(&leaves(r#"{"user_id": 43}"#)).await.status, 204);
-    assert_ne!(broker.ask(&wants("43")).await.token(), before);
+    assert_ne!(broker.ask(&inbox("43")).await.token(), before);
     let counted = |route: &str| format!("courier_token_broker_requests_total{{outcome=\"done\",route=\"{route}\"}}");
     assert_eq!(broker.metric(&counted(TOKENS)).await, 9.0);
     assert_eq!(broker.metric(&counted("/v1/users/{id}/tokens")).await, 8.0);
@@ -74,8 +65,8 @@ async fn sign_out_by_the_body_is_refused_as_by_the_path() {
         row("no body and no type", HttpRequest::new("DELETE", TOKENS), 415, "Content-Type: application/json"),
     ];
     all_are_refused_without_a_call(&broker, &rows).await;
-    broker.ask(&wants("bob")).await.token();
+    broker.ask(&inbox("bob")).await.token();
     assert_eq!(broker.ask(&leaves(good).key(NARROW)).await.status, 403);
-    assert_eq!(broker.ask(&wants("bob")).await.source(), "hit");
+    assert_eq!(broker.ask(&inbox("bob")).await.source(), "hit");
     assert_eq!(broker.ask(&leaves(r#"{"user_id": "acme/jane"}"#).key(NARROW)).await.status, 204);
 }

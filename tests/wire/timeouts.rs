@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-use crate::refusal::GOOD;
+use crate::connections::trickle_head;
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::{Connection, HttpRequest};
+use crate::support::refusal::GOOD;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -31,17 +30,8 @@ async fn slow_later_head_is_cut_off_like_a_first_one() {
     let mut stream = tokio::net::TcpStream::connect(broker.address).await.expect("the listener accepts");
     let mut connection = Connection::over(&mut stream);
     assert_eq!(connection.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
-    let (mut reader, mut writer) = stream.into_split();
-    let trickling = tokio::spawn(async move {
-        let _ = writer.write_all(b"POST /auth/issue-token HTTP/1.1\r\nX: ").await;
-        while writer.write_all(b"x").await.is_ok() {
-            tokio::time::sleep(SECOND / 20).await;
-        }
-    });
     // Far less than the idle timeout.
-    let closed = tokio::time::timeout(SECOND * 30, reader.read_to_end(&mut Vec::new())).await;
-    assert!(closed.is_ok(), "it is still open");
-    trickling.abort();
+    trickle_head(stream, SECOND * 30).await;
 }
 
 #[tokio::test]

@@ -10,16 +10,18 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::refusal::{GOOD, is_a_refusal};
 use crate::support::broker::{Broker, Setup, client};
 use crate::support::http::{Answer, Connection, HttpRequest};
 use crate::support::pki::{Authority, HOST, Identity, connect};
+use crate::support::refusal::{GOOD, is_a_refusal};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HTTP1: &[&str] = &["http/1.1"];
 
-async fn broker(tls: RawTls) -> Broker {
-    Setup::new().settings(|raw| raw.server.tls = Some(tls)).start().await
+async fn broker() -> (Authority, Broker) {
+    let authority = Authority::new();
+    let broker = Setup::new().tls(authority.settings(&authority.sign(&[HOST]))).start().await;
+    (authority, broker)
 }
 
 /// A broker that asks its clients for certificates of this authority; one client has no key.
@@ -53,8 +55,7 @@ async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn alpn_selects_the_protocol_and_http1_is_the_default() {
-    let authority = Authority::new();
-    let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
+    let (authority, broker) = broker().await;
     for (offered, chosen) in [
         (&["h2", "http/1.1"][..], Some(&b"h2"[..])),
         (&["http/1.1", "h2"], Some(b"h2")),
@@ -73,8 +74,7 @@ async fn alpn_selects_the_protocol_and_http1_is_the_default() {
 
 #[tokio::test]
 async fn unreadable_head_is_refused_in_json_over_tls_too() {
-    let authority = Authority::new();
-    let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
+    let (authority, broker) = broker().await;
     let stream = connect(&authority.client(HTTP1, None), broker.address).await.expect("a handshake");
     let mut connection = Connection::over(stream);
     connection.send(b"this is not HTTP\r\n\r\n").await;
@@ -85,8 +85,7 @@ async fn unreadable_head_is_refused_in_json_over_tls_too() {
 
 #[tokio::test]
 async fn outdated_tls_and_plain_text_are_refused_at_once() {
-    let authority = Authority::new();
-    let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
+    let (_, broker) = broker().await;
     let plain = exchange(broker.address, &HttpRequest::issue(GOOD[0].1).bytes()).await;
     assert!(!plain.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&plain));
     // A ClientHello of TLS 1.1: version 3.2, with one cipher suite of that time.
@@ -124,8 +123,7 @@ async fn silent_handshake_times_out_and_delays_no_other() {
 
 #[tokio::test]
 async fn new_certificate_applies_to_new_connections_and_old_ones_go_on() {
-    let authority = Authority::new();
-    let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
+    let (authority, broker) = broker().await;
     let shown = async || {
         let stream = connect(&authority.client(HTTP1, None), broker.address).await.expect("a handshake");
         let certificate = stream.get_ref().1.peer_certificates().expect("certificates")[0].clone();
@@ -163,8 +161,7 @@ async fn kind(client: &TlsConnector, broker: &Broker) -> std::io::Result<Option<
 
 #[tokio::test]
 async fn sessions_outlive_a_new_certificate() {
-    let authority = Authority::new();
-    let broker = broker(authority.settings(&authority.sign(&[HOST]))).await;
+    let (authority, broker) = broker().await;
     let client = authority.client(HTTP1, None);
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Resumed));

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-use crate::refusal::GOOD;
 use crate::support::broker::Setup;
-use crate::support::http::{Connection, HttpRequest};
+use crate::support::http::{Connection, HttpRequest, until};
 use crate::support::pki::{Authority, HOST};
+use crate::support::refusal::GOOD;
 
 #[tokio::test]
 async fn unix_socket_serves_apps_and_is_removed_with_the_broker() {
@@ -31,7 +30,5 @@ async fn unix_socket_serves_apps_and_is_removed_with_the_broker() {
         assert_eq!(connection.ask(&HttpRequest::issue(GOOD[0].1)).await.source(), source);
     }
     drop(broker);
-    while path.exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(async || !path.exists()).await;
 }

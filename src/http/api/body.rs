@@ -21,10 +21,7 @@ pub trait Incoming: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>
 impl<B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> Incoming for B {}
 
 /// Reads a request's JSON body: at most `limit` bytes within `timeout`.
-pub async fn read<B>(request: &mut Request<B>, limit: usize, timeout: Duration) -> Result<Bytes, Problem>
-where
-    B: Incoming,
-{
+pub async fn read<B: Incoming>(request: &mut Request<B>, limit: usize, timeout: Duration) -> Result<Bytes, Problem> {
     if !is_json(request) {
         return Err(Problem::MediaType);
     }
@@ -137,7 +134,7 @@ fn field_path<'a, T: Deserialize<'a>>(text: &'a str) -> String {
     }
 }
 
-/// Says what is wrong and what is expected, without the value: it could be a secret in the wrong
+/// Describes the mistake and the expected form, without the value: it could be a secret in the wrong
 /// field.
 fn explain(error: &serde_json::Error, field_path: impl FnOnce() -> String) -> String {
     let (line, column) = (error.line(), error.column());

@@ -18,10 +18,7 @@ struct RequestBody<'a> {
 }
 
 impl Api {
-    pub(super) async fn issue_token<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
-    where
-        B: Incoming,
-    {
+    pub(super) async fn issue_token<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
         let min_ttl = min_ttl_header(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;

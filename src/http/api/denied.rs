@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     fn patterns(texts: &[String]) -> Vec<Pattern> {
-        texts.iter().filter_map(|text| Pattern::new(text)).collect()
+        texts.iter().filter_map(|text| Pattern::new(text).ok()).collect()
     }
 
     fn message(actor: Actor<'static>, denial: &Denial, allowed: &[String], set_by: SetBy) -> String {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     fn scopes(count: usize, length: usize) -> Vec<String> {
-        (0..count).map(|place| format!("{place:0length$}")).collect()
+        (0..count).map(|index| format!("{index:0length$}")).collect()
     }
 
     #[test]

@@ -22,10 +22,7 @@ struct RequestBody<'a> {
 }
 
 impl Api {
-    pub(super) async fn frontend<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
-    where
-        B: Incoming,
-    {
+    pub(super) async fn frontend<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
         if let Some(session_auth) = &self.session_auth
             // Boxed, so that an app's cache hit does not carry the state of a session check.
             && let Some(answer) = Box::pin(self.serve_session(session_auth, request)).await?

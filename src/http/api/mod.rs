@@ -166,8 +166,8 @@ impl Api {
                     let given_up = match problem {
                         Problem::BodyBroken => true,
                         Problem::BodyTimeout | Problem::Overload => false,
-                        // An HTTP/2 stream can be answered before its body ends; each body read in vain
-                        // would take a place.
+                        // An HTTP/2 stream can be answered before its body ends; reading the rest would keep it
+                        // open.
                         _ if request.version() == Version::HTTP_2 => false,
                         _ => Box::pin(body::discard(&mut request, self.settings.body_timeout)).await,
                     };

@@ -27,10 +27,7 @@ struct RequestBody<'a> {
 }
 
 impl Api {
-    pub(super) async fn tokens<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
-    where
-        B: Incoming,
-    {
+    pub(super) async fn tokens<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
         let fields: RequestBody<'_> = body::parse(&body)?;

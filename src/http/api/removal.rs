@@ -38,10 +38,7 @@ impl Api {
     }
 
     /// Signs out the user in the body, for ids that proxies change in a path: many decode `%2F`.
-    pub(super) async fn sign_out_in_body<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
-    where
-        B: Incoming,
-    {
+    pub(super) async fn sign_out_in_body<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
         let sign_out: SignOutBody<'_> = body::parse(&body)?;
@@ -71,10 +68,7 @@ impl Api {
 
     /// Takes the report that Courier rejected a token. The response is the same whether the token was
     /// the broker's, and of this client's users, or not.
-    pub(super) async fn rejected<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem>
-    where
-        B: Incoming,
-    {
+    pub(super) async fn rejected<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
         let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
         let fields: RejectedBody<'_> = body::parse(&body)?;

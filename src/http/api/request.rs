@@ -48,7 +48,7 @@ pub fn header_bytes<B>(request: &Request<B>) -> usize {
     uri + lines.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum::<usize>()
 }
 
-/// Decodes percent-encoding, or says what is wrong with it.
+/// Decodes percent-encoding; the error is a predicate such as "is not UTF-8".
 pub fn percent_decoded(text: &str) -> Result<String, &'static str> {
     let mut escapes = text.split('%').skip(1).map(str::as_bytes);
     if !escapes.all(|after| matches!(after, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())) {

@@ -52,7 +52,7 @@ impl Retry {
             let most = match client {
                 ClientKind::Any => *SECONDS.end(),
                 ClientKind::Worker if again => LONGEST_SLEEP,
-                // Its retry is in vain, so it should sleep as short as possible.
+                // Its retry fails in any case, so its sleep should be as short as possible.
                 ClientKind::Worker => *SECONDS.start(),
             };
             let seconds = u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
@@ -83,46 +83,27 @@ impl ClientKind {
     }
 }
 
-// The retry rules of each SDK, from its source.
-#[cfg(test)]
-#[path = "../../../tests/sdk/rules.rs"]
-mod rules;
-
 #[cfg(test)]
 mod tests {
-    use super::rules::{RetryHints, Sdk, sdks};
     use super::*;
     use crate::http::api::response::Style;
     use crate::http::api::response::tests::problems;
 
-    fn client_kind(sdk: &Sdk) -> ClientKind {
-        let mut headers = HeaderMap::new();
-        for (name, value) in &sdk.request.headers {
-            let name: HeaderName = name.parse().expect("a name");
-            headers.append(name, value.parse().expect("a value"));
-        }
-        ClientKind::of(&headers)
-    }
-
+    /// `rules_of_every_sdk_obey_the_headers` in `tests/wire` shows that every SDK obeys such headers.
     #[test]
-    fn no_sdk_repeats_what_is_final_or_hammers_or_sleeps_for_long_in_a_worker() {
-        for sdk in sdks() {
-            for problem in problems() {
-                for style in [Style::Courier, Style::Frontend] {
-                    let response = problem.response(style, client_kind(&sdk));
+    fn every_problem_is_final_or_names_a_wait_that_every_sdk_heeds() {
+        for problem in problems() {
+            for style in [Style::Courier, Style::Frontend] {
+                for (client, longest) in [(ClientKind::Any, 59), (ClientKind::Worker, 2)] {
+                    let response = problem.response(style, client);
                     let header = |name: &str| response.headers().get(name).map(|value| value.to_str().expect("text"));
-                    let status = response.status().as_u16();
-                    let waits = sdk.retry.waits(&RetryHints::new(status, header));
-                    let case = format!("{} and {problem:?}: {waits:?}", sdk.name);
                     let is_final = header("x-should-retry") == Some("false");
-                    let is_retried = matches!(status, 408 | 409 | 429 | 500..);
-                    assert!(is_final || is_retried, "the answer does not say that it is final: {case}");
-                    assert_eq!(header("retry-after").is_some(), is_retried, "{case}");
-                    assert!(!is_final || waits.is_empty() || sdk.name == "php", "it repeats what is final: {case}");
-                    assert!(waits.iter().all(|wait| (1.0..60.0).contains(&wait.shortest)), "it hammers: {case}");
-                    if sdk.name == "php" {
-                        assert!(waits.len() <= 2 && waits.iter().all(|wait| wait.longest <= 2.0), "it sleeps: {case}");
-                    }
+                    let is_retried = matches!(response.status().as_u16(), 408 | 409 | 429 | 500..);
+                    assert!(is_final || is_retried, "the answer does not say that it is final: {problem:?}");
+                    let wait = header("retry-after").map(|text| text.parse::<u64>().expect("a whole number"));
+                    assert_eq!(wait.is_some(), is_retried, "{problem:?}");
+                    assert!(wait.is_none_or(|wait| (1..=longest).contains(&wait)), "{problem:?}: {wait:?}");
+                    assert_eq!(header("retry-after-ms"), None, "{problem:?}");
                 }
             }
         }

@@ -26,14 +26,11 @@ struct RequestBody<'a> {
 
 impl Api {
     /// Serves a user's call; `None` if an app calls.
-    pub(super) async fn serve_session<B>(
+    pub(super) async fn serve_session<B: Incoming>(
         &self,
         session_auth: &SessionAuth,
         request: &mut Request<B>,
-    ) -> Result<Option<Answer>, Problem>
-    where
-        B: Incoming,
-    {
+    ) -> Result<Option<Answer>, Problem> {
         let Some(session) = session_auth.check(request).await? else { return Ok(None) };
         // A page could force a call to Courier with each request.
         if request.headers().contains_key(TOKEN_MIN_TTL) {

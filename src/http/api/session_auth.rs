@@ -32,7 +32,7 @@ pub struct SessionRoute {
 pub enum SessionSource {
     /// `Authorization: Bearer SESSION`.
     Authorization,
-    /// The cookie of this name. Browsers send it whichever page calls, so it is accepted only with an
+    /// The cookie of this name. Browsers send it for every page, so it is accepted only with an
     /// allowed origin.
     Cookie(String),
 }
@@ -86,7 +86,7 @@ impl SessionAuth {
         }
     }
 
-    /// The lifetime of the token, cut to the session's end if the settings say so.
+    /// The lifetime of the token, limited to the session's if the settings require it.
     pub fn lifetime(&self, normal: Lifetime, session: &Session) -> Result<Lifetime, Problem> {
         if !self.route.within_session {
             return Ok(normal);

@@ -43,13 +43,13 @@ struct Period {
     setting: &'static str,
     path: PathBuf,
     /// Its position in the file, from 1.
-    place: usize,
+    index: usize,
     validity: Validity,
 }
 
 impl Period {
     fn warning(&self, now: Duration) -> Option<CertificateError> {
-        let why = format!("certificate {} {}", self.place, self.validity.warning(now)?);
+        let why = format!("certificate {} {}", self.index, self.validity.warning(now)?);
         Some(CertificateError { setting: self.setting, path: self.path.clone(), why })
     }
 }
@@ -181,7 +181,7 @@ impl Certificates {
         let own = periods(CERTIFICATE, &files.certificate, &chain);
         let theirs = files.client_ca.iter().flat_map(|path| periods(CLIENT_CA, path, &authorities));
         let periods: Arc<[_]> = own.chain(theirs).collect();
-        if periods.first().is_none_or(|own| (own.setting, own.place) != (CERTIFICATE, 1)) {
+        if periods.first().is_none_or(|own| (own.setting, own.index) != (CERTIFICATE, 1)) {
             let why = "certificate 1 does not say when it is valid".to_owned();
             return Err(failed(CERTIFICATE, &files.certificate, why));
         }
@@ -203,8 +203,8 @@ fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer
 
 /// Skips certificates that can't be read: an authority's may lack these times.
 fn periods(setting: &'static str, path: &Path, found: &[CertificateDer<'_>]) -> impl Iterator<Item = Period> {
-    found.iter().zip(1..).filter_map(move |(certificate, place)| {
-        Some(Period { setting, path: path.to_owned(), place, validity: Validity::of(certificate)? })
+    found.iter().zip(1..).filter_map(move |(certificate, index)| {
+        Some(Period { setting, path: path.to_owned(), index, validity: Validity::of(certificate)? })
     })
 }
 

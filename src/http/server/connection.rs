@@ -10,7 +10,6 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
-use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -21,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use super::certificates::HTTP2;
 use super::head_timer::HeadTimer;
 use super::socket::Accepted;
-use super::state::{Cancelled, ConnectionState, ListenerState};
+use super::state::{Answer, Cancelled, ConnectionState, ListenerState};
 use super::stream::GuardedStream;
 use super::tls::{PeerNames, Tls};
 use crate::http::response_body::ResponseBody;
@@ -46,15 +45,12 @@ const PENDING_RESETS: usize = 20;
 const ERROR_RESETS: usize = 256;
 
 /// Serves a connection until it ends, or until `stop` resolves; then it finishes the open requests.
-pub async fn serve_connection<F, A>(
+pub async fn serve_connection<F: Answer>(
     accepted: Accepted,
     listener: Arc<ListenerState>,
     answer: F,
     stop: oneshot::Receiver<()>,
-) where
-    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<ResponseBody>> + Send + 'static,
-{
+) {
     match accepted {
         Accepted::Tcp(stream, address) => {
             // Responses are small: waiting to fill a packet would only delay them.
@@ -71,17 +67,14 @@ pub async fn serve_connection<F, A>(
     }
 }
 
-async fn serve_tls<F, A>(
+async fn serve_tls<F: Answer>(
     stream: TcpStream,
     address: IpAddr,
     tls: &Tls,
     listener: Arc<ListenerState>,
     answer: F,
     mut stop: oneshot::Receiver<()>,
-) where
-    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<ResponseBody>> + Send + 'static,
-{
+) {
     let certificates = tls.current();
     let handshake = TlsAcceptor::from(certificates.config()).accept(stream);
     let outcome = tokio::select! {
@@ -111,14 +104,10 @@ async fn serve_tls<F, A>(
     }
 }
 
-fn service<F, A>(
+fn service<F: Answer>(
     state: Arc<ConnectionState>,
     answer: F,
-) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: Send + 'static>
-where
-    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<ResponseBody>> + Send + 'static,
-{
+) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: Send + 'static> {
     service_fn(move |mut request| {
         let mut open = state.begin(&mut request);
         // Boxed: the future is large, and would be moved often.
@@ -132,11 +121,9 @@ where
     })
 }
 
-async fn serve_http1<S, F, A>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: oneshot::Receiver<()>)
+async fn serve_http1<S, F: Answer>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: oneshot::Receiver<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     let limits = state.listener.limits;
     let head_timer = HeadTimer::new(Arc::clone(&state.requests), limits.header_timeout);
@@ -163,11 +150,9 @@ where
     log_end(ended);
 }
 
-async fn serve_http2<S, F, A>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: oneshot::Receiver<()>)
+async fn serve_http2<S, F: Answer>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: oneshot::Receiver<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-    A: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     let limits = state.listener.limits;
     // More than the limit that is refused with a message, as for HTTP/1.

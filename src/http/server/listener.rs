@@ -9,18 +9,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::{Request, Response};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::connection::serve_connection;
-use super::limits::ListenerLimits;
 use super::socket::{Accepted, Socket};
-use super::state::ListenerState;
+use super::state::{Answer, ListenerLimits, ListenerState};
 use super::tls::Tls;
 use crate::clock::Clock;
-use crate::http::response_body::ResponseBody;
 use crate::metrics::{Dropped, Metrics};
 
 /// Accepts connections from a socket: HTTP/1.1, and with TLS HTTP/2 too.
@@ -63,11 +59,7 @@ impl Listener {
     ///
     /// Then it accepts no more, lets every connection finish its open requests, and returns when all
     /// have ended. It sets no deadline; dropping it stops at once.
-    pub async fn serve<F, A>(self, answer: F, stop: impl Future<Output = ()>)
-    where
-        F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Clone + Send + 'static,
-        A: Future<Output = Response<ResponseBody>> + Send + 'static,
-    {
+    pub async fn serve(self, answer: impl Answer, stop: impl Future<Output = ()>) {
         let Self { socket, state, shared } = self;
         let own_permits = Arc::new(Semaphore::new(state.limits.connections));
         let open = StopOnDrop(Arc::new(Connections::default()));
@@ -138,16 +130,13 @@ impl Drop for StopOnDrop {
 }
 
 impl Connections {
-    fn spawn<F, A>(
+    fn spawn(
         self: &Arc<Self>,
         accepted: Accepted,
-        answer: F,
+        answer: impl Answer,
         state: &Arc<ListenerState>,
         permits: [OwnedSemaphorePermit; 2],
-    ) where
-        F: Fn(Request<Incoming>, Option<IpAddr>) -> A + Send + 'static,
-        A: Future<Output = Response<ResponseBody>> + Send + 'static,
-    {
+    ) {
         let most = state.limits.connections_per_ip;
         let peer = match &accepted {
             Accepted::Tcp(_, address) if most > 0 => Some(client_subnet(*address)),

@@ -4,7 +4,6 @@ mod address;
 mod certificates;
 mod connection;
 mod head_timer;
-mod limits;
 mod listener;
 mod socket;
 mod state;
@@ -14,8 +13,7 @@ mod validity;
 
 pub use address::Address;
 pub use certificates::{CertificateError, Certificates, TlsFiles};
-pub use limits::ListenerLimits;
 pub use listener::Listener;
 pub use socket::{Passed, Socket};
-pub use state::{Cancelled, Overload};
+pub use state::{Cancelled, ListenerLimits, Overload};
 pub use tls::{PeerNames, Tls};

@@ -1,20 +1,60 @@
-//! State shared by the connections of a listener, and by the requests of a connection.
+//! The limits and the state shared by the connections of a listener, and by the requests of a connection.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hyper::Request;
 use hyper::body::Incoming;
+use hyper::{Request, Response};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::head_timer::Requests;
-use super::limits::ListenerLimits;
 use super::tls::{PeerNames, Tls};
 use crate::clock::{Clock, Moment};
+use crate::http::response_body::ResponseBody;
 use crate::metrics::Metrics;
+
+/// The limits of a listener.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerLimits {
+    /// The most connections at once; further ones wait to be accepted.
+    pub connections: usize,
+    /// The most connections of one IP address (of one /64 with IPv6) at once; 0 for no limit. Further
+    /// ones are closed.
+    pub connections_per_ip: u32,
+    /// The most requests in flight; further ones are refused.
+    pub requests_in_flight: usize,
+    /// The most bytes of a request's path and headers, at least 1024.
+    pub header_bytes: usize,
+    /// The longest that a request's headers may take to arrive, and that a new connection may be silent.
+    pub header_timeout: Duration,
+    /// The longest that a connection may be idle between requests, and that a peer may read nothing of a
+    /// response.
+    pub idle_timeout: Duration,
+    /// The longest that a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// The most concurrent streams of an HTTP/2 connection.
+    pub streams: u32,
+    /// The most requests that the peer of an HTTP/2 connection may cancel in a second. With more the
+    /// connection is closed.
+    pub resets_per_second: u32,
+}
+
+/// A function that answers requests. The peer's IP address is `None` on a Unix socket.
+pub trait Answer: Fn(Request<Incoming>, Option<IpAddr>) -> Self::Response + Clone + Send + 'static {
+    /// The future of a response.
+    type Response: Future<Output = Response<ResponseBody>> + Send + 'static;
+}
+
+impl<F, R> Answer for F
+where
+    F: Fn(Request<Incoming>, Option<IpAddr>) -> R + Clone + Send + 'static,
+    R: Future<Output = Response<ResponseBody>> + Send + 'static,
+{
+    type Response = R;
+}
 
 /// Request extension: too many requests are in flight, so this one is refused.
 #[derive(Clone, Copy, Debug)]

@@ -16,20 +16,33 @@ impl Budget {
     /// The largest burst.
     pub const MAX_BURST: u32 = 1_000_000;
 
-    /// `rate` calls a second on average and `burst` at once. `None` where the
-    /// rate is out of [`Budget::RATES`] or the burst is 0 or too large.
-    pub fn new(rate: f64, burst: u32) -> Option<Self> {
-        let fits = Self::RATES.contains(&rate) && (1..=Self::MAX_BURST).contains(&burst);
-        fits.then_some(Self { rate, burst, least: rate / 10.0 })
+    /// `rate` calls a second on average and `burst` at once.
+    ///
+    /// ```
+    /// use courier_token_broker::policy::admission::budget::{Budget, BudgetError};
+    ///
+    /// let budget = Budget::new(20.0, 40)?;
+    /// assert_eq!((budget.rate(), budget.least()), (20.0, 2.0));
+    /// assert_eq!(Budget::new(0.0, 40), Err(BudgetError::Rate));
+    /// assert_eq!(BudgetError::Rate.to_string(), "must be a number from 0.001 to 100000");
+    /// # Ok::<(), BudgetError>(())
+    /// ```
+    pub fn new(rate: f64, burst: u32) -> Result<Self, BudgetError> {
+        if !Self::RATES.contains(&rate) {
+            return Err(BudgetError::Rate);
+        }
+        if !(1..=Self::MAX_BURST).contains(&burst) {
+            return Err(BudgetError::Burst);
+        }
+        Ok(Self { rate, burst, least: rate / 10.0 })
     }
 
     /// This budget with another least rate, to which Courier's 429s may lower it.
     ///
-    /// The default is a tenth of the rate. `None` where `least` is out of [`Budget::RATES`] or
-    /// more than the rate.
-    pub fn with_least(self, least: f64) -> Option<Self> {
+    /// The default is a tenth of the rate.
+    pub fn with_least(self, least: f64) -> Result<Self, BudgetError> {
         let fits = Self::RATES.contains(&least) && least <= self.rate;
-        fits.then_some(Self { least, ..self })
+        if fits { Ok(Self { least, ..self }) } else { Err(BudgetError::Least(self.rate)) }
     }
 
     /// The rate that 429s never go below, in calls a second.
@@ -73,6 +86,20 @@ impl Budget {
     }
 }
 
+/// Why numbers don't make a budget. Each text follows the name of the number.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum BudgetError {
+    /// A rate out of [`Budget::RATES`].
+    #[error("must be a number from {} to {}", Budget::RATES.start(), Budget::RATES.end())]
+    Rate,
+    /// No burst, or more than [`Budget::MAX_BURST`].
+    #[error("must be a number from 1 to {}", Budget::MAX_BURST)]
+    Burst,
+    /// A least rate out of [`Budget::RATES`], or more than the rate, which is given.
+    #[error("must be a number from {} to the rate, {_0}", Budget::RATES.start())]
+    Least(f64),
+}
+
 /// The spread of transit times to Courier: a new connection, a lost packet, a busy machine.
 ///
 /// 50 ms do not cover the handshakes of a new connection to another continent; with 200 ms, a
@@ -85,11 +112,15 @@ mod tests {
 
     #[test]
     fn budget_out_of_range_is_rejected() {
-        for (rate, burst) in [(0.0, 1), (-1.0, 1), (f64::NAN, 1), (f64::INFINITY, 1), (1.0, 0), (1.0, 1_000_001)] {
-            assert_eq!(Budget::new(rate, burst), None, "{rate} {burst}");
+        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(Budget::new(rate, 1), Err(BudgetError::Rate), "{rate}");
         }
+        for burst in [0, 1_000_001] {
+            assert_eq!(Budget::new(1.0, burst), Err(BudgetError::Burst), "{burst}");
+        }
+        let budget = Budget::new(50.0, 10).expect("a budget");
         for least in [0.0, -1.0, f64::NAN, 50.1] {
-            assert_eq!(Budget::new(50.0, 10).and_then(|budget| budget.with_least(least)), None, "{least}");
+            assert_eq!(budget.with_least(least), Err(BudgetError::Least(50.0)), "{least}");
         }
     }
 

@@ -213,22 +213,6 @@ proptest! {
         prop_assert_eq!(plain.refused, eager.refused);
     }
 
-    /// The wait of a new user is computed for the renewals that are queued. Later ones take a tenth.
-    #[test]
-    fn queued_user_of_a_client_leaves_in_time(
-        rate in 0.5..100.0,
-        burst in 1u32..20,
-        steps in prop::collection::vec(prop_oneof![5 => arrival(1), 1 => pass()], 1..300),
-    ) {
-        let mut driver = Driver::new(rate, burst);
-        run(&mut driver, &steps, Driver::pass);
-        driver.finish();
-        let most = MAX_WAIT * 10 / 9 + driver.budget.period() * 2;
-        for call in driver.left.iter().filter(|call| call.class == Class::Waiting) {
-            prop_assert!(call.waited <= most, "{:?}", call);
-        }
-    }
-
     /// Beyond nine users in a row, a renewal takes its turn.
     #[test]
     fn renewals_leave_the_reserve_to_users(

@@ -56,19 +56,10 @@ pub(super) const STEP: Duration = Duration::from_secs(1);
 impl Throttle {
     /// At the whole rate of the budget.
     pub fn new(budget: &Budget) -> Self {
-        let never = Moment::from_nanos(0);
-        let (whole, least) = (budget.rate(), budget.least());
+        let (whole, least, past) = (budget.rate(), budget.least(), Moment::from_nanos(0));
         let most = whole + f64::from(budget.departing_burst());
-        Self {
-            whole,
-            least,
-            most,
-            rate: most,
-            lowered_at: never,
-            raised_at: never,
-            last_admit: never,
-            paused_until: never,
-        }
+        let (lowered_at, raised_at, last_admit, paused_until) = (past, past, past, past);
+        Self { whole, least, most, rate: most, lowered_at, raised_at, last_admit, paused_until }
     }
 
     /// The present rate, in calls a second.

@@ -7,7 +7,7 @@ use courier_token_broker::upstream::Failure;
 use fastrand::Rng;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::world::{MS, SECOND};
+use crate::support::test_broker::{MS, SECOND};
 
 /// The longest that an answer takes.
 pub const SLOWEST: Duration = Duration::from_secs(12);

@@ -1,7 +1,7 @@
 //! The invariants: checks every answer against the tokens, sign-outs, reports and faults before it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use courier_token_broker::broker::{Answer, Refusal, Source};
@@ -9,11 +9,12 @@ use courier_token_broker::clock::Moment;
 use courier_token_broker::simulator::{Call, Faults};
 use courier_token_broker::token::TokenKey;
 use courier_token_broker::upstream::Failure;
+use parking_lot::Mutex;
 
 use super::fault_schedule::{SHORT_LIFE, SLOWEST, explains, healthy, shortens};
 use super::workload::Visit;
 use crate::support::broker::claims;
-use crate::world::{Made, SECOND};
+use crate::support::test_broker::{FakeIssuer, SECOND};
 
 // The broker's settings.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,7 +62,7 @@ pub struct Asked {
 pub type Shared = Arc<Mutex<Invariants>>;
 
 pub struct Invariants {
-    made: Made,
+    issuer: FakeIssuer,
     /// Whether the cache is large enough to evict nothing.
     pub never_evicts: bool,
     places: u64,
@@ -82,9 +83,9 @@ pub struct Invariants {
 }
 
 impl Invariants {
-    pub fn new(made: Made, never_evicts: bool) -> Self {
+    pub fn new(issuer: FakeIssuer, never_evicts: bool) -> Self {
         Self {
-            made,
+            issuer,
             never_evicts,
             places: 0,
             known: HashMap::new(),
@@ -157,7 +158,7 @@ impl Invariants {
         }
         match outcome {
             Ok(answer) => match self.token(answer.grant.token(), visit) {
-                Ok(token) => self.check_token(visit, asked, answer, token, now, &mut violations),
+                Ok(token) => violations.extend(self.check_token(visit, asked, answer, token, now)),
                 Err(why) => violations.push(why),
             },
             Err(refusal) => {
@@ -186,7 +187,7 @@ impl Invariants {
 
     /// The call that made a token, and its time.
     fn call_of(&self, token: &[u8]) -> Option<(usize, Moment)> {
-        self.made.lock().expect("not poisoned").get(std::str::from_utf8(token).ok()?).copied()
+        self.issuer.call_of(std::str::from_utf8(token).ok()?)
     }
 
     /// Reads a token; an error if it is not exactly for the visit's users and scopes.
@@ -211,17 +212,9 @@ impl Invariants {
         Ok(Token { call, at, life })
     }
 
-    /// Checks that this token may be served now to this visit.
-    fn check_token(
-        &mut self,
-        visit: &Visit,
-        asked: &Asked,
-        answer: &Answer,
-        token: Token,
-        now: Moment,
-        violations: &mut Vec<String>,
-    ) {
-        let left = token.left(now);
+    /// Checks that this token may be served now to this visit; returns the violations.
+    fn check_token(&mut self, visit: &Visit, asked: &Asked, answer: &Answer, token: Token, now: Moment) -> Vec<String> {
+        let (left, mut violations) = (token.left(now), Vec::new());
         let mut must = |holds: bool, why: &str| {
             if !holds {
                 violations.push(format!("{why}: {token:?}, {left:?} left"));
@@ -248,6 +241,7 @@ impl Invariants {
             Source::Issued { collapsed: false, .. } => "issued",
             Source::Stale(_) => "kept",
         });
+        violations
     }
 
     /// Tells whether the token must still be cached: not removed, and not replaced by one that may live shorter.

@@ -7,7 +7,7 @@ use courier_token_broker::broker::TokenRequest;
 use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey};
 use fastrand::Rng;
 
-use crate::world::{MS, workspace};
+use crate::support::test_broker::{MS, workspace};
 
 /// The number of users.
 pub const USERS: u32 = 50_000;

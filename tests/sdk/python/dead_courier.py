@@ -1,7 +1,7 @@
-"""One call of the official Python SDK, unmodified, while Courier does not work.
+"""One call of the official Python SDK, unmodified, while Courier fails.
 
 Environment: COURIER_BASE_URL, which the SDK reads by itself, and CLIENT_KEY, the key of a client.
-Prints `ok` when the SDK gave up after one request, and raises what does not hold.
+Prints `ok` if the SDK gives up after one request, and raises otherwise.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 Environment: COURIER_BASE_URL, which the SDK reads by itself, and CLIENT_KEY,
 the key of a client that may ask for the scopes of the inbox profile.
-Prints `ok` when everything holds, and raises what does not.
+Prints `ok` if all assertions hold, and raises otherwise.
 """
 
 import base64

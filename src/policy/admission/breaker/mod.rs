@@ -27,7 +27,7 @@ mod tests;
 
 use std::time::Duration;
 
-use self::recent::{Counts, Recent};
+use self::recent::Recent;
 use super::queue::Class;
 use super::response::Response;
 use crate::clock::Moment;
@@ -156,14 +156,14 @@ impl Breaker {
         }
         let was_shedding = self.is_shedding(now);
         self.recent.push(response, key, now);
-        let counts = self.recent.counts(now);
-        let is_failing = is_judged(&counts) && counts.failing_share() >= OPEN_SHARE;
-        self.failing_since = is_failing.then(|| self.failing_since.map_or(sent, |first| first.min(sent)));
+        let failing_since = self.failing_since.map_or(sent, |first| first.min(sent));
+        self.failing_since = self.is_failing(OPEN_SHARE, now).then_some(failing_since);
+        let is_forbidden = |response| matches!(response, Response::Forbidden(_));
         let opens = match response {
             Response::Failed => self.failing_since.is_some_and(|first| sent.since(first) >= LEAST_SPAN),
             Response::Forbidden(_) => {
-                counts.forbidden as f64 >= counts.calls as f64 * FORBIDDEN_SHARE
-                    && counts.forbidden_keys >= LEAST_FORBIDDEN_KEYS
+                self.recent.share(is_forbidden, now) >= FORBIDDEN_SHARE
+                    && self.recent.keys(is_forbidden, now) >= LEAST_FORBIDDEN_KEYS
             }
             Response::Unauthorized => true,
             Response::Issued | Response::Throttled(_) | Response::Rejected => false,
@@ -189,7 +189,7 @@ impl Breaker {
 
     /// The share of recent calls that failed; 1 while the breaker is open.
     pub fn failing_share(&self, now: Moment) -> f64 {
-        if self.open.is_some() { 1.0 } else { self.recent.counts(now).failing_share() }
+        if self.open.is_some() { 1.0 } else { self.recent.share(Response::is_failure, now) }
     }
 
     /// The status by which Courier refused the API key (401, 402 or 403), if that opened the breaker.
@@ -222,15 +222,14 @@ impl Breaker {
     }
 
     fn is_shedding(&self, now: Moment) -> bool {
-        if self.recent.most_failures() < LEAST_KEYS {
-            return false;
-        }
-        let counts = self.recent.counts(now);
-        is_judged(&counts) && counts.failing_share() >= SHED_SHARE
+        self.is_failing(SHED_SHARE, now)
     }
-}
 
-/// Whether the calls are enough for a judgement about Courier.
-const fn is_judged(counts: &Counts) -> bool {
-    counts.calls >= LEAST_CALLS && counts.failed_keys >= LEAST_KEYS
+    /// Whether Courier fails this share of calls, for several token keys.
+    fn is_failing(&self, share: f64, now: Moment) -> bool {
+        self.recent.most_failures() >= LEAST_KEYS
+            && self.recent.count(now) >= LEAST_CALLS
+            && self.recent.share(Response::is_failure, now) >= share
+            && self.recent.keys(|response| response == Response::Failed, now) >= LEAST_KEYS
+    }
 }

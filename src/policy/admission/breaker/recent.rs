@@ -1,6 +1,6 @@
 //! The recent calls that the circuit breaker judges by.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::clock::Moment;
@@ -35,28 +35,6 @@ struct Call {
     key: u64,
 }
 
-/// Counts of the calls of the last minute.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    /// All calls.
-    pub calls: usize,
-    /// The calls that got anything but a working Courier.
-    pub failures: usize,
-    /// The token keys with a failed call.
-    pub failed_keys: usize,
-    /// The calls that got 402 or 403.
-    pub forbidden: usize,
-    /// The token keys that got 402 or 403.
-    pub forbidden_keys: usize,
-}
-
-impl Counts {
-    /// The share of failures; 0 without calls.
-    pub fn failing_share(&self) -> f64 {
-        if self.calls == 0 { 0.0 } else { self.failures as f64 / self.calls as f64 }
-    }
-}
-
 impl Recent {
     /// Adds the response to a call for `key` that ended at this moment.
     pub fn push(&mut self, response: Response, key: u64, at: Moment) {
@@ -68,30 +46,29 @@ impl Recent {
         self.calls.push_back(Call { at, response, key });
     }
 
-    /// An upper bound of [`Counts::failures`], which costs nothing.
+    /// An upper bound of the failures of the last minute, which costs nothing.
     pub const fn most_failures(&self) -> usize {
         self.failures
     }
 
-    /// Counts the calls of the last minute.
-    pub fn counts(&self, now: Moment) -> Counts {
-        let known = || self.calls.iter().filter(|call| now.since(call.at) < MAX_AGE);
-        let is_forbidden = |response| matches!(response, Response::Forbidden(_));
-        let is_failed = |response| response == Response::Failed;
-        Counts {
-            calls: known().count(),
-            failures: known().filter(|call| call.response.is_failure()).count(),
-            failed_keys: distinct(known().filter(|call| is_failed(call.response))),
-            forbidden: known().filter(|call| is_forbidden(call.response)).count(),
-            forbidden_keys: distinct(known().filter(|call| is_forbidden(call.response))),
-        }
+    /// The number of calls of the last minute.
+    pub fn count(&self, now: Moment) -> usize {
+        self.known(now).count()
     }
-}
 
-/// The number of token keys of these calls.
-fn distinct<'a>(calls: impl Iterator<Item = &'a Call>) -> usize {
-    let mut keys: Vec<_> = calls.map(|call| call.key).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys.len()
+    /// The share of the calls of the last minute that got such a response; 0 without calls.
+    pub fn share(&self, is_such: impl Fn(Response) -> bool, now: Moment) -> f64 {
+        let such = self.known(now).filter(|call| is_such(call.response)).count();
+        such as f64 / self.count(now).max(1) as f64
+    }
+
+    /// The number of token keys that got such a response in the last minute.
+    pub fn keys(&self, is_such: impl Fn(Response) -> bool, now: Moment) -> usize {
+        let such = self.known(now).filter(|call| is_such(call.response));
+        such.map(|call| call.key).collect::<BTreeSet<_>>().len()
+    }
+
+    fn known(&self, now: Moment) -> impl Iterator<Item = &Call> {
+        self.calls.iter().filter(move |call| now.since(call.at) < MAX_AGE)
+    }
 }

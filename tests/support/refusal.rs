@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::broker::{API_KEY, Broker, CLIENT_KEY};
-use crate::support::http::{Answer, HttpRequest};
+use super::broker::{API_KEY, Broker, CLIENT_KEY};
+use super::http::{Answer, HttpRequest};
 
 pub const ISSUE: &str = "/auth/issue-token";
 pub const FRONTEND: &str = "/api/generate-courier-jwt";

@@ -1,7 +1,5 @@
 //! The requests and retry policies of Courier's official SDKs as data, for tests of SDKs that cannot be run here.
 
-#![allow(dead_code, reason = "each test needs a part of it")]
-
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -162,6 +160,6 @@ pub fn sdks() -> Vec<Sdk> {
     struct Sdks {
         sdk: Vec<Sdk>,
     }
-    let Sdks { sdk } = toml::from_str(include_str!("rules.toml")).expect("good data");
+    let Sdks { sdk } = toml::from_str(include_str!("../sdk/rules.toml")).expect("good data");
     sdk
 }

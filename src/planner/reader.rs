@@ -7,7 +7,7 @@ use std::io::Read;
 
 use foldhash::fast::RandomState;
 
-use super::format::{Format, Guess, Look};
+use super::format::{Detected, Detector, Format};
 use super::lines::{Line, Lines};
 use super::row::{Broken, Row};
 use super::selection::Selection;
@@ -29,15 +29,15 @@ impl Trace {
         limits: &Limits,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, TraceError> {
-        Reading::new(selection, limits).finish(input, progress)
+        Reader::new(selection, limits).read_all(input, progress)
     }
 }
 
 /// Reads a trace line by line. Broken lines are counted and skipped up to a limit.
-struct Reading<'a> {
+struct Reader<'a> {
     selection: &'a Selection,
     limits: &'a Limits,
-    guess: Guess<'a>,
+    detector: Detector<'a>,
     format: Option<Format>,
     counts: Counts,
     first_skipped: Option<(u64, Broken)>,
@@ -52,7 +52,7 @@ struct Reading<'a> {
 
 type Ids<K> = HashMap<K, u32, RandomState>;
 
-impl<'a> Reading<'a> {
+impl<'a> Reader<'a> {
     /// The most pieces of one line, 64 MiB: a gzip bomb could unpack to terabytes.
     const MOST_PIECES: u64 = (64 << 20) / Lines::MAX_BYTES;
     /// Lines between two progress reports.
@@ -63,7 +63,7 @@ impl<'a> Reading<'a> {
         Self {
             selection,
             limits,
-            guess: Guess::new(selection),
+            detector: Detector::new(selection),
             format: None,
             counts: Counts::default(),
             first_skipped: None,
@@ -77,12 +77,12 @@ impl<'a> Reading<'a> {
     }
 
     /// Reads the whole input.
-    fn finish(mut self, input: impl Read, progress: &mut dyn FnMut(u64)) -> Result<Trace, TraceError> {
+    fn read_all(mut self, input: impl Read, progress: &mut dyn FnMut(u64)) -> Result<Trace, TraceError> {
         let mut lines = Lines::new(input).map_err(|error| TraceError::Io(0, error))?;
         let mut calls = 0u64;
         loop {
             match lines.next() {
-                Ok(Some((number, line))) => self.take(number, line)?,
+                Ok(Some((number, line))) => self.read(number, line)?,
                 Ok(None) => break,
                 Err(error) => {
                     let line = lines.number();
@@ -96,46 +96,46 @@ impl<'a> Reading<'a> {
             }
         }
         progress(lines.bytes());
-        self.trace()
+        self.into_trace()
     }
 
-    fn take(&mut self, number: u64, line: Line<'_>) -> Result<(), TraceError> {
+    fn read(&mut self, number: u64, line: Line<'_>) -> Result<(), TraceError> {
         match line {
-            Line::Whole(line) => self.whole(number, line),
+            Line::Whole(line) => self.read_whole(number, line),
             Line::TooLong(line) => {
                 self.pieces = 0;
-                self.long(number, line)?;
+                self.inspect_long(number, line)?;
                 self.skip(number, Broken::TooLong)
             }
             Line::More if self.pieces == Self::MOST_PIECES => Err(TraceError::Endless(number)),
             Line::More => {
                 self.pieces += 1;
-                self.long(number, &[])
+                self.inspect_long(number, &[])
             }
         }
     }
 
-    fn long(&mut self, number: u64, line: &[u8]) -> Result<(), TraceError> {
-        if self.format.is_some() { Ok(()) } else { self.guess.look_at_long(number, line).map(drop) }
+    fn inspect_long(&mut self, number: u64, line: &[u8]) -> Result<(), TraceError> {
+        if self.format.is_some() { Ok(()) } else { self.detector.inspect_long(number, line).map(drop) }
     }
 
-    fn whole(&mut self, number: u64, line: &[u8]) -> Result<(), TraceError> {
+    fn read_whole(&mut self, number: u64, line: &[u8]) -> Result<(), TraceError> {
         if line.first() == Some(&b'#') || line.trim_ascii_start().is_empty() {
             return Ok(());
         }
         let format = match &mut self.format {
             Some(format) => format,
-            None => match self.guess.look(number, line)? {
-                Look::Heading(format) => {
+            None => match self.detector.inspect(number, line)? {
+                Detected::Heading(format) => {
                     self.format = Some(format);
                     return Ok(());
                 }
-                Look::Row(format) => self.format.insert(format),
-                Look::Neither => return self.skip(number, Broken::Neither),
+                Detected::Row(format) => self.format.insert(format),
+                Detected::Neither => return self.skip(number, Broken::Neither),
             },
         };
         match format.row(line) {
-            Ok(row) => self.request(number, row),
+            Ok(row) => self.add_request(number, row),
             Err(Broken::NoUser) => {
                 self.counts.without_user += 1;
                 Ok(())
@@ -148,7 +148,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn request(&mut self, number: u64, row: Row<'_>) -> Result<(), TraceError> {
+    fn add_request(&mut self, number: u64, row: Row<'_>) -> Result<(), TraceError> {
         let Limits { disorder: bound, requests: limit, .. } = *self.limits;
         if row.at < self.latest {
             let behind = self.latest.since(row.at);
@@ -160,20 +160,20 @@ impl<'a> Reading<'a> {
         if self.requests.len() >= limit {
             return Err(TraceError::TooMany(limit, "requests"));
         }
-        let key = self.key(&row)?;
+        let key = self.key_of(&row)?;
         self.counts.by_address += u64::from(row.by_address);
         self.latest = self.latest.max(row.at);
         self.requests.push(Request { at: row.at, key });
         Ok(())
     }
 
-    fn key(&mut self, row: &Row<'_>) -> Result<u32, TraceError> {
+    fn key_of(&mut self, row: &Row<'_>) -> Result<u32, TraceError> {
         let limit = self.limits.keys;
-        let user = id(&mut self.users, &*row.user, limit)?;
+        let user = id_of(&mut self.users, &*row.user, limit)?;
         // Without scopes, each user is one key.
         let Some(scope) = &row.scope else { return Ok(user) };
-        let scope = id(&mut self.scopes, &**scope, limit)?;
-        id(&mut self.keys, &(user, scope), limit)
+        let scope = id_of(&mut self.scopes, &**scope, limit)?;
+        id_of(&mut self.keys, &(user, scope), limit)
     }
 
     fn skip(&mut self, line: u64, why: Broken) -> Result<(), TraceError> {
@@ -191,9 +191,9 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn trace(mut self) -> Result<Trace, TraceError> {
+    fn into_trace(mut self) -> Result<Trace, TraceError> {
         if self.format.is_none() {
-            return Err(self.guess.give_up());
+            return Err(self.detector.give_up());
         }
         self.check_skipped()?;
         if self.requests.is_empty() {
@@ -213,7 +213,7 @@ impl<'a> Reading<'a> {
 }
 
 /// The number of a name. A new name gets the next number, up to `limit`.
-fn id<K, Q>(ids: &mut Ids<K>, name: &Q, limit: usize) -> Result<u32, TraceError>
+fn id_of<K, Q>(ids: &mut Ids<K>, name: &Q, limit: usize) -> Result<u32, TraceError>
 where
     K: Borrow<Q> + From<Q::Owned> + Hash + Eq,
     Q: ToOwned + Hash + Eq + ?Sized,

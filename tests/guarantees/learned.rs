@@ -9,7 +9,7 @@ use courier_token_broker::policy::admission::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::policy::refresh::Mode;
 
-use super::world::{HOUR, MS, SECOND, Setup, World};
+use crate::support::test_broker::{HOUR, MS, SECOND, TestBroker, TestSetup, join_all};
 
 #[tokio::test(start_paused = true)]
 async fn planner_and_broker_agree() {
@@ -23,9 +23,9 @@ async fn planner_and_broker_agree() {
         (Mode::Used, "1h", scarce, 15),
         (Mode::Off, "1h", plenty, 15),
     ] {
-        let world = World::new(&Setup { mode, rate, burst, patience: 60 * SECOND, ..Setup::default() });
+        let test = TestBroker::new(&TestSetup { mode, rate, burst, max_wait: 60 * SECOND, ..TestSetup::default() });
         let made = Workload::Office.generate(users, 3, 7).expect("a workload");
-        let start = world.clock.now() + SECOND;
+        let start = test.clock.now() + SECOND;
         let shift = |at: Moment| start + at.since(made.requests()[0].at);
         let requests = made.requests().iter().map(|request| Request { at: shift(request.at), ..*request }).collect();
         let trace = Trace::from_requests(requests, made.keys(), made.users());
@@ -33,7 +33,7 @@ async fn planner_and_broker_agree() {
         let plan = Plan {
             floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
             lifetime: if lifetime == "1h" { HOUR } else { 24 * HOUR },
-            budget: Budget::new(rate, burst),
+            budget: Budget::new(rate, burst).ok(),
             latency: 100 * MS,
             extra_calls: 0.15,
         };
@@ -41,24 +41,19 @@ async fn planner_and_broker_agree() {
 
         let mut asked = Vec::new();
         for request in trace.requests() {
-            world.pass(request.at.since(world.clock.now())).await;
-            let (broker, user) = (world.broker.clone(), request.key.to_string());
-            asked.push(tokio::spawn(async move { broker.get_token(&super::world::ask(&user, lifetime)).await }));
+            test.pass_until(request.at).await;
+            asked.push(test.spawn_ask(&request.key.to_string(), lifetime));
         }
-        world.pass(SECOND).await;
+        test.pass(SECOND).await;
         let mut delayed = 0;
-        for answer in asked {
-            let answer = answer.await.expect("no panic").expect("a token");
-            delayed += u64::from(answer.source != Source::Hit);
+        for outcome in join_all(asked).await {
+            delayed += u64::from(outcome.expect("a token").source != Source::Hit);
         }
-        let calls = world.courier.call_count() as u64;
+        let calls = test.courier.call_count() as u64;
         assert_eq!((calls, delayed), (planned.calls, planned.delayed), "{mode:?} {lifetime} {rate}");
         if rate == tight.0 {
-            let text = String::from_utf8(world.metrics.text().expect("text")).expect("UTF-8");
             let waited = |class| {
-                let sum = format!("upstream_queue_wait_seconds_sum{{class=\"{class}\",workspace=\"default\"}} ");
-                let line = text.lines().find_map(|line| line.split_once(&sum)).expect("the series");
-                line.1.parse::<f64>().expect("a number")
+                test.metric(&format!("upstream_queue_wait_seconds_sum{{class=\"{class}\",workspace=\"default\"}}"))
             };
             assert!(["renewal", "ahead"].map(waited).into_iter().all(|waited| waited > 100.0), "nothing had to wait");
         }
@@ -67,20 +62,20 @@ async fn planner_and_broker_agree() {
 
 #[tokio::test(start_paused = true)]
 async fn daily_user_is_served_without_waiting() {
-    let world = World::new(&Setup { mode: Mode::Learned, ..Setup::default() });
+    let test = TestBroker::new(&TestSetup { mode: Mode::Learned, ..TestSetup::default() });
     let mut waited = Vec::new();
     for _day in 0..10 {
         let mut today = 0;
         for user in 0..60 {
             // Each user comes at a minute of their own, a little earlier or later each day.
-            world.pass(60 * SECOND).await;
+            test.pass(60 * SECOND).await;
             for _ in 0..3 {
-                let answer = world.ask(&format!("user-{user}"), "1d").await.expect("a token");
+                let answer = test.ask(&format!("user-{user}"), "1d").await.expect("a token");
                 today += u32::from(answer.source != Source::Hit);
             }
         }
         waited.push(today);
-        world.pass(23 * HOUR).await;
+        test.pass(23 * HOUR).await;
     }
     assert_eq!(waited[0], 60);
     assert!(waited[5..].iter().sum::<u32>() < 60, "{waited:?}");
@@ -93,7 +88,7 @@ fn prefetch_runs_ahead_of_a_peak() {
     let plan = Plan {
         floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
         lifetime: 24 * HOUR,
-        budget: Budget::new(0.08, 8),
+        budget: Budget::new(0.08, 8).ok(),
         latency: 100 * MS,
         extra_calls: 0.25,
     };
