@@ -54,8 +54,8 @@ impl Broker {
         if !table.has_expired(entry, now) {
             return;
         }
-        if state.plan.has_lapsed() {
-            // The user may be about to return.
+        if workspace.refresher.remembers(state.plan) {
+            // The user may be about to return, or an outage delays the renewal.
             table.drop_token(entry, &mut state, Removal::Expired);
             return;
         }
