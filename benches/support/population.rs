@@ -1,5 +1,7 @@
 //! A population of users in virtual time: the rules of mode `learned`, and a Courier that answers at once.
 
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
 use std::cell::RefCell;
 use std::iter::Peekable;
 use std::rc::Rc;
@@ -15,7 +17,7 @@ use courier_token_broker::policy::refresh::{self, Draws, Mode};
 use courier_token_broker::policy::schedule::{Schedule, Ticket};
 
 /// The window of a token of a day, with half of that as the floor.
-const WINDOW: Duration = Duration::from_secs(12 * 3600);
+pub const WINDOW: Duration = Duration::from_secs(12 * 3600);
 /// The permitted share of calls beyond the least.
 pub const EXTRA_CALLS: f64 = 0.25;
 pub const DAY: Duration = Duration::from_secs(86_400);
@@ -31,6 +33,10 @@ pub struct Population {
     pub books: Books,
     pub schedule: Schedule<u32>,
     pub people: Vec<Person>,
+    /// The window of each token.
+    pub window: Duration,
+    /// The requests that waited for Courier.
+    pub misses: u64,
     draws: Draws,
 }
 
@@ -50,8 +56,16 @@ impl Population {
             books: Books::EMPTY,
             schedule: Schedule::new(),
             people: vec![Person::default(); people],
+            window: WINDOW,
+            misses: 0,
             draws: Draws::default(),
         }
+    }
+
+    /// Runs a whole trace.
+    pub fn run(&mut self, trace: &Trace) {
+        let end = trace.requests().last().map_or(Workload::START, |request| request.at + DAY);
+        self.run_until(&mut trace.requests().iter().copied().peekable(), end);
     }
 
     /// Runs all requests and decisions before `until`.
@@ -70,9 +84,10 @@ impl Population {
     /// A user asks for their token.
     pub fn ask(&mut self, who: u32, now: Moment) {
         let person = &mut self.people[who as usize];
-        let history = person.history.get_or_insert_with(|| Rc::new(RefCell::new(DemandHistory::new(WINDOW, now))));
+        let history = person.history.get_or_insert_with(|| Rc::new(RefCell::new(DemandHistory::new(self.window, now))));
         self.books += history.borrow_mut().record(now);
         if person.until.is_none_or(|until| now >= until) {
+            self.misses += 1;
             self.fetch(who, now);
         }
     }
@@ -112,9 +127,9 @@ impl Population {
 
     fn fetch(&mut self, who: u32, now: Moment) {
         self.books += Books::CALL;
-        let due = refresh::due(Mode::Learned, WINDOW, now, self.draws.next());
+        let due = refresh::due(Mode::Learned, self.window, now, self.draws.next());
         let person = &mut self.people[who as usize];
-        person.until = Some(now + WINDOW);
+        person.until = Some(now + self.window);
         if let Some(ticket) = person.ticket.replace(self.schedule.add(due, who)) {
             self.schedule.remove(ticket);
         }

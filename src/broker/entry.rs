@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use super::demand::Demand;
 use super::locks::{Guard, Lock, Order};
 use crate::clock::Moment;
-use crate::policy::freshness::{CachedToken, Floor};
+use crate::policy::freshness::{Floor, TokenAge};
 use crate::policy::refresh::RenewalDecision;
 use crate::policy::refresh::learned::learner::Estimate;
 use crate::policy::schedule::Ticket;
@@ -25,13 +25,13 @@ pub struct Entry {
     pub key: TokenKey,
     /// The requests for the key.
     pub demand: Arc<Demand>,
-    token: ArcSwapOption<StoredToken>,
+    token: ArcSwapOption<CachedToken>,
     uses: AtomicU32,
     state: Lock<EntryState>,
 }
 
 /// A token and the time of its renewal.
-pub struct StoredToken {
+pub struct CachedToken {
     /// The token.
     pub grant: Grant,
     /// When its renewal is due; drawn at random, once.
@@ -133,7 +133,7 @@ impl Entry {
     }
 
     /// Its token, however old.
-    pub fn token(&self) -> Option<Arc<StoredToken>> {
+    pub fn token(&self) -> Option<Arc<CachedToken>> {
         self.token.load_full()
     }
 
@@ -153,7 +153,7 @@ impl Entry {
     }
 
     /// Replaces its token, under its lock; returns the old one. A new token begins without uses.
-    pub fn replace_token(&self, token: Option<Arc<StoredToken>>) -> Option<Arc<StoredToken>> {
+    pub fn replace_token(&self, token: Option<Arc<CachedToken>>) -> Option<Arc<CachedToken>> {
         if token.is_some() {
             self.uses.store(0, Ordering::Relaxed);
         }
@@ -173,11 +173,11 @@ impl Entry {
 /// The bytes of key and token for which an entry counts as one.
 const WEIGHT_BYTES: usize = 2048;
 
-impl StoredToken {
+impl CachedToken {
     /// The facts that its freshness is judged by.
-    pub fn facts(&self, min_ttl: Option<Duration>, now: Moment) -> CachedToken {
+    pub fn facts(&self, min_ttl: Option<Duration>, now: Moment) -> TokenAge {
         let Self { grant, due } = self;
-        CachedToken { life: grant.life(), remaining: grant.remaining(now), min_ttl, due: now >= *due }
+        TokenAge { life: grant.life(), remaining: grant.remaining(now), min_ttl, due: now >= *due }
     }
 
     /// When it reaches its floor.
@@ -212,7 +212,7 @@ mod tests {
         let weigh = |bytes: usize| {
             let token = Token::new(&"t".repeat(bytes)).expect("a token");
             let grant = Grant::new(&token, now, Duration::from_secs(3600));
-            entry.replace_token(Some(Arc::new(StoredToken { grant, due: Moment::NEVER })));
+            entry.replace_token(Some(Arc::new(CachedToken { grant, due: Moment::NEVER })));
             entry.weight()
         };
         assert_eq!([600, 2000, 2048, 8192].map(weigh), [1, 1, 2, 5]);

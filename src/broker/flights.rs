@@ -7,7 +7,7 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 use tokio::sync::{Notify, watch};
 
-use super::entry::{Entry, StoredToken};
+use super::entry::{CachedToken, Entry};
 use super::locks::{Guard, Lock, Order};
 use super::request::Refusal;
 use crate::token::TokenKey;
@@ -157,7 +157,7 @@ pub type Outcome = Result<Issued, Refusal>;
 #[derive(Clone)]
 pub struct Issued {
     pub entry: Arc<Entry>,
-    pub token: Arc<StoredToken>,
+    pub token: Arc<CachedToken>,
     /// Is it in the table? Not if its user signed out meanwhile, or if the stored one serves for longer.
     pub stored: bool,
 }

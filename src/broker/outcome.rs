@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::demand::Demand;
-use super::entry::{Entry, StoredToken};
+use super::entry::{CachedToken, Entry};
 use super::flights::{Issued, Leader};
 use super::handle::Broker;
 use super::workspace::Workspace;
@@ -98,7 +98,7 @@ impl Flight {
         let (floor, refresher) = (&broker.0.settings.floor, &workspace.refresher);
         let window = floor.window_of(grant.life());
         let due = refresher.draw_due(window, grant.sent());
-        let token = Arc::new(StoredToken { grant, due });
+        let token = Arc::new(CachedToken { grant, due });
         refresher.books.add(Books::CALL);
         // No flight of the key starts and no removal comes between the checks and the storing.
         let flights = workspace.flights.lock(leader.key());
@@ -108,7 +108,7 @@ impl Flight {
             let demand = cause.renewal().map_or_else(new, |renewal| Arc::clone(&renewal.entry.demand));
             Arc::new(Entry::new(leader.key().clone(), demand))
         });
-        let serves_longer = |old: &StoredToken| old.floor(floor) > token.floor(floor);
+        let serves_longer = |old: &CachedToken| old.floor(floor) > token.floor(floor);
         let stored = flights.is_current(leader) && !entry.token().is_some_and(|old| serves_longer(&old));
         if stored {
             let mut state = entry.lock();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::entry::{Entry, StoredToken};
+use super::entry::{CachedToken, Entry};
 use super::flight;
 use super::flights::{Follower, Issued};
 use super::handle::Broker;
@@ -11,7 +11,7 @@ use super::outcome::Cause;
 use super::request::{Answer, Refusal, Source, TokenRequest};
 use super::workspace::Workspace;
 use crate::clock::Moment;
-use crate::policy::freshness::{self, CachedToken, Freshness, Stale};
+use crate::policy::freshness::{self, Freshness, Stale, TokenAge};
 use crate::policy::refresh::learned::books::Books;
 use crate::token::Grant;
 
@@ -49,14 +49,14 @@ impl Broker {
     }
 
     /// The key's entry and its token, however old.
-    fn find(&self, request: &TokenRequest<'_>) -> Option<(Arc<Entry>, Arc<StoredToken>)> {
+    fn find(&self, request: &TokenRequest<'_>) -> Option<(Arc<Entry>, Arc<CachedToken>)> {
         let entry = self.0.table.get(&request.key)?;
         let token = entry.token()?;
         Some((entry, token))
     }
 
     /// How long the token stays above the hard floor; `None` if it is below.
-    fn spare(&self, facts: &CachedToken) -> Option<Duration> {
+    fn spare(&self, facts: &TokenAge) -> Option<Duration> {
         freshness::spare(&self.0.settings.floor, facts)
     }
 
@@ -110,7 +110,7 @@ impl Broker {
         Join::Leader(follower)
     }
 
-    fn serve_hit(&self, entry: &Arc<Entry>, token: &StoredToken, renew: bool, now: Moment) -> Answer {
+    fn serve_hit(&self, entry: &Arc<Entry>, token: &CachedToken, renew: bool, now: Moment) -> Answer {
         self.0.coverage.count(self.spare(&token.facts(None, now)).unwrap_or_default());
         // Count the use first: the renewal is decided by it.
         let answer = self.hand_out(entry, &token.grant, now, now, Source::Hit);
@@ -151,7 +151,7 @@ impl Broker {
 enum Lookup {
     Fresh {
         entry: Arc<Entry>,
-        token: Arc<StoredToken>,
+        token: Arc<CachedToken>,
         renew: bool,
     },
     Stale {
@@ -165,7 +165,7 @@ enum Lookup {
 /// How a request gets its token.
 enum Join {
     /// The token is in the table by now.
-    Cached(Arc<Entry>, Arc<StoredToken>),
+    Cached(Arc<Entry>, Arc<CachedToken>),
     /// Another request or renewal makes the call.
     Follower(Follower),
     /// This request's flight makes the call.

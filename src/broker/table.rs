@@ -7,7 +7,7 @@ use foldhash::quality::RandomState;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 
-use super::entry::{Entry, EntryState, Plan, StoredToken};
+use super::entry::{CachedToken, Entry, EntryState, Plan};
 use super::index::Index;
 use super::locks::{Guard, Lock, Order};
 use crate::clock::Moment;
@@ -89,7 +89,7 @@ impl KeyTable {
     }
 
     /// Stores a token in the key's locked entry, and the entry in the table.
-    pub fn store(&self, entry: &Arc<Entry>, mut state: Guard<'_, EntryState>, token: Arc<StoredToken>) {
+    pub fn store(&self, entry: &Arc<Entry>, mut state: Guard<'_, EntryState>, token: Arc<CachedToken>) {
         if !state.is_indexed {
             self.index.users(&entry.key).for_each(|user| self.index.add(user, &entry.key));
             state.is_indexed = true;
@@ -131,7 +131,7 @@ impl KeyTable {
     fn settle_dropped(
         &self,
         entry: &Entry,
-        token: Option<Arc<StoredToken>>,
+        token: Option<Arc<CachedToken>>,
         hard_floor: Option<Ticket>,
         cause: Removal,
     ) -> bool {

@@ -133,7 +133,7 @@ impl<'a> Replay<'a> {
             let completion = self.in_flight.front().map_or(Moment::NEVER, |(at, _)| *at);
             // A renewal that kept the reserve until a request began to wait for it is late, too.
             let departure = self.admission.next_wakeup().max(self.now);
-            let has_room = self.admission.has_room(self.now);
+            let has_room = self.admission.room_at(self.now).is_none();
             // Keys that came due while the queue was full are late: they come out now.
             let due =
                 if has_room { self.schedule.next().unwrap_or(Moment::NEVER).max(self.now) } else { Moment::NEVER };

@@ -61,9 +61,9 @@ impl Floor {
 #[error("must be a number from 0 to {}", Floor::MAX_SHARE)]
 pub struct FloorError;
 
-/// A cached token that is requested.
+/// How old a requested token is, and what is demanded of it.
 #[derive(Clone, Copy, Debug)]
-pub struct CachedToken {
+pub struct TokenAge {
     /// Its whole life.
     pub life: Duration,
     /// Its remaining life.
@@ -108,8 +108,8 @@ impl Stale {
 }
 
 /// Decides about a request with a cached token.
-pub fn judge(floor: &Floor, token: &CachedToken) -> Freshness {
-    let CachedToken { life, remaining, min_ttl, due } = *token;
+pub fn judge(floor: &Floor, token: &TokenAge) -> Freshness {
+    let TokenAge { life, remaining, min_ttl, due } = *token;
     if remaining < floor.hard_of(life) {
         Freshness::Wait(Stale::BelowHardFloor)
     } else if remaining < floor.of(life) {
@@ -126,7 +126,7 @@ pub fn judge(floor: &Floor, token: &CachedToken) -> Freshness {
 /// How long a stale token may still be handed out while Courier fails; `None` if it may not.
 ///
 /// The hard floor and the request's own demand still hold.
-pub fn spare(floor: &Floor, token: &CachedToken) -> Option<Duration> {
+pub fn spare(floor: &Floor, token: &TokenAge) -> Option<Duration> {
     let least = floor.hard_of(token.life).max(token.min_ttl.unwrap_or_default());
     token.remaining.checked_sub(least)
 }
@@ -142,8 +142,8 @@ mod tests {
         Floor::new(0.5, Duration::from_secs(30)).expect("half is a share")
     }
 
-    fn cached(life: Duration, remaining: Duration) -> CachedToken {
-        CachedToken { life, remaining, min_ttl: None, due: false }
+    fn cached(life: Duration, remaining: Duration) -> TokenAge {
+        TokenAge { life, remaining, min_ttl: None, due: false }
     }
 
     #[test]
@@ -160,9 +160,8 @@ mod tests {
 
     #[test]
     fn min_ttl_raises_the_floor_but_never_lowers_it() {
-        let ask = |remaining, min_ttl| {
-            judge(&floor(), &CachedToken { min_ttl: Some(min_ttl), ..cached(2 * HOUR, remaining) })
-        };
+        let ask =
+            |remaining, min_ttl| judge(&floor(), &TokenAge { min_ttl: Some(min_ttl), ..cached(2 * HOUR, remaining) });
         let minute = Duration::from_secs(60);
         assert_eq!(ask(HOUR + minute, HOUR + minute), Freshness::Serve);
         assert_eq!(ask(HOUR + minute, HOUR + 2 * minute), Freshness::Wait(Stale::BelowMinTtl));
@@ -171,7 +170,7 @@ mod tests {
 
     #[test]
     fn due_token_is_served_and_renewed() {
-        let due = CachedToken { due: true, ..cached(2 * HOUR, HOUR) };
+        let due = TokenAge { due: true, ..cached(2 * HOUR, HOUR) };
         assert_eq!(judge(&floor(), &due), Freshness::ServeAndRenew);
     }
 
@@ -179,7 +178,7 @@ mod tests {
     fn outage_lowers_the_floor_but_not_min_ttl() {
         let old = cached(2 * HOUR, Duration::from_secs(60));
         assert_eq!(spare(&floor(), &old), Some(Duration::from_secs(30)));
-        assert_eq!(spare(&floor(), &CachedToken { min_ttl: Some(HOUR), ..old }), None);
+        assert_eq!(spare(&floor(), &TokenAge { min_ttl: Some(HOUR), ..old }), None);
         assert_eq!(spare(&floor(), &cached(2 * HOUR, Duration::from_secs(29))), None);
     }
 
@@ -210,7 +209,7 @@ mod tests {
         ) {
             let ms = Duration::from_millis;
             let floor = Floor::new(share, ms(hard)).expect("in range");
-            let token = CachedToken { life: ms(life), remaining: ms(remaining.min(life)), min_ttl: min_ttl.map(ms), due };
+            let token = TokenAge { life: ms(life), remaining: ms(remaining.min(life)), min_ttl: min_ttl.map(ms), due };
             let served = !matches!(judge(&floor, &token), Freshness::Wait(_));
             if served || spare(&floor, &token).is_some() {
                 prop_assert!(token.remaining > Duration::ZERO);

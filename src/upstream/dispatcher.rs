@@ -197,17 +197,17 @@ impl Dispatcher {
 
     /// Returns whether another renewal may be queued.
     pub fn has_room(&self) -> bool {
+        self.room_at().is_none()
+    }
+
+    fn room_at(&self) -> Option<Moment> {
         let (state, now) = self.lock();
-        state.admission.has_room(now)
+        state.admission.room_at(now)
     }
 
     /// Waits until there may be room for a renewal.
     pub async fn wait_for_room(&self) {
-        let room_at = {
-            let (state, now) = self.lock();
-            state.admission.room_at(now)
-        };
-        let Some(from) = room_at else { return };
+        let Some(from) = self.room_at() else { return };
         tokio::select! {
             () = self.room.notified() => {}
             () = self.clock.sleep_until(from) => {}

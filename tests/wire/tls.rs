@@ -72,15 +72,15 @@ async fn alpn_selects_the_protocol_and_http1_is_the_default() {
     assert_eq!(broker.courier.call_count(), 1);
 }
 
+/// hyper answers a head that it cannot read itself, without a body.
 #[tokio::test]
-async fn unreadable_head_is_refused_in_json_over_tls_too() {
+async fn unreadable_head_is_refused_over_tls_too() {
     let (authority, broker) = broker().await;
     let stream = connect(&authority.client(HTTP1, None), broker.address).await.expect("a handshake");
     let mut connection = Connection::over(stream);
     connection.send(b"this is not HTTP\r\n\r\n").await;
-    let answer = connection.answer().await;
-    assert_eq!(answer.status, 400);
-    is_a_refusal(&answer, false);
+    assert_eq!(connection.answer().await.status, 400);
+    assert!(connection.rest().await.is_empty());
 }
 
 #[tokio::test]

@@ -232,11 +232,6 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         was_denied
     }
 
-    /// Whether another renewal may be queued.
-    pub fn has_room(&self, now: Moment) -> bool {
-        self.room_at(now).is_none()
-    }
-
     /// When another renewal may be queued; `None` is now, [`Moment::NEVER`] is after one has left.
     pub fn room_at(&self, now: Moment) -> Option<Moment> {
         match self.breaker.blocked_for(Class::Renewal, now) {

@@ -16,7 +16,7 @@
 //!
 //! A call leaves if the breaker lets it, Courier's pause is over, the throttle's gap has passed and the
 //! bucket has a permit. A renewal also leaves the reserve of the burst untouched. The breaker is asked
-//! when a call arrives, the other two when it leaves. A 429 is no failure to the breaker: Courier works,
+//! when a call arrives, throttle and bucket when it leaves. A 429 is no failure to the breaker: Courier works,
 //! so the rate falls and no user is refused who can still be served in time.
 //!
 //! # How it trips and recovers

@@ -37,20 +37,20 @@ pub struct Throttle {
 ///
 /// After an outage every fresh token is missing, so the rise is the load that Courier restarts
 /// under. With 15 s, a Courier that is up again but cold gets its full load in a quarter of a
-/// minute; with 60 s, 1,000 users wait half a minute longer for a budget of 20 calls a second.
+/// minute; with 60 s, 1,000 tokens at 20 calls a second take 74 s instead of 62 s.
 pub const RAMP: Duration = Duration::from_secs(30);
 
 /// The lateness of timers that is made up for.
 ///
-/// Timers have a resolution of 1 ms and are late under load. With 10 ms, a rate of 100 calls a
-/// second and more is not kept; with 40 ms, as many calls again follow a late one at once.
+/// Timers have a resolution of 1 ms and are late under load. With 10 ms, every timer that is later
+/// lowers the rate; with 40 ms, a late call at 1,000 a second may be followed by 40 at once.
 const SLACK: Duration = Duration::from_millis(20);
 
 /// The most time that one success raises the rate for, or the period if that is longer.
 ///
-/// Without calls it is unknown whether Courier would accept more. With half of it, a rate of two
-/// calls a second rises at half the speed; with twice of it, one success after a night raises the
-/// rate by 7%.
+/// Without calls it is unknown whether Courier would accept more. With half of it, calls that come
+/// once a second raise the rate at half the speed; with twice of it, one success after a night
+/// raises it by 7% of the whole.
 pub(super) const STEP: Duration = Duration::from_secs(1);
 
 impl Throttle {

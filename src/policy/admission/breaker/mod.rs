@@ -90,7 +90,8 @@ const LEAST_CALLS: usize = 8;
 /// outage at night may go unnoticed.
 const LEAST_KEYS: usize = 3;
 /// The least token keys with 402 or 403. A plan's limit and a key without rights reach every token
-/// key, so a second one confirms it; a firewall's 403 for one name does not.
+/// key, so a second one confirms it. With 1, a firewall's 403 for one name stops all; with 4, a
+/// used-up plan costs two more calls before users are told.
 const LEAST_FORBIDDEN_KEYS: usize = 2;
 /// The least time over which failed calls were sent. With none, one broken connection opens the
 /// breaker; with 2 s, users wait a second longer for an error that is certain.
@@ -101,7 +102,7 @@ const FORBIDDEN_SHARE: f64 = 0.5;
 /// The share of failures at which renewals are shed.
 ///
 /// A waiting user still gets a token in 76% of cases with five tries; what capacity Courier has is
-/// theirs. At half of it, a Courier that fails every third call would stop renewals, which are the
+/// theirs. At half of it, a Courier that fails two calls in five would stop renewals, which are the
 /// provision for worse; twice of it is never reached.
 pub const SHED_SHARE: f64 = 0.75;
 /// The share of failures at which it opens.
@@ -111,7 +112,8 @@ pub const SHED_SHARE: f64 = 0.75;
 /// is down. At 99% it would not open while one call in 32 succeeds.
 const OPEN_SHARE: f64 = 0.9;
 /// The time between renewals while they are shed. Without a user they are the only sign of
-/// Courier's recovery: 32 of them replace the memory in half a minute.
+/// Courier's recovery: 32 of them replace the memory in half a minute, and after twice of it in a
+/// whole one. Half of it doubles the load on a Courier that hardly works.
 const SHED_INTERVAL: Duration = Duration::from_secs(1);
 /// The back-off before the first probe, with jitter of up to half of it. Half of it would send two
 /// probes into an outage of a second, twice of it would add a second of errors after one.

@@ -113,7 +113,9 @@ impl<C: Ord + Clone, T> Queue<C, T> {
 
     /// Whether another renewal may be queued: about a second's worth, and one while users wait.
     ///
-    /// The others stay in the schedule, where they can still turn out to be needless.
+    /// The others stay in the schedule, where they can still turn out to be needless. With half of it,
+    /// the budget may idle while the refresher is late; with twice of it, ranks are two seconds
+    /// old when their calls leave.
     pub fn has_room(&self, budget: &Budget) -> bool {
         let most = if self.is_idle() { (budget.rate().ceil() as usize).max(1) } else { 1 };
         self.renewals.len() < most

@@ -44,11 +44,6 @@ impl Hours {
         self.used.iter().map(|hours| hours.count_ones()).sum()
     }
 
-    /// The number of hours with requests among the last `hours`.
-    pub fn used_of(&self, hours: u64) -> u32 {
-        (0..hours).map(|back| u32::from(self.used_in(self.hour.wrapping_sub(back)))).sum()
-    }
-
     /// The days of the last seven with requests from hour `from` to `to`; yesterday is bit 0.
     ///
     /// Both are today's hours by [`hour_of`].
@@ -73,9 +68,9 @@ impl Hours {
     }
 
     fn used_in(&self, hour: u64) -> bool {
-        let told = hour <= self.hour && self.hour - hour < HOURS;
+        let is_remembered = hour <= self.hour && self.hour - hour < HOURS;
         let bit = hour % HOURS;
-        told && self.used[(bit / 64) as usize] >> (bit % 64) & 1 == 1
+        is_remembered && self.used[(bit / 64) as usize] >> (bit % 64) & 1 == 1
     }
 }
 

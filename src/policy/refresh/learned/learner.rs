@@ -7,9 +7,11 @@ use crate::policy::refresh::learned::attendance::Attendance;
 use crate::policy::refresh::learned::books::Books;
 use crate::policy::refresh::learned::congestion::congestion_multiplier;
 use crate::policy::refresh::learned::demand::DemandHistory;
-use crate::policy::refresh::learned::forecast::{Features, Forecast, Forecaster};
+use crate::policy::refresh::learned::features::Features;
+use crate::policy::refresh::learned::forecaster::{Forecast, Forecaster};
 use crate::policy::refresh::learned::lessons::{Lesson, Lessons, Outcome, Step};
 use crate::policy::refresh::learned::price::{Offer, Price};
+use crate::policy::refresh::learned::tuning::Tuning;
 
 /// Decides about keys whose token is due or has lapsed, and learns from every outcome.
 ///
@@ -30,6 +32,7 @@ pub struct Learner<K> {
     price: Price,
     attendance: Attendance,
     lessons: Lessons<K>,
+    tuning: Tuning,
 }
 
 /// The decision about a key.
@@ -74,17 +77,21 @@ const FORGOTTEN: Duration = Duration::from_secs(8 * 86_400);
 /// rental problem: a bounded loss).
 const MOST_UNUSED: u8 = 5;
 const HOUR: Duration = Duration::from_secs(3600);
-/// The next decision comes after the idle time divided by this.
-const RECHECKS: u32 = 4;
 
 impl<K: Clone> Learner<K> {
     /// An untrained learner that may spend `share` of the least calls as extra calls.
     pub fn new(share: f64) -> Self {
+        Self::tuned(share, Tuning::DEFAULT)
+    }
+
+    /// The same with other constants, to measure what each is worth.
+    pub fn tuned(share: f64, tuning: Tuning) -> Self {
         Self {
-            forecaster: Forecaster::new(),
-            price: Price::new(share),
-            attendance: Attendance::default(),
+            forecaster: Forecaster::new(tuning),
+            price: Price::new(share, tuning),
+            attendance: Attendance::new(tuning),
             lessons: Lessons::new(),
+            tuning,
         }
     }
 
@@ -111,10 +118,10 @@ impl<K: Clone> Learner<K> {
 
     /// Decides about a key by its history, which is moved on to `now`.
     pub fn decide(&self, history: &DemandHistory, books: &Books, late: Duration, now: Moment) -> PrefetchDecision {
-        let recheck = recheck(history, now);
+        let recheck = self.recheck(history, now);
         let features = Features::of(history, now, recheck, self.attendance.ratio());
         let Forecast { mut soon, mut within, passed } = self.forecaster.forecast(&features);
-        if features.away {
+        if features.is_away {
             let calibration = self.attendance.calibration();
             soon = (soon * calibration).min(0.99);
             within = (within * calibration).min(0.99);
@@ -153,7 +160,9 @@ impl<K: Clone> Learner<K> {
         }
         // The key's next offer adds to this one, since the call is spent.
         history.best_offer = None;
-        self.lessons.observe(key, now + recheck, now + history.window());
+        if self.tuning.observes_prefetched {
+            self.lessons.observe(key, now + recheck, now + history.window());
+        }
         history.expect_use(estimate.within.max(0.001))
     }
 
@@ -176,7 +185,7 @@ impl<K: Clone> Learner<K> {
         if !history.is_decided_since_last_request() {
             return;
         }
-        let recheck = recheck(history, now);
+        let recheck = self.recheck(history, now);
         let features = Features::of(history, now, recheck, self.attendance.ratio());
         history.note_decision(now);
         self.lessons.add(key, Outcome::of_observation(&features, now, recheck));
@@ -203,7 +212,7 @@ impl<K: Clone> Learner<K> {
         }
         // Keys usual at this hour are fetched for again and again: learning from each time would
         // let them outweigh the others.
-        if outcome.is_observed && outcome.features.usual > 0.0 {
+        if outcome.is_observed && outcome.features.usual_share > 0.0 {
             return;
         }
         let share = |time: Duration| time.as_secs_f32() / window.as_secs_f32();
@@ -211,15 +220,15 @@ impl<K: Clone> Learner<K> {
         self.forecaster.learn_within(&outcome.features, within.map(share), sample_weight);
     }
 
+    /// The time to the next decision.
+    fn recheck(&self, history: &DemandHistory, now: Moment) -> Duration {
+        (history.idle(now) / self.tuning.rechecks).min(self.tuning.longest_recheck).max(history.slot())
+    }
+
     /// The present price of a call, in delayed requests.
     pub fn price(&self, books: &Books, now: Moment) -> f32 {
         self.price.at(books, now)
     }
-}
-
-/// The time to the next decision.
-fn recheck(history: &DemandHistory, now: Moment) -> Duration {
-    (history.idle(now) / RECHECKS).min(HOUR).max(history.slot())
 }
 
 /// When a key without a token is decided about next. After two idle windows, hours without

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::policy::refresh::learned::forecast::Features;
+use crate::policy::refresh::learned::features::Features;
 use crate::policy::schedule::Schedule;
 
 /// Pending lessons, by the time at which they are due.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::policy::refresh::learned::books::Books;
+use crate::policy::refresh::learned::tuning::Tuning;
 
 /// The price of a call, in delayed requests avoided for each extra call.
 ///
@@ -17,6 +18,7 @@ use crate::policy::refresh::learned::books::Books;
 #[derive(Clone, Debug)]
 pub struct Price {
     share: f64,
+    tuning: Tuning,
     /// The decaying sum of the costs of the offers, by value.
     offers: [f64; BINS],
     /// The decaying count of least calls.
@@ -41,28 +43,20 @@ pub struct Offer {
 const BINS: usize = 88;
 const LOWEST: f32 = 0.01;
 const PARTS: f32 = 8.0;
-/// The time constant of the decay, in seconds: long enough for the days of a week, short enough
-/// to follow a change of demand.
-const FADE: f64 = 5.0 * 86_400.0;
 /// The interval at which the base price is computed.
 const PERIOD: Duration = Duration::from_secs(60);
-/// The reserve against forecast errors, as a share of the allowance in one time constant.
-const RESERVE: f64 = 0.03;
-/// The share of a surplus or debt that the base price makes up for.
-const REPAID: f64 = 0.8;
-/// The exponent by which a debt of one time constant's allowance raises the price, and a surplus
-/// lowers it.
-const URGENCY: f64 = 2.0;
-/// The initial lower bound of the price, while the forecasts are untrained. It decays over a
-/// day, since returns take a day to show.
-const FIRST: f32 = 0.3;
+/// The bounds of a surplus, so that the price stays finite after years of savings.
+const MOST_SURPLUS: f64 = 3.0;
+const MOST_DEBT: f64 = 1.0;
+/// The time constant of the initial lower bound: returns take a day to show.
 const DAY: f32 = 86_400.0;
 
 impl Price {
     /// A price that spends `share` of the least calls.
-    pub const fn new(share: f64) -> Self {
+    pub const fn new(share: f64, tuning: Tuning) -> Self {
         Self {
             share,
+            tuning,
             offers: [0.0; BINS],
             least: 0.0,
             seen: 0,
@@ -97,7 +91,7 @@ impl Price {
         let passed = now.since(self.since.max(began));
         if passed >= PERIOD {
             self.since = now;
-            self.move_on(books, passed.as_secs_f64());
+            self.update_base(books, passed.as_secs_f64());
         }
     }
 
@@ -106,19 +100,19 @@ impl Price {
         if self.share <= 0.0 {
             return f32::INFINITY;
         }
-        let debt = -self.surplus(books).clamp(-3.0, 1.0);
+        let debt = -self.surplus(books).clamp(-MOST_SURPLUS, MOST_DEBT);
         let age = now.since(self.began.unwrap_or(now));
-        let first = FIRST * (-age.as_secs_f32() / DAY).exp();
-        (self.base * (URGENCY * debt).exp() as f32).max(first)
+        let first = self.tuning.first_price * (-age.as_secs_f32() / DAY).exp();
+        (self.base * (self.tuning.urgency * debt).exp() as f32).max(first)
     }
 
-    fn move_on(&mut self, books: &Books, passed: f64) {
-        let kept = (-passed / FADE).exp();
+    fn update_base(&mut self, books: &Books, passed: f64) {
+        let kept = (-passed / self.tuning.price_memory).exp();
         self.offers.iter_mut().for_each(|cost| *cost *= kept);
         self.least = self.least * kept + books.least.saturating_sub(self.seen) as f64;
         self.seen = books.least;
         let allowed = self.share * self.least;
-        let mut left = allowed * (1.0 + (REPAID * self.surplus(books)).clamp(-0.7, 2.0));
+        let mut left = allowed;
         let affordable = self.offers.iter().rev().take_while(|cost| {
             left -= **cost;
             left >= 0.0
@@ -126,10 +120,10 @@ impl Price {
         self.base = LOWEST * (((BINS - affordable.count()) as f32) / PARTS).exp2();
     }
 
-    /// The unspent allowance beyond the reserve, relative to one time constant's allowance.
+    /// The unspent allowance, relative to one time constant's allowance.
     fn surplus(&self, books: &Books) -> f64 {
         let allowed = self.share * self.least;
-        (self.balance(books) - RESERVE * allowed) / (allowed + 1.0)
+        self.balance(books) / (allowed + 1.0)
     }
 }
 
@@ -155,7 +149,7 @@ mod tests {
 
     /// The price after ten least calls and ten offers a minute, of which `calls` were taken.
     fn after_an_hour(calls: u32) -> f32 {
-        let (mut price, mut books) = (Price::new(0.25), Books::EMPTY);
+        let (mut price, mut books) = (Price::new(0.25, Tuning::DEFAULT), Books::EMPTY);
         for minute in 0..60 {
             for number in 0..10 {
                 books += Books::LEAST;
@@ -176,7 +170,7 @@ mod tests {
 
     #[test]
     fn price_without_an_allowance_is_infinite() {
-        let mut price = Price::new(0.0);
+        let mut price = Price::new(0.0, Tuning::DEFAULT);
         for minute in [0, 1, 5] {
             price.advance(&Books::LEAST, at(minute));
             assert_eq!(price.at(&Books::LEAST, at(minute)), f32::INFINITY);
@@ -185,7 +179,7 @@ mod tests {
 
     #[test]
     fn key_counts_as_one_offer_its_best() {
-        let mut price = Price::new(0.25);
+        let mut price = Price::new(0.25, Tuning::DEFAULT);
         let offers = [1.0, 0.5, 4.0, 2.0].map(|value| Offer { value, cost: 0.5 });
         let best = offers.into_iter().fold(None, |best, offer| Some(price.offer(offer, best)));
         assert_eq!(best, Some(offers[2]));
@@ -195,7 +189,7 @@ mod tests {
     #[test]
     fn price_spends_the_share_when_offers_exceed_it() {
         for share in [0.05, 0.1, 0.25, 0.6] {
-            let (mut price, mut books) = (Price::new(share), Books::EMPTY);
+            let (mut price, mut books) = (Price::new(share, Tuning::DEFAULT), Books::EMPTY);
             for number in 0..7 * 24 * 60 * 4 {
                 books += Books::LEAST;
                 books += Books::CALL;
@@ -217,7 +211,7 @@ mod tests {
             share in 0.001..10.0,
             steps in prop::collection::vec((0f32..=30.0, 0f32..=1.0, 0u32..5, 0u32..5, 0u64..1 << 50), 1..100),
         ) {
-            let (mut price, mut books, mut now) = (Price::new(share), Books::EMPTY, at(0));
+            let (mut price, mut books, mut now) = (Price::new(share, Tuning::DEFAULT), Books::EMPTY, at(0));
             for (value, cost, least, calls, passed) in steps {
                 books.least += u64::from(least);
                 books.calls += u64::from(calls);
