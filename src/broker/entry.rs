@@ -109,6 +109,11 @@ impl Plan {
         }
     }
 
+    /// Does the refresher come back to the key? It then outlives its token.
+    pub const fn is_pending(self) -> bool {
+        matches!(self, Self::Scheduled(..) | Self::Lapsed(_) | Self::Renewing { .. })
+    }
+
     /// Is the key remembered without a token?
     pub const fn has_lapsed(self) -> bool {
         matches!(self, Self::Lapsed(_) | Self::Renewing { has_lapsed: true, .. })

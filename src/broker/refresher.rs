@@ -94,11 +94,6 @@ impl Refresher {
         }
     }
 
-    /// Does a key with this plan outlive its token? In mode learned, while another decision about it comes.
-    pub const fn remembers(&self, plan: Plan) -> bool {
-        self.learner.is_some() && (plan.ticket().is_some() || matches!(plan, Plan::Renewing { .. }))
-    }
-
     /// Decides about the locked entry of a due key, which waited for the budget for so long.
     pub fn decide(
         &self,

@@ -54,8 +54,8 @@ impl Broker {
         if !table.has_expired(entry, now) {
             return;
         }
-        if workspace.refresher.remembers(state.plan) {
-            // The user may be about to return, or an outage delays the renewal.
+        if state.plan.is_pending() {
+            // The user may be about to return, or an outage or the budget delays the renewal.
             table.drop_token(entry, &mut state, Removal::Expired);
             return;
         }

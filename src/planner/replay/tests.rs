@@ -1,0 +1,126 @@
+//! Tests of the replay.
+
+use super::*;
+use crate::planner::trace::Request;
+use crate::policy::admission::budget::Budget;
+use crate::policy::freshness::Floor;
+use proptest::prelude::*;
+
+const MODES: [Mode; 3] = [Mode::Off, Mode::Used, Mode::Learned];
+
+fn plan(budget: Option<(f64, u32)>) -> Plan {
+    Plan {
+        floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
+        lifetime: Duration::from_secs(3600),
+        budget: budget.and_then(|(rate, burst)| Budget::new(rate, burst).ok()),
+        latency: Duration::from_millis(300),
+        extra_calls: 0.25,
+    }
+}
+
+/// Traces of a few keys, with gaps from zero to hours.
+fn trace() -> impl Strategy<Value = Trace> {
+    let gap = prop_oneof![Just(0), 0u64..1000, 0u64..60_000, 0u64..20_000_000];
+    prop::collection::vec((gap, 0u32..8), 0..150).prop_map(|gaps| {
+        let mut at = Moment::from_nanos(0) + Duration::from_secs(86_400);
+        let request = |(gap, key)| {
+            at = at + Duration::from_millis(gap);
+            Request { at, key }
+        };
+        Trace::from_requests(gaps.into_iter().map(request).collect(), 8, 8)
+    })
+}
+
+fn run(trace: &Trace, plan: &Plan, mode: Mode) -> Outcome {
+    replay(trace, plan, mode, &mut |_| {})
+}
+
+/// Runs event by event: the departure and key of each call, and the counters.
+fn calls(trace: &Trace, plan: &Plan, mode: Mode) -> (Vec<(Moment, u32)>, Tally) {
+    let (mut replay, mut calls) = (Replay::new(trace, plan, mode), Vec::new());
+    let (mut requests, mut now) = (trace.requests().iter().peekable(), Moment::from_nanos(0));
+    loop {
+        if requests.peek().is_none() {
+            replay.schedule = Schedule::new();
+        }
+        let completion = replay.in_flight.front().map(|(at, _)| *at);
+        let departure = Some(replay.admission.next_wakeup()).filter(|departure| *departure < Moment::NEVER);
+        // Events up to now are processed.
+        let next = [completion, departure, replay.schedule.next()].into_iter().flatten().filter(|at| *at > now).min();
+        if let Some(request) = requests.next_if(|request| next.is_none_or(|next| request.at < next)) {
+            now = request.at;
+            replay.advance(now);
+            replay.request(request.key, now);
+        } else if let Some(next) = next {
+            now = next;
+            replay.advance(now);
+        } else {
+            assert!(replay.waiting.is_empty(), "a request is never answered");
+            return (calls, replay.done);
+        }
+        let new = replay.done.calls as usize - calls.len();
+        calls.extend(replay.in_flight.iter().rev().take(new).map(|(at, key)| (*at - plan.latency, *key)));
+    }
+}
+
+#[test]
+fn empty_trace_makes_no_call() {
+    let outcomes = MODES.map(|mode| run(&Trace::default(), &plan(None), mode));
+    assert_eq!(outcomes.map(|outcome| (outcome.calls, outcome.delayed)), [(0, 0); 3]);
+    assert_eq!(baseline(&Trace::default(), &plan(None), &mut |_| {}).least_calls, 0);
+}
+
+#[test]
+fn simultaneous_requests_wait_for_one_call() {
+    for requests in [1, 10_000] {
+        let trace = Trace::from_requests(vec![Request { at: Moment::from_nanos(1 << 60), key: 0 }; requests], 1, 1);
+        let least = baseline(&trace, &plan(None), &mut |_| {});
+        assert_eq!((least.least_calls, least.unavoidable_delays, least.avoidable_delays), (1, least.requests, 0));
+        for mode in MODES {
+            let outcome = run(&trace, &plan(None), mode);
+            assert_eq!((outcome.delayed, outcome.wait.max), (least.requests, plan(None).latency), "{mode:?}");
+        }
+    }
+}
+
+proptest! {
+    // Every run has tables of megabytes.
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn mode_off_equals_the_least_calls_broker(trace in trace()) {
+        let (least, off) = (baseline(&trace, &plan(None), &mut |_| {}), run(&trace, &plan(None), Mode::Off));
+        let delays = least.unavoidable_delays + least.avoidable_delays;
+        prop_assert_eq!((off.calls, off.delayed), (least.least_calls, delays));
+    }
+
+    #[test]
+    fn no_mode_makes_fewer_calls_than_the_least(trace in trace(), extra_calls in 0.0..2.0) {
+        let plan = Plan { extra_calls, ..plan(None) };
+        let least = baseline(&trace, &plan, &mut |_| {}).least_calls;
+        prop_assert!(MODES.iter().all(|mode| run(&trace, &plan, *mode).calls >= least));
+    }
+
+    #[test]
+    fn request_is_served_by_an_earlier_call_or_waits(trace in trace(), budget: bool) {
+        let plan = plan(budget.then_some((0.02, 2)));
+        let window = plan.floor.window_of(plan.lifetime);
+        for mode in MODES {
+            let (calls, done) = calls(&trace, &plan, mode);
+            let serves = |sent: Moment, at| sent + plan.latency <= at && at < sent + window;
+            let serve = |to: &&Request| calls.iter().any(|(sent, key)| *key == to.key && serves(*sent, to.at));
+            let served = trace.requests().iter().filter(serve).count();
+            prop_assert_eq!(served + done.waits.len(), trace.requests().len(), "{:?}", mode);
+        }
+    }
+
+    #[test]
+    fn progress_reports_do_not_change_the_outcome(trace in trace()) {
+        for mode in MODES {
+            let mut told = Vec::new();
+            let watched = replay(&trace, &plan(Some((0.02, 2))), mode, &mut |done| told.push(done));
+            prop_assert_eq!(watched, run(&trace, &plan(Some((0.02, 2))), mode));
+            prop_assert!(told.is_sorted() && told.last() == Some(&(trace.requests().len() as u64)));
+        }
+    }
+}
