@@ -43,8 +43,6 @@ pub struct Dispatcher {
     earlier: Notify,
     /// Wakes the refresher: there may be room for a renewal.
     room: Notify,
-    /// The share of recent calls that failed: the bits of an `f64`.
-    failing: AtomicU64,
     /// When the last outage ended, in nanoseconds.
     recovered_at: AtomicU64,
     clock: Clock,
@@ -79,7 +77,6 @@ impl Dispatcher {
             state: Mutex::new(state),
             earlier: Notify::new(),
             room: Notify::new(),
-            failing: AtomicU64::new(0),
             recovered_at: AtomicU64::new(0),
             clock,
             metrics,
@@ -175,11 +172,6 @@ impl Dispatcher {
 
     fn note_recovery(&self, now: Moment) {
         self.recovered_at.store(now.as_nanos(), Ordering::Relaxed);
-    }
-
-    /// The share of recent calls that failed, 0 to 1.
-    pub fn failing(&self) -> f64 {
-        f64::from_bits(self.failing.load(Ordering::Relaxed))
     }
 
     /// Updates the gauges that change with time alone.
@@ -284,7 +276,6 @@ impl Dispatcher {
     fn update_health(&self, admission: &Admission<Arc<str>, Waiter>, now: Moment) {
         self.metrics.upstream_budget_per_second.set(admission.rate());
         self.metrics.upstream_breaker_state.set(admission.state(now) as u8 as f64);
-        self.failing.store(admission.failing_share(now).to_bits(), Ordering::Relaxed);
     }
 }
 

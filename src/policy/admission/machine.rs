@@ -256,11 +256,6 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         self.breaker.state(now)
     }
 
-    /// The share of recent calls that failed, 0 to 1.
-    pub fn failing_share(&self, now: Moment) -> f64 {
-        self.breaker.failing_share(now)
-    }
-
     /// Admits the next call whose caller still waits, with a permit that was taken.
     fn grant_next(&mut self, now: Moment) {
         while let Some((class, Queued { call, since })) = self.queue.pop() {

@@ -189,11 +189,6 @@ impl Breaker {
         (self.denial().is_some() && open.cause == Response::Failed).then_some(Change::Opened)
     }
 
-    /// The share of recent calls that failed; 1 while the breaker is open.
-    pub fn failing_share(&self, now: Moment) -> f64 {
-        if self.open.is_some() { 1.0 } else { self.recent.share(Response::is_failure, now) }
-    }
-
     /// The status by which Courier refused the API key (401, 402 or 403), if that opened the breaker.
     pub fn denial(&self) -> Option<u16> {
         match self.open?.cause {

@@ -66,7 +66,7 @@ fn open_breaker_lets_one_probe_leave_per_back_off() {
     }
     assert_eq!(admits(&mut breaker, Waiting, now), Ok(()));
     assert_eq!(breaker.record(Issued, 7, now, now, 0.0), Some(Change::Closed));
-    assert_eq!((breaker.state(now), breaker.failing_share(now)), (State::Closed, 0.0));
+    assert_eq!((breaker.state(now), breaker.recent.share(Response::is_failure, now)), (State::Closed, 0.0));
 }
 
 /// A breaker that has just opened, and when.
@@ -133,6 +133,6 @@ fn outage_that_turns_into_a_401_is_reported_as_a_change() {
 fn outcomes_older_than_a_minute_do_not_count() {
     let mut breaker = after(0, 7);
     assert_eq!(breaker.record(Failed, 9, START + MAX_AGE, START + MAX_AGE, 0.0), None);
-    assert_eq!(breaker.failing_share(START + MAX_AGE), 1.0);
-    assert_eq!(breaker.failing_share(START + MAX_AGE * 2), 0.0);
+    assert_eq!(breaker.recent.share(Response::is_failure, START + MAX_AGE), 1.0);
+    assert_eq!(breaker.recent.share(Response::is_failure, START + MAX_AGE * 2), 0.0);
 }
