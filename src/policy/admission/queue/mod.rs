@@ -6,7 +6,8 @@ mod renewals;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 
-pub use self::order::{Class, Place, RENEWAL_SHARE, Rank};
+use self::order::RENEWAL_SHARE;
+pub use self::order::{Class, Place, Rank};
 use self::renewals::Renewals;
 use super::budget::Budget;
 
@@ -240,7 +241,7 @@ mod tests {
     fn rank() -> impl Strategy<Value = Rank> {
         prop_oneof![
             (0u64..100).prop_map(|floor| Rank::Renewal(Moment::from_nanos(floor))),
-            (0u8..100).prop_map(|value| Rank::Ahead(f32::from(value) / 10.0)),
+            (0u8..100).prop_map(|value| Rank::ahead(f32::from(value) / 10.0)),
             Just(Rank::IN_USE),
         ]
     }
