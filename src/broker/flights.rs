@@ -228,7 +228,7 @@ impl Leader {
 
     /// Removes the flight from the table, then gives its followers the outcome.
     ///
-    /// In this order, a request that finds no flight finds the token in the cache.
+    /// In this order, a request that finds no flight finds the token in the key table.
     pub fn complete(&self, outcome: Outcome) {
         let mut shard = self.flights.lock(self.key());
         if shard.is_current(self) {
