@@ -179,12 +179,7 @@ table!(Sessions {
 
 table!(Log { level: String = "info".to_owned(), format: LogFormat = LogFormat::Auto, audit: Audit = Audit::Log });
 
-table!(Store {
-    kind: StoreKind = StoreKind::Memory,
-    path: Option<Unsupported> = None,
-    url: Option<Unsupported> = None,
-    key_file: Option<Unsupported> = None,
-});
+table!(Store { kind: StoreKind = StoreKind::Memory });
 
 impl Default for Raw {
     fn default() -> Self {
@@ -228,17 +223,6 @@ impl<'de> Deserialize<'de> for StoreKind {
             "memory" => Ok(Self::Memory),
             _ => Err(de::Error::custom("must be \"memory\": this version has no other store yet")),
         }
-    }
-}
-
-/// A reserved setting that this version does not support. It is refused, since ignoring it would be
-/// worse.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Unsupported(());
-
-impl<'de> Deserialize<'de> for Unsupported {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(de::Error::custom("is not supported by this version yet: remove it"))
     }
 }
 

@@ -172,6 +172,7 @@ impl<C, T> Default for Queue<C, T> {
 
 #[cfg(test)]
 mod tests {
+    use super::renewals::tests::rank;
     use super::*;
     use crate::clock::Moment;
     use proptest::prelude::*;
@@ -236,14 +237,6 @@ mod tests {
         assert_eq!(queue.shed_from_largest(&"calm"), Some(2));
         queue.push_user("calm", 7);
         assert_eq!((queue.shed_from_largest(&"calm"), queue.depth(Class::Waiting)), (None, 3));
-    }
-
-    fn rank() -> impl Strategy<Value = Rank> {
-        prop_oneof![
-            (0u64..100).prop_map(|floor| Rank::Renewal(Moment::from_nanos(floor))),
-            (0u8..100).prop_map(|value| Rank::ahead(f32::from(value) / 10.0)),
-            Just(Rank::IN_USE),
-        ]
     }
 
     proptest! {
