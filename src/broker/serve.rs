@@ -22,9 +22,13 @@ impl Broker {
     pub async fn get_token(&self, request: &TokenRequest<'_>) -> Result<Answer, Refusal> {
         let asked = self.0.clock.now();
         let (stale, servable_for) = match self.look_up(request, asked) {
-            Lookup::Fresh { entry, token, is_due } => return Ok(self.serve_hit(&entry, &token, is_due, asked)),
-            Lookup::Stale { why, servable_for } => (Some(why), servable_for),
-            Lookup::Miss => (None, None),
+            Some((entry, token, Freshness::Serve { is_due })) => {
+                return Ok(self.serve_hit(&entry, &token, is_due, asked));
+            }
+            Some((_, token, Freshness::Wait(why))) => {
+                (Some(why), self.servable_for(&token.facts(request.min_ttl, asked)))
+            }
+            None => (None, None),
         };
         self.0.coverage.count(servable_for.unwrap_or_default());
         // With a stale token to fall back on, the request waits only briefly for a fresh one.
@@ -36,15 +40,11 @@ impl Broker {
         }
     }
 
-    fn look_up(&self, request: &TokenRequest<'_>, now: Moment) -> Lookup {
-        let Some((entry, token)) = self.find(request) else {
-            return Lookup::Miss;
-        };
-        let facts = token.facts(request.min_ttl, now);
-        match freshness::judge(&self.0.settings.floor, &facts) {
-            Freshness::Serve { is_due } => Lookup::Fresh { entry, token, is_due },
-            Freshness::Wait(why) => Lookup::Stale { why, servable_for: self.servable_for(&facts) },
-        }
+    /// The key's entry, its token, and whether that may be handed out.
+    fn look_up(&self, request: &TokenRequest<'_>, now: Moment) -> Option<(Arc<Entry>, Arc<CachedToken>, Freshness)> {
+        let (entry, token) = self.find(request)?;
+        let freshness = freshness::judge(&self.0.settings.floor, &token.facts(request.min_ttl, now));
+        Some((entry, token, freshness))
     }
 
     /// The key's entry and its token, however old.
@@ -105,7 +105,7 @@ impl Broker {
             return Ok((follower, true));
         }
         // Another flight may have completed since the first lookup; under this lock none completes.
-        if let Lookup::Fresh { entry, token, .. } = self.look_up(request, self.0.clock.now()) {
+        if let Some((entry, token, Freshness::Serve { .. })) = self.look_up(request, self.0.clock.now()) {
             return Err((entry, token));
         }
         let leader = flights.register(&request.key);
@@ -149,19 +149,4 @@ impl Broker {
         }
         Answer { grant: grant.clone(), remaining: grant.remaining(now), source }
     }
-}
-
-/// The result of a lookup in the table.
-enum Lookup {
-    Fresh {
-        entry: Arc<Entry>,
-        token: Arc<CachedToken>,
-        is_due: bool,
-    },
-    Stale {
-        why: Stale,
-        /// How long the token stays above the hard floor; `None` if it is below.
-        servable_for: Option<Duration>,
-    },
-    Miss,
 }
