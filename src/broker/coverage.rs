@@ -28,9 +28,9 @@ impl Default for Coverage {
 }
 
 impl Coverage {
-    /// Counts a request whose token could be handed out for `spare` longer.
-    pub fn count(&self, spare: Duration) {
-        let survived = HORIZONS.iter().filter(|horizon| spare >= **horizon).count();
+    /// Counts a request whose token could be handed out for so long.
+    pub fn count(&self, servable_for: Duration) {
+        let survived = HORIZONS.iter().filter(|horizon| servable_for >= **horizon).count();
         self.fresh[survived].fetch_add(1, Ordering::Relaxed);
     }
 

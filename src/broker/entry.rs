@@ -43,7 +43,7 @@ pub struct EntryState {
     /// The next step of the refresher.
     pub plan: Plan,
     /// Counts the plans, so that the refresher drops a due time of an older one.
-    pub turn: u32,
+    pub plan_version: u32,
     /// When the last token was requested from Courier.
     pub sent: Moment,
     /// When the last token expires.
@@ -125,7 +125,7 @@ impl Entry {
     pub fn new(key: TokenKey, demand: Arc<Demand>) -> Self {
         let state = EntryState {
             plan: Plan::Unscheduled,
-            turn: 0,
+            plan_version: 0,
             sent: Moment::from_nanos(0),
             expires: Moment::from_nanos(0),
             decision: None,
@@ -183,7 +183,7 @@ impl CachedToken {
     /// The facts that its freshness is judged by.
     pub fn facts(&self, min_ttl: Option<Duration>, now: Moment) -> TokenAge {
         let Self { grant, due } = self;
-        TokenAge { life: grant.life(), remaining: grant.remaining(now), min_ttl, due: now >= *due }
+        TokenAge { life: grant.life(), remaining: grant.remaining(now), min_ttl, is_due: now >= *due }
     }
 
     /// When it reaches its floor.
@@ -207,14 +207,13 @@ impl EntryState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::{Lifetime, ScopeClaim, Token, WorkspaceName};
+    use crate::broker::fixture::key;
+    use crate::token::Token;
 
     #[test]
     fn entry_weighs_one_unless_its_token_is_large() {
-        let claim = ScopeClaim::parse("user_id:jane read:x").expect("a claim");
-        let key = TokenKey::new(&WorkspaceName::new("default").expect("a name"), &claim, Lifetime::MAX);
         let now = Moment::from_nanos(0);
-        let entry = Entry::new(key, Arc::new(Demand::new(Duration::from_secs(1800), now)));
+        let entry = Entry::new(key("jane"), Arc::new(Demand::new(Duration::from_secs(1800), now)));
         let weigh = |bytes: usize| {
             let token = Token::new(&"t".repeat(bytes)).expect("a token");
             let grant = Grant::new(&token, now, Duration::from_secs(3600));

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::flight_task::{Cause, FlightTask, Renewal};
 use super::flights::Leader;
 use super::handle::Broker;
-use super::outcome::{Cause, Flight, Renewal};
 use super::workspace::Workspace;
 use crate::clock::Moment;
 use crate::token::Grant;
@@ -14,11 +14,11 @@ use crate::upstream::{CALL_TIME, Failure, PendingPermit, Permit};
 pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause: Cause) {
     let (broker, workspace) = (broker.clone(), Arc::clone(workspace));
     let runtime = broker.0.runtime.clone();
-    let mut flight = Flight { broker, workspace, leader, cause, attempts: 0 };
+    let mut task = FlightTask { broker, workspace, leader, cause, attempts: 0 };
     runtime.spawn(async move {
-        match call_with_retries(&mut flight).await {
-            Some(outcome) => flight.complete(outcome),
-            None => flight.abandon(),
+        match call_with_retries(&mut task).await {
+            Some(outcome) => task.complete(outcome),
+            None => task.abandon(),
         }
     });
 }
@@ -26,8 +26,8 @@ pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause:
 /// Calls Courier once a permit is granted; retries if that may help while a follower has the time.
 ///
 /// Each call needs its own permit. `None` if the flight is abandoned.
-async fn call_with_retries(flight: &mut Flight) -> Option<Result<Grant, Failure>> {
-    let Flight { broker, workspace, leader, cause, attempts } = flight;
+async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failure>> {
+    let FlightTask { broker, workspace, leader, cause, attempts } = task;
     let (clock, dispatcher) = (&broker.0.clock, &workspace.dispatcher);
     let deadline = clock.now() + broker.0.settings.timeout;
     let mut permit = match cause {
@@ -83,7 +83,7 @@ async fn queue(workspace: &Workspace, leader: &Leader, latest: Moment) -> Option
 async fn queue_renewal(workspace: &Workspace, leader: &Leader, renewal: &mut Renewal) -> Option<PermitOutcome> {
     if leader.client().is_none() {
         let pending = workspace.dispatcher.queue_renewal(renewal.rank);
-        renewal.starting = None;
+        renewal.slot = None;
         let permit = match pending {
             Ok(pending) => promotable(workspace, leader, pending).await?,
             Err(failure) => Err(failure),
@@ -93,7 +93,7 @@ async fn queue_renewal(workspace: &Workspace, leader: &Leader, renewal: &mut Ren
             return Some(permit);
         }
     }
-    renewal.starting = None;
+    renewal.slot = None;
     queue(workspace, leader, Moment::NEVER).await
 }
 

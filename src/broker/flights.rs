@@ -228,16 +228,14 @@ impl Leader {
 
     /// Removes the flight from the table, then gives its followers the outcome.
     ///
-    /// In this order, a request that finds no flight finds the token in the cache.
+    /// In this order, a request that finds no flight finds the token in the key table.
     pub fn complete(&self, outcome: Outcome) {
         let mut shard = self.flights.lock(self.key());
         if shard.is_current(self) {
             shard.detach(self.key());
         }
         drop(shard);
-        let publish =
-            |published: &mut Option<Outcome>| published.is_none().then(|| *published = Some(outcome)).is_some();
-        self.flight.outcome.send_if_modified(publish);
+        self.flight.outcome.send_modify(|published| _ = published.get_or_insert(outcome));
     }
 }
 
@@ -250,11 +248,10 @@ impl Drop for Leader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::{Lifetime, ScopeClaim, WorkspaceName};
+    use crate::broker::fixture;
 
     fn key() -> TokenKey {
-        let claim = ScopeClaim::parse("user_id:jane read:x").expect("a claim");
-        TokenKey::new(&WorkspaceName::new("default").expect("a name"), &claim, Lifetime::MAX)
+        fixture::key("jane")
     }
 
     fn register(flights: &Arc<Flights>) -> Leader {

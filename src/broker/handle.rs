@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
 use super::coverage::Coverage;
-use super::entitled::Entitled;
 use super::negative_cache::NegativeCache;
 use super::refresher::Refresher;
 use super::table::KeyTable;
@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::policy::freshness::Floor;
 use crate::policy::refresh::Mode;
-use crate::token::WorkspaceName;
+use crate::token::{TokenKey, WorkspaceName};
 use crate::upstream::Dispatcher;
 
 /// How the broker serves and renews.
@@ -42,13 +42,16 @@ pub(super) struct Inner {
     pub settings: BrokerSettings,
     pub table: KeyTable,
     pub negative_cache: NegativeCache,
-    pub entitled: Entitled,
+    /// Which keys may still be asked for; every key without a rule.
+    pub entitled: ArcSwapOption<Rule>,
     pub coverage: Coverage,
     pub workspaces: HashMap<WorkspaceName, Arc<Workspace>>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub runtime: Handle,
 }
+
+type Rule = Box<dyn Fn(&TokenKey) -> bool + Send + Sync>;
 
 impl Broker {
     /// Creates a broker for these workspaces.
@@ -74,7 +77,7 @@ impl Broker {
             settings,
             table,
             negative_cache: NegativeCache::new(),
-            entitled: Entitled::default(),
+            entitled: ArcSwapOption::empty(),
             coverage: Coverage::default(),
             workspaces,
             clock,
@@ -103,9 +106,7 @@ impl Broker {
 
     /// Updates what depends on the time alone; `passed` is the time since the last update.
     pub(super) fn update_health(&self, passed: Duration) {
-        // Old failures lose their weight without any call.
         for (name, workspace) in &self.0.workspaces {
-            workspace.dispatcher.update_gauges();
             workspace.dispatcher.report(name.as_str());
         }
         self.0.metrics.set_coverage(self.0.coverage.tick(passed));

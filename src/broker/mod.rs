@@ -24,23 +24,23 @@
 //!
 //! A removal is final although the refresher decides without the flights' lock: under it, the renewal
 //! that was decided checks that its key is still in the table and not purged, and the removal detaches
-//! the flight that it finds. A hit takes no lock that keys share.
+//! the flight that it finds. A hit takes no lock that keys share, but in mode used: when a due token without a
+//! scheduled renewal is handed out, it takes the lock of the workspace's schedule.
 
 mod background;
 mod coverage;
 mod demand;
-mod entitled;
 mod entry;
 mod explain;
 #[cfg(test)]
 mod fixture;
 mod flight;
+mod flight_task;
 mod flights;
 mod handle;
 mod index;
 mod locks;
 mod negative_cache;
-mod outcome;
 mod refresher;
 mod removal;
 mod request;

@@ -23,7 +23,7 @@ pub struct Refresher {
     schedule: Lock<Schedule<DueEntry>>,
     /// In mode learned only.
     learner: Option<Lock<Learner<Arc<Demand>>>>,
-    /// What the requests and calls of the workspace add up to.
+    /// The sums over the requests and calls of the workspace.
     pub books: SharedBooks,
     draws: Lock<Draws>,
     /// Wakes the loop: a key was added that is due before all others.
@@ -31,10 +31,10 @@ pub struct Refresher {
     pub metrics: WorkspaceMetrics,
 }
 
-/// A scheduled entry, and the turn of its plan: a later plan makes it void.
+/// A scheduled entry, and the version of its plan: a later plan makes it void.
 pub struct DueEntry {
     pub entry: Arc<Entry>,
-    pub turn: u32,
+    pub plan_version: u32,
 }
 
 impl Refresher {
@@ -68,8 +68,9 @@ impl Refresher {
         };
     }
 
-    /// Schedules another attempt after a failed renewal, unless the failure is `permanent`.
-    pub fn retry(&self, entry: &Arc<Entry>, permanent: bool, now: Moment) {
+    /// Settles the plan after a renewal has ended: schedules another attempt if it stored no token,
+    /// unless its failure is `permanent`.
+    pub fn settle_renewal(&self, entry: &Arc<Entry>, permanent: bool, now: Moment) {
         let mut state = entry.lock();
         let Plan::Renewing { failures, has_lapsed } = state.plan else { return };
         state.plan = if permanent {
@@ -187,8 +188,8 @@ impl Refresher {
 
     /// Adds a locked entry to the schedule. The caller makes the ticket its plan.
     pub fn schedule(&self, entry: &Arc<Entry>, state: &mut EntryState, due: Moment) -> Ticket {
-        state.turn = state.turn.wrapping_add(1);
-        let due_entry = DueEntry { entry: Arc::clone(entry), turn: state.turn };
+        state.plan_version = state.plan_version.wrapping_add(1);
+        let due_entry = DueEntry { entry: Arc::clone(entry), plan_version: state.plan_version };
         let mut schedule = self.schedule.lock();
         if schedule.next().is_none_or(|next| due < next) {
             self.due_earlier.notify_one();

@@ -1,4 +1,4 @@
-//! Deliberate removals: sign-outs, reports of rejected tokens, purges, keys that none may ask for any more.
+//! Deliberate removals: sign-outs, reports of rejected tokens, purges, keys that no caller may ask for any more.
 //!
 //! A removal first detaches the flights that it concerns, so that they store no token. Then it removes
 //! the tokens key by key, each under the lock of the key's flights, and detaches a flight that started
@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::entry::Entry;
 use super::flight;
+use super::flight_task::{Cause, Renewal};
 use super::handle::Broker;
-use super::outcome::{Cause, Renewal};
 use super::workspace::Workspace;
 use crate::metrics::Removal;
 use crate::policy::admission::queue::Rank;
@@ -25,7 +25,7 @@ impl Broker {
         let Some(target) = self.0.workspaces.get(workspace) else { return 0 };
         let of_user = |key: &TokenKey| key.workspace() == workspace && key.users().any(|name| name == user.as_str());
         target.flights.detach(of_user);
-        let keys = self.0.table.keys_of_user(workspace, user.as_str());
+        let keys = self.0.table.keys_of((workspace, user.as_str()));
         let removed = keys.iter().filter(|key| of_user(key)).filter(|key| self.remove(target, key)).count();
         // A rejection or an eviction may have taken a key out of the index just before, and started a renewal.
         target.flights.detach(of_user);
@@ -37,25 +37,25 @@ impl Broker {
     /// Only if the reporter `may` use the key. Repeated reports of the same token do nothing.
     pub fn reject(&self, token: &str, may: impl Fn(&TokenKey) -> bool) -> Option<TokenKey> {
         let token = token.as_bytes();
-        self.0.table.keys_of_token(token).into_iter().filter(may).find(|key| self.reject_token_of(key, token))
+        self.0.table.keys_of(token).into_iter().filter(may).find(|key| self.reject_token_of(key, token))
     }
 
     /// Removes the key's token and renews it, if it is this one.
     fn reject_token_of(&self, key: &TokenKey, token: &[u8]) -> bool {
         let Some(workspace) = self.0.workspaces.get(key.workspace()) else { return false };
         // When many are rejected at once, the rest is fetched on request.
-        let starting = || Arc::clone(&workspace.starting).try_acquire_owned().ok();
-        let starting = workspace.dispatcher.has_room().then(starting).flatten();
+        let slot = || Arc::clone(&workspace.renewal_slot).try_acquire_owned().ok();
+        let slot = workspace.dispatcher.has_room().then(slot).flatten();
         let mut flights = workspace.flights.lock(key);
         let is_rejected = |entry: &Arc<Entry>| entry.token().is_some_and(|other| other.grant.token() == token);
         let Some(entry) = self.0.table.get(key).filter(is_rejected) else { return false };
         self.forget(workspace, key, &flights, Removal::Removed);
-        if starting.is_some()
+        if slot.is_some()
             && let Some(leader) = flights.try_register(key)
         {
             // A task that can't start drops its flight, which takes the lock.
             drop(flights);
-            let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, entry, rank: Rank::IN_USE, starting });
+            let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, entry, rank: Rank::IN_USE, slot });
             flight::start(self, workspace, leader, cause);
         }
         true
@@ -63,7 +63,7 @@ impl Broker {
 
     /// Forgets all tokens of a workspace; returns their number, or `None` if there is no such workspace.
     ///
-    /// It scans the whole cache, so it is for operators only.
+    /// It scans the whole key table, so it is for operators only.
     pub fn purge(&self, workspace: &str) -> Option<usize> {
         let target = self.0.workspaces.get(workspace)?;
         let now = self.0.clock.now();
@@ -79,10 +79,15 @@ impl Broker {
     ///
     /// Other keys are dropped when they are due. Their queued calls without followers are cancelled.
     pub fn renew_only(&self, may: impl Fn(&TokenKey) -> bool + Send + Sync + 'static) {
-        self.0.entitled.set(may);
+        self.0.entitled.store(Some(Arc::new(Box::new(may))));
         for workspace in self.0.workspaces.values() {
-            workspace.flights.detach(|key| !self.0.entitled.include(key));
+            workspace.flights.detach(|key| !self.is_entitled(key));
         }
+    }
+
+    /// May some caller still ask for the key? Checked when a key is due, not for a hit.
+    pub(super) fn is_entitled(&self, key: &TokenKey) -> bool {
+        self.0.entitled.load().as_ref().is_none_or(|may| may(key))
     }
 
     /// Detaches the key's flight and forgets the key; returns whether it had a token.

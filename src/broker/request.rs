@@ -33,18 +33,18 @@ pub struct Answer {
 /// Where a token comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The cache.
+    /// The key table.
     Hit,
-    /// Courier: the cache had no token, or none fresh enough.
+    /// Courier: the key table had no token, or none fresh enough.
     Issued {
         /// This request waited for another one's call.
         collapsed: bool,
         /// Why the cached token was not served, if there was one.
         stale: Option<Stale>,
-        /// The token is cached, so other requests get it too.
+        /// The token is in the key table, so other requests get it too.
         stored: bool,
     },
-    /// The cache, with a token below its floor, since no new one could be had.
+    /// The key table, with a token below its floor, since no new one could be had.
     Stale(Stale),
 }
 

@@ -6,8 +6,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::entry::{Decision, Entry, Plan};
 use super::flight;
+use super::flight_task::{Cause, Renewal};
 use super::handle::Broker;
-use super::outcome::{Cause, Renewal};
 use super::workspace::Workspace;
 use crate::clock::Moment;
 use crate::policy::admission::queue::Rank;
@@ -26,7 +26,7 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
         let mut steps = 0;
         while steps < BATCH {
             // There may be room for another renewal only when the last one is queued.
-            let starting = Arc::clone(&workspace.starting).acquire_owned().await.ok();
+            let slot = Arc::clone(&workspace.renewal_slot).acquire_owned().await.ok();
             let now = broker.0.clock.now();
             let Some((at, due)) = dispatcher.has_room().then(|| refresher.pop(now)).flatten() else {
                 break;
@@ -40,8 +40,8 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
                 }
                 tokio::task::yield_now().await;
             }
-            Due { broker, workspace, entry: due.entry, turn: due.turn, at, now: broker.0.clock.now() }
-                .process(starting);
+            Due { broker, workspace, entry: due.entry, plan_version: due.plan_version, at, now: broker.0.clock.now() }
+                .process(slot);
             steps += 1;
         }
         // Many keys due at once would starve other tasks.
@@ -65,16 +65,16 @@ struct Due<'a> {
     broker: &'a Broker,
     workspace: &'a Arc<Workspace>,
     entry: Arc<Entry>,
-    turn: u32,
+    plan_version: u32,
     at: Moment,
     now: Moment,
 }
 
 impl Due<'_> {
     /// Decides about the key, and carries the decision out.
-    fn process(&self, starting: Option<OwnedSemaphorePermit>) {
+    fn process(&self, slot: Option<OwnedSemaphorePermit>) {
         match self.decide() {
-            Some((RenewalDecision::Renew(reason), rank)) => self.renew(reason, rank, starting),
+            Some((RenewalDecision::Renew(reason), rank)) => self.renew(reason, rank, slot),
             Some((RenewalDecision::Stop(_), _)) => self.broker.forget_without_token(self.workspace, &self.entry),
             Some((RenewalDecision::Wait(_), _)) | None => {}
         }
@@ -82,11 +82,11 @@ impl Due<'_> {
 
     /// Decides, and changes the plan; returns a renewal's rank too. `None` if the plan is another by now.
     fn decide(&self) -> Option<(RenewalDecision, Rank)> {
-        let Self { broker, workspace, entry, turn, at, now } = self;
-        let is_entitled = broker.0.entitled.include(&entry.key);
+        let Self { broker, workspace, entry, plan_version, at, now } = self;
+        let is_entitled = broker.is_entitled(&entry.key);
         // Under the lock: a concurrent hit has counted its use before, or sees the decision.
         let mut state = entry.lock();
-        if state.turn != *turn || state.plan.ticket().is_none() || workspace.is_purged(state.sent) {
+        if state.plan_version != *plan_version || state.plan.ticket().is_none() || workspace.is_purged(state.sent) {
             return None;
         }
         let (verdict, estimate) = if is_entitled {
@@ -106,7 +106,7 @@ impl Due<'_> {
     ///
     /// The decision was made without the flights' lock, so a removal may have come between. Under the
     /// lock it has either taken the key out of the table or set the moment of the purge.
-    fn renew(&self, reason: Reason, rank: Rank, starting: Option<OwnedSemaphorePermit>) {
+    fn renew(&self, reason: Reason, rank: Rank, slot: Option<OwnedSemaphorePermit>) {
         let Self { broker, workspace, entry, at, now, .. } = self;
         let mut flights = workspace.flights.lock(&entry.key);
         let is_in_table = broker.0.table.contains(&entry.key);
@@ -119,11 +119,11 @@ impl Due<'_> {
         let Some(leader) = flights.try_register(&entry.key) else {
             drop(flights);
             // Should the other flight fail, this renewal is tried again.
-            return workspace.refresher.retry(entry, false, *now);
+            return workspace.refresher.settle_renewal(entry, false, *now);
         };
         drop(flights);
         broker.0.metrics.renewal_lateness_seconds.observe(now.since(*at).as_secs_f64());
-        let cause = Cause::Renewal(Renewal { reason, entry: Arc::clone(entry), rank, starting });
+        let cause = Cause::Renewal(Renewal { reason, entry: Arc::clone(entry), rank, slot });
         flight::start(broker, workspace, leader, cause);
     }
 }
@@ -138,8 +138,8 @@ mod tests {
 
     /// The due key of an entry, with its current plan.
     fn due<'a>(fixture: &'a Fixture, entry: &Arc<Entry>) -> Due<'a> {
-        let (entry, turn, now) = (Arc::clone(entry), entry.lock().turn, fixture.clock.now());
-        Due { broker: &fixture.broker, workspace: fixture.workspace(), entry, turn, at: now, now }
+        let (entry, plan_version, now) = (Arc::clone(entry), entry.lock().plan_version, fixture.clock.now());
+        Due { broker: &fixture.broker, workspace: fixture.workspace(), entry, plan_version, at: now, now }
     }
 
     /// Removes a token between the decision to renew it and the renewal; returns the number of calls.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::entry::{CachedToken, Entry};
 use super::flight;
+use super::flight_task::Cause;
 use super::flights::{Follower, Issued};
 use super::handle::Broker;
-use super::outcome::Cause;
 use super::request::{Answer, Refusal, Source, TokenRequest};
 use super::workspace::Workspace;
 use crate::clock::Moment;
@@ -21,14 +21,18 @@ impl Broker {
     /// [`BrokerSettings::timeout`]: super::BrokerSettings::timeout
     pub async fn get_token(&self, request: &TokenRequest<'_>) -> Result<Answer, Refusal> {
         let asked = self.0.clock.now();
-        let (stale, spare) = match self.look_up(request, asked) {
-            Lookup::Fresh { entry, token, renew } => return Ok(self.serve_hit(&entry, &token, renew, asked)),
-            Lookup::Stale { why, spare } => (Some(why), spare),
-            Lookup::Miss => (None, None),
+        let (stale, servable_for) = match self.look_up(request, asked) {
+            Some((entry, token, Freshness::Serve { is_due })) => {
+                return Ok(self.serve_hit(&entry, &token, is_due, asked));
+            }
+            Some((_, token, Freshness::Wait(why))) => {
+                (Some(why), self.servable_for(&token.facts(request.min_ttl, asked)))
+            }
+            None => (None, None),
         };
-        self.0.coverage.count(spare.unwrap_or_default());
+        self.0.coverage.count(servable_for.unwrap_or_default());
         // With a stale token to fall back on, the request waits only briefly for a fresh one.
-        let max_wait = if spare.is_some() { self.0.settings.timeout / 5 } else { self.0.settings.timeout };
+        let max_wait = if servable_for.is_some() { self.0.settings.timeout / 5 } else { self.0.settings.timeout };
         // Boxed, to keep the future of a hit small.
         match Box::pin(self.fetch(request, stale, max_wait, asked)).await {
             Ok(answer) => Ok(answer),
@@ -36,16 +40,11 @@ impl Broker {
         }
     }
 
-    fn look_up(&self, request: &TokenRequest<'_>, now: Moment) -> Lookup {
-        let Some((entry, token)) = self.find(request) else {
-            return Lookup::Miss;
-        };
-        let facts = token.facts(request.min_ttl, now);
-        match freshness::judge(&self.0.settings.floor, &facts) {
-            Freshness::Serve => Lookup::Fresh { entry, token, renew: false },
-            Freshness::ServeAndRenew => Lookup::Fresh { entry, token, renew: true },
-            Freshness::Wait(why) => Lookup::Stale { why, spare: self.spare(&facts) },
-        }
+    /// The key's entry, its token, and whether that may be handed out.
+    fn look_up(&self, request: &TokenRequest<'_>, now: Moment) -> Option<(Arc<Entry>, Arc<CachedToken>, Freshness)> {
+        let (entry, token) = self.find(request)?;
+        let freshness = freshness::judge(&self.0.settings.floor, &token.facts(request.min_ttl, now));
+        Some((entry, token, freshness))
     }
 
     /// The key's entry and its token, however old.
@@ -56,8 +55,8 @@ impl Broker {
     }
 
     /// How long the token stays above the hard floor; `None` if it is below.
-    fn spare(&self, facts: &TokenAge) -> Option<Duration> {
-        freshness::spare(&self.0.settings.floor, facts)
+    fn servable_for(&self, facts: &TokenAge) -> Option<Duration> {
+        freshness::servable_for(&self.0.settings.floor, facts)
     }
 
     async fn fetch(
@@ -72,11 +71,10 @@ impl Broker {
         }
         let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
         let (follower, collapsed) = match self.join(request, workspace) {
-            Join::Cached(entry, token) => {
+            Ok(joined) => joined,
+            Err((entry, token)) => {
                 return Ok(self.hand_out(&entry, &token.grant, asked, self.0.clock.now(), Source::Hit));
             }
-            Join::Follower(follower) => (follower, true),
-            Join::Leader(follower) => (follower, false),
         };
         let Ok(outcome) = tokio::time::timeout(max_wait, follower.outcome()).await else {
             // The flight may still bring a token. Until then, do not let others wait for it in vain.
@@ -87,36 +85,42 @@ impl Broker {
         };
         let Issued { entry, token, stored } = outcome?;
         let now = self.0.clock.now();
-        if self.spare(&token.facts(request.min_ttl, now)).is_none() {
+        if self.servable_for(&token.facts(request.min_ttl, now)).is_none() {
             return Err(Refusal::TooOld);
         }
         Ok(self.hand_out(&entry, &token.grant, asked, now, Source::Issued { collapsed, stale, stored }))
     }
 
-    /// Joins the key's flight, or starts one.
-    fn join(&self, request: &TokenRequest<'_>, workspace: &Arc<Workspace>) -> Join {
+    /// Joins the key's flight, or starts one; returns whether it joined.
+    ///
+    /// The error is a fresh token that is in the table by now.
+    fn join(
+        &self,
+        request: &TokenRequest<'_>,
+        workspace: &Arc<Workspace>,
+    ) -> Result<(Follower, bool), (Arc<Entry>, Arc<CachedToken>)> {
         let client = request.actor.client().unwrap_or_default();
         let mut flights = workspace.flights.lock(&request.key);
         if let Some(follower) = flights.join(&request.key, client) {
-            return Join::Follower(follower);
+            return Ok((follower, true));
         }
         // Another flight may have completed since the first lookup; under this lock none completes.
-        if let Lookup::Fresh { entry, token, .. } = self.look_up(request, self.0.clock.now()) {
-            return Join::Cached(entry, token);
+        if let Some((entry, token, Freshness::Serve { .. })) = self.look_up(request, self.0.clock.now()) {
+            return Err((entry, token));
         }
         let leader = flights.register(&request.key);
         let follower = leader.join(client);
         // A task that can't start drops its flight, which takes the lock.
         drop(flights);
         flight::start(self, workspace, leader, Cause::Request(request.actor.clone().into_owned()));
-        Join::Leader(follower)
+        Ok((follower, false))
     }
 
-    fn serve_hit(&self, entry: &Arc<Entry>, token: &CachedToken, renew: bool, now: Moment) -> Answer {
-        self.0.coverage.count(self.spare(&token.facts(None, now)).unwrap_or_default());
+    fn serve_hit(&self, entry: &Arc<Entry>, token: &CachedToken, is_due: bool, now: Moment) -> Answer {
+        self.0.coverage.count(self.servable_for(&token.facts(None, now)).unwrap_or_default());
         // Count the use first: the renewal is decided by it.
         let answer = self.hand_out(entry, &token.grant, now, now, Source::Hit);
-        if renew && let Some(workspace) = self.0.workspaces.get(entry.key.workspace()) {
+        if is_due && let Some(workspace) = self.0.workspaces.get(entry.key.workspace()) {
             workspace.refresher.revive(entry, now);
         }
         answer
@@ -130,7 +134,7 @@ impl Broker {
             return None;
         }
         let now = self.0.clock.now();
-        self.spare(&token.facts(request.min_ttl, now))?;
+        self.servable_for(&token.facts(request.min_ttl, now))?;
         Some(self.hand_out(&entry, &token.grant, asked, now, Source::Stale(why)))
     }
 
@@ -147,29 +151,4 @@ impl Broker {
         }
         Answer { grant: grant.clone(), remaining: grant.remaining(now), source }
     }
-}
-
-/// The result of a lookup in the table.
-enum Lookup {
-    Fresh {
-        entry: Arc<Entry>,
-        token: Arc<CachedToken>,
-        renew: bool,
-    },
-    Stale {
-        why: Stale,
-        /// How long the token stays above the hard floor; `None` if it is below.
-        spare: Option<Duration>,
-    },
-    Miss,
-}
-
-/// How a request gets its token.
-enum Join {
-    /// The token is in the table by now.
-    Cached(Arc<Entry>, Arc<CachedToken>),
-    /// Another request or renewal makes the call.
-    Follower(Follower),
-    /// This request's flight makes the call.
-    Leader(Follower),
 }

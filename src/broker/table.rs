@@ -1,5 +1,6 @@
 //! The key table: one entry for each token key, with one bound.
 
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -78,14 +79,9 @@ impl KeyTable {
         self.entries.iter().map(|(_, entry)| entry)
     }
 
-    /// The keys of a user's entries, and possibly others.
-    pub fn keys_of_user(&self, workspace: &str, user: &str) -> Vec<TokenKey> {
-        self.index.find(self.index.handle((workspace, user)))
-    }
-
-    /// The keys of a token's entries, and possibly others.
-    pub fn keys_of_token(&self, token: &[u8]) -> Vec<TokenKey> {
-        self.index.find(self.index.handle(token))
+    /// The keys of the entries of a user (workspace and name) or a token, and possibly others.
+    pub fn keys_of(&self, value: impl Hash) -> Vec<TokenKey> {
+        self.index.find(self.index.handle(value))
     }
 
     /// Stores a token in the key's locked entry, and the entry in the table.

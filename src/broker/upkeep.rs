@@ -120,7 +120,7 @@ mod tests {
         fixture.sign_out("299");
         let refresher = &fixture.workspace().refresher;
         refresher.revive(&old, fixture.clock.now());
-        refresher.retry(&old, false, fixture.clock.now());
+        refresher.settle_renewal(&old, false, fixture.clock.now());
         assert_eq!((table.sizes(), table.tokens(), fixture.scheduled()), ([99, 198, 99], 99, 99));
     }
 

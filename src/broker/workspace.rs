@@ -16,7 +16,7 @@ pub struct Workspace {
     pub refresher: Refresher,
     pub flights: Arc<Flights>,
     /// Held by a renewal until it is queued: meanwhile the dispatcher's room is not known.
-    pub starting: Arc<Semaphore>,
+    pub renewal_slot: Arc<Semaphore>,
     /// Tokens requested before this moment are purged; in nanoseconds.
     not_before: AtomicU64,
 }
@@ -28,7 +28,7 @@ impl Workspace {
             dispatcher: Arc::new(dispatcher),
             refresher,
             flights: Arc::new(Flights::new()),
-            starting: Arc::new(Semaphore::new(1)),
+            renewal_slot: Arc::new(Semaphore::new(1)),
             not_before: AtomicU64::new(0),
         }
     }

@@ -101,9 +101,7 @@ fn environment<'a>(variables: impl IntoIterator<Item = (&'a String, &'a String)>
         .source(Some(variables))
 }
 
-type ShapeError = (String, String);
-
-fn read<T: DeserializeOwned>(config: Result<Config, ConfigError>) -> Result<T, ShapeError> {
+fn read<T: DeserializeOwned>(config: Result<Config, ConfigError>) -> Result<T, (String, String)> {
     let config = config.map_err(|error| (String::new(), expectation(&error.to_string())))?;
     serde_path_to_error::deserialize(config).map_err(|error| {
         let key = error.path().to_string();

@@ -15,28 +15,10 @@ use crate::policy::access::SetBy;
 use crate::secrets::Secret;
 use crate::token::INBOX;
 
-/// All settings, not yet checked against each other. `Default` has the default values;
-/// `config/default.toml` explains each key.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Raw {
-    pub server: Server,
-    pub admin: Admin,
-    pub workspaces: BTreeMap<String, Workspace>,
-    pub tokens: Tokens,
-    pub refresh: Refresh,
-    pub profiles: BTreeMap<String, Vec<String>>,
-    pub clients: Vec<Client>,
-    pub log: Log,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sessions: Option<Sessions>,
-    #[serde(skip_serializing)]
-    pub store: Store,
-}
-
-/// Settings of one key of [`Raw`]; `config/default.toml` documents each.
+/// Defines a table of settings, each with its default.
 macro_rules! table {
-    ($name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty = $default:expr),+ $(,)? }) => {
+    ($(#[$table:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty = $default:expr),+ $(,)? }) => {
+        $(#[$table])*
         #[derive(Clone, Debug, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name { $($(#[$attribute])* pub $field: $type),+ }
@@ -52,6 +34,24 @@ macro_rules! table {
 const fn seconds(seconds: u64) -> HumanDuration {
     HumanDuration(Duration::from_secs(seconds))
 }
+
+table!(
+    /// All settings, not yet checked against each other.
+    Raw {
+        server: Server = Server::default(),
+        admin: Admin = Admin::default(),
+        workspaces: BTreeMap<String, Workspace> = BTreeMap::new(),
+        tokens: Tokens = Tokens::default(),
+        refresh: Refresh = Refresh::default(),
+        profiles: BTreeMap<String, Vec<String>> = Self::built_in_profiles(),
+        clients: Vec<Client> = Vec::new(),
+        log: Log = Log::default(),
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sessions: Option<Sessions> = None,
+        #[serde(skip_serializing)]
+        store: Store = Store::default(),
+    }
+);
 
 table!(Server {
     listen: OneOrMany = OneOrMany(vec!["127.0.0.1:8080".to_owned()]),
@@ -179,29 +179,7 @@ table!(Sessions {
 
 table!(Log { level: String = "info".to_owned(), format: LogFormat = LogFormat::Auto, audit: Audit = Audit::Log });
 
-table!(Store {
-    kind: StoreKind = StoreKind::Memory,
-    path: Option<Unsupported> = None,
-    url: Option<Unsupported> = None,
-    key_file: Option<Unsupported> = None,
-});
-
-impl Default for Raw {
-    fn default() -> Self {
-        Self {
-            server: Server::default(),
-            admin: Admin::default(),
-            workspaces: BTreeMap::new(),
-            tokens: Tokens::default(),
-            refresh: Refresh::default(),
-            profiles: Self::built_in_profiles(),
-            clients: Vec::new(),
-            log: Log::default(),
-            sessions: None,
-            store: Store::default(),
-        }
-    }
-}
+table!(Store { kind: StoreKind = StoreKind::Memory });
 
 impl Raw {
     /// The files with secrets and certificates that the settings name.
@@ -228,17 +206,6 @@ impl<'de> Deserialize<'de> for StoreKind {
             "memory" => Ok(Self::Memory),
             _ => Err(de::Error::custom("must be \"memory\": this version has no other store yet")),
         }
-    }
-}
-
-/// A reserved setting that this version does not support. It is refused, since ignoring it would be
-/// worse.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Unsupported(());
-
-impl<'de> Deserialize<'de> for Unsupported {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(de::Error::custom("is not supported by this version yet: remove it"))
     }
 }
 

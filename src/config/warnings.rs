@@ -73,22 +73,20 @@ impl Checker<'_> {
         let tls = raw.server.tls.as_ref().and_then(|tls| tls.private_key_file.as_deref());
         let sessions = raw.sessions.as_ref().and_then(|sessions| sessions.hs256_secret_file.as_deref());
         let others = [("server.tls.private_key_file", tls), ("sessions.hs256_secret_file", sessions)];
+        let readable = |which: &str, mode: u32| {
+            format!("others on this machine can read or change {which} file (its mode is {mode:04o}): `chmod 0600` it")
+        };
         for (key, path) in of_workspaces.chain(others.map(|(key, path)| (key.to_owned(), path))) {
             let Some(path) = path else { continue };
             if let Some(mode) = open_mode(path) {
-                let text = format!(
-                    "others on this machine can read or change the file (its mode is {mode:04o}): `chmod 0600` it"
-                );
-                self.warning(&key, text);
+                self.warning(&key, readable("the", mode));
             }
         }
         for (file, table) in &self.layers().tables {
             let Some(mode) = open_mode(Path::new(file)) else { continue };
             for key in raw.workspaces.keys().map(|name| format!("workspaces.{name}.api_key")) {
                 if find(table, &key).is_some() {
-                    let message = format!(
-                        "others on this machine can read or change this file (its mode is {mode:04o}): `chmod 0600` it"
-                    );
+                    let message = readable("this", mode);
                     self.add_warning(SettingsError { origin: Some(file.clone()), key, message });
                 }
             }

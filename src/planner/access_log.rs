@@ -3,7 +3,7 @@
 use jiff::fmt::strtime::BrokenDownTime;
 
 use super::row::{Broken, Row, moment};
-use super::selection::Selection;
+use super::trace::Selection;
 use crate::clock::Moment;
 
 /// Parses `host ident authuser [17/May/2015:10:05:03 +0000] "GET /path?query ..." ...`.

@@ -3,7 +3,7 @@
 use super::access_log::AccessLog;
 use super::csv::{self, Csv, Heading};
 use super::row::{Broken, Row};
-use super::selection::Selection;
+use super::trace::Selection;
 use super::trace_error::TraceError;
 
 /// A trace format.

@@ -10,8 +10,7 @@ use foldhash::fast::RandomState;
 use super::format::{Detected, Detector, Format};
 use super::lines::{Line, Lines};
 use super::row::{Broken, Row};
-use super::selection::Selection;
-use super::trace::{Counts, Limits, Request, Trace};
+use super::trace::{Counts, Limits, Request, Selection, Trace};
 use super::trace_error::TraceError;
 use crate::clock::Moment;
 
@@ -206,9 +205,10 @@ impl<'a> Reader<'a> {
             });
         }
         let keys = if self.keys.is_empty() { self.users.len() } else { self.keys.len() };
-        let trace = Trace::from_requests(self.requests, keys, self.users.len());
+        let mut trace = Trace::from_requests(self.requests, keys, self.users.len());
         let every_path = matches!(self.format, Some(Format::AccessLog(_))) && self.selection.path.is_none();
-        Ok(trace.with_counts(Counts { every_path, ..self.counts }))
+        trace.counts = Counts { every_path, ..self.counts };
+        Ok(trace)
     }
 }
 

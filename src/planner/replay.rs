@@ -10,16 +10,32 @@ use foldhash::quality::RandomState;
 use super::outcome::{Baseline, Outcome, Tally};
 use super::trace::Trace;
 use crate::clock::Moment;
+use crate::policy::admission::budget::Budget;
 use crate::policy::admission::queue::{Class, Place, Rank};
 use crate::policy::admission::{Admission, Event, Response, WaitingCall};
+use crate::policy::freshness::Floor;
 use crate::policy::refresh::learned::books::Books;
 use crate::policy::refresh::learned::demand::DemandHistory;
 use crate::policy::refresh::learned::learner::{Learner, PrefetchAction};
 use crate::policy::refresh::{self, Draws};
 use crate::policy::schedule::{Schedule, Ticket};
 
-pub use super::plan::Plan;
 pub use crate::policy::refresh::Mode;
+
+/// The settings of a replay.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// The least remaining life of a token that is handed out.
+    pub floor: Floor,
+    /// The lifetime of every token.
+    pub lifetime: Duration,
+    /// The rate budget; `None` is unlimited.
+    pub budget: Option<Budget>,
+    /// Courier's response time.
+    pub latency: Duration,
+    /// The extra calls that mode learned may make, as a share of the least calls.
+    pub extra_calls: f64,
+}
 
 /// The outcome of the least-calls broker.
 pub fn baseline(trace: &Trace, plan: &Plan, progress: &mut dyn FnMut(u64)) -> Baseline {

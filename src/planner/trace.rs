@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 pub use super::row::Broken;
-pub use super::selection::Selection;
 pub use super::trace_error::TraceError;
 use crate::clock::Moment;
 
@@ -22,7 +21,7 @@ pub struct Trace {
     requests: Vec<Request>,
     keys: usize,
     users: usize,
-    counts: Counts,
+    pub(super) counts: Counts,
 }
 
 /// The counts of a trace's lines by kind.
@@ -56,11 +55,6 @@ impl Trace {
         Self { requests, keys, users, counts: Counts::default() }
     }
 
-    /// The trace with these counts.
-    pub(super) fn with_counts(self, counts: Counts) -> Self {
-        Self { counts, ..self }
-    }
-
     /// All requests.
     pub fn requests(&self) -> &[Request] {
         &self.requests
@@ -85,6 +79,16 @@ impl Trace {
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty()
     }
+}
+
+/// The requests of a trace that count, and the field that names the user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Access log: the prefix of the paths that count, without the query.
+    pub path: Option<String>,
+    /// The user's field. Access log: `address` or `user`, by default the user, or else the address.
+    /// CSV: a column's name or its number from 1, by default `user`.
+    pub user_field: Option<String>,
 }
 
 /// The limits of reading a trace.

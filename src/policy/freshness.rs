@@ -71,16 +71,17 @@ pub struct TokenAge {
     /// The least remaining life that the request demands.
     pub min_ttl: Option<Duration>,
     /// Whether its renewal is due.
-    pub due: bool,
+    pub is_due: bool,
 }
 
 /// Whether a request gets the cached token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
     /// Hand the token out.
-    Serve,
-    /// Hand it out and renew it.
-    ServeAndRenew,
+    Serve {
+        /// Its renewal is due.
+        is_due: bool,
+    },
     /// It is stale for this request: wait for a new one.
     Wait(Stale),
 }
@@ -109,24 +110,22 @@ impl Stale {
 
 /// Decides about a request with a cached token.
 pub fn judge(floor: &Floor, token: &TokenAge) -> Freshness {
-    let TokenAge { life, remaining, min_ttl, due } = *token;
+    let TokenAge { life, remaining, min_ttl, is_due } = *token;
     if remaining < floor.hard_of(life) {
         Freshness::Wait(Stale::BelowHardFloor)
     } else if remaining < floor.of(life) {
         Freshness::Wait(Stale::BelowFloor)
     } else if min_ttl.is_some_and(|wanted| remaining < wanted) {
         Freshness::Wait(Stale::BelowMinTtl)
-    } else if due {
-        Freshness::ServeAndRenew
     } else {
-        Freshness::Serve
+        Freshness::Serve { is_due }
     }
 }
 
 /// How long a stale token may still be handed out while Courier fails; `None` if it may not.
 ///
 /// The hard floor and the request's own demand still hold.
-pub fn spare(floor: &Floor, token: &TokenAge) -> Option<Duration> {
+pub fn servable_for(floor: &Floor, token: &TokenAge) -> Option<Duration> {
     let least = floor.hard_of(token.life).max(token.min_ttl.unwrap_or_default());
     token.remaining.checked_sub(least)
 }
@@ -143,13 +142,13 @@ mod tests {
     }
 
     fn cached(life: Duration, remaining: Duration) -> TokenAge {
-        TokenAge { life, remaining, min_ttl: None, due: false }
+        TokenAge { life, remaining, min_ttl: None, is_due: false }
     }
 
     #[test]
     fn token_is_served_down_to_its_floor_and_no_further() {
         let life = 2 * HOUR;
-        assert_eq!(judge(&floor(), &cached(life, HOUR)), Freshness::Serve);
+        assert_eq!(judge(&floor(), &cached(life, HOUR)), Freshness::Serve { is_due: false });
         let below = HOUR - Duration::from_nanos(1);
         assert_eq!(judge(&floor(), &cached(life, below)), Freshness::Wait(Stale::BelowFloor));
         let hard = Duration::from_secs(30);
@@ -163,23 +162,23 @@ mod tests {
         let ask =
             |remaining, min_ttl| judge(&floor(), &TokenAge { min_ttl: Some(min_ttl), ..cached(2 * HOUR, remaining) });
         let minute = Duration::from_secs(60);
-        assert_eq!(ask(HOUR + minute, HOUR + minute), Freshness::Serve);
+        assert_eq!(ask(HOUR + minute, HOUR + minute), Freshness::Serve { is_due: false });
         assert_eq!(ask(HOUR + minute, HOUR + 2 * minute), Freshness::Wait(Stale::BelowMinTtl));
         assert_eq!(ask(HOUR - minute, minute), Freshness::Wait(Stale::BelowFloor));
     }
 
     #[test]
-    fn due_token_is_served_and_renewed() {
-        let due = TokenAge { due: true, ..cached(2 * HOUR, HOUR) };
-        assert_eq!(judge(&floor(), &due), Freshness::ServeAndRenew);
+    fn due_token_is_served_as_due() {
+        let due = TokenAge { is_due: true, ..cached(2 * HOUR, HOUR) };
+        assert_eq!(judge(&floor(), &due), Freshness::Serve { is_due: true });
     }
 
     #[test]
     fn outage_lowers_the_floor_but_not_min_ttl() {
         let old = cached(2 * HOUR, Duration::from_secs(60));
-        assert_eq!(spare(&floor(), &old), Some(Duration::from_secs(30)));
-        assert_eq!(spare(&floor(), &TokenAge { min_ttl: Some(HOUR), ..old }), None);
-        assert_eq!(spare(&floor(), &cached(2 * HOUR, Duration::from_secs(29))), None);
+        assert_eq!(servable_for(&floor(), &old), Some(Duration::from_secs(30)));
+        assert_eq!(servable_for(&floor(), &TokenAge { min_ttl: Some(HOUR), ..old }), None);
+        assert_eq!(servable_for(&floor(), &cached(2 * HOUR, Duration::from_secs(29))), None);
     }
 
     #[test]
@@ -205,13 +204,13 @@ mod tests {
             life in 1u64..100_000_000,
             remaining in 0u64..100_000_000,
             min_ttl in prop::option::of(0u64..100_000_000),
-            due in any::<bool>(),
+            is_due in any::<bool>(),
         ) {
             let ms = Duration::from_millis;
             let floor = Floor::new(share, ms(hard)).expect("in range");
-            let token = TokenAge { life: ms(life), remaining: ms(remaining.min(life)), min_ttl: min_ttl.map(ms), due };
+            let token = TokenAge { life: ms(life), remaining: ms(remaining.min(life)), min_ttl: min_ttl.map(ms), is_due };
             let served = !matches!(judge(&floor, &token), Freshness::Wait(_));
-            if served || spare(&floor, &token).is_some() {
+            if served || servable_for(&floor, &token).is_some() {
                 prop_assert!(token.remaining > Duration::ZERO);
                 prop_assert!(token.remaining >= ms(hard).min(ms(life).mul_f64(share)));
                 prop_assert!(token.min_ttl.is_none_or(|wanted| token.remaining >= wanted));

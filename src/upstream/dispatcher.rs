@@ -1,6 +1,6 @@
 //! The dispatcher: drives the admission of one workspace's calls to Courier.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::failure::{self, Failure};
 use super::issuer::Issuer;
-use super::notice::{self, Rate, Tallies};
+use super::notice::{self, Tallies};
 use super::permit::{PendingPermit, Permit, Waiter};
 use crate::clock::Clock;
 use crate::clock::Moment;
@@ -123,7 +123,8 @@ impl Dispatcher {
         let class = permit.class;
         let sent = self.clock.now();
         let outcome = self.issuer.issue(key, permit).await;
-        let key_hash = hash(key);
+        // Admission tells keys apart by it.
+        let key_hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
         let change = self.drive(|state, now| {
             self.metrics.upstream_request_duration_seconds.observe(now.since(sent).as_secs_f64());
             state.tallies.count(&outcome);
@@ -183,8 +184,8 @@ impl Dispatcher {
     /// Logs the counts of this workspace's calls if due. Call it about every second.
     pub fn report(&self, workspace: &str) {
         let (mut state, now) = self.lock();
-        let rate = Rate { now: state.admission.rate(), configured: self.budget.rate() };
-        state.tallies.log(workspace, rate, now);
+        let rate = state.admission.rate();
+        state.tallies.log(workspace, rate, self.budget.rate(), now);
     }
 
     /// Returns whether another renewal may be queued.
@@ -277,11 +278,4 @@ impl Dispatcher {
         self.metrics.upstream_budget_per_second.set(admission.rate());
         self.metrics.upstream_breaker_state.set(admission.state(now) as u8 as f64);
     }
-}
-
-/// The hash by which admission tells token keys apart.
-fn hash(key: &TokenKey) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    hasher.finish()
 }

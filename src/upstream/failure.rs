@@ -108,7 +108,7 @@ impl Failure {
         }
     }
 
-    /// The `outcome` label of the metrics.
+    /// The `outcome` label of the metrics, for a call that was made: refusals of the dispatcher are not counted.
     pub(super) const fn outcome(&self) -> CallOutcome {
         match self {
             Self::Refused(_) => CallOutcome::Refused,
@@ -136,7 +136,7 @@ impl From<Rejection> for Failure {
     }
 }
 
-/// What the outcome of a call tells admission about Courier; `None` if it tells nothing.
+/// Maps a call's outcome to a [`Response`]; `None` if it says nothing about Courier.
 pub fn response(outcome: &Result<Grant, Failure>) -> Option<Response> {
     Some(match outcome {
         Ok(_) => Response::Issued,

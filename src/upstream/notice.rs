@@ -75,15 +75,6 @@ pub struct Tallies {
     out_of_files: Tally,
 }
 
-/// The rate of a workspace's calls.
-#[derive(Clone, Copy, Debug)]
-pub struct Rate {
-    /// The present rate, in calls per second.
-    pub now: f64,
-    /// The rate in the settings, in calls per second.
-    pub configured: f64,
-}
-
 impl Tallies {
     /// Counts a refused call, if the budget is the reason.
     pub const fn count_rejection(&mut self, rejection: Rejection) {
@@ -104,9 +95,8 @@ impl Tallies {
         }
     }
 
-    /// Logs the counts that are due.
-    pub fn log(&mut self, workspace: &str, rate: Rate, now: Moment) {
-        let Rate { now: calls_per_second, configured } = rate;
+    /// Logs the counts that are due, with the present rate of calls and the one in the settings.
+    pub fn log(&mut self, workspace: &str, calls_per_second: f64, configured: f64, now: Moment) {
         if let Some(refused) = self.refused.take(now) {
             tracing::warn!(
                 workspace,

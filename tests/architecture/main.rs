@@ -34,7 +34,6 @@ const MODULES: &[Module] = &[
         "token policy clock::Moment",
         "fastrand flate2 foldhash humantime jiff plotters serde_json thiserror",
     ),
-    Module("store", "token clock", ""),
     Module(
         "upstream",
         "token policy clock metrics secrets error_chain",
@@ -43,7 +42,7 @@ const MODULES: &[Module] = &[
     ),
     Module(
         "broker",
-        "audit token policy upstream store clock metrics",
+        "audit token policy upstream clock metrics",
         "arc_swap fastrand foldhash humantime moka parking_lot thiserror tokio tracing",
     ),
     Module(
@@ -71,7 +70,7 @@ const MODULES: &[Module] = &[
         "token policy broker upstream auth http secrets",
         "config humantime serde serde_path_to_error strsim thiserror toml tracing",
     ),
-    Module("app", "audit auth broker clock config http metrics policy secrets simulator store token upstream", "*"),
+    Module("app", "audit auth broker clock config http metrics policy secrets simulator token upstream", "*"),
     Module("command", "*", "*"),
     Module("main", "*", "*"),
 ];

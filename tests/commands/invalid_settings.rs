@@ -40,7 +40,7 @@ fn invalid_value_is_refused_with_its_place() {
         ("[server.tls]\ncertificate_file = \"x\"", &["server.tls: ", "private_key_file"]),
         ("[server.tls]\nprivate_key_file = \"x\"", &["server.tls: ", "certificate_file"]),
         ("[store]\nkind = \"redis\"", &["store.kind", "\"memory\""]),
-        ("[store]\nurl = \"redis://u:hunter2@h\"", &["store.url", "not supported"]),
+        ("[store]\nurl = \"redis://u:hunter2@h\"", &["store.url", "unknown key"]),
         ("[admin]\nlisten = \"hunter2\"", &["admin.listen", "port"]),
         ("[log]\nlevel = \"hunter2\"", &["log.level", "\"info\""]),
         ("[log]\nformat = \"hunter2\"", &["log.format"]),
@@ -107,7 +107,7 @@ fn invalid_variable_is_named() {
         ("COURIER_TOKEN_BROKER__TOKENS", "hunter2", &["tokens", "a table"]),
         ("COURIER_TOKEN_BROKER__CLIENTS", "hunter2", &["clients", "a list"]),
         ("COURIER_TOKEN_BROKER__REFRESH__MODE", "hunter2", &["refresh.mode"]),
-        ("COURIER_TOKEN_BROKER__STORE__URL", "redis://:hunter2@h", &["store.url", "not supported"]),
+        ("COURIER_TOKEN_BROKER__STORE__URL", "redis://:hunter2@h", &["store.url", "unknown key"]),
         ("COURIER_TOKEN_BROKER__WORKSPACES__DEFAULT__TIMEOUT", "hunter2", &["workspaces.default.timeout"]),
         ("COURIER_TOKEN_BROKER__WORKSPACES__EU__API_KEY", "hunter2 x", &["workspaces.eu.api_key", "white space"]),
     ] {

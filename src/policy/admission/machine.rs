@@ -7,8 +7,7 @@ use super::breaker::{Breaker, Change, State};
 use super::budget::Budget;
 use super::queue::{Class, Place, Queue, Rank};
 use super::rate_limit::RateLimit;
-use super::rejection::Rejection;
-use super::response::Response;
+use super::response::{Rejection, Response};
 use super::retry::{self, CALL_TIME, RetryBudget};
 use crate::clock::Moment;
 

@@ -31,7 +31,6 @@ pub mod budget;
 mod machine;
 pub mod queue;
 pub mod rate_limit;
-mod rejection;
 mod response;
 pub mod retry;
 #[cfg(test)]
@@ -39,5 +38,4 @@ mod tests;
 pub mod throttle;
 
 pub use self::machine::{Admission, Event, WaitingCall};
-pub use self::rejection::Rejection;
-pub use self::response::Response;
+pub use self::response::{Rejection, Response};

@@ -1,4 +1,4 @@
-//! The outcome of a call, as admission counts it.
+//! The response to a call, and the rejection of one.
 
 use std::time::Duration;
 
@@ -24,4 +24,17 @@ impl Response {
     pub const fn is_failure(self) -> bool {
         matches!(self, Self::Forbidden(_) | Self::Unauthorized | Self::Failed)
     }
+}
+
+/// Why a call is not admitted. The driver makes an error of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// The circuit breaker is open for this long: Courier is failing.
+    CircuitOpen(Duration),
+    /// The circuit breaker is open: Courier refused the API key with this status.
+    Credentials(u16),
+    /// Courier asked for a pause, which has this long to go.
+    Throttled(Duration),
+    /// The budget permits the call only after this long.
+    Limited(Duration),
 }

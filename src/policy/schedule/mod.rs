@@ -2,8 +2,6 @@
 
 mod nodes;
 
-use std::time::Duration;
-
 pub use self::nodes::Ticket;
 use self::nodes::{Home, List, Nodes};
 use crate::clock::Moment;
@@ -118,9 +116,6 @@ impl<T> Schedule<T> {
         self.len == 0
     }
 
-    /// The resolution: the most that an item comes out late.
-    pub const TICK: Duration = Duration::from_nanos(1 << TICK_BITS);
-
     /// Turns the wheel by one step: due items go to `ready`, others cascade to a finer level.
     fn turn(&mut self, now: u64) {
         let mut moved = 0;
@@ -218,6 +213,7 @@ impl<T> Default for Schedule<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn at(seconds: f64) -> Moment {
         Moment::from_nanos(0) + Duration::from_secs_f64(seconds)
@@ -309,6 +305,9 @@ mod tests {
         ]
     }
 
+    /// The resolution: the most that an item comes out late.
+    const TICK: Duration = Duration::from_nanos(1 << TICK_BITS);
+
     proptest! {
         /// Against a list that is searched: same items, none early, none more
         /// than a tick late, and `next` never oversleeps.
@@ -332,18 +331,18 @@ mod tests {
                 }
                 if let Some(first) = model.iter().map(|(_, (due, _))| *due).min() {
                     let next = schedule.next();
-                    prop_assert!(next.is_some_and(|next| next <= first.max(now) + Schedule::<()>::TICK));
+                    prop_assert!(next.is_some_and(|next| next <= first.max(now) + TICK));
                 }
                 while schedule.next().is_some_and(|next| next <= now) {
                     let Some((since, item)) = schedule.pop(now) else { continue };
                     let due = item.0;
-                    prop_assert!(due <= since && since <= now && since <= due + Schedule::<()>::TICK);
+                    prop_assert!(due <= since && since <= now && since <= due + TICK);
                     let place = model.iter().position(|(_, other)| *other == item);
                     prop_assert!(place.is_some());
                     model.swap_remove(place.unwrap_or_default());
                 }
                 for (_, (due, _)) in &model {
-                    prop_assert!(*due + Schedule::<()>::TICK > now);
+                    prop_assert!(*due + TICK > now);
                 }
                 prop_assert_eq!(schedule.len(), model.len());
             }

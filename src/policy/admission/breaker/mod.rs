@@ -224,8 +224,7 @@ impl Breaker {
 
     /// Whether Courier fails this share of calls, for several token keys.
     fn is_failing(&self, share: f64, now: Moment) -> bool {
-        self.recent.most_failures() >= LEAST_KEYS
-            && self.recent.count(now) >= LEAST_CALLS
+        self.recent.count(now) >= LEAST_CALLS
             && self.recent.share(Response::is_failure, now) >= share
             && self.recent.keys(|response| response == Response::Failed, now) >= LEAST_KEYS
     }

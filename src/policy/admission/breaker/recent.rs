@@ -23,8 +23,6 @@ pub const MAX_AGE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Recent {
     calls: VecDeque<Call>,
-    /// The failures among them, of any age.
-    failures: usize,
 }
 
 /// A call that has ended.
@@ -39,16 +37,9 @@ impl Recent {
     /// Adds the response to a call for `key` that ended at this moment.
     pub fn push(&mut self, response: Response, key: u64, at: Moment) {
         if self.calls.len() == CAPACITY {
-            let oldest = self.calls.pop_front();
-            self.failures -= usize::from(oldest.is_some_and(|call| call.response.is_failure()));
+            self.calls.pop_front();
         }
-        self.failures += usize::from(response.is_failure());
         self.calls.push_back(Call { at, response, key });
-    }
-
-    /// An upper bound of the failures of the last minute, which costs nothing.
-    pub const fn most_failures(&self) -> usize {
-        self.failures
     }
 
     /// The number of calls of the last minute.

@@ -6,7 +6,8 @@ mod renewals;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 
-pub use self::order::{Class, Place, RENEWAL_SHARE, Rank};
+use self::order::RENEWAL_SHARE;
+pub use self::order::{Class, Place, Rank};
 use self::renewals::Renewals;
 use super::budget::Budget;
 
@@ -176,6 +177,7 @@ impl<C, T> Default for Queue<C, T> {
 
 #[cfg(test)]
 mod tests {
+    use super::renewals::tests::rank;
     use super::*;
     use crate::clock::Moment;
     use proptest::prelude::*;
@@ -240,14 +242,6 @@ mod tests {
         assert_eq!(queue.shed_from_largest(&"calm"), Some(2));
         queue.push_user("calm", 7);
         assert_eq!((queue.shed_from_largest(&"calm"), queue.depth(Class::Waiting)), (None, 3));
-    }
-
-    fn rank() -> impl Strategy<Value = Rank> {
-        prop_oneof![
-            (0u64..100).prop_map(|floor| Rank::Renewal(Moment::from_nanos(floor))),
-            (0u8..100).prop_map(|value| Rank::Ahead(f32::from(value) / 10.0)),
-            Just(Rank::IN_USE),
-        ]
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! The order of admission: classes, ranks and places.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 
 use crate::clock::Moment;
 
@@ -34,26 +34,29 @@ impl Class {
 pub struct Place(pub(super) u64);
 
 /// The priority of a renewal; the lesser goes first.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
     /// The cached token crosses its floor at this moment; the earlier goes first.
     Renewal(Moment),
-    /// No usable token is cached, or it is far from its floor. The value is in delayed requests
-    /// avoided for each extra call; the higher goes first.
-    Ahead(f32),
+    /// No usable token is cached. The bits of a value, in delayed requests avoided for each extra
+    /// call, which are in the order of the values; the higher goes first.
+    Ahead(Reverse<u32>),
 }
 
 impl Rank {
-    /// Above any forecast value, for a key in use.
-    ///
-    /// Its token was just rejected, is one of the busiest, or was used in its window and has
-    /// no forecast.
-    pub const IN_USE: Self = Self::Ahead(f32::INFINITY);
+    /// Above any forecast value, for a key in use: its token was just rejected, or was used in its
+    /// window and has no forecast.
+    pub const IN_USE: Self = Self::ahead(f32::INFINITY);
+
+    /// The rank of a call with this value, at least 0.
+    pub const fn ahead(value: f32) -> Self {
+        Self::Ahead(Reverse(value.max(0.0).to_bits()))
+    }
 
     /// The rank of a key whose token crosses its floor at `floor`, with the value of a new token
     /// if there is a forecast.
     pub fn of(floor: Moment, value: Option<f32>, now: Moment) -> Self {
-        if now < floor { Self::Renewal(floor) } else { value.map_or(Self::IN_USE, Self::Ahead) }
+        if now < floor { Self::Renewal(floor) } else { value.map_or(Self::IN_USE, Self::ahead) }
     }
 
     /// The class that it belongs to.
@@ -64,30 +67,6 @@ impl Rank {
         }
     }
 }
-
-impl Ord for Rank {
-    fn cmp(&self, other: &Self) -> Ordering {
-        match (self, other) {
-            (Self::Renewal(floor), Self::Renewal(other)) => floor.cmp(other),
-            (Self::Ahead(value), Self::Ahead(other)) => other.total_cmp(value),
-            _ => self.class().cmp(&other.class()),
-        }
-    }
-}
-
-impl PartialOrd for Rank {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Rank {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Rank {}
 
 /// One call in this many is a renewal while renewals wait, however many requests do; and one
 /// renewal in this many is the one that has waited longest.

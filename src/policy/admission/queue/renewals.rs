@@ -87,7 +87,7 @@ impl<T> Renewals<T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::clock::Moment;
     use proptest::prelude::*;
@@ -96,10 +96,11 @@ mod tests {
         Moment::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn rank() -> impl Strategy<Value = Rank> {
+    /// Ranks of every kind.
+    pub fn rank() -> impl Strategy<Value = Rank> {
         prop_oneof![
             (0u64..100).prop_map(|floor| Rank::Renewal(at(floor))),
-            (0u8..100).prop_map(|value| Rank::Ahead(f32::from(value) / 10.0)),
+            (0u8..100).prop_map(|value| Rank::ahead(f32::from(value) / 10.0)),
             Just(Rank::IN_USE),
         ]
     }
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn nearest_floor_goes_first_and_then_the_highest_value() {
-        let ahead = |value| Rank::Ahead(value);
+        let ahead = Rank::ahead;
         let floor = |seconds| Rank::Renewal(at(seconds));
         let ranks = [ahead(0.5), floor(30), Rank::IN_USE, ahead(2.0), floor(10), ahead(0.5), floor(20)];
         assert_eq!(order(&ranks), [4, 6, 1, 2, 3, 0, 5]);
@@ -124,7 +125,7 @@ mod tests {
     #[test]
     fn rank_follows_the_floor_of_a_usable_token_and_the_value_otherwise() {
         assert_eq!(Rank::of(at(9), Some(3.0), at(8)), Rank::Renewal(at(9)));
-        assert_eq!(Rank::of(at(9), Some(3.0), at(9)), Rank::Ahead(3.0));
+        assert_eq!(Rank::of(at(9), Some(3.0), at(9)), Rank::ahead(3.0));
         assert_eq!(Rank::of(at(9), None, at(9)), Rank::IN_USE);
     }
 

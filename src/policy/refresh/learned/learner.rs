@@ -9,7 +9,7 @@ use crate::policy::refresh::learned::congestion::congestion_multiplier;
 use crate::policy::refresh::learned::demand::DemandHistory;
 use crate::policy::refresh::learned::features::Features;
 use crate::policy::refresh::learned::forecaster::{Forecast, Forecaster};
-use crate::policy::refresh::learned::lessons::{Lesson, Lessons, Outcome, Step};
+use crate::policy::refresh::learned::lessons::{Lesson, Lessons, PendingOutcome, Step};
 use crate::policy::refresh::learned::price::{Offer, Price};
 use crate::policy::refresh::learned::tuning::Tuning;
 
@@ -38,7 +38,7 @@ pub struct Learner<K> {
 /// The decision about a key.
 #[derive(Clone, Debug)]
 pub struct PrefetchDecision {
-    /// What to do.
+    /// The action.
     pub action: PrefetchAction,
     /// Its basis.
     pub estimate: Estimate,
@@ -49,7 +49,7 @@ pub struct PrefetchDecision {
     cost: f32,
 }
 
-/// What to do about a key.
+/// The action for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrefetchAction {
     /// Fetch a token now.
@@ -152,7 +152,7 @@ impl<K: Clone> Learner<K> {
         let offer = Offer { value: estimate.value, cost };
         history.best_offer = Some(self.price.offer(offer, history.best_offer));
         let is_first = !history.is_decided_since_last_request();
-        let outcome = Outcome::of_decision(&decision.features, now, recheck, is_first);
+        let outcome = PendingOutcome::of_decision(&decision.features, now, recheck, is_first);
         self.lessons.add_sampled(key, outcome);
         history.note_decision(now);
         if action != PrefetchAction::Fetch {
@@ -188,11 +188,11 @@ impl<K: Clone> Learner<K> {
         let recheck = self.recheck(history, now);
         let features = Features::of(history, now, recheck, self.attendance.ratio());
         history.note_decision(now);
-        self.lessons.add(key, Outcome::of_observation(&features, now, recheck));
+        self.lessons.add(key, PendingOutcome::of_observation(&features, now, recheck));
         self.lessons.observe(key, now + recheck, until);
     }
 
-    fn learn_outcome(&mut self, key: &K, history: &mut DemandHistory, mut outcome: Outcome) {
+    fn learn_outcome(&mut self, key: &K, history: &mut DemandHistory, mut outcome: PendingOutcome) {
         let window = history.window();
         let waited = history.first_request_after(outcome.decided).map(|request| request.since(outcome.decided));
         if !outcome.is_soon_learned {

@@ -9,7 +9,7 @@ use crate::policy::schedule::Schedule;
 /// Pending lessons, by the time at which they are due.
 #[derive(Debug)]
 pub struct Lessons<K> {
-    pub outcomes: Schedule<(K, Outcome)>,
+    pub outcomes: Schedule<(K, PendingOutcome)>,
     /// Keys with a token fetched ahead, and the end of its window. They are observed until the
     /// next request, as they would be without it: learning from the other keys alone would be
     /// selection bias.
@@ -30,12 +30,12 @@ pub enum Step {
     /// Look at a key whose token was fetched ahead and has its window `until` then.
     Observe { until: Moment },
     /// Learn from this outcome.
-    Learn(Outcome),
+    Learn(PendingOutcome),
 }
 
 /// A decision or an observation whose outcome is pending.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct PendingOutcome {
     pub features: Features,
     pub decided: Moment,
     /// The time from it to the next decision.
@@ -52,7 +52,7 @@ pub struct Outcome {
 /// The most pending outcomes, and the most keys observed with a token; beyond it they are sampled.
 pub const MOST_PENDING: usize = 1 << 16;
 
-impl Outcome {
+impl PendingOutcome {
     pub fn of_decision(features: &Features, decided: Moment, recheck: Duration, is_first: bool) -> Self {
         let features = features.clone();
         Self { features, decided, recheck, is_first, is_soon_learned: false, is_observed: false }
@@ -69,7 +69,7 @@ impl<K: Clone> Lessons<K> {
     }
 
     /// Adds the outcome of a decision, or of every n-th while many are pending.
-    pub fn add_sampled(&mut self, key: &K, outcome: Outcome) {
+    pub fn add_sampled(&mut self, key: &K, outcome: PendingOutcome) {
         self.decisions += 1;
         let room = MOST_PENDING.saturating_sub(self.outcomes.len());
         if self.decisions.is_multiple_of((MOST_PENDING / 2 / room.max(1)).max(1) as u64) {
@@ -78,13 +78,13 @@ impl<K: Clone> Lessons<K> {
     }
 
     /// Adds an outcome that is partly known at the next decision, if there is room.
-    pub fn add(&mut self, key: &K, outcome: Outcome) {
+    pub fn add(&mut self, key: &K, outcome: PendingOutcome) {
         if self.outcomes.len() < MOST_PENDING {
             self.add_at(key, outcome.decided + outcome.recheck, outcome);
         }
     }
 
-    pub fn add_at(&mut self, key: &K, due: Moment, outcome: Outcome) {
+    pub fn add_at(&mut self, key: &K, due: Moment, outcome: PendingOutcome) {
         self.outcomes.add(due, (key.clone(), outcome));
     }
 

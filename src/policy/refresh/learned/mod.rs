@@ -80,5 +80,3 @@ pub mod learner;
 mod lessons;
 mod price;
 pub mod tuning;
-
-pub use self::lessons::Lesson;

@@ -66,11 +66,6 @@ impl Price {
         }
     }
 
-    /// The unspent allowance, in calls.
-    fn balance(&self, books: &Books) -> f64 {
-        self.share * books.least as f64 - books.extra()
-    }
-
     /// Adds an offer. It replaces the key's earlier one if it is better; returns the one that counts.
     pub fn offer(&mut self, offer: Offer, earlier: Option<Offer>) -> Offer {
         match earlier {
@@ -111,8 +106,7 @@ impl Price {
         self.offers.iter_mut().for_each(|cost| *cost *= kept);
         self.least = self.least * kept + books.least.saturating_sub(self.seen) as f64;
         self.seen = books.least;
-        let allowed = self.share * self.least;
-        let mut left = allowed;
+        let mut left = self.share * self.least;
         let affordable = self.offers.iter().rev().take_while(|cost| {
             left -= **cost;
             left >= 0.0
@@ -122,8 +116,8 @@ impl Price {
 
     /// The unspent allowance, relative to one time constant's allowance.
     fn surplus(&self, books: &Books) -> f64 {
-        let allowed = self.share * self.least;
-        self.balance(books) / (allowed + 1.0)
+        let unspent = self.share * books.least as f64 - books.extra();
+        unspent / (self.share * self.least + 1.0)
     }
 }
 

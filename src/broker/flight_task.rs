@@ -1,4 +1,4 @@
-//! The end of a flight: a token is stored, a failure is remembered, and the followers get the outcome.
+//! The task of a flight; at its end, a token is stored, a failure remembered, and the followers get the outcome.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -32,21 +32,11 @@ pub struct Renewal {
     pub entry: Arc<Entry>,
     pub rank: Rank,
     /// Dropped once the call is queued.
-    pub starting: Option<OwnedSemaphorePermit>,
+    pub slot: Option<OwnedSemaphorePermit>,
 }
 
-impl Cause {
-    /// The renewal, unless a request is the cause.
-    pub const fn renewal(&self) -> Option<&Renewal> {
-        match self {
-            Self::Request(_) => None,
-            Self::Renewal(renewal) => Some(renewal),
-        }
-    }
-}
-
-/// A registered flight with its cause.
-pub struct Flight {
+/// The task of a registered flight.
+pub struct FlightTask {
     pub broker: Broker,
     pub workspace: Arc<Workspace>,
     pub leader: Leader,
@@ -55,7 +45,7 @@ pub struct Flight {
     pub attempts: u32,
 }
 
-impl Flight {
+impl FlightTask {
     /// Completes the flight. A failure changes nothing in the table.
     pub fn complete(self, outcome: Result<Grant, Failure>) {
         // Without an attempt the dispatcher refused the permit, and its callers get that failure.
@@ -76,7 +66,7 @@ impl Flight {
             entry.lock().error = failure.as_ref().map(ToString::to_string);
             // Without effect if the new token was stored, or the entry removed.
             let is_permanent = matches!(failure, Some(Failure::Refused(_)));
-            refresher.retry(entry, is_permanent, self.broker.0.clock.now());
+            refresher.settle_renewal(entry, is_permanent, self.broker.0.clock.now());
             if is_permanent {
                 self.broker.forget_without_token(&self.workspace, entry);
             }
@@ -88,7 +78,7 @@ impl Flight {
         let Self { broker, workspace, leader, cause, .. } = self;
         drop(leader);
         if let Cause::Renewal(Renewal { entry, .. }) = cause {
-            workspace.refresher.retry(&entry, false, broker.0.clock.now());
+            workspace.refresher.settle_renewal(&entry, false, broker.0.clock.now());
         }
     }
 
@@ -97,7 +87,7 @@ impl Flight {
     /// A renewal is tried once, so a later request may try again, but not if this outcome also answers
     /// followers. A lack of file descriptors says nothing about the key.
     fn remember(&self, failure: &Failure) {
-        let is_renewal = self.cause.renewal().is_some();
+        let is_renewal = matches!(self.cause, Cause::Renewal(_));
         if *failure != Failure::OutOfFiles && (failure.is_lasting() || !is_renewal || self.leader.has_followers()) {
             let Self { broker, leader, .. } = self;
             broker.0.negative_cache.add(leader.key(), failure.clone().into(), broker.0.clock.now());
@@ -116,8 +106,10 @@ impl Flight {
         let flights = workspace.flights.lock(leader.key());
         let entry = broker.0.table.get(leader.key()).unwrap_or_else(|| {
             // A rejected token's entry has left the table, but its demand goes on.
-            let new = || Arc::new(Demand::new(window, token.grant.sent()));
-            let demand = cause.renewal().map_or_else(new, |renewal| Arc::clone(&renewal.entry.demand));
+            let demand = match cause {
+                Cause::Renewal(renewal) => Arc::clone(&renewal.entry.demand),
+                Cause::Request(_) => Arc::new(Demand::new(window, token.grant.sent())),
+            };
             Arc::new(Entry::new(leader.key().clone(), demand))
         });
         let serves_longer = |old: &CachedToken| old.floor(floor) > token.floor(floor);
