@@ -2,8 +2,6 @@
 
 use super::*;
 use crate::planner::trace::Request;
-use crate::policy::admission::budget::Budget;
-use crate::policy::freshness::Floor;
 use proptest::prelude::*;
 
 const MODES: [Mode; 3] = [Mode::Off, Mode::Used, Mode::Learned];
