@@ -80,7 +80,7 @@ async fn session_gets_its_users_token_whatever_key_signs_it() {
         let broker = broker_of(signer, |_| {}).await;
         let first = broker.ask(&call(&signer.session("any", "jane"))).await;
         is_for(&first, "jane");
-        // Another session of Alice's without `kid`: there is only one key.
+        // Another session of Jane's without `kid`: there is only one key.
         let again = signer.jwt(&json!({"alg": signer.algorithm()}), &good_claims("jane"));
         let second = broker.ask(&call(&again)).await;
         assert_eq!((second.token(), second.source()), (first.token(), "hit".to_owned()));
