@@ -206,14 +206,13 @@ impl EntryState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::{Lifetime, ScopeClaim, Token, WorkspaceName};
+    use crate::broker::fixture;
+    use crate::token::Token;
 
     #[test]
     fn entry_weighs_one_unless_its_token_is_large() {
-        let claim = ScopeClaim::parse("user_id:jane read:x").expect("a claim");
-        let key = TokenKey::new(&WorkspaceName::new("default").expect("a name"), &claim, Lifetime::MAX);
         let now = Moment::from_nanos(0);
-        let entry = Entry::new(key, Arc::new(Demand::new(Duration::from_secs(1800), now)));
+        let entry = Entry::new(fixture::key("jane"), Arc::new(Demand::new(Duration::from_secs(1800), now)));
         let weigh = |bytes: usize| {
             let token = Token::new(&"t".repeat(bytes)).expect("a token");
             let grant = Grant::new(&token, now, Duration::from_secs(3600));

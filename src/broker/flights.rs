@@ -250,11 +250,10 @@ impl Drop for Leader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::{Lifetime, ScopeClaim, WorkspaceName};
+    use crate::broker::fixture;
 
     fn key() -> TokenKey {
-        let claim = ScopeClaim::parse("user_id:jane read:x").expect("a claim");
-        TokenKey::new(&WorkspaceName::new("default").expect("a name"), &claim, Lifetime::MAX)
+        fixture::key("jane")
     }
 
     fn register(flights: &Arc<Flights>) -> Leader {

@@ -171,6 +171,7 @@ impl<C, T> Default for Queue<C, T> {
 
 #[cfg(test)]
 mod tests {
+    use super::renewals::tests::rank;
     use super::*;
     use crate::clock::Moment;
     use proptest::prelude::*;
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn renewals_never_starve() {
+    fn one_call_in_ten_is_a_renewal_while_users_wait() {
         let mut queue = Queue::default();
         for n in 0..1000 {
             queue.push_user((), n);
@@ -237,18 +238,10 @@ mod tests {
         assert_eq!((queue.shed_from_largest(&"calm"), queue.depth(Class::Waiting)), (None, 3));
     }
 
-    fn rank() -> impl Strategy<Value = Rank> {
-        prop_oneof![
-            (0u64..100).prop_map(|floor| Rank::Renewal(Moment::from_nanos(floor))),
-            (0u8..100).prop_map(|value| Rank::Ahead(f32::from(value) / 10.0)),
-            Just(Rank::IN_USE),
-        ]
-    }
-
     proptest! {
         /// Calls of the first rank keep arriving, and users as well.
         #[test]
-        fn renewal_never_starves(ranks in prop::collection::vec(rank(), 1..40), users: bool) {
+        fn renewal_leaves_in_its_turn_however_many_calls_arrive(ranks in prop::collection::vec(rank(), 1..40), users: bool) {
             let mut queue = Queue::default();
             for (number, rank) in ranks.iter().enumerate() {
                 queue.push_renewal(*rank, Some(number));

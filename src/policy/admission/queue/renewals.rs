@@ -82,7 +82,7 @@ impl<T> Renewals<T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::clock::Moment;
     use proptest::prelude::*;
@@ -91,7 +91,8 @@ mod tests {
         Moment::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn rank() -> impl Strategy<Value = Rank> {
+    /// Ranks of all kinds.
+    pub fn rank() -> impl Strategy<Value = Rank> {
         prop_oneof![
             (0u64..100).prop_map(|floor| Rank::Renewal(at(floor))),
             (0u8..100).prop_map(|value| Rank::Ahead(f32::from(value) / 10.0)),
