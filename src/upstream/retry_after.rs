@@ -65,6 +65,8 @@ mod tests {
             (&[("retry-after", " 1.5 ")], Some(1.5)),
             (&[("retry-after", "0")], Some(0.0)),
             (&[("retry-after-ms", "250"), ("retry-after", "1")], Some(0.25)),
+            (&[("retry-after-ms", "250")], Some(0.25)),
+            (&[("retry-after-ms", "29500"), ("retry-after", "1")], Some(29.5)),
             (&[("retry-after-ms", "soon"), ("retry-after", "1")], Some(1.0)),
             (&[("retry-after", "Sun, 22 Nov 2026 00:00:20 GMT")], Some(20.0)),
             (
@@ -81,6 +83,7 @@ mod tests {
             (&[("ratelimit-reset", "20"), ("retry-after", "5")], Some(5.0)),
             (&[("x-ratelimit-reset", "99999999999999999999999")], Some(3600.0)),
             (&[("x-ratelimit-reset", "soon")], None),
+            (&[("retry-after", "soon")], None),
             (&[("retry-after", "-5")], None),
             (&[("retry-after", "inf")], None),
             (&[("retry-after", "NaN")], None),

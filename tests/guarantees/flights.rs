@@ -1,9 +1,7 @@
 //! Single-flight: one call per token key, cheap hits, and callers who hang up without effect on others.
 
 use courier_token_broker::broker::{Refusal, Source};
-use courier_token_broker::policy::admission::retry::MOST_TRIES;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::simulator::{Delivery, Fault};
 
 use crate::support::test_broker::{MS, SECOND, TestBroker, TestSetup};
 
@@ -67,20 +65,6 @@ async fn each_waiter_has_its_own_deadline() {
     assert_eq!(early.err(), Some(Refusal::TimedOut));
     assert!(matches!(late.expect("in time").source, Source::Issued { collapsed: true, .. }));
     assert_eq!(test.courier.call_count(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn failure_reaches_every_waiter_and_is_not_cached() {
-    let test = TestBroker::start();
-    test.courier.misbehave(Some(Fault::Delivery(Delivery::CutOff)));
-    let (one, two) = tokio::join!(test.ask("jane", "1d"), test.ask("jane", "1d"));
-    assert!(matches!((one, two), (Err(Refusal::Upstream(_)), Err(Refusal::Upstream(_)))));
-    // Both requests wait for the same tries.
-    assert_eq!(test.courier.call_count(), MOST_TRIES as usize);
-    test.courier.misbehave(None);
-    // The next call is not made at once: after so many failures it would fail too.
-    test.pass(3 * SECOND).await;
-    test.ask("jane", "1d").await.expect("a token");
 }
 
 #[tokio::test(start_paused = true)]
