@@ -100,6 +100,9 @@ fn mistyped_setting_is_refused_with_its_line() {
 fn invalid_variable_is_named() {
     for (name, value, parts) in [
         ("COURIER_API_KEY", "hunter2 hunter2", &["white space"][..]),
+        ("COURIER_API_KEY", "", &[]),
+        // The error names the variable, and not the setting in a file.
+        ("COURIER_BASE_URL", "http://courier.example", &["https"]),
         ("COURIER_TOKEN_BROKER_CLIENT_KEY", "hunter2 hunter2", &["white space"]),
         ("COURIER_TOKEN_BROKER_CLIENT_KEY", "hunter2", &["at least 16"]),
         ("COURIER_TOKEN_BROKER__TOKENS__FLOOR", "hunter2", &["tokens.floor", "a number"]),

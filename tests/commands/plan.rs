@@ -130,32 +130,6 @@ fn limits_of_a_trace_are_flags() {
 }
 
 #[test]
-fn wrong_usage_exits_with_2() {
-    for arguments in [
-        &["plan"][..],
-        &["plan", "--trace"],
-        &["plan", "--trace", "a", "--workload", "office"],
-        &["plan", "--trace", "a", "--users", "5"],
-        &["plan", "--trace", "a", "--seed", "5"],
-        &["plan", "--workload", "office", "--broken-lines", "5"],
-        &["plan", "--workload", "office", "--disorder", "5s"],
-        &["plan", "--workload", "office", "--path", "/x"],
-        &["plan", "--workload", "office", "--user-field", "user"],
-        &["plan", "--workload", "office", "--burst", "5"],
-        &["plan", "--workload", "office", "--users", "-5"],
-        &["plan", "--workload", "office", "--lifetime", "soon"],
-        &["plan", "--workload", "office", "--lifetime", "5M"],
-        &["plan", "--workload", "office", "--latency", "-5s"],
-        &["plan", "--workload", "office", "--floor", "half"],
-        &["plan", "--config", "x.toml"],
-    ] {
-        let ended = Program::new(arguments).run();
-        assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
-        assert!(ended.stderr.starts_with("error: ") && ended.stdout.is_empty(), "{arguments:?}: {ended:?}");
-    }
-}
-
-#[test]
 fn json_report_has_the_documented_keys() {
     let folder = folder(TRACE);
     let report = json(&plan(folder.path(), &["--json", "--lifetime", "1h", "--budget", "2.5"]));
@@ -308,36 +282,4 @@ fn closed_pipe_is_no_error() {
     let line = "{ sleep 0.3; \"$0\" plan --workload office --users 5 --days 2; echo $? >&2; } | true";
     let ended = Program::of(Command::new("sh")).arguments(["-c", line, env!("CARGO_BIN_EXE_courier-token-broker")]);
     assert_eq!(ended.run().stderr, "0\n");
-}
-
-#[test]
-fn help_describes_each_flag_and_has_examples() {
-    let help = Program::new(["plan", "--help"]).run();
-    assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""), "{help:?}");
-    for flag in [
-        "--trace",
-        "--workload",
-        "--users",
-        "--days",
-        "--seed",
-        "--lifetime",
-        "--floor",
-        "--budget",
-        "--burst",
-        "--latency",
-        "--extra-calls",
-        "--json",
-        "--plot",
-        "--path",
-        "--user-field",
-        "--broken-lines",
-        "--disorder",
-    ] {
-        let described = |line: &&String| {
-            let rest = line.trim_start().strip_prefix(flag);
-            rest.is_some_and(|rest| rest.starts_with(' ') && rest.contains("  "))
-        };
-        assert_eq!(help.stdout.iter().filter(described).count(), 1, "{flag}: {help:?}");
-    }
-    assert_eq!(help.stdout.iter().filter(|line| line.starts_with("  courier-token-broker plan --")).count(), 2);
 }
