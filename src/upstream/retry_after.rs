@@ -73,6 +73,10 @@ mod tests {
                 &[("retry-after", "Sat, 01 Jan 2000 00:00:20 GMT"), ("date", "Sat, 01 Jan 2000 00:00:00 GMT")],
                 Some(20.0),
             ),
+            (
+                &[("retry-after", "Fri, 01 Jan 2100 00:00:20 GMT"), ("date", "Fri, 01 Jan 2100 00:00:00 GMT")],
+                Some(20.0),
+            ),
             (&[("retry-after", "Sat, 01 Jan 2000 00:00:20 GMT")], Some(0.0)),
             (&[("retry-after", "99999999999999999999999")], Some(3600.0)),
             (&[("retry-after", "Fri, 31 Dec 9999 23:59:59 GMT")], Some(3600.0)),

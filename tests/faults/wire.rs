@@ -15,7 +15,8 @@ use warm_broker::{BROKEN, WarmBroker, ask, assert_final, assert_transient, broke
 
 #[tokio::test]
 async fn failing_courier_is_answered_with_503() {
-    assert_transient([500, 501, 502, 503, 504, 520, 599].map(Fault::status), "unavailable", 503).await;
+    let statuses = [408, 409, 421, 423, 425, 500, 501, 502, 503, 504, 520, 599];
+    assert_transient(statuses.map(Fault::status), "unavailable", 503).await;
 }
 
 #[tokio::test]
@@ -143,9 +144,4 @@ async fn error_is_classified_by_its_head_whatever_its_body() {
 #[tokio::test]
 async fn refusal_of_the_api_key_is_classified_by_its_head_whatever_its_body() {
     assert_final(BROKEN.map(|delivery| broken(Fault::status(401), delivery)), "credentials", 502).await;
-}
-
-#[tokio::test]
-async fn retried_status_may_be_retried_by_callers_too() {
-    assert_transient([408, 409, 421, 423, 425].map(Fault::status), "unavailable", 503).await;
 }

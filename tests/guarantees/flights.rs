@@ -25,18 +25,6 @@ async fn ten_thousand_cold_requests_for_one_key_make_one_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn call_goes_on_when_all_callers_have_hung_up() {
-    let test = TestBroker::start();
-    let asked = test.spawn_ask("jane", "1d");
-    test.pass(50 * MS).await;
-    asked.abort();
-    test.broker.drained().await;
-    let answer = test.ask("jane", "1d").await.expect("a token");
-    assert_eq!(answer.source, Source::Hit);
-    assert_eq!(test.courier.call_count(), 1);
-}
-
-#[tokio::test(start_paused = true)]
 async fn different_keys_make_separate_calls() {
     let test = TestBroker::start();
     let (one, two, three) = tokio::join!(test.ask("jane", "1d"), test.ask("john", "1d"), test.ask("jane", "2d"));

@@ -1,7 +1,6 @@
 //! Renewals: used tokens are renewed in time, unused ones lapse.
 
 use courier_token_broker::broker::{Refusal, Source};
-use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::simulator::Fault;
 use courier_token_broker::upstream::Failure;
 
@@ -39,15 +38,6 @@ async fn no_renewal_is_later_than_its_floor_while_the_budget_has_room() {
         }
         assert_eq!(waited, 50, "{lifetime}");
         assert!(test.courier.call_count() > 50 * 5, "{lifetime}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn absent_user_costs_one_renewal_and_none_in_mode_off() {
-    for (mode, calls) in [(Mode::Used, 2), (Mode::Off, 1)] {
-        let test = TestBroker::with_token(&TestSetup { mode, ..TestSetup::default() }).await;
-        test.pass(6 * HOUR).await;
-        assert_eq!(test.courier.call_count(), calls, "{mode:?}");
     }
 }
 
