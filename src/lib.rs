@@ -7,9 +7,9 @@
 //! # Request path
 //!
 //! ```text
-//! listener -> route -> client key or session -> access check -> token key
+//! listener -> route -> client key, certificate or session -> access check -> token key
 //!   -> key table --hit--> freshness check --above the floor--> prebuilt response
-//!             \--miss or stale--> flight (one per token key; followers are coalesced)
+//!             \--miss or stale--> flight (one per token key; all requests follow it)
 //!                                   -> admission (class waiting) -> Courier -> grant
 //!                                      -> key table, schedule, followers
 //! ```
@@ -37,11 +37,11 @@
 //! | profile | a named scope set |
 //! | token key | workspace, users in order, scope set, lifetime: the cache key of a token |
 //! | grant | an issued token with its times |
-//! | entry | what the cache holds for a token key: demand, plan, and the grant if there is one |
+//! | key table, entry | the cache; its value for a token key: demand, plan, and the grant if there is one |
 //! | floor, hard floor | the least remaining life that may be handed out; the least that an outage may lower it to |
 //! | window | how long after its issue a token is above its floor |
-//! | request, hit, miss, stale, coalesced | as in HTTP caching; *coalesced* waits for another request's call |
-//! | flight (single-flight), leader, follower | one shared call to Courier for a token key; the request that makes it; a request that waits for it |
+//! | request, hit, miss, stale, collapsed | as in HTTP caching; a *collapsed* request waits for another one's call (RFC 9211) |
+//! | flight (single-flight), leader, follower | one shared call to Courier for a token key; the side of the task that makes it; a request that waits for it |
 //! | permit, budget, burst, admission | the right to make one call; the permitted rate; how many calls may leave at once; the decision which call gets the next permit |
 //! | class | waiting, renewal, ahead: the order of admission |
 //! | renewal, prefetch, return | issuing before the floor; issuing before a request; prefetch for a user who is away |
@@ -59,8 +59,8 @@
 //! | module | contents | does not depend on |
 //! |---|---|---|
 //! | [`token`] | data types: users, scopes, lifetimes, token keys, grants | async, clocks, settings, HTTP |
-//! | [`policy`] | rules: freshness, access, [`schedule`](policy::schedule), [`admission`](policy::admission), [`refresh`](policy::refresh) | IO, async, logs, metrics, clocks |
-//! | [`broker`] | the request path: ask, cache, flight, answer; and the refresher | HTTP, settings files, reqwest |
+//! | [`policy`] | rules: freshness, access, session, [`schedule`](policy::schedule), [`admission`](policy::admission), [`refresh`](policy::refresh) | IO, async, logs, metrics, clocks |
+//! | [`broker`] | the request path: key table, flights; and the refresher | HTTP, settings files, reqwest |
 //! | [`upstream`] | Courier: client, dispatcher (drives [`policy::admission`]), checks of the response | the cache, the HTTP server |
 //! | [`auth`] | authentication of client keys and sessions | the cache, Courier |
 //! | [`http`] | [`server`](http::server): sockets, TLS, connections; [`api`](http::api): routes for apps; [`admin`](http::admin): routes for operators | reqwest, governor |

@@ -1,4 +1,4 @@
-//! The rules: freshness, renewal, admission, access, failure handling.
+//! The rules: freshness, renewal, schedule, admission, access, sessions.
 //!
 //! Every rule takes facts and the time, and returns a verdict with its reason. The caller
 //! does the IO, and logs, counts and answers from that verdict. Nothing here waits, logs,

@@ -101,14 +101,14 @@ const LEAST_SPAN: Duration = Duration::from_secs(1);
 const FORBIDDEN_SHARE: f64 = 0.5;
 /// The share of failures at which renewals are shed.
 ///
-/// A waiting user still gets a token in 76% of cases with five tries; what capacity Courier has is
-/// theirs. At half of it, a Courier that fails two calls in five would stop renewals, which are the
+/// A waiting user still gets a token in 76% of cases while the retry budget lasts, and then in one of
+/// three; what capacity Courier has is theirs. At half of it, a Courier that fails two calls in five would stop renewals, which are the
 /// provision for worse; twice of it is never reached.
 pub const SHED_SHARE: f64 = 0.75;
 /// The share of failures at which it opens.
 ///
-/// Below it retries help: at 75% failures three users in four get a token within five tries, at 90%
-/// two in five. At 50%, the breaker would turn a Courier that fails every second call into one that
+/// Below it retries help: while the retry budget lasts, three users in four get a token within five
+/// tries at 75% failures, two in five at 90%. At 50%, the breaker would turn a Courier that fails every second call into one that
 /// is down. At 99% it would not open while one call in 32 succeeds.
 const OPEN_SHARE: f64 = 0.9;
 /// The time between renewals while they are shed. Without a user they are the only sign of
