@@ -167,7 +167,8 @@ impl Entry {
 
     /// Its share of the table's capacity: 1 for each 2 KiB of key and token, at least 1.
     ///
-    /// Courier's tokens have less than 1 KiB. The rest of an entry is small and bounded.
+    /// Courier's tokens have less than 1 KiB. The rest of an entry is small and bounded. The table keeps
+    /// the weight of a dropped token until another is stored: to weigh anew would count as a use.
     pub fn weight(&self) -> u32 {
         let token = self.token.load().as_ref().map_or(0, |token| token.grant.token().len());
         let bytes = self.key.claim().len() + token;

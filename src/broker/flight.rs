@@ -16,8 +16,9 @@ pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause:
     let runtime = broker.0.runtime.clone();
     let mut flight = Flight { broker, workspace, leader, cause, attempts: 0 };
     runtime.spawn(async move {
-        if let Some(outcome) = call_with_retries(&mut flight).await {
-            flight.complete(outcome);
+        match call_with_retries(&mut flight).await {
+            Some(outcome) => flight.complete(outcome),
+            None => flight.abandon(),
         }
     });
 }

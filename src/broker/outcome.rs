@@ -77,6 +77,18 @@ impl Flight {
             // Without effect if the new token was stored, or the entry removed.
             let is_permanent = matches!(failure, Some(Failure::Refused(_)));
             refresher.retry(entry, is_permanent, self.broker.0.clock.now());
+            if is_permanent {
+                self.broker.forget_without_token(&self.workspace, entry);
+            }
+        }
+    }
+
+    /// Ends an abandoned flight. Its renewal, if any, is decided about again.
+    pub fn abandon(self) {
+        let Self { broker, workspace, leader, cause, .. } = self;
+        drop(leader);
+        if let Cause::Renewal(Renewal { entry, .. }) = cause {
+            workspace.refresher.retry(&entry, false, broker.0.clock.now());
         }
     }
 

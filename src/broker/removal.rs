@@ -26,7 +26,10 @@ impl Broker {
         let of_user = |key: &TokenKey| key.workspace() == workspace && key.users().any(|name| name == user.as_str());
         target.flights.detach(of_user);
         let keys = self.0.table.keys_of_user(workspace, user.as_str());
-        keys.iter().filter(|key| of_user(key)).filter(|key| self.remove(target, key)).count()
+        let removed = keys.iter().filter(|key| of_user(key)).filter(|key| self.remove(target, key)).count();
+        // A rejection or an eviction may have taken a key out of the index just before, and started a renewal.
+        target.flights.detach(of_user);
+        removed
     }
 
     /// Removes a token that Courier rejected and renews it; returns its key.
@@ -50,6 +53,8 @@ impl Broker {
         if starting.is_some()
             && let Some(leader) = flights.try_register(key)
         {
+            // A task that can't start drops its flight, which takes the lock.
+            drop(flights);
             let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, entry, rank: Rank::IN_USE, starting });
             flight::start(self, workspace, leader, cause);
         }

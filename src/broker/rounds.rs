@@ -10,7 +10,6 @@ use super::handle::Broker;
 use super::outcome::{Cause, Renewal};
 use super::workspace::Workspace;
 use crate::clock::Moment;
-use crate::metrics::Removal;
 use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::{Reason, RenewalDecision, Stop};
 
@@ -76,7 +75,7 @@ impl Due<'_> {
     fn process(&self, starting: Option<OwnedSemaphorePermit>) {
         match self.decide() {
             Some((RenewalDecision::Renew(reason), rank)) => self.renew(reason, rank, starting),
-            Some((RenewalDecision::Stop(_), _)) => self.forget_without_token(),
+            Some((RenewalDecision::Stop(_), _)) => self.broker.forget_without_token(self.workspace, &self.entry),
             Some((RenewalDecision::Wait(_), _)) | None => {}
         }
     }
@@ -126,15 +125,6 @@ impl Due<'_> {
         broker.0.metrics.renewal_lateness_seconds.observe(now.since(*at).as_secs_f64());
         let cause = Cause::Renewal(Renewal { reason, entry: Arc::clone(entry), rank, starting });
         flight::start(broker, workspace, leader, cause);
-    }
-
-    /// Forgets a key that is not expected any more, unless it has a token.
-    fn forget_without_token(&self) {
-        let flights = self.workspace.flights.lock(&self.entry.key);
-        let is_over = self.entry.lock().plan == Plan::Unscheduled && self.entry.token().is_none();
-        if is_over {
-            self.broker.forget_entry(self.workspace, &self.entry, &flights, Removal::Removed);
-        }
     }
 }
 
@@ -212,6 +202,30 @@ mod tests {
         let text = String::from_utf8(fixture.metrics.text().expect("text")).expect("UTF-8");
         let waiting = "queue_wait_seconds_count{class=\"waiting\",workspace=\"default\"} 2";
         assert!(text.contains(waiting), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn abandoned_renewal_is_decided_about_again() {
+        let fixture = Fixture::new(Mode::Used, 10);
+        let entry = fixture.ask("jane").await;
+        due(&fixture, &entry).process(None);
+        fixture.workspace().flights.detach(|_| true);
+        fixture.pass(Duration::from_millis(100)).await;
+        assert_eq!(fixture.calls(), 1);
+        assert!(entry.lock().plan.ticket().is_some(), "{:?}", entry.lock().plan);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_token_has_neither_decision_nor_error_of_the_old_one() {
+        let fixture = Fixture::new(Mode::Used, 10);
+        let entry = fixture.ask("jane").await;
+        due(&fixture, &entry).process(None);
+        assert!(entry.lock().decision.is_some());
+        entry.lock().error = Some("an old error".to_owned());
+        fixture.pass(Duration::from_secs(1)).await;
+        assert_eq!(fixture.calls(), 2);
+        let state = entry.lock();
+        assert!(state.decision.is_none() && state.error.is_none());
     }
 
     #[tokio::test(start_paused = true)]

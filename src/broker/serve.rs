@@ -106,6 +106,8 @@ impl Broker {
         }
         let leader = flights.register(&request.key);
         let follower = leader.join(client);
+        // A task that can't start drops its flight, which takes the lock.
+        drop(flights);
         flight::start(self, workspace, leader, Cause::Request(request.actor.clone().into_owned()));
         Join::Leader(follower)
     }

@@ -63,6 +63,15 @@ impl Broker {
         self.forget_entry(workspace, entry, &flights, Removal::Expired);
     }
 
+    /// Forgets a key that the refresher does not come back to, unless it has a token.
+    pub(super) fn forget_without_token(&self, workspace: &Workspace, entry: &Arc<Entry>) {
+        let flights = workspace.flights.lock(&entry.key);
+        let is_over = !entry.lock().plan.is_pending() && entry.token().is_none();
+        if is_over {
+            self.forget_entry(workspace, entry, &flights, Removal::Removed);
+        }
+    }
+
     /// Removes an entry, unless the key has another one by now, under the lock of its flights.
     pub(super) fn forget_entry(
         &self,

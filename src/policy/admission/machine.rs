@@ -128,7 +128,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
     /// was admitted already is unaffected.
     pub fn promote(&mut self, place: Place, client: C, now: Moment) -> Result<(), Rejection> {
         match self.paused_for(now) {
-            pause if pause > self.max_wait => Err(Rejection::Throttled(pause)),
+            pause if pause > self.max_wait && self.queue.has_renewal(place) => Err(Rejection::Throttled(pause)),
             _ => {
                 self.queue.promote(place, client);
                 Ok(())

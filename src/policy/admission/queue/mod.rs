@@ -54,6 +54,11 @@ impl<C: Ord + Clone, T> Queue<C, T> {
         }
     }
 
+    /// Whether a renewal is queued at this place.
+    pub fn has_renewal(&self, place: Place) -> bool {
+        self.renewals.contains(place)
+    }
+
     /// Takes out the calls of all waiting users.
     pub fn drop_users(&mut self) -> impl Iterator<Item = T> {
         self.users = 0;

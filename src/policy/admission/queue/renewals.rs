@@ -52,6 +52,11 @@ impl<T> Renewals<T> {
         self.remove(place)
     }
 
+    /// Whether there is one at this place.
+    pub fn contains(&self, place: Place) -> bool {
+        self.calls.contains_key(&place)
+    }
+
     /// The number of renewals.
     pub fn len(&self) -> usize {
         self.calls.len()
