@@ -141,12 +141,6 @@ mod tests {
         assert_eq!((outcome.calls, outcome.delayed, outcome.peak_calls_per_second), (12, 6, 1));
     }
 
-    #[test]
-    fn empty_trace_makes_no_call() {
-        let outcome = best(&Trace::default(), &plan(Some((1.0, 1))));
-        assert_eq!((outcome.calls, outcome.delayed, outcome.peak_calls_per_second), (0, 0, 0));
-    }
-
     proptest! {
         #[test]
         fn unlimited_bound_avoids_every_avoidable_delay_with_the_least_calls(trace in requests()) {

@@ -255,6 +255,10 @@ mod tests {
         let report = report(&Trace::default(), &plan(HOUR, None), None, &|_, _, _| {});
         assert_eq!((report.sweep[report.recommendation.row].mode, report.baseline.requests), ("off", 0));
         assert!(report.recommendation.budget.is_some_and(|budget| budget.rate == 1.0));
+        assert_eq!(report.baseline.least_calls, 0);
+        for row in report.sweep.iter().chain([&report.bound]) {
+            assert_eq!((row.calls, row.delayed, row.peak_calls_per_second), (0, 0, 0), "{}", row.mode);
+        }
     }
 
     #[test]

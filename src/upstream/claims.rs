@@ -179,6 +179,7 @@ mod tests {
             "user_id:alice inbox:read:messages read:brands",
             "user_id:alice user_id:bob user_id:eve inbox:read:messages read:brands",
             "user_id:alice user_id:bob inbox:read:messages",
+            "user_id:alice user_id:bob *",
             "user_id:alice user_id:bob inbox:read:messages read:brands write:brands",
             "",
         ] {

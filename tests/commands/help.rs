@@ -10,12 +10,16 @@ fn each_command_has_its_own_help_that_names_each_flag() {
     let serve = ["--config", "--listen", "--admin-listen", "--log-level", "--log-json"];
     let sandbox = [&["--listen", "--admin-listen", "--courier-listen"], FAULTS].concat();
     let simulate = [&["--listen", "--api-key"], FAULTS].concat();
+    let plan = "--trace --workload --users --days --seed --lifetime --floor --budget --burst --latency --extra-calls \
+        --json --plot --path --user-field --broken-lines --disorder";
+    let plan: Vec<_> = plan.split(' ').collect();
     for (command, about, flags) in [
         ("serve", "Runs the broker", &serve[..]),
         ("sandbox", "Runs a broker and a Courier simulator", &sandbox),
         ("simulate-courier", "Runs the Courier simulator alone", &simulate),
         ("check", "Checks the settings", &["--config", "--probe"]),
         ("client-key", "Makes a client key", &["<NAME>"]),
+        ("plan", "Shows what each mode of renewal would do", &plan),
     ] {
         for arguments in [[command, "--help"], ["help", command]] {
             let help = Program::new(arguments).run();
@@ -25,12 +29,14 @@ fn each_command_has_its_own_help_that_names_each_flag() {
             let usage = format!("Usage: courier-token-broker {command}");
             assert!(help.stdout.iter().any(|line| line.starts_with(&usage)), "{help:?}");
             for flag in flags {
-                let described = help.stdout.iter().any(|line| {
+                let described = |line: &&String| {
                     let rest = line.trim_start().strip_prefix(flag);
-                    rest.is_some_and(|rest| rest.starts_with(' ') && rest.split("  ").count() > 1 || rest.is_empty())
-                });
-                assert!(described, "{command} does not describe {flag}: {help:?}");
+                    rest.is_some_and(|rest| rest.starts_with(' ') && rest.contains("  ") || rest.is_empty())
+                };
+                assert_eq!(help.stdout.iter().filter(described).count(), 1, "{command} {flag}: {help:?}");
             }
+            let examples = help.stdout.iter().filter(|line| line.starts_with("  courier-token-broker plan --"));
+            assert_eq!(examples.count(), if command == "plan" { 2 } else { 0 }, "{help:?}");
         }
     }
 }
@@ -82,6 +88,22 @@ fn wrong_usage_exits_with_2() {
         &["client-key", "a name"],
         &["client-key", "quote\"d"],
         &["client-key", "-x"],
+        &["plan"],
+        &["plan", "--trace"],
+        &["plan", "--trace", "a", "--workload", "office"],
+        &["plan", "--trace", "a", "--users", "5"],
+        &["plan", "--trace", "a", "--seed", "5"],
+        &["plan", "--workload", "office", "--broken-lines", "5"],
+        &["plan", "--workload", "office", "--disorder", "5s"],
+        &["plan", "--workload", "office", "--path", "/x"],
+        &["plan", "--workload", "office", "--user-field", "user"],
+        &["plan", "--workload", "office", "--burst", "5"],
+        &["plan", "--workload", "office", "--users", "-5"],
+        &["plan", "--workload", "office", "--lifetime", "soon"],
+        &["plan", "--workload", "office", "--lifetime", "5M"],
+        &["plan", "--workload", "office", "--latency", "-5s"],
+        &["plan", "--workload", "office", "--floor", "half"],
+        &["plan", "--config", "x.toml"],
     ] {
         let ended = Program::new(arguments).run();
         assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");

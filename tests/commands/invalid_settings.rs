@@ -73,6 +73,8 @@ fn mistyped_setting_is_refused_with_its_line() {
         ("[token]\nfloor = 0.5", &[":1: ", "token", "unknown key", "tokens"]),
         ("[tokens]\ncapacity = -1", &[":2: ", "tokens.capacity", "whole number"]),
         ("[tokens]\nhard_floor = 30", &[":2: ", "tokens.hard_floor", "a duration"]),
+        ("[tokens]\nhard_floor = \"hunter2\"", &[":2: ", "tokens.hard_floor", "a duration"]),
+        ("[server.tls]\ncertificate = \"x\"", &[":2: ", "server.tls.certificate", "unknown key"]),
         ("[server]\ninsecure = \"hunter2\"", &[":2: ", "server.insecure", "a boolean"]),
         ("server = \"hunter2\"", &[":1: ", "server", "a table"]),
         ("[workspaces.eu]\napi_key = 12345", &[":2: ", "workspaces.eu.api_key", "a string"]),
@@ -83,7 +85,7 @@ fn mistyped_setting_is_refused_with_its_line() {
         ("[[clients]]\nkey_sha256 = { a = \"hunter2\" }", &[":2: ", "clients[0].key_sha256", "a string"]),
         ("[[clients]]\nrequests_per_second = \"5\"", &[":2: ", "clients[0].requests_per_second", "a number"]),
         ("[clients]\nname = \"hunter2\"", &[":1: ", "clients", "a list"]),
-        ("\n\n[tokens\nfloor = 1", &[":3: "]),
+        ("\n\n[tokens\nfloor = hunter2", &[":3: "]),
         ("api_key = hunter2", &[":1: "]),
         ("api_key = \"hunter2", &[":1: "]),
         ("hunter2", &[":1: "]),
@@ -98,6 +100,9 @@ fn mistyped_setting_is_refused_with_its_line() {
 fn invalid_variable_is_named() {
     for (name, value, parts) in [
         ("COURIER_API_KEY", "hunter2 hunter2", &["white space"][..]),
+        ("COURIER_API_KEY", "", &[]),
+        // The error names the variable, and not the setting in a file.
+        ("COURIER_BASE_URL", "http://courier.example", &["https"]),
         ("COURIER_TOKEN_BROKER_CLIENT_KEY", "hunter2 hunter2", &["white space"]),
         ("COURIER_TOKEN_BROKER_CLIENT_KEY", "hunter2", &["at least 16"]),
         ("COURIER_TOKEN_BROKER__TOKENS__FLOOR", "hunter2", &["tokens.floor", "a number"]),

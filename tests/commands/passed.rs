@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 use tokio::net::UnixStream;
 
-use crate::support::child::{ANY_PORT, Ended, Program, Running};
+use super::refusals::is_refused;
+use crate::support::child::{ANY_PORT, Program, Running};
 use crate::support::http::{Connection, HttpRequest, get};
 
 const CLIENT_KEY: &str = "the-key-of-the-only-client";
@@ -51,21 +52,14 @@ async fn passed_unix_socket_is_served_and_its_file_stays() {
     assert!(path.exists(), "the parent owns the socket");
 }
 
-#[track_caller]
-fn is_refused(ended: &Ended, part: &str) {
-    assert_eq!(ended.code, Some(2), "{ended:?}");
-    assert!(ended.stderr.starts_with("error: server.listen: ") && ended.stderr.contains(part), "{ended:?}");
-    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
-}
-
 #[test]
 fn passed_port_needs_tls_like_any_other() {
     let socket = TcpListener::bind("0.0.0.0:0").expect("a port");
-    is_refused(&serve(socket.into(), &[]).end(), "unencrypted");
+    is_refused("a port", &serve(socket.into(), &[]).end(), &["server.listen: ", "unencrypted"]);
 }
 
 #[test]
 fn passed_file_that_is_no_socket_is_refused() {
     let file = tempfile::tempfile().expect("a file");
-    is_refused(&serve(file.into(), &[]).end(), "not a stream socket");
+    is_refused("a file", &serve(file.into(), &[]).end(), &["server.listen: ", "not a stream socket"]);
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::refusals::is_refused;
 use crate::support::child::{Ended, Program, settings};
 
 /// Five requests of three users.
@@ -47,17 +48,6 @@ fn json(ended: &Ended) -> Value {
     serde_json::from_str(&ended.stdout.join("\n")).unwrap_or_else(|error| panic!("{error}: {ended:?}"))
 }
 
-#[track_caller]
-fn is_refused(ended: &Ended, parts: &[&str]) {
-    assert_eq!(ended.code, Some(2), "{parts:?}: {ended:?}");
-    assert!(ended.stdout.is_empty(), "{parts:?}: {ended:?}");
-    let line = ended.stderr.strip_prefix("error: ").and_then(|rest| rest.strip_suffix('\n')).unwrap_or_default();
-    assert!(!line.is_empty() && !line.contains(['\n', '\r']), "{parts:?}: {ended:?}");
-    for part in parts {
-        assert!(line.contains(part), "{part:?} is not in {line:?}");
-    }
-}
-
 #[test]
 fn invalid_value_is_refused_in_one_line() {
     let folder = folder(TRACE);
@@ -83,11 +73,11 @@ fn invalid_value_is_refused_in_one_line() {
         ("--plot", "FOLDER", "is no file's name"),
         ("--plot", "..", "is no file's name"),
     ] {
-        is_refused(&plan(folder.path(), &[flag, value]), &[&format!("{flag}: "), wanted]);
+        is_refused("plan", &plan(folder.path(), &[flag, value]), &[&format!("{flag}: "), wanted]);
     }
     for burst in ["0", "1000001"] {
         let ended = plan(folder.path(), &["--budget", "5", "--burst", burst]);
-        is_refused(&ended, &["--burst: ", "from 1 to 1000000"]);
+        is_refused("plan", &ended, &["--burst: ", "from 1 to 1000000"]);
     }
     for (flag, value, wanted) in [
         ("--users", "0", "from 1"),
@@ -96,11 +86,11 @@ fn invalid_value_is_refused_in_one_line() {
         ("--days", "4000000000", "from 1"),
     ] {
         let ended = Program::new(["plan", "--workload", "office", flag, value]).run();
-        is_refused(&ended, &[&format!("{flag}: "), wanted]);
+        is_refused("plan", &ended, &[&format!("{flag}: "), wanted]);
     }
-    is_refused(&Program::new(["plan", "--workload", "factory"]).run(), &["--workload: ", "office"]);
+    is_refused("plan", &Program::new(["plan", "--workload", "factory"]).run(), &["--workload: ", "office"]);
     let too_many = ["plan", "--workload", "office", "--users", "200000000", "--days", "36500"];
-    is_refused(&Program::new(too_many).run(), &["--workload office: "]);
+    is_refused("plan", &Program::new(too_many).run(), &["--workload office: "]);
 }
 
 #[test]
@@ -110,49 +100,23 @@ fn file_that_is_no_trace_is_named() {
         let path = folder.path().join(name);
         fs::write(&path, content).expect("it is written");
         let path = path.to_str().expect("text");
-        is_refused(&Program::new(["plan", "--trace", path]).run(), &[&format!("{path}: ")]);
+        is_refused("plan", &Program::new(["plan", "--trace", path]).run(), &[&format!("{path}: ")]);
     }
     let [missing, odd] = ["missing.csv", "two\nlines"].map(|name| folder.path().join(name));
     let missing = missing.to_str().expect("text");
-    is_refused(&Program::new(["plan", "--trace", missing]).run(), &[missing, "no such file"]);
-    is_refused(&Program::new(["plan", "--trace", odd.to_str().expect("text")]).run(), &["two\u{fffd}lines"]);
+    is_refused("plan", &Program::new(["plan", "--trace", missing]).run(), &[missing, "no such file"]);
+    is_refused("plan", &Program::new(["plan", "--trace", odd.to_str().expect("text")]).run(), &["two\u{fffd}lines"]);
     let directory = folder.path().to_str().expect("text");
-    is_refused(&Program::new(["plan", "--trace", directory]).run(), &[&format!("{directory}: is a directory")]);
-    is_refused(&Program::new(["plan", "--trace", "-"]).run(), &["standard input: "]);
+    is_refused("plan", &Program::new(["plan", "--trace", directory]).run(), &[&format!("{directory}: is a directory")]);
+    is_refused("plan", &Program::new(["plan", "--trace", "-"]).run(), &["standard input: "]);
 }
 
 #[test]
 fn limits_of_a_trace_are_flags() {
     let folder = folder("1000,ann\nbroken\n900,bob\n");
     assert_eq!(json(&plan(folder.path(), &["--json"]))["requests"], 2);
-    is_refused(&plan(folder.path(), &["--broken-lines", "0"]), &["trace.csv: "]);
-    is_refused(&plan(folder.path(), &["--disorder", "10s"]), &["trace.csv: "]);
-}
-
-#[test]
-fn wrong_usage_exits_with_2() {
-    for arguments in [
-        &["plan"][..],
-        &["plan", "--trace"],
-        &["plan", "--trace", "a", "--workload", "office"],
-        &["plan", "--trace", "a", "--users", "5"],
-        &["plan", "--trace", "a", "--seed", "5"],
-        &["plan", "--workload", "office", "--broken-lines", "5"],
-        &["plan", "--workload", "office", "--disorder", "5s"],
-        &["plan", "--workload", "office", "--path", "/x"],
-        &["plan", "--workload", "office", "--user-field", "user"],
-        &["plan", "--workload", "office", "--burst", "5"],
-        &["plan", "--workload", "office", "--users", "-5"],
-        &["plan", "--workload", "office", "--lifetime", "soon"],
-        &["plan", "--workload", "office", "--lifetime", "5M"],
-        &["plan", "--workload", "office", "--latency", "-5s"],
-        &["plan", "--workload", "office", "--floor", "half"],
-        &["plan", "--config", "x.toml"],
-    ] {
-        let ended = Program::new(arguments).run();
-        assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
-        assert!(ended.stderr.starts_with("error: ") && ended.stdout.is_empty(), "{arguments:?}: {ended:?}");
-    }
+    is_refused("plan", &plan(folder.path(), &["--broken-lines", "0"]), &["trace.csv: "]);
+    is_refused("plan", &plan(folder.path(), &["--disorder", "10s"]), &["trace.csv: "]);
 }
 
 #[test]
@@ -250,8 +214,8 @@ fn requests_are_selected_by_path_and_user_field() {
     let shown = plan(folder.path(), &["--user-field", "address"]).stdout;
     assert!(shown[0].contains("3 requests of 1 addresses in"), "{shown:?}");
     assert!(shown.iter().any(|line| line.contains("every URL of the log counts (see --path)")), "{shown:?}");
-    is_refused(&plan(folder.path(), &["--path", "/other"]), &["trace.csv: no request", "3 have others"]);
-    is_refused(&plan(folder.path(), &["--user-field", "account"]), &["trace.csv: ", "\"address\" or \"user\""]);
+    is_refused("plan", &plan(folder.path(), &["--path", "/other"]), &["trace.csv: no request", "3 have others"]);
+    is_refused("plan", &plan(folder.path(), &["--user-field", "account"]), &["trace.csv: ", "\"address\" or \"user\""]);
 }
 
 #[test]
@@ -299,7 +263,7 @@ fn plot_is_an_svg_written_atomically() {
 #[test]
 fn failed_plan_keeps_the_old_plot() {
     let folder = folder("nonsense");
-    is_refused(&plan(folder.path(), &["--plot", "FOLDER/curve.svg"]), &["trace.csv: "]);
+    is_refused("plan", &plan(folder.path(), &["--plot", "FOLDER/curve.svg"]), &["trace.csv: "]);
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
 }
 
@@ -308,36 +272,4 @@ fn closed_pipe_is_no_error() {
     let line = "{ sleep 0.3; \"$0\" plan --workload office --users 5 --days 2; echo $? >&2; } | true";
     let ended = Program::of(Command::new("sh")).arguments(["-c", line, env!("CARGO_BIN_EXE_courier-token-broker")]);
     assert_eq!(ended.run().stderr, "0\n");
-}
-
-#[test]
-fn help_describes_each_flag_and_has_examples() {
-    let help = Program::new(["plan", "--help"]).run();
-    assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""), "{help:?}");
-    for flag in [
-        "--trace",
-        "--workload",
-        "--users",
-        "--days",
-        "--seed",
-        "--lifetime",
-        "--floor",
-        "--budget",
-        "--burst",
-        "--latency",
-        "--extra-calls",
-        "--json",
-        "--plot",
-        "--path",
-        "--user-field",
-        "--broken-lines",
-        "--disorder",
-    ] {
-        let described = |line: &&String| {
-            let rest = line.trim_start().strip_prefix(flag);
-            rest.is_some_and(|rest| rest.starts_with(' ') && rest.contains("  "))
-        };
-        assert_eq!(help.stdout.iter().filter(described).count(), 1, "{flag}: {help:?}");
-    }
-    assert_eq!(help.stdout.iter().filter(|line| line.starts_with("  courier-token-broker plan --")).count(), 2);
 }

@@ -185,15 +185,6 @@ fn broker_without_clients_or_sessions_does_not_start() {
     is_refused("no API key", &no_key, &["workspaces.default.api_key", "COURIER_API_KEY"]);
     let no_client = Program::serve().env("COURIER_API_KEY", "pk_hunter2").run();
     is_refused("no client", &no_client, &["clients", "client-key NAME"]);
-    let empty = simplest().env("COURIER_API_KEY", "").run();
-    is_refused("an empty key", &empty, &["COURIER_API_KEY"]);
-}
-
-/// The error names the variable, and not the setting in a file.
-#[test]
-fn invalid_base_url_of_the_environment_is_named() {
-    let program = simplest().env("COURIER_BASE_URL", "http://courier.example");
-    is_refused("COURIER_BASE_URL", &program.run(), &["COURIER_BASE_URL", "https"]);
 }
 
 #[test]

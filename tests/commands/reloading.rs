@@ -24,7 +24,7 @@ async fn status(address: SocketAddr, key: &str) -> u16 {
     http::ask(address, &ask).await.status
 }
 
-/// A simulator that accepts one API key.
+/// The number of reloads with this outcome.
 async fn reloads(admin: SocketAddr, what: &str, outcome: &str) -> f64 {
     metric(admin, &format!("courier_token_broker_reloads_total{{outcome=\"{outcome}\",what=\"{what}\"}}")).await
 }

@@ -33,7 +33,6 @@ async fn under_way(address: SocketAddr, courier: SocketAddr) -> Connection {
     connection
 }
 
-/// Waits until the broker handles signals and its listeners accept.
 #[tokio::test]
 async fn shutdown_lets_requests_finish_and_takes_no_new_ones() {
     let broker = sandbox("1s");

@@ -1,14 +1,11 @@
 //! Wrong clocks and clocks that jump.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
 
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::clock::Clock;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::simulator::{Delivery, Fault};
-use courier_token_broker::upstream::Failure;
-use hyper::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use courier_token_broker::simulator::Fault;
 
 use crate::support::test_broker::{HOUR, MS, SECOND, TestBroker, TestSetup};
 
@@ -41,26 +38,6 @@ async fn wrong_wall_clocks_change_nothing() {
             assert_eq!(calls_of_three_hours(mode, wrong, RIGHT).await, right, "Courier's: {wrong:?}");
             assert_eq!(calls_of_three_hours(mode, RIGHT, wrong).await, right, "ours: {wrong:?}");
         }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn retry_after_date_counts_by_couriers_clock() {
-    for skew in [-DAY, DAY] {
-        let test = TestBroker::start();
-        let now = test.clock.unix().as_secs().saturating_add_signed(skew);
-        let date = |unix| {
-            let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix));
-            HeaderValue::from_str(&text).expect("a date")
-        };
-        let headers = HeaderMap::from_iter([(DATE, date(now)), (RETRY_AFTER, date(now + 30))]);
-        test.courier.script([Some(Fault::Status(429, headers, Delivery::Whole))]);
-        let refusal = test.ask("jane", "1h").await.err();
-        assert_eq!(refusal, Some(Refusal::Upstream(Failure::Throttled(Some(30 * SECOND)))), "{skew}");
-        test.pass(29 * SECOND).await;
-        assert_eq!(test.courier.call_count(), 1, "{skew}");
-        // The request waits for the second that is left.
-        test.ask("jane", "1h").await.expect("a token");
     }
 }
 

@@ -1,9 +1,7 @@
 //! Single-flight: one call per token key, cheap hits, and callers who hang up without effect on others.
 
 use courier_token_broker::broker::{Refusal, Source};
-use courier_token_broker::policy::admission::retry::MOST_TRIES;
 use courier_token_broker::policy::refresh::Mode;
-use courier_token_broker::simulator::{Delivery, Fault};
 
 use crate::support::test_broker::{MS, SECOND, TestBroker, TestSetup};
 
@@ -23,18 +21,6 @@ async fn ten_thousand_cold_requests_for_one_key_make_one_call() {
     }
     assert_eq!(objects.len(), 5_000);
     assert!(objects.iter().all(|object| *object == objects[0]));
-    assert_eq!(test.courier.call_count(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn call_goes_on_when_all_callers_have_hung_up() {
-    let test = TestBroker::start();
-    let asked = test.spawn_ask("jane", "1d");
-    test.pass(50 * MS).await;
-    asked.abort();
-    test.broker.drained().await;
-    let answer = test.ask("jane", "1d").await.expect("a token");
-    assert_eq!(answer.source, Source::Hit);
     assert_eq!(test.courier.call_count(), 1);
 }
 
@@ -67,20 +53,6 @@ async fn each_waiter_has_its_own_deadline() {
     assert_eq!(early.err(), Some(Refusal::TimedOut));
     assert!(matches!(late.expect("in time").source, Source::Issued { collapsed: true, .. }));
     assert_eq!(test.courier.call_count(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn failure_reaches_every_waiter_and_is_not_cached() {
-    let test = TestBroker::start();
-    test.courier.misbehave(Some(Fault::Delivery(Delivery::CutOff)));
-    let (one, two) = tokio::join!(test.ask("jane", "1d"), test.ask("jane", "1d"));
-    assert!(matches!((one, two), (Err(Refusal::Upstream(_)), Err(Refusal::Upstream(_)))));
-    // Both requests wait for the same tries.
-    assert_eq!(test.courier.call_count(), MOST_TRIES as usize);
-    test.courier.misbehave(None);
-    // The next call is not made at once: after so many failures it would fail too.
-    test.pass(3 * SECOND).await;
-    test.ask("jane", "1d").await.expect("a token");
 }
 
 #[tokio::test(start_paused = true)]

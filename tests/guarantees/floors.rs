@@ -33,20 +33,6 @@ async fn new_token_names_why_the_old_one_was_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn higher_min_ttl_gets_a_newer_token() {
-    let test = without_renewals().await;
-    test.pass(HOUR / 4).await;
-    let wants = with_min_ttl("jane", "1h", 50 * 60 * SECOND);
-    let answer = test.broker.get_token(&wants).await.expect("a token");
-    assert_eq!(answer.source, Source::Issued { collapsed: false, stale: Some(Stale::BelowMinTtl), stored: true });
-    assert!(answer.remaining >= 50 * 60 * SECOND);
-    // The newer token now serves all callers.
-    let other = test.ask("jane", "1h").await.expect("a token");
-    assert_eq!(other.grant.object(), answer.grant.object());
-    assert_eq!(other.source, Source::Hit);
-}
-
-#[tokio::test(start_paused = true)]
 async fn outage_lowers_the_floor_to_the_hard_floor() {
     let test = without_renewals().await;
     test.courier.misbehave(Some(Fault::Delivery(Delivery::CutOff)));
@@ -66,15 +52,6 @@ async fn outage_lowers_the_floor_to_the_hard_floor() {
         }
     }
     assert!(kept >= 25, "{kept}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn outage_does_not_lower_the_min_ttl_of_a_caller() {
-    let test = without_renewals().await;
-    test.courier.misbehave(Some(Fault::Delivery(Delivery::CutOff)));
-    test.pass(HOUR / 4).await;
-    let wants = with_min_ttl("jane", "1h", 50 * 60 * SECOND);
-    assert!(test.broker.get_token(&wants).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,6 @@
 //! Renewals: used tokens are renewed in time, unused ones lapse.
 
 use courier_token_broker::broker::{Refusal, Source};
-use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::simulator::Fault;
 use courier_token_broker::upstream::Failure;
 
@@ -43,20 +42,6 @@ async fn no_renewal_is_later_than_its_floor_while_the_budget_has_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn absent_user_costs_one_renewal() {
-    let test = TestBroker::with_token(&TestSetup::default()).await;
-    test.pass(6 * HOUR).await;
-    assert_eq!(test.courier.call_count(), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn mode_off_renews_no_token() {
-    let test = TestBroker::with_token(&TestSetup { mode: Mode::Off, ..TestSetup::default() }).await;
-    test.pass(6 * HOUR).await;
-    assert_eq!(test.courier.call_count(), 1);
-}
-
-#[tokio::test(start_paused = true)]
 async fn late_return_keeps_the_token_renewed() {
     let test = TestBroker::with_token(&TestSetup::default()).await;
     // The token is renewed once, is not asked for, and comes due again as unused.
@@ -70,44 +55,6 @@ async fn late_return_keeps_the_token_renewed() {
     assert_eq!(test.courier.call_count(), 3);
     test.pass(60 * SECOND).await;
     assert_eq!(test.ask("jane", "1h").await.expect("a token").source, Source::Hit);
-}
-
-#[tokio::test(start_paused = true)]
-async fn renewals_due_together_are_spread() {
-    let test = TestBroker::start();
-    for user in 0..500 {
-        test.spawn_ask(&user.to_string(), "1h");
-    }
-    test.pass(SECOND).await;
-    assert_eq!(test.courier.call_count(), 500);
-    test.pass(HOUR / 2).await;
-    let calls = test.courier.calls();
-    assert_eq!(calls.len(), 1000);
-    let spread = calls[999].at.since(calls[500].at);
-    // 1.5% of half an hour are 27 s.
-    assert!(spread > 22 * SECOND, "{spread:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn due_renewals_use_the_whole_budget_at_any_latency() {
-    for latency in [20, 100, 500] {
-        let test = TestBroker::new(&TestSetup { rate: 2.0, burst: 500, latency: latency * MS, ..TestSetup::default() });
-        let ask_all = |name: &str, lifetime: &str| {
-            for user in 0..500 {
-                test.spawn_ask(&format!("{name}-{user}"), lifetime);
-            }
-        };
-        // 500 tokens come due within 27 s, for which the budget has 54 calls once other users have used up the burst.
-        ask_all("due", "1h");
-        test.pass(HOUR / 2 - 190 * SECOND).await;
-        ask_all("other", "30d");
-        test.pass(600 * SECOND).await;
-        let calls = test.courier.calls();
-        let renewals: Vec<_> = calls[500..].iter().filter(|call| call.scope.contains("due")).collect();
-        assert_eq!(renewals.len(), 500, "at {latency} ms");
-        let took = renewals[499].at.since(renewals[0].at);
-        assert!(took < 255 * SECOND, "{took:?} for 500 calls at 2 a second and {latency} ms");
-    }
 }
 
 #[tokio::test(start_paused = true)]

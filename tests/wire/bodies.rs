@@ -1,6 +1,6 @@
 //! Invalid bodies and queries: each is refused as a whole, without a call to Courier.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::inputs::inputs;
 use crate::support::broker::{Broker, CLIENT_KEY};
@@ -17,8 +17,6 @@ const BLANKS: &str = "\0\t\n\u{b}\r\u{1b}\u{7f}\u{85}\u{a0}\u{ad}\u{34f}\u{61c}\
 async fn body_that_is_no_json_object_is_refused() {
     let deep = format!(r#"{{"userId": {}"#, "[".repeat(10_000));
     let bodies: &[(&str, &[u8])] = &[
-        ("nothing", b""),
-        ("white space", b" \n"),
         ("a broken object", b"{"),
         ("a name alone", br#"{"scope"}"#),
         ("no value", br#"{"scope":}"#),
@@ -56,11 +54,11 @@ async fn body_that_is_no_json_object_is_refused() {
 }
 
 #[tokio::test]
-async fn missing_null_duplicate_or_mistyped_field_is_refused() {
+async fn missing_or_duplicate_field_is_refused() {
     let issue = |text: &str| row(text, HttpRequest::issue(text), 400, "");
     let frontend = |text: &str| row(text, HttpRequest::frontend(text), 400, "");
     let tokens = |text: &str| row(text, HttpRequest::tokens(text), 400, "");
-    let mut rows = vec![
+    let rows = [
         row("nothing", HttpRequest::issue("{}"), 400, "missing field `scope`"),
         row("no expires_in", HttpRequest::issue(r#"{"scope": "user_id:u s"}"#), 400, "missing field `expires_in`"),
         row("nothing", HttpRequest::frontend("{}"), 400, "missing field `userId`"),
@@ -93,21 +91,6 @@ async fn missing_null_duplicate_or_mistyped_field_is_refused() {
         tokens(r#"{"user_id": "u", "profile": "Inbox"}"#),
         row("no such profile", HttpRequest::tokens(r#"{"user_id": "u", "profile": "admin"}"#), 400, "inbox"),
     ];
-    for wrong in [json!(null), json!(5), json!(true), json!(["u"]), json!({"u": 1})] {
-        for (route, good, field) in [
-            (ISSUE, json!({"scope": "user_id:u s", "expires_in": "1d"}), "scope"),
-            (GOOD[1].0, json!({"userId": "u"}), "userId"),
-            (GOOD[2].0, json!({"user_id": "u", "scopes": ["s"]}), "user_id"),
-            (GOOD[2].0, json!({"user_id": "u", "profile": "inbox"}), "profile"),
-        ] {
-            if wrong == json!(5) && matches!(field, "userId" | "user_id") {
-                continue;
-            }
-            let mut body: Value = good;
-            body[field] = wrong.clone();
-            rows.push(row(format!("{field} {wrong}"), HttpRequest::post(route, body.to_string()), 400, ""));
-        }
-    }
     all_are_refused_without_a_call(&Broker::start().await, &rows).await;
 }
 

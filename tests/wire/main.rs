@@ -35,7 +35,6 @@ mod session_jwks;
 mod session_keys;
 mod sessions;
 mod sharing;
-mod sign_outs;
 mod timeouts;
 mod tls;
 mod unix;

@@ -61,12 +61,15 @@ async fn every_published_sample_is_served_with_default_settings() {
     }
 }
 
-/// The page `generate-courier-jwt` as Courier's guide has it, from its `fetch`.
 #[tokio::test]
-async fn published_front_end_sample_gets_the_inbox_with_default_settings() {
+async fn default_profiles_have_the_scopes_of_the_inbox_and_of_push() {
     let broker = with_environment(&[]).await;
+    // The page `generate-courier-jwt` as Courier's guide has it, from its `fetch`.
     let answer = broker.ask(&HttpRequest::frontend(r#"{"userId":"pigeon"}"#)).await;
     assert_eq!(parts(&claims(&answer.token())["scope"]), parts(&format!("user_id:pigeon {INBOX}").into()));
+    let answer = broker.ask(&HttpRequest::tokens(r#"{"user_id": "pigeon", "profile": "mobile"}"#)).await;
+    let wanted = format!("user_id:pigeon {INBOX} read:user-tokens write:user-tokens");
+    assert_eq!(parts(&answer.json()["scope"]), parts(&wanted.into()));
 }
 
 #[tokio::test]
@@ -111,14 +114,6 @@ async fn client_of_the_environment_is_narrowed_by_its_variables() {
             assert!(message.contains(part), "{part} is not in {message}");
         }
     }
-}
-
-#[tokio::test]
-async fn profile_mobile_has_the_scopes_of_the_inbox_and_of_push() {
-    let broker = with_environment(&[]).await;
-    let answer = broker.ask(&HttpRequest::tokens(r#"{"user_id": "pigeon", "profile": "mobile"}"#)).await;
-    let wanted = format!("user_id:pigeon {INBOX} read:user-tokens write:user-tokens");
-    assert_eq!(parts(&answer.json()["scope"]), parts(&wanted.into()));
 }
 
 /// A client whose entry has no scopes may ask for those of the profiles. Tenants' scopes must be listed.

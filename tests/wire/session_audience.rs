@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::sessions::{broker_of, call, ed25519_broker, is_unauthorized};
+use crate::sessions::{broker_of, call, is_unauthorized};
 use crate::support::broker::claims;
 use crate::support::issuer::{AUDIENCE, ISSUER, Signer, at, good_claims, header};
 
@@ -19,7 +19,7 @@ fn cognito(more: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn another_claim_names_the_audience() {
+async fn another_claim_names_the_audience_where_the_settings_say_so() {
     let signer = Signer::ed25519();
     let session = |claims: &Value| call(&signer.jwt(&header(&signer, "k"), claims));
     let broker = broker_of(&signer, |sessions| sessions.audience_claim = "client_id".to_owned()).await;
@@ -47,11 +47,7 @@ async fn another_claim_names_the_audience() {
         let token = broker.ask(&session(&cognito(&good))).await.token();
         assert!(claims(&token)["scope"].as_str().expect("a scope").starts_with("user_id:jane "), "{good}");
     }
-}
-
-#[tokio::test]
-async fn session_without_aud_is_refused_unless_settings_name_another_claim() {
-    let (broker, signer) = ed25519_broker(|_| {}).await;
-    is_unauthorized(&broker.ask(&call(&signer.jwt(&header(&signer, "k"), &cognito(&json!({}))))).await);
-    assert_eq!(broker.courier.call_count(), 0);
+    let without = broker_of(&signer, |_| {}).await;
+    is_unauthorized(&without.ask(&session(&cognito(&json!({})))).await);
+    assert_eq!(without.courier.call_count(), 0);
 }

@@ -1,9 +1,9 @@
 //! The front-end route, called by users with a session of their app.
 
-use courier_token_broker::config::{Raw, RawSessions};
+use courier_token_broker::config::RawSessions;
 use serde_json::json;
 
-use crate::support::broker::{Broker, Setup, claims, client};
+use crate::support::broker::{Broker, Setup, claims};
 use crate::support::child::file;
 use crate::support::http::{Answer, HttpRequest};
 use crate::support::issuer::{AUDIENCE, ISSUER, KeyHost, RSA, Signer, at, good_claims, header};
@@ -80,7 +80,7 @@ async fn session_gets_its_users_token_whatever_key_signs_it() {
         let broker = broker_of(signer, |_| {}).await;
         let first = broker.ask(&call(&signer.session("any", "jane"))).await;
         is_for(&first, "jane");
-        // Another session of Alice's without `kid`: there is only one key.
+        // Another session of Jane's without `kid`: there is only one key.
         let again = signer.jwt(&json!({"alg": signer.algorithm()}), &good_claims("jane"));
         let second = broker.ask(&call(&again)).await;
         assert_eq!((second.token(), second.source()), (first.token(), "hit".to_owned()));
@@ -199,19 +199,6 @@ async fn client_key_keeps_working_beside_sessions() {
 }
 
 #[tokio::test]
-async fn session_needs_no_client() {
-    let signer = Signer::ed25519();
-    let key = file(signer.pem());
-    let sessions = RawSessions { public_key_file: Some(key.path().to_owned()), ..settings() };
-    let without = |raw: &mut Raw| {
-        raw.sessions = Some(sessions);
-        raw.clients.clear();
-    };
-    let broker = Setup::new().settings(without).start().await;
-    is_for(&broker.ask(&call(&signer.session("k", "jane"))).await, "jane");
-}
-
-#[tokio::test]
 async fn page_cannot_force_a_call_to_courier_each_time() {
     let (broker, signer) = ed25519_broker(|_| {}).await;
     let ask = call(&signer.session("k", "jane")).header("Token-Min-TTL", "23h");
@@ -311,7 +298,7 @@ async fn cookie_is_accepted_only_from_a_listed_page() {
 }
 
 #[tokio::test]
-async fn sessions_use_the_workspace_of_their_settings() {
+async fn sessions_need_no_client_and_use_the_workspace_of_their_settings() {
     let signer = Signer::ed25519();
     let key = file(signer.pem());
     let sessions = RawSessions {
@@ -325,11 +312,12 @@ async fn sessions_use_the_workspace_of_their_settings() {
         let eu = raw.workspaces["default"].clone();
         raw.workspaces.insert("eu".to_owned(), eu);
         raw.profiles.insert("reader".to_owned(), vec!["inbox:read:messages".to_owned()]);
-        raw.clients.push(client("other", "ctb_other", &["*"]));
+        raw.clients.clear();
     });
     let broker = setup.start().await;
-    let token = broker.ask(&call(&signer.session("k", "jane"))).await.token();
-    assert_eq!(claims(&token)["scope"], "user_id:jane inbox:read:messages");
+    let answer = broker.ask(&call(&signer.session("k", "jane"))).await;
+    is_for(&answer, "jane");
+    assert_eq!(claims(&answer.token())["scope"], "user_id:jane inbox:read:messages");
     let series = r#"courier_token_broker_upstream_requests_total{class="waiting",outcome="issued",workspace="eu"}"#;
     assert_eq!(broker.metric(series).await, 1.0);
 }

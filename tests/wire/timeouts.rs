@@ -33,11 +33,3 @@ async fn slow_later_head_is_cut_off_like_a_first_one() {
     // Far less than the idle timeout.
     trickle_head(stream, SECOND * 30).await;
 }
-
-#[tokio::test]
-async fn idle_connection_is_closed_after_the_idle_timeout() {
-    let broker = Setup::new().settings(|raw| raw.server.idle_timeout.0 = SECOND).start().await;
-    let mut connection = Connection::open(broker.address).await;
-    assert_eq!(connection.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
-    assert!(connection.rest().await.is_empty());
-}

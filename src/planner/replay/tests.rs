@@ -62,13 +62,6 @@ fn calls(trace: &Trace, plan: &Plan, mode: Mode) -> (Vec<(Moment, u32)>, Tally) 
 }
 
 #[test]
-fn empty_trace_makes_no_call() {
-    let outcomes = MODES.map(|mode| run(&Trace::default(), &plan(None), mode));
-    assert_eq!(outcomes.map(|outcome| (outcome.calls, outcome.delayed)), [(0, 0); 3]);
-    assert_eq!(baseline(&Trace::default(), &plan(None), &mut |_| {}).least_calls, 0);
-}
-
-#[test]
 fn simultaneous_requests_wait_for_one_call() {
     for requests in [1, 10_000] {
         let trace = Trace::from_requests(vec![Request { at: Moment::from_nanos(1 << 60), key: 0 }; requests], 1, 1);

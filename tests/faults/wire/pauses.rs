@@ -1,34 +1,11 @@
 //! Courier answers 429 over real HTTP.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use super::warm_broker::{BROKEN, WarmBroker, answers_under, ask, assert_transient, broken, error, tokens};
-use crate::support::issuer::at;
 use crate::support::refusal::is_a_refusal;
-
-/// An HTTP date so many seconds from now.
-fn date(offset: i64) -> String {
-    let unix = u64::try_from(at(offset)).expect("after 1970");
-    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix))
-}
 
 #[tokio::test]
 async fn throttling_courier_is_answered_with_503() {
-    let reset = at(30).to_string();
-    let faults = [
-        error(429, &[]),
-        error(429, &[("retry-after", "0")]),
-        error(429, &[("retry-after", "1")]),
-        error(429, &[("retry-after", "0.5")]),
-        error(429, &[("retry-after-ms", "250")]),
-        error(429, &[("retry-after", &date(1))]),
-        error(429, &[("retry-after", &date(-100))]),
-        error(429, &[("retry-after", "soon")]),
-        error(429, &[("retry-after", "")]),
-        error(429, &[("retry-after", "-5")]),
-        error(429, &[("retry-after", "1e9")]),
-        error(429, &[("x-ratelimit-limit", "100"), ("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", &reset)]),
-    ];
+    let faults = [error(429, &[]), error(429, &[("retry-after-ms", "250")])];
     for (fault, _, answer) in answers_under(faults, "throttled").await {
         // The request may wait for a pause that ends too late.
         assert!(matches!(answer.status, 503 | 504), "{fault:?}: {answer:?}");
@@ -39,16 +16,8 @@ async fn throttling_courier_is_answered_with_503() {
 
 #[tokio::test]
 async fn long_pause_is_kept_and_its_length_announced() {
-    let rows = [
-        (error(429, &[("retry-after", "30")]), 30),
-        (error(429, &[("retry-after", "29.5")]), 30),
-        (error(429, &[("retry-after-ms", "29500"), ("retry-after", "1")]), 30),
-        (error(429, &[("retry-after", &date(30))]), 31),
-        (error(429, &[("retry-after", "3599")]), 59),
-        (error(429, &[("retry-after", "99999999999999999999")]), 59),
-        (error(429, &[("retry-after", "Fri, 31 Dec 9999 23:59:59 GMT")]), 59),
-    ];
-    for (fault, most) in rows {
+    for (pause, most) in [("29.5", 30), ("3599", 59)] {
+        let fault = error(429, &[("retry-after", pause)]);
         let warm = WarmBroker::new().await;
         let first = warm.answer_under(fault.clone(), "throttled").await;
         assert_eq!(first.status, 503, "{fault:?}: {first:?}");

@@ -119,12 +119,18 @@ pub async fn answers_under(
 }
 
 /// Checks faults that may pass. The caller's SDK must not repeat the broker's retries.
-pub async fn assert_transient(faults: impl IntoIterator<Item = Fault>, outcome: &'static str, status: u16) {
-    for (fault, _, answer) in answers_under(faults, outcome).await {
+pub async fn assert_transient(
+    faults: impl IntoIterator<Item = Fault>,
+    outcome: &'static str,
+    status: u16,
+) -> Vec<Answer> {
+    let check = |(fault, _, answer): (Fault, WarmBroker, Answer)| {
         assert_eq!(answer.status, status, "{fault:?}: {answer:?}");
         assert!(answer.header("retry-after").is_some(), "{fault:?}: {answer:?}");
         assert_eq!(answer.header("x-should-retry"), Some("false"), "{fault:?}: {answer:?}");
-    }
+        answer
+    };
+    answers_under(faults, outcome).await.into_iter().map(check).collect()
 }
 
 /// Checks faults that are not worth a retry, by the broker or by its caller.

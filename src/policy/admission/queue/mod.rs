@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn renewals_never_starve() {
+    fn one_call_in_ten_is_a_renewal_while_users_wait() {
         let mut queue = Queue::default();
         for n in 0..1000 {
             queue.push_user((), n);
@@ -247,7 +247,7 @@ mod tests {
     proptest! {
         /// Calls of the first rank keep arriving, and users as well.
         #[test]
-        fn renewal_never_starves(ranks in prop::collection::vec(rank(), 1..40), users: bool) {
+        fn renewal_leaves_in_its_turn_however_many_calls_arrive(ranks in prop::collection::vec(rank(), 1..40), users: bool) {
             let mut queue = Queue::default();
             for (number, rank) in ranks.iter().enumerate() {
                 queue.push_renewal(*rank, Some(number));
