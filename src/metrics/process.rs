@@ -59,7 +59,7 @@ impl ProcessMetrics {
         self.config_last_reload_successful.set(f64::from(u8::from(outcome == ReloadOutcome::Applied)));
     }
 
-    /// Sets the share of demand that would survive an outage of each [`Horizon`].
+    /// Sets the share of demand that would survive an outage of each `horizon`.
     pub fn set_coverage(&self, shares: [f64; 3]) {
         for (horizon, share) in [Horizon::Short, Horizon::Medium, Horizon::Long].into_iter().zip(shares) {
             self.outage_coverage_ratio[horizon].set(share);

@@ -13,7 +13,7 @@ use super::budget::Budget;
 
 /// The calls that wait for a permit: those of waiting users first, then renewals by [`Rank`].
 ///
-/// Every [`RENEWAL_SHARE`]th call is a renewal. Here, *renewal* means any call without a
+/// Every tenth call is a renewal. Here, *renewal* means any call without a
 /// waiting user: class [`Class::Renewal`] or [`Class::Ahead`].
 ///
 /// Clients (`C`) with waiting users are served round-robin, each in order of arrival, as in the
