@@ -1,8 +1,7 @@
-//! What each tuned constant of mode `learned` is worth: the share of avoidable delays that the rules avoid with the
-//! constants in use, and the difference with one of them changed. Nothing is timed, so the table is the same on every
-//! machine.
+//! Ablation of mode `learned`: the share of avoidable delays that it avoids, and the difference with one constant changed.
 //!
-//! With `ACCESS_LOG=FILE` it also replays an access log. Without cargo's `--bench` it only tries whether it works.
+//! Nothing is timed, so the table is the same on every machine. With `ACCESS_LOG=FILE` it also replays an access log. Without
+//! cargo's `--bench` it runs once as a test.
 
 #[path = "support/population.rs"]
 mod population;
