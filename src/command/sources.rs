@@ -12,7 +12,7 @@ use super::failure::Failure;
 #[derive(Args)]
 #[command(about = None, long_about = None)]
 pub struct Sources {
-    /// A settings file (TOML); may be given several times, later ones go over earlier ones.
+    /// A settings file (TOML); may be given several times, later ones override earlier ones.
     #[arg(long = "config", value_name = "FILE")]
     pub files: Vec<PathBuf>,
 }
