@@ -2,7 +2,7 @@
 
 use courier_token_broker::broker::Source;
 use courier_token_broker::clock::Moment;
-use courier_token_broker::planner::replay::{self, Plan};
+use courier_token_broker::planner::replay::{self, ReplaySettings};
 use courier_token_broker::planner::trace::{Request, Trace};
 use courier_token_broker::planner::workload::Workload;
 use courier_token_broker::policy::admission::budget::Budget;
@@ -32,14 +32,14 @@ async fn planner_and_broker_agree() {
         let requests = made.requests().iter().map(|request| Request { at: shift(request.at), ..*request }).collect();
         let trace = Trace::from_requests(requests, made.keys(), made.users());
 
-        let plan = Plan {
+        let settings = ReplaySettings {
             floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
             lifetime: if lifetime == "1h" { HOUR } else { 24 * HOUR },
             budget: Budget::new(rate, burst).ok(),
             latency: 100 * MS,
             extra_calls: 0.15,
         };
-        let planned = replay::replay(&trace, &plan, mode, &mut |_| {});
+        let planned = replay::replay(&trace, &settings, mode, &mut |_| {});
 
         let mut asked = Vec::new();
         for request in trace.requests() {
@@ -87,7 +87,7 @@ async fn daily_user_is_served_without_waiting() {
 fn prefetch_runs_ahead_of_a_peak() {
     let trace = Workload::Office.generate(2000, 4, 7).expect("a workload");
     // The morning's peak asks for more than the budget has.
-    let plan = Plan {
+    let settings = ReplaySettings {
         floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
         lifetime: 24 * HOUR,
         budget: Budget::new(0.08, 8).ok(),
@@ -99,7 +99,7 @@ fn prefetch_runs_ahead_of_a_peak() {
         trace.keys(),
         trace.users(),
     );
-    let waits = |trace: &Trace, mode| replay::replay(trace, &plan, mode, &mut |_| {}).over_one_second;
+    let waits = |trace: &Trace, mode| replay::replay(trace, &settings, mode, &mut |_| {}).over_one_second;
     // No user is known on the first day.
     let [off, learned] = [Mode::Off, Mode::Learned].map(|mode| waits(&trace, mode) - waits(&of_day_one, mode));
     assert!(
