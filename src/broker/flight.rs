@@ -6,15 +6,18 @@ use super::flight_task::{Cause, FlightTask, Renewal};
 use super::flights::Leader;
 use super::handle::Broker;
 use super::workspace::Workspace;
+use crate::audit::Actor;
 use crate::clock::Moment;
-use crate::token::Grant;
-use crate::upstream::{CALL_TIME, Failure, PendingPermit, Permit};
+use crate::policy::admission::Origin;
+use crate::token::{Grant, TokenKey};
+use crate::upstream::{CALL_TIME, Failure, Party, PendingPermit, Permit};
 
 /// Starts the task of a registered flight.
 pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause: Cause) {
     let (broker, workspace) = (broker.clone(), Arc::clone(workspace));
     let runtime = broker.0.runtime.clone();
-    let mut task = FlightTask { broker, workspace, leader, cause, attempts: 0 };
+    let origin = origin(&broker, &workspace, leader.key(), &cause);
+    let mut task = FlightTask { broker, workspace, leader, cause, origin, attempts: 0 };
     runtime.spawn(async move {
         match call_with_retries(&mut task).await {
             Some(outcome) => task.complete(outcome),
@@ -23,22 +26,40 @@ pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause:
     });
 }
 
+/// The origin of a flight's calls.
+fn origin(broker: &Broker, workspace: &Workspace, key: &TokenKey, cause: &Cause) -> Origin {
+    let dispatcher = &workspace.dispatcher;
+    match cause {
+        Cause::Request(actor) => {
+            let party = match actor {
+                Actor::Session => Party::Users,
+                actor => Party::Client(actor.client().unwrap_or_default()),
+            };
+            dispatcher.origin(key, dispatcher.party(party, key), broker.0.table.contains(key))
+        }
+        Cause::Renewal(Renewal { entry, .. }) => dispatcher.origin(key, entry.party(), true),
+        Cause::Probe(entry) => Origin { is_probe: true, ..dispatcher.origin(key, entry.party(), true) },
+    }
+}
+
 /// Calls Courier once a permit is granted; retries if that may help while a follower has the time.
 ///
 /// Each call needs its own permit. `None` if the flight is abandoned.
 async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failure>> {
-    let FlightTask { broker, workspace, leader, cause, attempts } = task;
+    let FlightTask { broker, workspace, leader, cause, origin, attempts } = task;
+    let origin = *origin;
     let (clock, dispatcher) = (&broker.0.clock, &workspace.dispatcher);
     let deadline = clock.now() + broker.0.settings.timeout;
     let mut permit = match cause {
-        Cause::Request(_) => queue(workspace, leader, Moment::NEVER).await?,
-        Cause::Renewal(renewal) => queue_renewal(workspace, leader, renewal).await?,
+        Cause::Request(_) | Cause::Probe(_) => queue(workspace, leader, origin, Moment::NEVER).await?,
+        Cause::Renewal(renewal) => queue_renewal(workspace, leader, origin, renewal).await?,
     };
     let mut failed = None;
     loop {
         let granted = match permit {
             Ok(permit) => permit,
-            // The failure of a call tells more than the refusal of the next permit.
+            // The failure of a call tells more than the refusal of the next permit, unless that is final.
+            Err(failure @ Failure::Credentials(_)) => return Some(Err(failure)),
             Err(failure) => return Some(Err(failed.unwrap_or(failure))),
         };
         *attempts += 1;
@@ -47,7 +68,7 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
             Err(failure) => failure,
         };
         // A renewal without followers is retried by the refresher later.
-        let again = leader.has_followers().then(|| dispatcher.retry(&failure, *attempts, deadline)).flatten();
+        let again = leader.has_followers().then(|| dispatcher.retry(&failure, &origin, *attempts, deadline)).flatten();
         let Some(again) = again else { return Some(Err(failure)) };
         tokio::select! {
             biased;
@@ -57,7 +78,7 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
         if !leader.has_followers() {
             return Some(Err(failure));
         }
-        permit = queue(workspace, leader, deadline - CALL_TIME).await?;
+        permit = queue(workspace, leader, origin, deadline - CALL_TIME).await?;
         failed = Some(failure);
     }
 }
@@ -67,8 +88,8 @@ type PermitOutcome = Result<Permit, Failure>;
 /// Waits for the permit of a request, which comes by `latest` or is refused at once.
 ///
 /// `None` if the flight is abandoned.
-async fn queue(workspace: &Workspace, leader: &Leader, latest: Moment) -> Option<PermitOutcome> {
-    let pending = match workspace.dispatcher.queue(&leader.client().unwrap_or_default(), latest) {
+async fn queue(workspace: &Workspace, leader: &Leader, origin: Origin, latest: Moment) -> Option<PermitOutcome> {
+    let pending = match workspace.dispatcher.queue(&leader.client().unwrap_or_default(), origin, latest) {
         Ok(pending) => pending,
         Err(failure) => return Some(Err(failure)),
     };
@@ -80,9 +101,14 @@ async fn queue(workspace: &Workspace, leader: &Leader, latest: Moment) -> Option
 }
 
 /// Waits for the permit of a renewal; as a request's, once one has joined.
-async fn queue_renewal(workspace: &Workspace, leader: &Leader, renewal: &mut Renewal) -> Option<PermitOutcome> {
+async fn queue_renewal(
+    workspace: &Workspace,
+    leader: &Leader,
+    origin: Origin,
+    renewal: &mut Renewal,
+) -> Option<PermitOutcome> {
     if leader.client().is_none() {
-        let pending = workspace.dispatcher.queue_renewal(renewal.rank);
+        let pending = workspace.dispatcher.queue_renewal(renewal.rank, origin);
         renewal.slot = None;
         let permit = match pending {
             Ok(pending) => promotable(workspace, leader, pending).await?,
@@ -94,7 +120,7 @@ async fn queue_renewal(workspace: &Workspace, leader: &Leader, renewal: &mut Ren
         }
     }
     renewal.slot = None;
-    queue(workspace, leader, Moment::NEVER).await
+    queue(workspace, leader, origin, Moment::NEVER).await
 }
 
 /// Waits for the permit of a queued renewal, and promotes it when a request joins.

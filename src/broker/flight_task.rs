@@ -12,6 +12,7 @@ use super::handle::Broker;
 use super::workspace::Workspace;
 use crate::audit::{self, Actor, Subject};
 use crate::metrics::RenewalOutcome;
+use crate::policy::admission::Origin;
 use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::Reason;
 use crate::policy::refresh::learned::books::Books;
@@ -24,6 +25,8 @@ pub enum Cause {
     Request(Actor<'static>),
     /// A renewal or a prefetch.
     Renewal(Renewal),
+    /// A test of a suspicion: this entry's key has had a token; does it get another?
+    Probe(Arc<Entry>),
 }
 
 /// The entry that is renewed, why it is, and the rank of its call in the queue.
@@ -41,6 +44,8 @@ pub struct FlightTask {
     pub workspace: Arc<Workspace>,
     pub leader: Leader,
     pub cause: Cause,
+    /// What its calls are made for.
+    pub origin: Origin,
     /// The calls that were made.
     pub attempts: u32,
 }
@@ -51,9 +56,12 @@ impl FlightTask {
         // Without an attempt the dispatcher refused the permit, and its callers get that failure.
         if self.attempts > 0 {
             self.log(&outcome);
-            if let Err(failure) = &outcome {
-                self.remember(failure);
-            }
+        }
+        let outcome = outcome.map_err(|failure| self.workspace.dispatcher.told(failure, &self.origin));
+        if self.attempts > 0
+            && let Err(failure) = &outcome
+        {
+            self.remember(failure);
         }
         let failure = outcome.as_ref().err().cloned();
         self.leader.complete(outcome.map(|grant| self.store(grant)).map_err(Into::into));
@@ -87,7 +95,7 @@ impl FlightTask {
     /// A renewal is tried once, so a later request may try again, but not if this outcome also answers
     /// followers. A lack of file descriptors says nothing about the key.
     fn remember(&self, failure: &Failure) {
-        let is_renewal = matches!(self.cause, Cause::Renewal(_));
+        let is_renewal = !matches!(self.cause, Cause::Request(_));
         if *failure != Failure::OutOfFiles && (failure.is_lasting() || !is_renewal || self.leader.has_followers()) {
             let Self { broker, leader, .. } = self;
             broker.0.negative_cache.add(leader.key(), failure.clone().into(), broker.0.clock.now());
@@ -107,17 +115,19 @@ impl FlightTask {
         let entry = broker.0.table.get(leader.key()).unwrap_or_else(|| {
             // A rejected token's entry has left the table, but its demand goes on.
             let demand = match cause {
-                Cause::Renewal(renewal) => Arc::clone(&renewal.entry.demand),
+                Cause::Renewal(Renewal { entry, .. }) | Cause::Probe(entry) => Arc::clone(&entry.demand),
                 Cause::Request(_) => Arc::new(Demand::new(window, token.grant.sent())),
             };
             Arc::new(Entry::new(leader.key().clone(), demand))
         });
+        entry.set_party(self.origin.party);
         let serves_longer = |old: &CachedToken| old.floor(floor) > token.floor(floor);
         let stored = flights.is_current(leader) && !entry.token().is_some_and(|old| serves_longer(&old));
         if stored {
             let mut state = entry.lock();
             refresher.plan_renewal(&entry, &mut state, due);
             broker.0.table.store(&entry, state, Arc::clone(&token));
+            workspace.witnesses.add(&entry);
         }
         Issued { entry, token, stored }
     }
@@ -130,6 +140,7 @@ impl FlightTask {
         let (actor, reason) = match cause {
             Cause::Request(actor) => (actor, "asked"),
             Cause::Renewal(renewal) => (&Actor::Broker, renewal.reason.as_str()),
+            Cause::Probe(_) => (&Actor::Broker, "probe"),
         };
         match outcome {
             Ok(grant) => {

@@ -16,6 +16,7 @@
 //! | demand of a key | the demand history |
 //! | schedule, draws of a workspace | due times |
 //! | hard floors | when each token is dropped |
+//! | witnesses of a workspace | keys that got a token |
 //! | index, evicted entries, coverage | themselves |
 //!
 //! The key table is a moka cache. It is never touched under an entry's lock, since any call may run its
@@ -41,6 +42,7 @@ mod handle;
 mod index;
 mod locks;
 mod negative_cache;
+mod prober;
 mod refresher;
 mod removal;
 mod request;
@@ -50,6 +52,7 @@ mod serve;
 mod stress;
 mod table;
 mod upkeep;
+mod witnesses;
 mod workspace;
 
 pub use background::Background;

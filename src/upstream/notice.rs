@@ -32,6 +32,10 @@ pub fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Cha
         (_, Some(Change::Closed)) => {
             tracing::info!(workspace, "circuit breaker closed: Courier answers again; the rate of calls rises slowly");
         }
+        (_, Some(Change::Dismissed)) => tracing::info!(
+            workspace,
+            "circuit breaker closed: Courier serves a client whose calls did not fail; only other clients' fail"
+        ),
         _ => {}
     }
 }

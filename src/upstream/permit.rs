@@ -3,13 +3,23 @@
 use tokio::sync::oneshot;
 
 use super::failure::Failure;
-use crate::policy::admission::WaitingCall;
+use crate::policy::admission::{Origin, WaitingCall};
 use crate::policy::admission::queue::{Class, Place};
 
 /// The right to make one call. It cannot be copied, and only a dispatcher grants it.
 #[derive(Debug)]
 pub struct Permit {
     pub(super) class: Class,
+    pub(super) origin: Origin,
+}
+
+/// The party that a call is made for. Its failures are held against it alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party<'a> {
+    /// The client of this name.
+    Client(&'a str),
+    /// The users of the token key: with sessions, all share one client.
+    Users,
 }
 
 /// A permit that is granted now or later. Dropping it cancels the call.
@@ -40,30 +50,34 @@ impl PendingPermit {
     }
 
     /// A permit that need not be waited for.
-    pub(super) const fn granted(class: Class) -> Self {
-        Self(Pending::Granted(Permit { class }))
+    pub(super) const fn granted(class: Class, origin: Origin) -> Self {
+        Self(Pending::Granted(Permit { class, origin }))
     }
 
     /// Queues a waiter by `queue`, which returns its place.
-    pub(super) fn queued<E>(queue: impl FnOnce(Waiter) -> Result<Place, E>) -> Result<Self, E> {
+    pub(super) fn queued<E>(origin: Origin, queue: impl FnOnce(Waiter) -> Result<Place, E>) -> Result<Self, E> {
         let (sender, permit) = oneshot::channel();
-        Ok(Self(Pending::Queued(queue(Waiter(sender))?, permit)))
+        Ok(Self(Pending::Queued(queue(Waiter { sender, origin })?, permit)))
     }
 }
 
 /// The queue's side of a [`PendingPermit`].
 #[derive(Debug)]
-pub struct Waiter(oneshot::Sender<Result<Permit, Failure>>);
+pub struct Waiter {
+    sender: oneshot::Sender<Result<Permit, Failure>>,
+    origin: Origin,
+}
 
 impl Waiter {
     /// Ends the wait. A caller that has just hung up loses its permit.
     pub fn end(self, permit: Result<Class, Failure>) {
-        let _ = self.0.send(permit.map(|class| Permit { class }));
+        let origin = self.origin;
+        let _ = self.sender.send(permit.map(|class| Permit { class, origin }));
     }
 }
 
 impl WaitingCall for Waiter {
     fn is_cancelled(&self) -> bool {
-        self.0.is_closed()
+        self.sender.is_closed()
     }
 }

@@ -5,6 +5,7 @@ mod support;
 
 mod chaos;
 mod clock;
+mod isolation;
 mod neighbours;
 mod notices;
 mod outage;

@@ -38,4 +38,4 @@ mod tests;
 pub mod throttle;
 
 pub use self::machine::{Admission, Event, WaitingCall};
-pub use self::response::{Rejection, Response};
+pub use self::response::{EndedCall, Origin, Rejection, Response};

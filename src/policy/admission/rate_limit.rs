@@ -33,9 +33,11 @@ impl RateLimit {
 
     /// Takes the permit of a call that leaves now; `false` if none may leave yet.
     pub fn take(&mut self, now: Moment) -> bool {
-        if now < self.throttle.next_at() {
-            return false;
-        }
+        now >= self.throttle.next_at() && self.take_in_pause(now)
+    }
+
+    /// Takes the permit of a call that neither a pause nor a lower rate holds back.
+    pub fn take_in_pause(&mut self, now: Moment) -> bool {
         match self.bucket.take(now) {
             Ok(left) => {
                 self.throttle.on_admit(now);
@@ -47,6 +49,11 @@ impl RateLimit {
                 false
             }
         }
+    }
+
+    /// Forgets the old API key's 429s.
+    pub fn reset(&mut self) {
+        self.throttle = Throttle::new(&self.budget);
     }
 
     /// When the next call may leave, at the earliest. After [`RateLimit::take`] failed it is exact.
