@@ -28,6 +28,9 @@ struct Remembered {
 const CAPACITY: u64 = 10_000;
 /// A lasting failure is kept for this long, or down to half of it.
 const LASTING: Duration = Duration::from_secs(30);
+/// A status that blames the request (404, 405, ...) is kept for this long, or down to half of it. After an outage that
+/// answers so, users are refused for no longer.
+const BRIEF: Duration = Duration::from_secs(9);
 /// A transient failure is kept for this long, or little less.
 ///
 /// Courier's PHP SDK retries after one and after two seconds, ignoring `Retry-After`; neither retry makes a further call.
@@ -50,6 +53,10 @@ impl NegativeCache {
     pub fn add(&self, key: &TokenKey, refusal: Refusal, now: Moment) {
         let (longest, least) = match &refusal {
             Refusal::Upstream(Failure::Unconfirmed(_)) => (UNCONFIRMED, LEAST_UNCONFIRMED),
+            // Courier's API answers so, or what is in between and for a moment.
+            Refusal::Upstream(Failure::Unavailable(status)) if Failure::Unavailable(*status).is_lasting() => {
+                (BRIEF, 0.5)
+            }
             Refusal::Upstream(failure) if failure.is_lasting() => (LASTING, 0.5),
             _ => (TRANSIENT, LEAST_TRANSIENT),
         };

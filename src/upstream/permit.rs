@@ -3,8 +3,8 @@
 use tokio::sync::oneshot;
 
 use super::failure::Failure;
-use crate::policy::admission::{Origin, WaitingCall};
 use crate::policy::admission::queue::{Class, Place};
+use crate::policy::admission::{Origin, WaitingCall};
 
 /// The right to make one call. It cannot be copied, and only a dispatcher grants it.
 #[derive(Debug)]

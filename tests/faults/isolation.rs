@@ -88,7 +88,8 @@ async fn clients_whose_keys_fail_hurt_no_client_that_seldom_calls() {
 
 #[tokio::test(start_paused = true)]
 async fn attack_that_begins_before_any_success_hurts_no_other_client() {
-    no_attack_hurts(|failure| Attack { is_cold: true, ..by(&["storm", "squall"], Keys::New, SECOND / 4)(failure) }).await;
+    no_attack_hurts(|failure| Attack { is_cold: true, ..by(&["storm", "squall"], Keys::New, SECOND / 4)(failure) })
+        .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,6 +25,8 @@ pub struct Throttle {
     most: f64,
     /// Between the least and the most.
     rate: f64,
+    /// How long the rate takes to rise from nothing to the whole.
+    ramp: Duration,
     /// When the rate was last lowered; responses to calls sent earlier do not lower it again.
     lowered_at: Moment,
     /// When the rate was last raised.
@@ -37,12 +39,18 @@ pub struct Throttle {
     paused_at: Moment,
 }
 
-/// How long the rate takes to rise from nothing to the whole.
+/// How long the rate takes to rise from nothing to the whole after a 429.
 ///
-/// After an outage every fresh token is missing, so the rise is the load that Courier restarts
-/// under. With 5 s, a Courier that is up again but cold gets its full load at once; with 30 s, a client that
-/// uses half of the budget has failures for a quarter of a minute after the recovery.
-pub const RAMP: Duration = Duration::from_secs(10);
+/// With 10 s, a Courier that permits a quarter of the budget answers every third call with 429; with 60 s, the
+/// budget is unused for a minute after a passing limit.
+const RAMP: Duration = Duration::from_secs(30);
+
+/// How long the rate takes to rise from nothing to the whole after an outage.
+///
+/// After it every fresh token is missing, so the rise is the load that Courier restarts under. With 5 s, a
+/// Courier that is up again but cold gets its full load at once; with 30 s, a client that uses half of the
+/// budget has failures for a quarter of a minute after the recovery.
+pub const RESTART_RAMP: Duration = Duration::from_secs(10);
 
 /// The lateness of timers that is made up for.
 ///
@@ -63,7 +71,7 @@ impl Throttle {
         let (whole, least, past) = (budget.rate(), budget.least(), Moment::from_nanos(0));
         let most = whole + f64::from(budget.departing_burst());
         let (lowered_at, raised_at, last_admit, paused_until, paused_at) = (past, past, past, past, past);
-        Self { whole, least, most, rate: most, lowered_at, raised_at, last_admit, paused_until, paused_at }
+        Self { whole, least, most, rate: most, ramp: RAMP, lowered_at, raised_at, last_admit, paused_until, paused_at }
     }
 
     /// The present rate, in calls a second.
@@ -100,7 +108,7 @@ impl Throttle {
     pub fn on_throttled(&mut self, sent: Moment, now: Moment) {
         // The other calls in flight get the same response; the round counts once.
         if sent >= self.lowered_at {
-            self.lower(self.rate() / 2.0, now);
+            self.lower(self.rate() / 2.0, RAMP, now);
         }
     }
 
@@ -111,7 +119,7 @@ impl Throttle {
         }
         self.paused_until = self.paused_until.max(now + pause);
         if pause >= LONGEST_PAUSE {
-            self.lower(self.least, now);
+            self.lower(self.least, RAMP, now);
         }
     }
 
@@ -122,18 +130,18 @@ impl Throttle {
         }
         if self.rate < self.most && sent >= self.lowered_at {
             let gone = now.since(self.raised_at).min(STEP.max(self.period()));
-            self.rate = (self.rate + self.whole * gone.as_secs_f64() / RAMP.as_secs_f64()).min(self.most);
+            self.rate = (self.rate + self.whole * gone.as_secs_f64() / self.ramp.as_secs_f64()).min(self.most);
             self.raised_at = now;
         }
     }
 
     /// Restarts at the least rate after an outage.
     pub fn restart(&mut self, now: Moment) {
-        self.lower(self.least, now);
+        self.lower(self.least, RESTART_RAMP, now);
     }
 
-    fn lower(&mut self, rate: f64, now: Moment) {
-        self.rate = rate.max(self.least);
+    fn lower(&mut self, rate: f64, ramp: Duration, now: Moment) {
+        (self.rate, self.ramp) = (rate.max(self.least), ramp);
         (self.lowered_at, self.raised_at) = (now, now);
         self.last_admit = now;
     }
@@ -170,13 +178,13 @@ mod tests {
         let (mut throttle, mut now) = throttle();
         throttle.restart(now);
         assert_eq!(throttle.rate(), 2.0);
-        for _ in 0..150 {
+        for _ in 0..50 {
             let sent = now;
             now = now + SECOND / 10;
             throttle.on_success(sent, now);
         }
         assert!((throttle.rate() - 12.0).abs() < 0.1, "{}", throttle.rate());
-        for _ in 0..150 {
+        for _ in 0..50 {
             now = now + SECOND / 10;
             throttle.on_success(now, now);
         }
@@ -184,7 +192,7 @@ mod tests {
         // One success after a night raises it by a step only.
         throttle.restart(now);
         throttle.on_success(now, now + SECOND * 40_000);
-        assert!(throttle.rate() < 3.0);
+        assert_eq!(throttle.rate(), 4.0);
     }
 
     #[test]

@@ -180,7 +180,8 @@ impl Attack {
     }
 
     fn failing_request(&self, number: usize) -> TokenRequest<'static> {
-        let lifetime = if matches!(self.keys, Keys::Lifetimes) { format!("{}s", 100 + number) } else { "1h".to_owned() };
+        let lifetime =
+            if matches!(self.keys, Keys::Lifetimes) { format!("{}s", 100 + number) } else { "1h".to_owned() };
         let client = self.clients[number % self.clients.len()];
         self.request(client, &self.failing_user(number), &lifetime)
     }

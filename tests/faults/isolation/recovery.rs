@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use courier_token_broker::broker::TokenRequest;
 use courier_token_broker::audit::Actor;
+use courier_token_broker::broker::TokenRequest;
 use courier_token_broker::simulator::{Delivery, Fault};
 
 use crate::support::test_broker::{MS, SECOND, TestBroker, TestSetup, ask, join_all};
@@ -83,7 +83,7 @@ async fn single_user_is_served_within_five_seconds_of_an_outage() {
             test.pass(100 * MS).await;
         }
         let late = test.clock.now().since(well);
-        let most = if matches!(fault, Fault::Status(404, ..)) { 30 } else { 5 };
+        let most = if matches!(fault, Fault::Status(404, ..)) { 10 } else { 5 };
         assert!(late <= most * SECOND, "{fault:?}: {late:?}");
     }
 }

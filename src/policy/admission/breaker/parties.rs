@@ -21,6 +21,8 @@ pub struct PartyRecord {
     /// Its retries: no other party uses them up.
     pub retries: RetryBudget,
     keys: VecDeque<Key>,
+    /// The users who got both a token and a 429 within a minute, and when the second came.
+    mixed: VecDeque<(u64, Moment)>,
     /// When its last response came.
     last_at: Moment,
     succeeded_at: Option<Moment>,
@@ -30,7 +32,6 @@ pub struct PartyRecord {
 #[derive(Debug)]
 struct Key {
     key: u64,
-    user: u64,
     at: Moment,
     last: Response,
     issued_at: Option<Moment>,
@@ -70,7 +71,13 @@ impl Parties {
             party.succeeded_at = Some(now);
             party.retries.deposit();
         }
-        party.key(origin, now).record(response, now);
+        if party.key(origin, now).record(response, now) {
+            party.mixed.retain(|(user, _)| *user != origin.user);
+            party.mixed.push_back((origin.user, now));
+            if party.mixed.len() > LEAST_MIXED {
+                party.mixed.pop_front();
+            }
+        }
     }
 
     /// What is remembered of the party.
@@ -176,7 +183,6 @@ impl PartyRecord {
         let place = self.keys.iter().position(|key| key.key == origin.key);
         let key = place.and_then(|place| self.keys.remove(place)).unwrap_or_else(|| Key {
             key: origin.key,
-            user: origin.user,
             at: now,
             last: Response::Rejected,
             issued_at: None,
@@ -184,7 +190,9 @@ impl PartyRecord {
             held_until: Moment::default(),
         });
         if self.keys.len() == MOST_KEYS {
-            self.keys.pop_front();
+            // A pause is not forgotten because of other keys, unless all have one.
+            let oldest = self.keys.iter().position(|key| key.held_until <= now).unwrap_or_default();
+            self.keys.remove(oldest);
         }
         self.keys.push_back(key);
         let last = self.keys.len() - 1;
@@ -198,25 +206,28 @@ impl PartyRecord {
         (recent().count(), failed, recent().filter(|key| key.last == Response::Issued).count())
     }
 
-    /// The users that got both a token and a 429 in the last minute.
+    /// The users that got both a token and a 429 in the last minute, up to [`LEAST_MIXED`].
     fn mixed(&self, now: Moment) -> usize {
-        let is_recent = |at: Option<Moment>| at.is_some_and(|at| now.since(at) < MAX_AGE);
-        let mixed = self.keys.iter().filter(|key| is_recent(key.issued_at) && is_recent(key.throttled_at));
-        let users: std::collections::BTreeSet<_> = mixed.map(|key| key.user).collect();
-        users.len()
+        self.mixed.iter().filter(|(_, at)| now.since(*at) < MAX_AGE).count()
     }
 }
 
 impl Key {
-    fn record(&mut self, response: Response, now: Moment) {
+    /// Records a response; returns whether the key got both a token and a 429 within a minute.
+    fn record(&mut self, response: Response, now: Moment) -> bool {
         (self.at, self.last) = (now, response);
-        match response {
-            Response::Issued => (self.issued_at, self.held_until) = (Some(now), now),
+        let other = match response {
+            Response::Issued => {
+                (self.issued_at, self.held_until) = (Some(now), now);
+                self.throttled_at
+            }
             Response::Throttled(pause) => {
                 self.throttled_at = Some(now);
                 self.held_until = now + pause.unwrap_or_default().min(LONGEST_PAUSE);
+                self.issued_at
             }
-            _ => {}
-        }
+            _ => None,
+        };
+        other.is_some_and(|at| now.since(at) < MAX_AGE)
     }
 }

@@ -93,9 +93,10 @@ impl Run {
 
     /// Whether it suggests that all calls fail. With `several` parties, failures of one are not enough.
     pub fn is_grave(&self, several: bool) -> bool {
-        let failing = self.users.len() >= LEAST_USERS
-            && self.since.is_some_and(|since| self.last.since(since) >= LEAST_SPAN);
-        (failing || self.throttled() && self.throttled.len() >= LEAST_THROTTLED) && (!several || self.parties.len() >= 2)
+        let failing =
+            self.users.len() >= LEAST_USERS && self.since.is_some_and(|since| self.last.since(since) >= LEAST_SPAN);
+        (failing || self.throttled() && self.throttled.len() >= LEAST_THROTTLED)
+            && (!several || self.parties.len() >= 2)
     }
 
     /// Whether the same API key was refused again while nothing has ever succeeded.
