@@ -1,12 +1,17 @@
 //! The prober: tests by keys that have had a token whether Courier serves any key.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::entry::Entry;
+use super::entry::{CachedToken, Entry};
 use super::flight;
 use super::flight_task::Cause;
 use super::handle::Broker;
 use super::workspace::Workspace;
+
+/// The longest time that a call takes as a rule. Half of it is less than a usual timeout; twice of it leaves out half of the
+/// tokens of a minute.
+const LONGEST_CALL: Duration = Duration::from_secs(10);
 
 /// Probes whenever the dispatcher wants it, until it is cancelled.
 ///
@@ -28,9 +33,15 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     }
 }
 
-/// Whether the key still has a token, and some caller may ask for another.
+/// Whether the key has a fresh token, and some caller may ask for another.
+///
+/// Requests for a stale one would wait for the probe, which may hang.
 fn may_call(broker: &Broker, workspace: &Workspace, entry: &Arc<Entry>) -> bool {
-    entry.token().is_some_and(|token| !workspace.is_purged(token.grant.sent())) && broker.is_entitled(&entry.key)
+    let fresh_until = broker.0.clock.now() + LONGEST_CALL;
+    let is_fit = |token: Arc<CachedToken>| {
+        token.floor(&broker.0.settings.floor) > fresh_until && !workspace.is_purged(token.grant.sent())
+    };
+    entry.token().is_some_and(is_fit) && broker.is_entitled(&entry.key)
 }
 
 /// Starts the call for a key, unless it has left the table or has a flight.

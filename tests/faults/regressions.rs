@@ -6,6 +6,7 @@ use courier_token_broker::broker::Source;
 use courier_token_broker::clock::{Clock, Moment};
 use courier_token_broker::metrics::Metrics;
 use courier_token_broker::policy::admission::Origin;
+use courier_token_broker::policy::admission::queue::Rank;
 use courier_token_broker::simulator::Fault;
 use courier_token_broker::token::TokenKey;
 use courier_token_broker::upstream::{Cause, Dispatcher, Failure, Party, answer};
@@ -91,6 +92,11 @@ async fn opened_dispatcher() -> (Dispatcher, FakeIssuer) {
 #[tokio::test(start_paused = true)]
 async fn refresher_wakes_when_capacity_frees_between_its_checks() {
     let (dispatcher, _) = opened_dispatcher().await;
+    // The probes that may leave at once.
+    let known = Origin { is_known: true, ..origin(&dispatcher, &ask("jane", "1h").key) };
+    while dispatcher.has_room() {
+        drop(dispatcher.queue_renewal(Rank::IN_USE, known));
+    }
     // Consumes the notification that is already pending.
     dispatcher.wait_for_room().await;
     assert!(!dispatcher.has_room());

@@ -83,7 +83,12 @@ async fn single_user_is_served_within_five_seconds_of_an_outage() {
             test.pass(100 * MS).await;
         }
         let late = test.clock.now().since(well);
-        let most = if matches!(fault, Fault::Status(404, ..)) { 10 } else { 5 };
+        let most = match fault {
+            // What blames the request is remembered for longer, and her last call hangs on for five seconds.
+            Fault::Status(404, ..) => 10,
+            Fault::Delivery(Delivery::Never) => 7,
+            _ => 5,
+        };
         assert!(late <= most * SECOND, "{fault:?}: {late:?}");
     }
 }

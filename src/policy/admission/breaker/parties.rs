@@ -110,6 +110,11 @@ impl Parties {
         self.get(party).is_some_and(|party| party.is_failing(now))
     }
 
+    /// Whether calls of the party have failed since a minute before that moment, and none has succeeded.
+    pub fn has_failed_since(&self, party: u64, moment: Moment) -> bool {
+        self.get(party).is_some_and(|party| party.circuit.run.reaches(moment))
+    }
+
     /// Whether the last call for the key failed, in the last minute.
     pub fn has_failed(&self, origin: &Origin, now: Moment) -> bool {
         let key = self.get(origin.party).and_then(|party| party.keys.iter().find(|key| key.key == origin.key));

@@ -13,11 +13,12 @@ impl Breaker {
         if sent < self.since && response != Response::Issued {
             return Effect::default();
         }
-        let was_failing = self.parties.is_failing(origin.party, now);
+        let is_recovery =
+            self.workspace.opening().is_some_and(|open| self.parties.has_failed_since(origin.party, open.since));
         let was_shedding = self.is_shedding(now);
         self.parties.record(response, &origin, now);
         if response == Response::Issued {
-            return self.record_success(call, was_failing);
+            return self.record_success(call, is_recovery);
         }
         if !response.is_adverse() {
             return Effect::default();
@@ -29,13 +30,13 @@ impl Breaker {
         effect
     }
 
-    fn record_success(&mut self, call: &EndedCall, was_failing: bool) -> Effect {
+    fn record_success(&mut self, call: &EndedCall, is_recovery: bool) -> Effect {
         self.has_succeeded = true;
         if let Some(party) = self.parties.get_mut(call.origin.party) {
             party.circuit.on_success(call.sent, call.now);
         }
         let Some(open) = self.workspace.on_success(call.sent, call.now) else { return Effect::default() };
-        if !was_failing {
+        if !is_recovery {
             return Effect { change: Some(Change::Dismissed), rate: None };
         }
         self.parties.close();

@@ -81,6 +81,11 @@ impl Run {
         ends
     }
 
+    /// Whether it has failures since a minute before that moment.
+    pub fn reaches(&self, moment: Moment) -> bool {
+        self.since.is_some() && self.ended + MAX_AGE >= moment
+    }
+
     /// Whether it has failures of the last minute.
     pub fn is_live(&self, now: Moment) -> bool {
         self.since.is_some() && now.since(self.ended) < MAX_AGE
