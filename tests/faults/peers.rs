@@ -273,8 +273,9 @@ async fn stale_token_is_served_at_once_while_the_breaker_is_open() {
     }
     // The last tries end now.
     test.pass(SECOND / 5).await;
-    // A key that has had a token may probe. Hers does so once, and she waits for it.
+    // A key that has had a token may probe. Hers does so once, and hangs.
     let _ = test.ask("jane", "1h").await.expect("a token");
+    test.pass(4 * SECOND).await;
     assert_eq!(wait_for_the_old_one(&test).await, Duration::ZERO, "while the breaker is open");
     // The call for another user is a probe, and hangs.
     let calls = test.courier.call_count();
