@@ -15,7 +15,9 @@ use std::sync::LazyLock;
 use prometheus::{Encoder, IntCounter, Registry, TextEncoder};
 
 pub use jwks::JwksMetrics;
-pub use label::{CallOutcome, Dropped, FetchOutcome, Outcome, ReloadOutcome, Reloaded, Removal, RenewalOutcome, Route};
+pub use label::{
+    CallOutcome, Dropped, FetchOutcome, ReloadOutcome, Reloaded, Removal, RenewalOutcome, RequestOutcome, Route,
+};
 pub use process::{CertificateMetrics, ProcessMetrics};
 pub use workspace::WorkspaceMetrics;
 
@@ -162,7 +164,7 @@ mod tests {
     #[test]
     fn every_child_counts_where_its_labels_say() {
         let (metrics, workspace) = complete();
-        metrics.request(Route::Tokens, Outcome::Collapsed, 0.5);
+        metrics.request(Route::Tokens, RequestOutcome::Collapsed, 0.5);
         workspace.upstream_requests_total[Class::Renewal][CallOutcome::Mismatch].inc();
         workspace.renewals_total[Reason::Due][RenewalOutcome::Failed].inc();
         let text = String::from_utf8(metrics.text().expect("text")).expect("UTF-8");
