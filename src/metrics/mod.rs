@@ -15,7 +15,9 @@ use std::sync::LazyLock;
 use prometheus::{Encoder, IntCounter, Registry, TextEncoder};
 
 pub use jwks::JwksMetrics;
-pub use label::{CallOutcome, Dropped, FetchOutcome, Outcome, ReloadOutcome, Reloaded, Removal, RenewalOutcome, Route};
+pub use label::{
+    CallOutcome, Dropped, FetchOutcome, ReloadOutcome, Reloaded, Removal, RenewalOutcome, RequestOutcome, Route,
+};
 pub use process::{CertificateMetrics, ProcessMetrics};
 pub use workspace::WorkspaceMetrics;
 
