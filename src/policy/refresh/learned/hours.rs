@@ -67,7 +67,9 @@ impl Hours {
     /// The hours with requests from `from` to `to`, 64 at most, but so many days before; the first is bit 0.
     fn used_on(&self, day: u64, from: u64, to: u64) -> u64 {
         let from = from.saturating_sub(day * DAY).max((self.hour + 1).saturating_sub(HOURS));
-        let Some(length) = to.checked_sub(day * DAY).and_then(|to| to.min(self.hour).checked_sub(from)) else { return 0 };
+        let Some(length) = to.checked_sub(day * DAY).and_then(|to| to.min(self.hour).checked_sub(from)) else {
+            return 0;
+        };
         let (word, shift) = ((from % HOURS / 64) as usize, from % 64);
         let words = u128::from(self.used[(word + 1) % 3]) << 64 | u128::from(self.used[word]);
         (words >> shift) as u64 & (u64::MAX >> (63 - length.min(63)))
