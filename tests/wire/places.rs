@@ -182,14 +182,15 @@ async fn heads_of_one_user_leave_the_other_users_alone() {
 
 #[tokio::test]
 async fn user_beyond_the_rate_is_refused_and_no_other_user_is() {
-    let (broker, signer) = ed25519_broker(|sessions| sessions.requests_per_second = 1.0).await;
+    let signer = Signer::ed25519();
+    let (sessions, _key) = sessions_of(&signer);
+    let broker = Setup::new().sessions(RawSessions { requests_per_second: 0.1, ..sessions }).start().await;
     let session = signer.session("k", "mallory");
     let mut statuses = Vec::new();
     let mut connection = Connection::open(broker.address).await;
     for _ in 0..30 {
         let answer = connection.ask(&call(&session)).await;
         if answer.status == 429 {
-            assert_eq!(answer.header("retry-after"), Some("1"), "{answer:?}");
             is_a_refusal(&answer, true);
         }
         statuses.push(answer.status);
@@ -213,7 +214,7 @@ async fn default_rate_of_users_lets_pages_with_many_tabs_through() {
     let (broker, signer) = ed25519_broker(|_| {}).await;
     let session = signer.session("k", "jane");
     let mut connection = Connection::open(broker.address).await;
-    for _ in 0..15 {
+    for _ in 0..40 {
         assert_eq!(connection.ask(&call(&session)).await.status, 200);
     }
 }
