@@ -29,6 +29,7 @@ use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{Settings, SettingsError, WorkspaceSettings};
 use crate::http::admin::{Admin, Readiness};
+use crate::http::api::ApiSettings;
 use crate::http::server::{Address, Connections, Listener, ListenerLimits, Passed, RequestBody, Socket, Tls};
 use crate::metrics::Metrics;
 use crate::upstream::{Courier, Dispatcher};
@@ -96,7 +97,10 @@ impl App {
         let route = settings.sessions.as_ref().map(|sessions| &sessions.route);
         let entitlements = Entitlements::new(&settings.http, &settings.clients, route);
         broker.renew_only(move |key| entitlements.include(key));
-        let api = fixed.build_api(settings.http, settings.clients, settings.sessions, None)?;
+        // A request may take a connection of its own, and one client at most half of them.
+        let requests_in_flight = settings.http.requests_in_flight.min(files.apps);
+        let http = ApiSettings { requests_in_flight, ..settings.http };
+        let api = fixed.build_api(http, settings.clients, settings.sessions, None)?;
         let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
         if let Some(tls) = &tls {
             let certificates = tls.current();
