@@ -58,6 +58,17 @@ async fn silent_connections_keep_no_caller_out() {
 }
 
 #[tokio::test]
+async fn caller_that_is_served_keeps_its_connection_beside_silent_ones() {
+    let broker = crowded().await;
+    let mut caller = Connection::open(broker.address).await;
+    assert_eq!(caller.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
+    for _ in 0..5 {
+        let _attack = silent(broker.address, 4 * MOST, b"").await;
+        assert_eq!(caller.ask(&HttpRequest::issue(GOOD[0].1)).await.source(), "hit");
+    }
+}
+
+#[tokio::test]
 async fn unfinished_tls_keeps_no_caller_out() {
     let authority = Authority::new();
     let tls = authority.settings(&authority.sign(&[HOST]));

@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
@@ -125,6 +126,10 @@ fn service<F: Answer>(
         async move {
             let response = answered.await;
             open.answered = response.extensions().get::<Cancelled>().is_none();
+            // The answer to a preflight, which strangers can make, is another.
+            if response.status() == StatusCode::OK {
+                open.succeed();
+            }
             drop(open);
             Ok::<_, Infallible>(response)
         }
@@ -224,7 +229,7 @@ async fn finish_requests<C: Future>(
     loop {
         let ended = timeout(patience, &mut connection).await;
         let is_served = match give_way {
-            Some(GiveWay) => state.activity.idle_since().is_none(),
+            Some(GiveWay) => state.activity.idle().is_none(),
             None => state.activity.is_any_open(),
         };
         match ended {

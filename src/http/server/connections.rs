@@ -17,9 +17,11 @@ use super::activity::Activity;
 /// The open connections of some listeners, which share a limit.
 ///
 /// Where there are too many, the one that has been idle for longest gives way to a new one: idle since its last
-/// request ended, or since its start if it has made none. A connection whose request is being served stays. So callers
-/// that are silent shut nobody out, and a caller keeps its connection while it makes requests more often than the
-/// whole listener is filled anew.
+/// request ended, or since its start if it has made none. A connection whose request is being served stays.
+///
+/// While more than a quarter are strangers', without a request that succeeded, a stranger's gives way. So silent
+/// callers shut nobody out: those who are served keep their connections, and a new caller has as long for its first
+/// request as it takes to open a quarter of all connections anew.
 ///
 /// The lock is taken when a connection opens or closes, not for requests.
 pub struct Connections {
@@ -61,6 +63,8 @@ pub struct SubnetFull;
 
 /// How often it looks again for an idle connection where each has a request.
 const RETRY: Duration = Duration::from_millis(50);
+/// Strangers' connections are the first to give way while they are more than one of so many.
+const STRANGERS: usize = 4;
 /// One of so many connections is noted as idle for each look at all of them.
 const NOTED: usize = 16;
 const MOST_NOTED: usize = 1024;
@@ -133,7 +137,7 @@ impl Connections {
         for is_last_look in [false, true] {
             while let Some((used, id)) = noted.pop() {
                 let Some(connection) = all.get_mut(&id) else { continue };
-                if connection.activity.idle_since() == Some(used)
+                if connection.activity.idle().is_some_and(|idle| idle.since == used)
                     && let Some(stop) = connection.stop.take()
                 {
                     // It fails if the connection just ended.
@@ -181,13 +185,17 @@ impl Connections {
     }
 }
 
-/// The connections that have been idle for longest, the oldest last: a part of them.
+/// The connections that are to give way next, the last one first.
 fn longest_idle(all: &HashMap<u64, OpenConnection>, of: Option<ListenerId>) -> Vec<(u64, u64)> {
-    let idle = |(id, connection): (&u64, &OpenConnection)| {
-        let is_candidate = connection.stop.is_some() && of.is_none_or(|listener| connection.listener == listener);
-        connection.activity.idle_since().filter(|_| is_candidate).map(|used| (used, *id))
-    };
-    let mut idle: Vec<_> = all.iter().filter_map(idle).collect();
+    let (mut known, mut strangers, mut count) = (Vec::new(), Vec::new(), 0);
+    for (id, connection) in all.iter().filter(|(_, one)| of.is_none_or(|listener| one.listener == listener)) {
+        count += 1;
+        if let Some(idle) = connection.activity.idle().filter(|_| connection.stop.is_some()) {
+            if idle.is_known { &mut known } else { &mut strangers }.push((idle.since, *id));
+        }
+    }
+    let are_strangers_first = known.is_empty() || strangers.len() > count / STRANGERS;
+    let mut idle = if are_strangers_first { strangers } else { known };
     let noted = (idle.len() / NOTED).clamp(1, MOST_NOTED);
     if idle.len() > noted {
         idle.select_nth_unstable(noted);
@@ -258,6 +266,37 @@ mod tests {
         busy.1.await_peer();
         assert!(connections.close_one(None));
         assert!(gave_way(&mut busy));
+    }
+
+    #[test]
+    fn strangers_give_way_first_while_they_are_many() {
+        let connections = Connections::new(100);
+        let listener = connections.add_listener();
+        let mut known: Vec<_> = (0..70).map(|_| add(&connections, listener)).collect();
+        for connection in &known {
+            connection.1.begin();
+            connection.1.succeed();
+            connection.1.end(connections.tick());
+        }
+        let mut strangers: Vec<_> = (0..30).map(|_| add(&connections, listener)).collect();
+        for _ in 0..20 {
+            let before: Vec<_> = strangers.iter_mut().map(gave_way).collect();
+            assert!(connections.close_one(None));
+            let closed = strangers.iter_mut().position(gave_way);
+            let known = known.iter_mut().position(gave_way);
+            assert!(before.iter().all(|gave_way| !gave_way) && closed.is_some() != known.is_some());
+            match closed {
+                // The oldest, while they are more than a quarter.
+                Some(place) => {
+                    assert_eq!(place, 0);
+                    drop(strangers.remove(0));
+                }
+                None => assert!(strangers.len() <= 26, "{}", strangers.len()),
+            }
+            // A new one takes its place.
+            strangers.push(add(&connections, listener));
+        }
+        assert!(strangers.len() >= 25, "{}", strangers.len());
     }
 
     #[test]

@@ -135,6 +135,13 @@ pub struct OpenRequest {
     pub answered: bool,
 }
 
+impl OpenRequest {
+    /// Notes that it was successful.
+    pub fn succeed(&self) {
+        self.state.activity.succeed();
+    }
+}
+
 impl Drop for OpenRequest {
     fn drop(&mut self) {
         self.state.activity.end(self.state.listener.connections.tick());
