@@ -238,7 +238,7 @@ mod tests {
 
     fn add(connections: &Arc<Connections>, listener: ListenerId) -> Added {
         let permit = || Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
-        connections.add(listener, None, [permit(), permit()]).ok().expect("no limit")
+        connections.add(listener, None, [permit(), permit()]).unwrap_or_else(|_| panic!("no limit"))
     }
 
     fn gave_way((_, _, stopped): &mut Added) -> bool {
