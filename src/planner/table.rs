@@ -151,6 +151,7 @@ mod tests {
             ],
             "{shown}"
         );
+        assert!(shown.contains("\nRecommended: mode learned with extra_calls = 0.15: "), "{shown}");
         assert!(shown.contains("\nSettings:\n\n[refresh]\nmode = \"learned\"\nextra_calls = 0.15\n\n"), "{shown}");
     }
 

@@ -182,6 +182,12 @@ async fn audit_lines_are_in_the_log_at_any_level_unless_off() {
         let said = lines(&ended.stderr);
         let events: BTreeSet<_> = said.iter().map(|line| line["event"].as_str().unwrap_or_default()).collect();
         assert_eq!(events, wanted, "{ended:?}");
+        for issued in said.iter().filter(|line| line["event"] == "issued") {
+            let shown =
+                ["target", "workspace", "users", "reason"].map(|field| issued[field].as_str().unwrap_or_default());
+            assert_eq!(shown, ["audit", "default", "jane", "asked"], "{ended:?}");
+            assert_eq!(issued["lifetime_seconds"], 86_400, "{ended:?}");
+        }
     }
 }
 

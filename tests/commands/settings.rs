@@ -1,7 +1,5 @@
 //! Settings whose errors are easy to overlook: misplaced secrets, addresses open to all, several errors at once.
 
-use courier_token_broker::auth::Digest;
-
 use crate::support::child::{ANY_PORT, Ended, Program, settings};
 use crate::support::issuer::{AUDIENCE, ISSUER};
 use crate::support::pki::Authority;
@@ -88,15 +86,6 @@ fn secret_in_the_place_of_a_path_is_not_repeated() {
             assert_eq!(ended.code, Some(2), "{ended:?}");
             assert!(!ended.stderr.contains("hunter2"), "{name}: {}", ended.stderr);
         }
-    }
-}
-
-#[test]
-fn digest_of_nothing_is_refused() {
-    for nothing in ["", "\n", "\r\n"] {
-        let digest = Digest::of(nothing);
-        let text = format!("{WORKSPACE}[[clients]]\nname = \"web\"\nkey_sha256 = [\"{digest}\"]\n");
-        is_refused_for(&check(&text), &["clients[0].key_sha256: is the SHA-256 of the empty text"]);
     }
 }
 
@@ -290,6 +279,7 @@ fn check_ends_with_a_summary() {
     let wanted =
         "OK: 2 workspaces, 1 client, sessions on, listening on 127.0.0.1:8080 and unix:/run/x, admin on 127.0.0.1:9090";
     assert_eq!(ended.stdout.last().map(String::as_str), Some(wanted), "{ended:?}");
+    assert!(["[sessions]", "leeway = \"30s\""].iter().all(|part| ended.stdout.iter().any(|line| line == part)));
 }
 
 #[test]

@@ -54,26 +54,37 @@ async fn connection_without_a_whole_head_is_closed() {
     assert_eq!(broker.courier.call_count(), 1);
 }
 
-/// Sends a byte now and then and never completes the head.
+/// Sends a byte of a first or a later head now and then. The connection ends long before its idle timeout.
 #[tokio::test]
 async fn slow_head_is_cut_off() {
     let broker = Setup::new().settings(|raw| raw.server.limits.header_timeout.0 = SECOND).start().await;
-    let stream = TcpStream::connect(broker.address).await.expect("the listener accepts");
-    trickle_head(stream, SECOND * 3).await;
+    for is_first in [true, false] {
+        let mut stream = TcpStream::connect(broker.address).await.expect("the listener accepts");
+        if !is_first {
+            assert_eq!(Connection::over(&mut stream).ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
+        }
+        let (mut reader, mut writer) = stream.into_split();
+        let trickling = tokio::spawn(async move {
+            let _ = writer.write_all(b"POST /auth/issue-token HTTP/1.1\r\nX: ").await;
+            while writer.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(SECOND / 20).await;
+            }
+        });
+        let closed = tokio::time::timeout(SECOND * 30, reader.read_to_end(&mut Vec::new())).await;
+        assert!(closed.is_ok(), "it is still open");
+        trickling.abort();
+    }
 }
 
-/// Sends a byte of a head now and then. The connection must end within this time.
-pub async fn trickle_head(stream: TcpStream, most: Duration) {
-    let (mut reader, mut writer) = stream.into_split();
-    let trickling = tokio::spawn(async move {
-        let _ = writer.write_all(b"POST /auth/issue-token HTTP/1.1\r\nX: ").await;
-        while writer.write_all(b"x").await.is_ok() {
-            tokio::time::sleep(SECOND / 20).await;
-        }
-    });
-    let closed = tokio::time::timeout(most, reader.read_to_end(&mut Vec::new())).await;
-    assert!(closed.is_ok(), "it is still open");
-    trickling.abort();
+#[tokio::test]
+async fn idle_connection_outlives_the_head_timeout() {
+    let broker = Setup::new().settings(|raw| raw.server.limits.header_timeout.0 = SECOND).start().await;
+    let mut connection = Connection::open(broker.address).await;
+    for _ in 0..2 {
+        assert_eq!(connection.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
+        tokio::time::sleep(SECOND * 3 / 2).await;
+    }
+    assert_eq!(connection.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
 }
 
 #[tokio::test]
