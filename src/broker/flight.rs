@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::flight_task::{Cause, FlightTask, Renewal};
+use super::flight_task::{FlightCause, FlightTask, Renewal};
 use super::flights::Leader;
 use super::handle::Broker;
 use super::workspace::Workspace;
@@ -13,7 +13,7 @@ use crate::token::{Grant, TokenKey};
 use crate::upstream::{CALL_TIME, Failure, Party, PendingPermit, Permit};
 
 /// Starts the task of a registered flight.
-pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause: Cause) {
+pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause: FlightCause) {
     let (broker, workspace) = (broker.clone(), Arc::clone(workspace));
     let runtime = broker.0.runtime.clone();
     let origin = origin(&broker, &workspace, leader.key(), &cause);
@@ -27,18 +27,18 @@ pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause:
 }
 
 /// The origin of a flight's calls.
-fn origin(broker: &Broker, workspace: &Workspace, key: &TokenKey, cause: &Cause) -> Origin {
+fn origin(broker: &Broker, workspace: &Workspace, key: &TokenKey, cause: &FlightCause) -> Origin {
     let dispatcher = &workspace.dispatcher;
     match cause {
-        Cause::Request(actor) => {
+        FlightCause::Request(actor) => {
             let party = match actor {
                 Actor::Session => Party::Users,
                 actor => Party::Client(actor.client().unwrap_or_default()),
             };
             dispatcher.origin(key, dispatcher.party(party, key), broker.0.table.contains(key))
         }
-        Cause::Renewal(Renewal { entry, .. }) => dispatcher.origin(key, entry.party(), true),
-        Cause::Probe(entry) => Origin { is_probe: true, ..dispatcher.origin(key, entry.party(), true) },
+        FlightCause::Renewal(Renewal { entry, .. }) => dispatcher.origin(key, entry.party(), true),
+        FlightCause::Probe(entry) => Origin { is_probe: true, ..dispatcher.origin(key, entry.party(), true) },
     }
 }
 
@@ -51,8 +51,8 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
     let (clock, dispatcher) = (&broker.0.clock, &workspace.dispatcher);
     let deadline = clock.now() + broker.0.settings.timeout;
     let mut permit = match cause {
-        Cause::Request(_) | Cause::Probe(_) => queue(workspace, leader, origin, Moment::NEVER).await?,
-        Cause::Renewal(renewal) => queue_renewal(workspace, leader, origin, renewal).await?,
+        FlightCause::Request(_) | FlightCause::Probe(_) => queue(workspace, leader, origin, Moment::NEVER).await?,
+        FlightCause::Renewal(renewal) => queue_renewal(workspace, leader, origin, renewal).await?,
     };
     let mut failed = None;
     loop {

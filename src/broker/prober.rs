@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::entry::{CachedToken, Entry};
 use super::flight;
-use super::flight_task::Cause;
+use super::flight_task::FlightCause;
 use super::handle::Broker;
 use super::workspace::Workspace;
 
@@ -51,6 +51,6 @@ fn probe(broker: &Broker, workspace: &Arc<Workspace>, entry: &Arc<Entry>) -> boo
     let leader = may_call(broker, workspace, entry).then(|| flights.try_register(&entry.key)).flatten();
     drop(flights);
     let Some(leader) = leader else { return false };
-    flight::start(broker, workspace, leader, Cause::Probe(Arc::clone(entry)));
+    flight::start(broker, workspace, leader, FlightCause::Probe(Arc::clone(entry)));
     true
 }

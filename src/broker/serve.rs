@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::entry::{CachedToken, Entry};
 use super::flight;
-use super::flight_task::Cause;
+use super::flight_task::FlightCause;
 use super::flights::{Follower, Issued};
 use super::handle::Broker;
 use super::request::{Answer, Refusal, Source, TokenRequest};
@@ -37,6 +37,15 @@ impl Broker {
         match Box::pin(self.fetch(request, stale, max_wait, asked)).await {
             Ok(answer) => Ok(answer),
             Err(refusal) => stale.and_then(|why| self.serve_stale(request, why, asked)).ok_or(refusal),
+        }
+    }
+
+    /// Answers a request from the table alone: `None` if the table has no token that is fresh enough.
+    pub fn get_cached(&self, request: &TokenRequest<'_>) -> Option<Answer> {
+        let asked = self.0.clock.now();
+        match self.look_up(request, asked)? {
+            (entry, token, Freshness::Serve { is_due }) => Some(self.serve_hit(&entry, &token, is_due, asked)),
+            _ => None,
         }
     }
 
@@ -113,7 +122,7 @@ impl Broker {
         let follower = leader.join(client);
         // A task that can't start drops its flight, which takes the lock.
         drop(flights);
-        flight::start(self, workspace, leader, Cause::Request(request.actor.clone().into_owned()));
+        flight::start(self, workspace, leader, FlightCause::Request(request.actor.clone().into_owned()));
         Ok((follower, false))
     }
 
