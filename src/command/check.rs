@@ -82,7 +82,7 @@ async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {
         let (dispatcher, _) = dispatcher(workspace, clock, &metrics)?;
         let sent = clock.now();
         // The budget is full, so the call gets its permit at once.
-        let Ok(pending) = dispatcher.queue("", Moment::NEVER) else { continue };
+        let Ok(pending) = dispatcher.queue("", &key, Moment::NEVER) else { continue };
         let Ok(permit) = pending.permit().await else { continue };
         match dispatcher.issue(permit, &key).await {
             Ok(_) => println!("# workspace {name}: token issued in {} ms", clock.now().since(sent).as_millis()),

@@ -1,6 +1,6 @@
 //! The dispatcher: drives the admission of one workspace's calls to Courier.
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,12 +45,14 @@ pub struct Dispatcher {
     room: Notify,
     /// When the last outage ended, in nanoseconds.
     recovered_at: AtomicU64,
+    /// Makes numbers of users, which no caller can foresee.
+    users: RandomState,
     clock: Clock,
     metrics: WorkspaceMetrics,
 }
 
 struct State {
-    /// Waiting users are queued by the name of their client.
+    /// Clients are told apart by their names.
     admission: Admission<Arc<str>, Waiter>,
     /// The number of queued calls of each class.
     depths: [usize; Class::ALL.len()],
@@ -78,39 +80,41 @@ impl Dispatcher {
             earlier: Notify::new(),
             room: Notify::new(),
             recovered_at: AtomicU64::new(0),
+            users: RandomState::new(),
             clock,
             metrics,
         }
     }
 
-    /// Queues a call for a user of this client who waits until `deadline`, or refuses it.
-    pub fn queue(&self, client: &str, deadline: Moment) -> Result<PendingPermit, Failure> {
+    /// Queues a call that a user of this client waits for until `deadline`, or refuses it.
+    pub fn queue(&self, client: &str, key: &TokenKey, deadline: Moment) -> Result<PendingPermit, Failure> {
         self.drive(|State { admission, tallies, .. }, now| {
             if admission.admit_now(Class::Waiting, now)? {
                 return Ok(self.granted(Class::Waiting));
             }
             let queue = |waiter| admission.queue_user(client.into(), waiter, deadline, now);
-            PendingPermit::queued(queue).inspect_err(|rejection| tallies.count_rejection(*rejection))
+            PendingPermit::queued(self.user(key), queue).inspect_err(|rejection| tallies.count_rejection(*rejection))
         })
         .map_err(Rejection::into)
     }
 
     /// Queues a renewal, or refuses it.
-    pub fn queue_renewal(&self, rank: Rank) -> Result<PendingPermit, Failure> {
+    pub fn queue_renewal(&self, rank: Rank, key: &TokenKey) -> Result<PendingPermit, Failure> {
         self.drive(|State { admission, .. }, now| {
             if admission.admit_now(rank.class(), now)? {
                 return Ok(self.granted(rank.class()));
             }
-            PendingPermit::queued(|waiter| Ok(admission.queue_renewal(rank, waiter, now)))
+            PendingPermit::queued(self.user(key), |waiter| Ok(admission.queue_renewal(rank, waiter, now)))
         })
         .map_err(Rejection::into)
     }
 
-    /// Promotes a queued renewal that a user of this client waits for from now on.
+    /// Puts a queued call into the line of another client too, whose user waits for it until `deadline`.
     ///
-    /// A renewal that was admitted already is unaffected.
-    pub fn promote(&self, place: Place, client: &str) -> Result<(), Failure> {
-        self.drive(|state, now| state.admission.promote(place, client.into(), now)).map_err(Rejection::into)
+    /// The call leaves by the turn that comes first. An error refuses this client's place alone; `false`
+    /// means that the call is queued no more.
+    pub fn join(&self, place: Place, client: &str, deadline: Moment) -> Result<bool, Failure> {
+        self.drive(|state, now| state.admission.join(place, client.into(), deadline, now)).map_err(Rejection::into)
     }
 
     /// Drops all queued renewals. No user waits for these.
@@ -169,6 +173,13 @@ impl Dispatcher {
     /// How long a key that was due at `due` has waited for the budget. An outage does not count.
     pub fn lateness(&self, due: Moment, now: Moment) -> Duration {
         now.since(due.max(Moment::from_nanos(self.recovered_at.load(Ordering::Relaxed))))
+    }
+
+    /// The users of a token, as a number.
+    fn user(&self, key: &TokenKey) -> u64 {
+        let mut hasher = self.users.build_hasher();
+        key.users().for_each(|user| user.hash(&mut hasher));
+        hasher.finish()
     }
 
     fn note_recovery(&self, now: Moment) {

@@ -23,7 +23,7 @@ enum Pending {
 }
 
 impl PendingPermit {
-    /// The place in the queue, for promotion; `None` if the permit was granted at once.
+    /// The place in the queue, for those who join the call; `None` if the permit was granted at once.
     pub const fn place(&self) -> Option<Place> {
         match &self.0 {
             Pending::Granted(_) => None,
@@ -44,26 +44,34 @@ impl PendingPermit {
         Self(Pending::Granted(Permit { class }))
     }
 
-    /// Queues a waiter by `queue`, which returns its place.
-    pub(super) fn queued<E>(queue: impl FnOnce(Waiter) -> Result<Place, E>) -> Result<Self, E> {
-        let (sender, permit) = oneshot::channel();
-        Ok(Self(Pending::Queued(queue(Waiter(sender))?, permit)))
+    /// Queues a waiter for the token of this user by `queue`, which returns its place.
+    pub(super) fn queued<E>(user: u64, queue: impl FnOnce(Waiter) -> Result<Place, E>) -> Result<Self, E> {
+        let (permit, pending) = oneshot::channel();
+        Ok(Self(Pending::Queued(queue(Waiter { permit, user })?, pending)))
     }
 }
 
 /// The queue's side of a [`PendingPermit`].
 #[derive(Debug)]
-pub struct Waiter(oneshot::Sender<Result<Permit, Failure>>);
+pub struct Waiter {
+    permit: oneshot::Sender<Result<Permit, Failure>>,
+    /// The user whose token it is for, as a number.
+    user: u64,
+}
 
 impl Waiter {
     /// Ends the wait. A caller that has just hung up loses its permit.
     pub fn end(self, permit: Result<Class, Failure>) {
-        let _ = self.0.send(permit.map(|class| Permit { class }));
+        let _ = self.permit.send(permit.map(|class| Permit { class }));
     }
 }
 
 impl WaitingCall for Waiter {
     fn is_cancelled(&self) -> bool {
-        self.0.is_closed()
+        self.permit.is_closed()
+    }
+
+    fn user(&self) -> u64 {
+        self.user
     }
 }

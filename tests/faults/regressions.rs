@@ -74,9 +74,11 @@ async fn opened_dispatcher() -> (Dispatcher, FakeIssuer) {
     issuer.fail(|_| Some(Failure::Connect(Cause::Closed.into())));
     let dispatcher = setup.dispatcher(issuer.clone(), &Metrics::new().unwrap());
     let mut users = 0..;
-    while let Ok(turn) = dispatcher.queue("", Moment::NEVER) {
-        let key = ask(&users.next().expect("another").to_string(), "1h").key;
+    let mut next_key = || ask(&users.next().expect("another").to_string(), "1h").key;
+    let mut key = next_key();
+    while let Ok(turn) = dispatcher.queue("", &key, Moment::NEVER) {
         let _ = dispatcher.issue(turn.permit().await.unwrap(), &key).await;
+        key = next_key();
     }
     (dispatcher, issuer)
 }
@@ -102,8 +104,9 @@ async fn delay_by_an_outage_does_not_raise_the_price_of_renewals() {
     tokio::time::advance(HOUR).await;
     assert_eq!(dispatcher.lateness(due, clock.now()), clock.now().since(due));
     issuer.fail(|_| None);
-    let turn = dispatcher.queue("", Moment::NEVER).expect("a probe");
-    dispatcher.issue(turn.permit().await.unwrap(), &ask("jane", "1h").key).await.expect("a token");
+    let key = ask("jane", "1h").key;
+    let turn = dispatcher.queue("", &key, Moment::NEVER).expect("a probe");
+    dispatcher.issue(turn.permit().await.unwrap(), &key).await.expect("a token");
     assert_eq!(dispatcher.lateness(due, clock.now()), Duration::ZERO);
     tokio::time::advance(SECOND).await;
     assert_eq!(dispatcher.lateness(due, clock.now()), SECOND);
