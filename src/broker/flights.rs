@@ -238,6 +238,8 @@ impl Drop for Leader {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::broker::fixture;
 
@@ -269,6 +271,29 @@ mod tests {
         drop(leader);
         assert_eq!(follower.outcome().await.err(), Some(Refusal::Lost));
         flights.drained().await;
+    }
+
+    #[tokio::test]
+    async fn refused_flight_stays_open_for_a_client_that_joins() {
+        let flights = Arc::new(Flights::new());
+        let leader = register(&flights);
+        let followers = [leader.join("app"), leader.join("web")];
+        let refusals = [1, 2].map(|seconds| Failure::Limited(Duration::from_secs(seconds)));
+        let refuse = |client: &str, refusal: &Failure| {
+            leader.with_waiters(|waiters| waiters.set_place(client, Err(refusal.clone())));
+        };
+        refuse("app", &refusals[0]);
+        assert!(!leader.close(), "the other client asks for a place");
+        refuse("web", &refusals[1]);
+        drop(leader.join("app"));
+        assert!(!leader.close(), "its line may be shorter by now");
+        refuse("app", &refusals[0]);
+        assert!(leader.close());
+        assert!(flights.lock(&key()).join(&key(), "calm").is_none());
+        leader.refuse(&Failure::Stopping);
+        for (follower, refusal) in followers.iter().zip(refusals) {
+            assert_eq!(follower.outcome().await.err(), Some(refusal.into()));
+        }
     }
 
     #[test]

@@ -170,15 +170,7 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     ///
     /// A call that stands in a shorter line too stays, since it leaves by the turn of that.
     pub fn shed(&mut self, newest: Place) -> Option<(Place, T)> {
-        let newest = self.calls.get(&newest)?;
-        let mut lines = self.lines.longest_first(newest.clients.first()?);
-        let last = lines.find_map(|(client, users)| {
-            let least = self.lines.len(client) - 1;
-            let is_alike =
-                |place: &&Place| self.calls[place].clients.iter().all(|other| self.lines.len(other) >= least);
-            users.longest_first(&newest.user).find_map(|(_, places)| places.iter().rev().find(is_alike))
-        });
-        let last = *last?;
+        let last = self.last(newest)?;
         self.remove(last).map(|(_, call)| (last, call))
     }
 
@@ -243,6 +235,17 @@ impl<C: Ord + Clone, T> Queue<C, T> {
         // A call in several lines was counted in each.
         let before = before.min(self.depth(Class::Waiting));
         before + self.renewals_among(before, self.renewals.len())
+    }
+
+    /// The place of the call that would leave last, for [`Queue::shed`].
+    fn last(&self, newest: Place) -> Option<Place> {
+        let newest = self.calls.get(&newest)?;
+        self.lines.longest_first(newest.clients.first()?).find_map(|(client, users)| {
+            let least = self.lines.len(client) - 1;
+            let is_alike =
+                |place: &&Place| self.calls[place].clients.iter().all(|other| self.lines.len(other) >= least);
+            users.longest_first(&newest.user).find_map(|(_, places)| places.iter().rev().find(is_alike).copied())
+        })
     }
 
     fn insert(&mut self, user: u64, class: Class, call: T) -> Place {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Admission, Budget, Class, Event, MAX_WAIT, Moment, Place, Rank, Rejection, SECOND, START, WaitingCall};
+use super::{Admission, Budget, Class, Event, MAX_WAIT, Moment, Place, Rank, Rejection, START, WaitingCall};
 
 /// A call by its token key.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ struct Flight {
 struct Wait {
     /// Its queued calls.
     calls: usize,
+    /// Its calls that were cancelled; the queue may still have them.
+    cancelled: usize,
     /// The permits for others since it began to wait, or since its last one.
     others: usize,
     since: Option<Moment>,
@@ -86,7 +88,8 @@ impl Model {
 
     fn run(&mut self) {
         for _ in 0..25 {
-            self.pass(self.period.mul_f64(self.random.f64() * 3.0));
+            let periods = self.random.f64() * 3.0;
+            self.pass(self.period.mul_f64(periods));
             let client = self.random.usize(..self.kinds.len());
             self.act(client);
             match self.random.u8(..10) {
@@ -172,7 +175,7 @@ impl Model {
                 self.flights.insert(key, Flight { place, user, clients: vec![client as u8], is_cancelled });
                 self.begin(client);
             }
-            Err(rejection) => self.check_refusal(client, user, rejection),
+            Err(rejection) => self.check_refusal(client, Some(user), rejection),
         }
         self.poll();
     }
@@ -205,7 +208,10 @@ impl Model {
             && let Some(flight) = self.flights.remove(&key)
         {
             flight.is_cancelled.set(true);
-            flight.clients.iter().for_each(|client| self.waits[usize::from(*client)].calls -= 1);
+            for client in flight.clients {
+                let wait = &mut self.waits[usize::from(client)];
+                (wait.calls, wait.cancelled) = (wait.calls - 1, wait.cancelled + 1);
+            }
         }
     }
 
@@ -227,12 +233,13 @@ impl Model {
                     self.count_permit(&flight.clients);
                     flight.clients.iter().for_each(|client| self.waits[usize::from(*client)].calls -= 1);
                 }
+                // A cancelled call may have been the last.
+                Event::Refused { call, .. } if call.is_cancelled.get() => {}
                 Event::Refused { call, rejection } => {
-                    // A cancelled call may have been the last.
-                    let Some(flight) = self.flights.remove(&call.key) else { continue };
+                    let flight = self.flights.remove(&call.key).expect("a call is refused once");
                     assert!(!flight.clients.is_empty(), "a renewal is refused");
                     for client in flight.clients {
-                        self.check_refusal(client.into(), flight.user, rejection);
+                        self.check_refusal(client.into(), None, rejection);
                         self.waits[usize::from(client)].calls -= 1;
                     }
                 }
@@ -256,34 +263,27 @@ impl Model {
         }
     }
 
-    /// Checks that a client's own line is the reason of its refusal, and that it ends by then.
-    fn check_refusal(&self, client: usize, user: u64, rejection: Rejection) {
+    /// Checks that a client's own line is the reason of its refusal.
+    fn check_refusal(&self, client: usize, user: Option<u64>, rejection: Rejection) {
         let Rejection::Limited(wait) = rejection else { panic!("{rejection:?}") };
         assert!(wait > MAX_WAIT);
-        let clients = self.kinds.len();
-        let turns = |calls: usize| (calls + calls / 9 + 2) as u32;
-        // If each client before it has as many calls as this one. Cancelled calls are counted by none.
-        let own = self.line(client).count() + self.cancelled();
-        assert!(self.period * turns((own + 1) * clients) > MAX_WAIT, "client {client} of {clients} has {own} calls");
-        if self.kinds[client] == Kind::Greedy && user >> 32 == client as u64 {
-            let of_user = self.line(client).filter(|flight| flight.user == user).count() + self.cancelled();
-            let users =
-                GREEDY_USERS as usize + self.line(client).filter(|flight| flight.user >> 32 != client as u64).count();
-            let turns = turns((of_user + 1) * users * clients);
-            assert!(self.period * turns > MAX_WAIT, "a user of {users} has {of_user} calls");
+        let (clients, cancelled) = (self.kinds.len(), self.waits[client].cancelled);
+        // If each other client has as many calls as this one; with the renewals, and the time to the next permit.
+        let lasts = |calls: usize| self.period * (calls + calls / 9 + 2) as u32;
+        let line = self.flights.values().filter(|flight| flight.clients.contains(&(client as u8)));
+        let own = line.clone().count() + cancelled;
+        assert!(lasts((own + 2) * clients) > MAX_WAIT, "client {client} of {clients} has {own} calls");
+        if let Some(user) = user
+            && self.kinds[client] == Kind::Greedy
+        {
+            let own = line.filter(|flight| flight.user == user).count() + cancelled;
+            let calls = (own + 1) * GREEDY_USERS as usize * clients;
+            assert!(lasts(calls) > MAX_WAIT, "the user of client {client} of {clients} has {own} calls");
         }
-    }
-
-    fn line(&self, client: usize) -> impl Iterator<Item = &Flight> {
-        self.flights.values().filter(move |flight| flight.clients.contains(&(client as u8)))
-    }
-
-    fn cancelled(&self) -> usize {
-        0
     }
 }
 
-/// A permit for a renewal counts as a turn too.
+/// Permits for renewals count as turns too. A refusal is due to the client's own line.
 #[test]
 fn wait_for_a_permit_is_a_turn_for_each_client_and_one_more() {
     for seed in 0..10_000 {
