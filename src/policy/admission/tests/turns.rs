@@ -79,7 +79,7 @@ impl Model {
     fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let budget = Budget::new(random.f64() * 20.0 + 2.0, random.u32(1..4)).expect("a budget");
-        let clients = random.usize(2..if seed.is_multiple_of(4) { 30 } else { 10 });
+        let clients = random.usize(2..if seed.is_multiple_of(8) { 30 } else { 10 });
         let kinds: Vec<_> = (0..clients).map(|_| KINDS[random.usize(..KINDS.len())]).collect();
         let (waits, period) = (vec![Wait::default(); clients], budget.period());
         let admission = Admission::new(Some(budget), MAX_WAIT);
@@ -87,7 +87,7 @@ impl Model {
     }
 
     fn run(&mut self) {
-        for _ in 0..25 {
+        for _ in 0..16 {
             let periods = self.random.f64() * 3.0;
             self.pass(self.period.mul_f64(periods));
             let client = self.random.usize(..self.kinds.len());
