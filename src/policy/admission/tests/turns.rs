@@ -30,6 +30,8 @@ struct Flight {
     place: Place,
     user: u64,
     clients: Vec<u8>,
+    /// When it has left, if it is the first of its user.
+    latest: Moment,
     is_cancelled: Rc<Cell<bool>>,
 }
 
@@ -41,7 +43,7 @@ struct Wait {
     /// Its calls that were cancelled; the queue may still have them.
     cancelled: usize,
     /// The permits for others since it began to wait, or since its last one.
-    others: usize,
+    others: u32,
     since: Option<Moment>,
 }
 
@@ -172,7 +174,8 @@ impl Model {
         let call = Call { key, user, is_cancelled: Rc::clone(&is_cancelled) };
         match self.admission.queue_user(client as u8, call, Moment::NEVER, self.now) {
             Ok(place) => {
-                self.flights.insert(key, Flight { place, user, clients: vec![client as u8], is_cancelled });
+                let latest = self.latest(client, user);
+                self.flights.insert(key, Flight { place, user, clients: vec![client as u8], latest, is_cancelled });
                 self.begin(client);
             }
             Err(rejection) => self.check_refusal(client, Some(user), rejection),
@@ -188,13 +191,27 @@ impl Model {
         wait.calls += 1;
     }
 
+    /// When a user's call leaves that this client has queued now: after a turn of each of its users.
+    fn latest(&self, client: usize, user: u64) -> Moment {
+        let is_first = self.flights.values().all(|flight| flight.user != user);
+        let turns = self.turns() * GREEDY_USERS as u32;
+        if self.kinds[client] == Kind::Greedy && is_first { self.now + self.period * turns } else { Moment::NEVER }
+    }
+
+    /// The permits until a client that waits gets one. A renewal comes first, and then after each nine users.
+    fn turns(&self) -> u32 {
+        let clients = self.kinds.len() as u32;
+        clients + 1 + (clients - 1) / 9
+    }
+
     fn renew(&mut self) {
         self.keys += 1;
         let (key, is_cancelled) = (self.keys, Rc::new(Cell::new(false)));
         if self.admission.admit_now(Class::Ahead, self.now) != Ok(true) {
             let call = Call { key, user: key, is_cancelled: Rc::clone(&is_cancelled) };
             let place = self.admission.queue_renewal(Rank::IN_USE, call, self.now);
-            self.flights.insert(key, Flight { place, user: key, clients: Vec::new(), is_cancelled });
+            let latest = Moment::NEVER;
+            self.flights.insert(key, Flight { place, user: key, clients: Vec::new(), latest, is_cancelled });
         } else {
             self.count_permit(&[]);
         }
@@ -230,6 +247,7 @@ impl Model {
                 Event::Admitted { call, .. } => {
                     assert!(!call.is_cancelled.get(), "a cancelled call leaves");
                     let flight = self.flights.remove(&call.key).expect("a call leaves once");
+                    assert!(self.now <= flight.latest, "a user waits for more than a turn of each other user");
                     self.count_permit(&flight.clients);
                     flight.clients.iter().for_each(|client| self.waits[usize::from(*client)].calls -= 1);
                 }
@@ -249,14 +267,12 @@ impl Model {
 
     /// Counts a permit for these clients.
     fn count_permit(&mut self, served: &[u8]) {
-        let clients = self.kinds.len();
-        // A renewal comes first, and then after each nine calls of users.
-        let turns = clients + 1 + (clients - 1) / 9;
+        let (clients, turns) = (self.kinds.len(), self.turns());
         for (client, wait) in self.waits.iter_mut().enumerate().filter(|(_, wait)| wait.calls > 0) {
             wait.others += 1;
             assert!(wait.others <= turns, "client {client} of {clients} waits for more than {turns} turns");
             let waited = self.now.since(wait.since.expect("it waits"));
-            assert!(waited <= self.period * turns as u32, "client {client} of {clients} waits for {waited:?}");
+            assert!(waited <= self.period * turns, "client {client} of {clients} waits for {waited:?}");
             if served.contains(&(client as u8)) {
                 (wait.others, wait.since) = (0, Some(self.now));
             }
