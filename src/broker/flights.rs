@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use super::locks::{Guard, Lock, Order};
 use super::request::Refusal;
-use super::waiters::{Outcome, Waiters};
+use super::waiters::{FlightOutcome, Waiters};
 use crate::token::TokenKey;
 use crate::upstream::Failure;
 
@@ -132,12 +132,12 @@ impl Flight {
 /// A request that waits for the outcome of a flight.
 pub struct Follower {
     flight: Arc<Flight>,
-    outcome: Option<watch::Receiver<Option<Outcome>>>,
+    outcome: Option<watch::Receiver<Option<FlightOutcome>>>,
 }
 
 impl Follower {
     /// Waits until the flight is complete, or this client's place in the queue is refused.
-    pub async fn outcome(&self) -> Outcome {
+    pub async fn outcome(&self) -> FlightOutcome {
         let Some(mut outcome) = self.outcome.clone() else { return Err(Refusal::Lost) };
         let complete = outcome.wait_for(Option::is_some).await;
         complete.ok().and_then(|outcome| outcome.clone()).unwrap_or(Err(Refusal::Lost))
@@ -210,7 +210,7 @@ impl Leader {
     /// Removes the flight from the table, then gives its followers the outcome.
     ///
     /// In this order, a request that finds no flight finds the token in the key table.
-    pub fn complete(&self, outcome: &Outcome) {
+    pub fn complete(&self, outcome: &FlightOutcome) {
         self.leave(&mut self.flights.lock(self.key()));
         self.flight.waiters.lock().answer(outcome);
     }

@@ -9,7 +9,7 @@ use super::request::Refusal;
 use crate::upstream::Failure;
 
 /// The outcome of a flight, for each of its followers.
-pub type Outcome = Result<Issued, Refusal>;
+pub type FlightOutcome = Result<Issued, Refusal>;
 
 /// A token that a call returned.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ struct Group {
     client: Arc<str>,
     place: ClientPlace,
     /// Its receivers are the followers.
-    outcome: watch::Sender<Option<Outcome>>,
+    outcome: watch::Sender<Option<FlightOutcome>>,
 }
 
 /// A client's place in the queue, for the call of a flight.
@@ -47,7 +47,7 @@ enum ClientPlace {
 
 impl Waiters {
     /// Adds a follower of this client; returns whether the client now asks for a place.
-    pub fn join(&mut self, client: &str) -> (watch::Receiver<Option<Outcome>>, bool) {
+    pub fn join(&mut self, client: &str) -> (watch::Receiver<Option<FlightOutcome>>, bool) {
         let index = self.groups.iter().position(|group| *group.client == *client).unwrap_or_else(|| {
             let (outcome, place) = (watch::Sender::new(None), ClientPlace::None);
             self.groups.push(Group { client: client.into(), place, outcome });
@@ -112,7 +112,7 @@ impl Waiters {
     }
 
     /// Gives all followers the outcome.
-    pub fn answer(&mut self, outcome: &Outcome) {
+    pub fn answer(&mut self, outcome: &FlightOutcome) {
         for group in self.groups.drain(..) {
             group.outcome.send_replace(Some(outcome.clone()));
         }
