@@ -7,8 +7,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::demand::Demand;
 use super::entry::{CachedToken, Entry};
-use super::flights::{Issued, Leader};
+use super::flights::Leader;
 use super::handle::Broker;
+use super::waiters::Issued;
 use super::workspace::Workspace;
 use crate::audit::{self, Actor, Subject};
 use crate::metrics::RenewalOutcome;
@@ -53,7 +54,7 @@ pub struct FlightTask {
 impl FlightTask {
     /// Completes the flight. A failure changes nothing in the table.
     pub fn complete(self, outcome: Result<Grant, Failure>) {
-        // Without an attempt the dispatcher refused the permit, and its callers get that failure.
+        // Without an attempt the dispatcher refused the permit.
         if self.attempts > 0 {
             self.log(&outcome);
         }
@@ -64,7 +65,10 @@ impl FlightTask {
             self.remember(failure);
         }
         let failure = outcome.as_ref().err().cloned();
-        self.leader.complete(outcome.map(|grant| self.store(grant)).map_err(Into::into));
+        match outcome {
+            Err(failure) if self.attempts == 0 => self.leader.refuse(&failure),
+            outcome => self.leader.complete(&outcome.map(|grant| self.store(grant)).map_err(Into::into)),
+        }
         if let FlightCause::Renewal(Renewal { reason, entry, .. }) = &self.cause {
             let refresher = &self.workspace.refresher;
             if self.attempts > 0 {

@@ -10,7 +10,7 @@
 //! | lock | guards |
 //! |---|---|
 //! | flights: a shard of a workspace's table | which flight a key has, and what is stored and removed under it |
-//! | waiters of a flight | their number, the client of the first |
+//! | waiters of a flight | its followers by client, and each client's place in the queue |
 //! | state of an entry | its plan, and the exchange of its token |
 //! | learner of a workspace | the forecast and the price |
 //! | demand of a key | the demand history |
@@ -52,6 +52,7 @@ mod serve;
 mod stress;
 mod table;
 mod upkeep;
+mod waiters;
 mod witnesses;
 mod workspace;
 

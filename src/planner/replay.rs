@@ -186,8 +186,8 @@ impl<'a> Replay<'a> {
         }
         self.waiting.entry(number).or_default().push(now);
         match key.flight {
-            // Courier asks for no pause, so no promotion is refused.
-            Flight::Queued(place) => drop(self.admission.promote(place, (), now)),
+            // However long it waits, no place is refused.
+            Flight::Queued(place) => drop(self.admission.join(place, (), Moment::NEVER, now)),
             Flight::Open => {}
             Flight::None => self.call(None, number, now),
         }

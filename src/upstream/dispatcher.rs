@@ -55,7 +55,7 @@ pub struct Dispatcher {
 }
 
 struct State {
-    /// Waiting users are queued by the name of their client.
+    /// Clients are told apart by their names.
     admission: Admission<Arc<str>, Waiter>,
     /// The number of queued calls of each class.
     depths: [usize; Class::ALL.len()],
@@ -130,11 +130,12 @@ impl Dispatcher {
         .map_err(Rejection::into)
     }
 
-    /// Promotes a queued renewal that a user of this client waits for from now on.
+    /// Puts a queued call into the line of another client too, whose user waits for it until `deadline`.
     ///
-    /// A renewal that was admitted already is unaffected.
-    pub fn promote(&self, place: Place, client: &str) -> Result<(), Failure> {
-        self.drive(|state, now| state.admission.promote(place, client.into(), now)).map_err(Rejection::into)
+    /// The call leaves by the turn that comes first. An error refuses this client's place alone; `false`
+    /// means that the call is queued no more.
+    pub fn join(&self, place: Place, client: &str, deadline: Moment) -> Result<bool, Failure> {
+        self.drive(|state, now| state.admission.join(place, client.into(), deadline, now)).map_err(Rejection::into)
     }
 
     /// Drops all queued renewals. No user waits for these.

@@ -33,7 +33,7 @@ enum Pending {
 }
 
 impl PendingPermit {
-    /// The place in the queue, for promotion; `None` if the permit was granted at once.
+    /// The place in the queue, for those who join the call; `None` if the permit was granted at once.
     pub const fn place(&self) -> Option<Place> {
         match &self.0 {
             Pending::Granted(_) => None,
@@ -54,17 +54,17 @@ impl PendingPermit {
         Self(Pending::Granted(Permit { class, origin }))
     }
 
-    /// Queues a waiter by `queue`, which returns its place.
+    /// Queues a waiter for a call of this origin by `queue`, which returns its place.
     pub(super) fn queued<E>(origin: Origin, queue: impl FnOnce(Waiter) -> Result<Place, E>) -> Result<Self, E> {
-        let (sender, permit) = oneshot::channel();
-        Ok(Self(Pending::Queued(queue(Waiter { sender, origin })?, permit)))
+        let (permit, pending) = oneshot::channel();
+        Ok(Self(Pending::Queued(queue(Waiter { permit, origin })?, pending)))
     }
 }
 
 /// The queue's side of a [`PendingPermit`].
 #[derive(Debug)]
 pub struct Waiter {
-    sender: oneshot::Sender<Result<Permit, Failure>>,
+    permit: oneshot::Sender<Result<Permit, Failure>>,
     origin: Origin,
 }
 
@@ -72,12 +72,16 @@ impl Waiter {
     /// Ends the wait. A caller that has just hung up loses its permit.
     pub fn end(self, permit: Result<Class, Failure>) {
         let origin = self.origin;
-        let _ = self.sender.send(permit.map(|class| Permit { class, origin }));
+        let _ = self.permit.send(permit.map(|class| Permit { class, origin }));
     }
 }
 
 impl WaitingCall for Waiter {
     fn is_cancelled(&self) -> bool {
-        self.sender.is_closed()
+        self.permit.is_closed()
+    }
+
+    fn user(&self) -> u64 {
+        self.origin.user
     }
 }

@@ -33,6 +33,11 @@ pub trait WaitingCall {
     fn is_cancelled(&self) -> bool {
         false
     }
+
+    /// The user whose token it is for, as a number. Users take turns within a client.
+    fn user(&self) -> u64 {
+        0
+    }
 }
 
 /// The end of a call's wait.
@@ -42,7 +47,7 @@ pub enum Event<T> {
     Admitted {
         /// The call.
         call: T,
-        /// Its class at the end; a promoted renewal is a waiting user's.
+        /// Its class at the end: waiting if a user has joined a renewal.
         class: Class,
         /// How long it was queued.
         waited: Duration,
@@ -87,12 +92,12 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         }
         let is_next = if class == Class::Waiting {
             // First the calls that go before this one and may leave now. A wait is computed from the rest.
-            while !self.queue.is_new_user_next() && self.take_permit(now) {
+            while self.has_next() && !self.queue.is_new_user_next() && self.take_permit(now) {
                 self.grant_next(now);
             }
             self.queue.is_new_user_next()
         } else {
-            self.queue.is_empty() && self.reserve_free_at() <= now
+            !self.has_next() && self.reserve_free_at() <= now
         };
         let admitted = is_next && self.take_permit(now);
         if admitted {
@@ -106,9 +111,9 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
 
     /// Queues the call of a client's user that [`Admission::admit_now`] did not admit at this moment.
     ///
-    /// It is refused if it would leave after `deadline` or after the longest wait. When the queue is
-    /// full, a client with few queued calls displaces one of the client with the most, so every queued
-    /// call still leaves in time.
+    /// It is refused if its turn would come after `deadline` or after the longest wait, however many
+    /// calls others have queued. If the whole queue would then last for longer, the call that would
+    /// leave last is refused instead.
     pub fn queue_user(
         &mut self,
         client: C,
@@ -117,19 +122,27 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         deadline: Moment,
         now: Moment,
     ) -> Result<Place, Rejection> {
-        if let Err(rejection) = self.check_wait(deadline, now) {
-            let is_full = matches!(rejection, Rejection::Limited(wait) if wait > self.max_wait);
-            let displaced = is_full.then(|| self.queue.shed_from_largest(&client)).flatten().ok_or(rejection)?;
-            self.events.push_back(Event::Refused { call: displaced.call, rejection });
-        }
+        let user = call.user();
+        self.check_wait(self.queue.calls_before_new(&client, user), deadline, now)?;
+        let end = self.check_wait(self.queue.calls_before_last(), Moment::NEVER, now);
         let queued = self.queued(Class::Waiting, origin, call, now);
-        Ok(self.queue.push_user(client, queued))
+        let place = self.queue.push_user(client, user, queued);
+        if let Err(rejection) = end
+            && let Some((last, Queued { call, .. })) = self.queue.shed(place)
+        {
+            if last == place {
+                return Err(rejection);
+            }
+            self.events.push_back(Event::Refused { call, rejection });
+        }
+        Ok(place)
     }
 
     /// Queues a renewal that [`Admission::admit_now`] did not admit at this moment.
     pub fn queue_renewal(&mut self, rank: Rank, origin: &Origin, call: T, now: Moment) -> Place {
+        let user = call.user();
         let queued = self.queued(rank.class(), origin, call, now);
-        self.queue.push_renewal(rank, queued)
+        self.queue.push_renewal(rank, user, queued)
     }
 
     fn queued(&mut self, class: Class, origin: &Origin, call: T, now: Moment) -> Queued<T> {
@@ -137,18 +150,15 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         Queued { call, since: now, origin: *origin, is_settled }
     }
 
-    /// Promotes a queued renewal that a user of this client waits for from now on.
+    /// Adds a user of this client to those who wait for a queued call; `false` if it is queued no more.
     ///
-    /// It goes before calls that were queued after it, so it needs no room of its own. A renewal that
-    /// was admitted already is unaffected.
-    pub fn promote(&mut self, place: Place, client: C, now: Moment) -> Result<(), Rejection> {
-        match self.paused_for(now) {
-            pause if pause > self.max_wait && self.queue.has_renewal(place) => Err(Rejection::Throttled(pause)),
-            _ => {
-                self.queue.promote(place, client);
-                Ok(())
-            }
-        }
+    /// The call then also has a place in this client's line, and leaves by the turn that comes first. The
+    /// place is refused as in [`Admission::queue_user`], and the call keeps those that it had.
+    pub fn join(&mut self, place: Place, client: C, deadline: Moment, now: Moment) -> Result<bool, Rejection> {
+        let Some(calls_before) = self.queue.calls_before_joined(place, &client) else { return Ok(false) };
+        self.check_wait(calls_before, deadline, now)?;
+        self.queue.join(place, client);
+        Ok(true)
     }
 
     /// Drops all queued renewals, without an event.
@@ -158,7 +168,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
 
     /// Takes out the next event: a call that leaves now, or one that is refused.
     pub fn poll(&mut self, now: Moment) -> Option<Event<T>> {
-        if self.events.is_empty() && self.next_wakeup() <= now && self.take_permit(now) {
+        if self.events.is_empty() && self.has_next() && self.next_wakeup() <= now && self.take_permit(now) {
             self.grant_next(now);
         }
         self.events.pop_front()
@@ -201,7 +211,9 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         if matches!(effect.rate, Some(RateChange::Pause(_))) && self.paused_for(now) > self.max_wait {
             // Users who would wait too long are refused at once. Renewals can wait.
             let rejection = Rejection::Throttled(self.paused_for(now));
-            self.events.extend(self.queue.drop_users().map(|queued| Event::Refused { call: queued.call, rejection }));
+            self.events.extend(
+                self.queue.drop_users().into_iter().map(|queued| Event::Refused { call: queued.call, rejection }),
+            );
         }
         match effect.change {
             Some(Change::Opened) => {
@@ -219,8 +231,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         if self.breaker.has_several_parties(now) {
             return;
         }
-        let users: Vec<_> = self.queue.drop_users().collect();
-        for queued in users {
+        for queued in self.queue.drop_users() {
             let rejection = self.check(Class::Waiting, &queued.origin, now).err();
             let rejection = rejection.unwrap_or(Rejection::CircuitOpen(Duration::ZERO));
             self.events.push_back(Event::Refused { call: queued.call, rejection });
@@ -229,7 +240,9 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
 
     fn refuse_renewals(&mut self, now: Moment) {
         let rejection = Rejection::CircuitOpen(self.breaker.renewals_held_for(now));
-        self.events.extend(self.queue.drop_renewals().map(|queued| Event::Refused { call: queued.call, rejection }));
+        self.events.extend(
+            self.queue.drop_renewals().into_iter().map(|queued| Event::Refused { call: queued.call, rejection }),
+        );
     }
 
     /// When to retry a call that failed `tries` times, for a caller that waits until `deadline`.
@@ -299,12 +312,11 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         self.breaker.state(now)
     }
 
-    /// Admits the next call whose caller still waits, with a permit that was taken.
+    /// Admits the next call with a permit that was taken.
     fn grant_next(&mut self, now: Moment) {
-        while let Some((class, queued)) = self.queue.pop() {
-            if queued.call.is_cancelled() {
-                continue;
-            }
+        while self.has_next()
+            && let Some((class, queued)) = self.queue.pop()
+        {
             match self.check_queued(&queued, now) {
                 Ok(()) => {
                     let waited = now.since(queued.since);
@@ -335,6 +347,14 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         passes
     }
 
+    /// Whether a call waits. Discards cancelled calls whose turn it is, which take neither turn nor permit.
+    fn has_next(&mut self) -> bool {
+        while self.queue.next().is_some_and(|queued| queued.call.is_cancelled()) {
+            self.queue.discard_next();
+        }
+        !self.queue.is_empty()
+    }
+
     fn take_permit(&mut self, now: Moment) -> bool {
         self.limit.as_mut().is_none_or(|limit| limit.take(now))
     }
@@ -358,10 +378,9 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         }
     }
 
-    /// Checks whether a call queued now would leave in time.
-    fn check_wait(&self, deadline: Moment, now: Moment) -> Result<(), Rejection> {
-        let calls_ahead = self.queue.calls_ahead();
-        let wait = self.limit.as_ref().map_or(Duration::ZERO, |limit| limit.wait_behind(calls_ahead, now));
+    /// Checks whether a call with so many calls before it would leave in time.
+    fn check_wait(&self, calls_before: usize, deadline: Moment, now: Moment) -> Result<(), Rejection> {
+        let wait = self.limit.as_ref().map_or(Duration::ZERO, |limit| limit.wait_behind(calls_before, now));
         match self.paused_for(now) {
             _ if wait <= self.max_wait && now + wait <= deadline => Ok(()),
             pause if pause > self.max_wait => Err(Rejection::Throttled(pause)),

@@ -1,5 +1,7 @@
 //! Tests of admission as a whole, in virtual time.
 
+mod turns;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
