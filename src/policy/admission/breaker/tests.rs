@@ -149,7 +149,7 @@ fn suspicious() -> (Breaker, Moment) {
         end(&mut breaker, Issued, new(3, key), START - SECOND);
     }
     fail(&mut breaker, 1, 5, START);
-    let now = fail(&mut breaker, 2, 5, START);
+    let now = fail(&mut breaker, 2, 1, START + SECOND);
     assert_eq!((breaker.state(now), breaker.wanted_probe(now)), (State::Closed, Some(ProbeScope::Workspace)));
     (breaker, now)
 }
