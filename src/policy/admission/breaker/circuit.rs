@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::LONGEST_PAUSE;
+use super::limits::LONGEST_PAUSE;
 use super::pace::Pace;
 use super::run::{Cause, Run};
 use crate::clock::Moment;

@@ -52,6 +52,7 @@
 
 mod circuit;
 mod effect;
+mod limits;
 mod pace;
 mod parties;
 mod probes;
@@ -64,8 +65,8 @@ use std::time::Duration;
 
 use self::circuit::{Circuit, Open};
 pub use self::effect::{Change, Effect, Hold, ProbeScope, RateChange, State};
+pub use self::limits::LONGEST_PAUSE;
 use self::pace::Pace;
-pub use self::parties::LONGEST_PAUSE;
 use self::parties::Parties;
 use self::run::Cause;
 use super::queue::Class;
@@ -91,9 +92,6 @@ pub struct Breaker {
     since: Moment,
 }
 
-/// How long a response counts. A minute ago tells of another state of Courier. With half of it, a party with a
-/// call every five seconds is one of few keys; with twice, failures before a quiet minute still count.
-const MAX_AGE: Duration = Duration::from_secs(60);
 /// The least keys for shedding. With 4, a workspace with few calls sheds by chance: while half of them fail, four
 /// in a row do once in 16, eight once in 256.
 const LEAST_KEYS: usize = 8;

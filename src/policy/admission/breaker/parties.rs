@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::MAX_AGE;
 use super::circuit::Circuit;
+use super::limits::{LONGEST_PAUSE, MAX_AGE};
 use crate::clock::Moment;
 use crate::policy::admission::response::{Origin, Response};
 use crate::policy::admission::retry::RetryBudget;
@@ -50,8 +50,6 @@ const MOST_KEYS: usize = 32;
 /// had a success in the last minute. With 1, one user whom a firewall refuses makes its client one
 /// that fails; with 3, each party sends three calls into an outage.
 const FAILING_USERS: usize = 2;
-/// The longest pause: a wrong header must not stop the service, or a user, for an hour.
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The keys that got both a token and a 429 in the last minute from which on the rate is too high.
 ///
 /// A key that always gets a 429 has a limit of its own. With 1, a user whom Courier limits is enough;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::MAX_AGE;
+use super::limits::MAX_AGE;
 use crate::clock::Moment;
 use crate::policy::admission::response::{EndedCall, Response};
 
