@@ -1,7 +1,6 @@
 //! What is remembered of each party: its recent keys, its circuit and its retries.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
 use super::circuit::Circuit;
 use super::limits::{LONGEST_PAUSE, MAX_AGE};
