@@ -117,7 +117,12 @@ fn first_place(
 ) -> Result<PendingPermit, Failure> {
     let mut refusal = Failure::Stopping;
     while let Some(client) = leader.with_waiters(|waiters| waiters.next_client()) {
-        match workspace.dispatcher.queue(&client, origin, latest) {
+        // What holds one client back does not hold the others that wait. Sessions have no name.
+        let party = match &*client {
+            "" => origin.party,
+            name => workspace.dispatcher.party(Party::Client(name), leader.key()),
+        };
+        match workspace.dispatcher.queue(&client, Origin { party, ..origin }, latest) {
             Ok(pending) => {
                 leader.with_waiters(|waiters| waiters.set_place(&client, Ok(())));
                 return Ok(pending);
