@@ -16,7 +16,7 @@ use crate::metrics::RenewalOutcome;
 use crate::policy::admission::Origin;
 use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::Reason;
-use crate::policy::refresh::learned::books::Books;
+use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::token::Grant;
 use crate::upstream::Failure;
 
@@ -113,7 +113,7 @@ impl FlightTask {
         let window = floor.window_of(grant.life());
         let due = refresher.draw_due(window, grant.sent());
         let token = Arc::new(CachedToken { grant, due });
-        refresher.books.add(Books::CALL);
+        refresher.counts.add(CallCounts::CALL);
         // No flight of the key starts and no removal comes between the checks and the storing.
         let flights = workspace.flights.lock(leader.key());
         let entry = broker.0.table.get(leader.key()).unwrap_or_else(|| {

@@ -13,7 +13,7 @@ use super::waiters::Issued;
 use super::workspace::Workspace;
 use crate::clock::Moment;
 use crate::policy::freshness::{self, Freshness, Stale, TokenAge};
-use crate::policy::refresh::learned::books::Books;
+use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::token::Grant;
 
 impl Broker {
@@ -154,11 +154,11 @@ impl Broker {
         if !matches!(source, Source::Issued { stored: false, .. }) {
             entry.count_use();
         }
-        let booked = entry.demand.record(asked);
-        if booked != Books::EMPTY
+        let counted = entry.demand.record(asked);
+        if counted != CallCounts::EMPTY
             && let Some(workspace) = self.0.workspaces.get(entry.key.workspace())
         {
-            workspace.refresher.books.add(booked);
+            workspace.refresher.counts.add(counted);
         }
         Answer { grant: grant.clone(), remaining: grant.remaining(now), source }
     }
