@@ -56,6 +56,32 @@ async fn refusal_for_a_lifetime_beyond_the_limit_of_all_names_that_setting() {
 }
 
 #[tokio::test]
+async fn unknown_profile_is_answered_with_the_profiles_of_the_client_alone() {
+    let setup = Setup::new().settings(|raw| {
+        let profile = |scopes: &[&str]| scopes.iter().map(|&scope| scope.to_owned()).collect();
+        raw.profiles.insert("acme-admin".to_owned(), profile(&["tenant:acme:all"]));
+        raw.profiles.insert("acme-half".to_owned(), profile(&["read:brands", "tenant:acme:all"]));
+        raw.profiles.insert("brands".to_owned(), profile(&["read:brands"]));
+        raw.clients.push(client("narrow", NARROW, &["read:*"]));
+        raw.clients.push(client("wide", WIDE, &["write:x"]));
+    });
+    let broker = setup.start().await;
+    let ask = |key: &str| HttpRequest::tokens(r#"{"user_id": "u", "profile": "x"}"#).key(key);
+    let rows = [
+        row("some profiles", ask(NARROW), 400, "unknown profile: this client may use `brands`"),
+        row("no profile", ask(WIDE), 400, "unknown profile: this client may use none"),
+        row("neither", HttpRequest::tokens(r#"{"user_id": "u"}"#).key(WIDE), 400, "name either scopes or a profile"),
+    ];
+    all_are_refused_without_a_call(&broker, &rows).await;
+    for key in [NARROW, WIDE] {
+        let body = broker.ask(&ask(key)).await.body;
+        assert!(!body.contains("acme") && !body.contains("inbox") && !body.contains("mobile"), "{body}");
+    }
+    let all = broker.ask(&HttpRequest::tokens(r#"{"user_id": "u", "profile": "x"}"#)).await.body;
+    assert!(all.contains("`acme-admin`, `acme-half`, `brands`, `inbox`, `mobile`"), "{all}");
+}
+
+#[tokio::test]
 async fn refusal_stays_short_and_is_json_whatever_is_refused() {
     let broker = broker().await;
     let scopes: Vec<_> = (0..16).map(|place| format!("{place}{}", "`".repeat(240))).collect();

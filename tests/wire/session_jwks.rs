@@ -45,7 +45,7 @@ async fn single_key_verifies_sessions_without_kid() {
 async fn kid_must_match_the_single_key() {
     let signer = Signer::ed25519();
     for (key, named) in [(signer.jwk("k"), 200), (nameless(&signer), 401), (signer.jwk(""), 401)] {
-        let broker = setup(&KeyHost::start(&[key]).await).start().await;
+        let broker = setup(&KeyHost::start(&[key]).await).fetch_pause(NO_PAUSE).start().await;
         assert_eq!(status(&broker, &signer.session("k", "jane")).await, named);
         for other in ["other", "K", " k"] {
             is_unauthorized(&broker.ask(&call(&signer.session(other, "jane"))).await);
@@ -69,7 +69,7 @@ async fn several_keys_refuse_sessions_without_kid() {
         [nameless(&signer), nameless(&other)],
         [signer.jwk("k"), signer.jwk("k")],
     ] {
-        let broker = setup(&KeyHost::start(&keys).await).start().await;
+        let broker = setup(&KeyHost::start(&keys).await).fetch_pause(NO_PAUSE).start().await;
         for signer in [&signer, &other] {
             is_unauthorized(&broker.ask(&call(&without_kid(signer, "jane"))).await);
         }
@@ -83,7 +83,7 @@ async fn single_key_is_no_hmac_secret() {
         let mut key = signer.jwk("k");
         // Any algorithm that fits the key is tried.
         key.as_object_mut().expect("an object").remove("alg");
-        let broker = setup(&KeyHost::start(&[key.clone()]).await).start().await;
+        let broker = setup(&KeyHost::start(&[key.clone()]).await).fetch_pause(NO_PAUSE).start().await;
         let (pem, der, good) = (signer.pem(), signer.der(), without_kid(signer, "jane"));
         let mut forged = vec![
             without_kid(&Signer::p256(), "jane"),
@@ -137,16 +137,16 @@ async fn single_key_changes_without_a_name() {
 }
 
 #[tokio::test]
-async fn forged_sessions_without_kid_make_one_fetch_each_ten_seconds_at_most() {
+async fn forged_sessions_without_kid_make_one_fetch_a_second_at_most() {
     let (signer, evil) = (Signer::ed25519(), Signer::ed25519());
     let host = KeyHost::start(&[signer.jwk("k")]).await;
     let clock = Clock::system();
     let began = clock.now();
     let broker = setup(&host).start().await;
-    for user in 0..200 {
+    for user in 0..3 {
         assert_eq!(status(&broker, &without_kid(&evil, &user.to_string())).await, 401);
     }
-    let most = 1 + clock.now().since(began).as_secs() as usize / 10;
+    let most = 1 + clock.now().since(began).as_secs() as usize;
     assert!(host.asked() <= most, "{} fetches, {most} are allowed", host.asked());
     assert_eq!(status(&broker, &without_kid(&signer, "jane")).await, 200);
 }
@@ -197,7 +197,7 @@ async fn metrics_show_successful_and_failed_fetches_of_keys() {
     assert!((before..=at(1) as f64).contains(&first), "{first} is not between {before} and now");
     assert_eq!((fetches(&broker, "fetched").await, fetches(&broker, "failed").await), (1.0, 0.0));
     host.say(500, "");
-    assert_eq!(status(&broker, &signer.session("other", "jane")).await, 401);
+    assert_eq!(status(&broker, &signer.session("other", "jane")).await, 503);
     assert_eq!((fetches(&broker, "fetched").await, fetches(&broker, "failed").await), (1.0, 1.0));
     assert_eq!(broker.metric(LAST_FETCH).await, first);
 }

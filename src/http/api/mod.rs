@@ -4,6 +4,7 @@
 //! `Api::find` and one in [`Api::answer`].
 
 mod allowed_headers;
+mod audit_limit;
 mod body;
 mod cors;
 mod courier;
@@ -12,7 +13,6 @@ mod fields;
 mod frontend;
 mod native;
 mod problem;
-mod refusals;
 mod removal;
 mod request;
 mod response;
@@ -43,9 +43,9 @@ use crate::http::response_body::{JSON, NO_STORE, ResponseBody};
 use crate::http::server::{Cancelled, Overload, PeerNames};
 use crate::metrics::{Metrics, Outcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
+use audit_limit::AuditLimit;
 use denied::{Denied, DeniedRequest};
 use problem::Problem;
-use refusals::Refusals;
 use request::{bare_path, header_bytes, is_from_broker, user_in_path};
 use response::Style;
 use retry::ClientKind;
@@ -85,7 +85,7 @@ pub struct Api {
     broker: Broker,
     clients: ClientKeys,
     session_auth: Option<SessionAuth>,
-    refusals: Refusals,
+    audit_limit: AuditLimit,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -101,7 +101,7 @@ impl Api {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { settings, broker, clients, session_auth: None, refusals: Refusals::new(clock), clock, metrics }
+        Self { settings, broker, clients, session_auth: None, audit_limit: AuditLimit::new(clock), clock, metrics }
     }
 
     /// The settings of the routes.
@@ -161,7 +161,7 @@ impl Api {
                 Ok(answered) => answered,
                 Err(problem) => {
                     if let Some(refusal) = problem.refusal() {
-                        self.refusals.log(&refusal, peer);
+                        self.audit_limit.refused(&refusal, peer);
                     }
                     let given_up = match problem {
                         Problem::BodyBroken => true,

@@ -40,6 +40,7 @@ impl Problem {
                 (StatusCode::UNAUTHORIZED, "authentication_error", Retry::Never)
             }
             Self::NoSessionKeys => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+            Self::UndecidedSession => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
             Self::RateLimited(_, wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
             Self::Denied(..) | Self::Origin => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
             Self::MediaType | Self::ContentEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
@@ -163,6 +164,7 @@ pub(super) mod tests {
             Problem::NoSessions,
             SessionDenial::Signature.into(),
             Problem::NoSessionKeys,
+            Problem::UndecidedSession,
             Problem::Origin,
             Problem::Denied(Box::new(Denied { rule: "client-users", refused, request, message })),
             Problem::MediaType,

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::head_timer::Requests;
-use super::tls::{PeerNames, Tls};
+use super::tls::{PeerCertificate, Tls};
 use crate::clock::{Clock, Moment};
 use crate::http::response_body::ResponseBody;
 use crate::metrics::Metrics;
@@ -84,8 +84,8 @@ impl ListenerState {
 /// The state of one connection.
 pub struct ConnectionState {
     pub listener: Arc<ListenerState>,
-    /// The names in the peer's certificate, if it sent one.
-    names: Option<PeerNames>,
+    /// The peer's certificate, if it sent one with names.
+    peer: Option<PeerCertificate>,
     /// The peer's address; `None` on a Unix socket.
     pub address: Option<IpAddr>,
     pub requests: Arc<Requests>,
@@ -95,10 +95,10 @@ pub struct ConnectionState {
 }
 
 impl ConnectionState {
-    pub fn new(listener: Arc<ListenerState>, address: Option<IpAddr>, names: Option<PeerNames>) -> Arc<Self> {
+    pub fn new(listener: Arc<ListenerState>, address: Option<IpAddr>, peer: Option<PeerCertificate>) -> Arc<Self> {
         let requests = Arc::default();
         let resets = Mutex::new((Moment::from_nanos(0), 0));
-        Arc::new(Self { listener, names, address, requests, resets, too_many_resets: Notify::new() })
+        Arc::new(Self { listener, peer, address, requests, resets, too_many_resets: Notify::new() })
     }
 
     /// Counts a request that begins, and adds its extensions.
@@ -107,8 +107,8 @@ impl ConnectionState {
         if self.listener.in_flight.fetch_add(1, Ordering::Relaxed) >= self.listener.limits.requests_in_flight {
             request.extensions_mut().insert(Overload);
         }
-        if let (Some(names), Some(tls)) = (&self.names, &self.listener.tls)
-            && tls.trusts(names)
+        if let (Some(peer), Some(tls)) = (&self.peer, &self.listener.tls)
+            && let Some(names) = peer.names(tls)
         {
             request.extensions_mut().insert(names.clone());
         }
