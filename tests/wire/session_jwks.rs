@@ -161,7 +161,8 @@ async fn reload_takes_another_jwks_url() {
     assert!(broker.reload(|raw| raw.sessions.as_mut().expect("they are set").jwks_url = Some(url)).await);
     assert_eq!(status(&broker, &without_kid(&two, "jane")).await, 200);
     assert_eq!(status(&broker, &without_kid(&one, "jane")).await, 401);
-    assert_eq!(fetches(&broker, "fetched").await, 2.0);
+    // One of the first host, and two of the second: its keys may have changed before the last session.
+    assert_eq!(fetches(&broker, "fetched").await, 3.0);
     assert!(broker.metric(LAST_FETCH).await > 0.0);
     // Keys of the previous host are dropped, and have no age in the metrics.
     let closed = "https://127.0.0.1:1/jwks.json".to_owned();

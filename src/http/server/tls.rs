@@ -147,6 +147,50 @@ mod tests {
         }
     }
 
+    fn key() -> rcgen::KeyPair {
+        rcgen::KeyPair::generate().expect("a key")
+    }
+
+    fn authority() -> rcgen::CertifiedIssuer<'static, rcgen::KeyPair> {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        rcgen::CertifiedIssuer::self_signed(params, key()).expect("a certificate")
+    }
+
+    /// Its expiry ends no open connection, so a rotation of the authorities must not either.
+    #[test]
+    fn open_connection_is_judged_as_of_its_handshake() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        let [old, new] = [authority(), authority()];
+        let own = key();
+        let certificate = rcgen::CertificateParams::new(Vec::new()).expect("no names").self_signed(&own);
+        let certificate = write("crt", certificate.expect("a certificate").pem());
+        let private_key = write("key", own.serialize_pem());
+        let trusting = |bundle: String| {
+            let client_ca = Some(write("ca", bundle));
+            let files = TlsFiles { certificate: certificate.clone(), private_key: private_key.clone(), client_ca };
+            Certificates::read(&files).expect("good files")
+        };
+        let mut params = rcgen::CertificateParams::new(vec!["web.internal".to_owned()]).expect("a name");
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(1999, 1, 1), rcgen::date_time_ymd(2000, 1, 1));
+        let chain = [params.signed_by(&key(), &old).expect("signed").der().clone()];
+        let first = trusting(old.pem());
+        let peer = PeerCertificate::of(Some(&chain), &first, 29 * 365 * DAY + 30 * DAY).expect("a name");
+        let tls = Tls::new(first);
+        let is_believed = |bundle: String| {
+            tls.replace(trusting(bundle));
+            peer.names(&tls).is_some()
+        };
+        assert!(is_believed(old.pem() + &new.pem()));
+        assert!(!is_believed(new.pem()));
+        assert!(is_believed(new.pem() + &old.pem()));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn certificate_that_expires_soon_is_warned_of_each_day() {
         let clock = Clock::tokio();
