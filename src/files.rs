@@ -168,6 +168,19 @@ mod tests {
     }
 
     #[test]
+    fn file_of_another_user_is_refused() {
+        // Root alone can give a file away.
+        if !geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("audit.log");
+        append(&path).expect("a file");
+        std::os::unix::fs::chown(&path, Some(12_345), None).expect("given away");
+        assert!(refused(&path).contains("another user (12345)"));
+    }
+
+    #[test]
     fn new_file_has_mode_0600() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("new");

@@ -4,7 +4,6 @@ use std::fmt;
 use std::fs::{self, Metadata, Permissions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -166,19 +165,24 @@ impl SocketFile {
     #[cfg(target_os = "linux")]
     fn widen(&self, mode: u32) -> io::Result<()> {
         use rustix::fs::{Mode, OFlags};
+        use std::os::fd::AsRawFd;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&self.path, flags, Mode::empty())?;
-        // The path of the open file itself: the other one may lead elsewhere by now.
-        let file_path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let there = fs::metadata(&file_path)?;
+        let file = fs::File::from(rustix::fs::open(&self.path, flags, Mode::empty())?);
+        let there = file.metadata()?;
         if !self.is_at(&there) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "another process replaced the socket"));
         }
         if there.mode() & 0o7777 == mode {
-            Ok(())
-        } else {
-            fs::set_permissions(file_path, Permissions::from_mode(mode))
+            return Ok(());
         }
+        // The path of the open file itself: the other one may lead elsewhere by now.
+        fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), Permissions::from_mode(mode))
+    }
+
+    /// Other systems can't change the mode by a descriptor. Before `listen` no connection succeeds.
+    #[cfg(not(target_os = "linux"))]
+    fn widen(&self, mode: u32) -> io::Result<()> {
+        fs::set_permissions(&self.path, Permissions::from_mode(mode))
     }
 }
 
