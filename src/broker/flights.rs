@@ -42,13 +42,16 @@ impl Flights {
         LockedShard { flights: self, shard: self.shards[shard].lock() }
     }
 
-    /// Detaches these flights, shard by shard.
-    pub fn detach(&self, which: impl Fn(&TokenKey) -> bool) {
+    /// Detaches these flights, shard by shard; returns their number.
+    pub fn detach(&self, which: impl Fn(&TokenKey) -> bool) -> usize {
+        let mut all = 0;
         for shard in &self.shards {
             let detached: Vec<_> = shard.lock().extract_if(|key, _| which(key)).collect();
             self.count.send_modify(|count| *count -= detached.len());
             detached.iter().for_each(|(_, flight)| flight.detach());
+            all += detached.len();
         }
+        all
     }
 
     /// Waits until no flight is under way.

@@ -9,6 +9,7 @@ use super::error::SettingsError;
 use super::raw::{self, Raw};
 use super::settings::SessionSettings;
 use crate::auth::{self, Algorithms, Client, InboundRate, JwksSettings, KeySource, SessionKey};
+use crate::files::Input;
 use crate::http::api::{AllowedHeaders, Origins, SessionRoute, SessionSource};
 use crate::policy::access::{Access, Pattern, SetBy};
 use crate::secrets::{SecretBytes, unreadable};
@@ -99,7 +100,7 @@ impl Checker<'_> {
             (None, None, Some(path)) => {
                 let failed = |why: String| self.session_error("public_key_file", why);
                 let mut pem = Vec::new();
-                std::fs::File::open(path)
+                Input::open(path)
                     .and_then(|file| file.take(LARGEST_PEM).read_to_end(&mut pem))
                     .map_err(|error| failed(unreadable(error.kind())))?;
                 SessionKey::from_pem(&pem).map(KeySource::Fixed).map_err(|error| failed(error.to_string()))

@@ -1,9 +1,23 @@
 //! Invalid settings: one line each with the place, the key and the expected form, not the value.
 
+use rustix::fs::{CWD, Mode, mkfifoat};
+
 use super::client::{MAX_LIFETIME, SCOPES};
 use super::refusals::{SECRET, WORKSPACE, is_refused, is_refused_in_a_file, simplest};
 use crate::support::child::file;
 use courier_token_broker::auth::Digest;
+
+/// Waiting for the writer of a named pipe would hold up the start, or every later reload.
+#[test]
+fn pipe_that_nothing_writes_to_is_given_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("pipe");
+    mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).expect("a pipe");
+    let text = format!("[workspaces.default]\napi_key_file = {pipe:?}\n");
+    is_refused_in_a_file(&text, &["workspaces.default.api_key_file", "can't be read: timed out"]);
+    let ended = simplest().config(&pipe).run();
+    is_refused("settings", &ended, &["can't be read: timed out"]);
+}
 
 #[test]
 fn invalid_value_is_refused_with_its_place() {

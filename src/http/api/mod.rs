@@ -4,6 +4,7 @@
 //! `Api::find` and one in [`Api::answer`].
 
 mod allowed_headers;
+mod audit_limit;
 mod body;
 mod cors;
 mod courier;
@@ -13,7 +14,6 @@ mod frontend;
 mod native;
 mod places;
 mod problem;
-mod refusals;
 mod removal;
 mod request;
 mod response;
@@ -46,11 +46,11 @@ use crate::http::response_body::{JSON, NO_STORE, ResponseBody};
 use crate::http::server::{BadHost, Cancelled, PeerNames};
 use crate::metrics::{Metrics, RequestOutcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
+use audit_limit::AuditLimit;
 use body::Waiting;
 use denied::{Denied, DeniedRequest};
 use places::{Caller, Places};
 use problem::Problem;
-use refusals::Refusals;
 use request::{bare_path, header_bytes, is_from_broker, user_in_path};
 use response::Style;
 use retry::ClientKind;
@@ -93,7 +93,7 @@ pub struct Api {
     broker: Broker,
     clients: ClientKeys,
     session_auth: Option<SessionAuth>,
-    refusals: Refusals,
+    audit_limit: AuditLimit,
     /// The places of requests that wait for a token from Courier.
     waiting_for_token: Arc<Places>,
     /// The places of requests that wait for their bodies, by the memory that they take.
@@ -119,7 +119,7 @@ impl Api {
             broker,
             clients,
             session_auth: None,
-            refusals: Refusals::new(clock),
+            audit_limit: AuditLimit::new(clock),
             waiting_for_token,
             waiting_for_body,
             clock,
@@ -197,7 +197,7 @@ impl Api {
                 Ok(answered) => answered,
                 Err(problem) => {
                     if let Some(refusal) = problem.refusal() {
-                        self.refusals.log(&refusal, peer);
+                        self.audit_limit.refused(&refusal, peer);
                     }
                     let given_up = match problem {
                         Problem::BodyBroken => true,

@@ -30,6 +30,8 @@ pub enum Problem {
     Session(SessionDenial, Option<String>),
     /// Sessions can't be checked until the issuer's keys are loaded.
     NoSessionKeys,
+    /// The session may have a new key of the issuer, which could not be fetched in time.
+    UndecidedSession,
     /// The session comes from a page whose origin is not allowed.
     Origin,
     /// The request is beyond the client's access.
@@ -118,6 +120,7 @@ impl Problem {
             // Only the audit log says which check failed.
             Self::Session(..) => "invalid session".to_owned(),
             Self::NoSessionKeys => "cannot check sessions yet: the issuer's keys are not loaded".to_owned(),
+            Self::UndecidedSession => "cannot check this session yet: the issuer's new keys are not loaded".to_owned(),
             Self::Origin => {
                 "origin not allowed: `sessions.allowed_origins` lists the pages that may call with a session".to_owned()
             }

@@ -40,6 +40,7 @@ impl Problem {
                 (StatusCode::UNAUTHORIZED, "authentication_error", Retry::Never)
             }
             Self::NoSessionKeys => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+            Self::UndecidedSession => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
             Self::RateLimited(_, wait) | Self::UserRateLimited(_, wait) => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait))
             }
@@ -168,6 +169,7 @@ pub(super) mod tests {
             Problem::NoSessions,
             SessionDenial::Signature.into(),
             Problem::NoSessionKeys,
+            Problem::UndecidedSession,
             Problem::Origin,
             Problem::Denied(Box::new(Denied { rule: "client-users", refused, request, message })),
             Problem::MediaType,

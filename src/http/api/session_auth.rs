@@ -89,6 +89,7 @@ impl SessionAuth {
             Ok(session) => Ok(Some(session)),
             Err(SessionError::Denied(denial)) => Err(denial.into()),
             Err(SessionError::NoKeys) => Err(Problem::NoSessionKeys),
+            Err(SessionError::Undecided) => Err(Problem::UndecidedSession),
         }
     }
 

@@ -25,7 +25,7 @@ use super::head_timer::HeadTimer;
 use super::socket::Accepted;
 use super::state::{Answer, Cancelled, ConnectionState, ListenerState};
 use super::stream::GuardedStream;
-use super::tls::{PeerNames, Tls};
+use super::tls::{PeerCertificate, Tls};
 use crate::http::response_body::ResponseBody;
 use crate::metrics::Dropped;
 
@@ -106,8 +106,8 @@ async fn serve_tls<F: Answer>(
     };
     let (_, session) = stream.get_ref();
     let is_http2 = session.alpn_protocol() == Some(HTTP2);
-    let names = PeerNames::of(session.peer_certificates(), &certificates);
-    let state = ConnectionState::new(listener, Some(address), names, activity);
+    let peer = PeerCertificate::of(session.peer_certificates(), &certificates, listener.clock.unix());
+    let state = ConnectionState::new(listener, Some(address), peer, activity);
     if is_http2 {
         serve_http2(stream, state, answer, stop).await;
     } else {

@@ -13,7 +13,7 @@ use super::activity::Activity;
 use super::connections::{Connections, ListenerId};
 use super::host::has_valid_host;
 use super::request_body::RequestBody;
-use super::tls::{PeerNames, Tls};
+use super::tls::{PeerCertificate, Tls};
 use crate::clock::{Clock, Moment};
 use crate::http::response_body::ResponseBody;
 use crate::metrics::Metrics;
@@ -78,8 +78,8 @@ pub struct ListenerState {
 /// The state of one connection.
 pub struct ConnectionState {
     pub listener: Arc<ListenerState>,
-    /// The names in the peer's certificate, if it sent one.
-    names: Option<PeerNames>,
+    /// The peer's certificate, if it sent one with names.
+    peer: Option<PeerCertificate>,
     /// The peer's address; `None` on a Unix socket.
     pub address: Option<IpAddr>,
     pub activity: Arc<Activity>,
@@ -92,11 +92,11 @@ impl ConnectionState {
     pub fn new(
         listener: Arc<ListenerState>,
         address: Option<IpAddr>,
-        names: Option<PeerNames>,
+        peer: Option<PeerCertificate>,
         activity: Arc<Activity>,
     ) -> Arc<Self> {
         let resets = Mutex::new((Moment::from_nanos(0), 0));
-        Arc::new(Self { listener, names, address, activity, resets, too_many_resets: Notify::new() })
+        Arc::new(Self { listener, peer, address, activity, resets, too_many_resets: Notify::new() })
     }
 
     /// Counts a request that begins, and adds its extensions.
@@ -106,8 +106,8 @@ impl ConnectionState {
         if !has_valid_host(&request) {
             request.extensions_mut().insert(BadHost);
         }
-        if let (Some(names), Some(tls)) = (&self.names, &self.listener.tls)
-            && tls.trusts(names)
+        if let (Some(peer), Some(tls)) = (&self.peer, &self.listener.tls)
+            && let Some(names) = peer.names(tls)
         {
             request.extensions_mut().insert(names.clone());
         }
