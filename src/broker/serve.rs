@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::entry::{CachedToken, Entry};
 use super::flight;
 use super::flight_task::FlightCause;
-use super::flights::{Follower, Issued};
+use super::flights::Follower;
 use super::handle::Broker;
 use super::request::{Answer, Refusal, Source, TokenRequest};
+use super::waiters::Issued;
 use super::workspace::Workspace;
 use crate::clock::Moment;
 use crate::policy::freshness::{self, Freshness, Stale, TokenAge};
@@ -75,10 +76,11 @@ impl Broker {
         max_wait: Duration,
         asked: Moment,
     ) -> Result<Answer, Refusal> {
-        if let Some(refusal) = self.0.negative_cache.get(&request.key, asked) {
+        let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
+        let recovered_at = workspace.dispatcher.recovered_at();
+        if let Some(refusal) = self.0.negative_cache.get(&request.key, recovered_at, asked) {
             return Err(refusal);
         }
-        let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
         let (follower, collapsed) = match self.join(request, workspace) {
             Ok(joined) => joined,
             Err((entry, token)) => {

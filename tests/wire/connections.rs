@@ -229,32 +229,6 @@ async fn hang_up_of_the_only_caller_still_fills_the_cache() {
 }
 
 #[tokio::test]
-async fn requests_at_the_same_time_share_one_call() {
-    let slow = Faults { latency: SECOND, ..Faults::default() };
-    let broker = Setup::new().faults(slow).start().await;
-    let mut connections = Vec::new();
-    for _ in 0..30 {
-        connections.push(Connection::open(broker.address).await);
-    }
-    // All requests are sent before the first can be answered.
-    let bytes = HttpRequest::issue(GOOD[0].1).bytes();
-    for connection in &mut connections {
-        connection.send(&bytes).await;
-    }
-    let (mut tokens, mut sources) = (Vec::new(), Vec::new());
-    for mut connection in connections {
-        let answer = connection.answer().await;
-        tokens.push(answer.token());
-        sources.push(answer.source());
-    }
-    tokens.dedup();
-    sources.sort_unstable();
-    assert_eq!((tokens.len(), broker.courier.call_count()), (1, 1));
-    assert_eq!(sources.iter().filter(|source| *source == "fwd=miss; stored").count(), 1);
-    assert_eq!(sources.iter().filter(|source| *source == "fwd=miss; stored; collapsed").count(), 29);
-}
-
-#[tokio::test]
 async fn non_http_input_after_good_requests_is_refused_and_ends_the_connection() {
     let broker = Broker::start().await;
     let good = HttpRequest::issue(GOOD[0].1);

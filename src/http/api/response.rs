@@ -63,6 +63,7 @@ impl Problem {
                 Refusal::TimedOut | Upstream(Failure::Timeout) => (StatusCode::GATEWAY_TIMEOUT, API, EXHAUSTED),
                 Refusal::Lost => (StatusCode::INTERNAL_SERVER_ERROR, API, SOON),
                 Upstream(Failure::Stopping) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+                Upstream(Failure::Unconfirmed(_)) => (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED),
                 Refusal::TooOld | Upstream(Failure::Connect(_) | Failure::OldKey | Failure::OutOfFiles) => {
                     (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED)
                 }
@@ -191,6 +192,7 @@ pub(super) mod tests {
             Problem::Refusal(broker::Refusal::Lost),
             upstream(Failure::Refused("no".to_owned())),
             upstream(Failure::Credentials(401)),
+            upstream(Failure::Unconfirmed(401)),
             upstream(Failure::Throttled(Some(Duration::from_secs(30)))),
             upstream(Failure::Throttled(None)),
             upstream(Failure::Unavailable(500)),
@@ -227,6 +229,7 @@ pub(super) mod tests {
             (Failure::Credentials(401), 502),
             (Failure::Credentials(402), 502),
             (Failure::Credentials(403), 502),
+            (Failure::Unconfirmed(403), 503),
             (Failure::Mismatch, 502),
             (Failure::Unavailable(503), 503),
             (Failure::Timeout, 504),
