@@ -152,29 +152,36 @@ impl Connections {
         false
     }
 
-    /// Adds a connection of a listener. `most` is the most connections of its subnet, if that is limited.
+    /// Counts a connection of this subnet to a listener, where it may have `most` at once.
+    pub fn count_subnet(
+        self: &Arc<Self>,
+        listener: ListenerId,
+        subnet: IpAddr,
+        most: u32,
+    ) -> Result<SubnetGuard, SubnetFull> {
+        let mut open = self.open.lock();
+        let count = open.subnets.entry((listener, subnet)).or_default();
+        if *count >= most {
+            return Err(SubnetFull);
+        }
+        *count += 1;
+        Ok(SubnetGuard { connections: Arc::clone(self), subnet: (listener, subnet) })
+    }
+
+    /// Adds a connection of a listener, which is counted for its subnet if that is limited.
     pub fn add(
         self: &Arc<Self>,
         listener: ListenerId,
-        subnet: Option<(IpAddr, u32)>,
+        subnet: Option<SubnetGuard>,
         permits: [OwnedSemaphorePermit; 2],
-    ) -> Result<(OpenGuard, Arc<Activity>, oneshot::Receiver<GiveWay>), SubnetFull> {
+    ) -> (OpenGuard, Arc<Activity>, oneshot::Receiver<GiveWay>) {
         let mut open = self.open.lock();
-        if let Some((subnet, most)) = subnet {
-            let count = open.subnets.entry((listener, subnet)).or_default();
-            if *count >= most {
-                return Err(SubnetFull);
-            }
-            *count += 1;
-        }
         let id = open.next_id;
         open.next_id += 1;
         let (stop, stopped) = oneshot::channel();
         let activity = Arc::new(Activity::new(self.tick()));
         open.all.insert(id, OpenConnection { listener, activity: Arc::clone(&activity), stop: Some(stop) });
-        let subnet = subnet.map(|(subnet, _)| subnet);
-        let guard = OpenGuard { connections: Arc::clone(self), id, listener, subnet, _permits: permits };
-        Ok((guard, activity, stopped))
+        (OpenGuard { connections: Arc::clone(self), id, _subnet: subnet, _permits: permits }, activity, stopped)
     }
 
     /// Lets every connection of a listener finish its open requests.
@@ -210,18 +217,25 @@ fn longest_idle(all: &HashMap<u64, OpenConnection>, of: Option<ListenerId>) -> V
 pub struct OpenGuard {
     connections: Arc<Connections>,
     id: u64,
-    listener: ListenerId,
-    subnet: Option<IpAddr>,
+    _subnet: Option<SubnetGuard>,
     _permits: [OwnedSemaphorePermit; 2],
 }
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {
-        let mut open = self.connections.open.lock();
-        open.all.remove(&self.id);
-        if let Some(subnet) = self.subnet
-            && let Entry::Occupied(mut count) = open.subnets.entry((self.listener, subnet))
-        {
+        self.connections.open.lock().all.remove(&self.id);
+    }
+}
+
+/// A connection that counts for its subnet until this is dropped.
+pub struct SubnetGuard {
+    connections: Arc<Connections>,
+    subnet: (ListenerId, IpAddr),
+}
+
+impl Drop for SubnetGuard {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut count) = self.connections.open.lock().subnets.entry(self.subnet) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -238,7 +252,7 @@ mod tests {
 
     fn add(connections: &Arc<Connections>, listener: ListenerId) -> Added {
         let permit = || Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
-        connections.add(listener, None, [permit(), permit()]).unwrap_or_else(|_| panic!("no limit"))
+        connections.add(listener, None, [permit(), permit()])
     }
 
     fn gave_way((_, _, stopped): &mut Added) -> bool {

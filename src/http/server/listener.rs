@@ -7,10 +7,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::connection::serve_connection;
-use super::connections::Connections;
+use super::connections::{Connections, SubnetFull, SubnetGuard};
 use super::socket::{Accepted, Socket};
 use super::state::{Answer, ListenerLimits, ListenerState};
 use super::tls::Tls;
@@ -77,13 +77,23 @@ impl Listener {
                 }
             };
             failing = false;
+            // First, so that a subnet that is full makes no other connection give way.
+            let Ok(subnet) = count_subnet(&accepted, &state) else {
+                state.metrics.connections_dropped_total[Dropped::PerIp].inc();
+                continue;
+            };
             let count = || state.metrics.connections_dropped_total[Dropped::Crowded].inc();
             let permits = tokio::select! {
                 () = &mut stop => break,
                 permits = state.connections.make_room(state.id, &own_permits, count) => permits,
             };
             let Some(permits) = permits else { break };
-            spawn(accepted, answer.clone(), &state, permits);
+            let (guard, activity, stop) = state.connections.add(state.id, subnet, permits);
+            let (state, answer) = (Arc::clone(&state), answer.clone());
+            tokio::spawn(async move {
+                let _guard = guard;
+                serve_connection(accepted, state, answer, (activity, stop)).await;
+            });
         }
         drop(socket);
         drop(stopping);
@@ -93,22 +103,15 @@ impl Listener {
     }
 }
 
-/// Serves a connection in a task of its own, unless its subnet has too many.
-fn spawn(accepted: Accepted, answer: impl Answer, state: &Arc<ListenerState>, permits: [OwnedSemaphorePermit; 2]) {
+/// Counts a connection for its subnet, if that is limited.
+fn count_subnet(accepted: &Accepted, state: &ListenerState) -> Result<Option<SubnetGuard>, SubnetFull> {
     let most = state.limits.connections_per_ip;
-    let subnet = match &accepted {
-        Accepted::Tcp(_, address) if most > 0 => Some((client_subnet(*address), most)),
-        _ => None,
-    };
-    let Ok((guard, activity, stop)) = state.connections.add(state.id, subnet, permits) else {
-        state.metrics.connections_dropped_total[Dropped::PerIp].inc();
-        return;
-    };
-    let state = Arc::clone(state);
-    tokio::spawn(async move {
-        let _guard = guard;
-        serve_connection(accepted, state, answer, (activity, stop)).await;
-    });
+    match accepted {
+        Accepted::Tcp(_, address) if most > 0 => {
+            state.connections.count_subnet(state.id, client_subnet(*address), most).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Writes a URL, or the path of a Unix socket.
