@@ -93,6 +93,8 @@ pub fn broker(mode: Mode, capacity: u64, clock: Clock, issuer: Arc<dyn Issuer>) 
         refresh: mode,
         extra_calls: 0.0,
         capacity,
+        keys_per_user: 100,
+        client_share: 1.0,
         timeout: Duration::from_secs(10),
     };
     let broker = Broker::new(settings, [(name, dispatcher)], clock, Arc::clone(&metrics), Handle::current());

@@ -25,10 +25,10 @@ pub enum Order {
     Draws,
     /// The times at which tokens reach their hard floor.
     HardFloors,
+    /// The ledger of the key table.
+    Ledger,
     /// A shard of the index.
     Index,
-    /// The evicted entries.
-    Evicted,
     /// The decayed counts of coverage.
     Coverage,
 }
