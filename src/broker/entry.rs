@@ -188,9 +188,9 @@ impl Entry {
 /// The weight of an entry of the usual size.
 pub const USUAL_BYTES: u32 = 2048;
 /// The memory of an entry beside its texts, measured: with demand, index, schedules and allocation.
-const OWN_BYTES: usize = 1100;
+const OWN_BYTES: usize = 950;
 /// The memory of a user in the index.
-const USER_BYTES: usize = 100;
+const USER_BYTES: usize = 120;
 
 impl CachedToken {
     /// The facts that its freshness is judged by.
@@ -224,17 +224,22 @@ mod tests {
     use crate::token::Token;
 
     #[test]
-    fn entry_weighs_one_unless_its_token_is_large() {
+    fn entry_weighs_its_bytes_and_those_of_a_usual_one_at_least() {
         let now = Moment::from_nanos(0);
-        let entry = Entry::new(key("jane"), Arc::new(Demand::new(Duration::from_secs(1800), now)));
-        let weigh = |bytes: usize| {
+        let weigh = |user: &str, bytes: usize| {
+            let entry = Entry::new(key(user), Arc::new(Demand::new(Duration::from_secs(1800), now)));
             let token = Token::new(&"t".repeat(bytes)).expect("a token");
             let grant = Grant::new(&token, now, Duration::from_secs(3600));
             entry.replace_token(Some(Arc::new(CachedToken { grant, due: Moment::NEVER })));
-            entry.weight()
+            let full = entry.weight();
+            entry.replace_token(None);
+            (full, entry.weight())
         };
-        assert_eq!([600, 2000, 2048, 8192].map(weigh), [1, 1, 2, 5]);
-        entry.replace_token(None);
-        assert_eq!(entry.weight(), 1);
+        assert_eq!([1, 600].map(|bytes| weigh("jane", bytes)), [(USUAL_BYTES, USUAL_BYTES); 2]);
+        let [two, eight] = [2000, 8000].map(|bytes| weigh("jane", bytes));
+        assert_eq!((eight.0 - two.0, two.1, eight.1), (6000, USUAL_BYTES, USUAL_BYTES));
+        let users: Vec<_> = (10..25).map(|user| format!("{user}{}", "x".repeat(200))).collect();
+        let many = weigh(&users.join(" user_id:"), 6000);
+        assert!(many.0 > 12_000 && many.1 > 6000, "{many:?}");
     }
 }

@@ -52,6 +52,8 @@ mod rounds;
 mod serve;
 mod shards;
 #[cfg(test)]
+mod shares;
+#[cfg(test)]
 mod stress;
 mod table;
 mod upkeep;
