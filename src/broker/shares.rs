@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+#[cfg(test)]
 use proptest::prelude::*;
 use tokio::runtime::Builder;
 
