@@ -116,8 +116,8 @@ impl FlightTask {
         let stored = flights.is_current(leader) && !entry.token().is_some_and(|old| serves_longer(&old));
         if stored {
             let owners = match cause {
-                Cause::Request(actor) => vec![broker.0.table.owner(leader.key().workspace(), actor.client())],
-                Cause::Renewal(renewal) => renewal.entry.claims.owners().collect(),
+                FlightCause::Request(actor) => vec![broker.0.table.owner(leader.key().workspace(), actor.client())],
+                FlightCause::Renewal(renewal) => renewal.entry.claims.owners().collect(),
             };
             let mut state = entry.lock();
             refresher.plan_renewal(&entry, &mut state, due);
