@@ -40,6 +40,15 @@ impl Broker {
         }
     }
 
+    /// Answers a request from the table alone: `None` if the table has no token that is fresh enough.
+    pub fn get_cached(&self, request: &TokenRequest<'_>) -> Option<Answer> {
+        let asked = self.0.clock.now();
+        match self.look_up(request, asked)? {
+            (entry, token, Freshness::Serve { is_due }) => Some(self.serve_hit(&entry, &token, is_due, asked)),
+            _ => None,
+        }
+    }
+
     /// The key's entry, its token, and whether that may be handed out.
     fn look_up(&self, request: &TokenRequest<'_>, now: Moment) -> Option<(Arc<Entry>, Arc<CachedToken>, Freshness)> {
         let (entry, token) = self.find(request)?;

@@ -204,6 +204,7 @@ fn unusable_or_unprotected_sessions_are_refused() {
         ("algorithms = [\"rs256\"]", &["sessions.algorithms", "RS256"]),
         ("algorithms = []", &["sessions.algorithms", "RS256"]),
         ("leeway = \"301s\"", &["sessions.leeway", "5m"]),
+        ("requests_per_second = 0.0", &["sessions.requests_per_second", "from 0.01 to 1000000"]),
         ("jwks_refresh = \"1s\"", &["sessions.jwks_refresh", "10s"]),
         ("user_claim = \"\"", &["sessions.user_claim", "1 to 1024"]),
         ("audience_claim = \"\"", &["sessions.audience_claim", "1 to 1024"]),

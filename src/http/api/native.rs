@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::body::{self, Incoming};
 use super::fields::{DurationField, Id, Text, non_null};
+use super::places::Caller;
 use super::problem::Problem;
 use super::{Answered, Api, token_response};
 use crate::http::response_body::ResponseBody;
@@ -29,7 +30,7 @@ struct RequestBody<'a> {
 impl Api {
     pub(super) async fn tokens<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
-        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let body = self.read_body(request, Caller::Client(&client.name)).await?;
         let fields: RequestBody<'_> = body::parse(&body)?;
         let users = match (&fields.user_id, &fields.user_ids) {
             (Some(user), None) => vec![UserId::new(user)?],

@@ -22,6 +22,8 @@ pub enum Problem {
     UnknownKey,
     /// The client of this name exceeds its rate; it may retry after this long.
     RateLimited(String, Duration),
+    /// The user of this id exceeds its rate; it may retry after this long.
+    UserRateLimited(String, Duration),
     /// A session was sent, but sessions are not enabled.
     NoSessions,
     /// The session is invalid, or not allowed for this; with its user, if verified.
@@ -44,8 +46,10 @@ pub enum Problem {
     BodyBroken,
     /// Path and headers are too large together, or there are too many headers.
     HeadersTooLarge,
-    /// Too many requests are in flight.
+    /// Too many requests of this client or user wait, or of all together.
     Overload,
+    /// The `Host` header is missing, doubled or malformed.
+    Host,
     /// The request comes from a broker that takes this one for Courier.
     Loop,
     /// The request is invalid for this reason.
@@ -109,6 +113,7 @@ impl Problem {
             Self::RateLimited(..) => {
                 "client rate limit exceeded (`requests_per_second` in the client's settings)".to_owned()
             }
+            Self::UserRateLimited(..) => "user rate limit exceeded (`sessions.requests_per_second`)".to_owned(),
             Self::NoSessions => "user sessions are not enabled: send a client key".to_owned(),
             // Only the audit log says which check failed.
             Self::Session(..) => "invalid session".to_owned(),
@@ -123,7 +128,8 @@ impl Problem {
             Self::BodyTimeout => "the body did not arrive in time".to_owned(),
             Self::BodyBroken => "the body ended early".to_owned(),
             Self::HeadersTooLarge => "path and headers are too large, or there are too many headers".to_owned(),
-            Self::Overload => "too many requests in flight".to_owned(),
+            Self::Overload => "too many requests in flight for this client or user".to_owned(),
+            Self::Host => "the request must have one `Host` header with a host name or an IP address".to_owned(),
             Self::Loop => "a courier-token-broker called a courier-token-broker: base_url of its workspace must be \
                 Courier's, https://api.courier.com or your region's"
                 .to_owned(),

@@ -99,6 +99,10 @@ impl Problem {
             Self::MissingKey => (Actor::Unauthenticated, "no-key"),
             Self::UnknownKey => (Actor::Unauthenticated, "unknown-client"),
             Self::RateLimited(client, _) => (Actor::Client(client.into()), "client-rate"),
+            Self::UserRateLimited(user, _) => {
+                let subject = Subject { users: Some(user), ..Subject::default() };
+                return Some(audit::Refusal { actor: Actor::Session, subject, rule: "user-rate", refused: None });
+            }
             Self::NoSessions => (Actor::Unauthenticated, "no-sessions"),
             Self::Session(denial, user) => {
                 let subject = Subject { users: user.as_deref(), ..Subject::default() };

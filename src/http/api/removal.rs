@@ -6,6 +6,7 @@ use hyper::{Request, Response, StatusCode};
 use super::body::{self, Incoming};
 use super::denied::{Denied, DeniedRequest};
 use super::fields::{Id, Text};
+use super::places::Caller;
 use super::problem::Problem;
 use super::request::{bare_path, percent_decoded, user_in_path};
 use super::{Answered, Api};
@@ -40,7 +41,7 @@ impl Api {
     /// Signs out the user in the body, for ids that proxies change in a path: many decode `%2F`.
     pub(super) async fn sign_out_in_body<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
-        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let body = self.read_body(request, Caller::Client(&client.name)).await?;
         let sign_out: SignOutBody<'_> = body::parse(&body)?;
         self.sign_out(client, UserId::new(&sign_out.user_id)?)
     }
@@ -70,7 +71,7 @@ impl Api {
     /// the broker's, and of this client's users, or not.
     pub(super) async fn rejected<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
-        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let body = self.read_body(request, Caller::Client(&client.name)).await?;
         let fields: RejectedBody<'_> = body::parse(&body)?;
         let is_permitted = |key: &TokenKey| {
             key.workspace() == client.workspace.as_str() && key.users().all(|user| client.access.allows_user(user))

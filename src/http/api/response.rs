@@ -40,13 +40,15 @@ impl Problem {
                 (StatusCode::UNAUTHORIZED, "authentication_error", Retry::Never)
             }
             Self::NoSessionKeys => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
-            Self::RateLimited(_, wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
+            Self::RateLimited(_, wait) | Self::UserRateLimited(_, wait) => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait))
+            }
             Self::Denied(..) | Self::Origin => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
             Self::MediaType | Self::ContentEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Retry::Never),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, SOON),
             Self::HeadersTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID, Retry::Never),
-            Self::BodyBroken | Self::Invalid(_) | Self::LifetimeTooLong(..) | Self::MinTtlTooLong => {
+            Self::Host | Self::BodyBroken | Self::Invalid(_) | Self::LifetimeTooLong(..) | Self::MinTtlTooLong => {
                 (StatusCode::BAD_REQUEST, INVALID, Retry::Never)
             }
             Self::Overload => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
@@ -160,6 +162,8 @@ pub(super) mod tests {
             Problem::MissingKey,
             Problem::UnknownKey,
             Problem::RateLimited("a".to_owned(), Duration::from_millis(10)),
+            Problem::UserRateLimited("jane".to_owned(), Duration::from_millis(10)),
+            Problem::Host,
             Problem::NoSessions,
             SessionDenial::Signature.into(),
             Problem::NoSessionKeys,
@@ -211,7 +215,7 @@ pub(super) mod tests {
     fn only_denied_and_rate_limited_requests_are_audited() {
         for problem in problems() {
             let status = problem.response(Style::Courier, ClientKind::Any).status().as_u16();
-            let rate = matches!(problem, Problem::RateLimited(..));
+            let rate = matches!(problem, Problem::RateLimited(..) | Problem::UserRateLimited(..));
             assert_eq!(problem.refusal().is_some(), matches!(status, 401 | 403) || rate, "{problem:?}");
         }
     }
