@@ -70,6 +70,8 @@ impl TestBroker {
             refresh: Mode::Learned,
             extra_calls: 0.15,
             capacity: 100,
+            keys_per_user: 100,
+            client_share: 1.0,
             timeout: Duration::from_secs(10),
         };
         let broker = Broker::new(settings, dispatchers, clock, Arc::clone(&metrics), tokio::runtime::Handle::current());

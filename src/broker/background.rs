@@ -27,7 +27,6 @@ impl Broker {
         let upkeep = async move {
             loop {
                 broker.0.clock.sleep_until(broker.0.clock.now() + UPKEEP_INTERVAL).await;
-                broker.evict();
                 while broker.drop_expired(broker.0.clock.now()) {
                     tokio::task::yield_now().await;
                 }

@@ -128,10 +128,18 @@ impl FlightTask {
         let serves_longer = |old: &CachedToken| old.floor(floor) > token.floor(floor);
         let stored = flights.is_current(leader) && !entry.token().is_some_and(|old| serves_longer(&old));
         if stored {
+            let owners = match cause {
+                FlightCause::Request(actor) => vec![broker.0.table.owner(leader.key().workspace(), actor.client())],
+                FlightCause::Renewal(Renewal { entry, .. }) | FlightCause::Probe(entry) => {
+                    entry.claims.owners().collect()
+                }
+            };
             let mut state = entry.lock();
             refresher.plan_renewal(&entry, &mut state, due);
-            broker.0.table.store(&entry, state, Arc::clone(&token));
+            broker.0.table.store(&entry, state, Arc::clone(&token), owners);
             workspace.witnesses.add(&entry);
+            drop(flights);
+            broker.make_room(&entry);
         }
         Issued { entry, token, stored }
     }

@@ -27,10 +27,10 @@ pub enum Order {
     HardFloors,
     /// The witnesses of a workspace.
     Witnesses,
+    /// The ledger of the key table.
+    Ledger,
     /// A shard of the index.
     Index,
-    /// The evicted entries.
-    Evicted,
     /// The decayed counts of coverage.
     Coverage,
 }

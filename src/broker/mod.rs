@@ -17,18 +17,22 @@
 //! | schedule, draws of a workspace | due times |
 //! | hard floors | when each token is dropped |
 //! | witnesses of a workspace | keys that got a token |
-//! | index, evicted entries, coverage | themselves |
-//!
-//! The key table is a moka cache. It is never touched under an entry's lock, since any call may run its
-//! upkeep. Its eviction listener takes no lock but that of the queue of evicted entries, which the
-//! refreshers drain.
+//! | ledger | the weight of each client's entries |
+//! | index, coverage | themselves |
 //!
 //! A removal is final although the refresher decides without the flights' lock: under it, the renewal
 //! that was decided checks that its key is still in the table and not purged, and the removal detaches
-//! the flight that it finds. A hit takes no lock that keys share, but in mode used: when a due token without a
-//! scheduled renewal is handed out, it takes the lock of the workspace's schedule.
+//! the flight that it finds.
+//!
+//! The key table is a moka cache without a bound of its own: the ledger says what leaves it. It runs no code of
+//! ours but the comparison of keys.
+//!
+//! A hit takes no lock that keys share, with two exceptions: a client's first hit on an entry that others asked
+//! for takes that of the ledger; and in mode used, a hit on a due token without a scheduled renewal takes that of
+//! the workspace's schedule.
 
 mod background;
+mod claims;
 mod coverage;
 mod demand;
 mod entry;
@@ -40,6 +44,7 @@ mod flight_task;
 mod flights;
 mod handle;
 mod index;
+mod ledger;
 mod locks;
 mod negative_cache;
 mod prober;
@@ -48,6 +53,8 @@ mod removal;
 mod request;
 mod rounds;
 mod serve;
+#[cfg(test)]
+mod shares;
 #[cfg(test)]
 mod stress;
 mod table;

@@ -22,7 +22,6 @@ const BATCH: usize = 256;
 pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     let Workspace { dispatcher, refresher, .. } = &**workspace;
     loop {
-        broker.release_evicted();
         let mut steps = 0;
         while steps < BATCH {
             // There may be room for another renewal only when the last one is queued.
@@ -109,7 +108,7 @@ impl Due<'_> {
     fn renew(&self, reason: Reason, rank: Rank, slot: Option<OwnedSemaphorePermit>) {
         let Self { broker, workspace, entry, at, now, .. } = self;
         let mut flights = workspace.flights.lock(&entry.key);
-        let is_in_table = broker.0.table.contains(&entry.key);
+        let is_in_table = broker.0.table.get(&entry.key).is_some();
         let state = entry.lock();
         let is_removed = !matches!(state.plan, Plan::Renewing { .. }) || workspace.is_purged(state.sent);
         drop(state);

@@ -57,11 +57,18 @@ impl Broker {
         Some((entry, token, freshness))
     }
 
-    /// The key's entry and its token, however old.
+    /// The key's entry and its token, however old. From now on it is kept for this caller too.
     fn find(&self, request: &TokenRequest<'_>) -> Option<(Arc<Entry>, Arc<CachedToken>)> {
         let entry = self.0.table.get(&request.key)?;
         let token = entry.token()?;
+        self.claim(request, &entry);
         Some((entry, token))
+    }
+
+    /// Keeps an entry for this caller too.
+    fn claim(&self, request: &TokenRequest<'_>, entry: &Arc<Entry>) {
+        let table = &self.0.table;
+        table.claim(entry, table.owner(request.key.workspace(), request.actor.client()));
     }
 
     /// How long the token stays above the hard floor; `None` if it is below.
@@ -95,6 +102,7 @@ impl Broker {
             return Err(Refusal::TimedOut);
         };
         let Issued { entry, token, stored } = outcome?;
+        self.claim(request, &entry);
         let now = self.0.clock.now();
         if self.servable_for(&token.facts(request.min_ttl, now)).is_none() {
             return Err(Refusal::TooOld);

@@ -114,6 +114,8 @@ table!(Tokens {
     floor: f64 = 0.5,
     hard_floor: HumanDuration = seconds(30),
     capacity: u64 = 1_000_000,
+    keys_per_user: u64 = 100,
+    client_share: f64 = 1.0,
 });
 
 table!(Refresh {

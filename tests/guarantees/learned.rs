@@ -17,7 +17,10 @@ async fn planner_and_broker_agree() {
     let (plenty, scarce, tight) = ((1000.0, 1000), (0.3, 8), (0.012, 16));
     // tokio rounds times to milliseconds, so a decision that is this close to its threshold may differ: in
     // mode learned with tokens of an hour seed 7 has one, seeds 1 to 6 and 8 to 10 have none.
-    for (mode, lifetime, (rate, burst), users, seed) in (1..=16).map(|s| (Mode::Learned, "1h", plenty, 15, s)).chain((1..=6).map(|s| (Mode::Learned, "1d", plenty, 15, s))) {
+    for (mode, lifetime, (rate, burst), users, seed) in (1..=16)
+        .map(|s| (Mode::Learned, "1h", plenty, 15, s))
+        .chain((1..=6).map(|s| (Mode::Learned, "1d", plenty, 15, s)))
+    {
         let _ = (scarce, &tight);
         let test = TestBroker::new(&TestSetup { mode, rate, burst, max_wait: 60 * SECOND, ..TestSetup::default() });
         let made = Workload::Office.generate(users, 3, seed).expect("a workload");

@@ -12,4 +12,5 @@ mod floors;
 mod learned;
 mod removals;
 mod renewals;
+mod shares;
 mod turns;

@@ -90,13 +90,7 @@ impl TestBroker {
         let issuer = FakeIssuer::new(clock, setup);
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let dispatcher = setup.dispatcher(issuer.clone(), &metrics);
-        let settings = BrokerSettings {
-            floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
-            refresh: setup.mode,
-            extra_calls: 0.15,
-            capacity: setup.capacity,
-            timeout: 2 * setup.max_wait,
-        };
+        let settings = settings(setup);
         let runtime = tokio::runtime::Handle::current();
         let broker = Broker::new(settings, [(workspace(), dispatcher)], clock, Arc::clone(&metrics), runtime);
         let (background, budget) = (broker.start(), (setup.rate, setup.burst));
@@ -201,6 +195,19 @@ impl TestBroker {
     pub fn cached_tokens(&self) -> f64 {
         self.broker.update_gauges();
         self.metric("cached_tokens")
+    }
+}
+
+/// The broker's settings in this setup.
+pub fn settings(setup: &TestSetup) -> BrokerSettings {
+    BrokerSettings {
+        floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
+        refresh: setup.mode,
+        extra_calls: 0.15,
+        capacity: setup.capacity,
+        keys_per_user: 100,
+        client_share: 1.0,
+        timeout: 2 * setup.max_wait,
     }
 }
 

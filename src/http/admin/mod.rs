@@ -102,7 +102,7 @@ impl Admin {
         }
         match path {
             "/metrics" => self.metrics(),
-            "/explain" => self.explain(uri.query().unwrap_or_default()).await,
+            "/explain" => self.explain(uri.query().unwrap_or_default()),
             // Liveness: answering at all is the proof.
             "/healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
             "/readyz" if self.readiness.0.load(Ordering::Relaxed) => {
@@ -118,9 +118,12 @@ impl Admin {
     }
 
     /// Removes every token of a workspace.
+    ///
+    /// It scans the whole cache, so it runs on the blocking pool, where it delays no request.
     async fn purge(&self, workspace: &str) -> Response<ResponseBody> {
-        let name = workspace.to_owned();
-        match self.run_blocking(move |broker| broker.purge(&name)).await.flatten() {
+        let (broker, name) = (self.broker.clone(), workspace.to_owned());
+        let purged = tokio::task::spawn_blocking(move || broker.purge(&name)).await;
+        match purged.ok().flatten() {
             Some(tokens) => {
                 audit::purged(workspace, tokens);
                 json_response(StatusCode::OK, &json!({ "workspace": workspace, "tokens": tokens }))
@@ -133,7 +136,7 @@ impl Admin {
     }
 
     /// Explains the renewal decisions for a user's tokens.
-    async fn explain(&self, query: &str) -> Response<ResponseBody> {
+    fn explain(&self, query: &str) -> Response<ResponseBody> {
         let user = query.split('&').find_map(|pair| pair.strip_prefix("user="));
         let user = user.and_then(|user| percent_encoding::percent_decode_str(user).decode_utf8().ok());
         let Some(user) = user.filter(|user| !user.is_empty()) else {
@@ -173,16 +176,8 @@ impl Admin {
                 "last_error": known.error,
             })
         };
-        let name = user.clone().into_owned();
-        let explained = self.run_blocking(move |broker| broker.explain(&name)).await.unwrap_or_default();
-        let tokens: Vec<_> = explained.iter().map(one).collect();
+        let tokens: Vec<_> = self.broker.explain(&user).iter().map(one).collect();
         json_response(StatusCode::OK, &json!({ "user": user, "tokens": tokens }))
-    }
-
-    /// Runs a scan of the whole cache on the blocking pool, so that it delays no request.
-    async fn run_blocking<T: Send + 'static>(&self, scan: impl FnOnce(&Broker) -> T + Send + 'static) -> Option<T> {
-        let broker = self.broker.clone();
-        tokio::task::spawn_blocking(move || scan(&broker)).await.ok()
     }
 
     fn metrics(&self) -> Response<ResponseBody> {
