@@ -226,27 +226,6 @@ mod tests {
     }
 
     #[test]
-    fn moved_file_is_created_again() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let [path, old] = ["audit.log", "audit.log.1"].map(|name| folder.path().join(name));
-        let file = LogWriter::file(&path).expect("a file");
-        lines(&file, &["one"]);
-        file.flush_within(PATIENCE);
-        fs::rename(&path, &old).expect("moved");
-        file.reopen();
-        file.flush_within(PATIENCE);
-        lines(&file, &["two"]);
-        file.flush_within(PATIENCE);
-        assert_eq!(fs::read_to_string(&old).expect("text"), "one\n");
-        assert_eq!(fs::read_to_string(&path).expect("text"), "two\n");
-        // If the new file can't be created, the open one stays in use.
-        drop(folder);
-        file.reopen();
-        lines(&file, &["three"]);
-        file.flush_within(PATIENCE);
-    }
-
-    #[test]
     fn named_pipe_that_nothing_reads_is_not_waited_for() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("pipe");

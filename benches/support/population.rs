@@ -105,10 +105,7 @@ impl Population {
 
     /// Learns what is known by now, and decides about a due user, who must be known.
     pub fn decide(&mut self, who: u32, now: Moment) -> PrefetchAction {
-        while let Some(lesson) = self.learner.next_lesson(now) {
-            let history = Rc::clone(&lesson.key);
-            self.learner.learn(lesson, &mut history.borrow_mut(), now);
-        }
+        self.learner.learn_due(usize::MAX, now);
         let history = self.people[who as usize].history.as_ref().expect("a due user is known");
         let (decision, booked) =
             self.learner.process(history, &mut history.borrow_mut(), &self.books, Duration::ZERO, now);

@@ -1,5 +1,6 @@
 //! The demand of a token key, shared by its hits and the refresher; and the books of all keys.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use super::locks::{Guard, Lock, Order};
 use crate::clock::Moment;
 use crate::policy::refresh::learned::books::Books;
 use crate::policy::refresh::learned::demand::DemandHistory;
+use crate::policy::refresh::learned::learner::HistoryHandle;
 
 /// The demand history of one key behind its lock. It outlives the key's tokens.
 ///
@@ -51,6 +53,12 @@ impl Demand {
         self.quiet_until.store(0, Ordering::Relaxed);
         history.note_last(Moment::from_nanos(self.last.load(Ordering::Relaxed)));
         history
+    }
+}
+
+impl HistoryHandle for Arc<Demand> {
+    fn with_history(&self, change: impl FnOnce(&mut DemandHistory)) {
+        change(&mut self.history());
     }
 }
 

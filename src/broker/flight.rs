@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::flight_task::{Cause, FlightTask, Renewal};
+use super::flight_task::{FlightCause, FlightTask, Renewal};
 use super::flights::Leader;
 use super::handle::Broker;
 use super::workspace::Workspace;
@@ -11,7 +11,7 @@ use crate::token::Grant;
 use crate::upstream::{CALL_TIME, Failure, PendingPermit, Permit};
 
 /// Starts the task of a registered flight.
-pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause: Cause) {
+pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause: FlightCause) {
     let (broker, workspace) = (broker.clone(), Arc::clone(workspace));
     let runtime = broker.0.runtime.clone();
     let mut task = FlightTask { broker, workspace, leader, cause, attempts: 0 };
@@ -31,8 +31,8 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
     let (clock, dispatcher) = (&broker.0.clock, &workspace.dispatcher);
     let deadline = clock.now() + broker.0.settings.timeout;
     let mut permit = match cause {
-        Cause::Request(_) => queue(workspace, leader, Moment::NEVER).await?,
-        Cause::Renewal(renewal) => queue_renewal(workspace, leader, renewal).await?,
+        FlightCause::Request(_) => queue(workspace, leader, Moment::NEVER).await?,
+        FlightCause::Renewal(renewal) => queue_renewal(workspace, leader, renewal).await?,
     };
     let mut failed = None;
     loop {

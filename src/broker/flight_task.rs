@@ -19,7 +19,7 @@ use crate::token::Grant;
 use crate::upstream::Failure;
 
 /// Why a flight was started.
-pub enum Cause {
+pub enum FlightCause {
     /// A request that waits.
     Request(Actor<'static>),
     /// A renewal or a prefetch.
@@ -40,7 +40,7 @@ pub struct FlightTask {
     pub broker: Broker,
     pub workspace: Arc<Workspace>,
     pub leader: Leader,
-    pub cause: Cause,
+    pub cause: FlightCause,
     /// The calls that were made.
     pub attempts: u32,
 }
@@ -57,7 +57,7 @@ impl FlightTask {
         }
         let failure = outcome.as_ref().err().cloned();
         self.leader.complete(outcome.map(|grant| self.store(grant)).map_err(Into::into));
-        if let Cause::Renewal(Renewal { reason, entry, .. }) = &self.cause {
+        if let FlightCause::Renewal(Renewal { reason, entry, .. }) = &self.cause {
             let refresher = &self.workspace.refresher;
             if self.attempts > 0 {
                 let outcome = if failure.is_none() { RenewalOutcome::Issued } else { RenewalOutcome::Failed };
@@ -77,7 +77,7 @@ impl FlightTask {
     pub fn abandon(self) {
         let Self { broker, workspace, leader, cause, .. } = self;
         drop(leader);
-        if let Cause::Renewal(Renewal { entry, .. }) = cause {
+        if let FlightCause::Renewal(Renewal { entry, .. }) = cause {
             workspace.refresher.settle_renewal(&entry, false, broker.0.clock.now());
         }
     }
@@ -87,7 +87,7 @@ impl FlightTask {
     /// A renewal is tried once, so a later request may try again, but not if this outcome also answers
     /// followers. A lack of file descriptors says nothing about the key.
     fn remember(&self, failure: &Failure) {
-        let is_renewal = matches!(self.cause, Cause::Renewal(_));
+        let is_renewal = matches!(self.cause, FlightCause::Renewal(_));
         if *failure != Failure::OutOfFiles && (failure.is_lasting() || !is_renewal || self.leader.has_followers()) {
             let Self { broker, leader, .. } = self;
             broker.0.negative_cache.add(leader.key(), failure.clone().into(), broker.0.clock.now());
@@ -107,8 +107,8 @@ impl FlightTask {
         let entry = broker.0.table.get(leader.key()).unwrap_or_else(|| {
             // A rejected token's entry has left the table, but its demand goes on.
             let demand = match cause {
-                Cause::Renewal(renewal) => Arc::clone(&renewal.entry.demand),
-                Cause::Request(_) => Arc::new(Demand::new(window, token.grant.sent())),
+                FlightCause::Renewal(renewal) => Arc::clone(&renewal.entry.demand),
+                FlightCause::Request(_) => Arc::new(Demand::new(window, token.grant.sent())),
             };
             Arc::new(Entry::new(leader.key().clone(), demand))
         });
@@ -128,8 +128,8 @@ impl FlightTask {
         let users = key.users().collect::<Vec<_>>().join(" ");
         let (workspace, scopes) = (key.workspace(), key.scopes());
         let (actor, reason) = match cause {
-            Cause::Request(actor) => (actor, "asked"),
-            Cause::Renewal(renewal) => (&Actor::Broker, renewal.reason.as_str()),
+            FlightCause::Request(actor) => (actor, "asked"),
+            FlightCause::Renewal(renewal) => (&Actor::Broker, renewal.reason.as_str()),
         };
         match outcome {
             Ok(grant) => {

@@ -107,7 +107,7 @@ impl LockedShard<'_> {
 /// The state that a flight's task and its followers share.
 struct Flight {
     key: TokenKey,
-    outcome: watch::Sender<Option<Outcome>>,
+    outcome: watch::Sender<Option<FlightOutcome>>,
     waiters: Lock<Waiters>,
     /// Wakes the task: the first follower came, or the flight is abandoned.
     changed: Notify,
@@ -151,7 +151,7 @@ impl Flight {
 }
 
 /// The outcome of a flight, for each of its followers.
-pub type Outcome = Result<Issued, Refusal>;
+pub type FlightOutcome = Result<Issued, Refusal>;
 
 /// A token that a call returned.
 #[derive(Clone)]
@@ -169,7 +169,7 @@ pub struct Follower {
 
 impl Follower {
     /// Waits until the flight is complete.
-    pub async fn outcome(&self) -> Outcome {
+    pub async fn outcome(&self) -> FlightOutcome {
         let mut outcome = self.flight.outcome.subscribe();
         let complete = outcome.wait_for(Option::is_some).await;
         complete.ok().and_then(|outcome| outcome.clone()).unwrap_or(Err(Refusal::Lost))
@@ -229,7 +229,7 @@ impl Leader {
     /// Removes the flight from the table, then gives its followers the outcome.
     ///
     /// In this order, a request that finds no flight finds the token in the key table.
-    pub fn complete(&self, outcome: Outcome) {
+    pub fn complete(&self, outcome: FlightOutcome) {
         let mut shard = self.flights.lock(self.key());
         if shard.is_current(self) {
             shard.detach(self.key());

@@ -132,14 +132,7 @@ impl Refresher {
 
     /// Learns from outcomes that are known by now, at most `most`; returns how many there were.
     pub fn learn(&self, most: usize, now: Moment) -> usize {
-        let Some(learner) = &self.learner else { return 0 };
-        let mut learner = learner.lock();
-        for learned in 0..most {
-            let Some(lesson) = learner.next_lesson(now) else { return learned };
-            let demand = Arc::clone(&lesson.key);
-            learner.learn(lesson, &mut demand.history(), now);
-        }
-        most
+        self.learner.as_ref().map_or(0, |learner| learner.lock().learn_due(most, now))
     }
 
     /// Updates the metrics of the learner and the books.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::entry::Entry;
 use super::flight;
-use super::flight_task::{Cause, Renewal};
+use super::flight_task::{FlightCause, Renewal};
 use super::handle::Broker;
 use super::workspace::Workspace;
 use crate::metrics::Removal;
@@ -55,7 +55,7 @@ impl Broker {
         {
             // A task that can't start drops its flight, which takes the lock.
             drop(flights);
-            let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, entry, rank: Rank::IN_USE, slot });
+            let cause = FlightCause::Renewal(Renewal { reason: Reason::Rejected, entry, rank: Rank::IN_USE, slot });
             flight::start(self, workspace, leader, cause);
         }
         true

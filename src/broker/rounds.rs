@@ -6,7 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::entry::{Decision, Entry, Plan};
 use super::flight;
-use super::flight_task::{Cause, Renewal};
+use super::flight_task::{FlightCause, Renewal};
 use super::handle::Broker;
 use super::workspace::Workspace;
 use crate::clock::Moment;
@@ -123,7 +123,7 @@ impl Due<'_> {
         };
         drop(flights);
         broker.0.metrics.renewal_lateness_seconds.observe(now.since(*at).as_secs_f64());
-        let cause = Cause::Renewal(Renewal { reason, entry: Arc::clone(entry), rank, slot });
+        let cause = FlightCause::Renewal(Renewal { reason, entry: Arc::clone(entry), rank, slot });
         flight::start(broker, workspace, leader, cause);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::entry::{CachedToken, Entry};
 use super::flight;
-use super::flight_task::Cause;
+use super::flight_task::FlightCause;
 use super::flights::{Follower, Issued};
 use super::handle::Broker;
 use super::request::{Answer, Refusal, Source, TokenRequest};
@@ -112,7 +112,7 @@ impl Broker {
         let follower = leader.join(client);
         // A task that can't start drops its flight, which takes the lock.
         drop(flights);
-        flight::start(self, workspace, leader, Cause::Request(request.actor.clone().into_owned()));
+        flight::start(self, workspace, leader, FlightCause::Request(request.actor.clone().into_owned()));
         Ok((follower, false))
     }
 

@@ -74,7 +74,7 @@ labels! {
     }
 
     /// The outcome of a request.
-    Outcome "outcome" {
+    RequestOutcome "outcome" {
         /// Served from the cache.
         Hit = "hit",
         /// Waited for a call to Courier of its own.

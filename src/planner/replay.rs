@@ -204,10 +204,7 @@ impl<'a> Replay<'a> {
             Mode::Used if key.uses > 0 => None,
             Mode::Off | Mode::Used => return,
             Mode::Learned => {
-                while let Some(lesson) = self.learner.next_lesson(now) {
-                    let history = Rc::clone(&lesson.key);
-                    self.learner.learn(lesson, &mut history.borrow_mut(), now);
-                }
+                self.learner.learn_due(usize::MAX, now);
                 let (decision, booked) =
                     self.learner.process(history, &mut history.borrow_mut(), &self.books, late, now);
                 self.books += booked;

@@ -1,7 +1,5 @@
 //! Scopes: what a token permits.
 
-use std::fmt;
-
 /// One scope, such as `inbox:read:messages`.
 ///
 /// Courier's list is open, so unknown scopes are accepted. The characters are those of a scope
@@ -36,12 +34,6 @@ impl<'a> Scope<'a> {
     /// The scope's text.
     pub const fn as_str(self) -> &'a str {
         self.0
-    }
-}
-
-impl fmt::Display for Scope<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.0)
     }
 }
 

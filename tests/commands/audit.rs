@@ -128,11 +128,11 @@ async fn moved_audit_file_is_reopened_at_sighup() {
     broker.signal(Signal::HUP);
     until(async || path.exists()).await;
     ask(address, &inbox("bob").key(KEY)).await.token();
+    // SIGHUP also reloads the settings.
+    let reloads = |path| fs::read_to_string(path).expect("text").matches("\"reload\"").count();
+    until(async || reloads(&old) + reloads(&path) == 1).await;
     // The last lines are written before the process ends.
     assert_eq!(broker.stop().code, Some(0));
-    // SIGHUP also reloads the settings.
-    let reloads = [&old, &path].map(|path| fs::read_to_string(path).expect("text").matches("\"reload\"").count());
-    assert_eq!(reloads.iter().sum::<usize>(), 1);
     for (path, user) in [(&old, "jane"), (&path, "bob")] {
         let said = lines(&fs::read_to_string(path).expect("text"));
         let issued = said.iter().filter(|line| line["event"] == "issued");
@@ -182,6 +182,12 @@ async fn audit_lines_are_in_the_log_at_any_level_unless_off() {
         let said = lines(&ended.stderr);
         let events: BTreeSet<_> = said.iter().map(|line| line["event"].as_str().unwrap_or_default()).collect();
         assert_eq!(events, wanted, "{ended:?}");
+        for issued in said.iter().filter(|line| line["event"] == "issued") {
+            let shown =
+                ["target", "workspace", "users", "reason"].map(|field| issued[field].as_str().unwrap_or_default());
+            assert_eq!(shown, ["audit", "default", "jane", "asked"], "{ended:?}");
+            assert_eq!(issued["lifetime_seconds"], 86_400, "{ended:?}");
+        }
     }
 }
 

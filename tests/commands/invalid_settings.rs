@@ -1,7 +1,9 @@
 //! Invalid settings: one line each with the place, the key and the expected form, not the value.
 
+use super::client::{MAX_LIFETIME, SCOPES};
 use super::refusals::{SECRET, WORKSPACE, is_refused, is_refused_in_a_file, simplest};
 use crate::support::child::file;
+use courier_token_broker::auth::Digest;
 
 #[test]
 fn invalid_value_is_refused_with_its_place() {
@@ -98,6 +100,7 @@ fn mistyped_setting_is_refused_with_its_line() {
 
 #[test]
 fn invalid_variable_is_named() {
+    let long = SECRET.repeat(50);
     for (name, value, parts) in [
         ("COURIER_API_KEY", "hunter2 hunter2", &["white space"][..]),
         ("COURIER_API_KEY", "", &[]),
@@ -105,6 +108,15 @@ fn invalid_variable_is_named() {
         ("COURIER_BASE_URL", "http://courier.example", &["https"]),
         ("COURIER_TOKEN_BROKER_CLIENT_KEY", "hunter2 hunter2", &["white space"]),
         ("COURIER_TOKEN_BROKER_CLIENT_KEY", "hunter2", &["at least 16"]),
+        (SCOPES, "", &["must be scopes between commas or spaces"]),
+        (SCOPES, " , ", &["must be scopes between commas or spaces"]),
+        (SCOPES, &long, &["must be scopes between commas or spaces"]),
+        (MAX_LIFETIME, "", &["must be a duration"]),
+        (MAX_LIFETIME, "hunter2", &["must be a duration"]),
+        (MAX_LIFETIME, "86400", &["must be a duration"]),
+        (MAX_LIFETIME, "1month", &["must be a duration"]),
+        (MAX_LIFETIME, "0s", &["must be a duration of whole seconds"]),
+        (MAX_LIFETIME, "1500ms", &["must be a duration of whole seconds"]),
         ("COURIER_TOKEN_BROKER__TOKENS__FLOOR", "hunter2", &["tokens.floor", "a number"]),
         ("COURIER_TOKEN_BROKER__TOKENS__FLOOR", "2", &["tokens.floor", "0.95"]),
         ("COURIER_TOKEN_BROKER__TOKNES__FLOOR", "hunter2", &["unknown key"]),
@@ -123,6 +135,7 @@ fn invalid_variable_is_named() {
 #[test]
 fn invalid_client_entry_names_its_file() {
     let [digest, other, third, fourth] = ["0", "1", "2", "3"].map(|digit| digit.repeat(64));
+    let of_text = |text: &str| format!("name = \"a\"\nkey_sha256 = [\"{}\"]", Digest::of(text));
     let second = format!("[[clients]]\nname = \"b\"\nkey_sha256 = \"{fourth}\"\n");
     for (fields, parts) in [
         ("name = \"a\"".to_owned(), &["clients[0].key_sha256", "one key's SHA-256"][..]),
@@ -130,6 +143,10 @@ fn invalid_client_entry_names_its_file() {
         (format!("name = \"a\"\nkey_sha256 = [\"{digest}\", \"{other}\", \"{third}\"]"), &["a list of two"]),
         (format!("name = \"a\"\nkey_sha256 = \"{digest}\"\nrequests_per_second = 0"), &["requests_per_second", "0.01"]),
         ("name = \"a\"\nkey_sha256 = \"hunter2\"".to_owned(), &["clients[0].key_sha256", "64 hexadecimal"]),
+        (format!("name = \"a\"\nkey_sha256 = \"{fourth}\""), &["clients[1].key_sha256"]),
+        (of_text(""), &["clients[0].key_sha256", "is the SHA-256 of the empty text"]),
+        (of_text("\n"), &["clients[0].key_sha256", "is the SHA-256 of the empty text"]),
+        (of_text("\r\n"), &["clients[0].key_sha256", "is the SHA-256 of the empty text"]),
         (format!("key_sha256 = \"{digest}\""), &["clients[0].name"]),
         (format!("name = \"b\"\nkey_sha256 = \"{digest}\""), &["clients[1].name", "differ"]),
         (format!("name = \"a\"\nkey_sha256 = \"{digest}\"\nworkspace = \"eu\""), &["clients[0].workspace"]),
@@ -139,13 +156,6 @@ fn invalid_client_entry_names_its_file() {
     ] {
         is_refused_in_a_file(&format!("{WORKSPACE}[[clients]]\n{fields}\n{second}"), parts);
     }
-}
-
-/// Two clients with one key would share permissions: one of the two entries would never apply.
-#[test]
-fn two_clients_with_one_key_are_refused() {
-    let entry = |name: &str| format!("[[clients]]\nname = \"{name}\"\nkey_sha256 = \"{}\"\n", "0".repeat(64));
-    is_refused_in_a_file(&format!("{WORKSPACE}{}{}", entry("a"), entry("b")), &["clients[1].key_sha256"]);
 }
 
 /// The name of a workspace is part of its setting's key.

@@ -32,6 +32,7 @@ fn settings_without_effect_are_warned_of() {
             ],
         ),
         (format!("[server]\ntimeout = \"2s\"\n{}", of("")), &[]),
+        (of("timeout = \"2s\""), &[]),
         (of_client("scopes = []"), &["clients[0].scopes: matches no scope"]),
         (of_client("users = [\"user_id:*\"]"), &["clients[0].users: has `user_id:`"]),
         (

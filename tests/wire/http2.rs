@@ -81,7 +81,7 @@ async fn collect(response: ResponseFuture) -> Response<String> {
 }
 
 #[tokio::test]
-async fn many_requests_share_a_connection() {
+async fn many_requests_share_a_connection_and_a_call() {
     let (authority, broker) = start(Faults { latency: SECOND, ..Faults::default() }, |_| {}).await;
     let mut peer = Peer::open(&authority, &broker).await;
     let mut waiting = Vec::new();
@@ -91,12 +91,19 @@ async fn many_requests_share_a_connection() {
         body.send_data(json.into(), true).expect("it is open");
         waiting.push(response);
     }
+    let mut sources = Vec::new();
     for response in waiting {
         let answer = collect(response).await;
         assert_eq!(answer.status(), 200, "{answer:?}");
         assert!(answer.body().contains("token"));
+        let status = answer.headers()["cache-status"].to_str().expect("text").to_owned();
+        sources.push(status.rsplit_once("; ttl=").expect("a time to live").0.to_owned());
     }
     assert_eq!(broker.courier.call_count(), 1);
+    for (source, count) in [("fwd=miss; stored", 1), ("fwd=miss; stored; collapsed", 99)] {
+        let source = format!("courier-token-broker; {source}");
+        assert_eq!(sources.iter().filter(|other| **other == source).count(), count, "{sources:?}");
+    }
     let again = peer.ask("jane").await;
     assert!(again.headers()["cache-status"].to_str().expect("text").contains("hit"));
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::sessions::{call, is_unauthorized, setup, status};
 use crate::support::broker::Broker;
 use crate::support::http::Connection;
-use crate::support::issuer::{KeyHost, RSA, Signer};
+use crate::support::issuer::{KeyHost, RSA, Signer, good_claims};
 use crate::support::refusal::is_a_refusal;
 
 /// A pause between fetches that a test can wait for.
@@ -111,13 +111,17 @@ async fn first_fetch_is_waited_for() {
     assert_eq!((one, two, host.asked()), (200, 200, 1));
 }
 
-/// Sends `count` sessions with made-up kids over a few connections.
+/// Sends `count` sessions with made-up kids, or forged ones without a kid, over a few connections.
 async fn made_up(broker: &Broker, signer: &Signer, count: usize) {
     let mut tasks = tokio::task::JoinSet::new();
     for connection in 0..20 {
         let address = broker.address;
-        let sessions: Vec<_> =
-            (0..count / 20).map(|n| signer.session(&format!("kid-{connection}-{n}"), "jane")).collect();
+        // Every fifth is forged and without a kid, so that the only key is tried.
+        let forged = Signer::ed25519().jwt(&json!({"alg": "EdDSA"}), &good_claims("jane"));
+        let session = |n| {
+            if n % 5 == 0 { forged.clone() } else { signer.session(&format!("kid-{connection}-{n}"), "jane") }
+        };
+        let sessions: Vec<_> = (0..count / 20).map(session).collect();
         tasks.spawn(async move {
             let mut connection = Connection::open(address).await;
             for session in sessions {
@@ -129,7 +133,7 @@ async fn made_up(broker: &Broker, signer: &Signer, count: usize) {
 }
 
 #[tokio::test]
-async fn a_thousand_made_up_kids_make_one_fetch_each_ten_seconds_at_most() {
+async fn a_thousand_made_up_or_missing_kids_make_one_fetch_each_ten_seconds_at_most() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[signer.jwk("k")]).await;
     let clock = Clock::system();

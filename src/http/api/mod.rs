@@ -41,7 +41,7 @@ use crate::broker::{Answer, Broker, Source, TokenRequest};
 use crate::clock::Clock;
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody};
 use crate::http::server::{Cancelled, Overload, PeerNames};
-use crate::metrics::{Metrics, Outcome, Route};
+use crate::metrics::{Metrics, RequestOutcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
 use denied::{Denied, DeniedRequest};
 use problem::Problem;
@@ -253,7 +253,7 @@ impl Api {
 }
 
 /// The outcome for the metrics, and the response.
-type Answered = (Outcome, Response<ResponseBody>);
+type Answered = (RequestOutcome, Response<ResponseBody>);
 
 /// A response that carries a token. Caches must not store it.
 fn token_response(answer: &Answer, body: ResponseBody) -> Answered {

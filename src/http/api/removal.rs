@@ -12,7 +12,7 @@ use super::{Answered, Api};
 use crate::audit::{self, Subject};
 use crate::auth::Client;
 use crate::http::response_body::ResponseBody;
-use crate::metrics::Outcome;
+use crate::metrics::RequestOutcome;
 use crate::policy::access::Denial;
 use crate::token::{TokenKey, UserId};
 
@@ -92,5 +92,5 @@ impl Api {
 fn done() -> Answered {
     let mut response = Response::new(ResponseBody::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    (Outcome::Done, response)
+    (RequestOutcome::Done, response)
 }

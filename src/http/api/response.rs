@@ -10,7 +10,7 @@ use super::problem::Problem;
 use super::retry::{ClientKind, Retry};
 use crate::broker;
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody, allow};
-use crate::metrics::Outcome;
+use crate::metrics::RequestOutcome;
 use crate::upstream::Failure;
 
 /// The format of an error body.
@@ -83,13 +83,13 @@ impl Problem {
     }
 
     /// The outcome for the metrics.
-    pub fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> RequestOutcome {
         match self.shape().0 {
-            _ if matches!(self, Self::Overload) => Outcome::Limited,
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Outcome::Denied,
-            StatusCode::TOO_MANY_REQUESTS => Outcome::Limited,
-            status if status.is_server_error() => Outcome::Failed,
-            _ => Outcome::Invalid,
+            _ if matches!(self, Self::Overload) => RequestOutcome::Limited,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RequestOutcome::Denied,
+            StatusCode::TOO_MANY_REQUESTS => RequestOutcome::Limited,
+            status if status.is_server_error() => RequestOutcome::Failed,
+            _ => RequestOutcome::Invalid,
         }
     }
 

@@ -152,6 +152,11 @@ impl DemandHistory {
         now.since(self.first)
     }
 
+    /// The windows with requests among the last eight; the latest is bit 0.
+    pub fn windows_used(&self) -> u32 {
+        (0..8).filter(|window| (self.recent >> (SLOTS * window)) & 0xffff != 0).fold(0, |map, window| map | 1 << window)
+    }
+
     /// The number of slots with requests in the last eight windows.
     pub const fn slots_used(&self) -> u32 {
         self.recent.count_ones()
@@ -275,6 +280,7 @@ mod tests {
             let slot = |at: &Moment| at.as_nanos() / (window.as_nanos() as u64 / 16);
             let ages: BTreeSet<_> = requests.iter().map(|at| slot(&now) - slot(at)).filter(|age| *age < 128).collect();
             prop_assert_eq!(history.slots_used() as usize, ages.len());
+            prop_assert_eq!(history.windows_used(), ages.iter().fold(0, |map, age| map | 1 << (age / 16)));
             let hours: BTreeSet<_> = requests.iter().map(|at| hour_of(*at)).filter(|at| hour_of(now) - at < 192).collect();
             prop_assert_eq!(history.hours.used() as usize, hours.len());
         }

@@ -19,7 +19,7 @@ pub struct Features {
 }
 
 /// The number of feature sets.
-pub const FEATURE_SETS: usize = 9;
+pub const FEATURE_SETS: usize = 10;
 /// The number of strata.
 pub const STRATA: usize = 12;
 /// The hash of a feature set has so many bits.
@@ -60,6 +60,7 @@ impl Features {
             [idle_halves, octaves(gap, 2.0), octaves(gap_before, 2.0), 0, stratum],
             [in_window, age, 0, 0, quiet],
             [until_recheck, near.count_ones(), age, 0, quiet],
+            [history.windows_used(), idle_halves, 0, 0, stratum],
             [(hour % 24) as u32, idle_octave, in_window.count_ones(), 0, stratum],
             [idle_halves, hours.min(63), octaves(history.slots_used() as f32, 2.0), 0, stratum],
             [attendance_bin, usual_days, in_window.count_ones(), age, 0],

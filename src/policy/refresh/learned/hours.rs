@@ -46,18 +46,15 @@ impl Hours {
 
     /// The days of the last seven with requests from hour `from` to `to`; yesterday is bit 0.
     ///
-    /// Both are today's hours by [`hour_of`].
+    /// Both are today's hours by [`hour_of`]; `to` counts for at most a day after `from`.
     pub fn days_used(&self, from: u64, to: u64) -> u32 {
-        (1..=7).fold(0, |map, day| {
-            let used = (from..=to.min(from + DAY)).any(|hour| self.used_in(hour.wrapping_sub(day * DAY)));
-            map | u32::from(used) << (day - 1)
-        })
+        let to = to.min(from + DAY);
+        (1..=7).fold(0, |map, day| map | u32::from(self.used_on(day, from, to) != 0) << (day - 1))
     }
 
     /// The number of hours with requests from `from` to `to` on the last seven days.
     pub fn used_between(&self, from: u64, to: u64) -> u32 {
-        let hours = |day| (from..=to).filter(move |hour| self.used_in(hour.wrapping_sub(day * DAY)));
-        (1..=7).map(|day| hours(day).count() as u32).sum()
+        (1..=7).map(|day| self.used_on(day, from, to).count_ones()).sum()
     }
 
     /// The hours until the next that, or whose successor, had requests on one of the last seven
@@ -67,10 +64,15 @@ impl Hours {
         (1..DAY).find(used).unwrap_or(DAY) as u32
     }
 
-    fn used_in(&self, hour: u64) -> bool {
-        let is_remembered = hour <= self.hour && self.hour - hour < HOURS;
-        let bit = hour % HOURS;
-        is_remembered && self.used[(bit / 64) as usize] >> (bit % 64) & 1 == 1
+    /// The hours with requests from `from` to `to`, 64 at most, but so many days before; the first is bit 0.
+    fn used_on(&self, day: u64, from: u64, to: u64) -> u64 {
+        let from = from.saturating_sub(day * DAY).max((self.hour + 1).saturating_sub(HOURS));
+        let Some(length) = to.checked_sub(day * DAY).and_then(|to| to.min(self.hour).checked_sub(from)) else {
+            return 0;
+        };
+        let (word, shift) = ((from % HOURS / 64) as usize, from % 64);
+        let words = u128::from(self.used[(word + 1) % 3]) << 64 | u128::from(self.used[word]);
+        (words >> shift) as u64 & (u64::MAX >> (63 - length.min(63)))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Learned prefetching: which calls ahead of a request pay off.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::clock::Moment;
@@ -15,10 +17,9 @@ use crate::policy::refresh::learned::tuning::Tuning;
 
 /// Decides about keys whose token is due or has lapsed, and learns from every outcome.
 ///
-/// It does no IO and holds no lock. A decision is three steps of the caller: learn what is due
-/// ([`Learner::next_lesson`], [`Learner::learn`]), decide ([`Learner::process`]), and add what
-/// that returns to the books. `K` is a key's handle, by which the caller finds the demand history
-/// that a lesson needs.
+/// It does no IO. A decision is three steps of the caller: learn what is due
+/// ([`Learner::learn_due`]), decide ([`Learner::process`]), and add what that returns to the
+/// counts. `K` is a key's handle, which leads to the demand history that a lesson needs.
 ///
 /// The benefit of a call ahead is the probability `b` that its token is used within the
 /// window. Its cost is the part `c` of the window that passes before the use (1 without a
@@ -166,13 +167,7 @@ impl<K: Clone> Learner<K> {
         history.expect_use(estimate.within.max(0.001))
     }
 
-    /// The next lesson that is due by `now`: pass it to [`Learner::learn`].
-    pub fn next_lesson(&mut self, now: Moment) -> Option<Lesson<K>> {
-        self.lessons.next(now)
-    }
-
-    /// Learns a lesson from the history of its key.
-    pub fn learn(&mut self, lesson: Lesson<K>, history: &mut DemandHistory, now: Moment) {
+    fn learn(&mut self, lesson: Lesson<K>, history: &mut DemandHistory, now: Moment) {
         history.advance(now);
         match lesson.step {
             Step::Observe { until } => self.observe(&lesson.key, history, until, now),
@@ -228,6 +223,30 @@ impl<K: Clone> Learner<K> {
     /// The present price of a call, in delayed requests.
     pub fn price(&self, books: &Books, now: Moment) -> f32 {
         self.price.at(books, now)
+    }
+}
+
+impl<K: HistoryHandle> Learner<K> {
+    /// Learns the outcomes that are known by `now`, at most `most`; returns how many there were.
+    pub fn learn_due(&mut self, most: usize, now: Moment) -> usize {
+        for learned in 0..most {
+            let Some(lesson) = self.lessons.next(now) else { return learned };
+            let key = lesson.key.clone();
+            key.with_history(|history| self.learn(lesson, history, now));
+        }
+        most
+    }
+}
+
+/// A key's handle that leads to its demand history.
+pub trait HistoryHandle: Clone {
+    /// Runs `change` on the history, locked if it is shared between threads.
+    fn with_history(&self, change: impl FnOnce(&mut DemandHistory));
+}
+
+impl HistoryHandle for Rc<RefCell<DemandHistory>> {
+    fn with_history(&self, change: impl FnOnce(&mut DemandHistory)) {
+        change(&mut self.borrow_mut());
     }
 }
 

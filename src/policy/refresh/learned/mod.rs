@@ -14,7 +14,7 @@
 //! A key's features are its idle time, its visits and the gaps between them, and the hours with
 //! requests on the last seven days, each on a coarse scale; and today's attendance compared with
 //! the usual, which shows weekends and holidays. Idle time and usual hours choose one of twelve
-//! *strata*. Nine *feature sets*, each of a few features, have a hash table of cells. A cell is
+//! *strata*. Ten *feature sets*, each of a few features, have a hash table of cells. A cell is
 //! a running mean `m` of outcomes (0 or 1) over `n` samples, with `n` capped so that old ones are
 //! forgotten. With the stratum's mean `m0` and shrinkage `k`, a set's estimate and the forecast are
 //!
@@ -66,7 +66,7 @@
 //!
 //! A key is forgotten after eight days (four windows, if that is more) without a request, so
 //! monthly demand is not learned. 65,536 outcomes and as many observations are pending at most;
-//! beyond half of that decisions are sampled. The tables take 3.5 MB for each workspace. Nothing
+//! beyond half of that decisions are sampled. The tables take 3.9 MB for each workspace. Nothing
 //! is kept over a restart. Each constant is argued in [`tuning`].
 
 mod attendance;

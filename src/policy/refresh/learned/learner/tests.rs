@@ -3,8 +3,6 @@
 use super::*;
 use crate::policy::refresh::learned::lessons::MOST_PENDING;
 use crate::policy::schedule::{Schedule, Ticket};
-use std::cell::RefCell;
-use std::rc::Rc;
 
 const WINDOW: Duration = Duration::from_secs(4 * 3600);
 const DAY: u64 = 24;
@@ -68,7 +66,7 @@ impl Population {
     fn pass(&mut self, until: Moment) {
         while let Some(now) = self.dues.next().filter(|next| *next <= until) {
             let Some((_, who)) = self.dues.pop(now) else { continue };
-            self.learn(now);
+            self.learner.learn_due(usize::MAX, now);
             let person = &mut self.people[who];
             let history = person.history.as_ref().expect("a due key is known");
             person.ticket = None;
@@ -83,13 +81,6 @@ impl Population {
                 PrefetchAction::Wait(at) => person.ticket = Some(self.dues.add(at, who)),
                 PrefetchAction::Forget => person.history = None,
             }
-        }
-    }
-
-    fn learn(&mut self, now: Moment) {
-        while let Some(lesson) = self.learner.next_lesson(now) {
-            let history = Rc::clone(&lesson.key);
-            self.learner.learn(lesson, &mut history.borrow_mut(), now);
         }
     }
 }
@@ -133,7 +124,7 @@ fn keys_with_a_prefetched_token_are_observed_until_their_request() {
     population.run(9 * DAY + 9, at_nine);
     assert!(population.learner.lessons.observations.len() > 40, "{}", population.learner.lessons.observations.len());
     population.run(2, at_nine);
-    population.learn(Moment::from_nanos(0) + HOUR * population.hour as u32);
+    population.learner.learn_due(usize::MAX, Moment::from_nanos(0) + HOUR * population.hour as u32);
     assert!(population.learner.lessons.observations.is_empty());
     population.run(DAY - 2, at_nine);
     let foreseen = population.learner.attendance.calibration();
