@@ -91,10 +91,12 @@ impl Generation {
     }
 
     /// Whether silence after `sent` means that the connection is dead, rather than that Courier is.
-    pub fn has_worked(&self, sent: Moment) -> bool {
+    pub fn has_worked(&self, sent: Moment, min_age: Duration) -> bool {
         let signs = self.signs.lock();
+        // The retry of a lost call gets its whole time, and a user whose calls always hang no further tries.
+        let is_old = sent.since(self.born) >= min_age;
         // After a longer pause the pool holds no connection, so this call makes a new one.
         let is_recent = signs.heard.is_some_and(|heard| sent.since(heard) < IDLE_TIMEOUT);
-        is_recent && signs.failures < MOST_FAILURES
+        is_old && is_recent && signs.failures < MOST_FAILURES
     }
 }

@@ -160,22 +160,39 @@ async fn calls_follow_courier_to_another_machine() {
 }
 
 #[tokio::test]
-async fn user_whose_calls_hang_costs_others_at_most_one_connection() {
-    let (broker, relay, _courier) = http2_broker(ConnectionSettings { min_age: HOUR, ..WATCHFUL }).await;
+async fn user_whose_calls_hang_costs_others_no_connection() {
+    let late_after = 1000 * MS;
+    let (broker, relay, _courier) = http2_broker(ConnectionSettings { late_after, ..PATIENT }).await;
     assert_eq!(statuses(&broker, ["first".to_owned()]).await, [200]);
-    let hanging = statuses(&broker, users(HANGING));
+    let (clock, hanging) = (Clock::system(), statuses(&broker, users(HANGING)));
     let calm = async {
-        let slow = statuses(&broker, users(SLOW));
-        let quick = async {
-            for round in 0..10 {
-                assert_eq!(statuses(&broker, users(&format!("calm-{round}-"))).await, [200; 10]);
-            }
-        };
-        assert_eq!(tokio::join!(slow, quick).0, [200; 10]);
+        let (began, mut round) = (clock.now(), 0);
+        while clock.now().since(began) < 2 * late_after {
+            assert_eq!(statuses(&broker, users(&format!("calm-{round}-"))).await, [200; 10]);
+            round += 1;
+        }
     };
     tokio::select! {
         statuses = hanging => panic!("{statuses:?}"),
         () = calm => {}
     }
     assert_eq!(relay.accepted(), 1);
+}
+
+#[tokio::test]
+async fn call_under_way_ends_on_a_connection_that_retires() {
+    let (broker, relay, _courier) = http2_broker(ConnectionSettings { max_age: 100 * MS, ..PATIENT }).await;
+    assert_eq!(statuses(&broker, ["first".to_owned()]).await, [200]);
+    let slow = statuses(&broker, [SLOW.to_owned()]);
+    let others = async {
+        until(async || broker.courier.call_count() == 2).await;
+        let mut round = 0;
+        while relay.accepted() < 3 {
+            assert_eq!(statuses(&broker, [format!("calm-{round}")]).await, [200]);
+            round += 1;
+        }
+        round
+    };
+    let (slow, others) = tokio::join!(slow, others);
+    assert_eq!((slow, broker.courier.call_count()), (vec![200], 2 + others));
 }
