@@ -73,9 +73,9 @@ impl Evening {
             known: population.people.iter().filter(|person| person.history.is_some()).count() as u64,
             scheduled: population.schedule.len() as u64,
             resident: resident_bytes().saturating_sub(empty),
-            least: population.books.least,
-            calls: population.books.calls,
-            extra: population.books.extra(),
+            least: population.counts.least,
+            calls: population.counts.calls,
+            extra: population.counts.extra(),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
+use crate::files::Input;
+
 /// An API key, a client key or another secret text.
 ///
 /// `Debug`, `Display` and serialisation redact it, and its memory is wiped on drop. Copies that an HTTP
@@ -102,7 +104,7 @@ impl fmt::Debug for SecretBytes {
 
 /// Limits a read to one byte more than is allowed, which reveals a file that is too long.
 fn beginning(path: &Path) -> Result<impl Read, SecretError> {
-    let file = std::fs::File::open(path).map_err(|error| SecretError::File(error.kind()))?;
+    let file = Input::open(path).map_err(|error| SecretError::File(error.kind()))?;
     Ok(file.take(Secret::MAX_BYTES as u64 + 1))
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use courier_token_broker::clock::Moment;
 use courier_token_broker::planner::trace::{Request, Trace};
 use courier_token_broker::planner::workload::Workload;
-use courier_token_broker::policy::refresh::learned::books::Books;
+use courier_token_broker::policy::refresh::learned::call_counts::CallCounts;
 use courier_token_broker::policy::refresh::learned::demand::DemandHistory;
 use courier_token_broker::policy::refresh::learned::learner::{Learner, PrefetchAction};
 use courier_token_broker::policy::refresh::{self, Draws, Mode};
@@ -30,7 +30,7 @@ pub fn visits(users: u32, days: u32) -> Trace {
 /// The broker's state for all users.
 pub struct Population {
     pub learner: Learner<Rc<RefCell<DemandHistory>>>,
-    pub books: Books,
+    pub counts: CallCounts,
     pub schedule: Schedule<u32>,
     pub people: Vec<Person>,
     /// The window of each token.
@@ -53,7 +53,7 @@ impl Population {
     pub fn new(people: usize) -> Self {
         Self {
             learner: Learner::new(EXTRA_CALLS),
-            books: Books::EMPTY,
+            counts: CallCounts::EMPTY,
             schedule: Schedule::new(),
             people: vec![Person::default(); people],
             window: WINDOW,
@@ -85,7 +85,7 @@ impl Population {
     pub fn ask(&mut self, who: u32, now: Moment) {
         let person = &mut self.people[who as usize];
         let history = person.history.get_or_insert_with(|| Rc::new(RefCell::new(DemandHistory::new(self.window, now))));
-        self.books += history.borrow_mut().record(now);
+        self.counts += history.borrow_mut().record(now);
         if person.until.is_none_or(|until| now >= until) {
             self.misses += 1;
             self.fetch(who, now);
@@ -107,9 +107,9 @@ impl Population {
     pub fn decide(&mut self, who: u32, now: Moment) -> PrefetchAction {
         self.learner.learn_due(usize::MAX, now);
         let history = self.people[who as usize].history.as_ref().expect("a due user is known");
-        let (decision, booked) =
-            self.learner.process(history, &mut history.borrow_mut(), &self.books, Duration::ZERO, now);
-        self.books += booked;
+        let (decision, counted) =
+            self.learner.process(history, &mut history.borrow_mut(), &self.counts, Duration::ZERO, now);
+        self.counts += counted;
         decision.action
     }
 
@@ -123,7 +123,7 @@ impl Population {
     }
 
     fn fetch(&mut self, who: u32, now: Moment) {
-        self.books += Books::CALL;
+        self.counts += CallCounts::CALL;
         let due = refresh::due(Mode::Learned, self.window, now, self.draws.next());
         let person = &mut self.people[who as usize];
         person.until = Some(now + self.window);

@@ -90,6 +90,7 @@ impl TestBroker {
             header_bytes: 4096,
             header_count: 16,
             body_timeout: Duration::from_secs(5),
+            requests_in_flight: 1000,
         };
         let api = Api::new(settings, broker, clients, clock, metrics);
         Self { api: Arc::new(with(api, clock)), clock, _background: background }

@@ -12,8 +12,8 @@ pub struct OpenFiles {
     pub admin: usize,
 }
 
-/// Reserved: standard streams, listening sockets, the runtimes, logs, name lookups, and settings and
-/// secrets while they are read.
+/// Reserved: standard streams, listening sockets with one connection each that waits for another to give way, the
+/// runtimes, logs, name lookups, and settings and secrets while they are read.
 const OWN: u64 = 32;
 /// The least limit that the broker can work with.
 const LEAST: u64 = 64;

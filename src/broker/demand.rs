@@ -1,4 +1,4 @@
-//! The demand of a token key, shared by its hits and the refresher; and the books of all keys.
+//! The demand of a token key, shared by its hits and the refresher; and the counts of all keys.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::locks::{Guard, Lock, Order};
 use crate::clock::Moment;
-use crate::policy::refresh::learned::books::Books;
+use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::policy::refresh::learned::demand::DemandHistory;
 use crate::policy::refresh::learned::learner::HistoryHandle;
 
@@ -30,21 +30,21 @@ impl Demand {
         Self { quiet_until: AtomicU64::new(0), last: AtomicU64::new(0), history }
     }
 
-    /// Records a request; returns what to book.
-    pub fn record(&self, now: Moment) -> Books {
+    /// Records a request; returns what to count.
+    pub fn record(&self, now: Moment) -> CallCounts {
         if now.as_nanos() < self.quiet_until.load(Ordering::Relaxed) {
             self.last.store(now.as_nanos(), Ordering::Relaxed);
-            return Books::EMPTY;
+            return CallCounts::EMPTY;
         }
         self.record_locked(now)
     }
 
     #[cold]
-    fn record_locked(&self, now: Moment) -> Books {
+    fn record_locked(&self, now: Moment) -> CallCounts {
         let mut history = self.history();
-        let booked = history.record(now);
+        let counted = history.record(now);
         self.quiet_until.store(history.quiet_until().as_nanos(), Ordering::Relaxed);
-        booked
+        counted
     }
 
     /// Locks the history. The next request takes the lock, too, since a decision may be noted.
@@ -62,11 +62,11 @@ impl HistoryHandle for Arc<Demand> {
     }
 }
 
-/// The books of a workspace, for hits without a lock.
+/// The counts of a workspace, for hits without a lock.
 ///
 /// A reader may see a part of a concurrent change: it is off by one call for a moment.
 #[derive(Debug, Default)]
-pub struct SharedBooks {
+pub struct SharedCounts {
     least: AtomicU64,
     calls: AtomicU64,
     expected: AtomicI64,
@@ -74,9 +74,9 @@ pub struct SharedBooks {
     unused: AtomicU64,
 }
 
-impl SharedBooks {
+impl SharedCounts {
     /// Adds a change.
-    pub fn add(&self, change: Books) {
+    pub fn add(&self, change: CallCounts) {
         self.least.fetch_add(change.least, Ordering::Relaxed);
         self.calls.fetch_add(change.calls, Ordering::Relaxed);
         self.expected.fetch_add(change.expected, Ordering::Relaxed);
@@ -85,8 +85,8 @@ impl SharedBooks {
     }
 
     /// Returns the counts.
-    pub fn load(&self) -> Books {
-        Books {
+    pub fn load(&self) -> CallCounts {
+        CallCounts {
             least: self.least.load(Ordering::Relaxed),
             calls: self.calls.load(Ordering::Relaxed),
             expected: self.expected.load(Ordering::Relaxed),
@@ -107,9 +107,9 @@ mod tests {
     #[test]
     fn quiet_request_takes_no_lock_but_updates_the_last() {
         let demand = Demand::new(Duration::from_secs(160), at(0));
-        assert_eq!(demand.record(at(0)), Books::LEAST);
+        assert_eq!(demand.record(at(0)), CallCounts::LEAST);
         let guard = demand.history.lock();
-        assert_eq!(demand.record(at(9)), Books::EMPTY);
+        assert_eq!(demand.record(at(9)), CallCounts::EMPTY);
         drop(guard);
         assert_eq!(demand.history().idle(at(10)), Duration::from_secs(1));
     }
@@ -124,14 +124,18 @@ mod tests {
     }
 
     #[test]
-    fn shared_books_add_up_all_changes() {
-        let (shared, mut books) = (SharedBooks::default(), Books::EMPTY);
-        for change in
-            [Books::LEAST, Books::CALL, Books::expected(0.5), Books::settled(0.25, true), Books::settled(0.25, false)]
-        {
+    fn shared_counts_add_up_all_changes() {
+        let (shared, mut counts) = (SharedCounts::default(), CallCounts::EMPTY);
+        for change in [
+            CallCounts::LEAST,
+            CallCounts::CALL,
+            CallCounts::expected(0.5),
+            CallCounts::settled(0.25, true),
+            CallCounts::settled(0.25, false),
+        ] {
             shared.add(change);
-            books += change;
+            counts += change;
         }
-        assert_eq!(shared.load(), books);
+        assert_eq!(shared.load(), counts);
     }
 }

@@ -1,7 +1,7 @@
 //! An entry of the key table: a key's demand, its plan, and its token if there is one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -27,6 +27,8 @@ pub struct Entry {
     pub demand: Arc<Demand>,
     token: ArcSwapOption<CachedToken>,
     uses: AtomicU32,
+    /// The party whose request brought the last token, as a hash.
+    party: AtomicU64,
     state: Lock<EntryState>,
 }
 
@@ -134,7 +136,7 @@ impl Entry {
             is_indexed: false,
         };
         let (token, state) = (ArcSwapOption::empty(), Lock::new(Order::Entry, state));
-        Self { key, demand, token, uses: AtomicU32::new(0), state }
+        Self { key, demand, token, uses: AtomicU32::new(0), party: AtomicU64::new(0), state }
     }
 
     /// Its token, however old.
@@ -155,6 +157,16 @@ impl Entry {
     /// How often its token was handed out.
     pub fn uses(&self) -> u32 {
         self.uses.load(Ordering::Relaxed)
+    }
+
+    /// The party whose request brought the last token, as a hash. Its renewals' failures are that party's.
+    pub fn party(&self) -> u64 {
+        self.party.load(Ordering::Relaxed)
+    }
+
+    /// Sets the party whose request brought a token.
+    pub fn set_party(&self, party: u64) {
+        self.party.store(party, Ordering::Relaxed);
     }
 
     /// Replaces its token, under its lock; returns the old one. A new token begins without uses.

@@ -73,7 +73,7 @@ impl Fixture {
     }
 
     pub fn sign_out(&self, user: &str) -> usize {
-        self.broker.sign_out("default", UserId::new(user).expect("an id"))
+        self.broker.sign_out("default", UserId::new(user).expect("an id")).unwrap_or_default()
     }
 
     pub async fn pass(&self, time: Duration) {

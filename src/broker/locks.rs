@@ -25,6 +25,8 @@ pub enum Order {
     Draws,
     /// The times at which tokens reach their hard floor.
     HardFloors,
+    /// The witnesses of a workspace.
+    Witnesses,
     /// A shard of the index.
     Index,
     /// The evicted entries.

@@ -10,12 +10,13 @@
 //! | lock | guards |
 //! |---|---|
 //! | flights: a shard of a workspace's table | which flight a key has, and what is stored and removed under it |
-//! | waiters of a flight | their number, the client of the first |
+//! | waiters of a flight | its followers by client, and each client's place in the queue |
 //! | state of an entry | its plan, and the exchange of its token |
 //! | learner of a workspace | the forecast and the price |
 //! | demand of a key | the demand history |
 //! | schedule, draws of a workspace | due times |
 //! | hard floors | when each token is dropped |
+//! | witnesses of a workspace | keys that got a token |
 //! | index, evicted entries, coverage | themselves |
 //!
 //! The key table is a moka cache. It is never touched under an entry's lock, since any call may run its
@@ -41,6 +42,7 @@ mod handle;
 mod index;
 mod locks;
 mod negative_cache;
+mod prober;
 mod refresher;
 mod removal;
 mod request;
@@ -50,6 +52,8 @@ mod serve;
 mod stress;
 mod table;
 mod upkeep;
+mod waiters;
+mod witnesses;
 mod workspace;
 
 pub use background::Background;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::demand::{Demand, SharedBooks};
+use super::demand::{Demand, SharedCounts};
 use super::entry::{Entry, EntryState, Plan};
 use super::locks::{Lock, Order};
 use crate::clock::Moment;
@@ -24,7 +24,7 @@ pub struct Refresher {
     /// In mode learned only.
     learner: Option<Lock<Learner<Arc<Demand>>>>,
     /// The sums over the requests and calls of the workspace.
-    pub books: SharedBooks,
+    pub counts: SharedCounts,
     draws: Lock<Draws>,
     /// Wakes the loop: a key was added that is due before all others.
     due_earlier: Notify,
@@ -47,7 +47,7 @@ impl Refresher {
             mode,
             schedule: Lock::new(Order::Schedule, Schedule::new()),
             learner: (mode == Mode::Learned).then(learner),
-            books: SharedBooks::default(),
+            counts: SharedCounts::default(),
             draws: Lock::new(Order::Draws, Draws::default()),
             due_earlier: Notify::new(),
             metrics,
@@ -108,8 +108,8 @@ impl Refresher {
         };
         let mut learner = learner.lock();
         let mut history = entry.demand.history();
-        let (decision, booked) = learner.process(&entry.demand, &mut history, &self.books.load(), late, now);
-        self.books.add(booked);
+        let (decision, counted) = learner.process(&entry.demand, &mut history, &self.counts.load(), late, now);
+        self.counts.add(counted);
         match decision.action {
             PrefetchAction::Fetch => {
                 let reason = if state.plan.has_lapsed() { Reason::Return } else { Reason::Due };
@@ -135,14 +135,14 @@ impl Refresher {
         self.learner.as_ref().map_or(0, |learner| learner.lock().learn_due(most, now))
     }
 
-    /// Updates the metrics of the learner and the books.
+    /// Updates the metrics of the learner and the counts.
     pub fn update_gauges(&self, now: Moment) {
-        let books = self.books.load();
+        let counts = self.counts.load();
         if let Some(learner) = &self.learner {
-            self.metrics.renewal_price.set(learner.lock().price(&books, now).into());
+            self.metrics.renewal_price.set(learner.lock().price(&counts, now).into());
         }
-        self.metrics.extra_calls_ratio.set(books.extra_share());
-        if let Some(share) = books.used_share() {
+        self.metrics.extra_calls_ratio.set(counts.extra_share());
+        if let Some(share) = counts.used_share() {
             self.metrics.renewals_used_ratio.set(share);
         }
     }

@@ -6,13 +6,14 @@ use std::time::Duration;
 use super::entry::{CachedToken, Entry};
 use super::flight;
 use super::flight_task::FlightCause;
-use super::flights::{Follower, Issued};
+use super::flights::Follower;
 use super::handle::Broker;
 use super::request::{Answer, Refusal, Source, TokenRequest};
+use super::waiters::Issued;
 use super::workspace::Workspace;
 use crate::clock::Moment;
 use crate::policy::freshness::{self, Freshness, Stale, TokenAge};
-use crate::policy::refresh::learned::books::Books;
+use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::token::Grant;
 
 impl Broker {
@@ -37,6 +38,15 @@ impl Broker {
         match Box::pin(self.fetch(request, stale, max_wait, asked)).await {
             Ok(answer) => Ok(answer),
             Err(refusal) => stale.and_then(|why| self.serve_stale(request, why, asked)).ok_or(refusal),
+        }
+    }
+
+    /// Answers a request from the table alone: `None` if the table has no token that is fresh enough.
+    pub fn get_cached(&self, request: &TokenRequest<'_>) -> Option<Answer> {
+        let asked = self.0.clock.now();
+        match self.look_up(request, asked)? {
+            (entry, token, Freshness::Serve { is_due }) => Some(self.serve_hit(&entry, &token, is_due, asked)),
+            _ => None,
         }
     }
 
@@ -66,10 +76,11 @@ impl Broker {
         max_wait: Duration,
         asked: Moment,
     ) -> Result<Answer, Refusal> {
-        if let Some(refusal) = self.0.negative_cache.get(&request.key, asked) {
+        let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
+        let recovered_at = workspace.dispatcher.recovered_at();
+        if let Some(refusal) = self.0.negative_cache.get(&request.key, recovered_at, asked) {
             return Err(refusal);
         }
-        let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
         let (follower, collapsed) = match self.join(request, workspace) {
             Ok(joined) => joined,
             Err((entry, token)) => {
@@ -143,11 +154,11 @@ impl Broker {
         if !matches!(source, Source::Issued { stored: false, .. }) {
             entry.count_use();
         }
-        let booked = entry.demand.record(asked);
-        if booked != Books::EMPTY
+        let counted = entry.demand.record(asked);
+        if counted != CallCounts::EMPTY
             && let Some(workspace) = self.0.workspaces.get(entry.key.workspace())
         {
-            workspace.refresher.books.add(booked);
+            workspace.refresher.counts.add(counted);
         }
         Answer { grant: grant.clone(), remaining: grant.remaining(now), source }
     }

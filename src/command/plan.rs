@@ -11,7 +11,7 @@ use clap::{ArgGroup, Args};
 use courier_token_broker::planner::comparison::compare;
 use courier_token_broker::planner::outcome::Outcome;
 use courier_token_broker::planner::plot::{self, Curve};
-use courier_token_broker::planner::replay;
+use courier_token_broker::planner::replay::ReplaySettings;
 use courier_token_broker::planner::report::{Report, Setup};
 use courier_token_broker::planner::trace::{Limits, Selection, Trace};
 use courier_token_broker::planner::workload::Workload;
@@ -91,13 +91,13 @@ pub struct Plan {
 
 impl Plan {
     pub fn run(self) -> Result<(), Failure> {
-        let plan = self.checked()?;
+        let settings = self.checked()?;
         if let Some(path) = &self.plot {
             // A missing folder must be found before the simulation.
             Draft::beside(path)?;
         }
         let (source, trace) = self.demand()?;
-        let report = self.report(source, &trace, &plan);
+        let report = self.report(source, &trace, &settings);
         let mut shown = if self.json {
             report.json().map_err(|error| Failure::Other(error.into()))? + "\n"
         } else {
@@ -114,7 +114,7 @@ impl Plan {
     }
 
     /// Validates the flags.
-    fn checked(&self) -> Result<replay::Plan, Failure> {
+    fn checked(&self) -> Result<ReplaySettings, Failure> {
         const DAY: Duration = Duration::from_secs(86_400);
         within("--users", &self.users, &(1..=Workload::MAX_REQUESTS))?;
         within("--days", &self.days, &(1..=Workload::MAX_DAYS))?;
@@ -136,7 +136,7 @@ impl Plan {
             let flag = if error == BudgetError::Burst { "--burst" } else { "--budget" };
             refused(flag, error.to_string())
         })?;
-        Ok(replay::Plan {
+        Ok(ReplaySettings {
             floor,
             lifetime: self.lifetime,
             budget,
@@ -181,21 +181,21 @@ impl Plan {
         Ok((name, trace))
     }
 
-    fn report(&self, source: String, trace: &Trace, plan: &replay::Plan) -> Report {
+    fn report(&self, source: String, trace: &Trace, settings: &ReplaySettings) -> Report {
         let [first, last] = [trace.requests().first(), trace.requests().last()];
         let what = Setup {
             source,
             span: first.zip(last).map_or(Duration::ZERO, |(first, last)| last.at.since(first.at)),
-            lifetime: plan.lifetime,
+            lifetime: settings.lifetime,
             floor: self.floor,
             budget: self.budget,
             burst: self.budget.map(|rate| self.burst(rate)),
-            latency: plan.latency,
-            extra_calls: plan.extra_calls,
+            latency: settings.latency,
+            extra_calls: settings.extra_calls,
             counts: *trace.counts(),
         };
         let bar = bar("", Some(1));
-        let report = compare(what, trace, plan, &|name, done, all| {
+        let report = compare(what, trace, settings, &|name, done, all| {
             bar.set_prefix(name);
             bar.set_length(all);
             bar.set_position(done);

@@ -156,6 +156,7 @@ table!(Sessions {
     profile: String = INBOX.to_owned(),
     max_lifetime: HumanDuration = seconds(86_400),
     within_session: bool = false,
+    requests_per_second: f64 = 5.0,
 });
 
 table!(Log { level: String = "info".to_owned(), format: LogFormat = LogFormat::Auto, audit: Audit = Audit::Log });

@@ -150,6 +150,7 @@ fn api_settings(
         header_bytes: limits.header_bytes as usize,
         header_count: limits.header_count as usize,
         body_timeout,
+        requests_in_flight: limits.requests_in_flight as usize,
         profiles,
     }
 }

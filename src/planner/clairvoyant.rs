@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use super::outcome::{Outcome, Tally};
-use super::replay::{PROGRESS, Plan};
+use super::replay::{PROGRESS, ReplaySettings};
 use super::trace::Trace;
 use crate::clock::Moment;
 use crate::policy::admission::bucket::Bucket;
@@ -14,8 +14,8 @@ use crate::policy::admission::bucket::Bucket;
 ///
 /// Every call of the least-calls broker but a key's first leaves in time, the earliest needed
 /// first. Only the budget limits it.
-pub fn clairvoyant(trace: &Trace, plan: &Plan, progress: &mut dyn FnMut(u64)) -> Outcome {
-    let window = plan.floor.window_of(plan.lifetime);
+pub fn clairvoyant(trace: &Trace, settings: &ReplaySettings, progress: &mut dyn FnMut(u64)) -> Outcome {
+    let window = settings.floor.window_of(settings.lifetime);
     let mut done = Tally::default();
     // Per key: when the first call completes, and the end of the latest token's window.
     let mut served_until = vec![None; trace.keys()];
@@ -32,16 +32,16 @@ pub fn clairvoyant(trace: &Trace, plan: &Plan, progress: &mut dyn FnMut(u64)) ->
             Some(_) => {}
             first @ None => {
                 calls.push((request.at, request.at));
-                *first = Some((request.at + plan.latency, request.at + window));
+                *first = Some((request.at + settings.latency, request.at + window));
             }
         }
         if number % PROGRESS == 0 {
             progress(number as u64);
         }
     }
-    match plan.budget.as_ref().map(Bucket::new) {
-        Some(bucket) => within(bucket, calls, plan.latency, &mut done),
-        None => just_in_time(calls, plan.latency, &mut done),
+    match settings.budget.as_ref().map(Bucket::new) {
+        Some(bucket) => within(bucket, calls, settings.latency, &mut done),
+        None => just_in_time(calls, settings.latency, &mut done),
     }
     progress(trace.requests().len() as u64);
     done.outcome("clairvoyant", None)
@@ -97,10 +97,10 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(1800);
     const LATENCY: Duration = Duration::from_millis(300);
 
-    fn plan(budget: Option<(f64, u32)>) -> Plan {
+    fn settings(budget: Option<(f64, u32)>) -> ReplaySettings {
         let floor = Floor::new(0.5, Duration::ZERO).expect("a floor");
         let budget = budget.and_then(|(rate, burst)| Budget::new(rate, burst).ok());
-        Plan { floor, lifetime: 2 * WINDOW, budget, latency: LATENCY, extra_calls: 0.25 }
+        ReplaySettings { floor, lifetime: 2 * WINDOW, budget, latency: LATENCY, extra_calls: 0.25 }
     }
 
     /// Milliseconds after a day, and keys.
@@ -124,34 +124,34 @@ mod tests {
         })
     }
 
-    fn best(trace: &Trace, plan: &Plan) -> Outcome {
-        clairvoyant(trace, plan, &mut |_| {})
+    fn best(trace: &Trace, settings: &ReplaySettings) -> Outcome {
+        clairvoyant(trace, settings, &mut |_| {})
     }
 
     #[test]
     fn foreseen_call_leaves_just_in_time() {
-        let outcome = best(&trace(&[(0, 0), (7_000_000, 0)]), &plan(None));
+        let outcome = best(&trace(&[(0, 0), (7_000_000, 0)]), &settings(None));
         assert_eq!((outcome.calls, outcome.delayed, outcome.wait.max), (2, 1, LATENCY));
     }
 
     #[test]
     fn simultaneous_returns_are_prefetched_within_the_budget() {
         let requests = (0..6).flat_map(|key| [(u64::from(key) * 100_000, key), (7_000_000, key)]).collect::<Vec<_>>();
-        let outcome = best(&trace(&requests), &plan(Some((0.01, 1))));
+        let outcome = best(&trace(&requests), &settings(Some((0.01, 1))));
         assert_eq!((outcome.calls, outcome.delayed, outcome.peak_calls_per_second), (12, 6, 1));
     }
 
     proptest! {
         #[test]
         fn unlimited_bound_avoids_every_avoidable_delay_with_the_least_calls(trace in requests()) {
-            let (least, best) = (baseline(&trace, &plan(None), &mut |_| {}), best(&trace, &plan(None)));
+            let (least, best) = (baseline(&trace, &settings(None), &mut |_| {}), best(&trace, &settings(None)));
             prop_assert_eq!((best.calls, best.delayed), (least.least_calls, least.unavoidable_delays));
         }
 
         #[test]
         fn budget_delays_calls_but_adds_none(trace in requests(), rate in 0.01..10.0, burst in 1u32..5) {
-            let tight = plan(Some((rate, burst)));
-            let (free, best) = (best(&trace, &plan(None)), best(&trace, &tight));
+            let tight = settings(Some((rate, burst)));
+            let (free, best) = (best(&trace, &settings(None)), best(&trace, &tight));
             prop_assert_eq!(best.calls, free.calls);
             prop_assert!(best.peak_calls_per_second as f64 <= rate + f64::from(burst));
             prop_assert!(best.delayed >= free.delayed);

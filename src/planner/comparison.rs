@@ -8,12 +8,12 @@ use std::thread;
 use super::clairvoyant::clairvoyant;
 use super::outcome::Outcome;
 use super::recommendation::{Recommendation, Sufficient, best, is_enough};
-use super::replay::{Mode, Plan, baseline, replay};
+use super::replay::{Mode, ReplaySettings, baseline, replay};
 use super::report::{Report, Setup};
 use super::trace::Trace;
 use crate::policy::admission::budget::Budget;
 
-/// The values of `extra_calls` that are tried besides that of the plan.
+/// The values of `extra_calls` that are tried besides that of the settings.
 pub const SWEEP: [f64; 6] = [0.05, 0.1, 0.15, 0.25, 0.5, 1.0];
 
 /// The budget rates that are tried. The steps are coarse to leave headroom: days differ.
@@ -25,13 +25,13 @@ pub type Progress<'a> = &'a (dyn Fn(&'static str, u64, u64) + Sync);
 /// Replays the trace in all modes, and recommends one of them with a budget.
 ///
 /// The runs are independent and run in parallel; the outcome does not depend on that.
-pub fn compare(what: Setup, trace: &Trace, plan: &Plan, progress: Progress<'_>) -> Report {
+pub fn compare(what: Setup, trace: &Trace, settings: &ReplaySettings, progress: Progress<'_>) -> Report {
     let mut knobs = SWEEP.to_vec();
-    if !knobs.contains(&plan.extra_calls) {
-        knobs.push(plan.extra_calls);
+    if !knobs.contains(&settings.extra_calls) {
+        knobs.push(settings.extra_calls);
         knobs.sort_by(f64::total_cmp);
     }
-    let given = knobs.iter().position(|knob| *knob == plan.extra_calls).unwrap_or(0);
+    let given = knobs.iter().position(|knob| *knob == settings.extra_calls).unwrap_or(0);
     // The longest runs start first.
     let mut runs: Vec<_> = knobs.into_iter().map(|knob| Run::Replay(Mode::Learned, knob)).collect();
     runs.extend([Run::Replay(Mode::Used, 0.0), Run::Replay(Mode::Off, 0.0), Run::Clairvoyant]);
@@ -41,13 +41,13 @@ pub fn compare(what: Setup, trace: &Trace, plan: &Plan, progress: Progress<'_>) 
     let work = || {
         let run = || {
             let place = next.fetch_add(1, Relaxed);
-            Some((place, runs.get(place)?.outcome(trace, plan, &meter)))
+            Some((place, runs.get(place)?.outcome(trace, settings, &meter)))
         };
         iter::from_fn(run).collect::<Vec<_>>()
     };
     let (least, mut done) = thread::scope(|scope| {
         let others: Vec<_> = (1..threads(trace)).map(|_| scope.spawn(work)).collect();
-        let least = baseline(trace, plan, &mut meter.run());
+        let least = baseline(trace, settings, &mut meter.run());
         let mut done = work();
         for other in others {
             done.extend(other.join().unwrap_or_else(|payload| panic::resume_unwind(payload)));
@@ -63,13 +63,13 @@ pub fn compare(what: Setup, trace: &Trace, plan: &Plan, progress: Progress<'_>) 
     sweep.rotate_right(1);
     sweep.sort_by_key(|outcome| (outcome.calls, outcome.delayed));
 
-    let row = best(&sweep, plan.latency);
-    let search = Search { trace, plan, meter: &Meter::new("budget", SEARCH_RUNS, trace, progress) };
-    let unlimited_peak = match plan.budget {
+    let row = best(&sweep, settings.latency);
+    let search = Search { trace, settings, meter: &Meter::new("budget", SEARCH_RUNS, trace, progress) };
+    let unlimited_peak = match settings.budget {
         None => sweep[row].peak_calls_per_second,
         Some(_) => search.run(&sweep[row], None).peak_calls_per_second,
     };
-    let budget = match what.budget.zip(what.burst).filter(|_| is_enough(&sweep[row], plan.latency)) {
+    let budget = match what.budget.zip(what.burst).filter(|_| is_enough(&sweep[row], settings.latency)) {
         Some((rate, burst)) => Some(Sufficient { rate, burst, outcome: sweep[row].clone() }),
         None => search.sufficient(&modes[0], &sweep[row]),
     };
@@ -98,10 +98,12 @@ enum Run {
 }
 
 impl Run {
-    fn outcome(self, trace: &Trace, plan: &Plan, meter: &Meter<'_>) -> Outcome {
+    fn outcome(self, trace: &Trace, settings: &ReplaySettings, meter: &Meter<'_>) -> Outcome {
         match self {
-            Self::Replay(mode, extra_calls) => replay(trace, &Plan { extra_calls, ..*plan }, mode, &mut meter.run()),
-            Self::Clairvoyant => clairvoyant(trace, plan, &mut meter.run()),
+            Self::Replay(mode, extra_calls) => {
+                replay(trace, &ReplaySettings { extra_calls, ..*settings }, mode, &mut meter.run())
+            }
+            Self::Clairvoyant => clairvoyant(trace, settings, &mut meter.run()),
         }
     }
 }
@@ -109,7 +111,7 @@ impl Run {
 /// The search for a sufficient budget.
 struct Search<'a> {
     trace: &'a Trace,
-    plan: &'a Plan,
+    settings: &'a ReplaySettings,
     meter: &'a Meter<'a>,
 }
 
@@ -125,7 +127,7 @@ impl Search<'_> {
             _ => Mode::Learned,
         };
         let extra_calls = row.extra_calls.unwrap_or_default();
-        replay(self.trace, &Plan { budget, extra_calls, ..*self.plan }, mode, &mut self.meter.run())
+        replay(self.trace, &ReplaySettings { budget, extra_calls, ..*self.settings }, mode, &mut self.meter.run())
     }
 
     /// The lowest rate that is enough both for mode off and for the row.
@@ -135,7 +137,7 @@ impl Search<'_> {
         let with = |row, rate: f64| {
             let burst = rate as u32;
             let outcome = self.run(row, Budget::new(rate, burst).ok());
-            is_enough(&outcome, self.plan.latency).then_some(Sufficient { rate, burst, outcome })
+            is_enough(&outcome, self.settings.latency).then_some(Sufficient { rate, burst, outcome })
         };
         let least = RATES.partition_point(|rate| with(off, *rate).is_none());
         RATES[least..].iter().find_map(|rate| with(row, *rate))
@@ -185,8 +187,8 @@ mod tests {
 
     type Given = Option<(f64, u32)>;
 
-    fn plan(lifetime: Duration, budget: Given) -> Plan {
-        Plan {
+    fn settings(lifetime: Duration, budget: Given) -> ReplaySettings {
+        ReplaySettings {
             floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
             lifetime,
             budget: budget.and_then(|(rate, burst)| Budget::new(rate, burst).ok()),
@@ -195,11 +197,11 @@ mod tests {
         }
     }
 
-    fn report(trace: &Trace, plan: &Plan, budget: Given, progress: Progress<'_>) -> Report {
+    fn report(trace: &Trace, settings: &ReplaySettings, budget: Given, progress: Progress<'_>) -> Report {
         let (rate, burst) = budget.unzip();
-        let Plan { lifetime, latency, extra_calls, .. } = *plan;
+        let ReplaySettings { lifetime, latency, extra_calls, .. } = *settings;
         let what = Setup { lifetime, budget: rate, burst, latency, extra_calls, ..setup() };
-        compare(what, trace, plan, progress)
+        compare(what, trace, settings, progress)
     }
 
     #[test]
@@ -207,7 +209,7 @@ mod tests {
         let trace = Workload::Office.generate(100, 3, 7).expect("a workload");
         let budget = Some((0.004, 1));
         let Report { modes: [off, ..], sweep, recommendation, .. } =
-            report(&trace, &plan(24 * HOUR, budget), budget, &|_, _, _| {});
+            report(&trace, &settings(24 * HOUR, budget), budget, &|_, _, _| {});
         let chosen = &sweep[recommendation.row];
         assert!(chosen.delayed * 4 < off.delayed * 3, "{chosen:?} {off:?}");
     }
@@ -216,8 +218,8 @@ mod tests {
     fn sweep_has_each_row_once_and_the_one_that_was_given() {
         let trace = Workload::Office.generate(5, 2, 7).expect("a workload");
         for extra_calls in [0.15, 0.3] {
-            let plan = Plan { extra_calls, ..plan(HOUR, None) };
-            let report = report(&trace, &plan, None, &|_, _, _| {});
+            let settings = ReplaySettings { extra_calls, ..settings(HOUR, None) };
+            let report = report(&trace, &settings, None, &|_, _, _| {});
             let name = |row: &Outcome| format!("{} {:?}", row.mode, row.extra_calls);
             let rows: BTreeSet<_> = report.sweep.iter().map(name).collect();
             let learned = SWEEP.iter().chain([&extra_calls]).map(|knob| format!("learned {:?}", Some(knob)));
@@ -225,10 +227,10 @@ mod tests {
             assert_eq!(report.sweep.len(), rows.len());
             assert!(report.sweep.is_sorted_by_key(|row| row.calls));
             for (mode, row) in [Mode::Off, Mode::Used, Mode::Learned].into_iter().zip(&report.modes) {
-                assert_eq!(row, &replay(&trace, &plan, mode, &mut |_| {}));
+                assert_eq!(row, &replay(&trace, &settings, mode, &mut |_| {}));
                 assert!(report.sweep.contains(row));
             }
-            assert_eq!(report.bound, clairvoyant(&trace, &plan, &mut |_| {}));
+            assert_eq!(report.bound, clairvoyant(&trace, &settings, &mut |_| {}));
         }
     }
 
@@ -236,16 +238,16 @@ mod tests {
     fn budget_fits_simultaneous_new_users() {
         let at = Moment::from_nanos(1 << 60);
         let trace = Trace::from_requests((0..300).map(|key| Request { at, key }).collect(), 300, 300);
-        let report = report(&trace, &plan(HOUR, None), None, &|_, _, _| {});
+        let report = report(&trace, &settings(HOUR, None), None, &|_, _, _| {});
         let budget = report.recommendation.budget.expect("a budget");
         // With 200 a second, of which 180 leave at once, the last wait for 0.6 s.
         assert_eq!((budget.rate, budget.burst), (500.0, 500));
-        assert_eq!(budget.outcome.wait.max, plan(HOUR, None).latency);
+        assert_eq!(budget.outcome.wait.max, settings(HOUR, None).latency);
     }
 
     #[test]
     fn trace_without_requests_is_compared() {
-        let report = report(&Trace::default(), &plan(HOUR, None), None, &|_, _, _| {});
+        let report = report(&Trace::default(), &settings(HOUR, None), None, &|_, _, _| {});
         assert_eq!((report.sweep[report.recommendation.row].mode, report.baseline.requests), ("off", 0));
         assert!(report.recommendation.budget.is_some_and(|budget| budget.rate == 1.0));
         assert_eq!(report.baseline.least_calls, 0);
@@ -258,7 +260,7 @@ mod tests {
     fn progress_never_exceeds_the_whole() {
         let trace = Workload::Office.generate(5, 2, 7).expect("a workload");
         let (told, budget) = (Mutex::new(Vec::new()), Some((0.01, 1)));
-        report(&trace, &plan(HOUR, budget), budget, &|name, done, all| told.lock().push((name, done, all)));
+        report(&trace, &settings(HOUR, budget), budget, &|name, done, all| told.lock().push((name, done, all)));
         let told = told.into_inner();
         assert!(told.iter().all(|(_, done, all)| done <= all), "{told:?}");
         assert!(told.iter().any(|(name, done, all)| *name == "replays" && done == all), "{told:?}");
@@ -277,13 +279,13 @@ mod tests {
         ) {
             let trace = workload.generate(users, days, seed).expect("a workload");
             let budget = budget.map(|(power, burst)| (f64::powf(10.0, power), burst));
-            let plan = plan(lifetime * SECOND, budget);
-            let report = report(&trace, &plan, budget, &|_, _, _| {});
+            let settings = settings(lifetime * SECOND, budget);
+            let report = report(&trace, &settings, budget, &|_, _, _| {});
             let (rows, chosen) = (&report.sweep, &report.sweep[report.recommendation.row]);
             for row in rows {
                 let is_no_worse = row.calls <= chosen.calls && row.delayed <= chosen.delayed;
                 prop_assert!(!is_no_worse || (row.calls, row.delayed) == (chosen.calls, chosen.delayed), "{row:?} {chosen:?}");
-                if plan.budget.is_none() && row.delayed < chosen.delayed {
+                if settings.budget.is_none() && row.delayed < chosen.delayed {
                     let price = (row.calls as f64 - chosen.calls as f64) / (chosen.delayed - row.delayed) as f64;
                     prop_assert!(price > 2.0, "{row:?} {chosen:?}");
                 }
@@ -294,7 +296,7 @@ mod tests {
             let mode = [Mode::Off, Mode::Used, Mode::Learned].into_iter().zip(&report.modes);
             let (mode, _) = mode.into_iter().find(|(_, row)| row.mode == chosen.mode).expect("a mode");
             let extra_calls = chosen.extra_calls.unwrap_or_default();
-            let again = Plan { budget: Budget::new(*rate, *burst).ok(), extra_calls, ..plan };
+            let again = ReplaySettings { budget: Budget::new(*rate, *burst).ok(), extra_calls, ..settings };
             let again = replay(&trace, &again, mode, &mut |_| {});
             prop_assert_eq!(&again, outcome);
             prop_assert!(again.wait.p99 < SECOND, "{:?}", again);

@@ -12,9 +12,9 @@ use super::trace::Trace;
 use crate::clock::Moment;
 use crate::policy::admission::budget::Budget;
 use crate::policy::admission::queue::{Class, Place, Rank};
-use crate::policy::admission::{Admission, Event, Response, WaitingCall};
+use crate::policy::admission::{Admission, EndedCall, Event, Origin, Response, WaitingCall};
 use crate::policy::freshness::Floor;
-use crate::policy::refresh::learned::books::Books;
+use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::policy::refresh::learned::demand::DemandHistory;
 use crate::policy::refresh::learned::learner::{Learner, PrefetchAction};
 use crate::policy::refresh::{self, Draws};
@@ -24,7 +24,7 @@ pub use crate::policy::refresh::Mode;
 
 /// The settings of a replay.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct ReplaySettings {
     /// The least remaining life of a token that is handed out.
     pub floor: Floor,
     /// The lifetime of every token.
@@ -38,9 +38,9 @@ pub struct Plan {
 }
 
 /// The outcome of the least-calls broker.
-pub fn baseline(trace: &Trace, plan: &Plan, progress: &mut dyn FnMut(u64)) -> Baseline {
-    let plan = Plan { budget: None, ..*plan };
-    let done = Replay::new(trace, &plan, Mode::Off).run(progress);
+pub fn baseline(trace: &Trace, settings: &ReplaySettings, progress: &mut dyn FnMut(u64)) -> Baseline {
+    let settings = ReplaySettings { budget: None, ..*settings };
+    let done = Replay::new(trace, &settings, Mode::Off).run(progress);
     Baseline {
         requests: trace.requests().len() as u64,
         users: trace.users() as u64,
@@ -52,12 +52,12 @@ pub fn baseline(trace: &Trace, plan: &Plan, progress: &mut dyn FnMut(u64)) -> Ba
 }
 
 /// The outcome of one mode.
-pub fn replay(trace: &Trace, plan: &Plan, mode: Mode, progress: &mut dyn FnMut(u64)) -> Outcome {
-    let done = Replay::new(trace, plan, mode).run(progress);
+pub fn replay(trace: &Trace, settings: &ReplaySettings, mode: Mode, progress: &mut dyn FnMut(u64)) -> Outcome {
+    let done = Replay::new(trace, settings, mode).run(progress);
     let (name, extra_calls) = match mode {
         Mode::Off => ("off", None),
         Mode::Used => ("used", None),
-        Mode::Learned => ("learned", Some(plan.extra_calls)),
+        Mode::Learned => ("learned", Some(settings.extra_calls)),
     };
     done.outcome(name, extra_calls)
 }
@@ -65,7 +65,7 @@ pub fn replay(trace: &Trace, plan: &Plan, mode: Mode, progress: &mut dyn FnMut(u
 /// A broker in virtual time.
 struct Replay<'a> {
     trace: &'a Trace,
-    plan: &'a Plan,
+    settings: &'a ReplaySettings,
     mode: Mode,
     window: Duration,
     keys: Vec<Key>,
@@ -77,7 +77,7 @@ struct Replay<'a> {
     in_flight: VecDeque<(Moment, u32)>,
     waiting: HashMap<u32, Vec<Moment>, RandomState>,
     learner: Learner<Rc<RefCell<DemandHistory>>>,
-    books: Books,
+    counts: CallCounts,
     draws: Draws,
     done: Tally,
 }
@@ -106,23 +106,23 @@ enum Flight {
 }
 
 impl<'a> Replay<'a> {
-    fn new(trace: &'a Trace, plan: &'a Plan, mode: Mode) -> Self {
+    fn new(trace: &'a Trace, settings: &'a ReplaySettings, mode: Mode) -> Self {
         let mut keys = Vec::new();
         keys.resize_with(trace.keys(), Key::default);
         Self {
             trace,
-            plan,
+            settings,
             mode,
-            window: plan.floor.window_of(plan.lifetime),
+            window: settings.floor.window_of(settings.lifetime),
             keys,
             schedule: Schedule::new(),
             now: Moment::from_nanos(0),
             // However long a request waits, it is counted.
-            admission: Admission::new(plan.budget, Duration::MAX),
+            admission: Admission::new(settings.budget, Duration::MAX),
             in_flight: VecDeque::new(),
             waiting: HashMap::default(),
-            learner: Learner::new(plan.extra_calls),
-            books: Books::EMPTY,
+            learner: Learner::new(settings.extra_calls),
+            counts: CallCounts::EMPTY,
             draws: Draws::default(),
             done: Tally::default(),
         }
@@ -173,7 +173,7 @@ impl<'a> Replay<'a> {
         let key = &mut self.keys[number as usize];
         let window = self.window;
         let history = key.history.get_or_insert_with(|| Rc::new(RefCell::new(DemandHistory::new(window, now))));
-        self.books += history.borrow_mut().record(now);
+        self.counts += history.borrow_mut().record(now);
         if let Some((sent, due)) = key.token
             && now < sent + window
         {
@@ -186,8 +186,8 @@ impl<'a> Replay<'a> {
         }
         self.waiting.entry(number).or_default().push(now);
         match key.flight {
-            // Courier asks for no pause, so no promotion is refused.
-            Flight::Queued(place) => drop(self.admission.promote(place, (), now)),
+            // However long it waits, no place is refused.
+            Flight::Queued(place) => drop(self.admission.join(place, (), Moment::NEVER, now)),
             Flight::Open => {}
             Flight::None => self.call(None, number, now),
         }
@@ -205,9 +205,9 @@ impl<'a> Replay<'a> {
             Mode::Off | Mode::Used => return,
             Mode::Learned => {
                 self.learner.learn_due(usize::MAX, now);
-                let (decision, booked) =
-                    self.learner.process(history, &mut history.borrow_mut(), &self.books, late, now);
-                self.books += booked;
+                let (decision, counted) =
+                    self.learner.process(history, &mut history.borrow_mut(), &self.counts, late, now);
+                self.counts += counted;
                 match decision.action {
                     PrefetchAction::Fetch => Some(decision.estimate.value),
                     PrefetchAction::Wait(at) => {
@@ -228,14 +228,14 @@ impl<'a> Replay<'a> {
     /// Makes or queues a call: a renewal of this rank, or without one, a waiting user's.
     fn call(&mut self, rank: Option<Rank>, number: u32, now: Moment) {
         let class = rank.map_or(Class::Waiting, Rank::class);
-        let is_admitted = self.admission.admit_now(class, now) == Ok(true);
+        let is_admitted = self.admission.admit_now(class, &origin(number), now) == Ok(true);
         self.dispatch(now);
         if is_admitted {
             return self.depart(number, now);
         }
         let place = match rank {
-            None => self.admission.queue_user((), number, Moment::NEVER, now),
-            Some(rank) => Ok(self.admission.queue_renewal(rank, number, now)),
+            None => self.admission.queue_user((), &origin(number), number, Moment::NEVER, now),
+            Some(rank) => Ok(self.admission.queue_renewal(rank, &origin(number), number, now)),
         };
         // No call fails and each may wait for ever, so none is refused.
         if let Ok(place) = place {
@@ -256,17 +256,18 @@ impl<'a> Replay<'a> {
         self.done.record_call(now);
         self.done.record_token(now, self.window);
         self.keys[number as usize].flight = Flight::Open;
-        self.in_flight.push_back((now + self.plan.latency, number));
+        self.in_flight.push_back((now + self.settings.latency, number));
     }
 
     fn complete(&mut self) {
         let Some((now, number)) = self.in_flight.pop_front() else { return };
-        self.books += Books::CALL;
+        self.counts += CallCounts::CALL;
         let waited = self.waiting.remove(&number).unwrap_or_default();
         let key = &mut self.keys[number as usize];
         self.done.record_completion(now, &waited, key.known);
-        let sent = now - self.plan.latency;
-        self.admission.on_response(Response::Issued, number.into(), sent, now, 0.0);
+        let sent = now - self.settings.latency;
+        let (response, origin) = (Response::Issued, origin(number));
+        self.admission.on_response(&EndedCall { response, origin, sent, now, draw: 0.0 });
         let due = refresh::due(self.mode, self.window, sent, self.draws.next());
         key.flight = Flight::None;
         key.known = true;
@@ -279,6 +280,11 @@ impl<'a> Replay<'a> {
             key.ticket = Some(self.schedule.add(due, number));
         }
     }
+}
+
+/// All calls are of one party, and none fails.
+fn origin(number: u32) -> Origin {
+    Origin { key: number.into(), user: number.into(), party: 0, is_known: false, is_probe: false }
 }
 
 /// A key by its number; its requests wait to the end.

@@ -1,5 +1,7 @@
 //! Scopes: what a token permits.
 
+use super::user::names_user;
+
 /// One scope, such as `inbox:read:messages`.
 ///
 /// Courier's list is open, so unknown scopes are accepted. The characters are those of a scope
@@ -24,8 +26,7 @@ impl<'a> Scope<'a> {
         }
         let name = scope.as_bytes().get(..7).unwrap_or_default();
         // Inside a scope, too: a reader that splits claims at commas would see a user there.
-        let mut parts = scope.as_bytes().windows(8);
-        if name.eq_ignore_ascii_case(b"user_id") || parts.any(|part| part.eq_ignore_ascii_case(b"user_id:")) {
+        if name.eq_ignore_ascii_case(b"user_id") || names_user(scope.as_bytes()) {
             return Err(ScopeError::User);
         }
         Ok(Self(scope))

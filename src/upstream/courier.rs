@@ -164,18 +164,25 @@ fn endpoint(base_url: &Url) -> Result<Url, CourierError> {
     Ok(url)
 }
 
-/// Sanitizes Courier's message: short, on one line, without the API key.
+/// Sanitizes Courier's message, which is one line: short, and without the API key.
 fn sanitize(message: &str, api_key: &ApiKey) -> String {
-    message
-        .replace(api_key.secret.expose(), REDACTED)
-        .chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .take(LONGEST_MESSAGE)
-        .collect()
+    message.replace(api_key.secret.expose(), REDACTED).chars().take(LONGEST_MESSAGE).collect()
 }
 
 impl Issuer for Courier {
     fn issue<'a>(&'a self, key: &'a TokenKey, _permit: Permit) -> Issuing<'a> {
         Box::pin(self.call(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_is_short_and_without_the_api_key() {
+        let key = ApiKey::new(Secret::new("pk_prod_hidden").expect("a secret")).expect("it fits");
+        assert_eq!(sanitize("pk_prod_hidden is no key of pk_prod", &key), "[redacted] is no key of pk_prod");
+        assert_eq!(sanitize(&"ü".repeat(1000), &key).chars().count(), LONGEST_MESSAGE);
     }
 }

@@ -1,9 +1,23 @@
 //! Invalid settings: one line each with the place, the key and the expected form, not the value.
 
+use rustix::fs::{CWD, Mode, mkfifoat};
+
 use super::client::{MAX_LIFETIME, SCOPES};
 use super::refusals::{SECRET, WORKSPACE, is_refused, is_refused_in_a_file, simplest};
 use crate::support::child::file;
 use courier_token_broker::auth::Digest;
+
+/// Waiting for the writer of a named pipe would hold up the start, or every later reload.
+#[test]
+fn pipe_that_nothing_writes_to_is_given_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("pipe");
+    mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).expect("a pipe");
+    let text = format!("[workspaces.default]\napi_key_file = {pipe:?}\n");
+    is_refused_in_a_file(&text, &["workspaces.default.api_key_file", "can't be read: timed out"]);
+    let ended = simplest().config(&pipe).run();
+    is_refused("settings", &ended, &["can't be read: timed out"]);
+}
 
 #[test]
 fn invalid_value_is_refused_with_its_place() {
@@ -201,6 +215,7 @@ fn unusable_or_unprotected_sessions_are_refused() {
         ("algorithms = [\"rs256\"]", &["sessions.algorithms", "RS256"]),
         ("algorithms = []", &["sessions.algorithms", "RS256"]),
         ("leeway = \"301s\"", &["sessions.leeway", "5m"]),
+        ("requests_per_second = 0.0", &["sessions.requests_per_second", "from 0.01 to 1000000"]),
         ("jwks_refresh = \"1s\"", &["sessions.jwks_refresh", "10s"]),
         ("user_claim = \"\"", &["sessions.user_claim", "1 to 1024"]),
         ("audience_claim = \"\"", &["sessions.audience_claim", "1 to 1024"]),

@@ -12,3 +12,4 @@ mod floors;
 mod learned;
 mod removals;
 mod renewals;
+mod turns;

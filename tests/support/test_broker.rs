@@ -155,7 +155,7 @@ impl TestBroker {
 
     /// Signs a user out; returns the number of tokens removed.
     pub fn sign_out(&self, user: &str) -> usize {
-        self.broker.sign_out("default", UserId::new(user).expect("an id"))
+        self.broker.sign_out("default", UserId::new(user).expect("an id")).unwrap_or_default()
     }
 
     /// The times of all calls.
@@ -273,7 +273,11 @@ impl Issuer for FakeIssuer {
             let body = serde_json::json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() });
             let call = self.courier.call_count();
             let reply = self.courier.answer(Some(b"Bearer key"), body.to_string().as_bytes()).await;
-            if let Some(failure) = (self.failure.lock())(key.claim()) {
+            let failure = (self.failure.lock())(key.claim());
+            if failure == Some(Failure::Timeout) {
+                self.clock.sleep_until(sent + TIMEOUT).await;
+            }
+            if let Some(failure) = failure {
                 return Err(failure);
             }
             if let Some(token) = reply.body.strip_prefix("{\"token\":\"").and_then(|rest| rest.strip_suffix("\"}")) {

@@ -105,7 +105,8 @@ async fn more_headers_than_allowed_are_refused_in_json() {
 #[tokio::test]
 async fn requests_beyond_the_limit_are_refused_while_the_others_wait() {
     let slow = Faults { latency: SECOND, ..Faults::default() };
-    let broker = Setup::new().faults(slow).settings(|raw| raw.server.limits.requests_in_flight = 2).start().await;
+    let broker = Setup::new().faults(slow).settings(|raw| raw.server.limits.requests_in_flight = 4).start().await;
+    // A client has at most half of the places.
     let mut waiting = [Connection::open(broker.address).await, Connection::open(broker.address).await];
     for connection in &mut waiting {
         connection.send(&HttpRequest::issue(GOOD[0].1).bytes()).await;

@@ -82,3 +82,30 @@ async fn client_gets_a_token_within_its_settings() {
     let lifetimes: Vec<_> = calls.iter().map(|call| call.expires_in.as_str()).collect();
     assert_eq!(lifetimes, ["\"3600s\"", "\"3600s\"", "\"3600s\"", "\"86400s\""]);
 }
+
+#[tokio::test]
+async fn unknown_profile_is_answered_with_the_profiles_of_the_client_alone() {
+    const WRITER: &str = "ctb_a-client-that-only-writes";
+    let setup = Setup::new().settings(|raw| {
+        let profile = |scopes: &[&str]| scopes.iter().map(|&scope| scope.to_owned()).collect();
+        raw.profiles.insert("acme-admin".to_owned(), profile(&["tenant:acme:all"]));
+        raw.profiles.insert("acme-half".to_owned(), profile(&["read:brands", "tenant:acme:all"]));
+        raw.profiles.insert("brands".to_owned(), profile(&["read:brands"]));
+        raw.clients.push(client("narrow", NARROW, &["read:*"]));
+        raw.clients.push(client("writer", WRITER, &["write:x"]));
+    });
+    let broker = setup.start().await;
+    let ask = |key: &str| HttpRequest::tokens(r#"{"user_id": "u", "profile": "x"}"#).key(key);
+    let rows = [
+        row("some profiles", ask(NARROW), 400, "unknown profile: this client may use `brands`"),
+        row("no profile", ask(WRITER), 400, "unknown profile: this client may use none"),
+        row("neither", HttpRequest::tokens(r#"{"user_id": "u"}"#).key(WRITER), 400, "name either scopes or a profile"),
+    ];
+    all_are_refused_without_a_call(&broker, &rows).await;
+    for key in [NARROW, WRITER] {
+        let body = broker.ask(&ask(key)).await.body;
+        assert!(!body.contains("acme") && !body.contains("inbox") && !body.contains("mobile"), "{body}");
+    }
+    let all = broker.ask(&HttpRequest::tokens(r#"{"user_id": "u", "profile": "x"}"#)).await.body;
+    assert!(all.contains("`acme-admin`, `acme-half`, `brands`, `inbox`, `mobile`"), "{all}");
+}

@@ -46,7 +46,7 @@ async fn single_key_is_no_hmac_secret() {
         let mut key = signer.jwk("k");
         // Any algorithm that fits the key is tried.
         key.as_object_mut().expect("an object").remove("alg");
-        let broker = setup(&KeyHost::start(&[key.clone()]).await).start().await;
+        let broker = setup(&KeyHost::start(&[key.clone()]).await).fetch_pause(NO_PAUSE).start().await;
         let (pem, der, good) = (signer.pem(), signer.der(), without_kid(signer, "jane"));
         let mut forged = vec![
             without_kid(&Signer::p256(), "jane"),
@@ -109,7 +109,8 @@ async fn reload_takes_another_jwks_url() {
     assert!(broker.reload(|raw| raw.sessions.as_mut().expect("they are set").jwks_url = Some(url)).await);
     assert_eq!(status(&broker, &without_kid(&two, "jane")).await, 200);
     assert_eq!(status(&broker, &without_kid(&one, "jane")).await, 401);
-    assert_eq!(fetches(&broker, "fetched").await, 2.0);
+    // One of the first host, and two of the second: its keys may have changed before the last session.
+    assert_eq!(fetches(&broker, "fetched").await, 3.0);
     assert!(broker.metric(LAST_FETCH).await > 0.0);
     // Keys of the previous host are dropped, and have no age in the metrics.
     let closed = "https://127.0.0.1:1/jwks.json".to_owned();
@@ -145,7 +146,7 @@ async fn metrics_show_successful_and_failed_fetches_of_keys() {
     assert!((before..=at(1) as f64).contains(&first), "{first} is not between {before} and now");
     assert_eq!((fetches(&broker, "fetched").await, fetches(&broker, "failed").await), (1.0, 0.0));
     host.say(500, "");
-    assert_eq!(status(&broker, &signer.session("other", "jane")).await, 401);
+    assert_eq!(status(&broker, &signer.session("other", "jane")).await, 503);
     assert_eq!((fetches(&broker, "fetched").await, fetches(&broker, "failed").await), (1.0, 1.0));
     assert_eq!(broker.metric(LAST_FETCH).await, first);
 }

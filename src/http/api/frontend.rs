@@ -6,6 +6,7 @@ use hyper::{Method, Request};
 
 use super::body::{self, Incoming};
 use super::fields::Id;
+use super::places::Caller;
 use super::problem::Problem;
 use super::request::{min_ttl_header, user_in_query};
 use super::{Answered, Api, token_response};
@@ -38,7 +39,7 @@ impl Api {
         let user = if request.method() == Method::GET {
             user_in_query(request.uri().query().unwrap_or_default())?
         } else {
-            body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+            body = self.read_body(request, Caller::Client(&client.name)).await?;
             let fields: RequestBody<'_> = body::parse(&body)?;
             fields.user_id.to_string()
         };

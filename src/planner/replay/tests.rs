@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 const MODES: [Mode; 3] = [Mode::Off, Mode::Used, Mode::Learned];
 
-fn plan(budget: Option<(f64, u32)>) -> Plan {
-    Plan {
+fn settings(budget: Option<(f64, u32)>) -> ReplaySettings {
+    ReplaySettings {
         floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
         lifetime: Duration::from_secs(3600),
         budget: budget.and_then(|(rate, burst)| Budget::new(rate, burst).ok()),
@@ -29,13 +29,13 @@ fn trace() -> impl Strategy<Value = Trace> {
     })
 }
 
-fn run(trace: &Trace, plan: &Plan, mode: Mode) -> Outcome {
-    replay(trace, plan, mode, &mut |_| {})
+fn run(trace: &Trace, settings: &ReplaySettings, mode: Mode) -> Outcome {
+    replay(trace, settings, mode, &mut |_| {})
 }
 
 /// Runs event by event: the departure and key of each call, and the counters.
-fn calls(trace: &Trace, plan: &Plan, mode: Mode) -> (Vec<(Moment, u32)>, Tally) {
-    let (mut replay, mut calls) = (Replay::new(trace, plan, mode), Vec::new());
+fn calls(trace: &Trace, settings: &ReplaySettings, mode: Mode) -> (Vec<(Moment, u32)>, Tally) {
+    let (mut replay, mut calls) = (Replay::new(trace, settings, mode), Vec::new());
     let (mut requests, mut now) = (trace.requests().iter().peekable(), Moment::from_nanos(0));
     loop {
         if requests.peek().is_none() {
@@ -57,7 +57,7 @@ fn calls(trace: &Trace, plan: &Plan, mode: Mode) -> (Vec<(Moment, u32)>, Tally) 
             return (calls, replay.done);
         }
         let new = replay.done.calls as usize - calls.len();
-        calls.extend(replay.in_flight.iter().rev().take(new).map(|(at, key)| (*at - plan.latency, *key)));
+        calls.extend(replay.in_flight.iter().rev().take(new).map(|(at, key)| (*at - settings.latency, *key)));
     }
 }
 
@@ -65,11 +65,11 @@ fn calls(trace: &Trace, plan: &Plan, mode: Mode) -> (Vec<(Moment, u32)>, Tally) 
 fn simultaneous_requests_wait_for_one_call() {
     for requests in [1, 10_000] {
         let trace = Trace::from_requests(vec![Request { at: Moment::from_nanos(1 << 60), key: 0 }; requests], 1, 1);
-        let least = baseline(&trace, &plan(None), &mut |_| {});
+        let least = baseline(&trace, &settings(None), &mut |_| {});
         assert_eq!((least.least_calls, least.unavoidable_delays, least.avoidable_delays), (1, least.requests, 0));
         for mode in MODES {
-            let outcome = run(&trace, &plan(None), mode);
-            assert_eq!((outcome.delayed, outcome.wait.max), (least.requests, plan(None).latency), "{mode:?}");
+            let outcome = run(&trace, &settings(None), mode);
+            assert_eq!((outcome.delayed, outcome.wait.max), (least.requests, settings(None).latency), "{mode:?}");
         }
     }
 }
@@ -80,25 +80,25 @@ proptest! {
 
     #[test]
     fn mode_off_equals_the_least_calls_broker(trace in trace()) {
-        let (least, off) = (baseline(&trace, &plan(None), &mut |_| {}), run(&trace, &plan(None), Mode::Off));
+        let (least, off) = (baseline(&trace, &settings(None), &mut |_| {}), run(&trace, &settings(None), Mode::Off));
         let delays = least.unavoidable_delays + least.avoidable_delays;
         prop_assert_eq!((off.calls, off.delayed), (least.least_calls, delays));
     }
 
     #[test]
     fn no_mode_makes_fewer_calls_than_the_least(trace in trace(), extra_calls in 0.0..2.0) {
-        let plan = Plan { extra_calls, ..plan(None) };
-        let least = baseline(&trace, &plan, &mut |_| {}).least_calls;
-        prop_assert!(MODES.iter().all(|mode| run(&trace, &plan, *mode).calls >= least));
+        let settings = ReplaySettings { extra_calls, ..settings(None) };
+        let least = baseline(&trace, &settings, &mut |_| {}).least_calls;
+        prop_assert!(MODES.iter().all(|mode| run(&trace, &settings, *mode).calls >= least));
     }
 
     #[test]
     fn request_is_served_by_an_earlier_call_or_waits(trace in trace(), budget: bool) {
-        let plan = plan(budget.then_some((0.02, 2)));
-        let window = plan.floor.window_of(plan.lifetime);
+        let settings = settings(budget.then_some((0.02, 2)));
+        let window = settings.floor.window_of(settings.lifetime);
         for mode in MODES {
-            let (calls, done) = calls(&trace, &plan, mode);
-            let serves = |sent: Moment, at| sent + plan.latency <= at && at < sent + window;
+            let (calls, done) = calls(&trace, &settings, mode);
+            let serves = |sent: Moment, at| sent + settings.latency <= at && at < sent + window;
             let serve = |to: &&Request| calls.iter().any(|(sent, key)| *key == to.key && serves(*sent, to.at));
             let served = trace.requests().iter().filter(serve).count();
             prop_assert_eq!(served + done.waits.len(), trace.requests().len(), "{:?}", mode);
@@ -109,8 +109,8 @@ proptest! {
     fn progress_reports_do_not_change_the_outcome(trace in trace()) {
         for mode in MODES {
             let mut told = Vec::new();
-            let watched = replay(&trace, &plan(Some((0.02, 2))), mode, &mut |done| told.push(done));
-            prop_assert_eq!(watched, run(&trace, &plan(Some((0.02, 2))), mode));
+            let watched = replay(&trace, &settings(Some((0.02, 2))), mode, &mut |done| told.push(done));
+            prop_assert_eq!(watched, run(&trace, &settings(Some((0.02, 2))), mode));
             prop_assert!(told.is_sorted() && told.last() == Some(&(trace.requests().len() as u64)));
         }
     }

@@ -57,9 +57,9 @@ mod tests {
     fn late_decision_needs_a_higher_value() {
         let now = Moment::from_nanos(0) + SECOND * 86_400;
         let mut history = DemandHistory::new(SECOND * 3600, now);
-        let (learner, books, now) = (Learner::<()>::new(0.25), history.record(now), now + SECOND * 3500);
+        let (learner, counts, now) = (Learner::<()>::new(0.25), history.record(now), now + SECOND * 3500);
         history.advance(now);
-        let [in_time, late] = [0, 72 * 5].map(|late| learner.decide(&history, &books, SECOND * late, now));
+        let [in_time, late] = [0, 72 * 5].map(|late| learner.decide(&history, &counts, SECOND * late, now));
         assert_eq!((in_time.action, late.action == PrefetchAction::Fetch), (PrefetchAction::Fetch, false));
         let [in_time, late] = [in_time, late].map(|decision| decision.estimate);
         assert_eq!((late.value, late.price), (in_time.value, in_time.price * 5.0));

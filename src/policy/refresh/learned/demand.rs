@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::policy::refresh::learned::books::Books;
+use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::policy::refresh::learned::hours::Hours;
-use crate::policy::refresh::learned::price::Offer;
+use crate::policy::refresh::learned::price::Candidate;
 
 /// A coarse summary of the requests for one key, in about two dozen machine words.
 ///
@@ -41,8 +41,8 @@ pub struct DemandHistory {
     expected: f32,
     /// The prefetched tokens in a row that were not used.
     pub unused: u8,
-    /// The best offer for prefetching since the last request.
-    pub best_offer: Option<Offer>,
+    /// The best candidate for prefetching since the last request.
+    pub best_candidate: Option<Candidate>,
 }
 
 /// Slots in a window.
@@ -74,30 +74,30 @@ impl DemandHistory {
             first_after_decision: [Moment::from_nanos(0); 2],
             expected: 0.0,
             unused: 0,
-            best_offer: None,
+            best_candidate: None,
         };
         let slot = history.slot_of(now);
         Self { slot, visit: slot, ..history }
     }
 
-    /// Records a request; returns what to book.
+    /// Records a request; returns what to count.
     #[must_use]
-    pub fn record(&mut self, now: Moment) -> Books {
+    pub fn record(&mut self, now: Moment) -> CallCounts {
         self.note_last(now);
-        let mut booked = Books::EMPTY;
+        let mut counted = CallCounts::EMPTY;
         if now < self.quiet_until {
-            return booked;
+            return counted;
         }
         self.advance(now);
         if now >= self.least_until {
             self.least_until = now + self.window;
-            booked += Books::LEAST;
+            counted += CallCounts::LEAST;
         }
         if self.decided >= self.first_after_decision[0] {
             self.first_after_decision = [now, self.first_after_decision[0]];
-            self.best_offer = None;
+            self.best_candidate = None;
         }
-        booked += self.settle(true);
+        counted += self.settle(true);
         self.unused = 0;
         let pause = if self.recent == 0 { u128::BITS } else { self.recent.trailing_zeros() };
         if pause > PAUSE {
@@ -108,7 +108,7 @@ impl DemandHistory {
         self.recent |= 1;
         let slot_ends = Moment::from_nanos((self.slot + 1).saturating_mul(self.slot_length()));
         self.quiet_until = slot_ends.min(self.hours.mark()).min(self.least_until);
-        booked
+        counted
     }
 
     /// Requests before this moment add no information but their time: [`DemandHistory::note_last`]
@@ -189,24 +189,24 @@ impl DemandHistory {
         self.first_after_decision.into_iter().rev().find(|request| *request > moment)
     }
 
-    /// Notes a prefetch with its expected use, 0 to 1; returns what to book.
+    /// Notes a prefetch with its expected use, 0 to 1; returns what to count.
     #[must_use]
-    pub fn expect_use(&mut self, probability: f32) -> Books {
+    pub fn expect_use(&mut self, probability: f32) -> CallCounts {
         let settled = self.settle_unused();
         self.expected = probability;
-        settled + Books::expected(probability)
+        settled + CallCounts::expected(probability)
     }
 
-    /// Settles the last prefetch as unused, if it is still pending; returns what to book.
+    /// Settles the last prefetch as unused, if it is still pending; returns what to count.
     #[must_use]
-    pub fn settle_unused(&mut self) -> Books {
+    pub fn settle_unused(&mut self) -> CallCounts {
         self.unused = self.unused.saturating_add(u8::from(self.expected > 0.0));
         self.settle(false)
     }
 
-    fn settle(&mut self, used: bool) -> Books {
+    fn settle(&mut self, used: bool) -> CallCounts {
         let expected = std::mem::take(&mut self.expected);
-        if expected > 0.0 { Books::settled(expected, used) } else { Books::EMPTY }
+        if expected > 0.0 { CallCounts::settled(expected, used) } else { CallCounts::EMPTY }
     }
 
     fn slot_of(&self, moment: Moment) -> u64 {
@@ -263,14 +263,14 @@ mod tests {
     proptest! {
         #[test]
         fn least_calls_are_those_of_a_broker_that_calls_only_on_a_miss((window, moments) in times(), back: u64, decided: u64) {
-            let (mut history, mut books) = (DemandHistory::new(window, moments[0]), Books::EMPTY);
+            let (mut history, mut counts) = (DemandHistory::new(window, moments[0]), CallCounts::EMPTY);
             let (mut until, mut calls) = (moments[0], 0);
             for n in 0..moments.len() {
                 let now = moments[if back >> n & 1 == 1 { n / 2 } else { n }];
                 (until, calls) = if now >= until { (now + window, calls + 1) } else { (until, calls) };
-                books += history.record(now);
+                counts += history.record(now);
                 (decided >> n & 1 == 1).then(|| history.note_decision(now));
-                prop_assert_eq!(books.least, calls);
+                prop_assert_eq!(counts.least, calls);
             }
         }
 

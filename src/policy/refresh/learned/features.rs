@@ -19,7 +19,7 @@ pub struct Features {
 }
 
 /// The number of feature sets.
-pub const FEATURE_SETS: usize = 10;
+pub const FEATURE_SETS: usize = 8;
 /// The number of strata.
 pub const STRATA: usize = 12;
 /// The hash of a feature set has so many bits.
@@ -40,7 +40,6 @@ impl Features {
         let before = used.days_used(hour.saturating_sub(1), hour.saturating_sub(1));
         let near = before | used.days_used(recheck_hour + 1, recheck_hour + 1);
         let in_window = used.days_used(hour, window_hour);
-        let days = used.days_used(hour, hour + 23);
         let around = used.used_between(hour.saturating_sub(2), recheck_hour + 2);
         let hours = used.used();
         let (followed, windows) = history.followed();
@@ -52,7 +51,6 @@ impl Features {
             5 + usual_days.min(3) + 3 * u32::from(attendance < 0.5)
         };
         let quiet = u32::from(idle >= 1.0 && attendance < 0.5);
-        let attendance_bin = [0.15, 0.4, 0.7, 1.4].into_iter().take_while(|bound| attendance >= *bound).count() as u32;
         let (idle_halves, idle_octave) = (octaves(idle, 2.0), octaves(idle, 1.0));
         let scale = octaves(window, 2.0);
         let sets: [[u32; 5]; FEATURE_SETS] = [
@@ -63,9 +61,7 @@ impl Features {
             [history.windows_used(), idle_halves, 0, 0, stratum],
             [(hour % 24) as u32, idle_octave, in_window.count_ones(), 0, stratum],
             [idle_halves, hours.min(63), octaves(history.slots_used() as f32, 2.0), 0, stratum],
-            [attendance_bin, usual_days, in_window.count_ones(), age, 0],
             [around.min(9), hours.min(20), age, 0, quiet],
-            [in_window.count_ones(), days.count_ones(), age, idle.min(3.0) as u32, quiet],
         ];
         let usual_share = if idle > 1.0 { (usual_days as f32 / known.max(1) as f32).min(1.0) } else { 0.0 };
         Self { stratum: stratum as u8, buckets: sets.map(|set| hashed(scale, &set)), usual_share, is_away: idle > 1.0 }

@@ -5,7 +5,7 @@ use crate::policy::refresh::learned::tuning::Tuning;
 
 /// A model, learned over all keys of a workspace, of whether a request comes.
 ///
-/// Ten *feature sets* describe a key: each combines a few features, coarse enough to
+/// Eight *feature sets* describe a key: each combines a few features, coarse enough to
 /// recur, and has a hash table of how often a request came. Each estimate is shrunk towards
 /// that of its stratum, the more so the fewer observations it has. The evidence of all sets
 /// is added in log-odds, with learned weights ("logistic mixing" in data compressors:

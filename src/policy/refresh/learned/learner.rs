@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::policy::refresh::learned::attendance::Attendance;
-use crate::policy::refresh::learned::books::Books;
+use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::policy::refresh::learned::congestion::congestion_multiplier;
 use crate::policy::refresh::learned::demand::DemandHistory;
 use crate::policy::refresh::learned::features::Features;
 use crate::policy::refresh::learned::forecaster::{Forecast, Forecaster};
 use crate::policy::refresh::learned::lessons::{Lesson, Lessons, PendingOutcome, Step};
-use crate::policy::refresh::learned::price::{Offer, Price};
+use crate::policy::refresh::learned::price::{Candidate, Price};
 use crate::policy::refresh::learned::tuning::Tuning;
 
 /// Decides about keys whose token is due or has lapsed, and learns from every outcome.
@@ -99,26 +99,32 @@ impl<K: Clone> Learner<K> {
     /// Decides about a key whose token is due or has lapsed, and records the decision.
     ///
     /// `late` is how late the decision is for lack of budget. Returns the decision and what to
-    /// book.
+    /// count.
     pub fn process(
         &mut self,
         key: &K,
         history: &mut DemandHistory,
-        books: &Books,
+        counts: &CallCounts,
         late: Duration,
         now: Moment,
-    ) -> (PrefetchDecision, Books) {
+    ) -> (PrefetchDecision, CallCounts) {
         history.advance(now);
         let settled = history.settle_unused();
-        let books = *books + settled;
-        self.price.advance(&books, now);
-        let decision = self.decide(history, &books, late, now);
+        let counts = *counts + settled;
+        self.price.advance(&counts, now);
+        let decision = self.decide(history, &counts, late, now);
         let expected = self.record(key, history, &decision, now);
         (decision, settled + expected)
     }
 
     /// Decides about a key by its history, which is moved on to `now`.
-    pub fn decide(&self, history: &DemandHistory, books: &Books, late: Duration, now: Moment) -> PrefetchDecision {
+    pub fn decide(
+        &self,
+        history: &DemandHistory,
+        counts: &CallCounts,
+        late: Duration,
+        now: Moment,
+    ) -> PrefetchDecision {
         let recheck = self.recheck(history, now);
         let features = Features::of(history, now, recheck, self.attendance.ratio());
         let Forecast { mut soon, mut within, passed } = self.forecaster.forecast(&features);
@@ -132,7 +138,7 @@ impl<K: Clone> Learner<K> {
         let over_window = within / cost;
         let over_recheck = soon / (share * (1.0 - soon / 2.0));
         let value = if history.unused < MOST_UNUSED { over_window.min(over_recheck) } else { 0.0 };
-        let price = self.price.at(books, now) * congestion_multiplier(late, history.window());
+        let price = self.price.at(counts, now) * congestion_multiplier(late, history.window());
         let action = if history.idle(now) > FORGOTTEN.max(history.window() * 4) {
             PrefetchAction::Forget
         } else if value > price {
@@ -143,24 +149,24 @@ impl<K: Clone> Learner<K> {
         PrefetchDecision { action, estimate: Estimate { within, value, price }, features, recheck, cost }
     }
 
-    /// Records a decision: its offer, the lessons that it will teach, and the use that it expects.
-    /// Returns what to book.
-    fn record(&mut self, key: &K, history: &mut DemandHistory, decision: &PrefetchDecision, now: Moment) -> Books {
+    /// Records a decision: its candidate, the lessons that it will teach, and the use that it expects.
+    /// Returns what to count.
+    fn record(&mut self, key: &K, history: &mut DemandHistory, decision: &PrefetchDecision, now: Moment) -> CallCounts {
         let PrefetchDecision { action, estimate, recheck, cost, .. } = *decision;
         if action == PrefetchAction::Forget {
-            return Books::EMPTY;
+            return CallCounts::EMPTY;
         }
-        let offer = Offer { value: estimate.value, cost };
-        history.best_offer = Some(self.price.offer(offer, history.best_offer));
+        let candidate = Candidate { value: estimate.value, cost };
+        history.best_candidate = Some(self.price.add_candidate(candidate, history.best_candidate));
         let is_first = !history.is_decided_since_last_request();
         let outcome = PendingOutcome::of_decision(&decision.features, now, recheck, is_first);
         self.lessons.add_sampled(key, outcome);
         history.note_decision(now);
         if action != PrefetchAction::Fetch {
-            return Books::EMPTY;
+            return CallCounts::EMPTY;
         }
-        // The key's next offer adds to this one, since the call is spent.
-        history.best_offer = None;
+        // The key's next candidate adds to this one, since the call is spent.
+        history.best_candidate = None;
         if self.tuning.observes_prefetched {
             self.lessons.observe(key, now + recheck, now + history.window());
         }
@@ -221,8 +227,8 @@ impl<K: Clone> Learner<K> {
     }
 
     /// The present price of a call, in delayed requests.
-    pub fn price(&self, books: &Books, now: Moment) -> f32 {
-        self.price.at(books, now)
+    pub fn price(&self, counts: &CallCounts, now: Moment) -> f32 {
+        self.price.at(counts, now)
     }
 }
 

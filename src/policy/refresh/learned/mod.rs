@@ -14,7 +14,7 @@
 //! A key's features are its idle time, its visits and the gaps between them, and the hours with
 //! requests on the last seven days, each on a coarse scale; and today's attendance compared with
 //! the usual, which shows weekends and holidays. Idle time and usual hours choose one of twelve
-//! *strata*. Ten *feature sets*, each of a few features, have a hash table of cells. A cell is
+//! *strata*. Eight *feature sets*, each of a few features, have a hash table of cells. A cell is
 //! a running mean `m` of outcomes (0 or 1) over `n` samples, with `n` capped so that old ones are
 //! forgotten. With the stratum's mean `m0` and shrinkage `k`, a set's estimate and the forecast are
 //!
@@ -42,7 +42,7 @@
 //! # How the price is controlled
 //!
 //! The allowance is `share` (`extra_calls` in the settings) of the *least* calls, those of a
-//! broker that calls only on a miss. The base price is the lowest at which the offers of the last
+//! broker that calls only on a miss. The base price is the lowest at which the candidates of the last
 //! days (a value and a cost for each key and absence, the best one) cost no more than the
 //! allowance. It is multiplied by `exp(2 debt)`, where `debt` is the overdrawn allowance relative
 //! to that of five days; by the lateness of the decision while the budget is short; and
@@ -56,9 +56,9 @@
 //! learning from the others alone would teach that no user returns. Of the observed keys, those
 //! usual at this hour teach `soon` only, since they would outweigh the others.
 //!
-//! # How outcomes are booked
+//! # How outcomes are counted
 //!
-//! [`books`]: a prefetch is booked as an extra call less its `within`. Its first request, or the
+//! [`call_counts`]: a prefetch is counted as an extra call less its `within`. Its first request, or the
 //! next decision without one, settles it as used or unused. `within`, the value and the price of
 //! the last decision are in `/explain`; the price and the shares are metrics.
 //!
@@ -66,11 +66,11 @@
 //!
 //! A key is forgotten after eight days (four windows, if that is more) without a request, so
 //! monthly demand is not learned. 65,536 outcomes and as many observations are pending at most;
-//! beyond half of that decisions are sampled. The tables take 3.9 MB for each workspace. Nothing
+//! beyond half of that decisions are sampled. The tables take 3.1 MB for each workspace. Nothing
 //! is kept over a restart. Each constant is argued in [`tuning`].
 
 mod attendance;
-pub mod books;
+pub mod call_counts;
 mod congestion;
 pub mod demand;
 mod features;

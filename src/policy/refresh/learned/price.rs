@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::policy::refresh::learned::books::Books;
+use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::policy::refresh::learned::tuning::Tuning;
 
 /// The price of a call, in delayed requests avoided for each extra call.
 ///
 /// It keeps the extra calls at `share` of the least calls in the long run.
 ///
-/// Every key without a token, or with one that is due, is an offer: a value, and a cost in
-/// extra calls. The base price is the lowest at which the last days' offers cost no more than
+/// Every key without a token, or with one that is due, is a candidate: a value, and a cost in
+/// extra calls. The base price is the lowest at which the last days' candidates cost no more than
 /// the allowance. It moves slowly on purpose: a price that follows the hours of the day spends
 /// at night, for little, what the morning needs. A surplus lowers the price by degrees, and a
 /// debt raises it, but never so far that a nearly certain use is not bought.
@@ -19,8 +19,8 @@ use crate::policy::refresh::learned::tuning::Tuning;
 pub struct Price {
     share: f64,
     tuning: Tuning,
-    /// The decaying sum of the costs of the offers, by value.
-    offers: [f64; BINS],
+    /// The decaying sum of the costs of the candidates, by value.
+    candidates: [f64; BINS],
     /// The decaying count of least calls.
     least: f64,
     seen: u64,
@@ -32,7 +32,7 @@ pub struct Price {
 
 /// A possible prefetch: its value, and its cost in extra calls.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Offer {
+pub struct Candidate {
     /// Delayed requests that are avoided for each extra call.
     pub value: f32,
     /// Extra calls, 0 to 1.
@@ -57,7 +57,7 @@ impl Price {
         Self {
             share,
             tuning,
-            offers: [0.0; BINS],
+            candidates: [0.0; BINS],
             least: 0.0,
             seen: 0,
             began: None,
@@ -66,48 +66,48 @@ impl Price {
         }
     }
 
-    /// Adds an offer. It replaces the key's earlier one if it is better; returns the one that counts.
-    pub fn offer(&mut self, offer: Offer, earlier: Option<Offer>) -> Offer {
+    /// Adds a candidate. It replaces the key's earlier one if it is better; returns the one that counts.
+    pub fn add_candidate(&mut self, candidate: Candidate, earlier: Option<Candidate>) -> Candidate {
         match earlier {
-            Some(earlier) if earlier.value >= offer.value => return earlier,
+            Some(earlier) if earlier.value >= candidate.value => return earlier,
             Some(earlier) => {
-                let sum = &mut self.offers[bin(earlier.value)];
+                let sum = &mut self.candidates[bin(earlier.value)];
                 *sum = (*sum - f64::from(earlier.cost)).max(0.0);
             }
             None => {}
         }
-        self.offers[bin(offer.value)] += f64::from(offer.cost);
-        offer
+        self.candidates[bin(candidate.value)] += f64::from(candidate.cost);
+        candidate
     }
 
     /// Moves the base price on to `now`, once in a minute.
-    pub fn advance(&mut self, books: &Books, now: Moment) {
+    pub fn advance(&mut self, counts: &CallCounts, now: Moment) {
         let began = *self.began.get_or_insert(now);
         let passed = now.since(self.since.max(began));
         if passed >= PERIOD {
             self.since = now;
-            self.update_base(books, passed.as_secs_f64());
+            self.update_base(counts, passed.as_secs_f64());
         }
     }
 
     /// The price at `now`; infinite without an allowance.
-    pub fn at(&self, books: &Books, now: Moment) -> f32 {
+    pub fn at(&self, counts: &CallCounts, now: Moment) -> f32 {
         if self.share <= 0.0 {
             return f32::INFINITY;
         }
-        let debt = -self.surplus(books).clamp(-MOST_SURPLUS, MOST_DEBT);
+        let debt = -self.surplus(counts).clamp(-MOST_SURPLUS, MOST_DEBT);
         let age = now.since(self.began.unwrap_or(now));
         let first = self.tuning.first_price * (-age.as_secs_f32() / DAY).exp();
         (self.base * (self.tuning.urgency * debt).exp() as f32).max(first)
     }
 
-    fn update_base(&mut self, books: &Books, passed: f64) {
+    fn update_base(&mut self, counts: &CallCounts, passed: f64) {
         let kept = (-passed / self.tuning.price_memory).exp();
-        self.offers.iter_mut().for_each(|cost| *cost *= kept);
-        self.least = self.least * kept + books.least.saturating_sub(self.seen) as f64;
-        self.seen = books.least;
+        self.candidates.iter_mut().for_each(|cost| *cost *= kept);
+        self.least = self.least * kept + counts.least.saturating_sub(self.seen) as f64;
+        self.seen = counts.least;
         let mut left = self.share * self.least;
-        let affordable = self.offers.iter().rev().take_while(|cost| {
+        let affordable = self.candidates.iter().rev().take_while(|cost| {
             left -= **cost;
             left >= 0.0
         });
@@ -115,8 +115,8 @@ impl Price {
     }
 
     /// The unspent allowance, relative to one time constant's allowance.
-    fn surplus(&self, books: &Books) -> f64 {
-        let unspent = self.share * books.least as f64 - books.extra();
+    fn surplus(&self, counts: &CallCounts) -> f64 {
+        let unspent = self.share * counts.least as f64 - counts.extra();
         unspent / (self.share * self.least + 1.0)
     }
 }
@@ -141,19 +141,19 @@ mod tests {
         0.02 * 500f32.powf((number * 37 % 100) as f32 / 100.0)
     }
 
-    /// The price after ten least calls and ten offers a minute, of which `calls` were taken.
+    /// The price after ten least calls and ten candidates a minute, of which `calls` were taken.
     fn after_an_hour(calls: u32) -> f32 {
-        let (mut price, mut books) = (Price::new(0.25, Tuning::DEFAULT), Books::EMPTY);
+        let (mut price, mut counts) = (Price::new(0.25, Tuning::DEFAULT), CallCounts::EMPTY);
         for minute in 0..60 {
             for number in 0..10 {
-                books += Books::LEAST;
-                price.offer(Offer { value: value(minute * 10 + number), cost: 0.5 }, None);
+                counts += CallCounts::LEAST;
+                price.add_candidate(Candidate { value: value(minute * 10 + number), cost: 0.5 }, None);
             }
-            price.advance(&books, at(minute));
+            price.advance(&counts, at(minute));
         }
-        books.calls += u64::from(600 + calls);
-        price.advance(&books, at(60));
-        price.at(&books, at(60))
+        counts.calls += u64::from(600 + calls);
+        price.advance(&counts, at(60));
+        price.at(&counts, at(60))
     }
 
     #[test]
@@ -166,35 +166,35 @@ mod tests {
     fn price_without_an_allowance_is_infinite() {
         let mut price = Price::new(0.0, Tuning::DEFAULT);
         for minute in [0, 1, 5] {
-            price.advance(&Books::LEAST, at(minute));
-            assert_eq!(price.at(&Books::LEAST, at(minute)), f32::INFINITY);
+            price.advance(&CallCounts::LEAST, at(minute));
+            assert_eq!(price.at(&CallCounts::LEAST, at(minute)), f32::INFINITY);
         }
     }
 
     #[test]
-    fn key_counts_as_one_offer_its_best() {
+    fn key_counts_as_one_candidate_its_best() {
         let mut price = Price::new(0.25, Tuning::DEFAULT);
-        let offers = [1.0, 0.5, 4.0, 2.0].map(|value| Offer { value, cost: 0.5 });
-        let best = offers.into_iter().fold(None, |best, offer| Some(price.offer(offer, best)));
-        assert_eq!(best, Some(offers[2]));
-        assert_eq!((price.offers.iter().sum::<f64>(), price.offers[bin(4.0)]), (0.5, 0.5));
+        let candidates = [1.0, 0.5, 4.0, 2.0].map(|value| Candidate { value, cost: 0.5 });
+        let best = candidates.into_iter().fold(None, |best, candidate| Some(price.add_candidate(candidate, best)));
+        assert_eq!(best, Some(candidates[2]));
+        assert_eq!((price.candidates.iter().sum::<f64>(), price.candidates[bin(4.0)]), (0.5, 0.5));
     }
 
     #[test]
-    fn price_spends_the_share_when_offers_exceed_it() {
+    fn price_spends_the_share_when_candidates_exceed_it() {
         for share in [0.05, 0.1, 0.25, 0.6] {
-            let (mut price, mut books) = (Price::new(share, Tuning::DEFAULT), Books::EMPTY);
+            let (mut price, mut counts) = (Price::new(share, Tuning::DEFAULT), CallCounts::EMPTY);
             for number in 0..7 * 24 * 60 * 4 {
-                books += Books::LEAST;
-                books += Books::CALL;
-                let offer = Offer { value: value(number), cost: 1.0 };
-                price.offer(offer, None);
-                price.advance(&books, at(number / 4));
-                if offer.value > price.at(&books, at(number / 4)) {
-                    books += Books::CALL;
+                counts += CallCounts::LEAST;
+                counts += CallCounts::CALL;
+                let candidate = Candidate { value: value(number), cost: 1.0 };
+                price.add_candidate(candidate, None);
+                price.advance(&counts, at(number / 4));
+                if candidate.value > price.at(&counts, at(number / 4)) {
+                    counts += CallCounts::CALL;
                 }
             }
-            let spent = books.extra() / books.least as f64;
+            let spent = counts.extra() / counts.least as f64;
             assert!((spent / share - 1.0).abs() < 0.1, "{spent} of {share}");
         }
     }
@@ -205,14 +205,14 @@ mod tests {
             share in 0.001..10.0,
             steps in prop::collection::vec((0f32..=30.0, 0f32..=1.0, 0u32..5, 0u32..5, 0u64..1 << 50), 1..100),
         ) {
-            let (mut price, mut books, mut now) = (Price::new(share, Tuning::DEFAULT), Books::EMPTY, at(0));
+            let (mut price, mut counts, mut now) = (Price::new(share, Tuning::DEFAULT), CallCounts::EMPTY, at(0));
             for (value, cost, least, calls, passed) in steps {
-                books.least += u64::from(least);
-                books.calls += u64::from(calls);
-                price.offer(Offer { value: if value > 29.0 { f32::INFINITY } else { value }, cost }, None);
+                counts.least += u64::from(least);
+                counts.calls += u64::from(calls);
+                price.add_candidate(Candidate { value: if value > 29.0 { f32::INFINITY } else { value }, cost }, None);
                 now = now + Duration::from_nanos(passed);
-                price.advance(&books, now);
-                prop_assert!((0.001..=10_000.0).contains(&price.at(&books, now)));
+                price.advance(&counts, now);
+                prop_assert!((0.001..=10_000.0).contains(&price.at(&counts, now)));
             }
         }
     }

@@ -46,7 +46,7 @@ pub struct Tuning {
     /// The half-life of the usual returns, in seconds. No trace loses a point at 1000 days; it
     /// lets the usual follow a change of demand.
     pub usual_half_life: f32,
-    /// The time constant of the price's memory of offers, in seconds. Office loses 24 points (1d)
+    /// The time constant of the price's memory of candidates, in seconds. Office loses 24 points (1d)
     /// at a day: the price must remember a whole week. No trace loses a point at 15 days.
     pub price_memory: f64,
     /// The exponent by which a debt of one time constant's allowance raises the price, and a

@@ -10,7 +10,7 @@ const DAY: u64 = 24;
 /// A population of users, and a Courier that answers at once.
 struct Population {
     learner: Learner<Rc<RefCell<DemandHistory>>>,
-    books: Books,
+    counts: CallCounts,
     dues: Schedule<usize>,
     people: Vec<Person>,
     draws: fastrand::Rng,
@@ -27,9 +27,9 @@ struct Person {
 
 impl Population {
     fn new(share: f64, people: usize) -> Self {
-        let (learner, books, draws) = (Learner::new(share), Books::EMPTY, fastrand::Rng::with_seed(7));
+        let (learner, counts, draws) = (Learner::new(share), CallCounts::EMPTY, fastrand::Rng::with_seed(7));
         let (dues, people) = (Schedule::new(), vec![Person::default(); people]);
-        Self { learner, books, dues, people, draws, hour: 1000 * DAY, ahead: 0 }
+        Self { learner, counts, dues, people, draws, hour: 1000 * DAY, ahead: 0 }
     }
 
     /// Runs for some hours; `comes` is the probability of a request by user and hour.
@@ -49,14 +49,14 @@ impl Population {
         self.pass(now);
         let person = &mut self.people[who];
         let history = person.history.get_or_insert_with(|| Rc::new(RefCell::new(DemandHistory::new(WINDOW, now))));
-        self.books += history.borrow_mut().record(now);
+        self.counts += history.borrow_mut().record(now);
         if person.until.is_none_or(|until| now >= until) {
             self.fetch(who, now);
         }
     }
 
     fn fetch(&mut self, who: usize, now: Moment) {
-        self.books += Books::CALL;
+        self.counts += CallCounts::CALL;
         let person = &mut self.people[who];
         person.until = Some(now + WINDOW);
         let due = self.dues.add(now + WINDOW.mul_f64(0.98), who);
@@ -70,9 +70,9 @@ impl Population {
             let person = &mut self.people[who];
             let history = person.history.as_ref().expect("a due key is known");
             person.ticket = None;
-            let (decision, booked) =
-                self.learner.process(history, &mut history.borrow_mut(), &self.books, Duration::ZERO, now);
-            self.books += booked;
+            let (decision, counted) =
+                self.learner.process(history, &mut history.borrow_mut(), &self.counts, Duration::ZERO, now);
+            self.counts += counted;
             match decision.action {
                 PrefetchAction::Fetch => {
                     self.ahead += 1;
@@ -95,7 +95,7 @@ fn learner_spends_its_share_within_a_week() {
     for share in [0.1, 0.25, 0.5] {
         let mut population = Population::new(share, 200);
         population.run(7 * DAY, skewed);
-        let spent = population.books.extra() / population.books.least as f64;
+        let spent = population.counts.extra() / population.counts.least as f64;
         assert!((spent / share - 1.0).abs() < 0.1, "{spent} of {share}");
     }
 }
@@ -104,7 +104,7 @@ fn learner_spends_its_share_within_a_week() {
 fn learner_without_a_share_makes_no_extra_call() {
     let mut population = Population::new(0.0, 100);
     population.run(7 * DAY, skewed);
-    assert_eq!((population.ahead, population.books.calls), (0, population.books.least));
+    assert_eq!((population.ahead, population.counts.calls), (0, population.counts.least));
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn daily_request_at_nine_finds_a_token_after_four_days() {
     let mut population = Population::new(0.25, 50);
     let [before, after] = [4, 7].map(|days| {
         population.run(days * DAY, |_, hour| f64::from(u8::from(hour == 9)));
-        population.books.calls - population.ahead
+        population.counts.calls - population.ahead
     });
     assert_eq!(before, after);
 }
@@ -146,7 +146,7 @@ fn prefetch_stops_after_five_unused_tokens_and_the_key_is_forgotten() {
             "{}",
             population.ahead - before
         );
-        assert!(known > 1 || population.books.extra() == population.ahead as f64);
+        assert!(known > 1 || population.counts.extra() == population.ahead as f64);
     }
 }
 
@@ -166,8 +166,8 @@ fn pending_decisions_are_bounded_for_any_number_of_keys() {
     for key in 0..100_000u64 {
         let now = Moment::from_nanos(0) + HOUR * 24 + Duration::from_millis(key);
         let mut history = DemandHistory::new(WINDOW, now);
-        let books = history.record(now);
-        learner.process(&key, &mut history, &books, Duration::ZERO, now);
+        let counts = history.record(now);
+        learner.process(&key, &mut history, &counts, Duration::ZERO, now);
         assert!(learner.lessons.outcomes.len() <= MOST_PENDING);
     }
 }

@@ -1,4 +1,4 @@
-//! The books of a workspace's calls: least calls, extra calls, outcomes of prefetches.
+//! The counts of a workspace's calls: least calls, extra calls, outcomes of prefetches.
 
 use std::ops::{Add, AddAssign};
 
@@ -9,7 +9,7 @@ use std::ops::{Add, AddAssign};
 /// are those beyond them. A prefetched token that is not used yet counts as extra by the
 /// probability that it stays unused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Books {
+pub struct CallCounts {
     /// The calls of a broker that calls only on a miss.
     pub least: u64,
     /// The calls that were made.
@@ -22,7 +22,7 @@ pub struct Books {
     pub unused: u64,
 }
 
-impl Books {
+impl CallCounts {
     /// No counts.
     pub const EMPTY: Self = Self { least: 0, calls: 0, expected: 0, used: 0, unused: 0 };
     /// A request that waits for Courier in a broker without renewals.
@@ -58,7 +58,7 @@ impl Books {
     }
 }
 
-impl Add for Books {
+impl Add for CallCounts {
     type Output = Self;
 
     fn add(mut self, change: Self) -> Self {
@@ -67,7 +67,7 @@ impl Add for Books {
     }
 }
 
-impl AddAssign for Books {
+impl AddAssign for CallCounts {
     fn add_assign(&mut self, change: Self) {
         self.least += change.least;
         self.calls += change.calls;
@@ -91,26 +91,26 @@ mod tests {
 
     #[test]
     fn prefetched_token_counts_as_extra_by_the_chance_that_it_stays_unused() {
-        let mut books = Books::CALL + Books::expected(0.75);
-        assert_eq!(books.extra(), 0.25);
-        books += Books::settled(0.75, false);
-        assert_eq!(books.extra(), 1.0);
-        books += Books::LEAST;
-        assert_eq!(books.extra(), 0.0);
+        let mut counts = CallCounts::CALL + CallCounts::expected(0.75);
+        assert_eq!(counts.extra(), 0.25);
+        counts += CallCounts::settled(0.75, false);
+        assert_eq!(counts.extra(), 1.0);
+        counts += CallCounts::LEAST;
+        assert_eq!(counts.extra(), 0.0);
     }
 
     #[test]
     fn used_share_is_none_before_the_first_outcome() {
-        let mut books = Books::expected(0.5);
-        assert_eq!(books.used_share(), None);
-        [true, false, true, true].into_iter().for_each(|used| books += Books::settled(0.5, used));
-        assert_eq!(books.used_share(), Some(0.75));
+        let mut counts = CallCounts::expected(0.5);
+        assert_eq!(counts.used_share(), None);
+        [true, false, true, true].into_iter().for_each(|used| counts += CallCounts::settled(0.5, used));
+        assert_eq!(counts.used_share(), Some(0.75));
     }
 
     #[test]
     fn extra_share_is_relative_to_the_least_calls() {
-        assert_eq!(Books::EMPTY.extra_share(), 0.0);
-        assert_eq!(Books { least: 4, calls: 5, ..Books::EMPTY }.extra_share(), 0.25);
+        assert_eq!(CallCounts::EMPTY.extra_share(), 0.0);
+        assert_eq!(CallCounts { least: 4, calls: 5, ..CallCounts::EMPTY }.extra_share(), 0.25);
     }
 
     proptest! {
@@ -119,7 +119,7 @@ mod tests {
         fn settled_uses_leave_the_extra_calls_without_drift(
             steps in prop::collection::vec((0usize..5, 0u32..4, 0.0f32..1.0, 0u64..40_000), 1..500),
         ) {
-            let (mut books, mut now) = (Books::EMPTY, Moment::from_nanos(1));
+            let (mut counts, mut now) = (CallCounts::EMPTY, Moment::from_nanos(1));
             let mut histories = [(); 5].map(|()| DemandHistory::new(Duration::from_secs(3600), now));
             let (mut calls, mut expected) = (0u32, [0.0; 5]);
             for (key, step, chance, seconds) in steps {
@@ -130,19 +130,19 @@ mod tests {
                     0 => {
                         // A decision ends the quiet time, so the next request is recorded.
                         history.note_decision(now);
-                        books += history.record(now);
+                        counts += history.record(now);
                     }
-                    1 => books += history.settle_unused(),
+                    1 => counts += history.settle_unused(),
                     _ => {
                         calls += 1;
-                        books += Books::CALL + history.expect_use(chance);
+                        counts += CallCounts::CALL + history.expect_use(chance);
                     }
                 }
-                let extra = f64::from(calls) - books.least as f64;
-                prop_assert!((books.extra() - (extra - expected.iter().sum::<f64>())).abs() < 2e-5);
+                let extra = f64::from(calls) - counts.least as f64;
+                prop_assert!((counts.extra() - (extra - expected.iter().sum::<f64>())).abs() < 2e-5);
             }
-            histories.iter_mut().for_each(|history| books += history.settle_unused());
-            prop_assert_eq!(books.extra(), f64::from(calls) - books.least as f64);
+            histories.iter_mut().for_each(|history| counts += history.settle_unused());
+            prop_assert_eq!(counts.extra(), f64::from(calls) - counts.least as f64);
         }
     }
 }
