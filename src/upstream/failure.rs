@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::unreachable::{Unreachable, is_out_of_files};
+use super::unreachable::{Cause, Unreachable, is_out_of_files};
 use crate::metrics::CallOutcome;
 use crate::policy::admission::retry::MOST_TRIES;
 use crate::policy::admission::{Rejection, Response};
@@ -109,6 +109,11 @@ impl Failure {
         }
     }
 
+    /// Whether the call was on a dead connection, which says nothing about Courier.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self, Self::Connect(unreachable) if unreachable.cause() == Cause::Lost)
+    }
+
     /// The message for callers. It reveals neither hosts nor the state of the API key.
     pub fn for_callers(&self) -> String {
         match self {
@@ -160,6 +165,7 @@ pub fn response(outcome: &Result<Grant, Failure>) -> Option<Response> {
         Err(failure) if failure.is_lasting() => Response::Rejected,
         // The same, possibly for a moment only. But 408 and 425 mean that Courier could not answer.
         Err(Failure::Unavailable(status @ 400..=499)) if !matches!(status, 408 | 425) => Response::Rejected,
+        Err(failure) if failure.is_lost() => return None,
         Err(
             Failure::OldKey | Failure::OutOfFiles | Failure::Stopping | Failure::CircuitOpen(_) | Failure::Limited(_),
         ) => return None,

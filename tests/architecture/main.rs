@@ -39,8 +39,9 @@ const MODULES: &[Module] = &[
     Module(
         "upstream",
         "token policy clock metrics secrets error_chain plain_text",
-        // `hyper`, `rustix` and `rustls` for the causes of errors of `reqwest`.
-        "base64 fastrand httpdate hyper parking_lot reqwest rustix rustls serde serde_json thiserror tokio tracing",
+        // `hyper`, `rustix` and `rustls` for the causes of errors of `reqwest`; `rustls` for what its clients share, too.
+        "base64 fastrand httpdate hyper parking_lot reqwest rustix rustls rustls_platform_verifier serde serde_json \
+         thiserror tokio tracing",
     ),
     Module(
         "broker",

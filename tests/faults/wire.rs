@@ -1,5 +1,6 @@
 //! Each fault over real HTTP: the broker and the simulated Courier on a socket.
 
+mod connections;
 mod pauses;
 mod unreachable;
 mod warm_broker;
