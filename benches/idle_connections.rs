@@ -12,19 +12,16 @@ mod support;
 mod wire;
 
 use std::env;
-use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Runtime};
-use tokio::task::JoinSet;
-use wire::{Connection, ROLE, Server, Spread, broker, content_length, request, serve, warm};
+use tokio::runtime::Builder;
+use wire::{Companion, ROLE, Server, Spread, broker, companion_acts, content_length, p99, request, serve, warm};
 
 /// The number of measured connections.
 const CONNECTIONS: usize = 16;
@@ -57,27 +54,28 @@ fn compare() {
     let [alone, beside_idle] = [(); 2].map(|()| Server::start("broker", (SIZE, 0)));
     for server in [&alone, &beside_idle] {
         client.block_on(warm(server.address, CONNECTIONS));
-        p99(server, &client, length);
+        p99(server.address, &client, CONNECTIONS, length);
     }
     let before = beside_idle.memory();
-    let mut idle = IdleConnections::open(size, beside_idle.address);
+    let mut idle =
+        Companion::start("connections", &[(SIZE, size.to_string()), (ADDRESS, beside_idle.address.to_string())]);
     println!("{CONNECTIONS} connections that ask, {size} that don't, {rounds} rounds of {length:?} each");
     println!("memory of the broker: {before} KiB, with the idle connections {} KiB", beside_idle.memory());
     let mut ratios = Vec::new();
     for round in 0..rounds {
         let mut measure_beside = || {
-            idle.send_bytes(true);
-            let micros = p99(&beside_idle, &client, length);
-            idle.send_bytes(false);
+            idle.act(true);
+            let micros = p99(beside_idle.address, &client, CONNECTIONS, length);
+            idle.act(false);
             micros
         };
         // The order alternates.
         let (alone, beside) = if round % 2 == 0 {
-            let alone = p99(&alone, &client, length);
+            let alone = p99(alone.address, &client, CONNECTIONS, length);
             (alone, measure_beside())
         } else {
             let beside = measure_beside();
-            (p99(&alone, &client, length), beside)
+            (p99(alone.address, &client, CONNECTIONS, length), beside)
         };
         println!("p99 alone {alone:.0} us, beside idle connections {beside:.0} us: {:.3}", beside / alone);
         ratios.push(beside / alone);
@@ -85,70 +83,10 @@ fn compare() {
     println!("p99 beside {size} idle connections / p99 alone = {}", Spread::of(ratios));
 }
 
-/// The p99 latency of hits in microseconds, while each connection sends its next request after each answer.
-fn p99(server: &Server, client: &Runtime, length: Duration) -> f64 {
-    let address = server.address;
-    let end = Instant::now() + length;
-    let mut times = client.block_on(async {
-        let mut asking = JoinSet::new();
-        for user in 0..CONNECTIONS {
-            asking.spawn(async move {
-                let request = request(user);
-                let mut connection = Connection::open(address).await;
-                let mut times = Vec::new();
-                loop {
-                    let start = Instant::now();
-                    if start >= end {
-                        return times;
-                    }
-                    connection.ask(&request).await;
-                    times.push(start.elapsed());
-                }
-            });
-        }
-        asking.join_all().await.concat()
-    });
-    times.sort_unstable();
-    times[times.len() * 99 / 100].as_secs_f64() * 1e6
-}
-
-/// The process of the idle connections. It ends with its standard input.
-struct IdleConnections(Child);
-
-impl IdleConnections {
-    /// Starts the process and waits until all connections are open.
-    fn open(size: usize, address: SocketAddr) -> Self {
-        let mut process = Command::new(env::current_exe().expect("this program"))
-            .env(ROLE, "connections")
-            .env(SIZE, size.to_string())
-            .env(ADDRESS, address.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a process");
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a word");
-        Self(process)
-    }
-
-    /// Lets the slow connections send their bytes, or pauses them.
-    fn send_bytes(&mut self, sending: bool) {
-        let line: &[u8] = if sending { b"send\n" } else { b"pause\n" };
-        self.0.stdin.as_mut().expect("a pipe").write_all(line).expect("it still runs");
-    }
-}
-
-impl Drop for IdleConnections {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
-
 /// Opens the connections, reports that, and follows the commands on standard input.
 fn hold_connections(size: usize, address: SocketAddr) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let sending = Arc::new(AtomicBool::new(false));
+    let sending = companion_acts();
     let (opened, mut opening) = tokio::sync::mpsc::channel(size);
     for place in 0..size {
         let (sending, opened) = (Arc::clone(&sending), opened.clone());
@@ -166,12 +104,6 @@ fn hold_connections(size: usize, address: SocketAddr) {
             }
         });
     }
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lines() {
-            sending.store(line.expect("text") == "send", Ordering::Relaxed);
-        }
-        std::process::exit(0);
-    });
     runtime.block_on(async {
         for _ in 0..size {
             opening.recv().await.expect("a connection");

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io;
 
+use crate::plain_text;
+
 /// The longest line, in characters.
 const LONGEST: usize = 500;
 
@@ -38,8 +40,8 @@ fn joined<'a>(links: impl Iterator<Item = &'a (dyn Error + 'static)>) -> String 
         }
         line.push_str(&text);
     }
-    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
-    line.chars().map(plain).take(LONGEST).collect()
+    // A peer chose some of it, such as the names in its certificate.
+    plain_text::line(&line).chars().take(LONGEST).collect()
 }
 
 #[cfg(test)]
@@ -58,7 +60,7 @@ mod tests {
         };
         assert_eq!(of(&["cannot connect", "client error (Connect)", "tcp", "refused"]), "cannot connect: tcp: refused");
         assert_eq!(of(&["cannot connect: refused", "refused", "", "refused"]), "cannot connect: refused");
-        assert_eq!(of(&["a\nb\u{1b}[31m", "c"]), "a b [31m: c");
+        assert_eq!(of(&["a\nb\u{1b}[31m", "c\u{2028}d\u{202e}e"]), "a b [31m: c de");
         let long: &'static str = "\u{fc}".repeat(2000).leak();
         assert_eq!(of(&[long]).chars().count(), LONGEST);
     }

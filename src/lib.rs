@@ -68,7 +68,7 @@
 //! | [`simulator`] | the Courier simulator, an independent oracle for tests | everything but the clock |
 //! | [`config`] | settings: layers, shape, checks | |
 //! | [`app`] | wiring, runtimes, reload | |
-//! | [`clock`], [`secrets`], [`error_chain`], [`metrics`], [`audit`], [`log_writer`] | services that every module may use | |
+//! | [`clock`], [`secrets`], [`files`], [`plain_text`], [`error_chain`], [`metrics`], [`audit`], [`log_writer`] | services that every module may use | |
 //!
 //! [`token`] and [`policy`] are given the time and do no IO, so tests run them through a
 //! year in a moment.
@@ -80,9 +80,11 @@ pub mod broker;
 pub mod clock;
 pub mod config;
 pub mod error_chain;
+pub mod files;
 pub mod http;
 pub mod log_writer;
 pub mod metrics;
+pub mod plain_text;
 pub mod planner;
 pub mod policy;
 pub mod secrets;

@@ -1,10 +1,9 @@
 //! Writes the log and the audit log on a thread of its own.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -12,9 +11,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::OFlags;
 
 use crate::audit;
+use crate::files::append;
 use crate::metrics::LOG_LINES_LOST;
 
 /// Writes lines to a file or to standard error on a thread of its own, so that callers never wait for
@@ -47,7 +46,7 @@ struct State {
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 
 impl LogWriter {
-    /// Opens a file to append to. A new file has the mode 0600; an existing one keeps its mode.
+    /// Opens a file to append to, as [`append`] does.
     pub fn file(path: &Path) -> io::Result<Self> {
         Self::start("audit", append(path)?, Some(path.to_owned()))
     }
@@ -167,12 +166,6 @@ impl Shared {
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
-    // Without O_NONBLOCK the open would wait for the reader of a named pipe.
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)
-}
-
 /// Writes as much as possible, and returns the number of bytes.
 fn write(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut written = 0;
@@ -226,38 +219,18 @@ mod tests {
     }
 
     #[test]
-    fn moved_file_is_created_again() {
+    fn unsafe_file_in_place_of_a_moved_one_is_not_written_to() {
         let folder = tempfile::tempdir().expect("a folder");
-        let [path, old] = ["audit.log", "audit.log.1"].map(|name| folder.path().join(name));
+        let [path, old, other] = ["audit.log", "audit.log.1", "other"].map(|name| folder.path().join(name));
         let file = LogWriter::file(&path).expect("a file");
-        lines(&file, &["one"]);
-        file.flush_within(PATIENCE);
         fs::rename(&path, &old).expect("moved");
+        fs::write(&other, "").expect("written");
+        std::os::unix::fs::symlink(&other, &path).expect("a link");
         file.reopen();
-        file.flush_within(PATIENCE);
-        lines(&file, &["two"]);
+        lines(&file, &["one"]);
         file.flush_within(PATIENCE);
         assert_eq!(fs::read_to_string(&old).expect("text"), "one\n");
-        assert_eq!(fs::read_to_string(&path).expect("text"), "two\n");
-        // If the new file can't be created, the open one stays in use.
-        drop(folder);
-        file.reopen();
-        lines(&file, &["three"]);
-        file.flush_within(PATIENCE);
-    }
-
-    #[test]
-    fn named_pipe_that_nothing_reads_is_not_waited_for() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("pipe");
-        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).expect("a pipe");
-        assert!(LogWriter::file(&path).is_err());
-        let reader = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&path);
-        let reader = BufReader::new(reader.expect("a pipe"));
-        let file = LogWriter::file(&path).expect("a pipe");
-        lines(&file, &["one"]);
-        file.flush_within(PATIENCE);
-        assert_eq!(reader.lines().next().expect("a line").expect("text"), "one");
+        assert_eq!(fs::read_to_string(&other).expect("text"), "");
     }
 
     /// Another process that shares a pipe may have set O_NONBLOCK.
@@ -296,7 +269,8 @@ mod tests {
 
     #[test]
     fn full_disk_costs_only_lines() {
-        let file = LogWriter::file(Path::new("/dev/full")).expect("a device");
+        let device = File::options().append(true).open("/dev/full").expect("a device");
+        let file = LogWriter::start("audit", device, Some("/dev/full".into())).expect("a thread");
         lines(&file, &["one", "two"]);
         file.flush_within(PATIENCE);
         file.clone().write_all(&vec![b'x'; MOST_BYTES + 1]).expect("it never fails");

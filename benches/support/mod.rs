@@ -8,6 +8,8 @@ use courier_token_broker::secrets::Secret;
 
 /// The client's key, as long as keys of `client-key`.
 pub const CLIENT_KEY: &str = "ctb_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";
+/// The key of another client of the workspace.
+pub const NEIGHBOUR_KEY: &str = "ctb_GFEDCBAzyxwvutsrqponmlkjihgfedcba9876543210";
 /// The API key of the broker at the simulator.
 pub const API_KEY: &str = "pk_prod_0123456789";
 
@@ -24,11 +26,12 @@ pub fn settings(base_url: String) -> Settings {
     workspace.budget.requests_per_second = 100_000.0;
     workspace.budget.burst = 100_000;
     raw.workspaces = BTreeMap::from([("default".to_owned(), workspace)]);
-    raw.clients = vec![RawClient {
-        name: "bench".to_owned(),
-        key_sha256: Digest::of(CLIENT_KEY).to_string().into(),
+    let client = |name: &str, key: &str| RawClient {
+        name: name.to_owned(),
+        key_sha256: Digest::of(key).to_string().into(),
         ..RawClient::default()
-    }];
+    };
+    raw.clients = vec![client("bench", CLIENT_KEY), client("neighbour", NEIGHBOUR_KEY)];
     Settings::resolve(&raw, &Layers::default()).expect("sound settings")
 }
 

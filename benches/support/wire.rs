@@ -3,17 +3,20 @@
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 use std::env;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use courier_token_broker::app::App;
 use courier_token_broker::clock::Clock;
 use courier_token_broker::simulator::{Faults, Simulator};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
 
 use super::support::{API_KEY, CLIENT_KEY, issue_token_body, settings};
 
@@ -88,6 +91,77 @@ impl Drop for Server {
         drop(self.process.stdin.take());
         let _ = self.process.wait();
     }
+}
+
+/// A process of this program that loads a server while it is told to. It ends with its standard input.
+pub struct Companion(Child);
+
+impl Companion {
+    /// Starts this program again in this role, and waits until it says that it is ready.
+    pub fn start(role: &str, variables: &[(&str, String)]) -> Self {
+        let mut process = Command::new(env::current_exe().expect("this program"))
+            .env(ROLE, role)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a process");
+        let mut line = String::new();
+        BufReader::new(process.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a word");
+        Self(process)
+    }
+
+    /// Lets it act, or pauses it.
+    pub fn act(&mut self, acting: bool) {
+        let line: &[u8] = if acting { b"act\n" } else { b"pause\n" };
+        self.0.stdin.as_mut().expect("a pipe").write_all(line).expect("it still runs");
+    }
+}
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// Whether this companion is to act, by the commands on its standard input, at whose end it exits.
+pub fn companion_acts() -> Arc<AtomicBool> {
+    let acting = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&acting);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines() {
+            told.store(line.expect("text") == "act", Ordering::Relaxed);
+        }
+        std::process::exit(0);
+    });
+    acting
+}
+
+/// The p99 latency of hits in microseconds, while each connection sends its next request after each answer.
+pub fn p99(address: SocketAddr, client: &Runtime, connections: usize, length: Duration) -> f64 {
+    let end = Instant::now() + length;
+    let mut times = client.block_on(async {
+        let mut asking = JoinSet::new();
+        for user in 0..connections {
+            asking.spawn(async move {
+                let request = request(user);
+                let mut connection = Connection::open(address).await;
+                let mut times = Vec::new();
+                loop {
+                    let start = Instant::now();
+                    if start >= end {
+                        return times;
+                    }
+                    connection.ask(&request).await;
+                    times.push(start.elapsed());
+                }
+            });
+        }
+        asking.join_all().await.concat()
+    });
+    times.sort_unstable();
+    times[times.len() * 99 / 100].as_secs_f64() * 1e6
 }
 
 /// The requests, one user for each connection.

@@ -70,6 +70,8 @@ impl TestBroker {
             refresh: Mode::Learned,
             extra_calls: 0.15,
             capacity: 100,
+            keys_per_user: 100,
+            client_share: 1.0,
             timeout: Duration::from_secs(10),
         };
         let broker = Broker::new(settings, dispatchers, clock, Arc::clone(&metrics), tokio::runtime::Handle::current());
@@ -90,6 +92,7 @@ impl TestBroker {
             header_bytes: 4096,
             header_count: 16,
             body_timeout: Duration::from_secs(5),
+            requests_in_flight: 1000,
         };
         let api = Api::new(settings, broker, clients, clock, metrics);
         Self { api: Arc::new(with(api, clock)), clock, _background: background }

@@ -57,10 +57,10 @@ impl Fixed {
         let Self { broker, clock, metrics, runtime } = self.clone();
         clients.limit_rates(clock, before.map(Api::clients));
         let api = Api::new(settings, broker, clients, clock, Arc::clone(&metrics));
-        let Some(SessionSettings { check, route }) = sessions else { return Ok(api) };
+        let Some(SessionSettings { check, route }) = sessions else { return Ok(api.taking_over_from(before)) };
         // Keys are fetched on the upstream runtime, never on a thread that serves requests.
         let sessions = Sessions::new(check, clock, &metrics, &runtime, before.and_then(Api::sessions))?;
-        Ok(api.with_sessions(sessions, route))
+        Ok(api.with_sessions(sessions, route).taking_over_from(before))
     }
 }
 

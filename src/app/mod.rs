@@ -22,14 +22,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{Settings, SettingsError, WorkspaceSettings};
 use crate::http::admin::{Admin, Readiness};
-use crate::http::server::{Address, Listener, ListenerLimits, Passed, Socket, Tls};
+use crate::http::api::ApiSettings;
+use crate::http::server::{Address, Connections, Listener, ListenerLimits, Passed, RequestBody, Socket, Tls};
 use crate::metrics::Metrics;
 use crate::upstream::{Courier, Dispatcher};
 use entitlements::Entitlements;
@@ -59,7 +60,6 @@ pub struct App {
 const ADMIN_LIMITS: ListenerLimits = ListenerLimits {
     connections: 256,
     connections_per_ip: 0,
-    requests_in_flight: 256,
     header_bytes: 8192,
     header_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(30),
@@ -97,7 +97,10 @@ impl App {
         let route = settings.sessions.as_ref().map(|sessions| &sessions.route);
         let entitlements = Entitlements::new(&settings.http, &settings.clients, route);
         broker.renew_only(move |key| entitlements.include(key));
-        let api = fixed.build_api(settings.http, settings.clients, settings.sessions, None)?;
+        // A request may take a connection of its own, and one client at most half of them.
+        let requests_in_flight = settings.http.requests_in_flight.min(files.apps);
+        let http = ApiSettings { requests_in_flight, ..settings.http };
+        let api = fixed.build_api(http, settings.clients, settings.sessions, None)?;
         let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
         if let Some(tls) = &tls {
             let certificates = tls.current();
@@ -107,25 +110,26 @@ impl App {
         let sockets = Sockets::bind(settings.listen, settings.unix_mode, passed).await?;
         sockets.refuse_exposed(tls.is_some() || settings.insecure)?;
         files.warn_if_fewer_than(settings.limits.connections.saturating_mul(sockets.0.len()));
-        let permits = Arc::new(Semaphore::new(files.apps.min(Semaphore::MAX_PERMITS)));
+        let connections = Connections::new(files.apps);
         let listener = |socket| {
-            Listener::new(socket, settings.limits, Arc::clone(&permits), tls.clone(), clock, Arc::clone(&metrics))
+            Listener::new(socket, settings.limits, Arc::clone(&connections), tls.clone(), clock, Arc::clone(&metrics))
         };
         let listeners = sockets.0.into_iter().map(listener).collect();
         let admin_address = settings.admin_listen;
         let admin_socket =
             Socket::tcp(admin_address).await.map_err(|error| StartError::Listen(Address::Tcp(admin_address), error))?;
         let admin_limits = ListenerLimits { connections: files.admin, ..ADMIN_LIMITS };
-        let admin_permits = Arc::new(Semaphore::new(files.admin));
-        let admin_listener =
-            Listener::new(admin_socket, admin_limits, admin_permits, None, clock, Arc::clone(&metrics));
+        let connections = Connections::new(files.admin);
+        let admin_listener = Listener::new(admin_socket, admin_limits, connections, None, clock, Arc::clone(&metrics));
         let readiness = Arc::new(Readiness::default());
+        let is_local = admin_address.ip().to_canonical().is_loopback();
+        let admin = Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock, is_local);
         reload::warn(&settings.warnings);
         Ok(Self {
             listeners,
             admin_listener,
             live: Arc::new(Live { api: ArcSwap::from_pointee(api), tls, couriers, fixed }),
-            admin: Arc::new(Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock)),
+            admin: Arc::new(admin),
             broker,
             readiness,
             shutdown_delay: settings.shutdown_delay.unwrap_or_default(),
@@ -179,7 +183,7 @@ impl App {
             let clock = live.fixed.clock;
             admin_tasks.spawn(async move { tls.log_warnings_daily(clock).await });
         }
-        let answer = move |request: hyper::Request<hyper::body::Incoming>, _| {
+        let answer = move |request: hyper::Request<RequestBody>, _| {
             let admin = Arc::clone(&admin);
             async move { admin.answer(&request).await }
         };

@@ -24,7 +24,7 @@ pub struct Client {
     pub workspace: WorkspaceName,
     /// The tokens that it may request.
     pub access: Access,
-    /// The limit of its request rate, if there is one.
+    /// The limit of its request rate, if there is one; of sessions, of each user's.
     pub rate: Option<InboundRate>,
 }
 

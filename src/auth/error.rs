@@ -68,6 +68,18 @@ pub enum SessionError {
     Denied(SessionDenial),
     /// The issuer's keys are not loaded yet.
     NoKeys,
+    /// No known key has its `kid`, and the issuer's present keys could not be fetched in time.
+    Undecided,
+}
+
+impl SessionError {
+    /// The same before the issuer's present keys are known: a denial may be wrong.
+    pub fn or_undecided(self) -> Self {
+        match self {
+            Self::Denied(_) => Self::Undecided,
+            other => other,
+        }
+    }
 }
 
 impl From<SessionDenial> for SessionError {

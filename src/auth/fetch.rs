@@ -34,6 +34,13 @@ pub enum FetchError {
     Keys(#[from] KeySetError),
 }
 
+impl FetchError {
+    /// Whether the issuer published a JWKS, and no key in it can verify sessions.
+    pub const fn is_without_keys(&self) -> bool {
+        matches!(self, Self::Keys(KeySetError::Empty | KeySetError::Unusable { .. }))
+    }
+}
+
 impl From<reqwest::Error> for FetchError {
     fn from(error: reqwest::Error) -> Self {
         let error = error.without_url();

@@ -26,6 +26,11 @@ impl InboundRate {
         Self::RANGE.contains(&per_second).then_some(Self(per_second))
     }
 
+    /// Requests a second.
+    pub const fn per_second(self) -> f64 {
+        self.0
+    }
+
     fn quota(self) -> Quota {
         let period = Duration::from_secs_f64(1.0 / self.0).max(Duration::from_nanos(1));
         let burst = NonZeroU32::new(self.0 as u32).unwrap_or(NonZeroU32::MIN);

@@ -2,8 +2,13 @@
 //!
 //! One task fetches them: at the start, at intervals, and when a session has an unknown `kid`, or has
 //! none and fails with the only key. Anyone can make such sessions, so fetches are at least
-//! [`JwksSettings::PAUSE`] apart, and all waiting requests share one. The last fetched keys stay in use
-//! while the issuer's host is down, so that its users are unaffected.
+//! [`JwksSettings::PAUSE`] apart, and all waiting requests share one. That is so short that strangers
+//! can't use the fetch up: a session is decided by a fetch that began after its arrival, and is neither
+//! valid nor invalid before. The host's rate stays that of one caller who reads a small file each second.
+//!
+//! The last fetched keys stay in use while the issuer's host is down, so that its users are unaffected.
+//! A set without a key for sessions withdraws them, but only once a second look confirms it: a broken
+//! deployment of the issuer would log all users out, and its withdrawal of keys is not urgent by seconds.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,6 +22,7 @@ use tokio::task::AbortHandle;
 
 use super::error::{SessionDenial, SessionError};
 use super::fetch::{FetchError, TIMEOUT, fetch, redacted};
+use super::fetch_history::History;
 use super::jwt::Jwt;
 use super::key_set::KeySet;
 use crate::clock::{Clock, Moment};
@@ -35,9 +41,13 @@ pub struct JwksSettings {
 }
 
 impl JwksSettings {
-    /// Limits how often made-up `kid`s cause a fetch from the issuer's host.
-    pub const PAUSE: Duration = Duration::from_secs(10);
+    /// Limits how often made-up `kid`s cause a fetch from the issuer's host, and how long a session with
+    /// its new key waits.
+    pub const PAUSE: Duration = Duration::from_secs(1);
 }
+
+/// How many pauses after the first look at a set without keys the second one is.
+const SECOND_LOOK: u32 = 5;
 
 /// The HTTP client could not be created.
 #[derive(Debug, thiserror::Error)]
@@ -48,10 +58,12 @@ pub struct JwksError(#[source] reqwest::Error);
 
 /// The longest wait after a failed refresh.
 const RETRY: Duration = Duration::from_secs(60);
-/// How often a repeated failure with the same cause is logged.
-const REMINDER: Duration = Duration::from_secs(3600);
-/// The most requests that wait for a fetch; the others use the current keys.
-const MAX_WAITERS: usize = 1024;
+/// How many pauses after a failed first fetch the next one is, unless a session needs it.
+const FIRST_RETRY: u32 = 10;
+/// The longest that a request waits for a fetch. Strangers wait too, and hold a request meanwhile.
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
+/// The most requests that wait for a fetch; the others are told to come back.
+const MAX_WAITERS: usize = 256;
 
 /// The keys of an issuer, read without a lock.
 pub struct Jwks {
@@ -76,13 +88,17 @@ struct State {
     metrics: JwksMetrics,
 }
 
-/// The state of the fetching task.
-#[derive(Clone, Copy, Default)]
+/// The state of the fetching task. Fetches are numbered from 1.
+#[derive(Clone, Copy)]
 struct Fetches {
+    /// The last one that began.
     begun: u64,
+    /// The last one that ended.
     ended: u64,
-    /// When the last fetch began.
-    last: Option<Moment>,
+    /// The last one that brought a JWKS, whatever keys it has.
+    answered: u64,
+    /// When the next one may begin.
+    earliest: Moment,
 }
 
 impl Jwks {
@@ -112,7 +128,7 @@ impl Jwks {
         }
         let state = Arc::new(State {
             keys: ArcSwapOption::new(keys),
-            fetches: watch::Sender::new(Fetches::default()),
+            fetches: watch::Sender::new(Fetches { begun: 0, ended: 0, answered: 0, earliest: Moment::from_nanos(0) }),
             fetch_requested: Notify::new(),
             waiter_slots: Semaphore::new(MAX_WAITERS),
             settings,
@@ -132,20 +148,17 @@ impl Jwks {
         self.state.keys.load_full()
     }
 
-    /// Verifies a session's signature. If no known key fits, it waits for one fetch that is due or in
-    /// progress.
-    pub async fn verify(&self, jwt: &Jwt<'_>) -> Result<(), SessionError> {
+    /// Verifies a session's signature. If no known key fits, it waits for a fetch that begins from now on,
+    /// unless no key could make the session valid: sessions with a withdrawn key expire.
+    pub async fn verify(&self, jwt: &Jwt<'_>, could_be_valid: impl FnOnce() -> bool) -> Result<(), SessionError> {
         let first = self.state.verify(jwt);
         let may_be_new = match first {
             Ok(()) => false,
-            Err(SessionError::Denied(SessionDenial::Signature)) => jwt.kid.is_none(),
+            Err(SessionError::Denied(SessionDenial::Signature)) => jwt.kid.is_none() && could_be_valid(),
+            Err(SessionError::Denied(_)) => could_be_valid(),
             Err(_) => true,
         };
-        if !may_be_new {
-            return first;
-        }
-        self.state.wait_for_fetch().await;
-        self.state.verify(jwt)
+        if may_be_new { self.state.verify_by_newer_keys(jwt).await } else { first }
     }
 }
 
@@ -156,122 +169,109 @@ impl State {
         Ok(keys.verify(jwt)?)
     }
 
-    /// Waits for the fetch that is due or in progress; returns at once if the last one was just now.
-    async fn wait_for_fetch(&self) {
+    /// Verifies with the keys of each fetch that ends, up to the first one that begins from now on: that
+    /// one decides. Without its answer the session is undecided.
+    async fn verify_by_newer_keys(&self, jwt: &Jwt<'_>) -> Result<(), SessionError> {
+        let undecided = || self.verify(jwt).map_err(SessionError::or_undecided);
         // Requests with a made-up `kid` wait too, so the number of waiters is limited.
-        let Ok(_slot) = self.waiter_slots.try_acquire() else { return };
-        let mut updates = self.fetches.subscribe();
-        let seen = *updates.borrow_and_update();
-        if seen.begun == seen.ended {
-            if seen.last.is_some_and(|last| self.clock.now().since(last) < self.settings.pause) {
-                return;
-            }
-            // A permit that comes too late for its fetch starts no further one: the task checks
-            // the time too.
+        let Ok(_slot) = self.waiter_slots.try_acquire() else {
             self.fetch_requested.notify_one();
-        }
-        let ended = updates.wait_for(|fetches| fetches.ended > seen.ended);
-        // The fetch has this deadline too; this one is for a runtime that has ended.
-        let _ = tokio::time::timeout(TIMEOUT + Duration::from_secs(1), ended).await;
+            return undecided();
+        };
+        let mut updates = self.fetches.subscribe();
+        let arrived = updates.borrow_and_update().begun;
+        let decided = async {
+            loop {
+                let fetches = *updates.borrow_and_update();
+                if fetches.answered > arrived {
+                    return self.verify(jwt);
+                }
+                // It failed, the wait is vain, or an earlier fetch has the key.
+                let is_late = fetches.earliest.since(self.clock.now()) > LONGEST_WAIT;
+                if fetches.ended > arrived || is_late || self.verify(jwt).is_ok() {
+                    return undecided();
+                }
+                if fetches.begun == fetches.ended {
+                    // A permit that comes too late for its fetch is dropped when that begins.
+                    self.fetch_requested.notify_one();
+                }
+                // The task has ended with its runtime.
+                if updates.changed().await.is_err() {
+                    return undecided();
+                }
+            }
+        };
+        tokio::time::timeout(LONGEST_WAIT, decided).await.unwrap_or_else(|_| undecided())
     }
 
     /// Stores the keys if the fetch succeeded, updates log and metrics, and returns the delay until the
     /// next fetch.
-    fn on_fetched(&self, fetched: Result<KeySet, FetchError>, now: Moment, failing: &mut Failing) -> Duration {
+    fn on_fetched(&self, fetched: Result<KeySet, FetchError>, began: Moment, history: &mut History) -> Duration {
         let JwksSettings { url, refresh, pause } = &self.settings;
         let url = redacted(url);
-        let had_keys = self.keys.load().is_some();
-        match fetched {
+        let before = self.keys.load_full();
+        let error = match fetched {
             Ok(set) => {
                 let (keys, ignored) = (set.len(), set.ignored());
                 self.metrics.fetched(self.clock.unix());
                 self.keys.store(Some(Arc::new(set)));
-                if failing.on_success() || !had_keys {
+                if history.on_keys() || before.is_none() {
                     tracing::info!(url, keys, ignored, "JWKS fetched");
                 } else {
                     tracing::debug!(url, keys, ignored, "JWKS fetched");
                 }
-                *refresh
+                return *refresh;
             }
-            Err(error) => {
-                self.metrics.jwks_fetches_total[FetchOutcome::Failed].inc();
-                let cause = describe(&error);
-                match (failing.should_warn(&cause, now), had_keys) {
-                    (true, true) => {
-                        tracing::warn!(url, cause, "JWKS fetch failed; the keys fetched before stay in use")
-                    }
-                    (true, false) => {
-                        tracing::warn!(url, cause, "JWKS fetch failed; sessions get 503 until it succeeds")
-                    }
-                    (false, _) => tracing::debug!(url, cause, "JWKS fetch failed again"),
-                }
-                if had_keys { RETRY.min(*refresh) } else { *pause }
+            Err(error) => error,
+        };
+        self.metrics.jwks_fetches_total[FetchOutcome::Failed].inc();
+        let cause = describe(&error);
+        let is_news = history.should_warn(&cause, began);
+        let Some(before) = before else {
+            if is_news {
+                tracing::warn!(url, cause, "JWKS fetch failed; sessions get 503 until it succeeds");
             }
+            return (*pause * FIRST_RETRY).min(*refresh);
+        };
+        let is_withdrawn = history.withdraws(&error, began, *pause * SECOND_LOOK);
+        if is_withdrawn && before.len() > 0 {
+            self.keys.store(Some(Arc::default()));
+            tracing::error!(url, cause, "keys withdrawn by the JWKS; sessions get 401 until it has keys");
+        } else if is_news {
+            tracing::warn!(url, cause, "JWKS fetch failed; the keys fetched before stay in use");
+        } else {
+            tracing::debug!(url, cause, "JWKS fetch failed again");
         }
+        let second_look = history.second_look(began).filter(|_| !is_withdrawn);
+        second_look.unwrap_or(RETRY).min(*refresh)
     }
 
     /// Fetches until it is dropped.
     async fn run(self: Arc<Self>, client: Client) {
-        let mut failing = Failing::default();
+        let mut history = History::default();
         loop {
             let began = self.clock.now();
-            self.fetches.send_modify(|fetches| {
-                fetches.begun += 1;
-                fetches.last = Some(began);
-            });
+            self.fetches.send_modify(|fetches| fetches.begun += 1);
             // This fetch serves the requests for one that came before it.
             let _ = pin!(self.fetch_requested.notified()).enable();
             let fetched = fetch(&client, &self.settings.url).await;
-            let next = self.on_fetched(fetched, began, &mut failing);
-            self.fetches.send_modify(|fetches| fetches.ended += 1);
-            let due = began + next;
+            let is_answered = fetched.as_ref().map_or_else(|error| error.is_without_keys(), |_| true);
+            let next = self.on_fetched(fetched, began, &mut history);
+            let earliest = began + history.pause(is_answered, self.settings.pause);
+            self.fetches.send_modify(|fetches| {
+                fetches.ended += 1;
+                fetches.earliest = earliest;
+                if is_answered {
+                    fetches.answered = fetches.ended;
+                }
+            });
+            let mut due = (began + next).max(earliest);
             loop {
                 tokio::select! {
                     () = self.clock.sleep_until(due) => break,
-                    () = self.fetch_requested.notified() => {
-                        if self.clock.now().since(began) >= self.settings.pause {
-                            break;
-                        }
-                    }
+                    () = self.fetch_requested.notified() => due = due.min(earliest),
                 }
             }
         }
-    }
-}
-
-/// The cause that was last logged, and when; `None` while fetches succeed.
-#[derive(Default)]
-struct Failing(Option<(String, Moment)>);
-
-impl Failing {
-    /// Records a failure. Returns whether to warn: the cause is new, or the last warning is long ago.
-    fn should_warn(&mut self, cause: &str, now: Moment) -> bool {
-        let is_known = self.0.as_ref().is_some_and(|(known, logged)| known == cause && now.since(*logged) < REMINDER);
-        if !is_known {
-            self.0 = Some((cause.to_owned(), now));
-        }
-        !is_known
-    }
-
-    /// Records a success. Returns whether fetches were failing.
-    fn on_success(&mut self) -> bool {
-        self.0.take().is_some()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn repeated_cause_is_news_once_an_hour() {
-        let mut failing = Failing::default();
-        let at = |minutes: u64| Moment::from_nanos(0) + Duration::from_secs(60 * minutes);
-        let warned: Vec<_> = (0..150).filter(|&minute| failing.should_warn("refused", at(minute))).collect();
-        assert_eq!(warned, [0, 60, 120]);
-        assert!(failing.should_warn("timed out", at(150)));
-        assert!(!failing.should_warn("timed out", at(151)));
-        assert!(failing.on_success() && !failing.on_success());
-        assert!(failing.should_warn("timed out", at(152)));
     }
 }

@@ -11,7 +11,8 @@ const MOST_KEYS: usize = 100;
 /// The most keys that an error describes.
 const MOST_DESCRIBED: usize = 4;
 
-/// Session keys, at least one.
+/// Session keys: at least one if it was parsed, none by default.
+#[derive(Default)]
 pub struct KeySet {
     keys: Vec<(Option<String>, SessionKey)>,
     ignored: usize,

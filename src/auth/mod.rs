@@ -4,6 +4,7 @@ mod algorithms;
 mod client_keys;
 mod error;
 mod fetch;
+mod fetch_history;
 mod inbound;
 mod jwks;
 mod jwt;

@@ -80,8 +80,8 @@ impl Sessions {
         Ok(Self(Arc::new(Inner { settings, jwks, clock })))
     }
 
-    /// Checks a session and returns its user. It waits for at most one fetch, and only if the issuer may
-    /// have published a new key.
+    /// Checks a session and returns its user. It waits for a fetch only if the issuer may have published a
+    /// new key, and if the session would be valid with it.
     pub async fn check(&self, token: &str) -> Result<Session, SessionError> {
         let Inner { settings, jwks, .. } = &*self.0;
         let jwt = Jwt::parse(token)?;
@@ -90,14 +90,14 @@ impl Sessions {
         }
         match (&settings.keys, jwks) {
             (KeySource::Fixed(key), _) => key.verify(&jwt)?,
-            (KeySource::Jwks(_), Some(jwks)) => jwks.verify(&jwt).await?,
+            (KeySource::Jwks(_), Some(jwks)) => jwks.verify(&jwt, || self.check_claims(&jwt).is_ok()).await?,
             // Unreachable: both are made from the same settings.
             (KeySource::Jwks(_), None) => return Err(SessionError::NoKeys),
         }
         Ok(self.check_claims(&jwt)?)
     }
 
-    /// Checks the claims, after the signature was verified.
+    /// Checks the claims. They count once the signature was verified.
     fn check_claims(&self, jwt: &Jwt<'_>) -> Result<Session, SessionDenial> {
         let Inner { settings, clock, .. } = &*self.0;
         let claims = jwt.claims()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::handle::Broker;
-use super::rounds;
+use super::{prober, rounds};
 
 impl Broker {
     /// Starts the background tasks: dispatchers, refreshers and the upkeep of the key table.
@@ -19,13 +19,14 @@ impl Broker {
             let dispatcher = Arc::clone(&workspace.dispatcher);
             dispatching.spawn_on(async move { dispatcher.run().await }, &self.0.runtime);
             let (broker, workspace) = (self.clone(), Arc::clone(workspace));
+            let (probing, tested) = (broker.clone(), Arc::clone(&workspace));
             renewing.spawn_on(async move { rounds::run(&broker, &workspace).await }, &self.0.runtime);
+            renewing.spawn_on(async move { prober::run(&probing, &tested).await }, &self.0.runtime);
         }
         let broker = self.clone();
         let upkeep = async move {
             loop {
                 broker.0.clock.sleep_until(broker.0.clock.now() + UPKEEP_INTERVAL).await;
-                broker.evict();
                 while broker.drop_expired(broker.0.clock.now()) {
                     tokio::task::yield_now().await;
                 }

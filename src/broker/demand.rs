@@ -18,7 +18,7 @@ use crate::policy::refresh::learned::learner::HistoryHandle;
 pub struct Demand {
     /// Requests before this moment add no information but their time; in nanoseconds.
     quiet_until: AtomicU64,
-    /// The time of the last such request, in nanoseconds.
+    /// The time of the last request, in nanoseconds.
     last: AtomicU64,
     history: Lock<DemandHistory>,
 }
@@ -32,8 +32,8 @@ impl Demand {
 
     /// Records a request; returns what to count.
     pub fn record(&self, now: Moment) -> CallCounts {
+        self.last.store(now.as_nanos(), Ordering::Relaxed);
         if now.as_nanos() < self.quiet_until.load(Ordering::Relaxed) {
-            self.last.store(now.as_nanos(), Ordering::Relaxed);
             return CallCounts::EMPTY;
         }
         self.record_locked(now)
@@ -47,11 +47,16 @@ impl Demand {
         counted
     }
 
+    /// The time of the last request; 0 before the first.
+    pub fn last_request(&self) -> Moment {
+        Moment::from_nanos(self.last.load(Ordering::Relaxed))
+    }
+
     /// Locks the history. The next request takes the lock, too, since a decision may be noted.
     pub fn history(&self) -> Guard<'_, DemandHistory> {
         let mut history = self.history.lock();
         self.quiet_until.store(0, Ordering::Relaxed);
-        history.note_last(Moment::from_nanos(self.last.load(Ordering::Relaxed)));
+        history.note_last(self.last_request());
         history
     }
 }

@@ -1,11 +1,12 @@
 //! An entry of the key table: a key's demand, its plan, and its token if there is one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
+use super::claims::Claims;
 use super::demand::Demand;
 use super::locks::{Guard, Lock, Order};
 use crate::clock::Moment;
@@ -25,8 +26,12 @@ pub struct Entry {
     pub key: TokenKey,
     /// The requests for the key.
     pub demand: Arc<Demand>,
+    /// The clients that it is kept for.
+    pub claims: Claims,
     token: ArcSwapOption<CachedToken>,
     uses: AtomicU32,
+    /// The party whose request brought the last token, as a hash.
+    party: AtomicU64,
     state: Lock<EntryState>,
 }
 
@@ -134,7 +139,7 @@ impl Entry {
             is_indexed: false,
         };
         let (token, state) = (ArcSwapOption::empty(), Lock::new(Order::Entry, state));
-        Self { key, demand, token, uses: AtomicU32::new(0), state }
+        Self { key, demand, claims: Claims::default(), token, uses: AtomicU32::new(0), party: AtomicU64::new(0), state }
     }
 
     /// Its token, however old.
@@ -157,6 +162,16 @@ impl Entry {
         self.uses.load(Ordering::Relaxed)
     }
 
+    /// The party whose request brought the last token, as a hash. Its renewals' failures are that party's.
+    pub fn party(&self) -> u64 {
+        self.party.load(Ordering::Relaxed)
+    }
+
+    /// Sets the party whose request brought a token.
+    pub fn set_party(&self, party: u64) {
+        self.party.store(party, Ordering::Relaxed);
+    }
+
     /// Replaces its token, under its lock; returns the old one. A new token begins without uses.
     pub fn replace_token(&self, token: Option<Arc<CachedToken>>) -> Option<Arc<CachedToken>> {
         if token.is_some() {
@@ -165,19 +180,29 @@ impl Entry {
         self.token.swap(token)
     }
 
-    /// Its share of the table's capacity: 1 for each 2 KiB of key and token, at least 1.
+    /// The order in which entries leave a full table: first those without a token, then by the last use.
     ///
-    /// Courier's tokens have less than 1 KiB. The rest of an entry is small and bounded. The table keeps
-    /// the weight of a dropped token until another is stored: to weigh anew would count as a use.
+    /// A token that was not handed out yet counts as used when it was requested from Courier.
+    pub fn last_use(&self) -> (bool, Moment) {
+        let token = self.token.load();
+        let sent = token.as_ref().map(|token| token.grant.sent());
+        (sent.is_some(), self.demand.last_request().max(sent.unwrap_or(Moment::from_nanos(0))))
+    }
+
+    /// Its memory in bytes, about; [`USUAL_BYTES`] at least, so that these bound the number of entries too.
     pub fn weight(&self) -> u32 {
         let token = self.token.load().as_ref().map_or(0, |token| token.grant.token().len());
-        let bytes = self.key.claim().len() + token;
-        u32::try_from(bytes.div_ceil(WEIGHT_BYTES)).unwrap_or(u32::MAX).max(1)
+        let bytes = OWN_BYTES + USER_BYTES * self.key.users().count() + self.key.claim().len() + token;
+        u32::try_from(bytes).unwrap_or(u32::MAX).max(USUAL_BYTES)
     }
 }
 
-/// The bytes of key and token for which an entry counts as one.
-const WEIGHT_BYTES: usize = 2048;
+/// The weight of an entry of the usual size.
+pub const USUAL_BYTES: u32 = 2048;
+/// The memory of an entry beside its texts, measured: with demand, index, schedules and allocation.
+const OWN_BYTES: usize = 950;
+/// The memory of a user in the index.
+const USER_BYTES: usize = 120;
 
 impl CachedToken {
     /// The facts that its freshness is judged by.
@@ -211,17 +236,22 @@ mod tests {
     use crate::token::Token;
 
     #[test]
-    fn entry_weighs_one_unless_its_token_is_large() {
+    fn entry_weighs_its_bytes_and_those_of_a_usual_one_at_least() {
         let now = Moment::from_nanos(0);
-        let entry = Entry::new(key("jane"), Arc::new(Demand::new(Duration::from_secs(1800), now)));
-        let weigh = |bytes: usize| {
+        let weigh = |user: &str, bytes: usize| {
+            let entry = Entry::new(key(user), Arc::new(Demand::new(Duration::from_secs(1800), now)));
             let token = Token::new(&"t".repeat(bytes)).expect("a token");
             let grant = Grant::new(&token, now, Duration::from_secs(3600));
             entry.replace_token(Some(Arc::new(CachedToken { grant, due: Moment::NEVER })));
-            entry.weight()
+            let full = entry.weight();
+            entry.replace_token(None);
+            (full, entry.weight())
         };
-        assert_eq!([600, 2000, 2048, 8192].map(weigh), [1, 1, 2, 5]);
-        entry.replace_token(None);
-        assert_eq!(entry.weight(), 1);
+        assert_eq!([1, 600].map(|bytes| weigh("jane", bytes)), [(USUAL_BYTES, USUAL_BYTES); 2]);
+        let [two, eight] = [2000, 8000].map(|bytes| weigh("jane", bytes));
+        assert_eq!((eight.0 - two.0, two.1, eight.1), (6000, USUAL_BYTES, USUAL_BYTES));
+        let users: Vec<_> = (10..25).map(|user| format!("{user}{}", "x".repeat(200))).collect();
+        let many = weigh(&users.join(" user_id:"), 6000);
+        assert!(many.0 > 11_500 && many.1 > 5500, "{many:?}");
     }
 }

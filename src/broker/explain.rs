@@ -1,7 +1,5 @@
 //! Explains a user's tokens: their times, plans and last decisions.
 
-use std::sync::Arc;
-
 use super::entry::{Decision, Entry};
 use super::handle::Broker;
 use crate::clock::Moment;
@@ -32,12 +30,13 @@ const MOST: usize = 100;
 
 impl Broker {
     /// Explains up to a hundred keys of a user.
-    ///
-    /// It scans the whole table, so it is for operators only.
     pub fn explain(&self, user: &str) -> Vec<Explained> {
-        let of_user = |entry: &Arc<Entry>| entry.key.users().any(|name| name == user);
-        let mut explained: Vec<_> =
-            self.0.table.iter().filter(of_user).take(MOST).map(|entry| explain_entry(&entry)).collect();
+        let (table, workspaces) = (&self.0.table, self.0.workspaces.keys());
+        let keys = workspaces.flat_map(|workspace| table.keys_of((workspace.as_str(), user)));
+        // Handles of the index collide.
+        let of_user = |key: &TokenKey| key.users().any(|name| name == user);
+        let entries = keys.filter(of_user).filter_map(|key| table.get(&key));
+        let mut explained: Vec<_> = entries.take(MOST).map(|entry| explain_entry(&entry)).collect();
         explained.sort_by(|one, other| {
             (one.key.workspace(), one.key.claim()).cmp(&(other.key.workspace(), other.key.claim()))
         });

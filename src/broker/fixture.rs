@@ -73,7 +73,7 @@ impl Fixture {
     }
 
     pub fn sign_out(&self, user: &str) -> usize {
-        self.broker.sign_out("default", UserId::new(user).expect("an id"))
+        self.broker.sign_out("default", UserId::new(user).expect("an id")).unwrap_or_default()
     }
 
     pub async fn pass(&self, time: Duration) {
@@ -83,18 +83,28 @@ impl Fixture {
 
 /// A broker with a budget that limits nothing.
 pub fn broker(mode: Mode, capacity: u64, clock: Clock, issuer: Arc<dyn Issuer>) -> (Broker, Arc<Metrics>) {
-    let metrics = Arc::new(Metrics::new().expect("metrics"));
-    let name = WorkspaceName::new("default").expect("a name");
-    let budget = Budget::new(100_000.0, 100_000).expect("a budget");
-    let settings = DispatcherSettings { budget, max_wait: Duration::from_secs(5) };
-    let dispatcher = Dispatcher::new(settings, issuer, clock, metrics.workspace(&name));
-    let settings = BrokerSettings {
+    broker_with(settings(mode, capacity), clock, issuer)
+}
+
+pub fn settings(mode: Mode, capacity: u64) -> BrokerSettings {
+    BrokerSettings {
         floor: Floor::new(0.5, Duration::ZERO).expect("a floor"),
         refresh: mode,
         extra_calls: 0.0,
         capacity,
+        keys_per_user: 100,
+        client_share: 1.0,
         timeout: Duration::from_secs(10),
-    };
+    }
+}
+
+/// A broker with these settings and a budget that limits nothing.
+pub fn broker_with(settings: BrokerSettings, clock: Clock, issuer: Arc<dyn Issuer>) -> (Broker, Arc<Metrics>) {
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    let name = WorkspaceName::new("default").expect("a name");
+    let budget = Budget::new(100_000.0, 100_000).expect("a budget");
+    let dispatching = DispatcherSettings { budget, max_wait: Duration::from_secs(5) };
+    let dispatcher = Dispatcher::new(dispatching, issuer, clock, metrics.workspace(&name));
     let broker = Broker::new(settings, [(name, dispatcher)], clock, Arc::clone(&metrics), Handle::current());
     (broker, metrics)
 }

@@ -2,19 +2,24 @@
 
 use std::sync::Arc;
 
-use super::flight_task::{Cause, FlightTask, Renewal};
+use super::flight_task::{FlightCause, FlightTask, Renewal};
 use super::flights::Leader;
 use super::handle::Broker;
+use super::waiters::Waiters;
 use super::workspace::Workspace;
+use crate::audit::Actor;
 use crate::clock::Moment;
-use crate::token::Grant;
-use crate::upstream::{CALL_TIME, Failure, PendingPermit, Permit};
+use crate::policy::admission::Origin;
+use crate::policy::admission::queue::Place;
+use crate::token::{Grant, TokenKey};
+use crate::upstream::{CALL_TIME, Failure, Party, PendingPermit, Permit};
 
 /// Starts the task of a registered flight.
-pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause: Cause) {
+pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause: FlightCause) {
     let (broker, workspace) = (broker.clone(), Arc::clone(workspace));
     let runtime = broker.0.runtime.clone();
-    let mut task = FlightTask { broker, workspace, leader, cause, attempts: 0 };
+    let origin = origin(&broker, &workspace, leader.key(), &cause);
+    let mut task = FlightTask { broker, workspace, leader, cause, origin, attempts: 0 };
     runtime.spawn(async move {
         match call_with_retries(&mut task).await {
             Some(outcome) => task.complete(outcome),
@@ -23,22 +28,41 @@ pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause:
     });
 }
 
+/// The origin of a flight's calls.
+fn origin(broker: &Broker, workspace: &Workspace, key: &TokenKey, cause: &FlightCause) -> Origin {
+    let dispatcher = &workspace.dispatcher;
+    match cause {
+        FlightCause::Request(actor) => {
+            let party = match actor {
+                Actor::Session => Party::Users,
+                actor => Party::Client(actor.client().unwrap_or_default()),
+            };
+            dispatcher.origin(key, dispatcher.party(party, key), broker.0.table.contains(key))
+        }
+        FlightCause::Renewal(Renewal { entry, .. }) => dispatcher.origin(key, entry.party(), true),
+        FlightCause::Probe(entry) => Origin { is_probe: true, ..dispatcher.origin(key, entry.party(), true) },
+    }
+}
+
 /// Calls Courier once a permit is granted; retries if that may help while a follower has the time.
 ///
 /// Each call needs its own permit. `None` if the flight is abandoned.
 async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failure>> {
-    let FlightTask { broker, workspace, leader, cause, attempts } = task;
+    let FlightTask { broker, workspace, leader, cause, origin, attempts } = task;
+    let origin = *origin;
     let (clock, dispatcher) = (&broker.0.clock, &workspace.dispatcher);
     let deadline = clock.now() + broker.0.settings.timeout;
     let mut permit = match cause {
-        Cause::Request(_) => queue(workspace, leader, Moment::NEVER).await?,
-        Cause::Renewal(renewal) => queue_renewal(workspace, leader, renewal).await?,
+        FlightCause::Request(_) => queue(workspace, leader, origin, Moment::NEVER).await?,
+        FlightCause::Probe(_) => queue_probe(workspace, leader, origin).await?,
+        FlightCause::Renewal(renewal) => queue_renewal(workspace, leader, origin, renewal).await?,
     };
     let mut failed = None;
     loop {
         let granted = match permit {
             Ok(permit) => permit,
-            // The failure of a call tells more than the refusal of the next permit.
+            // The failure of a call tells more than the refusal of the next permit, unless that is final.
+            Err(failure @ Failure::Credentials(_)) => return Some(Err(failure)),
             Err(failure) => return Some(Err(failed.unwrap_or(failure))),
         };
         *attempts += 1;
@@ -47,7 +71,7 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
             Err(failure) => failure,
         };
         // A renewal without followers is retried by the refresher later.
-        let again = leader.has_followers().then(|| dispatcher.retry(&failure, *attempts, deadline)).flatten();
+        let again = leader.has_followers().then(|| dispatcher.retry(&failure, &origin, *attempts, deadline)).flatten();
         let Some(again) = again else { return Some(Err(failure)) };
         tokio::select! {
             biased;
@@ -57,64 +81,150 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
         if !leader.has_followers() {
             return Some(Err(failure));
         }
-        permit = queue(workspace, leader, deadline - CALL_TIME).await?;
+        leader.with_waiters(Waiters::reset_places);
+        permit = queue(workspace, leader, origin, deadline - CALL_TIME).await?;
         failed = Some(failure);
     }
 }
 
 type PermitOutcome = Result<Permit, Failure>;
 
-/// Waits for the permit of a request, which comes by `latest` or is refused at once.
+/// Waits for the permit of a call that requests wait for, each of which would take it until `latest`.
 ///
-/// `None` if the flight is abandoned.
-async fn queue(workspace: &Workspace, leader: &Leader, latest: Moment) -> Option<PermitOutcome> {
-    let pending = match workspace.dispatcher.queue(&leader.client().unwrap_or_default(), latest) {
-        Ok(pending) => pending,
-        Err(failure) => return Some(Err(failure)),
-    };
-    tokio::select! {
-        biased;
-        () = leader.abandoned() => None,
-        permit = pending.permit() => Some(permit),
+/// The call stands in the line of each of their clients, and is refused only when it has a place in none. It
+/// then is closed to others, and the failure is that of one client. `None` if the flight is abandoned.
+async fn queue(workspace: &Workspace, leader: &Leader, origin: Origin, latest: Moment) -> Option<PermitOutcome> {
+    loop {
+        let failure = match first_place(workspace, leader, origin, latest) {
+            Ok(pending) => match granted(workspace, leader, pending, latest).await? {
+                Ok(permit) => return Some(Ok(permit)),
+                Err(failure) => failure,
+            },
+            Err(failure) => failure,
+        };
+        if leader.close() {
+            return Some(Err(failure));
+        }
     }
 }
 
-/// Waits for the permit of a renewal; as a request's, once one has joined.
-async fn queue_renewal(workspace: &Workspace, leader: &Leader, renewal: &mut Renewal) -> Option<PermitOutcome> {
-    if leader.client().is_none() {
-        let pending = workspace.dispatcher.queue_renewal(renewal.rank);
-        renewal.slot = None;
-        let permit = match pending {
-            Ok(pending) => promotable(workspace, leader, pending).await?,
-            Err(failure) => Err(failure),
+/// Queues the call in the line of the first client that is not refused.
+fn first_place(
+    workspace: &Workspace,
+    leader: &Leader,
+    origin: Origin,
+    latest: Moment,
+) -> Result<PendingPermit, Failure> {
+    let mut refusal = Failure::Stopping;
+    while let Some(client) = leader.with_waiters(|waiters| waiters.next_client()) {
+        // What holds one client back does not hold the others that wait. Sessions have no name.
+        let party = match &*client {
+            "" => origin.party,
+            name => workspace.dispatcher.party(Party::Client(name), leader.key()),
         };
-        // A request that joined meanwhile is not refused because renewals are.
-        if permit.is_ok() || leader.client().is_none() {
+        match workspace.dispatcher.queue(&client, Origin { party, ..origin }, latest) {
+            Ok(pending) => {
+                leader.with_waiters(|waiters| waiters.set_place(&client, Ok(())));
+                return Ok(pending);
+            }
+            Err(failure) => {
+                leader.with_waiters(|waiters| waiters.set_place(&client, Err(failure.clone())));
+                refusal = failure;
+            }
+        }
+    }
+    Err(refusal)
+}
+
+/// Waits for the permit of a renewal; as a request's, once one has joined.
+async fn queue_renewal(
+    workspace: &Workspace,
+    leader: &Leader,
+    origin: Origin,
+    renewal: &mut Renewal,
+) -> Option<PermitOutcome> {
+    if leader.with_waiters(|waiters| waiters.next_client().is_none()) {
+        let pending = workspace.dispatcher.queue_renewal(renewal.rank, origin);
+        renewal.slot = None;
+        if let Some(permit) = queued_ahead(workspace, leader, pending).await? {
             return Some(permit);
         }
     }
     renewal.slot = None;
-    queue(workspace, leader, Moment::NEVER).await
+    queue(workspace, leader, origin, Moment::NEVER).await
 }
 
-/// Waits for the permit of a queued renewal, and promotes it when a request joins.
-async fn promotable(workspace: &Workspace, leader: &Leader, pending: PendingPermit) -> Option<PermitOutcome> {
+/// Waits for the permit of a probe, which has a line of its own.
+async fn queue_probe(workspace: &Workspace, leader: &Leader, origin: Origin) -> Option<PermitOutcome> {
+    let pending = workspace.dispatcher.queue("", origin, Moment::NEVER);
+    match queued_ahead(workspace, leader, pending).await? {
+        Some(permit) => Some(permit),
+        None => queue(workspace, leader, origin, Moment::NEVER).await,
+    }
+}
+
+/// Waits for the permit of a call that no request waited for. A request that joined meanwhile is not refused
+/// with it: then there is no outcome yet.
+async fn queued_ahead(
+    workspace: &Workspace,
+    leader: &Leader,
+    pending: Result<PendingPermit, Failure>,
+) -> Option<Option<PermitOutcome>> {
+    let failure = match pending {
+        Ok(pending) => match granted(workspace, leader, pending, Moment::NEVER).await? {
+            Ok(permit) => return Some(Some(Ok(permit))),
+            Err(failure) => failure,
+        },
+        Err(failure) => failure,
+    };
+    Some(leader.close().then_some(Err(failure)))
+}
+
+/// Waits for the permit of a queued call, and puts the call into the lines of the clients that join.
+async fn granted(
+    workspace: &Workspace,
+    leader: &Leader,
+    pending: PendingPermit,
+    latest: Moment,
+) -> Option<PermitOutcome> {
     let place = pending.place();
     let permit = pending.permit();
     tokio::pin!(permit);
     loop {
+        if let Some(place) = place {
+            join_lines(workspace, leader, place, latest);
+        }
         tokio::select! {
             biased;
             () = leader.changed() => {}
-            permit = &mut permit => return Some(permit),
+            outcome = &mut permit => {
+                if let Err(failure) = &outcome {
+                    leader.with_waiters(|waiters| waiters.lose_places(failure));
+                }
+                return Some(outcome);
+            }
         }
         if leader.is_abandoned() {
             return None;
         }
-        if let (Some(place), Some(client)) = (place, leader.client())
-            && let Err(failure) = workspace.dispatcher.promote(place, &client)
-        {
-            return Some(Err(failure));
-        }
+    }
+}
+
+/// Puts a queued call into the line of each client that asks for a place.
+fn join_lines(workspace: &Workspace, leader: &Leader, place: Place, latest: Moment) {
+    while let Some(client) = leader.with_waiters(|waiters| waiters.next_client()) {
+        let joined = match workspace.dispatcher.join(place, &client, latest) {
+            Ok(true) => Ok(()),
+            // Its permit or its refusal is on the way.
+            Ok(false) => return,
+            Err(failure) => Err(failure),
+        };
+        leader.with_waiters(|waiters| {
+            waiters.set_place(&client, joined);
+            // Without a place, a renewal may leave at any time.
+            if !waiters.has_place() {
+                waiters.answer_refused();
+            }
+        });
     }
 }

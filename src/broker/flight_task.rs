@@ -7,11 +7,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::demand::Demand;
 use super::entry::{CachedToken, Entry};
-use super::flights::{Issued, Leader};
+use super::flights::Leader;
 use super::handle::Broker;
+use super::waiters::Issued;
 use super::workspace::Workspace;
 use crate::audit::{self, Actor, Subject};
 use crate::metrics::RenewalOutcome;
+use crate::policy::admission::Origin;
 use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::Reason;
 use crate::policy::refresh::learned::call_counts::CallCounts;
@@ -19,11 +21,13 @@ use crate::token::Grant;
 use crate::upstream::Failure;
 
 /// Why a flight was started.
-pub enum Cause {
+pub enum FlightCause {
     /// A request that waits.
     Request(Actor<'static>),
     /// A renewal or a prefetch.
     Renewal(Renewal),
+    /// A test of a suspicion: this entry's key has had a token; does it get another?
+    Probe(Arc<Entry>),
 }
 
 /// The entry that is renewed, why it is, and the rank of its call in the queue.
@@ -40,7 +44,9 @@ pub struct FlightTask {
     pub broker: Broker,
     pub workspace: Arc<Workspace>,
     pub leader: Leader,
-    pub cause: Cause,
+    pub cause: FlightCause,
+    /// What its calls are made for.
+    pub origin: Origin,
     /// The calls that were made.
     pub attempts: u32,
 }
@@ -48,16 +54,22 @@ pub struct FlightTask {
 impl FlightTask {
     /// Completes the flight. A failure changes nothing in the table.
     pub fn complete(self, outcome: Result<Grant, Failure>) {
-        // Without an attempt the dispatcher refused the permit, and its callers get that failure.
+        // Without an attempt the dispatcher refused the permit.
         if self.attempts > 0 {
             self.log(&outcome);
-            if let Err(failure) = &outcome {
-                self.remember(failure);
-            }
+        }
+        let outcome = outcome.map_err(|failure| self.workspace.dispatcher.told(failure, &self.origin));
+        if self.attempts > 0
+            && let Err(failure) = &outcome
+        {
+            self.remember(failure);
         }
         let failure = outcome.as_ref().err().cloned();
-        self.leader.complete(outcome.map(|grant| self.store(grant)).map_err(Into::into));
-        if let Cause::Renewal(Renewal { reason, entry, .. }) = &self.cause {
+        match outcome {
+            Err(failure) if self.attempts == 0 => self.leader.refuse(&failure),
+            outcome => self.leader.complete(&outcome.map(|grant| self.store(grant)).map_err(Into::into)),
+        }
+        if let FlightCause::Renewal(Renewal { reason, entry, .. }) = &self.cause {
             let refresher = &self.workspace.refresher;
             if self.attempts > 0 {
                 let outcome = if failure.is_none() { RenewalOutcome::Issued } else { RenewalOutcome::Failed };
@@ -77,7 +89,7 @@ impl FlightTask {
     pub fn abandon(self) {
         let Self { broker, workspace, leader, cause, .. } = self;
         drop(leader);
-        if let Cause::Renewal(Renewal { entry, .. }) = cause {
+        if let FlightCause::Renewal(Renewal { entry, .. }) = cause {
             workspace.refresher.settle_renewal(&entry, false, broker.0.clock.now());
         }
     }
@@ -87,7 +99,7 @@ impl FlightTask {
     /// A renewal is tried once, so a later request may try again, but not if this outcome also answers
     /// followers. A lack of file descriptors says nothing about the key.
     fn remember(&self, failure: &Failure) {
-        let is_renewal = matches!(self.cause, Cause::Renewal(_));
+        let is_renewal = !matches!(self.cause, FlightCause::Request(_));
         if *failure != Failure::OutOfFiles && (failure.is_lasting() || !is_renewal || self.leader.has_followers()) {
             let Self { broker, leader, .. } = self;
             broker.0.negative_cache.add(leader.key(), failure.clone().into(), broker.0.clock.now());
@@ -107,17 +119,27 @@ impl FlightTask {
         let entry = broker.0.table.get(leader.key()).unwrap_or_else(|| {
             // A rejected token's entry has left the table, but its demand goes on.
             let demand = match cause {
-                Cause::Renewal(renewal) => Arc::clone(&renewal.entry.demand),
-                Cause::Request(_) => Arc::new(Demand::new(window, token.grant.sent())),
+                FlightCause::Renewal(Renewal { entry, .. }) | FlightCause::Probe(entry) => Arc::clone(&entry.demand),
+                FlightCause::Request(_) => Arc::new(Demand::new(window, token.grant.sent())),
             };
             Arc::new(Entry::new(leader.key().clone(), demand))
         });
+        entry.set_party(self.origin.party);
         let serves_longer = |old: &CachedToken| old.floor(floor) > token.floor(floor);
         let stored = flights.is_current(leader) && !entry.token().is_some_and(|old| serves_longer(&old));
         if stored {
+            let owners = match cause {
+                FlightCause::Request(actor) => vec![broker.0.table.owner(leader.key().workspace(), actor.client())],
+                FlightCause::Renewal(Renewal { entry, .. }) | FlightCause::Probe(entry) => {
+                    entry.claims.owners().collect()
+                }
+            };
             let mut state = entry.lock();
             refresher.plan_renewal(&entry, &mut state, due);
-            broker.0.table.store(&entry, state, Arc::clone(&token));
+            broker.0.table.store(&entry, state, Arc::clone(&token), owners);
+            workspace.witnesses.add(&entry);
+            drop(flights);
+            broker.make_room(&entry);
         }
         Issued { entry, token, stored }
     }
@@ -128,8 +150,9 @@ impl FlightTask {
         let users = key.users().collect::<Vec<_>>().join(" ");
         let (workspace, scopes) = (key.workspace(), key.scopes());
         let (actor, reason) = match cause {
-            Cause::Request(actor) => (actor, "asked"),
-            Cause::Renewal(renewal) => (&Actor::Broker, renewal.reason.as_str()),
+            FlightCause::Request(actor) => (actor, "asked"),
+            FlightCause::Renewal(renewal) => (&Actor::Broker, renewal.reason.as_str()),
+            FlightCause::Probe(_) => (&Actor::Broker, "probe"),
         };
         match outcome {
             Ok(grant) => {

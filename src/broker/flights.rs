@@ -7,15 +7,16 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 use tokio::sync::{Notify, watch};
 
-use super::entry::{CachedToken, Entry};
 use super::locks::{Guard, Lock, Order};
 use super::request::Refusal;
+use super::waiters::{FlightOutcome, Waiters};
 use crate::token::TokenKey;
+use crate::upstream::Failure;
 
 /// The flights of a workspace that new requests may join.
 ///
-/// Joining registers the key or counts another waiter, and nothing else: the flight's own task asks
-/// for the permit and makes the call, so a caller that hangs up cancels nothing. A stored token and a
+/// Joining registers the key or adds a waiter, and nothing else: the flight's own task asks for a place
+/// for each client and makes the call, so a caller that hangs up cancels nothing. A stored token and a
 /// deliberate removal take the lock of their key's shard. So a removal that detaches the key's flight
 /// and removes its token under this lock is final: no flight restores the token.
 pub struct Flights {
@@ -41,13 +42,16 @@ impl Flights {
         LockedShard { flights: self, shard: self.shards[shard].lock() }
     }
 
-    /// Detaches these flights, shard by shard.
-    pub fn detach(&self, which: impl Fn(&TokenKey) -> bool) {
+    /// Detaches these flights, shard by shard; returns their number.
+    pub fn detach(&self, which: impl Fn(&TokenKey) -> bool) -> usize {
+        let mut all = 0;
         for shard in &self.shards {
             let detached: Vec<_> = shard.lock().extract_if(|key, _| which(key)).collect();
             self.count.send_modify(|count| *count -= detached.len());
             detached.iter().for_each(|(_, flight)| flight.detach());
+            all += detached.len();
         }
+        all
     }
 
     /// Waits until no flight is under way.
@@ -76,13 +80,8 @@ impl LockedShard<'_> {
 
     /// Registers a flight of a key that has none.
     pub fn register(&mut self, key: &TokenKey) -> Leader {
-        let waiters = Waiters { count: 0, client: None, is_detached: false };
-        let flight = Arc::new(Flight {
-            key: key.clone(),
-            outcome: watch::Sender::new(None),
-            waiters: Lock::new(Order::Waiters, waiters),
-            changed: Notify::new(),
-        });
+        let waiters = Lock::new(Order::Waiters, Waiters::default());
+        let flight = Arc::new(Flight { key: key.clone(), waiters, changed: Notify::new() });
         self.shard.insert(key.clone(), Arc::clone(&flight));
         self.flights.count.send_modify(|count| *count += 1);
         Leader { flight, flights: Arc::clone(self.flights) }
@@ -107,70 +106,42 @@ impl LockedShard<'_> {
 /// The state that a flight's task and its followers share.
 struct Flight {
     key: TokenKey,
-    outcome: watch::Sender<Option<Outcome>>,
     waiters: Lock<Waiters>,
-    /// Wakes the task: the first follower came, or the flight is abandoned.
+    /// Wakes the task: a client asks for a place, or the flight is abandoned.
     changed: Notify,
-}
-
-struct Waiters {
-    count: usize,
-    /// The client of the first follower.
-    client: Option<Arc<str>>,
-    is_detached: bool,
-}
-
-impl Waiters {
-    const fn is_abandoned(&self) -> bool {
-        self.is_detached && self.count == 0
-    }
 }
 
 impl Flight {
     fn join(self: &Arc<Self>, client: &str) -> Follower {
-        let mut waiters = self.waiters.lock();
-        waiters.count += 1;
-        if waiters.client.is_none() {
-            waiters.client = Some(client.into());
+        let (outcome, asks) = self.waiters.lock().join(client);
+        if asks {
             self.changed.notify_one();
         }
-        Follower { flight: Arc::clone(self) }
+        Follower { flight: Arc::clone(self), outcome: Some(outcome) }
     }
 
     fn detach(&self) {
-        self.update(|waiters| waiters.is_detached = true);
+        self.waiters.lock().is_detached = true;
+        self.on_leave();
     }
 
-    fn update(&self, change: impl FnOnce(&mut Waiters)) {
-        let mut waiters = self.waiters.lock();
-        change(&mut waiters);
-        if waiters.is_abandoned() {
+    fn on_leave(&self) {
+        if self.waiters.lock().is_abandoned() {
             self.changed.notify_one();
         }
     }
-}
-
-/// The outcome of a flight, for each of its followers.
-pub type Outcome = Result<Issued, Refusal>;
-
-/// A token that a call returned.
-#[derive(Clone)]
-pub struct Issued {
-    pub entry: Arc<Entry>,
-    pub token: Arc<CachedToken>,
-    /// Is it in the table? Not if its user signed out meanwhile, or if the stored one serves for longer.
-    pub stored: bool,
 }
 
 /// A request that waits for the outcome of a flight.
 pub struct Follower {
     flight: Arc<Flight>,
+    outcome: Option<watch::Receiver<Option<FlightOutcome>>>,
 }
 
 impl Follower {
-    /// Waits until the flight is complete.
-    pub async fn outcome(&self) -> Outcome {
-        let mut outcome = self.flight.outcome.subscribe();
+    /// Waits until the flight is complete, or this client's place in the queue is refused.
+    pub async fn outcome(&self) -> FlightOutcome {
+        let Some(mut outcome) = self.outcome.clone() else { return Err(Refusal::Lost) };
         let complete = outcome.wait_for(Option::is_some).await;
         complete.ok().and_then(|outcome| outcome.clone()).unwrap_or(Err(Refusal::Lost))
     }
@@ -178,7 +149,8 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.flight.update(|waiters| waiters.count -= 1);
+        self.outcome = None;
+        self.flight.on_leave();
     }
 }
 
@@ -201,15 +173,15 @@ impl Leader {
 
     /// Does a request wait?
     pub fn has_followers(&self) -> bool {
-        self.flight.waiters.lock().count > 0
+        self.flight.waiters.lock().has_followers()
     }
 
-    /// The client of the first request that joined, if any did.
-    pub fn client(&self) -> Option<Arc<str>> {
-        self.flight.waiters.lock().client.clone()
+    /// Applies an operation to the waiters.
+    pub fn with_waiters<R>(&self, operate: impl FnOnce(&mut Waiters) -> R) -> R {
+        operate(&mut self.flight.waiters.lock())
     }
 
-    /// Waits until the first follower came ([`Leader::client`]) or the last one of a detached flight left.
+    /// Waits until a client asks for a place, or the last follower of a detached flight left.
     pub async fn changed(&self) {
         self.flight.changed.notified().await;
     }
@@ -226,27 +198,51 @@ impl Leader {
         }
     }
 
+    /// Removes the flight from the table unless a client still asks for a place; returns whether it did.
+    ///
+    /// So a request that joins after the others were refused gets a place of its own.
+    pub fn close(&self) -> bool {
+        let mut shard = self.flights.lock(self.key());
+        let is_last = self.flight.waiters.lock().next_client().is_none();
+        if is_last {
+            self.leave(&mut shard);
+        }
+        is_last
+    }
+
     /// Removes the flight from the table, then gives its followers the outcome.
     ///
     /// In this order, a request that finds no flight finds the token in the key table.
-    pub fn complete(&self, outcome: Outcome) {
-        let mut shard = self.flights.lock(self.key());
+    pub fn complete(&self, outcome: &FlightOutcome) {
+        self.leave(&mut self.flights.lock(self.key()));
+        self.flight.waiters.lock().answer(outcome);
+    }
+
+    /// The same for a call that was never made: each client's followers get their own refusal.
+    pub fn refuse(&self, failure: &Failure) {
+        self.leave(&mut self.flights.lock(self.key()));
+        let mut waiters = self.flight.waiters.lock();
+        waiters.answer_refused();
+        waiters.answer(&Err(failure.clone().into()));
+    }
+
+    fn leave(&self, shard: &mut LockedShard<'_>) {
         if shard.is_current(self) {
             shard.detach(self.key());
         }
-        drop(shard);
-        self.flight.outcome.send_modify(|published| _ = published.get_or_insert(outcome));
     }
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        self.complete(Err(Refusal::Lost));
+        self.complete(&Err(Refusal::Lost));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::broker::fixture;
 
@@ -264,7 +260,7 @@ mod tests {
         let leader = register(&flights);
         assert!(flights.lock(&key()).try_register(&key()).is_none());
         let follower = flights.lock(&key()).join(&key(), "app").expect("a flight");
-        leader.complete(Err(Refusal::TooOld));
+        leader.complete(&Err(Refusal::TooOld));
         assert_eq!(follower.outcome().await.err(), Some(Refusal::TooOld));
         flights.drained().await;
         drop(register(&flights));
@@ -280,6 +276,29 @@ mod tests {
         flights.drained().await;
     }
 
+    #[tokio::test]
+    async fn refused_flight_stays_open_for_a_client_that_joins() {
+        let flights = Arc::new(Flights::new());
+        let leader = register(&flights);
+        let followers = [leader.join("app"), leader.join("web")];
+        let refusals = [1, 2].map(|seconds| Failure::Limited(Duration::from_secs(seconds)));
+        let refuse = |client: &str, refusal: &Failure| {
+            leader.with_waiters(|waiters| waiters.set_place(client, Err(refusal.clone())));
+        };
+        refuse("app", &refusals[0]);
+        assert!(!leader.close(), "the other client asks for a place");
+        refuse("web", &refusals[1]);
+        drop(leader.join("app"));
+        assert!(!leader.close(), "its line may be shorter by now");
+        refuse("app", &refusals[0]);
+        assert!(leader.close());
+        assert!(flights.lock(&key()).join(&key(), "calm").is_none());
+        leader.refuse(&Failure::Stopping);
+        for (follower, refusal) in followers.iter().zip(refusals) {
+            assert_eq!(follower.outcome().await.err(), Some(refusal.into()));
+        }
+    }
+
     #[test]
     fn detached_flight_leaves_the_key_to_another_and_is_abandoned_by_its_last_follower() {
         let flights = Arc::new(Flights::new());
@@ -288,7 +307,7 @@ mod tests {
         flights.detach(|_| true);
         let new = register(&flights);
         assert!(!flights.lock(&key()).is_current(&old) && flights.lock(&key()).is_current(&new));
-        assert_eq!((old.is_abandoned(), old.client().as_deref()), (false, Some("app")));
+        assert!(!old.is_abandoned());
         drop(followers);
         assert!(old.is_abandoned() && !new.is_abandoned());
         drop(old);

@@ -28,8 +28,12 @@ pub struct BrokerSettings {
     pub refresh: Mode,
     /// In mode learned: the calls beyond the least possible, as a share of these. 1 doubles them.
     pub extra_calls: f64,
-    /// The most keys in memory, with a token or without; one with a large token counts as several.
+    /// The most keys in memory, with a token or without; one above 2 KiB takes the place of several.
     pub capacity: u64,
+    /// The most keys of one user that are kept for one client.
+    pub keys_per_user: usize,
+    /// The share of the capacity that the keys of one client may take.
+    pub client_share: f64,
     /// The longest that a request waits.
     pub timeout: Duration,
 }
@@ -72,7 +76,7 @@ impl Broker {
                 (name, Arc::new(Workspace::new(dispatcher, refresher)))
             })
             .collect();
-        let table = KeyTable::new(settings.capacity, settings.floor, Arc::clone(&metrics));
+        let table = KeyTable::new(settings.capacity, settings.client_share, settings.floor, Arc::clone(&metrics));
         Self(Arc::new(Inner {
             settings,
             table,
@@ -88,7 +92,6 @@ impl Broker {
 
     /// Updates the gauges that are not updated by events.
     pub fn update_gauges(&self) {
-        self.evict();
         self.0.metrics.cached_tokens.set(self.0.table.tokens());
         for workspace in self.0.workspaces.values() {
             workspace.dispatcher.update_gauges();

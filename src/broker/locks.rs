@@ -25,10 +25,12 @@ pub enum Order {
     Draws,
     /// The times at which tokens reach their hard floor.
     HardFloors,
+    /// The witnesses of a workspace.
+    Witnesses,
+    /// The ledger of the key table.
+    Ledger,
     /// A shard of the index.
     Index,
-    /// The evicted entries.
-    Evicted,
     /// The decayed counts of coverage.
     Coverage,
 }

@@ -10,24 +10,29 @@
 //! | lock | guards |
 //! |---|---|
 //! | flights: a shard of a workspace's table | which flight a key has, and what is stored and removed under it |
-//! | waiters of a flight | their number, the client of the first |
+//! | waiters of a flight | its followers by client, and each client's place in the queue |
 //! | state of an entry | its plan, and the exchange of its token |
 //! | learner of a workspace | the forecast and the price |
 //! | demand of a key | the demand history |
 //! | schedule, draws of a workspace | due times |
 //! | hard floors | when each token is dropped |
-//! | index, evicted entries, coverage | themselves |
-//!
-//! The key table is a moka cache. It is never touched under an entry's lock, since any call may run its
-//! upkeep. Its eviction listener takes no lock but that of the queue of evicted entries, which the
-//! refreshers drain.
+//! | witnesses of a workspace | keys that got a token |
+//! | ledger | the weight of each client's entries |
+//! | index, coverage | themselves |
 //!
 //! A removal is final although the refresher decides without the flights' lock: under it, the renewal
 //! that was decided checks that its key is still in the table and not purged, and the removal detaches
-//! the flight that it finds. A hit takes no lock that keys share, but in mode used: when a due token without a
-//! scheduled renewal is handed out, it takes the lock of the workspace's schedule.
+//! the flight that it finds.
+//!
+//! The key table is a moka cache without a bound of its own: the ledger says what leaves it. It runs no code of
+//! ours but the comparison of keys.
+//!
+//! A hit takes no lock that keys share, with two exceptions: a client's first hit on an entry that others asked
+//! for takes that of the ledger; and in mode used, a hit on a due token without a scheduled renewal takes that of
+//! the workspace's schedule.
 
 mod background;
+mod claims;
 mod coverage;
 mod demand;
 mod entry;
@@ -39,17 +44,23 @@ mod flight_task;
 mod flights;
 mod handle;
 mod index;
+mod ledger;
 mod locks;
 mod negative_cache;
+mod prober;
 mod refresher;
 mod removal;
 mod request;
 mod rounds;
 mod serve;
 #[cfg(test)]
+mod shares;
+#[cfg(test)]
 mod stress;
 mod table;
 mod upkeep;
+mod waiters;
+mod witnesses;
 mod workspace;
 
 pub use background::Background;

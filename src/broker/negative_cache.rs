@@ -8,22 +8,38 @@ use moka::sync::Cache;
 use super::request::Refusal;
 use crate::clock::Moment;
 use crate::token::TokenKey;
+use crate::upstream::Failure;
 
 /// Token keys whose call has just failed, so that not each request calls Courier again.
 ///
 /// The times are short, since an operator may fix the cause at Courier, and jittered, so that keys
 /// that failed together are not retried together.
-pub struct NegativeCache(Cache<TokenKey, (Refusal, Moment), RandomState>);
+pub struct NegativeCache(Cache<TokenKey, Remembered, RandomState>);
+
+/// A failure, and for how long it is remembered.
+#[derive(Clone)]
+struct Remembered {
+    refusal: Refusal,
+    since: Moment,
+    until: Moment,
+}
 
 /// The most keys: a caller can make up any number.
 const CAPACITY: u64 = 10_000;
 /// A lasting failure is kept for this long, or down to half of it.
 const LASTING: Duration = Duration::from_secs(30);
+/// A status that blames the request (404, 405, ...) is kept for this long, or down to half of it. After an outage that
+/// answers so, users are refused for no longer.
+const BRIEF: Duration = Duration::from_secs(9);
 /// A transient failure is kept for this long, or little less.
 ///
 /// Courier's PHP SDK retries after one and after two seconds, ignoring `Retry-After`; neither retry makes a further call.
 const TRANSIENT: Duration = Duration::from_secs(3);
 const LEAST_TRANSIENT: f64 = 2.5 / 3.0;
+/// A 401, 402 or 403 that may concern this key alone is kept for this long, or little less: callers are told to come
+/// back after 5 s. Each time costs two calls.
+const UNCONFIRMED: Duration = Duration::from_millis(4900);
+const LEAST_UNCONFIRMED: f64 = 0.8;
 
 impl NegativeCache {
     /// Creates an empty cache.
@@ -35,15 +51,23 @@ impl NegativeCache {
 
     /// Remembers the failure of a key's call.
     pub fn add(&self, key: &TokenKey, refusal: Refusal, now: Moment) {
-        let is_lasting = matches!(&refusal, Refusal::Upstream(failure) if failure.is_lasting());
-        let (longest, least) = if is_lasting { (LASTING, 0.5) } else { (TRANSIENT, LEAST_TRANSIENT) };
+        let (longest, least) = match &refusal {
+            Refusal::Upstream(Failure::Unconfirmed(_)) => (UNCONFIRMED, LEAST_UNCONFIRMED),
+            // Courier's API answers so, or what is in between and for a moment.
+            Refusal::Upstream(Failure::Unavailable(status)) if Failure::Unavailable(*status).is_lasting() => {
+                (BRIEF, 0.5)
+            }
+            Refusal::Upstream(failure) if failure.is_lasting() => (LASTING, 0.5),
+            _ => (TRANSIENT, LEAST_TRANSIENT),
+        };
         let until = now + longest.mul_f64(least + (1.0 - least) * fastrand::f64());
-        self.0.insert(key.clone(), (refusal, until));
+        self.0.insert(key.clone(), Remembered { refusal, since: now, until });
     }
 
-    /// Returns the remembered failure of a key.
-    pub fn get(&self, key: &TokenKey, now: Moment) -> Option<Refusal> {
-        self.0.get(key).filter(|(_, until)| now < *until).map(|(refusal, _)| refusal)
+    /// Returns the remembered failure of a key, unless Courier has recovered since.
+    pub fn get(&self, key: &TokenKey, recovered_at: Moment, now: Moment) -> Option<Refusal> {
+        let remembered = self.0.get(key).filter(|remembered| now < remembered.until);
+        remembered.filter(|remembered| remembered.since >= recovered_at).map(|remembered| remembered.refusal)
     }
 
     /// Forgets all keys of a workspace.
@@ -69,6 +93,6 @@ mod tests {
         });
         keys.iter().for_each(|key| cache.add(key, Refusal::TimedOut, now));
         cache.clear("eu");
-        assert_eq!(keys.map(|key| cache.get(&key, now)), [None, Some(Refusal::TimedOut)]);
+        assert_eq!(keys.map(|key| cache.get(&key, now, now)), [None, Some(Refusal::TimedOut)]);
     }
 }

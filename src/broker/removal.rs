@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::entry::Entry;
 use super::flight;
-use super::flight_task::{Cause, Renewal};
+use super::flight_task::{FlightCause, Renewal};
 use super::handle::Broker;
 use super::workspace::Workspace;
 use crate::metrics::Removal;
@@ -17,19 +17,23 @@ use crate::policy::refresh::Reason;
 use crate::token::{TokenKey, UserId};
 
 impl Broker {
-    /// Forgets all tokens of a user, also those shared with others; returns their number.
+    /// Forgets all tokens of a user, also those shared with others; returns their number, or `None` if
+    /// there was nothing to forget: neither a key nor a call under way.
     ///
     /// None is served or renewed until it is asked for again. Courier cannot revoke a token, so
     /// tokens that were handed out stay valid.
-    pub fn sign_out(&self, workspace: &str, user: UserId<'_>) -> usize {
-        let Some(target) = self.0.workspaces.get(workspace) else { return 0 };
+    pub fn sign_out(&self, workspace: &str, user: UserId<'_>) -> Option<usize> {
+        let target = self.0.workspaces.get(workspace)?;
         let of_user = |key: &TokenKey| key.workspace() == workspace && key.users().any(|name| name == user.as_str());
-        target.flights.detach(of_user);
-        let keys = self.0.table.keys_of((workspace, user.as_str()));
-        let removed = keys.iter().filter(|key| of_user(key)).filter(|key| self.remove(target, key)).count();
+        let mut forgotten = target.flights.detach(of_user);
+        let mut tokens = 0;
+        for key in self.0.table.keys_of((workspace, user.as_str())).iter().filter(|key| of_user(key)) {
+            forgotten += 1;
+            tokens += usize::from(self.remove(target, key));
+        }
         // A rejection or an eviction may have taken a key out of the index just before, and started a renewal.
-        target.flights.detach(of_user);
-        removed
+        forgotten += target.flights.detach(of_user);
+        (forgotten > 0).then_some(tokens)
     }
 
     /// Removes a token that Courier rejected and renews it; returns its key.
@@ -55,7 +59,7 @@ impl Broker {
         {
             // A task that can't start drops its flight, which takes the lock.
             drop(flights);
-            let cause = Cause::Renewal(Renewal { reason: Reason::Rejected, entry, rank: Rank::IN_USE, slot });
+            let cause = FlightCause::Renewal(Renewal { reason: Reason::Rejected, entry, rank: Rank::IN_USE, slot });
             flight::start(self, workspace, leader, cause);
         }
         true

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::audit::Actor;
-use crate::metrics::Outcome;
+use crate::metrics::RequestOutcome;
 use crate::policy::freshness::Stale;
 use crate::token::{Grant, TokenKey};
 use crate::upstream::Failure;
@@ -50,12 +50,12 @@ pub enum Source {
 
 impl Source {
     /// The `outcome` label of the metrics.
-    pub const fn outcome(self) -> Outcome {
+    pub const fn outcome(self) -> RequestOutcome {
         match self {
-            Self::Hit => Outcome::Hit,
-            Self::Issued { collapsed: true, .. } => Outcome::Collapsed,
-            Self::Issued { stale: None, .. } => Outcome::Miss,
-            Self::Issued { stale: Some(_), .. } | Self::Stale(_) => Outcome::Stale,
+            Self::Hit => RequestOutcome::Hit,
+            Self::Issued { collapsed: true, .. } => RequestOutcome::Collapsed,
+            Self::Issued { stale: None, .. } => RequestOutcome::Miss,
+            Self::Issued { stale: Some(_), .. } | Self::Stale(_) => RequestOutcome::Stale,
         }
     }
 }

@@ -6,7 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::entry::{Decision, Entry, Plan};
 use super::flight;
-use super::flight_task::{Cause, Renewal};
+use super::flight_task::{FlightCause, Renewal};
 use super::handle::Broker;
 use super::workspace::Workspace;
 use crate::clock::Moment;
@@ -22,7 +22,6 @@ const BATCH: usize = 256;
 pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     let Workspace { dispatcher, refresher, .. } = &**workspace;
     loop {
-        broker.release_evicted();
         let mut steps = 0;
         while steps < BATCH {
             // There may be room for another renewal only when the last one is queued.
@@ -109,7 +108,7 @@ impl Due<'_> {
     fn renew(&self, reason: Reason, rank: Rank, slot: Option<OwnedSemaphorePermit>) {
         let Self { broker, workspace, entry, at, now, .. } = self;
         let mut flights = workspace.flights.lock(&entry.key);
-        let is_in_table = broker.0.table.contains(&entry.key);
+        let is_in_table = broker.0.table.get(&entry.key).is_some();
         let state = entry.lock();
         let is_removed = !matches!(state.plan, Plan::Renewing { .. }) || workspace.is_purged(state.sent);
         drop(state);
@@ -123,7 +122,7 @@ impl Due<'_> {
         };
         drop(flights);
         broker.0.metrics.renewal_lateness_seconds.observe(now.since(*at).as_secs_f64());
-        let cause = Cause::Renewal(Renewal { reason, entry: Arc::clone(entry), rank, slot });
+        let cause = FlightCause::Renewal(Renewal { reason, entry: Arc::clone(entry), rank, slot });
         flight::start(broker, workspace, leader, cause);
     }
 }

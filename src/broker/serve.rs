@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::entry::{CachedToken, Entry};
 use super::flight;
-use super::flight_task::Cause;
-use super::flights::{Follower, Issued};
+use super::flight_task::FlightCause;
+use super::flights::Follower;
 use super::handle::Broker;
 use super::request::{Answer, Refusal, Source, TokenRequest};
+use super::waiters::Issued;
 use super::workspace::Workspace;
 use crate::clock::Moment;
 use crate::policy::freshness::{self, Freshness, Stale, TokenAge};
@@ -40,6 +41,15 @@ impl Broker {
         }
     }
 
+    /// Answers a request from the table alone: `None` if the table has no token that is fresh enough.
+    pub fn get_cached(&self, request: &TokenRequest<'_>) -> Option<Answer> {
+        let asked = self.0.clock.now();
+        match self.look_up(request, asked)? {
+            (entry, token, Freshness::Serve { is_due }) => Some(self.serve_hit(&entry, &token, is_due, asked)),
+            _ => None,
+        }
+    }
+
     /// The key's entry, its token, and whether that may be handed out.
     fn look_up(&self, request: &TokenRequest<'_>, now: Moment) -> Option<(Arc<Entry>, Arc<CachedToken>, Freshness)> {
         let (entry, token) = self.find(request)?;
@@ -47,11 +57,18 @@ impl Broker {
         Some((entry, token, freshness))
     }
 
-    /// The key's entry and its token, however old.
+    /// The key's entry and its token, however old. From now on it is kept for this caller too.
     fn find(&self, request: &TokenRequest<'_>) -> Option<(Arc<Entry>, Arc<CachedToken>)> {
         let entry = self.0.table.get(&request.key)?;
         let token = entry.token()?;
+        self.claim(request, &entry);
         Some((entry, token))
+    }
+
+    /// Keeps an entry for this caller too.
+    fn claim(&self, request: &TokenRequest<'_>, entry: &Arc<Entry>) {
+        let table = &self.0.table;
+        table.claim(entry, table.owner(request.key.workspace(), request.actor.client()));
     }
 
     /// How long the token stays above the hard floor; `None` if it is below.
@@ -66,10 +83,11 @@ impl Broker {
         max_wait: Duration,
         asked: Moment,
     ) -> Result<Answer, Refusal> {
-        if let Some(refusal) = self.0.negative_cache.get(&request.key, asked) {
+        let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
+        let recovered_at = workspace.dispatcher.recovered_at();
+        if let Some(refusal) = self.0.negative_cache.get(&request.key, recovered_at, asked) {
             return Err(refusal);
         }
-        let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
         let (follower, collapsed) = match self.join(request, workspace) {
             Ok(joined) => joined,
             Err((entry, token)) => {
@@ -84,6 +102,7 @@ impl Broker {
             return Err(Refusal::TimedOut);
         };
         let Issued { entry, token, stored } = outcome?;
+        self.claim(request, &entry);
         let now = self.0.clock.now();
         if self.servable_for(&token.facts(request.min_ttl, now)).is_none() {
             return Err(Refusal::TooOld);
@@ -112,7 +131,7 @@ impl Broker {
         let follower = leader.join(client);
         // A task that can't start drops its flight, which takes the lock.
         drop(flights);
-        flight::start(self, workspace, leader, Cause::Request(request.actor.clone().into_owned()));
+        flight::start(self, workspace, leader, FlightCause::Request(request.actor.clone().into_owned()));
         Ok((follower, false))
     }
 

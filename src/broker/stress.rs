@@ -86,7 +86,7 @@ async fn sign_out_leaves_no_trace_of_a_user() {
             broker.sign_out("default", UserId::new(&user.to_string()).expect("an id"));
         }
         broker.drained().await;
-        broker.evict();
+        broker.0.table.assert_counted();
         let calls = issuer.calls.load(Ordering::Relaxed);
         let scheduled = broker.0.workspaces["default"].refresher.scheduled();
         assert_eq!((broker.0.table.sizes(), broker.0.table.tokens(), scheduled), ([0; 3], 0, 0), "{mode:?}");

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use foldhash::quality::RandomState;
-use moka::notification::RemovalCause;
-use moka::policy::EvictionPolicy;
 
-use super::entry::{CachedToken, Entry, EntryState, Plan};
+use super::claims::Owner;
+use super::entry::{CachedToken, Entry, EntryState, Plan, USUAL_BYTES};
 use super::index::Index;
+use super::ledger::Ledger;
 use super::locks::{Guard, Lock, Order};
 use crate::clock::Moment;
 use crate::metrics::{Metrics, Removal};
@@ -17,59 +17,68 @@ use crate::policy::freshness::Floor;
 use crate::policy::schedule::{Schedule, Ticket};
 use crate::token::TokenKey;
 
-/// The entries of all keys, bounded by their weight; the least recently used go first.
+/// The entries of all keys, bounded by their weight.
 ///
-/// A new key is never rejected. A key whose token lapsed stays as an entry without a token; since no
-/// request uses it, it is among the first to go. A token is dropped at its hard floor, which only
-/// frees memory: each lookup judges it by its age.
+/// The cache evicts nothing by itself: it knows what was used last, but not by which client.
+/// A new key is never rejected: the [`Ledger`] says which one leaves for it. A key whose token lapsed stays
+/// as an entry without a token, and is among the first to go. A token is dropped at its hard floor, which
+/// only frees memory: each lookup judges it by its age.
 ///
 /// An entry is stored and removed under the lock of its key's flights, and leaves the table once:
 /// [`KeyTable::release`] takes it out of the index and the schedules.
 pub struct KeyTable {
     entries: moka::sync::Cache<TokenKey, Arc<Entry>, RandomState>,
     index: Index,
+    ledger: Ledger,
     /// When each token reaches its hard floor.
     hard_floors: Lock<Schedule<Arc<Entry>>>,
-    /// Entries that were evicted and are not released yet. Each was stored with a call before, and the
-    /// queue is drained each second, so the budget bounds it.
-    evicted: Arc<Lock<Vec<Arc<Entry>>>>,
     tokens: AtomicI64,
     floor: Floor,
     metrics: Arc<Metrics>,
 }
 
 impl KeyTable {
-    /// Creates an empty table for about `capacity` entries of the usual size.
-    pub fn new(capacity: u64, floor: Floor, metrics: Arc<Metrics>) -> Self {
-        let evicted = Arc::new(Lock::new(Order::Evicted, Vec::new()));
-        let queue = Arc::clone(&evicted);
-        // moka runs this on any call: it only queues the entry.
-        let on_removal = move |_: Arc<TokenKey>, entry: Arc<Entry>, cause: RemovalCause| {
-            if cause == RemovalCause::Size {
-                queue.lock().push(entry);
-            }
-        };
-        let entries = moka::sync::Cache::builder()
-            .max_capacity(capacity)
-            .weigher(|_, entry: &Arc<Entry>| entry.weight())
-            .eviction_policy(EvictionPolicy::lru())
-            .eviction_listener(on_removal)
-            .build_with_hasher(RandomState::default());
+    /// Creates an empty table for `capacity` entries of the usual size, of which one client's may take `share`.
+    pub fn new(capacity: u64, share: f64, floor: Floor, metrics: Arc<Metrics>) -> Self {
+        let ledger = Ledger::new(capacity * u64::from(USUAL_BYTES), share);
         let hard_floors = Lock::new(Order::HardFloors, Schedule::new());
-        Self { entries, index: Index::new(), hard_floors, evicted, tokens: AtomicI64::new(0), floor, metrics }
+        let entries = moka::sync::Cache::builder().build_with_hasher(RandomState::default());
+        Self { entries, index: Index::new(), ledger, hard_floors, tokens: AtomicI64::new(0), floor, metrics }
     }
 
-    /// Returns the entry of a key, which counts as a use of it.
+    /// The owner that stands for a client of a workspace, or for its sessions.
+    pub fn owner(&self, workspace: &str, client: Option<&str>) -> Owner {
+        self.ledger.owner(workspace, client)
+    }
+
+    /// Keeps an entry for this owner too, who uses it.
+    pub fn claim(&self, entry: &Arc<Entry>, owner: Owner) {
+        if entry.claims.lacks(owner) {
+            self.ledger.claim(entry, owner);
+        }
+    }
+
+    /// Lets an owner go of an entry; returns whether it was the last one: then the caller removes the entry.
+    pub fn let_go(&self, entry: &Entry, owner: Owner) -> bool {
+        self.ledger.let_go(entry, owner)
+    }
+
+    /// The next entry that must leave a full table; the caller removes it.
+    pub fn take_excess(&self) -> Option<Arc<Entry>> {
+        self.ledger.take_excess()
+    }
+
+    /// Returns the entry of a key.
     pub fn get(&self, key: &TokenKey) -> Option<Arc<Entry>> {
         self.entries.get(key)
     }
 
-    /// Has the key an entry? Not a use of it.
+    /// Has the key an entry?
     pub fn contains(&self, key: &TokenKey) -> bool {
         self.entries.contains_key(key)
     }
 
-    /// Is this the key's entry? If the key has one, this counts as a use of it.
+    /// Is this the key's entry?
     pub fn holds(&self, entry: &Arc<Entry>) -> bool {
         self.get(&entry.key).is_some_and(|other| Arc::ptr_eq(&other, entry))
     }
@@ -84,8 +93,16 @@ impl KeyTable {
         self.index.find(self.index.handle(value))
     }
 
-    /// Stores a token in the key's locked entry, and the entry in the table.
-    pub fn store(&self, entry: &Arc<Entry>, mut state: Guard<'_, EntryState>, token: Arc<CachedToken>) {
+    /// Stores a token in the key's locked entry, and the entry in the table, for these owners.
+    ///
+    /// The caller makes room.
+    pub fn store(
+        &self,
+        entry: &Arc<Entry>,
+        mut state: Guard<'_, EntryState>,
+        token: Arc<CachedToken>,
+        owners: impl IntoIterator<Item = Owner>,
+    ) {
         if !state.is_indexed {
             self.index.users(&entry.key).for_each(|user| self.index.add(user, &entry.key));
             state.is_indexed = true;
@@ -98,8 +115,8 @@ impl KeyTable {
         self.tokens.fetch_add(1, Ordering::Relaxed);
         let old = entry.replace_token(Some(token));
         self.settle_dropped(entry, old, old_hard_floor, Removal::Replaced);
+        self.ledger.count(entry, entry.weight(), owners);
         drop(state);
-        // Also if it is there already: moka weighs the new token.
         self.entries.insert(entry.key.clone(), Arc::clone(entry));
     }
 
@@ -115,13 +132,16 @@ impl KeyTable {
         if std::mem::take(&mut state.is_indexed) {
             self.index.users(&entry.key).for_each(|user| self.index.remove(user, &entry.key));
         }
+        self.ledger.release(entry);
         (std::mem::replace(&mut state.plan, Plan::Removed), had_token)
     }
 
     /// Drops the token of a locked entry; returns whether it had one.
     pub fn drop_token(&self, entry: &Entry, state: &mut EntryState, cause: Removal) -> bool {
         let hard_floor = state.hard_floor.take();
-        self.settle_dropped(entry, entry.replace_token(None), hard_floor, cause)
+        let had_token = self.settle_dropped(entry, entry.replace_token(None), hard_floor, cause);
+        self.ledger.weigh(entry, entry.weight());
+        had_token
     }
 
     /// Removes a dropped token from the index, the schedule and the count.
@@ -157,16 +177,6 @@ impl KeyTable {
         entry.token().is_some_and(|token| token.hard_floor(&self.floor) <= now)
     }
 
-    /// Takes the evicted entries that are still to be released.
-    pub fn take_evicted(&self) -> Vec<Arc<Entry>> {
-        std::mem::take(&mut *self.evicted.lock())
-    }
-
-    /// Evicts what exceeds the capacity: moka has no thread of its own.
-    pub fn run_pending_tasks(&self) {
-        self.entries.run_pending_tasks();
-    }
-
     /// The number of tokens.
     pub fn tokens(&self) -> i64 {
         self.tokens.load(Ordering::Relaxed)
@@ -176,5 +186,11 @@ impl KeyTable {
     #[cfg(test)]
     pub fn sizes(&self) -> [usize; 3] {
         [self.entries.iter().count(), self.index.len(), self.hard_floors.lock().len()]
+    }
+
+    /// Asserts that the ledger counts exactly the entries of the table, each for its owners.
+    #[cfg(test)]
+    pub fn assert_counted(&self) {
+        self.ledger.assert_counts(&self.iter().collect::<Vec<_>>());
     }
 }

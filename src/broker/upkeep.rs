@@ -1,7 +1,8 @@
-//! Upkeep of the key table: expired tokens, evicted entries, and the end of an entry.
+//! Upkeep of the key table: expired tokens, limits, and the end of an entry.
 
 use std::sync::Arc;
 
+use super::claims::Owner;
 use super::entry::Entry;
 use super::flights::LockedShard;
 use super::handle::Broker;
@@ -14,21 +15,42 @@ use crate::token::TokenKey;
 const BATCH: usize = 256;
 
 impl Broker {
-    /// Evicts what exceeds the capacity.
-    pub(super) fn evict(&self) {
-        self.0.table.run_pending_tasks();
-        self.release_evicted();
+    /// Evicts what exceeds the limits after an entry was stored: those of its users, then those of the table.
+    pub(super) fn make_room(&self, stored: &Entry) {
+        stored.claims.owners().for_each(|owner| self.limit_users(stored, owner));
+        while let Some(entry) = self.0.table.take_excess() {
+            self.evict(&entry);
+        }
     }
 
-    /// Releases evicted entries, so that they are not renewed.
-    pub(super) fn release_evicted(&self) {
-        for entry in self.0.table.take_evicted() {
-            let Some(workspace) = self.0.workspaces.get(entry.key.workspace()) else { continue };
-            let _flights = workspace.flights.lock(&entry.key);
-            // A token that arrived just then has stored it again.
-            if !self.0.table.holds(&entry) {
-                self.release(workspace, &entry, Removal::Evicted);
+    /// Lets an owner go of the least recently used keys of an entry's users, so that each has at most
+    /// [`BrokerSettings::keys_per_user`](super::BrokerSettings::keys_per_user).
+    fn limit_users(&self, stored: &Entry, owner: Owner) {
+        let (table, most) = (&self.0.table, self.0.settings.keys_per_user);
+        let workspace = stored.key.workspace();
+        for user in stored.key.users() {
+            let keys = table.keys_of((workspace, user));
+            if keys.len() <= most {
+                continue;
             }
+            let is_of_user = |key: &&TokenKey| key.workspace() == workspace && key.users().any(|name| name == user);
+            let entries = keys.iter().filter(is_of_user).filter_map(|key| table.get(key));
+            let mut held: Vec<_> = entries.filter(|entry| entry.claims.has(owner)).collect();
+            if held.len() > most {
+                held.sort_by_cached_key(|entry| entry.last_use());
+                let excess = held.len() - most;
+                held[..excess].iter().filter(|entry| table.let_go(entry, owner)).for_each(|entry| self.evict(entry));
+            }
+        }
+    }
+
+    /// Removes an entry that the last owner let go of, so that it is not renewed.
+    fn evict(&self, entry: &Arc<Entry>) {
+        let Some(workspace) = self.0.workspaces.get(entry.key.workspace()) else { return };
+        let flights = workspace.flights.lock(&entry.key);
+        // A token that arrived meanwhile has stored it again.
+        if !entry.claims.is_counted() {
+            self.forget_entry(workspace, entry, &flights, Removal::Evicted);
         }
     }
 
@@ -111,7 +133,6 @@ mod tests {
         for user in (0..300).chain(250..300) {
             fixture.ask(&user.to_string()).await;
         }
-        fixture.broker.evict();
         let table = &fixture.broker.0.table;
         // Each key is indexed by its user and by its token.
         assert_eq!((table.sizes(), table.tokens(), fixture.scheduled()), ([100, 200, 100], 100, 100));
@@ -130,11 +151,11 @@ mod tests {
         for user in 0..10 {
             fixture.ask(&user.to_string()).await;
         }
-        let table = &fixture.broker.0.table;
-        assert!(table.contains(&key("0")) && table.get(&key("1")).is_some());
+        let has = |user: &str| fixture.broker.0.table.get(&key(user)).is_some();
+        assert!(has("0"));
+        fixture.ask("1").await;
         fixture.ask("10").await;
-        fixture.broker.evict();
-        assert!(!table.contains(&key("0")) && table.contains(&key("1")) && table.contains(&key("10")));
+        assert_eq!(["0", "1", "2", "10"].map(has), [false, true, true, true]);
     }
 
     #[tokio::test(start_paused = true)]

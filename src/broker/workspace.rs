@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::flights::Flights;
 use super::refresher::Refresher;
+use super::witnesses::Witnesses;
 use crate::clock::Moment;
 use crate::upstream::Dispatcher;
 
@@ -15,6 +16,8 @@ pub struct Workspace {
     pub dispatcher: Arc<Dispatcher>,
     pub refresher: Refresher,
     pub flights: Arc<Flights>,
+    /// The keys to test a suspicion with.
+    pub witnesses: Witnesses,
     /// Held by a renewal until it is queued: meanwhile the dispatcher's room is not known.
     pub renewal_slot: Arc<Semaphore>,
     /// Tokens requested before this moment are purged; in nanoseconds.
@@ -28,6 +31,7 @@ impl Workspace {
             dispatcher: Arc::new(dispatcher),
             refresher,
             flights: Arc::new(Flights::new()),
+            witnesses: Witnesses::default(),
             renewal_slot: Arc::new(Semaphore::new(1)),
             not_before: AtomicU64::new(0),
         }

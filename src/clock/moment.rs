@@ -7,7 +7,7 @@ use std::time::Duration;
 ///
 /// NTP does not move it, so the difference of two moments is a true duration. Arithmetic
 /// saturates at the origin and at [`Moment::NEVER`] (584 years).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
 impl Moment {

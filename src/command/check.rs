@@ -9,6 +9,7 @@ use courier_token_broker::clock::{Clock, Moment};
 use courier_token_broker::config::{Settings, WorkspaceSettings};
 use courier_token_broker::metrics::Metrics;
 use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey};
+use courier_token_broker::upstream::Party;
 
 use super::failure::Failure;
 use super::output::{print_stderr, warn};
@@ -82,7 +83,8 @@ async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {
         let (dispatcher, _) = dispatcher(workspace, clock, &metrics)?;
         let sent = clock.now();
         // The budget is full, so the call gets its permit at once.
-        let Ok(pending) = dispatcher.queue("", Moment::NEVER) else { continue };
+        let origin = dispatcher.origin(&key, dispatcher.party(Party::Users, &key), false);
+        let Ok(pending) = dispatcher.queue("", origin, Moment::NEVER) else { continue };
         let Ok(permit) = pending.permit().await else { continue };
         match dispatcher.issue(permit, &key).await {
             Ok(_) => println!("# workspace {name}: token issued in {} ms", clock.now().since(sent).as_millis()),

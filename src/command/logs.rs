@@ -82,29 +82,13 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
-    /// Captures the log as text.
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("not poisoned").extend_from_slice(line);
-            Ok(line.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use std::sync::Arc;
 
     #[test]
     fn panic_is_logged_with_its_message_and_place() {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let writer = Arc::new(file.reopen().expect("a file"));
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
         tracing::subscriber::with_default(subscriber, || {
             let (ours, other) = (thread::current().id(), panic::take_hook());
             panic::set_hook(Box::new(
@@ -115,7 +99,7 @@ mod tests {
             assert!(panic::catch_unwind(|| panic!("a bug")).is_err());
             drop(panic::take_hook());
         });
-        let text = String::from_utf8(lines.0.lock().expect("not poisoned").clone()).expect("text");
+        let text = std::fs::read_to_string(file.path()).expect("text");
         for part in ["ERROR", "internal error: a bug", "src/command/logs.rs"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use courier_token_broker::planner::comparison::compare;
 use courier_token_broker::planner::outcome::Outcome;
-use courier_token_broker::planner::plot::{self, Curve, Point};
+use courier_token_broker::planner::plot::{self, Curve};
 use courier_token_broker::planner::replay::ReplaySettings;
 use courier_token_broker::planner::report::{Report, Setup};
 use courier_token_broker::planner::trace::{Limits, Selection, Trace};
@@ -215,9 +215,8 @@ const HARD_FLOOR: Duration = Duration::from_secs(30);
 
 /// Mode learned at each `extra_calls`, beside the report's other runs.
 fn curves(report: &Report) -> Vec<Curve> {
-    let point = |outcome: &Outcome| Point {
-        extra_share: outcome.extra_share(&report.baseline),
-        avoided_share: outcome.avoided_share(&report.baseline),
+    let point = |outcome: &Outcome| {
+        (outcome.extra_share(&report.baseline) * 100.0, outcome.avoided_share(&report.baseline) * 100.0)
     };
     let mut learned: Vec<_> = report.sweep.iter().filter_map(|row| Some((row.extra_calls?, point(row)))).collect();
     learned.sort_by(|(a, _), (b, _)| a.total_cmp(b));

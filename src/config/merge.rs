@@ -1,5 +1,8 @@
 //! Reads the sources of the settings and merges them by precedence.
 
+use std::io::{self, Read};
+use std::path::Path;
+
 use config::{Config, ConfigError, Environment, File, FileFormat};
 use serde::de::DeserializeOwned;
 
@@ -9,7 +12,11 @@ use super::layers::Layers;
 use super::raw::Raw;
 use super::settings::Settings;
 use super::variables::ENVIRONMENT_PREFIX;
+use crate::files::Input;
 use crate::secrets::unreadable;
+
+/// Far more than settings need.
+const LARGEST_FILE: u64 = 4 << 20;
 
 impl Layers {
     /// Reads the files and merges everything over the defaults.
@@ -23,7 +30,7 @@ impl Layers {
         for path in &self.files {
             let name = path.display().to_string();
             let failed = |message: String| SettingsError { origin: Some(name.clone()), key: String::new(), message };
-            let text = match std::fs::read_to_string(path) {
+            let text = match read_file(path) {
                 Ok(text) => text,
                 Err(error) => {
                     errors.push(failed(unreadable(error.kind())));
@@ -116,6 +123,12 @@ fn explain(error: &ConfigError) -> String {
         ConfigError::Message(message) => expectation(message),
         other => expectation(&other.to_string()),
     }
+}
+
+fn read_file(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let size = Input::open(path)?.take(LARGEST_FILE + 1).read_to_string(&mut text)?;
+    if size as u64 > LARGEST_FILE { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::policy::access::SetBy;
 use crate::secrets::Secret;
 use crate::token::INBOX;
 
-/// Defines a table of settings, each with its default.
+/// Defines a table of settings, each with its default. TOML leaves out what is `None`.
 macro_rules! table {
     ($(#[$table:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty = $default:expr),+ $(,)? }) => {
         $(#[$table])*
@@ -46,8 +46,7 @@ table!(
         profiles: BTreeMap<String, Vec<String>> = Self::built_in_profiles(),
         clients: Vec<Client> = Vec::new(),
         log: Log = Log::default(),
-        #[serde(skip_serializing_if = "Option::is_none")]
-        sessions: Option<Sessions> = None,
+            sessions: Option<Sessions> = None,
         #[serde(skip_serializing)]
         store: Store = Store::default(),
     }
@@ -59,20 +58,15 @@ table!(Server {
     insecure: bool = false,
     timeout: HumanDuration = seconds(10),
     idle_timeout: HumanDuration = seconds(75),
-    #[serde(skip_serializing_if = "Option::is_none")]
     shutdown_delay: Option<HumanDuration> = None,
     shutdown_timeout: HumanDuration = seconds(10),
     limits: Limits = Limits::default(),
-    #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<Tls> = None,
 });
 
 table!(Tls {
-    #[serde(skip_serializing_if = "Option::is_none")]
     certificate_file: Option<PathBuf> = None,
-    #[serde(skip_serializing_if = "Option::is_none")]
     private_key_file: Option<PathBuf> = None,
-    #[serde(skip_serializing_if = "Option::is_none")]
     client_ca_file: Option<PathBuf> = None,
 });
 
@@ -93,19 +87,14 @@ table!(Limits {
 table!(Admin { listen: String = "127.0.0.1:9090".to_owned(), insecure: bool = false });
 
 table!(Workspace {
-    #[serde(skip_serializing_if = "Option::is_none")]
     api_key: Option<Secret> = None,
-    #[serde(skip_serializing_if = "Option::is_none")]
     api_key_file: Option<PathBuf> = None,
     on_new_api_key: String = "keep".to_owned(),
-    #[serde(skip_serializing_if = "Option::is_none")]
     region: Option<String> = None,
     // Empty: the region's.
     #[serde(skip_serializing_if = "String::is_empty")]
     base_url: String = String::new(),
-    #[serde(skip_serializing_if = "Option::is_none")]
     proxy: Option<String> = None,
-    #[serde(skip_serializing_if = "Option::is_none")]
     proxy_credentials_file: Option<PathBuf> = None,
     insecure: bool = false,
     connect_timeout: HumanDuration = seconds(3),
@@ -116,7 +105,6 @@ table!(Workspace {
 table!(Budget {
     requests_per_second: f64 = 20.0,
     burst: u32 = 20,
-    #[serde(skip_serializing_if = "Option::is_none")]
     least_requests_per_second: Option<f64> = None,
 });
 
@@ -126,13 +114,14 @@ table!(Tokens {
     floor: f64 = 0.5,
     hard_floor: HumanDuration = seconds(30),
     capacity: u64 = 1_000_000,
+    keys_per_user: u64 = 100,
+    client_share: f64 = 1.0,
 });
 
 table!(Refresh {
     mode: String = "learned".to_owned(),
     extra_calls: f64 = 0.15,
     // Without effect.
-    #[serde(skip_serializing_if = "Option::is_none")]
     history: Option<u64> = None,
 });
 
@@ -143,25 +132,19 @@ table!(Client {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     certificate_names: Vec<String> = Vec::new(),
     workspace: String = "default".to_owned(),
-    #[serde(skip_serializing_if = "Option::is_none")]
     scopes: Option<Vec<String>> = None,
     users: Vec<String> = vec!["*".to_owned()],
     max_lifetime: HumanDuration = seconds(86_400),
-    #[serde(skip_serializing_if = "Option::is_none")]
     requests_per_second: Option<f64> = None,
     #[serde(skip)]
     set_by: SetBy = SetBy::Entry,
 });
 
 table!(Sessions {
-    #[serde(skip_serializing_if = "Option::is_none")]
     jwks_url: Option<String> = None,
     jwks_refresh: HumanDuration = seconds(15 * 60),
-    #[serde(skip_serializing_if = "Option::is_none")]
     hs256_secret_file: Option<PathBuf> = None,
-    #[serde(skip_serializing_if = "Option::is_none")]
     public_key_file: Option<PathBuf> = None,
-    #[serde(skip_serializing_if = "Option::is_none")]
     algorithms: Option<Vec<String>> = None,
     issuer: String = String::new(),
     audience: String = String::new(),
@@ -175,6 +158,7 @@ table!(Sessions {
     profile: String = INBOX.to_owned(),
     max_lifetime: HumanDuration = seconds(86_400),
     within_session: bool = false,
+    requests_per_second: f64 = 5.0,
 });
 
 table!(Log { level: String = "info".to_owned(), format: LogFormat = LogFormat::Auto, audit: Audit = Audit::Log });

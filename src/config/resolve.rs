@@ -63,6 +63,8 @@ impl Checker<'_> {
                 refresh,
                 extra_calls: raw.refresh.extra_calls,
                 capacity: raw.tokens.capacity,
+                keys_per_user: raw.tokens.keys_per_user as usize,
+                client_share: raw.tokens.client_share,
                 timeout: timeout?,
             },
             listen: listen?,
@@ -103,6 +105,10 @@ impl Checker<'_> {
             .map_err(|error| self.error("tokens.floor", error.to_string()));
         let floor = self.keep(floor);
         self.keep(self.range("tokens.capacity", raw.tokens.capacity, 1, 1_000_000_000));
+        self.keep(self.range("tokens.keys_per_user", raw.tokens.keys_per_user, 1, 10_000));
+        if !(0.01..=1.0).contains(&raw.tokens.client_share) {
+            self.add_error(self.error("tokens.client_share", "must be a number from 0.01 to 1"));
+        }
         if let Some(history) = raw.refresh.history {
             self.keep(self.range("refresh.history", history, 0, 1_000_000_000));
         }
@@ -150,6 +156,7 @@ fn api_settings(
         header_bytes: limits.header_bytes as usize,
         header_count: limits.header_count as usize,
         body_timeout,
+        requests_in_flight: limits.requests_in_flight as usize,
         profiles,
     }
 }

@@ -118,7 +118,6 @@ impl Checker<'_> {
         Some(ListenerLimits {
             connections: raw.connections as usize,
             connections_per_ip: raw.connections_per_ip,
-            requests_in_flight: raw.requests_in_flight as usize,
             header_bytes: raw.header_bytes as usize,
             header_timeout: header_timeout?,
             idle_timeout: idle_timeout?,

@@ -8,7 +8,8 @@ use super::checker::{Checker, SECOND, is_loopback};
 use super::error::SettingsError;
 use super::raw::{self, Raw};
 use super::settings::SessionSettings;
-use crate::auth::{self, Algorithms, Client, JwksSettings, KeySource, SessionKey};
+use crate::auth::{self, Algorithms, Client, InboundRate, JwksSettings, KeySource, SessionKey};
+use crate::files::Input;
 use crate::http::api::{AllowedHeaders, Origins, SessionRoute, SessionSource};
 use crate::policy::access::{Access, Pattern, SetBy};
 use crate::secrets::{SecretBytes, unreadable};
@@ -99,7 +100,7 @@ impl Checker<'_> {
             (None, None, Some(path)) => {
                 let failed = |why: String| self.session_error("public_key_file", why);
                 let mut pem = Vec::new();
-                std::fs::File::open(path)
+                Input::open(path)
                     .and_then(|file| file.take(LARGEST_PEM).read_to_end(&mut pem))
                     .map_err(|error| failed(unreadable(error.kind())))?;
                 SessionKey::from_pem(&pem).map(KeySource::Fixed).map_err(|error| failed(error.to_string()))
@@ -146,7 +147,7 @@ impl Checker<'_> {
         Ok(claim)
     }
 
-    /// The client of all sessions: it may have the profile's scopes. The broker itself sets the user to that
+    /// The client of all sessions, with the rate of each user: it may have the profile's scopes. The broker itself sets the user to that
     /// of the session.
     fn session_client(&self, raw: &Raw, sessions: &raw::Sessions) -> Result<Client, SettingsError> {
         let workspace = WorkspaceName::new(&sessions.workspace)
@@ -154,6 +155,10 @@ impl Checker<'_> {
             .filter(|name| raw.workspaces.contains_key(name.as_str()))
             .ok_or_else(|| self.session_error("workspace", "must be the name of one of the workspaces"))?;
         let all: Vec<_> = Pattern::new("*").into_iter().collect();
+        let rate = InboundRate::new(sessions.requests_per_second).ok_or_else(|| {
+            let (least, most) = (InboundRate::RANGE.start(), InboundRate::RANGE.end());
+            self.session_error("requests_per_second", format!("must be a number from {least} to {most}"))
+        })?;
         Ok(Client {
             name: "sessions".to_owned(),
             workspace,
@@ -163,7 +168,7 @@ impl Checker<'_> {
                 max_lifetime: self.lifetime("sessions.max_lifetime", sessions.max_lifetime)?,
                 set_by: SetBy::Entry,
             },
-            rate: None,
+            rate: Some(rate),
         })
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::checker::Checker;
 use super::error::SettingsError;
 use super::file::find;
+use super::log::Audit;
 use super::raw::{Raw, Sessions, Tls, Workspace};
 use super::settings::WorkspaceSettings;
 use super::variables::{API_KEY, BASE_URL, CLIENT_KEY, CLIENT_MAX_LIFETIME, CLIENT_SCOPES, ENVIRONMENT_PREFIX};
@@ -24,6 +25,7 @@ impl Checker<'_> {
             .filter_map(|name| unknown(name, &layers.environment[name]))
             .for_each(|warning| self.add_warning(warning));
         self.visible_secrets(raw);
+        self.open_files(raw);
         self.mistaken_keys(raw, workspaces, clients);
         // After an error in a value, further warnings may be wrong.
         if self.found_no_error() {
@@ -90,6 +92,39 @@ impl Checker<'_> {
                     self.add_warning(SettingsError { origin: Some(file.clone()), key, message });
                 }
             }
+        }
+    }
+
+    /// Files that hold no secret, but that others on this machine can change, or that hold user ids and
+    /// others can read.
+    fn open_files(&self, raw: &Raw) {
+        let tls = raw.server.tls.as_ref();
+        let trusted = [
+            ("server.tls.certificate_file", tls.and_then(|tls| tls.certificate_file.as_deref())),
+            ("server.tls.client_ca_file", tls.and_then(|tls| tls.client_ca_file.as_deref())),
+            (
+                "sessions.public_key_file",
+                raw.sessions.as_ref().and_then(|sessions| sessions.public_key_file.as_deref()),
+            ),
+        ];
+        let changeable =
+            |mode| format!("others on this machine can change the file (its mode is {mode:04o}): `chmod o-w` it");
+        for (key, path) in trusted {
+            if let Some(mode) = path.and_then(|path| mode_with(path, 0o002)) {
+                self.warning(key, changeable(mode));
+            }
+        }
+        for file in &self.layers().files {
+            if let Some(mode) = mode_with(file, 0o002) {
+                let origin = Some(file.display().to_string());
+                self.add_warning(SettingsError { origin, key: String::new(), message: changeable(mode) });
+            }
+        }
+        if let Audit::File(path) = &raw.log.audit
+            && let Some(mode) = mode_with(path, 0o004)
+        {
+            let text = format!("others on this machine can read the file, which names users (its mode is {mode:04o})");
+            self.warning("log.audit", text);
         }
     }
 
@@ -165,9 +200,14 @@ impl Checker<'_> {
 /// The file's mode, if others may read or change it, or its group may change it. Group read is allowed:
 /// it is how a secret is given to a process that does not own it.
 fn open_mode(path: &Path) -> Option<u32> {
+    mode_with(path, 0o026)
+}
+
+/// The file's mode, if it has any of these rights.
+fn mode_with(path: &Path, rights: u32) -> Option<u32> {
     let data = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
     let mode = data.permissions().mode() & 0o7777;
-    (mode & 0o026 != 0).then_some(mode)
+    (mode & rights != 0).then_some(mode)
 }
 
 /// A warning about a variable that looks like one of the broker's, but is not.

@@ -11,7 +11,7 @@ use crate::http::server::Address;
 use crate::policy::admission::budget::{Budget, BudgetError};
 use crate::secrets::Secret;
 use crate::token::WorkspaceName;
-use crate::upstream::{CourierSettings, DispatcherSettings, Proxy, Url};
+use crate::upstream::{ConnectionSettings, CourierSettings, DispatcherSettings, Proxy, Url};
 
 /// Courier's hosts by region; the first is the default.
 const REGIONS: [(&str, &str); 2] = [("us", "https://api.courier.com"), ("eu", "https://api.eu.courier.com")];
@@ -52,6 +52,8 @@ impl Checker<'_> {
                 api_key: api_key?,
                 connect_timeout: connect_timeout?,
                 timeout,
+                connections: ConnectionSettings::for_timeout(timeout),
+                extra_roots: Vec::new(),
             },
             // A call that starts at the end of the longest wait still has its whole timeout before the
             // caller gives up, unless server.timeout is very short.

@@ -67,20 +67,3 @@ pub fn allow(methods: &[Method]) -> (HeaderName, HeaderValue) {
     let names: Vec<_> = methods.iter().map(Method::as_str).collect();
     (ALLOW, HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static("POST")))
 }
-
-#[cfg(test)]
-mod tests {
-    use http_body_util::BodyExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn reply_is_its_two_pieces() {
-        for (first, second) in [("ab", "cd"), ("ab", ""), ("", "cd"), ("", "")] {
-            let reply = ResponseBody::new(first.into(), second.into());
-            assert_eq!(reply.size_hint().exact(), Some((first.len() + second.len()) as u64));
-            let whole = reply.collect().await.expect("infallible").to_bytes();
-            assert_eq!(whole, [first, second].concat());
-        }
-    }
-}

@@ -74,7 +74,7 @@ labels! {
     }
 
     /// The outcome of a request.
-    Outcome "outcome" {
+    RequestOutcome "outcome" {
         /// Served from the cache.
         Hit = "hit",
         /// Waited for a call to Courier of its own.
@@ -125,6 +125,8 @@ labels! {
         Handshake = "handshake",
         /// The peer cancelled too many requests.
         Resets = "resets",
+        /// It was idle, and gave way to a new one where there were too many.
+        Crowded = "crowded",
     }
 
     /// Why a token left the cache.

@@ -3,7 +3,7 @@
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use super::family::{By, metrics};
-use super::label::{Dropped, Horizon, Outcome, ReloadOutcome, Reloaded, Removal, Route, Version};
+use super::label::{Dropped, Horizon, ReloadOutcome, Reloaded, Removal, RequestOutcome, Route, Version};
 
 /// Buckets from a cache hit to a caller's longest wait, in seconds.
 pub(super) const WAITS: &[f64] = &[
@@ -16,7 +16,7 @@ metrics! {
     /// The metrics of the whole broker.
     ProcessMetrics of ProcessFamilies [] {
         /// Requests, by route and outcome.
-        requests_total: By<Route, By<Outcome, IntCounter>>,
+        requests_total: By<Route, By<RequestOutcome, IntCounter>>,
         /// Time from a request's arrival to its response, in seconds.
         request_duration_seconds: By<Route, Histogram> = WAITS,
         /// Connections that a limit closed early, by cause.
@@ -48,7 +48,7 @@ metrics! {
 
 impl ProcessMetrics {
     /// Counts a request and its duration in seconds.
-    pub fn request(&self, route: Route, outcome: Outcome, seconds: f64) {
+    pub fn request(&self, route: Route, outcome: RequestOutcome, seconds: f64) {
         self.requests_total[route][outcome].inc();
         self.request_duration_seconds[route].observe(seconds);
     }

@@ -24,7 +24,7 @@ metrics! {
         upstream_queue_wait_seconds: By<Class, Histogram> = WAITS,
         /// Permitted calls to Courier, at present, per second.
         upstream_budget_per_second: Gauge,
-        /// State of the circuit breaker: 0 closed, 1 renewals held back, 2 half-open (one probe), 3 open.
+        /// State of the circuit breaker: 0 closed, 1 renewals held back, 2 half-open (a probe is under way), 3 open.
         upstream_breaker_state: Gauge,
         /// Renewals, by reason and outcome.
         renewals_total: By<Reason, By<RenewalOutcome, IntCounter>>,

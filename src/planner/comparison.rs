@@ -175,7 +175,8 @@ mod tests {
 
     use super::*;
     use crate::clock::Moment;
-    use crate::planner::trace::{Counts, Request};
+    use crate::planner::setup::tests::setup;
+    use crate::planner::trace::Request;
     use crate::planner::workload::Workload;
     use crate::policy::freshness::Floor;
     use parking_lot::Mutex;
@@ -197,17 +198,9 @@ mod tests {
     }
 
     fn report(trace: &Trace, settings: &ReplaySettings, budget: Given, progress: Progress<'_>) -> Report {
-        let what = Setup {
-            source: "a test".to_owned(),
-            span: 24 * HOUR,
-            lifetime: settings.lifetime,
-            floor: 0.5,
-            budget: budget.map(|(rate, _)| rate),
-            burst: budget.map(|(_, burst)| burst),
-            latency: settings.latency,
-            extra_calls: settings.extra_calls,
-            counts: Counts::default(),
-        };
+        let (rate, burst) = budget.unzip();
+        let ReplaySettings { lifetime, latency, extra_calls, .. } = *settings;
+        let what = Setup { lifetime, budget: rate, burst, latency, extra_calls, ..setup() };
         compare(what, trace, settings, progress)
     }
 

@@ -218,6 +218,7 @@ mod tests {
             ("2015-05-17 10:05:03z", 1_431_857_103 * S),
             ("2015-05-17T12:35:03.25+02:30", 1_431_857_103 * S + S / 4),
             ("1969-12-31T19:00:01-05:00", S),
+            ("2200-12-31T23:59:59.999999999Z", 7_289_654_400 * S - 1),
         ] {
             assert_eq!(nanos(time), Ok(expected), "{time}");
         }
@@ -260,6 +261,11 @@ mod tests {
         assert_eq!(columns(THREE, "1,a,b,c,d"), Err(Broken::Columns { found: 5, wanted: 3 }));
         assert_eq!(columns(THREE, "1,a,"), Ok(()));
         assert_eq!(columns(TWO, "1,"), Err(Broken::NoUser));
+        let named =
+            |user: usize, scope: usize| columns(THREE, &format!("1,{},{}", "u".repeat(user), "s".repeat(scope)));
+        assert_eq!(named(Row::MAX_NAME_BYTES, Row::MAX_NAME_BYTES), Ok(()));
+        assert_eq!(named(Row::MAX_NAME_BYTES + 1, 0), Err(Broken::LongName));
+        assert_eq!(named(1, Row::MAX_NAME_BYTES + 1), Err(Broken::LongName));
         assert_eq!(Csv::of_row(b"1,a", None), Ok(TWO));
         assert_eq!(Csv::of_row(b"1,a,b", None), Ok(THREE));
         assert_eq!(Csv::of_row(b"1,a,b,c", None), Err(Broken::Columns { found: 4, wanted: 2 }));

@@ -148,28 +148,6 @@ mod tests {
     }
 
     #[test]
-    fn first_readable_line_shows_the_format() {
-        let selection = Selection::default();
-        let mut detector = Detector::new(&selection);
-        assert!(matches!(detect(&mut detector, "what is this?"), Ok(Detected::Neither)));
-        assert!(matches!(detect(&mut detector, "time,user"), Ok(Detected::Neither)), "a heading comes first");
-        assert!(matches!(detect(&mut detector, "5,a"), Ok(Detected::Row(Format::Csv(_)))));
-        let log = "a - - [17/May/2015:10:05:03 +0000] 5,a";
-        assert!(matches!(detect(&mut detector, log), Ok(Detected::Row(Format::AccessLog(_)))));
-        assert!(matches!(detect(&mut Detector::new(&selection), "time,user"), Ok(Detected::Heading(_))));
-    }
-
-    #[test]
-    fn unknown_heading_is_an_error_at_the_first_row() {
-        let selection = Selection::default();
-        let mut detector = Detector::new(&selection);
-        assert!(matches!(detect(&mut detector, "when,who"), Ok(Detected::Neither)));
-        assert!(matches!(detect(&mut detector, "a - - [17/May/2015:10:05:03 +0000]"), Ok(Detected::Row(_))));
-        let error = detect(&mut detector, "5,a").expect_err("other columns").to_string();
-        assert_eq!(error, "line 7 names the columns \"when,who\", but `time,user` or `time,user,scope` are wanted");
-    }
-
-    #[test]
     fn detection_gives_up_after_its_limit() {
         let selection = Selection::default();
         for line in ["a,b", "\0\0"] {

@@ -10,17 +10,15 @@ use plotters::prelude::*;
 pub struct Curve {
     /// The name in the legend.
     pub name: String,
-    /// The points, at least one.
-    pub points: Vec<Point>,
+    /// At least one run: its extra calls as a share of the least calls, and the share of the
+    /// avoidable delays that it avoided, both in percent.
+    pub points: Vec<(f64, f64)>,
 }
 
-/// One run.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Point {
-    /// Extra calls as a share of the least calls.
-    pub extra_share: f64,
-    /// The share of the avoidable delays that was avoided.
-    pub avoided_share: f64,
+impl Curve {
+    fn is_line(&self) -> bool {
+        self.points.len() > 1
+    }
 }
 
 /// The plot can't be drawn, with the reason.
@@ -34,35 +32,16 @@ pub struct PlotError(String);
 /// lines and the marks at most twice as far out: a distant mark would squeeze the lines into a
 /// corner. It is drawn at the edge, and the legend gives its place.
 pub fn svg(curves: &[Curve], title: &str) -> Result<String, PlotError> {
-    let curves: Vec<_> = curves.iter().map(Drawn::new).collect();
-    let points = || curves.iter().flat_map(|curve| &curve.points);
-    if points().any(|(x, y)| !(x.is_finite() && y.is_finite())) {
+    if curves.iter().flat_map(|curve| &curve.points).any(|(x, y)| !(x.is_finite() && y.is_finite())) {
         return Err(PlotError("a point's shares are not finite numbers".to_owned()));
     }
     let mut text = String::new();
-    draw(&curves, &Frame::of(&curves), title, &mut text).map_err(|error| PlotError(error.to_string()))?;
+    draw(curves, &Frame::of(curves), title, &mut text).map_err(|error| PlotError(error.to_string()))?;
     Ok(text)
 }
 
 /// Width and height in pixels.
 pub const SIZE: (u32, u32) = (800, 500);
-
-/// A curve in percent.
-struct Drawn<'a> {
-    name: &'a str,
-    points: Vec<(f64, f64)>,
-}
-
-impl<'a> Drawn<'a> {
-    fn new(curve: &'a Curve) -> Self {
-        let points = curve.points.iter().map(|point| (point.extra_share * 100.0, point.avoided_share * 100.0));
-        Self { name: &curve.name, points: points.collect() }
-    }
-
-    fn is_line(&self) -> bool {
-        self.points.len() > 1
-    }
-}
 
 /// The ranges of the axes, in percent.
 struct Frame {
@@ -71,7 +50,7 @@ struct Frame {
 }
 
 impl Frame {
-    fn of(curves: &[Drawn<'_>]) -> Self {
+    fn of(curves: &[Curve]) -> Self {
         let lines = || curves.iter().filter(|curve| curve.is_line()).flat_map(|curve| &curve.points);
         let all = || curves.iter().flat_map(|curve| &curve.points);
         let most = |most: f64, (x, _): &(f64, f64)| most.max(*x);
@@ -90,7 +69,7 @@ impl Frame {
     }
 
     /// The position on the right-hand side where the legend hides the fewest marks.
-    fn legend(&self, curves: &[Drawn<'_>]) -> SeriesLabelPosition {
+    fn legend(&self, curves: &[Curve]) -> SeriesLabelPosition {
         use SeriesLabelPosition::{LowerRight, MiddleRight, UpperRight};
         let marks: Vec<_> = curves.iter().flat_map(|curve| &curve.points).map(|point| self.hold(*point)).collect();
         let share = |at: f64, axis: &Range<f64>| (at - axis.start) / (axis.end - axis.start);
@@ -104,12 +83,12 @@ impl Frame {
     }
 
     /// A curve's name, with the place of its mark if that is outside the axes.
-    fn label(&self, curve: &Drawn<'_>) -> String {
+    fn label(&self, curve: &Curve) -> String {
         match curve.points[..] {
             [point] if self.hold(point) != point => {
                 format!("{} (off the chart: {:.0}% more calls, {:.0}% avoided)", curve.name, point.0, point.1)
             }
-            _ => curve.name.to_owned(),
+            _ => curve.name.clone(),
         }
     }
 }
@@ -131,7 +110,7 @@ const SHAPES: [&[(i32, i32)]; 4] = [
 
 type Drawing = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
-fn draw(curves: &[Drawn<'_>], frame: &Frame, title: &str, text: &mut String) -> Drawing {
+fn draw(curves: &[Curve], frame: &Frame, title: &str, text: &mut String) -> Drawing {
     let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
@@ -190,8 +169,8 @@ mod tests {
     use super::*;
 
     fn curve(name: &str, points: &[(f64, f64)]) -> Curve {
-        let point = |&(extra_share, avoided_share): &(f64, f64)| Point { extra_share, avoided_share };
-        Curve { name: name.to_owned(), points: points.iter().map(point).collect() }
+        let points = points.iter().map(|(extra, avoided)| (extra * 100.0, avoided * 100.0));
+        Curve { name: name.to_owned(), points: points.collect() }
     }
 
     fn curves(used: (f64, f64)) -> [Curve; 4] {

@@ -12,7 +12,7 @@ use super::trace::Trace;
 use crate::clock::Moment;
 use crate::policy::admission::budget::Budget;
 use crate::policy::admission::queue::{Class, Place, Rank};
-use crate::policy::admission::{Admission, Event, Response, WaitingCall};
+use crate::policy::admission::{Admission, EndedCall, Event, Origin, Response, WaitingCall};
 use crate::policy::freshness::Floor;
 use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::policy::refresh::learned::demand::DemandHistory;
@@ -186,8 +186,8 @@ impl<'a> Replay<'a> {
         }
         self.waiting.entry(number).or_default().push(now);
         match key.flight {
-            // Courier asks for no pause, so no promotion is refused.
-            Flight::Queued(place) => drop(self.admission.promote(place, (), now)),
+            // However long it waits, no place is refused.
+            Flight::Queued(place) => drop(self.admission.join(place, (), Moment::NEVER, now)),
             Flight::Open => {}
             Flight::None => self.call(None, number, now),
         }
@@ -228,14 +228,14 @@ impl<'a> Replay<'a> {
     /// Makes or queues a call: a renewal of this rank, or without one, a waiting user's.
     fn call(&mut self, rank: Option<Rank>, number: u32, now: Moment) {
         let class = rank.map_or(Class::Waiting, Rank::class);
-        let is_admitted = self.admission.admit_now(class, now) == Ok(true);
+        let is_admitted = self.admission.admit_now(class, &origin(number), now) == Ok(true);
         self.dispatch(now);
         if is_admitted {
             return self.depart(number, now);
         }
         let place = match rank {
-            None => self.admission.queue_user((), number, Moment::NEVER, now),
-            Some(rank) => Ok(self.admission.queue_renewal(rank, number, now)),
+            None => self.admission.queue_user((), &origin(number), number, Moment::NEVER, now),
+            Some(rank) => Ok(self.admission.queue_renewal(rank, &origin(number), number, now)),
         };
         // No call fails and each may wait for ever, so none is refused.
         if let Ok(place) = place {
@@ -266,7 +266,8 @@ impl<'a> Replay<'a> {
         let key = &mut self.keys[number as usize];
         self.done.record_completion(now, &waited, key.known);
         let sent = now - self.settings.latency;
-        self.admission.on_response(Response::Issued, number.into(), sent, now, 0.0);
+        let (response, origin) = (Response::Issued, origin(number));
+        self.admission.on_response(&EndedCall { response, origin, sent, now, draw: 0.0 });
         let due = refresh::due(self.mode, self.window, sent, self.draws.next());
         key.flight = Flight::None;
         key.known = true;
@@ -279,6 +280,11 @@ impl<'a> Replay<'a> {
             key.ticket = Some(self.schedule.add(due, number));
         }
     }
+}
+
+/// All calls are of one party, and none fails.
+fn origin(number: u32) -> Origin {
+    Origin { key: number.into(), user: number.into(), party: 0, is_known: false, is_probe: false }
 }
 
 /// A key by its number; its requests wait to the end.

@@ -91,29 +91,3 @@ impl Broken {
         matches!(self, Self::NoUser | Self::OtherPath)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_end_with_the_year_2200() {
-        let end: jiff::Timestamp = "2201-01-01T00:00:00Z".parse().expect("a time");
-        assert_eq!(moment(end.as_second(), 0), Err(Broken::OutOfRange));
-        let last = Moment::from_nanos(end.as_second() as u64 * 1_000_000_000 - 1);
-        assert_eq!(moment(end.as_second() - 1, 999_999_999), Ok(last));
-        assert_eq!(moment(0, 0), Ok(Moment::from_nanos(0)));
-        assert_eq!(moment(-1, 999_999_999), Err(Broken::OutOfRange));
-    }
-
-    #[test]
-    fn empty_or_long_name_is_broken() {
-        let at = Moment::from_nanos(1);
-        let row = |user: usize, scope: usize| Row::new(at, vec![b'u'; user].into(), Some(vec![b's'; scope].into()));
-        assert_eq!(row(0, 0), Err(Broken::NoUser));
-        assert_eq!(Row::new(at, b"-"[..].into(), None), Err(Broken::NoUser));
-        assert!(row(Row::MAX_NAME_BYTES, Row::MAX_NAME_BYTES).is_ok());
-        assert_eq!(row(Row::MAX_NAME_BYTES + 1, 0), Err(Broken::LongName));
-        assert_eq!(row(1, Row::MAX_NAME_BYTES + 1), Err(Broken::LongName));
-    }
-}

@@ -151,25 +151,8 @@ mod tests {
             ],
             "{shown}"
         );
+        assert!(shown.contains("\nRecommended: mode learned with extra_calls = 0.15: "), "{shown}");
         assert!(shown.contains("\nSettings:\n\n[refresh]\nmode = \"learned\"\nextra_calls = 0.15\n\n"), "{shown}");
-    }
-
-    #[test]
-    fn report_counts_addresses_as_addresses() {
-        let mut report = report();
-        report.what.counts = Counts { every_path: true, by_address: 10_000, ..Counts::default() };
-        let shown = report.to_string();
-        assert!(shown.starts_with("access.log: 10,000 requests of 400 addresses in 1day\n"), "{shown}");
-        for part in
-            ["- which requests need a token: every URL of the log counts", "count as one (see --user-field): 10,000\n"]
-        {
-            assert!(shown.contains(part), "{part}\n{shown}");
-        }
-        report.what.counts = Counts { by_address: 9_999, without_user: 3, other_paths: 1234, ..Counts::default() };
-        let shown = report.to_string();
-        for part in ["of 400 users in", "they name no user: 3\n", "path begins otherwise: 1,234\n"] {
-            assert!(shown.contains(part), "{part}\n{shown}");
-        }
     }
 
     #[test]
@@ -183,18 +166,28 @@ mod tests {
     }
 
     #[test]
-    fn report_shows_the_budget_and_skipped_lines() {
-        let mut report = report();
-        (report.what.budget, report.what.burst) = (Some(0.5), Some(1));
-        report.what.counts = Counts { skipped: 1200, out_of_order: 7, ..Counts::default() };
-        let shown = report.to_string();
-        for part in [
-            "; budget 0.5 calls a second, 1 at once; ",
-            "\n- Courier never fails and always answers after 150ms\n",
-            "\n- lines that could not be read: 1,200\n",
-            "\n- requests written down after later ones were sorted in: 7\n",
+    fn report_shows_the_budget_and_what_was_left_out() {
+        let with = |counts| {
+            let mut report = report();
+            (report.what.budget, report.what.burst, report.what.counts) = (Some(0.5), Some(1), counts);
+            report.to_string()
+        };
+        let by_address = Counts { every_path: true, by_address: 10_000, ..Counts::default() };
+        let some_addresses = Counts { by_address: 9_999, without_user: 3, other_paths: 1234, ..Counts::default() };
+        let skipped = Counts { skipped: 1200, out_of_order: 7, ..Counts::default() };
+        for (counts, part) in [
+            (by_address, "access.log: 10,000 requests of 400 addresses in 1day\n"),
+            (by_address, "\n- which requests need a token: every URL of the log counts"),
+            (by_address, "count as one (see --user-field): 10,000\n"),
+            (some_addresses, "of 400 users in"),
+            (some_addresses, "they name no user: 3\n"),
+            (some_addresses, "path begins otherwise: 1,234\n"),
+            (skipped, "; budget 0.5 calls a second, 1 at once; "),
+            (skipped, "\n- Courier never fails and always answers after 150ms\n"),
+            (skipped, "\n- lines that could not be read: 1,200\n"),
+            (skipped, "\n- requests written down after later ones were sorted in: 7\n"),
         ] {
-            assert!(shown.contains(part), "{part}\n{shown}");
+            assert!(with(counts).contains(part), "{part}\n{}", with(counts));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Access rules: the scopes, users and lifetimes that a client may request.
 
-use crate::token::{Lifetime, ScopeClaim};
+use crate::token::{Lifetime, Profile, ScopeClaim};
 
 /// The requests that one client may make.
 #[derive(Clone, Debug)]
@@ -61,6 +61,11 @@ impl Access {
     /// Whether the client may request tokens for this user at all.
     pub fn allows_user(&self, user: &str) -> bool {
         matched(&self.users, user)
+    }
+
+    /// Whether the client may request all scopes of this profile.
+    pub fn allows_profile(&self, profile: &Profile) -> bool {
+        profile.scopes().all(|scope| matched(&self.scopes, scope.as_str()))
     }
 
     /// Decides whether a client may have this token.

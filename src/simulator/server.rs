@@ -319,14 +319,6 @@ mod tests {
         assert_eq!(status, 200);
     }
 
-    #[tokio::test]
-    async fn headers_of_a_fault_are_sent() {
-        let served = serve(Faults::default()).await;
-        served.simulator.script([Some(Fault::redirect(HeaderValue::from_static("/elsewhere")))]);
-        let (status, head, _) = call(served.address, "POST /auth/issue-token", ASK).await;
-        assert!(status == 307 && head.contains("location: /elsewhere"), "{head}");
-    }
-
     /// Waits, without the clock, until `count` calls have arrived.
     async fn arrived(simulator: &Simulator, count: usize) {
         while simulator.call_count() < count {

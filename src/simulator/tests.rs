@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use hyper::HeaderMap;
 use serde_json::Value;
 
 use super::request::BODY_LIMIT;
@@ -56,14 +55,6 @@ async fn refusal_has_couriers_shape() {
     );
     let statuses: Vec<_> = simulator.calls().iter().map(|call| call.status).collect();
     assert_eq!(statuses, [401, 400, 413, 400]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn opaque_token_has_no_claims() {
-    let simulator = simulator(Faults { opaque_tokens: true, ..Faults::default() });
-    let reply = simulator.answer(KEY, ASK).await;
-    let token = reply.json()["token"].as_str().unwrap().to_owned();
-    assert!(token.starts_with("pk_") && !token.contains('.'), "{token}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,12 +154,6 @@ async fn call_whose_caller_hangs_up_is_recorded_with_its_status() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn debug_output_has_no_key() {
-    let simulator = Simulator::new(Some("s3cret".to_owned()), Faults::default(), Clock::tokio());
-    assert!(!format!("{simulator:?}").contains("s3cret"));
-}
-
-#[tokio::test(start_paused = true)]
 async fn error_of_any_status_has_couriers_shape() {
     let simulator = simulator(Faults::default());
     for (status, kind) in [
@@ -206,21 +191,9 @@ async fn life_fault_sets_the_tokens_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn skew_shifts_all_times_alike() {
-    let simulator = simulator(Faults::default());
-    let now = simulator.0.clock.unix().as_secs();
-    for (ahead, begin) in [(86_400, now + 86_400), (-86_400, now - 86_400)] {
-        simulator.misbehave(Some(Fault::Skew(ahead)));
-        let claims = simulator.answer(KEY, ASK).await.claims();
-        let iat = claims["iat"].as_u64().unwrap();
-        assert!((begin..=begin + 60).contains(&iat), "{iat} for {begin}");
-        assert_eq!(claims["exp"], iat + 86_400);
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn times_fault_sets_the_times_relative_to_the_date_header() {
     let simulator = simulator(Faults::default());
+    let begin = simulator.0.clock.unix().as_secs() as i64;
     let date = |reply: &Reply| {
         let date = httpdate::parse_http_date(reply.header("date").unwrap()).unwrap();
         date.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64
@@ -231,10 +204,13 @@ async fn times_fault_sets_the_times_relative_to_the_date_header() {
         (Fault::NOT_YET, Some(0), Some(3600), Some(86_400)),
         (Fault::NO_IAT, None, None, Some(60)),
         (Fault::Skew(86_400), Some(0), None, Some(86_400)),
+        (Fault::Skew(-86_400), Some(0), None, Some(86_400)),
     ] {
         simulator.misbehave(Some(fault.clone()));
         let reply = simulator.answer(KEY, ASK).await;
         let (claims, now) = (reply.claims(), date(&reply));
+        let ahead = if let Fault::Skew(ahead) = fault { ahead } else { 0 };
+        assert!((0..=60).contains(&(now - ahead - begin)), "{now} for {begin}: {fault:?}");
         let time = |name| claims.get(name).map(|time| time.as_i64().unwrap() - now);
         assert_eq!((time("iat"), time("nbf"), time("exp")), (iat, nbf, exp), "{fault:?}");
     }
@@ -250,19 +226,6 @@ async fn invalid_request_is_refused_despite_a_token_fault() {
         simulator.misbehave(Some(fault));
         assert_eq!(simulator.answer(KEY, b"{}").await.status, 400);
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn reply_has_the_delivery_of_its_fault() {
-    let simulator = simulator(Faults::default());
-    assert_eq!(simulator.answer(KEY, ASK).await.delivery, Delivery::Whole);
-    simulator.misbehave(Some(Fault::Delivery(Delivery::Never)));
-    let reply = simulator.answer(KEY, ASK).await;
-    assert_eq!((reply.status, reply.delivery), (200, Delivery::Never));
-    assert_eq!(reply.claims()["scope"], "user_id:u read:brands");
-    simulator.misbehave(Some(Fault::Status(503, HeaderMap::new(), Delivery::CutOff)));
-    let reply = simulator.answer(KEY, ASK).await;
-    assert_eq!((reply.status, reply.delivery), (503, Delivery::CutOff));
 }
 
 #[tokio::test(start_paused = true)]

@@ -121,14 +121,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_output_hides_the_token() {
-        let token = Token::new("ey-secret").expect("a token");
-        let grant = Grant::new(&token, Moment::from_nanos(0), Duration::from_secs(60));
-        let shown = format!("{token:?} {grant:?} {grant:#?}");
-        assert!(!shown.contains("secret"), "{shown}");
-    }
-
-    #[test]
     fn token_that_could_break_json_or_a_header_is_rejected() {
         for text in ["a b", "a\"b", "a\\b", "a\nb", "tokén"] {
             assert_eq!(Token::new(text), Err(TokenError::Character), "{text:?}");

@@ -173,29 +173,6 @@ mod tests {
     }
 
     #[test]
-    fn lifetime_that_would_be_born_expired_is_rejected() {
-        for text in ["60", "1 ", "999ms", "0", "0d", ".9s"] {
-            assert_eq!(seconds(text), Err(LifetimeError::Zero), "{text:?}");
-        }
-        assert_eq!(seconds("-1d"), Err(LifetimeError::Negative));
-        assert_eq!(Lifetime::from_seconds(0.0), Err(LifetimeError::Zero));
-        assert_eq!(Lifetime::from_seconds(-5.0), Err(LifetimeError::Negative));
-    }
-
-    #[test]
-    fn string_outside_couriers_grammar_is_rejected() {
-        for text in [
-            " 1d", "1d ", "\t1d", "1\td", "1d\n", "+1d", "5.h", "1d 2h", "1e3s", "1 month", "", "d", ".", "-", "--1d",
-            "1..5d", "1.5.2d", "١d", "1 ſ", "1\u{a0}d", "Infinity", "NaN", "0x10s", "1_000s",
-        ] {
-            assert_eq!(seconds(text), Err(LifetimeError::NotADuration), "{text:?}");
-        }
-        assert_eq!(seconds(&format!("{}s", "1".repeat(100))), Err(LifetimeError::TooManyCharacters));
-        assert_eq!(seconds(&"9".repeat(100)), Err(LifetimeError::TooLong));
-        assert_eq!(seconds("200y"), Err(LifetimeError::TooLong));
-    }
-
-    #[test]
     fn json_numbers_are_whole_seconds() {
         assert_eq!(Lifetime::from_seconds(3600.0).map(Lifetime::as_secs), Ok(3600));
         for number in [1.5, f64::NAN, f64::INFINITY] {

@@ -1,6 +1,6 @@
 //! Scopes: what a token permits.
 
-use std::fmt;
+use super::user::names_user;
 
 /// One scope, such as `inbox:read:messages`.
 ///
@@ -26,8 +26,7 @@ impl<'a> Scope<'a> {
         }
         let name = scope.as_bytes().get(..7).unwrap_or_default();
         // Inside a scope, too: a reader that splits claims at commas would see a user there.
-        let mut parts = scope.as_bytes().windows(8);
-        if name.eq_ignore_ascii_case(b"user_id") || parts.any(|part| part.eq_ignore_ascii_case(b"user_id:")) {
+        if name.eq_ignore_ascii_case(b"user_id") || names_user(scope.as_bytes()) {
             return Err(ScopeError::User);
         }
         Ok(Self(scope))
@@ -36,12 +35,6 @@ impl<'a> Scope<'a> {
     /// The scope's text.
     pub const fn as_str(self) -> &'a str {
         self.0
-    }
-}
-
-impl fmt::Display for Scope<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.0)
     }
 }
 

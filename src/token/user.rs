@@ -2,11 +2,15 @@
 
 use std::fmt;
 
+use crate::plain_text::is_blank;
+
 /// A user's id in Courier.
 ///
 /// Courier reads `user_id:<id>` from one space-separated string, so an id with a space names a
 /// second user: `"bob user_id:alice"` is a token for Alice. Therefore white space of any kind,
-/// control characters and invisible characters are rejected. An id may contain `:`.
+/// control characters and invisible characters are rejected. So is `user_id:` after the beginning,
+/// in any case, as in a [`Scope`](super::Scope): a reader that splits claims at commas would see a
+/// second user. An id may contain `:`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UserId<'a>(&'a str);
 
@@ -26,6 +30,9 @@ impl<'a> UserId<'a> {
         if !plain && id.chars().any(is_blank) {
             return Err(UserIdError::Blank);
         }
+        if names_user(id.as_bytes().get(1..).unwrap_or_default()) {
+            return Err(UserIdError::SecondUser);
+        }
         Ok(Self(id))
     }
 
@@ -41,34 +48,11 @@ impl fmt::Display for UserId<'_> {
     }
 }
 
-/// Whether a character is white space, a control or invisible.
-///
-/// White space is that of Unicode and of JavaScript (U+FEFF, and U+180E in older engines).
-/// Invisible marks would make two ids look alike.
-fn is_blank(character: char) -> bool {
-    character.is_whitespace()
-        || character.is_control()
-        || matches!(
-            character,
-            '\u{00AD}'
-                | '\u{034F}'
-                | '\u{061C}'
-                | '\u{115F}'..='\u{1160}'
-                | '\u{17B4}'..='\u{17B5}'
-                | '\u{180B}'..='\u{180F}'
-                | '\u{200B}'..='\u{200F}'
-                | '\u{202A}'..='\u{202E}'
-                | '\u{2060}'..='\u{206F}'
-                | '\u{2800}'
-                | '\u{3164}'
-                | '\u{FE00}'..='\u{FE0F}'
-                | '\u{FEFF}'
-                | '\u{FFA0}'
-                | '\u{FFF0}'..='\u{FFFB}'
-                | '\u{1BCA0}'..='\u{1BCA3}'
-                | '\u{1D173}'..='\u{1D17A}'
-                | '\u{E0000}'..='\u{E0FFF}'
-        )
+/// Whether a text contains `user_id:`, in any case.
+pub(super) fn names_user(text: &[u8]) -> bool {
+    const MARK: &[u8] = b"user_id:";
+    // Most ids have no colon, and their check is one search for it.
+    text.contains(&b':') && text.windows(MARK.len()).any(|part| part.eq_ignore_ascii_case(MARK))
 }
 
 /// Why a text is not a user id.
@@ -83,6 +67,9 @@ pub enum UserIdError {
     /// A character that could split the scope string or hide in a log line.
     #[error("a user id must not contain white space, control characters or invisible characters")]
     Blank,
+    /// `user_id:` after the beginning, which could name a second user.
+    #[error("a user id must not contain `user_id:`: each user is named apart")]
+    SecondUser,
 }
 
 #[cfg(test)]
@@ -99,24 +86,28 @@ mod tests {
     }
 
     #[test]
-    fn id_that_names_a_second_user_is_rejected() {
-        for blank in [
-            ' ', '\t', '\n', '\r', '\0', '\u{b}', '\u{85}', '\u{a0}', '\u{1680}', '\u{180e}', '\u{2003}', '\u{2028}',
-            '\u{200b}', '\u{202e}', '\u{3000}', '\u{feff}', '\u{7f}',
-        ] {
-            let id = format!("bob{blank}user_id:alice");
-            assert_eq!(UserId::new(&id), Err(UserIdError::Blank), "{blank:?}");
+    fn id_that_names_a_second_user_after_any_separator_is_rejected() {
+        for gap in [",", ";", "|", "/", "+", "%20", "%2C", "-", ":", "x", "，", "", "user_id:"] {
+            for mark in ["user_id:", "USER_ID:", "User_Id:"] {
+                let id = format!("bob{gap}{mark}alice");
+                assert_eq!(UserId::new(&id), Err(UserIdError::SecondUser), "{id}");
+            }
         }
-        assert_eq!(UserId::new(""), Err(UserIdError::Empty));
-        assert_eq!(UserId::new(&"x".repeat(257)), Err(UserIdError::TooLong));
+        assert_eq!(UserId::new("user_id:bob,user_id:alice"), Err(UserIdError::SecondUser));
+        assert_eq!(UserId::new(",user_id:"), Err(UserIdError::SecondUser));
+        for id in ["bob,alice", "bob,user_id", "bob,userid:alice", "user_id", "user_id:", "bob:user_id"] {
+            assert_eq!(UserId::new(id).map(UserId::as_str), Ok(id));
+        }
     }
 
     proptest! {
         #[test]
-        fn accepted_id_is_never_split_at_white_space(id in any::<String>()) {
+        fn accepted_id_is_never_split_at_white_space_or_at_commas(id in "(\\PC|[,;: ]|user_id:|User_Id:){0,8}") {
             if let Ok(id) = UserId::new(&id) {
                 let claim = format!("user_id:{id} read:brands");
                 prop_assert_eq!(claim.split_whitespace().count(), 2);
+                let is_user = |part: &&str| part.to_lowercase().starts_with("user_id:");
+                prop_assert_eq!(claim.split([',', ';', ' ']).filter(is_user).count(), 1);
             }
         }
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use reqwest::header::{AGE, CONTENT_TYPE, DATE, HeaderMap};
 
 use crate::clock::Moment;
+use crate::plain_text;
 use crate::token::{Grant, TokenKey};
 use crate::upstream::claims::{self, Clocks};
 use crate::upstream::failure::Failure;
@@ -60,9 +61,10 @@ fn answered(headers: &HeaderMap) -> Option<f64> {
     Some(date.as_secs_f64() + f64::from(age))
 }
 
-/// Courier's own error message.
+/// Courier's own error message, on one line: callers and logs get it.
 fn message(body: &[u8]) -> String {
-    claims::object::<Refused>(body).map_or_else(|| "it did not say why".to_owned(), |refused| refused.message)
+    let message = claims::object::<Refused>(body).map(|refused| plain_text::line(&refused.message));
+    message.unwrap_or_else(|| "it did not say why".to_owned())
 }
 
 #[derive(serde::Deserialize)]
@@ -73,4 +75,18 @@ struct Issued {
 #[derive(serde::Deserialize)]
 struct Refused {
     message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn message_is_one_line_without_invisible_characters() {
+        let of = |message: &str| super::message(serde_json::json!({ "message": message }).to_string().as_bytes());
+        assert_eq!(of("no\r\n\u{1b}[31msuch\u{9b}scope"), "no   [31msuch scope");
+        assert_eq!(of("a\u{2028}b\u{2029}c\u{85}d"), "a b c d");
+        assert_eq!(of("\u{202e}a\u{2066}b\u{2069}c\u{200f}\u{61c}\u{200b}d\u{feff}"), "abcd");
+        for none in [&b"{}"[..], b"", b"[]", br#"{"message": 5}"#] {
+            assert_eq!(super::message(none), "it did not say why");
+        }
+    }
 }

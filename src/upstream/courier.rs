@@ -5,56 +5,20 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, Response, Url, redirect, retry};
+use reqwest::{Response, Url};
 use serde_json::json;
 
 use crate::clock::Clock;
-use crate::error_chain::describe_sources;
 use crate::secrets::{REDACTED, Secret};
 use crate::token::{Grant, TokenKey};
 use crate::upstream::answer;
+use crate::upstream::connections::{Checkout, Connections};
 use crate::upstream::failure::Failure;
+use crate::upstream::http_client::{ClientTemplate, HttpClientError};
 use crate::upstream::issuer::{Issuer, Issuing};
 use crate::upstream::permit::Permit;
-
-/// The prefix of the broker's `User-Agent`. A request that has it comes from a broker.
-pub const PRODUCT: &str = "courier-token-broker/";
-
-/// The settings of one workspace's client.
-#[derive(Clone, Debug)]
-pub struct CourierSettings {
-    /// `https://api.courier.com`, or another region's host.
-    pub base_url: Url,
-    /// The workspace's API key.
-    pub api_key: Secret,
-    /// The proxy that the calls pass through, if any.
-    pub proxy: Option<Proxy>,
-    /// The timeout for making a connection.
-    pub connect_timeout: Duration,
-    /// The timeout for a whole call.
-    pub timeout: Duration,
-}
-
-/// A forward proxy. Calls use CONNECT with TLS inside, so it sees neither key nor tokens.
-#[derive(Clone, Debug)]
-pub struct Proxy {
-    /// Its scheme, host and port.
-    pub url: Url,
-    /// `user:password`, if it demands authentication.
-    pub credentials: Option<Secret>,
-}
-
-impl Proxy {
-    /// Builds a proxy for https URLs only: with http it would see everything.
-    fn build(&self) -> reqwest::Result<reqwest::Proxy> {
-        let proxy = reqwest::Proxy::https(self.url.clone())?;
-        let pair = self.credentials.as_ref().and_then(|credentials| credentials.expose().split_once(':'));
-        Ok(match pair {
-            Some((user, password)) => proxy.basic_auth(user, password),
-            None => proxy,
-        })
-    }
-}
+use crate::upstream::settings::CourierSettings;
+use crate::upstream::unreachable::{Unreachable, is_unanswered_ping};
 
 /// The client for Courier, for one workspace.
 ///
@@ -62,7 +26,7 @@ impl Proxy {
 /// environment: each would bypass the budget or send the API key to another host. It never sends
 /// `Idempotency-Key`: Courier would replay its first answer for a day, with an old token.
 pub struct Courier {
-    client: Client,
+    connections: Connections,
     url: Url,
     key: Mutex<Arc<ApiKey>>,
     /// The timeout for an answer's body, after its head.
@@ -89,12 +53,8 @@ impl ApiKey {
 #[derive(Debug, thiserror::Error)]
 pub enum CourierError {
     /// The HTTP client cannot be built, for example without the system's CA certificates.
-    #[error(
-        "the HTTP client for Courier can't be made ({}): install the system's CA certificates (Debian: ca-certificates), or \
-         let SSL_CERT_FILE name a PEM file that has some",
-        describe_sources(.0)
-    )]
-    Client(#[source] reqwest::Error),
+    #[error("the HTTP client for Courier can't be made: {0}")]
+    Client(#[from] HttpClientError),
     /// The base URL cannot be extended by a path.
     #[error("base_url must be like \"https://api.courier.com\"")]
     BaseUrl,
@@ -111,26 +71,10 @@ const LONGEST_MESSAGE: usize = 300;
 impl Courier {
     /// Creates a client. It makes no connection yet.
     pub fn new(settings: CourierSettings, clock: Clock) -> Result<Self, CourierError> {
-        let mut client = Client::builder()
-            .user_agent(format!("{PRODUCT}{}", env!("CARGO_PKG_VERSION")))
-            .retry(retry::never())
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .connect_timeout(settings.connect_timeout)
-            .timeout(settings.timeout)
-            // Shorter than servers' idle timeouts: a call on a connection that is just being closed would fail.
-            .pool_idle_timeout(Duration::from_secs(25))
-            // Pings find a dead connection before a call uses it.
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .http2_keep_alive_timeout(Duration::from_secs(5))
-            .http2_keep_alive_while_idle(true);
-        if let Some(proxy) = &settings.proxy {
-            client = client.proxy(proxy.build().map_err(CourierError::Client)?);
-        }
-        let client = client.build().map_err(CourierError::Client)?;
+        let connections = Connections::new(ClientTemplate::new(&settings)?, settings.connections, clock)?;
         let url = endpoint(&settings.base_url)?;
         let key = Mutex::new(Arc::new(ApiKey::new(settings.api_key)?));
-        Ok(Self { client, url, key, body_timeout: settings.timeout / 3, clock })
+        Ok(Self { connections, url, key, body_timeout: settings.timeout / 3, clock })
     }
 
     /// Whether this is the client's base URL.
@@ -152,34 +96,44 @@ impl Courier {
     }
 
     async fn call(&self, key: &TokenKey) -> Result<Grant, Failure> {
+        let checkout = self.connections.check_out();
+        let outcome = self.exchange(&checkout, key).await;
+        checkout.record(outcome.as_ref().err());
+        outcome
+    }
+
+    async fn exchange(&self, checkout: &Checkout<'_>, key: &TokenKey) -> Result<Grant, Failure> {
         let body = json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() }).to_string();
         let api_key = self.key();
-        let sent = self.clock.now();
-        let request = self
-            .client
+        let request = checkout
+            .client()
             .post(self.url.clone())
             .header(AUTHORIZATION, api_key.authorization.clone())
             .header(CONTENT_TYPE, "application/json")
             .body(body);
-        let response = request.send().await.map_err(|error| self.failure(&error))?;
+        let response = checkout.wait(request.send()).await.ok_or_else(|| self.lost())?;
+        let response = response.map_err(|error| self.failure(checkout, &error))?;
+        checkout.record_head(response.version());
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         // For other statuses the head suffices.
         let body = if matches!(status, 200..=299 | 400) {
             // The body is small and usually comes with its head. If it does not, a retry uses the time better.
-            tokio::time::timeout(self.body_timeout, self.read(response)).await.map_err(|_| Failure::Timeout)??
+            tokio::time::timeout(self.body_timeout, self.read(checkout, response))
+                .await
+                .map_err(|_| Failure::Timeout)??
         } else {
             Vec::new()
         };
-        match answer::grant(status, &headers, &body, key, sent, self.clock.unix()) {
+        match answer::grant(status, &headers, &body, key, checkout.sent(), self.clock.unix()) {
             Err(Failure::Credentials(_)) if !Arc::ptr_eq(&api_key, &self.key()) => Err(Failure::OldKey),
             Err(Failure::Refused(message)) => Err(Failure::Refused(sanitize(&message, &api_key))),
             outcome => outcome,
         }
     }
 
-    async fn read(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
+    async fn read(&self, checkout: &Checkout<'_>, mut response: Response) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.failure(&error))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.failure(checkout, &error))? {
             if body.len() + chunk.len() > LARGEST_ANSWER {
                 return Err(Failure::Malformed("it is too large"));
             }
@@ -188,8 +142,19 @@ impl Courier {
         Ok(body)
     }
 
-    fn failure(&self, error: &reqwest::Error) -> Failure {
-        Failure::of_http(&self.url.origin().ascii_serialization(), error)
+    fn failure(&self, checkout: &Checkout<'_>, error: &reqwest::Error) -> Failure {
+        if is_unanswered_ping(error) && checkout.has_worked() {
+            return self.lost();
+        }
+        Failure::of_http(&self.host(), error)
+    }
+
+    fn lost(&self) -> Failure {
+        Failure::Connect(Unreachable::lost(&self.host()))
+    }
+
+    fn host(&self) -> String {
+        self.url.origin().ascii_serialization()
     }
 }
 
@@ -199,18 +164,25 @@ fn endpoint(base_url: &Url) -> Result<Url, CourierError> {
     Ok(url)
 }
 
-/// Sanitizes Courier's message: short, on one line, without the API key.
+/// Sanitizes Courier's message, which is one line: short, and without the API key.
 fn sanitize(message: &str, api_key: &ApiKey) -> String {
-    message
-        .replace(api_key.secret.expose(), REDACTED)
-        .chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .take(LONGEST_MESSAGE)
-        .collect()
+    message.replace(api_key.secret.expose(), REDACTED).chars().take(LONGEST_MESSAGE).collect()
 }
 
 impl Issuer for Courier {
     fn issue<'a>(&'a self, key: &'a TokenKey, _permit: Permit) -> Issuing<'a> {
         Box::pin(self.call(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_is_short_and_without_the_api_key() {
+        let key = ApiKey::new(Secret::new("pk_prod_hidden").expect("a secret")).expect("it fits");
+        assert_eq!(sanitize("pk_prod_hidden is no key of pk_prod", &key), "[redacted] is no key of pk_prod");
+        assert_eq!(sanitize(&"ü".repeat(1000), &key).chars().count(), LONGEST_MESSAGE);
     }
 }

@@ -1,6 +1,6 @@
 //! The dispatcher: drives the admission of one workspace's calls to Courier.
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,14 +11,14 @@ use tokio::sync::Notify;
 use super::failure::{self, Failure};
 use super::issuer::Issuer;
 use super::notice::{self, Tallies};
-use super::permit::{PendingPermit, Permit, Waiter};
+use super::permit::{Party, PendingPermit, Permit, Waiter};
 use crate::clock::Clock;
 use crate::clock::Moment;
 use crate::metrics::{CallOutcome, WorkspaceMetrics};
-use crate::policy::admission::breaker::Change;
+use crate::policy::admission::breaker::{Change, ProbeScope};
 use crate::policy::admission::budget::Budget;
 use crate::policy::admission::queue::{Class, Place, Rank};
-use crate::policy::admission::{Admission, Event, Rejection};
+use crate::policy::admission::{Admission, EndedCall, Event, Origin, Rejection};
 use crate::token::{Grant, TokenKey};
 
 /// The settings of a dispatcher.
@@ -43,6 +43,10 @@ pub struct Dispatcher {
     earlier: Notify,
     /// Wakes the refresher: there may be room for a renewal.
     room: Notify,
+    /// Wakes the prober: a probe may be wanted.
+    probe: Notify,
+    /// Makes the hashes by which admission tells keys and parties apart.
+    hasher: RandomState,
     /// When the last outage ended, in nanoseconds.
     recovered_at: AtomicU64,
     clock: Clock,
@@ -50,7 +54,7 @@ pub struct Dispatcher {
 }
 
 struct State {
-    /// Waiting users are queued by the name of their client.
+    /// Clients are told apart by their names.
     admission: Admission<Arc<str>, Waiter>,
     /// The number of queued calls of each class.
     depths: [usize; Class::ALL.len()],
@@ -77,40 +81,60 @@ impl Dispatcher {
             state: Mutex::new(state),
             earlier: Notify::new(),
             room: Notify::new(),
+            probe: Notify::new(),
+            hasher: RandomState::default(),
             recovered_at: AtomicU64::new(0),
             clock,
             metrics,
         }
     }
 
+    /// The hash of the party that a call for this key is made for.
+    pub fn party(&self, party: Party<'_>, key: &TokenKey) -> u64 {
+        match party {
+            Party::Client(name) => self.hasher.hash_one((0, name)),
+            Party::Users => self.hasher.hash_one((1, self.users(key))),
+        }
+    }
+
+    /// The origin of a call for this key and party; `is_known` if the key has had a token.
+    pub fn origin(&self, key: &TokenKey, party: u64, is_known: bool) -> Origin {
+        Origin { key: self.hasher.hash_one(key), user: self.users(key), party, is_known, is_probe: false }
+    }
+
+    fn users(&self, key: &TokenKey) -> u64 {
+        self.hasher.hash_one(key.users().collect::<Vec<_>>())
+    }
+
     /// Queues a call for a user of this client who waits until `deadline`, or refuses it.
-    pub fn queue(&self, client: &str, deadline: Moment) -> Result<PendingPermit, Failure> {
+    pub fn queue(&self, client: &str, origin: Origin, deadline: Moment) -> Result<PendingPermit, Failure> {
         self.drive(|State { admission, tallies, .. }, now| {
-            if admission.admit_now(Class::Waiting, now)? {
-                return Ok(self.granted(Class::Waiting));
+            if admission.admit_now(Class::Waiting, &origin, now)? {
+                return Ok(self.granted(Class::Waiting, origin));
             }
-            let queue = |waiter| admission.queue_user(client.into(), waiter, deadline, now);
-            PendingPermit::queued(queue).inspect_err(|rejection| tallies.count_rejection(*rejection))
+            let queue = |waiter| admission.queue_user(client.into(), &origin, waiter, deadline, now);
+            PendingPermit::queued(origin, queue).inspect_err(|rejection| tallies.count_rejection(*rejection))
         })
         .map_err(Rejection::into)
     }
 
     /// Queues a renewal, or refuses it.
-    pub fn queue_renewal(&self, rank: Rank) -> Result<PendingPermit, Failure> {
+    pub fn queue_renewal(&self, rank: Rank, origin: Origin) -> Result<PendingPermit, Failure> {
         self.drive(|State { admission, .. }, now| {
-            if admission.admit_now(rank.class(), now)? {
-                return Ok(self.granted(rank.class()));
+            if admission.admit_now(rank.class(), &origin, now)? {
+                return Ok(self.granted(rank.class(), origin));
             }
-            PendingPermit::queued(|waiter| Ok(admission.queue_renewal(rank, waiter, now)))
+            PendingPermit::queued(origin, |waiter| Ok(admission.queue_renewal(rank, &origin, waiter, now)))
         })
         .map_err(Rejection::into)
     }
 
-    /// Promotes a queued renewal that a user of this client waits for from now on.
+    /// Puts a queued call into the line of another client too, whose user waits for it until `deadline`.
     ///
-    /// A renewal that was admitted already is unaffected.
-    pub fn promote(&self, place: Place, client: &str) -> Result<(), Failure> {
-        self.drive(|state, now| state.admission.promote(place, client.into(), now)).map_err(Rejection::into)
+    /// The call leaves by the turn that comes first. An error refuses this client's place alone; `false`
+    /// means that the call is queued no more.
+    pub fn join(&self, place: Place, client: &str, deadline: Moment) -> Result<bool, Failure> {
+        self.drive(|state, now| state.admission.join(place, client.into(), deadline, now)).map_err(Rejection::into)
     }
 
     /// Drops all queued renewals. No user waits for these.
@@ -120,16 +144,15 @@ impl Dispatcher {
 
     /// Makes the call that was permitted.
     pub async fn issue(&self, permit: Permit, key: &TokenKey) -> Result<Grant, Failure> {
-        let class = permit.class;
+        let Permit { class, origin } = permit;
         let sent = self.clock.now();
         let outcome = self.issuer.issue(key, permit).await;
-        // Admission tells keys apart by it.
-        let key_hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
         let change = self.drive(|state, now| {
             self.metrics.upstream_request_duration_seconds.observe(now.since(sent).as_secs_f64());
             state.tallies.count(&outcome);
             let response = failure::response(&outcome)?;
-            let change = state.admission.on_response(response, key_hash, sent, now, fastrand::f64());
+            let call = EndedCall { response, origin, sent, now, draw: fastrand::f64() };
+            let change = state.admission.on_response(&call);
             if change == Some(Change::Closed) {
                 self.note_recovery(now);
             }
@@ -139,6 +162,7 @@ impl Dispatcher {
         let counted = outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued);
         self.metrics.upstream_requests_total[class][counted].inc();
         self.room.notify_one();
+        self.probe.notify_one();
         notice::log(key.workspace(), &outcome, change);
         outcome
     }
@@ -146,29 +170,66 @@ impl Dispatcher {
     /// When to retry a call that failed `tries` times, for a caller that waits until `deadline`.
     ///
     /// `None` if a retry would not help.
-    pub fn retry(&self, failure: &Failure, tries: u32, deadline: Moment) -> Option<Moment> {
+    pub fn retry(&self, failure: &Failure, origin: &Origin, tries: u32, deadline: Moment) -> Option<Moment> {
         let (mut state, now) = self.lock();
-        if failure.is_transient() { state.admission.retry(tries, deadline, now, fastrand::f64()) } else { None }
+        let most = failure.most_tries();
+        if tries < most { state.admission.retry(origin, tries, deadline, now, fastrand::f64()) } else { None }
     }
 
-    /// Forgets refusals of the old API key, after the workspace got a new one.
-    pub fn reset_for_new_key(&self) {
-        let was_denied = self.drive(|state, now| {
-            let was_denied = state.admission.reset_for_new_key();
-            if was_denied {
-                self.note_recovery(now);
-                self.update_health(&state.admission, now);
-            }
-            was_denied
-        });
-        if was_denied {
-            self.room.notify_one();
+    /// The failure as a caller is told: a denial is Courier's refusal of the API key only if that is known.
+    pub fn told(&self, failure: Failure, origin: &Origin) -> Failure {
+        match failure {
+            Failure::Credentials(status) if !self.lock().0.admission.is_denied(origin) => Failure::Unconfirmed(status),
+            other => other,
         }
+    }
+
+    /// Waits until the broker is to call for a key that has had a token, to see whether it still gets one.
+    pub async fn wanted_probe(&self) -> ProbeScope {
+        loop {
+            let (at, wanted) = {
+                let (state, now) = self.lock();
+                (state.admission.probe_at(), state.admission.wanted_probe(now))
+            };
+            if let Some(scope) = wanted {
+                return scope;
+            }
+            tokio::select! {
+                () = self.probe.notified() => {}
+                () = self.clock.sleep_until(at) => {}
+            }
+        }
+    }
+
+    /// Whether that may be this key. If it is `choosy`, not one of a party that fails.
+    pub fn is_candidate(&self, scope: ProbeScope, origin: &Origin, choosy: bool) -> bool {
+        let (state, now) = self.lock();
+        state.admission.is_candidate(scope, origin, choosy, now)
+    }
+
+    /// Records that the broker calls for such a key, or that it has none.
+    pub fn on_probe(&self, scope: ProbeScope, is_sent: bool) {
+        self.drive(|state, now| state.admission.on_probe(scope, is_sent, now));
+    }
+
+    /// Forgets what the old API key brought, after the workspace got a new one.
+    pub fn reset_for_new_key(&self) {
+        self.drive(|state, now| {
+            state.admission.reset_for_new_key(now);
+            self.note_recovery(now);
+            self.update_health(&state.admission, now);
+        });
+        self.room.notify_one();
+    }
+
+    /// When the last outage ended, or the API key was replaced.
+    pub fn recovered_at(&self) -> Moment {
+        Moment::from_nanos(self.recovered_at.load(Ordering::Relaxed))
     }
 
     /// How long a key that was due at `due` has waited for the budget. An outage does not count.
     pub fn lateness(&self, due: Moment, now: Moment) -> Duration {
-        now.since(due.max(Moment::from_nanos(self.recovered_at.load(Ordering::Relaxed))))
+        now.since(due.max(self.recovered_at()))
     }
 
     fn note_recovery(&self, now: Moment) {
@@ -255,9 +316,9 @@ impl Dispatcher {
     }
 
     /// A permit for a call that need not queue.
-    fn granted(&self, class: Class) -> PendingPermit {
+    fn granted(&self, class: Class, origin: Origin) -> PendingPermit {
         self.metrics.upstream_queue_wait_seconds[class].observe(0.0);
-        PendingPermit::granted(class)
+        PendingPermit::granted(class, origin)
     }
 
     /// Updates the gauges of the queue. Wakes the refresher if a renewal or the last waiting user has left.

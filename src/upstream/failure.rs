@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::unreachable::{Unreachable, is_out_of_files};
+use super::unreachable::{Cause, Unreachable, is_out_of_files};
 use crate::metrics::CallOutcome;
+use crate::policy::admission::retry::MOST_TRIES;
 use crate::policy::admission::{Rejection, Response};
 use crate::token::Grant;
 
@@ -16,6 +17,9 @@ pub enum Failure {
     /// Courier refused the broker: API key or plan (401, 402, 403).
     #[error("Courier refused the broker's API key with status {0}: check the workspace's key and plan")]
     Credentials(u16),
+    /// Courier answered this call with 401, 402 or 403. Whether it refuses the broker is not known yet.
+    #[error("Courier refused this call with status {0}; whether it refuses the API key is being checked")]
+    Unconfirmed(u16),
     /// Courier throttles: 429, for this long if it says so; or 503 with `Retry-After`.
     #[error("Courier is throttling the broker")]
     Throttled(Option<Duration>),
@@ -86,20 +90,35 @@ impl Failure {
         }
     }
 
+    /// The most calls for a waiting request if they fail like this.
+    pub const fn most_tries(&self) -> u32 {
+        match self {
+            // A second one tells whether it was this call's alone.
+            Self::Credentials(_) => 2,
+            _ if self.is_transient() => MOST_TRIES,
+            _ => 1,
+        }
+    }
+
     /// Whether a call for the same key would fail in the same way for some time.
     pub const fn is_lasting(&self) -> bool {
         match self {
-            // 402 and 403 concern this key or the whole workspace; the breaker finds out from other keys.
-            Self::Refused(_) | Self::Mismatch | Self::Credentials(402 | 403) => true,
+            Self::Refused(_) | Self::Mismatch => true,
             Self::Unavailable(status) => blames_request(*status),
             _ => false,
         }
+    }
+
+    /// Whether the call was on a dead connection, which says nothing about Courier.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self, Self::Connect(unreachable) if unreachable.cause() == Cause::Lost)
     }
 
     /// The message for callers. It reveals neither hosts nor the state of the API key.
     pub fn for_callers(&self) -> String {
         match self {
             Self::Credentials(_) => "Courier refused the broker: its operator has to act".to_owned(),
+            Self::Unconfirmed(_) => "Courier refused this call; whether it refuses others is being checked".to_owned(),
             Self::Loop => "the broker calls a broker instead of Courier: its operator has to act".to_owned(),
             Self::OutOfFiles => "the broker cannot open another connection to Courier at present".to_owned(),
             Self::Connect(unreachable) => format!("Courier cannot be reached: {}", unreachable.cause()),
@@ -112,7 +131,7 @@ impl Failure {
     pub(super) const fn outcome(&self) -> CallOutcome {
         match self {
             Self::Refused(_) => CallOutcome::Refused,
-            Self::Credentials(_) | Self::OldKey => CallOutcome::Credentials,
+            Self::Credentials(_) | Self::Unconfirmed(_) | Self::OldKey => CallOutcome::Credentials,
             Self::Throttled(_) => CallOutcome::Throttled,
             Self::Unavailable(_) | Self::Loop => CallOutcome::Unavailable,
             Self::Connect(_) | Self::OutOfFiles | Self::Stopping | Self::Limited(_) | Self::CircuitOpen(_) => {
@@ -141,12 +160,12 @@ pub fn response(outcome: &Result<Grant, Failure>) -> Option<Response> {
     Some(match outcome {
         Ok(_) => Response::Issued,
         Err(Failure::Throttled(pause)) => Response::Throttled(*pause),
-        Err(Failure::Credentials(401)) => Response::Unauthorized,
-        Err(Failure::Credentials(status)) => Response::Forbidden(*status),
+        Err(Failure::Credentials(status) | Failure::Unconfirmed(status)) => Response::Denied(*status),
         // Other keys must not suffer.
         Err(failure) if failure.is_lasting() => Response::Rejected,
         // The same, possibly for a moment only. But 408 and 425 mean that Courier could not answer.
         Err(Failure::Unavailable(status @ 400..=499)) if !matches!(status, 408 | 425) => Response::Rejected,
+        Err(failure) if failure.is_lost() => return None,
         Err(
             Failure::OldKey | Failure::OutOfFiles | Failure::Stopping | Failure::CircuitOpen(_) | Failure::Limited(_),
         ) => return None,

@@ -5,20 +5,26 @@
 
 pub mod answer;
 mod claims;
+mod connections;
 mod courier;
 mod dispatcher;
 mod failure;
+mod generation;
+mod http_client;
 mod issuer;
 mod notice;
 mod permit;
 mod retry_after;
+mod settings;
 mod unreachable;
 
-pub use self::courier::{Courier, CourierError, CourierSettings, PRODUCT, Proxy};
+pub use self::courier::{Courier, CourierError};
 pub use self::dispatcher::{Dispatcher, DispatcherSettings};
 pub use self::failure::Failure;
+pub use self::http_client::HttpClientError;
 pub use self::issuer::{Issuer, Issuing};
-pub use self::permit::{PendingPermit, Permit};
+pub use self::permit::{Party, PendingPermit, Permit};
+pub use self::settings::{ConnectionSettings, CourierSettings, PRODUCT, Proxy};
 pub use self::unreachable::{Cause, Unreachable};
 pub use crate::policy::admission::retry::CALL_TIME;
 pub use reqwest::Url;

@@ -32,6 +32,10 @@ pub fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Cha
         (_, Some(Change::Closed)) => {
             tracing::info!(workspace, "circuit breaker closed: Courier answers again; the rate of calls rises slowly");
         }
+        (_, Some(Change::Dismissed)) => tracing::info!(
+            workspace,
+            "circuit breaker closed: Courier serves a client whose calls did not fail; only other clients' fail"
+        ),
         _ => {}
     }
 }
@@ -112,7 +116,10 @@ impl Tallies {
             let effect = if pause == 0.0 {
                 "Courier answered 429; calling slower".to_owned()
             } else {
-                format!("Courier answered 429 (or 503 with Retry-After); pausing calls for {pause} s")
+                format!(
+                    "Courier answered 429 (or 503 with Retry-After); pausing calls for {pause} s, for these users or, if \
+                     others get it too, for all"
+                )
             };
             tracing::warn!(workspace, answers, calls_per_second, configured, "{effect}");
         }

@@ -3,13 +3,23 @@
 use tokio::sync::oneshot;
 
 use super::failure::Failure;
-use crate::policy::admission::WaitingCall;
 use crate::policy::admission::queue::{Class, Place};
+use crate::policy::admission::{Origin, WaitingCall};
 
 /// The right to make one call. It cannot be copied, and only a dispatcher grants it.
 #[derive(Debug)]
 pub struct Permit {
     pub(super) class: Class,
+    pub(super) origin: Origin,
+}
+
+/// The party that a call is made for. Its failures are held against it alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party<'a> {
+    /// The client of this name.
+    Client(&'a str),
+    /// The users of the token key: with sessions, all share one client.
+    Users,
 }
 
 /// A permit that is granted now or later. Dropping it cancels the call.
@@ -23,7 +33,7 @@ enum Pending {
 }
 
 impl PendingPermit {
-    /// The place in the queue, for promotion; `None` if the permit was granted at once.
+    /// The place in the queue, for those who join the call; `None` if the permit was granted at once.
     pub const fn place(&self) -> Option<Place> {
         match &self.0 {
             Pending::Granted(_) => None,
@@ -40,30 +50,38 @@ impl PendingPermit {
     }
 
     /// A permit that need not be waited for.
-    pub(super) const fn granted(class: Class) -> Self {
-        Self(Pending::Granted(Permit { class }))
+    pub(super) const fn granted(class: Class, origin: Origin) -> Self {
+        Self(Pending::Granted(Permit { class, origin }))
     }
 
-    /// Queues a waiter by `queue`, which returns its place.
-    pub(super) fn queued<E>(queue: impl FnOnce(Waiter) -> Result<Place, E>) -> Result<Self, E> {
-        let (sender, permit) = oneshot::channel();
-        Ok(Self(Pending::Queued(queue(Waiter(sender))?, permit)))
+    /// Queues a waiter for a call of this origin by `queue`, which returns its place.
+    pub(super) fn queued<E>(origin: Origin, queue: impl FnOnce(Waiter) -> Result<Place, E>) -> Result<Self, E> {
+        let (permit, pending) = oneshot::channel();
+        Ok(Self(Pending::Queued(queue(Waiter { permit, origin })?, pending)))
     }
 }
 
 /// The queue's side of a [`PendingPermit`].
 #[derive(Debug)]
-pub struct Waiter(oneshot::Sender<Result<Permit, Failure>>);
+pub struct Waiter {
+    permit: oneshot::Sender<Result<Permit, Failure>>,
+    origin: Origin,
+}
 
 impl Waiter {
     /// Ends the wait. A caller that has just hung up loses its permit.
     pub fn end(self, permit: Result<Class, Failure>) {
-        let _ = self.0.send(permit.map(|class| Permit { class }));
+        let origin = self.origin;
+        let _ = self.permit.send(permit.map(|class| Permit { class, origin }));
     }
 }
 
 impl WaitingCall for Waiter {
     fn is_cancelled(&self) -> bool {
-        self.0.is_closed()
+        self.permit.is_closed()
+    }
+
+    fn user(&self) -> u64 {
+        self.origin.user
     }
 }

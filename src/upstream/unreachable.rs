@@ -43,6 +43,9 @@ pub enum Cause {
     /// The connection was closed or reset before the answer was complete.
     #[error("connection closed or reset")]
     Closed,
+    /// The peer stopped answering on a connection that had worked.
+    #[error("connection lost")]
+    Lost,
     /// The answer is not HTTP, or has too many headers.
     #[error("the answer is not readable HTTP")]
     Protocol,
@@ -60,6 +63,12 @@ impl Unreachable {
         let cause = cause(error);
         let details = format!("{host}: {cause} ({})", describe_sources(error));
         Self { cause, details: details.into() }
+    }
+
+    /// Describes a call to `host` that was given up.
+    pub fn lost(host: &str) -> Self {
+        let cause = Cause::Lost;
+        Self { cause, details: format!("{host}: {cause} (it worked before, and no answer comes)").into() }
     }
 
     /// The kind of failure.
@@ -124,6 +133,11 @@ fn cause_of(link: &(dyn Error + 'static)) -> Option<Cause> {
         | ErrorKind::UnexpectedEof => Cause::Closed,
         _ => return None,
     })
+}
+
+/// Whether the error is that of an HTTP/2 connection whose peer acknowledges no ping.
+pub fn is_unanswered_ping(error: &reqwest::Error) -> bool {
+    links(error).any(|link| link.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout))
 }
 
 /// Whether the limit of open files, of the process or the machine, caused the error.

@@ -19,15 +19,17 @@ struct Module(&'static str, &'static str, &'static str);
 /// The import table. A module imports only from modules above it.
 const MODULES: &[Module] = &[
     Module("lib", "", ""),
-    Module("secrets", "", "secrecy serde thiserror"),
-    Module("error_chain", "", "thiserror"),
+    Module("files", "", "rustix"),
+    Module("plain_text", "", ""),
+    Module("secrets", "files", "secrecy serde thiserror"),
+    Module("error_chain", "plain_text", "thiserror"),
     Module("audit", "", "tracing"),
     Module("clock", "", "governor rustix tokio"),
-    Module("token", "clock::Moment", "bytes secrecy thiserror"),
+    Module("token", "plain_text clock::Moment", "bytes secrecy thiserror"),
     // `governor` for its rate algorithm, which is given the time.
     Module("policy", "token clock::Moment", "governor thiserror"),
     Module("metrics", "token policy", "parking_lot prometheus"),
-    Module("log_writer", "audit metrics", "parking_lot rustix tracing"),
+    Module("log_writer", "audit files metrics", "parking_lot rustix tracing"),
     // The planner has virtual time, and is given open files.
     Module(
         "planner",
@@ -36,9 +38,10 @@ const MODULES: &[Module] = &[
     ),
     Module(
         "upstream",
-        "token policy clock metrics secrets error_chain",
-        // `hyper`, `rustix` and `rustls` for the causes of errors of `reqwest`.
-        "base64 fastrand httpdate hyper parking_lot reqwest rustix rustls serde serde_json thiserror tokio tracing",
+        "token policy clock metrics secrets error_chain plain_text",
+        // `hyper`, `rustix` and `rustls` for the causes of errors of `reqwest`; `rustls` for what its clients share, too.
+        "base64 fastrand httpdate hyper parking_lot reqwest rustix rustls rustls_platform_verifier serde serde_json \
+         thiserror tokio tracing",
     ),
     Module(
         "broker",
@@ -54,8 +57,8 @@ const MODULES: &[Module] = &[
     Module(
         "http",
         // `Failure` for the one match from an error to a response, `PRODUCT` to detect a broker that calls itself.
-        "audit broker auth token policy metrics clock secrets::unreadable secrets upstream::Failure upstream::PRODUCT",
-        "arc_swap bytes http_body_util humantime hyper hyper_util parking_lot percent_encoding rustls serde serde_json \
+        "audit broker auth token policy metrics clock files secrets::unreadable secrets upstream::Failure upstream::PRODUCT",
+        "arc_swap bytes http_body_util humantime hyper hyper_util parking_lot percent_encoding rustix rustls serde serde_json \
          serde_path_to_error thiserror tokio tokio_rustls tracing webpki",
     ),
     // A simulator that shared the broker's rules would share their bugs.
@@ -67,7 +70,7 @@ const MODULES: &[Module] = &[
     ),
     Module(
         "config",
-        "token policy broker upstream auth http secrets",
+        "token policy broker upstream auth http secrets files",
         "config humantime serde serde_path_to_error strsim thiserror toml tracing",
     ),
     Module("app", "audit auth broker clock config http metrics policy secrets simulator token upstream", "*"),

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -128,11 +129,11 @@ async fn moved_audit_file_is_reopened_at_sighup() {
     broker.signal(Signal::HUP);
     until(async || path.exists()).await;
     ask(address, &inbox("bob").key(KEY)).await.token();
+    // SIGHUP also reloads the settings.
+    let reloads = |path| fs::read_to_string(path).expect("text").matches("\"reload\"").count();
+    until(async || reloads(&old) + reloads(&path) == 1).await;
     // The last lines are written before the process ends.
     assert_eq!(broker.stop().code, Some(0));
-    // SIGHUP also reloads the settings.
-    let reloads = [&old, &path].map(|path| fs::read_to_string(path).expect("text").matches("\"reload\"").count());
-    assert_eq!(reloads.iter().sum::<usize>(), 1);
     for (path, user) in [(&old, "jane"), (&path, "bob")] {
         let said = lines(&fs::read_to_string(path).expect("text"));
         let issued = said.iter().filter(|line| line["event"] == "issued");
@@ -172,6 +173,51 @@ async fn flood_of_refusals_is_counted_and_hides_no_other_event() {
 }
 
 #[tokio::test]
+async fn sign_outs_of_users_without_tokens_write_no_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.log");
+    let (_courier, broker) = start(path.to_str().expect("text"), &[]);
+    let mut connection = Connection::open(broker.addresses().0).await;
+    let sign_out = |user: &str| HttpRequest::new("DELETE", &format!("/v1/users/{user}/tokens")).key(KEY);
+    connection.ask(&inbox("jane").key(KEY)).await.token();
+    for user in 0..500 {
+        assert_eq!(connection.ask(&sign_out(&user.to_string())).await.status, 204);
+    }
+    for _ in 0..10 {
+        assert_eq!(connection.ask(&sign_out("jane")).await.status, 204);
+    }
+    assert_eq!(broker.stop().code, Some(0));
+    let said = lines(&fs::read_to_string(&path).expect("text"));
+    let events: Vec<_> = said.iter().map(|line| line["event"].as_str().unwrap_or_default()).collect();
+    assert_eq!(events, ["issued", "signed-out"]);
+}
+
+/// A client whose users have tokens could write a line with each of their sign-outs.
+#[tokio::test]
+async fn flood_of_sign_outs_is_counted() {
+    const USERS: u64 = 60;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.log");
+    let (_courier, broker) = start(path.to_str().expect("text"), &[]);
+    let mut connection = Connection::open(broker.addresses().0).await;
+    for user in 0..USERS {
+        connection.ask(&inbox(&user.to_string()).key(KEY)).await.token();
+    }
+    for user in 0..USERS {
+        let sign_out = HttpRequest::new("DELETE", &format!("/v1/users/{user}/tokens")).key(KEY);
+        assert_eq!(connection.ask(&sign_out).await.status, 204);
+    }
+    let left_out = |said: &[Value]| {
+        let of_sign_outs = said.iter().filter(|line| line["rule"] == "sign-out" && line["client"] == "default");
+        of_sign_outs.filter_map(|line| line["left_out"].as_u64()).sum::<u64>()
+    };
+    let count = |said: &[Value]| said.iter().filter(|line| line["event"] == "signed-out").count() as u64;
+    let read = || lines(&fs::read_to_string(&path).unwrap_or_default());
+    until(async || count(&read()) + left_out(&read()) == USERS).await;
+    assert!(left_out(&read()) > 0, "{:?}", read());
+}
+
+#[tokio::test]
 async fn audit_lines_are_in_the_log_at_any_level_unless_off() {
     for (audit, wanted) in [("log", BTreeSet::from(["issued", "refused"])), ("off", BTreeSet::new())] {
         let (_courier, broker) = start(audit, &["--log-level", "error"]);
@@ -182,7 +228,50 @@ async fn audit_lines_are_in_the_log_at_any_level_unless_off() {
         let said = lines(&ended.stderr);
         let events: BTreeSet<_> = said.iter().map(|line| line["event"].as_str().unwrap_or_default()).collect();
         assert_eq!(events, wanted, "{ended:?}");
+        for issued in said.iter().filter(|line| line["event"] == "issued") {
+            let shown =
+                ["target", "workspace", "users", "reason"].map(|field| issued[field].as_str().unwrap_or_default());
+            assert_eq!(shown, ["audit", "default", "jane", "asked"], "{ended:?}");
+            assert_eq!(issued["lifetime_seconds"], 86_400, "{ended:?}");
+        }
     }
+}
+
+#[test]
+fn unsafe_audit_file_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [open, target, link, pipe] = ["open", "target", "link", "pipe"].map(|name| folder.path().join(name));
+    fs::write(&open, "").expect("written");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o666)).expect("set");
+    symlink(&target, &link).expect("a link");
+    mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).expect("a pipe");
+    for (path, part) in [
+        (&open, "other users may change it (its mode is 0666): `chmod go-w` it"),
+        (&link, "it is a symbolic link"),
+        (&pipe, "it is a pipe or a socket, not a regular file"),
+    ] {
+        let program = Program::serve().keys("pk", KEY);
+        let ended = program.env("COURIER_TOKEN_BROKER__LOG__AUDIT", path).run();
+        is_refused(&path.display().to_string(), &ended, &["log.audit: cannot write the file", part]);
+    }
+    assert!(!target.exists());
+}
+
+#[tokio::test]
+async fn unsafe_audit_file_at_sighup_is_refused_and_the_old_one_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [path, old, other] = ["audit.log", "audit.log.1", "other"].map(|name| folder.path().join(name));
+    let (_courier, broker) = start(path.to_str().expect("text"), &[]);
+    let (address, _) = broker.addresses();
+    fs::rename(&path, &old).expect("moved");
+    symlink(&other, &path).expect("a link");
+    broker.signal(Signal::HUP);
+    once(&old, "reload", 1).await;
+    ask(address, &inbox("jane").key(KEY)).await.token();
+    once(&old, "issued", 1).await;
+    let ended = broker.stop();
+    assert!(ended.stderr.contains("cannot reopen the audit log"), "{ended:?}");
+    assert!(!other.exists());
 }
 
 #[test]

@@ -79,23 +79,6 @@ fn tls_and_limits_are_shown() {
 }
 
 #[test]
-fn documented_defaults_pass_with_a_key_and_a_client() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/default.toml");
-    let program = Program::new(["check", "--config", path]);
-    let ended = program.keys(KEY, CLIENT_KEY).run();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-}
-
-/// Each documented value may be set alone.
-#[test]
-fn shorter_wait_needs_no_other_setting() {
-    for text in ["[server]\ntimeout = \"3s\"", "[workspaces.default]\ntimeout = \"2s\""] {
-        let ended = check(text, &KEYS);
-        assert_eq!(ended.code, Some(0), "{text}: {ended:?}");
-    }
-}
-
-#[test]
 fn probe_reports_whether_courier_takes_the_key() {
     let (_simulator, courier) = simulator(&["--api-key", KEY]);
     let probe = |key: &str, base_url: String| {

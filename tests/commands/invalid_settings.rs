@@ -1,7 +1,23 @@
 //! Invalid settings: one line each with the place, the key and the expected form, not the value.
 
+use rustix::fs::{CWD, Mode, mkfifoat};
+
+use super::client::{MAX_LIFETIME, SCOPES};
 use super::refusals::{SECRET, WORKSPACE, is_refused, is_refused_in_a_file, simplest};
 use crate::support::child::file;
+use courier_token_broker::auth::Digest;
+
+/// Waiting for the writer of a named pipe would hold up the start, or every later reload.
+#[test]
+fn pipe_that_nothing_writes_to_is_given_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("pipe");
+    mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).expect("a pipe");
+    let text = format!("[workspaces.default]\napi_key_file = {pipe:?}\n");
+    is_refused_in_a_file(&text, &["workspaces.default.api_key_file", "can't be read: timed out"]);
+    let ended = simplest().config(&pipe).run();
+    is_refused("settings", &ended, &["can't be read: timed out"]);
+}
 
 #[test]
 fn invalid_value_is_refused_with_its_place() {
@@ -10,6 +26,9 @@ fn invalid_value_is_refused_with_its_place() {
         ("[tokens]\nfloor = -0.1", &["tokens.floor"]),
         ("[tokens]\nfloor = nan", &["tokens.floor"]),
         ("[tokens]\ncapacity = 0", &["tokens.capacity", "from 1"]),
+        ("[tokens]\nkeys_per_user = 0", &["tokens.keys_per_user", "from 1 to 10000"]),
+        ("[tokens]\nclient_share = 0.0", &["tokens.client_share", "from 0.01 to 1"]),
+        ("[tokens]\nclient_share = nan", &["tokens.client_share", "from 0.01 to 1"]),
         ("[tokens]\nmax_lifetime = \"0s\"", &["tokens.max_lifetime"]),
         ("[tokens]\nmax_lifetime = \"1.5s\"", &["tokens.max_lifetime"]),
         ("[tokens]\nmax_lifetime = \"2 months\"", &["tokens.max_lifetime", "month"]),
@@ -98,6 +117,7 @@ fn mistyped_setting_is_refused_with_its_line() {
 
 #[test]
 fn invalid_variable_is_named() {
+    let long = SECRET.repeat(50);
     for (name, value, parts) in [
         ("COURIER_API_KEY", "hunter2 hunter2", &["white space"][..]),
         ("COURIER_API_KEY", "", &[]),
@@ -105,6 +125,15 @@ fn invalid_variable_is_named() {
         ("COURIER_BASE_URL", "http://courier.example", &["https"]),
         ("COURIER_TOKEN_BROKER_CLIENT_KEY", "hunter2 hunter2", &["white space"]),
         ("COURIER_TOKEN_BROKER_CLIENT_KEY", "hunter2", &["at least 16"]),
+        (SCOPES, "", &["must be scopes between commas or spaces"]),
+        (SCOPES, " , ", &["must be scopes between commas or spaces"]),
+        (SCOPES, &long, &["must be scopes between commas or spaces"]),
+        (MAX_LIFETIME, "", &["must be a duration"]),
+        (MAX_LIFETIME, "hunter2", &["must be a duration"]),
+        (MAX_LIFETIME, "86400", &["must be a duration"]),
+        (MAX_LIFETIME, "1month", &["must be a duration"]),
+        (MAX_LIFETIME, "0s", &["must be a duration of whole seconds"]),
+        (MAX_LIFETIME, "1500ms", &["must be a duration of whole seconds"]),
         ("COURIER_TOKEN_BROKER__TOKENS__FLOOR", "hunter2", &["tokens.floor", "a number"]),
         ("COURIER_TOKEN_BROKER__TOKENS__FLOOR", "2", &["tokens.floor", "0.95"]),
         ("COURIER_TOKEN_BROKER__TOKNES__FLOOR", "hunter2", &["unknown key"]),
@@ -123,6 +152,7 @@ fn invalid_variable_is_named() {
 #[test]
 fn invalid_client_entry_names_its_file() {
     let [digest, other, third, fourth] = ["0", "1", "2", "3"].map(|digit| digit.repeat(64));
+    let of_text = |text: &str| format!("name = \"a\"\nkey_sha256 = [\"{}\"]", Digest::of(text));
     let second = format!("[[clients]]\nname = \"b\"\nkey_sha256 = \"{fourth}\"\n");
     for (fields, parts) in [
         ("name = \"a\"".to_owned(), &["clients[0].key_sha256", "one key's SHA-256"][..]),
@@ -130,6 +160,10 @@ fn invalid_client_entry_names_its_file() {
         (format!("name = \"a\"\nkey_sha256 = [\"{digest}\", \"{other}\", \"{third}\"]"), &["a list of two"]),
         (format!("name = \"a\"\nkey_sha256 = \"{digest}\"\nrequests_per_second = 0"), &["requests_per_second", "0.01"]),
         ("name = \"a\"\nkey_sha256 = \"hunter2\"".to_owned(), &["clients[0].key_sha256", "64 hexadecimal"]),
+        (format!("name = \"a\"\nkey_sha256 = \"{fourth}\""), &["clients[1].key_sha256"]),
+        (of_text(""), &["clients[0].key_sha256", "is the SHA-256 of the empty text"]),
+        (of_text("\n"), &["clients[0].key_sha256", "is the SHA-256 of the empty text"]),
+        (of_text("\r\n"), &["clients[0].key_sha256", "is the SHA-256 of the empty text"]),
         (format!("key_sha256 = \"{digest}\""), &["clients[0].name"]),
         (format!("name = \"b\"\nkey_sha256 = \"{digest}\""), &["clients[1].name", "differ"]),
         (format!("name = \"a\"\nkey_sha256 = \"{digest}\"\nworkspace = \"eu\""), &["clients[0].workspace"]),
@@ -139,13 +173,6 @@ fn invalid_client_entry_names_its_file() {
     ] {
         is_refused_in_a_file(&format!("{WORKSPACE}[[clients]]\n{fields}\n{second}"), parts);
     }
-}
-
-/// Two clients with one key would share permissions: one of the two entries would never apply.
-#[test]
-fn two_clients_with_one_key_are_refused() {
-    let entry = |name: &str| format!("[[clients]]\nname = \"{name}\"\nkey_sha256 = \"{}\"\n", "0".repeat(64));
-    is_refused_in_a_file(&format!("{WORKSPACE}{}{}", entry("a"), entry("b")), &["clients[1].key_sha256"]);
 }
 
 /// The name of a workspace is part of its setting's key.
@@ -191,6 +218,7 @@ fn unusable_or_unprotected_sessions_are_refused() {
         ("algorithms = [\"rs256\"]", &["sessions.algorithms", "RS256"]),
         ("algorithms = []", &["sessions.algorithms", "RS256"]),
         ("leeway = \"301s\"", &["sessions.leeway", "5m"]),
+        ("requests_per_second = 0.0", &["sessions.requests_per_second", "from 0.01 to 1000000"]),
         ("jwks_refresh = \"1s\"", &["sessions.jwks_refresh", "10s"]),
         ("user_claim = \"\"", &["sessions.user_claim", "1 to 1024"]),
         ("audience_claim = \"\"", &["sessions.audience_claim", "1 to 1024"]),

@@ -75,9 +75,11 @@ async fn first_fetch_is_logged_with_its_keys() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[json!({"kty": "oct"}), signer.jwk("one"), signer.jwk("two")]).await;
     let log = log_of(&format!("{}?key={SECRET}", host.url()), &signer, 401).await;
+    // The session has the next ones fetched, which is no news.
     let fetched: Vec<_> = log.iter().filter(|line| line["message"] == "JWKS fetched").collect();
-    let [line] = fetched[..] else { panic!("{log:#?}") };
+    let [line, next] = fetched[..] else { panic!("{log:#?}") };
     assert_eq!((&line["level"], &line["url"]), (&json!("INFO"), &json!(host.url())), "{line}");
+    assert_eq!(next["level"], "DEBUG");
     assert_eq!((&line["keys"], &line["ignored"]), (&json!(2), &json!(1)), "{line}");
     // A session without `kid` is ambiguous with two keys.
     assert!(log.iter().any(|line| line["rule"] == "unknown-key"), "{log:#?}");

@@ -21,7 +21,6 @@ mod reloading;
 mod sandbox;
 mod secrets;
 mod serving;
-mod sessions;
 mod settings;
 mod stopping;
 mod warnings;

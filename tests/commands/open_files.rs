@@ -42,8 +42,16 @@ async fn idle_callers_leave_file_descriptors_for_courier_and_health() {
         assert_eq!((answer.status, answer.source().as_str()), (200, "fwd=miss; stored"), "{answer:?}");
         assert_eq!(get(admin, "/healthz").await.status, 200);
     }
-    drop(idle);
-    assert_eq!(Connection::open(address).await.ask(&miss(0)).await.source(), "hit");
+    // Nor do they keep new callers and operators out, wherever they call.
+    for _ in 0..40 {
+        idle.push(TcpStream::connect(admin).await.expect("the system accepts"));
+    }
+    for user in 15..20 {
+        let mut new = Connection::open(address).await;
+        assert_eq!(new.ask(&miss(0)).await.source(), "hit");
+        assert_eq!(new.ask(&miss(user)).await.source(), "fwd=miss; stored");
+        assert_eq!(get(admin, "/healthz").await.status, 200);
+    }
     let ended = broker.stop();
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let warned = ended.stderr.lines().find(|line| line.contains("LimitNOFILE=")).expect("a warning");

@@ -170,6 +170,7 @@ fn key_file_that_holds_no_key_is_named() {
         (folder.path().to_owned(), "can't be read"),
         (write("empty", b" \n"), "is empty"),
         (write("spaced", b"pk hunter2"), "white space"),
+        (write("lines", b"pk\r\nX: hunter2"), "white space"),
         (write("binary", b"\xff\xfehunter2"), "can't be read"),
         (write("long", &[b'h'; 5000]), "longer than"),
     ] {

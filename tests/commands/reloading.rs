@@ -6,11 +6,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use courier_token_broker::auth::Digest;
-use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::child::{Program, Running, simulator};
-use crate::support::http::{self, Connection, HttpRequest, metric, until};
+use crate::support::http::{self, HttpRequest, metric, until};
 
 const OLD: &str = "ctb_the-old-key";
 const NEW: &str = "ctb_the-new-key";
@@ -87,23 +86,6 @@ async fn secret_that_kubernetes_swaps_is_reloaded() {
     fs::rename(folder.path().join("..data_tmp"), folder.path().join("..data")).expect("renamed");
     until(async || reloads(admin, "api_key", "applied").await == 1.0).await;
     until(async || status(address, OLD).await == 200).await;
-}
-
-#[tokio::test]
-async fn sighup_reloads_everything_and_ends_nothing() {
-    let folder = TempDir::new().expect("a folder");
-    let (_simulator, courier) = simulator(&["--api-key", "pk_test"]);
-    let settings = folder.path().join("settings.toml");
-    fs::write(&settings, format!("[workspaces.default]\napi_key = \"pk_test\"\n{}", clients(OLD))).expect("written");
-    let broker = serve(folder.path(), courier);
-    let (address, admin) = broker.addresses();
-    let mut open = Connection::open(address).await;
-    for count in 1..=3 {
-        broker.signal(Signal::HUP);
-        until(async || reloads(admin, "settings", "applied").await == f64::from(count)).await;
-        let ask = HttpRequest::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).key(OLD);
-        assert_eq!(open.ask(&ask).await.status, 200);
-    }
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ async fn no_secret_leaks_with_sessions_signed_with_a_secret() {
     test.send_requests_of_users(&Signer::Hmac(SESSION_SECRET.into()), call).await;
     test.reload_with_misplaced_secrets().await;
     test.send_requests_of_operators().await;
-    test.assert_no_leak().await;
+    test.assert_no_leak(&["expired", "signature", "origin", "other-user"]).await;
 }
 
 #[tokio::test]
@@ -36,5 +36,5 @@ async fn no_secret_leaks_with_session_cookies_of_an_issuer() {
     test.send_requests_of_users(&signer, call).await;
     test.reload_with_misplaced_secrets().await;
     test.send_requests_of_operators().await;
-    test.assert_no_leak().await;
+    test.assert_no_leak(&["expired", "signature", "origin"]).await;
 }

@@ -8,7 +8,8 @@ use courier_token_broker::auth::Digest;
 use tempfile::TempDir;
 
 use super::settings::{WORKSPACE, check, client, passes_with, run};
-use crate::support::child::{Program, settings};
+use crate::support::child::{Program, file, settings};
+use crate::support::pki::Authority;
 
 #[test]
 fn settings_without_effect_are_warned_of() {
@@ -32,6 +33,7 @@ fn settings_without_effect_are_warned_of() {
             ],
         ),
         (format!("[server]\ntimeout = \"2s\"\n{}", of("")), &[]),
+        (of("timeout = \"2s\""), &[]),
         (of_client("scopes = []"), &["clients[0].scopes: matches no scope"]),
         (of_client("users = [\"user_id:*\"]"), &["clients[0].users: has `user_id:`"]),
         (
@@ -129,6 +131,40 @@ fn secret_file_that_others_can_read_is_warned_of() {
         &ended,
         &["workspaces.default.api_key: others on this machine can read or change this file (its mode is 0644)"],
     );
+}
+
+#[test]
+fn file_that_others_can_change_is_warned_of() {
+    let authority = Authority::new();
+    let identity = authority.sign(&["a"]);
+    let files = authority.settings_for_clients(&identity);
+    let [certificate, key, ca] =
+        [files.certificate_file, files.private_key_file, files.client_ca_file].map(|path| path.expect("it is set"));
+    let text = format!(
+        "[server.tls]\ncertificate_file = {certificate:?}\nprivate_key_file = {key:?}\nclient_ca_file = {ca:?}\n{WORKSPACE}{}",
+        client("")
+    );
+    let of_mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+    passes_with(&check(&text), &[]);
+    for path in [&certificate, &ca] {
+        of_mode(path, 0o646);
+    }
+    let part = |key: &str| format!("server.tls.{key}: others on this machine can change the file (its mode is 0646)");
+    passes_with(&check(&text), &[&part("certificate_file"), &part("client_ca_file")]);
+    let file = settings(&text);
+    of_mode(file.path(), 0o602);
+    let ended = Program::new(["check", "--config"]).arguments([file.path()]).run();
+    assert!(ended.stderr.contains("others on this machine can change the file (its mode is 0602)"), "{ended:?}");
+}
+
+#[test]
+fn audit_file_that_others_can_read_is_warned_of() {
+    let audit = file("");
+    let text = format!("{WORKSPACE}{}[log]\naudit = {:?}\n", client(""), audit.path());
+    passes_with(&check(&text), &[]);
+    fs::set_permissions(audit.path(), fs::Permissions::from_mode(0o644)).expect("set");
+    let part = "log.audit: others on this machine can read the file, which names users (its mode is 0644)";
+    passes_with(&check(&text), &[part]);
 }
 
 #[test]

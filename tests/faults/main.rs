@@ -3,8 +3,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attacks;
 mod chaos;
 mod clock;
+mod isolation;
 mod neighbours;
 mod notices;
 mod outage;

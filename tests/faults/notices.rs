@@ -45,9 +45,11 @@ async fn throttling_is_logged_every_half_a_minute_with_the_reduced_rate() {
     }
     let logged = lines.with("Courier answered 429");
     assert!((3..=5).contains(&logged.len()), "{logged:?}");
-    for line in logged {
+    for (place, line) in logged.into_iter().enumerate() {
         assert!(line.contains("WARN") && line.contains("pausing calls for 1 s"), "{line}");
-        assert!(field(&line, "calls_per_second") < 20.0 && field(&line, "configured") == 20.0, "{line}");
+        // The first 429 may be one user's alone.
+        assert!(place == 0 || field(&line, "calls_per_second") < 20.0, "{line}");
+        assert_eq!(field(&line, "configured"), 20.0, "{line}");
         assert!(field(&line, "answers") >= 1.0, "{line}");
     }
     assert_eq!(lines.with("left alone"), Vec::<String>::new());

@@ -143,9 +143,9 @@ async fn outage_of_half_an_hour_fails_no_user_with_a_good_token() {
         assert!(seen.regulars > 10_000 && seen.old > 100, "{seen:?}");
         assert!(f64::from(seen.bare) < 0.01 * f64::from(seen.regulars), "{seen:?}");
         assert_eq!(seen.failed, seen.newcomers, "{seen:?}");
-        // A few calls fail until the circuit breaker opens; after that there are only probes.
+        // A few calls fail until the circuit breaker opens; after that there are only probes, at most two a second.
         let probes = workload.calls(down + 10 * SECOND).len();
-        assert!((60..200).contains(&probes), "{probes} probes in half an hour");
+        assert!((900..3600).contains(&probes), "{probes} probes in half an hour");
 
         // No user waits long for an error.
         assert!(seen.slowest <= 2 * SECOND + 10 * MS, "{seen:?}");
@@ -155,9 +155,9 @@ async fn outage_of_half_an_hour_fails_no_user_with_a_good_token() {
         let seen = workload.pass(5 * MINUTE, 0.1).await;
         assert!(seen.failed < seen.newcomers, "{seen:?}");
         let calls = workload.calls(up);
-        // The first call is the probe that closes the circuit breaker, within half a minute.
+        // The first call is the probe that closes the circuit breaker, within two seconds.
         let back = calls[0];
-        assert!(back.since(up) <= 31 * SECOND);
+        assert!(back.since(up) <= 2 * SECOND);
         rises_smoothly(&calls, back, RATE);
         // The planner's forecast for the fresh tokens and for the newcomers since.
         let forecast = recovery(&Budget::new(RATE, 20).expect("a budget"), u64::from(tokens + seen.newcomers));
@@ -185,7 +185,7 @@ async fn outage_of_half_an_hour_fails_no_user_with_a_good_token() {
 fn rises_smoothly(calls: &[Moment], back: Moment, rate: f64) {
     for (place, from) in calls.iter().enumerate() {
         let within = calls[place..].iter().take_while(|at| at.since(*from) < SECOND).count() as f64;
-        let risen = (rate / 10.0 + rate * (from.since(back).as_secs_f64() + 1.0) / 30.0).min(2.0 * rate);
+        let risen = (rate / 10.0 + rate * (from.since(back).as_secs_f64() + 1.0) / 10.0).min(2.0 * rate);
         assert!(within <= risen + 2.0, "{within} calls in the second after {:?}", from.since(back));
     }
 }

@@ -38,11 +38,11 @@ async fn served(test: &TestBroker, user: &str) -> Moment {
 }
 
 /// The breaker opens once calls sent over more than a second have failed. Until then the budget admits at most one
-/// call for each user and the retries that need no success before them. After that it admits one probe after at least
-/// half of 1, 2, 4, 8, 16, 30 and 30 seconds: seven in a minute.
+/// call for each user and the retries that need no success before them. After that it admits two probes at once, and
+/// then one in a second at least.
 #[tokio::test(start_paused = true)]
 async fn outage_costs_no_more_than_the_budget_until_the_breaker_opens() {
-    const PROBES: usize = 7;
+    const PROBES: usize = 64;
     for (fault, took) in outages() {
         for (rate, burst) in [(1000.0, 1000), (50.0, 20)] {
             let test = TestBroker::new(&TestSetup { rate, burst, ..TestSetup::default() });
@@ -153,35 +153,38 @@ async fn refusal_is_remembered_for_half_a_minute_at_most() {
             assert_eq!(is_mismatch, matches!(fault, Fault::Scope(_)), "{fault:?}: {refusal}");
             test.pass(100 * MS).await;
         }
-        assert_eq!(test.courier.call_count(), 1, "{fault:?}");
+        // A status without Courier's message may be a passing one of what is in between.
+        let (calls, longest) = if matches!(fault, Fault::Status(404, ..)) { (3, 20) } else { (1, 30) };
+        assert!(test.courier.call_count() <= calls, "{fault:?}: {} calls", test.courier.call_count());
+        let before = test.courier.call_count();
         test.courier.misbehave(None);
         let back = served(&test, "jane").await.since(start);
         // The time counts from Courier's answer, and the user asks ten times a second.
-        assert!(back <= 30 * SECOND + 300 * MS, "{fault:?}: {back:?}");
-        assert_eq!(test.courier.call_count(), 2, "{fault:?}");
+        assert!(back <= longest * SECOND + 300 * MS, "{fault:?}: {back:?}");
+        assert_eq!(test.courier.call_count(), before + 1, "{fault:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn refusal_of_the_api_key_is_remembered_for_half_a_minute_at_most() {
+async fn refusal_of_the_api_key_is_remembered_for_a_few_seconds() {
     for status in 401..=403 {
         let test = TestBroker::start();
         test.courier.misbehave(Some(Fault::status(status)));
-        let start = test.clock.now();
         for user in 0..100 {
             test.ask(&user.to_string(), "1h").await.expect_err("Courier refuses");
             test.pass(100 * MS).await;
         }
-        // A 402 or 403 may concern one key alone; a second key confirms that it does not.
-        assert_eq!(test.courier.call_count(), if status == 401 { 1 } else { 2 }, "{status}");
+        // Two until it is known, two at once, and then one in 0.5 to 2 s.
+        assert!(test.courier.call_count() <= 20, "{status}: {} calls", test.courier.call_count());
         test.courier.misbehave(None);
-        let back = served(&test, "jane").await.since(start);
-        assert!(back <= 30 * SECOND + 300 * MS, "{status}: {back:?}");
+        let well = test.clock.now();
+        let back = served(&test, "jane").await.since(well);
+        assert!(back <= 3 * SECOND, "{status}: {back:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn service_resumes_within_half_a_minute_of_an_outage() {
+async fn service_resumes_within_seconds_of_an_outage() {
     for (fault, took) in outages() {
         let test = TestBroker::start();
         test.courier.misbehave(Some(fault.clone()));
@@ -192,8 +195,7 @@ async fn service_resumes_within_half_a_minute_of_an_outage() {
         test.courier.misbehave(None);
         let end = test.clock.now();
         let back = served(&test, "jane").await.since(end);
-        // The last probe before the end of the outage may still have to fail.
-        let most = took + 30 * SECOND + 300 * MS;
+        let most = took + 3 * SECOND + 300 * MS;
         assert!(back <= most, "{fault:?}: {back:?}");
     }
 }
@@ -271,9 +273,11 @@ async fn stale_token_is_served_at_once_while_the_breaker_is_open() {
     }
     // The last tries end now.
     test.pass(SECOND / 5).await;
+    // A key that has had a token may probe. Hers does so once, and hangs.
+    let _ = test.ask("jane", "1h").await.expect("a token");
+    test.pass(4 * SECOND).await;
     assert_eq!(wait_for_the_old_one(&test).await, Duration::ZERO, "while the breaker is open");
-    test.pass(SECOND).await;
-    // The call for another user is the probe, and hangs.
+    // The call for another user is a probe, and hangs.
     let calls = test.courier.call_count();
     let probe = test.spawn_ask("other", "1h");
     test.pass(SECOND).await;

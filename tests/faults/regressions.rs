@@ -5,8 +5,11 @@ use std::time::Duration;
 use courier_token_broker::broker::Source;
 use courier_token_broker::clock::{Clock, Moment};
 use courier_token_broker::metrics::Metrics;
+use courier_token_broker::policy::admission::Origin;
+use courier_token_broker::policy::admission::queue::Rank;
 use courier_token_broker::simulator::Fault;
-use courier_token_broker::upstream::{Cause, Dispatcher, Failure, answer};
+use courier_token_broker::token::TokenKey;
+use courier_token_broker::upstream::{Cause, Dispatcher, Failure, Party, answer};
 use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 
 use crate::support::log_lines::LogLines;
@@ -67,15 +70,19 @@ async fn failed_renewal_backs_off_however_often_its_token_is_used() {
     assert!(test.ask("other", "1h").await.is_ok(), "other users are not served: {calls} calls");
 }
 
+fn origin(dispatcher: &Dispatcher, key: &TokenKey) -> Origin {
+    dispatcher.origin(key, dispatcher.party(Party::Client("app"), key), false)
+}
+
 /// A dispatcher whose circuit breaker has opened because no connection holds.
 async fn opened_dispatcher() -> (Dispatcher, FakeIssuer) {
     let setup = TestSetup { rate: 10_000.0, burst: 10_000, latency: MS, ..TestSetup::default() };
     let issuer = FakeIssuer::new(Clock::tokio(), &setup);
     issuer.fail(|_| Some(Failure::Connect(Cause::Closed.into())));
     let dispatcher = setup.dispatcher(issuer.clone(), &Metrics::new().unwrap());
-    let mut users = 0..;
-    while let Ok(turn) = dispatcher.queue("", Moment::NEVER) {
-        let key = ask(&users.next().expect("another").to_string(), "1h").key;
+    for user in 0.. {
+        let key = ask(&user.to_string(), "1h").key;
+        let Ok(turn) = dispatcher.queue("", origin(&dispatcher, &key), Moment::NEVER) else { break };
         let _ = dispatcher.issue(turn.permit().await.unwrap(), &key).await;
     }
     (dispatcher, issuer)
@@ -85,6 +92,11 @@ async fn opened_dispatcher() -> (Dispatcher, FakeIssuer) {
 #[tokio::test(start_paused = true)]
 async fn refresher_wakes_when_capacity_frees_between_its_checks() {
     let (dispatcher, _) = opened_dispatcher().await;
+    // The probes that may leave at once.
+    let known = Origin { is_known: true, ..origin(&dispatcher, &ask("jane", "1h").key) };
+    while dispatcher.has_room() {
+        drop(dispatcher.queue_renewal(Rank::IN_USE, known));
+    }
     // Consumes the notification that is already pending.
     dispatcher.wait_for_room().await;
     assert!(!dispatcher.has_room());
@@ -102,8 +114,9 @@ async fn delay_by_an_outage_does_not_raise_the_price_of_renewals() {
     tokio::time::advance(HOUR).await;
     assert_eq!(dispatcher.lateness(due, clock.now()), clock.now().since(due));
     issuer.fail(|_| None);
-    let turn = dispatcher.queue("", Moment::NEVER).expect("a probe");
-    dispatcher.issue(turn.permit().await.unwrap(), &ask("jane", "1h").key).await.expect("a token");
+    let key = ask("jane", "1h").key;
+    let turn = dispatcher.queue("", origin(&dispatcher, &key), Moment::NEVER).expect("a probe");
+    dispatcher.issue(turn.permit().await.unwrap(), &key).await.expect("a token");
     assert_eq!(dispatcher.lateness(due, clock.now()), Duration::ZERO);
     tokio::time::advance(SECOND).await;
     assert_eq!(dispatcher.lateness(due, clock.now()), SECOND);

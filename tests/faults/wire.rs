@@ -1,5 +1,6 @@
 //! Each fault over real HTTP: the broker and the simulated Courier on a socket.
 
+mod connections;
 mod pauses;
 mod unreachable;
 mod warm_broker;
@@ -11,7 +12,9 @@ use std::time::Duration;
 use courier_token_broker::simulator::{Delivery, Fault};
 
 use crate::support::broker::{Setup, claims};
-use warm_broker::{BROKEN, WarmBroker, ask, assert_final, assert_transient, broken, error, jane_with_min_ttl, tokens};
+use warm_broker::{
+    BROKEN, WarmBroker, ask, assert_denied, assert_final, assert_transient, broken, error, jane_with_min_ttl, tokens,
+};
 
 #[tokio::test]
 async fn failing_courier_is_answered_with_503() {
@@ -26,8 +29,8 @@ async fn refusal_by_courier_is_passed_on() {
 }
 
 #[tokio::test]
-async fn operators_fault_is_not_retried() {
-    assert_final([401, 402, 403].map(Fault::status), "credentials", 502).await;
+async fn operators_fault_is_told_and_retried_once_at_most() {
+    assert_denied([401, 402, 403].map(Fault::status)).await;
 }
 
 #[tokio::test]
@@ -143,5 +146,5 @@ async fn error_is_classified_by_its_head_whatever_its_body() {
 
 #[tokio::test]
 async fn refusal_of_the_api_key_is_classified_by_its_head_whatever_its_body() {
-    assert_final(BROKEN.map(|delivery| broken(Fault::status(401), delivery)), "credentials", 502).await;
+    assert_denied(BROKEN.map(|delivery| broken(Fault::status(401), delivery))).await;
 }

@@ -12,3 +12,5 @@ mod floors;
 mod learned;
 mod removals;
 mod renewals;
+mod shares;
+mod turns;

@@ -3,7 +3,7 @@
 use courier_token_broker::broker::Source;
 use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::simulator::Fault;
-use courier_token_broker::token::TokenKey;
+use courier_token_broker::token::{TokenKey, UserId};
 
 use crate::support::test_broker::{HOUR, MS, SECOND, TestBroker, TestSetup, text};
 
@@ -24,6 +24,21 @@ async fn sign_out_removes_tokens_until_the_next_request() {
     assert_eq!(test.courier.call_count(), 3 + 1);
     assert_ne!(token(&test, "jane").await, before);
     assert_eq!(test.courier.call_count(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sign_out_tells_whether_there_was_anything_to_forget() {
+    let test = TestBroker::new(&TestSetup { latency: 2 * SECOND, ..TestSetup::default() });
+    let sign_out = |user| test.broker.sign_out("default", UserId::new(user).expect("an id"));
+    assert_eq!(sign_out("jane"), None);
+    // A call under way, then a token.
+    tokio::join!(token(&test, "jane"), async {
+        test.pass(SECOND).await;
+        assert_eq!((sign_out("jane"), sign_out("jane"), sign_out("john")), (Some(0), None, None));
+    });
+    token(&test, "jane").await;
+    assert_eq!((sign_out("jane"), sign_out("jane")), (Some(1), None));
+    assert_eq!(test.broker.sign_out("unknown", UserId::new("jane").expect("an id")), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{Layers, Raw, RawClient, RawSessions, RawTls, RawWorkspace, Settings};
 use courier_token_broker::secrets::Secret;
 use courier_token_broker::simulator::{Faults, Simulator};
+use courier_token_broker::upstream::CourierSettings;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -30,6 +31,7 @@ pub struct Setup {
     api_key: Option<&'static str>,
     courier: TcpListener,
     pause: Option<Duration>,
+    change_courier: Box<dyn Fn(&mut CourierSettings) + Send>,
 }
 
 impl Setup {
@@ -45,7 +47,8 @@ impl Setup {
         };
         raw.workspaces = BTreeMap::from([("default".to_owned(), workspace)]);
         raw.clients = vec![RawClient { max_lifetime: raw.tokens.max_lifetime, ..client("app", CLIENT_KEY, &["*"]) }];
-        Self { raw, faults: Faults::default(), api_key: Some(API_KEY), courier, pause: None }
+        let change_courier = Box::new(|_: &mut CourierSettings| {});
+        Self { raw, faults: Faults::default(), api_key: Some(API_KEY), courier, pause: None, change_courier }
     }
 
     pub fn faults(self, faults: Faults) -> Self {
@@ -85,8 +88,18 @@ impl Setup {
         Self { pause: Some(pause), ..self }
     }
 
+    /// Changes what no settings file can, for each workspace.
+    pub fn courier_settings(self, change: impl Fn(&mut CourierSettings) + Send + 'static) -> Self {
+        Self { change_courier: Box::new(change), ..self }
+    }
+
+    /// The address of the simulator.
+    pub fn courier_address(&self) -> SocketAddr {
+        self.courier.local_addr().expect("an address")
+    }
+
     pub async fn start(self) -> Broker {
-        let Self { raw, faults, api_key, courier, pause } = self;
+        let Self { raw, faults, api_key, courier, pause, change_courier } = self;
         let clock = Clock::system();
         let simulator = Simulator::new(api_key.map(str::to_owned), faults, clock);
         courier.set_nonblocking(true).expect("a socket");
@@ -102,6 +115,7 @@ impl Setup {
         {
             jwks.pause = pause;
         }
+        settings.workspaces.iter_mut().for_each(|workspace| change_courier(&mut workspace.courier));
         let app = App::bind(settings, clock).await.expect("free ports");
         // A test with Unix sockets alone knows their paths.
         let address = app.addresses().first().copied().unwrap_or(([127, 0, 0, 1], 1).into());

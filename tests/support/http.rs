@@ -40,7 +40,7 @@ impl HttpRequest {
             body: Vec::new(),
             chunked: false,
         };
-        ask.header("Host", "broker").header("Authorization", format!("Bearer {CLIENT_KEY}"))
+        ask.header("Host", "localhost").header("Authorization", format!("Bearer {CLIENT_KEY}"))
     }
 
     pub fn get(target: &str) -> Self {

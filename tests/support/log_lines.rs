@@ -1,14 +1,13 @@
 //! Captures log lines.
 
-use std::io::{Result, Write};
+use std::fs;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use tempfile::NamedTempFile;
 use tracing::subscriber::DefaultGuard;
 
 /// Captured log lines.
-#[derive(Clone, Default)]
-pub struct LogLines(Arc<Mutex<Vec<u8>>>);
+pub struct LogLines(NamedTempFile);
 
 impl LogLines {
     /// Captures the log lines of this thread until the guard is dropped.
@@ -16,28 +15,18 @@ impl LogLines {
         // While no subscriber of any thread wants a line, the library turns its place off for all. One that is always
         // there keeps tests that begin and end at the same time from losing lines of each other.
         let _ = tracing::subscriber::set_global_default(tracing_subscriber::fmt().with_writer(std::io::sink).finish());
-        let lines = Self::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        (lines, tracing::subscriber::set_default(subscriber))
+        let file = NamedTempFile::new().expect("a file");
+        let writer = Arc::new(file.reopen().expect("a file"));
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        (Self(file), tracing::subscriber::set_default(subscriber))
     }
 
     pub fn text(&self) -> String {
-        String::from_utf8(self.0.lock().clone()).expect("UTF-8")
+        fs::read_to_string(self.0.path()).expect("UTF-8")
     }
 
     /// The lines that contain this text.
     pub fn with(&self, text: &str) -> Vec<String> {
         self.text().lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
-    }
-}
-
-impl Write for LogLines {
-    fn write(&mut self, line: &[u8]) -> Result<usize> {
-        self.0.lock().write(line)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
     }
 }

@@ -5,10 +5,12 @@
 pub mod broker;
 pub mod child;
 pub mod http;
+pub mod http2_courier;
 pub mod issuer;
 pub mod log_lines;
 pub mod pki;
 pub mod refusal;
+pub mod relay;
 pub mod sdk_rules;
 pub mod test_broker;
 pub mod watch;

@@ -37,11 +37,18 @@ pub struct Identity {
 
 impl Identity {
     pub fn acceptor(&self) -> TlsAcceptor {
+        self.acceptor_of(&[])
+    }
+
+    /// An acceptor that speaks these protocols.
+    pub fn acceptor_of(&self, protocols: &[&str]) -> TlsAcceptor {
         let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes()).expect("PEM");
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("PEM");
         let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
         let builder = builder.with_safe_default_protocol_versions().expect("versions").with_no_client_auth();
-        TlsAcceptor::from(Arc::new(builder.with_single_cert(vec![certificate], key).expect("they belong together")))
+        let mut config = builder.with_single_cert(vec![certificate], key).expect("they belong together");
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
     }
 }
 
@@ -81,6 +88,11 @@ impl Authority {
         fs::write(&path, text).expect("written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
         path
+    }
+
+    /// The authority's own certificate, in DER.
+    pub fn der(&self) -> CertificateDer<'static> {
+        self.issuer.der().clone()
     }
 
     /// The authority's own certificate.

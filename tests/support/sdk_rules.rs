@@ -54,28 +54,24 @@ pub struct Rule {
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
 enum ShouldRetry {
-    #[serde(rename = "lower case")]
     LowerCase,
-    #[serde(rename = "any case")]
     AnyCase,
-    #[serde(rename = "ignored")]
     Ignored,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
 enum Date {
-    #[serde(rename = "waits")]
     Waits,
-    #[serde(rename = "turned round")]
     TurnedRound,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
 enum Growth {
-    #[serde(rename = "double")]
     Double,
-    #[serde(rename = "squares")]
     Squares,
 }
 

@@ -90,13 +90,7 @@ impl TestBroker {
         let issuer = FakeIssuer::new(clock, setup);
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let dispatcher = setup.dispatcher(issuer.clone(), &metrics);
-        let settings = BrokerSettings {
-            floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
-            refresh: setup.mode,
-            extra_calls: 0.15,
-            capacity: setup.capacity,
-            timeout: 2 * setup.max_wait,
-        };
+        let settings = settings(setup);
         let runtime = tokio::runtime::Handle::current();
         let broker = Broker::new(settings, [(workspace(), dispatcher)], clock, Arc::clone(&metrics), runtime);
         let (background, budget) = (broker.start(), (setup.rate, setup.burst));
@@ -155,7 +149,7 @@ impl TestBroker {
 
     /// Signs a user out; returns the number of tokens removed.
     pub fn sign_out(&self, user: &str) -> usize {
-        self.broker.sign_out("default", UserId::new(user).expect("an id"))
+        self.broker.sign_out("default", UserId::new(user).expect("an id")).unwrap_or_default()
     }
 
     /// The times of all calls.
@@ -201,6 +195,19 @@ impl TestBroker {
     pub fn cached_tokens(&self) -> f64 {
         self.broker.update_gauges();
         self.metric("cached_tokens")
+    }
+}
+
+/// The broker's settings in this setup.
+pub fn settings(setup: &TestSetup) -> BrokerSettings {
+    BrokerSettings {
+        floor: Floor::new(0.5, 30 * SECOND).expect("a floor"),
+        refresh: setup.mode,
+        extra_calls: 0.15,
+        capacity: setup.capacity,
+        keys_per_user: 100,
+        client_share: 1.0,
+        timeout: 2 * setup.max_wait,
     }
 }
 
@@ -273,7 +280,11 @@ impl Issuer for FakeIssuer {
             let body = serde_json::json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() });
             let call = self.courier.call_count();
             let reply = self.courier.answer(Some(b"Bearer key"), body.to_string().as_bytes()).await;
-            if let Some(failure) = (self.failure.lock())(key.claim()) {
+            let failure = (self.failure.lock())(key.claim());
+            if failure == Some(Failure::Timeout) {
+                self.clock.sleep_until(sent + TIMEOUT).await;
+            }
+            if let Some(failure) = failure {
                 return Err(failure);
             }
             if let Some(token) = reply.body.strip_prefix("{\"token\":\"").and_then(|rest| rest.strip_suffix("\"}")) {

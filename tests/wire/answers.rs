@@ -86,6 +86,9 @@ async fn v1_tokens_names_scope_and_lifetime() {
     assert_eq!(members(&answer), ["expires_at", "expires_in", "scope", "token"]);
     let body = answer.json();
     is_nearly(body["expires_in"].as_u64().expect("whole seconds"), 3600);
+    let (_, ttl) =
+        answer.header("cache-status").and_then(|status| status.rsplit_once("; ttl=")).expect("a time to live");
+    assert_eq!(ttl.parse::<u64>().ok(), body["expires_in"].as_u64());
     is_in(&body["expires_at"], 3600);
     assert_eq!(body["scope"], "user_id:b user_id:a a:a z:z");
     assert_eq!(claims(&answer.token())["scope"], body["scope"]);
@@ -116,15 +119,6 @@ async fn first_answer_is_a_stored_miss_and_the_second_a_hit() {
 }
 
 #[tokio::test]
-async fn cache_status_names_the_seconds_left() {
-    let broker = Broker::start().await;
-    let answer = broker.ask(&HttpRequest::tokens(r#"{"user_id": "u", "scopes": ["s"], "expires_in": "1h"}"#)).await;
-    let status = answer.header("cache-status").expect("it is there").to_owned();
-    let (_, ttl) = status.rsplit_once("; ttl=").expect("a time to live");
-    assert_eq!(ttl.parse::<u64>().ok(), answer.json()["expires_in"].as_u64());
-}
-
-#[tokio::test]
 async fn unusual_but_valid_requests_are_served() {
     let broker = Broker::start().await;
     let long = format!("{}\n", " ".repeat(10_000));
@@ -139,24 +133,10 @@ async fn unusual_but_valid_requests_are_served() {
             ("unknown fields", HttpRequest::post(route, more)),
             ("white space", HttpRequest::post(route, format!("\r\n\t {body}{long}"))),
             ("an SDK's headers", ask().header("Idempotency-Key", "k").header("X-Stainless-Retry-Count", "1")),
-            ("no Host", ask().without("Host")),
         ] {
             let answer = broker.ask(&ask).await;
             assert_eq!(answer.status, 200, "{name} at {route}: {answer:?}");
         }
-    }
-}
-
-#[tokio::test]
-async fn ordinary_http_client_is_served() {
-    let broker = Broker::start().await;
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-    for (route, body) in GOOD {
-        let request = client.post(format!("http://{}{route}", broker.address)).bearer_auth(CLIENT_KEY);
-        let answer = request.header("content-type", "application/json").body(body).send().await.expect("an answer");
-        assert_eq!(answer.status(), 200, "{route}");
-        let body: Value = serde_json::from_slice(&answer.bytes().await.expect("a body")).expect("JSON");
-        assert!(body["token"].is_string(), "{route}");
     }
 }
 
@@ -207,6 +187,7 @@ async fn three_routes_are_counted_apart() {
         broker.ask(&HttpRequest::post(route, body)).await;
         broker.ask(&HttpRequest::post(route, body)).await;
         broker.ask(&HttpRequest::post(route, "{")).await;
+        broker.ask(&HttpRequest::post(route, body).key("wrong")).await;
     }
     broker.ask(&HttpRequest::get("/elsewhere")).await;
     let series =
@@ -222,6 +203,7 @@ async fn three_routes_are_counted_apart() {
         ("invalid", FRONTEND, 1.0),
         ("invalid", TOKENS, 1.0),
         ("invalid", "other", 1.0),
+        ("denied", FRONTEND, 1.0),
     ] {
         assert_eq!(broker.metric(&series(outcome, route)).await, count, "{outcome} {route}");
     }

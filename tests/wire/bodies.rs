@@ -1,6 +1,6 @@
 //! Invalid bodies and queries: each is refused as a whole, without a call to Courier.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::inputs::inputs;
 use crate::support::broker::{Broker, CLIENT_KEY};
@@ -12,6 +12,10 @@ use crate::support::refusal::{GOOD, ISSUE, all_are_refused_without_a_call, row};
 const BLANKS: &str = "\0\t\n\u{b}\r\u{1b}\u{7f}\u{85}\u{a0}\u{ad}\u{34f}\u{61c}\u{115f}\u{1680}\u{180e}\u{2003}\u{200b}\u{200d}\
     \u{200e}\u{2028}\u{2029}\u{202a}\u{202e}\u{202f}\u{205f}\u{2060}\u{2066}\u{2800}\u{3000}\u{3164}\u{fe0f}\
     \u{feff}\u{ffa0}\u{e0020}\u{e0100}\u{1bca0}\u{1bca3}\u{1d173}\u{1d17a}\u{fff0}\u{e0fff}";
+
+/// The start of a body that is good for each route.
+const GOOD_START: &[u8] =
+    br#"{"userId": "u", "user_id": "u", "profile": "inbox", "scope": "user_id:u s", "expires_in": 60"#;
 
 #[tokio::test]
 async fn body_that_is_no_json_object_is_refused() {
@@ -36,10 +40,14 @@ async fn body_that_is_no_json_object_is_refused() {
         ("a trailing comma", br#"{"userId": "u",}"#),
         ("a comment", br#"{/* user */ "userId": "u"}"#),
         ("single quotes", b"{'userId': 'u'}"),
+        ("a leading zero", br#"{"userId": 042, "user_id": 042, "scope": "user_id:u s", "expires_in": 042}"#),
         ("NaN", br#"{"userId": "u", "scope": "user_id:u s", "expires_in": NaN}"#),
         ("a form", b"userId=u&scope=user_id:u"),
         ("XML", b"<userId>u</userId>"),
         ("bad UTF-8", b"{\"userId\": \"\xff\", \"scope\": \"\xff\", \"user_id\": \"\xff\"}"),
+        ("bad UTF-8 in an unknown field", &[GOOD_START, b", \"more\": \"\xff\"}"].concat()),
+        ("bad UTF-8 in its name", &[GOOD_START, b", \"\xff\": 1}"].concat()),
+        ("bad UTF-8 after it", &[GOOD_START, b"}\xff"].concat()),
         ("an overlong NUL", b"{\"userId\": \"\xc0\x80\", \"scope\": \"\xc0\x80\", \"user_id\": \"\xc0\x80\"}"),
         ("half of a surrogate pair", br#"{"userId": "\ud800", "scope": "\ud800", "user_id": "\ud800"}"#),
         ("a raw newline", b"{\"userId\": \"a\nb\", \"scope\": \"a\nb\", \"user_id\": \"a\nb\"}"),
@@ -203,9 +211,16 @@ async fn too_large_body_is_refused_and_the_refusal_arrives() {
 
 /// A client that gets a broken connection instead of the refusal sends the body twice more.
 #[tokio::test]
-async fn ordinary_client_sees_the_refusal_of_a_large_body() {
+async fn ordinary_client_is_served_and_sees_the_refusal_of_a_large_body() {
     let broker = Broker::start().await;
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    for (route, body) in GOOD {
+        let request = client.post(format!("http://{}{route}", broker.address)).bearer_auth(CLIENT_KEY);
+        let answer = request.header("content-type", "application/json").body(body).send().await.expect("an answer");
+        assert_eq!(answer.status(), 200, "{route}");
+        let body: Value = serde_json::from_slice(&answer.bytes().await.expect("a body")).expect("JSON");
+        assert!(body["token"].is_string(), "{route}");
+    }
     for size in [20_000, 200_000, 2_000_000, 20_000_000] {
         for key in [CLIENT_KEY, "wrong"] {
             let request = client.post(format!("http://{}{ISSUE}", broker.address)).bearer_auth(key);

@@ -28,11 +28,15 @@ async fn unreadable_or_forbidden_lifetime_is_refused() {
 
 #[tokio::test]
 async fn refused_lifetime_names_its_field_and_the_expected_form() {
+    let too_long = "3456000 seconds (40 days), and at most 2592000 seconds (30 days) are allowed (`tokens.max_lifetime`, \
+                    in the environment COURIER_TOKEN_BROKER__TOKENS__MAX_LIFETIME)";
     let rows = [
         row("no unit", issue(r#""60""#), 400, "write \\\"60s\\\" or the number 60"),
         row("months", issue(r#""1 month""#), 400, "expires_in is not a duration"),
         row("a fraction", issue("1.5"), 400, "expires_in must be a whole number"),
-        row("too long", issue(r#""31d""#), 400, "at most 2592000 seconds"),
+        row("too long", issue(r#""40d""#), 400, too_long),
+        row("too long for any", issue(r#""200y""#), 400, "expires_in is longer than any token may live"),
+        row("negative", issue(r#""-1d""#), 400, "expires_in is negative"),
         row("null", issue("null"), 400, "expected a duration"),
         row("min_ttl", tokens(r#""min_ttl": "soon""#), 400, "min_ttl is not a duration"),
     ];

@@ -34,6 +34,19 @@ async fn explain_shows_what_is_known_of_a_user_and_no_token() {
 }
 
 #[tokio::test]
+async fn explain_finds_each_user_of_a_shared_token_until_it_is_removed() {
+    let broker = Setup::new().start().await;
+    let body = r#"{"user_ids": ["john", "jane"], "scopes": ["read:brands"]}"#;
+    assert_eq!(broker.ask(&HttpRequest::tokens(body.to_owned())).await.status, 200);
+    for (user, found) in [("john", 1), ("jane", 1), ("jo", 0)] {
+        let known = broker.admin(&format!("/explain?user={user}")).await.json();
+        assert_eq!(known["tokens"].as_array().map(Vec::len), Some(found), "{known}");
+    }
+    assert_eq!(broker.ask(&HttpRequest::new("DELETE", "/v1/users/john/tokens")).await.status, 204);
+    assert_eq!(broker.admin("/explain?user=jane").await.json()["tokens"], json!([]));
+}
+
+#[tokio::test]
 async fn explain_refuses_a_missing_or_unknown_user() {
     let broker = Setup::new().start().await;
     for target in ["/explain", "/explain?", "/explain?user=", "/explain?user=%FF", "/explain?users=x"] {

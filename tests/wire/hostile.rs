@@ -38,7 +38,7 @@ fn inputs() -> Inputs {
 fn hostile_ids() -> Vec<String> {
     let Inputs { separators, ids, .. } = inputs();
     let joined = separators.iter().flat_map(|gap| {
-        ["mallory{gap}user_id:alice", "mallory:{gap}alice", "{gap}alice", "alice{gap}"]
+        ["mallory{gap}user_id:alice", "mallory:{gap}User_Id:alice", "mallory:{gap}alice", "{gap}alice", "alice{gap}"]
             .map(|text| text.replace("{gap}", gap))
     });
     let long = [255, 256, 257, 4096, 16 * 1024].map(|length| format!("mallory:{}", "x".repeat(length - 8)));
@@ -68,7 +68,8 @@ fn asks_for(id: &str) -> Vec<HttpRequest> {
 /// The users of a claim to the most lenient reader, which splits at anything like white space and at commas.
 fn users(scope: &str) -> Vec<&str> {
     let gap = |character: char| !character.is_ascii_graphic() && !character.is_alphanumeric() || character == ',';
-    scope.split(gap).filter_map(|part| part.strip_prefix("user_id:")).collect()
+    let is_user = |part: &&str| part.get(..8).is_some_and(|mark| mark.eq_ignore_ascii_case("user_id:"));
+    scope.split(gap).filter(is_user).map(|part| &part[8..]).collect()
 }
 
 fn is_mallorys(scope: &str) -> bool {

@@ -18,7 +18,7 @@ use crate::support::pki::{Authority, HOST, connect};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-async fn start(faults: Faults, change: impl FnOnce(&mut Raw)) -> (Authority, Broker) {
+pub async fn start(faults: Faults, change: impl FnOnce(&mut Raw)) -> (Authority, Broker) {
     let authority = Authority::new();
     let tls = authority.settings(&authority.sign(&[HOST]));
     let setup = Setup::new().faults(faults).settings(|raw| {
@@ -29,23 +29,39 @@ async fn start(faults: Faults, change: impl FnOnce(&mut Raw)) -> (Authority, Bro
 }
 
 /// A client's end of a connection.
-struct Peer {
+pub struct Peer {
     requests: SendRequest<Bytes>,
     connection: JoinHandle<Result<(), h2::Error>>,
 }
 
 impl Peer {
-    async fn open(authority: &Authority, broker: &Broker) -> Self {
+    pub async fn open(authority: &Authority, broker: &Broker) -> Self {
+        Self::open_with(authority, broker, &h2::client::Builder::new()).await
+    }
+
+    pub async fn open_with(authority: &Authority, broker: &Broker, builder: &h2::client::Builder) -> Self {
         let stream = connect(&authority.client(&["h2"], None), broker.address).await.expect("a handshake");
-        let (requests, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+        let (requests, connection) = builder.handshake(stream).await.expect("HTTP/2");
         Self { requests, connection: tokio::spawn(connection) }
     }
 
     /// Sends the head of a request.
     async fn begin(&mut self) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        self.begin_with("POST", "/auth/issue-token", CLIENT_KEY).await
+    }
+
+    /// Sends the head of a request with this bearer, whose body is to follow.
+    pub async fn begin_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        bearer: &str,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         let ready = self.requests.clone().ready().await?;
-        let head = Request::post(format!("https://{HOST}/auth/issue-token"))
-            .header("authorization", format!("Bearer {CLIENT_KEY}"))
+        let head = Request::builder()
+            .method(method)
+            .uri(format!("https://{HOST}{path}"))
+            .header("authorization", format!("Bearer {bearer}"))
             .header("content-type", "application/json")
             .body(())
             .expect("a request");
@@ -53,7 +69,7 @@ impl Peer {
         self.requests.send_request(head, false)
     }
 
-    async fn ask(&mut self, user: &str) -> Response<String> {
+    pub async fn ask(&mut self, user: &str) -> Response<String> {
         let (response, mut body) = self.begin().await.expect("it is open");
         let json = format!(r#"{{"scope": "user_id:{user} read:brands", "expires_in": "1h"}}"#);
         body.send_data(json.into(), true).expect("it is open");
@@ -81,7 +97,7 @@ async fn collect(response: ResponseFuture) -> Response<String> {
 }
 
 #[tokio::test]
-async fn many_requests_share_a_connection() {
+async fn many_requests_share_a_connection_and_a_call() {
     let (authority, broker) = start(Faults { latency: SECOND, ..Faults::default() }, |_| {}).await;
     let mut peer = Peer::open(&authority, &broker).await;
     let mut waiting = Vec::new();
@@ -91,12 +107,19 @@ async fn many_requests_share_a_connection() {
         body.send_data(json.into(), true).expect("it is open");
         waiting.push(response);
     }
+    let mut sources = Vec::new();
     for response in waiting {
         let answer = collect(response).await;
         assert_eq!(answer.status(), 200, "{answer:?}");
         assert!(answer.body().contains("token"));
+        let status = answer.headers()["cache-status"].to_str().expect("text").to_owned();
+        sources.push(status.rsplit_once("; ttl=").expect("a time to live").0.to_owned());
     }
     assert_eq!(broker.courier.call_count(), 1);
+    for (source, count) in [("fwd=miss; stored", 1), ("fwd=miss; stored; collapsed", 99)] {
+        let source = format!("courier-token-broker; {source}");
+        assert_eq!(sources.iter().filter(|other| **other == source).count(), count, "{sources:?}");
+    }
     let again = peer.ask("jane").await;
     assert!(again.headers()["cache-status"].to_str().expect("text").contains("hit"));
 }

@@ -92,19 +92,19 @@ async fn undocumented_scope_is_refused_with_default_settings() {
 #[tokio::test]
 async fn client_of_the_environment_is_narrowed_by_its_variables() {
     let limits = [
-        ("COURIER_TOKEN_BROKER_CLIENT_SCOPES", " inbox:*,read:brands  read:preferences, "),
-        ("COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME", "2h"),
+        ("COURIER_TOKEN_BROKER_CLIENT_SCOPES", "inbox:*, read:brands\tread:preferences,,\r\n"),
+        ("COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME", " 1h 30m "),
     ];
     let broker = with_environment(&limits).await;
     let ask = |scope: &str, expires_in: &str| {
         HttpRequest::issue(json!({"scope": format!("user_id:u {scope}"), "expires_in": expires_in}).to_string())
     };
-    assert_eq!(broker.ask(&ask("inbox:x read:brands read:preferences", "2h")).await.status, 200);
+    assert_eq!(broker.ask(&ask("inbox:x read:brands read:preferences", "90m")).await.status, 200);
     for (ask, parts) in [
         (ask("read:brands write:brands", "1h"), ["`write:brands`", "`inbox:*`", "COURIER_TOKEN_BROKER_CLIENT_SCOPES"]),
         (
-            ask("read:brands", "3h"),
-            ["10800 seconds (3 hours)", "7200 seconds (2 hours)", "COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME"],
+            ask("read:brands", "2h"),
+            ["7200 seconds (2 hours)", "5400 seconds (90 minutes)", "COURIER_TOKEN_BROKER_CLIENT_MAX_LIFETIME"],
         ),
     ] {
         let answer = broker.ask(&ask).await;

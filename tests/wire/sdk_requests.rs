@@ -78,7 +78,8 @@ async fn php_worker_that_retries_in_vain_makes_no_call() {
         is_a_refusal(&answer, false);
         assert_eq!((answer.status, retry_headers(&answer)), (502, (Some("1"), Some("false"))), "{answer:?}");
     }
-    assert_eq!(broker.courier.call_count(), 1);
+    // The second call of the first request tells that the API key is refused.
+    assert_eq!(broker.courier.call_count(), 2);
 }
 
 /// `every_problem_is_final_or_names_a_wait_that_every_sdk_heeds` shows that all refusals have such headers.

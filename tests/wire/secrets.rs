@@ -1,9 +1,7 @@
 //! Secrets: keys appear nowhere, and tokens only in answers to permitted callers.
 
-use courier_token_broker::simulator::{Fault, Faults};
-
-use crate::support::broker::{API_KEY, Broker, CLIENT_KEY, Setup};
-use crate::support::http::{Connection, HttpRequest};
+use crate::support::broker::{API_KEY, Broker, CLIENT_KEY};
+use crate::support::http::HttpRequest;
 use crate::support::refusal::GOOD;
 
 const ADMIN: &[&str] = &["/metrics", "/healthz", "/readyz", "/", "/status", "/explain", "/debug"];
@@ -57,32 +55,5 @@ async fn refusal_repeats_nothing_of_the_request() {
         let answer = broker.ask(ask).await;
         assert!((400..500).contains(&answer.status), "{ask:?} gave {answer:?}");
         assert!(!answer.whole().contains(PASSWORD) && !answer.body.contains("31337"), "{answer:?}");
-    }
-}
-
-#[tokio::test]
-async fn couriers_words_about_the_key_reach_no_caller() {
-    for faults in [Faults::default(), Faults { error_rate: 1.0, ..Faults::default() }] {
-        let broker = Setup::new().courier_wants("pk_prod_the-real-key").faults(faults).start().await;
-        for (route, body) in GOOD {
-            let answer = broker.ask(&HttpRequest::post(route, body)).await.whole();
-            for secret in [API_KEY, "pk_prod", CLIENT_KEY] {
-                assert!(!answer.contains(secret), "{answer}");
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn refused_token_is_in_no_answer_and_no_metric() {
-    let broker = Broker::start().await;
-    broker.courier.misbehave(Some(Fault::Scope("user_id:alice everything".to_owned())));
-    for (route, body) in GOOD {
-        let answer = broker.ask(&HttpRequest::post(route, body)).await.whole();
-        assert!(!answer.contains("eyJ") && !answer.contains("alice"), "{answer}");
-    }
-    for path in ADMIN {
-        let answer = Connection::open(broker.admin).await.ask(&HttpRequest::get(path)).await.whole();
-        assert!(!answer.contains("eyJ") && !answer.contains("alice"), "{answer}");
     }
 }

@@ -150,6 +150,7 @@ fn add_claims(signer: &Signer, add: &mut impl FnMut(&str, String)) {
         ("sub", json!(["", ["alice"], {"id": "alice"}, null, true, 1.5, " alice", "bob user_id:alice"])),
         ("sub", json!(["bob\tuser_id:alice", "bob\u{a0}user_id:alice", "alice\0", "alice\n"])),
         ("sub", json!(["\u{202e}ecila", "ali\u{200b}ce", "a".repeat(257)])),
+        ("sub", json!(["bob,user_id:alice", "bob;User_ID:alice", "user_id:bob,user_id:alice"])),
     ] {
         for value in values.as_array().expect("a list") {
             let name = format!("{claim} {value:.40}");
@@ -225,8 +226,8 @@ async fn published_keys_are_matched_by_kid_alone() {
     nameless.as_object_mut().expect("an object").remove("kid");
     let keys = [encryption, elsewhere, nameless, secret.jwk("secret"), json!(5), json!({}), signer.jwk("k")];
     let host = KeyHost::start(&keys).await;
-    let broker = crate::sessions::setup(&host).start().await;
-    // The session waits for the first fetch.
+    // Each session with an unknown `kid` waits for a fetch.
+    let broker = crate::sessions::setup(&host).fetch_pause(Duration::from_millis(10)).start().await;
     let mut all = attacks(&signer);
     for kid in [
         "../../etc/passwd",
@@ -250,7 +251,6 @@ async fn published_keys_are_matched_by_kid_alone() {
     all.push(("a published secret".to_owned(), secret.session("secret", ALICE)));
     all.push(("the key's bytes as a secret".to_owned(), Signer::Hmac(signer.der()).session("k", ALICE)));
     all_are_unauthorized(&broker, &all, &signer.session("k", ALICE)).await;
-    assert!(host.asked() <= 2, "{}", host.asked());
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::sessions::{call, is_unauthorized, setup, status};
 use crate::support::broker::Broker;
-use crate::support::http::Connection;
-use crate::support::issuer::{KeyHost, RSA, Signer};
+use crate::support::http::{Connection, until};
+use crate::support::issuer::{KeyHost, RSA, Signer, good_claims, header};
 use crate::support::refusal::is_a_refusal;
 
 /// A pause between fetches that a test can wait for.
@@ -63,19 +63,119 @@ async fn good_keys_survive_an_outage_of_their_host() {
         (200, String::new()),
         (200, "<html>".to_owned()),
         (200, "[]".to_owned()),
-        (200, json!({"keys": []}).to_string()),
-        (200, json!({"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "s"}]}).to_string()),
         (200, json!({"keys": too_many}).to_string()),
         (200, large),
     ] {
         host.say(code, &body);
         let asked = host.asked();
-        tokio::time::sleep(PAUSE + PAUSE / 2).await;
-        // The session makes the broker fetch, and the answer is unusable.
-        assert_eq!(status(&broker, &signer.session("unknown", "jane")).await, 401);
+        // The session makes the broker fetch. The answer is unusable, so the key may be new.
+        let answer = broker.ask(&call(&signer.session("unknown", "jane"))).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+        is_a_refusal(&answer, true);
         assert_eq!(host.asked(), asked + 1, "{code} {body:.20}: one fetch, no redirect, no retry");
         assert_eq!(status(&broker, &good).await, 200, "{code} {body:.20}");
+        // A success ends the back-off after failures.
+        host.publish(&[signer.jwk("k")]);
+        until(async || status(&broker, &signer.session("unknown", "jane")).await == 401).await;
     }
+}
+
+#[tokio::test]
+async fn set_without_keys_withdraws_them_at_the_second_look() {
+    let signer = Signer::ed25519();
+    let secret = json!({"kty": "oct", "k": "c2VjcmV0", "kid": "s"});
+    for keys in [vec![], vec![secret]] {
+        let host = KeyHost::start(&[signer.jwk("k")]).await;
+        let broker = setup(&host).fetch_pause(PAUSE).start().await;
+        let good = signer.session("k", "jane");
+        assert_eq!(status(&broker, &good).await, 200);
+        host.publish(&keys);
+        // Any number of sessions with unknown keys are one look.
+        for kid in ["a", "b"] {
+            assert_eq!(status(&broker, &signer.session(kid, "jane")).await, 401);
+            assert_eq!(status(&broker, &good).await, 200);
+        }
+        // The second look needs no request.
+        let asked = host.asked();
+        until(async || host.asked() > asked).await;
+        until(async || status(&broker, &good).await == 401).await;
+        host.publish(&[signer.jwk("k")]);
+        assert_eq!(status(&broker, &good).await, 200);
+    }
+}
+
+#[tokio::test]
+async fn single_look_at_a_set_without_keys_withdraws_none() {
+    let signer = Signer::ed25519();
+    let host = KeyHost::start(&[signer.jwk("k")]).await;
+    let broker = setup(&host).fetch_pause(PAUSE).start().await;
+    let good = signer.session("k", "jane");
+    assert_eq!(status(&broker, &good).await, 200);
+    for _ in 0..3 {
+        host.publish(&[]);
+        assert_eq!(status(&broker, &signer.session("unknown", "jane")).await, 401);
+        host.publish(&[signer.jwk("k")]);
+        assert_eq!(status(&broker, &signer.session("unknown", "jane")).await, 401);
+        assert_eq!(status(&broker, &good).await, 200);
+    }
+}
+
+/// Strangers can make a fetch each second, so they can't use it up.
+#[tokio::test]
+async fn new_key_is_found_within_moments_however_many_kids_are_made_up() {
+    let (old, new) = (Signer::ed25519(), Signer::ed25519());
+    for is_named in [true, false] {
+        let publish = |signer: &Signer| {
+            let mut key = signer.jwk("k");
+            key["kid"] = json!(format!("of-{}", key["x"]));
+            if !is_named {
+                key.as_object_mut().expect("an object").remove("kid");
+            }
+            key
+        };
+        let session = |signer: &Signer, user: &str| match publish(signer)["kid"].as_str() {
+            Some(kid) => signer.session(kid, user),
+            None => signer.jwt(&json!({"alg": signer.algorithm()}), &good_claims(user)),
+        };
+        let host = KeyHost::start(&[publish(&old)]).await;
+        let broker = setup(&host).start().await;
+        assert_eq!(status(&broker, &session(&old, "jane")).await, 200);
+        let stranger = Signer::ed25519();
+        let strangers: Vec<_> = (0..4)
+            .map(|_| {
+                let (address, forged) = (broker.address, call(&session(&stranger, "jane")));
+                tokio::spawn(async move {
+                    let mut connection = Connection::open(address).await;
+                    loop {
+                        assert!(matches!(connection.ask(&forged).await.status, 401 | 503));
+                    }
+                })
+            })
+            .collect();
+        // A fetch for them has just begun or ended.
+        let asked = host.asked();
+        until(async || host.asked() > asked).await;
+        host.publish(&[publish(&new)]);
+        // At the first try.
+        assert_eq!(status(&broker, &session(&new, "jane")).await, 200);
+        assert!(strangers.iter().all(|stranger| !stranger.is_finished()));
+        strangers.iter().for_each(|stranger| stranger.abort());
+    }
+}
+
+#[tokio::test]
+async fn session_that_no_key_could_make_valid_causes_no_fetch() {
+    let signer = Signer::ed25519();
+    let host = KeyHost::start(&[signer.jwk("k")]).await;
+    let broker = setup(&host).start().await;
+    assert_eq!(status(&broker, &signer.session("k", "jane")).await, 200);
+    for (claim, value) in [("exp", json!(1)), ("iss", json!("x")), ("aud", json!("x")), ("sub", json!(" "))] {
+        let mut claims = good_claims("jane");
+        claims[claim] = value;
+        let withdrawn = signer.jwt(&header(&signer, "withdrawn"), &claims);
+        is_unauthorized(&broker.ask(&call(&withdrawn)).await);
+    }
+    assert_eq!(host.asked(), 1);
 }
 
 #[tokio::test]
@@ -96,7 +196,7 @@ async fn sessions_are_undecided_until_the_keys_have_been_fetched() {
     assert_eq!(broker.ask(&app).await.status, 200);
     // The broker fetches the keys without a request that needs them.
     host.publish(&[signer.jwk("k")]);
-    tokio::time::sleep(PAUSE * 3).await;
+    until(async || broker.metric("courier_token_broker_jwks_fetches_total{outcome=\"fetched\"}").await == 1.0).await;
     assert_eq!(status(&broker, &good).await, 200);
 }
 
@@ -111,13 +211,17 @@ async fn first_fetch_is_waited_for() {
     assert_eq!((one, two, host.asked()), (200, 200, 1));
 }
 
-/// Sends `count` sessions with made-up kids over a few connections.
+/// Sends `count` sessions with made-up kids, or forged ones without a kid, over a few connections.
 async fn made_up(broker: &Broker, signer: &Signer, count: usize) {
     let mut tasks = tokio::task::JoinSet::new();
     for connection in 0..20 {
         let address = broker.address;
-        let sessions: Vec<_> =
-            (0..count / 20).map(|n| signer.session(&format!("kid-{connection}-{n}"), "jane")).collect();
+        // Every fifth is forged and without a kid, so that the only key is tried.
+        let forged = Signer::ed25519().jwt(&json!({"alg": "EdDSA"}), &good_claims("jane"));
+        let session = |n| {
+            if n % 5 == 0 { forged.clone() } else { signer.session(&format!("kid-{connection}-{n}"), "jane") }
+        };
+        let sessions: Vec<_> = (0..count / 20).map(session).collect();
         tasks.spawn(async move {
             let mut connection = Connection::open(address).await;
             for session in sessions {
@@ -129,15 +233,15 @@ async fn made_up(broker: &Broker, signer: &Signer, count: usize) {
 }
 
 #[tokio::test]
-async fn a_thousand_made_up_kids_make_one_fetch_each_ten_seconds_at_most() {
+async fn made_up_or_missing_kids_make_one_fetch_a_second_at_most() {
     let signer = Signer::ed25519();
     let host = KeyHost::start(&[signer.jwk("k")]).await;
     let clock = Clock::system();
     let began = clock.now();
     let broker = setup(&host).start().await;
-    made_up(&broker, &signer, 1000).await;
-    // The fetch at the start, and at most one for each ten seconds of the test.
-    let most = 1 + clock.now().since(began).as_secs() as usize / 10;
+    made_up(&broker, &signer, 60).await;
+    // The fetch at the start, and at most one for each second of the test.
+    let most = 1 + clock.now().since(began).as_secs() as usize;
     assert!(host.asked() <= most, "{} fetches, {most} are allowed", host.asked());
     assert_eq!(status(&broker, &signer.session("k", "jane")).await, 200);
     assert_eq!(broker.courier.call_count(), 1);

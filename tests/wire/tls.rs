@@ -131,7 +131,7 @@ async fn new_certificate_applies_to_new_connections_and_old_ones_go_on() {
     };
     let (mut old, before) = shown().await;
     assert_eq!(old.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
-    replace(&broker, &authority, &authority.sign(&[HOST, "other.internal"]), None).await;
+    replace(&broker, &authority, &authority.sign(&[HOST, "other.internal"]), &[]).await;
     let (mut new, after) = shown().await;
     assert_ne!(before, after);
     for connection in [&mut old, &mut new] {
@@ -139,11 +139,13 @@ async fn new_certificate_applies_to_new_connections_and_old_ones_go_on() {
     }
 }
 
-async fn replace(broker: &Broker, authority: &Authority, identity: &Identity, clients: Option<&Authority>) {
+/// Replaces the broker's certificate, and the authorities of its clients.
+async fn replace(broker: &Broker, authority: &Authority, identity: &Identity, clients: &[&Authority]) {
+    let bundle: String = clients.iter().map(|clients| clients.pem()).collect();
     let tls = RawTls {
         certificate_file: Some(authority.file("new.crt", &identity.certificate)),
         private_key_file: Some(authority.file("new.key", &identity.key)),
-        client_ca_file: clients.map(|clients| clients.file("ca.crt", &clients.pem())),
+        client_ca_file: (!clients.is_empty()).then(|| authority.file("ca.crt", &bundle)),
     };
     assert!(broker.reload(|raw| raw.server.tls = Some(tls)).await, "they are good");
 }
@@ -165,7 +167,7 @@ async fn sessions_outlive_a_new_certificate() {
     let client = authority.client(HTTP1, None);
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Resumed));
-    replace(&broker, &authority, &authority.sign(&[HOST]), None).await;
+    replace(&broker, &authority, &authority.sign(&[HOST]), &[]).await;
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Resumed));
 }
 
@@ -177,7 +179,7 @@ async fn mutual_tls_disables_session_resumption() {
     let client = authority.client(HTTP1, Some(&authority.sign(&["web.internal"])));
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
     assert_eq!(kind(&client, &broker).await.expect("good"), Some(HandshakeKind::Full));
-    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&other_authority)).await;
+    replace(&broker, &authority, &authority.sign(&[HOST]), &[&other_authority]).await;
     assert!(kind(&client, &broker).await.is_err());
 }
 
@@ -190,10 +192,34 @@ async fn removed_authority_voids_the_names_of_open_connections() {
     let ask =
         HttpRequest::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).without("Authorization");
     assert_eq!(connection.ask(&ask).await.status, 200);
-    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&authority)).await;
+    replace(&broker, &authority, &authority.sign(&[HOST]), &[&authority]).await;
     assert_eq!(connection.ask(&ask).await.status, 200);
-    replace(&broker, &authority, &authority.sign(&[HOST]), Some(&other_authority)).await;
+    replace(&broker, &authority, &authority.sign(&[HOST]), &[&other_authority]).await;
     assert_eq!(connection.ask(&ask).await.status, 401);
+}
+
+/// A rotation of the authority: the new one is added, clients get new certificates, the old one is removed.
+#[tokio::test]
+async fn open_connection_is_believed_while_its_own_authority_is_listed() {
+    let [old, new, third] = [Authority::new(), Authority::new(), Authority::new()];
+    let broker = broker_with_named_clients(&old).await;
+    let client = old.client(HTTP1, Some(&old.sign(&["web.internal"])));
+    let mut connection = Connection::over(connect(&client, broker.address).await.expect("a handshake"));
+    let ask =
+        HttpRequest::issue(r#"{"scope": "user_id:jane read:brands", "expires_in": "1h"}"#).without("Authorization");
+    let identity = old.sign(&[HOST]);
+    for (authorities, status) in [
+        (&[&old, &new][..], 200),
+        (&[&new, &old], 200),
+        (&[&third, &new, &old], 200),
+        (&[&new], 401),
+        (&[&third, &new], 401),
+        (&[&old], 200),
+        (&[&new, &old], 200),
+    ] {
+        replace(&broker, &old, &identity, authorities).await;
+        assert_eq!(connection.ask(&ask).await.status, status, "{} authorities", authorities.len());
+    }
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! The admin listener: metrics, health, purge and explain. It is separate from the app listener,
 //! so that apps can be kept from it.
 
+mod web_pages;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
 
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -13,8 +15,10 @@ use crate::audit;
 use crate::broker::{Broker, Decision, Explained};
 use crate::clock::{Clock, Moment};
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody, allow};
+use crate::http::server::BadHost;
 use crate::metrics::Metrics;
 use crate::policy::refresh;
+use web_pages::is_from_web_page;
 
 /// Whether load balancers should send requests: true from the start of listening until shutdown.
 ///
@@ -35,20 +39,44 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     clock: Clock,
+    /// Whether it listens on a loopback address.
+    is_local: bool,
 }
 
+const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const METHODS: &[Method] = &[Method::GET, Method::HEAD];
 const PURGE: &[Method] = &[Method::DELETE];
 
 impl Admin {
-    /// The routes for operators of this broker.
-    pub const fn new(broker: Broker, metrics: Arc<Metrics>, readiness: Arc<Readiness>, clock: Clock) -> Self {
-        Self { broker, metrics, readiness, clock }
+    /// The routes for operators of this broker. On a loopback address, which `is_local` says, no web page may call.
+    pub const fn new(
+        broker: Broker,
+        metrics: Arc<Metrics>,
+        readiness: Arc<Readiness>,
+        clock: Clock,
+        is_local: bool,
+    ) -> Self {
+        Self { broker, metrics, readiness, clock, is_local }
     }
 
     /// Answers one request.
     pub async fn answer<B>(&self, request: &Request<B>) -> Response<ResponseBody> {
+        let refused = |status, message: &str| json_response(status, &json!({ "message": message }));
+        let mut response = if request.extensions().get::<BadHost>().is_some() {
+            refused(StatusCode::BAD_REQUEST, "the request must have one `Host` header")
+        } else if self.is_local && is_from_web_page(request) {
+            let message = "not available to web pages: on a loopback address, `Host` must be localhost or a loopback \
+                           address";
+            refused(StatusCode::FORBIDDEN, message)
+        } else {
+            self.route(request).await
+        };
+        response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+        response
+    }
+
+    async fn route<B>(&self, request: &Request<B>) -> Response<ResponseBody> {
         let (method, uri) = (request.method(), request.uri());
         let path = uri.path().trim_end_matches('/');
         let workspace = path.strip_prefix("/workspaces/").and_then(|rest| rest.strip_suffix("/tokens"));
@@ -74,7 +102,7 @@ impl Admin {
         }
         match path {
             "/metrics" => self.metrics(),
-            "/explain" => self.explain(uri.query().unwrap_or_default()).await,
+            "/explain" => self.explain(uri.query().unwrap_or_default()),
             // Liveness: answering at all is the proof.
             "/healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
             "/readyz" if self.readiness.0.load(Ordering::Relaxed) => {
@@ -90,9 +118,12 @@ impl Admin {
     }
 
     /// Removes every token of a workspace.
+    ///
+    /// It scans the whole cache, so it runs on the blocking pool, where it delays no request.
     async fn purge(&self, workspace: &str) -> Response<ResponseBody> {
-        let name = workspace.to_owned();
-        match self.run_blocking(move |broker| broker.purge(&name)).await.flatten() {
+        let (broker, name) = (self.broker.clone(), workspace.to_owned());
+        let purged = tokio::task::spawn_blocking(move || broker.purge(&name)).await;
+        match purged.ok().flatten() {
             Some(tokens) => {
                 audit::purged(workspace, tokens);
                 json_response(StatusCode::OK, &json!({ "workspace": workspace, "tokens": tokens }))
@@ -105,7 +136,7 @@ impl Admin {
     }
 
     /// Explains the renewal decisions for a user's tokens.
-    async fn explain(&self, query: &str) -> Response<ResponseBody> {
+    fn explain(&self, query: &str) -> Response<ResponseBody> {
         let user = query.split('&').find_map(|pair| pair.strip_prefix("user="));
         let user = user.and_then(|user| percent_encoding::percent_decode_str(user).decode_utf8().ok());
         let Some(user) = user.filter(|user| !user.is_empty()) else {
@@ -145,16 +176,8 @@ impl Admin {
                 "last_error": known.error,
             })
         };
-        let name = user.clone().into_owned();
-        let explained = self.run_blocking(move |broker| broker.explain(&name)).await.unwrap_or_default();
-        let tokens: Vec<_> = explained.iter().map(one).collect();
+        let tokens: Vec<_> = self.broker.explain(&user).iter().map(one).collect();
         json_response(StatusCode::OK, &json!({ "user": user, "tokens": tokens }))
-    }
-
-    /// Runs a scan of the whole cache on the blocking pool, so that it delays no request.
-    async fn run_blocking<T: Send + 'static>(&self, scan: impl FnOnce(&Broker) -> T + Send + 'static) -> Option<T> {
-        let broker = self.broker.clone();
-        tokio::task::spawn_blocking(move || scan(&broker)).await.ok()
     }
 
     fn metrics(&self) -> Response<ResponseBody> {

@@ -1,9 +1,11 @@
 //! Request bodies: limits of size and time, and JSON parsing.
 
 use std::error::Error;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
+use std::future::poll_fn;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,50 +15,107 @@ use hyper::body::Body;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
 use serde::de::Deserialize;
 
+use super::places::{Caller, Places};
 use super::problem::Problem;
+use super::request::header_bytes;
 
 /// A request's body, from the network or from a test.
 pub trait Incoming: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin {}
 
 impl<B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> Incoming for B {}
 
-/// Reads a request's JSON body: at most `limit` bytes within `timeout`.
-pub async fn read<B: Incoming>(request: &mut Request<B>, limit: usize, timeout: Duration) -> Result<Bytes, Problem> {
+/// The conditions on which a request waits for its body.
+pub struct Waiting<'a> {
+    pub places: &'a Arc<Places>,
+    pub caller: Caller<'a>,
+    pub timeout: Duration,
+}
+
+/// Reads a request's JSON body of at most `limit` bytes.
+pub async fn read<B: Incoming>(
+    request: &mut Request<B>,
+    limit: usize,
+    waiting: &Waiting<'_>,
+) -> Result<Bytes, Problem> {
     if !is_json(request) {
         return Err(Problem::MediaType);
     }
     if is_encoded(request) {
         return Err(Problem::ContentEncoding);
     }
-    let body = request.body_mut();
-    if body.size_hint().lower() > limit as u64 {
+    if request.body().size_hint().lower() > limit as u64 {
         return Err(Problem::BodyTooLarge(limit));
     }
-    let mut collecting = pin!(Limited::new(body, limit).collect());
-    // Most bodies arrive with their head, and need no timer.
-    let collected = match poll_fn(|context| Poll::Ready(collecting.as_mut().poll(context))).await {
-        Poll::Ready(collected) => collected,
-        Poll::Pending => Box::pin(tokio::time::timeout(timeout, collecting)).await.map_err(|_| Problem::BodyTimeout)?,
-    };
-    match collected {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge(limit)),
-        Err(_) => Err(Problem::BodyBroken),
+    collect(request, limit, waiting).await
+}
+
+/// Waits for the end of a body without a media type, which must be empty.
+pub async fn expect_none<B: Incoming>(request: &mut Request<B>, waiting: &Waiting<'_>) -> Result<(), Problem> {
+    match collect(request, 0, waiting).await {
+        Ok(_) => Ok(()),
+        Err(Problem::BodyTooLarge(_)) => Err(Problem::MediaType),
+        Err(problem) => Err(problem),
     }
 }
 
-/// Waits at most `timeout` for the end of a body without a media type, which must be empty.
-pub async fn expect_none<B: Incoming>(request: &mut Request<B>, timeout: Duration) -> Result<(), Problem> {
-    let frames = async {
-        while let Some(frame) = request.body_mut().frame().await {
-            let frame = frame.map_err(|_| Problem::BodyBroken)?;
-            if frame.data_ref().is_some_and(|data| !data.is_empty()) {
-                return Err(Problem::MediaType);
+async fn collect<B: Incoming>(request: &mut Request<B>, limit: usize, waiting: &Waiting<'_>) -> Result<Bytes, Problem> {
+    let mut pieces = Pieces { limit, first: Bytes::new(), all: Vec::new() };
+    // Most bodies arrive with their head, and need no timer and no place.
+    if let Poll::Ready(body) = poll_fn(|context| Poll::Ready(pieces.poll(request.body_mut(), context))).await {
+        return body;
+    }
+    // Boxed, since most requests need none of it.
+    Box::pin(async {
+        let body = request.body().size_hint().exact().unwrap_or(limit as u64) as usize;
+        let memory = header_bytes(request) + body;
+        let place = waiting.places.take(waiting.caller, memory.div_ceil(MEMORY_OF_A_PLACE).max(1));
+        let _place = place.ok_or(Problem::Overload)?;
+        let rest = poll_fn(|context| pieces.poll(request.body_mut(), context));
+        tokio::time::timeout(waiting.timeout, rest).await.map_err(|_| Problem::BodyTimeout)?
+    })
+    .await
+}
+
+/// The bytes of head and body for which a request that waits for its body takes one place.
+const MEMORY_OF_A_PLACE: usize = 4096;
+
+/// The part of a body that has arrived. A body in one piece is not copied. Of several pieces none is kept: a byte can
+/// come in a buffer of many.
+struct Pieces {
+    limit: usize,
+    first: Bytes,
+    all: Vec<u8>,
+}
+
+impl Pieces {
+    fn poll<B: Incoming>(&mut self, body: &mut B, context: &mut Context<'_>) -> Poll<Result<Bytes, Problem>> {
+        loop {
+            let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(context)) else {
+                let all = mem::take(&mut self.all);
+                return Poll::Ready(Ok(if all.is_empty() { mem::take(&mut self.first) } else { all.into() }));
+            };
+            let Ok(frame) = frame else { return Poll::Ready(Err(Problem::BodyBroken)) };
+            if let Ok(data) = frame.into_data()
+                && let Err(problem) = self.add(data)
+            {
+                return Poll::Ready(Err(problem));
             }
         }
+    }
+
+    fn add(&mut self, data: Bytes) -> Result<(), Problem> {
+        let before = self.first.len() + self.all.len();
+        if data.len() > self.limit - before {
+            return Err(Problem::BodyTooLarge(self.limit));
+        }
+        if before == 0 {
+            self.first = data;
+        } else {
+            self.all.extend(mem::take(&mut self.first));
+            self.all.extend(data);
+        }
         Ok(())
-    };
-    tokio::time::timeout(timeout, frames).await.map_err(|_| Problem::BodyTimeout)?
+    }
 }
 
 /// Reads and drops the rest of a refused request's body, within limits; beyond them the connection
@@ -162,6 +221,7 @@ mod tests {
     use crate::http::api::fields::{DurationField, Text, non_null};
 
     #[derive(Debug, serde::Deserialize)]
+    #[expect(dead_code, reason = "only errors matter here")]
     struct RequestBody<'a> {
         #[serde(borrow)]
         scope: Text<'a>,
@@ -202,60 +262,6 @@ mod tests {
             let message = message(&body);
             assert!(message.contains(expected), "{body} gave {message}");
             assert!(!message.contains("secret") && !message.contains("31337"), "{message}");
-        }
-    }
-
-    #[test]
-    fn bad_utf8_is_no_json() {
-        for body in [
-            &b"{\"scope\": \"\xff\"}"[..],
-            b"{\"scope\": \"a\", \"more\": \"\xff\"}",
-            b"{\"scope\": \"a\", \"\xff\": 1}",
-            b"{\"scope\": \"a\"}\xff",
-        ] {
-            assert!(
-                matches!(parse::<RequestBody<'_>>(body), Err(Problem::Invalid(why)) if why.contains("JSON")),
-                "{body:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn unknown_fields_are_ignored_and_escapes_are_read() {
-        let body = br#"{"scope": "a\u0062", "expires_in": 60, "more": {"deep": [1]}}"#;
-        let fields: RequestBody<'_> = parse(body).expect("good");
-        assert_eq!(&*fields.scope, "ab");
-        let lifetime = fields.expires_in.expect("there").of("expires_in").expect("a minute");
-        assert_eq!(lifetime.as_secs(), 60);
-    }
-
-    #[test]
-    fn body_is_encoded_unless_every_name_is_identity() {
-        let with = |names: &[&str]| {
-            let request = Request::builder();
-            let request = names.iter().fold(request, |request, name| request.header(CONTENT_ENCODING, *name));
-            is_encoded(&request.body(()).expect("a request"))
-        };
-        for plain in [&[][..], &["identity"], &["Identity"], &["", " , "], &["identity, identity", "identity"]] {
-            assert!(!with(plain), "{plain:?}");
-        }
-        for encoded in
-            [&["gzip"][..], &["br"], &["identity, gzip"], &["identity", "deflate"], &["x"], &["identity;q=1"]]
-        {
-            assert!(with(encoded), "{encoded:?}");
-        }
-    }
-
-    #[test]
-    fn json_is_known_by_its_media_type() {
-        let with = |media_type: &str| {
-            is_json(&Request::builder().header(CONTENT_TYPE, media_type).body(()).expect("a request"))
-        };
-        for good in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"] {
-            assert!(with(good), "{good}");
-        }
-        for bad in ["", "text/plain", "application/x-www-form-urlencoded", "json", "application/", "text/x+json"] {
-            assert!(!with(bad), "{bad}");
         }
     }
 }

@@ -5,6 +5,7 @@ use hyper::Request;
 
 use super::body::{self, Incoming};
 use super::fields::{DurationField, Text};
+use super::places::Caller;
 use super::problem::Problem;
 use super::request::min_ttl_header;
 use super::{Answered, Api, token_response};
@@ -21,7 +22,7 @@ impl Api {
     pub(super) async fn issue_token<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
         let min_ttl = min_ttl_header(request)?;
-        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let body = self.read_body(request, Caller::Client(&client.name)).await?;
         let fields: RequestBody<'_> = body::parse(&body)?;
         let claim = ScopeClaim::parse(&fields.scope)?;
         let lifetime = fields.expires_in.of("expires_in")?;

@@ -97,7 +97,7 @@ fn noun(noun: &str, refused: &[String]) -> String {
 }
 
 /// The first few of these texts, each of at most 256 bytes, and the number of the others.
-fn list<'a>(mut texts: impl ExactSizeIterator<Item = &'a str>) -> String {
+pub(super) fn list<'a>(mut texts: impl ExactSizeIterator<Item = &'a str>) -> String {
     const MOST_BYTES: usize = 320;
     let Some(first) = texts.next() else { return "none".to_owned() };
     let mut shown = format!("`{first}`");

@@ -6,6 +6,7 @@ use hyper::{Method, Request};
 
 use super::body::{self, Incoming};
 use super::fields::Id;
+use super::places::Caller;
 use super::problem::Problem;
 use super::request::{min_ttl_header, user_in_query};
 use super::{Answered, Api, token_response};
@@ -38,7 +39,7 @@ impl Api {
         let user = if request.method() == Method::GET {
             user_in_query(request.uri().query().unwrap_or_default())?
         } else {
-            body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+            body = self.read_body(request, Caller::Client(&client.name)).await?;
             let fields: RequestBody<'_> = body::parse(&body)?;
             fields.user_id.to_string()
         };
@@ -62,20 +63,4 @@ impl Api {
 fn carries_session<B>(request: &Request<B>) -> bool {
     let value = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split_once(' ').is_some_and(|(_, bearer)| has_jwt_shape(bearer))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bearer_with_the_shape_of_a_jwt_is_a_session() {
-        let with = |value: &str| {
-            carries_session(&Request::builder().header(AUTHORIZATION, value).body(()).expect("a request"))
-        };
-        assert!(with("Bearer a.b.c"));
-        assert!(!with("Bearer abc"));
-        assert!(!with("Bearer a.b"));
-        assert!(!with("a.b.c"));
-    }
 }

@@ -4,6 +4,7 @@
 //! `Api::find` and one in [`Api::answer`].
 
 mod allowed_headers;
+mod audit_limit;
 mod body;
 mod cors;
 mod courier;
@@ -11,14 +12,15 @@ mod denied;
 mod fields;
 mod frontend;
 mod native;
+mod places;
 mod problem;
-mod refusals;
 mod removal;
 mod request;
 mod response;
 mod retry;
 mod session;
 mod session_auth;
+mod user_rates;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -27,6 +29,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, Uri, Version};
 
@@ -40,16 +43,19 @@ use crate::auth::{Client, ClientKeys, Sessions};
 use crate::broker::{Answer, Broker, Source, TokenRequest};
 use crate::clock::Clock;
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody};
-use crate::http::server::{Cancelled, Overload, PeerNames};
-use crate::metrics::{Metrics, Outcome, Route};
+use crate::http::server::{BadHost, Cancelled, PeerNames};
+use crate::metrics::{Metrics, RequestOutcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
+use audit_limit::AuditLimit;
+use body::Waiting;
 use denied::{Denied, DeniedRequest};
+use places::{Caller, Places};
 use problem::Problem;
-use refusals::Refusals;
 use request::{bare_path, header_bytes, is_from_broker, user_in_path};
 use response::Style;
 use retry::ClientKind;
 use session_auth::SessionAuth;
+use user_rates::UserRates;
 
 /// The settings of the app listener.
 #[derive(Clone, Debug)]
@@ -69,6 +75,8 @@ pub struct ApiSettings {
     pub header_count: usize,
     /// The longest that a request's body may take to arrive.
     pub body_timeout: Duration,
+    /// The most requests that wait for Courier at once, over all listeners; and the most that wait for their bodies.
+    pub requests_in_flight: usize,
 }
 
 impl ApiSettings {
@@ -85,7 +93,11 @@ pub struct Api {
     broker: Broker,
     clients: ClientKeys,
     session_auth: Option<SessionAuth>,
-    refusals: Refusals,
+    audit_limit: AuditLimit,
+    /// The places of requests that wait for a token from Courier.
+    waiting_for_token: Arc<Places>,
+    /// The places of requests that wait for their bodies, by the memory that they take.
+    waiting_for_body: Arc<Places>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -101,7 +113,18 @@ impl Api {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { settings, broker, clients, session_auth: None, refusals: Refusals::new(clock), clock, metrics }
+        let [waiting_for_token, waiting_for_body] = [(); 2].map(|()| Places::new(settings.requests_in_flight));
+        Self {
+            settings,
+            broker,
+            clients,
+            session_auth: None,
+            audit_limit: AuditLimit::new(clock),
+            waiting_for_token,
+            waiting_for_body,
+            clock,
+            metrics,
+        }
     }
 
     /// The settings of the routes.
@@ -122,7 +145,20 @@ impl Api {
     /// Lets users call the front-end route with their own sessions.
     #[must_use]
     pub fn with_sessions(self, sessions: Sessions, route: SessionRoute) -> Self {
-        Self { session_auth: Some(SessionAuth { sessions, route }), ..self }
+        let rates = route.client.rate.map(UserRates::new).map(Arc::new);
+        Self { session_auth: Some(SessionAuth { sessions, route, rates }), ..self }
+    }
+
+    /// Takes over the places that are taken, and the rates of users, from the routes that these replace, if there are any.
+    #[must_use]
+    pub fn taking_over_from(mut self, before: Option<&Self>) -> Self {
+        let Some(before) = before else { return self };
+        self.waiting_for_token = Arc::clone(&before.waiting_for_token);
+        self.waiting_for_body = Arc::clone(&before.waiting_for_body);
+        if let (Some(new), Some(old)) = (&mut self.session_auth, &before.session_auth) {
+            new.take_over_rates(old);
+        }
+        self
     }
 
     /// Answers one request. `peer` is the caller's address, for the audit log.
@@ -136,7 +172,7 @@ impl Api {
             let arrived = self.clock.now();
             let (route, methods) = Self::find(request.uri());
             let answered = match route {
-                _ if request.extensions().get::<Overload>().is_some() => Err(Problem::Overload),
+                _ if request.extensions().get::<BadHost>().is_some() => Err(Problem::Host),
                 _ if request.headers().len() > self.settings.header_count => Err(Problem::HeadersTooLarge),
                 _ if header_bytes(&request) > self.settings.header_bytes => Err(Problem::HeadersTooLarge),
                 // Checked before the client key: the key that it sends is Courier's.
@@ -161,7 +197,7 @@ impl Api {
                 Ok(answered) => answered,
                 Err(problem) => {
                     if let Some(refusal) = problem.refusal() {
-                        self.refusals.log(&refusal, peer);
+                        self.audit_limit.refused(&refusal, peer);
                     }
                     let given_up = match problem {
                         Problem::BodyBroken => true,
@@ -243,7 +279,30 @@ impl Api {
         }
         let key = TokenKey::new(&client.workspace, claim, lifetime);
         let request = TokenRequest { key, min_ttl: min_ttl.map(Lifetime::as_duration), actor };
-        Ok(self.broker.get_token(&request).await?)
+        // A hit waits for nothing, so it needs no place.
+        if let Some(answer) = self.broker.get_cached(&request) {
+            return Ok(answer);
+        }
+        // Boxed, to keep the future of a hit small.
+        Box::pin(async {
+            let caller = match (&request.actor, claim.users()) {
+                (Actor::Session, [user, ..]) => Caller::User(user.as_str()),
+                _ => Caller::Client(&client.name),
+            };
+            let _place = self.waiting_for_token.take(caller, 1).ok_or(Problem::Overload)?;
+            Ok(self.broker.get_token(&request).await?)
+        })
+        .await
+    }
+
+    /// The conditions on which a request of this caller waits for its body.
+    const fn waiting<'a>(&'a self, caller: Caller<'a>) -> Waiting<'a> {
+        Waiting { places: &self.waiting_for_body, caller, timeout: self.settings.body_timeout }
+    }
+
+    /// Reads the body of a request of this caller.
+    async fn read_body<B: Incoming>(&self, request: &mut Request<B>, caller: Caller<'_>) -> Result<Bytes, Problem> {
+        body::read(request, self.settings.body_bytes, &self.waiting(caller)).await
     }
 
     /// The end of a token with this remaining life, as RFC 3339 in UTC.
@@ -253,7 +312,7 @@ impl Api {
 }
 
 /// The outcome for the metrics, and the response.
-type Answered = (Outcome, Response<ResponseBody>);
+type Answered = (RequestOutcome, Response<ResponseBody>);
 
 /// A response that carries a token. Caches must not store it.
 fn token_response(answer: &Answer, body: ResponseBody) -> Answered {

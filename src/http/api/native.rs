@@ -4,9 +4,12 @@ use hyper::Request;
 use serde_json::json;
 
 use super::body::{self, Incoming};
+use super::denied::list;
 use super::fields::{DurationField, Id, Text, non_null};
+use super::places::Caller;
 use super::problem::Problem;
 use super::{Answered, Api, token_response};
+use crate::auth::Client;
 use crate::http::response_body::ResponseBody;
 use crate::token::{Profile, Scope, ScopeClaim, UserId};
 
@@ -29,7 +32,7 @@ struct RequestBody<'a> {
 impl Api {
     pub(super) async fn tokens<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
-        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let body = self.read_body(request, Caller::Client(&client.name)).await?;
         let fields: RequestBody<'_> = body::parse(&body)?;
         let users = match (&fields.user_id, &fields.user_ids) {
             (Some(user), None) => vec![UserId::new(user)?],
@@ -41,8 +44,8 @@ impl Api {
                 let scopes = scopes.iter().map(|scope| Scope::new(scope)).collect::<Result<_, _>>();
                 scopes.map_err(|error| Problem::Invalid(error.to_string()))?
             }
-            (None, Some(name)) => self.profile(name)?.scopes().collect(),
-            _ => return Err(Problem::Invalid("name either scopes or a profile such as \"inbox\"".to_owned())),
+            (None, Some(name)) => self.profile(client, name)?.scopes().collect(),
+            _ => return Err(Problem::Invalid("name either scopes or a profile".to_owned())),
         };
         let claim = ScopeClaim::new(users, scopes)?;
         let lifetime = fields.expires_in.map(|span| span.of("expires_in")).transpose()?;
@@ -57,10 +60,14 @@ impl Api {
         Ok(token_response(&answer, ResponseBody::new(answer.grant.open_object(), rest.into())))
     }
 
-    fn profile(&self, name: &str) -> Result<&Profile, Problem> {
-        self.settings.profiles.get(name).ok_or_else(|| {
-            let known: Vec<_> = self.settings.profiles.keys().map(String::as_str).collect();
-            Problem::Invalid(format!("unknown profile: the settings have {}", known.join(", ")))
+    /// Finds a profile. The error names those that the client may use: the names of others, such as a
+    /// tenant's, are not its concern.
+    fn profile(&self, client: &Client, name: &str) -> Result<&Profile, Problem> {
+        let profiles = &self.settings.profiles;
+        profiles.get(name).ok_or_else(|| {
+            let usable = profiles.iter().filter(|(_, profile)| client.access.allows_profile(profile));
+            let usable: Vec<_> = usable.map(|(name, _)| name.as_str()).collect();
+            Problem::Invalid(format!("unknown profile: this client may use {}", list(usable.into_iter())))
         })
     }
 }

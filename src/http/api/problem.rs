@@ -22,12 +22,16 @@ pub enum Problem {
     UnknownKey,
     /// The client of this name exceeds its rate; it may retry after this long.
     RateLimited(String, Duration),
+    /// The user of this id exceeds its rate; it may retry after this long.
+    UserRateLimited(String, Duration),
     /// A session was sent, but sessions are not enabled.
     NoSessions,
     /// The session is invalid, or not allowed for this; with its user, if verified.
     Session(SessionDenial, Option<String>),
     /// Sessions can't be checked until the issuer's keys are loaded.
     NoSessionKeys,
+    /// The session may have a new key of the issuer, which could not be fetched in time.
+    UndecidedSession,
     /// The session comes from a page whose origin is not allowed.
     Origin,
     /// The request is beyond the client's access.
@@ -44,8 +48,10 @@ pub enum Problem {
     BodyBroken,
     /// Path and headers are too large together, or there are too many headers.
     HeadersTooLarge,
-    /// Too many requests are in flight.
+    /// Too many requests of this client or user wait, or of all together.
     Overload,
+    /// The `Host` header is missing, doubled or malformed.
+    Host,
     /// The request comes from a broker that takes this one for Courier.
     Loop,
     /// The request is invalid for this reason.
@@ -109,10 +115,12 @@ impl Problem {
             Self::RateLimited(..) => {
                 "client rate limit exceeded (`requests_per_second` in the client's settings)".to_owned()
             }
+            Self::UserRateLimited(..) => "user rate limit exceeded (`sessions.requests_per_second`)".to_owned(),
             Self::NoSessions => "user sessions are not enabled: send a client key".to_owned(),
             // Only the audit log says which check failed.
             Self::Session(..) => "invalid session".to_owned(),
             Self::NoSessionKeys => "cannot check sessions yet: the issuer's keys are not loaded".to_owned(),
+            Self::UndecidedSession => "cannot check this session yet: the issuer's new keys are not loaded".to_owned(),
             Self::Origin => {
                 "origin not allowed: `sessions.allowed_origins` lists the pages that may call with a session".to_owned()
             }
@@ -123,7 +131,8 @@ impl Problem {
             Self::BodyTimeout => "the body did not arrive in time".to_owned(),
             Self::BodyBroken => "the body ended early".to_owned(),
             Self::HeadersTooLarge => "path and headers are too large, or there are too many headers".to_owned(),
-            Self::Overload => "too many requests in flight".to_owned(),
+            Self::Overload => "too many requests in flight for this client or user".to_owned(),
+            Self::Host => "the request must have one `Host` header with a host name or an IP address".to_owned(),
             Self::Loop => "a courier-token-broker called a courier-token-broker: base_url of its workspace must be \
                 Courier's, https://api.courier.com or your region's"
                 .to_owned(),

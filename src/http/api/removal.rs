@@ -6,13 +6,14 @@ use hyper::{Request, Response, StatusCode};
 use super::body::{self, Incoming};
 use super::denied::{Denied, DeniedRequest};
 use super::fields::{Id, Text};
+use super::places::Caller;
 use super::problem::Problem;
 use super::request::{bare_path, percent_decoded, user_in_path};
 use super::{Answered, Api};
 use crate::audit::{self, Subject};
 use crate::auth::Client;
 use crate::http::response_body::ResponseBody;
-use crate::metrics::Outcome;
+use crate::metrics::RequestOutcome;
 use crate::policy::access::Denial;
 use crate::token::{TokenKey, UserId};
 
@@ -40,7 +41,7 @@ impl Api {
     /// Signs out the user in the body, for ids that proxies change in a path: many decode `%2F`.
     pub(super) async fn sign_out_in_body<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
-        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let body = self.read_body(request, Caller::Client(&client.name)).await?;
         let sign_out: SignOutBody<'_> = body::parse(&body)?;
         self.sign_out(client, UserId::new(&sign_out.user_id)?)
     }
@@ -59,10 +60,12 @@ impl Api {
             let denial = Denial::Users(vec![user.to_string()]);
             return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
         }
-        let tokens = self.broker.sign_out(client.workspace.as_str(), user);
-        let subject =
-            Subject { workspace: Some(client.workspace.as_str()), users: Some(user.as_str()), ..Subject::default() };
-        audit::signed_out(&client.actor(), subject, tokens);
+        let workspace = client.workspace.as_str();
+        // A sign-out that changes nothing is no event: callers could make any number of them.
+        if let Some(tokens) = self.broker.sign_out(workspace, user) {
+            let subject = Subject { workspace: Some(workspace), users: Some(user.as_str()), ..Subject::default() };
+            self.audit_limit.signed_out(&client.actor(), subject, tokens);
+        }
         Ok(done())
     }
 
@@ -70,7 +73,7 @@ impl Api {
     /// the broker's, and of this client's users, or not.
     pub(super) async fn rejected<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
-        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let body = self.read_body(request, Caller::Client(&client.name)).await?;
         let fields: RejectedBody<'_> = body::parse(&body)?;
         let is_permitted = |key: &TokenKey| {
             key.workspace() == client.workspace.as_str() && key.users().all(|user| client.access.allows_user(user))
@@ -92,5 +95,5 @@ impl Api {
 fn done() -> Answered {
     let mut response = Response::new(ResponseBody::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    (Outcome::Done, response)
+    (RequestOutcome::Done, response)
 }

@@ -10,7 +10,7 @@ use super::problem::Problem;
 use super::retry::{ClientKind, Retry};
 use crate::broker;
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody, allow};
-use crate::metrics::Outcome;
+use crate::metrics::RequestOutcome;
 use crate::upstream::Failure;
 
 /// The format of an error body.
@@ -40,13 +40,16 @@ impl Problem {
                 (StatusCode::UNAUTHORIZED, "authentication_error", Retry::Never)
             }
             Self::NoSessionKeys => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
-            Self::RateLimited(_, wait) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait)),
+            Self::UndecidedSession => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
+            Self::RateLimited(_, wait) | Self::UserRateLimited(_, wait) => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Retry::After(*wait))
+            }
             Self::Denied(..) | Self::Origin => (StatusCode::FORBIDDEN, "authorization_error", Retry::Never),
             Self::MediaType | Self::ContentEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Retry::Never),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Retry::Never),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, SOON),
             Self::HeadersTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID, Retry::Never),
-            Self::BodyBroken | Self::Invalid(_) | Self::LifetimeTooLong(..) | Self::MinTtlTooLong => {
+            Self::Host | Self::BodyBroken | Self::Invalid(_) | Self::LifetimeTooLong(..) | Self::MinTtlTooLong => {
                 (StatusCode::BAD_REQUEST, INVALID, Retry::Never)
             }
             Self::Overload => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
@@ -61,6 +64,7 @@ impl Problem {
                 Refusal::TimedOut | Upstream(Failure::Timeout) => (StatusCode::GATEWAY_TIMEOUT, API, EXHAUSTED),
                 Refusal::Lost => (StatusCode::INTERNAL_SERVER_ERROR, API, SOON),
                 Upstream(Failure::Stopping) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
+                Upstream(Failure::Unconfirmed(_)) => (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED),
                 Refusal::TooOld | Upstream(Failure::Connect(_) | Failure::OldKey | Failure::OutOfFiles) => {
                     (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED)
                 }
@@ -83,13 +87,13 @@ impl Problem {
     }
 
     /// The outcome for the metrics.
-    pub fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> RequestOutcome {
         match self.shape().0 {
-            _ if matches!(self, Self::Overload) => Outcome::Limited,
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Outcome::Denied,
-            StatusCode::TOO_MANY_REQUESTS => Outcome::Limited,
-            status if status.is_server_error() => Outcome::Failed,
-            _ => Outcome::Invalid,
+            _ if matches!(self, Self::Overload) => RequestOutcome::Limited,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RequestOutcome::Denied,
+            StatusCode::TOO_MANY_REQUESTS => RequestOutcome::Limited,
+            status if status.is_server_error() => RequestOutcome::Failed,
+            _ => RequestOutcome::Invalid,
         }
     }
 
@@ -160,9 +164,12 @@ pub(super) mod tests {
             Problem::MissingKey,
             Problem::UnknownKey,
             Problem::RateLimited("a".to_owned(), Duration::from_millis(10)),
+            Problem::UserRateLimited("jane".to_owned(), Duration::from_millis(10)),
+            Problem::Host,
             Problem::NoSessions,
             SessionDenial::Signature.into(),
             Problem::NoSessionKeys,
+            Problem::UndecidedSession,
             Problem::Origin,
             Problem::Denied(Box::new(Denied { rule: "client-users", refused, request, message })),
             Problem::MediaType,
@@ -187,6 +194,7 @@ pub(super) mod tests {
             Problem::Refusal(broker::Refusal::Lost),
             upstream(Failure::Refused("no".to_owned())),
             upstream(Failure::Credentials(401)),
+            upstream(Failure::Unconfirmed(401)),
             upstream(Failure::Throttled(Some(Duration::from_secs(30)))),
             upstream(Failure::Throttled(None)),
             upstream(Failure::Unavailable(500)),
@@ -211,7 +219,7 @@ pub(super) mod tests {
     fn only_denied_and_rate_limited_requests_are_audited() {
         for problem in problems() {
             let status = problem.response(Style::Courier, ClientKind::Any).status().as_u16();
-            let rate = matches!(problem, Problem::RateLimited(..));
+            let rate = matches!(problem, Problem::RateLimited(..) | Problem::UserRateLimited(..));
             assert_eq!(problem.refusal().is_some(), matches!(status, 401 | 403) || rate, "{problem:?}");
         }
     }
@@ -223,6 +231,7 @@ pub(super) mod tests {
             (Failure::Credentials(401), 502),
             (Failure::Credentials(402), 502),
             (Failure::Credentials(403), 502),
+            (Failure::Unconfirmed(403), 503),
             (Failure::Mismatch, 502),
             (Failure::Unavailable(503), 503),
             (Failure::Timeout, 504),

@@ -7,6 +7,7 @@ use super::Api;
 use super::body::{self, Incoming};
 use super::cors::Page;
 use super::fields::{Id, non_null};
+use super::places::Caller;
 use super::problem::Problem;
 use super::request::{TOKEN_MIN_TTL, user_in_query};
 use super::session_auth::{SessionAuth, SessionRoute};
@@ -32,11 +33,12 @@ impl Api {
         request: &mut Request<B>,
     ) -> Result<Option<Answer>, Problem> {
         let Some(session) = session_auth.check(request).await? else { return Ok(None) };
+        session_auth.limit_rate(&session.user, self.clock.now())?;
         // A page could force a call to Courier with each request.
         if request.headers().contains_key(TOKEN_MIN_TTL) {
             return Err(Problem::Invalid("the header Token-Min-TTL is not allowed with a session".to_owned()));
         }
-        if let Some(user) = self.named_user(request).await?
+        if let Some(user) = self.named_user(request, Caller::User(&session.user)).await?
             && user != session.user
         {
             return Err(Problem::Session(SessionDenial::OtherUser, Some(session.user)));
@@ -49,7 +51,11 @@ impl Api {
     }
 
     /// The user that the request names. It is optional, since the session names the user.
-    async fn named_user<B: Incoming>(&self, request: &mut Request<B>) -> Result<Option<String>, Problem> {
+    async fn named_user<B: Incoming>(
+        &self,
+        request: &mut Request<B>,
+        caller: Caller<'_>,
+    ) -> Result<Option<String>, Problem> {
         if request.method() == Method::GET {
             let query = request.uri().query().unwrap_or_default();
             let is_named = query.split('&').any(|pair| pair.split('=').next() == Some("userId"));
@@ -61,9 +67,9 @@ impl Api {
         }
         // A proxy may have re-sent an empty body as chunked.
         if !request.headers().contains_key(CONTENT_TYPE) {
-            return body::expect_none(request, self.settings.body_timeout).await.map(|()| None);
+            return body::expect_none(request, &self.waiting(caller)).await.map(|()| None);
         }
-        let body = body::read(request, self.settings.body_bytes, self.settings.body_timeout).await?;
+        let body = self.read_body(request, caller).await?;
         if body.is_empty() {
             return Ok(None);
         }

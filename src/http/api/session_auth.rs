@@ -1,12 +1,16 @@
 //! Authentication of users by their login sessions.
 
+use std::sync::Arc;
+
 use hyper::Request;
 use hyper::header::{AUTHORIZATION, COOKIE};
 
 use super::allowed_headers::{AllowedHeaders, is_token};
 use super::cors::{Origins, Page};
 use super::problem::Problem;
+use super::user_rates::UserRates;
 use crate::auth::{Client, Session, SessionDenial, SessionError, Sessions, has_jwt_shape};
+use crate::clock::Moment;
 use crate::policy::session::longest_within;
 use crate::token::{Lifetime, Profile};
 
@@ -21,7 +25,7 @@ pub struct SessionRoute {
     pub allowed_headers: AllowedHeaders,
     /// The scopes of the issued tokens.
     pub profile: Profile,
-    /// The workspace and the longest lifetime.
+    /// The workspace and the longest lifetime; its rate is that of each user.
     pub client: Client,
     /// Whether a token must end before the session does.
     pub within_session: bool,
@@ -52,6 +56,8 @@ impl SessionSource {
 pub struct SessionAuth {
     pub sessions: Sessions,
     pub route: SessionRoute,
+    /// The rates of users, if they are limited.
+    pub rates: Option<Arc<UserRates>>,
 }
 
 impl SessionAuth {
@@ -83,6 +89,22 @@ impl SessionAuth {
             Ok(session) => Ok(Some(session)),
             Err(SessionError::Denied(denial)) => Err(denial.into()),
             Err(SessionError::NoKeys) => Err(Problem::NoSessionKeys),
+            Err(SessionError::Undecided) => Err(Problem::UndecidedSession),
+        }
+    }
+
+    /// Counts a request of this user, whose session is valid, and refuses it beyond the user's rate.
+    pub fn limit_rate(&self, user: &str, now: Moment) -> Result<(), Problem> {
+        let Some(rates) = &self.rates else { return Ok(()) };
+        rates.admit(user, now).map_err(|wait| Problem::UserRateLimited(user.to_owned(), wait))
+    }
+
+    /// Goes on with the users' rates of the check that this one replaces, if the limit is the same.
+    pub fn take_over_rates(&mut self, before: &Self) {
+        if let (Some(new), Some(old)) = (&self.rates, &before.rates)
+            && new.rate() == old.rate()
+        {
+            self.rates = Some(Arc::clone(old));
         }
     }
 

@@ -1,7 +1,6 @@
 //! The broker's certificate and the authorities it trusts, read from files and checked.
 
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,10 +9,12 @@ use std::time::Duration;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
 use super::validity::Validity;
+use crate::files::Input;
 use crate::secrets;
 
 /// The PEM files for TLS.
@@ -34,6 +35,8 @@ pub struct Certificates {
     pub(super) chain: Arc<[CertificateDer<'static>]>,
     /// The authorities of client certificates.
     pub(super) authorities: Arc<[CertificateDer<'static>]>,
+    /// The check of client certificates by these authorities; `None` if none are requested.
+    pub(super) client_verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// The validity of each certificate, the broker's own first.
     periods: Arc<[Period]>,
 }
@@ -141,7 +144,7 @@ impl Certificates {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| failed(CERTIFICATE, &files.certificate, error.to_string()))?;
-        let builder = match &files.client_ca {
+        let client_verifier = match &files.client_ca {
             Some(path) => {
                 let mut roots = RootCertStore::empty();
                 for authority in &authorities {
@@ -152,8 +155,12 @@ impl Certificates {
                     .allow_unauthenticated()
                     .build()
                     .map_err(|error| failed(CLIENT_CA, path, error.to_string()))?;
-                builder.with_client_cert_verifier(verifier)
+                Some(verifier)
             }
+            None => None,
+        };
+        let builder = match &client_verifier {
+            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_single_cert(chain.clone(), key).map_err(|error| {
@@ -185,7 +192,8 @@ impl Certificates {
             let why = "certificate 1 does not say when it is valid".to_owned();
             return Err(failed(CERTIFICATE, &files.certificate, why));
         }
-        Ok(Self { config: Arc::new(config), chain: chain.into(), authorities: authorities.into(), periods })
+        let (config, chain, authorities) = (Arc::new(config), chain.into(), authorities.into());
+        Ok(Self { config, chain, authorities, client_verifier, periods })
     }
 }
 
@@ -211,7 +219,7 @@ fn periods(setting: &'static str, path: &Path, found: &[CertificateDer<'_>]) -> 
 fn bytes(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> {
     let failed = |why| CertificateError { setting, path: path.to_owned(), why };
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
+    let read = Input::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
     read.map_err(|error| failed(secrets::unreadable(error.kind())))?;
     if bytes.len() as u64 > LARGEST_FILE { Err(failed("is too large".to_owned())) } else { Ok(bytes) }
 }

@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
@@ -17,12 +18,14 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::activity::Activity;
 use super::certificates::HTTP2;
+use super::connections::GiveWay;
 use super::head_timer::HeadTimer;
 use super::socket::Accepted;
 use super::state::{Answer, Cancelled, ConnectionState, ListenerState};
 use super::stream::GuardedStream;
-use super::tls::{PeerNames, Tls};
+use super::tls::{PeerCertificate, Tls};
 use crate::http::response_body::ResponseBody;
 use crate::metrics::Dropped;
 
@@ -44,36 +47,44 @@ const PENDING_RESETS: usize = 20;
 /// The most streams of one connection reset for the peer's protocol errors.
 const ERROR_RESETS: usize = 256;
 
-/// Serves a connection until it ends, or until `stop` resolves; then it finishes the open requests.
+/// The order to stop: it fails at a shutdown, when all open requests are finished, and is [`GiveWay`] where the
+/// connection is closed unless a request is being served.
+type Stop = oneshot::Receiver<GiveWay>;
+
+/// Serves a connection until it ends or has to stop.
 pub async fn serve_connection<F: Answer>(
     accepted: Accepted,
     listener: Arc<ListenerState>,
     answer: F,
-    stop: oneshot::Receiver<()>,
+    (activity, stop): (Arc<Activity>, Stop),
 ) {
     match accepted {
         Accepted::Tcp(stream, address) => {
             // Responses are small: waiting to fill a packet would only delay them.
             let _ = stream.set_nodelay(true);
             match listener.tls.clone() {
-                None => serve_http1(stream, ConnectionState::new(listener, Some(address), None), answer, stop).await,
+                None => {
+                    let state = ConnectionState::new(listener, Some(address), None, activity);
+                    serve_http1(stream, state, answer, stop).await;
+                }
                 // Boxed, so that a connection without TLS needs less memory.
-                Some(tls) => Box::pin(serve_tls(stream, address, &tls, listener, answer, stop)).await,
+                Some(tls) => {
+                    Box::pin(serve_tls((stream, address), &tls, listener, answer, (activity, stop))).await;
+                }
             }
         }
         Accepted::Unix(stream) => {
-            Box::pin(serve_http1(stream, ConnectionState::new(listener, None, None), answer, stop)).await
+            Box::pin(serve_http1(stream, ConnectionState::new(listener, None, None, activity), answer, stop)).await;
         }
     }
 }
 
 async fn serve_tls<F: Answer>(
-    stream: TcpStream,
-    address: IpAddr,
+    (stream, address): (TcpStream, IpAddr),
     tls: &Tls,
     listener: Arc<ListenerState>,
     answer: F,
-    mut stop: oneshot::Receiver<()>,
+    (activity, mut stop): (Arc<Activity>, Stop),
 ) {
     let certificates = tls.current();
     let handshake = TlsAcceptor::from(certificates.config()).accept(stream);
@@ -95,8 +106,8 @@ async fn serve_tls<F: Answer>(
     };
     let (_, session) = stream.get_ref();
     let is_http2 = session.alpn_protocol() == Some(HTTP2);
-    let state =
-        ConnectionState::new(listener, Some(address), PeerNames::of(session.peer_certificates(), &certificates));
+    let peer = PeerCertificate::of(session.peer_certificates(), &certificates, listener.clock.unix());
+    let state = ConnectionState::new(listener, Some(address), peer, activity);
     if is_http2 {
         serve_http2(stream, state, answer, stop).await;
     } else {
@@ -108,25 +119,29 @@ fn service<F: Answer>(
     state: Arc<ConnectionState>,
     answer: F,
 ) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: Send + 'static> {
-    service_fn(move |mut request| {
-        let mut open = state.begin(&mut request);
+    service_fn(move |request| {
+        let (mut open, request) = state.begin(request);
         // Boxed: the future is large, and would be moved often.
         let answered = Box::pin(answer(request, state.address));
         async move {
             let response = answered.await;
             open.answered = response.extensions().get::<Cancelled>().is_none();
+            // The answer to a preflight, which strangers can make, is another.
+            if response.status() == StatusCode::OK {
+                open.succeed();
+            }
             drop(open);
             Ok::<_, Infallible>(response)
         }
     })
 }
 
-async fn serve_http1<S, F: Answer>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: oneshot::Receiver<()>)
+async fn serve_http1<S, F: Answer>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: Stop)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = state.listener.limits;
-    let head_timer = HeadTimer::new(Arc::clone(&state.requests), limits.header_timeout);
+    let head_timer = HeadTimer::new(Arc::clone(&state.activity), limits.header_timeout);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // hyper's timer includes the idle time; `HeadTimer` limits the head itself.
@@ -141,16 +156,15 @@ where
     let ended = tokio::select! {
         biased;
         ended = &mut connection => Some(ended),
-        // Resolves when the sender is used or dropped.
-        _ = &mut stop => {
+        order = &mut stop => {
             connection.as_mut().graceful_shutdown();
-            finish_requests(connection, &state).await
+            finish_requests(connection, &state, order.ok()).await
         }
     };
     log_end(ended);
 }
 
-async fn serve_http2<S, F: Answer>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: oneshot::Receiver<()>)
+async fn serve_http2<S, F: Answer>(stream: S, state: Arc<ConnectionState>, answer: F, mut stop: Stop)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -159,7 +173,7 @@ where
     let header_bytes = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX).saturating_add(8192);
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams)
+        .max_concurrent_streams(state.listener.connections.streams(limits.streams))
         .max_header_list_size(header_bytes)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(ERROR_RESETS)
@@ -173,14 +187,18 @@ where
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
-    let (mut seen, mut idle) = (state.requests.begun(), 0);
+    let (mut seen, mut idle) = (state.activity.begun(), 0);
+    let mut give_way = None;
     // hyper has no idle timeout for HTTP/2 connections.
     while idle < IDLE_CHECKS {
         let longest_idle = if seen == 0 { limits.header_timeout } else { limits.idle_timeout };
         tokio::select! {
             biased;
             ended = &mut connection => return log_end(Some(ended)),
-            _ = &mut stop => break,
+            order = &mut stop => {
+                give_way = order.ok();
+                break;
+            }
             () = state.too_many_resets.notified() => {
                 tracing::debug!("connection closed: too many streams reset");
                 state.listener.metrics.connections_dropped_total[Dropped::Resets].inc();
@@ -190,24 +208,34 @@ where
                 return;
             }
             () = tokio::time::sleep(longest_idle / IDLE_CHECKS) => {
-                let begun = state.requests.begun();
-                idle = if state.requests.is_any_open() || begun != seen { 0 } else { idle + 1 };
+                let begun = state.activity.begun();
+                idle = if state.activity.is_any_open() || begun != seen { 0 } else { idle + 1 };
                 seen = begun;
             }
         }
     }
     connection.as_mut().graceful_shutdown();
-    log_end(finish_requests(connection, &state).await);
+    log_end(finish_requests(connection, &state, give_way).await);
 }
 
 /// Waits until the open requests are finished, but not for a partial head, nor for a peer that does
-/// not read.
-async fn finish_requests<C: Future>(mut connection: Pin<&mut C>, state: &ConnectionState) -> Option<C::Output> {
+/// not read; with [`GiveWay`], not for a peer at all.
+async fn finish_requests<C: Future>(
+    mut connection: Pin<&mut C>,
+    state: &ConnectionState,
+    give_way: Option<GiveWay>,
+) -> Option<C::Output> {
+    let mut patience = if give_way.is_some() { Duration::ZERO } else { CLOSE_TIMEOUT };
     loop {
-        match timeout(CLOSE_TIMEOUT, &mut connection).await {
+        let ended = timeout(patience, &mut connection).await;
+        let is_served = match give_way {
+            Some(GiveWay) => state.activity.idle().is_none(),
+            None => state.activity.is_any_open(),
+        };
+        match ended {
             Ok(ended) => return Some(ended),
-            Err(_) if !state.requests.is_any_open() => return None,
-            Err(_) => {}
+            Err(_) if !is_served => return None,
+            Err(_) => patience = CLOSE_TIMEOUT,
         }
     }
 }

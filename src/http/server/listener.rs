@@ -1,7 +1,5 @@
 //! Accepting, limiting and shutting down connections.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -9,10 +7,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::connection::serve_connection;
+use super::connections::{Connections, SubnetFull, SubnetGuard};
 use super::socket::{Accepted, Socket};
 use super::state::{Answer, ListenerLimits, ListenerState};
 use super::tls::Tls;
@@ -23,26 +21,24 @@ use crate::metrics::{Dropped, Metrics};
 pub struct Listener {
     socket: Socket,
     state: Arc<ListenerState>,
-    /// Connection permits that several listeners share.
-    shared: Arc<Semaphore>,
 }
 
 /// The pause after a failed `accept`: most often there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Listener {
-    /// Creates a listener. Each connection takes one of the `shared` permits. `tls` applies to TCP
-    /// only.
+    /// Creates a listener, whose connections count among these. `tls` applies to TCP only.
     pub fn new(
         socket: Socket,
         limits: ListenerLimits,
-        shared: Arc<Semaphore>,
+        connections: Arc<Connections>,
         tls: Option<Arc<Tls>>,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
         let tls = tls.filter(|_| socket.is_tcp());
-        Self { socket, state: Arc::new(ListenerState::new(limits, tls, clock, metrics)), shared }
+        let id = connections.add_listener();
+        Self { socket, state: Arc::new(ListenerState { limits, tls, clock, metrics, connections, id }) }
     }
 
     /// The IP address and port, if it has them; a port of 0 is replaced by the chosen one.
@@ -60,41 +56,61 @@ impl Listener {
     /// Then it accepts no more, lets every connection finish its open requests, and returns when all
     /// have ended. It sets no deadline; dropping it stops at once.
     pub async fn serve(self, answer: impl Answer, stop: impl Future<Output = ()>) {
-        let Self { socket, state, shared } = self;
+        let Self { socket, state } = self;
         let own_permits = Arc::new(Semaphore::new(state.limits.connections));
-        let open = StopOnDrop(Arc::new(Connections::default()));
+        let stopping = StopOnDrop(Arc::clone(&state));
         let mut stop = pin!(stop);
         let mut failing = false;
         loop {
-            let accepted = async {
-                let own = Arc::clone(&own_permits).acquire_owned().await;
-                let shared = Arc::clone(&shared).acquire_owned().await;
-                (own.and_then(|own| Ok([own, shared?])), socket.accept().await)
-            };
-            let (permits, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 () = &mut stop => break,
-                accepted = accepted => accepted,
+                accepted = socket.accept() => accepted,
             };
-            // The semaphores are never closed.
-            let Ok(permits) = permits else { break };
-            match accepted {
-                Ok(accepted) => {
-                    failing = false;
-                    open.0.spawn(accepted, answer.clone(), &state, permits);
-                }
+            let accepted = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(%error, "cannot accept connections; retrying");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
                 }
-            }
+            };
+            failing = false;
+            // First, so that a subnet that is full makes no other connection give way.
+            let Ok(subnet) = count_subnet(&accepted, &state) else {
+                state.metrics.connections_dropped_total[Dropped::PerIp].inc();
+                continue;
+            };
+            let count = || state.metrics.connections_dropped_total[Dropped::Crowded].inc();
+            let permits = tokio::select! {
+                () = &mut stop => break,
+                permits = state.connections.make_room(state.id, &own_permits, count) => permits,
+            };
+            let Some(permits) = permits else { break };
+            let (guard, activity, stop) = state.connections.add(state.id, subnet, permits);
+            let (state, answer) = (Arc::clone(&state), answer.clone());
+            tokio::spawn(async move {
+                let _guard = guard;
+                serve_connection(accepted, state, answer, (activity, stop)).await;
+            });
         }
         drop(socket);
-        open.0.stop_all();
+        drop(stopping);
         let all = u32::try_from(state.limits.connections).unwrap_or(u32::MAX);
         // When every permit is back, every connection has ended.
         let _ = own_permits.acquire_many(all).await;
+    }
+}
+
+/// Counts a connection for its subnet, if that is limited.
+fn count_subnet(accepted: &Accepted, state: &ListenerState) -> Result<Option<SubnetGuard>, SubnetFull> {
+    let most = state.limits.connections_per_ip;
+    match accepted {
+        Accepted::Tcp(_, address) if most > 0 => {
+            state.connections.count_subnet(state.id, client_subnet(*address), most).map(Some)
+        }
+        _ => Ok(None),
     }
 }
 
@@ -109,88 +125,12 @@ impl fmt::Display for Listener {
     }
 }
 
-/// The open connections, for shutdown. The lock is taken when one opens or closes, not for requests.
-#[derive(Default)]
-struct Connections(Mutex<Open>);
-
-#[derive(Default)]
-struct Open {
-    opened: u64,
-    stops: HashMap<u64, oneshot::Sender<()>>,
-    /// Connections of each client subnet, where that is limited.
-    peers: HashMap<IpAddr, u32>,
-}
-
-struct StopOnDrop(Arc<Connections>);
+/// Lets the connections finish at the end.
+struct StopOnDrop(Arc<ListenerState>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.stop_all();
-    }
-}
-
-impl Connections {
-    fn spawn(
-        self: &Arc<Self>,
-        accepted: Accepted,
-        answer: impl Answer,
-        state: &Arc<ListenerState>,
-        permits: [OwnedSemaphorePermit; 2],
-    ) {
-        let most = state.limits.connections_per_ip;
-        let peer = match &accepted {
-            Accepted::Tcp(_, address) if most > 0 => Some(client_subnet(*address)),
-            _ => None,
-        };
-        let (stop_sender, stop) = oneshot::channel();
-        let mut open = self.0.lock();
-        if let Some(peer) = peer {
-            let count = open.peers.entry(peer).or_default();
-            if *count >= most {
-                drop(open);
-                state.metrics.connections_dropped_total[Dropped::PerIp].inc();
-                return;
-            }
-            *count += 1;
-        }
-        let id = open.opened;
-        open.opened += 1;
-        open.stops.insert(id, stop_sender);
-        drop(open);
-        let guard = RemoveOnDrop { connections: Arc::clone(self), id, peer, _permits: permits };
-        let state = Arc::clone(state);
-        tokio::spawn(async move {
-            let _guard = guard;
-            serve_connection(accepted, state, answer, stop).await;
-        });
-    }
-
-    /// Lets every connection finish its open requests.
-    fn stop_all(&self) {
-        self.0.lock().stops.clear();
-    }
-}
-
-/// Removes a connection from the list, however its task ends.
-struct RemoveOnDrop {
-    connections: Arc<Connections>,
-    id: u64,
-    peer: Option<IpAddr>,
-    _permits: [OwnedSemaphorePermit; 2],
-}
-
-impl Drop for RemoveOnDrop {
-    fn drop(&mut self) {
-        let mut open = self.connections.0.lock();
-        open.stops.remove(&self.id);
-        if let Some(peer) = self.peer
-            && let Entry::Occupied(mut count) = open.peers.entry(peer)
-        {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
+        self.0.connections.stop_all(self.0.id);
     }
 }
 

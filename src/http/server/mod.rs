@@ -1,10 +1,14 @@
 //! The transport: sockets, TLS, connections and their limits. It knows no route.
 
+mod activity;
 mod address;
 mod certificates;
 mod connection;
+mod connections;
 mod head_timer;
+mod host;
 mod listener;
+mod request_body;
 mod socket;
 mod state;
 mod stream;
@@ -13,7 +17,9 @@ mod validity;
 
 pub use address::Address;
 pub use certificates::{CertificateError, Certificates, TlsFiles};
+pub use connections::Connections;
 pub use listener::Listener;
+pub use request_body::RequestBody;
 pub use socket::{Passed, Socket};
-pub use state::{Cancelled, ListenerLimits, Overload};
+pub use state::{BadHost, Cancelled, ListenerLimits};
 pub use tls::{PeerNames, Tls};

@@ -1,7 +1,7 @@
 //! Listening sockets: a port, a Unix socket, or either of them opened by another process.
 
 use std::fmt;
-use std::fs::{self, Permissions};
+use std::fs::{self, Metadata, Permissions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -49,11 +49,8 @@ impl Socket {
     /// this is dropped.
     pub async fn unix(path: &Path, mode: u32) -> io::Result<Self> {
         remove_stale(path).await?;
-        let socket = UnixSocket::new_stream()?;
-        socket.bind(path)?;
-        let file = SocketFile::at(path)?;
-        // Before `listen` no connection succeeds, so there is no moment with too wide rights.
-        fs::set_permissions(path, Permissions::from_mode(mode))?;
+        let (socket, file) = bind(path, mode)?;
+        file.widen(mode)?;
         Ok(Self(Kind::Unix(socket.listen(BACKLOG)?, Some(file))))
     }
 
@@ -116,6 +113,16 @@ impl fmt::Display for Socket {
     }
 }
 
+/// Binds a socket to a path. Its file never has a wider mode than this; the umask may narrow it.
+fn bind(path: &Path, mode: u32) -> io::Result<(UnixSocket, SocketFile)> {
+    let socket = UnixSocket::new_stream()?;
+    // On Linux the file gets the mode of the socket itself, less the umask. Other systems know the umask alone.
+    #[cfg(target_os = "linux")]
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode))?;
+    socket.bind(path)?;
+    Ok((socket, SocketFile::at(path)?))
+}
+
 /// Removes a stale socket file.
 async fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
@@ -148,12 +155,40 @@ impl SocketFile {
         let there = fs::symlink_metadata(path)?;
         Ok(Self { path: path.to_owned(), device: there.dev(), inode: there.ino() })
     }
+
+    /// Whether this is still the socket's file.
+    fn is_at(&self, there: &Metadata) -> bool {
+        there.file_type().is_socket() && there.dev() == self.device && there.ino() == self.inode
+    }
+
+    /// Adds the rights that the umask took. A file that was put in the socket's place keeps its mode.
+    #[cfg(target_os = "linux")]
+    fn widen(&self, mode: u32) -> io::Result<()> {
+        use rustix::fs::{Mode, OFlags};
+        use std::os::fd::AsRawFd;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = fs::File::from(rustix::fs::open(&self.path, flags, Mode::empty())?);
+        let there = file.metadata()?;
+        if !self.is_at(&there) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "another process replaced the socket"));
+        }
+        if there.mode() & 0o7777 == mode {
+            return Ok(());
+        }
+        // The path of the open file itself: the other one may lead elsewhere by now.
+        fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), Permissions::from_mode(mode))
+    }
+
+    /// Other systems can't change the mode by a descriptor. Before `listen` no connection succeeds.
+    #[cfg(not(target_os = "linux"))]
+    fn widen(&self, mode: u32) -> io::Result<()> {
+        fs::set_permissions(&self.path, Permissions::from_mode(mode))
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = |there: &fs::Metadata| there.dev() == self.device && there.ino() == self.inode;
-        if fs::symlink_metadata(&self.path).as_ref().is_ok_and(ours) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|there| self.is_at(&there)) {
             // A file that can't be removed is replaced at the next start.
             let _ = fs::remove_file(&self.path);
         }
@@ -176,6 +211,34 @@ mod tests {
         assert_eq!(socket.to_string(), format!("unix:{}", path.display()));
         drop(socket);
         assert!(fs::symlink_metadata(&path).is_err());
+    }
+
+    #[tokio::test]
+    async fn file_never_has_a_wider_mode_than_the_settings_say() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for mode in [0o600, 0o660, 0o666, 0o777, 0o000] {
+            let path = folder.path().join(format!("{mode:o}"));
+            let (_socket, file) = bind(&path, mode).expect("a socket");
+            let now = || fs::symlink_metadata(&path).expect("it is there").mode() & 0o7777;
+            assert_eq!(now() & !mode, 0, "{:o} before it listens, for {mode:o}", now());
+            file.widen(mode).expect("it is there");
+            assert_eq!(now(), mode);
+        }
+    }
+
+    #[tokio::test]
+    async fn file_in_place_of_the_socket_keeps_its_mode() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [path, other] = ["socket", "other"].map(|name| folder.path().join(name));
+        let (_socket, file) = bind(&path, 0o600).expect("a socket");
+        fs::write(&other, "").expect("written");
+        let before = fs::metadata(&other).expect("a file").mode();
+        fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink(&other, &path).expect("a link");
+        assert!(file.widen(0o777).is_err());
+        drop(file);
+        assert_eq!(fs::metadata(&other).expect("a file").mode(), before);
+        assert!(path.is_symlink());
     }
 
     #[tokio::test]

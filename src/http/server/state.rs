@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -10,8 +9,11 @@ use hyper::{Request, Response};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::head_timer::Requests;
-use super::tls::{PeerNames, Tls};
+use super::activity::Activity;
+use super::connections::{Connections, ListenerId};
+use super::host::has_valid_host;
+use super::request_body::RequestBody;
+use super::tls::{PeerCertificate, Tls};
 use crate::clock::{Clock, Moment};
 use crate::http::response_body::ResponseBody;
 use crate::metrics::Metrics;
@@ -19,13 +21,11 @@ use crate::metrics::Metrics;
 /// The limits of a listener.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerLimits {
-    /// The most connections at once; further ones wait to be accepted.
+    /// The most connections at once. Beyond them, idle ones give way; further ones wait to be accepted.
     pub connections: usize,
     /// The most connections of one IP address (of one /64 with IPv6) at once; 0 for no limit. Further
     /// ones are closed.
     pub connections_per_ip: u32,
-    /// The most requests in flight; further ones are refused.
-    pub requests_in_flight: usize,
     /// The most bytes of a request's path and headers, at least 1024.
     pub header_bytes: usize,
     /// The longest that a request's headers may take to arrive, and that a new connection may be silent.
@@ -35,7 +35,7 @@ pub struct ListenerLimits {
     pub idle_timeout: Duration,
     /// The longest that a TLS handshake may take.
     pub handshake_timeout: Duration,
-    /// The most concurrent streams of an HTTP/2 connection.
+    /// The most concurrent streams of an HTTP/2 connection; fewer where there are many connections.
     pub streams: u32,
     /// The most requests that the peer of an HTTP/2 connection may cancel in a second. With more the
     /// connection is closed.
@@ -43,22 +43,22 @@ pub struct ListenerLimits {
 }
 
 /// A function that answers requests. The peer's IP address is `None` on a Unix socket.
-pub trait Answer: Fn(Request<Incoming>, Option<IpAddr>) -> Self::Response + Clone + Send + 'static {
+pub trait Answer: Fn(Request<RequestBody>, Option<IpAddr>) -> Self::Response + Clone + Send + 'static {
     /// The future of a response.
     type Response: Future<Output = Response<ResponseBody>> + Send + 'static;
 }
 
 impl<F, R> Answer for F
 where
-    F: Fn(Request<Incoming>, Option<IpAddr>) -> R + Clone + Send + 'static,
+    F: Fn(Request<RequestBody>, Option<IpAddr>) -> R + Clone + Send + 'static,
     R: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     type Response = R;
 }
 
-/// Request extension: too many requests are in flight, so this one is refused.
+/// Request extension: the `Host` header is missing, doubled or malformed.
 #[derive(Clone, Copy, Debug)]
-pub struct Overload;
+pub struct BadHost;
 
 /// Response extension: the caller cancelled the request before it was answered.
 #[derive(Clone, Copy, Debug)]
@@ -70,49 +70,48 @@ pub struct ListenerState {
     pub tls: Option<Arc<Tls>>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
-    /// Requests in flight.
-    in_flight: AtomicUsize,
-}
-
-impl ListenerState {
-    /// The state of a listener without connections.
-    pub const fn new(limits: ListenerLimits, tls: Option<Arc<Tls>>, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        Self { limits, tls, clock, metrics, in_flight: AtomicUsize::new(0) }
-    }
+    /// The open connections of this listener and of those that share its limit.
+    pub connections: Arc<Connections>,
+    pub id: ListenerId,
 }
 
 /// The state of one connection.
 pub struct ConnectionState {
     pub listener: Arc<ListenerState>,
-    /// The names in the peer's certificate, if it sent one.
-    names: Option<PeerNames>,
+    /// The peer's certificate, if it sent one with names.
+    peer: Option<PeerCertificate>,
     /// The peer's address; `None` on a Unix socket.
     pub address: Option<IpAddr>,
-    pub requests: Arc<Requests>,
+    pub activity: Arc<Activity>,
     /// The start of the current one-second window, and the requests cancelled in it.
     resets: Mutex<(Moment, u32)>,
     pub too_many_resets: Notify,
 }
 
 impl ConnectionState {
-    pub fn new(listener: Arc<ListenerState>, address: Option<IpAddr>, names: Option<PeerNames>) -> Arc<Self> {
-        let requests = Arc::default();
+    pub fn new(
+        listener: Arc<ListenerState>,
+        address: Option<IpAddr>,
+        peer: Option<PeerCertificate>,
+        activity: Arc<Activity>,
+    ) -> Arc<Self> {
         let resets = Mutex::new((Moment::from_nanos(0), 0));
-        Arc::new(Self { listener, names, address, requests, resets, too_many_resets: Notify::new() })
+        Arc::new(Self { listener, peer, address, activity, resets, too_many_resets: Notify::new() })
     }
 
     /// Counts a request that begins, and adds its extensions.
-    pub fn begin(self: &Arc<Self>, request: &mut Request<Incoming>) -> OpenRequest {
-        self.requests.begin();
-        if self.listener.in_flight.fetch_add(1, Ordering::Relaxed) >= self.listener.limits.requests_in_flight {
-            request.extensions_mut().insert(Overload);
+    pub fn begin(self: &Arc<Self>, request: Request<Incoming>) -> (OpenRequest, Request<RequestBody>) {
+        self.activity.begin();
+        let mut request = request.map(|body| RequestBody::new(body, Arc::clone(&self.activity)));
+        if !has_valid_host(&request) {
+            request.extensions_mut().insert(BadHost);
         }
-        if let (Some(names), Some(tls)) = (&self.names, &self.listener.tls)
-            && tls.trusts(names)
+        if let (Some(peer), Some(tls)) = (&self.peer, &self.listener.tls)
+            && let Some(names) = peer.names(tls)
         {
             request.extensions_mut().insert(names.clone());
         }
-        OpenRequest { state: Arc::clone(self), answered: false }
+        (OpenRequest { state: Arc::clone(self), answered: false }, request)
     }
 
     /// Counts a request that was cancelled before it was answered. Cancelling costs the broker much and
@@ -130,16 +129,22 @@ impl ConnectionState {
     }
 }
 
-/// A request in flight.
+/// A request that is not answered yet.
 pub struct OpenRequest {
     state: Arc<ConnectionState>,
     pub answered: bool,
 }
 
+impl OpenRequest {
+    /// Notes that it was successful.
+    pub fn succeed(&self) {
+        self.state.activity.succeed();
+    }
+}
+
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.state.listener.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.state.requests.end();
+        self.state.activity.end(self.state.listener.connections.tick());
         if !self.answered {
             self.state.count_cancelled();
         }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::certificates::Certificates;
 use crate::clock::Clock;
@@ -52,42 +53,73 @@ impl Tls {
         true
     }
 
-    /// Whether the authorities that verified these names are still trusted.
-    pub fn trusts(&self, names: &PeerNames) -> bool {
-        let now = &self.0.load().authorities;
-        Arc::ptr_eq(now, &names.authorities) || *now == names.authorities
-    }
-
     /// The current certificates.
     pub fn current(&self) -> Arc<Certificates> {
         self.0.load_full()
     }
 }
 
+/// The client certificate of a connection, with the intermediate ones that the peer sent.
+///
+/// It is believed as long as one of the trusted authorities verifies it: adding an authority, the first
+/// step of a rotation, changes nothing for open connections, and removing one's own ends the belief.
+pub struct PeerCertificate {
+    names: PeerNames,
+    chain: Box<[CertificateDer<'static>]>,
+    /// When the handshake verified it. Its expiry ends no open connection, whatever authorities come.
+    verified: UnixTime,
+    /// The authorities of the last check, and its outcome. No lock that connections share.
+    checked: Mutex<(Arc<[CertificateDer<'static>]>, bool)>,
+}
+
+impl PeerCertificate {
+    /// The first of a peer's certificates is its own; the handshake must have verified it by these.
+    /// `None` if it has no names. `now` is the time since 1970.
+    pub fn of(certificates: Option<&[CertificateDer<'static>]>, by: &Certificates, now: Duration) -> Option<Self> {
+        let chain: Box<[_]> = certificates?.into();
+        let names = PeerNames::of(chain.first()?)?;
+        let checked = Mutex::new((Arc::clone(&by.authorities), true));
+        Some(Self { names, chain, verified: UnixTime::since_unix_epoch(now), checked })
+    }
+
+    /// The names, if an authority that is trusted now verifies the certificate.
+    pub fn names(&self, tls: &Tls) -> Option<&PeerNames> {
+        let current = tls.0.load();
+        let mut checked = self.checked.lock();
+        if !Arc::ptr_eq(&checked.0, &current.authorities) {
+            let is_same = checked.0 == current.authorities;
+            let is_trusted = if is_same { checked.1 } else { self.is_verified_by(&current) };
+            *checked = (Arc::clone(&current.authorities), is_trusted);
+        }
+        checked.1.then_some(&self.names)
+    }
+
+    fn is_verified_by(&self, certificates: &Certificates) -> bool {
+        let (Some(verifier), Some((own, others))) = (&certificates.client_verifier, self.chain.split_first()) else {
+            return false;
+        };
+        verifier.verify_client_cert(own, others, self.verified).is_ok()
+    }
+}
+
 /// The names in a verified client certificate: DNS names in lower case, and URIs. Each request of
 /// the connection carries them.
 #[derive(Clone, Debug)]
-pub struct PeerNames {
-    names: Arc<[String]>,
-    /// The authorities that verified it.
-    authorities: Arc<[CertificateDer<'static>]>,
-}
+pub struct PeerNames(Arc<[String]>);
 
 impl PeerNames {
-    /// The names in the first of a peer's certificates, its own, which must have been verified.
-    pub fn of(certificates: Option<&[CertificateDer<'_>]>, verified_by: &Certificates) -> Option<Self> {
-        let certificate = webpki::EndEntityCert::try_from(certificates?.first()?).ok()?;
+    fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
         let hosts = certificate.valid_dns_names().map(str::to_ascii_lowercase);
         // A URI without a scheme could be mistaken for a DNS name.
         let uris = certificate.valid_uri_names().filter(|uri| uri.contains(':')).map(str::to_owned);
         let names: Arc<[String]> = hosts.chain(uris).collect();
-        let authorities = Arc::clone(&verified_by.authorities);
-        (!names.is_empty()).then_some(Self { names, authorities })
+        (!names.is_empty()).then_some(Self(names))
     }
 
     /// The names.
     pub fn iter(&self) -> impl Iterator<Item = &str> + Clone {
-        self.names.iter().map(String::as_str)
+        self.0.iter().map(String::as_str)
     }
 }
 
@@ -96,13 +128,13 @@ mod tests {
     use super::*;
     use crate::http::server::TlsFiles;
     use std::io::Write;
-    use std::sync::Mutex;
+    use std::sync::Mutex as StdMutex;
 
     const DAY: Duration = Duration::from_secs(86_400);
 
     /// Captures the log as text.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct Lines(Arc<StdMutex<Vec<u8>>>);
 
     impl Write for Lines {
         fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
@@ -113,6 +145,50 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    fn key() -> rcgen::KeyPair {
+        rcgen::KeyPair::generate().expect("a key")
+    }
+
+    fn authority() -> rcgen::CertifiedIssuer<'static, rcgen::KeyPair> {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        rcgen::CertifiedIssuer::self_signed(params, key()).expect("a certificate")
+    }
+
+    /// Its expiry ends no open connection, so a rotation of the authorities must not either.
+    #[test]
+    fn open_connection_is_judged_as_of_its_handshake() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        let [old, new] = [authority(), authority()];
+        let own = key();
+        let certificate = rcgen::CertificateParams::new(Vec::new()).expect("no names").self_signed(&own);
+        let certificate = write("crt", certificate.expect("a certificate").pem());
+        let private_key = write("key", own.serialize_pem());
+        let trusting = |bundle: String| {
+            let client_ca = Some(write("ca", bundle));
+            let files = TlsFiles { certificate: certificate.clone(), private_key: private_key.clone(), client_ca };
+            Certificates::read(&files).expect("good files")
+        };
+        let mut params = rcgen::CertificateParams::new(vec!["web.internal".to_owned()]).expect("a name");
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(1999, 1, 1), rcgen::date_time_ymd(2000, 1, 1));
+        let chain = [params.signed_by(&key(), &old).expect("signed").der().clone()];
+        let first = trusting(old.pem());
+        let peer = PeerCertificate::of(Some(&chain), &first, 29 * 365 * DAY + 30 * DAY).expect("a name");
+        let tls = Tls::new(first);
+        let is_believed = |bundle: String| {
+            tls.replace(trusting(bundle));
+            peer.names(&tls).is_some()
+        };
+        assert!(is_believed(old.pem() + &new.pem()));
+        assert!(!is_believed(new.pem()));
+        assert!(is_believed(new.pem() + &old.pem()));
     }
 
     #[tokio::test(start_paused = true)]

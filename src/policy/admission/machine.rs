@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::breaker::{Breaker, Change, State};
+use super::breaker::{Breaker, Change, Hold, ProbeScope, RateChange, State};
 use super::budget::Budget;
 use super::queue::{Class, Place, Queue, Rank};
 use super::rate_limit::RateLimit;
-use super::response::{Rejection, Response};
-use super::retry::{self, CALL_TIME, RetryBudget};
+use super::response::{EndedCall, Origin, Rejection, Response};
+use super::retry::{self, CALL_TIME};
 use crate::clock::Moment;
 
 /// Decides which calls leave and when, for clients `C` and waiting calls `T`.
@@ -24,7 +24,6 @@ pub struct Admission<C, T> {
     limit: Option<RateLimit>,
     max_wait: Duration,
     breaker: Breaker,
-    retry_budget: RetryBudget,
     events: VecDeque<Event<T>>,
 }
 
@@ -33,6 +32,11 @@ pub trait WaitingCall {
     /// Whether the caller is gone, so that the call needs no permit any more.
     fn is_cancelled(&self) -> bool {
         false
+    }
+
+    /// The user whose token it is for, as a number. Users take turns within a client.
+    fn user(&self) -> u64 {
+        0
     }
 }
 
@@ -43,7 +47,7 @@ pub enum Event<T> {
     Admitted {
         /// The call.
         call: T,
-        /// Its class at the end; a promoted renewal is a waiting user's.
+        /// Its class at the end: waiting if a user has joined a renewal.
         class: Class,
         /// How long it was queued.
         waited: Duration,
@@ -61,6 +65,9 @@ pub enum Event<T> {
 struct Queued<T> {
     call: T,
     since: Moment,
+    origin: Origin,
+    /// It was let in as a probe, or need not ask again.
+    is_settled: bool,
 }
 
 impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
@@ -72,27 +79,29 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
             queue: Queue::default(),
             limit: budget.map(RateLimit::new),
             max_wait,
-            breaker: Breaker::default(),
-            retry_budget: RetryBudget::default(),
+            breaker: Breaker::new(budget.map_or(Duration::ZERO, |budget| budget.period())),
             events: VecDeque::new(),
         }
     }
 
     /// Admits a new call if it may leave at once; `false` if it has to queue.
-    pub fn admit_now(&mut self, class: Class, now: Moment) -> Result<bool, Rejection> {
-        self.check(class, now)?;
+    pub fn admit_now(&mut self, class: Class, origin: &Origin, now: Moment) -> Result<bool, Rejection> {
+        self.check(class, origin, now)?;
+        if class == Class::Waiting && self.passes_pause(origin, now) {
+            return Ok(true);
+        }
         let is_next = if class == Class::Waiting {
             // First the calls that go before this one and may leave now. A wait is computed from the rest.
-            while !self.queue.is_new_user_next() && self.take_permit(now) {
+            while self.has_next() && !self.queue.is_new_user_next() && self.take_permit(now) {
                 self.grant_next(now);
             }
             self.queue.is_new_user_next()
         } else {
-            self.queue.is_empty() && self.reserve_free_at() <= now
+            !self.has_next() && self.reserve_free_at() <= now
         };
         let admitted = is_next && self.take_permit(now);
         if admitted {
-            self.breaker.on_admit(class, now);
+            self.breaker.on_admit(class, origin, now);
             if class == Class::Waiting {
                 self.queue.on_user_admitted();
             }
@@ -102,37 +111,54 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
 
     /// Queues the call of a client's user that [`Admission::admit_now`] did not admit at this moment.
     ///
-    /// It is refused if it would leave after `deadline` or after the longest wait. When the queue is
-    /// full, a client with few queued calls displaces one of the client with the most, so every queued
-    /// call still leaves in time.
-    pub fn queue_user(&mut self, client: C, call: T, deadline: Moment, now: Moment) -> Result<Place, Rejection> {
-        if let Err(rejection) = self.check_wait(deadline, now) {
-            let is_full = matches!(rejection, Rejection::Limited(wait) if wait > self.max_wait);
-            let displaced = is_full.then(|| self.queue.shed_from_largest(&client)).flatten().ok_or(rejection)?;
-            self.events.push_back(Event::Refused { call: displaced.call, rejection });
+    /// It is refused if its turn would come after `deadline` or after the longest wait, however many
+    /// calls others have queued. If the whole queue would then last for longer, the call that would
+    /// leave last is refused instead.
+    pub fn queue_user(
+        &mut self,
+        client: C,
+        origin: &Origin,
+        call: T,
+        deadline: Moment,
+        now: Moment,
+    ) -> Result<Place, Rejection> {
+        let user = call.user();
+        self.check_wait(self.queue.calls_before_new(&client, user), deadline, now)?;
+        let end = self.check_wait(self.queue.calls_before_last(), Moment::NEVER, now);
+        let queued = self.queued(Class::Waiting, origin, call, now);
+        let place = self.queue.push_user(client, user, queued);
+        if let Err(rejection) = end
+            && let Some((last, Queued { call, .. })) = self.queue.shed(place)
+        {
+            if last == place {
+                return Err(rejection);
+            }
+            self.events.push_back(Event::Refused { call, rejection });
         }
-        self.breaker.on_admit(Class::Waiting, now);
-        Ok(self.queue.push_user(client, Queued { call, since: now }))
+        Ok(place)
     }
 
     /// Queues a renewal that [`Admission::admit_now`] did not admit at this moment.
-    pub fn queue_renewal(&mut self, rank: Rank, call: T, now: Moment) -> Place {
-        self.breaker.on_admit(rank.class(), now);
-        self.queue.push_renewal(rank, Queued { call, since: now })
+    pub fn queue_renewal(&mut self, rank: Rank, origin: &Origin, call: T, now: Moment) -> Place {
+        let user = call.user();
+        let queued = self.queued(rank.class(), origin, call, now);
+        self.queue.push_renewal(rank, user, queued)
     }
 
-    /// Promotes a queued renewal that a user of this client waits for from now on.
+    fn queued(&mut self, class: Class, origin: &Origin, call: T, now: Moment) -> Queued<T> {
+        let is_settled = self.breaker.on_admit(class, origin, now) || class != Class::Waiting;
+        Queued { call, since: now, origin: *origin, is_settled }
+    }
+
+    /// Adds a user of this client to those who wait for a queued call; `false` if it is queued no more.
     ///
-    /// It goes before calls that were queued after it, so it needs no room of its own. A renewal that
-    /// was admitted already is unaffected.
-    pub fn promote(&mut self, place: Place, client: C, now: Moment) -> Result<(), Rejection> {
-        match self.paused_for(now) {
-            pause if pause > self.max_wait && self.queue.has_renewal(place) => Err(Rejection::Throttled(pause)),
-            _ => {
-                self.queue.promote(place, client);
-                Ok(())
-            }
-        }
+    /// The call then also has a place in this client's line, and leaves by the turn that comes first. The
+    /// place is refused as in [`Admission::queue_user`], and the call keeps those that it had.
+    pub fn join(&mut self, place: Place, client: C, deadline: Moment, now: Moment) -> Result<bool, Rejection> {
+        let Some(calls_before) = self.queue.calls_before_joined(place, &client) else { return Ok(false) };
+        self.check_wait(calls_before, deadline, now)?;
+        self.queue.join(place, client);
+        Ok(true)
     }
 
     /// Drops all queued renewals, without an event.
@@ -142,7 +168,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
 
     /// Takes out the next event: a call that leaves now, or one that is refused.
     pub fn poll(&mut self, now: Moment) -> Option<Event<T>> {
-        if self.events.is_empty() && self.next_wakeup() <= now && self.take_permit(now) {
+        if self.events.is_empty() && self.has_next() && self.next_wakeup() <= now && self.take_permit(now) {
             self.grant_next(now);
         }
         self.events.pop_front()
@@ -164,76 +190,107 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         }
     }
 
-    /// Records the response to a call sent at `sent` for a token key with this hash.
-    ///
-    /// Refuses queued calls that can't succeed any more. `draw` is uniform in 0..1.
-    pub fn on_response(
-        &mut self,
-        response: Response,
-        key: u64,
-        sent: Moment,
-        now: Moment,
-        draw: f64,
-    ) -> Option<Change> {
-        let change = self.breaker.record(response, key, sent, now, draw);
-        if response == Response::Issued {
-            self.retry_budget.deposit();
-        }
+    /// Records the response to a call; refuses queued calls that can't succeed any more.
+    pub fn on_response(&mut self, call: &EndedCall) -> Option<Change> {
+        let effect = self.breaker.record(call);
+        let EndedCall { response, sent, now, .. } = *call;
         if let Some(limit) = &mut self.limit {
-            match response {
-                Response::Issued => limit.throttle.on_success(sent, now),
-                Response::Throttled(pause) => limit.throttle.on_throttled(pause, sent, now),
-                _ => {}
+            if response == Response::Issued {
+                limit.throttle.on_success(sent, now);
             }
-            if change == Some(Change::Closed) {
-                limit.throttle.restart(now);
+            match effect.rate {
+                Some(RateChange::Lower) => limit.throttle.on_throttled(sent, now),
+                Some(RateChange::Pause(pause)) => {
+                    limit.throttle.on_throttled(sent, now);
+                    limit.throttle.pause(pause, now);
+                }
+                Some(RateChange::Restart) => limit.throttle.restart(now),
+                None => {}
             }
         }
-        self.refuse_hopeless(response, change, now);
-        change
+        if matches!(effect.rate, Some(RateChange::Pause(_))) && self.paused_for(now) > self.max_wait {
+            // Users who would wait too long are refused at once. Renewals can wait.
+            let rejection = Rejection::Throttled(self.paused_for(now));
+            self.events.extend(
+                self.queue.drop_users().into_iter().map(|queued| Event::Refused { call: queued.call, rejection }),
+            );
+        }
+        match effect.change {
+            Some(Change::Opened) => {
+                self.refuse_users(now);
+                self.refuse_renewals(now);
+            }
+            Some(Change::Shed) => self.refuse_renewals(now),
+            _ => {}
+        }
+        effect.change
     }
 
-    /// Refuses the queued calls that can't succeed any more after this response.
-    fn refuse_hopeless(&mut self, response: Response, change: Option<Change>, now: Moment) {
-        let pause = self.paused_for(now);
-        let rejection = match response {
-            // Users who would wait too long are refused at once. Renewals can wait.
-            Response::Throttled(Some(_)) if pause > self.max_wait => Some(Rejection::Throttled(pause)),
-            _ if change == Some(Change::Opened) => self.check(Class::Waiting, now).err(),
-            _ => None,
-        };
-        let refuse = |rejection| move |queued: Queued<T>| Event::Refused { call: queued.call, rejection };
-        if let Some(rejection) = rejection {
-            self.events.extend(self.queue.drop_users().map(refuse(rejection)));
+    /// Refuses the users who wait, where all are of one party. Of several, each is judged at its turn.
+    fn refuse_users(&mut self, now: Moment) {
+        if self.breaker.has_several_parties(now) {
+            return;
         }
-        if matches!(change, Some(Change::Opened | Change::Shed)) {
-            let rejection = self.check(Class::Renewal, now).err().unwrap_or(Rejection::CircuitOpen(Duration::ZERO));
-            self.events.extend(self.queue.drop_renewals().map(refuse(rejection)));
+        for queued in self.queue.drop_users() {
+            let rejection = self.check(Class::Waiting, &queued.origin, now).err();
+            let rejection = rejection.unwrap_or(Rejection::CircuitOpen(Duration::ZERO));
+            self.events.push_back(Event::Refused { call: queued.call, rejection });
         }
+    }
+
+    fn refuse_renewals(&mut self, now: Moment) {
+        let rejection = Rejection::CircuitOpen(self.breaker.renewals_held_for(now));
+        self.events.extend(
+            self.queue.drop_renewals().into_iter().map(|queued| Event::Refused { call: queued.call, rejection }),
+        );
     }
 
     /// When to retry a call that failed `tries` times, for a caller that waits until `deadline`.
     ///
-    /// `None` if the time is too short or the retry budget is used up. `draw` is uniform in 0..1.
-    pub fn retry(&mut self, tries: u32, deadline: Moment, now: Moment, draw: f64) -> Option<Moment> {
-        let at = now + retry::pause(tries, draw)?;
+    /// `None` if the time is too short or the party's retry budget is used up. `draw` is uniform in 0..1.
+    pub fn retry(&mut self, origin: &Origin, tries: u32, deadline: Moment, now: Moment, draw: f64) -> Option<Moment> {
+        let at = (now + retry::pause(tries, draw)?).max(self.breaker.held_until(origin));
         let earliest = at.max(self.limit.as_ref().map_or(PAST, |limit| limit.throttle.next_at()));
-        let is_in_time = earliest + CALL_TIME <= deadline && self.check(Class::Waiting, now).is_ok();
-        (is_in_time && self.retry_budget.withdraw()).then_some(at)
+        let is_in_time = earliest + CALL_TIME <= deadline && !self.breaker.is_open_for(origin, now);
+        (is_in_time && self.breaker.withdraw_retry(origin)).then_some(at)
     }
 
-    /// Closes the breaker if the old API key opened it; returns whether it did.
-    pub fn reset_for_new_key(&mut self) -> bool {
-        let was_denied = self.breaker.denial().is_some();
-        if was_denied {
-            self.breaker = Breaker::default();
+    /// Forgets what the old API key brought: breaker, pauses and a lower rate.
+    pub fn reset_for_new_key(&mut self, now: Moment) {
+        self.breaker.reset(now);
+        if let Some(limit) = &mut self.limit {
+            limit.reset();
         }
-        was_denied
+    }
+
+    /// Whether a call of this origin is told that Courier refuses the API key.
+    pub fn is_denied(&self, origin: &Origin) -> bool {
+        self.breaker.is_denied(origin)
+    }
+
+    /// When the broker itself is to call for a key, to see whether others succeed.
+    pub fn probe_at(&self) -> Moment {
+        self.breaker.probe_at()
+    }
+
+    /// Whose key the broker itself is to call for now, if any.
+    pub fn wanted_probe(&self, now: Moment) -> Option<ProbeScope> {
+        self.breaker.wanted_probe(now)
+    }
+
+    /// Whether that may be this key. If it is `choosy`, not one of a failing party.
+    pub fn is_candidate(&self, scope: ProbeScope, origin: &Origin, choosy: bool, now: Moment) -> bool {
+        self.breaker.is_candidate(scope, origin, choosy, now)
+    }
+
+    /// Records that the broker calls for such a key, or that it has none.
+    pub fn on_probe(&mut self, scope: ProbeScope, is_sent: bool, now: Moment) {
+        self.breaker.on_probe(scope, is_sent, now);
     }
 
     /// When another renewal may be queued; `None` is now, [`Moment::NEVER`] is after one has left.
     pub fn room_at(&self, now: Moment) -> Option<Moment> {
-        match self.breaker.blocked_for(Class::Renewal, now) {
+        match self.breaker.renewals_held_for(now) {
             Duration::ZERO if self.limit.as_ref().is_none_or(|limit| self.queue.has_room(limit.budget())) => None,
             Duration::ZERO => Some(Moment::NEVER),
             rest => Some(now + rest),
@@ -255,14 +312,47 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         self.breaker.state(now)
     }
 
-    /// Admits the next call whose caller still waits, with a permit that was taken.
+    /// Admits the next call with a permit that was taken.
     fn grant_next(&mut self, now: Moment) {
-        while let Some((class, Queued { call, since })) = self.queue.pop() {
-            if !call.is_cancelled() {
-                self.events.push_back(Event::Admitted { call, class, waited: now.since(since) });
-                return;
+        while self.has_next()
+            && let Some((class, queued)) = self.queue.pop()
+        {
+            match self.check_queued(&queued, now) {
+                Ok(()) => {
+                    let waited = now.since(queued.since);
+                    self.events.push_back(Event::Admitted { call: queued.call, class, waited });
+                    return;
+                }
+                Err(rejection) => self.events.push_back(Event::Refused { call: queued.call, rejection }),
             }
         }
+    }
+
+    /// Checks a call that queued before the breaker opened, when its turn has come.
+    fn check_queued(&mut self, queued: &Queued<T>, now: Moment) -> Result<(), Rejection> {
+        if !queued.is_settled {
+            self.check(Class::Waiting, &queued.origin, now)?;
+            self.breaker.on_admit(Class::Waiting, &queued.origin, now);
+        }
+        Ok(())
+    }
+
+    /// Admits the call of a party that does not fail in a pause, which may be others' alone.
+    fn passes_pause(&mut self, origin: &Origin, now: Moment) -> bool {
+        let may_pass = !self.paused_for(now).is_zero() && self.breaker.may_pass(origin, now);
+        let passes = may_pass && self.limit.as_mut().is_some_and(|limit| limit.take_in_pause(now));
+        if passes {
+            self.breaker.on_pass(now);
+        }
+        passes
+    }
+
+    /// Whether a call waits. Discards cancelled calls whose turn it is, which take neither turn nor permit.
+    fn has_next(&mut self) -> bool {
+        while self.queue.next().is_some_and(|queued| queued.call.is_cancelled()) {
+            self.queue.discard_next();
+        }
+        !self.queue.is_empty()
     }
 
     fn take_permit(&mut self, now: Moment) -> bool {
@@ -279,18 +369,18 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
     }
 
     /// Checks whether the breaker lets a call leave.
-    fn check(&self, class: Class, now: Moment) -> Result<(), Rejection> {
-        match (self.breaker.blocked_for(class, now), self.breaker.denial()) {
-            (Duration::ZERO, _) => Ok(()),
-            (_, Some(status)) => Err(Rejection::Credentials(status)),
-            (rest, None) => Err(Rejection::CircuitOpen(rest.max(self.paused_for(now)))),
+    fn check(&self, class: Class, origin: &Origin, now: Moment) -> Result<(), Rejection> {
+        match self.breaker.hold(class, origin, now) {
+            None => Ok(()),
+            Some(Hold::Open(rest)) => Err(Rejection::CircuitOpen(rest.max(self.paused_for(now)))),
+            Some(Hold::Denied(status)) => Err(Rejection::Credentials(status)),
+            Some(Hold::Paused(rest)) => Err(Rejection::Throttled(rest)),
         }
     }
 
-    /// Checks whether a call queued now would leave in time.
-    fn check_wait(&self, deadline: Moment, now: Moment) -> Result<(), Rejection> {
-        let calls_ahead = self.queue.calls_ahead();
-        let wait = self.limit.as_ref().map_or(Duration::ZERO, |limit| limit.wait_behind(calls_ahead, now));
+    /// Checks whether a call with so many calls before it would leave in time.
+    fn check_wait(&self, calls_before: usize, deadline: Moment, now: Moment) -> Result<(), Rejection> {
+        let wait = self.limit.as_ref().map_or(Duration::ZERO, |limit| limit.wait_behind(calls_before, now));
         match self.paused_for(now) {
             _ if wait <= self.max_wait && now + wait <= deadline => Ok(()),
             pause if pause > self.max_wait => Err(Rejection::Throttled(pause)),

@@ -11,7 +11,7 @@
 //! | [`breaker`] | share and spread of failed calls, 401, 402, 403 | no call leaves, or renewals are shed |
 //! | [`throttle`] | 429, `Retry-After`, successes | a pause of all calls, a lower rate |
 //! | [`bucket`] | calls that left | no call before its permit: the [`budget`] |
-//! | [`queue`] | class, rank, client | the order of calls, and which is refused if not all can be served |
+//! | [`queue`] | class, rank, clients, user | the order of calls, and which is refused if not all can be served |
 //! | [`retry`] | tries, successes | which failed calls are repeated |
 //!
 //! A call leaves if the breaker lets it, Courier's pause is over, the throttle's gap has passed and the
@@ -38,4 +38,4 @@ mod tests;
 pub mod throttle;
 
 pub use self::machine::{Admission, Event, WaitingCall};
-pub use self::response::{Rejection, Response};
+pub use self::response::{EndedCall, Origin, Rejection, Response};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::bucket::Bucket;
 use super::budget::Budget;
-use super::throttle::{RAMP, STEP, Throttle};
+use super::throttle::{RESTART_RAMP, STEP, Throttle};
 use crate::clock::Moment;
 
 /// Permits calls at the rate of the budget, or at the lower one that Courier accepts.
@@ -33,9 +33,11 @@ impl RateLimit {
 
     /// Takes the permit of a call that leaves now; `false` if none may leave yet.
     pub fn take(&mut self, now: Moment) -> bool {
-        if now < self.throttle.next_at() {
-            return false;
-        }
+        now >= self.throttle.next_at() && self.take_in_pause(now)
+    }
+
+    /// Takes the permit of a call that neither a pause nor a lower rate holds back.
+    pub fn take_in_pause(&mut self, now: Moment) -> bool {
         match self.bucket.take(now) {
             Ok(left) => {
                 self.throttle.on_admit(now);
@@ -47,6 +49,11 @@ impl RateLimit {
                 false
             }
         }
+    }
+
+    /// Forgets the old API key's 429s.
+    pub fn reset(&mut self) {
+        self.throttle = Throttle::new(&self.budget);
     }
 
     /// When the next call may leave, at the earliest. After [`RateLimit::take`] failed it is exact.
@@ -69,11 +76,11 @@ impl RateLimit {
 
 /// How long `calls` calls take after an outage, from the first success.
 ///
-/// Their rate begins with the least of the budget and rises by `whole / RAMP`. Includes the
+/// Their rate begins with the least of the budget and rises by `whole / RESTART_RAMP`. Includes the
 /// wait for the second call, and a second more since the rate rises only with responses.
 pub fn recovery(budget: &Budget, calls: u64) -> Duration {
     let (whole, least, calls) = (budget.rate(), budget.least(), calls as f64);
-    let rise = whole / RAMP.as_secs_f64();
+    let rise = whole / RESTART_RAMP.as_secs_f64();
     let rising = (whole - least) / rise;
     let by_then = (whole + least) / 2.0 * rising;
     let seconds = if calls < by_then {

@@ -1,5 +1,7 @@
 //! Tests of admission as a whole, in virtual time.
 
+mod turns;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use proptest::prelude::*;
 use super::breaker::{Change, State};
 use super::budget::Budget;
 use super::queue::{Class, Place, Rank};
-use super::{Admission, Event, Rejection, Response, WaitingCall};
+use super::{Admission, EndedCall, Event, Origin, Rejection, Response, WaitingCall};
 use crate::clock::Moment;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,6 +28,11 @@ impl WaitingCall for Call {
     fn is_cancelled(&self) -> bool {
         self.is_cancelled
     }
+}
+
+/// A key of its own user, of a client.
+fn origin(key: u64, client: u8) -> Origin {
+    Origin { key, user: key, party: client.into(), is_known: false, is_probe: false }
 }
 
 /// A driver that polls whenever admission asks for it.
@@ -63,14 +70,17 @@ impl Driver {
         self.calls += 1;
         let call = Call { number, is_cancelled };
         let rank = if class == Class::Renewal { Rank::Renewal(START) } else { Rank::IN_USE };
-        let outcome = match self.admission.admit_now(class, self.now) {
+        let origin = &origin(number as u64, client);
+        let outcome = match self.admission.admit_now(class, origin, self.now) {
             Ok(true) => {
                 self.poll();
                 self.left.push(Left { number, class, at: self.now, waited: Duration::ZERO });
                 return None;
             }
-            Ok(false) if class == Class::Waiting => self.admission.queue_user(client, call, Moment::NEVER, self.now),
-            Ok(false) => Ok(self.admission.queue_renewal(rank, call, self.now)),
+            Ok(false) if class == Class::Waiting => {
+                self.admission.queue_user(client, origin, call, Moment::NEVER, self.now)
+            }
+            Ok(false) => Ok(self.admission.queue_renewal(rank, origin, call, self.now)),
             Err(rejection) => Err(rejection),
         };
         match outcome {
@@ -88,7 +98,8 @@ impl Driver {
     }
 
     fn respond(&mut self, response: Response, key: u64) -> Option<Change> {
-        let change = self.admission.on_response(response, key, self.now, self.now, 0.0);
+        let (origin, now) = (origin(1 << 32 | key, 0), self.now);
+        let change = self.admission.on_response(&EndedCall { response, origin, sent: now, now, draw: 0.0 });
         self.poll();
         change
     }
@@ -156,7 +167,7 @@ fn response() -> impl Strategy<Value = Step> {
         4 => Just(Response::Issued),
         1 => prop::option::of(0u64..20).prop_map(|seconds| Response::Throttled(seconds.map(Duration::from_secs))),
         1 => Just(Response::Rejected),
-        1 => Just(Response::Forbidden(403)),
+        1 => Just(Response::Denied(403)),
         4 => Just(Response::Failed),
     ];
     (response, 0u64..9).prop_map(|(response, key)| Step::Respond(response, key))
@@ -226,7 +237,8 @@ proptest! {
             driver.pass(Duration::from_millis(gap));
         }
         let users = driver.budget.reserve().min(9);
-        prop_assert!((0..users).all(|_| driver.admission.admit_now(Class::Waiting, driver.now) == Ok(true)));
+        let (now, user) = (driver.now, origin(1 << 33, 0));
+        prop_assert!((0..users).all(|_| driver.admission.admit_now(Class::Waiting, &user, now) == Ok(true)));
     }
 }
 
@@ -263,18 +275,47 @@ fn renewal_that_waits_for_the_reserve_leaves_as_one_of_ten_calls() {
 }
 
 #[test]
-fn opening_refuses_all_queued_calls_and_shedding_only_renewals() {
+fn opening_refuses_all_queued_calls_of_a_single_party() {
     let mut driver = Driver::new(1.0, 1);
     driver.arrive_users(2);
     driver.arrive(Class::Renewal, 0, false);
     let changes: Vec<_> = (0..8).filter_map(|key| driver.respond(Response::Failed, key)).collect();
     assert_eq!((changes, driver.refused.len(), driver.queued.len()), (vec![Change::Shed], 1, 1));
-    driver.now = driver.now + SECOND;
-    assert_eq!(driver.admission.on_response(Response::Failed, 9, driver.now, driver.now, 0.0), Some(Change::Opened));
-    driver.poll();
-    assert_eq!(driver.refused[&1], Rejection::CircuitOpen(SECOND));
-    assert_eq!(driver.admission.state(driver.now), State::Open);
-    assert_eq!(driver.admission.room_at(driver.now), Some(driver.now + SECOND));
+    driver.now = driver.now + SECOND - Duration::from_millis(1);
+    assert_eq!(driver.respond(Response::Failed, 9), None);
+    driver.now = driver.now + Duration::from_millis(1);
+    assert_eq!(driver.respond(Response::Failed, 9), Some(Change::Opened));
+    assert!(matches!(driver.refused[&1], Rejection::CircuitOpen(_)));
+    assert_eq!(driver.admission.state(driver.now), State::HalfOpen);
+    // Two probes leave at once, then one each half second.
+    driver.now = driver.now + SECOND * 9;
+    for _ in 0..5 {
+        driver.arrive_users(1);
+        driver.now = driver.now + SECOND / 10;
+    }
+    assert!(driver.refused.len() >= 4, "{:?}", driver.refused);
+}
+
+/// Other parties' calls are judged at their turn.
+#[test]
+fn opening_refuses_queued_calls_of_failing_parties_alone() {
+    let mut driver = Driver::new(1.0, 1);
+    driver.arrive_users(1);
+    for client in 1..4 {
+        assert!(driver.arrive(Class::Waiting, client, false).is_some());
+    }
+    for step in 0..6 {
+        driver.now = driver.now + SECOND / 5;
+        for party in 1..3 {
+            let (response, now) = (Response::Failed, driver.now);
+            let origin = origin(100 + step, party);
+            driver.admission.on_response(&EndedCall { response, origin, sent: now, now, draw: 0.0 });
+        }
+        driver.poll();
+    }
+    assert_ne!(driver.admission.state(driver.now), State::Closed);
+    driver.finish();
+    assert!(driver.left.iter().any(|call| call.number == 3), "{:?} {:?}", driver.left, driver.refused);
 }
 
 #[test]
@@ -283,6 +324,8 @@ fn long_pause_refuses_waiting_users_and_keeps_renewals() {
     driver.arrive_users(2);
     driver.arrive(Class::Renewal, 0, false);
     driver.respond(Response::Throttled(Some(SECOND * 30)), 0);
+    assert_eq!(driver.refused, BTreeMap::new());
+    driver.respond(Response::Throttled(Some(SECOND * 30)), 1);
     assert_eq!(driver.refused, BTreeMap::from([(1, Rejection::Throttled(SECOND * 30))]));
     assert_eq!(driver.queued.len(), 1);
     driver.arrive(Class::Waiting, 0, false);
@@ -291,23 +334,65 @@ fn long_pause_refuses_waiting_users_and_keeps_renewals() {
     assert_eq!(driver.left.last().map(|call| (call.at.since(START), call.number)), Some((SECOND * 30, 2)));
 }
 
+/// The pause may be the others' alone. A success that was sent in it ends it.
 #[test]
-fn retry_needs_time_for_a_call_and_a_closed_breaker() {
+fn party_that_does_not_fail_is_served_in_a_pause_and_ends_it() {
+    let mut driver = Driver::new(1.0, 2);
+    for key in 0..2 {
+        driver.respond(Response::Throttled(Some(SECOND * 30)), key);
+    }
+    driver.now = driver.now + SECOND;
+    driver.arrive(Class::Waiting, 0, false);
+    driver.arrive(Class::Waiting, 1, false);
+    assert_eq!((driver.order(), driver.refused.len()), (vec![1], 1));
+    let (response, origin, now) = (Response::Issued, origin(1, 1), driver.now);
+    driver.admission.on_response(&EndedCall { response, origin, sent: now, now, draw: 0.0 });
+    driver.pass(SECOND * 4);
+    driver.arrive(Class::Waiting, 0, false);
+    driver.finish();
+    assert_eq!(driver.order(), [1, 2]);
+}
+
+#[test]
+fn retry_needs_time_for_a_call_a_closed_breaker_and_the_end_of_the_keys_pause() {
     let mut driver = Driver::new(1.0, 1);
-    let (now, back_off) = (driver.now, SECOND / 10);
-    let retry = |driver: &mut Driver, wait| driver.admission.retry(1, now + wait, now, 1.0);
+    let (now, back_off, mine) = (driver.now, SECOND / 10, origin(1 << 32, 0));
+    let retry = |driver: &mut Driver, wait| driver.admission.retry(&mine, 1, now + wait, now, 1.0);
+    driver.respond(Response::Failed, 0);
     assert_eq!(retry(&mut driver, SECOND + back_off), Some(now + back_off));
     assert_eq!(retry(&mut driver, SECOND), None);
-    driver.respond(Response::Unauthorized, 0);
+    driver.respond(Response::Throttled(Some(SECOND * 3)), 0);
+    assert_eq!((retry(&mut driver, SECOND * 3), retry(&mut driver, SECOND * 4)), (None, Some(now + SECOND * 3)));
+    driver.admission.reset_for_new_key(now);
+    for _ in 0..2 {
+        driver.respond(Response::Denied(401), 0);
+    }
     assert_eq!(retry(&mut driver, SECOND * 2), None);
-    assert!(driver.admission.reset_for_new_key());
+    driver.admission.reset_for_new_key(now);
+    driver.respond(Response::Failed, 0);
     assert_eq!(retry(&mut driver, SECOND * 2), Some(now + back_off));
+}
+
+/// Each party has a budget of its own.
+#[test]
+fn retries_of_one_party_leave_the_others_theirs() {
+    let mut driver = Driver::new(1.0, 1);
+    let retry = |driver: &mut Driver, client| {
+        let now = driver.now;
+        driver.admission.retry(&origin(1, client), 1, Moment::NEVER, now, 1.0).is_some()
+    };
+    for client in 0..2 {
+        let (response, origin, now) = (Response::Failed, origin(1, client), driver.now);
+        driver.admission.on_response(&EndedCall { response, origin, sent: now, now, draw: 0.0 });
+    }
+    while retry(&mut driver, 0) {}
+    assert!((0..20).all(|_| retry(&mut driver, 1)));
 }
 
 #[test]
 fn calls_without_a_budget_never_queue() {
     let mut admission = Admission::<(), Call>::new(None, MAX_WAIT);
-    let mut admits = |class| admission.admit_now(class, START) == Ok(true);
+    let mut admits = |class| admission.admit_now(class, &origin(0, 0), START) == Ok(true);
     assert!((0..10_000).all(|_| admits(Class::Ahead) && admits(Class::Waiting)));
     assert_eq!(admission.room_at(START), None);
 }

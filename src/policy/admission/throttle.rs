@@ -5,12 +5,14 @@
 //! the budget is a known limit, so there is no unknown capacity to search for with a cubic rise, as
 //! the AWS SDKs' adaptive mode does.
 //!
-//! A `Retry-After` pauses all calls. Each round of 429s halves the rate. Successes raise it evenly.
+//! The [`breaker`](super::breaker) tells which 429s concern all calls. Each round of these halves the rate, and a
+//! `Retry-After` among them pauses all calls. Successes raise the rate evenly.
 //! Calls are paced one by one until the whole rate and beyond: the rate rises on until a second
 //! holds the burst as well, or else the unused burst would follow at once.
 
 use std::time::Duration;
 
+use super::breaker::LONGEST_PAUSE;
 use super::budget::Budget;
 use crate::clock::Moment;
 
@@ -23,6 +25,8 @@ pub struct Throttle {
     most: f64,
     /// Between the least and the most.
     rate: f64,
+    /// How long the rate takes to rise from nothing to the whole.
+    ramp: Duration,
     /// When the rate was last lowered; responses to calls sent earlier do not lower it again.
     lowered_at: Moment,
     /// When the rate was last raised.
@@ -31,14 +35,22 @@ pub struct Throttle {
     last_admit: Moment,
     /// The end of the pause that Courier asked for.
     paused_until: Moment,
+    /// When the pause began; the success of a later call ends it.
+    paused_at: Moment,
 }
 
-/// How long the rate takes to rise from nothing to the whole.
+/// How long the rate takes to rise from nothing to the whole after a 429.
 ///
-/// After an outage every fresh token is missing, so the rise is the load that Courier restarts
-/// under. With 15 s, a Courier that is up again but cold gets its full load in a quarter of a
-/// minute; with 60 s, 1,000 tokens at 20 calls a second take 74 s instead of 62 s.
-pub const RAMP: Duration = Duration::from_secs(30);
+/// With 10 s, a Courier that permits a quarter of the budget answers every third call with 429; with 60 s, the
+/// budget is unused for a minute after a passing limit.
+const RAMP: Duration = Duration::from_secs(30);
+
+/// How long the rate takes to rise from nothing to the whole after an outage.
+///
+/// After it every fresh token is missing, so the rise is the load that Courier restarts under. With 5 s, a
+/// Courier that is up again but cold gets its full load at once; with 30 s, a client that uses half of the
+/// budget has failures for a quarter of a minute after the recovery.
+pub const RESTART_RAMP: Duration = Duration::from_secs(10);
 
 /// The lateness of timers that is made up for.
 ///
@@ -58,8 +70,8 @@ impl Throttle {
     pub fn new(budget: &Budget) -> Self {
         let (whole, least, past) = (budget.rate(), budget.least(), Moment::from_nanos(0));
         let most = whole + f64::from(budget.departing_burst());
-        let (lowered_at, raised_at, last_admit, paused_until) = (past, past, past, past);
-        Self { whole, least, most, rate: most, lowered_at, raised_at, last_admit, paused_until }
+        let (lowered_at, raised_at, last_admit, paused_until, paused_at) = (past, past, past, past, past);
+        Self { whole, least, most, rate: most, ramp: RAMP, lowered_at, raised_at, last_admit, paused_until, paused_at }
     }
 
     /// The present rate, in calls a second.
@@ -92,31 +104,44 @@ impl Throttle {
         self.last_admit = (self.last_admit + self.gap()).max(now - SLACK).min(now);
     }
 
-    /// Records a 429, with its `Retry-After` if there was one, to a call sent at `sent`.
-    pub fn on_throttled(&mut self, pause: Option<Duration>, sent: Moment, now: Moment) {
-        self.paused_until = self.paused_until.max(now + pause.unwrap_or_default());
+    /// Lowers the rate after a 429 to a call sent at `sent`.
+    pub fn on_throttled(&mut self, sent: Moment, now: Moment) {
         // The other calls in flight get the same response; the round counts once.
         if sent >= self.lowered_at {
-            self.lower(self.rate() / 2.0, now);
+            self.lower(self.rate() / 2.0, RAMP, now);
         }
     }
 
-    /// Records a success of a call sent at `sent`.
+    /// Pauses all calls. The longest pause is one that Courier wanted longer: few calls follow it.
+    pub fn pause(&mut self, pause: Duration, now: Moment) {
+        if self.paused_for(now).is_zero() {
+            self.paused_at = now;
+        }
+        self.paused_until = self.paused_until.max(now + pause);
+        if pause >= LONGEST_PAUSE {
+            self.lower(self.least, RAMP, now);
+        }
+    }
+
+    /// Records a success of a call sent at `sent`; one that was sent in a pause ends it.
     pub fn on_success(&mut self, sent: Moment, now: Moment) {
+        if sent > self.paused_at {
+            self.paused_until = self.paused_until.min(now);
+        }
         if self.rate < self.most && sent >= self.lowered_at {
             let gone = now.since(self.raised_at).min(STEP.max(self.period()));
-            self.rate = (self.rate + self.whole * gone.as_secs_f64() / RAMP.as_secs_f64()).min(self.most);
+            self.rate = (self.rate + self.whole * gone.as_secs_f64() / self.ramp.as_secs_f64()).min(self.most);
             self.raised_at = now;
         }
     }
 
     /// Restarts at the least rate after an outage.
     pub fn restart(&mut self, now: Moment) {
-        self.lower(self.least, now);
+        self.lower(self.least, RESTART_RAMP, now);
     }
 
-    fn lower(&mut self, rate: f64, now: Moment) {
-        self.rate = rate.max(self.least);
+    fn lower(&mut self, rate: f64, ramp: Duration, now: Moment) {
+        (self.rate, self.ramp) = (rate.max(self.least), ramp);
         (self.lowered_at, self.raised_at) = (now, now);
         self.last_admit = now;
     }
@@ -141,7 +166,7 @@ mod tests {
             let sent = start + SECOND * round;
             // Ten calls of one round.
             for late in 0..10 {
-                throttle.on_throttled(None, sent, sent + Duration::from_millis(100 + late));
+                throttle.on_throttled(sent, sent + Duration::from_millis(100 + late));
             }
             rates.push(throttle.rate());
         }
@@ -153,13 +178,13 @@ mod tests {
         let (mut throttle, mut now) = throttle();
         throttle.restart(now);
         assert_eq!(throttle.rate(), 2.0);
-        for _ in 0..150 {
+        for _ in 0..50 {
             let sent = now;
             now = now + SECOND / 10;
             throttle.on_success(sent, now);
         }
         assert!((throttle.rate() - 12.0).abs() < 0.1, "{}", throttle.rate());
-        for _ in 0..150 {
+        for _ in 0..50 {
             now = now + SECOND / 10;
             throttle.on_success(now, now);
         }
@@ -167,13 +192,13 @@ mod tests {
         // One success after a night raises it by a step only.
         throttle.restart(now);
         throttle.on_success(now, now + SECOND * 40_000);
-        assert!(throttle.rate() < 3.0);
+        assert_eq!(throttle.rate(), 4.0);
     }
 
     #[test]
     fn success_sent_before_a_429_does_not_raise_the_rate() {
         let (mut throttle, now) = throttle();
-        throttle.on_throttled(None, now, now + SECOND);
+        throttle.on_throttled(now, now + SECOND);
         throttle.on_success(now, now + SECOND * 2);
         assert_eq!(throttle.rate(), 10.0);
     }
@@ -198,8 +223,8 @@ mod tests {
     #[test]
     fn shorter_pause_does_not_end_a_longer_one() {
         let (mut throttle, now) = throttle();
-        throttle.on_throttled(Some(SECOND * 30), now, now);
-        throttle.on_throttled(Some(SECOND), now, now);
+        throttle.pause(SECOND * 30, now);
+        throttle.pause(SECOND, now);
         assert_eq!((throttle.next_at(), throttle.paused_for(now)), (now + SECOND * 30, SECOND * 30));
         assert_eq!(throttle.paused_for(now + SECOND * 31), Duration::ZERO);
     }

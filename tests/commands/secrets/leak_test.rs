@@ -188,8 +188,8 @@ impl LeakTest {
         settings.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok()).sum()
     }
 
-    /// Stops the broker and searches all its output.
-    pub async fn assert_no_leak(mut self) {
+    /// Stops the broker and searches all its output. The audit log names the failed checks: these `rules`.
+    pub async fn assert_no_leak(mut self, rules: &[&str]) {
         // Renewals of rejected tokens follow a little later.
         tokio::time::sleep(Duration::from_millis(200)).await;
         self.ask_admin(HttpRequest::get("/metrics")).await;
@@ -201,6 +201,10 @@ impl LeakTest {
         let events: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         for event in ["issued", "refused", "signed-out", "rejected", "purged", "reload"] {
             assert!(events.iter().any(|line| line["event"] == event), "no {event} in {audit}");
+        }
+        for rule in rules {
+            let is_refused = |line: &Value| line["event"] == "refused" && line["rule"] == *rule;
+            assert!(events.iter().any(is_refused), "no {rule} in {audit}");
         }
         self.outputs.extend([
             ("stderr".to_owned(), ended.stderr),

@@ -108,7 +108,10 @@ impl LeakTest {
         ] {
             self.expect_refusal(ask, status).await;
         }
-        if !hmac {
+        if hmac {
+            self.expect_refusal(HttpRequest::frontend(r#"{"userId": "bob"}"#).key(&good), 401).await;
+        } else {
+            self.watch.for_secret("a-kid-that-nobody-knows");
             self.expect_refusal(call(&stranger), 401).await;
         }
     }

@@ -107,7 +107,9 @@ pub fn explains(faults: &Faults, failure: &Failure) -> bool {
     }
     match &faults.error_kind {
         Fault::Status(400, ..) => matches!(failure, Failure::Refused(_)),
-        Fault::Status(status @ 401..=403, ..) => *failure == Failure::Credentials(*status),
+        Fault::Status(status @ 401..=403, ..) => {
+            [Failure::Credentials(*status), Failure::Unconfirmed(*status)].contains(failure)
+        }
         Fault::Status(429, ..) => {
             matches!(failure, Failure::Throttled(pause) if pause.is_none_or(|pause| pause <= LONGEST_PAUSE))
         }

@@ -145,6 +145,22 @@ pub async fn assert_final(faults: impl IntoIterator<Item = Fault>, outcome: &'st
     answers_under(faults, outcome).await.into_iter().map(check).collect()
 }
 
+/// Checks refusals of the API key: callers learn of them as soon as Jane's key is refused too.
+pub async fn assert_denied(faults: impl IntoIterator<Item = Fault>) {
+    for (fault, warm, answer) in answers_under(faults, "credentials").await {
+        assert!(matches!(answer.status, 502 | 503), "{fault:?}: {answer:?}");
+        assert_eq!(answer.header("x-should-retry"), Some("false"), "{fault:?}: {answer:?}");
+        let new = warm.broker.courier.calls().into_iter().filter(|call| call.scope.contains("user_id:new"));
+        assert!(new.count() <= 2, "{fault:?}");
+        let later = async {
+            while ask(&warm.broker, &tokens("later")).await.status != 502 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(SLACK, later).await.expect("it is told");
+    }
+}
+
 /// An answer with this status and these headers.
 pub fn error(status: u16, headers: &[(&'static str, &str)]) -> Fault {
     let line = |(name, value): &(&'static str, &str)| {

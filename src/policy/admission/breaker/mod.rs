@@ -1,231 +1,268 @@
 //! The circuit breaker on calls to Courier.
 //!
+//! # Isolation
+//!
+//! A failure may be Courier's, or that of one token key, user or party (a client; with sessions a user).
+//! It is held against all only once it is known not to be theirs. There is one circuit for the workspace and
+//! one for each party, with the same rule; a party's circuit holds back the calls of that party alone.
+//!
 //! # How it trips
 //!
-//! It judges by the last 32 calls of the last minute. From 75% failures on it *sheds*: renewals,
-//! which have no user who waits, leave once a second. From 90% on it *opens*, if the failed calls
-//! were for several token keys and were sent over at least a second: no call leaves. One 401 opens
-//! it at once, since every call would get the same response; so do 402 or 403 for two keys, if half
-//! of the calls get them.
+//! A circuit judges by a *run*: the users with adverse responses since the last success. Each success
+//! ends the run, so that no number of failing keys outweighs one party that is served. A run is grave with
+//! five users over at least a second, or with two users if all got a 429; where calls of several parties
+//! are remembered, the workspace's run needs failures of two.
 //!
-//! # How it recovers
+//! A grave run is a suspicion. The broker then tests it: it calls for two keys that have had a token, of parties
+//! that do not fail if there are any. One success dismisses the suspicion. The circuit opens if these
+//! fail too, or if nothing has succeeded for two seconds. One 401, 402 or 403 is a suspicion at once, and
+//! the API key counts as refused only if such a key is refused as well. Until then the response holds for
+//! its key alone.
 //!
-//! After a back-off of 0.5 to 1 s, one call leaves as a probe (*half-open*). A success closes the
-//! breaker and clears its memory; a failure doubles the back-off, up to 30 s. There is no partial
-//! opening after a success: [`Throttle::restart`](super::throttle::Throttle::restart) begins with the least rate
-//! of the budget, and this ramp is the recovery's limit.
+//! While no key has ever succeeded there is nothing to test with. Then a grave run opens the circuit, and so
+//! does the second denial, be it of the same user: a wrong API key is told with the first request. Other users
+//! are told so only after three of them were denied.
 //!
-//! # Why both share and spread
+//! # What leaves while it is open
 //!
-//! A share alone trips on one key that Courier always fails, and on one broken HTTP/2 connection,
-//! which fails every call on it in the same moment. Consecutive failures alone never trip while a
-//! tenth of the calls still succeeds.
+//! Few calls a second, several at a time: at most one in 0.5 s, later in 1 to 2 s, of keys that had a
+//! token, as many of others, and as many of the broker's own. A key that failed in the last minute waits a
+//! second longer for its turn. A party that does not fail is not held back: its calls leave at four a
+//! second, ten at once. The first success closes the circuit.
+//!
+//! If the success is that of a party that failed, Courier has recovered: all circuits close, and after five
+//! seconds or more the rate restarts at the least of the budget
+//! ([`Throttle::restart`](super::throttle::Throttle::restart)). If it is another party's, the failures were not
+//! Courier's, and the others' circuits go on.
+//!
+//! # 429
+//!
+//! A `Retry-After` is kept for its key, for at most 60 s. A suspicion that ends in 429s pauses the workspace, or the
+//! party, for as long. The rate falls if keys of two parties (two keys where there is one party) get both
+//! tokens and 429s: a key that gets nothing but 429s has a limit of its own.
+//!
+//! # Shedding
+//!
+//! From 60% failing keys on, as the mean of all parties, renewals leave once a second, but for those of parties
+//! that are served, and while none is.
+//!
+//! # Bounds
+//!
+//! Parties, keys and users of a run are bounded; the oldest go first. A forgotten party is one that does not fail.
 
-mod recent;
+mod circuit;
+mod effect;
+mod limits;
+mod pace;
+mod parties;
+mod probes;
+mod record;
+mod run;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-use self::recent::Recent;
+use self::circuit::{Circuit, Open};
+pub use self::effect::{Change, Effect, Hold, ProbeScope, RateChange, State};
+pub use self::limits::LONGEST_PAUSE;
+use self::pace::Pace;
+use self::parties::Parties;
+use self::run::Cause;
 use super::queue::Class;
-use super::response::Response;
+use super::response::{Origin, Response};
 use crate::clock::Moment;
 
-/// Stops calls while Courier fails, and probes for its recovery.
-#[derive(Debug, Default)]
+/// Holds calls back while Courier, or a party, fails, and probes for the recovery.
+#[derive(Debug)]
 pub struct Breaker {
-    recent: Recent,
-    /// When the first call of the present run with [`OPEN_SHARE`] failures was sent.
-    failing_since: Option<Moment>,
-    open: Option<Open>,
+    workspace: Circuit,
+    parties: Parties,
+    /// Whether a key has ever succeeded.
+    has_succeeded: bool,
+    /// The calls of parties that do not fail, while the workspace's circuit is open or paused.
+    others: Pace,
+    /// The broker's own probes.
+    probes: Pace,
+    /// The least time between the broker's own probes.
+    probe_gap: Duration,
     /// When the next renewal may leave while renewals are shed.
-    next_shed_admit: Option<Moment>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Open {
-    /// Responses to calls sent before this moment do not count.
+    next_shed_admit: Moment,
+    /// Responses to calls sent before this moment do not count: they had another API key.
     since: Moment,
-    /// When the next probe may leave.
-    until: Moment,
-    /// A probe is under way.
-    probing: bool,
-    /// Failed probes since it opened.
-    failed_probes: u32,
-    /// The response that opened it, or to the last probe.
-    cause: Response,
 }
 
-/// The state of the breaker. Metrics export the number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// All calls leave.
-    Closed = 0,
-    /// Renewals are shed.
-    Shedding = 1,
-    /// A probe is under way, or may leave.
-    HalfOpen = 2,
-    /// No call leaves.
-    Open = 3,
-}
-
-/// A change of state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// It opened, or is open for another reason.
-    Opened,
-    /// It began to shed renewals.
-    Shed,
-    /// It closed.
-    Closed,
-}
-
-/// The least calls for a judgement. With 4, a workspace with few calls opens by chance: while half
-/// of them fail, four in a row do once in 16, eight once in 256. With 16, one that makes a call
-/// every five seconds never has enough.
-const LEAST_CALLS: usize = 8;
-/// The least token keys with failed calls. One key that Courier always fails is retried, and its
-/// calls can be most of the recent ones. With 2, a user with two profiles is enough; with 6, an
-/// outage at night may go unnoticed.
-const LEAST_KEYS: usize = 3;
-/// The least token keys with 402 or 403. A plan's limit and a key without rights reach every token
-/// key, so a second one confirms it. With 1, a firewall's 403 for one name stops all; with 4, a
-/// used-up plan costs two more calls before users are told.
-const LEAST_FORBIDDEN_KEYS: usize = 2;
-/// The least time over which failed calls were sent. With none, one broken connection opens the
-/// breaker; with 2 s, users wait a second longer for an error that is certain.
-const LEAST_SPAN: Duration = Duration::from_secs(1);
-/// The share of 402 and 403 at which it opens. At a quarter, a few keys without rights would stop
-/// the others; at 90%, calls that succeed because they were sent before the limit delay it.
-const FORBIDDEN_SHARE: f64 = 0.5;
-/// The share of failures at which renewals are shed.
+/// The least keys for shedding. With 4, a workspace with few calls sheds by chance: while half of them fail, four
+/// in a row do once in 16, eight once in 256.
+const LEAST_KEYS: usize = 8;
+/// The least keys with failures for shedding. With 2, a user with two profiles is enough.
+const LEAST_FAILED_KEYS: usize = 3;
+/// The share of failing keys at which renewals are shed.
 ///
-/// A waiting user still gets a token in 76% of cases while the retry budget lasts, and then in one of
-/// three; what capacity Courier has is theirs. At half of it, a Courier that fails two calls in five would stop renewals, which are the
-/// provision for worse; twice of it is never reached.
-pub const SHED_SHARE: f64 = 0.75;
-/// The share of failures at which it opens.
-///
-/// Below it retries help: while the retry budget lasts, three users in four get a token within five
-/// tries at 75% failures, two in five at 90%. At 50%, the breaker would turn a Courier that fails every second call into one that
-/// is down. At 99% it would not open while one call in 32 succeeds.
-const OPEN_SHARE: f64 = 0.9;
-/// The time between renewals while they are shed. Without a user they are the only sign of
-/// Courier's recovery: 32 of them replace the memory in half a minute, and after twice of it in a
-/// whole one. Half of it doubles the load on a Courier that hardly works.
+/// With retries, three of four calls then fail, and what capacity Courier has is the waiting users'. At half of
+/// it, a Courier that fails two calls in five would stop renewals, which are the provision for worse; at
+/// 90%, the outage is nearly complete.
+const SHED_SHARE: f64 = 0.6;
+/// The time between renewals while they are shed. Half of it doubles the load on a Courier that hardly works;
+/// with twice of it, its recovery shows half as soon where no user asks.
 const SHED_INTERVAL: Duration = Duration::from_secs(1);
-/// The back-off before the first probe, with jitter of up to half of it. Half of it would send two
-/// probes into an outage of a second, twice of it would add a second of errors after one.
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-/// The longest back-off. Users are refused for at most that long after Courier has recovered. An
-/// outage of half an hour takes 80 probes; with 60 s it would take 40, with 15 s 160.
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// A probe without a response for so long is lost, and another may leave. Three times the usual
-/// time-out of a call: below the time-out, probes would leave side by side; a longer one delays the
-/// recovery if the probe's flight was cancelled.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
+/// The pace of calls of parties that do not fail while the circuit is open. With one a second, a client whose ten
+/// users come at once loses most of them; with 20, an outage of many sessions is called as often as if
+/// nothing were known.
+const OTHERS: Pace = Pace::new(Duration::from_millis(250), 10);
+/// The broker's own probes: two at once, then one each half second, and at most one call in ten of the budget.
+const PROBE_GAP: Duration = Duration::from_millis(500);
+const PROBE_SHARE: u32 = 10;
+const PROBE_BURST: u32 = 2;
+/// The openings after which the rate begins anew. A shorter one leaves no fresh tokens missing; with 30 s, half a
+/// minute's missing tokens are fetched at once.
+const LEAST_OUTAGE: Duration = Duration::from_secs(5);
 
 impl Breaker {
-    /// How long calls of this class are blocked; zero if one may leave now.
-    pub fn blocked_for(&self, class: Class, now: Moment) -> Duration {
-        match &self.open {
-            // The probe's response is expected soon.
-            Some(open) if open.probing => open.until.since(now).min(FIRST_BACKOFF),
-            Some(open) => open.until.since(now),
-            None if class == Class::Waiting => Duration::ZERO,
-            None => {
-                self.next_shed_admit.filter(|_| self.is_shedding(now)).map_or(Duration::ZERO, |next| next.since(now))
-            }
+    /// Closed; `period` is the time between two calls at the full rate.
+    pub fn new(period: Duration) -> Self {
+        let probe_gap = PROBE_GAP.max(period * PROBE_SHARE);
+        Self {
+            workspace: Circuit::default(),
+            parties: Parties::default(),
+            has_succeeded: false,
+            others: OTHERS,
+            probes: Pace::new(probe_gap, PROBE_BURST),
+            probe_gap,
+            next_shed_admit: Moment::default(),
+            since: Moment::default(),
         }
     }
 
-    /// Records that a permitted call leaves. While open it is the probe, and later calls wait for it.
-    pub fn on_admit(&mut self, class: Class, now: Moment) {
-        let shedding = class != Class::Waiting && self.is_shedding(now);
-        if let Some(open) = &mut self.open {
-            (open.probing, open.until) = (true, now + PROBE_TIMEOUT);
-        } else if shedding {
-            self.next_shed_admit = Some(now + SHED_INTERVAL);
+    /// Forgets all that the old API key brought.
+    pub fn reset(&mut self, now: Moment) {
+        self.workspace = Circuit::default();
+        self.parties = Parties::default();
+        self.since = now;
+    }
+
+    /// Whether calls of several parties ended in the last minute.
+    pub fn has_several_parties(&self, now: Moment) -> bool {
+        self.parties.are_several(now)
+    }
+
+    /// Why a call of this class and origin is held back; `None` if it may leave now.
+    pub fn hold(&self, class: Class, origin: &Origin, now: Moment) -> Option<Hold> {
+        let held_until = self.parties.held_until(origin);
+        if origin.is_probe {
+            return None;
+        }
+        if now < held_until {
+            return Some(Hold::Paused(held_until.since(now)));
+        }
+        if let Some(open) = self.opening(origin, now) {
+            let free_at = open.free_at(origin, self.parties.has_failed(origin, now));
+            if now >= free_at {
+                return None;
+            }
+            let rest = free_at.since(now);
+            return Some(match open.cause {
+                Cause::Denied { status, .. } if self.is_denied(origin) => Hold::Denied(status),
+                Cause::Throttled(_) => Hold::Paused(rest),
+                _ => Hold::Open(rest),
+            });
+        }
+        let is_shed = class != Class::Waiting
+            && now < self.next_shed_admit
+            && self.is_shedding(now)
+            && !self.parties.is_served(origin.party, SHED_SHARE, now);
+        is_shed.then(|| Hold::Open(self.next_shed_admit.since(now)))
+    }
+
+    /// The opening that holds calls of this origin back.
+    fn opening(&self, origin: &Origin, now: Moment) -> Option<&Open> {
+        match self.workspace.opening() {
+            Some(_) if self.may_pass(origin, now) => None,
+            Some(open) => Some(open),
+            None => self.parties.get(origin.party)?.circuit.opening(),
         }
     }
 
-    /// Records the response to a call that was sent at `sent` for `key` (a hash will do).
-    /// `draw` is uniform in 0..1.
-    pub fn record(&mut self, response: Response, key: u64, sent: Moment, now: Moment, draw: f64) -> Option<Change> {
-        if let Some(open) = self.open {
-            return if sent < open.since { None } else { self.record_probe(open, response, now, draw) };
+    /// Whether calls of this origin are held back, but for probes.
+    pub fn is_open_for(&self, origin: &Origin, now: Moment) -> bool {
+        self.opening(origin, now).is_some()
+    }
+
+    /// Whether a call may leave in spite of what others got: its party does not fail.
+    pub fn may_pass(&self, origin: &Origin, now: Moment) -> bool {
+        now >= self.others.free_at() && !self.parties.is_failing(origin.party, now)
+    }
+
+    /// Records that a call leaves that only [`Breaker::may_pass`] admits.
+    pub fn on_pass(&mut self, now: Moment) {
+        self.others.take(now);
+    }
+
+    /// Records that a permitted call leaves; returns whether it is a probe.
+    pub fn on_admit(&mut self, class: Class, origin: &Origin, now: Moment) -> bool {
+        if origin.is_probe {
+            return true;
         }
-        let was_shedding = self.is_shedding(now);
-        self.recent.push(response, key, now);
-        let failing_since = self.failing_since.map_or(sent, |first| first.min(sent));
-        self.failing_since = self.is_failing(OPEN_SHARE, now).then_some(failing_since);
-        let is_forbidden = |response| matches!(response, Response::Forbidden(_));
-        let opens = match response {
-            Response::Failed => self.failing_since.is_some_and(|first| sent.since(first) >= LEAST_SPAN),
-            Response::Forbidden(_) => {
-                self.recent.share(is_forbidden, now) >= FORBIDDEN_SHARE
-                    && self.recent.keys(is_forbidden, now) >= LEAST_FORBIDDEN_KEYS
-            }
-            Response::Unauthorized => true,
-            Response::Issued | Response::Throttled(_) | Response::Rejected => false,
+        if self.workspace.opening().is_some() && self.may_pass(origin, now) {
+            self.on_pass(now);
+            return true;
+        }
+        let circuit = match self.workspace.opening() {
+            Some(_) => Some(&mut self.workspace),
+            None => self.parties.get_mut(origin.party).map(|party| &mut party.circuit),
         };
-        if opens {
-            self.open(response, 0, now, draw);
-            return Some(Change::Opened);
+        if let Some(open) = circuit.and_then(Circuit::opening_mut) {
+            open.on_admit(origin, now);
+            return true;
         }
-        (!was_shedding && self.is_shedding(now)).then_some(Change::Shed)
+        if class != Class::Waiting && self.is_shedding(now) {
+            self.next_shed_admit = now + SHED_INTERVAL;
+        }
+        false
     }
 
-    /// Records a response while the breaker is open.
-    fn record_probe(&mut self, open: Open, response: Response, now: Moment, draw: f64) -> Option<Change> {
-        if !response.is_failure() {
-            *self = Self::default();
-            return Some(Change::Closed);
-        }
-        if open.probing {
-            self.open(response, open.failed_probes + 1, now, draw);
-        }
-        (self.denial().is_some() && open.cause == Response::Failed).then_some(Change::Opened)
+    /// Whether a call of this origin would be told that Courier refuses the API key.
+    pub fn is_denied(&self, origin: &Origin) -> bool {
+        self.workspace.opening().is_some_and(|open| match open.cause {
+            Cause::Denied { is_confirmed, .. } => {
+                is_confirmed || !self.has_succeeded && matches!(self.parties.last(origin), Some(Response::Denied(_)))
+            }
+            _ => false,
+        })
     }
 
-    /// The status by which Courier refused the API key (401, 402 or 403), if that opened the breaker.
-    pub fn denial(&self) -> Option<u16> {
-        match self.open?.cause {
-            Response::Unauthorized => Some(401),
-            Response::Forbidden(status) => Some(status),
-            _ => None,
+    /// Takes a retry out of the party's budget; `false` if it is used up.
+    pub fn withdraw_retry(&mut self, origin: &Origin) -> bool {
+        self.parties.get_mut(origin.party).is_some_and(|party| party.retries.withdraw())
+    }
+
+    /// The end of the pause that Courier asked for with this key.
+    pub fn held_until(&self, origin: &Origin) -> Moment {
+        self.parties.held_until(origin)
+    }
+
+    /// How long no renewal at all may leave; zero if one may.
+    pub fn renewals_held_for(&self, now: Moment) -> Duration {
+        let any = Origin { key: 0, user: 0, party: 0, is_known: true, is_probe: false };
+        match self.workspace.opening() {
+            Some(open) => open.free_at(&any, false).since(now),
+            None if self.is_shedding(now) && !self.parties.are_several(now) => self.next_shed_admit.since(now),
+            None => Duration::ZERO,
         }
     }
 
     /// The present state.
     pub fn state(&self, now: Moment) -> State {
-        match &self.open {
-            Some(open) if open.probing || open.until <= now => State::HalfOpen,
+        match self.workspace.opening() {
+            Some(open) if open.is_probing || self.renewals_held_for(now).is_zero() => State::HalfOpen,
             Some(_) => State::Open,
             None if self.is_shedding(now) => State::Shedding,
             None => State::Closed,
         }
     }
 
-    fn open(&mut self, cause: Response, failed_probes: u32, now: Moment, draw: f64) {
-        let backoff = match cause {
-            // Only an operator helps.
-            Response::Unauthorized | Response::Forbidden(_) => MAX_BACKOFF,
-            _ => (FIRST_BACKOFF * (1 << failed_probes.min(5))).min(MAX_BACKOFF),
-        };
-        let until = now + backoff.mul_f64(1.0 - 0.5 * draw.clamp(0.0, 1.0));
-        self.open = Some(Open { since: now, until, probing: false, failed_probes, cause });
-    }
-
     fn is_shedding(&self, now: Moment) -> bool {
-        self.is_failing(SHED_SHARE, now)
-    }
-
-    /// Whether Courier fails this share of calls, for several token keys.
-    fn is_failing(&self, share: f64, now: Moment) -> bool {
-        self.recent.count(now) >= LEAST_CALLS
-            && self.recent.share(Response::is_failure, now) >= share
-            && self.recent.keys(|response| response == Response::Failed, now) >= LEAST_KEYS
+        let (share, keys, failed) = self.parties.failing_share(SHED_SHARE, now);
+        share >= SHED_SHARE && keys >= LEAST_KEYS && failed >= LEAST_FAILED_KEYS
     }
 }

@@ -2,137 +2,337 @@
 
 use super::*;
 use Class::{Renewal, Waiting};
-use Response::{Failed, Forbidden, Issued, Unauthorized};
-use recent::MAX_AGE;
+use Response::{Denied, Failed, Issued, Throttled};
+use proptest::prelude::*;
+
+use crate::policy::admission::response::{EndedCall, Response};
 
 const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
 const START: Moment = Moment::from_nanos(1 << 40);
 
-/// A breaker after so many calls in one moment, each for its own key; the last ones failed.
-fn after(successes: u64, failing: u64) -> Breaker {
-    let mut breaker = Breaker::default();
-    for key in 0..successes + failing {
-        breaker.record(if key < successes { Issued } else { Failed }, key, START - SECOND, START, 0.0);
+fn breaker() -> Breaker {
+    Breaker::new(SECOND / 20)
+}
+
+/// A key that never had a token, of its own user.
+fn new(party: u64, key: u64) -> Origin {
+    Origin { key, user: key, party, is_known: false, is_probe: false }
+}
+
+fn probe(party: u64, key: u64) -> Origin {
+    Origin { is_known: true, is_probe: true, ..new(party, key) }
+}
+
+fn end(breaker: &mut Breaker, response: Response, origin: Origin, now: Moment) -> Effect {
+    breaker.record(&EndedCall { response, origin, sent: now, now, draw: 0.0 })
+}
+
+/// Records failures of so many users of a party, one each quarter of a second; returns the last moment.
+fn fail(breaker: &mut Breaker, party: u64, users: u64, from: Moment) -> Moment {
+    let mut now = from;
+    for user in 0..users {
+        now = from + MS * 250 * u32::try_from(user).expect("few");
+        end(breaker, Failed, new(party, 1000 * party + user), now);
     }
-    breaker
+    now
 }
 
-fn admits(breaker: &mut Breaker, class: Class, now: Moment) -> Result<(), Duration> {
-    let rest = breaker.blocked_for(class, now);
-    if rest.is_zero() {
-        breaker.on_admit(class, now);
-        return Ok(());
-    }
-    Err(rest)
-}
-
-/// The state after 20 s of calls with this response.
-fn state_after_repeated(breaker: &mut Breaker, response: Response, keys: u64) -> State {
-    for call in 0..200 {
-        let now = START + SECOND / 10 * call;
-        breaker.record(response, u64::from(call) % keys, now, now, 0.0);
-    }
-    breaker.state(START + SECOND * 20)
-}
-
-#[test]
-fn few_failures_leave_it_closed() {
-    assert_eq!(after(0, 7).state(START), State::Closed);
-    assert_eq!(after(16, 16).state(START), State::Closed);
-}
-
-#[test]
-fn renewals_are_shed_first_but_for_one_a_second() {
-    let mut breaker = after(8, 24);
-    assert_eq!(breaker.state(START), State::Shedding);
-    assert_eq!(admits(&mut breaker, Renewal, START), Ok(()));
-    assert_eq!(admits(&mut breaker, Renewal, START), Err(SECOND));
-    assert_eq!(admits(&mut breaker, Waiting, START), Ok(()));
-    assert_eq!(admits(&mut breaker, Renewal, START + SECOND), Ok(()));
-}
-
-#[test]
-fn open_breaker_lets_one_probe_leave_per_back_off() {
-    let (mut breaker, mut now) = open();
-    assert_eq!(admits(&mut breaker, Waiting, now + SECOND / 2), Err(SECOND / 2));
-    now = now + SECOND;
-    for rest in [2, 4, 8, 16, 30, 30] {
-        assert_eq!(admits(&mut breaker, Renewal, now), Ok(()));
-        assert_eq!(breaker.state(now), State::HalfOpen);
-        assert_eq!(admits(&mut breaker, Waiting, now), Err(SECOND));
-        assert_eq!(breaker.record(Failed, 7, now, now, 0.0), None);
-        assert_eq!(admits(&mut breaker, Waiting, now), Err(SECOND * rest));
-        now = now + SECOND * rest;
-    }
-    assert_eq!(admits(&mut breaker, Waiting, now), Ok(()));
-    assert_eq!(breaker.record(Issued, 7, now, now, 0.0), Some(Change::Closed));
-    assert_eq!((breaker.state(now), breaker.recent.share(Response::is_failure, now)), (State::Closed, 0.0));
-}
-
-/// A breaker that has just opened, and when.
+/// A breaker that a party without any success has opened, and when.
 fn open() -> (Breaker, Moment) {
-    let (mut breaker, now) = (after(0, 40), START + SECOND);
-    breaker.record(Failed, 7, START, now, 0.0);
-    assert_eq!(breaker.state(now), State::Open);
+    let mut breaker = breaker();
+    let now = fail(&mut breaker, 1, 5, START);
+    assert_ne!(breaker.state(now), State::Closed);
     (breaker, now)
+}
+
+fn leaves(breaker: &mut Breaker, origin: Origin, now: Moment) -> bool {
+    let leaves = breaker.hold(Waiting, &origin, now).is_none();
+    if leaves {
+        breaker.on_admit(Waiting, &origin, now);
+    }
+    leaves
+}
+
+#[test]
+fn failures_of_few_users_or_of_one_moment_leave_it_closed() {
+    let mut breaker = breaker();
+    for second in 0..30 {
+        for user in 0..4 {
+            end(&mut breaker, Failed, new(1, user), START + SECOND * second);
+        }
+    }
+    assert_eq!(breaker.state(START + SECOND * 30), State::Closed);
+    let mut breaker = self::breaker();
+    for user in 0..20 {
+        end(&mut breaker, Failed, new(1, user), START);
+    }
+    assert!(!matches!(breaker.state(START), State::Open | State::HalfOpen));
+}
+
+#[test]
+fn lifetimes_of_one_user_count_once() {
+    let mut breaker = breaker();
+    for key in 0..40 {
+        let origin = Origin { user: 7, ..new(1, key) };
+        assert_eq!(
+            end(&mut breaker, Failed, origin, START + MS * 100 * key as u32).change,
+            (key == 7).then_some(Change::Shed)
+        );
+    }
+}
+
+#[test]
+fn open_circuit_lets_few_calls_a_second_leave() {
+    let (mut breaker, mut now) = open();
+    let (mut left, end_of_test) = (0, now + SECOND * 60);
+    let mut key = 100;
+    while now < end_of_test {
+        key += 1;
+        if leaves(&mut breaker, new(1, key), now) {
+            left += 1;
+            end(&mut breaker, Failed, new(1, key), now);
+        }
+        now = now + MS * 10;
+    }
+    assert!((25..=35).contains(&left), "{left} in a minute");
+}
+
+#[test]
+fn first_success_closes_it_and_restarts_the_rate_after_an_outage() {
+    for (length, rate) in [(SECOND, None), (SECOND * 6, Some(RateChange::Restart))] {
+        let (mut breaker, opened) = open();
+        let now = opened + length;
+        assert!(leaves(&mut breaker, new(1, 50), now));
+        assert_eq!(end(&mut breaker, Issued, new(1, 1000), now), Effect { change: Some(Change::Closed), rate });
+        assert_eq!(breaker.state(now), State::Closed);
+    }
 }
 
 #[test]
 fn success_sent_before_the_opening_does_not_close_it() {
     let (mut breaker, now) = open();
-    assert_eq!(breaker.record(Issued, 7, now - SECOND, now + SECOND, 0.0), None);
-    assert_eq!(breaker.record(Failed, 7, now - SECOND, now + SECOND, 0.0), None);
-    assert_eq!(admits(&mut breaker, Waiting, now + SECOND), Ok(()));
+    let call = EndedCall { response: Issued, origin: new(1, 50), sent: now - SECOND * 2, now, draw: 0.0 };
+    assert_eq!(breaker.record(&call), Effect::default());
+    assert_ne!(breaker.state(now), State::Closed);
 }
 
 #[test]
-fn lost_probe_is_replaced_after_its_timeout() {
-    let (mut breaker, now) = open();
-    assert_eq!(admits(&mut breaker, Renewal, now + SECOND), Ok(()));
-    assert_eq!(admits(&mut breaker, Waiting, now + SECOND * 16), Ok(()));
+fn party_that_does_not_fail_is_not_held_back_and_closes_it_without_a_restart() {
+    let (mut breaker, opened) = open();
+    let now = opened + SECOND * 10;
+    while leaves(&mut breaker, new(1, 60), now) {}
+    for key in 70..80 {
+        assert!(leaves(&mut breaker, new(2, key), now), "{key}");
+    }
+    assert_eq!(end(&mut breaker, Issued, new(2, 70), now), Effect { change: Some(Change::Dismissed), rate: None });
+    assert_eq!(breaker.state(now), State::Closed);
 }
 
 #[test]
-fn failures_of_one_moment_do_not_open_it() {
-    let mut breaker = after(32, 0);
-    for key in 0..100 {
-        breaker.record(Failed, key, START, START, 0.0);
+fn failures_of_one_party_do_not_open_it_where_there_are_several() {
+    let mut breaker = breaker();
+    end(&mut breaker, Issued, new(2, 1), START);
+    let now = fail(&mut breaker, 1, 50, START);
+    assert_eq!(breaker.state(now), State::Closed);
+    assert!(leaves(&mut breaker, new(2, 2), now) && leaves(&mut breaker, new(3, 3), now));
+    // The party itself is held back.
+    while leaves(&mut breaker, new(1, 60), now) {}
+    assert!(matches!(breaker.hold(Waiting, &new(1, 61), now), Some(Hold::Open(_))));
+    assert!(matches!(breaker.hold(Renewal, &new(1, 61), now), Some(Hold::Open(_))));
+}
+
+/// A breaker where a key has succeeded and the calls of two parties fail, and when.
+fn suspicious() -> (Breaker, Moment) {
+    let mut breaker = breaker();
+    for key in 1..3 {
+        end(&mut breaker, Issued, new(3, key), START - SECOND);
+    }
+    fail(&mut breaker, 1, 5, START);
+    let now = fail(&mut breaker, 2, 1, START + SECOND);
+    assert_eq!((breaker.state(now), breaker.wanted_probe(now)), (State::Closed, Some(ProbeScope::Workspace)));
+    (breaker, now)
+}
+
+#[test]
+fn suspicion_is_dismissed_by_the_success_of_a_probe() {
+    let (mut breaker, now) = suspicious();
+    assert!(breaker.is_candidate(ProbeScope::Workspace, &probe(3, 1), true, now));
+    assert!(!breaker.is_candidate(ProbeScope::Workspace, &probe(1, 99), true, now));
+    assert!(breaker.is_candidate(ProbeScope::Workspace, &probe(1, 99), false, now));
+    breaker.on_probe(ProbeScope::Workspace, true, now);
+    end(&mut breaker, Issued, probe(3, 1), now + MS);
+    let now = fail(&mut breaker, 1, 4, now + MS * 2);
+    assert_eq!(breaker.state(now), State::Closed);
+}
+
+#[test]
+fn suspicion_opens_it_when_its_probes_fail_or_after_two_seconds_without_success() {
+    let (mut breaker, now) = suspicious();
+    for key in 1..3 {
+        assert_eq!(breaker.wanted_probe(now), Some(ProbeScope::Workspace));
+        breaker.on_probe(ProbeScope::Workspace, true, now);
+        end(&mut breaker, Failed, probe(3, key), now);
+    }
+    assert_eq!(breaker.state(now), State::HalfOpen);
+    let (mut breaker, now) = suspicious();
+    end(&mut breaker, Failed, new(1, 99), now + SECOND);
+    assert_eq!(breaker.state(now + SECOND), State::Closed);
+    assert_eq!(end(&mut breaker, Failed, new(1, 98), now + SECOND * 2).change, Some(Change::Opened));
+}
+
+#[test]
+fn denial_counts_for_all_only_when_probes_are_denied() {
+    for (denied, is_told) in [(true, true), (false, false)] {
+        let mut breaker = breaker();
+        end(&mut breaker, Issued, new(1, 1), START);
+        end(&mut breaker, Denied(403), new(1, 2), START + SECOND);
+        let now = START + SECOND;
+        assert!(!breaker.is_denied(&new(1, 2)));
+        for key in [1, 3] {
+            assert_eq!(breaker.wanted_probe(now), Some(ProbeScope::Workspace));
+            breaker.on_probe(ProbeScope::Workspace, true, now);
+            end(&mut breaker, if denied { Denied(403) } else { Issued }, probe(1, key), now);
+            if !denied {
+                break;
+            }
+        }
+        assert_eq!((breaker.is_denied(&new(1, 2)), breaker.is_denied(&new(2, 9))), (is_told, is_told));
+        assert_eq!(breaker.state(now) == State::Closed, !denied);
+    }
+}
+
+#[test]
+fn second_denial_is_told_to_its_user_while_nothing_has_succeeded() {
+    let mut breaker = breaker();
+    assert_eq!(end(&mut breaker, Denied(401), new(1, 1), START).change, None);
+    assert_eq!(end(&mut breaker, Denied(401), new(1, 1), START + MS).change, Some(Change::Opened));
+    assert_eq!((breaker.is_denied(&new(1, 1)), breaker.is_denied(&new(1, 2))), (true, false));
+    for user in 2..4 {
+        end(&mut breaker, Denied(401), new(1, user), START + SECOND);
+    }
+    assert!(breaker.is_denied(&new(1, 9)) && breaker.is_denied(&new(2, 9)));
+}
+
+#[test]
+fn pause_is_kept_for_its_key_for_a_minute_at_most() {
+    let mut breaker = breaker();
+    end(&mut breaker, Issued, new(1, 1), START);
+    assert_eq!(end(&mut breaker, Throttled(Some(SECOND * 3600)), new(1, 2), START), Effect::default());
+    assert_eq!(breaker.hold(Waiting, &new(1, 2), START), Some(Hold::Paused(SECOND * 60)));
+    assert_eq!(breaker.hold(Waiting, &new(1, 3), START), None);
+    // Many other keys do not displace it.
+    for key in 10..200 {
+        end(&mut breaker, Issued, new(1, key), START + SECOND);
+    }
+    assert_eq!(breaker.hold(Waiting, &new(1, 2), START + SECOND * 59), Some(Hold::Paused(SECOND)));
+    assert_eq!(breaker.hold(Waiting, &new(1, 2), START + SECOND * 60), None);
+}
+
+#[test]
+fn pause_of_a_second_user_pauses_all_while_nothing_has_succeeded() {
+    let mut breaker = breaker();
+    let pause = Throttled(Some(SECOND * 20));
+    assert_eq!(end(&mut breaker, pause, new(1, 1), START).rate, None);
+    assert_eq!(end(&mut breaker, pause, new(1, 2), START).rate, Some(RateChange::Pause(SECOND * 20)));
+    assert!(breaker.may_pass(&new(2, 1), START) && !breaker.may_pass(&new(1, 3), START));
+}
+
+#[test]
+fn rate_falls_when_users_get_both_tokens_and_429s() {
+    let mut breaker = breaker();
+    end(&mut breaker, Issued, new(1, 1), START);
+    for second in 0..20 {
+        // A user with a limit of its own gets 429s alone.
+        assert_eq!(end(&mut breaker, Throttled(None), new(1, 7), START + SECOND * second).rate, None);
+        end(&mut breaker, Issued, new(1, 100 + u64::from(second)), START + SECOND * second);
+    }
+    let now = START + SECOND * 20;
+    for user in 1..3 {
+        end(&mut breaker, Throttled(None), new(1, user), now);
+        end(&mut breaker, Issued, new(1, user), now);
+    }
+    assert_eq!(end(&mut breaker, Throttled(None), new(1, 3), now).rate, Some(RateChange::Lower));
+}
+
+#[test]
+fn renewals_are_shed_but_for_one_a_second_and_for_parties_that_are_served() {
+    let mut breaker = breaker();
+    for key in 0..32 {
+        end(&mut breaker, if key < 8 { Issued } else { Failed }, new(1, key), START);
     }
     assert_eq!(breaker.state(START), State::Shedding);
+    assert_eq!(breaker.hold(Renewal, &new(1, 1), START), None);
+    breaker.on_admit(Renewal, &new(1, 1), START);
+    assert_eq!(breaker.hold(Renewal, &new(1, 1), START), Some(Hold::Open(SECOND)));
+    assert_eq!(breaker.hold(Waiting, &new(1, 1), START), None);
+    assert_eq!(breaker.hold(Renewal, &new(1, 1), START + SECOND), None);
+    for key in 0..2 {
+        end(&mut breaker, Issued, new(2, 100 + key), START);
+    }
+    assert_eq!(breaker.state(START), State::Closed);
 }
 
 #[test]
-fn single_key_does_not_open_it() {
-    assert_eq!(state_after_repeated(&mut after(0, 0), Failed, 1), State::Closed);
-    assert_eq!(state_after_repeated(&mut after(0, 0), Failed, 3), State::HalfOpen);
-    assert_eq!(state_after_repeated(&mut after(0, 0), Forbidden(403), 1), State::Closed);
-}
-
-#[test]
-fn one_401_opens_it_and_so_do_403s_for_two_keys() {
-    let mut breaker = after(32, 0);
-    assert_eq!(breaker.record(Forbidden(403), 1, START, START, 1.0), None);
-    assert_eq!(breaker.record(Forbidden(403), 2, START, START, 1.0), None);
-    assert_eq!(breaker.record(Unauthorized, 3, START, START, 1.0), Some(Change::Opened));
-    assert_eq!(admits(&mut breaker, Waiting, START), Err(SECOND * 15));
-    let mut breaker = after(0, 0);
-    assert_eq!(breaker.record(Forbidden(403), 1, START, START, 1.0), None);
-    assert_eq!(breaker.record(Forbidden(403), 2, START, START, 1.0), Some(Change::Opened));
-    assert_eq!(breaker.denial(), Some(403));
-}
-
-#[test]
-fn outage_that_turns_into_a_401_is_reported_as_a_change() {
+fn responses_to_calls_with_the_old_api_key_do_not_count() {
     let (mut breaker, now) = open();
-    breaker.on_admit(Waiting, now + SECOND);
-    assert_eq!(breaker.record(Unauthorized, 7, now + SECOND, now + SECOND, 0.0), Some(Change::Opened));
-    assert_eq!(breaker.denial(), Some(401));
+    breaker.reset(now);
+    assert_eq!(breaker.state(now), State::Closed);
+    for user in 0..20 {
+        let sent = now - MS * (20 - user);
+        let origin = new(1, user.into());
+        breaker.record(&EndedCall { response: Denied(401), origin, sent, now, draw: 0.0 });
+    }
+    assert_eq!(breaker.state(now), State::Closed);
 }
 
-#[test]
-fn outcomes_older_than_a_minute_do_not_count() {
-    let mut breaker = after(0, 7);
-    assert_eq!(breaker.record(Failed, 9, START + MAX_AGE, START + MAX_AGE, 0.0), None);
-    assert_eq!(breaker.recent.share(Response::is_failure, START + MAX_AGE), 1.0);
-    assert_eq!(breaker.recent.share(Response::is_failure, START + MAX_AGE * 2), 0.0);
+fn response() -> impl Strategy<Value = Response> {
+    prop_oneof![
+        3 => Just(Failed),
+        2 => prop_oneof![Just(401), Just(402), Just(403)].prop_map(Denied),
+        2 => prop::option::of(0u64..4000).prop_map(|seconds| Throttled(seconds.map(Duration::from_secs))),
+        1 => Just(Response::Rejected),
+        1 => Just(Issued),
+    ]
+}
+
+proptest! {
+    /// Two clients' calls get any responses; a third client's succeed. It asks for one new user at a time.
+    #[test]
+    fn no_responses_of_others_hold_back_a_party_whose_calls_succeed(
+        steps in prop::collection::vec((0u64..3, response(), 0u64..12, 0u64..800, any::<bool>()), 1..300),
+    ) {
+        let (mut breaker, mut now, mut users) = (breaker(), START, 1000);
+        for (party, response, key, pause, is_known) in steps {
+            now = now + Duration::from_millis(pause);
+            if party < 2 {
+                let origin = Origin { is_known, ..new(party, key) };
+                if breaker.hold(Waiting, &origin, now).is_none() {
+                    breaker.on_admit(Waiting, &origin, now);
+                    end(&mut breaker, response, origin, now);
+                }
+                continue;
+            }
+            users += 1;
+            prop_assert_eq!(breaker.hold(Waiting, &new(2, users), now), None);
+            breaker.on_admit(Waiting, &new(2, users), now);
+            end(&mut breaker, Issued, new(2, users), now);
+        }
+    }
+
+    /// However long an outage was, and whatever its responses, a call may leave soon.
+    #[test]
+    fn call_may_leave_within_five_seconds_of_any_failures(
+        responses in prop::collection::vec((prop_oneof![Just(Failed), Just(Denied(401)), Just(Throttled(None))], 0u64..3000), 1..200),
+    ) {
+        let (mut breaker, mut now) = (breaker(), START);
+        for (key, (response, pause)) in responses.into_iter().enumerate() {
+            now = now + Duration::from_millis(pause);
+            let origin = new(1, key as u64);
+            if leaves(&mut breaker, origin, now) {
+                end(&mut breaker, response, origin, now);
+            }
+        }
+        prop_assert_eq!(breaker.hold(Waiting, &new(1, 5000), now + SECOND * 3), None);
+    }
 }

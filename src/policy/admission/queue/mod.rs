@@ -2,78 +2,103 @@
 
 mod order;
 mod renewals;
+mod rotation;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
-use std::ops::Bound::{Excluded, Unbounded};
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::order::RENEWAL_SHARE;
 pub use self::order::{Class, Place, Rank};
 use self::renewals::Renewals;
+use self::rotation::Rotation;
 use super::budget::Budget;
 
 /// The calls that wait for a permit: those of waiting users first, then renewals by [`Rank`].
 ///
-/// Every tenth call is a renewal. Here, *renewal* means any call without a
-/// waiting user: class [`Class::Renewal`] or [`Class::Ahead`].
+/// Every tenth call is a renewal. Here, *renewal* means any call of the schedule: class
+/// [`Class::Renewal`] or [`Class::Ahead`].
 ///
-/// Clients (`C`) with waiting users are served round-robin, each in order of arrival, as in the
-/// fair queueing of Nagle (RFC 970): a client that sends a thousand new users at once delays its
-/// own, and the others by one turn at most.
+/// Clients (`C`) with waiting users take turns, and so do the users within each client, as in the fair
+/// queueing of Nagle (RFC 970): a client that sends a thousand new users at once delays its own, and
+/// the others by one turn at most. A user with a thousand keys delays the other users of its client
+/// by one of the client's turns.
+///
+/// A call stands in the line of each client whose users wait for it, and among the renewals if it is one.
+/// It leaves by the turn that comes first. The other clients keep their turns: the call costs one permit
+/// however many wait for it, so a client that shares one takes nothing from those who do not.
 #[derive(Debug)]
 pub struct Queue<C, T> {
-    /// The waiting calls of each client; none is empty.
-    waiting: BTreeMap<C, BTreeMap<Place, T>>,
-    /// The waiting users of all clients.
-    users: usize,
-    /// The client that was served last; the next in their order is next.
-    last: Option<C>,
-    renewals: Renewals<T>,
+    calls: BTreeMap<Place, QueuedCall<C, T>>,
+    /// The lines of the clients; in each, those of its users in order of arrival.
+    lines: Rotation<C, Rotation<u64, BTreeSet<Place>>>,
+    renewals: Renewals,
+    /// The number of calls of each class.
+    depths: [usize; Class::ALL.len()],
+    /// Numbers the places and the turns.
     arrivals: u64,
     /// Calls of waiting users since the last renewal.
     users_since_renewal: usize,
 }
 
+#[derive(Debug)]
+struct QueuedCall<C, T> {
+    call: T,
+    /// The user, as a number.
+    user: u64,
+    /// The clients whose users wait for it.
+    clients: Vec<C>,
+    /// The class that it was queued with.
+    class: Class,
+}
+
+impl<C, T> QueuedCall<C, T> {
+    const fn class(&self) -> Class {
+        if self.clients.is_empty() { self.class } else { Class::Waiting }
+    }
+}
+
 impl<C: Ord + Clone, T> Queue<C, T> {
-    /// Queues the call of a client's user.
-    pub fn push_user(&mut self, client: C, call: T) -> Place {
-        let place = self.arrive();
-        self.insert_user(client, place, call);
+    /// Queues the call for a user's token, in the line of this client.
+    pub fn push_user(&mut self, client: C, user: u64, call: T) -> Place {
+        let place = self.insert(user, Class::Waiting, call);
+        self.join_line(place, client);
         place
     }
 
     /// Queues a renewal of this rank.
-    pub fn push_renewal(&mut self, rank: Rank, call: T) -> Place {
-        let place = self.arrive();
-        self.renewals.push(rank, place, call);
+    pub fn push_renewal(&mut self, rank: Rank, user: u64, call: T) -> Place {
+        let place = self.insert(user, rank.class(), call);
+        self.depths[rank.class() as usize] += 1;
+        self.renewals.push(rank, place);
         place
     }
 
-    /// Turns a queued renewal into the call of a client's user, at its place of arrival.
-    pub fn promote(&mut self, place: Place, client: C) {
-        if let Some((_, call)) = self.renewals.remove(place) {
-            self.insert_user(client, place, call);
+    /// Puts the call at this place into the line of another client, where it stands by its arrival.
+    pub fn join(&mut self, place: Place, client: C) {
+        let Some(call) = self.calls.get(&place) else { return };
+        if call.clients.contains(&client) {
+            return;
         }
-    }
-
-    /// Whether a renewal is queued at this place.
-    pub fn has_renewal(&self, place: Place) -> bool {
-        self.renewals.contains(place)
+        self.depths[call.class() as usize] -= 1;
+        self.join_line(place, client);
     }
 
     /// Takes out the calls of all waiting users.
-    pub fn drop_users(&mut self) -> impl Iterator<Item = T> {
-        self.users = 0;
-        std::mem::take(&mut self.waiting).into_values().flat_map(BTreeMap::into_values)
+    pub fn drop_users(&mut self) -> Vec<T> {
+        self.take_if(|call| !call.clients.is_empty())
     }
 
-    /// Takes out the renewals.
-    pub fn drop_renewals(&mut self) -> impl Iterator<Item = T> {
-        std::mem::take(&mut self.renewals).into_calls()
+    /// Takes out the calls that no user waits for, and the other renewals from among the renewals.
+    pub fn drop_renewals(&mut self) -> Vec<T> {
+        let calls = self.take_if(|call| call.clients.is_empty());
+        self.renewals = Renewals::default();
+        calls
     }
 
     /// Whether no user waits.
     pub const fn is_idle(&self) -> bool {
-        self.users == 0
+        self.depth(Class::Waiting) == 0
     }
 
     /// Whether a new user's call would be the next to leave: no other user waits, and no renewal
@@ -87,34 +112,66 @@ impl<C: Ord + Clone, T> Queue<C, T> {
         self.users_since_renewal = if self.renewals.is_empty() { 0 } else { self.users_since_renewal + 1 };
     }
 
+    /// The next call to leave.
+    pub fn next(&self) -> Option<&T> {
+        let (place, _) = self.next_turn()?;
+        self.calls.get(&place).map(|queued| &queued.call)
+    }
+
     /// Takes out the next call.
     pub fn pop(&mut self) -> Option<(Class, T)> {
-        let renewal_first = self.is_idle() || self.is_renewals_turn();
-        if renewal_first && let Some(renewal) = self.renewals.pop() {
-            self.users_since_renewal = 0;
-            return Some(renewal);
+        let (place, client) = self.next_turn()?;
+        if client.is_none() {
+            self.renewals.on_turn();
         }
-        let call = self.pop_user()?;
-        self.on_user_admitted();
-        Some((Class::Waiting, call))
-    }
-
-    /// An upper bound of the calls that leave before a user who begins to wait now.
-    ///
-    /// It is exact if no other call comes and all users are of one client.
-    pub fn calls_ahead(&self) -> usize {
-        self.users + self.renewals.len().min((self.users_since_renewal + self.users) / (RENEWAL_SHARE - 1))
-    }
-
-    /// Makes room for a user of `client`: takes out the last call of the client with the most
-    /// waiting users, if that has at least two more than `client`.
-    pub fn shed_from_largest(&mut self, client: &C) -> Option<T> {
-        let own = self.waiting.get(client).map_or(0, BTreeMap::len);
-        let (_, calls) = self.waiting.iter_mut().max_by_key(|(_, calls)| calls.len())?;
-        // With one more, `client` would then be the largest.
-        let (_, call) = if calls.len() > own + 1 { calls.pop_last()? } else { return None };
-        self.users -= 1;
+        let user = self.calls.get(&place)?.user;
+        let call = self.remove(place)?;
+        match client {
+            None => self.users_since_renewal = 0,
+            Some(client) => {
+                let turn = self.arrive();
+                self.lines.rotate(&client, turn);
+                if let Some(users) = self.lines.get_mut(&client) {
+                    users.rotate(&user, turn);
+                }
+                self.on_user_admitted();
+            }
+        }
         Some(call)
+    }
+
+    /// Takes out the next call without its turn.
+    pub fn discard_next(&mut self) {
+        if let Some((place, _)) = self.next_turn() {
+            self.remove(place);
+        }
+    }
+
+    /// An upper bound of the calls that leave before a user's who begins to wait now.
+    ///
+    /// It is exact if no other call comes, and all users are new and of one client.
+    pub fn calls_before_new(&self, client: &C, user: u64) -> usize {
+        self.calls_before(client, user, Place(self.arrivals + 1))
+    }
+
+    /// The same for a user of `client` who joins the call at this place; `None` if no such call is queued.
+    pub fn calls_before_joined(&self, place: Place, client: &C) -> Option<usize> {
+        self.calls.get(&place).map(|call| self.calls_before(client, call.user, place))
+    }
+
+    /// An upper bound of the calls that leave before the last of the waiting users and one more.
+    pub fn calls_before_last(&self) -> usize {
+        let users = self.depth(Class::Waiting);
+        users + self.renewals_among(users, self.unjoined_renewals())
+    }
+
+    /// Takes out the call that would leave last: of the longest line, which is that of the `newest` call
+    /// if it is among these.
+    ///
+    /// A call that stands in a shorter line too stays, since it leaves by the turn of that.
+    pub fn shed(&mut self, newest: Place) -> Option<(Place, T)> {
+        let last = self.last(newest)?;
+        self.remove(last).map(|(_, call)| (last, call))
     }
 
     /// Whether another renewal may be queued: about a second's worth, and one while users wait.
@@ -124,175 +181,119 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     /// old when their calls leave.
     pub fn has_room(&self, budget: &Budget) -> bool {
         let most = if self.is_idle() { (budget.rate().ceil() as usize).max(1) } else { 1 };
-        self.renewals.len() < most
+        self.unjoined_renewals() < most
     }
 
     /// The number of waiting calls of a class.
-    pub fn depth(&self, class: Class) -> usize {
-        match class {
-            Class::Waiting => self.users,
-            Class::Renewal | Class::Ahead => self.renewals.depth(class),
-        }
+    pub const fn depth(&self, class: Class) -> usize {
+        self.depths[class as usize]
     }
 
     /// Whether no call waits.
     pub fn is_empty(&self) -> bool {
-        self.is_idle() && self.renewals.is_empty()
+        self.calls.is_empty()
     }
 
     const fn is_renewals_turn(&self) -> bool {
         self.users_since_renewal + 1 >= RENEWAL_SHARE
     }
 
-    const fn arrive(&mut self) -> Place {
+    /// The renewals that no user waits for.
+    const fn unjoined_renewals(&self) -> usize {
+        self.depth(Class::Renewal) + self.depth(Class::Ahead)
+    }
+
+    /// How many of these renewals leave among so many users.
+    fn renewals_among(&self, users: usize, renewals: usize) -> usize {
+        renewals.min((self.users_since_renewal + users) / (RENEWAL_SHARE - 1))
+    }
+
+    const fn arrive(&mut self) -> u64 {
         self.arrivals += 1;
-        Place(self.arrivals)
+        self.arrivals
     }
 
-    fn insert_user(&mut self, client: C, place: Place, call: T) {
-        self.users += 1;
-        self.waiting.entry(client).or_default().insert(place, call);
-    }
-
-    fn pop_user(&mut self) -> Option<T> {
-        let next = self.last.as_ref().and_then(|last| self.waiting.range((Excluded(last), Unbounded)).next());
-        let client = next.or_else(|| self.waiting.first_key_value())?.0.clone();
-        let calls = self.waiting.get_mut(&client)?;
-        let (_, call) = calls.pop_first()?;
-        if calls.is_empty() {
-            self.waiting.remove(&client);
+    /// The place of the next call, and the client whose turn it is; a renewal has none.
+    fn next_turn(&self) -> Option<(Place, Option<C>)> {
+        let renewal_first = self.is_idle() || self.is_renewals_turn();
+        if renewal_first && let Some(place) = self.renewals.next() {
+            return Some((place, None));
         }
-        self.users -= 1;
-        self.last = Some(client);
-        Some(call)
+        let (client, users) = self.lines.next()?;
+        let (_, places) = users.next()?;
+        Some((*places.first()?, Some(client.clone())))
+    }
+
+    fn calls_before(&self, client: &C, user: u64, place: Place) -> usize {
+        let turn = self.arrivals + 1;
+        let users = self.lines.get(client);
+        let own_calls = |users: &Rotation<u64, BTreeSet<Place>>| {
+            let own = users.get(&user).map_or(0, |places| places.range(..place).count());
+            users.calls_before(&user, own, place.0)
+        };
+        let before = self.lines.calls_before(client, users.map_or(0, own_calls), turn);
+        // A call in several lines was counted in each.
+        let before = before.min(self.depth(Class::Waiting));
+        before + self.renewals_among(before, self.renewals.len())
+    }
+
+    /// The place of the call that would leave last, for [`Queue::shed`].
+    fn last(&self, newest: Place) -> Option<Place> {
+        let newest = self.calls.get(&newest)?;
+        self.lines.longest_first(newest.clients.first()?).find_map(|(client, users)| {
+            let least = self.lines.len(client) - 1;
+            let is_alike =
+                |place: &&Place| self.calls[place].clients.iter().all(|other| self.lines.len(other) >= least);
+            users.longest_first(&newest.user).find_map(|(_, places)| places.iter().rev().find(is_alike).copied())
+        })
+    }
+
+    fn insert(&mut self, user: u64, class: Class, call: T) -> Place {
+        let place = Place(self.arrive());
+        self.calls.insert(place, QueuedCall { call, user, clients: Vec::new(), class });
+        place
+    }
+
+    /// Puts a call, which is not counted, into the line of a client.
+    fn join_line(&mut self, place: Place, client: C) {
+        let turn = self.arrive();
+        if let Some(call) = self.calls.get_mut(&place) {
+            // A client that joins an old call gets no earlier turn by that, but a user does within its client.
+            self.lines.add(&client, turn).add(&call.user, place.0).insert(place);
+            call.clients.push(client);
+            self.depths[Class::Waiting as usize] += 1;
+        }
+    }
+
+    fn leave_line(&mut self, place: Place, client: &C, user: u64) {
+        self.lines.remove(client, |users| {
+            users.remove(&user, |places| {
+                places.remove(&place);
+            });
+        });
+    }
+
+    /// Takes a call out of all lines.
+    fn remove(&mut self, place: Place) -> Option<(Class, T)> {
+        let queued = self.calls.remove(&place)?;
+        let class = queued.class();
+        self.depths[class as usize] -= 1;
+        for client in &queued.clients {
+            self.leave_line(place, client, queued.user);
+        }
+        self.renewals.remove(place);
+        Some((class, queued.call))
+    }
+
+    fn take_if(&mut self, is_taken: impl Fn(&QueuedCall<C, T>) -> bool) -> Vec<T> {
+        let places: Vec<_> = self.calls.iter().filter(|(_, call)| is_taken(call)).map(|(place, _)| *place).collect();
+        places.into_iter().filter_map(|place| self.remove(place)).map(|(_, call)| call).collect()
     }
 }
 
 impl<C, T> Default for Queue<C, T> {
     fn default() -> Self {
-        let (waiting, renewals) = Default::default();
-        Self { waiting, users: 0, last: None, renewals, arrivals: 0, users_since_renewal: 0 }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::renewals::tests::rank;
-    use super::*;
-    use crate::clock::Moment;
-    use proptest::prelude::*;
-
-    #[test]
-    fn waiting_users_go_before_renewals() {
-        let mut queue = Queue::default();
-        queue.push_renewal(Rank::IN_USE, "renewal");
-        queue.push_user((), "first user");
-        queue.push_user((), "second user");
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(_, call)| call).collect();
-        assert_eq!(order, ["first user", "second user", "renewal"]);
-    }
-
-    #[test]
-    fn one_call_in_ten_is_a_renewal_while_users_wait() {
-        let mut queue = Queue::default();
-        for n in 0..1000 {
-            queue.push_user((), n);
-            if n < 50 {
-                queue.push_renewal(Rank::IN_USE, n);
-            }
-        }
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(class, _)| class).collect();
-        for tenth in order[..500].chunks(RENEWAL_SHARE) {
-            assert_eq!(tenth.iter().filter(|class| **class == Class::Ahead).count(), 1);
-        }
-    }
-
-    #[test]
-    fn promoted_renewal_is_served_with_the_users() {
-        let mut queue = Queue::default();
-        let renewal = queue.push_renewal(Rank::IN_USE, "renewal");
-        let user = queue.push_user((), "user");
-        queue.promote(renewal, ());
-        queue.promote(renewal, ());
-        queue.promote(user, ());
-        assert_eq!(queue.pop(), Some((Class::Waiting, "renewal")));
-        assert_eq!(queue.pop(), Some((Class::Waiting, "user")));
-    }
-
-    #[test]
-    fn clients_take_turns_however_many_users_they_send() {
-        let mut queue = Queue::default();
-        for n in 0..1000 {
-            queue.push_user("storm", n);
-        }
-        queue.push_user("calm", 5000);
-        queue.push_user("breeze", 6000);
-        queue.push_user("breeze", 6001);
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(_, call)| call).take(6).collect();
-        assert_eq!(order, [6000, 5000, 0, 6001, 1, 2]);
-    }
-
-    #[test]
-    fn shedding_takes_the_last_call_of_the_largest_client() {
-        let mut queue = Queue::default();
-        for n in 0..3 {
-            queue.push_user("storm", n);
-        }
-        assert_eq!(queue.shed_from_largest(&"storm"), None);
-        assert_eq!(queue.shed_from_largest(&"calm"), Some(2));
-        queue.push_user("calm", 7);
-        assert_eq!((queue.shed_from_largest(&"calm"), queue.depth(Class::Waiting)), (None, 3));
-    }
-
-    proptest! {
-        /// Calls of the first rank keep arriving, and users as well.
-        #[test]
-        fn renewal_leaves_in_its_turn_however_many_calls_arrive(ranks in prop::collection::vec(rank(), 1..40), users: bool) {
-            let mut queue = Queue::default();
-            for (number, rank) in ranks.iter().enumerate() {
-                queue.push_renewal(*rank, Some(number));
-            }
-            let each = RENEWAL_SHARE * if users { RENEWAL_SHARE } else { 1 };
-            let mut left: Vec<_> = (0..ranks.len()).collect();
-            for call in 1.. {
-                if left.is_empty() {
-                    break;
-                }
-                queue.push_renewal(Rank::Renewal(Moment::from_nanos(0)), None);
-                if users {
-                    queue.push_user((), None);
-                }
-                if let Some((_, Some(number))) = queue.pop() {
-                    left.retain(|other| *other != number);
-                }
-                prop_assert!(left.iter().all(|number| call < (number + 1) * each), "{left:?} after {call}");
-            }
-        }
-
-        #[test]
-        fn calls_ahead_of_an_arrival_are_bounded_and_exact_for_one_client(
-            passed in 0usize..10,
-            renewals in 0usize..12,
-            users in prop::collection::vec(0u8..5, 0..40),
-            popped in 0usize..8,
-            clients in 1u8..5,
-        ) {
-            let mut queue = Queue::default();
-            for _ in 0..renewals {
-                queue.push_renewal(Rank::IN_USE, false);
-            }
-            (0..passed).for_each(|_| queue.on_user_admitted());
-            for user in users {
-                queue.push_user(user % clients, false);
-            }
-            for _ in 0..popped {
-                queue.pop();
-            }
-            let told = queue.calls_ahead();
-            queue.push_user(0, true);
-            let before = std::iter::from_fn(|| queue.pop()).take_while(|(_, mine)| !mine).count();
-            prop_assert!(before <= told);
-            prop_assert!(clients > 1 || before == told);
-        }
+        let (calls, lines, renewals, depths) = Default::default();
+        Self { calls, lines, renewals, depths, arrivals: 0, users_since_renewal: 0 }
     }
 }

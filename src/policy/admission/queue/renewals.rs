@@ -1,88 +1,62 @@
-//! The queued calls without a waiting request, in their order.
+//! The queued calls of the schedule, in their order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::order::{Class, Place, RENEWAL_SHARE, Rank};
+use super::order::{Place, RENEWAL_SHARE, Rank};
 
 /// The queued renewals by rank, then by arrival; one in [`RENEWAL_SHARE`] is the oldest.
 ///
 /// So a renewal that arrives after `n` others is among the next `(n + 1) * RENEWAL_SHARE` to
 /// leave, whatever else arrives.
-#[derive(Debug)]
-pub struct Renewals<T> {
-    calls: BTreeMap<Place, (Rank, T)>,
+#[derive(Debug, Default)]
+pub struct Renewals {
+    ranks: BTreeMap<Place, Rank>,
     order: BTreeSet<(Rank, Place)>,
-    /// The number of class ahead.
-    ahead: usize,
     /// The number that left before the oldest since it became the oldest.
     overtaken: usize,
 }
 
-impl<T> Default for Renewals<T> {
-    fn default() -> Self {
-        Self { calls: BTreeMap::new(), order: BTreeSet::new(), ahead: 0, overtaken: 0 }
-    }
-}
-
-impl<T> Renewals<T> {
+impl Renewals {
     /// Adds a renewal; places must be in order of arrival.
-    pub fn push(&mut self, rank: Rank, place: Place, call: T) {
-        self.ahead += usize::from(rank.class() == Class::Ahead);
+    pub fn push(&mut self, rank: Rank, place: Place) {
         self.order.insert((rank, place));
-        self.calls.insert(place, (rank, call));
+        self.ranks.insert(place, rank);
     }
 
-    /// Takes out the renewal at this place.
-    pub fn remove(&mut self, place: Place) -> Option<(Class, T)> {
+    /// Removes the renewal at this place; returns its rank.
+    pub fn remove(&mut self, place: Place) -> Option<Rank> {
         let oldest = self.oldest()?;
-        let (rank, call) = self.calls.remove(&place)?;
+        let rank = self.ranks.remove(&place)?;
         self.order.remove(&(rank, place));
-        self.ahead -= usize::from(rank.class() == Class::Ahead);
         if place == oldest {
             self.overtaken = 0;
         }
-        Some((rank.class(), call))
+        Some(rank)
     }
 
-    /// Takes out the next renewal.
-    pub fn pop(&mut self) -> Option<(Class, T)> {
+    /// The place of the next renewal.
+    pub fn next(&self) -> Option<Place> {
         let (oldest, (_, first)) = (self.oldest()?, *self.order.first()?);
-        let place = if self.overtaken + 1 < RENEWAL_SHARE { first } else { oldest };
-        self.overtaken += 1;
-        self.remove(place)
+        Some(if self.overtaken + 1 < RENEWAL_SHARE { first } else { oldest })
     }
 
-    /// Whether there is one at this place.
-    pub fn contains(&self, place: Place) -> bool {
-        self.calls.contains_key(&place)
+    /// Records that the next renewal leaves by its turn. The caller removes it.
+    pub const fn on_turn(&mut self) {
+        self.overtaken += 1;
     }
 
     /// The number of renewals.
     pub fn len(&self) -> usize {
-        self.calls.len()
+        self.ranks.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.calls.is_empty()
-    }
-
-    /// The number of renewals of a class.
-    pub fn depth(&self, class: Class) -> usize {
-        match class {
-            Class::Waiting => 0,
-            Class::Renewal => self.len() - self.ahead,
-            Class::Ahead => self.ahead,
-        }
-    }
-
-    /// All of them.
-    pub fn into_calls(self) -> impl Iterator<Item = T> {
-        self.calls.into_values().map(|(_, call)| call)
+        self.ranks.is_empty()
     }
 
     fn oldest(&self) -> Option<Place> {
-        self.calls.first_key_value().map(|(place, _)| *place)
+        self.ranks.first_key_value().map(|(place, _)| *place)
     }
 }
 
@@ -105,13 +79,19 @@ pub(super) mod tests {
         ]
     }
 
+    fn pop(renewals: &mut Renewals) -> Option<Place> {
+        let place = renewals.next()?;
+        renewals.on_turn();
+        renewals.remove(place).map(|_| place)
+    }
+
     /// The order in which calls of these ranks leave, by number.
     fn order(ranks: &[Rank]) -> Vec<usize> {
         let mut renewals = Renewals::default();
         for (number, rank) in ranks.iter().enumerate() {
-            renewals.push(*rank, Place(number as u64), number);
+            renewals.push(*rank, Place(number as u64));
         }
-        std::iter::from_fn(|| renewals.pop()).map(|(_, number)| number).collect()
+        std::iter::from_fn(|| pop(&mut renewals)).map(|Place(number)| number as usize).collect()
     }
 
     #[test]
@@ -139,18 +119,16 @@ pub(super) mod tests {
             for (ranks, pops) in waves {
                 for rank in ranks {
                     arrivals += 1;
-                    renewals.push(rank, Place(arrivals), arrivals);
+                    renewals.push(rank, Place(arrivals));
                     model.push((rank, arrivals));
                 }
                 for _ in 0..pops.min(model.len()) {
-                    let (_, went) = renewals.pop().expect("one waits");
+                    let Place(went) = pop(&mut renewals).expect("one waits");
                     let first = model.iter().min().expect("one waits").1;
                     exceptions.push(went != first);
                     model.retain(|(_, number)| *number != went);
                 }
-                for class in Class::ALL {
-                    prop_assert_eq!(renewals.depth(class), model.iter().filter(|(rank, _)| rank.class() == class).count());
-                }
+                prop_assert_eq!(renewals.len(), model.len());
             }
             let most = exceptions.windows(RENEWAL_SHARE).map(|ten| ten.iter().filter(|odd| **odd).count()).max();
             prop_assert!(most.unwrap_or(0) <= 1);

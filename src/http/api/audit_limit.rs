@@ -1,4 +1,4 @@
-//! Refusals in the audit log, limited in rate: callers can cause any number of them.
+//! Audit lines limited in rate: callers can cause any number of refusals and of sign-outs.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -12,9 +12,9 @@ use super::problem::Problem;
 use crate::audit::{self, Actor, Subject};
 use crate::clock::{Clock, Moment};
 
-/// Logs the first refusals of each rule (and client, if known) in one [`WINDOW`]. At its end it logs
+/// Logs the first events of each rule (and client, if known) in one [`WINDOW`]. At its end it logs
 /// how many were left out.
-pub struct Refusals {
+pub struct AuditLimit {
     window: Arc<Mutex<Window>>,
     clock: Clock,
 }
@@ -27,32 +27,46 @@ struct Window {
     has_closer: bool,
 }
 
+/// The most lines of a rule and client in one [`WINDOW`].
 const MOST: u64 = 10;
 const WINDOW: Duration = Duration::from_secs(1);
+/// The name of sign-outs among the rules.
+const SIGN_OUT: &str = "sign-out";
 
-impl Refusals {
-    /// Creates it without refusals.
+impl AuditLimit {
+    /// Creates it without events.
     pub fn new(clock: Clock) -> Self {
         Self { window: Arc::new(Mutex::new(Window::new(clock.now()))), clock }
     }
 
     /// Logs a refusal, unless its rule has reached the limit. Without a known client it logs the peer's
     /// address.
-    pub fn log(&self, refusal: &audit::Refusal<'_>, peer: Option<IpAddr>) {
+    pub fn refused(&self, refusal: &audit::Refusal<'_>, peer: Option<IpAddr>) {
+        if self.admit(refusal.rule, refusal.actor.client()) {
+            let peer = peer.filter(|_| refusal.actor.client().is_none());
+            refusal.log(peer.map(|address| address.to_canonical()));
+        }
+    }
+
+    /// Logs a sign-out that removed this many tokens, unless its client has reached the limit.
+    pub fn signed_out(&self, actor: &Actor<'_>, subject: Subject<'_>, tokens: usize) {
+        if self.admit(SIGN_OUT, actor.client()) {
+            audit::signed_out(actor, subject, tokens);
+        }
+    }
+
+    /// Counts an event. Returns whether to log it.
+    fn admit(&self, rule: &'static str, client: Option<&str>) -> bool {
         let now = self.clock.now();
         let mut window = self.window.lock();
         let before = if window.ends <= now { window.restart(now + WINDOW) } else { Vec::new() };
-        let count = window.counts.entry((refusal.rule, refusal.actor.client().map(str::to_owned))).or_default();
+        let count = window.counts.entry((rule, client.map(str::to_owned))).or_default();
         *count += 1;
         let is_logged = *count <= MOST;
         let ends = window.ends;
         let waits = !is_logged && !mem::replace(&mut window.has_closer, true);
         drop(window);
         log_left_out(before);
-        if is_logged {
-            let peer = peer.filter(|_| refusal.actor.client().is_none());
-            refusal.log(peer.map(|address| address.to_canonical()));
-        }
         if waits {
             let (window, clock) = (Arc::clone(&self.window), self.clock);
             tokio::spawn(async move {
@@ -61,6 +75,7 @@ impl Refusals {
                 log_left_out(left);
             });
         }
+        is_logged
     }
 
     /// Closes the window, unless it was closed before.
@@ -99,6 +114,10 @@ impl Problem {
             Self::MissingKey => (Actor::Unauthenticated, "no-key"),
             Self::UnknownKey => (Actor::Unauthenticated, "unknown-client"),
             Self::RateLimited(client, _) => (Actor::Client(client.into()), "client-rate"),
+            Self::UserRateLimited(user, _) => {
+                let subject = Subject { users: Some(user), ..Subject::default() };
+                return Some(audit::Refusal { actor: Actor::Session, subject, rule: "user-rate", refused: None });
+            }
             Self::NoSessions => (Actor::Unauthenticated, "no-sessions"),
             Self::Session(denial, user) => {
                 let subject = Subject { users: user.as_deref(), ..Subject::default() };

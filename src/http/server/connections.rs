@@ -1,0 +1,348 @@
+//! The open connections of listeners that share a limit, and which of them give way to new ones.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout;
+
+use super::activity::Activity;
+
+/// The open connections of some listeners, which share a limit.
+///
+/// Where there are too many, the one that has been idle for longest gives way to a new one: idle since its last
+/// request ended, or since its start if it has made none. A connection whose request is being served stays.
+///
+/// While more than a quarter are strangers', without a request that succeeded, a stranger's gives way. So silent
+/// callers shut nobody out: those who are served keep their connections, and a new caller has as long for its first
+/// request as it takes to open a quarter of all connections anew.
+///
+/// The lock is taken when a connection opens or closes, not for requests.
+pub struct Connections {
+    permits: Arc<Semaphore>,
+    /// Counts connections that open and requests that end, for the order of idle connections.
+    ticks: AtomicU64,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    next_id: u64,
+    all: HashMap<u64, OpenConnection>,
+    /// Connections of each listener and client subnet, where that is limited.
+    subnets: HashMap<(ListenerId, IpAddr), u32>,
+    /// Idle connections with the tick of their last use, the oldest last, of a listener or of all. They are looked
+    /// for together, since that takes a look at each connection.
+    idle: HashMap<Option<ListenerId>, Vec<(u64, u64)>>,
+}
+
+struct OpenConnection {
+    listener: ListenerId,
+    activity: Arc<Activity>,
+    /// Dropped for a shutdown; used when it has to give way.
+    stop: Option<oneshot::Sender<GiveWay>>,
+}
+
+/// One of the listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerId(u64);
+
+/// The order to close now, unless a request is being served.
+#[derive(Clone, Copy, Debug)]
+pub struct GiveWay;
+
+/// A subnet has as many connections as it may have.
+#[derive(Clone, Copy, Debug)]
+pub struct SubnetFull;
+
+/// How often it looks again for an idle connection where each has a request.
+const RETRY: Duration = Duration::from_millis(50);
+/// Strangers' connections are the first to give way while they are more than one of so many.
+const STRANGERS: usize = 4;
+/// One of so many connections is noted as idle for each look at all of them.
+const NOTED: usize = 16;
+const MOST_NOTED: usize = 1024;
+/// The most HTTP/2 streams of all connections that open while there are few.
+const STREAMS: usize = 128 * 1024;
+const LEAST_STREAMS: usize = 8;
+
+impl Connections {
+    /// No connections, of which there may be `most`.
+    pub fn new(most: usize) -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        Arc::new(Self { permits, ticks: AtomicU64::new(0), open: Mutex::default() })
+    }
+
+    /// Adds a listener.
+    pub fn add_listener(&self) -> ListenerId {
+        ListenerId(self.tick())
+    }
+
+    /// The next number in the order of events.
+    pub fn tick(&self) -> u64 {
+        self.ticks.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The most concurrent streams of a new HTTP/2 connection, at most `most`: fewer where there are many connections,
+    /// so that their sum stays bounded.
+    pub fn streams(&self, most: u32) -> u32 {
+        let share = (STREAMS / self.open.lock().all.len().max(1)).max(LEAST_STREAMS);
+        most.min(u32::try_from(share).unwrap_or(u32::MAX))
+    }
+
+    /// Waits for a permit of the listener and one that all listeners share. Idle connections give way; their number
+    /// is counted by `on_closed`. `None` if the semaphores are closed, which they never are.
+    pub async fn make_room(
+        &self,
+        listener: ListenerId,
+        own: &Arc<Semaphore>,
+        on_closed: impl Fn(),
+    ) -> Option<[OwnedSemaphorePermit; 2]> {
+        let own = self.permit(own, Some(listener), &on_closed).await?;
+        let shared = self.permit(&self.permits, None, &on_closed).await?;
+        Some([own, shared])
+    }
+
+    async fn permit(
+        &self,
+        permits: &Arc<Semaphore>,
+        of: Option<ListenerId>,
+        on_closed: impl Fn(),
+    ) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            return Some(permit);
+        }
+        let mut waiting = pin!(Arc::clone(permits).acquire_owned());
+        loop {
+            if self.close_one(of) {
+                on_closed();
+            }
+            if let Ok(permit) = timeout(RETRY, &mut waiting).await {
+                return permit.ok();
+            }
+        }
+    }
+
+    /// Closes the connection of a listener, or of all, that has been idle for longest. Returns whether there is one.
+    fn close_one(&self, of: Option<ListenerId>) -> bool {
+        let mut open = self.open.lock();
+        let Open { all, idle, .. } = &mut *open;
+        let noted = idle.entry(of).or_default();
+        for is_last_look in [false, true] {
+            while let Some((used, id)) = noted.pop() {
+                let Some(connection) = all.get_mut(&id) else { continue };
+                if connection.activity.idle().is_some_and(|idle| idle.since == used)
+                    && let Some(stop) = connection.stop.take()
+                {
+                    // It fails if the connection just ended.
+                    let _ = stop.send(GiveWay);
+                    return true;
+                }
+            }
+            if !is_last_look {
+                *noted = longest_idle(all, of);
+            }
+        }
+        false
+    }
+
+    /// Counts a connection of this subnet to a listener, where it may have `most` at once.
+    pub fn count_subnet(
+        self: &Arc<Self>,
+        listener: ListenerId,
+        subnet: IpAddr,
+        most: u32,
+    ) -> Result<SubnetGuard, SubnetFull> {
+        let mut open = self.open.lock();
+        let count = open.subnets.entry((listener, subnet)).or_default();
+        if *count >= most {
+            return Err(SubnetFull);
+        }
+        *count += 1;
+        Ok(SubnetGuard { connections: Arc::clone(self), subnet: (listener, subnet) })
+    }
+
+    /// Adds a connection of a listener, which is counted for its subnet if that is limited.
+    pub fn add(
+        self: &Arc<Self>,
+        listener: ListenerId,
+        subnet: Option<SubnetGuard>,
+        permits: [OwnedSemaphorePermit; 2],
+    ) -> (OpenGuard, Arc<Activity>, oneshot::Receiver<GiveWay>) {
+        let mut open = self.open.lock();
+        let id = open.next_id;
+        open.next_id += 1;
+        let (stop, stopped) = oneshot::channel();
+        let activity = Arc::new(Activity::new(self.tick()));
+        open.all.insert(id, OpenConnection { listener, activity: Arc::clone(&activity), stop: Some(stop) });
+        (OpenGuard { connections: Arc::clone(self), id, _subnet: subnet, _permits: permits }, activity, stopped)
+    }
+
+    /// Lets every connection of a listener finish its open requests.
+    pub fn stop_all(&self, listener: ListenerId) {
+        let mut open = self.open.lock();
+        let of_listener = open.all.values_mut().filter(|connection| connection.listener == listener);
+        of_listener.for_each(|connection| connection.stop = None);
+    }
+}
+
+/// The connections that are to give way next, the last one first.
+fn longest_idle(all: &HashMap<u64, OpenConnection>, of: Option<ListenerId>) -> Vec<(u64, u64)> {
+    let (mut known, mut strangers, mut count) = (Vec::new(), Vec::new(), 0);
+    for (id, connection) in all.iter().filter(|(_, one)| of.is_none_or(|listener| one.listener == listener)) {
+        count += 1;
+        if let Some(idle) = connection.activity.idle().filter(|_| connection.stop.is_some()) {
+            if idle.is_known { &mut known } else { &mut strangers }.push((idle.since, *id));
+        }
+    }
+    let are_strangers_first = known.is_empty() || strangers.len() > count / STRANGERS;
+    let mut idle = if are_strangers_first { strangers } else { known };
+    let noted = (idle.len() / NOTED).clamp(1, MOST_NOTED);
+    if idle.len() > noted {
+        idle.select_nth_unstable(noted);
+        idle.truncate(noted);
+        idle.shrink_to_fit();
+    }
+    idle.sort_unstable_by(|one, other| other.cmp(one));
+    idle
+}
+
+/// Removes a connection from the list, however its task ends.
+pub struct OpenGuard {
+    connections: Arc<Connections>,
+    id: u64,
+    _subnet: Option<SubnetGuard>,
+    _permits: [OwnedSemaphorePermit; 2],
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.connections.open.lock().all.remove(&self.id);
+    }
+}
+
+/// A connection that counts for its subnet until this is dropped.
+pub struct SubnetGuard {
+    connections: Arc<Connections>,
+    subnet: (ListenerId, IpAddr),
+}
+
+impl Drop for SubnetGuard {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut count) = self.connections.open.lock().subnets.entry(self.subnet) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Added = (OpenGuard, Arc<Activity>, oneshot::Receiver<GiveWay>);
+
+    fn add(connections: &Arc<Connections>, listener: ListenerId) -> Added {
+        let permit = || Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
+        connections.add(listener, None, [permit(), permit()])
+    }
+
+    fn gave_way((_, _, stopped): &mut Added) -> bool {
+        stopped.try_recv().is_ok()
+    }
+
+    #[test]
+    fn longest_idle_gives_way_and_busy_ones_never() {
+        let connections = Connections::new(10);
+        let [one, other] = [connections.add_listener(), connections.add_listener()];
+        let mut first = add(&connections, one);
+        let mut busy = add(&connections, one);
+        let mut second = add(&connections, one);
+        let mut apart = add(&connections, other);
+        busy.1.begin();
+        first.1.begin();
+        first.1.end(connections.tick());
+        assert!(connections.close_one(Some(one)));
+        assert!(gave_way(&mut second) && !gave_way(&mut first) && !gave_way(&mut apart));
+        assert!(connections.close_one(None));
+        assert!(gave_way(&mut apart));
+        assert!(connections.close_one(None));
+        assert!(gave_way(&mut first));
+        assert!(!connections.close_one(None) && !gave_way(&mut busy));
+        busy.1.await_peer();
+        assert!(connections.close_one(None));
+        assert!(gave_way(&mut busy));
+    }
+
+    #[test]
+    fn strangers_give_way_first_while_they_are_many() {
+        let connections = Connections::new(100);
+        let listener = connections.add_listener();
+        let mut known: Vec<_> = (0..70).map(|_| add(&connections, listener)).collect();
+        for connection in &known {
+            connection.1.begin();
+            connection.1.succeed();
+            connection.1.end(connections.tick());
+        }
+        let mut strangers: Vec<_> = (0..30).map(|_| add(&connections, listener)).collect();
+        for _ in 0..20 {
+            let before: Vec<_> = strangers.iter_mut().map(gave_way).collect();
+            assert!(connections.close_one(None));
+            let closed = strangers.iter_mut().position(gave_way);
+            let known = known.iter_mut().position(gave_way);
+            assert!(before.iter().all(|gave_way| !gave_way) && closed.is_some() != known.is_some());
+            match closed {
+                // The oldest, while they are more than a quarter.
+                Some(place) => {
+                    assert_eq!(place, 0);
+                    drop(strangers.remove(0));
+                }
+                None => assert!(strangers.len() <= 26, "{}", strangers.len()),
+            }
+            // A new one takes its place.
+            strangers.push(add(&connections, listener));
+        }
+        assert!(strangers.len() >= 25, "{}", strangers.len());
+    }
+
+    #[test]
+    fn note_that_is_out_of_date_is_dropped() {
+        let connections = Connections::new(1000);
+        let listener = connections.add_listener();
+        let mut all: Vec<_> = (0..100).map(|_| add(&connections, listener)).collect();
+        assert!(connections.close_one(None));
+        assert!(gave_way(&mut all[0]));
+        // The next ones are noted already.
+        for connection in &all[1..50] {
+            connection.1.begin();
+            connection.1.end(connections.tick());
+        }
+        drop(all.remove(50));
+        assert!(connections.close_one(None));
+        assert!(gave_way(&mut all[50]) && all[1..50].iter_mut().all(|connection| !gave_way(connection)));
+    }
+
+    #[test]
+    fn streams_of_all_connections_are_bounded() {
+        let connections = Connections::new(1_000_000);
+        let listener = connections.add_listener();
+        let mut open = Vec::new();
+        let mut sum = 0;
+        for _ in 0..16_384 {
+            open.push(add(&connections, listener));
+            let streams = connections.streams(128);
+            assert!((8..=128).contains(&streams));
+            sum += streams as usize;
+        }
+        assert!(sum < 4 * STREAMS, "{sum}");
+        assert_eq!(Connections::new(1).streams(100), 100);
+    }
+}
