@@ -41,10 +41,11 @@
 //!
 //! # How the price is controlled
 //!
-//! The allowance is `share` (`extra_calls` in the settings) of the *least* calls, those of a
-//! broker that calls only on a miss. The base price is the lowest at which the candidates of the last
-//! days (a value and a cost for each key and absence, the best one) cost no more than the
-//! allowance. It is multiplied by `exp(2 debt)`, where `debt` is the overdrawn allowance relative
+//! The *price* is the shadow price of an extra call: the Lagrange multiplier of the constraint that
+//! the extra calls keep to an allowance. The allowance is `share` (`extra_calls` in the settings) of
+//! the *least* calls, those of a broker that calls only on a miss. The base price is the lowest at
+//! which the candidates of the last days (a value and a cost for each key and absence, the best
+//! one) cost no more than the allowance. It is multiplied by `exp(2 debt)`, where `debt` is the overdrawn allowance relative
 //! to that of five days; by the lateness of the decision while the budget is short; and
 //! has a lower bound that decays over the first day. After five unused tokens in a row the value
 //! is 0 until the next request, whatever the forecast.
@@ -58,8 +59,8 @@
 //!
 //! # How outcomes are counted
 //!
-//! [`call_counts`]: a prefetch is counted as an extra call less its `within`. Its first request, or the
-//! next decision without one, settles it as used or unused. `within`, the value and the price of
+//! [`call_counts`]: a prefetch is counted as an extra call less its `within`. Its first request, or
+//! the next decision without one, settles it as used or unused. `within`, the value and the price of
 //! the last decision are in `/explain`; the price and the shares are metrics.
 //!
 //! # Limits
