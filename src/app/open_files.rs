@@ -12,7 +12,7 @@ pub struct OpenFiles {
     pub admin: usize,
 }
 
-/// Reserved: standard streams, listening sockets with one connection each that waits for another to give way, the
+/// Reserved: standard streams, listening sockets with one connection each that waits for another to close, the
 /// runtimes, logs, name lookups, and settings and secrets while they are read.
 const OWN: u64 = 32;
 /// The least limit that the broker can work with.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
-use super::claims::Claims;
 use super::demand::Demand;
 use super::locks::{Guard, Lock, Order};
+use super::owners::Owners;
 use crate::clock::Moment;
 use crate::policy::freshness::{Floor, TokenAge};
 use crate::policy::refresh::RenewalDecision;
@@ -27,7 +27,7 @@ pub struct Entry {
     /// The requests for the key.
     pub demand: Arc<Demand>,
     /// The clients that it is kept for.
-    pub claims: Claims,
+    pub owners: Owners,
     token: ArcSwapOption<CachedToken>,
     uses: AtomicU32,
     /// The party whose request brought the last token, as a hash.
@@ -139,7 +139,7 @@ impl Entry {
             is_indexed: false,
         };
         let (token, state) = (ArcSwapOption::empty(), Lock::new(Order::Entry, state));
-        Self { key, demand, claims: Claims::default(), token, uses: AtomicU32::new(0), party: AtomicU64::new(0), state }
+        Self { key, demand, owners: Owners::default(), token, uses: AtomicU32::new(0), party: AtomicU64::new(0), state }
     }
 
     /// Its token, however old.

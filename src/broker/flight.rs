@@ -117,7 +117,7 @@ fn first_place(
 ) -> Result<PendingPermit, Failure> {
     let mut refusal = Failure::Stopping;
     while let Some(client) = leader.with_waiters(|waiters| waiters.next_client()) {
-        // What holds one client back does not hold the others that wait. Sessions have no name.
+        // A hold on one client does not hold the others that wait. Sessions have no name.
         let party = match &*client {
             "" => origin.party,
             name => workspace.dispatcher.party(Party::Client(name), leader.key()),

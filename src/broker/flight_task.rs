@@ -45,7 +45,7 @@ pub struct FlightTask {
     pub workspace: Arc<Workspace>,
     pub leader: Leader,
     pub cause: FlightCause,
-    /// What its calls are made for.
+    /// The key and the caller that its calls are made for.
     pub origin: Origin,
     /// The calls that were made.
     pub attempts: u32,
@@ -58,7 +58,7 @@ impl FlightTask {
         if self.attempts > 0 {
             self.log(&outcome);
         }
-        let outcome = outcome.map_err(|failure| self.workspace.dispatcher.told(failure, &self.origin));
+        let outcome = outcome.map_err(|failure| self.workspace.dispatcher.check_denial(failure, &self.origin));
         if self.attempts > 0
             && let Err(failure) = &outcome
         {
@@ -129,15 +129,17 @@ impl FlightTask {
         let stored = flights.is_current(leader) && !entry.token().is_some_and(|old| serves_longer(&old));
         if stored {
             let owners = match cause {
-                FlightCause::Request(actor) => vec![broker.0.table.owner(leader.key().workspace(), actor.client())],
+                FlightCause::Request(actor) => {
+                    vec![broker.0.table.ledger.owner(leader.key().workspace(), actor.client())]
+                }
                 FlightCause::Renewal(Renewal { entry, .. }) | FlightCause::Probe(entry) => {
-                    entry.claims.owners().collect()
+                    entry.owners.iter().collect()
                 }
             };
             let mut state = entry.lock();
             refresher.plan_renewal(&entry, &mut state, due);
             broker.0.table.store(&entry, state, Arc::clone(&token), owners);
-            workspace.witnesses.add(&entry);
+            workspace.probe_candidates.add(&entry);
             drop(flights);
             broker.make_room(&entry);
         }

@@ -25,8 +25,8 @@ pub enum Order {
     Draws,
     /// The times at which tokens reach their hard floor.
     HardFloors,
-    /// The witnesses of a workspace.
-    Witnesses,
+    /// The keys of a workspace that may be probed with.
+    ProbeCandidates,
     /// The ledger of the key table.
     Ledger,
     /// A shard of the index.

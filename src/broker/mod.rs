@@ -16,7 +16,7 @@
 //! | demand of a key | the demand history |
 //! | schedule, draws of a workspace | due times |
 //! | hard floors | when each token is dropped |
-//! | witnesses of a workspace | keys that got a token |
+//! | probe candidates of a workspace | keys that got a token |
 //! | ledger | the weight of each client's entries |
 //! | index, coverage | themselves |
 //!
@@ -32,7 +32,6 @@
 //! the workspace's schedule.
 
 mod background;
-mod claims;
 mod coverage;
 mod demand;
 mod entry;
@@ -47,6 +46,8 @@ mod index;
 mod ledger;
 mod locks;
 mod negative_cache;
+mod owners;
+mod probe_candidates;
 mod prober;
 mod refresher;
 mod removal;
@@ -60,7 +61,6 @@ mod stress;
 mod table;
 mod upkeep;
 mod waiters;
-mod witnesses;
 mod workspace;
 
 pub use background::Background;

@@ -19,10 +19,10 @@ const LONGEST_CALL: Duration = Duration::from_secs(10);
 pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     loop {
         let scope = workspace.dispatcher.wanted_probe().await;
-        let find = |choosy: bool| {
-            workspace.witnesses.next(|entry| {
+        let find = |skip_failing: bool| {
+            workspace.probe_candidates.next(|entry| {
                 let origin = workspace.dispatcher.origin(&entry.key, entry.party(), true);
-                workspace.dispatcher.is_candidate(scope, &origin, choosy) && may_call(broker, workspace, entry)
+                workspace.dispatcher.is_candidate(scope, &origin, skip_failing) && may_call(broker, workspace, entry)
             })
         };
         let entry = find(true).or_else(|| find(false));

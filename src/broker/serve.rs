@@ -16,6 +16,16 @@ use crate::policy::freshness::{self, Freshness, Stale, TokenAge};
 use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::token::Grant;
 
+/// The end of an attempt to join the flight of a key.
+enum Joined {
+    /// The key had no flight, so one was started.
+    Started(Follower),
+    /// The flight of other requests or of a renewal.
+    Shared(Follower),
+    /// A fresh token is in the table by now.
+    Cached(Arc<Entry>, Arc<CachedToken>),
+}
+
 impl Broker {
     /// Answers a request from the table, or from Courier within [`BrokerSettings::timeout`].
     ///
@@ -61,14 +71,14 @@ impl Broker {
     fn find(&self, request: &TokenRequest<'_>) -> Option<(Arc<Entry>, Arc<CachedToken>)> {
         let entry = self.0.table.get(&request.key)?;
         let token = entry.token()?;
-        self.claim(request, &entry);
+        self.add_owner(request, &entry);
         Some((entry, token))
     }
 
     /// Keeps an entry for this caller too.
-    fn claim(&self, request: &TokenRequest<'_>, entry: &Arc<Entry>) {
-        let table = &self.0.table;
-        table.claim(entry, table.owner(request.key.workspace(), request.actor.client()));
+    fn add_owner(&self, request: &TokenRequest<'_>, entry: &Arc<Entry>) {
+        let ledger = &self.0.table.ledger;
+        ledger.add_owner(entry, ledger.owner(request.key.workspace(), request.actor.client()));
     }
 
     /// How long the token stays above the hard floor; `None` if it is below.
@@ -89,8 +99,9 @@ impl Broker {
             return Err(refusal);
         }
         let (follower, collapsed) = match self.join(request, workspace) {
-            Ok(joined) => joined,
-            Err((entry, token)) => {
+            Joined::Started(follower) => (follower, false),
+            Joined::Shared(follower) => (follower, true),
+            Joined::Cached(entry, token) => {
                 return Ok(self.hand_out(&entry, &token.grant, asked, self.0.clock.now(), Source::Hit));
             }
         };
@@ -102,7 +113,7 @@ impl Broker {
             return Err(Refusal::TimedOut);
         };
         let Issued { entry, token, stored } = outcome?;
-        self.claim(request, &entry);
+        self.add_owner(request, &entry);
         let now = self.0.clock.now();
         if self.servable_for(&token.facts(request.min_ttl, now)).is_none() {
             return Err(Refusal::TooOld);
@@ -110,29 +121,23 @@ impl Broker {
         Ok(self.hand_out(&entry, &token.grant, asked, now, Source::Issued { collapsed, stale, stored }))
     }
 
-    /// Joins the key's flight, or starts one; returns whether it joined.
-    ///
-    /// The error is a fresh token that is in the table by now.
-    fn join(
-        &self,
-        request: &TokenRequest<'_>,
-        workspace: &Arc<Workspace>,
-    ) -> Result<(Follower, bool), (Arc<Entry>, Arc<CachedToken>)> {
+    /// Joins the key's flight, or starts one.
+    fn join(&self, request: &TokenRequest<'_>, workspace: &Arc<Workspace>) -> Joined {
         let client = request.actor.client().unwrap_or_default();
         let mut flights = workspace.flights.lock(&request.key);
         if let Some(follower) = flights.join(&request.key, client) {
-            return Ok((follower, true));
+            return Joined::Shared(follower);
         }
         // Another flight may have completed since the first lookup; under this lock none completes.
         if let Some((entry, token, Freshness::Serve { .. })) = self.look_up(request, self.0.clock.now()) {
-            return Err((entry, token));
+            return Joined::Cached(entry, token);
         }
         let leader = flights.register(&request.key);
         let follower = leader.join(client);
         // A task that can't start drops its flight, which takes the lock.
         drop(flights);
         flight::start(self, workspace, leader, FlightCause::Request(request.actor.clone().into_owned()));
-        Ok((follower, false))
+        Joined::Started(follower)
     }
 
     fn serve_hit(&self, entry: &Arc<Entry>, token: &CachedToken, is_due: bool, now: Moment) -> Answer {

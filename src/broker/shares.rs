@@ -101,9 +101,9 @@ fn step() -> impl Strategy<Value = Step> {
 /// How many keys of the claim's first user are kept for a client.
 fn keys_held(test: &Test, client: &str, claim: &str) -> usize {
     let table = &test.broker.0.table;
-    let owner = table.owner("default", Some(client));
+    let owner = table.ledger.owner("default", Some(client));
     let keys = table.keys_of(("default", claim.split(' ').next().expect("a user")));
-    keys.iter().filter_map(|key| table.get(key)).filter(|entry| entry.claims.has(owner)).count()
+    keys.iter().filter_map(|key| table.get(key)).filter(|entry| entry.owners.has(owner)).count()
 }
 
 async fn join_all(asked: [tokio::task::JoinHandle<Source>; 3]) -> [Source; 3] {
@@ -220,7 +220,7 @@ async fn large_token_takes_the_place_of_several_and_gives_it_back_when_it_expire
     test.pass(3 * HOUR).await;
     test.broker.0.table.assert_counted();
     let entry = test.broker.0.table.get(&fixture::key("9")).expect("an entry");
-    assert_eq!((entry.token().is_none(), entry.claims.weight()), (true, super::entry::USUAL_BYTES));
+    assert_eq!((entry.token().is_none(), entry.owners.weight()), (true, super::entry::USUAL_BYTES));
 }
 
 #[tokio::test(start_paused = true)]
@@ -243,12 +243,12 @@ async fn lapsed_user_leaves_before_one_with_a_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fifth_client_of_a_key_is_served_by_the_claims_of_the_others() {
+async fn fifth_client_of_a_key_is_served_for_the_owners_of_the_key() {
     let test = Test::new(fixture::settings(Mode::Off, 10), &[10]);
     for client in ["a", "b", "c", "d", "e"] {
         test.ask(client, "jane").await;
     }
-    let owners = test.broker.0.table.get(&fixture::key("jane")).map(|entry| entry.claims.owners().count());
+    let owners = test.broker.0.table.get(&fixture::key("jane")).map(|entry| entry.owners.iter().count());
     assert_eq!(owners, Some(4));
     for user in 0..20 {
         test.ask("a", &user.to_string()).await;

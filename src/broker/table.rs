@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use foldhash::quality::RandomState;
 
-use super::claims::Owner;
 use super::entry::{CachedToken, Entry, EntryState, Plan, USUAL_BYTES};
 use super::index::Index;
 use super::ledger::Ledger;
 use super::locks::{Guard, Lock, Order};
+use super::owners::Owner;
 use crate::clock::Moment;
 use crate::metrics::{Metrics, Removal};
 use crate::policy::freshness::Floor;
@@ -29,7 +29,7 @@ use crate::token::TokenKey;
 pub struct KeyTable {
     entries: moka::sync::Cache<TokenKey, Arc<Entry>, RandomState>,
     index: Index,
-    ledger: Ledger,
+    pub ledger: Ledger,
     /// When each token reaches its hard floor.
     hard_floors: Lock<Schedule<Arc<Entry>>>,
     tokens: AtomicI64,
@@ -44,28 +44,6 @@ impl KeyTable {
         let hard_floors = Lock::new(Order::HardFloors, Schedule::new());
         let entries = moka::sync::Cache::builder().build_with_hasher(RandomState::default());
         Self { entries, index: Index::new(), ledger, hard_floors, tokens: AtomicI64::new(0), floor, metrics }
-    }
-
-    /// The owner that stands for a client of a workspace, or for its sessions.
-    pub fn owner(&self, workspace: &str, client: Option<&str>) -> Owner {
-        self.ledger.owner(workspace, client)
-    }
-
-    /// Keeps an entry for this owner too, who uses it.
-    pub fn claim(&self, entry: &Arc<Entry>, owner: Owner) {
-        if entry.claims.lacks(owner) {
-            self.ledger.claim(entry, owner);
-        }
-    }
-
-    /// Lets an owner go of an entry; returns whether it was the last one: then the caller removes the entry.
-    pub fn let_go(&self, entry: &Entry, owner: Owner) -> bool {
-        self.ledger.let_go(entry, owner)
-    }
-
-    /// The next entry that must leave a full table; the caller removes it.
-    pub fn take_excess(&self) -> Option<Arc<Entry>> {
-        self.ledger.take_excess()
     }
 
     /// Returns the entry of a key.

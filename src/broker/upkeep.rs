@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::claims::Owner;
 use super::entry::Entry;
 use super::flights::LockedShard;
 use super::handle::Broker;
+use super::owners::Owner;
 use super::workspace::Workspace;
 use crate::clock::Moment;
 use crate::metrics::Removal;
@@ -17,13 +17,13 @@ const BATCH: usize = 256;
 impl Broker {
     /// Evicts what exceeds the limits after an entry was stored: those of its users, then those of the table.
     pub(super) fn make_room(&self, stored: &Entry) {
-        stored.claims.owners().for_each(|owner| self.limit_users(stored, owner));
-        while let Some(entry) = self.0.table.take_excess() {
+        stored.owners.iter().for_each(|owner| self.limit_users(stored, owner));
+        while let Some(entry) = self.0.table.ledger.take_excess() {
             self.evict(&entry);
         }
     }
 
-    /// Lets an owner go of the least recently used keys of an entry's users, so that each has at most
+    /// Removes an owner from the least recently used keys of an entry's users, so that each has at most
     /// [`BrokerSettings::keys_per_user`](super::BrokerSettings::keys_per_user).
     fn limit_users(&self, stored: &Entry, owner: Owner) {
         let (table, most) = (&self.0.table, self.0.settings.keys_per_user);
@@ -35,21 +35,24 @@ impl Broker {
             }
             let is_of_user = |key: &&TokenKey| key.workspace() == workspace && key.users().any(|name| name == user);
             let entries = keys.iter().filter(is_of_user).filter_map(|key| table.get(key));
-            let mut held: Vec<_> = entries.filter(|entry| entry.claims.has(owner)).collect();
+            let mut held: Vec<_> = entries.filter(|entry| entry.owners.has(owner)).collect();
             if held.len() > most {
                 held.sort_by_cached_key(|entry| entry.last_use());
                 let excess = held.len() - most;
-                held[..excess].iter().filter(|entry| table.let_go(entry, owner)).for_each(|entry| self.evict(entry));
+                held[..excess]
+                    .iter()
+                    .filter(|entry| table.ledger.remove_owner(entry, owner))
+                    .for_each(|entry| self.evict(entry));
             }
         }
     }
 
-    /// Removes an entry that the last owner let go of, so that it is not renewed.
+    /// Removes an entry that has no owner any more, so that it is not renewed.
     fn evict(&self, entry: &Arc<Entry>) {
         let Some(workspace) = self.0.workspaces.get(entry.key.workspace()) else { return };
         let flights = workspace.flights.lock(&entry.key);
         // A token that arrived meanwhile has stored it again.
-        if !entry.claims.is_counted() {
+        if !entry.owners.is_counted() {
             self.forget_entry(workspace, entry, &flights, Removal::Evicted);
         }
     }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
 
 use super::flights::Flights;
+use super::probe_candidates::ProbeCandidates;
 use super::refresher::Refresher;
-use super::witnesses::Witnesses;
 use crate::clock::Moment;
 use crate::upstream::Dispatcher;
 
@@ -17,7 +17,7 @@ pub struct Workspace {
     pub refresher: Refresher,
     pub flights: Arc<Flights>,
     /// The keys to test a suspicion with.
-    pub witnesses: Witnesses,
+    pub probe_candidates: ProbeCandidates,
     /// Held by a renewal until it is queued: meanwhile the dispatcher's room is not known.
     pub renewal_slot: Arc<Semaphore>,
     /// Tokens requested before this moment are purged; in nanoseconds.
@@ -31,7 +31,7 @@ impl Workspace {
             dispatcher: Arc::new(dispatcher),
             refresher,
             flights: Arc::new(Flights::new()),
-            witnesses: Witnesses::default(),
+            probe_candidates: ProbeCandidates::default(),
             renewal_slot: Arc::new(Semaphore::new(1)),
             not_before: AtomicU64::new(0),
         }

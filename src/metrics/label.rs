@@ -125,8 +125,8 @@ labels! {
         Handshake = "handshake",
         /// The peer cancelled too many requests.
         Resets = "resets",
-        /// It was idle, and gave way to a new one where there were too many.
-        Crowded = "crowded",
+        /// It was idle, and was closed for a new one where there were too many.
+        Idle = "idle",
     }
 
     /// Why a token left the cache.

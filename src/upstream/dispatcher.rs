@@ -176,10 +176,12 @@ impl Dispatcher {
         if tries < most { state.admission.retry(origin, tries, deadline, now, fastrand::f64()) } else { None }
     }
 
-    /// The failure as a caller is told: a denial is Courier's refusal of the API key only if that is known.
-    pub fn told(&self, failure: Failure, origin: &Origin) -> Failure {
+    /// Turns a denial into [`Failure::Unconfirmed`] unless it is known that Courier refuses the API key.
+    pub fn check_denial(&self, failure: Failure, origin: &Origin) -> Failure {
         match failure {
-            Failure::Credentials(status) if !self.lock().0.admission.is_denied(origin) => Failure::Unconfirmed(status),
+            Failure::Credentials(status) if !self.lock().0.admission.breaker().is_denied(origin) => {
+                Failure::Unconfirmed(status)
+            }
             other => other,
         }
     }
@@ -189,7 +191,8 @@ impl Dispatcher {
         loop {
             let (at, wanted) = {
                 let (state, now) = self.lock();
-                (state.admission.probe_at(), state.admission.wanted_probe(now))
+                let breaker = state.admission.breaker();
+                (breaker.probe_at(), breaker.wanted_probe(now))
             };
             if let Some(scope) = wanted {
                 return scope;
@@ -201,13 +204,13 @@ impl Dispatcher {
         }
     }
 
-    /// Whether that may be this key. If it is `choosy`, not one of a party that fails.
-    pub fn is_candidate(&self, scope: ProbeScope, origin: &Origin, choosy: bool) -> bool {
+    /// Whether the broker may probe with this key; with `skip_failing` not if its party fails.
+    pub fn is_candidate(&self, scope: ProbeScope, origin: &Origin, skip_failing: bool) -> bool {
         let (state, now) = self.lock();
-        state.admission.is_candidate(scope, origin, choosy, now)
+        state.admission.breaker().is_candidate(scope, origin, skip_failing, now)
     }
 
-    /// Records that the broker calls for such a key, or that it has none.
+    /// Records that the broker probes with a key, or that it has none to probe with.
     pub fn on_probe(&self, scope: ProbeScope, is_sent: bool) {
         self.drive(|state, now| state.admission.on_probe(scope, is_sent, now));
     }

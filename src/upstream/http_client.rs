@@ -31,7 +31,7 @@ pub enum HttpClientError {
     Client(#[source] reqwest::Error),
 }
 
-/// What the HTTP clients of one workspace share.
+/// The settings and the TLS configuration that the HTTP clients of one workspace share.
 ///
 /// The certificate authorities are read once, and a new client resumes the TLS sessions of the one before.
 pub struct ClientTemplate {

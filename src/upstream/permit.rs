@@ -80,8 +80,4 @@ impl WaitingCall for Waiter {
     fn is_cancelled(&self) -> bool {
         self.permit.is_closed()
     }
-
-    fn user(&self) -> u64 {
-        self.origin.user
-    }
 }

@@ -8,7 +8,7 @@ use courier_token_broker::upstream::{Cause, Failure};
 
 use crate::support::test_broker::{MS, SECOND, TestBroker, TestSetup, ask, join_all};
 
-/// What Courier, or a firewall before it, answers to the calls of the attackers.
+/// The failures of the attackers' calls, at Courier or at a firewall before it.
 fn failures() -> Vec<Failure> {
     let statuses = [404, 409, 418, 500, 502, 503].map(Failure::Unavailable);
     let denials = [401, 402, 403].map(Failure::Credentials);

@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::activity::Activity;
 use super::certificates::HTTP2;
-use super::connections::GiveWay;
+use super::connections::CloseIfIdle;
 use super::head_timer::HeadTimer;
 use super::socket::Accepted;
 use super::state::{Answer, Cancelled, ConnectionState, ListenerState};
@@ -47,9 +47,9 @@ const PENDING_RESETS: usize = 20;
 /// The most streams of one connection reset for the peer's protocol errors.
 const ERROR_RESETS: usize = 256;
 
-/// The order to stop: it fails at a shutdown, when all open requests are finished, and is [`GiveWay`] where the
+/// The order to stop: it fails at a shutdown, when all open requests are finished, and is [`CloseIfIdle`] where the
 /// connection is closed unless a request is being served.
-type Stop = oneshot::Receiver<GiveWay>;
+type Stop = oneshot::Receiver<CloseIfIdle>;
 
 /// Serves a connection until it ends or has to stop.
 pub async fn serve_connection<F: Answer>(
@@ -188,7 +188,7 @@ where
         );
     let mut connection = pin!(connection);
     let (mut seen, mut idle) = (state.activity.begun(), 0);
-    let mut give_way = None;
+    let mut close_if_idle = None;
     // hyper has no idle timeout for HTTP/2 connections.
     while idle < IDLE_CHECKS {
         let longest_idle = if seen == 0 { limits.header_timeout } else { limits.idle_timeout };
@@ -196,7 +196,7 @@ where
             biased;
             ended = &mut connection => return log_end(Some(ended)),
             order = &mut stop => {
-                give_way = order.ok();
+                close_if_idle = order.ok();
                 break;
             }
             () = state.too_many_resets.notified() => {
@@ -215,21 +215,21 @@ where
         }
     }
     connection.as_mut().graceful_shutdown();
-    log_end(finish_requests(connection, &state, give_way).await);
+    log_end(finish_requests(connection, &state, close_if_idle).await);
 }
 
 /// Waits until the open requests are finished, but not for a partial head, nor for a peer that does
-/// not read; with [`GiveWay`], not for a peer at all.
+/// not read; with [`CloseIfIdle`], not for a peer at all.
 async fn finish_requests<C: Future>(
     mut connection: Pin<&mut C>,
     state: &ConnectionState,
-    give_way: Option<GiveWay>,
+    close_if_idle: Option<CloseIfIdle>,
 ) -> Option<C::Output> {
-    let mut patience = if give_way.is_some() { Duration::ZERO } else { CLOSE_TIMEOUT };
+    let mut patience = if close_if_idle.is_some() { Duration::ZERO } else { CLOSE_TIMEOUT };
     loop {
         let ended = timeout(patience, &mut connection).await;
-        let is_served = match give_way {
-            Some(GiveWay) => state.activity.idle().is_none(),
+        let is_served = match close_if_idle {
+            Some(CloseIfIdle) => state.activity.idle().is_none(),
             None => state.activity.is_any_open(),
         };
         match ended {

@@ -1,4 +1,4 @@
-//! The open connections of listeners that share a limit, and which of them give way to new ones.
+//! The open connections of listeners that share a limit, and which of them are closed for new ones.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,10 +16,10 @@ use super::activity::Activity;
 
 /// The open connections of some listeners, which share a limit.
 ///
-/// Where there are too many, the one that has been idle for longest gives way to a new one: idle since its last
+/// Where there are too many, the one that has been idle for longest is closed for a new one: idle since its last
 /// request ended, or since its start if it has made none. A connection whose request is being served stays.
 ///
-/// While more than a quarter are strangers', without a request that succeeded, a stranger's gives way. So silent
+/// While more than a quarter are strangers', without a request that succeeded, a stranger's is closed. So silent
 /// callers shut nobody out: those who are served keep their connections, and a new caller has as long for its first
 /// request as it takes to open a quarter of all connections anew.
 ///
@@ -45,8 +45,8 @@ struct Open {
 struct OpenConnection {
     listener: ListenerId,
     activity: Arc<Activity>,
-    /// Dropped for a shutdown; used when it has to give way.
-    stop: Option<oneshot::Sender<GiveWay>>,
+    /// Dropped for a shutdown; used to close it for a new one.
+    stop: Option<oneshot::Sender<CloseIfIdle>>,
 }
 
 /// One of the listeners.
@@ -55,7 +55,7 @@ pub struct ListenerId(u64);
 
 /// The order to close now, unless a request is being served.
 #[derive(Clone, Copy, Debug)]
-pub struct GiveWay;
+pub struct CloseIfIdle;
 
 /// A subnet has as many connections as it may have.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,7 @@ pub struct SubnetFull;
 
 /// How often it looks again for an idle connection where each has a request.
 const RETRY: Duration = Duration::from_millis(50);
-/// Strangers' connections are the first to give way while they are more than one of so many.
+/// Strangers' connections are the first to be closed while they are more than one of so many.
 const STRANGERS: usize = 4;
 /// One of so many connections is noted as idle for each look at all of them.
 const NOTED: usize = 16;
@@ -96,7 +96,7 @@ impl Connections {
         most.min(u32::try_from(share).unwrap_or(u32::MAX))
     }
 
-    /// Waits for a permit of the listener and one that all listeners share. Idle connections give way; their number
+    /// Waits for a permit of the listener and one that all listeners share. Idle connections are closed; their number
     /// is counted by `on_closed`. `None` if the semaphores are closed, which they never are.
     pub async fn make_room(
         &self,
@@ -141,7 +141,7 @@ impl Connections {
                     && let Some(stop) = connection.stop.take()
                 {
                     // It fails if the connection just ended.
-                    let _ = stop.send(GiveWay);
+                    let _ = stop.send(CloseIfIdle);
                     return true;
                 }
             }
@@ -174,7 +174,7 @@ impl Connections {
         listener: ListenerId,
         subnet: Option<SubnetGuard>,
         permits: [OwnedSemaphorePermit; 2],
-    ) -> (OpenGuard, Arc<Activity>, oneshot::Receiver<GiveWay>) {
+    ) -> (OpenGuard, Arc<Activity>, oneshot::Receiver<CloseIfIdle>) {
         let mut open = self.open.lock();
         let id = open.next_id;
         open.next_id += 1;
@@ -192,7 +192,7 @@ impl Connections {
     }
 }
 
-/// The connections that are to give way next, the last one first.
+/// The connections that are to be closed next, the last one first.
 fn longest_idle(all: &HashMap<u64, OpenConnection>, of: Option<ListenerId>) -> Vec<(u64, u64)> {
     let (mut known, mut strangers, mut count) = (Vec::new(), Vec::new(), 0);
     for (id, connection) in all.iter().filter(|(_, one)| of.is_none_or(|listener| one.listener == listener)) {
@@ -248,14 +248,14 @@ impl Drop for SubnetGuard {
 mod tests {
     use super::*;
 
-    type Added = (OpenGuard, Arc<Activity>, oneshot::Receiver<GiveWay>);
+    type Added = (OpenGuard, Arc<Activity>, oneshot::Receiver<CloseIfIdle>);
 
     fn add(connections: &Arc<Connections>, listener: ListenerId) -> Added {
         let permit = || Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
         connections.add(listener, None, [permit(), permit()])
     }
 
-    fn gave_way((_, _, stopped): &mut Added) -> bool {
+    fn is_told_to_close((_, _, stopped): &mut Added) -> bool {
         stopped.try_recv().is_ok()
     }
 
@@ -271,15 +271,15 @@ mod tests {
         first.1.begin();
         first.1.end(connections.tick());
         assert!(connections.close_one(Some(one)));
-        assert!(gave_way(&mut second) && !gave_way(&mut first) && !gave_way(&mut apart));
+        assert!(is_told_to_close(&mut second) && !is_told_to_close(&mut first) && !is_told_to_close(&mut apart));
         assert!(connections.close_one(None));
-        assert!(gave_way(&mut apart));
+        assert!(is_told_to_close(&mut apart));
         assert!(connections.close_one(None));
-        assert!(gave_way(&mut first));
-        assert!(!connections.close_one(None) && !gave_way(&mut busy));
+        assert!(is_told_to_close(&mut first));
+        assert!(!connections.close_one(None) && !is_told_to_close(&mut busy));
         busy.1.await_peer();
         assert!(connections.close_one(None));
-        assert!(gave_way(&mut busy));
+        assert!(is_told_to_close(&mut busy));
     }
 
     #[test]
@@ -294,11 +294,11 @@ mod tests {
         }
         let mut strangers: Vec<_> = (0..30).map(|_| add(&connections, listener)).collect();
         for _ in 0..20 {
-            let before: Vec<_> = strangers.iter_mut().map(gave_way).collect();
+            let before: Vec<_> = strangers.iter_mut().map(is_told_to_close).collect();
             assert!(connections.close_one(None));
-            let closed = strangers.iter_mut().position(gave_way);
-            let known = known.iter_mut().position(gave_way);
-            assert!(before.iter().all(|gave_way| !gave_way) && closed.is_some() != known.is_some());
+            let closed = strangers.iter_mut().position(is_told_to_close);
+            let known = known.iter_mut().position(is_told_to_close);
+            assert!(before.iter().all(|is_told_to_close| !is_told_to_close) && closed.is_some() != known.is_some());
             match closed {
                 // The oldest, while they are more than a quarter.
                 Some(place) => {
@@ -319,7 +319,7 @@ mod tests {
         let listener = connections.add_listener();
         let mut all: Vec<_> = (0..100).map(|_| add(&connections, listener)).collect();
         assert!(connections.close_one(None));
-        assert!(gave_way(&mut all[0]));
+        assert!(is_told_to_close(&mut all[0]));
         // The next ones are noted already.
         for connection in &all[1..50] {
             connection.1.begin();
@@ -327,7 +327,9 @@ mod tests {
         }
         drop(all.remove(50));
         assert!(connections.close_one(None));
-        assert!(gave_way(&mut all[50]) && all[1..50].iter_mut().all(|connection| !gave_way(connection)));
+        assert!(
+            is_told_to_close(&mut all[50]) && all[1..50].iter_mut().all(|connection| !is_told_to_close(connection))
+        );
     }
 
     #[test]

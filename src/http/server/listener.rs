@@ -77,12 +77,12 @@ impl Listener {
                 }
             };
             failing = false;
-            // First, so that a subnet that is full makes no other connection give way.
+            // First, so that a subnet that is full closes no connection of others.
             let Ok(subnet) = count_subnet(&accepted, &state) else {
                 state.metrics.connections_dropped_total[Dropped::PerIp].inc();
                 continue;
             };
-            let count = || state.metrics.connections_dropped_total[Dropped::Crowded].inc();
+            let count = || state.metrics.connections_dropped_total[Dropped::Idle].inc();
             let permits = tokio::select! {
                 () = &mut stop => break,
                 permits = state.connections.make_room(state.id, &own_permits, count) => permits,

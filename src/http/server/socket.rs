@@ -205,7 +205,7 @@ mod tests {
         let path = folder.path().join("socket");
         // Closed, but its file stays.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
-        let socket = Socket::unix(&path, 0o640).await.expect("it gives way");
+        let socket = Socket::unix(&path, 0o640).await.expect("a stale socket is replaced");
         let mode = fs::symlink_metadata(&path).expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
         assert_eq!(socket.to_string(), format!("unix:{}", path.display()));

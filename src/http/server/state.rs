@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 /// The limits of a listener.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerLimits {
-    /// The most connections at once. Beyond them, idle ones give way; further ones wait to be accepted.
+    /// The most connections at once. Beyond them, idle ones are closed; further ones wait to be accepted.
     pub connections: usize,
     /// The most connections of one IP address (of one /64 with IPv6) at once; 0 for no limit. Further
     /// ones are closed.

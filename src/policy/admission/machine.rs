@@ -33,11 +33,6 @@ pub trait WaitingCall {
     fn is_cancelled(&self) -> bool {
         false
     }
-
-    /// The user whose token it is for, as a number. Users take turns within a client.
-    fn user(&self) -> u64 {
-        0
-    }
 }
 
 /// The end of a call's wait.
@@ -66,7 +61,7 @@ struct Queued<T> {
     call: T,
     since: Moment,
     origin: Origin,
-    /// It was let in as a probe, or need not ask again.
+    /// The breaker let it in as a probe, or it is a renewal: it is not checked again at its turn.
     is_settled: bool,
 }
 
@@ -122,11 +117,10 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         deadline: Moment,
         now: Moment,
     ) -> Result<Place, Rejection> {
-        let user = call.user();
-        self.check_wait(self.queue.calls_before_new(&client, user), deadline, now)?;
+        self.check_wait(self.queue.calls_before_new(&client, origin.user), deadline, now)?;
         let end = self.check_wait(self.queue.calls_before_last(), Moment::NEVER, now);
         let queued = self.queued(Class::Waiting, origin, call, now);
-        let place = self.queue.push_user(client, user, queued);
+        let place = self.queue.push_user(client, origin.user, queued);
         if let Err(rejection) = end
             && let Some((last, Queued { call, .. })) = self.queue.shed(place)
         {
@@ -140,9 +134,8 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
 
     /// Queues a renewal that [`Admission::admit_now`] did not admit at this moment.
     pub fn queue_renewal(&mut self, rank: Rank, origin: &Origin, call: T, now: Moment) -> Place {
-        let user = call.user();
         let queued = self.queued(rank.class(), origin, call, now);
-        self.queue.push_renewal(rank, user, queued)
+        self.queue.push_renewal(rank, origin.user, queued)
     }
 
     fn queued(&mut self, class: Class, origin: &Origin, call: T, now: Moment) -> Queued<T> {
@@ -263,27 +256,12 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         }
     }
 
-    /// Whether a call of this origin is told that Courier refuses the API key.
-    pub fn is_denied(&self, origin: &Origin) -> bool {
-        self.breaker.is_denied(origin)
+    /// The circuit breaker, to ask it.
+    pub const fn breaker(&self) -> &Breaker {
+        &self.breaker
     }
 
-    /// When the broker itself is to call for a key, to see whether others succeed.
-    pub fn probe_at(&self) -> Moment {
-        self.breaker.probe_at()
-    }
-
-    /// Whose key the broker itself is to call for now, if any.
-    pub fn wanted_probe(&self, now: Moment) -> Option<ProbeScope> {
-        self.breaker.wanted_probe(now)
-    }
-
-    /// Whether that may be this key. If it is `choosy`, not one of a failing party.
-    pub fn is_candidate(&self, scope: ProbeScope, origin: &Origin, choosy: bool, now: Moment) -> bool {
-        self.breaker.is_candidate(scope, origin, choosy, now)
-    }
-
-    /// Records that the broker calls for such a key, or that it has none.
+    /// Records that the broker probes with a key, or that it has none to probe with.
     pub fn on_probe(&mut self, scope: ProbeScope, is_sent: bool, now: Moment) {
         self.breaker.on_probe(scope, is_sent, now);
     }

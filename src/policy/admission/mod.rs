@@ -8,22 +8,23 @@
 //!
 //! | part | signal | effect |
 //! |---|---|---|
-//! | [`breaker`] | share and spread of failed calls, 401, 402, 403 | no call leaves, or renewals are shed |
-//! | [`throttle`] | 429, `Retry-After`, successes | a pause of all calls, a lower rate |
+//! | [`breaker`] | users and parties with failures, 401, 402, 403, 429 | few calls leave, of all or of one party; renewals are shed |
+//! | [`throttle`] | the 429s that concern all, by the breaker; successes | a pause of all calls, a lower rate |
 //! | [`bucket`] | calls that left | no call before its permit: the [`budget`] |
 //! | [`queue`] | class, rank, clients, user | the order of calls, and which is refused if not all can be served |
 //! | [`retry`] | tries, successes | which failed calls are repeated |
 //!
 //! A call leaves if the breaker lets it, Courier's pause is over, the throttle's gap has passed and the
 //! bucket has a permit. A renewal also leaves the reserve of the burst untouched. The breaker is asked
-//! when a call arrives, throttle and bucket when it leaves. A 429 is no failure to the breaker: Courier works,
-//! so the rate falls and no user is refused who can still be served in time.
+//! when a call arrives and again at its turn, throttle and bucket when it leaves. A call of a party that does
+//! not fail may leave in a pause, which may concern others alone; it takes a permit like any other.
 //!
 //! # How it trips and recovers
 //!
-//! When the breaker opens, all queued calls are refused; when it sheds, only renewals are. A pause longer
-//! than the longest wait refuses users who wait, while renewals stay. A probe's success closes the breaker
-//! and restarts the throttle at the least rate of the budget, which rises with further successes.
+//! When the breaker opens, queued renewals are refused, and users too if all are of one party; of several, each
+//! is judged at its turn. When it sheds, only renewals are refused. A pause longer
+//! than the longest wait refuses users who wait, while renewals stay. A probe's success closes the breaker;
+//! after an outage of some seconds it restarts the throttle at the least rate of the budget, which rises with successes.
 
 pub mod breaker;
 pub mod bucket;

@@ -54,7 +54,7 @@ impl Response {
 pub struct EndedCall {
     /// Its outcome.
     pub response: Response,
-    /// What it was made for.
+    /// The key and the caller that it was made for.
     pub origin: Origin,
     /// When it was sent.
     pub sent: Moment,

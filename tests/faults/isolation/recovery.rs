@@ -84,7 +84,7 @@ async fn single_user_is_served_within_five_seconds_of_an_outage() {
         }
         let late = test.clock.now().since(well);
         let most = match fault {
-            // What blames the request is remembered for longer, and her last call hangs on for five seconds.
+            // A status that blames the request is remembered for longer, and her last call hangs for five seconds.
             Fault::Status(404, ..) => 10,
             Fault::Delivery(Delivery::Never) => 7,
             _ => 5,

@@ -51,9 +51,9 @@ pub struct Open {
     pub is_probing: bool,
 }
 
-/// The facts about its surroundings by which a circuit judges.
+/// The facts besides its own run by which a circuit judges.
 #[derive(Clone, Copy, Debug)]
-pub struct Setting {
+pub struct Context {
     /// It is the workspace's circuit.
     pub is_workspace: bool,
     /// Calls of several parties are remembered.
@@ -69,7 +69,7 @@ const PROBES: u32 = 2;
 /// is one that is down; with 5 s, users wait that much longer in an outage that hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The least time between two suspicions. An attack that goes on costs two probes in each. With half
-/// of it, these calls double; with twice of it, a revoked API key is told so much later.
+/// of it, these calls double; with twice of it, a revoked API key is reported so much later.
 const RESPITE: Duration = Duration::from_secs(2);
 /// The time between probes after the opening; it doubles with each failed one.
 const FIRST_GAP: Duration = Duration::from_millis(500);
@@ -84,20 +84,20 @@ const BURST: u32 = 2;
 
 impl Circuit {
     /// Judges an adverse response; returns why calls are to be held back, if they are.
-    pub fn on_failure(&mut self, call: &EndedCall, setting: Setting) -> Option<Cause> {
+    pub fn on_failure(&mut self, call: &EndedCall, context: Context) -> Option<Cause> {
         self.run.push(call);
         if let Some(suspicion) = self.suspicion.as_mut().filter(|_| call.origin.is_probe) {
             suspicion.failed += 1;
             suspicion.denied += u32::from(matches!(call.response, Response::Denied(_)));
             suspicion.throttled += u32::from(matches!(call.response, Response::Throttled(_)));
         }
-        self.judge(call.response, setting, call.now)
+        self.judge(call.response, context, call.now)
     }
 
-    fn judge(&mut self, response: Response, setting: Setting, now: Moment) -> Option<Cause> {
-        let is_grave = self.run.is_grave(setting.several);
-        let denied = setting.is_workspace && matches!(response, Response::Denied(_));
-        if !setting.has_succeeded {
+    fn judge(&mut self, response: Response, context: Context, now: Moment) -> Option<Cause> {
+        let is_grave = self.run.is_grave(context.several);
+        let denied = context.is_workspace && matches!(response, Response::Denied(_));
+        if !context.has_succeeded {
             // No key can tell more than these.
             return (is_grave || denied && self.run.is_denial()).then(|| self.run.cause());
         }
@@ -202,7 +202,7 @@ impl Open {
         self.is_probing = false;
         let draw = call.draw.clamp(0.0, 1.0);
         let gap = (FIRST_GAP * (1 << self.failed.min(8))).min(LAST_GAP).mul_f64(1.0 - 0.5 * draw);
-        // What one key is told may be meant for it alone.
+        // A `Retry-After` for one key may be meant for it alone.
         let is_paused = call.origin.is_probe || matches!(self.cause, Cause::Throttled(_));
         let pause = match call.response {
             Response::Throttled(Some(pause)) if is_paused => pause.min(LONGEST_PAUSE),

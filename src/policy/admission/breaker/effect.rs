@@ -1,4 +1,4 @@
-//! What the breaker tells: states, changes, effects of a response, and holds.
+//! The results of the breaker: states, changes, effects of a response, and holds.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub enum RateChange {
     Restart,
 }
 
-/// Whose key the broker itself is to call for.
+/// The parties whose keys may serve for a probe of the broker itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeScope {
     /// Any party's, preferably one that does not fail.

@@ -20,8 +20,8 @@
 //! its key alone.
 //!
 //! While no key has ever succeeded there is nothing to test with. Then a grave run opens the circuit, and so
-//! does the second denial, be it of the same user: a wrong API key is told with the first request. Other users
-//! are told so only after three of them were denied.
+//! does the second denial, be it of the same user: a wrong API key is reported with the first request. Other users
+//! get that error only after three of them were denied.
 //!
 //! # What leaves while it is open
 //!
@@ -221,7 +221,7 @@ impl Breaker {
         false
     }
 
-    /// Whether a call of this origin would be told that Courier refuses the API key.
+    /// Whether a call of this origin would get the error that Courier refuses the API key.
     pub fn is_denied(&self, origin: &Origin) -> bool {
         self.workspace.opening().is_some_and(|open| match open.cause {
             Cause::Denied { is_confirmed, .. } => {

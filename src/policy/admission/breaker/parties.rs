@@ -1,4 +1,4 @@
-//! What is remembered of each party: its recent keys, its circuit and its retries.
+//! The record of each party: its recent keys, its circuit and its retries.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -77,12 +77,12 @@ impl Parties {
         }
     }
 
-    /// What is remembered of the party.
+    /// The record of the party, if it is remembered.
     pub fn get(&self, party: u64) -> Option<&PartyRecord> {
         self.0.get(&party)
     }
 
-    /// What is remembered of the party, to change it.
+    /// The same, to change it.
     pub fn get_mut(&mut self, party: u64) -> Option<&mut PartyRecord> {
         self.0.get_mut(&party)
     }

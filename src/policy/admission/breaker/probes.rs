@@ -15,16 +15,16 @@ impl Breaker {
         })
     }
 
-    /// Whose key the broker itself is to call for now, if any.
+    /// The scope of the probe that the broker itself is to send now, if any.
     pub fn wanted_probe(&self, now: Moment) -> Option<ProbeScope> {
         let (scope, _) = self.circuits().min_by_key(|(_, circuit)| circuit.probe_at())?;
         (self.probe_at() <= now).then_some(scope)
     }
 
-    /// Whether the broker may probe with this key. If it is `choosy`, not with one of a failing party.
-    pub fn is_candidate(&self, scope: ProbeScope, origin: &Origin, choosy: bool, now: Moment) -> bool {
+    /// Whether the broker may probe with this key; with `skip_failing` not if its party fails.
+    pub fn is_candidate(&self, scope: ProbeScope, origin: &Origin, skip_failing: bool, now: Moment) -> bool {
         let is_in_scope = match scope {
-            ProbeScope::Workspace => !(choosy && self.parties.is_failing(origin.party, now)),
+            ProbeScope::Workspace => !(skip_failing && self.parties.is_failing(origin.party, now)),
             ProbeScope::Party(party) => party == origin.party,
         };
         is_in_scope && !self.parties.has_failed(origin, now) && now >= self.parties.held_until(origin)

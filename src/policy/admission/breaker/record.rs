@@ -1,6 +1,6 @@
 //! The breaker's judgement of responses.
 
-use super::circuit::Setting;
+use super::circuit::Context;
 use super::effect::{Change, Effect, RateChange};
 use super::run::Cause;
 use super::{Breaker, LEAST_OUTAGE, LONGEST_PAUSE};
@@ -51,12 +51,12 @@ impl Breaker {
         if let Some(party) = self.parties.get_mut(call.origin.party) {
             let has_succeeded = party.has_succeeded();
             let circuit = &mut party.circuit;
-            let setting = Setting { is_workspace: false, several: false, has_succeeded };
+            let context = Context { is_workspace: false, several: false, has_succeeded };
             if let Some(open) = circuit.opening_mut().filter(|open| call.sent >= open.since) {
                 open.on_failure(call, Cause::Failing, self.probe_gap);
             } else if several && is_closed {
                 // Of a single party the workspace's circuit tells the same.
-                if let Some(cause) = circuit.on_failure(call, setting) {
+                if let Some(cause) = circuit.on_failure(call, context) {
                     circuit.open(cause, self.probe_gap, call.now);
                 }
             } else {
@@ -70,7 +70,7 @@ impl Breaker {
     }
 
     fn fail_workspace(&mut self, call: &EndedCall, several: bool) -> Effect {
-        let setting = Setting { is_workspace: true, several, has_succeeded: self.has_succeeded };
+        let context = Context { is_workspace: true, several, has_succeeded: self.has_succeeded };
         let mut effect = Effect::default();
         if self.workspace.opening().is_some() {
             self.workspace.run.push(call);
@@ -90,7 +90,7 @@ impl Breaker {
             }
             return effect;
         }
-        match self.workspace.on_failure(call, setting) {
+        match self.workspace.on_failure(call, context) {
             Some(Cause::Throttled(pause)) => {
                 let pause = pause.unwrap_or_default().min(LONGEST_PAUSE);
                 effect.rate = Some(if pause.is_zero() { RateChange::Lower } else { RateChange::Pause(pause) });

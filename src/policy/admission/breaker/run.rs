@@ -40,10 +40,10 @@ const LEAST_THROTTLED: usize = 2;
 const LEAST_SPAN: Duration = Duration::from_secs(1);
 /// The denials that settle it while no key has ever succeeded: the same call, made twice.
 ///
-/// A wrong API key is told to its operator with the first request. With 1, one passing 401 at the
-/// start would be told as lasting.
+/// A wrong API key is reported with the first request. With 1, one passing 401 at the start would be
+/// reported as lasting.
 const LEAST_DENIALS: u32 = 2;
-/// The users whose denial is told to other users as well while no key has ever succeeded. With 2, two
+/// The users whose denial other users are refused by as well while no key has ever succeeded. With 2, two
 /// user ids that a firewall refuses would be enough.
 const LEAST_DENIED: usize = 3;
 
@@ -109,7 +109,7 @@ impl Run {
         self.denials >= LEAST_DENIALS && self.denied.len() == self.users.len()
     }
 
-    /// What it is a run of: denials or 429s if all are, else failures.
+    /// The kind of its failures: denials or 429s if all are, else failures of any kind.
     pub fn cause(&self) -> Cause {
         if self.denied.len() == self.users.len() {
             Cause::Denied { status: self.status, is_confirmed: self.denied.len() >= LEAST_DENIED }
@@ -146,7 +146,7 @@ pub enum Cause {
 struct Distinct(Vec<u64>);
 
 impl Distinct {
-    /// The most that are told apart: more than any rule asks for.
+    /// The most that are counted: more than any rule asks for.
     const MOST: usize = 8;
 
     fn add(&mut self, hash: u64) {

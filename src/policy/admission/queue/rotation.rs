@@ -159,12 +159,12 @@ mod tests {
         ) {
             let (mut rotation, turn) = (rotation(&keys), 2 * turn + 1);
             let own = rotation.get(&key).copied().unwrap_or_default();
-            let told = rotation.calls_before(&key, own, turn);
+            let estimate = rotation.calls_before(&key, own, turn);
             *rotation.add(&key, turn) += 1;
             let order = served(rotation);
             let before = (0..order.len()).filter(|place| order[*place] == key).nth(own).expect("it is served");
-            prop_assert!(before <= told, "{} calls, {} told", before, told);
-            prop_assert!(own > 0 || before == told);
+            prop_assert!(before <= estimate, "{} calls, {} estimate", before, estimate);
+            prop_assert!(own > 0 || before == estimate);
         }
     }
 }

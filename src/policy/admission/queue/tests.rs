@@ -30,7 +30,7 @@ fn one_call_in_ten_is_a_renewal_while_users_wait() {
     }
 }
 
-/// What is left, in order.
+/// The calls that are left, in order.
 fn drain<C: Ord + Clone, T>(queue: &mut Queue<C, T>) -> Vec<T> {
     std::iter::from_fn(|| queue.pop()).map(|(_, call)| call).collect()
 }
@@ -182,11 +182,11 @@ proptest! {
         for _ in 0..popped {
             queue.pop();
         }
-        let (told, last) = (queue.calls_before_new(&0, 1), queue.calls_before_last());
+        let (estimate, last) = (queue.calls_before_new(&0, 1), queue.calls_before_last());
         queue.push_user(0, 1, true);
         let before = std::iter::from_fn(|| queue.pop()).take_while(|(_, mine)| !mine).count();
-        prop_assert!(before <= told && told <= last);
-        prop_assert!(clients > 1 || !are_new || before == told);
+        prop_assert!(before <= estimate && estimate <= last);
+        prop_assert!(clients > 1 || !are_new || before == estimate);
     }
 
     /// A client joins one of the calls, a renewal or another's.
@@ -204,10 +204,10 @@ proptest! {
             queue.pop();
         }
         let joined = joined.index(places.len());
-        let told = queue.calls_before_joined(places[joined], &0);
-        prop_assert_eq!(told.is_some(), queue.calls.contains_key(&places[joined]));
+        let estimate = queue.calls_before_joined(places[joined], &0);
+        prop_assert_eq!(estimate.is_some(), queue.calls.contains_key(&places[joined]));
         queue.join(places[joined], 0);
         let before = std::iter::from_fn(|| queue.pop()).take_while(|(_, number)| *number != joined).count();
-        prop_assert!(told.is_none_or(|told| before <= told));
+        prop_assert!(estimate.is_none_or(|estimate| before <= estimate));
     }
 }

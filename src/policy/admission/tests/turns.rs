@@ -11,17 +11,12 @@ use super::{Admission, Budget, Class, Event, MAX_WAIT, Moment, Origin, Place, Ra
 #[derive(Clone, Debug)]
 struct Call {
     key: u64,
-    user: u64,
     is_cancelled: Rc<Cell<bool>>,
 }
 
 impl WaitingCall for Call {
     fn is_cancelled(&self) -> bool {
         self.is_cancelled.get()
-    }
-
-    fn user(&self) -> u64 {
-        self.user
     }
 }
 
@@ -173,8 +168,8 @@ impl Model {
             return self.count_permit(&[client as u8]);
         }
         let is_cancelled = Rc::new(Cell::new(false));
-        let call = Call { key, user, is_cancelled: Rc::clone(&is_cancelled) };
-        match self.admission.queue_user(client as u8, &ORIGIN, call, Moment::NEVER, self.now) {
+        let call = Call { key, is_cancelled: Rc::clone(&is_cancelled) };
+        match self.admission.queue_user(client as u8, &Origin { user, ..ORIGIN }, call, Moment::NEVER, self.now) {
             Ok(place) => {
                 let latest = self.latest(client, user);
                 self.flights.insert(key, Flight { place, user, clients: vec![client as u8], latest, is_cancelled });
@@ -210,8 +205,8 @@ impl Model {
         self.keys += 1;
         let (key, is_cancelled) = (self.keys, Rc::new(Cell::new(false)));
         if self.admission.admit_now(Class::Ahead, &ORIGIN, self.now) != Ok(true) {
-            let call = Call { key, user: key, is_cancelled: Rc::clone(&is_cancelled) };
-            let place = self.admission.queue_renewal(Rank::IN_USE, &ORIGIN, call, self.now);
+            let call = Call { key, is_cancelled: Rc::clone(&is_cancelled) };
+            let place = self.admission.queue_renewal(Rank::IN_USE, &Origin { user: key, ..ORIGIN }, call, self.now);
             let latest = Moment::NEVER;
             self.flights.insert(key, Flight { place, user: key, clients: Vec::new(), latest, is_cancelled });
         } else {

@@ -1,4 +1,4 @@
-//! The keys that got a token: witnesses of whether Courier serves any key.
+//! The keys that got a token: probes with them show whether Courier serves any key.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -8,17 +8,17 @@ use super::locks::{Lock, Order};
 
 /// The keys of a workspace that got a token, the latest last.
 ///
-/// A failing key is tested by them. So they are of many parties, and none is a witness twice.
-pub struct Witnesses(Lock<VecDeque<Weak<Entry>>>);
+/// They are of many parties, and each is probed with in turn.
+pub struct ProbeCandidates(Lock<VecDeque<Weak<Entry>>>);
 
 /// The most keys. With 16, the users with sessions of one second are all there are; more than 64 are never asked for
 /// before others have come.
 const MOST: usize = 64;
 /// The most keys of one party. With 4, those of users who fail by now may be all of a client's; with 64, one client
-/// would be the only witness.
+/// would be the only candidate.
 const MOST_OF_PARTY: usize = 16;
 
-impl Witnesses {
+impl ProbeCandidates {
     /// Adds a key that just got a token.
     pub fn add(&self, entry: &Arc<Entry>) {
         let party = entry.party();
@@ -55,8 +55,8 @@ impl Witnesses {
     }
 }
 
-impl Default for Witnesses {
+impl Default for ProbeCandidates {
     fn default() -> Self {
-        Self(Lock::new(Order::Witnesses, VecDeque::new()))
+        Self(Lock::new(Order::ProbeCandidates, VecDeque::new()))
     }
 }

@@ -18,7 +18,7 @@ impl Owner {
 ///
 /// A hit reads the owners without a lock. All else is used under the ledger's lock alone.
 #[derive(Debug, Default)]
-pub struct Claims {
+pub struct Owners {
     /// The hash of each owner; 0 in a free slot.
     owners: [AtomicU32; MOST],
     /// The place of the entry in the list of the owner in this slot.
@@ -27,12 +27,12 @@ pub struct Claims {
     weight: AtomicU32,
 }
 
-/// The most owners. They keep the entry for further ones too: to displace it, all of them must let go of it.
+/// The most owners. They keep the entry for further ones too: the entry leaves the table with its last owner.
 const MOST: usize = 4;
 
-impl Claims {
+impl Owners {
     /// May this owner be added?
-    pub fn lacks(&self, owner: Owner) -> bool {
+    pub fn has_room_for(&self, owner: Owner) -> bool {
         let mut has_room = false;
         for slot in &self.owners {
             match slot.load(Ordering::Relaxed) {
@@ -50,7 +50,7 @@ impl Claims {
     }
 
     /// The owners. An entry that is not counted any more has its last one.
-    pub fn owners(&self) -> impl Iterator<Item = Owner> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = Owner> + '_ {
         self.owners.iter().filter_map(|slot| NonZeroU32::new(slot.load(Ordering::Relaxed)).map(Owner))
     }
 

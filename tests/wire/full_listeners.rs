@@ -1,4 +1,4 @@
-//! More connections than a listener takes: those that have been idle for longest give way.
+//! More connections than a listener takes: those that have been idle for longest are closed.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn few_connections(raw: &mut Raw) {
     raw.server.limits.handshake_timeout.0 = 60 * SECOND;
 }
 
-async fn crowded() -> Broker {
+async fn full_listener() -> Broker {
     Setup::new().settings(few_connections).start().await
 }
 
@@ -43,7 +43,7 @@ async fn silent(address: SocketAddr, count: usize, bytes: &[u8]) -> Vec<TcpStrea
 
 #[tokio::test]
 async fn silent_connections_keep_no_caller_out() {
-    let broker = crowded().await;
+    let broker = full_listener().await;
     let half = b"POST /auth/issue-token HTTP/1.1\r\nHost: bro";
     for (name, bytes) in
         [("silence", &b""[..]), ("half a head", half), ("a preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")]
@@ -54,12 +54,12 @@ async fn silent_connections_keep_no_caller_out() {
             assert_eq!(answer.status, 200, "{name}: {answer:?}");
         }
     }
-    assert!(broker.metric("courier_token_broker_connections_dropped_total{cause=\"crowded\"}").await >= 12.0);
+    assert!(broker.metric("courier_token_broker_connections_dropped_total{cause=\"idle\"}").await >= 12.0);
 }
 
 #[tokio::test]
 async fn caller_that_is_served_keeps_its_connection_beside_silent_ones() {
-    let broker = crowded().await;
+    let broker = full_listener().await;
     let mut caller = Connection::open(broker.address).await;
     assert_eq!(caller.ask(&HttpRequest::issue(GOOD[0].1)).await.status, 200);
     for _ in 0..5 {
@@ -107,7 +107,7 @@ async fn silent_connections_to_a_unix_socket_keep_no_caller_out() {
 
 #[tokio::test]
 async fn connection_that_is_idle_for_longest_gives_way() {
-    let broker = crowded().await;
+    let broker = full_listener().await;
     let good = HttpRequest::issue(GOOD[0].1);
     let mut idle = Vec::new();
     for _ in 0..MOST {
@@ -154,7 +154,7 @@ async fn connection_with_a_request_under_way_does_not_give_way() {
 /// Without a key, so each is refused at once, but its body never ends.
 #[tokio::test]
 async fn bodies_of_refused_requests_keep_no_caller_out() {
-    let broker = crowded().await;
+    let broker = full_listener().await;
     let mut attack = Vec::new();
     for _ in 0..4 * MOST {
         let mut stream = TcpStream::connect(broker.address).await.expect("the system accepts");
