@@ -8,22 +8,25 @@
 //!
 //! ```text
 //! listener -> route -> client key, certificate or session -> access check -> token key
-//!   -> key table --hit--> freshness check --above the floor--> prebuilt response
-//!             \--miss or stale--> flight (one per token key; all requests follow it)
-//!                                   -> admission (class waiting) -> Courier -> grant
-//!                                      -> key table, schedule, followers
+//!   -> key table --fresh enough--> response that was built when the token arrived
+//!             \--miss or stale--> place (a client's share of the waiting requests)
+//!                                   -> negative cache -> flight (one per token key; all requests follow it)
+//!                                      -> admission (class waiting) -> Courier -> checks -> grant
+//!                                         -> key table, schedule, followers
 //! ```
 //!
 //! # Renewal path
 //!
 //! ```text
-//! schedule (next due) -> refresher -> learner: is a call ahead worth its price?
+//! schedule (next due) -> refresher: is a call worth it?
 //!   --yes--> the same flight -> admission (class renewal or ahead) -> Courier -> grant
 //!   --no---> schedule: decide again later
+//! breaker wants a probe -> prober -> the same flight (class waiting)
 //! ```
 //!
-//! There is one path to Courier: a miss, a renewal and a retry differ only in their
-//! admission class.
+//! In mode used a token is worth a call if it was handed out; in mode learned, if the benefit of the
+//! call exceeds its price. There is one path to Courier: a miss, a retry, a renewal, a prefetch and a
+//! probe are flights, and differ in how they queue.
 //!
 //! # Glossary
 //!
@@ -33,6 +36,7 @@
 //! |---|---|
 //! | workspace | one Courier API key and base URL |
 //! | client | an app with a client key or certificate |
+//! | party, owner | for whose sake a call is made, which its failures are held against: a client, or a session's user; for whose sake an entry is kept: a client, or all sessions |
 //! | session | an end user's own login token (JWT) |
 //! | profile | a named scope set |
 //! | token key | workspace, users in order, scope set, lifetime: the cache key of a token |
@@ -44,6 +48,8 @@
 //! | flight (single-flight), leader, follower | one shared call to Courier for a token key; the side of the task that makes it; a request that waits for it |
 //! | permit, budget, burst, admission | the right to make one call; the permitted rate; how many calls may leave at once; the decision which call gets the next permit |
 //! | class | waiting, renewal, ahead: the order of admission |
+//! | line, place | the queued calls of one client; a call's number in the order of arrival |
+//! | failure, rejection, refusal | a call brought no token; admission lets no call leave; a request gets no token |
 //! | renewal, prefetch, return | issuing before the floor; issuing before a request; prefetch for a user who is away |
 //! | demand history | the remembered request times of a token key |
 //! | circuit breaker (closed, open, half-open), probe, retry budget, back-off, negative cache | as everywhere |
@@ -53,13 +59,13 @@
 //!
 //! # Modules
 //!
-//! Imports run one way, `main -> app -> http -> broker -> policy -> token`;
+//! Imports run one way, `main -> app -> http -> broker -> upstream -> policy -> token`;
 //! `tests/architecture/` enforces it.
 //!
 //! | module | contents | does not depend on |
 //! |---|---|---|
-//! | [`token`] | data types: users, scopes, lifetimes, token keys, grants | async, clocks, settings, HTTP |
-//! | [`policy`] | rules: freshness, access, session, [`schedule`](policy::schedule), [`admission`](policy::admission), [`refresh`](policy::refresh) | IO, async, logs, metrics, clocks |
+//! | [`token`] | data types: users, scopes, lifetimes, token keys, grants | async, settings, HTTP; of the clock only [`Moment`](clock::Moment) |
+//! | [`policy`] | rules: freshness, access, session, [`schedule`](policy::schedule), [`admission`](policy::admission), [`refresh`](policy::refresh) | IO, async, logs, metrics; of the clock only [`Moment`](clock::Moment) |
 //! | [`broker`] | the request path: key table, flights; and the refresher | HTTP, settings files, reqwest |
 //! | [`upstream`] | Courier: client, dispatcher (drives [`policy::admission`]), checks of the response | the cache, the HTTP server |
 //! | [`auth`] | authentication of client keys and sessions | the cache, Courier |

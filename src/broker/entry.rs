@@ -79,18 +79,18 @@ pub struct Decision {
 pub enum Plan {
     /// A renewal is in the schedule under this ticket, after this many failures.
     Scheduled(Ticket, u32),
-    /// The token was not used in its window. The ticket is the next time to decide on a prefetch.
+    /// Not worth a call at present, in mode learned. The ticket is the next time to decide.
     Lapsed(Ticket),
     /// A token is being fetched.
     Renewing {
         /// Failures in a row.
         failures: u32,
-        /// The token has lapsed.
+        /// The plan before was [`Plan::Lapsed`].
         has_lapsed: bool,
     },
     /// No renewal is planned, unless the token is handed out again.
     Unscheduled,
-    /// Never renewed again: Courier refuses it for good, or the key was removed.
+    /// Not renewed until a request brings another token: Courier refuses it for good, or the key was removed.
     Removed,
 }
 
@@ -119,7 +119,7 @@ impl Plan {
         matches!(self, Self::Scheduled(..) | Self::Lapsed(_) | Self::Renewing { .. })
     }
 
-    /// Is the key remembered without a token?
+    /// Was the last decision to wait?
     pub const fn has_lapsed(self) -> bool {
         matches!(self, Self::Lapsed(_) | Self::Renewing { has_lapsed: true, .. })
     }
@@ -147,7 +147,7 @@ impl Entry {
         self.token.load_full()
     }
 
-    /// Locks its state. Never touch the table meanwhile.
+    /// Locks its state. Never call the table's moka cache meanwhile.
     pub fn lock(&self) -> Guard<'_, EntryState> {
         self.state.lock()
     }

@@ -1,4 +1,4 @@
-//! The task of a flight: waits for a permit, calls Courier, and retries.
+//! What a flight does: waits for a permit, calls Courier, and retries.
 
 use std::sync::Arc;
 
@@ -154,7 +154,7 @@ async fn queue_renewal(
     queue(workspace, leader, origin, Moment::NEVER).await
 }
 
-/// Waits for the permit of a probe, which has a line of its own.
+/// Waits for the permit of a probe, which stands in the line of the sessions; as a request's, once one has joined.
 async fn queue_probe(workspace: &Workspace, leader: &Leader, origin: Origin) -> Option<PermitOutcome> {
     let pending = workspace.dispatcher.queue("", origin, Moment::NEVER);
     match queued_ahead(workspace, leader, pending).await? {
@@ -163,8 +163,10 @@ async fn queue_probe(workspace: &Workspace, leader: &Leader, origin: Origin) -> 
     }
 }
 
-/// Waits for the permit of a call that no request waited for. A request that joined meanwhile is not refused
-/// with it: then there is no outcome yet.
+/// Waits for the permit of a call that no request waited for.
+///
+/// `None` if the flight is abandoned, `Some(None)` if the call is refused after a request joined: the request is
+/// not refused with it, so the call is queued again.
 async fn queued_ahead(
     workspace: &Workspace,
     leader: &Leader,

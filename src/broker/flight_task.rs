@@ -1,4 +1,4 @@
-//! The task of a flight; at its end, a token is stored, a failure remembered, and the followers get the outcome.
+//! Why a flight was started, and its end: stores the token or remembers the failure, and answers the followers.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;

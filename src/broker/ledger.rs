@@ -15,7 +15,7 @@ use super::owners::Owner;
 /// An entry belongs to each client that uses it, up to four, and counts in full for each. When the table is
 /// full, the owner that holds most loses its least recently used entry (max-min fairness: an owner within
 /// its equal share loses nothing to others). An entry leaves the table with its last owner. So no client
-///  displaces an entry that another one uses, whoever asked for it first or last.
+/// displaces an entry that another one uses, whoever asked for it first or last.
 ///
 /// The lock is taken when a token is stored or dropped, and at the first hit by another client.
 pub struct Ledger {

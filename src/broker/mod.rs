@@ -1,7 +1,11 @@
-//! The request path: from a [`TokenRequest`] to an [`Answer`].
+//! The request path: from a [`TokenRequest`] to an [`Answer`]; and the refresher.
 //!
-//! A hit: key table -> freshness check -> answer. A miss or a stale token: one flight per token key ->
-//! permit -> Courier -> grant -> key table and schedule -> every follower.
+//! - A hit (`serve`): key table -> freshness check -> answer.
+//! - A miss or a stale token: one flight per token key (`flights` has the table of them, `flight` what one does,
+//!   `flight_task` its end) -> permit -> Courier -> grant -> key table and schedule -> every follower.
+//! - A renewal: `rounds` takes a due entry from the schedule, `refresher` decides, `flight` fetches.
+//! - A probe, when the circuit breaker wants one: `prober` takes a key of `probe_candidates`, `flight` fetches.
+//! - `upkeep` drops expired tokens and makes room, `removal` signs users out.
 //!
 //! # Locks
 //!
@@ -20,9 +24,11 @@
 //! | ledger | the weight of each client's entries |
 //! | index, coverage | themselves |
 //!
-//! A removal is final although the refresher decides without the flights' lock: under it, the renewal
-//! that was decided checks that its key is still in the table and not purged, and the removal detaches
-//! the flight that it finds.
+//! The state of a dispatcher is locked last: its lock is the innermost and takes none.
+//!
+//! A removal is final although the refresher decides without the flights' lock: under it, the decided renewal
+//! starts only if its entry's plan is still *renewing* and it is not purged. A removal has set *removed* by then, a
+//! token that arrived another plan. A flight that was started before is detached by the removal: its token is not stored.
 //!
 //! The key table is a moka cache without a bound of its own: the ledger says what leaves it. It runs no code of
 //! ours but the comparison of keys.

@@ -104,15 +104,14 @@ impl Due<'_> {
     /// Starts the renewal, unless the key has a flight.
     ///
     /// The decision was made without the flights' lock, so a removal may have come between. Under the
-    /// lock it has either taken the key out of the table or set the moment of the purge.
+    /// lock it has either changed the plan or set the moment of the purge.
     fn renew(&self, reason: Reason, rank: Rank, slot: Option<OwnedSemaphorePermit>) {
         let Self { broker, workspace, entry, at, now, .. } = self;
         let mut flights = workspace.flights.lock(&entry.key);
-        let is_in_table = broker.0.table.get(&entry.key).is_some();
         let state = entry.lock();
         let is_removed = !matches!(state.plan, Plan::Renewing { .. }) || workspace.is_purged(state.sent);
         drop(state);
-        if is_removed || !is_in_table {
+        if is_removed {
             return;
         }
         let Some(leader) = flights.try_register(&entry.key) else {

@@ -16,6 +16,9 @@ use crate::policy::freshness::{self, Freshness, Stale, TokenAge};
 use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::token::Grant;
 
+/// A request with a stale token to fall back on waits for a fresh one for this part of the timeout.
+const FALLBACK_DIVISOR: u32 = 5;
+
 /// The end of an attempt to join the flight of a key.
 enum Joined {
     /// The key had no flight, so one was started.
@@ -28,6 +31,9 @@ enum Joined {
 
 impl Broker {
     /// Answers a request from the table, or from Courier within [`BrokerSettings::timeout`].
+    ///
+    /// It looks up again: the caller may have waited since [`Broker::get_cached`]. A third look under the
+    /// flights' lock, before a flight is started, finds a token that arrived in between.
     ///
     /// [`BrokerSettings::timeout`]: super::BrokerSettings::timeout
     pub async fn get_token(&self, request: &TokenRequest<'_>) -> Result<Answer, Refusal> {
@@ -43,7 +49,8 @@ impl Broker {
         };
         self.0.coverage.count(servable_for.unwrap_or_default());
         // With a stale token to fall back on, the request waits only briefly for a fresh one.
-        let max_wait = if servable_for.is_some() { self.0.settings.timeout / 5 } else { self.0.settings.timeout };
+        let timeout = self.0.settings.timeout;
+        let max_wait = if servable_for.is_some() { timeout / FALLBACK_DIVISOR } else { timeout };
         // Boxed, to keep the future of a hit small.
         match Box::pin(self.fetch(request, stale, max_wait, asked)).await {
             Ok(answer) => Ok(answer),

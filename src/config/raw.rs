@@ -46,7 +46,7 @@ table!(
         profiles: BTreeMap<String, Vec<String>> = Self::built_in_profiles(),
         clients: Vec<Client> = Vec::new(),
         log: Log = Log::default(),
-            sessions: Option<Sessions> = None,
+        sessions: Option<Sessions> = None,
         #[serde(skip_serializing)]
         store: Store = Store::default(),
     }

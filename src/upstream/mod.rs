@@ -2,6 +2,9 @@
 //!
 //! Every call goes through its workspace's [`Dispatcher`]: an [`Issuer`] demands a [`Permit`], which
 //! only a dispatcher grants.
+//!
+//! `Dispatcher::issue` -> [`Courier`], over a connection of `connections` -> `answer`: what the status means ->
+//! `claims`: the checks of the token -> back to the dispatcher, whose admission learns from each response.
 
 pub mod answer;
 mod claims;

@@ -1,7 +1,4 @@
-//! The routes for apps: requests and responses.
-//!
-//! To add a route: a file with a handler, a variant of [`Route`], a line in
-//! `Api::find` and one in [`Api::answer`].
+//! The routes for apps: requests and responses. `CONTRIBUTING.md` lists the steps to add one.
 
 mod allowed_headers;
 mod audit_limit;

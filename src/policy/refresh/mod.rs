@@ -11,7 +11,7 @@ use crate::clock::Moment;
 pub enum Mode {
     /// None: the first request after a token's window waits for Courier.
     Off,
-    /// Tokens that were used in their window. An unused one lapses, so a user who left costs
+    /// Tokens that were used in their window. An unused one is left to expire, so a user who left costs
     /// one renewal.
     Used,
     /// Tokens that are likely to be requested again, and those of users about to return. See

@@ -7,7 +7,7 @@ use crate::clock::Moment;
 /// The admission class of a call, in the order of admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// A request waits for the token.
+    /// A request waits for the token, or the circuit breaker for a probe.
     Waiting,
     /// A cached token is about to cross its floor.
     Renewal,
