@@ -323,9 +323,11 @@ fn long_pause_refuses_waiting_users_and_keeps_renewals() {
     let mut driver = Driver::new(1.0, 1);
     driver.arrive_users(2);
     driver.arrive(Class::Renewal, 0, false);
-    driver.respond(Response::Throttled(Some(SECOND * 30)), 0);
-    assert_eq!(driver.refused, BTreeMap::new());
-    driver.respond(Response::Throttled(Some(SECOND * 30)), 1);
+    for key in 0..4 {
+        driver.respond(Response::Throttled(Some(SECOND * 30)), key);
+        assert_eq!(driver.refused, BTreeMap::new());
+    }
+    driver.respond(Response::Throttled(Some(SECOND * 30)), 4);
     assert_eq!(driver.refused, BTreeMap::from([(1, Rejection::Throttled(SECOND * 30))]));
     assert_eq!(driver.queued.len(), 1);
     driver.arrive(Class::Waiting, 0, false);
@@ -338,7 +340,7 @@ fn long_pause_refuses_waiting_users_and_keeps_renewals() {
 #[test]
 fn party_that_does_not_fail_is_served_in_a_pause_and_ends_it() {
     let mut driver = Driver::new(1.0, 2);
-    for key in 0..2 {
+    for key in 0..5 {
         driver.respond(Response::Throttled(Some(SECOND * 30)), key);
     }
     driver.now = driver.now + SECOND;
