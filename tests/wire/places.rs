@@ -210,13 +210,15 @@ async fn user_beyond_the_rate_is_refused_and_no_other_user_is() {
 }
 
 #[tokio::test]
-async fn default_rate_of_users_lets_pages_with_many_tabs_through() {
+async fn default_rate_of_users_lets_pages_with_many_tabs_through_and_no_flood() {
     let (broker, signer) = ed25519_broker(|_| {}).await;
     let session = signer.session("k", "jane");
     let mut connection = Connection::open(broker.address).await;
     for _ in 0..40 {
         assert_eq!(connection.ask(&call(&session)).await.status, 200);
     }
+    until(async || broker.ask(&call(&session)).await.status == 429).await;
+    assert_eq!(connection.ask(&call(&signer.session("k", "joe"))).await.status, 200);
 }
 
 /// Answers that are not read: the peer's window is empty.

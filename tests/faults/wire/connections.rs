@@ -1,5 +1,6 @@
 //! Connections to Courier that go silent, are closed in good order, or lead to a machine that has moved.
 
+use std::cell::Cell;
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -186,12 +187,13 @@ async fn call_under_way_ends_on_a_connection_that_retires() {
     let slow = statuses(&broker, [SLOW.to_owned()]);
     let others = async {
         until(async || broker.courier.call_count() == 2).await;
-        let mut round = 0;
-        while relay.accepted() < 3 {
-            assert_eq!(statuses(&broker, [format!("calm-{round}")]).await, [200]);
-            round += 1;
-        }
-        round
+        let round = Cell::new(0);
+        until(async || {
+            assert_eq!(statuses(&broker, [format!("calm-{}", round.replace(round.get() + 1))]).await, [200]);
+            relay.accepted() >= 3
+        })
+        .await;
+        round.get()
     };
     let (slow, others) = tokio::join!(slow, others);
     assert_eq!((slow, broker.courier.call_count()), (vec![200], 2 + others));
