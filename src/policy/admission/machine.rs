@@ -87,8 +87,8 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         }
         let is_next = if class == Class::Waiting {
             // First the calls that go before this one and may leave now. A wait is computed from the rest.
-            while self.has_next() && !self.queue.is_new_user_next() && self.take_permit(now) {
-                self.grant_next(now);
+            while self.has_next() && !self.queue.is_new_user_next() && self.permit_at() <= now {
+                self.end_next(now);
             }
             self.queue.is_new_user_next()
         } else {
@@ -161,8 +161,8 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
 
     /// Takes out the next event: a call that leaves now, or one that is refused.
     pub fn poll(&mut self, now: Moment) -> Option<Event<T>> {
-        if self.events.is_empty() && self.has_next() && self.next_wakeup() <= now && self.take_permit(now) {
-            self.grant_next(now);
+        if self.events.is_empty() && self.has_next() && self.next_wakeup() <= now {
+            self.end_next(now);
         }
         self.events.pop_front()
     }
@@ -171,7 +171,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
     ///
     /// It is after `now` once `poll(now)` returned `None`.
     pub fn next_wakeup(&self) -> Moment {
-        let next_at = self.limit.as_ref().map_or(PAST, RateLimit::next_at);
+        let next_at = self.permit_at();
         if !self.events.is_empty() {
             PAST
         } else if self.queue.is_empty() {
@@ -290,29 +290,24 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         self.breaker.state(now)
     }
 
-    /// Admits the next call with a permit that was taken.
-    fn grant_next(&mut self, now: Moment) {
-        while self.has_next()
+    /// Admits the next call with the permit that there is. A call that the breaker holds back by now is refused
+    /// instead, and takes neither turn nor permit.
+    fn end_next(&mut self, now: Moment) {
+        let Some(next) = self.queue.next() else { return };
+        // The breaker may have opened since it was queued.
+        let checked = if next.is_settled { Ok(()) } else { self.check(Class::Waiting, &next.origin, now) };
+        if let Err(rejection) = checked {
+            let refused = self.queue.discard_next();
+            self.events.extend(refused.map(|queued| Event::Refused { call: queued.call, rejection }));
+        } else if self.take_permit(now)
             && let Some((class, queued)) = self.queue.pop()
         {
-            match self.check_queued(&queued, now) {
-                Ok(()) => {
-                    let waited = now.since(queued.since);
-                    self.events.push_back(Event::Admitted { call: queued.call, class, waited });
-                    return;
-                }
-                Err(rejection) => self.events.push_back(Event::Refused { call: queued.call, rejection }),
+            if !queued.is_settled {
+                self.breaker.on_admit(Class::Waiting, &queued.origin, now);
             }
+            let waited = now.since(queued.since);
+            self.events.push_back(Event::Admitted { call: queued.call, class, waited });
         }
-    }
-
-    /// Checks a call that queued before the breaker opened, when its turn has come.
-    fn check_queued(&mut self, queued: &Queued<T>, now: Moment) -> Result<(), Rejection> {
-        if !queued.is_settled {
-            self.check(Class::Waiting, &queued.origin, now)?;
-            self.breaker.on_admit(Class::Waiting, &queued.origin, now);
-        }
-        Ok(())
     }
 
     /// Admits the call of a party that does not fail in a pause, which may be others' alone.
@@ -335,6 +330,11 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
 
     fn take_permit(&mut self, now: Moment) -> bool {
         self.limit.as_mut().is_none_or(|limit| limit.take(now))
+    }
+
+    /// When there is a permit.
+    fn permit_at(&self) -> Moment {
+        self.limit.as_ref().map_or(PAST, RateLimit::next_at)
     }
 
     fn reserve_free_at(&self) -> Moment {

@@ -318,6 +318,27 @@ fn opening_refuses_queued_calls_of_failing_parties_alone() {
     assert!(driver.left.iter().any(|call| call.number == 3), "{:?} {:?}", driver.left, driver.refused);
 }
 
+/// No other call waits that could take it.
+#[test]
+fn permit_of_a_call_that_is_refused_at_its_turn_is_the_next_callers() {
+    let mut driver = Driver::new(0.25, 1);
+    driver.arrive_users(1);
+    driver.respond(Response::Issued, 0);
+    driver.arrive(Class::Waiting, 1, false);
+    for step in 0..7 {
+        driver.now = driver.now + SECOND / 5;
+        let (response, origin, now) = (Response::Failed, origin(100 + step, 1), driver.now);
+        driver.admission.on_response(&EndedCall { response, origin, sent: now, now, draw: 0.0 });
+    }
+    driver.pass(SECOND * 4 - driver.now.since(START) - Duration::from_millis(1));
+    // It is the probe of the client, whose circuit is open.
+    driver.arrive(Class::Waiting, 1, true);
+    driver.pass(Duration::from_millis(1));
+    assert!(matches!(driver.refused.get(&1), Some(Rejection::CircuitOpen(_))), "{:?}", driver.refused);
+    driver.arrive(Class::Waiting, 0, false);
+    assert_eq!(driver.order(), [0, 3]);
+}
+
 #[test]
 fn long_pause_refuses_waiting_users_and_keeps_renewals() {
     let mut driver = Driver::new(1.0, 1);

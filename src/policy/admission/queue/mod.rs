@@ -141,10 +141,9 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     }
 
     /// Takes out the next call without its turn.
-    pub fn discard_next(&mut self) {
-        if let Some((place, _)) = self.next_turn() {
-            self.remove(place);
-        }
+    pub fn discard_next(&mut self) -> Option<T> {
+        let (place, _) = self.next_turn()?;
+        self.remove(place).map(|(_, call)| call)
     }
 
     /// An upper bound of the calls that leave before a user's who begins to wait now.
