@@ -228,7 +228,11 @@ pub fn ask(user: &str, lifetime: &str) -> TokenRequest<'static> {
     let text = format!("user_id:{user} inbox:read:messages");
     let claim = ScopeClaim::parse(&text).expect("a claim");
     let lifetime = Lifetime::parse(lifetime).expect("a lifetime");
-    TokenRequest { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None, actor: Actor::Unauthenticated }
+    TokenRequest {
+        key: TokenKey::new(&workspace(), &claim, lifetime),
+        min_ttl: None,
+        actor: Actor::Client("app".into()),
+    }
 }
 
 pub fn with_min_ttl(user: &str, lifetime: &str, min_ttl: Duration) -> TokenRequest<'static> {

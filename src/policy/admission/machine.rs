@@ -44,6 +44,8 @@ pub enum Event<T> {
         call: T,
         /// Its class at the end: waiting if a user has joined a renewal.
         class: Class,
+        /// The party that it is made for: of those that wait for it, one that is not held back.
+        party: u64,
         /// How long it was queued.
         waited: Duration,
     },
@@ -61,6 +63,8 @@ struct Queued<T> {
     call: T,
     since: Moment,
     origin: Origin,
+    /// The parties of the clients that joined it.
+    joined: Vec<u64>,
     /// The breaker let it in as a probe, or it is a renewal: it is not checked again at its turn.
     is_settled: bool,
 }
@@ -140,17 +144,30 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
 
     fn queued(&mut self, class: Class, origin: &Origin, call: T, now: Moment) -> Queued<T> {
         let is_settled = self.breaker.on_admit(class, origin, now) || class != Class::Waiting;
-        Queued { call, since: now, origin: *origin, is_settled }
+        Queued { call, since: now, origin: *origin, joined: Vec::new(), is_settled }
     }
 
     /// Adds a user of this client to those who wait for a queued call; `false` if it is queued no more.
     ///
-    /// The call then also has a place in this client's line, and leaves by the turn that comes first. The
-    /// place is refused as in [`Admission::queue_user`], and the call keeps those that it had.
-    pub fn join(&mut self, place: Place, client: C, deadline: Moment, now: Moment) -> Result<bool, Rejection> {
+    /// The call then also has a place in this client's line, and leaves by the turn that comes first. It is
+    /// held back only if both parties are. The place is refused as in [`Admission::queue_user`], and the call keeps
+    /// those that it had.
+    pub fn join(
+        &mut self,
+        place: Place,
+        client: C,
+        party: u64,
+        deadline: Moment,
+        now: Moment,
+    ) -> Result<bool, Rejection> {
         let Some(calls_before) = self.queue.calls_before_joined(place, &client) else { return Ok(false) };
         self.check_wait(calls_before, deadline, now)?;
-        self.queue.join(place, client);
+        if let Some(queued) = self.queue.join(place, client)
+            && queued.origin.party != party
+            && !queued.joined.contains(&party)
+        {
+            queued.joined.push(party);
+        }
         Ok(true)
     }
 
@@ -219,12 +236,16 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         effect.change
     }
 
-    /// Refuses the users who wait, where all are of one party. Of several, each is judged at its turn.
+    /// Refuses the users who wait, where the calls of one party alone have ended. Of several, each is judged at its
+    /// turn, and so are users who wait with a party that does not fail.
     fn refuse_users(&mut self, now: Moment) {
         if self.breaker.has_several_parties(now) {
             return;
         }
-        for queued in self.queue.drop_users() {
+        let breaker = &self.breaker;
+        let fails = |party: &u64| breaker.is_failing(*party, now);
+        let is_refused = |queued: &Queued<T>| fails(&queued.origin.party) && queued.joined.iter().all(fails);
+        for queued in self.queue.drop_users_if(is_refused) {
             let rejection = self.check(Class::Waiting, &queued.origin, now).err();
             let rejection = rejection.unwrap_or(Rejection::CircuitOpen(Duration::ZERO));
             self.events.push_back(Event::Refused { call: queued.call, rejection });
@@ -294,20 +315,32 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
     /// instead, and takes neither turn nor permit.
     fn end_next(&mut self, now: Moment) {
         let Some(next) = self.queue.next() else { return };
-        // The breaker may have opened since it was queued.
-        let checked = if next.is_settled { Ok(()) } else { self.check(Class::Waiting, &next.origin, now) };
-        if let Err(rejection) = checked {
-            let refused = self.queue.discard_next();
-            self.events.extend(refused.map(|queued| Event::Refused { call: queued.call, rejection }));
-        } else if self.take_permit(now)
-            && let Some((class, queued)) = self.queue.pop()
-        {
-            if !queued.is_settled {
-                self.breaker.on_admit(Class::Waiting, &queued.origin, now);
+        match self.judge(next, now) {
+            Err(rejection) => {
+                let refused = self.queue.discard_next();
+                self.events.extend(refused.map(|queued| Event::Refused { call: queued.call, rejection }));
             }
-            let waited = now.since(queued.since);
-            self.events.push_back(Event::Admitted { call: queued.call, class, waited });
+            Ok(origin) => {
+                if self.take_permit(now)
+                    && let Some((class, queued)) = self.queue.pop()
+                {
+                    if !queued.is_settled {
+                        self.breaker.on_admit(Class::Waiting, &origin, now);
+                    }
+                    let (call, waited) = (queued.call, now.since(queued.since));
+                    self.events.push_back(Event::Admitted { call, class, party: origin.party, waited });
+                }
+            }
         }
+    }
+
+    /// Judges a queued call again, since the breaker may have opened: it leaves for the first of its parties that is
+    /// not held back.
+    fn judge(&self, queued: &Queued<T>, now: Moment) -> Result<Origin, Rejection> {
+        let first = if queued.is_settled { Ok(()) } else { self.check(Class::Waiting, &queued.origin, now) };
+        let Err(rejection) = first else { return Ok(queued.origin) };
+        let mut joined = queued.joined.iter().map(|party| Origin { party: *party, ..queued.origin });
+        joined.find(|origin| self.check(Class::Waiting, origin, now).is_ok()).ok_or(rejection)
     }
 
     /// Admits the call of a party that does not fail in a pause, which may be others' alone.
