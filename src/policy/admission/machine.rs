@@ -320,22 +320,19 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
                 let refused = self.queue.discard_next();
                 self.events.extend(refused.map(|queued| Event::Refused { call: queued.call, rejection }));
             }
-            Ok(origin) => {
-                if self.take_permit(now)
-                    && let Some((class, queued)) = self.queue.pop()
-                {
-                    if !queued.is_settled {
-                        self.breaker.on_admit(Class::Waiting, &origin, now);
-                    }
-                    let (call, waited) = (queued.call, now.since(queued.since));
-                    self.events.push_back(Event::Admitted { call, class, party: origin.party, waited });
+            Ok(origin) if self.take_permit(now) => {
+                let Some((class, queued)) = self.queue.pop() else { return };
+                if !queued.is_settled {
+                    self.breaker.on_admit(Class::Waiting, &origin, now);
                 }
+                let (call, waited) = (queued.call, now.since(queued.since));
+                self.events.push_back(Event::Admitted { call, class, party: origin.party, waited });
             }
+            Ok(_) => {}
         }
     }
 
-    /// Judges a queued call again, since the breaker may have opened: it leaves for the first of its parties that is
-    /// not held back.
+    /// Judges a queued call, since the breaker may have opened: it leaves for the first party that is not held back.
     fn judge(&self, queued: &Queued<T>, now: Moment) -> Result<Origin, Rejection> {
         let first = if queued.is_settled { Ok(()) } else { self.check(Class::Waiting, &queued.origin, now) };
         let Err(rejection) = first else { return Ok(queued.origin) };

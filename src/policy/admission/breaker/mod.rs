@@ -238,7 +238,7 @@ impl Breaker {
 
     /// Takes a retry out of the party's budget; `false` if it is used up. A party without calls has a full one.
     pub fn withdraw_retry(&mut self, origin: &Origin) -> bool {
-        self.parties.get_mut(origin.party).is_none_or(|party| party.retries.withdraw())
+        self.parties.get_or_add(origin.party).retries.withdraw()
     }
 
     /// The end of the pause that Courier asked for with this key.
