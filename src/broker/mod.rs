@@ -18,7 +18,7 @@
 //! | hard floors | when each token is dropped |
 //! | probe candidates of a workspace | keys that got a token |
 //! | ledger | the weight of each client's entries |
-//! | index, coverage | themselves |
+//! | index, coverage, holds | themselves |
 //!
 //! A removal is final although the refresher decides without the flights' lock: under it, the renewal
 //! that was decided checks that its key is still in the table and not purged, and the removal detaches
@@ -42,6 +42,7 @@ mod flight;
 mod flight_task;
 mod flights;
 mod handle;
+mod holds;
 mod index;
 mod ledger;
 mod locks;
@@ -67,4 +68,5 @@ pub use background::Background;
 pub use entry::Decision;
 pub use explain::Explained;
 pub use handle::{Broker, BrokerSettings};
+pub use holds::{HeldRequest, HoldCause};
 pub use request::{Answer, Refusal, Source, TokenRequest};

@@ -15,7 +15,7 @@ use super::permit::{Party, PendingPermit, Permit, Waiter};
 use crate::clock::Clock;
 use crate::clock::Moment;
 use crate::metrics::{CallOutcome, WorkspaceMetrics};
-use crate::policy::admission::breaker::{Change, ProbeScope};
+use crate::policy::admission::breaker::{self, Change, ProbeScope};
 use crate::policy::admission::budget::Budget;
 use crate::policy::admission::queue::{Class, Place, Rank};
 use crate::policy::admission::{Admission, EndedCall, Event, Origin, Rejection};
@@ -185,6 +185,12 @@ impl Dispatcher {
             }
             other => other,
         }
+    }
+
+    /// Whether the circuit breaker of the workspace is open.
+    pub fn is_open(&self) -> bool {
+        let (state, now) = self.lock();
+        matches!(state.admission.state(now), breaker::State::Open | breaker::State::HalfOpen)
     }
 
     /// Waits until the broker is to call for a key that has had a token, to see whether it still gets one.

@@ -257,7 +257,7 @@ pub struct FakeIssuer {
 type FailureOf = Box<dyn Fn(&str) -> Option<Failure> + Send>;
 
 /// The timeout of a call that gets no whole answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl FakeIssuer {
     pub fn new(clock: Clock, setup: &TestSetup) -> Self {
@@ -286,7 +286,7 @@ impl Issuer for FakeIssuer {
             let reply = self.courier.answer(Some(b"Bearer key"), body.to_string().as_bytes()).await;
             let failure = (self.failure.lock())(key.claim());
             if failure == Some(Failure::Timeout) {
-                self.clock.sleep_until(sent + TIMEOUT).await;
+                self.clock.sleep_until(sent + CALL_TIMEOUT).await;
             }
             if let Some(failure) = failure {
                 return Err(failure);
@@ -298,7 +298,7 @@ impl Issuer for FakeIssuer {
                 Delivery::Whole => {}
                 Delivery::CutOff => return Err(Failure::Connect(Cause::Closed.into())),
                 Delivery::Dripping | Delivery::Endless | Delivery::Never => {
-                    self.clock.sleep_until(sent + TIMEOUT).await;
+                    self.clock.sleep_until(sent + CALL_TIMEOUT).await;
                     return Err(Failure::Timeout);
                 }
             }
