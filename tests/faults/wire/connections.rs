@@ -85,6 +85,20 @@ async fn silent_http2_connection_fails_no_user() {
     assert!(courier.handshakes()[1..].contains(&HandshakeKind::Resumed), "{:?}", courier.handshakes());
 }
 
+/// Five a second, with the default settings of connections.
+#[tokio::test]
+async fn silent_http2_connection_fails_none_of_140_users_in_28_seconds() {
+    let (broker, relay, _courier) = http2_broker(ConnectionSettings::for_timeout(5000 * MS)).await;
+    assert_eq!(statuses(&broker, ["first".to_owned()]).await, [200]);
+    relay.silence();
+    let (address, mut asked) = (broker.address, JoinSet::new());
+    for user in 0..140 {
+        asked.spawn(async move { ask(address, &tokens(&format!("new-{user}"))).await.status });
+        tokio::time::sleep(200 * MS).await;
+    }
+    assert_eq!(asked.join_all().await, [200; 140]);
+}
+
 #[tokio::test]
 async fn silent_http2_connection_without_a_late_call_is_found_by_pings() {
     let settings = ConnectionSettings { ping_after: 100 * MS, ping_timeout: 400 * MS, ..PATIENT };

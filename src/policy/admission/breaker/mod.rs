@@ -147,6 +147,11 @@ impl Breaker {
         self.parties.are_several(now)
     }
 
+    /// Whether the party fails at present. One without calls does not.
+    pub fn is_failing(&self, party: u64, now: Moment) -> bool {
+        self.parties.is_failing(party, now)
+    }
+
     /// Why a call of this class and origin is held back; `None` if it may leave now.
     pub fn hold(&self, class: Class, origin: &Origin, now: Moment) -> Option<Hold> {
         let held_until = self.parties.held_until(origin);
@@ -232,9 +237,9 @@ impl Breaker {
         })
     }
 
-    /// Takes a retry out of the party's budget; `false` if it is used up.
+    /// Takes a retry out of the party's budget; `false` if it is used up. A party without calls has a full one.
     pub fn withdraw_retry(&mut self, origin: &Origin) -> bool {
-        self.parties.get_mut(origin.party).is_some_and(|party| party.retries.withdraw())
+        self.parties.get_or_add(origin.party).retries.withdraw()
     }
 
     /// The end of the pause that Courier asked for with this key.

@@ -68,11 +68,7 @@ const CALM_SPAN: Duration = Duration::from_secs(10);
 impl Parties {
     /// Records a response.
     pub fn record(&mut self, response: Response, origin: &Origin, now: Moment) {
-        if self.0.len() >= MOST_PARTIES && !self.0.contains_key(&origin.party) {
-            let oldest = self.0.iter().min_by_key(|(_, party)| party.last_at).map(|(hash, _)| *hash);
-            oldest.and_then(|oldest| self.0.remove(&oldest));
-        }
-        let party = self.0.entry(origin.party).or_default();
+        let party = self.get_or_add(origin.party);
         party.last_at = now;
         if response == Response::Issued {
             party.succeeded_at = Some(now);
@@ -85,6 +81,15 @@ impl Parties {
                 party.mixed.pop_front();
             }
         }
+    }
+
+    /// The record of the party, a new one if it is not remembered.
+    pub fn get_or_add(&mut self, party: u64) -> &mut PartyRecord {
+        if self.0.len() >= MOST_PARTIES && !self.0.contains_key(&party) {
+            let oldest = self.0.iter().min_by_key(|(_, party)| party.last_at).map(|(hash, _)| *hash);
+            oldest.and_then(|oldest| self.0.remove(&oldest));
+        }
+        self.0.entry(party).or_default()
     }
 
     /// The record of the party, if it is remembered.
