@@ -50,8 +50,6 @@ impl NegativeCache {
     /// Remembers the failure of a key's call.
     pub fn add(&self, key: &TokenKey, refusal: Refusal, now: Moment) {
         let (longest, least) = match &refusal {
-            // The call itself took that long. What its requests remembered meanwhile is forgotten, too.
-            Refusal::Upstream(Failure::Timeout) => return self.0.invalidate(key),
             Refusal::Upstream(Failure::Unconfirmed(_)) => (BRIEF, LEAST_BRIEF),
             // Courier's API answers so, or what is in between and for a moment.
             Refusal::Upstream(Failure::Unavailable(status)) if Failure::Unavailable(*status).is_lasting() => {
