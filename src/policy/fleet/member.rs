@@ -12,8 +12,8 @@
 //!
 //! The times fit together: the last beat that the store heard was in time, so it was executed at most 750 ms after
 //! the one before, whose answer this broker has. The store counts it as live for 1 s more, and the others learn otherwise
-//! from a beat that is at most 750 ms old: after 2.5 s, before this broker is alone. With a beat a second this takes
-//! 5.5 s, in which both sides would use the same share.
+//! from a beat that is at most 750 ms old: after 2.5 s, before this broker is alone. With a beat a second and twice
+//! these times it is after 4.5 s, and until then both sides would use the same share.
 
 use std::time::Duration;
 
@@ -77,6 +77,11 @@ pub enum Request {
         /// The store's time in the answer before.
         seen: ServerTime,
     },
+    /// Be no member any more. Void like a beat, so that it does not end the next process of the same name.
+    Leave {
+        /// The store's time in the answer before.
+        seen: ServerTime,
+    },
 }
 
 /// The store's answer to a beat.
@@ -95,8 +100,8 @@ pub struct BeatAnswer {
 /// What follows from membership for the calls of a broker, now and later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    up_until: Moment,
-    alone_from: Moment,
+    pub(super) up_until: Moment,
+    pub(super) alone_from: Moment,
     /// The share of the budget while alone.
     pub share: Share,
     /// What the live members may use together.
@@ -118,11 +123,6 @@ impl Standing {
     /// A broker that starts at `now` and uses this share if it does not reach the store.
     pub fn new(share: Share, now: Moment) -> Self {
         Self { up_until: now, alone_from: now + SILENCE, share, live: Share::NONE }
-    }
-
-    /// When the broker is alone, unless an answer comes before.
-    pub const fn alone_from(&self) -> Moment {
-        self.alone_from
     }
 
     /// The state at `now`.
@@ -159,9 +159,20 @@ impl Member {
         Some(request)
     }
 
+    /// The request with which a broker that stops says goodbye, so that nobody counts it as missing.
+    pub const fn leave(&self) -> Option<Request> {
+        match self.link {
+            Link::Answered { seen, .. } => Some(Request::Leave { seen }),
+            Link::Lost | Link::Waiting { .. } => None,
+        }
+    }
+
+    /// Whether a request was not answered in time, so that the connection is lost.
+    pub fn is_overdue(&self, now: Moment) -> bool {
+        matches!(self.link, Link::Waiting { sent } if sent + DEADLINE <= now)
+    }
+
     /// When to poll next; after a loss, as soon as the driver may connect again.
-    ///
-    /// A request that is not answered until then is lost.
     pub fn next_wakeup(&self) -> Moment {
         match self.link {
             Link::Lost => Moment::from_nanos(0),
@@ -186,8 +197,6 @@ impl Member {
             (Some(sent), Some(BeatAnswer { seen, members, share, live })) => {
                 self.link = Link::Answered { seen, beat_at: sent + BEAT };
                 self.members = members;
-                // A member whom the others have not left a share yet keeps that of a broker outside the fleet.
-                let share = if share == Share::NONE { self.standing.share } else { share };
                 self.standing = Standing { up_until: sent + UP, alone_from: sent + SILENCE, share, live };
             }
             (None, _) | (_, None) => self.on_lost(now),

@@ -163,7 +163,7 @@ impl FleetPermits {
         if standing.live != self.standing.live {
             self.ask_at = Moment::from_nanos(0);
         }
-        if standing.alone_from() != self.standing.alone_from() {
+        if standing.alone_from != self.standing.alone_from {
             self.alone = None;
         }
         self.standing = standing;
