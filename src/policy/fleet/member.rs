@@ -115,8 +115,8 @@ pub enum State {
     Up,
     /// A beat was missed: no call leaves until this moment, if no beat is answered before.
     Doubtful(Moment),
-    /// The broker is cut off since this moment.
-    Alone(Moment),
+    /// The broker is cut off.
+    Alone,
 }
 
 impl Standing {
@@ -132,7 +132,7 @@ impl Standing {
         } else if now < self.alone_from {
             State::Doubtful(self.alone_from)
         } else {
-            State::Alone(self.alone_from)
+            State::Alone
         }
     }
 }
@@ -251,8 +251,8 @@ mod tests {
         assert_eq!(member.next_wakeup(), after(750));
         member.on_lost(after(750));
         let states = [749, 750, 2999, 3000].map(|at| member.standing().state(after(at)));
-        let (doubtful, alone) = (State::Doubtful(after(3000)), State::Alone(after(3000)));
-        assert_eq!(states, [State::Up, doubtful, doubtful, alone]);
+        let doubtful = State::Doubtful(after(3000));
+        assert_eq!(states, [State::Up, doubtful, doubtful, State::Alone]);
         assert_eq!(member.standing().share, Share::of_each(4));
     }
 
@@ -261,7 +261,7 @@ mod tests {
         let mut member = Member::new(BROKERS, START);
         assert!(member.poll(START).is_some());
         member.on_lost(after(250));
-        assert_eq!(member.standing().state(after(9000)), State::Alone(after(3000)));
+        assert_eq!(member.standing().state(after(9000)), State::Alone);
         assert!(member.poll(after(9000)).is_some());
         member.on_joined(ServerTime::from_micros(5), after(9010));
         assert_eq!(member.standing().state(after(9010)), State::Doubtful(after(12_000)));

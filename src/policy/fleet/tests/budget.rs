@@ -9,7 +9,7 @@ use super::rule::{Rule, Rules};
 use super::server::Server;
 use crate::clock::Moment;
 use crate::policy::admission::budget::Budget;
-use crate::policy::fleet::member::{BeatAnswer, MISSING, Member, Request, Standing};
+use crate::policy::fleet::member::{BeatAnswer, MISSING, Member, Request, Standing, State};
 use crate::policy::fleet::permits::{FleetPermits, PURSE_LIFE, PurseAnswer, PurseRequest};
 use crate::policy::fleet::{ServerTime, Share};
 
@@ -38,7 +38,8 @@ struct Broker {
     /// Its present process; none if it is down.
     process: Option<Process>,
     wants_calls: bool,
-    /// When the store heard it last.
+    /// When the store heard it first, unless it has said goodbye, and last.
+    known: Option<u64>,
     heard: u64,
 }
 
@@ -99,7 +100,7 @@ impl World {
         let is_greedy = network.random.bool();
         let broker = |_| {
             let origin = network.random.u64(1 << 40..1 << 60);
-            Broker { origin, process: None, wants_calls: is_greedy, heard: 0 }
+            Broker { origin, process: None, wants_calls: is_greedy, known: None, heard: 0 }
         };
         let brokers = (0..count).map(broker).collect();
         let server = Server::new(rules);
@@ -109,7 +110,7 @@ impl World {
         world
     }
 
-    /// Plans starts, faults and changes of demand. The last broker is new to the fleet, and comes when it can be reached.
+    /// Plans starts, faults and changes of demand. The last broker comes to a fleet that does not know it.
     fn plan(&mut self, is_greedy: bool) {
         let newcomer = self.brokers.len() - 1;
         for broker in 0..newcomer {
@@ -117,7 +118,6 @@ impl World {
             self.network.at(start, Event::Start(broker));
         }
         let start = self.network.random.u64(..self.end);
-        self.network.outages.retain(|outage| !outage.is_near(newcomer, start, 3 * SECOND));
         self.network.at(start, Event::Start(newcomer));
         for outage in self.network.outages.clone() {
             self.network.at(outage.from, Event::Begin(outage));
@@ -131,7 +131,7 @@ impl World {
     pub fn run(mut self) -> (f64, f64) {
         while let Some(event) = self.network.next()
             && self.network.now < self.end
-            && !self.is_anyone_forgotten()
+            && !self.is_anyone_uncounted()
         {
             match event {
                 Event::Wake(broker) => match (self.network.resumes(broker), &self.brokers[broker].process) {
@@ -155,15 +155,24 @@ impl World {
         f64::from(departing) + self.budget.rate() * PURSE_LIFE.as_secs_f64()
     }
 
-    /// Whether a broker is cut off for so long that the store does not count it any more: the documented exception.
-    fn is_anyone_forgotten(&self) -> bool {
-        let now = self.network.now;
+    /// The documented exceptions: a broker that the fleet counts no more, or does not count yet, makes calls.
+    fn is_anyone_uncounted(&self) -> bool {
         let longest = MISSING.as_nanos() as u64 - SECOND;
-        self.brokers.iter().any(|broker| broker.process.is_some() && broker.heard > 0 && now - broker.heard > longest)
+        let is_uncounted = |broker: &Broker| {
+            let Some(process) = &broker.process else { return false };
+            let is_unknown = broker.known.is_none_or(|known| broker.heard < known + SECOND);
+            let is_alone = process.member.standing().state(self.moment_of(broker)) == State::Alone;
+            is_alone && (is_unknown || self.network.now - broker.heard > longest)
+        };
+        self.brokers.iter().any(is_uncounted)
+    }
+
+    const fn moment_of(&self, broker: &Broker) -> Moment {
+        Moment::from_nanos(broker.origin + self.network.now)
     }
 
     fn moment(&self, broker: usize) -> Moment {
-        Moment::from_nanos(self.brokers[broker].origin + self.network.now)
+        self.moment_of(&self.brokers[broker])
     }
 
     fn server_time(&self) -> ServerTime {
@@ -208,6 +217,9 @@ impl World {
             }
             Fault::Flush => self.server = Server::new(self.rules),
             Fault::Stop { broker, is_clean } => {
+                if is_clean {
+                    self.brokers[broker].known = None;
+                }
                 if let Some(process) = self.brokers[broker].process.take() {
                     if let Some(leave) = process.member.leave().filter(|_| is_clean) {
                         let message = Message { broker, connection: process.connection };
@@ -234,6 +246,13 @@ impl World {
         let answer = match body {
             Body::Take(request) => Answer::Take(request.sent, self.server.take(&request, now)),
             Body::Member(request) => {
+                if let Request::Join { members: 0, .. } = request
+                    && self.server.is_new()
+                    && self.brokers.iter().any(|other| other.process.is_some() && other.heard > 0)
+                {
+                    // No broker that remembers the fleet is there: the documented exception.
+                    self.end = self.network.now;
+                }
                 if matches!(request, Request::Join { .. }) {
                     let tolerance =
                         FleetPermits::new(self.budget, Member::new(1, Moment::NEVER).standing()).tolerance();
@@ -242,6 +261,7 @@ impl World {
                 let answer = self.server.member(broker, request, now);
                 if answer.is_some() {
                     self.brokers[broker].heard = self.network.now;
+                    self.brokers[broker].known.get_or_insert(self.network.now);
                 }
                 Answer::Member(request, answer)
             }
@@ -297,7 +317,14 @@ impl World {
         {
             self.network.send(Event::Arrive(message(&process), Body::Member(request)));
         }
-        process.permits.set_standing(self.standing(&process.member, now));
+        let mut standing = self.standing(&process.member);
+        if !self.rules.hold(Rule::AloneFromEmpty) && standing.state(now) == State::Alone {
+            // It was alone for long, and has saved a burst.
+            standing.alone_from = standing.alone_from - Duration::from_secs(600);
+            standing.up_until = standing.alone_from;
+            process.permits.set_standing(standing, standing.alone_from);
+        }
+        process.permits.set_standing(standing, now);
         let next = process.member.next_wakeup();
         let mut wakeup = if next == Moment::from_nanos(0) { process.connect_at } else { next };
         if self.brokers[broker].wants_calls {
@@ -315,16 +342,13 @@ impl World {
     }
 
     /// What membership says, without the rules that are switched off.
-    fn standing(&self, member: &Member, now: Moment) -> Standing {
+    fn standing(&self, member: &Member) -> Standing {
         let mut standing = member.standing();
         if !self.rules.hold(Rule::Silence) {
             standing.alone_from = standing.up_until;
         }
         if !self.rules.hold(Rule::ShareAlone) {
             standing.share = Share::WHOLE;
-        }
-        if !self.rules.hold(Rule::AloneFromEmpty) && standing.alone_from <= now {
-            standing.alone_from = standing.alone_from - Duration::from_secs(600);
         }
         standing
     }

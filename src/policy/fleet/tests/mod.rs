@@ -29,7 +29,7 @@ const OF_BUDGET: [Rule; 9] = [
 ];
 
 /// The rules of tokens.
-const OF_TOKENS: [Rule; 9] = [
+const OF_TOKENS: [Rule; 10] = [
     LeaseTaken,
     LeaseRenewed,
     LeaseLapses,
@@ -37,6 +37,7 @@ const OF_TOKENS: [Rule; 9] = [
     FlightVoided,
     KeyCompared,
     FloorChecked,
+    UnixCompared,
     LongerKept,
     RejectedRefused,
 ];

@@ -24,15 +24,6 @@ pub enum Fault {
     Stop { broker: usize, is_clean: bool },
 }
 
-impl Fault {
-    const fn broker(self) -> Option<usize> {
-        match self {
-            Self::Pause(broker) | Self::Cut { broker, .. } | Self::Stop { broker, .. } => Some(broker),
-            Self::Stall | Self::Restart { .. } | Self::Flush => None,
-        }
-    }
-}
-
 /// A fault from one time until another, in nanoseconds of true time.
 #[derive(Clone, Copy, Debug)]
 pub struct Outage {
@@ -166,12 +157,4 @@ fn outages(random: &mut Rng, brokers: usize, end: u64) -> Vec<Outage> {
         }
     }
     outages
-}
-
-impl Outage {
-    /// Whether it concerns this broker or the store, at this time or within a margin.
-    pub fn is_near(&self, broker: usize, time: u64, margin: u64) -> bool {
-        let concerns = self.fault.broker().is_none_or(|other| other == broker);
-        concerns && self.from < time + margin && time < self.until + margin
-    }
 }

@@ -35,6 +35,8 @@ pub enum Rule {
     KeyCompared,
     /// A record counts only above the floor.
     FloorChecked,
+    /// A record lasts no longer than the Unix clocks of its two brokers say.
+    UnixCompared,
     /// The longer-lived record is kept.
     LongerKept,
     /// A rejected token is not stored again.

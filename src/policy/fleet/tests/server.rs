@@ -41,6 +41,11 @@ impl Server {
         Self { rules, arrival: None, members: BTreeMap::new(), founded: 0, remembered: 0 }
     }
 
+    /// Whether no member is known.
+    pub fn is_new(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// Takes permits out of the bucket, as many as it has of those that are wanted.
     pub fn take(&mut self, request: &PurseRequest, now: ServerTime) -> PurseAnswer {
         let now = now.as_micros();

@@ -29,6 +29,8 @@ pub struct Token {
 pub struct Record {
     pub token: Token,
     pub times: RecordTimes,
+    /// When the token expires by the Unix clock of the broker that landed it, in nanoseconds.
+    pub unix_ends: u64,
 }
 
 /// What *open* returns.
@@ -73,7 +75,8 @@ impl Store {
     pub fn open(&mut self, key: Key, flight: u64, least: Duration, is_moved: bool, now: ServerTime) -> Opened {
         let of = if is_moved { (key + 1) % USERS.len() } else { key };
         let record = self.records.get(&of).copied();
-        let least = if self.rules.hold(Rule::FloorChecked) { least } else { Duration::ZERO };
+        let is_checked = self.rules.hold(Rule::FloorChecked) || least == Duration::MAX;
+        let least = if is_checked { least } else { Duration::ZERO };
         let is_usable = |record: &Record| self.remaining(key, &record.times, now).is_some_and(|left| left >= least);
         let look = if record.as_ref().is_some_and(is_usable) {
             Look::Found

@@ -16,6 +16,8 @@ use crate::policy::fleet::ServerTime;
 
 const ORIGIN: u64 = 1 << 50;
 const END: u64 = 30 * SECOND;
+/// How far the Unix clocks of two brokers may differ, in nanoseconds.
+const UNIX_SKEW: u64 = SECOND;
 /// How long a flight waits for other brokers.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The least remaining life of a token that is served.
@@ -56,7 +58,7 @@ enum Step {
 
 #[derive(Clone)]
 enum Command {
-    Open(Key, u64, Moment),
+    Open(Key, u64, Duration, Moment),
     Renew(Key, u64, Moment),
     Land(Record, u64),
     SignOut(User, u64),
@@ -77,7 +79,9 @@ impl World {
         let mut random = Rng::with_seed(seed);
         let count = random.usize(2..=4);
         let mut network = Network::new(random, count, END);
-        let brokers = (0..count).map(|_| Broker::new(network.random.u64(1 << 40..1 << 60))).collect();
+        let brokers = (0..count)
+            .map(|_| Broker::new(network.random.u64(1 << 40..1 << 60), network.random.u64(..UNIX_SKEW)))
+            .collect();
         for outage in network.outages.clone() {
             network.at(outage.from, Event::Begin(outage));
         }
@@ -160,7 +164,9 @@ impl World {
         if token.key != key {
             self.broken = Some(format!("{token:?} was served for the key {key}"));
         }
-        if token.ends < now + FLOOR.as_nanos() as u64 {
+        // Once the store's clock was set, the Unix clocks of the brokers decide.
+        let floor = FLOOR.as_nanos() as u64 - if self.has_forgotten() { UNIX_SKEW } else { 0 };
+        if token.ends < now + floor {
             self.broken = Some(format!("{token:?} was served below its floor at {now}"));
         }
         let signed_out = USERS[key].iter().filter_map(|user| self.brokers[broker].known.get(user)).max();
@@ -203,9 +209,9 @@ impl World {
             }
             Fault::Flush => self.store = Store::new(self.rules),
             Fault::Stop { broker, .. } => {
-                let origin = self.brokers[broker].origin;
-                let process = self.brokers[broker].process + 1;
-                self.brokers[broker] = Broker { process, is_running: false, ..Broker::new(origin) };
+                let Broker { origin, unix, process, .. } = self.brokers[broker];
+                let process = process + 1;
+                self.brokers[broker] = Broker { process, is_running: false, ..Broker::new(origin, unix) };
                 self.network.at(outage.until, Event::Local(broker, process, Step::Start));
             }
             Fault::Stall | Fault::Pause(_) | Fault::Cut { .. } => {}
@@ -220,9 +226,9 @@ impl World {
         }
         let now = ServerTime::from_micros((ORIGIN + self.network.now / 1000).saturating_add_signed(self.ahead));
         let answer = match command {
-            Command::Open(key, flight, sent) => {
+            Command::Open(key, flight, least, sent) => {
                 let is_moved = !self.network.is_calm() && self.network.random.u32(..20) == 0;
-                Answer::Opened(key, flight, sent, self.store.open(key, flight, FLOOR, is_moved, now))
+                Answer::Opened(key, flight, sent, self.store.open(key, flight, least, is_moved, now))
             }
             Command::Renew(key, flight, sent) => Answer::Renewed(key, flight, sent, self.store.renew(key, flight, now)),
             Command::Land(record, flight) => return self.store.land(record, flight, now),

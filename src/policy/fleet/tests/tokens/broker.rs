@@ -11,6 +11,8 @@ use crate::policy::fleet::tests::store::{Key, Token, USERS, User};
 pub struct Broker {
     /// What its clock shows at the beginning.
     pub origin: u64,
+    /// What its Unix clock shows at the beginning, in nanoseconds.
+    pub unix: u64,
     /// The number of its process; messages to an earlier one are lost.
     pub process: u64,
     pub is_running: bool,
@@ -45,9 +47,10 @@ pub struct Flight {
 }
 
 impl Broker {
-    pub const fn new(origin: u64) -> Self {
+    pub const fn new(origin: u64, unix: u64) -> Self {
         Self {
             origin,
+            unix,
             process: 0,
             is_running: true,
             cache: BTreeMap::new(),

@@ -22,13 +22,7 @@ impl World {
     pub(super) fn step(&mut self, broker: usize, step: Step) {
         let now = self.moment(broker);
         match step {
-            Step::Look(key, number) => {
-                if let Some(flight) = self.brokers[broker].flight((key, number)) {
-                    (flight.looked, flight.lease) = (now, None);
-                    self.send(broker, Command::Open(key, number, now));
-                    self.soon(broker, TIMEOUT, Step::Timeout(key, number, now));
-                }
-            }
+            Step::Look(key, number) => self.look(broker, (key, number), FLOOR),
             Step::Timeout(key, number, sent) => self.looked(broker, (key, number), None, sent),
             Step::Permit(key, number) => self.on_permit(broker, (key, number)),
             Step::Renew(key, number) => {
@@ -55,6 +49,14 @@ impl World {
         }
     }
 
+    fn look(&mut self, broker: usize, id: Id, least: Duration) {
+        let now = self.moment(broker);
+        let Some(flight) = self.brokers[broker].flight(id) else { return };
+        (flight.looked, flight.lease) = (now, None);
+        self.send(broker, Command::Open(id.0, id.1, least, now));
+        self.soon(broker, TIMEOUT, Step::Timeout(id.0, id.1, now));
+    }
+
     /// The store answers a look.
     pub(super) fn opened(&mut self, broker: usize, id: Id, sent: Moment, opened: Opened) {
         for (user, at) in &opened.not_before {
@@ -66,20 +68,23 @@ impl World {
         let floor = if self.rules.hold(Rule::FloorChecked) { FLOOR } else { Duration::ZERO };
         // A sign-out of its own makes void what the store does not know to be void yet.
         let is_pending = USERS[key].iter().any(|user| self.brokers[broker].pending.contains_key(user));
-        let usable = opened.record.filter(|record| {
+        let unix = self.brokers[broker].unix + self.network.now;
+        let usable = opened.record.and_then(|record| {
             let is_equal = record.token.key == key || !self.rules.hold(Rule::KeyCompared);
-            let remaining = record.times.remaining(not_before, opened.now);
-            is_equal && !is_pending && remaining.is_some_and(|remaining| remaining >= floor)
+            let by_unix =
+                if self.rules.hold(Rule::UnixCompared) { record.unix_ends.saturating_sub(unix) } else { u64::MAX };
+            let left = record.times.serves_for(not_before, opened.now, Duration::from_nanos(by_unix))?;
+            (is_equal && !is_pending && left >= floor).then_some((record, left))
         });
         let Some(flight) = self.brokers[broker].flight(id).filter(|flight| flight.looked == sent) else { return };
         if flight.lease.is_some() {
             return;
         }
         match (opened.look, usable) {
-            (Look::Found, None) => self.looked(broker, id, None, sent),
-            (Look::Found, Some(Record { token, times })) => {
+            (Look::Found, None) => self.looked(broker, id, Some(Look::Unusable), sent),
+            (Look::Found, Some((Record { token, times, .. }, left))) => {
                 self.brokers[broker].flights.remove(&key);
-                let until = sent + times.ends.since(opened.now);
+                let until = sent + left;
                 self.brokers[broker].cache.insert(key, Cached { token, opened: Some(times.opened), until });
                 if self.moment(broker) + floor <= until {
                     self.serve(broker, key, token);
@@ -118,6 +123,7 @@ impl World {
                 flight.looked = Moment::NEVER;
                 self.soon(broker, at.since(now).as_nanos() as u64, Step::Look(key, number));
             }
+            Next::TakeLease => self.look(broker, id, Duration::MAX),
             Next::Adopt | Next::GiveUp => drop(self.brokers[broker].flights.remove(&key)),
         }
     }
@@ -160,7 +166,9 @@ impl World {
             self.serve(broker, key, token);
         }
         if let Some(opened) = opened {
-            self.send(broker, Command::Land(Record { token, times: RecordTimes::new(opened, life) }, id.1));
+            let unix_ends = self.brokers[broker].unix + token.ends;
+            let record = Record { token, times: RecordTimes::new(opened, life), unix_ends };
+            self.send(broker, Command::Land(record, id.1));
         }
     }
 }
