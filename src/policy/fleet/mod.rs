@@ -25,7 +25,8 @@
 //!    stretched, so the burst shrinks as well. After 60 s, or a goodbye, a missing member is forgotten.
 //! 4. A broker that is cut off makes no call for 3 s. Then it uses its share of rate and burst, from an empty bucket.
 //! 5. A beat names the beat before it. One that comes late makes nobody live: its sender has given up and is elsewhere.
-//! 6. A store that has forgotten the fleet counts the members that the brokers remember as missing, for 60 s.
+//! 6. A store that has forgotten the fleet counts as many members as the brokers remember, and those that are not back
+//!    as missing, for 60 s. Newcomers take nobody's place among them.
 //!
 //! These exceptions remain:
 //!
