@@ -33,7 +33,8 @@
 //! - a broker that is cut off for more than 60 s is not counted any more;
 //! - one that starts cut off, or is cut off within a second of its start, is not counted yet: it uses the share of one
 //!   of `store.brokers`;
-//! - a store that forgets the fleet while no broker remembers it;
+//! - a store that forgets the fleet while no broker remembers it, or while a broker is cut off that has a larger share
+//!   than the others, since it has not heard that the fleet grew (the model finds this with seed 3523);
 //! - two masters after a split;
 //! - a burst that is smaller than the number of brokers: each that is cut off may make one call.
 
