@@ -37,6 +37,12 @@ impl Folder {
         }
     }
 
+    /// A folder that another handle has locked.
+    #[cfg(test)]
+    pub fn unlocked(path: &Path) -> Self {
+        Self { path: path.to_owned(), _lock: File::open(path).expect("a folder") }
+    }
+
     pub fn snapshot(&self) -> PathBuf {
         self.path.join("snapshot")
     }

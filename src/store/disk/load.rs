@@ -84,7 +84,7 @@ fn size(path: &Path) -> u64 {
 /// The state while operations are read. Each has a sequence number: a record counts if it is later than what forgot
 /// its users and its workspace, so that forgetting a user needs no search for their keys.
 #[derive(Default)]
-struct Loading {
+pub struct Loading {
     sequence: u64,
     records: HashMap<TokenKey, (u64, ReadRecord)>,
     models: HashMap<WorkspaceName, (u64, WorkspaceIdentity, Bytes)>,
@@ -109,7 +109,7 @@ impl Loading {
         }
     }
 
-    fn apply(&mut self, operation: ReadOperation) {
+    pub fn apply(&mut self, operation: ReadOperation) {
         self.sequence += 1;
         match operation {
             ReadOperation::Record(record) => {
@@ -134,7 +134,7 @@ impl Loading {
         tracing::warn!(file = %path.display(), "the rest of a store's file is not used: {why}");
     }
 
-    fn finish(self, identities: &Identities, clock: Clock) -> Loaded {
+    pub fn finish(self, identities: &Identities, clock: Clock) -> Loaded {
         let Self { records, models, forgotten_users, forgotten_workspaces, latest, files_rejected, .. } = self;
         let is_workspace_forgotten =
             |name: &str, sequence| forgotten_workspaces.get(name).is_some_and(|forgotten| *forgotten > sequence);

@@ -195,3 +195,143 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::store::StoreKeys;
+    use crate::store::WorkspaceIdentity;
+    use crate::store::disk::folder::Folder;
+    use crate::store::disk::operation::Operation;
+    use crate::token::WorkspaceName;
+    use bytes::Bytes;
+    use std::fs;
+    use tempfile::TempDir;
+    use tokio::sync::oneshot;
+
+    const MODEL: &str = "model";
+
+    fn writer(folder: &TempDir) -> Writer {
+        let key = folder.path().join("key");
+        fs::write(&key, "7".repeat(64)).expect("written");
+        let keys = StoreKeys::read(&key).expect("a key");
+        let name = WorkspaceName::new("eu").expect("a name");
+        let identities = [(name.clone(), WorkspaceIdentity::new(&name, "", None))].into();
+        let clock = Clock::system();
+        let log = Log::new(Folder::open(&folder.path().join("store")).expect("a folder"), keys, identities, clock);
+        let metrics = Metrics::new().expect("the declarations are sound").store("disk");
+        let mut writer = Writer::new(log, Arc::default(), SharedState::default(), clock, metrics);
+        writer.log.roll().expect("a log");
+        writer
+    }
+
+    fn model() -> Item {
+        Item::Model(WorkspaceName::new("eu").expect("a name"), Bytes::from_static(MODEL.as_bytes()))
+    }
+
+    fn contents() -> Contents {
+        Box::new(|keep| keep(model()))
+    }
+
+    fn batch(operation: Operation) -> Batch {
+        Batch { operations: vec![operation], ..Batch::default() }
+    }
+
+    fn sign_out() -> (Batch, oneshot::Receiver<()>) {
+        let (waiting, synced) = oneshot::channel();
+        let operation = Operation::ForgetUser { workspace: "eu".into(), user: "jane".into() };
+        (Batch { waiting: vec![waiting], ..batch(operation) }, synced)
+    }
+
+    fn failures(writer: &Writer, operation: StoreOperation) -> u64 {
+        writer.metrics.store_operations_total[operation][crate::metrics::StoreOutcome::Failed].get()
+    }
+
+    #[test]
+    fn full_disk_is_followed_by_a_snapshot() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(&folder);
+        writer.log.break_file();
+        writer.write(batch(Operation::Keep(model())));
+        assert!(matches!(&*writer.state.lock(), StoreState::Failing(why) if why.contains("No space left")));
+        assert_eq!((failures(&writer, StoreOperation::Write), writer.metrics.store_state.get()), (1, 0.0));
+        assert!(!writer.is_snapshot_due(), "it waits for a second");
+        // The log has a gap: nothing is added to it.
+        let before = fs::metadata(folder.path().join("store/log-1")).expect("a log").len();
+        writer.write(batch(Operation::Keep(model())));
+        assert_eq!(fs::metadata(folder.path().join("store/log-1")).expect("a log").len(), before);
+
+        writer.retry = writer.clock.now();
+        assert!(writer.is_snapshot_due());
+        writer.snapshot(&contents());
+        assert_eq!((&*writer.state.lock(), writer.metrics.store_state.get()), (&StoreState::Working, 1.0));
+        assert!(!writer.is_snapshot_due() && !writer.log.is_broken());
+        assert!(folder.path().join("store/snapshot").exists() && !folder.path().join("store/log-1").exists());
+    }
+
+    #[test]
+    fn sign_out_that_can_not_be_written_removes_the_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(&folder);
+        writer.snapshot(&contents());
+        writer.log.break_file();
+        let (batch, mut synced) = sign_out();
+        writer.write(batch);
+        assert_eq!(synced.try_recv(), Ok(()));
+        let left: Vec<_> = fs::read_dir(folder.path().join("store")).expect("a folder").collect();
+        assert_eq!(left.len(), 1, "only the lock: {left:?}");
+        writer.snapshot(&contents());
+        assert_eq!(*writer.state.lock(), StoreState::Working);
+    }
+
+    #[test]
+    fn sign_out_that_did_not_fit_waits_for_the_snapshot() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(&folder);
+        let (batch, mut synced) = sign_out();
+        writer.write(Batch { operations: Vec::new(), is_incomplete: true, ..batch });
+        assert_eq!(synced.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        assert!(writer.is_snapshot_due());
+        writer.snapshot(&contents());
+        assert_eq!(synced.try_recv(), Ok(()));
+    }
+
+    #[test]
+    fn snapshot_that_fails_is_tried_again_ever_more_rarely() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(&folder);
+        // Nothing can be renamed to it.
+        fs::create_dir_all(folder.path().join("store/snapshot/full")).expect("a folder");
+        for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
+            writer.snapshot(&contents());
+            let wait = Duration::from_secs(wait);
+            let until = writer.retry.since(writer.clock.now());
+            assert!(until <= wait && until + Duration::from_secs(1) > wait, "{until:?} instead of {wait:?}");
+        }
+        assert_eq!(failures(&writer, StoreOperation::Snapshot), 8);
+        assert!(!folder.path().join("store/snapshot.new").exists());
+        fs::remove_dir_all(folder.path().join("store/snapshot")).expect("removed");
+        writer.snapshot(&contents());
+        assert_eq!((&*writer.state.lock(), writer.retry_wait), (&StoreState::Working, FIRST_RETRY));
+    }
+
+    #[test]
+    fn sign_out_during_a_snapshot_does_not_wait_for_its_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(&folder);
+        let queue = Arc::clone(&writer.queue);
+        let (is_synced, seen) = (Arc::new(parking_lot::Mutex::new(None)), Arc::new(parking_lot::Mutex::new(false)));
+        let (slot, found) = (Arc::clone(&is_synced), Arc::clone(&seen));
+        writer.snapshot(
+            &(Box::new(move |keep: &mut dyn FnMut(Item)| {
+                let (mut batch, synced) = sign_out();
+                queue.push(batch.operations.remove(0), batch.waiting.pop());
+                *slot.lock() = Some(synced);
+                (0..ITEMS_AT_ONCE).for_each(|_| keep(model()));
+                *found.lock() = slot.lock().as_mut().is_some_and(|synced| synced.try_recv().is_ok());
+            }) as Contents),
+        );
+        assert!(*seen.lock(), "it is synced while items are still written");
+    }
+}
