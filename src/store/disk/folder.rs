@@ -62,7 +62,8 @@ impl Folder {
         for entry in fs::read_dir(&self.path)? {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_prefix("log-")?.parse().ok());
-            numbers.extend(number.filter(|number| self.log(*number).file_name() == Some(&name)));
+            // The last number has no next one.
+            numbers.extend(number.filter(|number| *number < u64::MAX && self.log(*number).file_name() == Some(&name)));
         }
         numbers.sort_unstable();
         Ok(numbers)

@@ -29,7 +29,7 @@ pub struct Writer {
     retry: Moment,
     retry_wait: Duration,
     last_warning: Option<Moment>,
-    /// Whose sign-outs are not on the disk yet.
+    /// Whose sign-outs wait for the next snapshot.
     waiting: Vec<Waiting>,
 }
 
@@ -98,15 +98,14 @@ impl Writer {
         is_wanted && now >= self.retry
     }
 
-    /// Appends a batch, and syncs it where somebody waits for it or a sync is due.
-    fn write(&mut self, batch: Batch) {
+    /// Appends a batch, and syncs it where a sign-out waits for it or a sync is due.
+    fn write(&mut self, mut batch: Batch) {
         self.needs_snapshot |= batch.is_incomplete;
-        self.waiting.extend(batch.waiting);
         let mut outcome = Ok(());
         if !batch.operations.is_empty() {
             outcome = self.measured(StoreOperation::Write, |log| log.append(&batch.operations));
         }
-        let is_sync_due = !self.waiting.is_empty() || self.clock.now() >= self.last_sync + SYNC_INTERVAL;
+        let is_sync_due = !batch.waiting.is_empty() || self.clock.now() >= self.last_sync + SYNC_INTERVAL;
         if outcome.is_ok() && is_sync_due && !self.log.is_synced() {
             outcome = self.measured(StoreOperation::Sync, Log::sync);
             self.last_sync = self.clock.now();
@@ -114,13 +113,16 @@ impl Writer {
         if let Err(error) = outcome {
             self.fail(&error);
         }
-        if self.waiting.is_empty() {
-            return;
-        }
-        // A sign-out that is lost with a gap waits for the snapshot; it may not be told to the caller before.
-        let is_written = !self.needs_snapshot || self.log.is_broken() && self.log.erase().is_ok();
-        if is_written {
-            self.answer();
+        if self.log.is_broken() {
+            self.waiting.extend(batch.waiting);
+            // What can't be written must not be read either.
+            if !self.waiting.is_empty() && self.log.erase().is_ok() {
+                answer(&mut self.waiting);
+            }
+        } else if batch.is_incomplete {
+            self.waiting.extend(batch.waiting);
+        } else {
+            answer(&mut batch.waiting);
         }
     }
 
@@ -135,7 +137,7 @@ impl Writer {
                 (self.last_snapshot, self.retry_wait) = (now, FIRST_RETRY);
                 if !self.needs_snapshot {
                     self.recover();
-                    self.answer();
+                    answer(&mut self.waiting);
                 }
             }
             Err(error) => {
@@ -167,12 +169,6 @@ impl Writer {
         outcome
     }
 
-    fn answer(&mut self) {
-        for waiting in self.waiting.drain(..) {
-            let _ = waiting.send(());
-        }
-    }
-
     fn fail(&mut self, error: &io::Error) {
         let now = self.clock.now();
         self.needs_snapshot = true;
@@ -193,6 +189,12 @@ impl Writer {
             self.last_warning = None;
             tracing::info!("the token store is written again");
         }
+    }
+}
+
+fn answer(waiting: &mut Vec<Waiting>) {
+    for waiting in waiting.drain(..) {
+        let _ = waiting.send(());
     }
 }
 
@@ -254,6 +256,7 @@ mod tests {
         let mut writer = writer(&folder);
         writer.log.break_file();
         writer.write(batch(Operation::Keep(model())));
+        assert!(writer.longest_wait() > Duration::ZERO, "it does not spin");
         assert!(matches!(&*writer.state.lock(), StoreState::Failing(why) if why.contains("No space left")));
         assert_eq!((failures(&writer, StoreOperation::Write), writer.metrics.store_state.get()), (1, 0.0));
         assert!(!writer.is_snapshot_due(), "it waits for a second");
@@ -293,6 +296,10 @@ mod tests {
         writer.write(Batch { operations: Vec::new(), is_incomplete: true, ..batch });
         assert_eq!(synced.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         assert!(writer.is_snapshot_due());
+        let (batch, mut later) = sign_out();
+        writer.write(batch);
+        assert_eq!(later.try_recv(), Ok(()), "it is in the log");
+        assert_eq!(synced.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         writer.snapshot(&contents());
         assert_eq!(synced.try_recv(), Ok(()));
     }
@@ -310,6 +317,9 @@ mod tests {
             assert!(until <= wait && until + Duration::from_secs(1) > wait, "{until:?} instead of {wait:?}");
         }
         assert_eq!(failures(&writer, StoreOperation::Snapshot), 8);
+        let (batch, mut synced) = sign_out();
+        writer.write(batch);
+        assert_eq!(synced.try_recv(), Ok(()), "the log still works");
         assert!(!folder.path().join("store/snapshot.new").exists());
         fs::remove_dir_all(folder.path().join("store/snapshot")).expect("removed");
         writer.snapshot(&contents());

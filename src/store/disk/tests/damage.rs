@@ -130,7 +130,11 @@ fn logs_before_a_missing_one_are_not_used() {
     // A new log continues after the last.
     store.open().0.append(&[put("c", "c1")]).expect("written");
     assert!(store.file("log-4").exists());
-    assert_eq!(texts(&store.loaded()), ["b1", "c1"]);
+    let loaded = store.loaded();
+    assert_eq!((texts(&loaded).as_slice(), loaded.files_rejected), (&["b1".to_owned(), "c1".to_owned()][..], 1));
+    // A name without a next number is no log.
+    fs::write(store.file(&format!("log-{}", u64::MAX)), "").expect("written");
+    assert_eq!(texts(&store.open().1), ["b1", "c1"]);
 }
 
 #[test]
