@@ -38,6 +38,11 @@ impl Bucket {
         Self(limiter.with_middleware())
     }
 
+    /// Takes all permits.
+    pub fn empty(&mut self, now: Moment) {
+        while self.take(now).is_ok() {}
+    }
+
     /// Takes the permit of a call that leaves now; returns how many more may leave at once.
     ///
     /// The error is the moment of the next permit.
@@ -66,6 +71,9 @@ mod tests {
             for left in (0..budget.departing_burst()).rev() {
                 prop_assert_eq!(bucket.take(now), Ok(left));
             }
+            prop_assert_eq!(bucket.take(now), Err(now + budget.period()));
+            let mut bucket = Bucket::new(&budget);
+            bucket.empty(now);
             prop_assert_eq!(bucket.take(now), Err(now + budget.period()));
         }
     }

@@ -79,6 +79,13 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         }
     }
 
+    /// Takes the whole burst: another process may have used it just before this one started.
+    pub fn empty_budget(&mut self, now: Moment) {
+        if let Some(limit) = &mut self.limit {
+            limit.empty(now);
+        }
+    }
+
     /// Admits a new call if it may leave at once; `false` if it has to queue.
     pub fn admit_now(&mut self, class: Class, origin: &Origin, now: Moment) -> Result<bool, Rejection> {
         self.check(class, origin, now)?;

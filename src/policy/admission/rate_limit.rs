@@ -26,6 +26,12 @@ impl RateLimit {
         Self { budget, bucket, throttle, next_permit: past, reserve_free_at: past }
     }
 
+    /// Takes the whole burst, as if it had just left.
+    pub fn empty(&mut self, now: Moment) {
+        self.bucket.empty(now);
+        self.reserve_free_at = now + self.budget.renewal_pause(0);
+    }
+
     /// The permitted rate of calls.
     pub const fn budget(&self) -> &Budget {
         &self.budget
