@@ -105,9 +105,12 @@ impl Live {
         let before = self.api.load();
         let http = before.settings().updated(http);
         let entitlements = Entitlements::new(&http, &clients, sessions.as_ref().map(|sessions| &sessions.route));
+        self.fixed.broker.name_owners(clients.iter().map(|client| (&client.workspace, &*client.name)));
         let api = self.fixed.build_api(http, clients, sessions, Some(&before))?;
         // From here on nothing fails.
         for workspace in workspaces {
+            // Before the purge: the store forgets what it has, and keeps the rest under the new identity.
+            self.fixed.broker.identify(&workspace.name, workspace.identity());
             let Some(courier) = self.couriers.get(&workspace.name) else { continue };
             if courier
                 .set_key(workspace.courier.api_key)

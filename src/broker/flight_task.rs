@@ -140,6 +140,7 @@ impl FlightTask {
             refresher.plan_renewal(&entry, &mut state, due);
             broker.0.table.store(&entry, state, Arc::clone(&token), owners);
             workspace.probe_candidates.add(&entry);
+            broker.0.persistence.put(&entry);
             drop(flights);
             broker.make_room(&entry);
         }

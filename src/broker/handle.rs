@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 
 use super::coverage::Coverage;
 use super::negative_cache::NegativeCache;
+use super::persistence::Persistence;
 use super::refresher::Refresher;
 use super::table::KeyTable;
 use super::workspace::Workspace;
@@ -49,6 +50,7 @@ pub(super) struct Inner {
     /// Which keys may still be asked for; every key without a rule.
     pub entitled: ArcSwapOption<Rule>,
     pub coverage: Coverage,
+    pub persistence: Persistence,
     pub workspaces: HashMap<WorkspaceName, Arc<Workspace>>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
@@ -83,6 +85,7 @@ impl Broker {
             negative_cache: NegativeCache::new(),
             entitled: ArcSwapOption::empty(),
             coverage: Coverage::default(),
+            persistence: Persistence::default(),
             workspaces,
             clock,
             metrics,

@@ -50,8 +50,8 @@ const MODULES: &[Module] = &[
     ),
     Module(
         "broker",
-        "audit token policy upstream clock metrics",
-        "arc_swap fastrand foldhash humantime moka parking_lot thiserror tokio tracing",
+        "audit token policy upstream store clock metrics",
+        "arc_swap bytes fastrand foldhash humantime moka parking_lot thiserror tokio tracing",
     ),
     Module(
         "auth",
@@ -75,10 +75,10 @@ const MODULES: &[Module] = &[
     ),
     Module(
         "config",
-        "token policy broker upstream auth http secrets files",
+        "token policy broker upstream store auth http secrets files",
         "config humantime serde serde_path_to_error strsim thiserror toml tracing",
     ),
-    Module("app", "audit auth broker clock config http metrics policy secrets simulator token upstream", "*"),
+    Module("app", "audit auth broker clock config http metrics policy secrets simulator store token upstream", "*"),
     Module("command", "*", "*"),
     Module("main", "*", "*"),
 ];

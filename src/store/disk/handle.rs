@@ -1,5 +1,6 @@
 //! The broker's side of the disk store.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,16 @@ pub enum StoreState {
     Working,
     /// It does not, and this is why. The writer tries again.
     Failing(String),
+}
+
+/// "ok", or why it does not work.
+impl fmt::Display for StoreState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Working => "ok",
+            Self::Failing(why) => why,
+        })
+    }
 }
 
 /// The longest wait of a sign-out for the disk. Its answer must not depend on it.
