@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::handle::Broker;
 use super::persistence::SESSIONS;
-use crate::store::disk::{Disk, DiskHandle, StoreState};
+use crate::store::disk::Disk;
 use crate::store::{Item, WorkspaceIdentity};
 use crate::token::{UserId, WorkspaceName};
 
@@ -53,9 +53,9 @@ impl Broker {
         }
     }
 
-    /// Whether the store works; `None` without a store.
-    pub fn store_state(&self) -> Option<StoreState> {
-        self.0.persistence.disk.get().map(DiskHandle::state)
+    /// The state of the store: "ok", or why it does not work; `None` without a store.
+    pub fn store_state(&self) -> Option<String> {
+        self.0.persistence.disk.get().map(|disk| disk.state().to_string())
     }
 
     /// Visits all entries and models.

@@ -18,7 +18,6 @@ use crate::http::response_body::{JSON, NO_STORE, ResponseBody, allow};
 use crate::http::server::BadHost;
 use crate::metrics::Metrics;
 use crate::policy::refresh;
-use crate::store::disk::StoreState;
 use web_pages::is_from_web_page;
 
 /// Whether load balancers should send requests: true from the start of listening until shutdown.
@@ -108,7 +107,7 @@ impl Admin {
             "/healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
             "/readyz" if self.readiness.0.load(Ordering::Relaxed) => {
                 let ready = json!({ "status": "ready" });
-                let with_store = |state: StoreState| json!({ "status": "ready", "store": state.to_string() });
+                let with_store = |state| json!({ "status": "ready", "store": state });
                 json_response(StatusCode::OK, &self.broker.store_state().map_or(ready, with_store))
             }
             "/readyz" => json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready" })),
