@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tokio::task::JoinSet;
 
 use crate::fixture::{Store, is_hit, sign_out, token};
-use crate::support::http::Connection;
+use crate::support::http::{self, Connection, HttpRequest};
 
 /// How many tokens the store has: 200,000 with the command of docs/store.md.
 fn tokens() -> usize {
@@ -76,4 +76,17 @@ async fn sign_out_outlives_a_kill() {
     let broker = store.start();
     let (address, _) = broker.addresses();
     assert_eq!((is_hit(address, "john").await, is_hit(address, "jane").await), (true, false));
+}
+
+#[tokio::test]
+async fn purge_outlives_a_restart() {
+    let store = Store::new();
+    let broker = store.start();
+    let (address, admin) = broker.addresses();
+    assert!(!is_hit(address, "jane").await);
+    let purge = HttpRequest::new("DELETE", "/workspaces/default/tokens");
+    assert_eq!(http::ask(admin, &purge).await.json()["tokens"], 1);
+    assert_eq!(broker.stop().code, Some(0));
+    let broker = store.start();
+    assert!(!is_hit(broker.addresses().0, "jane").await);
 }

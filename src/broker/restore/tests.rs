@@ -76,6 +76,25 @@ async fn demand_is_restored() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn owners_are_restored_by_their_names() {
+    let fixture = Fixture::new(Mode::Off, 10);
+    let name = fixture.broker.0.workspaces.keys().next().expect("a workspace").clone();
+    fixture.broker.name_owners([(&name, "app"), (&name, "other")].into_iter());
+    let of = |user, owners: &[&str]| {
+        let owners = owners.iter().map(|owner| (*owner).into()).collect();
+        Record { owners, ..record(&fixture, user, MINUTE) }
+    };
+    let records = vec![of("jane", &["app", ""]), of("john", &["other"]), of("nobody's", &[])];
+    fixture.broker.restore(Loaded { records, ..Loaded::default() });
+    let owners = |user| {
+        let entry = fixture.broker.0.table.get(&key(user)).expect("an entry");
+        fixture.broker.0.persistence.record(&entry).owners
+    };
+    assert_eq!((owners("jane"), owners("john")), (vec!["app".into(), "".into()], vec!["other".into()]));
+    assert_eq!(owners("nobody's"), ["".into()], "an entry has an owner");
+}
+
+#[tokio::test(start_paused = true)]
 async fn record_with_unreadable_demand_keeps_its_token() {
     let fixture = Fixture::new(Mode::Learned, 10);
     let records = vec![Record { demand: vec![7; 9].into(), ..record(&fixture, "jane", MINUTE) }];
