@@ -12,11 +12,17 @@ impl Checker<'_> {
         if raw.kind == StoreKind::Memory {
             return Ok(None);
         }
-        let Some(path) = raw.path.clone().filter(|path| path.is_absolute()) else {
-            return Err(self.error("store.path", "must be the absolute path of a folder for the broker alone"));
+        // A missing setting has no origin: the kind, which requires it, has one.
+        let error = |key, message: &str| {
+            let error = self.error(key, message);
+            SettingsError { origin: error.origin.or_else(|| self.error("store.kind", "").origin), ..error }
         };
-        let key_file = raw.key_file.as_deref().ok_or_else(|| {
-            self.error("store.key_file", "no key file is given: `courier-token-broker store-key FILE` makes one")
+        let path = raw.path.clone().filter(|path| path.is_absolute());
+        let path =
+            path.ok_or_else(|| error("store.path", "must be the absolute path of a folder for the broker alone"))?;
+        let key_file = raw.key_file.as_deref();
+        let key_file = key_file.ok_or_else(|| {
+            error("store.key_file", "no key file is given: `courier-token-broker store-key FILE` makes one")
         })?;
         let keys = StoreKeys::read(key_file);
         let keys = keys.map_err(|error: KeyFileError| self.error("store.key_file", error.to_string()))?;
