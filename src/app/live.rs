@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use super::changes::{Key, Names};
 use super::entitlements::Entitlements;
 use super::error::StartError;
+use super::store;
 use crate::audit;
 use crate::auth::{ClientKeys, Sessions};
 use crate::broker::Broker;
@@ -105,7 +106,7 @@ impl Live {
         let before = self.api.load();
         let http = before.settings().updated(http);
         let entitlements = Entitlements::new(&http, &clients, sessions.as_ref().map(|sessions| &sessions.route));
-        self.fixed.broker.name_owners(clients.iter().map(|client| (&client.workspace, &*client.name)));
+        store::name_owners(&self.fixed.broker, &clients);
         let api = self.fixed.build_api(http, clients, sessions, Some(&before))?;
         // From here on nothing fails.
         for workspace in workspaces {

@@ -28,12 +28,11 @@ use tokio::task::JoinSet;
 
 use crate::broker::Broker;
 use crate::clock::Clock;
-use crate::config::{Settings, SettingsError, StoreSettings, WorkspaceSettings};
+use crate::config::{Settings, SettingsError, WorkspaceSettings};
 use crate::http::admin::{Admin, Readiness};
 use crate::http::api::ApiSettings;
 use crate::http::server::{Address, Connections, Listener, ListenerLimits, Passed, RequestBody, Socket, Tls};
 use crate::metrics::Metrics;
-use crate::store::disk::DiskSettings;
 use crate::upstream::{Courier, Dispatcher};
 use entitlements::Entitlements;
 pub use error::StartError;
@@ -85,8 +84,7 @@ impl App {
         clock: Clock,
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
-        let identities = settings.workspaces.iter().map(|workspace| (workspace.name.clone(), workspace.identity()));
-        let identities = identities.collect();
+        let store = settings.store.map(|store| store::disk_settings(store, &settings.workspaces));
         let mut couriers = BTreeMap::new();
         let mut dispatchers = Vec::new();
         for workspace in settings.workspaces {
@@ -101,8 +99,7 @@ impl App {
         let route = settings.sessions.as_ref().map(|sessions| &sessions.route);
         let entitlements = Entitlements::new(&settings.http, &settings.clients, route);
         broker.renew_only(move |key| entitlements.include(key));
-        let clients = settings.clients.iter().map(|client| (&client.workspace, &*client.name));
-        broker.name_owners(clients);
+        store::name_owners(&broker, &settings.clients);
         // A request may take a connection of its own, and one client at most half of them.
         let requests_in_flight = settings.http.requests_in_flight.min(files.apps);
         let http = ApiSettings { requests_in_flight, ..settings.http };
@@ -128,9 +125,7 @@ impl App {
         let connections = Connections::new(files.admin);
         let admin_listener = Listener::new(admin_socket, admin_limits, connections, None, clock, Arc::clone(&metrics));
         // The sockets are bound, so connections wait there meanwhile.
-        if let Some(StoreSettings { path, keys }) = settings.store {
-            store::restore(&broker, DiskSettings { path, keys, workspaces: identities }, clock, &metrics)?;
-        }
+        store.map(|store| store::restore(&broker, store, clock, &metrics)).transpose()?;
         let readiness = Arc::new(Readiness::default());
         let is_local = admin_address.ip().to_canonical().is_loopback();
         let admin = Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock, is_local);

@@ -1,10 +1,24 @@
-//! The store at the start of the broker.
+//! The store of the broker: its settings, and its start.
 
 use super::error::StartError;
+use crate::auth::ClientKeys;
 use crate::broker::Broker;
 use crate::clock::Clock;
+use crate::config::{StoreSettings, WorkspaceSettings};
 use crate::metrics::Metrics;
 use crate::store::disk::{Disk, DiskSettings};
+
+/// The settings of the disk store of these workspaces.
+pub fn disk_settings(settings: StoreSettings, workspaces: &[WorkspaceSettings]) -> DiskSettings {
+    let StoreSettings { path, keys } = settings;
+    let identity = |workspace: &WorkspaceSettings| (workspace.name.clone(), workspace.identity());
+    DiskSettings { path, keys, workspaces: workspaces.iter().map(identity).collect() }
+}
+
+/// Gives the broker the names of its clients, under which the store keeps entries.
+pub fn name_owners(broker: &Broker, clients: &ClientKeys) {
+    broker.name_owners(clients.iter().map(|client| (&client.workspace, &*client.name)));
+}
 
 /// Reads the store, restores what it held, and starts its writer.
 ///
