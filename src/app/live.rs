@@ -106,7 +106,6 @@ impl Live {
         let before = self.api.load();
         let http = before.settings().updated(http);
         let entitlements = Entitlements::new(&http, &clients, sessions.as_ref().map(|sessions| &sessions.route));
-        store::name_owners(&self.fixed.broker, &clients);
         let api = self.fixed.build_api(http, clients, sessions, Some(&before))?;
         // From here on nothing fails.
         for workspace in workspaces {
@@ -140,6 +139,7 @@ impl Live {
             self.record_applied(Reloaded::Certificate, None, &changed);
             replaced.extend(keys);
         }
+        store::name_owners(&self.fixed.broker, api.clients());
         self.api.store(Arc::new(api));
         self.fixed.broker.renew_only(move |key| entitlements.include(key));
         Ok(replaced)

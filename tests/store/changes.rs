@@ -1,9 +1,11 @@
 //! Settings that change between two starts: a workspace that is pointed elsewhere finds nothing.
 
+use std::fs;
 use std::net::SocketAddr;
 
-use crate::fixture::{Store, is_hit};
+use crate::fixture::{CLIENT_KEY, Store, is_hit};
 use crate::support::child::{Program, simulator};
+use crate::support::http::{metric, until};
 
 /// Whether a token of one run is a hit in the next, which `change` may alter.
 async fn is_kept(store: &Store, change: impl FnOnce(Program) -> Program) -> bool {
@@ -34,6 +36,33 @@ async fn new_api_key_drops_the_tokens_only_if_the_settings_say_so() {
     assert!(is_kept(&store, new_key).await);
     store.set(DROP);
     assert!(!is_kept(&store, new_key).await);
+}
+
+#[tokio::test]
+async fn api_key_that_is_replaced_at_runtime_is_that_of_later_tokens() {
+    const RELOADS: &str = "courier_token_broker_reloads_total{outcome=\"applied\",what=\"api_key\"}";
+    let store = Store::new();
+    let key = store.settings().with_extension("key");
+    let set_key = |text: &str| fs::write(&key, text).expect("written");
+    store.set(&format!("{DROP}api_key_file = {key:?}\n"));
+    let start = || {
+        let serve = Program::serve().config(store.settings()).courier(store.courier);
+        serve.env("COURIER_TOKEN_BROKER_CLIENT_KEY", CLIENT_KEY).start()
+    };
+    set_key("pk_first");
+    let broker = start();
+    let (address, admin) = broker.addresses();
+    assert!(!is_hit(address, "jane").await);
+    set_key("pk_second");
+    until(async || metric(admin, RELOADS).await == 1.0).await;
+    assert!(!is_hit(address, "john").await);
+    assert_eq!(broker.stop().code, Some(0));
+    let broker = start();
+    let (address, _) = broker.addresses();
+    assert_eq!((is_hit(address, "jane").await, is_hit(address, "john").await), (false, true));
+    assert_eq!(broker.stop().code, Some(0));
+    set_key("pk_first");
+    assert!(!is_hit(start().addresses().0, "john").await);
 }
 
 #[tokio::test]
