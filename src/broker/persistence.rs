@@ -17,7 +17,8 @@ use crate::token::TokenKey;
 #[derive(Default)]
 pub struct Persistence {
     pub disk: OnceLock<DiskHandle>,
-    /// The client of each owner; [`SESSIONS`] for users with sessions. A table has hashes of its owners, which mean nothing to another process.
+    /// The client of each owner; [`SESSIONS`] for users with sessions. The table has hashes of its owners, which
+    /// mean nothing to another process.
     pub owners: ArcSwap<HashMap<Owner, Box<str>>>,
 }
 

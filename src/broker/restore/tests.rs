@@ -113,18 +113,38 @@ async fn full_table_restores_no_more_than_its_capacity() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn overdue_renewals_come_one_by_one_nearest_floor_first() {
+async fn overdue_renewals_come_nearest_floor_first() {
     let overdue =
-        [("second", 29 * 60 + 40), ("first", 29 * 60 + 50)].map(|(user, age)| (user, Duration::from_secs(age)));
+        [("second", 29 * 60 + 53), ("first", 29 * 60 + 55)].map(|(user, age)| (user, Duration::from_secs(age)));
     let fixture = restored(Mode::Used, 10, &overdue);
+    assert_eq!(scheduled(&fixture).into_iter().map(|(_, user)| user).collect::<Vec<_>>(), ["first", "second"]);
+}
+
+/// The due times and users of the schedule, for the next minute.
+fn scheduled(fixture: &Fixture) -> Vec<(Moment, String)> {
     let refresher = &fixture.workspace().refresher;
-    let (until, mut due) = (fixture.clock.now() + MINUTE, Vec::new());
+    let (until, mut scheduled) = (fixture.clock.now() + MINUTE, Vec::new());
     // A pop cascades only a few items.
     while refresher.next() <= until {
-        let next = refresher.pop(until).map(|(_, due)| due.entry.key.users().collect::<String>());
-        due.extend(next);
+        let next = refresher.pop(until);
+        scheduled.extend(next.map(|(at, due)| (at, due.entry.key.users().collect())));
     }
-    assert_eq!(due, ["first", "second"]);
+    scheduled
+}
+
+#[tokio::test(start_paused = true)]
+async fn overdue_renewals_are_spread_at_half_the_rate() {
+    let users: Vec<_> = (0..1000).map(|user| user.to_string()).collect();
+    // A renewal is due 9 s before the floor at the latest.
+    let overdue: Vec<_> = users.iter().map(|user| (&**user, Duration::from_secs(29 * 60 + 55))).collect();
+    let fixture = restored(Mode::Used, 1000, &overdue);
+    let whole = fixture.workspace().dispatcher.budget().period() * 2000;
+    let scheduled = scheduled(&fixture);
+    // To the tick of the schedule.
+    for (share, place) in [(2, 499), (1, 999)] {
+        let apart = scheduled[place].0.since(fixture.clock.now()).abs_diff(whole / share);
+        assert!(apart < Duration::from_millis(3), "{apart:?} of {whole:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
