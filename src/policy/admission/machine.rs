@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::breaker::{Breaker, Change, Hold, ProbeScope, RateChange, State};
 use super::budget::Budget;
+use super::event::{Event, WaitingCall};
 use super::queue::{Class, Place, Queue, Rank};
 use super::rate_limit::RateLimit;
 use super::response::{EndedCall, Origin, Rejection, Response};
@@ -26,37 +27,6 @@ pub struct Admission<C, T> {
     max_wait: Duration,
     breaker: Breaker,
     events: VecDeque<Event<T>>,
-}
-
-/// The driver's handle of a call that waits for a permit.
-pub trait WaitingCall {
-    /// Whether the caller is gone, so that the call needs no permit any more.
-    fn is_cancelled(&self) -> bool {
-        false
-    }
-}
-
-/// The end of a call's wait.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event<T> {
-    /// The call leaves now.
-    Admitted {
-        /// The call.
-        call: T,
-        /// Its class at the end: waiting if a user has joined a renewal.
-        class: Class,
-        /// The party that it is made for: of those that wait for it, one that is not held back.
-        party: u64,
-        /// How long it was queued.
-        waited: Duration,
-    },
-    /// The call is refused.
-    Refused {
-        /// The call.
-        call: T,
-        /// Why it is refused.
-        rejection: Rejection,
-    },
 }
 
 #[derive(Debug)]
@@ -100,6 +70,13 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
     pub fn poll_purse(&mut self, now: Moment) -> Option<PurseRequest> {
         let queued = Class::ALL.map(|class| self.queue.depth(class)).iter().sum();
         self.fleet()?.poll(queued, now)
+    }
+
+    /// Takes the whole burst: another process may have used it just before this one started.
+    pub fn empty_budget(&mut self, now: Moment) {
+        if let Some(limit) = &mut self.limit {
+            limit.empty(now);
+        }
     }
 
     /// Admits a new call if it may leave at once; `false` if it has to queue.

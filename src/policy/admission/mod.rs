@@ -29,6 +29,7 @@
 pub mod breaker;
 pub mod bucket;
 pub mod budget;
+mod event;
 mod machine;
 pub mod queue;
 pub mod rate_limit;
@@ -38,5 +39,6 @@ pub mod retry;
 mod tests;
 pub mod throttle;
 
-pub use self::machine::{Admission, Event, WaitingCall};
+pub use self::event::{Event, WaitingCall};
+pub use self::machine::Admission;
 pub use self::response::{EndedCall, Origin, Rejection, Response};

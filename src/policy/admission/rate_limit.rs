@@ -1,5 +1,6 @@
 //! The rate of calls: budget, permits and throttle together.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::bucket::Bucket;
@@ -51,6 +52,16 @@ impl RateLimit {
             Permits::Own(_) => None,
             Permits::Fleet(permits) => Some(permits),
         }
+    }
+
+    /// Takes the whole burst, as if it had just left. In a fleet the store does so at a join.
+    pub fn empty(&mut self, now: Moment) {
+        if let Permits::Own(bucket) = &mut self.permits {
+            let burst = NonZeroU32::new(self.budget.departing_burst()).unwrap_or(NonZeroU32::MIN);
+            *bucket = Bucket::empty(self.budget.period(), burst, now);
+            self.next_permit = now + self.budget.period();
+        }
+        self.reserve_free_at = now + self.budget.renewal_pause(0);
     }
 
     /// The permitted rate of calls.
