@@ -69,9 +69,10 @@ async fn collect<B: Incoming>(request: &mut Request<B>, limit: usize, waiting: &
         let head = header_bytes(request);
         // What has come, not what was announced: that costs its sender nothing.
         let weight = |pieces: &Pieces| (head + pieces.len()).div_ceil(MEMORY_OF_A_PLACE).max(1);
-        let mut place = waiting.places.take(waiting.caller, weight(&pieces)).ok_or(Problem::Overload)?;
+        let mut place =
+            waiting.places.take(waiting.caller, weight(&pieces)).ok_or_else(|| waiting.caller.overload())?;
         let rest = poll_fn(|context| match pieces.poll(request.body_mut(), context) {
-            Poll::Pending if !place.grow(weight(&pieces)) => Poll::Ready(Err(Problem::Overload)),
+            Poll::Pending if !place.grow(weight(&pieces)) => Poll::Ready(Err(waiting.caller.overload())),
             polled => polled,
         });
         tokio::time::timeout(waiting.timeout, rest).await.map_err(|_| Problem::BodyTimeout)?
