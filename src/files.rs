@@ -8,42 +8,54 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
+use crate::clock::{Clock, Moment};
+
 /// A file that is read. Where it is a pipe or a device, reading waits for at most five seconds altogether.
 pub struct Input {
     file: File,
     is_regular: bool,
-    /// The waits of [`WAIT`] that are left.
-    waits: u32,
+    /// When it is given up. One deadline for all reads: a writer that sends byte by byte ends each wait early.
+    deadline: Moment,
 }
 
-const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-const MOST_WAITS: u32 = 50;
+const LONGEST: Duration = Duration::from_secs(5);
 
 impl Input {
     /// Opens a file. The open itself never waits, as it would for the writer of a named pipe.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).custom_flags(flags(OFlags::empty())).open(path)?;
         let is_regular = file.metadata()?.is_file();
-        Ok(Self { file, is_regular, waits: MOST_WAITS })
+        Ok(Self { file, is_regular, deadline: Clock::system().now() + LONGEST })
+    }
+
+    /// Waits for bytes or the last writer's end: a pipe that nothing has opened would look like an empty file.
+    fn wait(&self) -> io::Result<()> {
+        loop {
+            let left = self.deadline.since(Clock::system().now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            // It is five seconds at most.
+            let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&left)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // A pipe without a writer would look like an empty file.
-        while !self.is_regular {
-            match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&WAIT)) {
-                Ok(0) if self.waits == 0 => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(0) => self.waits -= 1,
-                Ok(_) => break,
-                Err(error) if error == rustix::io::Errno::INTR => {}
-                Err(error) => return Err(error.into()),
-            }
+        if !self.is_regular {
+            self.wait()?;
         }
         self.file.read(buffer)
     }
@@ -192,8 +204,20 @@ mod tests {
     fn pipe_without_a_writer_is_given_up() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut input = Input::open(&pipe(folder.path())).expect("a pipe");
-        input.waits = 1;
+        input.deadline = Clock::system().now() + Duration::from_millis(50);
         assert_eq!(input.read(&mut [0; 8]).map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
+    }
+
+    #[test]
+    fn pipe_with_bytes_to_read_is_given_up_at_the_deadline() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = pipe(folder.path());
+        let mut input = Input::open(&path).expect("a pipe");
+        let mut writer = OpenOptions::new().write(true).open(&path).expect("a reader");
+        writer.write_all(b"drip").expect("room");
+        assert_eq!(input.read(&mut [0; 1]).expect("a byte"), 1);
+        input.deadline = Clock::system().now();
+        assert_eq!(input.read(&mut [0; 1]).map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Fixed {
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub runtime: Handle,
+    /// The most sessions that wait for their issuer's keys.
+    pub sessions_waiting: usize,
 }
 
 impl Fixed {
@@ -55,12 +57,13 @@ impl Fixed {
         sessions: Option<SessionSettings>,
         before: Option<&Api>,
     ) -> Result<Api, StartError> {
-        let Self { broker, clock, metrics, runtime } = self.clone();
+        let Self { broker, clock, metrics, runtime, sessions_waiting } = self.clone();
         clients.limit_rates(clock, before.map(Api::clients));
         let api = Api::new(settings, broker, clients, clock, Arc::clone(&metrics));
         let Some(SessionSettings { check, route }) = sessions else { return Ok(api.taking_over_from(before)) };
         // Keys are fetched on the upstream runtime, never on a thread that serves requests.
-        let sessions = Sessions::new(check, clock, &metrics, &runtime, before.and_then(Api::sessions))?;
+        let before_sessions = before.and_then(Api::sessions);
+        let sessions = Sessions::new(check, clock, &metrics, &runtime, sessions_waiting, before_sessions)?;
         Ok(api.with_sessions(sessions, route).taking_over_from(before))
     }
 }

@@ -95,12 +95,14 @@ impl App {
         }
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.clone());
-        let fixed = Fixed { broker: broker.clone(), clock, metrics: Arc::clone(&metrics), runtime };
+        // Strangers can make sessions wait, each on a connection that is then not closed for another.
+        let sessions_waiting = (settings.limits.connections.min(files.apps) / 8).clamp(1, 256);
+        let fixed = Fixed { broker: broker.clone(), clock, metrics: Arc::clone(&metrics), runtime, sessions_waiting };
         let route = settings.sessions.as_ref().map(|sessions| &sessions.route);
         let entitlements = Entitlements::new(&settings.http, &settings.clients, route);
         broker.renew_only(move |key| entitlements.include(key));
         store::name_owners(&broker, &settings.clients);
-        // A request may take a connection of its own, and one client at most half of them.
+        // A request may take a connection of its own, and one client at most a third of them.
         let requests_in_flight = settings.http.requests_in_flight.min(files.apps);
         let http = ApiSettings { requests_in_flight, ..settings.http };
         let api = fixed.build_api(http, settings.clients, settings.sessions, None)?;

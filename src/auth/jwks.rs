@@ -62,8 +62,6 @@ const RETRY: Duration = Duration::from_secs(60);
 const FIRST_RETRY: u32 = 10;
 /// The longest that a request waits for a fetch. Strangers wait too, and hold a request meanwhile.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
-/// The most requests that wait for a fetch; the others are told to come back.
-const MAX_WAITERS: usize = 256;
 
 /// The keys of an issuer, read without a lock.
 pub struct Jwks {
@@ -103,12 +101,14 @@ struct Fetches {
 
 impl Jwks {
     /// Starts to fetch keys on `runtime`, until that ends. The keys of `before` stay in use until the
-    /// first fetch if they have the same URL.
+    /// first fetch if they have the same URL. Up to `most_waiting` requests wait for a fetch; the others are told to
+    /// come back.
     pub fn start(
         settings: JwksSettings,
         clock: Clock,
         metrics: JwksMetrics,
         runtime: &Handle,
+        most_waiting: usize,
         before: Option<&Self>,
     ) -> Result<Self, JwksError> {
         let client = Client::builder()
@@ -130,7 +130,7 @@ impl Jwks {
             keys: ArcSwapOption::new(keys),
             fetches: watch::Sender::new(Fetches { begun: 0, ended: 0, answered: 0, earliest: Moment::from_nanos(0) }),
             fetch_requested: Notify::new(),
-            waiter_slots: Semaphore::new(MAX_WAITERS),
+            waiter_slots: Semaphore::new(most_waiting),
             settings,
             clock,
             metrics,

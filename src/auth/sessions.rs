@@ -54,7 +54,8 @@ struct Inner {
 }
 
 impl Sessions {
-    /// Creates the check. The issuer's keys are fetched on `runtime` until that ends.
+    /// Creates the check. The issuer's keys are fetched on `runtime` until that ends; up to `most_waiting` requests wait
+    /// for a fetch.
     ///
     /// A failed fetch is no error, since the issuer's host may be back later. Keys are taken over from
     /// `before` if the issuer is the same.
@@ -63,6 +64,7 @@ impl Sessions {
         clock: Clock,
         metrics: &Metrics,
         runtime: &Handle,
+        most_waiting: usize,
         before: Option<&Self>,
     ) -> Result<Self, JwksError> {
         let jwks = match &settings.keys {
@@ -72,7 +74,8 @@ impl Sessions {
                 Some(match known.filter(|known| known.settings() == jwks) {
                     Some(same) => Arc::clone(same),
                     None => {
-                        Arc::new(Jwks::start(jwks.clone(), clock, metrics.jwks(), runtime, known.map(Arc::as_ref))?)
+                        let known = known.map(Arc::as_ref);
+                        Arc::new(Jwks::start(jwks.clone(), clock, metrics.jwks(), runtime, most_waiting, known)?)
                     }
                 })
             }

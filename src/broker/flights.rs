@@ -7,6 +7,7 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 use tokio::sync::{Notify, watch};
 
+use super::index::Index;
 use super::locks::{Guard, Lock, Order};
 use super::request::Refusal;
 use super::waiters::{FlightOutcome, Waiters};
@@ -22,6 +23,8 @@ use crate::upstream::Failure;
 pub struct Flights {
     hasher: RandomState,
     shards: [Lock<Shard>; SHARDS],
+    /// Finds the keys of these flights by a user.
+    by_user: Index,
     count: watch::Sender<usize>,
 }
 
@@ -33,7 +36,8 @@ impl Flights {
     /// Creates an empty table.
     pub fn new() -> Self {
         let shard = |_| Lock::new(Order::Flights, Shard::default());
-        Self { hasher: RandomState::default(), shards: std::array::from_fn(shard), count: watch::Sender::new(0) }
+        let shards = std::array::from_fn(shard);
+        Self { hasher: RandomState::default(), shards, by_user: Index::new(), count: watch::Sender::new(0) }
     }
 
     /// Locks the key's shard: meanwhile no flight of the key starts or completes.
@@ -47,11 +51,25 @@ impl Flights {
         let mut all = 0;
         for shard in &self.shards {
             let detached: Vec<_> = shard.lock().extract_if(|key, _| which(key)).collect();
-            self.count.send_modify(|count| *count -= detached.len());
-            detached.iter().for_each(|(_, flight)| flight.detach());
+            detached.iter().for_each(|(key, flight)| self.on_removed(key, flight));
             all += detached.len();
         }
         all
+    }
+
+    /// Detaches those of a user's flights (workspace and name) whose key fits; returns their number.
+    ///
+    /// It looks at no others: a client can sign out often, and thousands may be under way. Hashes collide, so
+    /// `which` may be asked about another user's key.
+    pub fn detach_of(self: &Arc<Self>, user: (&str, &str), which: impl Fn(&TokenKey) -> bool) -> usize {
+        let keys = self.by_user.find(self.by_user.handle(user));
+        keys.iter().filter(|key| which(key) && self.lock(key).detach(key)).count()
+    }
+
+    fn on_removed(&self, key: &TokenKey, flight: &Flight) {
+        self.by_user.users(key).for_each(|user| self.by_user.remove(user, key));
+        self.count.send_modify(|count| *count -= 1);
+        flight.detach();
     }
 
     /// Waits until no flight is under way.
@@ -83,6 +101,8 @@ impl LockedShard<'_> {
         let waiters = Lock::new(Order::Waiters, Waiters::default());
         let flight = Arc::new(Flight { key: key.clone(), waiters, changed: Notify::new() });
         self.shard.insert(key.clone(), Arc::clone(&flight));
+        let by_user = &self.flights.by_user;
+        by_user.users(key).for_each(|user| by_user.add(user, key));
         self.flights.count.send_modify(|count| *count += 1);
         Leader { flight, flights: Arc::clone(self.flights) }
     }
@@ -90,11 +110,13 @@ impl LockedShard<'_> {
     /// Detaches the key's flight: no request joins it any more, and its token is not stored.
     ///
     /// Its followers still get the outcome; without followers it is cancelled unless its call is made.
-    pub fn detach(&mut self, key: &TokenKey) {
-        if let Some(flight) = self.shard.remove(key) {
-            self.flights.count.send_modify(|count| *count -= 1);
-            flight.detach();
+    /// Returns whether there was one.
+    pub fn detach(&mut self, key: &TokenKey) -> bool {
+        let flight = self.shard.remove(key);
+        if let Some(flight) = &flight {
+            self.flights.on_removed(key, flight);
         }
+        flight.is_some()
     }
 
     /// Is this the key's flight, not detached?
@@ -241,6 +263,7 @@ impl Drop for Leader {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::time::Duration;
 
     use super::*;
@@ -264,6 +287,30 @@ mod tests {
         assert_eq!(follower.outcome().await.err(), Some(Refusal::TooOld));
         flights.drained().await;
         drop(register(&flights));
+    }
+
+    #[tokio::test]
+    async fn flights_of_a_user_are_detached_without_a_look_at_others() {
+        let flights = Arc::new(Flights::new());
+        let users = ["jane", "joe"].into_iter().map(str::to_owned).chain((0..1000).map(|user| user.to_string()));
+        let mut leaders: Vec<_> =
+            users.map(|user| flights.lock(&fixture::key(&user)).register(&fixture::key(&user))).collect();
+        let looked_at = Cell::new(0);
+        let detach_jane = || {
+            flights.detach_of((key().workspace(), "jane"), |key| {
+                looked_at.set(looked_at.get() + 1);
+                key.users().any(|user| user == "jane")
+            })
+        };
+        assert_eq!((detach_jane(), looked_at.get()), (1, 1));
+        assert_eq!((detach_jane(), looked_at.get()), (0, 1), "it is detached");
+        assert!(
+            !flights.lock(&key()).is_current(&leaders[0]) && flights.lock(leaders[1].key()).is_current(&leaders[1])
+        );
+        // However a flight ends, it leaves no trace.
+        leaders.truncate(500);
+        flights.detach(|_| true);
+        assert_eq!(flights.by_user.len(), 0);
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use foldhash::quality::RandomState;
 use super::locks::{Guard, Lock, Order};
 use crate::token::TokenKey;
 
-/// Maps users and tokens to their token keys, for the entries of the key table.
+/// Maps users and tokens to their token keys, for the entries of the key table; and users to the keys of flights.
 ///
 /// It is a multiset: a replaced entry is removed after the new one is added, and the key must still
 /// be found. A hit does not touch it. Callers choose what is hashed, so the hash is keyed.

@@ -29,7 +29,7 @@ pub enum Order {
     ProbeCandidates,
     /// The ledger of the key table.
     Ledger,
-    /// A shard of the index.
+    /// A shard of an index: of the key table, or of flights by user.
     Index,
     /// The decayed counts of coverage.
     Coverage,

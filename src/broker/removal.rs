@@ -25,14 +25,15 @@ impl Broker {
     pub fn sign_out(&self, workspace: &str, user: UserId<'_>) -> Option<usize> {
         let target = self.0.workspaces.get(workspace)?;
         let of_user = |key: &TokenKey| key.workspace() == workspace && key.users().any(|name| name == user.as_str());
-        let mut forgotten = target.flights.detach(of_user);
+        let flights = || target.flights.detach_of((workspace, user.as_str()), of_user);
+        let mut forgotten = flights();
         let mut tokens = 0;
         for key in self.0.table.keys_of((workspace, user.as_str())).iter().filter(|key| of_user(key)) {
             forgotten += 1;
             tokens += usize::from(self.remove(target, key));
         }
         // A rejection or an eviction may have taken a key out of the index just before, and started a renewal.
-        forgotten += target.flights.detach(of_user);
+        forgotten += flights();
         (forgotten > 0).then_some(tokens)
     }
 

@@ -19,12 +19,12 @@ struct Module(&'static str, &'static str, &'static str);
 /// The import table. A module imports only from modules above it.
 const MODULES: &[Module] = &[
     Module("lib", "", ""),
-    Module("files", "", "rustix"),
+    Module("clock", "", "governor hex rustix tokio"),
+    Module("files", "clock", "rustix"),
     Module("plain_text", "", ""),
     Module("secrets", "files", "secrecy serde thiserror"),
     Module("error_chain", "plain_text", "thiserror"),
     Module("audit", "", "tracing"),
-    Module("clock", "", "governor hex rustix tokio"),
     Module("token", "plain_text clock::Moment", "bytes secrecy thiserror"),
     // `governor` for its rate algorithm, which is given the time.
     Module("policy", "token clock::Moment", "bytes governor thiserror"),

@@ -138,6 +138,20 @@ async fn chunked_bodies_that_never_end_leave_other_clients_alone() {
     assert_eq!(calm.ask(&inbox("joe")).await.status, 200);
 }
 
+/// A chunked body may be as large as the limit, but it is weighed as it comes.
+#[tokio::test]
+async fn late_chunk_of_a_small_body_needs_few_places() {
+    let large = |raw: &mut Raw| raw.server.limits.body_bytes = 262_144;
+    let broker = Setup::new().settings(few_places).settings(large).start().await;
+    let mut late = Connection::open(broker.address).await;
+    late.send(&[&HttpRequest::tokens("").chunked().head()[..], b"1\r\n{\r\n"].concat()).await;
+    let mut other = Connection::open(broker.address).await;
+    assert_eq!(other.ask(&inbox("jane")).await.status, 200);
+    let rest = r#""user_id": "jane", "profile": "inbox"}"#;
+    late.send(format!("{:x}\r\n{rest}\r\n0\r\n\r\n", rest.len()).as_bytes()).await;
+    assert_eq!(late.answer().await.source(), "hit");
+}
+
 /// Sends each request on a connection of its own, all before the first is answered.
 async fn send_all(broker: &Broker, asks: impl Iterator<Item = HttpRequest>) -> Vec<Connection> {
     let mut open = Vec::new();
@@ -187,7 +201,7 @@ fn sessions_of(signer: &Signer) -> (RawSessions, tempfile::NamedTempFile) {
 }
 
 #[tokio::test]
-async fn heads_of_one_user_leave_the_other_users_alone() {
+async fn heads_of_users_leave_the_other_users_alone() {
     let signer = Signer::ed25519();
     let (sessions, _key) = sessions_of(&signer);
     let (authority, broker) = start(Faults::default(), |raw| {
@@ -196,14 +210,17 @@ async fn heads_of_one_user_leave_the_other_users_alone() {
     })
     .await;
     let mut calm = Calm::start(&authority, &broker).await;
-    let session = signer.session("k", "mallory");
-    let _attack = heads(&authority, &broker, ("POST", FRONTEND, &session)).await;
-    calm.is_served("heads of a user").await;
-    // Another user's body comes late, too.
-    for user in ["ann", "ben", "eve"] {
+    let mut attack = Vec::new();
+    // Each of these users takes all that they can at once, before the next one comes.
+    for mallory in 0..8 {
+        let session = signer.session("k", &format!("mallory-{mallory}"));
+        attack.push(heads(&authority, &broker, ("POST", FRONTEND, &session)).await);
+        calm.is_served("heads of users").await;
+        // Another user's body comes late, too.
+        let user = format!("user-{mallory}");
         let mut peer = Peer::open(&authority, &broker).await;
         let (response, mut body) =
-            peer.begin_with("POST", FRONTEND, &signer.session("k", user)).await.expect("it is open");
+            peer.begin_with("POST", FRONTEND, &signer.session("k", &user)).await.expect("it is open");
         calm.is_served("a late body").await;
         body.send_data("{}".into(), true).expect("it is open");
         assert_eq!(response.await.expect("an answer").status(), 200, "{user}");

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use courier_token_broker::config::Raw;
 use serde_json::{Value, json};
 
 use crate::sessions::{call, is_unauthorized, setup, status};
 use crate::support::broker::Broker;
+use crate::support::http::Connection;
 use crate::support::issuer::{KeyHost, RSA, Signer, at, good_claims};
 use crate::support::refusal::is_a_refusal;
 
@@ -124,6 +126,29 @@ async fn fetches(broker: &Broker, outcome: &str) -> f64 {
 }
 
 const LAST_FETCH: &str = "courier_token_broker_jwks_last_fetch_timestamp_seconds";
+
+#[tokio::test]
+async fn sessions_wait_for_keys_on_an_eighth_of_the_connections() {
+    let host = KeyHost::start(&[Signer::ed25519().jwk("k")]).await;
+    let few = |raw: &mut Raw| raw.server.limits.connections = 32;
+    let broker = setup(&host).settings(few).fetch_pause(NO_PAUSE).start().await;
+    let stranger = Signer::ed25519();
+    assert_eq!(status(&broker, &stranger.session("made-up", "jane")).await, 401);
+    host.is_slow(Duration::from_secs(2));
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        let mut connection = Connection::open(broker.address).await;
+        connection.send(&call(&stranger.session("made-up", "jane")).bytes()).await;
+        waiting.push(connection);
+    }
+    let mut statuses = Vec::new();
+    for mut connection in waiting {
+        statuses.push(connection.answer().await.status);
+    }
+    // The first ones are decided by the fetch, the others come in vain while it is under way.
+    let undecided = statuses.iter().filter(|status| **status == 503).count();
+    assert!((1..=16).contains(&undecided) && statuses.contains(&401), "{statuses:?}");
+}
 
 #[tokio::test]
 async fn metrics_show_successful_and_failed_fetches_of_keys() {

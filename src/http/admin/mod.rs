@@ -41,6 +41,8 @@ pub struct Admin {
     clock: Clock,
     /// Whether it listens on a loopback address.
     is_local: bool,
+    /// Held while the metrics are rendered, so that scrapes take one thread at most from requests.
+    rendering: tokio::sync::Mutex<()>,
 }
 
 const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
@@ -57,7 +59,7 @@ impl Admin {
         clock: Clock,
         is_local: bool,
     ) -> Self {
-        Self { broker, metrics, readiness, clock, is_local }
+        Self { broker, metrics, readiness, clock, is_local, rendering: tokio::sync::Mutex::const_new(()) }
     }
 
     /// Answers one request.
@@ -101,7 +103,7 @@ impl Admin {
             return self.purge(workspace).await;
         }
         match path {
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics().await,
             "/explain" => self.explain(uri.query().unwrap_or_default()),
             // Liveness: answering at all is the proof.
             "/healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
@@ -182,7 +184,8 @@ impl Admin {
         json_response(StatusCode::OK, &json!({ "user": user, "tokens": tokens }))
     }
 
-    fn metrics(&self) -> Response<ResponseBody> {
+    async fn metrics(&self) -> Response<ResponseBody> {
+        let _one_at_a_time = self.rendering.lock().await;
         self.broker.update_gauges();
         match self.metrics.text() {
             Ok(text) => {

@@ -66,11 +66,15 @@ async fn collect<B: Incoming>(request: &mut Request<B>, limit: usize, waiting: &
     }
     // Boxed, since most requests need none of it.
     Box::pin(async {
-        let body = request.body().size_hint().exact().unwrap_or(limit as u64) as usize;
-        let memory = header_bytes(request) + body;
-        let place = waiting.places.take(waiting.caller, memory.div_ceil(MEMORY_OF_A_PLACE).max(1));
-        let _place = place.ok_or_else(|| waiting.caller.overload())?;
-        let rest = poll_fn(|context| pieces.poll(request.body_mut(), context));
+        let head = header_bytes(request);
+        // What has come, not what was announced: that costs its sender nothing.
+        let weight = |pieces: &Pieces| (head + pieces.len()).div_ceil(MEMORY_OF_A_PLACE).max(1);
+        let mut place =
+            waiting.places.take(waiting.caller, weight(&pieces)).ok_or_else(|| waiting.caller.overload())?;
+        let rest = poll_fn(|context| match pieces.poll(request.body_mut(), context) {
+            Poll::Pending if !place.grow(weight(&pieces)) => Poll::Ready(Err(waiting.caller.overload())),
+            polled => polled,
+        });
         tokio::time::timeout(waiting.timeout, rest).await.map_err(|_| Problem::BodyTimeout)?
     })
     .await
@@ -88,6 +92,10 @@ struct Pieces {
 }
 
 impl Pieces {
+    const fn len(&self) -> usize {
+        self.first.len() + self.all.len()
+    }
+
     fn poll<B: Incoming>(&mut self, body: &mut B, context: &mut Context<'_>) -> Poll<Result<Bytes, Problem>> {
         loop {
             let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(context)) else {
@@ -104,7 +112,7 @@ impl Pieces {
     }
 
     fn add(&mut self, data: Bytes) -> Result<(), Problem> {
-        let before = self.first.len() + self.all.len();
+        let before = self.len();
         if data.len() > self.limit - before {
             return Err(Problem::BodyTooLarge(self.limit));
         }

@@ -9,11 +9,13 @@ use super::problem::Problem;
 
 /// The places of requests that wait. A request that is answered at once needs none.
 ///
-/// A holder may take another place while it holds fewer than it leaves free: alone it gets half of them, and `n`
-/// greedy holders get `total / (n + 1)` each, so that the next one always finds as many. (The dynamic threshold of
-/// Choudhury and Hahne, 1998, with a factor of one.) No share is kept for a client that does not ask.
+/// A third of them is for holders that have none. Of the rest, a holder may take another while it holds fewer than
+/// it leaves free: alone it gets half of them, and `n` greedy holders get equal shares. (The dynamic threshold of
+/// Choudhury and Hahne, 1998, with a factor of one.) That alone would leave nothing after a dozen greedy holders who
+/// come one after the other, since each takes half of what is left.
 ///
-/// All sessions together are one holder, and each user is one within what that holder may still take.
+/// All sessions together are one holder, and each user is one within what that holder may still take. Users who have
+/// none get their first within half of all places, so that they leave as many to clients.
 pub struct Places {
     total: usize,
     /// At most one entry for each place that is taken.
@@ -70,23 +72,39 @@ impl Places {
     /// Takes as many places as `weight` says; `None` if the caller has its share.
     pub fn take(self: &Arc<Self>, caller: Caller<'_>, weight: usize) -> Option<Place> {
         let holder = Holder::from(caller);
+        self.add(&holder, weight).then(|| Place { places: Arc::clone(self), holder, weight })
+    }
+
+    fn add(&self, holder: &Holder, weight: usize) -> bool {
         let mut taken = self.taken.lock();
         let free = self.total - taken.all;
-        let has_room = match &holder {
-            Holder::User(_) => {
-                let sessions = taken.of(&Holder::Sessions);
-                sessions < free && taken.of(&holder) < free - sessions
-            }
-            _ => taken.of(&holder) < free,
+        let shared = free.saturating_sub(self.total / KEPT);
+        let has_room = match (holder, taken.of(holder)) {
+            (Holder::User(_), 0) => 2 * taken.of(&Holder::Sessions) < self.total,
+            (Holder::User(_), held) => held < shared.saturating_sub(taken.of(&Holder::Sessions)),
+            (_, held) => held == 0 || held < shared,
         };
         if !has_room || weight > free {
-            return None;
+            return false;
         }
         taken.all += weight;
         for holder in holder.counted() {
             *taken.by.entry(holder).or_default() += weight;
         }
-        Some(Place { places: Arc::clone(self), holder, weight })
+        true
+    }
+}
+
+/// One of so many places is kept for holders that have none.
+const KEPT: usize = 3;
+
+impl Place {
+    /// Takes more places, up to `weight`, as the same holder; returns whether it has them.
+    pub fn grow(&mut self, weight: usize) -> bool {
+        let more = weight.saturating_sub(self.weight);
+        let has_grown = more == 0 || self.places.add(&self.holder, more);
+        self.weight += if has_grown { more } else { 0 };
+        has_grown
     }
 }
 
@@ -147,8 +165,8 @@ mod tests {
             assert!(!taken.is_empty(), "{number}");
             held.push(taken);
         }
-        assert_eq!(held[0].len(), 500);
-        assert_eq!(held[1].len(), 250);
+        assert_eq!(held[0].len(), 334);
+        assert_eq!(held[1].len(), 167);
         // They go on as places become free, and settle at equal shares.
         for _ in 0..200 {
             for (number, taken) in held.iter_mut().enumerate() {
@@ -163,7 +181,7 @@ mod tests {
     fn greedy_users_leave_a_share_for_other_users_and_for_clients() {
         let places = Places::new(1000);
         let mut held: Vec<_> = (0..50).map(|number| take_all(&places, User(&number.to_string()))).collect();
-        assert_eq!(held[0].len(), 334);
+        assert_eq!(held[0].len(), 223);
         for _ in 0..200 {
             for (number, taken) in held.iter_mut().enumerate() {
                 taken.truncate(taken.len().saturating_sub(2));
@@ -171,7 +189,41 @@ mod tests {
             }
         }
         assert!(!take_all(&places, User("99")).is_empty());
-        assert!(take_all(&places, Client("app")).len() >= 200);
+        assert!(take_all(&places, Client("app")).len() >= 150);
+    }
+
+    /// Each of the first ones takes all that it can at once, before the next one comes.
+    #[test]
+    fn greedy_holders_who_come_together_leave_first_places_to_others() {
+        for (total, accounts) in [(1024, 4), (1024, 30), (16_384, 100)] {
+            let places = Places::new(total);
+            let take =
+                |caller: Caller<'_>, weight| (0..50).map_while(|_| places.take(caller, weight)).collect::<Vec<_>>();
+            let name = |number: usize| number.to_string();
+            let _users: Vec<_> = (0..accounts).flat_map(|user| take(User(&name(user)), 4)).collect();
+            let _clients: Vec<_> = (0..accounts).flat_map(|client| take(Client(&name(client)), 4)).collect();
+            let others = 100..140;
+            let first = |caller: Caller<'_>| places.take(caller, 1).is_some();
+            assert!(others.clone().all(|user| first(User(&name(user)))), "{total}, {accounts}");
+            assert!(others.clone().all(|client| first(Client(&name(client)))), "{total}, {accounts}");
+        }
+    }
+
+    #[test]
+    fn users_with_one_place_each_leave_half_to_clients() {
+        let places = Places::new(100);
+        let users: Vec<_> = (0..100).map_while(|user| places.take(User(&user.to_string()), 1)).collect();
+        assert_eq!(users.len(), 50);
+        assert!(places.take(Client("app"), 1).is_some());
+    }
+
+    #[test]
+    fn place_grows_within_the_share() {
+        let places = Places::new(30);
+        let mut place = places.take(Client("a"), 1).expect("it is free");
+        assert!(place.grow(5) && place.grow(3) && place.grow(11));
+        assert!(!place.grow(12) && place.grow(11));
+        assert_eq!(places.taken.lock().all, 11);
     }
 
     #[test]

@@ -171,9 +171,10 @@ where
     let limits = state.listener.limits;
     // More than the limit that is refused with a message, as for HTTP/1.
     let header_bytes = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX).saturating_add(8192);
+    let (streams, _counted) = state.listener.connections.count_http2(limits.streams);
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(state.listener.connections.streams(limits.streams))
+        .max_concurrent_streams(streams)
         .max_header_list_size(header_bytes)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(ERROR_RESETS)

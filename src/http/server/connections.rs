@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -28,6 +28,8 @@ pub struct Connections {
     permits: Arc<Semaphore>,
     /// Counts connections that open and requests that end, for the order of idle connections.
     ticks: AtomicU64,
+    /// HTTP/2 connections whose TLS handshake is done.
+    http2: AtomicUsize,
     open: Mutex<Open>,
 }
 
@@ -76,7 +78,7 @@ impl Connections {
     /// No connections, of which there may be `most`.
     pub fn new(most: usize) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-        Arc::new(Self { permits, ticks: AtomicU64::new(0), open: Mutex::default() })
+        Arc::new(Self { permits, ticks: AtomicU64::new(0), http2: AtomicUsize::new(0), open: Mutex::default() })
     }
 
     /// Adds a listener.
@@ -89,11 +91,14 @@ impl Connections {
         self.ticks.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The most concurrent streams of a new HTTP/2 connection, at most `most`: fewer where there are many connections,
-    /// so that their sum stays bounded.
-    pub fn streams(&self, most: u32) -> u32 {
-        let share = (STREAMS / self.open.lock().all.len().max(1)).max(LEAST_STREAMS);
-        most.min(u32::try_from(share).unwrap_or(u32::MAX))
+    /// Counts an HTTP/2 connection until the guard is dropped. Returns the most concurrent streams that it may have, at
+    /// most `most`: fewer where there are many such connections, so that the sum of their streams stays bounded.
+    ///
+    /// Connections without a complete handshake have no streams, and cost a stranger nothing: they don't count.
+    pub fn count_http2(self: &Arc<Self>, most: u32) -> (u32, Http2Guard) {
+        let count = self.http2.fetch_add(1, Ordering::Relaxed) + 1;
+        let share = (STREAMS / count).max(LEAST_STREAMS);
+        (most.min(u32::try_from(share).unwrap_or(u32::MAX)), Http2Guard(Arc::clone(self)))
     }
 
     /// Waits for a permit of the listener and one that all listeners share. Idle connections are closed; their number
@@ -227,6 +232,15 @@ impl Drop for OpenGuard {
     }
 }
 
+/// An HTTP/2 connection that counts until this is dropped.
+pub struct Http2Guard(Arc<Connections>);
+
+impl Drop for Http2Guard {
+    fn drop(&mut self) {
+        self.0.http2.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A connection that counts for its subnet until this is dropped.
 pub struct SubnetGuard {
     connections: Arc<Connections>,
@@ -335,16 +349,19 @@ mod tests {
     #[test]
     fn streams_of_all_connections_are_bounded() {
         let connections = Connections::new(1_000_000);
-        let listener = connections.add_listener();
         let mut open = Vec::new();
         let mut sum = 0;
         for _ in 0..16_384 {
-            open.push(add(&connections, listener));
-            let streams = connections.streams(128);
+            let (streams, guard) = connections.count_http2(128);
             assert!((8..=128).contains(&streams));
             sum += streams as usize;
+            open.push(guard);
         }
         assert!(sum < 4 * STREAMS, "{sum}");
-        assert_eq!(Connections::new(1).streams(100), 100);
+        drop(open);
+        // Silent sockets don't count.
+        let listener = connections.add_listener();
+        let _silent: Vec<_> = (0..10_000).map(|_| add(&connections, listener)).collect();
+        assert_eq!(connections.count_http2(128).0, 128);
     }
 }
