@@ -66,7 +66,9 @@ impl Connections {
     /// Creates the first generation, without a connection yet.
     pub fn new(template: ClientTemplate, settings: ConnectionSettings, clock: Clock) -> Result<Self, HttpClientError> {
         let unpooled = template.build_unpooled()?;
-        let current = Arc::new(Generation::new(template.build()?, settings.max_age, false, clock.now()));
+        // Before the first answer, calls over TLS are taken to share a connection.
+        let is_shared = template.uses_tls();
+        let current = Arc::new(Generation::new(template.build()?, settings.max_age, is_shared, clock.now()));
         let state = State { current, slowest: Duration::ZERO, suspects: Suspects::default() };
         Ok(Self { template, unpooled, settings, state: Mutex::new(state), clock })
     }

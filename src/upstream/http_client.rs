@@ -36,6 +36,7 @@ pub enum HttpClientError {
 /// The certificate authorities are read once, and a new client resumes the TLS sessions of the one before.
 pub struct ClientTemplate {
     tls: ClientConfig,
+    uses_tls: bool,
     proxy: Option<reqwest::Proxy>,
     connect_timeout: Duration,
     timeout: Duration,
@@ -50,7 +51,13 @@ impl ClientTemplate {
         let proxy = settings.proxy.as_ref().map(build_proxy).transpose().map_err(HttpClientError::Client)?;
         let &CourierSettings { connect_timeout, timeout, ref connections, .. } = settings;
         let (ping_after, ping_timeout) = (connections.ping_after, connections.ping_timeout);
-        Ok(Self { tls, proxy, connect_timeout, timeout, ping_after, ping_timeout })
+        let uses_tls = settings.base_url.scheme() == "https";
+        Ok(Self { tls, uses_tls, proxy, connect_timeout, timeout, ping_after, ping_timeout })
+    }
+
+    /// Whether calls go over TLS, which negotiates the version of HTTP.
+    pub const fn uses_tls(&self) -> bool {
+        self.uses_tls
     }
 
     /// Builds a client whose calls share its connections. It makes no connection yet.
