@@ -299,6 +299,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn suspect_has_a_connection_of_its_own_until_a_call_succeeds() {
+        for failure in [lost(), Failure::Connect(Cause::SharedClosed.into())] {
+            let connections = connections();
+            answered(&connections, SECOND / 10, Version::HTTP_2).await;
+            connections.check_out("user").record(Some(&failure));
+            assert!(connections.check_out("other").is_shared());
+            let alone = connections.check_out("user");
+            assert!(!alone.is_shared());
+            alone.record(Some(&Failure::Connect(Cause::Closed.into())));
+            assert!(!connections.check_out("user").is_shared(), "it failed again");
+            alone.record(None);
+            assert!(connections.check_out("user").is_shared());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_http1_call_makes_no_suspect() {
+        let connections = connections();
+        answered(&connections, SECOND / 10, Version::HTTP_11).await;
+        connections.check_out("user").record(Some(&lost()));
+        assert!(!connections.check_out("user").is_alone);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn calls_that_always_hang_replace_one_generation_a_second() {
         let connections = connections();
         let mut generations = vec![answered(&connections, SECOND / 10, Version::HTTP_11).await.generation];

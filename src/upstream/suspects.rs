@@ -64,6 +64,6 @@ mod tests {
         let at = |number: usize| Moment::from_nanos(number as u64);
         (0..=MOST).for_each(|number| suspects.insert(number, at(number)));
         assert_eq!(suspects.until.len(), MOST);
-        assert!(!suspects.contains(0, at(MOST)) && suspects.contains(1, at(MOST)) && suspects.contains(MOST, at(MOST)));
+        assert!(!suspects.contains(0_usize, at(MOST)) && suspects.contains(1_usize, at(MOST)));
     }
 }
