@@ -110,7 +110,7 @@ fn warm(runtime: &Runtime, api: &Arc<Api>, route: Route, keys: usize) {
 
 /// The routes for apps over an issuer in this process.
 fn api() -> (Arc<Api>, Background) {
-    let mut settings = settings("http://127.0.0.1:1".to_owned());
+    let mut settings = settings("http://127.0.0.1:1".to_owned(), |_| {});
     let clock = Clock::system();
     let metrics = Arc::new(Metrics::new().expect("sound declarations"));
     let workspace = settings.workspaces.remove(0);

@@ -1,25 +1,44 @@
 //! The cost of an attacker to a well-behaved client: the p99 of its hits beside each attack, relative to the p99 without.
 //!
 //! The broker and the attacker are processes of this program. The attacker has a client key of its own in the same
-//! workspace, and acts in every second turn. The result is the ratio. `cargo bench --bench isolation` takes a minute.
+//! workspace, and acts in every second turn. HTTP/2 needs TLS, so beside its attack the client uses TLS, too, at a broker
+//! of its own. The result is the ratio. `cargo bench --bench isolation` takes a minute.
 //! Without cargo's `--bench`, or with `--test`, it is a short smoke test.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
+#[allow(dead_code, reason = "the tests use more of it")]
+#[path = "../tests/support/pki.rs"]
+mod pki;
 mod support;
 #[path = "support/wire.rs"]
 mod wire;
 
 use std::env;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use courier_token_broker::config::RawTls;
+use h2::SendStream;
+use h2::client::ResponseFuture;
+use hyper::Request;
+use pki::{Authority, HOST, connect};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use support::NEIGHBOUR_KEY;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
-use wire::{Companion, ROLE, Server, Spread, broker, companion_acts, p99, serve, warm};
+use tokio_rustls::TlsConnector;
+use wire::{
+    Companion, Connection, ROLE, Server, Spread, broker, broker_with, companion_acts, p99_over, serve, warm_over,
+};
 
 /// The number of measured connections.
 const CONNECTIONS: usize = 8;
@@ -27,12 +46,18 @@ const CONNECTIONS: usize = 8;
 const ATTACK: &str = "COURIER_TOKEN_BROKER_BENCH_ATTACK";
 const ADDRESS: &str = "COURIER_TOKEN_BROKER_BENCH_ADDRESS";
 /// The attacks.
-const ATTACKS: [&str; 5] = ["new users", "unfinished bodies", "silent connections", "sign-outs", "wrong keys"];
+const ATTACKS: [&str; 6] =
+    ["new users", "unfinished bodies", "silent connections", "sign-outs", "wrong keys", HTTP2_HEADS];
+/// 130 HTTP/2 connections with 128 request heads each, whose bodies never come.
+const HTTP2_HEADS: &str = "HTTP/2 heads without bodies";
+/// The environment variable of a broker with TLS and its attacker: the folder of certificates.
+const CERTIFICATES: &str = "COURIER_TOKEN_BROKER_BENCH_CERTIFICATES";
 
 fn main() {
     let text = |name| env::var(name).expect("it is set");
     match env::var(ROLE).as_deref() {
         Ok("broker") => serve(broker()),
+        Ok("tls broker") => serve(broker_with(move |raw| raw.server.tls = Some(tls(Path::new(&text(CERTIFICATES)))))),
         Ok("attacker") => attack(&text(ATTACK), text(ADDRESS).parse().expect("an address")),
         _ => compare(),
     }
@@ -45,25 +70,64 @@ fn compare() {
     let measured = has("--bench") && !has("--test");
     let (rounds, length) = if measured { (12, Duration::from_millis(500)) } else { (1, Duration::from_millis(50)) };
     let client = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let server = Server::start("broker", (ATTACK, 0));
-    client.block_on(warm(server.address, CONNECTIONS));
-    p99(server.address, &client, CONNECTIONS, length);
+    let authority = Authority::new();
+    let certificate = authority.file("ca.crt", &authority.pem());
+    let folder = certificate.parent().expect("a folder");
+    authority.settings(&authority.sign(&[HOST]));
+    let tls = connector(folder, "http/1.1");
+    let servers = [Server::start("broker", (ATTACK, 0)), Server::start("tls broker", (CERTIFICATES, folder.display()))];
     for attack in ATTACKS {
-        let mut attacker =
-            Companion::start("attacker", &[(ATTACK, attack.to_owned()), (ADDRESS, server.address.to_string())]);
+        let with_tls = attack == HTTP2_HEADS;
+        let address = servers[usize::from(with_tls)].address;
+        let tls = with_tls.then(|| tls.clone());
+        let open = || open(address, tls.clone());
+        client.block_on(warm_over(open, CONNECTIONS));
+        let p99 = || p99_over(open, &client, CONNECTIONS, length);
+        p99();
+        let variables =
+            [(ATTACK, attack.to_owned()), (ADDRESS, address.to_string()), (CERTIFICATES, folder.display().to_string())];
+        let mut attacker = Companion::start("attacker", &variables);
         let mut ratios = Vec::new();
         for _ in 0..rounds {
-            let alone = p99(server.address, &client, CONNECTIONS, length);
+            let alone = p99();
             attacker.act(true);
             // The attack has a while to take effect.
             std::thread::sleep(length / 5);
-            let beside = p99(server.address, &client, CONNECTIONS, length);
+            let beside = p99();
             attacker.act(false);
             std::thread::sleep(length / 5);
             ratios.push(beside / alone);
         }
         println!("{attack}: p99 beside it / p99 alone = {}", Spread::of(ratios));
     }
+}
+
+/// Opens a connection of the measured client.
+async fn open(address: SocketAddr, tls: Option<TlsConnector>) -> Connection {
+    match tls {
+        Some(tls) => Connection::over(connect(&tls, address).await.expect("a handshake")),
+        None => Connection::open(address).await,
+    }
+}
+
+/// The settings of a broker with the certificate of this folder.
+fn tls(folder: &Path) -> RawTls {
+    let [certificate_file, private_key_file] = ["tls.crt", "tls.key"].map(|name| Some(folder.join(name)));
+    RawTls { certificate_file, private_key_file, client_ca_file: None }
+}
+
+/// A client that trusts the authority of this folder and speaks this protocol.
+fn connector(folder: &Path, protocol: &str) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_file(folder.join("ca.crt")).expect("PEM");
+    roots.add(authority).expect("a certificate");
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.into()];
+    TlsConnector::from(Arc::new(config))
 }
 
 /// The attacker's process.
@@ -75,6 +139,10 @@ fn attack(name: &str, address: SocketAddr) {
         match name {
             "unfinished bodies" => hold(address, &acting, &head("POST", "/auth/issue-token", NEIGHBOUR_KEY, 500)).await,
             "silent connections" => hold(address, &acting, b"").await,
+            HTTP2_HEADS => {
+                let folder = env::var(CERTIFICATES).expect("it is set");
+                hold_http2(address, &acting, &connector(Path::new(&folder), "h2")).await;
+            }
             _ => loop {
                 // 200 requests a second.
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -102,6 +170,42 @@ async fn hold(address: SocketAddr, acting: &AtomicBool, bytes: &[u8]) {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Holds 130 HTTP/2 connections with their requests, while it acts.
+async fn hold_http2(address: SocketAddr, acting: &AtomicBool, tls: &TlsConnector) {
+    let mut held = Vec::new();
+    loop {
+        if !acting.load(Ordering::Relaxed) {
+            held.clear();
+        } else if held.len() < 130
+            && let Some(begun) = begin(address, tls).await
+        {
+            held.push(begun);
+            continue;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Sends up to 128 heads over a new HTTP/2 connection, as many as the broker accepts. It ends when they are dropped.
+async fn begin(address: SocketAddr, tls: &TlsConnector) -> Option<Vec<(ResponseFuture, SendStream<Bytes>)>> {
+    let stream = connect(tls, address).await.ok()?;
+    let (mut requests, connection) = h2::client::handshake(stream).await.ok()?;
+    tokio::spawn(connection);
+    let mut begun = Vec::new();
+    while begun.len() < 128
+        && let Ok(ready) = tokio::time::timeout(Duration::from_millis(50), requests.ready()).await
+    {
+        requests = ready.ok()?;
+        let head = Request::post(format!("https://{HOST}/auth/issue-token"))
+            .header("authorization", format!("Bearer {NEIGHBOUR_KEY}"))
+            .header("content-type", "application/json")
+            .body(())
+            .expect("a request");
+        begun.push(requests.send_request(head, false).ok()?);
+    }
+    Some(begun)
 }
 
 /// Sends one request over a connection of its own, and reads the answer.

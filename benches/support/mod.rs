@@ -14,8 +14,8 @@ pub const NEIGHBOUR_KEY: &str = "ctb_GFEDCBAzyxwvutsrqponmlkjihgfedcba9876543210
 pub const API_KEY: &str = "pk_prod_0123456789";
 
 /// The defaults, with ports that the system chooses, one client that may ask for the inbox, and a budget that covers
-/// the warm-up.
-pub fn settings(base_url: String) -> Settings {
+/// the warm-up; then with this change.
+pub fn settings(base_url: String, change: impl FnOnce(&mut Raw)) -> Settings {
     let mut raw = Raw::default();
     raw.server.listen.0 = vec!["127.0.0.1:0".to_owned()];
     raw.admin.listen = "127.0.0.1:0".to_owned();
@@ -32,6 +32,7 @@ pub fn settings(base_url: String) -> Settings {
         ..RawClient::default()
     };
     raw.clients = vec![client("bench", CLIENT_KEY), client("neighbour", NEIGHBOUR_KEY)];
+    change(&mut raw);
     Settings::resolve(&raw, &Layers::default()).expect("sound settings")
 }
 

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use courier_token_broker::app::App;
 use courier_token_broker::clock::Clock;
+use courier_token_broker::config::Raw;
 use courier_token_broker::simulator::{Faults, Simulator};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
@@ -52,7 +53,7 @@ pub struct Server {
 
 impl Server {
     /// Starts this program again in this role and with this variable.
-    pub fn start(role: &str, (name, value): (&str, usize)) -> Self {
+    pub fn start(role: &str, (name, value): (&str, impl ToString)) -> Self {
         let mut process = Command::new(env::current_exe().expect("this program"))
             .env(ROLE, role)
             .env(name, value.to_string())
@@ -140,13 +141,22 @@ pub fn companion_acts() -> Arc<AtomicBool> {
 
 /// The p99 latency of hits in microseconds, while each connection sends its next request after each answer.
 pub fn p99(address: SocketAddr, client: &Runtime, connections: usize, length: Duration) -> f64 {
+    p99_over(|| Connection::open(address), client, connections, length)
+}
+
+/// The same over connections that `open` opens.
+pub fn p99_over<F>(open: impl Fn() -> F, client: &Runtime, connections: usize, length: Duration) -> f64
+where
+    F: Future<Output = Connection> + Send + 'static,
+{
     let end = Instant::now() + length;
     let mut times = client.block_on(async {
         let mut asking = JoinSet::new();
         for user in 0..connections {
+            let opening = open();
             asking.spawn(async move {
                 let request = request(user);
-                let mut connection = Connection::open(address).await;
+                let mut connection = opening.await;
                 let mut times = Vec::new();
                 loop {
                     let start = Instant::now();
@@ -177,9 +187,14 @@ pub fn request(user: usize) -> Vec<u8> {
 
 /// Gets the tokens issued; returns the size of an answer's body.
 pub async fn warm(address: SocketAddr, users: usize) -> usize {
+    warm_over(|| Connection::open(address), users).await
+}
+
+/// The same over connections that `open` opens.
+pub async fn warm_over<F: Future<Output = Connection>>(open: impl Fn() -> F, users: usize) -> usize {
     let mut size = 0;
     for user in 0..users {
-        let mut connection = Connection::open(address).await;
+        let mut connection = open().await;
         connection.ask(&request(user)).await;
         let head = connection.ask(&request(user)).await;
         assert!(head.contains("courier-token-broker; hit"), "{head}");
@@ -189,15 +204,23 @@ pub async fn warm(address: SocketAddr, users: usize) -> usize {
 }
 
 pub struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: Vec<u8>,
 }
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 impl Connection {
     pub async fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("a connection");
         stream.set_nodelay(true).expect("an option of every TCP socket");
-        Self { stream, buffer: Vec::with_capacity(8192) }
+        Self::over(stream)
+    }
+
+    pub fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        Self { stream: Box::new(stream), buffer: Vec::with_capacity(8192) }
     }
 
     /// Sends a request and reads its whole answer; returns the answer's head.
@@ -232,9 +255,14 @@ pub fn serve(server: impl Future<Output = ()> + Send + 'static) {
 
 /// The whole broker with a simulator, which it does not need after the warm-up.
 pub async fn broker() {
+    broker_with(|_| {}).await;
+}
+
+/// The same with other settings.
+pub async fn broker_with(change: impl FnOnce(&mut Raw)) {
     let clock = Clock::system();
     let courier = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let settings = settings(format!("http://{}", courier.local_addr().expect("an address")));
+    let settings = settings(format!("http://{}", courier.local_addr().expect("an address")), change);
     let simulator = Simulator::new(Some(API_KEY.to_owned()), Faults::default(), clock);
     tokio::spawn(simulator.serve(courier, std::future::pending()));
     let app = App::bind(settings, clock).await.expect("ports");

@@ -61,3 +61,28 @@ fn explain_entry(entry: &Entry) -> Explained {
         error: state.error.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::broker::fixture::{Fixture, key};
+    use crate::policy::refresh::Mode;
+
+    /// A cache of any size makes it no slower: a scan would find the key that the index does not have.
+    #[tokio::test(start_paused = true)]
+    async fn explain_finds_keys_by_the_index_alone() {
+        let fixture = Fixture::new(Mode::Off, 10);
+        let indexed = fixture.ask("jane").await;
+        let token = indexed.token().expect("a token");
+        let other = Arc::new(Entry::new(key("john"), Arc::clone(&indexed.demand)));
+        let mut state = other.lock();
+        // The table adds a key to the index once.
+        state.is_indexed = true;
+        fixture.broker.0.table.store(&other, state, token, []);
+        assert!(fixture.broker.0.table.contains(&key("john")));
+        let found = ["jane", "john"].map(|user| fixture.broker.explain(user).len());
+        assert_eq!(found, [1, 0]);
+    }
+}

@@ -7,7 +7,6 @@ use super::flights::Leader;
 use super::handle::Broker;
 use super::waiters::Waiters;
 use super::workspace::Workspace;
-use crate::audit::Actor;
 use crate::clock::Moment;
 use crate::policy::admission::Origin;
 use crate::policy::admission::queue::Place;
@@ -33,15 +32,18 @@ fn origin(broker: &Broker, workspace: &Workspace, key: &TokenKey, cause: &Flight
     let dispatcher = &workspace.dispatcher;
     match cause {
         FlightCause::Request(actor) => {
-            let party = match actor {
-                Actor::Session => Party::Users,
-                actor => Party::Client(actor.client().unwrap_or_default()),
-            };
-            dispatcher.origin(key, dispatcher.party(party, key), broker.0.table.contains(key))
+            let party = party(workspace, key, actor.client().unwrap_or_default());
+            dispatcher.origin(key, party, broker.0.table.contains(key))
         }
         FlightCause::Renewal(Renewal { entry, .. }) => dispatcher.origin(key, entry.party(), true),
         FlightCause::Probe(entry) => Origin { is_probe: true, ..dispatcher.origin(key, entry.party(), true) },
     }
+}
+
+/// The party that a client waits for. Sessions have no name, and each user of them is a party.
+fn party(workspace: &Workspace, key: &TokenKey, client: &str) -> u64 {
+    let party = if client.is_empty() { Party::Users } else { Party::Client(client) };
+    workspace.dispatcher.party(party, key)
 }
 
 /// Calls Courier once a permit is granted; retries if that may help while a follower has the time.
@@ -49,13 +51,12 @@ fn origin(broker: &Broker, workspace: &Workspace, key: &TokenKey, cause: &Flight
 /// Each call needs its own permit. `None` if the flight is abandoned.
 async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failure>> {
     let FlightTask { broker, workspace, leader, cause, origin, attempts } = task;
-    let origin = *origin;
     let (clock, dispatcher) = (&broker.0.clock, &workspace.dispatcher);
     let deadline = clock.now() + broker.0.settings.timeout;
     let mut permit = match cause {
-        FlightCause::Request(_) => queue(workspace, leader, origin, Moment::NEVER).await?,
-        FlightCause::Probe(_) => queue_probe(workspace, leader, origin).await?,
-        FlightCause::Renewal(renewal) => queue_renewal(workspace, leader, origin, renewal).await?,
+        FlightCause::Request(_) => queue(workspace, leader, *origin, Moment::NEVER).await?,
+        FlightCause::Probe(_) => queue_probe(workspace, leader, *origin).await?,
+        FlightCause::Renewal(renewal) => queue_renewal(workspace, leader, *origin, renewal).await?,
     };
     let mut failed = None;
     loop {
@@ -66,12 +67,17 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
             Err(failure) => return Some(Err(failed.unwrap_or(failure))),
         };
         *attempts += 1;
+        *origin = granted.origin();
         let failure = match dispatcher.issue(granted, leader.key()).await {
             Ok(grant) => return Some(Ok(grant)),
             Err(failure) => failure,
         };
-        // A renewal without followers is retried by the refresher later.
-        let again = leader.has_followers().then(|| dispatcher.retry(&failure, &origin, *attempts, deadline)).flatten();
+        // Any party that waits may have it retried. A renewal without followers is retried by the refresher later.
+        let clients = leader.with_waiters(|waiters| waiters.clients());
+        let again = clients.iter().find_map(|client| {
+            let origin = Origin { party: party(workspace, leader.key(), client), ..*origin };
+            dispatcher.retry(&failure, &origin, *attempts, deadline)
+        });
         let Some(again) = again else { return Some(Err(failure)) };
         tokio::select! {
             biased;
@@ -82,7 +88,7 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
             return Some(Err(failure));
         }
         leader.with_waiters(Waiters::reset_places);
-        permit = queue(workspace, leader, origin, deadline - CALL_TIME).await?;
+        permit = queue(workspace, leader, *origin, deadline - CALL_TIME).await?;
         failed = Some(failure);
     }
 }
@@ -117,12 +123,9 @@ fn first_place(
 ) -> Result<PendingPermit, Failure> {
     let mut refusal = Failure::Stopping;
     while let Some(client) = leader.with_waiters(|waiters| waiters.next_client()) {
-        // A hold on one client does not hold the others that wait. Sessions have no name.
-        let party = match &*client {
-            "" => origin.party,
-            name => workspace.dispatcher.party(Party::Client(name), leader.key()),
-        };
-        match workspace.dispatcher.queue(&client, Origin { party, ..origin }, latest) {
+        // A hold on one client does not hold the others that wait. No call that requests wait for is a probe.
+        let origin = Origin { party: party(workspace, leader.key(), &client), is_probe: false, ..origin };
+        match workspace.dispatcher.queue(&client, origin, latest) {
             Ok(pending) => {
                 leader.with_waiters(|waiters| waiters.set_place(&client, Ok(())));
                 return Ok(pending);
@@ -215,7 +218,8 @@ async fn granted(
 /// Puts a queued call into the line of each client that asks for a place.
 fn join_lines(workspace: &Workspace, leader: &Leader, place: Place, latest: Moment) {
     while let Some(client) = leader.with_waiters(|waiters| waiters.next_client()) {
-        let joined = match workspace.dispatcher.join(place, &client, latest) {
+        let party = party(workspace, leader.key(), &client);
+        let joined = match workspace.dispatcher.join(place, &client, party, latest) {
             Ok(true) => Ok(()),
             // Its permit or its refusal is on the way.
             Ok(false) => return,

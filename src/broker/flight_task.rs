@@ -9,6 +9,7 @@ use super::demand::Demand;
 use super::entry::{CachedToken, Entry};
 use super::flights::Leader;
 use super::handle::Broker;
+use super::holds::{HeldRequest, HoldCause};
 use super::waiters::Issued;
 use super::workspace::Workspace;
 use crate::audit::{self, Actor, Subject};
@@ -28,6 +29,13 @@ pub enum FlightCause {
     Renewal(Renewal),
     /// A test of a suspicion: this entry's key has had a token; does it get another?
     Probe(Arc<Entry>),
+}
+
+impl FlightCause {
+    /// The client that a request is of, or `None` of a session; nothing for the broker's own calls.
+    fn client(&self) -> Option<Option<&str>> {
+        if let Self::Request(actor) = self { Some(actor.client()) } else { None }
+    }
 }
 
 /// The entry that is renewed, why it is, and the rank of its call in the queue.
@@ -128,12 +136,11 @@ impl FlightTask {
         let serves_longer = |old: &CachedToken| old.floor(floor) > token.floor(floor);
         let stored = flights.is_current(leader) && !entry.token().is_some_and(|old| serves_longer(&old));
         if stored {
+            let caller = cause.client().map(|client| broker.0.table.ledger.owner(leader.key().workspace(), client));
             let owners = match cause {
-                FlightCause::Request(actor) => {
-                    vec![broker.0.table.ledger.owner(leader.key().workspace(), actor.client())]
-                }
+                FlightCause::Request(_) => caller.into_iter().collect(),
                 FlightCause::Renewal(Renewal { entry, .. }) | FlightCause::Probe(entry) => {
-                    entry.owners.iter().collect()
+                    entry.owners.iter().collect::<Vec<_>>()
                 }
             };
             let mut state = entry.lock();
@@ -141,7 +148,11 @@ impl FlightTask {
             broker.0.table.store(&entry, state, Arc::clone(&token), owners);
             workspace.probe_candidates.add(&entry);
             drop(flights);
-            broker.make_room(&entry);
+            if broker.make_room(&entry, caller) {
+                let (workspace, client) = (Some(leader.key().workspace()), cause.client().flatten());
+                let cause = HoldCause::CacheShare;
+                broker.count_held(&HeldRequest { workspace, client, users: None, cause, until: None });
+            }
         }
         Issued { entry, token, stored }
     }

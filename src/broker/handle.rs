@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
 use super::coverage::Coverage;
+use super::holds::{HeldRequest, Holds};
 use super::negative_cache::NegativeCache;
 use super::refresher::Refresher;
 use super::table::KeyTable;
@@ -49,6 +50,7 @@ pub(super) struct Inner {
     /// Which keys may still be asked for; every key without a rule.
     pub entitled: ArcSwapOption<Rule>,
     pub coverage: Coverage,
+    pub holds: Holds,
     pub workspaces: HashMap<WorkspaceName, Arc<Workspace>>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
@@ -83,6 +85,7 @@ impl Broker {
             negative_cache: NegativeCache::new(),
             entitled: ArcSwapOption::empty(),
             coverage: Coverage::default(),
+            holds: Holds::default(),
             workspaces,
             clock,
             metrics,
@@ -112,7 +115,13 @@ impl Broker {
         for (name, workspace) in &self.0.workspaces {
             workspace.dispatcher.report(name.as_str());
         }
+        self.0.holds.report(&self.0.clock);
         self.0.metrics.set_coverage(self.0.coverage.tick(passed));
+    }
+
+    /// Counts a request that is held back, for a log line that names its caller.
+    pub fn count_held(&self, request: &HeldRequest<'_>) {
+        self.0.holds.count(request, self.0.clock.now());
     }
 
     /// Waits until no flight is under way.

@@ -102,7 +102,9 @@ impl Ledger {
     }
 
     /// Makes room: takes the next entry that must leave the table, which is not counted any more.
-    pub fn take_excess(&self) -> Option<Arc<Entry>> {
+    ///
+    /// Returns it with the owner that held more than its share, unless the table has only one.
+    pub fn take_excess(&self) -> Option<(Arc<Entry>, Option<Owner>)> {
         let mut totals = self.totals.lock();
         loop {
             let (owner, holding) = totals.holdings.iter().max_by_key(|(_, holding)| holding.weight)?;
@@ -110,8 +112,9 @@ impl Ledger {
                 return None;
             }
             let (owner, entry) = (*owner, Arc::clone(holding.least_recently_used()?));
+            let has_share = totals.holdings.len() > 1 || self.most < self.capacity;
             if totals.remove_owner(&entry, owner) {
-                return Some(entry);
+                return Some((entry, has_share.then_some(owner)));
             }
         }
     }

@@ -33,6 +33,8 @@ pub enum Order {
     Index,
     /// The decayed counts of coverage.
     Coverage,
+    /// The counts of requests that are held back.
+    Holds,
 }
 
 /// A mutex with a place in the order. A debug build panics if a thread breaks the order.

@@ -22,7 +22,7 @@
 //! | hard floors | when each token is dropped |
 //! | probe candidates of a workspace | keys that got a token |
 //! | ledger | the weight of each client's entries |
-//! | index, coverage | themselves |
+//! | index, coverage, holds | themselves |
 //!
 //! The state of a dispatcher is locked last: its lock is the innermost and takes none.
 //!
@@ -48,6 +48,7 @@ mod flight;
 mod flight_task;
 mod flights;
 mod handle;
+mod holds;
 mod index;
 mod ledger;
 mod locks;
@@ -73,4 +74,5 @@ pub use background::Background;
 pub use entry::Decision;
 pub use explain::Explained;
 pub use handle::{Broker, BrokerSettings};
+pub use holds::{HeldRequest, HoldCause};
 pub use request::{Answer, Refusal, Source, TokenRequest};

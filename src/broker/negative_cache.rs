@@ -18,28 +18,26 @@ pub struct NegativeCache(Cache<TokenKey, Remembered, RandomState>);
 
 /// A failure, and for how long it is remembered.
 #[derive(Clone)]
-struct Remembered {
-    refusal: Refusal,
+pub struct Remembered {
+    pub refusal: Refusal,
     since: Moment,
-    until: Moment,
+    pub until: Moment,
 }
 
 /// The most keys: a caller can make up any number.
 const CAPACITY: u64 = 10_000;
 /// A lasting failure is kept for this long, or down to half of it.
 const LASTING: Duration = Duration::from_secs(30);
-/// A status that blames the request (404, 405, ...) is kept for this long, or down to half of it. After an outage that
-/// answers so, users are refused for no longer.
-const BRIEF: Duration = Duration::from_secs(9);
 /// A transient failure is kept for this long, or little less.
 ///
 /// Courier's PHP SDK retries after one and after two seconds, ignoring `Retry-After`; neither retry makes a further call.
 const TRANSIENT: Duration = Duration::from_secs(3);
 const LEAST_TRANSIENT: f64 = 2.5 / 3.0;
-/// A 401, 402 or 403 that may concern this key alone is kept for this long, or little less: callers are told to come
-/// back after 5 s. Each time costs two calls.
-const UNCONFIRMED: Duration = Duration::from_millis(4900);
-const LEAST_UNCONFIRMED: f64 = 0.8;
+/// A 401, 402 or 403 that may concern this key alone, or a status that blames the request (404, 405, ...), is kept for
+/// this long, or little less. Each time costs a call or two. After an outage that answers so, the first user is served
+/// within 5 s.
+const BRIEF: Duration = Duration::from_millis(4500);
+const LEAST_BRIEF: f64 = 0.8;
 
 impl NegativeCache {
     /// Creates an empty cache.
@@ -52,10 +50,10 @@ impl NegativeCache {
     /// Remembers the failure of a key's call.
     pub fn add(&self, key: &TokenKey, refusal: Refusal, now: Moment) {
         let (longest, least) = match &refusal {
-            Refusal::Upstream(Failure::Unconfirmed(_)) => (UNCONFIRMED, LEAST_UNCONFIRMED),
+            Refusal::Upstream(Failure::Unconfirmed(_)) => (BRIEF, LEAST_BRIEF),
             // Courier's API answers so, or what is in between and for a moment.
             Refusal::Upstream(Failure::Unavailable(status)) if Failure::Unavailable(*status).is_lasting() => {
-                (BRIEF, 0.5)
+                (BRIEF, LEAST_BRIEF)
             }
             Refusal::Upstream(failure) if failure.is_lasting() => (LASTING, 0.5),
             _ => (TRANSIENT, LEAST_TRANSIENT),
@@ -65,9 +63,8 @@ impl NegativeCache {
     }
 
     /// Returns the remembered failure of a key, unless Courier has recovered since.
-    pub fn get(&self, key: &TokenKey, recovered_at: Moment, now: Moment) -> Option<Refusal> {
-        let remembered = self.0.get(key).filter(|remembered| now < remembered.until);
-        remembered.filter(|remembered| remembered.since >= recovered_at).map(|remembered| remembered.refusal)
+    pub fn get(&self, key: &TokenKey, recovered_at: Moment, now: Moment) -> Option<Remembered> {
+        self.0.get(key).filter(|remembered| now < remembered.until && remembered.since >= recovered_at)
     }
 
     /// Forgets all keys of a workspace.
@@ -93,6 +90,7 @@ mod tests {
         });
         keys.iter().for_each(|key| cache.add(key, Refusal::TimedOut, now));
         cache.clear("eu");
-        assert_eq!(keys.map(|key| cache.get(&key, now, now)), [None, Some(Refusal::TimedOut)]);
+        let refusals = keys.map(|key| cache.get(&key, now, now).map(|remembered| remembered.refusal));
+        assert_eq!(refusals, [None, Some(Refusal::TimedOut)]);
     }
 }

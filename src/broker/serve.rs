@@ -8,6 +8,8 @@ use super::flight;
 use super::flight_task::FlightCause;
 use super::flights::Follower;
 use super::handle::Broker;
+use super::holds::{HeldRequest, HoldCause};
+use super::negative_cache::Remembered;
 use super::request::{Answer, Refusal, Source, TokenRequest};
 use super::waiters::Issued;
 use super::workspace::Workspace;
@@ -15,6 +17,7 @@ use crate::clock::Moment;
 use crate::policy::freshness::{self, Freshness, Stale, TokenAge};
 use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::token::Grant;
+use crate::upstream::Failure;
 
 /// A request with a stale token to fall back on waits for a fresh one for this part of the timeout.
 const FALLBACK_DIVISOR: u32 = 5;
@@ -102,7 +105,8 @@ impl Broker {
     ) -> Result<Answer, Refusal> {
         let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
         let recovered_at = workspace.dispatcher.recovered_at();
-        if let Some(refusal) = self.0.negative_cache.get(&request.key, recovered_at, asked) {
+        if let Some(Remembered { refusal, until, .. }) = self.0.negative_cache.get(&request.key, recovered_at, asked) {
+            self.count_held_key(request, HoldCause::NegativeCache, until);
             return Err(refusal);
         }
         let (follower, collapsed) = match self.join(request, workspace) {
@@ -119,13 +123,37 @@ impl Broker {
             }
             return Err(Refusal::TimedOut);
         };
-        let Issued { entry, token, stored } = outcome?;
+        let Issued { entry, token, stored } =
+            outcome.inspect_err(|refusal| self.count_if_held(request, workspace, refusal))?;
         self.add_owner(request, &entry);
         let now = self.0.clock.now();
         if self.servable_for(&token.facts(request.min_ttl, now)).is_none() {
             return Err(Refusal::TooOld);
         }
         Ok(self.hand_out(&entry, &token.grant, asked, now, Source::Issued { collapsed, stale, stored }))
+    }
+
+    /// Counts a request as held back if its caller's circuit breaker, pause or line is the reason of the refusal.
+    fn count_if_held(&self, request: &TokenRequest<'_>, workspace: &Workspace, refusal: &Refusal) {
+        let (cause, rest) = match refusal {
+            Refusal::Upstream(Failure::CircuitOpen(rest)) if workspace.dispatcher.is_open() => {
+                (HoldCause::Outage, *rest)
+            }
+            Refusal::Upstream(Failure::CircuitOpen(rest)) => (HoldCause::Breaker, *rest),
+            Refusal::Upstream(Failure::Throttled(pause)) => (HoldCause::Pause, pause.unwrap_or_default()),
+            Refusal::Upstream(Failure::Limited(wait)) => (HoldCause::Budget, *wait),
+            _ => return,
+        };
+        self.count_held_key(request, cause, self.0.clock.now() + rest);
+    }
+
+    fn count_held_key(&self, request: &TokenRequest<'_>, cause: HoldCause, until: Moment) {
+        let (key, client) = (&request.key, request.actor.client());
+        // The log of the failed call names them as well.
+        let concerns_key = matches!(cause, HoldCause::NegativeCache | HoldCause::Pause);
+        let users = concerns_key.then(|| key.users().collect::<Vec<_>>().join(" "));
+        let (workspace, users) = (Some(key.workspace()), users.as_deref());
+        self.count_held(&HeldRequest { workspace, client, users, cause, until: Some(until) });
     }
 
     /// Joins the key's flight, or starts one.

@@ -16,11 +16,16 @@ const BATCH: usize = 256;
 
 impl Broker {
     /// Evicts what exceeds the limits after an entry was stored: those of its users, then those of the table.
-    pub(super) fn make_room(&self, stored: &Entry) {
+    ///
+    /// Returns whether the caller, whose request brought it, had more than its share.
+    pub(super) fn make_room(&self, stored: &Entry, caller: Option<Owner>) -> bool {
         stored.owners.iter().for_each(|owner| self.limit_users(stored, owner));
-        while let Some(entry) = self.0.table.ledger.take_excess() {
+        let mut exceeds = false;
+        while let Some((entry, owner)) = self.0.table.ledger.take_excess() {
+            exceeds |= owner.is_some() && owner == caller;
             self.evict(&entry);
         }
+        exceeds
     }
 
     /// Removes an owner from the least recently used keys of an entry's users, so that each has at most

@@ -66,6 +66,12 @@ impl Waiters {
         self.groups.iter().any(|group| group.outcome.receiver_count() > 0)
     }
 
+    /// The clients whose requests wait.
+    pub fn clients(&self) -> Vec<Arc<str>> {
+        let waiting = self.groups.iter().filter(|group| group.outcome.receiver_count() > 0);
+        waiting.map(|group| Arc::clone(&group.client)).collect()
+    }
+
     /// Is the flight detached and without followers?
     pub fn is_abandoned(&self) -> bool {
         self.is_detached && !self.has_followers()

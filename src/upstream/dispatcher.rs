@@ -15,7 +15,7 @@ use super::permit::{Party, PendingPermit, Permit, Waiter};
 use crate::clock::Clock;
 use crate::clock::Moment;
 use crate::metrics::{CallOutcome, WorkspaceMetrics};
-use crate::policy::admission::breaker::{Change, ProbeScope};
+use crate::policy::admission::breaker::{self, Change, ProbeScope};
 use crate::policy::admission::budget::Budget;
 use crate::policy::admission::queue::{Class, Place, Rank};
 use crate::policy::admission::{Admission, EndedCall, Event, Origin, Rejection};
@@ -131,10 +131,11 @@ impl Dispatcher {
 
     /// Puts a queued call into the line of another client too, whose user waits for it until `deadline`.
     ///
-    /// The call leaves by the turn that comes first. An error refuses this client's place alone; `false`
-    /// means that the call is queued no more.
-    pub fn join(&self, place: Place, client: &str, deadline: Moment) -> Result<bool, Failure> {
-        self.drive(|state, now| state.admission.join(place, client.into(), deadline, now)).map_err(Rejection::into)
+    /// The call leaves by the turn that comes first, and for a party that is not held back. An error refuses this
+    /// client's place alone; `false` means that the call is queued no more.
+    pub fn join(&self, place: Place, client: &str, party: u64, deadline: Moment) -> Result<bool, Failure> {
+        self.drive(|state, now| state.admission.join(place, client.into(), party, deadline, now))
+            .map_err(Rejection::into)
     }
 
     /// Drops all queued renewals. No user waits for these.
@@ -188,6 +189,12 @@ impl Dispatcher {
             }
             other => other,
         }
+    }
+
+    /// Whether the circuit breaker of the workspace is open.
+    pub fn is_open(&self) -> bool {
+        let (state, now) = self.lock();
+        matches!(state.admission.state(now), breaker::State::Open | breaker::State::HalfOpen)
     }
 
     /// Waits until the broker is to call for a key that has had a token, to see whether it still gets one.
@@ -297,9 +304,9 @@ impl Dispatcher {
         let result = operate(&mut state, now);
         while let Some(event) = state.admission.poll(now) {
             match event {
-                Event::Admitted { call, class, waited } => {
+                Event::Admitted { call, class, party, waited } => {
                     self.metrics.upstream_queue_wait_seconds[class].observe(waited.as_secs_f64());
-                    call.end(Ok(class));
+                    call.end(Ok((class, party)));
                 }
                 Event::Refused { call, rejection } => {
                     state.tallies.count_rejection(rejection);

@@ -27,6 +27,7 @@ pub use self::dispatcher::{Dispatcher, DispatcherSettings};
 pub use self::failure::Failure;
 pub use self::http_client::HttpClientError;
 pub use self::issuer::{Issuer, Issuing};
+pub use self::notice::Tally;
 pub use self::permit::{Party, PendingPermit, Permit};
 pub use self::settings::{ConnectionSettings, CourierSettings, PRODUCT, Proxy};
 pub use self::unreachable::{Cause, Unreachable};

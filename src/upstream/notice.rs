@@ -40,14 +40,14 @@ pub fn log(workspace: &str, outcome: &Result<Grant, Failure>, change: Option<Cha
     }
 }
 
-/// Counts a frequent event, which is logged at most once every [`PAUSE`].
+/// Counts a frequent event, which is logged now and then.
 #[derive(Debug, Default)]
 pub struct Tally {
     count: u64,
     next: Option<Moment>,
 }
 
-/// The least time between two log lines of the same kind.
+/// The least time between two log lines about the calls of a workspace.
 const PAUSE: Duration = Duration::from_secs(30);
 
 impl Tally {
@@ -56,12 +56,12 @@ impl Tally {
         self.count = self.count.saturating_add(1);
     }
 
-    /// Takes the count since the last line, if another line is due.
-    fn take(&mut self, now: Moment) -> Option<u64> {
+    /// Takes the count since the last line, if another line is due; the next one is not due for this `pause`.
+    pub fn take(&mut self, pause: Duration, now: Moment) -> Option<u64> {
         if self.count == 0 || self.next.is_some_and(|next| now < next) {
             return None;
         }
-        self.next = Some(now + PAUSE);
+        self.next = Some(now + pause);
         Some(std::mem::take(&mut self.count))
     }
 }
@@ -101,7 +101,7 @@ impl Tallies {
 
     /// Logs the counts that are due, with the present rate of calls and the one in the settings.
     pub fn log(&mut self, workspace: &str, calls_per_second: f64, configured: f64, now: Moment) {
-        if let Some(refused) = self.refused.take(now) {
+        if let Some(refused) = self.refused.take(PAUSE, now) {
             tracing::warn!(
                 workspace,
                 refused,
@@ -111,7 +111,7 @@ impl Tallies {
                  workspaces.{workspace}.budget.requests_per_second"
             );
         }
-        if let Some(answers) = self.throttled.take(now) {
+        if let Some(answers) = self.throttled.take(PAUSE, now) {
             let pause = std::mem::take(&mut self.pause).as_secs_f64().ceil();
             let effect = if pause == 0.0 {
                 "Courier answered 429; calling slower".to_owned()
@@ -123,7 +123,7 @@ impl Tallies {
             };
             tracing::warn!(workspace, answers, calls_per_second, configured, "{effect}");
         }
-        if let Some(calls) = self.out_of_files.take(now) {
+        if let Some(calls) = self.out_of_files.take(PAUSE, now) {
             tracing::error!(
                 workspace,
                 calls,
@@ -146,7 +146,7 @@ mod tests {
             for _ in 0..if second < 40 { 3 } else { 0 } {
                 tally.count();
             }
-            if let Some(count) = tally.take(start + Duration::from_secs(second)) {
+            if let Some(count) = tally.take(PAUSE, start + Duration::from_secs(second)) {
                 lines.push((second, count));
             }
         }

@@ -13,6 +13,13 @@ pub struct Permit {
     pub(super) origin: Origin,
 }
 
+impl Permit {
+    /// The key and the party that the call is made for.
+    pub const fn origin(&self) -> Origin {
+        self.origin
+    }
+}
+
 /// The party that a call is made for. Its failures are held against it alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Party<'a> {
@@ -70,9 +77,10 @@ pub struct Waiter {
 
 impl Waiter {
     /// Ends the wait. A caller that has just hung up loses its permit.
-    pub fn end(self, permit: Result<Class, Failure>) {
+    pub fn end(self, permit: Result<(Class, u64), Failure>) {
         let origin = self.origin;
-        let _ = self.permit.send(permit.map(|class| Permit { class, origin }));
+        let permit = permit.map(|(class, party)| Permit { class, origin: Origin { party, ..origin } });
+        let _ = self.permit.send(permit);
     }
 }
 

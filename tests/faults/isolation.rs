@@ -2,14 +2,13 @@
 
 mod attack;
 mod denials;
+mod joined;
 mod pauses;
 mod recovery;
 
-use courier_token_broker::audit::Actor;
-use courier_token_broker::broker::TokenRequest;
 use courier_token_broker::upstream::{Cause, Failure};
 
-use crate::support::test_broker::{MS, SECOND, TestBroker, TestSetup, ask};
+use crate::support::test_broker::{MS, SECOND, TestSetup};
 use attack::{Attack, Keys, Served, failure};
 
 /// Each way in which Courier fails a key, with every answer that Courier may give from 400 on.
@@ -141,27 +140,4 @@ async fn client_whose_calls_fail_uses_up_no_retries_of_another() {
     };
     let served: Served = attack.run().await;
     assert!(served.is_well(), "{served:?}");
-}
-
-/// Both ask for the same user in one moment; the first has only failed so far and is held back.
-#[tokio::test(start_paused = true)]
-async fn client_is_not_refused_with_another_whose_calls_are_held_back() {
-    let test = TestBroker::new(&TestSetup { rate: 20.0, burst: 20, ..TestSetup::default() });
-    let of = |client: &'static str, user: &str| TokenRequest { actor: Actor::Client(client.into()), ..ask(user, "1h") };
-    test.issuer.fail(|claim| claim.contains("poison").then_some(Failure::Unavailable(500)));
-    test.broker.get_token(&of("calm", "regular")).await.expect("a token");
-    for user in 0..60 {
-        test.spawn(of("storm", &format!("poison-{user}")));
-        test.pass(100 * MS).await;
-    }
-    let mut is_held = false;
-    for user in 0..10 {
-        let asked = ["storm", "calm"].map(|client| test.spawn(of(client, &format!("new-{user}"))));
-        let [_, calm] = asked;
-        calm.await.expect("no panic").expect("a token");
-        test.spawn(of("storm", &format!("poison-again-{user}")));
-        let refusal = test.broker.get_token(&of("storm", &format!("poison-last-{user}"))).await.expect_err("it fails");
-        is_held |= matches!(refusal, courier_token_broker::broker::Refusal::Upstream(Failure::CircuitOpen(_)));
-    }
-    assert!(is_held, "the storm was never held back");
 }

@@ -194,7 +194,8 @@ async fn repeated_failures_do_not_flood_the_log() {
     for fault in [Fault::throttled(30), Fault::status(401), Fault::status(503)] {
         let (lines, calls) = lines_of(fault.clone()).await;
         println!("{fault:?}: {lines} lines, {calls} calls");
-        if lines > calls + 2 {
+        // Beside the calls: the state of the breaker, and one line for each cause that holds requests back.
+        if lines > calls + 4 {
             floods.push((lines, calls));
         }
     }

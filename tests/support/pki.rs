@@ -19,6 +19,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::http::PATIENCE;
+
 /// The host name of a broker.
 pub const HOST: &str = "broker.internal";
 
@@ -143,5 +145,6 @@ pub fn now() -> SystemTime {
 /// A TLS connection to a broker.
 pub async fn connect(client: &TlsConnector, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await.expect("the listener accepts");
-    client.connect(ServerName::try_from(HOST).expect("a name"), stream).await
+    let handshake = client.connect(ServerName::try_from(HOST).expect("a name"), stream);
+    tokio::time::timeout(PATIENCE, handshake).await.expect("it ends in time")
 }

@@ -228,7 +228,11 @@ pub fn ask(user: &str, lifetime: &str) -> TokenRequest<'static> {
     let text = format!("user_id:{user} inbox:read:messages");
     let claim = ScopeClaim::parse(&text).expect("a claim");
     let lifetime = Lifetime::parse(lifetime).expect("a lifetime");
-    TokenRequest { key: TokenKey::new(&workspace(), &claim, lifetime), min_ttl: None, actor: Actor::Unauthenticated }
+    TokenRequest {
+        key: TokenKey::new(&workspace(), &claim, lifetime),
+        min_ttl: None,
+        actor: Actor::Client("app".into()),
+    }
 }
 
 pub fn with_min_ttl(user: &str, lifetime: &str, min_ttl: Duration) -> TokenRequest<'static> {
@@ -253,7 +257,7 @@ pub struct FakeIssuer {
 type FailureOf = Box<dyn Fn(&str) -> Option<Failure> + Send>;
 
 /// The timeout of a call that gets no whole answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl FakeIssuer {
     pub fn new(clock: Clock, setup: &TestSetup) -> Self {
@@ -282,7 +286,7 @@ impl Issuer for FakeIssuer {
             let reply = self.courier.answer(Some(b"Bearer key"), body.to_string().as_bytes()).await;
             let failure = (self.failure.lock())(key.claim());
             if failure == Some(Failure::Timeout) {
-                self.clock.sleep_until(sent + TIMEOUT).await;
+                self.clock.sleep_until(sent + CALL_TIMEOUT).await;
             }
             if let Some(failure) = failure {
                 return Err(failure);
@@ -294,7 +298,7 @@ impl Issuer for FakeIssuer {
                 Delivery::Whole => {}
                 Delivery::CutOff => return Err(Failure::Connect(Cause::Closed.into())),
                 Delivery::Dripping | Delivery::Endless | Delivery::Never => {
-                    self.clock.sleep_until(sent + TIMEOUT).await;
+                    self.clock.sleep_until(sent + CALL_TIMEOUT).await;
                     return Err(Failure::Timeout);
                 }
             }

@@ -179,4 +179,6 @@ async fn silent_connections_keep_no_operator_out() {
     for target in ["/healthz", "/metrics", "/readyz"] {
         assert_eq!(get(broker.admin, target).await.status, 200);
     }
+    // They gave way; else they would have ended by their timeout.
+    assert!(broker.metric("courier_token_broker_connections_dropped_total{cause=\"idle\"}").await >= 44.0);
 }

@@ -14,6 +14,7 @@ use crate::support::broker::{Broker, Setup, client};
 use crate::support::child::file;
 use crate::support::http::{Connection, HttpRequest, inbox, until};
 use crate::support::issuer::Signer;
+use crate::support::log_lines::LogLines;
 use crate::support::pki::{Authority, connect};
 use crate::support::refusal::{FRONTEND, GOOD, ISSUE, TOKENS, is_a_refusal};
 
@@ -55,24 +56,33 @@ impl Calm {
     }
 }
 
-/// Opens connections, and as many requests in each as it may have: more than there are places.
-async fn heads(
+/// A connection and the requests whose heads it has sent.
+type Begun = (Peer, Vec<(ResponseFuture, SendStream<Bytes>)>);
+
+/// Opens connections with more requests than there are places.
+async fn heads(authority: &Authority, broker: &Broker, request: (&str, &str, &str)) -> Vec<Begun> {
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        peers.push(begin(authority, broker, request, 100).await);
+    }
+    peers
+}
+
+/// Opens a connection with so many requests.
+async fn begin(
     authority: &Authority,
     broker: &Broker,
     (method, path, bearer): (&str, &str, &str),
-) -> Vec<(Peer, Vec<(ResponseFuture, SendStream<Bytes>)>)> {
-    let mut peers = Vec::new();
-    for _ in 0..3 {
-        let mut peer = Peer::open(authority, broker).await;
-        let mut begun = Vec::new();
-        for _ in 0..100 {
-            begun.push(peer.begin_with(method, path, bearer).await.expect("it is open"));
-        }
-        // The last request has been received when this one is answered.
-        assert_eq!(peer.ask("jane").await.status(), 200);
-        peers.push((peer, begun));
+    requests: usize,
+) -> Begun {
+    let mut peer = Peer::open(authority, broker).await;
+    let mut begun = Vec::new();
+    for _ in 0..requests {
+        begun.push(peer.begin_with(method, path, bearer).await.expect("it is open"));
     }
-    peers
+    // The last request has been received when this one is answered.
+    assert_eq!(peer.ask("jane").await.status(), 200);
+    (peer, begun)
 }
 
 #[tokio::test]
@@ -91,6 +101,21 @@ async fn heads_without_bodies_leave_the_hits_of_other_clients_alone() {
                 }
             }
             calm.is_served(&format!("{method} {path} byte by byte")).await;
+        }
+    }
+}
+
+/// As many as 130 connections may have with the default settings. One stream of each is for the request that ends.
+#[tokio::test]
+async fn sixteen_thousand_heads_without_bodies_leave_other_clients_alone() {
+    let other = |raw: &mut Raw| raw.clients.push(client("other", OTHER_KEY, &["*"]));
+    let (authority, broker) = start(Faults::default(), other).await;
+    let mut calm = Calm::start(&authority, &broker).await;
+    let mut attack = Vec::new();
+    for connection in 0..130 {
+        attack.push(begin(&authority, &broker, ("POST", ISSUE, OTHER_KEY), 127).await);
+        if connection % 10 == 9 {
+            calm.is_served(&format!("{connection} connections")).await;
         }
     }
 }
@@ -126,6 +151,7 @@ async fn send_all(broker: &Broker, asks: impl Iterator<Item = HttpRequest>) -> V
 
 #[tokio::test]
 async fn waiting_misses_of_a_client_leave_places_for_another() {
+    let (lines, _guard) = LogLines::collect();
     let slow = Faults { latency: 2 * SECOND, ..Faults::default() };
     let budget = |raw: &mut Raw| raw.workspaces.values_mut().for_each(|workspace| workspace.budget.burst = 1000);
     let broker = Setup::new().faults(slow).settings(few_places).settings(budget).start().await;
@@ -149,6 +175,10 @@ async fn waiting_misses_of_a_client_leave_places_for_another() {
         served += u32::from(connection.answer().await.status == 200);
     }
     assert!((1..=PLACES / 2).contains(&served), "{served}");
+    until(async || !lines.with("caller held back").is_empty()).await;
+    let held = lines.with("caller held back");
+    assert!(held[0].contains("client=\"other\" cause=\"its share of the requests in flight is used up"), "{held:?}");
+    assert_eq!(held.len(), 1, "{held:?}");
 }
 
 fn sessions_of(signer: &Signer) -> (RawSessions, tempfile::NamedTempFile) {
@@ -182,6 +212,7 @@ async fn heads_of_one_user_leave_the_other_users_alone() {
 
 #[tokio::test]
 async fn user_beyond_the_rate_is_refused_and_no_other_user_is() {
+    let (lines, _guard) = LogLines::collect();
     let signer = Signer::ed25519();
     let (sessions, _key) = sessions_of(&signer);
     let broker = Setup::new().sessions(RawSessions { requests_per_second: 0.1, ..sessions }).start().await;
@@ -195,6 +226,10 @@ async fn user_beyond_the_rate_is_refused_and_no_other_user_is() {
         }
         statuses.push(answer.status);
     }
+    until(async || !lines.with("caller held back").is_empty()).await;
+    let held = lines.with("caller held back");
+    let whose = "who=\"session\" users=\"mallory\" cause=\"sessions.requests_per_second is used up\" until=";
+    assert!(held.len() == 1 && held[0].contains(whose), "{held:?}");
     assert_eq!(statuses[..4], [200; 4], "{statuses:?}");
     assert!(statuses.iter().filter(|status| **status == 429).count() >= 10, "{statuses:?}");
     for user in ["jane", "joe"] {
@@ -210,13 +245,15 @@ async fn user_beyond_the_rate_is_refused_and_no_other_user_is() {
 }
 
 #[tokio::test]
-async fn default_rate_of_users_lets_pages_with_many_tabs_through() {
+async fn default_rate_of_users_lets_pages_with_many_tabs_through_and_no_flood() {
     let (broker, signer) = ed25519_broker(|_| {}).await;
     let session = signer.session("k", "jane");
     let mut connection = Connection::open(broker.address).await;
     for _ in 0..40 {
         assert_eq!(connection.ask(&call(&session)).await.status, 200);
     }
+    until(async || broker.ask(&call(&session)).await.status == 429).await;
+    assert_eq!(connection.ask(&call(&signer.session("k", "joe"))).await.status, 200);
 }
 
 /// Answers that are not read: the peer's window is empty.

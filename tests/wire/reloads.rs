@@ -3,6 +3,7 @@
 use courier_token_broker::auth::Digest;
 use courier_token_broker::config::RawWorkspace;
 use courier_token_broker::secrets::Secret;
+use courier_token_broker::simulator::Fault;
 use serde_json::json;
 
 use crate::support::broker::{API_KEY, Broker, Setup, client};
@@ -59,6 +60,27 @@ async fn next_call_uses_the_new_api_key() {
     assert!(broker.reload(|_| {}).await);
     assert_eq!(broker.ask(&inbox("jane")).await.source(), "hit");
     assert_eq!((broker.courier.call_count(), reloads(&broker, "api_key", "applied").await), (calls, 3.0));
+}
+
+#[tokio::test]
+async fn new_api_key_ends_the_pauses_of_the_old_one() {
+    let broker = Setup::new().courier_takes_any_key().start().await;
+    let users = ["jane", "john", "mary"];
+    broker.courier.misbehave(Some(Fault::throttled(3600)));
+    for user in users {
+        assert_eq!(broker.ask(&inbox(user)).await.status, 503, "{user}");
+    }
+    broker.courier.misbehave(None);
+    for user in users {
+        assert_eq!(broker.ask(&inbox(user)).await.status, 503, "{user}");
+    }
+    let set = |raw: &mut courier_token_broker::config::Raw| {
+        raw.workspaces.values_mut().for_each(|workspace| workspace.api_key = Secret::new("pk_new").ok());
+    };
+    assert!(broker.reload(set).await);
+    for user in users {
+        assert_eq!(broker.ask(&inbox(user)).await.status, 200, "{user}");
+    }
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ async fn collect<B: Incoming>(request: &mut Request<B>, limit: usize, waiting: &
         let body = request.body().size_hint().exact().unwrap_or(limit as u64) as usize;
         let memory = header_bytes(request) + body;
         let place = waiting.places.take(waiting.caller, memory.div_ceil(MEMORY_OF_A_PLACE).max(1));
-        let _place = place.ok_or(Problem::Overload)?;
+        let _place = place.ok_or_else(|| waiting.caller.overload())?;
         let rest = poll_fn(|context| pieces.poll(request.body_mut(), context));
         tokio::time::timeout(waiting.timeout, rest).await.map_err(|_| Problem::BodyTimeout)?
     })

@@ -196,9 +196,12 @@ impl Api {
                     if let Some(refusal) = problem.refusal() {
                         self.audit_limit.refused(&refusal, peer);
                     }
+                    if let Some(held) = problem.held(self.clock.now()) {
+                        self.broker.count_held(&held);
+                    }
                     let given_up = match problem {
                         Problem::BodyBroken => true,
-                        Problem::BodyTimeout | Problem::Overload => false,
+                        Problem::BodyTimeout | Problem::Overload(_) => false,
                         // An HTTP/2 stream can be answered before its body ends; reading the rest would keep it
                         // open.
                         _ if request.version() == Version::HTTP_2 => false,
@@ -286,7 +289,7 @@ impl Api {
                 (Actor::Session, [user, ..]) => Caller::User(user.as_str()),
                 _ => Caller::Client(&client.name),
             };
-            let _place = self.waiting_for_token.take(caller, 1).ok_or(Problem::Overload)?;
+            let _place = self.waiting_for_token.take(caller, 1).ok_or_else(|| caller.overload())?;
             Ok(self.broker.get_token(&request).await?)
         })
         .await

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::problem::Problem;
+
 /// The places of requests that wait. A request that is answered at once needs none.
 ///
 /// A holder may take another place while it holds fewer than it leaves free: alone it gets half of them, and `n`
@@ -31,6 +33,16 @@ pub enum Caller<'a> {
     Client(&'a str),
     /// The user of this id, by a session.
     User(&'a str),
+}
+
+impl Caller<'_> {
+    /// The answer where it has its share.
+    pub fn overload(self) -> Problem {
+        Problem::Overload(match self {
+            Self::Client(name) => Some(name.to_owned()),
+            Self::User(_) => None,
+        })
+    }
 }
 
 /// A caller, or all of a kind, whose places are counted together.

@@ -6,7 +6,8 @@ use hyper::Method;
 
 use super::denied::{Denied, lifetime_text};
 use crate::auth::{Rejection, SessionDenial};
-use crate::broker;
+use crate::broker::{self, HeldRequest, HoldCause};
+use crate::clock::Moment;
 use crate::token::{ClaimError, Lifetime, UserIdError};
 
 /// Why a request gets no token.
@@ -48,8 +49,8 @@ pub enum Problem {
     BodyBroken,
     /// Path and headers are too large together, or there are too many headers.
     HeadersTooLarge,
-    /// Too many requests of this client or user wait, or of all together.
-    Overload,
+    /// Too many requests of this client wait, of this user without a client, or of all together.
+    Overload(Option<String>),
     /// The `Host` header is missing, doubled or malformed.
     Host,
     /// The request comes from a broker that takes this one for Courier.
@@ -98,6 +99,17 @@ impl From<UserIdError> for Problem {
 }
 
 impl Problem {
+    /// The caller that this request's limit or share holds back, if one does.
+    pub fn held(&self, now: Moment) -> Option<HeldRequest<'_>> {
+        let (client, users, cause, until) = match self {
+            Self::Overload(client) => (client.as_deref(), None, HoldCause::Places, None),
+            Self::RateLimited(client, wait) => (Some(&**client), None, HoldCause::ClientRate, Some(now + *wait)),
+            Self::UserRateLimited(user, wait) => (None, Some(&**user), HoldCause::UserRate, Some(now + *wait)),
+            _ => return None,
+        };
+        Some(HeldRequest { workspace: None, client, users, cause, until })
+    }
+
     /// The message for the caller.
     pub fn message(&self) -> String {
         match self {
@@ -131,7 +143,7 @@ impl Problem {
             Self::BodyTimeout => "the body did not arrive in time".to_owned(),
             Self::BodyBroken => "the body ended early".to_owned(),
             Self::HeadersTooLarge => "path and headers are too large, or there are too many headers".to_owned(),
-            Self::Overload => "too many requests in flight for this client or user".to_owned(),
+            Self::Overload(_) => "too many requests in flight for this client or user".to_owned(),
             Self::Host => "the request must have one `Host` header with a host name or an IP address".to_owned(),
             Self::Loop => "a courier-token-broker called a courier-token-broker: base_url of its workspace must be \
                 Courier's, https://api.courier.com or your region's"

@@ -52,7 +52,7 @@ impl Problem {
             Self::Host | Self::BodyBroken | Self::Invalid(_) | Self::LifetimeTooLong(..) | Self::MinTtlTooLong => {
                 (StatusCode::BAD_REQUEST, INVALID, Retry::Never)
             }
-            Self::Overload => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
+            Self::Overload(_) => (StatusCode::SERVICE_UNAVAILABLE, API, SOON),
             Self::Loop => (StatusCode::LOOP_DETECTED, API, Retry::Never),
             Self::Refusal(refusal) => match refusal {
                 Upstream(Failure::Limited(wait)) => {
@@ -89,7 +89,7 @@ impl Problem {
     /// The outcome for the metrics.
     pub fn outcome(&self) -> RequestOutcome {
         match self.shape().0 {
-            _ if matches!(self, Self::Overload) => RequestOutcome::Limited,
+            _ if matches!(self, Self::Overload(_)) => RequestOutcome::Limited,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RequestOutcome::Denied,
             StatusCode::TOO_MANY_REQUESTS => RequestOutcome::Limited,
             status if status.is_server_error() => RequestOutcome::Failed,
@@ -178,7 +178,7 @@ pub(super) mod tests {
             Problem::BodyTimeout,
             Problem::BodyBroken,
             Problem::HeadersTooLarge,
-            Problem::Overload,
+            Problem::Overload(None),
             Problem::Loop,
             Problem::Invalid("x".to_owned()),
             Problem::LifetimeTooLong(Lifetime::MAX, Lifetime::MAX),

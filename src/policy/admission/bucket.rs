@@ -40,7 +40,7 @@ impl Bucket {
 
     /// Takes the permit of a call that leaves now; returns how many more may leave at once.
     ///
-    /// The error is the moment of the next permit.
+    /// The error is the moment of the next permit. It changes nothing.
     pub fn take(&mut self, now: Moment) -> Result<u32, Moment> {
         self.0.clock().0.set(now);
         match self.0.check() {

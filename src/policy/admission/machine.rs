@@ -44,6 +44,8 @@ pub enum Event<T> {
         call: T,
         /// Its class at the end: waiting if a user has joined a renewal.
         class: Class,
+        /// The party that it is made for: of those that wait for it, one that is not held back.
+        party: u64,
         /// How long it was queued.
         waited: Duration,
     },
@@ -61,6 +63,8 @@ struct Queued<T> {
     call: T,
     since: Moment,
     origin: Origin,
+    /// The parties of the clients that joined it.
+    joined: Vec<u64>,
     /// The breaker let it in as a probe, or it is a renewal: it is not checked again at its turn.
     is_settled: bool,
 }
@@ -87,8 +91,8 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         }
         let is_next = if class == Class::Waiting {
             // First the calls that go before this one and may leave now. A wait is computed from the rest.
-            while self.has_next() && !self.queue.is_new_user_next() && self.take_permit(now) {
-                self.grant_next(now);
+            while self.has_next() && !self.queue.is_new_user_next() && self.permit_at() <= now {
+                self.end_next(now);
             }
             self.queue.is_new_user_next()
         } else {
@@ -140,17 +144,30 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
 
     fn queued(&mut self, class: Class, origin: &Origin, call: T, now: Moment) -> Queued<T> {
         let is_settled = self.breaker.on_admit(class, origin, now) || class != Class::Waiting;
-        Queued { call, since: now, origin: *origin, is_settled }
+        Queued { call, since: now, origin: *origin, joined: Vec::new(), is_settled }
     }
 
     /// Adds a user of this client to those who wait for a queued call; `false` if it is queued no more.
     ///
-    /// The call then also has a place in this client's line, and leaves by the turn that comes first. The
-    /// place is refused as in [`Admission::queue_user`], and the call keeps those that it had.
-    pub fn join(&mut self, place: Place, client: C, deadline: Moment, now: Moment) -> Result<bool, Rejection> {
+    /// The call then also has a place in this client's line, and leaves by the turn that comes first. It is
+    /// held back only if both parties are. The place is refused as in [`Admission::queue_user`], and the call keeps
+    /// those that it had.
+    pub fn join(
+        &mut self,
+        place: Place,
+        client: C,
+        party: u64,
+        deadline: Moment,
+        now: Moment,
+    ) -> Result<bool, Rejection> {
         let Some(calls_before) = self.queue.calls_before_joined(place, &client) else { return Ok(false) };
         self.check_wait(calls_before, deadline, now)?;
-        self.queue.join(place, client);
+        if let Some(queued) = self.queue.join(place, client)
+            && queued.origin.party != party
+            && !queued.joined.contains(&party)
+        {
+            queued.joined.push(party);
+        }
         Ok(true)
     }
 
@@ -161,8 +178,8 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
 
     /// Takes out the next event: a call that leaves now, or one that is refused.
     pub fn poll(&mut self, now: Moment) -> Option<Event<T>> {
-        if self.events.is_empty() && self.has_next() && self.next_wakeup() <= now && self.take_permit(now) {
-            self.grant_next(now);
+        if self.events.is_empty() && self.has_next() && self.next_wakeup() <= now {
+            self.end_next(now);
         }
         self.events.pop_front()
     }
@@ -171,7 +188,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
     ///
     /// It is after `now` once `poll(now)` returned `None`.
     pub fn next_wakeup(&self) -> Moment {
-        let next_at = self.limit.as_ref().map_or(PAST, RateLimit::next_at);
+        let next_at = self.permit_at();
         if !self.events.is_empty() {
             PAST
         } else if self.queue.is_empty() {
@@ -219,12 +236,16 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         effect.change
     }
 
-    /// Refuses the users who wait, where all are of one party. Of several, each is judged at its turn.
+    /// Refuses the users who wait, where the calls of one party alone have ended. Of several, each is judged at its
+    /// turn, and so are users who wait with a party that does not fail.
     fn refuse_users(&mut self, now: Moment) {
         if self.breaker.has_several_parties(now) {
             return;
         }
-        for queued in self.queue.drop_users() {
+        let breaker = &self.breaker;
+        let fails = |party: &u64| breaker.is_failing(*party, now);
+        let is_refused = |queued: &Queued<T>| fails(&queued.origin.party) && queued.joined.iter().all(fails);
+        for queued in self.queue.drop_users_if(is_refused) {
             let rejection = self.check(Class::Waiting, &queued.origin, now).err();
             let rejection = rejection.unwrap_or(Rejection::CircuitOpen(Duration::ZERO));
             self.events.push_back(Event::Refused { call: queued.call, rejection });
@@ -295,29 +316,33 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         self.breaker.state(now)
     }
 
-    /// Admits the next call with a permit that was taken.
-    fn grant_next(&mut self, now: Moment) {
-        while self.has_next()
-            && let Some((class, queued)) = self.queue.pop()
-        {
-            match self.check_queued(&queued, now) {
-                Ok(()) => {
-                    let waited = now.since(queued.since);
-                    self.events.push_back(Event::Admitted { call: queued.call, class, waited });
-                    return;
-                }
-                Err(rejection) => self.events.push_back(Event::Refused { call: queued.call, rejection }),
+    /// Admits the next call with the permit that there is. A call that the breaker holds back by now is refused
+    /// instead, and takes neither turn nor permit.
+    fn end_next(&mut self, now: Moment) {
+        let Some(next) = self.queue.next() else { return };
+        match self.judge(next, now) {
+            Err(rejection) => {
+                let refused = self.queue.discard_next();
+                self.events.extend(refused.map(|queued| Event::Refused { call: queued.call, rejection }));
             }
+            Ok(origin) if self.take_permit(now) => {
+                let Some((class, queued)) = self.queue.pop() else { return };
+                if !queued.is_settled {
+                    self.breaker.on_admit(Class::Waiting, &origin, now);
+                }
+                let (call, waited) = (queued.call, now.since(queued.since));
+                self.events.push_back(Event::Admitted { call, class, party: origin.party, waited });
+            }
+            Ok(_) => {}
         }
     }
 
-    /// Checks a call that queued before the breaker opened, when its turn has come.
-    fn check_queued(&mut self, queued: &Queued<T>, now: Moment) -> Result<(), Rejection> {
-        if !queued.is_settled {
-            self.check(Class::Waiting, &queued.origin, now)?;
-            self.breaker.on_admit(Class::Waiting, &queued.origin, now);
-        }
-        Ok(())
+    /// Judges a queued call, since the breaker may have opened: it leaves for the first party that is not held back.
+    fn judge(&self, queued: &Queued<T>, now: Moment) -> Result<Origin, Rejection> {
+        let first = if queued.is_settled { Ok(()) } else { self.check(Class::Waiting, &queued.origin, now) };
+        let Err(rejection) = first else { return Ok(queued.origin) };
+        let mut joined = queued.joined.iter().map(|party| Origin { party: *party, ..queued.origin });
+        joined.find(|origin| self.check(Class::Waiting, origin, now).is_ok()).ok_or(rejection)
     }
 
     /// Admits the call of a party that does not fail in a pause, which may be others' alone.
@@ -340,6 +365,11 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
 
     fn take_permit(&mut self, now: Moment) -> bool {
         self.limit.as_mut().is_none_or(|limit| limit.take(now))
+    }
+
+    /// When there is a permit.
+    fn permit_at(&self) -> Moment {
+        self.limit.as_ref().map_or(PAST, RateLimit::next_at)
     }
 
     fn reserve_free_at(&self) -> Moment {

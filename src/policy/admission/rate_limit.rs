@@ -14,7 +14,7 @@ pub struct RateLimit {
     bucket: Bucket,
     /// The rate that Courier accepts.
     pub throttle: Throttle,
-    /// When the bucket has the next permit, as far as is known.
+    /// When the bucket has the next permit; in the past if it has one.
     next_permit: Moment,
     reserve_free_at: Moment,
 }
@@ -42,12 +42,14 @@ impl RateLimit {
             Ok(left) => {
                 self.throttle.on_admit(now);
                 self.reserve_free_at = now + self.budget.renewal_pause(left);
+                if left == 0
+                    && let Err(next) = self.bucket.take(now)
+                {
+                    self.next_permit = next;
+                }
                 true
             }
-            Err(next) => {
-                self.next_permit = next;
-                false
-            }
+            Err(_) => false,
         }
     }
 
@@ -56,7 +58,7 @@ impl RateLimit {
         self.throttle = Throttle::new(&self.budget);
     }
 
-    /// When the next call may leave, at the earliest. After [`RateLimit::take`] failed it is exact.
+    /// When the next call may leave.
     pub fn next_at(&self) -> Moment {
         self.next_permit.max(self.throttle.next_at())
     }
@@ -66,7 +68,7 @@ impl RateLimit {
         self.reserve_free_at
     }
 
-    /// How long a call waits behind so many others, after [`RateLimit::take`] failed.
+    /// How long a call waits behind so many others.
     pub fn wait_behind(&self, calls_ahead: usize, now: Moment) -> Duration {
         let period = self.budget.period().max(self.throttle.period());
         let others = period.saturating_mul(u32::try_from(calls_ahead).unwrap_or(u32::MAX));

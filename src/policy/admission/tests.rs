@@ -1,5 +1,6 @@
 //! Tests of admission as a whole, in virtual time.
 
+mod openings;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -107,7 +108,7 @@ impl Driver {
     fn poll(&mut self) {
         while let Some(event) = self.admission.poll(self.now) {
             let number = match event {
-                Event::Admitted { call: Call { number, is_cancelled }, class, waited } => {
+                Event::Admitted { call: Call { number, is_cancelled }, class, waited, .. } => {
                     assert!(!is_cancelled);
                     self.left.push(Left { number, class, at: self.now, waited });
                     number
@@ -275,57 +276,15 @@ fn renewal_that_waits_for_the_reserve_leaves_as_one_of_ten_calls() {
 }
 
 #[test]
-fn opening_refuses_all_queued_calls_of_a_single_party() {
-    let mut driver = Driver::new(1.0, 1);
-    driver.arrive_users(2);
-    driver.arrive(Class::Renewal, 0, false);
-    let changes: Vec<_> = (0..8).filter_map(|key| driver.respond(Response::Failed, key)).collect();
-    assert_eq!((changes, driver.refused.len(), driver.queued.len()), (vec![Change::Shed], 1, 1));
-    driver.now = driver.now + SECOND - Duration::from_millis(1);
-    assert_eq!(driver.respond(Response::Failed, 9), None);
-    driver.now = driver.now + Duration::from_millis(1);
-    assert_eq!(driver.respond(Response::Failed, 9), Some(Change::Opened));
-    assert!(matches!(driver.refused[&1], Rejection::CircuitOpen(_)));
-    assert_eq!(driver.admission.state(driver.now), State::HalfOpen);
-    // Two probes leave at once, then one each half second.
-    driver.now = driver.now + SECOND * 9;
-    for _ in 0..5 {
-        driver.arrive_users(1);
-        driver.now = driver.now + SECOND / 10;
-    }
-    assert!(driver.refused.len() >= 4, "{:?}", driver.refused);
-}
-
-/// Other parties' calls are judged at their turn.
-#[test]
-fn opening_refuses_queued_calls_of_failing_parties_alone() {
-    let mut driver = Driver::new(1.0, 1);
-    driver.arrive_users(1);
-    for client in 1..4 {
-        assert!(driver.arrive(Class::Waiting, client, false).is_some());
-    }
-    for step in 0..6 {
-        driver.now = driver.now + SECOND / 5;
-        for party in 1..3 {
-            let (response, now) = (Response::Failed, driver.now);
-            let origin = origin(100 + step, party);
-            driver.admission.on_response(&EndedCall { response, origin, sent: now, now, draw: 0.0 });
-        }
-        driver.poll();
-    }
-    assert_ne!(driver.admission.state(driver.now), State::Closed);
-    driver.finish();
-    assert!(driver.left.iter().any(|call| call.number == 3), "{:?} {:?}", driver.left, driver.refused);
-}
-
-#[test]
 fn long_pause_refuses_waiting_users_and_keeps_renewals() {
     let mut driver = Driver::new(1.0, 1);
     driver.arrive_users(2);
     driver.arrive(Class::Renewal, 0, false);
-    driver.respond(Response::Throttled(Some(SECOND * 30)), 0);
-    assert_eq!(driver.refused, BTreeMap::new());
-    driver.respond(Response::Throttled(Some(SECOND * 30)), 1);
+    for key in 0..4 {
+        driver.respond(Response::Throttled(Some(SECOND * 30)), key);
+        assert_eq!(driver.refused, BTreeMap::new());
+    }
+    driver.respond(Response::Throttled(Some(SECOND * 30)), 4);
     assert_eq!(driver.refused, BTreeMap::from([(1, Rejection::Throttled(SECOND * 30))]));
     assert_eq!(driver.queued.len(), 1);
     driver.arrive(Class::Waiting, 0, false);
@@ -338,7 +297,7 @@ fn long_pause_refuses_waiting_users_and_keeps_renewals() {
 #[test]
 fn party_that_does_not_fail_is_served_in_a_pause_and_ends_it() {
     let mut driver = Driver::new(1.0, 2);
-    for key in 0..2 {
+    for key in 0..5 {
         driver.respond(Response::Throttled(Some(SECOND * 30)), key);
     }
     driver.now = driver.now + SECOND;

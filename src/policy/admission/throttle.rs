@@ -12,7 +12,6 @@
 
 use std::time::Duration;
 
-use super::breaker::LONGEST_PAUSE;
 use super::budget::Budget;
 use crate::clock::Moment;
 
@@ -112,15 +111,12 @@ impl Throttle {
         }
     }
 
-    /// Pauses all calls. The longest pause is one that Courier wanted longer: few calls follow it.
+    /// Pauses all calls.
     pub fn pause(&mut self, pause: Duration, now: Moment) {
         if self.paused_for(now).is_zero() {
             self.paused_at = now;
         }
         self.paused_until = self.paused_until.max(now + pause);
-        if pause >= LONGEST_PAUSE {
-            self.lower(self.least, RAMP, now);
-        }
     }
 
     /// Records a success of a call sent at `sent`; one that was sent in a pause ends it.

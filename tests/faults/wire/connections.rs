@@ -1,5 +1,6 @@
 //! Connections to Courier that go silent, are closed in good order, or lead to a machine that has moved.
 
+use std::cell::Cell;
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -84,6 +85,20 @@ async fn silent_http2_connection_fails_no_user() {
     until(async || relay.open() == 1).await;
     // The server gives two tickets for a connection, so of several new ones the first resume its session.
     assert!(courier.handshakes()[1..].contains(&HandshakeKind::Resumed), "{:?}", courier.handshakes());
+}
+
+/// Five a second, with the default settings of connections.
+#[tokio::test]
+async fn silent_http2_connection_fails_none_of_140_users_in_28_seconds() {
+    let (broker, relay, _courier) = http2_broker(ConnectionSettings::for_timeout(5000 * MS)).await;
+    assert_eq!(statuses(&broker, ["first".to_owned()]).await, [200]);
+    relay.silence();
+    let (address, mut asked) = (broker.address, JoinSet::new());
+    for user in 0..140 {
+        asked.spawn(async move { ask(address, &tokens(&format!("new-{user}"))).await.status });
+        tokio::time::sleep(200 * MS).await;
+    }
+    assert_eq!(asked.join_all().await, [200; 140]);
 }
 
 #[tokio::test]
@@ -188,12 +203,13 @@ async fn call_under_way_ends_on_a_connection_that_retires() {
     let slow = statuses(&broker, [SLOW.to_owned()]);
     let others = async {
         until(async || broker.courier.call_count() == 2).await;
-        let mut round = 0;
-        while relay.accepted() < 3 {
-            assert_eq!(statuses(&broker, [format!("calm-{round}")]).await, [200]);
-            round += 1;
-        }
-        round
+        let round = Cell::new(0);
+        until(async || {
+            assert_eq!(statuses(&broker, [format!("calm-{}", round.replace(round.get() + 1))]).await, [200]);
+            relay.accepted() >= 3
+        })
+        .await;
+        round.get()
     };
     let (slow, others) = tokio::join!(slow, others);
     assert_eq!((slow, broker.courier.call_count()), (vec![200], 2 + others));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::limits::LONGEST_PAUSE;
 use super::pace::Pace;
-use super::run::{Cause, Run};
+use super::run::{Cause, Run, shorter};
 use crate::clock::Moment;
 use crate::policy::admission::response::{EndedCall, Origin, Response};
 
@@ -32,6 +32,8 @@ struct Suspicion {
     failed: u32,
     denied: u32,
     throttled: u32,
+    /// The shortest pause that Courier asked for with a probe.
+    pause: Option<Duration>,
 }
 
 /// An open circuit: few calls leave as probes.
@@ -65,9 +67,9 @@ pub struct Context {
 /// The probes that test a suspicion. With 1, a key that fails by itself would confirm it; with 4, each
 /// costs twice the calls.
 const PROBES: u32 = 2;
-/// How long the probes of a suspicion may take. A call takes 0.3 s as a rule. With 1 s, a slow Courier
-/// is one that is down; with 5 s, users wait that much longer in an outage that hangs.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the probes of a suspicion may take. A call takes 0.3 s as a rule. With 2 s, a slow Courier
+/// is one that is down as soon as some users fail; with 8 s, users wait that much longer in an outage that hangs.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// The least time between two suspicions. An attack that goes on costs two probes in each. With half
 /// of it, these calls double; with twice of it, a revoked API key is reported so much later.
 const RESPITE: Duration = Duration::from_secs(2);
@@ -77,10 +79,20 @@ const FIRST_GAP: Duration = Duration::from_millis(500);
 /// after Courier has recovered. An outage of half an hour takes about 1,200 probes of each kind; with
 /// 30 s it would take 80, and users would wait for a quarter of a minute.
 const LAST_GAP: Duration = Duration::from_secs(2);
+/// The time between probes while Courier asks for more than [`LONGEST_PAUSE`], which may be a mistake. Users are
+/// refused for that long after it has recovered. With 2 s, a pause that is meant is broken as often as an outage
+/// is probed.
+const OVERLONG_GAP: Duration = Duration::from_secs(4);
 /// How much later a key may probe that failed in the last minute: another one tells more.
 const FAILED_KEY_DELAY: Duration = Duration::from_secs(1);
 /// How many probes of one kind leave at once when it opens.
 const BURST: u32 = 2;
+
+impl Suspicion {
+    const fn new(since: Moment) -> Self {
+        Self { since, wanted: PROBES, sent: 0, failed: 0, denied: 0, throttled: 0, pause: None }
+    }
+}
 
 impl Circuit {
     /// Judges an adverse response; returns why calls are to be held back, if they are.
@@ -89,13 +101,16 @@ impl Circuit {
         if let Some(suspicion) = self.suspicion.as_mut().filter(|_| call.origin.is_probe) {
             suspicion.failed += 1;
             suspicion.denied += u32::from(matches!(call.response, Response::Denied(_)));
-            suspicion.throttled += u32::from(matches!(call.response, Response::Throttled(_)));
+            if let Response::Throttled(pause) = call.response {
+                suspicion.throttled += 1;
+                suspicion.pause = shorter(suspicion.pause, pause);
+            }
         }
         self.judge(call.response, context, call.now)
     }
 
     fn judge(&mut self, response: Response, context: Context, now: Moment) -> Option<Cause> {
-        let is_grave = self.run.is_grave(context.several);
+        let is_grave = self.run.is_grave(context.several, context.has_succeeded);
         let denied = context.is_workspace && matches!(response, Response::Denied(_));
         if !context.has_succeeded {
             // No key can tell more than these.
@@ -103,8 +118,7 @@ impl Circuit {
         }
         let Some(suspicion) = &self.suspicion else {
             if (is_grave || denied) && now >= self.next_suspicion {
-                let (sent, failed, denied, throttled) = (0, 0, 0, 0);
-                self.suspicion = Some(Suspicion { since: now, wanted: PROBES, sent, failed, denied, throttled });
+                self.suspicion = Some(Suspicion::new(now));
             }
             return None;
         };
@@ -115,7 +129,8 @@ impl Circuit {
         let all = |count: u32| suspicion.sent > 0 && is_tested && count >= suspicion.failed;
         let cause = match (all(suspicion.denied), all(suspicion.throttled), response) {
             (true, _, Response::Denied(status)) => Some(Cause::Denied { status, is_confirmed: true }),
-            (_, true, Response::Throttled(pause)) => Some(Cause::Throttled(pause)),
+            // The keys that brought the suspicion may have a longer pause of their own.
+            (_, true, Response::Throttled(_)) => Some(Cause::Throttled(suspicion.pause)),
             _ => is_grave.then(|| match self.run.cause() {
                 // Only a key that had a token tells whether the API key is refused.
                 Cause::Denied { status, .. } => Cause::Denied { status, is_confirmed: false },
@@ -141,13 +156,17 @@ impl Circuit {
 
     /// Opens it.
     pub fn open(&mut self, cause: Cause, probe_gap: Duration, now: Moment) {
-        let pause = if let Cause::Throttled(pause) = cause { pause.unwrap_or_default() } else { Duration::ZERO };
+        let (gap, pause) = match cause {
+            Cause::Throttled(Some(pause)) if pause > LONGEST_PAUSE => (OVERLONG_GAP, OVERLONG_GAP),
+            Cause::Throttled(pause) => (FIRST_GAP, pause.unwrap_or_default()),
+            _ => (FIRST_GAP, Duration::ZERO),
+        };
         let slot = || match pause {
-            Duration::ZERO => Pace::new(FIRST_GAP, BURST),
-            pause => Pace::starting(FIRST_GAP, now + pause),
+            Duration::ZERO => Pace::new(gap, BURST),
+            pause => Pace::starting(gap, now + pause),
         };
         let slots = [slot(), slot()];
-        let own = Pace::starting(FIRST_GAP.max(probe_gap), now + pause);
+        let own = Pace::starting(gap.max(probe_gap), now + pause);
         self.open = Some(Open { since: now, cause, slots, own, failed: 0, is_probing: false });
         self.suspicion = None;
     }
@@ -204,9 +223,10 @@ impl Open {
         let gap = (FIRST_GAP * (1 << self.failed.min(8))).min(LAST_GAP).mul_f64(1.0 - 0.5 * draw);
         // A `Retry-After` for one key may be meant for it alone.
         let is_paused = call.origin.is_probe || matches!(self.cause, Cause::Throttled(_));
-        let pause = match call.response {
-            Response::Throttled(Some(pause)) if is_paused => pause.min(LONGEST_PAUSE),
-            _ => Duration::ZERO,
+        let (gap, pause) = match call.response {
+            Response::Throttled(Some(pause)) if is_paused && pause > LONGEST_PAUSE => (OVERLONG_GAP, Duration::ZERO),
+            Response::Throttled(Some(pause)) if is_paused => (gap, pause),
+            _ => (gap, Duration::ZERO),
         };
         self.slots.iter_mut().for_each(|slot| slot.slow_to(gap, call.now + pause));
         self.own.slow_to(gap.max(probe_gap), call.now + pause);

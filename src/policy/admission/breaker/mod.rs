@@ -10,12 +10,12 @@
 //!
 //! A circuit judges by a *run*: the users with adverse responses since the last success. Each success
 //! ends the run, so that no number of failing keys outweighs one party that is served. A run is grave with
-//! five users over at least a second, or with two users if all got a 429; where calls of several parties
+//! five users over at least a second, or with two users (five while no key has ever succeeded) if all got a 429; where calls of several parties
 //! are remembered, the workspace's run needs failures of two.
 //!
 //! A grave run is a suspicion. The broker then tests it: it calls for two keys that have had a token, of parties
 //! that do not fail if there are any. One success dismisses the suspicion. The circuit opens if these
-//! fail too, or if nothing has succeeded for two seconds. One 401, 402 or 403 is a suspicion at once, and
+//! fail too, or if nothing has succeeded for four seconds. One 401, 402 or 403 is a suspicion at once, and
 //! the API key counts as refused only if such a key is refused as well. Until then the response holds for
 //! its key alone.
 //!
@@ -38,8 +38,9 @@
 //! # 429
 //!
 //! A `Retry-After` is kept for its key, for at most 60 s. A suspicion that ends in 429s pauses the workspace, or the
-//! party, for as long. The rate falls if keys of two parties (two keys where there is one party) get both
-//! tokens and 429s: a key that gets nothing but 429s has a limit of its own.
+//! party, for as long as Courier asks for with a probe. A longer pause may be a mistake: it opens the circuit, whose
+//! probes leave each four seconds. The rate falls if keys of two parties (two keys where there is one party) get both
+//! tokens and 429s, unless other parties get tokens alone: a key that gets nothing but 429s has a limit of its own.
 //!
 //! # Shedding
 //!
@@ -146,6 +147,11 @@ impl Breaker {
         self.parties.are_several(now)
     }
 
+    /// Whether the party fails at present. One without calls does not.
+    pub fn is_failing(&self, party: u64, now: Moment) -> bool {
+        self.parties.is_failing(party, now)
+    }
+
     /// Why a call of this class and origin is held back; `None` if it may leave now.
     pub fn hold(&self, class: Class, origin: &Origin, now: Moment) -> Option<Hold> {
         let held_until = self.parties.held_until(origin);
@@ -231,9 +237,9 @@ impl Breaker {
         })
     }
 
-    /// Takes a retry out of the party's budget; `false` if it is used up.
+    /// Takes a retry out of the party's budget; `false` if it is used up. A party without calls has a full one.
     pub fn withdraw_retry(&mut self, origin: &Origin) -> bool {
-        self.parties.get_mut(origin.party).is_some_and(|party| party.retries.withdraw())
+        self.parties.get_or_add(origin.party).retries.withdraw()
     }
 
     /// The end of the pause that Courier asked for with this key.

@@ -1,6 +1,7 @@
 //! The record of each party: its recent keys, its circuit and its retries.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use super::circuit::Circuit;
 use super::limits::{LONGEST_PAUSE, MAX_AGE};
@@ -55,14 +56,19 @@ const FAILING_USERS: usize = 2;
 /// with 4, two more rounds of 429s come before the rate falls.
 const LEAST_MIXED: usize = 2;
 
+/// The keys of the other parties with tokens in the last [`CALM_SPAN`] that outweigh each party with 429s.
+///
+/// With 4, a client with half a call a second beside two whom Courier limits has a lower rate; with 1, a rate that is too
+/// high by a half is told from their limits late. A client with fewer calls gets its turns at the lowest rate too.
+const CALM_KEYS: usize = 2;
+/// How long a token tells that the rate is not too high. Longer, tokens from before a limit would count
+/// against it; shorter, a client with a call a second would not count.
+const CALM_SPAN: Duration = Duration::from_secs(10);
+
 impl Parties {
     /// Records a response.
     pub fn record(&mut self, response: Response, origin: &Origin, now: Moment) {
-        if self.0.len() >= MOST_PARTIES && !self.0.contains_key(&origin.party) {
-            let oldest = self.0.iter().min_by_key(|(_, party)| party.last_at).map(|(hash, _)| *hash);
-            oldest.and_then(|oldest| self.0.remove(&oldest));
-        }
-        let party = self.0.entry(origin.party).or_default();
+        let party = self.get_or_add(origin.party);
         party.last_at = now;
         if response == Response::Issued {
             party.succeeded_at = Some(now);
@@ -75,6 +81,15 @@ impl Parties {
                 party.mixed.pop_front();
             }
         }
+    }
+
+    /// The record of the party, a new one if it is not remembered.
+    pub fn get_or_add(&mut self, party: u64) -> &mut PartyRecord {
+        if self.0.len() >= MOST_PARTIES && !self.0.contains_key(&party) {
+            let oldest = self.0.iter().min_by_key(|(_, party)| party.last_at).map(|(hash, _)| *hash);
+            oldest.and_then(|oldest| self.0.remove(&oldest));
+        }
+        self.0.entry(party).or_default()
     }
 
     /// The record of the party, if it is remembered.
@@ -92,9 +107,12 @@ impl Parties {
         self.0.iter().map(|(hash, party)| (*hash, &party.circuit))
     }
 
-    /// Closes the circuits of all parties.
+    /// Closes the circuits of all parties after an outage, and ends the pauses that Courier asked for in it.
     pub fn close(&mut self) {
-        self.0.values_mut().for_each(|party| party.circuit = Circuit::default());
+        for party in self.0.values_mut() {
+            party.circuit = Circuit::default();
+            party.keys.iter_mut().for_each(|key| key.held_until = Moment::default());
+        }
     }
 
     /// Whether calls of several parties ended in the last minute.
@@ -130,12 +148,17 @@ impl Parties {
     }
 
     /// Whether 429s tell that the rate is too high: keys of different parties, where there are several,
-    /// get both tokens and 429s.
+    /// get both tokens and 429s, and others do not get tokens alone.
     pub fn are_overloading(&self, now: Moment) -> bool {
         let several = self.are_several(now);
-        let mixed = self.recent(now).map(|party| party.mixed(now)).filter(|mixed| *mixed > 0);
-        let (parties, keys) = mixed.fold((0, 0), |(parties, keys), mixed| (parties + 1, keys + mixed));
-        keys >= LEAST_MIXED && (!several || parties >= 2)
+        let (mut parties, mut mixed, mut calm) = (0, 0, 0);
+        for party in self.recent(now) {
+            match party.mixed(now) {
+                0 => calm += party.issued_since(now - CALM_SPAN),
+                keys => (parties, mixed) = (parties + 1, mixed + keys),
+            }
+        }
+        mixed >= LEAST_MIXED && (!several || parties >= 2) && calm <= CALM_KEYS * parties
     }
 
     /// The share of failures: the mean of the parties' shares, so that each counts alike; with the keys
@@ -206,6 +229,11 @@ impl PartyRecord {
         let recent = || self.keys.iter().filter(|key| now.since(key.at) < MAX_AGE);
         let failed = recent().filter(|key| key.last.is_failure()).count();
         (recent().count(), failed, recent().filter(|key| key.last == Response::Issued).count())
+    }
+
+    /// The keys that got a token since then.
+    fn issued_since(&self, moment: Moment) -> usize {
+        self.keys.iter().filter(|key| key.issued_at.is_some_and(|at| at > moment)).count()
     }
 
     /// The users that got both a token and a 429 in the last minute, up to [`LEAST_MIXED`].

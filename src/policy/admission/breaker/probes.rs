@@ -22,12 +22,21 @@ impl Breaker {
     }
 
     /// Whether the broker may probe with this key; with `skip_failing` not if its party fails.
+    ///
+    /// A key that failed in the last minute does not test a suspicion. It may test whether an outage goes on, or a
+    /// long one would run out of keys.
     pub fn is_candidate(&self, scope: ProbeScope, origin: &Origin, skip_failing: bool, now: Moment) -> bool {
         let is_in_scope = match scope {
             ProbeScope::Workspace => !(skip_failing && self.parties.is_failing(origin.party, now)),
             ProbeScope::Party(party) => party == origin.party,
         };
-        is_in_scope && !self.parties.has_failed(origin, now) && now >= self.parties.held_until(origin)
+        let is_open = match scope {
+            ProbeScope::Workspace => self.workspace.opening().is_some(),
+            ProbeScope::Party(party) => self.parties.get(party).is_some_and(|party| party.circuit.opening().is_some()),
+        };
+        is_in_scope
+            && (is_open && !skip_failing || !self.parties.has_failed(origin, now))
+            && now >= self.parties.held_until(origin)
     }
 
     /// Records that the broker probes, or that it has no key to probe with.

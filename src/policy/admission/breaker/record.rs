@@ -91,8 +91,8 @@ impl Breaker {
             return effect;
         }
         match self.workspace.on_failure(call, context) {
-            Some(Cause::Throttled(pause)) => {
-                let pause = pause.unwrap_or_default().min(LONGEST_PAUSE);
+            Some(Cause::Throttled(pause)) if pause.is_none_or(|pause| pause <= LONGEST_PAUSE) => {
+                let pause = pause.unwrap_or_default();
                 effect.rate = Some(if pause.is_zero() { RateChange::Lower } else { RateChange::Pause(pause) });
             }
             Some(cause) => {

@@ -23,8 +23,8 @@ pub struct Run {
     parties: Distinct,
     /// The calls that were denied, also for one user.
     denials: u32,
-    /// The last pause that Courier asked for.
-    pause: Option<Duration>,
+    /// The pauses that Courier asked for, the last one of each party.
+    pauses: Vec<(u64, Option<Duration>)>,
     /// The last status of a denial.
     status: u16,
 }
@@ -32,8 +32,8 @@ pub struct Run {
 /// The least users with failed calls. With 3, three users whom Courier always fails and whose apps
 /// poll are enough; with 10, an outage at night goes unnoticed for minutes.
 const LEAST_USERS: usize = 5;
-/// The least users with a 429. With 1, a limit of one user would pause all; with 3, one more call
-/// leaves into a pause that Courier asked for.
+/// The least users with a 429, where probes test what they suggest. With 1, a limit of one user would cost probes;
+/// with 3, one more call leaves into a pause that Courier asked for.
 const LEAST_THROTTLED: usize = 2;
 /// The least time over which failed calls were sent. With none, one broken connection is an outage;
 /// with 2 s, users wait a second longer for an error that is certain.
@@ -61,7 +61,11 @@ impl Run {
         match response {
             Response::Throttled(pause) => {
                 self.throttled.add(origin.user);
-                self.pause = pause;
+                self.pauses.retain(|(party, _)| *party != origin.party);
+                self.pauses.push((origin.party, pause));
+                if self.pauses.len() > Distinct::MOST {
+                    self.pauses.remove(0);
+                }
             }
             Response::Denied(status) => {
                 self.denied.add(origin.user);
@@ -97,10 +101,13 @@ impl Run {
     }
 
     /// Whether it suggests that all calls fail. With `several` parties, failures of one are not enough.
-    pub fn is_grave(&self, several: bool) -> bool {
+    ///
+    /// Where probes can test it, two users with a 429 are enough.
+    pub fn is_grave(&self, several: bool, has_probes: bool) -> bool {
         let failing =
             self.users.len() >= LEAST_USERS && self.since.is_some_and(|since| self.last.since(since) >= LEAST_SPAN);
-        (failing || self.throttled() && self.throttled.len() >= LEAST_THROTTLED)
+        let least_throttled = if has_probes { LEAST_THROTTLED } else { LEAST_USERS };
+        (failing || self.throttled() && self.throttled.len() >= least_throttled)
             && (!several || self.parties.len() >= 2)
     }
 
@@ -114,7 +121,8 @@ impl Run {
         if self.denied.len() == self.users.len() {
             Cause::Denied { status: self.status, is_confirmed: self.denied.len() >= LEAST_DENIED }
         } else if self.throttled() {
-            Cause::Throttled(self.pause)
+            // A party may have a longer pause of its own.
+            Cause::Throttled(self.pauses.iter().map(|(_, pause)| *pause).reduce(shorter).flatten())
         } else {
             Cause::Failing
         }
@@ -123,6 +131,11 @@ impl Run {
     fn throttled(&self) -> bool {
         self.throttled.len() == self.users.len()
     }
+}
+
+/// The shorter of two pauses that Courier asked for, if it did.
+pub fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
 }
 
 /// Why no call, or no call of a party, is worth making.

@@ -167,7 +167,7 @@ fn suspicion_is_dismissed_by_the_success_of_a_probe() {
 }
 
 #[test]
-fn suspicion_opens_it_when_its_probes_fail_or_after_two_seconds_without_success() {
+fn suspicion_opens_it_when_its_probes_fail_or_after_four_seconds_without_success() {
     let (mut breaker, now) = suspicious();
     for key in 1..3 {
         assert_eq!(breaker.wanted_probe(now), Some(ProbeScope::Workspace));
@@ -176,9 +176,20 @@ fn suspicion_opens_it_when_its_probes_fail_or_after_two_seconds_without_success(
     }
     assert_eq!(breaker.state(now), State::HalfOpen);
     let (mut breaker, now) = suspicious();
-    end(&mut breaker, Failed, new(1, 99), now + SECOND);
-    assert_eq!(breaker.state(now + SECOND), State::Closed);
-    assert_eq!(end(&mut breaker, Failed, new(1, 98), now + SECOND * 2).change, Some(Change::Opened));
+    end(&mut breaker, Failed, new(1, 99), now + SECOND * 3);
+    assert_eq!(breaker.state(now + SECOND * 3), State::Closed);
+    assert_eq!(end(&mut breaker, Failed, new(1, 98), now + SECOND * 4).change, Some(Change::Opened));
+}
+
+#[test]
+fn keys_that_failed_probe_while_it_is_open_but_do_not_test_a_suspicion() {
+    let (mut breaker, now) = suspicious();
+    let failed = probe(1, 1000);
+    assert!(!breaker.is_candidate(ProbeScope::Workspace, &failed, false, now));
+    let now = now + SECOND * 4;
+    assert_eq!(end(&mut breaker, Failed, new(1, 98), now).change, Some(Change::Opened));
+    assert!(!breaker.is_candidate(ProbeScope::Workspace, &failed, true, now));
+    assert!(breaker.is_candidate(ProbeScope::Workspace, &failed, false, now));
 }
 
 #[test]
@@ -230,11 +241,13 @@ fn pause_is_kept_for_its_key_for_a_minute_at_most() {
 }
 
 #[test]
-fn pause_of_a_second_user_pauses_all_while_nothing_has_succeeded() {
+fn pause_of_a_fifth_user_pauses_all_while_nothing_has_succeeded() {
     let mut breaker = breaker();
     let pause = Throttled(Some(SECOND * 20));
-    assert_eq!(end(&mut breaker, pause, new(1, 1), START).rate, None);
-    assert_eq!(end(&mut breaker, pause, new(1, 2), START).rate, Some(RateChange::Pause(SECOND * 20)));
+    for user in 1..5 {
+        assert_eq!(end(&mut breaker, pause, new(1, user), START).rate, None);
+    }
+    assert_eq!(end(&mut breaker, pause, new(1, 5), START).rate, Some(RateChange::Pause(SECOND * 20)));
     assert!(breaker.may_pass(&new(2, 1), START) && !breaker.may_pass(&new(1, 3), START));
 }
 
@@ -253,6 +266,66 @@ fn rate_falls_when_users_get_both_tokens_and_429s() {
         end(&mut breaker, Issued, new(1, user), now);
     }
     assert_eq!(end(&mut breaker, Throttled(None), new(1, 3), now).rate, Some(RateChange::Lower));
+}
+
+#[test]
+fn rate_does_not_fall_while_another_party_gets_tokens_alone() {
+    for (calls_a_second, falls) in [(2, false), (0, true)] {
+        let mut breaker = breaker();
+        let mut lowered = false;
+        for tick in 0..20 {
+            let now = START + SECOND * tick;
+            for user in 0..calls_a_second {
+                end(&mut breaker, Issued, new(1, 100 + u64::from(tick) * 2 + user), now);
+            }
+            for party in 2..4 {
+                end(&mut breaker, Issued, new(party, u64::from(tick)), now);
+                lowered |=
+                    tick >= 5 && end(&mut breaker, Throttled(None), new(party, u64::from(tick)), now).rate.is_some();
+            }
+        }
+        assert_eq!(lowered, falls, "{calls_a_second} calls a second");
+    }
+}
+
+#[test]
+fn pause_of_all_is_that_of_the_probes() {
+    let mut breaker = breaker();
+    let attacker = Throttled(Some(SECOND * 60));
+    for (response, key) in [(Issued, 10), (attacker, 20)] {
+        for party in 1..3 {
+            end(&mut breaker, response, new(party, key + party), START);
+        }
+    }
+    breaker.on_probe(ProbeScope::Workspace, true, START);
+    assert_eq!(end(&mut breaker, Throttled(Some(SECOND * 3)), probe(1, 11), START).rate, None);
+    // There is no other key to probe with, so the next response decides.
+    breaker.on_probe(ProbeScope::Workspace, false, START);
+    assert_eq!(end(&mut breaker, attacker, new(1, 30), START).rate, Some(RateChange::Pause(SECOND * 3)));
+}
+
+#[test]
+fn longer_pause_than_a_minute_is_probed_each_four_seconds() {
+    let mut breaker = breaker();
+    let pause = Throttled(Some(SECOND * 3600));
+    for user in 1..6 {
+        assert_eq!(end(&mut breaker, pause, new(1, user), START).rate, None);
+    }
+    assert_ne!(breaker.state(START), State::Closed);
+    let (mut now, mut calls) = (START, 0);
+    for key in 10..610 {
+        now = START + MS * 100 * (key - 10);
+        if leaves(&mut breaker, new(1, key.into()), now) {
+            calls += 1;
+            end(&mut breaker, pause, new(1, key.into()), now);
+        }
+    }
+    assert!((13..16).contains(&calls), "{calls} calls in a minute");
+    let later = now + SECOND * 4;
+    assert!(leaves(&mut breaker, new(1, 5000), later));
+    end(&mut breaker, Issued, new(1, 5000), later);
+    assert_eq!(breaker.state(later), State::Closed);
+    assert_eq!(breaker.hold(Waiting, &new(1, 1), later), None, "the outage is over for its users too");
 }
 
 #[test]

@@ -75,18 +75,25 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     }
 
     /// Puts the call at this place into the line of another client, where it stands by its arrival.
-    pub fn join(&mut self, place: Place, client: C) {
-        let Some(call) = self.calls.get(&place) else { return };
-        if call.clients.contains(&client) {
-            return;
+    ///
+    /// Returns the call, if it is queued.
+    pub fn join(&mut self, place: Place, client: C) -> Option<&mut T> {
+        let call = self.calls.get(&place)?;
+        if !call.clients.contains(&client) {
+            self.depths[call.class() as usize] -= 1;
+            self.join_line(place, client);
         }
-        self.depths[call.class() as usize] -= 1;
-        self.join_line(place, client);
+        self.calls.get_mut(&place).map(|queued| &mut queued.call)
     }
 
     /// Takes out the calls of all waiting users.
     pub fn drop_users(&mut self) -> Vec<T> {
-        self.take_if(|call| !call.clients.is_empty())
+        self.drop_users_if(|_| true)
+    }
+
+    /// Takes out these calls of waiting users.
+    pub fn drop_users_if(&mut self, is_dropped: impl Fn(&T) -> bool) -> Vec<T> {
+        self.take_if(|queued| !queued.clients.is_empty() && is_dropped(&queued.call))
     }
 
     /// Takes out the calls that no user waits for, and the other renewals from among the renewals.
@@ -141,10 +148,9 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     }
 
     /// Takes out the next call without its turn.
-    pub fn discard_next(&mut self) {
-        if let Some((place, _)) = self.next_turn() {
-            self.remove(place);
-        }
+    pub fn discard_next(&mut self) -> Option<T> {
+        let (place, _) = self.next_turn()?;
+        self.remove(place).map(|(_, call)| call)
     }
 
     /// An upper bound of the calls that leave before a user's who begins to wait now.

@@ -155,7 +155,7 @@ impl Model {
     fn ask(&mut self, client: usize, key: u64, user: u64) {
         if let Some(flight) = self.flights.get_mut(&key) {
             if !flight.clients.contains(&(client as u8))
-                && self.admission.join(flight.place, client as u8, Moment::NEVER, self.now) == Ok(true)
+                && self.admission.join(flight.place, client as u8, ORIGIN.party, Moment::NEVER, self.now) == Ok(true)
             {
                 flight.clients.push(client as u8);
                 self.begin(client);
