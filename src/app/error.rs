@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use crate::auth::JwksError;
 use crate::http::server::{Address, CertificateError};
+use crate::store::disk::OpenError;
 use crate::token::WorkspaceName;
 use crate::upstream::CourierError;
 
@@ -37,6 +38,9 @@ pub enum StartError {
         "workspaces.{0}.base_url: another host needs a restart, since its API key must not be sent to the old host"
     )]
     HostChanged(WorkspaceName),
+    /// The folder can't be the store.
+    #[error("store.path: {0}")]
+    Store(#[from] OpenError),
     /// The client for the session keys could not be created.
     #[error("sessions: {0}")]
     Sessions(#[from] JwksError),

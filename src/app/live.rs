@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use super::changes::{Key, Names};
 use super::entitlements::Entitlements;
 use super::error::StartError;
+use super::store;
 use crate::audit;
 use crate::auth::{ClientKeys, Sessions};
 use crate::broker::Broker;
@@ -108,6 +109,8 @@ impl Live {
         let api = self.fixed.build_api(http, clients, sessions, Some(&before))?;
         // From here on nothing fails.
         for workspace in workspaces {
+            // Before the purge: the store forgets what it has, and keeps the rest under the new identity.
+            self.fixed.broker.identify(&workspace.name, workspace.identity());
             let Some(courier) = self.couriers.get(&workspace.name) else { continue };
             if courier
                 .set_key(workspace.courier.api_key)
@@ -136,6 +139,7 @@ impl Live {
             self.record_applied(Reloaded::Certificate, None, &changed);
             replaced.extend(keys);
         }
+        store::name_owners(&self.fixed.broker, api.clients());
         self.api.store(Arc::new(api));
         self.fixed.broker.renew_only(move |key| entitlements.include(key));
         Ok(replaced)

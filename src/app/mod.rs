@@ -11,6 +11,7 @@ mod live;
 mod open_files;
 mod reload;
 mod sockets;
+mod store;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -83,6 +84,7 @@ impl App {
         clock: Clock,
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
+        let store = settings.store.map(|store| store::disk_settings(store, &settings.workspaces));
         let mut couriers = BTreeMap::new();
         let mut dispatchers = Vec::new();
         for workspace in settings.workspaces {
@@ -97,6 +99,7 @@ impl App {
         let route = settings.sessions.as_ref().map(|sessions| &sessions.route);
         let entitlements = Entitlements::new(&settings.http, &settings.clients, route);
         broker.renew_only(move |key| entitlements.include(key));
+        store::name_owners(&broker, &settings.clients);
         // A request may take a connection of its own, and one client at most half of them.
         let requests_in_flight = settings.http.requests_in_flight.min(files.apps);
         let http = ApiSettings { requests_in_flight, ..settings.http };
@@ -121,6 +124,8 @@ impl App {
         let admin_limits = ListenerLimits { connections: files.admin, ..ADMIN_LIMITS };
         let connections = Connections::new(files.admin);
         let admin_listener = Listener::new(admin_socket, admin_limits, connections, None, clock, Arc::clone(&metrics));
+        // The sockets are bound, so connections wait there meanwhile.
+        store.map(|store| store::restore(&broker, store, clock, &metrics)).transpose()?;
         let readiness = Arc::new(Readiness::default());
         let is_local = admin_address.ip().to_canonical().is_loopback();
         let admin = Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock, is_local);
@@ -205,6 +210,7 @@ impl App {
         if tokio::time::timeout(self.shutdown_timeout, finish).await.is_err() {
             tracing::warn!("shutdown timeout reached; dropping open requests");
         }
+        broker.stop_store().await;
         drop((background, upstream));
     }
 }

@@ -30,6 +30,19 @@ impl Demand {
         Self { quiet_until: AtomicU64::new(0), last: AtomicU64::new(0), history }
     }
 
+    /// Restores the demand of a key from its history.
+    pub fn restored(history: DemandHistory) -> Self {
+        let last = AtomicU64::new(history.last().as_nanos());
+        Self { quiet_until: AtomicU64::new(0), last, history: Lock::new(Order::Demand, history) }
+    }
+
+    /// The encoded history. Unlike [`Demand::history`] it leaves the next request without the lock.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut history = self.history.lock();
+        history.note_last(self.last_request());
+        history.encode()
+    }
+
     /// Records a request; returns what to count.
     pub fn record(&self, now: Moment) -> CallCounts {
         self.last.store(now.as_nanos(), Ordering::Relaxed);

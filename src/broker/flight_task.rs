@@ -147,6 +147,7 @@ impl FlightTask {
             refresher.plan_renewal(&entry, &mut state, due);
             broker.0.table.store(&entry, state, Arc::clone(&token), owners);
             workspace.probe_candidates.add(&entry);
+            broker.0.persistence.put(&entry);
             drop(flights);
             if broker.make_room(&entry, caller) {
                 let (workspace, client) = (Some(leader.key().workspace()), cause.client().flatten());

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::coverage::Coverage;
 use super::holds::{HeldRequest, Holds};
 use super::negative_cache::NegativeCache;
+use super::persistence::Persistence;
 use super::refresher::Refresher;
 use super::table::KeyTable;
 use super::workspace::Workspace;
@@ -51,6 +52,7 @@ pub(super) struct Inner {
     pub entitled: ArcSwapOption<Rule>,
     pub coverage: Coverage,
     pub holds: Holds,
+    pub persistence: Persistence,
     pub workspaces: HashMap<WorkspaceName, Arc<Workspace>>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
@@ -86,6 +88,7 @@ impl Broker {
             entitled: ArcSwapOption::empty(),
             coverage: Coverage::default(),
             holds: Holds::default(),
+            persistence: Persistence::default(),
             workspaces,
             clock,
             metrics,

@@ -54,15 +54,18 @@ mod ledger;
 mod locks;
 mod negative_cache;
 mod owners;
+mod persistence;
 mod probe_candidates;
 mod prober;
 mod refresher;
 mod removal;
 mod request;
+mod restore;
 mod rounds;
 mod serve;
 #[cfg(test)]
 mod shares;
+mod store;
 #[cfg(test)]
 mod stress;
 mod table;

@@ -37,6 +37,16 @@ pub struct DueEntry {
     pub plan_version: u32,
 }
 
+/// What the decision about an overdue key will be.
+pub enum Outlook {
+    /// A renewal of this value.
+    Renewal(f32),
+    /// To decide again at this moment.
+    Wait(Moment),
+    /// The key is forgotten.
+    Forgotten,
+}
+
 impl Refresher {
     /// Creates a refresher with an empty schedule.
     ///
@@ -128,6 +138,33 @@ impl Refresher {
             RenewalDecision::Wait(next) => Plan::Lapsed(self.schedule(entry, state, next)),
             RenewalDecision::Stop(_) => Plan::Unscheduled,
         };
+    }
+
+    /// The learned model, encoded, in mode learned.
+    pub fn encode_model(&self) -> Option<Vec<u8>> {
+        self.learner.as_ref().map(|learner| learner.lock().encode(&self.counts.load()))
+    }
+
+    /// Restores an encoded model that may spend `extra_calls`, unless it is invalid or of no use in this mode.
+    pub fn restore_model(&self, encoded: &[u8], extra_calls: f64, now: Moment) {
+        let Some(learner) = &self.learner else { return };
+        if let Some((restored, counts)) = Learner::decode(encoded, extra_calls, now) {
+            *learner.lock() = restored;
+            self.counts.add(counts);
+        }
+    }
+
+    /// Foresees the decision about an overdue key; records nothing.
+    pub fn foresee(&self, demand: &Demand, now: Moment) -> Outlook {
+        let Some(learner) = &self.learner else { return Outlook::Renewal(1.0) };
+        let (learner, mut history) = (learner.lock(), demand.history());
+        history.advance(now);
+        let decision = learner.decide(&history, &self.counts.load(), Duration::ZERO, now);
+        match decision.action {
+            PrefetchAction::Fetch => Outlook::Renewal(decision.estimate.value),
+            PrefetchAction::Wait(at) => Outlook::Wait(at),
+            PrefetchAction::Forget => Outlook::Forgotten,
+        }
     }
 
     /// Learns from outcomes that are known by now, at most `most`; returns how many there were.

@@ -17,11 +17,11 @@ use crate::policy::refresh::Reason;
 use crate::token::{TokenKey, UserId};
 
 impl Broker {
-    /// Forgets all tokens of a user, also those shared with others; returns their number, or `None` if
+    /// Forgets all tokens of a user in memory, also those shared with others; returns their number, or `None` if
     /// there was nothing to forget: neither a key nor a call under way.
     ///
     /// None is served or renewed until it is asked for again. Courier cannot revoke a token, so
-    /// tokens that were handed out stay valid.
+    /// tokens that were handed out stay valid. [`Broker::sign_out_of_store`] is the other half.
     pub fn sign_out(&self, workspace: &str, user: UserId<'_>) -> Option<usize> {
         let target = self.0.workspaces.get(workspace)?;
         let of_user = |key: &TokenKey| key.workspace() == workspace && key.users().any(|name| name == user.as_str());
@@ -54,6 +54,7 @@ impl Broker {
         let is_rejected = |entry: &Arc<Entry>| entry.token().is_some_and(|other| other.grant.token() == token);
         let Some(entry) = self.0.table.get(key).filter(is_rejected) else { return false };
         self.forget(workspace, key, &flights, Removal::Removed);
+        self.0.persistence.forget_key(key);
         if slot.is_some()
             && let Some(leader) = flights.try_register(key)
         {
@@ -76,7 +77,9 @@ impl Broker {
         target.flights.detach(|_| true);
         let is_old = |entry: &Arc<Entry>| entry.key.workspace() == workspace && entry.lock().sent < now;
         // A token stored just now may be removed too, which costs one call.
-        Some(self.0.table.iter().filter(is_old).filter(|entry| self.remove(target, &entry.key)).count())
+        let tokens = self.0.table.iter().filter(is_old).filter(|entry| self.remove(target, &entry.key)).count();
+        self.0.persistence.forget_workspace(workspace);
+        Some(tokens)
     }
 
     /// Restricts renewals to keys that some caller `may` ask for, from now on.

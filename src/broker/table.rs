@@ -81,10 +81,7 @@ impl KeyTable {
         token: Arc<CachedToken>,
         owners: impl IntoIterator<Item = Owner>,
     ) {
-        if !state.is_indexed {
-            self.index.users(&entry.key).for_each(|user| self.index.add(user, &entry.key));
-            state.is_indexed = true;
-        }
+        self.index_users(entry, &mut state);
         self.index.add(self.index.handle(token.grant.token()), &entry.key);
         (state.sent, state.expires) = (token.grant.sent(), token.grant.expires());
         (state.decision, state.error) = (None, None);
@@ -96,6 +93,27 @@ impl KeyTable {
         self.ledger.count(entry, entry.weight(), owners);
         drop(state);
         self.entries.insert(entry.key.clone(), Arc::clone(entry));
+    }
+
+    /// Puts a locked entry without a token into the table, for these owners.
+    ///
+    /// The caller makes room.
+    pub fn insert_lapsed(
+        &self,
+        entry: &Arc<Entry>,
+        mut state: Guard<'_, EntryState>,
+        owners: impl IntoIterator<Item = Owner>,
+    ) {
+        self.index_users(entry, &mut state);
+        self.ledger.count(entry, entry.weight(), owners);
+        drop(state);
+        self.entries.insert(entry.key.clone(), Arc::clone(entry));
+    }
+
+    fn index_users(&self, entry: &Entry, state: &mut EntryState) {
+        if !std::mem::replace(&mut state.is_indexed, true) {
+            self.index.users(&entry.key).for_each(|user| self.index.add(user, &entry.key));
+        }
     }
 
     /// Takes the entry of a key out of the table; the caller releases it.

@@ -17,6 +17,7 @@ mod resolve;
 mod server;
 mod sessions;
 mod settings;
+mod store;
 mod variables;
 mod warnings;
 mod workspace;
@@ -24,6 +25,9 @@ mod workspace;
 pub use error::{SettingsError, SettingsErrors};
 pub use layers::Layers;
 pub use log::{Audit, LogFormat};
-pub use raw::{Client as RawClient, Raw, Sessions as RawSessions, Tls as RawTls, Workspace as RawWorkspace};
-pub use settings::{SessionSettings, Settings, WorkspaceSettings};
+pub use raw::{
+    Client as RawClient, Raw, Sessions as RawSessions, Store as RawStore, StoreKind, Tls as RawTls,
+    Workspace as RawWorkspace,
+};
+pub use settings::{SessionSettings, Settings, StoreSettings, WorkspaceSettings};
 pub use variables::ENVIRONMENT_PREFIX;

@@ -47,7 +47,6 @@ table!(
         clients: Vec<Client> = Vec::new(),
         log: Log = Log::default(),
         sessions: Option<Sessions> = None,
-        #[serde(skip_serializing)]
         store: Store = Store::default(),
     }
 );
@@ -163,7 +162,7 @@ table!(Sessions {
 
 table!(Log { level: String = "info".to_owned(), format: LogFormat = LogFormat::Auto, audit: Audit = Audit::Log });
 
-table!(Store { kind: StoreKind = StoreKind::Memory });
+table!(Store { kind: StoreKind = StoreKind::Memory, path: Option<PathBuf> = None, key_file: Option<PathBuf> = None });
 
 impl Raw {
     /// The files with secrets and certificates that the settings name.
@@ -182,13 +181,15 @@ impl Raw {
 #[serde(rename_all = "lowercase")]
 pub enum StoreKind {
     Memory,
+    Disk,
 }
 
 impl<'de> Deserialize<'de> for StoreKind {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match String::deserialize(deserializer)?.as_str() {
             "memory" => Ok(Self::Memory),
-            _ => Err(de::Error::custom("must be \"memory\": this version has no other store yet")),
+            "disk" => Ok(Self::Disk),
+            _ => Err(de::Error::custom("must be \"memory\" or \"disk\": this version has no other store yet")),
         }
     }
 }

@@ -51,6 +51,7 @@ impl Checker<'_> {
         let sessions = self.sessions(raw, &profiles);
         let log_level = self.keep(self.log_level(&raw.log.level));
         self.keep(self.audit(&raw.log.audit));
+        let store = self.keep(self.store(&raw.store));
         if let (Some(listen), Some(admin)) = (&listen, admin_listen) {
             self.keep(self.refuse_own_address(&workspaces, listen, admin));
         }
@@ -77,6 +78,7 @@ impl Checker<'_> {
             shutdown_timeout: shutdown_timeout?,
             clients,
             sessions: sessions?,
+            store: store?,
             workspaces,
             log_level: log_level?,
             log_format: raw.log.format,

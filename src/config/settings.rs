@@ -1,6 +1,7 @@
 //! The checked settings, in the types of the modules that they are for.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::SettingsError;
@@ -8,7 +9,9 @@ use super::log::{Audit, LogFormat};
 use crate::auth::{self, ClientKeys};
 use crate::http::api::{ApiSettings, SessionRoute};
 use crate::http::server::{Address, Certificates, ListenerLimits};
+use crate::store::{StoreKeys, WorkspaceIdentity};
 use crate::token::WorkspaceName;
+use crate::upstream::CourierSettings;
 use crate::{broker, upstream};
 
 /// The checked settings.
@@ -36,6 +39,8 @@ pub struct Settings {
     pub clients: ClientKeys,
     /// The session settings, if users may call.
     pub sessions: Option<SessionSettings>,
+    /// The store on disk; `None` if tokens are in memory alone.
+    pub store: Option<StoreSettings>,
     /// How tokens are served and renewed.
     pub broker: broker::BrokerSettings,
     /// The workspaces.
@@ -59,11 +64,28 @@ pub struct WorkspaceSettings {
     /// The name.
     pub name: WorkspaceName,
     /// Courier's address and credentials.
-    pub courier: upstream::CourierSettings,
+    pub courier: CourierSettings,
     /// The budget and the timeouts of calls.
     pub dispatcher: upstream::DispatcherSettings,
     /// Whether a new API key drops the tokens that the old one issued.
     pub drops_tokens: bool,
+}
+
+impl WorkspaceSettings {
+    /// What the workspace is to a store: pointed elsewhere, it finds nothing there.
+    pub fn identity(&self) -> WorkspaceIdentity {
+        let CourierSettings { base_url, api_key, .. } = &self.courier;
+        WorkspaceIdentity::new(&self.name, base_url.as_str(), self.drops_tokens.then_some(api_key))
+    }
+}
+
+/// The checked settings of the store on disk.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// Its folder.
+    pub path: PathBuf,
+    /// The keys that seal it.
+    pub keys: StoreKeys,
 }
 
 /// The checked settings of sessions.

@@ -7,7 +7,7 @@ use super::checker::Checker;
 use super::error::SettingsError;
 use super::file::find;
 use super::log::Audit;
-use super::raw::{Raw, Sessions, Tls, Workspace};
+use super::raw::{Raw, Sessions, Store, StoreKind, Tls, Workspace};
 use super::settings::WorkspaceSettings;
 use super::variables::{API_KEY, BASE_URL, CLIENT_KEY, CLIENT_MAX_LIFETIME, CLIENT_SCOPES, ENVIRONMENT_PREFIX};
 use crate::auth::{ClientKeys, Digest};
@@ -74,7 +74,11 @@ impl Checker<'_> {
         });
         let tls = raw.server.tls.as_ref().and_then(|tls| tls.private_key_file.as_deref());
         let sessions = raw.sessions.as_ref().and_then(|sessions| sessions.hs256_secret_file.as_deref());
-        let others = [("server.tls.private_key_file", tls), ("sessions.hs256_secret_file", sessions)];
+        let others = [
+            ("server.tls.private_key_file", tls),
+            ("sessions.hs256_secret_file", sessions),
+            ("store.key_file", raw.store.key_file.as_deref()),
+        ];
         let readable = |which: &str, mode: u32| {
             format!("others on this machine can read or change {which} file (its mode is {mode:04o}): `chmod 0600` it")
         };
@@ -191,6 +195,11 @@ impl Checker<'_> {
         {
             self.warning("refresh.extra_calls", "has no effect: it is for refresh.mode = \"learned\"");
         }
+        if raw.store.kind == StoreKind::Memory {
+            for key in ["store.path", "store.key_file"].into_iter().filter(|key| self.layers().is_given(key)) {
+                self.warning(key, "has no effect: it is for store.kind = \"disk\"");
+            }
+        }
         if raw.refresh.history.is_some() {
             self.warning("refresh.history", "has no effect: tokens.capacity bounds users without a token too");
         }
@@ -253,6 +262,7 @@ fn variables() -> Vec<String> {
     let file = || Some(PathBuf::new());
     raw.workspaces.insert("default".to_owned(), Workspace { api_key_file: file(), ..Workspace::default() });
     raw.server.tls = Some(Tls { certificate_file: file(), private_key_file: file(), client_ca_file: file() });
+    raw.store = Store { path: file(), key_file: file(), ..Store::default() };
     raw.sessions = Some(Sessions { jwks_url: Some(String::new()), ..Sessions::default() });
     // It holds only types that TOML has.
     let table = toml::Table::try_from(&raw).unwrap_or_default();

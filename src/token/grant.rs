@@ -84,6 +84,11 @@ impl Grant {
         self.object.slice(..self.object.len() - 1)
     }
 
+    /// The token itself, with a type; it shares the bytes.
+    pub fn to_token(&self) -> Token {
+        Token(self.object.slice(OPENING.len()..self.object.len() - CLOSING.len()))
+    }
+
     /// The token itself.
     pub fn token(&self) -> &[u8] {
         &self.object[OPENING.len()..self.object.len() - CLOSING.len()]
@@ -143,6 +148,6 @@ mod tests {
         let grant = Grant::new(&Token::new("abc").expect("a token"), Moment::from_nanos(0), Duration::from_secs(1));
         assert_eq!(grant.object(), r#"{"token":"abc"}"#);
         assert_eq!(grant.open_object(), r#"{"token":"abc""#);
-        assert_eq!(grant.token(), b"abc");
+        assert_eq!((grant.token(), grant.to_token().expose()), (&b"abc"[..], "abc"));
     }
 }

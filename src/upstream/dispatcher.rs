@@ -89,6 +89,16 @@ impl Dispatcher {
         }
     }
 
+    /// Begins with an empty budget: the broker that wrote what was restored may have used it just before.
+    pub fn empty_budget(&self) {
+        self.drive(|State { admission, .. }, now| admission.empty_budget(now));
+    }
+
+    /// The permitted rate of calls.
+    pub const fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     /// The hash of the party that a call for this key is made for.
     pub fn party(&self, party: Party<'_>, key: &TokenKey) -> u64 {
         match party {

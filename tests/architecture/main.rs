@@ -24,10 +24,10 @@ const MODULES: &[Module] = &[
     Module("secrets", "files", "secrecy serde thiserror"),
     Module("error_chain", "plain_text", "thiserror"),
     Module("audit", "", "tracing"),
-    Module("clock", "", "governor rustix tokio"),
+    Module("clock", "", "governor hex rustix tokio"),
     Module("token", "plain_text clock::Moment", "bytes secrecy thiserror"),
     // `governor` for its rate algorithm, which is given the time.
-    Module("policy", "token clock::Moment", "governor thiserror"),
+    Module("policy", "token clock::Moment", "bytes governor thiserror"),
     Module("metrics", "token policy", "parking_lot prometheus"),
     Module("log_writer", "audit files metrics", "parking_lot rustix tracing"),
     // The planner has virtual time, and is given open files.
@@ -44,9 +44,14 @@ const MODULES: &[Module] = &[
          thiserror tokio tracing",
     ),
     Module(
+        "store",
+        "token clock metrics secrets files",
+        "aws_lc_rs base64 bytes hex parking_lot rustix secrecy thiserror tokio tracing",
+    ),
+    Module(
         "broker",
-        "audit token policy upstream clock metrics",
-        "arc_swap fastrand foldhash humantime moka parking_lot thiserror tokio tracing",
+        "audit token policy upstream store clock metrics",
+        "arc_swap bytes fastrand foldhash humantime moka parking_lot thiserror tokio tracing",
     ),
     Module(
         "auth",
@@ -70,10 +75,10 @@ const MODULES: &[Module] = &[
     ),
     Module(
         "config",
-        "token policy broker upstream auth http secrets files",
+        "token policy broker upstream store auth http secrets files",
         "config humantime serde serde_path_to_error strsim thiserror toml tracing",
     ),
-    Module("app", "audit auth broker clock config http metrics policy secrets simulator token upstream", "*"),
+    Module("app", "audit auth broker clock config http metrics policy secrets simulator store token upstream", "*"),
     Module("command", "*", "*"),
     Module("main", "*", "*"),
 ];

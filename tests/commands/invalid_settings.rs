@@ -20,6 +20,23 @@ fn pipe_that_nothing_writes_to_is_given_up() {
 }
 
 #[test]
+fn store_without_a_folder_or_a_key_is_refused() {
+    for (text, parts) in [
+        ("[store]\nkind = \"redis\"", &["store.kind", "\"memory\" or \"disk\""][..]),
+        ("[store]\nkind = \"disk\"", &["store.path", "absolute path"]),
+        ("[store]\nkind = \"disk\"\npath = \"tokens\"", &["store.path", "absolute path"]),
+        ("[store]\nkind = \"disk\"\npath = \"/tmp/x\"", &["store.key_file", "courier-token-broker store-key"]),
+        (
+            "[store]\nkind = \"disk\"\npath = \"/tmp/x\"\nkey_file = \"/hunter2\"",
+            &["store.key_file", "no such file", "courier-token-broker store-key"],
+        ),
+        ("[store]\nurl = \"redis://u:hunter2@h\"", &["store.url", "unknown key"]),
+    ] {
+        is_refused_in_a_file(&format!("{WORKSPACE}{text}\n"), parts);
+    }
+}
+
+#[test]
 fn invalid_value_is_refused_with_its_place() {
     for (text, parts) in [
         ("[tokens]\nfloor = 2", &["tokens.floor", "from 0 to 0.95"][..]),
@@ -58,8 +75,6 @@ fn invalid_value_is_refused_with_its_place() {
         ("[server.limits]\nhandshake_timeout = \"1ms\"", &["server.limits.handshake_timeout", "100ms"]),
         ("[server.tls]\ncertificate_file = \"x\"", &["server.tls: ", "private_key_file"]),
         ("[server.tls]\nprivate_key_file = \"x\"", &["server.tls: ", "certificate_file"]),
-        ("[store]\nkind = \"redis\"", &["store.kind", "\"memory\""]),
-        ("[store]\nurl = \"redis://u:hunter2@h\"", &["store.url", "unknown key"]),
         ("[admin]\nlisten = \"hunter2\"", &["admin.listen", "port"]),
         ("[log]\nlevel = \"hunter2\"", &["log.level", "\"info\""]),
         ("[log]\nformat = \"hunter2\"", &["log.format"]),

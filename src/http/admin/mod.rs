@@ -106,7 +106,9 @@ impl Admin {
             // Liveness: answering at all is the proof.
             "/healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
             "/readyz" if self.readiness.0.load(Ordering::Relaxed) => {
-                json_response(StatusCode::OK, &json!({ "status": "ready" }))
+                let ready = json!({ "status": "ready" });
+                let with_store = |state| json!({ "status": "ready", "store": state });
+                json_response(StatusCode::OK, &self.broker.store_state().map_or(ready, with_store))
             }
             "/readyz" => json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready" })),
             _ => {

@@ -188,7 +188,7 @@ impl Api {
                 Route::Tokens if *request.method() == Method::DELETE => self.sign_out_in_body(&mut request).await,
                 Route::Tokens => self.tokens(&mut request).await,
                 Route::Rejected => self.rejected(&mut request).await,
-                Route::SignOut => self.sign_out_in_path(&request),
+                Route::SignOut => self.sign_out_in_path(&mut request).await,
             };
             let (outcome, mut response) = match answered {
                 Ok(answered) => answered,

@@ -31,11 +31,11 @@ struct SignOutBody<'a> {
 
 impl Api {
     /// Signs out the user in the path.
-    pub(super) fn sign_out_in_path<B>(&self, request: &Request<B>) -> Result<Answered, Problem> {
+    pub(super) async fn sign_out_in_path<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
         let client = self.client(request)?;
         let user = user_in_path(bare_path(request.uri())).unwrap_or_default();
         let user = percent_decoded(user).map_err(|why| Problem::Invalid(format!("the user id in the path {why}")))?;
-        self.sign_out(client, UserId::new(&user)?)
+        self.sign_out(client, UserId::new(&user)?).await
     }
 
     /// Signs out the user in the body, for ids that proxies change in a path: many decode `%2F`.
@@ -43,11 +43,11 @@ impl Api {
         let client = self.client(request)?;
         let body = self.read_body(request, Caller::Client(&client.name)).await?;
         let sign_out: SignOutBody<'_> = body::parse(&body)?;
-        self.sign_out(client, UserId::new(&sign_out.user_id)?)
+        self.sign_out(client, UserId::new(&sign_out.user_id)?).await
     }
 
     /// Signs a user out. The response is the same whether there were tokens or not.
-    fn sign_out(&self, client: &Client, user: UserId<'_>) -> Result<Answered, Problem> {
+    async fn sign_out(&self, client: &Client, user: UserId<'_>) -> Result<Answered, Problem> {
         if !client.access.allows_user(user.as_str()) {
             let (workspace, users) = (client.workspace.to_string(), user.to_string());
             let request = DeniedRequest {
@@ -66,6 +66,7 @@ impl Api {
             let subject = Subject { workspace: Some(workspace), users: Some(user.as_str()), ..Subject::default() };
             self.audit_limit.signed_out(&client.actor(), subject, tokens);
         }
+        self.broker.sign_out_of_store(workspace, user).await;
         Ok(done())
     }
 

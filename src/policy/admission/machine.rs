@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use super::breaker::{Breaker, Change, Hold, ProbeScope, RateChange, State};
 use super::budget::Budget;
+use super::event::{Event, WaitingCall};
 use super::queue::{Class, Place, Queue, Rank};
 use super::rate_limit::RateLimit;
 use super::response::{EndedCall, Origin, Rejection, Response};
 use super::retry::{self, CALL_TIME};
 use crate::clock::Moment;
+use crate::policy::fleet::permits::{FleetPermits, PurseRequest};
 
 /// Decides which calls leave and when, for clients `C` and waiting calls `T`.
 ///
@@ -25,37 +27,6 @@ pub struct Admission<C, T> {
     max_wait: Duration,
     breaker: Breaker,
     events: VecDeque<Event<T>>,
-}
-
-/// The driver's handle of a call that waits for a permit.
-pub trait WaitingCall {
-    /// Whether the caller is gone, so that the call needs no permit any more.
-    fn is_cancelled(&self) -> bool {
-        false
-    }
-}
-
-/// The end of a call's wait.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event<T> {
-    /// The call leaves now.
-    Admitted {
-        /// The call.
-        call: T,
-        /// Its class at the end: waiting if a user has joined a renewal.
-        class: Class,
-        /// The party that it is made for: of those that wait for it, one that is not held back.
-        party: u64,
-        /// How long it was queued.
-        waited: Duration,
-    },
-    /// The call is refused.
-    Refused {
-        /// The call.
-        call: T,
-        /// Why it is refused.
-        rejection: Rejection,
-    },
 }
 
 #[derive(Debug)]
@@ -80,6 +51,31 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
             max_wait,
             breaker: Breaker::new(budget.map_or(Duration::ZERO, |budget| budget.period())),
             events: VecDeque::new(),
+        }
+    }
+
+    /// The same for a broker that shares the budget with a fleet.
+    ///
+    /// After each operation the driver also sends what [`Admission::poll_purse`] asks for.
+    pub fn shared(budget: Budget, permits: FleetPermits, max_wait: Duration) -> Self {
+        Self { limit: Some(RateLimit::shared(budget, permits)), ..Self::new(Some(budget), max_wait) }
+    }
+
+    /// The permits of a fleet, to be told of answers; `None` if this broker has a budget of its own.
+    pub fn fleet(&mut self) -> Option<&mut FleetPermits> {
+        self.limit.as_mut()?.fleet()
+    }
+
+    /// The request for permits of the fleet to send now, if one is due.
+    pub fn poll_purse(&mut self, now: Moment) -> Option<PurseRequest> {
+        let queued = Class::ALL.map(|class| self.queue.depth(class)).iter().sum();
+        self.fleet()?.poll(queued, now)
+    }
+
+    /// Takes the whole burst: another process may have used it just before this one started.
+    pub fn empty_budget(&mut self, now: Moment) {
+        if let Some(limit) = &mut self.limit {
+            limit.empty(now);
         }
     }
 

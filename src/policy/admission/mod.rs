@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | [`breaker`] | users and parties with failures, 401, 402, 403, 429 | few calls leave, of all or of one party; renewals are shed |
 //! | [`throttle`] | the 429s that concern all, by the breaker; successes | a pause of all calls, a lower rate |
-//! | [`bucket`] | calls that left | no call before its permit: the [`budget`] |
+//! | [`bucket`], or the [`permits`](super::fleet::permits) of a fleet | calls that left | no call before its permit: the [`budget`] |
 //! | [`queue`] | class, rank, clients, user | the order of calls, and which is refused if not all can be served |
 //! | [`retry`] | tries, successes | which failed calls are repeated |
 //!
@@ -29,6 +29,7 @@
 pub mod breaker;
 pub mod bucket;
 pub mod budget;
+mod event;
 mod machine;
 pub mod queue;
 pub mod rate_limit;
@@ -38,5 +39,6 @@ pub mod retry;
 mod tests;
 pub mod throttle;
 
-pub use self::machine::{Admission, Event, WaitingCall};
+pub use self::event::{Event, WaitingCall};
+pub use self::machine::Admission;
 pub use self::response::{EndedCall, Origin, Rejection, Response};

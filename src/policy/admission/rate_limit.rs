@@ -1,29 +1,67 @@
-//! The rate of calls: budget, bucket and throttle together.
+//! The rate of calls: budget, permits and throttle together.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::bucket::Bucket;
 use super::budget::Budget;
 use super::throttle::{RESTART_RAMP, STEP, Throttle};
 use crate::clock::Moment;
+use crate::policy::fleet::permits::FleetPermits;
 
 /// Permits calls at the rate of the budget, or at the lower one that Courier accepts.
 #[derive(Debug)]
 pub struct RateLimit {
     budget: Budget,
-    bucket: Bucket,
+    permits: Permits,
     /// The rate that Courier accepts.
     pub throttle: Throttle,
-    /// When the bucket has the next permit; in the past if it has one.
+    /// When the broker's own bucket has the next permit; in the past if it has one.
     next_permit: Moment,
     reserve_free_at: Moment,
+}
+
+/// Where permits come from.
+#[derive(Debug)]
+enum Permits {
+    /// A bucket that this broker has for itself.
+    Own(Bucket),
+    /// The budget that it shares with a fleet.
+    Fleet(FleetPermits),
 }
 
 impl RateLimit {
     /// A full bucket at the whole rate.
     pub fn new(budget: Budget) -> Self {
-        let (bucket, throttle, past) = (Bucket::new(&budget), Throttle::new(&budget), Moment::from_nanos(0));
-        Self { budget, bucket, throttle, next_permit: past, reserve_free_at: past }
+        Self::with(budget, Permits::Own(Bucket::new(&budget)))
+    }
+
+    /// A budget that is shared with a fleet.
+    pub fn shared(budget: Budget, permits: FleetPermits) -> Self {
+        Self::with(budget, Permits::Fleet(permits))
+    }
+
+    fn with(budget: Budget, permits: Permits) -> Self {
+        let past = Moment::from_nanos(0);
+        Self { budget, permits, throttle: Throttle::new(&budget), next_permit: past, reserve_free_at: past }
+    }
+
+    /// The permits of a fleet, to be told of answers.
+    pub const fn fleet(&mut self) -> Option<&mut FleetPermits> {
+        match &mut self.permits {
+            Permits::Own(_) => None,
+            Permits::Fleet(permits) => Some(permits),
+        }
+    }
+
+    /// Takes the whole burst, as if it had just left. In a fleet the store does so at a join.
+    pub fn empty(&mut self, now: Moment) {
+        if let Permits::Own(bucket) = &mut self.permits {
+            let burst = NonZeroU32::new(self.budget.departing_burst()).unwrap_or(NonZeroU32::MIN);
+            *bucket = Bucket::empty(self.budget.period(), burst, now);
+            self.next_permit = now + self.budget.period();
+        }
+        self.reserve_free_at = now + self.budget.renewal_pause(0);
     }
 
     /// The permitted rate of calls.
@@ -38,18 +76,26 @@ impl RateLimit {
 
     /// Takes the permit of a call that neither a pause nor a lower rate holds back.
     pub fn take_in_pause(&mut self, now: Moment) -> bool {
-        match self.bucket.take(now) {
+        let permit = match &mut self.permits {
+            Permits::Own(bucket) => bucket.take(now),
+            Permits::Fleet(permits) => permits.take(now),
+        };
+        match permit {
             Ok(left) => {
                 self.throttle.on_admit(now);
                 self.reserve_free_at = now + self.budget.renewal_pause(left);
                 if left == 0
-                    && let Err(next) = self.bucket.take(now)
+                    && let Permits::Own(bucket) = &mut self.permits
+                    && let Err(next) = bucket.take(now)
                 {
                     self.next_permit = next;
                 }
                 true
             }
-            Err(_) => false,
+            Err(next) => {
+                self.next_permit = next;
+                false
+            }
         }
     }
 
@@ -58,9 +104,13 @@ impl RateLimit {
         self.throttle = Throttle::new(&self.budget);
     }
 
-    /// When the next call may leave.
+    /// When the next call may leave; in a fleet at the earliest.
     pub fn next_at(&self) -> Moment {
-        self.next_permit.max(self.throttle.next_at())
+        let next_permit = match &self.permits {
+            Permits::Own(_) => self.next_permit,
+            Permits::Fleet(permits) => permits.next_at(),
+        };
+        next_permit.max(self.throttle.next_at())
     }
 
     /// From when on a renewal leaves the reserve for new requests untouched.
@@ -70,7 +120,11 @@ impl RateLimit {
 
     /// How long a call waits behind so many others.
     pub fn wait_behind(&self, calls_ahead: usize, now: Moment) -> Duration {
-        let period = self.budget.period().max(self.throttle.period());
+        let period = match &self.permits {
+            Permits::Own(_) => self.budget.period(),
+            Permits::Fleet(permits) => permits.period(now),
+        };
+        let period = period.max(self.throttle.period());
         let others = period.saturating_mul(u32::try_from(calls_ahead).unwrap_or(u32::MAX));
         self.next_at().since(now).saturating_add(others)
     }

@@ -1,6 +1,7 @@
 //! Tests of admission as a whole, in virtual time.
 
 mod openings;
+mod shared;
 mod turns;
 
 use std::collections::BTreeMap;

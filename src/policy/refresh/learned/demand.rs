@@ -1,5 +1,7 @@
 //! The demand history of a token key.
 
+mod codec;
+
 use std::time::Duration;
 
 use crate::clock::Moment;
@@ -78,6 +80,16 @@ impl DemandHistory {
         };
         let slot = history.slot_of(now);
         Self { slot, visit: slot, ..history }
+    }
+
+    /// What the pending use of a decoded history adds to the counts, which are decoded without it.
+    pub fn pending(&self) -> CallCounts {
+        CallCounts::expected(self.expected)
+    }
+
+    /// The time of the last request.
+    pub const fn last(&self) -> Moment {
+        self.last
     }
 
     /// Records a request; returns what to count.
@@ -231,7 +243,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// A window, and moments at distances of every magnitude, from none to a year; the first may be 0.
-    fn times() -> impl Strategy<Value = (Duration, Vec<Moment>)> {
+    pub(super) fn times() -> impl Strategy<Value = (Duration, Vec<Moment>)> {
         let nanos = |bits| (0..bits, any::<u64>()).prop_map(|(bits, noise)| noise % (1u64 << bits));
         let moments = (nanos(60u32), prop::collection::vec(nanos(55), 1..60)).prop_map(|(start, gaps)| {
             gaps.iter().scan(start, |now, gap| Some(Moment::from_nanos(std::mem::replace(now, *now + gap)))).collect()
@@ -240,7 +252,7 @@ mod tests {
     }
 
     /// The history of the earlier half of these moments.
-    fn recorded(window: Duration, moments: &[Moment]) -> (DemandHistory, &[Moment], Moment) {
+    pub(super) fn recorded(window: Duration, moments: &[Moment]) -> (DemandHistory, &[Moment], Moment) {
         let (mut history, requests) = (DemandHistory::new(window, moments[0]), &moments[..moments.len().div_ceil(2)]);
         for request in requests {
             let _ = history.record(*request);

@@ -1,0 +1,65 @@
+//! What the broker writes to its store.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use arc_swap::ArcSwap;
+
+use super::entry::Entry;
+use super::owners::Owner;
+use crate::store::disk::DiskHandle;
+use crate::store::{Record, StoredToken};
+use crate::token::TokenKey;
+
+/// The store of a broker, if it has one, and the names that it is given for the owners of entries.
+///
+/// Each change is queued under the lock of its key's flights, so that the store sees the order of memory.
+#[derive(Default)]
+pub struct Persistence {
+    pub disk: OnceLock<DiskHandle>,
+    /// The client of each owner; [`SESSIONS`] for users with sessions. The table has hashes of its owners, which
+    /// mean nothing to another process.
+    pub owners: ArcSwap<HashMap<Owner, Box<str>>>,
+}
+
+impl Persistence {
+    /// Keeps a key's new token and its demand.
+    pub fn put(&self, entry: &Entry) {
+        if let Some(disk) = self.disk.get() {
+            disk.put(self.record(entry));
+        }
+    }
+
+    /// Forgets a key whose token was rejected.
+    pub fn forget_key(&self, key: &TokenKey) {
+        if let Some(disk) = self.disk.get() {
+            disk.forget_key(key);
+        }
+    }
+
+    /// Forgets the keys of a purged workspace.
+    pub fn forget_workspace(&self, workspace: &str) {
+        if let Some(disk) = self.disk.get() {
+            disk.forget_workspace(workspace);
+        }
+    }
+
+    /// What the store is to keep of an entry.
+    pub fn record(&self, entry: &Entry) -> Record {
+        let names = self.owners.load();
+        let token = entry.token().map(|token| StoredToken {
+            token: token.grant.to_token(),
+            sent: token.grant.sent(),
+            life: token.grant.life(),
+        });
+        Record {
+            key: entry.key.clone(),
+            token,
+            demand: entry.demand.encode().into(),
+            owners: entry.owners.iter().filter_map(|owner| names.get(&owner).cloned()).collect(),
+        }
+    }
+}
+
+/// The name under which the store keeps the entries of users with sessions.
+pub const SESSIONS: &str = "";

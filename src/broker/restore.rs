@@ -1,0 +1,139 @@
+//! Restores the key table from a store, at the start.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::demand::Demand;
+use super::entry::{CachedToken, Entry, Plan};
+use super::handle::Broker;
+use super::owners::Owner;
+use super::persistence::SESSIONS;
+use super::refresher::{Outlook, Refresher};
+use super::workspace::Workspace;
+use crate::clock::Moment;
+use crate::policy::refresh::Mode;
+use crate::policy::refresh::learned::demand::DemandHistory;
+use crate::policy::schedule::Ticket;
+use crate::store::Record;
+use crate::store::disk::Loaded;
+use crate::token::{Grant, WorkspaceName};
+use crate::upstream::Party;
+
+/// An entry whose renewal is overdue: the broker did not run when it was due, or it has no token.
+struct Overdue {
+    entry: Arc<Entry>,
+    /// When its token reaches its floor, or reached it.
+    floor: Moment,
+}
+
+impl Broker {
+    /// Restores what a store held: tokens, demand histories and learned models.
+    ///
+    /// Nothing else runs yet. The budget begins empty, since the last process may have used it just before:
+    /// otherwise each crash would be a burst.
+    pub fn restore(&self, loaded: Loaded) {
+        let now = self.0.clock.now();
+        for (name, workspace) in &self.0.workspaces {
+            workspace.dispatcher.empty_budget();
+            if let Some(model) = loaded.models.get(name) {
+                workspace.refresher.restore_model(model, self.0.settings.extra_calls, now);
+            }
+        }
+        let mut overdue: HashMap<&WorkspaceName, Vec<Overdue>> = HashMap::new();
+        for record in loaded.records {
+            let Some((name, workspace)) = self.0.workspaces.get_key_value(record.key.workspace()) else { continue };
+            if let Some(entry) = self.restore_entry(workspace, record, overdue.entry(name).or_default(), now) {
+                self.make_room(&entry, None);
+            }
+        }
+        for (name, overdue) in overdue {
+            self.spread(&self.0.workspaces[name], overdue, now);
+        }
+    }
+
+    /// Restores an entry; `None` if it is of no use any more.
+    fn restore_entry(
+        &self,
+        workspace: &Workspace,
+        record: Record,
+        overdue: &mut Vec<Overdue>,
+        now: Moment,
+    ) -> Option<Arc<Entry>> {
+        let (settings, refresher) = (&self.0.settings, &workspace.refresher);
+        let Record { key, token, demand, owners } = record;
+        let grant = token.map(|stored| Grant::new(&stored.token, stored.sent, stored.life));
+        let grant = grant.filter(|grant| grant.expires() - settings.floor.hard_of(grant.life()) > now);
+        // Without a token a key is of use only if its user's return can be predicted.
+        if grant.is_none() && settings.refresh != Mode::Learned {
+            return None;
+        }
+        let life = grant.as_ref().map_or(key.lifetime().as_duration(), Grant::life);
+        let window = settings.floor.window_of(life);
+        let history = DemandHistory::decode(&demand, now);
+        let history = history.or_else(|| Some(DemandHistory::new(window, grant.as_ref()?.sent())))?;
+        refresher.counts.add(history.pending());
+        let entry = Arc::new(Entry::new(key, Arc::new(Demand::restored(history))));
+        let owners = self.owners(workspace, &entry, &owners);
+        let mut state = entry.lock();
+        let Some(grant) = grant else {
+            self.0.table.insert_lapsed(&entry, state, owners);
+            overdue.push(Overdue { entry: Arc::clone(&entry), floor: Moment::from_nanos(0) });
+            return Some(entry);
+        };
+        let floor = grant.sent() + window;
+        let due = refresher.draw_due(window, grant.sent());
+        if due > now {
+            refresher.plan_renewal(&entry, &mut state, due);
+        } else if floor > now || settings.refresh == Mode::Learned {
+            overdue.push(Overdue { entry: Arc::clone(&entry), floor });
+        }
+        self.0.table.store(&entry, state, Arc::new(CachedToken { grant, due }), owners);
+        // Mode used would drop a token without uses.
+        entry.count_use();
+        Some(entry)
+    }
+
+    /// The owners of a restored entry, at least one; the first is the party of its renewals.
+    fn owners(&self, workspace: &Workspace, entry: &Entry, names: &[Box<str>]) -> Vec<Owner> {
+        let client = |name: &str| if name == SESSIONS { None } else { Some(name.to_owned()) };
+        let clients: Vec<_> = names.iter().map(|name| client(name)).collect();
+        let clients = if clients.is_empty() { vec![None] } else { clients };
+        let party = clients[0].as_deref().map_or(Party::Users, Party::Client);
+        entry.set_party(workspace.dispatcher.party(party, &entry.key));
+        let owner = |client: &Option<String>| self.0.table.ledger.owner(entry.key.workspace(), client.as_deref());
+        clients.iter().map(owner).collect()
+    }
+
+    /// Plans overdue renewals: the most valuable first, at half the rate of the budget, so that requests that come
+    /// meanwhile find permits.
+    fn spread(&self, workspace: &Workspace, overdue: Vec<Overdue>, now: Moment) {
+        let refresher = &workspace.refresher;
+        let mut renewals = Vec::new();
+        for Overdue { entry, floor } in overdue {
+            match refresher.foresee(&entry.demand, now) {
+                Outlook::Renewal(value) => renewals.push((value, floor, entry)),
+                Outlook::Wait(at) => plan(refresher, &entry, at, Plan::Lapsed),
+                Outlook::Forgotten => self.forget_without_token(workspace, &entry),
+            }
+        }
+        renewals.sort_by(|(value, floor, _), (other, later, _)| other.total_cmp(value).then(floor.cmp(later)));
+        let pause = workspace.dispatcher.budget().period() * 2;
+        let mut at = now;
+        for (_, floor, entry) in renewals {
+            at = at + pause;
+            let scheduled = |ticket| if floor > now { Plan::Scheduled(ticket, 0) } else { Plan::Lapsed(ticket) };
+            plan(refresher, &entry, at, scheduled);
+        }
+    }
+}
+
+/// Plans the next step for an entry, unless it has left the full table.
+fn plan(refresher: &Refresher, entry: &Arc<Entry>, at: Moment, plan: impl Fn(Ticket) -> Plan) {
+    let mut state = entry.lock();
+    if state.plan != Plan::Removed {
+        state.plan = plan(refresher.schedule(entry, &mut state, at));
+    }
+}
+
+#[cfg(test)]
+mod tests;
