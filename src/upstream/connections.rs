@@ -13,14 +13,24 @@
 //! an answer to any of them shows that it works. On a generation that is new or has no recent token, Courier is as likely
 //! the cause, so calls wait for their whole timeout.
 //!
-//! A lost call says nothing about Courier, so the circuit breaker ignores it. It is retried like any failed call, with a
-//! permit of its own.
+//! A lost call says nothing about Courier, so the circuit breaker ignores it. It is retried with a permit of its own,
+//! but takes nothing from its party's retry budget.
+//!
+//! # When a shared connection breaks
+//!
+//! In HTTP/2 one call may break the connection of all, for example if a firewall resets it for one user id. The others
+//! cannot tell that it was not theirs. So none is held against its token key or its party
+//! ([`Cause::SharedClosed`](super::Cause::SharedClosed)), and each key becomes a *suspect*: calls for it have a connection
+//! of their own until one succeeds, or for a minute. There a failure counts, and breaks no other call.
+//! The same holds for calls that were lost on a shared connection. In HTTP/1.1 calls share none.
 //!
 //! # What bounds it
 //!
 //! Generations are [`ConnectionSettings::min_age`] apart, so calls that always hang cause one new connection in that
-//! time. An old generation ends with its last call, so at most `timeout / min_age + 2` exist.
+//! time. An old generation ends with its last call, so at most `timeout / min_age + 2` exist. A connection of a suspect
+//! ends with its call, and [`Suspects`] are bounded.
 
+use std::hash::Hash;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,11 +42,14 @@ use super::failure::Failure;
 use super::generation::Generation;
 use super::http_client::{ClientTemplate, HttpClientError};
 use super::settings::ConnectionSettings;
+use super::suspects::Suspects;
 use crate::clock::{Clock, Moment};
 
 /// The connections of one workspace.
 pub struct Connections {
     template: ClientTemplate,
+    /// Makes a connection for each call.
+    unpooled: Client,
     settings: ConnectionSettings,
     state: Mutex<State>,
     clock: Clock,
@@ -46,30 +59,42 @@ struct State {
     current: Arc<Generation>,
     /// The time of the slowest recent answer; each answer lowers it by an eighth at most.
     slowest: Duration,
+    suspects: Suspects,
 }
 
 impl Connections {
     /// Creates the first generation, without a connection yet.
     pub fn new(template: ClientTemplate, settings: ConnectionSettings, clock: Clock) -> Result<Self, HttpClientError> {
-        let current = Arc::new(Generation::new(template.build()?, settings.max_age, clock.now()));
-        Ok(Self { template, settings, state: Mutex::new(State { current, slowest: Duration::ZERO }), clock })
+        let unpooled = template.build_unpooled()?;
+        // Before the first answer, calls over TLS are taken to share a connection.
+        let is_shared = template.uses_tls();
+        let current = Arc::new(Generation::new(template.build()?, settings.max_age, is_shared, clock.now()));
+        let state = State { current, slowest: Duration::ZERO, suspects: Suspects::default() };
+        Ok(Self { template, unpooled, settings, state: Mutex::new(state), clock })
     }
 
-    /// Begins a call on the current generation, or on a new one if that has retired.
-    pub fn check_out(&self) -> Checkout<'_> {
+    /// Begins a call for this key on the current generation, or on a new one if that has retired.
+    ///
+    /// A suspect gets a generation of its own.
+    pub fn check_out<K: Hash>(&self, key: K) -> Checkout<'_, K> {
         let max_age = self.settings.max_age;
         let mut state = self.state.lock();
         let now = self.clock.now();
+        if state.suspects.contains(&key, now) {
+            let generation = Arc::new(Generation::new(self.unpooled.clone(), max_age, false, now));
+            return Checkout { connections: self, generation, key, is_alone: true, sent: now };
+        }
         if state.current.is_retired(now) {
+            let is_shared = state.current.is_shared();
             match self.template.build() {
-                Ok(client) => state.current = Arc::new(Generation::new(client, max_age, now)),
+                Ok(client) => state.current = Arc::new(Generation::new(client, max_age, is_shared, now)),
                 Err(error) => {
                     tracing::warn!(%error, "cannot renew the HTTP client for Courier; the old one stays in use");
                     state.current.prolong(now + max_age);
                 }
             }
         }
-        Checkout { connections: self, generation: Arc::clone(&state.current), sent: now }
+        Checkout { connections: self, generation: Arc::clone(&state.current), key, is_alone: false, sent: now }
     }
 
     fn late_after(&self) -> Duration {
@@ -82,14 +107,17 @@ impl Connections {
     }
 }
 
-/// A call and its generation.
-pub struct Checkout<'a> {
+/// A call for a token key, and its generation.
+pub struct Checkout<'a, K> {
     connections: &'a Connections,
     generation: Arc<Generation>,
+    key: K,
+    /// Whether no other call is on its connection.
+    is_alone: bool,
     sent: Moment,
 }
 
-impl Checkout<'_> {
+impl<K: Hash> Checkout<'_, K> {
     /// The client to make the call with.
     pub fn client(&self) -> &Client {
         self.generation.client()
@@ -122,6 +150,11 @@ impl Checkout<'_> {
         }
     }
 
+    /// Whether other calls may be on its connection.
+    pub fn is_shared(&self) -> bool {
+        !self.is_alone && self.generation.is_shared()
+    }
+
     /// Whether the generation is not new and has just issued tokens.
     pub fn has_worked(&self) -> bool {
         self.generation.has_worked(self.sent, self.connections.settings.min_age)
@@ -140,6 +173,12 @@ impl Checkout<'_> {
         let now = self.connections.clock.now();
         let is_silent = now.since(self.generation.silent_since(self.sent)) >= late_after;
         self.generation.record(failure, is_silent, min_age, now);
+        let suspects = &mut self.connections.state.lock().suspects;
+        match failure {
+            Some(failure) if self.is_shared() && failure.is_inconclusive() => suspects.insert(&self.key, now),
+            None if self.is_alone => suspects.remove(&self.key),
+            _ => {}
+        }
     }
 }
 
@@ -173,8 +212,8 @@ mod tests {
     }
 
     /// A call that is answered after this time.
-    async fn answered(connections: &Connections, time: Duration, version: Version) -> Checkout<'_> {
-        let checkout = connections.check_out();
+    async fn answered(connections: &Connections, time: Duration, version: Version) -> Checkout<'_, &'static str> {
+        let checkout = connections.check_out("user");
         match checkout.wait(tokio::time::sleep(time)).await {
             Some(()) => {
                 checkout.record_head(version);
@@ -187,14 +226,14 @@ mod tests {
 
     /// How long a call waits that gets no answer.
     async fn patience(connections: &Connections) -> Duration {
-        let checkout = connections.check_out();
+        let checkout = connections.check_out("user");
         let waited = tokio::time::timeout(TIMEOUT, checkout.wait(std::future::pending::<()>())).await;
         checkout.record(Some(&waited.map_or(Failure::Timeout, |_| lost())));
         connections.clock.now().since(checkout.sent())
     }
 
-    fn is_current(checkout: &Checkout<'_>) -> bool {
-        Arc::ptr_eq(&checkout.generation, &checkout.connections.check_out().generation)
+    fn is_current(checkout: &Checkout<'_, &'static str>) -> bool {
+        Arc::ptr_eq(&checkout.generation, &checkout.connections.check_out("user").generation)
     }
 
     #[tokio::test(start_paused = true)]
@@ -230,7 +269,7 @@ mod tests {
         let connections = connections();
         answered(&connections, SECOND, Version::HTTP_2).await;
         for _ in 0..4 {
-            let checkout = connections.check_out();
+            let checkout = connections.check_out("user");
             checkout.record_head(Version::HTTP_2);
             checkout.record(Some(&Failure::Unavailable(500)));
             assert!(is_current(&checkout));
@@ -244,7 +283,7 @@ mod tests {
             let connections = connections();
             answered(&connections, SECOND / 2, version).await;
             tokio::time::sleep(SECOND).await;
-            let hanging = connections.check_out();
+            let hanging = connections.check_out("user");
             let others = async {
                 for _ in 0..10 {
                     answered(&connections, SECOND / 2, version).await;
@@ -260,11 +299,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn suspect_has_a_connection_of_its_own_until_a_call_succeeds() {
+        for failure in [lost(), Failure::Connect(Cause::SharedClosed.into())] {
+            let connections = connections();
+            answered(&connections, SECOND / 10, Version::HTTP_2).await;
+            connections.check_out("user").record(Some(&failure));
+            assert!(connections.check_out("other").is_shared());
+            let alone = connections.check_out("user");
+            assert!(!alone.is_shared());
+            alone.record(Some(&Failure::Connect(Cause::Closed.into())));
+            assert!(!connections.check_out("user").is_shared(), "it failed again");
+            alone.record(None);
+            assert!(connections.check_out("user").is_shared());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_http1_call_makes_no_suspect() {
+        let connections = connections();
+        answered(&connections, SECOND / 10, Version::HTTP_11).await;
+        connections.check_out("user").record(Some(&lost()));
+        assert!(!connections.check_out("user").is_alone);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn calls_that_always_hang_replace_one_generation_a_second() {
         let connections = connections();
         let mut generations = vec![answered(&connections, SECOND / 10, Version::HTTP_11).await.generation];
         for _ in 0..100 {
-            let checkout = connections.check_out();
+            let checkout = connections.check_out("user");
             checkout.record(Some(&lost()));
             if !generations.iter().any(|known| Arc::ptr_eq(known, &checkout.generation)) {
                 generations.push(Arc::clone(&checkout.generation));
@@ -277,7 +340,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn generation_retires_after_two_minutes_at_most() {
         let connections = connections();
-        let first = connections.check_out();
+        let first = connections.check_out("user");
         tokio::time::sleep(SECOND * 89).await;
         assert!(is_current(&first));
         tokio::time::sleep(SECOND * 31).await;

@@ -96,13 +96,13 @@ impl Courier {
     }
 
     async fn call(&self, key: &TokenKey) -> Result<Grant, Failure> {
-        let checkout = self.connections.check_out();
+        let checkout = self.connections.check_out(key);
         let outcome = self.exchange(&checkout, key).await;
         checkout.record(outcome.as_ref().err());
         outcome
     }
 
-    async fn exchange(&self, checkout: &Checkout<'_>, key: &TokenKey) -> Result<Grant, Failure> {
+    async fn exchange(&self, checkout: &Checkout<'_, &TokenKey>, key: &TokenKey) -> Result<Grant, Failure> {
         let body = json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() }).to_string();
         let api_key = self.key();
         let request = checkout
@@ -131,7 +131,7 @@ impl Courier {
         }
     }
 
-    async fn read(&self, checkout: &Checkout<'_>, mut response: Response) -> Result<Vec<u8>, Failure> {
+    async fn read(&self, checkout: &Checkout<'_, &TokenKey>, mut response: Response) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.failure(checkout, &error))? {
             if body.len() + chunk.len() > LARGEST_ANSWER {
@@ -142,11 +142,16 @@ impl Courier {
         Ok(body)
     }
 
-    fn failure(&self, checkout: &Checkout<'_>, error: &reqwest::Error) -> Failure {
+    fn failure(&self, checkout: &Checkout<'_, &TokenKey>, error: &reqwest::Error) -> Failure {
         if is_unanswered_ping(error) && checkout.has_worked() {
             return self.lost();
         }
-        Failure::of_http(&self.host(), error)
+        match Failure::of_http(&self.host(), error) {
+            Failure::Connect(unreachable) if checkout.is_shared() && !error.is_connect() => {
+                Failure::Connect(unreachable.on_shared_connection())
+            }
+            failure => failure,
+        }
     }
 
     fn lost(&self) -> Failure {

@@ -183,8 +183,12 @@ impl Dispatcher {
     /// `None` if a retry would not help.
     pub fn retry(&self, failure: &Failure, origin: &Origin, tries: u32, deadline: Moment) -> Option<Moment> {
         let (mut state, now) = self.lock();
-        let most = failure.most_tries();
-        if tries < most { state.admission.retry(origin, tries, deadline, now, fastrand::f64()) } else { None }
+        if tries >= failure.most_tries() {
+            return None;
+        }
+        let at = state.admission.retry_at(origin, tries, deadline, now, fastrand::f64())?;
+        // A broken connection is not the party's failure. A key's second call in a row has one of its own, which counts.
+        (failure.is_inconclusive() || state.admission.withdraw_retry(origin)).then_some(at)
     }
 
     /// Turns a denial into [`Failure::Unconfirmed`] unless it is known that Courier refuses the API key.

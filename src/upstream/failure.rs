@@ -109,9 +109,9 @@ impl Failure {
         }
     }
 
-    /// Whether the call was on a dead connection, which says nothing about Courier.
-    pub(super) fn is_lost(&self) -> bool {
-        matches!(self, Self::Connect(unreachable) if unreachable.cause() == Cause::Lost)
+    /// Whether the call's connection died or broke in a way that says nothing about Courier or the token key.
+    pub(super) fn is_inconclusive(&self) -> bool {
+        matches!(self, Self::Connect(unreachable) if matches!(unreachable.cause(), Cause::Lost | Cause::SharedClosed))
     }
 
     /// The message for callers. It reveals neither hosts nor the state of the API key.
@@ -165,7 +165,7 @@ pub fn response(outcome: &Result<Grant, Failure>) -> Option<Response> {
         Err(failure) if failure.is_lasting() => Response::Rejected,
         // The same, possibly for a moment only. But 408 and 425 mean that Courier could not answer.
         Err(Failure::Unavailable(status @ 400..=499)) if !matches!(status, 408 | 425) => Response::Rejected,
-        Err(failure) if failure.is_lost() => return None,
+        Err(failure) if failure.is_inconclusive() => return None,
         Err(
             Failure::OldKey | Failure::OutOfFiles | Failure::Stopping | Failure::CircuitOpen(_) | Failure::Limited(_),
         ) => return None,

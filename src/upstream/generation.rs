@@ -36,10 +36,12 @@ struct Signs {
 
 impl Generation {
     /// A generation that retires after three quarters of `max_age` at the earliest.
-    pub fn new(client: Client, max_age: Duration, now: Moment) -> Self {
+    ///
+    /// `is_shared`: whether its calls will share one connection, as far as is known before the first answer.
+    pub fn new(client: Client, max_age: Duration, is_shared: bool, now: Moment) -> Self {
         // Brokers that started together do not connect together.
         let retires = now + max_age.mul_f64(1.0 - 0.25 * fastrand::f64());
-        Self { client, born: now, signs: Mutex::new(Signs { retires, heard: None, is_shared: false, failures: 0 }) }
+        Self { client, born: now, signs: Mutex::new(Signs { retires, heard: None, is_shared, failures: 0 }) }
     }
 
     /// The client.
@@ -50,6 +52,11 @@ impl Generation {
     /// Whether new calls have to use another generation.
     pub fn is_retired(&self, now: Moment) -> bool {
         self.signs.lock().retires <= now
+    }
+
+    /// Whether its calls share one connection (HTTP/2).
+    pub fn is_shared(&self) -> bool {
+        self.signs.lock().is_shared
     }
 
     /// Puts the retirement off.
@@ -74,12 +81,13 @@ impl Generation {
             Failure::Timeout => is_silent,
             // The pool drops this connection. With HTTP/1.1 it may have others to the same machine.
             Failure::Connect(unreachable) if unreachable.cause() == Cause::Closed => !signs.is_shared,
-            failure => failure.is_lost(),
+            Failure::Connect(unreachable) => unreachable.cause() == Cause::Lost,
+            _ => false,
         };
         if is_suspect {
             signs.retires = signs.retires.min(now.max(self.born + min_age));
         }
-        if !failure.is_lost() {
+        if !failure.is_inconclusive() {
             signs.failures = signs.failures.saturating_add(1);
         }
     }

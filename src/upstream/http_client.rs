@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Client, redirect, retry};
+use reqwest::{Client, ClientBuilder, redirect, retry};
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::CertificateDer;
@@ -36,6 +36,7 @@ pub enum HttpClientError {
 /// The certificate authorities are read once, and a new client resumes the TLS sessions of the one before.
 pub struct ClientTemplate {
     tls: ClientConfig,
+    uses_tls: bool,
     proxy: Option<reqwest::Proxy>,
     connect_timeout: Duration,
     timeout: Duration,
@@ -50,14 +51,29 @@ impl ClientTemplate {
         let proxy = settings.proxy.as_ref().map(build_proxy).transpose().map_err(HttpClientError::Client)?;
         let &CourierSettings { connect_timeout, timeout, ref connections, .. } = settings;
         let (ping_after, ping_timeout) = (connections.ping_after, connections.ping_timeout);
-        Ok(Self { tls, proxy, connect_timeout, timeout, ping_after, ping_timeout })
+        let uses_tls = settings.base_url.scheme() == "https";
+        Ok(Self { tls, uses_tls, proxy, connect_timeout, timeout, ping_after, ping_timeout })
     }
 
-    /// Builds a client. It makes no connection yet.
+    /// Whether calls go over TLS, which negotiates the version of HTTP.
+    pub const fn uses_tls(&self) -> bool {
+        self.uses_tls
+    }
+
+    /// Builds a client whose calls share its connections. It makes no connection yet.
     ///
     /// It does not retry, follow redirects or use proxies of the environment.
     pub fn build(&self) -> Result<Client, HttpClientError> {
-        let mut client = Client::builder()
+        self.builder().build().map_err(HttpClientError::Client)
+    }
+
+    /// Builds a client that makes a connection for each call.
+    pub fn build_unpooled(&self) -> Result<Client, HttpClientError> {
+        self.builder().pool_max_idle_per_host(0).build().map_err(HttpClientError::Client)
+    }
+
+    fn builder(&self) -> ClientBuilder {
+        let client = Client::builder()
             .user_agent(format!("{PRODUCT}{}", env!("CARGO_PKG_VERSION")))
             .tls_backend_preconfigured(self.tls.clone())
             .retry(retry::never())
@@ -69,10 +85,10 @@ impl ClientTemplate {
             .http2_keep_alive_interval(self.ping_after)
             .http2_keep_alive_timeout(self.ping_timeout)
             .http2_keep_alive_while_idle(true);
-        if let Some(proxy) = &self.proxy {
-            client = client.proxy(proxy.clone());
+        match &self.proxy {
+            Some(proxy) => client.proxy(proxy.clone()),
+            None => client,
         }
-        client.build().map_err(HttpClientError::Client)
     }
 }
 

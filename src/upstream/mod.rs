@@ -19,6 +19,7 @@ mod notice;
 mod permit;
 mod retry_after;
 mod settings;
+mod suspects;
 mod unreachable;
 
 pub use self::courier::{Courier, CourierError};

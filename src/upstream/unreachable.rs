@@ -43,6 +43,9 @@ pub enum Cause {
     /// The connection was closed or reset before the answer was complete.
     #[error("connection closed or reset")]
     Closed,
+    /// The same, on a connection that calls share (HTTP/2): another call may be the reason.
+    #[error("connection closed or reset")]
+    SharedClosed,
     /// The peer stopped answering on a connection that had worked.
     #[error("connection lost")]
     Lost,
@@ -69,6 +72,11 @@ impl Unreachable {
     pub fn lost(host: &str) -> Self {
         let cause = Cause::Lost;
         Self { cause, details: format!("{host}: {cause} (it worked before, and no answer comes)").into() }
+    }
+
+    /// The same failure on a connection that calls share.
+    pub fn on_shared_connection(self) -> Self {
+        Self { cause: Cause::SharedClosed, ..self }
     }
 
     /// The kind of failure.

@@ -2,6 +2,7 @@
 
 mod connections;
 mod pauses;
+mod shared_connection;
 mod unreachable;
 mod warm_broker;
 

@@ -1,4 +1,4 @@
-//! The simulator over HTTP/2 with TLS, with users whose calls hang or are slow.
+//! The simulator over HTTP/2 with TLS, with users whose calls hang, are slow or end their connection.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,14 +15,26 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rustls::HandshakeKind;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 /// Calls for users whose id begins so get no answer.
 pub const HANGING: &str = "hanging";
 /// Calls for users whose id begins so take [`SLOWNESS`].
 pub const SLOW: &str = "slow";
+/// A call for a user whose id begins so closes its connection.
+pub const CLOSING: &str = "closing";
+/// The same, after GOAWAY.
+pub const LEAVING: &str = "leaving";
 pub const SLOWNESS: Duration = Duration::from_millis(600);
+
+/// Ends a connection at the request of a call on it.
+#[derive(Default)]
+struct End {
+    close: Notify,
+    leave: Notify,
+}
 
 /// A server that runs as long as its runtime.
 pub struct Http2Courier {
@@ -46,13 +58,21 @@ impl Http2Courier {
                     // The broker gives up some of the connections that it opens at the same time.
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     kinds.lock().extend(stream.get_ref().1.handshake_kind());
-                    let service = service_fn(move |request| answer(simulator.clone(), request));
+                    let end = Arc::new(End::default());
+                    let ending = Arc::clone(&end);
+                    let service = service_fn(move |request| answer(simulator.clone(), Arc::clone(&ending), request));
                     let connection =
                         http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
                     let mut connection = std::pin::pin!(connection);
                     tokio::select! {
                         _ = &mut connection => return,
                         Ok(()) = goodbyes.changed() => connection.as_mut().graceful_shutdown(),
+                        () = end.close.notified() => return,
+                        () = end.leave.notified() => {
+                            connection.as_mut().graceful_shutdown();
+                            let _ = timeout(SLOWNESS / 20, connection).await;
+                            return;
+                        }
                     }
                     let _ = connection.await;
                 });
@@ -72,13 +92,23 @@ impl Http2Courier {
     }
 }
 
-async fn answer(simulator: Simulator, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    simulator: Simulator,
+    end: Arc<End>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     // A broken body is answered with an error.
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let key = head.headers.get(AUTHORIZATION).map(|key| key.as_bytes().to_vec());
     let reply = simulator.answer(key.as_deref(), &body).await;
     let text = String::from_utf8_lossy(&body);
+    for (prefix, end) in [(CLOSING, &end.close), (LEAVING, &end.leave)] {
+        if text.contains(&format!("user_id:{prefix}")) {
+            end.notify_one();
+            std::future::pending::<()>().await;
+        }
+    }
     if text.contains(&format!("user_id:{HANGING}")) {
         std::future::pending::<()>().await;
     }

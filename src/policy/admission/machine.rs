@@ -257,12 +257,17 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
 
     /// When to retry a call that failed `tries` times, for a caller that waits until `deadline`.
     ///
-    /// `None` if the time is too short or the party's retry budget is used up. `draw` is uniform in 0..1.
-    pub fn retry(&mut self, origin: &Origin, tries: u32, deadline: Moment, now: Moment, draw: f64) -> Option<Moment> {
+    /// `None` if the time is too short. `draw` is uniform in 0..1.
+    pub fn retry_at(&self, origin: &Origin, tries: u32, deadline: Moment, now: Moment, draw: f64) -> Option<Moment> {
         let at = (now + retry::pause(tries, draw)?).max(self.breaker.held_until(origin));
         let earliest = at.max(self.limit.as_ref().map_or(PAST, |limit| limit.throttle.next_at()));
         let is_in_time = earliest + CALL_TIME <= deadline && !self.breaker.is_open_for(origin, now);
-        (is_in_time && self.breaker.withdraw_retry(origin)).then_some(at)
+        is_in_time.then_some(at)
+    }
+
+    /// Takes a retry out of the party's budget; `false` if it is used up.
+    pub fn withdraw_retry(&mut self, origin: &Origin) -> bool {
+        self.breaker.withdraw_retry(origin)
     }
 
     /// Forgets what the old API key brought: breaker, pauses and a lower rate.

@@ -317,7 +317,7 @@ fn party_that_does_not_fail_is_served_in_a_pause_and_ends_it() {
 fn retry_needs_time_for_a_call_a_closed_breaker_and_the_end_of_the_keys_pause() {
     let mut driver = Driver::new(1.0, 1);
     let (now, back_off, mine) = (driver.now, SECOND / 10, origin(1 << 32, 0));
-    let retry = |driver: &mut Driver, wait| driver.admission.retry(&mine, 1, now + wait, now, 1.0);
+    let retry = |driver: &mut Driver, wait| driver.admission.retry_at(&mine, 1, now + wait, now, 1.0);
     driver.respond(Response::Failed, 0);
     assert_eq!(retry(&mut driver, SECOND + back_off), Some(now + back_off));
     assert_eq!(retry(&mut driver, SECOND), None);
@@ -337,10 +337,7 @@ fn retry_needs_time_for_a_call_a_closed_breaker_and_the_end_of_the_keys_pause() 
 #[test]
 fn retries_of_one_party_leave_the_others_theirs() {
     let mut driver = Driver::new(1.0, 1);
-    let retry = |driver: &mut Driver, client| {
-        let now = driver.now;
-        driver.admission.retry(&origin(1, client), 1, Moment::NEVER, now, 1.0).is_some()
-    };
+    let retry = |driver: &mut Driver, client| driver.admission.withdraw_retry(&origin(1, client));
     for client in 0..2 {
         let (response, origin, now) = (Response::Failed, origin(1, client), driver.now);
         driver.admission.on_response(&EndedCall { response, origin, sent: now, now, draw: 0.0 });

@@ -11,7 +11,7 @@ use rustls::HandshakeKind;
 use tokio::task::JoinSet;
 
 use super::warm_broker::tokens;
-use crate::support::broker::{Broker, Setup};
+use crate::support::broker::{Broker, Setup, client};
 use crate::support::http::{ask, until};
 use crate::support::http2_courier::{HANGING, Http2Courier, SLOW};
 use crate::support::pki::Authority;
@@ -22,8 +22,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Callers wait for so long: a call that waits for its own timeout fails.
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// Nothing ends a connection but its end.
-const PATIENT: ConnectionSettings =
+pub const PATIENT: ConnectionSettings =
     ConnectionSettings { late_after: HOUR, max_age: HOUR, min_age: MS, ping_after: HOUR, ping_timeout: HOUR };
+/// The key of a second client of the broker that uses HTTP/2.
+pub const STORM: &str = "ctb_the-key-of-the-storm";
 const WATCHFUL: ConnectionSettings = ConnectionSettings { late_after: Duration::from_millis(500), ..PATIENT };
 
 fn setup(connections: ConnectionSettings) -> Setup {
@@ -49,13 +51,13 @@ async fn http1_broker(connections: ConnectionSettings) -> (Broker, Relay) {
 }
 
 /// A broker that calls the simulator over HTTP/2 through a relay.
-async fn http2_broker(connections: ConnectionSettings) -> (Broker, Relay, Http2Courier) {
+pub async fn http2_broker(connections: ConnectionSettings) -> (Broker, Relay, Http2Courier) {
     let authority = Authority::new();
     let acceptor = authority.sign(&["localhost"]).acceptor_of(&["h2"]);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let relay = Relay::to(listener.local_addr().expect("an address")).await;
     let root = authority.der();
-    let setup = setup(connections).courier_settings(move |courier| {
+    let setup = setup(connections).client(client("storm", STORM, &["*"])).courier_settings(move |courier| {
         (courier.connections, courier.extra_roots) = (connections, vec![root.clone()]);
     });
     let broker = at(setup, format!("https://localhost:{}", relay.address.port())).start().await;
@@ -64,13 +66,13 @@ async fn http2_broker(connections: ConnectionSettings) -> (Broker, Relay, Http2C
 }
 
 /// Asks for new users at once, and returns the statuses of the answers.
-async fn statuses(broker: &Broker, users: impl IntoIterator<Item = String>) -> Vec<u16> {
+pub async fn statuses(broker: &Broker, users: impl IntoIterator<Item = String>) -> Vec<u16> {
     let address = broker.address;
     let one = |user: String| async move { ask(address, &tokens(&user)).await.status };
     users.into_iter().map(one).collect::<JoinSet<_>>().join_all().await
 }
 
-fn users(prefix: &str) -> impl Iterator<Item = String> {
+pub fn users(prefix: &str) -> impl Iterator<Item = String> {
     (0..10).map(move |number| format!("{prefix}{number}"))
 }
 
