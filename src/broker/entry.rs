@@ -212,19 +212,19 @@ impl CachedToken {
     }
 
     /// When it reaches its floor.
-    pub fn floor(&self, floor: &Floor) -> Moment {
+    pub fn floor_at(&self, floor: &Floor) -> Moment {
         self.grant.expires() - floor.of(self.grant.life())
     }
 
     /// When it reaches its hard floor.
-    pub fn hard_floor(&self, floor: &Floor) -> Moment {
+    pub fn hard_floor_at(&self, floor: &Floor) -> Moment {
         self.grant.expires() - floor.hard_of(self.grant.life())
     }
 }
 
 impl EntryState {
     /// When the last token reaches its floor, or reached it.
-    pub fn floor(&self, floor: &Floor) -> Moment {
+    pub fn floor_at(&self, floor: &Floor) -> Moment {
         self.sent + floor.window_of(self.expires.since(self.sent))
     }
 }

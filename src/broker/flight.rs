@@ -18,7 +18,7 @@ pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause:
     let (broker, workspace) = (broker.clone(), Arc::clone(workspace));
     let runtime = broker.0.runtime.clone();
     let origin = origin(&broker, &workspace, leader.key(), &cause);
-    let mut task = FlightTask { broker, workspace, leader, cause, origin, attempts: 0 };
+    let mut task = FlightTask { broker, workspace, leader, cause, origin, tries: 0 };
     runtime.spawn(async move {
         match call_with_retries(&mut task).await {
             Some(outcome) => task.complete(outcome),
@@ -50,25 +50,25 @@ fn party(workspace: &Workspace, key: &TokenKey, client: &str) -> u64 {
 ///
 /// Each call needs its own permit. `None` if the flight is abandoned.
 async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failure>> {
-    let FlightTask { broker, workspace, leader, cause, origin, attempts } = task;
+    let FlightTask { broker, workspace, leader, cause, origin, tries } = task;
     let (clock, dispatcher) = (&broker.0.clock, &workspace.dispatcher);
     let deadline = clock.now() + broker.0.settings.timeout;
-    let mut permit = match cause {
+    let mut outcome = match cause {
         FlightCause::Request(_) => queue(workspace, leader, *origin, Moment::NEVER).await?,
         FlightCause::Probe(_) => queue_probe(workspace, leader, *origin).await?,
         FlightCause::Renewal(renewal) => queue_renewal(workspace, leader, *origin, renewal).await?,
     };
     let mut failed = None;
     loop {
-        let granted = match permit {
+        let permit = match outcome {
             Ok(permit) => permit,
             // The failure of a call tells more than the refusal of the next permit, unless that is final.
             Err(failure @ Failure::Credentials(_)) => return Some(Err(failure)),
             Err(failure) => return Some(Err(failed.unwrap_or(failure))),
         };
-        *attempts += 1;
-        *origin = granted.origin();
-        let failure = match dispatcher.issue(granted, leader.key()).await {
+        *tries += 1;
+        *origin = permit.origin();
+        let failure = match dispatcher.issue(permit, leader.key()).await {
             Ok(grant) => return Some(Ok(grant)),
             Err(failure) => failure,
         };
@@ -76,7 +76,7 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
         let clients = leader.with_waiters(|waiters| waiters.clients());
         let again = clients.iter().find_map(|client| {
             let origin = Origin { party: party(workspace, leader.key(), client), ..*origin };
-            dispatcher.retry(&failure, &origin, *attempts, deadline)
+            dispatcher.retry(&failure, &origin, *tries, deadline)
         });
         let Some(again) = again else { return Some(Err(failure)) };
         tokio::select! {
@@ -88,7 +88,7 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
             return Some(Err(failure));
         }
         leader.with_waiters(Waiters::reset_places);
-        permit = queue(workspace, leader, *origin, deadline - CALL_TIME).await?;
+        outcome = queue(workspace, leader, *origin, deadline - CALL_TIME).await?;
         failed = Some(failure);
     }
 }
@@ -102,7 +102,7 @@ type PermitOutcome = Result<Permit, Failure>;
 async fn queue(workspace: &Workspace, leader: &Leader, origin: Origin, latest: Moment) -> Option<PermitOutcome> {
     loop {
         let failure = match first_place(workspace, leader, origin, latest) {
-            Ok(pending) => match granted(workspace, leader, pending, latest).await? {
+            Ok(pending) => match await_permit(workspace, leader, pending, latest).await? {
                 Ok(permit) => return Some(Ok(permit)),
                 Err(failure) => failure,
             },
@@ -176,7 +176,7 @@ async fn queued_ahead(
     pending: Result<PendingPermit, Failure>,
 ) -> Option<Option<PermitOutcome>> {
     let failure = match pending {
-        Ok(pending) => match granted(workspace, leader, pending, Moment::NEVER).await? {
+        Ok(pending) => match await_permit(workspace, leader, pending, Moment::NEVER).await? {
             Ok(permit) => return Some(Some(Ok(permit))),
             Err(failure) => failure,
         },
@@ -186,7 +186,7 @@ async fn queued_ahead(
 }
 
 /// Waits for the permit of a queued call, and puts the call into the lines of the clients that join.
-async fn granted(
+async fn await_permit(
     workspace: &Workspace,
     leader: &Leader,
     pending: PendingPermit,
@@ -197,7 +197,7 @@ async fn granted(
     tokio::pin!(permit);
     loop {
         if let Some(place) = place {
-            join_lines(workspace, leader, place, latest);
+            add_lines(workspace, leader, place, latest);
         }
         tokio::select! {
             biased;
@@ -216,10 +216,10 @@ async fn granted(
 }
 
 /// Puts a queued call into the line of each client that asks for a place.
-fn join_lines(workspace: &Workspace, leader: &Leader, place: Place, latest: Moment) {
+fn add_lines(workspace: &Workspace, leader: &Leader, place: Place, latest: Moment) {
     while let Some(client) = leader.with_waiters(|waiters| waiters.next_client()) {
         let party = party(workspace, leader.key(), &client);
-        let joined = match workspace.dispatcher.join(place, &client, party, latest) {
+        let joined = match workspace.dispatcher.add_line(place, &client, party, latest) {
             Ok(true) => Ok(()),
             // Its permit or its refusal is on the way.
             Ok(false) => return,

@@ -56,30 +56,30 @@ pub struct FlightTask {
     /// The key and the caller that its calls are made for.
     pub origin: Origin,
     /// The calls that were made.
-    pub attempts: u32,
+    pub tries: u32,
 }
 
 impl FlightTask {
     /// Completes the flight. A failure changes nothing in the table.
     pub fn complete(self, outcome: Result<Grant, Failure>) {
         // Without an attempt the dispatcher refused the permit.
-        if self.attempts > 0 {
+        if self.tries > 0 {
             self.log(&outcome);
         }
         let outcome = outcome.map_err(|failure| self.workspace.dispatcher.check_denial(failure, &self.origin));
-        if self.attempts > 0
+        if self.tries > 0
             && let Err(failure) = &outcome
         {
             self.remember(failure);
         }
         let failure = outcome.as_ref().err().cloned();
         match outcome {
-            Err(failure) if self.attempts == 0 => self.leader.refuse(&failure),
+            Err(failure) if self.tries == 0 => self.leader.refuse(&failure),
             outcome => self.leader.complete(&outcome.map(|grant| self.store(grant)).map_err(Into::into)),
         }
         if let FlightCause::Renewal(Renewal { reason, entry, .. }) = &self.cause {
             let refresher = &self.workspace.refresher;
-            if self.attempts > 0 {
+            if self.tries > 0 {
                 let outcome = if failure.is_none() { RenewalOutcome::Issued } else { RenewalOutcome::Failed };
                 refresher.metrics.renewals_total[*reason][outcome].inc();
             }
@@ -133,7 +133,7 @@ impl FlightTask {
             Arc::new(Entry::new(leader.key().clone(), demand))
         });
         entry.set_party(self.origin.party);
-        let serves_longer = |old: &CachedToken| old.floor(floor) > token.floor(floor);
+        let serves_longer = |old: &CachedToken| old.floor_at(floor) > token.floor_at(floor);
         let stored = flights.is_current(leader) && !entry.token().is_some_and(|old| serves_longer(&old));
         if stored {
             let caller = cause.client().map(|client| broker.0.table.ledger.owner(leader.key().workspace(), client));

@@ -130,7 +130,7 @@ impl Totals {
 
     fn hold(&mut self, entry: &Arc<Entry>, owner: Owner) {
         let holding = self.holdings.entry(owner).or_default();
-        entry.owners.set_place(owner, holding.entries.len());
+        entry.owners.set_index(owner, holding.entries.len());
         holding.entries.push(Arc::clone(entry));
         holding.weight += u64::from(entry.owners.weight());
     }
@@ -165,11 +165,11 @@ impl Totals {
 
     /// Removes an entry from the holding of an owner.
     fn remove(&mut self, entry: &Entry, owner: Owner) {
-        let (Some(place), Some(holding)) = (entry.owners.place(owner), self.holdings.get_mut(&owner)) else { return };
+        let (Some(index), Some(holding)) = (entry.owners.index(owner), self.holdings.get_mut(&owner)) else { return };
         holding.weight -= u64::from(entry.owners.weight());
-        holding.entries.swap_remove(place);
-        if let Some(moved) = holding.entries.get(place) {
-            moved.owners.set_place(owner, place);
+        holding.entries.swap_remove(index);
+        if let Some(moved) = holding.entries.get(index) {
+            moved.owners.set_index(owner, index);
         }
         if holding.entries.is_empty() {
             self.holdings.remove(&owner);
@@ -197,8 +197,8 @@ impl Ledger {
             assert_eq!(entry.owners.weight(), entry.weight(), "{:?}", entry.key);
             assert!(entry.owners.iter().count() > 0, "{:?}", entry.key);
             for owner in entry.owners.iter() {
-                let place = entry.owners.place(owner).expect("it is an owner");
-                assert!(Arc::ptr_eq(entry, &totals.holdings[&owner].entries[place]), "{:?}", entry.key);
+                let index = entry.owners.index(owner).expect("it is an owner");
+                assert!(Arc::ptr_eq(entry, &totals.holdings[&owner].entries[index]), "{:?}", entry.key);
             }
         }
         let claims: usize = entries.iter().map(|entry| entry.owners.iter().count()).sum();

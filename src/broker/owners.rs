@@ -21,8 +21,8 @@ impl Owner {
 pub struct Owners {
     /// The hash of each owner; 0 in a free slot.
     owners: [AtomicU32; MOST],
-    /// The place of the entry in the list of the owner in this slot.
-    places: [AtomicU32; MOST],
+    /// The index of the entry in the list of the owner in this slot.
+    indices: [AtomicU32; MOST],
     /// The weight that is counted, in bytes; 0 if the entry is not counted.
     weight: AtomicU32,
 }
@@ -83,15 +83,15 @@ impl Owners {
         }
     }
 
-    /// The place in this owner's list.
-    pub fn place(&self, owner: Owner) -> Option<usize> {
-        self.slot_of(owner).map(|slot| self.places[slot].load(Ordering::Relaxed) as usize)
+    /// The index in the list of this owner.
+    pub fn index(&self, owner: Owner) -> Option<usize> {
+        self.slot_of(owner).map(|slot| self.indices[slot].load(Ordering::Relaxed) as usize)
     }
 
-    /// Sets the place in this owner's list, which the table's capacity bounds.
-    pub fn set_place(&self, owner: Owner, place: usize) {
+    /// Sets the index in the list of this owner, which the table's capacity bounds.
+    pub fn set_index(&self, owner: Owner, index: usize) {
         if let Some(slot) = self.slot_of(owner) {
-            self.places[slot].store(place as u32, Ordering::Relaxed);
+            self.indices[slot].store(index as u32, Ordering::Relaxed);
         }
     }
 

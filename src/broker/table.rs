@@ -85,7 +85,7 @@ impl KeyTable {
         self.index.add(self.index.handle(token.grant.token()), &entry.key);
         (state.sent, state.expires) = (token.grant.sent(), token.grant.expires());
         (state.decision, state.error) = (None, None);
-        let hard_floor = self.hard_floors.lock().add(token.hard_floor(&self.floor), Arc::clone(entry));
+        let hard_floor = self.hard_floors.lock().add(token.hard_floor_at(&self.floor), Arc::clone(entry));
         let old_hard_floor = state.hard_floor.replace(hard_floor);
         self.tokens.fetch_add(1, Ordering::Relaxed);
         let old = entry.replace_token(Some(token));
@@ -170,7 +170,7 @@ impl KeyTable {
 
     /// Has the entry's token reached its hard floor?
     pub fn has_expired(&self, entry: &Entry, now: Moment) -> bool {
-        entry.token().is_some_and(|token| token.hard_floor(&self.floor) <= now)
+        entry.token().is_some_and(|token| token.hard_floor_at(&self.floor) <= now)
     }
 
     /// The number of tokens.

@@ -42,7 +42,7 @@ enum ClientPlace {
     None,
     Held,
     /// The call may still leave by the turn of another client.
-    Refused(Failure),
+    Rejected(Failure),
 }
 
 impl Waiters {
@@ -91,7 +91,7 @@ impl Waiters {
     /// Records that this client has a place, or why not.
     pub fn set_place(&mut self, client: &str, place: Result<(), Failure>) {
         if let Some(group) = self.groups.iter_mut().find(|group| *group.client == *client) {
-            group.place = place.map_or_else(ClientPlace::Refused, |()| ClientPlace::Held);
+            group.place = place.map_or_else(ClientPlace::Rejected, |()| ClientPlace::Held);
         }
     }
 
@@ -99,7 +99,7 @@ impl Waiters {
     pub fn lose_places(&mut self, failure: &Failure) {
         for Group { place, .. } in &mut self.groups {
             let had_place = *place == ClientPlace::Held;
-            *place = if had_place { ClientPlace::Refused(failure.clone()) } else { ClientPlace::None };
+            *place = if had_place { ClientPlace::Rejected(failure.clone()) } else { ClientPlace::None };
         }
     }
 
@@ -111,7 +111,7 @@ impl Waiters {
     /// Gives the followers of each refused client that client's refusal.
     pub fn answer_refused(&mut self) {
         self.groups.retain(|group| {
-            let ClientPlace::Refused(failure) = &group.place else { return true };
+            let ClientPlace::Rejected(failure) = &group.place else { return true };
             group.outcome.send_replace(Some(Err(failure.clone().into())));
             false
         });

@@ -187,7 +187,7 @@ impl<'a> Replay<'a> {
         self.waiting.entry(number).or_default().push(now);
         match key.flight {
             // However long it waits, no place is refused.
-            Flight::Queued(place) => drop(self.admission.join(place, (), 0, Moment::NEVER, now)),
+            Flight::Queued(place) => drop(self.admission.add_line(place, (), 0, Moment::NEVER, now)),
             Flight::Open => {}
             Flight::None => self.call(None, number, now),
         }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::failure::{self, Failure};
 use super::issuer::Issuer;
 use super::notice::{self, Tallies};
-use super::permit::{Party, PendingPermit, Permit, Waiter};
+use super::permit::{Party, PendingPermit, Permit, PermitSender};
 use crate::clock::Clock;
 use crate::clock::Moment;
 use crate::metrics::{CallOutcome, WorkspaceMetrics};
@@ -55,7 +55,7 @@ pub struct Dispatcher {
 
 struct State {
     /// Clients are told apart by their names.
-    admission: Admission<Arc<str>, Waiter>,
+    admission: Admission<Arc<str>, PermitSender>,
     /// The number of queued calls of each class.
     depths: [usize; Class::ALL.len()],
     /// When [`Dispatcher::run`] polls next. It is in the past while that runs.
@@ -143,8 +143,8 @@ impl Dispatcher {
     ///
     /// The call leaves by the turn that comes first, and for a party that is not held back. An error refuses this
     /// client's place alone; `false` means that the call is queued no more.
-    pub fn join(&self, place: Place, client: &str, party: u64, deadline: Moment) -> Result<bool, Failure> {
-        self.drive(|state, now| state.admission.join(place, client.into(), party, deadline, now))
+    pub fn add_line(&self, place: Place, client: &str, party: u64, deadline: Moment) -> Result<bool, Failure> {
+        self.drive(|state, now| state.admission.add_line(place, client.into(), party, deadline, now))
             .map_err(Rejection::into)
     }
 
@@ -318,7 +318,7 @@ impl Dispatcher {
                     self.metrics.upstream_queue_wait_seconds[class].observe(waited.as_secs_f64());
                     call.end(Ok((class, party)));
                 }
-                Event::Refused { call, rejection } => {
+                Event::Rejected { call, rejection } => {
                     state.tallies.count_rejection(rejection);
                     call.end(Err(rejection.into()));
                 }
@@ -359,7 +359,7 @@ impl Dispatcher {
         }
     }
 
-    fn update_health(&self, admission: &Admission<Arc<str>, Waiter>, now: Moment) {
+    fn update_health(&self, admission: &Admission<Arc<str>, PermitSender>, now: Moment) {
         self.metrics.upstream_budget_per_second.set(admission.rate());
         self.metrics.upstream_breaker_state.set(admission.state(now) as u8 as f64);
     }

@@ -162,9 +162,9 @@ pub fn response(outcome: &Result<Grant, Failure>) -> Option<Response> {
         Err(Failure::Throttled(pause)) => Response::Throttled(*pause),
         Err(Failure::Credentials(status) | Failure::Unconfirmed(status)) => Response::Denied(*status),
         // Other keys must not suffer.
-        Err(failure) if failure.is_lasting() => Response::Rejected,
+        Err(failure) if failure.is_lasting() => Response::KeyFailed,
         // The same, possibly for a moment only. But 408 and 425 mean that Courier could not answer.
-        Err(Failure::Unavailable(status @ 400..=499)) if !matches!(status, 408 | 425) => Response::Rejected,
+        Err(Failure::Unavailable(status @ 400..=499)) if !matches!(status, 408 | 425) => Response::KeyFailed,
         Err(failure) if failure.is_inconclusive() => return None,
         Err(
             Failure::OldKey | Failure::OutOfFiles | Failure::Stopping | Failure::CircuitOpen(_) | Failure::Limited(_),

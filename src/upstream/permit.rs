@@ -62,20 +62,20 @@ impl PendingPermit {
     }
 
     /// Queues a waiter for a call of this origin by `queue`, which returns its place.
-    pub(super) fn queued<E>(origin: Origin, queue: impl FnOnce(Waiter) -> Result<Place, E>) -> Result<Self, E> {
+    pub(super) fn queued<E>(origin: Origin, queue: impl FnOnce(PermitSender) -> Result<Place, E>) -> Result<Self, E> {
         let (permit, pending) = oneshot::channel();
-        Ok(Self(Pending::Queued(queue(Waiter { permit, origin })?, pending)))
+        Ok(Self(Pending::Queued(queue(PermitSender { permit, origin })?, pending)))
     }
 }
 
 /// The queue's side of a [`PendingPermit`].
 #[derive(Debug)]
-pub struct Waiter {
+pub struct PermitSender {
     permit: oneshot::Sender<Result<Permit, Failure>>,
     origin: Origin,
 }
 
-impl Waiter {
+impl PermitSender {
     /// Ends the wait. A caller that has just hung up loses its permit.
     pub fn end(self, permit: Result<(Class, u64), Failure>) {
         let origin = self.origin;
@@ -84,7 +84,7 @@ impl Waiter {
     }
 }
 
-impl WaitingCall for Waiter {
+impl WaitingCall for PermitSender {
     fn is_cancelled(&self) -> bool {
         self.permit.is_closed()
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::SystemTime;
 
 use courier_token_broker::clock::Clock;
@@ -19,7 +20,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::http::PATIENCE;
+/// How long a handshake may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The host name of a broker.
 pub const HOST: &str = "broker.internal";

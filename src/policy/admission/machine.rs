@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::breaker::{Breaker, Change, Hold, ProbeScope, RateChange, State};
 use super::budget::Budget;
-use super::event::{Event, WaitingCall};
 use super::queue::{Class, Place, Queue, Rank};
 use super::rate_limit::RateLimit;
 use super::response::{EndedCall, Origin, Rejection, Response};
 use super::retry::{self, CALL_TIME};
+use super::waiting::{Event, Queued, WaitingCall};
 use crate::clock::Moment;
 use crate::policy::fleet::permits::{FleetPermits, PurseRequest};
 
@@ -27,17 +27,6 @@ pub struct Admission<C, T> {
     max_wait: Duration,
     breaker: Breaker,
     events: VecDeque<Event<T>>,
-}
-
-#[derive(Debug)]
-struct Queued<T> {
-    call: T,
-    since: Moment,
-    origin: Origin,
-    /// The parties of the clients that joined it.
-    joined: Vec<u64>,
-    /// The breaker let it in as a probe, or it is a renewal: it is not checked again at its turn.
-    is_settled: bool,
 }
 
 impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
@@ -127,7 +116,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
             if last == place {
                 return Err(rejection);
             }
-            self.events.push_back(Event::Refused { call, rejection });
+            self.events.push_back(Event::Rejected { call, rejection });
         }
         Ok(place)
     }
@@ -148,7 +137,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
     /// The call then also has a place in this client's line, and leaves by the turn that comes first. It is
     /// held back only if both parties are. The place is refused as in [`Admission::queue_user`], and the call keeps
     /// those that it had.
-    pub fn join(
+    pub fn add_line(
         &mut self,
         place: Place,
         client: C,
@@ -158,7 +147,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
     ) -> Result<bool, Rejection> {
         let Some(calls_before) = self.queue.calls_before_joined(place, &client) else { return Ok(false) };
         self.check_wait(calls_before, deadline, now)?;
-        if let Some(queued) = self.queue.join(place, client)
+        if let Some(queued) = self.queue.add_line(place, client)
             && queued.origin.party != party
             && !queued.joined.contains(&party)
         {
@@ -218,7 +207,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
             // Users who would wait too long are refused at once. Renewals can wait.
             let rejection = Rejection::Throttled(self.paused_for(now));
             self.events.extend(
-                self.queue.drop_users().into_iter().map(|queued| Event::Refused { call: queued.call, rejection }),
+                self.queue.drop_users().into_iter().map(|queued| Event::Rejected { call: queued.call, rejection }),
             );
         }
         match effect.change {
@@ -244,14 +233,14 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         for queued in self.queue.drop_users_if(is_refused) {
             let rejection = self.check(Class::Waiting, &queued.origin, now).err();
             let rejection = rejection.unwrap_or(Rejection::CircuitOpen(Duration::ZERO));
-            self.events.push_back(Event::Refused { call: queued.call, rejection });
+            self.events.push_back(Event::Rejected { call: queued.call, rejection });
         }
     }
 
     fn refuse_renewals(&mut self, now: Moment) {
         let rejection = Rejection::CircuitOpen(self.breaker.renewals_held_for(now));
         self.events.extend(
-            self.queue.drop_renewals().into_iter().map(|queued| Event::Refused { call: queued.call, rejection }),
+            self.queue.drop_renewals().into_iter().map(|queued| Event::Rejected { call: queued.call, rejection }),
         );
     }
 
@@ -319,7 +308,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         match self.judge(next, now) {
             Err(rejection) => {
                 let refused = self.queue.discard_next();
-                self.events.extend(refused.map(|queued| Event::Refused { call: queued.call, rejection }));
+                self.events.extend(refused.map(|queued| Event::Rejected { call: queued.call, rejection }));
             }
             Ok(origin) if self.take_permit(now) => {
                 let Some((class, queued)) = self.queue.pop() else { return };

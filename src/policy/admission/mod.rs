@@ -29,7 +29,6 @@
 pub mod breaker;
 pub mod bucket;
 pub mod budget;
-mod event;
 mod machine;
 pub mod queue;
 pub mod rate_limit;
@@ -38,7 +37,8 @@ pub mod retry;
 #[cfg(test)]
 mod tests;
 pub mod throttle;
+mod waiting;
 
-pub use self::event::{Event, WaitingCall};
 pub use self::machine::Admission;
 pub use self::response::{EndedCall, Origin, Rejection, Response};
+pub use self::waiting::{Event, WaitingCall};

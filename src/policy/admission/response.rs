@@ -30,7 +30,7 @@ pub enum Response {
     /// Courier works, but throttles; with its `Retry-After` if there was one.
     Throttled(Option<Duration>),
     /// Courier works, but rejects this token key alone.
-    Rejected,
+    KeyFailed,
     /// Courier answered 401, 402 or 403, perhaps because of this token key alone.
     Denied(u16),
     /// The call failed.

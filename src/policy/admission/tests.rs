@@ -114,7 +114,7 @@ impl Driver {
                     self.left.push(Left { number, class, at: self.now, waited });
                     number
                 }
-                Event::Refused { call, rejection } => {
+                Event::Rejected { call, rejection } => {
                     self.refused.insert(call.number, rejection);
                     call.number
                 }
@@ -168,7 +168,7 @@ fn response() -> impl Strategy<Value = Step> {
     let response = prop_oneof![
         4 => Just(Response::Issued),
         1 => prop::option::of(0u64..20).prop_map(|seconds| Response::Throttled(seconds.map(Duration::from_secs))),
-        1 => Just(Response::Rejected),
+        1 => Just(Response::KeyFailed),
         1 => Just(Response::Denied(403)),
         4 => Just(Response::Failed),
     ];

@@ -209,7 +209,7 @@ impl PartyRecord {
         let key = place.and_then(|place| self.keys.remove(place)).unwrap_or_else(|| Key {
             key: origin.key,
             at: now,
-            last: Response::Rejected,
+            last: Response::KeyFailed,
             issued_at: None,
             throttled_at: None,
             held_until: Moment::default(),

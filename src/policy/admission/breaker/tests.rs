@@ -263,7 +263,7 @@ fn response() -> impl Strategy<Value = Response> {
         3 => Just(Failed),
         2 => prop_oneof![Just(401), Just(402), Just(403)].prop_map(Denied),
         2 => prop::option::of(0u64..4000).prop_map(|seconds| Throttled(seconds.map(Duration::from_secs))),
-        1 => Just(Response::Rejected),
+        1 => Just(Response::KeyFailed),
         1 => Just(Issued),
     ]
 }

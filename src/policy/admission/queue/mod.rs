@@ -77,7 +77,7 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     /// Puts the call at this place into the line of another client, where it stands by its arrival.
     ///
     /// Returns the call, if it is queued.
-    pub fn join(&mut self, place: Place, client: C) -> Option<&mut T> {
+    pub fn add_line(&mut self, place: Place, client: C) -> Option<&mut T> {
         let call = self.calls.get(&place)?;
         if !call.clients.contains(&client) {
             self.depths[call.class() as usize] -= 1;

@@ -41,7 +41,7 @@ fn joined_renewal_is_served_with_the_users() {
     let renewal = queue.push_renewal(Rank::IN_USE, 0, "renewal");
     let user = queue.push_user((), 1, "user");
     for place in [renewal, renewal, user] {
-        queue.join(place, ());
+        queue.add_line(place, ());
     }
     assert_eq!(Class::ALL.map(|class| queue.depth(class)), [2, 0, 0]);
     assert_eq!(queue.pop(), Some((Class::Waiting, "renewal")));
@@ -57,7 +57,7 @@ fn joined_renewal_keeps_its_turn_among_the_renewals() {
         queue.push_user("storm", n, n);
     }
     let renewal = queue.push_renewal(Rank::IN_USE, 0, 100);
-    queue.join(renewal, "storm");
+    queue.add_line(renewal, "storm");
     let order = drain(&mut queue);
     assert_eq!((order[RENEWAL_SHARE - 1], order.len()), (100, 51));
 }
@@ -91,8 +91,8 @@ fn shared_call_leaves_by_the_turn_that_comes_first_and_takes_no_other() {
     let mut queue = Queue::default();
     let places: Vec<_> = (0..20).map(|n| queue.push_user("storm", n, n)).collect();
     queue.push_user("calm", 100, 100);
-    queue.join(places[15], "calm");
-    queue.join(places[19], "breeze");
+    queue.add_line(places[15], "calm");
+    queue.add_line(places[19], "breeze");
     // The storm's first, then the older of the calm's, then the breeze's.
     assert_eq!(drain(&mut queue)[..6], [0, 15, 19, 1, 100, 2]);
     assert!(queue.is_empty() && queue.lines.next().is_none());
@@ -126,8 +126,8 @@ fn shedding_takes_the_last_key_of_the_user_with_the_most() {
 fn shedding_leaves_calls_that_stand_in_a_shorter_line() {
     let mut queue = Queue::default();
     let places: Vec<_> = (0..10).map(|n| queue.push_user("storm", n, n)).collect();
-    queue.join(places[9], "calm");
-    queue.join(places[8], "calm");
+    queue.add_line(places[9], "calm");
+    queue.add_line(places[8], "calm");
     let breeze = queue.push_user("breeze", 100, 100);
     assert_eq!(queue.shed(breeze).map(|(_, call)| call), Some(7));
     assert_eq!(drain(&mut queue), [0, 8, 100, 1, 9, 2, 3, 4, 5, 6]);
@@ -176,7 +176,7 @@ proptest! {
         for (number, (client, other, user)) in (1000..).zip(users) {
             let place = queue.push_user(client % clients, if are_new { number } else { user % 4 }, false);
             if user % 3 == 0 {
-                queue.join(place, other % clients);
+                queue.add_line(place, other % clients);
             }
         }
         for _ in 0..popped {
@@ -206,7 +206,7 @@ proptest! {
         let joined = joined.index(places.len());
         let estimate = queue.calls_before_joined(places[joined], &0);
         prop_assert_eq!(estimate.is_some(), queue.calls.contains_key(&places[joined]));
-        queue.join(places[joined], 0);
+        queue.add_line(places[joined], 0);
         let before = std::iter::from_fn(|| queue.pop()).take_while(|(_, number)| *number != joined).count();
         prop_assert!(estimate.is_none_or(|estimate| before <= estimate));
     }

@@ -38,7 +38,7 @@ fn admitted(admission: &mut Admission<u8, Call>, now: Moment) -> Option<usize> {
     assert!(event.is_some() || admission.next_wakeup() > now);
     event.map(|event| match event {
         Event::Admitted { call, .. } => call.number,
-        Event::Refused { rejection, .. } => panic!("{rejection:?}"),
+        Event::Rejected { rejection, .. } => panic!("{rejection:?}"),
     })
 }
 

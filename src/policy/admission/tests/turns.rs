@@ -155,7 +155,8 @@ impl Model {
     fn ask(&mut self, client: usize, key: u64, user: u64) {
         if let Some(flight) = self.flights.get_mut(&key) {
             if !flight.clients.contains(&(client as u8))
-                && self.admission.join(flight.place, client as u8, ORIGIN.party, Moment::NEVER, self.now) == Ok(true)
+                && self.admission.add_line(flight.place, client as u8, ORIGIN.party, Moment::NEVER, self.now)
+                    == Ok(true)
             {
                 flight.clients.push(client as u8);
                 self.begin(client);
@@ -249,8 +250,8 @@ impl Model {
                     flight.clients.iter().for_each(|client| self.waits[usize::from(*client)].calls -= 1);
                 }
                 // A cancelled call may have been the last.
-                Event::Refused { call, .. } if call.is_cancelled.get() => {}
-                Event::Refused { call, rejection } => {
+                Event::Rejected { call, .. } if call.is_cancelled.get() => {}
+                Event::Rejected { call, rejection } => {
                     let flight = self.flights.remove(&call.key).expect("a call is refused once");
                     assert!(!flight.clients.is_empty(), "a renewal is refused");
                     for client in flight.clients {

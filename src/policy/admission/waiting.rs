@@ -1,9 +1,10 @@
-//! The end of a queued call's wait.
+//! A queued call, and the end of its wait.
 
 use std::time::Duration;
 
 use super::queue::Class;
-use super::response::Rejection;
+use super::response::{Origin, Rejection};
+use crate::clock::Moment;
 
 /// The driver's handle of a call that waits for a permit.
 pub trait WaitingCall {
@@ -11,6 +12,21 @@ pub trait WaitingCall {
     fn is_cancelled(&self) -> bool {
         false
     }
+}
+
+/// A queued call.
+#[derive(Debug)]
+pub struct Queued<T> {
+    /// The driver's handle.
+    pub call: T,
+    /// When it was queued.
+    pub since: Moment,
+    /// The key and the caller that it is for.
+    pub origin: Origin,
+    /// The parties of the clients that joined it.
+    pub joined: Vec<u64>,
+    /// The breaker let it in as a probe, or it is a renewal: it is not checked again at its turn.
+    pub is_settled: bool,
 }
 
 /// The end of a call's wait.
@@ -27,11 +43,11 @@ pub enum Event<T> {
         /// How long it was queued.
         waited: Duration,
     },
-    /// The call is refused.
-    Refused {
+    /// The call is rejected.
+    Rejected {
         /// The call.
         call: T,
-        /// Why it is refused.
+        /// Why it is rejected.
         rejection: Rejection,
     },
 }
