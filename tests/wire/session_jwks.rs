@@ -134,7 +134,7 @@ async fn sessions_wait_for_keys_on_an_eighth_of_the_connections() {
     let broker = setup(&host).settings(few).fetch_pause(NO_PAUSE).start().await;
     let stranger = Signer::ed25519();
     assert_eq!(status(&broker, &stranger.session("made-up", "jane")).await, 401);
-    host.is_slow(Duration::from_secs(2));
+    host.is_slow(Duration::from_secs(1));
     let mut waiting = Vec::new();
     for _ in 0..20 {
         let mut connection = Connection::open(broker.address).await;
@@ -145,9 +145,9 @@ async fn sessions_wait_for_keys_on_an_eighth_of_the_connections() {
     for mut connection in waiting {
         statuses.push(connection.answer().await.status);
     }
-    // The first ones are decided by the fetch, the others come in vain while it is under way.
+    // Those that wait are decided by the fetch under way or by the next one, within two seconds.
     let undecided = statuses.iter().filter(|status| **status == 503).count();
-    assert!((1..=16).contains(&undecided) && statuses.contains(&401), "{statuses:?}");
+    assert!((1..20).contains(&undecided), "{statuses:?}");
 }
 
 #[tokio::test]
