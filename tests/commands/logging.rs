@@ -1,4 +1,4 @@
-//! Log outputs that have no reader, are closed or are full.
+//! Log outputs that have no reader, are closed or are full; and the line about a caller that is held back.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, PipeReader, Write, pipe};
@@ -140,4 +140,21 @@ async fn closed_or_full_outputs_do_not_stop_the_broker() {
         assert_eq!(connection.ask(&HttpRequest::issue("{}").key("wrong")).await.status, 401, "{outputs:?}");
         assert_eq!(broker.stop().code, Some(0), "{outputs:?}");
     }
+}
+
+#[tokio::test]
+async fn client_beyond_its_rate_is_named_in_the_log() {
+    let (_courier, address) = simulator(&[]);
+    let digest = courier_token_broker::auth::Digest::of(KEY);
+    let settings = settings(&format!(
+        "[[clients]]\nname = \"app\"\nkey_sha256 = \"{digest}\"\nscopes = [\"*\"]\nrequests_per_second = 0.1\n"
+    ));
+    let broker = Program::serve().config(settings.path()).env("COURIER_API_KEY", "pk").courier(address).start();
+    let (address, _) = broker.addresses();
+    let mut connection = Connection::open(address).await;
+    while connection.ask(&wordy(0)).await.status != 429 {}
+    until(async || broker.stderr().contains("caller held back")).await;
+    let log = broker.stderr();
+    let line = log.lines().find(|line| line.contains("caller held back")).expect("the line");
+    assert!(line.contains("app") && line.contains("requests_per_second of the client is used up"), "{line}");
 }
