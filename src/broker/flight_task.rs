@@ -107,10 +107,14 @@ impl FlightTask {
     /// A renewal is tried once, so a later request may try again, but not if this outcome also answers
     /// followers. A lack of file descriptors says nothing about the key.
     fn remember(&self, failure: &Failure) {
-        let is_renewal = !matches!(self.cause, FlightCause::Request(_));
-        if *failure != Failure::OutOfFiles && (failure.is_lasting() || !is_renewal || self.leader.has_followers()) {
+        let client = match &self.cause {
+            FlightCause::Request(actor) => Some(actor.client().unwrap_or_default()),
+            FlightCause::Renewal(_) | FlightCause::Probe(_) => None,
+        };
+        if *failure != Failure::OutOfFiles && (failure.is_lasting() || client.is_some() || self.leader.has_followers())
+        {
             let Self { broker, leader, .. } = self;
-            broker.0.negative_cache.add(leader.key(), failure.clone().into(), broker.0.clock.now());
+            broker.0.negative_cache.add(leader.key(), client, failure.clone().into(), broker.0.clock.now());
         }
     }
 

@@ -105,7 +105,9 @@ impl Broker {
     ) -> Result<Answer, Refusal> {
         let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
         let recovered_at = workspace.dispatcher.recovered_at();
-        if let Some(Remembered { refusal, until, .. }) = self.0.negative_cache.get(&request.key, recovered_at, asked) {
+        let client = request.actor.client().unwrap_or_default();
+        let remembered = self.0.negative_cache.get(&request.key, client, recovered_at, asked);
+        if let Some(Remembered { refusal, until, .. }) = remembered {
             self.count_held_key(request, HoldCause::NegativeCache, until);
             return Err(refusal);
         }
@@ -119,7 +121,7 @@ impl Broker {
         let Ok(outcome) = tokio::time::timeout(max_wait, follower.outcome()).await else {
             // The flight may still bring a token. Until then, do not let others wait for it in vain.
             if max_wait == self.0.settings.timeout {
-                self.0.negative_cache.add(&request.key, Refusal::TimedOut, self.0.clock.now());
+                self.0.negative_cache.add(&request.key, Some(client), Refusal::TimedOut, self.0.clock.now());
             }
             return Err(Refusal::TimedOut);
         };

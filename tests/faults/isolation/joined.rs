@@ -95,3 +95,17 @@ async fn call_of_a_client_that_is_held_back_is_retried_for_another_that_waits() 
         assert_eq!(test.calls_for("unlucky").len(), 2);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn failure_of_a_client_without_retries_is_not_held_against_others() {
+    for other in OTHERS {
+        let test = broker(&other, &TestSetup { rate: 100.0, burst: 100, ..TestSetup::default() }).await;
+        // One user alone, so that the client is not held back.
+        for hours in 1..20 {
+            let poison = TokenRequest { actor: STORM, ..ask("poison", &format!("{hours}h")) };
+            test.broker.get_token(&poison).await.expect_err("it always fails");
+        }
+        test.broker.get_token(&of(&STORM, "unlucky")).await.expect_err("no retry is left");
+        test.broker.get_token(&of(&other, "unlucky")).await.unwrap_or_else(|refusal| panic!("{other:?}: {refusal}"));
+    }
+}
