@@ -250,8 +250,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
     pub fn retry_at(&self, origin: &Origin, tries: u32, deadline: Moment, now: Moment, draw: f64) -> Option<Moment> {
         let at = (now + retry::pause(tries, draw)?).max(self.breaker.held_until(origin));
         let earliest = at.max(self.limit.as_ref().map_or(PAST, |limit| limit.throttle.next_at()));
-        let is_in_time = earliest + CALL_TIME <= deadline && !self.breaker.is_open_for(origin, now);
-        is_in_time.then_some(at)
+        (earliest + CALL_TIME <= deadline && !self.breaker.is_open_for(origin, now)).then_some(at)
     }
 
     /// Takes a retry out of the party's budget; `false` if it is used up.
