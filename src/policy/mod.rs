@@ -1,4 +1,4 @@
-//! The rules: freshness, renewal, schedule, admission, access, sessions.
+//! The rules: freshness, renewal, schedule, admission, access, sessions, the fleet.
 //!
 //! Every rule takes facts and the time, and returns a verdict with its reason. The caller
 //! does the IO, and logs, counts and answers from that verdict. Nothing here waits, logs,
@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod admission;
+pub mod fleet;
 pub mod freshness;
 pub mod refresh;
 pub mod schedule;

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
@@ -31,10 +32,21 @@ impl Bucket {
     /// A full bucket.
     pub fn new(budget: &Budget) -> Self {
         let burst = NonZeroU32::new(budget.departing_burst()).unwrap_or(NonZeroU32::MIN);
+        Self::full(budget.period(), burst, Moment::from_nanos(0))
+    }
+
+    /// A bucket that is empty at `now` and gets a permit each `period`, up to the burst.
+    pub fn empty(period: Duration, burst: NonZeroU32, now: Moment) -> Self {
+        let bucket = Self::full(period, burst, now);
+        // A full bucket has a burst.
+        let _ = bucket.0.check_n(burst);
+        bucket
+    }
+
+    fn full(period: Duration, burst: NonZeroU32, now: Moment) -> Self {
         // A budget's period is never zero.
-        let quota = Quota::with_period(budget.period()).unwrap_or(Quota::per_second(NonZeroU32::MIN));
-        let limiter =
-            RateLimiter::direct_with_clock(quota.allow_burst(burst), GivenTime(Cell::new(Moment::from_nanos(0))));
+        let quota = Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN));
+        let limiter = RateLimiter::direct_with_clock(quota.allow_burst(burst), GivenTime(Cell::new(now)));
         Self(limiter.with_middleware())
     }
 
@@ -67,6 +79,14 @@ mod tests {
                 prop_assert_eq!(bucket.take(now), Ok(left));
             }
             prop_assert_eq!(bucket.take(now), Err(now + budget.period()));
+        }
+
+        #[test]
+        fn empty_bucket_fills_up_to_its_burst(millis in 1u64..100_000, burst in 1u32..50, start in 0u64..1 << 60) {
+            let (period, start) = (Duration::from_millis(millis), Moment::from_nanos(start));
+            let mut bucket = Bucket::empty(period, NonZeroU32::new(burst).expect("a burst"), start);
+            prop_assert_eq!(bucket.take(start), Err(start + period));
+            prop_assert_eq!(bucket.take(start + period * burst), Ok(burst - 1));
         }
     }
 }

@@ -10,6 +10,7 @@ use super::rate_limit::RateLimit;
 use super::response::{EndedCall, Origin, Rejection, Response};
 use super::retry::{self, CALL_TIME};
 use crate::clock::Moment;
+use crate::policy::fleet::permits::{FleetPermits, PurseRequest};
 
 /// Decides which calls leave and when, for clients `C` and waiting calls `T`.
 ///
@@ -77,6 +78,24 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
             breaker: Breaker::new(budget.map_or(Duration::ZERO, |budget| budget.period())),
             events: VecDeque::new(),
         }
+    }
+
+    /// The same for a broker that shares the budget with a fleet.
+    ///
+    /// After each operation the driver also sends what [`Admission::poll_purse`] asks for.
+    pub fn shared(budget: Budget, permits: FleetPermits, max_wait: Duration) -> Self {
+        Self { limit: Some(RateLimit::shared(budget, permits)), ..Self::new(Some(budget), max_wait) }
+    }
+
+    /// The permits of a fleet, to be told of answers; `None` if this broker has a budget of its own.
+    pub fn fleet(&mut self) -> Option<&mut FleetPermits> {
+        self.limit.as_mut()?.fleet()
+    }
+
+    /// The request for permits of the fleet to send now, if one is due.
+    pub fn poll_purse(&mut self, now: Moment) -> Option<PurseRequest> {
+        let queued = Class::ALL.map(|class| self.queue.depth(class)).iter().sum();
+        self.fleet()?.poll(queued, now)
     }
 
     /// Admits a new call if it may leave at once; `false` if it has to queue.

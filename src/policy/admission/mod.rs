@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | [`breaker`] | users and parties with failures, 401, 402, 403, 429 | few calls leave, of all or of one party; renewals are shed |
 //! | [`throttle`] | the 429s that concern all, by the breaker; successes | a pause of all calls, a lower rate |
-//! | [`bucket`] | calls that left | no call before its permit: the [`budget`] |
+//! | [`bucket`], or the [`permits`](super::fleet::permits) of a fleet | calls that left | no call before its permit: the [`budget`] |
 //! | [`queue`] | class, rank, clients, user | the order of calls, and which is refused if not all can be served |
 //! | [`retry`] | tries, successes | which failed calls are repeated |
 //!

@@ -1,4 +1,4 @@
-//! The rate of calls: budget, bucket and throttle together.
+//! The rate of calls: budget, permits and throttle together.
 
 use std::time::Duration;
 
@@ -6,24 +6,51 @@ use super::bucket::Bucket;
 use super::budget::Budget;
 use super::throttle::{RESTART_RAMP, STEP, Throttle};
 use crate::clock::Moment;
+use crate::policy::fleet::permits::FleetPermits;
 
 /// Permits calls at the rate of the budget, or at the lower one that Courier accepts.
 #[derive(Debug)]
 pub struct RateLimit {
     budget: Budget,
-    bucket: Bucket,
+    permits: Permits,
     /// The rate that Courier accepts.
     pub throttle: Throttle,
-    /// When the bucket has the next permit, as far as is known.
+    /// When the broker's own bucket has the next permit, as far as is known.
     next_permit: Moment,
     reserve_free_at: Moment,
+}
+
+/// Where permits come from.
+#[derive(Debug)]
+enum Permits {
+    /// A bucket that this broker has for itself.
+    Own(Bucket),
+    /// The budget that it shares with a fleet.
+    Fleet(FleetPermits),
 }
 
 impl RateLimit {
     /// A full bucket at the whole rate.
     pub fn new(budget: Budget) -> Self {
-        let (bucket, throttle, past) = (Bucket::new(&budget), Throttle::new(&budget), Moment::from_nanos(0));
-        Self { budget, bucket, throttle, next_permit: past, reserve_free_at: past }
+        Self::with(budget, Permits::Own(Bucket::new(&budget)))
+    }
+
+    /// A budget that is shared with a fleet.
+    pub fn shared(budget: Budget, permits: FleetPermits) -> Self {
+        Self::with(budget, Permits::Fleet(permits))
+    }
+
+    fn with(budget: Budget, permits: Permits) -> Self {
+        let past = Moment::from_nanos(0);
+        Self { budget, permits, throttle: Throttle::new(&budget), next_permit: past, reserve_free_at: past }
+    }
+
+    /// The permits of a fleet, to be told of answers.
+    pub const fn fleet(&mut self) -> Option<&mut FleetPermits> {
+        match &mut self.permits {
+            Permits::Own(_) => None,
+            Permits::Fleet(permits) => Some(permits),
+        }
     }
 
     /// The permitted rate of calls.
@@ -38,7 +65,11 @@ impl RateLimit {
 
     /// Takes the permit of a call that neither a pause nor a lower rate holds back.
     pub fn take_in_pause(&mut self, now: Moment) -> bool {
-        match self.bucket.take(now) {
+        let permit = match &mut self.permits {
+            Permits::Own(bucket) => bucket.take(now),
+            Permits::Fleet(permits) => permits.take(now),
+        };
+        match permit {
             Ok(left) => {
                 self.throttle.on_admit(now);
                 self.reserve_free_at = now + self.budget.renewal_pause(left);
@@ -56,9 +87,13 @@ impl RateLimit {
         self.throttle = Throttle::new(&self.budget);
     }
 
-    /// When the next call may leave, at the earliest. After [`RateLimit::take`] failed it is exact.
+    /// When the next call may leave, at the earliest. After [`RateLimit::take`] failed it is exact but in a fleet.
     pub fn next_at(&self) -> Moment {
-        self.next_permit.max(self.throttle.next_at())
+        let next_permit = match &self.permits {
+            Permits::Own(_) => self.next_permit,
+            Permits::Fleet(permits) => permits.next_at(),
+        };
+        next_permit.max(self.throttle.next_at())
     }
 
     /// From when on a renewal leaves the reserve for new requests untouched.
@@ -68,7 +103,11 @@ impl RateLimit {
 
     /// How long a call waits behind so many others, after [`RateLimit::take`] failed.
     pub fn wait_behind(&self, calls_ahead: usize, now: Moment) -> Duration {
-        let period = self.budget.period().max(self.throttle.period());
+        let period = match &self.permits {
+            Permits::Own(_) => self.budget.period(),
+            Permits::Fleet(permits) => permits.period(now),
+        };
+        let period = period.max(self.throttle.period());
         let others = period.saturating_mul(u32::try_from(calls_ahead).unwrap_or(u32::MAX));
         self.next_at().since(now).saturating_add(others)
     }
