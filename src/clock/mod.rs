@@ -6,11 +6,15 @@
 #![expect(clippy::disallowed_methods, reason = "this is the module that the ban on clock readings points to")]
 
 mod moment;
+mod stamp;
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 pub use moment::Moment;
+use stamp::Reading;
+pub use stamp::{BootId, Stamp};
 
 /// Reads the time and waits for it. Cheap to copy.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +31,10 @@ enum Source {
 const LONGEST_NAP: Duration = Duration::from_secs(20);
 
 impl Clock {
-    /// The machine's clock since boot. NTP and `date -s` do not make it jump, and it includes suspended
-    /// time: tokens age in a closed laptop too.
+    /// The machine's clock: Unix time when the process first reads it, and from then on the boot clock.
+    ///
+    /// NTP and `date -s` do not make it jump, and it includes suspended time: tokens age in a closed
+    /// laptop too. It starts at Unix time because what a store restores may be older than the boot.
     pub const fn system() -> Self {
         Self(Source::System)
     }
@@ -48,9 +54,29 @@ impl Clock {
     /// The present moment.
     pub fn now(&self) -> Moment {
         match self.0 {
-            Source::System => Moment::from_nanos(since_boot_nanos()),
+            Source::System => Anchor::get().now(),
             Source::Tokio { origin, .. } => Moment::from_nanos(0) + tokio::time::Instant::now().duration_since(origin),
         }
+    }
+
+    /// A moment in terms that outlive the process.
+    pub fn stamp(&self, moment: Moment) -> Stamp {
+        self.read().stamp(moment)
+    }
+
+    /// The moment of a stamp of this or another process; `None` if a clock says that it is in the future.
+    pub fn restore(&self, stamp: Stamp) -> Option<Moment> {
+        self.read().restore(stamp)
+    }
+
+    fn read(&self) -> Reading {
+        let (now, unix) = (self.now(), self.unix());
+        let boot = match self.0 {
+            Source::System => Anchor::get().boot_id.map(|id| (id, Duration::from_nanos(since_boot_nanos()))),
+            // Only a clock with the same origin can restore a stamp.
+            Source::Tokio { .. } => Some(([0; 16], now.since(Moment::from_nanos(0)))),
+        };
+        Reading { now, unix, boot }
     }
 
     /// The time of day since 1970, for display and other programs only: it jumps when it is set.
@@ -84,6 +110,38 @@ impl governor::clock::Clock for Clock {
     fn now(&self) -> Self::Instant {
         Self::now(self).as_nanos().into()
     }
+}
+
+/// Where the system clock starts.
+struct Anchor {
+    /// Unix time at the boot, by the Unix clock when it was first read.
+    booted: Moment,
+    boot_id: Option<BootId>,
+}
+
+impl Anchor {
+    fn get() -> &'static Self {
+        static ANCHOR: OnceLock<Anchor> = OnceLock::new();
+        ANCHOR.get_or_init(|| {
+            let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let booted = Moment::from_nanos(0) + unix - Duration::from_nanos(since_boot_nanos());
+            Self { booted, boot_id: boot_id() }
+        })
+    }
+
+    fn now(&self) -> Moment {
+        self.booted + Duration::from_nanos(since_boot_nanos())
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn boot_id() -> Option<BootId> {
+    stamp::parse_boot_id(&std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?)
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn boot_id() -> Option<BootId> {
+    None
 }
 
 #[cfg(target_os = "linux")]
@@ -124,5 +182,23 @@ mod tests {
         let clock = Clock::system();
         let readings: Vec<_> = (0..1000).map(|_| clock.now()).collect();
         assert!(readings.is_sorted());
+    }
+
+    #[test]
+    fn the_system_clock_starts_at_unix_time() {
+        let clock = Clock::system();
+        let apart = clock.unix().abs_diff(clock.now().since(Moment::from_nanos(0)));
+        assert!(apart < Duration::from_secs(3600), "{apart:?}: the clock was set while the test ran");
+    }
+
+    #[test]
+    fn restored_system_moment_has_its_age() {
+        let clock = Clock::system();
+        for age in [0, 1, 86_400, 40_000_000].map(Duration::from_secs) {
+            let moment = clock.now() - age;
+            let restored = clock.restore(clock.stamp(moment)).expect("a moment in the past");
+            let apart = restored.since(moment) + moment.since(restored);
+            assert!(apart < Duration::from_secs(60), "{age:?}: {apart:?}");
+        }
     }
 }

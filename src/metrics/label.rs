@@ -175,6 +175,26 @@ labels! {
         Failed = "failed",
     }
 
+    /// An operation of a store.
+    StoreOperation "operation" {
+        /// Reading all at the start.
+        Load = "load",
+        /// Appending what changed.
+        Write = "write",
+        /// Making it outlive the machine.
+        Sync = "sync",
+        /// Writing all that is in memory.
+        Snapshot = "snapshot",
+    }
+
+    /// The outcome of an operation of a store.
+    StoreOutcome "outcome" {
+        /// It was done.
+        Done = "done",
+        /// It failed.
+        Failed = "failed",
+    }
+
     /// The duration of an outage.
     Horizon "horizon" { Short = "5m", Medium = "15m", Long = "60m" }
 

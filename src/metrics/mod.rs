@@ -7,6 +7,7 @@ mod family;
 mod jwks;
 mod label;
 mod process;
+mod store;
 mod workspace;
 
 use std::ops::Deref;
@@ -17,8 +18,10 @@ use prometheus::{Encoder, IntCounter, Registry, TextEncoder};
 pub use jwks::JwksMetrics;
 pub use label::{
     CallOutcome, Dropped, FetchOutcome, ReloadOutcome, Reloaded, Removal, RenewalOutcome, RequestOutcome, Route,
+    StoreOperation,
 };
 pub use process::{CertificateMetrics, ProcessMetrics};
+pub use store::StoreMetrics;
 pub use workspace::WorkspaceMetrics;
 
 use crate::token::WorkspaceName;
@@ -38,6 +41,7 @@ pub struct Metrics {
     certificate: process::CertificateFamilies,
     workspaces: workspace::WorkspaceFamilies,
     jwks: jwks::JwksFamilies,
+    stores: store::StoreFamilies,
 }
 
 impl Metrics {
@@ -58,6 +62,7 @@ impl Metrics {
             certificate: process::CertificateFamilies::register(&registry)?,
             workspaces: workspace::WorkspaceFamilies::register(&registry)?,
             jwks: jwks::JwksFamilies::register(&registry)?,
+            stores: store::StoreFamilies::register(&registry)?,
             registry,
         })
     }
@@ -70,6 +75,11 @@ impl Metrics {
     /// The JWKS metrics, created at the first call.
     pub fn jwks(&self) -> JwksMetrics {
         self.jwks.with(&[])
+    }
+
+    /// The metrics of a store of this kind, created at the first call.
+    pub fn store(&self, kind: &str) -> StoreMetrics {
+        self.stores.with(&[kind])
     }
 
     /// The metrics of one workspace, created at the first call for it.
@@ -104,7 +114,7 @@ mod tests {
     fn complete() -> (Metrics, WorkspaceMetrics) {
         let metrics = Metrics::new().expect("the declarations are sound");
         let workspace = metrics.workspace(&WorkspaceName::new("eu").expect("a name"));
-        let (_, _) = (metrics.jwks(), metrics.certificate());
+        let (_, _, _) = (metrics.jwks(), metrics.certificate(), metrics.store("disk"));
         (metrics, workspace)
     }
 

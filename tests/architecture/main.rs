@@ -44,6 +44,11 @@ const MODULES: &[Module] = &[
          thiserror tokio tracing",
     ),
     Module(
+        "store",
+        "token clock metrics secrets files",
+        "aws_lc_rs base64 bytes hex parking_lot rustix secrecy thiserror tokio tracing",
+    ),
+    Module(
         "broker",
         "audit token policy upstream clock metrics",
         "arc_swap fastrand foldhash humantime moka parking_lot thiserror tokio tracing",

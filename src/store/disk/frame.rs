@@ -1,0 +1,199 @@
+//! Files of sealed frames.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use aws_lc_rs::rand;
+
+use crate::files::Input;
+use crate::store::key_file::StoreKeys;
+use crate::store::seal::{KeyId, RunId, RunKey};
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    Snapshot = 1,
+    Log = 2,
+}
+
+/// The start of a file: version, kind, number, id of the master key, run. It is the associated data of each frame.
+#[derive(Clone, Copy)]
+struct Header {
+    kind: FileKind,
+    number: u64,
+    key: KeyId,
+    run: RunId,
+}
+
+const VERSION: &[u8] = b"CTB-STORE-1\n";
+const HEADER: usize = VERSION.len() + 1 + 8 + size_of::<KeyId>() + size_of::<RunId>();
+/// The longest text of a frame, in bytes: a token key takes at most some 13 KiB and its demand history, a model less
+/// than a mebibyte.
+pub const MAX_FRAME: usize = 4 * 1024 * 1024;
+
+impl Header {
+    fn bytes(&self) -> [u8; HEADER] {
+        let parts = [VERSION, &[self.kind as u8], &self.number.to_be_bytes(), &self.key, &self.run];
+        let mut bytes = [0; HEADER];
+        bytes.copy_from_slice(&parts.concat());
+        bytes
+    }
+
+    fn parse(bytes: &[u8; HEADER]) -> Option<Self> {
+        let rest = bytes.strip_prefix(VERSION)?;
+        let (kind, rest) = rest.split_first()?;
+        let kind = [FileKind::Snapshot, FileKind::Log].into_iter().find(|one| *one as u8 == *kind)?;
+        let (number, rest) = rest.split_first_chunk()?;
+        let (key, rest) = rest.split_first_chunk()?;
+        Some(Self { kind, number: u64::from_be_bytes(*number), key: *key, run: *rest.first_chunk()? })
+    }
+}
+
+/// Writes a file of frames. After an error it must not be used again: a position must not be sealed twice.
+pub struct FrameWriter {
+    file: File,
+    key: RunKey,
+    header: [u8; HEADER],
+    /// The position of the next frame.
+    next: u64,
+    /// Frames that are not written yet.
+    buffer: Vec<u8>,
+    bytes: u64,
+}
+
+/// How much a snapshot gathers before it writes.
+const GATHERED: usize = 1024 * 1024;
+
+impl FrameWriter {
+    /// Creates a file with the mode 0600, which must not exist.
+    pub fn create(path: &Path, kind: FileKind, number: u64, keys: &StoreKeys) -> io::Result<Self> {
+        let mut run = RunId::default();
+        rand::fill(&mut run).map_err(|_| io::Error::other("the system has no randomness"))?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let master = keys.first();
+        let header = Header { kind, number, key: master.id(), run }.bytes();
+        Ok(Self { file, key: master.of_run(&run), header, next: 0, buffer: header.to_vec(), bytes: HEADER as u64 })
+    }
+
+    /// Adds a frame with the text that `write` appends; none if that returns false or the text is too long.
+    pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>) -> bool) {
+        let length_at = self.buffer.len();
+        let start = length_at + 4;
+        self.buffer.resize(start, 0);
+        let text = write(&mut self.buffer).then(|| self.buffer.len() - start).filter(|text| *text <= MAX_FRAME);
+        let Some(text) = text else { return self.buffer.truncate(length_at) };
+        self.key.seal(self.next, &self.header, &mut self.buffer, start);
+        self.next += 1;
+        let sealed = (text + RunKey::OVERHEAD) as u32;
+        self.buffer[length_at..start].copy_from_slice(&sealed.to_be_bytes());
+        self.bytes += 4 + u64::from(sealed);
+    }
+
+    /// Writes what was gathered, if that is much.
+    pub fn flush_if_full(&mut self) -> io::Result<()> {
+        if self.buffer.len() < GATHERED { Ok(()) } else { self.flush() }
+    }
+
+    /// Writes what was gathered. It outlives the process from now on.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Makes what was written outlive the machine.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// The size of the file with what was gathered.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Makes each write fail, as on a full disk.
+    #[cfg(test)]
+    pub fn break_file(&mut self) {
+        self.file = File::open("/dev/null").expect("a device");
+    }
+}
+
+/// Reads a file of frames.
+pub struct FrameReader {
+    input: BufReader<Input>,
+    key: RunKey,
+    number: u64,
+    header: [u8; HEADER],
+    next: u64,
+    frame: Vec<u8>,
+}
+
+impl FrameReader {
+    /// Opens a file, which must be of this kind.
+    pub fn open(path: &Path, kind: FileKind, keys: &StoreKeys) -> Result<Self, Rejection> {
+        let mut input = BufReader::with_capacity(GATHERED, Input::open(path)?);
+        let mut header = [0; HEADER];
+        read(&mut input, &mut header)?;
+        let found = Header::parse(&header).filter(|found| found.kind == kind).ok_or(Rejection::Header)?;
+        let key = keys.by_id(found.key).ok_or(Rejection::Key)?.of_run(&found.run);
+        Ok(Self { input, key, number: found.number, header, next: 0, frame: Vec::new() })
+    }
+
+    /// The file's number. Only a frame that opens proves it.
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The text of the next frame; `None` at the end of the file.
+    pub fn next(&mut self) -> Result<Option<&[u8]>, Rejection> {
+        if self.input.fill_buf()?.is_empty() {
+            return Ok(None);
+        }
+        let mut length = [0; 4];
+        read(&mut self.input, &mut length)?;
+        let length = u32::from_be_bytes(length) as usize;
+        if length > MAX_FRAME + RunKey::OVERHEAD {
+            return Err(Rejection::Frame(self.next));
+        }
+        self.frame.resize(length, 0);
+        read(&mut self.input, &mut self.frame)?;
+        let position = self.next;
+        self.next += 1;
+        self.key.open(position, &self.header, &mut self.frame).map(Some).ok_or(Rejection::Frame(position))
+    }
+}
+
+fn read(input: &mut impl Read, buffer: &mut [u8]) -> Result<(), Rejection> {
+    input.read_exact(buffer).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Rejection::Torn,
+        _ => Rejection::Read(error),
+    })
+}
+
+/// Why the rest of a file is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejection {
+    /// The system can't read it.
+    #[error("it can't be read: {0}")]
+    Read(#[from] io::Error),
+    /// The end of the last write is missing.
+    #[error("it ends within a frame, as after a crash")]
+    Torn,
+    /// It is of another kind or version.
+    #[error("it does not begin like such a file of this version")]
+    Header,
+    /// Its key is unknown.
+    #[error("it was sealed with a key that `store.key_file` does not have")]
+    Key,
+    /// A frame was changed.
+    #[error("frame {0} does not open")]
+    Frame(u64),
+    /// Its number is not that of its name.
+    #[error("it was moved: it is number {0}")]
+    Moved(u64),
+    /// A log between it and the next is missing.
+    #[error("a log after it is missing")]
+    Gap,
+}

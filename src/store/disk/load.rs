@@ -1,0 +1,164 @@
+//! Reading a folder at the start.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::path::Path;
+use std::time::Duration;
+use std::{fs, io};
+
+use bytes::Bytes;
+
+use super::folder::Folder;
+use super::frame::{FileKind, FrameReader, Rejection};
+use super::operation::{Identities, ReadOperation};
+use crate::clock::Clock;
+use crate::store::identity::WorkspaceIdentity;
+use crate::store::key_file::StoreKeys;
+use crate::store::record::{ReadRecord, Record};
+use crate::token::{TokenKey, WorkspaceName};
+
+/// What a store held, as of the last operation that was written.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The records, in no order. A token that has expired is left out of its record.
+    pub records: Vec<Record>,
+    /// The learned models of the workspaces.
+    pub models: HashMap<WorkspaceName, Bytes>,
+    /// How many files were not read to their end. After a crash it is usually one.
+    pub files_rejected: u64,
+}
+
+/// What a folder has.
+#[derive(Default)]
+pub struct Found {
+    pub loaded: Loaded,
+    /// The number of the last log.
+    pub last_log: u64,
+    pub log_bytes: u64,
+    pub snapshot_bytes: u64,
+}
+
+/// Reads the snapshot and the logs of a folder.
+pub fn load(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: Clock) -> io::Result<Found> {
+    let mut loading = Loading::default();
+    let mut found = Found::default();
+    let logs = folder.logs()?;
+    found.last_log = logs.last().copied().unwrap_or_default();
+    // The logs after the last gap.
+    let unbroken = logs.chunk_by(|one, next| one + 1 == *next).last().unwrap_or_default();
+    let mut first = unbroken.first().copied().unwrap_or_default();
+    let snapshot = folder.snapshot();
+    match FrameReader::open(&snapshot, FileKind::Snapshot, keys) {
+        Ok(reader) => {
+            let number = reader.number();
+            if unbroken.contains(&number) {
+                found.snapshot_bytes = size(&snapshot);
+                loading.read(&snapshot, reader);
+            } else {
+                loading.reject(&snapshot, &Rejection::Gap);
+            }
+            first = first.max(number);
+        }
+        Err(Rejection::Read(error)) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(rejection) => loading.reject(&snapshot, &rejection),
+    }
+    for number in logs {
+        let path = folder.log(number);
+        if number >= first {
+            found.log_bytes += size(&path);
+            match FrameReader::open(&path, FileKind::Log, keys) {
+                Ok(reader) if reader.number() == number => loading.read(&path, reader),
+                Ok(reader) => loading.reject(&path, &Rejection::Moved(reader.number())),
+                Err(rejection) => loading.reject(&path, &rejection),
+            }
+        }
+    }
+    found.loaded = loading.finish(identities, clock);
+    Ok(found)
+}
+
+fn size(path: &Path) -> u64 {
+    fs::metadata(path).map(|data| data.len()).unwrap_or_default()
+}
+
+/// The state while operations are read. Each has a sequence number: a record counts if it is later than what forgot
+/// its users and its workspace, so that forgetting a user needs no search for their keys.
+#[derive(Default)]
+struct Loading {
+    sequence: u64,
+    records: HashMap<TokenKey, (u64, ReadRecord)>,
+    models: HashMap<WorkspaceName, (u64, WorkspaceIdentity, Bytes)>,
+    forgotten_users: HashMap<(Box<str>, Box<str>), u64>,
+    forgotten_workspaces: HashMap<Box<str>, u64>,
+    /// The latest time that any record has by the Unix clock.
+    latest: Duration,
+    files_rejected: u64,
+}
+
+impl Loading {
+    fn read(&mut self, path: &Path, mut reader: FrameReader) {
+        loop {
+            match reader.next() {
+                Ok(Some(text)) => match ReadOperation::decode(text) {
+                    Some(operation) => self.apply(operation),
+                    None => return self.reject(path, &"a frame holds no operation of this version"),
+                },
+                Ok(None) => return,
+                Err(rejection) => return self.reject(path, &rejection),
+            }
+        }
+    }
+
+    fn apply(&mut self, operation: ReadOperation) {
+        self.sequence += 1;
+        match operation {
+            ReadOperation::Record(record) => {
+                self.latest = self.latest.max(record.sent.map(|sent| sent.unix).unwrap_or_default());
+                self.records.insert(record.record.key.clone(), (self.sequence, record));
+            }
+            ReadOperation::Model(workspace, identity, model) => {
+                self.models.insert(workspace, (self.sequence, identity, model));
+            }
+            ReadOperation::ForgetKey(key) => drop(self.records.remove(&key)),
+            ReadOperation::ForgetUser { workspace, user } => {
+                self.forgotten_users.insert((workspace, user), self.sequence);
+            }
+            ReadOperation::ForgetWorkspace(workspace) => {
+                self.forgotten_workspaces.insert(workspace, self.sequence);
+            }
+        }
+    }
+
+    fn reject(&mut self, path: &Path, why: &dyn Display) {
+        self.files_rejected += 1;
+        tracing::warn!(file = %path.display(), "the rest of a store's file is not used: {why}");
+    }
+
+    fn finish(self, identities: &Identities, clock: Clock) -> Loaded {
+        let Self { records, models, forgotten_users, forgotten_workspaces, latest, files_rejected, .. } = self;
+        let is_workspace_forgotten =
+            |name: &str, sequence| forgotten_workspaces.get(name).is_some_and(|forgotten| *forgotten > sequence);
+        let is_forgotten = |key: &TokenKey, sequence| {
+            let by_user = |user: &str| {
+                let user = (key.workspace().into(), user.into());
+                forgotten_users.get(&user).is_some_and(|forgotten| *forgotten > sequence)
+            };
+            is_workspace_forgotten(key.workspace(), sequence) || !forgotten_users.is_empty() && key.users().any(by_user)
+        };
+        // The Unix clock has been set back at least this far, so that all other ages are wrong by as much.
+        let behind = latest.saturating_sub(clock.unix());
+        let records = records.into_values().filter_map(|(sequence, record)| {
+            let key = &record.record.key;
+            let is_kept = identities.get(key.workspace()) == Some(&record.identity) && !is_forgotten(key, sequence);
+            is_kept.then(|| record.restore(clock, behind))
+        });
+        let models = models.into_iter().filter(|(name, (sequence, identity, _))| {
+            identities.get(name) == Some(identity) && !is_workspace_forgotten(name.as_str(), *sequence)
+        });
+        Loaded {
+            records: records.collect(),
+            models: models.map(|(name, (.., model))| (name, model)).collect(),
+            files_rejected,
+        }
+    }
+}

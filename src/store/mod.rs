@@ -1,0 +1,19 @@
+//! Stores: where tokens and demand history outlive the process.
+//!
+//! What a store holds is sealed with [`StoreKeys`]: without `store.key_file`, neither a token nor a user nor a scope
+//! can be read from it. A hit never touches a store, and no answer fails because of one.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`disk`] | a sealed log and snapshot in a folder, for one broker |
+
+mod codec;
+pub mod disk;
+mod identity;
+mod key_file;
+mod record;
+mod seal;
+
+pub use identity::WorkspaceIdentity;
+pub use key_file::{KeyFileError, StoreKeys, generate_key};
+pub use record::{Item, Record, StoredToken};

@@ -1,0 +1,157 @@
+//! What a store keeps of a token key.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::codec::{Fields, put_bytes, put_text};
+use super::identity::WorkspaceIdentity;
+use crate::clock::{Clock, Moment, Stamp};
+use crate::token::{Lifetime, ScopeClaim, Token, TokenKey, WorkspaceName};
+
+/// What a store keeps of a token key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The token key.
+    pub key: TokenKey,
+    /// Its token, if there is one that is still valid.
+    pub token: Option<StoredToken>,
+    /// Its demand history, encoded; the store does not look into it.
+    pub demand: Bytes,
+    /// The names of the clients that it is kept for; `""` stands for sessions.
+    pub owners: Vec<Box<str>>,
+}
+
+/// A token with its times.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoredToken {
+    /// The token.
+    pub token: Token,
+    /// When its request was sent to Courier.
+    pub sent: Moment,
+    /// Its life from then on.
+    pub life: Duration,
+}
+
+impl fmt::Debug for StoredToken {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("StoredToken").field("life", &self.life).finish_non_exhaustive()
+    }
+}
+
+/// A part of what is in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A token key's record.
+    Record(Record),
+    /// A workspace's learned model, encoded; the store does not look into it.
+    Model(WorkspaceName, Bytes),
+}
+
+/// A record as it was read: its times are those of the process that wrote it.
+pub(super) struct ReadRecord {
+    pub identity: WorkspaceIdentity,
+    pub sent: Option<Stamp>,
+    /// With a token that was sent at an unknown moment.
+    pub record: Record,
+}
+
+impl Record {
+    pub(super) fn encode(&self, out: &mut Vec<u8>, identity: WorkspaceIdentity, clock: Clock) {
+        out.extend_from_slice(&identity.0);
+        encode_key(out, &self.key);
+        match &self.token {
+            None => out.push(0),
+            Some(stored) => {
+                out.push(1);
+                encode_stamp(out, clock.stamp(stored.sent));
+                put_nanos(out, stored.life);
+                put_text(out, stored.token.expose());
+            }
+        }
+        put_bytes(out, &self.demand);
+        for owner in &self.owners {
+            put_text(out, owner);
+        }
+    }
+}
+
+impl ReadRecord {
+    pub(super) fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+        let identity = WorkspaceIdentity(fields.array()?);
+        let key = decode_key(fields)?;
+        let (sent, token) = match fields.u8()? {
+            0 => (None, None),
+            1 => {
+                let (sent, life) = (decode_stamp(fields)?, Duration::from_nanos(fields.u64()?));
+                let token = Token::new(fields.text()?).ok()?;
+                (Some(sent), Some(StoredToken { token, sent: Moment::NEVER, life }))
+            }
+            _ => return None,
+        };
+        let demand = Bytes::copy_from_slice(fields.bytes()?);
+        let mut owners = Vec::new();
+        while !fields.is_empty() {
+            owners.push(fields.text()?.into());
+        }
+        Some(Self { identity, sent, record: Record { key, token, demand, owners } })
+    }
+
+    /// Gives the token its moment by this process's clock. A token that has expired, or that was sent in the
+    /// future by any clock, is left out.
+    ///
+    /// `behind` is how far the Unix clock was set back at least since the store was written.
+    pub(super) fn restore(mut self, clock: Clock, behind: Duration) -> Record {
+        let sent = self.sent.and_then(|sent| clock.restore(sent)).map(|sent| sent - behind);
+        self.record.token = self.record.token.zip(sent).and_then(|(token, sent)| {
+            let is_valid = sent + token.life > clock.now();
+            is_valid.then_some(StoredToken { sent, ..token })
+        });
+        self.record
+    }
+}
+
+/// Appends the parts of a token key.
+pub(super) fn encode_key(out: &mut Vec<u8>, key: &TokenKey) {
+    put_text(out, key.workspace());
+    out.extend_from_slice(&key.lifetime().as_secs().to_be_bytes());
+    put_text(out, key.claim());
+}
+
+pub(super) fn decode_key(fields: &mut Fields<'_>) -> Option<TokenKey> {
+    let workspace = WorkspaceName::new(fields.text()?).ok()?;
+    let lifetime = Lifetime::from_seconds(f64::from(fields.u32()?)).ok()?;
+    let text = fields.text()?;
+    let key = TokenKey::new(&workspace, &ScopeClaim::parse(text).ok()?, lifetime);
+    // Only the canonical form was put.
+    (key.claim() == text).then_some(key)
+}
+
+fn encode_stamp(out: &mut Vec<u8>, stamp: Stamp) {
+    put_nanos(out, stamp.unix);
+    match stamp.boot {
+        None => out.push(0),
+        Some((boot, since)) => {
+            out.push(1);
+            out.extend_from_slice(&boot);
+            put_nanos(out, since);
+        }
+    }
+}
+
+fn decode_stamp(fields: &mut Fields<'_>) -> Option<Stamp> {
+    let unix = Duration::from_nanos(fields.u64()?);
+    let boot = match fields.u8()? {
+        0 => None,
+        1 => Some((fields.array()?, Duration::from_nanos(fields.u64()?))),
+        _ => return None,
+    };
+    Some(Stamp { unix, boot })
+}
+
+fn put_nanos(out: &mut Vec<u8>, length: Duration) {
+    // Ends in the year 2554.
+    let nanos = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+    out.extend_from_slice(&nanos.to_be_bytes());
+}
