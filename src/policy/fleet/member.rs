@@ -77,6 +77,11 @@ pub enum Request {
         /// The store's time in the answer before.
         seen: ServerTime,
     },
+    /// Be no member any more. Void like a beat, so that it does not end the next process of the same name.
+    Leave {
+        /// The store's time in the answer before.
+        seen: ServerTime,
+    },
 }
 
 /// The store's answer to a beat.
@@ -157,6 +162,14 @@ impl Member {
         };
         self.link = Link::Waiting { sent: now };
         Some(request)
+    }
+
+    /// The request with which a broker that stops says goodbye, so that nobody counts it as missing.
+    pub const fn leave(&self) -> Option<Request> {
+        match self.link {
+            Link::Answered { seen, .. } => Some(Request::Leave { seen }),
+            Link::Lost | Link::Waiting { .. } => None,
+        }
     }
 
     /// When to poll next; after a loss, as soon as the driver may connect again.
