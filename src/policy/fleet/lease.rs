@@ -22,6 +22,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(25), Duration::from_
 pub enum Look {
     /// A record that may be served.
     Found,
+    /// A record that this broker must not serve, although the store does not know: it does not open, is of another key, or
+    /// its users have just signed out here.
+    Unusable,
     /// No such record; the lease is now this broker's.
     Leased,
     /// No such record; another broker has the lease.
@@ -33,6 +36,8 @@ pub enum Look {
 pub enum Next {
     /// Serve the record.
     Adopt,
+    /// Look again at once, and take the lease whatever record there is.
+    TakeLease,
     /// Ask for a permit, and call while the lease lasts.
     Call(Lease),
     /// Look again at this moment.
@@ -60,6 +65,7 @@ impl Lookup {
     pub fn on_look(&mut self, look: Option<Look>, sent: Moment, now: Moment) -> Next {
         match look {
             Some(Look::Found) => Next::Adopt,
+            Some(Look::Unusable) => Next::TakeLease,
             Some(Look::Leased) => Next::Call(Lease { until: sent + LIFE, renew_at: sent + RENEWAL }),
             None => Next::Call(Lease { until: sent + LIFE, renew_at: Moment::NEVER }),
             Some(Look::Held) => {
@@ -154,6 +160,12 @@ mod tests {
         assert_eq!((lease.renew_at(), lease.is_held(after(3999))), (after(2000), true));
         lease.on_renewed(after(2000), false);
         assert_eq!((lease.renew_at(), lease.is_held(after(2001))), (Moment::NEVER, false));
+    }
+
+    #[test]
+    fn flight_takes_the_lease_beside_a_record_that_it_must_not_serve() {
+        let next = Lookup::new(after(1000)).on_look(Some(Look::Unusable), START, after(1));
+        assert_eq!(next, Next::TakeLease);
     }
 
     #[test]

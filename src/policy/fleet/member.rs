@@ -12,8 +12,8 @@
 //!
 //! The times fit together: the last beat that the store heard was in time, so it was executed at most 750 ms after
 //! the one before, whose answer this broker has. The store counts it as live for 1 s more, and the others learn otherwise
-//! from a beat that is at most 750 ms old: after 2.5 s, before this broker is alone. With a beat a second this takes
-//! 5.5 s, in which both sides would use the same share.
+//! from a beat that is at most 750 ms old: after 2.5 s, before this broker is alone. With a beat a second and twice
+//! these times it is after 4.5 s, and until then both sides would use the same share.
 
 use std::time::Duration;
 
@@ -100,8 +100,8 @@ pub struct BeatAnswer {
 /// What follows from membership for the calls of a broker, now and later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    up_until: Moment,
-    alone_from: Moment,
+    pub(super) up_until: Moment,
+    pub(super) alone_from: Moment,
     /// The share of the budget while alone.
     pub share: Share,
     /// What the live members may use together.
@@ -115,19 +115,14 @@ pub enum State {
     Up,
     /// A beat was missed: no call leaves until this moment, if no beat is answered before.
     Doubtful(Moment),
-    /// The broker is cut off since this moment.
-    Alone(Moment),
+    /// The broker is cut off.
+    Alone,
 }
 
 impl Standing {
     /// A broker that starts at `now` and uses this share if it does not reach the store.
     pub fn new(share: Share, now: Moment) -> Self {
         Self { up_until: now, alone_from: now + SILENCE, share, live: Share::NONE }
-    }
-
-    /// When the broker is alone, unless an answer comes before.
-    pub const fn alone_from(&self) -> Moment {
-        self.alone_from
     }
 
     /// The state at `now`.
@@ -137,7 +132,7 @@ impl Standing {
         } else if now < self.alone_from {
             State::Doubtful(self.alone_from)
         } else {
-            State::Alone(self.alone_from)
+            State::Alone
         }
     }
 }
@@ -172,9 +167,12 @@ impl Member {
         }
     }
 
+    /// Whether a request was not answered in time, so that the connection is lost.
+    pub fn is_overdue(&self, now: Moment) -> bool {
+        matches!(self.link, Link::Waiting { sent } if sent + DEADLINE <= now)
+    }
+
     /// When to poll next; after a loss, as soon as the driver may connect again.
-    ///
-    /// A request that is not answered until then is lost.
     pub fn next_wakeup(&self) -> Moment {
         match self.link {
             Link::Lost => Moment::from_nanos(0),
@@ -199,8 +197,6 @@ impl Member {
             (Some(sent), Some(BeatAnswer { seen, members, share, live })) => {
                 self.link = Link::Answered { seen, beat_at: sent + BEAT };
                 self.members = members;
-                // A member whom the others have not left a share yet keeps that of a broker outside the fleet.
-                let share = if share == Share::NONE { self.standing.share } else { share };
                 self.standing = Standing { up_until: sent + UP, alone_from: sent + SILENCE, share, live };
             }
             (None, _) | (_, None) => self.on_lost(now),
@@ -255,8 +251,8 @@ mod tests {
         assert_eq!(member.next_wakeup(), after(750));
         member.on_lost(after(750));
         let states = [749, 750, 2999, 3000].map(|at| member.standing().state(after(at)));
-        let (doubtful, alone) = (State::Doubtful(after(3000)), State::Alone(after(3000)));
-        assert_eq!(states, [State::Up, doubtful, doubtful, alone]);
+        let doubtful = State::Doubtful(after(3000));
+        assert_eq!(states, [State::Up, doubtful, doubtful, State::Alone]);
         assert_eq!(member.standing().share, Share::of_each(4));
     }
 
@@ -265,7 +261,7 @@ mod tests {
         let mut member = Member::new(BROKERS, START);
         assert!(member.poll(START).is_some());
         member.on_lost(after(250));
-        assert_eq!(member.standing().state(after(9000)), State::Alone(after(3000)));
+        assert_eq!(member.standing().state(after(9000)), State::Alone);
         assert!(member.poll(after(9000)).is_some());
         member.on_joined(ServerTime::from_micros(5), after(9010));
         assert_eq!(member.standing().state(after(9010)), State::Doubtful(after(12_000)));

@@ -20,15 +20,21 @@
 //!
 //! 1. A purse holds at most 10 ms of the rate, or one permit. Permits that are unused after 100 ms are thrown away.
 //! 2. A broker that joins empties the bucket, and an absent bucket is empty.
-//! 3. Each member has a [`Share`], which it uses when it is cut off. The shares never add up to more than the whole.
-//!    Members who were seen a moment ago are live and use what the shares of the missing ones leave: the period between
-//!    two calls is stretched, so the burst shrinks as well. After 60 s, or a goodbye, a missing member is forgotten.
+//! 3. Each member has a [`Share`] of the budget, one of so many members, for when it is cut off. Members that were seen
+//!    a moment ago are live and use what the shares of the missing ones leave: the period between two calls is
+//!    stretched, so the burst shrinks as well. After 60 s, or a goodbye, a missing member is forgotten.
 //! 4. A broker that is cut off makes no call for 3 s. Then it uses its share of rate and burst, from an empty bucket.
 //! 5. A beat names the beat before it. One that comes late makes nobody live: its sender has given up and is elsewhere.
 //! 6. A store that has forgotten the fleet counts the members that the brokers remember as missing, for 60 s.
 //!
-//! Three exceptions remain: a broker that is cut off for more than 60 s, one that starts cut off and never had a share
-//! (it uses `1 / store.brokers`), and two masters after a split.
+//! These exceptions remain:
+//!
+//! - a broker that is cut off for more than 60 s is not counted any more;
+//! - one that starts cut off, or is cut off within a second of its start, is not counted yet: it uses the share of one
+//!   of `store.brokers`;
+//! - a store that forgets the fleet while no broker remembers it;
+//! - two masters after a split;
+//! - a burst that is smaller than the number of brokers: each that is cut off may make one call.
 
 pub mod lease;
 pub mod member;

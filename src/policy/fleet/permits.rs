@@ -34,7 +34,7 @@ pub struct FleetPermits {
     ask_at: Moment,
     /// When there may be a permit, after the last one that was not there.
     next: Moment,
-    /// The bucket of a broker that is alone, since the moment in its standing.
+    /// The bucket of a broker that is alone.
     alone: Option<Bucket>,
 }
 
@@ -112,15 +112,17 @@ impl FleetPermits {
                 Err(self.ask_at.max(now + PURSE))
             }
             State::Doubtful(until) => Err(until),
-            State::Alone(since) => self.take_alone(since, now),
+            State::Alone => self.alone(now).map_or(Err(Moment::NEVER), |bucket| bucket.take(now)),
         }
     }
 
-    fn take_alone(&mut self, since: Moment, now: Moment) -> Result<u32, Moment> {
-        let Self { budget, standing: Standing { share, .. }, .. } = *self;
-        let Some(period) = share.period(budget.period()) else { return Err(Moment::NEVER) };
-        let burst = NonZeroU32::new(share.burst(budget.departing_burst())).unwrap_or(NonZeroU32::MIN);
-        self.alone.get_or_insert_with(|| Bucket::empty(period, burst, since)).take(now)
+    /// The bucket of a broker that is alone. It is empty when this is first called, not when the silence has ended: a
+    /// process that was stopped meanwhile would otherwise go on with a burst.
+    fn alone(&mut self, now: Moment) -> Option<&mut Bucket> {
+        let period = self.standing.share.period(self.budget.period())?;
+        let burst =
+            NonZeroU32::new(self.standing.share.burst(self.budget.departing_burst())).unwrap_or(NonZeroU32::MIN);
+        Some(self.alone.get_or_insert_with(|| Bucket::empty(period, burst, now)))
     }
 
     /// The request for a purse to send now, for so many queued calls at most.
@@ -157,15 +159,18 @@ impl FleetPermits {
         }
     }
 
-    /// Takes over what membership says.
-    pub fn set_standing(&mut self, standing: Standing) {
+    /// Takes over what membership says. The driver calls it after each answer and each loss.
+    pub fn set_standing(&mut self, standing: Standing, now: Moment) {
         self.next = Moment::from_nanos(0);
         if standing.live != self.standing.live {
             self.ask_at = Moment::from_nanos(0);
         }
-        if standing.alone_from() != self.standing.alone_from() {
+        if standing.alone_from != self.standing.alone_from {
             self.alone = None;
         }
         self.standing = standing;
+        if standing.state(now) == State::Alone {
+            self.alone(now);
+        }
     }
 }

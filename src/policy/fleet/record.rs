@@ -3,8 +3,9 @@
 //! A write to the store may be executed long after its sender gave up, so no rule relies on a write that was prevented
 //! or deleted: a record never changes, and is judged when it is read.
 //!
-//! The clocks of a store's servers must agree to about the time that a call takes: after a failover onto a server
-//! whose clock is behind, a token from before a sign-out could pass for one from after it.
+//! After a failover onto a server whose clock is behind, tokens seem to last longer. So a broker also compares the Unix
+//! time at which the call was sent, which the sealed record holds, with its own. Sign-outs have no second clock: servers
+//! must agree to about the time that a call takes, or else a token from before a sign-out could pass for a later one.
 
 use std::time::Duration;
 
@@ -27,13 +28,25 @@ impl RecordTimes {
         Self { opened, ends: opened + life }
     }
 
-    /// How much longer the token lasts at the store's time `now`; `None` if it must not be served.
+    /// How much longer the token lasts by the store's clock; `None` if it must not be served.
     ///
     /// `not_before` has the sign-outs of each of its users and of the workspace. A record from the store's future
     /// comes from a server whose clock was ahead; nothing is known about it.
     pub fn remaining(&self, not_before: impl IntoIterator<Item = ServerTime>, now: ServerTime) -> Option<Duration> {
         let is_void = not_before.into_iter().any(|signed_out| self.opened <= signed_out);
         (!is_void && self.opened <= now && now < self.ends).then(|| self.ends.since(now))
+    }
+
+    /// How much longer a broker may serve the token, if the Unix clocks say that it lasts for `by_unix`.
+    ///
+    /// A broker whose Unix clock is ahead by more than tokens live adopts none, and makes its own calls.
+    pub fn serves_for(
+        &self,
+        not_before: impl IntoIterator<Item = ServerTime>,
+        now: ServerTime,
+        by_unix: Duration,
+    ) -> Option<Duration> {
+        self.remaining(not_before, now).map(|by_store| by_store.min(by_unix)).filter(|least| !least.is_zero())
     }
 }
 
@@ -93,6 +106,12 @@ mod tests {
     #[test]
     fn record_of_the_past_or_the_future_does_not_count() {
         assert_eq!([49, 150].map(|now| opened(50).remaining(None, at(now))), [None; 2]);
+    }
+
+    #[test]
+    fn token_lasts_for_the_least_that_two_clocks_say() {
+        let serves_for = |by_unix| opened(50).serves_for(None, at(60), Duration::from_secs(by_unix));
+        assert_eq!([100, 80, 0].map(serves_for), [Some(90), Some(80), None].map(|left| left.map(Duration::from_secs)));
     }
 
     #[test]
