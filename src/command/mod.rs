@@ -13,6 +13,7 @@ mod serve;
 mod simulate;
 mod sources;
 mod started;
+mod store_key;
 
 use clap::{Parser, Subcommand};
 
@@ -56,6 +57,8 @@ enum Command {
     Check(check::Check),
     /// Makes a client key, prints it once, and prints its settings entry.
     ClientKey(client_key::ClientKey),
+    /// Makes a key file for a store that outlives the process.
+    StoreKey(store_key::StoreKey),
 }
 
 impl Cli {
@@ -79,6 +82,7 @@ impl Cli {
             Command::Plan(plan) => plan.run(),
             Command::Check(check) => check.run(),
             Command::ClientKey(client_key) => client_key.run(),
+            Command::StoreKey(store_key) => store_key.run(),
         }
     }
 }

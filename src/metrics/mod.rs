@@ -18,7 +18,7 @@ use prometheus::{Encoder, IntCounter, Registry, TextEncoder};
 pub use jwks::JwksMetrics;
 pub use label::{
     CallOutcome, Dropped, FetchOutcome, ReloadOutcome, Reloaded, Removal, RenewalOutcome, RequestOutcome, Route,
-    StoreOperation,
+    StoreOperation, StoreOutcome,
 };
 pub use process::{CertificateMetrics, ProcessMetrics};
 pub use store::StoreMetrics;

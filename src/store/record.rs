@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::codec::{Fields, put_bytes, put_text};
 use super::identity::WorkspaceIdentity;
 use crate::clock::{Clock, Moment, Stamp};
-use crate::token::{Lifetime, ScopeClaim, Token, TokenKey, WorkspaceName};
+use crate::token::{Token, TokenKey, WorkspaceName};
 
 /// What a store keeps of a token key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub(super) struct ReadRecord {
 impl Record {
     pub(super) fn encode(&self, out: &mut Vec<u8>, identity: WorkspaceIdentity, clock: Clock) {
         out.extend_from_slice(&identity.0);
-        encode_key(out, &self.key);
+        put_text(out, self.key.as_str());
         match &self.token {
             None => out.push(0),
             Some(stored) => {
@@ -80,7 +80,7 @@ impl Record {
 impl ReadRecord {
     pub(super) fn decode(fields: &mut Fields<'_>) -> Option<Self> {
         let identity = WorkspaceIdentity(fields.array()?);
-        let key = decode_key(fields)?;
+        let key = TokenKey::parse(fields.text()?)?;
         let (sent, token) = match fields.u8()? {
             0 => (None, None),
             1 => {
@@ -110,22 +110,6 @@ impl ReadRecord {
         });
         self.record
     }
-}
-
-/// Appends the parts of a token key.
-pub(super) fn encode_key(out: &mut Vec<u8>, key: &TokenKey) {
-    put_text(out, key.workspace());
-    out.extend_from_slice(&key.lifetime().as_secs().to_be_bytes());
-    put_text(out, key.claim());
-}
-
-pub(super) fn decode_key(fields: &mut Fields<'_>) -> Option<TokenKey> {
-    let workspace = WorkspaceName::new(fields.text()?).ok()?;
-    let lifetime = Lifetime::from_seconds(f64::from(fields.u32()?)).ok()?;
-    let text = fields.text()?;
-    let key = TokenKey::new(&workspace, &ScopeClaim::parse(text).ok()?, lifetime);
-    // Only the canonical form was put.
-    (key.claim() == text).then_some(key)
 }
 
 fn encode_stamp(out: &mut Vec<u8>, stamp: Stamp) {

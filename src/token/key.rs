@@ -77,6 +77,21 @@ impl TokenKey {
         Self { text: text.into(), lifetime, users_end, workspace_end: workspace.as_str().len() as u8, claim_start }
     }
 
+    /// Parses the text of a key; `None` unless it is exactly that of a key.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, ' ');
+        let [workspace, seconds, claim] = [parts.next()?, parts.next()?, parts.next()?];
+        let (workspace, claim) = (WorkspaceName::new(workspace).ok()?, ScopeClaim::parse(claim).ok()?);
+        let lifetime = Lifetime::from_seconds(seconds.parse::<u32>().ok()?.into()).ok()?;
+        // Another order of the scopes or `+60` would parse too, but be the text of another key.
+        Some(Self::new(&workspace, &claim, lifetime)).filter(|key| *key.text == *text)
+    }
+
+    /// The text of the key, from which [`TokenKey::parse`] makes it again.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// The name of the workspace.
     pub fn workspace(&self) -> &str {
         &self.text[..self.workspace_end.into()]
@@ -184,6 +199,30 @@ mod tests {
     }
 
     #[test]
+    fn text_that_is_not_exactly_that_of_a_key_is_rejected() {
+        let text = "default 60 user_id:a read:x write:x";
+        assert_eq!(TokenKey::parse(text).map(|key| key.as_str().to_owned()).as_deref(), Some(text));
+        for text in [
+            "",
+            "default",
+            "default 60",
+            "default 60 ",
+            "default 60 user_id:a",
+            "default +60 user_id:a read:x",
+            "default 060 user_id:a read:x",
+            "default 0 user_id:a read:x",
+            "default 4294967296 user_id:a read:x",
+            "default 60 user_id:a write:x read:x",
+            "default 60 read:x user_id:a",
+            "default 60  user_id:a read:x",
+            "default 60 user_id:a read:x ",
+            "Default 60 user_id:a read:x",
+        ] {
+            assert_eq!(TokenKey::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
     fn workspace_name_with_a_separator_is_rejected() {
         for name in ["", "a b", "A", "a/b", "ä", "a\n", &"x".repeat(65)] {
             assert_eq!(WorkspaceName::new(name), Err(WorkspaceNameError), "{name:?}");
@@ -205,6 +244,7 @@ mod tests {
             };
             if let (Some((first, first_parts)), Some((second, second_parts))) = (make(&one), make(&two)) {
                 prop_assert_eq!(first == second, first_parts == second_parts);
+                prop_assert_eq!(TokenKey::parse(first.as_str()), Some(first));
             }
         }
     }

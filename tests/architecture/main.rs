@@ -24,10 +24,10 @@ const MODULES: &[Module] = &[
     Module("secrets", "files", "secrecy serde thiserror"),
     Module("error_chain", "plain_text", "thiserror"),
     Module("audit", "", "tracing"),
-    Module("clock", "", "governor rustix tokio"),
+    Module("clock", "", "governor hex rustix tokio"),
     Module("token", "plain_text clock::Moment", "bytes secrecy thiserror"),
     // `governor` for its rate algorithm, which is given the time.
-    Module("policy", "token clock::Moment", "governor thiserror"),
+    Module("policy", "token clock::Moment", "bytes governor thiserror"),
     Module("metrics", "token policy", "parking_lot prometheus"),
     Module("log_writer", "audit files metrics", "parking_lot rustix tracing"),
     // The planner has virtual time, and is given open files.

@@ -19,6 +19,7 @@ fn each_command_has_its_own_help_that_names_each_flag() {
         ("simulate-courier", "Runs the Courier simulator alone", &simulate),
         ("check", "Checks the settings", &["--config", "--probe"]),
         ("client-key", "Makes a client key", &["<NAME>"]),
+        ("store-key", "Makes a key file", &["<FILE>"]),
         ("plan", "Shows what each mode of renewal would do", &plan),
     ] {
         for arguments in [[command, "--help"], ["help", command]] {
@@ -51,6 +52,7 @@ fn programs_help_names_commands_exit_codes_and_variables() {
         "simulate-courier",
         "check",
         "client-key",
+        "store-key",
         "Exit codes: 0 done, 2 bad usage or settings, 1 anything else",
         "COURIER_API_KEY",
         "COURIER_BASE_URL",
@@ -88,6 +90,8 @@ fn wrong_usage_exits_with_2() {
         &["client-key", "a name"],
         &["client-key", "quote\"d"],
         &["client-key", "-x"],
+        &["store-key"],
+        &["store-key", "two", "files"],
         &["plan"],
         &["plan", "--trace"],
         &["plan", "--trace", "a", "--workload", "office"],

@@ -23,4 +23,5 @@ mod secrets;
 mod serving;
 mod settings;
 mod stopping;
+mod store_key;
 mod warnings;

@@ -37,6 +37,12 @@ impl Folder {
         }
     }
 
+    /// A folder that another handle has locked.
+    #[cfg(test)]
+    pub fn unlocked(path: &Path) -> Self {
+        Self { path: path.to_owned(), _lock: File::open(path).expect("a folder") }
+    }
+
     pub fn snapshot(&self) -> PathBuf {
         self.path.join("snapshot")
     }
@@ -56,7 +62,8 @@ impl Folder {
         for entry in fs::read_dir(&self.path)? {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_prefix("log-")?.parse().ok());
-            numbers.extend(number.filter(|number| self.log(*number).file_name() == Some(&name)));
+            // The last number has no next one.
+            numbers.extend(number.filter(|number| *number < u64::MAX && self.log(*number).file_name() == Some(&name)));
         }
         numbers.sort_unstable();
         Ok(numbers)

@@ -116,7 +116,7 @@ impl FrameWriter {
     /// Makes each write fail, as on a full disk.
     #[cfg(test)]
     pub fn break_file(&mut self) {
-        self.file = File::open("/dev/null").expect("a device");
+        self.file = OpenOptions::new().write(true).open("/dev/full").expect("a device");
     }
 }
 

@@ -46,7 +46,9 @@ pub fn load(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: C
     found.last_log = logs.last().copied().unwrap_or_default();
     // The logs after the last gap.
     let unbroken = logs.chunk_by(|one, next| one + 1 == *next).last().unwrap_or_default();
-    let mut first = unbroken.first().copied().unwrap_or_default();
+    let after_gap = unbroken.first().copied().unwrap_or_default();
+    // The logs before the snapshot's number are in the snapshot.
+    let mut covered = 0;
     let snapshot = folder.snapshot();
     match FrameReader::open(&snapshot, FileKind::Snapshot, keys) {
         Ok(reader) => {
@@ -57,20 +59,22 @@ pub fn load(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: C
             } else {
                 loading.reject(&snapshot, &Rejection::Gap);
             }
-            first = first.max(number);
+            covered = number;
         }
         Err(Rejection::Read(error)) if error.kind() == io::ErrorKind::NotFound => {}
         Err(rejection) => loading.reject(&snapshot, &rejection),
     }
-    for number in logs {
-        let path = folder.log(number);
-        if number >= first {
-            found.log_bytes += size(&path);
-            match FrameReader::open(&path, FileKind::Log, keys) {
-                Ok(reader) if reader.number() == number => loading.read(&path, reader),
-                Ok(reader) => loading.reject(&path, &Rejection::Moved(reader.number())),
-                Err(rejection) => loading.reject(&path, &rejection),
-            }
+    for number in logs.iter().filter(|number| **number >= covered) {
+        let path = folder.log(*number);
+        if *number < after_gap {
+            loading.reject(&path, &Rejection::Gap);
+            continue;
+        }
+        found.log_bytes += size(&path);
+        match FrameReader::open(&path, FileKind::Log, keys) {
+            Ok(reader) if reader.number() == *number => loading.read(&path, reader),
+            Ok(reader) => loading.reject(&path, &Rejection::Moved(reader.number())),
+            Err(rejection) => loading.reject(&path, &rejection),
         }
     }
     found.loaded = loading.finish(identities, clock);
@@ -84,7 +88,7 @@ fn size(path: &Path) -> u64 {
 /// The state while operations are read. Each has a sequence number: a record counts if it is later than what forgot
 /// its users and its workspace, so that forgetting a user needs no search for their keys.
 #[derive(Default)]
-struct Loading {
+pub struct Loading {
     sequence: u64,
     records: HashMap<TokenKey, (u64, ReadRecord)>,
     models: HashMap<WorkspaceName, (u64, WorkspaceIdentity, Bytes)>,
@@ -109,7 +113,7 @@ impl Loading {
         }
     }
 
-    fn apply(&mut self, operation: ReadOperation) {
+    pub fn apply(&mut self, operation: ReadOperation) {
         self.sequence += 1;
         match operation {
             ReadOperation::Record(record) => {
@@ -134,7 +138,7 @@ impl Loading {
         tracing::warn!(file = %path.display(), "the rest of a store's file is not used: {why}");
     }
 
-    fn finish(self, identities: &Identities, clock: Clock) -> Loaded {
+    pub fn finish(self, identities: &Identities, clock: Clock) -> Loaded {
         let Self { records, models, forgotten_users, forgotten_workspaces, latest, files_rejected, .. } = self;
         let is_workspace_forgotten =
             |name: &str, sequence| forgotten_workspaces.get(name).is_some_and(|forgotten| *forgotten > sequence);

@@ -24,6 +24,7 @@ pub struct Log {
     /// The size of the logs before the present one, since the last snapshot.
     earlier_bytes: u64,
     snapshot_bytes: u64,
+    /// Nothing is left to sync.
     is_synced: bool,
 }
 
@@ -160,7 +161,7 @@ impl Log {
 
     fn broken_by(&mut self, outcome: io::Result<()>) -> io::Result<()> {
         if outcome.is_err() {
-            self.file = None;
+            (self.file, self.is_synced) = (None, true);
         }
         outcome
     }

@@ -41,6 +41,8 @@ mod log;
 mod open;
 mod operation;
 mod queue;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use handle::{DiskHandle, StoreState};

@@ -43,7 +43,7 @@ impl Disk {
         let log = Log::new(folder, keys, workspaces, clock);
         let log = log.after(found.last_log, found.log_bytes, found.snapshot_bytes);
         let tokens = found.loaded.records.iter().filter(|record| record.token.is_some()).count();
-        metrics.operation(StoreOperation::Load, found.loaded.files_rejected == 0, clock.now().since(start));
+        metrics.operation(StoreOperation::Load, true, clock.now().since(start));
         metrics.store_restored_tokens.set(i64::try_from(tokens).unwrap_or(i64::MAX));
         metrics.store_files_rejected_total.inc_by(found.loaded.files_rejected);
         Ok((Self { log, clock, metrics }, found.loaded))

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::clock::Clock;
 use crate::store::codec::{Fields, put_bytes, put_text};
 use crate::store::identity::WorkspaceIdentity;
-use crate::store::record::{Item, ReadRecord, decode_key, encode_key};
+use crate::store::record::{Item, ReadRecord};
 use crate::token::{TokenKey, WorkspaceName};
 
 /// The identities of the configured workspaces.
@@ -49,7 +49,7 @@ impl Operation {
             Self::Keep(item) => return encode_item(item, out, identities, clock),
             Self::ForgetKey(key) => {
                 out.push(FORGET_KEY);
-                encode_key(out, key);
+                put_text(out, key.as_str());
             }
             Self::ForgetUser { workspace, user } => {
                 out.push(FORGET_USER);
@@ -96,7 +96,7 @@ impl ReadOperation {
                 let workspace = WorkspaceName::new(fields.text()?).ok()?;
                 Self::Model(workspace, identity, Bytes::copy_from_slice(fields.bytes()?))
             }
-            FORGET_KEY => Self::ForgetKey(decode_key(&mut fields)?),
+            FORGET_KEY => Self::ForgetKey(TokenKey::parse(fields.text()?)?),
             FORGET_USER => Self::ForgetUser { workspace: fields.text()?.into(), user: fields.text()?.into() },
             FORGET_WORKSPACE => Self::ForgetWorkspace(fields.text()?.into()),
             _ => return None,

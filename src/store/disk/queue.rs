@@ -26,7 +26,8 @@ pub struct Batch {
     pub is_incomplete: bool,
     /// The broker stops.
     pub stop: Option<Waiting>,
-    is_closed: bool,
+    /// Nothing is added any more.
+    pub is_closed: bool,
 }
 
 /// Sent to, or dropped, once the work is done.
@@ -98,5 +99,44 @@ impl Batch {
     fn take(&mut self) -> Self {
         let is_closed = self.is_closed;
         std::mem::replace(self, Self { is_closed, ..Self::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operation() -> Operation {
+        Operation::ForgetWorkspace("eu".into())
+    }
+
+    #[test]
+    fn full_queue_takes_no_more_and_says_so() {
+        let queue = Queue::default();
+        for _ in 0..LONGEST {
+            queue.push(operation(), None);
+        }
+        assert!(!queue.state.lock().is_incomplete);
+        let (waiting, mut synced) = oneshot::channel();
+        queue.push(operation(), Some(waiting));
+        let batch = queue.take_now();
+        assert_eq!((batch.operations.len(), batch.waiting.len(), batch.is_incomplete), (LONGEST, 1, true));
+        assert_eq!(synced.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        queue.push(operation(), None);
+        assert!(!queue.take_now().is_incomplete);
+    }
+
+    #[test]
+    fn stop_stays_until_it_is_taken_and_closes_the_queue() {
+        let queue = Queue::default();
+        queue.push(operation(), None);
+        queue.stop(oneshot::channel().0);
+        queue.push(operation(), None);
+        let batch = queue.take_now();
+        assert_eq!((batch.operations.len(), batch.stop.is_some()), (1, false));
+        assert!(queue.take(Duration::ZERO).stop.is_some());
+        let (waiting, mut synced) = oneshot::channel();
+        queue.push(operation(), Some(waiting));
+        assert_eq!(synced.try_recv(), Err(oneshot::error::TryRecvError::Closed));
     }
 }

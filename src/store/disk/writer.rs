@@ -29,7 +29,7 @@ pub struct Writer {
     retry: Moment,
     retry_wait: Duration,
     last_warning: Option<Moment>,
-    /// Whose sign-outs are not on the disk yet.
+    /// Whose sign-outs wait for the next snapshot.
     waiting: Vec<Waiting>,
 }
 
@@ -98,15 +98,14 @@ impl Writer {
         is_wanted && now >= self.retry
     }
 
-    /// Appends a batch, and syncs it where somebody waits for it or a sync is due.
-    fn write(&mut self, batch: Batch) {
+    /// Appends a batch, and syncs it where a sign-out waits for it or a sync is due.
+    fn write(&mut self, mut batch: Batch) {
         self.needs_snapshot |= batch.is_incomplete;
-        self.waiting.extend(batch.waiting);
         let mut outcome = Ok(());
         if !batch.operations.is_empty() {
             outcome = self.measured(StoreOperation::Write, |log| log.append(&batch.operations));
         }
-        let is_sync_due = !self.waiting.is_empty() || self.clock.now() >= self.last_sync + SYNC_INTERVAL;
+        let is_sync_due = !batch.waiting.is_empty() || self.clock.now() >= self.last_sync + SYNC_INTERVAL;
         if outcome.is_ok() && is_sync_due && !self.log.is_synced() {
             outcome = self.measured(StoreOperation::Sync, Log::sync);
             self.last_sync = self.clock.now();
@@ -114,13 +113,16 @@ impl Writer {
         if let Err(error) = outcome {
             self.fail(&error);
         }
-        if self.waiting.is_empty() {
-            return;
-        }
-        // A sign-out that is lost with a gap waits for the snapshot; it may not be told to the caller before.
-        let is_written = !self.needs_snapshot || self.log.is_broken() && self.log.erase().is_ok();
-        if is_written {
-            self.answer();
+        if self.log.is_broken() {
+            self.waiting.extend(batch.waiting);
+            // What can't be written must not be read either.
+            if !self.waiting.is_empty() && self.log.erase().is_ok() {
+                answer(&mut self.waiting);
+            }
+        } else if batch.is_incomplete {
+            self.waiting.extend(batch.waiting);
+        } else {
+            answer(&mut batch.waiting);
         }
     }
 
@@ -135,7 +137,7 @@ impl Writer {
                 (self.last_snapshot, self.retry_wait) = (now, FIRST_RETRY);
                 if !self.needs_snapshot {
                     self.recover();
-                    self.answer();
+                    answer(&mut self.waiting);
                 }
             }
             Err(error) => {
@@ -167,12 +169,6 @@ impl Writer {
         outcome
     }
 
-    fn answer(&mut self) {
-        for waiting in self.waiting.drain(..) {
-            let _ = waiting.send(());
-        }
-    }
-
     fn fail(&mut self, error: &io::Error) {
         let now = self.clock.now();
         self.needs_snapshot = true;
@@ -193,5 +189,159 @@ impl Writer {
             self.last_warning = None;
             tracing::info!("the token store is written again");
         }
+    }
+}
+
+fn answer(waiting: &mut Vec<Waiting>) {
+    for waiting in waiting.drain(..) {
+        let _ = waiting.send(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::store::StoreKeys;
+    use crate::store::WorkspaceIdentity;
+    use crate::store::disk::folder::Folder;
+    use crate::store::disk::operation::Operation;
+    use crate::token::WorkspaceName;
+    use bytes::Bytes;
+    use std::fs;
+    use tempfile::TempDir;
+    use tokio::sync::oneshot;
+
+    const MODEL: &str = "model";
+
+    fn writer(folder: &TempDir) -> Writer {
+        let key = folder.path().join("key");
+        fs::write(&key, "7".repeat(64)).expect("written");
+        let keys = StoreKeys::read(&key).expect("a key");
+        let name = WorkspaceName::new("eu").expect("a name");
+        let identities = [(name.clone(), WorkspaceIdentity::new(&name, "", None))].into();
+        let clock = Clock::system();
+        let log = Log::new(Folder::open(&folder.path().join("store")).expect("a folder"), keys, identities, clock);
+        let metrics = Metrics::new().expect("the declarations are sound").store("disk");
+        let mut writer = Writer::new(log, Arc::default(), SharedState::default(), clock, metrics);
+        writer.log.roll().expect("a log");
+        writer
+    }
+
+    fn model() -> Item {
+        Item::Model(WorkspaceName::new("eu").expect("a name"), Bytes::from_static(MODEL.as_bytes()))
+    }
+
+    fn contents() -> Contents {
+        Box::new(|keep| keep(model()))
+    }
+
+    fn batch(operation: Operation) -> Batch {
+        Batch { operations: vec![operation], ..Batch::default() }
+    }
+
+    fn sign_out() -> (Batch, oneshot::Receiver<()>) {
+        let (waiting, synced) = oneshot::channel();
+        let operation = Operation::ForgetUser { workspace: "eu".into(), user: "jane".into() };
+        (Batch { waiting: vec![waiting], ..batch(operation) }, synced)
+    }
+
+    fn failures(writer: &Writer, operation: StoreOperation) -> u64 {
+        writer.metrics.store_operations_total[operation][crate::metrics::StoreOutcome::Failed].get()
+    }
+
+    #[test]
+    fn full_disk_is_followed_by_a_snapshot() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(&folder);
+        writer.log.break_file();
+        writer.write(batch(Operation::Keep(model())));
+        assert!(writer.longest_wait() > Duration::ZERO, "it does not spin");
+        assert!(matches!(&*writer.state.lock(), StoreState::Failing(why) if why.contains("No space left")));
+        assert_eq!((failures(&writer, StoreOperation::Write), writer.metrics.store_state.get()), (1, 0.0));
+        assert!(!writer.is_snapshot_due(), "it waits for a second");
+        // The log has a gap: nothing is added to it.
+        let before = fs::metadata(folder.path().join("store/log-1")).expect("a log").len();
+        writer.write(batch(Operation::Keep(model())));
+        assert_eq!(fs::metadata(folder.path().join("store/log-1")).expect("a log").len(), before);
+
+        writer.retry = writer.clock.now();
+        assert!(writer.is_snapshot_due());
+        writer.snapshot(&contents());
+        assert_eq!((&*writer.state.lock(), writer.metrics.store_state.get()), (&StoreState::Working, 1.0));
+        assert!(!writer.is_snapshot_due() && !writer.log.is_broken());
+        assert!(folder.path().join("store/snapshot").exists() && !folder.path().join("store/log-1").exists());
+    }
+
+    #[test]
+    fn sign_out_that_can_not_be_written_removes_the_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(&folder);
+        writer.snapshot(&contents());
+        writer.log.break_file();
+        let (batch, mut synced) = sign_out();
+        writer.write(batch);
+        assert_eq!(synced.try_recv(), Ok(()));
+        let left: Vec<_> = fs::read_dir(folder.path().join("store")).expect("a folder").collect();
+        assert_eq!(left.len(), 1, "only the lock: {left:?}");
+        writer.snapshot(&contents());
+        assert_eq!(*writer.state.lock(), StoreState::Working);
+    }
+
+    #[test]
+    fn sign_out_that_did_not_fit_waits_for_the_snapshot() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(&folder);
+        let (batch, mut synced) = sign_out();
+        writer.write(Batch { operations: Vec::new(), is_incomplete: true, ..batch });
+        assert_eq!(synced.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        assert!(writer.is_snapshot_due());
+        let (batch, mut later) = sign_out();
+        writer.write(batch);
+        assert_eq!(later.try_recv(), Ok(()), "it is in the log");
+        assert_eq!(synced.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        writer.snapshot(&contents());
+        assert_eq!(synced.try_recv(), Ok(()));
+    }
+
+    #[test]
+    fn snapshot_that_fails_is_tried_again_ever_more_rarely() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(&folder);
+        // Nothing can be renamed to it.
+        fs::create_dir_all(folder.path().join("store/snapshot/full")).expect("a folder");
+        for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
+            writer.snapshot(&contents());
+            let wait = Duration::from_secs(wait);
+            let until = writer.retry.since(writer.clock.now());
+            assert!(until <= wait && until + Duration::from_secs(1) > wait, "{until:?} instead of {wait:?}");
+        }
+        assert_eq!(failures(&writer, StoreOperation::Snapshot), 8);
+        let (batch, mut synced) = sign_out();
+        writer.write(batch);
+        assert_eq!(synced.try_recv(), Ok(()), "the log still works");
+        assert!(!folder.path().join("store/snapshot.new").exists());
+        fs::remove_dir_all(folder.path().join("store/snapshot")).expect("removed");
+        writer.snapshot(&contents());
+        assert_eq!((&*writer.state.lock(), writer.retry_wait), (&StoreState::Working, FIRST_RETRY));
+    }
+
+    #[test]
+    fn sign_out_during_a_snapshot_does_not_wait_for_its_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(&folder);
+        let queue = Arc::clone(&writer.queue);
+        let (is_synced, seen) = (Arc::new(parking_lot::Mutex::new(None)), Arc::new(parking_lot::Mutex::new(false)));
+        let (slot, found) = (Arc::clone(&is_synced), Arc::clone(&seen));
+        writer.snapshot(
+            &(Box::new(move |keep: &mut dyn FnMut(Item)| {
+                let (mut batch, synced) = sign_out();
+                queue.push(batch.operations.remove(0), batch.waiting.pop());
+                *slot.lock() = Some(synced);
+                (0..ITEMS_AT_ONCE).for_each(|_| keep(model()));
+                *found.lock() = slot.lock().as_mut().is_some_and(|synced| synced.try_recv().is_ok());
+            }) as Contents),
+        );
+        assert!(*seen.lock(), "it is synced while items are still written");
     }
 }

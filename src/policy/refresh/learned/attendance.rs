@@ -1,6 +1,9 @@
 //! Today's attendance compared with the usual: weekends and holidays.
 
+use bytes::BufMut;
+
 use crate::clock::Moment;
+use crate::policy::refresh::learned::encoding::{read_f32s, read_optional_moment};
 use crate::policy::refresh::learned::features::Features;
 use crate::policy::refresh::learned::tuning::Tuning;
 
@@ -24,12 +27,29 @@ pub struct Attendance {
 
 /// The least forecast that counts for the calibration.
 const LEAST_FORECAST: f32 = 0.03;
+/// The largest sum that is decoded.
+const MOST: f32 = 1e9;
 
 impl Attendance {
     /// No observations.
     pub const fn new(tuning: Tuning) -> Self {
         let (returned, usual, ever_returned, ever_usual) = (0.0, 0.0, 0.0, 0.0);
         Self { tuning, since: None, returned, usual, ever_returned, ever_usual, forecast_returned: 0.0, forecast: 0.0 }
+    }
+
+    /// Appends the observations to an encoded model.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64_le(self.since.unwrap_or(Moment::NEVER).as_nanos());
+        let sums =
+            [self.returned, self.usual, self.ever_returned, self.ever_usual, self.forecast_returned, self.forecast];
+        sums.into_iter().for_each(|sum| out.put_f32_le(sum));
+    }
+
+    /// Reads encoded observations; `None` if they are invalid or after `now`.
+    pub fn decode(input: &mut &[u8], tuning: Tuning, now: Moment) -> Option<Self> {
+        let since = read_optional_moment(input, now)?;
+        let [returned, usual, ever_returned, ever_usual, forecast_returned, forecast] = read_f32s(input, MOST)?;
+        Some(Self { tuning, since, returned, usual, ever_returned, ever_usual, forecast_returned, forecast })
     }
 
     /// The recent share of returns among keys usual at this hour, divided by the long-run share.

@@ -1,5 +1,8 @@
 //! Forecasts of when a token key is requested next.
 
+use bytes::{Buf, BufMut};
+
+use crate::policy::refresh::learned::encoding::{read_f32, read_f32s};
 use crate::policy::refresh::learned::features::{BUCKET_BITS, FEATURE_SETS, Features, STRATA};
 use crate::policy::refresh::learned::tuning::Tuning;
 
@@ -79,6 +82,36 @@ impl Forecaster {
         Self { cells: vec![Cell::default(); FEATURE_SETS << BUCKET_BITS], strata: PRIOR.map(stratum), tuning }
     }
 
+    /// Appends the model to an encoded one: the strata, and the cells that learned anything.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        for stratum in &self.strata {
+            stratum.base.encode(out);
+            stratum.soon.iter().chain(&stratum.within).for_each(|weight| out.put_f32_le(*weight));
+        }
+        let learned = |(_, cell): &(usize, &Cell)| cell.rates().iter().any(|rate| rate.seen > 0.0);
+        for (place, cell) in self.cells.iter().enumerate().filter(learned) {
+            out.put_u32_le(place as u32);
+            cell.encode(out);
+        }
+    }
+
+    /// Reads an encoded model to the end of the input; `None` if it is invalid.
+    pub fn decode(input: &mut &[u8], tuning: Tuning) -> Option<Self> {
+        let mut forecaster = Self::new(tuning);
+        for stratum in &mut forecaster.strata {
+            *stratum = Stratum {
+                base: Cell::decode(input, tuning.stratum_memory)?,
+                soon: read_f32s(input, 1.0)?,
+                within: read_f32s(input, 1.0)?,
+            };
+        }
+        while !input.is_empty() {
+            let place = input.try_get_u32_le().ok()? as usize;
+            *forecaster.cells.get_mut(place)? = Cell::decode(input, tuning.memory)?;
+        }
+        Some(forecaster)
+    }
+
     /// The forecast for these features.
     pub fn forecast(&self, features: &Features) -> Forecast {
         let stratum = &self.strata[usize::from(features.stratum)];
@@ -151,6 +184,24 @@ impl Forecaster {
 
     fn cells_of(&self, features: &Features) -> impl Iterator<Item = &Cell> {
         (0..FEATURE_SETS).map(|set| &self.cells[bucket(set, features)])
+    }
+}
+
+impl Cell {
+    const fn rates(&self) -> [Rate; 3] {
+        [self.soon, self.within, self.passed]
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        for Rate { seen, mean } in self.rates() {
+            out.put_f32_le(seen);
+            out.put_f32_le(mean);
+        }
+    }
+
+    fn decode(input: &mut &[u8], memory: f32) -> Option<Self> {
+        let mut rate = || Some(Rate { seen: read_f32(input, memory)?, mean: read_f32(input, 1.0)? });
+        Some(Self { soon: rate()?, within: rate()?, passed: rate()? })
     }
 }
 

@@ -1,6 +1,9 @@
 //! The hours in which a token key was requested.
 
+use bytes::{Buf, BufMut};
+
 use crate::clock::Moment;
+use crate::policy::refresh::learned::encoding::read_u64;
 
 /// A ring of the last eight days' hours, each with requests or without.
 #[derive(Clone, Debug)]
@@ -20,6 +23,22 @@ impl Hours {
     /// No requests up to `now`.
     pub fn new(now: Moment) -> Self {
         Self { hour: hour_of(now), used: [0; 3] }
+    }
+
+    /// Appends the hours to an encoded history.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64_le(self.hour);
+        self.used.iter().for_each(|used| out.put_u64_le(*used));
+    }
+
+    /// Reads encoded hours; `None` if they are invalid or after `now`.
+    pub fn decode(input: &mut &[u8], now: Moment) -> Option<Self> {
+        let hour = read_u64(input, hour_of(now))?;
+        let mut used = [0; 3];
+        for word in &mut used {
+            *word = input.try_get_u64_le().ok()?;
+        }
+        Some(Self { hour, used })
     }
 
     /// Moves the ring to `now`.

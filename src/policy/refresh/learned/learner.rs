@@ -4,11 +4,14 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::{Buf, BufMut};
+
 use crate::clock::Moment;
 use crate::policy::refresh::learned::attendance::Attendance;
 use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::policy::refresh::learned::congestion::congestion_multiplier;
 use crate::policy::refresh::learned::demand::DemandHistory;
+use crate::policy::refresh::learned::encoding::read_u64;
 use crate::policy::refresh::learned::features::Features;
 use crate::policy::refresh::learned::forecaster::{Forecast, Forecaster};
 use crate::policy::refresh::learned::lessons::{Lesson, Lessons, PendingOutcome, Step};
@@ -77,6 +80,10 @@ const FORGOTTEN: Duration = Duration::from_secs(8 * 86_400);
 /// Prefetching stops after so many unused tokens in a row, whatever the forecast (the ski
 /// rental problem: a bounded loss). No trace loses a point without it.
 const MOST_UNUSED: u8 = 5;
+/// The version of the encoding.
+const VERSION: u8 = 1;
+/// The largest count that is decoded: so many are added up without overflow.
+const MOST_CALLS: u64 = 1 << 53;
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl<K: Clone> Learner<K> {
@@ -94,6 +101,35 @@ impl<K: Clone> Learner<K> {
             lessons: Lessons::new(),
             tuning,
         }
+    }
+
+    /// Encodes what was learned, with the counts; lessons that are pending are left out.
+    pub fn encode(&self, counts: &CallCounts) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        // Expected uses are encoded with the histories that they are pending in.
+        for count in [counts.least, counts.calls, counts.used, counts.unused] {
+            out.put_u64_le(count);
+        }
+        self.price.encode(&mut out);
+        self.attendance.encode(&mut out);
+        self.forecaster.encode(&mut out);
+        out
+    }
+
+    /// Decodes a learner that may spend `share`, and its counts; `None` if it is invalid or has moments after `now`.
+    pub fn decode(mut input: &[u8], share: f64, now: Moment) -> Option<(Self, CallCounts)> {
+        let (input, tuning) = (&mut input, Tuning::DEFAULT);
+        if input.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let mut counts = CallCounts::EMPTY;
+        for count in [&mut counts.least, &mut counts.calls, &mut counts.used, &mut counts.unused] {
+            *count = read_u64(input, MOST_CALLS)?;
+        }
+        let price = Price::decode(input, share, tuning, now)?;
+        let attendance = Attendance::decode(input, tuning, now)?;
+        let forecaster = Forecaster::decode(input, tuning)?;
+        Some((Self { forecaster, price, attendance, lessons: Lessons::new(), tuning }, counts))
     }
 
     /// Decides about a key whose token is due or has lapsed, and records the decision.

@@ -67,13 +67,15 @@
 //!
 //! A key is forgotten after eight days (four windows, if that is more) without a request, so
 //! monthly demand is not learned. 65,536 outcomes and as many observations are pending at most;
-//! beyond half of that decisions are sampled. The tables take 3.1 MB for each workspace. Nothing
-//! is kept over a restart. Each constant is argued in [`tuning`].
+//! beyond half of that decisions are sampled. The tables take 3.1 MB for each workspace. A store
+//! keeps the tables and the histories over a restart, without the pending outcomes. Each constant
+//! is argued in [`tuning`].
 
 mod attendance;
 pub mod call_counts;
 mod congestion;
 pub mod demand;
+mod encoding;
 mod features;
 mod forecaster;
 mod hours;

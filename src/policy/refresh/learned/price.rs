@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::BufMut;
+
 use crate::clock::Moment;
 use crate::policy::refresh::learned::call_counts::CallCounts;
+use crate::policy::refresh::learned::encoding::{read_f32, read_f64, read_moment, read_optional_moment, read_u64};
 use crate::policy::refresh::learned::tuning::Tuning;
 
 /// The price of a call, in delayed requests avoided for each extra call.
@@ -43,6 +46,10 @@ pub struct Candidate {
 const BINS: usize = 88;
 const LOWEST: f32 = 0.01;
 const PARTS: f32 = 8.0;
+/// The upper end of the highest bin: `LOWEST * 2^(BINS / PARTS)`.
+const HIGHEST: f32 = LOWEST * 2048.0;
+/// The largest sum that is decoded.
+const MOST_CALLS: f64 = 1e18;
 /// The interval at which the base price is computed.
 const PERIOD: Duration = Duration::from_secs(60);
 /// The bounds of a surplus, so that the price stays finite after years of savings.
@@ -64,6 +71,30 @@ impl Price {
             since: Moment::from_nanos(0),
             base: LOWEST,
         }
+    }
+
+    /// Appends the price to an encoded model, without its share, which is a setting.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.candidates.iter().for_each(|cost| out.put_f64_le(*cost));
+        out.put_f64_le(self.least);
+        out.put_u64_le(self.seen);
+        out.put_u64_le(self.began.unwrap_or(Moment::NEVER).as_nanos());
+        out.put_u64_le(self.since.as_nanos());
+        out.put_f32_le(self.base);
+    }
+
+    /// Reads an encoded price that spends `share`; `None` if it is invalid or after `now`.
+    pub fn decode(input: &mut &[u8], share: f64, tuning: Tuning, now: Moment) -> Option<Self> {
+        let mut price = Self::new(share, tuning);
+        for cost in &mut price.candidates {
+            *cost = read_f64(input, MOST_CALLS)?;
+        }
+        price.least = read_f64(input, MOST_CALLS)?;
+        price.seen = read_u64(input, u64::MAX)?;
+        price.began = read_optional_moment(input, now)?;
+        price.since = read_moment(input, now)?;
+        price.base = read_f32(input, HIGHEST)?.max(LOWEST);
+        Some(price)
     }
 
     /// Adds a candidate. It replaces the key's earlier one if it is better; returns the one that counts.

@@ -171,3 +171,52 @@ fn pending_decisions_are_bounded_for_any_number_of_keys() {
         assert!(learner.lessons.outcomes.len() <= MOST_PENDING);
     }
 }
+
+/// A week of a population that comes at nine or at random.
+fn learned() -> Population {
+    let mut population = Population::new(0.25, 60);
+    population.run(7 * DAY, |who, hour| if who % 2 == 0 { f64::from(u8::from(hour == 9)) } else { skewed(who, hour) });
+    population
+}
+
+#[test]
+fn decoded_learner_decides_as_the_encoded_one() {
+    let population = learned();
+    let now = Moment::from_nanos(0) + HOUR * population.hour as u32;
+    let encoded = population.learner.encode(&population.counts);
+    let (decoded, counts) = Learner::<()>::decode(&encoded, 0.25, now).expect("a learner");
+    let pending = population.people.iter().filter_map(|person| person.history.as_ref());
+    let counts = pending.fold(counts, |counts, history| counts + history.borrow().pending());
+    assert_eq!(counts, population.counts);
+    for history in population.people.iter().filter_map(|person| person.history.as_ref()) {
+        let decide = |estimate: PrefetchDecision| (estimate.action, estimate.estimate);
+        let history = history.borrow();
+        let after = decide(decoded.decide(&history, &counts, Duration::ZERO, now));
+        assert_eq!(after, decide(population.learner.decide(&history, &counts, Duration::ZERO, now)));
+    }
+    assert!(population.learner.price(&counts, now) > 0.01 && encoded.len() > 10_000, "{}", encoded.len());
+    assert_eq!(Learner::<()>::decode(&encoded, 0.0, now).expect("a learner").0.price(&counts, now), f32::INFINITY);
+}
+
+#[test]
+fn learner_with_a_future_or_a_wrong_number_is_rejected() {
+    let population = learned();
+    let now = Moment::from_nanos(0) + HOUR * population.hour as u32;
+    let encoded = population.learner.encode(&population.counts);
+    let decodes = |bytes: &[u8], now| Learner::<()>::decode(bytes, 0.25, now).is_some();
+    assert!(decodes(&encoded, now) && !decodes(&encoded, now - HOUR * (7 * DAY) as u32));
+    for length in (0..encoded.len()).filter(|length| length % 97 == 0 || *length < 200) {
+        // A learner ends after any of its cells.
+        let is_whole = encoded.len().abs_diff(length).is_multiple_of(28) && length > 700;
+        assert!(!decodes(&encoded[..length], now) || is_whole, "{length}");
+    }
+    for number in [f32::NAN, f32::INFINITY, -1.0] {
+        let mut wrong = encoded.clone();
+        let last = wrong.len() - 4;
+        wrong[last..].copy_from_slice(&number.to_le_bytes());
+        assert!(!decodes(&wrong, now), "{number}");
+    }
+    let mut other = encoded;
+    other[0] += 1;
+    assert!(!decodes(&other, now), "another version");
+}
