@@ -93,7 +93,7 @@ impl Broker {
     }
 
     pub async fn wait_until_alone(&self) {
-        self.wait_for(|state| matches!(state, State::Alone(_))).await;
+        self.wait_for(|state| state == State::Alone).await;
     }
 
     async fn wait_for(&self, is_right: impl Fn(State) -> bool) {

@@ -6,7 +6,6 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use super::sealer::{Kind, Sealer};
 use crate::store::codec::{Fields, put_text};
-use crate::store::record::{decode_key, encode_key};
 use crate::token::{Token, TokenKey, WorkspaceName};
 
 /// What another broker did, or what happened to Redis.
@@ -68,7 +67,7 @@ impl Event {
             }
             Self::Rejected { key, print } => {
                 text.push(REJECTED);
-                encode_key(&mut text, key);
+                put_text(&mut text, key.as_str());
                 text.extend_from_slice(&print.0);
             }
             Self::Throttled { workspace, pause } => {
@@ -95,7 +94,7 @@ impl Event {
                 let user = if fields.is_empty() { None } else { Some(fields.text()?.into()) };
                 Self::SignedOut { workspace, user }
             }
-            REJECTED => Self::Rejected { key: decode_key(&mut fields)?, print: TokenPrint(fields.array()?) },
+            REJECTED => Self::Rejected { key: TokenKey::parse(fields.text()?)?, print: TokenPrint(fields.array()?) },
             THROTTLED => {
                 Self::Throttled { workspace: workspace(&mut fields)?, pause: Duration::from_millis(fields.u64()?) }
             }

@@ -97,7 +97,7 @@ impl Place<'_> {
     pub async fn open(&self, link: &mut Link, flight: FlightId, at_least: Duration) -> RedisResult<Opened> {
         let sent = self.context.clock.now();
         let answer = match self.look(link, flight, at_least, false).await? {
-            Answer::Found(now, stored) => match self.read(&stored, now, sent) {
+            Answer::Found(now, stored) => match self.read(&stored, at_least, now, sent) {
                 Some(record) => return Ok(Opened::Found(Box::new(record))),
                 None => {
                     self.context.metrics.store_records_rejected_total.inc();
@@ -138,19 +138,22 @@ impl Place<'_> {
         }
     }
 
-    /// Opens a record that the store gave at its time `now`, asked at `sent`.
-    fn read(&self, stored: &[u8], now: ServerTime, sent: Moment) -> Option<Record> {
+    /// Opens a record that the store gave at its time `now`, asked at `sent`; `None` if it must not be served.
+    fn read(&self, stored: &[u8], at_least: Duration, now: ServerTime, sent: Moment) -> Option<Record> {
         let (head, sealed) = stored.split_at_checked(HEAD)?;
         let times = parse_times(head)?;
         let text = self.context.sealer.open(Kind::Record, &self.associated(head), sealed)?;
-        let ReadRecord { identity, mut record, .. } = ReadRecord::decode(&mut Fields(&text))?;
+        let ReadRecord { identity, mut record, sent: stamp } = ReadRecord::decode(&mut Fields(&text))?;
         if record.key != *self.key || identity != self.identity {
             return None;
         }
-        let StoredToken { token, .. } = record.token.take()?;
-        // At least so old: the call was sent after it was opened, and the answer came after `sent`.
-        let sent = sent - now.since(times.opened);
-        record.token = Some(StoredToken { token, sent, life: times.ends.since(times.opened) });
+        let StoredToken { token, life, .. } = record.token.take()?;
+        let by_unix = (stamp?.unix + life).saturating_sub(self.context.clock.unix());
+        // The script has compared the sign-outs.
+        let left = times.serves_for([], now, by_unix).filter(|left| *left >= at_least)?;
+        // The call was sent after the record was opened, and the store answered after `sent`.
+        let sent = sent - life.saturating_sub(left);
+        record.token = Some(StoredToken { token, sent, life });
         Some(record)
     }
 

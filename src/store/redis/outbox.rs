@@ -78,9 +78,9 @@ impl Outbox {
         }
     }
 
-    /// The number of messages that wait.
+    /// The number of messages that wait, with the one that is being sent.
     pub fn len(&self) -> usize {
-        CAPACITY - self.queue.capacity()
+        usize::try_from(self.context.metrics.store_outbox_length.get()).unwrap_or_default()
     }
 
     /// Whether a sign-out waits that concerns this key: what Redis has of it may be from before.

@@ -11,18 +11,17 @@ if not own or own.seen ~= seen or now < seen or now - seen > in_time or redis.ca
 end
 own = {seen = now, has_beaten = true, last = own.last, before = own.last}
 
--- What the others hold, and what the missing ones of them hold.
-local known, others, absent = 1, 0, 0
+-- What the missing ones hold.
+local known, absent = 1, 0
 local list = redis.call('HGETALL', KEYS[1])
 for index = 1, #list, 2 do
   local member = parse(list[index + 1])
   if member and list[index] ~= id then
     if is_near(member.seen, now, missing) then
-      local share = math.max(member.last, member.before)
       known = known + 1
-      others = others + share
       if not (member.has_beaten and member.seen <= now and now - member.seen <= live) then
-        absent = absent + share
+        -- It may not have had the last answer.
+        absent = absent + math.max(member.last, member.before)
       end
     else
       redis.call('HDEL', KEYS[1], list[index])
@@ -35,16 +34,10 @@ if math.abs(now - number('founded')) < missing then
   forgotten = math.max(remembered - known, 0)
 end
 if forgotten > 0 then
-  local theirs = forgotten * math.floor(WHOLE / remembered)
-  others = others + theirs
-  absent = absent + theirs
+  absent = absent + forgotten * math.floor(WHOLE / remembered)
 end
 local members = known + forgotten
-local share = math.min(math.floor(WHOLE / members), math.max(WHOLE - others, 0))
--- A member that the others have not left a share yet keeps the one that it joined with.
-if share > 0 then
-  own.last = share
-end
+own.last = math.floor(WHOLE / members)
 put(id, own)
 redis.call('PEXPIRE', KEYS[1], ARGV[7])
 return {now, members, own.last, math.max(WHOLE - absent, 0)}
