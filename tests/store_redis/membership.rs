@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use courier_token_broker::clock::Clock;
+use courier_token_broker::policy::admission::budget::Budget;
 use courier_token_broker::policy::fleet::permits::PurseRequest;
 use courier_token_broker::policy::fleet::{Share, member::State};
 
@@ -67,6 +68,7 @@ async fn brokers_together_never_take_more_than_the_budget() {
     let server = RedisServer::start(&[]).await;
     let clock = Clock::system();
     let start = clock.now();
+    let budget = Budget::new(RATE, BURST).expect("a budget");
     let mut takers = Vec::new();
     for member in ["one", "two", "three", "four"] {
         let broker = broker(&server, member).await;
@@ -75,12 +77,8 @@ async fn brokers_together_never_take_more_than_the_budget() {
             let end = clock.now() + Duration::from_secs(3);
             let mut taken = 0;
             while clock.now() < end {
-                let request = PurseRequest {
-                    sent: clock.now(),
-                    permits: 2,
-                    period: Duration::from_secs_f64(1.0 / RATE),
-                    tolerance: Duration::from_secs_f64(f64::from(BURST) / RATE),
-                };
+                let (period, tolerance) = (budget.period(), budget.period() * budget.departing_burst());
+                let request = PurseRequest { sent: clock.now(), permits: 2, period, tolerance };
                 match broker.redis.take_permits(&workspace(), &request).await {
                     Some(answer) if answer.permits == 0 => clock.sleep_until(clock.now() + answer.wait / 2).await,
                     Some(answer) => taken += answer.permits,

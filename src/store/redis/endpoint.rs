@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, TlsCertificates,
+};
 
 use super::settings::{RedisSettings, RedisSettingsError, Topology};
 use crate::secrets::Secret;
@@ -93,6 +95,9 @@ pub fn timed_out() -> redis::RedisError {
 
 /// What went wrong, as Redis says it. It never has a password.
 pub fn describe(error: &redis::RedisError) -> String {
+    if error.kind() == ErrorKind::AuthenticationFailed {
+        return "it refused store.username and store.password".to_owned();
+    }
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),

@@ -70,7 +70,7 @@ impl Keeper {
             let was = self.links;
             let why = match self.stay(&mut member, &mut stop).await {
                 End::Lost(why) => why,
-                End::Stopped => return self.publish(&member, None, Some("this broker has left".into())),
+                End::Stopped => break,
             };
             let now = self.context.clock.now();
             member.on_lost(now);
@@ -84,9 +84,11 @@ impl Keeper {
             pause = (pause * 2).min(PAUSES.1);
             tokio::select! {
                 () = self.context.clock.sleep_until(now + wait) => {}
-                _ = &mut stop => return,
+                _ = &mut stop => break,
             }
         }
+        member.on_lost(self.context.clock.now());
+        self.publish(&member, None, Some("this broker has left".into()));
     }
 
     /// Connects, joins and beats. Returns when the connection is lost.
@@ -162,28 +164,28 @@ impl Keeper {
         if let Some(version) = version(&server).filter(|version| *version < OLDEST) {
             return Ok(Err(format!("Redis {}.{} is older than {oldest}.{oldest_minor}", version.0, version.1)));
         }
-        let was_known = self.names.clone();
-        let Some(own) = was_known.clone().or_else(Names::draw) else {
+        let is_first_time = self.names.is_none();
+        let Some(own) = self.names.clone().or_else(Names::draw) else {
             return Ok(Err("the system has no randomness".to_owned()));
         };
         let offered = self.context.sealer.seal(Kind::Names, &[], own.expose());
-        let is_first: bool = redis::cmd("SETNX").arg(NAMES).arg(&offered).query_async(connection).await?;
-        let sealed: Vec<u8> = redis::cmd("GET").arg(NAMES).query_async(connection).await?;
+        let _: bool = redis::cmd("SETNX").arg(NAMES).arg(&offered).query_async(connection).await?;
+        let mut sealed: Vec<u8> = redis::cmd("GET").arg(NAMES).query_async(connection).await?;
         let opened = self.context.sealer.open(Kind::Names, &[], &sealed);
         let Some(names) = opened.and_then(|secret| Names::new(&secret)) else {
             return Ok(Err("another key sealed it: no key of store.key_file opens it".to_owned()));
         };
-        self.membership.sealed_names = sealed;
         // Once in a process, so that two orders of the keys in files do not take turns.
-        if was_known.is_none() && !self.context.sealer.is_current(&self.membership.sealed_names) {
-            let again = self.context.sealer.seal(Kind::Names, &[], names.expose());
-            let _: () = redis::cmd("SET").arg(NAMES).arg(&again).query_async(connection).await?;
-            self.membership.sealed_names = again;
+        if is_first_time && !self.context.sealer.is_current(&sealed) {
+            sealed = self.context.sealer.seal(Kind::Names, &[], names.expose());
+            redis::cmd("SET").arg(NAMES).arg(&sealed).exec_async(connection).await?;
         }
-        if was_known.is_some() && is_first {
+        // No two seals are alike: somebody had to write it again.
+        if !is_first_time && sealed != self.membership.sealed_names {
             // If nobody reads the events, nobody needs this one.
             let _ = self.watched.events.try_send(Event::Emptied);
         }
+        self.membership.sealed_names = sealed;
         self.names = Some(names.clone());
         Ok(Ok(names))
     }

@@ -28,6 +28,11 @@ impl FlightId {
     pub fn draw() -> Self {
         Self(fastrand::u128(..))
     }
+
+    #[cfg(test)]
+    pub(super) const fn of(number: u128) -> Self {
+        Self(number)
+    }
 }
 
 impl fmt::Debug for FlightId {

@@ -39,6 +39,8 @@ mod reader;
 mod script;
 mod sealer;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Redis, RedisState, Sent};
 pub use event::{Event, TokenPrint};

@@ -167,7 +167,7 @@ async fn deliver(context: &Context, message: &Message, view: &mut watch::Receive
 }
 
 /// Changes the state, *then* tells: a broker that learns of the event must not find what it made void.
-async fn send(context: &Context, link: &mut Link, event: &Event) -> RedisResult<()> {
+pub async fn send(context: &Context, link: &mut Link, event: &Event) -> RedisResult<()> {
     let connection = &mut link.connection;
     match event {
         Event::SignedOut { workspace, user } => {

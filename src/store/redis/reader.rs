@@ -75,7 +75,7 @@ impl Reader {
         let mut now = link.connection.clone();
         let now: (u64, u64) = within(redis::cmd("TIME").query_async(&mut now)).await?;
         let start = now.0 * 1000 + now.1 / 1000;
-        // The first reader begins now: this broker has no tokens yet that a sign-out could make void.
+        // At the start this broker has no tokens yet that an earlier sign-out could make void.
         let last = if self.last == (0, 0) { start } else { self.last.0.min(start) };
         let mut from = (last.saturating_sub(OVERLAP), 0);
         loop {

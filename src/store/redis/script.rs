@@ -30,19 +30,19 @@ impl Scripts {
 
     /// The scripts with another function `time`, for tests in virtual time.
     pub fn with_time(time: &str) -> Self {
-        let script = |parts: &[&str]| Script::new(&parts.join("\n"));
+        let script = |shared: &str, own: &str| Script::new(&[time, shared, own].join("\n"));
         Self {
-            open: script(&[time, RECORD, include_str!("lua/open.lua")]),
-            renew: script(&[include_str!("lua/renew.lua")]),
-            release: script(&[include_str!("lua/release.lua")]),
-            land: script(&[time, RECORD, include_str!("lua/land.lua")]),
-            sign_out: script(&[time, include_str!("lua/sign_out.lua")]),
-            reject: script(&[RECORD, include_str!("lua/reject.lua")]),
-            take: script(&[time, include_str!("lua/take.lua")]),
-            empty: script(&[time, include_str!("lua/empty.lua")]),
-            join: script(&[time, MEMBER, include_str!("lua/join.lua")]),
-            beat: script(&[time, MEMBER, include_str!("lua/beat.lua")]),
-            leave: script(&[MEMBER, include_str!("lua/leave.lua")]),
+            open: script(RECORD, include_str!("lua/open.lua")),
+            renew: script("", include_str!("lua/renew.lua")),
+            release: script("", include_str!("lua/release.lua")),
+            land: script(RECORD, include_str!("lua/land.lua")),
+            sign_out: script("", include_str!("lua/sign_out.lua")),
+            reject: script(RECORD, include_str!("lua/reject.lua")),
+            take: script("", include_str!("lua/take.lua")),
+            empty: script("", include_str!("lua/empty.lua")),
+            join: script(MEMBER, include_str!("lua/join.lua")),
+            beat: script(MEMBER, include_str!("lua/beat.lua")),
+            leave: script(MEMBER, include_str!("lua/leave.lua")),
         }
     }
 }
