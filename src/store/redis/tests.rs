@@ -4,6 +4,7 @@
 #[path = "../../../tests/support/redis_server.rs"]
 mod redis_server;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -135,10 +136,10 @@ fn step() -> impl Strategy<Value = Step> {
 
 #[test]
 fn members_and_permits_are_those_of_the_model() {
-    let mut world = World::new();
+    let world = RefCell::new(World::new());
     let mut runner = TestRunner::new(Config { cases: 100, failure_persistence: None, ..Config::default() });
     let steps = prop::collection::vec(step(), 1..40);
-    runner.run(&steps, |steps| compare_members(&mut world, steps)).expect("equal answers");
+    runner.run(&steps, |steps| compare_members(&mut world.borrow_mut(), steps)).expect("equal answers");
 }
 
 fn compare_members(world: &mut World, steps: Vec<Step>) -> TestCaseResult {
@@ -153,8 +154,8 @@ fn compare_members(world: &mut World, steps: Vec<Step>) -> TestCaseResult {
             Step::Advance(millis) => world.advance(millis),
             Step::Join { id, members, known } => {
                 let share = Share::of_each(members);
-                let joined = of(id).join(context, &mut world.link, share, known);
-                let joined = world.runtime.block_on(joined).expect("an answer");
+                let (member, link) = (of(id), &mut world.link);
+                let joined = world.runtime.block_on(member.join(context, link, share, known)).expect("an answer");
                 model.empty(tolerance, now);
                 model.member(id, Request::Join { share, members: known }, now);
                 prop_assert_eq!(joined, now);
@@ -162,8 +163,8 @@ fn compare_members(world: &mut World, steps: Vec<Step>) -> TestCaseResult {
             }
             Step::Beat { id, is_of_another } => {
                 let last = seen.get(&if is_of_another { (id + 1) % 4 } else { id }).copied().unwrap_or_default();
-                let beat = of(id).beat(context, &mut world.link, last);
-                let beat = world.runtime.block_on(beat).expect("an answer");
+                let (member, link) = (of(id), &mut world.link);
+                let beat = world.runtime.block_on(member.beat(context, link, last)).expect("an answer");
                 prop_assert_eq!(beat, model.member(id, Request::Beat { seen: last }, now));
                 if let Some(answer) = beat {
                     seen.insert(id, answer.seen);
@@ -171,8 +172,8 @@ fn compare_members(world: &mut World, steps: Vec<Step>) -> TestCaseResult {
             }
             Step::Leave { id } => {
                 let last = seen.get(&id).copied().unwrap_or_default();
-                let left = of(id).leave(context, &mut world.link, last);
-                world.runtime.block_on(left).expect("an answer");
+                let (member, link) = (of(id), &mut world.link);
+                world.runtime.block_on(member.leave(context, link, last)).expect("an answer");
                 model.member(id, Request::Leave { seen: last }, now);
             }
             Step::Take { permits, live } => {
@@ -213,10 +214,10 @@ fn token_step() -> impl Strategy<Value = TokenStep> {
 
 #[test]
 fn tokens_leases_and_sign_outs_are_those_of_the_model() {
-    let mut world = World::new();
+    let world = RefCell::new(World::new());
     let mut runner = TestRunner::new(Config { cases: 100, failure_persistence: None, ..Config::default() });
     let steps = prop::collection::vec(token_step(), 1..40);
-    runner.run(&steps, |steps| compare_tokens(&mut world, steps)).expect("equal answers");
+    runner.run(&steps, |steps| compare_tokens(&mut world.borrow_mut(), steps)).expect("equal answers");
 }
 
 fn compare_tokens(world: &mut World, mut steps: Vec<TokenStep>) -> TestCaseResult {
