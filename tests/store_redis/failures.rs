@@ -6,9 +6,10 @@ use courier_token_broker::clock::Clock;
 use courier_token_broker::metrics::Metrics;
 use courier_token_broker::policy::fleet::record::Landing;
 use courier_token_broker::secrets::Secret;
-use courier_token_broker::store::redis::{Event, FlightId, Opened, Redis, RedisSettingsError, Topology};
+use courier_token_broker::store::redis::{Event, FlightId, Opened, Redis, RedisSettingsError, Topology, probe};
 
 use crate::fleet::{broker, connect, keys, record, settings, token_key, workspace};
+use crate::support::pki::Authority;
 use crate::support::redis_server::RedisServer;
 use crate::support::relay::Relay;
 
@@ -185,4 +186,49 @@ async fn settings_that_cannot_work_are_refused() {
     two.servers.clear();
     two.topology = Topology::Sentinel { master: "tokens".to_owned() };
     assert_eq!(refuse(two), RedisSettingsError::Count);
+}
+
+#[tokio::test]
+async fn server_behind_tls_is_reached_by_its_authority_alone() {
+    let authority = Authority::new();
+    let identity = authority.sign(&["localhost"]);
+    let [certificate, key] = [("redis.crt", &identity.certificate), ("redis.key", &identity.key)]
+        .map(|(name, text)| authority.file(name, text));
+    let ca = authority.file("ca.crt", &authority.pem());
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let files = [&certificate, &key, &ca].map(|path| path.to_str().expect("text"));
+    let [certificate, key, ca] = files;
+    let tls = ["--tls-port", &port.to_string(), "--tls-cert-file", certificate, "--tls-key-file", key];
+    let _server =
+        RedisServer::start(&[&tls[..], &["--tls-ca-cert-file", ca, "--tls-auth-clients", "no"]].concat()).await;
+    let url = format!("rediss://localhost:{port}");
+    let mut trusting = settings(&url, "one");
+    trusting.ca = Some(authority.pem().into_bytes());
+    connect(trusting).wait_until_up().await;
+    connect(settings(&url, "two")).wait_for_reason("certificate").await;
+}
+
+#[tokio::test]
+async fn probe_says_what_to_change() {
+    let server = RedisServer::start(&["--maxmemory-policy", "allkeys-lru"]).await;
+    let found = probe(settings(&server.url(), "one")).await.expect("it answers");
+    let has = |lines: &[String], text: &str| lines.iter().any(|line| line.contains(text));
+    assert!(has(&found.fine, "no fleet has used it yet"), "{found:?}");
+    assert!(has(&found.advice, "may evict the budget") && has(&found.advice, "min-replicas-to-write"), "{found:?}");
+    let _broker = broker(&server, "one").await;
+    server.say("CONFIG SET maxmemory-policy noeviction").await;
+    let found = probe(settings(&server.url(), "one")).await.expect("it answers");
+    assert!(has(&found.fine, "opens what the fleet has sealed") && has(&found.fine, "noeviction"), "{found:?}");
+    let mut other = settings(&server.url(), "one");
+    other.keys = keys(&[2]);
+    let found = probe(other).await.expect("it answers");
+    assert!(has(&found.advice, "no key of store.key_file"), "{found:?}");
+}
+
+#[tokio::test]
+async fn probe_of_a_dead_server_says_why() {
+    let mut server = RedisServer::start(&[]).await;
+    server.kill();
+    let why = probe(settings(&server.url(), "one")).await.expect_err("nothing is there");
+    assert!(why.contains(&server.port.to_string()), "{why}");
 }

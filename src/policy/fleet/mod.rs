@@ -43,7 +43,7 @@ pub mod record;
 mod server_time;
 mod share;
 #[cfg(test)]
-pub mod tests;
+pub(crate) mod tests;
 
 pub use self::server_time::ServerTime;
 pub use self::share::Share;

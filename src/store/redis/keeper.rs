@@ -31,7 +31,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 const REMINDER: Duration = Duration::from_secs(60);
 
 /// The oldest version that has all commands.
-const OLDEST: (u32, u32) = (6, 2);
+pub const OLDEST: (u32, u32) = (6, 2);
 
 /// Connects, beats, and tells all other parts of it.
 pub struct Keeper {
@@ -216,7 +216,7 @@ impl Keeper {
 }
 
 /// The first two numbers of the version in the answer to `INFO server`. Valkey has a compatible one.
-fn version(info: &str) -> Option<(u32, u32)> {
+pub fn version(info: &str) -> Option<(u32, u32)> {
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"))?;
     let mut numbers = version.split('.').map(|number| number.parse().ok());
     Some((numbers.next()??, numbers.next()??))
