@@ -54,6 +54,8 @@
 //! | demand history | the remembered request times of a token key |
 //! | circuit breaker (closed, open, half-open), probe, retry budget, back-off, negative cache | as everywhere |
 //! | sign-out, revocation, not-before | forgetting a user's tokens; making them void; the moment before which they are void |
+//! | fleet, member, share | brokers that use one budget; one of them; what it may use of the budget while it is cut off |
+//! | lease, purse | the right to call for a token key in the fleet; permits that a broker takes at once |
 //! | coverage | the share of demand that would survive an outage of a given length |
 //! | simulator | the Courier that the project ships for tests and `sandbox` |
 //!
@@ -64,8 +66,8 @@
 //!
 //! | module | contents | does not depend on |
 //! |---|---|---|
-//! | [`token`] | data types: users, scopes, lifetimes, token keys, grants | async, settings, HTTP; of the clock only [`Moment`](clock::Moment) |
-//! | [`policy`] | rules: freshness, access, session, [`schedule`](policy::schedule), [`admission`](policy::admission), [`refresh`](policy::refresh) | IO, async, logs, metrics; of the clock only [`Moment`](clock::Moment) |
+//! | [`token`] | data types: users, scopes, lifetimes, token keys, grants | async, clocks, settings, HTTP |
+//! | [`policy`] | rules: freshness, access, session, [`schedule`](policy::schedule), [`admission`](policy::admission), [`refresh`](policy::refresh), the [`fleet`](policy::fleet) | IO, async, logs, metrics, clocks |
 //! | [`broker`] | the request path: key table, flights; and the refresher | HTTP, settings files, reqwest |
 //! | [`store`] | what outlives the process, sealed: [`disk`](store::disk), [`redis`](store::redis) | the cache, HTTP, settings files |
 //! | [`upstream`] | Courier: client, dispatcher (drives [`policy::admission`]), checks of the response | the cache, the HTTP server |

@@ -1,5 +1,6 @@
 //! Tests of admission as a whole, in virtual time.
 
+mod shared;
 mod turns;
 
 use std::collections::BTreeMap;

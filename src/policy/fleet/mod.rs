@@ -25,14 +25,16 @@
 //!    stretched, so the burst shrinks as well. After 60 s, or a goodbye, a missing member is forgotten.
 //! 4. A broker that is cut off makes no call for 3 s. Then it uses its share of rate and burst, from an empty bucket.
 //! 5. A beat names the beat before it. One that comes late makes nobody live: its sender has given up and is elsewhere.
-//! 6. A store that has forgotten the fleet counts the members that the brokers remember as missing, for 60 s.
+//! 6. A store that has forgotten the fleet counts as many members as the brokers remember, and those that are not back
+//!    as missing, for 60 s. Newcomers take nobody's place among them.
 //!
 //! These exceptions remain:
 //!
 //! - a broker that is cut off for more than 60 s is not counted any more;
 //! - one that starts cut off, or is cut off within a second of its start, is not counted yet: it uses the share of one
 //!   of `store.brokers`;
-//! - a store that forgets the fleet while no broker remembers it;
+//! - a store that forgets the fleet while no broker remembers it, or while a broker is cut off that has a larger share
+//!   than the others, since it has not heard that the fleet grew (the model finds this with seed 3523);
 //! - two masters after a split;
 //! - a burst that is smaller than the number of brokers: each that is cut off may make one call.
 

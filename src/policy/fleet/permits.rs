@@ -174,3 +174,92 @@ impl FleetPermits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::fleet::Share;
+
+    const START: Moment = Moment::from_nanos(1 << 40);
+    const PERIOD: Duration = Duration::from_millis(50);
+
+    fn after(millis: u64) -> Moment {
+        START + Duration::from_millis(millis)
+    }
+
+    /// A broker that is up for a second, with half of the budget live and a quarter of it alone.
+    fn permits(rate: f64) -> FleetPermits {
+        let (share, live) = (Share::of_each(4), Share::of_each(2));
+        let standing = Standing { up_until: after(1000), alone_from: after(3000), share, live };
+        let mut permits = FleetPermits::new(Budget::new(rate, 20).expect("a budget"), Standing::new(share, START));
+        permits.set_standing(standing, START);
+        permits
+    }
+
+    fn answer(permits: u32) -> Option<PurseAnswer> {
+        Some(PurseAnswer { permits, left: 3, wait: PERIOD })
+    }
+
+    #[test]
+    fn purse_is_asked_for_once_at_the_rate_of_the_live() {
+        let mut permits = permits(20.0);
+        assert_eq!(permits.poll(5, START), None, "no permit is wanted yet");
+        assert!(permits.take(START).is_err_and(|next| next > START));
+        let request = PurseRequest { sent: START, permits: 1, period: PERIOD * 2, tolerance: PERIOD * 18 };
+        assert_eq!(permits.poll(5, START), Some(request));
+        assert!(permits.take(after(10)).is_err());
+        assert_eq!(permits.poll(5, after(10)), None, "it is under way");
+        permits.on_answer(START, answer(1), after(11));
+        assert_eq!(permits.take(after(11)), Ok(3));
+        assert!(permits.take(after(11)).is_err());
+    }
+
+    #[test]
+    fn purse_has_10_ms_of_the_rate_but_no_more_than_the_queued_calls() {
+        for (queued, expected) in [(100, 10), (4, 4)] {
+            let mut permits = permits(1000.0);
+            assert!(permits.take(START).is_err());
+            assert_eq!(permits.poll(queued, START).map(|request| request.permits), Some(expected));
+        }
+    }
+
+    #[test]
+    fn permits_are_thrown_away_100_ms_after_their_request() {
+        for (at, taken) in [(99, Ok(4)), (100, Err(after(110)))] {
+            let mut permits = permits(20.0);
+            assert!(permits.take(START).is_err() && permits.poll(5, START).is_some());
+            permits.on_answer(START, answer(2), after(40));
+            assert_eq!(permits.take(after(at)), taken);
+        }
+    }
+
+    #[test]
+    fn broker_waits_as_long_as_the_store_says() {
+        let mut permits = permits(20.0);
+        assert!(permits.take(START).is_err() && permits.poll(5, START).is_some());
+        permits.on_answer(START, answer(0), after(1));
+        assert_eq!(permits.take(after(1)), Err(after(51)));
+        assert_eq!(permits.poll(5, after(50)), None);
+        assert!(permits.poll(5, after(51)).is_some());
+    }
+
+    #[test]
+    fn purse_is_asked_for_again_after_a_failure() {
+        let mut permits = permits(20.0);
+        assert!(permits.take(START).is_err() && permits.poll(5, START).is_some());
+        permits.on_answer(START, None, after(20));
+        assert_eq!(permits.take(after(20)), Err(after(70)));
+        assert_eq!(permits.poll(5, after(69)), None);
+        assert!(permits.poll(5, after(70)).is_some());
+    }
+
+    #[test]
+    fn doubtful_broker_makes_no_call_and_a_lone_one_begins_empty() {
+        let mut permits = permits(20.0);
+        assert_eq!(permits.take(after(1000)), Err(after(3000)));
+        assert_eq!(permits.poll(5, after(1000)), None);
+        // Nothing was saved while the process was stopped.
+        assert_eq!(permits.take(after(9000)), Err(after(9000) + PERIOD * 4));
+        assert_eq!(permits.take(after(9000) + PERIOD * 8), Ok(1));
+    }
+}

@@ -19,7 +19,10 @@ impl Share {
 
     /// The share of each of so many members.
     pub const fn of_each(members: u32) -> Self {
-        if members == 0 { Self::WHOLE } else { Self(Self::WHOLE.0 / members) }
+        match Self::WHOLE.0.checked_div(members) {
+            Some(parts) => Self(parts),
+            None => Self::WHOLE,
+        }
     }
 
     /// The number of parts.

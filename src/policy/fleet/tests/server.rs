@@ -26,6 +26,8 @@ struct Entry {
     /// The last join or beat, in microseconds.
     seen: u64,
     has_beaten: bool,
+    /// It was a member before the list was made. Others take nobody's place among those that the brokers remember.
+    is_remembered: bool,
     /// The share that was answered last, and the one before: the member uses one of them.
     shares: [u32; 2],
 }
@@ -93,7 +95,8 @@ impl Server {
         if self.is_young(now) && self.rules.hold(Rule::RememberedCounted) {
             self.remembered = self.remembered.max(members);
         }
-        self.members.insert(id, Entry { seen: now, has_beaten: false, shares: [share; 2] });
+        let is_remembered = members > 0 || self.members.get(&id).is_some_and(|entry| entry.is_remembered);
+        self.members.insert(id, Entry { seen: now, has_beaten: false, is_remembered, shares: [share; 2] });
     }
 
     fn beat(&mut self, id: usize, seen: u64, now: u64) -> Option<BeatAnswer> {
@@ -105,7 +108,8 @@ impl Server {
         (entry.seen, entry.has_beaten, entry.shares[1]) = (now, true, entry.shares[0]);
         self.members.retain(|_, entry| entry.seen.abs_diff(now) <= micros(MISSING));
         let known = self.members.len() as u32;
-        let forgotten = if self.is_young(now) { self.remembered.saturating_sub(known) } else { 0 };
+        let back = self.members.values().filter(|entry| entry.is_remembered).count() as u32;
+        let forgotten = if self.is_young(now) { self.remembered.saturating_sub(back) } else { 0 };
         let theirs = forgotten * Share::of_each(self.remembered).parts();
         let is_live = |entry: &Entry| entry.has_beaten && entry.seen <= now && now - entry.seen <= micros(LIVE);
         let missing = self.members.values().filter(|entry| !is_live(entry)).map(Entry::share).sum::<u32>() + theirs;

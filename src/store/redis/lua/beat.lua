@@ -9,16 +9,17 @@ local own = parse(redis.call('HGET', KEYS[1], id))
 if not own or own.seen ~= seen or now < seen or now - seen > in_time or redis.call('GET', KEYS[2]) ~= ARGV[3] then
   return false
 end
-own = {seen = now, has_beaten = true, last = own.last, before = own.last}
+own.seen, own.has_beaten, own.before = now, true, own.last
 
--- What the missing ones hold.
-local known, absent = 1, 0
+-- The members, those of before the list was made, and what the missing ones hold.
+local known, back, absent = 1, own.is_remembered and 1 or 0, 0
 local list = redis.call('HGETALL', KEYS[1])
 for index = 1, #list, 2 do
   local member = parse(list[index + 1])
   if member and list[index] ~= id then
     if is_near(member.seen, now, missing) then
       known = known + 1
+      back = back + (member.is_remembered and 1 or 0)
       if not (member.has_beaten and member.seen <= now and now - member.seen <= live) then
         -- It may not have had the last answer.
         absent = absent + math.max(member.last, member.before)
@@ -31,7 +32,7 @@ end
 
 local remembered, forgotten = number('remembered'), 0
 if math.abs(now - number('founded')) < missing then
-  forgotten = math.max(remembered - known, 0)
+  forgotten = math.max(remembered - back, 0)
 end
 if forgotten > 0 then
   absent = absent + forgotten * math.floor(WHOLE / remembered)

@@ -11,6 +11,8 @@ end
 if math.abs(now - number('founded')) < missing then
   write('remembered', math.max(number('remembered'), remembered))
 end
-put(id, {seen = now, has_beaten = false, last = share, before = share})
+local own = parse(redis.call('HGET', KEYS[1], id))
+local is_remembered = remembered > 0 or (own and own.is_remembered)
+put(id, {seen = now, has_beaten = false, is_remembered = is_remembered, last = share, before = share})
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return now
