@@ -255,7 +255,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let mut writer = writer(&folder);
         writer.log.break_file();
+        writer.last_sync = writer.clock.now() - SYNC_INTERVAL / 2;
         writer.write(batch(Operation::Keep(model())));
+        writer.last_sync = writer.clock.now() - SYNC_INTERVAL;
         assert!(writer.longest_wait() > Duration::ZERO, "it does not spin");
         assert!(matches!(&*writer.state.lock(), StoreState::Failing(why) if why.contains("No space left")));
         assert_eq!((failures(&writer, StoreOperation::Write), writer.metrics.store_state.get()), (1, 0.0));
@@ -298,7 +300,7 @@ mod tests {
         assert!(writer.is_snapshot_due());
         let (batch, mut later) = sign_out();
         writer.write(batch);
-        assert_eq!(later.try_recv(), Ok(()), "it is in the log");
+        assert_eq!((later.try_recv(), writer.log.is_synced()), (Ok(()), true), "the log has it");
         assert_eq!(synced.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         writer.snapshot(&contents());
         assert_eq!(synced.try_recv(), Ok(()));
