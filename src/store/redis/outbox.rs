@@ -188,3 +188,39 @@ pub async fn send(context: &Context, link: &mut Link, event: &Event) -> RedisRes
     add.arg(EVENTS).arg("MAXLEN").arg("~").arg(EVENTS_KEPT).arg("*").arg("e").arg(sealed);
     add.query_async::<String>(connection).await.map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{ScopeClaim, WorkspaceName};
+
+    fn signed_out(user: Option<&str>) -> Event {
+        Event::SignedOut { workspace: WorkspaceName::new("eu").expect("a name"), user: user.map(Into::into) }
+    }
+
+    #[test]
+    fn waiting_sign_out_concerns_the_keys_of_its_user_until_all_of_it_is_sent() {
+        let key = |workspace, claim| {
+            let workspace = WorkspaceName::new(workspace).expect("a name");
+            TokenKey::new(&workspace, &ScopeClaim::parse(claim).expect("a claim"), Lifetime::MAX)
+        };
+        let keys = [
+            key("eu", "user_id:a s"),
+            key("eu", "user_id:b user_id:a s"),
+            key("eu", "user_id:b s"),
+            key("us", "user_id:a s"),
+        ];
+        let pending = Pending::default();
+        let concerned = || keys.each_ref().map(|key| pending.concerns(key));
+        assert_eq!(concerned(), [false; 4]);
+        pending.add(&signed_out(Some("a")));
+        pending.add(&signed_out(Some("a")));
+        assert_eq!(concerned(), [true, true, false, false]);
+        pending.remove(&signed_out(Some("a")));
+        assert_eq!(concerned(), [true, true, false, false], "one of two is sent");
+        pending.remove(&signed_out(Some("a")));
+        assert_eq!(concerned(), [false; 4]);
+        pending.add(&signed_out(None));
+        assert_eq!(concerned(), [true, true, true, false]);
+    }
+}
