@@ -208,7 +208,7 @@ fn token_step() -> impl Strategy<Value = TokenStep> {
         6 => (key.clone(), flight, prop_oneof![Just(0), Just(2000), Just(3000), 1u64..9000], 0u64..4)
             .prop_map(|(key, flight, life, number)| TokenStep::Land { key, flight, life, number }),
         1 => (0usize..2).prop_map(|user| TokenStep::SignOut { user }),
-        1 => (key, 0u64..4).prop_map(|(key, number)| TokenStep::Reject { key, number }),
+        3 => (key, 0u64..4).prop_map(|(key, number)| TokenStep::Reject { key, number }),
     ]
 }
 
