@@ -38,6 +38,22 @@ async fn brokers_follow_a_failover() {
 }
 
 #[tokio::test]
+async fn paused_sentinel_does_not_matter_to_a_connected_broker() {
+    let master = RedisServer::start(&[]).await;
+    let sentinel = RedisServer::start(&["--sentinel"]).await;
+    sentinel.say(&format!("SENTINEL MONITOR tokens 127.0.0.1 {} 1", master.port)).await;
+    let broker = connect(sentinel_settings(&[&sentinel.url()], "one"));
+    broker.wait_until_up().await;
+    sentinel.pause();
+    let mut standing = broker.redis.standing();
+    standing.mark_unchanged();
+    for _ in 0..6 {
+        standing.changed().await.expect("a keeper");
+        assert!(broker.is_up(), "{:?}", broker.redis.state());
+    }
+}
+
+#[tokio::test]
 async fn unknown_master_is_named() {
     let sentinel = RedisServer::start(&["--sentinel"]).await;
     let broker = connect(sentinel_settings(&[&sentinel.url()], "one"));

@@ -5,8 +5,12 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, TlsCertificates,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisResult,
+    TlsCertificates,
 };
+
+use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::settings::{RedisSettings, RedisSettingsError, Topology};
 use crate::secrets::Secret;
@@ -14,12 +18,21 @@ use crate::secrets::Secret;
 /// The longest time to connect, with TLS and a password.
 const CONNECT: Duration = Duration::from_secs(1);
 
+/// The longest wait for a Sentinel between two beats.
+const ASK: Duration = Duration::from_millis(100);
+
 /// The configured servers.
 pub enum Endpoints {
     /// One server.
     Single(Client),
     /// Sentinels, the name of their master, and how to connect to it but for its address.
-    Sentinel { sentinels: Vec<Client>, master: String, template: ConnectionInfo },
+    Sentinel {
+        sentinels: Vec<Client>,
+        master: String,
+        template: ConnectionInfo,
+        /// To the Sentinel that answered last.
+        connection: Mutex<Option<MultiplexedConnection>>,
+    },
 }
 
 impl Endpoints {
@@ -34,6 +47,7 @@ impl Endpoints {
                 template: with_login(first.clone(), settings),
                 sentinels: servers.into_iter().map(open).collect::<Result<_, _>>()?,
                 master: master.clone(),
+                connection: Mutex::new(None),
             }),
         }
     }
@@ -43,7 +57,7 @@ impl Endpoints {
         match self {
             Self::Single(client) => Ok(client.clone()),
             Self::Sentinel { template, .. } => {
-                let (host, port) = self.master().await?;
+                let (host, port) = self.master(CONNECT).await?;
                 open(template.clone().set_addr(at(template.addr(), host, port))).map_err(|error| error.to_string())
             }
         }
@@ -53,37 +67,49 @@ impl Endpoints {
     pub async fn has_moved(&self, client: &Client) -> bool {
         match (self, client.get_connection_info().addr()) {
             (Self::Sentinel { .. }, ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. }) => {
-                let master = self.master().await;
+                let master = self.master(ASK).await;
                 master.is_ok_and(|(other, other_port)| (&other, other_port) != (host, *port))
             }
             _ => false,
         }
     }
 
-    /// Asks the Sentinels one after the other.
-    async fn master(&self) -> Result<(String, u16), String> {
-        let Self::Sentinel { sentinels, master, .. } = self else { return Err("there are no Sentinels".to_owned()) };
+    /// Asks the Sentinel that answered last, then the others one after the other, each for so long at most.
+    async fn master(&self, limit: Duration) -> Result<(String, u16), String> {
+        let Self::Sentinel { sentinels, master, connection, .. } = self else { return Err("no Sentinels".to_owned()) };
+        let mut connection = connection.lock().await;
+        // It stays only if it answers.
+        if let Some(mut last) = connection.take()
+            && let Ok(Ok(Some(address))) = timeout(limit, ask(&mut last, master)).await
+        {
+            *connection = Some(last);
+            return Ok(address);
+        }
         let mut why = String::new();
         for sentinel in sentinels {
-            match ask(sentinel, master).await {
-                Ok(Some(address)) => return Ok(address),
-                Ok(None) => why = format!("no Sentinel knows a master named `{master}`"),
-                Err(error) => why = format!("Sentinel: {}", describe(&error)),
+            let first = async {
+                let mut connection = connect(sentinel).await?;
+                Ok((ask(&mut connection, master).await?, connection))
+            };
+            match timeout(limit, first).await.unwrap_or_else(|_| Err(timed_out())) {
+                Ok((Some(address), answering)) => {
+                    *connection = Some(answering);
+                    return Ok(address);
+                }
+                Ok((None, _)) => why = format!("no Sentinel knows a master named `{master}`"),
+                Err(error) => why = format!("Sentinel {}: {}", sentinel.get_connection_info().addr(), describe(&error)),
             }
         }
         Err(why)
     }
 }
 
-async fn ask(sentinel: &Client, master: &str) -> redis::RedisResult<Option<(String, u16)>> {
-    let mut command = redis::cmd("SENTINEL");
-    command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-    let answer = async { command.query_async(&mut connect(sentinel).await?).await };
-    tokio::time::timeout(CONNECT, answer).await.unwrap_or_else(|_| Err(timed_out()))
+async fn ask(connection: &mut MultiplexedConnection, master: &str) -> RedisResult<Option<(String, u16)>> {
+    redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master).query_async(connection).await
 }
 
 /// Connects. The connection has no deadlines of its own: its users have.
-pub async fn connect(client: &Client) -> redis::RedisResult<MultiplexedConnection> {
+pub async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
     client.get_multiplexed_async_connection_with_config(&config).await
 }

@@ -76,7 +76,6 @@ impl Keeper {
             member.on_lost(now);
             if self.links != was {
                 pause = PAUSES.0;
-                reminded = None;
             }
             self.remind(&why, &mut reminded, now);
             self.publish(&member, None, Some(why.into()));
@@ -100,18 +99,11 @@ impl Keeper {
         let mut is_new = true;
         loop {
             if let Some(Request::Beat { seen }) = member.poll(self.context.clock.now()) {
-                let server = link.server.clone();
-                let beat = timeout(DEADLINE, self.membership.beat(&self.context, &mut link, seen));
-                let moved = timeout(DEADLINE, self.endpoints.has_moved(&server));
-                let (answer, moved) = tokio::join!(beat, moved);
-                let answer = match answer {
+                let answer = match timeout(DEADLINE, self.membership.beat(&self.context, &mut link, seen)).await {
                     Ok(Ok(answer)) => answer,
                     Ok(Err(error)) => return End::Lost(describe(&error)),
                     Err(_) => return End::Lost("no answer within 250 ms".to_owned()),
                 };
-                if moved.unwrap_or(false) {
-                    return End::Lost("the Sentinels have named another master".to_owned());
-                }
                 if let Some(BeatAnswer { seen, members, .. }) = answer {
                     self.membership.members = members;
                     self.membership.seen = Some((seen, self.context.clock.now()));
@@ -124,6 +116,10 @@ impl Keeper {
                     info!(members = self.membership.members, "Redis is connected");
                 }
                 self.publish(member, Some(link.clone()), None);
+                // A master that was cut off from its Sentinels goes on to answer. There is time until the next beat.
+                if timeout(DEADLINE, self.endpoints.has_moved(&link.server)).await.unwrap_or(false) {
+                    return End::Lost("the Sentinels have named another master".to_owned());
+                }
             }
             tokio::select! {
                 () = self.context.clock.sleep_until(member.next_wakeup()) => {}
