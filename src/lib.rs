@@ -69,7 +69,7 @@
 //! | [`token`] | data types: users, scopes, lifetimes, token keys, grants | async, settings, HTTP; of the clock only [`Moment`](clock::Moment) |
 //! | [`policy`] | rules: freshness, access, session, [`schedule`](policy::schedule), [`admission`](policy::admission), [`refresh`](policy::refresh), the [`fleet`](policy::fleet) | IO, async, logs, metrics; of the clock only [`Moment`](clock::Moment) |
 //! | [`broker`] | the request path: key table, flights; and the refresher | HTTP, settings files, reqwest |
-//! | [`store`] | what outlives the process, sealed: [`disk`](store::disk) | the cache, HTTP, settings files |
+//! | [`store`] | what outlives the process, sealed: [`disk`](store::disk), [`redis`](store::redis) | the cache, HTTP, settings files |
 //! | [`upstream`] | Courier: client, dispatcher (drives [`policy::admission`]), checks of the response | the cache, the HTTP server |
 //! | [`auth`] | authentication of client keys and sessions | the cache, Courier |
 //! | [`http`] | [`server`](http::server): sockets, TLS, connections; [`api`](http::api): routes for apps; [`admin`](http::admin): routes for operators | reqwest, governor |

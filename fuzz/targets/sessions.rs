@@ -208,7 +208,7 @@ fn broker(input: &Input<'_>) -> TestBroker {
         within_session: input.has(WITHIN),
     };
     TestBroker::new(|api, clock| {
-        let sessions = Sessions::new(settings, clock, &METRICS, &tokio::runtime::Handle::current(), None)
+        let sessions = Sessions::new(settings, clock, &METRICS, &tokio::runtime::Handle::current(), 8, None)
             .expect("the key is fixed");
         api.with_sessions(sessions, route)
     })

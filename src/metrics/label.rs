@@ -185,6 +185,18 @@ labels! {
         Sync = "sync",
         /// Writing all that is in memory.
         Snapshot = "snapshot",
+        /// Looking for a token and taking its lease.
+        Open = "open",
+        /// Storing a token.
+        Land = "land",
+        /// Renewing a lease.
+        Renew = "renew",
+        /// Giving a lease back.
+        Release = "release",
+        /// Telling other brokers of a sign-out, a rejection or a 429.
+        Tell = "tell",
+        /// Taking permits of the fleet's budget.
+        Permits = "permits",
     }
 
     /// The outcome of an operation of a store.

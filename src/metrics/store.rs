@@ -23,6 +23,12 @@ metrics! {
         store_restored_tokens: IntGauge,
         /// Files of the store that were not read to their end at the start.
         store_files_rejected_total: IntCounter,
+        /// Records of the store that did not open with a key of `store.key_file`.
+        store_records_rejected_total: IntCounter,
+        /// The brokers of the fleet, live and missing.
+        store_members: IntGauge,
+        /// Events that wait until the store is back.
+        store_outbox_length: IntGauge,
     }
 }
 

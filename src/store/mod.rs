@@ -6,12 +6,14 @@
 //! | module | contents |
 //! |---|---|
 //! | [`disk`] | a sealed log and snapshot in a folder, for one broker |
+//! | [`redis`] | tokens, sign-outs and one budget in Redis or Valkey, for a fleet |
 
 mod codec;
 pub mod disk;
 mod identity;
 mod key_file;
 mod record;
+pub mod redis;
 mod seal;
 
 pub use identity::WorkspaceIdentity;

@@ -45,8 +45,8 @@ const MODULES: &[Module] = &[
     ),
     Module(
         "store",
-        "token clock metrics secrets files",
-        "aws_lc_rs base64 bytes hex parking_lot rustix secrecy thiserror tokio tracing",
+        "token policy clock metrics secrets files",
+        "arc_swap aws_lc_rs base64 bytes fastrand hex parking_lot redis rustix secrecy thiserror tokio tracing",
     ),
     Module(
         "broker",

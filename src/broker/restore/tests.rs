@@ -91,7 +91,7 @@ async fn owners_are_restored_by_their_names() {
         fixture.broker.0.persistence.record(&entry).owners
     };
     assert_eq!((owners("jane"), owners("john")), (vec!["app".into(), "".into()], vec!["other".into()]));
-    assert_eq!(owners("nobody's"), ["".into()], "an entry has an owner");
+    assert_eq!(owners("nobody's"), [Box::<str>::from("")], "an entry has an owner");
 }
 
 #[tokio::test(start_paused = true)]

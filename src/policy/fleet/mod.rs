@@ -45,7 +45,7 @@ pub mod record;
 mod server_time;
 mod share;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use self::server_time::ServerTime;
 pub use self::share::Share;

@@ -4,9 +4,9 @@
 
 mod budget;
 mod network;
-mod rule;
-mod server;
-mod store;
+pub mod rule;
+pub mod server;
+pub mod store;
 mod tokens;
 
 use std::ops::Range;

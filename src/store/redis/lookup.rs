@@ -1,0 +1,225 @@
+//! Lookups: what a flight finds in Redis, and what it leaves there.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisResult, Value, from_redis_value};
+
+use super::context::Context;
+use super::event::TokenPrint;
+use super::link::Link;
+use super::names::RecordNames;
+use super::sealer::Kind;
+use crate::clock::Moment;
+use crate::policy::fleet::ServerTime;
+use crate::policy::fleet::lease::{LIFE, Look};
+use crate::policy::fleet::record::{Landing, RecordTimes};
+use crate::store::codec::Fields;
+use crate::store::identity::WorkspaceIdentity;
+use crate::store::record::{ReadRecord, Record, StoredToken};
+use crate::token::TokenKey;
+
+/// The number of a flight, which its lease is known by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FlightId(u128);
+
+impl FlightId {
+    /// Draws a number that no other flight of the fleet has.
+    pub fn draw() -> Self {
+        Self(fastrand::u128(..))
+    }
+
+    #[cfg(test)]
+    pub(super) const fn of(number: u128) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Debug for FlightId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "FlightId({self})")
+    }
+}
+
+impl fmt::Display for FlightId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:032x}", self.0)
+    }
+}
+
+/// What a flight found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// A token that lasts long enough. It may be served.
+    Found(Box<Record>),
+    /// None; the flight has the lease.
+    Leased(OpenedAt),
+    /// None; another flight has the lease for so long.
+    Held(Duration),
+    /// Redis is away, or did not answer in time.
+    Away,
+}
+
+impl Opened {
+    /// The same for the rules of leases; `None` if there is no answer.
+    pub const fn look(&self) -> Option<Look> {
+        match self {
+            Self::Found(_) => Some(Look::Found),
+            Self::Leased(_) => Some(Look::Leased),
+            Self::Held(_) => Some(Look::Held),
+            Self::Away => None,
+        }
+    }
+}
+
+/// When a flight looked, on the store's clock. Its token is landed with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenedAt {
+    pub(super) time: ServerTime,
+    /// There is a record that does not open, to be replaced.
+    pub(super) is_useless: bool,
+}
+
+/// What a script says of a token key.
+enum Answer {
+    Found(ServerTime, Vec<u8>),
+    Held(Duration),
+    Leased(ServerTime),
+}
+
+/// Reads and writes the record of one token key.
+pub struct Place<'a> {
+    pub key: &'a TokenKey,
+    pub names: RecordNames,
+    pub identity: WorkspaceIdentity,
+    pub context: &'a Context,
+}
+
+impl Place<'_> {
+    /// Looks for a record that lasts for at least so long, and takes the lease if there is none.
+    ///
+    /// A record that does not open, or is of another token key, is as good as none.
+    pub async fn open(&self, link: &mut Link, flight: FlightId, at_least: Duration) -> RedisResult<Opened> {
+        let sent = self.context.clock.now();
+        let answer = match self.look(link, flight, at_least, false).await? {
+            Answer::Found(now, stored) => match self.read(&stored, at_least, now, sent) {
+                Some(record) => return Ok(Opened::Found(Box::new(record))),
+                None => {
+                    self.context.metrics.store_records_rejected_total.inc();
+                    (self.look(link, flight, at_least, true).await?, true)
+                }
+            },
+            answer => (answer, false),
+        };
+        Ok(match answer {
+            (Answer::Leased(time), is_useless) => Opened::Leased(OpenedAt { time, is_useless }),
+            (Answer::Held(time), _) => Opened::Held(time),
+            // The script finds nothing if it is told that the record is of no use.
+            (Answer::Found(..), _) => Opened::Away,
+        })
+    }
+
+    async fn look(
+        &self,
+        link: &mut Link,
+        flight: FlightId,
+        at_least: Duration,
+        is_useless: bool,
+    ) -> RedisResult<Answer> {
+        let mut open = self.context.scripts.open.key(&self.names.token);
+        open.key(&self.names.lease).key(&self.names.sign_outs);
+        open.arg(flight.to_string()).arg(LIFE.as_millis() as u64).arg(at_least.as_micros() as u64);
+        open.arg(u8::from(is_useless));
+        let answer: Vec<Value> = open.invoke_async(&mut link.connection).await?;
+        let mut fields = answer.into_iter();
+        let mut next = || fields.next().unwrap_or(Value::Nil);
+        let (found, now) = (from_redis_value::<String>(next())?, from_redis_value(next())?);
+        let now = ServerTime::from_micros(now);
+        match found.as_str() {
+            "found" => Ok(Answer::Found(now, from_redis_value(next())?)),
+            "held" => Ok(Answer::Held(Duration::from_millis(from_redis_value::<i64>(next())?.max(0).unsigned_abs()))),
+            "leased" => Ok(Answer::Leased(now)),
+            _ => Err((ErrorKind::UnexpectedReturnType, "the script gave another answer").into()),
+        }
+    }
+
+    /// Opens a record that the store gave at its time `now`, asked at `sent`; `None` if it must not be served.
+    fn read(&self, stored: &[u8], at_least: Duration, now: ServerTime, sent: Moment) -> Option<Record> {
+        let (head, sealed) = stored.split_at_checked(HEAD)?;
+        let times = parse_times(head)?;
+        let text = self.context.sealer.open(Kind::Record, &self.associated(head), sealed)?;
+        let ReadRecord { identity, mut record, sent: stamp } = ReadRecord::decode(&mut Fields(&text))?;
+        if record.key != *self.key || identity != self.identity {
+            return None;
+        }
+        let StoredToken { token, life, .. } = record.token.take()?;
+        let by_unix = (stamp?.unix + life).saturating_sub(self.context.clock.unix());
+        // The script has compared the sign-outs.
+        let left = times.serves_for([], now, by_unix).filter(|left| *left >= at_least)?;
+        // The call was sent after the record was opened, and the store answered after `sent`.
+        let sent = sent - life.saturating_sub(left);
+        record.token = Some(StoredToken { token, sent, life });
+        Some(record)
+    }
+
+    /// Stores a record that was opened then, unless the stored one lasts as long, and gives the lease back.
+    pub async fn land(
+        &self,
+        link: &mut Link,
+        flight: FlightId,
+        opened: OpenedAt,
+        record: &Record,
+    ) -> RedisResult<Landing> {
+        let Some(stored) = self.write(opened.time, record) else { return Ok(Landing::Refused) };
+        let mut land = self.context.scripts.land.key(&self.names.token);
+        land.key(&self.names.lease).key(&self.names.rejected).key(&self.names.sign_outs);
+        land.arg(flight.to_string()).arg(stored).arg(u8::from(opened.is_useless));
+        let landing: String = land.invoke_async(&mut link.connection).await?;
+        match landing.as_str() {
+            "stored" => Ok(Landing::Stored),
+            "kept" => Ok(Landing::Kept),
+            "refused" => Ok(Landing::Refused),
+            _ => Err((ErrorKind::UnexpectedReturnType, "the script gave another answer").into()),
+        }
+    }
+
+    /// The record as it is stored; `None` without a token.
+    fn write(&self, opened: ServerTime, record: &Record) -> Option<Vec<u8>> {
+        let token = record.token.as_ref()?;
+        let times = RecordTimes::new(opened, token.life);
+        let mut stored = format!("{:016}{:016}", times.ends.as_micros(), times.opened.as_micros()).into_bytes();
+        stored.extend_from_slice(&TokenPrint::of(&token.token).0);
+        let mut text = Vec::with_capacity(1024);
+        record.encode(&mut text, self.identity, self.context.clock);
+        stored.extend_from_slice(&self.context.sealer.seal(Kind::Record, &self.associated(&stored), &text));
+        Some(stored)
+    }
+
+    /// Binds a record to its name, times and print, which Redis could otherwise change.
+    fn associated(&self, head: &[u8]) -> Vec<u8> {
+        [self.names.token.as_bytes(), head].concat()
+    }
+
+    /// Renews the lease; returns whether it was still this flight's.
+    pub async fn renew(&self, link: &mut Link, flight: FlightId) -> RedisResult<bool> {
+        let mut renew = self.context.scripts.renew.key(&self.names.lease);
+        renew.arg(flight.to_string()).arg(LIFE.as_millis() as u64).invoke_async(&mut link.connection).await
+    }
+
+    /// Gives the lease back.
+    pub async fn release(&self, link: &mut Link, flight: FlightId) -> RedisResult<()> {
+        let mut release = self.context.scripts.release.key(&self.names.lease);
+        release.arg(flight.to_string()).invoke_async(&mut link.connection).await
+    }
+}
+
+/// The times and the print.
+const HEAD: usize = 16 + 16 + 16;
+
+fn parse_times(head: &[u8]) -> Option<RecordTimes> {
+    let time = |digits: &[u8]| {
+        let digits = std::str::from_utf8(digits).ok()?;
+        digits.parse().ok().map(ServerTime::from_micros)
+    };
+    Some(RecordTimes { ends: time(&head[..16])?, opened: time(&head[16..32])? })
+}

@@ -1,0 +1,44 @@
+-- Makes a broker a live member. Void if it was last seen at another time or too long ago, or if the fleet has other names.
+-- KEYS: members, names. ARGV: id, when it was seen, names; for how long (us) a beat is in time, a member is live, and a
+-- member is missing; life of an idle list (ms).
+-- Returns: the time, the number of members, this one's share, and what the live ones may use; nothing if it is void.
+local now = time()
+local id, seen = ARGV[1], tonumber(ARGV[2])
+local in_time, live, missing = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local own = parse(redis.call('HGET', KEYS[1], id))
+if not own or own.seen ~= seen or now < seen or now - seen > in_time or redis.call('GET', KEYS[2]) ~= ARGV[3] then
+  return false
+end
+own.seen, own.has_beaten, own.before = now, true, own.last
+
+-- The members, those of before the list was made, and what the missing ones hold.
+local known, back, absent = 1, own.is_remembered and 1 or 0, 0
+local list = redis.call('HGETALL', KEYS[1])
+for index = 1, #list, 2 do
+  local member = parse(list[index + 1])
+  if member and list[index] ~= id then
+    if is_near(member.seen, now, missing) then
+      known = known + 1
+      back = back + (member.is_remembered and 1 or 0)
+      if not (member.has_beaten and member.seen <= now and now - member.seen <= live) then
+        -- It may not have had the last answer.
+        absent = absent + math.max(member.last, member.before)
+      end
+    else
+      redis.call('HDEL', KEYS[1], list[index])
+    end
+  end
+end
+
+local remembered, forgotten = number('remembered'), 0
+if math.abs(now - number('founded')) < missing then
+  forgotten = math.max(remembered - back, 0)
+end
+if forgotten > 0 then
+  absent = absent + forgotten * math.floor(WHOLE / remembered)
+end
+local members = known + forgotten
+own.last = math.floor(WHOLE / members)
+put(id, own)
+redis.call('PEXPIRE', KEYS[1], ARGV[7])
+return {now, members, own.last, math.max(WHOLE - absent, 0)}

@@ -1,0 +1,75 @@
+//! Settings of the Redis store.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::policy::admission::budget::Budget;
+use crate::secrets::Secret;
+use crate::store::{StoreKeys, WorkspaceIdentity};
+use crate::token::WorkspaceName;
+
+/// Settings of the Redis store.
+#[derive(Clone, Debug)]
+pub struct RedisSettings {
+    /// `redis://`, `rediss://` or `unix://` URLs: one server, or all Sentinels.
+    pub servers: Vec<Secret>,
+    /// How the servers belong together.
+    pub topology: Topology,
+    /// The user, if it is not the default one.
+    pub username: Option<String>,
+    /// The password of the servers that hold the data.
+    pub password: Option<Secret>,
+    /// Certificate authorities in PEM, in place of the system's.
+    pub ca: Option<Vec<u8>>,
+    /// The longest wait for an answer, but for membership.
+    pub timeout: Duration,
+    /// The number of brokers, for a broker that has never seen the fleet.
+    pub brokers: u32,
+    /// Names this broker in the fleet. A restart with the same name takes over its membership.
+    pub member: String,
+    /// The keys that seal.
+    pub keys: StoreKeys,
+    /// The workspaces.
+    pub workspaces: Workspaces,
+}
+
+/// How the servers belong together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topology {
+    /// One server.
+    Single,
+    /// Sentinels, which know the master.
+    Sentinel {
+        /// The name that the Sentinels have for the master.
+        master: String,
+    },
+}
+
+/// The configured workspaces.
+pub type Workspaces = HashMap<WorkspaceName, StoredWorkspace>;
+
+/// What the store has to know of a workspace.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredWorkspace {
+    /// Records of another identity are not found.
+    pub identity: WorkspaceIdentity,
+    /// Its budget, which the fleet shares; `None` if calls are not limited.
+    pub budget: Option<Budget>,
+}
+
+/// Why the settings can't work. The text continues the setting's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RedisSettingsError {
+    /// A URL is none.
+    #[error("store.url: no URL of Redis ({0}): write `redis://HOST:PORT`, `rediss://HOST:PORT` or `unix:///PATH`")]
+    Url(String),
+    /// The number of URLs does not fit the topology.
+    #[error("store.url: the topology `single` has one URL, and `sentinel` one for each Sentinel")]
+    Count,
+    /// The CA file is none.
+    #[error("store.ca_file: {0}")]
+    Ca(String),
+    /// The system has no randomness.
+    #[error("store.kind: the system has no randomness")]
+    Randomness,
+}

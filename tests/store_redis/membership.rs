@@ -1,0 +1,117 @@
+//! Members, and the budget that they share.
+
+use std::time::Duration;
+
+use courier_token_broker::clock::Clock;
+use courier_token_broker::policy::admission::budget::Budget;
+use courier_token_broker::policy::fleet::permits::PurseRequest;
+use courier_token_broker::policy::fleet::{Share, member::State};
+
+use crate::fleet::{BURST, Broker, PATIENCE, RATE, broker, connect, settings, workspace};
+use crate::support::redis_server::RedisServer;
+
+async fn wait_for_members(broker: &Broker, members: u32) {
+    let wait = async {
+        while broker.redis.state().members != members {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{:?}", broker.redis.state()));
+}
+
+#[tokio::test]
+async fn members_share_the_budget_and_a_goodbye_gives_its_share_back() {
+    let server = RedisServer::start(&[]).await;
+    let (one, two) = (broker(&server, "one").await, broker(&server, "two").await);
+    wait_for_members(&one, 2).await;
+    let mut standing = one.redis.standing();
+    let half = standing.wait_for(|standing| standing.share == Share::of_each(2));
+    tokio::time::timeout(PATIENCE, half).await.expect("in time").expect("a keeper");
+    two.redis.goodbye().await;
+    assert_ne!(two.redis.state().state, State::Up);
+    wait_for_members(&one, 1).await;
+    let whole = standing.wait_for(|standing| standing.share == Share::WHOLE && standing.live == Share::WHOLE);
+    tokio::time::timeout(PATIENCE, whole).await.expect("in time").expect("a keeper");
+}
+
+#[tokio::test]
+async fn restart_takes_over_its_membership() {
+    let server = RedisServer::start(&[]).await;
+    let one = broker(&server, "one").await;
+    let killed = broker(&server, "two").await;
+    wait_for_members(&one, 2).await;
+    // It joins without a goodbye of the one before.
+    let again = broker(&server, "two").await;
+    wait_for_members(&again, 2).await;
+    drop(killed);
+}
+
+#[tokio::test]
+async fn broker_that_says_no_goodbye_is_missing() {
+    let server = RedisServer::start(&[]).await;
+    let one = broker(&server, "one").await;
+    let gone = tokio::spawn({
+        let settings = settings(&server.url(), "two");
+        async move {
+            let broker = connect(settings);
+            broker.wait_until_up().await;
+            std::mem::forget(broker.redis);
+        }
+    });
+    gone.await.expect("it was up");
+    wait_for_members(&one, 2).await;
+}
+
+/// The store's clock and the number of permits decide; a slow machine only makes it fewer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brokers_together_never_take_more_than_the_budget() {
+    let server = RedisServer::start(&[]).await;
+    let clock = Clock::system();
+    let start = clock.now();
+    let budget = Budget::new(RATE, BURST).expect("a budget");
+    let mut takers = Vec::new();
+    for member in ["one", "two", "three", "four"] {
+        let broker = broker(&server, member).await;
+        takers.push(tokio::spawn(async move {
+            let clock = Clock::system();
+            let end = clock.now() + Duration::from_secs(3);
+            let mut taken = 0;
+            while clock.now() < end {
+                let (period, tolerance) = (budget.period(), budget.period() * budget.departing_burst());
+                let request = PurseRequest { sent: clock.now(), permits: 2, period, tolerance };
+                match broker.redis.take_permits(&workspace(), &request).await {
+                    Some(answer) if answer.permits == 0 => clock.sleep_until(clock.now() + answer.wait / 2).await,
+                    Some(answer) => taken += answer.permits,
+                    None => {}
+                }
+            }
+            taken
+        }));
+    }
+    let mut taken = 0;
+    for taker in takers {
+        taken += taker.await.expect("it ends");
+    }
+    let most = RATE * clock.now().since(start).as_secs_f64();
+    // From an empty bucket, so without the burst.
+    assert!(f64::from(taken) <= most + 1.0, "{taken} of {most}");
+    assert!(taken > 0);
+}
+
+#[tokio::test]
+async fn absent_bucket_is_empty() {
+    let server = RedisServer::start(&[]).await;
+    let broker = broker(&server, "one").await;
+    let request = PurseRequest {
+        sent: Clock::system().now(),
+        permits: 1,
+        period: Duration::from_secs(1000),
+        tolerance: Duration::from_secs(20_000),
+    };
+    for _ in 0..2 {
+        server.say(&format!("DEL {}", server.keys("ctb:{b:*").await[0])).await;
+        let answer = broker.redis.take_permits(&workspace(), &request).await.expect("an answer");
+        assert_eq!((answer.permits, answer.left), (0, 0));
+        assert!(answer.wait > Duration::from_secs(900), "{answer:?}");
+    }
+}
