@@ -1,4 +1,4 @@
-//! What a flight does: waits for a permit, calls Courier, and retries.
+//! The work of a flight: waits for a permit, calls Courier, and retries.
 
 use std::sync::Arc;
 

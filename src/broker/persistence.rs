@@ -1,4 +1,4 @@
-//! What the broker writes to its store.
+//! The broker's side of its store: the records that it writes.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -44,7 +44,7 @@ impl Persistence {
         }
     }
 
-    /// What the store is to keep of an entry.
+    /// The record of an entry for the store.
     pub fn record(&self, entry: &Entry) -> Record {
         let names = self.owners.load();
         let token = entry.token().map(|token| StoredToken {

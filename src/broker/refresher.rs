@@ -37,7 +37,7 @@ pub struct DueEntry {
     pub plan_version: u32,
 }
 
-/// What the decision about an overdue key will be.
+/// The coming decision about an overdue key.
 pub enum Outlook {
     /// A renewal of this value.
     Renewal(f32),

@@ -72,7 +72,7 @@ pub struct WorkspaceSettings {
 }
 
 impl WorkspaceSettings {
-    /// What the workspace is to a store: pointed elsewhere, it finds nothing there.
+    /// The identity of the workspace in a store: pointed elsewhere, it finds nothing there.
     pub fn identity(&self) -> WorkspaceIdentity {
         let CourierSettings { base_url, api_key, .. } = &self.courier;
         WorkspaceIdentity::new(&self.name, base_url.as_str(), self.drops_tokens.then_some(api_key))

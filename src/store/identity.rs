@@ -1,4 +1,4 @@
-//! What a workspace is to a store.
+//! The identity of a workspace in a store.
 
 use std::fmt;
 

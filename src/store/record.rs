@@ -1,4 +1,4 @@
-//! What a store keeps of a token key.
+//! The record of a token key in a store.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::identity::WorkspaceIdentity;
 use crate::clock::{Clock, Moment, Stamp};
 use crate::token::{Token, TokenKey, WorkspaceName};
 
-/// What a store keeps of a token key.
+/// The record of a token key in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The token key.

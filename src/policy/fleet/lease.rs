@@ -17,7 +17,7 @@ pub const RENEWAL: Duration = Duration::from_secs(1);
 /// before.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(200));
 
-/// What the store had for a token key.
+/// The answer of the store about a token key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
     /// A record that may be served.
@@ -31,7 +31,7 @@ pub enum Look {
     Held,
 }
 
-/// What a flight does after a look.
+/// The next step of a flight after a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Serve the record.

@@ -62,7 +62,7 @@ enum Link {
     Answered { seen: ServerTime, beat_at: Moment },
 }
 
-/// What a member sends to the store.
+/// A message of a member to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Connect, empty the bucket of each workspace, and become a missing member.
@@ -93,18 +93,18 @@ pub struct BeatAnswer {
     pub members: u32,
     /// This member's share while it is alone.
     pub share: Share,
-    /// What the live members may use together.
+    /// The share of the live members together.
     pub live: Share,
 }
 
-/// What follows from membership for the calls of a broker, now and later.
+/// The consequences of membership for the calls of a broker, now and later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub(super) up_until: Moment,
     pub(super) alone_from: Moment,
     /// The share of the budget while alone.
     pub share: Share,
-    /// What the live members may use together.
+    /// The share of the live members together.
     pub live: Share,
 }
 
@@ -143,7 +143,7 @@ impl Member {
         Self { link: Link::Lost, standing: Standing::new(Share::of_each(brokers), now), members: 0 }
     }
 
-    /// What follows for the calls of this broker. Pass it on after each answer and each loss.
+    /// The consequences for the calls of this broker. Pass them on after each answer and each loss.
     pub const fn standing(&self) -> Standing {
         self.standing
     }

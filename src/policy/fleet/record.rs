@@ -50,7 +50,7 @@ impl RecordTimes {
     }
 }
 
-/// What becomes of a token that a broker lands.
+/// The outcome of landing a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Landing {
     /// It is stored.

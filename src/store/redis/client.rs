@@ -69,7 +69,7 @@ pub struct RedisState {
     pub why: Option<Arc<str>>,
 }
 
-/// What became of a message to the fleet.
+/// The fate of a message to the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// Redis has it.
@@ -194,7 +194,7 @@ impl Redis {
         answer.ok().flatten()
     }
 
-    /// What follows from membership for calls. It changes with each beat.
+    /// The consequences of membership for calls. They change with each beat.
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.0.standing.clone()
     }

@@ -1,4 +1,4 @@
-//! What all parts of the store work with.
+//! The context that all parts of the store share.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::settings::Workspaces;
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
 
-/// What all parts of the store work with.
+/// The context that all parts of the store share.
 pub struct Context {
     pub scripts: Scripts,
     pub sealer: Sealer,

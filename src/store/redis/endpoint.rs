@@ -119,7 +119,7 @@ pub fn timed_out() -> redis::RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
 
-/// What went wrong, as Redis says it. It never has a password.
+/// The error as Redis tells it. It never has a password.
 pub fn describe(error: &redis::RedisError) -> String {
     if error.kind() == ErrorKind::AuthenticationFailed {
         return "it refused store.username and store.password".to_owned();

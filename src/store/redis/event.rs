@@ -8,7 +8,7 @@ use super::sealer::{Kind, Sealer};
 use crate::store::codec::{Fields, put_text};
 use crate::token::{Token, TokenKey, WorkspaceName};
 
-/// What another broker did, or what happened to Redis.
+/// An act of another broker, or a change of Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A user was signed out; all users of the workspace if there is none.

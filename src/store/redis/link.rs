@@ -20,7 +20,7 @@ pub struct Link {
     pub number: u64,
 }
 
-/// What the keeper knows of Redis.
+/// The state of Redis as the keeper knows it.
 #[derive(Clone, Default)]
 pub struct View {
     /// None while Redis is away.

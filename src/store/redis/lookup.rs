@@ -47,7 +47,7 @@ impl fmt::Display for FlightId {
     }
 }
 
-/// What a flight found.
+/// The outcome of a look-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opened {
     /// A token that lasts long enough. It may be served.
@@ -80,7 +80,7 @@ pub struct OpenedAt {
     pub(super) is_useless: bool,
 }
 
-/// What a script says of a token key.
+/// The answer of a script about a token key.
 enum Answer {
     Found(ServerTime, Vec<u8>),
     Held(Duration),

@@ -11,14 +11,14 @@ use super::sealer::{Kind, Sealer};
 use super::settings::RedisSettings;
 use crate::policy::fleet::member::DEADLINE;
 
-/// What a probe found.
+/// The findings of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// Where Redis is.
     pub address: String,
-    /// What is in order, a line each.
+    /// The things in order, a line each.
     pub fine: Vec<String>,
-    /// What to change, a line each.
+    /// The things to change, a line each.
     pub advice: Vec<String>,
 }
 

@@ -8,7 +8,7 @@ use crate::store::codec::Fields;
 use crate::store::key_file::StoreKeys;
 use crate::store::seal::{KeyId, RunId, RunKey};
 
-/// What a sealed text is. It opens as nothing else.
+/// The kind of a sealed text. It opens as no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Names = 1,

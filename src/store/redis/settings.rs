@@ -48,7 +48,7 @@ pub enum Topology {
 /// The configured workspaces.
 pub type Workspaces = HashMap<WorkspaceName, StoredWorkspace>;
 
-/// What the store has to know of a workspace.
+/// The facts about a workspace that the store needs.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredWorkspace {
     /// Records of another identity are not found.

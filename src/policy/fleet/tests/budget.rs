@@ -33,7 +33,7 @@ pub struct World {
 }
 
 struct Broker {
-    /// What its clock shows at the beginning.
+    /// The time of its clock at the beginning.
     origin: u64,
     /// Its present process; none if it is down.
     process: Option<Process>,
@@ -341,7 +341,7 @@ impl World {
         self.wake(broker, wakeup.as_nanos().saturating_sub(self.brokers[broker].origin));
     }
 
-    /// What membership says, without the rules that are switched off.
+    /// The standing, without the rules that are switched off.
     fn standing(&self, member: &Member) -> Standing {
         let mut standing = member.standing();
         if !self.rules.hold(Rule::Silence) {

@@ -32,7 +32,7 @@ pub struct Outage {
     pub until: u64,
 }
 
-/// What becomes of a message.
+/// The fate of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Delivery {
     Now,
@@ -95,7 +95,7 @@ impl<E> Network<E> {
         self.outages.iter().find(|outage| outage.from <= now && now < outage.until && is_sought(outage.fault))
     }
 
-    /// What becomes of a message of this broker that arrives at the store now.
+    /// The fate of a message of this broker that arrives at the store now.
     pub fn to_store(&self, broker: usize) -> Delivery {
         let store = |fault| matches!(fault, Fault::Stall | Fault::Restart { .. });
         match (self.cut(broker), self.current(store)) {
@@ -105,7 +105,7 @@ impl<E> Network<E> {
         }
     }
 
-    /// What becomes of a message of the store that arrives at this broker now.
+    /// The fate of a message of the store that arrives at this broker now.
     pub fn to_broker(&self, broker: usize) -> Delivery {
         match self.resumes(broker) {
             Some(until) => Delivery::At(until),

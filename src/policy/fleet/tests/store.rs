@@ -33,7 +33,7 @@ pub struct Record {
     pub unix_ends: u64,
 }
 
-/// What *open* returns.
+/// The answer of *open*.
 #[derive(Clone, Debug)]
 pub struct Opened {
     pub look: Look,
@@ -52,7 +52,7 @@ pub struct Store {
     not_before: BTreeMap<User, ServerTime>,
     rejected: BTreeSet<u64>,
     events: Vec<(User, ServerTime)>,
-    /// What broke a law.
+    /// The law that was broken, and how.
     pub broken: Option<String>,
 }
 

@@ -82,7 +82,7 @@ impl DemandHistory {
         Self { slot, visit: slot, ..history }
     }
 
-    /// What the pending use of a decoded history adds to the counts, which are decoded without it.
+    /// The change to the counts by the pending use of a decoded history, without which they are decoded.
     pub fn pending(&self) -> CallCounts {
         CallCounts::expected(self.expected)
     }

@@ -9,9 +9,9 @@ use crate::policy::fleet::tests::rule::{Rule, Rules};
 use crate::policy::fleet::tests::store::{Key, Token, USERS, User};
 
 pub struct Broker {
-    /// What its clock shows at the beginning.
+    /// The time of its clock at the beginning.
     pub origin: u64,
-    /// What its Unix clock shows at the beginning, in nanoseconds.
+    /// The time of its Unix clock at the beginning, in nanoseconds.
     pub unix: u64,
     /// The number of its process; messages to an earlier one are lost.
     pub process: u64,
