@@ -1,7 +1,8 @@
 //! The request path: from a [`TokenRequest`] to an [`Answer`]; and the refresher.
 //!
 //! - A hit (`serve`): key table -> freshness check -> answer.
-//! - A miss or a stale token: one flight per token key (table: `flights`; work: `flight`; end: `flight_task`) -> permit -> Courier -> grant -> key table and schedule -> every follower.
+//! - A miss or a stale token: one flight per token key (table: `flights`; work: `flight`; end: `flight_task`) ->
+//!   permit -> Courier -> grant -> key table and schedule -> every follower.
 //! - A renewal: `rounds` takes a due entry from the schedule, `refresher` decides, `flight` fetches.
 //! - A probe, when the circuit breaker wants one: `prober` takes a key of `probe_candidates`, `flight` fetches.
 //! - `upkeep` drops expired tokens and makes room, `removal` signs users out.
