@@ -18,15 +18,16 @@
 //! # Renewal path
 //!
 //! ```text
-//! schedule (next due) -> refresher: is a call worth it?
-//!   --yes--> the same flight -> admission (class renewal or ahead) -> Courier -> grant
-//!   --no---> schedule: decide again later
-//! breaker wants a probe -> prober -> the same flight (class waiting)
+//! schedule (next due, while the queue has room) -> refresher: is a call worth it?
+//!   --renew--> a flight -> admission (class renewal or ahead) -> Courier -> grant
+//!   --wait---> schedule: decide again later (mode learned)
+//!   --stop---> nothing, until the key is asked for
+//! breaker wants a probe -> prober -> a flight (class waiting)
 //! ```
 //!
 //! In mode used a token is worth a call if it was handed out; in mode learned, if the benefit of the
-//! call exceeds its price. There is one path to Courier: a miss, a retry, a renewal, a prefetch and a
-//! probe are flights, and differ in how they queue.
+//! call exceeds its price. There is one path to Courier: a miss, a renewal, a prefetch and a probe are
+//! flights, and differ in how they queue. A retry is another call of its flight, with a permit of its own.
 //!
 //! # Glossary
 //!
@@ -42,17 +43,19 @@
 //! | token key | workspace, users in order, scope set, lifetime: the cache key of a token |
 //! | grant | an issued token with its times |
 //! | key table, entry | the cache; its value for a token key: demand, plan, and the grant if there is one |
-//! | floor, hard floor | the least remaining life that may be handed out; the least that an outage may lower it to |
+//! | floor, hard floor | the least remaining life that may be handed out; the same where no new token can be had |
 //! | window | how long after its issue a token is above its floor |
 //! | request, hit, miss, stale, collapsed | as in HTTP caching; a *collapsed* request waits for another one's call (RFC 9211) |
 //! | flight (single-flight), leader, follower | one shared call to Courier for a token key; the side of the task that makes it; a request that waits for it |
+//! | detached | of a flight: its followers get the outcome, but the token is not stored |
 //! | permit, budget, burst, admission | the right to make one call; the permitted rate; how many calls may leave at once; the decision which call gets the next permit |
-//! | class | waiting, renewal, ahead: the order of admission |
-//! | line, place | the queued calls of one client; a call's number in the order of arrival |
+//! | class | waiting (a request or a probe waits), renewal (the token is about to cross its floor), ahead (any other call before a request): the order of admission |
+//! | line, place | the queued calls of one client; a call's number in it; on the routes for apps, a client's share of the waiting requests |
 //! | failure, rejection, refusal | a call brought no token; admission lets no call leave; a request gets no token |
 //! | renewal, prefetch, return | issuing before the floor; issuing before a request; prefetch for a user who is away |
 //! | demand history | the remembered request times of a token key |
-//! | circuit breaker (closed, open, half-open), probe, retry budget, back-off, negative cache | as everywhere |
+//! | circuit breaker (closed, open, half-open), retry budget, back-off, negative cache | as everywhere |
+//! | suspicion, probe | failures that may be Courier's; a call that tests them, or an open circuit |
 //! | sign-out, revocation, not-before | forgetting a user's tokens; making them void; the moment before which they are void |
 //! | fleet, member, share | brokers that use one budget; one of them; what it may use of the budget while it is cut off |
 //! | lease, purse | the right to call for a token key in the fleet; permits that a broker takes at once |

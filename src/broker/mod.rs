@@ -29,10 +29,11 @@
 //!
 //! A removal is final although the refresher decides without the flights' lock: under it, the decided renewal
 //! starts only if its entry's plan is still *renewing* and it is not purged. A removal has set *removed* by then, a
-//! token that arrived another plan. A flight that was started before is detached by the removal: its token is not stored.
+//! token that arrived another plan. A flight that was started before is detached by the removal: its followers get the
+//! token, but it is not stored. (A rejection leaves the flight: it brings another token.)
 //!
-//! The key table is a moka cache without a bound of its own: the ledger says what leaves it. It runs no code of
-//! ours but the comparison of keys.
+//! No method of moka is called under an entry's lock. The key table is a moka cache without a bound of its own: the
+//! ledger says what leaves it. It runs no code of ours but the comparison of keys.
 //!
 //! A hit takes no lock that keys share, with two exceptions: a client's first hit on an entry that others asked
 //! for takes that of the ledger; and in mode used, a hit on a due token without a scheduled renewal takes that of

@@ -13,7 +13,8 @@ use crate::token::TokenKey;
 
 /// The store of a broker, if it has one, and the names that it is given for the owners of entries.
 ///
-/// Each change is queued under the lock of its key's flights, so that the store sees the order of memory.
+/// A token that is stored or rejected is queued under the lock of its key's flights, so that the store sees the order
+/// of memory; a sign-out or purge is queued after memory has forgotten.
 #[derive(Default)]
 pub struct Persistence {
     pub disk: OnceLock<DiskHandle>,

@@ -1,8 +1,9 @@
 //! Deliberate removals: sign-outs, reports of rejected tokens, purges, keys that no caller may ask for any more.
 //!
-//! A removal first detaches the flights that it concerns, so that they store no token. Then it removes
-//! the tokens key by key, each under the lock of the key's flights, and detaches a flight that started
-//! meanwhile: a renewal that was decided before the removal and is started after it.
+//! A rejection leaves the key's flight, which brings another token. Any other removal first detaches the flights that
+//! it concerns, so that they store no token. Then it removes the tokens key by key, each under the lock of the key's
+//! flights, and detaches a flight that started meanwhile: a renewal that was decided before the removal and is
+//! started after it.
 
 use std::sync::Arc;
 
