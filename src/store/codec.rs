@@ -39,7 +39,7 @@ impl<'a> Fields<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// What [`put_bytes`] put.
+    /// Bytes that [`put_bytes`] appended.
     pub fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.u32()?).ok()?;
         let (bytes, rest) = self.0.split_at_checked(length)?;
@@ -47,7 +47,7 @@ impl<'a> Fields<'a> {
         Some(bytes)
     }
 
-    /// What [`put_text`] put.
+    /// A text that [`put_text`] appended.
     pub fn text(&mut self) -> Option<&'a str> {
         std::str::from_utf8(self.bytes()?).ok()
     }

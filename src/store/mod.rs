@@ -1,12 +1,12 @@
 //! Stores: where tokens and demand history outlive the process.
 //!
-//! What a store holds is sealed with [`StoreKeys`]: without `store.key_file`, neither a token nor a user nor a scope
-//! can be read from it. A hit never touches a store, and no answer fails because of one.
+//! Its records are sealed with [`StoreKeys`]: without `store.key_file`, neither a token nor a user nor a scope can be
+//! read from it. A hit never touches a store, and no answer fails because of one.
 //!
 //! | module | contents |
 //! |---|---|
 //! | [`disk`] | a sealed log and snapshot in a folder, for one broker |
-//! | [`redis`] | tokens, sign-outs and one budget in Redis or Valkey, for a fleet |
+//! | [`redis`] | tokens, sign-outs and one budget in Redis or Valkey, for a fleet; no setting selects it yet |
 
 mod codec;
 pub mod disk;

@@ -29,7 +29,7 @@ async fn paused_server_makes_a_broker_alone_and_a_resumed_one_up() {
     broker.wait_until_up().await;
 }
 
-/// What was sent before the pause is executed after it, when its sender has given up.
+/// A command that was sent before the pause is executed after it, when its sender has given up.
 #[tokio::test]
 async fn late_write_of_a_paused_server_does_not_undo_a_sign_out() {
     let server = RedisServer::start(&[]).await;

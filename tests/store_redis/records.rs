@@ -111,7 +111,7 @@ async fn flight_that_looks_again_keeps_its_own_lease() {
     assert!(matches!(broker.redis.open(&key, flight, Duration::ZERO).await, Opened::Leased(_)));
 }
 
-/// What somebody with access to Redis can do is to remove tokens.
+/// Access to Redis allows to remove tokens, and no more.
 #[tokio::test]
 async fn moved_or_changed_record_is_not_served() {
     let server = RedisServer::start(&[]).await;
@@ -179,6 +179,6 @@ async fn rotation_of_the_key_file_loses_no_token() {
     assert_eq!(new.token(&second).await.as_deref(), Some("token-2"));
     assert_eq!(new.land(&third, "token-3", 1000).await, Landing::Stored);
     assert_eq!(new_first.token(&third).await.as_deref(), Some("token-3"));
-    // Who has the old key only is out, and says why.
+    // A broker with the old key alone finds nothing, and says why.
     old.wait_for_reason("no key of store.key_file opens it").await;
 }

@@ -1,4 +1,4 @@
-//! What somebody who reads Redis, or listens to it, learns.
+//! Redis reveals no token, user id or scope to a reader or a listener.
 
 use std::time::Duration;
 

@@ -67,7 +67,7 @@ async fn collect<B: Incoming>(request: &mut Request<B>, limit: usize, waiting: &
     // Boxed, since most requests need none of it.
     Box::pin(async {
         let head = header_bytes(request);
-        // What has come, not what was announced: that costs its sender nothing.
+        // Only received bytes count: an announced length costs its sender nothing.
         let weight = |pieces: &Pieces| (head + pieces.len()).div_ceil(MEMORY_OF_A_PLACE).max(1);
         let mut place =
             waiting.places.take(waiting.caller, weight(&pieces)).ok_or_else(|| waiting.caller.overload())?;

@@ -11,7 +11,7 @@ use crate::files::Input;
 use crate::store::key_file::StoreKeys;
 use crate::store::seal::{KeyId, RunId, RunKey};
 
-/// What a file holds.
+/// The kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
     Snapshot = 1,

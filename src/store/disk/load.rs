@@ -17,7 +17,7 @@ use crate::store::key_file::StoreKeys;
 use crate::store::record::{ReadRecord, Record};
 use crate::token::{TokenKey, WorkspaceName};
 
-/// What a store held, as of the last operation that was written.
+/// The contents of a store, as of the last operation that was written.
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// The records, in no order. A token that has expired is left out of its record.
@@ -28,7 +28,7 @@ pub struct Loaded {
     pub files_rejected: u64,
 }
 
-/// What a folder has.
+/// The files of a folder.
 #[derive(Default)]
 pub struct Found {
     pub loaded: Loaded,

@@ -16,7 +16,7 @@ pub struct Queue {
     work: Condvar,
 }
 
-/// What is taken at once.
+/// The operations that the writer takes at once.
 #[derive(Default)]
 pub struct Batch {
     pub operations: Vec<Operation>,
@@ -51,7 +51,7 @@ impl Queue {
         } else {
             state.is_incomplete = true;
         }
-        // Whoever waits has a deadline, so these are bounded by the requests under way.
+        // Each waits until a deadline, so the requests under way bound their number.
         state.waiting.extend(waiting);
         drop(state);
         self.work.notify_one();

@@ -77,7 +77,7 @@ impl Store {
         Disk::open(self.settings(), CLOCK, metrics).expect("a folder")
     }
 
-    /// What a start would find now, while the store is written.
+    /// The contents that a start would find now, while the store is written.
     fn loaded(&self) -> Loaded {
         self.loaded_by(CLOCK)
     }

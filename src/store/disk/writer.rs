@@ -115,7 +115,7 @@ impl Writer {
         }
         if self.log.is_broken() {
             self.waiting.extend(batch.waiting);
-            // What can't be written must not be read either.
+            // A start must not read tokens from before a sign-out that can't be written.
             if !self.waiting.is_empty() && self.log.erase().is_ok() {
                 answer(&mut self.waiting);
             }

@@ -11,7 +11,7 @@ use courier_token_broker::upstream::Failure;
 use crate::support::test_broker::{MS, SECOND, TestBroker, TestSetup, ask, join_all};
 
 const STORM: Actor<'static> = Actor::Client(Cow::Borrowed("storm"));
-/// Who joins the storm's call.
+/// The callers that join the storm's call.
 const OTHERS: [Actor<'static>; 2] = [Actor::Client(Cow::Borrowed("calm")), Actor::Session];
 
 fn of(actor: &Actor<'static>, user: &str) -> TokenRequest<'static> {

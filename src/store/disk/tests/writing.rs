@@ -9,7 +9,7 @@ use crate::store::disk::StoreState;
 use crate::store::disk::handle::DiskHandle;
 use crate::store::disk::writer::Contents;
 
-/// What is in memory.
+/// The contents of memory.
 type Memory = Arc<Mutex<HashMap<TokenKey, Record>>>;
 
 fn contents(memory: &Memory) -> Contents {
