@@ -12,6 +12,9 @@ use std::net::IpAddr;
 /// The target of these events, which separates them from the rest of the log.
 pub const TARGET: &str = "audit";
 
+/// The name of the line of all sessions, under which a store also keeps their entries. No client has it.
+pub const SESSIONS: &str = "";
+
 /// The actor of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actor<'a> {
@@ -45,6 +48,11 @@ impl Actor<'_> {
             Self::Client(name) => Some(name),
             _ => None,
         }
+    }
+
+    /// The name of the line that its calls queue in: the client's, or [`SESSIONS`].
+    pub fn line(&self) -> &str {
+        self.client().unwrap_or(SESSIONS)
     }
 
     const fn as_str(&self) -> &'static str {

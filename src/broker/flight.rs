@@ -7,6 +7,7 @@ use super::flights::Leader;
 use super::handle::Broker;
 use super::waiters::Waiters;
 use super::workspace::Workspace;
+use crate::audit::SESSIONS;
 use crate::clock::Moment;
 use crate::policy::admission::Origin;
 use crate::policy::admission::queue::Place;
@@ -32,7 +33,7 @@ fn origin(broker: &Broker, workspace: &Workspace, key: &TokenKey, cause: &Flight
     let dispatcher = &workspace.dispatcher;
     match cause {
         FlightCause::Request(actor) => {
-            let party = party(workspace, key, actor.client().unwrap_or_default());
+            let party = party(workspace, key, actor.line());
             dispatcher.origin(key, party, broker.0.table.contains(key))
         }
         FlightCause::Renewal(Renewal { entry, .. }) => dispatcher.origin(key, entry.party(), true),
@@ -42,7 +43,7 @@ fn origin(broker: &Broker, workspace: &Workspace, key: &TokenKey, cause: &Flight
 
 /// The party that a client waits for. Sessions have no name, and each user of them is a party.
 fn party(workspace: &Workspace, key: &TokenKey, client: &str) -> u64 {
-    let party = if client.is_empty() { Party::Users } else { Party::Client(client) };
+    let party = if client == SESSIONS { Party::Users } else { Party::Client(client) };
     workspace.dispatcher.party(party, key)
 }
 
@@ -159,7 +160,7 @@ async fn queue_renewal(
 
 /// Waits for the permit of a probe, which stands in the line of the sessions; as a request's, once one has joined.
 async fn queue_probe(workspace: &Workspace, leader: &Leader, origin: Origin) -> Option<PermitOutcome> {
-    let pending = workspace.dispatcher.queue("", origin, Moment::NEVER);
+    let pending = workspace.dispatcher.queue(SESSIONS, origin, Moment::NEVER);
     match queued_ahead(workspace, leader, pending).await? {
         Some(permit) => Some(permit),
         None => queue(workspace, leader, origin, Moment::NEVER).await,

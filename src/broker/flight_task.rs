@@ -32,9 +32,9 @@ pub enum FlightCause {
 }
 
 impl FlightCause {
-    /// The client that a request is of, or `None` of a session; nothing for the broker's own calls.
-    fn client(&self) -> Option<Option<&str>> {
-        if let Self::Request(actor) = self { Some(actor.client()) } else { None }
+    /// The caller of a request; `None` for the broker's own calls.
+    const fn caller(&self) -> Option<&Actor<'static>> {
+        if let Self::Request(actor) = self { Some(actor) } else { None }
     }
 }
 
@@ -107,10 +107,7 @@ impl FlightTask {
     /// A renewal is tried once, so a later request may try again, but not if this outcome also answers
     /// followers. A lack of file descriptors says nothing about the key.
     fn remember(&self, failure: &Failure) {
-        let client = match &self.cause {
-            FlightCause::Request(actor) => Some(actor.client().unwrap_or_default()),
-            FlightCause::Renewal(_) | FlightCause::Probe(_) => None,
-        };
+        let client = self.cause.caller().map(Actor::line);
         if *failure != Failure::OutOfFiles && (failure.is_lasting() || client.is_some() || self.leader.has_followers())
         {
             let Self { broker, leader, .. } = self;
@@ -140,7 +137,8 @@ impl FlightTask {
         let serves_longer = |old: &CachedToken| old.floor_at(floor) > token.floor_at(floor);
         let stored = flights.is_current(leader) && !entry.token().is_some_and(|old| serves_longer(&old));
         if stored {
-            let caller = cause.client().map(|client| broker.0.table.ledger.owner(leader.key().workspace(), client));
+            let ledger = &broker.0.table.ledger;
+            let caller = cause.caller().map(|actor| ledger.owner(leader.key().workspace(), actor.client()));
             let owners = match cause {
                 FlightCause::Request(_) => caller.into_iter().collect(),
                 FlightCause::Renewal(Renewal { entry, .. }) | FlightCause::Probe(entry) => {
@@ -154,7 +152,7 @@ impl FlightTask {
             broker.0.persistence.put(&entry);
             drop(flights);
             if broker.make_room(&entry, caller) {
-                let (workspace, client) = (Some(leader.key().workspace()), cause.client().flatten());
+                let (workspace, client) = (Some(leader.key().workspace()), cause.caller().and_then(Actor::client));
                 let cause = HoldCause::CacheShare;
                 broker.count_held(&HeldRequest { workspace, client, users: None, cause, until: None });
             }

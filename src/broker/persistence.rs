@@ -18,7 +18,7 @@ use crate::token::TokenKey;
 #[derive(Default)]
 pub struct Persistence {
     pub disk: OnceLock<DiskHandle>,
-    /// The client of each owner; [`SESSIONS`] for users with sessions. The table has hashes of its owners, which
+    /// The client of each owner; [`SESSIONS`](crate::audit::SESSIONS) for users with sessions. The table has hashes of its owners, which
     /// mean nothing to another process.
     pub owners: ArcSwap<HashMap<Owner, Box<str>>>,
 }
@@ -61,6 +61,3 @@ impl Persistence {
         }
     }
 }
-
-/// The name under which the store keeps the entries of users with sessions.
-pub const SESSIONS: &str = "";

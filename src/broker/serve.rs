@@ -105,7 +105,7 @@ impl Broker {
     ) -> Result<Answer, Refusal> {
         let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
         let recovered_at = workspace.dispatcher.recovered_at();
-        let client = request.actor.client().unwrap_or_default();
+        let client = request.actor.line();
         let remembered = self.0.negative_cache.get(&request.key, client, recovered_at, asked);
         if let Some(Remembered { refusal, until, .. }) = remembered {
             self.count_held_key(request, HoldCause::NegativeCache, until);
@@ -160,7 +160,7 @@ impl Broker {
 
     /// Joins the key's flight, or starts one.
     fn join(&self, request: &TokenRequest<'_>, workspace: &Arc<Workspace>) -> Joined {
-        let client = request.actor.client().unwrap_or_default();
+        let client = request.actor.line();
         let mut flights = workspace.flights.lock(&request.key);
         if let Some(follower) = flights.join(&request.key, client) {
             return Joined::Shared(follower);

@@ -6,7 +6,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::handle::Broker;
-use super::persistence::SESSIONS;
+use crate::audit::SESSIONS;
 use crate::store::disk::Disk;
 use crate::store::{Item, WorkspaceIdentity};
 use crate::token::{UserId, WorkspaceName};

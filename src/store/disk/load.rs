@@ -28,7 +28,7 @@ pub struct Loaded {
     pub files_rejected: u64,
 }
 
-/// The files of a folder.
+/// The result of reading a folder.
 #[derive(Default)]
 pub struct Found {
     pub loaded: Loaded,
