@@ -9,6 +9,7 @@ use super::log::{Audit, LogFormat};
 use crate::auth::{self, ClientKeys};
 use crate::http::api::{ApiSettings, SessionRoute};
 use crate::http::server::{Address, Certificates, ListenerLimits};
+use crate::store::redis::RedisSettings;
 use crate::store::{StoreKeys, WorkspaceIdentity};
 use crate::token::WorkspaceName;
 use crate::upstream::CourierSettings;
@@ -39,7 +40,7 @@ pub struct Settings {
     pub clients: ClientKeys,
     /// The session settings, if users may call.
     pub sessions: Option<SessionSettings>,
-    /// The store on disk; `None` if tokens are in memory alone.
+    /// The store; `None` if tokens are in memory alone.
     pub store: Option<StoreSettings>,
     /// How tokens are served and renewed.
     pub broker: broker::BrokerSettings,
@@ -79,13 +80,18 @@ impl WorkspaceSettings {
     }
 }
 
-/// The checked settings of the store on disk.
+/// The checked settings of a store.
 #[derive(Clone, Debug)]
-pub struct StoreSettings {
-    /// Its folder.
-    pub path: PathBuf,
-    /// The keys that seal it.
-    pub keys: StoreKeys,
+pub enum StoreSettings {
+    /// In a folder, for this broker alone.
+    Disk {
+        /// The folder.
+        path: PathBuf,
+        /// The keys that seal it.
+        keys: StoreKeys,
+    },
+    /// In Redis, for a fleet.
+    Redis(Box<RedisSettings>),
 }
 
 /// The checked settings of sessions.

@@ -26,6 +26,6 @@ impl Checker<'_> {
         })?;
         let keys = StoreKeys::read(key_file);
         let keys = keys.map_err(|error: KeyFileError| self.error("store.key_file", error.to_string()))?;
-        Ok(Some(StoreSettings { path, keys }))
+        Ok(Some(StoreSettings::Disk { path, keys }))
     }
 }
