@@ -164,3 +164,43 @@ fn member(admin: SocketAddr) -> String {
         _ => format!("{host} {admin}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Digest;
+    use crate::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
+    use crate::policy::access::SetBy;
+
+    #[test]
+    fn redis_store_knows_each_workspace_and_its_budget() {
+        let key_file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(key_file.path(), "7".repeat(64)).expect("written");
+        let mut raw = Raw::default();
+        for (name, burst) in [("default", 1), ("eu", 2)] {
+            let mut workspace = RawWorkspace { api_key: Secret::new("pk").ok(), ..RawWorkspace::default() };
+            workspace.budget.burst = burst;
+            raw.workspaces.insert(name.to_owned(), workspace);
+        }
+        raw.clients.push(RawClient::with_documented_scopes("web", Digest::of("key"), &raw.tokens, SetBy::Entry));
+        raw.store.kind = StoreKind::Redis;
+        raw.store.url.0.extend(Secret::new("redis://127.0.0.1"));
+        raw.store.key_file = Some(key_file.path().to_owned());
+        let settings = Settings::resolve(&raw, &Layers::default()).expect("good");
+        let Some(StoreSettings::Redis(redis)) = settings.store else { panic!("{:?}", settings.store) };
+        assert_eq!(redis.workspaces.len(), 2);
+        for workspace in &settings.workspaces {
+            let stored = redis.workspaces[&workspace.name];
+            assert_eq!((stored.identity, stored.budget), (workspace.identity(), Some(workspace.dispatcher.budget)));
+        }
+        assert_eq!(redis.member, member(settings.admin_listen));
+    }
+
+    #[test]
+    fn member_is_the_same_after_a_restart_and_no_other_brokers() {
+        let at = |address: &str| member(address.parse().expect("an address"));
+        assert_eq!(at("127.0.0.1:9090"), at("127.0.0.1:9090"));
+        assert_ne!(at("127.0.0.1:9090"), at("127.0.0.1:9091"));
+        assert!(at("127.0.0.1:0").ends_with(&format!(" {}", std::process::id())));
+    }
+}
