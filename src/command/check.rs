@@ -6,8 +6,9 @@ use anyhow::Context;
 use clap::Args;
 use courier_token_broker::app::{StartError, dispatcher};
 use courier_token_broker::clock::{Clock, Moment};
-use courier_token_broker::config::{Settings, WorkspaceSettings};
+use courier_token_broker::config::{Settings, StoreSettings, WorkspaceSettings};
 use courier_token_broker::metrics::Metrics;
+use courier_token_broker::store::redis::{self, RedisSettings};
 use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey};
 use courier_token_broker::upstream::Party;
 
@@ -21,7 +22,7 @@ use super::sources::{Sources, environment};
 pub struct Check {
     #[command(flatten)]
     pub(super) sources: Sources,
-    /// Also requests a token of one minute from each workspace's Courier.
+    /// Also requests a token of one minute from each workspace's Courier, and looks at the store in Redis.
     #[arg(long)]
     probe: bool,
 }
@@ -51,7 +52,7 @@ impl Check {
         out.flush()?;
         drop(out);
         if self.probe {
-            block_on(probe(settings.workspaces))?;
+            block_on(probe(settings.workspaces, settings.store))?;
         }
         writeln!(io::stdout().lock(), "{summary}")?;
         Ok(())
@@ -72,7 +73,7 @@ fn summary(settings: &Settings) -> String {
     )
 }
 
-async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {
+async fn probe(workspaces: Vec<WorkspaceSettings>, store: Option<StoreSettings>) -> Result<(), Failure> {
     let clock = Clock::system();
     let metrics = Metrics::new().context("the metrics can't be set up")?;
     let mut failed = Vec::new();
@@ -91,5 +92,22 @@ async fn probe(workspaces: Vec<WorkspaceSettings>) -> Result<(), Failure> {
             Err(failure) => failed.push(format!("workspace {name}: {failure}")),
         }
     }
+    if let Some(StoreSettings::Redis(settings)) = store
+        && let Err(why) = probe_redis(*settings).await
+    {
+        failed.push(format!("store: {why}"));
+    }
     if failed.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(failed.join("; ")).into()) }
+}
+
+/// Prints what Redis is like, and warns of what should be changed there.
+async fn probe_redis(settings: RedisSettings) -> Result<(), String> {
+    let redis::Probe { address, fine, advice } = redis::probe(settings).await?;
+    for line in fine {
+        println!("# store {address}: {line}");
+    }
+    for line in advice {
+        print_stderr(&format!("warning: store {address}: {line}\n"));
+    }
+    Ok(())
 }

@@ -125,7 +125,8 @@ fn explain(error: &ConfigError) -> String {
     }
 }
 
-fn read_file(path: &Path) -> io::Result<String> {
+/// Reads a text file of at most 4 MiB.
+pub fn read_file(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let size = Input::open(path)?.take(LARGEST_FILE + 1).read_to_string(&mut text)?;
     if size as u64 > LARGEST_FILE { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }

@@ -7,12 +7,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::duration::HumanDuration;
 use super::log::{Audit, LogFormat};
 use crate::policy::access::SetBy;
-use crate::secrets::Secret;
+use crate::secrets::{REDACTED, Secret, SecretError};
 use crate::token::INBOX;
 
 /// Defines a table of settings, each with its default. TOML leaves out what is `None`.
@@ -162,7 +162,20 @@ table!(Sessions {
 
 table!(Log { level: String = "info".to_owned(), format: LogFormat = LogFormat::Auto, audit: Audit = Audit::Log });
 
-table!(Store { kind: StoreKind = StoreKind::Memory, path: Option<PathBuf> = None, key_file: Option<PathBuf> = None });
+table!(Store {
+    kind: StoreKind = StoreKind::Memory,
+    path: Option<PathBuf> = None,
+    #[serde(skip_serializing_if = "RedisUrls::is_empty")]
+    url: RedisUrls = RedisUrls::default(),
+    topology: String = "single".to_owned(),
+    sentinel_master: Option<String> = None,
+    username: Option<String> = None,
+    password_file: Option<PathBuf> = None,
+    ca_file: Option<PathBuf> = None,
+    timeout: HumanDuration = HumanDuration(Duration::from_millis(50)),
+    brokers: u32 = 10,
+    key_file: Option<PathBuf> = None,
+});
 
 impl Raw {
     /// The files with secrets and certificates that the settings name.
@@ -182,6 +195,7 @@ impl Raw {
 pub enum StoreKind {
     Memory,
     Disk,
+    Redis,
 }
 
 impl<'de> Deserialize<'de> for StoreKind {
@@ -189,7 +203,8 @@ impl<'de> Deserialize<'de> for StoreKind {
         match String::deserialize(deserializer)?.as_str() {
             "memory" => Ok(Self::Memory),
             "disk" => Ok(Self::Disk),
-            _ => Err(de::Error::custom("must be \"memory\" or \"disk\": this version has no other store yet")),
+            "redis" => Ok(Self::Redis),
+            _ => Err(de::Error::custom("must be \"memory\", \"disk\" or \"redis\"")),
         }
     }
 }
@@ -231,5 +246,69 @@ impl<'de> Deserialize<'de> for OneOrMany {
             }
         }
         deserializer.deserialize_any(Visitor).map(Self)
+    }
+}
+
+/// URLs of Redis, which may have a password: one text or a list of texts. They are shown without it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(try_from = "OneOrMany")]
+pub struct RedisUrls(pub Vec<Secret>);
+
+impl RedisUrls {
+    const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether one of the URLs in a file has a user or a password.
+    pub fn hold_secret(urls: &toml::Value) -> bool {
+        let urls = urls.as_array().map_or(std::slice::from_ref(urls), Vec::as_slice);
+        urls.iter().filter_map(toml::Value::as_str).any(|url| Self::shown(url) != url)
+    }
+
+    /// A URL without its user and password. One that could have them elsewhere is not shown at all.
+    fn shown(url: &str) -> String {
+        match url.split_once("://") {
+            // A mistyped password may have any of the URL's own characters but the last `@`.
+            Some((scheme, rest)) if !url.contains('?') => match rest.rsplit_once('@') {
+                Some((_, place)) => format!("{scheme}://{REDACTED}@{place}"),
+                None => url.to_owned(),
+            },
+            _ => REDACTED.to_owned(),
+        }
+    }
+}
+
+impl TryFrom<OneOrMany> for RedisUrls {
+    type Error = SecretError;
+
+    fn try_from(urls: OneOrMany) -> Result<Self, SecretError> {
+        urls.0.iter().map(|url| Secret::new(url)).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Serialize for RedisUrls {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|url| Self::shown(url.expose())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redis_url_is_shown_without_user_and_password() {
+        for (url, shown) in [
+            ("redis://127.0.0.1:6379/1", "redis://127.0.0.1:6379/1"),
+            ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+            ("rediss://:hunter2@redis:6380", "rediss://[redacted]@redis:6380"),
+            ("redis://:hun@ter2/x#y@redis", "redis://[redacted]@redis"),
+            ("unix:///run/redis.sock?pass=hunter2", "[redacted]"),
+            ("redis://:hunter2?x@redis", "[redacted]"),
+            ("hunter2", "[redacted]"),
+        ] {
+            assert_eq!(RedisUrls::shown(url), shown);
+            assert_eq!(RedisUrls::hold_secret(&url.into()), shown.contains("[redacted]"), "{url}");
+        }
     }
 }

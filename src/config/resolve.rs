@@ -51,7 +51,7 @@ impl Checker<'_> {
         let sessions = self.sessions(raw, &profiles);
         let log_level = self.keep(self.log_level(&raw.log.level));
         self.keep(self.audit(&raw.log.audit));
-        let store = self.keep(self.store(&raw.store));
+        let store = self.store(&raw.store, &workspaces, admin_listen);
         if let (Some(listen), Some(admin)) = (&listen, admin_listen) {
             self.keep(self.refuse_own_address(&workspaces, listen, admin));
         }

@@ -7,7 +7,7 @@ use super::checker::Checker;
 use super::error::SettingsError;
 use super::file::find;
 use super::log::Audit;
-use super::raw::{Raw, Sessions, Store, StoreKind, Tls, Workspace};
+use super::raw::{Raw, RedisUrls, Sessions, Store, Tls, Workspace};
 use super::settings::WorkspaceSettings;
 use super::variables::{API_KEY, BASE_URL, CLIENT_KEY, CLIENT_MAX_LIFETIME, CLIENT_SCOPES, ENVIRONMENT_PREFIX};
 use crate::auth::{ClientKeys, Digest};
@@ -31,10 +31,11 @@ impl Checker<'_> {
         if self.found_no_error() {
             self.capped(raw);
             self.unused(raw, listen);
+            self.unused_of_store(&raw.store);
         }
     }
 
-    fn warning(&self, key: &str, text: impl Into<String>) {
+    pub(super) fn warning(&self, key: &str, text: impl Into<String>) {
         self.add_warning(self.error(key, text));
     }
 
@@ -78,6 +79,7 @@ impl Checker<'_> {
             ("server.tls.private_key_file", tls),
             ("sessions.hs256_secret_file", sessions),
             ("store.key_file", raw.store.key_file.as_deref()),
+            ("store.password_file", raw.store.password_file.as_deref()),
         ];
         let readable = |which: &str, mode: u32| {
             format!("others on this machine can read or change {which} file (its mode is {mode:04o}): `chmod 0600` it")
@@ -90,11 +92,12 @@ impl Checker<'_> {
         }
         for (file, table) in &self.layers().tables {
             let Some(mode) = open_mode(Path::new(file)) else { continue };
-            for key in raw.workspaces.keys().map(|name| format!("workspaces.{name}.api_key")) {
-                if find(table, &key).is_some() {
-                    let message = readable("this", mode);
-                    self.add_warning(SettingsError { origin: Some(file.clone()), key, message });
-                }
+            let api_keys = raw.workspaces.keys().map(|name| format!("workspaces.{name}.api_key"));
+            let has_url = |key: &String| find(table, key).is_some_and(RedisUrls::hold_secret);
+            let urls = Some("store.url".to_owned()).filter(has_url);
+            for key in api_keys.filter(|key| find(table, key).is_some()).chain(urls) {
+                let message = readable("this", mode);
+                self.add_warning(SettingsError { origin: Some(file.clone()), key, message });
             }
         }
     }
@@ -110,6 +113,7 @@ impl Checker<'_> {
                 "sessions.public_key_file",
                 raw.sessions.as_ref().and_then(|sessions| sessions.public_key_file.as_deref()),
             ),
+            ("store.ca_file", raw.store.ca_file.as_deref()),
         ];
         let changeable =
             |mode| format!("others on this machine can change the file (its mode is {mode:04o}): `chmod o-w` it");
@@ -195,11 +199,6 @@ impl Checker<'_> {
         {
             self.warning("refresh.extra_calls", "has no effect: it is for refresh.mode = \"learned\"");
         }
-        if raw.store.kind == StoreKind::Memory {
-            for key in ["store.path", "store.key_file"].into_iter().filter(|key| self.layers().is_given(key)) {
-                self.warning(key, "has no effect: it is for store.kind = \"disk\"");
-            }
-        }
         if raw.refresh.history.is_some() {
             self.warning("refresh.history", "has no effect: tokens.capacity bounds users without a token too");
         }
@@ -262,7 +261,17 @@ fn variables() -> Vec<String> {
     let file = || Some(PathBuf::new());
     raw.workspaces.insert("default".to_owned(), Workspace { api_key_file: file(), ..Workspace::default() });
     raw.server.tls = Some(Tls { certificate_file: file(), private_key_file: file(), client_ca_file: file() });
-    raw.store = Store { path: file(), key_file: file(), ..Store::default() };
+    let text = || Some(String::new());
+    raw.store = Store {
+        path: file(),
+        url: RedisUrls(Secret::new("redis://").into_iter().collect()),
+        sentinel_master: text(),
+        username: text(),
+        password_file: file(),
+        ca_file: file(),
+        key_file: file(),
+        ..Store::default()
+    };
     raw.sessions = Some(Sessions { jwks_url: Some(String::new()), ..Sessions::default() });
     // It holds only types that TOML has.
     let table = toml::Table::try_from(&raw).unwrap_or_default();

@@ -6,7 +6,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`disk`] | a sealed log and snapshot in a folder, for one broker |
-//! | [`redis`] | tokens, sign-outs and one budget in Redis or Valkey, for a fleet; no setting selects it yet |
+//! | [`redis`] | tokens, sign-outs and one budget in Redis or Valkey, for a fleet |
 
 mod codec;
 pub mod disk;

@@ -76,7 +76,7 @@ const MODULES: &[Module] = &[
     Module(
         "config",
         "token policy broker upstream store auth http secrets files",
-        "config humantime serde serde_path_to_error strsim thiserror toml tracing",
+        "config humantime rustix serde serde_path_to_error strsim thiserror toml tracing",
     ),
     Module("app", "audit auth broker clock config http metrics policy secrets simulator store token upstream", "*"),
     Module("command", "*", "*"),

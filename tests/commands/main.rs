@@ -15,6 +15,7 @@ mod open_files;
 mod passed;
 mod plan;
 mod reach;
+mod redis_store;
 mod refusals;
 mod reload_audit;
 mod reloading;

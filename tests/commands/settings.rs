@@ -57,6 +57,7 @@ fn secret_in_the_place_of_a_path_is_not_repeated() {
     let long = format!("{HIDDEN}{}", "x".repeat(5000));
     for value in [&format!("pk_prod_{HIDDEN}"), &pem, &format!("/{HIDDEN}/x"), &format!("{HIDDEN}\\u0000"), &long] {
         let tls = "[server.tls]\ncertificate_file = ";
+        let redis = "[store]\nkind = \"redis\"\nurl = \"redis://h\"\n";
         for (text, key) in [
             (format!("[workspaces.default]\napi_key_file = \"{value}\""), "workspaces.default.api_key_file"),
             (format!("{sessions}hs256_secret_file = \"{value}\""), "sessions.hs256_secret_file"),
@@ -68,6 +69,9 @@ fn secret_in_the_place_of_a_path_is_not_repeated() {
                 "server.tls.client_ca_file",
             ),
             (format!("[log]\naudit = \"{value}\""), "log.audit"),
+            (format!("{redis}key_file = \"{value}\""), "store.key_file"),
+            (format!("{redis}password_file = \"{value}\""), "store.password_file"),
+            (format!("{redis}ca_file = \"{value}\""), "store.ca_file"),
         ] {
             let workspace = if text.starts_with("[workspaces") { "" } else { WORKSPACE };
             let text = format!("{workspace}{text}\n{}", client(""));

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use courier_token_broker::clock::Clock;
 use courier_token_broker::metrics::Metrics;
+use courier_token_broker::policy::fleet::permits::PurseRequest;
 use courier_token_broker::policy::fleet::record::Landing;
 use courier_token_broker::secrets::Secret;
 use courier_token_broker::store::redis::{Event, FlightId, Opened, Redis, RedisSettingsError, Topology, probe};
+use courier_token_broker::token::Token;
 
 use crate::fleet::{broker, connect, keys, record, settings, token_key, workspace};
 use crate::support::pki::Authority;
@@ -142,9 +144,48 @@ async fn password_is_sent_and_a_wrong_one_is_named() {
     let mut wrong = settings(&server.url(), "two");
     wrong.password = Some(Secret::new("battery-staple").expect("a password"));
     let wrong = connect(wrong);
-    wrong.wait_for_reason("refused store.username and store.password").await;
+    wrong.wait_for_reason("refused the user or the password").await;
     assert!(!format!("{:?}", wrong.redis.state()).contains("battery-staple"));
     connect(settings(&server.url(), "three")).wait_for_reason("NOAUTH").await;
+}
+
+#[tokio::test]
+async fn user_with_the_documented_rights_does_everything() {
+    let server = RedisServer::start(&[]).await;
+    let rights = include_str!("../../docs/store.md").lines().find(|line| line.starts_with("ACL SETUSER "));
+    server.say(&rights.expect("the line").replace("PASSWORD", "correct-horse")).await;
+    let limited = |member| {
+        let mut settings = settings(&server.url(), member);
+        settings.username = Some("courier-token-broker".to_owned());
+        settings.password = Some(Secret::new("correct-horse").expect("a password"));
+        settings
+    };
+    let broker = connect(limited("one"));
+    broker.wait_until_up().await;
+    let mut other = connect(limited("two"));
+    other.wait_until_up().await;
+    let key = token_key("user_id:anna inbox:read");
+    assert_eq!(broker.land(&key, "token-1", 1000).await, Landing::Stored);
+    let (flight, _) = broker.lease(&token_key("user_id:bert inbox:read")).await;
+    assert_eq!(broker.redis.renew(&token_key("user_id:bert inbox:read"), flight).await, Some(true));
+    assert_eq!(broker.redis.release(&token_key("user_id:bert inbox:read"), flight).await, Some(()));
+    broker.redis.reject(&key, &Token::new("token-1").expect("a token")).await;
+    other.event().await;
+    broker.redis.sign_out(&workspace(), Some("anna")).await;
+    other.event().await;
+    let request = PurseRequest {
+        sent: Clock::system().now(),
+        permits: 1,
+        period: Duration::from_millis(50),
+        tolerance: Duration::from_secs(1),
+    };
+    assert!(broker.redis.take_permits(&workspace(), &request).await.is_some());
+    broker.redis.goodbye().await;
+    let denied: Vec<redis::Value> = server.run(&[b"ACL", b"LOG"]).await;
+    assert_eq!(denied, []);
+    // The probe alone asks for more.
+    let found = probe(limited("three")).await.expect("it answers");
+    assert!(found.advice.iter().any(|line| line.contains("CONFIG GET is not permitted")), "{found:?}");
 }
 
 #[tokio::test]
@@ -211,6 +252,8 @@ async fn server_behind_tls_is_reached_by_its_authority_alone() {
 #[tokio::test]
 async fn probe_says_what_to_change() {
     let server = RedisServer::start(&["--maxmemory-policy", "allkeys-lru"]).await;
+    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]).await;
+    server.wait_for_text("INFO replication", "connected_slaves:1").await;
     let found = probe(settings(&server.url(), "one")).await.expect("it answers");
     let has = |lines: &[String], text: &str| lines.iter().any(|line| line.contains(text));
     assert!(has(&found.fine, "no fleet has used it yet"), "{found:?}");
@@ -221,8 +264,10 @@ async fn probe_says_what_to_change() {
     assert!(has(&found.fine, "opens what the fleet has sealed") && has(&found.fine, "noeviction"), "{found:?}");
     let mut other = settings(&server.url(), "one");
     other.keys = keys(&[2]);
-    let found = probe(other).await.expect("it answers");
-    assert!(has(&found.advice, "no key of store.key_file"), "{found:?}");
+    let why = probe(other).await.expect_err("another key");
+    assert!(why.contains("no key of store.key_file"), "{why}");
+    let why = probe(settings(&replica.url(), "one")).await.expect_err("a replica");
+    assert!(why.contains("is a replica"), "{why}");
 }
 
 #[tokio::test]

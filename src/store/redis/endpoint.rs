@@ -21,6 +21,9 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// The longest wait for a Sentinel between two beats.
 const ASK: Duration = Duration::from_millis(100);
 
+/// The first line of a certificate in PEM.
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 /// The configured servers.
 pub enum Endpoints {
     /// One server.
@@ -122,7 +125,7 @@ pub fn timed_out() -> redis::RedisError {
 /// The error as Redis tells it. It never has a password.
 pub fn describe(error: &redis::RedisError) -> String {
     if error.kind() == ErrorKind::AuthenticationFailed {
-        return "it refused store.username and store.password".to_owned();
+        return "it refused the user or the password (store.username, store.password_file)".to_owned();
     }
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
@@ -137,10 +140,16 @@ fn parse(url: &Secret, ca: Option<&[u8]>) -> Result<ConnectionInfo, RedisSetting
     // A delay would gather commands into fewer packets, and each waits for its answer.
     let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
     match (info.addr(), ca) {
+        (ConnectionAddr::TcpTls { insecure: true, .. }, _) => Err(RedisSettingsError::Unchecked),
         (ConnectionAddr::TcpTls { .. }, Some(ca)) => {
+            // Without one, the client would trust no server.
+            if !ca.windows(CERTIFICATE.len()).any(|text| text == CERTIFICATE) {
+                return Err(RedisSettingsError::Ca);
+            }
             let certificates = TlsCertificates { client_tls: None, root_cert: Some(ca.to_vec()) };
-            let client = Client::build_with_tls(info, certificates);
-            Ok(client.map_err(|error| RedisSettingsError::Ca(error.to_string()))?.get_connection_info().clone())
+            // The error could repeat a line of the file.
+            let client = Client::build_with_tls(info, certificates).map_err(|_| RedisSettingsError::Ca)?;
+            Ok(client.get_connection_info().clone())
         }
         _ => Ok(info),
     }

@@ -46,5 +46,5 @@ mod tests;
 pub use client::{Redis, RedisState, Sent};
 pub use event::{Event, TokenPrint};
 pub use lookup::{FlightId, Opened, OpenedAt};
-pub use probe::{Probe, probe};
+pub use probe::{Probe, check, probe};
 pub use settings::{RedisSettings, RedisSettingsError, StoredWorkspace, Topology, Workspaces};

@@ -57,7 +57,7 @@ pub struct StoredWorkspace {
     pub budget: Option<Budget>,
 }
 
-/// Why the settings can't work. The text continues the setting's name.
+/// Why the settings can't work. The text begins with the setting's name and a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedisSettingsError {
     /// A URL is none.
@@ -66,9 +66,12 @@ pub enum RedisSettingsError {
     /// The number of URLs does not fit the topology.
     #[error("store.url: the topology `single` has one URL, and `sentinel` one for each Sentinel")]
     Count,
+    /// TLS without a check of the certificate.
+    #[error("store.url: #insecure is not possible: name the authority of its certificate in store.ca_file")]
+    Unchecked,
     /// The CA file is none.
-    #[error("store.ca_file: {0}")]
-    Ca(String),
+    #[error("store.ca_file: holds no certificate in PEM that can be read")]
+    Ca,
     /// The system has no randomness.
     #[error("store.kind: the system has no randomness")]
     Randomness,
