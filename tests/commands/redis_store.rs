@@ -113,7 +113,9 @@ fn redis_settings_without_effect_are_warned_of() {
 #[test]
 fn password_of_redis_that_others_can_read_is_warned_of() {
     let (key, password) = (key_file(), file(PASSWORD));
-    let text = |more: &str| format!("{}{}{}", "[workspaces.default]\napi_key_file = \"KEY\"\n", store(key.path(), more), client(""));
+    let text = |more: &str| {
+        format!("{}{}{}", "[workspaces.default]\napi_key_file = \"KEY\"\n", store(key.path(), more), client(""))
+    };
     let api_key = file("pk_test");
     let text = |more: &str| text(more).replace("KEY", api_key.path().to_str().expect("text"));
     let in_file = text(&format!("url = \"redis://h\"\npassword_file = {:?}", password.path()));
@@ -121,7 +123,8 @@ fn password_of_redis_that_others_can_read_is_warned_of() {
     for path in [key.path(), password.path()] {
         of_mode(path, 0o644);
     }
-    let part = |key: &str| format!("store.{key}: others on this machine can read or change the file (its mode is 0644)");
+    let part =
+        |key: &str| format!("store.{key}: others on this machine can read or change the file (its mode is 0644)");
     passes_with(&check(&in_file), &[&part("key_file"), &part("password_file")]);
     of_mode(key.path(), 0o600);
     for (url, is_secret) in [
