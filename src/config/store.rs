@@ -40,8 +40,8 @@ impl Checker<'_> {
 
     fn disk(&self, raw: &raw::Store) -> Option<StoreSettings> {
         let path = raw.path.clone().filter(|path| path.is_absolute());
-        let path =
-            path.ok_or_else(|| self.missing("store.path", "must be the absolute path of a folder for the broker alone"));
+        let path = path
+            .ok_or_else(|| self.missing("store.path", "must be the absolute path of a folder for the broker alone"));
         let (path, keys) = (self.keep(path), self.keep(self.store_keys(raw)));
         Some(StoreSettings::Disk { path: path?, keys: keys? })
     }
@@ -100,7 +100,9 @@ impl Checker<'_> {
                 Err(self.missing("store.sentinel_master", "must be the name that the Sentinels have for the master"))
             }
             ("sentinel", master) => Ok(Topology::Sentinel { master: master.to_owned() }),
-            ("cluster", _) => Err(self.error("store.topology", "this version has no Redis Cluster yet: use \"sentinel\"")),
+            ("cluster", _) => {
+                Err(self.error("store.topology", "this version has no Redis Cluster yet: use \"sentinel\""))
+            }
             _ => Err(self.error("store.topology", "must be \"single\" or \"sentinel\"")),
         }
     }
