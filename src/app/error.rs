@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use crate::auth::JwksError;
 use crate::http::server::{Address, CertificateError};
 use crate::store::disk::OpenError;
+use crate::store::redis::RedisSettingsError;
 use crate::token::WorkspaceName;
 use crate::upstream::CourierError;
 
@@ -41,6 +42,9 @@ pub enum StartError {
     /// The folder can't be the store.
     #[error("store.path: {0}")]
     Store(#[from] OpenError),
+    /// The settings of Redis can't work.
+    #[error(transparent)]
+    Redis(#[from] RedisSettingsError),
     /// The client for the session keys could not be created.
     #[error("sessions: {0}")]
     Sessions(#[from] JwksError),

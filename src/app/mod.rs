@@ -40,6 +40,7 @@ use live::{Fixed, Live};
 pub use open_files::OpenFiles;
 pub use reload::{Files, Loaded, Read, Reloader};
 use sockets::Sockets;
+use store::Store;
 
 /// A broker with its sockets and workspaces, ready to run.
 pub struct App {
@@ -84,7 +85,9 @@ impl App {
         clock: Clock,
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
-        let store = settings.store.map(|store| store::disk_settings(store, &settings.workspaces));
+        let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
+        let store = settings.store.map(|store| Store::prepare(store, &settings.workspaces, &runtime, clock, &metrics));
+        let store = store.transpose()?;
         let mut couriers = BTreeMap::new();
         let mut dispatchers = Vec::new();
         for workspace in settings.workspaces {
@@ -93,7 +96,6 @@ impl App {
             couriers.insert(name.clone(), courier);
             dispatchers.push((name, dispatcher));
         }
-        let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.clone());
         // Strangers can make sessions wait, each on a connection that is then not closed for another.
         let sessions_waiting = (settings.limits.connections.min(files.apps) / 8).clamp(1, 256);
@@ -127,7 +129,7 @@ impl App {
         let connections = Connections::new(files.admin);
         let admin_listener = Listener::new(admin_socket, admin_limits, connections, None, clock, Arc::clone(&metrics));
         // The sockets are bound, so connections wait there meanwhile.
-        store.map(|store| store::restore(&broker, store, clock, &metrics)).transpose()?;
+        store.map(|store| store.start(&broker, clock, &metrics)).transpose()?;
         let readiness = Arc::new(Readiness::default());
         let is_local = admin_address.ip().to_canonical().is_loopback();
         let admin = Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock, is_local);

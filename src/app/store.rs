@@ -1,5 +1,8 @@
 //! The store of the broker: its settings, and its start.
 
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
 use super::error::StartError;
 use crate::auth::ClientKeys;
 use crate::broker::Broker;
@@ -7,12 +10,48 @@ use crate::clock::Clock;
 use crate::config::{StoreSettings, WorkspaceSettings};
 use crate::metrics::Metrics;
 use crate::store::disk::{Disk, DiskSettings};
+use crate::store::redis::{Event, Redis};
 
-/// The settings of the disk store of these workspaces.
-pub fn disk_settings(settings: StoreSettings, workspaces: &[WorkspaceSettings]) -> DiskSettings {
-    let StoreSettings { path, keys } = settings;
-    let identity = |workspace: &WorkspaceSettings| (workspace.name.clone(), workspace.identity());
-    DiskSettings { path, keys, workspaces: workspaces.iter().map(identity).collect() }
+/// A store before the broker uses it.
+pub enum Store {
+    /// A folder, to be read once the sockets are bound.
+    Disk(DiskSettings),
+    /// Redis, to which it connects meanwhile, and the events of the fleet.
+    Redis(Redis, mpsc::Receiver<Event>),
+}
+
+impl Store {
+    /// Prepares the store of these workspaces. Calls of Redis run on `runtime`.
+    pub fn prepare(
+        settings: StoreSettings,
+        workspaces: &[WorkspaceSettings],
+        runtime: &Handle,
+        clock: Clock,
+        metrics: &Metrics,
+    ) -> Result<Self, StartError> {
+        match settings {
+            StoreSettings::Disk { path, keys } => {
+                let identity = |workspace: &WorkspaceSettings| (workspace.name.clone(), workspace.identity());
+                Ok(Self::Disk(DiskSettings { path, keys, workspaces: workspaces.iter().map(identity).collect() }))
+            }
+            StoreSettings::Redis(settings) => {
+                let _runtime = runtime.enter();
+                let (redis, events) = Redis::connect(*settings, clock, metrics.store("redis"))?;
+                Ok(Self::Redis(redis, events))
+            }
+        }
+    }
+
+    /// Gives the broker its store: reads the disk, or joins the fleet.
+    pub fn start(self, broker: &Broker, clock: Clock, metrics: &Metrics) -> Result<(), StartError> {
+        match self {
+            Self::Disk(settings) => restore(broker, settings, clock, metrics),
+            Self::Redis(redis, events) => {
+                broker.join_fleet(&redis, events);
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Gives the broker the names of its clients, under which the store keeps entries.
@@ -20,10 +59,10 @@ pub fn name_owners(broker: &Broker, clients: &ClientKeys) {
     broker.name_owners(clients.iter().map(|client| (&client.workspace, &*client.name)));
 }
 
-/// Reads the store, restores what it held, and starts its writer.
+/// Reads the store on disk, restores what it held, and starts its writer.
 ///
 /// It blocks until all is read, which for two million tokens takes seconds; nothing is served before.
-pub fn restore(broker: &Broker, settings: DiskSettings, clock: Clock, metrics: &Metrics) -> Result<(), StartError> {
+fn restore(broker: &Broker, settings: DiskSettings, clock: Clock, metrics: &Metrics) -> Result<(), StartError> {
     let start = clock.now();
     let (disk, loaded) = Disk::open(settings, clock, metrics.store("disk"))?;
     let (records, files_rejected) = (loaded.records.len(), loaded.files_rejected);

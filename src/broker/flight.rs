@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::flight_task::{FlightCause, FlightTask, Renewal};
+use parking_lot::Mutex;
+
+use super::fleet_flight::{self, StorePlace};
+use super::flight_task::{FlightCause, FlightTask, Obtained, Renewal};
 use super::flights::Leader;
 use super::handle::Broker;
 use super::waiters::Waiters;
@@ -11,6 +14,7 @@ use crate::audit::SESSIONS;
 use crate::clock::Moment;
 use crate::policy::admission::Origin;
 use crate::policy::admission::queue::Place;
+use crate::policy::fleet::lease::Lease;
 use crate::token::{Grant, TokenKey};
 use crate::upstream::{CALL_TIME, Failure, Party, PendingPermit, Permit};
 
@@ -19,11 +23,18 @@ pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause:
     let (broker, workspace) = (broker.clone(), Arc::clone(workspace));
     let runtime = broker.0.runtime.clone();
     let origin = origin(&broker, &workspace, leader.key(), &cause);
-    let mut task = FlightTask { broker, workspace, leader, cause, origin, tries: 0 };
+    let deadline = broker.0.clock.now() + broker.0.settings.timeout;
+    let place = broker.0.persistence.redis.get().map(|redis| StorePlace::new(redis.clone()));
+    let mut task = FlightTask { broker, workspace, leader, cause, origin, deadline, tries: 0, place };
     runtime.spawn(async move {
-        match call_with_retries(&mut task).await {
-            Some(outcome) => task.complete(outcome),
-            None => task.abandon(),
+        let outcome = if task.looks_into_store() {
+            fleet_flight::obtain(&mut task).await
+        } else {
+            call_with_retries(&mut task, None).await.map(|outcome| outcome.map(Obtained::from))
+        };
+        match outcome {
+            Ok(outcome) => task.complete(outcome),
+            Err(Halt::Abandoned | Halt::Lapsed) => task.abandon(),
         }
     });
 }
@@ -47,49 +58,68 @@ fn party(workspace: &Workspace, key: &TokenKey, client: &str) -> u64 {
     workspace.dispatcher.party(party, key)
 }
 
+/// Why a flight has no outcome.
+pub enum Halt {
+    /// It is detached, and nobody waits for it.
+    Abandoned,
+    /// The lease lapsed before a call.
+    Lapsed,
+}
+
 /// Calls Courier once a permit is granted; retries if that may help while a follower has the time.
 ///
-/// Each call needs its own permit. `None` if the flight is abandoned.
-async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failure>> {
-    let FlightTask { broker, workspace, leader, cause, origin, tries } = task;
-    let (clock, dispatcher) = (&broker.0.clock, &workspace.dispatcher);
-    let deadline = clock.now() + broker.0.settings.timeout;
-    let mut outcome = match cause {
-        FlightCause::Request(_) => queue(workspace, leader, *origin, Moment::NEVER).await?,
-        FlightCause::Probe(_) => queue_probe(workspace, leader, *origin).await?,
-        FlightCause::Renewal(renewal) => queue_renewal(workspace, leader, *origin, renewal).await?,
+/// Each call needs its own permit, and leaves only while the `lease` is held, if there is one.
+pub async fn call_with_retries(
+    task: &mut FlightTask,
+    lease: Option<&Mutex<Lease>>,
+) -> Result<Result<Grant, Failure>, Halt> {
+    let FlightTask { broker, workspace, leader, cause, origin, deadline, tries, place } = task;
+    let (clock, dispatcher, deadline) = (&broker.0.clock, &workspace.dispatcher, *deadline);
+    let outcome = match cause {
+        FlightCause::Request(_) => queue(workspace, leader, *origin, Moment::NEVER).await,
+        FlightCause::Probe(_) => queue_probe(workspace, leader, *origin).await,
+        FlightCause::Renewal(renewal) => queue_renewal(workspace, leader, *origin, renewal).await,
     };
+    let mut outcome = outcome.ok_or(Halt::Abandoned)?;
     let mut failed = None;
     loop {
         let permit = match outcome {
             Ok(permit) => permit,
             // The failure of a call tells more than the refusal of the next permit, unless that is final.
-            Err(failure @ Failure::Credentials(_)) => return Some(Err(failure)),
-            Err(failure) => return Some(Err(failed.unwrap_or(failure))),
+            Err(failure @ Failure::Credentials(_)) => return Ok(Err(failure)),
+            Err(failure) => return Ok(Err(failed.unwrap_or(failure))),
         };
+        if lease.is_some_and(|lease| !lease.lock().is_held(clock.now())) {
+            return Err(Halt::Lapsed);
+        }
         *tries += 1;
         *origin = permit.origin();
         let failure = match dispatcher.issue(permit, leader.key()).await {
-            Ok(grant) => return Some(Ok(grant)),
+            Ok(grant) => return Ok(Ok(grant)),
             Err(failure) => failure,
         };
+        if matches!(failure, Failure::Throttled(_))
+            && let Some(place) = place
+        {
+            place.tell_pause(leader.key(), dispatcher);
+        }
         // Any party that waits may have it retried. A renewal without followers is retried by the refresher later.
         let clients = leader.with_waiters(|waiters| waiters.clients());
         let again = clients.iter().find_map(|client| {
             let origin = Origin { party: party(workspace, leader.key(), client), ..*origin };
             dispatcher.retry(&failure, &origin, *tries, deadline)
         });
-        let Some(again) = again else { return Some(Err(failure)) };
+        let Some(again) = again else { return Ok(Err(failure)) };
         tokio::select! {
             biased;
-            () = leader.abandoned() => return None,
+            () = leader.abandoned() => return Err(Halt::Abandoned),
             () = clock.sleep_until(again) => {}
         }
         if !leader.has_followers() {
-            return Some(Err(failure));
+            return Ok(Err(failure));
         }
         leader.with_waiters(Waiters::reset_places);
-        outcome = queue(workspace, leader, *origin, deadline - CALL_TIME).await?;
+        outcome = queue(workspace, leader, *origin, deadline - CALL_TIME).await.ok_or(Halt::Abandoned)?;
         failed = Some(failure);
     }
 }

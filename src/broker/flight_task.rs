@@ -3,21 +3,25 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::demand::Demand;
 use super::entry::{CachedToken, Entry};
+use super::fleet_flight::StorePlace;
 use super::flights::Leader;
 use super::handle::Broker;
 use super::holds::{HeldRequest, HoldCause};
 use super::waiters::Issued;
 use super::workspace::Workspace;
 use crate::audit::{self, Actor, Subject};
+use crate::clock::Moment;
 use crate::metrics::RenewalOutcome;
 use crate::policy::admission::Origin;
 use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::Reason;
 use crate::policy::refresh::learned::call_counts::CallCounts;
+use crate::policy::refresh::learned::demand::DemandHistory;
 use crate::token::Grant;
 use crate::upstream::Failure;
 
@@ -55,16 +59,38 @@ pub struct FlightTask {
     pub cause: FlightCause,
     /// The key and the caller that its calls are made for.
     pub origin: Origin,
+    /// The last moment at which a request waits for it.
+    pub deadline: Moment,
     /// The calls that were made.
     pub tries: u32,
+    /// Its place in the store of a fleet.
+    pub place: Option<StorePlace>,
+}
+
+/// A token that a flight brought.
+pub struct Obtained {
+    pub grant: Grant,
+    /// The encoded demand of the key, if the token comes from the store: another broker called for it.
+    pub demand: Option<Bytes>,
+}
+
+impl From<Grant> for Obtained {
+    fn from(grant: Grant) -> Self {
+        Self { grant, demand: None }
+    }
 }
 
 impl FlightTask {
     /// Completes the flight. A failure changes nothing in the table.
-    pub fn complete(self, outcome: Result<Grant, Failure>) {
+    pub fn complete(self, outcome: Result<Obtained, Failure>) {
         // Without an attempt the dispatcher refused the permit.
         if self.tries > 0 {
             self.log(&outcome);
+        }
+        if outcome.is_err()
+            && let Some(place) = &self.place
+        {
+            place.release(self.leader.key());
         }
         let outcome = outcome.map_err(|failure| self.workspace.dispatcher.check_denial(failure, &self.origin));
         if self.tries > 0
@@ -75,7 +101,7 @@ impl FlightTask {
         let failure = outcome.as_ref().err().cloned();
         match outcome {
             Err(failure) if self.tries == 0 => self.leader.refuse(&failure),
-            outcome => self.leader.complete(&outcome.map(|grant| self.store(grant)).map_err(Into::into)),
+            outcome => self.leader.complete(&outcome.map(|obtained| self.store(obtained)).map_err(Into::into)),
         }
         if let FlightCause::Renewal(Renewal { reason, entry, .. }) = &self.cause {
             let refresher = &self.workspace.refresher;
@@ -95,7 +121,10 @@ impl FlightTask {
 
     /// Ends an abandoned flight. Its renewal, if any, is decided about again.
     pub fn abandon(self) {
-        let Self { broker, workspace, leader, cause, .. } = self;
+        let Self { broker, workspace, leader, cause, place, .. } = self;
+        if let Some(place) = place {
+            place.release(leader.key());
+        }
         drop(leader);
         if let FlightCause::Renewal(Renewal { entry, .. }) = cause {
             workspace.refresher.settle_renewal(&entry, false, broker.0.clock.now());
@@ -116,20 +145,27 @@ impl FlightTask {
     }
 
     /// Stores a new token, unless the flight is detached or the stored one can be handed out for longer.
-    fn store(&self, grant: Grant) -> Issued {
+    fn store(&self, Obtained { grant, demand }: Obtained) -> Issued {
         let Self { broker, workspace, leader, cause, .. } = self;
         let (floor, refresher) = (&broker.0.settings.floor, &workspace.refresher);
         let window = floor.window_of(grant.life());
         let due = refresher.draw_due(window, grant.sent());
         let token = Arc::new(CachedToken { grant, due });
-        refresher.counts.add(CallCounts::CALL);
+        let is_adopted = demand.is_some();
+        if !is_adopted {
+            refresher.counts.add(CallCounts::CALL);
+        }
         // No flight of the key starts and no removal comes between the checks and the storing.
         let flights = workspace.flights.lock(leader.key());
         let entry = broker.0.table.get(leader.key()).unwrap_or_else(|| {
             // A rejected token's entry has left the table, but its demand goes on.
             let demand = match cause {
                 FlightCause::Renewal(Renewal { entry, .. }) | FlightCause::Probe(entry) => Arc::clone(&entry.demand),
-                FlightCause::Request(_) => Arc::new(Demand::new(window, token.grant.sent())),
+                FlightCause::Request(_) => {
+                    let shared = demand.and_then(|demand| DemandHistory::decode(&demand, broker.0.clock.now()));
+                    let own = || Demand::new(window, token.grant.sent());
+                    Arc::new(shared.map_or_else(own, Demand::restored))
+                }
             };
             Arc::new(Entry::new(leader.key().clone(), demand))
         });
@@ -151,16 +187,25 @@ impl FlightTask {
             workspace.probe_candidates.add(&entry);
             broker.0.persistence.put(&entry);
             drop(flights);
+            if !is_adopted && let Some(place) = &self.place {
+                place.land(broker.0.persistence.record(&entry));
+            }
             if broker.make_room(&entry, caller) {
                 let (workspace, client) = (Some(leader.key().workspace()), cause.caller().and_then(Actor::client));
                 let cause = HoldCause::CacheShare;
                 broker.count_held(&HeldRequest { workspace, client, users: None, cause, until: None });
             }
         }
-        Issued { entry, token, stored }
+        if !stored
+            && !is_adopted
+            && let Some(place) = &self.place
+        {
+            place.release(leader.key());
+        }
+        Issued { entry, token, stored, is_adopted }
     }
 
-    fn log(&self, outcome: &Result<Grant, Failure>) {
+    fn log(&self, outcome: &Result<Obtained, Failure>) {
         let Self { broker, leader, cause, .. } = self;
         let key = leader.key();
         let users = key.users().collect::<Vec<_>>().join(" ");
@@ -171,7 +216,8 @@ impl FlightTask {
             FlightCause::Probe(_) => (&Actor::Broker, "probe"),
         };
         match outcome {
-            Ok(grant) => {
+            Ok(Obtained { demand: Some(_), .. }) => {}
+            Ok(Obtained { grant, .. }) => {
                 let left = grant.remaining(broker.0.clock.now());
                 let expires_at = humantime::format_rfc3339_seconds(UNIX_EPOCH + broker.0.clock.unix() + left);
                 let subject = Subject {

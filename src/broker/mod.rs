@@ -6,6 +6,7 @@
 //! - A renewal: `rounds` takes a due entry from the schedule, `refresher` decides, `flight` fetches.
 //! - A probe, when the circuit breaker wants one: `prober` takes a key of `probe_candidates`, `flight` fetches.
 //! - `upkeep` drops expired tokens and makes room, `removal` signs users out.
+//! - In a fleet (`fleet`), a flight first looks into the store (`fleet_flight`): another broker may have called.
 //! - `restore` fills the key table from a store at the start, `persistence` writes its changes.
 //!
 //! # Locks
@@ -46,6 +47,8 @@ mod entry;
 mod explain;
 #[cfg(test)]
 mod fixture;
+mod fleet;
+mod fleet_flight;
 mod flight;
 mod flight_task;
 mod flights;

@@ -1,4 +1,4 @@
-//! The broker's side of its store: the records that it writes.
+//! The broker's side of its stores: the records that it writes.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -8,8 +8,9 @@ use arc_swap::ArcSwap;
 use super::entry::Entry;
 use super::owners::Owner;
 use crate::store::disk::DiskHandle;
+use crate::store::redis::Redis;
 use crate::store::{Record, StoredToken};
-use crate::token::TokenKey;
+use crate::token::{Token, TokenKey};
 
 /// The store of a broker, if it has one, and the names that it is given for the owners of entries.
 ///
@@ -18,6 +19,8 @@ use crate::token::TokenKey;
 #[derive(Default)]
 pub struct Persistence {
     pub disk: OnceLock<DiskHandle>,
+    /// The store of a fleet; a flight lands its token there.
+    pub redis: OnceLock<Redis>,
     /// The client of each owner; [`SESSIONS`](crate::audit::SESSIONS) for users with sessions. The table has hashes of its owners, which
     /// mean nothing to another process.
     pub owners: ArcSwap<HashMap<Owner, Box<str>>>,
@@ -31,10 +34,14 @@ impl Persistence {
         }
     }
 
-    /// Forgets a key whose token was rejected.
-    pub fn forget_key(&self, key: &TokenKey) {
+    /// Forgets a key's token, which was rejected.
+    pub fn reject(&self, key: &TokenKey, token: &Token) {
         if let Some(disk) = self.disk.get() {
             disk.forget_key(key);
+        }
+        if let Some(redis) = self.redis.get() {
+            // It is told without a wait.
+            drop(redis.reject(key, token));
         }
     }
 

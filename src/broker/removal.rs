@@ -15,6 +15,7 @@ use super::workspace::Workspace;
 use crate::metrics::Removal;
 use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::Reason;
+use crate::store::redis::TokenPrint;
 use crate::token::{TokenKey, UserId};
 
 impl Broker {
@@ -53,10 +54,10 @@ impl Broker {
         let slot = || Arc::clone(&workspace.renewal_slot).try_acquire_owned().ok();
         let slot = workspace.dispatcher.has_room().then(slot).flatten();
         let mut flights = workspace.flights.lock(key);
-        let is_rejected = |entry: &Arc<Entry>| entry.token().is_some_and(|other| other.grant.token() == token);
-        let Some(entry) = self.0.table.get(key).filter(is_rejected) else { return false };
+        let Some(entry) = self.0.table.get(key) else { return false };
+        let Some(rejected) = entry.token().filter(|other| other.grant.token() == token) else { return false };
         self.forget(workspace, key, &flights, Removal::Removed);
-        self.0.persistence.forget_key(key);
+        self.0.persistence.reject(key, &rejected.grant.to_token());
         if slot.is_some()
             && let Some(leader) = flights.try_register(key)
         {
@@ -66,6 +67,16 @@ impl Broker {
             flight::start(self, workspace, leader, cause);
         }
         true
+    }
+
+    /// Removes a token that Courier rejected as another broker of the fleet says. No call follows.
+    pub(super) fn drop_rejected(&self, key: &TokenKey, print: TokenPrint) {
+        let Some(workspace) = self.0.workspaces.get(key.workspace()) else { return };
+        let flights = workspace.flights.lock(key);
+        let token = self.0.table.get(key).and_then(|entry| entry.token());
+        if token.is_some_and(|token| TokenPrint::of(&token.grant.to_token()) == print) {
+            self.forget(workspace, key, &flights, Removal::Removed);
+        }
     }
 
     /// Forgets all tokens of a workspace; returns their number, or `None` if there is no such workspace.

@@ -11,7 +11,7 @@ use super::handle::Broker;
 use super::holds::{HeldRequest, HoldCause};
 use super::negative_cache::Remembered;
 use super::request::{Answer, Refusal, Source, TokenRequest};
-use super::waiters::Issued;
+use super::waiters::{FlightOutcome, Issued};
 use super::workspace::Workspace;
 use crate::clock::Moment;
 use crate::policy::freshness::{self, Freshness, Stale, TokenAge};
@@ -28,6 +28,14 @@ enum Joined {
     Started(Follower),
     /// The flight of other requests or of a renewal.
     Shared(Follower),
+    /// A fresh token is in the table by now.
+    Cached(Arc<Entry>, Arc<CachedToken>),
+}
+
+/// The end of a wait for a flight.
+enum Followed {
+    /// Its outcome, and whether it was that of others.
+    Flight(FlightOutcome, bool),
     /// A fresh token is in the table by now.
     Cached(Arc<Entry>, Arc<CachedToken>),
 }
@@ -111,21 +119,20 @@ impl Broker {
             self.count_held_key(request, HoldCause::NegativeCache, until);
             return Err(refusal);
         }
-        let (follower, collapsed) = match self.join(request, workspace) {
-            Joined::Started(follower) => (follower, false),
-            Joined::Shared(follower) => (follower, true),
-            Joined::Cached(entry, token) => {
-                return Ok(self.hand_out(&entry, &token.grant, asked, self.0.clock.now(), Source::Hit));
-            }
-        };
-        let Ok(outcome) = tokio::time::timeout(max_wait, follower.outcome()).await else {
+        let Ok(followed) = tokio::time::timeout(max_wait, self.follow(request, workspace)).await else {
             // The flight may still bring a token. Until then, do not let others wait for it in vain.
             if max_wait == self.0.settings.timeout {
                 self.0.negative_cache.add(&request.key, Some(client), Refusal::TimedOut, self.0.clock.now());
             }
             return Err(Refusal::TimedOut);
         };
-        let Issued { entry, token, stored } =
+        let (outcome, collapsed) = match followed {
+            Followed::Flight(outcome, collapsed) => (outcome, collapsed),
+            Followed::Cached(entry, token) => {
+                return Ok(self.hand_out(&entry, &token.grant, asked, self.0.clock.now(), Source::Hit));
+            }
+        };
+        let Issued { entry, token, stored, .. } =
             outcome.inspect_err(|refusal| self.count_if_held(request, workspace, refusal))?;
         self.add_owner(request, &entry);
         let now = self.0.clock.now();
@@ -133,6 +140,28 @@ impl Broker {
             return Err(Refusal::TooOld);
         }
         Ok(self.hand_out(&entry, &token.grant, asked, now, Source::Issued { collapsed, stale, stored }))
+    }
+
+    /// Waits for the key's flight; for a second one if the first brought a token of another broker that is too old for
+    /// this request.
+    async fn follow(&self, request: &TokenRequest<'_>, workspace: &Arc<Workspace>) -> Followed {
+        let mut is_second = false;
+        loop {
+            let (follower, collapsed) = match self.join(request, workspace) {
+                Joined::Started(follower) => (follower, false),
+                Joined::Shared(follower) => (follower, true),
+                Joined::Cached(entry, token) => return Followed::Cached(entry, token),
+            };
+            let outcome = follower.outcome().await;
+            let is_too_old = |issued: &Issued| {
+                issued.is_adopted
+                    && self.servable_for(&issued.token.facts(request.min_ttl, self.0.clock.now())).is_none()
+            };
+            if is_second || !outcome.as_ref().is_ok_and(is_too_old) {
+                return Followed::Flight(outcome, collapsed);
+            }
+            is_second = true;
+        }
     }
 
     /// Counts a request as held back if its caller's circuit breaker, pause or line is the reason of the refusal.

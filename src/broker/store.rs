@@ -1,18 +1,20 @@
-//! The broker's use of its store: start, sign-outs, snapshots, stop.
+//! The broker's use of its stores: start, sign-outs, snapshots, stop.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
 
 use bytes::Bytes;
 
 use super::handle::Broker;
+use super::persistence::Persistence;
 use crate::audit::SESSIONS;
 use crate::store::disk::Disk;
 use crate::store::{Item, WorkspaceIdentity};
 use crate::token::{UserId, WorkspaceName};
 
 impl Broker {
-    /// Starts the writing of a store that was read, from now on and until [`Broker::stop_store`].
+    /// Starts the writing of a disk store that was read, from now on and until [`Broker::stop_store`].
     pub fn start_store(&self, disk: Disk) -> io::Result<()> {
         let broker = self.clone();
         let disk = disk.start(Box::new(move |keep| broker.visit_contents(keep)))?;
@@ -34,10 +36,13 @@ impl Broker {
         if let Some(disk) = self.0.persistence.disk.get() {
             disk.identify(workspace, identity);
         }
+        if let Some(redis) = self.0.persistence.redis.get() {
+            redis.identify(workspace, identity);
+        }
     }
 
-    /// Waits until the store has forgotten a user that [`Broker::sign_out`] removed, for a second at most.
-    pub async fn sign_out_of_store(&self, workspace: &str, user: UserId<'_>) {
+    /// Waits until the disk has forgotten a user that [`Broker::sign_out`] removed, for a second at most.
+    pub async fn sign_out_of_disk(&self, workspace: &str, user: UserId<'_>) {
         // The store may have keys that memory has not: they were evicted.
         if let Some(disk) = self.0.persistence.disk.get()
             && self.0.workspaces.contains_key(workspace)
@@ -46,16 +51,36 @@ impl Broker {
         }
     }
 
-    /// Writes everything to the store for the last time, and unlocks it.
+    /// Signs a user out, or all users of a workspace, on the other brokers of the fleet; before [`Broker::sign_out`] or
+    /// [`Broker::purge`], so that no flight finds there what memory has forgotten.
+    ///
+    /// The future waits for the store's answer until the deadline. Without one the store is told later.
+    pub fn sign_out_of_fleet(&self, workspace: &str, user: Option<UserId<'_>>) -> impl Future<Output = ()> + use<> {
+        let redis = self.0.persistence.redis.get();
+        let name = self.0.workspaces.get_key_value(workspace).map(|(name, _)| name);
+        let told = redis.zip(name).map(|(redis, name)| redis.sign_out(name, user.as_ref().map(|user| user.as_str())));
+        async move {
+            if let Some(told) = told {
+                told.await;
+            }
+        }
+    }
+
+    /// Writes everything to the disk for the last time and unlocks it; leaves the fleet.
     pub async fn stop_store(&self) {
         if let Some(disk) = self.0.persistence.disk.get() {
             disk.stop().await;
+        }
+        if let Some(redis) = self.0.persistence.redis.get() {
+            redis.goodbye().await;
         }
     }
 
     /// The state of the store: "ok", or why it does not work; `None` without a store.
     pub fn store_state(&self) -> Option<String> {
-        self.0.persistence.disk.get().map(|disk| disk.state().to_string())
+        let Persistence { disk, redis, .. } = &self.0.persistence;
+        let disk = disk.get().map(|disk| disk.state().to_string());
+        disk.or_else(|| redis.get().map(|redis| redis.state().to_string()))
     }
 
     /// Visits all entries and models.

@@ -18,6 +18,8 @@ pub struct Issued {
     pub token: Arc<CachedToken>,
     /// Is it in the table? Not if its user signed out meanwhile, or if the stored one serves for longer.
     pub stored: bool,
+    /// Did another broker of the fleet call for it? It may be older than a request demands.
+    pub is_adopted: bool,
 }
 
 /// The followers of a flight. Those of one client have one place in the queue of calls.

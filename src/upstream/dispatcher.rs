@@ -1,5 +1,7 @@
 //! The dispatcher: drives the admission of one workspace's calls to Courier.
 
+mod fleet;
+
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,6 +47,8 @@ pub struct Dispatcher {
     room: Notify,
     /// Wakes the prober: a probe may be wanted.
     probe: Notify,
+    /// Wakes the task that asks the fleet for permits.
+    permits: Notify,
     /// Makes the hashes by which admission tells keys and parties apart.
     hasher: RandomState,
     /// When the last outage ended, in nanoseconds.
@@ -62,6 +66,8 @@ struct State {
     next_poll: Moment,
     /// Events not logged yet.
     tallies: Tallies,
+    /// The end of the longest pause that the fleet knows.
+    told_pause: Moment,
 }
 
 impl Dispatcher {
@@ -74,6 +80,7 @@ impl Dispatcher {
             depths: Default::default(),
             next_poll: clock.now(),
             tallies: Tallies::default(),
+            told_pause: Moment::from_nanos(0),
         };
         Self {
             budget,
@@ -82,6 +89,7 @@ impl Dispatcher {
             earlier: Notify::new(),
             room: Notify::new(),
             probe: Notify::new(),
+            permits: Notify::new(),
             hasher: RandomState::default(),
             recovered_at: AtomicU64::new(0),
             clock,
@@ -325,6 +333,9 @@ impl Dispatcher {
             }
         }
         self.update_depths(&mut state);
+        if state.admission.fleet().is_some_and(|permits| permits.is_wanted()) {
+            self.permits.notify_one();
+        }
         let next_wakeup = state.admission.next_wakeup();
         if next_wakeup < state.next_poll {
             state.next_poll = next_wakeup;

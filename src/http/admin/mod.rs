@@ -126,7 +126,9 @@ impl Admin {
     /// It scans the whole cache, so it runs on the blocking pool, where it delays no request.
     async fn purge(&self, workspace: &str) -> Response<ResponseBody> {
         let (broker, name) = (self.broker.clone(), workspace.to_owned());
+        let fleet = self.broker.sign_out_of_fleet(workspace, None);
         let purged = tokio::task::spawn_blocking(move || broker.purge(&name)).await;
+        fleet.await;
         match purged.ok().flatten() {
             Some(tokens) => {
                 audit::purged(workspace, tokens);

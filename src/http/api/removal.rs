@@ -61,12 +61,15 @@ impl Api {
             return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
         }
         let workspace = client.workspace.as_str();
+        // First: a flight must not find a token in the store that memory has just forgotten.
+        let fleet = self.broker.sign_out_of_fleet(workspace, Some(user));
         // A sign-out that changes nothing is no event: callers could make any number of them.
         if let Some(tokens) = self.broker.sign_out(workspace, user) {
             let subject = Subject { workspace: Some(workspace), users: Some(user.as_str()), ..Subject::default() };
             self.audit_limit.signed_out(&client.actor(), subject, tokens);
         }
-        self.broker.sign_out_of_store(workspace, user).await;
+        self.broker.sign_out_of_disk(workspace, user).await;
+        fleet.await;
         Ok(done())
     }
 

@@ -43,11 +43,11 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         }
     }
 
-    /// The same for a broker that shares the budget with a fleet.
+    /// Shares the budget with a fleet from now on.
     ///
     /// After each operation the driver also sends what [`Admission::poll_purse`] asks for.
-    pub fn shared(budget: Budget, permits: FleetPermits, max_wait: Duration) -> Self {
-        Self { limit: Some(RateLimit::shared(budget, permits)), ..Self::new(Some(budget), max_wait) }
+    pub fn share_budget(&mut self, permits: FleetPermits) {
+        self.limit = self.limit.take().map(|limit| RateLimit::shared(*limit.budget(), permits));
     }
 
     /// The permits of a fleet, to be told of answers; `None` if this broker has a budget of its own.
@@ -244,6 +244,13 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         );
     }
 
+    /// Pauses all calls, as Courier asked another broker of the fleet.
+    pub fn pause(&mut self, pause: Duration, now: Moment) {
+        if let Some(limit) = &mut self.limit {
+            limit.throttle.pause(pause, now);
+        }
+    }
+
     /// When to retry a call that failed `tries` times, for a caller that waits until `deadline`.
     ///
     /// `None` if the time is too short. `draw` is uniform in 0..1.
@@ -361,7 +368,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
     }
 
     /// The rest of the pause that Courier asked for.
-    fn paused_for(&self, now: Moment) -> Duration {
+    pub fn paused_for(&self, now: Moment) -> Duration {
         self.limit.as_ref().map_or(Duration::ZERO, |limit| limit.throttle.paused_for(now))
     }
 

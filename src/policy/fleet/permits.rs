@@ -125,6 +125,11 @@ impl FleetPermits {
         Some(self.alone.get_or_insert_with(|| Bucket::empty(period, burst, now)))
     }
 
+    /// Whether a permit was wanted and there was none, since the last request for a purse.
+    pub const fn is_wanted(&self) -> bool {
+        self.is_wanted
+    }
+
     /// The request for a purse to send now, for so many queued calls at most.
     ///
     /// The driver gives its answer to [`FleetPermits::on_answer`].

@@ -1,5 +1,6 @@
 //! The store, as the broker uses it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use crate::metrics::{StoreMetrics, StoreOperation};
 use crate::policy::fleet::member::{Member, Standing, State};
 use crate::policy::fleet::permits::{PURSE_DEADLINE, PurseAnswer, PurseRequest};
 use crate::policy::fleet::record::Landing;
+use crate::store::identity::WorkspaceIdentity;
 use crate::store::record::Record;
 use crate::token::{Token, TokenKey, WorkspaceName};
 
@@ -67,6 +69,16 @@ pub struct RedisState {
     pub outbox: usize,
     /// Why Redis is away.
     pub why: Option<Arc<str>>,
+}
+
+impl fmt::Display for RedisState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.why {
+            None if self.state == State::Up => out.write_str("ok"),
+            None => out.write_str("alone: Redis was not reached yet"),
+            Some(why) => write!(out, "alone: {why}"),
+        }
+    }
 }
 
 /// The fate of a message to the fleet.
@@ -163,26 +175,30 @@ impl Redis {
 
     /// Makes the tokens of a user, or of all users of a workspace, void on every broker.
     ///
-    /// It waits for Redis until the deadline; after that it is done in the background.
-    pub async fn sign_out(&self, workspace: &WorkspaceName, user: Option<&str>) -> Sent {
-        self.tell(Event::SignedOut { workspace: workspace.clone(), user: user.map(Into::into) }).await
+    /// From this call on [`Redis::open`] finds none of them. The future waits for Redis until the deadline; after that
+    /// it is done in the background, as if the future is dropped.
+    pub fn sign_out(&self, workspace: &WorkspaceName, user: Option<&str>) -> impl Future<Output = Sent> + use<> {
+        self.tell(Event::SignedOut { workspace: workspace.clone(), user: user.map(Into::into) })
     }
 
-    /// Makes other brokers drop a token that Courier rejected.
-    pub async fn reject(&self, key: &TokenKey, token: &Token) -> Sent {
-        self.tell(Event::Rejected { key: key.clone(), print: TokenPrint::of(token) }).await
+    /// Makes other brokers drop a token that Courier rejected, as [`Redis::sign_out`] does.
+    pub fn reject(&self, key: &TokenKey, token: &Token) -> impl Future<Output = Sent> + use<> {
+        self.tell(Event::Rejected { key: key.clone(), print: TokenPrint::of(token) })
     }
 
     /// Makes other brokers pause their calls.
-    pub async fn throttle(&self, workspace: &WorkspaceName, pause: Duration) -> Sent {
-        self.tell(Event::Throttled { workspace: workspace.clone(), pause }).await
+    pub fn throttle(&self, workspace: &WorkspaceName, pause: Duration) -> impl Future<Output = Sent> + use<> {
+        self.tell(Event::Throttled { workspace: workspace.clone(), pause })
     }
 
-    async fn tell(&self, event: Event) -> Sent {
-        let Some(sent) = self.0.outbox.push(event) else { return Sent::Dropped };
-        match timeout(self.0.context.timeout, sent).await {
-            Ok(Ok(())) => Sent::Stored,
-            Ok(Err(_)) | Err(_) => Sent::Waiting,
+    fn tell(&self, event: Event) -> impl Future<Output = Sent> + use<> {
+        let (sent, deadline) = (self.0.outbox.push(event), self.0.context.timeout);
+        async move {
+            let Some(sent) = sent else { return Sent::Dropped };
+            match timeout(deadline, sent).await {
+                Ok(Ok(())) => Sent::Stored,
+                Ok(Err(_)) | Err(_) => Sent::Waiting,
+            }
         }
     }
 
@@ -210,9 +226,13 @@ impl Redis {
         }
     }
 
-    /// Takes over other workspaces after a reload.
-    pub fn set_workspaces(&self, workspaces: Workspaces) {
-        self.0.context.workspaces.store(Arc::new(workspaces));
+    /// Sets what a workspace is to the store, as after a new API key.
+    pub fn identify(&self, name: &WorkspaceName, identity: WorkspaceIdentity) {
+        let mut workspaces = Workspaces::clone(&self.0.context.workspaces.load());
+        if let Some(workspace) = workspaces.get_mut(name) {
+            workspace.identity = identity;
+            self.0.context.workspaces.store(Arc::new(workspaces));
+        }
     }
 
     /// Leaves the fleet, so that its other members may use the whole budget at once. Redis is away from then on.

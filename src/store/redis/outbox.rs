@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::RedisResult;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::context::Context;
 use super::endpoint::describe;
@@ -44,20 +45,29 @@ struct Message {
 pub struct Outbox {
     queue: mpsc::Sender<Message>,
     pending: Arc<Pending>,
+    /// The last message was dropped.
+    is_full: Arc<AtomicBool>,
     context: Arc<Context>,
 }
 
-/// The sign-outs that Redis does not have yet, by workspace and user.
+/// What Redis has not made void yet, with the number of messages that will.
 #[derive(Default)]
-struct Pending(Mutex<HashMap<SignOut, usize>>);
+struct Pending(Mutex<HashMap<Void, usize>>);
 
-type SignOut = (Box<str>, Option<Box<str>>);
+/// The tokens that a message makes void.
+#[derive(PartialEq, Eq, Hash)]
+enum Void {
+    /// Those of a user, or of all users of a workspace.
+    SignedOut(Box<str>, Option<Box<str>>),
+    /// That of a token key.
+    Rejected(TokenKey),
+}
 
 impl Outbox {
     /// An outbox, which a task of its own empties.
     pub fn new(context: Arc<Context>, view: watch::Receiver<View>) -> Self {
         let (queue, messages) = mpsc::channel(CAPACITY);
-        let outbox = Self { queue, pending: Arc::default(), context };
+        let outbox = Self { queue, pending: Arc::default(), is_full: Arc::default(), context };
         tokio::spawn(empty(outbox.context.clone(), outbox.pending.clone(), messages, view));
         outbox
     }
@@ -68,11 +78,16 @@ impl Outbox {
         self.pending.add(&event);
         match self.queue.try_send(Message { event, pushed: self.context.clock.now(), sent }) {
             Ok(()) => {
+                self.is_full.store(false, Ordering::Relaxed);
                 self.context.metrics.store_outbox_length.inc();
                 Some(receiver)
             }
             Err(error) => {
                 self.pending.remove(&error.into_inner().event);
+                self.context.metrics.operation(StoreOperation::Tell, false, Duration::ZERO);
+                if !self.is_full.swap(true, Ordering::Relaxed) {
+                    warn!("the outbox is full: until Redis is back, other brokers do not learn of further sign-outs");
+                }
                 None
             }
         }
@@ -83,33 +98,34 @@ impl Outbox {
         usize::try_from(self.context.metrics.store_outbox_length.get()).unwrap_or_default()
     }
 
-    /// Whether a sign-out waits that concerns this key: what Redis has of it may be from before.
+    /// Whether a sign-out or a rejection waits that concerns this key: Redis may still have the void token.
     pub fn concerns(&self, key: &TokenKey) -> bool {
         self.pending.concerns(key)
     }
 }
 
 impl Pending {
-    fn sign_out(event: &Event) -> Option<SignOut> {
+    fn void(event: &Event) -> Option<Void> {
         match event {
-            Event::SignedOut { workspace, user } => Some((workspace.as_str().into(), user.clone())),
-            _ => None,
+            Event::SignedOut { workspace, user } => Some(Void::SignedOut(workspace.as_str().into(), user.clone())),
+            Event::Rejected { key, .. } => Some(Void::Rejected(key.clone())),
+            Event::Throttled { .. } | Event::Emptied => None,
         }
     }
 
     fn add(&self, event: &Event) {
-        if let Some(sign_out) = Self::sign_out(event) {
-            *self.0.lock().entry(sign_out).or_default() += 1;
+        if let Some(void) = Self::void(event) {
+            *self.0.lock().entry(void).or_default() += 1;
         }
     }
 
     fn remove(&self, event: &Event) {
-        let Some(sign_out) = Self::sign_out(event) else { return };
+        let Some(void) = Self::void(event) else { return };
         let mut pending = self.0.lock();
-        if let Some(count) = pending.get_mut(&sign_out) {
+        if let Some(count) = pending.get_mut(&void) {
             *count -= 1;
             if *count == 0 {
-                pending.remove(&sign_out);
+                pending.remove(&void);
             }
         }
     }
@@ -119,8 +135,9 @@ impl Pending {
         if pending.is_empty() {
             return false;
         }
-        let has = |user: Option<&str>| pending.contains_key(&(key.workspace().into(), user.map(Into::into)));
-        has(None) || key.users().any(|user| has(Some(user)))
+        let has =
+            |user: Option<&str>| pending.contains_key(&Void::SignedOut(key.workspace().into(), user.map(Into::into)));
+        has(None) || key.users().any(|user| has(Some(user))) || pending.contains_key(&Void::Rejected(key.clone()))
     }
 }
 

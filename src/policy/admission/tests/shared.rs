@@ -25,7 +25,9 @@ fn member() -> Member {
 fn admission() -> Admission<u8, Call> {
     let budget = Budget::new(20.0, 20).expect("a budget");
     let permits = FleetPermits::new(budget, member().standing());
-    Admission::shared(budget, permits, MAX_WAIT)
+    let mut admission = Admission::new(Some(budget), MAX_WAIT);
+    admission.share_budget(permits);
+    admission
 }
 
 fn call(number: usize) -> Call {

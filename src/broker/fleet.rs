@@ -1,0 +1,91 @@
+//! The broker as a member of a fleet: shared permits, and what other brokers tell.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::handle::Broker;
+use crate::store::redis::{Event, FlightId, Redis};
+use crate::token::UserId;
+
+/// The pause between two tokens that are landed in an empty store: a fleet of ten lands 10,000 a second.
+const LANDING_PAUSE: Duration = Duration::from_millis(1);
+
+impl Broker {
+    /// Joins a fleet, before [`Broker::start`]. Its tasks run until the runtime ends.
+    pub fn join_fleet(&self, redis: &Redis, mut events: mpsc::Receiver<Event>) {
+        // A broker has one store.
+        let _ = self.0.persistence.redis.set(redis.clone());
+        let mut standing = redis.standing();
+        for (name, workspace) in &self.0.workspaces {
+            let dispatcher = Arc::clone(&workspace.dispatcher);
+            dispatcher.share_budget(*standing.borrow());
+            let (redis, name) = (redis.clone(), name.clone());
+            self.0.runtime.spawn(async move {
+                loop {
+                    let request = dispatcher.wanted_permits().await;
+                    let answer = redis.take_permits(&name, &request).await;
+                    dispatcher.on_permits(request.sent, answer);
+                }
+            });
+        }
+        let broker = self.clone();
+        self.0.runtime.spawn(async move {
+            while standing.changed().await.is_ok() {
+                let standing = *standing.borrow_and_update();
+                broker.0.workspaces.values().for_each(|workspace| workspace.dispatcher.set_standing(standing));
+            }
+        });
+        let (broker, redis) = (self.clone(), redis.clone());
+        self.0.runtime.spawn(async move {
+            let mut filling = None;
+            while let Some(event) = events.recv().await {
+                if event == Event::Emptied {
+                    let before = filling.replace(broker.fill(redis.clone()));
+                    before.inspect(JoinHandle::abort);
+                } else {
+                    broker.on_event(event).await;
+                }
+            }
+        });
+    }
+
+    /// Does in memory what another broker tells.
+    async fn on_event(&self, event: Event) {
+        match event {
+            Event::SignedOut { workspace, user: Some(user) } => {
+                if let Ok(user) = UserId::new(&user) {
+                    self.sign_out(workspace.as_str(), user);
+                }
+            }
+            Event::SignedOut { workspace, user: None } => {
+                let broker = self.clone();
+                // It scans the table. Later events wait for it, as sign-outs do.
+                let _ = tokio::task::spawn_blocking(move || broker.purge(workspace.as_str())).await;
+            }
+            Event::Rejected { key, print } => self.drop_rejected(&key, print),
+            Event::Throttled { workspace, pause } => {
+                if let Some(workspace) = self.0.workspaces.get(&workspace) {
+                    workspace.dispatcher.pause(pause);
+                }
+            }
+            Event::Emptied => {}
+        }
+    }
+
+    /// Lands the tokens in memory in a store that is empty, in a task.
+    fn fill(&self, redis: Redis) -> JoinHandle<()> {
+        let broker = self.clone();
+        self.0.runtime.spawn(async move {
+            let entries: Vec<_> = broker.0.table.iter().collect();
+            tracing::info!(keys = entries.len(), "Redis is empty; storing the tokens in memory again");
+            for entry in entries {
+                let record = broker.0.persistence.record(&entry);
+                redis.land(&record, FlightId::draw(), None).await;
+                broker.0.clock.sleep_until(broker.0.clock.now() + LANDING_PAUSE).await;
+            }
+        })
+    }
+}

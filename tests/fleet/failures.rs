@@ -1,0 +1,123 @@
+//! Redis killed, stopped, cut off and emptied under load: no request fails for it.
+
+use std::time::Duration;
+
+use courier_token_broker::clock::Clock;
+
+use crate::fixture::{Fleet, Member};
+use crate::support::redis_server::RedisServer;
+use crate::support::relay::Relay;
+
+/// Asks for cached tokens; each must be a hit.
+async fn assert_hits(members: &[Member], users: usize) {
+    for member in members {
+        for user in 0..users {
+            let answer = member.ask(&format!("user-{user}")).await;
+            assert_eq!((answer.status, answer.source().as_str()), (200, "hit"), "{answer:?}");
+        }
+    }
+}
+
+async fn cache(members: &[Member], users: usize) {
+    for member in members {
+        for user in 0..users {
+            member.token(&format!("user-{user}")).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn killed_redis_costs_no_hit_and_new_users_wait_for_the_share() {
+    let mut fleet = Fleet::new(40.0, 40).await;
+    let members = fleet.brokers::<2>().await;
+    cache(&members, 20).await;
+    let start = Clock::system().now();
+    fleet.redis.kill();
+    for member in &members {
+        member.wait_for_store("alone: ").await;
+    }
+    assert_hits(&members, 20).await;
+    assert_eq!(members[0].ask("new-while-alone").await.status, 200);
+    fleet.redis.restart().await;
+    for member in &members {
+        member.wait_for_store("ok").await;
+    }
+    assert_hits(&members, 20).await;
+    assert_eq!(members[1].ask("new-after-it").await.status, 200);
+    assert_eq!(fleet.excess(start), 0.0);
+}
+
+#[tokio::test]
+async fn emptied_redis_gets_the_tokens_back() {
+    let fleet = Fleet::new(1000.0, 1000).await;
+    let member = fleet.broker().await;
+    let token = member.token("jane").await;
+    fleet.redis.wait_for_key("ctb:{*}:t:*").await;
+    fleet.redis.say("FLUSHALL").await;
+    fleet.redis.wait_for_key("ctb:{*}:t:*").await;
+    assert_eq!(fleet.broker().await.token("jane").await, token);
+}
+
+#[tokio::test]
+async fn stopped_redis_costs_no_hit_and_is_used_again() {
+    let fleet = Fleet::new(40.0, 40).await;
+    let members = fleet.brokers::<2>().await;
+    cache(&members, 20).await;
+    let start = Clock::system().now();
+    fleet.redis.pause();
+    assert_hits(&members, 20).await;
+    for member in &members {
+        member.wait_for_store("alone: ").await;
+    }
+    assert_hits(&members, 20).await;
+    assert_eq!(members[0].ask("new-while-alone").await.status, 200);
+    fleet.redis.resume();
+    for member in &members {
+        member.wait_for_store("ok").await;
+    }
+    let token = members[0].token("new-after-it").await;
+    fleet.redis.wait_for_key("ctb:{*}:t:*").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(members[1].token("new-after-it").await, token);
+    assert_eq!(fleet.excess(start), 0.0);
+}
+
+#[tokio::test]
+async fn silent_connection_is_given_up_and_made_again() {
+    let redis = RedisServer::start(&[]).await;
+    let relay = Relay::to(redis.address()).await;
+    let fleet = Fleet::with(redis, format!("redis://{}", relay.address), 40.0, 40).await;
+    let members = [fleet.broker().await];
+    cache(&members, 20).await;
+    relay.silence();
+    members[0].wait_for_store("alone: ").await;
+    assert_hits(&members, 20).await;
+    members[0].wait_for_store("ok").await;
+    assert_eq!(members[0].ask("new").await.status, 200);
+}
+
+#[tokio::test]
+async fn broker_starts_and_serves_without_redis() {
+    let mut fleet = Fleet::new(40.0, 40).await;
+    fleet.redis.kill();
+    let member = fleet.start();
+    assert_eq!(member.ask("jane").await.status, 200);
+    assert!(member.store().await.starts_with("alone: "));
+    fleet.redis.restart().await;
+    member.wait_for_store("ok").await;
+}
+
+#[tokio::test]
+async fn sign_out_while_redis_is_away_reaches_it_later() {
+    let mut fleet = Fleet::new(1000.0, 1000).await;
+    let [one, two] = fleet.brokers().await;
+    let old = one.token("jane").await;
+    fleet.redis.wait_for_key("ctb:{*}:t:*").await;
+    assert_eq!(two.token("jane").await, old);
+    fleet.redis.pause();
+    one.sign_out("jane").await;
+    assert_ne!(one.token("jane").await, old);
+    fleet.redis.resume();
+    two.wait_for_other_token("jane", &old).await;
+    fleet.redis.kill();
+}
