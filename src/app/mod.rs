@@ -86,8 +86,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
-        let store = settings.store.map(|store| Store::prepare(store, &settings.workspaces, &runtime, clock, &metrics));
-        let store = store.transpose()?;
+        let store = Store::prepare(settings.store, &settings.workspaces, &runtime, clock, &metrics)?;
         let mut couriers = BTreeMap::new();
         let mut dispatchers = Vec::new();
         for workspace in settings.workspaces {

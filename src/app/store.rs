@@ -15,37 +15,39 @@ use crate::store::redis::{Event, Redis};
 /// A store before the broker uses it.
 pub enum Store {
     /// A folder, to be read once the sockets are bound.
-    Disk(DiskSettings),
+    Disk(Box<DiskSettings>),
     /// Redis, to which it connects meanwhile, and the events of the fleet.
     Redis(Redis, mpsc::Receiver<Event>),
 }
 
 impl Store {
-    /// Prepares the store of these workspaces. Calls of Redis run on `runtime`.
+    /// Prepares the store of these workspaces, if there is one. Calls of Redis run on `runtime`.
     pub fn prepare(
-        settings: StoreSettings,
+        settings: Option<StoreSettings>,
         workspaces: &[WorkspaceSettings],
         runtime: &Handle,
         clock: Clock,
         metrics: &Metrics,
-    ) -> Result<Self, StartError> {
-        match settings {
+    ) -> Result<Option<Self>, StartError> {
+        let Some(settings) = settings else { return Ok(None) };
+        Ok(Some(match settings {
             StoreSettings::Disk { path, keys } => {
                 let identity = |workspace: &WorkspaceSettings| (workspace.name.clone(), workspace.identity());
-                Ok(Self::Disk(DiskSettings { path, keys, workspaces: workspaces.iter().map(identity).collect() }))
+                let workspaces = workspaces.iter().map(identity).collect();
+                Self::Disk(Box::new(DiskSettings { path, keys: *keys, workspaces }))
             }
             StoreSettings::Redis(settings) => {
                 let _runtime = runtime.enter();
                 let (redis, events) = Redis::connect(*settings, clock, metrics.store("redis"))?;
-                Ok(Self::Redis(redis, events))
+                Self::Redis(redis, events)
             }
-        }
+        }))
     }
 
     /// Gives the broker its store: reads the disk, or joins the fleet.
     pub fn start(self, broker: &Broker, clock: Clock, metrics: &Metrics) -> Result<(), StartError> {
         match self {
-            Self::Disk(settings) => restore(broker, settings, clock, metrics),
+            Self::Disk(settings) => restore(broker, *settings, clock, metrics),
             Self::Redis(redis, events) => {
                 broker.join_fleet(&redis, events);
                 Ok(())

@@ -88,7 +88,7 @@ pub enum StoreSettings {
         /// The folder.
         path: PathBuf,
         /// The keys that seal it.
-        keys: StoreKeys,
+        keys: Box<StoreKeys>,
     },
     /// In Redis, for a fleet.
     Redis(Box<RedisSettings>),

@@ -43,7 +43,7 @@ impl Checker<'_> {
         let path = path
             .ok_or_else(|| self.missing("store.path", "must be the absolute path of a folder for the broker alone"));
         let (path, keys) = (self.keep(path), self.keep(self.store_keys(raw)));
-        Some(StoreSettings::Disk { path: path?, keys: keys? })
+        Some(StoreSettings::Disk { path: path?, keys: Box::new(keys?) })
     }
 
     fn redis(

@@ -112,12 +112,9 @@ fn redis_settings_without_effect_are_warned_of() {
 
 #[test]
 fn password_of_redis_that_others_can_read_is_warned_of() {
-    let (key, password) = (key_file(), file(PASSWORD));
-    let text = |more: &str| {
-        format!("{}{}{}", "[workspaces.default]\napi_key_file = \"KEY\"\n", store(key.path(), more), client(""))
-    };
-    let api_key = file("pk_test");
-    let text = |more: &str| text(more).replace("KEY", api_key.path().to_str().expect("text"));
+    let (key, password, api_key) = (key_file(), file(PASSWORD), file("pk_test"));
+    let workspace = format!("[workspaces.default]\napi_key_file = {:?}\n", api_key.path());
+    let text = |more: &str| format!("{workspace}{}{}", store(key.path(), more), client(""));
     let in_file = text(&format!("url = \"redis://h\"\npassword_file = {:?}", password.path()));
     passes_with(&check(&in_file), &[]);
     for path in [key.path(), password.path()] {
@@ -137,7 +134,7 @@ fn password_of_redis_that_others_can_read_is_warned_of() {
         of_mode(file.path(), 0o644);
         let ended = Program::new(["check", "--config"]).arguments([file.path()]).run();
         let part = "store.url: others on this machine can read or change this file (its mode is 0644)";
-        passes_with(&ended, if is_secret { &[part] } else { &[] });
+        passes_with(&ended, &[part][..usize::from(is_secret)]);
         assert!(!format!("{ended:?}").contains("hunter2"), "{ended:?}");
     }
 }
