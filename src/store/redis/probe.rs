@@ -103,7 +103,7 @@ impl Probe {
         }
         if has_replicas && replicas == "0" {
             self.advice
-                .push("min-replicas-to-write is 0: set it to 1, so that a failover forgets no sign-out".to_owned());
+                .push("min-replicas-to-write is 0: set it to 1, so that a failover forgets fewer sign-outs".to_owned());
         }
         Ok(())
     }
