@@ -89,7 +89,14 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
             return Some(Err(failure));
         }
         leader.with_waiters(Waiters::reset_places);
-        outcome = queue(workspace, leader, *origin, deadline - CALL_TIME).await?;
+        let (retry, latest) = (Origin { is_retry: true, ..*origin }, deadline - CALL_TIME);
+        outcome = tokio::select! {
+            biased;
+            outcome = queue(workspace, leader, retry, latest) => outcome?,
+            // First calls overtake it, so its turn may come too late.
+            () = clock.sleep_until(latest) => return Some(Err(failure)),
+            () = leader.deserted() => return Some(Err(failure)),
+        };
         failed = Some(failure);
     }
 }
