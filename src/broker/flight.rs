@@ -118,7 +118,14 @@ pub async fn call_with_retries(
             return Ok(Err(failure));
         }
         leader.with_waiters(Waiters::reset_places);
-        outcome = queue(workspace, leader, *origin, deadline - CALL_TIME).await.ok_or(Halt::Abandoned)?;
+        let (retry, latest) = (Origin { is_retry: true, ..*origin }, deadline - CALL_TIME);
+        outcome = tokio::select! {
+            biased;
+            outcome = queue(workspace, leader, retry, latest) => outcome.ok_or(Halt::Abandoned)?,
+            // First calls overtake it, so its turn may come too late.
+            () = clock.sleep_until(latest) => return Ok(Err(failure)),
+            () = leader.deserted() => return Ok(Err(failure)),
+        };
         failed = Some(failure);
     }
 }

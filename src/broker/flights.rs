@@ -99,7 +99,7 @@ impl LockedShard<'_> {
     /// Registers a flight of a key that has none.
     pub fn register(&mut self, key: &TokenKey) -> Leader {
         let waiters = Lock::new(Order::Waiters, Waiters::default());
-        let flight = Arc::new(Flight { key: key.clone(), waiters, changed: Notify::new() });
+        let flight = Arc::new(Flight { key: key.clone(), waiters, changed: Notify::new(), deserted: Notify::new() });
         self.shard.insert(key.clone(), Arc::clone(&flight));
         let by_user = &self.flights.by_user;
         by_user.users(key).for_each(|user| by_user.add(user, key));
@@ -131,6 +131,8 @@ struct Flight {
     waiters: Lock<Waiters>,
     /// Wakes the task: a client asks for a place, or the flight is abandoned.
     changed: Notify,
+    /// Wakes a task that goes on only while a request waits.
+    deserted: Notify,
 }
 
 impl Flight {
@@ -148,7 +150,11 @@ impl Flight {
     }
 
     fn on_leave(&self) {
-        if self.waiters.lock().is_abandoned() {
+        let waiters = self.waiters.lock();
+        if !waiters.has_followers() {
+            self.deserted.notify_one();
+        }
+        if waiters.is_abandoned() {
             self.changed.notify_one();
         }
     }
@@ -217,6 +223,13 @@ impl Leader {
     pub async fn abandoned(&self) {
         while !self.is_abandoned() {
             self.changed().await;
+        }
+    }
+
+    /// Waits until no request waits.
+    pub async fn deserted(&self) {
+        while self.has_followers() {
+            self.flight.deserted.notified().await;
         }
     }
 

@@ -284,7 +284,7 @@ impl<'a> Replay<'a> {
 
 /// All calls are of one party, and none fails.
 fn origin(number: u32) -> Origin {
-    Origin { key: number.into(), user: number.into(), party: 0, is_known: false, is_probe: false }
+    Origin { key: number.into(), user: number.into(), party: 0, is_known: false, is_probe: false, is_retry: false }
 }
 
 /// A key by its number; its requests wait to the end.

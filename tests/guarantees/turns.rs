@@ -151,3 +151,53 @@ async fn calm_client_waits_for_a_turn_of_each_client_in_every_mix() {
         assert!(test.keeps_budget(), "seed {seed}");
     }
 }
+
+/// The failing users alone would use the budget up with their retries.
+#[tokio::test(start_paused = true)]
+async fn users_whose_calls_fail_delay_no_first_call_of_their_line() {
+    let test = broker();
+    test.issuer.fail(|claim| claim.contains("poison").then_some(Failure::Unavailable(500)));
+    let of_session = |user: String| TokenRequest { actor: Actor::Session, ..ask(&user, "1h") };
+    let mut slowest = Duration::ZERO;
+    for round in 0..100 {
+        for user in 0..2 {
+            test.spawn(of_session(format!("poison-{round}-{user}")));
+        }
+        test.pass(MS).await;
+        let (answer, took) = test.timed(test.broker.get_token(&of_session(format!("new-{round}")))).await;
+        assert!(answer.is_ok(), "{round}: {:?}", answer.err());
+        slowest = slowest.max(took);
+        test.pass(4 * TURN - took.min(4 * TURN)).await;
+    }
+    // The calls of this round, and one that has just left.
+    assert!(slowest <= 5 * TURN + LATENCY, "{slowest:?}");
+    assert!(test.keeps_budget());
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_that_first_calls_overtake_ends_with_the_failure_and_takes_no_permit() {
+    let test = broker();
+    test.issuer.fail(|claim| claim.contains("poison").then_some(Failure::Unavailable(500)));
+    let failing = test.spawn(ask_of("web", "poison"));
+    // First calls of the same line use the whole budget for longer than a request waits.
+    for user in 0..240 {
+        test.spawn(ask_of("web", &format!("first-{user}")));
+        test.pass(TURN).await;
+    }
+    let outcome = failing.await.expect("no panic").err();
+    assert_eq!(outcome, Some(Refusal::Upstream(Failure::Unavailable(500))));
+    test.pass(SECOND).await;
+    assert_eq!(test.calls_for("poison").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_whose_requests_have_left_takes_no_permit() {
+    let test = TestBroker::new(&TestSetup { rate: 1.0, burst: 1, ..TestSetup::default() });
+    test.issuer.fail(|claim| claim.contains("poison").then_some(Failure::Unavailable(500)));
+    let failing = test.spawn_ask("poison", "1h");
+    // The retry waits for the next permit, a second after the first.
+    test.pass(SECOND / 2).await;
+    failing.abort();
+    test.pass(5 * SECOND).await;
+    assert_eq!(test.courier.call_count(), 1);
+}

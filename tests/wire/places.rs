@@ -262,25 +262,25 @@ async fn default_rate_of_users_lets_pages_with_many_tabs_through_and_no_flood() 
     assert_eq!(connection.ask(&call(&signer.session("k", "joe"))).await.status, 200);
 }
 
-/// Answers that are not read: the peer's window is empty.
+/// Tokens of new users that are not read: the peer's window is empty.
 #[tokio::test]
 async fn unread_answers_hold_no_places() {
-    let (authority, broker) = start(Faults::default(), few_places).await;
-    let mut calm = Calm::start(&authority, &broker).await;
-    let mut peers = Vec::new();
-    for _ in 0..3 {
-        let mut window = h2::client::Builder::new();
-        window.initial_window_size(0);
-        let mut peer = Peer::open_with(&authority, &broker, &window).await;
-        let mut answers = Vec::new();
-        for _ in 0..100 {
-            let (answer, mut body) = peer.begin_with("POST", ISSUE, OTHER_KEY).await.expect("it is open");
-            body.send_data(GOOD[0].1.into(), true).expect("it is open");
-            answers.push(answer.await.expect("a head"));
-        }
-        peers.push((peer, answers));
+    let (authority, broker) = start(Faults::default(), |raw| {
+        few_places(raw);
+        raw.workspaces.values_mut().for_each(|workspace| workspace.budget.burst = 1000);
+    })
+    .await;
+    let mut window = h2::client::Builder::new();
+    window.initial_window_size(0);
+    let mut peer = Peer::open_with(&authority, &broker, &window).await;
+    let mut answers = Vec::new();
+    for user in 0..2 * PLACES {
+        let (answer, mut body) = peer.begin_with("POST", TOKENS, OTHER_KEY).await.expect("it is open");
+        let ask = format!(r#"{{"user_id": "new-{user}", "profile": "inbox"}}"#);
+        body.send_data(ask.into(), true).expect("it is open");
+        answers.push(answer.await.expect("a head"));
+        assert_eq!(answers[user as usize].status(), 200, "{user}");
     }
-    calm.is_served("unread answers").await;
 }
 
 /// Requests that are cancelled give their places back.

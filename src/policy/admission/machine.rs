@@ -106,10 +106,11 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         deadline: Moment,
         now: Moment,
     ) -> Result<Place, Rejection> {
-        self.check_wait(self.queue.calls_before_new(&client, origin.user), deadline, now)?;
+        let Origin { user, is_retry, .. } = *origin;
+        self.check_wait(self.queue.calls_before_new(&client, user, is_retry), deadline, now)?;
         let end = self.check_wait(self.queue.calls_before_last(), Moment::NEVER, now);
         let queued = self.queued(Class::Waiting, origin, call, now);
-        let place = self.queue.push_user(client, origin.user, queued);
+        let place = self.queue.push_user(client, user, is_retry, queued);
         if let Err(rejection) = end
             && let Some((last, Queued { call, .. })) = self.queue.shed(place)
         {

@@ -20,6 +20,8 @@ pub struct Origin {
     pub is_known: bool,
     /// The broker makes the call to see whether a key that has had a token still gets one.
     pub is_probe: bool,
+    /// The call repeats one that failed. It leaves after the first calls of its line.
+    pub is_retry: bool,
 }
 
 /// The outcome of a call, as admission counts it.

@@ -34,7 +34,7 @@ impl WaitingCall for Call {
 
 /// A key of its own user, of a client.
 fn origin(key: u64, client: u8) -> Origin {
-    Origin { key, user: key, party: client.into(), is_known: false, is_probe: false }
+    Origin { key, user: key, party: client.into(), is_known: false, is_probe: false, is_retry: false }
 }
 
 /// A driver that polls whenever admission asks for it.

@@ -249,7 +249,7 @@ impl Breaker {
 
     /// How long no renewal at all may leave; zero if one may.
     pub fn renewals_held_for(&self, now: Moment) -> Duration {
-        let any = Origin { key: 0, user: 0, party: 0, is_known: true, is_probe: false };
+        let any = Origin { key: 0, user: 0, party: 0, is_known: true, is_probe: false, is_retry: false };
         match self.workspace.opening() {
             Some(open) => open.free_at(&any, false).since(now),
             None if self.is_shedding(now) && !self.parties.are_several(now) => self.next_shed_admit.since(now),

@@ -19,7 +19,7 @@ fn breaker() -> Breaker {
 
 /// A key that never had a token, of its own user.
 fn new(party: u64, key: u64) -> Origin {
-    Origin { key, user: key, party, is_known: false, is_probe: false }
+    Origin { key, user: key, party, is_known: false, is_probe: false, is_retry: false }
 }
 
 fn probe(party: u64, key: u64) -> Origin {

@@ -24,14 +24,17 @@ use super::budget::Budget;
 /// the others by one turn at most. A user with a thousand keys delays the other users of its client
 /// by one of the client's turns.
 ///
+/// In the line of a client, a retry leaves after all first calls, also those that come after it: users whose
+/// calls fail, and are made five times, take nothing from those whose calls do not.
+///
 /// A call stands in the line of each client whose users wait for it, and among the renewals if it is one.
 /// It leaves by the turn that comes first. The other clients keep their turns: the call costs one permit
 /// however many wait for it, so a client that shares one takes nothing from those who do not.
 #[derive(Debug)]
 pub struct Queue<C, T> {
     calls: BTreeMap<Place, QueuedCall<C, T>>,
-    /// The lines of the clients; in each, those of its users in order of arrival.
-    lines: Rotation<C, Rotation<u64, BTreeSet<Place>>>,
+    /// The lines of the clients.
+    lines: Rotation<C, ClientLine>,
     renewals: Renewals,
     /// The number of calls of each class.
     depths: [usize; Class::ALL.len()],
@@ -41,11 +44,17 @@ pub struct Queue<C, T> {
     users_since_renewal: usize,
 }
 
+/// A client's first calls, and then its retries.
+type ClientLine = [UserLines; 2];
+/// The lines of a client's users, each in order of arrival.
+type UserLines = Rotation<u64, BTreeSet<Place>>;
+
 #[derive(Debug)]
 struct QueuedCall<C, T> {
     call: T,
     /// The user, as a number.
     user: u64,
+    is_retry: bool,
     /// The clients whose users wait for it.
     clients: Vec<C>,
     /// The class that it was queued with.
@@ -60,15 +69,15 @@ impl<C, T> QueuedCall<C, T> {
 
 impl<C: Ord + Clone, T> Queue<C, T> {
     /// Queues the call for a user's token, in the line of this client.
-    pub fn push_user(&mut self, client: C, user: u64, call: T) -> Place {
-        let place = self.insert(user, Class::Waiting, call);
+    pub fn push_user(&mut self, client: C, user: u64, is_retry: bool, call: T) -> Place {
+        let place = self.insert(user, is_retry, Class::Waiting, call);
         self.join_line(place, client);
         place
     }
 
     /// Queues a renewal of this rank.
     pub fn push_renewal(&mut self, rank: Rank, user: u64, call: T) -> Place {
-        let place = self.insert(user, rank.class(), call);
+        let place = self.insert(user, false, rank.class(), call);
         self.depths[rank.class() as usize] += 1;
         self.renewals.push(rank, place);
         place
@@ -131,15 +140,15 @@ impl<C: Ord + Clone, T> Queue<C, T> {
         if client.is_none() {
             self.renewals.on_turn();
         }
-        let user = self.calls.get(&place)?.user;
+        let QueuedCall { user, is_retry, .. } = *self.calls.get(&place)?;
         let call = self.remove(place)?;
         match client {
             None => self.users_since_renewal = 0,
             Some(client) => {
                 let turn = self.arrive();
                 self.lines.rotate(&client, turn);
-                if let Some(users) = self.lines.get_mut(&client) {
-                    users.rotate(&user, turn);
+                if let Some(line) = self.lines.get_mut(&client) {
+                    line[usize::from(is_retry)].rotate(&user, turn);
                 }
                 self.on_user_admitted();
             }
@@ -156,13 +165,13 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     /// An upper bound of the calls that leave before a user's who begins to wait now.
     ///
     /// It is exact if no other call comes, and all users are new and of one client.
-    pub fn calls_before_new(&self, client: &C, user: u64) -> usize {
-        self.calls_before(client, user, Place(self.arrivals + 1))
+    pub fn calls_before_new(&self, client: &C, user: u64, is_retry: bool) -> usize {
+        self.calls_before(client, user, is_retry, Place(self.arrivals + 1))
     }
 
     /// The same for a user of `client` who joins the call at this place; `None` if no such call is queued.
     pub fn calls_before_joined(&self, place: Place, client: &C) -> Option<usize> {
-        self.calls.get(&place).map(|call| self.calls_before(client, call.user, place))
+        self.calls.get(&place).map(|call| self.calls_before(client, call.user, call.is_retry, place))
     }
 
     /// An upper bound of the calls that leave before the last of the waiting users and one more.
@@ -225,19 +234,19 @@ impl<C: Ord + Clone, T> Queue<C, T> {
         if renewal_first && let Some(place) = self.renewals.next() {
             return Some((place, None));
         }
-        let (client, users) = self.lines.next()?;
-        let (_, places) = users.next()?;
+        let (client, line) = self.lines.next()?;
+        let (_, places) = line.iter().find_map(Rotation::next)?;
         Some((*places.first()?, Some(client.clone())))
     }
 
-    fn calls_before(&self, client: &C, user: u64, place: Place) -> usize {
+    fn calls_before(&self, client: &C, user: u64, is_retry: bool, place: Place) -> usize {
         let turn = self.arrivals + 1;
-        let users = self.lines.get(client);
-        let own_calls = |users: &Rotation<u64, BTreeSet<Place>>| {
+        let own_calls = |line: &ClientLine| {
+            let (first, users) = (&line[0], &line[usize::from(is_retry)]);
             let own = users.get(&user).map_or(0, |places| places.range(..place).count());
-            users.calls_before(&user, own, place.0)
+            users.calls_before(&user, own, place.0) + if is_retry { first.total() } else { 0 }
         };
-        let before = self.lines.calls_before(client, users.map_or(0, own_calls), turn);
+        let before = self.lines.calls_before(client, self.lines.get(client).map_or(0, own_calls), turn);
         // A call in several lines was counted in each.
         let before = before.min(self.depth(Class::Waiting));
         before + self.renewals_among(before, self.renewals.len())
@@ -246,17 +255,18 @@ impl<C: Ord + Clone, T> Queue<C, T> {
     /// The place of the call that would leave last, for [`Queue::shed`].
     fn last(&self, newest: Place) -> Option<Place> {
         let newest = self.calls.get(&newest)?;
-        self.lines.longest_first(newest.clients.first()?).find_map(|(client, users)| {
+        self.lines.longest_first(newest.clients.first()?).find_map(|(client, line)| {
             let least = self.lines.len(client) - 1;
             let is_alike =
                 |place: &&Place| self.calls[place].clients.iter().all(|other| self.lines.len(other) >= least);
-            users.longest_first(&newest.user).find_map(|(_, places)| places.iter().rev().find(is_alike).copied())
+            let mut users = line.iter().rev().flat_map(|users| users.longest_first(&newest.user));
+            users.find_map(|(_, places)| places.iter().rev().find(is_alike).copied())
         })
     }
 
-    fn insert(&mut self, user: u64, class: Class, call: T) -> Place {
+    fn insert(&mut self, user: u64, is_retry: bool, class: Class, call: T) -> Place {
         let place = Place(self.arrive());
-        self.calls.insert(place, QueuedCall { call, user, clients: Vec::new(), class });
+        self.calls.insert(place, QueuedCall { call, user, is_retry, clients: Vec::new(), class });
         place
     }
 
@@ -265,18 +275,11 @@ impl<C: Ord + Clone, T> Queue<C, T> {
         let turn = self.arrive();
         if let Some(call) = self.calls.get_mut(&place) {
             // A client that joins an old call gets no earlier turn by that, but a user does within its client.
-            self.lines.add(&client, turn).add(&call.user, place.0).insert(place);
+            let line = self.lines.add(&client, turn);
+            line[usize::from(call.is_retry)].add(&call.user, place.0).insert(place);
             call.clients.push(client);
             self.depths[Class::Waiting as usize] += 1;
         }
-    }
-
-    fn leave_line(&mut self, place: Place, client: &C, user: u64) {
-        self.lines.remove(client, |users| {
-            users.remove(&user, |places| {
-                places.remove(&place);
-            });
-        });
     }
 
     /// Takes a call out of all lines.
@@ -285,7 +288,11 @@ impl<C: Ord + Clone, T> Queue<C, T> {
         let class = queued.class();
         self.depths[class as usize] -= 1;
         for client in &queued.clients {
-            self.leave_line(place, client, queued.user);
+            self.lines.remove(client, |line| {
+                line[usize::from(queued.is_retry)].remove(&queued.user, |places| {
+                    places.remove(&place);
+                });
+            });
         }
         self.renewals.remove(place);
         Some((class, queued.call))

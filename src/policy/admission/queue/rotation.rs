@@ -98,6 +98,11 @@ impl<K: Ord + Clone, L: Default> Rotation<K, L> {
         }
     }
 
+    /// The number of calls in all lines.
+    pub fn total(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
     /// The number of calls in a line.
     pub fn len(&self, key: &K) -> usize {
         self.lines.get(key).map_or(0, |line| line.len)

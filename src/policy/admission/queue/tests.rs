@@ -5,12 +5,22 @@ use super::*;
 use crate::clock::Moment;
 use proptest::prelude::*;
 
+impl<C: Ord + Clone, T> Queue<C, T> {
+    fn push_first(&mut self, client: C, user: u64, call: T) -> Place {
+        self.push_user(client, user, false, call)
+    }
+
+    fn push_retry(&mut self, client: C, user: u64, call: T) -> Place {
+        self.push_user(client, user, true, call)
+    }
+}
+
 #[test]
 fn waiting_users_go_before_renewals() {
     let mut queue = Queue::default();
     queue.push_renewal(Rank::IN_USE, 0, "renewal");
-    queue.push_user((), 1, "first user");
-    queue.push_user((), 2, "second user");
+    queue.push_first((), 1, "first user");
+    queue.push_first((), 2, "second user");
     let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(_, call)| call).collect();
     assert_eq!(order, ["first user", "second user", "renewal"]);
 }
@@ -19,7 +29,7 @@ fn waiting_users_go_before_renewals() {
 fn one_call_in_ten_is_a_renewal_while_users_wait() {
     let mut queue = Queue::default();
     for n in 0..1000 {
-        queue.push_user((), n, n);
+        queue.push_first((), n, n);
         if n < 50 {
             queue.push_renewal(Rank::IN_USE, n, n);
         }
@@ -39,7 +49,7 @@ fn drain<C: Ord + Clone, T>(queue: &mut Queue<C, T>) -> Vec<T> {
 fn joined_renewal_is_served_with_the_users() {
     let mut queue = Queue::default();
     let renewal = queue.push_renewal(Rank::IN_USE, 0, "renewal");
-    let user = queue.push_user((), 1, "user");
+    let user = queue.push_first((), 1, "user");
     for place in [renewal, renewal, user] {
         queue.add_line(place, ());
     }
@@ -54,7 +64,7 @@ fn joined_renewal_is_served_with_the_users() {
 fn joined_renewal_keeps_its_turn_among_the_renewals() {
     let mut queue = Queue::default();
     for n in 0..50 {
-        queue.push_user("storm", n, n);
+        queue.push_first("storm", n, n);
     }
     let renewal = queue.push_renewal(Rank::IN_USE, 0, 100);
     queue.add_line(renewal, "storm");
@@ -66,11 +76,11 @@ fn joined_renewal_keeps_its_turn_among_the_renewals() {
 fn clients_take_turns_however_many_users_they_send() {
     let mut queue = Queue::default();
     for n in 0..1000 {
-        queue.push_user("storm", n, n);
+        queue.push_first("storm", n, n);
     }
-    queue.push_user("calm", 5000, 5000);
-    queue.push_user("breeze", 6000, 6000);
-    queue.push_user("breeze", 6001, 6001);
+    queue.push_first("calm", 5000, 5000);
+    queue.push_first("breeze", 6000, 6000);
+    queue.push_first("breeze", 6001, 6001);
     assert_eq!(drain(&mut queue)[..6], [0, 5000, 6000, 1, 6001, 2]);
 }
 
@@ -78,19 +88,19 @@ fn clients_take_turns_however_many_users_they_send() {
 fn users_of_a_client_take_turns_however_many_keys_they_have() {
     let mut queue = Queue::default();
     for n in 0..50 {
-        queue.push_user("web", 1, n);
+        queue.push_first("web", 1, n);
     }
-    queue.push_user("web", 2, 200);
-    queue.push_user("web", 3, 300);
-    queue.push_user("web", 3, 301);
+    queue.push_first("web", 2, 200);
+    queue.push_first("web", 3, 300);
+    queue.push_first("web", 3, 301);
     assert_eq!(drain(&mut queue)[..6], [0, 200, 300, 1, 301, 2]);
 }
 
 #[test]
 fn shared_call_leaves_by_the_turn_that_comes_first_and_takes_no_other() {
     let mut queue = Queue::default();
-    let places: Vec<_> = (0..20).map(|n| queue.push_user("storm", n, n)).collect();
-    queue.push_user("calm", 100, 100);
+    let places: Vec<_> = (0..20).map(|n| queue.push_first("storm", n, n)).collect();
+    queue.push_first("calm", 100, 100);
     queue.add_line(places[15], "calm");
     queue.add_line(places[19], "breeze");
     // The storm's first, then the older of the calm's, then the breeze's.
@@ -99,14 +109,52 @@ fn shared_call_leaves_by_the_turn_that_comes_first_and_takes_no_other() {
 }
 
 #[test]
+fn retries_leave_after_the_first_calls_of_their_client_by_turns_of_users() {
+    let mut queue = Queue::default();
+    for n in 0..3 {
+        queue.push_retry("web", 1, n);
+    }
+    queue.push_retry("web", 2, 10);
+    queue.push_first("web", 1, 20);
+    assert_eq!(queue.pop(), Some((Class::Waiting, 20)));
+    queue.push_first("web", 3, 30);
+    assert_eq!(drain(&mut queue), [30, 0, 10, 1, 2]);
+}
+
+#[test]
+fn retries_of_a_client_keep_its_turns_among_the_clients() {
+    let mut queue = Queue::default();
+    for n in 0..50 {
+        queue.push_first("storm", n, n);
+    }
+    queue.push_retry("calm", 100, 100);
+    queue.push_retry("calm", 101, 101);
+    assert_eq!(drain(&mut queue)[..4], [0, 100, 1, 101]);
+}
+
+#[test]
+fn shedding_takes_a_retry_before_a_first_call() {
+    let mut queue = Queue::default();
+    queue.push_retry("web", 1, 1);
+    queue.push_retry("web", 2, 2);
+    for n in 0..3 {
+        queue.push_first("web", 3, 30 + n);
+    }
+    let newest = queue.push_first("web", 4, 40);
+    assert_eq!(queue.shed(newest).map(|(_, call)| call), Some(2));
+    assert_eq!(queue.shed(newest).map(|(_, call)| call), Some(1));
+    assert_eq!(queue.shed(newest).map(|(_, call)| call), Some(32));
+}
+
+#[test]
 fn shedding_takes_the_last_call_of_the_longest_line() {
     let mut queue = Queue::default();
     for n in 0..3 {
-        queue.push_user("storm", n, n);
+        queue.push_first("storm", n, n);
     }
-    let calm = queue.push_user("calm", 7, 7);
+    let calm = queue.push_first("calm", 7, 7);
     assert_eq!(queue.shed(calm).map(|(_, call)| call), Some(2));
-    let calm = queue.push_user("calm", 8, 8);
+    let calm = queue.push_first("calm", 8, 8);
     assert_eq!(queue.shed(calm), Some((calm, 8)), "a client displaces no call of a client with as many");
     assert_eq!(drain(&mut queue), [0, 7, 1]);
 }
@@ -115,9 +163,9 @@ fn shedding_takes_the_last_call_of_the_longest_line() {
 fn shedding_takes_the_last_key_of_the_user_with_the_most() {
     let mut queue = Queue::default();
     for n in 0..5 {
-        queue.push_user("web", 1, n);
+        queue.push_first("web", 1, n);
     }
-    let other = queue.push_user("web", 2, 200);
+    let other = queue.push_first("web", 2, 200);
     assert_eq!(queue.shed(other).map(|(_, call)| call), Some(4));
 }
 
@@ -125,10 +173,10 @@ fn shedding_takes_the_last_key_of_the_user_with_the_most() {
 #[test]
 fn shedding_leaves_calls_that_stand_in_a_shorter_line() {
     let mut queue = Queue::default();
-    let places: Vec<_> = (0..10).map(|n| queue.push_user("storm", n, n)).collect();
+    let places: Vec<_> = (0..10).map(|n| queue.push_first("storm", n, n)).collect();
     queue.add_line(places[9], "calm");
     queue.add_line(places[8], "calm");
-    let breeze = queue.push_user("breeze", 100, 100);
+    let breeze = queue.push_first("breeze", 100, 100);
     assert_eq!(queue.shed(breeze).map(|(_, call)| call), Some(7));
     assert_eq!(drain(&mut queue), [0, 8, 100, 1, 9, 2, 3, 4, 5, 6]);
 }
@@ -149,7 +197,7 @@ proptest! {
             }
             queue.push_renewal(Rank::Renewal(Moment::from_nanos(0)), 0, None);
             if users {
-                queue.push_user((), call, None);
+                queue.push_first((), call, None);
             }
             if let Some((_, Some(number))) = queue.pop() {
                 left.retain(|other| *other != number);
@@ -158,23 +206,54 @@ proptest! {
         }
     }
 
-    /// Each user is one of few, or new; some calls are shared by clients.
+    /// Some calls are shared by clients: a shared retry leaves by the turn of one without first calls.
+    #[test]
+    fn first_calls_never_wait_for_a_retry_of_their_line(
+        steps in prop::collection::vec((0u8..4, 0u8..4, 0u64..6, any::<bool>(), 0usize..3), 1..80),
+    ) {
+        let mut queue = Queue::default();
+        let mut waiting: BTreeMap<usize, (Vec<u8>, bool)> = BTreeMap::new();
+        let leave = |queue: &mut Queue<u8, usize>, waiting: &mut BTreeMap<usize, (Vec<u8>, bool)>| {
+            let Some((_, number)) = queue.pop() else { return Ok(()) };
+            let (clients, is_retry) = waiting.remove(&number).expect("it waits");
+            let has_first = |client: &u8| waiting.values().any(|(of, is_retry)| !is_retry && of.contains(client));
+            prop_assert!(!is_retry || !clients.iter().all(has_first), "{} leaves before {:?}", number, waiting);
+            Ok(())
+        };
+        for (number, (client, other, user, is_retry, pops)) in steps.into_iter().enumerate() {
+            let place = queue.push_user(client, user, is_retry, number);
+            let clients = if user == 0 { vec![client, other] } else { vec![client] };
+            clients.iter().for_each(|client| drop(queue.add_line(place, *client)));
+            waiting.insert(number, (clients, is_retry));
+            for _ in 0..pops {
+                leave(&mut queue, &mut waiting)?;
+            }
+        }
+        while !queue.is_empty() {
+            leave(&mut queue, &mut waiting)?;
+        }
+        prop_assert!(waiting.is_empty());
+    }
+
+    /// Each user is one of few, or new; some calls are shared by clients, and some are retries.
     #[test]
     fn calls_before_an_arrival_are_bounded_and_exact_for_new_users_of_one_client(
         passed in 0usize..10,
         renewals in 0usize..12,
-        users in prop::collection::vec((0u8..5, 0u8..5, 0u64..50), 0..40),
+        users in prop::collection::vec((0u8..5, 0u8..5, 0u64..50, any::<bool>()), 0..40),
         popped in 0usize..8,
         clients in 1u8..5,
         are_new: bool,
+        is_retry: bool,
     ) {
         let mut queue = Queue::default();
         for _ in 0..renewals {
             queue.push_renewal(Rank::IN_USE, 0, false);
         }
         (0..passed).for_each(|_| queue.on_user_admitted());
-        for (number, (client, other, user)) in (1000..).zip(users) {
-            let place = queue.push_user(client % clients, if are_new { number } else { user % 4 }, false);
+        for (number, (client, other, user, is_retry)) in (1000..).zip(users) {
+            let user_number = if are_new { number } else { user % 4 };
+            let place = queue.push_user(client % clients, user_number, is_retry, false);
             if user % 3 == 0 {
                 queue.add_line(place, other % clients);
             }
@@ -182,8 +261,8 @@ proptest! {
         for _ in 0..popped {
             queue.pop();
         }
-        let (estimate, last) = (queue.calls_before_new(&0, 1), queue.calls_before_last());
-        queue.push_user(0, 1, true);
+        let (estimate, last) = (queue.calls_before_new(&0, 1, is_retry), queue.calls_before_last());
+        queue.push_user(0, 1, is_retry, true);
         let before = std::iter::from_fn(|| queue.pop()).take_while(|(_, mine)| !mine).count();
         prop_assert!(before <= estimate && estimate <= last);
         prop_assert!(clients > 1 || !are_new || before == estimate);
@@ -192,13 +271,14 @@ proptest! {
     /// A client joins one of the calls, a renewal or another's.
     #[test]
     fn calls_before_a_joined_call_are_bounded(
-        calls in prop::collection::vec((0u8..4, 0u64..4, any::<bool>()), 1..40),
+        calls in prop::collection::vec((0u8..4, 0u64..4, 0u8..3), 1..40),
         popped in 0usize..8,
         joined in any::<prop::sample::Index>(),
     ) {
         let mut queue = Queue::default();
-        let places: Vec<_> = calls.into_iter().enumerate().map(|(number, (client, user, is_renewal))| {
-            if is_renewal { queue.push_renewal(Rank::IN_USE, user, number) } else { queue.push_user(client, user, number) }
+        let places: Vec<_> = calls.into_iter().enumerate().map(|(number, (client, user, kind))| match kind {
+            0 => queue.push_renewal(Rank::IN_USE, user, number),
+            _ => queue.push_user(client, user, kind == 1, number),
         }).collect();
         for _ in 0..popped {
             queue.pop();

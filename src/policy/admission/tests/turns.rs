@@ -24,6 +24,7 @@ impl WaitingCall for Call {
 struct Flight {
     place: Place,
     user: u64,
+    is_retry: bool,
     clients: Vec<u8>,
     /// When it has left, if it is the first of its user.
     latest: Moment,
@@ -55,11 +56,13 @@ enum Kind {
     Joining,
     /// Many keys of one user, and some of others.
     Greedy,
+    /// New users, most of whose calls are retries.
+    Failing,
 }
 
 /// No call fails, so the breaker tells none apart.
-const ORIGIN: Origin = Origin { key: 0, user: 0, party: 0, is_known: false, is_probe: false };
-const KINDS: [Kind; 5] = [Kind::Calm, Kind::Storm, Kind::Shared, Kind::Joining, Kind::Greedy];
+const ORIGIN: Origin = Origin { key: 0, user: 0, party: 0, is_known: false, is_probe: false, is_retry: false };
+const KINDS: [Kind; 6] = [Kind::Calm, Kind::Storm, Kind::Shared, Kind::Joining, Kind::Greedy, Kind::Failing];
 /// The users of a greedy client, the first of whom has many keys.
 const GREEDY_USERS: u64 = 4;
 
@@ -121,7 +124,7 @@ impl Model {
                 let key = new_key(self);
                 self.ask(client, key, key);
             }
-            Kind::Storm => {
+            Kind::Storm | Kind::Failing => {
                 for _ in 0..self.random.usize(..8) {
                     let key = new_key(self);
                     self.ask(client, key, key);
@@ -163,20 +166,23 @@ impl Model {
             }
             return self.poll();
         }
-        let is_admitted = self.admission.admit_now(Class::Waiting, &ORIGIN, self.now).expect("the breaker is closed");
+        let is_retry = self.kinds[client] == Kind::Failing && self.random.u8(..4) > 0;
+        let origin = Origin { user, is_retry, ..ORIGIN };
+        let is_admitted = self.admission.admit_now(Class::Waiting, &origin, self.now).expect("the breaker is closed");
         self.poll();
         if is_admitted {
             return self.count_permit(&[client as u8]);
         }
         let is_cancelled = Rc::new(Cell::new(false));
         let call = Call { key, is_cancelled: Rc::clone(&is_cancelled) };
-        match self.admission.queue_user(client as u8, &Origin { user, ..ORIGIN }, call, Moment::NEVER, self.now) {
+        match self.admission.queue_user(client as u8, &origin, call, Moment::NEVER, self.now) {
             Ok(place) => {
                 let latest = self.latest(client, user);
-                self.flights.insert(key, Flight { place, user, clients: vec![client as u8], latest, is_cancelled });
+                let clients = vec![client as u8];
+                self.flights.insert(key, Flight { place, user, is_retry, clients, latest, is_cancelled });
                 self.begin(client);
             }
-            Err(rejection) => self.check_refusal(client, Some(user), rejection),
+            Err(rejection) => self.check_refusal(client, Some(&origin), rejection),
         }
         self.poll();
     }
@@ -208,8 +214,8 @@ impl Model {
         if self.admission.admit_now(Class::Ahead, &ORIGIN, self.now) != Ok(true) {
             let call = Call { key, is_cancelled: Rc::clone(&is_cancelled) };
             let place = self.admission.queue_renewal(Rank::IN_USE, &Origin { user: key, ..ORIGIN }, call, self.now);
-            let latest = Moment::NEVER;
-            self.flights.insert(key, Flight { place, user: key, clients: Vec::new(), latest, is_cancelled });
+            let (clients, latest) = (Vec::new(), Moment::NEVER);
+            self.flights.insert(key, Flight { place, user: key, is_retry: false, clients, latest, is_cancelled });
         } else {
             self.count_permit(&[]);
         }
@@ -246,6 +252,7 @@ impl Model {
                     assert!(!call.is_cancelled.get(), "a cancelled call leaves");
                     let flight = self.flights.remove(&call.key).expect("a call leaves once");
                     assert!(self.now <= flight.latest, "a user waits for more than a turn of each other user");
+                    self.check_retry(&flight);
                     self.count_permit(&flight.clients);
                     flight.clients.iter().for_each(|client| self.waits[usize::from(*client)].calls -= 1);
                 }
@@ -277,20 +284,29 @@ impl Model {
         }
     }
 
-    /// Checks that a client's own line is the reason of its refusal.
-    fn check_refusal(&self, client: usize, user: Option<u64>, rejection: Rejection) {
+    /// Checks that a retry leaves after all first calls of one of its lines.
+    fn check_retry(&self, retry: &Flight) {
+        let is_first = |flight: &&Flight| !flight.is_retry && !flight.is_cancelled.get();
+        let has_first = |client| self.flights.values().filter(is_first).any(|first| first.clients.contains(client));
+        assert!(!retry.is_retry || !retry.clients.iter().all(has_first), "a first call waits for a retry");
+    }
+
+    /// Checks that a client's own line is the reason of its refusal: of a first call, without the retries.
+    fn check_refusal(&self, client: usize, origin: Option<&Origin>, rejection: Rejection) {
         let Rejection::Limited(wait) = rejection else { panic!("{rejection:?}") };
         assert!(wait > MAX_WAIT);
         let (clients, cancelled) = (self.kinds.len(), self.waits[client].cancelled);
         // If each other client has as many calls as this one; with the renewals, and the time to the next permit.
         let lasts = |calls: usize| self.period * (calls + calls / 9 + 2) as u32;
-        let line = self.flights.values().filter(|flight| flight.clients.contains(&(client as u8)));
+        let counts_retries = origin.is_none_or(|origin| origin.is_retry);
+        let is_counted = |flight: &&Flight| counts_retries || !flight.is_retry;
+        let line = self.flights.values().filter(|flight| flight.clients.contains(&(client as u8))).filter(is_counted);
         let own = line.clone().count() + cancelled;
         assert!(lasts((own + 2) * clients) > MAX_WAIT, "client {client} of {clients} has {own} calls");
-        if let Some(user) = user
+        if let Some(Origin { user, .. }) = origin
             && self.kinds[client] == Kind::Greedy
         {
-            let own = line.filter(|flight| flight.user == user).count() + cancelled;
+            let own = line.filter(|flight| flight.user == *user).count() + cancelled;
             let calls = (own + 1) * GREEDY_USERS as usize * clients;
             assert!(lasts(calls) > MAX_WAIT, "the user of client {client} of {clients} has {own} calls");
         }
