@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::watch;
+
 use super::flight_task::{FlightCause, FlightTask, Renewal};
 use super::flights::Leader;
 use super::handle::Broker;
 use super::waiters::Waiters;
 use super::workspace::Workspace;
 use crate::audit::SESSIONS;
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 use crate::policy::admission::Origin;
 use crate::policy::admission::queue::Place;
 use crate::token::{Grant, TokenKey};
@@ -67,9 +71,7 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
             Err(failure @ Failure::Credentials(_)) => return Some(Err(failure)),
             Err(failure) => return Some(Err(failed.unwrap_or(failure))),
         };
-        *tries += 1;
-        *origin = permit.origin();
-        let failure = match dispatcher.issue(permit, leader.key()).await {
+        let failure = match call(workspace, leader, clock, permit, (&mut *origin, &mut *tries)).await {
             Ok(grant) => return Some(Ok(grant)),
             Err(failure) => failure,
         };
@@ -91,6 +93,66 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
         leader.with_waiters(Waiters::reset_places);
         outcome = queue(workspace, leader, *origin, deadline - CALL_TIME).await?;
         failed = Some(failure);
+    }
+}
+
+/// Makes a call; while it is late and requests wait, others beside it (hedges). The first token wins; the rest is dropped.
+///
+/// The failure is that of the call that ended last, or one that another call would not mend.
+async fn call(
+    workspace: &Workspace,
+    leader: &Leader,
+    clock: &Clock,
+    first: Permit,
+    (origin, tries): (&mut Origin, &mut u32),
+) -> Result<Grant, Failure> {
+    let late = first.lateness();
+    let mut calls = FuturesUnordered::new();
+    let mut next = Some(first);
+    loop {
+        if let Some(permit) = next.take() {
+            *tries += 1;
+            *origin = permit.origin();
+            calls.push(async { (permit.origin(), workspace.dispatcher.issue(permit, leader.key()).await) });
+        }
+        tokio::select! {
+            biased;
+            Some((of, outcome)) = calls.next() => {
+                if !matches!(&outcome, Err(failure) if failure.is_transient() && !calls.is_empty()) {
+                    *origin = of;
+                    return outcome;
+                }
+            }
+            permit = hedge(workspace, leader, clock, late.clone(), *origin) => next = Some(permit),
+        }
+    }
+}
+
+/// Waits until the first call is late, and a hedge may leave for a request that waits.
+async fn hedge(
+    workspace: &Workspace,
+    leader: &Leader,
+    clock: &Clock,
+    mut late: watch::Receiver<bool>,
+    origin: Origin,
+) -> Permit {
+    if late.wait_for(|is_late| *is_late).await.is_err() {
+        // The call ended before it was late.
+        std::future::pending::<()>().await;
+    }
+    let mut at = clock.now();
+    loop {
+        tokio::select! {
+            biased;
+            () = clock.sleep_until(at), if leader.has_followers() => {}
+            () = leader.changed() => continue,
+        }
+        let Some(client) = leader.with_waiters(|waiters| waiters.clients().into_iter().next()) else { continue };
+        let origin = Origin { party: party(workspace, leader.key(), &client), is_probe: false, ..origin };
+        match workspace.dispatcher.admit_hedge(origin) {
+            Ok(permit) => return permit,
+            Err(later) => at = later,
+        }
     }
 }
 

@@ -105,10 +105,12 @@ impl FlightTask {
     /// Adds the failure of a call to the negative cache.
     ///
     /// A renewal is tried once, so a later request may try again, but not if this outcome also answers
-    /// followers. A lack of file descriptors says nothing about the key.
+    /// followers. A timeout that answers none came after the requests' own. A lack of file descriptors says nothing about
+    /// the key.
     fn remember(&self, failure: &Failure) {
         let client = self.cause.caller().map(Actor::line);
-        if *failure != Failure::OutOfFiles && (failure.is_lasting() || client.is_some() || self.leader.has_followers())
+        let was_tried_for_all = client.is_some() && *failure != Failure::Timeout;
+        if *failure != Failure::OutOfFiles && (failure.is_lasting() || was_tried_for_all || self.leader.has_followers())
         {
             let Self { broker, leader, .. } = self;
             broker.0.negative_cache.add(leader.key(), client, failure.clone().into(), broker.0.clock.now());
