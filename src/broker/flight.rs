@@ -23,7 +23,8 @@ pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause:
     let (broker, workspace) = (broker.clone(), Arc::clone(workspace));
     let runtime = broker.0.runtime.clone();
     let origin = origin(&broker, &workspace, leader.key(), &cause);
-    let mut task = FlightTask { broker, workspace, leader, cause, origin, tries: 0 };
+    let deadline = broker.0.clock.now() + broker.0.settings.timeout;
+    let mut task = FlightTask { broker, workspace, leader, cause, deadline, origin, tries: 0 };
     runtime.spawn(async move {
         match call_with_retries(&mut task).await {
             Some(outcome) => task.complete(outcome),
@@ -55,9 +56,8 @@ fn party(workspace: &Workspace, key: &TokenKey, client: &str) -> u64 {
 ///
 /// Each call needs its own permit. `None` if the flight is abandoned.
 async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failure>> {
-    let FlightTask { broker, workspace, leader, cause, origin, tries } = task;
-    let (clock, dispatcher) = (&broker.0.clock, &workspace.dispatcher);
-    let deadline = clock.now() + broker.0.settings.timeout;
+    let FlightTask { broker, workspace, leader, cause, deadline, origin, tries } = task;
+    let (clock, dispatcher, deadline) = (&broker.0.clock, &workspace.dispatcher, *deadline);
     let mut outcome = match cause {
         FlightCause::Request(_) => queue(workspace, leader, *origin, Moment::NEVER).await?,
         FlightCause::Probe(_) => queue_probe(workspace, leader, *origin).await?,

@@ -188,6 +188,8 @@ impl<K: Hash> Checkout<'_, K> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::secrets::Secret;
     use crate::upstream::Cause;
@@ -248,6 +250,20 @@ mod tests {
         assert!(!is_current(&first));
         answered(&connections, SECOND / 2, Version::HTTP_2).await;
         assert_eq!(patience(&connections).await, TIMEOUT, "the connection is new");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_call_on_a_new_connection_goes_on_while_others_use_the_next() {
+        let connections = connections();
+        let (checkout, late) = (connections.check_out("user"), Cell::new(None));
+        let head = checkout.wait(tokio::time::sleep(SECOND * 3), || late.set(Some(is_current(&checkout)))).await;
+        assert_eq!((head, late.get()), (Some(()), Some(false)));
+        checkout.record_head(Version::HTTP_2);
+        checkout.record(None);
+        assert!(!is_current(&checkout));
+        // A slow Courier is known by now, so the next call is not late.
+        let next = connections.check_out("user");
+        assert_eq!(next.wait(tokio::time::sleep(SECOND * 3), || panic!("it is late")).await, Some(()));
     }
 
     #[tokio::test(start_paused = true)]
