@@ -5,7 +5,7 @@ use std::time::Duration;
 use courier_token_broker::broker::Source;
 use courier_token_broker::simulator::{Delivery, Fault};
 
-use crate::support::test_broker::{MS, SECOND, TestBroker, TestSetup};
+use crate::support::test_broker::{CALL_TIMEOUT, MS, SECOND, TestBroker, TestSetup};
 
 const HANG: Fault = Fault::Delivery(Delivery::Never);
 /// When a late call's first hedge has left, and the second has not.
@@ -42,11 +42,21 @@ async fn slow_courier_is_not_called_twice_once_its_slowness_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_hedge_does_not_end_the_late_call() {
-    let test = TestBroker::new(&TestSetup { latency: 2500 * MS, ..TestSetup::default() });
-    test.courier.script([None, Some(Fault::Delivery(Delivery::CutOff))]);
+async fn failed_hedge_is_followed_by_another_while_the_first_call_goes_on() {
+    let test = TestBroker::start();
+    test.courier.script([Some(HANG), Some(Fault::status(500))]);
     let (answer, took) = test.timed(test.ask("jane", "1h")).await;
-    assert!(answer.is_ok() && took <= 2500 * MS + MS, "{took:?}");
+    assert!(answer.is_ok() && took < CALL_TIMEOUT, "{took:?}");
+    assert_eq!(["unavailable", "cancelled", "issued"].map(|outcome| ended(&test, outcome)), [1.0; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusal_of_a_hedge_ends_the_late_call() {
+    let test = TestBroker::start();
+    test.courier.script([Some(HANG), Some(Fault::status(400))]);
+    let (answer, took) = test.timed(test.ask("jane", "1h")).await;
+    assert!(answer.is_err() && took < HEDGED, "{took:?}");
+    assert_eq!(["refused", "cancelled"].map(|outcome| ended(&test, outcome)), [1.0; 2]);
 }
 
 #[tokio::test(start_paused = true)]

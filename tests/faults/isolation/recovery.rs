@@ -106,36 +106,3 @@ async fn single_user_whose_calls_hang_is_served_within_five_seconds_of_an_outage
     println!("served after {slowest:?} at most");
     assert!(slowest <= 5 * SECOND, "{slowest:?}");
 }
-
-#[tokio::test(start_paused = true)]
-async fn cost_of_a_hang() {
-    for users in [1, 3, 20, 100] {
-        for client in [true, false] {
-            for interval in [SECOND, 30 * SECOND] {
-                let test = TestBroker::new(&TestSetup { rate: 20.0, burst: 20, ..TestSetup::default() });
-                for user in 0..30 {
-                    test.ask(&format!("early-{user}"), "1d").await.expect("a token");
-                }
-                test.pass(5 * SECOND).await;
-                let before = test.courier.call_count();
-                test.courier.misbehave(Some(Fault::Delivery(Delivery::Never)));
-                let mut passed = Duration::ZERO;
-                while passed < 30 * SECOND {
-                    for user in 0..users {
-                        let mut request = ask(&format!("u{user}"), "1h");
-                        if !client {
-                            request.actor = Actor::Session;
-                        }
-                        test.spawn(request);
-                    }
-                    test.pass(interval).await;
-                    passed += interval;
-                }
-                println!(
-                    "COST {users} users, client {client}, each {interval:?}: {}",
-                    test.courier.call_count() - before
-                );
-            }
-        }
-    }
-}
