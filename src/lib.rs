@@ -55,6 +55,7 @@
 //! | renewal, prefetch, return | issuing before the floor; issuing before a request; prefetch for a user who is away |
 //! | demand history | the remembered request times of a token key |
 //! | circuit breaker (closed, open, half-open), retry budget, back-off, negative cache | as everywhere |
+//! | hedge | a call beside one for the same token key that is late; the first token wins |
 //! | suspicion, probe | failures that may be Courier's; a call that tests them, or an open circuit |
 //! | sign-out, revocation, not-before | forgetting a user's tokens; making them void; the moment before which they are void |
 //! | fleet, member, share | brokers that use one budget; one of them; what it may use of the budget while it is cut off |

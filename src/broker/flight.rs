@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::watch;
+
 use super::fleet_flight::{self, HeldLease, StorePlace};
 use super::flight_task::{FlightCause, FlightTask, Obtained, Renewal};
 use super::flights::Leader;
@@ -9,7 +13,7 @@ use super::handle::Broker;
 use super::waiters::Waiters;
 use super::workspace::Workspace;
 use crate::audit::SESSIONS;
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 use crate::policy::admission::Origin;
 use crate::policy::admission::queue::Place;
 use crate::token::{Grant, TokenKey};
@@ -22,7 +26,7 @@ pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause:
     let origin = origin(&broker, &workspace, leader.key(), &cause);
     let deadline = broker.0.clock.now() + broker.0.settings.timeout;
     let place = broker.0.persistence.redis.get().map(|redis| StorePlace::new(redis.clone()));
-    let mut task = FlightTask { broker, workspace, leader, cause, origin, deadline, tries: 0, place };
+    let mut task = FlightTask { broker, workspace, leader, cause, deadline, origin, tries: 0, place };
     runtime.spawn(async move {
         let outcome = if task.looks_into_store() {
             fleet_flight::obtain(&mut task).await
@@ -70,7 +74,7 @@ pub async fn call_with_retries(
     task: &mut FlightTask,
     lease: Option<&HeldLease<'_>>,
 ) -> Result<Result<Grant, Failure>, Halt> {
-    let FlightTask { broker, workspace, leader, cause, origin, deadline, tries, place } = task;
+    let FlightTask { broker, workspace, leader, cause, deadline, origin, tries, place } = task;
     let (clock, dispatcher, deadline) = (&broker.0.clock, &workspace.dispatcher, *deadline);
     let outcome = match cause {
         FlightCause::Request(_) => queue(workspace, leader, *origin, Moment::NEVER).await,
@@ -91,9 +95,7 @@ pub async fn call_with_retries(
         {
             return Err(Halt::Lapsed);
         }
-        *tries += 1;
-        *origin = permit.origin();
-        let failure = match dispatcher.issue(permit, leader.key()).await {
+        let failure = match call(workspace, leader, clock, permit, (&mut *origin, &mut *tries)).await {
             Ok(grant) => return Ok(Ok(grant)),
             Err(failure) => failure,
         };
@@ -127,6 +129,66 @@ pub async fn call_with_retries(
             () = leader.deserted() => return Ok(Err(failure)),
         };
         failed = Some(failure);
+    }
+}
+
+/// Makes a call; while it is late and requests wait, others beside it (hedges). The first token wins; the rest is dropped.
+///
+/// The failure is that of the call that ended last, or one that another call would not mend.
+async fn call(
+    workspace: &Workspace,
+    leader: &Leader,
+    clock: &Clock,
+    first: Permit,
+    (origin, tries): (&mut Origin, &mut u32),
+) -> Result<Grant, Failure> {
+    let late = first.lateness();
+    let mut calls = FuturesUnordered::new();
+    let mut next = Some(first);
+    loop {
+        if let Some(permit) = next.take() {
+            *tries += 1;
+            *origin = permit.origin();
+            calls.push(async { (permit.origin(), workspace.dispatcher.issue(permit, leader.key()).await) });
+        }
+        tokio::select! {
+            biased;
+            Some((of, outcome)) = calls.next() => {
+                if !matches!(&outcome, Err(failure) if failure.is_transient() && !calls.is_empty()) {
+                    *origin = of;
+                    return outcome;
+                }
+            }
+            permit = hedge(workspace, leader, clock, late.clone(), *origin) => next = Some(permit),
+        }
+    }
+}
+
+/// Waits until the first call is late, and a hedge may leave for a request that waits.
+async fn hedge(
+    workspace: &Workspace,
+    leader: &Leader,
+    clock: &Clock,
+    mut late: watch::Receiver<bool>,
+    origin: Origin,
+) -> Permit {
+    if late.wait_for(|is_late| *is_late).await.is_err() {
+        // The call ended before it was late.
+        std::future::pending::<()>().await;
+    }
+    let mut at = clock.now();
+    loop {
+        tokio::select! {
+            biased;
+            () = clock.sleep_until(at), if leader.has_followers() => {}
+            () = leader.changed() => continue,
+        }
+        let Some(client) = leader.with_waiters(|waiters| waiters.clients().into_iter().next()) else { continue };
+        let origin = Origin { party: party(workspace, leader.key(), &client), is_probe: false, ..origin };
+        match workspace.dispatcher.admit_hedge(origin) {
+            Ok(permit) => return permit,
+            Err(later) => at = later,
+        }
     }
 }
 

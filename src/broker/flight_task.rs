@@ -57,10 +57,10 @@ pub struct FlightTask {
     pub workspace: Arc<Workspace>,
     pub leader: Leader,
     pub cause: FlightCause,
+    /// When the request that started it stops waiting.
+    pub deadline: Moment,
     /// The key and the caller that its calls are made for.
     pub origin: Origin,
-    /// The last moment at which a request waits for it.
-    pub deadline: Moment,
     /// The calls that were made.
     pub tries: u32,
     /// Its place in the store of a fleet.
@@ -134,13 +134,14 @@ impl FlightTask {
     /// Adds the failure of a call to the negative cache.
     ///
     /// A renewal is tried once, so a later request may try again, but not if this outcome also answers
-    /// followers. A lack of file descriptors says nothing about the key.
+    /// followers. That its request timed out was remembered at the deadline. A lack of file descriptors says nothing
+    /// about the key.
     fn remember(&self, failure: &Failure) {
-        let client = self.cause.caller().map(Actor::line);
-        if *failure != Failure::OutOfFiles && (failure.is_lasting() || client.is_some() || self.leader.has_followers())
-        {
-            let Self { broker, leader, .. } = self;
-            broker.0.negative_cache.add(leader.key(), client, failure.clone().into(), broker.0.clock.now());
+        let Self { broker, leader, cause, deadline, .. } = self;
+        let (client, now) = (cause.caller().map(Actor::line), broker.0.clock.now());
+        let is_news = client.is_some() && now < *deadline || leader.has_followers();
+        if *failure != Failure::OutOfFiles && (failure.is_lasting() || is_news) {
+            broker.0.negative_cache.add(leader.key(), client, failure.clone().into(), now);
         }
     }
 

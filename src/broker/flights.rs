@@ -129,7 +129,7 @@ impl LockedShard<'_> {
 struct Flight {
     key: TokenKey,
     waiters: Lock<Waiters>,
-    /// Wakes the task: a client asks for a place, or the flight is abandoned.
+    /// Wakes the task: a client asks for a place, a request waits again, or the flight is abandoned.
     changed: Notify,
     /// Wakes a task that goes on only while a request waits.
     deserted: Notify,
@@ -137,8 +137,8 @@ struct Flight {
 
 impl Flight {
     fn join(self: &Arc<Self>, client: &str) -> Follower {
-        let (outcome, asks) = self.waiters.lock().join(client);
-        if asks {
+        let (outcome, is_news) = self.waiters.lock().join(client);
+        if is_news {
             self.changed.notify_one();
         }
         Follower { flight: Arc::clone(self), outcome: Some(outcome) }
@@ -209,7 +209,7 @@ impl Leader {
         operate(&mut self.flight.waiters.lock())
     }
 
-    /// Waits until a client asks for a place, or the last follower of a detached flight left.
+    /// Waits until a client asks for a place, a request waits again, or the last follower of a detached flight left.
     pub async fn changed(&self) {
         self.flight.changed.notified().await;
     }

@@ -38,6 +38,10 @@ const LASTING: Duration = Duration::from_secs(30);
 /// Courier's PHP SDK retries after one and after two seconds, ignoring `Retry-After`; neither retry makes a further call.
 const TRANSIENT: Duration = Duration::from_secs(3);
 const LEAST_TRANSIENT: f64 = 2.5 / 3.0;
+/// A request that timed out is remembered for this long, or little less. Its last call began up to 2 s before, and another
+/// is to begin within 5 s of that.
+const TIMED_OUT: Duration = Duration::from_millis(2500);
+const LEAST_TIMED_OUT: f64 = 2.2 / 2.5;
 /// A 401, 402 or 403 that may concern this key alone, or a status that blames the request (404, 405, ...), is kept for
 /// this long, or little less. Each time costs a call or two. After an outage that answers so, the first user is served
 /// within 5 s.
@@ -61,6 +65,7 @@ impl NegativeCache {
                 (BRIEF, LEAST_BRIEF)
             }
             Refusal::Upstream(failure) if failure.is_lasting() => (LASTING, 0.5),
+            Refusal::TimedOut => (TIMED_OUT, LEAST_TIMED_OUT),
             _ => (TRANSIENT, LEAST_TRANSIENT),
         };
         let until = now + longest.mul_f64(least + (1.0 - least) * fastrand::f64());

@@ -48,8 +48,9 @@ enum ClientPlace {
 }
 
 impl Waiters {
-    /// Adds a follower of this client; returns whether the client now asks for a place.
+    /// Adds a follower of this client; returns whether it is the first that waits, or the client now asks for a place.
     pub fn join(&mut self, client: &str) -> (watch::Receiver<Option<FlightOutcome>>, bool) {
+        let is_first = !self.has_followers();
         let index = self.groups.iter().position(|group| *group.client == *client).unwrap_or_else(|| {
             let (outcome, place) = (watch::Sender::new(None), ClientPlace::None);
             self.groups.push(Group { client: client.into(), place, outcome });
@@ -60,7 +61,7 @@ impl Waiters {
         if group.place != ClientPlace::Held {
             group.place = ClientPlace::None;
         }
-        (group.outcome.subscribe(), group.place == ClientPlace::None)
+        (group.outcome.subscribe(), is_first || group.place == ClientPlace::None)
     }
 
     /// Does a request wait?

@@ -115,6 +115,8 @@ labels! {
         Malformed = "malformed",
         /// The token does not match the request.
         Mismatch = "mismatch",
+        /// Given up: another call for the same token was answered first.
+        Cancelled = "cancelled",
     }
 
     /// Why a connection was closed early.

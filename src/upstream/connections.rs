@@ -11,7 +11,7 @@
 //! more: a slow Courier does not get each call twice. If the generation has just issued tokens, a late call is given up
 //! with [`Cause::Lost`](super::Cause::Lost), so that a retry has the time to use another connection. In HTTP/2 calls share a connection, and
 //! an answer to any of them shows that it works. On a generation that is new or has no recent token, Courier is as likely
-//! the cause, so calls wait for their whole timeout.
+//! the cause: the call goes on, and is reported as late, so that its flight can make another on the next generation.
 //!
 //! A lost call says nothing about Courier, so the circuit breaker ignores it. It is retried with a permit of its own,
 //! but takes nothing from its party's retry budget.
@@ -129,8 +129,10 @@ impl<K: Hash> Checkout<'_, K> {
     }
 
     /// Waits for the head of the answer. Returns `None` when the connection seems dead.
-    pub async fn wait<T>(&self, head: impl Future<Output = T>) -> Option<T> {
-        let Connections { clock, .. } = self.connections;
+    ///
+    /// If that cannot be told from a slow Courier, it reports a late call; the next one uses another connection.
+    pub async fn wait<T>(&self, head: impl Future<Output = T>, report_late: impl FnOnce()) -> Option<T> {
+        let Connections { clock, settings, .. } = self.connections;
         let mut head = pin!(head);
         let mut late = self.sent + self.connections.late_after();
         loop {
@@ -145,7 +147,9 @@ impl<K: Hash> Checkout<'_, K> {
                 if self.has_worked() {
                     return None;
                 }
-                late = now + late_after;
+                self.generation.retire(settings.min_age, now);
+                report_late();
+                return Some(head.await);
             }
         }
     }
@@ -184,6 +188,8 @@ impl<K: Hash> Checkout<'_, K> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::secrets::Secret;
     use crate::upstream::Cause;
@@ -214,7 +220,7 @@ mod tests {
     /// A call that is answered after this time.
     async fn answered(connections: &Connections, time: Duration, version: Version) -> Checkout<'_, &'static str> {
         let checkout = connections.check_out("user");
-        match checkout.wait(tokio::time::sleep(time)).await {
+        match checkout.wait(tokio::time::sleep(time), || ()).await {
             Some(()) => {
                 checkout.record_head(version);
                 checkout.record(None);
@@ -227,7 +233,7 @@ mod tests {
     /// How long a call waits that gets no answer.
     async fn patience(connections: &Connections) -> Duration {
         let checkout = connections.check_out("user");
-        let waited = tokio::time::timeout(TIMEOUT, checkout.wait(std::future::pending::<()>())).await;
+        let waited = tokio::time::timeout(TIMEOUT, checkout.wait(std::future::pending::<()>(), || ())).await;
         checkout.record(Some(&waited.map_or(Failure::Timeout, |_| lost())));
         connections.clock.now().since(checkout.sent())
     }
@@ -244,6 +250,20 @@ mod tests {
         assert!(!is_current(&first));
         answered(&connections, SECOND / 2, Version::HTTP_2).await;
         assert_eq!(patience(&connections).await, TIMEOUT, "the connection is new");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_call_on_a_new_connection_goes_on_while_others_use_the_next() {
+        let connections = connections();
+        let (checkout, late) = (connections.check_out("user"), Cell::new(None));
+        let head = checkout.wait(tokio::time::sleep(SECOND * 3), || late.set(Some(is_current(&checkout)))).await;
+        assert_eq!((head, late.get()), (Some(()), Some(false)));
+        checkout.record_head(Version::HTTP_2);
+        checkout.record(None);
+        assert!(!is_current(&checkout));
+        // A slow Courier is known by now, so the next call is not late.
+        let next = connections.check_out("user");
+        assert_eq!(next.wait(tokio::time::sleep(SECOND * 3), || panic!("it is late")).await, Some(()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -291,7 +311,7 @@ mod tests {
             };
             let waits = tokio::select! {
                 biased;
-                _ = hanging.wait(std::future::pending::<()>()) => false,
+                _ = hanging.wait(std::future::pending::<()>(), || ()) => false,
                 () = others => true,
             };
             assert_eq!(waits, expected, "{version:?}");

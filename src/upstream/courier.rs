@@ -95,14 +95,19 @@ impl Courier {
         Arc::clone(&self.key.lock())
     }
 
-    async fn call(&self, key: &TokenKey) -> Result<Grant, Failure> {
+    async fn call(&self, key: &TokenKey, permit: Permit) -> Result<Grant, Failure> {
         let checkout = self.connections.check_out(key);
-        let outcome = self.exchange(&checkout, key).await;
+        let outcome = self.exchange(&checkout, key, &permit).await;
         checkout.record(outcome.as_ref().err());
         outcome
     }
 
-    async fn exchange(&self, checkout: &Checkout<'_, &TokenKey>, key: &TokenKey) -> Result<Grant, Failure> {
+    async fn exchange(
+        &self,
+        checkout: &Checkout<'_, &TokenKey>,
+        key: &TokenKey,
+        permit: &Permit,
+    ) -> Result<Grant, Failure> {
         let body = json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() }).to_string();
         let api_key = self.key();
         let request = checkout
@@ -111,7 +116,7 @@ impl Courier {
             .header(AUTHORIZATION, api_key.authorization.clone())
             .header(CONTENT_TYPE, "application/json")
             .body(body);
-        let response = checkout.wait(request.send()).await.ok_or_else(|| self.lost())?;
+        let response = checkout.wait(request.send(), || permit.report_late()).await.ok_or_else(|| self.lost())?;
         let response = response.map_err(|error| self.failure(checkout, &error))?;
         checkout.record_head(response.version());
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -175,8 +180,8 @@ fn sanitize(message: &str, api_key: &ApiKey) -> String {
 }
 
 impl Issuer for Courier {
-    fn issue<'a>(&'a self, key: &'a TokenKey, _permit: Permit) -> Issuing<'a> {
-        Box::pin(self.call(key))
+    fn issue<'a>(&'a self, key: &'a TokenKey, permit: Permit) -> Issuing<'a> {
+        Box::pin(self.call(key, permit))
     }
 }
 

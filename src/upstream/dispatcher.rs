@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+use super::call_count::CallCount;
 use super::failure::{self, Failure};
 use super::issuer::Issuer;
 use super::notice::{self, Tallies};
@@ -20,6 +21,7 @@ use crate::metrics::{CallOutcome, WorkspaceMetrics};
 use crate::policy::admission::breaker::{self, Change, ProbeScope};
 use crate::policy::admission::budget::Budget;
 use crate::policy::admission::queue::{Class, Place, Rank};
+use crate::policy::admission::retry::HEDGE_GAP;
 use crate::policy::admission::{Admission, EndedCall, Event, Origin, Rejection};
 use crate::token::{Grant, TokenKey};
 
@@ -64,6 +66,8 @@ struct State {
     depths: [usize; Class::ALL.len()],
     /// When [`Dispatcher::run`] polls next. It is in the past while that runs.
     next_poll: Moment,
+    /// When the next hedge may leave.
+    next_hedge: Moment,
     /// Events not logged yet.
     tallies: Tallies,
     /// The end of the longest pause that the fleet knows.
@@ -79,6 +83,7 @@ impl Dispatcher {
             admission: Admission::new(Some(budget), max_wait),
             depths: Default::default(),
             next_poll: clock.now(),
+            next_hedge: Moment::default(),
             tallies: Tallies::default(),
             told_pause: Moment::from_nanos(0),
         };
@@ -163,8 +168,9 @@ impl Dispatcher {
 
     /// Makes the call that was permitted.
     pub async fn issue(&self, permit: Permit, key: &TokenKey) -> Result<Grant, Failure> {
-        let Permit { class, origin } = permit;
+        let (class, origin) = (permit.class, permit.origin);
         let sent = self.clock.now();
+        let mut count = CallCount::new(&self.metrics, class);
         let outcome = self.issuer.issue(key, permit).await;
         let change = self.drive(|state, now| {
             self.metrics.upstream_request_duration_seconds.observe(now.since(sent).as_secs_f64());
@@ -178,12 +184,29 @@ impl Dispatcher {
             self.update_health(&state.admission, now);
             change
         });
-        let counted = outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued);
-        self.metrics.upstream_requests_total[class][counted].inc();
+        count.outcome = outcome.as_ref().map_or_else(Failure::outcome, |_| CallOutcome::Issued);
         self.room.notify_one();
         self.probe.notify_one();
         notice::log(key.workspace(), &outcome, change);
         outcome
+    }
+
+    /// Admits a hedge if it may leave at once; otherwise returns when to ask again.
+    ///
+    /// So it takes no permit from calls that queue. There is one in [`HEDGE_GAP`] for all keys together, which is why it
+    /// needs nothing from a retry budget.
+    pub fn admit_hedge(&self, origin: Origin) -> Result<Permit, Moment> {
+        self.drive(|State { admission, next_hedge, .. }, now| {
+            if *next_hedge <= now {
+                let is_admitted = admission.admit_now(Class::Waiting, &origin, now) == Ok(true);
+                *next_hedge = now + if is_admitted { HEDGE_GAP } else { HEDGE_GAP / 8 };
+                if is_admitted {
+                    return Ok(Permit::new(Class::Waiting, origin));
+                }
+            }
+            // The jitter gives each of several flights its turn.
+            Err(*next_hedge + (HEDGE_GAP / 16).mul_f64(fastrand::f64()))
+        })
     }
 
     /// When to retry a call that failed `tries` times, for a caller that waits until `deadline`.

@@ -34,6 +34,12 @@ struct Signs {
     failures: u32,
 }
 
+impl Signs {
+    fn retire(&mut self, earliest: Moment, now: Moment) {
+        self.retires = self.retires.min(now.max(earliest));
+    }
+}
+
 impl Generation {
     /// A generation that retires after three quarters of `max_age` at the earliest.
     ///
@@ -57,6 +63,11 @@ impl Generation {
     /// Whether its calls share one connection (HTTP/2).
     pub fn is_shared(&self) -> bool {
         self.signs.lock().is_shared
+    }
+
+    /// Retires, after `min_age`.
+    pub fn retire(&self, min_age: Duration, now: Moment) {
+        self.signs.lock().retire(self.born + min_age, now);
     }
 
     /// Puts the retirement off.
@@ -85,7 +96,7 @@ impl Generation {
             _ => false,
         };
         if is_suspect {
-            signs.retires = signs.retires.min(now.max(self.born + min_age));
+            signs.retire(self.born + min_age, now);
         }
         if !failure.is_inconclusive() {
             signs.failures = signs.failures.saturating_add(1);

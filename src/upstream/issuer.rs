@@ -10,6 +10,8 @@ use crate::token::{Grant, TokenKey};
 /// Issues tokens: Courier, or a substitute in tests.
 pub trait Issuer: Send + Sync + 'static {
     /// Issues a token for exactly this key. The permit is spent, whatever the outcome.
+    ///
+    /// It reports through the permit if the answer is late.
     fn issue<'a>(&'a self, key: &'a TokenKey, permit: Permit) -> Issuing<'a>;
 }
 

@@ -7,6 +7,7 @@
 //! `claims`: the checks of the token -> back to the dispatcher, whose admission learns from each response.
 
 pub mod answer;
+mod call_count;
 mod claims;
 mod connections;
 mod courier;

@@ -1,6 +1,6 @@
 //! The permit for one call, and the wait for it.
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::failure::Failure;
 use crate::policy::admission::queue::{Class, Place};
@@ -11,9 +11,24 @@ use crate::policy::admission::{Origin, WaitingCall};
 pub struct Permit {
     pub(super) class: Class,
     pub(super) origin: Origin,
+    is_late: watch::Sender<bool>,
 }
 
 impl Permit {
+    pub(super) fn new(class: Class, origin: Origin) -> Self {
+        Self { class, origin, is_late: watch::Sender::new(false) }
+    }
+
+    /// Reports that the answer to the call is late. An issuer that never does gets no hedges.
+    pub fn report_late(&self) {
+        self.is_late.send_replace(true);
+    }
+
+    /// Whether the call is late; closed once it has ended.
+    pub fn lateness(&self) -> watch::Receiver<bool> {
+        self.is_late.subscribe()
+    }
+
     /// The key and the party that the call is made for.
     pub const fn origin(&self) -> Origin {
         self.origin
@@ -57,8 +72,8 @@ impl PendingPermit {
     }
 
     /// A permit that need not be waited for.
-    pub(super) const fn granted(class: Class, origin: Origin) -> Self {
-        Self(Pending::Granted(Permit { class, origin }))
+    pub(super) fn granted(class: Class, origin: Origin) -> Self {
+        Self(Pending::Granted(Permit::new(class, origin)))
     }
 
     /// Queues a waiter for a call of this origin by `queue`, which returns its place.
@@ -79,7 +94,7 @@ impl PermitSender {
     /// Ends the wait. A caller that has just hung up loses its permit.
     pub fn end(self, permit: Result<(Class, u64), Failure>) {
         let origin = self.origin;
-        let permit = permit.map(|(class, party)| Permit { class, origin: Origin { party, ..origin } });
+        let permit = permit.map(|(class, party)| Permit::new(class, Origin { party, ..origin }));
         let _ = self.permit.send(permit);
     }
 }

@@ -6,6 +6,7 @@ mod support;
 mod attacks;
 mod chaos;
 mod clock;
+mod hedges;
 mod holds;
 mod isolation;
 mod neighbours;

@@ -12,7 +12,7 @@ use courier_token_broker::policy::admission::budget::Budget;
 use courier_token_broker::policy::freshness::Floor;
 use courier_token_broker::policy::refresh::Mode;
 use courier_token_broker::simulator::{Delivery, Faults, Simulator};
-use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey, UserId, WorkspaceName};
+use courier_token_broker::token::{Grant, Lifetime, ScopeClaim, TokenKey, UserId, WorkspaceName};
 use courier_token_broker::upstream::{Cause, Dispatcher, DispatcherSettings, Failure, Issuer, Issuing, Permit, answer};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -250,6 +250,8 @@ pub struct FakeIssuer {
     pub courier: Simulator,
     issued: Arc<Mutex<HashMap<String, (usize, Moment)>>>,
     failure: Arc<Mutex<FailureOf>>,
+    /// The time of the slowest answer.
+    slowest: Arc<Mutex<Duration>>,
     clock: Clock,
 }
 
@@ -258,12 +260,15 @@ type FailureOf = Box<dyn Fn(&str) -> Option<Failure> + Send>;
 
 /// The timeout of a call that gets no whole answer.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The least time after which a call is late.
+const LATE_AFTER: Duration = Duration::from_secs(2);
 
 impl FakeIssuer {
     pub fn new(clock: Clock, setup: &TestSetup) -> Self {
         let faults = Faults { latency: setup.latency, ..setup.faults.clone() };
         let courier = Simulator::new(None, faults, Clock::tokio());
-        Self { courier, issued: Arc::default(), failure: Arc::new(Mutex::new(Box::new(|_| None))), clock }
+        let failure: FailureOf = Box::new(|_| None);
+        Self { courier, issued: Arc::default(), failure: Arc::new(Mutex::new(failure)), slowest: Arc::default(), clock }
     }
 
     /// Makes calls fail in ways that the simulator cannot: for some keys alone, or before they leave.
@@ -277,32 +282,53 @@ impl FakeIssuer {
     }
 }
 
+impl FakeIssuer {
+    async fn call(&self, key: &TokenKey, sent: Moment) -> Result<Grant, Failure> {
+        let body = serde_json::json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() });
+        let call = self.courier.call_count();
+        let reply = self.courier.answer(Some(b"Bearer key"), body.to_string().as_bytes()).await;
+        let failure = (self.failure.lock())(key.claim());
+        if failure == Some(Failure::Timeout) {
+            self.clock.sleep_until(sent + CALL_TIMEOUT).await;
+        }
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        if let Some(token) = reply.body.strip_prefix("{\"token\":\"").and_then(|rest| rest.strip_suffix("\"}")) {
+            self.issued.lock().insert(token.to_owned(), (call, sent));
+        }
+        match reply.delivery {
+            Delivery::Whole => {}
+            Delivery::CutOff => return Err(Failure::Connect(Cause::Closed.into())),
+            Delivery::Dripping | Delivery::Endless | Delivery::Never => {
+                self.clock.sleep_until(sent + CALL_TIMEOUT).await;
+                return Err(Failure::Timeout);
+            }
+        }
+        answer::grant(reply.status, &reply.headers, reply.body.as_bytes(), key, sent, self.clock.unix())
+    }
+}
+
 impl Issuer for FakeIssuer {
-    fn issue<'a>(&'a self, key: &'a TokenKey, _permit: Permit) -> Issuing<'a> {
+    fn issue<'a>(&'a self, key: &'a TokenKey, permit: Permit) -> Issuing<'a> {
         Box::pin(async move {
             let sent = self.clock.now();
-            let body = serde_json::json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() });
-            let call = self.courier.call_count();
-            let reply = self.courier.answer(Some(b"Bearer key"), body.to_string().as_bytes()).await;
-            let failure = (self.failure.lock())(key.claim());
-            if failure == Some(Failure::Timeout) {
-                self.clock.sleep_until(sent + CALL_TIMEOUT).await;
-            }
-            if let Some(failure) = failure {
-                return Err(failure);
-            }
-            if let Some(token) = reply.body.strip_prefix("{\"token\":\"").and_then(|rest| rest.strip_suffix("\"}")) {
-                self.issued.lock().insert(token.to_owned(), (call, sent));
-            }
-            match reply.delivery {
-                Delivery::Whole => {}
-                Delivery::CutOff => return Err(Failure::Connect(Cause::Closed.into())),
-                Delivery::Dripping | Delivery::Endless | Delivery::Never => {
-                    self.clock.sleep_until(sent + CALL_TIMEOUT).await;
-                    return Err(Failure::Timeout);
+            let call = self.call(key, sent);
+            tokio::pin!(call);
+            let late = sent + LATE_AFTER.max(2 * *self.slowest.lock());
+            let outcome = tokio::select! {
+                biased;
+                outcome = &mut call => outcome,
+                () = self.clock.sleep_until(late) => {
+                    permit.report_late();
+                    call.await
                 }
+            };
+            if outcome.is_ok() {
+                let mut slowest = self.slowest.lock();
+                *slowest = slowest.max(self.clock.now().since(sent));
             }
-            answer::grant(reply.status, &reply.headers, reply.body.as_bytes(), key, sent, self.clock.unix())
+            outcome
         })
     }
 }

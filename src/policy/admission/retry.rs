@@ -14,6 +14,12 @@ pub const MOST_TRIES: u32 = 5;
 /// vain; with twice of it, requests that wait for 2 s only never get a retry.
 pub const CALL_TIME: Duration = Duration::from_secs(1);
 
+/// The least time between two hedges: calls beside late ones, for requests that wait.
+///
+/// It holds for all keys together, so an outage that hangs costs no more than one further call in this time. With half
+/// of it, a request makes up to nine calls; with twice of it, a lone user may wait for more than 5 s after an outage.
+pub const HEDGE_GAP: Duration = Duration::from_millis(2100);
+
 /// The longest back-off before the first retry; it doubles with each further one.
 ///
 /// Four retries then take 0.75 s on average. With half of it, all of them fall into the same short

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use courier_token_broker::clock::Clock;
-use courier_token_broker::simulator::{Faults, Simulator};
+use courier_token_broker::simulator::{Delivery, Fault, Faults, Simulator};
 use courier_token_broker::upstream::ConnectionSettings;
 use rustls::HandshakeKind;
 use tokio::task::JoinSet;
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::warm_broker::tokens;
 use crate::support::broker::{Broker, Setup, client};
 use crate::support::http::{ask, until};
-use crate::support::http2_courier::{HANGING, Http2Courier, SLOW};
+use crate::support::http2_courier::{HANGING, Http2Courier, SLOW, SLOWNESS};
 use crate::support::pki::Authority;
 use crate::support::relay::Relay;
 
@@ -87,6 +87,27 @@ async fn silent_http2_connection_fails_no_user() {
     assert!(courier.handshakes()[1..].contains(&HandshakeKind::Resumed), "{:?}", courier.handshakes());
 }
 
+/// The first call of a broker hangs, on a connection that has not worked yet.
+#[tokio::test]
+async fn call_that_hangs_on_a_new_connection_gets_another_beside_it() {
+    let (broker, relay) = http1_broker(WATCHFUL).await;
+    broker.courier.script([Some(Fault::Delivery(Delivery::Never))]);
+    assert_eq!(statuses(&broker, ["first".to_owned()]).await, [200]);
+    assert_eq!((broker.courier.call_count(), relay.accepted()), (2, 2));
+}
+
+#[tokio::test]
+async fn silent_new_http2_connection_fails_no_user() {
+    let (broker, relay, _courier) = http2_broker(WATCHFUL).await;
+    let asked = statuses(&broker, [SLOW.to_owned()]);
+    let silence = async {
+        until(async || broker.courier.call_count() == 1).await;
+        relay.silence();
+    };
+    assert_eq!(tokio::join!(asked, silence).0, [200]);
+    assert!(relay.accepted() >= 2, "{}", relay.accepted());
+}
+
 /// Five a second, with the default settings of connections.
 #[tokio::test]
 async fn silent_http2_connection_fails_none_of_140_users_in_28_seconds() {
@@ -145,7 +166,9 @@ async fn connection_that_courier_closes_in_good_order_takes_no_new_calls() {
 
 #[tokio::test]
 async fn calls_on_a_closing_connection_that_goes_silent_are_retried() {
-    let (broker, relay, courier) = http2_broker(WATCHFUL).await;
+    // A slow call is not late.
+    let settings = ConnectionSettings { late_after: 2 * SLOWNESS, ..PATIENT };
+    let (broker, relay, courier) = http2_broker(settings).await;
     assert_eq!(statuses(&broker, ["first".to_owned()]).await, [200]);
     let under_way = statuses(&broker, [SLOW.to_owned()]);
     let meanwhile = async {
