@@ -95,8 +95,8 @@ impl Courier {
         Arc::clone(&self.key.lock())
     }
 
-    async fn call(&self, key: &TokenKey) -> Result<Grant, Failure> {
-        let checkout = self.connections.check_out(key);
+    async fn call(&self, key: &TokenKey, is_known: bool) -> Result<Grant, Failure> {
+        let checkout = self.connections.check_out(key, is_known);
         let outcome = self.exchange(&checkout, key).await;
         checkout.record(outcome.as_ref().err());
         outcome
@@ -175,8 +175,8 @@ fn sanitize(message: &str, api_key: &ApiKey) -> String {
 }
 
 impl Issuer for Courier {
-    fn issue<'a>(&'a self, key: &'a TokenKey, _permit: Permit) -> Issuing<'a> {
-        Box::pin(self.call(key))
+    fn issue<'a>(&'a self, key: &'a TokenKey, permit: Permit) -> Issuing<'a> {
+        Box::pin(self.call(key, permit.origin().is_known))
     }
 }
 
