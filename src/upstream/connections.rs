@@ -22,8 +22,7 @@
 //! cannot tell that it was not theirs. So none is held against its token key or its party
 //! ([`Cause::SharedClosed`](super::Cause::SharedClosed)), and each key becomes a *suspect*: calls for it have a connection
 //! of their own until one succeeds, or for a minute. There a failure counts, and breaks no other call.
-//! The same holds for calls that were lost on a shared connection, or timed out while it was silent. In HTTP/1.1 calls
-//! share none.
+//! The same holds for calls that are late on a shared connection that is silent. In HTTP/1.1 calls share none.
 //!
 //! The next call that breaks the connection may be for a new user. So all keys that have had no token are suspects too,
 //! for a minute after each break: a new user's call can then break its own connection alone. Keys that have had a token
@@ -150,6 +149,7 @@ impl<K: Hash> Checkout<'_, K> {
                 if self.has_worked() {
                     return None;
                 }
+                self.suspect(now);
                 late = now + late_after;
             }
         }
@@ -178,15 +178,19 @@ impl<K: Hash> Checkout<'_, K> {
         let now = self.connections.clock.now();
         let is_silent = now.since(self.generation.silent_since(self.sent)) >= late_after;
         self.generation.record(failure, is_silent, min_age, now);
-        let suspects = &mut self.connections.state.lock().suspects;
         match failure {
-            Some(failure)
-                if self.is_shared() && (failure.is_inconclusive() || is_silent && *failure == Failure::Timeout) =>
-            {
-                suspects.insert(&self.key, now)
+            Some(failure) if failure.is_inconclusive() || is_silent && *failure == Failure::Timeout => {
+                self.suspect(now)
             }
-            None if self.is_alone => suspects.remove(&self.key),
+            None if self.is_alone => self.connections.state.lock().suspects.remove(&self.key),
             _ => {}
+        }
+    }
+
+    /// Makes the key a suspect if other calls may be on its connection.
+    fn suspect(&self, now: Moment) {
+        if self.is_shared() {
+            self.connections.state.lock().suspects.insert(&self.key, now);
         }
     }
 }
