@@ -343,6 +343,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn key_without_a_token_joins_no_call_that_is_late_on_a_silent_connection() {
+        let connections = connections();
+        let late = connections.check_out("user", true);
+        let waits = tokio::time::timeout(SECOND * 2, late.wait(std::future::pending::<()>())).await;
+        assert!(waits.is_err(), "the connection is new");
+        assert!(!connections.check_out("new", false).is_shared());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn lost_http1_call_makes_no_suspect() {
         let connections = connections();
         answered(&connections, SECOND / 10, Version::HTTP_11).await;
