@@ -22,13 +22,17 @@
 //! cannot tell that it was not theirs. So none is held against its token key or its party
 //! ([`Cause::SharedClosed`](super::Cause::SharedClosed)), and each key becomes a *suspect*: calls for it have a connection
 //! of their own until one succeeds, or for a minute. There a failure counts, and breaks no other call.
-//! The same holds for calls that were lost on a shared connection. In HTTP/1.1 calls share none.
+//! The same holds for calls that are late on a shared connection that is silent. In HTTP/1.1 calls share none.
+//!
+//! The next call that breaks the connection may be for a new user. So all keys that have had no token are suspects too,
+//! for a minute after each break: a new user's call can then break its own connection alone. Keys that have had a token
+//! stay on the shared one.
 //!
 //! # What bounds it
 //!
 //! Generations are [`ConnectionSettings::min_age`] apart, so calls that always hang cause one new connection in that
 //! time. An old generation ends with its last call, so at most `timeout / min_age + 2` exist. A connection of a suspect
-//! ends with its call, and [`Suspects`] are bounded.
+//! ends with its call: there are as many as calls under way, and the rate budget bounds both. [`Suspects`] are bounded.
 
 use std::hash::Hash;
 use std::pin::pin;
@@ -75,12 +79,12 @@ impl Connections {
 
     /// Begins a call for this key on the current generation, or on a new one if that has retired.
     ///
-    /// A suspect gets a generation of its own.
-    pub fn check_out<K: Hash>(&self, key: K) -> Checkout<'_, K> {
+    /// A suspect gets a generation of its own. `is_known`: whether the key has had a token.
+    pub fn check_out<K: Hash>(&self, key: K, is_known: bool) -> Checkout<'_, K> {
         let max_age = self.settings.max_age;
         let mut state = self.state.lock();
         let now = self.clock.now();
-        if state.suspects.contains(&key, now) {
+        if state.suspects.contains(&key, is_known, now) {
             let generation = Arc::new(Generation::new(self.unpooled.clone(), max_age, false, now));
             return Checkout { connections: self, generation, key, is_alone: true, sent: now };
         }
@@ -147,6 +151,7 @@ impl<K: Hash> Checkout<'_, K> {
                 if self.has_worked() {
                     return None;
                 }
+                self.suspect(now);
                 self.generation.retire(settings.min_age, now);
                 report_late();
                 return Some(head.await);
@@ -177,11 +182,19 @@ impl<K: Hash> Checkout<'_, K> {
         let now = self.connections.clock.now();
         let is_silent = now.since(self.generation.silent_since(self.sent)) >= late_after;
         self.generation.record(failure, is_silent, min_age, now);
-        let suspects = &mut self.connections.state.lock().suspects;
         match failure {
-            Some(failure) if self.is_shared() && failure.is_inconclusive() => suspects.insert(&self.key, now),
-            None if self.is_alone => suspects.remove(&self.key),
+            Some(failure) if failure.is_inconclusive() || is_silent && *failure == Failure::Timeout => {
+                self.suspect(now)
+            }
+            None if self.is_alone => self.connections.state.lock().suspects.remove(&self.key),
             _ => {}
+        }
+    }
+
+    /// Makes the key a suspect if other calls may be on its connection.
+    fn suspect(&self, now: Moment) {
+        if self.is_shared() {
+            self.connections.state.lock().suspects.insert(&self.key, now);
         }
     }
 }
@@ -219,7 +232,7 @@ mod tests {
 
     /// A call that is answered after this time.
     async fn answered(connections: &Connections, time: Duration, version: Version) -> Checkout<'_, &'static str> {
-        let checkout = connections.check_out("user");
+        let checkout = connections.check_out("user", true);
         match checkout.wait(tokio::time::sleep(time), || ()).await {
             Some(()) => {
                 checkout.record_head(version);
@@ -232,14 +245,14 @@ mod tests {
 
     /// How long a call waits that gets no answer.
     async fn patience(connections: &Connections) -> Duration {
-        let checkout = connections.check_out("user");
+        let checkout = connections.check_out("user", true);
         let waited = tokio::time::timeout(TIMEOUT, checkout.wait(std::future::pending::<()>(), || ())).await;
         checkout.record(Some(&waited.map_or(Failure::Timeout, |_| lost())));
         connections.clock.now().since(checkout.sent())
     }
 
     fn is_current(checkout: &Checkout<'_, &'static str>) -> bool {
-        Arc::ptr_eq(&checkout.generation, &checkout.connections.check_out("user").generation)
+        Arc::ptr_eq(&checkout.generation, &checkout.connections.check_out("user", true).generation)
     }
 
     #[tokio::test(start_paused = true)]
@@ -255,14 +268,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn late_call_on_a_new_connection_goes_on_while_others_use_the_next() {
         let connections = connections();
-        let (checkout, late) = (connections.check_out("user"), Cell::new(None));
+        let (checkout, late) = (connections.check_out("user", true), Cell::new(None));
         let head = checkout.wait(tokio::time::sleep(SECOND * 3), || late.set(Some(is_current(&checkout)))).await;
         assert_eq!((head, late.get()), (Some(()), Some(false)));
         checkout.record_head(Version::HTTP_2);
         checkout.record(None);
         assert!(!is_current(&checkout));
         // A slow Courier is known by now, so the next call is not late.
-        let next = connections.check_out("user");
+        let next = connections.check_out("user", true);
         assert_eq!(next.wait(tokio::time::sleep(SECOND * 3), || panic!("it is late")).await, Some(()));
     }
 
@@ -289,7 +302,7 @@ mod tests {
         let connections = connections();
         answered(&connections, SECOND, Version::HTTP_2).await;
         for _ in 0..4 {
-            let checkout = connections.check_out("user");
+            let checkout = connections.check_out("user", true);
             checkout.record_head(Version::HTTP_2);
             checkout.record(Some(&Failure::Unavailable(500)));
             assert!(is_current(&checkout));
@@ -303,7 +316,7 @@ mod tests {
             let connections = connections();
             answered(&connections, SECOND / 2, version).await;
             tokio::time::sleep(SECOND).await;
-            let hanging = connections.check_out("user");
+            let hanging = connections.check_out("user", true);
             let others = async {
                 for _ in 0..10 {
                     answered(&connections, SECOND / 2, version).await;
@@ -323,23 +336,47 @@ mod tests {
         for failure in [lost(), Failure::Connect(Cause::SharedClosed.into())] {
             let connections = connections();
             answered(&connections, SECOND / 10, Version::HTTP_2).await;
-            connections.check_out("user").record(Some(&failure));
-            assert!(connections.check_out("other").is_shared());
-            let alone = connections.check_out("user");
+            connections.check_out("user", true).record(Some(&failure));
+            assert!(connections.check_out("other", true).is_shared());
+            let alone = connections.check_out("user", true);
             assert!(!alone.is_shared());
             alone.record(Some(&Failure::Connect(Cause::Closed.into())));
-            assert!(!connections.check_out("user").is_shared(), "it failed again");
+            assert!(!connections.check_out("user", true).is_shared(), "it failed again");
             alone.record(None);
-            assert!(connections.check_out("user").is_shared());
+            assert!(connections.check_out("user", true).is_shared());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn key_without_a_token_has_a_connection_of_its_own_for_a_minute_after_a_break() {
+        for failure in [lost(), Failure::Connect(Cause::SharedClosed.into()), Failure::Timeout] {
+            let connections = connections();
+            let broken = connections.check_out("user", true);
+            assert!(connections.check_out("new", false).is_shared());
+            tokio::time::sleep(TIMEOUT).await;
+            broken.record(Some(&failure));
+            assert!(!connections.check_out("new", false).is_shared(), "{failure}");
+            assert!(connections.check_out("known", true).is_shared());
+            tokio::time::sleep(SECOND * 60).await;
+            assert!(connections.check_out("new", false).is_shared());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn key_without_a_token_joins_no_call_that_is_late_on_a_silent_connection() {
+        let connections = connections();
+        let late = connections.check_out("user", true);
+        let waits = tokio::time::timeout(SECOND * 2, late.wait(std::future::pending::<()>())).await;
+        assert!(waits.is_err(), "the connection is new");
+        assert!(!connections.check_out("new", false).is_shared());
     }
 
     #[tokio::test(start_paused = true)]
     async fn lost_http1_call_makes_no_suspect() {
         let connections = connections();
         answered(&connections, SECOND / 10, Version::HTTP_11).await;
-        connections.check_out("user").record(Some(&lost()));
-        assert!(!connections.check_out("user").is_alone);
+        connections.check_out("user", true).record(Some(&lost()));
+        assert!(!connections.check_out("user", true).is_alone && !connections.check_out("new", false).is_alone);
     }
 
     #[tokio::test(start_paused = true)]
@@ -347,7 +384,7 @@ mod tests {
         let connections = connections();
         let mut generations = vec![answered(&connections, SECOND / 10, Version::HTTP_11).await.generation];
         for _ in 0..100 {
-            let checkout = connections.check_out("user");
+            let checkout = connections.check_out("user", true);
             checkout.record(Some(&lost()));
             if !generations.iter().any(|known| Arc::ptr_eq(known, &checkout.generation)) {
                 generations.push(Arc::clone(&checkout.generation));
@@ -360,7 +397,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn generation_retires_after_two_minutes_at_most() {
         let connections = connections();
-        let first = connections.check_out("user");
+        let first = connections.check_out("user", true);
         tokio::time::sleep(SECOND * 89).await;
         assert!(is_current(&first));
         tokio::time::sleep(SECOND * 31).await;

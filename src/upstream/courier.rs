@@ -96,7 +96,7 @@ impl Courier {
     }
 
     async fn call(&self, key: &TokenKey, permit: Permit) -> Result<Grant, Failure> {
-        let checkout = self.connections.check_out(key);
+        let checkout = self.connections.check_out(key, permit.origin().is_known);
         let outcome = self.exchange(&checkout, key, &permit).await;
         checkout.record(outcome.as_ref().err());
         outcome

@@ -1,4 +1,4 @@
-//! The simulator over HTTP/2 with TLS, with users whose calls hang, are slow or end their connection.
+//! The simulator over HTTP/2 with TLS, with users whose calls hang, are slow, or end or silence their connection.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,13 +27,16 @@ pub const SLOW: &str = "slow";
 pub const CLOSING: &str = "closing";
 /// The same, after GOAWAY.
 pub const LEAVING: &str = "leaving";
+/// After a call for a user whose id begins so, its connection stays open but is silent.
+pub const SILENCING: &str = "silencing";
 pub const SLOWNESS: Duration = Duration::from_millis(600);
 
-/// Ends a connection at the request of a call on it.
+/// Ends or silences a connection at the request of a call on it.
 #[derive(Default)]
 struct End {
     close: Notify,
     leave: Notify,
+    silence: Notify,
 }
 
 /// A server that runs as long as its runtime.
@@ -73,6 +76,7 @@ impl Http2Courier {
                             let _ = timeout(SLOWNESS / 20, connection).await;
                             return;
                         }
+                        () = end.silence.notified() => std::future::pending().await,
                     }
                     let _ = connection.await;
                 });
@@ -103,7 +107,7 @@ async fn answer(
     let key = head.headers.get(AUTHORIZATION).map(|key| key.as_bytes().to_vec());
     let reply = simulator.answer(key.as_deref(), &body).await;
     let text = String::from_utf8_lossy(&body);
-    for (prefix, end) in [(CLOSING, &end.close), (LEAVING, &end.leave)] {
+    for (prefix, end) in [(CLOSING, &end.close), (LEAVING, &end.leave), (SILENCING, &end.silence)] {
         if text.contains(&format!("user_id:{prefix}")) {
             end.notify_one();
             std::future::pending::<()>().await;

@@ -26,7 +26,8 @@ pub const PATIENT: ConnectionSettings =
     ConnectionSettings { late_after: HOUR, max_age: HOUR, min_age: MS, ping_after: HOUR, ping_timeout: HOUR };
 /// The key of a second client of the broker that uses HTTP/2.
 pub const STORM: &str = "ctb_the-key-of-the-storm";
-const WATCHFUL: ConnectionSettings = ConnectionSettings { late_after: Duration::from_millis(500), ..PATIENT };
+/// A late call is retried on another connection.
+pub const WATCHFUL: ConnectionSettings = ConnectionSettings { late_after: Duration::from_millis(500), ..PATIENT };
 
 fn setup(connections: ConnectionSettings) -> Setup {
     let setup = Setup::new().settings(|raw| {
