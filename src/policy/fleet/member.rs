@@ -49,6 +49,8 @@ pub struct Member {
     standing: Standing,
     /// The live and missing members, as far as is known; none before the first beat.
     members: u32,
+    /// The largest share that one of them may use.
+    largest: Share,
 }
 
 /// The connection to the store.
@@ -71,6 +73,8 @@ pub enum Request {
         share: Share,
         /// The live and missing members that it remembers.
         members: u32,
+        /// The largest share of one of them that it remembers.
+        largest: Share,
     },
     /// Become a live member. Void if the store last heard this member at another time, or over [`UP`] ago.
     Beat {
@@ -91,6 +95,8 @@ pub struct BeatAnswer {
     pub seen: ServerTime,
     /// The live and missing members.
     pub members: u32,
+    /// The largest share that one of them may use.
+    pub largest: Share,
     /// This member's share while it is alone.
     pub share: Share,
     /// The share of the live members together.
@@ -140,7 +146,12 @@ impl Standing {
 impl Member {
     /// A broker that starts at `now`. Before its first beat it is one of so many `brokers`.
     pub fn new(brokers: u32, now: Moment) -> Self {
-        Self { link: Link::Lost, standing: Standing::new(Share::of_each(brokers), now), members: 0 }
+        Self {
+            link: Link::Lost,
+            standing: Standing::new(Share::of_each(brokers), now),
+            members: 0,
+            largest: Share::NONE,
+        }
     }
 
     /// The consequences for the calls of this broker. Pass them on after each answer and each loss.
@@ -151,7 +162,7 @@ impl Member {
     /// The next request to send, if one is due. A join needs a new connection.
     pub fn poll(&mut self, now: Moment) -> Option<Request> {
         let request = match self.link {
-            Link::Lost => Request::Join { share: self.standing.share, members: self.members },
+            Link::Lost => Request::Join { share: self.standing.share, members: self.members, largest: self.largest },
             Link::Answered { seen, beat_at } if beat_at <= now => Request::Beat { seen },
             Link::Waiting { .. } | Link::Answered { .. } => return None,
         };
@@ -194,9 +205,9 @@ impl Member {
     /// Records the answer to a beat; `None` if the beat was void.
     pub fn on_beat(&mut self, answer: Option<BeatAnswer>, now: Moment) {
         match (self.answered(now), answer) {
-            (Some(sent), Some(BeatAnswer { seen, members, share, live })) => {
+            (Some(sent), Some(BeatAnswer { seen, members, largest, share, live })) => {
                 self.link = Link::Answered { seen, beat_at: sent + BEAT };
-                self.members = members;
+                (self.members, self.largest) = (members, largest);
                 self.standing = Standing { up_until: sent + UP, alone_from: sent + SILENCE, share, live };
             }
             (None, _) | (_, None) => self.on_lost(now),
@@ -230,13 +241,15 @@ mod tests {
     }
 
     fn answer() -> BeatAnswer {
-        BeatAnswer { seen: ServerTime::from_micros(7), members: 4, share: Share::of_each(4), live: Share::WHOLE }
+        let (share, largest) = (Share::of_each(4), Share::of_each(3));
+        BeatAnswer { seen: ServerTime::from_micros(7), members: 4, largest, share, live: Share::WHOLE }
     }
 
     /// A member whose first beat was sent and answered at the start.
     fn member() -> Member {
         let mut member = Member::new(BROKERS, START);
-        assert_eq!(member.poll(START), Some(Request::Join { share: Share::of_each(BROKERS), members: 0 }));
+        let join = Request::Join { share: Share::of_each(BROKERS), members: 0, largest: Share::NONE };
+        assert_eq!(member.poll(START), Some(join));
         member.on_joined(ServerTime::from_micros(5), START);
         assert_eq!(member.poll(START), Some(Request::Beat { seen: ServerTime::from_micros(5) }));
         member.on_beat(Some(answer()), START);
@@ -277,7 +290,8 @@ mod tests {
             assert!(member.poll(after(500)).is_some());
             member.on_beat(answer, after(at));
             assert_eq!(member.standing().state(after(at)), State::Doubtful(after(3000)));
-            assert_eq!(member.poll(after(at)), Some(Request::Join { share: Share::of_each(4), members: 4 }));
+            let join = Request::Join { share: Share::of_each(4), members: 4, largest: Share::of_each(3) };
+            assert_eq!(member.poll(after(at)), Some(join));
         }
     }
 }

@@ -27,14 +27,15 @@
 //! 5. A beat names the beat before it. One that comes late makes nobody live: its sender has given up and is elsewhere.
 //! 6. A store that has forgotten the fleet counts as many members as the brokers remember, and those that are not back
 //!    as missing, for 60 s. Newcomers take nobody's place among them.
+//! 7. Each of those is counted with the largest share that the brokers remember of any member: one that was cut off
+//!    before the fleet grew still has its larger share.
 //!
 //! These exceptions remain:
 //!
 //! - a broker that is cut off for more than 60 s is not counted any more;
 //! - one that starts cut off, or is cut off within a second of its start, is not counted yet: it uses the share of one
 //!   of `store.brokers`;
-//! - a store that forgets the fleet while no broker remembers it, or while a broker is cut off that has a larger share
-//!   than the others, since it has not heard that the fleet grew (the model finds this with seed 3523);
+//! - a store that forgets the fleet while no broker remembers it;
 //! - two masters after a split;
 //! - a burst that is smaller than the number of brokers: each that is cut off may make one call.
 

@@ -149,11 +149,11 @@ impl Keeper {
         let names = names.map_err(|why| format!("{address}: {why}"))?;
         self.links += 1;
         let mut link = Link { connection, names, server: server.clone(), number: self.links };
-        let Some(Request::Join { share, members }) = member.poll(self.context.clock.now()) else {
+        let Some(Request::Join { share, members, largest }) = member.poll(self.context.clock.now()) else {
             return Err("not ready to join".to_owned());
         };
-        let joined = timeout(DEADLINE, self.membership.join(&self.context, &mut link, share, members)).await;
-        let seen = joined.unwrap_or_else(|_| Err(endpoint::timed_out())).map_err(failed)?;
+        let join = self.membership.join(&self.context, &mut link, share, (members, largest));
+        let seen = timeout(DEADLINE, join).await.unwrap_or_else(|_| Err(endpoint::timed_out())).map_err(failed)?;
         member.on_joined(seen, self.context.clock.now());
         // It is alone no more, and not up yet.
         self.watched.standing.send_replace(member.standing());

@@ -28,8 +28,14 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Empties the buckets, then becomes a missing member.
-    pub async fn join(&self, context: &Context, link: &mut Link, share: Share, known: u32) -> RedisResult<ServerTime> {
+    /// Empties the buckets, then becomes a missing member that remembers so many, and the largest share of one.
+    pub async fn join(
+        &self,
+        context: &Context,
+        link: &mut Link,
+        share: Share,
+        (members, largest): (u32, Share),
+    ) -> RedisResult<ServerTime> {
         for (name, workspace) in context.workspaces.load().iter() {
             let Some(budget) = &workspace.budget else { continue };
             let mut empty = context.scripts.empty.key(link.names.bucket(name.as_str()));
@@ -37,7 +43,7 @@ impl Membership {
             let _: u32 = empty.invoke_async(&mut link.connection).await?;
         }
         let mut join = context.scripts.join.key(MEMBERS);
-        join.arg(link.names.member(&self.id)).arg(share.parts()).arg(known);
+        join.arg(link.names.member(&self.id)).arg(share.parts()).arg(members).arg(largest.parts());
         join.arg(micros(MISSING)).arg(IDLE.as_millis() as u64);
         join.invoke_async(&mut link.connection).await.map(ServerTime::from_micros)
     }
@@ -47,10 +53,11 @@ impl Membership {
         let mut beat = context.scripts.beat.key(MEMBERS);
         beat.key(NAMES).arg(link.names.member(&self.id)).arg(seen.as_micros()).arg(&self.sealed_names);
         beat.arg(micros(UP)).arg(micros(LIVE)).arg(micros(MISSING)).arg(IDLE.as_millis() as u64);
-        let answer: Option<(u64, u32, u32, u32)> = beat.invoke_async(&mut link.connection).await?;
-        Ok(answer.map(|(seen, members, share, live)| BeatAnswer {
+        let answer: Option<(u64, u32, u32, u32, u32)> = beat.invoke_async(&mut link.connection).await?;
+        Ok(answer.map(|(seen, members, largest, share, live)| BeatAnswer {
             seen: ServerTime::from_micros(seen),
             members,
+            largest: Share::from_parts(largest),
             share: Share::from_parts(share),
             live: Share::from_parts(live),
         }))

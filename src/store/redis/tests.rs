@@ -118,7 +118,7 @@ impl World {
 #[derive(Clone, Debug)]
 enum Step {
     Advance(u64),
-    Join { id: usize, members: u32, known: u32 },
+    Join { id: usize, members: u32, known: u32, largest: u32 },
     Beat { id: usize, is_of_another: bool },
     Leave { id: usize },
     Take { permits: u32, live: u32 },
@@ -127,7 +127,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => prop_oneof![0u64..800, 900u64..1100, 50_000u64..70_000].prop_map(Step::Advance),
-        2 => (0usize..4, 1u32..12, 0u32..6).prop_map(|(id, members, known)| Step::Join { id, members, known }),
+        2 => (0usize..4, 1u32..12, 0u32..6, 0u32..12)
+            .prop_map(|(id, members, known, largest)| Step::Join { id, members, known, largest }),
         6 => (0usize..4, prop::bool::weighted(0.1)).prop_map(|(id, is_of_another)| Step::Beat { id, is_of_another }),
         1 => (0usize..4).prop_map(|id| Step::Leave { id }),
         4 => (0u32..12, 1u32..5).prop_map(|(permits, live)| Step::Take { permits, live }),
@@ -152,12 +153,13 @@ fn compare_members(world: &mut World, steps: Vec<Step>) -> TestCaseResult {
         let (now, context) = (world.now(), &world.context);
         match step {
             Step::Advance(millis) => world.advance(millis),
-            Step::Join { id, members, known } => {
-                let share = Share::of_each(members);
+            Step::Join { id, members, known, largest } => {
+                let (share, largest) = (Share::of_each(members), Share::of_each(largest));
                 let (member, link) = (of(id), &mut world.link);
-                let joined = world.runtime.block_on(member.join(context, link, share, known)).expect("an answer");
+                let joined = member.join(context, link, share, (known, largest));
+                let joined = world.runtime.block_on(joined).expect("an answer");
                 model.empty(tolerance, now);
-                model.member(id, Request::Join { share, members: known }, now);
+                model.member(id, Request::Join { share, members: known, largest }, now);
                 prop_assert_eq!(joined, now);
                 seen.insert(id, joined);
             }

@@ -18,7 +18,8 @@ fn member() -> Member {
     assert!(member.poll(START).is_some());
     member.on_joined(seen, START);
     assert!(member.poll(START).is_some());
-    member.on_beat(Some(BeatAnswer { seen, members: 2, share: Share::of_each(2), live: Share::WHOLE }), START);
+    let share = Share::of_each(2);
+    member.on_beat(Some(BeatAnswer { seen, members: 2, largest: share, share, live: Share::WHOLE }), START);
     member
 }
 

@@ -16,12 +16,13 @@ use rule::Rule::{self, *};
 use rule::Rules;
 
 /// The rules of the budget, each with the first seed that breaks it: a search from there is short.
-const OF_BUDGET: [(Rule, u64); 9] = [
+const OF_BUDGET: [(Rule, u64); 10] = [
     (JoinEmpties, 139),
     (AbsentIsEmpty, 2),
     (MissingCounted, 6),
     (LateBeatIsVoid, 1193),
     (RememberedCounted, 207),
+    (LargestCounted, 3523),
     (PurseEnds, 114),
     (Silence, 62),
     (ShareAlone, 4),

@@ -13,6 +13,8 @@ pub enum Rule {
     LateBeatIsVoid,
     /// A store that forgot the fleet counts the members that the brokers remember.
     RememberedCounted,
+    /// It counts those that are not back with the largest share that the brokers remember.
+    LargestCounted,
     /// Permits that are unused after 100 ms are thrown away.
     PurseEnds,
     /// A broker that is cut off makes no call for 3 s.

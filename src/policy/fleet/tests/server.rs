@@ -19,6 +19,8 @@ pub struct Server {
     founded: u64,
     /// The members that the brokers remember from before.
     remembered: u32,
+    /// The largest share of one of them that the brokers remember.
+    largest: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +42,7 @@ impl Entry {
 
 impl Server {
     pub const fn new(rules: Rules) -> Self {
-        Self { rules, arrival: None, members: BTreeMap::new(), founded: 0, remembered: 0 }
+        Self { rules, arrival: None, members: BTreeMap::new(), founded: 0, remembered: 0, largest: 0 }
     }
 
     /// Whether no member is known.
@@ -74,9 +76,9 @@ impl Server {
     /// Executes a join, a beat or a goodbye. `None` to a beat says that it is void.
     pub fn member(&mut self, id: usize, request: Request, now: ServerTime) -> Option<BeatAnswer> {
         match request {
-            Request::Join { share, members } => {
-                self.join(id, share.parts(), members, now.as_micros());
-                Some(BeatAnswer { seen: now, members: 0, share, live: Share::NONE })
+            Request::Join { share, members, largest } => {
+                self.join(id, share.parts(), (members, largest.parts()), now.as_micros());
+                Some(BeatAnswer { seen: now, members: 0, largest, share, live: Share::NONE })
             }
             Request::Beat { seen } => self.beat(id, seen.as_micros(), now.as_micros()),
             Request::Leave { seen } => {
@@ -88,12 +90,12 @@ impl Server {
         }
     }
 
-    fn join(&mut self, id: usize, share: u32, members: u32, now: u64) {
+    fn join(&mut self, id: usize, share: u32, (members, largest): (u32, u32), now: u64) {
         if self.members.is_empty() {
-            (self.founded, self.remembered) = (now, 0);
+            (self.founded, self.remembered, self.largest) = (now, 0, 0);
         }
         if self.is_young(now) && self.rules.hold(Rule::RememberedCounted) {
-            self.remembered = self.remembered.max(members);
+            (self.remembered, self.largest) = (self.remembered.max(members), self.largest.max(largest));
         }
         let is_remembered = members > 0 || self.members.get(&id).is_some_and(|entry| entry.is_remembered);
         self.members.insert(id, Entry { seen: now, has_beaten: false, is_remembered, shares: [share; 2] });
@@ -110,15 +112,19 @@ impl Server {
         let known = self.members.len() as u32;
         let back = self.members.values().filter(|entry| entry.is_remembered).count() as u32;
         let forgotten = if self.is_young(now) { self.remembered.saturating_sub(back) } else { 0 };
-        let theirs = forgotten * Share::of_each(self.remembered).parts();
+        let equal = Share::of_each(self.remembered).parts();
+        let each = if self.rules.hold(Rule::LargestCounted) { self.largest } else { equal };
         let is_live = |entry: &Entry| entry.has_beaten && entry.seen <= now && now - entry.seen <= micros(LIVE);
-        let missing = self.members.values().filter(|entry| !is_live(entry)).map(Entry::share).sum::<u32>() + theirs;
+        let missing = self.members.values().filter(|entry| !is_live(entry)).map(Entry::share).sum::<u32>();
+        let missing = missing + forgotten * each;
         let members = known + forgotten;
         let share = Share::of_each(members);
         let whole = Share::WHOLE.parts();
         let live = if self.rules.hold(Rule::MissingCounted) { whole.saturating_sub(missing) } else { whole };
         self.members.get_mut(&id)?.shares[0] = share.parts();
-        Some(BeatAnswer { seen: ServerTime::from_micros(now), members, share, live: Share::from_parts(live) })
+        let largest = self.members.values().map(Entry::share).max()?.max(if forgotten > 0 { each } else { 0 });
+        let (largest, live) = (Share::from_parts(largest), Share::from_parts(live));
+        Some(BeatAnswer { seen: ServerTime::from_micros(now), members, largest, share, live })
     }
 
     /// Whether the list of members is younger than the oldest member that it would count.

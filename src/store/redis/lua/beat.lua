@@ -1,7 +1,8 @@
 -- Makes a broker a live member. Void if it was last seen at another time or too long ago, or if the fleet has other names.
 -- KEYS: members, names. ARGV: id, when it was seen, names; for how long (us) a beat is in time, a member is live, and a
 -- member is missing; life of an idle list (ms).
--- Returns: the time, the number of members, this one's share, and what the live ones may use; nothing if it is void.
+-- Returns: the time, the number of members, their largest share, this one's, and what the live ones may use; nothing if
+-- it is void.
 local now = time()
 local id, seen = ARGV[1], tonumber(ARGV[2])
 local in_time, live, missing = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -11,8 +12,8 @@ if not own or own.seen ~= seen or now < seen or now - seen > in_time or redis.ca
 end
 own.seen, own.has_beaten, own.before = now, true, own.last
 
--- The members, those of before the list was made, and what the missing ones hold.
-local known, back, absent = 1, own.is_remembered and 1 or 0, 0
+-- The members, those of before the list was made, what the missing ones hold, and the largest share of another one.
+local known, back, absent, largest = 1, own.is_remembered and 1 or 0, 0, 0
 local list = redis.call('HGETALL', KEYS[1])
 for index = 1, #list, 2 do
   local member = parse(list[index + 1])
@@ -20,9 +21,11 @@ for index = 1, #list, 2 do
     if is_near(member.seen, now, missing) then
       known = known + 1
       back = back + (member.is_remembered and 1 or 0)
+      -- It may not have had the last answer.
+      local share = math.max(member.last, member.before)
+      largest = math.max(largest, share)
       if not (member.has_beaten and member.seen <= now and now - member.seen <= live) then
-        -- It may not have had the last answer.
-        absent = absent + math.max(member.last, member.before)
+        absent = absent + share
       end
     else
       redis.call('HDEL', KEYS[1], list[index])
@@ -30,15 +33,17 @@ for index = 1, #list, 2 do
   end
 end
 
-local remembered, forgotten = number('remembered'), 0
+local forgotten = 0
 if math.abs(now - number('founded')) < missing then
-  forgotten = math.max(remembered - back, 0)
+  forgotten = math.max(number('remembered') - back, 0)
 end
 if forgotten > 0 then
-  absent = absent + forgotten * math.floor(WHOLE / remembered)
+  absent = absent + forgotten * number('largest')
+  largest = math.max(largest, number('largest'))
 end
 local members = known + forgotten
 own.last = math.floor(WHOLE / members)
+largest = math.max(largest, own.last, own.before)
 put(id, own)
 redis.call('PEXPIRE', KEYS[1], ARGV[7])
-return {now, members, own.last, math.max(WHOLE - absent, 0)}
+return {now, members, largest, own.last, math.max(WHOLE - absent, 0)}

@@ -1,6 +1,6 @@
 -- The members are a hash: for each member when it was seen, whether it has beaten, whether it was a member before the
--- list was made, and its last two shares; `founded`, when the list was made; `remembered`, how many members the brokers
--- remember from before.
+-- list was made, and its last two shares; `founded`, when the list was made; `remembered` and `largest`, how many
+-- members the brokers remember from before, and the largest share of one.
 local WHOLE = 720720
 
 local function number(field)
