@@ -7,8 +7,9 @@ use parking_lot::Mutex;
 
 use super::flight::{Halt, call_with_retries};
 use super::flight_task::{FlightCause, FlightTask, Obtained};
+use super::waiters::Waiters;
 use crate::clock::Clock;
-use crate::policy::fleet::lease::{Lease, Look, Lookup, Next};
+use crate::policy::fleet::lease::{Lease, Look, Lookup, Next, RENEWAL};
 use crate::store::Record;
 use crate::store::redis::{FlightId, Opened, OpenedAt, Redis};
 use crate::token::{Grant, TokenKey, WorkspaceName};
@@ -122,14 +123,14 @@ pub async fn obtain(task: &mut FlightTask) -> Result<Result<Obtained, Failure>, 
             },
             (Next::GiveUp, _) => return Ok(Err(Failure::Timeout)),
             (Next::Call(lease), _) => {
-                let lease = Mutex::new(lease);
+                let lease = HeldLease { redis: &redis, key: &key, id, at_least, lease: Mutex::new(lease), clock };
                 let called = tokio::select! {
                     biased;
                     called = call_with_retries(task, Some(&lease)) => called,
-                    never = renew(&redis, &key, id, &lease, clock) => match never {},
+                    never = lease.renew() => match never {},
                 };
                 match called {
-                    Err(Halt::Lapsed) => {}
+                    Err(Halt::Lapsed) => task.leader.with_waiters(Waiters::reset_places),
                     called => return called.map(|outcome| outcome.map(Obtained::from)),
                 }
             }
@@ -137,15 +138,47 @@ pub async fn obtain(task: &mut FlightTask) -> Result<Result<Obtained, Failure>, 
     }
 }
 
-/// Renews a lease each second.
-async fn renew(redis: &Redis, key: &TokenKey, id: FlightId, lease: &Mutex<Lease>, clock: Clock) -> Infallible {
-    loop {
-        let at = lease.lock().renew_at();
-        clock.sleep_until(at).await;
-        let sent = clock.now();
-        lease.lock().on_renewal_sent(sent);
-        if let Some(is_ours) = redis.renew(key, id).await {
-            lease.lock().on_renewed(sent, is_ours);
+/// The lease of a flight that waits for its permit, or calls.
+pub struct HeldLease<'a> {
+    redis: &'a Redis,
+    key: &'a TokenKey,
+    id: FlightId,
+    /// What a token of the store must outlast.
+    at_least: Duration,
+    lease: Mutex<Lease>,
+    clock: Clock,
+}
+
+impl HeldLease<'_> {
+    /// Whether a call may leave. If the lease has lapsed, this looks once more: others may have called since.
+    pub async fn permits_call(&self) -> bool {
+        let sent = self.clock.now();
+        if self.lease.lock().is_held(sent) {
+            return true;
+        }
+        let look = self.redis.open(self.key, self.id, self.at_least).await.look();
+        match Lookup::new(sent).on_look(look, sent, self.clock.now()) {
+            Next::Call(lease) => {
+                *self.lease.lock() = lease;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Renews the lease each second. A look before the call may bring one that has to be renewed.
+    async fn renew(&self) -> Infallible {
+        loop {
+            let at = self.lease.lock().renew_at();
+            self.clock.sleep_until(at.min(self.clock.now() + RENEWAL)).await;
+            let sent = self.clock.now();
+            if sent < self.lease.lock().renew_at() {
+                continue;
+            }
+            self.lease.lock().on_renewal_sent(sent);
+            if let Some(is_ours) = self.redis.renew(self.key, self.id).await {
+                self.lease.lock().on_renewed(sent, is_ours);
+            }
         }
     }
 }

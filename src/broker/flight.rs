@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
-use super::fleet_flight::{self, StorePlace};
+use super::fleet_flight::{self, HeldLease, StorePlace};
 use super::flight_task::{FlightCause, FlightTask, Obtained, Renewal};
 use super::flights::Leader;
 use super::handle::Broker;
@@ -14,7 +12,6 @@ use crate::audit::SESSIONS;
 use crate::clock::Moment;
 use crate::policy::admission::Origin;
 use crate::policy::admission::queue::Place;
-use crate::policy::fleet::lease::Lease;
 use crate::token::{Grant, TokenKey};
 use crate::upstream::{CALL_TIME, Failure, Party, PendingPermit, Permit};
 
@@ -62,7 +59,7 @@ fn party(workspace: &Workspace, key: &TokenKey, client: &str) -> u64 {
 pub enum Halt {
     /// It is detached, and nobody waits for it.
     Abandoned,
-    /// The lease lapsed before a call.
+    /// The lease lapsed before a call, and another broker has called or does so.
     Lapsed,
 }
 
@@ -71,7 +68,7 @@ pub enum Halt {
 /// Each call needs its own permit, and leaves only while the `lease` is held, if there is one.
 pub async fn call_with_retries(
     task: &mut FlightTask,
-    lease: Option<&Mutex<Lease>>,
+    lease: Option<&HeldLease<'_>>,
 ) -> Result<Result<Grant, Failure>, Halt> {
     let FlightTask { broker, workspace, leader, cause, origin, deadline, tries, place } = task;
     let (clock, dispatcher, deadline) = (&broker.0.clock, &workspace.dispatcher, *deadline);
@@ -89,7 +86,9 @@ pub async fn call_with_retries(
             Err(failure @ Failure::Credentials(_)) => return Ok(Err(failure)),
             Err(failure) => return Ok(Err(failed.unwrap_or(failure))),
         };
-        if lease.is_some_and(|lease| !lease.lock().is_held(clock.now())) {
+        if let Some(lease) = lease
+            && !lease.permits_call().await
+        {
             return Err(Halt::Lapsed);
         }
         *tries += 1;

@@ -101,7 +101,8 @@ async fn broker_starts_and_serves_without_redis() {
     let mut fleet = Fleet::new(40.0, 40).await;
     fleet.redis.kill();
     let member = fleet.start();
-    assert_eq!(member.ask("jane").await.status, 200);
+    let answer = member.ask("jane").await;
+    assert_eq!(answer.status, 200, "{answer:?} {}", member.running.stderr());
     assert!(member.store().await.starts_with("alone: "));
     fleet.redis.restart().await;
     member.wait_for_store("ok").await;

@@ -43,6 +43,8 @@ pub struct Keeper {
     names: Option<Names>,
     /// The number of connections until now.
     links: u64,
+    /// Redis has forgotten everything, and the broker is not told yet.
+    is_emptied: bool,
 }
 
 /// Where the keeper publishes.
@@ -60,7 +62,7 @@ enum End {
 impl Keeper {
     /// A keeper that has not connected yet.
     pub const fn new(endpoints: Endpoints, context: Arc<Context>, membership: Membership, watched: Watched) -> Self {
-        Self { endpoints, context, membership, watched, names: None, links: 0 }
+        Self { endpoints, context, membership, watched, names: None, links: 0, is_emptied: false }
     }
 
     /// Keeps the connection until `stop` is dropped or told, then says goodbye.
@@ -116,6 +118,11 @@ impl Keeper {
                     info!(members = self.membership.members, "Redis is connected");
                 }
                 self.publish(member, Some(link.clone()), None);
+                // Only now can tokens be landed again.
+                if std::mem::take(&mut self.is_emptied) {
+                    // A full channel has an older one, or its reader has gone.
+                    let _ = self.watched.events.try_send(Event::Emptied);
+                }
                 // A master that was cut off from its Sentinels goes on to answer. There is time until the next beat.
                 if timeout(DEADLINE, self.endpoints.has_moved(&link.server)).await.unwrap_or(false) {
                     return End::Lost("the Sentinels have named another master".to_owned());
@@ -176,11 +183,8 @@ impl Keeper {
             sealed = self.context.sealer.seal(Kind::Names, &[], names.expose());
             redis::cmd("SET").arg(NAMES).arg(&sealed).exec_async(connection).await?;
         }
-        // No two seals are alike: somebody had to write it again.
-        if !is_first_time && sealed != self.membership.sealed_names {
-            // If nobody reads the events, nobody needs this one.
-            let _ = self.watched.events.try_send(Event::Emptied);
-        }
+        // No two seals are alike: it had to be written again.
+        self.is_emptied |= !is_first_time && sealed != self.membership.sealed_names;
         self.membership.sealed_names = sealed;
         self.names = Some(names.clone());
         Ok(Ok(names))
