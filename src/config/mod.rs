@@ -26,8 +26,8 @@ pub use error::{SettingsError, SettingsErrors};
 pub use layers::Layers;
 pub use log::{Audit, LogFormat};
 pub use raw::{
-    Client as RawClient, Raw, Sessions as RawSessions, Store as RawStore, StoreKind, Tls as RawTls,
-    Workspace as RawWorkspace,
+    Client as RawClient, Raw, RedisUrls as RawRedisUrls, Sessions as RawSessions, Store as RawStore, StoreKind,
+    Tls as RawTls, Workspace as RawWorkspace,
 };
 pub use settings::{SessionSettings, Settings, StoreSettings, WorkspaceSettings};
 pub use variables::ENVIRONMENT_PREFIX;

@@ -212,6 +212,26 @@ labels! {
     /// The duration of an outage.
     Horizon "horizon" { Short = "5m", Medium = "15m", Long = "60m" }
 
+    /// Whether a broker of the fleet is heard.
+    MemberState "state" {
+        /// It is.
+        Live = "live",
+        /// It was, within the last minute.
+        Missing = "missing",
+    }
+
+    /// The outcome of a look for a token in the fleet's store.
+    LookOutcome "outcome" {
+        /// A token of another broker, or of this one before its restart.
+        Found = "found",
+        /// None, and this broker may call.
+        Leased = "leased",
+        /// None, and another broker calls.
+        Held = "held",
+        /// No answer in time: this broker calls on its own.
+        Away = "away",
+    }
+
     /// The program's version.
     Version "version" { Running = env!("CARGO_PKG_VERSION") }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use super::family::{By, metrics};
-use super::label::{StoreOperation, StoreOutcome};
+use super::label::{LookOutcome, MemberState, StoreOperation, StoreOutcome};
 
 /// Buckets from a write into memory of the system to the snapshot of millions of records, in seconds.
 const OPERATIONS: &[f64] = &[0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
@@ -25,8 +25,10 @@ metrics! {
         store_files_rejected_total: IntCounter,
         /// Records of the store that did not open with a key of `store.key_file`.
         store_records_rejected_total: IntCounter,
-        /// The brokers of the fleet, live and missing.
-        store_members: IntGauge,
+        /// The brokers of the fleet.
+        fleet_members: By<MemberState, IntGauge>,
+        /// Looks of this broker for a token in the fleet's store.
+        fleet_looks_total: By<LookOutcome, IntCounter>,
         /// Events that wait until the store is back.
         store_outbox_length: IntGauge,
     }

@@ -138,12 +138,18 @@ impl Redis {
 
     /// Looks for a token that lasts for at least so long; takes the lease of its key if there is none.
     pub async fn open(&self, key: &TokenKey, flight: FlightId, at_least: Duration) -> Opened {
+        let opened = self.look(key, flight, at_least).await.unwrap_or(Opened::Away);
+        self.0.context.metrics.fleet_looks_total[opened.outcome()].inc();
+        opened
+    }
+
+    async fn look(&self, key: &TokenKey, flight: FlightId, at_least: Duration) -> Option<Opened> {
         // Redis may still have what a sign-out has made void.
         if self.0.outbox.concerns(key) {
-            return Opened::Away;
+            return None;
         }
-        let Some((place, mut link)) = self.place(key) else { return Opened::Away };
-        self.run(StoreOperation::Open, place.open(&mut link, flight, at_least)).await.unwrap_or(Opened::Away)
+        let (place, mut link) = self.place(key)?;
+        self.run(StoreOperation::Open, place.open(&mut link, flight, at_least)).await
     }
 
     /// Stores a token, unless one is stored that lasts as long, and gives the lease back. `None` if Redis is away.

@@ -199,7 +199,6 @@ impl Keeper {
 
     fn publish(&self, member: &Member, link: Option<Link>, why: Option<Arc<str>>) {
         self.context.metrics.store_state.set(if link.is_some() { 1.0 } else { 0.0 });
-        self.context.metrics.store_members.set(self.membership.members.into());
         self.watched.view.send_modify(|view| {
             (view.link, view.why, view.members) = (link, why, self.membership.members);
             view.seen = self.membership.seen.or(view.seen);

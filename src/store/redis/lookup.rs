@@ -11,6 +11,7 @@ use super::link::Link;
 use super::names::RecordNames;
 use super::sealer::Kind;
 use crate::clock::Moment;
+use crate::metrics::LookOutcome;
 use crate::policy::fleet::ServerTime;
 use crate::policy::fleet::lease::{LIFE, Look};
 use crate::policy::fleet::record::{Landing, RecordTimes};
@@ -61,6 +62,16 @@ pub enum Opened {
 }
 
 impl Opened {
+    /// The same for the metrics.
+    pub(super) const fn outcome(&self) -> LookOutcome {
+        match self {
+            Self::Found(_) => LookOutcome::Found,
+            Self::Leased(_) => LookOutcome::Leased,
+            Self::Held(_) => LookOutcome::Held,
+            Self::Away => LookOutcome::Away,
+        }
+    }
+
     /// The same for the rules of leases; `None` if there is no answer.
     pub const fn look(&self) -> Option<Look> {
         match self {

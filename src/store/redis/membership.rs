@@ -8,6 +8,7 @@ use super::context::Context;
 use super::link::Link;
 use super::names::{MEMBERS, NAMES};
 use crate::clock::Moment;
+use crate::metrics::MemberState;
 use crate::policy::admission::budget::Budget;
 use crate::policy::fleet::member::{BeatAnswer, LIVE, MISSING, UP};
 use crate::policy::fleet::permits::{PurseAnswer, PurseRequest};
@@ -53,8 +54,12 @@ impl Membership {
         let mut beat = context.scripts.beat.key(MEMBERS);
         beat.key(NAMES).arg(link.names.member(&self.id)).arg(seen.as_micros()).arg(&self.sealed_names);
         beat.arg(micros(UP)).arg(micros(LIVE)).arg(micros(MISSING)).arg(IDLE.as_millis() as u64);
-        let answer: Option<(u64, u32, u32, u32, u32)> = beat.invoke_async(&mut link.connection).await?;
-        Ok(answer.map(|(seen, members, largest, share, live)| BeatAnswer {
+        let answer: Option<(u64, u32, u32, u32, u32, u32)> = beat.invoke_async(&mut link.connection).await?;
+        if let Some((_, members, .., alive)) = answer {
+            context.metrics.fleet_members[MemberState::Live].set(alive.into());
+            context.metrics.fleet_members[MemberState::Missing].set(members.saturating_sub(alive).into());
+        }
+        Ok(answer.map(|(seen, members, largest, share, live, _)| BeatAnswer {
             seen: ServerTime::from_micros(seen),
             members,
             largest: Share::from_parts(largest),

@@ -1,8 +1,8 @@
 -- Makes a broker a live member. Void if it was last seen at another time or too long ago, or if the fleet has other names.
 -- KEYS: members, names. ARGV: id, when it was seen, names; for how long (us) a beat is in time, a member is live, and a
 -- member is missing; life of an idle list (ms).
--- Returns: the time, the number of members, their largest share, this one's, and what the live ones may use; nothing if
--- it is void.
+-- Returns: the time, the number of members, their largest share, this one's, what the live ones may use, and their
+-- number; nothing if it is void.
 local now = time()
 local id, seen = ARGV[1], tonumber(ARGV[2])
 local in_time, live, missing = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -13,7 +13,7 @@ end
 own.seen, own.has_beaten, own.before = now, true, own.last
 
 -- The members, those of before the list was made, what the missing ones hold, and the largest share of another one.
-local known, back, absent, largest = 1, own.is_remembered and 1 or 0, 0, 0
+local known, alive, back, absent, largest = 1, 1, own.is_remembered and 1 or 0, 0, 0
 local list = redis.call('HGETALL', KEYS[1])
 for index = 1, #list, 2 do
   local member = parse(list[index + 1])
@@ -24,7 +24,9 @@ for index = 1, #list, 2 do
       -- It may not have had the last answer.
       local share = math.max(member.last, member.before)
       largest = math.max(largest, share)
-      if not (member.has_beaten and member.seen <= now and now - member.seen <= live) then
+      if member.has_beaten and member.seen <= now and now - member.seen <= live then
+        alive = alive + 1
+      else
         absent = absent + share
       end
     else
@@ -46,4 +48,4 @@ own.last = math.floor(WHOLE / members)
 largest = math.max(largest, own.last, own.before)
 put(id, own)
 redis.call('PEXPIRE', KEYS[1], ARGV[7])
-return {now, members, largest, own.last, math.max(WHOLE - absent, 0)}
+return {now, members, largest, own.last, math.max(WHOLE - absent, 0), alive}
