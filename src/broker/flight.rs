@@ -71,7 +71,7 @@ async fn call_with_retries(task: &mut FlightTask) -> Option<Result<Grant, Failur
             Err(failure @ Failure::Credentials(_)) => return Some(Err(failure)),
             Err(failure) => return Some(Err(failed.unwrap_or(failure))),
         };
-        let failure = match call(workspace, leader, clock, permit, (&mut *origin, &mut *tries)).await {
+        let failure = match call(workspace, leader, clock, permit, origin, tries).await {
             Ok(grant) => return Some(Ok(grant)),
             Err(failure) => failure,
         };
@@ -104,7 +104,8 @@ async fn call(
     leader: &Leader,
     clock: &Clock,
     first: Permit,
-    (origin, tries): (&mut Origin, &mut u32),
+    origin: &mut Origin,
+    tries: &mut u32,
 ) -> Result<Grant, Failure> {
     let late = first.lateness();
     let mut calls = FuturesUnordered::new();
