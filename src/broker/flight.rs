@@ -95,7 +95,7 @@ pub async fn call_with_retries(
         {
             return Err(Halt::Lapsed);
         }
-        let failure = match call(workspace, leader, clock, permit, (&mut *origin, &mut *tries)).await {
+        let failure = match call(workspace, leader, clock, permit, origin, tries).await {
             Ok(grant) => return Ok(Ok(grant)),
             Err(failure) => failure,
         };
@@ -140,7 +140,8 @@ async fn call(
     leader: &Leader,
     clock: &Clock,
     first: Permit,
-    (origin, tries): (&mut Origin, &mut u32),
+    origin: &mut Origin,
+    tries: &mut u32,
 ) -> Result<Grant, Failure> {
     let late = first.lateness();
     let mut calls = FuturesUnordered::new();

@@ -51,7 +51,7 @@ const MODULES: &[Module] = &[
     Module(
         "broker",
         "audit token policy upstream store clock metrics",
-        "arc_swap bytes fastrand foldhash humantime moka parking_lot thiserror tokio tracing",
+        "arc_swap bytes fastrand foldhash futures_util humantime moka parking_lot thiserror tokio tracing",
     ),
     Module(
         "auth",
