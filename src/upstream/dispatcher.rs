@@ -109,7 +109,14 @@ impl Dispatcher {
 
     /// The origin of a call for this key and party; `is_known` if the key has had a token.
     pub fn origin(&self, key: &TokenKey, party: u64, is_known: bool) -> Origin {
-        Origin { key: self.hasher.hash_one(key), user: self.users(key), party, is_known, is_probe: false, is_retry: false }
+        Origin {
+            key: self.hasher.hash_one(key),
+            user: self.users(key),
+            party,
+            is_known,
+            is_probe: false,
+            is_retry: false,
+        }
     }
 
     fn users(&self, key: &TokenKey) -> u64 {
