@@ -152,20 +152,6 @@ async fn lost_connections_do_not_open_the_breaker() {
 }
 
 #[tokio::test]
-async fn connection_that_courier_closes_in_good_order_takes_no_new_calls() {
-    let (broker, relay, courier) = http2_broker(PATIENT).await;
-    assert_eq!(statuses(&broker, ["first".to_owned()]).await, [200]);
-    let under_way = statuses(&broker, [SLOW.to_owned()]);
-    let meanwhile = async {
-        until(async || broker.courier.call_count() == 2).await;
-        courier.say_goodbye();
-        statuses(&broker, users("new")).await
-    };
-    assert_eq!(tokio::join!(under_way, meanwhile), (vec![200], vec![200; 10]));
-    assert!(relay.accepted() >= 2, "{}", relay.accepted());
-}
-
-#[tokio::test]
 async fn calls_on_a_closing_connection_that_goes_silent_are_retried() {
     // A slow call is not late.
     let settings = ConnectionSettings { late_after: 2 * SLOWNESS, ..PATIENT };

@@ -291,7 +291,9 @@ impl Model {
         assert!(!retry.is_retry || !retry.clients.iter().all(has_first), "a first call waits for a retry");
     }
 
-    /// Checks that a client's own line is the reason of its refusal: of a first call, without the retries.
+    /// Checks that a client's own line is the reason of its refusal.
+    ///
+    /// Its own retries are no reason to refuse a first call, but it displaces none that other clients wait for.
     fn check_refusal(&self, client: usize, origin: Option<&Origin>, rejection: Rejection) {
         let Rejection::Limited(wait) = rejection else { panic!("{rejection:?}") };
         assert!(wait > MAX_WAIT);
@@ -299,7 +301,7 @@ impl Model {
         // If each other client has as many calls as this one; with the renewals, and the time to the next permit.
         let lasts = |calls: usize| self.period * (calls + calls / 9 + 2) as u32;
         let counts_retries = origin.is_none_or(|origin| origin.is_retry);
-        let is_counted = |flight: &&Flight| counts_retries || !flight.is_retry;
+        let is_counted = |flight: &&Flight| counts_retries || !flight.is_retry || flight.clients.len() > 1;
         let line = self.flights.values().filter(|flight| flight.clients.contains(&(client as u8))).filter(is_counted);
         let own = line.clone().count() + cancelled;
         assert!(lasts((own + 2) * clients) > MAX_WAIT, "client {client} of {clients} has {own} calls");
