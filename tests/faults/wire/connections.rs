@@ -143,11 +143,9 @@ async fn silent_http1_connections_fail_no_user() {
 #[tokio::test]
 async fn lost_connections_do_not_open_the_breaker() {
     let (broker, relay, _courier) = http2_broker(WATCHFUL).await;
-    for round in 0..5 {
-        assert_eq!(statuses(&broker, users(&format!("before-{round}-"))).await, [200; 10]);
-        relay.silence();
-        assert_eq!(statuses(&broker, users(&format!("after-{round}-"))).await, [200; 10]);
-    }
+    assert_eq!(statuses(&broker, users("before")).await, [200; 10]);
+    relay.silence();
+    assert_eq!(statuses(&broker, users("after")).await, [200; 10]);
     assert_eq!(broker.metric("courier_token_broker_upstream_breaker_state{workspace=\"default\"}").await, 0.0);
 }
 
