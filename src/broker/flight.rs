@@ -1,23 +1,24 @@
-//! The work of a flight: waits for a permit, calls Courier, and retries.
+//! A flight: in a fleet it looks into the store first, and calls only with the lease of its key; then it calls Courier.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use tokio::sync::watch;
-
-use super::fleet_flight::{self, HeldLease, StorePlace};
+use super::calls::{Halt, call_with_retries, party};
 use super::flight_task::{FlightCause, FlightTask, Obtained, Renewal};
 use super::flights::Leader;
 use super::handle::Broker;
+use super::store_place::StorePlace;
 use super::waiters::Waiters;
 use super::workspace::Workspace;
-use crate::audit::SESSIONS;
-use crate::clock::{Clock, Moment};
 use crate::policy::admission::Origin;
-use crate::policy::admission::queue::Place;
+use crate::policy::fleet::lease::{Lease, Look, Lookup, Next};
+use crate::store::Record;
+use crate::store::redis::Opened;
 use crate::token::{Grant, TokenKey};
-use crate::upstream::{CALL_TIME, Failure, Party, PendingPermit, Permit};
+use crate::upstream::Failure;
+
+/// By how much a token of the store has to outlast the one in memory. Their ends are known to the second.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// Starts the task of a registered flight.
 pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause: FlightCause) {
@@ -28,12 +29,7 @@ pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause:
     let place = broker.0.persistence.redis.get().map(|redis| StorePlace::new(redis.clone()));
     let mut task = FlightTask { broker, workspace, leader, cause, deadline, origin, tries: 0, place };
     runtime.spawn(async move {
-        let outcome = if task.looks_into_store() {
-            fleet_flight::obtain(&mut task).await
-        } else {
-            call_with_retries(&mut task, None).await.map(|outcome| outcome.map(Obtained::from))
-        };
-        match outcome {
+        match obtain(&mut task).await {
             Ok(outcome) => task.complete(outcome),
             Err(Halt::Abandoned | Halt::Lapsed) => task.abandon(),
         }
@@ -53,284 +49,89 @@ fn origin(broker: &Broker, workspace: &Workspace, key: &TokenKey, cause: &Flight
     }
 }
 
-/// The party that a client waits for. Sessions have no name, and each user of them is a party.
-fn party(workspace: &Workspace, key: &TokenKey, client: &str) -> u64 {
-    let party = if client == SESSIONS { Party::Users } else { Party::Client(client) };
-    workspace.dispatcher.party(party, key)
-}
-
-/// Why a flight has no outcome.
-pub enum Halt {
-    /// It is detached, and nobody waits for it.
-    Abandoned,
-    /// The lease lapsed before a call, and another broker has called or does so.
-    Lapsed,
-}
-
-/// Calls Courier once a permit is granted; retries if that may help while a follower has the time.
-///
-/// Each call needs its own permit, and leaves only while the `lease` is held, if there is one.
-pub async fn call_with_retries(
-    task: &mut FlightTask,
-    lease: Option<&HeldLease<'_>>,
-) -> Result<Result<Grant, Failure>, Halt> {
-    let FlightTask { broker, workspace, leader, cause, deadline, origin, tries, place } = task;
-    let (clock, dispatcher, deadline) = (&broker.0.clock, &workspace.dispatcher, *deadline);
-    let outcome = match cause {
-        FlightCause::Request(_) => queue(workspace, leader, *origin, Moment::NEVER).await,
-        FlightCause::Probe(_) => queue_probe(workspace, leader, *origin).await,
-        FlightCause::Renewal(renewal) => queue_renewal(workspace, leader, *origin, renewal).await,
-    };
-    let mut outcome = outcome.ok_or(Halt::Abandoned)?;
-    let mut failed = None;
-    loop {
-        let permit = match outcome {
-            Ok(permit) => permit,
-            // The failure of a call tells more than the refusal of the next permit, unless that is final.
-            Err(failure @ Failure::Credentials(_)) => return Ok(Err(failure)),
-            Err(failure) => return Ok(Err(failed.unwrap_or(failure))),
-        };
-        if let Some(lease) = lease
-            && !lease.permits_call().await
-        {
-            return Err(Halt::Lapsed);
-        }
-        let failure = match call(workspace, leader, clock, permit, origin, tries).await {
-            Ok(grant) => return Ok(Ok(grant)),
-            Err(failure) => failure,
-        };
-        if matches!(failure, Failure::Throttled(_))
-            && let Some(place) = place
-        {
-            place.tell_pause(leader.key(), dispatcher);
-        }
-        // Any party that waits may have it retried. A renewal without followers is retried by the refresher later.
-        let clients = leader.with_waiters(|waiters| waiters.clients());
-        let again = clients.iter().find_map(|client| {
-            let origin = Origin { party: party(workspace, leader.key(), client), ..*origin };
-            dispatcher.retry(&failure, &origin, *tries, deadline)
-        });
-        let Some(again) = again else { return Ok(Err(failure)) };
-        tokio::select! {
-            biased;
-            () = leader.abandoned() => return Err(Halt::Abandoned),
-            () = clock.sleep_until(again) => {}
-        }
-        if !leader.has_followers() {
-            return Ok(Err(failure));
-        }
-        leader.with_waiters(Waiters::reset_places);
-        let (retry, latest) = (Origin { is_retry: true, ..*origin }, deadline - CALL_TIME);
-        outcome = tokio::select! {
-            biased;
-            outcome = queue(workspace, leader, retry, latest) => outcome.ok_or(Halt::Abandoned)?,
-            // First calls overtake it, so its turn may come too late.
-            () = clock.sleep_until(latest) => return Ok(Err(failure)),
-            () = leader.deserted() => return Ok(Err(failure)),
-        };
-        failed = Some(failure);
+impl FlightTask {
+    /// Judges what the store has; the length is what a token must outlast to be found next.
+    fn judge(&self, record: Record) -> (Look, Option<Obtained>, Duration) {
+        let Some(stored) = record.token else { return (Look::Unusable, None, Duration::ZERO) };
+        let grant = Grant::new(&stored.token, stored.sent, stored.life);
+        let left = grant.remaining(self.broker.0.clock.now());
+        let look = if left < self.broker.0.settings.floor.of(stored.life) { Look::Unusable } else { Look::Found };
+        (look, Some(Obtained { grant, demand: Some(record.demand) }), left + MARGIN)
     }
-}
 
-/// Makes a call; while it is late and requests wait, others beside it (hedges). The first token wins; the rest is dropped.
-///
-/// The failure is that of the call that ended last, or one that another call would not mend.
-async fn call(
-    workspace: &Workspace,
-    leader: &Leader,
-    clock: &Clock,
-    first: Permit,
-    origin: &mut Origin,
-    tries: &mut u32,
-) -> Result<Grant, Failure> {
-    let late = first.lateness();
-    let mut calls = FuturesUnordered::new();
-    let mut next = Some(first);
-    loop {
-        if let Some(permit) = next.take() {
-            *tries += 1;
-            *origin = permit.origin();
-            calls.push(async { (permit.origin(), workspace.dispatcher.issue(permit, leader.key()).await) });
+    /// Lets another renewal be queued: this one waits for another broker.
+    fn free_slot(&mut self) {
+        if let FlightCause::Renewal(renewal) = &mut self.cause {
+            renewal.slot = None;
         }
-        tokio::select! {
-            biased;
-            Some((of, outcome)) = calls.next() => {
-                if !matches!(&outcome, Err(failure) if failure.is_transient() && !calls.is_empty()) {
-                    *origin = of;
-                    return outcome;
-                }
+    }
+
+    /// Calls Courier while the lease is held, which is renewed meanwhile.
+    async fn call_with(
+        &mut self,
+        lease: Lease,
+        key: &TokenKey,
+        at_least: Duration,
+    ) -> Result<Result<Grant, Failure>, Halt> {
+        let clock = self.broker.0.clock;
+        let lease = self.place.as_ref().map(|place| place.hold(key, at_least, lease, clock));
+        let renewal = async {
+            match &lease {
+                Some(lease) => lease.renew().await,
+                None => std::future::pending().await,
             }
-            permit = hedge(workspace, leader, clock, late.clone(), *origin) => next = Some(permit),
-        }
-    }
-}
-
-/// Waits until the first call is late, and a hedge may leave for a request that waits.
-async fn hedge(
-    workspace: &Workspace,
-    leader: &Leader,
-    clock: &Clock,
-    mut late: watch::Receiver<bool>,
-    origin: Origin,
-) -> Permit {
-    if late.wait_for(|is_late| *is_late).await.is_err() {
-        // The call ended before it was late.
-        std::future::pending::<()>().await;
-    }
-    let mut at = clock.now();
-    loop {
+        };
         tokio::select! {
             biased;
-            () = clock.sleep_until(at), if leader.has_followers() => {}
-            () = leader.changed() => continue,
+            called = call_with_retries(self, lease.as_ref()) => called,
+            never = renewal => match never {},
         }
-        let Some(client) = leader.with_waiters(|waiters| waiters.clients().into_iter().next()) else { continue };
-        let origin = Origin { party: party(workspace, leader.key(), &client), is_probe: false, ..origin };
-        match workspace.dispatcher.admit_hedge(origin) {
-            Ok(permit) => return permit,
-            Err(later) => at = later,
-        }
+    }
+
+    /// Whether the flight is detached: what the store has may be from before its user was signed out.
+    fn is_detached(&self) -> bool {
+        !self.workspace.flights.lock(self.leader.key()).is_current(&self.leader)
     }
 }
 
-type PermitOutcome = Result<Permit, Failure>;
-
-/// Waits for the permit of a call that requests wait for, each of which would take it until `latest`.
+/// Obtains a token from the fleet's store, or from Courier with the lease of the key.
 ///
-/// The call stands in the line of each of their clients, and is refused only when it has a place in none. It
-/// then is closed to others, and the failure is that of one client. `None` if the flight is abandoned.
-async fn queue(workspace: &Workspace, leader: &Leader, origin: Origin, latest: Moment) -> Option<PermitOutcome> {
-    loop {
-        let failure = match first_place(workspace, leader, origin, latest) {
-            Ok(pending) => match await_permit(workspace, leader, pending, latest).await? {
-                Ok(permit) => return Some(Ok(permit)),
-                Err(failure) => failure,
+/// While the store is away, the flight calls without a lease. A probe is a call, whatever others have.
+async fn obtain(task: &mut FlightTask) -> Result<Result<Obtained, Failure>, Halt> {
+    let (key, clock) = (task.leader.key().clone(), task.broker.0.clock);
+    let mut lookup = Lookup::new(task.deadline);
+    // The token in memory, if there is one, does not suffice, and the store may have the same.
+    let own = task.broker.0.table.get(&key).and_then(|entry| entry.token());
+    let mut at_least = own.map_or(MARGIN, |own| own.grant.remaining(clock.now()) + MARGIN);
+    while let Some(place) = &mut task.place
+        && !matches!(task.cause, FlightCause::Probe(_))
+    {
+        let sent = clock.now();
+        let opened = place.look(&key, at_least).await;
+        let (mut look, mut found) = (opened.look(), None);
+        match opened {
+            Opened::Found(record) if !task.is_detached() => {
+                let (judged, obtained, left) = task.judge(*record);
+                (look, found, at_least) = (Some(judged), obtained, left.max(at_least));
+            }
+            Opened::Found(_) | Opened::Away => look = None,
+            Opened::Leased(_) => {}
+            Opened::Held(_) => task.free_slot(),
+        }
+        match (lookup.on_look(look, sent, clock.now()), found) {
+            (Next::Adopt, Some(obtained)) => return Ok(Ok(obtained)),
+            (Next::Adopt | Next::TakeLease, _) => {}
+            (Next::LookAgain(at), _) => tokio::select! {
+                biased;
+                () = task.leader.abandoned() => return Err(Halt::Abandoned),
+                () = clock.sleep_until(at) => {}
             },
-            Err(failure) => failure,
-        };
-        if leader.close() {
-            return Some(Err(failure));
+            (Next::GiveUp, _) => return Ok(Err(Failure::Timeout)),
+            (Next::Call(lease), _) => match task.call_with(lease, &key, at_least).await {
+                Err(Halt::Lapsed) => task.leader.with_waiters(Waiters::reset_places),
+                called => return called.map(|outcome| outcome.map(Obtained::from)),
+            },
         }
     }
-}
-
-/// Queues the call in the line of the first client that is not refused.
-fn first_place(
-    workspace: &Workspace,
-    leader: &Leader,
-    origin: Origin,
-    latest: Moment,
-) -> Result<PendingPermit, Failure> {
-    let mut refusal = Failure::Stopping;
-    while let Some(client) = leader.with_waiters(|waiters| waiters.next_client()) {
-        // A hold on one client does not hold the others that wait. No call that requests wait for is a probe.
-        let origin = Origin { party: party(workspace, leader.key(), &client), is_probe: false, ..origin };
-        match workspace.dispatcher.queue(&client, origin, latest) {
-            Ok(pending) => {
-                leader.with_waiters(|waiters| waiters.set_place(&client, Ok(())));
-                return Ok(pending);
-            }
-            Err(failure) => {
-                leader.with_waiters(|waiters| waiters.set_place(&client, Err(failure.clone())));
-                refusal = failure;
-            }
-        }
-    }
-    Err(refusal)
-}
-
-/// Waits for the permit of a renewal; as a request's, once one has joined.
-async fn queue_renewal(
-    workspace: &Workspace,
-    leader: &Leader,
-    origin: Origin,
-    renewal: &mut Renewal,
-) -> Option<PermitOutcome> {
-    if leader.with_waiters(|waiters| waiters.next_client().is_none()) {
-        let pending = workspace.dispatcher.queue_renewal(renewal.rank, origin);
-        renewal.slot = None;
-        if let Some(permit) = queued_ahead(workspace, leader, pending).await? {
-            return Some(permit);
-        }
-    }
-    renewal.slot = None;
-    queue(workspace, leader, origin, Moment::NEVER).await
-}
-
-/// Waits for the permit of a probe, which stands in the line of the sessions; as a request's, once one has joined.
-async fn queue_probe(workspace: &Workspace, leader: &Leader, origin: Origin) -> Option<PermitOutcome> {
-    let pending = workspace.dispatcher.queue(SESSIONS, origin, Moment::NEVER);
-    match queued_ahead(workspace, leader, pending).await? {
-        Some(permit) => Some(permit),
-        None => queue(workspace, leader, origin, Moment::NEVER).await,
-    }
-}
-
-/// Waits for the permit of a call that no request waited for.
-///
-/// `None` if the flight is abandoned, `Some(None)` if the call is refused after a request joined: the request is
-/// not refused with it, so the call is queued again.
-async fn queued_ahead(
-    workspace: &Workspace,
-    leader: &Leader,
-    pending: Result<PendingPermit, Failure>,
-) -> Option<Option<PermitOutcome>> {
-    let failure = match pending {
-        Ok(pending) => match await_permit(workspace, leader, pending, Moment::NEVER).await? {
-            Ok(permit) => return Some(Some(Ok(permit))),
-            Err(failure) => failure,
-        },
-        Err(failure) => failure,
-    };
-    Some(leader.close().then_some(Err(failure)))
-}
-
-/// Waits for the permit of a queued call, and puts the call into the lines of the clients that join.
-async fn await_permit(
-    workspace: &Workspace,
-    leader: &Leader,
-    pending: PendingPermit,
-    latest: Moment,
-) -> Option<PermitOutcome> {
-    let place = pending.place();
-    let permit = pending.permit();
-    tokio::pin!(permit);
-    loop {
-        if let Some(place) = place {
-            add_lines(workspace, leader, place, latest);
-        }
-        tokio::select! {
-            biased;
-            () = leader.changed() => {}
-            outcome = &mut permit => {
-                if let Err(failure) = &outcome {
-                    leader.with_waiters(|waiters| waiters.lose_places(failure));
-                }
-                return Some(outcome);
-            }
-        }
-        if leader.is_abandoned() {
-            return None;
-        }
-    }
-}
-
-/// Puts a queued call into the line of each client that asks for a place.
-fn add_lines(workspace: &Workspace, leader: &Leader, place: Place, latest: Moment) {
-    while let Some(client) = leader.with_waiters(|waiters| waiters.next_client()) {
-        let party = party(workspace, leader.key(), &client);
-        let joined = match workspace.dispatcher.add_line(place, &client, party, latest) {
-            Ok(true) => Ok(()),
-            // Its permit or its refusal is on the way.
-            Ok(false) => return,
-            Err(failure) => Err(failure),
-        };
-        leader.with_waiters(|waiters| {
-            waiters.set_place(&client, joined);
-            // Without a place, a renewal may leave at any time.
-            if !waiters.has_place() {
-                waiters.answer_refused();
-            }
-        });
-    }
+    call_with_retries(task, None).await.map(|outcome| outcome.map(Obtained::from))
 }

@@ -8,10 +8,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::demand::Demand;
 use super::entry::{CachedToken, Entry};
-use super::fleet_flight::StorePlace;
 use super::flights::Leader;
 use super::handle::Broker;
 use super::holds::{HeldRequest, HoldCause};
+use super::store_place::StorePlace;
 use super::waiters::Issued;
 use super::workspace::Workspace;
 use crate::audit::{self, Actor, Subject};

@@ -1,12 +1,12 @@
 //! The request path: from a [`TokenRequest`] to an [`Answer`]; and the refresher.
 //!
 //! - A hit (`serve`): key table -> freshness check -> answer.
-//! - A miss or a stale token: one flight per token key (table: `flights`; work: `flight`; end: `flight_task`) ->
+//! - A miss or a stale token: one flight per token key (table: `flights`; start: `flight`; `calls`; end: `flight_task`) ->
 //!   permit -> Courier -> grant -> key table and schedule -> every follower.
 //! - A renewal: `rounds` takes a due entry from the schedule, `refresher` decides, `flight` fetches.
 //! - A probe, when the circuit breaker wants one: `prober` takes a key of `probe_candidates`, `flight` fetches.
 //! - `upkeep` drops expired tokens and makes room, `removal` signs users out.
-//! - In a fleet (`fleet`), a flight first looks into the store (`fleet_flight`): another broker may have called.
+//! - In a fleet (`fleet`), a flight first looks into the store (`store_place`): another broker may have called.
 //! - `restore` fills the key table from a store at the start, `persistence` writes its changes.
 //!
 //! # Locks
@@ -41,6 +41,7 @@
 //! the workspace's schedule.
 
 mod background;
+mod calls;
 mod coverage;
 mod demand;
 mod entry;
@@ -48,7 +49,6 @@ mod explain;
 #[cfg(test)]
 mod fixture;
 mod fleet;
-mod fleet_flight;
 mod flight;
 mod flight_task;
 mod flights;
@@ -71,6 +71,7 @@ mod serve;
 #[cfg(test)]
 mod shares;
 mod store;
+mod store_place;
 #[cfg(test)]
 mod stress;
 mod table;

@@ -114,7 +114,7 @@ mod tests {
     fn complete() -> (Metrics, WorkspaceMetrics) {
         let metrics = Metrics::new().expect("the declarations are sound");
         let workspace = metrics.workspace(&WorkspaceName::new("eu").expect("a name"));
-        let (_, _, _) = (metrics.jwks(), metrics.certificate(), metrics.store("disk"));
+        let _ = (metrics.jwks(), metrics.certificate(), metrics.store("disk"), metrics.store("redis"));
         (metrics, workspace)
     }
 

@@ -1,6 +1,7 @@
 //! The dispatcher: drives the admission of one workspace's calls to Courier.
 
 mod fleet;
+mod hedges;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -21,7 +22,6 @@ use crate::metrics::{CallOutcome, WorkspaceMetrics};
 use crate::policy::admission::breaker::{self, Change, ProbeScope};
 use crate::policy::admission::budget::Budget;
 use crate::policy::admission::queue::{Class, Place, Rank};
-use crate::policy::admission::retry::HEDGE_GAP;
 use crate::policy::admission::{Admission, EndedCall, Event, Origin, Rejection};
 use crate::token::{Grant, TokenKey};
 
@@ -196,24 +196,6 @@ impl Dispatcher {
         self.probe.notify_one();
         notice::log(key.workspace(), &outcome, change);
         outcome
-    }
-
-    /// Admits a hedge if it may leave at once; otherwise returns when to ask again.
-    ///
-    /// So it takes no permit from calls that queue. There is one in [`HEDGE_GAP`] for all keys together, which is why it
-    /// needs nothing from a retry budget.
-    pub fn admit_hedge(&self, origin: Origin) -> Result<Permit, Moment> {
-        self.drive(|State { admission, next_hedge, .. }, now| {
-            if *next_hedge <= now {
-                let is_admitted = admission.admit_now(Class::Waiting, &origin, now) == Ok(true);
-                *next_hedge = now + if is_admitted { HEDGE_GAP } else { HEDGE_GAP / 8 };
-                if is_admitted {
-                    return Ok(Permit::new(Class::Waiting, origin));
-                }
-            }
-            // The jitter gives each of several flights its turn.
-            Err(*next_hedge + (HEDGE_GAP / 16).mul_f64(fastrand::f64()))
-        })
     }
 
     /// When to retry a call that failed `tries` times, for a caller that waits until `deadline`.
