@@ -27,7 +27,7 @@ const OF_BUDGET: [(Rule, u64); 11] = [
     (PurseEnds, 114),
     (Silence, 62),
     (ShareAlone, 4),
-    (AloneFromEmpty, 42),
+    (AloneFromEmpty, 117),
 ];
 
 /// The rules of tokens.
