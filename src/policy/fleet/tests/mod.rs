@@ -21,7 +21,7 @@ const OF_BUDGET: [(Rule, u64); 11] = [
     (AbsentIsEmpty, 2),
     (MissingCounted, 6),
     (ShareLeft, 7716),
-    (LateBeatIsVoid, 1193),
+    (LateBeatIsVoid, 48_470),
     (RememberedCounted, 207),
     (LargestCounted, 3523),
     (PurseEnds, 114),
