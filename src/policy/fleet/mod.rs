@@ -20,9 +20,11 @@
 //!
 //! 1. A purse holds at most 10 ms of the rate, or one permit. Permits that are unused after 100 ms are thrown away.
 //! 2. A broker that joins empties the bucket, and an absent bucket is empty.
-//! 3. Each member has a [`Share`] of the budget, one of so many members, for when it is cut off. Members that were seen
-//!    a moment ago are live and use what the shares of the missing ones leave: the period between two calls is
-//!    stretched, so the burst shrinks as well. After 60 s, or a goodbye, a missing member is forgotten.
+//! 3. Each member has a [`Share`] of the budget, one of so many members, for when it is cut off. It is no larger than
+//!    what the shares of all others leave: one that is cut off does not hear that the fleet grows, and keeps its own.
+//!    Members that were seen a moment ago are live and use what the shares of the missing ones leave: the period
+//!    between two calls is stretched, so the burst shrinks as well. After 60 s, or a goodbye, a missing member is
+//!    forgotten.
 //! 4. A broker that is cut off makes no call for 3 s. Then it uses its share of rate and burst, from an empty bucket.
 //! 5. A beat names the beat before it. One that comes late makes nobody live: its sender has given up and is elsewhere.
 //! 6. A store that has forgotten the fleet counts as many members as the brokers remember, and those that are not back

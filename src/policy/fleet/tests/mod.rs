@@ -16,17 +16,18 @@ use rule::Rule::{self, *};
 use rule::Rules;
 
 /// The rules of the budget, each with the first seed that breaks it: a search from there is short.
-const OF_BUDGET: [(Rule, u64); 10] = [
+const OF_BUDGET: [(Rule, u64); 11] = [
     (JoinEmpties, 139),
     (AbsentIsEmpty, 2),
     (MissingCounted, 6),
-    (LateBeatIsVoid, 1193),
+    (ShareLeft, 7716),
+    (LateBeatIsVoid, 48_470),
     (RememberedCounted, 207),
     (LargestCounted, 3523),
     (PurseEnds, 114),
     (Silence, 62),
     (ShareAlone, 4),
-    (AloneFromEmpty, 42),
+    (AloneFromEmpty, 117),
 ];
 
 /// The rules of tokens.

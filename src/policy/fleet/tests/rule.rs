@@ -9,6 +9,8 @@ pub enum Rule {
     AbsentIsEmpty,
     /// The live members leave the missing ones their shares.
     MissingCounted,
+    /// A member's share is no larger than what the shares of all others leave.
+    ShareLeft,
     /// A beat that is executed late makes nobody live.
     LateBeatIsVoid,
     /// A store that forgot the fleet counts the members that the brokers remember.

@@ -118,7 +118,10 @@ impl Server {
         let missing = self.members.values().filter(|entry| !is_live(entry)).map(Entry::share).sum::<u32>();
         let missing = missing + forgotten * each;
         let members = known + forgotten;
-        let share = Share::of_each(members);
+        let others =
+            self.members.iter().filter(|(other, _)| **other != id).map(|(_, entry)| entry.share()).sum::<u32>();
+        let left = Share::from_parts(Share::WHOLE.parts().saturating_sub(others + forgotten * each));
+        let share = Share::of_each(members).min(if self.rules.hold(Rule::ShareLeft) { left } else { Share::WHOLE });
         let whole = Share::WHOLE.parts();
         let live = if self.rules.hold(Rule::MissingCounted) { whole.saturating_sub(missing) } else { whole };
         self.members.get_mut(&id)?.shares[0] = share.parts();

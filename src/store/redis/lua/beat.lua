@@ -12,8 +12,9 @@ if not own or own.seen ~= seen or now < seen or now - seen > in_time or redis.ca
 end
 own.seen, own.has_beaten, own.before = now, true, own.last
 
--- The members, those of before the list was made, what the missing ones hold, and the largest share of another one.
-local known, alive, back, absent, largest = 1, 1, own.is_remembered and 1 or 0, 0, 0
+-- The members, the live ones, those of before the list was made, what the missing ones and all others hold, and the
+-- largest share of another one.
+local known, alive, back, absent, others, largest = 1, 1, own.is_remembered and 1 or 0, 0, 0, 0
 local list = redis.call('HGETALL', KEYS[1])
 for index = 1, #list, 2 do
   local member = parse(list[index + 1])
@@ -23,7 +24,7 @@ for index = 1, #list, 2 do
       back = back + (member.is_remembered and 1 or 0)
       -- It may not have had the last answer.
       local share = math.max(member.last, member.before)
-      largest = math.max(largest, share)
+      others, largest = others + share, math.max(largest, share)
       if member.has_beaten and member.seen <= now and now - member.seen <= live then
         alive = alive + 1
       else
@@ -40,11 +41,12 @@ if math.abs(now - number('founded')) < missing then
   forgotten = math.max(number('remembered') - back, 0)
 end
 if forgotten > 0 then
-  absent = absent + forgotten * number('largest')
+  local theirs = forgotten * number('largest')
+  absent, others = absent + theirs, others + theirs
   largest = math.max(largest, number('largest'))
 end
 local members = known + forgotten
-own.last = math.floor(WHOLE / members)
+own.last = math.min(math.floor(WHOLE / members), math.max(WHOLE - others, 0))
 largest = math.max(largest, own.last, own.before)
 put(id, own)
 redis.call('PEXPIRE', KEYS[1], ARGV[7])
