@@ -221,6 +221,7 @@ impl LeakTest {
         let ended = self.broker.end();
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert!(ended.stderr.contains(r#""level":"TRACE""#), "level trace logged too little");
+        assert!(ended.stderr.contains("Redis is connected"), "the store was not used");
         let audit = fs::read_to_string(self.folder.path().join("audit.log")).expect("text");
         let events: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         for event in ["issued", "refused", "signed-out", "rejected", "purged", "reload"] {
