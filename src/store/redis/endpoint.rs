@@ -134,9 +134,8 @@ pub fn describe(error: &redis::RedisError) -> String {
 }
 
 fn parse(url: &Secret, ca: Option<&[u8]>) -> Result<ConnectionInfo, RedisSettingsError> {
-    // The error's detail could show a part of the URL, and that a password.
-    let url_error = |error: redis::RedisError| RedisSettingsError::Url(error.category().to_owned());
-    let info = url.expose().into_connection_info().map_err(url_error)?;
+    // The error could show a part of the URL, and that a password.
+    let info = url.expose().into_connection_info().map_err(|_| RedisSettingsError::Url)?;
     // A delay would gather commands into fewer packets, and each waits for its answer.
     let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
     match (info.addr(), ca) {
@@ -176,5 +175,5 @@ fn at(addr: &ConnectionAddr, host: String, port: u16) -> ConnectionAddr {
 }
 
 fn open(info: ConnectionInfo) -> Result<Client, RedisSettingsError> {
-    Client::open(info).map_err(|error| RedisSettingsError::Url(error.category().to_owned()))
+    Client::open(info).map_err(|_| RedisSettingsError::Url)
 }

@@ -61,8 +61,11 @@ pub struct StoredWorkspace {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedisSettingsError {
     /// A URL is none.
-    #[error("store.url: no URL of Redis ({0}): write `redis://HOST:PORT`, `rediss://HOST:PORT` or `unix:///PATH`")]
-    Url(String),
+    #[error(
+        "store.url: is no URL of Redis: write `redis://HOST:PORT`, `rediss://HOST:PORT` (each with `/NUMBER` for a database \
+         other than 0) or `unix:///PATH`"
+    )]
+    Url,
     /// The number of URLs does not fit the topology.
     #[error("store.url: the topology `single` has one URL, and `sentinel` one for each Sentinel")]
     Count,

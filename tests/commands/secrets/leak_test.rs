@@ -17,6 +17,7 @@ use crate::support::child::{ANY_PORT, Program, Running, settings, simulator};
 use crate::support::http::{Answer, Connection, HttpRequest, until};
 use crate::support::issuer::{AUDIENCE, ISSUER, KeyHost};
 use crate::support::pki::{Authority, HOST, Identity, connect};
+use crate::support::redis_server::RedisServer;
 use crate::support::watch::Watch;
 
 pub const API_KEY: &str = "pk_prod_q7ZtR2vLx9Jm4Wc8Yb1N";
@@ -25,6 +26,8 @@ pub const NEXT_API_KEY: &str = "pk_prod_m9Xe4Rk7Qz2Wt6Ly5Cj3";
 pub const KEYS: [&str; 2] = ["ctb_Xk2mQ8rTz5Lw1Vb7Nc4Jd", "ctb_Ph9sGf3yUe6Ra0Io2Kt5B"];
 pub const GUESS: &str = "ctb_somebody-elses-password";
 pub const SESSION_SECRET: &str = "8fJ2kQ0zLr5TnW7xVb3McY6uHe1GsD4a";
+const REDIS_PASSWORD: &str = "rds_Wb5nYq1Kc8Zt4Hv0Xs6L";
+const STORE_KEY: &str = "3f1c9a7be2d04856af73c1e88b02d94f6a5de01bc7f23894d60e5b1a97c8f432";
 pub const PAGE: &str = "https://app.example.com";
 pub const KID: &str = "key-of-the-issuer";
 pub const FRONTEND: &str = "/api/generate-courier-jwt";
@@ -46,15 +49,18 @@ pub struct LeakTest {
     pub admin: SocketAddr,
     pub courier: SocketAddr,
     _simulator: Running,
+    _redis: RedisServer,
 }
 
 /// Fills in the settings; `sessions` are more lines of `[sessions]`.
-fn settings_text(folder: &TempDir, tls: &RawTls, api_key_file: &Path, peers: [&str; 3], sessions: &str) -> String {
+fn settings_text(folder: &TempDir, tls: &RawTls, api_key_file: &Path, peers: [&str; 4], sessions: &str) -> String {
     let path = |path: &Option<PathBuf>| path.as_ref().expect("a path").display().to_string();
-    let [courier, hostile, closed] = peers;
+    let [courier, hostile, closed, redis] = peers;
     let digest = |key: &str| Digest::of(key).to_string();
     let values = [
         ("audit", folder.path().join("audit.log").display().to_string()),
+        ("store_key_file", folder.path().join("store.key").display().to_string()),
+        ("redis", redis.to_owned()),
         ("certificate_file", path(&tls.certificate_file)),
         ("private_key_file", path(&tls.private_key_file)),
         ("client_ca_file", path(&tls.client_ca_file)),
@@ -90,11 +96,15 @@ impl LeakTest {
         let tls = authority.settings_for_clients(&identity);
         let folder = tempfile::tempdir().expect("a folder");
         let api_key = authority.file("api-key", &format!("{API_KEY}\n"));
-        let peers = [courier.to_string(), hostile.url().replace("/jwks.json", ""), closed.to_string()];
+        let redis = RedisServer::start(&["--requirepass", REDIS_PASSWORD]).await;
+        let redis_url = format!("redis://:{REDIS_PASSWORD}@{}", redis.address());
+        fs::write(folder.path().join("store.key"), STORE_KEY).expect("written");
+        let peers = [courier.to_string(), hostile.url().replace("/jwks.json", ""), closed.to_string(), redis_url];
         let file = settings(&settings_text(&folder, &tls, &api_key, peers.each_ref().map(String::as_str), sessions));
         let mut watch = Watch::default();
         let keys = ["wrong", "hostile", "closed", "slow"].map(key_of);
-        let secrets = [API_KEY, WRONG_API_KEY, NEXT_API_KEY, GUESS, SESSION_SECRET].into_iter().chain(KEYS);
+        let secrets = [API_KEY, WRONG_API_KEY, NEXT_API_KEY, GUESS, SESSION_SECRET, REDIS_PASSWORD, STORE_KEY];
+        let secrets = secrets.into_iter().chain(KEYS);
         secrets.chain(keys.iter().map(String::as_str)).for_each(|secret| watch.for_secret(secret));
         watch.for_pem(&identity.key);
         watch.for_pem(&named.key);
@@ -105,8 +115,22 @@ impl LeakTest {
         let address = address.parse().expect("an address");
         let admin = broker.address("admin on ");
         let outputs = vec![("stdout".to_owned(), line)];
-        let _simulator = simulator;
-        Self { watch, outputs, authority, named, folder, hostile, file, broker, address, admin, courier, _simulator }
+        let (_simulator, _redis) = (simulator, redis);
+        Self {
+            watch,
+            outputs,
+            authority,
+            named,
+            folder,
+            hostile,
+            file,
+            broker,
+            address,
+            admin,
+            courier,
+            _simulator,
+            _redis,
+        }
     }
 
     fn tls(&self, identity: Option<&Identity>) -> TlsConnector {
@@ -197,6 +221,7 @@ impl LeakTest {
         let ended = self.broker.end();
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert!(ended.stderr.contains(r#""level":"TRACE""#), "level trace logged too little");
+        assert!(ended.stderr.contains("Redis is connected"), "the store was not used");
         let audit = fs::read_to_string(self.folder.path().join("audit.log")).expect("text");
         let events: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         for event in ["issued", "refused", "signed-out", "rejected", "purged", "reload"] {
