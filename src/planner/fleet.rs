@@ -32,7 +32,7 @@ impl Fleet {
     ///
     /// Brokers that share no budget have an equal part of `budget`, and a burst of one call at least.
     pub fn new(trace: &Trace, brokers: u32, seed: u64, budget: Option<(f64, u32)>) -> Result<Self, BudgetError> {
-        let part = |(rate, burst)| Budget::new(rate / f64::from(brokers), (burst / brokers).max(1));
+        let part = |(rate, burst): (f64, u32)| Budget::new(rate / f64::from(brokers), (burst / brokers).max(1));
         let budget = budget.map(part).transpose()?;
         let mut draw = draw(brokers, seed);
         let mut requests = vec![Vec::<Request>::new(); brokers as usize];
