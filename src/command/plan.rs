@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use courier_token_broker::planner::comparison::compare;
+use courier_token_broker::planner::fleet::Fleet;
 use courier_token_broker::planner::outcome::Outcome;
 use courier_token_broker::planner::plot::{self, Curve};
 use courier_token_broker::planner::replay::ReplaySettings;
@@ -67,6 +68,9 @@ pub struct Plan {
     /// Calls of the row "learned" beyond the least, as a share of these
     #[arg(long, value_name = "SHARE", default_value_t = 0.15, allow_hyphen_values = true)]
     extra_calls: f64,
+    /// Brokers that the requests are spread over at random
+    #[arg(long, value_name = "N", default_value_t = 1, allow_hyphen_values = true)]
+    brokers: u32,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -97,7 +101,8 @@ impl Plan {
             Draft::beside(path)?;
         }
         let (source, trace) = self.demand()?;
-        let report = self.report(source, &trace, &settings);
+        let fleet = self.fleet(&trace)?;
+        let report = self.report(source, &trace, &settings, fleet.as_ref());
         let mut shown = if self.json {
             report.json().map_err(|error| Failure::Other(error.into()))? + "\n"
         } else {
@@ -118,6 +123,10 @@ impl Plan {
         const DAY: Duration = Duration::from_secs(86_400);
         within("--users", &self.users, &(1..=Workload::MAX_REQUESTS))?;
         within("--days", &self.days, &(1..=Workload::MAX_DAYS))?;
+        within("--brokers", &self.brokers, &(1..=Fleet::MAX_BROKERS))?;
+        if self.brokers > 1 && self.plot.is_some() {
+            return Err(refused("--plot", "draws one broker: leave out --brokers"));
+        }
         within("--extra-calls", &self.extra_calls, &(0.0..=10.0))?;
         check_duration("--latency", self.latency, Duration::ZERO..=Duration::from_secs(3600))?;
         check_duration("--lifetime", self.lifetime, Duration::from_secs(1)..=400 * DAY)?;
@@ -181,7 +190,22 @@ impl Plan {
         Ok((name, trace))
     }
 
-    fn report(&self, source: String, trace: &Trace, settings: &ReplaySettings) -> Report {
+    /// The brokers, if there are several.
+    fn fleet(&self, trace: &Trace) -> Result<Option<Fleet>, Failure> {
+        if self.brokers == 1 {
+            return Ok(None);
+        }
+        let most = Limits::default().keys;
+        if trace.keys() * self.brokers as usize > most {
+            let (keys, brokers) = (trace.keys(), self.brokers);
+            return Err(refused("--brokers", format!("{keys} keys in each of {brokers} are more than {most} in all")));
+        }
+        let budget = self.budget.map(|rate| (rate, self.burst(rate)));
+        let fleet = Fleet::new(trace, self.brokers, self.seed, budget);
+        fleet.map(Some).map_err(|error| refused("--brokers", format!("the budget of each {error}")))
+    }
+
+    fn report(&self, source: String, trace: &Trace, settings: &ReplaySettings, fleet: Option<&Fleet>) -> Report {
         let [first, last] = [trace.requests().first(), trace.requests().last()];
         let what = Setup {
             source,
@@ -190,12 +214,13 @@ impl Plan {
             floor: self.floor,
             budget: self.budget,
             burst: self.budget.map(|rate| self.burst(rate)),
+            brokers: self.brokers,
             latency: settings.latency,
             extra_calls: settings.extra_calls,
             counts: *trace.counts(),
         };
         let bar = bar("", Some(1));
-        let report = compare(what, trace, settings, &|name, done, all| {
+        let report = compare(what, trace, settings, fleet, &|name, done, all| {
             bar.set_prefix(name);
             bar.set_length(all);
             bar.set_position(done);

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use super::clairvoyant::clairvoyant;
-use super::outcome::Outcome;
+use super::fleet::{Fleet, FleetOutcome};
+use super::outcome::{Baseline, Outcome};
 use super::recommendation::{Recommendation, Sufficient, best, is_enough};
 use super::replay::{Mode, ReplaySettings, baseline, replay};
 use super::report::{Report, Setup};
@@ -22,40 +23,36 @@ const RATES: [f64; 16] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 1e2, 2e2, 5e2, 1e3, 2
 /// Receives the name of a step, the requests replayed in it so far, and the most that it replays.
 pub type Progress<'a> = &'a (dyn Fn(&'static str, u64, u64) + Sync);
 
-/// Replays the trace in all modes, and recommends one of them with a budget.
+/// Replays the trace in all modes, by one broker and by the fleet if there is one, and recommends
+/// one of the modes with a budget.
 ///
 /// The runs are independent and run in parallel; the outcome does not depend on that.
-pub fn compare(what: Setup, trace: &Trace, settings: &ReplaySettings, progress: Progress<'_>) -> Report {
+pub fn compare(
+    what: Setup,
+    trace: &Trace,
+    settings: &ReplaySettings,
+    fleet: Option<&Fleet>,
+    progress: Progress<'_>,
+) -> Report {
     let mut knobs = SWEEP.to_vec();
     if !knobs.contains(&settings.extra_calls) {
         knobs.push(settings.extra_calls);
         knobs.sort_by(f64::total_cmp);
     }
     let given = knobs.iter().position(|knob| *knob == settings.extra_calls).unwrap_or(0);
-    // The longest runs start first.
-    let mut runs: Vec<_> = knobs.into_iter().map(|knob| Run::Replay(Mode::Learned, knob)).collect();
+    // Of one broker's runs, the longest start first.
+    let mut runs: Vec<_> = fleet.map_or_else(Vec::new, fleet_runs);
+    let fleet_runs = runs.len();
+    runs.extend(knobs.into_iter().map(|knob| Run::Replay(Mode::Learned, knob)));
     runs.extend([Run::Replay(Mode::Used, 0.0), Run::Replay(Mode::Off, 0.0), Run::Clairvoyant]);
 
-    let meter = Meter::new("replays", runs.len() + 1, trace, progress);
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let run = || {
-            let place = next.fetch_add(1, Relaxed);
-            Some((place, runs.get(place)?.outcome(trace, settings, &meter)))
-        };
-        iter::from_fn(run).collect::<Vec<_>>()
-    };
-    let (least, mut done) = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads(trace)).map(|_| scope.spawn(work)).collect();
-        let least = baseline(trace, settings, &mut meter.run());
-        let mut done = work();
-        for other in others {
-            done.extend(other.join().unwrap_or_else(|payload| panic::resume_unwind(payload)));
-        }
-        (least, done)
-    });
-    done.sort_by_key(|(place, _)| *place);
-    let mut sweep: Vec<_> = done.into_iter().map(|(_, outcome)| outcome).collect();
+    let (least, mut outcomes) = run_all(&runs, trace, settings, threads(trace, fleet), progress);
+    let mut sweep = outcomes.split_off(fleet_runs);
+    let fleet = runs
+        .iter()
+        .zip(outcomes)
+        .map(|(run, outcome)| FleetOutcome { is_sharing: matches!(run, Run::Sharing(..)), outcome })
+        .collect();
     let bound = sweep.pop().expect("it was the last run");
     let [.., used, off] = &sweep[..] else { unreachable!("both were run") };
     let modes = [off.clone(), used.clone(), sweep[given].clone()];
@@ -77,6 +74,7 @@ pub fn compare(what: Setup, trace: &Trace, settings: &ReplaySettings, progress: 
         what,
         baseline: least,
         modes,
+        fleet,
         bound,
         sweep,
         recommendation: Recommendation { row, budget },
@@ -84,22 +82,62 @@ pub fn compare(what: Setup, trace: &Trace, settings: &ReplaySettings, progress: 
     }
 }
 
-/// The number of parallel runs, limited by memory: each run keeps state for every key.
-fn threads(trace: &Trace) -> usize {
+/// The outcomes of the least-calls broker and of all runs.
+fn run_all(
+    runs: &[Run<'_>],
+    trace: &Trace,
+    settings: &ReplaySettings,
+    threads: usize,
+    progress: Progress<'_>,
+) -> (Baseline, Vec<Outcome>) {
+    let meter = Meter::new("replays", runs.len() + 1, trace, progress);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let run = || {
+            let place = next.fetch_add(1, Relaxed);
+            Some((place, runs.get(place)?.outcome(trace, settings, &meter)))
+        };
+        iter::from_fn(run).collect::<Vec<_>>()
+    };
+    let (least, mut done) = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let least = baseline(trace, settings, &mut meter.run());
+        let mut done = work();
+        for other in others {
+            done.extend(other.join().unwrap_or_else(|payload| panic::resume_unwind(payload)));
+        }
+        (least, done)
+    });
+    done.sort_by_key(|(place, _)| *place);
+    (least, done.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
+/// The number of parallel runs, limited by memory: each run keeps state for every key of each broker.
+fn threads(trace: &Trace, fleet: Option<&Fleet>) -> usize {
     const MOST_KEYS: usize = 8_000_000;
+    let keys = fleet.map_or(trace.keys(), Fleet::size);
     let cores = thread::available_parallelism().map_or(1, usize::from).min(4);
-    (MOST_KEYS / trace.keys().max(1)).clamp(1, cores)
+    (MOST_KEYS / keys.max(1)).clamp(1, cores)
 }
 
 #[derive(Clone, Copy)]
-enum Run {
+enum Run<'a> {
     Replay(Mode, f64),
+    Alone(Mode, &'a Fleet),
+    Sharing(Mode, &'a Fleet),
     Clairvoyant,
 }
 
-impl Run {
+fn fleet_runs(fleet: &Fleet) -> Vec<Run<'_>> {
+    let runs = |mode| [Run::Alone(mode, fleet), Run::Sharing(mode, fleet)];
+    [Mode::Off, Mode::Used, Mode::Learned].into_iter().flat_map(runs).collect()
+}
+
+impl Run<'_> {
     fn outcome(self, trace: &Trace, settings: &ReplaySettings, meter: &Meter<'_>) -> Outcome {
         match self {
+            Self::Alone(mode, fleet) => fleet.alone(settings, mode, &mut meter.run()),
+            Self::Sharing(mode, fleet) => fleet.sharing(trace, settings, mode, &mut meter.run()),
             Self::Replay(mode, extra_calls) => {
                 replay(trace, &ReplaySettings { extra_calls, ..*settings }, mode, &mut meter.run())
             }
@@ -201,7 +239,7 @@ mod tests {
         let (rate, burst) = budget.unzip();
         let ReplaySettings { lifetime, latency, extra_calls, .. } = *settings;
         let what = Setup { lifetime, budget: rate, burst, latency, extra_calls, ..setup() };
-        compare(what, trace, settings, progress)
+        compare(what, trace, settings, None, progress)
     }
 
     #[test]

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::advice;
 use super::figures::share_of;
+use super::fleet::FleetOutcome;
 use super::outcome::{Baseline, Outcome};
 use super::report::Report;
 
@@ -13,7 +14,7 @@ impl Report {
         let Self { what, baseline, sweep, recommendation, .. } = self;
         let rows = |rows: &[Outcome]| rows.iter().map(|outcome| row(outcome, baseline)).collect::<Vec<_>>();
         let (chosen, budget) = (&sweep[recommendation.row], recommendation.budget.as_ref());
-        serde_json::to_string_pretty(&json!({
+        let mut report = json!({
             "source": what.source,
             "span_seconds": what.span.as_secs_f64(),
             "lifetime_seconds": what.lifetime.as_secs_f64(),
@@ -40,7 +41,17 @@ impl Report {
             "unlimited_peak_calls_per_second": self.unlimited_peak,
             "advice": advice::of(self),
             "leaves_out": what.leaves_out(),
-        }))
+        });
+        if !self.fleet.is_empty() {
+            let row = |FleetOutcome { is_sharing, outcome }: &FleetOutcome| {
+                let mut row = row(outcome, baseline);
+                row["sharing"] = (*is_sharing).into();
+                row
+            };
+            report["brokers"] = what.brokers.into();
+            report["fleet"] = self.fleet.iter().map(row).collect();
+        }
+        serde_json::to_string_pretty(&report)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod clairvoyant;
 pub mod comparison;
 mod csv;
 mod figures;
+pub mod fleet;
 mod format;
 mod json;
 mod lines;

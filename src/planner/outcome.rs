@@ -88,9 +88,8 @@ pub struct Tally {
     pub most_tokens: u64,
     /// The departure times of the calls for tokens that are above their floor.
     fresh: VecDeque<Moment>,
-    peak: u64,
-    /// The second of the clock in which the last call left, and the calls in it.
-    second: (u64, u64),
+    /// The seconds of the clock in which calls left, and the calls in each; by broker, in order.
+    seconds: Vec<(u64, u64)>,
 }
 
 impl Tally {
@@ -107,8 +106,10 @@ impl Tally {
     pub fn record_call(&mut self, now: Moment) {
         self.calls += 1;
         let second = now.as_nanos() / 1_000_000_000;
-        self.second = if self.second.0 == second { (second, self.second.1 + 1) } else { (second, 1) };
-        self.peak = self.peak.max(self.second.1);
+        match self.seconds.last_mut() {
+            Some((last, calls)) if *last == second => *calls += 1,
+            _ => self.seconds.push((second, 1)),
+        }
     }
 
     /// Records the completion of a call. `waited` has the arrivals of the waiting requests;
@@ -121,9 +122,19 @@ impl Tally {
         self.waits.extend(waited.iter().map(micros));
     }
 
+    /// Adds the calls and waits of another broker at the same time.
+    pub fn merge(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.waits.extend(other.waits);
+        self.seconds.extend(other.seconds);
+    }
+
     /// The outcome of the run.
     pub fn outcome(mut self, mode: &'static str, extra_calls: Option<f64>) -> Outcome {
         self.waits.sort_unstable();
+        self.seconds.sort_unstable();
+        let seconds = self.seconds.chunk_by(|(one, _), (other, _)| one == other);
+        let peak = seconds.map(|second| second.iter().map(|(_, calls)| calls).sum()).max().unwrap_or(0);
         let rank = |share: f64| {
             let rank = (share * self.waits.len() as f64).ceil() as usize;
             let micros = self.waits.get(rank.saturating_sub(1)).copied().unwrap_or(0);
@@ -136,7 +147,7 @@ impl Tally {
             extra_calls,
             calls: self.calls,
             delayed: self.waits.len() as u64,
-            peak_calls_per_second: self.peak,
+            peak_calls_per_second: peak,
             wait: Waits { p50: rank(0.5), p99: rank(0.99), max: rank(1.0), total: Duration::from_micros(total) },
             over_one_second: over as u64,
         }
@@ -217,6 +228,22 @@ mod tests {
             let busiest = calls.iter().map(|call| in_second(call / 1000)).max().unwrap_or(0);
             let outcome = done.outcome("off", None);
             prop_assert_eq!((outcome.calls, outcome.peak_calls_per_second), (calls.len() as u64, busiest));
+        }
+
+        #[test]
+        fn merged_runs_count_as_one(calls in prop::collection::vec((0u64..9000, 0u32..3), 0..60)) {
+            let calls: Vec<_> = calls.into_iter().collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+            let run = |of: &dyn Fn(u32) -> bool| {
+                let mut done = Tally::default();
+                for (call, _) in calls.iter().filter(|(_, broker)| of(*broker)) {
+                    done.record_call(at(*call));
+                    done.record_completion(at(*call + 150), &[at(*call)], true);
+                }
+                done
+            };
+            let mut merged = Tally::default();
+            (0..3).for_each(|broker| merged.merge(run(&|one| one == broker)));
+            prop_assert_eq!(merged.outcome("off", None), run(&|_| true).outcome("off", None));
         }
     }
 }

@@ -40,7 +40,7 @@ pub struct ReplaySettings {
 /// The outcome of the least-calls broker.
 pub fn baseline(trace: &Trace, settings: &ReplaySettings, progress: &mut dyn FnMut(u64)) -> Baseline {
     let settings = ReplaySettings { budget: None, ..*settings };
-    let done = Replay::new(trace, &settings, Mode::Off).run(progress);
+    let done = Replay::new(trace, &settings, Mode::Off, 1).run(|| 0, progress);
     Baseline {
         requests: trace.requests().len() as u64,
         users: trace.users() as u64,
@@ -53,7 +53,12 @@ pub fn baseline(trace: &Trace, settings: &ReplaySettings, progress: &mut dyn FnM
 
 /// The outcome of one mode.
 pub fn replay(trace: &Trace, settings: &ReplaySettings, mode: Mode, progress: &mut dyn FnMut(u64)) -> Outcome {
-    let done = Replay::new(trace, settings, mode).run(progress);
+    let done = Replay::new(trace, settings, mode, 1).run(|| 0, progress);
+    outcome(done, settings, mode)
+}
+
+/// The outcome of a run in this mode.
+pub(super) fn outcome(done: Tally, settings: &ReplaySettings, mode: Mode) -> Outcome {
     let (name, extra_calls) = match mode {
         Mode::Off => ("off", None),
         Mode::Used => ("used", None),
@@ -62,38 +67,69 @@ pub fn replay(trace: &Trace, settings: &ReplaySettings, mode: Mode, progress: &m
     done.outcome(name, extra_calls)
 }
 
-/// A broker in virtual time.
-struct Replay<'a> {
+/// A broker in virtual time, or several that share a store and a budget.
+pub(super) struct Replay<'a> {
     trace: &'a Trace,
     settings: &'a ReplaySettings,
     mode: Mode,
     window: Duration,
+    brokers: Vec<Broker>,
+    /// The entries of the first broker by key, then those of the second, and so on.
+    entries: Vec<Entry>,
     keys: Vec<Key>,
+    /// The due entries of all brokers.
     schedule: Schedule<u32>,
     /// Every event up to this moment is processed.
     now: Moment,
+    /// Calls by the entry that they are for.
     admission: Admission<(), u32>,
-    /// Calls in flight, in order of completion.
+    /// Calls in flight, in order of completion, by their entry.
     in_flight: VecDeque<(Moment, u32)>,
-    waiting: HashMap<u32, Vec<Moment>, RandomState>,
-    learner: Learner<Rc<RefCell<DemandHistory>>>,
-    counts: CallCounts,
-    draws: Draws,
+    /// By key.
+    waiting: HashMap<u32, Vec<Waiter>, RandomState>,
     done: Tally,
 }
 
-/// The state of one token key.
+/// What one broker has learned.
+struct Broker {
+    /// In mode learned only: it has tables of megabytes.
+    learner: Option<Learner<Rc<RefCell<DemandHistory>>>>,
+    counts: CallCounts,
+    draws: Draws,
+}
+
+/// A broker's state of one token key.
 #[derive(Default)]
-struct Key {
+struct Entry {
     /// Shared with the learner's lessons, which may outlive it.
     history: Option<Rc<RefCell<DemandHistory>>>,
     /// Its token's issue and its renewal's due time.
     token: Option<(Moment, Moment)>,
     uses: u32,
     ticket: Option<Ticket>,
+}
+
+/// The state of a token key that the brokers share.
+#[derive(Default)]
+struct Key {
     flight: Flight,
     /// Whether it ever had a token.
     known: bool,
+    /// Only if there are other brokers to read it.
+    record: Option<Box<Record>>,
+}
+
+/// The latest token of a key in the store, with the demand that its broker had seen by then.
+struct Record {
+    sent: Moment,
+    history: Option<DemandHistory>,
+}
+
+/// An entry that waits for a call.
+struct Waiter {
+    entry: u32,
+    /// The arrival of its request; `None` if it is due, and another broker's call is under way.
+    since: Option<Moment>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -106,14 +142,20 @@ enum Flight {
 }
 
 impl<'a> Replay<'a> {
-    fn new(trace: &'a Trace, settings: &'a ReplaySettings, mode: Mode) -> Self {
-        let mut keys = Vec::new();
+    /// So many brokers, all of them empty.
+    pub(super) fn new(trace: &'a Trace, settings: &'a ReplaySettings, mode: Mode, brokers: u32) -> Self {
+        let (mut keys, mut entries) = (Vec::new(), Vec::new());
         keys.resize_with(trace.keys(), Key::default);
+        entries.resize_with(trace.keys() * brokers as usize, Entry::default);
+        let learner = || (mode == Mode::Learned).then(|| Learner::new(settings.extra_calls));
+        let broker = |_| Broker { learner: learner(), counts: CallCounts::EMPTY, draws: Draws::default() };
         Self {
             trace,
             settings,
             mode,
             window: settings.floor.window_of(settings.lifetime),
+            brokers: (0..brokers).map(broker).collect(),
+            entries,
             keys,
             schedule: Schedule::new(),
             now: Moment::from_nanos(0),
@@ -121,17 +163,15 @@ impl<'a> Replay<'a> {
             admission: Admission::new(settings.budget, Duration::MAX),
             in_flight: VecDeque::new(),
             waiting: HashMap::default(),
-            learner: Learner::new(settings.extra_calls),
-            counts: CallCounts::EMPTY,
-            draws: Draws::default(),
             done: Tally::default(),
         }
     }
 
-    fn run(mut self, progress: &mut dyn FnMut(u64)) -> Tally {
+    /// Replays the trace; `broker` is the number of the broker that gets the next request.
+    pub(super) fn run(mut self, mut broker: impl FnMut() -> u32, progress: &mut dyn FnMut(u64)) -> Tally {
         for (number, request) in self.trace.requests().iter().enumerate() {
             self.advance(request.at);
-            self.request(request.key, request.at);
+            self.request(broker() * self.keys.len() as u32 + request.key, request.at);
             if number % PROGRESS == 0 {
                 progress(number as u64);
             }
@@ -162,30 +202,35 @@ impl<'a> Replay<'a> {
                 self.complete();
             } else if now == departure {
                 self.dispatch(now);
-            } else if let Some((due, key)) = self.schedule.pop(now) {
-                self.keys[key as usize].ticket = None;
-                self.decide(key, now.since(due), now);
+            } else if let Some((due, entry)) = self.schedule.pop(now) {
+                self.entries[entry as usize].ticket = None;
+                self.decide(entry, now.since(due), now);
             }
         }
     }
 
     fn request(&mut self, number: u32, now: Moment) {
-        let key = &mut self.keys[number as usize];
-        let window = self.window;
-        let history = key.history.get_or_insert_with(|| Rc::new(RefCell::new(DemandHistory::new(window, now))));
-        self.counts += history.borrow_mut().record(now);
-        if let Some((sent, due)) = key.token
+        let (key, window) = (self.key_of(number), self.window);
+        if self.entries[number as usize].token.is_none_or(|(sent, _)| now >= sent + window) {
+            self.adopt(number, now);
+        }
+        let (broker, flight) = (self.broker_of(number), self.keys[key as usize].flight);
+        let entry = &mut self.entries[number as usize];
+        let history = entry.history.get_or_insert_with(|| Rc::new(RefCell::new(DemandHistory::new(window, now))));
+        self.brokers[broker].counts += history.borrow_mut().record(now);
+        if let Some((sent, due)) = entry.token
             && now < sent + window
         {
-            key.uses += 1;
+            entry.uses += 1;
             // The token was due while unused, and is used after all.
-            if self.mode == Mode::Used && now >= due && key.ticket.is_none() && key.flight == Flight::None {
+            let is_late = self.mode == Mode::Used && now >= due && entry.ticket.is_none();
+            if is_late && flight == Flight::None && !self.adopt(number, now) {
                 self.call(Some(Rank::of(sent + window, None, now)), number, now);
             }
             return;
         }
-        self.waiting.entry(number).or_default().push(now);
-        match key.flight {
+        self.waiting.entry(key).or_default().push(Waiter { entry: number, since: Some(now) });
+        match flight {
             // However long it waits, no place is refused.
             Flight::Queued(place) => drop(self.admission.add_line(place, (), 0, Moment::NEVER, now)),
             Flight::Open => {}
@@ -193,53 +238,90 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Decides about a key whose token is due, or which has none.
+    /// Decides about an entry whose token is due, or which has none.
     fn decide(&mut self, number: u32, late: Duration, now: Moment) {
-        let key = &mut self.keys[number as usize];
-        if key.flight != Flight::None {
+        let key = self.key_of(number);
+        if self.keys[key as usize].flight != Flight::None {
+            self.waiting.entry(key).or_default().push(Waiter { entry: number, since: None });
             return;
         }
-        let Some(history) = &key.history else { return };
-        let value = match self.mode {
-            Mode::Used if key.uses > 0 => None,
-            Mode::Off | Mode::Used => return,
-            Mode::Learned => {
-                self.learner.learn_due(usize::MAX, now);
-                let (decision, counted) =
-                    self.learner.process(history, &mut history.borrow_mut(), &self.counts, late, now);
-                self.counts += counted;
+        if self.adopt(number, now) {
+            return;
+        }
+        let broker = self.broker_of(number);
+        let (entry, Broker { learner, counts, .. }) = (&mut self.entries[number as usize], &mut self.brokers[broker]);
+        let Some(history) = &entry.history else { return };
+        let value = match (self.mode, learner) {
+            (Mode::Used, _) if entry.uses > 0 => None,
+            (Mode::Learned, Some(learner)) => {
+                learner.learn_due(usize::MAX, now);
+                let (decision, counted) = learner.process(history, &mut history.borrow_mut(), counts, late, now);
+                *counts += counted;
                 match decision.action {
                     PrefetchAction::Fetch => Some(decision.estimate.value),
                     PrefetchAction::Wait(at) => {
-                        key.ticket = Some(self.schedule.add(at, number));
+                        entry.ticket = Some(self.schedule.add(at, number));
                         return;
                     }
                     PrefetchAction::Forget => {
-                        key.history = None;
+                        entry.history = None;
                         return;
                     }
                 }
             }
+            _ => return,
         };
-        let floor = key.token.map_or(now, |(sent, _)| sent + self.window);
+        let floor = entry.token.map_or(now, |(sent, _)| sent + self.window);
         self.call(Some(Rank::of(floor, value, now)), number, now);
+    }
+
+    /// Takes over the token of another broker from the store; `false` if there is no later one above its floor.
+    fn adopt(&mut self, number: u32, now: Moment) -> bool {
+        let broker = self.broker_of(number);
+        let Some(record) = &self.keys[self.key_of(number) as usize].record else { return false };
+        let (sent, entry) = (record.sent, &mut self.entries[number as usize]);
+        if now >= sent + self.window || entry.token.is_some_and(|(own, _)| own >= sent) {
+            return false;
+        }
+        if let (None, Some(history)) = (&entry.history, &record.history) {
+            self.brokers[broker].counts += history.pending();
+            entry.history = Some(Rc::new(RefCell::new(history.clone())));
+        }
+        self.hold(number, sent);
+        true
+    }
+
+    /// Gives an entry the token that was requested at `sent`.
+    fn hold(&mut self, number: u32, sent: Moment) {
+        let broker = self.broker_of(number);
+        let draw = self.brokers[broker].draws.next();
+        let due = refresh::due(self.mode, self.window, sent, draw);
+        let entry = &mut self.entries[number as usize];
+        (entry.token, entry.uses) = (Some((sent, due)), 0);
+        if let Some(ticket) = entry.ticket.take() {
+            self.schedule.remove(ticket);
+        }
+        if due < Moment::NEVER {
+            entry.ticket = Some(self.schedule.add(due, number));
+        }
     }
 
     /// Makes or queues a call: a renewal of this rank, or without one, a waiting user's.
     fn call(&mut self, rank: Option<Rank>, number: u32, now: Moment) {
         let class = rank.map_or(Class::Waiting, Rank::class);
-        let is_admitted = self.admission.admit_now(class, &origin(number), now) == Ok(true);
+        let key = self.key_of(number);
+        let is_admitted = self.admission.admit_now(class, &origin(key), now) == Ok(true);
         self.dispatch(now);
         if is_admitted {
             return self.depart(number, now);
         }
         let place = match rank {
-            None => self.admission.queue_user((), &origin(number), number, Moment::NEVER, now),
-            Some(rank) => Ok(self.admission.queue_renewal(rank, &origin(number), number, now)),
+            None => self.admission.queue_user((), &origin(key), number, Moment::NEVER, now),
+            Some(rank) => Ok(self.admission.queue_renewal(rank, &origin(key), number, now)),
         };
         // No call fails and each may wait for ever, so none is refused.
         if let Ok(place) = place {
-            self.keys[number as usize].flight = Flight::Queued(place);
+            self.keys[key as usize].flight = Flight::Queued(place);
         }
     }
 
@@ -255,30 +337,40 @@ impl<'a> Replay<'a> {
     fn depart(&mut self, number: u32, now: Moment) {
         self.done.record_call(now);
         self.done.record_token(now, self.window);
-        self.keys[number as usize].flight = Flight::Open;
+        let key = self.key_of(number);
+        self.keys[key as usize].flight = Flight::Open;
         self.in_flight.push_back((now + self.settings.latency, number));
     }
 
     fn complete(&mut self) {
         let Some((now, number)) = self.in_flight.pop_front() else { return };
-        self.counts += CallCounts::CALL;
-        let waited = self.waiting.remove(&number).unwrap_or_default();
-        let key = &mut self.keys[number as usize];
-        self.done.record_completion(now, &waited, key.known);
+        let (key, broker) = (self.key_of(number), self.broker_of(number));
+        self.brokers[broker].counts += CallCounts::CALL;
+        let waiters = self.waiting.remove(&key).unwrap_or_default();
+        let arrivals: Vec<_> = waiters.iter().filter_map(|waiter| waiter.since).collect();
         let sent = now - self.settings.latency;
-        let (response, origin) = (Response::Issued, origin(number));
+        let (response, origin) = (Response::Issued, origin(key));
         self.admission.on_response(&EndedCall { response, origin, sent, now, draw: 0.0 });
-        let due = refresh::due(self.mode, self.window, sent, self.draws.next());
-        key.flight = Flight::None;
-        key.known = true;
-        key.uses = u32::try_from(waited.len()).unwrap_or(u32::MAX);
-        key.token = Some((sent, due));
-        if let Some(ticket) = key.ticket.take() {
-            self.schedule.remove(ticket);
+        let key = &mut self.keys[key as usize];
+        self.done.record_completion(now, &arrivals, key.known);
+        (key.flight, key.known) = (Flight::None, true);
+        if self.brokers.len() > 1 {
+            let history = self.entries[number as usize].history.as_ref().map(|history| history.borrow().clone());
+            key.record = Some(Box::new(Record { sent, history }));
         }
-        if due < Moment::NEVER {
-            key.ticket = Some(self.schedule.add(due, number));
+        self.hold(number, sent);
+        for Waiter { entry, since } in waiters {
+            self.adopt(entry, now);
+            self.entries[entry as usize].uses += u32::from(since.is_some());
         }
+    }
+
+    const fn key_of(&self, entry: u32) -> u32 {
+        entry % self.keys.len() as u32
+    }
+
+    const fn broker_of(&self, entry: u32) -> usize {
+        entry as usize / self.keys.len()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The report of a plan.
 
+use super::fleet::FleetOutcome;
 use super::outcome::{Baseline, Outcome};
 use super::recommendation::Recommendation;
 pub use super::setup::Setup;
@@ -15,6 +16,8 @@ pub struct Report {
     pub baseline: Baseline,
     /// Modes off, used and learned, in this order.
     pub modes: [Outcome; 3],
+    /// Each of these modes in a fleet, alone and sharing; none for one broker.
+    pub fleet: Vec<FleetOutcome>,
     /// The clairvoyant bound.
     pub bound: Outcome,
     /// Modes off and used, and learned with several values of `extra_calls`, by their calls.
@@ -66,6 +69,7 @@ pub(super) mod tests {
                 most_tokens: 250,
             },
             modes,
+            fleet: Vec::new(),
             bound: outcome("clairvoyant", 1030, 418, waits),
             sweep,
             recommendation: Recommendation { row: 1, budget: Some(budget) },

@@ -20,6 +20,8 @@ pub struct Setup {
     pub budget: Option<f64>,
     /// The burst of the budget, in calls.
     pub burst: Option<u32>,
+    /// The brokers that the requests are spread over.
+    pub brokers: u32,
     /// Courier's response time.
     pub latency: Duration,
     /// The extra calls that mode learned may make, as a share of the least calls.
@@ -33,12 +35,19 @@ impl Setup {
     pub(super) fn leaves_out(&self) -> Vec<String> {
         let latency = humantime::format_duration(self.latency);
         let mut list = vec![
-            "one broker that runs throughout: no restarts, no others that share the budget".to_owned(),
+            match self.brokers {
+                1 => "one broker that runs throughout: no restarts, no others that share the budget".to_owned(),
+                brokers => format!("{brokers} brokers that run throughout: no restarts"),
+            },
             "one lifetime for all tokens: no request asks for more with min_ttl".to_owned(),
             format!("Courier never fails and always answers after {latency}"),
             "the cache has room for every token: none is evicted".to_owned(),
             "no user is known from before the trace: the first request for a key counts as its first ever".to_owned(),
         ];
+        if self.brokers > 1 {
+            list.push("a look into the store takes no time, and the store never fails".to_owned());
+            list.push("the sweep, the recommendation and the bound are those of one broker".to_owned());
+        }
         let Counts { every_path, by_address, without_user, other_paths, skipped, out_of_order } = self.counts;
         if every_path {
             list.push("which requests need a token: every URL of the log counts (see --path)".to_owned());
@@ -71,6 +80,7 @@ pub(super) mod tests {
             floor: 0.5,
             budget: None,
             burst: None,
+            brokers: 1,
             latency: Duration::from_millis(150),
             extra_calls: 0.15,
             counts: Counts::default(),

@@ -6,16 +6,17 @@ use std::iter;
 
 use super::advice;
 use super::figures::{grouped, rounded, share_of, waited};
+use super::fleet::FleetOutcome;
 use super::outcome::Outcome;
 use super::report::Report;
 
 impl Report {
     fn rows(&self) -> Vec<[String; 10]> {
-        let row = |outcome: &Outcome| {
+        let row = |name: String, outcome: &Outcome| {
             let Outcome { calls, delayed, peak_calls_per_second, ref wait, over_one_second, .. } = *outcome;
             let waited = |length| if delayed > 0 { waited(length) } else { "-".to_owned() };
             [
-                outcome.mode.to_owned(),
+                name,
                 grouped(calls),
                 format!("{:.1}", outcome.extra_share(&self.baseline) * 100.0),
                 grouped(delayed),
@@ -39,7 +40,16 @@ impl Report {
             "max",
             "over 1 s %",
         ];
-        iter::once(headings.map(str::to_owned)).chain(self.modes.iter().chain([&self.bound]).map(row)).collect()
+        let mut rows = vec![headings.map(str::to_owned)];
+        for outcome in self.modes.iter().chain([&self.bound]) {
+            rows.push(row(outcome.mode.to_owned(), outcome));
+            for FleetOutcome { is_sharing, outcome } in self.fleet.iter().filter(|row| row.outcome.mode == outcome.mode)
+            {
+                let how = if *is_sharing { "sharing" } else { "alone" };
+                rows.push(row(format!("{}, {} {how}", outcome.mode, self.what.brokers), outcome));
+            }
+        }
+        rows
     }
 
     fn sweep_rows(&self) -> Vec<[String; 7]> {
@@ -111,6 +121,7 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
+    use crate::planner::fleet::FleetOutcome;
     use crate::planner::outcome::Waits;
     use crate::planner::report::tests::report;
     use crate::planner::trace::Counts;
@@ -134,6 +145,20 @@ mod tests {
             ],
             "{shown}"
         );
+    }
+
+    #[test]
+    fn rows_of_a_fleet_follow_that_of_one_broker() {
+        let mut report = report();
+        let row = |is_sharing| FleetOutcome { is_sharing, outcome: report.modes[2].clone() };
+        report.fleet = vec![row(false), row(true)];
+        report.what.brokers = 4;
+        let shown = report.to_string();
+        let names: Vec<_> = shown.lines().skip_while(|line| !line.starts_with("mode ")).take(7).collect();
+        let names: Vec<_> = names.iter().map(|line| line.split("  ").next().unwrap_or_default()).collect();
+        let wanted = ["mode", "off", "used", "learned", "learned, 4 alone", "learned, 4 sharing", "clairvoyant"];
+        assert_eq!(names, wanted, "{shown}");
+        assert!(shown.contains("\n- 4 brokers that run throughout: no restarts\n"), "{shown}");
     }
 
     #[test]

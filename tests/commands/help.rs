@@ -11,7 +11,7 @@ fn each_command_has_its_own_help_that_names_each_flag() {
     let sandbox = [&["--listen", "--admin-listen", "--courier-listen"], FAULTS].concat();
     let simulate = [&["--listen", "--api-key"], FAULTS].concat();
     let plan = "--trace --workload --users --days --seed --lifetime --floor --budget --burst --latency --extra-calls \
-        --json --plot --path --user-field --broken-lines --disorder";
+        --brokers --json --plot --path --user-field --broken-lines --disorder";
     let plan: Vec<_> = plan.split(' ').collect();
     for (command, about, flags) in [
         ("serve", "Runs the broker", &serve[..]),
@@ -107,6 +107,7 @@ fn wrong_usage_exits_with_2() {
         &["plan", "--workload", "office", "--lifetime", "5M"],
         &["plan", "--workload", "office", "--latency", "-5s"],
         &["plan", "--workload", "office", "--floor", "half"],
+        &["plan", "--workload", "office", "--brokers", "few"],
         &["plan", "--config", "x.toml"],
     ] {
         let ended = Program::new(arguments).run();

@@ -54,6 +54,8 @@ fn invalid_value_is_refused_in_one_line() {
         ("--extra-calls", "-0.1", "from 0 to 10"),
         ("--extra-calls", "10.1", "from 0 to 10"),
         ("--extra-calls", "nan", "from 0 to 10"),
+        ("--brokers", "0", "from 1 to 1000"),
+        ("--brokers", "1001", "from 1 to 1000"),
         ("--disorder", "500d", "from 0s to 400d"),
         ("--path", "api", "must begin with /"),
         ("--path", "/api?x", "have no query"),
@@ -77,6 +79,10 @@ fn invalid_value_is_refused_in_one_line() {
         let ended = Program::new(["plan", "--workload", "office", flag, value]).run();
         is_refused("plan", &ended, &[&format!("{flag}: "), wanted]);
     }
+    let ended = plan(folder.path(), &["--brokers", "2", "--plot", "FOLDER/x.svg"]);
+    is_refused("plan", &ended, &["--plot: ", "leave out --brokers"]);
+    let ended = plan(folder.path(), &["--brokers", "4", "--budget", "0.002"]);
+    is_refused("plan", &ended, &["--brokers: the budget of each must be a number from 0.001"]);
     is_refused("plan", &Program::new(["plan", "--workload", "factory"]).run(), &["--workload: ", "office"]);
     let too_many = ["plan", "--workload", "office", "--users", "200000000", "--days", "36500"];
     is_refused("plan", &Program::new(too_many).run(), &["--workload office: "]);
@@ -184,6 +190,29 @@ fn trace_is_read_from_standard_input() {
         report["source"] = Value::Null;
     }
     assert_eq!(from_file, from_input);
+}
+
+#[test]
+fn fleet_is_compared_with_one_broker() {
+    let [without, mut one, mut fleet] = [&["--json"][..], &["--json", "--brokers", "1"], &["--json", "--brokers", "4"]]
+        .map(|flags| json(&office(flags)));
+    assert_eq!(without, one);
+    let rows = fleet["fleet"].take();
+    assert_eq!(fleet["brokers"], 4);
+    let rows: Vec<_> = rows.as_array().expect("a list").iter().map(|row| (&row["mode"], &row["sharing"])).collect();
+    let modes = ["off", "used", "learned"].map(Value::from);
+    let both = [false, true].map(Value::from);
+    let wanted: Vec<_> = modes.iter().flat_map(|mode| both.iter().map(move |sharing| (mode, sharing))).collect();
+    assert_eq!(rows, wanted);
+    // The rest is as for one broker.
+    for report in [&mut one, &mut fleet] {
+        ["brokers", "fleet", "leaves_out"].map(|key| report[key] = Value::Null);
+    }
+    assert_eq!(fleet, one);
+    let shown = office(&["--brokers", "4"]).stdout;
+    let rows =
+        shown.iter().filter(|line| line.starts_with("learned, 4 alone ") || line.starts_with("learned, 4 sharing "));
+    assert_eq!(rows.count(), 2, "{shown:?}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn run(trace: &Trace, settings: &ReplaySettings, mode: Mode) -> Outcome {
 
 /// Runs event by event: the departure and key of each call, and the counters.
 fn calls(trace: &Trace, settings: &ReplaySettings, mode: Mode) -> (Vec<(Moment, u32)>, Tally) {
-    let (mut replay, mut calls) = (Replay::new(trace, settings, mode), Vec::new());
+    let (mut replay, mut calls) = (Replay::new(trace, settings, mode, 1), Vec::new());
     let (mut requests, mut now) = (trace.requests().iter().peekable(), Moment::from_nanos(0));
     loop {
         if requests.peek().is_none() {
