@@ -84,7 +84,8 @@ impl App {
         clock: Clock,
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
-        let store = settings.store.map(|store| store::disk_settings(store, &settings.workspaces));
+        let takes_over = !passed.is_empty();
+        let store = settings.store.map(|store| store::disk_settings(store, &settings.workspaces, takes_over));
         let mut couriers = BTreeMap::new();
         let mut dispatchers = Vec::new();
         for workspace in settings.workspaces {

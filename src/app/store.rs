@@ -8,11 +8,12 @@ use crate::config::{StoreSettings, WorkspaceSettings};
 use crate::metrics::Metrics;
 use crate::store::disk::{Disk, DiskSettings};
 
-/// The settings of the disk store of these workspaces.
-pub fn disk_settings(settings: StoreSettings, workspaces: &[WorkspaceSettings]) -> DiskSettings {
+/// The settings of the disk store of these workspaces. A broker with a socket of the service manager `takes_over`:
+/// another one may have the same socket, and be about to stop. Without, a second broker is a mistake.
+pub fn disk_settings(settings: StoreSettings, workspaces: &[WorkspaceSettings], takes_over: bool) -> DiskSettings {
     let StoreSettings { path, keys } = settings;
     let identity = |workspace: &WorkspaceSettings| (workspace.name.clone(), workspace.identity());
-    DiskSettings { path, keys, workspaces: workspaces.iter().map(identity).collect() }
+    DiskSettings { path, keys, workspaces: workspaces.iter().map(identity).collect(), takes_over }
 }
 
 /// Gives the broker the names of its clients, under which the store keeps entries.

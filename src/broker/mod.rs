@@ -6,7 +6,8 @@
 //! - A renewal: `rounds` takes a due entry from the schedule, `refresher` decides, `flight` fetches.
 //! - A probe, when the circuit breaker wants one: `prober` takes a key of `probe_candidates`, `flight` fetches.
 //! - `upkeep` drops expired tokens and makes room, `removal` signs users out.
-//! - `restore` fills the key table from a store at the start, `persistence` writes its changes.
+//! - `restore` fills the key table from a store at the start, `persistence` writes its changes; `takeover` applies
+//!   those of another broker that still has the store.
 //!
 //! # Locks
 //!
@@ -71,6 +72,7 @@ mod store;
 #[cfg(test)]
 mod stress;
 mod table;
+mod takeover;
 mod upkeep;
 mod waiters;
 mod workspace;
