@@ -84,8 +84,7 @@ impl App {
         clock: Clock,
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
-        let takes_over = !passed.is_empty();
-        let store = settings.store.map(|store| store::disk_settings(store, &settings.workspaces, takes_over));
+        let store = settings.store.map(|store| store::disk_settings(store, &settings.workspaces, !passed.is_empty()));
         let mut couriers = BTreeMap::new();
         let mut dispatchers = Vec::new();
         for workspace in settings.workspaces {

@@ -40,7 +40,7 @@ enum Stage {
     /// It has the lock.
     Locked(Log),
     /// Another process has it.
-    Waiting(Takeover),
+    Waiting(Box<Takeover>),
 }
 
 impl Disk {
@@ -61,7 +61,8 @@ impl Disk {
         let log = Log::new(folder, keys, workspaces, clock);
         let log = log.after(found.last_log, found.log_bytes, found.snapshot_bytes);
         let tail = std::mem::take(&mut found.tail);
-        let stage = if is_locked { Stage::Locked(log) } else { Stage::Waiting(Takeover::new(log, tail, clock)) };
+        let stage =
+            if is_locked { Stage::Locked(log) } else { Stage::Waiting(Box::new(Takeover::new(log, tail, clock))) };
         let tokens = found.loaded.records.iter().filter(|record| record.token.is_some()).count();
         metrics.operation(StoreOperation::Load, true, clock.now().since(start));
         metrics.store_restored_tokens.set(i64::try_from(tokens).unwrap_or(i64::MAX));
