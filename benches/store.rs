@@ -28,7 +28,7 @@ fn main() {
     let (disk, _) = open(folder.path());
     let now = Clock::system().now();
     let contents = Box::new(move |keep: &mut dyn FnMut(Item)| (0..count).for_each(|user| keep(record(user, now))));
-    let handle = disk.start(contents).expect("a thread");
+    let handle = disk.start(contents, Box::new(drop)).expect("a thread");
     let start = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(handle.stop());
@@ -51,6 +51,7 @@ fn open(folder: &Path) -> (Disk, Loaded) {
         path: folder.join("store"),
         keys: StoreKeys::read(&folder.join("key")).expect("a key"),
         workspaces: HashMap::from([(workspace, identity)]),
+        takes_over: false,
     };
     let metrics = Metrics::new().expect("the declarations are sound");
     Disk::open(settings, Clock::system(), metrics.store("disk")).expect("a folder")

@@ -38,7 +38,7 @@ use entitlements::Entitlements;
 pub use error::StartError;
 use live::{Fixed, Live};
 pub use open_files::OpenFiles;
-pub use reload::{Files, Loaded, Read, Reloader};
+pub use reload::{Files, Loaded, Read, ReloadEvent, Reloader};
 use sockets::Sockets;
 use store::Store;
 
@@ -86,7 +86,8 @@ impl App {
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
-        let store = Store::prepare(settings.store, &settings.workspaces, &runtime, clock, &metrics)?;
+        let takes_over = !passed.is_empty();
+        let store = Store::prepare(settings.store, &settings.workspaces, takes_over, &runtime, clock, &metrics)?;
         let mut couriers = BTreeMap::new();
         let mut dispatchers = Vec::new();
         for workspace in settings.workspaces {
@@ -168,7 +169,12 @@ impl App {
         Reloader::new(Arc::clone(&self.live), shown, files, self.warnings.clone(), read)
     }
 
-    /// Runs until `stop` resolves. Then it sets not ready, serves for the shutdown delay, accepts no more,
+    /// The runtime that calls Courier, for a check that it answers.
+    pub fn upstream_runtime(&self) -> Handle {
+        self.live.fixed.runtime.clone()
+    }
+
+    /// Runs until `stop` resolves, which it polls once it serves. Then it sets not ready, serves for the shutdown delay, accepts no more,
     /// and waits for open requests up to the shutdown timeout.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { listeners, admin_listener, live, admin, broker, readiness, upstream, .. } = self;

@@ -33,8 +33,8 @@ impl Broker {
     /// otherwise each crash would be a burst.
     pub fn restore(&self, loaded: Loaded) {
         let now = self.0.clock.now();
+        self.empty_budgets();
         for (name, workspace) in &self.0.workspaces {
-            workspace.dispatcher.empty_budget();
             if let Some(model) = loaded.models.get(name) {
                 workspace.refresher.restore_model(model, self.0.settings.extra_calls, now);
             }
@@ -94,7 +94,7 @@ impl Broker {
     }
 
     /// The owners of a restored entry, at least one; the first is the party of its renewals.
-    fn owners(&self, workspace: &Workspace, entry: &Entry, names: &[Box<str>]) -> Vec<Owner> {
+    pub(super) fn owners(&self, workspace: &Workspace, entry: &Entry, names: &[Box<str>]) -> Vec<Owner> {
         let client = |name: &str| if name == SESSIONS { None } else { Some(name.to_owned()) };
         let clients: Vec<_> = names.iter().map(|name| client(name)).collect();
         let clients = if clients.is_empty() { vec![None] } else { clients };

@@ -1,7 +1,7 @@
 //! Files of sealed frames.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -127,6 +127,8 @@ pub struct FrameReader {
     number: u64,
     header: [u8; HEADER],
     next: u64,
+    /// Where the next frame begins, in bytes.
+    offset: u64,
     frame: Vec<u8>,
 }
 
@@ -138,7 +140,7 @@ impl FrameReader {
         read(&mut input, &mut header)?;
         let found = Header::parse(&header).filter(|found| found.kind == kind).ok_or(Rejection::Header)?;
         let key = keys.by_id(found.key).ok_or(Rejection::Key)?.of_run(&found.run);
-        Ok(Self { input, key, number: found.number, header, next: 0, frame: Vec::new() })
+        Ok(Self { input, key, number: found.number, header, next: 0, offset: HEADER as u64, frame: Vec::new() })
     }
 
     /// The file's number. Only a frame that opens proves it.
@@ -147,10 +149,28 @@ impl FrameReader {
     }
 
     /// The text of the next frame; `None` at the end of the file.
+    ///
+    /// After that, or after [`Rejection::Torn`], it may be called again: the file may have grown.
     pub fn next(&mut self) -> Result<Option<&[u8]>, Rejection> {
         if self.input.fill_buf()?.is_empty() {
             return Ok(None);
         }
+        match self.read_frame() {
+            Err(Rejection::Torn) => {
+                self.input.seek(SeekFrom::Start(self.offset))?;
+                return Err(Rejection::Torn);
+            }
+            outcome => outcome?,
+        }
+        self.offset += 4 + self.frame.len() as u64;
+        let position = self.next;
+        self.next += 1;
+        self.key.open(position, &self.header, &mut self.frame).map(Some).ok_or(Rejection::Frame(position))
+    }
+}
+
+impl FrameReader {
+    fn read_frame(&mut self) -> Result<(), Rejection> {
         let mut length = [0; 4];
         read(&mut self.input, &mut length)?;
         let length = u32::from_be_bytes(length) as usize;
@@ -158,10 +178,7 @@ impl FrameReader {
             return Err(Rejection::Frame(self.next));
         }
         self.frame.resize(length, 0);
-        read(&mut self.input, &mut self.frame)?;
-        let position = self.next;
-        self.next += 1;
-        self.key.open(position, &self.header, &mut self.frame).map(Some).ok_or(Rejection::Frame(position))
+        read(&mut self.input, &mut self.frame)
     }
 }
 

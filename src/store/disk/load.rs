@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::folder::Folder;
 use super::frame::{FileKind, FrameReader, Rejection};
 use super::operation::{Identities, ReadOperation};
+use super::tail::Tail;
 use crate::clock::Clock;
 use crate::store::identity::WorkspaceIdentity;
 use crate::store::key_file::StoreKeys;
@@ -36,6 +37,21 @@ pub struct Found {
     pub last_log: u64,
     pub log_bytes: u64,
     pub snapshot_bytes: u64,
+    /// The end of the last log, to read on from.
+    pub tail: Tail,
+}
+
+/// Reads the snapshot and the logs of a folder that another process writes.
+pub fn load_unlocked(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: Clock) -> io::Result<Found> {
+    loop {
+        let before = folder.version()?;
+        let found = load(folder, keys, identities, clock)?;
+        // A log that a snapshot has replaced meanwhile may have held a sign-out. Snapshots are too rare for this to
+        // go on.
+        if before.is_continued_by(&folder.version()?) {
+            return Ok(found);
+        }
+    }
 }
 
 /// Reads the snapshot and the logs of a folder.
@@ -55,7 +71,7 @@ pub fn load(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: C
             let number = reader.number();
             if unbroken.contains(&number) {
                 found.snapshot_bytes = size(&snapshot);
-                loading.read(&snapshot, reader);
+                loading.read(&snapshot, reader, false);
             } else {
                 loading.reject(&snapshot, &Rejection::Gap);
             }
@@ -71,9 +87,14 @@ pub fn load(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: C
             continue;
         }
         found.log_bytes += size(&path);
+        // A process that writes may be amid its end.
+        let grows = *number == found.last_log && !folder.is_locked();
         match FrameReader::open(&path, FileKind::Log, keys) {
-            Ok(reader) if reader.number() == *number => loading.read(&path, reader),
+            Ok(reader) if reader.number() == *number => {
+                found.tail = Tail::new(*number, loading.read(&path, reader, grows));
+            }
             Ok(reader) => loading.reject(&path, &Rejection::Moved(reader.number())),
+            Err(Rejection::Torn) if grows => found.tail = Tail::new(*number, None),
             Err(rejection) => loading.reject(&path, &rejection),
         }
     }
@@ -100,15 +121,24 @@ pub struct Loading {
 }
 
 impl Loading {
-    fn read(&mut self, path: &Path, mut reader: FrameReader) {
+    /// Reads a file, of which more may be written if it `grows`. Returns the reader at its end, unless the rest was
+    /// rejected.
+    fn read(&mut self, path: &Path, mut reader: FrameReader, grows: bool) -> Option<FrameReader> {
         loop {
             match reader.next() {
                 Ok(Some(text)) => match ReadOperation::decode(text) {
                     Some(operation) => self.apply(operation),
-                    None => return self.reject(path, &"a frame holds no operation of this version"),
+                    None => {
+                        self.reject(path, &"a frame holds no operation of this version");
+                        return None;
+                    }
                 },
-                Ok(None) => return,
-                Err(rejection) => return self.reject(path, &rejection),
+                Ok(None) => return Some(reader),
+                Err(Rejection::Torn) if grows => return Some(reader),
+                Err(rejection) => {
+                    self.reject(path, &rejection);
+                    return None;
+                }
             }
         }
     }
@@ -130,6 +160,8 @@ impl Loading {
             ReadOperation::ForgetWorkspace(workspace) => {
                 self.forgotten_workspaces.insert(workspace, self.sequence);
             }
+            // The snapshot has what is missing, or the files before it were removed.
+            ReadOperation::Lost => {}
         }
     }
 
