@@ -38,7 +38,7 @@ pub struct Disk {
 
 enum Stage {
     /// It has the lock.
-    Locked(Log),
+    Locked(Box<Log>),
     /// Another process has it.
     Waiting(Box<Takeover>),
 }
@@ -61,8 +61,11 @@ impl Disk {
         let log = Log::new(folder, keys, workspaces, clock);
         let log = log.after(found.last_log, found.log_bytes, found.snapshot_bytes);
         let tail = std::mem::take(&mut found.tail);
-        let stage =
-            if is_locked { Stage::Locked(log) } else { Stage::Waiting(Box::new(Takeover::new(log, tail, clock))) };
+        let stage = if is_locked {
+            Stage::Locked(Box::new(log))
+        } else {
+            Stage::Waiting(Box::new(Takeover::new(log, tail, clock)))
+        };
         let tokens = found.loaded.records.iter().filter(|record| record.token.is_some()).count();
         metrics.operation(StoreOperation::Load, true, clock.now().since(start));
         metrics.store_restored_tokens.set(i64::try_from(tokens).unwrap_or(i64::MAX));
@@ -81,7 +84,7 @@ impl Disk {
         }
         let run = move || {
             let log = match stage {
-                Stage::Locked(log) => log,
+                Stage::Locked(log) => *log,
                 Stage::Waiting(takeover) => match takeover.run(&queue, &state, &apply) {
                     Some(log) => log,
                     None => return,
