@@ -1,15 +1,18 @@
 //! Reading a folder at the start.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
 use std::{fs, io};
 
 use bytes::Bytes;
+use foldhash::quality::RandomState;
 
 use super::folder::Folder;
-use super::frame::{FileKind, FrameReader, Rejection};
+use super::frame::{Batch, FileKind, FrameOpener, FrameReader, Rejection};
+use super::in_order::for_each_in_order;
 use super::operation::{Identities, ReadOperation};
 use crate::clock::Clock;
 use crate::store::identity::WorkspaceIdentity;
@@ -51,11 +54,11 @@ pub fn load(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: C
     let mut covered = 0;
     let snapshot = folder.snapshot();
     match FrameReader::open(&snapshot, FileKind::Snapshot, keys) {
-        Ok(reader) => {
-            let number = reader.number();
+        Ok(frames) => {
+            let number = frames.0.number();
             if unbroken.contains(&number) {
                 found.snapshot_bytes = size(&snapshot);
-                loading.read(&snapshot, reader);
+                loading.read(&snapshot, frames)?;
             } else {
                 loading.reject(&snapshot, &Rejection::Gap);
             }
@@ -72,8 +75,8 @@ pub fn load(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: C
         }
         found.log_bytes += size(&path);
         match FrameReader::open(&path, FileKind::Log, keys) {
-            Ok(reader) if reader.number() == *number => loading.read(&path, reader),
-            Ok(reader) => loading.reject(&path, &Rejection::Moved(reader.number())),
+            Ok(frames) if frames.0.number() == *number => loading.read(&path, frames)?,
+            Ok((reader, _)) => loading.reject(&path, &Rejection::Moved(reader.number())),
             Err(rejection) => loading.reject(&path, &rejection),
         }
     }
@@ -90,7 +93,9 @@ fn size(path: &Path) -> u64 {
 #[derive(Default)]
 pub struct Loading {
     sequence: u64,
-    records: HashMap<TokenKey, (u64, ReadRecord)>,
+    records: Vec<Option<(u64, ReadRecord)>>,
+    /// Where the last record of each key is: the map has small entries, since it grows by copying them.
+    places: HashMap<TokenKey, usize, RandomState>,
     models: HashMap<WorkspaceName, (u64, WorkspaceIdentity, Bytes)>,
     forgotten_users: HashMap<(Box<str>, Box<str>), u64>,
     forgotten_workspaces: HashMap<Box<str>, u64>,
@@ -100,30 +105,44 @@ pub struct Loading {
 }
 
 impl Loading {
-    fn read(&mut self, path: &Path, mut reader: FrameReader) {
-        loop {
-            match reader.next() {
-                Ok(Some(text)) => match ReadOperation::decode(text) {
-                    Some(operation) => self.apply(operation),
-                    None => return self.reject(path, &"a frame holds no operation of this version"),
-                },
-                Ok(None) => return,
-                Err(rejection) => return self.reject(path, &rejection),
-            }
-        }
+    fn read(&mut self, path: &Path, (reader, opener): (FrameReader, FrameOpener)) -> io::Result<()> {
+        let decode = |batch: Batch| {
+            let mut operations = Vec::new();
+            let outcome = opener.open(batch, |text| {
+                operations.push(ReadOperation::decode(text).ok_or(Rejection::Operation)?);
+                Ok(())
+            });
+            (operations, outcome)
+        };
+        for_each_in_order(reader, decode, |(operations, outcome)| {
+            operations.into_iter().for_each(|operation| self.apply(operation));
+            outcome.inspect_err(|rejection| self.reject(path, rejection)).is_ok()
+        })
     }
 
     pub fn apply(&mut self, operation: ReadOperation) {
         self.sequence += 1;
         match operation {
             ReadOperation::Record(record) => {
+                let key = record.record.key.clone();
                 self.latest = self.latest.max(record.sent.map(|sent| sent.unix).unwrap_or_default());
-                self.records.insert(record.record.key.clone(), (self.sequence, record));
+                let record = Some((self.sequence, record));
+                match self.places.entry(key) {
+                    Entry::Occupied(place) => self.records[*place.get()] = record,
+                    Entry::Vacant(place) => {
+                        place.insert(self.records.len());
+                        self.records.push(record);
+                    }
+                }
             }
             ReadOperation::Model(workspace, identity, model) => {
                 self.models.insert(workspace, (self.sequence, identity, model));
             }
-            ReadOperation::ForgetKey(key) => drop(self.records.remove(&key)),
+            ReadOperation::ForgetKey(key) => {
+                if let Some(place) = self.places.remove(&key) {
+                    self.records[place] = None;
+                }
+            }
             ReadOperation::ForgetUser { workspace, user } => {
                 self.forgotten_users.insert((workspace, user), self.sequence);
             }
@@ -151,7 +170,8 @@ impl Loading {
         };
         // The Unix clock has been set back at least this far, so that all other ages are wrong by as much.
         let behind = latest.saturating_sub(clock.unix());
-        let records = records.into_values().filter_map(|(sequence, record)| {
+        let records = records.into_iter().filter_map(|record| {
+            let (sequence, record) = record?;
             let key = &record.record.key;
             let is_kept = identities.get(key.workspace()) == Some(&record.identity) && !is_forgotten(key, sequence);
             is_kept.then(|| record.restore(clock, behind))

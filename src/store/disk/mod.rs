@@ -36,6 +36,7 @@
 mod folder;
 mod frame;
 mod handle;
+mod in_order;
 mod load;
 mod log;
 mod open;
