@@ -73,8 +73,7 @@ fn restore(folder: &Path, count: u64) {
         let name = workspace.name.clone();
         (name, app::dispatcher(workspace, clock, &metrics).expect("a workspace").0)
     });
-    let broker =
-        Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.handle().clone());
+    let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.handle().clone());
     let start = Instant::now();
     let (disk, loaded) = open(folder, &metrics);
     let (read, files_rejected) = (start.elapsed(), loaded.files_rejected);
