@@ -93,7 +93,7 @@ fn usage() -> String {
     let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
     let (stat, status) = (read("stat"), read("status"));
     // In hundredths of a second, after the name.
-    let ticks = stat.rsplit(')').next().into_iter().flat_map(|rest| rest.split_whitespace().skip(12).take(2));
+    let ticks = stat.rsplit(')').next().into_iter().flat_map(|rest| rest.split_whitespace().skip(11).take(2));
     let cpu: f64 = ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0;
     let memory = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));

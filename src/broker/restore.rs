@@ -56,6 +56,8 @@ impl Broker {
     /// Restores records on several threads where they are many; returns the overdue entries of each workspace.
     fn restore_records(&self, records: Vec<Record>, now: Moment) -> HashMap<&WorkspaceName, Vec<Overdue>> {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let capacity = usize::try_from(self.0.settings.capacity).unwrap_or(usize::MAX);
+        self.0.table.reserve(records.len().min(capacity));
         let helpers = cores.min(MOST_THREADS).min(records.len().div_ceil(BATCH)).saturating_sub(1);
         let records = Mutex::new(records.into_iter());
         let restore = || {

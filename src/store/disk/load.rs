@@ -58,6 +58,7 @@ pub fn load(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: C
             let number = frames.0.number();
             if unbroken.contains(&number) {
                 found.snapshot_bytes = size(&snapshot);
+                loading.reserve(found.snapshot_bytes);
                 loading.read(&snapshot, frames)?;
             } else {
                 loading.reject(&snapshot, &Rejection::Gap);
@@ -104,7 +105,17 @@ pub struct Loading {
     files_rejected: u64,
 }
 
+/// A record usually takes more bytes than this in a file.
+const SHORT_RECORD: u64 = 512;
+/// Room for more records is made while they are read.
+const MOST_RESERVED: u64 = 4_000_000;
+
 impl Loading {
+    /// Makes room for the records of a snapshot of so many bytes, as far as its size can be believed.
+    fn reserve(&mut self, bytes: u64) {
+        self.places.reserve((bytes / SHORT_RECORD).min(MOST_RESERVED) as usize);
+    }
+
     fn read(&mut self, path: &Path, (reader, opener): (FrameReader, FrameOpener)) -> io::Result<()> {
         let decode = |batch: Batch| {
             let mut operations = Vec::new();
