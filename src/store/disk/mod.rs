@@ -43,6 +43,7 @@
 mod folder;
 mod frame;
 mod handle;
+mod in_order;
 mod load;
 mod log;
 mod open;

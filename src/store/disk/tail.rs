@@ -1,7 +1,7 @@
 //! Following the logs that another process writes.
 
 use super::folder::Folder;
-use super::frame::{FileKind, FrameReader, Rejection};
+use super::frame::{FileKind, FrameReader, Frames, Rejection};
 use super::operation::ReadOperation;
 use crate::store::key_file::StoreKeys;
 
@@ -10,25 +10,14 @@ use crate::store::key_file::StoreKeys;
 pub struct Tail {
     /// The number of the log; 0 before the first one.
     number: u64,
-    /// Its reader; `None` if it was not opened yet.
-    reader: Option<FrameReader>,
-}
-
-/// Why the logs can't be followed any more.
-#[derive(Debug, thiserror::Error)]
-pub enum Lost {
-    /// A log can't be read.
-    #[error(transparent)]
-    Rejected(#[from] Rejection),
-    /// A frame is none of this version.
-    #[error("a frame holds no operation of this version")]
-    Unknown,
+    /// Its frames; `None` if it was not opened yet.
+    frames: Option<Frames>,
 }
 
 impl Tail {
     /// The end of this log, where the reader is.
-    pub const fn new(number: u64, reader: Option<FrameReader>) -> Self {
-        Self { number, reader }
+    pub const fn new(number: u64, frames: Option<Frames>) -> Self {
+        Self { number, frames }
     }
 
     /// Reads what was written since the last time. After an error it must not be used again.
@@ -39,16 +28,24 @@ impl Tail {
         folder: &Folder,
         keys: &StoreKeys,
         mut apply: impl FnMut(ReadOperation),
-    ) -> Result<(), Lost> {
+    ) -> Result<(), Rejection> {
         loop {
             // First: a log is complete once the next one is there.
             let logs = folder.logs().map_err(Rejection::Read)?;
-            if self.reader.is_none() && logs.contains(&self.number) {
+            if self.frames.is_none() && logs.contains(&self.number) {
                 self.open(folder, keys)?;
             }
-            if let Some(reader) = &mut self.reader {
-                while let Some(operation) = next(reader)? {
-                    apply(operation);
+            if let Some((reader, opener)) = &mut self.frames {
+                reader.resume();
+                for batch in reader.by_ref() {
+                    let opened = opener.open(batch, |text| {
+                        apply(ReadOperation::decode(text).ok_or(Rejection::Operation)?);
+                        Ok(())
+                    });
+                    match opened {
+                        Ok(()) | Err(Rejection::Torn) => {}
+                        Err(rejection) => return Err(rejection),
+                    }
                 }
             }
             if logs.contains(&(self.number + 1)) {
@@ -56,28 +53,19 @@ impl Tail {
             } else if logs.last().copied().unwrap_or_default() == self.number {
                 return Ok(());
             } else {
-                return Err(Rejection::Gap.into());
+                return Err(Rejection::Gap);
             }
         }
     }
 
     fn open(&mut self, folder: &Folder, keys: &StoreKeys) -> Result<(), Rejection> {
-        self.reader = match FrameReader::open(&folder.log(self.number), FileKind::Log, keys) {
-            Ok(reader) if reader.number() != self.number => return Err(Rejection::Moved(reader.number())),
-            Ok(reader) => Some(reader),
+        self.frames = match FrameReader::open(&folder.log(self.number), FileKind::Log, keys) {
+            Ok((reader, _)) if reader.number() != self.number => return Err(Rejection::Moved(reader.number())),
+            Ok(frames) => Some(frames),
             // Its header is not written yet.
             Err(Rejection::Torn) => None,
             Err(rejection) => return Err(rejection),
         };
         Ok(())
-    }
-}
-
-/// The next operation; `None` at the end of what is written.
-fn next(reader: &mut FrameReader) -> Result<Option<ReadOperation>, Lost> {
-    match reader.next() {
-        Ok(Some(text)) => ReadOperation::decode(text).map(Some).ok_or(Lost::Unknown),
-        Ok(None) | Err(Rejection::Torn) => Ok(None),
-        Err(rejection) => Err(rejection.into()),
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::frame::Rejection;
 use super::handle::{SharedState, StoreState};
 use super::log::Log;
 use super::operation::{Operation, ReadOperation};
 use super::queue::{Batch, LONGEST, Queue};
-use super::tail::{Lost, Tail};
+use super::tail::Tail;
 use crate::clock::{Clock, Moment};
 use crate::store::record::Record;
 use crate::token::TokenKey;
@@ -154,7 +155,7 @@ impl Takeover {
         }
     }
 
-    fn lose(&mut self, error: &Lost, apply: &Apply) {
+    fn lose(&mut self, error: &Rejection, apply: &Apply) {
         self.is_lost = true;
         tracing::warn!(%error, "cannot follow the token store of the other broker: all its tokens are forgotten");
         apply(Change::ForgetAll);
