@@ -33,6 +33,7 @@ use crate::http::admin::{Admin, Readiness};
 use crate::http::api::ApiSettings;
 use crate::http::server::{Address, Connections, Listener, ListenerLimits, Passed, RequestBody, Socket, Tls};
 use crate::metrics::Metrics;
+use crate::token::WorkspaceName;
 use crate::upstream::{Courier, Dispatcher};
 use entitlements::Entitlements;
 pub use error::StartError;
@@ -88,14 +89,7 @@ impl App {
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
         let takes_over = !passed.is_empty();
         let store = Store::prepare(settings.store, &settings.workspaces, takes_over, &runtime, clock, &metrics)?;
-        let mut couriers = BTreeMap::new();
-        let mut dispatchers = Vec::new();
-        for workspace in settings.workspaces {
-            let name = workspace.name.clone();
-            let (dispatcher, courier) = dispatcher(workspace, clock, &metrics)?;
-            couriers.insert(name.clone(), courier);
-            dispatchers.push((name, dispatcher));
-        }
+        let (dispatchers, couriers) = dispatchers(settings.workspaces, clock, &metrics)?;
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.clone());
         // Strangers can make sessions wait, each on a connection that is then not closed for another.
         let sessions_waiting = (settings.limits.connections.min(files.apps) / 8).clamp(1, 256);
@@ -235,6 +229,25 @@ fn upstream_runtime() -> io::Result<(Handle, oneshot::Sender<()>)> {
         runtime.shutdown_background();
     })?;
     Ok((handle, stop_sender))
+}
+
+type Dispatchers = Vec<(WorkspaceName, Dispatcher)>;
+type Couriers = BTreeMap<WorkspaceName, Arc<Courier>>;
+
+/// Creates the dispatchers of all workspaces, with their clients for Courier.
+fn dispatchers(
+    workspaces: Vec<WorkspaceSettings>,
+    clock: Clock,
+    metrics: &Metrics,
+) -> Result<(Dispatchers, Couriers), StartError> {
+    let (mut dispatchers, mut couriers) = (Dispatchers::new(), Couriers::new());
+    for workspace in workspaces {
+        let name = workspace.name.clone();
+        let (dispatcher, courier) = dispatcher(workspace, clock, metrics)?;
+        couriers.insert(name.clone(), courier);
+        dispatchers.push((name, dispatcher));
+    }
+    Ok((dispatchers, couriers))
 }
 
 /// Creates the dispatcher of a workspace, its only way to Courier.
