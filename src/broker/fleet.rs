@@ -6,8 +6,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::entry::Entry;
 use super::handle::Broker;
-use crate::store::redis::{Event, FlightId, Redis};
+use super::workspace::Workspace;
+use crate::policy::refresh::learned::call_counts::CallCounts;
+use crate::store::redis::{Event, FlightId, LeastCall, Redis};
 use crate::token::UserId;
 
 /// The pause between two tokens that are landed in an empty store: a fleet of ten lands 10,000 a second.
@@ -50,6 +53,31 @@ impl Broker {
                 }
             }
         });
+    }
+
+    /// Takes the least call out of what a request adds to the counts, in a fleet. It is added later, unless a request to
+    /// another broker counts: each broker would count it, and spend its extra calls for it.
+    pub(super) fn without_shared(
+        &self,
+        mut counted: CallCounts,
+        entry: &Entry,
+        workspace: &Arc<Workspace>,
+    ) -> CallCounts {
+        if counted.least > 0
+            && let Some(redis) = self.0.persistence.redis.get().cloned()
+        {
+            let least = CallCounts { least: std::mem::take(&mut counted.least), ..CallCounts::EMPTY };
+            let (clock, demand, key) = (self.0.clock, Arc::clone(&entry.demand), entry.key.clone());
+            let workspace = Arc::clone(workspace);
+            self.0.runtime.spawn(async move {
+                let life = demand.history().least_until().since(clock.now());
+                match redis.count_least(&key, life).await {
+                    Some(LeastCall::OfAnother(left)) => demand.history().note_least(clock.now() + left),
+                    Some(LeastCall::Ours) | None => workspace.refresher.counts.add(least),
+                }
+            });
+        }
+        counted
     }
 
     /// Does in memory what another broker tells.

@@ -237,7 +237,7 @@ impl Broker {
         if counted != CallCounts::EMPTY
             && let Some(workspace) = self.0.workspaces.get(entry.key.workspace())
         {
-            workspace.refresher.counts.add(counted);
+            workspace.refresher.counts.add(self.without_shared(counted, entry, workspace));
         }
         Answer { grant: grant.clone(), remaining: grant.remaining(now), source }
     }

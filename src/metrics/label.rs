@@ -199,6 +199,8 @@ labels! {
         Tell = "tell",
         /// Taking permits of the fleet's budget.
         Permits = "permits",
+        /// Counting a call that a fleet without renewals would have made.
+        Count = "count",
     }
 
     /// The outcome of an operation of a store.

@@ -166,6 +166,17 @@ mod tests {
     }
 
     #[test]
+    fn sharing_fleet_spends_what_one_broker_spends() {
+        for workload in [Workload::Office, Workload::Consumer] {
+            let trace = workload.generate(100, 10, 7).expect("a workload");
+            let settings = settings(86_400, None);
+            let one = replay(&trace, &settings, Mode::Learned, &mut |_| {}).calls as f64;
+            let fleet = fleet(&trace, 4, None).sharing(&trace, &settings, Mode::Learned, &mut |_| {}).calls as f64;
+            assert!((fleet / one - 1.0).abs() < 0.05, "{workload:?}: {fleet} {one}");
+        }
+    }
+
+    #[test]
     fn sharing_makes_no_more_calls_than_not_sharing() {
         for (workload, lifetime, brokers) in [
             (Workload::Office, 86_400, 2),

@@ -117,6 +117,8 @@ struct Key {
     known: bool,
     /// Only if there are other brokers to read it.
     record: Option<Box<Record>>,
+    /// Until when the brokers would have a token if they called on a miss only.
+    least_until: Moment,
 }
 
 /// The latest token of a key in the store, with the demand that its broker had seen by then.
@@ -217,7 +219,12 @@ impl<'a> Replay<'a> {
         let (broker, flight) = (self.broker_of(number), self.keys[key as usize].flight);
         let entry = &mut self.entries[number as usize];
         let history = entry.history.get_or_insert_with(|| Rc::new(RefCell::new(DemandHistory::new(window, now))));
-        self.brokers[broker].counts += history.borrow_mut().record(now);
+        let mut recorded = history.borrow_mut();
+        let least = &mut self.keys[key as usize].least_until;
+        recorded.note_least(*least);
+        self.brokers[broker].counts += recorded.record(now);
+        *least = recorded.least_until();
+        drop(recorded);
         if let Some((sent, due)) = entry.token
             && now < sent + window
         {

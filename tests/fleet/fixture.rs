@@ -144,6 +144,16 @@ impl Member {
         assert!(in_time.is_ok(), "{:?} {}", self.store().await, self.running.stderr());
     }
 
+    /// Waits until a series of the metrics has this value.
+    pub async fn wait_for_metric(&self, series: &str, value: f64) {
+        let wait = async {
+            while http::metric(self.admin, &format!("courier_token_broker_{series}")).await != value {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "{series} is never {value}");
+    }
+
     /// Waits until a user gets another token than this one.
     pub async fn wait_for_other_token(&self, user: &str, old: &str) -> String {
         let wait = async {

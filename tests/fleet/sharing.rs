@@ -119,3 +119,19 @@ async fn request_for_a_younger_token_than_the_store_has_gets_a_new_one() {
     assert_ne!(token_in(&http::ask(two.address, &tokens(&body)).await), old);
     assert_eq!(fleet.courier.call_count(), 2);
 }
+
+/// Each broker would count the first request to it, and spend extra calls for that.
+#[tokio::test]
+async fn least_calls_of_a_fleet_are_counted_once() {
+    const COUNTED: &str = "store_operations_total{operation=\"count\",outcome=\"done\",store=\"redis\"}";
+    const EXTRA: &str = "extra_calls_ratio{workspace=\"default\"}";
+    let fleet = Fleet::new(1000.0, 1000).await;
+    let members = fleet.brokers::<2>().await;
+    for member in &members {
+        member.token("jane").await;
+        fleet.redis.wait_for_key("ctb:{*}:t:*").await;
+        member.wait_for_metric(COUNTED, 1.0).await;
+        // The one call is the least possible; the other broker has neither.
+        member.wait_for_metric(EXTRA, 0.0).await;
+    }
+}

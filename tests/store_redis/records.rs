@@ -6,7 +6,7 @@ use courier_token_broker::clock::Clock;
 use courier_token_broker::policy::fleet::lease::{LIFE, Lookup, Next};
 use courier_token_broker::policy::fleet::record::Landing;
 use courier_token_broker::store::WorkspaceIdentity;
-use courier_token_broker::store::redis::{FlightId, Opened};
+use courier_token_broker::store::redis::{FlightId, LeastCall, Opened};
 
 use crate::fleet::{broker, connect, keys, record, settings, token_key, workspace};
 use crate::support::redis_server::RedisServer;
@@ -181,4 +181,18 @@ async fn rotation_of_the_key_file_loses_no_token() {
     assert_eq!(new_first.token(&third).await.as_deref(), Some("token-3"));
     // A broker with the old key alone finds nothing, and says why.
     old.wait_for_reason("no key of store.key_file opens it").await;
+}
+
+#[tokio::test]
+async fn least_call_of_a_key_counts_for_the_first_broker_until_its_token_would_end() {
+    const LIFE: Duration = Duration::from_secs(60);
+    let server = RedisServer::start(&[]).await;
+    let (one, two) = (broker(&server, "one").await, broker(&server, "two").await);
+    let (key, other) = (token_key("user_id:anna inbox:read"), token_key("user_id:bert inbox:read"));
+    assert_eq!(one.redis.count_least(&key, LIFE).await, Some(LeastCall::Ours));
+    let counted = two.redis.count_least(&key, LIFE).await;
+    assert!(matches!(counted, Some(LeastCall::OfAnother(left)) if !left.is_zero() && left <= LIFE), "{counted:?}");
+    assert_eq!(two.redis.count_least(&other, Duration::from_millis(1)).await, Some(LeastCall::Ours));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(one.redis.count_least(&other, LIFE).await, Some(LeastCall::Ours), "it has ended");
 }

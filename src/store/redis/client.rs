@@ -17,7 +17,7 @@ use super::endpoint::{Endpoints, describe};
 use super::event::{Event, TokenPrint};
 use super::keeper::{Keeper, Watched};
 use super::link::{Link, View};
-use super::lookup::{FlightId, Opened, OpenedAt, Place};
+use super::lookup::{FlightId, LeastCall, Opened, OpenedAt, Place};
 use super::membership::{self, Membership};
 use super::outbox::Outbox;
 use super::reader::Reader;
@@ -177,6 +177,13 @@ impl Redis {
     pub async fn release(&self, key: &TokenKey, flight: FlightId) -> Option<()> {
         let (place, mut link) = self.place(key)?;
         self.run(StoreOperation::Release, place.release(&mut link, flight)).await
+    }
+
+    /// Counts a call that the fleet would have made if brokers called on a miss only, whose token would last for so long.
+    /// `None` if Redis is away.
+    pub async fn count_least(&self, key: &TokenKey, life: Duration) -> Option<LeastCall> {
+        let (place, mut link) = self.place(key)?;
+        self.run(StoreOperation::Count, place.count_least(&mut link, life)).await
     }
 
     /// Makes the tokens of a user, or of all users of a workspace, void on every broker.

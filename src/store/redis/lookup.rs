@@ -83,6 +83,15 @@ impl Opened {
     }
 }
 
+/// Whether a request would be a call of the fleet if brokers called on a miss only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeastCall {
+    /// It would, and counts for this broker.
+    Ours,
+    /// It would not: a request to another broker was, whose token would last for so long more.
+    OfAnother(Duration),
+}
+
 /// When a flight looked, on the store's clock. Its token is landed with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenedAt {
@@ -209,6 +218,17 @@ impl Place<'_> {
     /// Binds a record to its name, times and print, which Redis could otherwise change.
     fn associated(&self, head: &[u8]) -> Vec<u8> {
         [self.names.token.as_bytes(), head].concat()
+    }
+
+    /// Counts a call of a fleet without renewals, whose token would last for so long, unless one has been counted.
+    pub async fn count_least(&self, link: &mut Link, life: Duration) -> RedisResult<LeastCall> {
+        let mut commands = redis::pipe();
+        let life = u64::try_from(life.as_millis()).unwrap_or(u64::MAX).max(1);
+        commands.cmd("SET").arg(&self.names.least).arg(1).arg("NX").arg("PX").arg(life);
+        commands.cmd("PTTL").arg(&self.names.least);
+        let (counted, left): (Option<String>, i64) = commands.query_async(&mut link.connection).await?;
+        let of_another = LeastCall::OfAnother(Duration::from_millis(left.max(0).unsigned_abs()));
+        Ok(if counted.is_some() { LeastCall::Ours } else { of_another })
     }
 
     /// Renews the lease; returns whether it was still this flight's.

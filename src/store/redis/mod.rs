@@ -11,6 +11,7 @@
 //! | `ctb:{u}:l:<key>` | the flight that has the lease | 3 s |
 //! | `ctb:{u}:n` | when the user was signed out; also for a whole workspace | the longest of a token |
 //! | `ctb:{u}:x:<key>` | prints of rejected tokens | 60 s |
+//! | `ctb:{u}:c:<key>` | a fleet without renewals would have a token | that of the token above its floor |
 //! | `ctb:{b:<workspace>}` | the theoretical arrival time of the budget | a day |
 //! | `ctb:{f}:e`, `ctb:{f}:m`, `ctb:{f}:k` | events, members, the sealed key of the names | |
 //!
@@ -45,6 +46,6 @@ mod tests;
 
 pub use client::{Redis, RedisState, Sent};
 pub use event::{Event, TokenPrint};
-pub use lookup::{FlightId, Opened, OpenedAt};
+pub use lookup::{FlightId, LeastCall, Opened, OpenedAt};
 pub use probe::{Probe, check, probe};
 pub use settings::{RedisSettings, RedisSettingsError, StoredWorkspace, Topology, Workspaces};

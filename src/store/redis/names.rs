@@ -24,12 +24,13 @@ pub struct Names {
     secret: [u8; Self::KEY],
 }
 
-/// The names of what belongs to a token key. In a cluster, the first three have the hash slot of its first user.
+/// The names of what belongs to a token key. In a cluster, the first four have the hash slot of its first user.
 #[derive(Debug)]
 pub struct RecordNames {
     pub token: String,
     pub lease: String,
     pub rejected: String,
+    pub least: String,
     /// The sign-outs of each of its users and of the workspace.
     pub sign_outs: Vec<String>,
 }
@@ -67,6 +68,7 @@ impl Names {
             token: format!("ctb:{{{first}}}:t:{name}"),
             lease: format!("ctb:{{{first}}}:l:{name}"),
             rejected: format!("ctb:{{{first}}}:x:{name}"),
+            least: format!("ctb:{{{first}}}:c:{name}"),
             sign_outs,
         }
     }
@@ -117,7 +119,7 @@ mod tests {
         let names = Names::new(&[7; 32]).expect("a key");
         let record = names.record(&key("eu", "user_id:anna user_id:bert inbox:read"), WorkspaceIdentity([1; 16]));
         let slot = |name: &str| name[..name.find('}').expect("a slot")].to_owned();
-        let all = [&record.token, &record.lease, &record.rejected, &record.sign_outs[0]];
+        let all = [&record.token, &record.lease, &record.rejected, &record.least, &record.sign_outs[0]];
         assert_eq!(all.map(|name| slot(name)).into_iter().collect::<BTreeSet<_>>().len(), 1);
         assert_eq!(record.sign_outs[1], names.sign_out("eu", Some("bert")));
         assert_eq!(record.sign_outs[2], names.sign_out("eu", None));

@@ -92,6 +92,16 @@ impl DemandHistory {
         self.last
     }
 
+    /// Until when a broker without renewals would have a token: no request counts as one of its calls before.
+    pub const fn least_until(&self) -> Moment {
+        self.least_until
+    }
+
+    /// Notes that another broker of the fleet would have called, so that there would be a token until then.
+    pub fn note_least(&mut self, until: Moment) {
+        self.least_until = self.least_until.max(until);
+    }
+
     /// Records a request; returns what to count.
     #[must_use]
     pub fn record(&mut self, now: Moment) -> CallCounts {
