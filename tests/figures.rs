@@ -135,7 +135,8 @@ async fn concurrent_requests_for_one_key_make_one_call() {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("up to the maximum");
     let enough = limit.maximum.is_none_or(|most| most > CALLERS as u64 + 200);
     assert!(enough, "this needs {CALLERS} open files: raise the limit (ulimit -Hn)");
-    let processes = Processes::start("3s", &[]);
+    // Not yet late, so that there is no hedge.
+    let processes = Processes::start("1500ms", &[]);
     let address = processes.address;
     let mut open = Vec::with_capacity(CALLERS);
     for _ in 0..CALLERS {
