@@ -23,7 +23,7 @@ impl Broker {
     /// there was nothing to forget: neither a key nor a call under way.
     ///
     /// None is served or renewed until it is asked for again. Courier cannot revoke a token, so
-    /// tokens that were handed out stay valid. [`Broker::sign_out_of_store`] is the other half.
+    /// tokens that were handed out stay valid. [`Broker::sign_out_of_disk`] and [`Broker::sign_out_of_fleet`] are the rest.
     pub fn sign_out(&self, workspace: &str, user: UserId<'_>) -> Option<usize> {
         let target = self.0.workspaces.get(workspace)?;
         let of_user = |key: &TokenKey| key.workspace() == workspace && key.users().any(|name| name == user.as_str());
