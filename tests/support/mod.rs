@@ -9,6 +9,7 @@ pub mod http2_courier;
 pub mod issuer;
 pub mod log_lines;
 pub mod pki;
+pub mod redis_cluster;
 pub mod redis_server;
 pub mod refusal;
 pub mod relay;

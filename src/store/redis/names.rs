@@ -30,7 +30,7 @@ pub struct RecordNames {
     pub token: String,
     pub lease: String,
     pub rejected: String,
-    /// The sign-outs of each of its users and of the workspace.
+    /// The sign-outs of each of its users, in order, and of the workspace. The first one has the same hash slot.
     pub sign_outs: Vec<String>,
 }
 
@@ -80,9 +80,9 @@ impl Names {
         format!("ctb:{{{tag}}}:n")
     }
 
-    /// The bucket of a workspace.
+    /// The bucket of a workspace. It is where the members are: one that beats can take permits.
     pub fn bucket(&self, workspace: &str) -> String {
-        format!("ctb:{{b:{}}}", self.tag(b"budget", &[workspace.as_bytes()]))
+        format!("ctb:{{f}}:b:{}", self.tag(b"budget", &[workspace.as_bytes()]))
     }
 
     /// A member's field.
