@@ -172,6 +172,81 @@ async fn brokers_of_a_cluster_follow_the_failover_of_the_node_with_the_members()
 }
 
 #[tokio::test]
+async fn user_with_the_documented_rights_does_everything_in_a_cluster() {
+    let cluster = RedisCluster::start(0).await;
+    let docs = include_str!("../../docs/store.md");
+    let rights = docs.lines().find(|line| line.starts_with("ACL SETUSER ")).expect("the line");
+    let (_, further) = docs.split_once("The user needs further rights: `").expect("the rights");
+    let (further, _) = further.split_once('`').expect("their end");
+    for server in &cluster.servers {
+        server.say(&format!("{} {further}", rights.replace("PASSWORD", "correct-horse"))).await;
+    }
+    let limited = |member| {
+        let mut settings = cluster_settings(&cluster, member);
+        settings.username = Some("courier-token-broker".to_owned());
+        settings.password = Some(Secret::new("correct-horse").expect("a password"));
+        settings
+    };
+    let (one, mut two) = (connect(limited("one")), connect(limited("two")));
+    one.wait_until_up().await;
+    two.wait_until_up().await;
+    for key in spread_keys() {
+        assert_eq!(one.land(&key, "token-1", 1000).await, Landing::Stored);
+        assert_eq!(two.token(&key).await.as_deref(), Some("token-1"));
+    }
+    assert_eq!(one.redis.sign_out(&workspace(), None).await, Sent::Stored);
+    two.event().await;
+    one.redis.goodbye().await;
+    for server in &cluster.servers {
+        let denied: Vec<redis::Value> = server.run(&[b"ACL", b"LOG"]).await;
+        assert_eq!(denied, []);
+    }
+    // The probe alone asks for more.
+    let found = probe(limited("three")).await.expect("it answers");
+    assert!(found.advice.iter().all(|line| line.contains("CONFIG GET is not permitted")), "{found:?}");
+}
+
+/// As a machine that hangs: its connections stay open.
+#[tokio::test]
+async fn stopped_node_of_a_cluster_leaves_the_others_in_use() {
+    let cluster = RedisCluster::start(0).await;
+    let broker = broker(&cluster, "one").await;
+    let mut stopped = None;
+    for server in &cluster.servers {
+        if server.keys("ctb:{f}:m").await.is_empty() {
+            stopped = Some(server);
+        }
+    }
+    let keys = spread_keys();
+    for key in &keys {
+        assert_eq!(broker.land(key, "token-1", 1000).await, Landing::Stored);
+    }
+    let stopped = stopped.expect("a node without the members");
+    let lost = stopped.keys("*:t:*").await.len();
+    stopped.pause();
+    let mut found = 0;
+    for key in &keys {
+        let look = broker.redis.open(key, FlightId::draw(), Duration::ZERO);
+        let t = std::time::Instant::now();
+        let r = tokio::time::timeout(Duration::from_secs(2), look).await;
+        eprintln!(
+            "LOOK {:?} {}",
+            t.elapsed(),
+            match &r {
+                Ok(Opened::Found(_)) => "found".to_owned(),
+                o => format!("{o:?}"),
+            }
+        );
+        found += usize::from(matches!(r, Ok(Opened::Found(_))));
+    }
+    eprintln!("FOUND {found} of {} LOST {lost} {:?}", keys.len(), broker.redis.state());
+    stopped.resume();
+    for key in &keys {
+        assert_eq!(token(&broker, key).await.as_deref(), Some("token-1"));
+    }
+}
+
+#[tokio::test]
 async fn probe_looks_at_each_master_of_a_cluster() {
     let cluster = RedisCluster::start(0).await;
     cluster.servers[1].say("CONFIG SET maxmemory-policy allkeys-lru").await;

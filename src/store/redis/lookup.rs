@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use redis::{ErrorKind, RedisResult, Value, from_redis_value};
 
 use super::context::Context;
@@ -172,20 +171,19 @@ impl Place<'_> {
     /// Whether a sign-out in another hash slot makes a record void, which was read before at the time `now`.
     async fn is_void_elsewhere(
         &self,
-        link: &Link,
+        link: &mut Link,
         times: RecordTimes,
         now: ServerTime,
         sent: Moment,
     ) -> RedisResult<bool> {
-        let (_, far) = self.sign_outs(link);
-        let asked = far.iter().map(async |name| {
-            let script = self.context.scripts.signed_out_ago.key(name);
-            script.invoke_async::<Option<u64>>(&mut link.users.clone()).await
-        });
-        let sign_outs = try_join_all(asked).await?;
-        let elapsed = self.context.clock.now().since(sent);
-        let mut signed_out = sign_outs.into_iter().flatten().map(Duration::from_micros);
-        Ok(signed_out.any(|ago| !times.is_opened_after(ago, now, elapsed)))
+        for name in self.sign_outs(link).1 {
+            let ago: Option<u64> = self.context.scripts.signed_out_ago.key(name).invoke_async(&mut link.users).await?;
+            let elapsed = self.context.clock.now().since(sent);
+            if ago.is_some_and(|ago| !times.is_opened_after(Duration::from_micros(ago), now, elapsed)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Opens a record that the store gave at its time `now`, asked at `sent`; `None` if it must not be served.

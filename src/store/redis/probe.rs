@@ -41,12 +41,13 @@ pub async fn probe(settings: RedisSettings) -> Result<Probe, String> {
     let mut connection = endpoint::connect(&server).await.map_err(|error| failed(describe(&error)))?;
     let mut probe = Probe { address: address.clone(), fine: Vec::new(), advice: Vec::new() };
     let look = async {
-        probe.look_at_names(&mut connection, &sealer).await?;
         let masters = endpoints.masters(&server, &mut connection).await.map_err(|error| describe(&error))?;
         if masters.is_empty() {
-            return probe.look_at_server(&mut connection).await;
+            probe.look_at_server(&mut connection).await?;
+        } else {
+            probe.look_at_cluster(&mut connection, masters).await?;
         }
-        probe.look_at_cluster(&mut connection, masters).await
+        probe.look_at_names(&mut connection, &sealer).await
     };
     let looked = timeout(LONGEST, look).await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
     looked.map_err(failed)?;
