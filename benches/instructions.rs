@@ -119,8 +119,12 @@ fn workspace() -> (WorkspaceName, WorkspaceIdentity) {
 }
 
 fn use_disk(broker: &Broker, metrics: &Metrics, folder: &Path) {
-    let settings =
-        DiskSettings { path: folder.join("store"), keys: keys(folder), workspaces: HashMap::from([workspace()]) };
+    let settings = DiskSettings {
+        path: folder.join("store"),
+        keys: keys(folder),
+        workspaces: HashMap::from([workspace()]),
+        takes_over: false,
+    };
     let (disk, loaded) = Disk::open(settings, Clock::system(), metrics.store("disk")).expect("a folder");
     broker.restore(loaded);
     broker.start_store(disk).expect("a thread");

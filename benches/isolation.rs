@@ -1,9 +1,9 @@
 //! The cost of an attacker to a well-behaved client: the p99 of its hits beside each attack, relative to the p99 without.
 //!
 //! The broker and the attacker are processes of this program. The attacker has a client key of its own in the same
-//! workspace, and acts in every second turn. HTTP/2 needs TLS, so beside its attack the client uses TLS, too, at a broker
-//! of its own. The result is the ratio. `cargo bench --bench isolation` takes a minute.
-//! Without cargo's `--bench`, or with `--test`, it is a short smoke test.
+//! workspace, and acts in every second turn. HTTP/2 needs TLS, so beside its attacks the client uses TLS, too, at brokers
+//! of their own. The result is the ratio. `cargo bench --bench isolation` takes two minutes, and with a part of a name
+//! after `--` runs the attacks with that name. Without cargo's `--bench`, or with `--test`, it is a short smoke test.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
@@ -14,6 +14,7 @@ mod support;
 #[path = "support/wire.rs"]
 mod wire;
 
+use std::collections::VecDeque;
 use std::env;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -35,6 +36,7 @@ use support::NEIGHBOUR_KEY;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
+use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsConnector;
 use wire::{
     Companion, Connection, ROLE, Server, Spread, broker, broker_with, companion_acts, p99_over, serve, warm_over,
@@ -45,11 +47,28 @@ const CONNECTIONS: usize = 8;
 /// Environment variables of the attacker: its attack, and the broker's address.
 const ATTACK: &str = "COURIER_TOKEN_BROKER_BENCH_ATTACK";
 const ADDRESS: &str = "COURIER_TOKEN_BROKER_BENCH_ADDRESS";
-/// The attacks.
-const ATTACKS: [&str; 6] =
-    ["new users", "unfinished bodies", "silent connections", "sign-outs", "wrong keys", HTTP2_HEADS];
-/// 130 HTTP/2 connections with 128 request heads each, whose bodies never come.
+/// The attacks. The goal does not apply to the last two, which explain the one before them.
+const ATTACKS: [&str; 8] = [
+    "new users",
+    "unfinished bodies",
+    "silent connections",
+    "sign-outs",
+    "wrong keys",
+    HTTP2_HEADS,
+    HTTP2_AT_ONCE,
+    COMPUTING,
+];
+/// 130 HTTP/2 connections with 128 request heads each, whose bodies never come. Each is replaced when the broker has
+/// answered its heads.
 const HTTP2_HEADS: &str = "HTTP/2 heads without bodies";
+/// The same, all opened at the beginning of each turn.
+const HTTP2_AT_ONCE: &str = "HTTP/2 heads without bodies, opened at once";
+/// No attack: a process that computes beside the client and the broker, and takes as much of a core as it gets.
+const COMPUTING: &str = "a process that computes";
+/// The number of HTTP/2 connections: the broker accepts at most 16,384 requests.
+const HTTP2_CONNECTIONS: usize = 130;
+/// How long the broker waits for a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The environment variable of a broker with TLS and its attacker: the folder of certificates.
 const CERTIFICATES: &str = "COURIER_TOKEN_BROKER_BENCH_CERTIFICATES";
 
@@ -75,28 +94,43 @@ fn compare() {
     let folder = certificate.parent().expect("a folder");
     authority.settings(&authority.sign(&[HOST]));
     let tls = connector(folder, "http/1.1");
-    let servers = [Server::start("broker", (ATTACK, 0)), Server::start("tls broker", (CERTIFICATES, folder.display()))];
-    for attack in ATTACKS {
-        let with_tls = attack == HTTP2_HEADS;
-        let address = servers[usize::from(with_tls)].address;
-        let tls = with_tls.then(|| tls.clone());
-        let open = || open(address, tls.clone());
-        client.block_on(warm_over(open, CONNECTIONS));
-        let p99 = || p99_over(open, &client, CONNECTIONS, length);
-        p99();
-        let variables =
-            [(ATTACK, attack.to_owned()), (ADDRESS, address.to_string()), (CERTIFICATES, folder.display().to_string())];
+    let only =
+        |attack: &&str| arguments[1..].iter().all(|part| part.starts_with('-') || attack.contains(part.as_str()));
+    let tls_broker = || Server::start("tls broker", (CERTIFICATES, folder.display()));
+    let [plain, with_tls, without_attack] = [Server::start("broker", (ATTACK, 0)), tls_broker(), tls_broker()];
+    for attack in ATTACKS.into_iter().filter(only) {
+        let is_http2 = [HTTP2_HEADS, HTTP2_AT_ONCE].contains(&attack);
+        let attacked = if is_http2 { &with_tls } else { &plain };
+        // Connections that stay between its turns are not to be beside the client that is alone.
+        let quiet = if attack == HTTP2_HEADS { &without_attack } else { attacked };
+        let p99 = |server: &Server, length| {
+            let tls = is_http2.then(|| tls.clone());
+            p99_over(|| open(server.address, tls.clone()), &client, CONNECTIONS, length)
+        };
+        for server in [attacked, quiet] {
+            let tls = is_http2.then(|| tls.clone());
+            client.block_on(warm_over(|| open(server.address, tls.clone()), CONNECTIONS));
+            p99(server, length);
+        }
+        let variables = [
+            (ATTACK, attack.to_owned()),
+            (ADDRESS, attacked.address.to_string()),
+            (CERTIFICATES, folder.display().to_string()),
+        ];
         let mut attacker = Companion::start("attacker", &variables);
+        if attack == HTTP2_HEADS {
+            attacker.act(true);
+            std::thread::sleep(if measured { BODY_TIMEOUT } else { length });
+        }
         let mut ratios = Vec::new();
         for _ in 0..rounds {
-            let alone = p99();
+            attacker.act(false);
+            std::thread::sleep(length / 5);
+            let alone = p99(quiet, length);
             attacker.act(true);
             // The attack has a while to take effect.
             std::thread::sleep(length / 5);
-            let beside = p99();
-            attacker.act(false);
-            std::thread::sleep(length / 5);
-            ratios.push(beside / alone);
+            ratios.push(p99(attacked, length) / alone);
         }
         println!("{attack}: p99 beside it / p99 alone = {}", Spread::of(ratios));
     }
@@ -139,10 +173,20 @@ fn attack(name: &str, address: SocketAddr) {
         match name {
             "unfinished bodies" => hold(address, &acting, &head("POST", "/auth/issue-token", NEIGHBOUR_KEY, 500)).await,
             "silent connections" => hold(address, &acting, b"").await,
-            HTTP2_HEADS => {
+            HTTP2_HEADS | HTTP2_AT_ONCE => {
                 let folder = env::var(CERTIFICATES).expect("it is set");
-                hold_http2(address, &acting, &connector(Path::new(&folder), "h2")).await;
+                let tls = connector(Path::new(&folder), "h2");
+                if name == HTTP2_HEADS {
+                    replace(address, &acting, &tls).await;
+                } else {
+                    open_at_once(address, &acting, &tls).await;
+                }
             }
+            COMPUTING => loop {
+                if !acting.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            },
             _ => loop {
                 // 200 requests a second.
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -172,19 +216,38 @@ async fn hold(address: SocketAddr, acting: &AtomicBool, bytes: &[u8]) {
     }
 }
 
-/// Holds 130 HTTP/2 connections with their requests, while it acts.
-async fn hold_http2(address: SocketAddr, acting: &AtomicBool, tls: &TlsConnector) {
+/// Opens all HTTP/2 connections with their requests when it begins to act, and drops them when it pauses.
+async fn open_at_once(address: SocketAddr, acting: &AtomicBool, tls: &TlsConnector) {
     let mut held = Vec::new();
     loop {
         if !acting.load(Ordering::Relaxed) {
             held.clear();
-        } else if held.len() < 130
+        } else if held.len() < HTTP2_CONNECTIONS
             && let Some(begun) = begin(address, tls).await
         {
             held.push(begun);
             continue;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Replaces the oldest of the HTTP/2 connections by a new one, each once within a body's timeout: it acts for half of
+/// the time, so it does so at twice that rate.
+async fn replace(address: SocketAddr, acting: &AtomicBool, tls: &TlsConnector) {
+    let mut held = VecDeque::new();
+    let mut turns = tokio::time::interval(BODY_TIMEOUT / 2 / HTTP2_CONNECTIONS as u32);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        if acting.load(Ordering::Relaxed)
+            && let Some(begun) = begin(address, tls).await
+        {
+            held.push_back(begun);
+            if held.len() > HTTP2_CONNECTIONS {
+                held.pop_front();
+            }
+        }
     }
 }
 

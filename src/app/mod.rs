@@ -33,12 +33,13 @@ use crate::http::admin::{Admin, Readiness};
 use crate::http::api::ApiSettings;
 use crate::http::server::{Address, Connections, Listener, ListenerLimits, Passed, RequestBody, Socket, Tls};
 use crate::metrics::Metrics;
+use crate::token::WorkspaceName;
 use crate::upstream::{Courier, Dispatcher};
 use entitlements::Entitlements;
 pub use error::StartError;
 use live::{Fixed, Live};
 pub use open_files::OpenFiles;
-pub use reload::{Files, Loaded, Read, Reloader};
+pub use reload::{Files, Loaded, Read, ReloadEvent, Reloader};
 use sockets::Sockets;
 use store::Store;
 
@@ -86,15 +87,9 @@ impl App {
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
-        let store = Store::prepare(settings.store, &settings.workspaces, &runtime, clock, &metrics)?;
-        let mut couriers = BTreeMap::new();
-        let mut dispatchers = Vec::new();
-        for workspace in settings.workspaces {
-            let name = workspace.name.clone();
-            let (dispatcher, courier) = dispatcher(workspace, clock, &metrics)?;
-            couriers.insert(name.clone(), courier);
-            dispatchers.push((name, dispatcher));
-        }
+        let takes_over = !passed.is_empty();
+        let store = Store::prepare(settings.store, &settings.workspaces, takes_over, &runtime, clock, &metrics)?;
+        let (dispatchers, couriers) = dispatchers(settings.workspaces, clock, &metrics)?;
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.clone());
         // Strangers can make sessions wait, each on a connection that is then not closed for another.
         let sessions_waiting = (settings.limits.connections.min(files.apps) / 8).clamp(1, 256);
@@ -168,7 +163,12 @@ impl App {
         Reloader::new(Arc::clone(&self.live), shown, files, self.warnings.clone(), read)
     }
 
-    /// Runs until `stop` resolves. Then it sets not ready, serves for the shutdown delay, accepts no more,
+    /// The runtime that calls Courier, for a check that it answers.
+    pub fn upstream_runtime(&self) -> Handle {
+        self.live.fixed.runtime.clone()
+    }
+
+    /// Runs until `stop` resolves, which it polls once it serves. Then it sets not ready, serves for the shutdown delay, accepts no more,
     /// and waits for open requests up to the shutdown timeout.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { listeners, admin_listener, live, admin, broker, readiness, upstream, .. } = self;
@@ -229,6 +229,25 @@ fn upstream_runtime() -> io::Result<(Handle, oneshot::Sender<()>)> {
         runtime.shutdown_background();
     })?;
     Ok((handle, stop_sender))
+}
+
+type Dispatchers = Vec<(WorkspaceName, Dispatcher)>;
+type Couriers = BTreeMap<WorkspaceName, Arc<Courier>>;
+
+/// Creates the dispatchers of all workspaces, with their clients for Courier.
+fn dispatchers(
+    workspaces: Vec<WorkspaceSettings>,
+    clock: Clock,
+    metrics: &Metrics,
+) -> Result<(Dispatchers, Couriers), StartError> {
+    let (mut dispatchers, mut couriers) = (Dispatchers::new(), Couriers::new());
+    for workspace in workspaces {
+        let name = workspace.name.clone();
+        let (dispatcher, courier) = dispatcher(workspace, clock, metrics)?;
+        couriers.insert(name.clone(), courier);
+        dispatchers.push((name, dispatcher));
+    }
+    Ok((dispatchers, couriers))
 }
 
 /// Creates the dispatcher of a workspace, its only way to Courier.

@@ -29,6 +29,20 @@ pub struct Loaded {
 /// Reads the settings again.
 pub type Read = Box<dyn FnMut() -> Loaded + Send>;
 
+/// A step of a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadEvent {
+    /// It has begun.
+    Begun,
+    /// It has ended, and the new settings are in use.
+    Applied,
+    /// It has ended, and the old settings are in use.
+    Rejected,
+}
+
+/// Hears of each step of each reload.
+type Observer = Arc<dyn Fn(ReloadEvent) + Send + Sync>;
+
 /// Files with their state before they were read, so that changes during the read are noticed.
 #[derive(Clone, Debug, Default)]
 pub struct Files(Vec<(PathBuf, FileState)>);
@@ -82,6 +96,7 @@ pub struct Reloader {
     states: Vec<FileState>,
     /// The warnings already logged.
     warnings: Vec<SettingsError>,
+    observer: Observer,
 }
 
 /// The polling interval. A change is applied once it has been stable for one interval, so that no file
@@ -97,7 +112,13 @@ impl Reloader {
         warnings: Vec<SettingsError>,
         read: Read,
     ) -> Self {
-        Self { live, read, applied: (shown.clone(), files.clone()), shown, files, states: Vec::new(), warnings }
+        let (applied, states, observer) = ((shown.clone(), files.clone()), Vec::new(), Arc::new(|_| {}));
+        Self { live, read, applied, shown, files, states, warnings, observer }
+    }
+
+    /// The same, with an observer of its reloads.
+    pub fn observed_by(self, observer: impl Fn(ReloadEvent) + Send + Sync + 'static) -> Self {
+        Self { observer: Arc::new(observer), ..self }
     }
 
     /// Reloads after a file has changed and for each message, until the channel is closed.
@@ -143,6 +164,15 @@ impl Reloader {
 
     /// Reloads now. Returns whether the new settings were applied.
     pub fn reload(&mut self) -> bool {
+        let mut end = ObservedEnd::begin(&self.observer);
+        let is_applied = self.try_reload();
+        if is_applied {
+            end.event = ReloadEvent::Applied;
+        }
+        is_applied
+    }
+
+    fn try_reload(&mut self) -> bool {
         let Loaded { outcome, files } = (self.read)();
         self.files = files;
         let (settings, shown) = match outcome {
@@ -187,6 +217,25 @@ impl Reloader {
         tracing::error!(error, "{REJECTED}");
         self.live.record_rejected(what, error);
         false
+    }
+}
+
+/// Tells the observer of the end of a reload, also after a panic.
+struct ObservedEnd {
+    observer: Observer,
+    event: ReloadEvent,
+}
+
+impl ObservedEnd {
+    fn begin(observer: &Observer) -> Self {
+        observer(ReloadEvent::Begun);
+        Self { observer: Arc::clone(observer), event: ReloadEvent::Rejected }
+    }
+}
+
+impl Drop for ObservedEnd {
+    fn drop(&mut self) {
+        (self.observer)(self.event);
     }
 }
 

@@ -22,9 +22,13 @@ pub enum Store {
 
 impl Store {
     /// Prepares the store of these workspaces, if there is one. Calls of Redis run on `runtime`.
+    ///
+    /// A broker with a socket of the service manager `takes_over`: another one may have the same socket and folder, and
+    /// be about to stop. Without, a second broker is a mistake.
     pub fn prepare(
         settings: Option<StoreSettings>,
         workspaces: &[WorkspaceSettings],
+        takes_over: bool,
         runtime: &Handle,
         clock: Clock,
         metrics: &Metrics,
@@ -34,7 +38,7 @@ impl Store {
             StoreSettings::Disk { path, keys } => {
                 let identity = |workspace: &WorkspaceSettings| (workspace.name.clone(), workspace.identity());
                 let workspaces = workspaces.iter().map(identity).collect();
-                Self::Disk(Box::new(DiskSettings { path, keys: *keys, workspaces }))
+                Self::Disk(Box::new(DiskSettings { path, keys: *keys, workspaces, takes_over }))
             }
             StoreSettings::Redis(settings) => {
                 let _runtime = runtime.enter();

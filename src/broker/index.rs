@@ -105,6 +105,11 @@ impl Index {
         key.users().map(|user| self.handle((key.workspace(), user)))
     }
 
+    /// Makes room for so many further handles.
+    pub fn reserve(&self, handles: usize) {
+        self.shards.iter().for_each(|shard| shard.lock().reserve(handles / SHARDS));
+    }
+
     /// Adds a key.
     pub fn add(&self, handle: Handle, key: &TokenKey) {
         self.shard(handle).entry(handle).or_insert(Keys::Few(Vec::new())).add(key);

@@ -7,7 +7,8 @@
 //! - A probe, when the circuit breaker wants one: `prober` takes a key of `probe_candidates`, `flight` fetches.
 //! - `upkeep` drops expired tokens and makes room, `removal` signs users out.
 //! - In a fleet (`fleet`), a flight first looks into the store (`store_place`): another broker may have called.
-//! - `restore` fills the key table from a store at the start, `persistence` writes its changes.
+//! - `restore` fills the key table from a store at the start, `persistence` writes its changes; `takeover` applies
+//!   those of another broker that still has the store.
 //!
 //! # Locks
 //!
@@ -75,6 +76,7 @@ mod store_place;
 #[cfg(test)]
 mod stress;
 mod table;
+mod takeover;
 mod upkeep;
 mod waiters;
 mod workspace;

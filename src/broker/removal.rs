@@ -111,7 +111,7 @@ impl Broker {
     }
 
     /// Detaches the key's flight and forgets the key; returns whether it had a token.
-    fn remove(&self, workspace: &Workspace, key: &TokenKey) -> bool {
+    pub(super) fn remove(&self, workspace: &Workspace, key: &TokenKey) -> bool {
         let mut flights = workspace.flights.lock(key);
         flights.detach(key);
         self.forget(workspace, key, &flights, Removal::Removed)

@@ -1,7 +1,11 @@
 //! Restores the key table from a store, at the start.
 
 use std::collections::HashMap;
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread;
+
+use parking_lot::Mutex;
 
 use super::demand::Demand;
 use super::entry::{CachedToken, Entry, Plan};
@@ -26,6 +30,11 @@ struct Overdue {
     floor: Moment,
 }
 
+/// The most threads that restore.
+const MOST_THREADS: usize = 8;
+/// How many records a thread takes at once.
+const BATCH: usize = 1024;
+
 impl Broker {
     /// Restores what a store held: tokens, demand histories and learned models.
     ///
@@ -33,21 +42,54 @@ impl Broker {
     /// otherwise each crash would be a burst.
     pub fn restore(&self, loaded: Loaded) {
         let now = self.0.clock.now();
+        self.empty_budgets();
         for (name, workspace) in &self.0.workspaces {
-            workspace.dispatcher.empty_budget();
             if let Some(model) = loaded.models.get(name) {
                 workspace.refresher.restore_model(model, self.0.settings.extra_calls, now);
             }
         }
-        let mut overdue: HashMap<&WorkspaceName, Vec<Overdue>> = HashMap::new();
-        for record in loaded.records {
-            let Some((name, workspace)) = self.0.workspaces.get_key_value(record.key.workspace()) else { continue };
-            if let Some(entry) = self.restore_entry(workspace, record, overdue.entry(name).or_default(), now) {
-                self.make_room(&entry, None);
-            }
-        }
-        for (name, overdue) in overdue {
+        for (name, overdue) in self.restore_records(loaded.records, now) {
             self.spread(&self.0.workspaces[name], overdue, now);
+        }
+    }
+
+    /// Restores records on several threads where they are many; returns the overdue entries of each workspace.
+    fn restore_records(&self, records: Vec<Record>, now: Moment) -> HashMap<&WorkspaceName, Vec<Overdue>> {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let capacity = usize::try_from(self.0.settings.capacity).unwrap_or(usize::MAX);
+        self.0.table.reserve(records.len().min(capacity));
+        let helpers = cores.min(MOST_THREADS).min(records.len().div_ceil(BATCH)).saturating_sub(1);
+        let records = Mutex::new(records.into_iter());
+        let restore = || {
+            let mut overdue: HashMap<_, Vec<_>> = HashMap::new();
+            loop {
+                let batch: Vec<_> = records.lock().by_ref().take(BATCH).collect();
+                if batch.is_empty() {
+                    return overdue;
+                }
+                batch.into_iter().for_each(|record| self.restore_record(record, &mut overdue, now));
+            }
+        };
+        thread::scope(|scope| {
+            let helper = |_| thread::Builder::new().name("restore".to_owned()).spawn_scoped(scope, restore).ok();
+            let helpers: Vec<_> = (0..helpers).filter_map(helper).collect();
+            let mut overdue = restore();
+            for (name, more) in helpers.into_iter().flat_map(|helper| helper.join().expect("it does not panic")) {
+                overdue.entry(name).or_default().extend(more);
+            }
+            overdue
+        })
+    }
+
+    fn restore_record<'a>(
+        &'a self,
+        record: Record,
+        overdue: &mut HashMap<&'a WorkspaceName, Vec<Overdue>>,
+        now: Moment,
+    ) {
+        let Some((name, workspace)) = self.0.workspaces.get_key_value(record.key.workspace()) else { return };
+        if let Some(entry) = self.restore_entry(workspace, record, overdue.entry(name).or_default(), now) {
+            self.make_room(&entry, None);
         }
     }
 
@@ -74,6 +116,8 @@ impl Broker {
         refresher.counts.add(history.pending());
         let entry = Arc::new(Entry::new(key, Arc::new(Demand::restored(history))));
         let owners = self.owners(workspace, &entry, &owners);
+        // Another thread, which makes room, may evict the entry as soon as it is stored.
+        let _flights = workspace.flights.lock(&entry.key);
         let mut state = entry.lock();
         let Some(grant) = grant else {
             self.0.table.insert_lapsed(&entry, state, owners);
@@ -94,7 +138,7 @@ impl Broker {
     }
 
     /// The owners of a restored entry, at least one; the first is the party of its renewals.
-    fn owners(&self, workspace: &Workspace, entry: &Entry, names: &[Box<str>]) -> Vec<Owner> {
+    pub(super) fn owners(&self, workspace: &Workspace, entry: &Entry, names: &[Box<str>]) -> Vec<Owner> {
         let client = |name: &str| if name == SESSIONS { None } else { Some(name.to_owned()) };
         let clients: Vec<_> = names.iter().map(|name| client(name)).collect();
         let clients = if clients.is_empty() { vec![None] } else { clients };

@@ -16,8 +16,9 @@ use crate::token::{UserId, WorkspaceName};
 impl Broker {
     /// Starts the writing of a disk store that was read, from now on and until [`Broker::stop_store`].
     pub fn start_store(&self, disk: Disk) -> io::Result<()> {
-        let broker = self.clone();
-        let disk = disk.start(Box::new(move |keep| broker.visit_contents(keep)))?;
+        let (broker, following) = (self.clone(), self.clone());
+        let contents = Box::new(move |keep: &mut dyn FnMut(Item)| broker.visit_contents(keep));
+        let disk = disk.start(contents, Box::new(move |change| following.apply(change)))?;
         // A broker has one store.
         let _ = self.0.persistence.disk.set(disk);
         Ok(())

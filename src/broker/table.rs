@@ -46,6 +46,11 @@ impl KeyTable {
         Self { entries, index: Index::new(), ledger, hard_floors, tokens: AtomicI64::new(0), floor, metrics }
     }
 
+    /// Makes room in the index for so many entries, each with a user and a token.
+    pub fn reserve(&self, entries: usize) {
+        self.index.reserve(2 * entries);
+    }
+
     /// Returns the entry of a key.
     pub fn get(&self, key: &TokenKey) -> Option<Arc<Entry>> {
         self.entries.get(key)

@@ -91,6 +91,11 @@ impl Clock {
         }
     }
 
+    /// The time of the system's monotonic clock, for the service manager only: it stops while the machine is suspended.
+    pub fn monotonic() -> Duration {
+        Duration::from_nanos(timespec_nanos(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)))
+    }
+
     /// Waits until `moment`; [`Moment::NEVER`] waits for ever.
     pub async fn sleep_until(&self, moment: Moment) {
         loop {

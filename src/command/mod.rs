@@ -4,6 +4,7 @@ mod check;
 mod client_key;
 mod failure;
 mod logs;
+mod notify;
 mod output;
 mod plan;
 mod proxy;

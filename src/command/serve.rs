@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use super::failure::Failure;
 use super::logs::start_logs;
+use super::notify::Notifier;
 use super::output::{print, warn};
 use super::proxy::ignored_proxies;
 use super::runtime::{block_on, reload_signals, stop_signal};
@@ -62,11 +63,19 @@ impl Serve {
             // Before the addresses are printed, so that no signal is missed.
             let (stop, reload) = (stop_signal()?, reload_signals()?);
             let _reopening = logs.audit.clone().map(reopen_on_sighup).transpose()?;
+            let notifier = Notifier::new(&app);
             let reloader = app.reloader(shown, files, Box::new(move || self.load(&environment)));
-            tokio::spawn(reloader.run(reload));
+            let observer = notifier.clone();
+            tokio::spawn(reloader.observed_by(move |event| observer.reload(event)).run(reload));
+            tokio::spawn(notifier.clone().beat(app.upstream_runtime()));
             started.log(&app);
             print(addresses(&app));
-            app.run(stop).await;
+            app.run(async {
+                notifier.ready();
+                stop.await;
+                notifier.stopping();
+            })
+            .await;
             Ok(())
         })
     }

@@ -21,7 +21,9 @@ impl Token {
             return Err(TokenError::Length);
         }
         // Excludes characters that need escaping in JSON or could break a header.
-        if !token.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) {
+        let is_plain = |byte: u8| byte.is_ascii_graphic() & (byte != b'"') & (byte != b'\\');
+        // Looks at all bytes, which is faster than to stop at the first other one: then several are looked at at once.
+        if !token.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
             return Err(TokenError::Character);
         }
         Ok(Self(Bytes::copy_from_slice(token.as_bytes())))

@@ -46,7 +46,8 @@ const MODULES: &[Module] = &[
     Module(
         "store",
         "token policy clock metrics secrets files",
-        "arc_swap aws_lc_rs base64 bytes fastrand hex parking_lot redis rustix secrecy thiserror tokio tracing",
+        "arc_swap aws_lc_rs base64 bytes fastrand foldhash hex parking_lot redis rustix secrecy thiserror tokio \
+         tracing",
     ),
     Module(
         "broker",

@@ -11,6 +11,7 @@ mod help;
 mod invalid_settings;
 mod jwks;
 mod logging;
+mod notify;
 mod open_files;
 mod passed;
 mod plan;

@@ -1,10 +1,9 @@
 //! Socket activation: listening sockets passed by systemd or another parent.
 
-use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use tokio::net::UnixStream;
 
@@ -16,14 +15,7 @@ const CLIENT_KEY: &str = "the-key-of-the-only-client";
 
 /// `serve` with this socket as file descriptor 3, the first of the passed ones.
 fn serve(socket: OwnedFd, more: &[&str]) -> Running {
-    let mut shell = Command::new("sh");
-    let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
-    shell.args(["-c", script, "sh", env!("CARGO_BIN_EXE_courier-token-broker"), "serve", "--admin-listen", ANY_PORT]);
-    Program::of(shell)
-        .arguments(["--listen", "systemd"])
-        .arguments(more.iter().map(OsStr::new))
-        .keys("pk", CLIENT_KEY)
-        .start_with(Stdio::from(socket))
+    Program::serve_passed().arguments(more).keys("pk", CLIENT_KEY).start_with(Stdio::from(socket))
 }
 
 #[tokio::test]

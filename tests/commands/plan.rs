@@ -206,7 +206,9 @@ fn fleet_is_compared_with_one_broker() {
     assert_eq!(rows, wanted);
     // The rest is as for one broker.
     for report in [&mut one, &mut fleet] {
-        ["brokers", "fleet", "leaves_out"].map(|key| report[key] = Value::Null);
+        for key in ["brokers", "fleet", "leaves_out"] {
+            report[key] = Value::Null;
+        }
     }
     assert_eq!(fleet, one);
     let shown = office(&["--brokers", "4"]).stdout;

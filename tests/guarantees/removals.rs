@@ -43,7 +43,7 @@ async fn sign_out_tells_whether_there_was_anything_to_forget() {
 
 #[tokio::test(start_paused = true)]
 async fn renewal_in_flight_does_not_restore_a_removed_token() {
-    let test = TestBroker::with_token(&TestSetup { latency: 5 * SECOND, ..TestSetup::default() }).await;
+    let test = TestBroker::with_token(&TestSetup { latency: SECOND, ..TestSetup::default() }).await;
     // The renewal comes due after half an hour less 0.5 to 2%.
     test.pass_while(250 * MS, || test.courier.call_count() < 2).await;
     assert_eq!(test.sign_out("jane"), 1);

@@ -76,7 +76,7 @@ async fn renewal_that_courier_refuses_is_not_retried() {
 #[tokio::test(start_paused = true)]
 async fn follower_of_a_renewal_in_flight_waits_however_long_the_queue() {
     let test =
-        TestBroker::with_token(&TestSetup { rate: 1.0, burst: 1, latency: 4 * SECOND, ..TestSetup::default() }).await;
+        TestBroker::with_token(&TestSetup { rate: 1.0, burst: 1, latency: SECOND, ..TestSetup::default() }).await;
     test.pass_while(100 * MS, || test.courier.call_count() < 2).await;
     for user in 0..20 {
         test.spawn_ask(&user.to_string(), "1d");

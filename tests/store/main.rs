@@ -8,3 +8,4 @@ mod crash;
 mod files;
 mod fixture;
 mod restart;
+mod takeover;

@@ -38,6 +38,15 @@ impl Program {
         serve.env("COURIER_TOKEN_BROKER__SERVER__SHUTDOWN_DELAY", "0s")
     }
 
+    /// `serve` with a listening socket of the service manager, which is to be its standard input.
+    pub fn serve_passed() -> Self {
+        let mut shell = Command::new("sh");
+        let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
+        let program = ["sh", env!("CARGO_BIN_EXE_courier-token-broker")];
+        shell.args(["-c", script]).args(program).args(["serve", "--admin-listen", ANY_PORT, "--listen", "systemd"]);
+        Self::of(shell).env("COURIER_TOKEN_BROKER__SERVER__SHUTDOWN_DELAY", "0s")
+    }
+
     pub fn arguments<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
         self.0.args(arguments);
         self

@@ -8,6 +8,7 @@ pub mod http;
 pub mod http2_courier;
 pub mod issuer;
 pub mod log_lines;
+pub mod manager;
 pub mod pki;
 pub mod redis_cluster;
 pub mod redis_server;

@@ -112,6 +112,16 @@ async fn full_table_restores_no_more_than_its_capacity() {
     assert_eq!((table.sizes(), table.tokens(), fixture.scheduled()), ([20, 40, 20], 20, 20));
 }
 
+/// Each thread evicts what others have just stored.
+#[tokio::test(start_paused = true)]
+async fn threads_that_share_many_records_fill_the_table_once() {
+    let users: Vec<_> = (0..5 * BATCH).map(|user| user.to_string()).collect();
+    let tokens: Vec<_> = users.iter().map(|user| (&**user, MINUTE)).collect();
+    let fixture = restored(Mode::Used, 2000, &tokens);
+    let table = &fixture.broker.0.table;
+    assert_eq!((table.sizes(), table.tokens(), fixture.scheduled()), ([2000, 4000, 2000], 2000, 2000));
+}
+
 #[tokio::test(start_paused = true)]
 async fn overdue_renewals_come_nearest_floor_first() {
     let overdue =

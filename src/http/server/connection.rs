@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -124,7 +125,10 @@ fn service<F: Answer>(
         // Boxed: the future is large, and would be moved often.
         let answered = Box::pin(answer(request, state.address));
         async move {
-            let response = answered.await;
+            let mut response = answered.await;
+            if open.is_last() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             open.answered = response.extensions().get::<Cancelled>().is_none();
             // The answer to a preflight, which strangers can make, is another.
             if response.status() == StatusCode::OK {
@@ -157,8 +161,18 @@ where
         biased;
         ended = &mut connection => Some(ended),
         order = &mut stop => {
-            connection.as_mut().graceful_shutdown();
-            finish_requests(connection, &state, order.ok()).await
+            let mut ended = None;
+            if order.is_err() {
+                // A request that the peer sends before it knows of the shutdown must not be lost. Its answer says that
+                // the connection ends.
+                state.close_after_answer();
+                ended = timeout(CLOSE_TIMEOUT, &mut connection).await.ok();
+            }
+            if ended.is_none() {
+                connection.as_mut().graceful_shutdown();
+                ended = finish_requests(connection, &state, order.ok()).await;
+            }
+            ended
         }
     };
     log_end(ended);

@@ -84,8 +84,10 @@ impl Listener {
             };
             let count = || state.metrics.connections_dropped_total[Dropped::Idle].inc();
             let permits = tokio::select! {
-                () = &mut stop => break,
+                // An accepted connection is not dropped at a stop while there is room.
+                biased;
                 permits = state.connections.make_room(state.id, &own_permits, count) => permits,
+                () = &mut stop => break,
             };
             let Some(permits) = permits else { break };
             let (guard, activity, stop) = state.connections.add(state.id, subnet, permits);

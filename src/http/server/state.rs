@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -86,6 +87,8 @@ pub struct ConnectionState {
     /// The start of the current one-second window, and the requests cancelled in it.
     resets: Mutex<(Moment, u32)>,
     pub too_many_resets: Notify,
+    /// The connection ends after its next answer.
+    is_closing: AtomicBool,
 }
 
 impl ConnectionState {
@@ -96,7 +99,20 @@ impl ConnectionState {
         activity: Arc<Activity>,
     ) -> Arc<Self> {
         let resets = Mutex::new((Moment::from_nanos(0), 0));
-        Arc::new(Self { listener, peer, address, activity, resets, too_many_resets: Notify::new() })
+        Arc::new(Self {
+            listener,
+            peer,
+            address,
+            activity,
+            resets,
+            too_many_resets: Notify::new(),
+            is_closing: AtomicBool::new(false),
+        })
+    }
+
+    /// Ends an HTTP/1 connection after its next answer.
+    pub fn close_after_answer(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
     }
 
     /// Counts a request that begins, and adds its extensions.
@@ -136,6 +152,11 @@ pub struct OpenRequest {
 }
 
 impl OpenRequest {
+    /// Whether the connection ends after its answer.
+    pub fn is_last(&self) -> bool {
+        self.state.is_closing.load(Ordering::Relaxed)
+    }
+
     /// Notes that it was successful.
     pub fn succeed(&self) {
         self.state.activity.succeed();

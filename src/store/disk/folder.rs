@@ -7,16 +7,30 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
-/// A locked folder.
+/// A folder. Only who has locked it may write.
 pub struct Folder {
     path: PathBuf,
     /// The system lets go of the lock when the file is closed, at the latest when the process ends.
-    _lock: File,
+    lock: File,
+    is_locked: bool,
+}
+
+/// Tells whether files were replaced or removed meanwhile: device and inode of the snapshot, and the logs.
+#[derive(PartialEq, Eq)]
+pub struct Version {
+    snapshot: Option<(u64, u64)>,
+    logs: Vec<u64>,
 }
 
 impl Folder {
     /// Opens a folder, or creates one with the mode 0700, and locks it.
     pub fn open(path: &Path) -> Result<Self, FolderError> {
+        let mut folder = Self::unlocked(path)?;
+        if folder.try_lock()? { Ok(folder) } else { Err(FolderError::Locked) }
+    }
+
+    /// The same without the lock, to read what another process writes.
+    pub fn unlocked(path: &Path) -> Result<Self, FolderError> {
         match DirBuilder::new().recursive(true).mode(0o700).create(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(FolderError::NotAFolder),
             outcome => outcome?,
@@ -30,17 +44,37 @@ impl Folder {
             return Err(FolderError::Open(mode));
         }
         let lock = lock_file(&path.join("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(FolderError::Locked),
-            Err(TryLockError::Error(error)) => Err(FolderError::System(error)),
-        }
+        Ok(Self { path: path.to_owned(), lock, is_locked: false })
     }
 
-    /// A folder that another handle has locked.
-    #[cfg(test)]
-    pub fn unlocked(path: &Path) -> Self {
-        Self { path: path.to_owned(), _lock: File::open(path).expect("a folder") }
+    /// Locks it; returns false if another process has the lock.
+    pub fn try_lock(&mut self) -> io::Result<bool> {
+        self.is_locked = match self.lock.try_lock() {
+            Ok(()) => true,
+            Err(TryLockError::WouldBlock) => false,
+            Err(TryLockError::Error(error)) => return Err(error),
+        };
+        Ok(self.is_locked)
+    }
+
+    /// Whether this process has the lock.
+    pub const fn is_locked(&self) -> bool {
+        self.is_locked
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Which files there are.
+    pub fn version(&self) -> io::Result<Version> {
+        let snapshot = match fs::metadata(self.snapshot()) {
+            Ok(there) => Some((there.dev(), there.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Version { snapshot, logs: self.logs()? })
     }
 
     pub fn snapshot(&self) -> PathBuf {
@@ -72,6 +106,13 @@ impl Folder {
     /// Makes created, renamed and removed files outlive the machine.
     pub fn sync(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
+    }
+}
+
+impl Version {
+    /// Whether a later version has the same files, and perhaps further logs.
+    pub fn is_continued_by(&self, later: &Self) -> bool {
+        self.snapshot == later.snapshot && later.logs.starts_with(&self.logs)
     }
 }
 

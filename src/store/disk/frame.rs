@@ -1,7 +1,7 @@
 //! Files of sealed frames.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -120,25 +120,50 @@ impl FrameWriter {
     }
 }
 
-/// Reads a file of frames.
+/// Reads a file of frames. [`FrameOpener`] opens them, on any thread.
 pub struct FrameReader {
     input: BufReader<Input>,
-    key: RunKey,
     number: u64,
-    header: [u8; HEADER],
+    /// The position of the next frame.
     next: u64,
-    frame: Vec<u8>,
+    /// Where the next frame begins, in bytes.
+    offset: u64,
+    is_over: bool,
 }
+
+/// Opens the frames of one file.
+pub struct FrameOpener {
+    key: RunKey,
+    header: [u8; HEADER],
+}
+
+/// A file of frames, and what opens them.
+pub type Frames = (FrameReader, FrameOpener);
+
+/// Sealed frames that follow each other in a file.
+pub struct Batch {
+    /// The position of the first one.
+    first: u64,
+    bytes: Vec<u8>,
+    /// The length of each one.
+    lengths: Vec<usize>,
+    /// Why the rest of the file is not read.
+    rejection: Option<Rejection>,
+}
+
+/// A batch has at least so many bytes, except at the end of its file.
+const BATCH: usize = 256 * 1024;
 
 impl FrameReader {
     /// Opens a file, which must be of this kind.
-    pub fn open(path: &Path, kind: FileKind, keys: &StoreKeys) -> Result<Self, Rejection> {
+    pub fn open(path: &Path, kind: FileKind, keys: &StoreKeys) -> Result<Frames, Rejection> {
         let mut input = BufReader::with_capacity(GATHERED, Input::open(path)?);
         let mut header = [0; HEADER];
         read(&mut input, &mut header)?;
         let found = Header::parse(&header).filter(|found| found.kind == kind).ok_or(Rejection::Header)?;
         let key = keys.by_id(found.key).ok_or(Rejection::Key)?.of_run(&found.run);
-        Ok(Self { input, key, number: found.number, header, next: 0, frame: Vec::new() })
+        let reader = Self { input, number: found.number, next: 0, offset: HEADER as u64, is_over: false };
+        Ok((reader, FrameOpener { key, header }))
     }
 
     /// The file's number. Only a frame that opens proves it.
@@ -146,22 +171,75 @@ impl FrameReader {
         self.number
     }
 
-    /// The text of the next frame; `None` at the end of the file.
-    pub fn next(&mut self) -> Result<Option<&[u8]>, Rejection> {
+    /// Lets it read what was written after the end that it has reached.
+    pub const fn resume(&mut self) {
+        self.is_over = false;
+    }
+
+    /// Reads a frame; returns false at the end of the file. A torn one can be read again once it is whole.
+    fn read_frame(&mut self, batch: &mut Batch) -> Result<bool, Rejection> {
         if self.input.fill_buf()?.is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
+        let start = batch.bytes.len();
+        match self.read_sealed(batch) {
+            Ok(()) => {}
+            Err(Rejection::Torn) => {
+                batch.bytes.truncate(start);
+                self.input.seek(SeekFrom::Start(self.offset))?;
+                return Err(Rejection::Torn);
+            }
+            Err(rejection) => return Err(rejection),
+        }
+        let length = batch.bytes.len() - start;
+        batch.lengths.push(length);
+        self.offset += 4 + length as u64;
+        self.next += 1;
+        Ok(true)
+    }
+
+    fn read_sealed(&mut self, batch: &mut Batch) -> Result<(), Rejection> {
         let mut length = [0; 4];
         read(&mut self.input, &mut length)?;
         let length = u32::from_be_bytes(length) as usize;
         if length > MAX_FRAME + RunKey::OVERHEAD {
             return Err(Rejection::Frame(self.next));
         }
-        self.frame.resize(length, 0);
-        read(&mut self.input, &mut self.frame)?;
-        let position = self.next;
-        self.next += 1;
-        self.key.open(position, &self.header, &mut self.frame).map(Some).ok_or(Rejection::Frame(position))
+        let start = batch.bytes.len();
+        batch.bytes.resize(start + length, 0);
+        read(&mut self.input, &mut batch.bytes[start..])
+    }
+}
+
+/// The batches of the file, in order, to its end.
+impl Iterator for FrameReader {
+    type Item = Batch;
+
+    fn next(&mut self) -> Option<Batch> {
+        let bytes = Vec::with_capacity(BATCH + BATCH / 8);
+        let mut batch = Batch { first: self.next, bytes, lengths: Vec::new(), rejection: None };
+        while !self.is_over && batch.bytes.len() < BATCH {
+            match self.read_frame(&mut batch) {
+                Ok(is_there) => self.is_over = !is_there,
+                Err(rejection) => (self.is_over, batch.rejection) = (true, Some(rejection)),
+            }
+        }
+        (!batch.lengths.is_empty() || batch.rejection.is_some()).then_some(batch)
+    }
+}
+
+impl FrameOpener {
+    /// Opens the frames of a batch in order and calls `take` with their texts; fails where the rest of the file is not
+    /// to be used.
+    pub fn open(&self, batch: Batch, mut take: impl FnMut(&[u8]) -> Result<(), Rejection>) -> Result<(), Rejection> {
+        let Batch { first, mut bytes, lengths, rejection } = batch;
+        let mut rest = bytes.as_mut_slice();
+        for (position, length) in (first..).zip(lengths) {
+            let (frame, after) = rest.split_at_mut(length);
+            rest = after;
+            take(self.key.open(position, &self.header, frame).ok_or(Rejection::Frame(position))?)?;
+        }
+        rejection.map_or(Ok(()), Err)
     }
 }
 
@@ -190,6 +268,9 @@ pub enum Rejection {
     /// A frame was changed.
     #[error("frame {0} does not open")]
     Frame(u64),
+    /// A frame holds something else.
+    #[error("a frame holds no operation of this version")]
+    Operation,
     /// Its number is not that of its name.
     #[error("it was moved: it is number {0}")]
     Moved(u64),

@@ -1,6 +1,7 @@
 //! The broker's side of the disk store.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,15 +35,20 @@ pub enum StoreState {
     Working,
     /// It does not, and this is why. The writer tries again.
     Failing(String),
+    /// Another process has this folder, and the writer waits until it stops.
+    Waiting(PathBuf),
 }
 
-/// "ok", or why it does not work.
+/// "ok", or why nothing is written.
 impl fmt::Display for StoreState {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Working => "ok",
-            Self::Failing(why) => why,
-        })
+        match self {
+            Self::Working => out.write_str("ok"),
+            Self::Failing(why) => out.write_str(why),
+            Self::Waiting(path) => {
+                write!(out, "waiting for the other broker to stop: it has {}", path.display())
+            }
+        }
     }
 }
 

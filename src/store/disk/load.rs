@@ -1,16 +1,20 @@
 //! Reading a folder at the start.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
 use std::{fs, io};
 
 use bytes::Bytes;
+use foldhash::quality::RandomState;
 
 use super::folder::Folder;
-use super::frame::{FileKind, FrameReader, Rejection};
+use super::frame::{Batch, FileKind, FrameReader, Frames, Rejection};
+use super::in_order::for_each_in_order;
 use super::operation::{Identities, ReadOperation};
+use super::tail::Tail;
 use crate::clock::Clock;
 use crate::store::identity::WorkspaceIdentity;
 use crate::store::key_file::StoreKeys;
@@ -36,6 +40,21 @@ pub struct Found {
     pub last_log: u64,
     pub log_bytes: u64,
     pub snapshot_bytes: u64,
+    /// The end of the last log, to read on from.
+    pub tail: Tail,
+}
+
+/// Reads the snapshot and the logs of a folder that another process writes.
+pub fn load_unlocked(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: Clock) -> io::Result<Found> {
+    loop {
+        let before = folder.version()?;
+        let found = load(folder, keys, identities, clock)?;
+        // A log that a snapshot has replaced meanwhile may have held a sign-out. Snapshots are too rare for this to
+        // go on.
+        if before.is_continued_by(&folder.version()?) {
+            return Ok(found);
+        }
+    }
 }
 
 /// Reads the snapshot and the logs of a folder.
@@ -51,11 +70,12 @@ pub fn load(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: C
     let mut covered = 0;
     let snapshot = folder.snapshot();
     match FrameReader::open(&snapshot, FileKind::Snapshot, keys) {
-        Ok(reader) => {
-            let number = reader.number();
+        Ok(frames) => {
+            let number = frames.0.number();
             if unbroken.contains(&number) {
                 found.snapshot_bytes = size(&snapshot);
-                loading.read(&snapshot, reader);
+                loading.reserve(found.snapshot_bytes);
+                loading.read(&snapshot, frames, false)?;
             } else {
                 loading.reject(&snapshot, &Rejection::Gap);
             }
@@ -71,9 +91,14 @@ pub fn load(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: C
             continue;
         }
         found.log_bytes += size(&path);
+        // A process that writes may be amid its end.
+        let grows = *number == found.last_log && !folder.is_locked();
         match FrameReader::open(&path, FileKind::Log, keys) {
-            Ok(reader) if reader.number() == *number => loading.read(&path, reader),
-            Ok(reader) => loading.reject(&path, &Rejection::Moved(reader.number())),
+            Ok(frames) if frames.0.number() == *number => {
+                found.tail = Tail::new(*number, loading.read(&path, frames, grows)?);
+            }
+            Ok((reader, _)) => loading.reject(&path, &Rejection::Moved(reader.number())),
+            Err(Rejection::Torn) if grows => found.tail = Tail::new(*number, None),
             Err(rejection) => loading.reject(&path, &rejection),
         }
     }
@@ -90,7 +115,9 @@ fn size(path: &Path) -> u64 {
 #[derive(Default)]
 pub struct Loading {
     sequence: u64,
-    records: HashMap<TokenKey, (u64, ReadRecord)>,
+    records: Vec<Option<(u64, ReadRecord)>>,
+    /// Where the last record of each key is: the map has small entries, since it grows by copying them.
+    places: HashMap<TokenKey, usize, RandomState>,
     models: HashMap<WorkspaceName, (u64, WorkspaceIdentity, Bytes)>,
     forgotten_users: HashMap<(Box<str>, Box<str>), u64>,
     forgotten_workspaces: HashMap<Box<str>, u64>,
@@ -99,37 +126,74 @@ pub struct Loading {
     files_rejected: u64,
 }
 
+/// A record usually takes more bytes than this in a file.
+const SHORT_RECORD: u64 = 512;
+/// Room for more records is made while they are read.
+const MOST_RESERVED: u64 = 4_000_000;
+
 impl Loading {
-    fn read(&mut self, path: &Path, mut reader: FrameReader) {
-        loop {
-            match reader.next() {
-                Ok(Some(text)) => match ReadOperation::decode(text) {
-                    Some(operation) => self.apply(operation),
-                    None => return self.reject(path, &"a frame holds no operation of this version"),
-                },
-                Ok(None) => return,
-                Err(rejection) => return self.reject(path, &rejection),
+    /// Makes room for the records of a snapshot of so many bytes, as far as its size can be believed.
+    fn reserve(&mut self, bytes: u64) {
+        self.places.reserve((bytes / SHORT_RECORD).min(MOST_RESERVED) as usize);
+    }
+
+    /// Reads a file, of which more may be written if it `grows`. Returns it at its end, unless the rest was rejected.
+    fn read(&mut self, path: &Path, (mut reader, opener): Frames, grows: bool) -> io::Result<Option<Frames>> {
+        let decode = |batch: Batch| {
+            let mut operations = Vec::new();
+            let outcome = opener.open(batch, |text| {
+                operations.push(ReadOperation::decode(text).ok_or(Rejection::Operation)?);
+                Ok(())
+            });
+            (operations, outcome)
+        };
+        let mut is_rejected = false;
+        for_each_in_order(reader.by_ref(), decode, |(operations, outcome)| {
+            operations.into_iter().for_each(|operation| self.apply(operation));
+            match outcome {
+                Ok(()) => true,
+                Err(Rejection::Torn) if grows => false,
+                Err(rejection) => {
+                    self.reject(path, &rejection);
+                    is_rejected = true;
+                    false
+                }
             }
-        }
+        })?;
+        Ok((!is_rejected).then_some((reader, opener)))
     }
 
     pub fn apply(&mut self, operation: ReadOperation) {
         self.sequence += 1;
         match operation {
             ReadOperation::Record(record) => {
+                let key = record.record.key.clone();
                 self.latest = self.latest.max(record.sent.map(|sent| sent.unix).unwrap_or_default());
-                self.records.insert(record.record.key.clone(), (self.sequence, record));
+                let record = Some((self.sequence, record));
+                match self.places.entry(key) {
+                    Entry::Occupied(place) => self.records[*place.get()] = record,
+                    Entry::Vacant(place) => {
+                        place.insert(self.records.len());
+                        self.records.push(record);
+                    }
+                }
             }
             ReadOperation::Model(workspace, identity, model) => {
                 self.models.insert(workspace, (self.sequence, identity, model));
             }
-            ReadOperation::ForgetKey(key) => drop(self.records.remove(&key)),
+            ReadOperation::ForgetKey(key) => {
+                if let Some(place) = self.places.remove(&key) {
+                    self.records[place] = None;
+                }
+            }
             ReadOperation::ForgetUser { workspace, user } => {
                 self.forgotten_users.insert((workspace, user), self.sequence);
             }
             ReadOperation::ForgetWorkspace(workspace) => {
                 self.forgotten_workspaces.insert(workspace, self.sequence);
             }
+            // The snapshot has what is missing, or the files before it were removed.
+            ReadOperation::Lost => {}
         }
     }
 
@@ -151,7 +215,8 @@ impl Loading {
         };
         // The Unix clock has been set back at least this far, so that all other ages are wrong by as much.
         let behind = latest.saturating_sub(clock.unix());
-        let records = records.into_values().filter_map(|(sequence, record)| {
+        let records = records.into_iter().filter_map(|record| {
+            let (sequence, record) = record?;
             let key = &record.record.key;
             let is_kept = identities.get(key.workspace()) == Some(&record.identity) && !is_forgotten(key, sequence);
             is_kept.then(|| record.restore(clock, behind))

@@ -1,13 +1,16 @@
 //! Writing logs and snapshots.
 
 use std::io;
+use std::time::Duration;
 
 use super::folder::{Folder, remove};
 use super::frame::{FileKind, FrameWriter};
 use super::operation::{Identities, Operation, encode_item};
 use crate::clock::Clock;
+use crate::store::identity::WorkspaceIdentity;
 use crate::store::key_file::StoreKeys;
-use crate::store::record::Item;
+use crate::store::record::{Item, ReadRecord, Record};
+use crate::token::WorkspaceName;
 
 /// The logs of a folder, to which operations are appended, and its snapshot, which replaces them.
 ///
@@ -26,6 +29,8 @@ pub struct Log {
     snapshot_bytes: u64,
     /// Nothing is left to sync.
     is_synced: bool,
+    /// Operations were not written, so that the next log says so.
+    has_gap: bool,
 }
 
 /// A log longer than this is ended and the next one begun.
@@ -43,13 +48,51 @@ pub struct NewSnapshot {
 impl Log {
     pub fn new(folder: Folder, keys: StoreKeys, identities: Identities, clock: Clock) -> Self {
         let (file, last, earlier_bytes, snapshot_bytes) = (None, 0, 0, 0);
-        Self { folder, keys, identities, clock, file, last, earlier_bytes, snapshot_bytes, is_synced: true }
+        Self {
+            folder,
+            keys,
+            identities,
+            clock,
+            file,
+            last,
+            earlier_bytes,
+            snapshot_bytes,
+            is_synced: true,
+            has_gap: false,
+        }
     }
 
     /// The same, with these logs before it.
     pub const fn after(mut self, last: u64, log_bytes: u64, snapshot_bytes: u64) -> Self {
         (self.last, self.earlier_bytes, self.snapshot_bytes) = (last, log_bytes, snapshot_bytes);
         self
+    }
+
+    /// Takes the folder over, if no other process has it any more. Nothing may be written before.
+    pub fn try_lock(&mut self) -> bool {
+        // After an error it is tried again.
+        let (Ok(true), Ok(logs)) = (self.folder.try_lock(), self.folder.logs()) else { return false };
+        self.last = logs.last().map_or(self.last, |last| self.last.max(*last));
+        true
+    }
+
+    pub const fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    pub const fn keys(&self) -> &StoreKeys {
+        &self.keys
+    }
+
+    /// Sets the identity of a workspace for later records.
+    pub fn identify(&mut self, workspace: WorkspaceName, identity: WorkspaceIdentity) {
+        self.identities.insert(workspace, identity);
+    }
+
+    /// The record that another process wrote, if its workspace is one of these.
+    pub fn restore(&self, record: ReadRecord) -> Option<Record> {
+        let is_ours = self.identities.get(record.record.key.workspace()) == Some(&record.identity);
+        is_ours.then(|| record.restore(self.clock, Duration::ZERO))
     }
 
     /// Ends the present log, if there is one, and begins the next.
@@ -60,7 +103,11 @@ impl Log {
         }
         let mut file = FrameWriter::create(&self.folder.log(self.last + 1), FileKind::Log, self.last + 1, &self.keys)?;
         self.last += 1;
+        if self.has_gap {
+            file.push(|text| Operation::Lost.encode(text, &self.identities, self.clock));
+        }
         file.flush()?;
+        self.has_gap = false;
         self.folder.sync()?;
         self.file = Some(file);
         Ok(())
@@ -75,13 +122,16 @@ impl Log {
     pub fn append(&mut self, operations: &[Operation]) -> io::Result<()> {
         for operation in operations {
             if let Operation::Identify(workspace, identity) = operation {
-                self.identities.insert(workspace.clone(), *identity);
+                self.identify(workspace.clone(), *identity);
             }
             if let Some(file) = &mut self.file {
                 file.push(|text| operation.encode(text, &self.identities, self.clock));
             }
         }
-        let Some(file) = &mut self.file else { return Ok(()) };
+        let Some(file) = &mut self.file else {
+            self.has_gap = true;
+            return Ok(());
+        };
         self.is_synced = false;
         let (written, is_full) = (file.flush(), file.bytes() > LONGEST_LOG);
         self.broken_by(written)?;
@@ -150,7 +200,8 @@ impl Log {
     }
 
     /// Removes all files, where a sign-out can't be written: no token may come back.
-    pub fn erase(&self) -> io::Result<()> {
+    pub fn erase(&mut self) -> io::Result<()> {
+        self.has_gap = true;
         remove(&self.folder.new_snapshot())?;
         remove(&self.folder.snapshot())?;
         for number in self.folder.logs()? {
@@ -161,7 +212,7 @@ impl Log {
 
     fn broken_by(&mut self, outcome: io::Result<()>) -> io::Result<()> {
         if outcome.is_err() {
-            (self.file, self.is_synced) = (None, true);
+            (self.file, self.is_synced, self.has_gap) = (None, true, true);
         }
         outcome
     }

@@ -27,6 +27,13 @@
 //! file, and the next file goes on: the end of a log is torn after a crash. Files before a missing number are
 //! ignored, since the missing log may have held a sign-out.
 //!
+//! # Takeover
+//!
+//! For a restart without a gap, a second process may read the folder while the first one has the lock. It follows
+//! the logs as the first one writes them, so that a sign-out there holds here a moment later, and takes the folder
+//! over once it gets the lock. Its own sign-outs are then the first operations of its log, and a snapshot follows.
+//! Where a log lacks operations, the next one says so, and a process that follows forgets all tokens.
+//!
 //! # Failures
 //!
 //! After a failed write, the next thing written is a snapshot, since the log has a gap. A sign-out that can't be
@@ -36,11 +43,14 @@
 mod folder;
 mod frame;
 mod handle;
+mod in_order;
 mod load;
 mod log;
 mod open;
 mod operation;
 mod queue;
+mod tail;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -48,4 +58,5 @@ mod writer;
 pub use handle::{DiskHandle, StoreState};
 pub use load::Loaded;
 pub use open::{Disk, DiskSettings, OpenError};
+pub use takeover::Change;
 pub use writer::Contents;

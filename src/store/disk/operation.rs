@@ -25,6 +25,8 @@ pub enum Operation {
     ForgetWorkspace(Box<str>),
     /// Changes the identity of a workspace for the operations after it. It is not written.
     Identify(WorkspaceName, WorkspaceIdentity),
+    /// Tells a process that follows the log that operations before this one are missing.
+    Lost,
 }
 
 /// An operation as it was read.
@@ -34,6 +36,7 @@ pub enum ReadOperation {
     ForgetKey(TokenKey),
     ForgetUser { workspace: Box<str>, user: Box<str> },
     ForgetWorkspace(Box<str>),
+    Lost,
 }
 
 const RECORD: u8 = 1;
@@ -41,6 +44,7 @@ const MODEL: u8 = 2;
 const FORGET_KEY: u8 = 3;
 const FORGET_USER: u8 = 4;
 const FORGET_WORKSPACE: u8 = 5;
+const LOST: u8 = 6;
 
 impl Operation {
     /// Appends the operation. Returns false if there is nothing to write.
@@ -61,6 +65,7 @@ impl Operation {
                 put_text(out, workspace);
             }
             Self::Identify(..) => return false,
+            Self::Lost => out.push(LOST),
         }
         true
     }
@@ -99,6 +104,7 @@ impl ReadOperation {
             FORGET_KEY => Self::ForgetKey(TokenKey::parse(fields.text()?)?),
             FORGET_USER => Self::ForgetUser { workspace: fields.text()?.into(), user: fields.text()?.into() },
             FORGET_WORKSPACE => Self::ForgetWorkspace(fields.text()?.into()),
+            LOST => Self::Lost,
             _ => return None,
         };
         fields.is_empty().then_some(operation)

@@ -24,6 +24,8 @@ pub struct Batch {
     pub waiting: Vec<Waiting>,
     /// Some operations did not fit.
     pub is_incomplete: bool,
+    /// One of these was no record: it forgot something.
+    pub lacks_removal: bool,
     /// The broker stops.
     pub stop: Option<Waiting>,
     /// Nothing is added any more.
@@ -34,7 +36,7 @@ pub struct Batch {
 pub type Waiting = oneshot::Sender<()>;
 
 /// The most operations that wait: a second of a fast disk, or some 16 MiB.
-const LONGEST: usize = 16_384;
+pub const LONGEST: usize = 16_384;
 /// How long operations are gathered, which is what a killed process loses.
 const GATHERING: Duration = Duration::from_millis(50);
 
@@ -50,11 +52,20 @@ impl Queue {
             state.operations.push(operation);
         } else {
             state.is_incomplete = true;
+            state.lacks_removal |= !matches!(operation, Operation::Keep(_));
         }
         // Each waits until a deadline, so the requests under way bound their number.
         state.waiting.extend(waiting);
         drop(state);
         self.work.notify_one();
+    }
+
+    /// Puts operations back before all others, and a stop. The next thing written is a snapshot.
+    pub fn put_back(&self, operations: Vec<Operation>, stop: Option<Waiting>) {
+        let mut state = self.state.lock();
+        state.operations.splice(..0, operations);
+        state.is_incomplete = true;
+        state.stop = state.stop.take().or(stop);
     }
 
     /// Asks the writer to stop. Later operations are ignored.

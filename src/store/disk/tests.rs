@@ -2,6 +2,7 @@
 
 mod crashes;
 mod damage;
+mod takeover;
 mod writing;
 
 use std::collections::{BTreeMap, HashMap};
@@ -69,7 +70,12 @@ impl Store {
     }
 
     fn settings(&self) -> DiskSettings {
-        DiskSettings { path: self.path(), keys: self.keys.clone(), workspaces: self.identities.clone() }
+        DiskSettings {
+            path: self.path(),
+            keys: self.keys.clone(),
+            workspaces: self.identities.clone(),
+            takes_over: false,
+        }
     }
 
     fn disk(&self) -> (Disk, Loaded) {

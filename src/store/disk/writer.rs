@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::handle::{SharedState, StoreState};
 use super::log::Log;
+use super::operation::Operation;
 use super::queue::{Batch, Queue, Waiting};
 use crate::clock::{Clock, Moment};
 use crate::metrics::{StoreMetrics, StoreOperation};
@@ -101,6 +102,9 @@ impl Writer {
     /// Appends a batch, and syncs it where a sign-out waits for it or a sync is due.
     fn write(&mut self, mut batch: Batch) {
         self.needs_snapshot |= batch.is_incomplete;
+        if batch.lacks_removal {
+            batch.operations.push(Operation::Lost);
+        }
         let mut outcome = Ok(());
         if !batch.operations.is_empty() {
             outcome = self.measured(StoreOperation::Write, |log| log.append(&batch.operations));
@@ -205,7 +209,6 @@ mod tests {
     use crate::store::StoreKeys;
     use crate::store::WorkspaceIdentity;
     use crate::store::disk::folder::Folder;
-    use crate::store::disk::operation::Operation;
     use crate::token::WorkspaceName;
     use bytes::Bytes;
     use std::fs;

@@ -223,7 +223,7 @@ proptest! {
         for (number, (client, other, user, is_retry, pops)) in steps.into_iter().enumerate() {
             let place = queue.push_user(client, user, is_retry, number);
             let clients = if user == 0 { vec![client, other] } else { vec![client] };
-            clients.iter().for_each(|client| drop(queue.add_line(place, *client)));
+            clients.iter().for_each(|client| assert!(queue.add_line(place, *client).is_some()));
             waiting.insert(number, (clients, is_retry));
             for _ in 0..pops {
                 leave(&mut queue, &mut waiting)?;

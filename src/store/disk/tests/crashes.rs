@@ -109,7 +109,7 @@ proptest! {
             run(&store, &mut log, step, &mut model);
         }
         let before = expected(&model);
-        let number = Folder::unlocked(&store.path()).logs().expect("logs").pop().expect("a log");
+        let number = Folder::unlocked(&store.path()).expect("a folder").logs().expect("logs").pop().expect("a log");
         let path = store.file(&format!("log-{number}"));
         let length = fs::metadata(&path).expect("a log").len();
         run(&store, &mut log, &Step::Put(last.0, last.1), &mut model);

@@ -19,7 +19,7 @@ fn contents(memory: &Memory) -> Contents {
 
 fn start(store: &Store) -> (DiskHandle, Memory) {
     let memory = Memory::default();
-    (store.disk().0.start(contents(&memory)).expect("a thread"), memory)
+    (store.disk().0.start(contents(&memory), Box::new(drop)).expect("a thread"), memory)
 }
 
 #[tokio::test]
@@ -55,7 +55,7 @@ async fn store_that_can_not_be_written_keeps_no_caller() {
     let store = Store::new();
     let (disk, _) = store.disk();
     fs::remove_dir_all(store.path()).expect("removed");
-    let disk = disk.start(contents(&Memory::default())).expect("a thread");
+    let disk = disk.start(contents(&Memory::default()), Box::new(drop)).expect("a thread");
     disk.put(record("a", "a1"));
     disk.forget_user("eu", "a").await;
     assert!(matches!(disk.state(), StoreState::Failing(_)), "{:?}", disk.state());

@@ -1,0 +1,80 @@
+//! Applies what another broker writes into the store that this one is to take over.
+
+use std::sync::Arc;
+
+use super::demand::Demand;
+use super::entry::{CachedToken, Entry};
+use super::handle::Broker;
+use crate::policy::refresh::learned::demand::DemandHistory;
+use crate::store::Record;
+use crate::store::disk::Change;
+use crate::token::{Grant, UserId};
+
+impl Broker {
+    /// Applies a change. What the other broker forgot is forgotten here, also where this one has another token by now:
+    /// that costs a call.
+    pub(super) fn apply(&self, change: Change) {
+        match change {
+            Change::Put(record) => self.adopt(record),
+            Change::ForgetKey(key) => {
+                if let Some(workspace) = self.0.workspaces.get(key.workspace()) {
+                    self.remove(workspace, &key);
+                }
+            }
+            Change::ForgetUser { workspace, user } => {
+                if let Ok(user) = UserId::new(&user) {
+                    self.sign_out(&workspace, user);
+                }
+            }
+            Change::ForgetWorkspace(workspace) => {
+                self.purge(&workspace);
+            }
+            Change::ForgetAll => self.0.workspaces.keys().for_each(|workspace| {
+                self.purge(workspace.as_str());
+            }),
+            Change::TakenOver => self.empty_budgets(),
+        }
+    }
+
+    /// Begins with empty budgets: the process that used them before may have done so just now.
+    pub(super) fn empty_budgets(&self) {
+        self.0.workspaces.values().for_each(|workspace| workspace.dispatcher.empty_budget());
+    }
+
+    /// Stores a token that another broker got, unless the one here can be handed out for as long.
+    fn adopt(&self, record: Record) {
+        let (settings, now) = (&self.0.settings, self.0.clock.now());
+        let Record { key, token: Some(stored), demand, owners } = record else { return };
+        let Some(workspace) = self.0.workspaces.get(key.workspace()) else { return };
+        let grant = Grant::new(&stored.token, stored.sent, stored.life);
+        let window = settings.floor.window_of(grant.life());
+        let due = workspace.refresher.draw_due(window, grant.sent());
+        let token = CachedToken { grant, due };
+        // No flight of the key starts and no removal comes between the checks and the storing.
+        let flights = workspace.flights.lock(&key);
+        let floor = token.floor_at(&settings.floor);
+        let known = self.0.table.get(&key);
+        let lasts_as_long = |own: &CachedToken| own.floor_at(&settings.floor) >= floor;
+        let is_known = known.as_ref().and_then(|entry| entry.token()).is_some_and(|own| lasts_as_long(&own));
+        if is_known || floor <= now || workspace.is_purged(stored.sent) {
+            return;
+        }
+        let entry = known.unwrap_or_else(|| {
+            let history = DemandHistory::decode(&demand, now);
+            let history = history.unwrap_or_else(|| DemandHistory::new(window, stored.sent));
+            workspace.refresher.counts.add(history.pending());
+            Arc::new(Entry::new(key, Arc::new(Demand::restored(history))))
+        });
+        let owners = self.owners(workspace, &entry, &owners);
+        let mut state = entry.lock();
+        workspace.refresher.plan_renewal(&entry, &mut state, due);
+        self.0.table.store(&entry, state, Arc::new(token), owners);
+        drop(flights);
+        // Mode used would drop a token without uses.
+        entry.count_use();
+        self.make_room(&entry, None);
+    }
+}
+
+#[cfg(test)]
+mod tests;
