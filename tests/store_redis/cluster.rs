@@ -217,29 +217,24 @@ async fn stopped_node_of_a_cluster_leaves_the_others_in_use() {
             stopped = Some(server);
         }
     }
-    let keys = spread_keys();
+    let keys: Vec<_> = (0..12).map(|number| token_key(&format!("user_id:anna-{number} inbox:read"))).collect();
     for key in &keys {
         assert_eq!(broker.land(key, "token-1", 1000).await, Landing::Stored);
     }
     let stopped = stopped.expect("a node without the members");
-    let lost = stopped.keys("*:t:*").await.len();
+    let others = keys.len() - stopped.keys("*:t:*").await.len();
     stopped.pause();
-    let mut found = 0;
-    for key in &keys {
-        let look = broker.redis.open(key, FlightId::draw(), Duration::ZERO);
-        let t = std::time::Instant::now();
-        let r = tokio::time::timeout(Duration::from_secs(2), look).await;
-        eprintln!(
-            "LOOK {:?} {}",
-            t.elapsed(),
-            match &r {
-                Ok(Opened::Found(_)) => "found".to_owned(),
-                o => format!("{o:?}"),
+    let found = async {
+        let mut found = 0;
+        // Each round looks at all of them, and a slow machine may miss an answer.
+        while found != others {
+            found = 0;
+            for key in &keys {
+                found += usize::from(matches!(broker.open(key).await, Opened::Found(_)));
             }
-        );
-        found += usize::from(matches!(r, Ok(Opened::Found(_))));
-    }
-    eprintln!("FOUND {found} of {} LOST {lost} {:?}", keys.len(), broker.redis.state());
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.expect("the tokens of the others");
     stopped.resume();
     for key in &keys {
         assert_eq!(token(&broker, key).await.as_deref(), Some("token-1"));

@@ -22,8 +22,7 @@ use crate::secrets::Secret;
 /// The longest time to connect, with TLS and a password.
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// The longest time for a cluster's client to reach another node, and to wait for an answer. A node that is away holds
-/// up the looks at others for so long.
+/// The longest time for a cluster's client to reach another node, and to wait for an answer.
 const NODE: Duration = Duration::from_millis(250);
 
 /// How often a cluster's client follows a command to another node.

@@ -15,7 +15,7 @@
 //! |---|---|---|
 //! | `ctb:{u}:t:<key>` | when it ends and was opened, print of the token, sealed record | that of the token |
 //! | `ctb:{u}:l:<key>` | the flight that has the lease | 3 s |
-//! | `ctb:{u}:n` | when the user was signed out; also for a whole workspace | the longest of a token |
+//! | `ctb:{u}:n`, `ctb:{f}:n:<workspace>` | when the user, or all of the workspace, was signed out | the longest of a token |
 //! | `ctb:{u}:x:<key>` | prints of rejected tokens | 60 s |
 //! | `ctb:{f}:b:<workspace>` | the theoretical arrival time of the budget | a day |
 //! | `ctb:{f}:e`, `ctb:{f}:m`, `ctb:{f}:k` | events, members, the sealed key of the names | |
