@@ -100,10 +100,8 @@ impl Checker<'_> {
                 Err(self.missing("store.sentinel_master", "must be the name that the Sentinels have for the master"))
             }
             ("sentinel", master) => Ok(Topology::Sentinel { master: master.to_owned() }),
-            ("cluster", _) => {
-                Err(self.error("store.topology", "this version has no Redis Cluster yet: use \"sentinel\""))
-            }
-            _ => Err(self.error("store.topology", "must be \"single\" or \"sentinel\"")),
+            ("cluster", _) => Ok(Topology::Cluster),
+            _ => Err(self.error("store.topology", "must be \"single\", \"sentinel\" or \"cluster\"")),
         }
     }
 
@@ -147,7 +145,7 @@ impl Checker<'_> {
         if raw.kind != StoreKind::Redis {
             return warn(&of_redis, "\"redis\"");
         }
-        if raw.topology == "single" && raw.sentinel_master.is_some() {
+        if raw.topology != "sentinel" && raw.sentinel_master.is_some() {
             self.warning("store.sentinel_master", "has no effect: it is for store.topology = \"sentinel\"");
         }
         let has_tls = |url: &Secret| ["rediss://", "valkeys://"].iter().any(|scheme| url.expose().starts_with(scheme));

@@ -50,5 +50,6 @@ async fn budget_is_kept_while_brokers_are_killed_and_started() {
     }
     asking.abort_all();
     assert_eq!(fleet.excess(start), 0.0);
-    assert!(fleet.courier.call_count() > 80, "{}", fleet.courier.call_count());
+    // Each killed broker is missing for a minute, so the others leave its share. But they do call.
+    assert!(fleet.courier.call_count() > 40, "{}", fleet.courier.call_count());
 }

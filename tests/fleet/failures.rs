@@ -48,6 +48,29 @@ async fn killed_redis_costs_no_hit_and_new_users_wait_for_the_share() {
 }
 
 #[tokio::test]
+async fn killed_node_of_a_cluster_costs_no_hit_and_its_replica_takes_over() {
+    let mut fleet = Fleet::in_cluster(40.0, 40).await;
+    let members = fleet.brokers::<2>().await;
+    cache(&members, 20).await;
+    assert_eq!(fleet.users(), 20);
+    assert_eq!(fleet.courier.calls().len(), 20, "the second broker found them");
+    let start = Clock::system().now();
+    fleet.redis.kill_master_of("ctb:{f}:m").await;
+    assert_hits(&members, 20).await;
+    for member in &members {
+        member.wait_for_store("alone: ").await;
+    }
+    assert_eq!(members[0].ask("new-while-alone").await.status, 200);
+    for member in &members {
+        member.wait_for_store("ok").await;
+    }
+    assert_hits(&members, 20).await;
+    assert_eq!(members[1].ask("new-after-it").await.status, 200);
+    members[0].sign_out("user-0").await;
+    assert_eq!(fleet.excess(start), 0.0);
+}
+
+#[tokio::test]
 async fn emptied_redis_gets_the_tokens_back() {
     let fleet = Fleet::new(1000.0, 1000).await;
     let member = fleet.broker().await;
@@ -86,7 +109,7 @@ async fn stopped_redis_costs_no_hit_and_is_used_again() {
 async fn silent_connection_is_given_up_and_made_again() {
     let redis = RedisServer::start(&[]).await;
     let relay = Relay::to(redis.address()).await;
-    let fleet = Fleet::with(redis, format!("redis://{}", relay.address), 40.0, 40).await;
+    let fleet = Fleet::at(redis, format!("redis://{}", relay.address), 40.0, 40).await;
     let members = [fleet.broker().await];
     cache(&members, 20).await;
     relay.silence();

@@ -13,19 +13,21 @@ use tempfile::TempDir;
 use crate::support::broker::API_KEY;
 use crate::support::child::{Program, Running};
 use crate::support::http::{self, Answer, CLIENT_KEY, HttpRequest};
+use crate::support::redis_cluster::RedisCluster;
 use crate::support::redis_server::RedisServer;
 
 /// Longer than any step takes, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A Redis, a Courier and the settings of brokers that use them.
-pub struct Fleet {
-    pub redis: RedisServer,
+pub struct Fleet<Servers = RedisServer> {
+    pub redis: Servers,
     pub courier: Simulator,
     courier_address: SocketAddr,
     folder: TempDir,
     /// Where the brokers find Redis.
-    pub url: String,
+    urls: Vec<String>,
+    topology: &'static str,
     rate: f64,
     burst: u32,
 }
@@ -42,10 +44,26 @@ impl Fleet {
     pub async fn new(rate: f64, burst: u32) -> Self {
         let redis = RedisServer::start(&[]).await;
         let url = redis.url();
-        Self::with(redis, url, rate, burst).await
+        Self::at(redis, url, rate, burst).await
     }
 
-    pub async fn with(redis: RedisServer, url: String, rate: f64, burst: u32) -> Self {
+    /// The same, whose brokers find the server elsewhere.
+    pub async fn at(redis: RedisServer, url: String, rate: f64, burst: u32) -> Self {
+        Self::with(redis, (vec![url], "single"), rate, burst).await
+    }
+}
+
+impl Fleet<RedisCluster> {
+    /// The same with a cluster, whose masters have a replica each.
+    pub async fn in_cluster(rate: f64, burst: u32) -> Self {
+        let cluster = RedisCluster::start(1).await;
+        let urls = cluster.urls();
+        Self::with(cluster, (urls, "cluster"), rate, burst).await
+    }
+}
+
+impl<Servers> Fleet<Servers> {
+    async fn with(redis: Servers, (urls, topology): (Vec<String>, &'static str), rate: f64, burst: u32) -> Self {
         let courier = Simulator::new(Some(API_KEY.to_owned()), Faults::default(), Clock::system());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let courier_address = listener.local_addr().expect("an address");
@@ -54,7 +72,7 @@ impl Fleet {
         let key_file = folder.path().join("store.key");
         fs::write(&key_file, "5a".repeat(32)).expect("written");
         fs::set_permissions(&key_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("a mode");
-        Self { redis, courier, courier_address, folder, url, rate, burst }
+        Self { redis, courier, courier_address, folder, urls, topology, rate, burst }
     }
 
     /// Starts a broker, and waits until it has joined.
@@ -77,9 +95,10 @@ impl Fleet {
         let settings = self.folder.path().join("settings.toml");
         let text = format!(
             "[store]\nkind = \"redis\"\nurl = {:?}\nkey_file = {:?}\ntimeout = \"1s\"\nbrokers = 4\n\
-             [workspaces.default.budget]\nrequests_per_second = {:?}\nburst = {}\n",
-            self.url,
+             topology = {:?}\n[workspaces.default.budget]\nrequests_per_second = {:?}\nburst = {}\n",
+            self.urls,
             self.folder.path().join("store.key"),
+            self.topology,
             self.rate,
             self.burst,
         );

@@ -109,7 +109,7 @@ async fn absent_bucket_is_empty() {
         tolerance: Duration::from_secs(20_000),
     };
     for _ in 0..2 {
-        server.say(&format!("DEL {}", server.keys("ctb:{b:*").await[0])).await;
+        server.say(&format!("DEL {}", server.keys("ctb:{f}:b:*").await[0])).await;
         let answer = broker.redis.take_permits(&workspace(), &request).await.expect("an answer");
         assert_eq!((answer.permits, answer.left), (0, 0));
         assert!(answer.wait > Duration::from_secs(900), "{answer:?}");

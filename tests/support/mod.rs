@@ -10,6 +10,7 @@ pub mod issuer;
 pub mod log_lines;
 pub mod manager;
 pub mod pki;
+pub mod redis_cluster;
 pub mod redis_server;
 pub mod refusal;
 pub mod relay;

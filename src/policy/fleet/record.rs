@@ -37,6 +37,14 @@ impl RecordTimes {
         (!is_void && self.opened <= now && now < self.ends).then(|| self.ends.since(now))
     }
 
+    /// Whether the flight looked after a sign-out that another server of a cluster has.
+    ///
+    /// Each server says how long ago its own was, since their clocks differ: this one at its time `now`, the other one
+    /// at any time within `elapsed`. If that does not tell which was first, the answer is no.
+    pub fn is_opened_after(&self, signed_out_ago: Duration, now: ServerTime, elapsed: Duration) -> bool {
+        signed_out_ago > now.since(self.opened) + elapsed
+    }
+
     /// How much longer a broker may serve the token, if the Unix clocks say that it lasts for `by_unix`.
     ///
     /// A broker whose Unix clock is ahead by more than tokens live adopts none, and makes its own calls.
@@ -101,6 +109,13 @@ mod tests {
         assert_eq!(remaining(&[]), Some(Duration::from_secs(90)));
         assert_eq!(remaining(&[40, 49]), Some(Duration::from_secs(90)));
         assert_eq!([remaining(&[40, 50]), remaining(&[70])], [None; 2]);
+    }
+
+    #[test]
+    fn record_counts_after_the_sign_out_of_another_server_if_the_order_is_certain() {
+        let (now, elapsed) = (at(60), Duration::from_secs(3));
+        let is_after = |ago| opened(50).is_opened_after(Duration::from_secs(ago), now, elapsed);
+        assert_eq!([9, 10, 13, 14].map(is_after), [false, false, false, true]);
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Redis {
         let (standing, standings) = watch::channel(member.standing());
         let (view, views) = watch::channel(View::default());
         let (events, receiver) = mpsc::channel(EVENTS);
-        let membership = Membership { id: settings.member, sealed_names: Vec::new(), members: 0, seen: None };
+        let membership = Membership { id: settings.member, sealed_names: Vec::new(), members: 0 };
         let (stop, stopped) = oneshot::channel();
         let keeper = Keeper::new(
             endpoints,
@@ -154,16 +154,17 @@ impl Redis {
 
     /// Stores a token, unless one is stored that lasts as long, and gives the lease back. `None` if Redis is away.
     ///
-    /// No request should wait for it. `opened` is from the flight's look; without one, the moment of the call is
-    /// converted to the store's clock.
+    /// No request should wait for it. `opened` is from the flight's look; without one, the store is asked for its time
+    /// first.
     pub async fn land(&self, record: &Record, flight: FlightId, opened: Option<OpenedAt>) -> Option<Landing> {
+        let (place, mut link) = self.place(&record.key)?;
         let opened = match opened {
             Some(opened) => opened,
             None => {
-                OpenedAt { time: self.0.view.borrow().server_time(record.token.as_ref()?.sent)?, is_useless: false }
+                let sent = record.token.as_ref()?.sent;
+                self.run(StoreOperation::Land, place.opened_at(&mut link, sent)).await?
             }
         };
-        let (place, mut link) = self.place(&record.key)?;
         self.run(StoreOperation::Land, place.land(&mut link, flight, opened, record)).await
     }
 

@@ -1,22 +1,32 @@
-//! Endpoints: where Redis is, and who is master.
+//! Endpoints: where Redis is, who is master, and which node of a cluster has the members.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClient;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisResult,
-    TlsCertificates,
+    TlsCertificates, Value, from_redis_value,
 };
 
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::names::NAMES;
 use super::settings::{RedisSettings, RedisSettingsError, Topology};
+use super::user_connection::UserConnection;
 use crate::secrets::Secret;
 
 /// The longest time to connect, with TLS and a password.
 const CONNECT: Duration = Duration::from_secs(1);
+
+/// The longest time for a cluster's client to reach another node, and to wait for an answer.
+const NODE: Duration = Duration::from_millis(250);
+
+/// How often a cluster's client follows a command to another node.
+const REDIRECTIONS: u32 = 3;
 
 /// The longest wait for a Sentinel between two beats.
 const ASK: Duration = Duration::from_millis(100);
@@ -36,6 +46,8 @@ pub enum Endpoints {
         /// To the Sentinel that answered last.
         connection: Mutex<Option<MultiplexedConnection>>,
     },
+    /// Some nodes of a cluster, and the client that finds the others.
+    Cluster { nodes: Vec<Client>, client: Box<ClusterClient> },
 }
 
 impl Endpoints {
@@ -52,18 +64,56 @@ impl Endpoints {
                 master: master.clone(),
                 connection: Mutex::new(None),
             }),
+            Topology::Cluster => {
+                let nodes: Vec<_> = servers.into_iter().map(|server| with_login(server, settings)).collect();
+                let client = Box::new(cluster(nodes.clone(), settings.ca.as_deref())?);
+                Ok(Self::Cluster { nodes: nodes.into_iter().map(open).collect::<Result<_, _>>()?, client })
+            }
         }
     }
 
-    /// The server that holds the data. The error says why it is not known.
+    /// The server that has the members, the budget and the events. The error says why it is not known.
     pub async fn find(&self) -> Result<Client, String> {
         match self {
             Self::Single(client) => Ok(client.clone()),
             Self::Sentinel { template, .. } => {
                 let (host, port) = self.master(CONNECT).await?;
-                open(template.clone().set_addr(at(template.addr(), host, port))).map_err(|error| error.to_string())
+                open(moved(template, (host, port))).map_err(|error| error.to_string())
+            }
+            Self::Cluster { nodes, .. } => {
+                let mut why = String::new();
+                for node in nodes {
+                    let owner = timeout(CONNECT, owner(node)).await.unwrap_or_else(|_| Err(timed_out()));
+                    match owner {
+                        Ok(owner) => return Ok(owner),
+                        Err(error) => why = format!("{}: {}", node.get_connection_info().addr(), describe(&error)),
+                    }
+                }
+                Err(why)
             }
         }
+    }
+
+    /// The masters of a cluster; none otherwise.
+    pub async fn masters(&self, server: &Client, connection: &mut MultiplexedConnection) -> RedisResult<Vec<Client>> {
+        let Self::Cluster { .. } = self else { return Ok(Vec::new()) };
+        let slots: Vec<Vec<Value>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(connection).await?;
+        let mut addresses = BTreeSet::new();
+        // Each range of slots has its first and last one, its master, and the replicas.
+        for master in slots.into_iter().filter_map(|range| range.into_iter().nth(2)) {
+            let mut master = from_redis_value::<Vec<Value>>(master)?.into_iter();
+            let mut next = || master.next().unwrap_or(Value::Nil);
+            addresses.insert((from_redis_value::<String>(next())?, from_redis_value::<u16>(next())?));
+        }
+        let info = server.get_connection_info();
+        addresses.into_iter().map(|address| Client::open(moved(info, address))).collect()
+    }
+
+    /// Connects to what belongs to users, where that is not with the rest.
+    pub async fn connect_users(&self, fleet: &MultiplexedConnection) -> RedisResult<UserConnection> {
+        let Self::Cluster { client, .. } = self else { return Ok(UserConnection::Server(fleet.clone())) };
+        let connection = timeout(CONNECT, client.get_async_connection()).await;
+        Ok(UserConnection::Cluster(connection.unwrap_or_else(|_| Err(timed_out()))?))
     }
 
     /// Whether the Sentinels have named another master. While none answers, the present one is kept.
@@ -109,6 +159,42 @@ impl Endpoints {
 
 async fn ask(connection: &mut MultiplexedConnection, master: &str) -> RedisResult<Option<(String, u16)>> {
     redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master).query_async(connection).await
+}
+
+/// The node that has the members, as this one says.
+async fn owner(node: &Client) -> RedisResult<Client> {
+    let mut connection = connect(node).await?;
+    let asked = redis::cmd("GET").arg(NAMES).exec_async(&mut connection).await;
+    let Err(error) = asked else { return Ok(node.clone()) };
+    let Some((host, port)) = error.redirect_node().and_then(|(address, _)| address.rsplit_once(':')) else {
+        return Err(error);
+    };
+    let Ok(port) = port.parse() else { return Err(error) };
+    Client::open(moved(node.get_connection_info(), (host.to_owned(), port)))
+}
+
+/// The node at another address.
+fn moved(node: &ConnectionInfo, (host, port): (String, u16)) -> ConnectionInfo {
+    let host = match node.addr() {
+        // A node that does not know its own name leaves it out.
+        ConnectionAddr::Tcp(same, _) | ConnectionAddr::TcpTls { host: same, .. } if host.is_empty() => same.clone(),
+        _ => host,
+    };
+    node.clone().set_addr(at(node.addr(), host, port))
+}
+
+/// The client of a cluster. Its deadlines end what its callers have given up.
+fn cluster(nodes: Vec<ConnectionInfo>, ca: Option<&[u8]>) -> Result<ClusterClient, RedisSettingsError> {
+    if nodes.iter().any(|node| node.redis_settings().db() != 0) {
+        return Err(RedisSettingsError::Cluster);
+    }
+    let mut builder = ClusterClient::builder(nodes).retries(REDIRECTIONS).min_retry_wait(5).max_retry_wait(50);
+    builder = builder.connection_timeout(NODE).response_timeout(NODE);
+    builder = builder.tcp_settings(TcpSettings::default().set_nodelay(true));
+    if let Some(ca) = ca {
+        builder = builder.certs(TlsCertificates { client_tls: None, root_cert: Some(ca.to_vec()) });
+    }
+    builder.build().map_err(|_| RedisSettingsError::Cluster)
 }
 
 /// Connects. The connection has no deadlines of its own: its users have.

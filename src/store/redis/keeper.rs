@@ -20,6 +20,7 @@ use super::link::{Link, View};
 use super::membership::Membership;
 use super::names::{NAMES, Names};
 use super::sealer::Kind;
+use super::user_connection::UserConnection;
 use crate::clock::Moment;
 use crate::policy::fleet::member::{BeatAnswer, DEADLINE, Member, Request, Standing, State};
 
@@ -29,6 +30,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 
 /// The time between two lines of the log while Redis is away.
 const REMINDER: Duration = Duration::from_secs(60);
+
+/// How many checks of a cluster's client fail before it is replaced.
+const CHECKS: u32 = 3;
 
 /// The oldest version that has all commands.
 pub const OLDEST: (u32, u32) = (6, 2);
@@ -98,7 +102,7 @@ impl Keeper {
             Ok(link) => link,
             Err(why) => return End::Lost(why),
         };
-        let mut is_new = true;
+        let (mut is_new, mut missed) = (true, 0);
         loop {
             if let Some(Request::Beat { seen }) = member.poll(self.context.clock.now()) {
                 let answer = match timeout(DEADLINE, self.membership.beat(&self.context, &mut link, seen)).await {
@@ -106,9 +110,8 @@ impl Keeper {
                     Ok(Err(error)) => return End::Lost(describe(&error)),
                     Err(_) => return End::Lost("no answer within 250 ms".to_owned()),
                 };
-                if let Some(BeatAnswer { seen, members, .. }) = answer {
+                if let Some(BeatAnswer { members, .. }) = answer {
                     self.membership.members = members;
-                    self.membership.seen = Some((seen, self.context.clock.now()));
                 }
                 member.on_beat(answer, self.context.clock.now());
                 let State::Up = member.standing().state(self.context.clock.now()) else {
@@ -127,6 +130,7 @@ impl Keeper {
                 if timeout(DEADLINE, self.endpoints.has_moved(&link.server)).await.unwrap_or(false) {
                     return End::Lost("the Sentinels have named another master".to_owned());
                 }
+                self.check_users(&mut link, &mut missed).await;
             }
             tokio::select! {
                 () = self.context.clock.sleep_until(member.next_wakeup()) => {}
@@ -135,6 +139,22 @@ impl Keeper {
                     return End::Stopped;
                 }
             }
+        }
+    }
+
+    /// Replaces the client of a cluster after three checks without an answer. It follows the cluster by itself, but may
+    /// hang on a node that does not answer.
+    async fn check_users(&self, link: &mut Link, missed: &mut u32) {
+        let UserConnection::Cluster(users) = &mut link.users else { return };
+        let check = redis::cmd("GET").arg(NAMES).to_owned();
+        match timeout(DEADLINE, check.query_async::<redis::Value>(users)).await {
+            Ok(Ok(_)) => *missed = 0,
+            Ok(Err(_)) | Err(_) => *missed += 1,
+        }
+        if *missed >= CHECKS
+            && let Ok(Ok(users)) = timeout(DEADLINE, self.endpoints.connect_users(&link.connection)).await
+        {
+            (link.users, *missed) = (users, 0);
         }
     }
 
@@ -147,8 +167,9 @@ impl Keeper {
         let prepared = timeout(DEADLINE * 4, self.prepare(&mut connection)).await;
         let names = prepared.unwrap_or_else(|_| Err(endpoint::timed_out())).map_err(failed)?;
         let names = names.map_err(|why| format!("{address}: {why}"))?;
+        let users = self.endpoints.connect_users(&connection).await.map_err(failed)?;
         self.links += 1;
-        let mut link = Link { connection, names, server: server.clone(), number: self.links };
+        let mut link = Link { connection, users, names, server: server.clone(), number: self.links };
         let Some(Request::Join { share, members, largest }) = member.poll(self.context.clock.now()) else {
             return Err("not ready to join".to_owned());
         };
@@ -201,7 +222,6 @@ impl Keeper {
         self.context.metrics.store_state.set(if link.is_some() { 1.0 } else { 0.0 });
         self.watched.view.send_modify(|view| {
             (view.link, view.why, view.members) = (link, why, self.membership.members);
-            view.seen = self.membership.seen.or(view.seen);
         });
         self.watched.standing.send_replace(member.standing());
     }

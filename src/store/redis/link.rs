@@ -6,15 +6,17 @@ use redis::Client;
 use redis::aio::MultiplexedConnection;
 
 use super::names::Names;
-use crate::clock::Moment;
-use crate::policy::fleet::ServerTime;
+use super::user_connection::UserConnection;
 
 /// A connection that works as far as is known. Cheap to clone; commands of all clones share it.
 #[derive(Clone)]
 pub struct Link {
+    /// To the server that has the members, the budget and the events.
     pub connection: MultiplexedConnection,
+    /// To those that have what belongs to users.
+    pub users: UserConnection,
     pub names: Names,
-    /// The server that it leads to.
+    /// The server of `connection`.
     pub server: Client,
     /// Tells the links of a process apart.
     pub number: u64,
@@ -29,17 +31,4 @@ pub struct View {
     pub why: Option<Arc<str>>,
     /// The live and missing members at the last beat.
     pub members: u32,
-    /// The store's time at the last beat, and when its answer came.
-    pub seen: Option<(ServerTime, Moment)>,
-}
-
-impl View {
-    /// A past moment on the store's clock, or a little earlier; `None` before the first beat.
-    ///
-    /// The store's time was read before its answer came, so the result never lies after the moment.
-    pub fn server_time(&self, moment: Moment) -> Option<ServerTime> {
-        let (seen, answered) = self.seen?;
-        let past = u64::try_from(answered.since(moment).as_micros()).ok()?;
-        Some(ServerTime::from_micros(seen.as_micros().saturating_sub(past)))
-    }
 }

@@ -10,6 +10,7 @@ use super::event::TokenPrint;
 use super::link::Link;
 use super::names::RecordNames;
 use super::sealer::Kind;
+use super::user_connection::UserConnection;
 use crate::clock::Moment;
 use crate::metrics::LookOutcome;
 use crate::policy::fleet::ServerTime;
@@ -122,13 +123,17 @@ impl Place<'_> {
     pub async fn open(&self, link: &mut Link, flight: FlightId, at_least: Duration) -> RedisResult<Opened> {
         let sent = self.context.clock.now();
         let answer = match self.look(link, flight, at_least, false).await? {
-            Answer::Found(now, stored) => match self.read(&stored, at_least, now, sent) {
-                Some(record) => return Ok(Opened::Found(Box::new(record))),
-                None => {
-                    self.context.metrics.store_records_rejected_total.inc();
-                    (self.look(link, flight, at_least, true).await?, true)
+            Answer::Found(now, stored) => {
+                match self.read(&stored, at_least, now, sent) {
+                    Some((record, times)) => {
+                        if !self.is_void_elsewhere(link, times, now, sent).await? {
+                            return Ok(Opened::Found(Box::new(record)));
+                        }
+                    }
+                    None => self.context.metrics.store_records_rejected_total.inc(),
                 }
-            },
+                (self.look(link, flight, at_least, true).await?, true)
+            }
             answer => (answer, false),
         };
         Ok(match answer {
@@ -147,10 +152,10 @@ impl Place<'_> {
         is_useless: bool,
     ) -> RedisResult<Answer> {
         let mut open = self.context.scripts.open.key(&self.names.token);
-        open.key(&self.names.lease).key(&self.names.sign_outs);
+        open.key(&self.names.lease).key(self.sign_outs(link).0);
         open.arg(flight.to_string()).arg(LIFE.as_millis() as u64).arg(at_least.as_micros() as u64);
         open.arg(u8::from(is_useless));
-        let answer: Vec<Value> = open.invoke_async(&mut link.connection).await?;
+        let answer: Vec<Value> = open.invoke_async(&mut link.users).await?;
         let mut fields = answer.into_iter();
         let mut next = || fields.next().unwrap_or(Value::Nil);
         let (found, now) = (from_redis_value::<String>(next())?, from_redis_value(next())?);
@@ -163,8 +168,35 @@ impl Place<'_> {
         }
     }
 
+    /// The sign-outs that a script can compare, and those in other hash slots of a cluster.
+    fn sign_outs(&self, link: &Link) -> (&[String], &[String]) {
+        let near = match link.users {
+            UserConnection::Server(_) => self.names.sign_outs.len(),
+            UserConnection::Cluster(_) => 1,
+        };
+        self.names.sign_outs.split_at(near)
+    }
+
+    /// Whether a sign-out in another hash slot makes a record void, which was read before at the time `now`.
+    async fn is_void_elsewhere(
+        &self,
+        link: &mut Link,
+        times: RecordTimes,
+        now: ServerTime,
+        sent: Moment,
+    ) -> RedisResult<bool> {
+        for name in self.sign_outs(link).1 {
+            let ago: Option<u64> = self.context.scripts.signed_out_ago.key(name).invoke_async(&mut link.users).await?;
+            let elapsed = self.context.clock.now().since(sent);
+            if ago.is_some_and(|ago| !times.is_opened_after(Duration::from_micros(ago), now, elapsed)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Opens a record that the store gave at its time `now`, asked at `sent`; `None` if it must not be served.
-    fn read(&self, stored: &[u8], at_least: Duration, now: ServerTime, sent: Moment) -> Option<Record> {
+    fn read(&self, stored: &[u8], at_least: Duration, now: ServerTime, sent: Moment) -> Option<(Record, RecordTimes)> {
         let (head, sealed) = stored.split_at_checked(HEAD)?;
         let times = parse_times(head)?;
         let text = self.context.sealer.open(Kind::Record, &self.associated(head), sealed)?;
@@ -174,15 +206,26 @@ impl Place<'_> {
         }
         let StoredToken { token, life, .. } = record.token.take()?;
         let by_unix = (stamp?.unix + life).saturating_sub(self.context.clock.unix());
-        // The script has compared the sign-outs.
+        // The script has compared the sign-outs that it can read.
         let left = times.serves_for([], now, by_unix).filter(|left| *left >= at_least)?;
         // The call was sent after the record was opened, and the store answered after `sent`.
         let sent = sent - life.saturating_sub(left);
         record.token = Some(StoredToken { token, sent, life });
-        Some(record)
+        Some((record, times))
+    }
+
+    /// The time of a call that was sent without a look, on the store's clock, or a little earlier.
+    pub async fn opened_at(&self, link: &mut Link, sent: Moment) -> RedisResult<OpenedAt> {
+        let now: u64 = self.context.scripts.now.key(&self.names.token).invoke_async(&mut link.users).await?;
+        // The answer came after its time was read, so the result never lies after the call.
+        let past = self.context.clock.now().since(sent).as_micros();
+        let time = now.saturating_sub(u64::try_from(past).unwrap_or(u64::MAX));
+        Ok(OpenedAt { time: ServerTime::from_micros(time), is_useless: false })
     }
 
     /// Stores a record that was opened then, unless the stored one lasts as long, and gives the lease back.
+    ///
+    /// Sign-outs in other hash slots of a cluster are not compared: they make the record void when it is read.
     pub async fn land(
         &self,
         link: &mut Link,
@@ -192,9 +235,9 @@ impl Place<'_> {
     ) -> RedisResult<Landing> {
         let Some(stored) = self.write(opened.time, record) else { return Ok(Landing::Refused) };
         let mut land = self.context.scripts.land.key(&self.names.token);
-        land.key(&self.names.lease).key(&self.names.rejected).key(&self.names.sign_outs);
+        land.key(&self.names.lease).key(&self.names.rejected).key(self.sign_outs(link).0);
         land.arg(flight.to_string()).arg(stored).arg(u8::from(opened.is_useless));
-        let landing: String = land.invoke_async(&mut link.connection).await?;
+        let landing: String = land.invoke_async(&mut link.users).await?;
         match landing.as_str() {
             "stored" => Ok(Landing::Stored),
             "kept" => Ok(Landing::Kept),
@@ -226,7 +269,7 @@ impl Place<'_> {
         let life = u64::try_from(life.as_millis()).unwrap_or(u64::MAX).max(1);
         commands.cmd("SET").arg(&self.names.least).arg(1).arg("NX").arg("PX").arg(life);
         commands.cmd("PTTL").arg(&self.names.least);
-        let (counted, left): (Option<String>, i64) = commands.query_async(&mut link.connection).await?;
+        let (counted, left): (Option<String>, i64) = commands.query_async(&mut link.users).await?;
         let of_another = LeastCall::OfAnother(Duration::from_millis(left.max(0).unsigned_abs()));
         Ok(if counted.is_some() { LeastCall::Ours } else { of_another })
     }
@@ -234,13 +277,13 @@ impl Place<'_> {
     /// Renews the lease; returns whether it was still this flight's.
     pub async fn renew(&self, link: &mut Link, flight: FlightId) -> RedisResult<bool> {
         let mut renew = self.context.scripts.renew.key(&self.names.lease);
-        renew.arg(flight.to_string()).arg(LIFE.as_millis() as u64).invoke_async(&mut link.connection).await
+        renew.arg(flight.to_string()).arg(LIFE.as_millis() as u64).invoke_async(&mut link.users).await
     }
 
     /// Gives the lease back.
     pub async fn release(&self, link: &mut Link, flight: FlightId) -> RedisResult<()> {
         let mut release = self.context.scripts.release.key(&self.names.lease);
-        release.arg(flight.to_string()).invoke_async(&mut link.connection).await
+        release.arg(flight.to_string()).invoke_async(&mut link.users).await
     }
 }
 

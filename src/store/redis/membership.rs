@@ -7,7 +7,6 @@ use redis::RedisResult;
 use super::context::Context;
 use super::link::Link;
 use super::names::{MEMBERS, NAMES};
-use crate::clock::Moment;
 use crate::metrics::MemberState;
 use crate::policy::admission::budget::Budget;
 use crate::policy::fleet::member::{BeatAnswer, LIVE, MISSING, UP};
@@ -24,8 +23,6 @@ pub struct Membership {
     pub sealed_names: Vec<u8>,
     /// The members at the last beat.
     pub members: u32,
-    /// The store's time at the last beat, and when its answer came.
-    pub seen: Option<(ServerTime, Moment)>,
 }
 
 impl Membership {

@@ -31,7 +31,7 @@ pub struct RecordNames {
     pub lease: String,
     pub rejected: String,
     pub least: String,
-    /// The sign-outs of each of its users and of the workspace.
+    /// The sign-outs of each of its users, in order, and of the workspace. The first one has the same hash slot.
     pub sign_outs: Vec<String>,
 }
 
@@ -73,18 +73,18 @@ impl Names {
         }
     }
 
-    /// The sign-out of a user, or of all users of a workspace.
+    /// The sign-out of a user, or of all users of a workspace. The latter is where the members are: in a cluster no
+    /// further node has to answer each look.
     pub fn sign_out(&self, workspace: &str, user: Option<&str>) -> String {
-        let tag = match user {
-            Some(user) => self.tag(b"user", &[workspace.as_bytes(), user.as_bytes()]),
-            None => self.tag(b"workspace", &[workspace.as_bytes()]),
-        };
-        format!("ctb:{{{tag}}}:n")
+        match user {
+            Some(user) => format!("ctb:{{{}}}:n", self.tag(b"user", &[workspace.as_bytes(), user.as_bytes()])),
+            None => format!("ctb:{{f}}:n:{}", self.tag(b"workspace", &[workspace.as_bytes()])),
+        }
     }
 
-    /// The bucket of a workspace.
+    /// The bucket of a workspace. It is where the members are: one that beats can take permits.
     pub fn bucket(&self, workspace: &str) -> String {
-        format!("ctb:{{b:{}}}", self.tag(b"budget", &[workspace.as_bytes()]))
+        format!("ctb:{{f}}:b:{}", self.tag(b"budget", &[workspace.as_bytes()]))
     }
 
     /// A member's field.

@@ -185,25 +185,25 @@ async fn deliver(context: &Context, message: &Message, view: &mut watch::Receive
 
 /// Changes the state, *then* tells: a broker that learns of the event must not find what it made void.
 pub async fn send(context: &Context, link: &mut Link, event: &Event) -> RedisResult<()> {
-    let connection = &mut link.connection;
+    let users = &mut link.users;
     match event {
         Event::SignedOut { workspace, user } => {
             let mut script = context.scripts.sign_out.key(link.names.sign_out(workspace.as_str(), user.as_deref()));
-            let _: u8 = script.arg(u64::from(Lifetime::MAX.as_secs()) * 1000).invoke_async(connection).await?;
+            let _: u8 = script.arg(u64::from(Lifetime::MAX.as_secs()) * 1000).invoke_async(users).await?;
         }
         Event::Rejected { key, print } => {
             let Some(workspace) = context.workspaces.load().get(key.workspace()).copied() else { return Ok(()) };
             let names = link.names.record(key, workspace.identity);
             let mut script = context.scripts.reject.key(names.token);
             script.key(names.rejected).arg(&print.0).arg(REFUSED.as_millis() as u64);
-            let _: u8 = script.invoke_async(connection).await?;
+            let _: u8 = script.invoke_async(users).await?;
         }
         Event::Throttled { .. } | Event::Emptied => {}
     }
     let Some(sealed) = event.seal(&context.sealer) else { return Ok(()) };
     let mut add = redis::cmd("XADD");
     add.arg(EVENTS).arg("MAXLEN").arg("~").arg(EVENTS_KEPT).arg("*").arg("e").arg(sealed);
-    add.query_async::<String>(connection).await.map(drop)
+    add.query_async::<String>(&mut link.connection).await.map(drop)
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Checks for operators: whether the settings can work, and what to change in Redis.
 
+use std::time::Duration;
+
 use redis::aio::MultiplexedConnection;
-use redis::{FromRedisValue, RedisResult};
+use redis::{Client, FromRedisValue, RedisResult};
 use tokio::time::timeout;
 
 use super::endpoint::{self, Endpoints, describe};
@@ -9,7 +11,9 @@ use super::keeper::{OLDEST, version};
 use super::names::NAMES;
 use super::sealer::{Kind, Sealer};
 use super::settings::{RedisSettings, RedisSettingsError};
-use crate::policy::fleet::member::DEADLINE;
+
+/// The longest time for all of a probe but the first connection.
+const LONGEST: Duration = Duration::from_secs(4);
 
 /// The findings of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,18 +41,46 @@ pub async fn probe(settings: RedisSettings) -> Result<Probe, String> {
     let mut connection = endpoint::connect(&server).await.map_err(|error| failed(describe(&error)))?;
     let mut probe = Probe { address: address.clone(), fine: Vec::new(), advice: Vec::new() };
     let look = async {
-        let has_replicas = probe.look_at_server(&mut connection).await?;
-        probe.look_at_names(&mut connection, &sealer).await?;
-        probe.look_at_settings(&mut connection, has_replicas).await
+        let masters = endpoints.masters(&server, &mut connection).await.map_err(|error| describe(&error))?;
+        if masters.is_empty() {
+            probe.look_at_server(&mut connection).await?;
+        } else {
+            probe.look_at_cluster(&mut connection, masters).await?;
+        }
+        probe.look_at_names(&mut connection, &sealer).await
     };
-    let looked = timeout(DEADLINE * 8, look).await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+    let looked = timeout(LONGEST, look).await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
     looked.map_err(failed)?;
     Ok(probe)
 }
 
 impl Probe {
-    /// Returns whether the server has replicas.
-    async fn look_at_server(&mut self, connection: &mut MultiplexedConnection) -> Result<bool, String> {
+    async fn look_at_cluster(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        masters: Vec<Client>,
+    ) -> Result<(), String> {
+        let info: String = run(connection, &["CLUSTER", "INFO"]).await.map_err(|error| describe(&error))?;
+        let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let (state, nodes) = (value("cluster_state").unwrap_or("unknown"), value("cluster_known_nodes").unwrap_or("?"));
+        let state = format!("cluster_state {state}, {nodes} nodes, {} masters with slots", masters.len());
+        match value("cluster_state") {
+            Some("ok") => self.fine.push(state),
+            _ => return Err(state),
+        }
+        for master in masters {
+            let address = master.get_connection_info().addr().to_string();
+            let failed = |why| format!("{address}: {why}");
+            let mut connection = endpoint::connect(&master).await.map_err(|error| failed(describe(&error)))?;
+            let mut found = Self { address: String::new(), fine: Vec::new(), advice: Vec::new() };
+            found.look_at_server(&mut connection).await.map_err(failed)?;
+            self.fine.extend(found.fine.into_iter().map(failed));
+            self.advice.extend(found.advice.into_iter().map(failed));
+        }
+        Ok(())
+    }
+
+    async fn look_at_server(&mut self, connection: &mut MultiplexedConnection) -> Result<(), String> {
         let info: String = run(connection, &["INFO"]).await.map_err(|error| describe(&error))?;
         let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         if let Some((major, minor)) = version(&info).filter(|version| *version < OLDEST) {
@@ -62,7 +94,8 @@ impl Probe {
             self.fine
                 .push("no append-only file: after a crash of Redis each broker stores its tokens again".to_owned());
         }
-        Ok(value("connected_slaves").is_some_and(|replicas| replicas != "0"))
+        let has_replicas = value("connected_slaves").is_some_and(|replicas| replicas != "0");
+        self.look_at_settings(connection, has_replicas).await
     }
 
     async fn look_at_names(&mut self, connection: &mut MultiplexedConnection, sealer: &Sealer) -> Result<(), String> {

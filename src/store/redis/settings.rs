@@ -11,7 +11,7 @@ use crate::token::WorkspaceName;
 /// Settings of the Redis store.
 #[derive(Clone, Debug)]
 pub struct RedisSettings {
-    /// `redis://`, `rediss://` or `unix://` URLs: one server, or all Sentinels.
+    /// `redis://`, `rediss://` or `unix://` URLs: one server, all Sentinels, or some nodes of a cluster.
     pub servers: Vec<Secret>,
     /// How the servers belong together.
     pub topology: Topology,
@@ -43,6 +43,8 @@ pub enum Topology {
         /// The name that the Sentinels have for the master.
         master: String,
     },
+    /// Nodes of Redis Cluster, which name the others.
+    Cluster,
 }
 
 /// The configured workspaces.
@@ -67,8 +69,16 @@ pub enum RedisSettingsError {
     )]
     Url,
     /// The number of URLs does not fit the topology.
-    #[error("store.url: the topology `single` has one URL, and `sentinel` one for each Sentinel")]
+    #[error(
+        "store.url: the topology `single` has one URL, `sentinel` one for each Sentinel, and `cluster` one or more nodes"
+    )]
     Count,
+    /// The URLs can't be those of one cluster.
+    #[error(
+        "store.url: the nodes of a cluster have no database number, and all have `redis://` or all `rediss://`, with the \
+         same user and password"
+    )]
+    Cluster,
     /// TLS without a check of the certificate.
     #[error("store.url: #insecure is not possible: name the authority of its certificate in store.ca_file")]
     Unchecked,

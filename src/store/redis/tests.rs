@@ -23,6 +23,7 @@ use super::outbox;
 use super::script::Scripts;
 use super::sealer::Sealer;
 use super::settings::{StoredWorkspace, Workspaces};
+use super::user_connection::UserConnection;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::policy::admission::budget::Budget;
@@ -78,7 +79,9 @@ impl World {
             let server = RedisServer::start(&[]).await;
             let client = ::redis::Client::open(server.url()).expect("a URL");
             let connection = client.get_multiplexed_async_connection().await.expect("a connection");
-            (server, Link { connection, names: Names::new(&[7; 32]).expect("a key"), server: client, number: 1 })
+            let users = UserConnection::Server(connection.clone());
+            let names = Names::new(&[7; 32]).expect("a key");
+            (server, Link { connection, users, names, server: client, number: 1 })
         });
         Self { runtime, _server: server, context, link, budget, now: ORIGIN }
     }
@@ -147,7 +150,7 @@ fn compare_members(world: &mut World, steps: Vec<Step>) -> TestCaseResult {
     world.forget();
     let mut model = server::Server::new(Rules(None));
     let mut seen: HashMap<usize, ServerTime> = HashMap::new();
-    let of = |id: usize| Membership { id: id.to_string(), sealed_names: b"names".to_vec(), members: 0, seen: None };
+    let of = |id: usize| Membership { id: id.to_string(), sealed_names: b"names".to_vec(), members: 0 };
     let tolerance = world.budget.period() * world.budget.departing_burst();
     for step in steps {
         let (now, context) = (world.now(), &world.context);

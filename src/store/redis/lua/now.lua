@@ -1,0 +1,3 @@
+-- Returns the time of the server that has a token.
+-- KEYS: token.
+return time()

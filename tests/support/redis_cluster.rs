@@ -1,0 +1,63 @@
+//! A real Redis Cluster of a test's own.
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use super::redis_server::RedisServer;
+
+/// Three masters and their replicas.
+pub struct RedisCluster {
+    pub servers: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// Starts a cluster whose masters have so many replicas each.
+    pub async fn start(replicas: usize) -> Self {
+        let mut servers = Vec::new();
+        let mut create = Command::new("redis-cli");
+        create.args(["--cluster", "create"]);
+        for _ in 0..3 * (1 + replicas) {
+            // By default it lies 10,000 above the other port, which may be too high.
+            let bus = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+            let port = bus.to_string();
+            let arguments = [
+                ["--cluster-enabled", "yes"],
+                ["--cluster-port", &port],
+                ["--cluster-node-timeout", "1000"],
+                ["--cluster-require-full-coverage", "no"],
+                ["--repl-diskless-sync-delay", "0"],
+            ];
+            let server = RedisServer::start(&arguments.concat()).await;
+            create.arg(format!("{}@{bus}", server.address()));
+            servers.push(server);
+        }
+        create.args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"]);
+        let created = create.output().expect("redis-cli is installed: see tests/run");
+        assert!(created.status.success(), "{created:?}");
+        for server in &servers {
+            server.wait_for_text("CLUSTER INFO", "cluster_state:ok").await;
+        }
+        Self { servers }
+    }
+
+    pub fn urls(&self) -> Vec<String> {
+        self.servers.iter().map(RedisServer::url).collect()
+    }
+
+    /// Kills the master that has such a key, once a replica has it too.
+    pub async fn kill_master_of(&mut self, pattern: &str) {
+        let mut owner = None;
+        for (index, server) in self.servers.iter().enumerate() {
+            if !server.keys(pattern).await.is_empty() {
+                let info: String = server.run(&[b"INFO", b"replication"]).await;
+                if info.contains("role:master") {
+                    server.wait_for_text("INFO replication", "state=online").await;
+                    let _: u64 = server.run(&[b"WAIT", b"1", b"10000"]).await;
+                    owner = Some(index);
+                }
+            }
+        }
+        // Without it the others are still asked.
+        self.servers.remove(owner.expect("a master has it")).kill();
+    }
+}
