@@ -24,7 +24,7 @@ pub fn party(workspace: &Workspace, key: &TokenKey, client: &str) -> u64 {
 
 /// Why a flight has no outcome.
 pub enum Halt {
-    /// It is detached, and nobody waits for it.
+    /// It is detached, and no request waits for it.
     Abandoned,
     /// The lease lapsed before a call, and another broker has called or does so.
     Lapsed,

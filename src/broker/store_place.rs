@@ -76,7 +76,7 @@ pub struct HeldLease {
     redis: Redis,
     key: TokenKey,
     id: FlightId,
-    /// What a token of the store must outlast.
+    /// The time that a token of the store must outlast.
     at_least: Duration,
     lease: Mutex<Lease>,
     clock: Clock,

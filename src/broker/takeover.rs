@@ -11,7 +11,7 @@ use crate::store::disk::Change;
 use crate::token::{Grant, UserId};
 
 impl Broker {
-    /// Applies a change. What the other broker forgot is forgotten here, also where this one has another token by now:
+    /// Applies a change. A key that the other broker forgot is forgotten here, also where this one has another token:
     /// that costs a call.
     pub(super) fn apply(&self, change: Change) {
         match change {

@@ -20,7 +20,7 @@ pub struct Notifier {
     address: Option<Arc<SocketAddr>>,
     /// The longest time between two signs of life.
     watchdog: Option<Duration>,
-    /// What the broker does while it is ready.
+    /// The status while it is ready.
     serving: Arc<str>,
 }
 

@@ -90,7 +90,7 @@ pub(super) struct Replay<'a> {
     done: Tally,
 }
 
-/// What one broker has learned.
+/// The state of one broker.
 struct Broker {
     /// In mode learned only: it has tables of megabytes.
     learner: Option<Learner<Rc<RefCell<DemandHistory>>>>,

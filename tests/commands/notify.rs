@@ -1,4 +1,4 @@
-//! What the service manager hears: `NOTIFY_SOCKET` and `WATCHDOG_USEC` of systemd.
+//! Messages to the service manager: `NOTIFY_SOCKET` and `WATCHDOG_USEC` of systemd.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

@@ -18,6 +18,18 @@ async fn assert_hits(members: &[Member], users: usize) {
     }
 }
 
+/// Asks for cached tokens during an outage: once, or for so many seconds with the command of docs/store.md.
+async fn assert_hits_in_outage(members: &[Member], users: usize) {
+    let seconds = std::env::var("FLEET_OUTAGE").map_or(0, |seconds| seconds.parse().expect("a number"));
+    let end = Clock::system().now() + Duration::from_secs(seconds);
+    loop {
+        assert_hits(members, users).await;
+        if Clock::system().now() >= end {
+            return;
+        }
+    }
+}
+
 async fn cache(members: &[Member], users: usize) {
     for member in members {
         for user in 0..users {
@@ -36,7 +48,7 @@ async fn killed_redis_costs_no_hit_and_new_users_wait_for_the_share() {
     for member in &members {
         member.wait_for_store("alone: ").await;
     }
-    assert_hits(&members, 20).await;
+    assert_hits_in_outage(&members, 20).await;
     assert_eq!(members[0].ask("new-while-alone").await.status, 200);
     fleet.redis.restart().await;
     for member in &members {
@@ -47,15 +59,14 @@ async fn killed_redis_costs_no_hit_and_new_users_wait_for_the_share() {
     assert_eq!(fleet.excess(start), 0.0);
 }
 
-#[tokio::test]
-async fn killed_node_of_a_cluster_costs_no_hit_and_its_replica_takes_over() {
-    let mut fleet = Fleet::in_cluster(40.0, 40).await;
+/// Kills the server with the members, and has a replica take over.
+async fn assert_hits_in_failover<Servers>(mut fleet: Fleet<Servers>, kill: impl AsyncFnOnce(&mut Servers)) {
     let members = fleet.brokers::<2>().await;
     cache(&members, 20).await;
     assert_eq!(fleet.users(), 20);
     assert_eq!(fleet.courier.calls().len(), 20, "the second broker found them");
     let start = Clock::system().now();
-    fleet.redis.kill_master_of("ctb:{f}:m").await;
+    kill(&mut fleet.redis).await;
     assert_hits(&members, 20).await;
     for member in &members {
         member.wait_for_store("alone: ").await;
@@ -68,6 +79,18 @@ async fn killed_node_of_a_cluster_costs_no_hit_and_its_replica_takes_over() {
     assert_eq!(members[1].ask("new-after-it").await.status, 200);
     members[0].sign_out("user-0").await;
     assert_eq!(fleet.excess(start), 0.0);
+}
+
+#[tokio::test]
+async fn killed_node_of_a_cluster_costs_no_hit_and_its_replica_takes_over() {
+    let fleet = Fleet::in_cluster(40.0, 40).await;
+    assert_hits_in_failover(fleet, async |cluster| cluster.kill_master_of("ctb:{f}:m").await).await;
+}
+
+#[tokio::test]
+async fn killed_master_of_a_sentinel_costs_no_hit_and_its_replica_takes_over() {
+    let fleet = Fleet::with_sentinel(40.0, 40).await;
+    assert_hits_in_failover(fleet, async |servers| servers.kill_master()).await;
 }
 
 #[tokio::test]
@@ -92,7 +115,7 @@ async fn stopped_redis_costs_no_hit_and_is_used_again() {
     for member in &members {
         member.wait_for_store("alone: ").await;
     }
-    assert_hits(&members, 20).await;
+    assert_hits_in_outage(&members, 20).await;
     assert_eq!(members[0].ask("new-while-alone").await.status, 200);
     fleet.redis.resume();
     for member in &members {

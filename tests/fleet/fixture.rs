@@ -14,6 +14,7 @@ use crate::support::broker::API_KEY;
 use crate::support::child::{Program, Running};
 use crate::support::http::{self, Answer, CLIENT_KEY, HttpRequest};
 use crate::support::redis_cluster::RedisCluster;
+use crate::support::redis_sentinel::{MASTER, RedisSentinel};
 use crate::support::redis_server::RedisServer;
 
 /// Longer than any step takes, on a busy machine too.
@@ -62,6 +63,15 @@ impl Fleet<RedisCluster> {
     }
 }
 
+impl Fleet<RedisSentinel> {
+    /// The same with a Sentinel, whose master has a replica.
+    pub async fn with_sentinel(rate: f64, burst: u32) -> Self {
+        let servers = RedisSentinel::start().await;
+        let urls = vec![servers.sentinel.url()];
+        Self::with(servers, (urls, "sentinel"), rate, burst).await
+    }
+}
+
 impl<Servers> Fleet<Servers> {
     async fn with(redis: Servers, (urls, topology): (Vec<String>, &'static str), rate: f64, burst: u32) -> Self {
         let courier = Simulator::new(Some(API_KEY.to_owned()), Faults::default(), Clock::system());
@@ -95,10 +105,11 @@ impl<Servers> Fleet<Servers> {
         let settings = self.folder.path().join("settings.toml");
         let text = format!(
             "[store]\nkind = \"redis\"\nurl = {:?}\nkey_file = {:?}\ntimeout = \"1s\"\nbrokers = 4\n\
-             topology = {:?}\n[workspaces.default.budget]\nrequests_per_second = {:?}\nburst = {}\n",
+             topology = {:?}\n{}[workspaces.default.budget]\nrequests_per_second = {:?}\nburst = {}\n",
             self.urls,
             self.folder.path().join("store.key"),
             self.topology,
+            if self.topology == "sentinel" { format!("sentinel_master = {MASTER:?}\n") } else { String::new() },
             self.rate,
             self.burst,
         );

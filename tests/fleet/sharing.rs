@@ -1,4 +1,4 @@
-//! What brokers share: tokens, calls under way, sign-outs and rejections.
+//! Brokers share tokens, calls under way, sign-outs and rejections.
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@ use courier_token_broker::secrets::Secret;
 use courier_token_broker::store::redis::{RedisSettings, Topology};
 
 use crate::fleet::{connect, settings, token_key};
+use crate::support::redis_sentinel::RedisSentinel;
 use crate::support::redis_server::RedisServer;
 
 fn sentinel_settings(sentinels: &[&str], member: &str) -> RedisSettings {
@@ -16,25 +17,19 @@ fn sentinel_settings(sentinels: &[&str], member: &str) -> RedisSettings {
 
 #[tokio::test]
 async fn brokers_follow_a_failover() {
-    let mut master = RedisServer::start(&[]).await;
-    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
-    let sentinel = RedisServer::start(&["--sentinel"]).await;
-    sentinel.say(&format!("SENTINEL MONITOR tokens 127.0.0.1 {} 1", master.port)).await;
-    sentinel.say("SENTINEL SET tokens down-after-milliseconds 500").await;
-    sentinel.say("SENTINEL SET tokens failover-timeout 5000").await;
+    let mut servers = RedisSentinel::start().await;
     let mut dead = RedisServer::start(&[]).await;
     dead.kill();
-    let broker = connect(sentinel_settings(&[&dead.url(), &sentinel.url()], "one"));
+    let broker = connect(sentinel_settings(&[&dead.url(), &servers.sentinel.url()], "one"));
     broker.wait_until_up().await;
     let key = token_key("user_id:anna inbox:read");
     assert_eq!(broker.land(&key, "token-1", 1000).await, Landing::Stored);
-    replica.wait_for_key("*:t:*").await;
-    sentinel.wait_for_text("INFO sentinel", "slaves=1").await;
-    master.kill();
+    servers.replica.wait_for_key("*:t:*").await;
+    servers.kill_master();
     broker.wait_until_away().await;
     broker.wait_until_up().await;
     assert_eq!(broker.token(&key).await.as_deref(), Some("token-1"), "it was replicated");
-    assert!(replica.keys("ctb:{f}:m").await.len() == 1);
+    assert!(servers.replica.keys("ctb:{f}:m").await.len() == 1);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ pub mod log_lines;
 pub mod manager;
 pub mod pki;
 pub mod redis_cluster;
+pub mod redis_sentinel;
 pub mod redis_server;
 pub mod refusal;
 pub mod relay;

@@ -13,7 +13,7 @@ use crate::clock::{Clock, Moment};
 use crate::store::record::Record;
 use crate::token::TokenKey;
 
-/// What another process wrote, or what follows from it.
+/// A change that another process wrote, or that follows from one.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change {
     /// It stored a token.

@@ -50,7 +50,7 @@ pub struct Outbox {
     context: Arc<Context>,
 }
 
-/// What Redis has not made void yet, with the number of messages that will.
+/// The tokens that Redis has not made void yet, with the number of messages that will.
 #[derive(Default)]
 struct Pending(Mutex<HashMap<Void, usize>>);
 
