@@ -79,8 +79,10 @@ fn start(kind: &str, hits: u64, redis: &str, is_counted: bool) -> u64 {
     let output = command.stdout(Stdio::inherit()).output().expect("valgrind is installed");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
-    let line = text.lines().find_map(|line| line.split_once("I refs:")).map(|(_, count)| count.trim().replace(',', ""));
-    line.map_or(0, |count| count.parse().expect("a number"))
+    // Such as `==1234== I   refs:      7,315,516`.
+    let line = text.lines().find_map(|line| line.split_once(" I ")?.1.trim().strip_prefix("refs:"));
+    let count = line.map(|count| count.trim().replace(',', "").parse().expect("a number"));
+    if is_counted { count.expect("valgrind counts") } else { 0 }
 }
 
 async fn run(kind: &str, hits: u64) {
