@@ -45,12 +45,7 @@ impl Broker {
         self.0.runtime.spawn(async move {
             let mut filling = None;
             while let Some(event) = events.recv().await {
-                if event == Event::Emptied {
-                    let before = filling.replace(broker.fill(redis.clone()));
-                    before.inspect(JoinHandle::abort);
-                } else {
-                    broker.on_event(event).await;
-                }
+                broker.on_event(event, &redis, &mut filling).await;
             }
         });
     }
@@ -80,8 +75,8 @@ impl Broker {
         counted
     }
 
-    /// Does in memory what another broker tells.
-    async fn on_event(&self, event: Event) {
+    /// Does in memory what another broker tells; fills Redis if it has forgotten everything.
+    async fn on_event(&self, event: Event, redis: &Redis, filling: &mut Option<JoinHandle<()>>) {
         match event {
             Event::SignedOut { workspace, user: Some(user) } => {
                 if let Ok(user) = UserId::new(&user) {
@@ -99,7 +94,10 @@ impl Broker {
                     workspace.dispatcher.pause(pause);
                 }
             }
-            Event::Emptied => {}
+            Event::Emptied => {
+                let before = filling.replace(self.fill(redis.clone()));
+                before.inspect(JoinHandle::abort);
+            }
         }
     }
 
