@@ -168,8 +168,8 @@ impl App {
         self.live.fixed.runtime.clone()
     }
 
-    /// Runs until `stop` resolves, which it polls once it serves. Then it sets not ready, serves for the shutdown delay, accepts no more,
-    /// and waits for open requests up to the shutdown timeout.
+    /// Runs until `stop` resolves, which is polled first once requests are served. Then it sets not ready, serves for the
+    /// shutdown delay, accepts no more, and waits for open requests up to the shutdown timeout.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { listeners, admin_listener, live, admin, broker, readiness, upstream, .. } = self;
         let mut background = broker.start();

@@ -54,7 +54,7 @@ async fn token_below_its_floor_or_from_before_a_purge_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_other_broker_forgot_is_forgotten() {
+async fn removal_by_the_other_broker_removes_the_token_here() {
     let forget_user = Change::ForgetUser { workspace: "default".into(), user: "jane".into() };
     let all =
         [Change::ForgetKey(key("jane")), forget_user, Change::ForgetWorkspace("default".into()), Change::ForgetAll];
