@@ -5,6 +5,11 @@ mod command;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
+
+/// With glibc's allocator, a start with two million tokens takes a third more CPU time, and more memory at its end.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     match command::Cli::parse().run() {

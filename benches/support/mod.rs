@@ -5,6 +5,11 @@ use std::collections::BTreeMap;
 use courier_token_broker::auth::Digest;
 use courier_token_broker::config::{Layers, Raw, RawClient, RawWorkspace, Settings};
 use courier_token_broker::secrets::Secret;
+use mimalloc::MiMalloc;
+
+/// That of the program.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The client's key, as long as keys of `client-key`.
 pub const CLIENT_KEY: &str = "ctb_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";

@@ -1,6 +1,7 @@
 //! A secondary index: finds token keys by a user or by a token.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hash};
 
 use foldhash::quality::RandomState;
@@ -21,10 +22,12 @@ type Shard = HashMap<Handle, Keys, RandomState>;
 
 /// The keys of one handle.
 enum Keys {
-    /// A key appears as often as it was added. Most handles have one.
+    /// Most handles have one key, which is here without an allocation of its own.
+    One(TokenKey),
+    /// A key appears as often as it was added.
     Few(Vec<TokenKey>),
     /// How often each key was added: a client can make up any number of keys for a user.
-    Many(HashMap<TokenKey, u32, RandomState>),
+    Many(Box<HashMap<TokenKey, u32, RandomState>>),
 }
 
 /// Up to this many keys are searched one by one.
@@ -33,6 +36,7 @@ const FEW: usize = 32;
 impl Keys {
     fn add(&mut self, key: &TokenKey) {
         match self {
+            Self::One(one) => *self = Self::Few(vec![one.clone(), key.clone()]),
             Self::Few(keys) if keys.len() < FEW => {
                 keys.reserve_exact(1);
                 keys.push(key.clone());
@@ -42,18 +46,21 @@ impl Keys {
                 for key in keys.drain(..).chain([key.clone()]) {
                     *many.entry(key).or_default() += 1;
                 }
-                *self = Self::Many(many);
+                *self = Self::Many(Box::new(many));
             }
             Self::Many(keys) => *keys.entry(key.clone()).or_default() += 1,
         }
     }
 
-    fn remove(&mut self, key: &TokenKey) {
+    /// Removes one occurrence of a key; returns whether it was the last key.
+    fn remove(&mut self, key: &TokenKey) -> bool {
         match self {
+            Self::One(one) => one == key,
             Self::Few(keys) => {
                 if let Some(place) = keys.iter().position(|other| other == key) {
                     keys.swap_remove(place);
                 }
+                keys.is_empty()
             }
             Self::Many(keys) => {
                 if let Some(count) = keys.get_mut(key) {
@@ -62,19 +69,23 @@ impl Keys {
                         keys.remove(key);
                     }
                 }
+                keys.is_empty()
             }
         }
     }
 
-    fn is_empty(&self) -> bool {
+    /// At least the number of different keys: of few keys, each occurrence counts.
+    fn count(&self) -> usize {
         match self {
-            Self::Few(keys) => keys.is_empty(),
-            Self::Many(keys) => keys.is_empty(),
+            Self::One(_) => 1,
+            Self::Few(keys) => keys.len(),
+            Self::Many(keys) => keys.len(),
         }
     }
 
     fn to_vec(&self) -> Vec<TokenKey> {
         match self {
+            Self::One(key) => vec![key.clone()],
             Self::Few(keys) => keys.clone(),
             Self::Many(keys) => keys.keys().cloned().collect(),
         }
@@ -112,17 +123,24 @@ impl Index {
 
     /// Adds a key.
     pub fn add(&self, handle: Handle, key: &TokenKey) {
-        self.shard(handle).entry(handle).or_insert(Keys::Few(Vec::new())).add(key);
+        match self.shard(handle).entry(handle) {
+            Entry::Occupied(keys) => keys.into_mut().add(key),
+            Entry::Vacant(place) => _ = place.insert(Keys::One(key.clone())),
+        }
     }
 
     /// Removes one occurrence of a key.
     pub fn remove(&self, handle: Handle, key: &TokenKey) {
         let mut shard = self.shard(handle);
         let Some(keys) = shard.get_mut(&handle) else { return };
-        keys.remove(key);
-        if keys.is_empty() {
+        if keys.remove(key) {
             shard.remove(&handle);
         }
+    }
+
+    /// At least the number of different keys under this handle.
+    pub fn count(&self, handle: Handle) -> usize {
+        self.shard(handle).get(&handle).map_or(0, Keys::count)
     }
 
     /// The keys under this handle.
@@ -134,6 +152,7 @@ impl Index {
     #[cfg(test)]
     pub fn len(&self) -> usize {
         let keys = |keys: &Keys| match keys {
+            Keys::One(_) => 1,
             Keys::Few(keys) => keys.len(),
             Keys::Many(keys) => keys.values().map(|count| *count as usize).sum(),
         };

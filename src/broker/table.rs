@@ -76,6 +76,11 @@ impl KeyTable {
         self.index.find(self.index.handle(value))
     }
 
+    /// At least the number of keys that [`KeyTable::keys_of`] returns.
+    pub fn count_keys_of(&self, value: impl Hash) -> usize {
+        self.index.count(self.index.handle(value))
+    }
+
     /// Stores a token in the key's locked entry, and the entry in the table, for these owners.
     ///
     /// The caller makes room.

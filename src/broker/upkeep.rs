@@ -34,10 +34,10 @@ impl Broker {
         let (table, most) = (&self.0.table, self.0.settings.keys_per_user);
         let workspace = stored.key.workspace();
         for user in stored.key.users() {
-            let keys = table.keys_of((workspace, user));
-            if keys.len() <= most {
+            if table.count_keys_of((workspace, user)) <= most {
                 continue;
             }
+            let keys = table.keys_of((workspace, user));
             let is_of_user = |key: &&TokenKey| key.workspace() == workspace && key.users().any(|name| name == user);
             let entries = keys.iter().filter(is_of_user).filter_map(|key| table.get(key));
             let mut held: Vec<_> = entries.filter(|entry| entry.owners.has(owner)).collect();

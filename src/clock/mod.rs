@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 pub use moment::Moment;
-use stamp::Reading;
-pub use stamp::{BootId, Stamp};
+pub use stamp::{BootId, Reading, Stamp};
 
 /// Reads the time and waits for it. Cheap to copy.
 #[derive(Clone, Copy, Debug)]
@@ -64,12 +63,8 @@ impl Clock {
         self.read().stamp(moment)
     }
 
-    /// The moment of a stamp of this or another process; `None` if a clock says that it is in the future.
-    pub fn restore(&self, stamp: Stamp) -> Option<Moment> {
-        self.read().restore(stamp)
-    }
-
-    fn read(&self) -> Reading {
+    /// Reads all clocks, to restore stamps.
+    pub fn read(&self) -> Reading {
         let (now, unix) = (self.now(), self.unix());
         let boot = match self.0 {
             Source::System => Anchor::get().boot_id.map(|id| (id, Duration::from_nanos(since_boot_nanos()))),
@@ -201,7 +196,7 @@ mod tests {
         let clock = Clock::system();
         for age in [0, 1, 86_400, 40_000_000].map(Duration::from_secs) {
             let moment = clock.now() - age;
-            let restored = clock.restore(clock.stamp(moment)).expect("a moment in the past");
+            let restored = clock.read().restore(clock.stamp(moment)).expect("a moment in the past");
             let apart = restored.since(moment) + moment.since(restored);
             assert!(apart < Duration::from_secs(60), "{age:?}: {apart:?}");
         }

@@ -18,9 +18,12 @@ pub type BootId = [u8; 16];
 
 /// All clocks at one moment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reading {
+pub struct Reading {
+    /// The moment.
     pub now: Moment,
+    /// The Unix clock then.
     pub unix: Duration,
+    /// The boot clock then.
     pub boot: Option<(BootId, Duration)>,
 }
 
@@ -32,7 +35,7 @@ impl Reading {
         Stamp { unix: (self.unix + ahead).saturating_sub(past), boot }
     }
 
-    /// The moment of a stamp; `None` if a clock says that it is in the future.
+    /// The moment of a stamp of this or another process; `None` if a clock says that it is in the future.
     ///
     /// Its age is the greater of what the clocks say, so that setting a clock back lengthens no life.
     pub fn restore(&self, stamp: Stamp) -> Option<Moment> {

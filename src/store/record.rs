@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::codec::{Fields, put_bytes, put_text};
 use super::identity::WorkspaceIdentity;
-use crate::clock::{Clock, Moment, Stamp};
+use crate::clock::{Clock, Moment, Reading, Stamp};
 use crate::token::{Token, TokenKey, WorkspaceName};
 
 /// The record of a token key in a store.
@@ -102,10 +102,10 @@ impl ReadRecord {
     /// future by any clock, is left out.
     ///
     /// `behind` is how far the Unix clock was set back at least since the store was written.
-    pub(super) fn restore(mut self, clock: Clock, behind: Duration) -> Record {
-        let sent = self.sent.and_then(|sent| clock.restore(sent)).map(|sent| sent - behind);
+    pub(super) fn restore(mut self, clocks: &Reading, behind: Duration) -> Record {
+        let sent = self.sent.and_then(|sent| clocks.restore(sent)).map(|sent| sent - behind);
         self.record.token = self.record.token.zip(sent).and_then(|(token, sent)| {
-            let is_valid = sent + token.life > clock.now();
+            let is_valid = sent + token.life > clocks.now;
             is_valid.then_some(StoredToken { sent, ..token })
         });
         self.record

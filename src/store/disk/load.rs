@@ -214,12 +214,13 @@ impl Loading {
             is_workspace_forgotten(key.workspace(), sequence) || !forgotten_users.is_empty() && key.users().any(by_user)
         };
         // The Unix clock has been set back at least this far, so that all other ages are wrong by as much.
-        let behind = latest.saturating_sub(clock.unix());
+        let clocks = clock.read();
+        let behind = latest.saturating_sub(clocks.unix);
         let records = records.into_iter().filter_map(|record| {
             let (sequence, record) = record?;
             let key = &record.record.key;
             let is_kept = identities.get(key.workspace()) == Some(&record.identity) && !is_forgotten(key, sequence);
-            is_kept.then(|| record.restore(clock, behind))
+            is_kept.then(|| record.restore(&clocks, behind))
         });
         let models = models.into_iter().filter(|(name, (sequence, identity, _))| {
             identities.get(name) == Some(identity) && !is_workspace_forgotten(name.as_str(), *sequence)

@@ -92,7 +92,7 @@ impl Log {
     /// The record that another process wrote, if its workspace is one of these.
     pub fn restore(&self, record: ReadRecord) -> Option<Record> {
         let is_ours = self.identities.get(record.record.key.workspace()) == Some(&record.identity);
-        is_ours.then(|| record.restore(self.clock, Duration::ZERO))
+        is_ours.then(|| record.restore(&self.clock.read(), Duration::ZERO))
     }
 
     /// Ends the present log, if there is one, and begins the next.

@@ -278,7 +278,7 @@ fn token_of_another_boot_ages_by_the_unix_clock() {
         record.token.as_mut().expect("a token").life = life;
         let identity = WorkspaceIdentity([0; 16]);
         let read = ReadRecord { identity, sent: Some(Stamp { unix, boot }), record };
-        read.restore(CLOCK, Duration::ZERO).token
+        read.restore(&CLOCK.read(), Duration::ZERO).token
     };
     let other_boot = Some(([9; 16], DAY));
     let token = restored(other_boot, DAY).expect("a token");
