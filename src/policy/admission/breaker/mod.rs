@@ -19,8 +19,8 @@
 //! the API key counts as refused only if such a key is refused as well. Until then the response holds for
 //! its key alone.
 //!
-//! While no key has ever succeeded there is nothing to test with. Then a grave run opens the circuit, and so
-//! does the second denial, be it of the same user: a wrong API key is reported with the first request. Other users
+//! While no key has ever succeeded there is nothing to test with. Then a grave run opens the circuit, also one of
+//! 429s, and so does the second denial, be it of the same user: a wrong API key is reported with the first request. Other users
 //! get that error only after three of them were denied.
 //!
 //! # What leaves while it is open
@@ -38,9 +38,10 @@
 //!
 //! # 429
 //!
-//! A `Retry-After` is kept for its key, for at most 60 s. A suspicion that ends in 429s pauses the workspace, or the
-//! party, for as long as Courier asks for with a probe. A longer pause may be a mistake: it opens the circuit, whose
-//! probes leave each four seconds. The rate falls if keys of two parties (two keys where there is one party) get both
+//! A `Retry-After` is kept for its key, for at most 60 s. A suspicion whose probes get 429s pauses the workspace, or the
+//! party, for as long as Courier asks for with a probe. Without a probe's 429, the limits may be those of a few users: the
+//! circuit opens, and the rate stays. So it does for a longer pause, which may be a mistake: its probes leave each four
+//! seconds. The rate falls if keys of two parties (two keys where there is one party) get both
 //! tokens and 429s, unless other parties get tokens alone: a key that gets nothing but 429s has a limit of its own.
 //!
 //! # Shedding
@@ -169,7 +170,7 @@ impl Breaker {
             let rest = free_at.since(now);
             return Some(match open.cause {
                 Cause::Denied { status, .. } if self.is_denied(origin) => Hold::Denied(status),
-                Cause::Throttled(_) => Hold::Paused(rest),
+                Cause::Throttled { .. } => Hold::Paused(rest),
                 _ => Hold::Open(rest),
             });
         }
