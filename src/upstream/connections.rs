@@ -9,9 +9,11 @@
 //!
 //! A call is *late* after [`ConnectionSettings::late_after`], or twice the time of the slowest recent answer if that is
 //! more: a slow Courier does not get each call twice. If the generation has just issued tokens, a late call is given up
-//! with [`Cause::Lost`](super::Cause::Lost), so that a retry has the time to use another connection. In HTTP/2 calls share a connection, and
-//! an answer to any of them shows that it works. On a generation that is new or has no recent token, Courier is as likely
-//! the cause: the call goes on, and is reported as late, so that its flight can make another on the next generation.
+//! with [`Cause::Lost`](super::Cause::Lost), so that a retry has the time to use another connection. In HTTP/2 calls share
+//! a connection, and an answer to any of them shows that it works. On a generation that is new or has no recent token,
+//! Courier is as likely the cause: the call goes on, and is reported as late, so that its flight can make another on the
+//! next generation. However slow Courier was, that is so after twice `late_after`, or a call that hangs would keep its
+//! user waiting for the timeout.
 //!
 //! A lost call says nothing about Courier, so the circuit breaker ignores it. It is retried with a permit of its own,
 //! but takes nothing from its party's retry budget.
@@ -101,8 +103,11 @@ impl Connections {
         Checkout { connections: self, generation: Arc::clone(&state.current), key, is_alone: false, sent: now }
     }
 
-    fn late_after(&self) -> Duration {
-        self.settings.late_after.max(2 * self.state.lock().slowest)
+    /// How long a call is silent until it is late, and until its connection seems dead.
+    fn patience(&self) -> (Duration, Duration) {
+        let least = self.settings.late_after;
+        let dead_after = least.max(2 * self.state.lock().slowest);
+        (dead_after.min(2 * least), dead_after)
     }
 
     fn record_time(&self, time: Duration) {
@@ -137,25 +142,30 @@ impl<K: Hash> Checkout<'_, K> {
     /// If that cannot be told from a slow Courier, it reports a late call; the next one uses another connection.
     pub async fn wait<T>(&self, head: impl Future<Output = T>, report_late: impl FnOnce()) -> Option<T> {
         let Connections { clock, settings, .. } = self.connections;
-        let mut head = pin!(head);
-        let mut late = self.sent + self.connections.late_after();
+        let (mut head, mut report_late) = (pin!(head), Some(report_late));
+        let mut at = self.sent + self.connections.patience().0;
         loop {
             tokio::select! {
                 biased;
                 head = &mut head => return Some(head),
-                () = clock.sleep_until(late) => {}
+                () = clock.sleep_until(at) => {}
             }
-            let (now, late_after) = (clock.now(), self.connections.late_after());
-            late = self.generation.silent_since(self.sent) + late_after;
-            if late <= now {
-                if self.has_worked() {
-                    return None;
+            let (now, silent_since) = (clock.now(), self.generation.silent_since(self.sent));
+            let (late, dead) = self.connections.patience();
+            let (late, dead) = (silent_since + late, silent_since + dead);
+            if dead <= now && self.has_worked() {
+                return None;
+            }
+            if late <= now
+                && let Some(report) = report_late.take()
+            {
+                if dead <= now {
+                    self.suspect(now);
                 }
-                self.suspect(now);
                 self.generation.retire(settings.min_age, now);
-                report_late();
-                return Some(head.await);
+                report();
             }
+            at = [late, dead].into_iter().find(|at| now < *at).unwrap_or(Moment::NEVER);
         }
     }
 

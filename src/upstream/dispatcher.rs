@@ -116,7 +116,7 @@ impl Dispatcher {
     pub fn party(&self, party: Party<'_>, key: &TokenKey) -> u64 {
         match party {
             Party::Client(name) => self.hasher.hash_one((0, name)),
-            Party::Users => self.hasher.hash_one((1, self.users(key))),
+            Party::Users => self.users(key),
         }
     }
 

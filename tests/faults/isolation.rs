@@ -93,6 +93,19 @@ async fn attack_that_begins_before_any_success_hurts_no_other_client() {
         .await;
 }
 
+/// They are there first, and each is a party of its own that has not failed.
+#[tokio::test(start_paused = true)]
+async fn new_session_users_whose_calls_fail_before_any_success_hurt_no_client() {
+    no_attack_hurts(|failure| Attack {
+        is_cold: true,
+        sessions: &["storm"],
+        head: SECOND * 3,
+        every: SECOND / 5,
+        ..by(&["storm"], Keys::New, SECOND / 16)(failure)
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn mix_of_failures_hurts_no_other_client() {
     for clients in [&["storm"][..], &["storm", "squall"]] {
@@ -123,7 +136,8 @@ async fn users_whose_calls_fail_hurt_no_other_user_of_their_client() {
 #[tokio::test(start_paused = true)]
 async fn sessions_whose_calls_fail_hurt_no_other_session() {
     for (keys, pause) in [(Keys::Few(1), SECOND / 2), (Keys::Lifetimes, SECOND / 4), (Keys::Few(3), SECOND / 4)] {
-        no_attack_hurts(|failure| Attack { are_sessions: true, ..by(&["storm"], keys, pause)(failure) }).await;
+        no_attack_hurts(|failure| Attack { sessions: &["storm", "calm"], ..by(&["storm"], keys, pause)(failure) })
+            .await;
     }
 }
 

@@ -342,7 +342,7 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         let may_pass = !self.paused_for(now).is_zero() && self.breaker.may_pass(origin, now);
         let passes = may_pass && self.limit.as_mut().is_some_and(|limit| limit.take_in_pause(now));
         if passes {
-            self.breaker.on_pass(now);
+            self.breaker.on_pass(origin, now);
         }
         passes
     }

@@ -11,7 +11,7 @@ pub struct Origin {
     pub key: u64,
     /// The users of the token key. Failures of several keys of one user count once.
     pub user: u64,
-    /// The client, or with a session its user: a party's failures are held against it alone.
+    /// The client, or with a session the `user`: a party's failures are held against it alone.
     ///
     /// A renewal has no caller. Its party is the one whose request brought the key's token, since it is
     /// that party's requests that chose the key.
@@ -22,6 +22,13 @@ pub struct Origin {
     pub is_probe: bool,
     /// The call repeats one that failed. It leaves after the first calls of its line.
     pub is_retry: bool,
+}
+
+impl Origin {
+    /// Whether the call is made for a user with a session.
+    pub const fn is_session(&self) -> bool {
+        self.party == self.user
+    }
 }
 
 /// The outcome of a call, as admission counts it.

@@ -99,6 +99,20 @@ async fn slow_courier_gets_no_call_twice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn call_that_hangs_after_slow_answers_is_late_before_its_timeout() {
+    let connections = connections();
+    for _ in 0..3 {
+        answered(&connections, SECOND * 4, Version::HTTP_2).await;
+    }
+    let (checkout, late) = (connections.check_out("user", true), Cell::new(None));
+    let report = || late.set(Some(connections.clock.now().since(checkout.sent())));
+    let waited = tokio::time::timeout(TIMEOUT, checkout.wait(std::future::pending::<()>(), report)).await;
+    assert!(waited.is_err(), "a healthy call takes as long");
+    assert!(late.get().is_some_and(|late| late < SECOND * 4), "{late:?}");
+    assert!(connections.check_out("new", false).is_shared(), "it may be slow, so its connection is not suspected");
+}
+
+#[tokio::test(start_paused = true)]
 async fn failing_courier_is_not_taken_for_a_dead_connection() {
     let connections = connections();
     answered(&connections, SECOND, Version::HTTP_2).await;

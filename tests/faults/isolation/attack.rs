@@ -40,15 +40,17 @@ pub struct Attack {
     pub pause: Duration,
     /// The failures of their calls, in turn.
     pub failures: Vec<Failure>,
-    /// How often the calm client asks for a new user, and how many times.
+    /// When the calm client begins.
+    pub head: Duration,
+    /// How often it asks for a new user, and how many times.
     pub every: Duration,
     pub length: usize,
     /// The calm client has had no token before.
     pub is_cold: bool,
     /// The failing keys had tokens, which are due for renewal.
     pub had_tokens: bool,
-    /// All callers are users with sessions.
-    pub are_sessions: bool,
+    /// The callers that are users with sessions.
+    pub sessions: &'static [&'static str],
     /// Each third call of the calm client fails for a moment.
     pub hiccups: bool,
     pub setup: TestSetup,
@@ -61,11 +63,12 @@ impl Default for Attack {
             keys: Keys::New,
             pause: SECOND,
             failures: Vec::new(),
+            head: 300 * MS,
             every: SECOND,
             length: 60,
             is_cold: false,
             had_tokens: false,
-            are_sessions: false,
+            sessions: &[],
             hiccups: false,
             setup: TestSetup { rate: 20.0, burst: 20, ..TestSetup::default() },
         }
@@ -107,9 +110,9 @@ impl Attack {
         let mut asked = Vec::new();
         let mut served = Served::default();
         let (start, mut attacks, mut news) = (test.clock.now(), 0_u32, 0_u32);
-        let end = start + self.every * u32::try_from(self.length).expect("few");
+        let end = start + self.head + self.every * u32::try_from(self.length).expect("few");
         while test.clock.now() < end {
-            let (attack, new) = (start + self.pause * attacks, start + 300 * MS + self.every * news);
+            let (attack, new) = (start + self.pause * attacks, start + self.head + self.every * news);
             test.pass_until(attack.min(new)).await;
             if attack <= new {
                 test.spawn(self.failing_request(attacks as usize));
@@ -187,7 +190,7 @@ impl Attack {
     }
 
     fn request(&self, client: &'static str, user: &str, lifetime: &str) -> TokenRequest<'static> {
-        let actor = if self.are_sessions { Actor::Session } else { Actor::Client(client.into()) };
+        let actor = if self.sessions.contains(&client) { Actor::Session } else { Actor::Client(client.into()) };
         TokenRequest { actor, ..ask(user, lifetime) }
     }
 }

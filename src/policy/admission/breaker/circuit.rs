@@ -130,7 +130,7 @@ impl Circuit {
         let cause = match (all(suspicion.denied), all(suspicion.throttled), response) {
             (true, _, Response::Denied(status)) => Some(Cause::Denied { status, is_confirmed: true }),
             // The keys that brought the suspicion may have a longer pause of their own.
-            (_, true, Response::Throttled(_)) => Some(Cause::Throttled(suspicion.pause)),
+            (_, true, Response::Throttled(_)) => Some(Cause::Throttled { pause: suspicion.pause, is_confirmed: true }),
             _ => is_grave.then(|| match self.run.cause() {
                 // Only a key that had a token tells whether the API key is refused.
                 Cause::Denied { status, .. } => Cause::Denied { status, is_confirmed: false },
@@ -157,8 +157,8 @@ impl Circuit {
     /// Opens it.
     pub fn open(&mut self, cause: Cause, probe_gap: Duration, now: Moment) {
         let (gap, pause) = match cause {
-            Cause::Throttled(Some(pause)) if pause > LONGEST_PAUSE => (OVERLONG_GAP, OVERLONG_GAP),
-            Cause::Throttled(pause) => (FIRST_GAP, pause.unwrap_or_default()),
+            Cause::Throttled { pause: Some(pause), .. } if pause > LONGEST_PAUSE => (OVERLONG_GAP, OVERLONG_GAP),
+            Cause::Throttled { pause, .. } => (FIRST_GAP, pause.unwrap_or_default()),
             _ => (FIRST_GAP, Duration::ZERO),
         };
         let slot = || match pause {
@@ -222,7 +222,7 @@ impl Open {
         let draw = call.draw.clamp(0.0, 1.0);
         let gap = (FIRST_GAP * (1 << self.failed.min(8))).min(LAST_GAP).mul_f64(1.0 - 0.5 * draw);
         // A `Retry-After` for one key may be meant for it alone.
-        let is_paused = call.origin.is_probe || matches!(self.cause, Cause::Throttled(_));
+        let is_paused = call.origin.is_probe || matches!(self.cause, Cause::Throttled { .. });
         let (gap, pause) = match call.response {
             Response::Throttled(Some(pause)) if is_paused && pause > LONGEST_PAUSE => (OVERLONG_GAP, Duration::ZERO),
             Response::Throttled(Some(pause)) if is_paused => (gap, pause),
@@ -236,7 +236,7 @@ impl Open {
                 Cause::Denied { status, is_confirmed: is_confirmed || was_confirmed }
             }
             // A pause is kept for the keys that got it.
-            Cause::Throttled(_) => self.cause,
+            Cause::Throttled { .. } => self.cause,
             Cause::Failing => Cause::Failing,
         };
     }

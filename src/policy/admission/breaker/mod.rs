@@ -19,16 +19,17 @@
 //! the API key counts as refused only if such a key is refused as well. Until then the response holds for
 //! its key alone.
 //!
-//! While no key has ever succeeded there is nothing to test with. Then a grave run opens the circuit, and so
-//! does the second denial, be it of the same user: a wrong API key is reported with the first request. Other users
+//! While no key has ever succeeded there is nothing to test with. Then a grave run opens the circuit, also one of
+//! 429s, and so does the second denial, be it of the same user: a wrong API key is reported with the first request. Other users
 //! get that error only after three of them were denied.
 //!
 //! # What leaves while it is open
 //!
 //! Few calls a second, several at a time: at most one in 0.5 s, later in 1 to 2 s, of keys that had a
 //! token, as many of others, and as many of the broker's own. A key that failed in the last minute waits a
-//! second longer for its turn. A party that does not fail is not held back: its calls leave at four a
-//! second, ten at once. The first success closes the circuit.
+//! second longer for its turn. A client that does not fail is not held back: it sends few calls before it is known
+//! to fail. Of users with sessions that holds for each first call, however many users there are, so the calls of those
+//! who do not fail leave at four a second, ten at once. The first success closes the circuit.
 //!
 //! If the success is that of a party that failed, Courier has recovered: all circuits close, and after five
 //! seconds or more the rate restarts at the least of the budget
@@ -37,9 +38,10 @@
 //!
 //! # 429
 //!
-//! A `Retry-After` is kept for its key, for at most 60 s. A suspicion that ends in 429s pauses the workspace, or the
-//! party, for as long as Courier asks for with a probe. A longer pause may be a mistake: it opens the circuit, whose
-//! probes leave each four seconds. The rate falls if keys of two parties (two keys where there is one party) get both
+//! A `Retry-After` is kept for its key, for at most 60 s. A suspicion whose probes get 429s pauses the workspace, or the
+//! party, for as long as Courier asks for with a probe. Without a probe's 429, the limits may be those of a few users: the
+//! circuit opens, and the rate stays. So it does for a longer pause, which may be a mistake: its probes leave each four
+//! seconds. The rate falls if keys of two parties (two keys where there is one party) get both
 //! tokens and 429s, unless other parties get tokens alone: a key that gets nothing but 429s has a limit of its own.
 //!
 //! # Shedding
@@ -81,8 +83,8 @@ pub struct Breaker {
     parties: Parties,
     /// Whether a key has ever succeeded.
     has_succeeded: bool,
-    /// The calls of parties that do not fail, while the workspace's circuit is open or paused.
-    others: Pace,
+    /// The calls of session users who do not fail, while the workspace's circuit is open or paused.
+    sessions: Pace,
     /// The broker's own probes.
     probes: Pace,
     /// The least time between the broker's own probes.
@@ -107,10 +109,9 @@ const SHED_SHARE: f64 = 0.6;
 /// The time between renewals while they are shed. Half of it doubles the load on a Courier that hardly works;
 /// with twice of it, its recovery shows half as soon where no user asks.
 const SHED_INTERVAL: Duration = Duration::from_secs(1);
-/// The pace of calls of parties that do not fail while the circuit is open. With one a second, a client whose ten
-/// users come at once loses most of them; with 20, an outage of many sessions is called as often as if
-/// nothing were known.
-const OTHERS: Pace = Pace::new(Duration::from_millis(250), 10);
+/// The pace of calls of session users who do not fail while the circuit is open. With one a second, most of ten users
+/// who come at once are refused; with 20, an outage of many sessions is called as often as if nothing were known.
+const SESSIONS: Pace = Pace::new(Duration::from_millis(250), 10);
 /// The broker's own probes: two at once, then one each half second, and at most one call in ten of the budget.
 const PROBE_GAP: Duration = Duration::from_millis(500);
 const PROBE_SHARE: u32 = 10;
@@ -127,7 +128,7 @@ impl Breaker {
             workspace: Circuit::default(),
             parties: Parties::default(),
             has_succeeded: false,
-            others: OTHERS,
+            sessions: SESSIONS,
             probes: Pace::new(probe_gap, PROBE_BURST),
             probe_gap,
             next_shed_admit: Moment::default(),
@@ -169,7 +170,7 @@ impl Breaker {
             let rest = free_at.since(now);
             return Some(match open.cause {
                 Cause::Denied { status, .. } if self.is_denied(origin) => Hold::Denied(status),
-                Cause::Throttled(_) => Hold::Paused(rest),
+                Cause::Throttled { .. } => Hold::Paused(rest),
                 _ => Hold::Open(rest),
             });
         }
@@ -196,12 +197,15 @@ impl Breaker {
 
     /// Whether a call may leave in spite of what others got: its party does not fail.
     pub fn may_pass(&self, origin: &Origin, now: Moment) -> bool {
-        now >= self.others.free_at() && !self.parties.is_failing(origin.party, now)
+        let is_free = !origin.is_session() || now >= self.sessions.free_at();
+        is_free && !self.parties.is_failing(origin.party, now)
     }
 
     /// Records that a call leaves that only [`Breaker::may_pass`] admits.
-    pub fn on_pass(&mut self, now: Moment) {
-        self.others.take(now);
+    pub fn on_pass(&mut self, origin: &Origin, now: Moment) {
+        if origin.is_session() {
+            self.sessions.take(now);
+        }
     }
 
     /// Records that a permitted call leaves; returns whether it is a probe.
@@ -210,7 +214,7 @@ impl Breaker {
             return true;
         }
         if self.workspace.opening().is_some() && self.may_pass(origin, now) {
-            self.on_pass(now);
+            self.on_pass(origin, now);
             return true;
         }
         let circuit = match self.workspace.opening() {

@@ -80,7 +80,7 @@ impl Breaker {
                     let is_confirmed = if self.has_succeeded { call.origin.is_probe } else { by_many };
                     Cause::Denied { status, is_confirmed }
                 }
-                (Response::Throttled(pause), _) => Cause::Throttled(pause),
+                (Response::Throttled(pause), _) => Cause::Throttled { pause, is_confirmed: false },
                 _ => Cause::Failing,
             };
             if let Some(open) = self.workspace.opening_mut().filter(|open| call.sent >= open.since) {
@@ -91,7 +91,9 @@ impl Breaker {
             return effect;
         }
         match self.workspace.on_failure(call, context) {
-            Some(Cause::Throttled(pause)) if pause.is_none_or(|pause| pause <= LONGEST_PAUSE) => {
+            Some(Cause::Throttled { pause, is_confirmed: true })
+                if pause.is_none_or(|pause| pause <= LONGEST_PAUSE) =>
+            {
                 let pause = pause.unwrap_or_default();
                 effect.rate = Some(if pause.is_zero() { RateChange::Lower } else { RateChange::Pause(pause) });
             }

@@ -122,7 +122,8 @@ impl Run {
             Cause::Denied { status: self.status, is_confirmed: self.denied.len() >= LEAST_DENIED }
         } else if self.throttled() {
             // A party may have a longer pause of its own.
-            Cause::Throttled(self.pauses.iter().map(|(_, pause)| *pause).reduce(shorter).flatten())
+            let pause = self.pauses.iter().map(|(_, pause)| *pause).reduce(shorter).flatten();
+            Cause::Throttled { pause, is_confirmed: false }
         } else {
             Cause::Failing
         }
@@ -150,8 +151,13 @@ pub enum Cause {
         /// Keys that had a token are refused too.
         is_confirmed: bool,
     },
-    /// Courier answers 429, perhaps with the pause that it asks for.
-    Throttled(Option<Duration>),
+    /// Courier answers 429.
+    Throttled {
+        /// The pause that it asks for, if it does.
+        pause: Option<Duration>,
+        /// Keys that had a token get it too.
+        is_confirmed: bool,
+    },
 }
 
 /// A small set of hashes.

@@ -131,6 +131,25 @@ fn party_that_does_not_fail_is_not_held_back_and_closes_it_without_a_restart() {
     assert_eq!(breaker.state(now), State::Closed);
 }
 
+/// A user with a session.
+fn session(user: u64) -> Origin {
+    new(user, user)
+}
+
+#[test]
+fn session_users_who_do_not_fail_share_a_pace_and_clients_have_none() {
+    let (mut breaker, opened) = open();
+    let (mut left, seconds) = (0, 10);
+    for tick in 0..seconds * 20 {
+        let now = opened + MS * 50 * tick;
+        left += u32::from(leaves(&mut breaker, session(10_000 + u64::from(tick)), now));
+        for key in 0..2 {
+            assert!(leaves(&mut breaker, new(2, u64::from(tick) * 10 + key), now), "tick {tick}");
+        }
+    }
+    assert!((seconds * 4..=seconds * 4 + 11).contains(&left), "{left} in {seconds} s");
+}
+
 #[test]
 fn failures_of_one_party_do_not_open_it_where_there_are_several() {
     let mut breaker = breaker();

@@ -18,14 +18,18 @@ fn pause_is_kept_for_its_key_for_a_minute_at_most() {
 }
 
 #[test]
-fn pause_of_a_fifth_user_pauses_all_while_nothing_has_succeeded() {
+fn pause_of_a_fifth_user_opens_it_and_keeps_the_rate_while_nothing_has_succeeded() {
     let mut breaker = breaker();
     let pause = Throttled(Some(SECOND * 20));
     for user in 1..5 {
-        assert_eq!(end(&mut breaker, pause, new(1, user), START).rate, None);
+        assert_eq!(end(&mut breaker, pause, new(1, user), START), Effect::default());
     }
-    assert_eq!(end(&mut breaker, pause, new(1, 5), START).rate, Some(RateChange::Pause(SECOND * 20)));
-    assert!(breaker.may_pass(&new(2, 1), START) && !breaker.may_pass(&new(1, 3), START));
+    let opened = Effect { change: Some(Change::Opened), rate: None };
+    assert_eq!(end(&mut breaker, pause, new(1, 5), START), opened);
+    assert_eq!(breaker.hold(Waiting, &new(1, 6), START), Some(Hold::Paused(SECOND * 20)));
+    assert_eq!(breaker.hold(Waiting, &new(2, 1), START), None);
+    end(&mut breaker, Issued, new(2, 1), START + MS);
+    assert_eq!(breaker.hold(Waiting, &new(1, 6), START + MS), None);
 }
 
 #[test]
@@ -103,4 +107,17 @@ fn longer_pause_than_a_minute_is_probed_each_four_seconds() {
     end(&mut breaker, Issued, new(1, 5000), later);
     assert_eq!(breaker.state(later), State::Closed);
     assert_eq!(breaker.hold(Waiting, &new(1, 1), later), None, "the outage is over for its users too");
+}
+
+#[test]
+fn rate_stays_while_there_is_no_key_to_test_429s_with() {
+    let mut breaker = breaker();
+    end(&mut breaker, Issued, new(1, 1), START);
+    for party in 2..5 {
+        assert_eq!(end(&mut breaker, Throttled(None), new(party, 10 + party), START + SECOND).rate, None);
+        breaker.on_probe(ProbeScope::Workspace, false, START + SECOND);
+    }
+    assert_ne!(breaker.state(START + SECOND), State::Closed);
+    end(&mut breaker, Issued, new(1, 2), START + SECOND * 2);
+    assert_eq!(breaker.state(START + SECOND * 2), State::Closed);
 }
