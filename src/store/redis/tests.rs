@@ -14,6 +14,7 @@ use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 use tokio::runtime::Runtime;
 
 use super::context::Context;
+use super::endpoint;
 use super::event::TokenPrint;
 use super::link::Link;
 use super::lookup::{FlightId, Opened, OpenedAt, Place};
@@ -79,7 +80,8 @@ impl World {
         let (server, link) = runtime.block_on(async {
             let server = RedisServer::start(&[]).await;
             let client = ::redis::Client::open(server.url()).expect("a URL");
-            let connection = client.get_multiplexed_async_connection().await.expect("a connection");
+            // By default it would wait for half a second, which an answer takes on a busy machine.
+            let connection = endpoint::connect(&client).await.expect("a connection");
             let users = UserConnection::Server(connection.clone());
             let names = Names::new(&[7; 32]).expect("a key");
             (server, Link { connection, users, names, server: client, number: 1 })
