@@ -65,7 +65,7 @@ pub async fn call_with_retries(
         if matches!(failure, Failure::Throttled(_))
             && let Some(place) = place
         {
-            place.tell_pause(leader.key(), dispatcher);
+            place.tell_pause(workspace);
         }
         // Any party that waits may have it retried. A renewal without followers is retried by the refresher later.
         let clients = leader.with_waiters(|waiters| waiters.clients());

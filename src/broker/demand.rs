@@ -30,10 +30,12 @@ impl Demand {
         Self { quiet_until: AtomicU64::new(0), last: AtomicU64::new(0), history }
     }
 
-    /// Restores the demand of a key from its history.
-    pub fn restored(history: DemandHistory) -> Self {
+    /// The demand that a store's record has, whose pending use is added to the counts; `None` if it does not decode.
+    pub fn decode(encoded: &[u8], counts: &SharedCounts, now: Moment) -> Option<Self> {
+        let history = DemandHistory::decode(encoded, now)?;
+        counts.add(history.pending());
         let last = AtomicU64::new(history.last().as_nanos());
-        Self { quiet_until: AtomicU64::new(0), last, history: Lock::new(Order::Demand, history) }
+        Some(Self { quiet_until: AtomicU64::new(0), last, history: Lock::new(Order::Demand, history) })
     }
 
     /// The encoded history. Unlike [`Demand::history`] it leaves the next request without the lock.

@@ -7,11 +7,11 @@ use super::calls::{Halt, call_with_retries, party};
 use super::flight_task::{FlightCause, FlightTask, Obtained, Renewal};
 use super::flights::Leader;
 use super::handle::Broker;
-use super::store_place::StorePlace;
+use super::store_place::{HeldLease, StorePlace};
 use super::waiters::Waiters;
 use super::workspace::Workspace;
 use crate::policy::admission::Origin;
-use crate::policy::fleet::lease::{Lease, Look, Lookup, Next};
+use crate::policy::fleet::lease::{Look, Lookup, Next};
 use crate::store::Record;
 use crate::store::redis::Opened;
 use crate::token::{Grant, TokenKey};
@@ -67,24 +67,11 @@ impl FlightTask {
     }
 
     /// Calls Courier while the lease is held, which is renewed meanwhile.
-    async fn call_with(
-        &mut self,
-        lease: Lease,
-        key: &TokenKey,
-        at_least: Duration,
-    ) -> Result<Result<Grant, Failure>, Halt> {
-        let clock = self.broker.0.clock;
-        let lease = self.place.as_ref().map(|place| place.hold(key, at_least, lease, clock));
-        let renewal = async {
-            match &lease {
-                Some(lease) => lease.renew().await,
-                None => std::future::pending().await,
-            }
-        };
+    async fn call_with(&mut self, lease: &HeldLease) -> Result<Result<Grant, Failure>, Halt> {
         tokio::select! {
             biased;
-            called = call_with_retries(self, lease.as_ref()) => called,
-            never = renewal => match never {},
+            called = call_with_retries(self, Some(lease)) => called,
+            never = lease.renew() => match never {},
         }
     }
 
@@ -108,6 +95,8 @@ async fn obtain(task: &mut FlightTask) -> Result<Result<Obtained, Failure>, Halt
     {
         let sent = clock.now();
         let opened = place.look(&key, at_least).await;
+        // The task is needed as a whole.
+        let place = place.clone();
         let (mut look, mut found) = (opened.look(), None);
         match opened {
             Opened::Found(record) if !task.is_detached() => {
@@ -126,11 +115,14 @@ async fn obtain(task: &mut FlightTask) -> Result<Result<Obtained, Failure>, Halt
                 () = task.leader.abandoned() => return Err(Halt::Abandoned),
                 () = clock.sleep_until(at) => {}
             },
-            (Next::GiveUp, _) => return Ok(Err(Failure::Timeout)),
-            (Next::Call(lease), _) => match task.call_with(lease, &key, at_least).await {
-                Err(Halt::Lapsed) => task.leader.with_waiters(Waiters::reset_places),
-                called => return called.map(|outcome| outcome.map(Obtained::from)),
-            },
+            (Next::GiveUp, _) => return Ok(Err(Failure::LeaseHeld)),
+            (Next::Call(lease), _) => {
+                let lease = place.hold(&key, at_least, lease, clock);
+                match task.call_with(&lease).await {
+                    Err(Halt::Lapsed) => task.leader.with_waiters(Waiters::reset_places),
+                    called => return called.map(|outcome| outcome.map(Obtained::from)),
+                }
+            }
         }
     }
     call_with_retries(task, None).await.map(|outcome| outcome.map(Obtained::from))

@@ -6,7 +6,6 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::demand::Demand;
 use super::entry::{CachedToken, Entry};
 use super::flights::Leader;
 use super::handle::Broker;
@@ -21,7 +20,6 @@ use crate::policy::admission::Origin;
 use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::Reason;
 use crate::policy::refresh::learned::call_counts::CallCounts;
-use crate::policy::refresh::learned::demand::DemandHistory;
 use crate::token::Grant;
 use crate::upstream::Failure;
 
@@ -149,9 +147,7 @@ impl FlightTask {
     fn store(&self, Obtained { grant, demand }: Obtained) -> Issued {
         let Self { broker, workspace, leader, cause, .. } = self;
         let (floor, refresher) = (&broker.0.settings.floor, &workspace.refresher);
-        let window = floor.window_of(grant.life());
-        let due = refresher.draw_due(window, grant.sent());
-        let token = Arc::new(CachedToken { grant, due });
+        let token = Arc::new(refresher.cached(grant, floor));
         let is_adopted = demand.is_some();
         if !is_adopted {
             refresher.counts.add(CallCounts::CALL);
@@ -163,9 +159,8 @@ impl FlightTask {
             let demand = match cause {
                 FlightCause::Renewal(Renewal { entry, .. }) | FlightCause::Probe(entry) => Arc::clone(&entry.demand),
                 FlightCause::Request(_) => {
-                    let shared = demand.and_then(|demand| DemandHistory::decode(&demand, broker.0.clock.now()));
-                    let own = || Demand::new(window, token.grant.sent());
-                    Arc::new(shared.map_or_else(own, Demand::restored))
+                    let demand = demand.unwrap_or_default();
+                    Arc::new(refresher.demand(&demand, &token, floor, broker.0.clock.now()))
                 }
             };
             Arc::new(Entry::new(leader.key().clone(), demand))
@@ -183,7 +178,7 @@ impl FlightTask {
                 }
             };
             let mut state = entry.lock();
-            refresher.plan_renewal(&entry, &mut state, due);
+            refresher.plan_renewal(&entry, &mut state, token.due);
             broker.0.table.store(&entry, state, Arc::clone(&token), owners);
             workspace.probe_candidates.add(&entry);
             broker.0.persistence.put(&entry);

@@ -77,7 +77,7 @@ impl Broker {
             .map(|(name, dispatcher)| {
                 let metrics = metrics.workspace(&name);
                 let refresher = Refresher::new(settings.refresh, settings.extra_calls, metrics);
-                (name, Arc::new(Workspace::new(dispatcher, refresher)))
+                (name.clone(), Arc::new(Workspace::new(name, dispatcher, refresher)))
             })
             .collect();
         let table = KeyTable::new(settings.capacity, settings.client_share, settings.floor, Arc::clone(&metrics));

@@ -6,13 +6,15 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::demand::{Demand, SharedCounts};
-use super::entry::{Entry, EntryState, Plan};
+use super::entry::{CachedToken, Entry, EntryState, Plan};
 use super::locks::{Lock, Order};
 use crate::clock::Moment;
 use crate::metrics::WorkspaceMetrics;
+use crate::policy::freshness::Floor;
 use crate::policy::refresh::learned::learner::{Estimate, Learner, PrefetchAction};
 use crate::policy::refresh::{self, Draws, Mode, Reason, RenewalDecision, Stop};
 use crate::policy::schedule::{Schedule, Ticket};
+use crate::token::Grant;
 
 /// Schedules the keys of a workspace and decides about those that are due.
 ///
@@ -64,9 +66,16 @@ impl Refresher {
         }
     }
 
-    /// When a token that was requested at `sent` and has this window is due, drawn at random.
-    pub fn draw_due(&self, window: Duration, sent: Moment) -> Moment {
-        refresh::due(self.mode, window, sent, self.draw())
+    /// A token to be cached, whose due time is drawn at random.
+    pub fn cached(&self, grant: Grant, floor: &Floor) -> CachedToken {
+        let due = refresh::due(self.mode, floor.window_of(grant.life()), grant.sent(), self.draw());
+        CachedToken { grant, due }
+    }
+
+    /// The demand of a token's key: what a store's record has, or that of a new key.
+    pub fn demand(&self, encoded: &[u8], token: &CachedToken, floor: &Floor, now: Moment) -> Demand {
+        let new = || Demand::new(floor.window_of(token.grant.life()), token.grant.sent());
+        Demand::decode(encoded, &self.counts, now).unwrap_or_else(new)
     }
 
     /// Plans the renewal of a locked entry's new token, which is `due` then.

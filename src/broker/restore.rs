@@ -8,7 +8,7 @@ use std::thread;
 use parking_lot::Mutex;
 
 use super::demand::Demand;
-use super::entry::{CachedToken, Entry, Plan};
+use super::entry::{Entry, Plan};
 use super::handle::Broker;
 use super::owners::Owner;
 use super::refresher::{Outlook, Refresher};
@@ -16,7 +16,6 @@ use super::workspace::Workspace;
 use crate::audit::SESSIONS;
 use crate::clock::Moment;
 use crate::policy::refresh::Mode;
-use crate::policy::refresh::learned::demand::DemandHistory;
 use crate::policy::schedule::Ticket;
 use crate::store::Record;
 use crate::store::disk::Loaded;
@@ -109,29 +108,28 @@ impl Broker {
         if grant.is_none() && settings.refresh != Mode::Learned {
             return None;
         }
-        let life = grant.as_ref().map_or(key.lifetime().as_duration(), Grant::life);
-        let window = settings.floor.window_of(life);
-        let history = DemandHistory::decode(&demand, now);
-        let history = history.or_else(|| Some(DemandHistory::new(window, grant.as_ref()?.sent())))?;
-        refresher.counts.add(history.pending());
-        let entry = Arc::new(Entry::new(key, Arc::new(Demand::restored(history))));
+        let token = grant.map(|grant| refresher.cached(grant, &settings.floor));
+        let demand = match &token {
+            Some(token) => refresher.demand(&demand, token, &settings.floor, now),
+            None => Demand::decode(&demand, &refresher.counts, now)?,
+        };
+        let entry = Arc::new(Entry::new(key, Arc::new(demand)));
         let owners = self.owners(workspace, &entry, &owners);
         // Another thread, which makes room, may evict the entry as soon as it is stored.
         let _flights = workspace.flights.lock(&entry.key);
         let mut state = entry.lock();
-        let Some(grant) = grant else {
+        let Some(token) = token else {
             self.0.table.insert_lapsed(&entry, state, owners);
             overdue.push(Overdue { entry: Arc::clone(&entry), floor: Moment::from_nanos(0) });
             return Some(entry);
         };
-        let floor = grant.sent() + window;
-        let due = refresher.draw_due(window, grant.sent());
-        if due > now {
-            refresher.plan_renewal(&entry, &mut state, due);
+        let floor = token.floor_at(&settings.floor);
+        if token.due > now {
+            refresher.plan_renewal(&entry, &mut state, token.due);
         } else if floor > now || settings.refresh == Mode::Learned {
             overdue.push(Overdue { entry: Arc::clone(&entry), floor });
         }
-        self.0.table.store(&entry, state, Arc::new(CachedToken { grant, due }), owners);
+        self.0.table.store(&entry, state, Arc::new(token), owners);
         // Mode used would drop a token without uses.
         entry.count_use();
         Some(entry)

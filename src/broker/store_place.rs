@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::workspace::Workspace;
 use crate::clock::Clock;
 use crate::policy::fleet::lease::{Lease, Lookup, Next, RENEWAL};
 use crate::store::Record;
 use crate::store::redis::{FlightId, Opened, OpenedAt, Redis};
-use crate::token::{TokenKey, WorkspaceName};
-use crate::upstream::Dispatcher;
+use crate::token::TokenKey;
 
-/// A flight's place in the store of its fleet.
+/// A flight's place in the store of its fleet. Cheap to clone.
+#[derive(Clone)]
 pub struct StorePlace {
     redis: Redis,
     id: FlightId,
@@ -63,10 +64,9 @@ impl StorePlace {
     }
 
     /// Tells the fleet of the pause that Courier asked for, if it is new.
-    pub fn tell_pause(&self, key: &TokenKey, dispatcher: &Dispatcher) {
-        let Ok(workspace) = WorkspaceName::new(key.workspace()) else { return };
-        if let Some(pause) = dispatcher.pause_to_tell() {
-            drop(self.redis.throttle(&workspace, pause));
+    pub fn tell_pause(&self, workspace: &Workspace) {
+        if let Some(pause) = workspace.dispatcher.pause_to_tell() {
+            drop(self.redis.throttle(&workspace.name, pause));
         }
     }
 }

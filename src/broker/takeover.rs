@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use super::demand::Demand;
 use super::entry::{CachedToken, Entry};
 use super::handle::Broker;
-use crate::policy::refresh::learned::demand::DemandHistory;
 use crate::store::Record;
 use crate::store::disk::Change;
 use crate::token::{Grant, UserId};
@@ -47,9 +45,7 @@ impl Broker {
         let Record { key, token: Some(stored), demand, owners } = record else { return };
         let Some(workspace) = self.0.workspaces.get(key.workspace()) else { return };
         let grant = Grant::new(&stored.token, stored.sent, stored.life);
-        let window = settings.floor.window_of(grant.life());
-        let due = workspace.refresher.draw_due(window, grant.sent());
-        let token = CachedToken { grant, due };
+        let token = workspace.refresher.cached(grant, &settings.floor);
         // No flight of the key starts and no removal comes between the checks and the storing.
         let flights = workspace.flights.lock(&key);
         let floor = token.floor_at(&settings.floor);
@@ -60,14 +56,12 @@ impl Broker {
             return;
         }
         let entry = known.unwrap_or_else(|| {
-            let history = DemandHistory::decode(&demand, now);
-            let history = history.unwrap_or_else(|| DemandHistory::new(window, stored.sent));
-            workspace.refresher.counts.add(history.pending());
-            Arc::new(Entry::new(key, Arc::new(Demand::restored(history))))
+            let demand = workspace.refresher.demand(&demand, &token, &settings.floor, now);
+            Arc::new(Entry::new(key, Arc::new(demand)))
         });
         let owners = self.owners(workspace, &entry, &owners);
         let mut state = entry.lock();
-        workspace.refresher.plan_renewal(&entry, &mut state, due);
+        workspace.refresher.plan_renewal(&entry, &mut state, token.due);
         self.0.table.store(&entry, state, Arc::new(token), owners);
         drop(flights);
         // Mode used would drop a token without uses.

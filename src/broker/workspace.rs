@@ -9,10 +9,12 @@ use super::flights::Flights;
 use super::probe_candidates::ProbeCandidates;
 use super::refresher::Refresher;
 use crate::clock::Moment;
+use crate::token::WorkspaceName;
 use crate::upstream::Dispatcher;
 
 /// A workspace's calls, flights and renewals.
 pub struct Workspace {
+    pub name: WorkspaceName,
     pub dispatcher: Arc<Dispatcher>,
     pub refresher: Refresher,
     pub flights: Arc<Flights>,
@@ -26,8 +28,9 @@ pub struct Workspace {
 
 impl Workspace {
     /// Creates a workspace without flights and renewals.
-    pub fn new(dispatcher: Dispatcher, refresher: Refresher) -> Self {
+    pub fn new(name: WorkspaceName, dispatcher: Dispatcher, refresher: Refresher) -> Self {
         Self {
+            name,
             dispatcher: Arc::new(dispatcher),
             refresher,
             flights: Arc::new(Flights::new()),

@@ -37,6 +37,9 @@ pub enum Failure {
     /// Courier did not answer in time.
     #[error("Courier did not answer in time")]
     Timeout,
+    /// No call was made: another broker of the fleet calls for the same token, and has not ended in time.
+    #[error("another broker of the fleet called for this token and did not end in time")]
+    LeaseHeld,
     /// The answer holds no valid token.
     #[error("Courier's answer could not be read: {0}")]
     Malformed(&'static str),
@@ -81,6 +84,7 @@ impl Failure {
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Connect(_) | Self::OutOfFiles | Self::Timeout | Self::Throttled(_) | Self::OldKey => true,
+            Self::LeaseHeld => true,
             // A proxy's page or a truncated answer says nothing about the next call.
             Self::Malformed(_) | Self::Page(_) => true,
             // 301 and 308 are permanent. 302, 303 and 307 are temporary; a captive portal sends them too. No other status
@@ -134,9 +138,8 @@ impl Failure {
             Self::Credentials(_) | Self::Unconfirmed(_) | Self::OldKey => CallOutcome::Credentials,
             Self::Throttled(_) => CallOutcome::Throttled,
             Self::Unavailable(_) | Self::Loop => CallOutcome::Unavailable,
-            Self::Connect(_) | Self::OutOfFiles | Self::Stopping | Self::Limited(_) | Self::CircuitOpen(_) => {
-                CallOutcome::Connect
-            }
+            Self::Connect(_) | Self::OutOfFiles => CallOutcome::Connect,
+            Self::Stopping | Self::Limited(_) | Self::CircuitOpen(_) | Self::LeaseHeld => CallOutcome::Connect,
             Self::Timeout => CallOutcome::Timeout,
             Self::Malformed(_) | Self::Page(_) => CallOutcome::Malformed,
             Self::Mismatch => CallOutcome::Mismatch,
@@ -167,7 +170,12 @@ pub fn response(outcome: &Result<Grant, Failure>) -> Option<Response> {
         Err(Failure::Unavailable(status @ 400..=499)) if !matches!(status, 408 | 425) => Response::KeyFailed,
         Err(failure) if failure.is_inconclusive() => return None,
         Err(
-            Failure::OldKey | Failure::OutOfFiles | Failure::Stopping | Failure::CircuitOpen(_) | Failure::Limited(_),
+            Failure::OldKey
+            | Failure::OutOfFiles
+            | Failure::Stopping
+            | Failure::CircuitOpen(_)
+            | Failure::Limited(_)
+            | Failure::LeaseHeld,
         ) => return None,
         Err(_) => Response::Failed,
     })

@@ -8,8 +8,10 @@ use courier_token_broker::policy::fleet::record::Landing;
 use courier_token_broker::secrets::Secret;
 use courier_token_broker::store::redis::{Event, FlightId, LeastCall, Opened, RedisSettings, Sent, Topology, probe};
 use courier_token_broker::token::{Token, TokenKey};
+use rcgen::{DistinguishedName, SanType};
 
 use crate::fleet::{Broker, PATIENCE, connect, record, settings, token_key, workspace};
+use crate::support::pki::Authority;
 use crate::support::redis_cluster::RedisCluster;
 use crate::support::redis_server::RedisServer;
 
@@ -279,4 +281,33 @@ async fn urls_that_are_no_cluster_s_are_refused() {
         assert!(error.starts_with("store.url: the nodes of a cluster"), "{error}");
     }
     connect(cluster(&server.url())).wait_for_reason("cluster support disabled").await;
+}
+
+#[tokio::test]
+async fn brokers_share_tokens_in_a_cluster_with_tls() {
+    let authority = Authority::new();
+    let identity = authority.sign_for(&[], |params| {
+        params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
+        // OpenSSL takes a certificate with its issuer's name for one that signed itself.
+        params.distinguished_name = DistinguishedName::new();
+    });
+    let cluster = RedisCluster::start_with_tls(&authority, &identity).await;
+    let settings = |member| {
+        let mut settings = cluster_settings(&cluster, member);
+        settings.servers = cluster.tls_urls.iter().map(|url| Secret::new(url).expect("a URL")).collect();
+        settings.ca = Some(authority.pem().into_bytes());
+        settings
+    };
+    let [one, two] = ["one", "two"].map(|member| connect(settings(member)));
+    for broker in [&one, &two] {
+        broker.wait_until_up().await;
+    }
+    for (number, key) in spread_keys().iter().enumerate() {
+        let text = format!("token-{number}");
+        assert_eq!(one.land(key, &text, 1000).await, Landing::Stored);
+        assert_eq!(token(&two, key).await.as_deref(), Some(&*text));
+    }
+    let mut strange = settings("three");
+    strange.ca = Some(Authority::new().pem().into_bytes());
+    connect(strange).wait_for_reason("certificate").await;
 }

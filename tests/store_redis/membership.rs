@@ -35,15 +35,47 @@ async fn members_share_the_budget_and_a_goodbye_gives_its_share_back() {
 }
 
 #[tokio::test]
+async fn goodbye_waits_for_the_outbox() {
+    const USERS: usize = 50;
+    let server = RedisServer::start(&[]).await;
+    let broker = broker(&server, "one").await;
+    for user in 0..USERS {
+        drop(broker.redis.sign_out(&workspace(), Some(&format!("user-{user}"))));
+    }
+    broker.redis.goodbye().await;
+    assert_eq!(server.keys("ctb:*:n").await.len(), USERS);
+    assert_eq!(broker.redis.state().outbox, 0);
+}
+
+/// Runs a broker in a runtime of its own, which then ends without a goodbye.
+async fn kill_when_up(server: &RedisServer, member: &str) {
+    let settings = settings(&server.url(), member);
+    let run = move || {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async { connect(settings).wait_until_up().await });
+        runtime.shutdown_background();
+    };
+    tokio::task::spawn_blocking(run).await.expect("it was up");
+}
+
+#[tokio::test]
 async fn restart_takes_over_its_membership() {
     let server = RedisServer::start(&[]).await;
     let one = broker(&server, "one").await;
-    let killed = broker(&server, "two").await;
+    kill_when_up(&server, "two").await;
     wait_for_members(&one, 2).await;
-    // It joins without a goodbye of the one before.
     let again = broker(&server, "two").await;
     wait_for_members(&again, 2).await;
-    drop(killed);
+}
+
+#[tokio::test]
+async fn brokers_of_one_name_become_two_members() {
+    let server = RedisServer::start(&[]).await;
+    let (one, two) = (broker(&server, "one").await, broker(&server, "one").await);
+    wait_for_members(&one, 2).await;
+    wait_for_members(&two, 2).await;
+    one.wait_until_up().await;
+    two.wait_until_up().await;
 }
 
 #[tokio::test]

@@ -141,6 +141,23 @@ async fn moved_or_changed_record_is_not_served() {
     assert!(broker.metrics.store("redis").store_records_rejected_total.get() > 0);
 }
 
+/// A lease that lapsed leaves two flights that found the same damaged record.
+#[tokio::test]
+async fn damaged_record_is_replaced_but_not_the_longer_lived_one_that_took_its_place() {
+    let server = RedisServer::start(&[]).await;
+    let broker = broker(&server, "one").await;
+    let key = token_key("user_id:anna inbox:read");
+    assert_eq!(broker.land(&key, "damaged", 2000).await, Landing::Stored);
+    server.say(&format!("APPEND {} x", server.keys("*:t:*").await[0])).await;
+    let (late, opened_late) = broker.lease(&key).await;
+    server.say(&format!("DEL {}", server.keys("*:l:*").await[0])).await;
+    let (flight, opened) = broker.lease(&key).await;
+    assert_eq!(broker.redis.land(&record(&key, "long", 1000), flight, Some(opened)).await, Some(Landing::Stored));
+    let short = record(&key, "short", 900);
+    assert_eq!(broker.redis.land(&short, late, Some(opened_late)).await, Some(Landing::Kept));
+    assert_eq!(broker.token(&key).await.as_deref(), Some("long"));
+}
+
 #[tokio::test]
 async fn workspace_that_is_pointed_elsewhere_finds_nothing() {
     let server = RedisServer::start(&[]).await;

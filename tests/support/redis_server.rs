@@ -1,11 +1,11 @@
-//! A real `redis-server` of a test's own.
+//! A real `redis-server` of a test's own; `REDIS_SERVER` names the program of another version, or of Valkey.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{FromRedisValue, RedisResult};
+use redis::{AsyncConnectionConfig, FromRedisValue, RedisResult};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -15,6 +15,15 @@ pub struct RedisServer {
     folder: TempDir,
     arguments: Vec<String>,
     child: Option<Child>,
+}
+
+/// How long a busy machine may take for an answer. The default is half a second.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn connect(url: String) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE));
+    let config = config.set_response_timeout(Some(PATIENCE));
+    redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await
 }
 
 impl RedisServer {
@@ -30,7 +39,8 @@ impl RedisServer {
     /// Starts it again, empty, where it was.
     pub async fn restart(&mut self) {
         assert!(self.child.is_none(), "it runs");
-        let mut command = Command::new("redis-server");
+        let program = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+        let mut command = Command::new(program);
         let config = self.folder.path().join("redis.conf");
         // Sentinel writes its state into its file.
         std::fs::write(&config, "").expect("written");
@@ -57,7 +67,7 @@ impl RedisServer {
     }
 
     async fn connect(&self) -> RedisResult<MultiplexedConnection> {
-        redis::Client::open(self.url())?.get_multiplexed_async_connection().await
+        connect(self.url()).await
     }
 
     /// Runs a command.
@@ -80,8 +90,7 @@ impl RedisServer {
     /// The same, logged in with a password; the last word may be empty.
     pub async fn say_as(&self, password: &str, command: &str) {
         let url = format!("redis://:{password}@{}", self.address());
-        let client = redis::Client::open(url).expect("a URL");
-        let mut connection = client.get_multiplexed_async_connection().await.expect("a connection");
+        let mut connection = connect(url).await.expect("a connection");
         let (name, arguments) = command.split_once(' ').expect("arguments");
         let mut run = redis::cmd(name);
         run.arg(arguments.split(' ').collect::<Vec<_>>());

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::broker::fixture::{Fixture, HOUR, key};
+use crate::policy::refresh::learned::demand::DemandHistory;
 use crate::store::StoredToken;
 use crate::token::Token;
 

@@ -61,7 +61,9 @@ impl Problem {
                 Upstream(Failure::CircuitOpen(rest)) => {
                     (StatusCode::SERVICE_UNAVAILABLE, API, Retry::after_pause(*rest))
                 }
-                Refusal::TimedOut | Upstream(Failure::Timeout) => (StatusCode::GATEWAY_TIMEOUT, API, EXHAUSTED),
+                Refusal::TimedOut | Upstream(Failure::Timeout | Failure::LeaseHeld) => {
+                    (StatusCode::GATEWAY_TIMEOUT, API, EXHAUSTED)
+                }
                 Refusal::Lost => (StatusCode::INTERNAL_SERVER_ERROR, API, SOON),
                 Upstream(Failure::Stopping) => (StatusCode::SERVICE_UNAVAILABLE, API, LATER),
                 Upstream(Failure::Unconfirmed(_)) => (StatusCode::SERVICE_UNAVAILABLE, API, EXHAUSTED),
@@ -235,6 +237,7 @@ pub(super) mod tests {
             (Failure::Mismatch, 502),
             (Failure::Unavailable(503), 503),
             (Failure::Timeout, 504),
+            (Failure::LeaseHeld, 504),
         ] {
             let response = Problem::Refusal(Upstream(failure)).response(Style::Courier, ClientKind::Any);
             assert_eq!(response.status().as_u16(), status);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::operation::Operation;
 use super::queue::Queue;
@@ -55,6 +56,9 @@ impl fmt::Display for StoreState {
 /// The longest wait of a sign-out for the disk. Its answer must not depend on it.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
+/// The longest wait for the last snapshot. The service manager ends a process that stops for too long.
+const LONGEST_STOP: Duration = Duration::from_secs(10);
+
 impl DiskHandle {
     pub(super) const fn new(queue: Arc<Queue>, state: SharedState) -> Self {
         Self { queue, state }
@@ -74,7 +78,7 @@ impl DiskHandle {
     pub async fn forget_user(&self, workspace: &str, user: &str) {
         let (waiting, synced) = oneshot::channel();
         self.queue.push(Operation::ForgetUser { workspace: workspace.into(), user: user.into() }, Some(waiting));
-        let _ = tokio::time::timeout(LONGEST_WAIT, synced).await;
+        let _ = timeout(LONGEST_WAIT, synced).await;
     }
 
     /// Forgets all records of a workspace. Never waits.
@@ -87,11 +91,16 @@ impl DiskHandle {
         self.queue.push(Operation::Identify(workspace.clone(), identity), None);
     }
 
-    /// Writes the last snapshot and unlocks the folder. Changes after this call are ignored.
+    /// Writes the last snapshot and unlocks the folder; returns when that is done, or after ten seconds. Changes after this
+    /// call are ignored.
+    ///
+    /// The logs have all changes before the snapshot begins, so a process that ends during it loses no token.
     pub async fn stop(&self) {
         let (waiting, stopped) = oneshot::channel();
         self.queue.stop(waiting);
-        let _ = stopped.await;
+        if timeout(LONGEST_STOP, stopped).await.is_err() {
+            tracing::warn!("stopping without the last snapshot of the store, which takes longer than 10 s");
+        }
     }
 
     /// Whether the store works.

@@ -294,6 +294,25 @@ mod tests {
     }
 
     #[test]
+    fn sign_outs_that_wait_together_are_synced_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = writer(&folder);
+        let waiting: Vec<_> = (0..1000)
+            .map(|_| {
+                let (mut batch, synced) = sign_out();
+                writer.queue.push(batch.operations.remove(0), batch.waiting.pop());
+                synced
+            })
+            .collect();
+        let batch = writer.queue.take(Duration::ZERO);
+        writer.write(batch);
+        assert!(waiting.into_iter().all(|mut synced| synced.try_recv().is_ok()));
+        let done =
+            |operation| writer.metrics.store_operations_total[operation][crate::metrics::StoreOutcome::Done].get();
+        assert_eq!((done(StoreOperation::Write), done(StoreOperation::Sync)), (1, 1));
+    }
+
+    #[test]
     fn sign_out_that_did_not_fit_waits_for_the_snapshot() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut writer = writer(&folder);

@@ -10,7 +10,7 @@ use redis::RedisResult;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::context::Context;
 use super::endpoint::{Endpoints, describe};
@@ -39,7 +39,7 @@ const UNDER_WAY: usize = 1024;
 /// The most events that wait for the broker. Those after them wait in Redis.
 const EVENTS: usize = 1024;
 
-/// The longest time to leave the fleet.
+/// The longest wait for the outbox at a stop, and then the longest time to leave the fleet.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Tokens, sign-outs and the budget of a fleet in Redis. Cheap to clone.
@@ -250,7 +250,13 @@ impl Redis {
     }
 
     /// Leaves the fleet, so that its other members may use the whole budget at once. Redis is away from then on.
+    ///
+    /// It waits for the outbox for a second at most. What Redis has not got by then is lost.
     pub async fn goodbye(&self) {
+        if timeout(GOODBYE, self.0.outbox.emptied()).await.is_err() {
+            let events = self.0.outbox.len();
+            warn!(events, "stopping without Redis: other brokers do not learn of the last sign-outs");
+        }
         let keeper = self.0.keeper.lock().take();
         if let Some((stop, task)) = keeper {
             drop(stop);

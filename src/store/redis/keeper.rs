@@ -22,6 +22,7 @@ use super::names::{NAMES, Names};
 use super::sealer::Kind;
 use super::user_connection::UserConnection;
 use crate::clock::Moment;
+use crate::policy::fleet::ServerTime;
 use crate::policy::fleet::member::{BeatAnswer, DEADLINE, Member, Request, Standing, State};
 
 /// The pauses between two attempts to connect: the first, and the longest. Each is up to twice as long as planned, so
@@ -110,8 +111,9 @@ impl Keeper {
                     Ok(Err(error)) => return End::Lost(describe(&error)),
                     Err(_) => return End::Lost("no answer within 250 ms".to_owned()),
                 };
-                if let Some(BeatAnswer { members, .. }) = answer {
-                    self.membership.members = members;
+                match answer {
+                    Some(BeatAnswer { members, .. }) => self.membership.members = members,
+                    None => self.rename_if_taken(&mut link, seen).await,
                 }
                 member.on_beat(answer, self.context.clock.now());
                 let State::Up = member.standing().state(self.context.clock.now()) else {
@@ -139,6 +141,17 @@ impl Keeper {
                     return End::Stopped;
                 }
             }
+        }
+    }
+
+    /// Takes another name if a process with the same one has joined, or else the two would replace each other for ever.
+    ///
+    /// A restart does the same to its ghost, which beats no more.
+    async fn rename_if_taken(&mut self, link: &mut Link, seen: ServerTime) {
+        if let Ok(Ok(true)) = timeout(DEADLINE, self.membership.is_taken(link, seen)).await {
+            let name = self.membership.id.clone();
+            warn!(name, "another broker has this name in the fleet: give each its own host name or admin.listen");
+            self.membership.id = format!("{name} {:016x}", fastrand::u64(..));
         }
     }
 

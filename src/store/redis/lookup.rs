@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisResult, Value, from_redis_value};
+use redis::{ErrorKind, RedisError, RedisResult, Value, from_redis_value};
 
 use super::context::Context;
 use super::event::TokenPrint;
@@ -97,13 +97,17 @@ pub enum LeastCall {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenedAt {
     pub(super) time: ServerTime,
-    /// There is a record that does not open, to be replaced.
-    pub(super) is_useless: bool,
+    /// A record that this broker must not serve, to be replaced.
+    pub(super) useless: Option<Head>,
 }
+
+/// The times and the print of a stored record, which tell it from all others.
+pub(super) type Head = [u8; 16 + 16 + 16];
 
 /// The answer of a script about a token key.
 enum Answer {
-    Found(ServerTime, Vec<u8>),
+    /// A record: its head, and the sealed rest.
+    Found(ServerTime, Head, Vec<u8>),
     Held(Duration),
     Leased(ServerTime),
 }
@@ -121,27 +125,26 @@ impl Place<'_> {
     ///
     /// A record that does not open, or is of another token key, is as good as none.
     pub async fn open(&self, link: &mut Link, flight: FlightId, at_least: Duration) -> RedisResult<Opened> {
-        let sent = self.context.clock.now();
-        let answer = match self.look(link, flight, at_least, false).await? {
-            Answer::Found(now, stored) => {
-                match self.read(&stored, at_least, now, sent) {
-                    Some((record, times)) => {
-                        if !self.is_void_elsewhere(link, times, now, sent).await? {
-                            return Ok(Opened::Found(Box::new(record)));
+        let mut useless = None;
+        loop {
+            let sent = self.context.clock.now();
+            match self.look(link, flight, at_least, useless).await? {
+                Answer::Leased(time) => return Ok(Opened::Leased(OpenedAt { time, useless })),
+                Answer::Held(time) => return Ok(Opened::Held(time)),
+                Answer::Found(now, head, sealed) => {
+                    match self.read(&head, &sealed, at_least, now, sent) {
+                        Some((record, times)) => {
+                            if !self.is_void_elsewhere(link, times, now, sent).await? {
+                                return Ok(Opened::Found(Box::new(record)));
+                            }
                         }
+                        None => self.context.metrics.store_records_rejected_total.inc(),
                     }
-                    None => self.context.metrics.store_records_rejected_total.inc(),
+                    // The next look finds another one, if it was replaced meanwhile.
+                    useless = Some(head);
                 }
-                (self.look(link, flight, at_least, true).await?, true)
             }
-            answer => (answer, false),
-        };
-        Ok(match answer {
-            (Answer::Leased(time), is_useless) => Opened::Leased(OpenedAt { time, is_useless }),
-            (Answer::Held(time), _) => Opened::Held(time),
-            // The script finds nothing if it is told that the record is of no use.
-            (Answer::Found(..), _) => Opened::Away,
-        })
+        }
     }
 
     async fn look(
@@ -149,22 +152,26 @@ impl Place<'_> {
         link: &mut Link,
         flight: FlightId,
         at_least: Duration,
-        is_useless: bool,
+        useless: Option<Head>,
     ) -> RedisResult<Answer> {
         let mut open = self.context.scripts.open.key(&self.names.token);
         open.key(&self.names.lease).key(self.sign_outs(link).0);
         open.arg(flight.to_string()).arg(LIFE.as_millis() as u64).arg(at_least.as_micros() as u64);
-        open.arg(u8::from(is_useless));
+        open.arg(head_argument(&useless));
         let answer: Vec<Value> = open.invoke_async(&mut link.users).await?;
         let mut fields = answer.into_iter();
         let mut next = || fields.next().unwrap_or(Value::Nil);
         let (found, now) = (from_redis_value::<String>(next())?, from_redis_value(next())?);
         let now = ServerTime::from_micros(now);
         match found.as_str() {
-            "found" => Ok(Answer::Found(now, from_redis_value(next())?)),
+            "found" => {
+                let record: Vec<u8> = from_redis_value(next())?;
+                let (head, sealed) = record.split_first_chunk().ok_or_else(unexpected)?;
+                Ok(Answer::Found(now, *head, sealed.to_vec()))
+            }
             "held" => Ok(Answer::Held(Duration::from_millis(from_redis_value::<i64>(next())?.max(0).unsigned_abs()))),
             "leased" => Ok(Answer::Leased(now)),
-            _ => Err((ErrorKind::UnexpectedReturnType, "the script gave another answer").into()),
+            _ => Err(unexpected()),
         }
     }
 
@@ -196,8 +203,14 @@ impl Place<'_> {
     }
 
     /// Opens a record that the store gave at its time `now`, asked at `sent`; `None` if it must not be served.
-    fn read(&self, stored: &[u8], at_least: Duration, now: ServerTime, sent: Moment) -> Option<(Record, RecordTimes)> {
-        let (head, sealed) = stored.split_at_checked(HEAD)?;
+    fn read(
+        &self,
+        head: &Head,
+        sealed: &[u8],
+        at_least: Duration,
+        now: ServerTime,
+        sent: Moment,
+    ) -> Option<(Record, RecordTimes)> {
         let times = parse_times(head)?;
         let text = self.context.sealer.open(Kind::Record, &self.associated(head), sealed)?;
         let ReadRecord { identity, mut record, sent: stamp } = ReadRecord::decode(&mut Fields(&text))?;
@@ -220,11 +233,12 @@ impl Place<'_> {
         // The answer came after its time was read, so the result never lies after the call.
         let past = self.context.clock.now().since(sent).as_micros();
         let time = now.saturating_sub(u64::try_from(past).unwrap_or(u64::MAX));
-        Ok(OpenedAt { time: ServerTime::from_micros(time), is_useless: false })
+        Ok(OpenedAt { time: ServerTime::from_micros(time), useless: None })
     }
 
     /// Stores a record that was opened then, unless the stored one lasts as long, and gives the lease back.
     ///
+    /// The lease may have lapsed, so another flight may have replaced the record that was of no use.
     /// Sign-outs in other hash slots of a cluster are not compared: they make the record void when it is read.
     pub async fn land(
         &self,
@@ -236,13 +250,13 @@ impl Place<'_> {
         let Some(stored) = self.write(opened.time, record) else { return Ok(Landing::Refused) };
         let mut land = self.context.scripts.land.key(&self.names.token);
         land.key(&self.names.lease).key(&self.names.rejected).key(self.sign_outs(link).0);
-        land.arg(flight.to_string()).arg(stored).arg(u8::from(opened.is_useless));
+        land.arg(flight.to_string()).arg(stored).arg(head_argument(&opened.useless));
         let landing: String = land.invoke_async(&mut link.users).await?;
         match landing.as_str() {
             "stored" => Ok(Landing::Stored),
             "kept" => Ok(Landing::Kept),
             "refused" => Ok(Landing::Refused),
-            _ => Err((ErrorKind::UnexpectedReturnType, "the script gave another answer").into()),
+            _ => Err(unexpected()),
         }
     }
 
@@ -287,10 +301,16 @@ impl Place<'_> {
     }
 }
 
-/// The times and the print.
-const HEAD: usize = 16 + 16 + 16;
+/// A head for a script; empty without one.
+fn head_argument(head: &Option<Head>) -> &[u8] {
+    head.as_ref().map_or(&[], |head| head)
+}
 
-fn parse_times(head: &[u8]) -> Option<RecordTimes> {
+fn unexpected() -> RedisError {
+    (ErrorKind::UnexpectedReturnType, "the script gave another answer").into()
+}
+
+fn parse_times(head: &Head) -> Option<RecordTimes> {
     let time = |digits: &[u8]| {
         let digits = std::str::from_utf8(digits).ok()?;
         digits.parse().ok().map(ServerTime::from_micros)

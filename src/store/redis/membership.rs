@@ -65,6 +65,15 @@ impl Membership {
         }))
     }
 
+    /// Whether another process has joined with this member's name since it was last `seen`.
+    pub async fn is_taken(&self, link: &mut Link, seen: ServerTime) -> RedisResult<bool> {
+        let mut get = redis::cmd("HGET");
+        get.arg(MEMBERS).arg(link.names.member(&self.id));
+        let member: Option<String> = get.query_async(&mut link.connection).await?;
+        let joined = member.and_then(|text| text.split(' ').next()?.parse().ok());
+        Ok(joined.is_some_and(|joined: u64| joined != seen.as_micros()))
+    }
+
     /// Is no member any more.
     pub async fn leave(&self, context: &Context, link: &mut Link, seen: ServerTime) -> RedisResult<()> {
         let mut leave = context.scripts.leave.key(MEMBERS);

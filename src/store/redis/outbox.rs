@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::RedisResult;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -47,6 +47,8 @@ pub struct Outbox {
     pending: Arc<Pending>,
     /// The last message was dropped.
     is_full: Arc<AtomicBool>,
+    /// Told when a message was sent.
+    progress: Arc<Notify>,
     context: Arc<Context>,
 }
 
@@ -67,8 +69,10 @@ impl Outbox {
     /// An outbox, which a task of its own empties.
     pub fn new(context: Arc<Context>, view: watch::Receiver<View>) -> Self {
         let (queue, messages) = mpsc::channel(CAPACITY);
-        let outbox = Self { queue, pending: Arc::default(), is_full: Arc::default(), context };
-        tokio::spawn(empty(outbox.context.clone(), outbox.pending.clone(), messages, view));
+        let outbox =
+            Self { queue, pending: Arc::default(), is_full: Arc::default(), progress: Arc::default(), context };
+        let (context, pending) = (outbox.context.clone(), outbox.pending.clone());
+        tokio::spawn(empty(context, pending, outbox.progress.clone(), messages, view));
         outbox
     }
 
@@ -96,6 +100,17 @@ impl Outbox {
     /// The number of messages that wait, with the one that is being sent.
     pub fn len(&self) -> usize {
         usize::try_from(self.context.metrics.store_outbox_length.get()).unwrap_or_default()
+    }
+
+    /// Returns when no message waits.
+    pub async fn emptied(&self) {
+        loop {
+            let progress = self.progress.notified();
+            if self.len() == 0 {
+                return;
+            }
+            progress.await;
+        }
     }
 
     /// Whether a sign-out or a rejection waits that concerns this key: Redis may still have the void token.
@@ -145,6 +160,7 @@ impl Pending {
 async fn empty(
     context: Arc<Context>,
     pending: Arc<Pending>,
+    progress: Arc<Notify>,
     mut messages: mpsc::Receiver<Message>,
     mut view: watch::Receiver<View>,
 ) {
@@ -157,6 +173,7 @@ async fn empty(
             }
         }
         context.metrics.store_outbox_length.dec();
+        progress.notify_waiters();
         pending.remove(&message.event);
         // Its caller may have gone.
         let _ = message.sent.send(());

@@ -14,6 +14,7 @@ use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 use tokio::runtime::Runtime;
 
 use super::context::Context;
+use super::endpoint;
 use super::event::TokenPrint;
 use super::link::Link;
 use super::lookup::{FlightId, Opened, OpenedAt, Place};
@@ -27,9 +28,10 @@ use super::user_connection::UserConnection;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::policy::admission::budget::Budget;
+use crate::policy::fleet::lease::Look;
 use crate::policy::fleet::member::Request;
 use crate::policy::fleet::permits::PurseRequest;
-use crate::policy::fleet::record::RecordTimes;
+use crate::policy::fleet::record::{Landing, RecordTimes};
 use crate::policy::fleet::tests::rule::Rules;
 use crate::policy::fleet::tests::{server, store};
 use crate::policy::fleet::{ServerTime, Share};
@@ -78,7 +80,8 @@ impl World {
         let (server, link) = runtime.block_on(async {
             let server = RedisServer::start(&[]).await;
             let client = ::redis::Client::open(server.url()).expect("a URL");
-            let connection = client.get_multiplexed_async_connection().await.expect("a connection");
+            // By default it would wait for half a second, which an answer takes on a busy machine.
+            let connection = endpoint::connect(&client).await.expect("a connection");
             let users = UserConnection::Server(connection.clone());
             let names = Names::new(&[7; 32]).expect("a key");
             (server, Link { connection, users, names, server: client, number: 1 })
@@ -117,6 +120,13 @@ impl World {
     }
 }
 
+/// 100 cases, or as many as `PROPTEST_CASES` says.
+fn config() -> Config {
+    let config = Config { failure_persistence: None, ..Config::default() };
+    let is_set = std::env::var_os("PROPTEST_CASES").is_some();
+    if is_set { config } else { Config { cases: 100, ..config } }
+}
+
 /// A step of members and permits.
 #[derive(Clone, Debug)]
 enum Step {
@@ -141,7 +151,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[test]
 fn members_and_permits_are_those_of_the_model() {
     let world = RefCell::new(World::new());
-    let mut runner = TestRunner::new(Config { cases: 100, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(config());
     let steps = prop::collection::vec(step(), 1..40);
     runner.run(&steps, |steps| compare_members(&mut world.borrow_mut(), steps)).expect("equal answers");
 }
@@ -196,11 +206,32 @@ fn compare_members(world: &mut World, steps: Vec<Step>) -> TestCaseResult {
 #[derive(Clone, Debug)]
 enum TokenStep {
     Advance(u64),
-    Open { key: usize, flight: u64, least: u64 },
-    Renew { key: usize, flight: u64 },
-    Land { key: usize, flight: u64, life: u64, number: u64 },
-    SignOut { user: usize },
-    Reject { key: usize, number: u64 },
+    Open {
+        key: usize,
+        flight: u64,
+        least: u64,
+    },
+    Renew {
+        key: usize,
+        flight: u64,
+    },
+    Land {
+        key: usize,
+        flight: u64,
+        life: u64,
+        number: u64,
+    },
+    SignOut {
+        user: usize,
+    },
+    Reject {
+        key: usize,
+        number: u64,
+    },
+    /// A record is damaged, so that it opens no more.
+    Damage {
+        key: usize,
+    },
 }
 
 fn token_step() -> impl Strategy<Value = TokenStep> {
@@ -213,14 +244,15 @@ fn token_step() -> impl Strategy<Value = TokenStep> {
         6 => (key.clone(), flight, prop_oneof![Just(0), Just(2000), Just(3000), 1u64..9000], 0u64..4)
             .prop_map(|(key, flight, life, number)| TokenStep::Land { key, flight, life, number }),
         1 => (0usize..2).prop_map(|user| TokenStep::SignOut { user }),
-        3 => (key, 0u64..4).prop_map(|(key, number)| TokenStep::Reject { key, number }),
+        3 => (key.clone(), 0u64..4).prop_map(|(key, number)| TokenStep::Reject { key, number }),
+        2 => key.prop_map(|key| TokenStep::Damage { key }),
     ]
 }
 
 #[test]
 fn tokens_leases_and_sign_outs_are_those_of_the_model() {
     let world = RefCell::new(World::new());
-    let mut runner = TestRunner::new(Config { cases: 100, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(config());
     let steps = prop::collection::vec(token_step(), 1..40);
     runner.run(&steps, |steps| compare_tokens(&mut world.borrow_mut(), steps)).expect("equal answers");
 }
@@ -228,29 +260,17 @@ fn tokens_leases_and_sign_outs_are_those_of_the_model() {
 fn compare_tokens(world: &mut World, mut steps: Vec<TokenStep>) -> TestCaseResult {
     world.forget();
     let mut model = store::Store::new(Rules(None));
-    // Each flight opened a key at that time.
-    let mut opened: HashMap<(usize, u64), ServerTime> = HashMap::new();
+    let mut opened: HashMap<(usize, u64), OpenedRecord> = HashMap::new();
+    let mut damaged = Vec::new();
     steps.extend((0..3).map(|key| TokenStep::Open { key, flight: 9, least: 0 }));
     for step in steps {
         let (now, context) = (world.now(), &world.context);
         match step {
             TokenStep::Advance(millis) => world.advance(millis),
             TokenStep::Open { key, flight, least } => {
-                let (token_key, least) = (token_key(key), Duration::from_millis(least));
-                let place = World::place(context, &world.link, &token_key);
-                let answer = world.runtime.block_on(place.open(&mut world.link, flight_id(flight), least));
-                let answer = answer.expect("an answer");
-                let expected = model.open(key, flight, least, false, now);
-                prop_assert_eq!(answer.look(), Some(expected.look));
-                match answer {
-                    Opened::Found(record) => {
-                        let number = expected.record.expect("a record").token.number;
-                        prop_assert_eq!(record.token.expect("a token").token, token(key, number));
-                    }
-                    Opened::Leased(at) => prop_assert_eq!(at.time, expected.now),
-                    Opened::Held(_) | Opened::Away => {}
-                }
-                opened.insert((key, flight), now);
+                let wanted = store::Wanted { key, flight, least: Duration::from_millis(least), useless: None };
+                let at = compare_look(world, &mut model, &damaged, wanted)?;
+                opened.insert((key, flight), at);
             }
             TokenStep::Renew { key, flight } => {
                 let token_key = token_key(key);
@@ -259,16 +279,25 @@ fn compare_tokens(world: &mut World, mut steps: Vec<TokenStep>) -> TestCaseResul
                 prop_assert_eq!(renewed.expect("an answer"), model.renew(key, flight, now));
             }
             TokenStep::Land { key, flight, life, number } => {
-                let Some(time) = opened.get(&(key, flight)).copied() else { continue };
+                let Some((at, useless)) = opened.get(&(key, flight)).copied() else { continue };
                 let life = Duration::from_millis(life);
                 let record = record(key, number, life, context.clock);
                 let place = World::place(context, &world.link, &record.key);
-                let at = OpenedAt { time, is_useless: false };
                 let landed = world.runtime.block_on(place.land(&mut world.link, flight_id(flight), at, &record));
-                landed.expect("an answer");
+                let landed = landed.expect("an answer");
                 let token = store::Token { number: key as u64 * 10 + number, key, sent: 0, ends: 0 };
-                let times = RecordTimes::new(time, life);
-                model.land(store::Record { token, times, unix_ends: 0 }, flight, now);
+                let record = store::Record { token, times: RecordTimes::new(at.time, life), unix_ends: 0 };
+                prop_assert_eq!(landed, model.land(record, flight, useless, now));
+                if landed == Landing::Stored {
+                    // It may be the same record again, whole.
+                    damaged.retain(|head| *head != record.head());
+                }
+            }
+            TokenStep::Damage { key } => {
+                let Some(head) = model.head(key).filter(|head| !damaged.contains(head)) else { continue };
+                let name = World::place(context, &world.link, &token_key(key)).names.token;
+                world.run(&["APPEND", &name, "x"]);
+                damaged.push(head);
             }
             TokenStep::SignOut { user } => {
                 let event = super::Event::SignedOut { workspace: workspace(), user: Some(format!("u{user}").into()) };
@@ -285,6 +314,40 @@ fn compare_tokens(world: &mut World, mut steps: Vec<TokenStep>) -> TestCaseResul
     }
     prop_assert_eq!(model.broken, None);
     Ok(())
+}
+
+/// When a flight looked, and the damaged record that it found.
+type OpenedRecord = (OpenedAt, Option<store::Head>);
+
+fn compare_look(
+    world: &mut World,
+    model: &mut store::Store,
+    damaged: &[store::Head],
+    wanted: store::Wanted,
+) -> Result<OpenedRecord, TestCaseError> {
+    let (now, key) = (world.now(), token_key(wanted.key));
+    let place = World::place(&world.context, &world.link, &key);
+    let look = place.open(&mut world.link, flight_id(wanted.flight), wanted.least);
+    let answer = world.runtime.block_on(look).expect("an answer");
+    let mut expected = model.open(wanted, false, now);
+    let found = expected.record.filter(|_| expected.look == Look::Found).map(|record| record.head());
+    let useless = found.filter(|head| damaged.contains(head));
+    if useless.is_some() {
+        expected = model.open(store::Wanted { useless, ..wanted }, false, now);
+    }
+    prop_assert_eq!(answer.look(), Some(expected.look));
+    match answer {
+        Opened::Found(record) => {
+            let number = expected.record.expect("a record").token.number;
+            prop_assert_eq!(record.token.expect("a token").token, token(wanted.key, number));
+        }
+        Opened::Leased(at) => {
+            prop_assert_eq!((at.time, at.useless.is_some()), (expected.now, useless.is_some()));
+            return Ok((at, useless));
+        }
+        Opened::Held(_) | Opened::Away => {}
+    }
+    Ok((OpenedAt { time: now, useless: None }, None))
 }
 
 fn flight_id(number: u64) -> FlightId {

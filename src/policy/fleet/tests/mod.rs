@@ -31,7 +31,7 @@ const OF_BUDGET: [(Rule, u64); 11] = [
 ];
 
 /// The rules of tokens.
-const OF_TOKENS: [(Rule, u64); 10] = [
+const OF_TOKENS: [(Rule, u64); 11] = [
     (LeaseTaken, 0),
     (LeaseRenewed, 0),
     (LeaseLapses, 1),
@@ -41,6 +41,7 @@ const OF_TOKENS: [(Rule, u64); 10] = [
     (FloorChecked, 0),
     (UnixCompared, 9),
     (LongerKept, 1),
+    (UselessCompared, 31),
     (RejectedRefused, 189),
 ];
 

@@ -43,6 +43,8 @@ pub enum Rule {
     UnixCompared,
     /// The longer-lived record is kept.
     LongerKept,
+    /// Of several records, only the one that was found to be of no use is replaced by a shorter-lived one.
+    UselessCompared,
     /// A rejected token is not stored again.
     RejectedRefused,
 }

@@ -33,6 +33,26 @@ pub struct Record {
     pub unix_ends: u64,
 }
 
+/// What tells a record from all others.
+pub type Head = (u64, RecordTimes);
+
+impl Record {
+    pub const fn head(&self) -> Head {
+        (self.token.number, self.times)
+    }
+}
+
+/// The look of a flight for a token of a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    pub key: Key,
+    pub flight: u64,
+    /// For how long a token must last.
+    pub least: Duration,
+    /// The record that was found to be of no use.
+    pub useless: Option<Head>,
+}
+
 /// The answer of *open*.
 #[derive(Clone, Debug)]
 pub struct Opened {
@@ -69,14 +89,14 @@ impl Store {
         }
     }
 
-    /// Returns the record if it lasts for `least`, or else takes the lease for this flight.
+    /// Returns the record if it lasts long enough, or else takes the lease for this flight.
     ///
     /// With `is_moved` it returns another key's record, as if somebody had moved it.
-    pub fn open(&mut self, key: Key, flight: u64, least: Duration, is_moved: bool, now: ServerTime) -> Opened {
+    pub fn open(&mut self, wanted: Wanted, is_moved: bool, now: ServerTime) -> Opened {
+        let Wanted { key, flight, least, useless } = wanted;
         let of = if is_moved { (key + 1) % USERS.len() } else { key };
-        let record = self.records.get(&of).copied();
-        let is_checked = self.rules.hold(Rule::FloorChecked) || least == Duration::MAX;
-        let least = if is_checked { least } else { Duration::ZERO };
+        let record = self.records.get(&of).copied().filter(|record| Some(record.head()) != useless);
+        let least = if self.rules.hold(Rule::FloorChecked) { least } else { Duration::ZERO };
         let is_usable = |record: &Record| self.remaining(key, &record.times, now).is_some_and(|left| left >= least);
         let look = if record.as_ref().is_some_and(is_usable) {
             Look::Found
@@ -100,17 +120,20 @@ impl Store {
         lease.map(|(_, until)| *until = now + LIFE).is_some()
     }
 
-    /// Stores a token and drops the flight's lease.
-    pub fn land(&mut self, record: Record, flight: u64, now: ServerTime) {
+    /// Stores a token and drops the flight's lease. The flight found a record that is of no use.
+    pub fn land(&mut self, record: Record, flight: u64, useless: Option<Head>, now: ServerTime) -> Landing {
         let key = record.token.key;
         if self.leases.get(&key).is_some_and(|(holder, _)| *holder == flight) {
             self.leases.remove(&key);
         }
-        let stored = self.records.get(&key);
+        let is_useless = |stored: &Record| Some(stored.head()) == useless;
+        let stored = self.records.get(&key).filter(|stored| !is_useless(stored));
         let not_before = self.signed_out(key).into_iter().map(|(_, at)| at).max();
         let is_rejected = self.rejected.contains(&record.token.number) && self.rules.hold(Rule::RejectedRefused);
-        let kept = stored.filter(|_| self.rules.hold(Rule::LongerKept)).map(|stored| &stored.times);
-        if land(kept, &record.times, is_rejected, not_before, now) == Landing::Stored {
+        let is_compared = useless.is_none() || self.rules.hold(Rule::UselessCompared);
+        let kept = stored.filter(|_| self.rules.hold(Rule::LongerKept) && is_compared).map(|stored| &stored.times);
+        let landing = land(kept, &record.times, is_rejected, not_before, now);
+        if landing == Landing::Stored {
             if let Some(longer) = stored.filter(|stored| {
                 stored.times.ends > record.times.ends && self.remaining(key, &stored.times, now).is_some()
             }) {
@@ -118,6 +141,12 @@ impl Store {
             }
             self.records.insert(key, record);
         }
+        landing
+    }
+
+    /// The stored record of a key.
+    pub fn head(&self, key: Key) -> Option<Head> {
+        self.records.get(&key).map(Record::head)
     }
 
     /// Records that a user signed out.

@@ -10,7 +10,7 @@ use fastrand::Rng;
 use self::broker::{Broker, Flight};
 use super::network::{Delivery, Fault, MILLI, Network, Outage, SECOND};
 use super::rule::{Rule, Rules};
-use super::store::{Key, Opened, Record, Store, Token, USERS, User};
+use super::store::{Head, Key, Opened, Record, Store, Token, USERS, User, Wanted};
 use crate::clock::Moment;
 use crate::policy::fleet::ServerTime;
 
@@ -58,9 +58,9 @@ enum Step {
 
 #[derive(Clone)]
 enum Command {
-    Open(Key, u64, Duration, Moment),
+    Open(Wanted, Moment),
     Renew(Key, u64, Moment),
-    Land(Record, u64),
+    Land(Record, u64, Option<Head>),
     SignOut(User, u64),
     Reject(Key, u64),
     Events,
@@ -226,12 +226,15 @@ impl World {
         }
         let now = ServerTime::from_micros((ORIGIN + self.network.now / 1000).saturating_add_signed(self.ahead));
         let answer = match command {
-            Command::Open(key, flight, least, sent) => {
+            Command::Open(wanted, sent) => {
                 let is_moved = !self.network.is_calm() && self.network.random.u32(..20) == 0;
-                Answer::Opened(key, flight, sent, self.store.open(key, flight, least, is_moved, now))
+                Answer::Opened(wanted.key, wanted.flight, sent, self.store.open(wanted, is_moved, now))
             }
             Command::Renew(key, flight, sent) => Answer::Renewed(key, flight, sent, self.store.renew(key, flight, now)),
-            Command::Land(record, flight) => return self.store.land(record, flight, now),
+            Command::Land(record, flight, useless) => {
+                self.store.land(record, flight, useless, now);
+                return;
+            }
             Command::SignOut(user, number) => Answer::SignedOut(user, number, self.store.sign_out(user, now)),
             Command::Reject(key, number) => return self.store.reject(key, number),
             Command::Events => Answer::Events(self.store.events()),

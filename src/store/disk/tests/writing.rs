@@ -61,3 +61,14 @@ async fn store_that_can_not_be_written_keeps_no_caller() {
     assert!(matches!(disk.state(), StoreState::Failing(_)), "{:?}", disk.state());
     disk.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn stop_does_not_wait_longer_than_ten_seconds_for_the_last_snapshot() {
+    let store = Store::new();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let contents: Contents = Box::new(move |_| assert!(held.recv().is_err(), "nothing is sent"));
+    let disk = store.disk().0.start(contents, Box::new(drop)).expect("a thread");
+    disk.put(record("a", "a1"));
+    tokio::time::timeout(Duration::from_secs(11), disk.stop()).await.expect("it returns");
+    drop(release);
+}

@@ -12,6 +12,11 @@ local function print_of(record)
   return string.sub(record, 33, 48)
 end
 
+-- The times and the print, which tell a record from all others.
+local function head_of(record)
+  return string.sub(record, 1, 48)
+end
+
 -- The latest sign-out at the keys from this one on; 0 if there is none.
 local function signed_out(first)
   local latest = 0
@@ -23,7 +28,7 @@ end
 
 -- How much longer a record lasts; 0 or less if it must not be served.
 local function remaining(record, not_before, now)
-  if opened(record) <= not_before or opened(record) > now then
+  if #record <= 48 or opened(record) <= not_before or opened(record) > now then
     return 0
   end
   return ends(record) - now

@@ -6,7 +6,7 @@ use crate::clock::Moment;
 use crate::policy::fleet::ServerTime;
 use crate::policy::fleet::lease::{Lease, Lookup};
 use crate::policy::fleet::tests::rule::{Rule, Rules};
-use crate::policy::fleet::tests::store::{Key, Token, USERS, User};
+use crate::policy::fleet::tests::store::{Head, Key, Token, USERS, User};
 
 pub struct Broker {
     /// The time of its clock at the beginning.
@@ -41,6 +41,8 @@ pub struct Flight {
     pub lease: Option<Lease>,
     /// The store's time in the answer, if there was one.
     pub opened: Option<ServerTime>,
+    /// The record that it must not serve, if it found one.
+    pub useless: Option<Head>,
     /// When the look or the renewal was sent that permits the call.
     pub permitted: Moment,
     pub is_calling: bool,
@@ -87,6 +89,15 @@ impl Broker {
 impl Flight {
     pub const fn new(number: u64, deadline: Moment, now: Moment) -> Self {
         let lookup = Lookup::new(deadline);
-        Self { number, lookup, looked: now, lease: None, opened: None, permitted: now, is_calling: false }
+        Self {
+            number,
+            lookup,
+            looked: now,
+            lease: None,
+            opened: None,
+            useless: None,
+            permitted: now,
+            is_calling: false,
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::policy::fleet::lease::{LIFE, Look, Next};
 use crate::policy::fleet::record::RecordTimes;
 use crate::policy::fleet::tests::network::{MILLI, SECOND};
 use crate::policy::fleet::tests::rule::Rule;
-use crate::policy::fleet::tests::store::{Key, Opened, Record, Token, USERS};
+use crate::policy::fleet::tests::store::{Key, Opened, Record, Token, USERS, Wanted};
 
 /// `store.timeout`.
 const TIMEOUT: u64 = 50 * MILLI;
@@ -22,7 +22,7 @@ impl World {
     pub(super) fn step(&mut self, broker: usize, step: Step) {
         let now = self.moment(broker);
         match step {
-            Step::Look(key, number) => self.look(broker, (key, number), FLOOR),
+            Step::Look(key, number) => self.look(broker, (key, number)),
             Step::Timeout(key, number, sent) => self.looked(broker, (key, number), None, sent),
             Step::Permit(key, number) => self.on_permit(broker, (key, number)),
             Step::Renew(key, number) => {
@@ -49,11 +49,12 @@ impl World {
         }
     }
 
-    fn look(&mut self, broker: usize, id: Id, least: Duration) {
+    fn look(&mut self, broker: usize, id: Id) {
         let now = self.moment(broker);
         let Some(flight) = self.brokers[broker].flight(id) else { return };
         (flight.looked, flight.lease) = (now, None);
-        self.send(broker, Command::Open(id.0, id.1, least, now));
+        let wanted = Wanted { key: id.0, flight: id.1, least: FLOOR, useless: flight.useless };
+        self.send(broker, Command::Open(wanted, now));
         self.soon(broker, TIMEOUT, Step::Timeout(id.0, id.1, now));
     }
 
@@ -81,7 +82,10 @@ impl World {
             return;
         }
         match (opened.look, usable) {
-            (Look::Found, None) => self.looked(broker, id, Some(Look::Unusable), sent),
+            (Look::Found, None) => {
+                flight.useless = opened.record.map(|record| record.head());
+                self.looked(broker, id, Some(Look::Unusable), sent);
+            }
             (Look::Found, Some((Record { token, times, .. }, left))) => {
                 self.brokers[broker].flights.remove(&key);
                 let until = sent + left;
@@ -123,7 +127,7 @@ impl World {
                 flight.looked = Moment::NEVER;
                 self.soon(broker, at.since(now).as_nanos() as u64, Step::Look(key, number));
             }
-            Next::TakeLease => self.look(broker, id, Duration::MAX),
+            Next::TakeLease => self.look(broker, id),
             Next::Adopt | Next::GiveUp => drop(self.brokers[broker].flights.remove(&key)),
         }
     }
@@ -157,7 +161,8 @@ impl World {
     /// Courier issues a token.
     fn on_issued(&mut self, broker: usize, id: Id, token: Token) {
         let (now, key) = (self.moment(broker), id.0);
-        let Some(opened) = self.brokers[broker].flight(id).map(|flight| flight.opened) else { return };
+        let Some(flight) = self.brokers[broker].flight(id) else { return };
+        let (opened, useless) = (flight.opened, flight.useless);
         self.brokers[broker].flights.remove(&key);
         let life = Duration::from_nanos(token.ends - token.sent);
         let until = Moment::from_nanos(self.brokers[broker].origin + token.ends);
@@ -168,7 +173,7 @@ impl World {
         if let Some(opened) = opened {
             let unix_ends = self.brokers[broker].unix + token.ends;
             let record = Record { token, times: RecordTimes::new(opened, life), unix_ends };
-            self.send(broker, Command::Land(record, id.1));
+            self.send(broker, Command::Land(record, id.1, useless));
         }
     }
 }
