@@ -59,25 +59,25 @@ impl Fixed {
     ) -> Result<Api, StartError> {
         let Self { broker, clock, metrics, runtime, sessions_waiting } = self.clone();
         clients.limit_rates(clock, before.map(Api::clients));
-        let api = Api::new(settings, broker, clients, clock, Arc::clone(&metrics));
+        let api = Api::new(settings, broker, clients, clock, Arc::clone(&metrics))?;
         let Some(SessionSettings { check, route }) = sessions else { return Ok(api.taking_over_from(before)) };
         // Keys are fetched on the upstream runtime, never on a thread that serves requests.
         let before_sessions = before.and_then(Api::sessions);
         let sessions = Sessions::new(check, clock, &metrics, &runtime, sessions_waiting, before_sessions)?;
-        Ok(api.with_sessions(sessions, route).taking_over_from(before))
+        Ok(api.with_sessions(sessions, route)?.taking_over_from(before))
     }
 }
 
 impl Live {
     /// Records an applied reload in the metrics and the audit log. `changed` has the names of the settings.
     pub fn record_applied(&self, what: Reloaded, workspace: Option<&str>, changed: &str) {
-        self.fixed.metrics.reload(what, ReloadOutcome::Applied);
+        self.fixed.metrics.reload(what, ReloadOutcome::Applied, self.fixed.clock.unix());
         audit::reloaded(what.as_str(), workspace, changed);
     }
 
     /// Records a rejected reload and its error in the metrics and the audit log.
     pub fn record_rejected(&self, what: Reloaded, error: &str) {
-        self.fixed.metrics.reload(what, ReloadOutcome::Refused);
+        self.fixed.metrics.reload(what, ReloadOutcome::Refused, self.fixed.clock.unix());
         audit::reload_rejected(what.as_str(), error);
     }
 
@@ -143,6 +143,7 @@ impl Live {
             replaced.extend(keys);
         }
         store::name_owners(&self.fixed.broker, api.clients());
+        self.fixed.metrics.callers().keep(&api.callers());
         self.api.store(Arc::new(api));
         self.fixed.broker.renew_only(move |key| entitlements.include(key));
         Ok(replaced)

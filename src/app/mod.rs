@@ -7,6 +7,7 @@
 mod changes;
 mod entitlements;
 mod error;
+mod file_times;
 mod live;
 mod open_files;
 mod reload;
@@ -32,7 +33,7 @@ use crate::config::{Settings, SettingsError, WorkspaceSettings};
 use crate::http::admin::{Admin, Readiness};
 use crate::http::api::ApiSettings;
 use crate::http::server::{Address, Connections, Listener, ListenerLimits, Passed, RequestBody, Socket, Tls};
-use crate::metrics::Metrics;
+use crate::metrics::{ListenerKind, Metrics};
 use crate::token::WorkspaceName;
 use crate::upstream::{Courier, Dispatcher};
 use entitlements::Entitlements;
@@ -86,6 +87,7 @@ impl App {
         clock: Clock,
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
+        metrics.config_last_reload_success_timestamp_seconds.set(clock.unix().as_secs_f64());
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
         let takes_over = !passed.is_empty();
         let store = Store::prepare(settings.store, &settings.workspaces, takes_over, &runtime, clock, &metrics)?;
@@ -111,7 +113,7 @@ impl App {
         let sockets = Sockets::bind(settings.listen, settings.unix_mode, passed).await?;
         sockets.refuse_exposed(tls.is_some() || settings.insecure)?;
         files.warn_if_fewer_than(settings.limits.connections.saturating_mul(sockets.0.len()));
-        let connections = Connections::new(files.apps);
+        let connections = Connections::new(files.apps, metrics.connections_open[ListenerKind::App].clone());
         let listener = |socket| {
             Listener::new(socket, settings.limits, Arc::clone(&connections), tls.clone(), clock, Arc::clone(&metrics))
         };
@@ -120,7 +122,7 @@ impl App {
         let admin_socket =
             Socket::tcp(admin_address).await.map_err(|error| StartError::Listen(Address::Tcp(admin_address), error))?;
         let admin_limits = ListenerLimits { connections: files.admin, ..ADMIN_LIMITS };
-        let connections = Connections::new(files.admin);
+        let connections = Connections::new(files.admin, metrics.connections_open[ListenerKind::Admin].clone());
         let admin_listener = Listener::new(admin_socket, admin_limits, connections, None, clock, Arc::clone(&metrics));
         // The sockets are bound, so connections wait there meanwhile.
         store.map(|store| store.start(&broker, clock, &metrics)).transpose()?;

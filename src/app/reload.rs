@@ -59,6 +59,13 @@ impl Files {
         }
     }
 
+    /// When a file was last changed before it was read, in seconds since 1970.
+    pub(super) fn modified(&self, path: &Path) -> Option<f64> {
+        let (_, state) = self.0.iter().find(|(other, _)| other == path)?;
+        let (_, _, _, (seconds, nanoseconds), _) = (*state)?;
+        Some(seconds as f64 + nanoseconds as f64 / 1e9)
+    }
+
     /// The current states.
     fn current_states(&self) -> Vec<FileState> {
         self.0.iter().map(|(path, _)| file_state(path)).collect()
@@ -112,6 +119,7 @@ impl Reloader {
         warnings: Vec<SettingsError>,
         read: Read,
     ) -> Self {
+        live.export_file_times(&shown, &files);
         let (applied, states, observer) = ((shown.clone(), files.clone()), Vec::new(), Arc::new(|_| {}));
         Self { live, read, applied, shown, files, states, warnings, observer }
     }
@@ -206,6 +214,7 @@ impl Reloader {
         }
         let new: Vec<_> = warnings.iter().filter(|warning| !self.warnings.contains(warning)).cloned().collect();
         warn(&new);
+        self.live.export_file_times(&shown, &self.files);
         // Last: the audit line says that all of it is done.
         self.live.record_applied(Reloaded::Settings, None, &changed);
         self.warnings = warnings;

@@ -12,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::inbound::{Inbound, InboundRate};
 use crate::audit::Actor;
 use crate::clock::Clock;
+use crate::metrics::{CallerLabels, CallerRequests, Callers};
 use crate::policy::access::Access;
 use crate::token::WorkspaceName;
 
@@ -32,6 +33,11 @@ impl Client {
     /// The client in the audit log.
     pub fn actor(&self) -> Actor<'_> {
         Actor::Client(self.name.as_str().into())
+    }
+
+    /// The client in the metrics.
+    pub fn caller(&self) -> CallerLabels {
+        CallerLabels::client(&self.name, self.workspace.as_str())
     }
 }
 
@@ -84,16 +90,32 @@ pub struct DigestError;
 pub struct ClientKeys {
     keys: Vec<(Digest, usize)>,
     names: Vec<(String, usize)>,
-    clients: Vec<(Client, Option<Inbound>)>,
+    clients: Vec<KnownClient>,
 }
 
-/// Why a client is rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejection<'a> {
-    /// No client has this key or certificate.
-    Unknown,
-    /// The client of this name exceeds its rate; it may retry after this long.
-    RateLimited(&'a str, Duration),
+/// A client with its rate limit and its counters.
+#[derive(Clone, Debug)]
+pub struct KnownClient {
+    client: Client,
+    inbound: Option<Inbound>,
+    requests: Option<CallerRequests>,
+}
+
+impl KnownClient {
+    /// The client.
+    pub const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The counters of its requests, once [`ClientKeys::count_requests`] has made them.
+    pub const fn requests(&self) -> Option<&CallerRequests> {
+        self.requests.as_ref()
+    }
+
+    /// Counts a request for its rate. The error is the time after which it may retry.
+    pub fn admit(&self) -> Result<(), Duration> {
+        self.inbound.as_ref().map_or(Ok(()), Inbound::admit)
+    }
 }
 
 impl ClientKeys {
@@ -104,25 +126,33 @@ impl ClientKeys {
     /// case, or URIs.
     pub fn add(&mut self, client: Client, keys: Vec<Digest>, names: Vec<String>) {
         let index = self.clients.len();
-        self.clients.push((client, None));
+        self.clients.push(KnownClient { client, inbound: None, requests: None });
         self.keys.extend(keys.into_iter().map(|key| (key, index)));
         self.names.extend(names.into_iter().map(|name| (name, index)));
     }
 
     /// Starts to limit the clients' rates. A client whose rate is the same as in `before` keeps its state.
     pub fn limit_rates(&mut self, clock: Clock, before: Option<&Self>) {
-        for (client, inbound) in &mut self.clients {
+        for KnownClient { client, inbound, .. } in &mut self.clients {
             let mut known = before.into_iter().flat_map(|before| &before.clients);
-            let same = known.find(|(other, _)| other.name == client.name).and_then(|(_, inbound)| inbound.clone());
+            let same = known.find(|other| other.client.name == client.name).and_then(|known| known.inbound.clone());
             *inbound = client
                 .rate
                 .map(|rate| same.filter(|same| same.rate() == rate).unwrap_or_else(|| Inbound::new(rate, clock)));
         }
     }
 
+    /// Starts to count the clients' requests here.
+    pub fn count_requests(&mut self, callers: &Callers) -> prometheus::Result<()> {
+        for KnownClient { client, requests, .. } in &mut self.clients {
+            *requests = Some(callers.requests(&client.caller())?);
+        }
+        Ok(())
+    }
+
     /// The clients, in the order of the settings.
     pub fn iter(&self) -> impl Iterator<Item = &Client> {
-        self.clients.iter().map(|(client, _)| client)
+        self.clients.iter().map(KnownClient::client)
     }
 
     /// Whether a client with this key exists.
@@ -141,19 +171,16 @@ impl ClientKeys {
     }
 
     /// Finds the client by the names in its certificate; if several match, the first in the settings.
-    pub fn find_by_certificate<'a>(
-        &self,
-        names: impl Iterator<Item = &'a str> + Clone,
-    ) -> Result<&Client, Rejection<'_>> {
-        let found = self.names.iter().find(|(known, _)| names.clone().any(|name| name == known));
-        self.admit(found.map(|(_, index)| *index))
+    pub fn find_by_certificate<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<&KnownClient> {
+        let (_, index) = self.names.iter().find(|(known, _)| names.clone().any(|name| name == known))?;
+        self.clients.get(*index)
     }
 
     /// Finds the client by its key. All digests are compared, each in constant time, so that timing does
     /// not reveal a near match.
-    pub fn find(&self, key: &str) -> Result<&Client, Rejection<'_>> {
+    pub fn find(&self, key: &str) -> Option<&KnownClient> {
         if key.len() > Self::MAX_BYTES {
-            return Err(Rejection::Unknown);
+            return None;
         }
         let sought = Digest::of(key);
         let mut found = None;
@@ -162,17 +189,7 @@ impl ClientKeys {
                 found = Some(*index);
             }
         }
-        self.admit(found)
-    }
-
-    fn admit(&self, index: Option<usize>) -> Result<&Client, Rejection<'_>> {
-        let (client, inbound) = index.and_then(|index| self.clients.get(index)).ok_or(Rejection::Unknown)?;
-        match inbound {
-            Some(inbound) => {
-                inbound.admit().map(|()| client).map_err(|wait| Rejection::RateLimited(&client.name, wait))
-            }
-            None => Ok(client),
-        }
+        self.clients.get(found?)
     }
 }
 
@@ -203,8 +220,8 @@ mod tests {
         }
     }
 
-    fn name<'a>(found: Result<&'a Client, Rejection<'a>>) -> Result<&'a str, Rejection<'a>> {
-        found.map(|client| client.name.as_str())
+    fn name(found: Option<&KnownClient>) -> Option<&str> {
+        found.map(|known| known.client().name.as_str())
     }
 
     #[test]
@@ -213,11 +230,11 @@ mod tests {
         keys.add(client("a"), vec![Digest::of("key-a"), Digest::of("new-key-a")], Vec::new());
         keys.add(client("b"), vec![Digest::of("key-b")], Vec::new());
         for (key, expected) in [("key-a", "a"), ("new-key-a", "a"), ("key-b", "b")] {
-            assert_eq!(name(keys.find(key)), Ok(expected));
+            assert_eq!(name(keys.find(key)), Some(expected));
         }
         for wrong in ["", "key-", "key-c", "key-a ", "KEY-A", &Digest::of("key-a").to_string(), &"x".repeat(1_000_000)]
         {
-            assert_eq!(name(keys.find(wrong)), Err(Rejection::Unknown));
+            assert_eq!(name(keys.find(wrong)), None);
         }
     }
 
@@ -229,10 +246,10 @@ mod tests {
         keys.add(client("b"), Vec::new(), vec!["spiffe://td/b".to_owned()]);
         assert!(!keys.is_empty() && keys.contains_name("a.internal") && !keys.contains_name("b"));
         let found = |names: &[&str]| name(keys.find_by_certificate(names.iter().copied())).map(str::to_owned);
-        assert_eq!(found(&["x", "spiffe://td/b"]).as_deref(), Ok("b"));
-        assert_eq!(found(&["spiffe://td/b", "a.internal"]).as_deref(), Ok("a"));
-        assert_eq!(found(&["internal", "a.internal.", "spiffe://td/b/c", "*"]), Err(Rejection::Unknown));
-        assert_eq!(name(keys.find("a.internal")), Err(Rejection::Unknown));
+        assert_eq!(found(&["x", "spiffe://td/b"]).as_deref(), Some("b"));
+        assert_eq!(found(&["spiffe://td/b", "a.internal"]).as_deref(), Some("a"));
+        assert_eq!(found(&["internal", "a.internal.", "spiffe://td/b/c", "*"]), None);
+        assert_eq!(name(keys.find("a.internal")), None);
     }
 
     #[test]
@@ -245,13 +262,14 @@ mod tests {
         let clock = Clock::system();
         let mut first = rated(0.01);
         first.limit_rates(clock, None);
-        assert_eq!(name(first.find("key-a")), Ok("a"));
+        let admit = |keys: &ClientKeys| keys.find("key-a").expect("it is known").admit();
+        assert_eq!(admit(&first), Ok(()));
         let mut second = rated(0.01);
         second.limit_rates(clock, Some(&first));
-        assert!(matches!(second.find("key-a"), Err(Rejection::RateLimited("a", _))));
+        assert!(admit(&second).is_err());
         let mut third = rated(0.02);
         third.limit_rates(clock, Some(&second));
-        assert_eq!(name(third.find("key-a")), Ok("a"));
+        assert_eq!(admit(&third), Ok(()));
     }
 
     #[test]

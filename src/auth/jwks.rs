@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use prometheus::Gauge;
 use reqwest::{Client, Url, redirect, retry};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -27,7 +28,7 @@ use super::jwt::Jwt;
 use super::key_set::KeySet;
 use crate::clock::{Clock, Moment};
 use crate::error_chain::describe;
-use crate::metrics::{FetchOutcome, JwksMetrics};
+use crate::metrics::{FetchOutcome, JwksMetrics, Metrics, Part};
 
 /// The settings of the JWKS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +85,8 @@ struct State {
     settings: JwksSettings,
     clock: Clock,
     metrics: JwksMetrics,
+    /// 1 with keys, else 0.
+    ready: Gauge,
 }
 
 /// The state of the fetching task. Fetches are numbered from 1.
@@ -106,7 +109,7 @@ impl Jwks {
     pub fn start(
         settings: JwksSettings,
         clock: Clock,
-        metrics: JwksMetrics,
+        metrics: &Metrics,
         runtime: &Handle,
         most_waiting: usize,
         before: Option<&Self>,
@@ -123,6 +126,7 @@ impl Jwks {
             .map_err(JwksError)?;
         let same = before.filter(|before| before.settings().url == settings.url);
         let keys = same.and_then(Self::keys);
+        let (ready, metrics) = (metrics.ready(Part::Sessions), metrics.jwks());
         if keys.is_none() {
             metrics.jwks_last_fetch_timestamp_seconds.set(0.0);
         }
@@ -134,7 +138,9 @@ impl Jwks {
             settings,
             clock,
             metrics,
+            ready,
         });
+        state.export_readiness();
         let task = runtime.spawn(Arc::clone(&state).run(client)).abort_handle();
         Ok(Self { state, task })
     }
@@ -163,6 +169,11 @@ impl Jwks {
 }
 
 impl State {
+    fn export_readiness(&self) {
+        let has_keys = self.keys.load().as_ref().is_some_and(|keys| keys.len() > 0);
+        self.ready.set(f64::from(u8::from(has_keys)));
+    }
+
     fn verify(&self, jwt: &Jwt<'_>) -> Result<(), SessionError> {
         let keys = self.keys.load();
         let keys = keys.as_ref().ok_or(SessionError::NoKeys)?;
@@ -215,6 +226,7 @@ impl State {
                 let (keys, ignored) = (set.len(), set.ignored());
                 self.metrics.fetched(self.clock.unix());
                 self.keys.store(Some(Arc::new(set)));
+                self.export_readiness();
                 if history.on_keys() || before.is_none() {
                     tracing::info!(url, keys, ignored, "JWKS fetched");
                 } else {
@@ -236,6 +248,7 @@ impl State {
         let is_withdrawn = history.withdraws(&error, began, *pause * SECOND_LOOK);
         if is_withdrawn && before.len() > 0 {
             self.keys.store(Some(Arc::default()));
+            self.export_readiness();
             tracing::error!(url, cause, "keys withdrawn by the JWKS; sessions get 401 until it has keys");
         } else if is_news {
             tracing::warn!(url, cause, "JWKS fetch failed; the keys fetched before stay in use");

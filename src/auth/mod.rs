@@ -14,7 +14,7 @@ mod session_key;
 mod sessions;
 
 pub use algorithms::{Algorithms, AlgorithmsError};
-pub use client_keys::{Client, ClientKeys, Digest, DigestError, Rejection, generate_key, has_jwt_shape};
+pub use client_keys::{Client, ClientKeys, Digest, DigestError, KnownClient, generate_key, has_jwt_shape};
 pub use error::{SessionDenial, SessionError};
 pub use inbound::InboundRate;
 pub use jwks::{JwksError, JwksSettings};

@@ -75,7 +75,7 @@ impl Sessions {
                     Some(same) => Arc::clone(same),
                     None => {
                         let known = known.map(Arc::as_ref);
-                        Arc::new(Jwks::start(jwks.clone(), clock, metrics.jwks(), runtime, most_waiting, known)?)
+                        Arc::new(Jwks::start(jwks.clone(), clock, metrics, runtime, most_waiting, known)?)
                     }
                 })
             }

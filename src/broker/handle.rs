@@ -105,6 +105,11 @@ impl Broker {
         }
     }
 
+    /// Whether the circuit breaker of a workspace is open or half-open.
+    pub fn has_open_breaker(&self) -> bool {
+        self.0.workspaces.values().any(|workspace| workspace.dispatcher.is_open())
+    }
+
     /// Forgets refusals of a workspace's old API key, after it got a new one.
     pub fn reset_for_new_key(&self, workspace: &str) {
         self.0.negative_cache.clear(workspace);

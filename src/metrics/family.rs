@@ -113,7 +113,7 @@ metric!(Gauge, GaugeVec, |options, _buckets| options);
 metric!(Histogram, HistogramVec, |options, buckets| HistogramOpts::from(options).buckets(buckets.to_vec()));
 
 /// A metric for each value of a label, looked up once: counting is one atomic addition.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct By<L, C> {
     children: Vec<C>,
     label: PhantomData<L>,

@@ -119,6 +119,37 @@ labels! {
         Cancelled = "cancelled",
     }
 
+    /// The kind of a caller, as in the audit log.
+    #[derive(PartialOrd, Ord)]
+    Who "who" {
+        /// A client of the settings.
+        Client = "client",
+        /// A user with a session.
+        Session = "session",
+        /// An unauthenticated caller.
+        Nobody = "nobody",
+    }
+
+    /// A listener.
+    ListenerKind "listener" {
+        /// The listeners for apps.
+        App = "app",
+        /// The admin listener.
+        Admin = "admin",
+    }
+
+    /// A part of the broker that may be not ready.
+    Part "part" {
+        /// It serves requests and does not stop.
+        Serving = "serving",
+        /// The circuit breakers of all workspaces are closed.
+        Courier = "courier",
+        /// The store works.
+        Store = "store",
+        /// The issuer's keys are loaded.
+        Sessions = "sessions",
+    }
+
     /// Why a connection was closed early.
     Dropped "cause" {
         /// The address had too many connections.

@@ -3,6 +3,7 @@
 //! Labels are closed enums and configured workspaces, never a user, a scope or another value of a
 //! caller, so that the number of series is fixed.
 
+mod caller;
 mod family;
 mod jwks;
 mod label;
@@ -13,12 +14,13 @@ mod workspace;
 use std::ops::Deref;
 use std::sync::LazyLock;
 
-use prometheus::{Encoder, IntCounter, Registry, TextEncoder};
+use prometheus::{Encoder, Gauge, IntCounter, Registry, TextEncoder};
 
+pub use caller::{CallerLabels, CallerRequests, Callers};
 pub use jwks::JwksMetrics;
 pub use label::{
-    CallOutcome, Dropped, FetchOutcome, LookOutcome, MemberState, ReloadOutcome, Reloaded, Removal, RenewalOutcome,
-    RequestOutcome, Route, StoreOperation, StoreOutcome,
+    CallOutcome, Dropped, FetchOutcome, ListenerKind, LookOutcome, MemberState, Part, ReloadOutcome, Reloaded, Removal,
+    RenewalOutcome, RequestOutcome, Route, StoreOperation, StoreOutcome,
 };
 pub use process::{CertificateMetrics, ProcessMetrics};
 pub use store::StoreMetrics;
@@ -38,6 +40,8 @@ pub static LOG_LINES_LOST: LazyLock<IntCounter> = LazyLock::new(|| {
 pub struct Metrics {
     registry: Registry,
     process: ProcessMetrics,
+    callers: Callers,
+    parts: process::PartFamilies,
     certificate: process::CertificateFamilies,
     workspaces: workspace::WorkspaceFamilies,
     jwks: jwks::JwksFamilies,
@@ -59,12 +63,24 @@ impl Metrics {
         process.set_coverage([1.0; 3]);
         Ok(Self {
             process,
+            callers: Callers::new(registry.clone()),
+            parts: process::PartFamilies::register(&registry)?,
             certificate: process::CertificateFamilies::register(&registry)?,
             workspaces: workspace::WorkspaceFamilies::register(&registry)?,
             jwks: jwks::JwksFamilies::register(&registry)?,
             stores: store::StoreFamilies::register(&registry)?,
             registry,
         })
+    }
+
+    /// The requests by caller.
+    pub const fn callers(&self) -> &Callers {
+        &self.callers
+    }
+
+    /// Whether a part of the broker is ready, 1 or 0; created at the first call for it.
+    pub fn ready(&self, part: Part) -> Gauge {
+        self.parts.with(&[part.as_str()]).ready
     }
 
     /// The metrics of the certificate, created at the first call.
@@ -106,6 +122,7 @@ impl Deref for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use label::Label;
     use std::collections::{BTreeMap, BTreeSet};
 
     /// The values of each label, and how many series they make, by metric.
@@ -115,6 +132,10 @@ mod tests {
         let metrics = Metrics::new().expect("the declarations are sound");
         let workspace = metrics.workspace(&WorkspaceName::new("eu").expect("a name"));
         let _ = (metrics.jwks(), metrics.certificate(), metrics.store("disk"), metrics.store("redis"));
+        metrics.callers().requests(&CallerLabels::client("web", "eu")).expect("the declaration is sound");
+        for part in Part::ALL {
+            metrics.ready(*part);
+        }
         (metrics, workspace)
     }
 

@@ -1,9 +1,11 @@
 //! Metrics of the whole broker.
 
+use std::time::Duration;
+
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use super::family::{By, metrics};
-use super::label::{Dropped, Horizon, ReloadOutcome, Reloaded, Removal, RequestOutcome, Route, Version};
+use super::label::{Dropped, Horizon, ListenerKind, ReloadOutcome, Reloaded, Removal, RequestOutcome, Route, Version};
 
 /// Buckets from a cache hit to a caller's longest wait, in seconds.
 pub(super) const WAITS: &[f64] = &[
@@ -19,6 +21,8 @@ metrics! {
         requests_total: By<Route, By<RequestOutcome, IntCounter>>,
         /// Time from a request's arrival to its response, in seconds.
         request_duration_seconds: By<Route, Histogram> = WAITS,
+        /// Open connections, by listener.
+        connections_open: By<ListenerKind, IntGauge>,
         /// Connections that a limit closed early, by cause.
         connections_dropped_total: By<Dropped, IntCounter>,
         /// Tokens in the cache.
@@ -33,6 +37,8 @@ metrics! {
         reloads_total: By<Reloaded, By<ReloadOutcome, IntCounter>>,
         /// Whether the last reload was applied: 1 or 0.
         config_last_reload_successful: Gauge,
+        /// Time at which the settings in use were applied, in seconds since 1970.
+        config_last_reload_success_timestamp_seconds: Gauge,
         /// The broker's version, as a label; always 1.
         build_info: By<Version, Gauge>,
     }
@@ -43,6 +49,16 @@ metrics! {
     CertificateMetrics of CertificateFamilies [] {
         /// End of the listener's certificate, in seconds since 1970.
         certificate_expiry_timestamp_seconds: Gauge,
+        /// Time of the last change of the certificate's file in use, in seconds since 1970.
+        certificate_file_modified_timestamp_seconds: Gauge,
+    }
+}
+
+metrics! {
+    /// The metrics of a part of the broker. A part that the settings do not have has no series.
+    PartMetrics of PartFamilies ["part"] {
+        /// Whether a part of the broker is ready: 1 or 0.
+        ready: Gauge,
     }
 }
 
@@ -53,10 +69,14 @@ impl ProcessMetrics {
         self.request_duration_seconds[route].observe(seconds);
     }
 
-    /// Counts a reload.
-    pub fn reload(&self, what: Reloaded, outcome: ReloadOutcome) {
+    /// Counts a reload, at this time since 1970.
+    pub fn reload(&self, what: Reloaded, outcome: ReloadOutcome, unix: Duration) {
         self.reloads_total[what][outcome].inc();
-        self.config_last_reload_successful.set(f64::from(u8::from(outcome == ReloadOutcome::Applied)));
+        let is_applied = outcome == ReloadOutcome::Applied;
+        self.config_last_reload_successful.set(f64::from(u8::from(is_applied)));
+        if is_applied {
+            self.config_last_reload_success_timestamp_seconds.set(unix.as_secs_f64());
+        }
     }
 
     /// Sets the share of demand that would survive an outage of each `horizon`.

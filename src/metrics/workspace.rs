@@ -24,6 +24,10 @@ metrics! {
         upstream_queue_wait_seconds: By<Class, Histogram> = WAITS,
         /// Permitted calls to Courier, at present, per second.
         upstream_budget_per_second: Gauge,
+        /// End of the pause that Courier asked for by Retry-After, in seconds since 1970; 0 without a pause.
+        upstream_paused_until_seconds: Gauge,
+        /// Time of the last change of the API key's file in use, in seconds since 1970; 0 without a file.
+        api_key_file_modified_timestamp_seconds: Gauge,
         /// State of the circuit breaker: 0 closed, 1 renewals held back, 2 half-open (a probe is under way), 3 open.
         upstream_breaker_state: Gauge,
         /// Renewals, by reason and outcome.

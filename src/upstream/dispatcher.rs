@@ -385,5 +385,8 @@ impl Dispatcher {
     fn update_health(&self, admission: &Admission<Arc<str>, PermitSender>, now: Moment) {
         self.metrics.upstream_budget_per_second.set(admission.rate());
         self.metrics.upstream_breaker_state.set(admission.state(now) as u8 as f64);
+        let pause = Some(admission.paused_for(now)).filter(|pause| !pause.is_zero());
+        let until = pause.map_or(Duration::ZERO, |pause| self.clock.unix() + pause);
+        self.metrics.upstream_paused_until_seconds.set(until.as_secs_f64());
     }
 }

@@ -35,7 +35,7 @@ fn api(test: &TestBroker) -> Arc<Api> {
     raw.clients = vec![client("app", CLIENT_KEY, &["*"])];
     let settings = Settings::resolve(&raw, &Layers::default()).expect("good settings");
     let (broker, metrics) = (test.broker.clone(), Arc::clone(&test.metrics));
-    Arc::new(Api::new(settings.http, broker, settings.clients, test.clock, metrics))
+    Arc::new(Api::new(settings.http, broker, settings.clients, test.clock, metrics).expect("sound metrics"))
 }
 
 /// The outcome of an SDK's call.

@@ -21,6 +21,7 @@ mod http2;
 mod inputs;
 mod keys;
 mod loops;
+mod metrics;
 mod permits;
 mod places;
 mod regressions;

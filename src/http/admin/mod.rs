@@ -16,7 +16,7 @@ use crate::broker::{Broker, Decision, Explained};
 use crate::clock::{Clock, Moment};
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody, allow};
 use crate::http::server::BadHost;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Part};
 use crate::policy::refresh;
 use web_pages::is_from_web_page;
 
@@ -186,9 +186,20 @@ impl Admin {
         json_response(StatusCode::OK, &json!({ "user": user, "tokens": tokens }))
     }
 
+    /// Updates the readiness by part; that of sessions is updated by each fetch of their keys.
+    fn update_readiness(&self) {
+        let set = |part, is_ready: bool| self.metrics.ready(part).set(f64::from(u8::from(is_ready)));
+        set(Part::Serving, self.readiness.0.load(Ordering::Relaxed));
+        set(Part::Courier, !self.broker.has_open_breaker());
+        if let Some(state) = self.broker.store_state() {
+            set(Part::Store, state == "ok");
+        }
+    }
+
     async fn metrics(&self) -> Response<ResponseBody> {
         let _one_at_a_time = self.rendering.lock().await;
         self.broker.update_gauges();
+        self.update_readiness();
         match self.metrics.text() {
             Ok(text) => {
                 let mut response = Response::new(ResponseBody::from(text));

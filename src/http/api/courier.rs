@@ -9,6 +9,7 @@ use super::places::Caller;
 use super::problem::Problem;
 use super::request::min_ttl_header;
 use super::{Answered, Api, token_response};
+use crate::metrics::CallerRequests;
 use crate::token::ScopeClaim;
 
 #[derive(serde::Deserialize)]
@@ -19,8 +20,12 @@ struct RequestBody<'a> {
 }
 
 impl Api {
-    pub(super) async fn issue_token<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
-        let client = self.client(request)?;
+    pub(super) async fn issue_token<'a, B: Incoming>(
+        &'a self,
+        request: &mut Request<B>,
+        counters: &mut &'a CallerRequests,
+    ) -> Result<Answered, Problem> {
+        let client = self.client(request, counters)?;
         let min_ttl = min_ttl_header(request)?;
         let body = self.read_body(request, Caller::Client(&client.name)).await?;
         let fields: RequestBody<'_> = body::parse(&body)?;

@@ -13,6 +13,7 @@ use super::{Answered, Api, token_response};
 use crate::auth::has_jwt_shape;
 use crate::broker::Answer;
 use crate::http::response_body::ResponseBody;
+use crate::metrics::CallerRequests;
 use crate::token::{INBOX, Profile, ScopeClaim, UserId};
 
 #[derive(serde::Deserialize)]
@@ -23,17 +24,21 @@ struct RequestBody<'a> {
 }
 
 impl Api {
-    pub(super) async fn frontend<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
+    pub(super) async fn frontend<'a, B: Incoming>(
+        &'a self,
+        request: &mut Request<B>,
+        counters: &mut &'a CallerRequests,
+    ) -> Result<Answered, Problem> {
         if let Some(session_auth) = &self.session_auth
             // Boxed, so that an app's cache hit does not carry the state of a session check.
-            && let Some(answer) = Box::pin(self.serve_session(session_auth, request)).await?
+            && let Some(answer) = Box::pin(self.serve_session(session_auth, request, counters)).await?
         {
             return Ok(self.frontend_response(&answer));
         }
         if carries_session(request) {
             return Err(Problem::NoSessions);
         }
-        let client = self.client(request)?;
+        let client = self.client(request, counters)?;
         let min_ttl = min_ttl_header(request)?;
         let body;
         let user = if request.method() == Method::GET {

@@ -36,12 +36,12 @@ pub use cors::{OriginError, Origins};
 pub use session_auth::{SessionRoute, SessionSource};
 
 use crate::audit::Actor;
-use crate::auth::{Client, ClientKeys, Sessions};
+use crate::auth::{Client, ClientKeys, KnownClient, Sessions};
 use crate::broker::{Answer, Broker, Source, TokenRequest};
 use crate::clock::Clock;
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody};
 use crate::http::server::{BadHost, Cancelled, PeerNames};
-use crate::metrics::{Metrics, RequestOutcome, Route};
+use crate::metrics::{CallerLabels, CallerRequests, Metrics, RequestOutcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
 use audit_limit::AuditLimit;
 use body::Waiting;
@@ -90,6 +90,8 @@ pub struct Api {
     broker: Broker,
     clients: ClientKeys,
     session_auth: Option<SessionAuth>,
+    /// The counters of callers that are neither a client nor a session.
+    unknown: CallerRequests,
     audit_limit: AuditLimit,
     /// The places of requests that wait for a token from Courier.
     waiting_for_token: Arc<Places>,
@@ -102,26 +104,29 @@ pub struct Api {
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 impl Api {
-    /// The routes for apps, answered by this broker.
+    /// The routes for apps, answered by this broker. The error is a bug in a metric's declaration.
     pub fn new(
         settings: ApiSettings,
         broker: Broker,
-        clients: ClientKeys,
+        mut clients: ClientKeys,
         clock: Clock,
         metrics: Arc<Metrics>,
-    ) -> Self {
+    ) -> prometheus::Result<Self> {
+        clients.count_requests(metrics.callers())?;
+        let unknown = metrics.callers().requests(&CallerLabels::unknown())?;
         let [waiting_for_token, waiting_for_body] = [(); 2].map(|()| Places::new(settings.requests_in_flight));
-        Self {
+        Ok(Self {
             settings,
             broker,
             clients,
             session_auth: None,
+            unknown,
             audit_limit: AuditLimit::new(clock),
             waiting_for_token,
             waiting_for_body,
             clock,
             metrics,
-        }
+        })
     }
 
     /// The settings of the routes.
@@ -140,10 +145,16 @@ impl Api {
     }
 
     /// Lets users call the front-end route with their own sessions.
-    #[must_use]
-    pub fn with_sessions(self, sessions: Sessions, route: SessionRoute) -> Self {
+    pub fn with_sessions(self, sessions: Sessions, route: SessionRoute) -> prometheus::Result<Self> {
         let rates = route.client.rate.map(UserRates::new).map(Arc::new);
-        Self { session_auth: Some(SessionAuth { sessions, route, rates }), ..self }
+        let requests = self.metrics.callers().requests(&route.caller())?;
+        Ok(Self { session_auth: Some(SessionAuth { sessions, route, rates, requests }), ..self })
+    }
+
+    /// The callers whose requests are counted.
+    pub fn callers(&self) -> Vec<CallerLabels> {
+        let sessions = self.session_auth.iter().map(|session_auth| session_auth.route.caller());
+        self.clients.iter().map(Client::caller).chain(sessions).chain([CallerLabels::unknown()]).collect()
     }
 
     /// Takes over the places that are taken, and the rates of users, from the routes that these replace, if there are any.
@@ -168,6 +179,7 @@ impl Api {
         async move {
             let arrived = self.clock.now();
             let (route, methods) = Self::find(request.uri());
+            let mut counters = &self.unknown;
             let answered = match route {
                 _ if request.extensions().get::<BadHost>().is_some() => Err(Problem::Host),
                 _ if request.headers().len() > self.settings.header_count => Err(Problem::HeadersTooLarge),
@@ -183,12 +195,14 @@ impl Api {
                     }
                 }
                 _ if !methods.contains(request.method()) => Err(Problem::Method(methods)),
-                Route::IssueToken => self.issue_token(&mut request).await,
-                Route::Frontend => self.frontend(&mut request).await,
-                Route::Tokens if *request.method() == Method::DELETE => self.sign_out_in_body(&mut request).await,
-                Route::Tokens => self.tokens(&mut request).await,
-                Route::Rejected => self.rejected(&mut request).await,
-                Route::SignOut => self.sign_out_in_path(&mut request).await,
+                Route::IssueToken => self.issue_token(&mut request, &mut counters).await,
+                Route::Frontend => self.frontend(&mut request, &mut counters).await,
+                Route::Tokens if *request.method() == Method::DELETE => {
+                    self.sign_out_in_body(&mut request, &mut counters).await
+                }
+                Route::Tokens => self.tokens(&mut request, &mut counters).await,
+                Route::Rejected => self.rejected(&mut request, &mut counters).await,
+                Route::SignOut => self.sign_out_in_path(&mut request, &mut counters).await,
             };
             let (outcome, mut response) = match answered {
                 Ok(answered) => answered,
@@ -221,6 +235,7 @@ impl Api {
                 session_auth.route.origins.set_headers(request.headers(), response.headers_mut());
             }
             self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
+            counters[outcome].inc();
             response
         }
     }
@@ -237,22 +252,32 @@ impl Api {
         }
     }
 
-    /// Authenticates the client by its key, or without one by the connection's certificate.
-    fn client<B>(&self, request: &Request<B>) -> Result<&Client, Problem> {
+    /// Authenticates the client, whose counters then count the request, and checks its rate.
+    fn client<'a, B>(&'a self, request: &Request<B>, counters: &mut &'a CallerRequests) -> Result<&'a Client, Problem> {
+        let known = self.known_client(request)?;
+        if let Some(requests) = known.requests() {
+            *counters = requests;
+        }
+        known.admit().map_err(|wait| Problem::RateLimited(known.client().name.clone(), wait))?;
+        Ok(known.client())
+    }
+
+    /// Finds the client by its key, or without one by the connection's certificate.
+    fn known_client<B>(&self, request: &Request<B>) -> Result<&KnownClient, Problem> {
         let mut values = request.headers().get_all(AUTHORIZATION).iter();
         let value = match (values.next(), values.next()) {
             (Some(value), None) => value,
             (Some(_), Some(_)) => return Err(Problem::MissingKey),
             (None, _) => {
                 let names = request.extensions().get::<PeerNames>().ok_or(Problem::MissingKey)?;
-                return self.clients.find_by_certificate(names.iter()).map_err(Problem::from);
+                return self.clients.find_by_certificate(names.iter()).ok_or(Problem::UnknownKey);
             }
         };
         let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Problem::MissingKey)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(Problem::MissingKey);
         }
-        Ok(self.clients.find(key.trim())?)
+        self.clients.find(key.trim()).ok_or(Problem::UnknownKey)
     }
 
     /// Issues or serves a token within the client's access.

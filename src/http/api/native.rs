@@ -11,6 +11,7 @@ use super::problem::Problem;
 use super::{Answered, Api, token_response};
 use crate::auth::Client;
 use crate::http::response_body::ResponseBody;
+use crate::metrics::CallerRequests;
 use crate::token::{Profile, Scope, ScopeClaim, UserId};
 
 #[derive(serde::Deserialize)]
@@ -30,8 +31,12 @@ struct RequestBody<'a> {
 }
 
 impl Api {
-    pub(super) async fn tokens<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
-        let client = self.client(request)?;
+    pub(super) async fn tokens<'a, B: Incoming>(
+        &'a self,
+        request: &mut Request<B>,
+        counters: &mut &'a CallerRequests,
+    ) -> Result<Answered, Problem> {
+        let client = self.client(request, counters)?;
         let body = self.read_body(request, Caller::Client(&client.name)).await?;
         let fields: RequestBody<'_> = body::parse(&body)?;
         let users = match (&fields.user_id, &fields.user_ids) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hyper::Method;
 
 use super::denied::{Denied, lifetime_text};
-use crate::auth::{Rejection, SessionDenial};
+use crate::auth::SessionDenial;
 use crate::broker::{self, HeldRequest, HoldCause};
 use crate::clock::Moment;
 use crate::token::{ClaimError, Lifetime, UserIdError};
@@ -68,15 +68,6 @@ pub enum Problem {
 impl From<broker::Refusal> for Problem {
     fn from(refusal: broker::Refusal) -> Self {
         Self::Refusal(refusal)
-    }
-}
-
-impl From<Rejection<'_>> for Problem {
-    fn from(rejection: Rejection<'_>) -> Self {
-        match rejection {
-            Rejection::Unknown => Self::UnknownKey,
-            Rejection::RateLimited(client, wait) => Self::RateLimited(client.to_owned(), wait),
-        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::{Answered, Api};
 use crate::audit::{self, Subject};
 use crate::auth::Client;
 use crate::http::response_body::ResponseBody;
-use crate::metrics::RequestOutcome;
+use crate::metrics::{CallerRequests, RequestOutcome};
 use crate::policy::access::Denial;
 use crate::token::{TokenKey, UserId};
 
@@ -31,16 +31,24 @@ struct SignOutBody<'a> {
 
 impl Api {
     /// Signs out the user in the path.
-    pub(super) async fn sign_out_in_path<B>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
-        let client = self.client(request)?;
+    pub(super) async fn sign_out_in_path<'a, B>(
+        &'a self,
+        request: &mut Request<B>,
+        counters: &mut &'a CallerRequests,
+    ) -> Result<Answered, Problem> {
+        let client = self.client(request, counters)?;
         let user = user_in_path(bare_path(request.uri())).unwrap_or_default();
         let user = percent_decoded(user).map_err(|why| Problem::Invalid(format!("the user id in the path {why}")))?;
         self.sign_out(client, UserId::new(&user)?).await
     }
 
     /// Signs out the user in the body, for ids that proxies change in a path: many decode `%2F`.
-    pub(super) async fn sign_out_in_body<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
-        let client = self.client(request)?;
+    pub(super) async fn sign_out_in_body<'a, B: Incoming>(
+        &'a self,
+        request: &mut Request<B>,
+        counters: &mut &'a CallerRequests,
+    ) -> Result<Answered, Problem> {
+        let client = self.client(request, counters)?;
         let body = self.read_body(request, Caller::Client(&client.name)).await?;
         let sign_out: SignOutBody<'_> = body::parse(&body)?;
         self.sign_out(client, UserId::new(&sign_out.user_id)?).await
@@ -75,8 +83,12 @@ impl Api {
 
     /// Takes the report that Courier rejected a token. The response is the same whether the token was
     /// the broker's, and of this client's users, or not.
-    pub(super) async fn rejected<B: Incoming>(&self, request: &mut Request<B>) -> Result<Answered, Problem> {
-        let client = self.client(request)?;
+    pub(super) async fn rejected<'a, B: Incoming>(
+        &'a self,
+        request: &mut Request<B>,
+        counters: &mut &'a CallerRequests,
+    ) -> Result<Answered, Problem> {
+        let client = self.client(request, counters)?;
         let body = self.read_body(request, Caller::Client(&client.name)).await?;
         let fields: RejectedBody<'_> = body::parse(&body)?;
         let is_permitted = |key: &TokenKey| {

@@ -15,6 +15,7 @@ use crate::audit::Actor;
 use crate::auth::SessionDenial;
 use crate::broker::Answer;
 use crate::http::response_body::ResponseBody;
+use crate::metrics::CallerRequests;
 use crate::token::{ScopeClaim, UserId};
 
 /// The body of a user's request.
@@ -27,12 +28,17 @@ struct RequestBody<'a> {
 
 impl Api {
     /// Serves a user's call; `None` if an app calls.
-    pub(super) async fn serve_session<B: Incoming>(
-        &self,
-        session_auth: &SessionAuth,
+    pub(super) async fn serve_session<'a, B: Incoming>(
+        &'a self,
+        session_auth: &'a SessionAuth,
         request: &mut Request<B>,
+        counters: &mut &'a CallerRequests,
     ) -> Result<Option<Answer>, Problem> {
-        let Some(session) = session_auth.check(request).await? else { return Ok(None) };
+        let checked = session_auth.check(request).await;
+        if !matches!(checked, Ok(None)) {
+            *counters = &session_auth.requests;
+        }
+        let Some(session) = checked? else { return Ok(None) };
         session_auth.limit_rate(&session.user, self.clock.now())?;
         // A page could force a call to Courier with each request.
         if request.headers().contains_key(TOKEN_MIN_TTL) {

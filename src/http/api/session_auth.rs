@@ -11,6 +11,7 @@ use super::problem::Problem;
 use super::user_rates::UserRates;
 use crate::auth::{Client, Session, SessionDenial, SessionError, Sessions, has_jwt_shape};
 use crate::clock::Moment;
+use crate::metrics::{CallerLabels, CallerRequests};
 use crate::policy::session::longest_within;
 use crate::token::{Lifetime, Profile};
 
@@ -41,6 +42,13 @@ pub enum SessionSource {
     Cookie(String),
 }
 
+impl SessionRoute {
+    /// All sessions in the metrics.
+    pub fn caller(&self) -> CallerLabels {
+        CallerLabels::sessions(self.client.workspace.as_str())
+    }
+}
+
 impl SessionSource {
     /// Reads `authorization` or `cookie:NAME`.
     pub fn parse(text: &str) -> Option<Self> {
@@ -58,6 +66,8 @@ pub struct SessionAuth {
     pub route: SessionRoute,
     /// The rates of users, if they are limited.
     pub rates: Option<Arc<UserRates>>,
+    /// The counters of requests with a session.
+    pub requests: CallerRequests,
 }
 
 impl SessionAuth {

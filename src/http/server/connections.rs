@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
@@ -31,6 +32,7 @@ pub struct Connections {
     /// HTTP/2 connections whose TLS handshake is done.
     http2: AtomicUsize,
     open: Mutex<Open>,
+    gauge: IntGauge,
 }
 
 #[derive(Default)]
@@ -75,10 +77,11 @@ const STREAMS: usize = 128 * 1024;
 const LEAST_STREAMS: usize = 8;
 
 impl Connections {
-    /// No connections, of which there may be `most`.
-    pub fn new(most: usize) -> Arc<Self> {
+    /// No connections, of which there may be `most`. `gauge` counts those that are open.
+    pub fn new(most: usize, gauge: IntGauge) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-        Arc::new(Self { permits, ticks: AtomicU64::new(0), http2: AtomicUsize::new(0), open: Mutex::default() })
+        let (ticks, http2, open) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::default());
+        Arc::new(Self { permits, ticks, http2, open, gauge })
     }
 
     /// Adds a listener.
@@ -185,6 +188,7 @@ impl Connections {
         open.next_id += 1;
         let (stop, stopped) = oneshot::channel();
         let activity = Arc::new(Activity::new(self.tick()));
+        self.gauge.inc();
         open.all.insert(id, OpenConnection { listener, activity: Arc::clone(&activity), stop: Some(stop) });
         (OpenGuard { connections: Arc::clone(self), id, _subnet: subnet, _permits: permits }, activity, stopped)
     }
@@ -229,6 +233,7 @@ pub struct OpenGuard {
 impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.connections.open.lock().all.remove(&self.id);
+        self.connections.gauge.dec();
     }
 }
 
@@ -262,6 +267,10 @@ impl Drop for SubnetGuard {
 mod tests {
     use super::*;
 
+    fn connections(most: usize) -> Arc<Connections> {
+        Connections::new(most, IntGauge::new("open", "Open connections.").expect("a sound declaration"))
+    }
+
     type Added = (OpenGuard, Arc<Activity>, oneshot::Receiver<CloseIfIdle>);
 
     fn add(connections: &Arc<Connections>, listener: ListenerId) -> Added {
@@ -275,7 +284,7 @@ mod tests {
 
     #[test]
     fn longest_idle_gives_way_and_busy_ones_never() {
-        let connections = Connections::new(10);
+        let connections = connections(10);
         let [one, other] = [connections.add_listener(), connections.add_listener()];
         let mut first = add(&connections, one);
         let mut busy = add(&connections, one);
@@ -298,7 +307,7 @@ mod tests {
 
     #[test]
     fn strangers_give_way_first_while_they_are_many() {
-        let connections = Connections::new(100);
+        let connections = connections(100);
         let listener = connections.add_listener();
         let mut known: Vec<_> = (0..70).map(|_| add(&connections, listener)).collect();
         for connection in &known {
@@ -329,7 +338,7 @@ mod tests {
 
     #[test]
     fn note_that_is_out_of_date_is_dropped() {
-        let connections = Connections::new(1000);
+        let connections = connections(1000);
         let listener = connections.add_listener();
         let mut all: Vec<_> = (0..100).map(|_| add(&connections, listener)).collect();
         assert!(connections.close_one(None));
@@ -348,7 +357,7 @@ mod tests {
 
     #[test]
     fn streams_of_all_connections_are_bounded() {
-        let connections = Connections::new(1_000_000);
+        let connections = connections(1_000_000);
         let mut open = Vec::new();
         let mut sum = 0;
         for _ in 0..16_384 {
