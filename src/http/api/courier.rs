@@ -2,6 +2,7 @@
 //! URL set to the broker.
 
 use hyper::Request;
+use schemars::JsonSchema;
 
 use super::body::{self, Incoming};
 use super::fields::{DurationField, Text};
@@ -11,10 +12,15 @@ use super::request::min_ttl_header;
 use super::{Answered, Api, token_response};
 use crate::token::ScopeClaim;
 
-#[derive(serde::Deserialize)]
-struct RequestBody<'a> {
+/// A request for a token, as Courier's SDKs send it.
+#[derive(serde::Deserialize, JsonSchema)]
+#[schemars(rename = "IssueTokenRequest")]
+pub struct RequestBody<'a> {
+    /// Each user as `user_id:ID`, and the scopes, between spaces. At least one of each.
     #[serde(borrow)]
+    #[schemars(extend("format" = "users-and-scopes"))]
     scope: Text<'a>,
+    /// The lifetime.
     expires_in: DurationField,
 }
 
