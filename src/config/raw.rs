@@ -12,7 +12,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::duration::HumanDuration;
 use super::log::{Audit, LogFormat};
-use super::schema::TextOrTexts;
 use crate::policy::access::SetBy;
 use crate::secrets::{REDACTED, Secret, SecretError};
 use crate::token::INBOX;
@@ -210,6 +209,15 @@ impl<'de> Deserialize<'de> for StoreKind {
             _ => Err(de::Error::custom("must be \"memory\", \"disk\" or \"redis\"")),
         }
     }
+}
+
+/// The schema of one text or a list of texts.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum TextOrTexts {
+    One(String),
+    Many(Vec<String>),
 }
 
 /// One text or a list of texts; in the environment, texts separated by commas.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
@@ -50,15 +49,6 @@ pub fn schema() -> Value {
     describe(&mut schema, "", &comments(DOCUMENTED));
     schema["title"] = "Settings of courier-token-broker".into();
     schema
-}
-
-/// One text or a list of texts.
-#[derive(JsonSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "only its schema is used")]
-pub enum TextOrTexts {
-    One(String),
-    Many(Vec<String>),
 }
 
 /// Adds comments, ranges and choices to the schema of a key and of all keys below it.

@@ -2,10 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+/// The folder of that environment.
+pub fn home() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/contract")
+}
+
 /// A program of that environment.
 pub fn program(name: &str) -> PathBuf {
-    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/contract");
-    let program = home.join("bin").join(name);
+    let program = home().join("bin").join(name);
     assert!(program.exists(), "{} is missing: tests/run installs it", program.display());
     program
 }

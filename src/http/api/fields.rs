@@ -78,7 +78,7 @@ impl JsonSchema for Id<'_> {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "description": "A user's id in Courier: at most 256 bytes, without white space, control and invisible \
-                characters, and without `user_id:` after the beginning. A whole number stands for its digits.",
+                characters, and without `user_id:` after the beginning. A number stands for its digits; it is written without fraction and exponent.",
             "anyOf": [Self::text_schema(), { "type": "integer", "minimum": i64::MIN, "maximum": u64::MAX }],
         })
     }

@@ -3,7 +3,7 @@
 pub mod errors;
 mod operation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -49,39 +49,45 @@ impl Api {
     }
 }
 
+/// The parts of the document that operations share.
+struct Components {
+    schemas: SchemaGenerator,
+    examples: Map<String, Value>,
+}
+
 fn document() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = "/components/schemas".into();
         settings.meta_schema = None;
     });
-    let mut schemas = settings.into_generator();
+    let mut shared = Components { schemas: settings.into_generator(), examples: Map::new() };
     let mut paths = Map::new();
     for route in Route::ALL {
         let mut methods = Map::new();
         for method in Api::methods(*route) {
-            if let Some(operation) = Operation::of(*route, method, &mut schemas) {
-                let style = Style::of(*route);
-                methods.insert(method.as_str().to_lowercase(), described(operation, style, &mut schemas));
+            if let Some(operation) = Operation::of(*route, method, &mut shared.schemas) {
+                let shown = shared.operation(operation, Style::of(*route));
+                methods.insert(method.as_str().to_lowercase(), shown);
             }
         }
         if !methods.is_empty() {
             paths.insert(route.as_str().to_owned(), methods.into());
         }
     }
-    let mut examples = Map::new();
-    for style in [Style::Courier, Style::Frontend] {
-        for problem in errors::examples() {
-            let name = example_name(&problem, style);
-            examples.entry(name).or_insert_with(|| json!({ "value": problem.body(style) }));
-        }
-    }
+    let is_elsewhere = |problem: &Problem| matches!(problem, Problem::NotFound | Problem::Method(_));
+    let elsewhere = shared.errors(Style::Courier, is_elsewhere);
+    let Components { mut schemas, examples } = shared;
+    let kinds: BTreeSet<_> = examples.values().filter_map(|example| example["value"]["type"].as_str()).collect();
+    let mut definitions = schemas.take_definitions(true);
+    definitions["CourierError"]["properties"]["type"]["enum"] = json!(kinds);
     json!({
         "openapi": "3.1.0",
         "info": { "title": "courier-token-broker", "version": "1", "description": ABOUT },
         "servers": [{ "url": "/" }],
         "paths": paths,
         "components": {
-            "schemas": schemas.take_definitions(true),
+            "schemas": definitions,
+            "responses": elsewhere,
             "examples": examples,
             "securitySchemes": security_schemes(),
         },
@@ -99,32 +105,6 @@ fn security_schemes() -> Value {
             "description": "The login session of a user, where the settings allow sessions. They may name a cookie instead.",
         },
     })
-}
-
-/// The operation as an object of OpenAPI.
-fn described(operation: Operation, style: Style, schemas: &mut SchemaGenerator) -> Value {
-    let security = match operation.caller {
-        Caller::Anyone => json!([]),
-        Caller::Client => json!([{ "clientKey": [] }, { "clientCertificate": [] }]),
-        Caller::ClientOrSession => json!([{ "clientKey": [] }, { "clientCertificate": [] }, { "session": [] }]),
-    };
-    let mut responses = error_responses(&operation, style, schemas);
-    let (status, response) = success(&operation.answer);
-    responses.insert(status.to_owned(), response);
-    let mut shown = json!({
-        "operationId": operation.id,
-        "summary": operation.summary,
-        "security": security,
-        "responses": responses,
-    });
-    if !operation.parameters.is_empty() {
-        shown["parameters"] = operation.parameters.into();
-    }
-    if let Some((schema, example)) = operation.body {
-        let content = json!({ "application/json": { "schema": schema, "example": example } });
-        shown["requestBody"] = json!({ "required": true, "content": content });
-    }
-    shown
 }
 
 /// The status and the response of an operation that succeeds.
@@ -146,28 +126,63 @@ fn success(answer: &Answer) -> (&'static str, Value) {
     }
 }
 
-/// The errors of an operation by their status.
-fn error_responses(operation: &Operation, style: Style, schemas: &mut SchemaGenerator) -> Map<String, Value> {
-    let schema = match style {
-        Style::Courier => schemas.subschema_for::<CourierError>(),
-        Style::Frontend => schemas.subschema_for::<FrontendError>(),
-    };
-    let mut by_status: BTreeMap<u16, Vec<Problem>> = BTreeMap::new();
-    for problem in errors::examples().into_iter().filter(|problem| errors::entry(problem).1(operation)) {
-        by_status.entry(problem.status().as_u16()).or_default().push(problem);
-    }
-    let response = |(status, problems): (u16, Vec<Problem>)| {
-        let reference = |problem: &Problem| {
-            let name = example_name(problem, style);
-            (name.clone(), json!({ "$ref": format!("#/components/examples/{name}") }))
+impl Components {
+    /// The operation as an object of OpenAPI.
+    fn operation(&mut self, operation: Operation, style: Style) -> Value {
+        let security = match operation.caller {
+            Caller::Anyone => json!([]),
+            Caller::Client => json!([{ "clientKey": [] }, { "clientCertificate": [] }]),
+            Caller::ClientOrSession => json!([{ "clientKey": [] }, { "clientCertificate": [] }, { "session": [] }]),
         };
-        let examples: Map<_, _> = problems.iter().map(reference).collect();
-        let reason = problems[0].status().canonical_reason().unwrap_or_default();
-        let content = json!({ "application/json": { "schema": schema, "examples": examples } });
-        let headers = headers_of(&problems, style);
-        (status.to_string(), json!({ "description": reason, "headers": headers, "content": content }))
-    };
-    by_status.into_iter().map(response).collect()
+        let mut responses = self.errors(style, |problem| errors::entry(problem).1(&operation));
+        let (status, response) = success(&operation.answer);
+        responses.insert(status.to_owned(), response);
+        let mut shown = json!({
+            "operationId": operation.id,
+            "summary": operation.summary,
+            "security": security,
+            "responses": responses,
+        });
+        if !operation.parameters.is_empty() {
+            shown["parameters"] = operation.parameters.into();
+        }
+        if let Some((schema, example)) = operation.body {
+            let content = json!({ "application/json": { "schema": schema, "example": example } });
+            shown["requestBody"] = json!({ "required": true, "content": content });
+        }
+        shown
+    }
+
+    /// The responses of the errors that occur, by their status.
+    fn errors(&mut self, style: Style, occurs: impl Fn(&Problem) -> bool) -> Map<String, Value> {
+        let schema = match style {
+            Style::Courier => self.schemas.subschema_for::<CourierError>(),
+            Style::Frontend => self.schemas.subschema_for::<FrontendError>(),
+        };
+        let mut by_status: BTreeMap<u16, Vec<Problem>> = BTreeMap::new();
+        for problem in errors::examples().into_iter().filter(|problem| occurs(problem)) {
+            by_status.entry(problem.status().as_u16()).or_default().push(problem);
+        }
+        let mut responses = Map::new();
+        for (status, problems) in by_status {
+            let reason = problems[0].status().canonical_reason().unwrap_or_default();
+            let examples: Map<_, _> = problems.iter().map(|problem| self.example(problem, style)).collect();
+            let content = json!({ "application/json": { "schema": schema, "examples": examples } });
+            let response =
+                json!({ "description": reason, "headers": headers_of(&problems, style), "content": content });
+            responses.insert(status.to_string(), response);
+        }
+        responses
+    }
+
+    /// The name of a problem's example, and a reference to it. A name has one status and one style.
+    fn example(&mut self, problem: &Problem, style: Style) -> (String, Value) {
+        let front_end = if style == Style::Frontend { "frontend-" } else { "" };
+        let name = format!("{front_end}{}-{}", errors::entry(problem).0, problem.status().as_u16());
+        let reference = json!({ "$ref": format!("#/components/examples/{name}") });
+        self.examples.entry(&name).or_insert_with(|| json!({ "value": problem.body(style) }));
+        (name, reference)
+    }
 }
 
 /// The headers of these errors. Those that all of them have are required.
@@ -184,10 +199,4 @@ fn headers_of(problems: &[Problem], style: Style) -> Map<String, Value> {
         headers.insert(name.to_string(), json!({ "schema": schema, "required": is_required }));
     }
     headers
-}
-
-/// The name of an example, which is one for each status and style.
-fn example_name(problem: &Problem, style: Style) -> String {
-    let front_end = if style == Style::Frontend { "frontend-" } else { "" };
-    format!("{front_end}{}-{}", errors::entry(problem).0, problem.status().as_u16())
 }
