@@ -217,7 +217,8 @@ mod tests {
             if !is_whole && schema["type"] != "number" {
                 continue;
             }
-            let (_, least, most) = RANGES.iter().find(|(other, ..)| *other == key).unwrap_or_else(|| panic!("{key}"));
+            let (_, least, most) =
+                RANGES.iter().find(|(other, ..)| *other == key).unwrap_or_else(|| panic!("{key} has no range"));
             let number = |number: f64| if is_whole { json!(number as i64) } else { json!(number) };
             let beyond = if is_whole { 1.0 } else { 0.0001 };
             for (value, is_good) in [(*least, true), (*most, true), (least - beyond, false), (most + beyond, false)] {

@@ -48,24 +48,24 @@ fn general(key: &str) -> String {
 #[test]
 fn settings_that_pages_name_exist() {
     let settings = settings();
+    // A key such as `tokens.floor`, or a table such as `[[clients]]`, before anything else in its span.
+    let word = Regex::new(r"^\[{0,2}([a-z]+(?:\.|\[)[][0-9A-Za-z_.-]*[]0-9A-Za-z_])").expect("a pattern");
     let variable = Regex::new("COURIER_TOKEN_BROKER__([A-Z_0-9]+)").expect("a pattern");
-    for Page { name: page, text } in pages::all() {
-        for code in (Page { name: page.clone(), text: text.clone() }).code() {
-            let word = code.split([' ', '=', ':']).next().unwrap_or_default();
-            let key = general(
-                word.trim_start_matches('[')
-                    .trim_end_matches("]]")
-                    .trim_end_matches(|last| last == ']' && !word.ends_with("[]")),
-            );
+    for page in pages::all() {
+        for code in page.code() {
+            let Some(found) = word.captures(&code) else { continue };
+            let is_table = code.starts_with('[');
+            let key = general(if is_table { found[1].trim_end_matches(']') } else { &found[1] });
             let section = key.split(['.', '[']).next().unwrap_or_default();
             let is_file = [".md", ".rs", ".toml", ".sock"].iter().any(|end| key.ends_with(end));
-            if key != section && !section.is_empty() && settings.contains_key(section) && !is_file {
-                assert!(settings.contains_key(&key), "{page} names the setting {word}");
+            if settings.contains_key(section) && !is_file {
+                assert!(settings.contains_key(&key), "{} names the setting {key}", page.name);
             }
         }
-        for found in variable.captures_iter(&text) {
+        for found in variable.captures_iter(&page.text) {
             let key = general(&found[1].to_lowercase().replace("__", "."));
-            assert!(key == "section.key" || settings.contains_key(&key), "{page} names the variable {}", &found[0]);
+            let is_there = key == "section.key" || settings.contains_key(&key);
+            assert!(is_there, "{} names the variable {}", page.name, &found[0]);
         }
     }
 }
@@ -163,32 +163,31 @@ fn commands_and_options_that_pages_name_exist() {
     assert!(commands.len() > 8, "{commands:?}");
     let option = Regex::new("(?:^| )(--[a-z][a-z-]+)").expect("a pattern");
     let has = |help: &str, option: &str| help.split([' ', '\n', '=', ',']).any(|word| word == option);
-    let mut used = BTreeSet::new();
+    let mut named = BTreeSet::new();
     for page in pages::all() {
         for code in page.code() {
+            named.insert(code.clone());
             let code = code.replace("cargo run --release -- ", "courier-token-broker ");
-            if let Some(option) = code.split([' ', '=']).next().filter(|_| code.starts_with("--")) {
+            if code.starts_with("--") {
+                let option = code.split([' ', '=']).next().unwrap_or_default();
                 assert!(commands.values().any(|help| has(help, option)), "{} names {option}", page.name);
             }
-            let Some((_, call)) = code.split_once("courier-token-broker ") else { continue };
+            let Some((before, call)) = code.split_once("courier-token-broker ") else { continue };
             let call = call.split(['|', '#', '>', ';']).next().unwrap_or_default();
-            let first = call.split(' ').next().unwrap_or_default();
-            // Anything else is prose, such as a line of output.
-            let Some(help) = commands.get(if first.starts_with("--") { "" } else { first }) else {
-                let is_command =
-                    code.starts_with("courier-token-broker ") || code.starts_with("$ courier-token-broker ");
-                assert!(!is_command || first.is_empty(), "{} names the command {first}: {code}", page.name);
-                continue;
-            };
-            used.insert(first.to_owned());
-            for found in option.captures_iter(call) {
-                let is_there = has(help, &found[1]) || &found[1] == "--config";
-                assert!(is_there, "{}: {first} has no {}: {code}", page.name, &found[1]);
+            let first = call.split(' ').next().filter(|first| !first.starts_with("--")).unwrap_or_default();
+            if let Some(help) = commands.get(first) {
+                named.insert(first.to_owned());
+                let mut options = option.captures_iter(call).map(|found| found[1].to_owned());
+                let unknown = options.find(|option| !has(help, option) && option != "--config");
+                assert_eq!(unknown, None, "{}: {code}", page.name);
+            } else {
+                // Other lines of a block are output.
+                assert!(!matches!(before, "" | "$ "), "{} names the command {first}: {code}", page.name);
             }
         }
     }
     for name in commands.keys().filter(|name| !name.is_empty()) {
-        assert!(used.contains(name), "no page shows `courier-token-broker {name}`");
+        assert!(named.contains(name), "no page names the command {name}");
     }
 }
 
