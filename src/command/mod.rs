@@ -10,6 +10,7 @@ mod plan;
 mod proxy;
 mod runtime;
 mod sandbox;
+mod schema;
 mod serve;
 mod simulate;
 mod sources;
@@ -60,6 +61,8 @@ enum Command {
     ClientKey(client_key::ClientKey),
     /// Makes a key file for a store that outlives the process.
     StoreKey(store_key::StoreKey),
+    /// Prints the JSON Schema of the settings, for editors.
+    Schema,
 }
 
 impl Cli {
@@ -84,6 +87,7 @@ impl Cli {
             Command::Check(check) => check.run(),
             Command::ClientKey(client_key) => client_key.run(),
             Command::StoreKey(store_key) => store_key.run(),
+            Command::Schema => schema::run(),
         }
     }
 }

@@ -3,14 +3,23 @@
 use std::fmt;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A duration as people write it: `90s`, `1h 30m`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HumanDuration(pub Duration);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub struct HumanDuration(
+    #[schemars(with = "String", regex(pattern = HumanDuration::PATTERN), extend("examples" = ["90s", "1h 30m"]))]
+    pub  Duration,
+);
 
 impl HumanDuration {
     const EXPECTED: &str = "must be a duration such as \"90s\" or \"1h 30m\", at most 100 years";
+    /// The form of a duration, without its limit.
+    const PATTERN: &'static str = concat!(
+        r"^ *(0|([0-9]+(\.[0-9]+)? *(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m",
+        "|hours?|hrs?|h|days?|d|weeks?|wks?|w|years?|yrs?|y) *)+)$",
+    );
     const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
     /// Parses a duration.

@@ -14,6 +14,7 @@ mod log;
 mod merge;
 mod raw;
 mod resolve;
+mod schema;
 mod server;
 mod sessions;
 mod settings;
@@ -29,5 +30,6 @@ pub use raw::{
     Client as RawClient, Raw, RedisUrls as RawRedisUrls, Sessions as RawSessions, Store as RawStore, StoreKind,
     Tls as RawTls, Workspace as RawWorkspace,
 };
+pub use schema::schema;
 pub use settings::{SessionSettings, Settings, StoreSettings, WorkspaceSettings};
 pub use variables::ENVIRONMENT_PREFIX;

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::duration::HumanDuration;
@@ -19,7 +20,7 @@ use crate::token::INBOX;
 macro_rules! table {
     ($(#[$table:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty = $default:expr),+ $(,)? }) => {
         $(#[$table])*
-        #[derive(Clone, Debug, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name { $($(#[$attribute])* pub $field: $type),+ }
 
@@ -86,6 +87,7 @@ table!(Limits {
 table!(Admin { listen: String = "127.0.0.1:9090".to_owned(), insecure: bool = false });
 
 table!(Workspace {
+    #[schemars(with = "Option<String>")]
     api_key: Option<Secret> = None,
     api_key_file: Option<PathBuf> = None,
     on_new_api_key: String = "keep".to_owned(),
@@ -190,7 +192,7 @@ impl Raw {
 }
 
 /// Where tokens are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreKind {
     Memory,
@@ -209,10 +211,19 @@ impl<'de> Deserialize<'de> for StoreKind {
     }
 }
 
+/// The schema of one text or a list of texts.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum TextOrTexts {
+    One(String),
+    Many(Vec<String>),
+}
+
 /// One text or a list of texts; in the environment, texts separated by commas.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(transparent)]
-pub struct OneOrMany(pub Vec<String>);
+pub struct OneOrMany(#[schemars(with = "TextOrTexts")] pub Vec<String>);
 
 impl OneOrMany {
     const fn is_empty(&self) -> bool {
@@ -250,9 +261,9 @@ impl<'de> Deserialize<'de> for OneOrMany {
 }
 
 /// URLs of Redis, which may have a password: one text or a list of texts. They are shown without it.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(try_from = "OneOrMany")]
-pub struct RedisUrls(pub Vec<Secret>);
+pub struct RedisUrls(#[schemars(with = "TextOrTexts")] pub Vec<Secret>);
 
 impl RedisUrls {
     const fn is_empty(&self) -> bool {

@@ -69,6 +69,8 @@ labels! {
         Rejected = "/v1/tokens/rejected",
         /// `DELETE /v1/users/{id}/tokens`
         SignOut = "/v1/users/{id}/tokens",
+        /// `GET /openapi.json`
+        OpenApi = "/openapi.json",
         /// Every other path.
         Other = "other",
     }

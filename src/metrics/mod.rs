@@ -19,8 +19,8 @@ use prometheus::{Encoder, Gauge, IntCounter, Registry, TextEncoder};
 pub use caller::{CallerLabels, CallerRequests, Callers};
 pub use jwks::JwksMetrics;
 pub use label::{
-    CallOutcome, Dropped, FetchOutcome, ListenerKind, LookOutcome, MemberState, Part, ReloadOutcome, Reloaded, Removal,
-    RenewalOutcome, RequestOutcome, Route, StoreOperation, StoreOutcome,
+    CallOutcome, Dropped, FetchOutcome, Label, ListenerKind, LookOutcome, MemberState, Part, ReloadOutcome, Reloaded,
+    Removal, RenewalOutcome, RequestOutcome, Route, StoreOperation, StoreOutcome,
 };
 pub use process::{CertificateMetrics, ProcessMetrics};
 pub use store::StoreMetrics;

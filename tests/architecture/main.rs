@@ -62,9 +62,9 @@ const MODULES: &[Module] = &[
     ),
     Module(
         "http",
-        // `Failure` for the one match from an error to a response, `PRODUCT` to detect a broker that calls itself.
-        "audit broker auth token policy metrics clock files secrets::unreadable secrets upstream::Failure upstream::PRODUCT",
-        "arc_swap bytes http_body_util humantime hyper hyper_util parking_lot percent_encoding rustix rustls serde serde_json \
+        // `Failure` and `Cause` for the one match from an error to a response, `PRODUCT` to detect a broker that calls itself.
+        "audit broker auth token policy metrics clock files secrets::unreadable secrets upstream::Cause upstream::Failure upstream::PRODUCT",
+        "arc_swap bytes http_body_util humantime hyper hyper_util parking_lot percent_encoding rustix rustls schemars serde serde_json \
          serde_path_to_error thiserror tokio tokio_rustls tracing webpki",
     ),
     // A simulator that shared the broker's rules would share their bugs.
@@ -77,7 +77,7 @@ const MODULES: &[Module] = &[
     Module(
         "config",
         "token policy broker upstream store auth http secrets files",
-        "config humantime rustix serde serde_path_to_error strsim thiserror toml tracing",
+        "config humantime rustix schemars serde serde_json serde_path_to_error strsim thiserror toml tracing",
     ),
     Module("app", "audit auth broker clock config http metrics policy secrets simulator store token upstream", "*"),
     Module("command", "*", "*"),

@@ -20,6 +20,7 @@ fn each_command_has_its_own_help_that_names_each_flag() {
         ("check", "Checks the settings", &["--config", "--probe"]),
         ("client-key", "Makes a client key", &["<NAME>"]),
         ("store-key", "Makes a key file", &["<FILE>"]),
+        ("schema", "Prints the JSON Schema of the settings", &[]),
         ("plan", "Shows what each mode of renewal would do", &plan),
     ] {
         for arguments in [[command, "--help"], ["help", command]] {

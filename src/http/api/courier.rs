@@ -2,6 +2,7 @@
 //! URL set to the broker.
 
 use hyper::Request;
+use schemars::JsonSchema;
 
 use super::body::{self, Incoming};
 use super::fields::{DurationField, Text};
@@ -12,10 +13,15 @@ use super::{Answered, Api, token_response};
 use crate::metrics::CallerRequests;
 use crate::token::ScopeClaim;
 
-#[derive(serde::Deserialize)]
-struct RequestBody<'a> {
+/// A request for a token, as Courier's SDKs send it.
+#[derive(serde::Deserialize, JsonSchema)]
+#[schemars(rename = "IssueTokenRequest")]
+pub struct RequestBody<'a> {
+    /// Each user as `user_id:ID`, and the scopes, between spaces. At least one of each.
     #[serde(borrow)]
+    #[schemars(extend("format" = "users-and-scopes"))]
     scope: Text<'a>,
+    /// The lifetime.
     expires_in: DurationField,
 }
 

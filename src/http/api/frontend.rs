@@ -3,6 +3,7 @@
 
 use hyper::header::AUTHORIZATION;
 use hyper::{Method, Request};
+use schemars::JsonSchema;
 
 use super::body::{self, Incoming};
 use super::fields::Id;
@@ -16,9 +17,12 @@ use crate::http::response_body::ResponseBody;
 use crate::metrics::CallerRequests;
 use crate::token::{INBOX, Profile, ScopeClaim, UserId};
 
-#[derive(serde::Deserialize)]
+/// A request for a user's token. With a session it may be empty; a user that it names must be the session's.
+#[derive(serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct RequestBody<'a> {
+#[schemars(rename = "FrontendTokenRequest")]
+pub struct RequestBody<'a> {
+    /// The user.
     #[serde(borrow)]
     user_id: Id<'a>,
 }

@@ -3,6 +3,7 @@
 mod allowed_headers;
 mod audit_limit;
 mod body;
+mod contract;
 mod cors;
 mod courier;
 mod denied;
@@ -99,6 +100,8 @@ pub struct Api {
     waiting_for_body: Arc<Places>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    /// The OpenAPI document.
+    contract: Bytes,
 }
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -126,6 +129,7 @@ impl Api {
             waiting_for_body,
             clock,
             metrics,
+            contract: Self::contract(),
         })
     }
 
@@ -203,6 +207,7 @@ impl Api {
                 Route::Tokens => self.tokens(&mut request, &mut counters).await,
                 Route::Rejected => self.rejected(&mut request, &mut counters).await,
                 Route::SignOut => self.sign_out_in_path(&mut request, &mut counters).await,
+                Route::OpenApi => Ok(self.open_api()),
             };
             let (outcome, mut response) = match answered {
                 Ok(answered) => answered,
@@ -221,8 +226,7 @@ impl Api {
                         _ if request.version() == Version::HTTP_2 => false,
                         _ => Box::pin(body::discard(&mut request, self.settings.body_timeout)).await,
                     };
-                    let style = if route == Route::Frontend { Style::Frontend } else { Style::Courier };
-                    let mut response = problem.response(style, ClientKind::of(request.headers()));
+                    let mut response = problem.response(Style::of(route), ClientKind::of(request.headers()));
                     if given_up {
                         response.extensions_mut().insert(Cancelled);
                     }
@@ -242,13 +246,27 @@ impl Api {
 
     /// Finds the route of a path, and its methods.
     fn find(uri: &Uri) -> (Route, &'static [Method]) {
-        match bare_path(uri) {
-            "auth/issue-token" => (Route::IssueToken, &[Method::POST]),
-            "api/generate-courier-jwt" => (Route::Frontend, &[Method::POST, Method::GET]),
-            "v1/tokens" => (Route::Tokens, &[Method::POST, Method::DELETE]),
-            "v1/tokens/rejected" => (Route::Rejected, &[Method::POST]),
-            path if user_in_path(path).is_some() => (Route::SignOut, &[Method::DELETE]),
-            _ => (Route::Other, &[]),
+        let route = match bare_path(uri) {
+            "auth/issue-token" => Route::IssueToken,
+            "api/generate-courier-jwt" => Route::Frontend,
+            "v1/tokens" => Route::Tokens,
+            "v1/tokens/rejected" => Route::Rejected,
+            path if user_in_path(path).is_some() => Route::SignOut,
+            "openapi.json" => Route::OpenApi,
+            _ => Route::Other,
+        };
+        (route, Self::methods(route))
+    }
+
+    /// The methods of a route.
+    const fn methods(route: Route) -> &'static [Method] {
+        match route {
+            Route::IssueToken | Route::Rejected => &[Method::POST],
+            Route::Frontend => &[Method::POST, Method::GET],
+            Route::Tokens => &[Method::POST, Method::DELETE],
+            Route::SignOut => &[Method::DELETE],
+            Route::OpenApi => &[Method::GET],
+            Route::Other => &[],
         }
     }
 

@@ -1,11 +1,12 @@
 //! `POST /v1/tokens`: the broker's own route, with all of its options.
 
 use hyper::Request;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde_json::{Value, json};
 
 use super::body::{self, Incoming};
 use super::denied::list;
-use super::fields::{DurationField, Id, Text, non_null};
+use super::fields::{DurationField, Id, ScopeText, Text, non_null};
 use super::places::Caller;
 use super::problem::Problem;
 use super::{Answered, Api, token_response};
@@ -14,20 +15,39 @@ use crate::http::response_body::ResponseBody;
 use crate::metrics::CallerRequests;
 use crate::token::{Profile, Scope, ScopeClaim, UserId};
 
-#[derive(serde::Deserialize)]
-struct RequestBody<'a> {
+/// A request for a token, with all options: one of `user_id` and `user_ids`, and one of `scopes` and `profile`.
+#[derive(serde::Deserialize, JsonSchema)]
+#[schemars(rename = "TokenRequest", extend("allOf" = one_of_each()))]
+pub struct RequestBody<'a> {
+    /// The user.
     #[serde(borrow, default, deserialize_with = "non_null")]
+    #[schemars(with = "Id")]
     user_id: Option<Id<'a>>,
+    /// Users who share a token.
     #[serde(borrow, default, deserialize_with = "non_null")]
+    #[schemars(with = "Vec<Id>", length(min = 1, max = ScopeClaim::MAX_USERS))]
     user_ids: Option<Vec<Id<'a>>>,
+    /// The scopes. Users and scopes have at most 4096 bytes together.
     #[serde(borrow, default, deserialize_with = "non_null")]
+    #[schemars(with = "Vec<ScopeText>", length(min = 1, max = ScopeClaim::MAX_SCOPES))]
     scopes: Option<Vec<Text<'a>>>,
+    /// The name of a scope set: `inbox`, `mobile`, or one of the settings.
     #[serde(borrow, default, deserialize_with = "non_null")]
+    #[schemars(with = "String", extend("examples" = ["inbox", "mobile"]))]
     profile: Option<Text<'a>>,
+    /// The lifetime; without it, that of the settings.
     #[serde(default, deserialize_with = "non_null")]
+    #[schemars(with = "DurationField")]
     expires_in: Option<DurationField>,
+    /// The least life that the token must have left: less than `expires_in`.
     #[serde(default, deserialize_with = "non_null")]
+    #[schemars(with = "DurationField")]
     min_ttl: Option<DurationField>,
+}
+
+fn one_of_each() -> Value {
+    let one_of = |one: &str, other: &str| json!({ "oneOf": [{ "required": [one] }, { "required": [other] }] });
+    json!([one_of("user_id", "user_ids"), one_of("scopes", "profile")])
 }
 
 impl Api {

@@ -105,7 +105,7 @@ impl Problem {
     pub fn message(&self) -> String {
         match self {
             Self::NotFound => "there is nothing at this path: the broker only issues tokens (POST /auth/issue-token, \
-                POST /api/generate-courier-jwt, POST /v1/tokens) and signs users out (DELETE /v1/tokens with `user_id` \
+                POST /api/generate-courier-jwt, POST /v1/tokens; GET /openapi.json describes them) and signs users out (DELETE /v1/tokens with `user_id` \
                 in the body, for ids with `/` too); for every other call set the SDK's base URL to \
                 Courier's own, https://api.courier.com or your region's"
                 .to_owned(),

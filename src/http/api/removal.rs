@@ -2,6 +2,7 @@
 //! from the cache.
 
 use hyper::{Request, Response, StatusCode};
+use schemars::JsonSchema;
 
 use super::body::{self, Incoming};
 use super::denied::{Denied, DeniedRequest};
@@ -17,14 +18,20 @@ use crate::metrics::{CallerRequests, RequestOutcome};
 use crate::policy::access::Denial;
 use crate::token::{TokenKey, UserId};
 
-#[derive(serde::Deserialize)]
-struct RejectedBody<'a> {
+/// A report that Courier refused a token.
+#[derive(serde::Deserialize, JsonSchema)]
+#[schemars(rename = "RejectedTokenReport")]
+pub struct RejectedBody<'a> {
+    /// The token.
     #[serde(borrow)]
     token: Text<'a>,
 }
 
-#[derive(serde::Deserialize)]
-struct SignOutBody<'a> {
+/// The user to sign out.
+#[derive(serde::Deserialize, JsonSchema)]
+#[schemars(rename = "SignOutRequest")]
+pub struct SignOutBody<'a> {
+    /// The user.
     #[serde(borrow)]
     user_id: Id<'a>,
 }

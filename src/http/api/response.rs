@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use hyper::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::problem::Problem;
 use super::retry::{ClientKind, Retry};
 use crate::broker;
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody, allow};
-use crate::metrics::RequestOutcome;
+use crate::metrics::{RequestOutcome, Route};
 use crate::upstream::Failure;
 
 /// The format of an error body.
@@ -20,6 +22,34 @@ pub enum Style {
     Courier,
     /// The published front-end samples': `{"error", "message"}`.
     Frontend,
+}
+
+/// An error, as Courier answers it.
+#[derive(Serialize, JsonSchema)]
+pub struct CourierError {
+    /// What is wrong, and what is wanted.
+    message: String,
+    /// The kind of the error, which goes with its status.
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// An error of the front-end route.
+#[derive(Serialize, JsonSchema)]
+pub struct FrontendError {
+    /// `Unauthorized`, another status in words, or `Failed to generate JWT`.
+    error: String,
+    /// What is wrong, and what is wanted. A 401 has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    message: Option<String>,
+}
+
+impl Style {
+    /// The format of a route's errors.
+    pub fn of(route: Route) -> Self {
+        if route == Route::Frontend { Self::Frontend } else { Self::Courier }
+    }
 }
 
 const SOON: Retry = Retry::After(Duration::from_secs(1));
@@ -90,7 +120,7 @@ impl Problem {
 
     /// The outcome for the metrics.
     pub fn outcome(&self) -> RequestOutcome {
-        match self.shape().0 {
+        match self.status() {
             _ if matches!(self, Self::Overload(_)) => RequestOutcome::Limited,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RequestOutcome::Denied,
             StatusCode::TOO_MANY_REQUESTS => RequestOutcome::Limited,
@@ -99,22 +129,34 @@ impl Problem {
         }
     }
 
-    /// Builds the response.
-    pub fn response(&self, style: Style, client: ClientKind) -> Response<ResponseBody> {
-        let (status, kind, retry) = self.shape();
-        let body = match style {
-            Style::Courier => json!({ "message": self.message(), "type": kind }),
+    /// The status of the response.
+    pub const fn status(&self) -> StatusCode {
+        self.shape().0
+    }
+
+    /// Builds the body of the response.
+    pub fn body(&self, style: Style) -> Value {
+        let (status, kind, _) = self.shape();
+        match style {
+            Style::Courier => json!(CourierError { message: self.message(), kind: kind.to_owned() }),
             // Exactly the published samples' body.
-            Style::Frontend if status == StatusCode::UNAUTHORIZED => json!({ "error": "Unauthorized" }),
+            Style::Frontend if status == StatusCode::UNAUTHORIZED => {
+                json!(FrontendError { error: "Unauthorized".to_owned(), message: None })
+            }
             Style::Frontend => {
                 let error = match status.canonical_reason() {
                     Some(reason) if status.is_client_error() => reason,
                     _ => "Failed to generate JWT",
                 };
-                json!({ "error": error, "message": self.message() })
+                json!(FrontendError { error: error.to_owned(), message: Some(self.message()) })
             }
-        };
-        let mut response = Response::new(ResponseBody::from(body.to_string()));
+        }
+    }
+
+    /// Builds the response.
+    pub fn response(&self, style: Style, client: ClientKind) -> Response<ResponseBody> {
+        let (status, _, retry) = self.shape();
+        let mut response = Response::new(ResponseBody::from(self.body(style).to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);
@@ -143,83 +185,14 @@ impl Problem {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use crate::audit::Actor;
-    use crate::auth::SessionDenial;
-    use crate::http::api::denied::{Denied, DeniedRequest};
-    use crate::token::Lifetime;
-    use crate::upstream::Cause;
+    use crate::http::api::contract::errors::examples;
     use broker::Refusal::Upstream;
-    use hyper::Method;
-
-    /// At least one of each kind.
-    pub fn problems() -> Vec<Problem> {
-        let upstream = |failure| Problem::Refusal(Upstream(failure));
-        let (workspace, users) = ("default".to_owned(), "jane".to_owned());
-        let request =
-            DeniedRequest { actor: Actor::Unauthenticated, workspace, users, scopes: None, lifetime_seconds: None };
-        let (refused, message) = ("jane".to_owned(), "not for jane".to_owned());
-        vec![
-            Problem::NotFound,
-            Problem::Method(&[Method::POST]),
-            Problem::MissingKey,
-            Problem::UnknownKey,
-            Problem::RateLimited("a".to_owned(), Duration::from_millis(10)),
-            Problem::UserRateLimited("jane".to_owned(), Duration::from_millis(10)),
-            Problem::Host,
-            Problem::NoSessions,
-            SessionDenial::Signature.into(),
-            Problem::NoSessionKeys,
-            Problem::UndecidedSession,
-            Problem::Origin,
-            Problem::Denied(Box::new(Denied { rule: "client-users", refused, request, message })),
-            Problem::MediaType,
-            Problem::ContentEncoding,
-            Problem::BodyTooLarge(1),
-            Problem::BodyTimeout,
-            Problem::BodyBroken,
-            Problem::HeadersTooLarge,
-            Problem::Overload(None),
-            Problem::Loop,
-            Problem::Invalid("x".to_owned()),
-            Problem::LifetimeTooLong(Lifetime::MAX, Lifetime::MAX),
-            Problem::MinTtlTooLong,
-            upstream(Failure::Limited(Duration::from_millis(2500))),
-            upstream(Failure::CircuitOpen(Duration::from_millis(2500))),
-            upstream(Failure::Limited(Duration::ZERO)),
-            upstream(Failure::CircuitOpen(Duration::ZERO)),
-            upstream(Failure::Limited(Duration::from_secs(600))),
-            upstream(Failure::CircuitOpen(Duration::from_secs(600))),
-            Problem::Refusal(broker::Refusal::TimedOut),
-            Problem::Refusal(broker::Refusal::TooOld),
-            Problem::Refusal(broker::Refusal::Lost),
-            upstream(Failure::Refused("no".to_owned())),
-            upstream(Failure::Credentials(401)),
-            upstream(Failure::Unconfirmed(401)),
-            upstream(Failure::Throttled(Some(Duration::from_secs(30)))),
-            upstream(Failure::Throttled(None)),
-            upstream(Failure::Unavailable(500)),
-            upstream(Failure::Unavailable(302)),
-            upstream(Failure::Connect(Cause::Refused.into())),
-            upstream(Failure::OutOfFiles),
-            upstream(Failure::Loop),
-            upstream(Failure::Unavailable(409)),
-            upstream(Failure::Timeout),
-            upstream(Failure::Malformed("x")),
-            upstream(Failure::Page(404)),
-            upstream(Failure::Mismatch),
-            upstream(Failure::OldKey),
-            upstream(Failure::Stopping),
-            upstream(Failure::Unavailable(503)),
-            upstream(Failure::Throttled(Some(Duration::from_secs(600)))),
-            upstream(Failure::Credentials(403)),
-        ]
-    }
 
     #[test]
     fn only_denied_and_rate_limited_requests_are_audited() {
-        for problem in problems() {
+        for problem in examples() {
             let status = problem.response(Style::Courier, ClientKind::Any).status().as_u16();
             let rate = matches!(problem, Problem::RateLimited(..) | Problem::UserRateLimited(..));
             assert_eq!(problem.refusal().is_some(), matches!(status, 401 | 403) || rate, "{problem:?}");

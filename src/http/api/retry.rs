@@ -86,13 +86,13 @@ impl ClientKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::api::contract::errors::examples;
     use crate::http::api::response::Style;
-    use crate::http::api::response::tests::problems;
 
     /// `rules_of_every_sdk_obey_the_headers` in `tests/wire` shows that every SDK obeys such headers.
     #[test]
     fn every_problem_is_final_or_names_a_wait_that_every_sdk_heeds() {
-        for problem in problems() {
+        for problem in examples() {
             for style in [Style::Courier, Style::Frontend] {
                 for (client, longest) in [(ClientKind::Any, 59), (ClientKind::Worker, 2)] {
                     let response = problem.response(style, client);
