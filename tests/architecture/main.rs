@@ -64,7 +64,7 @@ const MODULES: &[Module] = &[
         "http",
         // `Failure` for the one match from an error to a response, `PRODUCT` to detect a broker that calls itself.
         "audit broker auth token policy metrics clock files secrets::unreadable secrets upstream::Failure upstream::PRODUCT",
-        "arc_swap bytes http_body_util humantime hyper hyper_util parking_lot percent_encoding rustix rustls serde serde_json \
+        "arc_swap base64 bytes http_body_util humantime hyper hyper_util parking_lot percent_encoding rustix rustls serde serde_json \
          serde_path_to_error thiserror tokio tokio_rustls tracing webpki",
     ),
     // A simulator that shared the broker's rules would share their bugs.

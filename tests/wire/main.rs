@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin_key;
 mod answers;
 mod bodies;
 mod connections;
