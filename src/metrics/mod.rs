@@ -17,10 +17,10 @@ use prometheus::{Encoder, IntCounter, Registry, TextEncoder};
 
 pub use jwks::JwksMetrics;
 pub use label::{
-    CallOutcome, Dropped, FetchOutcome, LookOutcome, MemberState, ReloadOutcome, Reloaded, Removal, RenewalOutcome,
-    RequestOutcome, Route, StoreOperation, StoreOutcome,
+    CallOutcome, Dropped, FetchOutcome, Label, LookOutcome, MemberState, ReloadOutcome, Reloaded, Removal,
+    RenewalOutcome, RequestOutcome, Route, StoreOperation, StoreOutcome,
 };
-pub use process::{CertificateMetrics, ProcessMetrics};
+pub use process::{CertificateMetrics, OUTCOMES, ProcessMetrics};
 pub use store::StoreMetrics;
 pub use workspace::WorkspaceMetrics;
 

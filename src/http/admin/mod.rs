@@ -1,7 +1,9 @@
-//! The admin listener: metrics, health, purge and explain. It is separate from the app listener,
+//! The admin listener: metrics, health, the status page, purge and explain. It is separate from the app listener,
 //! so that apps can be kept from it.
 
 mod access;
+mod page;
+mod status;
 mod web_pages;
 
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use crate::http::response_body::{JSON, NO_STORE, ResponseBody, allow};
 use crate::http::server::BadHost;
 use crate::metrics::Metrics;
 use crate::policy::refresh;
+use crate::recent_errors::RECENT_ERRORS;
 pub use access::AdminAccess;
 use access::{CHALLENGE, confirms};
 
@@ -42,6 +45,7 @@ pub struct Admin {
     readiness: Arc<Readiness>,
     clock: Clock,
     access: AdminAccess,
+    started: Moment,
     /// Held while the metrics are rendered, so that scrapes take one thread at most from requests.
     rendering: tokio::sync::Mutex<()>,
 }
@@ -55,14 +59,15 @@ const PURGE: &[Method] = &[Method::DELETE];
 
 impl Admin {
     /// The routes for the operators of this broker, for those who have access.
-    pub const fn new(
+    pub fn new(
         broker: Broker,
         metrics: Arc<Metrics>,
         readiness: Arc<Readiness>,
         clock: Clock,
         access: AdminAccess,
     ) -> Self {
-        Self { broker, metrics, readiness, clock, access, rendering: tokio::sync::Mutex::const_new(()) }
+        let (started, rendering) = (clock.now(), tokio::sync::Mutex::const_new(()));
+        Self { broker, metrics, readiness, clock, access, started, rendering }
     }
 
     /// Answers one request.
@@ -92,7 +97,8 @@ impl Admin {
         let path = path_of(request);
         let workspace = path.strip_prefix("/workspaces/").and_then(|rest| rest.strip_suffix("/tokens"));
         let methods = match path {
-            "/metrics" | "/healthz" | "/livez" | "/readyz" | "/explain" => METHODS,
+            "/metrics" | "/healthz" | "/livez" | "/readyz" | "/explain" | "/status" => METHODS,
+            _ if page::file(path).is_some() => METHODS,
             _ if workspace.is_some() => PURGE,
             _ => &[],
         };
@@ -117,6 +123,7 @@ impl Admin {
         }
         match path {
             "/metrics" => self.metrics().await,
+            "/status" => self.status(),
             "/explain" => self.explain(uri.query().unwrap_or_default()),
             // Liveness: answering at all is the proof.
             "/healthz" | "/livez" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
@@ -129,7 +136,10 @@ impl Admin {
             }
             "/readyz" => json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready" })),
             _ => {
-                let message = "there is nothing at this path: the admin listener has /metrics, /healthz, /livez, \
+                if let Some(file) = page::file(path) {
+                    return page::response(file);
+                }
+                let message = "there is nothing at this path: the admin listener has /, /status, /metrics, /healthz, /livez, \
                                /readyz, /explain?user=ID and DELETE /workspaces/NAME/tokens";
                 json_response(StatusCode::NOT_FOUND, &json!({ "message": message }))
             }
@@ -154,6 +164,16 @@ impl Admin {
                 json_response(StatusCode::NOT_FOUND, &json!({ "message": message }))
             }
         }
+    }
+
+    fn status(&self) -> Response<ResponseBody> {
+        let is_ready = self.readiness.0.load(Ordering::Relaxed);
+        let uptime = self.clock.now().since(self.started);
+        let errors = RECENT_ERRORS.list();
+        json_response(
+            StatusCode::OK,
+            &status::body(&self.broker.status(), is_ready, self.clock.unix(), uptime, &errors),
+        )
     }
 
     /// Explains the renewal decisions for a user's tokens.
