@@ -195,9 +195,10 @@ impl KeyTable {
         [self.entries.iter().count(), self.index.len(), self.hard_floors.lock().len()]
     }
 
-    /// Asserts that the ledger counts exactly the entries of the table, each for its owners.
+    /// Asserts that the ledger counts exactly the entries of the table, each for its owners, and the ends all tokens.
     #[cfg(test)]
     pub fn assert_counted(&self) {
+        assert_eq!(i64::try_from(self.ends.total()), Ok(self.tokens()));
         self.ledger.assert_counts(&self.iter().collect::<Vec<_>>());
     }
 }

@@ -62,6 +62,12 @@ impl TokenEnds {
         &self.minutes[(minute % MINUTES) as usize]
     }
 
+    /// The number of counted tokens.
+    #[cfg(test)]
+    pub fn total(&self) -> u64 {
+        self.minutes.iter().chain([&self.later]).map(|count| u64::from(count.load(Ordering::Relaxed))).sum()
+    }
+
     /// The tokens that end from `now` on.
     pub fn histogram(&self, now: Moment) -> EndsHistogram {
         let first = minute_of(now);

@@ -65,11 +65,14 @@ impl Browser {
         let (input, output) = (process.stdin.take().expect("a pipe"), process.stdout.take().expect("a pipe"));
         let output = BufReader::new(output);
         let mut browser = Self { process, input, output, session: None, calls: 0, _profile: profile };
-        let target = browser.call("Target.createTarget", json!({"url": "about:blank"})).await;
-        let attached = json!({"targetId": target["targetId"], "flatten": true});
+        let targets = browser.call("Target.getTargets", json!({})).await["targetInfos"].take();
+        let page = targets.as_array().and_then(|all| all.iter().find(|target| target["type"] == "page"));
+        let attached = json!({"targetId": page.expect("the page of the start")["targetId"], "flatten": true});
         let session = browser.call("Target.attachToTarget", attached).await["sessionId"].clone();
         browser.session = Some(session);
         browser.call("Page.enable", json!({})).await;
+        // A page without the focus would be hidden, and ask nothing.
+        browser.call("Emulation.setFocusEmulationEnabled", json!({"enabled": true})).await;
         browser
     }
 
@@ -100,7 +103,8 @@ impl Browser {
     pub async fn open(&mut self, url: &str, (width, height): (u32, u32)) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.call("Emulation.setDeviceMetricsOverride", size).await;
-        self.call("Page.navigate", json!({"url": url})).await;
+        let opened = self.call("Page.navigate", json!({"url": url})).await;
+        assert!(opened["errorText"].is_null(), "{url}: {opened}");
         self.until("document.readyState === 'complete'").await;
     }
 

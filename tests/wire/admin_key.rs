@@ -17,7 +17,8 @@ async fn broker() -> Broker {
 async fn every_admin_route_but_the_probes_needs_the_key() {
     let broker = broker().await;
     assert_eq!(broker.ask(&inbox("jane")).await.status, 200);
-    let mut routes: Vec<_> = ["/metrics", "/explain?user=jane", "/nothing"].map(HttpRequest::get).into();
+    let mut routes: Vec<_> =
+        ["/metrics", "/explain?user=jane", "/", "/status", "/status.js", "/nothing"].map(HttpRequest::get).into();
     routes.push(HttpRequest::purge("default"));
     for route in routes {
         for wrong in [route.clone().without("Authorization"), route.clone().key(CLIENT_KEY), route.clone().key("")] {

@@ -37,5 +37,6 @@ mod session_jwks;
 mod session_keys;
 mod sessions;
 mod sharing;
+mod status;
 mod tls;
 mod unix;

@@ -105,7 +105,7 @@ function requests({ window_seconds, hit_ratio, by_outcome, hits_and_others_by_se
     ]),
     chart(columns, ["blue", "orange"], label),
     element("div", { class: "axis", "aria-hidden": "true" }, element("span", {}, "60 s ago"), element("span", {}, "now")),
-    legend([["blue", "hits"], ["orange", "others"]]),
+    legend([["blue", "hits"], ["orange", "waited, limited or failed"]]),
   ];
 }
 
@@ -122,7 +122,7 @@ function coverage(shares) {
       element("span", { class: "number" }, percent.format(share)),
     ];
   };
-  return [element("div", { class: "meters" }, ...Object.entries(shares).flatMap(one))];
+  return [element("div", { class: "meters" }, ...["5m", "15m", "60m"].map((length) => [length, shares[length]]).flatMap(one))];
 }
 
 const endSpan = (step, index) => `${index === 0 ? "now" : span(step * index)} to ${span(step * (index + 1))}`;
@@ -132,8 +132,8 @@ function ends({ tokens, step_seconds: step, counts, later }) {
   const most = Math.max(0, ...counts);
   const label = `${plural(all, "token")} end within ${span(step * counts.length)}; at most ${number.format(most)} in ${span(step)}`;
   const titles = counts.map((count, index) => `${endSpan(step, index)}: ${plural(count, "token")}`);
-  const places = [0, 0.25, 0.5, 0.75, 1].map((share) => (share === 0 ? "now" : span(Math.round(counts.length * share * step))));
-  const marks = counts.length < 4 ? [places[0], places[4]] : places;
+  const columns = [...counts, ...(counts.length % 2 === 1 ? [0] : [])];
+  const marks = ["now", span((columns.length / 2) * step), span(columns.length * step)];
   return [
     figures([
       ["tokens in memory", number.format(tokens)],
@@ -142,7 +142,7 @@ function ends({ tokens, step_seconds: step, counts, later }) {
     ]),
     ...(counts.length > 0
       ? [
-          chart(counts.map((count) => [count]), ["blue"], label, titles, true),
+          chart(columns.map((count) => [count]), ["blue"], label, titles, true),
           element("div", { class: "axis", "aria-hidden": "true" }, ...marks.map((mark) => element("span", {}, mark))),
         ]
       : [element("p", { class: "note" }, "No token ends within 45 days.")]),
