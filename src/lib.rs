@@ -81,7 +81,7 @@
 //! | [`simulator`] | the Courier simulator, an independent oracle for tests | everything but the clock |
 //! | [`config`] | settings: layers, shape, checks | |
 //! | [`app`] | wiring, runtimes, reload | |
-//! | [`clock`], [`secrets`], [`files`], [`plain_text`], [`error_chain`], [`metrics`], [`audit`], [`log_writer`] | services that every module may use | |
+//! | [`clock`], [`secrets`], [`files`], [`plain_text`], [`error_chain`], [`metrics`], [`audit`], [`log_writer`], [`recent_errors`] | services that every module may use | |
 //!
 //! [`token`] and [`policy`] are given the time and do no IO, so tests run them through a
 //! year in a moment.
@@ -100,6 +100,7 @@ pub mod metrics;
 pub mod plain_text;
 pub mod planner;
 pub mod policy;
+pub mod recent_errors;
 pub mod secrets;
 pub mod simulator;
 pub mod store;

@@ -5,9 +5,7 @@ mod support;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use bytes::Bytes;
 use courier_token_broker::config::RawSessions;
@@ -18,15 +16,12 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use support::broker::{Broker, Setup, claims};
+use support::chromium::{self, PATIENCE};
 use support::issuer::{AUDIENCE, ISSUER, Signer};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// A browser starts slowly on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// The path of Debian's package, which `tests/run` installs.
-const CHROMIUM: &str = "/usr/bin/chromium";
 const SECRET: &[u8] = b"a secret of the app with more than 32 bytes";
 
 #[tokio::test]
@@ -206,33 +201,10 @@ impl Pages {
 
 /// The document at this address after its scripts have run.
 async fn dom(url: &str) -> String {
-    assert!(Path::new(CHROMIUM).exists(), "there is no {CHROMIUM}: tests/run installs it");
-    // A profile of its own, without a developer's settings or another test's cookies.
     let profile = tempfile::tempdir().expect("a folder");
-    let mut chromium = std::process::Command::new(CHROMIUM);
-    support::child::clean_environment(&mut chromium);
-    chromium
-        .args([
-            "--headless",
-            // Tests run as root in many containers, where Chromium's sandbox does not work.
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            // Chromium calls only the pages and the broker.
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--no-proxy-server",
-            "--host-resolver-rules=MAP localhost 127.0.0.1, MAP * ~NOTFOUND",
-            // The limit of Chromium's virtual time, which stops while a fetch is in flight.
-            "--virtual-time-budget=30000",
-            "--dump-dom",
-        ])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(url)
-        .stdin(Stdio::null());
+    // The limit of Chromium's virtual time, which stops while a fetch is in flight.
+    let mut chromium = chromium::command(&profile, &["--virtual-time-budget=30000", "--dump-dom", url]);
+    chromium.stdin(Stdio::null());
     let ended = timeout(PATIENCE, Command::from(chromium).kill_on_drop(true).output()).await;
     let ended = ended.unwrap_or_else(|_| panic!("Chromium has not ended in {PATIENCE:?}")).expect("Chromium starts");
     assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));

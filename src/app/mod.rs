@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{Settings, SettingsError, WorkspaceSettings};
-use crate::http::admin::{Admin, Readiness};
+use crate::http::admin::{Admin, AdminAccess, Readiness};
 use crate::http::api::ApiSettings;
 use crate::http::server::{Address, Connections, Listener, ListenerLimits, Passed, RequestBody, Socket, Tls};
 use crate::metrics::{ListenerKind, Metrics};
@@ -128,7 +128,8 @@ impl App {
         store.map(|store| store.start(&broker, clock, &metrics)).transpose()?;
         let readiness = Arc::new(Readiness::default());
         let is_local = admin_address.ip().to_canonical().is_loopback();
-        let admin = Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock, is_local);
+        let access = AdminAccess { is_local, keys: settings.admin_keys };
+        let admin = Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock, access);
         reload::warn(&settings.warnings);
         Ok(Self {
             listeners,

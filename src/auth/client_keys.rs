@@ -60,6 +60,11 @@ impl Digest {
         Ok(Self(bytes))
     }
 
+    /// Whether it is the digest of this key, in constant time.
+    pub fn is_of(&self, key: &str) -> bool {
+        verify_slices_are_equal(&self.0, &Self::of(key).0).is_ok()
+    }
+
     /// Whether it is the digest of an empty text or of a line end alone: the result of hashing the output
     /// of a failed command.
     pub fn is_of_empty_text(self) -> bool {

@@ -11,11 +11,12 @@ use super::coverage::Coverage;
 use super::holds::{HeldRequest, Holds};
 use super::negative_cache::NegativeCache;
 use super::persistence::Persistence;
+use super::recent::Recent;
 use super::refresher::Refresher;
 use super::table::KeyTable;
 use super::workspace::Workspace;
 use crate::clock::Clock;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, OUTCOMES};
 use crate::policy::freshness::Floor;
 use crate::policy::refresh::Mode;
 use crate::token::{TokenKey, WorkspaceName};
@@ -53,6 +54,7 @@ pub(super) struct Inner {
     pub coverage: Coverage,
     pub holds: Holds,
     pub persistence: Persistence,
+    pub recent_requests: Recent<OUTCOMES>,
     pub workspaces: HashMap<WorkspaceName, Arc<Workspace>>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
@@ -77,7 +79,7 @@ impl Broker {
             .map(|(name, dispatcher)| {
                 let metrics = metrics.workspace(&name);
                 let refresher = Refresher::new(settings.refresh, settings.extra_calls, metrics);
-                (name.clone(), Arc::new(Workspace::new(name, dispatcher, refresher)))
+                (name.clone(), Arc::new(Workspace::new(name, dispatcher, refresher, clock.now())))
             })
             .collect();
         let table = KeyTable::new(settings.capacity, settings.client_share, settings.floor, Arc::clone(&metrics));
@@ -89,6 +91,7 @@ impl Broker {
             coverage: Coverage::default(),
             holds: Holds::default(),
             persistence: Persistence::default(),
+            recent_requests: Recent::new(clock.now()),
             workspaces,
             clock,
             metrics,
@@ -125,6 +128,7 @@ impl Broker {
         }
         self.0.holds.report(&self.0.clock);
         self.0.metrics.set_coverage(self.0.coverage.tick(passed));
+        self.record_recent();
     }
 
     /// Counts a request that is held back, for a log line that names its caller.

@@ -35,6 +35,8 @@ pub enum Order {
     Coverage,
     /// The counts of requests that are held back.
     Holds,
+    /// The counts of the last minute.
+    Recent,
 }
 
 /// A mutex with a place in the order. A debug build panics if a thread breaks the order.

@@ -25,7 +25,7 @@
 //! | hard floors | when each token is dropped |
 //! | probe candidates of a workspace | keys that got a token |
 //! | ledger | the weight of each client's entries |
-//! | index, coverage, holds | themselves |
+//! | index, coverage, holds, recent counts | themselves |
 //!
 //! The state of a dispatcher is locked last: its lock is the innermost and takes none.
 //!
@@ -63,6 +63,7 @@ mod owners;
 mod persistence;
 mod probe_candidates;
 mod prober;
+mod recent;
 mod refresher;
 mod removal;
 mod request;
@@ -71,12 +72,14 @@ mod rounds;
 mod serve;
 #[cfg(test)]
 mod shares;
+mod status;
 mod store;
 mod store_place;
 #[cfg(test)]
 mod stress;
 mod table;
 mod takeover;
+mod token_ends;
 mod upkeep;
 mod waiters;
 mod workspace;
@@ -86,4 +89,7 @@ pub use entry::Decision;
 pub use explain::Explained;
 pub use handle::{Broker, BrokerSettings};
 pub use holds::{HeldRequest, HoldCause};
+pub use recent::{CALLS, Window};
 pub use request::{Answer, Refusal, Source, TokenRequest};
+pub use status::{RenewalStatus, Status, WorkspaceStatus};
+pub use token_ends::EndsHistogram;

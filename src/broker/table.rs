@@ -11,6 +11,7 @@ use super::index::Index;
 use super::ledger::Ledger;
 use super::locks::{Guard, Lock, Order};
 use super::owners::Owner;
+use super::token_ends::TokenEnds;
 use crate::clock::Moment;
 use crate::metrics::{Metrics, Removal};
 use crate::policy::freshness::Floor;
@@ -33,6 +34,8 @@ pub struct KeyTable {
     /// When each token reaches its hard floor.
     hard_floors: Lock<Schedule<Arc<Entry>>>,
     tokens: AtomicI64,
+    /// When the tokens end.
+    pub ends: TokenEnds,
     floor: Floor,
     metrics: Arc<Metrics>,
 }
@@ -43,7 +46,8 @@ impl KeyTable {
         let ledger = Ledger::new(capacity * u64::from(USUAL_BYTES), share);
         let hard_floors = Lock::new(Order::HardFloors, Schedule::new());
         let entries = moka::sync::Cache::builder().build_with_hasher(RandomState::default());
-        Self { entries, index: Index::new(), ledger, hard_floors, tokens: AtomicI64::new(0), floor, metrics }
+        let (index, tokens, ends) = (Index::new(), AtomicI64::new(0), TokenEnds::default());
+        Self { entries, index, ledger, hard_floors, tokens, ends, floor, metrics }
     }
 
     /// Makes room in the index for so many entries, each with a user and a token.
@@ -98,6 +102,7 @@ impl KeyTable {
         let hard_floor = self.hard_floors.lock().add(token.hard_floor_at(&self.floor), Arc::clone(entry));
         let old_hard_floor = state.hard_floor.replace(hard_floor);
         self.tokens.fetch_add(1, Ordering::Relaxed);
+        self.ends.add(&token.grant);
         let old = entry.replace_token(Some(token));
         self.settle_dropped(entry, old, old_hard_floor, Removal::Replaced);
         self.ledger.count(entry, entry.weight(), owners);
@@ -164,6 +169,7 @@ impl KeyTable {
         }
         self.index.remove(self.index.handle(token.grant.token()), &entry.key);
         self.tokens.fetch_sub(1, Ordering::Relaxed);
+        self.ends.remove(&token.grant);
         self.metrics.cache_removals_total[cause].inc();
         true
     }
@@ -194,9 +200,10 @@ impl KeyTable {
         [self.entries.iter().count(), self.index.len(), self.hard_floors.lock().len()]
     }
 
-    /// Asserts that the ledger counts exactly the entries of the table, each for its owners.
+    /// Asserts that the ledger counts exactly the entries of the table, each for its owners, and the ends all tokens.
     #[cfg(test)]
     pub fn assert_counted(&self) {
+        assert_eq!(i64::try_from(self.ends.total()), Ok(self.tokens()));
         self.ledger.assert_counts(&self.iter().collect::<Vec<_>>());
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::flights::Flights;
 use super::probe_candidates::ProbeCandidates;
+use super::recent::{CALLS, Recent};
 use super::refresher::Refresher;
 use crate::clock::Moment;
 use crate::token::WorkspaceName;
@@ -22,13 +23,15 @@ pub struct Workspace {
     pub probe_candidates: ProbeCandidates,
     /// Held by a renewal until it is queued: meanwhile the dispatcher's room is not known.
     pub renewal_slot: Arc<Semaphore>,
+    /// The calls of the last minute.
+    pub recent_calls: Recent<CALLS>,
     /// Tokens requested before this moment are purged; in nanoseconds.
     not_before: AtomicU64,
 }
 
 impl Workspace {
     /// Creates a workspace without flights and renewals.
-    pub fn new(name: WorkspaceName, dispatcher: Dispatcher, refresher: Refresher) -> Self {
+    pub fn new(name: WorkspaceName, dispatcher: Dispatcher, refresher: Refresher, now: Moment) -> Self {
         Self {
             name,
             dispatcher: Arc::new(dispatcher),
@@ -36,6 +39,7 @@ impl Workspace {
             flights: Arc::new(Flights::new()),
             probe_candidates: ProbeCandidates::default(),
             renewal_slot: Arc::new(Semaphore::new(1)),
+            recent_calls: Recent::new(now),
             not_before: AtomicU64::new(0),
         }
     }

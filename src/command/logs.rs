@@ -8,6 +8,7 @@ use std::thread;
 use courier_token_broker::audit;
 use courier_token_broker::config::{Audit, LogFormat, Settings};
 use courier_token_broker::log_writer::LogWriter;
+use courier_token_broker::recent_errors::RECENT_ERRORS;
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata, field};
 use tracing_subscriber::filter::filter_fn;
@@ -15,6 +16,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt as lines};
 
+use super::error_layer::ErrorLayer;
 use super::failure::Failure;
 use super::output::FLUSH_TIMEOUT;
 
@@ -64,7 +66,8 @@ pub fn start_logs(settings: &Settings) -> Result<Logs, Failure> {
         kept.boxed().with_filter(filter_fn(is_audit).with_max_level_hint(LevelFilter::INFO))
     });
     let both: Vec<_> = [Some(shown.boxed()), kept.map(Layer::boxed)].into_iter().flatten().collect();
-    tracing_subscriber::registry().with(both).init();
+    let recent = ErrorLayer(&RECENT_ERRORS).with_filter(LevelFilter::WARN);
+    tracing_subscriber::registry().with(both).with(recent).init();
     panic::set_hook(Box::new(log_panic));
     Ok(logs)
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod client_key;
+mod error_layer;
 mod failure;
 mod logs;
 mod notify;

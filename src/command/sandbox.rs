@@ -25,7 +25,7 @@ pub struct Sandbox {
     /// Address for apps.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Address of metrics and health.
+    /// Address of the status page, metrics and health.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     admin_listen: SocketAddr,
     /// Address of the simulated Courier.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::checker::Checker;
 use super::error::SettingsError;
-use super::raw::{self, Raw};
+use super::raw::{self, OneOrMany, Raw};
 use crate::auth::{Client, ClientKeys, Digest, InboundRate};
 use crate::policy::access::{Access, Pattern};
 use crate::token::{Scope, UserId, WorkspaceName};
@@ -26,7 +26,9 @@ impl Checker<'_> {
                 self.add_error(self.error(&key("workspace"), "must be the name of one of the workspaces"));
             }
             let names = self.keep(self.certificate_names(raw, client, &keys, key));
-            let digests = self.keep(self.digests(client, &keys, &key("key_sha256")));
+            // With a certificate no key is needed.
+            let least = usize::from(client.certificate_names.is_empty());
+            let digests = self.keep(self.digests(&client.key_sha256, least, &keys, &key("key_sha256")));
             if let (Some(client), Some(digests), Some(names)) = (self.client(raw, client, key), digests, names) {
                 keys.add(client, digests, names);
             }
@@ -41,17 +43,21 @@ impl Checker<'_> {
         keys
     }
 
-    /// A client's keys: two during a rotation.
-    fn digests(&self, client: &raw::Client, taken: &ClientKeys, key: &str) -> Result<Vec<Digest>, SettingsError> {
-        let parsed = client.key_sha256.0.iter().map(|hex| Digest::parse(hex));
+    /// The keys of a client or of the operators: at least so many, two during a rotation.
+    pub(super) fn digests(
+        &self,
+        texts: &OneOrMany,
+        least: usize,
+        taken: &ClientKeys,
+        key: &str,
+    ) -> Result<Vec<Digest>, SettingsError> {
+        let parsed = texts.0.iter().map(|hex| Digest::parse(hex));
         let digests = parsed.collect::<Result<Vec<_>, _>>().map_err(|error| self.error(key, error.to_string()))?;
         if digests.iter().any(|digest| digest.is_of_empty_text()) {
             let message = "is the SHA-256 of the empty text or of a line end: hash a key, as \
                 `courier-token-broker client-key NAME` does";
             return Err(self.error(key, message));
         }
-        // With a certificate no key is needed.
-        let least = usize::from(client.certificate_names.is_empty());
         if !(least..=2).contains(&digests.len()) {
             return Err(self.error(key, "must be one key's SHA-256, or a list of two while one replaces the other"));
         }

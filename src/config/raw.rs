@@ -84,7 +84,12 @@ table!(Limits {
     body_timeout: HumanDuration = seconds(10),
 });
 
-table!(Admin { listen: String = "127.0.0.1:9090".to_owned(), insecure: bool = false });
+table!(Admin {
+    listen: String = "127.0.0.1:9090".to_owned(),
+    insecure: bool = false,
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    key_sha256: OneOrMany = OneOrMany(Vec::new()),
+});
 
 table!(Workspace {
     #[schemars(with = "Option<String>")]

@@ -48,6 +48,7 @@ impl Checker<'_> {
         let body_timeout = span("server.limits.body_timeout", server.limits.body_timeout, SECOND, HOUR);
         let timeout = span("server.timeout", server.timeout, SECOND, LONGEST_TIMEOUT);
         let clients = self.clients(raw);
+        let admin_keys = self.keep(self.digests(&raw.admin.key_sha256, 0, &clients, "admin.key_sha256"));
         let sessions = self.sessions(raw, &profiles);
         let log_level = self.keep(self.log_level(&raw.log.level));
         self.keep(self.audit(&raw.log.audit));
@@ -73,6 +74,7 @@ impl Checker<'_> {
             insecure: server.insecure,
             tls: tls?,
             admin_listen: admin_listen?,
+            admin_keys: admin_keys?,
             limits: limits?,
             shutdown_delay: shutdown_delay.flatten(),
             shutdown_timeout: shutdown_timeout?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::error::SettingsError;
 use super::log::{Audit, LogFormat};
-use crate::auth::{self, ClientKeys};
+use crate::auth::{self, ClientKeys, Digest};
 use crate::http::api::{ApiSettings, SessionRoute};
 use crate::http::server::{Address, Certificates, ListenerLimits};
 use crate::store::redis::RedisSettings;
@@ -28,6 +28,8 @@ pub struct Settings {
     pub tls: Option<Certificates>,
     /// The address of the admin listener.
     pub admin_listen: SocketAddr,
+    /// The SHA-256 of the operators' keys, of which the admin listener wants one; without any, no key.
+    pub admin_keys: Vec<Digest>,
     /// The limits of connections.
     pub limits: ListenerLimits,
     /// How long requests are served after a stop signal; `None` if not set.

@@ -22,7 +22,7 @@ pub use label::{
     CallOutcome, Dropped, FetchOutcome, Label, ListenerKind, LookOutcome, MemberState, Part, ReloadOutcome, Reloaded,
     Removal, RenewalOutcome, RequestOutcome, Route, StoreOperation, StoreOutcome,
 };
-pub use process::{CertificateMetrics, ProcessMetrics};
+pub use process::{CertificateMetrics, OUTCOMES, ProcessMetrics};
 pub use store::StoreMetrics;
 pub use workspace::WorkspaceMetrics;
 

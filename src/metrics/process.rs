@@ -5,7 +5,9 @@ use std::time::Duration;
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use super::family::{By, metrics};
-use super::label::{Dropped, Horizon, ListenerKind, ReloadOutcome, Reloaded, Removal, RequestOutcome, Route, Version};
+use super::label::{
+    Dropped, Horizon, Label, ListenerKind, ReloadOutcome, Reloaded, Removal, RequestOutcome, Route, Version,
+};
 
 /// Buckets from a cache hit to a caller's longest wait, in seconds.
 pub(super) const WAITS: &[f64] = &[
@@ -62,7 +64,21 @@ metrics! {
     }
 }
 
+/// The number of outcomes of a request.
+pub const OUTCOMES: usize = RequestOutcome::ALL.len();
+
 impl ProcessMetrics {
+    /// The requests of all routes by outcome, in the order of [`RequestOutcome::ALL`].
+    pub fn outcomes(&self) -> [u64; OUTCOMES] {
+        let of = |outcome| Route::ALL.iter().map(|route| self.requests_total[*route][outcome].get()).sum();
+        std::array::from_fn(|index| of(RequestOutcome::ALL[index]))
+    }
+
+    /// The share of demand that would survive an outage of 5, 15 and 60 minutes.
+    pub fn coverage(&self) -> [f64; 3] {
+        [Horizon::Short, Horizon::Medium, Horizon::Long].map(|horizon| self.outage_coverage_ratio[horizon].get())
+    }
+
     /// Counts a request and its duration in seconds.
     pub fn request(&self, route: Route, outcome: RequestOutcome, seconds: f64) {
         self.requests_total[route][outcome].inc();

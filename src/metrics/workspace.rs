@@ -3,7 +3,7 @@
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use super::family::{By, metrics};
-use super::label::{CallOutcome, RenewalOutcome};
+use super::label::{CallOutcome, Label, RenewalOutcome};
 use super::process::WAITS;
 use crate::policy::admission::queue::Class;
 use crate::policy::refresh::Reason;
@@ -38,5 +38,21 @@ metrics! {
         renewals_used_ratio: Gauge,
         /// Calls beyond those that are made without any renewals, as a share of these.
         extra_calls_ratio: Gauge,
+    }
+}
+
+impl WorkspaceMetrics {
+    /// The calls of a class that have ended, and those of them that brought no token though no other call did.
+    pub fn calls(&self, class: Class) -> (u64, u64) {
+        let count = |outcome: &CallOutcome| self.upstream_requests_total[class][*outcome].get();
+        let brought_none = |outcome: &&CallOutcome| !matches!(outcome, CallOutcome::Issued | CallOutcome::Cancelled);
+        let all = CallOutcome::ALL.iter();
+        (all.clone().map(count).sum(), all.filter(brought_none).map(count).sum())
+    }
+
+    /// The renewals that brought a token, and those that brought none.
+    pub fn renewals(&self) -> (u64, u64) {
+        let sum = |outcome| Reason::ALL.iter().map(|reason| self.renewals_total[*reason][outcome].get()).sum();
+        (sum(RenewalOutcome::Issued), sum(RenewalOutcome::Failed))
     }
 }

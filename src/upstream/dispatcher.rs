@@ -2,6 +2,7 @@
 
 mod fleet;
 mod hedges;
+mod status;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+pub use self::status::DispatcherStatus;
 use super::call_count::CallCount;
 use super::failure::{self, Failure};
 use super::issuer::Issuer;

@@ -24,7 +24,7 @@ mod suspects;
 mod unreachable;
 
 pub use self::courier::{Courier, CourierError};
-pub use self::dispatcher::{Dispatcher, DispatcherSettings};
+pub use self::dispatcher::{Dispatcher, DispatcherSettings, DispatcherStatus};
 pub use self::failure::Failure;
 pub use self::http_client::HttpClientError;
 pub use self::issuer::{Issuer, Issuing};

@@ -30,6 +30,7 @@ const MODULES: &[Module] = &[
     Module("policy", "token clock::Moment", "bytes governor thiserror"),
     Module("metrics", "token policy", "parking_lot prometheus"),
     Module("log_writer", "audit files metrics", "parking_lot rustix tracing"),
+    Module("recent_errors", "plain_text", "parking_lot"),
     // The planner has virtual time, and is given open files.
     Module(
         "planner",
@@ -63,8 +64,8 @@ const MODULES: &[Module] = &[
     Module(
         "http",
         // `Failure` and `Cause` for the one match from an error to a response, `PRODUCT` to detect a broker that calls itself.
-        "audit broker auth token policy metrics clock files secrets::unreadable secrets upstream::Cause upstream::Failure upstream::PRODUCT",
-        "arc_swap bytes http_body_util humantime hyper hyper_util parking_lot percent_encoding rustix rustls schemars serde serde_json \
+        "audit broker auth token policy metrics clock files recent_errors secrets::unreadable secrets upstream::Cause upstream::Failure upstream::PRODUCT",
+        "arc_swap base64 bytes http_body_util humantime hyper hyper_util parking_lot percent_encoding rustix rustls schemars serde serde_json \
          serde_path_to_error thiserror tokio tokio_rustls tracing webpki",
     ),
     // A simulator that shared the broker's rules would share their bugs.

@@ -102,6 +102,7 @@ fn admin_on_an_open_address_needs_consent() {
         let text = format!("{WORKSPACE}{listen}{}", client(""));
         is_refused_for(&check(&text), &["admin.listen: anyone who reaches this address"]);
         passes_with(&check(&text.replace("[admin]", "[admin]\ninsecure = true")), &[]);
+        passes_with(&check(&text.replace("[admin]", &format!("[admin]\nkey_sha256 = \"{}\"", "1".repeat(64)))), &[]);
         let flag = Program::new(["serve", "--admin-listen", address]).env("COURIER_API_KEY", "pk_test");
         let flag = flag.env("COURIER_TOKEN_BROKER_CLIENT_KEY", "a-key-that-nobody-guesses").run();
         is_refused_for(&flag, &["--admin-listen: admin.listen: anyone"]);

@@ -7,7 +7,7 @@ use regex_lite::Regex;
 use serde_json::Value;
 
 use crate::open_api::{document, operations};
-use crate::pages::{self, Page, spans};
+use crate::pages::{self, spans};
 use crate::support::broker::Broker;
 use crate::support::child::Program;
 use crate::support::http::HttpRequest;

@@ -101,7 +101,7 @@ async fn purge_reaches_every_broker() {
     let old = one.token("jane").await;
     fleet.redis.wait_for_key("ctb:{*}:t:*").await;
     assert_eq!(two.token("jane").await, old);
-    let purge = HttpRequest::new("DELETE", "/workspaces/default/tokens");
+    let purge = HttpRequest::purge("default");
     assert_eq!(http::ask(one.admin, &purge).await.status, 200);
     two.wait_for_other_token("jane", &old).await;
 }

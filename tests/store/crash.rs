@@ -91,7 +91,7 @@ async fn purge_outlives_a_restart() {
     let broker = store.start();
     let (address, admin) = broker.addresses();
     assert!(!is_hit(address, "jane").await);
-    let purge = HttpRequest::new("DELETE", "/workspaces/default/tokens");
+    let purge = HttpRequest::purge("default");
     assert_eq!(http::ask(admin, &purge).await.json()["tokens"], 1);
     assert_eq!(broker.stop().code, Some(0));
     let broker = store.start();

@@ -71,6 +71,11 @@ impl HttpRequest {
         Self::post("/v1/tokens", body)
     }
 
+    /// `DELETE /workspaces/{workspace}/tokens` of the admin listener.
+    pub fn purge(workspace: &str) -> Self {
+        Self::new("DELETE", &format!("/workspaces/{workspace}/tokens")).header("Confirm", "purge")
+    }
+
     /// Adds a header.
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name.to_owned(), value.as_ref().to_vec()));

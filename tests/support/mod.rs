@@ -4,6 +4,7 @@
 
 pub mod broker;
 pub mod child;
+pub mod chromium;
 pub mod http;
 pub mod http2_courier;
 pub mod issuer;

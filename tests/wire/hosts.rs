@@ -61,7 +61,7 @@ async fn admin_listener_answers_no_host_of_a_web_page() {
             assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
         }
     }
-    let purge = HttpRequest::new("DELETE", "/workspaces/default/tokens");
+    let purge = HttpRequest::purge("default");
     assert_eq!(ask(broker.admin, &purge.with("Host", "attacker.example")).await.status, 403);
     let absolute = HttpRequest::get("http://attacker.example/metrics").with("Host", "localhost");
     assert_eq!(ask(broker.admin, &absolute).await.status, 403);

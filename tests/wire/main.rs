@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin_key;
 mod answers;
 mod bodies;
 mod connections;
@@ -37,5 +38,6 @@ mod session_jwks;
 mod session_keys;
 mod sessions;
 mod sharing;
+mod status;
 mod tls;
 mod unix;

@@ -129,14 +129,19 @@ async fn rejected_token_is_replaced_once_and_only_for_permitted_clients() {
 async fn operator_purges_a_workspace() {
     let broker = broker().await;
     let before = broker.ask(&inbox("jane")).await.token();
-    let purge = |method: &str, target: &str| HttpRequest::new(method, target);
+    let purge = HttpRequest::purge("default");
     let mut connection = Connection::open(broker.admin).await;
-    assert_eq!(connection.ask(&purge("POST", "/workspaces/default/tokens")).await.status, 405);
-    assert_eq!(connection.ask(&purge("DELETE", "/workspaces/other/tokens")).await.status, 404);
-    let page = purge("DELETE", "/workspaces/default/tokens").header("Origin", "http://rebound.example");
-    assert_eq!(connection.ask(&page).await.status, 403);
+    for (refused, status) in [
+        (purge.clone().method("POST"), 405),
+        (HttpRequest::purge("other"), 404),
+        (purge.clone().header("Origin", "http://rebound.example"), 403),
+        // A browser sends this by itself, once it is told to send DELETE.
+        (purge.clone().without("Confirm"), 400),
+        (purge.clone().with("Confirm", "yes"), 400),
+    ] {
+        assert_eq!(connection.ask(&refused).await.status, status, "{refused:?}");
+    }
     assert_eq!(broker.ask(&inbox("jane")).await.token(), before);
-    let answer = connection.ask(&purge("DELETE", "/workspaces/default/tokens")).await;
-    assert_eq!(answer.json(), json!({"workspace": "default", "tokens": 1}));
+    assert_eq!(connection.ask(&purge).await.json(), json!({"workspace": "default", "tokens": 1}));
     assert_ne!(broker.ask(&inbox("jane")).await.token(), before);
 }

@@ -1,13 +1,16 @@
-//! The admin listener: metrics, health, purge and explain. It is separate from the app listener,
+//! The admin listener: metrics, health, the status page, purge and explain. It is separate from the app listener,
 //! so that apps can be kept from it.
 
+mod access;
+mod page;
+mod status;
 mod web_pages;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
 
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -18,7 +21,9 @@ use crate::http::response_body::{JSON, NO_STORE, ResponseBody, allow};
 use crate::http::server::BadHost;
 use crate::metrics::{Metrics, Part};
 use crate::policy::refresh;
-use web_pages::is_from_web_page;
+use crate::recent_errors::RECENT_ERRORS;
+pub use access::AdminAccess;
+use access::{CHALLENGE, confirms};
 
 /// Whether load balancers should send requests: true from the start of listening until shutdown.
 ///
@@ -39,8 +44,8 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     clock: Clock,
-    /// Whether it listens on a loopback address.
-    is_local: bool,
+    access: AdminAccess,
+    started: Moment,
     /// Held while the metrics are rendered, so that scrapes take one thread at most from requests.
     rendering: tokio::sync::Mutex<()>,
 }
@@ -48,18 +53,21 @@ pub struct Admin {
 const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const METHODS: &[Method] = &[Method::GET, Method::HEAD];
+/// The paths that need no key: probes have none.
+const OPEN: &[&str] = &["/healthz", "/livez", "/readyz"];
 const PURGE: &[Method] = &[Method::DELETE];
 
 impl Admin {
-    /// The routes for operators of this broker. On a loopback address, which `is_local` says, no web page may call.
-    pub const fn new(
+    /// The routes for the operators of this broker, for those who have access.
+    pub fn new(
         broker: Broker,
         metrics: Arc<Metrics>,
         readiness: Arc<Readiness>,
         clock: Clock,
-        is_local: bool,
+        access: AdminAccess,
     ) -> Self {
-        Self { broker, metrics, readiness, clock, is_local, rendering: tokio::sync::Mutex::const_new(()) }
+        let (started, rendering) = (clock.now(), tokio::sync::Mutex::const_new(()));
+        Self { broker, metrics, readiness, clock, access, started, rendering }
     }
 
     /// Answers one request.
@@ -67,10 +75,16 @@ impl Admin {
         let refused = |status, message: &str| json_response(status, &json!({ "message": message }));
         let mut response = if request.extensions().get::<BadHost>().is_some() {
             refused(StatusCode::BAD_REQUEST, "the request must have one `Host` header")
-        } else if self.is_local && is_from_web_page(request) {
+        } else if self.access.is_foreign_page(request) {
             let message = "not available to web pages: on a loopback address, `Host` must be localhost or a loopback \
                            address";
             refused(StatusCode::FORBIDDEN, message)
+        } else if !OPEN.contains(&path_of(request)) && !self.access.admits(request.headers()) {
+            let message =
+                "needs the key of admin.key_sha256: Authorization: Bearer KEY, or as the password of any user";
+            let mut response = refused(StatusCode::UNAUTHORIZED, message);
+            response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
+            response
         } else {
             self.route(request).await
         };
@@ -80,10 +94,11 @@ impl Admin {
 
     async fn route<B>(&self, request: &Request<B>) -> Response<ResponseBody> {
         let (method, uri) = (request.method(), request.uri());
-        let path = uri.path().trim_end_matches('/');
+        let path = path_of(request);
         let workspace = path.strip_prefix("/workspaces/").and_then(|rest| rest.strip_suffix("/tokens"));
         let methods = match path {
-            "/metrics" | "/healthz" | "/readyz" | "/explain" => METHODS,
+            "/metrics" | "/healthz" | "/livez" | "/readyz" | "/explain" | "/status" => METHODS,
+            _ if page::file(path).is_some() => METHODS,
             _ if workspace.is_some() => PURGE,
             _ => &[],
         };
@@ -94,28 +109,38 @@ impl Admin {
             response.headers_mut().insert(name, value);
             return response;
         }
-        // Browsers send `Origin` with every DELETE. A page can reach this listener by DNS rebinding, and
-        // must not purge.
-        if workspace.is_some() && request.headers().contains_key(ORIGIN) {
-            return json_response(StatusCode::FORBIDDEN, &json!({ "message": "not available to web pages" }));
-        }
         if let Some(workspace) = workspace {
+            // Browsers send `Origin` with every DELETE. A page can reach this listener by DNS rebinding, and
+            // must not purge.
+            if request.headers().contains_key(ORIGIN) {
+                return json_response(StatusCode::FORBIDDEN, &json!({ "message": "not available to web pages" }));
+            }
+            if !confirms(request.headers(), "purge") {
+                let message = "a purge needs the header `Confirm: purge`";
+                return json_response(StatusCode::BAD_REQUEST, &json!({ "message": message }));
+            }
             return self.purge(workspace).await;
         }
         match path {
             "/metrics" => self.metrics().await,
+            "/status" => self.status(),
             "/explain" => self.explain(uri.query().unwrap_or_default()),
             // Liveness: answering at all is the proof.
-            "/healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
+            "/healthz" | "/livez" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
             "/readyz" if self.readiness.0.load(Ordering::Relaxed) => {
                 let ready = json!({ "status": "ready" });
                 let with_store = |state| json!({ "status": "ready", "store": state });
-                json_response(StatusCode::OK, &self.broker.store_state().map_or(ready, with_store))
+                // The reason for a store's failure names its host.
+                let store = self.broker.store_state().filter(|_| self.access.admits(request.headers()));
+                json_response(StatusCode::OK, &store.map_or(ready, with_store))
             }
             "/readyz" => json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready" })),
             _ => {
-                let message = "there is nothing at this path: the admin listener has /metrics, /healthz, /readyz, \
-                               /explain?user=ID and DELETE /workspaces/NAME/tokens";
+                if let Some(file) = page::file(path) {
+                    return page::response(file);
+                }
+                let message = "there is nothing at this path: the admin listener has /, /status, /metrics, /healthz, /livez, \
+                               /readyz, /explain?user=ID and DELETE /workspaces/NAME/tokens";
                 json_response(StatusCode::NOT_FOUND, &json!({ "message": message }))
             }
         }
@@ -139,6 +164,16 @@ impl Admin {
                 json_response(StatusCode::NOT_FOUND, &json!({ "message": message }))
             }
         }
+    }
+
+    fn status(&self) -> Response<ResponseBody> {
+        let is_ready = self.readiness.0.load(Ordering::Relaxed);
+        let uptime = self.clock.now().since(self.started);
+        let errors = RECENT_ERRORS.list();
+        json_response(
+            StatusCode::OK,
+            &status::body(&self.broker.status(), is_ready, self.clock.unix(), uptime, &errors),
+        )
     }
 
     /// Explains the renewal decisions for a user's tokens.
@@ -213,6 +248,11 @@ impl Admin {
             }
         }
     }
+}
+
+/// The path without slashes at its end.
+fn path_of<B>(request: &Request<B>) -> &str {
+    request.uri().path().trim_end_matches('/')
 }
 
 fn json_response(status: StatusCode, body: &Value) -> Response<ResponseBody> {

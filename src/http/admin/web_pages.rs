@@ -13,10 +13,13 @@ pub fn is_from_web_page<B>(request: &Request<B>) -> bool {
     let target = request.uri().authority().map(|authority| authority.as_str());
     let header = request.headers().get(HOST).map(|host| host.to_str().unwrap_or_default());
     let is_foreign = [target, header].into_iter().flatten().any(|host| !is_this_machine(host));
-    let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+    let fetch = |name| request.headers().get(name).map(HeaderValue::as_bytes);
+    let is_from_other_site = fetch("sec-fetch-site").is_some_and(|site| !matches!(site, b"none" | b"same-origin"));
+    let is_link = fetch("sec-fetch-mode") == Some(b"navigate") && fetch("sec-fetch-dest") == Some(b"document");
+    // A link may open the status page, which has no data in it and is shown in no frame.
     is_foreign
         || request.headers().contains_key(ORIGIN)
-        || site.is_some_and(|site| !matches!(site, b"none" | b"same-origin"))
+        || is_from_other_site && !(is_link && request.uri().path() == "/")
 }
 
 /// Whether a host, with or without a port, is `localhost` or a loopback address.
@@ -86,5 +89,19 @@ mod tests {
         ] {
             assert!(from(headers), "{headers:?}");
         }
+    }
+
+    #[test]
+    fn link_of_another_page_opens_the_status_page_alone() {
+        let opens = |path: &str, mode: &str, dest: &str, host: &str| {
+            let request = Request::get(path).header("host", host).header("sec-fetch-site", "cross-site");
+            let request = request.header("sec-fetch-mode", mode).header("sec-fetch-dest", dest);
+            !is_from_web_page(&request.body(()).expect("a request"))
+        };
+        assert!(opens("/", "navigate", "document", "localhost:9090"));
+        assert!(!opens("/explain?user=jane", "navigate", "document", "localhost:9090"));
+        assert!(!opens("/", "navigate", "iframe", "localhost:9090"));
+        assert!(!opens("/", "no-cors", "document", "localhost:9090"));
+        assert!(!opens("/", "navigate", "document", "attacker.example"));
     }
 }

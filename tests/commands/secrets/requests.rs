@@ -127,8 +127,8 @@ impl LeakTest {
                 self.ask_admin(HttpRequest::get(&format!("/explain?user={user}"))).await;
             }
         }
-        self.ask_admin(HttpRequest::new("DELETE", "/workspaces/default/tokens")).await;
-        self.ask_admin(HttpRequest::new("DELETE", &format!("/workspaces/{GUESS}/tokens"))).await;
+        self.ask_admin(HttpRequest::purge("default")).await;
+        self.ask_admin(HttpRequest::purge(GUESS)).await;
         let file = self.file.path().to_owned();
         let check = |more: &[&str]| Program::new(["check"]).arguments(more).arguments(["--config".as_ref(), &*file]);
         let environment = |program: Program| {
