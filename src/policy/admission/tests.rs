@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::breaker::{Change, State};
+use super::breaker::{Change, ProbeScope, State};
 use super::budget::Budget;
 use super::queue::{Class, Place, Rank};
 use super::{Admission, EndedCall, Event, Origin, Rejection, Response, WaitingCall};
@@ -104,6 +104,21 @@ impl Driver {
         let change = self.admission.on_response(&EndedCall { response, origin, sent: now, now, draw: 0.0 });
         self.poll();
         change
+    }
+
+    /// Courier asks for a pause, also with a probe.
+    fn pause_all(&mut self, pause: Duration) {
+        self.respond(Response::Issued, 9);
+        for key in 0..2 {
+            self.respond(Response::Throttled(Some(pause)), key);
+        }
+        let (now, response) = (self.now, Response::Throttled(Some(pause)));
+        for is_sent in [true, false] {
+            self.admission.on_probe(ProbeScope::Workspace, is_sent, now);
+        }
+        let origin = Origin { is_probe: true, ..origin(1 << 32 | 9, 0) };
+        self.admission.on_response(&EndedCall { response, origin, sent: now, now, draw: 0.0 });
+        self.poll();
     }
 
     fn poll(&mut self) {
@@ -281,11 +296,7 @@ fn long_pause_refuses_waiting_users_and_keeps_renewals() {
     let mut driver = Driver::new(1.0, 1);
     driver.arrive_users(2);
     driver.arrive(Class::Renewal, 0, false);
-    for key in 0..4 {
-        driver.respond(Response::Throttled(Some(SECOND * 30)), key);
-        assert_eq!(driver.refused, BTreeMap::new());
-    }
-    driver.respond(Response::Throttled(Some(SECOND * 30)), 4);
+    driver.pause_all(SECOND * 30);
     assert_eq!(driver.refused, BTreeMap::from([(1, Rejection::Throttled(SECOND * 30))]));
     assert_eq!(driver.queued.len(), 1);
     driver.arrive(Class::Waiting, 0, false);
@@ -298,9 +309,7 @@ fn long_pause_refuses_waiting_users_and_keeps_renewals() {
 #[test]
 fn party_that_does_not_fail_is_served_in_a_pause_and_ends_it() {
     let mut driver = Driver::new(1.0, 2);
-    for key in 0..5 {
-        driver.respond(Response::Throttled(Some(SECOND * 30)), key);
-    }
+    driver.pause_all(SECOND * 30);
     driver.now = driver.now + SECOND;
     driver.arrive(Class::Waiting, 0, false);
     driver.arrive(Class::Waiting, 1, false);
