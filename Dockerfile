@@ -16,7 +16,7 @@ RUN install -D target/release/courier-token-broker /image/usr/bin/courier-token-
     && install -D -m 644 config/container/settings.toml /image/etc/courier-token-broker/settings.toml \
     && echo 'courier-token-broker:x:65532:65532::/var/lib/courier-token-broker:/nonexistent' >/image/etc/passwd \
     && echo 'courier-token-broker:x:65532:' >/image/etc/group \
-    && install -d -m 700 /state
+    && install -d /image/var/lib && install -d -m 700 /state
 
 FROM scratch
 COPY --from=build /image /
