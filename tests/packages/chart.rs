@@ -4,9 +4,9 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::child::{Program, settings};
+use crate::support::child::{Program, file, settings};
 use crate::support::http::{Connection, HttpRequest};
-use crate::{assert_command, assert_valid, default, default_duration, manifests, root, strings, text};
+use crate::{assert_command, assert_valid, default, default_duration, manifests, root, script, strings, text};
 
 #[test]
 fn version_of_the_chart_is_that_of_the_program() {
@@ -142,6 +142,30 @@ fn every_selector_selects_the_pods_and_memory_suffices() {
     let limit: i64 = limit.as_str().and_then(|text| text.strip_suffix("Mi")?.parse().ok()).expect("MiB");
     let cache = default("tokens.capacity").as_integer().expect("a number") * 2 / 1024;
     assert!(limit > cache + 200, "{limit} MiB, of which tokens take {cache}");
+}
+
+#[test]
+#[ignore = "needs Helm and the schemas of Kubernetes: tests/run installs them"]
+fn values_of_the_page_are_accepted_and_unknown_ones_refused() {
+    let page = text("docs/install.md");
+    let between = |from, to| page.split_once(from).and_then(|(_, rest)| Some(rest.split_once(to)?.0)).expect("values");
+    for (values, secret) in [
+        (between("values.yaml <<'END'\n", "END\n"), "courier-api-key"),
+        (between("```yaml\n", "```\n"), "courier-store"),
+    ] {
+        let file = file(values);
+        let values = crate::manifests(&["yaml", file.path().to_str().expect("a path")]);
+        assert!(rendered(&values).iter().any(|manifest| manifest.to_string().contains(secret)), "{secret}");
+    }
+    let chart = root().join("config/helm");
+    for values in ["{\"replica\":3}", "{\"networkPolicy\":{\"allow\":[]}}"] {
+        let mut command = script(&["chart", chart.to_str().expect("a path"), values]);
+        let refused = command.output().expect("it runs");
+        assert!(
+            !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("dditional propert"),
+            "{refused:?}"
+        );
+    }
 }
 
 /// The manifests with these values, each of which its schema allows.

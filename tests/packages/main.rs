@@ -74,9 +74,14 @@ fn tool(name: &str) -> Command {
 /// What `manifests.py` prints.
 #[track_caller]
 fn manifests(arguments: &[&str]) -> Value {
-    let script = root().join("tests/packages/manifests.py");
-    let printed = output(tool("python").arg("-I").arg(script).args(arguments).current_dir(root()));
-    serde_json::from_str(&printed).expect("JSON")
+    serde_json::from_str(&output(&mut script(arguments))).expect("JSON")
+}
+
+/// `manifests.py` with these arguments.
+fn script(arguments: &[&str]) -> Command {
+    let mut python = tool("python");
+    python.arg("-I").arg(root().join("tests/packages/manifests.py")).args(arguments).current_dir(root());
+    python
 }
 
 /// The texts of a list.
