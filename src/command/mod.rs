@@ -2,9 +2,12 @@
 
 mod check;
 mod client_key;
+mod completions;
 mod error_layer;
 mod failure;
+mod health;
 mod logs;
+mod man;
 mod notify;
 mod output;
 mod plan;
@@ -18,7 +21,7 @@ mod sources;
 mod started;
 mod store_key;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use failure::Failure;
 pub use output::report;
@@ -29,7 +32,7 @@ use sources::Sources;
 #[derive(Parser)]
 #[command(
     name = "courier-token-broker",
-    version,
+    version = VERSION,
     after_help = "Without a command it serves. Exit codes: 0 done, 2 bad usage or settings, 1 anything else.\n\n\
         Environment:\n  \
         COURIER_API_KEY                        API key of the workspace \"default\"\n  \
@@ -64,7 +67,22 @@ enum Command {
     StoreKey(store_key::StoreKey),
     /// Prints the JSON Schema of the settings, for editors.
     Schema,
+    /// Asks the running broker whether it answers, for health checks of containers.
+    Health(health::Health),
+    /// Prints the completions for a shell.
+    Completions(completions::Completions),
+    /// Prints the man page.
+    Man(man::Man),
 }
+
+/// The version, with the commit where the build knew it.
+const VERSION: &str = if COMMIT.is_empty() {
+    env!("CARGO_PKG_VERSION")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_COMMIT"), ")")
+};
+/// The first digits of the commit; empty where the build did not know it.
+const COMMIT: &str = env!("BUILD_COMMIT");
 
 impl Cli {
     /// Runs the command.
@@ -89,6 +107,9 @@ impl Cli {
             Command::ClientKey(client_key) => client_key.run(),
             Command::StoreKey(store_key) => store_key.run(),
             Command::Schema => schema::run(),
+            Command::Health(health) => health.run(),
+            Command::Completions(completions) => completions.run(Self::command()),
+            Command::Man(man) => man.run(Self::command()),
         }
     }
 }
@@ -102,6 +123,7 @@ impl Command {
         match self {
             Self::Serve(serve) => Some(&mut serve.sources),
             Self::Check(check) => Some(&mut check.sources),
+            Self::Health(health) => Some(&mut health.sources),
             _ => None,
         }
     }

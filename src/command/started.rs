@@ -42,6 +42,7 @@ impl Started {
     pub fn log(&self, app: &App) {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
+            commit = Some(env!("BUILD_COMMIT")).filter(|commit| !commit.is_empty()),
             files = self.files,
             listen = app.display_addresses().join(", "),
             admin = app.admin_address().map(tracing::field::display),

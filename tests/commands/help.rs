@@ -21,6 +21,9 @@ fn each_command_has_its_own_help_that_names_each_flag() {
         ("client-key", "Makes a client key", &["<NAME>"]),
         ("store-key", "Makes a key file", &["<FILE>"]),
         ("schema", "Prints the JSON Schema of the settings", &[]),
+        ("health", "Asks the running broker", &["--config", "--admin-listen"]),
+        ("completions", "Prints the completions", &["<SHELL>"]),
+        ("man", "Prints the man page", &["[FOLDER]"]),
         ("plan", "Shows what each mode of renewal would do", &plan),
     ] {
         for arguments in [[command, "--help"], ["help", command]] {
@@ -54,6 +57,9 @@ fn programs_help_names_commands_exit_codes_and_variables() {
         "check",
         "client-key",
         "store-key",
+        "health",
+        "completions",
+        "man",
         "Exit codes: 0 done, 2 bad usage or settings, 1 anything else",
         "COURIER_API_KEY",
         "COURIER_BASE_URL",
@@ -65,7 +71,10 @@ fn programs_help_names_commands_exit_codes_and_variables() {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
     let version = Program::new(["--version"]).run();
-    assert_eq!(version.stdout, [format!("courier-token-broker {}", env!("CARGO_PKG_VERSION"))]);
+    let [line] = &version.stdout[..] else { panic!("{version:?}") };
+    // The commit follows where the build knew it.
+    let rest = line.strip_prefix(concat!("courier-token-broker ", env!("CARGO_PKG_VERSION")));
+    assert!(rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(" (") && rest.ends_with(')')), "{line}");
 }
 
 #[test]
@@ -92,6 +101,10 @@ fn wrong_usage_exits_with_2() {
         &["client-key", "quote\"d"],
         &["client-key", "-x"],
         &["store-key"],
+        &["health", "--probe"],
+        &["completions"],
+        &["completions", "csh"],
+        &["man", "two", "folders"],
         &["store-key", "two", "files"],
         &["plan"],
         &["plan", "--trace"],

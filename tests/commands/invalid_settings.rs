@@ -92,6 +92,10 @@ fn invalid_value_is_refused_with_its_place() {
         // The sub-tables of a table may follow another table.
         is_refused_in_a_file(&format!("{WORKSPACE}{text}\n"), parts);
     }
+}
+
+#[test]
+fn invalid_value_of_a_workspace_is_refused_with_its_place() {
     for (line, parts) in [
         ("base_url = \"http://courier.example\"", &["workspaces.default.base_url", "https"][..]),
         ("base_url = \"https://u:hunter2@courier.example\"", &["workspaces.default.base_url", "without user"]),

@@ -1,0 +1,32 @@
+//! `man`: prints the man page, or writes one for each command.
+
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::failure::Failure;
+
+#[derive(Args)]
+pub struct Man {
+    /// A folder to write the page to, and one for each command, in place of printing it.
+    #[arg(value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+}
+
+impl Man {
+    /// Prints or writes that of `program`.
+    pub fn run(self, program: clap::Command) -> Result<(), Failure> {
+        let program = program.disable_help_subcommand(true);
+        match self.folder {
+            Some(folder) => {
+                let shown = folder.display().to_string();
+                clap_mangen::generate_to(program, folder)
+                    .with_context(|| format!("{shown}: the pages can't be written"))?;
+            }
+            None => clap_mangen::Man::new(program).render(&mut io::stdout().lock())?,
+        }
+        Ok(())
+    }
+}
