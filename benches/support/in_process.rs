@@ -84,8 +84,8 @@ impl InProcess {
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), Handle::current());
         change(&broker, &metrics);
         let background = broker.start();
-        let api = Arc::new(Api::new(settings.http, broker.clone(), settings.clients, clock, metrics));
-        Self { api, broker, _background: background }
+        let api = Api::new(settings.http, broker.clone(), settings.clients, clock, metrics).expect("sound metrics");
+        Self { api: Arc::new(api), broker, _background: background }
     }
 }
 
