@@ -191,8 +191,9 @@ async fn user_with_the_documented_rights_does_everything_in_a_cluster() {
     let rights = docs.lines().find(|line| line.starts_with("ACL SETUSER ")).expect("the line");
     let (_, further) = docs.split_once("The user needs further rights: `").expect("the rights");
     let (further, _) = further.split_once('`').expect("their end");
+    let client = if cluster.servers[0].takes_client_info().await { " +client|setinfo" } else { "" };
     for server in &cluster.servers {
-        server.say(&format!("{} {further}", rights.replace("PASSWORD", "correct-horse"))).await;
+        server.say(&format!("{} {further}{client}", rights.replace("PASSWORD", "correct-horse"))).await;
     }
     let limited = |member| {
         let mut settings = cluster_settings(&cluster, member);

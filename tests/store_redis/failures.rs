@@ -153,7 +153,8 @@ async fn password_is_sent_and_a_wrong_one_is_named() {
 async fn user_with_the_documented_rights_does_everything() {
     let server = RedisServer::start(&[]).await;
     let rights = include_str!("../../docs/store.md").lines().find(|line| line.starts_with("ACL SETUSER "));
-    server.say(&rights.expect("the line").replace("PASSWORD", "correct-horse")).await;
+    let further = if server.takes_client_info().await { " +client|setinfo" } else { "" };
+    server.say(&format!("{}{further}", rights.expect("the line").replace("PASSWORD", "correct-horse"))).await;
     let limited = |member| {
         let mut settings = settings(&server.url(), member);
         settings.username = Some("courier-token-broker".to_owned());

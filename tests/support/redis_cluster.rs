@@ -79,8 +79,7 @@ impl RedisCluster {
             if !server.keys(pattern).await.is_empty() {
                 let info: String = server.run(&[b"INFO", b"replication"]).await;
                 if info.contains("role:master") {
-                    server.wait_for_text("INFO replication", "state=online").await;
-                    let _: u64 = server.run(&[b"WAIT", b"1", b"10000"]).await;
+                    server.wait_for_replica().await;
                     owner = Some(index);
                 }
             }

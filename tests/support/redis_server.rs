@@ -110,6 +110,34 @@ impl RedisServer {
         panic!("{command} never answers {text}");
     }
 
+    /// Waits until a replica has all that was written until now.
+    pub async fn wait_for_replica(&self) {
+        let number = |text: &str, name: &str| -> Option<u64> {
+            let (_, rest) = text.split_once(name)?;
+            rest.split(|end: char| !end.is_ascii_digit()).next()?.parse().ok()
+        };
+        let mut written = None;
+        for _ in 0..3000 {
+            let info: String = self.run(&[b"INFO", b"replication"]).await;
+            let written = *written.get_or_insert(number(&info, "master_repl_offset:").expect("an offset"));
+            let is_online = |line: &&str| line.starts_with("slave0:") && line.contains("state=online");
+            let replica = info.lines().find(is_online).and_then(|line| number(line, ",offset="));
+            if replica.is_some_and(|offset| offset >= written) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no replica follows");
+    }
+
+    /// Whether it knows `CLIENT SETINFO`, as Redis 7.2 and Valkey do: a user needs a right for it.
+    pub async fn takes_client_info(&self) -> bool {
+        let mut connection = self.connect().await.expect("a connection");
+        let mut set = redis::cmd("CLIENT");
+        set.arg("SETINFO").arg("LIB-NAME").arg("test");
+        set.query_async::<()>(&mut connection).await.is_ok()
+    }
+
     /// Waits until there is a key with such a name.
     pub async fn wait_for_key(&self, pattern: &str) {
         for _ in 0..3000 {
