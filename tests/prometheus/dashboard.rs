@@ -17,11 +17,10 @@ fn list(value: &Value) -> Vec<Value> {
     value.as_array().cloned().unwrap_or_default()
 }
 
-/// The queries of all panels and annotations, with Grafana's variables replaced.
+/// The queries of all panels, with Grafana's variables replaced.
 pub fn queries() -> Vec<String> {
     let dashboard = dashboard();
     let targets = list(&dashboard["panels"]).into_iter().flat_map(|panel| list(&panel["targets"]));
-    // A restart is no fault of the test.
     let replaced =
         |query: &str| query.replace("$instance", ".*").replace("$workspace", ".*").replace("$__rate_interval", "20s");
     targets.map(|target| replaced(target["expr"].as_str().expect("a query"))).collect()
