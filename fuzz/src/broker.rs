@@ -94,7 +94,7 @@ impl TestBroker {
             body_timeout: Duration::from_secs(5),
             requests_in_flight: 1000,
         };
-        let api = Api::new(settings, broker, clients, clock, metrics);
+        let api = Api::new(settings, broker, clients, clock, metrics).expect("sound declarations");
         Self { api: Arc::new(with(api, clock)), clock, _background: background }
     }
 

@@ -210,7 +210,7 @@ fn broker(input: &Input<'_>) -> TestBroker {
     TestBroker::new(|api, clock| {
         let sessions = Sessions::new(settings, clock, &METRICS, &tokio::runtime::Handle::current(), 8, None)
             .expect("the key is fixed");
-        api.with_sessions(sessions, route)
+        api.with_sessions(sessions, route).expect("sound declarations")
     })
 }
 

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::inbound::{Inbound, InboundRate};
 use crate::audit::Actor;
 use crate::clock::Clock;
-use crate::metrics::{CallerLabels, CallerRequests, Callers};
+use crate::metrics::{CallerLabels, CallerRequests, Callers, MetricsResult};
 use crate::policy::access::Access;
 use crate::token::WorkspaceName;
 
@@ -148,7 +148,7 @@ impl ClientKeys {
     }
 
     /// Starts to count the clients' requests here.
-    pub fn count_requests(&mut self, callers: &Callers) -> prometheus::Result<()> {
+    pub fn count_requests(&mut self, callers: &Callers) -> MetricsResult<()> {
         for KnownClient { client, requests, .. } in &mut self.clients {
             *requests = Some(callers.requests(&client.caller())?);
         }

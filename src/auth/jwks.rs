@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use prometheus::Gauge;
 use reqwest::{Client, Url, redirect, retry};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -28,7 +27,7 @@ use super::jwt::Jwt;
 use super::key_set::KeySet;
 use crate::clock::{Clock, Moment};
 use crate::error_chain::describe;
-use crate::metrics::{FetchOutcome, JwksMetrics, Metrics, Part};
+use crate::metrics::{FetchOutcome, Gauge, JwksMetrics, Metrics, Part};
 
 /// The settings of the JWKS.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,8 @@ mod workspace;
 use std::ops::Deref;
 use std::sync::LazyLock;
 
-use prometheus::{Encoder, Gauge, IntCounter, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounter, Registry, TextEncoder};
+pub use prometheus::{Gauge, IntGauge, Result as MetricsResult};
 
 pub use caller::{CallerLabels, CallerRequests, Callers};
 pub use jwks::JwksMetrics;

@@ -42,7 +42,7 @@ use crate::broker::{Answer, Broker, Source, TokenRequest};
 use crate::clock::Clock;
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody};
 use crate::http::server::{BadHost, Cancelled, PeerNames};
-use crate::metrics::{CallerLabels, CallerRequests, Metrics, RequestOutcome, Route};
+use crate::metrics::{CallerLabels, CallerRequests, Metrics, MetricsResult, RequestOutcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
 use audit_limit::AuditLimit;
 use body::Waiting;
@@ -114,7 +114,7 @@ impl Api {
         mut clients: ClientKeys,
         clock: Clock,
         metrics: Arc<Metrics>,
-    ) -> prometheus::Result<Self> {
+    ) -> MetricsResult<Self> {
         clients.count_requests(metrics.callers())?;
         let unknown = metrics.callers().requests(&CallerLabels::unknown())?;
         let [waiting_for_token, waiting_for_body] = [(); 2].map(|()| Places::new(settings.requests_in_flight));
@@ -149,7 +149,7 @@ impl Api {
     }
 
     /// Lets users call the front-end route with their own sessions.
-    pub fn with_sessions(self, sessions: Sessions, route: SessionRoute) -> prometheus::Result<Self> {
+    pub fn with_sessions(self, sessions: Sessions, route: SessionRoute) -> MetricsResult<Self> {
         let rates = route.client.rate.map(UserRates::new).map(Arc::new);
         let requests = self.metrics.callers().requests(&route.caller())?;
         Ok(Self { session_auth: Some(SessionAuth { sessions, route, rates, requests }), ..self })
