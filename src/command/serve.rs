@@ -34,7 +34,7 @@ pub struct Serve {
     /// Address for apps, in place of server.listen.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
-    /// Address of metrics and health, in place of admin.listen.
+    /// Address of the status page, metrics and health, in place of admin.listen.
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
     /// Log level, in place of log.level: error, warn, info, debug or trace.

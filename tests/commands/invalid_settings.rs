@@ -77,11 +77,6 @@ fn invalid_value_is_refused_with_its_place() {
         ("[server.tls]\ncertificate_file = \"x\"", &["server.tls: ", "private_key_file"]),
         ("[server.tls]\nprivate_key_file = \"x\"", &["server.tls: ", "certificate_file"]),
         ("[admin]\nlisten = \"hunter2\"", &["admin.listen", "port"]),
-        ("[admin]\nkey_sha256 = \"hunter2\"", &["admin.key_sha256", "SHA-256"]),
-        (
-            "[admin]\nkey_sha256 = \"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"",
-            &["admin.key_sha256", "empty text"],
-        ),
         ("[log]\nlevel = \"hunter2\"", &["log.level", "\"info\""]),
         ("[log]\nformat = \"hunter2\"", &["log.format"]),
         ("[profiles]\ninbox = [\"user_id:hunter2\"]", &["profiles.inbox", "user_id"]),

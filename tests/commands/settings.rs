@@ -113,6 +113,22 @@ fn admin_on_an_open_address_needs_consent() {
 }
 
 #[test]
+fn key_of_the_operators_must_be_a_hash_of_its_own() {
+    let (of_nothing, good) = ("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "1".repeat(64));
+    let of_client = "0".repeat(64);
+    for (keys, wanted) in [
+        ("\"hunter2\"", "must be a SHA-256"),
+        (&format!("\"{of_nothing}\""), "is the SHA-256 of the empty text"),
+        (&format!("\"{of_client}\""), "must differ from the other keys"),
+        (&format!("[\"{good}\", \"{good}\"]"), "must differ from the other keys"),
+        (&format!("[\"{good}\", \"{}\", \"{}\"]", "2".repeat(64), "3".repeat(64)), "must be one key's SHA-256, or"),
+    ] {
+        let text = format!("{WORKSPACE}[admin]\nkey_sha256 = {keys}\n{}", client(""));
+        is_refused_for(&check(&text), &[&format!("admin.key_sha256: {wanted}")]);
+    }
+}
+
+#[test]
 fn sandbox_may_be_open_to_all() {
     let sandbox = Program::new(["sandbox", "--listen", ANY_PORT, "--courier-listen", ANY_PORT]);
     let running = sandbox.arguments(["--admin-listen", "0.0.0.0:0"]).start();

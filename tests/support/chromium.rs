@@ -140,7 +140,10 @@ impl Browser {
 
     /// Presses a key, which may enter a text.
     pub async fn press(&mut self, key: &str, code: u32, text: Option<&str>) {
-        let down = json!({"type": "keyDown", "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text});
+        let mut down = json!({"type": "keyDown", "key": key, "code": key, "windowsVirtualKeyCode": code});
+        if let Some(text) = text {
+            down["text"] = text.into();
+        }
         self.call("Input.dispatchKeyEvent", down).await;
         let up = json!({"type": "keyUp", "key": key, "code": key, "windowsVirtualKeyCode": code});
         self.call("Input.dispatchKeyEvent", up).await;

@@ -45,7 +45,7 @@ async fn http_1_0_needs_no_host() {
 async fn admin_listener_answers_no_host_of_a_web_page() {
     let broker = Broker::start().await;
     let port = broker.admin.port();
-    for target in ["/metrics", "/healthz", "/readyz", "/explain?user=jane", "/nothing"] {
+    for target in ["/", "/status", "/metrics", "/healthz", "/readyz", "/explain?user=jane", "/nothing"] {
         for wrong in [
             "attacker.example",
             &format!("attacker.example:{port}"),
