@@ -49,7 +49,7 @@ fn general(key: &str) -> String {
 fn settings_that_pages_name_exist() {
     let settings = settings();
     // A key such as `tokens.floor`, or a table such as `[[clients]]`, before anything else in its span.
-    let word = Regex::new(r"^\[{0,2}([a-z]+(?:\.|\[)[][0-9A-Za-z_.-]*[]0-9A-Za-z_])").expect("a pattern");
+    let word = Regex::new(r"^\[{0,2}([a-z]+[.\[][\]\[0-9A-Za-z_.-]*[\]0-9A-Za-z_])").expect("a pattern");
     let variable = Regex::new("COURIER_TOKEN_BROKER__([A-Z_0-9]+)").expect("a pattern");
     for page in pages::all() {
         for code in page.code() {
