@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::entry::Entry;
-use super::handle::{Broker, BrokerSettings};
+use super::handle::Broker;
+use super::settings::BrokerSettings;
 use super::request::TokenRequest;
 use super::workspace::Workspace;
 use crate::audit::Actor;

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use tokio::runtime::Builder;
 
 use super::fixture::{self, HOUR};
-use super::handle::{Broker, BrokerSettings};
+use super::handle::Broker;
+use super::settings::BrokerSettings;
 use super::request::{Source, TokenRequest};
 use crate::audit::Actor;
 use crate::clock::Clock;
