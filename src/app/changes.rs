@@ -118,11 +118,14 @@ pub fn is_live(key: &Key) -> bool {
     let key: Vec<_> = key.iter().map(String::as_str).collect();
     matches!(
         key[..],
-        ["clients" | "sessions" | "profiles", ..]
-            | ["tokens", "default_lifetime" | "max_lifetime"]
-            | ["workspaces", _, "api_key" | "api_key_file" | "on_new_api_key"]
+        ["clients" | "sessions" | "profiles" | "tokens" | "refresh", ..]
+            | ["workspaces", _, "api_key" | "api_key_file" | "on_new_api_key" | "proxy" | "proxy_credentials_file"]
+            | ["workspaces", _, "connect_timeout" | "timeout"]
+            | ["workspaces", _, "budget", _]
+            | ["server", "timeout" | "idle_timeout" | "shutdown_delay" | "shutdown_timeout"]
             | ["server", "tls", _]
-    )
+            | ["log", "level" | "requests"]
+    ) || matches!(key[..], ["server", "limits", limit] if limit != "connections")
 }
 
 /// The most names that are listed.

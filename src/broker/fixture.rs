@@ -8,8 +8,8 @@ use tokio::runtime::Handle;
 
 use super::entry::Entry;
 use super::handle::Broker;
-use super::settings::BrokerSettings;
 use super::request::TokenRequest;
+use super::settings::BrokerSettings;
 use super::workspace::Workspace;
 use crate::audit::Actor;
 use crate::clock::Clock;

@@ -55,7 +55,8 @@ impl FlightTask {
         let Some(stored) = record.token else { return (Look::Unusable, None, Duration::ZERO) };
         let grant = Grant::new(&stored.token, stored.sent, stored.life);
         let left = grant.remaining(self.broker.0.clock.now());
-        let look = if left < self.broker.0.settings.load().floor.of(stored.life) { Look::Unusable } else { Look::Found };
+        let look =
+            if left < self.broker.0.settings.load().floor.of(stored.life) { Look::Unusable } else { Look::Found };
         (look, Some(Obtained { grant, demand: Some(record.demand) }), left + MARGIN)
     }
 

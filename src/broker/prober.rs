@@ -39,9 +39,8 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
 fn may_call(broker: &Broker, workspace: &Workspace, entry: &Arc<Entry>) -> bool {
     let floor = broker.0.settings.load().floor;
     let fresh_until = broker.0.clock.now() + LONGEST_CALL;
-    let is_fit = |token: Arc<CachedToken>| {
-        token.floor_at(&floor) > fresh_until && !workspace.is_purged(token.grant.sent())
-    };
+    let is_fit =
+        |token: Arc<CachedToken>| token.floor_at(&floor) > fresh_until && !workspace.is_purged(token.grant.sent());
     entry.token().is_some_and(is_fit) && broker.is_entitled(&entry.key)
 }
 

@@ -10,8 +10,8 @@ use tokio::runtime::Builder;
 
 use super::fixture::{self, HOUR};
 use super::handle::Broker;
-use super::settings::BrokerSettings;
 use super::request::{Source, TokenRequest};
+use super::settings::BrokerSettings;
 use crate::audit::Actor;
 use crate::clock::Clock;
 use crate::policy::refresh::Mode;

@@ -99,7 +99,8 @@ impl KeyTable {
         self.index.add(self.index.handle(token.grant.token()), &entry.key);
         (state.sent, state.expires) = (token.grant.sent(), token.grant.expires());
         (state.decision, state.error) = (None, None);
-        let hard_floor = self.hard_floors.lock().add(token.hard_floor_at(&self.settings.load().floor), Arc::clone(entry));
+        let hard_floor =
+            self.hard_floors.lock().add(token.hard_floor_at(&self.settings.load().floor), Arc::clone(entry));
         let old_hard_floor = state.hard_floor.replace(hard_floor);
         self.tokens.fetch_add(1, Ordering::Relaxed);
         self.ends.add(&token.grant);
