@@ -163,6 +163,19 @@ mod tests {
     }
 
     #[test]
+    fn new_number_of_places_holds_at_once_and_taken_places_stay() {
+        let places = Places::new(9);
+        let mut held = take_all(&places, Client("a"));
+        assert_eq!(held.len(), 3);
+        places.set_total(2);
+        assert!(places.take(Client("b"), 1).is_none());
+        held.clear();
+        assert_eq!(take_all(&places, Client("b")).len(), 1);
+        places.set_total(90);
+        assert_eq!(take_all(&places, Client("a")).len(), 30);
+    }
+
+    #[test]
     fn greedy_clients_leave_a_share_for_the_next_one() {
         let places = Places::new(1000);
         let mut held = Vec::new();
