@@ -118,11 +118,14 @@ pub fn is_live(key: &Key) -> bool {
     let key: Vec<_> = key.iter().map(String::as_str).collect();
     matches!(
         key[..],
-        ["clients" | "sessions" | "profiles", ..]
-            | ["tokens", "default_lifetime" | "max_lifetime"]
-            | ["workspaces", _, "api_key" | "api_key_file" | "on_new_api_key"]
+        ["clients" | "sessions" | "profiles" | "tokens" | "refresh", ..]
+            | ["workspaces", _, "api_key" | "api_key_file" | "on_new_api_key" | "proxy" | "proxy_credentials_file"]
+            | ["workspaces", _, "connect_timeout" | "timeout"]
+            | ["workspaces", _, "budget", _]
+            | ["server", "timeout" | "idle_timeout" | "shutdown_delay" | "shutdown_timeout"]
             | ["server", "tls", _]
-    )
+            | ["log", "level" | "requests"]
+    ) || matches!(key[..], ["server", "limits", limit] if limit != "connections")
 }
 
 /// The most names that are listed.
@@ -169,6 +172,41 @@ mod tests {
              sessions (added), tokens.max_lifetime"
         );
         assert_eq!(changes(before, before), "nothing");
+    }
+
+    /// The settings of the schema, with `NAME` for the name of a table or of a client.
+    fn settings(schema: &serde_json::Value, key: &Key, found: &mut Vec<Key>) {
+        let below = |name: &str| [&key[..], &[name.to_owned()]].concat();
+        let schema = schema.get("anyOf").map_or(schema, |kinds| &kinds[0]);
+        let (named, one) = (schema["properties"].as_object(), &schema["additionalProperties"]);
+        if let Some(named) = named {
+            named.iter().for_each(|(name, schema)| settings(schema, &below(name), found));
+        } else if one.is_object() {
+            settings(one, &below("NAME"), found);
+        } else if schema["items"]["properties"].is_object() {
+            settings(&schema["items"], &below("NAME"), found);
+        } else {
+            found.push(key.clone());
+        }
+    }
+
+    #[test]
+    fn page_names_the_settings_that_need_a_restart() {
+        let page = include_str!("../../docs/operations.md");
+        let (_, listed) = page.split_once("All settings but these change while the broker runs").expect("a list");
+        let (listed, _) = listed.split_once(';').expect("its end");
+        let listed: Vec<Vec<_>> = listed.split('`').skip(1).step_by(2).map(|key| key.split('.').collect()).collect();
+        let mut all = Vec::new();
+        settings(&crate::config::schema(), &Vec::new(), &mut all);
+        assert!(all.len() > 60, "{all:?}");
+        let is_below =
+            |key: &Key, listed: &[&str]| key.iter().zip(listed).filter(|(a, b)| a == b).count() == listed.len();
+        for key in &all {
+            assert_eq!(is_live(key), !listed.iter().any(|listed| is_below(key, listed)), "{}", key.join("."));
+        }
+        for listed in &listed {
+            assert!(all.iter().any(|key| is_below(key, listed)), "{listed:?} is no setting");
+        }
     }
 
     #[test]

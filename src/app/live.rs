@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
@@ -14,19 +15,37 @@ use crate::audit;
 use crate::auth::{ClientKeys, Sessions};
 use crate::broker::Broker;
 use crate::clock::Clock;
-use crate::config::{SessionSettings, Settings};
+use crate::config::{SessionSettings, Settings, WorkspaceSettings};
 use crate::http::api::{Api, ApiSettings};
-use crate::http::server::{Certificates, Tls};
+use crate::http::server::{Certificates, ListenerLimits, Tls};
 use crate::metrics::{Metrics, ReloadOutcome, Reloaded};
 use crate::token::WorkspaceName;
-use crate::upstream::Courier;
+use crate::upstream::{Courier, Transport};
 
 /// The replaceable parts. Each is swapped atomically: a request uses the version at its arrival.
 pub struct Live {
     pub api: ArcSwap<Api>,
     pub tls: Option<Arc<Tls>>,
     pub couriers: BTreeMap<WorkspaceName, Arc<Courier>>,
+    /// The limits of the app listeners.
+    pub limits: Arc<ArcSwap<ListenerLimits>>,
+    pub shutdown: ArcSwap<Shutdown>,
     pub fixed: Fixed,
+}
+
+/// How the broker stops.
+#[derive(Clone, Copy)]
+pub struct Shutdown {
+    /// How long requests are served after the signal.
+    pub delay: Duration,
+    /// The longest wait for open requests after that.
+    pub timeout: Duration,
+}
+
+impl Shutdown {
+    pub fn of(settings: &Settings) -> Self {
+        Self { delay: settings.shutdown_delay.unwrap_or_default(), timeout: settings.shutdown_timeout }
+    }
 }
 
 /// The unchanging parts that the replaced ones are built with.
@@ -38,6 +57,8 @@ pub struct Fixed {
     pub runtime: Handle,
     /// The most sessions that wait for their issuer's keys.
     pub sessions_waiting: usize,
+    /// The most requests in flight, by the limit of open files.
+    pub most_in_flight: usize,
 }
 
 impl Fixed {
@@ -52,12 +73,14 @@ impl Fixed {
     /// Builds the routes for apps. Client rates and session keys are taken over from the old ones.
     pub fn build_api(
         &self,
-        settings: ApiSettings,
+        mut settings: ApiSettings,
         mut clients: ClientKeys,
         sessions: Option<SessionSettings>,
         before: Option<&Api>,
     ) -> Result<Api, StartError> {
-        let Self { broker, clock, metrics, runtime, sessions_waiting } = self.clone();
+        let Self { broker, clock, metrics, runtime, sessions_waiting, most_in_flight } = self.clone();
+        // A request may take a connection of its own, and one client at most a third of them.
+        settings.requests_in_flight = settings.requests_in_flight.min(most_in_flight);
         clients.limit_rates(clock, before.map(Api::clients));
         let api = Api::new(settings, broker, clients, clock, Arc::clone(&metrics))?;
         let Some(SessionSettings { check, route }) = sessions else { return Ok(api.taking_over_from(before)) };
@@ -81,10 +104,25 @@ impl Live {
         audit::reload_rejected(what.as_str(), error);
     }
 
+    /// Makes other ways to Courier for the workspaces whose settings need one.
+    fn prepare_transports(
+        &self,
+        workspaces: &[WorkspaceSettings],
+    ) -> Result<Vec<(&Arc<Courier>, Arc<Transport>)>, StartError> {
+        let mut transports = Vec::new();
+        for WorkspaceSettings { name, courier: settings, .. } in workspaces {
+            let Some(courier) = self.couriers.get(name) else { continue };
+            let transport = courier.prepare(settings).map_err(|error| StartError::Courier(name.clone(), error))?;
+            transports.extend(transport.map(|transport| (courier, transport)));
+        }
+        Ok(transports)
+    }
+
     /// Replaces everything that differs, or nothing, and returns the settings of the changed secrets, by
     /// `names`. Settings that need a restart stay.
     pub fn replace(&self, settings: Settings, names: &Names) -> Result<BTreeSet<Key>, StartError> {
-        let Settings { http, clients, sessions, workspaces, tls, .. } = settings;
+        let shutdown = Shutdown::of(&settings);
+        let Settings { http, clients, sessions, workspaces, tls, broker, limits, .. } = settings;
         let mut replaced = BTreeSet::new();
         // First the steps that can fail. A certificate that expired while in use does not block
         // other changes.
@@ -107,11 +145,20 @@ impl Live {
             return Err(StartError::HostChanged(moved.name.clone()));
         }
         let before = self.api.load();
-        let http = before.settings().updated(http);
         let entitlements = Entitlements::new(&http, &clients, sessions.as_ref().map(|sessions| &sessions.route));
         let api = self.fixed.build_api(http, clients, sessions, Some(&before))?;
+        let transports = self.prepare_transports(&workspaces)?;
         // From here on nothing fails.
+        for (courier, transport) in transports {
+            courier.replace_transport(transport);
+        }
+        self.fixed.broker.reconfigure(broker);
+        self.shutdown.store(Arc::new(shutdown));
+        // The sockets were made for so many connections.
+        let connections = self.limits.load().connections;
+        self.limits.store(Arc::new(ListenerLimits { connections, ..limits }));
         for workspace in workspaces {
+            self.fixed.broker.reconfigure_calls(&workspace.name, workspace.dispatcher);
             // Before the purge: the store forgets what it has, and keeps the rest under the new identity.
             self.fixed.broker.identify(&workspace.name, workspace.identity());
             let Some(courier) = self.couriers.get(&workspace.name) else { continue };

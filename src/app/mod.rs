@@ -31,14 +31,13 @@ use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{Settings, SettingsError, WorkspaceSettings};
 use crate::http::admin::{Admin, AdminAccess, Readiness};
-use crate::http::api::ApiSettings;
 use crate::http::server::{Address, Connections, Listener, ListenerLimits, Passed, RequestBody, Socket, Tls};
 use crate::metrics::{ListenerKind, Metrics};
 use crate::token::WorkspaceName;
 use crate::upstream::{Courier, Dispatcher};
 use entitlements::Entitlements;
 pub use error::StartError;
-use live::{Fixed, Live};
+use live::{Fixed, Live, Shutdown};
 pub use open_files::OpenFiles;
 pub use reload::{Files, Loaded, Read, ReloadEvent, Reloader};
 use sockets::Sockets;
@@ -52,8 +51,6 @@ pub struct App {
     admin: Arc<Admin>,
     broker: Broker,
     readiness: Arc<Readiness>,
-    shutdown_delay: Duration,
-    shutdown_timeout: Duration,
     warnings: Vec<SettingsError>,
     /// Dropping it ends the thread that calls Courier.
     upstream: oneshot::Sender<()>,
@@ -88,6 +85,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
         metrics.config_last_reload_success_timestamp_seconds.set(clock.unix().as_secs_f64());
+        let shutdown = ArcSwap::from_pointee(Shutdown::of(&settings));
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
         let takes_over = !passed.is_empty();
         let store = Store::prepare(settings.store, &settings.workspaces, takes_over, &runtime, clock, &metrics)?;
@@ -95,15 +93,20 @@ impl App {
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.clone());
         // Strangers can make sessions wait, each on a connection that is then not closed for another.
         let sessions_waiting = (settings.limits.connections.min(files.apps) / 8).clamp(1, 256);
-        let fixed = Fixed { broker: broker.clone(), clock, metrics: Arc::clone(&metrics), runtime, sessions_waiting };
+        let most_in_flight = files.apps;
+        let fixed = Fixed {
+            broker: broker.clone(),
+            clock,
+            metrics: Arc::clone(&metrics),
+            runtime,
+            sessions_waiting,
+            most_in_flight,
+        };
         let route = settings.sessions.as_ref().map(|sessions| &sessions.route);
         let entitlements = Entitlements::new(&settings.http, &settings.clients, route);
         broker.renew_only(move |key| entitlements.include(key));
         store::name_owners(&broker, &settings.clients);
-        // A request may take a connection of its own, and one client at most a third of them.
-        let requests_in_flight = settings.http.requests_in_flight.min(files.apps);
-        let http = ApiSettings { requests_in_flight, ..settings.http };
-        let api = fixed.build_api(http, settings.clients, settings.sessions, None)?;
+        let api = fixed.build_api(settings.http, settings.clients, settings.sessions, None)?;
         let tls = settings.tls.map(|certificates| Arc::new(Tls::new(certificates)));
         if let Some(tls) = &tls {
             let certificates = tls.current();
@@ -114,8 +117,16 @@ impl App {
         sockets.refuse_exposed(tls.is_some() || settings.insecure)?;
         files.warn_if_fewer_than(settings.limits.connections.saturating_mul(sockets.0.len()));
         let connections = Connections::new(files.apps, metrics.connections_open[ListenerKind::App].clone());
+        let limits = Arc::new(ArcSwap::from_pointee(settings.limits));
         let listener = |socket| {
-            Listener::new(socket, settings.limits, Arc::clone(&connections), tls.clone(), clock, Arc::clone(&metrics))
+            Listener::new(
+                socket,
+                Arc::clone(&limits),
+                Arc::clone(&connections),
+                tls.clone(),
+                clock,
+                Arc::clone(&metrics),
+            )
         };
         let listeners = sockets.0.into_iter().map(listener).collect();
         let admin_address = settings.admin_listen;
@@ -123,7 +134,14 @@ impl App {
             Socket::tcp(admin_address).await.map_err(|error| StartError::Listen(Address::Tcp(admin_address), error))?;
         let admin_limits = ListenerLimits { connections: files.admin, ..ADMIN_LIMITS };
         let connections = Connections::new(files.admin, metrics.connections_open[ListenerKind::Admin].clone());
-        let admin_listener = Listener::new(admin_socket, admin_limits, connections, None, clock, Arc::clone(&metrics));
+        let admin_listener = Listener::new(
+            admin_socket,
+            Arc::new(ArcSwap::from_pointee(admin_limits)),
+            connections,
+            None,
+            clock,
+            Arc::clone(&metrics),
+        );
         // The sockets are bound, so connections wait there meanwhile.
         store.map(|store| store.start(&broker, clock, &metrics)).transpose()?;
         let readiness = Arc::new(Readiness::default());
@@ -134,12 +152,10 @@ impl App {
         Ok(Self {
             listeners,
             admin_listener,
-            live: Arc::new(Live { api: ArcSwap::from_pointee(api), tls, couriers, fixed }),
+            live: Arc::new(Live { api: ArcSwap::from_pointee(api), tls, couriers, limits, shutdown, fixed }),
             admin: Arc::new(admin),
             broker,
             readiness,
-            shutdown_delay: settings.shutdown_delay.unwrap_or_default(),
-            shutdown_timeout: settings.shutdown_timeout,
             warnings: settings.warnings,
             upstream,
         })
@@ -201,9 +217,10 @@ impl App {
         admin_tasks.spawn(admin_listener.serve(answer, std::future::pending()));
         stop.await;
         readiness.set(false);
-        if !self.shutdown_delay.is_zero() {
-            tracing::info!(delay = ?self.shutdown_delay, "stopping: not ready, still serving requests");
-            tokio::time::sleep(self.shutdown_delay).await;
+        let Shutdown { delay, timeout } = **live.shutdown.load();
+        if !delay.is_zero() {
+            tracing::info!(?delay, "stopping: not ready, still serving requests");
+            tokio::time::sleep(delay).await;
         }
         tracing::info!("stopping: waiting for open requests");
         stop_sender.send_replace(true);
@@ -213,7 +230,7 @@ impl App {
             // Renewals, and calls whose callers have disconnected.
             broker.drained().await;
         };
-        if tokio::time::timeout(self.shutdown_timeout, finish).await.is_err() {
+        if tokio::time::timeout(timeout, finish).await.is_err() {
             tracing::warn!("shutdown timeout reached; dropping open requests");
         }
         broker.stop_store().await;

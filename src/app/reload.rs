@@ -104,7 +104,11 @@ pub struct Reloader {
     /// The warnings already logged.
     warnings: Vec<SettingsError>,
     observer: Observer,
+    set_level: SetLevel,
 }
+
+/// Changes the level of the log.
+type SetLevel = Arc<dyn Fn(tracing::Level) + Send + Sync>;
 
 /// The polling interval. A change is applied once it has been stable for one interval, so that no file
 /// is read half written.
@@ -121,7 +125,13 @@ impl Reloader {
     ) -> Self {
         live.export_file_times(&shown, &files);
         let (applied, states, observer) = ((shown.clone(), files.clone()), Vec::new(), Arc::new(|_| {}));
-        Self { live, read, applied, shown, files, states, warnings, observer }
+        let set_level = Arc::new(|_| {});
+        Self { live, read, applied, shown, files, states, warnings, observer, set_level }
+    }
+
+    /// The same, with a function that changes the level of the log.
+    pub fn setting_level(self, set_level: SetLevel) -> Self {
+        Self { set_level, ..self }
     }
 
     /// The same, with an observer of its reloads.
@@ -190,7 +200,7 @@ impl Reloader {
                 return self.rejected(reload_kind(&errors), &lines.join("; "));
             }
         };
-        let warnings = settings.warnings.clone();
+        let (warnings, level) = (settings.warnings.clone(), settings.log_level);
         let names = Names::new(&shown, self.files.changed_since(&self.applied.1));
         let replaced = match self.live.replace(settings, &names) {
             Ok(replaced) => replaced,
@@ -200,6 +210,7 @@ impl Reloader {
                 return self.rejected(what, &error.to_string());
             }
         };
+        (self.set_level)(level);
         let mut changed: Changes =
             differences(&self.applied.0, &shown).into_iter().filter(|(key, _)| is_live(key)).collect();
         let secrets = replaced.into_iter().chain(names.sessions());
@@ -282,12 +293,14 @@ mod tests {
     fn only_settings_that_need_a_restart_are_named() {
         let table = |text: &str| text.parse::<toml::Table>().expect("TOML");
         let before = table(
-            "[server]\nlisten = [\"a\"]\n[tokens]\nfloor = 0.5\nmax_lifetime = \"1d\"\n[workspaces.a]\napi_key = \"x\"",
+            "[server]\nlisten = [\"a\"]\n[tokens]\nfloor = 0.5\nmax_lifetime = \"1d\"\n[workspaces.a]\napi_key = \"x\"\n\
+             [log]\nformat = \"text\"",
         );
         let with = |text: &str| listed(&needs_restart(&before, &table(text)));
         assert_eq!(
             with(
-                "[server]\nlisten = [\"a\"]\n[tokens]\nfloor = 0.5\nmax_lifetime = \"2d\"\n[workspaces.a]\napi_key_file = \"y\"\n\
+                "[server]\nlisten = [\"a\"]\n[tokens]\nfloor = 0.6\nmax_lifetime = \"2d\"\n[workspaces.a]\napi_key_file = \"y\"\n\
+                 [log]\nformat = \"text\"\nlevel = \"warn\"\n\
                  [sessions]\nissuer = \"i\"\n[[clients]]\nname = \"c\""
             ),
             "nothing"
@@ -295,9 +308,9 @@ mod tests {
         assert_eq!(
             with(
                 "[server]\nlisten = [\"a\", \"b\"]\n[server.tls]\ncertificate_file = \"c\"\n[tokens]\nfloor = 0.6\n\
-                 max_lifetime = \"1d\"\n[workspaces.a]\n[workspaces.b]"
+                 max_lifetime = \"1d\"\n[workspaces.a]\n[workspaces.b]\n[log]\nformat = \"json\""
             ),
-            "server.listen, server.tls (added), tokens.floor, workspaces.b (added)"
+            "log.format, server.listen, server.tls (added), workspaces.b (added)"
         );
     }
 }

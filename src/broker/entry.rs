@@ -180,6 +180,11 @@ impl Entry {
         self.token.swap(token)
     }
 
+    /// Replaces the times of its token, under its lock. The uses stay.
+    pub fn replace_times(&self, token: CachedToken) {
+        self.token.store(Some(Arc::new(token)));
+    }
+
     /// The order in which entries leave a full table: first those without a token, then by the last use.
     ///
     /// A token that was not handed out yet counts as used when it was requested from Courier.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::entry::Entry;
-use super::handle::{Broker, BrokerSettings};
+use super::handle::Broker;
 use super::request::TokenRequest;
+use super::settings::BrokerSettings;
 use super::workspace::Workspace;
 use crate::audit::Actor;
 use crate::clock::Clock;

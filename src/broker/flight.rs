@@ -25,7 +25,7 @@ pub fn start(broker: &Broker, workspace: &Arc<Workspace>, leader: Leader, cause:
     let (broker, workspace) = (broker.clone(), Arc::clone(workspace));
     let runtime = broker.0.runtime.clone();
     let origin = origin(&broker, &workspace, leader.key(), &cause);
-    let deadline = broker.0.clock.now() + broker.0.settings.timeout;
+    let deadline = broker.0.clock.now() + broker.0.settings.load().timeout;
     let place = broker.0.persistence.redis.get().map(|redis| StorePlace::new(redis.clone()));
     let mut task = FlightTask { broker, workspace, leader, cause, deadline, origin, tries: 0, place };
     runtime.spawn(async move {
@@ -55,7 +55,8 @@ impl FlightTask {
         let Some(stored) = record.token else { return (Look::Unusable, None, Duration::ZERO) };
         let grant = Grant::new(&stored.token, stored.sent, stored.life);
         let left = grant.remaining(self.broker.0.clock.now());
-        let look = if left < self.broker.0.settings.floor.of(stored.life) { Look::Unusable } else { Look::Found };
+        let look =
+            if left < self.broker.0.settings.load().floor.of(stored.life) { Look::Unusable } else { Look::Found };
         (look, Some(Obtained { grant, demand: Some(record.demand) }), left + MARGIN)
     }
 

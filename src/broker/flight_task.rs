@@ -146,8 +146,8 @@ impl FlightTask {
     /// Stores a new token, unless the flight is detached or the stored one can be handed out for longer.
     fn store(&self, Obtained { grant, demand }: Obtained) -> Issued {
         let Self { broker, workspace, leader, cause, .. } = self;
-        let (floor, refresher) = (&broker.0.settings.floor, &workspace.refresher);
-        let token = Arc::new(refresher.cached(grant, floor));
+        let (floor, refresher) = (broker.0.settings.load().floor, &workspace.refresher);
+        let token = Arc::new(refresher.cached(grant, &floor));
         let is_adopted = demand.is_some();
         if !is_adopted {
             refresher.counts.add(CallCounts::CALL);
@@ -160,13 +160,13 @@ impl FlightTask {
                 FlightCause::Renewal(Renewal { entry, .. }) | FlightCause::Probe(entry) => Arc::clone(&entry.demand),
                 FlightCause::Request(_) => {
                     let demand = demand.unwrap_or_default();
-                    Arc::new(refresher.demand(&demand, &token, floor, broker.0.clock.now()))
+                    Arc::new(refresher.demand(&demand, &token, &floor, broker.0.clock.now()))
                 }
             };
             Arc::new(Entry::new(leader.key().clone(), demand))
         });
         entry.set_party(self.origin.party);
-        let serves_longer = |old: &CachedToken| old.floor_at(floor) > token.floor_at(floor);
+        let serves_longer = |old: &CachedToken| old.floor_at(&floor) > token.floor_at(&floor);
         let stored = flights.is_current(leader) && !entry.token().is_some_and(|old| serves_longer(&old));
         if stored {
             let ledger = &broker.0.table.ledger;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 
 use super::coverage::Coverage;
@@ -13,40 +13,20 @@ use super::negative_cache::NegativeCache;
 use super::persistence::Persistence;
 use super::recent::Recent;
 use super::refresher::Refresher;
+use super::settings::{BrokerSettings, CurrentSettings};
 use super::table::KeyTable;
 use super::workspace::Workspace;
 use crate::clock::Clock;
 use crate::metrics::{Metrics, OUTCOMES};
-use crate::policy::freshness::Floor;
-use crate::policy::refresh::Mode;
 use crate::token::{TokenKey, WorkspaceName};
 use crate::upstream::Dispatcher;
-
-/// How the broker serves and renews.
-#[derive(Clone, Copy, Debug)]
-pub struct BrokerSettings {
-    /// The least remaining life of a token that is handed out.
-    pub floor: Floor,
-    /// Which tokens are renewed.
-    pub refresh: Mode,
-    /// In mode learned: the calls beyond the least possible, as a share of these. 1 doubles them.
-    pub extra_calls: f64,
-    /// The most keys in memory, with a token or without; one above 2 KiB takes the place of several.
-    pub capacity: u64,
-    /// The most keys of one user that are kept for one client.
-    pub keys_per_user: usize,
-    /// The share of the capacity that the keys of one client may take.
-    pub client_share: f64,
-    /// The longest that a request waits.
-    pub timeout: Duration,
-}
 
 /// The broker. Cheap to clone.
 #[derive(Clone)]
 pub struct Broker(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
-    pub settings: BrokerSettings,
+    pub settings: CurrentSettings,
     pub table: KeyTable,
     pub negative_cache: NegativeCache,
     /// Which keys may still be asked for; every key without a rule.
@@ -74,15 +54,16 @@ impl Broker {
         metrics: Arc<Metrics>,
         runtime: Handle,
     ) -> Self {
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
         let workspaces = dispatchers
             .into_iter()
             .map(|(name, dispatcher)| {
                 let metrics = metrics.workspace(&name);
-                let refresher = Refresher::new(settings.refresh, settings.extra_calls, metrics);
+                let refresher = Refresher::new(Arc::clone(&settings), metrics);
                 (name.clone(), Arc::new(Workspace::new(name, dispatcher, refresher, clock.now())))
             })
             .collect();
-        let table = KeyTable::new(settings.capacity, settings.client_share, settings.floor, Arc::clone(&metrics));
+        let table = KeyTable::new(Arc::clone(&settings), Arc::clone(&metrics));
         Self(Arc::new(Inner {
             settings,
             table,

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
-use super::entry::Entry;
+use super::entry::{Entry, USUAL_BYTES};
 use super::locks::{Lock, Order};
 use super::owners::Owner;
+use super::settings::BrokerSettings;
 
 /// The weight of all entries, and of those of each owner.
 ///
@@ -20,15 +21,28 @@ use super::owners::Owner;
 /// The lock is taken when a token is stored or dropped, and at the first hit by another client.
 pub struct Ledger {
     hasher: RandomState,
-    /// The most weight of all entries.
-    capacity: u64,
-    /// The most weight of one owner.
-    most: u64,
     totals: Lock<Totals>,
 }
 
-#[derive(Default)]
+/// The most weight of the table.
+#[derive(Clone, Copy)]
+pub struct Capacity {
+    /// Of all entries.
+    all: u64,
+    /// Of those of one owner.
+    one: u64,
+}
+
+impl Capacity {
+    /// The capacity by these settings.
+    pub fn of(settings: &BrokerSettings) -> Self {
+        let all = settings.capacity * u64::from(USUAL_BYTES);
+        Self { all, one: (all as f64 * settings.client_share) as u64 }
+    }
+}
+
 struct Totals {
+    capacity: Capacity,
     weight: u64,
     holdings: HashMap<Owner, Holding>,
 }
@@ -46,10 +60,15 @@ struct Holding {
 const SAMPLE: usize = 16;
 
 impl Ledger {
-    /// Creates an empty ledger of a table with this capacity, of which one owner may hold `share`.
-    pub fn new(capacity: u64, share: f64) -> Self {
-        let totals = Lock::new(Order::Ledger, Totals::default());
-        Self { hasher: RandomState::default(), capacity, most: (capacity as f64 * share) as u64, totals }
+    /// Creates an empty ledger of a table with this capacity.
+    pub fn new(capacity: Capacity) -> Self {
+        let totals = Totals { capacity, weight: 0, holdings: HashMap::new() };
+        Self { hasher: RandomState::default(), totals: Lock::new(Order::Ledger, totals) }
+    }
+
+    /// Changes the capacity. The caller evicts what exceeds it.
+    pub fn set_capacity(&self, capacity: Capacity) {
+        self.totals.lock().capacity = capacity;
     }
 
     /// The owner that stands for a client of a workspace, or for its sessions.
@@ -108,11 +127,11 @@ impl Ledger {
         let mut totals = self.totals.lock();
         loop {
             let (owner, holding) = totals.holdings.iter().max_by_key(|(_, holding)| holding.weight)?;
-            if totals.weight <= self.capacity && holding.weight <= self.most {
+            if totals.weight <= totals.capacity.all && holding.weight <= totals.capacity.one {
                 return None;
             }
             let (owner, entry) = (*owner, Arc::clone(holding.least_recently_used()?));
-            let has_share = totals.holdings.len() > 1 || self.most < self.capacity;
+            let has_share = totals.holdings.len() > 1 || totals.capacity.one < totals.capacity.all;
             if totals.remove_owner(&entry, owner) {
                 return Some((entry, has_share.then_some(owner)));
             }
@@ -206,6 +225,6 @@ impl Ledger {
         for holding in totals.holdings.values() {
             assert_eq!(holding.weight, sum(&holding.entries));
         }
-        assert!(totals.weight <= self.capacity);
+        assert!(totals.weight <= totals.capacity.all);
     }
 }

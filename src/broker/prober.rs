@@ -37,10 +37,10 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
 ///
 /// Requests for a stale one would wait for the probe, which may hang.
 fn may_call(broker: &Broker, workspace: &Workspace, entry: &Arc<Entry>) -> bool {
+    let floor = broker.0.settings.load().floor;
     let fresh_until = broker.0.clock.now() + LONGEST_CALL;
-    let is_fit = |token: Arc<CachedToken>| {
-        token.floor_at(&broker.0.settings.floor) > fresh_until && !workspace.is_purged(token.grant.sent())
-    };
+    let is_fit =
+        |token: Arc<CachedToken>| token.floor_at(&floor) > fresh_until && !workspace.is_purged(token.grant.sent());
     entry.token().is_some_and(is_fit) && broker.is_entitled(&entry.key)
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use super::demand::{Demand, SharedCounts};
 use super::entry::{CachedToken, Entry, EntryState, Plan};
 use super::locks::{Lock, Order};
+use super::settings::{BrokerSettings, CurrentSettings};
 use crate::clock::Moment;
 use crate::metrics::WorkspaceMetrics;
 use crate::policy::freshness::Floor;
@@ -21,10 +22,10 @@ use crate::token::Grant;
 /// The schedule's lock is taken when a token is stored, removed or due. A hit takes it only if it
 /// revives a renewal.
 pub struct Refresher {
-    mode: Mode,
+    settings: CurrentSettings,
     schedule: Lock<Schedule<DueEntry>>,
-    /// In mode learned only.
-    learner: Option<Lock<Learner<Arc<Demand>>>>,
+    /// `None` until mode learned is first in use. Another mode leaves it as it is.
+    learner: Lock<Option<Learner<Arc<Demand>>>>,
     /// The sums over the requests and calls of the workspace.
     pub counts: SharedCounts,
     draws: Lock<Draws>,
@@ -52,23 +53,40 @@ pub enum Outlook {
 impl Refresher {
     /// Creates a refresher with an empty schedule.
     ///
-    /// In mode learned it may spend `extra_calls` beyond the least possible, as a share of these.
-    pub fn new(mode: Mode, extra_calls: f64, metrics: WorkspaceMetrics) -> Self {
-        let learner = || Lock::new(Order::Learner, Learner::new(extra_calls));
-        Self {
-            mode,
+    /// In mode learned it may spend the `extra_calls` of the settings.
+    pub fn new(settings: CurrentSettings, metrics: WorkspaceMetrics) -> Self {
+        let refresher = Self {
+            settings,
             schedule: Lock::new(Order::Schedule, Schedule::new()),
-            learner: (mode == Mode::Learned).then(learner),
+            learner: Lock::new(Order::Learner, None),
             counts: SharedCounts::default(),
             draws: Lock::new(Order::Draws, Draws::default()),
             due_earlier: Notify::new(),
             metrics,
+        };
+        refresher.update_learner();
+        refresher
+    }
+
+    /// Applies the present mode and `extra_calls` to the learner.
+    pub fn update_learner(&self) {
+        let BrokerSettings { refresh, extra_calls, .. } = **self.settings.load();
+        let mut learner = self.learner.lock();
+        match &mut *learner {
+            Some(learner) => learner.set_extra_calls(extra_calls),
+            None if refresh == Mode::Learned => *learner = Some(Learner::new(extra_calls)),
+            None => {}
         }
+    }
+
+    /// The present mode.
+    pub fn mode(&self) -> Mode {
+        self.settings.load().refresh
     }
 
     /// A token to be cached, whose due time is drawn at random.
     pub fn cached(&self, grant: Grant, floor: &Floor) -> CachedToken {
-        let due = refresh::due(self.mode, floor.window_of(grant.life()), grant.sent(), self.draw());
+        let due = refresh::due(self.mode(), floor.window_of(grant.life()), grant.sent(), self.draw());
         CachedToken { grant, due }
     }
 
@@ -105,7 +123,7 @@ impl Refresher {
     ///
     /// The token may have been left to expire as unused, which was a mistake then.
     pub fn revive(&self, entry: &Arc<Entry>, now: Moment) {
-        if self.mode != Mode::Used {
+        if self.mode() != Mode::Used {
             return;
         }
         let mut state = entry.lock();
@@ -122,10 +140,12 @@ impl Refresher {
         late: Duration,
         now: Moment,
     ) -> (RenewalDecision, Option<Estimate>) {
-        let Some(learner) = &self.learner else {
-            return (refresh::decide_by_use(entry.uses(), state.expires.since(now)), None);
+        let mut learner = self.learner.lock();
+        let learner = match (self.mode(), &mut *learner) {
+            (Mode::Learned, Some(learner)) => learner,
+            (Mode::Off, _) => return (RenewalDecision::Stop(Stop::Off), None),
+            _ => return (refresh::decide_by_use(entry.uses(), state.expires.since(now)), None),
         };
-        let mut learner = learner.lock();
         let mut history = entry.demand.history();
         let (decision, counted) = learner.process(&entry.demand, &mut history, &self.counts.load(), late, now);
         self.counts.add(counted);
@@ -151,22 +171,24 @@ impl Refresher {
 
     /// The learned model, encoded, in mode learned.
     pub fn encode_model(&self) -> Option<Vec<u8>> {
-        self.learner.as_ref().map(|learner| learner.lock().encode(&self.counts.load()))
+        self.learner.lock().as_ref().map(|learner| learner.encode(&self.counts.load()))
     }
 
-    /// Restores an encoded model that may spend `extra_calls`, unless it is invalid or of no use in this mode.
-    pub fn restore_model(&self, encoded: &[u8], extra_calls: f64, now: Moment) {
-        let Some(learner) = &self.learner else { return };
-        if let Some((restored, counts)) = Learner::decode(encoded, extra_calls, now) {
-            *learner.lock() = restored;
+    /// Restores an encoded model, unless it is invalid or of no use in this mode.
+    pub fn restore_model(&self, encoded: &[u8], now: Moment) {
+        let mut learner = self.learner.lock();
+        let Some(learner) = &mut *learner else { return };
+        if let Some((restored, counts)) = Learner::decode(encoded, self.settings.load().extra_calls, now) {
+            *learner = restored;
             self.counts.add(counts);
         }
     }
 
     /// Foresees the decision about an overdue key; records nothing.
     pub fn foresee(&self, demand: &Demand, now: Moment) -> Outlook {
-        let Some(learner) = &self.learner else { return Outlook::Renewal(1.0) };
-        let (learner, mut history) = (learner.lock(), demand.history());
+        let learner = self.learner.lock();
+        let Some(learner) = &*learner else { return Outlook::Renewal(1.0) };
+        let mut history = demand.history();
         history.advance(now);
         let decision = learner.decide(&history, &self.counts.load(), Duration::ZERO, now);
         match decision.action {
@@ -178,14 +200,14 @@ impl Refresher {
 
     /// Learns from outcomes that are known by now, at most `most`; returns how many there were.
     pub fn learn(&self, most: usize, now: Moment) -> usize {
-        self.learner.as_ref().map_or(0, |learner| learner.lock().learn_due(most, now))
+        self.learner.lock().as_mut().map_or(0, |learner| learner.learn_due(most, now))
     }
 
     /// Updates the metrics of the learner and the counts.
     pub fn update_gauges(&self, now: Moment) {
         let counts = self.counts.load();
-        if let Some(learner) = &self.learner {
-            self.metrics.renewal_price.set(learner.lock().price(&counts, now).into());
+        if let Some(learner) = &*self.learner.lock() {
+            self.metrics.renewal_price.set(learner.price(&counts, now).into());
         }
         self.metrics.extra_calls_ratio.set(counts.extra_share());
         if let Some(share) = counts.used_share() {

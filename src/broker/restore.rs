@@ -44,7 +44,7 @@ impl Broker {
         self.empty_budgets();
         for (name, workspace) in &self.0.workspaces {
             if let Some(model) = loaded.models.get(name) {
-                workspace.refresher.restore_model(model, self.0.settings.extra_calls, now);
+                workspace.refresher.restore_model(model, now);
             }
         }
         for (name, overdue) in self.restore_records(loaded.records, now) {
@@ -55,7 +55,7 @@ impl Broker {
     /// Restores records on several threads where they are many; returns the overdue entries of each workspace.
     fn restore_records(&self, records: Vec<Record>, now: Moment) -> HashMap<&WorkspaceName, Vec<Overdue>> {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        let capacity = usize::try_from(self.0.settings.capacity).unwrap_or(usize::MAX);
+        let capacity = usize::try_from(self.0.settings.load().capacity).unwrap_or(usize::MAX);
         self.0.table.reserve(records.len().min(capacity));
         let helpers = cores.min(MOST_THREADS).min(records.len().div_ceil(BATCH)).saturating_sub(1);
         let records = Mutex::new(records.into_iter());
@@ -100,7 +100,7 @@ impl Broker {
         overdue: &mut Vec<Overdue>,
         now: Moment,
     ) -> Option<Arc<Entry>> {
-        let (settings, refresher) = (&self.0.settings, &workspace.refresher);
+        let (settings, refresher) = (self.0.settings.load(), &workspace.refresher);
         let Record { key, token, demand, owners } = record;
         let grant = token.map(|stored| Grant::new(&stored.token, stored.sent, stored.life));
         let grant = grant.filter(|grant| grant.expires() - settings.floor.hard_of(grant.life()) > now);

@@ -97,7 +97,7 @@ impl Due<'_> {
         state.decision = Some(Decision { at: *now, verdict, estimate });
         tracing::debug!(workspace = entry.key.workspace(), decision = ?verdict, ?estimate, "token due");
         workspace.refresher.change_plan(entry, &mut state, verdict);
-        let floor = state.floor_at(&broker.0.settings.floor);
+        let floor = state.floor_at(&broker.0.settings.load().floor);
         Some((verdict, Rank::of(floor, estimate.map(|estimate| estimate.value), *now)))
     }
 

@@ -14,13 +14,27 @@ use super::request::{Answer, Refusal, Source, TokenRequest};
 use super::waiters::{FlightOutcome, Issued};
 use super::workspace::Workspace;
 use crate::clock::Moment;
-use crate::policy::freshness::{self, Freshness, Stale, TokenAge};
+use crate::policy::freshness::{self, Floor, Freshness, Stale, TokenAge};
 use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::token::Grant;
 use crate::upstream::Failure;
 
 /// A request with a stale token to fall back on waits for a fresh one for this part of the timeout.
 const FALLBACK_DIVISOR: u32 = 5;
+
+/// The entry of a key, its token, and the floor that it is judged by.
+struct Found {
+    entry: Arc<Entry>,
+    token: Arc<CachedToken>,
+    floor: Floor,
+}
+
+impl Found {
+    /// How long the token stays above the hard floor and the request's demand; `None` if it is below.
+    fn servable_for(&self, min_ttl: Option<Duration>, now: Moment) -> Option<Duration> {
+        freshness::servable_for(&self.floor, &self.token.facts(min_ttl, now))
+    }
+}
 
 /// The end of an attempt to join the flight of a key.
 enum Joined {
@@ -50,20 +64,17 @@ impl Broker {
     pub async fn get_token(&self, request: &TokenRequest<'_>) -> Result<Answer, Refusal> {
         let asked = self.0.clock.now();
         let (stale, servable_for) = match self.look_up(request, asked) {
-            Some((entry, token, Freshness::Serve { is_due })) => {
-                return Ok(self.serve_hit(&entry, &token, is_due, asked));
-            }
-            Some((_, token, Freshness::Wait(why))) => {
-                (Some(why), self.servable_for(&token.facts(request.min_ttl, asked)))
-            }
+            Some((found, Freshness::Serve { is_due })) => return Ok(self.serve_hit(&found, is_due, asked)),
+            Some((found, Freshness::Wait(why))) => (Some(why), found.servable_for(request.min_ttl, asked)),
             None => (None, None),
         };
         self.0.coverage.count(servable_for.unwrap_or_default());
         // With a stale token to fall back on, the request waits only briefly for a fresh one.
-        let timeout = self.0.settings.timeout;
+        let timeout = self.0.settings.load().timeout;
         let max_wait = if servable_for.is_some() { timeout / FALLBACK_DIVISOR } else { timeout };
         // Boxed, to keep the future of a hit small.
-        match Box::pin(self.fetch(request, stale, max_wait, asked)).await {
+        let waits_fully = max_wait == timeout;
+        match Box::pin(self.fetch(request, stale, (max_wait, waits_fully), asked)).await {
             Ok(answer) => Ok(answer),
             Err(refusal) => stale.and_then(|why| self.serve_stale(request, why, asked)).ok_or(refusal),
         }
@@ -73,24 +84,24 @@ impl Broker {
     pub fn get_cached(&self, request: &TokenRequest<'_>) -> Option<Answer> {
         let asked = self.0.clock.now();
         match self.look_up(request, asked)? {
-            (entry, token, Freshness::Serve { is_due }) => Some(self.serve_hit(&entry, &token, is_due, asked)),
+            (found, Freshness::Serve { is_due }) => Some(self.serve_hit(&found, is_due, asked)),
             _ => None,
         }
     }
 
     /// The key's entry, its token, and whether that may be handed out.
-    fn look_up(&self, request: &TokenRequest<'_>, now: Moment) -> Option<(Arc<Entry>, Arc<CachedToken>, Freshness)> {
-        let (entry, token) = self.find(request)?;
-        let freshness = freshness::judge(&self.0.settings.floor, &token.facts(request.min_ttl, now));
-        Some((entry, token, freshness))
+    fn look_up(&self, request: &TokenRequest<'_>, now: Moment) -> Option<(Found, Freshness)> {
+        let found = self.find(request)?;
+        let freshness = freshness::judge(&found.floor, &found.token.facts(request.min_ttl, now));
+        Some((found, freshness))
     }
 
     /// The key's entry and its token, however old. From now on it is kept for this caller too.
-    fn find(&self, request: &TokenRequest<'_>) -> Option<(Arc<Entry>, Arc<CachedToken>)> {
+    fn find(&self, request: &TokenRequest<'_>) -> Option<Found> {
         let entry = self.0.table.get(&request.key)?;
         let token = entry.token()?;
         self.add_owner(request, &entry);
-        Some((entry, token))
+        Some(Found { entry, token, floor: self.0.settings.load().floor })
     }
 
     /// Keeps an entry for this caller too.
@@ -101,14 +112,14 @@ impl Broker {
 
     /// How long the token stays above the hard floor; `None` if it is below.
     fn servable_for(&self, facts: &TokenAge) -> Option<Duration> {
-        freshness::servable_for(&self.0.settings.floor, facts)
+        freshness::servable_for(&self.0.settings.load().floor, facts)
     }
 
     async fn fetch(
         &self,
         request: &TokenRequest<'_>,
         stale: Option<Stale>,
-        max_wait: Duration,
+        (max_wait, waits_fully): (Duration, bool),
         asked: Moment,
     ) -> Result<Answer, Refusal> {
         let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
@@ -121,7 +132,7 @@ impl Broker {
         }
         let Ok(followed) = tokio::time::timeout(max_wait, self.follow(request, workspace)).await else {
             // The flight may still bring a token. Until then, do not let others wait for it in vain.
-            if max_wait == self.0.settings.timeout {
+            if waits_fully {
                 self.0.negative_cache.add(&request.key, Some(client), Refusal::TimedOut, self.0.clock.now());
             }
             return Err(Refusal::TimedOut);
@@ -195,8 +206,8 @@ impl Broker {
             return Joined::Shared(follower);
         }
         // Another flight may have completed since the first lookup; under this lock none completes.
-        if let Some((entry, token, Freshness::Serve { .. })) = self.look_up(request, self.0.clock.now()) {
-            return Joined::Cached(entry, token);
+        if let Some((found, Freshness::Serve { .. })) = self.look_up(request, self.0.clock.now()) {
+            return Joined::Cached(found.entry, found.token);
         }
         let leader = flights.register(&request.key);
         let follower = leader.join(client);
@@ -206,8 +217,9 @@ impl Broker {
         Joined::Started(follower)
     }
 
-    fn serve_hit(&self, entry: &Arc<Entry>, token: &CachedToken, is_due: bool, now: Moment) -> Answer {
-        self.0.coverage.count(self.servable_for(&token.facts(None, now)).unwrap_or_default());
+    fn serve_hit(&self, found: &Found, is_due: bool, now: Moment) -> Answer {
+        let Found { entry, token, .. } = found;
+        self.0.coverage.count(found.servable_for(None, now).unwrap_or_default());
         // Count the use first: the renewal is decided by it.
         let answer = self.hand_out(entry, &token.grant, now, now, Source::Hit);
         if is_due && let Some(workspace) = self.0.workspaces.get(entry.key.workspace()) {
@@ -218,14 +230,15 @@ impl Broker {
 
     /// Serves the stale token above the hard floor after a failure, unless it was removed meanwhile.
     fn serve_stale(&self, request: &TokenRequest<'_>, why: Stale, asked: Moment) -> Option<Answer> {
-        let (entry, token) = self.find(request)?;
+        let found = self.find(request)?;
+        let Found { entry, token, .. } = &found;
         let is_purged = |workspace: &Arc<Workspace>| workspace.is_purged(token.grant.sent());
         if self.0.workspaces.get(request.key.workspace()).is_some_and(is_purged) {
             return None;
         }
         let now = self.0.clock.now();
-        self.servable_for(&token.facts(request.min_ttl, now))?;
-        Some(self.hand_out(&entry, &token.grant, asked, now, Source::Stale(why)))
+        found.servable_for(request.min_ttl, now)?;
+        Some(self.hand_out(entry, &token.grant, asked, now, Source::Stale(why)))
     }
 
     fn hand_out(&self, entry: &Entry, grant: &Grant, asked: Moment, now: Moment, source: Source) -> Answer {

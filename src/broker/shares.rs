@@ -9,8 +9,9 @@ use proptest::prelude::*;
 use tokio::runtime::Builder;
 
 use super::fixture::{self, HOUR};
-use super::handle::{Broker, BrokerSettings};
+use super::handle::Broker;
 use super::request::{Source, TokenRequest};
+use super::settings::BrokerSettings;
 use crate::audit::Actor;
 use crate::clock::Clock;
 use crate::policy::refresh::Mode;

@@ -97,7 +97,7 @@ impl Broker {
     /// The state at present.
     pub fn status(&self) -> Status {
         let inner = &self.0;
-        let mode = inner.settings.refresh;
+        let mode = inner.settings.load().refresh;
         let of_workspace =
             |(name, workspace): (&WorkspaceName, &Arc<Workspace>)| WorkspaceStatus::new(name.as_str(), workspace, mode);
         let mut workspaces: Vec<_> = inner.workspaces.iter().map(of_workspace).collect();

@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use foldhash::quality::RandomState;
 
-use super::entry::{CachedToken, Entry, EntryState, Plan, USUAL_BYTES};
+use super::entry::{CachedToken, Entry, EntryState, Plan};
 use super::index::Index;
-use super::ledger::Ledger;
+use super::ledger::{Capacity, Ledger};
 use super::locks::{Guard, Lock, Order};
 use super::owners::Owner;
+use super::settings::CurrentSettings;
 use super::token_ends::TokenEnds;
 use crate::clock::Moment;
 use crate::metrics::{Metrics, Removal};
-use crate::policy::freshness::Floor;
 use crate::policy::schedule::{Schedule, Ticket};
 use crate::token::TokenKey;
 
@@ -36,18 +36,18 @@ pub struct KeyTable {
     tokens: AtomicI64,
     /// When the tokens end.
     pub ends: TokenEnds,
-    floor: Floor,
+    settings: CurrentSettings,
     metrics: Arc<Metrics>,
 }
 
 impl KeyTable {
-    /// Creates an empty table for `capacity` entries of the usual size, of which one client's may take `share`.
-    pub fn new(capacity: u64, share: f64, floor: Floor, metrics: Arc<Metrics>) -> Self {
-        let ledger = Ledger::new(capacity * u64::from(USUAL_BYTES), share);
+    /// Creates an empty table with the capacity of these settings.
+    pub fn new(settings: CurrentSettings, metrics: Arc<Metrics>) -> Self {
+        let ledger = Ledger::new(Capacity::of(&settings.load()));
         let hard_floors = Lock::new(Order::HardFloors, Schedule::new());
         let entries = moka::sync::Cache::builder().build_with_hasher(RandomState::default());
         let (index, tokens, ends) = (Index::new(), AtomicI64::new(0), TokenEnds::default());
-        Self { entries, index, ledger, hard_floors, tokens, ends, floor, metrics }
+        Self { entries, index, ledger, hard_floors, tokens, ends, settings, metrics }
     }
 
     /// Makes room in the index for so many entries, each with a user and a token.
@@ -99,7 +99,8 @@ impl KeyTable {
         self.index.add(self.index.handle(token.grant.token()), &entry.key);
         (state.sent, state.expires) = (token.grant.sent(), token.grant.expires());
         (state.decision, state.error) = (None, None);
-        let hard_floor = self.hard_floors.lock().add(token.hard_floor_at(&self.floor), Arc::clone(entry));
+        let hard_floor =
+            self.hard_floors.lock().add(token.hard_floor_at(&self.settings.load().floor), Arc::clone(entry));
         let old_hard_floor = state.hard_floor.replace(hard_floor);
         self.tokens.fetch_add(1, Ordering::Relaxed);
         self.ends.add(&token.grant);
@@ -123,6 +124,16 @@ impl KeyTable {
         self.ledger.count(entry, entry.weight(), owners);
         drop(state);
         self.entries.insert(entry.key.clone(), Arc::clone(entry));
+    }
+
+    /// Replaces the times of a locked entry's token, which stays the same.
+    pub fn replace_times(&self, entry: &Arc<Entry>, state: &mut EntryState, token: CachedToken) {
+        let at = token.hard_floor_at(&self.settings.load().floor);
+        let mut hard_floors = self.hard_floors.lock();
+        // It may be out already: the upkeep waits for the entry's lock, and then finds that the token has not expired.
+        state.hard_floor.take().map(|ticket| hard_floors.remove(ticket));
+        state.hard_floor = Some(hard_floors.add(at, Arc::clone(entry)));
+        entry.replace_times(token);
     }
 
     fn index_users(&self, entry: &Entry, state: &mut EntryState) {
@@ -186,7 +197,7 @@ impl KeyTable {
 
     /// Has the entry's token reached its hard floor?
     pub fn has_expired(&self, entry: &Entry, now: Moment) -> bool {
-        entry.token().is_some_and(|token| token.hard_floor_at(&self.floor) <= now)
+        entry.token().is_some_and(|token| token.hard_floor_at(&self.settings.load().floor) <= now)
     }
 
     /// The number of tokens.

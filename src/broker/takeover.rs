@@ -41,7 +41,7 @@ impl Broker {
 
     /// Stores a token that another broker got, unless the one here can be handed out for as long.
     fn adopt(&self, record: Record) {
-        let (settings, now) = (&self.0.settings, self.0.clock.now());
+        let (settings, now) = (self.0.settings.load(), self.0.clock.now());
         let Record { key, token: Some(stored), demand, owners } = record else { return };
         let Some(workspace) = self.0.workspaces.get(key.workspace()) else { return };
         let grant = Grant::new(&stored.token, stored.sent, stored.life);

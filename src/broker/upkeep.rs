@@ -20,6 +20,11 @@ impl Broker {
     /// Returns whether the caller, whose request brought it, had more than its share.
     pub(super) fn make_room(&self, stored: &Entry, caller: Option<Owner>) -> bool {
         stored.owners.iter().for_each(|owner| self.limit_users(stored, owner));
+        self.evict_excess(caller)
+    }
+
+    /// Evicts what exceeds the capacity; returns whether this owner had more than its share.
+    pub(super) fn evict_excess(&self, caller: Option<Owner>) -> bool {
         let mut exceeds = false;
         while let Some((entry, owner)) = self.0.table.ledger.take_excess() {
             exceeds |= owner.is_some() && owner == caller;
@@ -31,7 +36,7 @@ impl Broker {
     /// Removes an owner from the least recently used keys of an entry's users, so that each has at most
     /// [`BrokerSettings::keys_per_user`](super::BrokerSettings::keys_per_user).
     fn limit_users(&self, stored: &Entry, owner: Owner) {
-        let (table, most) = (&self.0.table, self.0.settings.keys_per_user);
+        let (table, most) = (&self.0.table, self.0.settings.load().keys_per_user);
         let workspace = stored.key.workspace();
         for user in stored.key.users() {
             if table.count_keys_of((workspace, user)) <= most {

@@ -3,6 +3,7 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
 use std::panic;
+use std::sync::Arc;
 use std::thread;
 
 use courier_token_broker::audit;
@@ -11,10 +12,10 @@ use courier_token_broker::log_writer::LogWriter;
 use courier_token_broker::recent_errors::RECENT_ERRORS;
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata, field};
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{FilterFn, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt as lines};
+use tracing_subscriber::{Layer, Registry, fmt as lines, reload};
 
 use super::error_layer::ErrorLayer;
 use super::failure::Failure;
@@ -24,6 +25,17 @@ use super::output::FLUSH_TIMEOUT;
 pub struct Logs {
     log: LogWriter,
     pub audit: Option<LogWriter>,
+    set_level: SetLevel,
+}
+
+/// Changes the level of the log.
+type SetLevel = Arc<dyn Fn(Level) + Send + Sync>;
+
+impl Logs {
+    /// A function that changes the level of the log.
+    pub fn level_setter(&self) -> SetLevel {
+        Arc::clone(&self.set_level)
+    }
 }
 
 impl Drop for Logs {
@@ -43,7 +55,7 @@ pub fn start_logs(settings: &Settings) -> Result<Logs, Failure> {
         Audit::File(path) => Some(LogWriter::file(path).map_err(unwritable)?),
         Audit::Log | Audit::Off => None,
     };
-    let logs = Logs { log: log.clone(), audit: audit.clone() };
+    let writers = (log.clone(), audit.clone());
     let json = match settings.log_format {
         LogFormat::Auto => !io::stderr().is_terminal(),
         LogFormat::Text => false,
@@ -55,11 +67,14 @@ pub fn start_logs(settings: &Settings) -> Result<Logs, Failure> {
     } else {
         shown.with_ansi(io::stderr().is_terminal()).with_target(false).boxed()
     };
-    let is_audit = |event: &Metadata<'_>| event.target() == audit::TARGET;
-    let (level, audit_is_shown) = (settings.log_level, settings.audit == Audit::Log);
-    let is_shown = move |event: &Metadata<'_>| if is_audit(event) { audit_is_shown } else { *event.level() <= level };
-    let most = LevelFilter::from_level(level.max(Level::INFO));
-    let shown = shown.with_filter(filter_fn(is_shown).with_max_level_hint(most));
+    let audit_is_shown = settings.audit == Audit::Log;
+    let (filter, handle) = reload::Layer::new(shown_filter(settings.log_level, audit_is_shown));
+    let set_level = move |level| {
+        // It fails if the subscriber is gone.
+        let _ = handle.reload(shown_filter(level, audit_is_shown));
+    };
+    let logs = Logs { log: writers.0, audit: writers.1, set_level: Arc::new(set_level) };
+    let shown = shown.with_filter(filter);
     let kept = audit.map(|audit| {
         let kept = lines::layer::<Registry>().with_writer(move || audit.clone()).json().flatten_event(true);
         let kept = kept.with_current_span(false).with_span_list(false).with_target(false).with_level(false);
@@ -70,6 +85,16 @@ pub fn start_logs(settings: &Settings) -> Result<Logs, Failure> {
     tracing_subscriber::registry().with(both).with(recent).init();
     panic::set_hook(Box::new(log_panic));
     Ok(logs)
+}
+
+/// Lets events of this level pass, and those of the audit log if they are shown.
+fn shown_filter(level: Level, audit_is_shown: bool) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
+    let is_shown = move |event: &Metadata<'_>| if is_audit(event) { audit_is_shown } else { *event.level() <= level };
+    filter_fn(is_shown).with_max_level_hint(LevelFilter::from_level(level.max(Level::INFO)))
+}
+
+fn is_audit(event: &Metadata<'_>) -> bool {
+    event.target() == audit::TARGET
 }
 
 /// Logs a panic's message: writing to standard error directly could block the thread for ever.
@@ -85,7 +110,6 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn panic_is_logged_with_its_message_and_place() {

@@ -49,8 +49,7 @@ impl Serve {
     pub fn run(self) -> Result<(), Failure> {
         let environment = environment()?;
         let Loaded { outcome, files } = self.load(&environment);
-        let (mut settings, shown) = outcome.inspect_err(|errors| warn(&errors.warnings))?;
-        settings.shutdown_delay.get_or_insert_with(usual_shutdown_delay);
+        let (settings, shown) = outcome.inspect_err(|errors| warn(&errors.warnings))?;
         let logs = start_logs(&settings)?;
         for warning in ignored_proxies(&settings.workspaces) {
             tracing::warn!("{warning}");
@@ -65,6 +64,7 @@ impl Serve {
             let _reopening = logs.audit.clone().map(reopen_on_sighup).transpose()?;
             let notifier = Notifier::new(&app);
             let reloader = app.reloader(shown, files, Box::new(move || self.load(&environment)));
+            let reloader = reloader.setting_level(logs.level_setter());
             let observer = notifier.clone();
             tokio::spawn(reloader.observed_by(move |event| observer.reload(event)).run(reload));
             tokio::spawn(notifier.clone().beat(app.upstream_runtime()));
@@ -115,7 +115,8 @@ impl Serve {
             raw.log.format = LogFormat::Json;
         }
         raw.files().for_each(|path| files.add(path));
-        let settings = Settings::resolve(&raw, &layers)?;
+        let mut settings = Settings::resolve(&raw, &layers)?;
+        settings.shutdown_delay.get_or_insert_with(usual_shutdown_delay);
         // It holds only types that TOML has.
         let shown = toml::Table::try_from(&raw).unwrap_or_default();
         Ok((settings, shown))

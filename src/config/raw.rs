@@ -187,7 +187,8 @@ table!(Store {
 impl Raw {
     /// The files with secrets and certificates that the settings name.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let keys = self.workspaces.values().map(|workspace| &workspace.api_key_file);
+        let keys = self.workspaces.values();
+        let keys = keys.flat_map(|workspace| [&workspace.api_key_file, &workspace.proxy_credentials_file]);
         let tls = self.server.tls.iter();
         let tls = tls.flat_map(|tls| [&tls.certificate_file, &tls.private_key_file, &tls.client_ca_file]);
         let sessions = self.sessions.iter();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Response, Url};
@@ -17,7 +18,7 @@ use crate::upstream::failure::Failure;
 use crate::upstream::http_client::{ClientTemplate, HttpClientError};
 use crate::upstream::issuer::{Issuer, Issuing};
 use crate::upstream::permit::Permit;
-use crate::upstream::settings::CourierSettings;
+use crate::upstream::settings::{CourierSettings, Proxy};
 use crate::upstream::unreachable::{Unreachable, is_unanswered_ping};
 
 /// The client for Courier, for one workspace.
@@ -26,12 +27,31 @@ use crate::upstream::unreachable::{Unreachable, is_unanswered_ping};
 /// environment: each would bypass the budget or send the API key to another host. It never sends
 /// `Idempotency-Key`: Courier would replay its first answer for a day, with an old token.
 pub struct Courier {
-    connections: Connections,
+    transport: ArcSwap<Transport>,
     url: Url,
     key: Mutex<Arc<ApiKey>>,
-    /// The timeout for an answer's body, after its head.
-    body_timeout: Duration,
     clock: Clock,
+}
+
+/// The way to Courier. A call keeps the one that it began with.
+pub struct Transport {
+    connections: Connections,
+    connect_timeout: Duration,
+    timeout: Duration,
+    proxy: Option<Proxy>,
+}
+
+impl Transport {
+    fn new(settings: &CourierSettings, clock: Clock) -> Result<Self, CourierError> {
+        let connections = Connections::new(ClientTemplate::new(settings)?, settings.connections, clock)?;
+        let &CourierSettings { connect_timeout, timeout, ref proxy, .. } = settings;
+        Ok(Self { connections, connect_timeout, timeout, proxy: proxy.clone() })
+    }
+
+    /// The timeout for an answer's body, after its head.
+    fn body_timeout(&self) -> Duration {
+        self.timeout / 3
+    }
 }
 
 /// The API key of calls. A call keeps the key that it began with.
@@ -71,10 +91,24 @@ const LONGEST_MESSAGE: usize = 300;
 impl Courier {
     /// Creates a client. It makes no connection yet.
     pub fn new(settings: CourierSettings, clock: Clock) -> Result<Self, CourierError> {
-        let connections = Connections::new(ClientTemplate::new(&settings)?, settings.connections, clock)?;
+        let transport = ArcSwap::from_pointee(Transport::new(&settings, clock)?);
         let url = endpoint(&settings.base_url)?;
         let key = Mutex::new(Arc::new(ApiKey::new(settings.api_key)?));
-        Ok(Self { connections, url, key, body_timeout: settings.timeout / 3, clock })
+        Ok(Self { transport, url, key, clock })
+    }
+
+    /// Makes another way to Courier, if these settings need one: other timeouts, or another proxy.
+    pub fn prepare(&self, settings: &CourierSettings) -> Result<Option<Arc<Transport>>, CourierError> {
+        let Transport { connect_timeout, timeout, proxy, .. } = &**self.transport.load();
+        if (connect_timeout, timeout, proxy) == (&settings.connect_timeout, &settings.timeout, &settings.proxy) {
+            return Ok(None);
+        }
+        Transport::new(settings, self.clock).map(Arc::new).map(Some)
+    }
+
+    /// Lets calls that begin from now on go this way.
+    pub fn replace_transport(&self, transport: Arc<Transport>) {
+        self.transport.store(transport);
     }
 
     /// Whether this is the client's base URL.
@@ -96,8 +130,9 @@ impl Courier {
     }
 
     async fn call(&self, key: &TokenKey, permit: Permit) -> Result<Grant, Failure> {
-        let checkout = self.connections.check_out(key, permit.origin().is_known);
-        let outcome = self.exchange(&checkout, key, &permit).await;
+        let transport = self.transport.load_full();
+        let checkout = transport.connections.check_out(key, permit.origin().is_known);
+        let outcome = self.exchange(&checkout, key, &permit, transport.body_timeout()).await;
         checkout.record(outcome.as_ref().err());
         outcome
     }
@@ -107,6 +142,7 @@ impl Courier {
         checkout: &Checkout<'_, &TokenKey>,
         key: &TokenKey,
         permit: &Permit,
+        body_timeout: Duration,
     ) -> Result<Grant, Failure> {
         let body = json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() }).to_string();
         let api_key = self.key();
@@ -123,9 +159,7 @@ impl Courier {
         // For other statuses the head suffices.
         let body = if matches!(status, 200..=299 | 400) {
             // The body is small and usually comes with its head. If it does not, a retry uses the time better.
-            tokio::time::timeout(self.body_timeout, self.read(checkout, response))
-                .await
-                .map_err(|_| Failure::Timeout)??
+            tokio::time::timeout(body_timeout, self.read(checkout, response)).await.map_err(|_| Failure::Timeout)??
         } else {
             Vec::new()
         };

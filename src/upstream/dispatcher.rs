@@ -2,6 +2,7 @@
 
 mod fleet;
 mod hedges;
+mod reconfigure;
 mod status;
 
 use std::hash::{BuildHasher, RandomState};
@@ -28,7 +29,7 @@ use crate::policy::admission::{Admission, EndedCall, Event, Origin, Rejection};
 use crate::token::{Grant, TokenKey};
 
 /// The settings of a dispatcher.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DispatcherSettings {
     /// The permitted rate of calls.
     pub budget: Budget,
@@ -41,7 +42,6 @@ pub struct DispatcherSettings {
 ///
 /// In any window of t seconds it admits at most `rate * t + burst` calls.
 pub struct Dispatcher {
-    budget: Budget,
     issuer: Arc<dyn Issuer>,
     /// No other lock is taken while it is held.
     state: Mutex<State>,
@@ -62,6 +62,7 @@ pub struct Dispatcher {
 }
 
 struct State {
+    settings: DispatcherSettings,
     /// Clients are told apart by their names.
     admission: Admission<Arc<str>, PermitSender>,
     /// The number of queued calls of each class.
@@ -82,6 +83,7 @@ impl Dispatcher {
         let DispatcherSettings { budget, max_wait } = settings;
         metrics.upstream_budget_per_second.set(budget.rate());
         let state = State {
+            settings,
             admission: Admission::new(Some(budget), max_wait),
             depths: Default::default(),
             next_poll: clock.now(),
@@ -90,7 +92,6 @@ impl Dispatcher {
             told_pause: Moment::from_nanos(0),
         };
         Self {
-            budget,
             issuer,
             state: Mutex::new(state),
             earlier: Notify::new(),
@@ -107,11 +108,6 @@ impl Dispatcher {
     /// Begins with an empty budget: the broker that wrote what was restored may have used it just before.
     pub fn empty_budget(&self) {
         self.drive(|State { admission, .. }, now| admission.empty_budget(now));
-    }
-
-    /// The permitted rate of calls.
-    pub const fn budget(&self) -> &Budget {
-        &self.budget
     }
 
     /// The hash of the party that a call for this key is made for.
@@ -291,8 +287,8 @@ impl Dispatcher {
     /// Logs the counts of this workspace's calls if due. Call it about every second.
     pub fn report(&self, workspace: &str) {
         let (mut state, now) = self.lock();
-        let rate = state.admission.rate();
-        state.tallies.log(workspace, rate, self.budget.rate(), now);
+        let (rate, whole) = (state.admission.rate(), state.settings.budget.rate());
+        state.tallies.log(workspace, rate, whole, now);
     }
 
     /// Returns whether another renewal may be queued.

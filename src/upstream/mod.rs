@@ -23,7 +23,7 @@ mod settings;
 mod suspects;
 mod unreachable;
 
-pub use self::courier::{Courier, CourierError};
+pub use self::courier::{Courier, CourierError, Transport};
 pub use self::dispatcher::{Dispatcher, DispatcherSettings, DispatcherStatus};
 pub use self::failure::Failure;
 pub use self::http_client::HttpClientError;

@@ -39,6 +39,13 @@ pub struct Proxy {
     pub credentials: Option<Secret>,
 }
 
+impl PartialEq for Proxy {
+    fn eq(&self, other: &Self) -> bool {
+        let credentials = |proxy: &Self| proxy.credentials.as_ref().map(|secret| secret.expose().to_owned());
+        self.url == other.url && credentials(self) == credentials(other)
+    }
+}
+
 /// When a call is late, and when connections retire.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionSettings {

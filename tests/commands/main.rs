@@ -21,6 +21,7 @@ mod reach;
 mod redis_store;
 mod refusals;
 mod reload_audit;
+mod reload_log;
 mod reloading;
 mod sandbox;
 mod secrets;

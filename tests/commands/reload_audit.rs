@@ -123,7 +123,7 @@ async fn reload_names_what_changed() {
     // A setting that needs a restart is not reported as changed.
     test.write(
         &[("new", "key-of-new"), ("web", "another-key-of-web")],
-        "[tokens]\nfloor = 0.4\ndefault_lifetime = \"2h\"\n",
+        "[tokens]\ndefault_lifetime = \"2h\"\n[store]\nbrokers = 7\n",
     );
     assert_eq!(said(test.reload().await), [applied("settings", "sessions.hs256_secret_file")]);
     assert_eq!(metric(admin, SUCCESSFUL).await, 1.0);
@@ -136,7 +136,7 @@ async fn reload_names_what_changed() {
     found("reloaded settings and secrets", "changed", changed);
     found("reloaded settings and secrets", "changed", &all);
     found("reload rejected; keeping the running configuration", "error", why);
-    found("reloaded, but these settings change only with a restart", "settings", "tokens.floor");
+    found("reloaded, but these settings change only with a restart", "settings", "store.brokers");
 }
 
 #[tokio::test]

@@ -1,13 +1,15 @@
 //! Reloads of settings and secrets in a running broker.
 
+use std::time::Duration;
+
 use courier_token_broker::auth::Digest;
-use courier_token_broker::config::RawWorkspace;
+use courier_token_broker::config::{Raw, RawWorkspace};
 use courier_token_broker::secrets::Secret;
-use courier_token_broker::simulator::Fault;
+use courier_token_broker::simulator::{Delivery, Fault};
 use serde_json::json;
 
 use crate::support::broker::{API_KEY, Broker, Setup, client};
-use crate::support::http::{HttpRequest, inbox};
+use crate::support::http::{Connection, HttpRequest, inbox};
 
 const NEW_KEY: &str = "ctb_a-new-key";
 
@@ -38,7 +40,7 @@ async fn next_call_uses_the_new_api_key() {
     let broker = setup.start().await;
     assert_eq!(broker.ask(&inbox("jane")).await.status, 502);
     let set = |key: &'static str| {
-        move |raw: &mut courier_token_broker::config::Raw| {
+        move |raw: &mut Raw| {
             raw.workspaces.values_mut().for_each(|workspace| workspace.api_key = Secret::new(key).ok());
         }
     };
@@ -49,7 +51,7 @@ async fn next_call_uses_the_new_api_key() {
     assert!(broker.reload(set("pk_newer")).await);
     assert_eq!(broker.ask(&inbox("jane")).await.token(), token);
     // ...or dropped, by the setting.
-    let drop = |raw: &mut courier_token_broker::config::Raw| {
+    let drop = |raw: &mut Raw| {
         raw.workspaces.values_mut().for_each(|workspace| workspace.on_new_api_key = "drop".to_owned());
         set(API_KEY)(raw);
     };
@@ -74,7 +76,7 @@ async fn new_api_key_ends_the_pauses_of_the_old_one() {
     for user in users {
         assert_eq!(broker.ask(&inbox(user)).await.status, 503, "{user}");
     }
-    let set = |raw: &mut courier_token_broker::config::Raw| {
+    let set = |raw: &mut Raw| {
         raw.workspaces.values_mut().for_each(|workspace| workspace.api_key = Secret::new("pk_new").ok());
     };
     assert!(broker.reload(set).await);
@@ -129,11 +131,73 @@ async fn reload_keeps_restart_only_settings_and_applies_the_rest() {
     let broker = Broker::start().await;
     let taken = broker.reload(|raw| {
         raw.server.listen.0 = vec!["127.0.0.1:1".to_owned()];
-        raw.server.limits.body_bytes = 256;
         raw.clients[0].key_sha256 = Digest::of(NEW_KEY).to_string().into();
     });
     assert!(taken.await);
-    let long = "x".repeat(1000);
-    let body = json!({"user_id": "jane", "profile": "inbox", "more": long}).to_string();
-    assert_eq!(broker.ask(&HttpRequest::tokens(body).key(NEW_KEY)).await.status, 200);
+    assert_eq!(broker.ask(&inbox("jane").key(NEW_KEY)).await.status, 200);
+}
+
+#[tokio::test]
+async fn limits_of_a_request_change() {
+    let broker = Broker::start().await;
+    let long = |bytes| {
+        HttpRequest::tokens(json!({"user_id": "jane", "profile": "inbox", "more": "x".repeat(bytes)}).to_string())
+    };
+    let many = (0..20).fold(inbox("jane"), |request, number| request.header(&format!("x-{number}"), "1"));
+    let large = inbox("jane").header("x-large", "x".repeat(2000));
+    for request in [&long(1000), &many, &large] {
+        assert_eq!(broker.ask(request).await.status, 200);
+    }
+    let limit = |raw: &mut Raw| {
+        let limits = &mut raw.server.limits;
+        (limits.body_bytes, limits.header_count, limits.header_bytes) = (256, 16, 1024);
+    };
+    assert!(broker.reload(limit).await);
+    for (request, status) in [(&long(1000), 413), (&many, 431), (&large, 431), (&long(1), 200)] {
+        assert_eq!(broker.ask(request).await.status, status);
+    }
+    // A larger head than the first limit has a connection that is made for it.
+    assert!(broker.reload(|raw| raw.server.limits.header_bytes = 100_000).await);
+    assert_eq!(broker.ask(&inbox("jane").header("x-large", "x".repeat(60_000))).await.status, 200);
+}
+
+#[tokio::test]
+async fn new_connections_have_the_new_limits() {
+    let broker = Broker::start().await;
+    let mut old = Connection::open(broker.address).await;
+    assert_eq!(old.ask(&inbox("jane")).await.status, 200);
+    let limit = |raw: &mut Raw| {
+        raw.server.idle_timeout.0 = Duration::from_secs(1);
+        raw.server.limits.header_timeout.0 = Duration::from_secs(1);
+        raw.server.limits.connections_per_ip = 2;
+    };
+    assert!(broker.reload(limit).await);
+    // One is silent from the start, the other after a request: both are closed, long before the old limits.
+    let silent = Connection::open(broker.address).await;
+    let mut idle = Connection::open(broker.address).await;
+    assert_eq!(idle.ask(&inbox("jane")).await.status, 200);
+    // It is one too many.
+    assert!(Connection::open(broker.address).await.rest().await.is_empty());
+    assert!(silent.rest().await.is_empty() && idle.rest().await.is_empty());
+    assert_eq!(old.ask(&inbox("jane")).await.status, 200);
+}
+
+#[tokio::test]
+async fn calls_have_the_new_budget_and_timeout() {
+    const RATE: &str = "courier_token_broker_upstream_budget_per_second{workspace=\"default\"}";
+    let broker = Broker::start().await;
+    broker.courier.misbehave(Some(Fault::Delivery(Delivery::Never)));
+    let limit = |raw: &mut Raw| {
+        raw.server.timeout.0 = Duration::from_secs(3);
+        for workspace in raw.workspaces.values_mut() {
+            workspace.timeout.0 = Duration::from_secs(1);
+            (workspace.budget.requests_per_second, workspace.budget.burst) = (5.0, 5);
+        }
+    };
+    assert!(broker.reload(limit).await);
+    assert_eq!(broker.metric(RATE).await, 5.0);
+    let answer = broker.ask(&inbox("jane")).await;
+    let elapsed = broker.metric("courier_token_broker_request_duration_seconds_sum{route=\"tokens\"}").await;
+    // By the settings before, a call lasts 5 s and a request 10 s.
+    assert!((502..=504).contains(&answer.status) && elapsed < 8.0, "{} {elapsed}", answer.whole());
 }

@@ -77,14 +77,6 @@ pub struct ApiSettings {
     pub requests_in_flight: usize,
 }
 
-impl ApiSettings {
-    /// The newer settings, with the current limits: open connections were created with those.
-    pub fn updated(&self, newer: Self) -> Self {
-        let Self { default_lifetime, max_lifetime, profiles, .. } = newer;
-        Self { default_lifetime, max_lifetime, profiles, ..self.clone() }
-    }
-}
-
 /// The routes for apps.
 pub struct Api {
     settings: ApiSettings,
@@ -167,6 +159,9 @@ impl Api {
         let Some(before) = before else { return self };
         self.waiting_for_token = Arc::clone(&before.waiting_for_token);
         self.waiting_for_body = Arc::clone(&before.waiting_for_body);
+        for places in [&self.waiting_for_token, &self.waiting_for_body] {
+            places.set_total(self.settings.requests_in_flight);
+        }
         if let (Some(new), Some(old)) = (&mut self.session_auth, &before.session_auth) {
             new.take_over_rates(old);
         }

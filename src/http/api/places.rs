@@ -17,13 +17,14 @@ use super::problem::Problem;
 /// All sessions together are one holder, and each user is one within what that holder may still take. Users who have
 /// none get their first within half of all places, so that they leave as many to clients.
 pub struct Places {
-    total: usize,
     /// At most one entry for each place that is taken.
     taken: Mutex<Taken>,
 }
 
 #[derive(Default)]
 struct Taken {
+    /// How many places there are.
+    total: usize,
     all: usize,
     by: HashMap<Holder, usize>,
 }
@@ -66,7 +67,12 @@ pub struct Place {
 impl Places {
     /// Creates places, none of which is taken.
     pub fn new(total: usize) -> Arc<Self> {
-        Arc::new(Self { total, taken: Mutex::default() })
+        Arc::new(Self { taken: Mutex::new(Taken { total, ..Taken::default() }) })
+    }
+
+    /// Changes the number of places. Those that are taken stay.
+    pub fn set_total(&self, total: usize) {
+        self.taken.lock().total = total;
     }
 
     /// Takes as many places as `weight` says; `None` if the caller has its share.
@@ -77,10 +83,10 @@ impl Places {
 
     fn add(&self, holder: &Holder, weight: usize) -> bool {
         let mut taken = self.taken.lock();
-        let free = self.total - taken.all;
-        let shared = free.saturating_sub(self.total / KEPT);
+        let (total, free) = (taken.total, taken.total.saturating_sub(taken.all));
+        let shared = free.saturating_sub(total / KEPT);
         let has_room = match (holder, taken.of(holder)) {
-            (Holder::User(_), 0) => 2 * taken.of(&Holder::Sessions) < self.total,
+            (Holder::User(_), 0) => 2 * taken.of(&Holder::Sessions) < total,
             (Holder::User(_), held) => held < shared.saturating_sub(taken.of(&Holder::Sessions)),
             (_, held) => held == 0 || held < shared,
         };
@@ -154,6 +160,19 @@ mod tests {
 
     fn take_all(places: &Arc<Places>, caller: Caller<'_>) -> Vec<Place> {
         std::iter::from_fn(|| places.take(caller, 1)).collect()
+    }
+
+    #[test]
+    fn new_number_of_places_holds_at_once_and_taken_places_stay() {
+        let places = Places::new(9);
+        let mut held = take_all(&places, Client("a"));
+        assert_eq!(held.len(), 3);
+        places.set_total(2);
+        assert!(places.take(Client("b"), 1).is_none());
+        held.clear();
+        assert_eq!(take_all(&places, Client("b")).len(), 1);
+        places.set_total(90);
+        assert_eq!(take_all(&places, Client("a")).len(), 30);
     }
 
     #[test]

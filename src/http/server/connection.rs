@@ -89,8 +89,9 @@ async fn serve_tls<F: Answer>(
 ) {
     let certificates = tls.current();
     let handshake = TlsAcceptor::from(certificates.config()).accept(stream);
+    let handshake_timeout = listener.limits.load().handshake_timeout;
     let outcome = tokio::select! {
-        outcome = timeout(listener.limits.handshake_timeout, handshake) => outcome,
+        outcome = timeout(handshake_timeout, handshake) => outcome,
         _ = &mut stop => return,
     };
     let stream = match outcome {
@@ -144,7 +145,7 @@ async fn serve_http1<S, F: Answer>(stream: S, state: Arc<ConnectionState>, answe
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let limits = state.listener.limits;
+    let limits = **state.listener.limits.load();
     let head_timer = HeadTimer::new(Arc::clone(&state.activity), limits.header_timeout);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -182,7 +183,7 @@ async fn serve_http2<S, F: Answer>(stream: S, state: Arc<ConnectionState>, answe
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let limits = state.listener.limits;
+    let limits = **state.listener.limits.load();
     // More than the limit that is refused with a message, as for HTTP/1.
     let header_bytes = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX).saturating_add(8192);
     let (streams, _counted) = state.listener.connections.count_http2(limits.streams);

@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
 use super::connection::serve_connection;
@@ -30,7 +31,7 @@ impl Listener {
     /// Creates a listener, whose connections count among these. `tls` applies to TCP only.
     pub fn new(
         socket: Socket,
-        limits: ListenerLimits,
+        limits: Arc<ArcSwap<ListenerLimits>>,
         connections: Arc<Connections>,
         tls: Option<Arc<Tls>>,
         clock: Clock,
@@ -57,7 +58,8 @@ impl Listener {
     /// have ended. It sets no deadline; dropping it stops at once.
     pub async fn serve(self, answer: impl Answer, stop: impl Future<Output = ()>) {
         let Self { socket, state } = self;
-        let own_permits = Arc::new(Semaphore::new(state.limits.connections));
+        let most = state.limits.load().connections;
+        let own_permits = Arc::new(Semaphore::new(most));
         let stopping = StopOnDrop(Arc::clone(&state));
         let mut stop = pin!(stop);
         let mut failing = false;
@@ -99,7 +101,7 @@ impl Listener {
         }
         drop(socket);
         drop(stopping);
-        let all = u32::try_from(state.limits.connections).unwrap_or(u32::MAX);
+        let all = u32::try_from(most).unwrap_or(u32::MAX);
         // When every permit is back, every connection has ended.
         let _ = own_permits.acquire_many(all).await;
     }
@@ -107,7 +109,7 @@ impl Listener {
 
 /// Counts a connection for its subnet, if that is limited.
 fn count_subnet(accepted: &Accepted, state: &ListenerState) -> Result<Option<SubnetGuard>, SubnetFull> {
-    let most = state.limits.connections_per_ip;
+    let most = state.limits.load().connections_per_ip;
     match accepted {
         Accepted::Tcp(_, address) if most > 0 => {
             state.connections.count_subnet(state.id, client_subnet(*address), most).map(Some)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use parking_lot::Mutex;
@@ -67,7 +68,8 @@ pub struct Cancelled;
 
 /// The state that all connections of a listener share.
 pub struct ListenerState {
-    pub limits: ListenerLimits,
+    /// A reload replaces them, for new connections; `connections` stays.
+    pub limits: Arc<ArcSwap<ListenerLimits>>,
     pub tls: Option<Arc<Tls>>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
@@ -139,7 +141,7 @@ impl ConnectionState {
             *resets = (now, 0);
         }
         resets.1 += 1;
-        if resets.1 > self.listener.limits.resets_per_second {
+        if resets.1 > self.listener.limits.load().resets_per_second {
             self.too_many_resets.notify_one();
         }
     }

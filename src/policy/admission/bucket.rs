@@ -31,8 +31,7 @@ impl governor::clock::Clock for GivenTime {
 impl Bucket {
     /// A full bucket.
     pub fn new(budget: &Budget) -> Self {
-        let burst = NonZeroU32::new(budget.departing_burst()).unwrap_or(NonZeroU32::MIN);
-        Self::full(budget.period(), burst, Moment::from_nanos(0))
+        Self::full(budget.period(), burst(budget), Moment::from_nanos(0))
     }
 
     /// A bucket that is empty at `now` and gets a permit each `period`, up to the burst.
@@ -50,6 +49,18 @@ impl Bucket {
         Self(limiter.with_middleware())
     }
 
+    /// The bucket of another budget, with the permits that this one has at `now`, less one.
+    pub fn resized(&mut self, budget: &Budget, now: Moment) -> Self {
+        // The only way to see what is left is to take one.
+        let left = self.take(now).unwrap_or(0).min(budget.departing_burst());
+        let bucket = Self::full(budget.period(), burst(budget), now);
+        if let Some(used) = NonZeroU32::new(budget.departing_burst() - left) {
+            // A full bucket has a burst.
+            let _ = bucket.0.check_n(used);
+        }
+        bucket
+    }
+
     /// Takes the permit of a call that leaves now; returns how many more may leave at once.
     ///
     /// The error is the moment of the next permit. It changes nothing.
@@ -60,6 +71,10 @@ impl Bucket {
             Err(until) => Err(Moment::from_nanos(until.earliest_possible().as_u64())),
         }
     }
+}
+
+fn burst(budget: &Budget) -> NonZeroU32 {
+    NonZeroU32::new(budget.departing_burst()).unwrap_or(NonZeroU32::MIN)
 }
 
 #[cfg(test)]
@@ -79,6 +94,25 @@ mod tests {
                 prop_assert_eq!(bucket.take(now), Ok(left));
             }
             prop_assert_eq!(bucket.take(now), Err(now + budget.period()));
+        }
+
+        #[test]
+        fn resized_bucket_has_no_permit_that_the_old_one_had_not(
+            rates in (0.001..1000.0, 0.001..1000.0), bursts in (1u32..50, 1u32..50), used in 0u32..60, start in 0u64..1 << 60,
+        ) {
+            let old = Budget::new(rates.0, bursts.0).expect("a budget");
+            let new = Budget::new(rates.1, bursts.1).expect("a budget");
+            let (mut bucket, now) = (Bucket::new(&old), Moment::from_nanos(start));
+            let taken = (0..used).filter(|_| bucket.take(now).is_ok()).count() as u32;
+            let left = (old.departing_burst() - taken).saturating_sub(1).min(new.departing_burst());
+            let mut resized = bucket.resized(&new, now);
+            for permit in (0..left).rev() {
+                prop_assert_eq!(resized.take(now), Ok(permit));
+            }
+            prop_assert_eq!(resized.take(now), Err(now + new.period()));
+            // It fills up to the new burst.
+            let later = now + new.period() * new.departing_burst();
+            prop_assert_eq!(resized.take(later), Ok(new.departing_burst() - 1));
         }
 
         #[test]

@@ -1,5 +1,7 @@
 //! The state machine of admission.
 
+mod limits;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -11,7 +13,6 @@ use super::response::{EndedCall, Origin, Rejection, Response};
 use super::retry::{self, CALL_TIME};
 use super::waiting::{Event, Queued, WaitingCall};
 use crate::clock::Moment;
-use crate::policy::fleet::permits::{FleetPermits, PurseRequest};
 
 /// Decides which calls leave and when, for clients `C` and waiting calls `T`.
 ///
@@ -40,31 +41,6 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
             max_wait,
             breaker: Breaker::new(budget.map_or(Duration::ZERO, |budget| budget.period())),
             events: VecDeque::new(),
-        }
-    }
-
-    /// Shares the budget with a fleet from now on.
-    ///
-    /// After each operation the driver also sends what [`Admission::poll_purse`] asks for.
-    pub fn share_budget(&mut self, permits: FleetPermits) {
-        self.limit = self.limit.take().map(|limit| RateLimit::shared(*limit.budget(), permits));
-    }
-
-    /// The permits of a fleet, to be told of answers; `None` if this broker has a budget of its own.
-    pub fn fleet(&mut self) -> Option<&mut FleetPermits> {
-        self.limit.as_mut()?.fleet()
-    }
-
-    /// The request for permits of the fleet to send now, if one is due.
-    pub fn poll_purse(&mut self, now: Moment) -> Option<PurseRequest> {
-        let queued = Class::ALL.map(|class| self.queue.depth(class)).iter().sum();
-        self.fleet()?.poll(queued, now)
-    }
-
-    /// Takes the whole burst: another process may have used it just before this one started.
-    pub fn empty_budget(&mut self, now: Moment) {
-        if let Some(limit) = &mut self.limit {
-            limit.empty(now);
         }
     }
 
@@ -243,13 +219,6 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
         self.events.extend(
             self.queue.drop_renewals().into_iter().map(|queued| Event::Rejected { call: queued.call, rejection }),
         );
-    }
-
-    /// Pauses all calls, as Courier asked another broker of the fleet.
-    pub fn pause(&mut self, pause: Duration, now: Moment) {
-        if let Some(limit) = &mut self.limit {
-            limit.throttle.pause(pause, now);
-        }
     }
 
     /// When to retry a call that failed `tries` times, for a caller that waits until `deadline`.

@@ -69,6 +69,21 @@ impl RateLimit {
         &self.budget
     }
 
+    /// Changes the budget. No more calls may leave at once than could before.
+    pub fn set_budget(&mut self, budget: Budget, now: Moment) {
+        self.budget = budget;
+        self.throttle.set_budget(&budget);
+        match &mut self.permits {
+            Permits::Own(bucket) => {
+                *bucket = bucket.resized(&budget, now);
+                // A call that leaves too early is told when it may leave.
+                self.next_permit = now;
+            }
+            Permits::Fleet(permits) => permits.set_budget(budget),
+        }
+        self.reserve_free_at = now + budget.renewal_pause(0);
+    }
+
     /// Takes the permit of a call that leaves now; `false` if none may leave yet.
     pub fn take(&mut self, now: Moment) -> bool {
         now >= self.throttle.next_at() && self.take_in_pause(now)

@@ -73,6 +73,14 @@ impl Throttle {
         Self { whole, least, most, rate: most, ramp: RAMP, lowered_at, raised_at, last_admit, paused_until, paused_at }
     }
 
+    /// Changes the budget. A rate that Courier's 429s lowered stays, within the new bounds.
+    pub fn set_budget(&mut self, budget: &Budget) {
+        let new = Self::new(budget);
+        let rate = if self.rate < self.most { self.rate.clamp(new.least, new.most) } else { new.most };
+        let &mut Self { ramp, lowered_at, raised_at, last_admit, paused_until, paused_at, .. } = self;
+        *self = Self { rate, ramp, lowered_at, raised_at, last_admit, paused_until, paused_at, ..new };
+    }
+
     /// The present rate, in calls a second.
     pub const fn rate(&self) -> f64 {
         self.rate.min(self.whole)

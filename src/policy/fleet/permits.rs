@@ -78,6 +78,13 @@ impl FleetPermits {
         Self { budget, standing, purse, is_wanted: false, asked: None, ask_at: past, next: past, alone: None }
     }
 
+    /// Changes the budget. The store's bucket takes the new one with the next request for permits.
+    pub fn set_budget(&mut self, budget: Budget) {
+        self.budget = budget;
+        // It is made again, empty, when it is needed.
+        self.alone = None;
+    }
+
     /// How far the arrival time of this budget's bucket may lie ahead. A broker that joins moves it as far.
     pub fn tolerance(&self) -> Duration {
         self.budget.period() * self.budget.departing_burst()

@@ -66,6 +66,8 @@ pub enum Stop {
     Ended,
     /// No client and no session may request it any more.
     NotPermitted,
+    /// Nothing is renewed in this mode.
+    Off,
 }
 
 impl Stop {
@@ -76,6 +78,7 @@ impl Stop {
             Self::Forgotten => "forgotten",
             Self::Ended => "ended",
             Self::NotPermitted => "not-permitted",
+            Self::Off => "off",
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::policy::fleet::permits::{FleetPermits, PurseAnswer, PurseRequest};
 impl Dispatcher {
     /// Shares the budget with a fleet from now on. No call has been admitted or queued yet.
     pub fn share_budget(&self, standing: Standing) {
-        let permits = FleetPermits::new(self.budget, standing);
+        let permits = FleetPermits::new(self.budget(), standing);
         self.drive(|State { admission, .. }, _| admission.share_budget(permits));
     }
 

@@ -29,7 +29,7 @@ impl Dispatcher {
         DispatcherStatus {
             breaker: admission.state(now),
             rate: admission.rate(),
-            whole_rate: self.budget.rate(),
+            whole_rate: state.settings.budget.rate(),
             paused_for: admission.paused_for(now),
             queued: Class::ALL.map(|class| admission.depth(class)),
         }

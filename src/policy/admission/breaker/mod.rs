@@ -136,6 +136,12 @@ impl Breaker {
         }
     }
 
+    /// Changes the time between two calls at the full rate.
+    pub fn set_period(&mut self, period: Duration) {
+        self.probe_gap = PROBE_GAP.max(period * PROBE_SHARE);
+        self.probes = Pace::new(self.probe_gap, PROBE_BURST);
+    }
+
     /// Forgets all that the old API key brought.
     pub fn reset(&mut self, now: Moment) {
         self.workspace = Circuit::default();

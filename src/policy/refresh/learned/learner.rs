@@ -103,6 +103,11 @@ impl<K: Clone> Learner<K> {
         }
     }
 
+    /// Changes the share of the least calls that it may spend as extra calls.
+    pub const fn set_extra_calls(&mut self, share: f64) {
+        self.price.set_share(share);
+    }
+
     /// Encodes what was learned, with the counts; lessons that are pending are left out.
     pub fn encode(&self, counts: &CallCounts) -> Vec<u8> {
         let mut out = vec![VERSION];

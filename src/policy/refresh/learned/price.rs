@@ -73,6 +73,11 @@ impl Price {
         }
     }
 
+    /// Changes the share. The base price follows within a minute.
+    pub const fn set_share(&mut self, share: f64) {
+        self.share = share;
+    }
+
     /// Appends the price to an encoded model, without its share, which is a setting.
     pub fn encode(&self, out: &mut Vec<u8>) {
         self.candidates.iter().for_each(|cost| out.put_f64_le(*cost));
