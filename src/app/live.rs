@@ -91,6 +91,9 @@ impl Fixed {
     }
 }
 
+/// A client of Courier with the way that its next calls are to go.
+type NewTransport<'a> = (&'a Arc<Courier>, Arc<Transport>);
+
 impl Live {
     /// Records an applied reload in the metrics and the audit log. `changed` has the names of the settings.
     pub fn record_applied(&self, what: Reloaded, workspace: Option<&str>, changed: &str) {
@@ -105,10 +108,7 @@ impl Live {
     }
 
     /// Makes other ways to Courier for the workspaces whose settings need one.
-    fn prepare_transports(
-        &self,
-        workspaces: &[WorkspaceSettings],
-    ) -> Result<Vec<(&Arc<Courier>, Arc<Transport>)>, StartError> {
+    fn prepare_transports(&self, workspaces: &[WorkspaceSettings]) -> Result<Vec<NewTransport<'_>>, StartError> {
         let mut transports = Vec::new();
         for WorkspaceSettings { name, courier: settings, .. } in workspaces {
             let Some(courier) = self.couriers.get(name) else { continue };
@@ -118,15 +118,11 @@ impl Live {
         Ok(transports)
     }
 
-    /// Replaces everything that differs, or nothing, and returns the settings of the changed secrets, by
-    /// `names`. Settings that need a restart stay.
-    pub fn replace(&self, settings: Settings, names: &Names) -> Result<BTreeSet<Key>, StartError> {
-        let shutdown = Shutdown::of(&settings);
-        let Settings { http, clients, sessions, workspaces, tls, broker, limits, .. } = settings;
-        let mut replaced = BTreeSet::new();
-        // First the steps that can fail. A certificate that expired while in use does not block
-        // other changes.
-        if let (Some(running), Some(new)) = (&self.tls, &tls)
+    /// Refuses settings that this process can't change to.
+    fn check(&self, settings: &Settings) -> Result<(), StartError> {
+        let Settings { clients, sessions, workspaces, tls, .. } = settings;
+        // A certificate that expired while in use does not block other changes.
+        if let (Some(running), Some(new)) = (&self.tls, tls)
             && running.differs_from(new)
         {
             new.refuse_expired(self.fixed.clock.unix())?;
@@ -144,6 +140,17 @@ impl Live {
         }) {
             return Err(StartError::HostChanged(moved.name.clone()));
         }
+        Ok(())
+    }
+
+    /// Replaces everything that differs, or nothing, and returns the settings of the changed secrets, by
+    /// `names`. Settings that need a restart stay.
+    pub fn replace(&self, settings: Settings, names: &Names) -> Result<BTreeSet<Key>, StartError> {
+        // First the steps that can fail.
+        self.check(&settings)?;
+        let shutdown = Shutdown::of(&settings);
+        let Settings { http, clients, sessions, workspaces, tls, broker, limits, .. } = settings;
+        let mut replaced = BTreeSet::new();
         let before = self.api.load();
         let entitlements = Entitlements::new(&http, &clients, sessions.as_ref().map(|sessions| &sessions.route));
         let api = self.fixed.build_api(http, clients, sessions, Some(&before))?;

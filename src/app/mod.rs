@@ -69,6 +69,19 @@ const ADMIN_LIMITS: ListenerLimits = ListenerLimits {
     resets_per_second: 16,
 };
 
+/// Binds the listener for operators.
+async fn admin_listener(
+    address: SocketAddr,
+    connections: usize,
+    clock: Clock,
+    metrics: &Arc<Metrics>,
+) -> Result<Listener, StartError> {
+    let socket = Socket::tcp(address).await.map_err(|error| StartError::Listen(Address::Tcp(address), error))?;
+    let limits = Arc::new(ArcSwap::from_pointee(ListenerLimits { connections, ..ADMIN_LIMITS }));
+    let connections = Connections::new(connections, metrics.connections_open[ListenerKind::Admin].clone());
+    Ok(Listener::new(socket, limits, connections, None, clock, Arc::clone(metrics)))
+}
+
 impl App {
     /// Wires a broker together and binds its sockets.
     pub async fn bind(settings: Settings, clock: Clock) -> Result<Self, StartError> {
@@ -93,14 +106,13 @@ impl App {
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.clone());
         // Strangers can make sessions wait, each on a connection that is then not closed for another.
         let sessions_waiting = (settings.limits.connections.min(files.apps) / 8).clamp(1, 256);
-        let most_in_flight = files.apps;
         let fixed = Fixed {
             broker: broker.clone(),
             clock,
             metrics: Arc::clone(&metrics),
             runtime,
             sessions_waiting,
-            most_in_flight,
+            most_in_flight: files.apps,
         };
         let route = settings.sessions.as_ref().map(|sessions| &sessions.route);
         let entitlements = Entitlements::new(&settings.http, &settings.clients, route);
@@ -119,29 +131,12 @@ impl App {
         let connections = Connections::new(files.apps, metrics.connections_open[ListenerKind::App].clone());
         let limits = Arc::new(ArcSwap::from_pointee(settings.limits));
         let listener = |socket| {
-            Listener::new(
-                socket,
-                Arc::clone(&limits),
-                Arc::clone(&connections),
-                tls.clone(),
-                clock,
-                Arc::clone(&metrics),
-            )
+            let (limits, connections) = (Arc::clone(&limits), Arc::clone(&connections));
+            Listener::new(socket, limits, connections, tls.clone(), clock, Arc::clone(&metrics))
         };
         let listeners = sockets.0.into_iter().map(listener).collect();
         let admin_address = settings.admin_listen;
-        let admin_socket =
-            Socket::tcp(admin_address).await.map_err(|error| StartError::Listen(Address::Tcp(admin_address), error))?;
-        let admin_limits = ListenerLimits { connections: files.admin, ..ADMIN_LIMITS };
-        let connections = Connections::new(files.admin, metrics.connections_open[ListenerKind::Admin].clone());
-        let admin_listener = Listener::new(
-            admin_socket,
-            Arc::new(ArcSwap::from_pointee(admin_limits)),
-            connections,
-            None,
-            clock,
-            Arc::clone(&metrics),
-        );
+        let admin_listener = admin_listener(admin_address, files.admin, clock, &metrics).await?;
         // The sockets are bound, so connections wait there meanwhile.
         store.map(|store| store.start(&broker, clock, &metrics)).transpose()?;
         let readiness = Arc::new(Readiness::default());

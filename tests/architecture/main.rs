@@ -41,7 +41,7 @@ const MODULES: &[Module] = &[
         "upstream",
         "token policy clock metrics secrets error_chain plain_text",
         // `hyper`, `rustix` and `rustls` for the causes of errors of `reqwest`; `rustls` for what its clients share, too.
-        "base64 fastrand httpdate hyper parking_lot reqwest rustix rustls rustls_platform_verifier serde serde_json \
+        "arc_swap base64 fastrand httpdate hyper parking_lot reqwest rustix rustls rustls_platform_verifier serde serde_json \
          thiserror tokio tracing",
     ),
     Module(
