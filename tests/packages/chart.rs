@@ -47,6 +47,7 @@ fn settings_of_the_chart_are_valid_and_listen_on_the_pods_ports() {
     for values in [
         json!({ "settings": client }),
         json!({ "settings": format!("{client}{store}"), "secrets": ["store"], "image": { "tag": "1" } }),
+        json!({ "settings": client, "admin": { "keySha256": "a".repeat(64) } }),
     ] {
         let manifests = rendered(&values);
         let folder = tempfile::tempdir().expect("a folder");
@@ -166,6 +167,21 @@ fn values_of_the_page_are_accepted_and_unknown_ones_refused() {
             "{refused:?}"
         );
     }
+}
+
+#[test]
+#[ignore = "needs Helm and the schemas of Kubernetes: tests/run installs them"]
+fn admin_key_replaces_the_open_listener_and_goes_to_the_monitor() {
+    let admin = json!({ "keySha256": "a".repeat(64), "keySecret": "broker-admin" });
+    let manifests = rendered(&json!({ "admin": admin, "serviceMonitor": { "enabled": true } }));
+    let chart: toml::Table =
+        kind(&manifests, "ConfigMap")["data"]["chart.toml"].as_str().expect("TOML").parse().expect("TOML");
+    assert_eq!(chart["admin"]["key_sha256"].as_str(), admin["keySha256"].as_str());
+    assert!(chart["admin"].get("insecure").is_none(), "{chart}");
+    let endpoint = &kind(&manifests, "ServiceMonitor")["spec"]["endpoints"][0];
+    assert_eq!(endpoint["authorization"]["credentials"], json!({ "name": "broker-admin", "key": "key" }));
+    let without = rendered(&json!({ "serviceMonitor": { "enabled": true } }));
+    assert!(kind(&without, "ServiceMonitor")["spec"]["endpoints"][0].get("authorization").is_none());
 }
 
 /// The manifests with these values, each of which its schema allows.
