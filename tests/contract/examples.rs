@@ -12,11 +12,11 @@ use crate::support::child::{Program, clean_environment, file, simulator};
 
 const CLIENT_KEY: &str = "the-key-of-the-only-client-of-this-test";
 
-/// `CONTRACT_EXAMPLES=2200` tries 10,000 cases instead of about 1,500.
+/// Each seed is about 1,700 cases: `CONTRACT_SEEDS=6` tries 10,000 instead of those of one seed.
 #[test]
 #[ignore = "needs schemathesis: tests/run installs it"]
 fn broker_answers_as_its_document_says() {
-    let of_each = std::env::var("CONTRACT_EXAMPLES").unwrap_or_else(|_| "200".to_owned());
+    let seeds: u32 = std::env::var("CONTRACT_SEEDS").map_or(1, |text| text.parse().expect("a number"));
     let (_courier, address) = simulator(&[]);
     // The document's longest duration, and no limit that a case could reach.
     let settings = file(
@@ -26,19 +26,25 @@ fn broker_answers_as_its_document_says() {
     let broker = Program::serve().config(settings.path()).keys("pk", CLIENT_KEY).courier(address);
     let broker = broker.env("COURIER_TOKEN_BROKER_CLIENT_SCOPES", "*").start();
     let (address, _) = broker.addresses();
-    let mut schemathesis = Command::new(python::program("schemathesis"));
-    let key = format!("Authorization: Bearer {CLIENT_KEY}");
-    schemathesis.args(["--config-file".as_ref(), python::file("schemathesis.toml").as_os_str()]);
-    schemathesis.args(["run", &format!("http://{address}/openapi.json"), "--header", &key, "--max-examples", &of_each]);
-    schemathesis
-        .env("SCHEMATHESIS_HOOKS", "hooks")
-        .env("PYTHONPATH", python::file(""))
-        .env("PYTHONDONTWRITEBYTECODE", "1");
-    clean_environment(&mut schemathesis);
-    // It is silent for minutes.
-    let ended = schemathesis.current_dir(python::home()).output().expect("it starts");
-    println!("{}", String::from_utf8_lossy(&ended.stdout));
-    assert!(ended.status.success(), "{}\nthe broker said: {}", String::from_utf8_lossy(&ended.stderr), broker.stderr());
+    for seed in 1..=seeds {
+        let ended = schemathesis(&format!("http://{address}/openapi.json"), seed).output().expect("it starts");
+        println!("{}", String::from_utf8_lossy(&ended.stdout));
+        let errors = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success(), "{errors}\nthe broker said: {}", broker.stderr());
+    }
+}
+
+/// Tries the operations of a document, with 200 examples of each; the time grows faster than their number.
+fn schemathesis(document: &str, seed: u32) -> Command {
+    let mut command = Command::new(python::program("schemathesis"));
+    clean_environment(&mut command);
+    command.args(["--config-file".as_ref(), python::file("schemathesis.toml").as_os_str()]);
+    command.args(["run", document, "--header", &format!("Authorization: Bearer {CLIENT_KEY}")]);
+    command.args(["--max-examples", "200", "--seed", &seed.to_string()]);
+    command.env("SCHEMATHESIS_HOOKS", "hooks").env("PYTHONPATH", python::file(""));
+    // Nothing is written beside the tests.
+    command.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(python::home());
+    command
 }
 
 #[test]
