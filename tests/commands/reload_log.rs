@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::support::child::{Program, settings};
+use crate::support::child::{ANY_PORT, Program, settings};
 use crate::support::http::until;
 
 const CLIENT: &str = "[workspaces.default]\napi_key = \"pk\"\n[[clients]]\nname = \"a\"\nkey_sha256 = \"0000000000000000000000000000000000000000000000000000000000000000\"\n";
@@ -37,7 +37,8 @@ async fn log_level_changes_while_the_broker_runs() {
 #[tokio::test]
 async fn stop_keeps_to_the_reloaded_delay() {
     let file = settings(&format!("[server]\nshutdown_delay = \"1h\"\n{CLIENT}"));
-    let broker = Program::serve().config(file.path()).start();
+    let serve = Program::new(["serve", "--listen", ANY_PORT, "--admin-listen", ANY_PORT]);
+    let broker = serve.config(file.path()).start();
     broker.addresses();
     fs::write(file.path(), format!("[server]\nshutdown_delay = \"0s\"\n{CLIENT}")).expect("written");
     broker.signal(Signal::HUP);

@@ -197,7 +197,7 @@ async fn calls_have_the_new_budget_and_timeout() {
     assert!(broker.reload(limit).await);
     assert_eq!(broker.metric(RATE).await, 5.0);
     let answer = broker.ask(&inbox("jane")).await;
-    let elapsed = broker.metric("courier_token_broker_request_duration_seconds_sum{route=\"tokens\"}").await;
+    let elapsed = broker.metric("courier_token_broker_request_duration_seconds_sum{route=\"/v1/tokens\"}").await;
     // By the settings before, a call lasts 5 s and a request 10 s.
     assert!((502..=504).contains(&answer.status) && elapsed < 8.0, "{} {elapsed}", answer.whole());
 }
