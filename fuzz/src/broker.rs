@@ -93,6 +93,7 @@ impl TestBroker {
             header_count: 16,
             body_timeout: Duration::from_secs(5),
             requests_in_flight: 1000,
+            log_requests: 0.0,
         };
         let api = Api::new(settings, broker, clients, clock, metrics).expect("sound declarations");
         Self { api: Arc::new(with(api, clock)), clock, _background: background }

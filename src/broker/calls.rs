@@ -113,7 +113,9 @@ async fn call(
         if let Some(permit) = next.take() {
             *tries += 1;
             *origin = permit.origin();
-            calls.push(async { (permit.origin(), workspace.dispatcher.issue(permit, leader.key()).await) });
+            calls.push(async {
+                (permit.origin(), workspace.dispatcher.issue(permit.traced(leader.trace), leader.key()).await)
+            });
         }
         tokio::select! {
             biased;

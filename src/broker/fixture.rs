@@ -68,7 +68,7 @@ impl Fixture {
 
     /// Gets the user a token; returns the entry.
     pub async fn ask(&self, user: &str) -> Arc<Entry> {
-        let request = TokenRequest { key: key(user), min_ttl: None, actor: Actor::Client("app".into()) };
+        let request = TokenRequest { key: key(user), min_ttl: None, actor: Actor::Client("app".into()), trace: None };
         self.broker.get_token(&request).await.expect("a token");
         self.broker.0.table.get(&request.key).expect("an entry")
     }

@@ -12,7 +12,7 @@ use super::locks::{Guard, Lock, Order};
 use super::request::Refusal;
 use super::waiters::{FlightOutcome, Waiters};
 use crate::token::TokenKey;
-use crate::upstream::Failure;
+use crate::upstream::{Failure, TraceParent};
 
 /// The flights of a workspace that new requests may join.
 ///
@@ -104,7 +104,7 @@ impl LockedShard<'_> {
         let by_user = &self.flights.by_user;
         by_user.users(key).for_each(|user| by_user.add(user, key));
         self.flights.count.send_modify(|count| *count += 1);
-        Leader { flight, flights: Arc::clone(self.flights) }
+        Leader { flight, flights: Arc::clone(self.flights), trace: None }
     }
 
     /// Detaches the key's flight: no request joins it any more, and its token is not stored.
@@ -186,6 +186,8 @@ impl Drop for Follower {
 pub struct Leader {
     flight: Arc<Flight>,
     flights: Arc<Flights>,
+    /// The trace context of the request that started the flight.
+    pub trace: Option<TraceParent>,
 }
 
 impl Leader {

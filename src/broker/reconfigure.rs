@@ -86,7 +86,7 @@ mod tests {
     }
 
     fn request(user: &str) -> TokenRequest<'static> {
-        TokenRequest { key: key(user), min_ttl: None, actor: Actor::Client("app".into()) }
+        TokenRequest { key: key(user), min_ttl: None, actor: Actor::Client("app".into()), trace: None }
     }
 
     async fn source(fixture: &Fixture, user: &str) -> Source {

@@ -6,7 +6,7 @@ use crate::audit::Actor;
 use crate::metrics::RequestOutcome;
 use crate::policy::freshness::Stale;
 use crate::token::{Grant, TokenKey};
-use crate::upstream::Failure;
+use crate::upstream::{Failure, TraceParent};
 
 /// A request for a token.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct TokenRequest<'a> {
     pub min_ttl: Option<Duration>,
     /// The caller, for the audit log.
     pub actor: Actor<'a>,
+    /// The trace context that the call to Courier gets, if this request starts it.
+    pub trace: Option<TraceParent>,
 }
 
 /// A token and its source.

@@ -209,7 +209,8 @@ impl Broker {
         if let Some((found, Freshness::Serve { .. })) = self.look_up(request, self.0.clock.now()) {
             return Joined::Cached(found.entry, found.token);
         }
-        let leader = flights.register(&request.key);
+        let mut leader = flights.register(&request.key);
+        leader.trace = request.trace;
         let follower = leader.join(client);
         // A task that can't start drops its flight, which takes the lock.
         drop(flights);

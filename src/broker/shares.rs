@@ -54,7 +54,7 @@ impl Test {
 
     fn spawn(&self, client: &str, claim: &str) -> tokio::task::JoinHandle<Source> {
         let (broker, actor) = (self.broker.clone(), Actor::Client(client.to_owned().into()));
-        let request = TokenRequest { key: fixture::key(claim), min_ttl: None, actor };
+        let request = TokenRequest { key: fixture::key(claim), min_ttl: None, actor, trace: None };
         tokio::spawn(async move { broker.get_token(&request).await.expect("a token").source })
     }
 

@@ -58,8 +58,9 @@ async fn work(broker: Broker, seed: u64) {
             }
             chance => {
                 // Some requests fail, as their calls do.
-                if let Ok(answer) =
-                    broker.get_token(&TokenRequest { key, min_ttl: None, actor: Actor::Client("app".into()) }).await
+                if let Ok(answer) = broker
+                    .get_token(&TokenRequest { key, min_ttl: None, actor: Actor::Client("app".into()), trace: None })
+                    .await
                     && chance < 150
                 {
                     broker.reject(std::str::from_utf8(answer.grant.token()).expect("text"), |_| true);

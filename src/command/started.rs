@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use courier_token_broker::app::App;
-use courier_token_broker::config::Settings;
+use courier_token_broker::config::{Settings, StoreSettings};
 
 /// The settings in the log line, without secrets.
 pub struct Started {
@@ -12,6 +12,8 @@ pub struct Started {
     client_names: String,
     sessions: bool,
     refresh: String,
+    store: &'static str,
+    tls: bool,
     workspaces: String,
 }
 
@@ -34,6 +36,12 @@ impl Started {
             client_names: names.join(", "),
             sessions: settings.sessions.is_some(),
             refresh: format!("{:?}", settings.broker.refresh).to_lowercase(),
+            store: match settings.store {
+                None => "memory",
+                Some(StoreSettings::Disk { .. }) => "disk",
+                Some(StoreSettings::Redis(_)) => "redis",
+            },
+            tls: settings.tls.is_some(),
             workspaces: workspaces.join(", "),
         }
     }
@@ -50,6 +58,8 @@ impl Started {
             client_names = self.client_names,
             sessions = self.sessions,
             refresh = self.refresh,
+            store = self.store,
+            tls = self.tls,
             workspaces = self.workspaces,
             "broker started"
         );

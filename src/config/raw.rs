@@ -167,7 +167,12 @@ table!(Sessions {
     requests_per_second: f64 = 5.0,
 });
 
-table!(Log { level: String = "info".to_owned(), format: LogFormat = LogFormat::Auto, audit: Audit = Audit::Log });
+table!(Log {
+    level: String = "info".to_owned(),
+    format: LogFormat = LogFormat::Auto,
+    audit: Audit = Audit::Log,
+    requests: f64 = 0.0,
+});
 
 table!(Store {
     kind: StoreKind = StoreKind::Memory,

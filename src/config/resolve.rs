@@ -52,6 +52,9 @@ impl Checker<'_> {
         let sessions = self.sessions(raw, &profiles);
         let log_level = self.keep(self.log_level(&raw.log.level));
         self.keep(self.audit(&raw.log.audit));
+        if !(0.0..=1.0).contains(&raw.log.requests) {
+            self.add_error(self.error("log.requests", "must be a number from 0 to 1"));
+        }
         let store = self.store(&raw.store, &workspaces, admin_listen);
         if let (Some(listen), Some(admin)) = (&listen, admin_listen) {
             self.keep(self.refuse_own_address(&workspaces, listen, admin));
@@ -59,7 +62,7 @@ impl Checker<'_> {
         self.warn(raw, apps, &workspaces, &clients);
         let (floor, refresh) = renewal?;
         Some(Settings {
-            http: api_settings(&server.limits, lifetimes?, body_timeout?, profiles),
+            http: api_settings(&server.limits, &raw.log, lifetimes?, body_timeout?, profiles),
             broker: BrokerSettings {
                 floor,
                 refresh,
@@ -149,6 +152,7 @@ impl Checker<'_> {
 /// The settings of the routes; `lifetimes` are the default and the longest.
 fn api_settings(
     limits: &raw::Limits,
+    log: &raw::Log,
     (default_lifetime, max_lifetime): (Lifetime, Lifetime),
     body_timeout: Duration,
     profiles: BTreeMap<String, Profile>,
@@ -161,6 +165,7 @@ fn api_settings(
         header_count: limits.header_count as usize,
         body_timeout,
         requests_in_flight: limits.requests_in_flight as usize,
+        log_requests: log.requests,
         profiles,
     }
 }

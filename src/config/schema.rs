@@ -30,6 +30,7 @@ const RANGES: &[(&str, f64, f64)] = &[
     ("refresh.history", 0.0, 1e9),
     ("clients[].requests_per_second", 0.01, 1e6),
     ("sessions.requests_per_second", 0.01, 1e6),
+    ("log.requests", 0.0, 1.0),
     ("store.brokers", 1.0, 1000.0),
 ];
 

@@ -19,6 +19,7 @@ use crate::upstream::http_client::{ClientTemplate, HttpClientError};
 use crate::upstream::issuer::{Issuer, Issuing};
 use crate::upstream::permit::Permit;
 use crate::upstream::settings::{CourierSettings, Proxy};
+use crate::upstream::trace_parent::TraceParent;
 use crate::upstream::unreachable::{Unreachable, is_unanswered_ping};
 
 /// The client for Courier, for one workspace.
@@ -152,6 +153,10 @@ impl Courier {
             .header(AUTHORIZATION, api_key.authorization.clone())
             .header(CONTENT_TYPE, "application/json")
             .body(body);
+        let request = match permit.trace() {
+            Some(trace) => request.header(TraceParent::HEADER, trace.as_bytes()),
+            None => request,
+        };
         let response = checkout.wait(request.send(), || permit.report_late()).await.ok_or_else(|| self.lost())?;
         let response = response.map_err(|error| self.failure(checkout, &error))?;
         checkout.record_head(response.version());

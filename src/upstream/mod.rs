@@ -21,6 +21,7 @@ mod permit;
 mod retry_after;
 mod settings;
 mod suspects;
+mod trace_parent;
 mod unreachable;
 
 pub use self::courier::{Courier, CourierError, Transport};
@@ -31,6 +32,7 @@ pub use self::issuer::{Issuer, Issuing};
 pub use self::notice::Tally;
 pub use self::permit::{Party, PendingPermit, Permit};
 pub use self::settings::{ConnectionSettings, CourierSettings, PRODUCT, Proxy};
+pub use self::trace_parent::TraceParent;
 pub use self::unreachable::{Cause, Unreachable};
 pub use crate::policy::admission::retry::CALL_TIME;
 pub use reqwest::Url;

@@ -3,6 +3,7 @@
 use tokio::sync::{oneshot, watch};
 
 use super::failure::Failure;
+use super::trace_parent::TraceParent;
 use crate::policy::admission::queue::{Class, Place};
 use crate::policy::admission::{Origin, WaitingCall};
 
@@ -11,12 +12,24 @@ use crate::policy::admission::{Origin, WaitingCall};
 pub struct Permit {
     pub(super) class: Class,
     pub(super) origin: Origin,
+    trace: Option<TraceParent>,
     is_late: watch::Sender<bool>,
 }
 
 impl Permit {
     pub(super) fn new(class: Class, origin: Origin) -> Self {
-        Self { class, origin, is_late: watch::Sender::new(false) }
+        Self { class, origin, trace: None, is_late: watch::Sender::new(false) }
+    }
+
+    /// The same, for a request with this trace context.
+    #[must_use]
+    pub fn traced(self, trace: Option<TraceParent>) -> Self {
+        Self { trace, ..self }
+    }
+
+    /// The trace context of the request that the call is made for.
+    pub const fn trace(&self) -> Option<TraceParent> {
+        self.trace
     }
 
     /// Reports that the answer to the call is late. An issuer that never does gets no hedges.

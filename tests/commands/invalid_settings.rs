@@ -79,6 +79,7 @@ fn invalid_value_is_refused_with_its_place() {
         ("[admin]\nlisten = \"hunter2\"", &["admin.listen", "port"]),
         ("[log]\nlevel = \"hunter2\"", &["log.level", "\"info\""]),
         ("[log]\nformat = \"hunter2\"", &["log.format"]),
+        ("[log]\nrequests = 1.5", &["log.requests", "0 to 1"]),
         ("[profiles]\ninbox = [\"user_id:hunter2\"]", &["profiles.inbox", "user_id"]),
         ("[profiles]\ninbox = []", &["profiles.inbox"]),
         ("[workspaces.default.budget]\nrequests_per_second = 0", &["workspaces.default.budget", "0.001"]),

@@ -23,6 +23,7 @@ mod refusals;
 mod reload_audit;
 mod reload_log;
 mod reloading;
+mod request_log;
 mod sandbox;
 mod secrets;
 mod serving;

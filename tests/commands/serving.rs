@@ -110,6 +110,8 @@ async fn start_is_logged_in_one_line_with_the_settings() {
         ("client_names", "default".into()),
         ("sessions", false.into()),
         ("refresh", "used".into()),
+        ("store", "memory".into()),
+        ("tls", false.into()),
         (
             "workspaces",
             "default (https://api.courier.com/, 20 calls a second), eu (https://eu.example/, 7.5 calls a second)"

@@ -53,7 +53,8 @@ impl Shared {
             let claim = ScopeClaim::parse(&claim).expect("a claim");
             let lifetime = Lifetime::from_seconds(seconds.into()).expect("a lifetime");
             let key = TokenKey::new(&workspace(client.0), &claim, lifetime);
-            let request = TokenRequest { key, min_ttl: None, actor: Actor::Client(client.1.to_owned().into()) };
+            let request =
+                TokenRequest { key, min_ttl: None, actor: Actor::Client(client.1.to_owned().into()), trace: None };
             let broker = self.broker.clone();
             tokio::spawn(async move { broker.get_token(&request).await.expect("a token").source })
         };

@@ -232,6 +232,7 @@ pub fn ask(user: &str, lifetime: &str) -> TokenRequest<'static> {
         key: TokenKey::new(&workspace(), &claim, lifetime),
         min_ttl: None,
         actor: Actor::Client("app".into()),
+        trace: None,
     }
 }
 

@@ -40,4 +40,5 @@ mod sessions;
 mod sharing;
 mod status;
 mod tls;
+mod tracing;
 mod unix;

@@ -8,7 +8,7 @@ use super::body::{self, Incoming};
 use super::fields::{DurationField, Text};
 use super::places::Caller;
 use super::problem::Problem;
-use super::request::min_ttl_header;
+use super::request::{Terms, min_ttl_header};
 use super::{Answered, Api, token_response};
 use crate::metrics::CallerRequests;
 use crate::token::ScopeClaim;
@@ -37,7 +37,9 @@ impl Api {
         let fields: RequestBody<'_> = body::parse(&body)?;
         let claim = ScopeClaim::parse(&fields.scope)?;
         let lifetime = fields.expires_in.of("expires_in")?;
-        let answer = self.serve(client, client.actor(), &claim, Some(lifetime), min_ttl).await?;
+        let answer = self
+            .serve(client, client.actor(), &claim, Terms { lifetime: Some(lifetime), min_ttl }, request.headers())
+            .await?;
         Ok(token_response(&answer, answer.grant.object().into()))
     }
 }

@@ -9,7 +9,7 @@ use super::body::{self, Incoming};
 use super::fields::Id;
 use super::places::Caller;
 use super::problem::Problem;
-use super::request::{min_ttl_header, user_in_query};
+use super::request::{Terms, min_ttl_header, user_in_query};
 use super::{Answered, Api, token_response};
 use crate::auth::has_jwt_shape;
 use crate::broker::Answer;
@@ -54,7 +54,8 @@ impl Api {
         };
         let scopes = self.settings.profiles.get(INBOX).into_iter().flat_map(Profile::scopes).collect();
         let claim = ScopeClaim::new(vec![UserId::new(&user)?], scopes)?;
-        let answer = self.serve(client, client.actor(), &claim, None, min_ttl).await?;
+        let answer =
+            self.serve(client, client.actor(), &claim, Terms { lifetime: None, min_ttl }, request.headers()).await?;
         Ok(self.frontend_response(&answer))
     }
 

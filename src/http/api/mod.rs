@@ -14,6 +14,7 @@ mod places;
 mod problem;
 mod removal;
 mod request;
+mod request_log;
 mod response;
 mod retry;
 mod session;
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, Uri, Version};
+use hyper::{HeaderMap, Method, Request, Response, Uri, Version};
 
 pub use allowed_headers::{AllowedHeaderError, AllowedHeaders};
 pub use body::Incoming;
@@ -49,7 +50,7 @@ use body::Waiting;
 use denied::{Denied, DeniedRequest};
 use places::{Caller, Places};
 use problem::Problem;
-use request::{bare_path, header_bytes, is_from_broker, user_in_path};
+use request::{REQUEST_ID, Terms, bare_path, header_bytes, is_from_broker, request_id, trace_parent, user_in_path};
 use response::Style;
 use retry::ClientKind;
 use session_auth::SessionAuth;
@@ -75,6 +76,8 @@ pub struct ApiSettings {
     pub body_timeout: Duration,
     /// The most requests that wait for Courier at once, over all listeners; and the most that wait for their bodies.
     pub requests_in_flight: usize,
+    /// The share of users whose requests are logged.
+    pub log_requests: f64,
 }
 
 /// The routes for apps.
@@ -233,6 +236,10 @@ impl Api {
             {
                 session_auth.route.origins.set_headers(request.headers(), response.headers_mut());
             }
+            let is_error = response.status().is_client_error() || response.status().is_server_error();
+            if let Some(id) = request_id(request.headers(), is_error) {
+                response.headers_mut().insert(REQUEST_ID, id);
+            }
             self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
             counters[outcome].inc();
             response
@@ -299,8 +306,8 @@ impl Api {
         client: &Client,
         actor: Actor<'_>,
         claim: &ScopeClaim<'_>,
-        lifetime: Option<Lifetime>,
-        min_ttl: Option<Lifetime>,
+        Terms { lifetime, min_ttl }: Terms,
+        headers: &HeaderMap,
     ) -> Result<Answer, Problem> {
         let longest = self.settings.max_lifetime.min(client.access.max_lifetime);
         let lifetime = lifetime.unwrap_or(self.settings.default_lifetime.min(longest));
@@ -316,11 +323,13 @@ impl Api {
             return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
         }
         let key = TokenKey::new(&client.workspace, claim, lifetime);
-        let request = TokenRequest { key, min_ttl: min_ttl.map(Lifetime::as_duration), actor };
+        let mut request = TokenRequest { key, min_ttl: min_ttl.map(Lifetime::as_duration), actor, trace: None };
         // A hit waits for nothing, so it needs no place.
         if let Some(answer) = self.broker.get_cached(&request) {
+            request_log::log(self.settings.log_requests, &request, headers, &answer);
             return Ok(answer);
         }
+        request.trace = trace_parent(headers);
         // Boxed, to keep the future of a hit small.
         Box::pin(async {
             let caller = match (&request.actor, claim.users()) {
@@ -328,7 +337,9 @@ impl Api {
                 _ => Caller::Client(&client.name),
             };
             let _place = self.waiting_for_token.take(caller, 1).ok_or_else(|| caller.overload())?;
-            Ok(self.broker.get_token(&request).await?)
+            let answer = self.broker.get_token(&request).await?;
+            request_log::log(self.settings.log_requests, &request, headers, &answer);
+            Ok(answer)
         })
         .await
     }

@@ -9,6 +9,7 @@ use super::denied::list;
 use super::fields::{DurationField, Id, ScopeText, Text, non_null};
 use super::places::Caller;
 use super::problem::Problem;
+use super::request::Terms;
 use super::{Answered, Api, token_response};
 use crate::auth::Client;
 use crate::http::response_body::ResponseBody;
@@ -75,7 +76,7 @@ impl Api {
         let claim = ScopeClaim::new(users, scopes)?;
         let lifetime = fields.expires_in.map(|span| span.of("expires_in")).transpose()?;
         let min_ttl = fields.min_ttl.map(|span| span.of("min_ttl")).transpose()?;
-        let answer = self.serve(client, client.actor(), &claim, lifetime, min_ttl).await?;
+        let answer = self.serve(client, client.actor(), &claim, Terms { lifetime, min_ttl }, request.headers()).await?;
         let rest = format!(
             r#","scope":{},"expires_in":{},"expires_at":"{}"}}"#,
             json!(claim.to_string()),

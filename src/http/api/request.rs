@@ -2,15 +2,45 @@
 
 use std::borrow::Cow;
 
-use hyper::header::{HeaderName, USER_AGENT};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Request, Uri};
 use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
 use crate::token::Lifetime;
-use crate::upstream::PRODUCT;
+use crate::upstream::{PRODUCT, TraceParent};
 
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TOKEN_MIN_TTL: HeaderName = HeaderName::from_static("token-min-ttl");
+
+/// The terms of a requested token.
+#[derive(Clone, Copy)]
+pub struct Terms {
+    /// Its lifetime; without one, that of the settings.
+    pub lifetime: Option<Lifetime>,
+    /// The least life that it must have left.
+    pub min_ttl: Option<Lifetime>,
+}
+
+/// The longest id of a request that is taken from the caller, in bytes.
+const LONGEST_ID: usize = 128;
+
+/// The id of a request for its answer: the caller's, if that is one of letters, digits and `-_.:/+=`; for an error a new
+/// one otherwise. A token has none that the caller did not send: its request is not logged.
+pub fn request_id(headers: &HeaderMap, is_error: bool) -> Option<HeaderValue> {
+    let is_valid = |id: &&HeaderValue| {
+        let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
+        (1..=LONGEST_ID).contains(&id.len()) && id.as_bytes().iter().all(is_allowed)
+    };
+    let sent = headers.get(REQUEST_ID).filter(is_valid).cloned();
+    let new = || HeaderValue::try_from(format!("{:032x}", fastrand::u128(..))).ok();
+    sent.or_else(|| if is_error { new() } else { None })
+}
+
+/// The trace context of a request, if it has a valid one.
+pub fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
+    headers.get(TraceParent::HEADER).and_then(|value| TraceParent::parse(value.as_bytes()))
+}
 
 /// Reads `Token-Min-TTL`, the least remaining life. A bare number is refused: it means milliseconds
 /// to Courier's grammar and seconds to most callers.

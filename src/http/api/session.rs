@@ -9,7 +9,7 @@ use super::cors::Page;
 use super::fields::{Id, non_null};
 use super::places::Caller;
 use super::problem::Problem;
-use super::request::{TOKEN_MIN_TTL, user_in_query};
+use super::request::{TOKEN_MIN_TTL, Terms, user_in_query};
 use super::session_auth::{SessionAuth, SessionRoute};
 use crate::audit::Actor;
 use crate::auth::SessionDenial;
@@ -53,7 +53,9 @@ impl Api {
         let normal = self.settings.default_lifetime.min(self.settings.max_lifetime).min(client.access.max_lifetime);
         let lifetime = session_auth.lifetime(normal, &session)?;
         let claim = ScopeClaim::new(vec![UserId::new(&session.user)?], profile.scopes().collect())?;
-        self.serve(client, Actor::Session, &claim, Some(lifetime), None).await.map(Some)
+        self.serve(client, Actor::Session, &claim, Terms { lifetime: Some(lifetime), min_ttl: None }, request.headers())
+            .await
+            .map(Some)
     }
 
     /// The user that the request names. It is optional, since the session names the user.

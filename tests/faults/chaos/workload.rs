@@ -45,7 +45,12 @@ pub struct Visit {
 
 impl Visit {
     pub fn ask(&self) -> TokenRequest<'static> {
-        TokenRequest { key: self.key.clone(), min_ttl: self.min_ttl, actor: Actor::Client(self.client.into()) }
+        TokenRequest {
+            key: self.key.clone(),
+            min_ttl: self.min_ttl,
+            actor: Actor::Client(self.client.into()),
+            trace: None,
+        }
     }
 
     /// The same request once more.
