@@ -52,9 +52,7 @@ impl Checker<'_> {
         let sessions = self.sessions(raw, &profiles);
         let log_level = self.keep(self.log_level(&raw.log.level));
         self.keep(self.audit(&raw.log.audit));
-        if !(0.0..=1.0).contains(&raw.log.requests) {
-            self.add_error(self.error("log.requests", "must be a number from 0 to 1"));
-        }
+        self.access_log(raw.log.requests);
         let store = self.store(&raw.store, &workspaces, admin_listen);
         if let (Some(listen), Some(admin)) = (&listen, admin_listen) {
             self.keep(self.refuse_own_address(&workspaces, listen, admin));
@@ -90,6 +88,13 @@ impl Checker<'_> {
             audit: raw.log.audit.clone(),
             warnings: self.warnings(),
         })
+    }
+
+    /// Checks the share of the users whose requests are logged.
+    fn access_log(&self, share: f64) {
+        if !(0.0..=1.0).contains(&share) {
+            self.add_error(self.error("log.requests", "must be a number from 0 to 1"));
+        }
     }
 
     /// The default and the longest lifetime.

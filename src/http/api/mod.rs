@@ -210,24 +210,7 @@ impl Api {
             let (outcome, mut response) = match answered {
                 Ok(answered) => answered,
                 Err(problem) => {
-                    if let Some(refusal) = problem.refusal() {
-                        self.audit_limit.refused(&refusal, peer);
-                    }
-                    if let Some(held) = problem.held(self.clock.now()) {
-                        self.broker.count_held(&held);
-                    }
-                    let given_up = match problem {
-                        Problem::BodyBroken => true,
-                        Problem::BodyTimeout | Problem::Overload(_) => false,
-                        // An HTTP/2 stream can be answered before its body ends; reading the rest would keep it
-                        // open.
-                        _ if request.version() == Version::HTTP_2 => false,
-                        _ => Box::pin(body::discard(&mut request, self.settings.body_timeout)).await,
-                    };
-                    let mut response = problem.response(Style::of(route), ClientKind::of(request.headers()));
-                    if given_up {
-                        response.extensions_mut().insert(Cancelled);
-                    }
+                    let response = Box::pin(self.refuse(&problem, &mut request, route, peer)).await;
                     (problem.outcome(), response)
                 }
             };
@@ -244,6 +227,34 @@ impl Api {
             counters[outcome].inc();
             response
         }
+    }
+
+    /// Answers a request with an error, and reads the rest of its body where the connection stays in use.
+    async fn refuse<B: Incoming>(
+        &self,
+        problem: &Problem,
+        request: &mut Request<B>,
+        route: Route,
+        peer: Option<IpAddr>,
+    ) -> Response<ResponseBody> {
+        if let Some(refusal) = problem.refusal() {
+            self.audit_limit.refused(&refusal, peer);
+        }
+        if let Some(held) = problem.held(self.clock.now()) {
+            self.broker.count_held(&held);
+        }
+        let given_up = match problem {
+            Problem::BodyBroken => true,
+            Problem::BodyTimeout | Problem::Overload(_) => false,
+            // An HTTP/2 stream can be answered before its body ends; reading the rest would keep it open.
+            _ if request.version() == Version::HTTP_2 => false,
+            _ => body::discard(request, self.settings.body_timeout).await,
+        };
+        let mut response = problem.response(Style::of(route), ClientKind::of(request.headers()));
+        if given_up {
+            response.extensions_mut().insert(Cancelled);
+        }
+        response
     }
 
     /// Finds the route of a path, and its methods.
