@@ -3,6 +3,7 @@
 mod allowed_headers;
 mod audit_limit;
 mod body;
+mod cache_status;
 mod contract;
 mod cors;
 mod courier;
@@ -22,14 +23,13 @@ mod session_auth;
 mod user_rates;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use hyper::{HeaderMap, Method, Request, Response, Uri, Version};
 
 pub use allowed_headers::{AllowedHeaderError, AllowedHeaders};
@@ -39,7 +39,7 @@ pub use session_auth::{SessionRoute, SessionSource};
 
 use crate::audit::Actor;
 use crate::auth::{Client, ClientKeys, KnownClient, Sessions};
-use crate::broker::{Answer, Broker, Source, TokenRequest};
+use crate::broker::{Answer, Broker, TokenRequest};
 use crate::clock::Clock;
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody};
 use crate::http::server::{BadHost, Cancelled, PeerNames};
@@ -47,6 +47,7 @@ use crate::metrics::{CallerLabels, CallerRequests, Metrics, MetricsResult, Reque
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
 use audit_limit::AuditLimit;
 use body::Waiting;
+use cache_status::{CACHE_STATUS, cache_status};
 use denied::{Denied, DeniedRequest};
 use places::{Caller, Places};
 use problem::Problem;
@@ -98,8 +99,6 @@ pub struct Api {
     /// The OpenAPI document.
     contract: Bytes,
 }
-
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 impl Api {
     /// The routes for apps, answered by this broker. The error is a bug in a metric's declaration.
@@ -382,27 +381,4 @@ fn token_response(answer: &Answer, body: ResponseBody) -> Answered {
     headers.insert(CACHE_CONTROL, NO_STORE);
     headers.insert(CACHE_STATUS, cache_status(answer));
     (answer.source.outcome(), response)
-}
-
-/// The `Cache-Status` header of RFC 9211.
-fn cache_status(answer: &Answer) -> HeaderValue {
-    let mut text = String::with_capacity(96);
-    let ttl = answer.remaining.as_secs();
-    // Writing to a string can't fail.
-    let _ = match answer.source {
-        Source::Hit => write!(text, "courier-token-broker; hit; ttl={ttl}"),
-        Source::Issued { collapsed, stale, stored } => {
-            let forwarded = if stale.is_some() { "stale" } else { "miss" };
-            let stored = if stored { "; stored" } else { "" };
-            let collapsed = if collapsed { "; collapsed" } else { "" };
-            write!(text, "courier-token-broker; fwd={forwarded}{stored}{collapsed}; ttl={ttl}")
-        }
-        Source::Stale(_) => write!(text, "courier-token-broker; fwd=stale; ttl={ttl}"),
-    };
-    if let Source::Stale(why) | Source::Issued { stale: Some(why), .. } = answer.source {
-        text.push_str("; detail=");
-        text.push_str(why.as_str());
-    }
-    // It consists of letters and digits.
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("courier-token-broker"))
 }
