@@ -50,9 +50,7 @@ impl Checker<'_> {
         let clients = self.clients(raw);
         let admin_keys = self.keep(self.digests(&raw.admin.key_sha256, 0, &clients, "admin.key_sha256"));
         let sessions = self.sessions(raw, &profiles);
-        let log_level = self.keep(self.log_level(&raw.log.level));
-        self.keep(self.audit(&raw.log.audit));
-        self.access_log(raw.log.requests);
+        let log_level = self.log(&raw.log);
         let store = self.store(&raw.store, &workspaces, admin_listen);
         if let (Some(listen), Some(admin)) = (&listen, admin_listen) {
             self.keep(self.refuse_own_address(&workspaces, listen, admin));
@@ -88,13 +86,6 @@ impl Checker<'_> {
             audit: raw.log.audit.clone(),
             warnings: self.warnings(),
         })
-    }
-
-    /// Checks the share of the users whose requests are logged.
-    fn access_log(&self, share: f64) {
-        if !(0.0..=1.0).contains(&share) {
-            self.add_error(self.error("log.requests", "must be a number from 0 to 1"));
-        }
     }
 
     /// The default and the longest lifetime.
@@ -137,9 +128,15 @@ impl Checker<'_> {
         Some((floor?, mode?))
     }
 
-    fn log_level(&self, level: &str) -> Result<tracing::Level, SettingsError> {
+    /// The level of the log, after the checks of what is beside it.
+    fn log(&self, log: &raw::Log) -> Option<tracing::Level> {
         let message = "must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
-        level.parse().map_err(|_| self.error("log.level", message))
+        let level = self.keep(log.level.parse().map_err(|_| self.error("log.level", message)));
+        self.keep(self.audit(&log.audit));
+        if !(0.0..=1.0).contains(&log.requests) {
+            self.add_error(self.error("log.requests", "must be a number from 0 to 1"));
+        }
+        level
     }
 
     /// The valid profiles.

@@ -51,7 +51,7 @@ use cache_status::{CACHE_STATUS, cache_status};
 use denied::{Denied, DeniedRequest};
 use places::{Caller, Places};
 use problem::Problem;
-use request::{REQUEST_ID, Terms, bare_path, header_bytes, is_from_broker, request_id, trace_parent, user_in_path};
+use request::{Terms, bare_path, header_bytes, is_from_broker, set_request_id, trace_parent, user_in_path};
 use response::Style;
 use retry::ClientKind;
 use session_auth::SessionAuth;
@@ -218,10 +218,7 @@ impl Api {
             {
                 session_auth.route.origins.set_headers(request.headers(), response.headers_mut());
             }
-            let is_error = response.status().is_client_error() || response.status().is_server_error();
-            if let Some(id) = request_id(request.headers(), is_error) {
-                response.headers_mut().insert(REQUEST_ID, id);
-            }
+            set_request_id(request.headers(), &mut response);
             self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
             counters[outcome].inc();
             response

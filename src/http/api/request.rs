@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use hyper::{Request, Uri};
+use hyper::{Request, Response, Uri};
 use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
 use crate::token::Lifetime;
 use crate::upstream::{PRODUCT, TraceParent};
 
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TOKEN_MIN_TTL: HeaderName = HeaderName::from_static("token-min-ttl");
 
 /// The terms of a requested token.
@@ -35,6 +35,14 @@ pub fn request_id(headers: &HeaderMap, is_error: bool) -> Option<HeaderValue> {
     let sent = headers.get(REQUEST_ID).filter(is_valid).cloned();
     let new = || HeaderValue::try_from(format!("{:032x}", fastrand::u128(..))).ok();
     sent.or_else(|| if is_error { new() } else { None })
+}
+
+/// Sets the id of a request on its response.
+pub fn set_request_id<B>(headers: &HeaderMap, response: &mut Response<B>) {
+    let is_error = response.status().is_client_error() || response.status().is_server_error();
+    if let Some(id) = request_id(headers, is_error) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
 }
 
 /// The trace context of a request, if it has a valid one.

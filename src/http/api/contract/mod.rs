@@ -29,7 +29,8 @@ const CACHEABLE: HeaderValue = HeaderValue::from_static("public, max-age=3600");
 const ABOUT: &str = "Issues Courier's user tokens from memory. `POST /auth/issue-token` is Courier's own call: an \
     official server SDK works with its base URL set to this server. Leading and trailing slashes of a path don't \
     matter, and unknown members of a body are ignored. Each error has `x-should-retry: false`, a `Retry-After`, or \
-    both. Other paths are answered with 404, other methods with 405.";
+    both. An answer has the `x-request-id` of its request, and an error always has one. Other paths are answered with \
+    404, other methods with 405.";
 const CACHE_STATUS: &str = "Where the token came from, as RFC 9211 has it: `hit`, `fwd=miss` or `fwd=stale`, and the \
     seconds that it has left as `ttl`.";
 
