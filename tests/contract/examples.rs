@@ -12,7 +12,7 @@ use crate::support::child::{Program, clean_environment, file, simulator};
 
 const CLIENT_KEY: &str = "the-key-of-the-only-client-of-this-test";
 
-/// Each seed is about 1,700 cases: `CONTRACT_SEEDS=6` tries 10,000 instead of those of one seed.
+/// Each seed is 1,500 to 1,700 cases: `CONTRACT_SEEDS=7` tries 10,000 instead of those of one seed.
 #[test]
 #[ignore = "needs schemathesis: tests/run installs it"]
 fn broker_answers_as_its_document_says() {
