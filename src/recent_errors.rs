@@ -43,6 +43,8 @@ pub struct RecentError {
 
 /// The most that are kept.
 const MOST: usize = 30;
+/// The most that are kept of one message: a caller can cause any number of causes, which are not to displace the others.
+const MOST_OF_A_MESSAGE: usize = 5;
 /// The most characters of a text.
 const MOST_CHARACTERS: usize = 300;
 
@@ -61,6 +63,11 @@ impl RecentErrors {
         let known = errors.iter().position(|known| known.line == line).and_then(|place| errors.remove(place));
         let (count, first) = known.map_or((0, unix), |known| (known.count, known.first));
         errors.push_front(RecentError { line, count: count + 1, first, last: unix });
+        let mut of_message =
+            errors.iter().enumerate().filter(|(_, known)| known.line.message == errors[0].line.message);
+        if let Some((oldest, _)) = of_message.nth(MOST_OF_A_MESSAGE) {
+            errors.remove(oldest);
+        }
         errors.truncate(MOST);
     }
 
@@ -95,6 +102,21 @@ mod tests {
         assert_eq!(shown, [("a", 2, at(1), at(3)), ("b", 1, at(2), at(2))]);
         (0..100).for_each(|number| errors.add(line(&number.to_string()), at(4)));
         assert_eq!((errors.list().len(), &*errors.list()[0].line.message), (MOST, "99"));
+    }
+
+    #[test]
+    fn many_causes_of_one_message_leave_the_other_messages() {
+        let errors = RecentErrors(Mutex::default());
+        let line = |message: &str, cause: usize| ErrorLine {
+            message: message.to_owned(),
+            cause: Some(cause.to_string()),
+            ..ErrorLine::default()
+        };
+        errors.add(line("reload rejected", 0), Duration::ZERO);
+        (0..100).for_each(|cause| errors.add(line("token request failed", cause), Duration::ZERO));
+        let list = errors.list();
+        assert_eq!((list.len(), &*list[MOST_OF_A_MESSAGE].line.message), (MOST_OF_A_MESSAGE + 1, "reload rejected"));
+        assert_eq!(list[0].line.cause.as_deref(), Some("99"));
     }
 
     #[test]

@@ -153,8 +153,9 @@ impl Live {
         let mut replaced = BTreeSet::new();
         let before = self.api.load();
         let entitlements = Entitlements::new(&http, &clients, sessions.as_ref().map(|sessions| &sessions.route));
-        let api = self.fixed.build_api(http, clients, sessions, Some(&before))?;
         let transports = self.prepare_transports(&workspaces)?;
+        // The last step that can fail: it makes the series of new clients.
+        let api = self.fixed.build_api(http, clients, sessions, Some(&before))?;
         // From here on nothing fails.
         for (courier, transport) in transports {
             courier.replace_transport(transport);

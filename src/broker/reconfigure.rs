@@ -31,8 +31,11 @@ impl Broker {
     }
 
     /// Applies the settings of a workspace's calls to Courier.
-    pub fn reconfigure_calls(&self, workspace: &WorkspaceName, settings: DispatcherSettings) {
-        if let Some(workspace) = self.0.workspaces.get(workspace) {
+    pub fn reconfigure_calls(&self, name: &WorkspaceName, settings: DispatcherSettings) {
+        if let Some(redis) = self.0.persistence.redis.get() {
+            redis.set_budget(name, settings.budget);
+        }
+        if let Some(workspace) = self.0.workspaces.get(name) {
             workspace.dispatcher.reconfigure(settings);
         }
     }

@@ -34,11 +34,8 @@ impl Api {
         request: &mut Request<B>,
         counters: &mut &'a CallerRequests,
     ) -> Result<Option<Answer>, Problem> {
-        let checked = session_auth.check(request).await;
-        if !matches!(checked, Ok(None)) {
-            *counters = &session_auth.requests;
-        }
-        let Some(session) = checked? else { return Ok(None) };
+        let Some(session) = session_auth.check(request).await? else { return Ok(None) };
+        *counters = &session_auth.requests;
         session_auth.limit_rate(&session.user, self.clock.now())?;
         // A page could force a call to Courier with each request.
         if request.headers().contains_key(TOKEN_MIN_TTL) {

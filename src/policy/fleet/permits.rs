@@ -83,6 +83,8 @@ impl FleetPermits {
         self.budget = budget;
         // It is made again, empty, when it is needed.
         self.alone = None;
+        // What the store said is of the old one.
+        (self.ask_at, self.next) = (Moment::from_nanos(0), Moment::from_nanos(0));
     }
 
     /// How far the arrival time of this budget's bucket may lie ahead. A broker that joins moves it as far.

@@ -26,6 +26,7 @@ use super::sealer::Sealer;
 use super::settings::{RedisSettings, RedisSettingsError, Workspaces};
 use crate::clock::Clock;
 use crate::metrics::{StoreMetrics, StoreOperation};
+use crate::policy::admission::budget::Budget;
 use crate::policy::fleet::member::{Member, Standing, State};
 use crate::policy::fleet::permits::{PURSE_DEADLINE, PurseAnswer, PurseRequest};
 use crate::policy::fleet::record::Landing;
@@ -245,6 +246,15 @@ impl Redis {
         let mut workspaces = Workspaces::clone(&self.0.context.workspaces.load());
         if let Some(workspace) = workspaces.get_mut(name) {
             workspace.identity = identity;
+            self.0.context.workspaces.store(Arc::new(workspaces));
+        }
+    }
+
+    /// Sets the budget of a workspace, which a broker that joins takes out of the fleet's.
+    pub fn set_budget(&self, name: &WorkspaceName, budget: Budget) {
+        let mut workspaces = Workspaces::clone(&self.0.context.workspaces.load());
+        if let Some(workspace) = workspaces.get_mut(name).filter(|workspace| workspace.budget.is_some()) {
+            workspace.budget = Some(budget);
             self.0.context.workspaces.store(Arc::new(workspaces));
         }
     }

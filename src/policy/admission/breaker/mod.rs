@@ -27,9 +27,10 @@
 //!
 //! Few calls a second, several at a time: at most one in 0.5 s, later in 1 to 2 s, of keys that had a
 //! token, as many of others, and as many of the broker's own. A key that failed in the last minute waits a
-//! second longer for its turn. A client that does not fail is not held back: it sends few calls before it is known
-//! to fail. Of users with sessions that holds for each first call, however many users there are, so the calls of those
-//! who do not fail leave at four a second, ten at once. The first success closes the circuit.
+//! second longer for its turn. A client that is known not to fail is not held back: it sends few calls before it is
+//! known to fail. Of users with sessions, and of clients without a remembered call, that holds for each first call,
+//! however many there are, so the calls of either leave at four a second, ten at once. The first success closes the
+//! circuit.
 //!
 //! If the success is that of a party that failed, Courier has recovered: all circuits close, and after five
 //! seconds or more the rate restarts at the least of the budget
@@ -85,6 +86,8 @@ pub struct Breaker {
     has_succeeded: bool,
     /// The calls of session users who do not fail, while the workspace's circuit is open or paused.
     sessions: Pace,
+    /// The same for clients without a remembered call.
+    clients: Pace,
     /// The broker's own probes.
     probes: Pace,
     /// The least time between the broker's own probes.
@@ -109,9 +112,10 @@ const SHED_SHARE: f64 = 0.6;
 /// The time between renewals while they are shed. Half of it doubles the load on a Courier that hardly works;
 /// with twice of it, its recovery shows half as soon where no user asks.
 const SHED_INTERVAL: Duration = Duration::from_secs(1);
-/// The pace of calls of session users who do not fail while the circuit is open. With one a second, most of ten users
-/// who come at once are refused; with 20, an outage of many sessions is called as often as if nothing were known.
-const SESSIONS: Pace = Pace::new(Duration::from_millis(250), 10);
+/// The pace of calls of session users who do not fail while the circuit is open, and that of unknown clients. With one
+/// a second, most of ten users who come at once are refused; with 20, an outage of many sessions is called as often as
+/// if nothing were known.
+const NEWCOMERS: Pace = Pace::new(Duration::from_millis(250), 10);
 /// The broker's own probes: two at once, then one each half second, and at most one call in ten of the budget.
 const PROBE_GAP: Duration = Duration::from_millis(500);
 const PROBE_SHARE: u32 = 10;
@@ -128,7 +132,8 @@ impl Breaker {
             workspace: Circuit::default(),
             parties: Parties::default(),
             has_succeeded: false,
-            sessions: SESSIONS,
+            sessions: NEWCOMERS,
+            clients: NEWCOMERS,
             probes: Pace::new(probe_gap, PROBE_BURST),
             probe_gap,
             next_shed_admit: Moment::default(),
@@ -203,14 +208,26 @@ impl Breaker {
 
     /// Whether a call may leave in spite of what others got: its party does not fail.
     pub fn may_pass(&self, origin: &Origin, now: Moment) -> bool {
-        let is_free = !origin.is_session() || now >= self.sessions.free_at();
+        let is_free = self.pace_of(origin).is_none_or(|pace| now >= pace.free_at());
         is_free && !self.parties.is_failing(origin.party, now)
+    }
+
+    /// The pace of calls of parties like this one, if it is not known not to fail.
+    fn pace_of(&self, origin: &Origin) -> Option<&Pace> {
+        if origin.is_session() { Some(&self.sessions) } else { self.is_unknown(origin).then_some(&self.clients) }
+    }
+
+    /// Whether no response to a call of the party is remembered.
+    fn is_unknown(&self, origin: &Origin) -> bool {
+        self.parties.get(origin.party).is_none()
     }
 
     /// Records that a call leaves that only [`Breaker::may_pass`] admits.
     pub fn on_pass(&mut self, origin: &Origin, now: Moment) {
         if origin.is_session() {
             self.sessions.take(now);
+        } else if self.is_unknown(origin) {
+            self.clients.take(now);
         }
     }
 

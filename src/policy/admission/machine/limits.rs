@@ -23,7 +23,9 @@ impl<C: Ord + Clone, T: WaitingCall> Admission<C, T> {
     /// Calls that are queued keep their places.
     pub fn set_limits(&mut self, budget: Budget, max_wait: Duration, now: Moment) {
         self.max_wait = max_wait;
-        if let Some(limit) = &mut self.limit {
+        if let Some(limit) = &mut self.limit
+            && *limit.budget() != budget
+        {
             limit.set_budget(budget, now);
             self.breaker.set_period(budget.period());
         }
