@@ -137,17 +137,24 @@ fn session(user: u64) -> Origin {
 }
 
 #[test]
-fn session_users_who_do_not_fail_share_a_pace_and_clients_have_none() {
+fn session_users_and_unknown_clients_have_a_pace_each_and_clients_who_do_not_fail_have_none() {
     let (mut breaker, opened) = open();
-    let (mut left, seconds) = (0, 10);
+    let call = EndedCall { response: Issued, origin: new(2, 1), sent: START, now: opened, draw: 0.0 };
+    breaker.record(&call);
+    assert_ne!(breaker.state(opened), State::Closed);
+    let (mut users, mut clients, seconds) = (0, 0, 10);
     for tick in 0..seconds * 20 {
-        let now = opened + MS * 50 * tick;
-        left += u32::from(leaves(&mut breaker, session(10_000 + u64::from(tick)), now));
+        let (now, number) = (opened + MS * 50 * tick, u64::from(tick));
+        users += u32::from(leaves(&mut breaker, session(10_000 + number), now));
+        // More clients than are remembered, each with its first call.
+        clients += u32::from(leaves(&mut breaker, new(1000 + number, number * 10), now));
         for key in 0..2 {
-            assert!(leaves(&mut breaker, new(2, u64::from(tick) * 10 + key), now), "tick {tick}");
+            assert!(leaves(&mut breaker, new(2, number * 10 + key), now), "tick {tick}");
         }
     }
-    assert!((seconds * 4..=seconds * 6 + 13).contains(&left), "{left} in {seconds} s");
+    for left in [users, clients] {
+        assert!((seconds * 4..=seconds * 6 + 13).contains(&left), "{users} and {clients} in {seconds} s");
+    }
 }
 
 #[test]
