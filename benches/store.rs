@@ -57,7 +57,7 @@ fn write(folder: &Path, count: u64) {
     let contents = Box::new(move |keep: &mut dyn FnMut(Item)| (0..count).for_each(|user| keep(record(user, now))));
     let handle = disk.start(contents, Box::new(drop)).expect("a thread");
     let start = Instant::now();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     runtime.block_on(handle.stop());
     let bytes = fs::metadata(folder.join("store/snapshot")).expect("a snapshot").len();
     println!("{count} records were written in {:.1?}, {} bytes each", start.elapsed(), bytes / count);
