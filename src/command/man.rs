@@ -10,7 +10,7 @@ use super::failure::Failure;
 
 #[derive(Args)]
 pub struct Man {
-    /// A folder to write the page to, and one for each command, in place of printing it.
+    /// A folder for this page and those of the commands, in place of printing it.
     #[arg(value_name = "FOLDER")]
     folder: Option<PathBuf>,
 }

@@ -21,7 +21,8 @@ pub struct StoreKey {
 impl StoreKey {
     pub fn run(self) -> Result<(), Failure> {
         let key = generate_key().context("the system has no randomness")?;
-        let path = self.file.display().to_string();
+        // A service runs in another folder.
+        let path = std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone()).display().to_string();
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.file).map_err(|error| {
                 Failure::Settings(match error.kind() {

@@ -16,8 +16,8 @@ impl Checker<'_> {
         let message = "must be an IP address and port such as \"127.0.0.1:9090\"";
         let address: SocketAddr = admin.listen.parse().map_err(|_| self.error(KEY, message))?;
         if !address.ip().to_canonical().is_loopback() && !admin.insecure && admin.key_sha256.0.is_empty() {
-            let message = "anyone who reaches this address could read metrics and users' tokens' times and purge all \
-                tokens, without a key: listen on a loopback address, or set admin.key_sha256 (`courier-token-broker \
+            let message = "anyone who reaches this address could read the metrics, users and the times of their tokens, \
+                and purge all tokens, without a key: listen on a loopback address, or set admin.key_sha256 (`courier-token-broker \
                 client-key admin` makes one), or set admin.insecure = true where a firewall or a network policy lets only \
                 operators connect";
             return Err(self.error(KEY, message));
