@@ -23,7 +23,7 @@ use super::outbox::Outbox;
 use super::reader::Reader;
 use super::script::Scripts;
 use super::sealer::Sealer;
-use super::settings::{RedisSettings, RedisSettingsError, Workspaces};
+use super::settings::{RedisSettings, RedisSettingsError, StoredWorkspace, Workspaces};
 use crate::clock::Clock;
 use crate::metrics::{StoreMetrics, StoreOperation};
 use crate::policy::admission::budget::Budget;
@@ -243,18 +243,18 @@ impl Redis {
 
     /// Sets what a workspace is to the store, as after a new API key.
     pub fn identify(&self, name: &WorkspaceName, identity: WorkspaceIdentity) {
-        let mut workspaces = Workspaces::clone(&self.0.context.workspaces.load());
-        if let Some(workspace) = workspaces.get_mut(name) {
-            workspace.identity = identity;
-            self.0.context.workspaces.store(Arc::new(workspaces));
-        }
+        self.change_workspace(name, |workspace| workspace.identity = identity);
     }
 
     /// Sets the budget of a workspace, which a broker that joins takes out of the fleet's.
     pub fn set_budget(&self, name: &WorkspaceName, budget: Budget) {
+        self.change_workspace(name, |workspace| workspace.budget = workspace.budget.map(|_| budget));
+    }
+
+    fn change_workspace(&self, name: &WorkspaceName, change: impl FnOnce(&mut StoredWorkspace)) {
         let mut workspaces = Workspaces::clone(&self.0.context.workspaces.load());
-        if let Some(workspace) = workspaces.get_mut(name).filter(|workspace| workspace.budget.is_some()) {
-            workspace.budget = Some(budget);
+        if let Some(workspace) = workspaces.get_mut(name) {
+            change(workspace);
             self.0.context.workspaces.store(Arc::new(workspaces));
         }
     }
