@@ -31,7 +31,7 @@ pub struct ErrorLine {
 /// A warning or an error, as often as it was logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecentError {
-    /// What the lines say.
+    /// The text of the lines.
     pub line: ErrorLine,
     /// How many lines there were.
     pub count: u64,

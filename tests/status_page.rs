@@ -46,7 +46,7 @@ const FAINT: &str = "(() => {
     return { texts: texts.length, faint: texts.filter((element) => ratio(element) < 4.5).map((element) => element.outerHTML) };
 })()";
 
-/// What a screen reader would miss.
+/// The elements that a screen reader would miss.
 const UNNAMED: &str = "(() => {
     const one = (selector) => document.querySelectorAll(selector).length === 1 ? [] : [`not one ${selector}`];
     const named = (element) => element.getAttribute('aria-label')
@@ -104,7 +104,7 @@ async fn page_follows_the_broker_and_says_when_it_is_gone() {
     drop(test);
     browser.until("document.getElementById('connection').textContent.includes(\"can't be reached since\")").await;
     browser.until("document.title.startsWith('Not reached')").await;
-    // What was known stays.
+    // The last known values stay.
     assert_eq!(browser.value("document.querySelector('#requests .main dd').textContent").await, "75%");
 }
 

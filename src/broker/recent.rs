@@ -13,7 +13,7 @@ pub const CALLS: usize = Class::ALL.len() + 1;
 /// Readings of `N` counters at the last seconds.
 pub struct Recent<const N: usize>(Lock<VecDeque<(Moment, [u64; N])>>);
 
-/// What counters have counted in the last minute, or since the start.
+/// The counts of the last minute, or since the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window<const N: usize> {
     /// The time that it covers.
@@ -41,7 +41,7 @@ impl<const N: usize> Recent<N> {
         readings.drain(..excess);
     }
 
-    /// What was counted in the last minute.
+    /// Returns the counts of the last minute.
     pub fn window(&self) -> Window<N> {
         let readings = self.0.lock();
         let less = |from: &[u64; N], to: &[u64; N]| std::array::from_fn(|index| to[index].saturating_sub(from[index]));

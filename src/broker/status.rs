@@ -1,4 +1,4 @@
-//! What operators see of the broker at a glance.
+//! The broker's state at a glance, for operators.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What the broker says about itself, compared with what it does: the OpenAPI document, the JSON Schema of the settings,
+//! The broker's descriptions of itself, compared with what it does: the OpenAPI document, the JSON Schema of the settings,
 //! `--help`, and the pages.
 
 #[path = "../support/mod.rs"]

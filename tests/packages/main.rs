@@ -1,4 +1,4 @@
-//! What the packages have around the program: units, the Debian package, the image, the compose file, the chart. They
+//! The files of the packages around the program: units, the Debian package, the image, the compose file, the chart. They
 //! name flags, settings, paths and ports, which must be those of the program, and their own tools must accept them.
 
 #[path = "../support/mod.rs"]
@@ -71,7 +71,7 @@ fn tool(name: &str) -> Command {
     Command::new(root().join("target/packages/bin").join(name))
 }
 
-/// What `manifests.py` prints.
+/// The output of `manifests.py`.
 #[track_caller]
 fn manifests(arguments: &[&str]) -> Value {
     serde_json::from_str(&output(&mut script(arguments))).expect("JSON")

@@ -1,4 +1,4 @@
-//! Who may use the admin listener.
+//! The check of callers of the admin listener.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use hyper::{HeaderMap, Request};
 use super::web_pages::is_from_web_page;
 use crate::auth::{ClientKeys, Digest};
 
-/// Who may use the admin listener.
+/// The conditions on which a caller may use the admin listener.
 #[derive(Clone, Debug, Default)]
 pub struct AdminAccess {
     /// Whether it listens on a loopback address, where no foreign web page may call.

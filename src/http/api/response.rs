@@ -27,7 +27,7 @@ pub enum Style {
 /// An error, as Courier answers it.
 #[derive(Serialize, JsonSchema)]
 pub struct CourierError {
-    /// What is wrong, and what is wanted.
+    /// The cause, and how to mend it.
     message: String,
     /// The kind of the error, which goes with its status.
     #[serde(rename = "type")]
@@ -39,7 +39,7 @@ pub struct CourierError {
 pub struct FrontendError {
     /// `Unauthorized`, another status in words, or `Failed to generate JWT`.
     error: String,
-    /// What is wrong, and what is wanted. A 401 has none.
+    /// The cause, and how to mend it. A 401 has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     message: Option<String>,

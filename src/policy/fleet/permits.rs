@@ -83,7 +83,7 @@ impl FleetPermits {
         self.budget = budget;
         // It is made again, empty, when it is needed.
         self.alone = None;
-        // What the store said is of the old one.
+        // The last answer of the store holds for the old budget.
         (self.ask_at, self.next) = (Moment::from_nanos(0), Moment::from_nanos(0));
     }
 

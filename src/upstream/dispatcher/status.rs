@@ -1,4 +1,4 @@
-//! What operators see of a dispatcher.
+//! A dispatcher's state, for operators.
 
 use std::time::Duration;
 
