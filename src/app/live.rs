@@ -82,12 +82,19 @@ impl Fixed {
         // A request may take a connection of its own, and one client at most a third of them.
         settings.requests_in_flight = settings.requests_in_flight.min(most_in_flight);
         clients.limit_rates(clock, before.map(Api::clients));
+        let make_sessions = |SessionSettings { check, route }| {
+            // Keys are fetched on the upstream runtime, never on a thread that serves requests.
+            let before = before.and_then(Api::sessions);
+            Sessions::new(check, clock, &metrics, &runtime, sessions_waiting, before).map(|sessions| (sessions, route))
+        };
+        // First, since it makes no series if it fails: those of a rejected reload would stay.
+        let sessions = sessions.map(make_sessions).transpose()?;
         let api = Api::new(settings, broker, clients, clock, Arc::clone(&metrics))?;
-        let Some(SessionSettings { check, route }) = sessions else { return Ok(api.taking_over_from(before)) };
-        // Keys are fetched on the upstream runtime, never on a thread that serves requests.
-        let before_sessions = before.and_then(Api::sessions);
-        let sessions = Sessions::new(check, clock, &metrics, &runtime, sessions_waiting, before_sessions)?;
-        Ok(api.with_sessions(sessions, route)?.taking_over_from(before))
+        let api = match sessions {
+            Some((sessions, route)) => api.with_sessions(sessions, route)?,
+            None => api,
+        };
+        Ok(api.taking_over_from(before))
     }
 }
 
@@ -170,10 +177,7 @@ impl Live {
             // Before the purge: the store forgets what it has, and keeps the rest under the new identity.
             self.fixed.broker.identify(&workspace.name, workspace.identity());
             let Some(courier) = self.couriers.get(&workspace.name) else { continue };
-            if courier
-                .set_key(workspace.courier.api_key)
-                .map_err(|error| StartError::Courier(workspace.name.clone(), error))?
-            {
+            if courier.set_key(workspace.courier.api_key) {
                 let key = names.api_key(workspace.name.as_str());
                 let changed = key.join(".");
                 tracing::info!(workspace = %workspace.name, changed, "API key replaced");
@@ -199,6 +203,9 @@ impl Live {
         }
         store::name_owners(&self.fixed.broker, api.clients());
         self.fixed.metrics.callers().keep(&api.callers());
+        if !api.sessions().is_some_and(Sessions::have_jwks) {
+            self.fixed.metrics.remove_jwks();
+        }
         self.api.store(Arc::new(api));
         self.fixed.broker.renew_only(move |key| entitlements.include(key));
         Ok(replaced)

@@ -83,6 +83,11 @@ impl Sessions {
         Ok(Self(Arc::new(Inner { settings, jwks, clock })))
     }
 
+    /// Whether the keys are those of a JWKS.
+    pub fn have_jwks(&self) -> bool {
+        self.0.jwks.is_some()
+    }
+
     /// Checks a session and returns its user. It waits for a fetch only if the issuer may have published a
     /// new key, and if the session would be valid with it.
     pub async fn check(&self, token: &str) -> Result<Session, SessionError> {

@@ -52,6 +52,12 @@ macro_rules! metrics {
             pub fn with(&self, values: &[&str]) -> $group {
                 $group { $($name: self.$name.with(values)),+ }
             }
+
+            /// Removes the metrics with these values of the group's labels, if there are any.
+            #[allow(dead_code, reason = "most groups stay as long as the process")]
+            pub fn remove(&self, values: &[&str]) {
+                $(self.$name.remove(values);)+
+            }
         }
     };
 }
@@ -77,6 +83,11 @@ impl<C: Children> Family<C> {
     pub fn with(&self, values: &[&str]) -> C {
         C::of(&self.0, values)
     }
+
+    /// Removes the metrics with these values of the first labels, if there are any.
+    pub fn remove(&self, values: &[&str]) {
+        C::remove(&self.0, values);
+    }
 }
 
 /// One metric, or one for each value of its labels.
@@ -89,6 +100,9 @@ pub trait Children: Sized {
 
     /// Creates the metrics with these values of the labels before its own.
     fn of(family: &Self::Vec, values: &[&str]) -> Self;
+
+    /// Removes the metrics with these values of the labels before its own, if there are any.
+    fn remove(family: &Self::Vec, values: &[&str]);
 }
 
 macro_rules! metric {
@@ -102,6 +116,11 @@ macro_rules! metric {
 
             fn of(family: &$family, values: &[&str]) -> Self {
                 family.with_label_values(values)
+            }
+
+            fn remove(family: &$family, values: &[&str]) {
+                // It fails only without such a metric.
+                let _ = family.remove_label_values(values);
             }
         }
     };
@@ -129,6 +148,10 @@ impl<L: Label, C: Children> Children for By<L, C> {
     fn of(family: &C::Vec, values: &[&str]) -> Self {
         let child = |label: &L| C::of(family, &[values, &[label.as_str()]].concat());
         Self { children: L::ALL.iter().map(child).collect(), label: PhantomData }
+    }
+
+    fn remove(family: &C::Vec, values: &[&str]) {
+        L::ALL.iter().for_each(|label| C::remove(family, &[values, &[label.as_str()]].concat()));
     }
 }
 

@@ -94,6 +94,12 @@ impl Metrics {
         self.jwks.with(&[])
     }
 
+    /// Removes the JWKS metrics and the readiness of sessions, once there is no JWKS any more.
+    pub fn remove_jwks(&self) {
+        self.jwks.remove(&[]);
+        self.parts.remove(&[Part::Sessions.as_str()]);
+    }
+
     /// The metrics of a store of this kind, created at the first call.
     pub fn store(&self, kind: &str) -> StoreMetrics {
         self.stores.with(&[kind])

@@ -62,11 +62,11 @@ struct ApiKey {
 }
 
 impl ApiKey {
-    fn new(secret: Secret) -> Result<Self, CourierError> {
+    fn new(secret: Secret) -> Self {
         let mut authorization =
-            HeaderValue::try_from(format!("Bearer {}", secret.expose())).map_err(|_| CourierError::ApiKey)?;
+            HeaderValue::try_from(format!("Bearer {}", secret.expose())).expect("a secret is visible ASCII");
         authorization.set_sensitive(true);
-        Ok(Self { secret, authorization })
+        Self { secret, authorization }
     }
 }
 
@@ -79,9 +79,6 @@ pub enum CourierError {
     /// The base URL cannot be extended by a path.
     #[error("base_url must be like \"https://api.courier.com\"")]
     BaseUrl,
-    /// The API key is not a valid header value.
-    #[error("the API key does not fit into a header")]
-    ApiKey,
 }
 
 /// The largest answer that is read, in bytes. Courier's answers have less than 1 KiB.
@@ -94,7 +91,7 @@ impl Courier {
     pub fn new(settings: CourierSettings, clock: Clock) -> Result<Self, CourierError> {
         let transport = ArcSwap::from_pointee(Transport::new(&settings, clock)?);
         let url = endpoint(&settings.base_url)?;
-        let key = Mutex::new(Arc::new(ApiKey::new(settings.api_key)?));
+        let key = Mutex::new(Arc::new(ApiKey::new(settings.api_key)));
         Ok(Self { transport, url, key, clock })
     }
 
@@ -118,12 +115,12 @@ impl Courier {
     }
 
     /// Sets the key of calls that begin from now on; returns whether it differs from the old one.
-    pub fn set_key(&self, secret: Secret) -> Result<bool, CourierError> {
+    pub fn set_key(&self, secret: Secret) -> bool {
         let is_new = self.key().secret.expose() != secret.expose();
         if is_new {
-            *self.key.lock() = Arc::new(ApiKey::new(secret)?);
+            *self.key.lock() = Arc::new(ApiKey::new(secret));
         }
-        Ok(is_new)
+        is_new
     }
 
     fn key(&self) -> Arc<ApiKey> {
@@ -230,7 +227,7 @@ mod tests {
 
     #[test]
     fn message_is_short_and_without_the_api_key() {
-        let key = ApiKey::new(Secret::new("pk_prod_hidden").expect("a secret")).expect("it fits");
+        let key = ApiKey::new(Secret::new("pk_prod_hidden").expect("a secret"));
         assert_eq!(sanitize("pk_prod_hidden is no key of pk_prod", &key), "[redacted] is no key of pk_prod");
         assert_eq!(sanitize(&"ü".repeat(1000), &key).chars().count(), LONGEST_MESSAGE);
     }

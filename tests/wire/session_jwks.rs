@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::sessions::{call, is_unauthorized, setup, status};
 use crate::support::broker::Broker;
+use crate::support::child::file;
 use crate::support::http::Connection;
 use crate::support::issuer::{KeyHost, RSA, Signer, at, good_claims};
 use crate::support::refusal::is_a_refusal;
@@ -176,9 +177,40 @@ async fn metrics_show_successful_and_failed_fetches_of_keys() {
     assert_eq!(broker.metric(LAST_FETCH).await, first);
 }
 
+/// Whether the metrics have the two of the JWKS, and the readiness of sessions.
+async fn has_series(broker: &Broker) -> [bool; 3] {
+    let text = broker.admin("/metrics").await.body;
+    ["jwks_fetches_total{", LAST_FETCH, "ready{part=\"sessions\"}"].map(|series| text.contains(series))
+}
+
 #[tokio::test]
 async fn metrics_have_no_jwks_without_one_configured() {
-    let broker = Broker::start().await;
-    let text = broker.admin("/metrics").await.body;
-    assert!(!text.contains("jwks_"), "{text}");
+    assert_eq!(has_series(&Broker::start().await).await, [false; 3]);
+}
+
+#[tokio::test]
+async fn reload_without_a_jwks_removes_its_metrics() {
+    let signer = Signer::ed25519();
+    let host = KeyHost::start(&[signer.jwk("k")]).await;
+    let broker = setup(&host).start().await;
+    assert_eq!(status(&broker, &signer.session("k", "jane")).await, 200);
+    assert_eq!(has_series(&broker).await, [true; 3]);
+    let key = file(&signer.pem());
+    let path = key.path().to_owned();
+    let fixed = |raw: &mut Raw| {
+        let sessions = raw.sessions.as_mut().expect("they are set");
+        (sessions.jwks_url, sessions.public_key_file) = (None, Some(path));
+    };
+    assert!(broker.reload(fixed).await);
+    assert_eq!(has_series(&broker).await, [false; 3]);
+    let url = host.url();
+    let published = |raw: &mut Raw| {
+        let sessions = raw.sessions.as_mut().expect("they are set");
+        (sessions.jwks_url, sessions.public_key_file) = (Some(url), None);
+    };
+    assert!(broker.reload(published).await);
+    assert_eq!(status(&broker, &signer.session("k", "jane")).await, 200);
+    assert_eq!((has_series(&broker).await, fetches(&broker, "fetched").await), ([true; 3], 1.0));
+    assert!(broker.reload(|raw| raw.sessions = None).await);
+    assert_eq!(has_series(&broker).await, [false; 3]);
 }
