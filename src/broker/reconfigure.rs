@@ -148,6 +148,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn token_that_is_stored_during_a_reload_is_dropped_at_the_new_hard_floor() {
+        let fixture = Fixture::new(Mode::Off, 10);
+        set_floor(&fixture, 0.5, 20 * MINUTE);
+        let entry = fixture.ask("jane").await;
+        let _background = fixture.broker.start();
+        // The reload has passed over the entries, and this one was not among them yet.
+        let floor = Floor::new(0.5, 2 * MINUTE).expect("a floor");
+        let settings = BrokerSettings { floor, ..**fixture.broker.0.settings.load() };
+        fixture.broker.0.settings.store(Arc::new(settings));
+        fixture.pass(57 * MINUTE).await;
+        assert!(entry.token().is_some());
+        fixture.pass(2 * MINUTE).await;
+        assert_eq!((entry.token().is_some(), fixture.broker.0.table.sizes()), (false, [0; 3]));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn smaller_capacity_evicts_at_once_and_a_larger_one_keeps_more() {
         let fixture = Fixture::new(Mode::Off, 4);
         let users = ["1", "2", "3", "4", "5", "6"];

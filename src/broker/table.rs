@@ -128,12 +128,18 @@ impl KeyTable {
 
     /// Replaces the times of a locked entry's token, which stays the same.
     pub fn replace_times(&self, entry: &Arc<Entry>, state: &mut EntryState, token: CachedToken) {
+        entry.replace_times(token);
+        self.schedule_hard_floor(entry, state);
+    }
+
+    /// Schedules the hard floor of a locked entry's token, if it has one, by the present settings.
+    pub fn schedule_hard_floor(&self, entry: &Arc<Entry>, state: &mut EntryState) {
+        let Some(token) = entry.token() else { return };
         let at = token.hard_floor_at(&self.settings.load().floor);
         let mut hard_floors = self.hard_floors.lock();
         // It may be out already: the upkeep waits for the entry's lock, and then finds that the token has not expired.
         state.hard_floor.take().map(|ticket| hard_floors.remove(ticket));
         state.hard_floor = Some(hard_floors.add(at, Arc::clone(entry)));
-        entry.replace_times(token);
     }
 
     fn index_users(&self, entry: &Entry, state: &mut EntryState) {

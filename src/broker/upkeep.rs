@@ -85,8 +85,9 @@ impl Broker {
         let Some(workspace) = self.0.workspaces.get(entry.key.workspace()) else { return };
         let flights = workspace.flights.lock(&entry.key);
         let mut state = entry.lock();
-        // Another token may have replaced it just now.
+        // Another token may have replaced it just now; or it was stored during a reload, by an older hard floor.
         if !table.has_expired(entry, now) {
+            table.schedule_hard_floor(entry, &mut state);
             return;
         }
         if state.plan.is_pending() {
