@@ -24,7 +24,7 @@ use crate::token::Grant;
 pub struct Refresher {
     settings: CurrentSettings,
     schedule: Lock<Schedule<DueEntry>>,
-    /// `None` until mode learned is first in use. Another mode leaves it as it is.
+    /// `None` until mode learned is first in use, unless a store had a model. Another mode leaves it as it is.
     learner: Lock<Option<Learner<Arc<Demand>>>>,
     /// The sums over the requests and calls of the workspace.
     pub counts: SharedCounts,
@@ -169,17 +169,15 @@ impl Refresher {
         };
     }
 
-    /// The learned model, encoded, in mode learned.
+    /// The learned model, encoded, if there is one.
     pub fn encode_model(&self) -> Option<Vec<u8>> {
         self.learner.lock().as_ref().map(|learner| learner.encode(&self.counts.load()))
     }
 
-    /// Restores an encoded model, unless it is invalid or of no use in this mode.
+    /// Restores an encoded model, unless it is invalid. Another mode keeps it for the return to mode learned.
     pub fn restore_model(&self, encoded: &[u8], now: Moment) {
-        let mut learner = self.learner.lock();
-        let Some(learner) = &mut *learner else { return };
         if let Some((restored, counts)) = Learner::decode(encoded, self.settings.load().extra_calls, now) {
-            *learner = restored;
+            *self.learner.lock() = Some(restored);
             self.counts.add(counts);
         }
     }
@@ -187,7 +185,7 @@ impl Refresher {
     /// Foresees the decision about an overdue key; records nothing.
     pub fn foresee(&self, demand: &Demand, now: Moment) -> Outlook {
         let learner = self.learner.lock();
-        let Some(learner) = &*learner else { return Outlook::Renewal(1.0) };
+        let (Mode::Learned, Some(learner)) = (self.mode(), &*learner) else { return Outlook::Renewal(1.0) };
         let mut history = demand.history();
         history.advance(now);
         let decision = learner.decide(&history, &self.counts.load(), Duration::ZERO, now);

@@ -190,3 +190,24 @@ async fn model_is_restored_with_its_counts_and_pending_uses() {
     other.broker.restore(loaded);
     assert_eq!(other.workspace().refresher.counts.load(), refresher.counts.load());
 }
+
+#[tokio::test(start_paused = true)]
+async fn model_outlives_a_start_in_another_mode() {
+    let learned = Fixture::new(Mode::Learned, 10);
+    learned.ask("jane").await;
+    let model = learned.workspace().refresher.encode_model().expect("a model");
+    for mode in [Mode::Off, Mode::Used] {
+        let fixture = Fixture::new(mode, 10);
+        fixture.pass(HOUR).await;
+        let name = fixture.broker.0.workspaces.keys().next().expect("a workspace").clone();
+        let overdue = record(&fixture, "jane", MINUTE * 29 + Duration::from_secs(55));
+        let loaded =
+            Loaded { records: vec![overdue], models: [(name, model.clone().into())].into(), ..Loaded::default() };
+        fixture.broker.restore(loaded);
+        let refresher = &fixture.workspace().refresher;
+        assert_eq!(refresher.encode_model().as_ref(), Some(&model), "{mode:?}");
+        // The model decides nothing: an untrained one would have the key wait.
+        let renewals = usize::from(mode == Mode::Used);
+        assert_eq!(scheduled(&fixture).len(), renewals, "{mode:?}");
+    }
+}
