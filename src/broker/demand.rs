@@ -38,6 +38,11 @@ impl Demand {
         Some(Self { quiet_until: AtomicU64::new(0), last, history: Lock::new(Order::Demand, history) })
     }
 
+    /// Changes the window of the key's tokens, as after a change of the floor.
+    pub fn set_window(&self, window: Duration, now: Moment) {
+        self.history().set_window(window, now);
+    }
+
     /// The encoded history. Unlike [`Demand::history`] it leaves the next request without the lock.
     pub fn encode(&self) -> Vec<u8> {
         let mut history = self.history.lock();

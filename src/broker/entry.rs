@@ -228,6 +228,12 @@ impl CachedToken {
 }
 
 impl EntryState {
+    /// The life of the last token; before the first that of the key.
+    pub fn life(&self, key: &TokenKey) -> Duration {
+        let life = self.expires.since(self.sent);
+        if life.is_zero() { key.lifetime().as_duration() } else { life }
+    }
+
     /// When the last token reaches its floor, or reached it.
     pub fn floor_at(&self, floor: &Floor) -> Moment {
         self.sent + floor.window_of(self.expires.since(self.sent))

@@ -44,6 +44,7 @@ impl Broker {
     fn plan_again(&self, workspace: &Workspace, entry: &Arc<Entry>, settings: &BrokerSettings) {
         let refresher = &workspace.refresher;
         let mut state = entry.lock();
+        self.0.table.set_window(entry, state.life(&entry.key), self.0.clock.now());
         if let Some(old) = entry.token() {
             let token = refresher.cached(old.grant.clone(), &settings.floor);
             let due = token.due;
@@ -74,6 +75,7 @@ mod tests {
     use crate::audit::Actor;
     use crate::broker::fixture::{Fixture, HOUR, key};
     use crate::broker::{Refusal, Source, TokenRequest};
+    use crate::metrics::Removal;
     use crate::policy::freshness::Floor;
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -129,6 +131,26 @@ mod tests {
         set_floor(&fixture, 0.95, Duration::ZERO);
         fixture.pass(Duration::from_secs(1)).await;
         assert_eq!(fixture.calls(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn least_calls_are_counted_by_the_new_floor() {
+        let fixture = Fixture::new(Mode::Off, 10);
+        let counts = || fixture.workspace().refresher.counts.load().least;
+        fixture.ask("jane").await;
+        set_floor(&fixture, 0.25, Duration::ZERO);
+        fixture.pass(40 * MINUTE).await;
+        fixture.ask("jane").await;
+        assert_eq!(counts(), 1);
+        fixture.pass(6 * MINUTE).await;
+        fixture.ask("jane").await;
+        assert_eq!(counts(), 2);
+        // A lapsed key, too.
+        fixture.pass(2 * HOUR).await;
+        let entry = fixture.broker.0.table.get(&key("jane")).expect("an entry");
+        fixture.broker.0.table.drop_token(&entry, &mut entry.lock(), Removal::Expired);
+        set_floor(&fixture, 0.75, Duration::ZERO);
+        assert_eq!(entry.demand.history().window(), HOUR / 4);
     }
 
     #[tokio::test(start_paused = true)]

@@ -119,6 +119,7 @@ impl Broker {
         let _flights = workspace.flights.lock(&entry.key);
         let mut state = entry.lock();
         let Some(token) = token else {
+            self.0.table.set_window(&entry, state.life(&entry.key), now);
             self.0.table.insert_lapsed(&entry, state, owners);
             overdue.push(Overdue { entry: Arc::clone(&entry), floor: Moment::from_nanos(0) });
             return Some(entry);

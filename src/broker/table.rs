@@ -3,6 +3,7 @@
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
 
@@ -104,6 +105,7 @@ impl KeyTable {
         let old_hard_floor = state.hard_floor.replace(hard_floor);
         self.tokens.fetch_add(1, Ordering::Relaxed);
         self.ends.add(&token.grant);
+        self.set_window(entry, token.grant.life(), token.grant.sent());
         let old = entry.replace_token(Some(token));
         self.settle_dropped(entry, old, old_hard_floor, Removal::Replaced);
         self.ledger.count(entry, entry.weight(), owners);
@@ -140,6 +142,11 @@ impl KeyTable {
         // It may be out already: the upkeep waits for the entry's lock, and then finds that the token has not expired.
         state.hard_floor.take().map(|ticket| hard_floors.remove(ticket));
         state.hard_floor = Some(hard_floors.add(at, Arc::clone(entry)));
+    }
+
+    /// Tells the demand of an entry the window of its tokens, which have this life.
+    pub fn set_window(&self, entry: &Entry, life: Duration, now: Moment) {
+        entry.demand.set_window(self.settings.load().floor.window_of(life), now);
     }
 
     fn index_users(&self, entry: &Entry, state: &mut EntryState) {

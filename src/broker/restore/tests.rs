@@ -77,6 +77,22 @@ async fn demand_is_restored() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn restored_demand_has_the_window_of_the_present_floor() {
+    let fixture = Fixture::new(Mode::Learned, 10);
+    let with = |user, age| {
+        let history = DemandHistory::new(HOUR / 4, fixture.clock.now() - age);
+        Record { demand: history.encode().into(), ..record(&fixture, user, age) }
+    };
+    let records = vec![with("jane", MINUTE), with("lapsed", HOUR * 2)];
+    fixture.broker.restore(Loaded { records, ..Loaded::default() });
+    let floor = fixture.broker.0.settings.load().floor;
+    for (user, life) in [("jane", HOUR), ("lapsed", key("lapsed").lifetime().as_duration())] {
+        let entry = fixture.broker.0.table.get(&key(user)).expect("an entry");
+        assert_eq!(entry.demand.history().window(), floor.window_of(life), "{user}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn owners_are_restored_by_their_names() {
     let fixture = Fixture::new(Mode::Off, 10);
     let name = fixture.broker.0.workspaces.keys().next().expect("a workspace").clone();

@@ -60,7 +60,7 @@ impl DemandHistory {
     /// The empty history of a key whose tokens have this window.
     pub fn new(window: Duration, now: Moment) -> Self {
         let history = Self {
-            window: window.max(Duration::from_nanos(SLOTS.into())),
+            window: at_least_a_nano_each(window),
             first: now,
             last: now,
             quiet_until: Moment::from_nanos(0),
@@ -100,6 +100,30 @@ impl DemandHistory {
     /// Notes that another broker of the fleet would have called, so that there would be a token until then.
     pub fn note_least(&mut self, until: Moment) {
         self.least_until = self.least_until.max(until);
+    }
+
+    /// Changes the window, as after a change of the floor. What was recorded stays, to the slot.
+    pub fn set_window(&mut self, window: Duration, now: Moment) {
+        let window = at_least_a_nano_each(window);
+        if window == self.window {
+            return;
+        }
+        self.advance(now);
+        let (old, latest, began) = (self.slot_length(), self.slot, self.least_until - self.window);
+        if self.least_until > Moment::from_nanos(0) {
+            self.least_until = began + window;
+        }
+        self.window = window;
+        self.slot = self.slot_of(now).max(self.slot_of(self.last));
+        self.visit = (self.visit.saturating_mul(old) / self.slot_length()).min(self.slot);
+        let slots = |gap: u32| u64::from(gap).saturating_mul(old) / self.slot_length();
+        self.gaps = self.gaps.map(|gap| u32::try_from(slots(gap)).unwrap_or(u32::MAX));
+        // A slot stands for its end: its last request is no earlier than the other slots' requests.
+        let end = |age: u32| (latest.saturating_sub(age.into()) + 1).saturating_mul(old).saturating_sub(1);
+        let moved = |age| self.slot - self.slot_of(Moment::from_nanos(end(age)).min(self.last));
+        let used = (0..u128::BITS).filter(|age| self.recent >> age & 1 == 1).map(moved);
+        self.recent = used.filter(|age| *age < u128::BITS.into()).fold(0, |map, age| map | 1 << age);
+        self.quiet_until = Moment::from_nanos(0);
     }
 
     /// Records a request; returns what to count.
@@ -245,6 +269,11 @@ impl DemandHistory {
     }
 }
 
+/// The window, or the least one: each of its slots has a nanosecond.
+fn at_least_a_nano_each(window: Duration) -> Duration {
+    window.max(Duration::from_nanos(SLOTS.into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,7 +311,46 @@ mod tests {
         }
     }
 
+    #[test]
+    fn least_calls_are_counted_by_the_changed_window() {
+        let at = |minutes: u64| Moment::from_nanos(minutes * 60_000_000_000);
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        for (old, new, second) in [(60, 120, 120), (120, 60, 60), (60, 20, 20)] {
+            let mut history = DemandHistory::new(minutes(old), at(0));
+            assert_eq!(history.record(at(0)), CallCounts::LEAST);
+            history.set_window(minutes(new), at(10));
+            assert_eq!(history.record(at(second - 1)), CallCounts::EMPTY, "{old} {new}");
+            assert_eq!(history.record(at(second)), CallCounts::LEAST, "{old} {new}");
+        }
+    }
+
     proptest! {
+        /// A slot of a window that is a multiple of the old one holds whole slots of that.
+        #[test]
+        fn longer_window_has_the_history_that_it_would_have_recorded(
+            (window, moments) in times(),
+            factor in prop::sample::select(vec![2u32, 3, 16]),
+        ) {
+            let (mut history, requests, now) = recorded(window, &moments);
+            history.set_window(window * factor, now);
+            let slot = |at: &Moment, factor: u32| at.as_nanos() / (window.as_nanos() as u64 / 16 * u64::from(factor));
+            let known = requests.iter().filter(|at| slot(&now, 1) - slot(at, 1) < 128);
+            let ages: BTreeSet<_> = known.map(|at| slot(&now, factor) - slot(at, factor)).collect();
+            prop_assert_eq!(history.slots_used() as usize, ages.len());
+            prop_assert_eq!(history.windows_used(), ages.iter().fold(0, |map, age| map | 1 << (age / 16)));
+        }
+
+        #[test]
+        fn history_with_a_changed_window_is_encoded_and_used((window, moments) in times(), new in 0u64..1 << 40) {
+            let (mut history, _, now) = recorded(window, &moments);
+            let (first, last) = (history.age(now), history.last());
+            history.set_window(Duration::from_millis(new), now);
+            prop_assert_eq!((history.age(now), history.last()), (first, last));
+            let decoded = DemandHistory::decode(&history.encode(), now).expect("a history");
+            prop_assert_eq!(format!("{decoded:?}"), format!("{history:?}"));
+            let _ = (history.record(now), history.gaps(), history.windows_used());
+        }
+
         #[test]
         fn least_calls_are_those_of_a_broker_that_calls_only_on_a_miss((window, moments) in times(), back: u64, decided: u64) {
             let (mut history, mut counts) = (DemandHistory::new(window, moments[0]), CallCounts::EMPTY);
