@@ -69,12 +69,8 @@ impl Broker {
             None => (None, None),
         };
         self.0.coverage.count(servable_for.unwrap_or_default());
-        // With a stale token to fall back on, the request waits only briefly for a fresh one.
-        let timeout = self.0.settings.load().timeout;
-        let max_wait = if servable_for.is_some() { timeout / FALLBACK_DIVISOR } else { timeout };
         // Boxed, to keep the future of a hit small.
-        let waits_fully = max_wait == timeout;
-        match Box::pin(self.fetch(request, stale, (max_wait, waits_fully), asked)).await {
+        match Box::pin(self.fetch(request, stale, servable_for.is_some(), asked)).await {
             Ok(answer) => Ok(answer),
             Err(refusal) => stale.and_then(|why| self.serve_stale(request, why, asked)).ok_or(refusal),
         }
@@ -115,11 +111,12 @@ impl Broker {
         freshness::servable_for(&self.0.settings.load().floor, facts)
     }
 
+    /// Waits for a token from Courier; only briefly if the request has a stale one to fall back on.
     async fn fetch(
         &self,
         request: &TokenRequest<'_>,
         stale: Option<Stale>,
-        (max_wait, waits_fully): (Duration, bool),
+        has_fallback: bool,
         asked: Moment,
     ) -> Result<Answer, Refusal> {
         let workspace = self.0.workspaces.get(request.key.workspace()).ok_or(Refusal::Lost)?;
@@ -130,9 +127,11 @@ impl Broker {
             self.count_held_key(request, HoldCause::NegativeCache, until);
             return Err(refusal);
         }
+        let timeout = self.0.settings.load().timeout;
+        let max_wait = if has_fallback { timeout / FALLBACK_DIVISOR } else { timeout };
         let Ok(followed) = tokio::time::timeout(max_wait, self.follow(request, workspace)).await else {
             // The flight may still bring a token. Until then, do not let others wait for it in vain.
-            if waits_fully {
+            if !has_fallback {
                 self.0.negative_cache.add(&request.key, Some(client), Refusal::TimedOut, self.0.clock.now());
             }
             return Err(Refusal::TimedOut);
