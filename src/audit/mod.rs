@@ -91,14 +91,22 @@ pub struct Refusal<'a> {
     pub rule: &'static str,
     /// The refused part of the request: scopes, users or a lifetime.
     pub refused: Option<&'a str>,
+    /// The id of the request, which its caller was told.
+    pub request_id: Option<&'a str>,
 }
 
-impl Refusal<'_> {
+impl<'a> Refusal<'a> {
+    /// A refusal of a request without an id.
+    pub const fn new(actor: Actor<'a>, subject: Subject<'a>, rule: &'static str, refused: Option<&'a str>) -> Self {
+        Self { actor, subject, rule, refused, request_id: None }
+    }
+
     /// Logs the refusal. `peer` is the caller's address, given where nothing else identifies the caller;
     /// behind a proxy it is the proxy's.
     pub fn log(&self, peer: Option<IpAddr>) {
-        let Self { rule, refused, subject, .. } = *self;
-        emit("refused", &self.actor, subject, Details { rule: Some(rule), refused, peer, ..Details::default() });
+        let Self { rule, refused, subject, request_id, .. } = *self;
+        let details = Details { rule: Some(rule), refused, peer, request_id, ..Details::default() };
+        emit("refused", &self.actor, subject, details);
     }
 }
 
@@ -172,6 +180,7 @@ struct Details<'a> {
     changed: Option<&'a str>,
     error: Option<&'a str>,
     left_out: Option<u64>,
+    request_id: Option<&'a str>,
 }
 
 fn emit(event: &'static str, actor: &Actor<'_>, subject: Subject<'_>, details: Details<'_>) {
@@ -196,5 +205,6 @@ fn emit(event: &'static str, actor: &Actor<'_>, subject: Subject<'_>, details: D
         changed = details.changed,
         error = details.error,
         left_out = details.left_out,
+        request_id = details.request_id,
     );
 }

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod api;
+mod log_limit;
 mod response_body;
 pub mod server;
 

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::child::{Program, file, settings, simulator};
-use crate::support::http::{HttpRequest, ask, until};
+use crate::support::http::{Connection, HttpRequest, ask, inbox, until};
 
 const KEY: &str = "the-key-of-the-only-client";
 
@@ -60,4 +60,65 @@ async fn requests_are_logged_for_plan_until_a_reload_ends_it() {
     let trace = file(lines.iter().map(row).collect::<String>());
     let planned = Program::new(["plan", "--trace"]).arguments([trace.path()]).run();
     assert_eq!(planned.code, Some(0), "{planned:?}");
+}
+
+#[tokio::test]
+async fn id_of_an_error_is_in_the_log() {
+    let (_courier, courier) = simulator(&["--error-rate", "1"]);
+    let broker =
+        Program::serve().keys("pk", KEY).courier(courier).env("COURIER_TOKEN_BROKER__LOG__AUDIT", "log").start();
+    let (address, _) = broker.addresses();
+    let mut failed = Vec::new();
+    for request in [inbox("jane").key(KEY), inbox("john").key(KEY).header("x-request-id", "of-john")] {
+        let answer = ask(address, &request).await;
+        assert!(answer.status >= 500, "{answer:?}");
+        failed.push((answer.header("x-request-id").expect("an id").to_owned(), answer.status));
+    }
+    let refused = ask(address, &inbox("jane").key("wrong")).await;
+    let refused = refused.header("x-request-id").expect("an id").to_owned();
+    let invalid = ask(address, &HttpRequest::tokens("{").key(KEY)).await;
+    let log = broker.stop().stderr;
+    let lines: Vec<_> = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")).collect();
+    let of = |id: &str| lines.iter().filter(|line| line["request_id"] == id).collect::<Vec<_>>();
+    assert_eq!(failed[1].0, "of-john");
+    for (id, status) in &failed {
+        let [line] = of(id)[..] else { panic!("{id}: {log}") };
+        for (field, wanted) in [
+            ("message", json!("request failed")),
+            ("level", json!("INFO")),
+            ("client", json!("default")),
+            ("route", json!("/v1/tokens")),
+            ("status", json!(status)),
+        ] {
+            assert_eq!(line[field], wanted, "{line}");
+        }
+        assert!(line["error"].as_str().is_some_and(|error| error.contains("Courier")), "{line}");
+    }
+    let [line] = of(&refused)[..] else { panic!("{refused}: {log}") };
+    assert_eq!((&line["event"], &line["rule"]), (&json!("refused"), &json!("unknown-client")));
+    // Its caller is at fault.
+    assert!(of(invalid.header("x-request-id").expect("an id")).is_empty(), "{log}");
+}
+
+/// Each of many users may get an error.
+#[tokio::test]
+async fn flood_of_failed_requests_is_counted() {
+    const FLOOD: u64 = 200;
+    let (_courier, courier) = simulator(&["--error-rate", "1"]);
+    let broker = Program::serve().keys("pk", KEY).courier(courier).start();
+    let mut connection = Connection::open(broker.addresses().0).await;
+    // The first failure is remembered, and answers the others at once.
+    for _ in 0..FLOOD {
+        assert!(connection.ask(&inbox("jane").key(KEY)).await.status >= 500);
+    }
+    let count = || {
+        let log = broker.stderr();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let lines: Vec<_> = lines.filter(|line| line["client"] == "default").collect();
+        let logged = lines.iter().filter(|line| line["message"] == "request failed").count() as u64;
+        let more = lines.iter().filter(|line| line["message"] == "more requests failed");
+        (logged, more.filter_map(|line| line["left_out"].as_u64()).sum::<u64>())
+    };
+    until(async || count().0 + count().1 == FLOOD).await;
+    assert!(count().1 > 0, "{:?}", count());
 }

@@ -68,7 +68,7 @@ fn is_for(answer: &Answer, user: &str) {
     assert!(scope.starts_with(&format!("user_id:{user} inbox:read:messages")), "{scope}");
     assert_eq!(answer.header("access-control-allow-origin"), Some(PAGE), "{answer:?}");
     assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
-    assert_eq!(answer.header("access-control-expose-headers"), Some("Cache-Status, Retry-After"));
+    assert_eq!(answer.header("access-control-expose-headers"), Some("Cache-Status, Retry-After, X-Request-Id"));
     assert_eq!(answer.header("vary"), Some("Origin"));
     assert_eq!(answer.header("cache-control"), Some("no-store"));
 }

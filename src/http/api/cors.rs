@@ -42,7 +42,7 @@ pub enum Page {
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 const VARIES: HeaderValue = HeaderValue::from_static("Origin");
-const EXPOSED: HeaderValue = HeaderValue::from_static("Cache-Status, Retry-After");
+const EXPOSED: HeaderValue = HeaderValue::from_static("Cache-Status, Retry-After, X-Request-Id");
 const METHODS: HeaderValue = HeaderValue::from_static("POST, GET");
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 

@@ -1,7 +1,6 @@
 //! The routes for apps: requests and responses. `CONTRIBUTING.md` lists the steps to add one.
 
 mod allowed_headers;
-mod audit_limit;
 mod body;
 mod cache_status;
 mod contract;
@@ -13,6 +12,7 @@ mod frontend;
 mod native;
 mod places;
 mod problem;
+mod refuse;
 mod removal;
 mod request;
 mod request_log;
@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
-use hyper::{HeaderMap, Method, Request, Response, Uri, Version};
+use hyper::{HeaderMap, Method, Request, Response, Uri};
 
 pub use allowed_headers::{AllowedHeaderError, AllowedHeaders};
 pub use body::Incoming;
@@ -41,19 +41,17 @@ use crate::audit::Actor;
 use crate::auth::{Client, ClientKeys, KnownClient, Sessions};
 use crate::broker::{Answer, Broker, TokenRequest};
 use crate::clock::Clock;
+use crate::http::log_limit::LogLimit;
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody};
-use crate::http::server::{BadHost, Cancelled, PeerNames};
+use crate::http::server::{BadHost, PeerNames};
 use crate::metrics::{CallerLabels, CallerRequests, Metrics, MetricsResult, RequestOutcome, Route};
 use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
-use audit_limit::AuditLimit;
 use body::Waiting;
 use cache_status::{CACHE_STATUS, cache_status};
 use denied::{Denied, DeniedRequest};
 use places::{Caller, Places};
 use problem::Problem;
-use request::{Terms, bare_path, header_bytes, is_from_broker, set_request_id, trace_parent, user_in_path};
-use response::Style;
-use retry::ClientKind;
+use request::{REQUEST_ID, Terms, bare_path, header_bytes, is_from_broker, request_id, trace_parent, user_in_path};
 use session_auth::SessionAuth;
 use user_rates::UserRates;
 
@@ -89,7 +87,7 @@ pub struct Api {
     session_auth: Option<SessionAuth>,
     /// The counters of callers that are neither a client nor a session.
     unknown: CallerRequests,
-    audit_limit: AuditLimit,
+    log_limit: LogLimit,
     /// The places of requests that wait for a token from Courier.
     waiting_for_token: Arc<Places>,
     /// The places of requests that wait for their bodies, by the memory that they take.
@@ -118,7 +116,7 @@ impl Api {
             clients,
             session_auth: None,
             unknown,
-            audit_limit: AuditLimit::new(clock),
+            log_limit: LogLimit::new(clock),
             waiting_for_token,
             waiting_for_body,
             clock,
@@ -207,7 +205,12 @@ impl Api {
                 Route::OpenApi => Ok(self.open_api()),
             };
             let (outcome, mut response) = match answered {
-                Ok(answered) => answered,
+                Ok((outcome, mut response)) => {
+                    if let Some(id) = request_id(request.headers()) {
+                        response.headers_mut().insert(REQUEST_ID, id);
+                    }
+                    (outcome, response)
+                }
                 Err(problem) => {
                     let response = Box::pin(self.refuse(&problem, &mut request, route, peer)).await;
                     (problem.outcome(), response)
@@ -218,39 +221,10 @@ impl Api {
             {
                 session_auth.route.origins.set_headers(request.headers(), response.headers_mut());
             }
-            set_request_id(request.headers(), &mut response);
             self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
             counters[outcome].inc();
             response
         }
-    }
-
-    /// Answers a request with an error, and reads the rest of its body where the connection stays in use.
-    async fn refuse<B: Incoming>(
-        &self,
-        problem: &Problem,
-        request: &mut Request<B>,
-        route: Route,
-        peer: Option<IpAddr>,
-    ) -> Response<ResponseBody> {
-        if let Some(refusal) = problem.refusal() {
-            self.audit_limit.refused(&refusal, peer);
-        }
-        if let Some(held) = problem.held(self.clock.now()) {
-            self.broker.count_held(&held);
-        }
-        let given_up = match problem {
-            Problem::BodyBroken => true,
-            Problem::BodyTimeout | Problem::Overload(_) => false,
-            // An HTTP/2 stream can be answered before its body ends; reading the rest would keep it open.
-            _ if request.version() == Version::HTTP_2 => false,
-            _ => body::discard(request, self.settings.body_timeout).await,
-        };
-        let mut response = problem.response(Style::of(route), ClientKind::of(request.headers()));
-        if given_up {
-            response.extensions_mut().insert(Cancelled);
-        }
-        response
     }
 
     /// Finds the route of a path, and its methods.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use hyper::Method;
 
 use super::denied::{Denied, lifetime_text};
+use crate::audit::{self, Actor, Subject};
 use crate::auth::SessionDenial;
 use crate::broker::{self, HeldRequest, HoldCause};
 use crate::clock::Moment;
@@ -99,6 +100,40 @@ impl Problem {
             _ => return None,
         };
         Some(HeldRequest { workspace: None, client, users, cause, until })
+    }
+
+    /// The audit event: failed authentication, a denied request, or one over the client's rate; `None`
+    /// for other problems.
+    pub fn refusal(&self) -> Option<audit::Refusal<'_>> {
+        let (actor, rule) = match self {
+            Self::MissingKey => (Actor::Unauthenticated, "no-key"),
+            Self::UnknownKey => (Actor::Unauthenticated, "unknown-client"),
+            Self::RateLimited(client, _) => (Actor::Client(client.into()), "client-rate"),
+            Self::UserRateLimited(user, _) => {
+                let subject = Subject { users: Some(user), ..Subject::default() };
+                return Some(audit::Refusal::new(Actor::Session, subject, "user-rate", None));
+            }
+            Self::NoSessions => (Actor::Unauthenticated, "no-sessions"),
+            Self::Session(denial, user) => {
+                let subject = Subject { users: user.as_deref(), ..Subject::default() };
+                let actor = if user.is_some() { Actor::Session } else { Actor::Unauthenticated };
+                return Some(audit::Refusal::new(actor, subject, denial.as_str(), None));
+            }
+            Self::Origin => (Actor::Unauthenticated, "origin"),
+            Self::Denied(denied) => {
+                let request = &denied.request;
+                let subject = Subject {
+                    workspace: Some(&request.workspace),
+                    users: Some(&request.users),
+                    scopes: request.scopes.as_deref(),
+                    lifetime_seconds: request.lifetime_seconds,
+                };
+                let (actor, refused) = (request.actor.clone(), Some(denied.refused.as_str()));
+                return Some(audit::Refusal::new(actor, subject, denied.rule, refused));
+            }
+            _ => return None,
+        };
+        Some(audit::Refusal::new(actor, Subject::default(), rule, None))
     }
 
     /// The message for the caller.

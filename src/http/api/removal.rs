@@ -81,7 +81,7 @@ impl Api {
         // A sign-out that changes nothing is no event: callers could make any number of them.
         if let Some(tokens) = self.broker.sign_out(workspace, user) {
             let subject = Subject { workspace: Some(workspace), users: Some(user.as_str()), ..Subject::default() };
-            self.audit_limit.signed_out(&client.actor(), subject, tokens);
+            self.log_limit.signed_out(&client.actor(), subject, tokens);
         }
         self.broker.sign_out_of_disk(workspace, user).await;
         fleet.await;

@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use hyper::{Request, Response, Uri};
+use hyper::{Request, Uri};
 use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
 use crate::token::Lifetime;
 use crate::upstream::{PRODUCT, TraceParent};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TOKEN_MIN_TTL: HeaderName = HeaderName::from_static("token-min-ttl");
 
 /// The terms of a requested token.
@@ -25,24 +25,20 @@ pub struct Terms {
 /// The longest id of a request that is taken from the caller, in bytes.
 const LONGEST_ID: usize = 128;
 
-/// The id of a request for its answer: the caller's, if that is one of letters, digits and `-_.:/+=`; for an error a new
-/// one otherwise. A token has none that the caller did not send: its request is not logged.
-pub fn request_id(headers: &HeaderMap, is_error: bool) -> Option<HeaderValue> {
+/// The id that the caller gave a request, if that is one of letters, digits and `-_.:/+=`.
+pub fn request_id(headers: &HeaderMap) -> Option<HeaderValue> {
     let is_valid = |id: &&HeaderValue| {
         let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
         (1..=LONGEST_ID).contains(&id.len()) && id.as_bytes().iter().all(is_allowed)
     };
-    let sent = headers.get(REQUEST_ID).filter(is_valid).cloned();
-    let new = || HeaderValue::try_from(format!("{:032x}", fastrand::u128(..))).ok();
-    sent.or_else(|| if is_error { new() } else { None })
+    headers.get(REQUEST_ID).filter(is_valid).cloned()
 }
 
-/// Sets the id of a request on its response.
-pub fn set_request_id<B>(headers: &HeaderMap, response: &mut Response<B>) {
-    let is_error = response.status().is_client_error() || response.status().is_server_error();
-    if let Some(id) = request_id(headers, is_error) {
-        response.headers_mut().insert(REQUEST_ID, id);
-    }
+/// The id of a request that gets an error: the caller's, or a new one. A token has none that the caller did not send:
+/// its request is not logged.
+pub fn error_id(headers: &HeaderMap) -> HeaderValue {
+    let new = || HeaderValue::try_from(format!("{:032x}", fastrand::u128(..))).expect("digits fit into a header");
+    request_id(headers).unwrap_or_else(new)
 }
 
 /// The trace context of a request, if it has a valid one.

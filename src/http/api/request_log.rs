@@ -29,7 +29,7 @@ fn is_sampled(key: &TokenKey, share: f64) -> bool {
 #[cold]
 fn write(request: &TokenRequest<'_>, headers: &HeaderMap, answer: &Answer) {
     let TokenRequest { key, actor, .. } = request;
-    let id = request_id(headers, false);
+    let id = request_id(headers);
     tracing::info!(
         workspace = key.workspace(),
         client = actor.client(),

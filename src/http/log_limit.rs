@@ -1,4 +1,4 @@
-//! Audit lines limited in rate: callers can cause any number of refusals and of sign-outs.
+//! Lines limited in rate: callers can cause any number of refusals, of failed requests and of sign-outs.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::problem::Problem;
 use crate::audit::{self, Actor, Subject};
 use crate::clock::{Clock, Moment};
 
 /// Logs the first events of each rule (and client, if known) in one [`WINDOW`]. At its end it logs
 /// how many were left out.
-pub struct AuditLimit {
+pub struct LogLimit {
     window: Arc<Mutex<Window>>,
     clock: Clock,
 }
@@ -32,8 +31,24 @@ const MOST: u64 = 10;
 const WINDOW: Duration = Duration::from_secs(1);
 /// The name of sign-outs among the rules.
 const SIGN_OUT: &str = "sign-out";
+/// The name of failed requests among the rules. Their lines are in the log, not in the audit log.
+const FAILED: &str = "failed";
 
-impl AuditLimit {
+/// A request that got an error, though its caller may have made no mistake.
+pub struct FailedRequest<'a> {
+    /// The id that the caller was told.
+    pub request_id: &'a str,
+    /// The client; `None` is a session, or an unknown caller.
+    pub client: Option<&'a str>,
+    /// The path of the route.
+    pub route: &'static str,
+    /// The status of the answer.
+    pub status: u16,
+    /// The message that the caller was told.
+    pub error: &'a str,
+}
+
+impl LogLimit {
     /// Creates it without events.
     pub fn new(clock: Clock) -> Self {
         Self { window: Arc::new(Mutex::new(Window::new(clock.now()))), clock }
@@ -45,6 +60,14 @@ impl AuditLimit {
         if self.admit(refusal.rule, refusal.actor.client()) {
             let peer = peer.filter(|_| refusal.actor.client().is_none());
             refusal.log(peer.map(|address| address.to_canonical()));
+        }
+    }
+
+    /// Logs a failed request, unless its client has reached the limit.
+    pub fn failed(&self, request: &FailedRequest<'_>) {
+        let FailedRequest { request_id, client, route, status, error } = *request;
+        if self.admit(FAILED, client) {
+            tracing::info!(request_id, client, route, status, error, "request failed");
         }
     }
 
@@ -102,42 +125,9 @@ impl Window {
 
 fn log_left_out(left: Vec<LeftOut>) {
     for (rule, client, count) in left {
-        audit::left_out(rule, client.as_deref(), count);
-    }
-}
-
-impl Problem {
-    /// The audit event: failed authentication, a denied request, or one over the client's rate; `None`
-    /// for other problems.
-    pub fn refusal(&self) -> Option<audit::Refusal<'_>> {
-        let (actor, rule) = match self {
-            Self::MissingKey => (Actor::Unauthenticated, "no-key"),
-            Self::UnknownKey => (Actor::Unauthenticated, "unknown-client"),
-            Self::RateLimited(client, _) => (Actor::Client(client.into()), "client-rate"),
-            Self::UserRateLimited(user, _) => {
-                let subject = Subject { users: Some(user), ..Subject::default() };
-                return Some(audit::Refusal { actor: Actor::Session, subject, rule: "user-rate", refused: None });
-            }
-            Self::NoSessions => (Actor::Unauthenticated, "no-sessions"),
-            Self::Session(denial, user) => {
-                let subject = Subject { users: user.as_deref(), ..Subject::default() };
-                let actor = if user.is_some() { Actor::Session } else { Actor::Unauthenticated };
-                return Some(audit::Refusal { actor, subject, rule: denial.as_str(), refused: None });
-            }
-            Self::Origin => (Actor::Unauthenticated, "origin"),
-            Self::Denied(denied) => {
-                let request = &denied.request;
-                let subject = Subject {
-                    workspace: Some(&request.workspace),
-                    users: Some(&request.users),
-                    scopes: request.scopes.as_deref(),
-                    lifetime_seconds: request.lifetime_seconds,
-                };
-                let (actor, refused) = (request.actor.clone(), Some(denied.refused.as_str()));
-                return Some(audit::Refusal { actor, subject, rule: denied.rule, refused });
-            }
-            _ => return None,
-        };
-        Some(audit::Refusal { actor, subject: Subject::default(), rule, refused: None })
+        match rule {
+            FAILED => tracing::info!(client, left_out = count, "more requests failed"),
+            _ => audit::left_out(rule, client.as_deref(), count),
+        }
     }
 }
