@@ -125,6 +125,7 @@ pub fn is_live(key: &Key) -> bool {
             | ["server", "timeout" | "idle_timeout" | "shutdown_delay" | "shutdown_timeout"]
             | ["server", "tls", _]
             | ["log", "level" | "requests"]
+            | ["admin", "key_sha256"]
     ) || matches!(key[..], ["server", "limits", limit] if limit != "connections")
 }
 

@@ -39,6 +39,12 @@ pub enum StartError {
         "workspaces.{0}.base_url: another host needs a restart, since its API key must not be sent to the old host"
     )]
     HostChanged(WorkspaceName),
+    /// A network reaches the admin listener, which would want no key any more.
+    #[error(
+        "admin.key_sha256: anyone who reaches the admin listener could purge all tokens: removing the key of an address \
+         that is not loopback needs a restart"
+    )]
+    AdminKeyRemoved,
     /// The folder can't be the store.
     #[error("store.path: {0}")]
     Store(#[from] OpenError),

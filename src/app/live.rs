@@ -16,6 +16,7 @@ use crate::auth::{ClientKeys, Sessions};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{SessionSettings, Settings, WorkspaceSettings};
+use crate::http::admin::Admin;
 use crate::http::api::{Api, ApiSettings};
 use crate::http::server::{Certificates, ListenerLimits, Tls};
 use crate::metrics::{Metrics, ReloadOutcome, Reloaded};
@@ -30,6 +31,7 @@ pub struct Live {
     /// The limits of the app listeners.
     pub limits: Arc<ArcSwap<ListenerLimits>>,
     pub shutdown: ArcSwap<Shutdown>,
+    pub admin: Arc<Admin>,
     pub fixed: Fixed,
 }
 
@@ -140,6 +142,9 @@ impl Live {
                 return Err(StartError::NewWorkspace(client.workspace.clone()));
             }
         }
+        if self.admin.access().would_open_with(&settings.admin_keys) {
+            return Err(StartError::AdminKeyRemoved);
+        }
         // A key belongs to its host: it must not be sent to another one.
         if let Some(moved) = workspaces.iter().find(|workspace| {
             let courier = self.couriers.get(&workspace.name);
@@ -156,7 +161,7 @@ impl Live {
         // First the steps that can fail.
         self.check(&settings)?;
         let shutdown = Shutdown::of(&settings);
-        let Settings { http, clients, sessions, workspaces, tls, broker, limits, .. } = settings;
+        let Settings { http, clients, sessions, workspaces, tls, broker, limits, admin_keys, .. } = settings;
         let mut replaced = BTreeSet::new();
         let before = self.api.load();
         let entitlements = Entitlements::new(&http, &clients, sessions.as_ref().map(|sessions| &sessions.route));
@@ -169,6 +174,7 @@ impl Live {
         }
         self.fixed.broker.reconfigure(broker);
         self.shutdown.store(Arc::new(shutdown));
+        self.admin.set_keys(admin_keys);
         // The sockets were made for so many connections.
         let connections = self.limits.load().connections;
         self.limits.store(Arc::new(ListenerLimits { connections, ..limits }));

@@ -48,7 +48,6 @@ pub struct App {
     listeners: Vec<Listener>,
     admin_listener: Listener,
     live: Arc<Live>,
-    admin: Arc<Admin>,
     broker: Broker,
     readiness: Arc<Readiness>,
     warnings: Vec<SettingsError>,
@@ -142,13 +141,13 @@ impl App {
         let readiness = Arc::new(Readiness::default());
         let is_local = admin_address.ip().to_canonical().is_loopback();
         let access = AdminAccess { is_local, keys: settings.admin_keys };
-        let admin = Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock, access);
+        let admin = Arc::new(Admin::new(broker.clone(), metrics, Arc::clone(&readiness), clock, access));
+        let api = ArcSwap::from_pointee(api);
         reload::warn(&settings.warnings);
         Ok(Self {
             listeners,
             admin_listener,
-            live: Arc::new(Live { api: ArcSwap::from_pointee(api), tls, couriers, limits, shutdown, fixed }),
-            admin: Arc::new(admin),
+            live: Arc::new(Live { api, tls, couriers, limits, shutdown, admin, fixed }),
             broker,
             readiness,
             warnings: settings.warnings,
@@ -185,7 +184,7 @@ impl App {
     /// Runs until `stop` resolves, which is polled first once requests are served. Then it sets not ready, serves for the
     /// shutdown delay, accepts no more, and waits for open requests up to the shutdown timeout.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { listeners, admin_listener, live, admin, broker, readiness, upstream, .. } = self;
+        let Self { listeners, admin_listener, live, broker, readiness, upstream, .. } = self;
         let mut background = broker.start();
         // The kernel already accepts connections.
         readiness.set(true);
@@ -205,9 +204,10 @@ impl App {
             let clock = live.fixed.clock;
             admin_tasks.spawn(async move { tls.log_warnings_daily(clock).await });
         }
-        let answer = move |request: hyper::Request<RequestBody>, _| {
+        let admin = Arc::clone(&live.admin);
+        let answer = move |request: hyper::Request<RequestBody>, peer| {
             let admin = Arc::clone(&admin);
-            async move { admin.answer(&request).await }
+            async move { admin.answer(&request, peer).await }
         };
         admin_tasks.spawn(admin_listener.serve(answer, std::future::pending()));
         stop.await;

@@ -1,30 +1,36 @@
-//! `client-key`: generates a client key.
-
-use std::io::{self, Write};
+//! `client-key`: generates a client key, or the key of the admin listener.
 
 use anyhow::Context;
 use clap::Args;
 use courier_token_broker::auth::{Digest, generate_key};
 
 use super::failure::Failure;
+use super::output::print_to_end;
 
 #[derive(Args)]
 pub struct ClientKey {
     /// The app's name in the settings and in logs.
-    #[arg(value_name = "NAME", value_parser = name)]
-    name: String,
+    #[arg(value_name = "NAME", value_parser = name, required_unless_present = "admin")]
+    name: Option<String>,
+    /// Makes a key of the admin listener, in place of a client's.
+    #[arg(long, conflicts_with = "name")]
+    admin: bool,
 }
 
 impl ClientKey {
     pub fn run(self) -> Result<(), Failure> {
         let key = generate_key().context("the system has no randomness")?;
-        let mut out = io::stdout().lock();
-        // Not a comment of the entry: output redirected into the settings would leave the key
-        // there.
-        writeln!(out, "The client key of {}, shown this once (the broker keeps only its SHA-256):\n", self.name)?;
-        writeln!(out, "    {key}\n\nIts entry for the broker's settings:\n")?;
-        writeln!(out, "[[clients]]\nname = \"{}\"\nkey_sha256 = \"{}\"", self.name, Digest::of(&key))?;
-        Ok(())
+        let digest = Digest::of(&key);
+        let (whose, entry) = match self.name {
+            Some(name) => (name.clone(), format!("[[clients]]\nname = \"{name}\"\nkey_sha256 = \"{digest}\"")),
+            None => ("the admin listener".to_owned(), format!("[admin]\nkey_sha256 = \"{digest}\"")),
+        };
+        // Not a comment of the entry: output redirected into the settings would leave the key there.
+        Ok(print_to_end(&format!(
+            "The {} key of {whose}, shown this once (the broker keeps only its SHA-256):\n\n    {key}\n\n\
+             Its entry for the broker's settings:\n\n{entry}\n",
+            if self.admin { "operators'" } else { "client" }
+        ))?)
     }
 }
 

@@ -61,7 +61,7 @@ enum Command {
     Plan(plan::Plan),
     /// Checks the settings and prints them, secrets redacted.
     Check(check::Check),
-    /// Makes a client key, prints it once, and prints its settings entry.
+    /// Makes a client key, or that of the admin listener; prints it once, and its settings entry.
     ClientKey(client_key::ClientKey),
     /// Makes a key file for a store that outlives the process.
     StoreKey(store_key::StoreKey),

@@ -18,7 +18,7 @@ impl Checker<'_> {
         if !address.ip().to_canonical().is_loopback() && !admin.insecure && admin.key_sha256.0.is_empty() {
             let message = "anyone who reaches this address could read the metrics, users and the times of their tokens, \
                 and purge all tokens, without a key: listen on a loopback address, or set admin.key_sha256 (`courier-token-broker \
-                client-key admin` makes one), or set admin.insecure = true where a firewall or a network policy lets only \
+                client-key --admin` makes one), or set admin.insecure = true where a firewall or a network policy lets only \
                 operators connect";
             return Err(self.error(KEY, message));
         }

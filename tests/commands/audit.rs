@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
+use courier_token_broker::auth::Digest;
 use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -41,8 +42,9 @@ async fn once(path: &Path, event: &str, count: usize) -> Vec<Value> {
     read()
 }
 
-/// A line without its times.
+/// A line without its times, and without the id that the broker gave a request.
 fn timeless(mut line: Value) -> Value {
+    line.as_object_mut().and_then(|fields| fields.remove("request_id"));
     for time in ["timestamp", "expires_at"] {
         let Some(said) = line.as_object_mut().and_then(|fields| fields.remove(time)) else { continue };
         let said = said.as_str().expect("a text");
@@ -172,6 +174,41 @@ async fn flood_of_refusals_is_counted_and_hides_no_other_event() {
     // The counts of all seconds are written, including the last.
     assert!(logged <= 10 * (count("left-out", "unknown-client") + 2), "{logged} in {said:?}");
     assert_eq!((count("refused", "client-scopes"), count("issued", "")), (1, FLOOD / 100));
+}
+
+#[tokio::test]
+async fn refused_operators_are_audited_and_a_flood_of_them_is_counted() {
+    const FLOOD: u64 = 100;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.log");
+    let (_simulator, courier) = simulator(&[]);
+    let broker = Program::serve()
+        .keys("pk", KEY)
+        .courier(courier)
+        .env("COURIER_TOKEN_BROKER__LOG__AUDIT", &path)
+        .env("COURIER_TOKEN_BROKER__ADMIN__KEY_SHA256", Digest::of("the-key-of-the-operators").to_string())
+        .start();
+    let mut connection = Connection::open(broker.addresses().1).await;
+    let status = HttpRequest::get("/status");
+    assert_eq!(connection.ask(&status.clone().without("Authorization")).await.status, 401);
+    assert_eq!(connection.ask(&status.clone().with("Host", "attacker.example")).await.status, 403);
+    assert_eq!(connection.ask(&status.clone().key("the-key-of-the-operators")).await.status, 200);
+    for guess in 0..FLOOD {
+        assert_eq!(connection.ask(&status.clone().key(&format!("guess-{guess}"))).await.status, 401);
+    }
+    let left_out = |said: &[Value]| said.iter().filter_map(|line| line["left_out"].as_u64()).sum::<u64>();
+    let refused = |said: &[Value]| said.iter().filter(|line| line["rule"] == "unknown-admin-key").count() as u64;
+    let read = || lines(&fs::read_to_string(&path).unwrap_or_default());
+    until(async || {
+        let said = read();
+        let counts = said.iter().filter(|line| line["event"] == "left-out").count() as u64;
+        refused(&said) - counts + left_out(&said) == FLOOD
+    })
+    .await;
+    let first: Vec<_> = read().into_iter().take(3).map(timeless).collect();
+    let rules = ["no-admin-key", "admin-page", "unknown-admin-key"];
+    let nobody = |rule| json!({ "event": "refused", "who": "nobody", "peer": "127.0.0.1", "rule": rule });
+    assert_eq!(first, rules.map(nobody));
 }
 
 #[tokio::test]

@@ -66,6 +66,21 @@ async fn simulators_faults_are_flags() {
 }
 
 #[tokio::test]
+async fn new_key_of_the_operators_opens_the_admin_listener_that_has_its_entry() {
+    let made = Program::new(["client-key", "--admin"]).run();
+    assert_eq!((made.code, made.stderr.as_str()), (Some(0), ""), "{made:?}");
+    let key = made.stdout.iter().map(|line| line.trim()).find(|line| line.starts_with("ctb_")).expect("a key");
+    let entry = made.stdout.iter().position(|line| line == "[admin]").expect("an entry");
+    let (_simulator, courier) = simulator(&[]);
+    let entry = settings(&made.stdout[entry..].join("\n"));
+    let broker = Program::serve().keys("pk", "the-key-of-a-client").courier(courier).config(entry.path()).start();
+    let (_, admin) = broker.addresses();
+    for (key, status) in [("ctb_another", 401), (key, 200)] {
+        assert_eq!(http::ask(admin, &HttpRequest::get("/status").key(key)).await.status, status);
+    }
+}
+
+#[tokio::test]
 async fn new_client_key_opens_a_broker_that_has_its_entry() {
     let [made, other] = [(); 2].map(|()| Program::new(["client-key", "web-backend.1_x"]).run());
     assert_ne!(made.stdout, other.stdout);

@@ -178,6 +178,10 @@ fn admin_key_replaces_the_open_listener_and_goes_to_the_monitor() {
         kind(&manifests, "ConfigMap")["data"]["chart.toml"].as_str().expect("TOML").parse().expect("TOML");
     assert_eq!(chart["admin"]["key_sha256"].as_str(), admin["keySha256"].as_str());
     assert!(chart["admin"].get("insecure").is_none(), "{chart}");
+    let two = json!({ "admin": { "keySha256": ["a".repeat(64), "b".repeat(64)] } });
+    let chart: toml::Table =
+        kind(&rendered(&two), "ConfigMap")["data"]["chart.toml"].as_str().expect("TOML").parse().expect("TOML");
+    assert_eq!(json!(chart["admin"]["key_sha256"]), two["admin"]["keySha256"]);
     let endpoint = &kind(&manifests, "ServiceMonitor")["spec"]["endpoints"][0];
     assert_eq!(endpoint["authorization"]["credentials"], json!({ "name": "broker-admin", "key": "key" }));
     let without = rendered(&json!({ "serviceMonitor": { "enabled": true } }));

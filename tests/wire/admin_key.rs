@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use courier_token_broker::auth::Digest;
+use courier_token_broker::config::Raw;
 
 use crate::support::broker::{Broker, Setup};
 use crate::support::http::{CLIENT_KEY, HttpRequest, ask, inbox};
@@ -49,4 +50,23 @@ async fn key_does_not_admit_a_page_of_another_host() {
     let broker = broker().await;
     let answer = ask(broker.admin, &HttpRequest::get("/metrics").key(KEY).with("Host", "attacker.example")).await;
     assert_eq!(answer.status, 403);
+}
+
+#[tokio::test]
+async fn reload_replaces_the_key_but_does_not_open_a_listener_to_the_network() {
+    for (listen, opens) in [("127.0.0.1:0", true), ("0.0.0.0:0", false)] {
+        let set = |raw: &mut Raw| {
+            (raw.admin.listen, raw.admin.key_sha256) = (listen.to_owned(), Digest::of(KEY).to_string().into());
+        };
+        let broker = Setup::new().settings(set).start().await;
+        let status = async |key| ask(broker.admin, &HttpRequest::get("/metrics").key(key)).await.status;
+        assert!(broker.reload(|raw| raw.admin.key_sha256 = Digest::of("ctb_new").to_string().into()).await);
+        assert_eq!((status(KEY).await, status("ctb_new").await), (401, 200), "{listen}");
+        let without = |raw: &mut Raw| {
+            raw.admin.key_sha256.0.clear();
+            raw.admin.insecure = true;
+        };
+        assert_eq!(broker.reload(without).await, opens, "{listen}");
+        assert_eq!(status(KEY).await, if opens { 200 } else { 401 }, "{listen}");
+    }
 }

@@ -24,6 +24,11 @@ pub const CONFIRM: HeaderName = HeaderName::from_static("confirm");
 pub const CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Basic realm="courier-token-broker admin", Bearer"#);
 
 impl AdminAccess {
+    /// Whether a network reaches the listener, which has wanted a key up to now and would want none with these.
+    pub fn would_open_with(&self, keys: &[Digest]) -> bool {
+        !self.is_local && !self.keys.is_empty() && keys.is_empty()
+    }
+
     /// Whether a foreign web page may have made this request.
     pub fn is_foreign_page<B>(&self, request: &Request<B>) -> bool {
         self.is_local && is_from_web_page(request)

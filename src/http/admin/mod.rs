@@ -6,17 +6,23 @@ mod page;
 mod status;
 mod web_pages;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
 
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use arc_swap::ArcSwap;
+use hyper::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::audit;
+use crate::audit::{self, Actor, Subject};
+use crate::auth::Digest;
 use crate::broker::{Broker, Decision, Explained};
 use crate::clock::{Clock, Moment};
+use crate::http::log_limit::LogLimit;
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody, allow};
 use crate::http::server::BadHost;
 use crate::metrics::{Metrics, Part};
@@ -44,7 +50,8 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     clock: Clock,
-    access: AdminAccess,
+    access: ArcSwap<AdminAccess>,
+    log_limit: LogLimit,
     started: Moment,
     /// Held while the metrics are rendered, so that scrapes take one thread at most from requests.
     rendering: tokio::sync::Mutex<()>,
@@ -67,32 +74,50 @@ impl Admin {
         access: AdminAccess,
     ) -> Self {
         let (started, rendering) = (clock.now(), tokio::sync::Mutex::const_new(()));
-        Self { broker, metrics, readiness, clock, access, started, rendering }
+        let (access, log_limit) = (ArcSwap::from_pointee(access), LogLimit::new(clock));
+        Self { broker, metrics, readiness, clock, access, log_limit, started, rendering }
     }
 
-    /// Answers one request.
-    pub async fn answer<B>(&self, request: &Request<B>) -> Response<ResponseBody> {
+    /// The present conditions of access.
+    pub fn access(&self) -> Arc<AdminAccess> {
+        self.access.load_full()
+    }
+
+    /// Replaces the keys of the operators.
+    pub fn set_keys(&self, keys: Vec<Digest>) {
+        self.access.store(Arc::new(AdminAccess { is_local: self.access.load().is_local, keys }));
+    }
+
+    /// Answers one request. `peer` is the caller's address, for the audit log.
+    pub async fn answer<B>(&self, request: &Request<B>, peer: Option<IpAddr>) -> Response<ResponseBody> {
         let refused = |status, message: &str| json_response(status, &json!({ "message": message }));
         let mut response = if request.extensions().get::<BadHost>().is_some() {
             refused(StatusCode::BAD_REQUEST, "the request must have one `Host` header")
-        } else if self.access.is_foreign_page(request) {
+        } else if self.access.load().is_foreign_page(request) {
+            self.log_refused("admin-page", peer);
             let message = "not available to web pages: on a loopback address, `Host` must be localhost or a loopback \
                            address";
             refused(StatusCode::FORBIDDEN, message)
-        } else if !OPEN.contains(&path_of(request)) && !self.access.admits(request.headers()) {
+        } else if !OPEN.contains(&path_of(request)) && !self.access.load().admits(request.headers()) {
+            let has_key = request.headers().contains_key(AUTHORIZATION);
+            self.log_refused(if has_key { "unknown-admin-key" } else { "no-admin-key" }, peer);
             let message =
                 "needs the key of admin.key_sha256: Authorization: Bearer KEY, or as the password of any user";
             let mut response = refused(StatusCode::UNAUTHORIZED, message);
             response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
             response
         } else {
-            self.route(request).await
+            self.route(request, peer).await
         };
         response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
         response
     }
 
-    async fn route<B>(&self, request: &Request<B>) -> Response<ResponseBody> {
+    fn log_refused(&self, rule: &'static str, peer: Option<IpAddr>) {
+        self.log_limit.refused(&audit::Refusal::new(Actor::Unauthenticated, Subject::default(), rule, None), peer);
+    }
+
+    async fn route<B>(&self, request: &Request<B>, peer: Option<IpAddr>) -> Response<ResponseBody> {
         let (method, uri) = (request.method(), request.uri());
         let path = path_of(request);
         let workspace = path.strip_prefix("/workspaces/").and_then(|rest| rest.strip_suffix("/tokens"));
@@ -113,6 +138,7 @@ impl Admin {
             // Browsers send `Origin` with every DELETE. A page can reach this listener by DNS rebinding, and
             // must not purge.
             if request.headers().contains_key(ORIGIN) {
+                self.log_refused("admin-page", peer);
                 return json_response(StatusCode::FORBIDDEN, &json!({ "message": "not available to web pages" }));
             }
             if !confirms(request.headers(), "purge") {
@@ -131,7 +157,7 @@ impl Admin {
                 let ready = json!({ "status": "ready" });
                 let with_store = |state| json!({ "status": "ready", "store": state });
                 // The reason for a store's failure names its host.
-                let store = self.broker.store_state().filter(|_| self.access.admits(request.headers()));
+                let store = self.broker.store_state().filter(|_| self.access.load().admits(request.headers()));
                 json_response(StatusCode::OK, &store.map_or(ready, with_store))
             }
             "/readyz" => json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready" })),
