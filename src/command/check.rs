@@ -1,7 +1,5 @@
 //! `check`: validates the settings and prints them, with a last line `OK: ...`.
 
-use std::io::{self, Write};
-
 use anyhow::Context;
 use clap::Args;
 use courier_token_broker::app::{StartError, dispatcher};
@@ -13,7 +11,7 @@ use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey};
 use courier_token_broker::upstream::Party;
 
 use super::failure::Failure;
-use super::output::{print_stderr, warn};
+use super::output::{print_stderr, print_to_end, warn};
 use super::proxy::ignored_proxies;
 use super::runtime::block_on;
 use super::sources::{Sources, environment};
@@ -47,15 +45,11 @@ impl Check {
         }
         let summary = summary(&settings);
         let shown = toml::to_string(&raw).context("the settings can't be shown")?;
-        let mut out = io::stdout().lock();
-        writeln!(out, "{shown}")?;
-        out.flush()?;
-        drop(out);
+        print_to_end(&format!("{shown}\n"))?;
         if self.probe {
             block_on(probe(settings.workspaces, settings.store))?;
         }
-        writeln!(io::stdout().lock(), "{summary}")?;
-        Ok(())
+        Ok(print_to_end(&format!("{summary}\n"))?)
     }
 }
 
@@ -88,7 +82,10 @@ async fn probe(workspaces: Vec<WorkspaceSettings>, store: Option<StoreSettings>)
         let Ok(pending) = dispatcher.queue("", origin, Moment::NEVER) else { continue };
         let Ok(permit) = pending.permit().await else { continue };
         match dispatcher.issue(permit, &key).await {
-            Ok(_) => println!("# workspace {name}: token issued in {} ms", clock.now().since(sent).as_millis()),
+            Ok(_) => {
+                let milliseconds = clock.now().since(sent).as_millis();
+                print_to_end(&format!("# workspace {name}: token issued in {milliseconds} ms\n"))?;
+            }
             Err(failure) => failed.push(format!("workspace {name}: {failure}")),
         }
     }
@@ -104,7 +101,7 @@ async fn probe(workspaces: Vec<WorkspaceSettings>, store: Option<StoreSettings>)
 async fn probe_redis(settings: RedisSettings) -> Result<(), String> {
     let redis::Probe { address, fine, advice } = redis::probe(settings).await?;
     for line in fine {
-        println!("# store {address}: {line}");
+        print_to_end(&format!("# store {address}: {line}\n")).map_err(|error| error.to_string())?;
     }
     for line in advice {
         print_stderr(&format!("warning: store {address}: {line}\n"));

@@ -1,11 +1,10 @@
 //! `completions`: prints the completions of the commands and flags for a shell.
 
-use std::io::{self, Write};
-
 use clap::Args;
 use clap_complete::{Shell, generate};
 
 use super::failure::Failure;
+use super::output::print_to_end;
 
 #[derive(Args)]
 pub struct Completions {
@@ -21,7 +20,6 @@ impl Completions {
         // It panics where it can't write, so it writes to memory.
         let mut script = Vec::new();
         generate(self.shell, &mut program, name, &mut script);
-        io::stdout().lock().write_all(&script)?;
-        Ok(())
+        Ok(print_to_end(&String::from_utf8_lossy(&script))?)
     }
 }

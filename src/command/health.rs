@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::failure::Failure;
+use super::output::print_to_end;
 use super::sources::{Sources, environment};
 
 #[derive(Args)]
@@ -35,7 +36,7 @@ impl Health {
             .ok_or_else(|| Failure::Settings("admin.listen: must be an address with a port other than 0".to_owned()))?;
         let url = format!("http://{address}{PATH}");
         match status(address) {
-            Ok(status) if status == "200" => writeln!(io::stdout().lock(), "OK: {url}").map_err(Failure::from),
+            Ok(status) if status == "200" => print_to_end(&format!("OK: {url}\n")).map_err(Failure::from),
             Ok(status) => Err(anyhow::anyhow!("{url} answered {status}").into()),
             Err(error) => Err(anyhow::anyhow!("{url} does not answer: {error}").into()),
         }

@@ -1,12 +1,12 @@
 //! `man`: prints the man page, or writes one for each command.
 
-use std::io;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
 
 use super::failure::Failure;
+use super::output::print_to_end;
 
 #[derive(Args)]
 pub struct Man {
@@ -25,7 +25,11 @@ impl Man {
                 clap_mangen::generate_to(program, folder)
                     .with_context(|| format!("{shown}: the pages can't be written"))?;
             }
-            None => clap_mangen::Man::new(program).render(&mut io::stdout().lock())?,
+            None => {
+                let mut page = Vec::new();
+                clap_mangen::Man::new(program).render(&mut page)?;
+                print_to_end(&String::from_utf8_lossy(&page))?;
+            }
         }
         Ok(())
     }

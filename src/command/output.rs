@@ -12,6 +12,15 @@ use super::failure::Failure;
 /// The longest wait at exit for the reader of the log, and for the disk of the audit log.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Prints the output of a command that ends. A closed pipe, as of `head`, is no error.
+pub fn print_to_end(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
 /// Prints the output of a command that keeps running. A standard output that is closed, full or not
 /// read does not block it.
 pub fn print(text: String) {

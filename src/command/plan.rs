@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
+use courier_token_broker::planner::calls_a_second;
 use courier_token_broker::planner::comparison::compare;
 use courier_token_broker::planner::fleet::Fleet;
 use courier_token_broker::planner::outcome::Outcome;
@@ -23,6 +24,7 @@ use humantime::format_duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::failure::Failure;
+use super::output::print_to_end;
 
 #[derive(Args)]
 #[command(
@@ -115,7 +117,7 @@ impl Plan {
                 shown += &format!("\nThe plot is in {}.\n", named(path));
             }
         }
-        print(&shown)
+        Ok(print_to_end(&shown)?)
     }
 
     /// Validates the flags.
@@ -164,7 +166,15 @@ impl Plan {
             let workload: Workload = kind.parse().map_err(|error| refused("--workload", error))?;
             let made = workload.generate(self.users, self.days, self.seed);
             let trace = made.map_err(|error| refused(&format!("--workload {kind}"), error))?;
-            return Ok((format!("workload {kind} of {} days, seed {}", self.days, self.seed), trace));
+            return Ok((
+                format!(
+                    "workload {kind} of {} day{}, seed {}",
+                    self.days,
+                    if self.days == 1 { "" } else { "s" },
+                    self.seed
+                ),
+                trace,
+            ));
         }
         let selection = Selection { path: self.path.clone(), user_field: self.user_field.clone() };
         let limits = Limits { broken_lines: self.broken_lines, disorder: self.disorder, ..Limits::default() };
@@ -230,7 +240,7 @@ impl Plan {
     }
 
     fn title(&self, what: &Setup) -> String {
-        let budget = self.budget.map_or("no budget".to_owned(), |rate| format!("{rate} calls a second"));
+        let budget = self.budget.map_or_else(|| "no budget".to_owned(), calls_a_second);
         format!("{}; tokens of {}, floor {}, {budget}", what.source, format_duration(what.lifetime), what.floor)
     }
 }
@@ -293,15 +303,6 @@ fn bar(of: &'static str, length: Option<u64>) -> ProgressBar {
     let template = if length.is_some() { "{prefix:13}[{bar:40}] {percent:>3}%" } else { "{prefix:13}{bytes}" };
     let style = ProgressStyle::with_template(template).expect("the template is a constant").progress_chars("=> ");
     ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr()).with_style(style).with_prefix(of)
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // A closed pipe, as of `head`, is no error.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => Ok(done?),
-    }
 }
 
 /// A path on one line.

@@ -1,12 +1,10 @@
 //! `schema`: prints the JSON Schema of the settings.
 
-use std::io::{self, Write};
-
 use courier_token_broker::config;
 
 use super::failure::Failure;
+use super::output::print_to_end;
 
 pub fn run() -> Result<(), Failure> {
-    writeln!(io::stdout().lock(), "{:#}", config::schema())?;
-    Ok(())
+    Ok(print_to_end(&format!("{:#}\n", config::schema()))?)
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use courier_token_broker::app::App;
 use courier_token_broker::config::{Settings, StoreSettings};
+use courier_token_broker::planner::calls_a_second;
 
 /// The settings in the log line, without secrets.
 pub struct Started {
@@ -27,7 +28,7 @@ impl Started {
         let names: Vec<_> = settings.clients.iter().take(NAMED).map(|client| client.name.as_str()).collect();
         let workspace = |workspace: &courier_token_broker::config::WorkspaceSettings| {
             let rate = workspace.dispatcher.budget.rate();
-            format!("{} ({}, {rate} calls a second)", workspace.name, workspace.courier.base_url)
+            format!("{} ({}, {})", workspace.name, workspace.courier.base_url, calls_a_second(rate))
         };
         let workspaces: Vec<_> = settings.workspaces.iter().map(workspace).collect();
         Self {

@@ -1,7 +1,7 @@
 //! `store-key`: makes a key file for a store.
 
 use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -10,6 +10,7 @@ use clap::Args;
 use courier_token_broker::store::generate_key;
 
 use super::failure::Failure;
+use super::output::print_to_end;
 
 #[derive(Args)]
 pub struct StoreKey {
@@ -31,9 +32,9 @@ impl StoreKey {
                 })
             })?;
         writeln!(file, "{key}").and_then(|()| file.sync_all()).with_context(|| format!("{path}: can't be written"))?;
-        let mut out = io::stdout().lock();
-        writeln!(out, "{path} has a new key; keep it secret. Its entry for the broker's settings:\n")?;
-        writeln!(out, "[store]\nkey_file = {}", toml::Value::String(path))?;
-        Ok(())
+        Ok(print_to_end(&format!(
+            "{path} has a new key; keep it secret. Its entry for the broker's settings:\n\n[store]\nkey_file = {}\n",
+            toml::Value::String(path.clone())
+        ))?)
     }
 }

@@ -1,6 +1,6 @@
 //! The recommendation in words.
 
-use super::figures::{grouped, waited};
+use super::figures::{calls_a_second, grouped, waited};
 use super::recommendation::{PRICE, Sufficient};
 use super::report::Report;
 use crate::policy::admission::budget::Budget;
@@ -27,8 +27,10 @@ fn budget(report: &Report) -> String {
         return "No budget that was tried keeps the waits short.".to_owned();
     };
     let [p99, max] = [outcome.wait.p99, outcome.wait.max].map(waited);
-    let enough = format!("{rate} calls a second, {burst} at once, are enough: 99% of the delayed requests wait for");
-    let enough = format!("{enough} {p99} at most, the longest for {max}.");
+    let (calls, are) = (calls_a_second(*rate), if *rate == 1.0 { "is" } else { "are" });
+    let enough = format!(
+        "{calls}, {burst} at once, {are} enough: 99% of the delayed requests wait for {p99} at most, the longest for {max}."
+    );
     match report.what.budget.zip(report.what.burst) {
         Some(given) if given != (*rate, *burst) => format!(
             "The budget is too small. {enough} Run plan with --budget {rate} before you set it: another mode may then be \

@@ -15,6 +15,21 @@ pub(super) fn grouped(count: u64) -> String {
     shown
 }
 
+/// A count with its noun: "1 call", "2,000 calls".
+pub(super) fn counted(count: u64, noun: &str) -> String {
+    let plural = match count {
+        1 => "",
+        _ if noun.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{} {noun}{plural}", grouped(count))
+}
+
+/// A rate of calls: "1 call a second", "7.5 calls a second".
+pub fn calls_a_second(rate: f64) -> String {
+    format!("{rate} call{} a second", if rate == 1.0 { "" } else { "s" })
+}
+
 /// A wait, rounded to two or three digits.
 pub(super) fn waited(length: Duration) -> String {
     match length.as_secs_f64() {
@@ -60,6 +75,13 @@ mod tests {
         for (count, shown) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(count), shown);
         }
+        for (count, noun, shown) in
+            [(0, "call", "0 calls"), (1, "call", "1 call"), (1000, "address", "1,000 addresses")]
+        {
+            assert_eq!(counted(count, noun), shown);
+        }
+        let rates = [0.5, 1.0, 2.0].map(calls_a_second);
+        assert_eq!(rates, ["0.5 calls a second", "1 call a second", "2 calls a second"]);
         for (ms, shown) in [
             (0, "0 ms"),
             (999, "999 ms"),

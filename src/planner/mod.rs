@@ -25,3 +25,5 @@ mod table;
 pub mod trace;
 mod trace_error;
 pub mod workload;
+
+pub use figures::calls_a_second;

@@ -5,9 +5,9 @@ use std::fmt;
 use std::iter;
 
 use super::advice;
-use super::figures::{grouped, rounded, share_of, waited};
+use super::figures::{calls_a_second, counted, grouped, rounded, share_of, waited};
 use super::fleet::FleetOutcome;
-use super::outcome::Outcome;
+use super::outcome::{Baseline, Outcome};
 use super::report::Report;
 
 impl Report {
@@ -86,30 +86,22 @@ fn write_table<const N: usize>(out: &mut fmt::Formatter<'_>, rows: &[[String; N]
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, baseline, .. } = self;
-        let [requests, users, least, unavoidable, avoidable] = [
-            baseline.requests,
-            baseline.users,
-            baseline.least_calls,
-            baseline.unavoidable_delays,
-            baseline.avoidable_delays,
-        ]
-        .map(grouped);
+        let Baseline { requests, users, least_calls, unavoidable_delays, avoidable_delays, .. } = *baseline;
         let [span, lifetime] = [what.span, what.lifetime].map(rounded);
         let latency = humantime::format_duration(what.latency);
-        let whose =
-            if what.counts.by_address == baseline.requests && baseline.requests > 0 { "addresses" } else { "users" };
-        writeln!(out, "{}: {requests} requests of {users} {whose} in {span}", what.source)?;
+        let whose = if what.counts.by_address == requests && requests > 0 { "address" } else { "user" };
+        let (requests, users) = (counted(requests, "request"), counted(users, whose));
+        writeln!(out, "{}: {requests} of {users} in {span}", what.source)?;
         write!(out, "Tokens of {lifetime}, floor {}; Courier answers in {latency}; ", what.floor)?;
         match (what.budget, what.burst) {
-            (Some(budget), Some(burst)) => write!(out, "budget {budget} calls a second, {burst} at once")?,
-            (Some(budget), None) => write!(out, "budget {budget} calls a second")?,
+            (Some(budget), Some(burst)) => write!(out, "budget {}, {burst} at once", calls_a_second(budget))?,
+            (Some(budget), None) => write!(out, "budget {}", calls_a_second(budget))?,
             (None, _) => write!(out, "no budget")?,
         }
         writeln!(out, "; extra calls {}", what.extra_calls)?;
-        writeln!(
-            out,
-            "It takes at least {least} calls; {unavoidable} delays are unavoidable, {avoidable} avoidable\n"
-        )?;
+        let (least, unavoidable) = (counted(least_calls, "call"), counted(unavoidable_delays, "delay"));
+        let (are, avoidable) = (if unavoidable_delays == 1 { "is" } else { "are" }, grouped(avoidable_delays));
+        writeln!(out, "It takes at least {least}; {unavoidable} {are} unavoidable, {avoidable} avoidable\n")?;
         write_table(out, &self.rows())?;
         write_table(out, &self.sweep_rows())?;
         advice::of(self).iter().try_for_each(|sentence| writeln!(out, "{sentence}"))?;
@@ -122,7 +114,7 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use crate::planner::fleet::FleetOutcome;
-    use crate::planner::outcome::Waits;
+    use crate::planner::outcome::{Baseline, Waits};
     use crate::planner::report::tests::report;
     use crate::planner::trace::Counts;
 
@@ -188,6 +180,32 @@ mod tests {
         let shown = report.to_string();
         let used = shown.lines().find(|line| line.starts_with("used ")).unwrap_or_default();
         assert_eq!(used.split_whitespace().filter(|cell| *cell == "-").count(), 3, "{shown}");
+    }
+
+    #[test]
+    fn report_of_one_request_has_no_plural() {
+        let mut report = report();
+        report.baseline = Baseline {
+            requests: 1,
+            users: 1,
+            least_calls: 1,
+            unavoidable_delays: 1,
+            avoidable_delays: 0,
+            most_tokens: 1,
+        };
+        (report.what.budget, report.what.burst) = (Some(1.0), Some(1));
+        report.recommendation.budget.as_mut().expect("a budget").rate = 1.0;
+        let shown = report.to_string();
+        for part in [
+            ": 1 request of 1 user in ",
+            "; budget 1 call a second, 1 at once; ",
+            "It takes at least 1 call; 1 delay is unavoidable, 0 avoidable\n",
+            "1 call a second, 50 at once, is enough: ",
+        ] {
+            assert!(shown.contains(part), "{part}\n{shown}");
+        }
+        report.what.counts.by_address = 1;
+        assert!(report.to_string().contains(": 1 request of 1 address in "));
     }
 
     #[test]

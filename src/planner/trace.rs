@@ -188,13 +188,13 @@ mod tests {
         assert_eq!(requests(&selected(None, Some("3"), rows).expect("a trace")), [(5, 0), (8, 0)]);
         let error = |path, field, text| selected(path, field, text).expect_err("an error").to_string();
         for (path, field, text, wanted) in [
-            (Some("/x"), None, LOG, "no request that names a user has a path that begins so; 3 have others"),
+            (Some("/x"), None, LOG, "no request that names a user has a path that begins so (with other paths: 3)"),
             (Some("/x"), None, CSV, "CSV has no paths: requests can be selected by path in an access log alone"),
             (
                 None,
                 Some("user"),
                 "a - - [17/May/2015:10:05:03 +0000]\n",
-                "none of 1 requests names a user: choose another field for it",
+                "no request names a user (of 1): choose another field for it",
             ),
             (None, Some("name"), LOG, "the user of an access log is its field \"address\" or \"user\", not \"name\""),
             (
@@ -209,7 +209,7 @@ mod tests {
                 rows,
                 "the columns have no names, so \"account\" is none: choose the user's by its number",
             ),
-            (None, None, "time,user\n5,-\n6,\n", "none of 2 requests names a user: choose another field for it"),
+            (None, None, "time,user\n5,-\n6,\n", "no request names a user (of 2): choose another field for it"),
         ] {
             assert_eq!(error(path, field, text), wanted);
         }

@@ -51,10 +51,10 @@ pub enum TraceError {
     #[error("CSV has no paths: requests can be selected by path in an access log alone")]
     NoPaths,
     /// No path of the access log has the selected prefix, but so many others.
-    #[error("no request that names a user has a path that begins so; {0} have others")]
+    #[error("no request that names a user has a path that begins so (with other paths: {0})")]
     OtherPaths(u64),
     /// The user's field is empty in all of these requests.
-    #[error("none of {0} requests names a user: choose another field for it")]
+    #[error("no request names a user (of {0}): choose another field for it")]
     NoUsers(u64),
     /// Beyond [`Limits::broken_lines`](super::trace::Limits::broken_lines).
     #[error("more than {limit} lines can't be read; line {line} is the first: {why}")]

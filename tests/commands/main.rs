@@ -6,6 +6,7 @@ mod support;
 mod audit;
 mod check;
 mod client;
+mod closed_output;
 mod completions;
 mod expiry;
 mod health;

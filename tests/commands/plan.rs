@@ -171,9 +171,13 @@ fn requests_are_selected_by_path_and_user_field() {
         assert_eq!((&report["requests"], &report["users"]), (&requests.into(), &users.into()), "{arguments:?}");
     }
     let shown = plan(folder.path(), &["--user-field", "address"]).stdout;
-    assert!(shown[0].contains("3 requests of 1 addresses in"), "{shown:?}");
+    assert!(shown[0].contains("3 requests of 1 address in"), "{shown:?}");
     assert!(shown.iter().any(|line| line.contains("every URL of the log counts (see --path)")), "{shown:?}");
-    is_refused("plan", &plan(folder.path(), &["--path", "/other"]), &["trace.csv: no request", "3 have others"]);
+    is_refused(
+        "plan",
+        &plan(folder.path(), &["--path", "/other"]),
+        &["trace.csv: no request", "(with other paths: 3)"],
+    );
     is_refused("plan", &plan(folder.path(), &["--user-field", "account"]), &["trace.csv: ", "\"address\" or \"user\""]);
 }
 

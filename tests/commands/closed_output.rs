@@ -1,0 +1,34 @@
+//! Standard output that is closed, as by `head`.
+
+use std::io::pipe;
+use std::process::Command;
+
+use crate::support::child::clean_environment;
+
+#[test]
+fn closed_output_ends_each_command_quietly() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = folder.path().join("key");
+    let commands: &[&[&str]] = &[
+        &["schema"],
+        &["man"],
+        &["completions", "bash"],
+        &["client-key", "app"],
+        &["client-key", "--admin"],
+        &["store-key", key.to_str().expect("text")],
+        &["check"],
+        &["plan", "--workload", "office", "--users", "5", "--days", "1"],
+        &["--help"],
+        &["--version"],
+    ];
+    for arguments in commands {
+        let (reader, writer) = pipe().expect("a pipe");
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_courier-token-broker"));
+        clean_environment(&mut command);
+        command.env("COURIER_API_KEY", "pk").env("COURIER_TOKEN_BROKER_CLIENT_KEY", "ctb_the-key-of-the-client");
+        let ended = command.args(*arguments).stdout(writer).output().expect("it runs");
+        let errors = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!((ended.status.code(), &*errors), (Some(0), ""), "{arguments:?}");
+    }
+}
