@@ -102,7 +102,7 @@ async fn page_follows_the_broker_and_says_when_it_is_gone() {
     assert_eq!(browser.value(origins).await, json!([test.url().trim_end_matches('/')]));
     assert_eq!(browser.value("problems").await, json!([]));
     drop(test);
-    browser.until("document.getElementById('connection').textContent.includes(\"can't be reached since\")").await;
+    browser.until("document.getElementById('connection').textContent.includes('has not answered since')").await;
     browser.until("document.title.startsWith('Not reached')").await;
     // The last known values stay.
     assert_eq!(browser.value("document.querySelector('#requests .main dd').textContent").await, "75%");

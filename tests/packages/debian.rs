@@ -1,6 +1,8 @@
 //! The Debian package: `[package.metadata.deb]` in `Cargo.toml`, and `config/debian`.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::child::settings;
@@ -35,7 +37,53 @@ fn every_asset_is_a_file_or_made_by_the_build() {
     {
         assert!(targets.iter().any(|target| target == path), "{path}");
     }
-    assert!(text("config/debian/settings.toml").contains("/usr/share/doc/courier-token-broker/default.toml"));
+    assert!(text("config/debian/settings.toml").contains("/usr/share/doc/courier-token-broker/config/default.toml"));
+}
+
+/// The package has the pages where the repository has them, so a link works if its target is an asset.
+#[test]
+fn links_of_the_packaged_pages_lead_to_packaged_files() {
+    const DOC: &str = "usr/share/doc/courier-token-broker/";
+    let package = metadata();
+    let assets = package["assets"].as_array().expect("a list").iter();
+    let assets: Vec<_> = assets.map(|asset| (asset[0].as_str(), asset[1].as_str())).collect();
+    let is_packaged = |path: &Path| {
+        let (folder, name) = (path.parent().expect("a folder"), path.file_name().and_then(OsStr::to_str));
+        assets.iter().any(|(source, target)| {
+            let source = Path::new(source.expect("a path"));
+            let of = source.file_name().and_then(OsStr::to_str).expect("a name");
+            let name = name.expect("a name");
+            let fits = of == name || of.strip_prefix('*').is_some_and(|suffix| name.ends_with(suffix));
+            let beside = target.and_then(|target| target.strip_prefix(DOC)).map(|rest| rest.trim_end_matches('/'));
+            source.parent() == Some(folder) && fits && beside.map(Path::new) == Some(folder)
+        })
+    };
+    let mut links = 0;
+    for folder in ["", "docs", "benches", "fuzz"] {
+        for entry in fs::read_dir(root().join(folder)).expect(folder) {
+            let page = Path::new(folder).join(entry.expect("an entry").file_name());
+            if page.extension() != Some(OsStr::new("md")) {
+                continue;
+            }
+            assert!(is_packaged(&page), "{}", page.display());
+            let shown = text(page.to_str().expect("text"));
+            for link in shown.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+                if link.is_empty() || link.contains("://") {
+                    continue;
+                }
+                let mut target = Path::new(folder).to_owned();
+                for part in link.split('/') {
+                    let is_up = part == ".." && target.pop();
+                    if !is_up {
+                        target.push(part);
+                    }
+                }
+                assert!(is_packaged(&target), "{} links to {}", page.display(), target.display());
+                links += 1;
+            }
+        }
+    }
+    assert!(links > 50, "{links}");
 }
 
 #[test]

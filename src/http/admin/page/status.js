@@ -138,14 +138,14 @@ function ends({ tokens, step_seconds: step, counts, later }) {
     figures([
       ["tokens in memory", number.format(tokens)],
       [`most in ${span(step)}`, number.format(most)],
-      ...(later > 0 ? [["last for more than 45 days", number.format(later)]] : []),
+      ...(later > 0 ? [["end more than 45 days from now", number.format(later)]] : []),
     ]),
     ...(counts.length > 0
       ? [
           chart(columns.map((count) => [count]), ["blue"], label, titles, true),
           element("div", { class: "axis", "aria-hidden": "true" }, ...marks.map((mark) => element("span", {}, mark))),
         ]
-      : [element("p", { class: "note" }, "No token ends within 45 days.")]),
+      : [element("p", { class: "note" }, tokens === 0 ? "No token is in memory." : "All tokens end more than 45 days from now.")]),
   ];
 }
 
@@ -164,8 +164,8 @@ const BREAKER = {
 
 function throttle({ requests_per_second: whole, present_requests_per_second: present, paused_seconds: paused }) {
   if (paused > 0) return state("bad", `paused for ${span(Math.ceil(paused))}, as Courier asked`);
-  if (present < whole) return state("warn", `${number.format(present)} of ${number.format(whole)} calls a second`);
-  return state("good", `none: ${number.format(whole)} calls a second`);
+  if (present < whole) return state("warn", `${number.format(present)} of ${plural(whole, "call")} a second`);
+  return state("good", `none: ${plural(whole, "call")} a second`);
 }
 
 function workspace({ name, breaker, budget, calls, queued, renewals }, index) {
@@ -261,11 +261,13 @@ let heard = null;
 /** Says whether the broker answers. The text changes only with that, so that screen readers are not disturbed. */
 function connected(problem) {
   const place = document.getElementById("connection");
-  const since = heard ? `since ${clock.format(heard)}; what is below was so then` : "";
-  const text = problem === null ? "Live" : `The broker can't be reached ${since}`.trim() + ` (${problem}).`;
+  const lost = heard
+    ? `The broker has not answered since ${clock.format(heard)} (${problem}). Everything below is from then.`
+    : `The broker does not answer (${problem}).`;
+  const text = problem === null ? "Live" : lost;
   if (place.textContent !== text) place.textContent = text;
   place.classList.toggle("lost", problem !== null);
-  document.title = problem === null ? "courier-token-broker" : "Not reached: courier-token-broker";
+  document.title = problem === null ? "courier-token-broker" : "No answer: courier-token-broker";
 }
 
 async function poll() {
