@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use super::activity::Activity;
 use super::certificates::HTTP2;
 use super::connections::CloseIfIdle;
-use super::head_timer::HeadTimer;
+use super::read_timer::ReadTimer;
 use super::socket::Accepted;
 use super::state::{Answer, Cancelled, ConnectionState, ListenerState};
 use super::stream::GuardedStream;
@@ -146,15 +146,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = **state.listener.limits.load();
-    let head_timer = HeadTimer::new(Arc::clone(&state.activity), limits.header_timeout);
+    let read_timer = ReadTimer::new(Arc::clone(&state.activity), limits.header_timeout, limits.idle_timeout);
+    // Without a timer hyper has no timeouts: the stream has them all.
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        // hyper's timer includes the idle time; `HeadTimer` limits the head itself.
-        .header_read_timeout(limits.idle_timeout)
         // hyper takes no less than 8 KiB. The body's read-ahead comes on top.
         .max_buf_size(limits.header_bytes.saturating_add(8192))
         .serve_connection(
-            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, Some(head_timer))),
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, Some(read_timer))),
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);

@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::head_timer::HeadTimer;
+use super::read_timer::ReadTimer;
 
-/// A stream with a read timeout for heads and a write timeout.
+/// A stream with a read timeout between requests and a write timeout.
 ///
 /// hyper has no write timeout: a peer that does not read would hold its connection for ever.
 pub struct GuardedStream<S> {
@@ -19,14 +19,14 @@ pub struct GuardedStream<S> {
     /// The longest time without progress in writing.
     write_timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
-    /// The read timeout of heads; `None` for HTTP/2, which has its own.
-    head_timer: Option<HeadTimer>,
+    /// The read timeout; `None` for HTTP/2, which has its own.
+    read_timer: Option<ReadTimer>,
 }
 
 impl<S> GuardedStream<S> {
-    /// Wraps a connection. Without a `head_timer` only writing is limited.
-    pub const fn new(stream: S, write_timeout: Duration, head_timer: Option<HeadTimer>) -> Self {
-        Self { stream, write_timeout, stalled: None, head_timer }
+    /// Wraps a connection. Without a `read_timer` only writing is limited.
+    pub const fn new(stream: S, write_timeout: Duration, read_timer: Option<ReadTimer>) -> Self {
+        Self { stream, write_timeout, stalled: None, read_timer }
     }
 
     /// Passes the outcome on, or fails after too long without progress.
@@ -54,9 +54,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        match &mut self.head_timer {
+        let is_writing = self.stalled.is_some();
+        match &mut self.read_timer {
             Some(timer) if read.is_pending() => {
-                ready!(timer.poll_expired(context));
+                ready!(timer.poll_expired(context, is_writing));
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             Some(timer) if buffer.filled().len() > before => timer.on_bytes(),
