@@ -151,6 +151,8 @@ where
     let connection = http1::Builder::new()
         // hyper takes no less than 8 KiB. The body's read-ahead comes on top.
         .max_buf_size(limits.header_bytes.saturating_add(8192))
+        // Answers are small: to copy one behind its head costs less than `writev` costs more than `send`.
+        .writev(false)
         .serve_connection(
             TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, Some(read_timer))),
             service(Arc::clone(&state), answer),
