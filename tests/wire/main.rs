@@ -4,6 +4,7 @@
 mod support;
 
 mod admin_key;
+mod allocations;
 mod answers;
 mod bodies;
 mod connections;

@@ -78,12 +78,17 @@ impl Origins {
         }
     }
 
-    /// Lets a listed page read the response. `Vary` is set in any case, so that a cache does not serve
+    /// The origin of a request of a listed page.
+    pub(super) fn allowed(&self, request: &HeaderMap) -> Option<HeaderValue> {
+        request.get(ORIGIN).filter(|_| self.from(request) == Page::Allowed).cloned()
+    }
+
+    /// Lets a page of this allowed origin read the response. `Vary` is set in any case, so that a cache does not serve
     /// one page's response to another.
-    pub(super) fn set_headers(&self, request: &HeaderMap, response: &mut HeaderMap) {
+    pub(super) fn set_headers(allowed: Option<HeaderValue>, response: &mut HeaderMap) {
         response.insert(VARY, VARIES);
-        if let (Page::Allowed, Some(origin)) = (self.from(request), request.get(ORIGIN)) {
-            response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        if let Some(origin) = allowed {
+            response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             response.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
             response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
         }
@@ -94,7 +99,7 @@ impl Origins {
         let mut response = Response::new(ResponseBody::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
-        self.set_headers(request, headers);
+        Self::set_headers(self.allowed(request), headers);
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed.value());
         headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);

@@ -40,6 +40,6 @@ impl Api {
         let answer = self
             .serve(client, client.actor(), &claim, Terms { lifetime: Some(lifetime), min_ttl }, request.headers())
             .await?;
-        Ok(token_response(&answer, answer.grant.object().into()))
+        Ok(token_response(request, &answer, answer.grant.object().into()))
     }
 }

@@ -37,7 +37,7 @@ impl Api {
             // Boxed, so that an app's cache hit does not carry the state of a session check.
             && let Some(answer) = Box::pin(self.serve_session(session_auth, request, counters)).await?
         {
-            return Ok(self.frontend_response(&answer));
+            return Ok(self.frontend_response(request, &answer));
         }
         if carries_session(request) {
             return Err(Problem::NoSessions);
@@ -56,16 +56,16 @@ impl Api {
         let claim = ScopeClaim::new(vec![UserId::new(&user)?], scopes)?;
         let answer =
             self.serve(client, client.actor(), &claim, Terms { lifetime: None, min_ttl }, request.headers()).await?;
-        Ok(self.frontend_response(&answer))
+        Ok(self.frontend_response(request, &answer))
     }
 
-    fn frontend_response(&self, answer: &Answer) -> Answered {
+    fn frontend_response<B>(&self, request: &mut Request<B>, answer: &Answer) -> Answered {
         let rest = format!(
             r#","expiresIn":"{}s","expiresAt":"{}"}}"#,
             answer.remaining.as_secs(),
             self.expires_at(answer.remaining),
         );
-        token_response(answer, ResponseBody::new(answer.grant.open_object(), rest.into()))
+        token_response(request, answer, ResponseBody::new(answer.grant.open_object(), rest.into()))
     }
 }
 

@@ -24,6 +24,7 @@ mod user_rates;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,6 +180,10 @@ impl Api {
             let arrived = self.clock.now();
             let (route, methods) = Self::find(request.uri());
             let mut counters = &self.unknown;
+            // Read first, since a token's response takes the request's header map.
+            let sent_id = request_id(request.headers());
+            let session_route = self.session_auth.as_ref().filter(|_| route == Route::Frontend);
+            let page = session_route.map(|session_auth| session_auth.route.origins.allowed(request.headers()));
             let answered = match route {
                 _ if request.extensions().get::<BadHost>().is_some() => Err(Problem::Host),
                 _ if request.headers().len() > self.settings.header_count => Err(Problem::HeadersTooLarge),
@@ -206,7 +211,7 @@ impl Api {
             };
             let (outcome, mut response) = match answered {
                 Ok((outcome, mut response)) => {
-                    if let Some(id) = request_id(request.headers()) {
+                    if let Some(id) = sent_id {
                         response.headers_mut().insert(REQUEST_ID, id);
                     }
                     (outcome, response)
@@ -216,10 +221,8 @@ impl Api {
                     (problem.outcome(), response)
                 }
             };
-            if route == Route::Frontend
-                && let Some(session_auth) = &self.session_auth
-            {
-                session_auth.route.origins.set_headers(request.headers(), response.headers_mut());
+            if let Some(page) = page {
+                Origins::set_headers(page, response.headers_mut());
             }
             self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
             counters[outcome].inc();
@@ -344,10 +347,13 @@ impl Api {
 /// The outcome for the metrics, and the response.
 type Answered = (RequestOutcome, Response<ResponseBody>);
 
-/// A response that carries a token. Caches must not store it.
-fn token_response(answer: &Answer, body: ResponseBody) -> Answered {
+/// A response that carries a token. Caches must not store it. It takes the request's header map, which is already
+/// allocated; the connection then keeps it for the next request.
+fn token_response<B>(request: &mut Request<B>, answer: &Answer, body: ResponseBody) -> Answered {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
+    mem::swap(headers, request.headers_mut());
+    headers.clear();
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(CACHE_CONTROL, NO_STORE);
     headers.insert(CACHE_STATUS, cache_status(answer));

@@ -83,7 +83,7 @@ impl Api {
             answer.remaining.as_secs(),
             self.expires_at(answer.remaining),
         );
-        Ok(token_response(&answer, ResponseBody::new(answer.grant.open_object(), rest.into())))
+        Ok(token_response(request, &answer, ResponseBody::new(answer.grant.open_object(), rest.into())))
     }
 
     /// Finds a profile. The error names those that the client may use: the names of others, such as a
