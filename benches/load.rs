@@ -23,7 +23,7 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
@@ -145,11 +145,10 @@ async fn bare(size: usize) {
         let answer = answer.clone();
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
-            // The broker's listener sets this too.
+            // The broker's listener sets these too.
             let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(60))
                 .max_buf_size(24 * 1024)
+                .writev(false)
                 .serve_connection(TokioIo::new(stream), service_fn(answer));
             let _ = connection.await;
         });
