@@ -25,7 +25,7 @@ use super::connections::CloseIfIdle;
 use super::read_timer::ReadTimer;
 use super::socket::Accepted;
 use super::state::{Answer, Cancelled, ConnectionState, ListenerState};
-use super::stream::GuardedStream;
+use super::stream::{GuardedStream, SendingStream};
 use super::tls::{PeerCertificate, Tls};
 use crate::http::response_body::ResponseBody;
 use crate::metrics::Dropped;
@@ -88,7 +88,7 @@ async fn serve_tls<F: Answer>(
     (activity, mut stop): (Arc<Activity>, Stop),
 ) {
     let certificates = tls.current();
-    let handshake = TlsAcceptor::from(certificates.config()).accept(stream);
+    let handshake = TlsAcceptor::from(certificates.config()).accept(SendingStream(stream));
     let handshake_timeout = listener.limits.load().handshake_timeout;
     let outcome = tokio::select! {
         outcome = timeout(handshake_timeout, handshake) => outcome,
