@@ -365,7 +365,5 @@ mod tests {
             sleep(30 * SECOND).await;
             assert!(peer.read_buf(&mut answer).await.expect("it is open") > 0);
         }
-        let open = open_for(&mut peer).await;
-        assert!(open >= 80 * SECOND && open <= 101 * SECOND, "{open:?}");
     }
 }

@@ -47,13 +47,15 @@ impl ReadTimer {
     }
 
     /// Resolves when a head takes too long, or the connection is idle for too long. Polled when no bytes are available.
+    ///
+    /// The timer runs on while a request is open: hyper reads while it waits for the answer, and not again after it.
     pub fn poll_expired(&mut self, context: &mut Context<'_>, is_writing: bool) -> Poll<()> {
         let begun = self.activity.begun();
-        if self.activity.is_any_open() || is_writing {
+        let is_busy = is_writing || self.activity.is_any_open();
+        if is_busy {
             self.intervals_left = INTERVALS;
-            return Poll::Pending;
         }
-        let head_after = (self.arrived_after == begun).then_some(begun);
+        let head_after = (!is_busy && self.arrived_after == begun).then_some(begun);
         if self.head_after != head_after {
             self.head_after = head_after;
             self.timer.set(sleep(if head_after.is_some() { self.head_timeout } else { self.idle_timeout / INTERVALS }));
@@ -63,7 +65,9 @@ impl ReadTimer {
             if self.head_after.is_some() || self.intervals_left == 0 {
                 return Poll::Ready(());
             }
-            self.intervals_left -= 1;
+            if !is_busy {
+                self.intervals_left -= 1;
+            }
             self.timer.set(sleep(self.idle_timeout / INTERVALS));
         }
     }
