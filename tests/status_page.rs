@@ -97,13 +97,13 @@ async fn page_follows_the_broker_and_says_when_it_is_gone() {
     // Three of four requests are hits.
     browser.until("document.querySelector('#requests .main dd').textContent === '75%'").await;
     browser.until("document.querySelector('#ends dd').textContent === '1'").await;
-    browser.until("document.getElementById('workspaces').textContent.includes('1 users who wait')").await;
+    browser.until("document.getElementById('workspaces').textContent.includes('1 for users who wait')").await;
     let origins = "[...new Set(performance.getEntriesByType('resource').map((entry) => new URL(entry.name).origin))]";
     assert_eq!(browser.value(origins).await, json!([test.url().trim_end_matches('/')]));
     assert_eq!(browser.value("problems").await, json!([]));
     drop(test);
     browser.until("document.getElementById('connection').textContent.includes('has not answered since')").await;
-    browser.until("document.title.startsWith('Not reached')").await;
+    browser.until("document.title.startsWith('No answer')").await;
     // The last known values stay.
     assert_eq!(browser.value("document.querySelector('#requests .main dd').textContent").await, "75%");
 }

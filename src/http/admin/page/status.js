@@ -170,7 +170,7 @@ function throttle({ requests_per_second: whole, present_requests_per_second: pre
 
 function workspace({ name, breaker, budget, calls, queued, renewals }, index) {
   const allowed = Math.max(1, budget.requests_per_second * calls.window_seconds);
-  const classes = [["orange", "waiting", "users who wait"], ["blue", "renewal", "renewals"], ["teal", "ahead", "fetched ahead"]];
+  const classes = [["orange", "waiting", "for users who wait"], ["blue", "renewal", "for renewals"], ["teal", "ahead", "ahead of requests"]];
   const used = classes.reduce((sum, [, kind]) => sum + calls[kind], 0);
   const share = percent.format(used / allowed);
   const scale = Math.max(allowed, used);
