@@ -1,9 +1,9 @@
 //! Coverage: the share of demand that would survive an outage of Courier.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::locks::{Lock, Order};
+use crate::metrics::Sharded;
 
 /// The lengths of an outage that coverage is reported for.
 pub const HORIZONS: [Duration; 3] = [Duration::from_secs(300), Duration::from_secs(900), Duration::from_secs(3600)];
@@ -13,7 +13,7 @@ pub const HORIZONS: [Duration; 3] = [Duration::from_secs(300), Duration::from_se
 /// That is as long as its cached token stays above the hard floor; zero without a token.
 pub struct Coverage {
     /// Requests since the last tick, by the number of horizons that they would survive.
-    fresh: [AtomicU64; HORIZONS.len() + 1],
+    fresh: [Sharded; HORIZONS.len() + 1],
     /// The same for older requests, exponentially decayed.
     decayed: Lock<[f64; HORIZONS.len() + 1]>,
 }
@@ -31,7 +31,7 @@ impl Coverage {
     /// Counts a request whose token could be handed out for so long.
     pub fn count(&self, servable_for: Duration) {
         let survived = HORIZONS.iter().filter(|horizon| servable_for >= **horizon).count();
-        self.fresh[survived].fetch_add(1, Ordering::Relaxed);
+        self.fresh[survived].increment();
     }
 
     /// Ages the counts by `passed`, and returns the share that would survive each horizon.
@@ -41,7 +41,7 @@ impl Coverage {
         let mut decayed = self.decayed.lock();
         let kept = (-passed.as_secs_f64() / DECAY.as_secs_f64()).exp();
         for (decayed, fresh) in decayed.iter_mut().zip(&self.fresh) {
-            *decayed = *decayed * kept + fresh.swap(0, Ordering::Relaxed) as f64;
+            *decayed = *decayed * kept + fresh.take() as f64;
         }
         let all: f64 = decayed.iter().sum();
         std::array::from_fn(|horizon| {

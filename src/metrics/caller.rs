@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
+use prometheus::Registry;
 use prometheus::core::Collector;
-use prometheus::{IntCounter, IntCounterVec, Registry};
 
 use super::family::{self, By, Children};
 use super::label::{RequestOutcome, Who};
+use super::sharded::{ShardedCounter, ShardedCounterVec};
 
 const HELP: &str = "Requests of each client, of all sessions together and of unknown callers, by outcome.";
 
@@ -37,7 +38,7 @@ impl CallerLabels {
 }
 
 /// The requests of one caller. Counting is one atomic addition.
-pub type CallerRequests = By<RequestOutcome, IntCounter>;
+pub type CallerRequests = By<RequestOutcome, ShardedCounter>;
 
 /// The requests of all callers.
 ///
@@ -45,7 +46,7 @@ pub type CallerRequests = By<RequestOutcome, IntCounter>;
 /// any names, so in one family two callers could be one series.
 pub struct Callers {
     registry: Registry,
-    known: Mutex<BTreeMap<CallerLabels, (IntCounterVec, CallerRequests)>>,
+    known: Mutex<BTreeMap<CallerLabels, (ShardedCounterVec, CallerRequests)>>,
 }
 
 impl Callers {

@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use super::label::Label;
+use super::sharded::{ShardedCounter, ShardedCounterVec};
 
 const NAMESPACE: &str = "courier_token_broker";
 
@@ -127,6 +128,7 @@ macro_rules! metric {
 }
 
 metric!(IntCounter, IntCounterVec, |options, _buckets| options);
+metric!(ShardedCounter, ShardedCounterVec, |options, _buckets| options);
 metric!(IntGauge, IntGaugeVec, |options, _buckets| options);
 metric!(Gauge, GaugeVec, |options, _buckets| options);
 metric!(Histogram, HistogramVec, |options, buckets| HistogramOpts::from(options).buckets(buckets.to_vec()));

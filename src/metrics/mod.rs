@@ -8,6 +8,7 @@ mod family;
 mod jwks;
 mod label;
 mod process;
+mod sharded;
 mod store;
 mod workspace;
 
@@ -24,6 +25,7 @@ pub use label::{
     Removal, RenewalOutcome, RequestOutcome, Route, StoreOperation, StoreOutcome,
 };
 pub use process::{CertificateMetrics, OUTCOMES, ProcessMetrics};
+pub use sharded::Sharded;
 pub use store::StoreMetrics;
 pub use workspace::WorkspaceMetrics;
 

@@ -8,6 +8,7 @@ use super::family::{By, metrics};
 use super::label::{
     Dropped, Horizon, Label, ListenerKind, ReloadOutcome, Reloaded, Removal, RequestOutcome, Route, Version,
 };
+use super::sharded::ShardedCounter;
 
 /// Buckets from a cache hit to a caller's longest wait, in seconds.
 pub(super) const WAITS: &[f64] = &[
@@ -20,7 +21,7 @@ metrics! {
     /// The metrics of the whole broker.
     ProcessMetrics of ProcessFamilies [] {
         /// Requests, by route and outcome.
-        requests_total: By<Route, By<RequestOutcome, IntCounter>>,
+        requests_total: By<Route, By<RequestOutcome, ShardedCounter>>,
         /// Time from a request's arrival to its response, in seconds.
         request_duration_seconds: By<Route, Histogram> = WAITS,
         /// Open connections, by listener.
