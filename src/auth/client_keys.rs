@@ -1,6 +1,7 @@
 //! Clients, and their authentication by keys and certificates.
 
 use std::fmt;
+use std::ops::Deref;
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -9,6 +10,7 @@ use aws_lc_rs::rand;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::allowed_scopes::AllowedScopes;
 use super::inbound::{Inbound, InboundRate};
 use crate::audit::Actor;
 use crate::clock::Clock;
@@ -98,12 +100,22 @@ pub struct ClientKeys {
     clients: Vec<KnownClient>,
 }
 
-/// A client with its rate limit and its counters.
+/// A client with its rate limit, its counters and what is known about its requests.
 #[derive(Clone, Debug)]
 pub struct KnownClient {
     client: Client,
+    /// The scopes that it may request, as far as it has.
+    pub allowed: AllowedScopes,
     inbound: Option<Inbound>,
     requests: Option<CallerRequests>,
+}
+
+impl Deref for KnownClient {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
 }
 
 impl KnownClient {
@@ -131,7 +143,8 @@ impl ClientKeys {
     /// case, or URIs.
     pub fn add(&mut self, client: Client, keys: Vec<Digest>, names: Vec<String>) {
         let index = self.clients.len();
-        self.clients.push(KnownClient { client, inbound: None, requests: None });
+        let allowed = AllowedScopes::default();
+        self.clients.push(KnownClient { client, allowed, inbound: None, requests: None });
         self.keys.extend(keys.into_iter().map(|key| (key, index)));
         self.names.extend(names.into_iter().map(|name| (name, index)));
     }

@@ -1,6 +1,7 @@
 //! Authentication: apps with client keys or certificates, users with sessions.
 
 mod algorithms;
+mod allowed_scopes;
 mod client_keys;
 mod error;
 mod fetch;
@@ -14,6 +15,7 @@ mod session_key;
 mod sessions;
 
 pub use algorithms::{Algorithms, AlgorithmsError};
+pub use allowed_scopes::AllowedScopes;
 pub use client_keys::{Client, ClientKeys, Digest, DigestError, KnownClient, generate_key, has_jwt_shape};
 pub use error::{SessionDenial, SessionError};
 pub use inbound::InboundRate;

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use crate::audit::Actor;
     use crate::broker::fixture::{Fixture, HOUR, key};
-    use crate::broker::{Refusal, Source, TokenRequest};
+    use crate::broker::{Answer, Refusal, Source, TokenRequest};
     use crate::metrics::Removal;
     use crate::policy::freshness::Floor;
 
@@ -96,6 +96,10 @@ mod tests {
 
     async fn source(fixture: &Fixture, user: &str) -> Source {
         fixture.broker.get_token(&request(user)).await.expect("a token").source
+    }
+
+    fn get_cached(fixture: &Fixture, user: &str) -> Option<Answer> {
+        fixture.broker.get_cached(key(user).as_str(), Some("app"), None, fixture.clock.now())
     }
 
     fn has(fixture: &Fixture, user: &str) -> bool {
@@ -125,7 +129,7 @@ mod tests {
         assert_eq!((fixture.calls(), entry.uses()), (1, 1));
         fixture.pass(3 * MINUTE).await;
         assert_eq!(fixture.calls(), 2);
-        fixture.broker.get_cached(&request("jane")).expect("a token");
+        get_cached(&fixture, "jane").expect("a token");
         // The new token is due at once by a floor that leaves it a window of three minutes.
         fixture.pass(5 * MINUTE).await;
         set_floor(&fixture, 0.95, Duration::ZERO);
@@ -211,13 +215,13 @@ mod tests {
         apply(&fixture, |settings| settings.refresh = Mode::Used);
         assert_eq!(fixture.scheduled(), 1);
         fixture.pass(29 * MINUTE).await;
-        fixture.broker.get_cached(&request("jane")).expect("a fresh token");
+        get_cached(&fixture, "jane").expect("a fresh token");
         fixture.pass(2 * MINUTE).await;
         assert_eq!(fixture.calls(), 2);
         apply(&fixture, |settings| settings.refresh = Mode::Off);
         assert_eq!(fixture.scheduled(), 0);
         fixture.pass(27 * MINUTE).await;
-        fixture.broker.get_cached(&request("jane")).expect("a fresh token");
+        get_cached(&fixture, "jane").expect("a fresh token");
         fixture.pass(5 * MINUTE).await;
         assert_eq!(fixture.calls(), 2);
         // It is overdue.

@@ -24,6 +24,8 @@ pub struct TokenRequest<'a> {
 /// A token and its source.
 #[derive(Clone, Debug)]
 pub struct Answer {
+    /// The token key.
+    pub key: TokenKey,
     /// The token.
     pub grant: Grant,
     /// Its remaining life.

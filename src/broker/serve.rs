@@ -63,7 +63,7 @@ impl Broker {
     /// [`BrokerSettings::timeout`]: super::BrokerSettings::timeout
     pub async fn get_token(&self, request: &TokenRequest<'_>) -> Result<Answer, Refusal> {
         let asked = self.0.clock.now();
-        let (stale, servable_for) = match self.look_up(request, asked) {
+        let (stale, servable_for) = match self.look_up_for(request, asked) {
             Some((found, Freshness::Serve { is_due })) => return Ok(self.serve_hit(&found, is_due, asked)),
             Some((found, Freshness::Wait(why))) => (Some(why), found.servable_for(request.min_ttl, asked)),
             None => (None, None),
@@ -77,33 +77,50 @@ impl Broker {
     }
 
     /// Answers a request from the table alone: `None` if the table has no token that is fresh enough.
-    pub fn get_cached(&self, request: &TokenRequest<'_>) -> Option<Answer> {
-        let asked = self.0.clock.now();
-        match self.look_up(request, asked)? {
-            (found, Freshness::Serve { is_due }) => Some(self.serve_hit(&found, is_due, asked)),
+    ///
+    /// `key` is the text of a token key, and `client` the caller, unless that is a session. It allocates nothing.
+    pub fn get_cached(
+        &self,
+        key: &str,
+        client: Option<&str>,
+        min_ttl: Option<Duration>,
+        now: Moment,
+    ) -> Option<Answer> {
+        match self.look_up(key, client, min_ttl, now)? {
+            (found, Freshness::Serve { is_due }) => Some(self.serve_hit(&found, is_due, now)),
             _ => None,
         }
     }
 
+    fn look_up_for(&self, request: &TokenRequest<'_>, now: Moment) -> Option<(Found, Freshness)> {
+        self.look_up(request.key.as_str(), request.actor.client(), request.min_ttl, now)
+    }
+
     /// The key's entry, its token, and whether that may be handed out.
-    fn look_up(&self, request: &TokenRequest<'_>, now: Moment) -> Option<(Found, Freshness)> {
-        let found = self.find(request)?;
-        let freshness = freshness::judge(&found.floor, &found.token.facts(request.min_ttl, now));
+    fn look_up(
+        &self,
+        key: &str,
+        client: Option<&str>,
+        min_ttl: Option<Duration>,
+        now: Moment,
+    ) -> Option<(Found, Freshness)> {
+        let found = self.find(key, client)?;
+        let freshness = freshness::judge(&found.floor, &found.token.facts(min_ttl, now));
         Some((found, freshness))
     }
 
     /// The key's entry and its token, however old. From now on it is kept for this caller too.
-    fn find(&self, request: &TokenRequest<'_>) -> Option<Found> {
-        let entry = self.0.table.get(&request.key)?;
+    fn find(&self, key: &str, client: Option<&str>) -> Option<Found> {
+        let entry = self.0.table.get_by_text(key)?;
         let token = entry.token()?;
-        self.add_owner(request, &entry);
+        self.add_owner(client, &entry);
         Some(Found { entry, token, floor: self.0.settings.load().floor })
     }
 
     /// Keeps an entry for this caller too.
-    fn add_owner(&self, request: &TokenRequest<'_>, entry: &Arc<Entry>) {
+    fn add_owner(&self, client: Option<&str>, entry: &Arc<Entry>) {
         let ledger = &self.0.table.ledger;
-        ledger.add_owner(entry, ledger.owner(request.key.workspace(), request.actor.client()));
+        ledger.add_owner(entry, ledger.owner(entry.key.workspace(), client));
     }
 
     /// How long the token stays above the hard floor; `None` if it is below.
@@ -144,7 +161,7 @@ impl Broker {
         };
         let Issued { entry, token, stored, .. } =
             outcome.inspect_err(|refusal| self.count_if_held(request, workspace, refusal))?;
-        self.add_owner(request, &entry);
+        self.add_owner(request.actor.client(), &entry);
         let now = self.0.clock.now();
         if self.servable_for(&token.facts(request.min_ttl, now)).is_none() {
             return Err(Refusal::TooOld);
@@ -205,7 +222,7 @@ impl Broker {
             return Joined::Shared(follower);
         }
         // Another flight may have completed since the first lookup; under this lock none completes.
-        if let Some((found, Freshness::Serve { .. })) = self.look_up(request, self.0.clock.now()) {
+        if let Some((found, Freshness::Serve { .. })) = self.look_up_for(request, self.0.clock.now()) {
             return Joined::Cached(found.entry, found.token);
         }
         let mut leader = flights.register(&request.key);
@@ -230,7 +247,7 @@ impl Broker {
 
     /// Serves the stale token above the hard floor after a failure, unless it was removed meanwhile.
     fn serve_stale(&self, request: &TokenRequest<'_>, why: Stale, asked: Moment) -> Option<Answer> {
-        let found = self.find(request)?;
+        let found = self.find(request.key.as_str(), request.actor.client())?;
         let Found { entry, token, .. } = &found;
         let is_purged = |workspace: &Arc<Workspace>| workspace.is_purged(token.grant.sent());
         if self.0.workspaces.get(request.key.workspace()).is_some_and(is_purged) {
@@ -252,6 +269,6 @@ impl Broker {
         {
             workspace.refresher.counts.add(self.without_shared(counted, entry, workspace));
         }
-        Answer { grant: grant.clone(), remaining: grant.remaining(now), source }
+        Answer { key: entry.key.clone(), grant: grant.clone(), remaining: grant.remaining(now), source }
     }
 }

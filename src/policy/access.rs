@@ -132,6 +132,9 @@ impl Pattern {
         let Some(mut text) = text.strip_prefix(first) else {
             return false;
         };
+        if rest.is_empty() {
+            return true;
+        }
         // Matching each piece at its earliest position leaves the most for the others, so no
         // backtracking is needed.
         let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));

@@ -1,12 +1,15 @@
 //! Token keys: the cache keys of tokens.
 
 use std::borrow::Borrow;
-use std::fmt::{self, Write};
+use std::cell::Cell;
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::claim::ScopeClaim;
 use super::lifetime::Lifetime;
+use super::scope_set::ScopeSet;
+use super::user::UserId;
 
 /// The name of a workspace: one Courier API key and base URL.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +57,12 @@ pub struct WorkspaceNameError;
 #[derive(Clone)]
 pub struct TokenKey {
     text: Arc<str>,
+    layout: Layout,
+}
+
+/// The places of the parts in the text of a key.
+#[derive(Clone, Copy)]
+struct Layout {
     lifetime: Lifetime,
     users_end: u16,
     workspace_end: u8,
@@ -65,16 +74,61 @@ const LONGEST_CLAIM_START: usize = WorkspaceName::MAX_BYTES + " 4294967295 ".len
 const _: () = assert!(LONGEST_CLAIM_START <= u8::MAX as usize);
 const _: () = assert!(LONGEST_CLAIM_START + ScopeClaim::MAX_BYTES <= u16::MAX as usize);
 
+/// The text of a token key, for a look-up. Its buffer is reused by the thread, so that a look-up allocates nothing.
+pub struct KeyText {
+    text: String,
+    layout: Layout,
+}
+
+thread_local! {
+    static BUFFER: Cell<String> = const { Cell::new(String::new()) };
+}
+
+impl KeyText {
+    /// The text of a request's key.
+    pub fn new(workspace: &WorkspaceName, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
+        Self::build(workspace, lifetime, |text| claim.write(text))
+    }
+
+    /// The same for one user; `None` if that is too long for a token.
+    pub fn of_user(workspace: &WorkspaceName, user: UserId<'_>, scopes: &ScopeSet, lifetime: Lifetime) -> Option<Self> {
+        scopes.fits(user).then(|| Self::build(workspace, lifetime, |text| scopes.write(user, text)))
+    }
+
+    /// `write` appends the claim, and returns where its users end in the text.
+    fn build(workspace: &WorkspaceName, lifetime: Lifetime, write: impl FnOnce(&mut String) -> usize) -> Self {
+        let mut text = BUFFER.take();
+        text.clear();
+        text.push_str(workspace.as_str());
+        // Writing to a string can't fail.
+        let _ = fmt::Write::write_fmt(&mut text, format_args!(" {} ", lifetime.as_secs()));
+        let claim_start = text.len() as u8;
+        let users_end = write(&mut text) as u16;
+        let workspace_end = workspace.as_str().len() as u8;
+        Self { text, layout: Layout { lifetime, users_end, workspace_end, claim_start } }
+    }
+
+    /// The text, which is that of an equal [`TokenKey`].
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The key of this text.
+    pub fn to_key(&self) -> TokenKey {
+        TokenKey { text: self.text.as_str().into(), layout: self.layout }
+    }
+}
+
+impl Drop for KeyText {
+    fn drop(&mut self) {
+        BUFFER.set(std::mem::take(&mut self.text));
+    }
+}
+
 impl TokenKey {
     /// The key of a request.
     pub fn new(workspace: &WorkspaceName, claim: &ScopeClaim<'_>, lifetime: Lifetime) -> Self {
-        let mut text = String::with_capacity(256);
-        text.push_str(workspace.as_str());
-        // Writing to a string can't fail.
-        let _ = write!(text, " {} ", lifetime.as_secs());
-        let claim_start = text.len() as u8;
-        let users_end = claim.write(&mut text) as u16;
-        Self { text: text.into(), lifetime, users_end, workspace_end: workspace.as_str().len() as u8, claim_start }
+        KeyText::new(workspace, claim, lifetime).to_key()
     }
 
     /// Parses the text of a key; `None` unless it is exactly that of a key.
@@ -94,28 +148,28 @@ impl TokenKey {
 
     /// The name of the workspace.
     pub fn workspace(&self) -> &str {
-        &self.text[..self.workspace_end.into()]
+        &self.text[..self.layout.workspace_end.into()]
     }
 
     /// The lifetime that is requested from Courier.
     pub const fn lifetime(&self) -> Lifetime {
-        self.lifetime
+        self.layout.lifetime
     }
 
     /// The scope string that is requested from Courier.
     pub fn claim(&self) -> &str {
-        &self.text[self.claim_start.into()..]
+        &self.text[self.layout.claim_start.into()..]
     }
 
     /// The part of the scope string that names the users, for logs.
     pub fn users(&self) -> impl Iterator<Item = &str> {
-        let users = &self.text[self.claim_start.into()..self.users_end.into()];
+        let users = &self.text[self.layout.claim_start.into()..self.layout.users_end.into()];
         users.split(' ').filter_map(|part| part.strip_prefix("user_id:"))
     }
 
     /// The scopes alone, as one string, for logs.
     pub fn scopes(&self) -> &str {
-        &self.text[usize::from(self.users_end) + 1..]
+        &self.text[usize::from(self.layout.users_end) + 1..]
     }
 }
 

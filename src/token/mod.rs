@@ -9,12 +9,14 @@ mod key;
 mod lifetime;
 mod profile;
 mod scope;
+mod scope_set;
 mod user;
 
 pub use claim::{ClaimError, ScopeClaim};
 pub use grant::{Grant, Token, TokenError};
-pub use key::{TokenKey, WorkspaceName, WorkspaceNameError};
+pub use key::{KeyText, TokenKey, WorkspaceName, WorkspaceNameError};
 pub use lifetime::{Lifetime, LifetimeError};
 pub use profile::{INBOX, MOBILE, Profile, ProfileError};
 pub use scope::{Scope, ScopeError};
+pub use scope_set::ScopeSet;
 pub use user::{UserId, UserIdError};

@@ -1,6 +1,7 @@
 //! Profiles: named scope sets.
 
 use super::scope::{Scope, ScopeError};
+use super::scope_set::ScopeSet;
 
 /// The name of the profile that Courier's Inbox and Toast need.
 pub const INBOX: &str = "inbox";
@@ -12,6 +13,7 @@ pub const MOBILE: &str = "mobile";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     scopes: Vec<Box<str>>,
+    set: ScopeSet,
 }
 
 impl Profile {
@@ -20,11 +22,17 @@ impl Profile {
         let scopes = scopes
             .into_iter()
             .map(|scope| Scope::new(scope).map(|scope| scope.as_str().into()))
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect::<Result<Vec<Box<str>>, _>>()?;
         if scopes.is_empty() || scopes.len() > super::ScopeClaim::MAX_SCOPES {
             return Err(ProfileError::Count);
         }
-        Ok(Self { scopes })
+        let set = ScopeSet::new(scopes.iter().filter_map(|scope| Scope::new(scope).ok()));
+        Ok(Self { scopes, set })
+    }
+
+    /// The scopes as a set.
+    pub const fn set(&self) -> &ScopeSet {
+        &self.set
     }
 
     /// The scopes, at least one.

@@ -12,7 +12,7 @@ use courier_token_broker::config::{Layers, Raw, RawSessions, Settings};
 use courier_token_broker::http::ResponseBody;
 use courier_token_broker::secrets::{Secret, SecretBytes};
 use courier_token_broker::simulator::{Faults, Simulator};
-use courier_token_broker::token::{Grant, Token};
+use courier_token_broker::token::{Grant, Token, TokenKey};
 use courier_token_broker::upstream::{Courier, Failure};
 
 use crate::support::broker::{API_KEY, CLIENT_KEY, client};
@@ -83,7 +83,8 @@ fn debug_output_shows_no_secret() {
     shown(&watch, "Token", &token);
     shown(&watch, "TokenError", &Token::new(&format!("{TOKEN} ")).err());
     shown(&watch, "ResponseBody", &ResponseBody::new(grant.open_object(), "}".into()));
-    let answer = Answer { grant: grant.clone(), remaining: Duration::from_secs(60), source: Source::Hit };
+    let key = TokenKey::parse("default 60 user_id:jane read:x").expect("a key");
+    let answer = Answer { key, grant: grant.clone(), remaining: Duration::from_secs(60), source: Source::Hit };
     shown(&watch, "Answer", &answer);
     shown(&watch, "Grant", &grant);
     shown(&watch, "Failure", &Failure::Mismatch);

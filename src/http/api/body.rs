@@ -16,6 +16,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
 use serde::de::Deserialize;
 
 use super::places::{Caller, Places};
+use super::plain_object;
 use super::problem::Problem;
 use super::request::header_bytes;
 
@@ -31,12 +32,19 @@ pub struct Waiting<'a> {
     pub timeout: Duration,
 }
 
+/// A whole body.
+pub struct Received {
+    pub bytes: Bytes,
+    /// It did not arrive with its head.
+    pub has_waited: bool,
+}
+
 /// Reads a request's JSON body of at most `limit` bytes.
 pub async fn read<B: Incoming>(
     request: &mut Request<B>,
     limit: usize,
     waiting: &Waiting<'_>,
-) -> Result<Bytes, Problem> {
+) -> Result<Received, Problem> {
     if !is_json(request) {
         return Err(Problem::MediaType);
     }
@@ -58,11 +66,15 @@ pub async fn expect_none<B: Incoming>(request: &mut Request<B>, waiting: &Waitin
     }
 }
 
-async fn collect<B: Incoming>(request: &mut Request<B>, limit: usize, waiting: &Waiting<'_>) -> Result<Bytes, Problem> {
+async fn collect<B: Incoming>(
+    request: &mut Request<B>,
+    limit: usize,
+    waiting: &Waiting<'_>,
+) -> Result<Received, Problem> {
     let mut pieces = Pieces { limit, first: Bytes::new(), all: Vec::new() };
     // Most bodies arrive with their head, and need no timer and no place.
     if let Poll::Ready(body) = poll_fn(|context| Poll::Ready(pieces.poll(request.body_mut(), context))).await {
-        return body;
+        return body.map(|bytes| Received { bytes, has_waited: false });
     }
     // Boxed, since most requests need none of it.
     Box::pin(async {
@@ -75,7 +87,8 @@ async fn collect<B: Incoming>(request: &mut Request<B>, limit: usize, waiting: &
             Poll::Pending if !place.grow(weight(&pieces)) => Poll::Ready(Err(waiting.caller.overload())),
             polled => polled,
         });
-        tokio::time::timeout(waiting.timeout, rest).await.map_err(|_| Problem::BodyTimeout)?
+        let bytes = tokio::time::timeout(waiting.timeout, rest).await.map_err(|_| Problem::BodyTimeout)??;
+        Ok(Received { bytes, has_waited: true })
     })
     .await
 }
@@ -175,6 +188,10 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads a JSON object.
 pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    plain_object::read(body).map_or_else(|| parse_any(body), Ok)
+}
+
+fn parse_any<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     // `serde` would also read a struct from an array.
     let wrong = match body.trim_ascii_start().first() {

@@ -8,10 +8,9 @@ use super::body::{self, Incoming};
 use super::fields::{DurationField, Text};
 use super::places::Caller;
 use super::problem::Problem;
-use super::request::{Terms, min_ttl_header};
+use super::request::{Course, Terms, min_ttl_header};
+use super::serve::{Asked, Requester};
 use super::{Answered, Api, token_response};
-use crate::metrics::CallerRequests;
-use crate::token::ScopeClaim;
 
 /// A request for a token, as Courier's SDKs send it.
 #[derive(serde::Deserialize, JsonSchema)]
@@ -29,16 +28,15 @@ impl Api {
     pub(super) async fn issue_token<'a, B: Incoming>(
         &'a self,
         request: &mut Request<B>,
-        counters: &mut &'a CallerRequests,
+        course: &mut Course<'a>,
     ) -> Result<Answered, Problem> {
-        let client = self.client(request, counters)?;
+        let client = self.client(request, course)?;
         let min_ttl = min_ttl_header(request)?;
-        let body = self.read_body(request, Caller::Client(&client.name)).await?;
+        let body = self.read_body(request, Caller::Client(&client.name), course).await?;
         let fields: RequestBody<'_> = body::parse(&body)?;
-        let claim = ScopeClaim::parse(&fields.scope)?;
-        let lifetime = fields.expires_in.of("expires_in")?;
+        let terms = Terms { lifetime: Some(fields.expires_in.of("expires_in")?), min_ttl };
         let answer = self
-            .serve(client, client.actor(), &claim, Terms { lifetime: Some(lifetime), min_ttl }, request.headers())
+            .serve(Requester::client(client), Asked::Text(&fields.scope), terms, request.headers(), course.now)
             .await?;
         Ok(token_response(request, &answer, answer.grant.object().into()))
     }

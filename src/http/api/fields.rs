@@ -57,6 +57,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Id<'a> {
     }
 }
 
+impl<'a> Id<'a> {
+    /// The id's text.
+    pub fn into_text(self) -> Cow<'a, str> {
+        self.0
+    }
+}
+
 impl Id<'_> {
     /// A regular expression of texts without white space, control and invisible characters; a test compares it with
     /// [`UserId`]'s rule.

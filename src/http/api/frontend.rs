@@ -1,6 +1,8 @@
 //! `POST /api/generate-courier-jwt`, as Courier's guide defines it: the front-end sample works
 //! against the broker unchanged.
 
+use std::borrow::Cow;
+
 use hyper::header::AUTHORIZATION;
 use hyper::{Method, Request};
 use schemars::JsonSchema;
@@ -9,13 +11,13 @@ use super::body::{self, Incoming};
 use super::fields::Id;
 use super::places::Caller;
 use super::problem::Problem;
-use super::request::{Terms, min_ttl_header, user_in_query};
+use super::request::{Course, Terms, min_ttl_header, user_in_query};
+use super::serve::{Asked, Requester};
 use super::{Answered, Api, token_response};
 use crate::auth::has_jwt_shape;
 use crate::broker::Answer;
 use crate::http::response_body::ResponseBody;
-use crate::metrics::CallerRequests;
-use crate::token::{INBOX, Profile, ScopeClaim, UserId};
+use crate::token::{ClaimError, INBOX, UserId};
 
 /// A request for a user's token. With a session it may be empty; a user that it names must be the session's.
 #[derive(serde::Deserialize, JsonSchema)]
@@ -31,31 +33,33 @@ impl Api {
     pub(super) async fn frontend<'a, B: Incoming>(
         &'a self,
         request: &mut Request<B>,
-        counters: &mut &'a CallerRequests,
+        course: &mut Course<'a>,
     ) -> Result<Answered, Problem> {
         if let Some(session_auth) = &self.session_auth
             // Boxed, so that an app's cache hit does not carry the state of a session check.
-            && let Some(answer) = Box::pin(self.serve_session(session_auth, request, counters)).await?
+            && let Some(answer) = Box::pin(self.serve_session(session_auth, request, course)).await?
         {
             return Ok(self.frontend_response(request, &answer));
         }
         if carries_session(request) {
             return Err(Problem::NoSessions);
         }
-        let client = self.client(request, counters)?;
+        let client = self.client(request, course)?;
         let min_ttl = min_ttl_header(request)?;
         let body;
         let user = if request.method() == Method::GET {
-            user_in_query(request.uri().query().unwrap_or_default())?
+            Cow::Owned(user_in_query(request.uri().query().unwrap_or_default())?)
         } else {
-            body = self.read_body(request, Caller::Client(&client.name)).await?;
-            let fields: RequestBody<'_> = body::parse(&body)?;
-            fields.user_id.to_string()
+            body = self.read_body(request, Caller::Client(&client.name), course).await?;
+            body::parse::<RequestBody<'_>>(&body)?.user_id.into_text()
         };
-        let scopes = self.settings.profiles.get(INBOX).into_iter().flat_map(Profile::scopes).collect();
-        let claim = ScopeClaim::new(vec![UserId::new(&user)?], scopes)?;
-        let answer =
-            self.serve(client, client.actor(), &claim, Terms { lifetime: None, min_ttl }, request.headers()).await?;
+        let asked = match self.settings.profiles.get(INBOX) {
+            Some(profile) => Asked::Profile(UserId::new(&user)?, profile),
+            // Unreachable: it is always there.
+            None => return Err(ClaimError::NoScope.into()),
+        };
+        let terms = Terms { lifetime: None, min_ttl };
+        let answer = self.serve(Requester::client(client), asked, terms, request.headers(), course.now).await?;
         Ok(self.frontend_response(request, &answer))
     }
 

@@ -11,6 +11,7 @@ mod fields;
 mod frontend;
 mod native;
 mod places;
+mod plain_object;
 mod problem;
 mod refuse;
 mod removal;
@@ -18,6 +19,7 @@ mod request;
 mod request_log;
 mod response;
 mod retry;
+mod serve;
 mod session;
 mod session_auth;
 mod user_rates;
@@ -31,28 +33,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
-use hyper::{HeaderMap, Method, Request, Response, Uri};
+use hyper::{Method, Request, Response, Uri};
 
 pub use allowed_headers::{AllowedHeaderError, AllowedHeaders};
 pub use body::Incoming;
 pub use cors::{OriginError, Origins};
 pub use session_auth::{SessionRoute, SessionSource};
 
-use crate::audit::Actor;
-use crate::auth::{Client, ClientKeys, KnownClient, Sessions};
-use crate::broker::{Answer, Broker, TokenRequest};
+use crate::auth::{AllowedScopes, Client, ClientKeys, KnownClient, Sessions};
+use crate::broker::{Answer, Broker};
 use crate::clock::Clock;
 use crate::http::log_limit::LogLimit;
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody};
 use crate::http::server::{BadHost, PeerNames};
 use crate::metrics::{CallerLabels, CallerRequests, Metrics, MetricsResult, RequestOutcome, Route};
-use crate::token::{Lifetime, Profile, ScopeClaim, TokenKey};
-use body::Waiting;
+use crate::token::{Lifetime, Profile};
+use body::{Received, Waiting};
 use cache_status::{CACHE_STATUS, cache_status};
-use denied::{Denied, DeniedRequest};
 use places::{Caller, Places};
 use problem::Problem;
-use request::{REQUEST_ID, Terms, bare_path, header_bytes, is_from_broker, request_id, trace_parent, user_in_path};
+use request::{Course, REQUEST_ID, bare_path, header_bytes, is_from_broker, request_id, user_in_path};
 use session_auth::SessionAuth;
 use user_rates::UserRates;
 
@@ -145,7 +145,10 @@ impl Api {
     pub fn with_sessions(self, sessions: Sessions, route: SessionRoute) -> MetricsResult<Self> {
         let rates = route.client.rate.map(UserRates::new).map(Arc::new);
         let requests = self.metrics.callers().requests(&route.caller())?;
-        Ok(Self { session_auth: Some(SessionAuth { sessions, route, rates, requests }), ..self })
+        Ok(Self {
+            session_auth: Some(SessionAuth { sessions, route, rates, requests, allowed: AllowedScopes::default() }),
+            ..self
+        })
     }
 
     /// The callers whose requests are counted.
@@ -179,7 +182,7 @@ impl Api {
         async move {
             let arrived = self.clock.now();
             let (route, methods) = Self::find(request.uri());
-            let mut counters = &self.unknown;
+            let mut course = Course { counters: &self.unknown, now: arrived };
             // Read first, since a token's response takes the request's header map.
             let sent_id = request_id(request.headers());
             let session_route = self.session_auth.as_ref().filter(|_| route == Route::Frontend);
@@ -199,14 +202,14 @@ impl Api {
                     }
                 }
                 _ if !methods.contains(request.method()) => Err(Problem::Method(methods)),
-                Route::IssueToken => self.issue_token(&mut request, &mut counters).await,
-                Route::Frontend => self.frontend(&mut request, &mut counters).await,
+                Route::IssueToken => self.issue_token(&mut request, &mut course).await,
+                Route::Frontend => self.frontend(&mut request, &mut course).await,
                 Route::Tokens if *request.method() == Method::DELETE => {
-                    self.sign_out_in_body(&mut request, &mut counters).await
+                    self.sign_out_in_body(&mut request, &mut course).await
                 }
-                Route::Tokens => self.tokens(&mut request, &mut counters).await,
-                Route::Rejected => self.rejected(&mut request, &mut counters).await,
-                Route::SignOut => self.sign_out_in_path(&mut request, &mut counters).await,
+                Route::Tokens => self.tokens(&mut request, &mut course).await,
+                Route::Rejected => self.rejected(&mut request, &mut course).await,
+                Route::SignOut => self.sign_out_in_path(&mut request, &mut course).await,
                 Route::OpenApi => Ok(self.open_api()),
             };
             let (outcome, mut response) = match answered {
@@ -225,7 +228,7 @@ impl Api {
                 Origins::set_headers(page, response.headers_mut());
             }
             self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
-            counters[outcome].inc();
+            course.counters[outcome].inc();
             response
         }
     }
@@ -257,13 +260,13 @@ impl Api {
     }
 
     /// Authenticates the client, whose counters then count the request, and checks its rate.
-    fn client<'a, B>(&'a self, request: &Request<B>, counters: &mut &'a CallerRequests) -> Result<&'a Client, Problem> {
+    fn client<'a, B>(&'a self, request: &Request<B>, course: &mut Course<'a>) -> Result<&'a KnownClient, Problem> {
         let known = self.known_client(request)?;
         if let Some(requests) = known.requests() {
-            *counters = requests;
+            course.counters = requests;
         }
         known.admit().map_err(|wait| Problem::RateLimited(known.client().name.clone(), wait))?;
-        Ok(known.client())
+        Ok(known)
     }
 
     /// Finds the client by its key, or without one by the connection's certificate.
@@ -284,58 +287,24 @@ impl Api {
         self.clients.find(key.trim()).ok_or(Problem::UnknownKey)
     }
 
-    /// Issues or serves a token within the client's access.
-    async fn serve(
-        &self,
-        client: &Client,
-        actor: Actor<'_>,
-        claim: &ScopeClaim<'_>,
-        Terms { lifetime, min_ttl }: Terms,
-        headers: &HeaderMap,
-    ) -> Result<Answer, Problem> {
-        let longest = self.settings.max_lifetime.min(client.access.max_lifetime);
-        let lifetime = lifetime.unwrap_or(self.settings.default_lifetime.min(longest));
-        // A client with a lower limit gets an error with its own limit, below.
-        if lifetime > longest && longest == self.settings.max_lifetime {
-            return Err(Problem::LifetimeTooLong(lifetime, longest));
-        }
-        if min_ttl.is_some_and(|min_ttl| min_ttl >= lifetime) {
-            return Err(Problem::MinTtlTooLong);
-        }
-        if let Err(denial) = client.access.check(claim, lifetime) {
-            let request = DeniedRequest::new(actor, client, claim, lifetime);
-            return Err(Problem::Denied(Box::new(Denied::new(&denial, &client.access, request))));
-        }
-        let key = TokenKey::new(&client.workspace, claim, lifetime);
-        let mut request = TokenRequest { key, min_ttl: min_ttl.map(Lifetime::as_duration), actor, trace: None };
-        // A hit waits for nothing, so it needs no place.
-        if let Some(answer) = self.broker.get_cached(&request) {
-            request_log::log(self.settings.log_requests, &request, headers, &answer);
-            return Ok(answer);
-        }
-        request.trace = trace_parent(headers);
-        // Boxed, to keep the future of a hit small.
-        Box::pin(async {
-            let caller = match (&request.actor, claim.users()) {
-                (Actor::Session, [user, ..]) => Caller::User(user.as_str()),
-                _ => Caller::Client(&client.name),
-            };
-            let _place = self.waiting_for_token.take(caller, 1).ok_or_else(|| caller.overload())?;
-            let answer = self.broker.get_token(&request).await?;
-            request_log::log(self.settings.log_requests, &request, headers, &answer);
-            Ok(answer)
-        })
-        .await
-    }
-
     /// The conditions on which a request of this caller waits for its body.
     const fn waiting<'a>(&'a self, caller: Caller<'a>) -> Waiting<'a> {
         Waiting { places: &self.waiting_for_body, caller, timeout: self.settings.body_timeout }
     }
 
     /// Reads the body of a request of this caller.
-    async fn read_body<B: Incoming>(&self, request: &mut Request<B>, caller: Caller<'_>) -> Result<Bytes, Problem> {
-        body::read(request, self.settings.body_bytes, &self.waiting(caller)).await
+    async fn read_body<B: Incoming>(
+        &self,
+        request: &mut Request<B>,
+        caller: Caller<'_>,
+        course: &mut Course<'_>,
+    ) -> Result<Bytes, Problem> {
+        let Received { bytes, has_waited } =
+            body::read(request, self.settings.body_bytes, &self.waiting(caller)).await?;
+        if has_waited {
+            course.now = self.clock.now();
+        }
+        Ok(bytes)
     }
 
     /// The end of a token with this remaining life, as RFC 3339 in UTC.

@@ -1,5 +1,7 @@
 //! `POST /v1/tokens`: the broker's own route, with all of its options.
 
+use std::io::Write;
+
 use hyper::Request;
 use schemars::JsonSchema;
 use serde_json::{Value, json};
@@ -9,11 +11,11 @@ use super::denied::list;
 use super::fields::{DurationField, Id, ScopeText, Text, non_null};
 use super::places::Caller;
 use super::problem::Problem;
-use super::request::Terms;
+use super::request::{Course, Terms};
+use super::serve::{Asked, Requester};
 use super::{Answered, Api, token_response};
 use crate::auth::Client;
 use crate::http::response_body::ResponseBody;
-use crate::metrics::CallerRequests;
 use crate::token::{Profile, Scope, ScopeClaim, UserId};
 
 /// A request for a token, with all options: one of `user_id` and `user_ids`, and one of `scopes` and `profile`.
@@ -55,35 +57,50 @@ impl Api {
     pub(super) async fn tokens<'a, B: Incoming>(
         &'a self,
         request: &mut Request<B>,
-        counters: &mut &'a CallerRequests,
+        course: &mut Course<'a>,
     ) -> Result<Answered, Problem> {
-        let client = self.client(request, counters)?;
-        let body = self.read_body(request, Caller::Client(&client.name)).await?;
-        let fields: RequestBody<'_> = body::parse(&body)?;
-        let users = match (&fields.user_id, &fields.user_ids) {
-            (Some(user), None) => vec![UserId::new(user)?],
-            (None, Some(users)) => users.iter().map(|user| UserId::new(user)).collect::<Result<_, _>>()?,
-            _ => return Err(Problem::Invalid("name either user_id or user_ids".to_owned())),
-        };
-        let scopes = match (&fields.scopes, &fields.profile) {
-            (Some(scopes), None) => {
-                let scopes = scopes.iter().map(|scope| Scope::new(scope)).collect::<Result<_, _>>();
-                scopes.map_err(|error| Problem::Invalid(error.to_string()))?
-            }
-            (None, Some(name)) => self.profile(client, name)?.scopes().collect(),
-            _ => return Err(Problem::Invalid("name either scopes or a profile".to_owned())),
-        };
-        let claim = ScopeClaim::new(users, scopes)?;
-        let lifetime = fields.expires_in.map(|span| span.of("expires_in")).transpose()?;
-        let min_ttl = fields.min_ttl.map(|span| span.of("min_ttl")).transpose()?;
-        let answer = self.serve(client, client.actor(), &claim, Terms { lifetime, min_ttl }, request.headers()).await?;
-        let rest = format!(
-            r#","scope":{},"expires_in":{},"expires_at":"{}"}}"#,
-            json!(claim.to_string()),
+        let client = self.client(request, course)?;
+        let body = self.read_body(request, Caller::Client(&client.name), course).await?;
+        let mut fields: RequestBody<'_> = body::parse(&body)?;
+        let (expires_in, min_ttl) = (fields.expires_in.take(), fields.min_ttl.take());
+        let asked = self.asked(client, &fields)?;
+        let lifetime = expires_in.map(|span| span.of("expires_in")).transpose()?;
+        let min_ttl = min_ttl.map(|span| span.of("min_ttl")).transpose()?;
+        let terms = Terms { lifetime, min_ttl };
+        let answer = self.serve(Requester::client(client), asked, terms, request.headers(), course.now).await?;
+        let claim = answer.key.claim();
+        let mut rest = Vec::with_capacity(claim.len() + 128);
+        rest.extend_from_slice(br#","scope":"#);
+        // Writing to a vector can't fail.
+        let _ = serde_json::to_writer(&mut rest, claim);
+        let _ = write!(
+            rest,
+            r#","expires_in":{},"expires_at":"{}"}}"#,
             answer.remaining.as_secs(),
             self.expires_at(answer.remaining),
         );
         Ok(token_response(request, &answer, ResponseBody::new(answer.grant.open_object(), rest.into())))
+    }
+
+    /// The users and scopes that a request names.
+    fn asked<'a>(&'a self, client: &Client, fields: &'a RequestBody<'a>) -> Result<Asked<'a>, Problem> {
+        let users: &[Id<'_>] = match (&fields.user_id, &fields.user_ids) {
+            (Some(user), None) => std::slice::from_ref(user),
+            (None, Some(users)) => users,
+            _ => return Err(Problem::Invalid("name either user_id or user_ids".to_owned())),
+        };
+        let profile = match (&fields.scopes, &fields.profile) {
+            (Some(_), None) => None,
+            (None, Some(name)) => Some(self.profile(client, name)?),
+            _ => return Err(Problem::Invalid("name either scopes or a profile".to_owned())),
+        };
+        if let ([user], Some(profile)) = (users, profile) {
+            return Ok(Asked::Profile(UserId::new(user)?, profile));
+        }
+        let users = users.iter().map(|user| UserId::new(user)).collect::<Result<_, _>>()?;
+        let listed = fields.scopes.iter().flatten().map(|scope| Scope::new(scope));
+        let listed = listed.collect::<Result<Vec<_>, _>>().map_err(|error| Problem::Invalid(error.to_string()))?;
+        Ok(Asked::Lists(ScopeClaim::new(users, profile.map_or(listed, |profile| profile.scopes().collect()))?))
     }
 
     /// Finds a profile. The error names those that the client may use: the names of others, such as a

@@ -9,12 +9,12 @@ use super::denied::{Denied, DeniedRequest};
 use super::fields::{Id, Text};
 use super::places::Caller;
 use super::problem::Problem;
-use super::request::{bare_path, percent_decoded, user_in_path};
+use super::request::{Course, bare_path, percent_decoded, user_in_path};
 use super::{Answered, Api};
 use crate::audit::{self, Subject};
 use crate::auth::Client;
 use crate::http::response_body::ResponseBody;
-use crate::metrics::{CallerRequests, RequestOutcome};
+use crate::metrics::RequestOutcome;
 use crate::policy::access::Denial;
 use crate::token::{TokenKey, UserId};
 
@@ -41,9 +41,9 @@ impl Api {
     pub(super) async fn sign_out_in_path<'a, B>(
         &'a self,
         request: &mut Request<B>,
-        counters: &mut &'a CallerRequests,
+        course: &mut Course<'a>,
     ) -> Result<Answered, Problem> {
-        let client = self.client(request, counters)?;
+        let client = self.client(request, course)?;
         let user = user_in_path(bare_path(request.uri())).unwrap_or_default();
         let user = percent_decoded(user).map_err(|why| Problem::Invalid(format!("the user id in the path {why}")))?;
         self.sign_out(client, UserId::new(&user)?).await
@@ -53,10 +53,10 @@ impl Api {
     pub(super) async fn sign_out_in_body<'a, B: Incoming>(
         &'a self,
         request: &mut Request<B>,
-        counters: &mut &'a CallerRequests,
+        course: &mut Course<'a>,
     ) -> Result<Answered, Problem> {
-        let client = self.client(request, counters)?;
-        let body = self.read_body(request, Caller::Client(&client.name)).await?;
+        let client = self.client(request, course)?;
+        let body = self.read_body(request, Caller::Client(&client.name), course).await?;
         let sign_out: SignOutBody<'_> = body::parse(&body)?;
         self.sign_out(client, UserId::new(&sign_out.user_id)?).await
     }
@@ -93,10 +93,10 @@ impl Api {
     pub(super) async fn rejected<'a, B: Incoming>(
         &'a self,
         request: &mut Request<B>,
-        counters: &mut &'a CallerRequests,
+        course: &mut Course<'a>,
     ) -> Result<Answered, Problem> {
-        let client = self.client(request, counters)?;
-        let body = self.read_body(request, Caller::Client(&client.name)).await?;
+        let client = self.client(request, course)?;
+        let body = self.read_body(request, Caller::Client(&client.name), course).await?;
         let fields: RejectedBody<'_> = body::parse(&body)?;
         let is_permitted = |key: &TokenKey| {
             key.workspace() == client.workspace.as_str() && key.users().all(|user| client.access.allows_user(user))

@@ -7,11 +7,21 @@ use hyper::{Request, Uri};
 use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
+use crate::clock::Moment;
+use crate::metrics::CallerRequests;
 use crate::token::Lifetime;
 use crate::upstream::{PRODUCT, TraceParent};
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TOKEN_MIN_TTL: HeaderName = HeaderName::from_static("token-min-ttl");
+
+/// The course of a request so far.
+pub struct Course<'a> {
+    /// The counters of its caller.
+    pub counters: &'a CallerRequests,
+    /// The time, which is read again after each wait.
+    pub now: Moment,
+}
 
 /// The terms of a requested token.
 #[derive(Clone, Copy)]

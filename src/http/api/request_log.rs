@@ -6,15 +6,15 @@ use hyper::HeaderMap;
 
 use super::request::request_id;
 use crate::audit::Actor;
-use crate::broker::{Answer, TokenRequest};
+use crate::broker::Answer;
 use crate::token::TokenKey;
 
 /// Logs a request that got a token, if its users are among the share.
 ///
 /// Users are sampled instead of requests, so that the log of each is whole: `plan` predicts their returns.
-pub fn log(share: f64, request: &TokenRequest<'_>, headers: &HeaderMap, answer: &Answer) {
-    if share > 0.0 && is_sampled(&request.key, share) {
-        write(request, headers, answer);
+pub fn log(share: f64, actor: &Actor<'_>, headers: &HeaderMap, answer: &Answer) {
+    if share > 0.0 && is_sampled(&answer.key, share) {
+        write(actor, headers, answer);
     }
 }
 
@@ -27,8 +27,8 @@ fn is_sampled(key: &TokenKey, share: f64) -> bool {
 }
 
 #[cold]
-fn write(request: &TokenRequest<'_>, headers: &HeaderMap, answer: &Answer) {
-    let TokenRequest { key, actor, .. } = request;
+fn write(actor: &Actor<'_>, headers: &HeaderMap, answer: &Answer) {
+    let key = &answer.key;
     let id = request_id(headers);
     tracing::info!(
         workspace = key.workspace(),

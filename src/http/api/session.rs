@@ -9,14 +9,14 @@ use super::cors::Page;
 use super::fields::{Id, non_null};
 use super::places::Caller;
 use super::problem::Problem;
-use super::request::{TOKEN_MIN_TTL, Terms, user_in_query};
+use super::request::{Course, TOKEN_MIN_TTL, Terms, user_in_query};
+use super::serve::{Asked, Requester};
 use super::session_auth::{SessionAuth, SessionRoute};
 use crate::audit::Actor;
 use crate::auth::SessionDenial;
 use crate::broker::Answer;
 use crate::http::response_body::ResponseBody;
-use crate::metrics::CallerRequests;
-use crate::token::{ScopeClaim, UserId};
+use crate::token::UserId;
 
 /// The body of a user's request.
 #[derive(serde::Deserialize)]
@@ -32,27 +32,29 @@ impl Api {
         &'a self,
         session_auth: &'a SessionAuth,
         request: &mut Request<B>,
-        counters: &mut &'a CallerRequests,
+        course: &mut Course<'a>,
     ) -> Result<Option<Answer>, Problem> {
         let Some(session) = session_auth.check(request).await? else { return Ok(None) };
-        *counters = &session_auth.requests;
+        course.counters = &session_auth.requests;
         session_auth.limit_rate(&session.user, self.clock.now())?;
         // A page could force a call to Courier with each request.
         if request.headers().contains_key(TOKEN_MIN_TTL) {
             return Err(Problem::Invalid("the header Token-Min-TTL is not allowed with a session".to_owned()));
         }
         if let Some(user) = self.named_user(request, Caller::User(&session.user)).await?
-            && user != session.user
+            && *user != *session.user
         {
-            return Err(Problem::Session(SessionDenial::OtherUser, Some(session.user)));
+            return Err(Problem::Session(SessionDenial::OtherUser, Some(session.user.to_string())));
         }
+        // The check and the body may have been waited for.
+        course.now = self.clock.now();
         let SessionRoute { client, profile, .. } = &session_auth.route;
         let normal = self.settings.default_lifetime.min(self.settings.max_lifetime).min(client.access.max_lifetime);
         let lifetime = session_auth.lifetime(normal, &session)?;
-        let claim = ScopeClaim::new(vec![UserId::new(&session.user)?], profile.scopes().collect())?;
-        self.serve(client, Actor::Session, &claim, Terms { lifetime: Some(lifetime), min_ttl: None }, request.headers())
-            .await
-            .map(Some)
+        let asked = Asked::Profile(UserId::new(&session.user)?, profile);
+        let requester = Requester { actor: Actor::Session, client, allowed: &session_auth.allowed };
+        let terms = Terms { lifetime: Some(lifetime), min_ttl: None };
+        self.serve(requester, asked, terms, request.headers(), course.now).await.map(Some)
     }
 
     /// The user that the request names. It is optional, since the session names the user.
@@ -74,7 +76,7 @@ impl Api {
         if !request.headers().contains_key(CONTENT_TYPE) {
             return body::expect_none(request, &self.waiting(caller)).await.map(|()| None);
         }
-        let body = self.read_body(request, caller).await?;
+        let body = body::read(request, self.settings.body_bytes, &self.waiting(caller)).await?.bytes;
         if body.is_empty() {
             return Ok(None);
         }

@@ -9,7 +9,7 @@ use super::allowed_headers::{AllowedHeaders, is_token};
 use super::cors::{Origins, Page};
 use super::problem::Problem;
 use super::user_rates::UserRates;
-use crate::auth::{Client, Session, SessionDenial, SessionError, Sessions, has_jwt_shape};
+use crate::auth::{AllowedScopes, Client, Session, SessionDenial, SessionError, Sessions, has_jwt_shape};
 use crate::clock::Moment;
 use crate::metrics::{CallerLabels, CallerRequests};
 use crate::policy::session::longest_within;
@@ -68,6 +68,8 @@ pub struct SessionAuth {
     pub rates: Option<Arc<UserRates>>,
     /// The counters of requests with a session.
     pub requests: CallerRequests,
+    /// The scopes that a session may request, once one has.
+    pub allowed: AllowedScopes,
 }
 
 impl SessionAuth {
@@ -123,7 +125,7 @@ impl SessionAuth {
         if !self.route.within_session {
             return Ok(normal);
         }
-        let denied = || Problem::Session(SessionDenial::NearExpiry, Some(session.user.clone()));
+        let denied = || Problem::Session(SessionDenial::NearExpiry, Some(session.user.to_string()));
         longest_within(session.remaining, normal).ok_or_else(denied)
     }
 }
