@@ -149,16 +149,27 @@ impl Jwks {
         &self.state.settings
     }
 
+    /// Whether these are the keys in use.
+    pub fn uses(&self, keys: &Arc<KeySet>) -> bool {
+        self.state.keys.load().as_ref().is_some_and(|used| Arc::ptr_eq(used, keys))
+    }
+
     fn keys(&self) -> Option<Arc<KeySet>> {
         self.state.keys.load_full()
     }
 
     /// Verifies a session's signature. If no known key fits, it waits for a fetch that begins from now on,
     /// unless no key could make the session valid: sessions with a withdrawn key expire.
-    pub async fn verify(&self, jwt: &Jwt<'_>, could_be_valid: impl FnOnce() -> bool) -> Result<(), SessionError> {
+    ///
+    /// It returns the keys, which it is valid with while they are in use.
+    pub async fn verify(
+        &self,
+        jwt: &Jwt<'_>,
+        could_be_valid: impl FnOnce() -> bool,
+    ) -> Result<Arc<KeySet>, SessionError> {
         let first = self.state.verify(jwt);
         let may_be_new = match first {
-            Ok(()) => false,
+            Ok(_) => false,
             Err(SessionError::Denied(SessionDenial::Signature)) => jwt.kid.is_none() && could_be_valid(),
             Err(SessionError::Denied(_)) => could_be_valid(),
             Err(_) => true,
@@ -173,15 +184,16 @@ impl State {
         self.ready.set(f64::from(u8::from(has_keys)));
     }
 
-    fn verify(&self, jwt: &Jwt<'_>) -> Result<(), SessionError> {
+    fn verify(&self, jwt: &Jwt<'_>) -> Result<Arc<KeySet>, SessionError> {
         let keys = self.keys.load();
         let keys = keys.as_ref().ok_or(SessionError::NoKeys)?;
-        Ok(keys.verify(jwt)?)
+        keys.verify(jwt)?;
+        Ok(Arc::clone(keys))
     }
 
     /// Verifies with the keys of each fetch that ends, up to the first one that begins from now on: that
     /// one decides. Without its answer the session is undecided.
-    async fn verify_by_newer_keys(&self, jwt: &Jwt<'_>) -> Result<(), SessionError> {
+    async fn verify_by_newer_keys(&self, jwt: &Jwt<'_>) -> Result<Arc<KeySet>, SessionError> {
         let undecided = || self.verify(jwt).map_err(SessionError::or_undecided);
         // Requests with a made-up `kid` wait too, so the number of waiters is limited.
         let Ok(_slot) = self.waiter_slots.try_acquire() else {

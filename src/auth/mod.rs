@@ -13,6 +13,7 @@ mod key_set;
 mod key_source;
 mod session_key;
 mod sessions;
+mod verified_sessions;
 
 pub use algorithms::{Algorithms, AlgorithmsError};
 pub use allowed_scopes::AllowedScopes;

@@ -9,10 +9,12 @@ use super::algorithms::Algorithms;
 use super::error::{SessionDenial, SessionError};
 use super::jwks::{Jwks, JwksError};
 use super::jwt::Jwt;
+use super::key_set::KeySet;
 use super::key_source::KeySource;
+use super::verified_sessions::{Verified, VerifiedSessions};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::policy::session::ValidityError;
+use crate::policy::session::{Times, ValidityError};
 use crate::token::UserId;
 
 /// The settings of the session check.
@@ -38,7 +40,7 @@ pub struct SessionSettings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// The user; always a valid [`UserId`].
-    pub user: String,
+    pub user: Arc<str>,
     /// The remaining life; zero if it is valid only by the leeway.
     pub remaining: Duration,
 }
@@ -50,6 +52,7 @@ pub struct Sessions(Arc<Inner>);
 struct Inner {
     settings: SessionSettings,
     jwks: Option<Arc<Jwks>>,
+    verified: VerifiedSessions,
     clock: Clock,
 }
 
@@ -80,7 +83,7 @@ impl Sessions {
                 })
             }
         };
-        Ok(Self(Arc::new(Inner { settings, jwks, clock })))
+        Ok(Self(Arc::new(Inner { settings, jwks, verified: VerifiedSessions::new(), clock })))
     }
 
     /// Whether the keys are those of a JWKS.
@@ -91,23 +94,52 @@ impl Sessions {
     /// Checks a session and returns its user. It waits for a fetch only if the issuer may have published a
     /// new key, and if the session would be valid with it.
     pub async fn check(&self, token: &str) -> Result<Session, SessionError> {
-        let Inner { settings, jwks, .. } = &*self.0;
+        let Inner { settings, jwks, verified, .. } = &*self.0;
+        if let Some(session) = self.find_verified(token)? {
+            return Ok(session);
+        }
         let jwt = Jwt::parse(token)?;
         if !settings.algorithms.allow(jwt.algorithm) {
             return Err(SessionDenial::Algorithm.into());
         }
-        match (&settings.keys, jwks) {
-            (KeySource::Fixed(key), _) => key.verify(&jwt)?,
-            (KeySource::Jwks(_), Some(jwks)) => jwks.verify(&jwt, || self.check_claims(&jwt).is_ok()).await?,
+        let keys = match (&settings.keys, jwks) {
+            (KeySource::Fixed(key), _) => {
+                key.verify(&jwt)?;
+                None
+            }
+            (KeySource::Jwks(_), Some(jwks)) => Some(jwks.verify(&jwt, || self.check_claims(&jwt).is_ok()).await?),
             // Unreachable: both are made from the same settings.
             (KeySource::Jwks(_), None) => return Err(SessionError::NoKeys),
+        };
+        let (session, times) = self.check_claims(&jwt)?;
+        verified.add(token, Verified { user: Arc::clone(&session.user), times, keys });
+        Ok(session)
+    }
+
+    /// Finds a session whose signature and claims were checked before; the error is that it has expired since.
+    fn find_verified(&self, token: &str) -> Result<Option<Session>, SessionDenial> {
+        let Inner { jwks, verified, .. } = &*self.0;
+        let Some(known) = verified.find(token) else { return Ok(None) };
+        let Verified { user, times, keys } = &*known;
+        let are_in_use = |keys: &Arc<KeySet>| jwks.as_ref().is_some_and(|jwks| jwks.uses(keys));
+        if !keys.as_ref().is_none_or(are_in_use) {
+            return Ok(None);
         }
-        Ok(self.check_claims(&jwt)?)
+        let remaining = self.remaining(times).inspect_err(|_| verified.remove(token))?;
+        Ok(Some(Session { user: Arc::clone(user), remaining }))
+    }
+
+    fn remaining(&self, times: &Times) -> Result<Duration, SessionDenial> {
+        let Inner { settings, clock, .. } = &*self.0;
+        times.remaining(clock.unix(), settings.leeway).map_err(|untimely| match untimely {
+            ValidityError::Expired => SessionDenial::Expired,
+            ValidityError::NotYet => SessionDenial::NotYetValid,
+        })
     }
 
     /// Checks the claims. They count once the signature was verified.
-    fn check_claims(&self, jwt: &Jwt<'_>) -> Result<Session, SessionDenial> {
-        let Inner { settings, clock, .. } = &*self.0;
+    fn check_claims(&self, jwt: &Jwt<'_>) -> Result<(Session, Times), SessionDenial> {
+        let Inner { settings, .. } = &*self.0;
         let claims = jwt.claims()?;
         if !claims.is_from(&settings.issuer) {
             return Err(SessionDenial::Issuer);
@@ -115,13 +147,59 @@ impl Sessions {
         if !claims.is_for(&settings.audience_claim, &settings.audience) {
             return Err(SessionDenial::Audience);
         }
-        let remaining =
-            claims.times()?.remaining(clock.unix(), settings.leeway).map_err(|untimely| match untimely {
-                ValidityError::Expired => SessionDenial::Expired,
-                ValidityError::NotYet => SessionDenial::NotYetValid,
-            })?;
+        let times = claims.times()?;
+        let remaining = self.remaining(&times)?;
         let user = claims.user(&settings.user_claim).ok_or(SessionDenial::User)?;
         UserId::new(&user).map_err(|_| SessionDenial::User)?;
-        Ok(Session { user, remaining })
+        Ok((Session { user: user.into(), remaining }, times))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+    use serde_json::json;
+
+    use crate::auth::SessionKey;
+    use crate::secrets::SecretBytes;
+
+    const SECRET: &[u8] = b"a secret with more than thirty-two bytes";
+
+    fn sessions(clock: Clock) -> Sessions {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), SECRET).expect("written");
+        let key = SessionKey::from_secret(&SecretBytes::read(file.path()).expect("a secret")).expect("a key");
+        let settings = SessionSettings {
+            algorithms: Algorithms::fitting(&KeySource::Fixed(key.clone())),
+            keys: KeySource::Fixed(key),
+            issuer: "i".to_owned(),
+            audience: "a".to_owned(),
+            audience_claim: "aud".to_owned(),
+            user_claim: "sub".to_owned(),
+            leeway: Duration::from_secs(10),
+        };
+        let metrics = Metrics::new().expect("metrics");
+        Sessions::new(settings, clock, &metrics, &Handle::current(), 1, None).expect("no keys to fetch")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn remembered_session_is_valid_until_its_end_alone() {
+        static AHEAD: AtomicI64 = AtomicI64::new(0);
+        let clock = Clock::tokio_with_wall(&AHEAD);
+        let sessions = sessions(clock);
+        let claims = json!({"iss": "i", "aud": "a", "sub": "jane", "exp": clock.unix().as_secs() + 100});
+        let key = EncodingKey::from_secret(SECRET);
+        let token = encode(&Header::new(Algorithm::HS256), &claims, &key).expect("a session");
+        let forged = format!("{}x", &token[..token.len() - 1]);
+        for (ahead, is_valid) in [(0, true), (105, true), (115, false), (116, false), (50, true)] {
+            AHEAD.store(ahead, Ordering::Relaxed);
+            let session = sessions.check(&token).await;
+            assert_eq!(session.as_ref().ok().map(|session| &*session.user), is_valid.then_some("jane"), "{ahead}");
+            assert_eq!(sessions.0.verified.find(&token).is_some(), is_valid, "{ahead}");
+            assert!(sessions.check(&forged).await.is_err() && sessions.0.verified.find(&forged).is_none());
+        }
     }
 }

@@ -58,8 +58,8 @@ const MODULES: &[Module] = &[
     Module(
         "auth",
         "audit secrets error_chain token clock metrics policy::access policy::session",
-        "arc_swap aws_lc_rs base64 governor hex jsonwebtoken parking_lot reqwest rustls_pki_types serde serde_json thiserror \
-         tokio tracing",
+        "arc_swap aws_lc_rs base64 foldhash governor hex jsonwebtoken moka parking_lot reqwest rustls_pki_types serde serde_json \
+         thiserror tokio tracing",
     ),
     Module(
         "http",
