@@ -53,3 +53,18 @@ async fn budget_is_kept_while_brokers_are_killed_and_started() {
     // Each killed broker is missing for a minute, so the others leave its share. But they do call.
     assert!(fleet.courier.call_count() > 40, "{}", fleet.courier.call_count());
 }
+
+#[tokio::test]
+async fn changed_budget_acts_at_once_on_every_broker() {
+    let mut fleet = Fleet::new(0.01, 2).await;
+    let members = fleet.brokers::<2>().await;
+    for member in &members {
+        assert_ne!(member.ask("early").await.status, 200, "there is a permit in 100 s");
+    }
+    let start = Clock::system().now();
+    fleet.set_budget(40.0, 40);
+    for (number, member) in members.iter().enumerate() {
+        member.wait_until_served(&format!("late-{number}")).await;
+    }
+    assert_eq!(fleet.excess(start), 0.0);
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use courier_token_broker::clock::{Clock, Moment};
@@ -102,6 +103,19 @@ impl<Servers> Fleet<Servers> {
 
     /// Starts a broker.
     pub fn start(&self) -> Member {
+        let program = Program::serve().config(self.write_settings()).courier(self.courier_address);
+        let running = program.keys(API_KEY, CLIENT_KEY).start();
+        let (address, admin) = running.addresses();
+        Member { running, address, admin }
+    }
+
+    /// Changes the budget in the settings, which the brokers read again.
+    pub fn set_budget(&mut self, rate: f64, burst: u32) {
+        (self.rate, self.burst) = (rate, burst);
+        self.write_settings();
+    }
+
+    fn write_settings(&self) -> PathBuf {
         let settings = self.folder.path().join("settings.toml");
         let text = format!(
             "[store]\nkind = \"redis\"\nurl = {:?}\nkey_file = {:?}\ntimeout = \"1s\"\nbrokers = 4\n\
@@ -114,10 +128,7 @@ impl<Servers> Fleet<Servers> {
             self.burst,
         );
         fs::write(&settings, text).expect("written");
-        let program = Program::serve().config(settings).courier(self.courier_address).keys(API_KEY, CLIENT_KEY);
-        let running = program.start();
-        let (address, admin) = running.addresses();
-        Member { running, address, admin }
+        settings
     }
 
     /// The number of users with a call.
@@ -149,6 +160,16 @@ impl Member {
     /// The token of a user, which is served.
     pub async fn token(&self, user: &str) -> String {
         token_in(&self.ask(user).await)
+    }
+
+    /// Asks until the user is served.
+    pub async fn wait_until_served(&self, user: &str) {
+        let wait = async {
+            while self.ask(user).await.status != 200 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "{user} is never served");
     }
 
     pub async fn sign_out(&self, user: &str) {

@@ -147,3 +147,39 @@ async fn absent_bucket_is_empty() {
         assert!(answer.wait > Duration::from_secs(900), "{answer:?}");
     }
 }
+
+/// The request for ten permits of the whole of a budget.
+fn request(rate: f64, burst: u32) -> PurseRequest {
+    let budget = Budget::new(rate, burst).expect("a budget");
+    let (period, tolerance) = (budget.period(), budget.period() * budget.departing_burst());
+    PurseRequest { sent: Clock::system().now(), permits: 10, period, tolerance }
+}
+
+#[tokio::test]
+async fn changed_budget_leaves_no_burst_and_no_wait_of_the_old_one() {
+    let server = RedisServer::start(&[]).await;
+    let broker = broker(&server, "one").await;
+    let take =
+        async |request: PurseRequest| broker.redis.take_permits(&workspace(), &request).await.expect("an answer");
+    server.say(&format!("DEL {}", server.keys("ctb:{f}:b:*").await[0])).await;
+    // A permit in 100 s, so that the time that a step takes gives none.
+    assert_eq!(take(request(0.01, 2)).await.permits, 0);
+    let larger = take(request(0.01, 1000)).await;
+    assert_eq!((larger.permits, larger.left), (0, 0));
+    assert!(larger.wait > Duration::from_secs(90), "{larger:?}");
+    let faster = take(request(1000.0, 20)).await;
+    assert!(faster.wait < Duration::from_secs(1), "{faster:?}");
+}
+
+#[tokio::test]
+async fn broker_that_joins_again_empties_the_bucket_of_its_new_budget() {
+    let server = RedisServer::start(&[]).await;
+    let broker = broker(&server, "one").await;
+    broker.redis.set_budget(&workspace(), Budget::new(0.01, 1000).expect("a budget"));
+    server.say("CLIENT KILL TYPE normal").await;
+    let tolerance = request(0.01, 1000).tolerance.as_micros();
+    server.wait_for_text(&format!("GET {}", server.keys("ctb:{f}:b:*").await[0]), &format!(" {tolerance}")).await;
+    broker.wait_until_up().await;
+    let answer = broker.redis.take_permits(&workspace(), &request(0.01, 1000)).await.expect("an answer");
+    assert_eq!((answer.permits, answer.left), (0, 0));
+}

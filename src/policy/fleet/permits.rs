@@ -80,11 +80,9 @@ impl FleetPermits {
 
     /// Changes the budget. The store's bucket takes the new one with the next request for permits.
     pub fn set_budget(&mut self, budget: Budget) {
-        self.budget = budget;
-        // It is made again, empty, when it is needed.
-        self.alone = None;
-        // The last answer of the store holds for the old budget.
-        (self.ask_at, self.next) = (Moment::from_nanos(0), Moment::from_nanos(0));
+        // The answers of the store, also the one that is under way, hold for the old budget. The bucket of a lone broker
+        // is made again, empty, when it is needed.
+        *self = Self::new(budget, self.standing);
     }
 
     /// How far the arrival time of this budget's bucket may lie ahead. A broker that joins moves it as far.
@@ -255,6 +253,27 @@ mod tests {
         assert_eq!(permits.take(after(1)), Err(after(51)));
         assert_eq!(permits.poll(5, after(50)), None);
         assert!(permits.poll(5, after(51)).is_some());
+    }
+
+    #[test]
+    fn changed_budget_ends_the_waits_and_permits_of_the_old_one() {
+        let mut permits = permits(20.0);
+        assert!(permits.take(START).is_err() && permits.poll(5, START).is_some());
+        permits.on_answer(START, Some(PurseAnswer { permits: 9, left: 0, wait: Duration::ZERO }), after(1));
+        permits.set_budget(Budget::new(0.01, 20).expect("a budget"));
+        assert!(permits.take(after(2)).is_err(), "the purse is of the old budget");
+        let request = permits.poll(5, after(2)).expect("a request");
+        assert_eq!((request.permits, request.period), (1, Duration::from_secs(200)));
+        // The answer with the long wait arrives after the next change.
+        permits.set_budget(Budget::new(1000.0, 20).expect("a budget"));
+        permits.on_answer(
+            after(2),
+            Some(PurseAnswer { permits: 0, left: 0, wait: Duration::from_secs(100) }),
+            after(3),
+        );
+        assert!(permits.take(after(3)).is_err());
+        let request = permits.poll(5, after(3)).expect("a request");
+        assert_eq!((request.permits, request.period, request.tolerance), (5, PERIOD / 25, PERIOD / 50 * 10));
     }
 
     #[test]

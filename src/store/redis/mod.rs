@@ -18,7 +18,7 @@
 //! | `ctb:{u}:n`, `ctb:{f}:n:<workspace>` | when the user, or all of the workspace, was signed out | the longest of a token |
 //! | `ctb:{u}:x:<key>` | prints of rejected tokens | 60 s |
 //! | `ctb:{u}:c:<key>` | a fleet without renewals would have a token | that of the token above its floor |
-//! | `ctb:{f}:b:<workspace>` | the theoretical arrival time of the budget | a day |
+//! | `ctb:{f}:b:<workspace>` | the theoretical arrival time of the budget, and the tolerance that it was counted with | a day |
 //! | `ctb:{f}:e`, `ctb:{f}:m`, `ctb:{f}:k` | events, members, the sealed key of the names | |
 //!
 //! | failure | consequence |

@@ -21,6 +21,7 @@ pub struct Scripts {
 }
 
 const TIME: &str = include_str!("lua/time.lua");
+const BUCKET: &str = include_str!("lua/bucket.lua");
 const RECORD: &str = include_str!("lua/record.lua");
 const MEMBER: &str = include_str!("lua/member.lua");
 
@@ -42,8 +43,8 @@ impl Scripts {
             sign_out: script("", include_str!("lua/sign_out.lua")),
             signed_out_ago: script("", include_str!("lua/signed_out_ago.lua")),
             reject: script(RECORD, include_str!("lua/reject.lua")),
-            take: script("", include_str!("lua/take.lua")),
-            empty: script("", include_str!("lua/empty.lua")),
+            take: script(BUCKET, include_str!("lua/take.lua")),
+            empty: script(BUCKET, include_str!("lua/empty.lua")),
             join: script(MEMBER, include_str!("lua/join.lua")),
             beat: script(MEMBER, include_str!("lua/beat.lua")),
             leave: script(MEMBER, include_str!("lua/leave.lua")),

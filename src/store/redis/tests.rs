@@ -50,7 +50,6 @@ struct World {
     _server: RedisServer,
     context: Context,
     link: Link,
-    budget: Budget,
     now: u64,
 }
 
@@ -62,17 +61,21 @@ fn identity() -> WorkspaceIdentity {
     WorkspaceIdentity::new(&workspace(), "https://courier.test", None)
 }
 
+/// The workspace with a budget of this rate.
+fn workspaces(rate: f64) -> Workspaces {
+    let budget = Some(Budget::new(rate, 10).expect("a budget"));
+    Workspaces::from([(workspace(), StoredWorkspace { identity: identity(), budget })])
+}
+
 impl World {
     fn new() -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), hex::encode([7; 32])).expect("written");
-        let budget = Budget::new(20.0, 10).expect("a budget");
-        let stored = StoredWorkspace { identity: identity(), budget: Some(budget) };
         let context = Context {
             scripts: Scripts::with_time(TIME),
             sealer: Sealer::new(StoreKeys::read(file.path()).expect("a key")).expect("randomness"),
-            workspaces: ArcSwap::from_pointee(Workspaces::from([(workspace(), stored)])),
+            workspaces: ArcSwap::from_pointee(workspaces(20.0)),
             timeout: Duration::from_secs(10),
             clock: Clock::system(),
             metrics: Metrics::new().expect("metrics").store("redis"),
@@ -86,7 +89,7 @@ impl World {
             let names = Names::new(&[7; 32]).expect("a key");
             (server, Link { connection, users, names, server: client, number: 1 })
         });
-        Self { runtime, _server: server, context, link, budget, now: ORIGIN }
+        Self { runtime, _server: server, context, link, now: ORIGIN }
     }
 
     fn forget(&mut self) {
@@ -131,10 +134,25 @@ fn config() -> Config {
 #[derive(Clone, Debug)]
 enum Step {
     Advance(u64),
-    Join { id: usize, members: u32, known: u32, largest: u32 },
-    Beat { id: usize, is_of_another: bool },
-    Leave { id: usize },
-    Take { permits: u32, live: u32 },
+    Join {
+        id: usize,
+        members: u32,
+        known: u32,
+        largest: u32,
+    },
+    Beat {
+        id: usize,
+        is_of_another: bool,
+    },
+    Leave {
+        id: usize,
+    },
+    Take {
+        permits: u32,
+        live: u32,
+    },
+    /// The budget is another one from now on.
+    SetRate(f64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -145,6 +163,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0usize..4, prop::bool::weighted(0.1)).prop_map(|(id, is_of_another)| Step::Beat { id, is_of_another }),
         1 => (0usize..4).prop_map(|id| Step::Leave { id }),
         4 => (0u32..12, 1u32..5).prop_map(|(permits, live)| Step::Take { permits, live }),
+        1 => prop::sample::select(vec![0.7, 20.0, 300.0]).prop_map(Step::SetRate),
     ]
 }
 
@@ -161,10 +180,12 @@ fn compare_members(world: &mut World, steps: Vec<Step>) -> TestCaseResult {
     let mut model = server::Server::new(Rules(None));
     let mut seen: HashMap<usize, ServerTime> = HashMap::new();
     let of = |id: usize| Membership { id: id.to_string(), sealed_names: b"names".to_vec(), members: 0 };
-    let tolerance = world.budget.period() * world.budget.departing_burst();
     for step in steps {
         let (now, context) = (world.now(), &world.context);
+        let budget = context.workspaces.load()[&workspace()].budget.expect("a budget");
+        let tolerance = budget.period() * budget.departing_burst();
         match step {
+            Step::SetRate(rate) => context.workspaces.store(workspaces(rate).into()),
             Step::Advance(millis) => world.advance(millis),
             Step::Join { id, members, known, largest } => {
                 let (share, largest) = (Share::of_each(members), Share::of_each(largest));
@@ -192,7 +213,7 @@ fn compare_members(world: &mut World, steps: Vec<Step>) -> TestCaseResult {
                 model.member(id, Request::Leave { seen: last }, now);
             }
             Step::Take { permits, live } => {
-                let period = Share::of_each(live).period(world.budget.period()).expect("some calls");
+                let period = Share::of_each(live).period(budget.period()).expect("some calls");
                 let request = PurseRequest { sent: context.clock.now(), permits, period, tolerance };
                 let take = membership::take(context, &mut world.link, "default", &request);
                 prop_assert_eq!(world.runtime.block_on(take).expect("an answer"), model.take(&request, now));

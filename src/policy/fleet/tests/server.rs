@@ -12,8 +12,8 @@ use crate::policy::fleet::{ServerTime, Share};
 #[derive(Debug)]
 pub struct Server {
     rules: Rules,
-    /// The bucket's theoretical arrival time, in microseconds.
-    arrival: Option<u64>,
+    /// The bucket's theoretical arrival time, and the tolerance that it was counted with, in microseconds.
+    bucket: Option<(u64, u64)>,
     members: BTreeMap<usize, Entry>,
     /// When the list of members was made.
     founded: u64,
@@ -42,7 +42,7 @@ impl Entry {
 
 impl Server {
     pub const fn new(rules: Rules) -> Self {
-        Self { rules, arrival: None, members: BTreeMap::new(), founded: 0, remembered: 0, largest: 0 }
+        Self { rules, bucket: None, members: BTreeMap::new(), founded: 0, remembered: 0, largest: 0 }
     }
 
     /// Whether no member is known.
@@ -54,13 +54,14 @@ impl Server {
     pub fn take(&mut self, request: &PurseRequest, now: ServerTime) -> PurseAnswer {
         let now = now.as_micros();
         let period = u64::try_from(request.period.as_nanos()).expect("a period");
-        let tolerance = micros(request.tolerance).max(period.div_ceil(1000));
+        let budget = micros(request.tolerance);
+        let tolerance = budget.max(period.div_ceil(1000));
         let absent = if self.rules.hold(Rule::AbsentIsEmpty) { now + tolerance } else { now };
-        let arrival = self.arrival.unwrap_or(absent).max(now);
+        let arrival = self.arrival(now, budget).unwrap_or(absent).max(now);
         let room = |arrival: u64| ((now + tolerance).saturating_sub(arrival) * 1000 / period) as u32;
         let permits = room(arrival).min(request.permits);
         let arrival = arrival + (u64::from(permits) * period).div_ceil(1000);
-        self.arrival = Some(arrival);
+        self.bucket = Some((arrival, budget));
         let wait = (arrival + period.div_ceil(1000)).saturating_sub(now + tolerance);
         PurseAnswer { permits, left: room(arrival), wait: Duration::from_micros(wait) }
     }
@@ -68,9 +69,18 @@ impl Server {
     /// Empties the bucket.
     pub fn empty(&mut self, tolerance: Duration, now: ServerTime) {
         if self.rules.hold(Rule::JoinEmpties) {
-            let empty = now.as_micros() + micros(tolerance);
-            self.arrival = Some(self.arrival.map_or(empty, |arrival| arrival.max(empty)));
+            let (now, tolerance) = (now.as_micros(), micros(tolerance));
+            let arrival = self.arrival(now, tolerance).unwrap_or_default().max(now + tolerance);
+            self.bucket = Some((arrival, tolerance));
         }
+    }
+
+    /// The arrival time for this tolerance. For another budget the same part of the burst is left.
+    fn arrival(&self, now: u64, tolerance: u64) -> Option<u64> {
+        let (arrival, counted) = self.bucket?;
+        let used = arrival.saturating_sub(now).min(counted);
+        let part = || (used as f64 * tolerance as f64 / counted as f64).ceil() as u64;
+        Some(if counted == tolerance { arrival } else { now + part() })
     }
 
     /// Executes a join, a beat or a goodbye. `None` to a beat says that it is void.
