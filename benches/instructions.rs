@@ -135,8 +135,7 @@ fn use_disk(broker: &Broker, metrics: &Metrics, folder: &Path) {
         workspaces: HashMap::from([workspace()]),
         takes_over: false,
     };
-    let (disk, loaded) = Disk::open(settings, Clock::system(), metrics.store("disk")).expect("a folder");
-    broker.restore(loaded);
+    let (disk, _) = Disk::open(settings, Clock::system(), metrics.store("disk"), drop).expect("a folder");
     broker.start_store(disk).expect("a thread");
 }
 

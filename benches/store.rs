@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{env, fs};
+use std::{env, fs, thread};
 
 use courier_token_broker::app;
 use courier_token_broker::broker::Broker;
@@ -52,13 +52,17 @@ fn main() {
 /// Writes a store with so many records.
 fn write(folder: &Path, count: u64) {
     fs::write(folder.join("key"), generate_key().expect("randomness")).expect("written");
-    let (disk, _) = open(folder, &Metrics::new().expect("the declarations are sound"));
+    let (disk, _) = open(folder, &Metrics::new().expect("the declarations are sound"), drop);
     let now = Clock::system().now();
     let contents = Box::new(move |keep: &mut dyn FnMut(Item)| (0..count).for_each(|user| keep(record(user, now))));
     let handle = disk.start(contents, Box::new(drop)).expect("a thread");
     let start = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     runtime.block_on(handle.stop());
+    // A stop waits ten seconds at most.
+    while !folder.join("store/snapshot").exists() {
+        thread::sleep(Duration::from_millis(100));
+    }
     let bytes = fs::metadata(folder.join("store/snapshot")).expect("a snapshot").len();
     println!("{count} records were written in {:.1?}, {} bytes each", start.elapsed(), bytes / count);
 }
@@ -75,13 +79,18 @@ fn restore(folder: &Path, count: u64) {
     });
     let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.handle().clone());
     let start = Instant::now();
-    let (disk, loaded) = open(folder, &metrics);
-    let (read, files_rejected) = (start.elapsed(), loaded.files_rejected);
-    broker.restore(loaded);
+    let restore = broker.begin_restore();
+    let (disk, loaded) = open(folder, &metrics, |records| restore.add(records));
+    let read = start.elapsed();
+    restore.finish(&loaded.models);
     broker.start_store(disk).expect("a thread");
     let ready = start.elapsed();
     broker.update_gauges();
-    assert_eq!((metrics.cached_tokens.get().cast_unsigned(), files_rejected), (count, 0), "each token comes back");
+    assert_eq!(
+        (metrics.cached_tokens.get().cast_unsigned(), loaded.files_rejected),
+        (count, 0),
+        "each token comes back"
+    );
     let met = if ready <= GOAL { "met" } else { "missed" };
     println!("read after {read:.1?}, ready after {ready:.1?}: the goal of {GOAL:?} is {met}; {}", usage());
     // The broker has no need to write a snapshot or to free its memory.
@@ -102,7 +111,7 @@ fn usage() -> String {
     format!("{cpu:.1} s of CPU, {} MiB of memory, {} at most", memory("VmRSS:"), memory("VmHWM:"))
 }
 
-fn open(folder: &Path, metrics: &Metrics) -> (Disk, Loaded) {
+fn open(folder: &Path, metrics: &Metrics, keep: impl Fn(Vec<Record>) + Sync) -> (Disk, Loaded) {
     let workspace = WorkspaceName::new("default").expect("a name");
     let identity = WorkspaceIdentity::new(&workspace, COURIER, None);
     let settings = DiskSettings {
@@ -111,7 +120,7 @@ fn open(folder: &Path, metrics: &Metrics) -> (Disk, Loaded) {
         workspaces: HashMap::from([(workspace, identity)]),
         takes_over: false,
     };
-    Disk::open(settings, Clock::system(), metrics.store("disk")).expect("a folder")
+    Disk::open(settings, Clock::system(), metrics.store("disk"), keep).expect("a folder")
 }
 
 /// A user's record. Their tokens are 0 to 15 hours old: the renewals of some are overdue.

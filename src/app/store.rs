@@ -70,11 +70,11 @@ pub fn name_owners(broker: &Broker, clients: &ClientKeys) {
 /// It blocks until all is read, which for two million tokens takes seconds; nothing is served before.
 fn restore(broker: &Broker, settings: DiskSettings, clock: Clock, metrics: &Metrics) -> Result<(), StartError> {
     let start = clock.now();
-    let (disk, loaded) = Disk::open(settings, clock, metrics.store("disk"))?;
-    let (records, files_rejected) = (loaded.records.len(), loaded.files_rejected);
-    broker.restore(loaded);
+    let restore = broker.begin_restore();
+    let (disk, loaded) = Disk::open(settings, clock, metrics.store("disk"), |records| restore.add(records))?;
+    restore.finish(&loaded.models);
     broker.start_store(disk).map_err(StartError::Thread)?;
     let milliseconds = clock.now().since(start).as_millis() as u64;
-    tracing::info!(keys = records, files_rejected, milliseconds, "restored the store");
+    tracing::info!(keys = loaded.records, files_rejected = loaded.files_rejected, milliseconds, "restored the store");
     Ok(())
 }

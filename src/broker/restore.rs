@@ -1,10 +1,9 @@
 //! Restores the key table from a store, at the start.
 
 use std::collections::HashMap;
-use std::num::NonZero;
 use std::sync::Arc;
-use std::thread;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::demand::Demand;
@@ -18,7 +17,6 @@ use crate::clock::Moment;
 use crate::policy::refresh::Mode;
 use crate::policy::schedule::Ticket;
 use crate::store::Record;
-use crate::store::disk::Loaded;
 use crate::token::{Grant, WorkspaceName};
 use crate::upstream::Party;
 
@@ -29,55 +27,44 @@ struct Overdue {
     floor: Moment,
 }
 
-/// The most threads that restore.
-const MOST_THREADS: usize = 8;
-/// How many records a thread takes at once.
-const BATCH: usize = 1024;
+/// What a store held is restored: first its records, on several threads, then its models.
+pub struct Restore<'a> {
+    broker: &'a Broker,
+    now: Moment,
+    overdue: Mutex<HashMap<&'a WorkspaceName, Vec<Overdue>>>,
+}
 
-impl Broker {
-    /// Restores what a store held: tokens, demand histories and learned models.
-    ///
-    /// Nothing else runs yet. The budget begins empty, since the last process may have used it just before:
-    /// otherwise each crash would be a burst.
-    pub fn restore(&self, loaded: Loaded) {
-        let now = self.0.clock.now();
-        self.empty_budgets();
-        for (name, workspace) in &self.0.workspaces {
-            if let Some(model) = loaded.models.get(name) {
-                workspace.refresher.restore_model(model, now);
-            }
-        }
-        for (name, overdue) in self.restore_records(loaded.records, now) {
-            self.spread(&self.0.workspaces[name], overdue, now);
-        }
+impl Restore<'_> {
+    /// Restores records: tokens and demand histories.
+    pub fn add(&self, records: Vec<Record>) {
+        let mut overdue: HashMap<_, Vec<_>> = HashMap::new();
+        records.into_iter().for_each(|record| self.broker.restore_record(record, &mut overdue, self.now));
+        let mut all = self.overdue.lock();
+        overdue.into_iter().for_each(|(name, more)| all.entry(name).or_default().extend(more));
     }
 
-    /// Restores records on several threads where they are many; returns the overdue entries of each workspace.
-    fn restore_records(&self, records: Vec<Record>, now: Moment) -> HashMap<&WorkspaceName, Vec<Overdue>> {
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        let capacity = usize::try_from(self.0.settings.load().capacity).unwrap_or(usize::MAX);
-        self.0.table.reserve(records.len().min(capacity));
-        let helpers = cores.min(MOST_THREADS).min(records.len().div_ceil(BATCH)).saturating_sub(1);
-        let records = Mutex::new(records.into_iter());
-        let restore = || {
-            let mut overdue: HashMap<_, Vec<_>> = HashMap::new();
-            loop {
-                let batch: Vec<_> = records.lock().by_ref().take(BATCH).collect();
-                if batch.is_empty() {
-                    return overdue;
-                }
-                batch.into_iter().for_each(|record| self.restore_record(record, &mut overdue, now));
+    /// Restores the learned models, and plans the renewals that are overdue.
+    pub fn finish(self, models: &HashMap<WorkspaceName, Bytes>) {
+        let workspaces = &self.broker.0.workspaces;
+        for (name, workspace) in workspaces {
+            if let Some(model) = models.get(name) {
+                workspace.refresher.restore_model(model, self.now);
             }
-        };
-        thread::scope(|scope| {
-            let helper = |_| thread::Builder::new().name("restore".to_owned()).spawn_scoped(scope, restore).ok();
-            let helpers: Vec<_> = (0..helpers).filter_map(helper).collect();
-            let mut overdue = restore();
-            for (name, more) in helpers.into_iter().flat_map(|helper| helper.join().expect("it does not panic")) {
-                overdue.entry(name).or_default().extend(more);
-            }
-            overdue
-        })
+        }
+        for (name, overdue) in self.overdue.into_inner() {
+            self.broker.spread(&workspaces[name], overdue, self.now);
+        }
+    }
+}
+
+impl Broker {
+    /// Begins to restore what a store held. Nothing else runs yet.
+    ///
+    /// The budget begins empty, since the last process may have used it just before: otherwise each crash would be a
+    /// burst.
+    pub fn begin_restore(&self) -> Restore<'_> {
+        self.empty_budgets();
+        Restore { broker: self, now: self.0.clock.now(), overdue: Mutex::default() }
     }
 
     fn restore_record<'a>(
@@ -117,6 +104,9 @@ impl Broker {
         let owners = self.owners(workspace, &entry, &owners);
         // Another thread, which makes room, may evict the entry as soon as it is stored.
         let _flights = workspace.flights.lock(&entry.key);
+        if self.0.table.contains(&entry.key) {
+            return None;
+        }
         let mut state = entry.lock();
         let Some(token) = token else {
             self.0.table.set_window(&entry, state.life(&entry.key), now);

@@ -92,11 +92,6 @@ impl KeyTable {
         Self { entries, index, ledger, hard_floors, tokens, ends, settings, metrics }
     }
 
-    /// Makes room in the index for so many entries, each with a user and a token.
-    pub fn reserve(&self, entries: usize) {
-        self.index.reserve(2 * entries);
-    }
-
     /// Returns the entry of a key.
     pub fn get(&self, key: &TokenKey) -> Option<Arc<Entry>> {
         self.get_by_text(key.as_str())

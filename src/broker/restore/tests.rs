@@ -1,5 +1,6 @@
 //! Tests of the restored key table, in virtual time.
 
+use std::thread;
 use std::time::Duration;
 
 use super::*;
@@ -20,11 +21,17 @@ fn record(fixture: &Fixture, user: &str, age: Duration) -> Record {
     Record { key: key(user), token, demand: history.encode().into(), owners: vec!["app".into()] }
 }
 
+fn restore(fixture: &Fixture, records: Vec<Record>) {
+    let restore = fixture.broker.begin_restore();
+    restore.add(records);
+    restore.finish(&HashMap::new());
+}
+
 /// A broker that found these users' tokens, by age, in its store.
 fn restored(mode: Mode, capacity: u64, tokens: &[(&str, Duration)]) -> Fixture {
     let fixture = Fixture::new(mode, capacity);
     let records = tokens.iter().map(|(user, age)| record(&fixture, user, *age)).collect();
-    fixture.broker.restore(Loaded { records, ..Loaded::default() });
+    restore(&fixture, records);
     fixture.broker.0.table.assert_counted();
     fixture
 }
@@ -84,7 +91,7 @@ async fn restored_demand_has_the_window_of_the_present_floor() {
         Record { demand: history.encode().into(), ..record(&fixture, user, age) }
     };
     let records = vec![with("jane", MINUTE), with("lapsed", HOUR * 2)];
-    fixture.broker.restore(Loaded { records, ..Loaded::default() });
+    restore(&fixture, records);
     let floor = fixture.broker.0.settings.load().floor;
     for (user, life) in [("jane", HOUR), ("lapsed", key("lapsed").lifetime().as_duration())] {
         let entry = fixture.broker.0.table.get(&key(user)).expect("an entry");
@@ -102,7 +109,7 @@ async fn owners_are_restored_by_their_names() {
         Record { owners, ..record(&fixture, user, MINUTE) }
     };
     let records = vec![of("jane", &["app", ""]), of("john", &["other"]), of("nobody's", &[])];
-    fixture.broker.restore(Loaded { records, ..Loaded::default() });
+    restore(&fixture, records);
     let owners = |user| {
         let entry = fixture.broker.0.table.get(&key(user)).expect("an entry");
         fixture.broker.0.persistence.record(&entry).owners
@@ -115,7 +122,7 @@ async fn owners_are_restored_by_their_names() {
 async fn record_with_unreadable_demand_keeps_its_token() {
     let fixture = Fixture::new(Mode::Learned, 10);
     let records = vec![Record { demand: vec![7; 9].into(), ..record(&fixture, "jane", MINUTE) }];
-    fixture.broker.restore(Loaded { records, ..Loaded::default() });
+    restore(&fixture, records);
     fixture.ask("jane").await;
     assert_eq!(fixture.calls(), 0);
 }
@@ -132,11 +139,25 @@ async fn full_table_restores_no_more_than_its_capacity() {
 /// Each thread evicts what others have just stored.
 #[tokio::test(start_paused = true)]
 async fn threads_that_share_many_records_fill_the_table_once() {
-    let users: Vec<_> = (0..5 * BATCH).map(|user| user.to_string()).collect();
-    let tokens: Vec<_> = users.iter().map(|user| (&**user, MINUTE)).collect();
-    let fixture = restored(Mode::Used, 2000, &tokens);
+    let fixture = Fixture::new(Mode::Used, 2000);
+    let of_thread = |thread: usize| {
+        let users = (thread * 1000..).take(1000);
+        users.map(|user| record(&fixture, &user.to_string(), MINUTE)).collect::<Vec<_>>()
+    };
+    let records = [0, 1, 2, 3].map(of_thread);
+    let restore = fixture.broker.begin_restore();
+    thread::scope(|scope| records.map(|records| drop(scope.spawn(|| restore.add(records)))));
+    restore.finish(&HashMap::new());
     let table = &fixture.broker.0.table;
+    table.assert_counted();
     assert_eq!((table.sizes(), table.tokens(), fixture.scheduled()), ([2000, 4000, 2000], 2000, 2000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn key_that_comes_twice_is_restored_once() {
+    let twice = restored(Mode::Used, 10, &[("jane", MINUTE), ("jane", MINUTE)]);
+    let table = &twice.broker.0.table;
+    assert_eq!((table.sizes(), table.tokens(), twice.scheduled()), ([1, 2, 1], 1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,10 +221,11 @@ async fn model_is_restored_with_its_counts_and_pending_uses() {
     jane.demand = entry.demand.encode().into();
     let name = fixture.broker.0.workspaces.keys().next().expect("a workspace").clone();
     let other = Fixture::new(Mode::Learned, 10);
-    let loaded = Loaded { records: vec![jane], models: [(name, model.into())].into(), ..Loaded::default() };
     // Its clock starts later, so nothing is in its future.
     other.pass(HOUR).await;
-    other.broker.restore(loaded);
+    let restore = other.broker.begin_restore();
+    restore.add(vec![jane]);
+    restore.finish(&[(name, model.into())].into());
     assert_eq!(other.workspace().refresher.counts.load(), refresher.counts.load());
 }
 
@@ -217,9 +239,9 @@ async fn model_outlives_a_start_in_another_mode() {
         fixture.pass(HOUR).await;
         let name = fixture.broker.0.workspaces.keys().next().expect("a workspace").clone();
         let overdue = record(&fixture, "jane", MINUTE * 29 + Duration::from_secs(55));
-        let loaded =
-            Loaded { records: vec![overdue], models: [(name, model.clone().into())].into(), ..Loaded::default() };
-        fixture.broker.restore(loaded);
+        let restore = fixture.broker.begin_restore();
+        restore.add(vec![overdue]);
+        restore.finish(&[(name, model.clone().into())].into());
         let refresher = &fixture.workspace().refresher;
         assert_eq!(refresher.encode_model().as_ref(), Some(&model), "{mode:?}");
         // The model decides nothing: an untrained one would have the key wait.

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use aws_lc_rs::rand;
 
@@ -18,24 +19,27 @@ pub enum FileKind {
     Log = 2,
 }
 
-/// The start of a file: version, kind, number, id of the master key, run. It is the associated data of each frame.
+/// The start of a file: version, kind, number, id of the master key, run, time. It is the associated data of each frame.
 #[derive(Clone, Copy)]
 struct Header {
     kind: FileKind,
     number: u64,
     key: KeyId,
     run: RunId,
+    /// When the file was created, by the Unix clock.
+    created: Duration,
 }
 
-const VERSION: &[u8] = b"CTB-STORE-1\n";
-const HEADER: usize = VERSION.len() + 1 + 8 + size_of::<KeyId>() + size_of::<RunId>();
+const VERSION: &[u8] = b"CTB-STORE-2\n";
+const HEADER: usize = VERSION.len() + 1 + 8 + size_of::<KeyId>() + size_of::<RunId>() + 8;
 /// The longest text of a frame, in bytes: a token key takes at most some 13 KiB and its demand history, a model less
 /// than a mebibyte.
 pub const MAX_FRAME: usize = 4 * 1024 * 1024;
 
 impl Header {
     fn bytes(&self) -> [u8; HEADER] {
-        let parts = [VERSION, &[self.kind as u8], &self.number.to_be_bytes(), &self.key, &self.run];
+        let created = u64::try_from(self.created.as_nanos()).unwrap_or(u64::MAX).to_be_bytes();
+        let parts = [VERSION, &[self.kind as u8], &self.number.to_be_bytes(), &self.key, &self.run, &created];
         let mut bytes = [0; HEADER];
         bytes.copy_from_slice(&parts.concat());
         bytes
@@ -47,7 +51,9 @@ impl Header {
         let kind = [FileKind::Snapshot, FileKind::Log].into_iter().find(|one| *one as u8 == *kind)?;
         let (number, rest) = rest.split_first_chunk()?;
         let (key, rest) = rest.split_first_chunk()?;
-        Some(Self { kind, number: u64::from_be_bytes(*number), key: *key, run: *rest.first_chunk()? })
+        let (run, rest) = rest.split_first_chunk()?;
+        let created = Duration::from_nanos(u64::from_be_bytes(*rest.first_chunk()?));
+        Some(Self { kind, number: u64::from_be_bytes(*number), key: *key, run: *run, created })
     }
 }
 
@@ -67,13 +73,13 @@ pub struct FrameWriter {
 const GATHERED: usize = 1024 * 1024;
 
 impl FrameWriter {
-    /// Creates a file with the mode 0600, which must not exist.
-    pub fn create(path: &Path, kind: FileKind, number: u64, keys: &StoreKeys) -> io::Result<Self> {
+    /// Creates a file with the mode 0600, which must not exist, `created` at this time of the Unix clock.
+    pub fn create(path: &Path, kind: FileKind, number: u64, keys: &StoreKeys, created: Duration) -> io::Result<Self> {
         let mut run = RunId::default();
         rand::fill(&mut run).map_err(|_| io::Error::other("the system has no randomness"))?;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let master = keys.first();
-        let header = Header { kind, number, key: master.id(), run }.bytes();
+        let header = Header { kind, number, key: master.id(), run, created }.bytes();
         Ok(Self { file, key: master.of_run(&run), header, next: 0, buffer: header.to_vec(), bytes: HEADER as u64 })
     }
 
@@ -123,7 +129,7 @@ impl FrameWriter {
 /// Reads a file of frames. [`FrameOpener`] opens them, on any thread.
 pub struct FrameReader {
     input: BufReader<Input>,
-    number: u64,
+    header: Header,
     /// The position of the next frame.
     next: u64,
     /// Where the next frame begins, in bytes.
@@ -151,6 +157,13 @@ pub struct Batch {
     rejection: Option<Rejection>,
 }
 
+impl Batch {
+    /// The number of its frames.
+    pub const fn frames(&self) -> usize {
+        self.lengths.len()
+    }
+}
+
 /// A batch has at least so many bytes, except at the end of its file.
 const BATCH: usize = 256 * 1024;
 
@@ -162,13 +175,18 @@ impl FrameReader {
         read(&mut input, &mut header)?;
         let found = Header::parse(&header).filter(|found| found.kind == kind).ok_or(Rejection::Header)?;
         let key = keys.by_id(found.key).ok_or(Rejection::Key)?.of_run(&found.run);
-        let reader = Self { input, number: found.number, next: 0, offset: HEADER as u64, is_over: false };
+        let reader = Self { input, header: found, next: 0, offset: HEADER as u64, is_over: false };
         Ok((reader, FrameOpener { key, header }))
     }
 
     /// The file's number. Only a frame that opens proves it.
     pub const fn number(&self) -> u64 {
-        self.number
+        self.header.number
+    }
+
+    /// When it was created, by the Unix clock of its process. Only a frame that opens proves it.
+    pub const fn created(&self) -> Duration {
+        self.header.created
     }
 
     /// Lets it read what was written after the end that it has reached.
@@ -205,9 +223,8 @@ impl FrameReader {
         if length > MAX_FRAME + RunKey::OVERHEAD {
             return Err(Rejection::Frame(self.next));
         }
-        let start = batch.bytes.len();
-        batch.bytes.resize(start + length, 0);
-        read(&mut self.input, &mut batch.bytes[start..])
+        let read = self.input.by_ref().take(length as u64).read_to_end(&mut batch.bytes)?;
+        if read < length { Err(Rejection::Torn) } else { Ok(()) }
     }
 }
 
@@ -229,6 +246,12 @@ impl Iterator for FrameReader {
 }
 
 impl FrameOpener {
+    /// Whether the first frame of a batch opens, which proves the header.
+    pub fn opens_first(&self, batch: &Batch) -> bool {
+        let first = batch.lengths.first().map(|length| batch.bytes[..*length].to_vec());
+        first.is_some_and(|mut sealed| self.key.open(batch.first, &self.header, &mut sealed).is_some())
+    }
+
     /// Opens the frames of a batch in order and calls `take` with their texts; fails where the rest of the file is not
     /// to be used.
     pub fn open(&self, batch: Batch, mut take: impl FnMut(&[u8]) -> Result<(), Rejection>) -> Result<(), Rejection> {

@@ -1,41 +1,45 @@
 //! Reading a folder at the start.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt::Display;
-use std::path::Path;
-use std::time::Duration;
-use std::{fs, io};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{fs, io, iter};
 
 use bytes::Bytes;
-use foldhash::quality::RandomState;
+use parking_lot::Mutex;
 
+use super::changes::Changes;
 use super::folder::Folder;
 use super::frame::{Batch, FileKind, FrameReader, Frames, Rejection};
-use super::in_order::for_each_in_order;
 use super::operation::{Identities, ReadOperation};
 use super::tail::Tail;
+use super::threads::{for_each, for_each_in_order};
 use crate::clock::Clock;
-use crate::store::identity::WorkspaceIdentity;
 use crate::store::key_file::StoreKeys;
-use crate::store::record::{ReadRecord, Record};
-use crate::token::{TokenKey, WorkspaceName};
+use crate::store::record::Record;
+use crate::token::WorkspaceName;
 
-/// The contents of a store, as of the last operation that was written.
+/// The contents of a store beside its records, as of the last operation that was written.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// The records, in no order. A token that has expired is left out of its record.
-    pub records: Vec<Record>,
+    /// The number of records.
+    pub records: usize,
+    /// How many of them have a token that is still valid.
+    pub tokens: usize,
     /// The learned models of the workspaces.
     pub models: HashMap<WorkspaceName, Bytes>,
     /// How many files were not read to their end. After a crash it is usually one.
     pub files_rejected: u64,
 }
 
-/// The result of reading a folder.
+/// A folder whose logs were read, and whose snapshot is open.
 #[derive(Default)]
 pub struct Found {
-    pub loaded: Loaded,
+    /// The snapshot, which is read while its records are restored: it is too large to be held beside them.
+    snapshot: Option<(PathBuf, Frames)>,
+    changes: Changes,
+    files_rejected: u64,
     /// The number of the last log.
     pub last_log: u64,
     pub log_bytes: u64,
@@ -44,22 +48,21 @@ pub struct Found {
     pub tail: Tail,
 }
 
-/// Reads the snapshot and the logs of a folder that another process writes.
-pub fn load_unlocked(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: Clock) -> io::Result<Found> {
+/// Finds the snapshot and the logs of a folder that another process writes.
+pub fn find_unlocked(folder: &Folder, keys: &StoreKeys) -> io::Result<Found> {
     loop {
         let before = folder.version()?;
-        let found = load(folder, keys, identities, clock)?;
+        let found = find(folder, keys)?;
         // A log that a snapshot has replaced meanwhile may have held a sign-out. Snapshots are too rare for this to
-        // go on.
+        // go on. An open file can be read after it was replaced.
         if before.is_continued_by(&folder.version()?) {
             return Ok(found);
         }
     }
 }
 
-/// Reads the snapshot and the logs of a folder.
-pub fn load(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: Clock) -> io::Result<Found> {
-    let mut loading = Loading::default();
+/// Opens the snapshot of a folder, and reads the logs after it.
+pub fn find(folder: &Folder, keys: &StoreKeys) -> io::Result<Found> {
     let mut found = Found::default();
     let logs = folder.logs()?;
     found.last_log = logs.last().copied().unwrap_or_default();
@@ -71,23 +74,21 @@ pub fn load(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: C
     let snapshot = folder.snapshot();
     match FrameReader::open(&snapshot, FileKind::Snapshot, keys) {
         Ok(frames) => {
-            let number = frames.0.number();
-            if unbroken.contains(&number) {
+            covered = frames.0.number();
+            if unbroken.contains(&covered) {
                 found.snapshot_bytes = size(&snapshot);
-                loading.reserve(found.snapshot_bytes);
-                loading.read(&snapshot, frames, false)?;
+                found.snapshot = Some((snapshot, frames));
             } else {
-                loading.reject(&snapshot, &Rejection::Gap);
+                found.reject(&snapshot, &Rejection::Gap);
             }
-            covered = number;
         }
         Err(Rejection::Read(error)) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(rejection) => loading.reject(&snapshot, &rejection),
+        Err(rejection) => found.reject(&snapshot, &rejection),
     }
     for number in logs.iter().filter(|number| **number >= covered) {
         let path = folder.log(*number);
         if *number < after_gap {
-            loading.reject(&path, &Rejection::Gap);
+            found.reject(&path, &Rejection::Gap);
             continue;
         }
         found.log_bytes += size(&path);
@@ -95,14 +96,13 @@ pub fn load(folder: &Folder, keys: &StoreKeys, identities: &Identities, clock: C
         let grows = *number == found.last_log && !folder.is_locked();
         match FrameReader::open(&path, FileKind::Log, keys) {
             Ok(frames) if frames.0.number() == *number => {
-                found.tail = Tail::new(*number, loading.read(&path, frames, grows)?);
+                found.tail = Tail::new(*number, found.read_log(&path, frames, grows)?);
             }
-            Ok((reader, _)) => loading.reject(&path, &Rejection::Moved(reader.number())),
+            Ok((reader, _)) => found.reject(&path, &Rejection::Moved(reader.number())),
             Err(Rejection::Torn) if grows => found.tail = Tail::new(*number, None),
-            Err(rejection) => loading.reject(&path, &rejection),
+            Err(rejection) => found.reject(&path, &rejection),
         }
     }
-    found.loaded = loading.finish(identities, clock);
     Ok(found)
 }
 
@@ -110,35 +110,77 @@ fn size(path: &Path) -> u64 {
     fs::metadata(path).map(|data| data.len()).unwrap_or_default()
 }
 
-/// The state while operations are read. Each has a sequence number: a record counts if it is later than what forgot
-/// its users and its workspace, so that forgetting a user needs no search for their keys.
-#[derive(Default)]
-pub struct Loading {
-    sequence: u64,
-    records: Vec<Option<(u64, ReadRecord)>>,
-    /// Where the last record of each key is: the map has small entries, since it grows by copying them.
-    places: HashMap<TokenKey, usize, RandomState>,
-    models: HashMap<WorkspaceName, (u64, WorkspaceIdentity, Bytes)>,
-    forgotten_users: HashMap<(Box<str>, Box<str>), u64>,
-    forgotten_workspaces: HashMap<Box<str>, u64>,
-    /// The latest time that any record has by the Unix clock.
-    latest: Duration,
-    files_rejected: u64,
-}
+/// How many records of the logs are restored at once.
+const RESTORED_AT_ONCE: usize = 256;
 
-/// A record usually takes more bytes than this in a file.
-const SHORT_RECORD: u64 = 512;
-/// Room for more records is made while they are read.
-const MOST_RESERVED: u64 = 4_000_000;
-
-impl Loading {
-    /// Makes room for the records of a snapshot of so many bytes, as far as its size can be believed.
-    fn reserve(&mut self, bytes: u64) {
-        self.places.reserve((bytes / SHORT_RECORD).min(MOST_RESERVED) as usize);
+impl Found {
+    /// Calls `keep` with all records, in no order and on several threads; returns the rest.
+    ///
+    /// A token that has expired is left out of its record. A key may come twice from the snapshot, with equal tokens.
+    pub fn load(&mut self, identities: &Identities, clock: Clock, keep: impl Fn(Vec<Record>) + Sync) -> Loaded {
+        let (records, tokens) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let keep = |kept: Vec<Record>| {
+            records.fetch_add(kept.len(), Ordering::Relaxed);
+            tokens.fetch_add(kept.iter().filter(|record| record.token.is_some()).count(), Ordering::Relaxed);
+            keep(kept);
+        };
+        self.load_snapshot(identities, clock, keep);
+        let mut changed = self.changes.take_records();
+        let chunks = iter::from_fn(|| {
+            let chunk: Vec<_> = changed.by_ref().take(RESTORED_AT_ONCE).collect();
+            (!chunk.is_empty()).then_some(chunk)
+        });
+        let filter = self.changes.filter(identities, clock);
+        for_each(chunks, |chunk| {
+            keep(chunk.into_iter().filter_map(|record| filter.restore(record)).collect());
+            true
+        });
+        let models = std::mem::take(&mut self.changes).models(identities);
+        let (records, tokens) = (records.into_inner(), tokens.into_inner());
+        Loaded { records, tokens, models, files_rejected: self.files_rejected }
     }
 
-    /// Reads a file, of which more may be written if it `grows`. Returns it at its end, unless the rest was rejected.
-    fn read(&mut self, path: &Path, (mut reader, opener): Frames, grows: bool) -> io::Result<Option<Frames>> {
+    /// Reads the snapshot. It forgets nothing, so each of its frames counts for itself: some that follow a damaged one
+    /// may be restored, too.
+    fn load_snapshot(&mut self, identities: &Identities, clock: Clock, keep: impl Fn(Vec<Record>) + Sync) {
+        let Some((path, (mut reader, opener))) = self.snapshot.take() else { return };
+        let first = reader.next();
+        if first.as_ref().is_some_and(|batch| opener.opens_first(batch)) {
+            self.changes.note_time(reader.created());
+        }
+        let filter = self.changes.filter(identities, clock);
+        let (models, rejection) = (Mutex::new(Vec::new()), Mutex::new(None));
+        for_each(first.into_iter().chain(reader), |batch| {
+            let mut records = Vec::with_capacity(batch.frames());
+            let outcome = opener.open(batch, |text| {
+                match ReadOperation::decode(text).ok_or(Rejection::Operation)? {
+                    ReadOperation::Record(record) => records.extend(filter.restore_older(record)),
+                    ReadOperation::Model(workspace, identity, model) => {
+                        models.lock().push((workspace, identity, model));
+                    }
+                    _ => return Err(Rejection::Operation),
+                }
+                Ok(())
+            });
+            keep(records);
+            outcome.map_err(|why| *rejection.lock() = Some(why)).is_ok()
+        });
+        for (workspace, identity, model) in models.into_inner() {
+            self.changes.add_older_model(workspace, identity, model);
+        }
+        if let Some(rejection) = rejection.into_inner() {
+            self.reject(&path, &rejection);
+        }
+    }
+
+    /// A folder without a snapshot, whose logs hold these.
+    #[cfg(test)]
+    pub fn of_changes(changes: Changes) -> Self {
+        Self { changes, ..Self::default() }
+    }
+
+    /// Reads a log, of which more may be written if it `grows`. Returns it at its end, unless the rest was rejected.
+    fn read_log(&mut self, path: &Path, (mut reader, opener): Frames, grows: bool) -> io::Result<Option<Frames>> {
         let decode = |batch: Batch| {
             let mut operations = Vec::new();
             let outcome = opener.open(batch, |text| {
@@ -149,7 +191,7 @@ impl Loading {
         };
         let mut is_rejected = false;
         for_each_in_order(reader.by_ref(), decode, |(operations, outcome)| {
-            operations.into_iter().for_each(|operation| self.apply(operation));
+            operations.into_iter().for_each(|operation| self.changes.apply(operation));
             match outcome {
                 Ok(()) => true,
                 Err(Rejection::Torn) if grows => false,
@@ -163,72 +205,8 @@ impl Loading {
         Ok((!is_rejected).then_some((reader, opener)))
     }
 
-    pub fn apply(&mut self, operation: ReadOperation) {
-        self.sequence += 1;
-        match operation {
-            ReadOperation::Record(record) => {
-                let key = record.record.key.clone();
-                self.latest = self.latest.max(record.sent.map(|sent| sent.unix).unwrap_or_default());
-                let record = Some((self.sequence, record));
-                match self.places.entry(key) {
-                    Entry::Occupied(place) => self.records[*place.get()] = record,
-                    Entry::Vacant(place) => {
-                        place.insert(self.records.len());
-                        self.records.push(record);
-                    }
-                }
-            }
-            ReadOperation::Model(workspace, identity, model) => {
-                self.models.insert(workspace, (self.sequence, identity, model));
-            }
-            ReadOperation::ForgetKey(key) => {
-                if let Some(place) = self.places.remove(&key) {
-                    self.records[place] = None;
-                }
-            }
-            ReadOperation::ForgetUser { workspace, user } => {
-                self.forgotten_users.insert((workspace, user), self.sequence);
-            }
-            ReadOperation::ForgetWorkspace(workspace) => {
-                self.forgotten_workspaces.insert(workspace, self.sequence);
-            }
-            // The snapshot has what is missing, or the files before it were removed.
-            ReadOperation::Lost => {}
-        }
-    }
-
     fn reject(&mut self, path: &Path, why: &dyn Display) {
         self.files_rejected += 1;
         tracing::warn!(file = %path.display(), "the rest of a store's file is not used: {why}");
-    }
-
-    pub fn finish(self, identities: &Identities, clock: Clock) -> Loaded {
-        let Self { records, models, forgotten_users, forgotten_workspaces, latest, files_rejected, .. } = self;
-        let is_workspace_forgotten =
-            |name: &str, sequence| forgotten_workspaces.get(name).is_some_and(|forgotten| *forgotten > sequence);
-        let is_forgotten = |key: &TokenKey, sequence| {
-            let by_user = |user: &str| {
-                let user = (key.workspace().into(), user.into());
-                forgotten_users.get(&user).is_some_and(|forgotten| *forgotten > sequence)
-            };
-            is_workspace_forgotten(key.workspace(), sequence) || !forgotten_users.is_empty() && key.users().any(by_user)
-        };
-        // The Unix clock has been set back at least this far, so that all other ages are wrong by as much.
-        let clocks = clock.read();
-        let behind = latest.saturating_sub(clocks.unix);
-        let records = records.into_iter().filter_map(|record| {
-            let (sequence, record) = record?;
-            let key = &record.record.key;
-            let is_kept = identities.get(key.workspace()) == Some(&record.identity) && !is_forgotten(key, sequence);
-            is_kept.then(|| record.restore(&clocks, behind))
-        });
-        let models = models.into_iter().filter(|(name, (sequence, identity, _))| {
-            identities.get(name) == Some(identity) && !is_workspace_forgotten(name.as_str(), *sequence)
-        });
-        Loaded {
-            records: records.collect(),
-            models: models.map(|(name, (.., model))| (name, model)).collect(),
-            files_rejected,
-        }
     }
 }

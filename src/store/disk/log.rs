@@ -1,6 +1,7 @@
 //! Writing logs and snapshots.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use super::folder::{Folder, remove};
@@ -101,7 +102,7 @@ impl Log {
         if let Some(ended) = self.file.take() {
             self.earlier_bytes += ended.bytes();
         }
-        let mut file = FrameWriter::create(&self.folder.log(self.last + 1), FileKind::Log, self.last + 1, &self.keys)?;
+        let mut file = self.create(&self.folder.log(self.last + 1), FileKind::Log, self.last + 1)?;
         self.last += 1;
         if self.has_gap {
             file.push(|text| Operation::Lost.encode(text, &self.identities, self.clock));
@@ -170,7 +171,7 @@ impl Log {
         self.earlier_bytes = 0;
         let path = self.folder.new_snapshot();
         remove(&path)?;
-        let file = FrameWriter::create(&path, FileKind::Snapshot, self.last, &self.keys)?;
+        let file = self.create(&path, FileKind::Snapshot, self.last)?;
         Ok(NewSnapshot { file, number: self.last })
     }
 
@@ -208,6 +209,10 @@ impl Log {
             remove(&self.folder.log(number))?;
         }
         self.folder.sync()
+    }
+
+    fn create(&self, path: &Path, kind: FileKind, number: u64) -> io::Result<FrameWriter> {
+        FrameWriter::create(path, kind, number, &self.keys, self.clock.unix())
     }
 
     fn broken_by(&mut self, outcome: io::Result<()>) -> io::Result<()> {

@@ -17,15 +17,17 @@
 //! # Format
 //!
 //! The folder (mode 0700) has a `lock`, a `snapshot` and the logs `log-N` (mode 0600). Snapshot and logs have one
-//! format: a header (version, kind, number, key id, run), then frames, each a length and a sealed operation. A
+//! format: a header (version, kind, number, key id, run, time), then frames, each a length and a sealed operation. A
 //! file is a run of its own: its key is derived from its run id, the nonce is the frame's position, and the header
-//! is associated data. So a frame opens only in its place in its file, and a file only under its name.
+//! is associated data. So a frame opens only in its place in its file, and a file only under its name. The time tells
+//! a later start whether the Unix clock was set back.
 //!
-//! Snapshot `N` holds what was in memory when log `N` began, or later. A start reads the snapshot, then the logs
-//! from `N` on in order; the last operation on a key wins, as memory decided it. (Memory replaces a token only by
-//! one that lasts longer, so the file needs no rule of its own for that.) A frame that does not open ends its
-//! file, and the next file goes on: the end of a log is torn after a crash. Files before a missing number are
-//! ignored, since the missing log may have held a sign-out.
+//! Snapshot `N` holds what was in memory when log `N` began, or later. The last operation on a key wins, as memory
+//! decided it. (Memory replaces a token only by one that lasts longer, so the file needs no rule of its own for that.)
+//! A start reads the logs from `N` on in order, then the snapshot, whose records are restored as they are read: to hold
+//! them all first would cost as much memory again, and new memory is what a start spends most of its time on. A frame
+//! that does not open ends its file, and the next file goes on: the end of a log is torn after a crash. Files before a
+//! missing number are ignored, since the missing log may have held a sign-out.
 //!
 //! # Takeover
 //!
@@ -40,10 +42,10 @@
 //! written removes the files, which works on a full disk: losing tokens costs calls; a token from before a
 //! sign-out must not come back.
 
+mod changes;
 mod folder;
 mod frame;
 mod handle;
-mod in_order;
 mod load;
 mod log;
 mod open;
@@ -53,6 +55,7 @@ mod tail;
 mod takeover;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod writer;
 
 pub use handle::{DiskHandle, StoreState};

@@ -7,7 +7,7 @@ use std::thread;
 
 use super::folder::{Folder, FolderError};
 use super::handle::{DiskHandle, SharedState};
-use super::load::{Loaded, load, load_unlocked};
+use super::load::{Loaded, find, find_unlocked};
 use super::log::Log;
 use super::operation::Identities;
 use super::queue::Queue;
@@ -16,6 +16,7 @@ use super::writer::{Contents, Writer};
 use crate::clock::Clock;
 use crate::metrics::{StoreMetrics, StoreOperation};
 use crate::store::key_file::StoreKeys;
+use crate::store::record::Record;
 
 /// The settings of the disk store.
 pub struct DiskSettings {
@@ -44,8 +45,14 @@ enum Stage {
 }
 
 impl Disk {
-    /// Locks the folder, unless another process has it that is to be taken over, and reads what it has. Files that can't be read are not used, and no error.
-    pub fn open(settings: DiskSettings, clock: Clock, metrics: StoreMetrics) -> Result<(Self, Loaded), OpenError> {
+    /// Locks the folder, unless another process has it that is to be taken over, and calls `keep` with its records, in no
+    /// order and on several threads. Files that can't be read are not used, and no error.
+    pub fn open(
+        settings: DiskSettings,
+        clock: Clock,
+        metrics: StoreMetrics,
+        keep: impl Fn(Vec<Record>) + Sync,
+    ) -> Result<(Self, Loaded), OpenError> {
         let start = clock.now();
         let DiskSettings { path, keys, workspaces, takes_over } = settings;
         let folder = if takes_over {
@@ -55,8 +62,9 @@ impl Disk {
         } else {
             Folder::open(&path)?
         };
-        let load = if folder.is_locked() { load } else { load_unlocked };
-        let mut found = load(&folder, &keys, &workspaces, clock).map_err(FolderError::System)?;
+        let find = if folder.is_locked() { find } else { find_unlocked };
+        let mut found = find(&folder, &keys).map_err(FolderError::System)?;
+        let loaded = found.load(&workspaces, clock, keep);
         let is_locked = folder.is_locked();
         let log = Log::new(folder, keys, workspaces, clock);
         let log = log.after(found.last_log, found.log_bytes, found.snapshot_bytes);
@@ -66,11 +74,10 @@ impl Disk {
         } else {
             Stage::Waiting(Box::new(Takeover::new(log, tail, clock)))
         };
-        let tokens = found.loaded.records.iter().filter(|record| record.token.is_some()).count();
         metrics.operation(StoreOperation::Load, true, clock.now().since(start));
-        metrics.store_restored_tokens.set(i64::try_from(tokens).unwrap_or(i64::MAX));
-        metrics.store_files_rejected_total.inc_by(found.loaded.files_rejected);
-        Ok((Self { stage, clock, metrics }, found.loaded))
+        metrics.store_restored_tokens.set(i64::try_from(loaded.tokens).unwrap_or(i64::MAX));
+        metrics.store_files_rejected_total.inc_by(loaded.files_rejected);
+        Ok((Self { stage, clock, metrics }, loaded))
     }
 
     /// Starts the writer. A snapshot calls `contents` on the writer's thread; `apply` is called there with what

@@ -13,15 +13,17 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
+use super::changes::Changes;
 use super::folder::Folder;
-use super::load::{Loaded, Loading, load};
+use super::load::{self, Found};
 use super::log::Log;
 use super::open::{Disk, DiskSettings};
 use super::operation::{Identities, Operation, ReadOperation};
 use crate::clock::{Clock, Stamp};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, StoreMetrics};
 use crate::store::record::ReadRecord;
 use crate::store::{Item, Record, StoreKeys, StoredToken, WorkspaceIdentity};
 use crate::token::{Token, TokenKey, WorkspaceName};
@@ -33,6 +35,21 @@ const KEYS: [&str; 2] = [
     "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
     "ff112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
 ];
+
+/// What a start found.
+struct Loaded {
+    records: Vec<Record>,
+    models: HashMap<WorkspaceName, Bytes>,
+    files_rejected: u64,
+}
+
+/// Reads all that a folder has.
+fn load(mut found: Found, identities: &Identities, clock: Clock) -> Loaded {
+    let records = Mutex::new(Vec::new());
+    let keep = |more: Vec<Record>| records.lock().extend(more);
+    let load::Loaded { models, files_rejected, .. } = found.load(identities, clock, keep);
+    Loaded { records: records.into_inner(), models, files_rejected }
+}
 
 /// A store's folder.
 struct Store {
@@ -62,11 +79,11 @@ impl Store {
     /// Reads the folder and begins a log.
     fn open(&self) -> (Log, Loaded) {
         let folder = Folder::open(&self.path()).expect("a folder");
-        let found = load(&folder, &self.keys, &self.identities, CLOCK).expect("a folder");
+        let found = load::find(&folder, &self.keys).expect("a folder");
         let log = Log::new(folder, self.keys.clone(), self.identities.clone(), CLOCK);
         let mut log = log.after(found.last_log, found.log_bytes, found.snapshot_bytes);
         log.roll().expect("a log");
-        (log, found.loaded)
+        (log, load(found, &self.identities, CLOCK))
     }
 
     fn settings(&self) -> DiskSettings {
@@ -80,7 +97,7 @@ impl Store {
 
     fn disk(&self) -> (Disk, Loaded) {
         let metrics = Metrics::new().expect("the declarations are sound").store("disk");
-        Disk::open(self.settings(), CLOCK, metrics).expect("a folder")
+        open(self.settings(), CLOCK, metrics)
     }
 
     /// The contents that a start would find now, while the store is written.
@@ -96,8 +113,16 @@ impl Store {
             let entry = entry.expect("an entry");
             fs::copy(entry.path(), path.join(entry.file_name())).expect("copied");
         }
-        load(&folder, &self.keys, &self.identities, clock).expect("a folder").loaded
+        load(load::find(&folder, &self.keys).expect("a folder"), &self.identities, clock)
     }
+}
+
+fn open(settings: DiskSettings, clock: Clock, metrics: StoreMetrics) -> (Disk, Loaded) {
+    let records = Mutex::new(Vec::new());
+    let keep = |more: Vec<Record>| records.lock().extend(more);
+    let (disk, load::Loaded { models, files_rejected, .. }) =
+        Disk::open(settings, clock, metrics, keep).expect("a folder");
+    (disk, Loaded { records: records.into_inner(), models, files_rejected })
 }
 
 fn keys(lines: &[&str]) -> StoreKeys {
@@ -307,19 +332,36 @@ async fn token_from_the_future_is_dropped() {
 #[test]
 fn clock_that_was_set_back_lengthens_no_life() {
     let store = Store::new();
-    let mut loading = Loading::default();
+    let mut changes = Changes::default();
     let unix = CLOCK.unix();
     for (users, sent, life) in [("a", unix - HOUR, HOUR * 3 / 2), ("b", unix - HOUR, DAY), ("c", unix + HOUR, DAY)] {
         let mut record = record(users, users);
         record.token.as_mut().expect("a token").life = life;
         let (identity, sent) = (store.identities["eu"], Some(Stamp { unix: sent, boot: None }));
-        loading.apply(ReadOperation::Record(ReadRecord { identity, sent, record }));
+        changes.apply(ReadOperation::Record(ReadRecord { identity, sent, record }));
     }
-    let loaded = loading.finish(&store.identities, CLOCK);
+    let loaded = load(Found::of_changes(changes), &store.identities, CLOCK);
     assert_eq!(texts(&loaded), ["-", "b", "-"]);
     let token = loaded.records.iter().find_map(|record| record.token.as_ref()).expect("a token");
     let age = CLOCK.now().since(token.sent);
     assert!((2 * HOUR..2 * HOUR + Duration::from_secs(60)).contains(&age), "{age:?}");
+}
+
+/// The snapshot's records are restored before all of them are read, so its own time tells.
+#[tokio::test]
+async fn clock_that_was_set_back_after_a_snapshot_lengthens_no_life() {
+    static AHEAD: AtomicI64 = AtomicI64::new(20 * 60);
+    let clock = Clock::tokio_with_wall(&AHEAD);
+    let store = Store::new();
+    let folder = Folder::open(&store.path()).expect("a folder");
+    let mut log = Log::new(folder, store.keys.clone(), store.identities.clone(), clock);
+    let mut record = record("a", "a1");
+    record.token.as_mut().expect("a token").sent = clock.now() - HOUR * 5 / 6;
+    write_snapshot(&mut log, &[Item::Record(record)]);
+    // Of another boot.
+    let loaded = store.loaded_by(CLOCK);
+    let age = CLOCK.now().since(loaded.records[0].token.as_ref().expect("a token").sent);
+    assert!((HOUR * 5 / 6..HOUR * 5 / 6 + Duration::from_secs(60)).contains(&age), "{age:?}");
 }
 
 #[test]

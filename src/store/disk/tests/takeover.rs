@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use super::*;
 use crate::store::disk::Change;
 use crate::store::disk::handle::DiskHandle;
-use crate::store::disk::load::load_unlocked;
+use crate::store::disk::load::find_unlocked;
 use crate::store::disk::tail::Tail;
 use crate::store::disk::writer::Contents;
 
@@ -20,7 +20,7 @@ fn nothing() -> Contents {
 fn waiting(store: &Store, contents: Contents) -> (DiskHandle, Receiver<Change>, Loaded) {
     let metrics = Metrics::new().expect("the declarations are sound").store("disk");
     let settings = DiskSettings { takes_over: true, ..store.settings() };
-    let (disk, loaded) = Disk::open(settings, CLOCK, metrics).expect("a folder");
+    let (disk, loaded) = open(settings, CLOCK, metrics);
     let (sender, changes) = channel();
     let apply = Box::new(move |change| drop(sender.send(change)));
     (disk.start(contents, apply).expect("a thread"), changes, loaded)
@@ -104,14 +104,15 @@ fn second_process_is_refused_unless_it_is_to_take_over() {
     let store = Store::new();
     let _first = store.open();
     let metrics = Metrics::new().expect("the declarations are sound").store("disk");
-    assert!(Disk::open(store.settings(), CLOCK, metrics).is_err_and(|error| error.to_string().contains("in use")));
+    let opened = Disk::open(store.settings(), CLOCK, metrics, drop);
+    assert!(opened.is_err_and(|error| error.to_string().contains("in use")));
 }
 
 /// A log that the test writes, and its end as another process reads it.
 fn followed(store: &Store) -> (Log, Tail) {
     let (log, _) = store.open();
     let folder = Folder::unlocked(&store.path()).expect("a folder");
-    let found = load_unlocked(&folder, &store.keys, &store.identities, CLOCK).expect("a folder");
+    let found = find_unlocked(&folder, &store.keys).expect("a folder");
     (log, found.tail)
 }
 
@@ -183,8 +184,9 @@ fn tail_reads_a_frame_once_it_is_whole() {
     fs::set_permissions(copy.path(), Permissions::from_mode(0o700)).expect("a mode");
     fs::write(copy.file("log-1"), "").expect("written");
     let folder = Folder::unlocked(&copy.path()).expect("a folder");
-    let mut found = load_unlocked(&folder, &copy.keys, &copy.identities, CLOCK).expect("a folder");
-    assert_eq!(found.loaded.files_rejected, 0, "its header is not written yet");
+    let mut found = find_unlocked(&folder, &copy.keys).expect("a folder");
+    let loaded = found.load(&copy.identities, CLOCK, drop);
+    assert_eq!(loaded.files_rejected, 0, "its header is not written yet");
     let mut file = fs::OpenOptions::new().append(true).open(copy.file("log-1")).expect("a file");
     let mut operations = Vec::new();
     for byte in whole.chunks(1) {

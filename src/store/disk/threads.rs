@@ -1,13 +1,39 @@
-//! Work on several threads whose results keep their order.
+//! Work on several threads.
 
 use std::num::NonZero;
 use std::sync::mpsc;
 use std::{io, thread};
 
-/// The most threads that work: with more of them, the thread that takes their results is the slowest.
+use parking_lot::Mutex;
+
+/// The most threads that work: with more of them, what they share is the slowest.
 const MOST: usize = 8;
 /// How many items or results of a thread wait at most.
 const WAITING: usize = 2;
+
+/// Calls `work` with each item on several threads, in no order, until it returns false for one.
+pub fn for_each<T>(items: impl Iterator<Item = T> + Send, work: impl Fn(T) -> bool + Sync) {
+    let items = Mutex::new(Some(items));
+    let run = || {
+        loop {
+            let Some(item) = items.lock().as_mut().and_then(Iterator::next) else { return };
+            if !work(item) {
+                *items.lock() = None;
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads() {
+            // Without another thread, this one does all the work.
+            let _ = thread::Builder::new().name("store-load".to_owned()).spawn_scoped(scope, run);
+        }
+        run();
+    });
+}
+
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get).min(MOST)
+}
 
 /// Calls `work` with each item on several threads, and `take` with each result on this one, in the order of the items.
 ///
@@ -22,7 +48,7 @@ pub fn for_each_in_order<T: Send, R: Send>(
     thread::scope(|scope| {
         // Each thread has channels of its own, which are used in turn: that keeps the order.
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
-        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get).min(MOST) {
+        for _ in 0..threads() {
             let (input, waiting) = mpsc::sync_channel(WAITING);
             let (done, output) = mpsc::sync_channel(WAITING);
             // Sending fails when the receiver is gone, which means to stop.
@@ -42,6 +68,19 @@ pub fn for_each_in_order<T: Send, R: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_item_is_worked_on_once_until_one_is_refused() {
+        let worked = Mutex::new(Vec::new());
+        for_each(0..1000, |item| {
+            worked.lock().push(item);
+            true
+        });
+        let mut all = worked.into_inner();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..1000));
+        for_each(0.., |item: u64| item < 100);
+    }
 
     #[test]
     fn results_come_in_order_until_the_last_or_the_first_refused() {
