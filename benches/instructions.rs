@@ -1,19 +1,25 @@
-//! The instructions of a hit, with each kind of store: `cargo bench --bench instructions` needs `valgrind` and
-//! `redis-server`, and `RUSTFLAGS="--cfg rustix_use_libc"`, since valgrind hides the page by which rustix reads the clock.
+//! The instructions of a hit, with each kind of store, of a token key, of a decision and of the schedule's operations.
 //!
-//! Unlike times, counts are the same on a busy machine. Each is the difference of two runs with another number of hits, so
-//! that the start cancels out. Without cargo's `--bench`, or with `--test`, it is a short smoke test without valgrind.
+//! `cargo bench --bench instructions` needs `valgrind` and `redis-server`, and `RUSTFLAGS="--cfg rustix_use_libc"`, since
+//! valgrind hides the page by which rustix reads the clock. Words after `--` choose operations; `benches/compare` compares
+//! with an earlier commit.
+//!
+//! Unlike times, counts are the same on a busy machine. Each is the difference of two runs with another number of
+//! operations, so that the start cancels out. Without cargo's `--bench`, or with `--test`, it is a short smoke test without
+//! valgrind.
 
 #![allow(clippy::disallowed_methods, reason = "a bench starts programs")]
 
 #[path = "support/in_process.rs"]
 mod in_process;
+#[path = "support/population.rs"]
+mod population;
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/support/redis_server.rs"]
 mod redis_server;
 mod support;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::env;
 use std::hint::black_box;
 use std::path::Path;
@@ -22,61 +28,77 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use courier_token_broker::broker::Broker;
-use courier_token_broker::clock::Clock;
+use courier_token_broker::clock::{Clock, Moment};
 use courier_token_broker::metrics::Metrics;
+use courier_token_broker::planner::workload::Workload;
 use courier_token_broker::policy::admission::budget::Budget;
+use courier_token_broker::policy::schedule::Schedule;
 use courier_token_broker::secrets::Secret;
 use courier_token_broker::store::disk::{Disk, DiskSettings};
 use courier_token_broker::store::redis::{Redis, RedisSettings, StoredWorkspace, Topology};
 use courier_token_broker::store::{StoreKeys, WorkspaceIdentity, generate_key};
-use courier_token_broker::token::WorkspaceName;
+use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey, WorkspaceName};
 use http_body_util::BodyExt;
 use in_process::{InProcess, Route, warm};
+use population::{DAY, Population, visits};
 use redis_server::RedisServer;
 use tokio::runtime::Builder;
 
-/// The environment variables of a run: the store's kind, the number of hits, the folder and the URL of Redis.
-const KIND: &str = "COURIER_TOKEN_BROKER_BENCH_STORE";
-const HITS: &str = "COURIER_TOKEN_BROKER_BENCH_HITS";
+/// The operations: first hits, with each kind of store.
+const OPERATIONS: [&str; 6] = ["memory", "disk", "redis", "key", "decide", "schedule"];
+/// The environment variables of a run: the operation, how often it runs, the folder and the URL of Redis.
+const OPERATION: &str = "COURIER_TOKEN_BROKER_BENCH_OPERATION";
+const COUNT: &str = "COURIER_TOKEN_BROKER_BENCH_COUNT";
 const FOLDER: &str = "COURIER_TOKEN_BROKER_BENCH_FOLDER";
 const REDIS: &str = "COURIER_TOKEN_BROKER_BENCH_REDIS";
-/// The numbers of hits whose difference is measured.
+/// The numbers of operations whose difference is measured.
 const RUNS: [u64; 2] = [2_000, 12_000];
 const KEYS: usize = 100;
 
 fn main() {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    if let Ok(kind) = env::var(KIND) {
-        let hits = env::var(HITS).expect("it is set").parse().expect("a number");
-        return runtime.block_on(run(&kind, hits));
+    if let Ok(operation) = env::var(OPERATION) {
+        let count = env::var(COUNT).expect("it is set").parse().expect("a number");
+        match &*operation {
+            "key" => make_keys(count),
+            "decide" => decide(count),
+            "schedule" => schedule(count),
+            kind => runtime.block_on(hit(kind, count)),
+        }
+        return;
     }
-    let arguments: Vec<_> = env::args().collect();
-    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let has = |word: &str| arguments.iter().any(|argument| argument == word);
     let is_measured = has("--bench") && !has("--test");
-    // Each run has a key of its own, so each has an empty Redis.
-    let redis = || runtime.block_on(RedisServer::start(&[]));
-    let mut memory = None;
-    for kind in ["memory", "disk", "redis"] {
+    let has_words = arguments.iter().any(|argument| !argument.starts_with('-'));
+    let operations: Vec<_> = OPERATIONS.into_iter().filter(|operation| !has_words || has(operation)).collect();
+    let run = |operation: &str, count| {
+        // Each run has a key of its own, so each has an empty Redis.
+        let redis = (operation == "redis").then(|| runtime.block_on(RedisServer::start(&[])));
+        start(operation, count, &redis.as_ref().map(RedisServer::url).unwrap_or_default(), is_measured)
+    };
+    for operation in operations {
         if !is_measured {
-            start(kind, 10, &redis().url(), false);
+            run(operation, 10);
             continue;
         }
-        let [few, many] = RUNS.map(|hits| start(kind, hits, &redis().url(), true));
+        let [few, many] = RUNS.map(|count| run(operation, count));
         let each = many.saturating_sub(few) as f64 / (RUNS[1] - RUNS[0]) as f64;
-        let memory = *memory.get_or_insert(each);
-        println!("hit with store \"{kind}\": {each:.0} instructions, {:.3} of memory", each / memory);
+        let is_hit = OPERATIONS[..3].contains(&operation);
+        let name = if is_hit { format!("hit with store \"{operation}\"") } else { operation.to_owned() };
+        println!("{name}: {each:.0} instructions");
     }
 }
 
-/// Starts this program for so many hits; returns the number of instructions, if it is counted.
-fn start(kind: &str, hits: u64, redis: &str, is_counted: bool) -> u64 {
+/// Starts this program for so many operations; returns the number of instructions, if it is counted.
+fn start(operation: &str, count: u64, redis: &str, is_counted: bool) -> u64 {
     let folder = tempfile::tempdir().expect("a folder");
     let program = env::current_exe().expect("this program");
     let mut command = Command::new(if is_counted { Path::new("valgrind") } else { &program });
     if is_counted {
         command.args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]).arg(&program);
     }
-    command.env(KIND, kind).env(HITS, hits.to_string()).env(FOLDER, folder.path()).env(REDIS, redis);
+    command.env(OPERATION, operation).env(COUNT, count.to_string()).env(FOLDER, folder.path()).env(REDIS, redis);
     let output = command.stdout(Stdio::inherit()).output().expect("valgrind is installed");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
@@ -86,7 +108,47 @@ fn start(kind: &str, hits: u64, redis: &str, is_counted: bool) -> u64 {
     if is_counted { count.expect("valgrind counts") } else { 0 }
 }
 
-async fn run(kind: &str, hits: u64) {
+/// Makes token keys from a scope string.
+fn make_keys(count: u64) {
+    let workspace = WorkspaceName::new("default").expect("a name");
+    let lifetime = Lifetime::parse("1d").expect("a lifetime");
+    let text = "user_id:user-000001 inbox:read:messages inbox:write:events read:preferences write:preferences read:brands";
+    for _ in 0..count {
+        let claim = ScopeClaim::parse(black_box(text)).expect("a claim");
+        black_box(TokenKey::new(&workspace, &claim, lifetime));
+    }
+}
+
+/// Decides in mode `learned` about the users of a population with ten days of history.
+fn decide(count: u64) {
+    let trace = visits(500, 10);
+    let mut population = Population::new(trace.keys());
+    population.run(&trace);
+    let known = |who: &u32| population.people[*who as usize].history.is_some();
+    let people: Vec<u32> = (0..population.people.len() as u32).filter(known).collect();
+    let now = Workload::START + DAY * 10;
+    for who in people.into_iter().cycle().take(count as usize) {
+        black_box(population.decide(who, now));
+    }
+}
+
+/// Adds a deadline, removes another one, and takes out what is due, among 10,000.
+fn schedule(count: u64) {
+    let mut schedule = Schedule::new();
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut after = move || Duration::from_secs(random.u64(3600..86_400));
+    let mut now = Moment::from_nanos(0);
+    let mut tickets: VecDeque<_> = (0..10_000).map(|item| schedule.add(now + after(), item)).collect();
+    for item in 0..count {
+        now = now + Duration::from_secs(4);
+        tickets.push_back(schedule.add(now + after(), item));
+        black_box(tickets.pop_front().and_then(|ticket| schedule.remove(ticket)));
+        black_box(schedule.take(now));
+    }
+}
+
+/// Serves hits, with this kind of store.
+async fn hit(kind: &str, hits: u64) {
     let folder = env::var(FOLDER).expect("it is set");
     let broker = InProcess::new(|broker, metrics| match kind {
         "disk" => use_disk(broker, metrics, Path::new(&folder)),

@@ -4,10 +4,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
+#[path = "support/stored.rs"]
+mod stored;
 #[allow(dead_code, reason = "other benches use more of it")]
 mod support;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -16,18 +17,14 @@ use std::{env, fs, thread};
 
 use courier_token_broker::app;
 use courier_token_broker::broker::Broker;
-use courier_token_broker::clock::{Clock, Moment};
+use courier_token_broker::clock::Clock;
 use courier_token_broker::metrics::Metrics;
-use courier_token_broker::policy::refresh::learned::demand::DemandHistory;
-use courier_token_broker::store::disk::{Disk, DiskSettings, Loaded};
-use courier_token_broker::store::{Item, Record, StoreKeys, StoredToken, WorkspaceIdentity, generate_key};
-use courier_token_broker::token::{Lifetime, ScopeClaim, Token, TokenKey, WorkspaceName};
+use courier_token_broker::store::{StoredToken, WorkspaceIdentity};
+use courier_token_broker::token::WorkspaceName;
 use support::settings;
 
 /// The longest time until a broker with two million tokens is ready.
 const GOAL: Duration = Duration::from_secs(10);
-/// As long as one of Courier's.
-const TOKEN: usize = 450;
 /// The environment variables of a start: the folder of the store, and its number of records.
 const FOLDER: &str = "COURIER_TOKEN_BROKER_BENCH_FOLDER";
 const COUNT: &str = "COURIER_TOKEN_BROKER_BENCH_COUNT";
@@ -49,20 +46,14 @@ fn main() {
     }
 }
 
-/// Writes a store with so many records.
+/// Writes a store with so many records. The tokens are 0 to 15 hours old: the renewals of some are overdue.
 fn write(folder: &Path, count: u64) {
-    fs::write(folder.join("key"), generate_key().expect("randomness")).expect("written");
-    let (disk, _) = open(folder, &Metrics::new().expect("the declarations are sound"), drop);
-    let now = Clock::system().now();
-    let contents = Box::new(move |keep: &mut dyn FnMut(Item)| (0..count).for_each(|user| keep(record(user, now))));
-    let handle = disk.start(contents, Box::new(drop)).expect("a thread");
-    let start = Instant::now();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    runtime.block_on(handle.stop());
-    // A stop waits ten seconds at most.
-    while !folder.join("store/snapshot").exists() {
-        thread::sleep(Duration::from_millis(100));
-    }
+    let (start, now) = (Instant::now(), Clock::system().now());
+    stored::write(folder, identity(), count, move |user| StoredToken {
+        token: stored::token(user),
+        sent: now - Duration::from_secs(user % 1000 * 54),
+        life: Duration::from_secs(86_400),
+    });
     let bytes = fs::metadata(folder.join("store/snapshot")).expect("a snapshot").len();
     println!("{count} records were written in {:.1?}, {} bytes each", start.elapsed(), bytes / count);
 }
@@ -80,7 +71,7 @@ fn restore(folder: &Path, count: u64) {
     let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.handle().clone());
     let start = Instant::now();
     let restore = broker.begin_restore();
-    let (disk, loaded) = open(folder, &metrics, |records| restore.add(records));
+    let (disk, loaded) = stored::open(folder, identity(), &metrics, |records| restore.add(records));
     let read = start.elapsed();
     restore.finish(&loaded.models);
     broker.start_store(disk).expect("a thread");
@@ -97,6 +88,10 @@ fn restore(folder: &Path, count: u64) {
     std::process::exit(0);
 }
 
+fn identity() -> WorkspaceIdentity {
+    WorkspaceIdentity::new(&WorkspaceName::new("default").expect("a name"), COURIER, None)
+}
+
 /// The CPU time and the memory of this process so far, from Linux.
 fn usage() -> String {
     let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
@@ -109,34 +104,4 @@ fn usage() -> String {
         line.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() / 1024
     };
     format!("{cpu:.1} s of CPU, {} MiB of memory, {} at most", memory("VmRSS:"), memory("VmHWM:"))
-}
-
-fn open(folder: &Path, metrics: &Metrics, keep: impl Fn(Vec<Record>) + Sync) -> (Disk, Loaded) {
-    let workspace = WorkspaceName::new("default").expect("a name");
-    let identity = WorkspaceIdentity::new(&workspace, COURIER, None);
-    let settings = DiskSettings {
-        path: folder.join("store"),
-        keys: StoreKeys::read(&folder.join("key")).expect("a key"),
-        workspaces: HashMap::from([(workspace, identity)]),
-        takes_over: false,
-    };
-    Disk::open(settings, Clock::system(), metrics.store("disk"), keep).expect("a folder")
-}
-
-/// A user's record. Their tokens are 0 to 15 hours old: the renewals of some are overdue.
-fn record(user: u64, now: Moment) -> Item {
-    let claim = format!("user_id:user-{user:08} inbox:read:messages inbox:write:events read:preferences");
-    let claim = ScopeClaim::parse(&claim).expect("a claim");
-    let workspace = WorkspaceName::new("default").expect("a name");
-    let lifetime = Lifetime::parse("1d").expect("a lifetime");
-    let token = Token::new(&format!("{user:0TOKEN$}")).expect("a token");
-    let sent = now - Duration::from_secs(user % 1000 * 54);
-    let mut history = DemandHistory::new(lifetime.as_duration() / 2, sent);
-    let _ = history.record(sent);
-    Item::Record(Record {
-        key: TokenKey::new(&workspace, &claim, lifetime),
-        token: Some(StoredToken { token, sent, life: lifetime.as_duration() }),
-        demand: history.encode().into(),
-        owners: vec!["web-backend".into()],
-    })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use courier_token_broker::broker::{Background, Broker};
 use courier_token_broker::clock::Clock;
+use courier_token_broker::config::Settings;
 use courier_token_broker::http::api::Api;
 use courier_token_broker::metrics::Metrics;
 use courier_token_broker::simulator::{Faults, Simulator};
@@ -73,12 +74,16 @@ pub struct InProcess {
 impl InProcess {
     /// A broker within a runtime, changed before its start.
     pub fn new(change: impl FnOnce(&Broker, &Metrics)) -> Self {
-        let mut settings = settings("http://127.0.0.1:1".to_owned(), |_| {});
+        let clock = Clock::system();
+        let simulator = Simulator::new(Some(API_KEY.to_owned()), Faults::default(), clock);
+        Self::with(settings("http://127.0.0.1:1".to_owned(), |_| {}), Arc::new(Courier { simulator, clock }), change)
+    }
+
+    /// The same with these settings and this issuer.
+    pub fn with(mut settings: Settings, issuer: Arc<impl Issuer>, change: impl FnOnce(&Broker, &Metrics)) -> Self {
         let clock = Clock::system();
         let metrics = Arc::new(Metrics::new().expect("sound declarations"));
         let workspace = settings.workspaces.remove(0);
-        let simulator = Simulator::new(Some(API_KEY.to_owned()), Faults::default(), clock);
-        let issuer = Arc::new(Courier { simulator, clock });
         let dispatcher = Dispatcher::new(workspace.dispatcher, issuer, clock, metrics.workspace(&workspace.name));
         let dispatchers = [(workspace.name, dispatcher)];
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), Handle::current());

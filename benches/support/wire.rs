@@ -33,6 +33,10 @@ impl Spread {
         Self(values)
     }
 
+    pub fn median(&self) -> f64 {
+        self.quarter(2)
+    }
+
     fn quarter(&self, quarter: usize) -> f64 {
         self.0[(self.0.len() - 1) * quarter / 4]
     }
@@ -49,14 +53,21 @@ impl std::fmt::Display for Spread {
 pub struct Server {
     process: Child,
     pub address: SocketAddr,
+    /// The address for operators, if it has one.
+    pub admin: Option<SocketAddr>,
 }
 
 impl Server {
     /// Starts this program again in this role and with this variable.
     pub fn start(role: &str, (name, value): (&str, impl ToString)) -> Self {
+        Self::start_with(role, &[(name, value.to_string())])
+    }
+
+    /// Starts this program again in this role and with these variables.
+    pub fn start_with(role: &str, variables: &[(&str, String)]) -> Self {
         let mut process = Command::new(env::current_exe().expect("this program"))
             .env(ROLE, role)
-            .env(name, value.to_string())
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -64,7 +75,8 @@ impl Server {
         let mut line = String::new();
         let out = process.stdout.as_mut().expect("a pipe");
         BufReader::new(out).read_line(&mut line).expect("the server's address");
-        Self { process, address: line.trim().parse().expect("an address") }
+        let mut addresses = line.split_whitespace().map(|address| address.parse().expect("an address"));
+        Self { process, address: addresses.next().expect("an address"), admin: addresses.next() }
     }
 
     /// The resident memory of the server in KiB, from Linux.
@@ -74,17 +86,25 @@ impl Server {
         line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
     }
 
-    /// The CPU time of the server's threads, to the nanosecond, from Linux. Other systems have the throughput alone.
+    /// The CPU time of the server's threads.
     pub fn cpu(&self) -> Duration {
-        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.process.id())) else {
-            return Duration::ZERO;
-        };
-        let of_thread = |thread: std::fs::DirEntry| -> Option<u64> {
-            let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse().ok()
-        };
-        Duration::from_nanos(threads.flatten().filter_map(of_thread).sum())
+        cpu_of(self.id())
     }
+
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+/// The CPU time of a process's threads, to the nanosecond, from Linux. Other systems have the throughput alone.
+pub fn cpu_of(process: u32) -> Duration {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return Duration::ZERO };
+    let of_thread = |thread: std::fs::DirEntry| -> Option<u64> {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse().ok()
+    };
+    Duration::from_nanos(threads.flatten().filter_map(of_thread).sum())
 }
 
 impl Drop for Server {
@@ -266,6 +286,6 @@ pub async fn broker_with(change: impl FnOnce(&mut Raw)) {
     let simulator = Simulator::new(Some(API_KEY.to_owned()), Faults::default(), clock);
     tokio::spawn(simulator.serve(courier, std::future::pending()));
     let app = App::bind(settings, clock).await.expect("ports");
-    println!("{}", app.addresses()[0]);
+    println!("{} {}", app.addresses()[0], app.admin_address().expect("an address"));
     app.run(std::future::pending()).await;
 }
