@@ -112,7 +112,8 @@ fn start(operation: &str, count: u64, redis: &str, is_counted: bool) -> u64 {
 fn make_keys(count: u64) {
     let workspace = WorkspaceName::new("default").expect("a name");
     let lifetime = Lifetime::parse("1d").expect("a lifetime");
-    let text = "user_id:user-000001 inbox:read:messages inbox:write:events read:preferences write:preferences read:brands";
+    let text =
+        "user_id:user-000001 inbox:read:messages inbox:write:events read:preferences write:preferences read:brands";
     for _ in 0..count {
         let claim = ScopeClaim::parse(black_box(text)).expect("a claim");
         black_box(TokenKey::new(&workspace, &claim, lifetime));

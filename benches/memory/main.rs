@@ -82,7 +82,9 @@ async fn fill(Scale { few, some, many, hits }: &Scale) {
     let among_many = nanos_of_hits(api, *many, *hits).await;
     let ratio = among_many / among_few;
     let met = if ratio <= MOST_COST { "met" } else { "missed" };
-    println!("a hit among {many} tokens: {among_many:.0} ns, {ratio:.2} of one among {few}: the goal of {MOST_COST} is {met}");
+    println!(
+        "a hit among {many} tokens: {among_many:.0} ns, {ratio:.2} of one among {few}: the goal of {MOST_COST} is {met}"
+    );
     // Each new token displaces one.
     let mut sizes = vec![each(*many)];
     for round in 0..4 {
@@ -92,7 +94,9 @@ async fn fill(Scale { few, some, many, hits }: &Scale) {
     }
     let growth = sizes[4] / sizes[1];
     let met = if growth <= MOST_GROWTH { "met" } else { "missed" };
-    println!("while as many tokens came and went: {sizes:.0?} bytes each; the goal of {MOST_GROWTH} of growth is {met}");
+    println!(
+        "while as many tokens came and went: {sizes:.0?} bytes each; the goal of {MOST_GROWTH} of growth is {met}"
+    );
 }
 
 /// Gets tokens issued for new users.

@@ -34,7 +34,12 @@ pub fn open(
 }
 
 /// Writes a store with a token for each of so many users.
-pub fn write(folder: &Path, identity: WorkspaceIdentity, count: u64, token: impl Fn(u64) -> StoredToken + Send + 'static) {
+pub fn write(
+    folder: &Path,
+    identity: WorkspaceIdentity,
+    count: u64,
+    token: impl Fn(u64) -> StoredToken + Send + 'static,
+) {
     fs::write(folder.join("key"), generate_key().expect("randomness")).expect("written");
     let (disk, _) = open(folder, identity, &Metrics::new().expect("the declarations are sound"), drop);
     let contents = Box::new(move |keep: &mut dyn FnMut(Item)| {

@@ -37,6 +37,12 @@ impl Spread {
         self.quarter(2)
     }
 
+    /// The median with the quartiles, for a table.
+    pub fn short(&self) -> String {
+        let [first, median, third] = [1, 2, 3].map(|quarter| self.quarter(quarter));
+        format!("{median:.2} ({first:.2} to {third:.2})")
+    }
+
     fn quarter(&self, quarter: usize) -> f64 {
         self.0[(self.0.len() - 1) * quarter / 4]
     }

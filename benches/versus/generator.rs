@@ -12,8 +12,6 @@ use rustls::ClientConfig;
 use super::connection::{Connection, Request};
 use super::wire::content_length;
 
-/// The number of requests at a time.
-pub const AT_A_TIME: usize = 64;
 /// The streams of an HTTP/2 connection.
 const STREAMS: usize = 8;
 
@@ -63,16 +61,16 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Opens the connections.
-    pub fn open(target: &Target) -> Self {
+    /// Opens connections for so many requests at a time.
+    pub fn open(target: &Target, at_a_time: usize) -> Self {
         let streams = if target.is_http2 { STREAMS } else { 1 };
         let poll = epoll::create(CreateFlags::CLOEXEC).expect("an epoll");
         let open = |_| Connection::open(target.address, target.tls.as_ref(), target.is_http2);
-        let connections: Vec<_> = (0..AT_A_TIME / streams).map(open).collect();
+        let connections: Vec<_> = (0..at_a_time / streams).map(open).collect();
         for (index, connection) in connections.iter().enumerate() {
             epoll::add(&poll, connection, EventData::new_u64(index as u64), EventFlags::IN).expect("it is new");
         }
-        let free = (0..AT_A_TIME).map(|place| place / streams).collect();
+        let free = (0..at_a_time).map(|place| place / streams).collect();
         Self { poll, connections, free, latencies: Vec::new() }
     }
 
@@ -85,7 +83,10 @@ impl Generator {
     /// Sends random requests, each as soon as another one got its answer.
     pub fn saturate(&mut self, requests: &[Request], length: Duration) -> Sample {
         let end = Instant::now() + length;
-        self.run(requests, |now| if now < end { Next::Send(fastrand::usize(..requests.len()), now) } else { Next::Done })
+        self.run(
+            requests,
+            |now| if now < end { Next::Send(fastrand::usize(..requests.len()), now) } else { Next::Done },
+        )
     }
 
     /// Sends random requests at this rate a second. A request that finds no free connection waits, and its latency
@@ -107,10 +108,11 @@ impl Generator {
     /// Sends requests until there is none, and waits for all answers.
     fn run(&mut self, requests: &[Request], mut next: impl FnMut(Instant) -> Next) -> Sample {
         self.latencies.clear();
+        let at_a_time = self.free.len();
         let start = Instant::now();
         let mut events = Vec::with_capacity(self.connections.len());
         let mut wait = self.send(requests, &mut next);
-        while self.free.len() < AT_A_TIME || wait.is_some() {
+        while self.free.len() < at_a_time || wait.is_some() {
             events.clear();
             let timeout = wait.map(|until| {
                 let left = until.saturating_duration_since(Instant::now());

@@ -27,6 +27,7 @@ pub const COURIER: &str = "COURIER_TOKEN_BROKER_BENCH_COURIER";
 /// The life of the tokens that expire at once. They are below their floor when the broker starts, so none is renewed.
 const LIFE: Duration = Duration::from_secs(3600);
 const HARD_FLOOR: Duration = Duration::from_secs(30);
+const CONNECTIONS: usize = 64;
 /// The most that the work beside them may cost the hits.
 const GOAL: f64 = 1.3;
 
@@ -47,7 +48,7 @@ impl Times {
     /// Those of a smoke test.
     pub const SMOKE: Self = Self {
         rounds: 1,
-        until_expiry: Duration::from_millis(1000),
+        until_expiry: Duration::from_millis(600),
         window: Duration::from_millis(200),
         settling: Duration::from_millis(10),
         expiring: 100,
@@ -87,7 +88,7 @@ pub fn measure(times: &Times) {
         let variables = [(ADDRESS, broker.address.to_string()), (ADMIN, admin.to_string())];
         let mut background = Companion::start("background", &variables);
         let mut generator =
-            Generator::open(&Target { address: broker.address, tls: None, is_http2: false });
+            Generator::open(&Target { address: broker.address, tls: None, is_http2: false }, CONNECTIONS);
         generator.send_all(&requests);
         let rate = *rate.get_or_insert_with(|| {
             let sample = generator.saturate(&requests, window / 2);
@@ -112,7 +113,10 @@ pub fn measure(times: &Times) {
             thread::sleep(times.settling);
             (p999(), beside)
         };
-        println!("{rate:.0} hits a second: p99.9 alone {alone:.0} us, beside all else {beside:.0} us: {:.2}", beside / alone);
+        println!(
+            "{rate:.0} hits a second: p99.9 alone {alone:.0} us, beside all else {beside:.0} us: {:.2}",
+            beside / alone
+        );
         ratios.push(beside / alone);
     }
     let ratio = Spread::of(ratios);

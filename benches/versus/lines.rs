@@ -80,7 +80,7 @@ impl Servers {
 
     /// The lines whose name has one of these words; all lines without words.
     pub fn lines(&self, scale: &Scale, words: &[&str]) -> Vec<Line> {
-        let Scale { some, many } = *scale;
+        let Scale { some, many, .. } = *scale;
         let plain = |server: &Server| Target { address: server.address, tls: None, is_http2: false };
         let by_app: Rc<Vec<_>> =
             Rc::new((0..many).map(|user| request("/auth/issue-token", CLIENT_KEY, &issue_token_body(user))).collect());
@@ -88,13 +88,13 @@ impl Servers {
             request("/v1/tokens", CLIENT_KEY, &format!(r#"{{"user_id":"{user}","profile":"inbox"}}"#))
         }));
         let body = |user: &str| format!(r#"{{"userId":"{user}"}}"#);
-        let frontend =
-            Rc::new(of_users(some, |user| request("/api/generate-courier-jwt", CLIENT_KEY, &body(user))));
-        let sessions = Rc::new(of_users(some, |user| {
-            request("/api/generate-courier-jwt", &RSA.session("1", user), &body(user))
-        }));
-        let with_tls = |address, is_http2: bool| {
-            Target { address, tls: Some(Arc::clone(&self.tls[usize::from(is_http2)])), is_http2 }
+        let frontend = Rc::new(of_users(some, |user| request("/api/generate-courier-jwt", CLIENT_KEY, &body(user))));
+        let sessions =
+            Rc::new(of_users(some, |user| request("/api/generate-courier-jwt", &RSA.session("1", user), &body(user))));
+        let with_tls = |address, is_http2: bool| Target {
+            address,
+            tls: Some(Arc::clone(&self.tls[usize::from(is_http2)])),
+            is_http2,
         };
         let lines = RefCell::new(Vec::new());
         let add = |name: &str, baseline, process, target: Target, requests: &Rc<Vec<Request>>, users| {
@@ -112,7 +112,8 @@ impl Servers {
         add("epoll, fixed answer", NGINX, epoll.id(), plain(epoll), &by_app, some);
         add("hyper, fixed answer", NGINX, hyper.id(), plain(hyper), &by_app, some);
         for users in [1, some, many] {
-            add(&format!("broker, {users} users"), NGINX, broker.id(), plain(broker), &by_app, users);
+            let name = if users == 1 { "broker, 1 user".to_owned() } else { format!("broker, {users} users") };
+            add(&name, NGINX, broker.id(), plain(broker), &by_app, users);
         }
         add("broker, /v1/tokens", NGINX, broker.id(), plain(broker), &tokens, some);
         add("broker, /api/generate-courier-jwt", NGINX, broker.id(), plain(broker), &frontend, some);
@@ -137,7 +138,7 @@ fn request(path: &str, bearer: &str, body: &str) -> Request {
 /// The size of the body of the broker's answers.
 fn answer_size(broker: &Server) -> usize {
     let target = Target { address: broker.address, tls: None, is_http2: false };
-    let mut generator = Generator::open(&target);
+    let mut generator = Generator::open(&target, 1);
     generator.send_all(&[request("/auth/issue-token", CLIENT_KEY, &issue_token_body(0))]);
     generator.body_size()
 }

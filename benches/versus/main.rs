@@ -48,11 +48,15 @@ use wire::{ROLE, broker_with, serve};
 const FOLDER: &str = "COURIER_TOKEN_BROKER_BENCH_FOLDER";
 const SIZE: &str = "COURIER_TOKEN_BROKER_BENCH_SIZE";
 
-/// The numbers of users.
+/// The numbers of users, and of requests at a time.
 pub struct Scale {
     some: usize,
     many: usize,
+    at_a_time: usize,
 }
+
+const SCALE: Scale = Scale { some: 1000, many: 100_000, at_a_time: 64 };
+const SMOKE: Scale = Scale { some: 10, many: 100, at_a_time: 8 };
 
 fn main() {
     let text = |name| env::var(name).expect("it is set");
@@ -86,9 +90,9 @@ fn measure_all() {
     }
     if words != [HALF_LOAD] {
         if is_measured {
-            compare(rounds.unwrap_or(30), Duration::from_secs(1), &Scale { some: 1000, many: 100_000 }, &words);
+            compare(rounds.unwrap_or(30), Duration::from_secs(1), &SCALE, &words);
         } else {
-            compare(1, Duration::from_millis(20), &Scale { some: 10, many: 100 }, &words);
+            compare(1, Duration::from_millis(20), &SMOKE, &words);
         }
     }
     if words.is_empty() || words == [HALF_LOAD] {
@@ -101,13 +105,13 @@ fn compare(rounds: usize, length: Duration, scale: &Scale, words: &[&str]) {
     let servers = Servers::start();
     let mut lines = servers.lines(scale, words);
     for line in &lines {
-        Generator::open(&line.target).send_all(line.requests());
+        Generator::open(&line.target, scale.at_a_time).send_all(line.requests());
     }
     let mut table = Table::default();
     for round in 0..rounds {
         fastrand::shuffle(&mut lines);
         for line in &lines {
-            table.add(line, measure(line, length));
+            table.add(line, measure(line, length, scale.at_a_time));
         }
         eprintln!("round {} of {rounds} is done", round + 1);
     }
@@ -115,8 +119,8 @@ fn compare(rounds: usize, length: Duration, scale: &Scale, words: &[&str]) {
 }
 
 /// Loads a server for about this long.
-fn measure(line: &Line, length: Duration) -> Measured {
-    let mut generator = Generator::open(&line.target);
+fn measure(line: &Line, length: Duration, at_a_time: usize) -> Measured {
+    let mut generator = Generator::open(&line.target, at_a_time);
     generator.saturate(line.requests(), length / 10);
     let before = CpuTime::of(line.process);
     let sample = generator.saturate(line.requests(), length);

@@ -56,7 +56,9 @@ impl Table {
 
     /// Prints the rows and how they meet the goals.
     pub fn print(&self) {
-        println!("| line | CPU us a request (user + system) | requests/s | p50, p99, p99.9 us | CPU, relative to nginx |");
+        println!(
+            "| line | CPU us a request (user + system) | requests/s | p50, p99, p99.9 us | CPU, relative to nginx |"
+        );
         println!("|---|---|---|---|---|");
         for (name, row) in &self.0 {
             let median = |values: &[f64]| Spread::of(values.to_vec()).median();
@@ -66,7 +68,7 @@ impl Table {
             println!(
                 "| {name} | {micros:.2} ({user:.1} + {system:.1}) | {:.0} | {p50:.0}, {p99:.0}, {p999:.0} | {} |",
                 median(&row.throughput),
-                self.ratio(name, self.baseline(row)).map_or_else(|| "-".to_owned(), |ratio| ratio.to_string()),
+                self.ratio(name, self.baseline(row)).map_or_else(|| "-".to_owned(), |ratio| ratio.short()),
             );
         }
         println!();
