@@ -46,8 +46,8 @@ impl Broker {
 
 fn explain_entry(entry: &Entry) -> Explained {
     let (state, token) = (entry.lock(), entry.token());
-    let due = match state.decision {
-        Some(Decision { verdict: RenewalDecision::Wait(at), .. }) => Some(at),
+    let due = match state.decision.as_deref() {
+        Some(Decision { verdict: RenewalDecision::Wait(at), .. }) => Some(*at),
         None => token.as_ref().map(|token| token.due).filter(|due| *due < Moment::NEVER),
         Some(_) => None,
     };
@@ -57,8 +57,8 @@ fn explain_entry(entry: &Entry) -> Explained {
         due,
         uses: entry.uses(),
         plan: state.plan.as_str(),
-        decision: state.decision,
-        error: state.error.clone(),
+        decision: state.decision.as_deref().copied(),
+        error: state.error.as_deref().map(str::to_owned),
     }
 }
 

@@ -107,7 +107,7 @@ impl FlightTask {
                 let outcome = if failure.is_none() { RenewalOutcome::Issued } else { RenewalOutcome::Failed };
                 refresher.metrics.renewals_total[*reason][outcome].inc();
             }
-            entry.lock().error = failure.as_ref().map(ToString::to_string);
+            entry.lock().error = failure.as_ref().map(|failure| failure.to_string().into());
             // Without effect if the new token was stored, or the entry removed.
             let is_permanent = matches!(failure, Some(Failure::Refused(_)));
             refresher.settle_renewal(entry, is_permanent, self.broker.0.clock.now());

@@ -21,14 +21,19 @@ pub struct Index {
 type Shard = HashMap<Handle, Keys, RandomState>;
 
 /// The keys of one handle.
+///
+/// Nearly all handles have one key, so it is here without an allocation of its own, and nothing widens it.
 enum Keys {
-    /// Most handles have one key, which is here without an allocation of its own.
     One(TokenKey),
+    Several(Box<Several>),
+}
+
+/// The keys of a handle that had several.
+enum Several {
     /// A key appears as often as it was added.
     Few(Vec<TokenKey>),
     /// How often each key was added: a client can make up any number of keys for a user.
-    #[expect(clippy::box_collection, reason = "a rare case is not to widen the many others")]
-    Many(Box<HashMap<TokenKey, u32, RandomState>>),
+    Many(HashMap<TokenKey, u32, RandomState>),
 }
 
 /// Up to this many keys are searched one by one.
@@ -37,7 +42,38 @@ const FEW: usize = 32;
 impl Keys {
     fn add(&mut self, key: &TokenKey) {
         match self {
-            Self::One(one) => *self = Self::Few(vec![one.clone(), key.clone()]),
+            Self::One(one) => *self = Self::Several(Box::new(Several::Few(vec![one.clone(), key.clone()]))),
+            Self::Several(several) => several.add(key),
+        }
+    }
+
+    /// Removes one occurrence of a key; returns whether it was the last key.
+    fn remove(&mut self, key: &TokenKey) -> bool {
+        match self {
+            Self::One(one) => one == key,
+            Self::Several(several) => several.remove(key),
+        }
+    }
+
+    /// At least the number of different keys: of few keys, each occurrence counts.
+    fn count(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Several(several) => several.count(),
+        }
+    }
+
+    fn to_vec(&self) -> Vec<TokenKey> {
+        match self {
+            Self::One(key) => vec![key.clone()],
+            Self::Several(several) => several.to_vec(),
+        }
+    }
+}
+
+impl Several {
+    fn add(&mut self, key: &TokenKey) {
+        match self {
             Self::Few(keys) if keys.len() < FEW => {
                 keys.reserve_exact(1);
                 keys.push(key.clone());
@@ -47,16 +83,14 @@ impl Keys {
                 for key in keys.drain(..).chain([key.clone()]) {
                     *many.entry(key).or_default() += 1;
                 }
-                *self = Self::Many(Box::new(many));
+                *self = Self::Many(many);
             }
             Self::Many(keys) => *keys.entry(key.clone()).or_default() += 1,
         }
     }
 
-    /// Removes one occurrence of a key; returns whether it was the last key.
     fn remove(&mut self, key: &TokenKey) -> bool {
         match self {
-            Self::One(one) => one == key,
             Self::Few(keys) => {
                 if let Some(place) = keys.iter().position(|other| other == key) {
                     keys.swap_remove(place);
@@ -75,10 +109,8 @@ impl Keys {
         }
     }
 
-    /// At least the number of different keys: of few keys, each occurrence counts.
     fn count(&self) -> usize {
         match self {
-            Self::One(_) => 1,
             Self::Few(keys) => keys.len(),
             Self::Many(keys) => keys.len(),
         }
@@ -86,7 +118,6 @@ impl Keys {
 
     fn to_vec(&self) -> Vec<TokenKey> {
         match self {
-            Self::One(key) => vec![key.clone()],
             Self::Few(keys) => keys.clone(),
             Self::Many(keys) => keys.keys().cloned().collect(),
         }
@@ -149,9 +180,11 @@ impl Index {
     #[cfg(test)]
     pub fn len(&self) -> usize {
         let keys = |keys: &Keys| match keys {
+            Keys::Several(several) => match &**several {
+                Several::Few(keys) => keys.len(),
+                Several::Many(keys) => keys.values().map(|count| *count as usize).sum(),
+            },
             Keys::One(_) => 1,
-            Keys::Few(keys) => keys.len(),
-            Keys::Many(keys) => keys.values().map(|count| *count as usize).sum(),
         };
         let shard = |shard: &Lock<Shard>| shard.lock().values().map(keys).sum::<usize>();
         self.shards.iter().map(shard).sum::<usize>()
@@ -166,6 +199,11 @@ impl Index {
 mod tests {
     use super::*;
     use crate::token::{Lifetime, ScopeClaim, WorkspaceName};
+
+    #[test]
+    fn handle_with_its_keys_has_32_bytes() {
+        assert_eq!(size_of::<(Handle, Keys)>(), 32);
+    }
 
     #[test]
     fn key_is_found_until_it_is_removed_as_often_as_it_was_added() {

@@ -42,6 +42,8 @@ pub enum Order {
 /// A mutex with a place in the order. A debug build panics if a thread breaks the order.
 #[derive(Debug)]
 pub struct Lock<T> {
+    /// A release build has none: it would widen each entry, and its demand.
+    #[cfg(debug_assertions)]
     order: Order,
     value: Mutex<T>,
 }
@@ -49,19 +51,31 @@ pub struct Lock<T> {
 impl<T> Lock<T> {
     /// Creates an unlocked lock.
     pub const fn new(order: Order, value: T) -> Self {
-        Self { order, value: Mutex::new(value) }
+        #[cfg(not(debug_assertions))]
+        let _ = order;
+        Self {
+            #[cfg(debug_assertions)]
+            order,
+            value: Mutex::new(value),
+        }
     }
 
     /// Waits for the lock.
     pub fn lock(&self) -> Guard<'_, T> {
+        #[cfg(debug_assertions)]
         let _held = Held::new(self.order);
-        Guard { value: self.value.lock(), _held }
+        Guard {
+            value: self.value.lock(),
+            #[cfg(debug_assertions)]
+            _held,
+        }
     }
 }
 
 /// A locked value.
 pub struct Guard<'a, T> {
     value: MutexGuard<'a, T>,
+    #[cfg(debug_assertions)]
     _held: Held,
 }
 
@@ -79,8 +93,9 @@ impl<T> DerefMut for Guard<'_, T> {
     }
 }
 
-/// The record that this thread holds a lock; empty in a release build.
-struct Held(#[cfg(debug_assertions)] Order);
+/// The record that this thread holds a lock.
+#[cfg(debug_assertions)]
+struct Held(Order);
 
 #[cfg(debug_assertions)]
 thread_local! {
@@ -102,13 +117,6 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         HELD.set(HELD.get() & !(1 << self.0 as u32));
-    }
-}
-
-#[cfg(not(debug_assertions))]
-impl Held {
-    const fn new(_: Order) -> Self {
-        Self()
     }
 }
 

@@ -94,7 +94,7 @@ impl Due<'_> {
         } else {
             (RenewalDecision::Stop(Stop::NotPermitted), None)
         };
-        state.decision = Some(Decision { at: *now, verdict, estimate });
+        state.decision = Some(Box::new(Decision { at: *now, verdict, estimate }));
         tracing::debug!(workspace = entry.key.workspace(), decision = ?verdict, ?estimate, "token due");
         workspace.refresher.change_plan(entry, &mut state, verdict);
         let floor = state.floor_at(&broker.0.settings.load().floor);
@@ -219,7 +219,7 @@ mod tests {
         let entry = fixture.ask("jane").await;
         due(&fixture, &entry).process(None);
         assert!(entry.lock().decision.is_some());
-        entry.lock().error = Some("an old error".to_owned());
+        entry.lock().error = Some("an old error".into());
         fixture.pass(Duration::from_secs(1)).await;
         assert_eq!(fixture.calls(), 2);
         let state = entry.lock();
