@@ -106,6 +106,22 @@ async fn new_session_users_whose_calls_fail_before_any_success_hurt_no_client() 
     .await;
 }
 
+/// They use the whole budget. Twenty users come in a second, or two a second for half a minute.
+#[tokio::test(start_paused = true)]
+async fn new_session_users_whose_calls_fail_before_any_success_hurt_no_other_session() {
+    for (every, length) in [(SECOND / 20, 20), (SECOND / 2, 60)] {
+        no_attack_hurts(|failure| Attack {
+            is_cold: true,
+            sessions: &["storm", "calm"],
+            head: SECOND * 3,
+            every,
+            length,
+            ..by(&["storm"], Keys::New, SECOND / 20)(failure)
+        })
+        .await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn mix_of_failures_hurts_no_other_client() {
     for clients in [&["storm"][..], &["storm", "squall"]] {

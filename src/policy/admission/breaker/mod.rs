@@ -29,8 +29,9 @@
 //! token, as many of others, and as many of the broker's own. A key that failed in the last minute waits a
 //! second longer for its turn. A client that is known not to fail is not held back: it sends few calls before it is
 //! known to fail. Of users with sessions, and of clients without a remembered call, that holds for each first call,
-//! however many there are, so the calls of either leave at four a second, ten at once. The first success closes the
-//! circuit.
+//! however many there are, so the calls of either leave at four a second, ten at once. While no key has ever succeeded,
+//! the first calls of users with sessions leave as the budget permits: at four a second, strangers who fail would
+//! have most users refused who do not. The first success closes the circuit.
 //!
 //! If the success is that of a party that failed, Courier has recovered: all circuits close, and after five
 //! seconds or more the rate restarts at the least of the budget
@@ -84,10 +85,9 @@ pub struct Breaker {
     parties: Parties,
     /// Whether a key has ever succeeded.
     has_succeeded: bool,
-    /// The calls of session users who do not fail, while the workspace's circuit is open or paused.
-    sessions: Pace,
-    /// The same for clients without a remembered call.
-    clients: Pace,
+    /// The calls of clients without a remembered call, and of session users who do not fail, while the workspace's
+    /// circuit is open or paused.
+    newcomers: [Pace; 2],
     /// The broker's own probes.
     probes: Pace,
     /// The least time between the broker's own probes.
@@ -132,8 +132,7 @@ impl Breaker {
             workspace: Circuit::default(),
             parties: Parties::default(),
             has_succeeded: false,
-            sessions: NEWCOMERS,
-            clients: NEWCOMERS,
+            newcomers: [NEWCOMERS; 2],
             probes: Pace::new(probe_gap, PROBE_BURST),
             probe_gap,
             next_shed_admit: Moment::default(),
@@ -208,26 +207,26 @@ impl Breaker {
 
     /// Whether a call may leave in spite of what others got: its party does not fail.
     pub fn may_pass(&self, origin: &Origin, now: Moment) -> bool {
-        let is_free = self.pace_of(origin).is_none_or(|pace| now >= pace.free_at());
+        let is_free = self.pace_of(origin).is_none_or(|pace| now >= self.newcomers[pace].free_at());
         is_free && !self.parties.is_failing(origin.party, now)
     }
 
-    /// The pace of calls of parties like this one, if it is not known not to fail.
-    fn pace_of(&self, origin: &Origin) -> Option<&Pace> {
-        if origin.is_session() { Some(&self.sessions) } else { self.is_unknown(origin).then_some(&self.clients) }
-    }
-
-    /// Whether no response to a call of the party is remembered.
-    fn is_unknown(&self, origin: &Origin) -> bool {
-        self.parties.get(origin.party).is_none()
+    /// The index of the pace of calls like this one, if its party is not known not to fail.
+    fn pace_of(&self, origin: &Origin) -> Option<usize> {
+        let is_paced = if origin.is_session() {
+            // Before any success, those who were refused would learn from no one that Courier serves them.
+            self.has_succeeded
+        } else {
+            // No response to a call of the party is remembered.
+            self.parties.get(origin.party).is_none()
+        };
+        is_paced.then_some(usize::from(origin.is_session()))
     }
 
     /// Records that a call leaves that only [`Breaker::may_pass`] admits.
     pub fn on_pass(&mut self, origin: &Origin, now: Moment) {
-        if origin.is_session() {
-            self.sessions.take(now);
-        } else if self.is_unknown(origin) {
-            self.clients.take(now);
+        if let Some(pace) = self.pace_of(origin) {
+            self.newcomers[pace].take(now);
         }
     }
 

@@ -158,6 +158,19 @@ fn session_users_and_unknown_clients_have_a_pace_each_and_clients_who_do_not_fai
 }
 
 #[test]
+fn session_users_who_do_not_fail_have_no_pace_before_any_success() {
+    let (mut breaker, mut now) = open();
+    for number in 0..200 {
+        now = now + MS * 50;
+        let [failing, good] = [10_000, 20_000].map(|first| session(first + number));
+        assert!(leaves(&mut breaker, failing, now) && leaves(&mut breaker, good, now), "{number}");
+        end(&mut breaker, Failed, failing, now);
+        assert!(!breaker.may_pass(&failing, now), "{number}");
+    }
+    assert_eq!(end(&mut breaker, Issued, session(20_000), now).change, Some(Change::Dismissed));
+}
+
+#[test]
 fn failures_of_one_party_do_not_open_it_where_there_are_several() {
     let mut breaker = breaker();
     end(&mut breaker, Issued, new(2, 1), START);
