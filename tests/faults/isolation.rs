@@ -106,20 +106,18 @@ async fn new_session_users_whose_calls_fail_before_any_success_hurt_no_client() 
     .await;
 }
 
-/// They use the whole budget. Twenty users come in a second, or two a second for half a minute.
+/// The failing users alone use the whole budget. The others all come in one second.
 #[tokio::test(start_paused = true)]
 async fn new_session_users_whose_calls_fail_before_any_success_hurt_no_other_session() {
-    for (every, length) in [(SECOND / 20, 20), (SECOND / 2, 60)] {
-        no_attack_hurts(|failure| Attack {
-            is_cold: true,
-            sessions: &["storm", "calm"],
-            head: SECOND * 3,
-            every,
-            length,
-            ..by(&["storm"], Keys::New, SECOND / 20)(failure)
-        })
-        .await;
-    }
+    no_attack_hurts(|failure| Attack {
+        is_cold: true,
+        sessions: &["storm", "calm"],
+        head: SECOND * 3,
+        every: SECOND / 20,
+        length: 20,
+        ..by(&["storm"], Keys::New, SECOND / 20)(failure)
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
