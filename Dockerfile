@@ -7,7 +7,7 @@ COPY . .
 # For `courier-token-broker --version`: the image is built without `.git`.
 ARG BUILD_COMMIT=""
 # The program has a list of its dependencies in it, for scanners.
-RUN cargo auditable build --release --locked --bin courier-token-broker
+RUN cargo auditable build --release --locked --features otlp --bin courier-token-broker
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # The program, the libraries that it loads, the certificate authorities, and a user.
 RUN install -D target/release/courier-token-broker /image/usr/bin/courier-token-broker \

@@ -76,6 +76,7 @@
 //! | [`store`] | what outlives the process, sealed: [`disk`](store::disk), [`redis`](store::redis) | the cache, HTTP, settings files |
 //! | [`upstream`] | Courier: client, dispatcher (drives [`policy::admission`]), checks of the response | the cache, the HTTP server |
 //! | [`auth`] | authentication of client keys and sessions | the cache, Courier |
+//! | [`otlp`] | traces and metrics for an OpenTelemetry collector, with the cargo feature `otlp` | the cache, the HTTP server |
 //! | [`http`] | [`server`](http::server): sockets, TLS, connections; [`api`](http::api): routes for apps; [`admin`](http::admin): routes for operators | reqwest, governor |
 //! | [`planner`] | replays of a trace through the same rules in virtual time | tokio, moka, reqwest |
 //! | [`simulator`] | the Courier simulator, an independent oracle for tests | everything but the clock |
@@ -97,6 +98,7 @@ pub mod files;
 pub mod http;
 pub mod log_writer;
 pub mod metrics;
+pub mod otlp;
 pub mod plain_text;
 pub mod planner;
 pub mod policy;

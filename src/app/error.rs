@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::auth::JwksError;
+use crate::error_chain::describe;
 use crate::http::server::{Address, CertificateError};
 use crate::store::disk::OpenError;
 use crate::store::redis::RedisSettingsError;
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The client for the session keys could not be created.
     #[error("sessions: {0}")]
     Sessions(#[from] JwksError),
+    /// The client for the OpenTelemetry collector could not be created.
+    #[error("otlp: {}", describe(.0))]
+    Otlp(#[source] reqwest::Error),
     /// The system has no thread left.
     #[error("can't start a thread: {0}")]
     Thread(#[source] io::Error),

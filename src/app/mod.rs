@@ -25,7 +25,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::broker::Broker;
 use crate::clock::Clock;
@@ -33,6 +33,7 @@ use crate::config::{Settings, SettingsError, WorkspaceSettings};
 use crate::http::admin::{Admin, AdminAccess, Readiness};
 use crate::http::server::{Address, Connections, Listener, ListenerLimits, Passed, RequestBody, Socket, Tls};
 use crate::metrics::{ListenerKind, Metrics};
+use crate::otlp::{self, Exporter, Tracer};
 use crate::token::WorkspaceName;
 use crate::upstream::{Courier, Dispatcher};
 use entitlements::Entitlements;
@@ -50,6 +51,7 @@ pub struct App {
     live: Arc<Live>,
     broker: Broker,
     readiness: Arc<Readiness>,
+    otlp: (Tracer, Exporter),
     warnings: Vec<SettingsError>,
     /// Dropping it ends the thread that calls Courier.
     upstream: oneshot::Sender<()>,
@@ -101,7 +103,8 @@ impl App {
         let (runtime, upstream) = upstream_runtime().map_err(StartError::Thread)?;
         let takes_over = !passed.is_empty();
         let store = Store::prepare(settings.store, &settings.workspaces, takes_over, &runtime, clock, &metrics)?;
-        let (dispatchers, couriers) = dispatchers(settings.workspaces, clock, &metrics)?;
+        let otlp = otlp::start(settings.otlp, clock).map_err(StartError::Otlp)?;
+        let (dispatchers, couriers) = dispatchers(settings.workspaces, clock, &metrics, &otlp.0)?;
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.clone());
         // Strangers can make sessions wait, each on a connection that is then not closed for another.
         let sessions_waiting = (settings.limits.connections.min(files.apps) / 8).clamp(1, 256);
@@ -150,6 +153,7 @@ impl App {
             live: Arc::new(Live { api, tls, couriers, limits, shutdown, admin, fixed }),
             broker,
             readiness,
+            otlp,
             warnings: settings.warnings,
             upstream,
         })
@@ -185,14 +189,19 @@ impl App {
     /// shutdown delay, accepts no more, and waits for open requests up to the shutdown timeout.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { listeners, admin_listener, live, broker, readiness, upstream, .. } = self;
+        let (tracer, exporter) = self.otlp;
         let mut background = broker.start();
         // The kernel already accepts connections.
         readiness.set(true);
         let (stop_sender, stop_receiver) = watch::channel(false);
         let mut serving = JoinSet::new();
         for listener in listeners {
-            let (live, mut stop) = (Arc::clone(&live), stop_receiver.clone());
-            let answer = move |request, peer| live.api.load_full().answer(request, peer);
+            let (live, tracer, mut stop) = (Arc::clone(&live), tracer.clone(), stop_receiver.clone());
+            let scheme = if listener.is_tls() { "https" } else { "http" };
+            let answer = move |request, peer| {
+                let api = live.api.load_full();
+                tracer.answer(request, scheme, move |request| api.answer(request, peer))
+            };
             serving.spawn(listener.serve(answer, async move {
                 // An error means that the sender is gone, which means stop too.
                 let _ = stop.wait_for(|is_stopping| *is_stopping).await;
@@ -205,6 +214,7 @@ impl App {
             admin_tasks.spawn(async move { tls.log_warnings_daily(clock).await });
         }
         let admin = Arc::clone(&live.admin);
+        let (stop_export, export) = start_export(exporter, Arc::clone(&admin));
         let answer = move |request: hyper::Request<RequestBody>, peer| {
             let admin = Arc::clone(&admin);
             async move { admin.answer(&request, peer).await }
@@ -229,8 +239,21 @@ impl App {
             tracing::warn!("shutdown timeout reached; dropping open requests");
         }
         broker.stop_store().await;
+        drop(stop_export);
+        // It fails only after a panic.
+        let _ = export.await;
         drop((background, upstream));
     }
+}
+
+/// Runs the exporter until the sender is dropped.
+fn start_export(exporter: Exporter, admin: Arc<Admin>) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let (stop_sender, stop) = oneshot::channel();
+    let read = move || {
+        let admin = Arc::clone(&admin);
+        async move { admin.read_metrics().await }
+    };
+    (stop_sender, tokio::spawn(exporter.run(read, stop)))
 }
 
 /// Starts a runtime on a thread of its own; it ends when the sender is dropped.
@@ -254,11 +277,12 @@ fn dispatchers(
     workspaces: Vec<WorkspaceSettings>,
     clock: Clock,
     metrics: &Metrics,
+    tracer: &Tracer,
 ) -> Result<(Dispatchers, Couriers), StartError> {
     let (mut dispatchers, mut couriers) = (Dispatchers::new(), Couriers::new());
     for workspace in workspaces {
         let name = workspace.name.clone();
-        let (dispatcher, courier) = dispatcher(workspace, clock, metrics)?;
+        let (dispatcher, courier) = dispatcher(workspace, clock, metrics, tracer)?;
         couriers.insert(name.clone(), courier);
         dispatchers.push((name, dispatcher));
     }
@@ -270,9 +294,10 @@ pub fn dispatcher(
     settings: WorkspaceSettings,
     clock: Clock,
     metrics: &Metrics,
+    tracer: &Tracer,
 ) -> Result<(Dispatcher, Arc<Courier>), StartError> {
     let WorkspaceSettings { name, courier, dispatcher, .. } = settings;
     let courier = Arc::new(Courier::new(courier, clock).map_err(|error| StartError::Courier(name.clone(), error))?);
-    let issuer = Arc::clone(&courier);
+    let issuer = tracer.issuer(&courier);
     Ok((Dispatcher::new(dispatcher, issuer, clock, metrics.workspace(&name)), courier))
 }

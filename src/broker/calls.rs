@@ -14,7 +14,7 @@ use crate::clock::{Clock, Moment};
 use crate::policy::admission::Origin;
 use crate::policy::admission::queue::Place;
 use crate::token::{Grant, TokenKey};
-use crate::upstream::{CALL_TIME, Failure, Party, PendingPermit, Permit};
+use crate::upstream::{CALL_TIME, Failure, Party, PendingPermit, Permit, Progress};
 
 /// The party that a client waits for. Sessions have no name, and each user of them is a party.
 pub fn party(workspace: &Workspace, key: &TokenKey, client: &str) -> u64 {
@@ -106,16 +106,15 @@ async fn call(
     origin: &mut Origin,
     tries: &mut u32,
 ) -> Result<Grant, Failure> {
-    let late = first.lateness();
+    let late = first.progress();
     let mut calls = FuturesUnordered::new();
     let mut next = Some(first);
     loop {
         if let Some(permit) = next.take() {
+            let permit = permit.traced(leader.trace, *tries);
             *tries += 1;
             *origin = permit.origin();
-            calls.push(async {
-                (permit.origin(), workspace.dispatcher.issue(permit.traced(leader.trace), leader.key()).await)
-            });
+            calls.push(async { (permit.origin(), workspace.dispatcher.issue(permit, leader.key()).await) });
         }
         tokio::select! {
             biased;
@@ -135,10 +134,10 @@ async fn hedge(
     workspace: &Workspace,
     leader: &Leader,
     clock: &Clock,
-    mut late: watch::Receiver<bool>,
+    mut late: watch::Receiver<Progress>,
     origin: Origin,
 ) -> Permit {
-    if late.wait_for(|is_late| *is_late).await.is_err() {
+    if late.wait_for(|progress| progress.is_late).await.is_err() {
         // The call ended before it was late.
         std::future::pending::<()>().await;
     }

@@ -6,6 +6,7 @@ use courier_token_broker::app::{StartError, dispatcher};
 use courier_token_broker::clock::{Clock, Moment};
 use courier_token_broker::config::{Settings, StoreSettings, WorkspaceSettings};
 use courier_token_broker::metrics::Metrics;
+use courier_token_broker::otlp::Tracer;
 use courier_token_broker::store::redis::{self, RedisSettings};
 use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey};
 use courier_token_broker::upstream::Party;
@@ -75,7 +76,7 @@ async fn probe(workspaces: Vec<WorkspaceSettings>, store: Option<StoreSettings>)
         let name = workspace.name.clone();
         let claim = ScopeClaim::parse(PROBE).context("the probe is no claim")?;
         let key = TokenKey::new(&name, &claim, Lifetime::parse("1m").context("the probe has no lifetime")?);
-        let (dispatcher, _) = dispatcher(workspace, clock, &metrics)?;
+        let (dispatcher, _) = dispatcher(workspace, clock, &metrics, &Tracer::off())?;
         let sent = clock.now();
         // The budget is full, so the call gets its permit at once.
         let origin = dispatcher.origin(&key, dispatcher.party(Party::Users, &key), false);

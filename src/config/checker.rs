@@ -99,3 +99,9 @@ pub(super) fn is_loopback(url: &Url) -> bool {
         host => host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback()),
     }
 }
+
+/// Whether the URL has nothing but a scheme, a host, a port and a path.
+pub(super) fn is_bare(url: &Url) -> bool {
+    let user = !url.username().is_empty() || url.password().is_some();
+    url.host().is_some() && !user && url.query().is_none() && url.fragment().is_none()
+}

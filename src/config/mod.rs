@@ -12,6 +12,7 @@ mod file;
 mod layers;
 mod log;
 mod merge;
+mod otlp;
 mod raw;
 mod resolve;
 mod schema;

@@ -49,6 +49,7 @@ table!(
         log: Log = Log::default(),
         sessions: Option<Sessions> = None,
         store: Store = Store::default(),
+        otlp: Otlp = Otlp::default(),
     }
 );
 
@@ -187,6 +188,12 @@ table!(Store {
     timeout: HumanDuration = HumanDuration(Duration::from_millis(50)),
     brokers: u32 = 10,
     key_file: Option<PathBuf> = None,
+});
+
+table!(Otlp {
+    endpoint: Option<String> = None,
+    sample: f64 = 0.01,
+    metrics_interval: HumanDuration = seconds(60),
 });
 
 impl Raw {

@@ -51,6 +51,7 @@ impl Checker<'_> {
         let admin_keys = self.keep(self.digests(&raw.admin.key_sha256, 0, &clients, "admin.key_sha256"));
         let sessions = self.sessions(raw, &profiles);
         let log_level = self.log(&raw.log);
+        let otlp = self.otlp(&raw.otlp);
         let store = self.store(&raw.store, &workspaces, admin_listen);
         if let (Some(listen), Some(admin)) = (&listen, admin_listen) {
             self.keep(self.refuse_own_address(&workspaces, listen, admin));
@@ -80,6 +81,7 @@ impl Checker<'_> {
             clients,
             sessions: sessions?,
             store: store?,
+            otlp: otlp?,
             workspaces,
             log_level: log_level?,
             log_format: raw.log.format,

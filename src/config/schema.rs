@@ -32,6 +32,7 @@ const RANGES: &[(&str, f64, f64)] = &[
     ("sessions.requests_per_second", 0.01, 1e6),
     ("log.requests", 0.0, 1.0),
     ("store.brokers", 1.0, 1000.0),
+    ("otlp.sample", 0.0, 1.0),
 ];
 
 /// The values of texts that have a few; a test compares them with the checks.

@@ -9,6 +9,7 @@ use super::log::{Audit, LogFormat};
 use crate::auth::{self, ClientKeys, Digest};
 use crate::http::api::{ApiSettings, SessionRoute};
 use crate::http::server::{Address, Certificates, ListenerLimits};
+use crate::otlp::OtlpSettings;
 use crate::store::redis::RedisSettings;
 use crate::store::{StoreKeys, WorkspaceIdentity};
 use crate::token::WorkspaceName;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub sessions: Option<SessionSettings>,
     /// The store; `None` if tokens are in memory alone.
     pub store: Option<StoreSettings>,
+    /// The export of traces and metrics, if there is one.
+    pub otlp: Option<OtlpSettings>,
     /// How tokens are served and renewed.
     pub broker: broker::BrokerSettings,
     /// The workspaces.

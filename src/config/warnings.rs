@@ -32,6 +32,7 @@ impl Checker<'_> {
             self.capped(raw);
             self.unused(raw, listen);
             self.unused_of_store(&raw.store);
+            self.unused_of_otlp(&raw.otlp);
         }
     }
 

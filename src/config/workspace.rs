@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::checker::{Checker, HOUR, SECOND, is_loopback};
+use super::checker::{Checker, HOUR, SECOND, is_bare, is_loopback};
 use super::error::SettingsError;
 use super::raw;
 use super::settings::WorkspaceSettings;
@@ -188,12 +188,6 @@ impl Checker<'_> {
         }
         Ok(())
     }
-}
-
-/// Whether the URL has nothing but a scheme, a host, a port and a path.
-fn is_bare(url: &Url) -> bool {
-    let user = !url.username().is_empty() || url.password().is_some();
-    url.host().is_some() && !user && url.query().is_none() && url.fragment().is_none()
 }
 
 /// Whether this URL leads to this address of the broker. Loops by other names are detected by the call.

@@ -31,6 +31,11 @@ impl CallerLabels {
         Self { who: Who::Session, client: String::new(), workspace: workspace.to_owned() }
     }
 
+    /// The labels with their names; those without a value are empty.
+    pub fn named(&self) -> [(&'static str, &str); 3] {
+        [("who", self.who.as_str()), ("client", &self.client), ("workspace", &self.workspace)]
+    }
+
     /// Every caller without a valid key, certificate or session.
     pub const fn unknown() -> Self {
         Self { who: Who::Nobody, client: String::new(), workspace: String::new() }
@@ -61,10 +66,8 @@ impl Callers {
         if let Some((_, requests)) = known.get(caller) {
             return Ok(requests.clone());
         }
-        let options = family::options("client_requests_total", HELP)
-            .const_label("who", caller.who.as_str())
-            .const_label("client", &caller.client)
-            .const_label("workspace", &caller.workspace);
+        let options = family::options("client_requests_total", HELP);
+        let options = caller.named().iter().fold(options, |options, (name, value)| options.const_label(*name, *value));
         let family = CallerRequests::family(options, &[], &[])?;
         self.registry.register(Box::new(family.clone()))?;
         let requests = CallerRequests::of(&family, &[]);

@@ -15,6 +15,7 @@ mod workspace;
 use std::ops::Deref;
 use std::sync::LazyLock;
 
+pub use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, IntCounter, Registry, TextEncoder};
 pub use prometheus::{Gauge, IntGauge, Result as MetricsResult};
 
@@ -112,10 +113,15 @@ impl Metrics {
         self.workspaces.with(&[name.as_str()])
     }
 
+    /// The present values.
+    pub fn families(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
+    }
+
     /// Prometheus' text format, version 0.0.4.
     pub fn text(&self) -> prometheus::Result<Vec<u8>> {
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&self.families(), &mut text)?;
         Ok(text)
     }
 }

@@ -109,6 +109,11 @@ impl Courier {
         self.transport.store(transport);
     }
 
+    /// The URL of the calls.
+    pub const fn url(&self) -> &Url {
+        &self.url
+    }
+
     /// Whether this is the client's base URL.
     pub fn is_at(&self, base_url: &Url) -> bool {
         endpoint(base_url).is_ok_and(|url| url == self.url)
@@ -158,6 +163,7 @@ impl Courier {
         let response = response.map_err(|error| self.failure(checkout, &error))?;
         checkout.record_head(response.version());
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        permit.report_status(status);
         // For other statuses the head suffices.
         let body = if matches!(status, 200..=299 | 400) {
             // The body is small and usually comes with its head. If it does not, a retry uses the time better.

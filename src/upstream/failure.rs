@@ -132,7 +132,7 @@ impl Failure {
     }
 
     /// The `outcome` label of the metrics, for a call that was made: refusals of the dispatcher are not counted.
-    pub(super) const fn outcome(&self) -> CallOutcome {
+    pub const fn outcome(&self) -> CallOutcome {
         match self {
             Self::Refused(_) => CallOutcome::Refused,
             Self::Credentials(_) | Self::Unconfirmed(_) | Self::OldKey => CallOutcome::Credentials,

@@ -30,7 +30,7 @@ pub use self::failure::Failure;
 pub use self::http_client::HttpClientError;
 pub use self::issuer::{Issuer, Issuing};
 pub use self::notice::Tally;
-pub use self::permit::{Party, PendingPermit, Permit};
+pub use self::permit::{Party, PendingPermit, Permit, Progress};
 pub use self::settings::{ConnectionSettings, CourierSettings, PRODUCT, Proxy};
 pub use self::trace_parent::TraceParent;
 pub use self::unreachable::{Cause, Unreachable};

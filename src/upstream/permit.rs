@@ -13,18 +13,28 @@ pub struct Permit {
     pub(super) class: Class,
     pub(super) origin: Origin,
     trace: Option<TraceParent>,
-    is_late: watch::Sender<bool>,
+    resends: u32,
+    progress: watch::Sender<Progress>,
+}
+
+/// What is known of a call before it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The answer is late.
+    pub is_late: bool,
+    /// The status of the answer, once its head has come.
+    pub status: Option<u16>,
 }
 
 impl Permit {
     pub(super) fn new(class: Class, origin: Origin) -> Self {
-        Self { class, origin, trace: None, is_late: watch::Sender::new(false) }
+        Self { class, origin, trace: None, resends: 0, progress: watch::Sender::default() }
     }
 
-    /// The same, for a request with this trace context.
+    /// The same, for a request with this trace context, and after this many other calls for it.
     #[must_use]
-    pub fn traced(self, trace: Option<TraceParent>) -> Self {
-        Self { trace, ..self }
+    pub fn traced(self, trace: Option<TraceParent>, resends: u32) -> Self {
+        Self { trace, resends, ..self }
     }
 
     /// The trace context of the request that the call is made for.
@@ -32,14 +42,24 @@ impl Permit {
         self.trace
     }
 
-    /// Reports that the answer to the call is late. An issuer that never does gets no hedges.
-    pub fn report_late(&self) {
-        self.is_late.send_replace(true);
+    /// How many calls were made before for the same flight.
+    pub const fn resends(&self) -> u32 {
+        self.resends
     }
 
-    /// Whether the call is late; closed once it has ended.
-    pub fn lateness(&self) -> watch::Receiver<bool> {
-        self.is_late.subscribe()
+    /// Reports that the answer to the call is late. An issuer that never does gets no hedges.
+    pub fn report_late(&self) {
+        self.progress.send_modify(|progress| progress.is_late = true);
+    }
+
+    /// Reports the status of the answer.
+    pub fn report_status(&self, status: u16) {
+        self.progress.send_modify(|progress| progress.status = Some(status));
+    }
+
+    /// What is known of the call; closed once it has ended.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
     }
 
     /// The key and the party that the call is made for.

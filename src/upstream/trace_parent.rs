@@ -1,10 +1,11 @@
 //! The trace context of a request, passed on to Courier.
 
 use std::fmt;
+use std::ops::Range;
 
 /// A valid `traceparent` header of W3C Trace Context, version 00.
 ///
-/// It is passed on as it came: the broker has no span of its own.
+/// A call to Courier gets it as it came, or with the broker's own span if the request is traced.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent([u8; LENGTH]);
 
@@ -14,6 +15,33 @@ const LENGTH: usize = 55;
 impl TraceParent {
     /// The name of the header.
     pub const HEADER: &str = "traceparent";
+
+    /// The context of a span that is sampled.
+    pub fn new(trace_id: u128, span_id: u64) -> Self {
+        let mut bytes = [0; LENGTH];
+        bytes.copy_from_slice(format!("00-{trace_id:032x}-{span_id:016x}-01").as_bytes());
+        Self(bytes)
+    }
+
+    /// The id of the trace.
+    pub fn trace_id(&self) -> u128 {
+        self.digits(3..35)
+    }
+
+    /// The id of the span.
+    pub fn span_id(&self) -> u64 {
+        self.digits(36..52) as u64
+    }
+
+    /// Whether the trace is recorded.
+    pub fn is_sampled(&self) -> bool {
+        self.digits(53..55) & 1 == 1
+    }
+
+    fn digits(&self, place: Range<usize>) -> u128 {
+        let digits = str::from_utf8(&self.0[place]).unwrap_or_default();
+        u128::from_str_radix(digits, 16).unwrap_or_default()
+    }
 
     /// Reads the value of a header; `None` if it is invalid.
     pub fn parse(value: &[u8]) -> Option<Self> {
@@ -46,7 +74,12 @@ mod tests {
     #[test]
     fn only_a_valid_header_of_version_00_is_read() {
         let read = |text: &str| TraceParent::parse(text.as_bytes());
-        assert_eq!(read(VALID).expect("valid").as_bytes(), VALID.as_bytes());
+        let valid = read(VALID).expect("valid");
+        assert_eq!(valid.as_bytes(), VALID.as_bytes());
+        assert_eq!(TraceParent::new(valid.trace_id(), valid.span_id()), valid);
+        for (flags, is_sampled) in [("-00", false), ("-01", true), ("-02", false), ("-ff", true)] {
+            assert_eq!(read(&VALID.replace("-01", flags)).expect("valid").is_sampled(), is_sampled, "{flags}");
+        }
         for invalid in [
             "",
             "00",

@@ -62,9 +62,14 @@ const MODULES: &[Module] = &[
          thiserror tokio tracing",
     ),
     Module(
+        "otlp",
+        "token clock metrics error_chain upstream",
+        "bytes fastrand futures_util hyper opentelemetry_proto prometheus prost reqwest rustix thiserror tokio tracing",
+    ),
+    Module(
         "http",
         // `Failure` and `Cause` for the one match from an error to a response, `PRODUCT` to detect a broker that calls itself.
-        "audit broker auth token policy metrics clock files recent_errors secrets::unreadable secrets upstream::Cause upstream::Failure upstream::PRODUCT upstream::TraceParent",
+        "audit broker auth token policy metrics clock files otlp recent_errors secrets::unreadable secrets upstream::Cause upstream::Failure upstream::PRODUCT upstream::TraceParent",
         "arc_swap base64 bytes fastrand http_body_util humantime hyper hyper_util parking_lot percent_encoding rustix rustls schemars serde serde_json \
          serde_path_to_error thiserror tokio tokio_rustls tracing webpki",
     ),
@@ -77,10 +82,14 @@ const MODULES: &[Module] = &[
     ),
     Module(
         "config",
-        "token policy broker upstream store auth http secrets files",
+        "token policy broker upstream store auth otlp http secrets files",
         "config humantime rustix schemars serde serde_json serde_path_to_error strsim thiserror toml tracing",
     ),
-    Module("app", "audit auth broker clock config http metrics policy secrets simulator store token upstream", "*"),
+    Module(
+        "app",
+        "audit auth broker clock config error_chain http metrics otlp policy secrets simulator store token upstream",
+        "*",
+    ),
     Module("command", "*", "*"),
     Module("main", "*", "*"),
 ];

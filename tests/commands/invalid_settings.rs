@@ -80,6 +80,8 @@ fn invalid_value_is_refused_with_its_place() {
         ("[log]\nlevel = \"hunter2\"", &["log.level", "\"info\""]),
         ("[log]\nformat = \"hunter2\"", &["log.format"]),
         ("[log]\nrequests = 1.5", &["log.requests", "0 to 1"]),
+        ("[otlp]\nsample = 1.5", &["otlp.sample", "0 to 1"]),
+        ("[otlp]\nmetrics_interval = \"10ms\"", &["otlp.metrics_interval", "from 1s"]),
         ("[profiles]\ninbox = [\"user_id:hunter2\"]", &["profiles.inbox", "user_id"]),
         ("[profiles]\ninbox = []", &["profiles.inbox"]),
         ("[workspaces.default.budget]\nrequests_per_second = 0", &["workspaces.default.budget", "0.001"]),
@@ -88,6 +90,13 @@ fn invalid_value_is_refused_with_its_place() {
         // The sub-tables of a table may follow another table.
         is_refused_in_a_file(&format!("{WORKSPACE}{text}\n"), parts);
     }
+}
+
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn collector_is_refused_without_the_feature() {
+    let parts = ["otlp.endpoint", "needs a build of the broker with the cargo feature otlp"];
+    is_refused_in_a_file(&format!("{WORKSPACE}[otlp]\nendpoint = \"http://127.0.0.1:4318\"\n"), &parts);
 }
 
 #[test]

@@ -25,7 +25,7 @@ use crate::clock::{Clock, Moment};
 use crate::http::log_limit::LogLimit;
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody, allow};
 use crate::http::server::BadHost;
-use crate::metrics::{Metrics, Part};
+use crate::metrics::{MetricFamily, Metrics, Part};
 use crate::policy::refresh;
 use crate::recent_errors::RECENT_ERRORS;
 pub use access::AdminAccess;
@@ -53,7 +53,7 @@ pub struct Admin {
     access: ArcSwap<AdminAccess>,
     log_limit: LogLimit,
     started: Moment,
-    /// Held while the metrics are rendered, so that scrapes take one thread at most from requests.
+    /// Held while the metrics are read and rendered, so that scrapes take one thread at most from requests.
     rendering: tokio::sync::Mutex<()>,
 }
 
@@ -257,10 +257,22 @@ impl Admin {
         }
     }
 
-    async fn metrics(&self) -> Response<ResponseBody> {
-        let _one_at_a_time = self.rendering.lock().await;
+    /// Updates the gauges that change with time.
+    fn update_gauges(&self) {
         self.broker.update_gauges();
         self.update_readiness();
+    }
+
+    /// The present values of the metrics.
+    pub async fn read_metrics(&self) -> Vec<MetricFamily> {
+        let _one_at_a_time = self.rendering.lock().await;
+        self.update_gauges();
+        self.metrics.families()
+    }
+
+    async fn metrics(&self) -> Response<ResponseBody> {
+        let _one_at_a_time = self.rendering.lock().await;
+        self.update_gauges();
         match self.metrics.text() {
             Ok(text) => {
                 let mut response = Response::new(ResponseBody::from(text));

@@ -47,6 +47,7 @@ use crate::http::log_limit::LogLimit;
 use crate::http::response_body::{JSON, NO_STORE, ResponseBody};
 use crate::http::server::{BadHost, PeerNames};
 use crate::metrics::{CallerLabels, CallerRequests, Metrics, MetricsResult, RequestOutcome, Route};
+use crate::otlp;
 use crate::token::{Lifetime, Profile};
 use body::{Received, Waiting};
 use cache_status::{CACHE_STATUS, cache_status};
@@ -227,6 +228,7 @@ impl Api {
             if let Some(page) = page {
                 Origins::set_headers(page, response.headers_mut());
             }
+            otlp::note_route(route, outcome);
             self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
             course.counters[outcome].inc();
             response
@@ -265,6 +267,7 @@ impl Api {
         if let Some(requests) = known.requests() {
             course.counters = requests;
         }
+        otlp::note_caller(|| known.client().caller());
         known.admit().map_err(|wait| Problem::RateLimited(known.client().name.clone(), wait))?;
         Ok(known)
     }

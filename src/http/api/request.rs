@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 use super::problem::Problem;
 use crate::clock::Moment;
 use crate::metrics::CallerRequests;
+use crate::otlp;
 use crate::token::Lifetime;
 use crate::upstream::{PRODUCT, TraceParent};
 
@@ -51,9 +52,10 @@ pub fn error_id(headers: &HeaderMap) -> HeaderValue {
     request_id(headers).unwrap_or_else(new)
 }
 
-/// The trace context of a request, if it has a valid one.
+/// The trace context for the calls that a request starts: that of its span, else the one that it has, if that is valid.
 pub fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
-    headers.get(TraceParent::HEADER).and_then(|value| TraceParent::parse(value.as_bytes()))
+    let sent = || headers.get(TraceParent::HEADER).and_then(|value| TraceParent::parse(value.as_bytes()));
+    otlp::trace_context().or_else(sent)
 }
 
 /// Reads `Token-Min-TTL`, the least remaining life. A bare number is refused: it means milliseconds

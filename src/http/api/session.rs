@@ -16,6 +16,7 @@ use crate::audit::Actor;
 use crate::auth::SessionDenial;
 use crate::broker::Answer;
 use crate::http::response_body::ResponseBody;
+use crate::otlp;
 use crate::token::UserId;
 
 /// The body of a user's request.
@@ -36,6 +37,7 @@ impl Api {
     ) -> Result<Option<Answer>, Problem> {
         let Some(session) = session_auth.check(request).await? else { return Ok(None) };
         course.counters = &session_auth.requests;
+        otlp::note_caller(|| session_auth.route.caller());
         session_auth.limit_rate(&session.user, self.clock.now())?;
         // A page could force a call to Courier with each request.
         if request.headers().contains_key(TOKEN_MIN_TTL) {
