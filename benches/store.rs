@@ -19,6 +19,7 @@ use courier_token_broker::app;
 use courier_token_broker::broker::Broker;
 use courier_token_broker::clock::Clock;
 use courier_token_broker::metrics::Metrics;
+use courier_token_broker::otlp::Tracer;
 use courier_token_broker::store::{StoredToken, WorkspaceIdentity};
 use courier_token_broker::token::WorkspaceName;
 use support::settings;
@@ -66,7 +67,7 @@ fn restore(folder: &Path, count: u64) {
     let (clock, metrics) = (Clock::system(), Arc::new(Metrics::new().expect("the declarations are sound")));
     let dispatchers = settings.workspaces.into_iter().map(|workspace| {
         let name = workspace.name.clone();
-        (name, app::dispatcher(workspace, clock, &metrics).expect("a workspace").0)
+        (name, app::dispatcher(workspace, clock, &metrics, &Tracer::off()).expect("a workspace").0)
     });
     let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), runtime.handle().clone());
     let start = Instant::now();

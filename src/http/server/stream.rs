@@ -193,9 +193,9 @@ mod tests {
         assert_eq!((guarded.stream.plain, guarded.stream.vectored), (1, 0));
         let mut sending = SendingStream(Counter::default());
         let [one, other] = [IoSlice::new(b"a record"), IoSlice::new(b"another")];
-        sending.write_vectored(&[one]).await.expect("it takes all");
+        assert_eq!(sending.write_vectored(&[one]).await.expect("it takes all"), 8);
         assert_eq!((sending.0.plain, sending.0.vectored), (1, 0));
-        sending.write_vectored(&[one, other]).await.expect("it takes all");
+        assert_eq!(sending.write_vectored(&[one, other]).await.expect("it takes all"), 15);
         assert_eq!((sending.0.plain, sending.0.vectored), (1, 1));
     }
 }
