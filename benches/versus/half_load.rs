@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
@@ -19,11 +20,13 @@ use super::cpu::{GENERATOR, SERVERS, pin};
 use super::generator::{Generator, Target};
 use super::stored;
 use super::support::{API_KEY, CLIENT_KEY, issue_token_body, settings};
-use super::wire::{Companion, Server, Spread};
+use super::wire::{Companion, ROLE, Server, Spread};
 use super::{FOLDER, SIZE};
 
 /// The base URL of the simulator.
 pub const COURIER: &str = "COURIER_TOKEN_BROKER_BENCH_COURIER";
+/// The time until the tokens expire, in milliseconds.
+const UNTIL_EXPIRY: &str = "COURIER_TOKEN_BROKER_BENCH_UNTIL_EXPIRY";
 /// The life of the tokens that expire at once. They are below their floor when the broker starts, so none is renewed.
 const LIFE: Duration = Duration::from_secs(3600);
 const HARD_FLOOR: Duration = Duration::from_secs(30);
@@ -124,14 +127,30 @@ pub fn measure(times: &Times) {
     println!("p99.9 at half of the load, beside all else / alone = {ratio}: the goal of {GOAL} is {met}");
 }
 
-/// Writes a store whose tokens expire at once; returns when.
+/// Writes a store whose tokens expire at once; returns when. A process of its own does so: it has let go of the folder
+/// when it has ended.
 fn write_store(folder: &Path, base_url: &str, times: &Times) -> Instant {
-    let (now, expiry) = (Clock::system().now(), Instant::now() + times.until_expiry);
-    let sent = now + times.until_expiry + HARD_FLOOR - LIFE;
-    let identity = settings(base_url.to_owned(), |_| {}).workspaces[0].identity();
-    let token = move |user| StoredToken { token: stored::token(user), sent, life: LIFE };
-    stored::write(folder, identity, times.expiring, token);
+    let expiry = Instant::now() + times.until_expiry;
+    let ended = Command::new(env::current_exe().expect("this program"))
+        .env(ROLE, "store writer")
+        .env(FOLDER, folder)
+        .env(COURIER, base_url)
+        .env(UNTIL_EXPIRY, times.until_expiry.as_millis().to_string())
+        .env(SIZE, times.expiring.to_string())
+        .status()
+        .expect("a process");
+    assert!(ended.success(), "{ended}");
     expiry
+}
+
+/// The process that writes a store.
+pub fn act_as_writer() {
+    let text = |name| env::var(name).expect("it is set");
+    let number = |name| text(name).parse().expect("a number");
+    let sent = Clock::system().now() + Duration::from_millis(number(UNTIL_EXPIRY)) + HARD_FLOOR - LIFE;
+    let identity = settings(text(COURIER), |_| {}).workspaces[0].identity();
+    let token = move |user| StoredToken { token: stored::token(user), sent, life: LIFE };
+    stored::write(Path::new(&text(FOLDER)), identity, number(SIZE), token);
 }
 
 /// The settings of the broker.

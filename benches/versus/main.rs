@@ -67,6 +67,7 @@ fn main() {
         Ok("hyper") => serve(bare::bare(size())),
         Ok("epoll") => floor::serve(size()),
         Ok("busy broker") => serve(broker_with(half_load::set)),
+        Ok("store writer") => half_load::act_as_writer(),
         Ok("simulator") => serve(half_load::simulator()),
         Ok("background") => background::act(),
         _ => measure_all(),
