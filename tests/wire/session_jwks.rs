@@ -195,7 +195,7 @@ async fn reload_without_a_jwks_removes_its_metrics() {
     let broker = setup(&host).start().await;
     assert_eq!(status(&broker, &signer.session("k", "jane")).await, 200);
     assert_eq!(has_series(&broker).await, [true; 3]);
-    let key = file(&signer.pem());
+    let key = file(signer.pem());
     let path = key.path().to_owned();
     let fixed = |raw: &mut Raw| {
         let sessions = raw.sessions.as_mut().expect("they are set");
