@@ -82,7 +82,7 @@
 //! | [`simulator`] | the Courier simulator, an independent oracle for tests | everything but the clock |
 //! | [`config`] | settings: layers, shape, checks | |
 //! | [`app`] | wiring, runtimes, reload | |
-//! | [`clock`], [`secrets`], [`files`], [`plain_text`], [`error_chain`], [`metrics`], [`audit`], [`log_writer`], [`recent_errors`] | services that every module may use | |
+//! | [`clock`], [`secrets`], [`files`], [`plain_text`], [`error_chain`], [`http_client`], [`metrics`], [`audit`], [`log_writer`], [`recent_errors`] | services that every module may use | |
 //!
 //! [`token`] and [`policy`] are given the time and do no IO, so tests run them through a
 //! year in a moment.
@@ -96,6 +96,7 @@ pub mod config;
 pub mod error_chain;
 pub mod files;
 pub mod http;
+pub mod http_client;
 pub mod log_writer;
 pub mod metrics;
 pub mod otlp;

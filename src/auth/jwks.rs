@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use reqwest::{Client, Url, redirect, retry};
+use reqwest::{Client, Url};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -27,6 +27,7 @@ use super::jwt::Jwt;
 use super::key_set::KeySet;
 use crate::clock::{Clock, Moment};
 use crate::error_chain::describe;
+use crate::http_client::http_client;
 use crate::metrics::{FetchOutcome, Gauge, JwksMetrics, Metrics, Part};
 
 /// The settings of the JWKS.
@@ -113,16 +114,7 @@ impl Jwks {
         most_waiting: usize,
         before: Option<&Self>,
     ) -> Result<Self, JwksError> {
-        let client = Client::builder()
-            .user_agent(concat!("courier-token-broker/", env!("CARGO_PKG_VERSION")))
-            .retry(retry::never())
-            // A redirect could lead to a host that the operator has not named.
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .timeout(TIMEOUT)
-            .pool_max_idle_per_host(0)
-            .build()
-            .map_err(JwksError)?;
+        let client = http_client(TIMEOUT).map_err(JwksError)?;
         let same = before.filter(|before| before.settings().url == settings.url);
         let keys = same.and_then(Self::keys);
         let (ready, metrics) = (metrics.ready(Part::Sessions), metrics.jwks());

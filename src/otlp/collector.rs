@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Client, Url, redirect, retry};
+use reqwest::{Client, Url};
 
 use crate::clock::{Clock, Moment};
 use crate::error_chain::describe;
 
 /// The longest that the collector may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// The least time between two lines in the log.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -43,19 +43,6 @@ impl SendError {
 }
 
 impl Collector {
-    /// The client. It makes a connection for each message: an idle one might be closed when the next is sent.
-    pub fn client() -> reqwest::Result<Client> {
-        Client::builder()
-            .user_agent(concat!("courier-token-broker/", env!("CARGO_PKG_VERSION")))
-            .retry(retry::never())
-            // A redirect could lead to a host that the operator has not named.
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .timeout(TIMEOUT)
-            .pool_max_idle_per_host(0)
-            .build()
-    }
-
     /// The place for `signal` below the base URL of a collector.
     pub fn new(client: Client, endpoint: &Url, signal: &str, clock: Clock) -> Self {
         let mut url = endpoint.clone();

@@ -21,11 +21,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::attribute::{resource, scope};
-use super::collector::Collector;
+use super::collector::{Collector, TIMEOUT};
 use super::metric::{Period, metric};
 use super::settings::OtlpSettings;
 use super::span::{Spans, Tracer};
 use crate::clock::Clock;
+use crate::http_client::http_client;
 
 /// The most spans that wait for the exporter.
 const QUEUE: usize = 2048;
@@ -68,7 +69,7 @@ pub fn start(settings: Option<OtlpSettings>, clock: Clock) -> reqwest::Result<(T
     };
     let (sender, queue) = mpsc::channel(QUEUE);
     let tracer = if sample > 0.0 { Tracer::new(sample, sender, clock) } else { Tracer::off() };
-    let client = Collector::client()?;
+    let client = http_client(TIMEOUT)?;
     let collector = |signal| Collector::new(client.clone(), &endpoint, signal, clock);
     let resource = resource();
     let traces = tracer.spans().map(|spans| Traces {

@@ -24,6 +24,7 @@ const MODULES: &[Module] = &[
     Module("plain_text", "", ""),
     Module("secrets", "files", "secrecy serde thiserror"),
     Module("error_chain", "plain_text", "thiserror"),
+    Module("http_client", "", "reqwest"),
     Module("audit", "", "tracing"),
     Module("token", "plain_text clock::Moment", "bytes secrecy thiserror"),
     // `governor` for its rate algorithm, which is given the time.
@@ -57,13 +58,13 @@ const MODULES: &[Module] = &[
     ),
     Module(
         "auth",
-        "audit secrets error_chain token clock metrics policy::access policy::session",
+        "audit secrets error_chain http_client token clock metrics policy::access policy::session",
         "arc_swap aws_lc_rs base64 foldhash governor hex jsonwebtoken moka parking_lot reqwest rustls_pki_types serde serde_json \
          thiserror tokio tracing",
     ),
     Module(
         "otlp",
-        "token clock metrics error_chain upstream",
+        "token clock metrics error_chain http_client upstream",
         "bytes fastrand futures_util hyper opentelemetry_proto prometheus prost reqwest rustix thiserror tokio tracing",
     ),
     Module(
