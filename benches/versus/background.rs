@@ -1,4 +1,4 @@
-//! What a broker does beside its hits: misses, renewals and scrapes.
+//! Misses, renewals and scrapes beside a broker's hits.
 
 use std::env;
 use std::net::SocketAddr;

@@ -42,7 +42,7 @@ pub struct Connection {
     stream: Stream,
     /// `None` for HTTP/1.1.
     http2: Option<Http2>,
-    /// What is to be sent.
+    /// The bytes to send.
     out: Vec<u8>,
     buffer: Box<[u8]>,
     filled: usize,
@@ -116,7 +116,7 @@ impl Connection {
             }
             let mut done = 0;
             while let Some((length, ended)) = match &mut self.http2 {
-                Some(http2) => http2.next_frame(&self.buffer[done..self.filled], &mut self.out),
+                Some(_) => Http2::next_frame(&self.buffer[done..self.filled], &mut self.out),
                 None => answer_length(&self.buffer[done..self.filled]).map(|length| (length, Some(0))),
             } {
                 done += length;

@@ -172,7 +172,7 @@ pub async fn simulator() {
     simulator.serve(listener, std::future::pending()).await;
 }
 
-/// What a broker has done so far, by its metrics.
+/// The events that a broker's metrics have counted.
 struct Events {
     renewals: f64,
     misses: f64,

@@ -48,8 +48,7 @@ impl Http2 {
     }
 
     /// Handles the first frame of these bytes, if all of it is there; returns its length, and the stream that it ends.
-    #[allow(clippy::unused_self, reason = "it is of a connection")]
-    pub fn next_frame(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Option<(usize, Option<u32>)> {
+    pub fn next_frame(bytes: &[u8], out: &mut Vec<u8>) -> Option<(usize, Option<u32>)> {
         let header: &[u8; HEADER] = bytes.first_chunk()?;
         let [high, middle, low, kind, flags, stream @ ..] = *header;
         let length = HEADER + u32::from_be_bytes([0, high, middle, low]) as usize;

@@ -16,7 +16,7 @@ use crate::policy::session::Times;
 /// the settings were passed, and a change of the settings begins anew; the time is checked in each request.
 pub struct VerifiedSessions(Cache<[u8; 32], Arc<Verified>, RandomState>);
 
-/// What a valid session says.
+/// The contents of a valid session.
 pub struct Verified {
     /// The user.
     pub user: Arc<str>,

@@ -27,7 +27,7 @@ struct Overdue {
     floor: Moment,
 }
 
-/// What a store held is restored: first its records, on several threads, then its models.
+/// Restores the contents of a store: first its records, on several threads, then its models.
 pub struct Restore<'a> {
     broker: &'a Broker,
     now: Moment,

@@ -17,7 +17,7 @@ pub struct Permit {
     progress: watch::Sender<Progress>,
 }
 
-/// What is known of a call before it ends.
+/// The progress of a call, as far as it is known before the call ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The answer is late.
@@ -57,7 +57,7 @@ impl Permit {
         self.progress.send_modify(|progress| progress.status = Some(status));
     }
 
-    /// What is known of the call; closed once it has ended.
+    /// The progress of the call; the channel is closed once the call has ended.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
     }

@@ -78,7 +78,7 @@ impl Changes {
         models.map(|(name, (.., model))| (name.clone(), model.clone())).collect()
     }
 
-    /// What decides about records from now on.
+    /// The filter for the records that are read from now on.
     pub fn filter<'a>(&'a self, identities: &'a Identities, clock: Clock) -> Filter<'a> {
         let clocks = clock.read();
         // The Unix clock has been set back at least this far, so that all other ages are wrong by as much.

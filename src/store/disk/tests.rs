@@ -36,7 +36,7 @@ const KEYS: [&str; 2] = [
     "ff112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
 ];
 
-/// What a start found.
+/// The contents of a folder at a start.
 struct Loaded {
     records: Vec<Record>,
     models: HashMap<WorkspaceName, Bytes>,

@@ -33,7 +33,7 @@ pub struct Record {
     pub unix_ends: u64,
 }
 
-/// What tells a record from all others.
+/// The parts that no two records share.
 pub type Head = (u64, RecordTimes);
 
 impl Record {
