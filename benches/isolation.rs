@@ -11,6 +11,8 @@
 #[path = "../tests/support/pki.rs"]
 mod pki;
 mod support;
+#[path = "support/tls.rs"]
+mod tls;
 #[path = "support/wire.rs"]
 mod wire;
 
@@ -18,20 +20,14 @@ use std::collections::VecDeque;
 use std::env;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use courier_token_broker::config::RawTls;
 use h2::SendStream;
 use h2::client::ResponseFuture;
 use hyper::Request;
 use pki::{Authority, HOST, connect};
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use support::NEIGHBOUR_KEY;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -76,7 +72,9 @@ fn main() {
     let text = |name| env::var(name).expect("it is set");
     match env::var(ROLE).as_deref() {
         Ok("broker") => serve(broker()),
-        Ok("tls broker") => serve(broker_with(move |raw| raw.server.tls = Some(tls(Path::new(&text(CERTIFICATES)))))),
+        Ok("tls broker") => {
+            serve(broker_with(move |raw| raw.server.tls = Some(tls::server(Path::new(&text(CERTIFICATES))))))
+        }
         Ok("attacker") => attack(&text(ATTACK), text(ADDRESS).parse().expect("an address")),
         _ => compare(),
     }
@@ -93,7 +91,7 @@ fn compare() {
     let certificate = authority.file("ca.crt", &authority.pem());
     let folder = certificate.parent().expect("a folder");
     authority.settings(&authority.sign(&[HOST]));
-    let tls = connector(folder, "http/1.1");
+    let tls = TlsConnector::from(tls::client(folder, "http/1.1"));
     let only =
         |attack: &&str| arguments[1..].iter().all(|part| part.starts_with('-') || attack.contains(part.as_str()));
     let tls_broker = || Server::start("tls broker", (CERTIFICATES, folder.display()));
@@ -144,26 +142,6 @@ async fn open(address: SocketAddr, tls: Option<TlsConnector>) -> Connection {
     }
 }
 
-/// The settings of a broker with the certificate of this folder.
-fn tls(folder: &Path) -> RawTls {
-    let [certificate_file, private_key_file] = ["tls.crt", "tls.key"].map(|name| Some(folder.join(name)));
-    RawTls { certificate_file, private_key_file, client_ca_file: None }
-}
-
-/// A client that trusts the authority of this folder and speaks this protocol.
-fn connector(folder: &Path, protocol: &str) -> TlsConnector {
-    let mut roots = RootCertStore::empty();
-    let authority = CertificateDer::from_pem_file(folder.join("ca.crt")).expect("PEM");
-    roots.add(authority).expect("a certificate");
-    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![protocol.into()];
-    TlsConnector::from(Arc::new(config))
-}
-
 /// The attacker's process.
 fn attack(name: &str, address: SocketAddr) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -175,7 +153,7 @@ fn attack(name: &str, address: SocketAddr) {
             "silent connections" => hold(address, &acting, b"").await,
             HTTP2_HEADS | HTTP2_AT_ONCE => {
                 let folder = env::var(CERTIFICATES).expect("it is set");
-                let tls = connector(Path::new(&folder), "h2");
+                let tls = TlsConnector::from(tls::client(Path::new(&folder), "h2"));
                 if name == HTTP2_HEADS {
                     replace(address, &acting, &tls).await;
                 } else {

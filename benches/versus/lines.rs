@@ -1,14 +1,10 @@
 //! The lines of the table: which server gets which requests.
 
 use std::cell::RefCell;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{RootCertStore, crypto::aws_lc_rs::default_provider};
 
 use super::connection::Request;
 use super::cpu::{GENERATOR, SERVERS, pin};
@@ -18,7 +14,7 @@ use super::nginx::Nginx;
 use super::pki::{Authority, HOST};
 use super::support::{CLIENT_KEY, issue_token_body};
 use super::wire::Server;
-use super::{FOLDER, SIZE, Scale};
+use super::{FOLDER, SIZE, Scale, tls};
 
 /// A server and the requests that it gets.
 pub struct Line {
@@ -74,7 +70,7 @@ impl Servers {
             println!("nginx is missing (apt-get install nginx): the ratios are to hyper, and some lines have none");
         }
         println!("answers with {size} bytes of body");
-        let tls = ["http/1.1", "h2"].map(|protocol| client(folder, protocol));
+        let tls = ["http/1.1", "h2"].map(|protocol| tls::client(folder, protocol));
         Self { broker, tls_broker, hyper, epoll, nginx, _certificates: authority, tls }
     }
 
@@ -141,17 +137,4 @@ fn answer_size(broker: &Server) -> usize {
     let mut generator = Generator::open(&target, 1);
     generator.send_all(&[request("/auth/issue-token", CLIENT_KEY, &issue_token_body(0))]);
     generator.body_size()
-}
-
-/// A client that trusts the authority of this folder and speaks this protocol.
-fn client(folder: &Path, protocol: &str) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(folder.join("ca.crt")).expect("PEM")).expect("a certificate");
-    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![protocol.into()];
-    Arc::new(config)
 }

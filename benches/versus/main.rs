@@ -29,6 +29,8 @@ mod stored;
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
+#[path = "../support/tls.rs"]
+mod tls;
 #[path = "../support/wire.rs"]
 mod wire;
 
@@ -36,7 +38,7 @@ use std::env;
 use std::path::Path;
 use std::time::Duration;
 
-use courier_token_broker::config::{Raw, RawSessions, RawTls};
+use courier_token_broker::config::{Raw, RawSessions};
 use cpu::CpuTime;
 use generator::Generator;
 use half_load::Times;
@@ -63,7 +65,7 @@ fn main() {
     let size = || text(SIZE).parse().expect("a number");
     match env::var(ROLE).as_deref() {
         Ok("broker") => serve(broker_with(move |raw| accept_sessions(raw, Path::new(&text(FOLDER))))),
-        Ok("TLS broker") => serve(broker_with(move |raw| raw.server.tls = Some(tls(Path::new(&text(FOLDER)))))),
+        Ok("TLS broker") => serve(broker_with(move |raw| raw.server.tls = Some(tls::server(Path::new(&text(FOLDER)))))),
         Ok("hyper") => serve(bare::bare(size())),
         Ok("epoll") => floor::serve(size()),
         Ok("busy broker") => serve(broker_with(half_load::set)),
@@ -128,12 +130,6 @@ fn measure(line: &Line, length: Duration, at_a_time: usize) -> Measured {
     let cpu = CpuTime::of(line.process) - before;
     generator.assert_hits();
     Measured { cpu, sample }
-}
-
-/// The settings of a broker with the certificate of this folder.
-fn tls(folder: &Path) -> RawTls {
-    let [certificate_file, private_key_file] = ["tls.crt", "tls.key"].map(|name| Some(folder.join(name)));
-    RawTls { certificate_file, private_key_file, client_ca_file: None }
 }
 
 /// Lets a broker accept sessions that are signed with the key of this folder.
