@@ -99,7 +99,7 @@ impl KeyTable {
 
     /// Returns the entry of the key with this text.
     ///
-    /// moka's `get` would log each read, for an order of eviction that this table does not use.
+    /// moka's `get` would log each read, for an order of eviction that this table does not use, in one queue of all threads.
     pub fn get_by_text(&self, text: &str) -> Option<Arc<Entry>> {
         let sought = Sought { text, found: Cell::new(None) };
         if self.entries.contains_key(&sought) { sought.found.take() } else { None }
