@@ -7,11 +7,11 @@ COPY . .
 # For `courier-token-broker --version`: the image is built without `.git`.
 ARG BUILD_COMMIT=""
 # The program has a list of its dependencies in it, for scanners.
-RUN cargo auditable build --release --locked --features otlp --bin courier-token-broker
+RUN cargo auditable build --profile dist --locked --features otlp --bin courier-token-broker
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # The program, the libraries that it loads, the certificate authorities, and a user.
-RUN install -D target/release/courier-token-broker /image/usr/bin/courier-token-broker \
-    && ldd target/release/courier-token-broker | grep -o '/[^ ]*' | xargs cp --parents --dereference --target-directory=/image \
+RUN install -D target/dist/courier-token-broker /image/usr/bin/courier-token-broker \
+    && ldd target/dist/courier-token-broker | grep -o '/[^ ]*' | xargs cp --parents --dereference --target-directory=/image \
     && install -D -m 644 /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt \
     && install -D -m 644 config/container/settings.toml /image/etc/courier-token-broker/settings.toml \
     && echo 'courier-token-broker:x:65532:65532::/var/lib/courier-token-broker:/nonexistent' >/image/etc/passwd \
