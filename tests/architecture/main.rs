@@ -71,7 +71,7 @@ const MODULES: &[Module] = &[
         "http",
         // `Failure` and `Cause` for the one match from an error to a response, `PRODUCT` to detect a broker that calls itself.
         "audit broker auth token policy metrics clock files otlp recent_errors secrets::unreadable secrets upstream::Cause upstream::Failure upstream::PRODUCT upstream::TraceParent",
-        "arc_swap base64 bytes fastrand http_body_util humantime hyper hyper_util itoa parking_lot percent_encoding rustix rustls schemars serde serde_json \
+        "arc_swap base64 bytes fastrand futures_util http_body_util humantime hyper hyper_util itoa parking_lot percent_encoding rustix rustls schemars serde serde_json \
          serde_path_to_error thiserror tokio tokio_rustls tracing webpki",
     ),
     // A simulator that shared the broker's rules would share their bugs.

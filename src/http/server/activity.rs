@@ -48,6 +48,11 @@ impl Activity {
         }
     }
 
+    /// Whether a request was successful.
+    pub fn has_succeeded(&self) -> bool {
+        self.has_succeeded.load(Ordering::Relaxed)
+    }
+
     /// Counts an open request that begins to wait for its peer.
     pub fn await_peer(&self) {
         self.awaiting_peer.fetch_add(1, Ordering::Relaxed);

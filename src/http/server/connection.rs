@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -26,6 +26,7 @@ use super::read_timer::ReadTimer;
 use super::socket::Accepted;
 use super::state::{Answer, Cancelled, ConnectionState, ListenerState};
 use super::stream::{GuardedStream, SendingStream};
+use super::streams::{self, WithStreams};
 use super::tls::{PeerCertificate, Tls};
 use crate::http::response_body::ResponseBody;
 use crate::metrics::Dropped;
@@ -88,7 +89,7 @@ async fn serve_tls<F: Answer>(
     (activity, mut stop): (Arc<Activity>, Stop),
 ) {
     let certificates = tls.current();
-    let handshake = TlsAcceptor::from(certificates.config()).accept(SendingStream(stream));
+    let handshake = listener.turns.complete(TlsAcceptor::from(certificates.config()).accept(SendingStream(stream)));
     let handshake_timeout = listener.limits.load().handshake_timeout;
     let outcome = tokio::select! {
         outcome = timeout(handshake_timeout, handshake) => outcome,
@@ -187,7 +188,8 @@ where
     // More than the limit that is refused with a message, as for HTTP/1.
     let header_bytes = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX).saturating_add(8192);
     let (streams, _counted) = state.listener.connections.count_http2(limits.streams);
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let accepted = streams::Accepted::default();
+    let connection = http2::Builder::new(accepted.clone())
         .timer(TokioTimer::new())
         .max_concurrent_streams(streams)
         .max_header_list_size(header_bytes)
@@ -202,7 +204,8 @@ where
             TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, None)),
             service(Arc::clone(&state), answer),
         );
-    let mut connection = pin!(connection);
+    let mut connection =
+        WithStreams::new(connection, accepted, state.listener.turns.queue(), Arc::clone(&state.activity));
     let (mut seen, mut idle) = (state.activity.begun(), 0);
     let mut close_if_idle = None;
     // hyper has no idle timeout for HTTP/2 connections.
@@ -218,7 +221,7 @@ where
             () = state.too_many_resets.notified() => {
                 tracing::debug!("connection closed: too many streams reset");
                 state.listener.metrics.connections_dropped_total[Dropped::Resets].inc();
-                connection.as_mut().graceful_shutdown();
+                connection.connection().graceful_shutdown();
                 // Long enough to send GOAWAY; open streams are dropped.
                 let _ = timeout(CLOSE_TIMEOUT / 10, &mut connection).await;
                 return;
@@ -230,8 +233,8 @@ where
             }
         }
     }
-    connection.as_mut().graceful_shutdown();
-    log_end(finish_requests(connection, &state, close_if_idle).await);
+    connection.connection().graceful_shutdown();
+    log_end(finish_requests(pin!(connection), &state, close_if_idle).await);
 }
 
 /// Waits until the open requests are finished, but not for a partial head, nor for a peer that does
@@ -267,6 +270,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::http::server::connections::Connections;
+    use crate::http::server::turns::Turns;
     use crate::http::server::{ListenerLimits, RequestBody};
     use crate::metrics::{IntGauge, Metrics};
     use arc_swap::ArcSwap;
@@ -294,6 +298,7 @@ mod tests {
         let listener = Arc::new(ListenerState {
             limits: Arc::new(ArcSwap::from_pointee(LIMITS)),
             tls: None,
+            turns: Turns::default(),
             clock: Clock::tokio(),
             metrics: Arc::new(Metrics::new().expect("sound declarations")),
             id: connections.add_listener(),

@@ -15,6 +15,7 @@ use super::connections::{Connections, SubnetFull, SubnetGuard};
 use super::socket::{Accepted, Socket};
 use super::state::{Answer, ListenerLimits, ListenerState};
 use super::tls::Tls;
+use super::turns::Turns;
 use crate::clock::Clock;
 use crate::metrics::{Dropped, Metrics};
 
@@ -39,7 +40,10 @@ impl Listener {
     ) -> Self {
         let tls = tls.filter(|_| socket.is_tcp());
         let id = connections.add_listener();
-        Self { socket, state: Arc::new(ListenerState { limits, tls, clock, metrics, connections, id }) }
+        Self {
+            socket,
+            state: Arc::new(ListenerState { limits, tls, turns: Turns::default(), clock, metrics, connections, id }),
+        }
     }
 
     /// The IP address and port, if it has them; a port of 0 is replaced by the chosen one.

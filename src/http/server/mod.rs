@@ -12,7 +12,9 @@ mod request_body;
 mod socket;
 mod state;
 mod stream;
+mod streams;
 mod tls;
+mod turns;
 mod validity;
 
 pub use address::Address;

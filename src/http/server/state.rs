@@ -16,6 +16,7 @@ use super::connections::{Connections, ListenerId};
 use super::host::has_valid_host;
 use super::request_body::RequestBody;
 use super::tls::{PeerCertificate, Tls};
+use super::turns::Turns;
 use crate::clock::{Clock, Moment};
 use crate::http::response_body::ResponseBody;
 use crate::metrics::Metrics;
@@ -71,6 +72,7 @@ pub struct ListenerState {
     /// A reload replaces them, for new connections; `connections` stays.
     pub limits: Arc<ArcSwap<ListenerLimits>>,
     pub tls: Option<Arc<Tls>>,
+    pub turns: Turns,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     /// The open connections of this listener and of those that share its limit.
