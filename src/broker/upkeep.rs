@@ -11,8 +11,8 @@ use crate::clock::Moment;
 use crate::metrics::Removal;
 use crate::token::TokenKey;
 
-/// How many expired tokens are dropped before the task yields.
-const BATCH: usize = 256;
+/// How many expired tokens are dropped before the task pauses.
+const BATCH: usize = 64;
 
 impl Broker {
     /// Evicts what exceeds the limits after an entry was stored: those of its users, then those of the table.
