@@ -1,4 +1,5 @@
-//! The instructions of a hit, with each kind of store, of a token key, of a decision and of the schedule's operations.
+//! The instructions of a hit, with each kind of store and over a connection, of a token key, of a decision and of the
+//! schedule's operations.
 //!
 //! `cargo bench --bench instructions` needs `valgrind` and `redis-server`, and `RUSTFLAGS="--cfg rustix_use_libc"`, since
 //! valgrind hides the page by which rustix reads the clock. Words after `--` choose operations; `benches/compare` compares
@@ -22,14 +23,18 @@ mod support;
 use std::collections::{HashMap, VecDeque};
 use std::env;
 use std::hint::black_box;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use courier_token_broker::broker::Broker;
 use courier_token_broker::clock::{Clock, Moment};
-use courier_token_broker::metrics::Metrics;
+use courier_token_broker::http::server::{Connections, Listener, Socket};
+use courier_token_broker::metrics::{ListenerKind, Metrics};
 use courier_token_broker::planner::workload::Workload;
 use courier_token_broker::policy::admission::budget::Budget;
 use courier_token_broker::policy::schedule::Schedule;
@@ -42,10 +47,11 @@ use http_body_util::BodyExt;
 use in_process::{InProcess, Route, warm};
 use population::{DAY, Population, visits};
 use redis_server::RedisServer;
+use support::{CLIENT_KEY, issue_token_body, settings};
 use tokio::runtime::Builder;
 
-/// The operations: first hits, with each kind of store.
-const OPERATIONS: [&str; 6] = ["memory", "disk", "redis", "key", "decide", "schedule"];
+/// The operations: first hits, with each kind of store, then a hit over HTTP/1 with its client.
+const OPERATIONS: [&str; 7] = ["memory", "disk", "redis", "http", "key", "decide", "schedule"];
 /// The environment variables of a run: the operation, how often it runs, the folder and the URL of Redis.
 const OPERATION: &str = "COURIER_TOKEN_BROKER_BENCH_OPERATION";
 const COUNT: &str = "COURIER_TOKEN_BROKER_BENCH_COUNT";
@@ -63,6 +69,7 @@ fn main() {
             "key" => make_keys(count),
             "decide" => decide(count),
             "schedule" => schedule(count),
+            "http" => runtime.block_on(hit_over_http(count)),
             kind => runtime.block_on(hit(kind, count)),
         }
         return;
@@ -85,7 +92,11 @@ fn main() {
         let [few, many] = RUNS.map(|count| run(operation, count));
         let each = many.saturating_sub(few) as f64 / (RUNS[1] - RUNS[0]) as f64;
         let is_hit = OPERATIONS[..3].contains(&operation);
-        let name = if is_hit { format!("hit with store \"{operation}\"") } else { operation.to_owned() };
+        let name = match operation {
+            "http" => "hit over HTTP/1".to_owned(),
+            store if is_hit => format!("hit with store \"{store}\""),
+            other => other.to_owned(),
+        };
         println!("{name}: {each:.0} instructions");
     }
 }
@@ -177,6 +188,48 @@ async fn hit(kind: &str, hits: u64) {
         let request = routes[hit % routes.len()].request(hit % KEYS);
         let response = Arc::clone(&broker.api).answer(request, None).await;
         black_box(response.into_body().collect().await.expect("infallible").to_bytes());
+    }
+}
+
+/// Serves hits of `/auth/issue-token` over one connection, whose client is another thread.
+async fn hit_over_http(hits: u64) {
+    let InProcess { api, _background, .. } = InProcess::new(|_, _| {});
+    warm(&api, Route::IssueToken, KEYS).await;
+    let limits = settings("http://127.0.0.1:1".to_owned(), |_| {}).limits;
+    let metrics = Arc::new(Metrics::new().expect("sound declarations"));
+    let connections = Connections::new(1, metrics.connections_open[ListenerKind::App].clone());
+    let socket = Socket::tcp(([127, 0, 0, 1], 0).into()).await.expect("a free port");
+    let limits = Arc::new(ArcSwap::from_pointee(limits));
+    let listener = Listener::new(socket, limits, connections, None, Clock::system(), metrics);
+    let address = listener.address().expect("a TCP port");
+    let api = ArcSwap::from(api);
+    let serving = listener.serve(
+        move |request, peer| {
+            let api = api.load_full();
+            api.answer(request, peer)
+        },
+        std::future::pending(),
+    );
+    let serving = tokio::spawn(serving);
+    tokio::task::spawn_blocking(move || ask(address, hits)).await.expect("no panic");
+    serving.abort();
+}
+
+/// Asks over one connection.
+fn ask(address: SocketAddr, hits: u64) {
+    let body = issue_token_body(7);
+    let request = format!(
+        "POST /auth/issue-token HTTP/1.1\r\nhost: {address}\r\nuser-agent: bench\r\naccept: application/json\r\n\
+         authorization: Bearer {CLIENT_KEY}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len(),
+    );
+    let mut connection = TcpStream::connect(address).expect("the listener accepts");
+    let mut answer = [0; 4096];
+    for _ in 0..hits {
+        connection.write_all(request.as_bytes()).expect("the connection is open");
+        // The broker sends an answer at once.
+        let length = connection.read(&mut answer).expect("the connection is open");
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200 ") && answer[..length].ends_with(b"}"));
     }
 }
 
