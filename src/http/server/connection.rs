@@ -1,10 +1,11 @@
 //! One connection: its protocol, its requests and its shutdown.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -22,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use super::activity::Activity;
 use super::certificates::HTTP2;
 use super::connections::CloseIfIdle;
+use super::quiet_waker::QuietWaker;
 use super::read_timer::ReadTimer;
 use super::socket::Accepted;
 use super::state::{Answer, Cancelled, ConnectionState, ListenerState};
@@ -159,9 +161,14 @@ where
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
+    let mut waker = None;
+    let quiet = poll_fn(|context| {
+        let waker = QuietWaker::of(&mut waker, context.waker());
+        connection.as_mut().poll(&mut Context::from_waker(waker))
+    });
     let ended = tokio::select! {
         biased;
-        ended = &mut connection => Some(ended),
+        ended = quiet => Some(ended),
         order = &mut stop => {
             let mut ended = None;
             if order.is_err() {
@@ -266,109 +273,4 @@ fn log_end(ended: Option<hyper::Result<()>>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::Clock;
-    use crate::http::server::connections::Connections;
-    use crate::http::server::turns::Turns;
-    use crate::http::server::{ListenerLimits, RequestBody};
-    use crate::metrics::{IntGauge, Metrics};
-    use arc_swap::ArcSwap;
-    use hyper::{Request, Response};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-    use tokio::time::sleep;
-
-    const SECOND: Duration = Duration::from_secs(1);
-    const LIMITS: ListenerLimits = ListenerLimits {
-        connections: 1,
-        connections_per_ip: 0,
-        header_bytes: 8192,
-        header_timeout: Duration::from_secs(10),
-        idle_timeout: Duration::from_secs(80),
-        handshake_timeout: SECOND,
-        streams: 8,
-        resets_per_second: 8,
-    };
-    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: broker\r\n\r\n";
-
-    /// Serves HTTP/1 with answers of so many bytes; returns the peer's end, which buffers a kilobyte.
-    fn serve(length: usize) -> DuplexStream {
-        let (near, far) = duplex(1024);
-        let connections = Connections::new(1, IntGauge::new("open", "Open connections.").expect("a sound declaration"));
-        let listener = Arc::new(ListenerState {
-            limits: Arc::new(ArcSwap::from_pointee(LIMITS)),
-            tls: None,
-            turns: Turns::default(),
-            clock: Clock::tokio(),
-            metrics: Arc::new(Metrics::new().expect("sound declarations")),
-            id: connections.add_listener(),
-            connections,
-        });
-        let state = ConnectionState::new(listener, None, None, Arc::new(Activity::new(0)));
-        let answer =
-            move |_: Request<RequestBody>, _| async move { Response::new(ResponseBody::from(vec![b'x'; length])) };
-        tokio::spawn(async move {
-            let (_sender, stop) = oneshot::channel();
-            serve_http1(near, state, answer, stop).await;
-        });
-        far
-    }
-
-    /// Sends a request and reads its answer, whose body is one byte.
-    async fn ask(peer: &mut DuplexStream) {
-        peer.write_all(REQUEST).await.expect("it is open");
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\nx") {
-            assert!(peer.read_buf(&mut answer).await.expect("it is open") > 0);
-        }
-    }
-
-    /// The time until the peer's connection ends.
-    async fn open_for(peer: &mut DuplexStream) -> Duration {
-        let clock = Clock::tokio();
-        let start = clock.now();
-        let _ = peer.read_to_end(&mut Vec::new()).await;
-        clock.now().since(start)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn idle_connection_ends_at_most_a_quarter_late_and_never_early() {
-        let mut peer = serve(1);
-        for pause in [0, 1, 9, 19, 21, 79] {
-            ask(&mut peer).await;
-            sleep(pause * SECOND).await;
-        }
-        ask(&mut peer).await;
-        let open = open_for(&mut peer).await;
-        assert!(open >= 80 * SECOND && open <= 101 * SECOND, "{open:?}");
-    }
-
-    /// The first head of a connection, one after an idle time, and one that follows an answer at once.
-    #[tokio::test(start_paused = true)]
-    async fn trickling_head_ends_its_connection_ten_seconds_after_its_first_byte() {
-        for pause in [None, Some(79 * SECOND), Some(Duration::ZERO)] {
-            let mut peer = serve(1);
-            if let Some(pause) = pause {
-                ask(&mut peer).await;
-                sleep(pause).await;
-            }
-            let mut sent = 0;
-            while sent < REQUEST.len() && peer.write_all(&REQUEST[sent..=sent]).await.is_ok() {
-                sent += 1;
-                sleep(SECOND).await;
-            }
-            assert!((10..=11).contains(&sent), "{pause:?}: {sent}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn peer_that_reads_slowly_gets_the_whole_answer() {
-        let mut peer = serve(50 * 1024);
-        peer.write_all(REQUEST).await.expect("it is open");
-        let mut answer = Vec::new();
-        while answer.iter().filter(|byte| **byte == b'x').count() < 50 * 1024 {
-            sleep(30 * SECOND).await;
-            assert!(peer.read_buf(&mut answer).await.expect("it is open") > 0);
-        }
-    }
-}
+mod tests;

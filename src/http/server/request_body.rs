@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::activity::Activity;
+use super::quiet_waker::hold_back;
 
 /// A request's body. While it is awaited, the next step is the peer's, and the connection counts as idle.
 pub struct RequestBody {
@@ -40,7 +41,10 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
+        let (frame, was_held_back) = hold_back(|| Pin::new(&mut self.body).poll_frame(context));
+        if was_held_back && !self.body.is_end_stream() {
+            context.waker().wake_by_ref();
+        }
         self.set_awaited(frame.is_pending());
         frame
     }
