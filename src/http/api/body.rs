@@ -110,11 +110,9 @@ impl Pieces {
     }
 
     fn poll<B: Incoming>(&mut self, body: &mut B, context: &mut Context<'_>) -> Poll<Result<Bytes, Problem>> {
-        loop {
-            let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(context)) else {
-                let all = mem::take(&mut self.all);
-                return Poll::Ready(Ok(if all.is_empty() { mem::take(&mut self.first) } else { all.into() }));
-            };
+        // A body whose length was announced says that it has ended: it need not be asked for a further piece.
+        while !body.is_end_stream() {
+            let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(context)) else { break };
             let Ok(frame) = frame else { return Poll::Ready(Err(Problem::BodyBroken)) };
             if let Ok(data) = frame.into_data()
                 && let Err(problem) = self.add(data)
@@ -122,6 +120,8 @@ impl Pieces {
                 return Poll::Ready(Err(problem));
             }
         }
+        let all = mem::take(&mut self.all);
+        Poll::Ready(Ok(if all.is_empty() { mem::take(&mut self.first) } else { all.into() }))
     }
 
     fn add(&mut self, data: Bytes) -> Result<(), Problem> {
