@@ -100,8 +100,9 @@ impl KeyText {
         let mut text = BUFFER.take();
         text.clear();
         text.push_str(workspace.as_str());
-        // Writing to a string can't fail.
-        let _ = fmt::Write::write_fmt(&mut text, format_args!(" {} ", lifetime.as_secs()));
+        text.push(' ');
+        text.push_str(itoa::Buffer::new().format(lifetime.as_secs()));
+        text.push(' ');
         let claim_start = text.len() as u8;
         let users_end = write(&mut text) as u16;
         let workspace_end = workspace.as_str().len() as u8;

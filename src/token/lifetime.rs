@@ -15,6 +15,7 @@ pub struct Lifetime(NonZeroU32);
 
 /// The longest text that `ms` reads.
 const MAX_CHARACTERS: usize = 100;
+const LONGEST_UNIT: usize = "milliseconds".len();
 
 impl Lifetime {
     /// The longest lifetime: 136 years.
@@ -55,15 +56,19 @@ impl Lifetime {
         let digits = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-'))).unwrap_or(text.len());
         let (number, rest) = text.split_at(digits);
         let unit = rest.trim_start_matches(' ');
-        let milliseconds = match unit.to_ascii_lowercase().as_str() {
+        let mut lower = [0; LONGEST_UNIT];
+        let lower = lower.get_mut(..unit.len()).ok_or(LifetimeError::NotADuration)?;
+        lower.copy_from_slice(unit.as_bytes());
+        lower.make_ascii_lowercase();
+        let milliseconds = match &*lower {
             // Spaces may follow without a unit: the expression has both as optional.
-            "" | "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" => 1.0,
-            "s" | "sec" | "secs" | "second" | "seconds" => 1e3,
-            "m" | "min" | "mins" | "minute" | "minutes" => 60e3,
-            "h" | "hr" | "hrs" | "hour" | "hours" => 3_600e3,
-            "d" | "day" | "days" => 86_400e3,
-            "w" | "week" | "weeks" => 604_800e3,
-            "y" | "yr" | "yrs" | "year" | "years" => 31_557_600e3,
+            b"" | b"ms" | b"msec" | b"msecs" | b"millisecond" | b"milliseconds" => 1.0,
+            b"s" | b"sec" | b"secs" | b"second" | b"seconds" => 1e3,
+            b"m" | b"min" | b"mins" | b"minute" | b"minutes" => 60e3,
+            b"h" | b"hr" | b"hrs" | b"hour" | b"hours" => 3_600e3,
+            b"d" | b"day" | b"days" => 86_400e3,
+            b"w" | b"week" | b"weeks" => 604_800e3,
+            b"y" | b"yr" | b"yrs" | b"year" | b"years" => 31_557_600e3,
             _ => return Err(LifetimeError::NotADuration),
         };
         let number = decimal(number).ok_or(LifetimeError::NotADuration)?;
