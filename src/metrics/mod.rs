@@ -9,6 +9,7 @@ mod jwks;
 mod label;
 mod process;
 mod sharded;
+mod sharded_histogram;
 mod store;
 mod workspace;
 

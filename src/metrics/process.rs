@@ -9,6 +9,7 @@ use super::label::{
     Dropped, Horizon, Label, ListenerKind, ReloadOutcome, Reloaded, Removal, RequestOutcome, Route, Version,
 };
 use super::sharded::ShardedCounter;
+use super::sharded_histogram::ShardedHistogram;
 
 /// Buckets from a cache hit to a caller's longest wait, in seconds.
 pub(super) const WAITS: &[f64] = &[
@@ -23,7 +24,7 @@ metrics! {
         /// Requests, by route and outcome.
         requests_total: By<Route, By<RequestOutcome, ShardedCounter>>,
         /// Time from a request's arrival to its response, in seconds.
-        request_duration_seconds: By<Route, Histogram> = WAITS,
+        request_duration_seconds: By<Route, ShardedHistogram> = WAITS,
         /// Open connections, by listener.
         connections_open: By<ListenerKind, IntGauge>,
         /// Connections that a limit closed early, by cause.
@@ -80,10 +81,10 @@ impl ProcessMetrics {
         [Horizon::Short, Horizon::Medium, Horizon::Long].map(|horizon| self.outage_coverage_ratio[horizon].get())
     }
 
-    /// Counts a request and its duration in seconds.
-    pub fn request(&self, route: Route, outcome: RequestOutcome, seconds: f64) {
+    /// Counts a request and its duration.
+    pub fn request(&self, route: Route, outcome: RequestOutcome, duration: Duration) {
         self.requests_total[route][outcome].inc();
-        self.request_duration_seconds[route].observe(seconds);
+        self.request_duration_seconds[route].observe(duration);
     }
 
     /// Counts a reload, at this time since 1970.

@@ -229,7 +229,7 @@ impl Api {
                 Origins::set_headers(page, response.headers_mut());
             }
             otlp::note_route(route, outcome);
-            self.metrics.request(route, outcome, self.clock.now().since(arrived).as_secs_f64());
+            self.metrics.request(route, outcome, self.clock.now().since(arrived));
             course.counters[outcome].inc();
             response
         }
