@@ -139,7 +139,7 @@ impl Issuer for Courier {
         Box::pin(async move {
             let user = key.users().next().unwrap_or_default();
             let token = Token::new(&format!("{user:x<TOKEN$}")).expect("visible ASCII");
-            Ok(Grant::new(&token, self.0.now(), key.lifetime().as_duration()))
+            Ok(Grant::new(token, self.0.now(), key.lifetime().as_duration()))
         })
     }
 }

@@ -109,7 +109,7 @@ impl Issuer for Courier {
             let reply = self.simulator.answer(Some(format!("Bearer {API_KEY}").as_bytes()), body.as_bytes()).await;
             let token = reply.body.strip_prefix(r#"{"token":""#).and_then(|rest| rest.strip_suffix(r#""}"#));
             let token = token.and_then(|token| Token::new(token).ok()).ok_or(Failure::Malformed("not a token"))?;
-            Ok(Grant::new(&token, sent, lifetime.as_duration()))
+            Ok(Grant::new(token, sent, lifetime.as_duration()))
         })
     }
 }

@@ -183,7 +183,7 @@ impl Issuer for Courier {
             }
             // The longest claims make longer tokens than Courier does.
             let token = Token::new(&token).map_err(|_| Failure::Malformed("the token is too long"))?;
-            Ok(Grant::new(&token, sent, life))
+            Ok(Grant::new(token, sent, life))
         })
     }
 }

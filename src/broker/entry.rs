@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwapAny;
 
 use super::demand::Demand;
 use super::locks::{Guard, Lock, Order};
 use super::owners::Owners;
 use crate::clock::Moment;
-use crate::policy::freshness::{Floor, TokenAge};
+use crate::policy::freshness::Floor;
 use crate::policy::refresh::RenewalDecision;
 use crate::policy::refresh::learned::learner::Estimate;
 use crate::policy::schedule::Ticket;
-use crate::token::{Grant, TokenKey};
+use crate::token::{Grant, GrantArc, TokenKey};
 
 /// A token key's demand history, renewal plan, and token if it has one.
 ///
@@ -28,19 +28,13 @@ pub struct Entry {
     pub demand: Arc<Demand>,
     /// The clients that it is kept for.
     pub owners: Owners,
-    token: ArcSwapOption<CachedToken>,
+    token: ArcSwapAny<Option<GrantArc>>,
+    /// When the renewal of its token is due, in nanoseconds; drawn at random, once.
+    due: AtomicU64,
     uses: AtomicU32,
     /// The party whose request brought the last token, as a hash.
     party: AtomicU64,
     state: Lock<EntryState>,
-}
-
-/// A token and the time of its renewal.
-pub struct CachedToken {
-    /// The token.
-    pub grant: Grant,
-    /// When its renewal is due; drawn at random, once.
-    pub due: Moment,
 }
 
 /// The part of an entry that its lock guards.
@@ -138,13 +132,31 @@ impl Entry {
             hard_floor: None,
             is_indexed: false,
         };
-        let (token, state) = (ArcSwapOption::empty(), Lock::new(Order::Entry, state));
-        Self { key, demand, owners: Owners::default(), token, uses: AtomicU32::new(0), party: AtomicU64::new(0), state }
+        Self {
+            key,
+            demand,
+            owners: Owners::default(),
+            token: ArcSwapAny::new(None),
+            due: AtomicU64::new(0),
+            uses: AtomicU32::new(0),
+            party: AtomicU64::new(0),
+            state: Lock::new(Order::Entry, state),
+        }
     }
 
     /// Its token, however old.
-    pub fn token(&self) -> Option<Arc<CachedToken>> {
-        self.token.load_full()
+    pub fn token(&self) -> Option<Grant> {
+        self.token.load_full().map(Grant::from)
+    }
+
+    /// When the renewal of its token is due. Look at the token first: it is stored after its due time.
+    pub fn due(&self) -> Moment {
+        Moment::from_nanos(self.due.load(Ordering::Relaxed))
+    }
+
+    /// Changes the due time of its token, under its lock.
+    pub fn set_due(&self, due: Moment) {
+        self.due.store(due.as_nanos(), Ordering::Relaxed);
     }
 
     /// Locks its state. Never call the table's moka cache meanwhile.
@@ -173,30 +185,24 @@ impl Entry {
     }
 
     /// Replaces its token, under its lock; returns the old one. A new token begins without uses.
-    pub fn replace_token(&self, token: Option<Arc<CachedToken>>) -> Option<Arc<CachedToken>> {
+    pub fn replace_token(&self, token: Option<Grant>) -> Option<Grant> {
         if token.is_some() {
             self.uses.store(0, Ordering::Relaxed);
         }
-        self.token.swap(token)
-    }
-
-    /// Replaces the times of its token, under its lock. The uses stay.
-    pub fn replace_times(&self, token: CachedToken) {
-        self.token.store(Some(Arc::new(token)));
+        self.token.swap(token.map(GrantArc::from)).map(Grant::from)
     }
 
     /// The order in which entries leave a full table: first those without a token, then by the last use.
     ///
     /// A token that was not handed out yet counts as used when it was requested from Courier.
     pub fn last_use(&self) -> (bool, Moment) {
-        let token = self.token.load();
-        let sent = token.as_ref().map(|token| token.grant.sent());
+        let sent = self.token().map(|token| token.sent());
         (sent.is_some(), self.demand.last_request().max(sent.unwrap_or(Moment::from_nanos(0))))
     }
 
     /// Its memory in bytes, about; [`USUAL_BYTES`] at least, so that these bound the number of entries too.
     pub fn weight(&self) -> u32 {
-        let token = self.token.load().as_ref().map_or(0, |token| token.grant.token().len());
+        let token = self.token().map_or(0, |token| token.token().len());
         let bytes = OWN_BYTES + USER_BYTES * self.key.users().count() + self.key.claim().len() + token;
         u32::try_from(bytes).unwrap_or(u32::MAX).max(USUAL_BYTES)
     }
@@ -208,24 +214,6 @@ pub const USUAL_BYTES: u32 = 2048;
 const OWN_BYTES: usize = 950;
 /// The memory of a user in the index.
 const USER_BYTES: usize = 120;
-
-impl CachedToken {
-    /// The facts that its freshness is judged by.
-    pub fn facts(&self, min_ttl: Option<Duration>, now: Moment) -> TokenAge {
-        let Self { grant, due } = self;
-        TokenAge { life: grant.life(), remaining: grant.remaining(now), min_ttl, is_due: now >= *due }
-    }
-
-    /// When it reaches its floor.
-    pub fn floor_at(&self, floor: &Floor) -> Moment {
-        self.grant.expires() - floor.of(self.grant.life())
-    }
-
-    /// When it reaches its hard floor.
-    pub fn hard_floor_at(&self, floor: &Floor) -> Moment {
-        self.grant.expires() - floor.hard_of(self.grant.life())
-    }
-}
 
 impl EntryState {
     /// The life of the last token; before the first that of the key.
@@ -259,8 +247,8 @@ mod tests {
         let weigh = |user: &str, bytes: usize| {
             let entry = Entry::new(key(user), Arc::new(Demand::new(Duration::from_secs(1800), now)));
             let token = Token::new(&"t".repeat(bytes)).expect("a token");
-            let grant = Grant::new(&token, now, Duration::from_secs(3600));
-            entry.replace_token(Some(Arc::new(CachedToken { grant, due: Moment::NEVER })));
+            let grant = Grant::new(token, now, Duration::from_secs(3600));
+            entry.replace_token(Some(grant));
             let full = entry.weight();
             entry.replace_token(None);
             (full, entry.weight())

@@ -48,12 +48,12 @@ fn explain_entry(entry: &Entry) -> Explained {
     let (state, token) = (entry.lock(), entry.token());
     let due = match state.decision.as_deref() {
         Some(Decision { verdict: RenewalDecision::Wait(at), .. }) => Some(*at),
-        None => token.as_ref().map(|token| token.due).filter(|due| *due < Moment::NEVER),
+        None => token.as_ref().map(|_| entry.due()).filter(|due| *due < Moment::NEVER),
         Some(_) => None,
     };
     Explained {
         key: entry.key.clone(),
-        token: token.map(|token| (token.grant.sent(), token.grant.expires())),
+        token: token.map(|token| (token.sent(), token.expires())),
         due,
         uses: entry.uses(),
         plan: state.plan.as_str(),
@@ -80,7 +80,7 @@ mod tests {
         let mut state = other.lock();
         // The table adds a key to the index once.
         state.is_indexed = true;
-        fixture.broker.0.table.store(&other, state, token, []);
+        fixture.broker.0.table.store(&other, state, token, Moment::NEVER, []);
         assert!(fixture.broker.0.table.contains(&key("john")));
         let found = ["jane", "john"].map(|user| fixture.broker.explain(user).len());
         assert_eq!(found, [1, 0]);

@@ -33,7 +33,7 @@ impl Issuer for HourIssuer {
         Box::pin(async move {
             let (sent, call) = (self.clock.now(), self.calls.fetch_add(1, Ordering::Relaxed));
             self.clock.sleep_until(sent + Duration::from_millis(100)).await;
-            Ok(Grant::new(&Token::new(&format!("t{call}")).expect("a token"), sent, HOUR))
+            Ok(Grant::new(Token::new(&format!("t{call}")).expect("a token"), sent, HOUR))
         })
     }
 }

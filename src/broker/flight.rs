@@ -53,7 +53,7 @@ impl FlightTask {
     /// Judges what the store has; the length is what a token must outlast to be found next.
     fn judge(&self, record: Record) -> (Look, Option<Obtained>, Duration) {
         let Some(stored) = record.token else { return (Look::Unusable, None, Duration::ZERO) };
-        let grant = Grant::new(&stored.token, stored.sent, stored.life);
+        let grant = Grant::new(stored.token, stored.sent, stored.life);
         let left = grant.remaining(self.broker.0.clock.now());
         let look =
             if left < self.broker.0.settings.load().floor.of(stored.life) { Look::Unusable } else { Look::Found };
@@ -90,7 +90,7 @@ async fn obtain(task: &mut FlightTask) -> Result<Result<Obtained, Failure>, Halt
     let mut lookup = Lookup::new(task.deadline);
     // The token in memory, if there is one, does not suffice, and the store may have the same.
     let own = task.broker.0.table.get(&key).and_then(|entry| entry.token());
-    let mut at_least = own.map_or(MARGIN, |own| own.grant.remaining(clock.now()) + MARGIN);
+    let mut at_least = own.map_or(MARGIN, |own| own.remaining(clock.now()) + MARGIN);
     while let Some(place) = &mut task.place
         && !matches!(task.cause, FlightCause::Probe(_))
     {

@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::entry::{CachedToken, Entry};
+use super::entry::Entry;
 use super::flights::Leader;
 use super::handle::Broker;
 use super::holds::{HeldRequest, HoldCause};
@@ -144,10 +144,10 @@ impl FlightTask {
     }
 
     /// Stores a new token, unless the flight is detached or the stored one can be handed out for longer.
-    fn store(&self, Obtained { grant, demand }: Obtained) -> Issued {
+    fn store(&self, Obtained { grant: token, demand }: Obtained) -> Issued {
         let Self { broker, workspace, leader, cause, .. } = self;
         let (floor, refresher) = (broker.0.settings.load().floor, &workspace.refresher);
-        let token = Arc::new(refresher.cached(grant, &floor));
+        let due = refresher.due(&token, &floor);
         let is_adopted = demand.is_some();
         if !is_adopted {
             refresher.counts.add(CallCounts::CALL);
@@ -166,7 +166,7 @@ impl FlightTask {
             Arc::new(Entry::new(leader.key().clone(), demand))
         });
         entry.set_party(self.origin.party);
-        let serves_longer = |old: &CachedToken| old.floor_at(&floor) > token.floor_at(&floor);
+        let serves_longer = |old: &Grant| floor.at(old) > floor.at(&token);
         let stored = flights.is_current(leader) && !entry.token().is_some_and(|old| serves_longer(&old));
         if stored {
             let ledger = &broker.0.table.ledger;
@@ -178,8 +178,8 @@ impl FlightTask {
                 }
             };
             let mut state = entry.lock();
-            refresher.plan_renewal(&entry, &mut state, token.due);
-            broker.0.table.store(&entry, state, Arc::clone(&token), owners);
+            refresher.plan_renewal(&entry, &mut state, due);
+            broker.0.table.store(&entry, state, token.clone(), due, owners);
             workspace.probe_candidates.add(&entry);
             broker.0.persistence.put(&entry);
             drop(flights);

@@ -56,9 +56,9 @@ impl Persistence {
     pub fn record(&self, entry: &Entry) -> Record {
         let names = self.owners.load();
         let token = entry.token().map(|token| StoredToken {
-            token: token.grant.to_token(),
-            sent: token.grant.sent(),
-            life: token.grant.life(),
+            token: token.to_token(),
+            sent: token.sent(),
+            life: token.life(),
         });
         Record {
             key: entry.key.clone(),

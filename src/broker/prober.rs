@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::entry::{CachedToken, Entry};
+use super::entry::Entry;
 use super::flight;
 use super::flight_task::FlightCause;
 use super::handle::Broker;
 use super::workspace::Workspace;
+use crate::token::Grant;
 
 /// The longest time that a call takes as a rule. Half of it is less than a usual timeout; twice of it leaves out half of the
 /// tokens of a minute.
@@ -39,8 +40,7 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
 fn may_call(broker: &Broker, workspace: &Workspace, entry: &Arc<Entry>) -> bool {
     let floor = broker.0.settings.load().floor;
     let fresh_until = broker.0.clock.now() + LONGEST_CALL;
-    let is_fit =
-        |token: Arc<CachedToken>| token.floor_at(&floor) > fresh_until && !workspace.is_purged(token.grant.sent());
+    let is_fit = |token: Grant| floor.at(&token) > fresh_until && !workspace.is_purged(token.sent());
     entry.token().is_some_and(is_fit) && broker.is_entitled(&entry.key)
 }
 

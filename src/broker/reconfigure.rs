@@ -45,10 +45,10 @@ impl Broker {
         let refresher = &workspace.refresher;
         let mut state = entry.lock();
         self.0.table.set_window(entry, state.life(&entry.key), self.0.clock.now());
-        if let Some(old) = entry.token() {
-            let token = refresher.cached(old.grant.clone(), &settings.floor);
-            let due = token.due;
-            self.0.table.replace_times(entry, &mut state, token);
+        if let Some(token) = entry.token() {
+            let due = refresher.due(&token, &settings.floor);
+            entry.set_due(due);
+            self.0.table.schedule_hard_floor(entry, &mut state);
             match state.plan {
                 // A failed renewal is tried again when that was to be, and a lapsed key is decided about then.
                 Plan::Scheduled(_, 1..) | Plan::Lapsed(_) if settings.refresh != Mode::Off => {}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::demand::{Demand, SharedCounts};
-use super::entry::{CachedToken, Entry, EntryState, Plan};
+use super::entry::{Entry, EntryState, Plan};
 use super::locks::{Lock, Order};
 use super::settings::{BrokerSettings, CurrentSettings};
 use crate::clock::Moment;
@@ -84,15 +84,14 @@ impl Refresher {
         self.settings.load().refresh
     }
 
-    /// A token to be cached, whose due time is drawn at random.
-    pub fn cached(&self, grant: Grant, floor: &Floor) -> CachedToken {
-        let due = refresh::due(self.mode(), floor.window_of(grant.life()), grant.sent(), self.draw());
-        CachedToken { grant, due }
+    /// When the renewal of a token is due: drawn at random.
+    pub fn due(&self, token: &Grant, floor: &Floor) -> Moment {
+        refresh::due(self.mode(), floor.window_of(token.life()), token.sent(), self.draw())
     }
 
     /// The demand of a token's key: what a store's record has, or that of a new key.
-    pub fn demand(&self, encoded: &[u8], token: &CachedToken, floor: &Floor, now: Moment) -> Demand {
-        let new = || Demand::new(floor.window_of(token.grant.life()), token.grant.sent());
+    pub fn demand(&self, encoded: &[u8], token: &Grant, floor: &Floor, now: Moment) -> Demand {
+        let new = || Demand::new(floor.window_of(token.life()), token.sent());
         Demand::decode(encoded, &self.counts, now).unwrap_or_else(new)
     }
 

@@ -55,9 +55,9 @@ impl Broker {
         let slot = workspace.dispatcher.has_room().then(slot).flatten();
         let mut flights = workspace.flights.lock(key);
         let Some(entry) = self.0.table.get(key) else { return false };
-        let Some(rejected) = entry.token().filter(|other| other.grant.token() == token) else { return false };
+        let Some(rejected) = entry.token().filter(|other| other.token() == token) else { return false };
         self.forget(workspace, key, &flights, Removal::Removed);
-        self.0.persistence.reject(key, &rejected.grant.to_token());
+        self.0.persistence.reject(key, &rejected.to_token());
         if slot.is_some()
             && let Some(leader) = flights.try_register(key)
         {
@@ -74,7 +74,7 @@ impl Broker {
         let Some(workspace) = self.0.workspaces.get(key.workspace()) else { return };
         let flights = workspace.flights.lock(key);
         let token = self.0.table.get(key).and_then(|entry| entry.token());
-        if token.is_some_and(|token| TokenPrint::of(&token.grant.to_token()) == print) {
+        if token.is_some_and(|token| TokenPrint::of(&token.to_token()) == print) {
             self.forget(workspace, key, &flights, Removal::Removed);
         }
     }

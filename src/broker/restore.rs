@@ -89,14 +89,13 @@ impl Broker {
     ) -> Option<Arc<Entry>> {
         let (settings, refresher) = (self.0.settings.load(), &workspace.refresher);
         let Record { key, token, demand, owners } = record;
-        let grant = token.map(|stored| Grant::new(&stored.token, stored.sent, stored.life));
-        let grant = grant.filter(|grant| grant.expires() - settings.floor.hard_of(grant.life()) > now);
+        let token = token.map(|stored| Grant::new(stored.token, stored.sent, stored.life));
+        let token = token.filter(|token| settings.floor.hard_at(token) > now);
         // Without a token a key is of use only if its user's return can be predicted.
-        if grant.is_none() && settings.refresh != Mode::Learned {
+        if token.is_none() && settings.refresh != Mode::Learned {
             return None;
         }
-        let token = grant.map(|grant| refresher.cached(grant, &settings.floor));
-        let demand = match &token {
+                let demand = match &token {
             Some(token) => refresher.demand(&demand, token, &settings.floor, now),
             None => Demand::decode(&demand, &refresher.counts, now)?,
         };
@@ -114,13 +113,13 @@ impl Broker {
             overdue.push(Overdue { entry: Arc::clone(&entry), floor: Moment::from_nanos(0) });
             return Some(entry);
         };
-        let floor = token.floor_at(&settings.floor);
-        if token.due > now {
-            refresher.plan_renewal(&entry, &mut state, token.due);
+        let (due, floor) = (refresher.due(&token, &settings.floor), settings.floor.at(&token));
+        if due > now {
+            refresher.plan_renewal(&entry, &mut state, due);
         } else if floor > now || settings.refresh == Mode::Learned {
             overdue.push(Overdue { entry: Arc::clone(&entry), floor });
         }
-        self.0.table.store(&entry, state, Arc::new(token), owners);
+        self.0.table.store(&entry, state, token, due, owners);
         // Mode used would drop a token without uses.
         entry.count_use();
         Some(entry)

@@ -166,7 +166,7 @@ mod tests {
     async fn rejection_replaces_a_renewal_that_is_decided() {
         let reject = |fixture: &Fixture, entry: &Entry| {
             let token = entry.token().expect("a token");
-            let text = std::str::from_utf8(token.grant.token()).expect("text");
+            let text = std::str::from_utf8(token.token()).expect("text");
             assert!(fixture.broker.reject(text, |_| true).is_some());
         };
         assert_eq!(calls_after(reject).await, 2);

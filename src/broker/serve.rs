@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::entry::{CachedToken, Entry};
+use super::entry::Entry;
 use super::flight;
 use super::flight_task::FlightCause;
 use super::flights::Follower;
@@ -25,14 +25,18 @@ const FALLBACK_DIVISOR: u32 = 5;
 /// The entry of a key, its token, and the floor that it is judged by.
 struct Found {
     entry: Arc<Entry>,
-    token: Arc<CachedToken>,
+    token: Grant,
     floor: Floor,
 }
 
 impl Found {
     /// How long the token stays above the hard floor and the request's demand; `None` if it is below.
     fn servable_for(&self, min_ttl: Option<Duration>, now: Moment) -> Option<Duration> {
-        freshness::servable_for(&self.floor, &self.token.facts(min_ttl, now))
+        freshness::servable_for(&self.floor, &self.age(min_ttl, now))
+    }
+
+    fn age(&self, min_ttl: Option<Duration>, now: Moment) -> TokenAge {
+        TokenAge::of(&self.token, self.entry.due(), min_ttl, now)
     }
 }
 
@@ -43,7 +47,7 @@ enum Joined {
     /// The flight of other requests or of a renewal.
     Shared(Follower),
     /// A fresh token is in the table by now.
-    Cached(Arc<Entry>, Arc<CachedToken>),
+    Cached(Arc<Entry>, Grant),
 }
 
 /// The end of a wait for a flight.
@@ -51,7 +55,7 @@ enum Followed {
     /// Its outcome, and whether it was that of others.
     Flight(FlightOutcome, bool),
     /// A fresh token is in the table by now.
-    Cached(Arc<Entry>, Arc<CachedToken>),
+    Cached(Arc<Entry>, Grant),
 }
 
 impl Broker {
@@ -105,7 +109,7 @@ impl Broker {
         now: Moment,
     ) -> Option<(Found, Freshness)> {
         let found = self.find(key, client)?;
-        let freshness = freshness::judge(&found.floor, &found.token.facts(min_ttl, now));
+        let freshness = freshness::judge(&found.floor, &found.age(min_ttl, now));
         Some((found, freshness))
     }
 
@@ -123,9 +127,10 @@ impl Broker {
         ledger.add_owner(entry, ledger.owner(entry.key.workspace(), client));
     }
 
-    /// How long the token stays above the hard floor; `None` if it is below.
-    fn servable_for(&self, facts: &TokenAge) -> Option<Duration> {
-        freshness::servable_for(&self.0.settings.load().floor, facts)
+    /// How long the token of a flight stays above the hard floor and the request's demand; `None` if it is below.
+    fn servable_for(&self, issued: &Issued, min_ttl: Option<Duration>, now: Moment) -> Option<Duration> {
+        let age = TokenAge::of(&issued.token, issued.entry.due(), min_ttl, now);
+        freshness::servable_for(&self.0.settings.load().floor, &age)
     }
 
     /// Waits for a token from Courier; only briefly if the request has a stale one to fall back on.
@@ -156,17 +161,17 @@ impl Broker {
         let (outcome, collapsed) = match followed {
             Followed::Flight(outcome, collapsed) => (outcome, collapsed),
             Followed::Cached(entry, token) => {
-                return Ok(self.hand_out(&entry, &token.grant, asked, self.0.clock.now(), Source::Hit));
+                return Ok(self.hand_out(&entry, &token, asked, self.0.clock.now(), Source::Hit));
             }
         };
-        let Issued { entry, token, stored, .. } =
-            outcome.inspect_err(|refusal| self.count_if_held(request, workspace, refusal))?;
-        self.add_owner(request.actor.client(), &entry);
+        let issued = outcome.inspect_err(|refusal| self.count_if_held(request, workspace, refusal))?;
+        self.add_owner(request.actor.client(), &issued.entry);
         let now = self.0.clock.now();
-        if self.servable_for(&token.facts(request.min_ttl, now)).is_none() {
+        if self.servable_for(&issued, request.min_ttl, now).is_none() {
             return Err(Refusal::TooOld);
         }
-        Ok(self.hand_out(&entry, &token.grant, asked, now, Source::Issued { collapsed, stale, stored }))
+        let Issued { entry, token, stored, .. } = issued;
+        Ok(self.hand_out(&entry, &token, asked, now, Source::Issued { collapsed, stale, stored }))
     }
 
     /// Waits for the key's flight; for a second one if the first brought a token of another broker that is too old for
@@ -181,8 +186,7 @@ impl Broker {
             };
             let outcome = follower.outcome().await;
             let is_too_old = |issued: &Issued| {
-                issued.is_adopted
-                    && self.servable_for(&issued.token.facts(request.min_ttl, self.0.clock.now())).is_none()
+                issued.is_adopted && self.servable_for(issued, request.min_ttl, self.0.clock.now()).is_none()
             };
             if is_second || !outcome.as_ref().is_ok_and(is_too_old) {
                 return Followed::Flight(outcome, collapsed);
@@ -238,7 +242,7 @@ impl Broker {
         let Found { entry, token, .. } = found;
         self.0.coverage.count(found.servable_for(None, now).unwrap_or_default());
         // Count the use first: the renewal is decided by it.
-        let answer = self.hand_out(entry, &token.grant, now, now, Source::Hit);
+        let answer = self.hand_out(entry, token, now, now, Source::Hit);
         if is_due && let Some(workspace) = self.0.workspaces.get(entry.key.workspace()) {
             workspace.refresher.revive(entry, now);
         }
@@ -249,13 +253,13 @@ impl Broker {
     fn serve_stale(&self, request: &TokenRequest<'_>, why: Stale, asked: Moment) -> Option<Answer> {
         let found = self.find(request.key.as_str(), request.actor.client())?;
         let Found { entry, token, .. } = &found;
-        let is_purged = |workspace: &Arc<Workspace>| workspace.is_purged(token.grant.sent());
+        let is_purged = |workspace: &Arc<Workspace>| workspace.is_purged(token.sent());
         if self.0.workspaces.get(request.key.workspace()).is_some_and(is_purged) {
             return None;
         }
         let now = self.0.clock.now();
         found.servable_for(request.min_ttl, now)?;
-        Some(self.hand_out(entry, &token.grant, asked, now, Source::Stale(why)))
+        Some(self.hand_out(entry, token, asked, now, Source::Stale(why)))
     }
 
     fn hand_out(&self, entry: &Entry, grant: &Grant, asked: Moment, now: Moment, source: Source) -> Answer {

@@ -31,7 +31,7 @@ impl Issuer for SizedIssuer {
             let (sent, call) = (self.clock.now(), self.calls.fetch_add(1, Ordering::Relaxed));
             self.clock.sleep_until(sent + Duration::from_millis(100)).await;
             let size = self.sizes[call % self.sizes.len()];
-            Ok(Grant::new(&Token::new(&format!("{call:0size$}")).expect("a token"), sent, HOUR))
+            Ok(Grant::new(Token::new(&format!("{call:0size$}")).expect("a token"), sent, HOUR))
         })
     }
 }
@@ -128,7 +128,7 @@ async fn take(test: &Test, step: Step) {
         }
         Step::Reject(claim) => {
             if let Some(token) = table.get(&fixture::key(&claim)).and_then(|entry| entry.token()) {
-                let text = std::str::from_utf8(token.grant.token()).expect("text");
+                let text = std::str::from_utf8(token.token()).expect("text");
                 test.broker.reject(text, |_| true);
             }
         }

@@ -36,7 +36,7 @@ impl Issuer for ShortLivedIssuer {
                 return Err(Failure::Unavailable(500));
             }
             let token = Token::new(&format!("t{call}")).expect("a token");
-            Ok(Grant::new(&token, sent, Duration::from_millis(40 + call % 100)))
+            Ok(Grant::new(token, sent, Duration::from_millis(40 + call % 100)))
         })
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use moka::Equivalent;
 
-use super::entry::{CachedToken, Entry, EntryState, Plan};
+use super::entry::{Entry, EntryState, Plan};
 use super::index::Index;
 use super::ledger::{Capacity, Ledger};
 use super::locks::{Guard, Lock, Order};
@@ -19,7 +19,7 @@ use super::token_ends::TokenEnds;
 use crate::clock::Moment;
 use crate::metrics::{Metrics, Removal};
 use crate::policy::schedule::{Schedule, Ticket};
-use crate::token::TokenKey;
+use crate::token::{Grant, TokenKey};
 
 /// The entries of all keys, bounded by their weight.
 ///
@@ -68,7 +68,7 @@ struct Sought<'a> {
 
 impl Equivalent<ByKey> for Sought<'_> {
     fn equivalent(&self, key: &ByKey) -> bool {
-        let is_equal = key.0.key.as_str() == self.text;
+        let is_equal = key.0.key.as_bytes() == self.text.as_bytes();
         if is_equal {
             self.found.set(Some(Arc::clone(&key.0)));
         }
@@ -78,7 +78,7 @@ impl Equivalent<ByKey> for Sought<'_> {
 
 impl Hash for Sought<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.text.hash(state);
+        self.text.as_bytes().hash(state);
     }
 }
 
@@ -130,26 +130,27 @@ impl KeyTable {
         self.index.count(self.index.handle(value))
     }
 
-    /// Stores a token in the key's locked entry, and the entry in the table, for these owners.
+    /// Stores a token, whose renewal is `due`, in the key's locked entry, and the entry in the table, for these owners.
     ///
     /// The caller makes room.
     pub fn store(
         &self,
         entry: &Arc<Entry>,
         mut state: Guard<'_, EntryState>,
-        token: Arc<CachedToken>,
+        token: Grant,
+        due: Moment,
         owners: impl IntoIterator<Item = Owner>,
     ) {
         self.index_users(entry, &mut state);
-        self.index.add(self.index.handle(token.grant.token()), &entry.key);
-        (state.sent, state.expires) = (token.grant.sent(), token.grant.expires());
+        self.index.add(self.index.handle(token.token()), &entry.key);
+        (state.sent, state.expires) = (token.sent(), token.expires());
         (state.decision, state.error) = (None, None);
-        let hard_floor =
-            self.hard_floors.lock().add(token.hard_floor_at(&self.settings.load().floor), Arc::clone(entry));
+        let hard_floor = self.hard_floors.lock().add(self.settings.load().floor.hard_at(&token), Arc::clone(entry));
         let old_hard_floor = state.hard_floor.replace(hard_floor);
         self.tokens.fetch_add(1, Ordering::Relaxed);
-        self.ends.add(&token.grant);
-        self.set_window(entry, token.grant.life(), token.grant.sent());
+        self.ends.add(&token);
+        self.set_window(entry, token.life(), token.sent());
+        entry.set_due(due);
         let old = entry.replace_token(Some(token));
         self.settle_dropped(entry, old, old_hard_floor, Removal::Replaced);
         self.ledger.count(entry, entry.weight(), owners);
@@ -178,16 +179,10 @@ impl KeyTable {
         }
     }
 
-    /// Replaces the times of a locked entry's token, which stays the same.
-    pub fn replace_times(&self, entry: &Arc<Entry>, state: &mut EntryState, token: CachedToken) {
-        entry.replace_times(token);
-        self.schedule_hard_floor(entry, state);
-    }
-
     /// Schedules the hard floor of a locked entry's token, if it has one, by the present settings.
     pub fn schedule_hard_floor(&self, entry: &Arc<Entry>, state: &mut EntryState) {
         let Some(token) = entry.token() else { return };
-        let at = token.hard_floor_at(&self.settings.load().floor);
+        let at = self.settings.load().floor.hard_at(&token);
         let mut hard_floors = self.hard_floors.lock();
         // It may be out already: the upkeep waits for the entry's lock, and then finds that the token has not expired.
         state.hard_floor.take().map(|ticket| hard_floors.remove(ticket));
@@ -234,7 +229,7 @@ impl KeyTable {
     fn settle_dropped(
         &self,
         entry: &Entry,
-        token: Option<Arc<CachedToken>>,
+        token: Option<Grant>,
         hard_floor: Option<Ticket>,
         cause: Removal,
     ) -> bool {
@@ -242,9 +237,9 @@ impl KeyTable {
         if let Some(ticket) = hard_floor {
             self.hard_floors.lock().remove(ticket);
         }
-        self.index.remove(self.index.handle(token.grant.token()), &entry.key);
+        self.index.remove(self.index.handle(token.token()), &entry.key);
         self.tokens.fetch_sub(1, Ordering::Relaxed);
-        self.ends.remove(&token.grant);
+        self.ends.remove(&token);
         self.metrics.cache_removals_total[cause].inc();
         true
     }
@@ -261,7 +256,7 @@ impl KeyTable {
 
     /// Has the entry's token reached its hard floor?
     pub fn has_expired(&self, entry: &Entry, now: Moment) -> bool {
-        entry.token().is_some_and(|token| token.hard_floor_at(&self.settings.load().floor) <= now)
+        entry.token().is_some_and(|token| self.settings.load().floor.hard_at(&token) <= now)
     }
 
     /// The number of tokens.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::entry::{CachedToken, Entry};
+use super::entry::Entry;
 use super::handle::Broker;
 use crate::store::Record;
 use crate::store::disk::Change;
@@ -44,13 +44,13 @@ impl Broker {
         let (settings, now) = (self.0.settings.load(), self.0.clock.now());
         let Record { key, token: Some(stored), demand, owners } = record else { return };
         let Some(workspace) = self.0.workspaces.get(key.workspace()) else { return };
-        let grant = Grant::new(&stored.token, stored.sent, stored.life);
-        let token = workspace.refresher.cached(grant, &settings.floor);
+        let token = Grant::new(stored.token, stored.sent, stored.life);
+        let due = workspace.refresher.due(&token, &settings.floor);
         // No flight of the key starts and no removal comes between the checks and the storing.
         let flights = workspace.flights.lock(&key);
-        let floor = token.floor_at(&settings.floor);
+        let floor = settings.floor.at(&token);
         let known = self.0.table.get(&key);
-        let lasts_as_long = |own: &CachedToken| own.floor_at(&settings.floor) >= floor;
+        let lasts_as_long = |own: &Grant| settings.floor.at(own) >= floor;
         let is_known = known.as_ref().and_then(|entry| entry.token()).is_some_and(|own| lasts_as_long(&own));
         if is_known || floor <= now || workspace.is_purged(stored.sent) {
             return;
@@ -61,8 +61,8 @@ impl Broker {
         });
         let owners = self.owners(workspace, &entry, &owners);
         let mut state = entry.lock();
-        workspace.refresher.plan_renewal(&entry, &mut state, token.due);
-        self.0.table.store(&entry, state, Arc::new(token), owners);
+        workspace.refresher.plan_renewal(&entry, &mut state, due);
+        self.0.table.store(&entry, state, token, due, owners);
         drop(flights);
         // Mode used would drop a token without uses.
         entry.count_use();

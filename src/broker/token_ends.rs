@@ -93,7 +93,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn grant(sent: Moment, life: Duration) -> Grant {
-        Grant::new(&Token::new("t").expect("a token"), sent, life)
+        Grant::new(Token::new("t").expect("a token"), sent, life)
     }
 
     #[test]

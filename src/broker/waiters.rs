@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::entry::{CachedToken, Entry};
+use super::entry::Entry;
 use super::request::Refusal;
+use crate::token::Grant;
 use crate::upstream::Failure;
 
 /// The outcome of a flight, for each of its followers.
@@ -15,7 +16,7 @@ pub type FlightOutcome = Result<Issued, Refusal>;
 #[derive(Clone)]
 pub struct Issued {
     pub entry: Arc<Entry>,
-    pub token: Arc<CachedToken>,
+    pub token: Grant,
     /// Is it in the table? Not if its user signed out meanwhile, or if the stored one serves for longer.
     pub stored: bool,
     /// Did another broker of the fleet call for it? It may be older than a request demands.

@@ -5,10 +5,12 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hyper::Method;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{ALLOW, HeaderName, HeaderValue};
+
+use crate::token::TokenObject;
 
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -17,48 +19,82 @@ pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// to response.
 #[derive(Default)]
 pub struct ResponseBody {
-    first: Bytes,
-    second: Bytes,
+    token: Option<TokenObject>,
+    rest: Bytes,
+}
+
+/// A piece of a body.
+#[derive(Debug)]
+pub enum Piece {
+    /// The token's object, or its beginning.
+    Token(TokenObject),
+    /// Other bytes.
+    Bytes(Bytes),
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        match self {
+            Self::Token(object) => object.remaining(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match self {
+            Self::Token(object) => object.chunk(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match self {
+            Self::Token(object) => object.advance(count),
+            Self::Bytes(bytes) => bytes.advance(count),
+        }
+    }
 }
 
 /// Shows the length only: it may hold a token.
 impl fmt::Debug for ResponseBody {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "ResponseBody({} bytes)", self.first.len() + self.second.len())
+        write!(out, "ResponseBody({} bytes)", self.remaining())
     }
 }
 
 impl ResponseBody {
-    /// Creates a body of two pieces.
-    pub const fn new(first: Bytes, second: Bytes) -> Self {
-        Self { first, second }
+    /// Creates a body of a token's object and what follows.
+    pub const fn new(token: TokenObject, rest: Bytes) -> Self {
+        Self { token: Some(token), rest }
+    }
+
+    fn remaining(&self) -> usize {
+        self.token.as_ref().map_or(0, Buf::remaining) + self.rest.len()
     }
 }
 
 impl<T: Into<Bytes>> From<T> for ResponseBody {
     fn from(whole: T) -> Self {
-        Self { first: whole.into(), second: Bytes::new() }
+        Self { token: None, rest: whole.into() }
     }
 }
 
 impl Body for ResponseBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let mut next = std::mem::take(&mut self.first);
-        if next.is_empty() {
-            next = std::mem::take(&mut self.second);
-        }
-        Poll::Ready((!next.is_empty()).then(|| Ok(Frame::data(next))))
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
+        let rest = |rest: &mut Bytes| (!rest.is_empty()).then(|| Piece::Bytes(std::mem::take(rest)));
+        let next = self.token.take().map(Piece::Token).or_else(|| rest(&mut self.rest));
+        Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_empty() && self.second.is_empty()
+        self.remaining() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact((self.first.len() + self.second.len()) as u64)
+        SizeHint::with_exact(self.remaining() as u64)
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::clock::Moment;
+use crate::token::Grant;
+
 /// The least remaining life of a token that is handed out.
 ///
 /// Courier's client SDKs have no refresh hook: a page keeps its token until it is reloaded. So
@@ -51,6 +54,16 @@ impl Floor {
         life.saturating_sub(self.of(life))
     }
 
+    /// When a grant reaches its floor.
+    pub fn at(&self, grant: &Grant) -> Moment {
+        grant.expires() - self.of(grant.life())
+    }
+
+    /// When a grant reaches its hard floor.
+    pub fn hard_at(&self, grant: &Grant) -> Moment {
+        grant.expires() - self.hard_of(grant.life())
+    }
+
     /// The least hard floor, whatever the settings. Courier's `iat` is in whole seconds, so a
     /// token may expire up to a second earlier than computed.
     const LEAST: Duration = Duration::from_secs(1);
@@ -72,6 +85,13 @@ pub struct TokenAge {
     pub min_ttl: Option<Duration>,
     /// Whether its renewal is due.
     pub is_due: bool,
+}
+
+impl TokenAge {
+    /// The age of a token whose renewal is due at `due`.
+    pub fn of(grant: &Grant, due: Moment, min_ttl: Option<Duration>, now: Moment) -> Self {
+        Self { life: grant.life(), remaining: grant.remaining(now), min_ttl, is_due: now >= due }
+    }
 }
 
 /// Whether a request gets the cached token.

@@ -13,7 +13,7 @@ mod scope_set;
 mod user;
 
 pub use claim::{ClaimError, ScopeClaim};
-pub use grant::{Grant, Token, TokenError};
+pub use grant::{Grant, GrantArc, Token, TokenError, TokenObject};
 pub use key::{KeyText, TokenKey, WorkspaceName, WorkspaceNameError};
 pub use lifetime::{Lifetime, LifetimeError};
 pub use profile::{INBOX, MOBILE, Profile, ProfileError};

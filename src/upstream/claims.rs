@@ -34,7 +34,7 @@ pub fn grant(token: &str, key: &TokenKey, sent: Moment, clocks: &Clocks) -> Resu
         return Err(Failure::Malformed("the token is empty"));
     }
     let token = Token::new(token).map_err(|_| Failure::Malformed("the token is too long or not plain text"))?;
-    Ok(Grant::new(&token, sent, life))
+    Ok(Grant::new(token, sent, life))
 }
 
 /// The time of the answer, in seconds since 1970.

@@ -26,7 +26,7 @@ const MODULES: &[Module] = &[
     Module("error_chain", "plain_text", "thiserror"),
     Module("http_client", "", "reqwest"),
     Module("audit", "", "tracing"),
-    Module("token", "plain_text clock::Moment", "bytes itoa secrecy thiserror"),
+    Module("token", "plain_text clock::Moment", "bytes itoa secrecy thiserror triomphe"),
     // `governor` for its rate algorithm, which is given the time.
     Module("policy", "token clock::Moment", "bytes governor thiserror"),
     Module("metrics", "token policy", "parking_lot prometheus"),

@@ -1,5 +1,6 @@
 //! Single-flight: one call per token key, cheap hits, and callers who hang up without effect on others.
 
+use bytes::Buf;
 use courier_token_broker::broker::{Refusal, Source};
 use courier_token_broker::policy::refresh::Mode;
 
@@ -39,8 +40,8 @@ async fn hit_copies_no_token() {
     test.ask("jane", "1d").await.expect("a token");
     let first = test.ask("jane", "1d").await.expect("a token").grant;
     let second = test.ask("jane", "1d").await.expect("a token").grant;
-    assert_eq!(first.object().as_ptr(), second.object().as_ptr());
-    assert_eq!(first.open_object().as_ptr(), second.object().as_ptr());
+    assert_eq!(first.object().chunk().as_ptr(), second.object().chunk().as_ptr());
+    assert_eq!(first.open_object().chunk().as_ptr(), second.object().chunk().as_ptr());
 }
 
 #[tokio::test(start_paused = true)]

@@ -79,7 +79,7 @@ fn debug_output_shows_no_secret() {
     shown(&watch, "Digest", &Digest::of(CLIENT_KEY));
 
     let token = Token::new(TOKEN).expect("a token");
-    let grant = Grant::new(&token, Moment::from_nanos(0), Duration::from_secs(60));
+    let grant = Grant::new(token.clone(), Moment::from_nanos(0), Duration::from_secs(60));
     shown(&watch, "Token", &token);
     shown(&watch, "TokenError", &Token::new(&format!("{TOKEN} ")).err());
     shown(&watch, "ResponseBody", &ResponseBody::new(grant.open_object(), "}".into()));

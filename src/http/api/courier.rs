@@ -1,6 +1,7 @@
 //! `POST /auth/issue-token`, compatible with Courier: every official server SDK works with its base
 //! URL set to the broker.
 
+use bytes::Bytes;
 use hyper::Request;
 use schemars::JsonSchema;
 
@@ -11,6 +12,7 @@ use super::problem::Problem;
 use super::request::{Course, Terms, min_ttl_header};
 use super::serve::{Asked, Requester};
 use super::{Answered, Api, token_response};
+use crate::http::response_body::ResponseBody;
 
 /// A request for a token, as Courier's SDKs send it.
 #[derive(serde::Deserialize, JsonSchema)]
@@ -38,6 +40,6 @@ impl Api {
         let answer = self
             .serve(Requester::client(client), Asked::Text(&fields.scope), terms, request.headers(), course.now)
             .await?;
-        Ok(token_response(request, &answer, answer.grant.object().into()))
+        Ok(token_response(request, &answer, ResponseBody::new(answer.grant.object(), Bytes::new())))
     }
 }
