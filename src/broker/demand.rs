@@ -1,6 +1,5 @@
 //! The demand of a token key, shared by its hits and the refresher; and the counts of all keys.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -8,7 +7,6 @@ use super::locks::{Guard, Lock, Order};
 use crate::clock::Moment;
 use crate::policy::refresh::learned::call_counts::CallCounts;
 use crate::policy::refresh::learned::demand::DemandHistory;
-use crate::policy::refresh::learned::learner::HistoryHandle;
 
 /// The demand history of one key behind its lock. It outlives the key's tokens.
 ///
@@ -78,12 +76,6 @@ impl Demand {
         self.quiet_until.store(0, Ordering::Relaxed);
         history.note_last(self.last_request());
         history
-    }
-}
-
-impl HistoryHandle for Arc<Demand> {
-    fn with_history(&self, change: impl FnOnce(&mut DemandHistory)) {
-        change(&mut self.history());
     }
 }
 

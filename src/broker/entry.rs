@@ -1,7 +1,7 @@
 //! An entry of the key table: a key's demand, its plan, and its token if there is one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapAny;
@@ -12,7 +12,8 @@ use super::owners::Owners;
 use crate::clock::Moment;
 use crate::policy::freshness::Floor;
 use crate::policy::refresh::RenewalDecision;
-use crate::policy::refresh::learned::learner::Estimate;
+use crate::policy::refresh::learned::demand::DemandHistory;
+use crate::policy::refresh::learned::learner::{Estimate, HistoryHandle};
 use crate::policy::schedule::Ticket;
 use crate::token::{Grant, GrantArc, TokenKey};
 
@@ -25,7 +26,7 @@ pub struct Entry {
     /// The token key.
     pub key: TokenKey,
     /// The requests for the key.
-    pub demand: Arc<Demand>,
+    pub demand: Demand,
     /// The clients that it is kept for.
     pub owners: Owners,
     token: ArcSwapAny<Option<GrantArc>>,
@@ -34,6 +35,8 @@ pub struct Entry {
     uses: AtomicU32,
     /// The party whose request brought the last token, as a hash.
     party: AtomicU64,
+    /// The index of the table holds its key. Changed under the lock of the state.
+    is_indexed: AtomicBool,
     state: Lock<EntryState>,
 }
 
@@ -41,20 +44,23 @@ pub struct Entry {
 pub struct EntryState {
     /// The next step of the refresher.
     pub plan: Plan,
-    /// Counts the plans, so that the refresher drops a due time of an older one.
-    pub plan_version: u32,
     /// When the last token was requested from Courier.
     pub sent: Moment,
     /// When the last token expires.
     pub expires: Moment,
-    /// The refresher's last decision, for operators. Boxed, as few of many entries have one.
-    pub decision: Option<Box<Decision>>,
-    /// Why the last call failed, if it did, for operators.
-    pub error: Option<Box<str>>,
+    /// What operators are told. Boxed, as few of many entries have it.
+    pub notes: Option<Box<Notes>>,
     /// The ticket of the moment at which the token reaches its hard floor.
     pub(super) hard_floor: Option<Ticket>,
-    /// The index of the table holds its key.
-    pub(super) is_indexed: bool,
+}
+
+/// What operators are told about an entry.
+#[derive(Default)]
+pub struct Notes {
+    /// The refresher's last decision.
+    pub decision: Option<Decision>,
+    /// Why the last call failed, if it did.
+    pub error: Option<Box<str>>,
 }
 
 /// A decision of the refresher.
@@ -72,13 +78,13 @@ pub struct Decision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
     /// A renewal is in the schedule under this ticket, after this many failures.
-    Scheduled(Ticket, u32),
+    Scheduled(Ticket, u8),
     /// Not worth a call at present, in mode learned. The ticket is the next time to decide.
     Lapsed(Ticket),
     /// A token is being fetched.
     Renewing {
         /// Failures in a row.
-        failures: u32,
+        failures: u8,
         /// The plan before was [`Plan::Lapsed`].
         has_lapsed: bool,
     },
@@ -121,16 +127,13 @@ impl Plan {
 
 impl Entry {
     /// Creates an entry without a token.
-    pub fn new(key: TokenKey, demand: Arc<Demand>) -> Self {
+    pub fn new(key: TokenKey, demand: Demand) -> Self {
         let state = EntryState {
             plan: Plan::Unscheduled,
-            plan_version: 0,
             sent: Moment::from_nanos(0),
             expires: Moment::from_nanos(0),
-            decision: None,
-            error: None,
+            notes: None,
             hard_floor: None,
-            is_indexed: false,
         };
         Self {
             key,
@@ -140,6 +143,7 @@ impl Entry {
             due: AtomicU64::new(0),
             uses: AtomicU32::new(0),
             party: AtomicU64::new(0),
+            is_indexed: AtomicBool::new(false),
             state: Lock::new(Order::Entry, state),
         }
     }
@@ -184,6 +188,11 @@ impl Entry {
         self.party.store(party, Ordering::Relaxed);
     }
 
+    /// Sets whether the index of the table holds its key, under its lock; returns whether it did.
+    pub(super) fn set_indexed(&self, is_indexed: bool) -> bool {
+        self.is_indexed.swap(is_indexed, Ordering::Relaxed)
+    }
+
     /// Replaces its token, under its lock; returns the old one. A new token begins without uses.
     pub fn replace_token(&self, token: Option<Grant>) -> Option<Grant> {
         if token.is_some() {
@@ -215,7 +224,20 @@ const OWN_BYTES: usize = 950;
 /// The memory of a user in the index.
 const USER_BYTES: usize = 120;
 
+impl HistoryHandle for Arc<Entry> {
+    fn with_history(&self, change: impl FnOnce(&mut DemandHistory)) {
+        change(&mut self.demand.history());
+    }
+}
+
 impl EntryState {
+    /// Sets why the last call failed, if it did.
+    pub fn set_error(&mut self, error: Option<Box<str>>) {
+        if error.is_some() || self.notes.is_some() {
+            self.notes.get_or_insert_default().error = error;
+        }
+    }
+
     /// The life of the last token; before the first that of the key.
     pub fn life(&self, key: &TokenKey) -> Duration {
         let life = self.expires.since(self.sent);
@@ -234,18 +256,18 @@ mod tests {
     use crate::broker::fixture::key;
     use crate::token::Token;
 
-    /// One of the allocator's sizes; the next is 224.
+    /// One of the allocator's sizes; the next is 384.
     #[test]
-    fn entry_has_192_bytes_with_its_counts() {
-        let order_of_lock = if cfg!(debug_assertions) { 8 } else { 0 };
-        assert_eq!(size_of::<Entry>() - order_of_lock + 2 * size_of::<usize>(), 192);
+    fn entry_has_320_bytes_with_its_counts() {
+        let orders_of_locks = if cfg!(debug_assertions) { 2 * 8 } else { 0 };
+        assert_eq!(size_of::<Entry>() - orders_of_locks + 2 * size_of::<usize>(), 320);
     }
 
     #[test]
     fn entry_weighs_its_bytes_and_those_of_a_usual_one_at_least() {
         let now = Moment::from_nanos(0);
         let weigh = |user: &str, bytes: usize| {
-            let entry = Entry::new(key(user), Arc::new(Demand::new(Duration::from_secs(1800), now)));
+            let entry = Entry::new(key(user), Demand::new(Duration::from_secs(1800), now));
             let token = Token::new(&"t".repeat(bytes)).expect("a token");
             let grant = Grant::new(token, now, Duration::from_secs(3600));
             entry.replace_token(Some(grant));

@@ -46,7 +46,9 @@ impl Broker {
 
 fn explain_entry(entry: &Entry) -> Explained {
     let (state, token) = (entry.lock(), entry.token());
-    let due = match state.decision.as_deref() {
+    let notes = state.notes.as_deref();
+    let decision = notes.and_then(|notes| notes.decision);
+    let due = match &decision {
         Some(Decision { verdict: RenewalDecision::Wait(at), .. }) => Some(*at),
         None => token.as_ref().map(|_| entry.due()).filter(|due| *due < Moment::NEVER),
         Some(_) => None,
@@ -57,8 +59,8 @@ fn explain_entry(entry: &Entry) -> Explained {
         due,
         uses: entry.uses(),
         plan: state.plan.as_str(),
-        decision: state.decision.as_deref().copied(),
-        error: state.error.as_deref().map(str::to_owned),
+        decision,
+        error: notes.and_then(|notes| notes.error.as_deref()).map(str::to_owned),
     }
 }
 
@@ -67,7 +69,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::broker::fixture::{Fixture, key};
+    use crate::broker::demand::Demand;
+    use crate::broker::fixture::{Fixture, HOUR, key};
     use crate::policy::refresh::Mode;
 
     /// A cache of any size makes it no slower: a scan would find the key that the index does not have.
@@ -76,10 +79,10 @@ mod tests {
         let fixture = Fixture::new(Mode::Off, 10);
         let indexed = fixture.ask("jane").await;
         let token = indexed.token().expect("a token");
-        let other = Arc::new(Entry::new(key("john"), Arc::clone(&indexed.demand)));
-        let mut state = other.lock();
+        let other = Arc::new(Entry::new(key("john"), Demand::new(HOUR, fixture.clock.now())));
+        let state = other.lock();
         // The table adds a key to the index once.
-        state.is_indexed = true;
+        assert!(!other.set_indexed(true));
         fixture.broker.0.table.store(&other, state, token, Moment::NEVER, []);
         assert!(fixture.broker.0.table.contains(&key("john")));
         let found = ["jane", "john"].map(|user| fixture.broker.explain(user).len());

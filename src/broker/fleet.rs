@@ -55,19 +55,19 @@ impl Broker {
     pub(super) fn without_shared(
         &self,
         mut counted: CallCounts,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         workspace: &Arc<Workspace>,
     ) -> CallCounts {
         if counted.least > 0
             && let Some(redis) = self.0.persistence.redis.get().cloned()
         {
             let least = CallCounts { least: std::mem::take(&mut counted.least), ..CallCounts::EMPTY };
-            let (clock, demand, key) = (self.0.clock, Arc::clone(&entry.demand), entry.key.clone());
+            let (clock, entry) = (self.0.clock, Arc::clone(entry));
             let workspace = Arc::clone(workspace);
             self.0.runtime.spawn(async move {
-                let life = demand.history().least_until().since(clock.now());
-                match redis.count_least(&key, life).await {
-                    Some(LeastCall::OfAnother(left)) => demand.history().note_least(clock.now() + left),
+                let life = entry.demand.history().least_until().since(clock.now());
+                match redis.count_least(&entry.key, life).await {
+                    Some(LeastCall::OfAnother(left)) => entry.demand.history().note_least(clock.now() + left),
                     Some(LeastCall::Ours) | None => workspace.refresher.counts.add(least),
                 }
             });

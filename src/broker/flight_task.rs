@@ -107,7 +107,7 @@ impl FlightTask {
                 let outcome = if failure.is_none() { RenewalOutcome::Issued } else { RenewalOutcome::Failed };
                 refresher.metrics.renewals_total[*reason][outcome].inc();
             }
-            entry.lock().error = failure.as_ref().map(|failure| failure.to_string().into());
+            entry.lock().set_error(failure.as_ref().map(|failure| failure.to_string().into()));
             // Without effect if the new token was stored, or the entry removed.
             let is_permanent = matches!(failure, Some(Failure::Refused(_)));
             refresher.settle_renewal(entry, is_permanent, self.broker.0.clock.now());
@@ -154,16 +154,14 @@ impl FlightTask {
         }
         // No flight of the key starts and no removal comes between the checks and the storing.
         let flights = workspace.flights.lock(leader.key());
-        let entry = broker.0.table.get(leader.key()).unwrap_or_else(|| {
-            // A rejected token's entry has left the table, but its demand goes on.
-            let demand = match cause {
-                FlightCause::Renewal(Renewal { entry, .. }) | FlightCause::Probe(entry) => Arc::clone(&entry.demand),
-                FlightCause::Request(_) => {
-                    let demand = demand.unwrap_or_default();
-                    Arc::new(refresher.demand(&demand, &token, &floor, broker.0.clock.now()))
-                }
-            };
-            Arc::new(Entry::new(leader.key().clone(), demand))
+        let entry = broker.0.table.get(leader.key()).unwrap_or_else(|| match cause {
+            // A rejected token's entry has left the table, and comes back: its demand goes on.
+            FlightCause::Renewal(Renewal { entry, .. }) | FlightCause::Probe(entry) => Arc::clone(entry),
+            FlightCause::Request(_) => {
+                let demand = demand.unwrap_or_default();
+                let demand = refresher.demand(&demand, &token, &floor, broker.0.clock.now());
+                Arc::new(Entry::new(leader.key().clone(), demand))
+            }
         });
         entry.set_party(self.origin.party);
         let serves_longer = |old: &Grant| floor.at(old) > floor.at(&token);

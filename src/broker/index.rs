@@ -1,4 +1,4 @@
-//! A secondary index: finds token keys by a user or by a token.
+//! A secondary index: finds token keys by a user or by an opaque token.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,7 +9,7 @@ use foldhash::quality::RandomState;
 use super::locks::{Guard, Lock, Order};
 use crate::token::TokenKey;
 
-/// Maps users and tokens to their token keys, for the entries of the key table; and users to the keys of flights.
+/// Maps users and opaque tokens to their token keys, for the entries of the key table; and users to the keys of flights.
 ///
 /// It is a multiset: a replaced entry is removed after the new one is added, and the key must still
 /// be found. A hit does not touch it. Callers choose what is hashed, so the hash is keyed.
@@ -201,8 +201,8 @@ mod tests {
     use crate::token::{Lifetime, ScopeClaim, WorkspaceName};
 
     #[test]
-    fn handle_with_its_keys_has_32_bytes() {
-        assert_eq!(size_of::<(Handle, Keys)>(), 32);
+    fn handle_with_its_keys_has_24_bytes() {
+        assert_eq!(size_of::<(Handle, Keys)>(), 24);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::settings::BrokerSettings;
 
 /// The weight of all entries, and of those of each owner.
 ///
-/// An entry belongs to each client that uses it, up to four, and counts in full for each. When the table is
+/// An entry belongs to each client that uses it, up to three, and counts in full for each. When the table is
 /// full, the owner that holds most loses its least recently used entry (max-min fairness: an owner within
 /// its equal share loses nothing to others). An entry leaves the table with its last owner. So no client
 /// displaces an entry that another one uses, whoever asked for it first or last.

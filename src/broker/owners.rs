@@ -28,7 +28,7 @@ pub struct Owners {
 }
 
 /// The most owners. They keep the entry for further ones too: the entry leaves the table with its last owner.
-const MOST: usize = 4;
+const MOST: usize = 3;
 
 impl Owners {
     /// May this owner be added?

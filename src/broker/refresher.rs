@@ -23,9 +23,9 @@ use crate::token::Grant;
 /// revives a renewal.
 pub struct Refresher {
     settings: CurrentSettings,
-    schedule: Lock<Schedule<DueEntry>>,
+    schedule: Lock<Schedule<Arc<Entry>>>,
     /// `None` until mode learned is first in use, unless a store had a model. Another mode leaves it as it is.
-    learner: Lock<Option<Learner<Arc<Demand>>>>,
+    learner: Lock<Option<Learner<Arc<Entry>>>>,
     /// The sums over the requests and calls of the workspace.
     pub counts: SharedCounts,
     draws: Lock<Draws>,
@@ -34,10 +34,12 @@ pub struct Refresher {
     pub metrics: WorkspaceMetrics,
 }
 
-/// A scheduled entry, and the version of its plan: a later plan makes it void.
+/// An entry that is due.
 pub struct DueEntry {
     pub entry: Arc<Entry>,
-    pub plan_version: u32,
+    /// The ticket of the plan that it is due by, which a later plan does not have.
+    pub ticket: Ticket,
+    pub at: Moment,
 }
 
 /// The coming decision about an overdue key.
@@ -100,7 +102,7 @@ impl Refresher {
         self.unschedule(state.plan);
         state.plan = match due {
             Moment::NEVER => Plan::Unscheduled,
-            due => Plan::Scheduled(self.schedule(entry, state, due), 0),
+            due => Plan::Scheduled(self.schedule(entry, due), 0),
         };
     }
 
@@ -112,9 +114,10 @@ impl Refresher {
         state.plan = if permanent {
             Plan::Removed
         } else {
-            let due = refresh::retry_due(failures + 1, now, self.draw());
-            let ticket = self.schedule(entry, &mut state, due);
-            if has_lapsed { Plan::Lapsed(ticket) } else { Plan::Scheduled(ticket, failures + 1) }
+            let failures = failures.saturating_add(1);
+            let due = refresh::retry_due(failures.into(), now, self.draw());
+            let ticket = self.schedule(entry, due);
+            if has_lapsed { Plan::Lapsed(ticket) } else { Plan::Scheduled(ticket, failures) }
         };
     }
 
@@ -127,14 +130,14 @@ impl Refresher {
         }
         let mut state = entry.lock();
         if state.plan == Plan::Unscheduled {
-            state.plan = Plan::Scheduled(self.schedule(entry, &mut state, now), 0);
+            state.plan = Plan::Scheduled(self.schedule(entry, now), 0);
         }
     }
 
     /// Decides about the locked entry of a due key, which waited for the budget for so long.
     pub fn decide(
         &self,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         state: &EntryState,
         late: Duration,
         now: Moment,
@@ -146,7 +149,7 @@ impl Refresher {
             _ => return (refresh::decide_by_use(entry.uses(), state.expires.since(now)), None),
         };
         let mut history = entry.demand.history();
-        let (decision, counted) = learner.process(&entry.demand, &mut history, &self.counts.load(), late, now);
+        let (decision, counted) = learner.process(entry, &mut history, &self.counts.load(), late, now);
         self.counts.add(counted);
         match decision.action {
             PrefetchAction::Fetch => {
@@ -163,7 +166,7 @@ impl Refresher {
         let failures = if let Plan::Scheduled(_, failures) = state.plan { failures } else { 0 };
         state.plan = match decision {
             RenewalDecision::Renew(_) => Plan::Renewing { failures, has_lapsed: state.plan.has_lapsed() },
-            RenewalDecision::Wait(next) => Plan::Lapsed(self.schedule(entry, state, next)),
+            RenewalDecision::Wait(next) => Plan::Lapsed(self.schedule(entry, next)),
             RenewalDecision::Stop(_) => Plan::Unscheduled,
         };
     }
@@ -212,9 +215,10 @@ impl Refresher {
         }
     }
 
-    /// Takes an entry that is due by `now` from the schedule, with its due time.
-    pub fn pop(&self, now: Moment) -> Option<(Moment, DueEntry)> {
-        self.schedule.lock().pop(now)
+    /// Takes an entry that is due by `now` from the schedule.
+    pub fn pop(&self, now: Moment) -> Option<DueEntry> {
+        let (at, ticket, entry) = self.schedule.lock().pop_with_ticket(now)?;
+        Some(DueEntry { entry, ticket, at })
     }
 
     /// When to pop again; [`Moment::NEVER`] if the schedule is empty.
@@ -245,13 +249,11 @@ impl Refresher {
     }
 
     /// Adds a locked entry to the schedule. The caller makes the ticket its plan.
-    pub fn schedule(&self, entry: &Arc<Entry>, state: &mut EntryState, due: Moment) -> Ticket {
-        state.plan_version = state.plan_version.wrapping_add(1);
-        let due_entry = DueEntry { entry: Arc::clone(entry), plan_version: state.plan_version };
+    pub fn schedule(&self, entry: &Arc<Entry>, due: Moment) -> Ticket {
         let mut schedule = self.schedule.lock();
         if schedule.next().is_none_or(|next| due < next) {
             self.due_earlier.notify_one();
         }
-        schedule.add(due, due_entry)
+        schedule.add(due, Arc::clone(entry))
     }
 }

@@ -16,7 +16,8 @@ use crate::metrics::Removal;
 use crate::policy::admission::queue::Rank;
 use crate::policy::refresh::Reason;
 use crate::store::redis::TokenPrint;
-use crate::token::{TokenKey, UserId};
+use crate::token::{ScopeClaim, TokenKey, UserId};
+use crate::upstream;
 
 impl Broker {
     /// Forgets all tokens of a user in memory, also those shared with others; returns their number, or `None` if
@@ -43,8 +44,26 @@ impl Broker {
     ///
     /// Only if the reporter `may` use the key. Repeated reports of the same token do nothing.
     pub fn reject(&self, token: &str, may: impl Fn(&TokenKey) -> bool) -> Option<TokenKey> {
-        let token = token.as_bytes();
-        self.0.table.keys_of(token).into_iter().filter(may).find(|key| self.reject_token_of(key, token))
+        let keys = self.keys_with(token);
+        keys.into_iter().filter(may).find(|key| self.reject_token_of(key, token.as_bytes()))
+    }
+
+    /// The keys that may have this token: a JWT's are found by its claims, those of an opaque one by the index.
+    fn keys_with(&self, token: &str) -> Vec<TokenKey> {
+        let table = &self.0.table;
+        if !upstream::is_jwt(token.as_bytes()) {
+            return table.keys_of(token.as_bytes());
+        }
+        let scope = upstream::claimed_scope(token).unwrap_or_default();
+        let Ok(claim) = ScopeClaim::parse(&scope) else { return Vec::new() };
+        let (users, claim) = (claim.users().first(), claim.to_string());
+        let of_user = |user: &UserId<'_>| {
+            let workspaces = self.0.workspaces.keys();
+            workspaces.flat_map(|name| table.keys_of((name.as_str(), user.as_str()))).collect::<Vec<_>>()
+        };
+        let mut keys = users.map(of_user).unwrap_or_default();
+        keys.retain(|key| key.claim() == claim);
+        keys
     }
 
     /// Removes the key's token and renews it, if it is this one.

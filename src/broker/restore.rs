@@ -99,7 +99,7 @@ impl Broker {
             Some(token) => refresher.demand(&demand, token, &settings.floor, now),
             None => Demand::decode(&demand, &refresher.counts, now)?,
         };
-        let entry = Arc::new(Entry::new(key, Arc::new(demand)));
+        let entry = Arc::new(Entry::new(key, demand));
         let owners = self.owners(workspace, &entry, &owners);
         // Another thread, which makes room, may evict the entry as soon as it is stored.
         let _flights = workspace.flights.lock(&entry.key);
@@ -163,7 +163,7 @@ impl Broker {
 fn plan(refresher: &Refresher, entry: &Arc<Entry>, at: Moment, plan: impl Fn(Ticket) -> Plan) {
     let mut state = entry.lock();
     if state.plan != Plan::Removed {
-        state.plan = plan(refresher.schedule(entry, &mut state, at));
+        state.plan = plan(refresher.schedule(entry, at));
     }
 }
 

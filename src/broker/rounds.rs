@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::entry::{Decision, Entry, Plan};
+use super::entry::{Decision, Plan};
 use super::flight;
 use super::flight_task::{FlightCause, Renewal};
 use super::handle::Broker;
+use super::refresher::DueEntry;
 use super::workspace::Workspace;
 use crate::clock::Moment;
 use crate::policy::admission::queue::Rank;
@@ -27,7 +28,7 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
             // There may be room for another renewal only when the last one is queued.
             let slot = Arc::clone(&workspace.renewal_slot).acquire_owned().await.ok();
             let now = broker.0.clock.now();
-            let Some((at, due)) = dispatcher.has_room().then(|| refresher.pop(now)).flatten() else {
+            let Some(due) = dispatcher.has_room().then(|| refresher.pop(now)).flatten() else {
                 break;
             };
             // A decision uses all that is known before it.
@@ -39,8 +40,7 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
                 }
                 tokio::task::yield_now().await;
             }
-            Due { broker, workspace, entry: due.entry, plan_version: due.plan_version, at, now: broker.0.clock.now() }
-                .process(slot);
+            Due { broker, workspace, due, now: broker.0.clock.now() }.process(slot);
             steps += 1;
         }
         // Many keys due at once would starve other tasks.
@@ -59,13 +59,11 @@ pub async fn run(broker: &Broker, workspace: &Arc<Workspace>) {
     }
 }
 
-/// A key that was due `at` this moment.
+/// A key that is due.
 struct Due<'a> {
     broker: &'a Broker,
     workspace: &'a Arc<Workspace>,
-    entry: Arc<Entry>,
-    plan_version: u32,
-    at: Moment,
+    due: DueEntry,
     now: Moment,
 }
 
@@ -74,18 +72,18 @@ impl Due<'_> {
     fn process(&self, slot: Option<OwnedSemaphorePermit>) {
         match self.decide() {
             Some((RenewalDecision::Renew(reason), rank)) => self.renew(reason, rank, slot),
-            Some((RenewalDecision::Stop(_), _)) => self.broker.forget_without_token(self.workspace, &self.entry),
+            Some((RenewalDecision::Stop(_), _)) => self.broker.forget_without_token(self.workspace, &self.due.entry),
             Some((RenewalDecision::Wait(_), _)) | None => {}
         }
     }
 
     /// Decides, and changes the plan; returns a renewal's rank too. `None` if the plan is another by now.
     fn decide(&self) -> Option<(RenewalDecision, Rank)> {
-        let Self { broker, workspace, entry, plan_version, at, now } = self;
+        let Self { broker, workspace, due: DueEntry { entry, ticket, at }, now } = self;
         let is_entitled = broker.is_entitled(&entry.key);
         // Under the lock: a concurrent hit has counted its use before, or sees the decision.
         let mut state = entry.lock();
-        if state.plan_version != *plan_version || state.plan.ticket().is_none() || workspace.is_purged(state.sent) {
+        if state.plan.ticket() != Some(*ticket) || workspace.is_purged(state.sent) {
             return None;
         }
         let (verdict, estimate) = if is_entitled {
@@ -94,7 +92,7 @@ impl Due<'_> {
         } else {
             (RenewalDecision::Stop(Stop::NotPermitted), None)
         };
-        state.decision = Some(Box::new(Decision { at: *now, verdict, estimate }));
+        state.notes.get_or_insert_default().decision = Some(Decision { at: *now, verdict, estimate });
         tracing::debug!(workspace = entry.key.workspace(), decision = ?verdict, ?estimate, "token due");
         workspace.refresher.change_plan(entry, &mut state, verdict);
         let floor = state.floor_at(&broker.0.settings.load().floor);
@@ -106,7 +104,7 @@ impl Due<'_> {
     /// The decision was made without the flights' lock, so a removal may have come between. Under the
     /// lock it has either changed the plan or set the moment of the purge.
     fn renew(&self, reason: Reason, rank: Rank, slot: Option<OwnedSemaphorePermit>) {
-        let Self { broker, workspace, entry, at, now, .. } = self;
+        let Self { broker, workspace, due: DueEntry { entry, at, .. }, now } = self;
         let mut flights = workspace.flights.lock(&entry.key);
         let state = entry.lock();
         let is_removed = !matches!(state.plan, Plan::Renewing { .. }) || workspace.is_purged(state.sent);
@@ -131,13 +129,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::broker::entry::Entry;
     use crate::broker::fixture::{Fixture, HOUR};
     use crate::policy::refresh::Mode;
 
     /// The due key of an entry, with its current plan.
     fn due<'a>(fixture: &'a Fixture, entry: &Arc<Entry>) -> Due<'a> {
-        let (entry, plan_version, now) = (Arc::clone(entry), entry.lock().plan_version, fixture.clock.now());
-        Due { broker: &fixture.broker, workspace: fixture.workspace(), entry, plan_version, at: now, now }
+        let (entry, now) = (Arc::clone(entry), fixture.clock.now());
+        let ticket = entry.lock().plan.ticket().expect("a plan");
+        let due = DueEntry { entry, ticket, at: now };
+        Due { broker: &fixture.broker, workspace: fixture.workspace(), due, now }
     }
 
     /// Removes a token between the decision to renew it and the renewal; returns the number of calls.
@@ -218,12 +219,11 @@ mod tests {
         let fixture = Fixture::new(Mode::Used, 10);
         let entry = fixture.ask("jane").await;
         due(&fixture, &entry).process(None);
-        assert!(entry.lock().decision.is_some());
-        entry.lock().error = Some("an old error".into());
+        assert!(entry.lock().notes.is_some());
+        entry.lock().set_error(Some("an old error".into()));
         fixture.pass(Duration::from_secs(1)).await;
         assert_eq!(fixture.calls(), 2);
-        let state = entry.lock();
-        assert!(state.decision.is_none() && state.error.is_none());
+        assert!(entry.lock().notes.is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -233,7 +233,7 @@ mod tests {
         // In one slot of the timer wheel, which has not turned yet.
         for nanos in 0..3000 {
             let at = fixture.clock.now() - Duration::from_millis(5) - Duration::from_nanos(nanos);
-            fixture.workspace().refresher.schedule(&entry, &mut entry.lock(), at);
+            fixture.workspace().refresher.schedule(&entry, at);
         }
         let _background = fixture.broker.start();
         let mut turns = 0;

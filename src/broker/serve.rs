@@ -262,7 +262,7 @@ impl Broker {
         Some(self.hand_out(entry, token, asked, now, Source::Stale(why)))
     }
 
-    fn hand_out(&self, entry: &Entry, grant: &Grant, asked: Moment, now: Moment, source: Source) -> Answer {
+    fn hand_out(&self, entry: &Arc<Entry>, grant: &Grant, asked: Moment, now: Moment, source: Source) -> Answer {
         // The uses are those of the entry's token.
         if !matches!(source, Source::Issued { stored: false, .. }) {
             entry.count_use();

@@ -10,7 +10,7 @@ use foldhash::quality::RandomState;
 use moka::Equivalent;
 
 use super::entry::{Entry, EntryState, Plan};
-use super::index::Index;
+use super::index::{Handle, Index};
 use super::ledger::{Capacity, Ledger};
 use super::locks::{Guard, Lock, Order};
 use super::owners::Owner;
@@ -20,6 +20,7 @@ use crate::clock::Moment;
 use crate::metrics::{Metrics, Removal};
 use crate::policy::schedule::{Schedule, Ticket};
 use crate::token::{Grant, TokenKey};
+use crate::upstream;
 
 /// The entries of all keys, bounded by their weight.
 ///
@@ -28,7 +29,7 @@ use crate::token::{Grant, TokenKey};
 /// as an entry without a token, and is among the first to go. A token is dropped at its hard floor, which
 /// only frees memory: each lookup judges it by its age.
 ///
-/// An entry is stored and removed under the lock of its key's flights, and leaves the table once:
+/// An entry is stored and removed under the lock of its key's flights. When it leaves the table,
 /// [`KeyTable::release`] takes it out of the index and the schedules.
 pub struct KeyTable {
     entries: moka::sync::Cache<ByKey, (), RandomState>,
@@ -120,7 +121,7 @@ impl KeyTable {
         self.entries.iter().map(|(entry, ())| Arc::clone(&entry.0))
     }
 
-    /// The keys of the entries of a user (workspace and name) or a token, and possibly others.
+    /// The keys of the entries of a user (workspace and name) or an opaque token, and possibly others.
     pub fn keys_of(&self, value: impl Hash) -> Vec<TokenKey> {
         self.index.find(self.index.handle(value))
     }
@@ -141,10 +142,12 @@ impl KeyTable {
         due: Moment,
         owners: impl IntoIterator<Item = Owner>,
     ) {
-        self.index_users(entry, &mut state);
-        self.index.add(self.index.handle(token.token()), &entry.key);
+        self.index_users(entry);
+        if let Some(handle) = self.handle_of_token(&token) {
+            self.index.add(handle, &entry.key);
+        }
         (state.sent, state.expires) = (token.sent(), token.expires());
-        (state.decision, state.error) = (None, None);
+        state.notes = None;
         let hard_floor = self.hard_floors.lock().add(self.settings.load().floor.hard_at(&token), Arc::clone(entry));
         let old_hard_floor = state.hard_floor.replace(hard_floor);
         self.tokens.fetch_add(1, Ordering::Relaxed);
@@ -164,10 +167,10 @@ impl KeyTable {
     pub fn insert_lapsed(
         &self,
         entry: &Arc<Entry>,
-        mut state: Guard<'_, EntryState>,
+        state: Guard<'_, EntryState>,
         owners: impl IntoIterator<Item = Owner>,
     ) {
-        self.index_users(entry, &mut state);
+        self.index_users(entry);
         self.ledger.count(entry, entry.weight(), owners);
         drop(state);
         self.insert(entry);
@@ -194,10 +197,15 @@ impl KeyTable {
         entry.demand.set_window(self.settings.load().floor.window_of(life), now);
     }
 
-    fn index_users(&self, entry: &Entry, state: &mut EntryState) {
-        if !std::mem::replace(&mut state.is_indexed, true) {
+    fn index_users(&self, entry: &Entry) {
+        if !entry.set_indexed(true) {
             self.index.users(&entry.key).for_each(|user| self.index.add(user, &entry.key));
         }
+    }
+
+    /// The handle of a token in the index, unless its claims name its users.
+    fn handle_of_token(&self, token: &Grant) -> Option<Handle> {
+        (!upstream::is_jwt(token.token())).then(|| self.index.handle(token.token()))
     }
 
     /// Takes the entry of a key out of the table; the caller releases it.
@@ -210,7 +218,7 @@ impl KeyTable {
     pub fn release(&self, entry: &Entry, cause: Removal) -> (Plan, bool) {
         let mut state = entry.lock();
         let had_token = self.drop_token(entry, &mut state, cause);
-        if std::mem::take(&mut state.is_indexed) {
+        if entry.set_indexed(false) {
             self.index.users(&entry.key).for_each(|user| self.index.remove(user, &entry.key));
         }
         self.ledger.release(entry);
@@ -237,7 +245,9 @@ impl KeyTable {
         if let Some(ticket) = hard_floor {
             self.hard_floors.lock().remove(ticket);
         }
-        self.index.remove(self.index.handle(token.token()), &entry.key);
+        if let Some(handle) = self.handle_of_token(&token) {
+            self.index.remove(handle, &entry.key);
+        }
         self.tokens.fetch_sub(1, Ordering::Relaxed);
         self.ends.remove(&token);
         self.metrics.cache_removals_total[cause].inc();

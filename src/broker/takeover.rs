@@ -57,7 +57,7 @@ impl Broker {
         }
         let entry = known.unwrap_or_else(|| {
             let demand = workspace.refresher.demand(&demand, &token, &settings.floor, now);
-            Arc::new(Entry::new(key, Arc::new(demand)))
+            Arc::new(Entry::new(key, demand))
         });
         let owners = self.owners(workspace, &entry, &owners);
         let mut state = entry.lock();

@@ -37,6 +37,22 @@ pub fn grant(token: &str, key: &TokenKey, sent: Moment, clocks: &Clocks) -> Resu
     Ok(Grant::new(token, sent, life))
 }
 
+/// Does a token have the shape of a JWT? Then [`grant`] has accepted it by its claims alone.
+pub fn is_jwt(token: &[u8]) -> bool {
+    token.starts_with(BEGINNING) && token.iter().filter(|byte| **byte == b'.').count() == 2
+}
+
+/// The scope string that a JWT claims; `None` if there is none.
+pub fn claimed_scope(token: &str) -> Option<String> {
+    match Claims::of(token) {
+        Ok(Some(Claims { scope: Some(Value::String(scope)), .. })) => Some(scope),
+        _ => None,
+    }
+}
+
+/// `{"` in base64, with which the header of a JWT begins.
+const BEGINNING: &[u8] = b"eyJ";
+
 /// The time of the answer, in seconds since 1970.
 pub struct Clocks {
     /// By Courier's clock, if the answer has a `Date`.
@@ -82,8 +98,7 @@ impl Claims {
         else {
             return Ok(None);
         };
-        // "eyJ" is `{"` in base64.
-        if part::<IgnoredAny>(header).is_none() && !header.starts_with("eyJ") {
+        if part::<IgnoredAny>(header).is_none() && !header.as_bytes().starts_with(BEGINNING) {
             return Ok(None);
         }
         part(payload).map(Some).ok_or(Failure::Malformed("the JWT has no readable claims"))

@@ -24,6 +24,7 @@ mod suspects;
 mod trace_parent;
 mod unreachable;
 
+pub use self::claims::{claimed_scope, is_jwt};
 pub use self::courier::{Courier, CourierError, Transport};
 pub use self::dispatcher::{Dispatcher, DispatcherSettings, DispatcherStatus};
 pub use self::failure::Failure;

@@ -78,11 +78,17 @@ impl<T> Schedule<T> {
     ///
     /// `None` if there is none, or none was found yet: then [`Schedule::next`] is not after `now`.
     pub fn pop(&mut self, now: Moment) -> Option<(Moment, T)> {
+        self.pop_with_ticket(now).map(|(due, _, item)| (due, item))
+    }
+
+    /// Takes out the next item that is due by `now`, as [`Schedule::pop`] does, with its ticket, which is void now.
+    pub fn pop_with_ticket(&mut self, now: Moment) -> Option<(Moment, Ticket, T)> {
         self.turn(now.as_nanos() >> TICK_BITS);
         let node = self.ready.first()?;
         let due = Moment::from_nanos(self.nodes.due(node) << TICK_BITS);
+        let ticket = self.nodes.ticket(node);
         self.unlink(node);
-        Some((due, self.release(node)?))
+        Some((due, ticket, self.release(node)?))
     }
 
     /// Takes out the next item that is due by `now`, however many nodes must be cascaded for it.
@@ -254,7 +260,7 @@ mod tests {
         let other = schedule.add(at(5.0), "new");
         assert_ne!(ticket, other);
         assert_eq!(schedule.remove(ticket), None);
-        assert_eq!(schedule.pop(at(6.0)).map(|(_, item)| item), Some("new"));
+        assert_eq!(schedule.pop_with_ticket(at(6.0)).map(|(_, ticket, item)| (ticket, item)), Some((other, "new")));
         assert_eq!(schedule.remove(other), None);
     }
 

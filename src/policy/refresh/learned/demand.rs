@@ -14,19 +14,18 @@ use crate::policy::refresh::learned::price::Candidate;
 /// It outlives the key's tokens.
 #[derive(Clone, Debug)]
 pub struct DemandHistory {
-    window: Duration,
+    /// In nanoseconds.
+    window: u64,
     first: Moment,
     last: Moment,
-    /// Requests before this moment add no information but their time.
-    quiet_until: Moment,
     /// The slot of bit 0 of `recent`.
     slot: u64,
-    /// The slots with requests in the last eight windows; the latest is bit 0.
-    recent: u128,
+    /// The slots with requests in the last eight windows, as [`DemandHistory::recent`] returns them.
+    recent: [u8; 16],
     /// The hours with requests.
     pub hours: Hours,
-    /// The slot in which the last visit began.
-    visit: u64,
+    /// How many slots ago the last visit began.
+    visit_age: u32,
     /// The distances, in slots, between the starts of the last visits.
     gaps: [u32; 2],
     /// Windows with requests among the `windows` that followed one with requests. Both counts
@@ -60,14 +59,13 @@ impl DemandHistory {
     /// The empty history of a key whose tokens have this window.
     pub fn new(window: Duration, now: Moment) -> Self {
         let history = Self {
-            window: at_least_a_nano_each(window),
+            window: nanos(window),
             first: now,
             last: now,
-            quiet_until: Moment::from_nanos(0),
             slot: 0,
-            recent: 0,
+            recent: [0; 16],
             hours: Hours::new(now),
-            visit: 0,
+            visit_age: 0,
             gaps: [0; 2],
             followed: 0.0,
             windows: 0.0,
@@ -78,8 +76,7 @@ impl DemandHistory {
             unused: 0,
             best_candidate: None,
         };
-        let slot = history.slot_of(now);
-        Self { slot, visit: slot, ..history }
+        Self { slot: history.slot_of(now), ..history }
     }
 
     /// The change to the counts by the pending use of a decoded history, without which they are decoded.
@@ -104,26 +101,27 @@ impl DemandHistory {
 
     /// Changes the window, as after a change of the floor. What was recorded stays, to the slot.
     pub fn set_window(&mut self, window: Duration, now: Moment) {
-        let window = at_least_a_nano_each(window);
-        if window == self.window {
+        let window = Duration::from_nanos(nanos(window));
+        if window == self.window() {
             return;
         }
         self.advance(now);
-        let (old, latest, began) = (self.slot_length(), self.slot, self.least_until - self.window);
+        let (old, latest, began) = (self.slot_length(), self.slot, self.least_until - self.window());
+        let visit = latest - u64::from(self.visit_age);
         if self.least_until > Moment::from_nanos(0) {
             self.least_until = began + window;
         }
-        self.window = window;
+        self.window = nanos(window);
         self.slot = self.slot_of(now).max(self.slot_of(self.last));
-        self.visit = (self.visit.saturating_mul(old) / self.slot_length()).min(self.slot);
+        let visit = (visit.saturating_mul(old) / self.slot_length()).min(self.slot);
+        self.visit_age = age(self.slot - visit);
         let slots = |gap: u32| u64::from(gap).saturating_mul(old) / self.slot_length();
-        self.gaps = self.gaps.map(|gap| u32::try_from(slots(gap)).unwrap_or(u32::MAX));
+        self.gaps = self.gaps.map(|gap| age(slots(gap)));
         // A slot stands for its end: its last request is no earlier than the other slots' requests.
         let end = |age: u32| (latest.saturating_sub(age.into()) + 1).saturating_mul(old).saturating_sub(1);
         let moved = |age| self.slot - self.slot_of(Moment::from_nanos(end(age)).min(self.last));
-        let used = (0..u128::BITS).filter(|age| self.recent >> age & 1 == 1).map(moved);
-        self.recent = used.filter(|age| *age < u128::BITS.into()).fold(0, |map, age| map | 1 << age);
-        self.quiet_until = Moment::from_nanos(0);
+        let used = (0..u128::BITS).filter(|age| self.recent() >> age & 1 == 1).map(moved);
+        self.recent = used.filter(|age| *age < u128::BITS.into()).fold(0u128, |map, age| map | 1 << age).to_le_bytes();
     }
 
     /// Records a request; returns what to count.
@@ -131,12 +129,12 @@ impl DemandHistory {
     pub fn record(&mut self, now: Moment) -> CallCounts {
         self.note_last(now);
         let mut counted = CallCounts::EMPTY;
-        if now < self.quiet_until {
+        if now < self.quiet_until() {
             return counted;
         }
         self.advance(now);
         if now >= self.least_until {
-            self.least_until = now + self.window;
+            self.least_until = now + self.window();
             counted += CallCounts::LEAST;
         }
         if self.decided >= self.first_after_decision[0] {
@@ -145,22 +143,26 @@ impl DemandHistory {
         }
         counted += self.settle(true);
         self.unused = 0;
-        let pause = if self.recent == 0 { u128::BITS } else { self.recent.trailing_zeros() };
-        if pause > PAUSE {
-            let apart = u32::try_from(self.slot - self.visit).unwrap_or(u32::MAX);
-            self.gaps = [apart, self.gaps[0]];
-            self.visit = self.slot;
+        // There are 128 zeros if no bit is set.
+        if self.recent().trailing_zeros() > PAUSE {
+            self.gaps = [self.visit_age, self.gaps[0]];
+            self.visit_age = 0;
         }
-        self.recent |= 1;
-        let slot_ends = Moment::from_nanos((self.slot + 1).saturating_mul(self.slot_length()));
-        self.quiet_until = slot_ends.min(self.hours.mark()).min(self.least_until);
+        self.recent[0] |= 1;
+        self.hours.mark();
         counted
     }
 
     /// Requests before this moment add no information but their time: [`DemandHistory::note_last`]
     /// is enough for them.
-    pub const fn quiet_until(&self) -> Moment {
-        self.quiet_until
+    pub fn quiet_until(&self) -> Moment {
+        let is_recorded = self.recent[0] & 1 == 1 && self.hours.is_marked();
+        let is_first_after_decision = self.decided >= self.first_after_decision[0];
+        if !is_recorded || is_first_after_decision || self.expected > 0.0 {
+            return Moment::from_nanos(0);
+        }
+        let slot_ends = Moment::from_nanos((self.slot + 1).saturating_mul(self.slot_length()));
+        slot_ends.min(self.hours.end()).min(self.least_until)
     }
 
     /// Notes the time of a request.
@@ -173,19 +175,25 @@ impl DemandHistory {
         self.hours.advance(now);
         let slot = self.slot_of(now);
         let passed = slot.saturating_sub(self.slot);
-        self.recent = if passed < u128::BITS.into() { self.recent << passed } else { 0 };
+        let recent = if passed < u128::BITS.into() { self.recent() << passed } else { 0 };
+        self.recent = recent.to_le_bytes();
+        self.visit_age = self.visit_age.saturating_add(age(passed));
         self.slot = self.slot.max(slot);
     }
 
     /// Notes a decision, so that the next request is recorded after it.
     pub const fn note_decision(&mut self, now: Moment) {
         self.decided = now;
-        self.quiet_until = Moment::from_nanos(0);
     }
 
     /// The window of this key's tokens.
     pub const fn window(&self) -> Duration {
-        self.window
+        Duration::from_nanos(self.window)
+    }
+
+    /// The slots with requests in the last eight windows; the latest is bit 0.
+    const fn recent(&self) -> u128 {
+        u128::from_le_bytes(self.recent)
     }
 
     /// The time since the last request.
@@ -200,12 +208,12 @@ impl DemandHistory {
 
     /// The windows with requests among the last eight; the latest is bit 0.
     pub fn windows_used(&self) -> u32 {
-        (0..8).filter(|window| (self.recent >> (SLOTS * window)) & 0xffff != 0).fold(0, |map, window| map | 1 << window)
+        (0..8).filter(|window| (self.recent() >> (SLOTS * window)) & 0xffff != 0).fold(0, |map, window| map | 1 << window)
     }
 
     /// The number of slots with requests in the last eight windows.
     pub const fn slots_used(&self) -> u32 {
-        self.recent.count_ones()
+        self.recent().count_ones()
     }
 
     /// The distances, in windows, between the starts of the last three visits; the latest is first.
@@ -259,19 +267,24 @@ impl DemandHistory {
         moment.as_nanos() / self.slot_length()
     }
 
-    fn slot_length(&self) -> u64 {
-        u64::try_from(self.window.as_nanos() / u128::from(SLOTS)).unwrap_or(u64::MAX)
+    const fn slot_length(&self) -> u64 {
+        self.window / SLOTS as u64
     }
 
     /// The length of a slot.
     pub fn slot(&self) -> Duration {
-        self.window / SLOTS
+        Duration::from_nanos(self.slot_length())
     }
 }
 
-/// The window, or the least one: each of its slots has a nanosecond.
-fn at_least_a_nano_each(window: Duration) -> Duration {
-    window.max(Duration::from_nanos(SLOTS.into()))
+/// The nanoseconds of a window, or of the least one: each of its slots has a nanosecond.
+fn nanos(window: Duration) -> u64 {
+    u64::try_from(window.as_nanos()).unwrap_or(u64::MAX).max(SLOTS.into())
+}
+
+/// A number of slots, or the most that is kept.
+fn age(slots: u64) -> u32 {
+    u32::try_from(slots).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

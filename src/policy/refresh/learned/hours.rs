@@ -51,10 +51,20 @@ impl Hours {
         self.hour = self.hour.max(hour);
     }
 
-    /// Marks the present hour, and returns its end.
-    pub fn mark(&mut self) -> Moment {
+    /// Marks the present hour.
+    pub fn mark(&mut self) {
         let bit = self.hour % HOURS;
         self.used[(bit / 64) as usize] |= 1 << (bit % 64);
+    }
+
+    /// Is the present hour marked?
+    pub const fn is_marked(&self) -> bool {
+        let bit = self.hour % HOURS;
+        self.used[(bit / 64) as usize] >> (bit % 64) & 1 == 1
+    }
+
+    /// The end of the present hour.
+    pub const fn end(&self) -> Moment {
         Moment::from_nanos((self.hour + 1).saturating_mul(HOUR))
     }
 
@@ -120,7 +130,8 @@ mod tests {
                 now = now + std::time::Duration::from_nanos(noise % (1 << bits));
                 hours.advance(now);
                 if noise % 3 == 0 {
-                    prop_assert!(hours.mark() > now);
+                    hours.mark();
+                    prop_assert!(hours.is_marked() && hours.end() > now);
                     came_in.insert(hour_of(now));
                 }
             }

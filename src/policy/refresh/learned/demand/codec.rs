@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut};
 
-use super::DemandHistory;
+use super::{DemandHistory, age};
 use crate::clock::Moment;
 use crate::policy::refresh::learned::encoding::{read_f32, read_f32s, read_moment, read_u64};
 use crate::policy::refresh::learned::hours::Hours;
@@ -22,14 +22,14 @@ impl DemandHistory {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(160);
         out.put_u8(VERSION);
-        out.put_u64_le(self.window.as_nanos() as u64);
+        out.put_u64_le(self.window);
         for moment in [self.first, self.last, self.least_until, self.decided] {
             out.put_u64_le(moment.as_nanos());
         }
         self.first_after_decision.iter().for_each(|moment| out.put_u64_le(moment.as_nanos()));
         out.put_u64_le(self.slot);
-        out.put_u64_le(self.visit);
-        out.put_u128_le(self.recent);
+        out.put_u64_le(self.slot - u64::from(self.visit_age));
+        out.put_slice(&self.recent);
         self.hours.encode(&mut out);
         self.gaps.iter().for_each(|gap| out.put_u32_le(*gap));
         let candidate = self.best_candidate.map_or([0.0; 2], |Candidate { value, cost }| [value, cost]);
@@ -51,12 +51,12 @@ impl DemandHistory {
         let first = read_moment(input, now)?;
         let last = read_moment(input, now)?;
         let mut history = Self { last, ..Self::new(window, first) };
-        history.least_until = read_moment(input, now + history.window)?;
+        history.least_until = read_moment(input, now + window)?;
         history.decided = read_moment(input, now)?;
         history.first_after_decision = [read_moment(input, now)?, read_moment(input, now)?];
         history.slot = read_u64(input, history.slot_of(now))?;
-        history.visit = read_u64(input, history.slot)?;
-        history.recent = input.try_get_u128_le().ok()?;
+        history.visit_age = age(history.slot - read_u64(input, history.slot)?);
+        input.try_copy_to_slice(&mut history.recent).ok()?;
         history.hours = Hours::decode(input, now)?;
         history.gaps = [input.try_get_u32_le().ok()?, input.try_get_u32_le().ok()?];
         [history.followed, history.windows] = read_f32s(input, MOST_WINDOWS)?;
