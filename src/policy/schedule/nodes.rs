@@ -4,10 +4,14 @@
 /// constant time.
 #[derive(Debug)]
 pub struct Nodes<T> {
-    nodes: Vec<Node<T>>,
+    /// All chunks but the last have [`CHUNK`] nodes.
+    chunks: Vec<Vec<Node<T>>>,
     /// The head of the list of unused nodes.
     free: u32,
 }
+
+/// The nodes of a chunk: no more are copied when the schedule grows, which its users wait for.
+const CHUNK: usize = 4096;
 
 #[derive(Debug)]
 struct Node<T> {
@@ -57,50 +61,68 @@ impl List {
 
 impl<T> Nodes<T> {
     pub const fn new() -> Self {
-        Self { nodes: Vec::new(), free: NONE }
+        Self { chunks: Vec::new(), free: NONE }
     }
 
     /// A node for an item, in no list yet.
     pub fn add(&mut self, due: u64, item: T) -> u32 {
         if self.free == NONE {
-            let node = u32::try_from(self.nodes.len()).unwrap_or(NONE);
-            assert!(node < NONE, "a schedule holds fewer than 2^32 items");
-            let (next, previous) = (NONE, NONE);
-            self.nodes.push(Node { item: Some(item), due, next, previous, generation: 0, home: Home::Ready });
-            return node;
+            return self.push(due, item);
         }
         let node = self.free;
-        let unused = &mut self.nodes[node as usize];
-        self.free = unused.next;
+        let unused = self.node_mut(node);
+        let next = unused.next;
         (unused.item, unused.due) = (Some(item), due);
+        self.free = next;
         node
+    }
+
+    fn push(&mut self, due: u64, item: T) -> u32 {
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            self.chunks.push(Vec::new());
+        }
+        let last = self.chunks.len() - 1;
+        let chunk = &mut self.chunks[last];
+        let node = u32::try_from(last * CHUNK + chunk.len()).unwrap_or(NONE);
+        assert!(node < NONE, "a schedule holds fewer than 2^32 items");
+        let (next, previous) = (NONE, NONE);
+        chunk.push(Node { item: Some(item), due, next, previous, generation: 0, home: Home::Ready });
+        node
+    }
+
+    fn node(&self, node: u32) -> &Node<T> {
+        &self.chunks[node as usize / CHUNK][node as usize % CHUNK]
+    }
+
+    fn node_mut(&mut self, node: u32) -> &mut Node<T> {
+        &mut self.chunks[node as usize / CHUNK][node as usize % CHUNK]
     }
 
     /// Frees an unlinked node, which voids its tickets.
     pub fn release(&mut self, node: u32) -> Option<T> {
-        let released = &mut self.nodes[node as usize];
+        let free = std::mem::replace(&mut self.free, node);
+        let released = self.node_mut(node);
         released.generation = released.generation.wrapping_add(1);
-        released.next = self.free;
-        self.free = node;
+        released.next = free;
         released.item.take()
     }
 
     pub fn ticket(&self, node: u32) -> Ticket {
-        Ticket { node, generation: self.nodes[node as usize].generation }
+        Ticket { node, generation: self.node(node).generation }
     }
 
     /// The node of a ticket, if it is still in use.
     pub fn find(&self, ticket: Ticket) -> Option<u32> {
-        let node = self.nodes.get(ticket.node as usize)?;
+        let node = self.chunks.get(ticket.node as usize / CHUNK)?.get(ticket.node as usize % CHUNK)?;
         (node.generation == ticket.generation && node.item.is_some()).then_some(ticket.node)
     }
 
     pub fn due(&self, node: u32) -> u64 {
-        self.nodes[node as usize].due
+        self.node(node).due
     }
 
     pub fn home(&self, node: u32) -> Home {
-        self.nodes[node as usize].home
+        self.node(node).home
     }
 
     /// Links a node at the end of `list`, which is `home`.
@@ -110,24 +132,24 @@ impl<T> Nodes<T> {
         if last == NONE {
             list.head = node;
         } else {
-            self.nodes[last as usize].next = node;
+            self.node_mut(last).next = node;
         }
-        let linked = &mut self.nodes[node as usize];
+        let linked = self.node_mut(node);
         (linked.previous, linked.next, linked.home) = (last, NONE, home);
     }
 
     /// Unlinks a node from `list`, which it must be in.
     pub fn unlink(&mut self, node: u32, list: &mut List) {
-        let Node { next, previous, .. } = self.nodes[node as usize];
+        let Node { next, previous, .. } = *self.node(node);
         if previous == NONE {
             list.head = next;
         } else {
-            self.nodes[previous as usize].next = next;
+            self.node_mut(previous).next = next;
         }
         if next == NONE {
             list.tail = previous;
         } else {
-            self.nodes[next as usize].previous = previous;
+            self.node_mut(next).previous = previous;
         }
     }
 }
