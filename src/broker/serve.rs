@@ -115,7 +115,7 @@ impl Broker {
 
     /// The key's entry and its token, however old. From now on it is kept for this caller too.
     fn find(&self, key: &str, client: Option<&str>) -> Option<Found> {
-        let entry = self.0.table.get_by_text(key)?;
+        let entry = self.0.table.get_by_text(key.as_bytes())?;
         let token = entry.token()?;
         self.add_owner(client, &entry);
         Some(Found { entry, token, floor: self.0.settings.load().floor })

@@ -1,7 +1,7 @@
 //! The key table: one entry for each token key, with one bound.
 
 use std::cell::Cell;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -33,6 +33,7 @@ use crate::upstream;
 /// [`KeyTable::release`] takes it out of the index and the schedules.
 pub struct KeyTable {
     entries: moka::sync::Cache<ByKey, (), RandomState>,
+    hasher: RandomState,
     index: Index,
     pub ledger: Ledger,
     /// When each token reaches its hard floor.
@@ -45,11 +46,17 @@ pub struct KeyTable {
 }
 
 /// An entry in moka's table, which is equal to others of the same token key.
-struct ByKey(Arc<Entry>);
+///
+/// With the hash of the key beside it, neither a look-up that passes over it nor a growing table reads the entry. It
+/// is free: moka's allocation would have eight bytes unused.
+struct ByKey {
+    hash: u64,
+    entry: Arc<Entry>,
+}
 
 impl PartialEq for ByKey {
     fn eq(&self, other: &Self) -> bool {
-        self.0.key == other.0.key
+        self.hash == other.hash && self.entry.key == other.entry.key
     }
 }
 
@@ -57,21 +64,22 @@ impl Eq for ByKey {}
 
 impl Hash for ByKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.key.hash(state);
+        self.hash.hash(state);
     }
 }
 
 /// A look-up by the text of a token key, and the entry that moka last found equal.
 struct Sought<'a> {
-    text: &'a str,
+    hash: u64,
+    text: &'a [u8],
     found: Cell<Option<Arc<Entry>>>,
 }
 
 impl Equivalent<ByKey> for Sought<'_> {
     fn equivalent(&self, key: &ByKey) -> bool {
-        let is_equal = key.0.key.as_bytes() == self.text.as_bytes();
+        let is_equal = key.hash == self.hash && key.entry.key.as_bytes() == self.text;
         if is_equal {
-            self.found.set(Some(Arc::clone(&key.0)));
+            self.found.set(Some(Arc::clone(&key.entry)));
         }
         is_equal
     }
@@ -79,7 +87,7 @@ impl Equivalent<ByKey> for Sought<'_> {
 
 impl Hash for Sought<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.text.as_bytes().hash(state);
+        self.hash.hash(state);
     }
 }
 
@@ -89,21 +97,26 @@ impl KeyTable {
         let ledger = Ledger::new(Capacity::of(&settings.load()));
         let hard_floors = Lock::new(Order::HardFloors, Schedule::new());
         let entries = moka::sync::Cache::builder().build_with_hasher(RandomState::default());
+        let hasher = RandomState::default();
         let (index, tokens, ends) = (Index::new(), AtomicI64::new(0), TokenEnds::default());
-        Self { entries, index, ledger, hard_floors, tokens, ends, settings, metrics }
+        Self { entries, hasher, index, ledger, hard_floors, tokens, ends, settings, metrics }
     }
 
     /// Returns the entry of a key.
     pub fn get(&self, key: &TokenKey) -> Option<Arc<Entry>> {
-        self.get_by_text(key.as_str())
+        self.get_by_text(key.as_bytes())
     }
 
     /// Returns the entry of the key with this text.
     ///
     /// moka's `get` would log each read, for an order of eviction that this table does not use, in one queue of all threads.
-    pub fn get_by_text(&self, text: &str) -> Option<Arc<Entry>> {
-        let sought = Sought { text, found: Cell::new(None) };
+    pub fn get_by_text(&self, text: &[u8]) -> Option<Arc<Entry>> {
+        let sought = self.sought(text);
         if self.entries.contains_key(&sought) { sought.found.take() } else { None }
+    }
+
+    fn sought<'a>(&self, text: &'a [u8]) -> Sought<'a> {
+        Sought { hash: self.hasher.hash_one(text), text, found: Cell::new(None) }
     }
 
     /// Has the key an entry?
@@ -118,7 +131,7 @@ impl KeyTable {
 
     /// Iterates over all entries.
     pub fn iter(&self) -> impl Iterator<Item = Arc<Entry>> + '_ {
-        self.entries.iter().map(|(entry, ())| Arc::clone(&entry.0))
+        self.entries.iter().map(|(entry, ())| Arc::clone(&entry.entry))
     }
 
     /// The keys of the entries of a user (workspace and name) or an opaque token, and possibly others.
@@ -178,7 +191,8 @@ impl KeyTable {
 
     fn insert(&self, entry: &Arc<Entry>) {
         if !self.holds(entry) {
-            self.entries.insert(ByKey(Arc::clone(entry)), ());
+            let hash = self.hasher.hash_one(entry.key.as_bytes());
+            self.entries.insert(ByKey { hash, entry: Arc::clone(entry) }, ());
         }
     }
 
@@ -210,7 +224,7 @@ impl KeyTable {
 
     /// Takes the entry of a key out of the table; the caller releases it.
     pub fn remove(&self, key: &TokenKey) -> Option<Arc<Entry>> {
-        let sought = Sought { text: key.as_str(), found: Cell::new(None) };
+        let sought = self.sought(key.as_bytes());
         self.entries.remove(&sought).and_then(|()| sought.found.take())
     }
 
