@@ -112,6 +112,7 @@ impl FlightTask {
             let is_permanent = matches!(failure, Some(Failure::Refused(_)));
             refresher.settle_renewal(entry, is_permanent, self.broker.0.clock.now());
             if is_permanent {
+                self.broker.0.table.schedule_hard_floor(entry, &mut entry.lock());
                 self.broker.forget_without_token(&self.workspace, entry);
             }
         }

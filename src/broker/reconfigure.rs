@@ -48,7 +48,6 @@ impl Broker {
         if let Some(token) = entry.token() {
             let due = refresher.due(&token, &settings.floor);
             entry.set_due(due);
-            self.0.table.schedule_hard_floor(entry, &mut state);
             match state.plan {
                 // A failed renewal is tried again when that was to be, and a lapsed key is decided about then.
                 Plan::Scheduled(_, 1..) | Plan::Lapsed(_) if settings.refresh != Mode::Off => {}
@@ -58,6 +57,7 @@ impl Broker {
                 // The flight plans the renewal of the token that it brings.
                 Plan::Renewing { .. } | Plan::Removed => {}
             }
+            self.0.table.schedule_hard_floor(entry, &mut state);
         } else if settings.refresh != Mode::Learned && state.plan.ticket().is_some() {
             refresher.unschedule(state.plan);
             state.plan = Plan::Unscheduled;

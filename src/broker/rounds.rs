@@ -70,6 +70,9 @@ struct Due<'a> {
 impl Due<'_> {
     /// Decides about the key, and carries the decision out.
     fn process(&self, slot: Option<OwnedSemaphorePermit>) {
+        if self.broker.0.table.has_expired(&self.due.entry, self.now) {
+            self.broker.drop_expired_token(&self.due.entry, self.now);
+        }
         match self.decide() {
             Some((RenewalDecision::Renew(reason), rank)) => self.renew(reason, rank, slot),
             Some((RenewalDecision::Stop(_), _)) => self.broker.forget_without_token(self.workspace, &self.due.entry),
@@ -95,6 +98,9 @@ impl Due<'_> {
         state.notes.get_or_insert_default().decision = Some(Decision { at: *now, verdict, estimate });
         tracing::debug!(workspace = entry.key.workspace(), decision = ?verdict, ?estimate, "token due");
         workspace.refresher.change_plan(entry, &mut state, verdict);
+        if !matches!(verdict, RenewalDecision::Renew(_)) {
+            broker.0.table.schedule_hard_floor(entry, &mut state);
+        }
         let floor = state.floor_at(&broker.0.settings.load().floor);
         Some((verdict, Rank::of(floor, estimate.map(|estimate| estimate.value), *now)))
     }

@@ -36,7 +36,7 @@ pub struct KeyTable {
     hasher: RandomState,
     index: Index,
     pub ledger: Ledger,
-    /// When each token reaches its hard floor.
+    /// When tokens whose renewal is not scheduled reach their hard floor.
     hard_floors: Lock<Schedule<Arc<Entry>>>,
     tokens: AtomicI64,
     /// When the tokens end.
@@ -161,14 +161,13 @@ impl KeyTable {
         }
         (state.sent, state.expires) = (token.sent(), token.expires());
         state.notes = None;
-        let hard_floor = self.hard_floors.lock().add(self.settings.load().floor.hard_at(&token), Arc::clone(entry));
-        let old_hard_floor = state.hard_floor.replace(hard_floor);
         self.tokens.fetch_add(1, Ordering::Relaxed);
         self.ends.add(&token);
         self.set_window(entry, token.life(), token.sent());
         entry.set_due(due);
-        let old = entry.replace_token(Some(token));
+        let (old, old_hard_floor) = (entry.replace_token(Some(token)), state.hard_floor.take());
         self.settle_dropped(entry, old, old_hard_floor, Removal::Replaced);
+        self.schedule_hard_floor(entry, &mut state);
         self.ledger.count(entry, entry.weight(), owners);
         drop(state);
         self.insert(entry);
@@ -197,8 +196,11 @@ impl KeyTable {
     }
 
     /// Schedules the hard floor of a locked entry's token, if it has one, by the present settings.
+    ///
+    /// Not while its renewal is scheduled, which is nearly always: the renewal is due before, and drops the token if it
+    /// is later after all. So an entry is in one schedule as a rule.
     pub fn schedule_hard_floor(&self, entry: &Arc<Entry>, state: &mut EntryState) {
-        let Some(token) = entry.token() else { return };
+        let Some(token) = entry.token().filter(|_| !matches!(state.plan, Plan::Scheduled(..))) else { return };
         let at = self.settings.load().floor.hard_at(&token);
         let mut hard_floors = self.hard_floors.lock();
         // It may be out already: the upkeep waits for the entry's lock, and then finds that the token has not expired.

@@ -80,7 +80,8 @@ impl Broker {
         true
     }
 
-    fn drop_expired_token(&self, entry: &Arc<Entry>, now: Moment) {
+    /// Drops the token of an entry, if it has one that reached its hard floor.
+    pub(super) fn drop_expired_token(&self, entry: &Arc<Entry>, now: Moment) {
         let table = &self.0.table;
         let Some(workspace) = self.0.workspaces.get(entry.key.workspace()) else { return };
         let flights = workspace.flights.lock(&entry.key);
@@ -149,14 +150,14 @@ mod tests {
         }
         let table = &fixture.broker.0.table;
         // Each key is indexed by its user and by its token.
-        assert_eq!((table.sizes(), table.tokens(), fixture.scheduled()), ([100, 200, 100], 100, 100));
+        assert_eq!((table.sizes(), table.tokens(), fixture.scheduled()), ([100, 200, 0], 100, 100));
         // A request may have looked an entry up just before it was removed. It is not renewed.
         let old = fixture.ask("299").await;
         fixture.sign_out("299");
         let refresher = &fixture.workspace().refresher;
         refresher.revive(&old, fixture.clock.now());
         refresher.settle_renewal(&old, false, fixture.clock.now());
-        assert_eq!((table.sizes(), table.tokens(), fixture.scheduled()), ([99, 198, 99], 99, 99));
+        assert_eq!((table.sizes(), table.tokens(), fixture.scheduled()), ([99, 198, 0], 99, 99));
     }
 
     #[tokio::test(start_paused = true)]
