@@ -220,9 +220,9 @@ impl Entry {
 /// The weight of an entry of the usual size.
 pub const USUAL_BYTES: u32 = 2048;
 /// The memory of an entry beside its texts, measured: with demand, index, schedules and allocation.
-const OWN_BYTES: usize = 950;
+const OWN_BYTES: usize = 800;
 /// The memory of a user in the index.
-const USER_BYTES: usize = 120;
+const USER_BYTES: usize = 40;
 
 impl HistoryHandle for Arc<Entry> {
     fn with_history(&self, change: impl FnOnce(&mut DemandHistory)) {
@@ -280,6 +280,6 @@ mod tests {
         assert_eq!((eight.0 - two.0, two.1, eight.1), (6000, USUAL_BYTES, USUAL_BYTES));
         let users: Vec<_> = (10..25).map(|user| format!("{user}{}", "x".repeat(200))).collect();
         let many = weigh(&users.join(" user_id:"), 6000);
-        assert!(many.0 > 11_500 && many.1 > 5500, "{many:?}");
+        assert!(many.0 > 10_000 && many.1 > 4000, "{many:?}");
     }
 }

@@ -55,11 +55,8 @@ impl Persistence {
     /// The record of an entry for the store.
     pub fn record(&self, entry: &Entry) -> Record {
         let names = self.owners.load();
-        let token = entry.token().map(|token| StoredToken {
-            token: token.to_token(),
-            sent: token.sent(),
-            life: token.life(),
-        });
+        let token =
+            entry.token().map(|token| StoredToken { token: token.to_token(), sent: token.sent(), life: token.life() });
         Record {
             key: entry.key.clone(),
             token,

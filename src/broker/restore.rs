@@ -95,7 +95,7 @@ impl Broker {
         if token.is_none() && settings.refresh != Mode::Learned {
             return None;
         }
-                let demand = match &token {
+        let demand = match &token {
             Some(token) => refresher.demand(&demand, token, &settings.floor, now),
             None => Demand::decode(&demand, &refresher.counts, now)?,
         };

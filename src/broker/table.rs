@@ -250,13 +250,7 @@ impl KeyTable {
     }
 
     /// Removes a dropped token from the index, the schedule and the count.
-    fn settle_dropped(
-        &self,
-        entry: &Entry,
-        token: Option<Grant>,
-        hard_floor: Option<Ticket>,
-        cause: Removal,
-    ) -> bool {
+    fn settle_dropped(&self, entry: &Entry, token: Option<Grant>, hard_floor: Option<Ticket>, cause: Removal) -> bool {
         let Some(token) = token else { return false };
         if let Some(ticket) = hard_floor {
             self.hard_floors.lock().remove(ticket);

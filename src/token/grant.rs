@@ -98,9 +98,8 @@ impl Grant {
     /// It copies the token only if that is shared.
     pub fn new(mut token: Token, sent: Moment, life: Duration) -> Self {
         let times = Times { sent, expires: sent + life };
-        let is_set = token.0.with_arc_mut(|token| {
-            Arc::get_mut(token).map(|token| *token.header_mut() = times).is_some()
-        });
+        let is_set =
+            token.0.with_arc_mut(|token| Arc::get_mut(token).map(|token| *token.header_mut() = times).is_some());
         if !is_set {
             token = Token(ThinArc::from_header_and_slice(times, &token.0.slice));
         }

@@ -133,9 +133,10 @@ impl DemandHistory {
     /// is enough for them.
     pub fn quiet_until(&self) -> Moment {
         let is_recorded = self.recent[0] & 1 == 1 && self.hours.is_marked();
-        let is_first_after_decision = self.decided >= self.first_after_decision[0];
-        if !is_recorded || is_first_after_decision || self.expected > 0.0 {
-            return Moment::from_nanos(0);
+        let never = Moment::from_nanos(0);
+        let is_next_first_after_decision = self.decided > never && self.decided >= self.first_after_decision[0];
+        if !is_recorded || is_next_first_after_decision || self.expected > 0.0 {
+            return never;
         }
         let slot_ends = Moment::from_nanos((self.slot + 1).saturating_mul(self.slot_length()));
         slot_ends.min(self.hours.end()).min(self.least_until)
@@ -184,7 +185,9 @@ impl DemandHistory {
 
     /// The windows with requests among the last eight; the latest is bit 0.
     pub fn windows_used(&self) -> u32 {
-        (0..8).filter(|window| (self.recent() >> (SLOTS * window)) & 0xffff != 0).fold(0, |map, window| map | 1 << window)
+        (0..8)
+            .filter(|window| (self.recent() >> (SLOTS * window)) & 0xffff != 0)
+            .fold(0, |map, window| map | 1 << window)
     }
 
     /// The number of slots with requests in the last eight windows.
