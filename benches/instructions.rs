@@ -202,7 +202,7 @@ async fn hit_over_http(hits: u64) {
     let limits = Arc::new(ArcSwap::from_pointee(limits));
     let listener = Listener::new(socket, limits, connections, None, Clock::system(), metrics);
     let address = listener.address().expect("a TCP port");
-    let api = ArcSwap::from(api);
+    let api = Arc::new(ArcSwap::from(api));
     let serving = listener.serve(
         move |request, peer| {
             let api = api.load_full();
