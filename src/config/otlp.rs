@@ -19,13 +19,13 @@ impl Checker<'_> {
             _ => self.keep(self.span("otlp.metrics_interval", raw.metrics_interval, SECOND, HOUR)).map(Some),
         };
         let Some(endpoint) = &raw.endpoint else { return interval.map(|_| None) };
-        let endpoint = self.keep(self.collector(endpoint));
+        let endpoint = self.keep(self.collector(endpoint, cfg!(feature = "otlp")));
         Some(Some(OtlpSettings { endpoint: endpoint?, sample: raw.sample, metrics_interval: interval? }))
     }
 
-    fn collector(&self, text: &str) -> Result<Url, SettingsError> {
+    fn collector(&self, text: &str, has_feature: bool) -> Result<Url, SettingsError> {
         let key = "otlp.endpoint";
-        if cfg!(not(feature = "otlp")) {
+        if !has_feature {
             return Err(self.error(key, "needs a build of the broker with the cargo feature otlp"));
         }
         let message = "must be a URL such as \"http://127.0.0.1:4318\", without user, password, query or fragment";
@@ -46,5 +46,20 @@ impl Checker<'_> {
         for (key, _) in is_given.iter().filter(|(_, is_given)| *is_given && raw.endpoint.is_none()) {
             self.warning(key, "has no effect without otlp.endpoint");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layers;
+
+    #[test]
+    fn collector_is_refused_without_the_feature() {
+        let layers = Layers::default();
+        let collector = |has_feature| Checker::new(&layers).collector("http://127.0.0.1:4318", has_feature);
+        assert!(collector(true).is_ok());
+        let error = collector(false).expect_err("no export").to_string();
+        assert!(error.contains("needs a build of the broker with the cargo feature otlp"), "{error}");
     }
 }
