@@ -22,7 +22,7 @@ fn store(fixture: &Fixture, user: u64) {
     fixture.broker.apply(Change::Put(Record { key, token: Some(token), demand, owners }));
 }
 
-/// Its key, token and entry, six allocations of moka, and its places in hash tables, schedule and the list of its client.
+/// Key, token, entry and six allocations of moka; and places in hash tables, a schedule and a list.
 #[tokio::test(start_paused = true)]
 async fn cached_token_takes_1400_bytes_in_nine_allocations() {
     let fixture = Fixture::new(Mode::Learned, 2 * TOKENS);

@@ -144,7 +144,7 @@ impl KeyTable {
         self.index.count(self.index.handle(value))
     }
 
-    /// Stores a token, whose renewal is `due`, in the key's locked entry, and the entry in the table, for these owners.
+    /// Stores a token, whose renewal is `due`, in the key's locked entry; and that in the table.
     ///
     /// The caller makes room.
     pub fn store(
