@@ -58,8 +58,6 @@ mod holds;
 mod index;
 mod ledger;
 mod locks;
-#[cfg(test)]
-mod memory;
 mod negative_cache;
 mod owners;
 mod persistence;

@@ -297,3 +297,6 @@ impl KeyTable {
         self.ledger.assert_counts(&self.iter().collect::<Vec<_>>());
     }
 }
+
+#[cfg(test)]
+mod tests;

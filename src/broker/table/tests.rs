@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::fixture::{self, Fixture, HOUR};
+use crate::broker::fixture::{self, Fixture, HOUR};
 use crate::policy::refresh::Mode;
 use crate::policy::refresh::learned::demand::DemandHistory;
 use crate::store::disk::Change;
