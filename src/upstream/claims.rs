@@ -37,7 +37,7 @@ pub fn grant(token: &str, key: &TokenKey, sent: Moment, clocks: &Clocks) -> Resu
     Ok(Grant::new(token, sent, life))
 }
 
-/// Does a token have the shape of a JWT? Then [`grant`] has accepted it by its claims alone.
+/// Does a token have the shape of a JWT? Then it was accepted by its claims alone.
 pub fn is_jwt(token: &[u8]) -> bool {
     token.starts_with(BEGINNING) && token.iter().filter(|byte| **byte == b'.').count() == 2
 }

@@ -90,7 +90,6 @@ impl Disk {
             takeover.report_waiting(&state);
         }
         let run = move || {
-            lower_priority();
             let log = match stage {
                 Stage::Locked(log) => *log,
                 Stage::Waiting(takeover) => match takeover.run(&queue, &state, &apply) {
@@ -102,14 +101,6 @@ impl Disk {
         };
         thread::Builder::new().name("store".to_owned()).spawn(run)?;
         Ok(handle)
-    }
-}
-
-/// Lets threads that answer requests go before this one, on Linux: elsewhere it would concern the whole process.
-fn lower_priority() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(10) {
-        tracing::debug!(%error, "the store's thread keeps its priority");
     }
 }
 

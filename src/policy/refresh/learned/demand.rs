@@ -134,7 +134,8 @@ impl DemandHistory {
     pub fn quiet_until(&self) -> Moment {
         let is_recorded = self.recent[0] & 1 == 1 && self.hours.is_marked();
         let never = Moment::from_nanos(0);
-        let is_next_first_after_decision = self.decided > never && self.decided >= self.first_after_decision[0];
+        // Tokio rounds times: a request in the moment of the decision counts as the first after it.
+        let is_next_first_after_decision = self.decided > self.first_after_decision[0];
         if !is_recorded || is_next_first_after_decision || self.expected > 0.0 {
             return never;
         }
