@@ -48,13 +48,13 @@ pub struct EntryState {
     pub sent: Moment,
     /// When the last token expires.
     pub expires: Moment,
-    /// What operators are told. Boxed, as few of many entries have it.
+    /// Notes for operators. Boxed, as few of many entries have them.
     pub notes: Option<Box<Notes>>,
     /// The ticket of the moment at which the token reaches its hard floor.
     pub(super) hard_floor: Option<Ticket>,
 }
 
-/// What operators are told about an entry.
+/// Notes about an entry for operators.
 #[derive(Default)]
 pub struct Notes {
     /// The refresher's last decision.
