@@ -1,7 +1,7 @@
 //! The requests of an HTTP/2 connection, which begin a few at a time.
 
+use std::collections::VecDeque;
 use std::future::Future;
-use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ const BEGIN: usize = 8;
 
 type Stream = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Takes the requests that an HTTP/2 connection accepts.
+/// The requests that an HTTP/2 connection has accepted and that have not begun.
 #[derive(Clone, Default)]
-pub struct Accepted(Arc<Mutex<Vec<Stream>>>);
+pub struct Accepted(Arc<Mutex<VecDeque<Stream>>>);
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Accepted {
     fn execute(&self, stream: F) {
         // A panic ends one request, as it would in a task of its own.
-        self.0.lock().push(Box::pin(AssertUnwindSafe(stream).catch_unwind().map(drop)));
+        self.0.lock().push_back(Box::pin(AssertUnwindSafe(stream).catch_unwind().map(drop)));
     }
 }
 
@@ -37,8 +37,6 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Accepted {
 pub struct WithStreams<C> {
     connection: Pin<Box<C>>,
     accepted: Accepted,
-    /// The requests that have not begun, the newest first.
-    waiting: Vec<Stream>,
     open: FuturesUnordered<Stream>,
     queue: TurnQueue,
     activity: Arc<Activity>,
@@ -47,8 +45,7 @@ pub struct WithStreams<C> {
 impl<C> WithStreams<C> {
     /// Joins a connection and what it accepts.
     pub fn new(connection: C, accepted: Accepted, queue: TurnQueue, activity: Arc<Activity>) -> Self {
-        let (waiting, open) = (Vec::new(), FuturesUnordered::new());
-        Self { connection: Box::pin(connection), accepted, waiting, open, queue, activity }
+        Self { connection: Box::pin(connection), accepted, open: FuturesUnordered::new(), queue, activity }
     }
 
     /// The connection.
@@ -61,17 +58,19 @@ impl<C: Future> Future for WithStreams<C> {
     type Output = C::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
-        let Self { connection, accepted, waiting, open, queue, activity } = &mut *self;
-        let needs_turn = !waiting.is_empty() || !activity.has_succeeded();
+        let Self { connection, accepted, open, queue, activity } = &mut *self;
+        let needs_turn = !activity.has_succeeded() || !accepted.0.lock().is_empty();
         let _turn = if needs_turn { ready!(queue.poll_turn(context)) } else { None };
         if let Poll::Ready(ended) = connection.as_mut().poll(context) {
             return Poll::Ready(ended);
         }
-        let accepted = mem::take(&mut *accepted.0.lock());
-        waiting.splice(0..0, accepted.into_iter().rev());
-        open.extend(waiting.drain(waiting.len().saturating_sub(BEGIN)..).rev());
+        let mut waiting = accepted.0.lock();
+        let beginning = waiting.len().min(BEGIN);
+        open.extend(waiting.drain(..beginning));
+        let are_more_waiting = !waiting.is_empty();
+        drop(waiting);
         while let Poll::Ready(Some(())) = open.poll_next_unpin(context) {}
-        if !waiting.is_empty() {
+        if are_more_waiting {
             context.waker().wake_by_ref();
         }
         Poll::Pending
