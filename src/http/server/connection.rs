@@ -23,11 +23,12 @@ use tokio_rustls::TlsAcceptor;
 use super::activity::Activity;
 use super::certificates::HTTP2;
 use super::connections::CloseIfIdle;
+use super::pieces::Pieces;
 use super::quiet_waker::QuietWaker;
 use super::read_timer::ReadTimer;
 use super::socket::Accepted;
 use super::state::{Answer, Cancelled, ConnectionState, ListenerState};
-use super::stream::{GuardedStream, SendingStream};
+use super::stream::{GuardedStream, Reads, SendingStream};
 use super::streams::{self, WithStreams};
 use super::tls::{PeerCertificate, Tls};
 use crate::http::response_body::ResponseBody;
@@ -157,7 +158,7 @@ where
         // Answers are small: to copy one behind its head costs less than `writev` costs more than `send`.
         .writev(false)
         .serve_connection(
-            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, Some(read_timer))),
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, Reads::Timed(read_timer))),
             service(Arc::clone(&state), answer),
         );
     let mut connection = pin!(connection);
@@ -196,6 +197,7 @@ where
     let header_bytes = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX).saturating_add(8192);
     let (streams, _counted) = state.listener.connections.count_http2(limits.streams);
     let accepted = streams::Accepted::default();
+    let reads = Reads::InPieces(Pieces::new(Arc::clone(&state.activity)));
     let connection = http2::Builder::new(accepted.clone())
         .timer(TokioTimer::new())
         .max_concurrent_streams(streams)
@@ -208,7 +210,7 @@ where
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(
-            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, None)),
+            TokioIo::new(GuardedStream::new(stream, limits.idle_timeout, reads)),
             service(Arc::clone(&state), answer),
         );
     let mut connection =
@@ -244,24 +246,27 @@ where
     log_end(finish_requests(pin!(connection), &state, close_if_idle).await);
 }
 
-/// Waits until the open requests are finished, but not for a partial head, nor for a peer that does
+/// Waits until the open requests are finished and answered, but not for a partial head, nor for a peer that does
 /// not read; with [`CloseIfIdle`], not for a peer at all.
 async fn finish_requests<C: Future>(
     mut connection: Pin<&mut C>,
     state: &ConnectionState,
     close_if_idle: Option<CloseIfIdle>,
 ) -> Option<C::Output> {
+    let is_served = || match close_if_idle {
+        Some(CloseIfIdle) => state.activity.idle().is_none(),
+        None => state.activity.is_any_open(),
+    };
     let mut patience = if close_if_idle.is_some() { Duration::ZERO } else { CLOSE_TIMEOUT };
+    // A request has ended before its answer is sent, so there is a last wait after it.
+    let mut was_served = is_served();
     loop {
         let ended = timeout(patience, &mut connection).await;
-        let is_served = match close_if_idle {
-            Some(CloseIfIdle) => state.activity.idle().is_none(),
-            None => state.activity.is_any_open(),
-        };
+        let is_served = is_served();
         match ended {
             Ok(ended) => return Some(ended),
-            Err(_) if !is_served => return None,
-            Err(_) => patience = CLOSE_TIMEOUT,
+            Err(_) if !is_served && !was_served => return None,
+            Err(_) => (patience, was_served) = (CLOSE_TIMEOUT, is_served),
         }
     }
 }

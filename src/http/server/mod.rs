@@ -7,6 +7,7 @@ mod connection;
 mod connections;
 mod host;
 mod listener;
+mod pieces;
 mod quiet_waker;
 mod read_timer;
 mod request_body;

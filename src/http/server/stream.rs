@@ -9,9 +9,18 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::pieces::Pieces;
 use super::read_timer::ReadTimer;
 
-/// A stream with a read timeout between requests and a write timeout.
+/// How a connection is read.
+pub enum Reads {
+    /// With a timeout between requests, in HTTP/1.
+    Timed(ReadTimer),
+    /// In pieces, in HTTP/2, which has timeouts of its own.
+    InPieces(Pieces),
+}
+
+/// A stream with limits for reading and a write timeout.
 ///
 /// hyper has no write timeout: a peer that does not read would hold its connection for ever.
 pub struct GuardedStream<S> {
@@ -19,14 +28,13 @@ pub struct GuardedStream<S> {
     /// The longest time without progress in writing.
     write_timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
-    /// The read timeout; `None` for HTTP/2, which has its own.
-    read_timer: Option<ReadTimer>,
+    reads: Reads,
 }
 
 impl<S> GuardedStream<S> {
-    /// Wraps a connection. Without a `read_timer` only writing is limited.
-    pub const fn new(stream: S, write_timeout: Duration, read_timer: Option<ReadTimer>) -> Self {
-        Self { stream, write_timeout, stalled: None, read_timer }
+    /// Wraps a connection.
+    pub const fn new(stream: S, write_timeout: Duration, reads: Reads) -> Self {
+        Self { stream, write_timeout, stalled: None, reads }
     }
 
     /// Passes the outcome on, or fails after too long without progress.
@@ -52,16 +60,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         let is_writing = self.stalled.is_some();
-        match &mut self.read_timer {
-            Some(timer) if read.is_pending() => {
-                ready!(timer.poll_expired(context, is_writing));
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            Some(timer) if buffer.filled().len() > before => timer.on_bytes(),
-            _ => {}
+        let Self { stream, reads, .. } = &mut *self;
+        let timer = match reads {
+            Reads::Timed(timer) => timer,
+            Reads::InPieces(pieces) => return pieces.poll_read(stream, context, buffer),
+        };
+        let before = buffer.filled().len();
+        let read = Pin::new(stream).poll_read(context, buffer);
+        if read.is_pending() {
+            ready!(timer.poll_expired(context, is_writing));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        if buffer.filled().len() > before {
+            timer.on_bytes();
         }
         read
     }
@@ -144,12 +156,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SendingStream<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::server::activity::Activity;
+    use std::sync::Arc;
     use tokio::io::AsyncWriteExt;
+
+    fn pieces() -> Reads {
+        Reads::InPieces(Pieces::new(Arc::new(Activity::new(0))))
+    }
 
     #[tokio::test(start_paused = true)]
     async fn peer_that_does_not_read_times_out() {
         let (near, far) = tokio::io::duplex(7);
-        let mut stream = GuardedStream::new(near, Duration::from_secs(60), None);
+        let mut stream = GuardedStream::new(near, Duration::from_secs(60), pieces());
         let written = stream.write_all(b"more than goes into the pipe").await;
         assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
         drop(far);
@@ -188,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_slice_is_written_without_a_vector() {
-        let mut guarded = GuardedStream::new(Counter::default(), Duration::from_secs(60), None);
+        let mut guarded = GuardedStream::new(Counter::default(), Duration::from_secs(60), pieces());
         guarded.write_all(b"an answer").await.expect("it takes all");
         assert_eq!((guarded.stream.plain, guarded.stream.vectored), (1, 0));
         let mut sending = SendingStream(Counter::default());

@@ -32,6 +32,24 @@ fn serve(length: usize) -> DuplexStream {
 /// The same, and counts how often the connection is polled.
 fn serve_counted(length: usize, polls: Arc<AtomicU32>) -> DuplexStream {
     let (near, far) = duplex(1024);
+    let answer = move |request: Request<RequestBody>, _| async move {
+        request.into_body().collect().await.expect("a body");
+        Response::new(ResponseBody::from(vec![b'x'; length]))
+    };
+    tokio::spawn(async move {
+        let (_sender, stop) = oneshot::channel();
+        let mut served = pin!(serve_http1(near, connection_state(), answer, stop));
+        let counted = poll_fn(|context| {
+            polls.fetch_add(1, Ordering::Relaxed);
+            served.as_mut().poll(context)
+        });
+        counted.await;
+    });
+    far
+}
+
+/// The state of a connection at a listener of its own.
+fn connection_state() -> Arc<ConnectionState> {
     let connections = Connections::new(1, IntGauge::new("open", "Open connections.").expect("a sound declaration"));
     let listener = Arc::new(ListenerState {
         limits: Arc::new(ArcSwap::from_pointee(LIMITS)),
@@ -42,21 +60,7 @@ fn serve_counted(length: usize, polls: Arc<AtomicU32>) -> DuplexStream {
         id: connections.add_listener(),
         connections,
     });
-    let state = ConnectionState::new(listener, None, None, Arc::new(Activity::new(0)));
-    let answer = move |request: Request<RequestBody>, _| async move {
-        request.into_body().collect().await.expect("a body");
-        Response::new(ResponseBody::from(vec![b'x'; length]))
-    };
-    tokio::spawn(async move {
-        let (_sender, stop) = oneshot::channel();
-        let mut served = pin!(serve_http1(near, state, answer, stop));
-        let counted = poll_fn(|context| {
-            polls.fetch_add(1, Ordering::Relaxed);
-            served.as_mut().poll(context)
-        });
-        counted.await;
-    });
-    far
+    ConnectionState::new(listener, None, None, Arc::new(Activity::new(0)))
 }
 
 /// Sends a request and reads its answer, whose body is one byte.
@@ -139,5 +143,28 @@ async fn peer_that_reads_slowly_gets_the_whole_answer() {
     while answer.iter().filter(|byte| **byte == b'x').count() < 50 * 1024 {
         sleep(30 * SECOND).await;
         assert!(peer.read_buf(&mut answer).await.expect("it is open") > 0);
+    }
+}
+
+/// One of the requests ends in the moment in which the shutdown looks whether one is open.
+#[tokio::test(start_paused = true)]
+async fn answer_that_is_ready_as_a_shutdown_ends_is_sent() {
+    for millis in 0..5 {
+        let (near, far) = duplex(1024);
+        let answer = move |_: Request<RequestBody>, _| async move {
+            sleep(CLOSE_TIMEOUT + Duration::from_millis(millis)).await;
+            Response::new(ResponseBody::from("late"))
+        };
+        let (state, (sender, stop)) = (connection_state(), oneshot::channel());
+        // Without turns, an answer that is ready is in the connection's next poll.
+        state.activity.succeed();
+        tokio::spawn(serve_http2(near, state, answer, stop));
+        let (mut requests, connection) = h2::client::handshake(far).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        let request = Request::get("http://broker/").body(()).expect("a request");
+        let (response, _) = requests.send_request(request, true).expect("it is open");
+        sleep(SECOND / 1000).await;
+        drop(sender);
+        assert_eq!(response.await.expect("an answer").status(), 200, "{millis}");
     }
 }
