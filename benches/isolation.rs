@@ -2,11 +2,15 @@
 //!
 //! The broker and the attacker are processes of this program. The attacker has a client key of its own in the same
 //! workspace, and acts in every second turn. HTTP/2 needs TLS, so beside its attacks the client uses TLS, too, at brokers
-//! of their own. The result is the ratio. `cargo bench --bench isolation` takes two minutes, and with a part of a name
-//! after `--` runs the attacks with that name. Without cargo's `--bench`, or with `--test`, it is a short smoke test.
+//! of their own. The brokers have a core of their own, and the attacker runs on the client's while that is idle: its
+//! computing is no part of the attack. The result is the ratio. `cargo bench --bench isolation` takes two minutes, and
+//! with a part of a name after `--` runs the attacks with that name. Without cargo's `--bench`, or with `--test`, it is
+//! a short smoke test.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
+#[path = "support/cores.rs"]
+mod cores;
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/support/pki.rs"]
 mod pki;
@@ -24,6 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cores::{CLIENTS, SERVERS, pin, run_when_idle};
 use h2::SendStream;
 use h2::client::ResponseFuture;
 use hyper::Request;
@@ -43,7 +48,7 @@ const CONNECTIONS: usize = 8;
 /// Environment variables of the attacker: its attack, and the broker's address.
 const ATTACK: &str = "COURIER_TOKEN_BROKER_BENCH_ATTACK";
 const ADDRESS: &str = "COURIER_TOKEN_BROKER_BENCH_ADDRESS";
-/// The attacks. The goal does not apply to the last two, which explain the one before them.
+/// The attacks, and last what the attacker's computing alone does.
 const ATTACKS: [&str; 8] = [
     "new users",
     "unfinished bodies",
@@ -95,7 +100,9 @@ fn compare() {
     let only =
         |attack: &&str| arguments[1..].iter().all(|part| part.starts_with('-') || attack.contains(part.as_str()));
     let tls_broker = || Server::start("tls broker", (CERTIFICATES, folder.display()));
+    pin(SERVERS);
     let [plain, with_tls, without_attack] = [Server::start("broker", (ATTACK, 0)), tls_broker(), tls_broker()];
+    pin(CLIENTS);
     for attack in ATTACKS.into_iter().filter(only) {
         let is_http2 = [HTTP2_HEADS, HTTP2_AT_ONCE].contains(&attack);
         let attacked = if is_http2 { &with_tls } else { &plain };
@@ -144,6 +151,7 @@ async fn open(address: SocketAddr, tls: Option<TlsConnector>) -> Connection {
 
 /// The attacker's process.
 fn attack(name: &str, address: SocketAddr) {
+    run_when_idle();
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let acting = companion_acts();
     println!("ready");

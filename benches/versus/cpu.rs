@@ -1,22 +1,9 @@
-//! The CPU time of processes, and the core of each.
+//! The CPU time of processes.
 
 use std::fs;
 use std::ops::{AddAssign, Sub};
 
-use rustix::thread::{CpuSet, sched_setaffinity};
-
 use super::wire::cpu_of;
-
-/// The core of the servers, and that of the load generator.
-pub const SERVERS: usize = 0;
-pub const GENERATOR: usize = 1;
-
-/// Pins this thread, and the processes that it starts from now on, to a core.
-pub fn pin(core: usize) {
-    let mut cores = CpuSet::new();
-    cores.set(core);
-    sched_setaffinity(None, &cores).expect("two cores are needed: one for the server, one for the load generator");
-}
 
 /// The CPU time of a process.
 #[derive(Clone, Copy, Default)]

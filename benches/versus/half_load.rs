@@ -11,12 +11,11 @@ use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{Raw, StoreKind};
 use courier_token_broker::simulator::{Faults, Simulator};
 use courier_token_broker::store::StoredToken;
-use rustix::process::nice;
 use tokio::net::TcpListener;
 
 use super::background::{ADDRESS, ADMIN, metrics_request};
 use super::connection::Request;
-use super::cpu::{GENERATOR, SERVERS, pin};
+use super::cores::{CLIENTS, SERVERS, pin, run_when_idle};
 use super::generator::{Generator, Target};
 use super::stored;
 use super::support::{API_KEY, CLIENT_KEY, issue_token_body, settings};
@@ -76,7 +75,7 @@ pub fn measure(times: &Times) {
     let Times { rounds, window, users, .. } = *times;
     let requests: Vec<_> =
         (0..users).map(|user| Request::new("/auth/issue-token", CLIENT_KEY, &issue_token_body(user))).collect();
-    pin(GENERATOR);
+    pin(CLIENTS);
     let courier = Server::start("simulator", (SIZE, 0));
     let base_url = format!("http://{}", courier.address);
     let (mut rate, mut ratios) = (None, Vec::new());
@@ -86,7 +85,7 @@ pub fn measure(times: &Times) {
         pin(SERVERS);
         let variables = [(FOLDER, folder.path().display().to_string()), (COURIER, base_url.clone())];
         let broker = Server::start_with("busy broker", &variables);
-        pin(GENERATOR);
+        pin(CLIENTS);
         let admin = broker.admin.expect("its address");
         let variables = [(ADDRESS, broker.address.to_string()), (ADMIN, admin.to_string())];
         let mut background = Companion::start("background", &variables);
@@ -165,7 +164,7 @@ pub fn set(raw: &mut Raw) {
 
 /// A simulator whose work does not delay the load generator on the same core.
 pub async fn simulator() {
-    let _ = nice(19);
+    run_when_idle();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     println!("{}", listener.local_addr().expect("an address"));
     let simulator = Simulator::new(Some(API_KEY.to_owned()), Faults::default(), Clock::system());

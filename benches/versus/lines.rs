@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use super::connection::Request;
-use super::cpu::{GENERATOR, SERVERS, pin};
+use super::cores::{CLIENTS, SERVERS, pin};
 use super::generator::{Generator, Target};
 use super::issuer::RSA;
 use super::nginx::Nginx;
@@ -60,12 +60,12 @@ impl Servers {
         let folder = file.parent().expect("a folder");
         pin(SERVERS);
         let [broker, tls_broker] = ["broker", "TLS broker"].map(|role| Server::start(role, (FOLDER, folder.display())));
-        pin(GENERATOR);
+        pin(CLIENTS);
         let size = answer_size(&broker);
         pin(SERVERS);
         let [hyper, epoll] = ["hyper", "epoll"].map(|role| Server::start(role, (SIZE, size)));
         let nginx = Nginx::start(size, hyper.address, folder);
-        pin(GENERATOR);
+        pin(CLIENTS);
         if nginx.is_none() {
             println!("nginx is missing (apt-get install nginx): the ratios are to hyper, and some lines have none");
         }

@@ -11,6 +11,8 @@ mod background;
 #[path = "../support/bare.rs"]
 mod bare;
 mod connection;
+#[path = "../support/cores.rs"]
+mod cores;
 mod cpu;
 mod floor;
 mod generator;
