@@ -212,7 +212,7 @@ impl Entry {
     /// Its memory in bytes, about; [`USUAL_BYTES`] at least, so that these bound the number of entries too.
     pub fn weight(&self) -> u32 {
         let token = self.token().map_or(0, |token| token.token().len());
-        let bytes = OWN_BYTES + USER_BYTES * self.key.users().count() + self.key.claim().len() + token;
+        let bytes = OWN_BYTES + USER_BYTES * self.key.users().count() + self.key.text_len() + token;
         u32::try_from(bytes).unwrap_or(u32::MAX).max(USUAL_BYTES)
     }
 }
