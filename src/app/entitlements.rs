@@ -27,7 +27,8 @@ impl Entitlements {
     /// Whether any client or session may request this key.
     pub fn include(&self, key: &TokenKey) -> bool {
         // Always parses: the key was made from a claim.
-        let Ok(claim) = ScopeClaim::parse(key.claim()) else { return false };
+        let claim = key.claim().to_string();
+        let Ok(claim) = ScopeClaim::parse(&claim) else { return false };
         let lifetime = key.lifetime();
         let by_client = |client: &Client| {
             client.workspace.as_str() == key.workspace()

@@ -13,6 +13,7 @@ use crate::policy::refresh::learned::demand::DemandHistory;
 /// Only the first request in each sixteenth of a window takes the lock, and the first after a
 /// decision; the others store to one atomic.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Demand {
     /// Requests before this moment add no information but their time; in nanoseconds.
     quiet_until: AtomicU64,
@@ -22,6 +23,9 @@ pub struct Demand {
 }
 
 impl Demand {
+    #[cfg(test)]
+    pub const HISTORY_OFFSET: usize = std::mem::offset_of!(Self, history);
+
     /// The empty history of a key whose tokens have this window.
     pub fn new(window: Duration, now: Moment) -> Self {
         let history = Lock::new(Order::Demand, DemandHistory::new(window, now));

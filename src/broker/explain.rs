@@ -37,9 +37,7 @@ impl Broker {
         let of_user = |key: &TokenKey| key.users().any(|name| name == user);
         let entries = keys.filter(of_user).filter_map(|key| table.get(&key));
         let mut explained: Vec<_> = entries.take(MOST).map(|entry| explain_entry(&entry)).collect();
-        explained.sort_by(|one, other| {
-            (one.key.workspace(), one.key.claim()).cmp(&(other.key.workspace(), other.key.claim()))
-        });
+        explained.sort_by_cached_key(|one| (one.key.workspace().to_owned(), one.key.claim().to_string()));
         explained
     }
 }

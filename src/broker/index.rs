@@ -18,14 +18,13 @@ pub struct Index {
     shards: [Lock<Shard>; SHARDS],
 }
 
-type Shard = HashMap<Handle, Keys, RandomState>;
-
-/// The keys of one handle.
-///
-/// Nearly all handles have one key, so it is here without an allocation of its own, and nothing widens it.
-enum Keys {
-    One(TokenKey),
-    Several(Box<Several>),
+/// The keys of some handles.
+#[derive(Default)]
+struct Shard {
+    /// The key of each handle that has one, as nearly all do. Nothing widens the slots of this table.
+    ones: HashMap<Handle, TokenKey, RandomState>,
+    /// The keys of each handle that had several.
+    several: HashMap<Handle, Box<Several>, RandomState>,
 }
 
 /// The keys of a handle that had several.
@@ -39,34 +38,27 @@ enum Several {
 /// Up to this many keys are searched one by one.
 const FEW: usize = 32;
 
-impl Keys {
-    fn add(&mut self, key: &TokenKey) {
-        match self {
-            Self::One(one) => *self = Self::Several(Box::new(Several::Few(vec![one.clone(), key.clone()]))),
-            Self::Several(several) => several.add(key),
+impl Shard {
+    fn add(&mut self, handle: Handle, key: &TokenKey) {
+        if let Some(several) = self.several.get_mut(&handle) {
+            return several.add(key);
+        }
+        match self.ones.entry(handle) {
+            Entry::Vacant(place) => _ = place.insert(key.clone()),
+            Entry::Occupied(one) => {
+                let keys = vec![one.remove(), key.clone()];
+                self.several.insert(handle, Box::new(Several::Few(keys)));
+            }
         }
     }
 
-    /// Removes one occurrence of a key; returns whether it was the last key.
-    fn remove(&mut self, key: &TokenKey) -> bool {
-        match self {
-            Self::One(one) => one == key,
-            Self::Several(several) => several.remove(key),
+    /// Removes one occurrence of a key.
+    fn remove(&mut self, handle: Handle, key: &TokenKey) {
+        if self.ones.get(&handle) == Some(key) {
+            self.ones.remove(&handle);
         }
-    }
-
-    /// At least the number of different keys: of few keys, each occurrence counts.
-    fn count(&self) -> usize {
-        match self {
-            Self::One(_) => 1,
-            Self::Several(several) => several.count(),
-        }
-    }
-
-    fn to_vec(&self) -> Vec<TokenKey> {
-        match self {
-            Self::One(key) => vec![key.clone()],
-            Self::Several(several) => several.to_vec(),
+        if self.several.get_mut(&handle).is_some_and(|several| several.remove(key)) {
+            self.several.remove(&handle);
         }
     }
 }
@@ -151,42 +143,38 @@ impl Index {
 
     /// Adds a key.
     pub fn add(&self, handle: Handle, key: &TokenKey) {
-        match self.shard(handle).entry(handle) {
-            Entry::Occupied(keys) => keys.into_mut().add(key),
-            Entry::Vacant(place) => _ = place.insert(Keys::One(key.clone())),
-        }
+        self.shard(handle).add(handle, key);
     }
 
     /// Removes one occurrence of a key.
     pub fn remove(&self, handle: Handle, key: &TokenKey) {
-        let mut shard = self.shard(handle);
-        let Some(keys) = shard.get_mut(&handle) else { return };
-        if keys.remove(key) {
-            shard.remove(&handle);
-        }
+        self.shard(handle).remove(handle, key);
     }
 
     /// At least the number of different keys under this handle.
     pub fn count(&self, handle: Handle) -> usize {
-        self.shard(handle).get(&handle).map_or(0, Keys::count)
+        let shard = self.shard(handle);
+        shard.several.get(&handle).map_or_else(|| shard.ones.contains_key(&handle).into(), |several| several.count())
     }
 
     /// The keys under this handle.
     pub fn find(&self, handle: Handle) -> Vec<TokenKey> {
-        self.shard(handle).get(&handle).map(Keys::to_vec).unwrap_or_default()
+        let shard = self.shard(handle);
+        let several = shard.several.get(&handle).map(|several| several.to_vec());
+        several.unwrap_or_else(|| shard.ones.get(&handle).cloned().into_iter().collect())
     }
 
     /// The number of keys, each counted as often as it was added.
     #[cfg(test)]
     pub fn len(&self) -> usize {
-        let keys = |keys: &Keys| match keys {
-            Keys::Several(several) => match &**several {
-                Several::Few(keys) => keys.len(),
-                Several::Many(keys) => keys.values().map(|count| *count as usize).sum(),
-            },
-            Keys::One(_) => 1,
+        let several = |several: &Several| match several {
+            Several::Few(keys) => keys.len(),
+            Several::Many(keys) => keys.values().map(|count| *count as usize).sum(),
         };
-        let shard = |shard: &Lock<Shard>| shard.lock().values().map(keys).sum::<usize>();
+        let shard = |shard: &Lock<Shard>| {
+            let shard = shard.lock();
+            shard.ones.len() + shard.several.values().map(|keys| several(keys)).sum::<usize>()
+        };
         self.shards.iter().map(shard).sum::<usize>()
     }
 
@@ -201,8 +189,8 @@ mod tests {
     use crate::token::{Lifetime, ScopeClaim, WorkspaceName};
 
     #[test]
-    fn handle_with_its_keys_has_24_bytes() {
-        assert_eq!(size_of::<(Handle, Keys)>(), 24);
+    fn handle_with_its_key_has_16_bytes() {
+        assert_eq!(size_of::<(Handle, TokenKey)>(), 16);
     }
 
     #[test]

@@ -99,7 +99,7 @@ mod tests {
     }
 
     fn get_cached(fixture: &Fixture, user: &str) -> Option<Answer> {
-        fixture.broker.get_cached(key(user).as_str(), Some("app"), None, fixture.clock.now())
+        fixture.broker.get_cached(&key(user).to_text(), Some("app"), None, fixture.clock.now())
     }
 
     fn has(fixture: &Fixture, user: &str) -> bool {

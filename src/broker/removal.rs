@@ -62,7 +62,7 @@ impl Broker {
             workspaces.flat_map(|name| table.keys_of((name.as_str(), user.as_str()))).collect::<Vec<_>>()
         };
         let mut keys = users.map(of_user).unwrap_or_default();
-        keys.retain(|key| key.claim() == claim);
+        keys.retain(|key| key.claim().to_string() == claim);
         keys
     }
 

@@ -97,7 +97,7 @@ impl Broker {
     }
 
     fn look_up_for(&self, request: &TokenRequest<'_>, now: Moment) -> Option<(Found, Freshness)> {
-        self.look_up(request.key.as_str(), request.actor.client(), request.min_ttl, now)
+        self.look_up(&request.key.to_text(), request.actor.client(), request.min_ttl, now)
     }
 
     /// The key's entry, its token, and whether that may be handed out.
@@ -251,7 +251,7 @@ impl Broker {
 
     /// Serves the stale token above the hard floor after a failure, unless it was removed meanwhile.
     fn serve_stale(&self, request: &TokenRequest<'_>, why: Stale, asked: Moment) -> Option<Answer> {
-        let found = self.find(request.key.as_str(), request.actor.client())?;
+        let found = self.find(&request.key.to_text(), request.actor.client())?;
         let Found { entry, token, .. } = &found;
         let is_purged = |workspace: &Arc<Workspace>| workspace.is_purged(token.sent());
         if self.0.workspaces.get(request.key.workspace()).is_some_and(is_purged) {

@@ -77,7 +77,7 @@ struct Sought<'a> {
 
 impl Equivalent<ByKey> for Sought<'_> {
     fn equivalent(&self, key: &ByKey) -> bool {
-        let is_equal = key.hash == self.hash && key.entry.key.as_bytes() == self.text;
+        let is_equal = key.hash == self.hash && key.entry.key.has_text(self.text);
         if is_equal {
             self.found.set(Some(Arc::clone(&key.entry)));
         }
@@ -104,7 +104,7 @@ impl KeyTable {
 
     /// Returns the entry of a key.
     pub fn get(&self, key: &TokenKey) -> Option<Arc<Entry>> {
-        self.get_by_text(key.as_bytes())
+        self.get_by_text(key.to_text().as_bytes())
     }
 
     /// Returns the entry of the key with this text.
@@ -190,7 +190,7 @@ impl KeyTable {
 
     fn insert(&self, entry: &Arc<Entry>) {
         if !self.holds(entry) {
-            let hash = self.hasher.hash_one(entry.key.as_bytes());
+            let hash = self.hasher.hash_one(entry.key.to_text().as_bytes());
             self.entries.insert(ByKey { hash, entry: Arc::clone(entry) }, ());
         }
     }
@@ -226,7 +226,8 @@ impl KeyTable {
 
     /// Takes the entry of a key out of the table; the caller releases it.
     pub fn remove(&self, key: &TokenKey) -> Option<Arc<Entry>> {
-        let sought = self.sought(key.as_bytes());
+        let text = key.to_text();
+        let sought = self.sought(text.as_bytes());
         self.entries.remove(&sought).and_then(|()| sought.found.take())
     }
 

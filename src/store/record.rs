@@ -60,7 +60,7 @@ pub(super) struct ReadRecord {
 impl Record {
     pub(super) fn encode(&self, out: &mut Vec<u8>, identity: WorkspaceIdentity, clock: Clock) {
         out.extend_from_slice(&identity.0);
-        put_text(out, self.key.as_str());
+        put_text(out, &self.key.to_text());
         match &self.token {
             None => out.push(0),
             Some(stored) => {

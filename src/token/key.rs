@@ -3,13 +3,12 @@
 use std::borrow::Borrow;
 use std::cell::Cell;
 use std::fmt;
-use std::hash::{Hash, Hasher};
-use std::ops::Range;
 use std::sync::Arc;
 
 use triomphe::ThinArc;
 
 use super::claim::ScopeClaim;
+use super::common_parts::{CommonParts, Layout};
 use super::lifetime::Lifetime;
 use super::scope_set::ScopeSet;
 use super::user::UserId;
@@ -54,30 +53,25 @@ pub struct WorkspaceNameError;
 
 /// The cache key of a token: workspace, users in their order, set of scopes, lifetime.
 ///
-/// A token answers a request only if it was issued for an equal key. The key is one string,
-/// `workspace seconds claim`. Only the last part can contain a space, so different keys are
-/// different strings. Cheap to clone: the text and the places of its parts are one allocation.
-#[derive(Clone)]
-pub struct TokenKey(ThinArc<Layout, u8>);
+/// A token answers a request only if it was issued for an equal key. The text of a key is
+/// `workspace seconds claim`. Only the last part can contain a space, so different keys have
+/// different texts. Cheap to clone: one allocation has the users and points to the other parts.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TokenKey(ThinArc<CommonParts, u8>);
 
-/// The places of the parts in the text of a key.
-#[derive(Clone, Copy)]
-struct Layout {
-    lifetime: Lifetime,
-    users_end: u16,
-    workspace_end: u8,
-    claim_start: u8,
-}
+/// The beginning of the first user in a claim.
+const FIRST_USER: &str = "user_id:";
+/// What separates two users.
+const NEXT_USER: &str = " user_id:";
 
 // The longest text must not exceed its offsets.
-const LONGEST_CLAIM_START: usize = WorkspaceName::MAX_BYTES + " 4294967295 ".len();
-const _: () = assert!(LONGEST_CLAIM_START <= u8::MAX as usize);
-const _: () = assert!(LONGEST_CLAIM_START + ScopeClaim::MAX_BYTES <= u16::MAX as usize);
+const _: () = assert!(WorkspaceName::MAX_BYTES + " 4294967295 ".len() + FIRST_USER.len() <= u8::MAX as usize);
 
 /// The text of a token key, for a look-up. Its buffer is reused by the thread, so that a look-up allocates nothing.
 pub struct KeyText {
     text: String,
     layout: Layout,
+    users_end: usize,
 }
 
 thread_local! {
@@ -103,10 +97,11 @@ impl KeyText {
         text.push(' ');
         text.push_str(itoa::Buffer::new().format(lifetime.as_secs()));
         text.push(' ');
-        let claim_start = text.len() as u8;
-        let users_end = write(&mut text) as u16;
-        let workspace_end = workspace.as_str().len() as u8;
-        Self { text, layout: Layout { lifetime, users_end, workspace_end, claim_start } }
+        let claim_start = text.len();
+        let users_end = write(&mut text);
+        let [workspace_end, claim_start, users_start] =
+            [workspace.as_str().len(), claim_start, claim_start + FIRST_USER.len()].map(|place| place as u8);
+        Self { text, layout: Layout { lifetime, workspace_end, claim_start, users_start }, users_end }
     }
 
     /// The text, which is that of an equal [`TokenKey`].
@@ -116,7 +111,10 @@ impl KeyText {
 
     /// The key of this text.
     pub fn to_key(&self) -> TokenKey {
-        TokenKey(ThinArc::from_header_and_slice(self.layout, self.text.as_bytes()))
+        let users_start = self.layout.users_start.into();
+        let common = [&self.text[..users_start], &self.text[self.users_end..]].concat();
+        let common = CommonParts::new(self.layout, &common);
+        TokenKey(ThinArc::from_header_and_slice(common, &self.text.as_bytes()[users_start..self.users_end]))
     }
 }
 
@@ -139,22 +137,28 @@ impl TokenKey {
         let (workspace, claim) = (WorkspaceName::new(workspace).ok()?, ScopeClaim::parse(claim).ok()?);
         let lifetime = Lifetime::from_seconds(seconds.parse::<u32>().ok()?.into()).ok()?;
         // Another order of the scopes or `+60` would parse too, but be the text of another key.
-        Some(Self::new(&workspace, &claim, lifetime)).filter(|key| key.as_bytes() == text.as_bytes())
+        Some(Self::new(&workspace, &claim, lifetime)).filter(|key| key.has_text(text.as_bytes()))
     }
 
     /// The text of the key, from which [`TokenKey::parse`] makes it again.
-    pub fn as_str(&self) -> &str {
-        self.part(0..self.as_bytes().len())
+    pub fn to_text(&self) -> String {
+        self.pieces().map(as_text).concat()
     }
 
-    /// The bytes of the text, which are looked at without a check that they are text.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0.slice
+    /// Whether this is the text of the key.
+    pub fn has_text(&self, text: &[u8]) -> bool {
+        let [start, users, end] = self.pieces();
+        text.strip_prefix(start).and_then(|rest| rest.strip_suffix(end)) == Some(users)
+    }
+
+    /// The length of the text.
+    pub fn text_len(&self) -> usize {
+        self.pieces().iter().map(|piece| piece.len()).sum()
     }
 
     /// The name of the workspace.
     pub fn workspace(&self) -> &str {
-        self.part(0..self.layout().workspace_end.into())
+        as_text(&self.common().text()[..self.layout().workspace_end.into()])
     }
 
     /// The lifetime that is requested from Courier.
@@ -163,50 +167,48 @@ impl TokenKey {
     }
 
     /// The scope string that is requested from Courier.
-    pub fn claim(&self) -> &str {
-        self.part(self.layout().claim_start.into()..self.as_bytes().len())
+    pub fn claim(&self) -> impl fmt::Display {
+        let [start, users, end] = self.pieces();
+        let pieces = [&start[self.layout().claim_start.into()..], users, end].map(as_text);
+        fmt::from_fn(move |out| pieces.iter().try_for_each(|piece| out.write_str(piece)))
     }
 
-    /// The part of the scope string that names the users, for logs.
+    /// The users, for logs.
     pub fn users(&self) -> impl Iterator<Item = &str> {
-        let users = self.part(self.layout().claim_start.into()..self.layout().users_end.into());
-        users.split(' ').filter_map(|part| part.strip_prefix("user_id:"))
+        let [_, users, _] = self.pieces();
+        as_text(users).split(NEXT_USER)
     }
 
     /// The scopes alone, as one string, for logs.
     pub fn scopes(&self) -> &str {
-        self.part(usize::from(self.layout().users_end) + 1..self.as_bytes().len())
+        let [_, _, end] = self.pieces();
+        as_text(&end[" ".len()..])
     }
 
-    fn layout(&self) -> &Layout {
+    pub(super) fn common(&self) -> &CommonParts {
         &self.0.header.header
     }
 
-    fn part(&self, range: Range<usize>) -> &str {
-        // The bytes come from a `str`, and the parts are between spaces.
-        std::str::from_utf8(&self.as_bytes()[range]).unwrap_or_default()
+    fn layout(&self) -> &Layout {
+        self.common().layout()
+    }
+
+    /// The text up to the first user's name, from there to the end of the last one's, and from there on.
+    fn pieces(&self) -> [&[u8]; 3] {
+        let (start, end) = self.common().text().split_at(self.layout().users_start.into());
+        [start, &self.0.slice, end]
     }
 }
 
-// All else follows from the text.
-impl PartialEq for TokenKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_bytes() == other.as_bytes()
-    }
-}
-
-impl Eq for TokenKey {}
-
-impl Hash for TokenKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_bytes().hash(state);
-    }
+/// A part of a key's text: it comes from a `str`, and is between spaces or colons.
+fn as_text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
 }
 
 /// Shows the whole key: it holds no secret.
 impl fmt::Debug for TokenKey {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "TokenKey({:?})", self.as_str())
+        write!(out, "TokenKey({:?})", self.to_text())
     }
 }
 
@@ -229,10 +231,11 @@ mod tests {
         let key = key("eu-1", "write:x user_id:a:b user_id:c read:x", "1d");
         assert_eq!(key.workspace(), "eu-1");
         assert_eq!(key.lifetime().as_secs(), 86_400);
-        assert_eq!(key.claim(), "user_id:a:b user_id:c read:x write:x");
+        assert_eq!(key.claim().to_string(), "user_id:a:b user_id:c read:x write:x");
         assert_eq!(key.users().collect::<Vec<_>>(), ["a:b", "c"]);
         assert_eq!(key.scopes(), "read:x write:x");
-        assert_eq!((size_of_val(&key), size_of::<Layout>()), (size_of::<usize>(), 8));
+        assert_eq!((key.text_len(), key.to_text().len()), (47, 47));
+        assert_eq!((size_of_val(&key), size_of::<CommonParts>()), (size_of::<usize>(), size_of::<usize>()));
     }
 
     #[test]
@@ -244,7 +247,7 @@ mod tests {
         let key = TokenKey::new(&WorkspaceName::new(&name).expect("a name"), &claim, Lifetime::MAX);
         assert_eq!((key.workspace(), key.lifetime(), key.scopes()), (&*name, Lifetime::MAX, "s"));
         assert!(key.users().eq(claim.users().iter().map(|user| user.as_str())));
-        assert_eq!(key.claim(), claim.to_string());
+        assert_eq!(key.claim().to_string(), claim.to_string());
     }
 
     #[test]
@@ -270,7 +273,7 @@ mod tests {
     #[test]
     fn text_that_is_not_exactly_that_of_a_key_is_rejected() {
         let text = "default 60 user_id:a read:x write:x";
-        assert_eq!(TokenKey::parse(text).map(|key| key.as_str().to_owned()).as_deref(), Some(text));
+        assert_eq!(TokenKey::parse(text).map(|key| key.to_text()).as_deref(), Some(text));
         for text in [
             "",
             "default",
@@ -313,7 +316,7 @@ mod tests {
             };
             if let (Some((first, first_parts)), Some((second, second_parts))) = (make(&one), make(&two)) {
                 prop_assert_eq!(first == second, first_parts == second_parts);
-                prop_assert_eq!(TokenKey::parse(first.as_str()), Some(first));
+                prop_assert_eq!(TokenKey::parse(&first.to_text()), Some(first));
             }
         }
     }

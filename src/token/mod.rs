@@ -4,6 +4,7 @@
 //! async runtime.
 
 mod claim;
+mod common_parts;
 mod grant;
 mod key;
 mod lifetime;

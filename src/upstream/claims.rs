@@ -24,7 +24,7 @@ pub fn grant(token: &str, key: &TokenKey, sent: Moment, clocks: &Clocks) -> Resu
         Some(claims) => {
             let scope = claims.scope.as_ref().and_then(Value::as_str);
             let claim = scope.and_then(|scope| ScopeClaim::parse(scope).ok());
-            if claim.is_none_or(|claim| claim.to_string() != key.claim()) {
+            if claim.is_none_or(|claim| claim.to_string() != key.claim().to_string()) {
                 return Err(Failure::Mismatch);
             }
             claims.life(requested, clocks)?

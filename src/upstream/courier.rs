@@ -147,7 +147,7 @@ impl Courier {
         permit: &Permit,
         body_timeout: Duration,
     ) -> Result<Grant, Failure> {
-        let body = json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() }).to_string();
+        let body = json!({ "scope": key.claim().to_string(), "expires_in": key.lifetime().to_string() }).to_string();
         let api_key = self.key();
         let request = checkout
             .client()

@@ -285,10 +285,10 @@ impl FakeIssuer {
 
 impl FakeIssuer {
     async fn call(&self, key: &TokenKey, sent: Moment) -> Result<Grant, Failure> {
-        let body = serde_json::json!({ "scope": key.claim(), "expires_in": key.lifetime().to_string() });
+        let body = serde_json::json!({ "scope": key.claim().to_string(), "expires_in": key.lifetime().to_string() });
         let call = self.courier.call_count();
         let reply = self.courier.answer(Some(b"Bearer key"), body.to_string().as_bytes()).await;
-        let failure = (self.failure.lock())(key.claim());
+        let failure = (self.failure.lock())(&key.claim().to_string());
         if failure == Some(Failure::Timeout) {
             self.clock.sleep_until(sent + CALL_TIMEOUT).await;
         }

@@ -69,10 +69,10 @@ impl Api {
         let terms = Terms { lifetime, min_ttl };
         let answer = self.serve(Requester::client(client), asked, terms, request.headers(), course.now).await?;
         let claim = answer.key.claim();
-        let mut rest = Vec::with_capacity(claim.len() + 128);
+        let mut rest = Vec::with_capacity(answer.key.text_len() + 128);
         rest.extend_from_slice(br#","scope":"#);
         // Writing to a vector can't fail.
-        let _ = serde_json::to_writer(&mut rest, claim);
+        let _ = serde_json::to_writer(&mut rest, &format_args!("{claim}"));
         let _ = write!(
             rest,
             r#","expires_in":{},"expires_at":"{}"}}"#,

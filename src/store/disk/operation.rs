@@ -53,7 +53,7 @@ impl Operation {
             Self::Keep(item) => return encode_item(item, out, identities, clock),
             Self::ForgetKey(key) => {
                 out.push(FORGET_KEY);
-                put_text(out, key.as_str());
+                put_text(out, &key.to_text());
             }
             Self::ForgetUser { workspace, user } => {
                 out.push(FORGET_USER);

@@ -160,7 +160,7 @@ fn write_snapshot(log: &mut Log, items: &[Item]) {
 /// The tokens by the text of their keys; `-` where there is none.
 fn tokens(loaded: &Loaded) -> BTreeMap<String, String> {
     let token = |record: &Record| record.token.as_ref().map_or("-", |stored| stored.token.expose()).to_owned();
-    loaded.records.iter().map(|record| (record.key.as_str().to_owned(), token(record))).collect()
+    loaded.records.iter().map(|record| (record.key.to_text(), token(record))).collect()
 }
 
 /// The tokens of workspace `eu`, in the order of users.

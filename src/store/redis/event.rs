@@ -67,7 +67,7 @@ impl Event {
             }
             Self::Rejected { key, print } => {
                 text.push(REJECTED);
-                put_text(&mut text, key.as_str());
+                put_text(&mut text, &key.to_text());
                 text.extend_from_slice(&print.0);
             }
             Self::Throttled { workspace, pause } => {

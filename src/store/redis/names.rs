@@ -61,7 +61,7 @@ impl Names {
     pub fn record(&self, key: &TokenKey, identity: WorkspaceIdentity) -> RecordNames {
         let workspace = key.workspace();
         let first = self.tag(b"user", &[workspace.as_bytes(), key.users().next().unwrap_or_default().as_bytes()]);
-        let name = self.tag(b"token", &[&identity.0, key.as_str().as_bytes()]);
+        let name = self.tag(b"token", &[&identity.0, key.to_text().as_bytes()]);
         let mut sign_outs: Vec<_> = key.users().map(|user| self.sign_out(workspace, Some(user))).collect();
         sign_outs.push(self.sign_out(workspace, None));
         RecordNames {

@@ -291,7 +291,7 @@ impl Invariants {
     pub fn check_calls(&mut self, calls: &[Call]) {
         for (call, key) in std::mem::take(&mut self.served) {
             let Call { scope, expires_in, .. } = &calls[call];
-            if scope != key.claim() || *expires_in != format!("{:?}", key.lifetime().to_string()) {
+            if *scope != key.claim().to_string() || *expires_in != format!("{:?}", key.lifetime().to_string()) {
                 self.violations.push(format!("{key:?} was served with the token of {:?}", calls[call]));
             }
         }

@@ -92,7 +92,7 @@ fn run(store: &Store, log: &mut Option<Log>, step: &Step, model: &mut Model) {
 }
 
 fn expected(model: &Model) -> BTreeMap<String, String> {
-    let text = |key: usize| super::key(TOKEN_KEYS[key].0, TOKEN_KEYS[key].1).as_str().to_owned();
+    let text = |key: usize| super::key(TOKEN_KEYS[key].0, TOKEN_KEYS[key].1).to_text();
     model.iter().map(|(key, token)| (text(*key), token.to_string())).collect()
 }
 
