@@ -1,10 +1,10 @@
 //! The limit of each user's request rate.
 
 use std::collections::HashMap;
-use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
 use crate::auth::InboundRate;
@@ -26,7 +26,7 @@ pub struct UserRates {
 
 struct Shard {
     /// When each user's requests are paid off at its rate.
-    paid_off: HashMap<Box<str>, Moment>,
+    paid_off: HashMap<Box<str>, Moment, RandomState>,
     /// The number of users at which those who are paid off are dropped, but not before this time.
     full_at: usize,
     next_sweep: Moment,
@@ -34,7 +34,7 @@ struct Shard {
 
 impl Default for Shard {
     fn default() -> Self {
-        Self { paid_off: HashMap::new(), full_at: LEAST_FULL, next_sweep: Moment::from_nanos(0) }
+        Self { paid_off: HashMap::default(), full_at: LEAST_FULL, next_sweep: Moment::from_nanos(0) }
     }
 }
 
@@ -56,7 +56,7 @@ impl UserRates {
         let period = Duration::from_secs_f64(1.0 / rate.per_second());
         let tolerance = period.mul_f64((rate.per_second() * BURST).max(LEAST_BURST) - 1.0);
         let shards = std::array::from_fn(|_| Mutex::default());
-        Self { rate, period, tolerance, shards, hasher: RandomState::new() }
+        Self { rate, period, tolerance, shards, hasher: RandomState::default() }
     }
 
     /// The rate.
@@ -70,20 +70,15 @@ impl UserRates {
         let Some(shard) = self.shards.get(shard) else { return Ok(()) };
         let mut shard = shard.lock();
         shard.make_room(now);
-        let is_full = shard.paid_off.len() >= MOST;
-        match shard.paid_off.entry(user.into()) {
-            Entry::Occupied(mut known) => {
-                let ahead = known.get().since(now);
-                if ahead > self.tolerance {
-                    return Err(ahead - self.tolerance);
-                }
-                let from = now.max(*known.get());
-                known.insert(from + self.period);
+        // `entry` would copy the user's id for each request.
+        if let Some(paid_off) = shard.paid_off.get_mut(user) {
+            let ahead = paid_off.since(now);
+            if ahead > self.tolerance {
+                return Err(ahead - self.tolerance);
             }
-            Entry::Vacant(_) if is_full => {}
-            Entry::Vacant(new) => {
-                new.insert(now + self.period);
-            }
+            *paid_off = now.max(*paid_off) + self.period;
+        } else if shard.paid_off.len() < MOST {
+            shard.paid_off.insert(user.into(), now + self.period);
         }
         Ok(())
     }
