@@ -15,7 +15,7 @@ use crate::token::TokenObject;
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// A response's body, in one frame: the token's shared bytes, and what differs from response to response.
+/// A response's body, in one frame: the token's shared bytes, and what differs from hit to hit.
 #[derive(Default)]
 pub struct ResponseBody {
     token: Option<TokenObject>,

@@ -77,7 +77,9 @@ pub fn min_ttl_header<B>(request: &Request<B>) -> Result<Option<Lifetime>, Probl
     Lifetime::parse(text).map(Some).map_err(|error| wrong(&error.to_string()))
 }
 
-/// The text of a header of visible ASCII and spaces, as by `HeaderValue::to_str`, which looks at one byte at a time.
+/// The text of a header of visible ASCII and spaces.
+///
+/// It is that of `HeaderValue::to_str`, which looks at one byte at a time: a session has several hundred.
 pub fn header_text(value: &HeaderValue) -> Option<&str> {
     std::str::from_utf8(value.as_bytes()).ok().filter(|text| text.is_ascii())
 }
