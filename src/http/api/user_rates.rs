@@ -1,10 +1,10 @@
 //! The limit of each user's request rate.
 
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
-use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
 use crate::auth::InboundRate;
@@ -26,7 +26,7 @@ pub struct UserRates {
 
 struct Shard {
     /// When each user's requests are paid off at its rate.
-    paid_off: HashMap<Box<str>, Moment, RandomState>,
+    paid_off: HashMap<Box<str>, Moment>,
     /// The number of users at which those who are paid off are dropped, but not before this time.
     full_at: usize,
     next_sweep: Moment,
@@ -34,7 +34,7 @@ struct Shard {
 
 impl Default for Shard {
     fn default() -> Self {
-        Self { paid_off: HashMap::default(), full_at: LEAST_FULL, next_sweep: Moment::from_nanos(0) }
+        Self { paid_off: HashMap::new(), full_at: LEAST_FULL, next_sweep: Moment::from_nanos(0) }
     }
 }
 
@@ -56,7 +56,7 @@ impl UserRates {
         let period = Duration::from_secs_f64(1.0 / rate.per_second());
         let tolerance = period.mul_f64((rate.per_second() * BURST).max(LEAST_BURST) - 1.0);
         let shards = std::array::from_fn(|_| Mutex::default());
-        Self { rate, period, tolerance, shards, hasher: RandomState::default() }
+        Self { rate, period, tolerance, shards, hasher: RandomState::new() }
     }
 
     /// The rate.
