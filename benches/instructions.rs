@@ -1,5 +1,5 @@
-//! The instructions of a hit, with each kind of store and over a connection, of a token key, of a decision and of the
-//! schedule's operations.
+//! The instructions of a hit, with each kind of store and of each route over a connection, of a token key, of a decision
+//! and of the schedule's operations.
 //!
 //! `cargo bench --bench instructions` needs `valgrind` and `redis-server`, and `RUSTFLAGS="--cfg rustix_use_libc"`, since
 //! valgrind hides the page by which rustix reads the clock. Words after `--` choose operations; `benches/compare` compares
@@ -25,7 +25,7 @@ use std::env;
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use courier_token_broker::broker::Broker;
 use courier_token_broker::clock::{Clock, Moment};
+use courier_token_broker::config::{Raw, RawSessions};
 use courier_token_broker::http::server::{Connections, Listener, Socket};
 use courier_token_broker::metrics::{ListenerKind, Metrics};
 use courier_token_broker::planner::workload::Workload;
@@ -45,13 +46,17 @@ use courier_token_broker::store::{StoreKeys, WorkspaceIdentity, generate_key};
 use courier_token_broker::token::{Lifetime, ScopeClaim, TokenKey, WorkspaceName};
 use http_body_util::BodyExt;
 use in_process::{InProcess, Route, warm};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use population::{DAY, Population, visits};
 use redis_server::RedisServer;
-use support::{CLIENT_KEY, issue_token_body, settings};
+use serde_json::json;
+use support::{CLIENT_KEY, settings};
 use tokio::runtime::Builder;
 
-/// The operations: first hits, with each kind of store, then a hit over HTTP/1 with its client.
-const OPERATIONS: [&str; 7] = ["memory", "disk", "redis", "http", "key", "decide", "schedule"];
+/// The operations: first hits, with each kind of store, then hits over HTTP/1 with their client: of `/auth/issue-token`,
+/// of `/v1/tokens`, and of the front-end route with a client key and with a session.
+const OPERATIONS: [&str; 10] =
+    ["memory", "disk", "redis", "http", "tokens", "frontend", "session", "key", "decide", "schedule"];
 /// The environment variables of a run: the operation, how often it runs, the folder and the URL of Redis.
 const OPERATION: &str = "COURIER_TOKEN_BROKER_BENCH_OPERATION";
 const COUNT: &str = "COURIER_TOKEN_BROKER_BENCH_COUNT";
@@ -60,6 +65,8 @@ const REDIS: &str = "COURIER_TOKEN_BROKER_BENCH_REDIS";
 /// The numbers of operations whose difference is measured.
 const RUNS: [u64; 2] = [2_000, 12_000];
 const KEYS: usize = 100;
+/// The secret of sessions.
+const SECRET: &[u8] = b"a secret with more than thirty-two bytes";
 
 fn main() {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -69,7 +76,10 @@ fn main() {
             "key" => make_keys(count),
             "decide" => decide(count),
             "schedule" => schedule(count),
-            "http" => runtime.block_on(hit_over_http(count)),
+            "http" => runtime.block_on(hit_over_http(Route::IssueToken, false, count)),
+            "tokens" => runtime.block_on(hit_over_http(Route::Tokens, false, count)),
+            "frontend" => runtime.block_on(hit_over_http(Route::Frontend, false, count)),
+            "session" => runtime.block_on(hit_over_http(Route::Frontend, true, count)),
             kind => runtime.block_on(hit(kind, count)),
         }
         return;
@@ -94,6 +104,7 @@ fn main() {
         let is_hit = OPERATIONS[..3].contains(&operation);
         let name = match operation {
             "http" => "hit over HTTP/1".to_owned(),
+            "tokens" | "frontend" | "session" => format!("hit over HTTP/1, {operation}"),
             store if is_hit => format!("hit with store \"{store}\""),
             other => other.to_owned(),
         };
@@ -191,10 +202,11 @@ async fn hit(kind: &str, hits: u64) {
     }
 }
 
-/// Serves hits of `/auth/issue-token` over one connection, whose client is another thread.
-async fn hit_over_http(hits: u64) {
-    let InProcess { api, _background, .. } = InProcess::new(|_, _| {});
-    warm(&api, Route::IssueToken, KEYS).await;
+/// Serves hits of a route over one connection, whose client is another thread.
+async fn hit_over_http(route: Route, has_session: bool, hits: u64) {
+    let secret_file = Path::new(&env::var(FOLDER).expect("it is set")).join("secret");
+    let InProcess { api, _background, .. } = InProcess::with_settings(|raw| accept_sessions(raw, secret_file));
+    warm(&api, route, KEYS).await;
     let limits = settings("http://127.0.0.1:1".to_owned(), |_| {}).limits;
     let metrics = Arc::new(Metrics::new().expect("sound declarations"));
     let connections = Connections::new(1, metrics.connections_open[ListenerKind::App].clone());
@@ -211,16 +223,38 @@ async fn hit_over_http(hits: u64) {
         std::future::pending(),
     );
     let serving = tokio::spawn(serving);
-    tokio::task::spawn_blocking(move || ask(address, hits)).await.expect("no panic");
+    let bearer = if has_session { session("user-000007") } else { CLIENT_KEY.to_owned() };
+    tokio::task::spawn_blocking(move || ask(address, route, &bearer, hits)).await.expect("no panic");
     serving.abort();
 }
 
+/// Lets a broker accept sessions that are signed with [`SECRET`].
+fn accept_sessions(raw: &mut Raw, secret_file: PathBuf) {
+    std::fs::write(&secret_file, SECRET).expect("written");
+    raw.sessions = Some(RawSessions {
+        hs256_secret_file: Some(secret_file),
+        issuer: "bench".to_owned(),
+        audience: "bench".to_owned(),
+        // No user is limited.
+        requests_per_second: 1_000_000.0,
+        ..RawSessions::default()
+    });
+}
+
+/// A session of a user. It is as long as one whose signature is by RSA: only the first request verifies it.
+fn session(user: &str) -> String {
+    let until = Clock::system().unix().as_secs() + 3600;
+    let claims = json!({"iss": "bench", "aud": "bench", "sub": user, "exp": until, "more": "x".repeat(256)});
+    encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(SECRET)).expect("a session")
+}
+
 /// Asks over one connection.
-fn ask(address: SocketAddr, hits: u64) {
-    let body = issue_token_body(7);
+fn ask(address: SocketAddr, route: Route, bearer: &str, hits: u64) {
+    let body = route.body(7);
     let request = format!(
-        "POST /auth/issue-token HTTP/1.1\r\nhost: {address}\r\nuser-agent: bench\r\naccept: application/json\r\n\
-         authorization: Bearer {CLIENT_KEY}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST {} HTTP/1.1\r\nhost: {address}\r\nuser-agent: bench\r\naccept: application/json\r\n\
+         authorization: Bearer {bearer}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        route.path(),
         body.len(),
     );
     let mut connection = TcpStream::connect(address).expect("the listener accepts");

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use courier_token_broker::auth::Sessions;
 use courier_token_broker::broker::{Background, Broker};
 use courier_token_broker::clock::Clock;
-use courier_token_broker::config::Settings;
+use courier_token_broker::config::{Raw, SessionSettings, Settings};
 use courier_token_broker::http::api::Api;
 use courier_token_broker::metrics::Metrics;
 use courier_token_broker::simulator::{Faults, Simulator};
@@ -16,6 +17,9 @@ use hyper::{Request, StatusCode};
 use tokio::runtime::Handle;
 
 use crate::support::{API_KEY, CLIENT_KEY, issue_token_body, settings};
+
+/// Nothing listens there.
+const BASE_URL: &str = "http://127.0.0.1:1";
 
 /// A route for tokens.
 #[derive(Clone, Copy)]
@@ -34,13 +38,17 @@ impl Route {
         }
     }
 
-    /// The three routes, asked for the same tokens.
-    pub fn request(self, user: usize) -> Request<Full<Bytes>> {
-        let body = match self {
+    /// The three routes' bodies, which ask for the same tokens.
+    pub fn body(self, user: usize) -> String {
+        match self {
             Self::IssueToken => issue_token_body(user),
             Self::Frontend => format!(r#"{{"userId":"user-{user:06}"}}"#),
             Self::Tokens => format!(r#"{{"user_id":"user-{user:06}","profile":"inbox"}}"#),
-        };
+        }
+    }
+
+    pub fn request(self, user: usize) -> Request<Full<Bytes>> {
+        let body = self.body(user);
         Request::post(self.path())
             .header("host", "127.0.0.1:8080")
             .header("user-agent", "bench")
@@ -74,9 +82,12 @@ pub struct InProcess {
 impl InProcess {
     /// A broker within a runtime, changed before its start.
     pub fn new(change: impl FnOnce(&Broker, &Metrics)) -> Self {
-        let clock = Clock::system();
-        let simulator = Simulator::new(Some(API_KEY.to_owned()), Faults::default(), clock);
-        Self::with(settings("http://127.0.0.1:1".to_owned(), |_| {}), Arc::new(Courier { simulator, clock }), change)
+        Self::with(settings(BASE_URL.to_owned(), |_| {}), Arc::new(Courier::new()), change)
+    }
+
+    /// The same with changed settings.
+    pub fn with_settings(change: impl FnOnce(&mut Raw)) -> Self {
+        Self::with(settings(BASE_URL.to_owned(), change), Arc::new(Courier::new()), |_, _| {})
     }
 
     /// The same with these settings and this issuer.
@@ -89,8 +100,12 @@ impl InProcess {
         let broker = Broker::new(settings.broker, dispatchers, clock, Arc::clone(&metrics), Handle::current());
         change(&broker, &metrics);
         let background = broker.start();
-        let api = Api::new(settings.http, broker.clone(), settings.clients, clock, metrics).expect("sound metrics");
-        Self { api: Arc::new(api), broker, _background: background }
+        let mut api = Api::new(settings.http, broker.clone(), settings.clients, clock, Arc::clone(&metrics));
+        if let Some(SessionSettings { check, route }) = settings.sessions {
+            let sessions = Sessions::new(check, clock, &metrics, &Handle::current(), 1, None);
+            api = api.and_then(|api| api.with_sessions(sessions.expect("a key"), route));
+        }
+        Self { api: Arc::new(api.expect("sound metrics")), broker, _background: background }
     }
 }
 
@@ -98,6 +113,13 @@ impl InProcess {
 struct Courier {
     simulator: Simulator,
     clock: Clock,
+}
+
+impl Courier {
+    fn new() -> Self {
+        let clock = Clock::system();
+        Self { simulator: Simulator::new(Some(API_KEY.to_owned()), Faults::default(), clock), clock }
+    }
 }
 
 impl Issuer for Courier {

@@ -94,10 +94,16 @@ impl Sessions {
     /// Checks a session and returns its user. It waits for a fetch only if the issuer may have published a
     /// new key, and if the session would be valid with it.
     pub async fn check(&self, token: &str) -> Result<Session, SessionError> {
-        let Inner { settings, jwks, verified, .. } = &*self.0;
-        if let Some(session) = self.find_verified(token)? {
-            return Ok(session);
+        match self.find_verified(token)? {
+            Some(session) => Ok(session),
+            // Boxed, since most sessions are remembered.
+            None => Box::pin(self.verify(token)).await,
         }
+    }
+
+    /// Checks a session that is not remembered, and remembers it if it is valid.
+    async fn verify(&self, token: &str) -> Result<Session, SessionError> {
+        let Inner { settings, jwks, verified, .. } = &*self.0;
         let jwt = Jwt::parse(token)?;
         if !settings.algorithms.allow(jwt.algorithm) {
             return Err(SessionDenial::Algorithm.into());

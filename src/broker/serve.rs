@@ -68,7 +68,7 @@ impl Broker {
     pub async fn get_token(&self, request: &TokenRequest<'_>) -> Result<Answer, Refusal> {
         let asked = self.0.clock.now();
         let (stale, servable_for) = match self.look_up_for(request, asked) {
-            Some((found, Freshness::Serve { is_due })) => return Ok(self.serve_hit(&found, is_due, asked)),
+            Some((found, Freshness::Serve { is_due })) => return Ok(self.serve_hit(found, is_due, asked)),
             Some((found, Freshness::Wait(why))) => (Some(why), found.servable_for(request.min_ttl, asked)),
             None => (None, None),
         };
@@ -91,7 +91,7 @@ impl Broker {
         now: Moment,
     ) -> Option<Answer> {
         match self.look_up(key, client, min_ttl, now)? {
-            (found, Freshness::Serve { is_due }) => Some(self.serve_hit(&found, is_due, now)),
+            (found, Freshness::Serve { is_due }) => Some(self.serve_hit(found, is_due, now)),
             _ => None,
         }
     }
@@ -161,7 +161,7 @@ impl Broker {
         let (outcome, collapsed) = match followed {
             Followed::Flight(outcome, collapsed) => (outcome, collapsed),
             Followed::Cached(entry, token) => {
-                return Ok(self.hand_out(&entry, &token, asked, self.0.clock.now(), Source::Hit));
+                return Ok(self.hand_out(&entry, token, asked, self.0.clock.now(), Source::Hit));
             }
         };
         let issued = outcome.inspect_err(|refusal| self.count_if_held(request, workspace, refusal))?;
@@ -171,7 +171,7 @@ impl Broker {
             return Err(Refusal::TooOld);
         }
         let Issued { entry, token, stored, .. } = issued;
-        Ok(self.hand_out(&entry, &token, asked, now, Source::Issued { collapsed, stale, stored }))
+        Ok(self.hand_out(&entry, token, asked, now, Source::Issued { collapsed, stale, stored }))
     }
 
     /// Waits for the key's flight; for a second one if the first brought a token of another broker that is too old for
@@ -238,13 +238,13 @@ impl Broker {
         Joined::Started(follower)
     }
 
-    fn serve_hit(&self, found: &Found, is_due: bool, now: Moment) -> Answer {
-        let Found { entry, token, .. } = found;
+    fn serve_hit(&self, found: Found, is_due: bool, now: Moment) -> Answer {
         self.0.coverage.count(found.servable_for(None, now).unwrap_or_default());
+        let Found { entry, token, .. } = found;
         // Count the use first: the renewal is decided by it.
-        let answer = self.hand_out(entry, token, now, now, Source::Hit);
+        let answer = self.hand_out(&entry, token, now, now, Source::Hit);
         if is_due && let Some(workspace) = self.0.workspaces.get(entry.key.workspace()) {
-            workspace.refresher.revive(entry, now);
+            workspace.refresher.revive(&entry, now);
         }
         answer
     }
@@ -252,17 +252,16 @@ impl Broker {
     /// Serves the stale token above the hard floor after a failure, unless it was removed meanwhile.
     fn serve_stale(&self, request: &TokenRequest<'_>, why: Stale, asked: Moment) -> Option<Answer> {
         let found = self.find(&request.key.to_text(), request.actor.client())?;
-        let Found { entry, token, .. } = &found;
-        let is_purged = |workspace: &Arc<Workspace>| workspace.is_purged(token.sent());
+        let is_purged = |workspace: &Arc<Workspace>| workspace.is_purged(found.token.sent());
         if self.0.workspaces.get(request.key.workspace()).is_some_and(is_purged) {
             return None;
         }
         let now = self.0.clock.now();
         found.servable_for(request.min_ttl, now)?;
-        Some(self.hand_out(entry, token, asked, now, Source::Stale(why)))
+        Some(self.hand_out(&found.entry, found.token, asked, now, Source::Stale(why)))
     }
 
-    fn hand_out(&self, entry: &Arc<Entry>, grant: &Grant, asked: Moment, now: Moment, source: Source) -> Answer {
+    fn hand_out(&self, entry: &Arc<Entry>, grant: Grant, asked: Moment, now: Moment, source: Source) -> Answer {
         // The uses are those of the entry's token.
         if !matches!(source, Source::Issued { stored: false, .. }) {
             entry.count_use();
@@ -273,6 +272,6 @@ impl Broker {
         {
             workspace.refresher.counts.add(self.without_shared(counted, entry, workspace));
         }
-        Answer { key: entry.key.clone(), grant: grant.clone(), remaining: grant.remaining(now), source }
+        Answer { key: entry.key.clone(), remaining: grant.remaining(now), grant, source }
     }
 }

@@ -15,43 +15,31 @@ use crate::token::TokenObject;
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// A response's body in up to two pieces: the token's shared bytes, and what differs from response
-/// to response.
+/// A response's body, in one frame: the token's shared bytes, and what differs from hit to hit.
 #[derive(Default)]
 pub struct ResponseBody {
     token: Option<TokenObject>,
     rest: Bytes,
 }
 
-/// A piece of a body.
-#[derive(Debug)]
-pub enum Piece {
-    /// The token's object, or its beginning.
-    Token(TokenObject),
-    /// Other bytes.
-    Bytes(Bytes),
-}
-
-impl Buf for Piece {
+impl Buf for ResponseBody {
     fn remaining(&self) -> usize {
-        match self {
-            Self::Token(object) => object.remaining(),
-            Self::Bytes(bytes) => bytes.len(),
-        }
+        self.token.as_ref().map_or(0, Buf::remaining) + self.rest.len()
     }
 
     fn chunk(&self) -> &[u8] {
-        match self {
-            Self::Token(object) => object.chunk(),
-            Self::Bytes(bytes) => bytes,
-        }
+        self.token.as_ref().map_or(&self.rest[..], Buf::chunk)
     }
 
     fn advance(&mut self, count: usize) {
-        match self {
-            Self::Token(object) => object.advance(count),
-            Self::Bytes(bytes) => bytes.advance(count),
+        let of_token = self.token.as_ref().map_or(0, Buf::remaining);
+        if let Some(token) = &mut self.token
+            && count < of_token
+        {
+            return token.advance(count);
         }
+        self.token = None;
+        self.rest.advance(count - of_token);
     }
 }
 
@@ -67,10 +55,6 @@ impl ResponseBody {
     pub const fn new(token: TokenObject, rest: Bytes) -> Self {
         Self { token: Some(token), rest }
     }
-
-    fn remaining(&self) -> usize {
-        self.token.as_ref().map_or(0, Buf::remaining) + self.rest.len()
-    }
 }
 
 impl<T: Into<Bytes>> From<T> for ResponseBody {
@@ -80,13 +64,12 @@ impl<T: Into<Bytes>> From<T> for ResponseBody {
 }
 
 impl Body for ResponseBody {
-    type Data = Piece;
+    type Data = Self;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
-        let rest = |rest: &mut Bytes| (!rest.is_empty()).then(|| Piece::Bytes(std::mem::take(rest)));
-        let next = self.token.take().map(Piece::Token).or_else(|| rest(&mut self.rest));
-        Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Self>, Infallible>>> {
+        let whole = std::mem::take(&mut *self);
+        Poll::Ready(whole.has_remaining().then(|| Ok(Frame::data(whole))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -102,4 +85,28 @@ impl Body for ResponseBody {
 pub fn allow(methods: &[Method]) -> (HeaderName, HeaderValue) {
     let names: Vec<_> = methods.iter().map(Method::as_str).collect();
     (ALLOW, HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static("POST")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Moment;
+    use crate::token::{Grant, Token};
+    use std::time::Duration;
+
+    #[test]
+    fn body_is_the_token_and_the_rest_in_steps_of_any_length() {
+        let token = Token::new("abc").expect("a token");
+        let grant = Grant::new(token, Moment::from_nanos(0), Duration::from_secs(1));
+        let whole = br#"{"token":"abc","more":1}"#;
+        for step in 1..=whole.len() {
+            let mut body = ResponseBody::new(grant.open_object(), r#","more":1}"#.into());
+            let mut read = Vec::new();
+            while body.has_remaining() {
+                let next = body.copy_to_bytes(step.min(body.remaining()));
+                read.extend(next);
+            }
+            assert_eq!(read, whole, "{step}");
+        }
+    }
 }

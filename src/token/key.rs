@@ -168,9 +168,14 @@ impl TokenKey {
 
     /// The scope string that is requested from Courier.
     pub fn claim(&self) -> impl fmt::Display {
-        let [start, users, end] = self.pieces();
-        let pieces = [&start[self.layout().claim_start.into()..], users, end].map(as_text);
+        let pieces = self.claim_pieces();
         fmt::from_fn(move |out| pieces.iter().try_for_each(|piece| out.write_str(piece)))
+    }
+
+    /// The scope string up to the first user's name, from there to the end of the last one's, and from there on.
+    pub fn claim_pieces(&self) -> [&str; 3] {
+        let [start, users, end] = self.pieces();
+        [&start[self.layout().claim_start.into()..], users, end].map(as_text)
     }
 
     /// The users, for logs.

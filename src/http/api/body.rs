@@ -18,7 +18,7 @@ use serde::de::Deserialize;
 use super::places::{Caller, Places};
 use super::plain_object;
 use super::problem::Problem;
-use super::request::header_bytes;
+use super::request::{header_bytes, header_text};
 
 /// A request's body, from the network or from a test.
 pub trait Incoming: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin {}
@@ -167,7 +167,7 @@ const MOST_DISCARDED: usize = 8 << 20;
 const IDLE_LIMIT: Duration = Duration::from_millis(300);
 
 fn is_json<B>(request: &Request<B>) -> bool {
-    let media_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = request.headers().get(CONTENT_TYPE).and_then(header_text).unwrap_or_default();
     let essence = media_type.split(';').next().unwrap_or_default().trim().as_bytes();
     let suffix = essence.len().saturating_sub("+json".len());
     essence.eq_ignore_ascii_case(b"application/json")

@@ -11,7 +11,7 @@ use super::body::{self, Incoming};
 use super::fields::Id;
 use super::places::Caller;
 use super::problem::Problem;
-use super::request::{Course, Terms, min_ttl_header, user_in_query};
+use super::request::{Course, Terms, header_text, min_ttl_header, user_in_query};
 use super::serve::{Asked, Requester};
 use super::{Answered, Api, token_response};
 use crate::auth::has_jwt_shape;
@@ -36,9 +36,10 @@ impl Api {
         course: &mut Course<'a>,
     ) -> Result<Answered, Problem> {
         if let Some(session_auth) = &self.session_auth
-            // Boxed, so that an app's cache hit does not carry the state of a session check.
-            && let Some(answer) = Box::pin(self.serve_session(session_auth, request, course)).await?
+            && let Some(token) = session_auth.session_token(request)?
         {
+            let session = session_auth.check(token, request.headers()).await?;
+            let answer = self.serve_session(session_auth, &session, request, course).await?;
             return Ok(self.frontend_response(request, &answer));
         }
         if carries_session(request) {
@@ -64,17 +65,16 @@ impl Api {
     }
 
     fn frontend_response<B>(&self, request: &mut Request<B>, answer: &Answer) -> Answered {
-        let rest = format!(
-            r#","expiresIn":"{}s","expiresAt":"{}"}}"#,
-            answer.remaining.as_secs(),
-            self.expires_at(answer.remaining),
-        );
+        let mut seconds = itoa::Buffer::new();
+        let seconds = seconds.format(answer.remaining.as_secs());
+        let expires_at = self.expires_at(answer.remaining);
+        let rest = [r#","expiresIn":""#, seconds, r#"s","expiresAt":""#, &expires_at, r#""}"#].concat();
         token_response(request, answer, ResponseBody::new(answer.grant.open_object(), rest.into()))
     }
 }
 
 /// Whether the bearer has the shape of a JWT: a user's session, never a client key.
 fn carries_session<B>(request: &Request<B>) -> bool {
-    let value = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let value = request.headers().get(AUTHORIZATION).and_then(header_text).unwrap_or_default();
     value.split_once(' ').is_some_and(|(_, bearer)| has_jwt_shape(bearer))
 }

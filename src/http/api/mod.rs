@@ -29,7 +29,7 @@ use std::future::Future;
 use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
@@ -53,7 +53,7 @@ use body::{Received, Waiting};
 use cache_status::{CACHE_STATUS, cache_status};
 use places::{Caller, Places};
 use problem::Problem;
-use request::{Course, REQUEST_ID, bare_path, header_bytes, is_from_broker, request_id, user_in_path};
+use request::{Course, REQUEST_ID, bare_path, header_bytes, header_text, is_from_broker, request_id, user_in_path};
 use session_auth::SessionAuth;
 use user_rates::UserRates;
 
@@ -283,7 +283,7 @@ impl Api {
                 return self.clients.find_by_certificate(names.iter()).ok_or(Problem::UnknownKey);
             }
         };
-        let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Problem::MissingKey)?;
+        let (scheme, key) = header_text(value).and_then(|text| text.split_once(' ')).ok_or(Problem::MissingKey)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(Problem::MissingKey);
         }
@@ -311,8 +311,8 @@ impl Api {
     }
 
     /// The end of a token with this remaining life, as RFC 3339 in UTC.
-    fn expires_at(&self, remaining: Duration) -> impl std::fmt::Display {
-        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + self.clock.unix() + remaining)
+    fn expires_at(&self, remaining: Duration) -> String {
+        humantime::format_rfc3339_seconds(UNIX_EPOCH + self.clock.unix() + remaining).to_string()
     }
 }
 

@@ -77,6 +77,13 @@ pub fn min_ttl_header<B>(request: &Request<B>) -> Result<Option<Lifetime>, Probl
     Lifetime::parse(text).map(Some).map_err(|error| wrong(&error.to_string()))
 }
 
+/// The text of a header of visible ASCII and spaces.
+///
+/// It is that of `HeaderValue::to_str`, which looks at one byte at a time: a session has several hundred.
+pub fn header_text(value: &HeaderValue) -> Option<&str> {
+    std::str::from_utf8(value.as_bytes()).ok().filter(|text| text.is_ascii())
+}
+
 /// Whether a broker sent this as a call to Courier: its base URL leads here, and each call would wait for itself.
 pub fn is_from_broker<B>(request: &Request<B>) -> bool {
     request.headers().get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(PRODUCT.as_bytes()))
@@ -124,6 +131,14 @@ pub fn user_in_path(path: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_of_a_header_is_that_of_the_http_crate() {
+        let texts = (0..=255).map(|byte| vec![b'a', byte]).chain(["ä".into()]);
+        for value in texts.filter_map(|text| HeaderValue::from_bytes(&text).ok()) {
+            assert_eq!(header_text(&value), value.to_str().ok(), "{value:?}");
+        }
+    }
 
     #[test]
     fn user_id_is_read_from_the_query_exactly_or_refused() {

@@ -13,7 +13,7 @@ use super::request::{Course, TOKEN_MIN_TTL, Terms, user_in_query};
 use super::serve::{Asked, Requester};
 use super::session_auth::{SessionAuth, SessionRoute};
 use crate::audit::Actor;
-use crate::auth::SessionDenial;
+use crate::auth::{Session, SessionDenial};
 use crate::broker::Answer;
 use crate::http::response_body::ResponseBody;
 use crate::otlp;
@@ -28,62 +28,63 @@ struct RequestBody<'a> {
 }
 
 impl Api {
-    /// Serves a user's call; `None` if an app calls.
+    /// Serves the call of a user whose session is valid.
     pub(super) async fn serve_session<'a, B: Incoming>(
         &'a self,
         session_auth: &'a SessionAuth,
+        session: &Session,
         request: &mut Request<B>,
         course: &mut Course<'a>,
-    ) -> Result<Option<Answer>, Problem> {
-        let Some(session) = session_auth.check(request).await? else { return Ok(None) };
+    ) -> Result<Answer, Problem> {
+        // The check may have been waited for.
+        course.now = self.clock.now();
         course.counters = &session_auth.requests;
         otlp::note_caller(|| session_auth.route.caller());
-        session_auth.limit_rate(&session.user, self.clock.now())?;
+        session_auth.limit_rate(&session.user, course.now)?;
         // A page could force a call to Courier with each request.
         if request.headers().contains_key(TOKEN_MIN_TTL) {
             return Err(Problem::Invalid("the header Token-Min-TTL is not allowed with a session".to_owned()));
         }
-        if let Some(user) = self.named_user(request, Caller::User(&session.user)).await?
-            && *user != *session.user
-        {
+        if self.names_other_user(request, &session.user, course).await? {
             return Err(Problem::Session(SessionDenial::OtherUser, Some(session.user.to_string())));
         }
-        // The check and the body may have been waited for.
-        course.now = self.clock.now();
         let SessionRoute { client, profile, .. } = &session_auth.route;
         let normal = self.settings.default_lifetime.min(self.settings.max_lifetime).min(client.access.max_lifetime);
-        let lifetime = session_auth.lifetime(normal, &session)?;
+        let lifetime = session_auth.lifetime(normal, session)?;
         let asked = Asked::Profile(UserId::new(&session.user)?, profile);
         let requester = Requester { actor: Actor::Session, client, allowed: &session_auth.allowed };
         let terms = Terms { lifetime: Some(lifetime), min_ttl: None };
-        self.serve(requester, asked, terms, request.headers(), course.now).await.map(Some)
+        self.serve(requester, asked, terms, request.headers(), course.now).await
     }
 
-    /// The user that the request names. It is optional, since the session names the user.
-    async fn named_user<B: Incoming>(
+    /// Whether the request names another user than the session. It need not name one.
+    async fn names_other_user<B: Incoming>(
         &self,
         request: &mut Request<B>,
-        caller: Caller<'_>,
-    ) -> Result<Option<String>, Problem> {
+        user: &str,
+        course: &mut Course<'_>,
+    ) -> Result<bool, Problem> {
         if request.method() == Method::GET {
             let query = request.uri().query().unwrap_or_default();
             let is_named = query.split('&').any(|pair| pair.split('=').next() == Some("userId"));
-            return if is_named { user_in_query(query).map(Some) } else { Ok(None) };
+            return if is_named { Ok(user_in_query(query)? != user) } else { Ok(false) };
         }
         // `fetch` without a body sends no media type.
         if request.body().is_end_stream() {
-            return Ok(None);
+            return Ok(false);
         }
         // A proxy may have re-sent an empty body as chunked.
         if !request.headers().contains_key(CONTENT_TYPE) {
-            return body::expect_none(request, &self.waiting(caller)).await.map(|()| None);
+            body::expect_none(request, &self.waiting(Caller::User(user))).await?;
+            course.now = self.clock.now();
+            return Ok(false);
         }
-        let body = body::read(request, self.settings.body_bytes, &self.waiting(caller)).await?.bytes;
+        let body = self.read_body(request, Caller::User(user), course).await?;
         if body.is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
         let fields: RequestBody<'_> = body::parse(&body)?;
-        Ok(fields.user_id.map(|user| user.to_string()))
+        Ok(fields.user_id.is_some_and(|named| *named != *user))
     }
 
     /// Answers a preflight request.

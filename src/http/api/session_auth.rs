@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use hyper::Request;
-use hyper::header::{AUTHORIZATION, COOKIE};
+use hyper::header::{AUTHORIZATION, COOKIE, HeaderMap};
 
 use super::allowed_headers::{AllowedHeaders, is_token};
 use super::cors::{Origins, Page};
 use super::problem::Problem;
+use super::request::header_text;
 use super::user_rates::UserRates;
 use crate::auth::{AllowedScopes, Client, Session, SessionDenial, SessionError, Sessions, has_jwt_shape};
 use crate::clock::Moment;
@@ -74,13 +75,13 @@ pub struct SessionAuth {
 
 impl SessionAuth {
     /// The session in the request; `None` where the client key must be checked instead.
-    fn session_token<'a, B>(&self, request: &'a Request<B>) -> Result<Option<&'a str>, Problem> {
+    pub fn session_token<'a, B>(&self, request: &'a Request<B>) -> Result<Option<&'a str>, Problem> {
         match &self.route.source {
             SessionSource::Authorization => {
                 // The check of the client key refuses more than one header.
                 let mut values = request.headers().get_all(AUTHORIZATION).iter();
                 let (Some(value), None) = (values.next(), values.next()) else { return Ok(None) };
-                let bearer = value.to_str().ok().and_then(|text| text.split_once(' '));
+                let bearer = header_text(value).and_then(|text| text.split_once(' '));
                 let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
                 Ok(bearer.map(|(_, bearer)| bearer.trim()).filter(|bearer| has_jwt_shape(bearer)))
             }
@@ -90,19 +91,17 @@ impl SessionAuth {
         }
     }
 
-    /// Checks the session and the origin of the call.
-    pub async fn check<B>(&self, request: &Request<B>) -> Result<Option<Session>, Problem> {
-        let Some(token) = self.session_token(request)? else { return Ok(None) };
-        match (self.route.origins.from(request.headers()), &self.route.source) {
+    /// Checks a session and the origin of the call.
+    pub async fn check(&self, token: &str, headers: &HeaderMap) -> Result<Session, Problem> {
+        match (self.route.origins.from(headers), &self.route.source) {
             (Page::Allowed, _) | (Page::NoOrigin, SessionSource::Authorization) => {}
             (Page::NoOrigin, SessionSource::Cookie(_)) | (Page::Disallowed, _) => return Err(Problem::Origin),
         }
-        match self.sessions.check(token).await {
-            Ok(session) => Ok(Some(session)),
-            Err(SessionError::Denied(denial)) => Err(denial.into()),
-            Err(SessionError::NoKeys) => Err(Problem::NoSessionKeys),
-            Err(SessionError::Undecided) => Err(Problem::UndecidedSession),
-        }
+        self.sessions.check(token).await.map_err(|error| match error {
+            SessionError::Denied(denial) => denial.into(),
+            SessionError::NoKeys => Problem::NoSessionKeys,
+            SessionError::Undecided => Problem::UndecidedSession,
+        })
     }
 
     /// Counts a request of this user, whose session is valid, and refuses it beyond the user's rate.

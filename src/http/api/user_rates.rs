@@ -1,7 +1,7 @@
 //! The limit of each user's request rate.
 
 use std::collections::HashMap;
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
@@ -70,20 +70,15 @@ impl UserRates {
         let Some(shard) = self.shards.get(shard) else { return Ok(()) };
         let mut shard = shard.lock();
         shard.make_room(now);
-        let is_full = shard.paid_off.len() >= MOST;
-        match shard.paid_off.entry(user.into()) {
-            Entry::Occupied(mut known) => {
-                let ahead = known.get().since(now);
-                if ahead > self.tolerance {
-                    return Err(ahead - self.tolerance);
-                }
-                let from = now.max(*known.get());
-                known.insert(from + self.period);
+        // `entry` would copy the user's id for each request.
+        if let Some(paid_off) = shard.paid_off.get_mut(user) {
+            let ahead = paid_off.since(now);
+            if ahead > self.tolerance {
+                return Err(ahead - self.tolerance);
             }
-            Entry::Vacant(_) if is_full => {}
-            Entry::Vacant(new) => {
-                new.insert(now + self.period);
-            }
+            *paid_off = now.max(*paid_off) + self.period;
+        } else if shard.paid_off.len() < MOST {
+            shard.paid_off.insert(user.into(), now + self.period);
         }
         Ok(())
     }
