@@ -165,8 +165,7 @@ impl Issuer for Courier {
         Box::pin(async move {
             let sent = self.clock.now();
             let requested = key.lifetime().as_duration();
-            let claims =
-                json!({"workspace": key.workspace(), "scope": key.claim().to_string(), "lifetime": key.lifetime().as_secs()});
+            let claims = json!({"workspace": key.workspace(), "scope": key.claim().to_string(), "lifetime": key.lifetime().as_secs()});
             let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
             let mut token = format!("{}.{}.c2ln", part(&json!({"alg": "HS256"})), part(&claims));
             let mut life = requested;
