@@ -5,7 +5,7 @@ use clap::Args;
 use courier_token_broker::auth::{Digest, generate_key};
 
 use super::failure::Failure;
-use super::output::print_to_end;
+use super::output::{print_stderr, print_to_end};
 
 #[derive(Args)]
 pub struct ClientKey {
@@ -25,12 +25,13 @@ impl ClientKey {
             Some(name) => (name.clone(), format!("[[clients]]\nname = \"{name}\"\nkey_sha256 = \"{digest}\"")),
             None => ("the admin listener".to_owned(), format!("[admin]\nkey_sha256 = \"{digest}\"")),
         };
-        // Not a comment of the entry: output redirected into the settings would leave the key there.
-        Ok(print_to_end(&format!(
+        // Apart from the entry, so that a pipe into the settings does not leave the key there.
+        print_stderr(&format!(
             "The {} key of {whose}, shown this once (the broker keeps only its SHA-256):\n\n    {key}\n\n\
-             Its entry for the broker's settings:\n\n{entry}\n",
+             Its entry for the broker's settings:\n\n",
             if self.admin { "operators'" } else { "client" }
-        ))?)
+        ));
+        Ok(print_to_end(&format!("{entry}\n"))?)
     }
 }
 

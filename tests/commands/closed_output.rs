@@ -13,8 +13,6 @@ fn closed_output_ends_each_command_quietly() {
         &["schema"],
         &["man"],
         &["completions", "bash"],
-        &["client-key", "app"],
-        &["client-key", "--admin"],
         &["store-key", key.to_str().expect("text")],
         &["check"],
         &["plan", "--workload", "office", "--users", "5", "--days", "1"],

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use courier_token_broker::auth::Digest;
 
-use crate::support::child::{ANY_PORT, Program, Running, settings, simulator};
+use crate::support::child::{ANY_PORT, Ended, Program, Running, settings, simulator};
 use crate::support::http::{self, Connection, HttpRequest, get};
 
 /// A sandbox, which reads neither the environment nor files.
@@ -65,14 +65,19 @@ async fn simulators_faults_are_flags() {
     assert!(page.status == 200 && page.header("content-type") == Some("text/html; charset=utf-8"), "{page:?}");
 }
 
+/// The key, which `client-key` shows on standard error, and its standard output, which goes into the settings as it is.
+fn key_and_entry(made: &Ended) -> (&str, String) {
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let key = made.stderr.lines().map(str::trim).find(|line| line.starts_with("ctb_")).expect("a key");
+    (key, made.stdout.join("\n"))
+}
+
 #[tokio::test]
 async fn new_key_of_the_operators_opens_the_admin_listener_that_has_its_entry() {
     let made = Program::new(["client-key", "--admin"]).run();
-    assert_eq!((made.code, made.stderr.as_str()), (Some(0), ""), "{made:?}");
-    let key = made.stdout.iter().map(|line| line.trim()).find(|line| line.starts_with("ctb_")).expect("a key");
-    let entry = made.stdout.iter().position(|line| line == "[admin]").expect("an entry");
+    let (key, entry) = key_and_entry(&made);
     let (_simulator, courier) = simulator(&[]);
-    let entry = settings(&made.stdout[entry..].join("\n"));
+    let entry = settings(&entry);
     let broker = Program::serve().keys("pk", "the-key-of-a-client").courier(courier).config(entry.path()).start();
     let (_, admin) = broker.addresses();
     for (key, status) in [("ctb_another", 401), (key, 200)] {
@@ -84,10 +89,7 @@ async fn new_key_of_the_operators_opens_the_admin_listener_that_has_its_entry() 
 async fn new_client_key_opens_a_broker_that_has_its_entry() {
     let [made, other] = [(); 2].map(|()| Program::new(["client-key", "web-backend.1_x"]).run());
     assert_ne!(made.stdout, other.stdout);
-    assert_eq!((made.code, made.stderr.as_str()), (Some(0), ""), "{made:?}");
-    let key = made.stdout.iter().map(|line| line.trim()).find(|line| line.starts_with("ctb_")).expect("a key");
-    let entry = made.stdout.iter().position(|line| line == "[[clients]]").expect("an entry");
-    let entry = made.stdout[entry..].join("\n");
+    let (key, entry) = key_and_entry(&made);
     assert!(entry.contains("name = \"web-backend.1_x\"") && !entry.contains(key), "{entry}");
     assert!(entry.contains(&Digest::of(key).to_string()), "{entry}");
 
