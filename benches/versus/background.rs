@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::process::nice;
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 
-use super::cores::run_when_idle;
 use super::support::CLIENT_KEY;
 use super::wire::{Connection, companion_acts};
 
@@ -24,9 +24,9 @@ const SHORT_LIVED: u64 = 750;
 const USES: Duration = Duration::from_millis(4);
 const SCRAPES: Duration = Duration::from_secs(1);
 
-/// Asks while it is told to, and the core is idle: the load generator on the same core must not wait for it.
+/// Asks while it is told to, with the lowest priority: the load generator on the same core must not wait for it.
 pub fn act() {
-    run_when_idle();
+    let _ = nice(19);
     let address = |name| env::var(name).expect("it is set").parse().expect("an address");
     let (app, admin) = (address(ADDRESS), address(ADMIN));
     let acting = companion_acts();

@@ -11,11 +11,12 @@ use courier_token_broker::clock::Clock;
 use courier_token_broker::config::{Raw, StoreKind};
 use courier_token_broker::simulator::{Faults, Simulator};
 use courier_token_broker::store::StoredToken;
+use rustix::process::nice;
 use tokio::net::TcpListener;
 
 use super::background::{ADDRESS, ADMIN, metrics_request};
 use super::connection::Request;
-use super::cores::{CLIENTS, SERVERS, pin, run_when_idle};
+use super::cores::{CLIENTS, SERVERS, pin};
 use super::generator::{Generator, Target};
 use super::stored;
 use super::support::{API_KEY, CLIENT_KEY, issue_token_body, settings};
@@ -164,7 +165,7 @@ pub fn set(raw: &mut Raw) {
 
 /// A simulator whose work does not delay the load generator on the same core.
 pub async fn simulator() {
-    run_when_idle();
+    let _ = nice(19);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     println!("{}", listener.local_addr().expect("an address"));
     let simulator = Simulator::new(Some(API_KEY.to_owned()), Faults::default(), Clock::system());

@@ -11,6 +11,7 @@ mod background;
 #[path = "../support/bare.rs"]
 mod bare;
 mod connection;
+#[allow(dead_code, reason = "another bench uses more of it")]
 #[path = "../support/cores.rs"]
 mod cores;
 mod cpu;
