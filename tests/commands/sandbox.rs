@@ -76,6 +76,7 @@ fn key_and_entry(made: &Ended) -> (&str, String) {
 async fn new_key_of_the_operators_opens_the_admin_listener_that_has_its_entry() {
     let made = Program::new(["client-key", "--admin"]).run();
     let (key, entry) = key_and_entry(&made);
+    assert!(entry.starts_with("[admin]\n"), "{entry}");
     let (_simulator, courier) = simulator(&[]);
     let entry = settings(&entry);
     let broker = Program::serve().keys("pk", "the-key-of-a-client").courier(courier).config(entry.path()).start();
@@ -90,6 +91,7 @@ async fn new_client_key_opens_a_broker_that_has_its_entry() {
     let [made, other] = [(); 2].map(|()| Program::new(["client-key", "web-backend.1_x"]).run());
     assert_ne!(made.stdout, other.stdout);
     let (key, entry) = key_and_entry(&made);
+    assert!(entry.starts_with("[[clients]]\n"), "{entry}");
     assert!(entry.contains("name = \"web-backend.1_x\"") && !entry.contains(key), "{entry}");
     assert!(entry.contains(&Digest::of(key).to_string()), "{entry}");
 
