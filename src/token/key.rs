@@ -61,7 +61,7 @@ pub struct TokenKey(ThinArc<CommonParts, u8>);
 
 /// The beginning of the first user in a claim.
 const FIRST_USER: &str = "user_id:";
-/// What separates two users.
+/// The text between two users of a claim.
 const NEXT_USER: &str = " user_id:";
 
 // The longest text must not exceed its offsets.

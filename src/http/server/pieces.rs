@@ -16,7 +16,7 @@ const OF_KNOWN: usize = 2048;
 
 /// A limit of the bytes that are read before the connection's task lets others run.
 ///
-/// hyper accepts all requests that it has read in one step, and a request takes as few as twenty bytes.
+/// hyper accepts all requests that it has read in one step, and a request takes as few as fifteen bytes.
 pub struct Pieces {
     activity: Arc<Activity>,
     /// The bytes read since other tasks could run.
@@ -38,11 +38,12 @@ impl Pieces {
     ) -> Poll<io::Result<()>> {
         let most = if self.activity.has_succeeded() { OF_KNOWN } else { OF_STRANGER };
         let before = std::mem::take(&mut self.read);
-        let Some(left) = most.checked_sub(before).filter(|left| *left > 0) else {
+        if before >= most {
             context.waker().wake_by_ref();
             return Poll::Pending;
-        };
-        let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(left.min(buffer.remaining())));
+        }
+        let length = buffer.remaining().min(most - before);
+        let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(length));
         ready!(Pin::new(stream).poll_read(context, &mut piece))?;
         let read = piece.filled().len();
         buffer.advance(read);
